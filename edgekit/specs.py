@@ -1,0 +1,65 @@
+"""Values that the stages hand on: frozen, comparable, and written to JSON as they are."""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal
+
+import msgspec
+
+__all__ = ["Precision", "QuantScheme", "TensorSpec"]
+
+
+class Precision(str, enum.Enum):
+    """The arithmetic that a graph is typed in; what a backend does beyond it is read back after the build."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """Name, element type and shape of one input or output of a graph or an engine.
+
+    Attributes:
+        name: the tensor's name in the graph.
+        dtype: numpy's name of the element type, such as ``float32`` or ``uint8``.
+        shape: one entry a dimension; a string names a dimension that is chosen at run time.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} ({', '.join(str(d) for d in self.shape)})"
+
+
+class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend wants a quantized graph to look like, so that its integer kernels are used.
+
+    Attributes:
+        activation_dtype: element type of quantized activations; ``int8`` is symmetric with zero point 0,
+            ``uint8`` has a zero point of its own.
+        operators: ONNX operators that are to run on integers; Q/DQ pairs stand at their inputs.
+        quantize_outputs: a Q/DQ pair stands at the outputs of these operators too, so that chains of
+            them stay in integers (ONNX Runtime fuses ``DQ -> op -> Q``). Empty where the backend fuses what
+            follows the operator (TensorRT).
+        fused_activations: activation functions that the backend fuses into the operator before them: no
+            Q/DQ stands between the two.
+        per_channel_weights: one scale an output channel instead of one a tensor.
+        weight_bits: 8, or 7 where the backend's 8-bit multiply-add saturates (x86 without VNNI).
+        float_bias: the bias stays float; otherwise it is int32 with the scale of input times weight.
+    """
+
+    activation_dtype: Literal["uint8", "int8"]
+    operators: frozenset[str]
+    quantize_outputs: frozenset[str] = frozenset()
+    fused_activations: frozenset[str] = frozenset()
+    per_channel_weights: bool = True
+    weight_bits: int = 8
+    float_bias: bool = True
