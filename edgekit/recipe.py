@@ -1,20 +1,21 @@
 """Recipes: one TOML file says all that EdgeKit knows of a model besides its code.
 
 The tree of structs below is the file format: a table is a struct, a key is a field, an unknown key is an
-error. ``docs`` of every field stand in the attribute lists.
+error. What one field may hold stands in its type; what two fields must agree on, in ``__post_init__``.
 """
 
 from __future__ import annotations
 
-import functools
-import re
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgekit.errors import RecipeError, UsageError, nearest
+from edgekit.errors import EdgeKitError, RecipeError, UsageError, nearest
+from edgekit.recipe_errors import expect, recipe_error, toml_error
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,14 +36,19 @@ __all__ = [
     "load_recipe",
     "recipe_from_file",
     "recipe_names",
+    "shipped",
 ]
 
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Model(_Table):
+class Model(_Table, kw_only=True):
     """Where the reference module comes from.
 
     Attributes:
@@ -51,19 +57,19 @@ class Model(_Table):
         parameters: how many learned numbers it has with these arguments; a build checks it.
     """
 
-    factory: str
+    factory: Annotated[str, msgspec.Meta(pattern=r"^[\w.]+:[\w.]+$")]
     arguments: dict[str, Any] = {}
-    parameters: int
+    parameters: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Input(_Table):
+class Input(_Table, kw_only=True):
     """The graph's one input: its name and its shape ``(N, C, H, W)``, float32."""
 
-    name: str = "images"
-    shape: tuple[int, ...]
+    name: Text = "images"
+    shape: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
 
 
-class Preprocess(_Table):
+class Preprocess(_Table, kw_only=True):
     """How a picture becomes an input: ``(pixel / divisor - mean) / std``, channel by channel.
 
     Attributes:
@@ -79,16 +85,35 @@ class Preprocess(_Table):
     """
 
     resize: Literal["letterbox", "stretch", "crop"] = "stretch"
-    resize_to: int = 0
+    resize_to: Annotated[int, msgspec.Meta(ge=0, le=2**16)] = 0
     color: Literal["rgb", "bgr", "gray"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
-    pad: int = 128
-    divisor: float = 255.0
+    pad: Annotated[int, msgspec.Meta(ge=0, le=255)] = 128
+    divisor: Annotated[float, msgspec.Meta(gt=0.0)] = 255.0
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
+    @property
+    def channels(self) -> int:
+        """How many channels a picture has in this order of colours."""
+        return 1 if self.color == "gray" else 3
 
-class YoloHead(_Table):
+    def __post_init__(self) -> None:
+        expect(math.isfinite(self.divisor), "divisor", "a finite number", self.divisor)
+        for field, values in (("mean", self.mean), ("std", self.std)):
+            expect(
+                len(values) == self.channels,
+                field,
+                f"{self.channels} numbers, one a channel of '{self.color}'",
+                list(values),
+            )
+            for i, value in enumerate(values):
+                expect(math.isfinite(value), f"{field}[{i}]", "a finite number", value)
+        for i, value in enumerate(self.std):
+            expect(value > 0, f"std[{i}]", "a number > 0", value)
+
+
+class YoloHead(_Table, kw_only=True):
     """One output of a YOLO: raw numbers of shape ``(N, anchors * (5 + classes), H / stride, W / stride)``.
 
     Attributes:
@@ -97,12 +122,18 @@ class YoloHead(_Table):
         anchors: width and height of each anchor, in px of the input.
     """
 
-    output: str
-    stride: int
-    anchors: tuple[tuple[float, float], ...]
+    output: Text
+    stride: Positive
+    anchors: Annotated[tuple[tuple[float, float], ...], msgspec.Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        for i, anchor in enumerate(self.anchors):
+            expect(
+                all(0 < side < math.inf for side in anchor), f"anchors[{i}]", "a width and a height > 0", list(anchor)
+            )
 
 
-class Postprocess(_Table):
+class Postprocess(_Table, kw_only=True):
     """How raw outputs become detections.
 
     Attributes:
@@ -115,20 +146,30 @@ class Postprocess(_Table):
     """
 
     kind: Literal["yolov3"]
-    heads: tuple[YoloHead, ...]
-    score_threshold: float = 0.25
-    iou_threshold: float = 0.45
-    max_detections: int = 300
+    heads: Annotated[tuple[YoloHead, ...], msgspec.Meta(min_length=1)]
+    score_threshold: Fraction = 0.25
+    iou_threshold: Fraction = 0.45
+    max_detections: Positive = 300
+
+    def __post_init__(self) -> None:
+        count = len(self.heads[0].anchors)
+        for i, head in enumerate(self.heads):
+            expect(
+                len(head.anchors) == count,
+                f"heads[{i}].anchors",
+                f"{count} anchors, as many as heads[0] has",
+                len(head.anchors),
+            )
 
 
-class Labels(_Table):
+class Labels(_Table, kw_only=True):
     """Names of the classes: ``names`` in order, or ``file`` beside the recipe, one a line."""
 
     names: tuple[str, ...] = ()
     file: str = ""
 
 
-class Quantize(_Table):
+class Quantize(_Table, kw_only=True):
     """What INT8 may touch.
 
     Attributes:
@@ -138,12 +179,12 @@ class Quantize(_Table):
         calibration: the calibration set that is used when none is named.
     """
 
-    keep_float: tuple[str, ...] = ()
+    keep_float: tuple[Text, ...] = ()
     method: str = ""
-    calibration: str = "sample"
+    calibration: Text = "sample"
 
 
-class Weights(_Table):
+class Weights(_Table, kw_only=True):
     """Published weights of the model.
 
     Attributes:
@@ -154,14 +195,14 @@ class Weights(_Table):
         source: who trained them, on what.
     """
 
-    url: str
-    sha256: str
-    size_bytes: int
-    license: str
-    source: str
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/]+/\S+$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, msgspec.Meta(ge=1)]
+    license: Text
+    source: Text
 
 
-class Tolerance(_Table):
+class Tolerance(_Table, kw_only=True):
     """How far a stage's result may be from its reference.
 
     Attributes:
@@ -169,10 +210,10 @@ class Tolerance(_Table):
             largest magnitude.
     """
 
-    export: float = 1e-4
+    export: Fraction = 1e-4
 
 
-class Recipe(_Table):
+class Recipe(_Table, kw_only=True):
     """One model: what it is, how pictures go in, how answers come out, what INT8 may touch.
 
     Attributes:
@@ -183,17 +224,149 @@ class Recipe(_Table):
         macs: multiply-accumulates of one forward pass at ``input.shape``.
     """
 
-    name: str
-    title: str
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    title: Text
     task: Literal["detect", "tensor"]
     paper: str = ""
-    macs: int = 0
+    macs: Annotated[int, msgspec.Meta(ge=0)] = 0
     model: Model
     input: Input
-    outputs: tuple[str, ...]
+    outputs: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
     labels: Labels = Labels()
     quantize: Quantize = Quantize()
     weights: dict[str, Weights] = {}
     tolerance: Tolerance = Tolerance()
+
+    def __post_init__(self) -> None:
+        expect(len(set(self.outputs)) == len(self.outputs), "outputs", "names that differ", list(self.outputs))
+        if self.preprocess is not None:
+            _check_picture(self.input.shape, self.preprocess)
+        if self.task == "detect":
+            expect(self.preprocess is not None, "preprocess", "a table, since task is 'detect'", None)
+            expect(self.postprocess is not None, "postprocess", "a table, since task is 'detect'", None)
+        if self.postprocess is not None:
+            _check_heads(self.postprocess.heads, self.outputs, self.input.shape)
+        classes = self.model.arguments.get("classes")
+        if self.labels.names and isinstance(classes, int):
+            expect(
+                len(self.labels.names) == classes,
+                "labels",
+                f"{classes} names, as model.arguments.classes says",
+                len(self.labels.names),
+            )
+
+
+def _check_picture(shape: Sequence[int], preprocess: Preprocess) -> None:
+    expect(len(shape) == 4, "input.shape", "4 numbers, since there is a [preprocess]", list(shape))
+    channels = shape[1] if preprocess.layout == "nchw" else shape[3]
+    expect(
+        channels == preprocess.channels,
+        "input.shape",
+        f"{preprocess.channels} channels, as preprocess.color = '{preprocess.color}' and layout = "
+        f"'{preprocess.layout}' say",
+        list(shape),
+    )
+
+
+def _check_heads(heads: Sequence[YoloHead], outputs: Sequence[str], shape: Sequence[int]) -> None:
+    for i, head in enumerate(heads):
+        field = f"postprocess.heads[{i}]"
+        expect(head.output in outputs, f"{field}.output", f"one of {', '.join(outputs)}", head.output)
+        expect(
+            head.output not in [other.output for other in heads[:i]],
+            f"{field}.output",
+            "an output that no other head has",
+            head.output,
+        )
+        expect(
+            all(side % head.stride == 0 for side in shape[2:4]),
+            f"{field}.stride",
+            f"a divisor of the input's height and width {list(shape[2:4])}",
+            head.stride,
+        )
+
+
+def shipped(folder: Literal["recipes", "calibration"]) -> Path:
+    """The folder of that name that EdgeKit ships: inside the package in a wheel, beside it in a checkout.
+
+    Raises:
+        EdgeKitError: the installation is not whole.
+    """
+    package = Path(__file__).parent
+    for place in (package / "_shipped" / folder, package.parent / folder):
+        if place.is_dir():
+            return place
+    raise EdgeKitError(
+        f"folder '{folder}': expected it in {package / '_shipped'} or {package.parent}, found it in neither",
+        hint="install EdgeKit anew: pip install --force-reinstall edgekit",
+    )
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that EdgeKit ships, sorted."""
+    return sorted(file.stem for file in shipped("recipes").glob("*.toml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """The recipe of that name, or the one in that file.
+
+    Args:
+        name_or_path: a name out of `recipe_names`, or a path that ends in ``.toml``.
+
+    Raises:
+        UsageError: no recipe has that name.
+        RecipeError: the file cannot be read or is not a valid recipe.
+    """
+    if str(name_or_path).endswith(".toml"):
+        return recipe_from_file(name_or_path)
+    known = recipe_names()
+    if str(name_or_path) not in known:
+        raise UsageError(f"unknown recipe '{name_or_path}'", hint=nearest(str(name_or_path), known))
+    return recipe_from_file(shipped("recipes") / f"{name_or_path}.toml")
+
+
+def recipe_from_file(path: str | Path) -> Recipe:
+    """The recipe in a file, with ``labels.names`` read from ``labels.file`` where the recipe names one.
+
+    Raises:
+        RecipeError: the file cannot be read, is not TOML, or is not a valid recipe.
+    """
+    file = Path(path)
+    raw = _toml(file)
+    try:
+        recipe = msgspec.convert(raw, Recipe)
+        if recipe.labels.file:
+            labels = Labels(names=_label_names(file, recipe.labels), file=recipe.labels.file)
+            recipe = msgspec.structs.replace(recipe, labels=labels)
+    except msgspec.ValidationError as e:
+        raise recipe_error(file, e, raw, Recipe) from e
+    except ValueError as e:
+        raise RecipeError(f"recipe {file}: {e}") from e
+    return recipe
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_bytes().decode())
+    except OSError as e:
+        raise RecipeError(f"recipe {file}: expected a TOML file, got: {e.strerror}") from e
+    except RecursionError as e:
+        raise RecipeError(f"recipe {file}: not valid TOML: nested too deeply") from e
+    except ValueError as e:
+        raise toml_error(file, e) from e
+
+
+def _label_names(file: Path, labels: Labels) -> tuple[str, ...]:
+    expect(not labels.names, "labels", "either names or file", "both")
+    path = file.parent / labels.file
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as e:
+        raise ValueError(f"labels.file: expected a text file, one name a line, got {path}: {e.strerror}") from e
+    except ValueError as e:
+        raise ValueError(f"labels.file: expected a text file in UTF-8, got {path}") from e
+    names = tuple(line.strip() for line in lines if line.strip())
+    expect(bool(names), "labels.file", "at least one name", labels.file)
+    return names

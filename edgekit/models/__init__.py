@@ -1,0 +1,1 @@
+"""Reference modules, the weights they are given, and where those come from."""
