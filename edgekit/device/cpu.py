@@ -1,0 +1,216 @@
+"""The processor and its memory: what it is called, what it can do in 8-bit integers, and how much of it is ours."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+
+import msgspec
+
+__all__ = ["Cpu", "cpu", "peak_memory_bytes"]
+
+ROOT = Path("/")
+
+# The kernel's word for a feature -> ours; only what decides how fast and how exact 8-bit kernels are.
+X86_FEATURES = {name: name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")}
+ARM_FEATURES = {"asimd": "neon", "asimddp": "asimddp", "i8mm": "i8mm", "sve": "sve"}
+
+DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+
+# Arm's and NVIDIA's part numbers, as in Linux's arch/arm64/include/asm/cputype.h: aarch64's cpuinfo has no names.
+ARM_PARTS = {
+    ("0x41", "0xd03"): "Cortex-A53",
+    ("0x41", "0xd04"): "Cortex-A35",
+    ("0x41", "0xd05"): "Cortex-A55",
+    ("0x41", "0xd07"): "Cortex-A57",
+    ("0x41", "0xd08"): "Cortex-A72",
+    ("0x41", "0xd09"): "Cortex-A73",
+    ("0x41", "0xd0a"): "Cortex-A75",
+    ("0x41", "0xd0b"): "Cortex-A76",
+    ("0x41", "0xd0c"): "Neoverse-N1",
+    ("0x41", "0xd0d"): "Cortex-A77",
+    ("0x41", "0xd40"): "Neoverse-V1",
+    ("0x41", "0xd41"): "Cortex-A78",
+    ("0x41", "0xd42"): "Cortex-A78AE",
+    ("0x41", "0xd44"): "Cortex-X1",
+    ("0x41", "0xd46"): "Cortex-A510",
+    ("0x41", "0xd47"): "Cortex-A710",
+    ("0x41", "0xd49"): "Neoverse-N2",
+    ("0x41", "0xd4f"): "Neoverse-V2",
+    ("0x41", "0xd83"): "Neoverse-V3AE",
+    ("0x4e", "0x003"): "Denver 2",
+    ("0x4e", "0x004"): "Carmel",
+}
+
+
+class Cpu(msgspec.Struct, frozen=True, kw_only=True):
+    """A processor, as far as this process may use it.
+
+    Attributes:
+        name: the processor's name, such as ``AMD EPYC 7763`` or ``Cortex-A78AE``.
+        arch: ``x86_64`` or ``aarch64``; elsewhere what the system calls it.
+        cores: physical cores of the machine.
+        threads: logical processors that this process may use: its affinity and its control group's quota.
+        features: instruction sets that matter to INT8, of those in `X86_FEATURES` and `ARM_FEATURES`.
+        memory_bytes: memory of the machine or of the control group, whichever is less; 0 if unknown.
+        available_bytes: how much of it can still be had without swapping; 0 if unknown.
+    """
+
+    name: str
+    arch: str
+    cores: int
+    threads: int
+    features: tuple[str, ...]
+    memory_bytes: int
+    available_bytes: int
+
+    @property
+    def fast_int8(self) -> bool:
+        """Whether it multiplies and adds four 8-bit integers in one exact step (VNNI, AMX, Arm's dot product)."""
+        return not DOT_PRODUCTS.isdisjoint(self.features)
+
+    @property
+    def compute_threads(self) -> int:
+        """How many threads matrix products gain from: those we may use, at most one a physical core."""
+        return max(1, min(self.threads, self.cores))
+
+
+def cpu(root: Path = ROOT) -> Cpu:
+    """The processor that this process runs on.
+
+    Args:
+        root: where ``proc`` and ``sys`` are found.
+    """
+    text = _read(root / "proc/cpuinfo")
+    blocks = [_fields(block) for block in re.split(r"\n\s*\n", text) if "processor" in block]
+    arch = _arch(text)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory, available = _memory(root)
+    return Cpu(
+        name=_name(blocks, arch),
+        arch=arch,
+        cores=_cores(blocks),
+        threads=max(1, min(usable, math.ceil(_quota(root)) if _quota(root) else usable)),
+        features=_features(blocks, arch),
+        memory_bytes=memory,
+        available_bytes=available,
+    )
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held at once since it started; 0 where the system does not tell.
+
+    Linux's ``ru_maxrss`` is not used where ``VmHWM`` is there: a process that was just started inherits its
+    parent's peak in the former.
+    """
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", _read(ROOT / "proc/self/status"), re.MULTILINE)
+    if peak:
+        return int(peak[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _read(path: Path) -> str:
+    """The file's text, or nothing: these files are there on some systems only."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _fields(block: str) -> dict[str, str]:
+    pairs = (line.partition(":") for line in block.splitlines())
+    return {key.strip(): value.strip() for key, colon, value in pairs if colon}
+
+
+def _arch(cpuinfo: str) -> str:
+    if re.search(r"^flags\s*:.*\blm\b", cpuinfo, re.MULTILINE):
+        return "x86_64"
+    if "CPU implementer" in cpuinfo and re.search(r"^Features\s*:.*\basimd\b", cpuinfo, re.MULTILINE):
+        return "aarch64"
+    machine = platform.machine()
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+
+
+def _name(blocks: list[dict[str, str]], arch: str) -> str:
+    names: dict[str, None] = {}
+    for block in blocks:
+        part = (block.get("CPU implementer", ""), block.get("CPU part", ""))
+        # A big.LITTLE processor has several kinds of core; each is named once, in order.
+        names[block.get("model name") or ARM_PARTS.get(part, "")] = None
+    found = " + ".join(re.sub(r"\s+", " ", name) for name in names if name)
+    return found or platform.processor() or arch
+
+
+def _cores(blocks: list[dict[str, str]]) -> int:
+    if not blocks:
+        return os.cpu_count() or 1
+    ids = {(b["physical id"], b["core id"]) for b in blocks if "physical id" in b and "core id" in b}
+    return len(ids) or len(blocks)
+
+
+def _features(blocks: list[dict[str, str]], arch: str) -> tuple[str, ...]:
+    known = X86_FEATURES if arch == "x86_64" else ARM_FEATURES
+    words = [set((b.get("flags") or b.get("Features") or "").split()) for b in blocks]
+    if not words and sys.platform == "darwin" and arch == "aarch64":
+        return ("neon", "asimddp")  # every Apple M has them; sysctl is the only one to tell of the others
+    # A thread may move to any core, so that only what all of them have can be counted on.
+    common = set.intersection(*words) if words else set()
+    return tuple(ours for theirs, ours in known.items() if theirs in common)
+
+
+def _control_group(root: Path, controller: str) -> list[Path]:
+    """Folders of this process's control groups for a controller, innermost first."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = root / "sys/fs/cgroup" / (controller if controllers else "")
+        inner = base / path.lstrip("/")
+        # In a container the path is the host's, and only the base is mounted.
+        return [inner, *(p for p in inner.parents if p.is_relative_to(base))]
+    return []
+
+
+def _quota(root: Path) -> float:
+    """How many processors' worth of time the control groups allow; 0 if as many as there are."""
+    quotas = []
+    for folder in _control_group(root, "cpu"):
+        v1 = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
+        words = (_read(folder / "cpu.max") or v1).split()
+        if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):
+            quotas.append(int(words[0]) / int(words[1]))
+    return min(quotas, default=0.0)
+
+
+def _memory(root: Path) -> tuple[int, int]:
+    """Total and available bytes."""
+    sizes = {key: int(kb) * 1024 for key, kb in re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.M)}
+    total = sizes.get("MemTotal", 0) or _memory_by_sysconf()
+    available = sizes.get("MemAvailable", total)
+    for folder in _control_group(root, "memory"):
+        limit = (_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")).strip()
+        used = (_read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")).strip()
+        # Version 1 says "no limit" by a number larger than any memory.
+        if not limit.isdigit() or int(limit) >= total:
+            continue
+        total = int(limit)
+        cache = re.search(r"^(?:total_)?inactive_file (\d+)", _read(folder / "memory.stat"), re.M)
+        free = total - (int(used) if used.isdigit() else 0) + (int(cache[1]) if cache else 0)
+        available = max(0, min(available, free))
+    return total, available
+
+
+def _memory_by_sysconf() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0

@@ -1,0 +1,75 @@
+"""Which NVIDIA GPUs the driver shows, asked without any CUDA library."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+__all__ = ["Gpu", "gpus"]
+
+QUERY = "--query-gpu=name,driver_version,memory.total,compute_cap"
+PATIENCE_S = 10  # a driver that hangs must not hang `doctor`
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU that the driver shows.
+
+    Attributes:
+        name: such as ``NVIDIA RTX A2000``.
+        driver: the driver's version; empty if unknown.
+        memory_bytes: its own memory; 0 if unknown or shared with the processor.
+        compute_capability: such as ``8.6``; empty if unknown.
+    """
+
+    name: str
+    driver: str
+    memory_bytes: int = 0
+    compute_capability: str = ""
+
+
+def gpus(root: Path = Path("/")) -> tuple[Gpu, ...]:
+    """The GPUs that NVIDIA's driver shows: asked of ``nvidia-smi``, else read from ``/proc``; empty if none.
+
+    Args:
+        root: where ``proc`` is found.
+    """
+    return _from_nvidia_smi() or _from_proc(root)
+
+
+def _from_nvidia_smi() -> tuple[Gpu, ...]:
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return ()
+    command = [program, QUERY, "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()  # installed without a driver that works: /proc has the last word
+    rows = ([cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines())
+    return tuple(_gpu(*row) for row in rows if len(row) == 4)
+
+
+def _gpu(name: str, driver: str, memory_mib: str, capability: str) -> Gpu:
+    """A row of ``nvidia-smi``; a cell that the board has no value for is ``[N/A]``."""
+    return Gpu(
+        name=name,
+        driver=driver if driver[:1].isdigit() else "",
+        memory_bytes=int(memory_mib) * 2**20 if memory_mib.isdigit() else 0,
+        compute_capability=capability if re.fullmatch(r"\d+\.\d+", capability) else "",
+    )
+
+
+def _from_proc(root: Path) -> tuple[Gpu, ...]:
+    folder = root / "proc/driver/nvidia"
+    try:
+        version = re.search(r"Kernel Module(?: for \S+)?\s+(\d[\d.]*)", (folder / "version").read_text())
+        cards = sorted((folder / "gpus").glob("*/information"))
+        models = [re.search(r"^Model:\s*(.+?)\s*$", card.read_text(), re.MULTILINE) for card in cards]
+    except OSError:
+        return ()
+    driver = version[1] if version else ""
+    return tuple(Gpu(name=model[1], driver=driver) for model in models if model)

@@ -1,0 +1,1 @@
+"""Engines: how backends build, load and keep them."""
