@@ -1,0 +1,1 @@
+"""Pictures and calibration sets: what goes into a model."""

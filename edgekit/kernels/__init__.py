@@ -1,0 +1,1 @@
+"""Decoding of detector heads and non-maximum suppression, each beside its slow, obvious reference."""

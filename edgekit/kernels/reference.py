@@ -1,0 +1,114 @@
+"""What the kernels compute, one box and one cell at a time: slow, obvious, the test of the fast ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgekit.recipe import YoloHead
+
+__all__ = ["decode_yolov3", "iou", "nms"]
+
+MAX_EXPONENT = 16.0
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes ``(x1, y1, x2, y2)``; a box of no area overlaps nothing."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    area_a = max(0.0, a[2] - a[0]) * max(0.0, a[3] - a[1])
+    area_b = max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1])
+    intersection = width * height
+    return intersection / (area_a + area_b - intersection) if intersection > 0 else 0.0
+
+
+def nms(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    max_detections: int,
+) -> np.ndarray:
+    """Class-aware greedy suppression.
+
+    Candidates are taken by descending score, ties by lower index. One is kept if its score is greater than
+    ``score_threshold`` and it overlaps no kept box of its class by more than ``iou_threshold``, until
+    ``max_detections`` are kept. A candidate with a NaN, or with an infinite corner, is none. Scores are compared in
+    float32, so the threshold is rounded to that; overlaps are computed in float64.
+
+    Args:
+        boxes: corners ``(x1, y1, x2, y2)``; float32, shape ``(M, 4)``.
+        scores: float32, shape ``(M,)``.
+        classes: integers, shape ``(M,)``.
+        score_threshold: a kept score is greater.
+        iou_threshold: a kept box overlaps a better one of its class by this or less.
+        max_detections: at most so many are kept.
+
+    Returns:
+        Indices of the kept candidates, best first; int64, shape ``(K,)``.
+    """
+    threshold = np.float32(score_threshold)
+    candidates = [
+        i for i in range(len(scores)) if scores[i] > threshold and all(math.isfinite(corner) for corner in boxes[i])
+    ]
+    candidates.sort(key=lambda i: (-float(scores[i]), i))
+    kept: list[int] = []
+    for i in candidates:
+        if len(kept) == max_detections:
+            break
+        box = boxes[i].tolist()
+        if all(classes[i] != classes[j] or iou(box, boxes[j].tolist()) <= iou_threshold for j in kept):
+            kept.append(i)
+    return np.asarray(kept, np.int64)
+
+
+def sigmoid(x: float) -> float:
+    """``1 / (1 + exp(-x))`` for any ``x``."""
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+
+
+def decode_yolov3(
+    outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float
+) -> list[tuple[tuple[float, float, float, float], float, int]]:
+    """Boxes of a YOLOv3's raw outputs (Redmon and Farhadi 2018, section 2.1), in float64.
+
+    With raw numbers ``t`` of a cell in column ``cx`` and row ``cy``, and an anchor of ``pw`` by ``ph`` px::
+
+        bx = (sigmoid(tx) + cx) * stride        bw = pw * exp(tw)
+        by = (sigmoid(ty) + cy) * stride        bh = ph * exp(th)
+        score of class c = sigmoid(objectness) * sigmoid(class c)
+
+    Every class whose score is greater than the threshold makes a candidate, as in Darknet's ``get_yolo_detections``.
+    Exponents end at 16, nine million anchors, so that areas stay finite in float32.
+
+    Args:
+        outputs: by name, shape ``(1, anchors * (5 + classes), h, w)``.
+        heads: the outputs' names, strides and anchors.
+        score_threshold: a candidate's score is greater.
+
+    Returns:
+        ``(corners in input px, score, class)`` in the order heads, anchors, rows, columns, classes.
+    """
+    found = []
+    for head in heads:
+        raw = outputs[head.output][0].astype(np.float64)
+        rows, columns = raw.shape[1:]
+        per_anchor = raw.shape[0] // len(head.anchors)
+        for a, (anchor_width, anchor_height) in enumerate(head.anchors):
+            for row in range(rows):
+                for column in range(columns):
+                    t = raw[a * per_anchor : (a + 1) * per_anchor, row, column].tolist()
+                    x = (sigmoid(t[0]) + column) * head.stride
+                    y = (sigmoid(t[1]) + row) * head.stride
+                    width = anchor_width * math.exp(min(t[2], MAX_EXPONENT))
+                    height = anchor_height * math.exp(min(t[3], MAX_EXPONENT))
+                    box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+                    for c, t_class in enumerate(t[5:]):
+                        score = sigmoid(t[4]) * sigmoid(t_class)
+                        if score > score_threshold:
+                            found.append((box, score, c))
+    return found

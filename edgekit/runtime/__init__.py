@@ -1,0 +1,1 @@
+"""A built engine at work: sessions, detections, and pictures of them."""
