@@ -48,7 +48,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Model(_Table, kw_only=True):
+class Model(_Table, frozen=True, kw_only=True):
     """Where the reference module comes from.
 
     Attributes:
@@ -57,19 +57,19 @@ class Model(_Table, kw_only=True):
         parameters: how many learned numbers it has with these arguments; a build checks it.
     """
 
-    factory: Annotated[str, msgspec.Meta(pattern=r"^[\w.]+:[\w.]+$")]
+    factory: Annotated[str, msgspec.Meta(pattern=r"^[\w.]+:[\w.]+$", description="package.module:callable")]
     arguments: dict[str, Any] = {}
     parameters: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Input(_Table, kw_only=True):
+class Input(_Table, frozen=True, kw_only=True):
     """The graph's one input: its name and its shape ``(N, C, H, W)``, float32."""
 
     name: Text = "images"
     shape: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
 
 
-class Preprocess(_Table, kw_only=True):
+class Preprocess(_Table, frozen=True, kw_only=True):
     """How a picture becomes an input: ``(pixel / divisor - mean) / std``, channel by channel.
 
     Attributes:
@@ -113,7 +113,7 @@ class Preprocess(_Table, kw_only=True):
             expect(value > 0, f"std[{i}]", "a number > 0", value)
 
 
-class YoloHead(_Table, kw_only=True):
+class YoloHead(_Table, frozen=True, kw_only=True):
     """One output of a YOLO: raw numbers of shape ``(N, anchors * (5 + classes), H / stride, W / stride)``.
 
     Attributes:
@@ -133,7 +133,7 @@ class YoloHead(_Table, kw_only=True):
             )
 
 
-class Postprocess(_Table, kw_only=True):
+class Postprocess(_Table, frozen=True, kw_only=True):
     """How raw outputs become detections.
 
     Attributes:
@@ -162,14 +162,14 @@ class Postprocess(_Table, kw_only=True):
             )
 
 
-class Labels(_Table, kw_only=True):
+class Labels(_Table, frozen=True, kw_only=True):
     """Names of the classes: ``names`` in order, or ``file`` beside the recipe, one a line."""
 
     names: tuple[str, ...] = ()
     file: str = ""
 
 
-class Quantize(_Table, kw_only=True):
+class Quantize(_Table, frozen=True, kw_only=True):
     """What INT8 may touch.
 
     Attributes:
@@ -184,7 +184,7 @@ class Quantize(_Table, kw_only=True):
     calibration: Text = "sample"
 
 
-class Weights(_Table, kw_only=True):
+class Weights(_Table, frozen=True, kw_only=True):
     """Published weights of the model.
 
     Attributes:
@@ -195,14 +195,14 @@ class Weights(_Table, kw_only=True):
         source: who trained them, on what.
     """
 
-    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/]+/\S+$")]
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/]+/\S+$", description="an http or https address")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="64 of the digits 0-9 and a-f")]
     size_bytes: Annotated[int, msgspec.Meta(ge=1)]
     license: Text
     source: Text
 
 
-class Tolerance(_Table, kw_only=True):
+class Tolerance(_Table, frozen=True, kw_only=True):
     """How far a stage's result may be from its reference.
 
     Attributes:
@@ -213,7 +213,7 @@ class Tolerance(_Table, kw_only=True):
     export: Fraction = 1e-4
 
 
-class Recipe(_Table, kw_only=True):
+class Recipe(_Table, frozen=True, kw_only=True):
     """One model: what it is, how pictures go in, how answers come out, what INT8 may touch.
 
     Attributes:
@@ -224,7 +224,9 @@ class Recipe(_Table, kw_only=True):
         macs: multiply-accumulates of one forward pass at ``input.shape``.
     """
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: Annotated[
+        str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="lower-case letters, digits, '.', '_', '-'")
+    ]
     title: Text
     task: Literal["detect", "tensor"]
     paper: str = ""

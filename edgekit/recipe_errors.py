@@ -56,7 +56,7 @@ def recipe_error(file: Path, error: msgspec.ValidationError, raw: dict[str, Any]
     text, keys = (text, _keys(path, raw, struct)) if text else (path, ())
     if match := re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL):
         name = match[1]
-        known = _fields(_type_at(struct, keys))
+        known = [field.encode_name for field in _plain(_type_at(struct, keys)).fields]
         return RecipeError(f"recipe {file}: {dotted((*keys, name))}: unknown field", hint=nearest(name, known))
     if match := re.fullmatch(r"Object missing required field `(.*)`", text):
         return RecipeError(f"recipe {file}: {dotted((*keys, match[1]))}: expected a value, got none")
@@ -99,7 +99,7 @@ def _keys(path: str, raw: Any, struct: type) -> Keys:
 
 
 def _misfit(table: dict[str, Any], kind: Any) -> str:
-    value_type = kind.value_type.cls
+    value_type = _plain(kind).value_type.cls
     for key, value in table.items():
         try:
             msgspec.convert(value, value_type)
@@ -119,12 +119,12 @@ def _type_at(struct: type, keys: Keys) -> Any:
     kind: Any = msgspec.inspect.type_info(struct)
     for key in keys:
         kind = _inner(_plain(kind), key)
-    return _plain(kind)
+    return kind
 
 
 def _plain(kind: Any) -> Any:
     """Without the limits, and without the ``None`` of an optional table."""
-    while isinstance(kind, (msgspec.inspect.Metadata, msgspec.inspect.UnionType)):
+    while isinstance(kind, msgspec.inspect.Metadata | msgspec.inspect.UnionType):
         kind = kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind.types[0]
     return kind
 
@@ -139,13 +139,12 @@ def _inner(kind: Any, key: str | int) -> Any:
     return kind.value_type
 
 
-def _fields(kind: Any) -> list[str]:
-    return [field.encode_name for field in kind.fields]
-
-
 def _expected(text: str, kind: Any) -> str:
+    if " matching regex " in text and isinstance(kind, msgspec.inspect.Metadata):
+        return str((kind.extra_json_schema or {}).get("description", text))
+    kind = _plain(kind)
     if isinstance(kind, msgspec.inspect.LiteralType):
-        return f"one of {', '.join(str(value) for value in sorted(kind.values))}"
+        return f"one of {', '.join(str(value) for value in kind.values)}"
     if text == "Number out of range":
         return "a number that fits 64 bits"
     text = re.sub(r", got .*$", "", text.removeprefix("Expected "))

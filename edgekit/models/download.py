@@ -1,0 +1,193 @@
+"""Published weights, fetched once into the user's cache and checked against the recipe's hash."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgekit.errors import ModelError
+from edgekit.progress import Advance, Progress
+from edgekit.recipe import Weights
+
+__all__ = ["fetch_weights", "weights_cache"]
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_S = 30.0
+_ATTEMPTS = 3
+"""A server that breaks off in the middle is asked this often in a row for the rest."""
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+
+
+class _BrokenOff(Exception):
+    """The server ended its answer before the end of the file."""
+
+
+def weights_cache() -> Path:
+    """Where downloads are kept: ``EDGEKIT_CACHE``, else ``edgekit`` under ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    if own := os.environ.get("EDGEKIT_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(shared).expanduser() / "edgekit"
+
+
+def fetch_weights(weights: Weights, *, progress: Progress, cache: Path | None = None) -> Path:
+    """The weights' file, from the cache or from its authors' server.
+
+    A download that was interrupted is resumed. Of two processes that want the same file one downloads it and
+    the other waits.
+
+    Args:
+        weights: address, length and hash.
+        progress: is told how many bytes have come.
+        cache: the folder to keep it in; `weights_cache` if None.
+
+    Returns:
+        A file whose length and SHA-256 are those of ``weights``.
+
+    Raises:
+        ModelError: the server cannot be reached or has another file, or the cache cannot be written.
+    """
+    name = Path(urllib.parse.urlsplit(weights.url).path).name or "weights"
+    folder = (cache or weights_cache()) / "weights"
+    # the hash in the name: two recipes may publish different files under one name
+    target = folder / f"{weights.sha256[:12]}-{name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_name(f"{target.name}.lock")):
+            if not _is_right(target, weights):
+                _download(weights, target, progress)
+    except OSError as e:
+        raise ModelError(
+            f"weights {weights.url}: cannot be kept in {folder}: {e.strerror or e}",
+            hint="set EDGEKIT_CACHE to a folder with room, or give a file: --weights FILE",
+        ) from e
+    return target
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the system releases it when the process ends, however it ends
+        yield
+
+
+def _is_right(file: Path, weights: Weights) -> bool:
+    return file.is_file() and file.stat().st_size == weights.size_bytes and _sha256(file) == weights.sha256
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _download(weights: Weights, target: Path, progress: Progress) -> None:
+    part = target.with_name(f"{target.name}.part")
+    title = f"download {target.name.partition('-')[2]}"
+    with progress.stage(title, total=weights.size_bytes, unit="B") as advance:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _fetch_rest(weights, part, advance)
+                break
+            except _BrokenOff as e:
+                if attempt == _ATTEMPTS:
+                    raise _broken_off(weights, part, e) from e
+            except (urllib.error.URLError, http.client.HTTPException, OSError) as e:
+                if isinstance(e, OSError) and e.errno in _DISK_ERRORS:
+                    raise
+                raise _unreachable(weights, target, e) from e
+    got = _sha256(part)
+    if got != weights.sha256:
+        part.unlink()
+        raise ModelError(
+            f"weights {weights.url}: expected sha256 {weights.sha256}, got {got}; the file was deleted",
+            hint="the server has another file than the recipe was written for",
+        )
+    os.replace(part, target)
+
+
+def _fetch_rest(weights: Weights, part: Path, advance: Advance) -> None:
+    """Gets what the partial file lacks, or all of it from a server that knows no ranges."""
+    have = part.stat().st_size if part.exists() else 0
+    if have > weights.size_bytes:
+        part.unlink()
+        have = 0
+    if have == weights.size_bytes:
+        advance(have)
+        return
+    request = urllib.request.Request(weights.url, headers={"User-Agent": "edgekit"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    got = 0
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+            got = _start(response, have)
+            advance(got)
+            with part.open("r+b" if got else "wb") as file:
+                file.seek(got)
+                for chunk in _chunks(response):
+                    file.write(chunk)
+                    got += len(chunk)
+                    advance(len(chunk))
+                    if got > weights.size_bytes:
+                        break
+        if got < weights.size_bytes:
+            raise _BrokenOff(f"it ended after {got} bytes")
+    except _BrokenOff:
+        advance(-got)  # the next attempt counts them again
+        raise
+    if got > weights.size_bytes:
+        part.unlink()
+        raise ModelError(f"weights {weights.url}: expected {weights.size_bytes} bytes, got more; the file was deleted")
+
+
+def _start(response: http.client.HTTPResponse, have: int) -> int:
+    """Where in the file the answer begins: where it was asked to, or at 0 from a server that knows no ranges."""
+    if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+        return 0
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    if match is None or int(match[1]) != have:
+        raise http.client.HTTPException(f"asked for the bytes from {have} on, it sent others")
+    return have
+
+
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = response.read(_CHUNK_BYTES)
+        except (OSError, http.client.HTTPException) as e:
+            raise _BrokenOff(f"{type(e).__name__}: {e}") from e
+        if not chunk:
+            return
+        yield chunk
+
+
+def _broken_off(weights: Weights, part: Path, reason: Exception) -> ModelError:
+    have = part.stat().st_size if part.exists() else 0
+    return ModelError(
+        f"weights {weights.url}: the server breaks off, {_ATTEMPTS} times in a row: {reason}; {have} of "
+        f"{weights.size_bytes} bytes are here",
+        hint="try again later; what is here is kept, and the rest will be asked for",
+    )
+
+
+def _unreachable(weights: Weights, target: Path, error: Exception) -> ModelError:
+    reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+    code = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
+    return ModelError(
+        f"weights {weights.url}: cannot be downloaded: {code}{reason}",
+        hint=f"fetch it by other means and give it with --weights FILE, or put it at {target}",
+    )

@@ -1,0 +1,148 @@
+"""Trained weights from a file into a module: Darknet's ``.weights``, PyTorch's ``.pt``, ``.safetensors``."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from edgekit.errors import ModelError, nearest
+from edgekit.models.darknet import is_darknet, load_darknet
+
+__all__ = ["load_weights"]
+
+_NESTED = ("state_dict", "model", "model_state_dict")
+"""Where training scripts put the state dict inside a checkpoint."""
+
+_FORMATS = "a Darknet .weights file, a .pt file of tensors, or a .safetensors file"
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Fills the module with the numbers in a file, whose content (not its name) says what format it has.
+
+    Args:
+        module: what is filled, in place.
+        path: Darknet's ``.weights``; a state dict saved by ``torch.save``, plain or under ``state_dict`` or
+            ``model``; or ``.safetensors``.
+
+    Raises:
+        ModelError: the file is missing, is something else, or does not fit the module: names the first tensor
+            that does not, the shape expected and the shape got. After an error the module may be partly filled.
+    """
+    file = Path(path)
+    try:
+        head = _head(file)
+        if is_darknet(head):
+            load_darknet(module, file)
+        elif head[8:9] == b"{":
+            _assign(module, _safetensors_state(file), file)
+        elif head.startswith((b"PK\x03\x04", b"\x80")):
+            _assign(module, _torch_state(file), file)
+        else:
+            raise _unknown_format(file, head)
+    except OSError as e:
+        raise ModelError(f"weights {file}: cannot be read: {e.strerror or e}") from e
+
+
+def _head(file: Path) -> bytes:
+    if not file.exists():
+        raise ModelError(f"weights {file}: no such file")
+    if not file.is_file():
+        raise ModelError(f"weights {file}: expected {_FORMATS}, got a folder or device")
+    with file.open("rb") as stream:
+        head = stream.read(512)
+    if not head:
+        raise ModelError(f"weights {file}: expected {_FORMATS}, got an empty file")
+    return head
+
+
+def _unknown_format(file: Path, head: bytes) -> ModelError:
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        got, hint = "an HTML page", "the server answered with a page instead of the file: fetch the file again"
+    elif head.startswith(b"version https://git-lfs"):
+        got, hint = "a Git LFS pointer", "fetch the file itself: git lfs pull"
+    else:
+        got, hint = f"a file that begins with {head[:12]!r}", ""
+    return ModelError(f"weights {file}: expected {_FORMATS}, got {got}", hint=hint)
+
+
+def _safetensors_state(file: Path) -> Mapping[str, Any]:
+    try:
+        return safetensors.torch.load_file(file)
+    except safetensors.SafetensorError as e:
+        raise ModelError(f"weights {file}: not a valid .safetensors file: {e}") from e
+
+
+def _torch_state(file: Path) -> Mapping[str, Any]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise ModelError(
+            f"weights {file}: expected tensors by name, got a pickle of other objects, or one that is damaged",
+            hint="save them with torch.save(module.state_dict(), path)",
+        ) from e
+    except Exception as e:  # torch.load raises RuntimeError, EOFError, KeyError, ... on what is not its own
+        first_line = str(e).partition("\n")[0]
+        raise ModelError(f"weights {file}: not a file that torch.save has written: {first_line}") from e
+    for key in _NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError(
+            f"weights {file}: expected tensors by name, plain or under {' or '.join(_NESTED)}, got {_described(state)}",
+            hint="save them with torch.save(module.state_dict(), path)",
+        )
+    return state
+
+
+def _described(state: Any) -> str:
+    if isinstance(state, Mapping):
+        return f"a dict with {', '.join(repr(key) for key in list(state)[:5]) or 'nothing in it'}"
+    return type(state).__name__
+
+
+def _assign(module: nn.Module, state: Mapping[str, Any], file: Path) -> None:
+    # DataParallel puts 'module.' before every name
+    state = {str(name).removeprefix("module."): value for name, value in state.items()}
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            if name.endswith("num_batches_tracked"):  # counts training steps; nothing reads it in eval mode
+                continue
+            raise ModelError(
+                f"weights {file}: expected a tensor '{name}' {_shape(tensor)}, got none", hint=nearest(name, state)
+            )
+        _check_tensor(file, name, tensor, state[name])
+    if extra := [name for name in state if name not in own]:
+        raise ModelError(
+            f"weights {file}: expected {len(own)} tensors, got {len(extra)} more, the first '{extra[0]}'",
+            hint="these are the weights of another model",
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name in state:
+                tensor.copy_(state[name])
+
+
+def _check_tensor(file: Path, name: str, expected: torch.Tensor, got: Any) -> None:
+    if not isinstance(got, torch.Tensor):
+        raise ModelError(f"weights {file}: '{name}': expected a tensor, got {type(got).__name__}")
+    if got.shape != expected.shape:
+        raise ModelError(
+            f"weights {file}: '{name}': expected {_shape(expected)}, got {_shape(got)}",
+            hint="these are the weights of another model, or of another number of classes",
+        )
+    if got.is_floating_point() != expected.is_floating_point():
+        raise ModelError(f"weights {file}: '{name}': expected {expected.dtype}, got {got.dtype}")
+    if got.is_floating_point() and not torch.isfinite(got).all():
+        raise ModelError(f"weights {file}: '{name}': expected finite numbers, got NaN or infinity")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return str(tuple(tensor.shape))
