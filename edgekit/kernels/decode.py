@@ -66,10 +66,11 @@ def _raw_head(outputs: Mapping[str, np.ndarray], head: YoloHead, picture: int) -
     expected = f"(N, {anchors} * (5 + classes), h, w)"
     if head.output not in outputs:
         raise RunError(f"output '{head.output}': expected {expected}, got no such output among {sorted(outputs)}")
-    raw: np.ndarray = outputs[head.output]
+    raw = outputs[head.output]
     if raw.ndim != 4 or raw.shape[1] % anchors or raw.shape[1] // anchors < 6:
         raise RunError(f"output '{head.output}': expected {expected}, got {raw.shape}")
-    return raw[picture].reshape(anchors, -1, *raw.shape[2:]).astype(np.float32, copy=False)
+    numbers: np.ndarray = raw[picture].reshape(anchors, -1, *raw.shape[2:])
+    return numbers.astype(np.float32, copy=False)
 
 
 def _decode_head(raw: np.ndarray, head: YoloHead, score_threshold: float) -> Candidates:

@@ -41,7 +41,7 @@ def nms(
     check_thresholds(score_threshold, iou_threshold, max_detections)
     candidates = np.flatnonzero((scores > np.float32(score_threshold)) & np.isfinite(boxes).all(axis=1))
     order = candidates[np.argsort(-scores[candidates], kind="stable")]
-    corners, kinds = boxes[order].astype(np.float64), np.asarray(classes)[order]
+    corners, kinds = np.ascontiguousarray(boxes[order].T, np.float64), np.asarray(classes)[order]
 
     kept = np.empty(0, np.int64)  # positions in `order`
     for start in range(0, len(order), _BLOCK):
@@ -76,9 +76,9 @@ def _suppress(
     corners: np.ndarray, kinds: np.ndarray, rows: np.ndarray, columns: np.ndarray, iou_threshold: float
 ) -> np.ndarray:
     """Which of ``rows`` overlaps which of ``columns`` by more than the threshold, in the same class; bool matrix."""
-    a, b = corners[rows, None], corners[None, columns]
-    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
-    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
+    a, b = corners[:, rows, None], corners[:, None, columns]
+    width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
+    height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
     intersection = np.maximum(width, 0) * np.maximum(height, 0)
     union = _area(a) + _area(b) - intersection
     iou = np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
@@ -86,6 +86,6 @@ def _suppress(
     return result
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
-    area: np.ndarray = np.maximum(boxes[..., 2] - boxes[..., 0], 0) * np.maximum(boxes[..., 3] - boxes[..., 1], 0)
+def _area(corners: np.ndarray) -> np.ndarray:
+    area: np.ndarray = np.maximum(corners[2] - corners[0], 0) * np.maximum(corners[3] - corners[1], 0)
     return area

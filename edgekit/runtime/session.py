@@ -1,0 +1,220 @@
+"""A loaded engine that checks what it is given: arrays in and arrays out, or a picture in and detections out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.images import ImageSource, Placement, preprocess
+from edgekit.engine.backend import Engine, backend
+from edgekit.engine.bundle import Manifest, read_bundle
+from edgekit.errors import RunError, nearest
+from edgekit.runtime.tasks import Detections, detections_from_outputs
+from edgekit.specs import TensorSpec
+
+__all__ = ["Session", "session_from_bundle"]
+
+
+def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
+    """Loads the engine of a bundle.
+
+    Args:
+        path: the bundle's folder.
+        threads: threads that the engine runs on; 0 leaves it to the backend.
+
+    Raises:
+        EngineMismatch: the bundle was built for another machine or backend, or was changed since.
+        BackendUnavailable: the backend that it was built for is not installed here.
+    """
+    bundle = read_bundle(Path(path))
+    target = backend(bundle.manifest.backend)
+    target.require()
+    return Session(target.load(bundle.path / bundle.manifest.engine, threads=threads), bundle.manifest)
+
+
+class Session:
+    """An engine and what is known of it; a context manager, which closes it.
+
+    Several threads may use a session. The engine runs for one of them at a time, under a lock; what happens to a
+    picture before and to its detections after runs side by side.
+
+    Args:
+        engine: the loaded engine; the session closes it.
+        manifest: what is known of it.
+    """
+
+    def __init__(self, engine: Engine, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._engine: Engine | None = engine
+        self._lock = threading.Lock()
+        self.inputs = tuple(engine.inputs)
+        self.outputs = tuple(engine.outputs)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._engine is None else ", ".join(map(str, self.inputs))
+        return f"<Session {self.manifest.name} {self.manifest.precision} on {self.manifest.backend}: {state}>"
+
+    def close(self) -> None:
+        """Gives back what the engine holds, after the run that may be going on; a second call does nothing."""
+        with self._lock:
+            engine, self._engine = self._engine, None
+            if engine is not None:
+                engine.close()
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name for inputs by name.
+
+        Types and shapes must be the engine's own; memory order and byte order need not be. Values are not looked
+        at: NaN goes in as it is.
+
+        Raises:
+            RunError: an input is missing, unknown, or of another type or shape; the session is closed.
+        """
+        arrays = _checked(feeds, self.inputs, rebuild=self.manifest.rebuild)
+        with self._lock:
+            if self._engine is None:
+                raise RunError(f"session of '{self.manifest.name}': expected an open one, got a closed one")
+            return self._engine.run(arrays)
+
+    def preprocess(self, image: ImageSource) -> tuple[dict[str, np.ndarray], Placement]:
+        """A picture as `run` takes it, and its place in the input.
+
+        Args:
+            image: a file, a Pillow image, or a uint8 RGB array of shape ``(H, W, 3)``.
+
+        Raises:
+            DataError: the picture cannot be read.
+            RunError: the engine takes no pictures, or only several at once.
+        """
+        how = self.manifest.preprocess
+        if how is None or len(self.inputs) != 1:
+            raise RunError(
+                f"'{self.manifest.name}': expected an engine that takes pictures, got one for task "
+                f"'{self.manifest.task}' with the inputs {', '.join(spec.name for spec in self.inputs)}",
+                hint="hand arrays to run()",
+            )
+        spec = self.inputs[0]
+        if spec.shape[0] != 1 and not isinstance(spec.shape[0], str):
+            raise RunError(
+                f"input '{spec.name}': expected one picture at a time, got an engine built for {spec.shape[0]}",
+                hint="build it with a batch of 1, or hand arrays to run()",
+            )
+        batch, placement = preprocess(image, how, spec.shape)
+        return {spec.name: batch}, placement
+
+    def postprocess(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        placement: Placement,
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+    ) -> Detections:
+        """Detections out of what `run` has returned; see `detections_from_outputs`."""
+        return detections_from_outputs(
+            outputs,
+            self.manifest,
+            placement,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+        )
+
+    def detect(
+        self,
+        image: ImageSource,
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+    ) -> Detections:
+        """Finds objects in a picture: `preprocess`, `run` and `postprocess` in one.
+
+        Args:
+            image: a file, a Pillow image, or a uint8 RGB array of shape ``(H, W, 3)``.
+            score_threshold: a detection's score is greater; the recipe's where none is given, as with the others.
+            iou_threshold: a box that overlaps a better one of its class by more than this is dropped.
+            max_detections: at most so many.
+
+        Raises:
+            DataError: the picture cannot be read.
+            RunError: the engine is no detector, or the session is closed.
+            UsageError: a threshold is out of range.
+        """
+        if self.manifest.task != "detect":
+            raise RunError(
+                f"'{self.manifest.name}': expected a detector, got an engine for task '{self.manifest.task}'",
+                hint="hand arrays to run()",
+            )
+        feeds, placement = self.preprocess(image)
+        return self.postprocess(
+            self.run(feeds),
+            placement,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+        )
+
+
+def _checked(feeds: Any, specs: tuple[TensorSpec, ...], *, rebuild: str) -> dict[str, np.ndarray]:
+    """The arrays as an engine takes them: contiguous, in native byte order."""
+    names = [spec.name for spec in specs]
+    if not isinstance(feeds, Mapping):
+        raise RunError(
+            f"inputs: expected a dictionary of arrays by name, got {type(feeds).__name__}",
+            hint=f"names: {', '.join(names)}",
+        )
+    for name in feeds:
+        if name not in names:
+            raise RunError(f"unknown input '{name}'", hint=nearest(str(name), names))
+    sizes: dict[str, int] = {}
+    return {spec.name: _checked_array(feeds, spec, sizes, rebuild) for spec in specs}
+
+
+def _checked_array(feeds: Mapping[str, Any], spec: TensorSpec, sizes: dict[str, int], rebuild: str) -> np.ndarray:
+    expected = f"input '{spec.name}': expected {spec.dtype} ({_dimensions(spec.shape)})"
+    if spec.name not in feeds:
+        raise RunError(f"{expected}, got nothing", hint=f"given: {', '.join(map(str, feeds)) or 'no input at all'}")
+    array = feeds[spec.name]
+    if not isinstance(array, np.ndarray):
+        raise RunError(f"{expected}, got {type(array).__name__}", hint="numpy.asarray makes an array of it")
+    got = f"got {array.dtype.name} ({_dimensions(array.shape)})"
+    if array.dtype.name != spec.dtype:
+        raise RunError(f"{expected}, {got}", hint=f"convert it: array.astype('{spec.dtype}')")
+    if not _fits(array.shape, spec.shape, sizes):
+        raise RunError(f"{expected}, {got}", hint=_shape_hint(array.shape, spec.shape, rebuild))
+    return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+
+
+def _dimensions(shape: tuple[int | str, ...]) -> str:
+    return f"{shape[0]}," if len(shape) == 1 else ", ".join(map(str, shape))
+
+
+def _fits(got: tuple[int, ...], expected: tuple[int | str, ...], sizes: dict[str, int]) -> bool:
+    """Whether the shape fits, where a name stands for any size, but for the same one wherever it occurs."""
+    if len(got) != len(expected):
+        return False
+    return all(
+        size == (sizes.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
+        for size, wanted in zip(got, expected, strict=True)
+    )
+
+
+def _shape_hint(got: tuple[int, ...], expected: tuple[int | str, ...], rebuild: str) -> str:
+    if got == expected[1:] and expected[0] == 1:
+        return "add the batch's axis: array[None]"
+    if len(got) == len(expected) == 4 and got[:2] == expected[:2]:
+        return f"build it with --shape {got[2]}x{got[3]}"
+    return f"build it for another shape: {rebuild}" if rebuild else ""
