@@ -1,0 +1,1 @@
+"""The command line: one file a command, loaded on use; `main` is the entry point."""

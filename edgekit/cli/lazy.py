@@ -1,0 +1,42 @@
+"""A click group whose commands are imported when they are used, so that ``--help`` stays quick."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, cast
+
+import click
+
+from edgekit.errors import UsageError, nearest
+
+__all__ = ["LazyGroup"]
+
+
+class LazyGroup(click.Group):
+    """Commands by name, each with its ``module:attribute`` and the line that lists show for it."""
+
+    def __init__(self, *args: Any, commands_on_use: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands_on_use = commands_on_use
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        # In the order in which they are used, not of the alphabet.
+        return list(self.commands_on_use)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands_on_use:
+            return None
+        module, _, attribute = self.commands_on_use[cmd_name][0].partition(":")
+        return cast(click.Command, getattr(importlib.import_module(module), attribute))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands_on_use and not args[0].startswith("-"):
+            raise UsageError(f"no command '{args[0]}'", hint=nearest(args[0], self.commands_on_use))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # Click would import every command for its first line.
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in self.commands_on_use.items()])

@@ -1,0 +1,105 @@
+"""``edgekit``: the table of commands, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+import edgekit
+from edgekit.cli.lazy import LazyGroup
+from edgekit.errors import EdgeKitError
+
+__all__ = ["cli", "main"]
+
+BUG = 70
+"""Exit code of a bug of ours: EX_SOFTWARE of sysexits.h."""
+INTERRUPTED = 128 + signal.SIGINT
+BROKEN_PIPE = 128 + 13
+
+EPILOG = """\b
+Example:
+  edgekit build yolov3-tiny --int8 --weights coco -o tiny
+  edgekit run tiny photo.jpg --save boxes.jpg
+  edgekit profile tiny --html report.html
+"""
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    commands_on_use={
+        "build": ("edgekit.cli.build:build", "Compile a model into an engine, and measure it."),
+        "run": ("edgekit.cli.run:run", "Run an engine on pictures or arrays."),
+        "profile": ("edgekit.cli.profile:profile", "Measure how fast an engine is, stage by stage."),
+        "doctor": ("edgekit.cli.doctor:doctor", "Tell what this machine can build and run."),
+        "models": ("edgekit.cli.models:models", "List the models that EdgeKit knows by name."),
+    },
+)
+@click.version_option(edgekit.__version__, "-V", "--version", message="edgekit %(version)s")
+@click.option("-v", "--verbose", is_flag=True, help="Show where an error came from, cause by cause.")
+@click.pass_obj
+def cli(shown: dict[str, bool] | None, verbose: bool) -> None:
+    """Compile PyTorch and ONNX models into INT8 engines for edge devices.
+
+    An engine is a folder: build it once, run it, profile it, copy it to another machine of its kind.
+    """
+    if shown is not None:
+        shown["causes"] = verbose
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; every error becomes a message here and nowhere else.
+
+    Args:
+        arguments: what follows ``edgekit``; ``sys.argv`` where None.
+    """
+    shown = {"causes": False}
+    try:
+        result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, obj=shown)
+        sys.stdout.flush()
+        # Without standalone mode, click returns the code of `ctx.exit` or the value of the command.
+        return result if isinstance(result, int) else 0
+    except EdgeKitError as error:
+        if shown["causes"]:
+            traceback.print_exc()
+        _say(error.message, error.hint)
+        return error.exit_code
+    except click.ClickException as error:
+        _say(_as_ours(error.message or error.format_message()), _hint_of(error))
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\ninterrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`edgekit models | head`). Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception:
+        traceback.print_exc()
+        _say("this is a bug in EdgeKit", "please report the lines above together with what `edgekit doctor` prints")
+        return BUG
+
+
+def _hint_of(error: click.ClickException) -> str:
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        return f"did you mean {' or '.join(sorted(error.possibilities))}?"
+    if isinstance(error, click.UsageError):
+        return f"see {error.ctx.command_path if error.ctx else 'edgekit'} --help"
+    return ""
+
+
+def _as_ours(message: str) -> str:
+    """Click's sentences in the form of ours: no capital, no full stop."""
+    return message[:1].lower() + message[1:].rstrip(".")
+
+
+def _say(message: str, hint: str) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    for line in hint.splitlines():
+        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {line}", err=True)

@@ -1,0 +1,136 @@
+"""What a build looks like while it works: a line a stage, a bar where there is something to count, notes in yellow."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, RenderableType
+from rich.progress import Progress as Bars
+from rich.progress import ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from edgekit.progress import Progress
+
+__all__ = ["PlainProgress", "TerminalProgress", "progress_on_stderr"]
+
+SILENCE_S = 15.0
+"""A log shows a stage's count this often, so that a slow stage can be told from a dead one."""
+
+
+@contextmanager
+def progress_on_stderr() -> Iterator[Progress]:
+    """Live lines where standard error is a terminal, plain lines where it is a file or a pipe."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield PlainProgress()
+        return
+    bars = Bars(
+        SpinnerColumn(style="cyan"),
+        TextColumn("{task.description}"),
+        _Bar(),
+        _Count(),
+        _Seconds(),
+        console=console,
+        transient=True,
+    )
+    with bars:
+        yield TerminalProgress(bars)
+
+
+class TerminalProgress:
+    """A `Progress` on a terminal: a stage at work is live at the bottom; when it ends, its line stays above."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+
+    @contextmanager
+    def stage(self, title: str, *, total: float | None = None, unit: str = "") -> Iterator[Callable[[float], None]]:
+        task = self._bars.add_task(title, total=total, unit=unit)
+        start = time.monotonic()
+        mark, style = "✗", "red"
+        try:
+            yield lambda amount: self._bars.advance(task, amount)
+            mark, style = "✓", "green"
+        finally:
+            done = self._bars.tasks[self._bars.task_ids.index(task)].completed
+            seconds = time.monotonic() - start
+            self._bars.remove_task(task)
+            self._bars.console.print(_finished(mark, style, title, _counted(done, unit, seconds), seconds))
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(Text.assemble(("! ", "bold yellow"), (text, "yellow")))
+
+
+class PlainProgress:
+    """A `Progress` for logs: one line when a stage starts, one when it ends, and a sign of life in between."""
+
+    @contextmanager
+    def stage(self, title: str, *, total: float | None = None, unit: str = "") -> Iterator[Callable[[float], None]]:
+        start = said = time.monotonic()
+        done = 0.0
+
+        def advance(amount: float) -> None:
+            nonlocal done, said
+            done += amount
+            if time.monotonic() - said > SILENCE_S:
+                said = time.monotonic()
+                of = f" of {total:g}" if total is not None else ""
+                _log(f"  {done:g}{of} {unit}, {said - start:.0f} s")
+
+        _log(f"{title} ...")
+        ending = "failed after"
+        try:
+            yield advance
+            ending = "done in"
+        finally:
+            seconds = time.monotonic() - start
+            counted = _counted(done, unit, seconds)
+            _log(f"  {ending} {seconds:.1f} s{', ' if counted else ''}{counted}")
+
+    def note(self, text: str) -> None:
+        _log(f"note: {text}")
+
+
+class _Bar(ProgressColumn):
+    """A bar for stages that count something; nothing for the others, whose spinner is enough."""
+
+    def render(self, task: Task) -> RenderableType:
+        if task.total is None:
+            return Text()
+        return ProgressBar(total=task.total, completed=task.completed, width=24, complete_style="cyan")
+
+
+class _Count(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        unit = task.fields["unit"]
+        if not task.completed:
+            return Text()
+        of = f"/{task.total:g}" if task.total is not None else ""
+        return Text(f"{_counted(task.completed, unit, task.elapsed or 0, of)}", style="dim")
+
+
+class _Seconds(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.elapsed or 0:.1f} s", style="dim")
+
+
+def _finished(mark: str, style: str, title: str, counted: str, seconds: float) -> Text:
+    return Text.assemble((mark, style), f" {title:<34} ", (f"{seconds:6.1f} s", "bold"), (f"   {counted}", "dim"))
+
+
+def _counted(done: float, unit: str, seconds: float, of: str = "") -> str:
+    """Such as ``12/32 images, 4.1 images/s``, or ``61.2 of 248.0 MB, 3.1 MB/s``; nothing where nothing was counted."""
+    if not done:
+        return ""
+    if unit == "bytes":
+        return f"{done / 1e6:.1f} MB, {done / 1e6 / max(seconds, 1e-9):.1f} MB/s"
+    rate = f", {done / seconds:.3g} {unit}/s" if seconds > 0.05 and unit else ""
+    return f"{done:g}{of} {unit}{rate}".rstrip()
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

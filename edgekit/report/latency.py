@@ -1,0 +1,166 @@
+"""From samples to statistics: percentiles, throughput, and whether the machine was quiet enough to believe them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+__all__ = ["Disturbance", "Statistics", "disturbances", "statistics_ms"]
+
+FEWEST_TO_JUDGE = 20
+SPREAD_LIMIT = 1.15
+DRIFT_LIMIT = 0.05
+TWO_LEVELS_LIMIT = 0.10
+TIMER_FLOOR_MS = 0.05
+MAD_TO_SIGMA = 1.4826
+MEDIAN_TO_SIGMA = 1.2533
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list of durations comes to; every value in milliseconds.
+
+    Attributes:
+        mean: arithmetic mean.
+        std: standard deviation of the sample (divided by ``n - 1``), 0 for a single run.
+        min: the fastest run.
+        p50: the median; half the runs were faster.
+        p90: nine runs in ten were faster.
+        p95: nineteen runs in twenty were faster.
+        p99: ninety-nine runs in a hundred were faster.
+        max: the slowest run.
+    """
+
+    mean: float
+    std: float
+    min: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    max: float
+
+
+class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
+    """One reason not to trust the figures to the last digit.
+
+    Attributes:
+        kind: ``few`` runs, a wide ``spread``, a ``drift`` over time, or ``two_levels`` of speed.
+        text: what was seen and what usually causes it, for people.
+    """
+
+    kind: Literal["few", "spread", "drift", "two_levels"]
+    text: str
+
+
+def statistics_ms(samples_ms: Sequence[float]) -> Statistics:
+    """Statistics of durations; percentiles interpolate linearly between neighbouring runs, as numpy does.
+
+    Args:
+        samples_ms: one duration a run, in ms.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    if not len(samples_ms):
+        raise ValueError("statistics of no samples: expected at least one run")
+    values = np.asarray(samples_ms, dtype=np.float64)
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(values, (50, 90, 95, 99)))
+    return Statistics(
+        mean=float(values.mean()),
+        std=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        min=float(values.min()),
+        p50=p50,
+        p90=p90,
+        p95=p95,
+        p99=p99,
+        max=float(values.max()),
+    )
+
+
+def disturbances(samples_ms: Sequence[float]) -> tuple[Disturbance, ...]:
+    """Whether the machine was quiet while ``samples_ms`` were taken; nothing when it was.
+
+    Three rules, each on quantiles or medians, so that a lone slow run does not set them off:
+
+    * spread: the 95th percentile is more than 15 % above the median;
+    * drift: the medians of the first and the last third of the runs are more than 5 % apart, and further
+      apart than four standard errors of that difference (robust: 1.4826 times the median absolute deviation);
+    * two levels: the runs split into two groups, each with a tenth of the runs or more, that explain over 85 % of the
+      variance (Otsu 1979; a normal distribution gives 64 %, a uniform one 75 %) and lie 10 % apart or more.
+
+    Differences under 0.05 ms are below what a timer and a scheduler can tell and set off nothing. With fewer
+    than 20 runs none of the rules can be judged, and that is said instead.
+
+    Args:
+        samples_ms: one duration a run, in ms, in the order in which they were taken.
+    """
+    values = np.asarray(samples_ms, dtype=np.float64)
+    if len(values) < FEWEST_TO_JUDGE:
+        text = f"only {len(values)} runs were measured; {FEWEST_TO_JUDGE} or more are needed to judge their spread"
+        return (Disturbance(kind="few", text=text),)
+    found = (_spread(values), _drift(values), _two_levels(values))
+    return tuple(disturbance for disturbance in found if disturbance)
+
+
+def _spread(values: np.ndarray) -> Disturbance | None:
+    p50, p95 = np.percentile(values, (50, 95))
+    if p95 <= p50 * SPREAD_LIMIT or p95 - p50 < TIMER_FLOOR_MS:
+        return None
+    share = 100 * (p95 / p50 - 1)
+    return Disturbance(
+        kind="spread",
+        text=f"one run in twenty took over {share:.0f} % longer than the median: something else was using the machine",
+    )
+
+
+def _drift(values: np.ndarray) -> Disturbance | None:
+    third = len(values) // 3
+    first, last = values[:third], values[-third:]
+    change = float(np.median(last) - np.median(first))
+    sigma = MAD_TO_SIGMA * max(_median_deviation(first), _median_deviation(last))
+    standard_error = MEDIAN_TO_SIGMA * sigma * float(np.sqrt(2 / third))
+    enough = max(DRIFT_LIMIT * float(np.median(first)), 4 * standard_error, TIMER_FLOOR_MS)
+    if abs(change) <= enough:
+        return None
+    share = 100 * abs(change) / float(np.median(first))
+    direction, cause = (
+        ("slower", "heat or a power limit may have lowered the clock")
+        if change > 0
+        else ("faster", "the clock or the caches were still warming up; a longer --warmup helps")
+    )
+    return Disturbance(
+        kind="drift", text=f"the last third of the runs was {share:.0f} % {direction} than the first: {cause}"
+    )
+
+
+def _two_levels(values: np.ndarray) -> Disturbance | None:
+    # The slowest few are left out: one of them can outweigh two honest levels in a sum of squares.
+    ordered = np.sort(values)[: max(FEWEST_TO_JUDGE - 1, int(len(values) * 0.975))]
+    n = len(ordered)
+    variance = float(ordered.var())
+    if variance == 0:
+        return None
+    sizes = np.arange(1, n)
+    sums = np.cumsum(ordered)
+    low = sums[:-1] / sizes
+    high = (sums[-1] - sums[:-1]) / (n - sizes)
+    explained = sizes * (n - sizes) * (high - low) ** 2 / (n * n * variance)
+    smallest = max(1, n // 10)
+    explained[: smallest - 1] = 0
+    explained[n - smallest :] = 0
+    split = int(explained.argmax())
+    gap = float(high[split] - low[split])
+    if explained[split] < 0.85 or gap < max(TWO_LEVELS_LIMIT * low[split], TIMER_FLOOR_MS):
+        return None
+    return Disturbance(
+        kind="two_levels",
+        text=f"the runs fall into two groups, around {low[split]:.3g} ms and {high[split]:.3g} ms: the clock switched "
+        "between two speeds, or threads moved between cores",
+    )
+
+
+def _median_deviation(values: np.ndarray) -> float:
+    return float(np.median(np.abs(values - np.median(values))))

@@ -1,0 +1,120 @@
+"""Reports as rich tables, for terminals of 80 columns and up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from edgekit.report.latency import Disturbance, Statistics
+from edgekit.report.reports import BuildReport, LatencyReport
+from edgekit.report.wording import (
+    bytes_in_words,
+    engine_rows,
+    fact_rows,
+    machine_rows,
+    milliseconds,
+    rate,
+    ratio,
+    title,
+    unit_of,
+)
+
+__all__ = ["terminal_from_build", "terminal_from_report"]
+
+COLUMNS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
+
+
+def terminal_from_report(report: LatencyReport) -> RenderableType:
+    """One engine's latency: a table of stages, throughput, engine, machine, and what to be careful about."""
+    return Group(
+        Text.assemble("\n", (report.name, "bold"), "  ", title(report)),
+        _statistics_table(report),
+        _throughput(report),
+        Text(),
+        _rows(engine_rows(report)[1:]),
+        Text(),
+        _rows(machine_rows(report.machine)),
+        *_cautions(report.notes, report.disturbances),
+    )
+
+
+def terminal_from_build(report: BuildReport) -> RenderableType:
+    """The engines of a build side by side, and what the build found out on the way."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(report.name, style="bold")
+    for name in report.engines:
+        table.add_column(name.upper(), justify="right")
+    if report.speedup is not None:
+        table.add_column("gain", justify="right", style="green")
+    for label, cells, gain in _comparison(report):
+        table.add_row(label, *cells, *([gain] if report.speedup is not None else []))
+    disturbed = [item for engine in report.engines.values() for item in engine.disturbances]
+    return Group(table, _rows(fact_rows(report)), *_cautions(report.notes, disturbed))
+
+
+def _comparison(report: BuildReport) -> list[tuple[str, list[str], str]]:
+    engines = list(report.engines.values())
+    rows = [
+        ("median latency", [f"{milliseconds(e.latency_ms.p50)} ms" for e in engines], _gain(report.speedup)),
+        ("p99 latency", [f"{milliseconds(e.latency_ms.p99)} ms" for e in engines], ""),
+        ("throughput", [rate(e.throughput_per_s, unit_of(e)) for e in engines], ""),
+        ("engine size", [bytes_in_words(e.engine_bytes) for e in engines], _gain(report.size_ratio)),
+    ]
+    if all(e.total_ms is not None for e in engines):
+        totals = [f"{milliseconds(e.total_ms.p50)} ms" for e in engines if e.total_ms is not None]
+        rows.insert(2, ("picture to detections", totals, ""))
+    return rows
+
+
+def _gain(value: float | None) -> str:
+    return "" if value is None else ratio(value)
+
+
+def _statistics_table(report: LatencyReport) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("ms", style="bold")
+    for column in COLUMNS:
+        table.add_column(column, justify="right", style="cyan" if column == "p50" else "")
+    for stage, statistics in report.stages.items():
+        table.add_row(stage, *_cells(statistics))
+    if report.total_ms is not None:
+        table.add_section()
+        table.add_row("total", *_cells(report.total_ms))
+    return table
+
+
+def _cells(statistics: Statistics) -> list[str]:
+    return [milliseconds(getattr(statistics, column)) for column in COLUMNS]
+
+
+def _throughput(report: LatencyReport) -> Text:
+    text = Text.assemble((rate(report.throughput_per_s, unit_of(report)), "bold"), " through the engine")
+    if report.total_ms is not None and report.total_ms.mean:
+        text.append(f", {rate(1000 / report.total_ms.mean, unit_of(report))} from picture to detections")
+    return text
+
+
+def _rows(rows: Iterable[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        grid.add_row(label, value)
+    return grid
+
+
+def _cautions(notes: Iterable[str], disturbed: Iterable[Disturbance]) -> list[RenderableType]:
+    """What nobody may miss: the engine's notes, and a machine that was not quiet."""
+    panels: list[RenderableType] = []
+    if lines := "\n".join(dict.fromkeys(notes)):
+        panels.append(Panel(Text(lines), title="please note", title_align="left", border_style="yellow"))
+    if lines := "\n".join(dict.fromkeys(item.text for item in disturbed)):
+        panels.append(
+            Panel(Text(lines), title="the machine was not quiet", title_align="left", border_style="yellow")
+        )
+    return panels

@@ -1,0 +1,131 @@
+"""Numbers and facts the way people read them; the terminal and the HTML page say the same words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekit.report.machine import Machine
+from edgekit.report.reports import BuildReport, LatencyReport
+
+__all__ = [
+    "BACKEND_NAMES",
+    "bytes_in_words",
+    "engine_rows",
+    "fact_rows",
+    "machine_rows",
+    "milliseconds",
+    "rate",
+    "ratio",
+    "title",
+]
+
+BACKEND_NAMES = {"cpu": "ONNX Runtime", "openvino": "OpenVINO", "null": "null backend"}
+STAGE_ORDER = ("preprocess", "inference", "postprocess")
+
+FACT_LABELS = {
+    "build_s": "build time",
+    "calibration_images": "calibration images",
+    "calibration_method": "calibration method",
+    "calibration_set": "calibration set",
+    "calibration_skipped": "pictures skipped",
+    "export_error": "largest export error",
+    "macs": "multiply-accumulates",
+}
+
+
+def milliseconds(value_ms: float) -> str:
+    """Three digits that mean something, without a unit: ``0.123``, ``1.23``, ``12.3``, ``1234``."""
+    decimals = 3 if value_ms < 1 else 2 if value_ms < 10 else 1 if value_ms < 100 else 0
+    return f"{value_ms:.{decimals}f}"
+
+
+def bytes_in_words(length: float) -> str:
+    """Such as ``8.9 MB``; powers of 1000, as drives and ``ls --si`` count."""
+    for unit in ("B", "kB", "MB"):
+        if length < 999.5:
+            return f"{length:.0f} {unit}" if unit == "B" or length >= 99.5 else f"{length:.1f} {unit}"
+        length /= 1000
+    return f"{length:.2f} GB"
+
+
+def rate(per_second: float, unit: str = "") -> str:
+    """Such as ``30.2 images/s``."""
+    decimals = 2 if per_second < 10 else 1 if per_second < 1000 else 0
+    return f"{per_second:,.{decimals}f} {unit}/s"
+
+
+def ratio(value: float) -> str:
+    """Such as ``2.31 x``."""
+    return f"{value:.2f} x"
+
+
+def title(report: LatencyReport) -> str:
+    """Such as ``INT8 on cpu (ONNX Runtime 1.32.0)``."""
+    backend = BACKEND_NAMES.get(report.backend, report.backend)
+    return f"{report.precision.upper()} on {report.backend} ({backend} {report.backend_version})"
+
+
+def unit_of(report: LatencyReport) -> str:
+    """What one input is called."""
+    return "images" if report.task == "detect" else "inputs"
+
+
+def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
+    """What ran and how, label and value."""
+    threads = str(report.threads) if report.threads else "chosen by the backend"
+    layers = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(report.layers.items())) or "none"
+    rows = [
+        ("engine", title(report)),
+        ("layers", f"{layers} (convolutions and matrix products)"),
+        ("input", "; ".join(str(spec) for spec in report.inputs)),
+        ("fed with", report.input_source),
+        ("runs", f"{report.runs} measured after {report.warmup} to warm up"),
+        ("threads", threads),
+        ("engine size", bytes_in_words(report.engine_bytes)),
+        ("peak memory", f"{bytes_in_words(report.memory.peak_bytes)} of this process, Python and libraries included"),
+    ]
+    if report.memory.engine_bytes is not None:
+        rows.append(("engine's memory", f"{bytes_in_words(report.memory.engine_bytes)} more after loading and warming up"))
+    return rows
+
+
+def machine_rows(machine: Machine) -> list[tuple[str, str]]:
+    """The machine, label and value."""
+    rows = [
+        ("processor", f"{machine.cpu} ({machine.arch})"),
+        ("cores", f"{machine.cores} physical, {machine.threads} threads for this process"),
+        ("8-bit features", ", ".join(machine.features) or "none"),
+        ("clock governor", machine.governor or "not readable"),
+        ("memory", bytes_in_words(machine.memory_bytes)),
+        ("system", machine.system),
+        ("Python", f"{machine.python}, numpy {machine.numpy}"),
+    ]
+    if machine.load is not None:
+        rows.append(("load", f"{machine.load:.2f} processes in the minute before"))
+    return [("board", machine.board), *rows] if machine.board else rows
+
+
+def fact_rows(report: BuildReport) -> list[tuple[str, str]]:
+    """What else the build measured, label and value; an unknown fact is shown under its own name."""
+    return [(_fact_label(name), _fact_value(name, value)) for name, value in report.facts.items() if value is not None]
+
+
+def _fact_label(name: str) -> str:
+    stem = name
+    for suffix in ("_bytes", "_ms", "_s"):
+        stem = stem.removesuffix(suffix)
+    return FACT_LABELS.get(name, stem.replace("_", " "))
+
+
+def _fact_value(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_fact_value(name, item)}" for key, item in value.items())
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if name.endswith("_bytes"):
+        return bytes_in_words(value)
+    if name.endswith("_ms"):
+        return f"{milliseconds(value)} ms"
+    if name.endswith("_s"):
+        return f"{value:.1f} s"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
