@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import msgspec
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from edgekit.errors import UsageError, nearest
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
-__all__ = ["BACKENDS", "Backend", "BuildOptions", "BuildResult", "Engine", "backend"]
+__all__ = ["BACKENDS", "Backend", "BuildOptions", "BuildResult", "Engine", "backend", "backend_at", "entry_point"]
 
 BACKENDS = {
     "cpu": "edgekit.engine.onnxruntime:OnnxRuntime",
@@ -42,12 +42,16 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
         layers: how many convolutions and matrix products run in which element type, such as
             ``{"int8": 72, "float32": 3}``, read back from the engine itself.
         backend_version: version of the vendor's library.
+        seconds: how long the build took.
+        peak_memory_bytes: the most memory that the process of the build held at once; 0 if unknown.
     """
 
     engine: str
     files: tuple[str, ...]
     layers: dict[str, int]
     backend_version: str
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 class Engine(Protocol):
@@ -91,14 +95,28 @@ class Backend(Protocol):
         ...
 
 
-def backend(name: str) -> Any:
-    """The backend of that name.
+def entry_point(name: str) -> str:
+    """Where the backend of that name is: ``module:attribute``.
 
     Raises:
         UsageError: there is none of that name.
     """
     try:
-        module, _, attribute = BACKENDS[name].partition(":")
+        return BACKENDS[name]
     except KeyError:
         raise UsageError(f"unknown target '{name}'", hint=nearest(name, BACKENDS)) from None
-    return getattr(importlib.import_module(module), attribute)()
+
+
+def backend_at(entry: str) -> Backend:
+    """The backend at ``module:attribute``, which is imported now."""
+    module, _, attribute = entry.partition(":")
+    return cast(Backend, getattr(importlib.import_module(module), attribute)())
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    return backend_at(entry_point(name))

@@ -1,0 +1,109 @@
+"""The backend ``null``: takes any graph, answers zeros; what is around engines is tested with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+import edgekit
+from edgekit.engine.backend import BuildOptions, BuildResult
+from edgekit.engine.layers import PRODUCTS, Layer, assert_precision, layer_counts, quantized_layers, read_graph
+from edgekit.errors import EngineMismatch, GraphError, RunError
+from edgekit.specs import QuantScheme, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Null"]
+
+ENGINE = "engine.json"
+
+
+class Specs(msgspec.Struct, frozen=True):
+    """The engine's file: what goes in and what comes out."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Null:
+    """A backend that needs nothing and computes nothing."""
+
+    name = "null"
+
+    def require(self) -> None:
+        """See `Backend.require`."""
+
+    def version(self) -> str:
+        """EdgeKit's own version."""
+        return edgekit.__version__
+
+    def scheme(self) -> QuantScheme:
+        """Q/DQ pairs at the inputs of convolutions and matrix products."""
+        return QuantScheme(activation_dtype="int8", operators=PRODUCTS)
+
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        """Writes the graph's inputs and outputs as JSON; see `Backend.build`."""
+        source = read_graph(graph)
+        quantized = quantized_layers(source)
+        layers = [
+            Layer((node.name,), "int8" if node.name in quantized else "float32")
+            for node in source.graph.node
+            if node.op_type in PRODUCTS
+        ]
+        assert_precision(self.name, options.precision, quantized, layers)
+        weights = {tensor.name for tensor in source.graph.initializer}
+        specs = Specs(
+            inputs=tuple(_spec(value) for value in source.graph.input if value.name not in weights),
+            outputs=tuple(_spec(value) for value in source.graph.output),
+        )
+        (folder / ENGINE).write_bytes(msgspec.json.encode(specs))
+        return BuildResult(engine=ENGINE, files=(ENGINE,), layers=layer_counts(layers), backend_version=self.version())
+
+    def load(self, engine: Path, *, threads: int = 0) -> Zeros:
+        """See `Backend.load`."""
+        try:
+            return Zeros(msgspec.json.decode(engine.read_bytes(), type=Specs))
+        except (OSError, msgspec.MsgspecError) as e:
+            raise EngineMismatch(f"cannot load {engine}: {e}") from e
+
+
+class Zeros:
+    """An `Engine` whose outputs are zeros; a dimension that is chosen at run time is that of the input, else 1."""
+
+    def __init__(self, specs: Specs) -> None:
+        self.inputs = specs.inputs
+        self.outputs = specs.outputs
+        self._open = True
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `Engine.run`."""
+        if not self._open:
+            raise RunError("the engine is closed")
+        sizes = {
+            name: size for spec in self.inputs for name, size in zip(spec.shape, feeds[spec.name].shape, strict=True)
+        }
+        return {
+            spec.name: np.zeros([d if isinstance(d, int) else sizes.get(d, 1) for d in spec.shape], spec.dtype)
+            for spec in self.outputs
+        }
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._open = False
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    import onnx
+
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        raise GraphError(f"'{value.name}' has no shape: expected a fixed number of dimensions")
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
+        for axis, dim in enumerate(tensor.shape.dim)
+    )
+    return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)

@@ -1,0 +1,158 @@
+"""Folders that appear whole or not at all: made beside their place, renamed into it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgekit.errors import BuildError, UsageError
+
+__all__ = ["staged_folder", "storage_error"]
+
+_STORAGE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than allowed",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "no permission to write",
+    errno.EPERM: "no permission to write",
+}
+
+
+@contextmanager
+def staged_folder(output: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
+    """A folder beside ``output`` that takes its place when the context ends well, and is removed otherwise.
+
+    What stands at ``output`` is moved aside first and deleted last, so that one of the two is always whole.
+    The staging folder is locked as long as its process lives; one without a lock was left by a process that
+    was killed, and is removed by the next call for the same ``output``.
+
+    Args:
+        output: the folder's place; its parents are made.
+        needed_bytes: room that will be needed, where it is known.
+
+    Raises:
+        UsageError: another thread of this process is writing the same folder.
+        BuildError: the disk is full, read-only, or not ours to write.
+    """
+    staging = output.parent / f".{output.name}.partial-{os.getpid()}"
+    made: list[Path] = []
+    try:
+        made = _make_parents(output.parent)
+        _recover(output)
+        _check_room(output.parent, needed_bytes)
+        with _locked_folder(staging):
+            yield staging
+            _replace(output, staging)
+    except BaseException as e:
+        written = _size(staging)
+        shutil.rmtree(staging, ignore_errors=True)
+        for parent in reversed(made):
+            with suppress(OSError):
+                parent.rmdir()
+        if isinstance(e, OSError) and e.errno in _STORAGE:
+            raise storage_error(e, output, needed_bytes=needed_bytes, written_bytes=written) from e
+        raise
+
+
+def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written_bytes: int = 0) -> BuildError:
+    """What to tell about a file that could not be written below ``place``."""
+    why = _STORAGE.get(error.errno or 0, error.strerror or str(error))
+    at = f" ({error.filename})" if error.filename and Path(str(error.filename)) != place else ""
+    need = f"{needed_bytes:,} bytes needed" if needed_bytes else f"more than {written_bytes:,} bytes needed"
+    return BuildError(
+        f"cannot write {place}{at}: {why}; {need}, {_free_bytes(place):,} bytes free",
+        hint="make room or choose another place with --output",
+    )
+
+
+def _free_bytes(place: Path) -> int:
+    existing = next(p for p in (place, *place.parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _check_room(parent: Path, needed_bytes: int) -> None:
+    if needed_bytes > shutil.disk_usage(parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    """Makes the folder with its parents; returns those that were not there, outermost first."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()][::-1]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+@contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise UsageError(f"{folder.parent} is being written by another thread", hint="wait until it is done") from None
+    # The kernel drops the lock when the process dies, however it dies: process ids are reused, locks are not.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # NFS has no locks on folders; there, leftovers stay
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _abandoned(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _recover(output: Path) -> None:
+    """Puts right what killed processes have left: half-made folders go, an old one that was moved aside returns."""
+    for aside in sorted(output.parent.glob(_escape(f".{output.name}.replaced-") + "*")):
+        if output.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(output)
+    for staging in output.parent.glob(_escape(f".{output.name}.partial-") + "*"):
+        if _abandoned(staging):
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _escape(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _replace(output: Path, staging: Path) -> None:
+    if not output.exists():
+        staging.rename(output)
+        return
+    aside = output.parent / f".{output.name}.replaced-{os.getpid()}-{time.monotonic_ns()}"
+    output.rename(aside)
+    try:
+        staging.rename(output)
+    except BaseException:
+        aside.rename(output)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
