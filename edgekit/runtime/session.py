@@ -33,7 +33,6 @@ def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
     """
     bundle = read_bundle(Path(path))
     target = backend(bundle.manifest.backend)
-    target.require()
     return Session(target.load(bundle.path / bundle.manifest.engine, threads=threads), bundle.manifest)
 
 
