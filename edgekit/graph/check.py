@@ -1,0 +1,181 @@
+"""Whether a graph computes what its module computes, and whether ONNX Runtime can run somebody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from edgekit.errors import AccuracyError, ExportError
+from edgekit.graph.evaluate import Evaluator
+from edgekit.graph.file import input_specs
+from edgekit.specs import TensorSpec
+
+__all__ = ["ExportCheck", "OutputCheck", "check_runs", "compare_with_module"]
+
+_DYNAMIC_SIZE = 2
+
+
+class OutputCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one output of a graph is from the module's.
+
+    Attributes:
+        name: of the graph's output.
+        relative_error: largest absolute difference by largest absolute reference; the worst of all inputs.
+        seed: of the random input that gave it.
+    """
+
+    name: str
+    relative_error: float
+    seed: int
+
+
+class ExportCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """A graph that agrees with its module: every output's error and what was allowed."""
+
+    outputs: tuple[OutputCheck, ...]
+    tolerance: float
+
+
+def compare_with_module(
+    graph: ir.Model,
+    module: nn.Module,
+    specs: Sequence[TensorSpec],
+    tolerance: float = 1e-4,
+    seeds: Sequence[int] = (0, 1),
+) -> ExportCheck:
+    """Compares ONNX Runtime on ``graph`` with PyTorch on ``module`` for random inputs, one a seed.
+
+    The error of an output is ``max |graph - module| / max |module|``; infinities agree with themselves only, NaN
+    with NaN.
+
+    Args:
+        graph: its values carry the names of modules where `graph_from_module` made it.
+        module: runs in evaluation mode whatever mode it is in.
+        specs: of the module's positional inputs, by the graph's names; a dynamic dimension is run at 2.
+        tolerance: the largest error that is allowed.
+        seeds: of the random inputs: floats are uniform in [0, 1), integers 0 or 1.
+
+    Raises:
+        AccuracyError: names the worst output, its error and the first value inside the graph that is off.
+        ExportError: the graph's outputs differ from the module's in number or shape.
+        GraphError: ONNX Runtime cannot run the graph.
+    """
+    evaluator = Evaluator(graph)
+    worst: dict[str, OutputCheck] = {}
+    for seed in seeds:
+        feeds = _random_feeds(specs, seed)
+        expected = _run_module(module, list(feeds.values()))
+        got = evaluator.run(feeds)
+        _require_same_outputs(got, expected)
+        for (name, array), reference in zip(got.items(), expected, strict=True):
+            check = OutputCheck(name=name, relative_error=_relative_error(array, reference), seed=seed)
+            worst[name] = max(worst.get(name, check), check, key=lambda c: c.relative_error)
+    check = max(worst.values(), key=lambda c: c.relative_error)
+    if not check.relative_error <= tolerance:
+        feeds = _random_feeds(specs, check.seed)
+        raise AccuracyError(
+            f"output '{check.name}': expected a relative error of at most {tolerance:g} against the module, "
+            f"got {check.relative_error:.3g}{_first_off(graph, module, feeds, tolerance)}"
+        )
+    return ExportCheck(outputs=tuple(worst.values()), tolerance=tolerance)
+
+
+def check_runs(graph: ir.Model) -> None:
+    """Makes sure that ONNX Runtime can run ``graph``: loads it and, where all shapes are fixed, runs it on zeros.
+
+    Raises:
+        GraphError: names the operator or the node that it cannot run.
+    """
+    evaluator = Evaluator(graph)
+    specs = input_specs(graph)
+    if all(isinstance(size, int) for spec in specs for size in spec.shape):
+        evaluator.run({spec.name: np.zeros(_sizes(spec), spec.dtype) for spec in specs})
+
+
+def _random_feeds(specs: Sequence[TensorSpec], seed: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    feeds = {}
+    for spec in specs:
+        shape = _sizes(spec)
+        kind = np.dtype(spec.dtype).kind
+        values = generator.random(shape) if kind == "f" else generator.integers(0, 2, shape)
+        feeds[spec.name] = values.astype(spec.dtype)
+    return feeds
+
+
+def _sizes(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else _DYNAMIC_SIZE for size in spec.shape)
+
+
+def _run_module(module: nn.Module, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            result = module(*(torch.from_numpy(array.copy()) for array in inputs))
+    finally:
+        for part in training:
+            part.training = True
+    leaves = torch.utils._pytree.tree_leaves(result)
+    return [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _require_same_outputs(got: dict[str, np.ndarray], expected: Sequence[np.ndarray]) -> None:
+    if len(got) != len(expected):
+        raise ExportError(f"the graph has {len(got)} outputs, expected {len(expected)} as the module returns")
+    for (name, array), reference in zip(got.items(), expected, strict=True):
+        if array.shape != reference.shape:
+            raise ExportError(f"output '{name}': expected shape {reference.shape} as of the module, got {array.shape}")
+
+
+def _relative_error(array: np.ndarray, reference: np.ndarray) -> float:
+    a, b = array.astype(np.float64), reference.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return 0.0
+    difference = np.abs(a - b)[~same]
+    finite = np.abs(b[np.isfinite(b)])
+    if not np.isfinite(difference).all() or not finite.size:
+        return float("inf")
+    return float(difference.max() / max(finite.max(), np.finfo(np.float32).tiny))
+
+
+def _first_off(graph: ir.Model, module: nn.Module, feeds: dict[str, np.ndarray], tolerance: float) -> str:
+    """Says which value is the first, in the order of the graph, that differs from the module of its name."""
+    outputs = {value.name for value in graph.graph.outputs}
+    inside = [value for node in graph.graph for value in node.outputs if value.name not in outputs]
+    expected = _outputs_inside(module, feeds)
+    also = [value.name for value in inside if value.name and value.name in expected]
+    evaluator = Evaluator(graph, also=also)
+    got = evaluator.run(feeds)
+    for name in also:
+        reference = expected[name]
+        if got[name].shape == reference.shape and not _relative_error(got[name], reference) <= tolerance:
+            return f"; the first value that is off is '{name}'"
+    return ""
+
+
+def _outputs_inside(module: nn.Module, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What each part of ``module`` returned at its first call, where that is one tensor."""
+    seen: dict[str, np.ndarray] = {}
+
+    def keep(name: str, result: object) -> None:
+        if isinstance(result, torch.Tensor):
+            seen.setdefault(name, result.detach().clone().numpy())
+
+    handles = [
+        part.register_forward_hook(lambda _module, _args, result, name=name: keep(name, result))
+        for name, part in module.named_modules()
+        if name
+    ]
+    try:
+        _run_module(module, list(feeds.values()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen

@@ -1,0 +1,126 @@
+"""What a graph says of itself: its inputs, its outputs, whether it is quantized; and how it is written to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgekit.errors import GraphError
+from edgekit.graph.passes.infer_shapes import InferShapes
+from edgekit.specs import TensorSpec
+
+__all__ = ["input_specs", "is_quantized", "output_specs", "save_graph", "set_input_shapes"]
+
+_SINGLE_FILE_BYTES = 1_800_000_000
+"""A protobuf file ends at 2 GiB; the rest is left for nodes and names."""
+
+_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+
+def save_graph(graph: ir.Model, path: Path) -> None:
+    """Writes the graph as one ONNX file; weights of more than 1.8 GB go into ``<name>.data`` beside it.
+
+    Raises:
+        GraphError: the file cannot be written; says why.
+    """
+    path = Path(path)
+    tensors = [value.const_value for value in graph.graph.initializers.values()]
+    external = sum(tensor.nbytes for tensor in tensors if tensor is not None) > _SINGLE_FILE_BYTES
+    try:
+        if external:
+            ir.save(graph, path, external_data=f"{path.name}.data")
+        else:
+            ir.external_data.load_to_model(graph)
+            ir.save(graph, path)
+    except OSError as e:
+        raise GraphError(f"{path}: cannot be written: {e.strerror or e}") from e
+
+
+def input_specs(graph: ir.Model) -> tuple[TensorSpec, ...]:
+    """Name, element type and shape of each input; a dimension without a name is called ``<input>_<axis>``."""
+    return tuple(_spec(value) for value in graph.graph.inputs)
+
+
+def output_specs(graph: ir.Model) -> tuple[TensorSpec, ...]:
+    """Name, element type and shape of each output; see `input_specs`. An unknown rank gives the shape ``("?",)``."""
+    return tuple(_spec(value) for value in graph.graph.outputs)
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    name = value.name or ""
+    if value.shape is None:
+        return TensorSpec(name, _dtype_name(value), ("?",))
+    shape = tuple(
+        size if isinstance(size, int) else str(size.value or f"{name}_{axis}") for axis, size in enumerate(value.shape)
+    )
+    return TensorSpec(name, _dtype_name(value), shape)
+
+
+def _dtype_name(value: ir.Value) -> str:
+    if value.dtype is None or value.dtype == ir.DataType.STRING:
+        raise GraphError(f"'{value.name}': expected a tensor of numbers, got {value.type}")
+    return str(value.dtype.numpy())
+
+
+def set_input_shapes(graph: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Fixes dimensions that were to be chosen at run time, in place, and infers all shapes anew.
+
+    A named dimension that is fixed at one input is fixed wherever its name stands.
+
+    Args:
+        graph: its inputs named in ``shapes`` get these.
+        shapes: one number a dimension.
+
+    Raises:
+        GraphError: an input does not exist, has another rank, or has that dimension fixed at another size.
+    """
+    inputs = {value.name: value for value in graph.graph.inputs}
+    chosen: dict[str, int] = {}
+    for name, shape in shapes.items():
+        value = inputs.get(name)
+        if value is None:
+            raise GraphError(f"no input '{name}'", hint=f"inputs: {', '.join(str(s) for s in input_specs(graph))}")
+        _require_fitting(_spec(value), shape)
+        for old, new in zip(value.shape or (), shape, strict=True):
+            if isinstance(old, ir.SymbolicDim) and old.value is not None:
+                _require_agreement(chosen, str(old.value), new)
+        value.shape = ir.Shape(list(shape))
+    for value in inputs.values():
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [chosen.get(str(d.value), d) if isinstance(d, ir.SymbolicDim) else d for d in value.shape]
+            )
+    for value in (*graph.graph.outputs, *(output for node in graph.graph.all_nodes() for output in node.outputs)):
+        value.shape = None
+    InferShapes()(graph)
+
+
+def _require_fitting(spec: TensorSpec, shape: Sequence[int]) -> None:
+    fits = len(shape) == len(spec.shape) and all(
+        new > 0 and (isinstance(old, str) or old == new) for old, new in zip(spec.shape, shape, strict=True)
+    )
+    if not fits:
+        raise GraphError(
+            f"input '{spec.name}': expected a shape that fits {spec}, got ({', '.join(str(n) for n in shape)})"
+        )
+
+
+def _require_agreement(chosen: dict[str, int], name: str, size: int) -> None:
+    if chosen.setdefault(name, size) != size:
+        raise GraphError(f"dimension '{name}': expected one size at all inputs, got {chosen[name]} and {size}")
+
+
+def is_quantized(graph: ir.Model) -> bool:
+    """Whether any node quantizes, dequantizes or computes on quantized numbers, in the graph or inside of nodes."""
+    nodes = [
+        *graph.graph.all_nodes(),
+        *(node for function in graph.functions.values() for node in function.all_nodes()),
+    ]
+    return any(
+        node.op_type in _QUANTIZED
+        or node.op_type.startswith(("QLinear", "QGemm", "QAttention", "DynamicQuantize"))
+        or node.op_type.endswith(("Integer", "IntegerToFloat", "NBits"))
+        for node in nodes
+    )

@@ -1,0 +1,39 @@
+"""The file of a graph without its weights, for libraries that need the nodes only, or take weights as arrays."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+__all__ = ["weights_held_back"]
+
+_INLINE_BYTES = 1024
+"""Smaller initializers may be axes or shapes, which inference has to read; they stay in the file."""
+
+
+@contextlib.contextmanager
+def weights_held_back(graph: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
+    """While the context lasts, ``graph`` can be written without its weights, in kilobytes instead of gigabytes.
+
+    Weights of more than 1 KB are references to external data in a file ``weights``, which need not exist.
+
+    Yields:
+        The weights that are held back, by name. They are back in the graph afterwards.
+    """
+    initializers = graph.graph.initializers
+    held = {
+        name: value.const_value
+        for name, value in initializers.items()
+        if value.const_value is not None and value.const_value.nbytes > _INLINE_BYTES
+    }
+    try:
+        for name, tensor in held.items():
+            initializers[name].const_value = ir.ExternalTensor(
+                "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+            )
+        yield held
+    finally:
+        for name, tensor in held.items():
+            initializers[name].const_value = tensor

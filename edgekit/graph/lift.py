@@ -1,0 +1,58 @@
+"""An old graph becomes one of opset 20, by ONNX's own version converter."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from edgekit.errors import GraphError
+
+__all__ = ["OPSET", "lift"]
+
+OPSET = 20
+"""What EdgeKit exports to, and what older graphs are lifted to."""
+
+_INLINE_BYTES = 1024
+"""Larger initializers are weights; smaller ones may be axes or shapes, which the converter has to read."""
+
+
+def lift(graph: ir.Model, name: str) -> ir.Model:
+    """The graph in opset 20.
+
+    Large weights do not go through the converter, so that it takes no memory for them and graphs over 2 GB
+    pass.
+
+    Args:
+        graph: in an older opset; its initializers are no inputs.
+        name: for messages.
+
+    Raises:
+        GraphError: ONNX's converter cannot; says why.
+    """
+    held = {
+        key: value.const_value
+        for key, value in graph.graph.initializers.items()
+        if value.const_value is not None and value.const_value.nbytes > _INLINE_BYTES
+    }
+    inputs = len(graph.graph.inputs)
+    for key, tensor in held.items():
+        value = graph.graph.initializers.pop(key)
+        value.shape, value.dtype, value.const_value = ir.Shape(tensor.shape.numpy()), tensor.dtype, None
+        graph.graph.inputs.append(value)
+    # Before version 4 of the format a weight had to be an input too; the converter keeps to the version it sees.
+    graph.ir_version = max(graph.ir_version, 8)
+    before = graph.opset_imports.get("", 1)
+    try:
+        lifted = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(graph), OPSET))
+    except Exception as e:
+        reason = str(e).strip().splitlines()
+        raise GraphError(
+            f"{name}: opset {before} cannot be lifted to {OPSET}: {reason[-1] if reason else type(e).__name__}",
+            hint="export the model again with opset 20",
+        ) from e
+    weights = list(lifted.graph.inputs)[inputs:]
+    del lifted.graph.inputs[inputs:]
+    for value in weights:
+        value.const_value = held[value.name or ""]
+        lifted.graph.register_initializer(value)
+    return lifted

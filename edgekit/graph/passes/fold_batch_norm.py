@@ -1,0 +1,136 @@
+"""Puts a BatchNormalization into the weights of the layer before it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["FoldBatchNorm"]
+
+_EPSILON = 1e-5
+"""What ONNX's BatchNormalization adds to the variance unless told otherwise."""
+
+
+class FoldBatchNorm(ir.passes.InPlacePass):
+    """Folds ``BatchNormalization(Conv | ConvTranspose | Gemm)`` into the layer's weights and bias.
+
+    With the normalization ``y = scale * (x - mean) / sqrt(var + epsilon) + shift`` and
+    ``factor = scale / sqrt(var + epsilon)``, weights become ``weight * factor``, output channel by output
+    channel, and the bias becomes ``(bias - mean) * factor + shift``; computed in float64 and rounded once.
+
+    Preconditions: Constant nodes have been lifted to initializers (`FoldConstants`).
+    Postconditions: no BatchNormalization in inference mode follows a layer that has constant weights and no
+        other user. The layer keeps its name, and its output takes the normalization's. A weight that other
+        layers use too is not changed but copied.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in list(model.graph.all_nodes()):
+            if node.op_type == "BatchNormalization" and node.domain == "":
+                modified = _fold(node) or modified
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _fold(norm: ir.Node) -> bool:
+    layer = _layer_before(norm)
+    parameters = [_constant(value) for value in norm.inputs[1:5]]
+    if layer is None or norm.attributes.get_int("training_mode", 0) == 1 or any(p is None for p in parameters):
+        return False
+    scale, shift, mean, variance = (np.asarray(p, np.float64) for p in parameters)
+    factor = scale / np.sqrt(variance + norm.attributes.get_float("epsilon", _EPSILON))
+    weight, bias = _constant(layer.inputs[1]), _bias(layer, len(factor))
+    if weight is None or bias is None:
+        return False
+
+    factors = _factors_like(weight, factor, layer)
+    _replace_input(layer, 1, (weight * factors).astype(weight.dtype))
+    _replace_input(layer, 2, ((bias - mean) * factor + shift).astype(weight.dtype))
+    if layer.op_type == "Gemm":
+        layer.attributes.pop("beta", None)
+    _take_over(layer.outputs[0], norm)
+    return True
+
+
+def _layer_before(norm: ir.Node) -> ir.Node | None:
+    value = norm.inputs[0]
+    layer = value.producer() if value is not None else None
+    if layer is None or layer.domain != "" or layer.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+        return None
+    statistics_used = any(extra.uses() or extra.is_graph_output() for extra in norm.outputs[1:])
+    shared = len(layer.outputs[0].uses()) != 1 or layer.outputs[0].is_graph_output()
+    return None if shared or statistics_used or layer.graph is not norm.graph else layer
+
+
+def _constant(value: ir.Value | None) -> np.ndarray | None:
+    if value is None or value.is_graph_input() or value.const_value is None:
+        return None
+    return value.const_value.numpy()
+
+
+def _bias(layer: ir.Node, channels: int) -> np.ndarray | None:
+    """The bias, one number a channel, in float64; zeros where there is none; None where it is something else."""
+    if len(layer.inputs) < 3 or layer.inputs[2] is None:
+        return np.zeros(channels)
+    bias = _constant(layer.inputs[2])
+    if bias is None or bias.size not in (1, channels) or bias.shape[-1:] not in ((), (1,), (channels,)):
+        return None
+    return np.broadcast_to(bias.astype(np.float64).reshape(-1), (channels,)) * layer.attributes.get_float("beta", 1.0)
+
+
+def _factors_like(weight: np.ndarray, factor: np.ndarray, layer: ir.Node) -> np.ndarray:
+    """``factor`` in a shape that multiplies ``weight`` along its output channels.
+
+    Conv has weights ``(c_out, c_in / groups, ...)``, Gemm ``(c_in, c_out)`` or its transpose, ConvTranspose
+    ``(c_in, c_out / groups, ...)`` where the first axis runs through the groups.
+    """
+    if layer.op_type == "ConvTranspose":
+        groups = layer.attributes.get_int("group", 1)
+        by_group = np.repeat(factor.reshape(groups, -1), weight.shape[0] // groups, axis=0)
+        return by_group.reshape(by_group.shape + (1,) * (weight.ndim - 2))
+    if layer.op_type == "Gemm" and not layer.attributes.get_int("transB", 0):
+        return factor[np.newaxis, :]
+    return factor.reshape((-1,) + (1,) * (weight.ndim - 1))
+
+
+def _replace_input(layer: ir.Node, index: int, array: np.ndarray) -> None:
+    """Gives ``layer`` the initializer ``array``, under the old one's name where nobody else uses that."""
+    graph = layer.graph
+    assert isinstance(graph, ir.Graph)
+    old = layer.inputs[index] if index < len(layer.inputs) else None
+    if index == 1 and old is not None and len(old.uses()) == 1:
+        old.const_value = ir.tensor(array, name=old.name)
+        return
+    name = _name_of_part(layer, index, graph)
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    if index == len(layer.inputs):
+        layer.resize_inputs(index + 1)
+    layer.replace_input_with(index, value)
+    if old is not None and old.is_initializer() and not old.uses():
+        del graph.initializers[old.name or ""]
+    graph.register_initializer(value)
+
+
+def _name_of_part(layer: ir.Node, index: int, graph: ir.Graph) -> str:
+    """``backbone.conv.bias`` for the layer with ``backbone.conv.weight``, else after the layer, and unique."""
+    weight = layer.inputs[1]
+    stem = (weight.name or "").removesuffix("weight") if weight is not None and len(weight.uses()) == 1 else ""
+    if index == 2 and stem.endswith("."):
+        name = f"{stem}bias"
+    else:
+        name = f"{layer.name or layer.outputs[0].name}.{'weight' if index == 1 else 'bias'}"
+    free = layer.inputs[index] if index < len(layer.inputs) else None
+    while name in graph.initializers and not (free is graph.initializers[name] and len(free.uses()) == 1):
+        name += "_folded"
+    return name
+
+
+def _take_over(value: ir.Value, norm: ir.Node) -> None:
+    """``value`` takes the place and the name of what ``norm`` computes, and ``norm`` goes."""
+    result, graph = norm.outputs[0], norm.graph
+    assert graph is not None
+    name, value.shape = result.name, result.shape or value.shape
+    result.replace_all_uses_with(value, replace_graph_outputs=True)
+    graph.remove(norm, safe=True)
+    value.name = name

@@ -1,0 +1,34 @@
+"""Computes what does not depend on any input, once, and keeps the result as an initializer."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
+from onnxscript.optimizer import fold_constants_ir
+
+__all__ = ["FoldConstants"]
+
+_LARGEST_ELEMENTS = 1 << 20
+"""Tables for attention masks and position codes stay below; weights written as one repeated number, as in ONNX's
+own test models, stay the short expression that they are."""
+
+
+class FoldConstants(ir.passes.InPlacePass):
+    """Folds constant expressions and turns Constant nodes into initializers, by onnxscript's own pass.
+
+    Preconditions: shapes have been inferred (`InferShapes`), so that ``Shape`` of a static value folds.
+    Postconditions: no Constant node is left in the main graph; no result of more than 1 Mi elements has been
+        made, unless it replaces as many. Q/DQ pairs and random numbers are not folded.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        lift = LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+        modified = lift(model).modified
+        folded = fold_constants_ir(
+            model,
+            onnx_shape_inference=False,
+            input_size_limit=_LARGEST_ELEMENTS,
+            output_size_limit=_LARGEST_ELEMENTS,
+        )
+        modified = lift(model).modified or folded.modified or modified
+        return ir.passes.PassResult(model, modified=modified)

@@ -1,0 +1,52 @@
+"""Gives every value the element type and the shape that ONNX's inference finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+
+from edgekit.errors import GraphError
+from edgekit.graph.held_back import weights_held_back
+
+__all__ = ["InferShapes"]
+
+
+class InferShapes(ir.passes.InPlacePass):
+    """Runs ONNX's shape inference, without the large weights, so that graphs over 2 GB pass too.
+
+    onnx_ir's own pass is not used because it makes tensors of the values that are sequences.
+
+    Preconditions: nodes are in topological order.
+    Postconditions: types and shapes that ONNX can find are on the values; operators that it does not know keep
+        what they had. Nodes, names and weights are untouched.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        with weights_held_back(model):
+            content = ir.to_proto(model).SerializeToString()
+        try:
+            inferred = onnx.shape_inference.infer_shapes(content, check_type=False, strict_mode=False, data_prop=True)
+        except Exception as e:
+            raise GraphError(f"the shapes of graph '{model.graph.name}' contradict each other: {e}") from e
+        found = {value.name: value for value in _values(ir.from_proto(inferred))}
+        modified = [_learn(value, found.get(value.name)) for value in _values(model)]
+        return ir.passes.PassResult(model, modified=any(modified))
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    """What nodes compute, in the graph and in the graphs inside of nodes."""
+    for node in model.graph.all_nodes():
+        yield from node.outputs
+
+
+def _learn(value: ir.Value, found: ir.Value | None) -> bool:
+    if found is None:
+        return False
+    modified = False
+    if found.type is not None and found.type != value.type:
+        value.type, modified = found.type, True
+    if found.shape is not None and found.shape != value.shape:
+        value.shape, modified = found.shape, True
+    return modified

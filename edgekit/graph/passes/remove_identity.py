@@ -1,0 +1,89 @@
+"""Removes nodes whose output is their input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+__all__ = ["RemoveIdentity"]
+
+
+class RemoveIdentity(ir.passes.InPlacePass):
+    """Removes Identity, Dropout outside of training, and Cast, Reshape and Transpose that change nothing.
+
+    Preconditions: shapes have been inferred (`InferShapes`); a Reshape, Flatten, Squeeze, Unsqueeze or Expand
+        goes only where both shapes are static and equal.
+    Postconditions: users read the node's input instead. A node stays where it gives a graph's output the value
+        of an input, an initializer or another output, which ONNX cannot say in another way.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in list(model.graph.all_nodes()):
+            changes_nothing = _CHANGES_NOTHING.get(node.op_type) if node.domain == "" else None
+            if changes_nothing is not None and changes_nothing(node):
+                modified = _bypass(node) or modified
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _bypass(node: ir.Node) -> bool:
+    source, result, graph = node.inputs[0], node.outputs[0], node.graph
+    if source is None or graph is None:
+        return False
+    is_output = result.is_graph_output()
+    if is_output:
+        producer = source.producer()
+        if producer is None or producer.graph is not graph or source.is_graph_output():
+            return False
+    name = result.name
+    if source.shape is None:
+        source.shape = result.shape
+    result.replace_all_uses_with(source, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    if is_output:
+        source.name = name
+        source.shape = result.shape if result.shape is not None else source.shape
+    return True
+
+
+def _always(node: ir.Node) -> bool:
+    return True
+
+
+def _is_inference(dropout: ir.Node) -> bool:
+    """The third input switches training on; it may be left out. The mask (second output) must not be used."""
+    mask_used = len(dropout.outputs) > 1 and (bool(dropout.outputs[1].uses()) or dropout.outputs[1].is_graph_output())
+    if mask_used or len(dropout.inputs) < 3 or dropout.inputs[2] is None:
+        return not mask_used
+    training = ir.convenience.get_const_tensor(dropout.inputs[2])
+    return training is not None and not training.numpy().any()
+
+
+def _keeps_type(cast: ir.Node) -> bool:
+    source = cast.inputs[0]
+    return source is not None and source.dtype is not None and source.dtype == cast.attributes["to"].as_int()
+
+
+def _keeps_shape(node: ir.Node) -> bool:
+    before = node.inputs[0].shape if node.inputs[0] is not None else None
+    after = node.outputs[0].shape
+    return before is not None and after is not None and before.is_static() and before == after
+
+
+def _keeps_order(transpose: ir.Node) -> bool:
+    order = transpose.attributes.get_ints("perm")
+    return order is not None and list(order) == sorted(order)
+
+
+_CHANGES_NOTHING: dict[str, Callable[[ir.Node], bool]] = {
+    "Identity": _always,
+    "Dropout": _is_inference,
+    "Cast": _keeps_type,
+    "Reshape": _keeps_shape,
+    "Flatten": _keeps_shape,
+    "Squeeze": _keeps_shape,
+    "Unsqueeze": _keeps_shape,
+    "Expand": _keeps_shape,
+    "Transpose": _keeps_order,
+}

@@ -1,0 +1,171 @@
+"""Counts what a graph costs: parameters, multiply-accumulates and bytes, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import onnx_ir as ir
+
+__all__ = ["GraphStats", "LayerStats", "stats_from_graph"]
+
+
+class LayerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One node.
+
+    Attributes:
+        name: the node's name.
+        operator: ONNX's name of what it does.
+        output_shape: of its first output; empty where unknown.
+        parameters: elements of the float or quantized initializers that it reads first among all nodes.
+        macs: multiply-accumulates; 0 for operators that are not products.
+    """
+
+    name: str
+    operator: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+
+
+class GraphStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A graph's totals and its layers in the order in which they run.
+
+    Attributes:
+        parameters: elements of all weights and biases; each initializer counts once, however many read it.
+        macs: multiply-accumulates of one run.
+        weight_bytes: length of all initializers as they are stored.
+        activation_bytes: length of all values that nodes compute, as if none shared its memory with another.
+        assumed_sizes: the size each dynamic dimension was counted with.
+        layers: one row a node.
+    """
+
+    parameters: int
+    macs: int
+    weight_bytes: int
+    activation_bytes: int
+    assumed_sizes: dict[str, int]
+    layers: tuple[LayerStats, ...]
+
+
+def stats_from_graph(graph: ir.Model, *, dynamic_size: int = 1) -> GraphStats:
+    """Counts parameters, multiply-accumulates and bytes.
+
+    A convolution with kernel ``k_h x k_w``, ``c_in`` input and ``c_out`` output channels in ``groups`` has a
+    weight for each kernel cell, each input channel of the group and each output channel, and a bias for each
+    output channel::
+
+        parameters = k_h * k_w * (c_in / groups) * c_out + c_out
+
+    Each pixel of each output channel is a sum of ``k_h * k_w * c_in / groups`` products, and the addition of the
+    bias is free, as the accumulator starts with it::
+
+        macs(Conv)          = N * h_out * w_out * c_out * k_h * k_w * c_in / groups
+
+    A ConvTranspose spreads each pixel of each input channel over the kernel and the group's output channels; so
+    it is the input that counts::
+
+        macs(ConvTranspose) = N * h_in * w_in * c_in * k_h * k_w * c_out / groups
+
+    A matrix product of ``(..., m, k)`` and ``(..., k, n)`` has ``k`` products for each number of its output::
+
+        macs(Gemm, MatMul)  = elements of the output * k
+
+    Everything else counts no multiply-accumulate. Products on integers (``QLinearConv`` and the like) count as
+    their float counterparts.
+
+    Args:
+        graph: shapes have been inferred.
+        dynamic_size: what a dynamic dimension, such as the batch, is counted with.
+    """
+    sizes = _Sizes(dynamic_size)
+    counted: set[str] = set()
+    layers = tuple(_layer(node, sizes, counted) for node in graph.graph)
+    tensors = [value.const_value for value in graph.graph.initializers.values() if value.const_value is not None]
+    activations = [value for node in graph.graph for value in node.outputs if value.dtype is not None]
+    return GraphStats(
+        parameters=sum(layer.parameters for layer in layers),
+        macs=sum(layer.macs for layer in layers),
+        weight_bytes=sum(tensor.nbytes for tensor in tensors),
+        activation_bytes=sum(_nbytes(value, sizes) for value in activations),
+        assumed_sizes=sizes.assumed,
+        layers=layers,
+    )
+
+
+class _Sizes:
+    """Shapes as numbers; remembers which dimensions had none of their own."""
+
+    def __init__(self, dynamic_size: int) -> None:
+        self._dynamic_size = dynamic_size
+        self.assumed: dict[str, int] = {}
+
+    def of(self, value: ir.Value | None) -> tuple[int, ...]:
+        shape = value.shape if value is not None else None
+        if value is not None and shape is None and value.const_value is not None:
+            return tuple(value.const_value.shape.numpy())
+        return tuple(self._size(dim) for dim in shape or ())
+
+    def _size(self, dim: int | ir.SymbolicDim) -> int:
+        if isinstance(dim, int):
+            return dim
+        self.assumed[str(dim.value or "unnamed")] = self._dynamic_size
+        return self._dynamic_size
+
+
+def _layer(node: ir.Node, sizes: _Sizes, counted: set[str]) -> LayerStats:
+    return LayerStats(
+        name=node.name or "",
+        operator=node.op_type,
+        output_shape=sizes.of(node.outputs[0]) if node.outputs else (),
+        parameters=sum(_new_parameters(value, counted) for value in node.inputs),
+        macs=_macs(node, sizes),
+    )
+
+
+def _new_parameters(value: ir.Value | None, counted: set[str]) -> int:
+    """Elements of an initializer at its first reader; integers of 64 bits are shapes and axes, not learned."""
+    if value is None or value.const_value is None or not value.is_initializer() or value.name in counted:
+        return 0
+    if value.const_value.dtype in (ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING):
+        return 0
+    counted.add(value.name or "")
+    return int(value.const_value.size)
+
+
+_PRODUCTS = {
+    "Conv": (0, 1),
+    "ConvInteger": (0, 1),
+    "QLinearConv": (0, 3),
+    "ConvTranspose": (0, 1),
+    "Gemm": (0, 1),
+    "MatMul": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QLinearMatMul": (0, 3),
+}
+"""Where each product has its two factors among its inputs."""
+
+
+def _macs(node: ir.Node, sizes: _Sizes) -> int:
+    if node.op_type not in _PRODUCTS:
+        return 0
+    left, right = (sizes.of(node.inputs[index]) for index in _PRODUCTS[node.op_type])
+    if not left or not right:
+        return 0
+    if node.op_type == "ConvTranspose":
+        return math.prod(left) * math.prod(right[1:])
+    if "Conv" in node.op_type:
+        return math.prod(sizes.of(node.outputs[0])) * math.prod(right[1:])
+    return math.prod(sizes.of(node.outputs[0])) * _inner_size(node, left)
+
+
+def _inner_size(product: ir.Node, left: Sequence[int]) -> int:
+    transposed = product.op_type == "Gemm" and product.attributes.get_int("transA", 0) == 1
+    return left[0] if transposed else left[-1]
+
+
+def _nbytes(value: ir.Value, sizes: _Sizes) -> int:
+    if value.dtype is None or value.dtype == ir.DataType.STRING or value.shape is None:
+        return 0
+    return math.ceil(math.prod(sizes.of(value)) * value.dtype.itemsize)
