@@ -59,7 +59,7 @@ class Model(_Table, frozen=True, kw_only=True):
 
     factory: Annotated[str, msgspec.Meta(pattern=r"^[\w.]+:[\w.]+$", description="package.module:callable")]
     arguments: dict[str, Any] = {}
-    parameters: Annotated[int, msgspec.Meta(ge=0)]
+    parameters: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Input(_Table, frozen=True, kw_only=True):
@@ -165,8 +165,11 @@ class Postprocess(_Table, frozen=True, kw_only=True):
 class Labels(_Table, frozen=True, kw_only=True):
     """Names of the classes: ``names`` in order, or ``file`` beside the recipe, one a line."""
 
-    names: tuple[str, ...] = ()
+    names: tuple[Text, ...] = ()
     file: str = ""
+
+    def __post_init__(self) -> None:
+        expect(not (self.names and self.file), "file", "none, since there are names", self.file)
 
 
 class Quantize(_Table, frozen=True, kw_only=True):
@@ -197,7 +200,7 @@ class Weights(_Table, frozen=True, kw_only=True):
 
     url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/]+/\S+$", description="an http or https address")]
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="64 of the digits 0-9 and a-f")]
-    size_bytes: Annotated[int, msgspec.Meta(ge=1)]
+    size_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
     license: Text
     source: Text
 
@@ -230,7 +233,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
     title: Text
     task: Literal["detect", "tensor"]
     paper: str = ""
-    macs: Annotated[int, msgspec.Meta(ge=0)] = 0
+    macs: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     model: Model
     input: Input
     outputs: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
@@ -340,8 +343,8 @@ def recipe_from_file(path: str | Path) -> Recipe:
     try:
         recipe = msgspec.convert(raw, Recipe)
         if recipe.labels.file:
-            labels = Labels(names=_label_names(file, recipe.labels), file=recipe.labels.file)
-            recipe = msgspec.structs.replace(recipe, labels=labels)
+            names = _label_names(file.parent / recipe.labels.file)
+            recipe = msgspec.structs.replace(recipe, labels=Labels(names=names))
     except msgspec.ValidationError as e:
         raise recipe_error(file, e, raw, Recipe) from e
     except ValueError as e:
@@ -360,9 +363,7 @@ def _toml(file: Path) -> dict[str, Any]:
         raise toml_error(file, e) from e
 
 
-def _label_names(file: Path, labels: Labels) -> tuple[str, ...]:
-    expect(not labels.names, "labels", "either names or file", "both")
-    path = file.parent / labels.file
+def _label_names(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as e:
@@ -370,5 +371,5 @@ def _label_names(file: Path, labels: Labels) -> tuple[str, ...]:
     except ValueError as e:
         raise ValueError(f"labels.file: expected a text file in UTF-8, got {path}") from e
     names = tuple(line.strip() for line in lines if line.strip())
-    expect(bool(names), "labels.file", "at least one name", labels.file)
+    expect(bool(names), "labels.file", "at least one name", path.name)
     return names

@@ -128,22 +128,19 @@ def _fetch_rest(weights: Weights, part: Path, advance: Advance) -> None:
     if have == weights.size_bytes:
         advance(have)
         return
-    request = urllib.request.Request(weights.url, headers={"User-Agent": "edgekit"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
     got = 0
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            got = _start(response, have)
+        with _answer(weights, part, have) as response:
+            got = _start(response, have, part)
             advance(got)
             with part.open("r+b" if got else "wb") as file:
                 file.seek(got)
                 for chunk in _chunks(response):
                     file.write(chunk)
                     got += len(chunk)
-                    advance(len(chunk))
                     if got > weights.size_bytes:
                         break
+                    advance(len(chunk))
         if got < weights.size_bytes:
             raise _BrokenOff(f"it ended after {got} bytes")
     except _BrokenOff:
@@ -154,13 +151,29 @@ def _fetch_rest(weights: Weights, part: Path, advance: Advance) -> None:
         raise ModelError(f"weights {weights.url}: expected {weights.size_bytes} bytes, got more; the file was deleted")
 
 
-def _start(response: http.client.HTTPResponse, have: int) -> int:
+def _answer(weights: Weights, part: Path, have: int) -> http.client.HTTPResponse:
+    request = urllib.request.Request(weights.url, headers={"User-Agent": "edgekit"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as e:
+        e.close()
+        if e.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
+            raise
+        part.unlink()
+        raise _BrokenOff(f"it has no bytes from {have} on") from e
+    return response
+
+
+def _start(response: http.client.HTTPResponse, have: int, part: Path) -> int:
     """Where in the file the answer begins: where it was asked to, or at 0 from a server that knows no ranges."""
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         return 0
     match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     if match is None or int(match[1]) != have:
-        raise http.client.HTTPException(f"asked for the bytes from {have} on, it sent others")
+        part.unlink()
+        raise _BrokenOff(f"asked for the bytes from {have} on, it sent others")
     return have
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ def _safetensors_state(file: Path) -> Mapping[str, Any]:
 
 def _torch_state(file: Path) -> Mapping[str, Any]:
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of pickles that it then refuses
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise ModelError(
             f"weights {file}: expected tensors by name, got a pickle of other objects, or one that is damaged",
