@@ -145,7 +145,7 @@ def _name(blocks: list[dict[str, str]], arch: str) -> str:
     for block in blocks:
         part = (block.get("CPU implementer", ""), block.get("CPU part", ""))
         # A big.LITTLE processor has several kinds of core; each is named once, in order.
-        names[block.get("model name") or ARM_PARTS.get(part, "")] = None
+        names[ARM_PARTS.get(part) or block.get("model name", "")] = None
     found = " + ".join(re.sub(r"\s+", " ", name) for name in names if name)
     return found or platform.processor() or arch
 

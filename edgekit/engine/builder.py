@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import msgspec
 import edgekit.errors
 from edgekit.engine.backend import BuildOptions, BuildResult, entry_point
 from edgekit.engine.child import Answer, Failure, Request
-from edgekit.engine.staging import storage_error
+from edgekit.engine.staging import free_bytes, is_storage, storage_error
 from edgekit.errors import BuildError, EdgeKitError
 
 __all__ = ["engine_from_graph"]
@@ -59,7 +58,9 @@ def engine_from_graph(
             result = _run(target, scratch, request, timeout_s)
             _collect(target, result, made, folder)
     except OSError as e:
-        raise storage_error(e, folder) from e
+        if is_storage(e):
+            raise storage_error(e, folder) from e
+        raise
     return result
 
 
@@ -77,7 +78,7 @@ def _run(target: str, scratch: Path, request: Request, timeout_s: float | None) 
             ) from None
     answer = _answer(answered)
     if answer.failure:
-        raise _error(answer.failure)
+        raise _error(answer.failure, _room_hint(log))
     if code != 0 or not answer.result:
         raise _death(target, code, log)
     return answer.result
@@ -106,12 +107,13 @@ def _child(command: list[str], scratch: Path, log: Path) -> Iterator[subprocess.
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and all that it has started; a second Ctrl-C does not keep it alive."""
+    """Ends the process, if it still runs, and all that it has started; a second Ctrl-C does not keep it alive."""
+    if process.poll() is not None:
+        return
     try:
-        if process.poll() is None:
-            _signal_group(process, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(TERM_PATIENCE_S)
+        _signal_group(process, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(TERM_PATIENCE_S)
     finally:
         _signal_group(process, signal.SIGKILL)
         process.wait()
@@ -129,22 +131,27 @@ def _answer(file: Path) -> Answer:
         return Answer()  # it died before it could say anything, or in the middle of it
 
 
-def _error(failure: Failure) -> EdgeKitError:
+def _error(failure: Failure, room: str) -> EdgeKitError:
     kind = getattr(edgekit.errors, failure.error, None)
     if not (isinstance(kind, type) and issubclass(kind, EdgeKitError)):
         kind = BuildError
-    return kind(failure.message, hint=failure.hint)
+    # A library that cannot write says so in words of its own, if at all.
+    return kind(failure.message, hint=failure.hint or (room if kind is BuildError else ""))
 
 
 def _death(target: str, code: int, log: Path) -> BuildError:
-    free = shutil.disk_usage(log.parent).free
-    hint = f"only {free:,} bytes are free in {log.parent.parent}" if free < LITTLE_ROOM_BYTES else ""
+    hint = _room_hint(log)
     if code >= 0:
         return BuildError(f"the builder for '{target}' failed with exit code {code}{_tail(log)}", hint=hint)
     name = _signal_name(-code)
     if -code == signal.SIGKILL:
         hint = "the system kills what needs more memory than there is: close programs, add swap or build elsewhere"
     return BuildError(f"the builder for '{target}' was ended by {name}{_tail(log)}", hint=hint)
+
+
+def _room_hint(log: Path) -> str:
+    free = free_bytes(log)
+    return f"only {free:,} bytes are free in {log.parent.parent}: make room" if free < LITTLE_ROOM_BYTES else ""
 
 
 def _signal_name(number: int) -> str:

@@ -14,6 +14,7 @@ import msgspec
 
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import BuildOptions, BuildResult, backend_at
+from edgekit.engine.staging import is_storage, storage_error
 from edgekit.errors import EdgeKitError
 
 __all__ = ["Answer", "Failure", "Request", "main"]
@@ -66,6 +67,11 @@ def main(arguments: list[str]) -> int:
         result = backend.build(Path(request.graph), Path(request.folder), request.options)
     except EdgeKitError as e:
         answer = Answer(failure=Failure(error=type(e).__name__, message=e.message, hint=e.hint))
+    except OSError as e:
+        if not is_storage(e):
+            raise
+        lack = storage_error(e, Path(request.folder))
+        answer = Answer(failure=Failure(error=type(lack).__name__, message=lack.message, hint=lack.hint))
     else:
         seconds = time.perf_counter() - start
         answer = Answer(result=msgspec.structs.replace(result, seconds=seconds, peak_memory_bytes=peak_memory_bytes()))

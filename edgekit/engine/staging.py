@@ -13,15 +13,19 @@ from pathlib import Path
 
 from edgekit.errors import BuildError, UsageError
 
-__all__ = ["staged_folder", "storage_error"]
+__all__ = ["free_bytes", "is_storage", "staged_folder", "storage_error"]
 
-_STORAGE = {
+_NO_ROOM = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would be larger than allowed",
+}
+_NOT_OURS = {
     errno.EROFS: "the file system is read-only",
-    errno.EACCES: "no permission to write",
-    errno.EPERM: "no permission to write",
+    errno.EACCES: "no permission to write there",
+    errno.EPERM: "no permission to write there",
+    errno.ENOTDIR: "a part of the path is a file",
+    errno.ENAMETOOLONG: "the name is too long",
 }
 
 
@@ -56,23 +60,29 @@ def staged_folder(output: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
         for parent in reversed(made):
             with suppress(OSError):
                 parent.rmdir()
-        if isinstance(e, OSError) and e.errno in _STORAGE:
+        if isinstance(e, OSError) and is_storage(e):
             raise storage_error(e, output, needed_bytes=needed_bytes, written_bytes=written) from e
         raise
 
 
+def is_storage(error: OSError) -> bool:
+    """Whether the error is about the place that was to be written, and not a mistake of ours."""
+    return error.errno in _NO_ROOM or error.errno in _NOT_OURS
+
+
 def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written_bytes: int = 0) -> BuildError:
     """What to tell about a file that could not be written below ``place``."""
-    why = _STORAGE.get(error.errno or 0, error.strerror or str(error))
+    number = error.errno or 0
     at = f" ({error.filename})" if error.filename and Path(str(error.filename)) != place else ""
+    why = _NO_ROOM.get(number) or _NOT_OURS.get(number) or error.strerror or str(error)
     need = f"{needed_bytes:,} bytes needed" if needed_bytes else f"more than {written_bytes:,} bytes needed"
-    return BuildError(
-        f"cannot write {place}{at}: {why}; {need}, {_free_bytes(place):,} bytes free",
-        hint="make room or choose another place with --output",
-    )
+    free = f"{need}, {free_bytes(place):,} bytes free"
+    room = "make room or " if number in _NO_ROOM else ""
+    return BuildError(f"cannot write {place}{at}: {why}; {free}", hint=f"{room}choose another place with --output")
 
 
-def _free_bytes(place: Path) -> int:
+def free_bytes(place: Path) -> int:
+    """Room on the file system that holds ``place``, which need not be there yet."""
     existing = next(p for p in (place, *place.parents) if p.exists())
     return shutil.disk_usage(existing).free
 
