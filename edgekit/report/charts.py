@@ -40,65 +40,63 @@ class Bar(NamedTuple):
     parts: tuple[tuple[str, str, float], ...]
 
 
-def histogram(series: Sequence[Series], marks: Iterable[tuple[str, float]] = ()) -> str:
-    """How often each latency was seen; one row an engine on a common axis.
+def histogram(one: Series, marks: Iterable[tuple[str, float]] = ()) -> str:
+    """How often each latency was seen.
 
     The slowest 1 % can lie far out; where they would flatten all the rest, the axis ends at 1.5 times the 99th
     percentile, and what is beyond is counted in the last bin.
 
     Args:
-        series: one or two engines.
-        marks: vertical lines, label and ms; only drawn for a single series.
+        one: the runs of one engine.
+        marks: vertical lines, label and ms.
     """
-    values = np.concatenate([np.asarray(s.samples_ms, dtype=np.float64) for s in series])
-    low, high = float(values.min()), float(values.max())
-    beyond = 1.5 * float(np.percentile(values, 99))
-    clipped = high > beyond
-    axis = _Axis(low, min(high, beyond))
-    row, top = 150, 26
-    height = top + row * len(series) + 34
+    values = np.asarray(one.samples_ms, dtype=np.float64)
+    top, base = 26, 166
+    ceiling = min(float(values.max()), _beyond(values))
+    axis = _Axis(float(values.min()), ceiling)
     edges = np.linspace(axis.low, axis.high, _bins(values, axis) + 1)
-    parts = []
-    for i, one in enumerate(series):
-        base = top + row * (i + 1)
-        parts.append(_histogram_row(one, edges, axis, base, row - 26, labelled=len(series) > 1))
-    bottom = top + row * len(series)
-    parts.append(_x_axis(axis, bottom, top))
-    if len(series) == 1:
-        parts.extend(_mark(label, value, axis, top, bottom) for label, value in marks if axis.low <= value <= axis.high)
-    if clipped:
-        parts.append(_text(WIDTH - RIGHT, bottom - 8, f"slowest {milliseconds(high)} ms ▸", "small", "end"))
-    described = "; ".join(
-        f"{s.name}: {len(s.samples_ms)} runs from {milliseconds(min(s.samples_ms))} to {milliseconds(max(s.samples_ms))} ms"
-        for s in series
-    )
-    return _svg(height, f"Histogram of latency. {described}.", parts)
+    parts = [_x_axis(axis, base, top), _columns(one, edges, axis, base, base - top - 14)]
+    parts.extend(_mark(label, value, axis, top, base) for label, value in marks if axis.low <= value <= axis.high)
+    if values.max() > ceiling:
+        parts.append(_text(WIDTH - RIGHT, base - 10, f"slowest {milliseconds(values.max())} ms ▸", "small", "end"))
+    described = f"{len(values)} runs from {milliseconds(values.min())} to {milliseconds(values.max())} ms"
+    return _svg(base + 30, f"Histogram of the latency of {one.name}: {described}.", parts)
 
 
 def time_line(series: Sequence[Series]) -> str:
-    """Every run as a dot, in the order in which they ran, with a line at the median."""
+    """Every run as a dot, in the order in which they ran, with a line at the median.
+
+    The axis starts at zero, unless all runs lie so close together that nothing would be seen of them. Runs beyond
+    1.5 times the 99th percentile are drawn at the upper edge.
+    """
     top, bottom = 14, 204
     values = np.concatenate([np.asarray(s.samples_ms, dtype=np.float64) for s in series])
-    ceiling = float(values.max()) * 1.06
-    ticks = _ticks(0, ceiling, 5)
-    scale = (bottom - top) / max(ceiling, ticks[-1])
-    parts = [_y_grid(ticks, scale, bottom)]
+    ceiling = min(float(values.max()), _beyond(values)) * 1.02
+    low = 0.0 if values.min() < ceiling / 2 else float(values.min()) * 0.98
+    ticks = _ticks(low, ceiling, 5)
+    scale = (bottom - top) / (ceiling - low)
+
+    def y(value: float) -> float:
+        return bottom - (min(value, ceiling) - low) * scale
+
     longest = max(len(s.samples_ms) for s in series)
     step = (WIDTH - LEFT - RIGHT) / max(1, longest - 1)
     radius = 3.0 if longest <= 120 else 2.2 if longest <= 400 else 1.5
+    parts = [_y_grid([(tick, y(tick)) for tick in ticks])]
     for one in series:
         dots = "".join(
-            f'<circle cx="{LEFT + i * step:.1f}" cy="{bottom - value * scale:.1f}" r="{radius}">'
+            f'<circle cx="{LEFT + i * step:.1f}" cy="{y(value):.1f}" r="{radius}">'
             f"<title>run {i + 1}: {milliseconds(value)} ms</title></circle>"
             for i, value in enumerate(one.samples_ms)
         )
-        y = bottom - float(np.median(one.samples_ms)) * scale
+        median = y(float(np.median(one.samples_ms)))
         parts.append(f'<g class="dots {one.colour}">{dots}</g>')
-        parts.append(f'<line class="median {one.colour}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="median" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{median:.1f}" y2="{median:.1f}"/>')
     parts.append(_text(LEFT, bottom + 20, "first run", "small", "start"))
     parts.append(_text(WIDTH - RIGHT, bottom + 20, f"run {longest}", "small", "end"))
+    parts.append(_text(LEFT - 8, top - 4, "ms", "small", "end"))
     medians = "; ".join(f"{s.name}: median {milliseconds(float(np.median(s.samples_ms)))} ms" for s in series)
-    return _svg(bottom + 30, f"Latency of every run in order. {medians}.", parts)
+    return _svg(bottom + 26, f"Latency of every run in order. {medians}.", parts)
 
 
 def bars(rows: Sequence[Bar]) -> str:
@@ -146,23 +144,28 @@ def _bins(values: np.ndarray, axis: _Axis) -> int:
     return MOST_BINS if width <= 0 else int(np.clip((axis.high - axis.low) / width, 12, MOST_BINS))
 
 
-def _histogram_row(one: Series, edges: np.ndarray, axis: _Axis, base: int, height: int, *, labelled: bool) -> str:
+def _beyond(values: np.ndarray) -> float:
+    return 1.5 * float(np.percentile(values, 99))
+
+
+def _columns(one: Series, edges: np.ndarray, axis: _Axis, base: int, height: int) -> str:
     samples = np.clip(np.asarray(one.samples_ms), None, np.nextafter(edges[-1], 0))
     counts, _ = np.histogram(samples, edges)
-    tallest = int(counts.max()) or 1
+    tallest = int(counts.max())
     drawn = []
-    for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
+    for count, left, right in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if count:
-            x, tall = axis.x(float(left)), count / tallest * height
+            x, tall = axis.x(left), count / tallest * height
             title = f"{milliseconds(left)} to {milliseconds(right)} ms: {count} of {len(samples)} runs"
             drawn.append(
-                f'<rect x="{x + 0.75:.1f}" y="{base - tall:.1f}" width="{axis.x(float(right)) - x - 1.5:.1f}" '
+                f'<rect x="{x + 0.75:.1f}" y="{base - tall:.1f}" width="{axis.x(right) - x - 1.5:.1f}" '
                 f'height="{tall:.1f}" rx="1.5"><title>{title}</title></rect>'
             )
-    label = _text(WIDTH - RIGHT, base - height - 8, one.name, "label strong", "end") if labelled else ""
-    top = f'{_text(LEFT - 8, base - height + 4, str(tallest), "small", "end")}{_text(LEFT - 8, base, "0", "small", "end")}'
+    numbers = _text(LEFT - 8, base - height + 5, str(tallest), "small", "end") + _text(
+        LEFT - 8, base, "0", "small", "end"
+    )
     line = f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>'
-    return f'<g class="{one.colour}">{"".join(drawn)}</g>{line}{top}{label}'
+    return f'<g class="{one.colour}">{"".join(drawn)}</g>{line}{numbers}'
 
 
 def _x_axis(axis: _Axis, bottom: int, top: int) -> str:
@@ -172,14 +175,14 @@ def _x_axis(axis: _Axis, bottom: int, top: int) -> str:
         f"{_text(axis.x(t), bottom + 20, f'{t:g}', 'small', 'middle')}"
         for t in ticks
     )
-    return f"<g>{lines}{_text(WIDTH - RIGHT, bottom + 33, 'ms', 'small', 'end')}</g>"
+    return f"<g>{lines}{_text(LEFT - 8, bottom + 20, 'ms', 'small', 'end')}</g>"
 
 
-def _y_grid(ticks: Sequence[float], scale: float, bottom: int) -> str:
+def _y_grid(ticks: Iterable[tuple[float, float]]) -> str:
     return "".join(
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom - t * scale:.1f}" '
-        f'y2="{bottom - t * scale:.1f}"/>{_text(LEFT - 8, bottom - t * scale + 4, f"{t:g}", "small", "end")}'
-        for t in ticks
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f"{_text(LEFT - 8, y + 4, f'{tick:g}', 'small', 'end')}"
+        for tick, y in ticks
     )
 
 
@@ -205,6 +208,4 @@ def _text(x: float, y: float, text: str, style: str, anchor: str) -> str:
 
 
 def _svg(height: float, described: str, parts: Iterable[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(described)}">{"".join(parts)}</svg>'
-    )
+    return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(described)}">{"".join(parts)}</svg>'

@@ -26,25 +26,23 @@ __all__ = ["html_from_build", "html_from_report"]
 
 COLUMNS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
 STAGE_COLOURS = {"preprocess": "pre", "inference": "two", "postprocess": "post"}
-QUIET = "No disturbance was seen: the runs neither spread, nor drifted, nor fell into two groups."
+QUIET = "It was quiet: the runs neither spread, nor drifted, nor fell into two groups."
 
 
 def html_from_report(report: LatencyReport) -> str:
     """The page of one engine's latency."""
     inference = Series("inference", "two", report.samples_ms["inference"])
-    latency = report.latency_ms
-    marks = [("p50", latency.p50), ("p99", latency.p99)]
     body = [
         _header(report.name, title(report), report.created),
         _notes(report.notes),
         _figures(_figures_of(report)),
         _disturbed(report.disturbances),
         _section("Stage by stage", "Medians, in the order in which they run.", _stages({"median": report})),
-        _section("How often each latency was seen", _HISTOGRAM_TEXT, histogram([inference], marks)),
+        _section("How often each latency was seen", _HISTOGRAM_TEXT, histogram(inference, _marks(report))),
         _section("Run by run", _TIME_LINE_TEXT, time_line([inference])),
         _section("All figures", "", _statistics(report)),
         _section("The engine", "", _facts(engine_rows(report))),
-        _section("The machine", "", _facts(machine_rows(report.machine))),
+        _section("The machine", "" if report.disturbances else QUIET, _facts(machine_rows(report.machine))),
         _footer(report, "edgekit profile"),
     ]
     return _page(f"{report.name}: latency", body)
@@ -54,11 +52,16 @@ def html_from_build(report: BuildReport) -> str:
     """The page of a build: its engines side by side."""
     engines = report.engines
     last = list(engines.values())[-1]
-    colours = ("one", "two") if len(engines) > 1 else ("two",)
+    # The engine that was asked for has the strong colour; what it is compared with is pale.
+    colours = ["one"] * (len(engines) - 1) + ["two"]
     series = [
         Series(name.upper(), colour, engine.samples_ms["inference"])
-        for (name, engine), colour in zip(engines.items(), colours, strict=False)
+        for (name, engine), colour in zip(engines.items(), colours, strict=True)
     ]
+    histograms = "".join(
+        f"<h3>{escape(one.name)}</h3>{histogram(one, _marks(engine))}"
+        for one, engine in zip(series, engines.values(), strict=True)
+    )
     disturbed = [item for engine in engines.values() for item in engine.disturbances]
     body = [
         _header(report.name, title(last), report.created),
@@ -66,19 +69,25 @@ def html_from_build(report: BuildReport) -> str:
         _figures(_figures_of_build(report)),
         _disturbed(tuple(dict.fromkeys(disturbed))),
         _section("Stage by stage", "Medians, in the order in which they run.", _stages(_by_upper_name(engines))),
-        _section("How often each latency was seen", _HISTOGRAM_TEXT, histogram(series)),
+        _section("How often each latency was seen", _HISTOGRAM_TEXT, histograms),
         _section("Run by run", _TIME_LINE_TEXT, time_line(series) + _legend([(s.colour, s.name) for s in series])),
         *(_section(f"All figures, {name.upper()}", "", _statistics(engine)) for name, engine in engines.items()),
         _section("The build", "", _facts(fact_rows(report))) if report.facts else "",
         _section("The engine", "", _facts(engine_rows(last))),
-        _section("The machine", "", _facts(machine_rows(last.machine))),
+        _section("The machine", "" if disturbed else QUIET, _facts(machine_rows(last.machine))),
         _footer(last, "edgekit build"),
     ]
     return _page(f"{report.name}: build report", body)
 
 
 _HISTOGRAM_TEXT = "The engine alone, from arrays in to arrays out. A single narrow hill is a quiet machine."
-_TIME_LINE_TEXT = "Every dot is a run, in order; the dashed line is the median. A slope is heat, steps are clock changes."
+_TIME_LINE_TEXT = (
+    "Every dot is a run, in order; the dashed line is the median. A slope is heat, steps are clock changes."
+)
+
+
+def _marks(report: LatencyReport) -> list[tuple[str, float]]:
+    return [("p50", report.latency_ms.p50), ("p99", report.latency_ms.p99)]
 
 
 def _figures_of(report: LatencyReport) -> list[tuple[str, str, str]]:
@@ -86,7 +95,11 @@ def _figures_of(report: LatencyReport) -> list[tuple[str, str, str]]:
     latency = report.latency_ms
     figures = [
         ("median latency", f"{milliseconds(latency.p50)} <small>ms</small>", "the engine alone"),
-        ("99th percentile", f"{milliseconds(latency.p99)} <small>ms</small>", f"slowest {milliseconds(latency.max)} ms"),
+        (
+            "99th percentile",
+            f"{milliseconds(latency.p99)} <small>ms</small>",
+            f"slowest {milliseconds(latency.max)} ms",
+        ),
         ("throughput", _with_unit(rate(report.throughput_per_s, unit_of(report))), "one after the other"),
         ("engine size", _with_unit(bytes_in_words(report.engine_bytes)), f"built in {report.precision.upper()}"),
         ("peak memory", _with_unit(bytes_in_words(report.memory.peak_bytes)), "of the whole process"),
@@ -105,7 +118,7 @@ def _figures_of_build(report: BuildReport) -> list[tuple[str, str, str]]:
         verb = "as fast as" if report.speedup >= 1 else "the speed of"
         figures.insert(0, ("speed", _with_unit(ratio(report.speedup)), f"{verb} {first}"))
         figures = [f for f in figures if f[0] not in ("99th percentile", "peak memory")]
-        figures.append(("size", f"1 / {report.size_ratio:.1f}", f"of {first}"))
+        figures.append(("size", _with_unit(ratio(report.size_ratio)), f"smaller than {first}"))
     return figures
 
 

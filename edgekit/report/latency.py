@@ -99,7 +99,7 @@ def disturbances(samples_ms: Sequence[float]) -> tuple[Disturbance, ...]:
     """
     values = np.asarray(samples_ms, dtype=np.float64)
     if len(values) < FEWEST_TO_JUDGE:
-        text = f"only {len(values)} runs were measured; {FEWEST_TO_JUDGE} or more are needed to judge their spread"
+        text = f"Only {len(values)} runs were measured; {FEWEST_TO_JUDGE} or more are needed to judge their spread."
         return (Disturbance(kind="few", text=text),)
     found = (_spread(values), _drift(values), _two_levels(values))
     return tuple(disturbance for disturbance in found if disturbance)
@@ -112,7 +112,7 @@ def _spread(values: np.ndarray) -> Disturbance | None:
     share = 100 * (p95 / p50 - 1)
     return Disturbance(
         kind="spread",
-        text=f"one run in twenty took over {share:.0f} % longer than the median: something else was using the machine",
+        text=f"One run in twenty took over {share:.0f} % longer than the median: something else was using the machine.",
     )
 
 
@@ -132,7 +132,7 @@ def _drift(values: np.ndarray) -> Disturbance | None:
         else ("faster", "the clock or the caches were still warming up; a longer --warmup helps")
     )
     return Disturbance(
-        kind="drift", text=f"the last third of the runs was {share:.0f} % {direction} than the first: {cause}"
+        kind="drift", text=f"The last third of the runs was {share:.0f} % {direction} than the first: {cause}."
     )
 
 
@@ -157,8 +157,8 @@ def _two_levels(values: np.ndarray) -> Disturbance | None:
         return None
     return Disturbance(
         kind="two_levels",
-        text=f"the runs fall into two groups, around {low[split]:.3g} ms and {high[split]:.3g} ms: the clock switched "
-        "between two speeds, or threads moved between cores",
+        text=f"The runs fall into two groups, around {low[split]:.3g} ms and {high[split]:.3g} ms: the clock switched "
+        "between two speeds, or threads moved between cores.",
     )
 
 

@@ -24,7 +24,7 @@ from edgekit.report.wording import (
     unit_of,
 )
 
-__all__ = ["terminal_from_build", "terminal_from_report"]
+__all__ = ["notes_panel", "terminal_from_build", "terminal_from_report"]
 
 COLUMNS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
 
@@ -108,13 +108,17 @@ def _rows(rows: Iterable[tuple[str, str]]) -> Table:
     return grid
 
 
+def notes_panel(notes: Iterable[str]) -> Panel:
+    """An engine's notes, so that nobody misses them."""
+    return _panel("please note", notes)
+
+
 def _cautions(notes: Iterable[str], disturbed: Iterable[Disturbance]) -> list[RenderableType]:
-    """What nobody may miss: the engine's notes, and a machine that was not quiet."""
-    panels: list[RenderableType] = []
-    if lines := "\n".join(dict.fromkeys(notes)):
-        panels.append(Panel(Text(lines), title="please note", title_align="left", border_style="yellow"))
-    if lines := "\n".join(dict.fromkeys(item.text for item in disturbed)):
-        panels.append(
-            Panel(Text(lines), title="the machine was not quiet", title_align="left", border_style="yellow")
-        )
-    return panels
+    notes, texts = list(notes), [item.text for item in disturbed]
+    panels = [notes_panel(notes)] if notes else []
+    return [*panels, _panel("the machine was not quiet", texts)] if texts else list(panels)
+
+
+def _panel(heading: str, lines: Iterable[str]) -> Panel:
+    text = Text("\n".join(dict.fromkeys(lines)))
+    return Panel(text, title=heading, title_align="left", border_style="yellow")

@@ -55,8 +55,8 @@ def rate(per_second: float, unit: str = "") -> str:
 
 
 def ratio(value: float) -> str:
-    """Such as ``2.31 x``."""
-    return f"{value:.2f} x"
+    """Such as ``2.31 ×``."""
+    return f"{value:.2f} ×"
 
 
 def title(report: LatencyReport) -> str:
@@ -85,7 +85,9 @@ def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
         ("peak memory", f"{bytes_in_words(report.memory.peak_bytes)} of this process, Python and libraries included"),
     ]
     if report.memory.engine_bytes is not None:
-        rows.append(("engine's memory", f"{bytes_in_words(report.memory.engine_bytes)} more after loading and warming up"))
+        rows.append(
+            ("engine's memory", f"{bytes_in_words(report.memory.engine_bytes)} more after loading and warming up")
+        )
     return rows
 
 

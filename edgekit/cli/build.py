@@ -1,0 +1,94 @@
+"""``edgekit build``: a model in, an engine out, with the numbers that say what it gained."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit.cli.parameters import input_shapes, picture_shape, preprocess_fields
+
+__all__ = ["build"]
+
+EPILOG = """\b
+Examples:
+  edgekit build yolov3-tiny --int8 --weights coco -o tiny
+  edgekit build detector.onnx --int8 --calib photos/ --calib-method mse
+  edgekit build my.package:make_model --fp32 --input 1x3x224x224
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Compile a model into an engine, and measure it.")
+@click.argument("model")
+@click.option("--int8", "precision", flag_value="int8", default="int8", help="8-bit integers; the default.")
+@click.option("--fp32", "precision", flag_value="fp32", help="32-bit floats.")
+@click.option("--target", metavar="NAME", help="Backend that the engine is for: cpu, openvino, null.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write the engine to.")
+@click.option("--weights", metavar="FILE|NAME", help="Darknet, PyTorch or safetensors file, or a published set: coco.")
+@click.option("--calib", metavar="DIR|SET", help="Pictures to calibrate on: a folder, or the name of a set.")
+@click.option(
+    "--calib-method",
+    type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
+    help="How ranges are chosen from what was seen.",
+)
+@click.option("--calib-images", type=click.IntRange(min=1), metavar="N", help="Calibrate on N pictures at most.")
+@click.option(
+    "--keep-float", multiple=True, metavar="PATTERN", help="Nodes that stay in float, as in 'head*'; repeatable."
+)
+@click.option("--shape", callback=picture_shape, metavar="HxW|NxCxHxW", help="Shape of the input picture.")
+@click.option(
+    "--input",
+    callback=input_shapes,
+    multiple=True,
+    metavar="[NAME:]SHAPE",
+    help="Shape of an input of your own model; repeatable.",
+)
+@click.option(
+    "--preprocess",
+    callback=preprocess_fields,
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="How pictures become inputs, field by field as in a recipe; repeatable.",
+)
+@click.option("--opset", type=click.IntRange(min=1), metavar="N", help="Version of ONNX's operators to export to.")
+@click.option("--seed", type=int, default=0, show_default=True, help="What random weights and inputs are drawn with.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
+@click.option("--profile/--no-profile", default=True, help="Measure FP32 beside the engine; on by default.")
+def build(model: str, **options: Any) -> None:
+    """Compile MODEL into an engine, and measure it.
+
+    MODEL is a name out of `edgekit models`, an ONNX file, or package.module:factory for a PyTorch module of your own.
+    The engine is a folder: the compiled model, the graph it was made from, a manifest, and a report.
+    """
+    from edgekit.cli.progress import progress_on_stderr
+    from edgekit.pipeline import build as build_engine
+
+    with progress_on_stderr() as progress:
+        bundle = build_engine(model, progress=progress, **options)
+    _show(bundle)
+
+
+def _show(bundle: Path) -> None:
+    """The report, the place, and what to type next."""
+    from rich.console import Console
+
+    from edgekit.engine.bundle import read_manifest
+    from edgekit.report.reports import build_report_from_bundle
+    from edgekit.report.terminal import notes_panel, terminal_from_build
+
+    console = Console(highlight=False)
+    manifest = read_manifest(bundle)
+    report = build_report_from_bundle(bundle)
+    if report is not None:
+        console.print(terminal_from_build(report))
+    elif manifest.notes:
+        console.print(notes_panel(manifest.notes))
+    place = shlex.quote(str(bundle))
+    takes = "photo.jpg --save boxes.jpg" if manifest.task == "detect" else "input.npy --save outputs.npz"
+    console.print()
+    console.print(f"[bold green]engine:[/] {bundle}", soft_wrap=True)
+    console.print("[dim]next:[/]")
+    console.print(f"  edgekit run {place} {takes}", soft_wrap=True, markup=False)
+    console.print(f"  edgekit profile {place} --html report.html", soft_wrap=True, markup=False)

@@ -1,0 +1,66 @@
+"""``edgekit profile``: how long an engine takes, stage by stage, and whether the machine was quiet enough to tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["profile"]
+
+EPILOG = """\b
+Examples:
+  edgekit profile tiny
+  edgekit profile tiny --runs 200 --threads 1 --image photo.jpg
+  edgekit profile tiny --duration 30 --html report.html --json report.json
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Measure how fast an engine is, stage by stage.")
+@click.argument("engine", type=click.Path(path_type=Path))
+@click.option("--runs", type=click.IntRange(min=1), metavar="N", help="Measure N runs.")
+@click.option("--duration", type=float, metavar="S", help="Measure for S seconds; 10 where neither is given.")
+@click.option(
+    "--warmup", type=click.IntRange(min=0), default=10, show_default=True, help="Runs before, which do not count."
+)
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
+@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Picture to feed a detector.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one HTML page.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as JSON.")
+def profile(
+    engine: Path,
+    runs: int | None,
+    duration: float | None,
+    warmup: int,
+    threads: int,
+    image: Path | None,
+    html: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Measure how fast ENGINE is, stage by stage.
+
+    A detector is fed one picture again and again: from pixels to input, through the engine, from outputs to
+    detections, each timed apart. Other engines are fed random numbers.
+    """
+    from rich.console import Console
+
+    from edgekit.cli.output import write_file
+    from edgekit.cli.progress import progress_on_stderr
+    from edgekit.report.html import html_from_report
+    from edgekit.report.profile import profile_bundle
+    from edgekit.report.reports import json_from_report
+    from edgekit.report.terminal import terminal_from_report
+
+    with progress_on_stderr() as progress:
+        report = profile_bundle(
+            engine, runs=runs, duration_s=duration, warmup=warmup, threads=threads, image=image, progress=progress
+        )
+    if html is not None:
+        write_file(html, html_from_report(report).encode())
+    if json_file is not None:
+        write_file(json_file, json_from_report(report))
+    console = Console(highlight=False)
+    console.print(terminal_from_report(report))
+    for path in (html, json_file):
+        if path is not None:
+            console.print(f"wrote {path}", soft_wrap=True, markup=False)

@@ -1,0 +1,206 @@
+"""What this machine has: the facts behind ``edgekit doctor``, and what follows from them."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+import edgekit
+from edgekit.device.cpu import Cpu, cpu
+from edgekit.device.jetson import Jetson, jetson
+from edgekit.device.nvidia import Gpu, gpus
+from edgekit.engine.backend import BACKENDS, backend
+from edgekit.errors import BackendUnavailable
+from edgekit.models.download import weights_cache
+from edgekit.report.machine import system_name
+from edgekit.report.wording import bytes_in_words
+
+__all__ = ["Finding", "Survey", "survey"]
+
+BUILD_NEEDS_BYTES = 3_000_000_000
+DISK_NEEDS_BYTES = 2_000_000_000
+
+Status = Literal["ok", "missing", "caution", "fact"]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the survey.
+
+    Attributes:
+        group: ``machine``, ``backends`` or ``build``.
+        name: what was looked at.
+        status: ``ok``; ``missing``, and ``hint`` installs it; ``caution``, and ``hint`` says why; or a mere ``fact``.
+        value: what was found.
+        hint: what to do, or what follows.
+    """
+
+    group: Literal["machine", "backends", "build"]
+    name: str
+    status: Status
+    value: str
+    hint: str = ""
+
+
+class Survey(msgspec.Struct, frozen=True, kw_only=True):
+    """All findings, and what follows from them.
+
+    Attributes:
+        edgekit: version of EdgeKit.
+        findings: line by line.
+        can_build: whether models can be compiled here.
+        can_run: backends that engines can run on here.
+        verdict: the same in sentences.
+    """
+
+    edgekit: str
+    findings: tuple[Finding, ...]
+    can_build: bool
+    can_run: tuple[str, ...]
+    verdict: tuple[str, ...]
+
+
+def survey() -> Survey:
+    """Looks at this machine; backends are loaded to see whether they work, torch and its kin are not."""
+    here, board, cards = cpu(), jetson(), gpus()
+    backends = _backends()
+    build = _build_extra()
+    can_build = all(finding.status == "ok" for finding in build)
+    can_run = tuple(finding.name for finding in backends if finding.status == "ok" and finding.name != "null")
+    return Survey(
+        edgekit=edgekit.__version__,
+        findings=(*_machine(here, board, cards), *backends, *build),
+        can_build=can_build,
+        can_run=can_run,
+        verdict=tuple(_verdict(can_build, can_run, here)),
+    )
+
+
+def _machine(here: Cpu, board: Jetson | None, cards: tuple[Gpu, ...]) -> list[Finding]:
+    cores = f"{here.name}, {here.arch}, {here.cores} cores, {here.threads} threads for us"
+    findings = [
+        Finding(group="machine", name="EdgeKit", status="ok", value=edgekit.__version__),
+        Finding(group="machine", name="Python", status="ok", value=f"{platform.python_version()}, {sys.executable}"),
+        Finding(group="machine", name="system", status="fact", value=system_name()),
+        Finding(group="machine", name="processor", status="fact", value=cores),
+        _integers(here),
+        _memory(here),
+        _disk(weights_cache()),
+    ]
+    if board is not None:
+        findings.append(_jetson(board))
+    return findings + _graphics(cards, board)
+
+
+def _integers(here: Cpu) -> Finding:
+    features = ", ".join(here.features)
+    if here.fast_int8:
+        return Finding(group="machine", name="8-bit integers", status="ok", value=f"fast ({features})")
+    return Finding(
+        group="machine",
+        name="8-bit integers",
+        status="caution",
+        value=f"no dot-product instructions ({features or 'none known'})",
+        hint="INT8 engines run and are smaller, but gain little speed without VNNI, AMX or Arm's dot product "
+        "(microsoft/onnxruntime #17389)",
+    )
+
+
+def _memory(here: Cpu) -> Finding:
+    if not here.memory_bytes:
+        return Finding(group="machine", name="memory", status="fact", value="the system does not tell")
+    value = f"{bytes_in_words(here.available_bytes)} of {bytes_in_words(here.memory_bytes)} free"
+    if here.available_bytes >= BUILD_NEEDS_BYTES:
+        return Finding(group="machine", name="memory", status="ok", value=value)
+    hint = f"building YOLOv3 in INT8 takes up to {bytes_in_words(BUILD_NEEDS_BYTES)}; running engines takes far less"
+    return Finding(group="machine", name="memory", status="caution", value=value, hint=hint)
+
+
+def _disk(cache: Path) -> Finding:
+    place = next((folder for folder in (cache, *cache.parents) if folder.is_dir()), Path("/"))
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as e:
+        return Finding(group="machine", name="cache", status="caution", value=f"{cache}", hint=f"unreadable: {e}")
+    value = f"{cache}, {bytes_in_words(free)} free"
+    if free >= DISK_NEEDS_BYTES:
+        return Finding(group="machine", name="cache", status="ok", value=value)
+    hint = "downloads go there; EDGEKIT_CACHE names another folder"
+    return Finding(group="machine", name="cache", status="caution", value=value, hint=hint)
+
+
+def _jetson(board: Jetson) -> Finding:
+    words = [board.board, board.power_mode and f"power mode {board.power_mode}"]
+    words.insert(1, f"JetPack {board.jetpack}" if board.jetpack else f"L4T {board.l4t or 'unknown'}")
+    value = ", ".join(word for word in words if word)
+    major = re.match(r"\d+", board.jetpack)
+    if major and int(major[0]) < 6:
+        hint = "EdgeKit supports JetPack 6 and newer; JetPack 5 and older are out of its scope: flash a newer one"
+        return Finding(group="machine", name="Jetson", status="caution", value=value, hint=hint)
+    return Finding(group="machine", name="Jetson", status="ok", value=value)
+
+
+def _graphics(cards: tuple[Gpu, ...], board: Jetson | None) -> list[Finding]:
+    if not cards and board is None:
+        value = "no NVIDIA GPU, or no driver that shows one"
+        return [Finding(group="machine", name="GPU", status="fact", value=value)]
+    return [Finding(group="machine", name="GPU", status="fact", value=_card(card)) for card in cards]
+
+
+def _card(card: Gpu) -> str:
+    memory = bytes_in_words(card.memory_bytes) if card.memory_bytes else ""
+    capability = card.compute_capability and f"compute capability {card.compute_capability}"
+    driver = f"driver {card.driver}" if card.driver else ""
+    return ", ".join(word for word in (card.name, memory, capability, driver) if word)
+
+
+def _backends() -> list[Finding]:
+    findings = []
+    for name in BACKENDS:
+        library = backend(name)
+        try:
+            library.require()
+        except BackendUnavailable as e:
+            finding = Finding(group="backends", name=name, status="missing", value=e.message, hint=e.hint)
+        else:
+            version = f"{type(library).__name__} {library.version()}"
+            value = f"{version}, answers zeros, for tests" if name == "null" else version
+            finding = Finding(group="backends", name=name, status="ok", value=value)
+        findings.append(finding)
+    return findings
+
+
+def _build_extra() -> list[Finding]:
+    """The packages of the extra ``build``, by what is installed: importing torch takes seconds."""
+    findings = []
+    for name in ("torch", "onnx", "onnx-ir", "onnxscript", "safetensors"):
+        try:
+            findings.append(Finding(group="build", name=name, status="ok", value=metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            hint = "pip install 'edgekit[build]'"
+            findings.append(Finding(group="build", name=name, status="missing", value="not installed", hint=hint))
+    return findings
+
+
+def _verdict(can_build: bool, can_run: tuple[str, ...], here: Cpu) -> list[str]:
+    if can_build and can_run:
+        first = f"This machine can build engines, and run them on: {', '.join(can_run)}."
+    elif can_run:
+        first = (
+            f"This machine can run engines on: {', '.join(can_run)}. To build them here as well: "
+            "pip install 'edgekit[build]'."
+        )
+    elif can_build:
+        first = "This machine can compile graphs, but run no engine: pip install 'edgekit[cpu]'."
+    else:
+        first = "This machine can neither build nor run engines yet: pip install 'edgekit[build,cpu]'."
+    lines = [first]
+    if can_run and not here.fast_int8:
+        lines.append("INT8 will make engines smaller here, but hardly faster: the processor has no VNNI.")
+    return lines
