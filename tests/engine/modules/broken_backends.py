@@ -1,0 +1,79 @@
+"""Backends whose builders fail in every way that builders fail, for real."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from edgekit.engine.backend import BuildOptions, BuildResult
+from edgekit.engine.null import Null
+from edgekit.errors import BackendUnavailable, GraphError
+
+
+class Segfaults(Null):
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        (folder / "engine.half").write_bytes(b"x" * 1000)
+        print("fusing attention", flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+        raise AssertionError
+
+
+class Aborts(Null):
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        os.abort()
+
+
+class RunsOutOfMemory(Null):
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+class Exits(Null):
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        for line in range(40):
+            print(f"step {line}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(3)
+
+
+class Raises(Null):
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        raise ZeroDivisionError("a bug in the builder")
+
+
+class Refuses(Null):
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        raise GraphError("operator 'Odd' is not supported", hint="replace it")
+
+
+class NotInstalled(Null):
+    def require(self) -> None:
+        raise BackendUnavailable("needs libfoo", hint="pip install foo")
+
+
+class FindsTheDiskFull(Null):
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "engine.json"))
+
+
+class Forgets(Null):
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        return BuildResult(engine="engine.bin", files=("engine.bin",), layers={}, backend_version="1")
+
+
+class Sleeps(Null):
+    """Says who it is in a file beside the graph, starts a program of its own, and takes a minute."""
+
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        print("sleeping", flush=True)
+        (folder / "engine.half").write_bytes(b"x")
+        note = graph.with_suffix(".pid.new")
+        note.write_text(str(os.getpid()))
+        note.rename(graph.with_suffix(".pid"))
+        time.sleep(60)
+        raise AssertionError

@@ -1,0 +1,86 @@
+"""Small ONNX graphs, made by onnx's own helpers, and quantized by ONNX Runtime's own tool or by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+SHAPE = (1, 4, 8, 8)
+
+
+def conv_graph(quantized: bool = False, quantized_output: bool = True, batch: int | str = 1) -> onnx.ModelProto:
+    """Two 3x3 convolutions with a LeakyReLU between them; with Q/DQ at the first one if ``quantized``."""
+    rng = np.random.default_rng(7)
+    weights = rng.uniform(-1, 1, (6, 4, 3, 3)).astype(np.float32)
+    head = rng.uniform(-1, 1, (3, 6, 1, 1)).astype(np.float32)
+    constants = {"head.weight": head}
+    nodes = []
+    if quantized:
+        scale = np.float32(np.abs(weights).max() / 127)
+        constants |= {
+            "x.scale": np.float32(1 / 255),
+            "x.zero": np.uint8(0),
+            "body.scale": scale,
+            "body.zero": np.int8(0),
+            "body.quantized": np.round(weights / scale).astype(np.int8),
+            "y.scale": np.float32(0.1),
+            "y.zero": np.uint8(128),
+        }
+        nodes += [
+            helper.make_node("QuantizeLinear", ["images", "x.scale", "x.zero"], ["x.q"], "x.q"),
+            helper.make_node("DequantizeLinear", ["x.q", "x.scale", "x.zero"], ["x"], "x.dq"),
+            helper.make_node("DequantizeLinear", ["body.quantized", "body.scale", "body.zero"], ["body.weight"], "w.dq"),
+        ]
+    else:
+        constants["body.weight"] = weights
+    nodes.append(helper.make_node("Conv", ["x" if quantized else "images", "body.weight"], ["body"], "body"))
+    last = "body"
+    if quantized and quantized_output:
+        nodes += [
+            helper.make_node("QuantizeLinear", ["body", "y.scale", "y.zero"], ["y.q"], "y.q"),
+            helper.make_node("DequantizeLinear", ["y.q", "y.scale", "y.zero"], ["y"], "y.dq"),
+        ]
+        last = "y"
+    nodes += [
+        helper.make_node("LeakyRelu", [last], ["active"], "active", alpha=0.1),
+        helper.make_node("Conv", ["active", "head.weight"], ["head"], "head"),
+    ]
+    used = {name for node in nodes for name in node.input}
+    return _model(
+        nodes,
+        helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, *SHAPE[1:]]),
+        helper.make_tensor_value_info("head", TensorProto.FLOAT, [batch, 3, 6, 6]),
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items() if name in used],
+    )
+
+
+def unknown_operator() -> onnx.ModelProto:
+    """A graph with an operator that nobody has."""
+    node = helper.make_node("Frobnicate", ["images"], ["head"], "odd", domain="nobody")
+    value = helper.make_tensor_value_info
+    return _model([node], value("images", TensorProto.FLOAT, [1]), value("head", TensorProto.FLOAT, [1]), [], "nobody")
+
+
+def save(model: onnx.ModelProto, folder: Path) -> Path:
+    """The graph as a file."""
+    file = folder / "graph.onnx"
+    onnx.save(model, file)
+    return file
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    given: onnx.ValueInfoProto,
+    wanted: onnx.ValueInfoProto,
+    constants: list[onnx.TensorProto],
+    domain: str = "",
+) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "small", [given], [wanted], constants)
+    opsets = [helper.make_opsetid("", 20)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    if not domain:
+        onnx.checker.check_model(model)
+    return model

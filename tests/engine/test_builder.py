@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgekit.engine.backend import BACKENDS, BuildOptions
+from edgekit.engine.builder import engine_from_graph
+from edgekit.engine.bundle import write_bundle
+from edgekit.errors import BackendUnavailable, BuildError, GraphError, UsageError
+from edgekit.specs import Precision
+
+FP32 = BuildOptions(precision=Precision.FP32)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    from small_graphs import conv_graph, save
+
+    return save(conv_graph(), tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "engine").mkdir()
+    return tmp_path / "engine"
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    def register(name: str) -> str:
+        monkeypatch.setitem(BACKENDS, "broken", f"broken_backends:{name}")
+        return "broken"
+
+    return register
+
+
+def test_engine_is_built_in_a_process_of_its_own(graph: Path, folder: Path) -> None:
+    result = engine_from_graph(graph, folder, "null", FP32)
+    assert result.layers == {"float32": 2}
+    assert sorted(p.name for p in folder.iterdir()) == ["engine.json"]
+    assert result.seconds > 0
+    assert 10_000_000 < result.peak_memory_bytes < 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Segfaults", ["'broken'", "SIGSEGV", "Segmentation fault", "fusing attention"]),
+        ("Aborts", ["'broken'", "SIGABRT"]),
+        ("RunsOutOfMemory", ["'broken'", "SIGKILL", "memory"]),
+        ("Exits", ["'broken'", "exit code 3", "step 39"]),
+        ("Raises", ["'broken'", "exit code 1", "ZeroDivisionError: a bug in the builder"]),
+        ("FindsTheDiskFull", ["the disk is full", "engine.json", "bytes free"]),
+        ("Forgets", ["'broken'", "engine.bin", "did not"]),
+    ],
+)
+def test_a_builder_that_dies_is_a_build_error(
+    name: str, words: list[str], graph: Path, folder: Path, broken: Callable[[str], str]
+) -> None:
+    with pytest.raises(BuildError) as caught:
+        engine_from_graph(graph, folder, broken(name), FP32)
+    assert [word for word in words if word not in str(caught.value)] == []
+    assert list(folder.iterdir()) == []
+
+
+def test_the_last_lines_of_the_log_are_told(graph: Path, folder: Path, broken: Callable[[str], str]) -> None:
+    with pytest.raises(BuildError) as caught:
+        engine_from_graph(graph, folder, broken("Exits"), FP32)
+    steps = [line.strip() for line in str(caught.value).splitlines() if "step" in line]
+    assert steps == [f"step {line}" for line in range(25, 40)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message", "hint"),
+    [
+        ("Refuses", GraphError, "operator 'Odd' is not supported", "replace it"),
+        ("NotInstalled", BackendUnavailable, "needs libfoo", "pip install foo"),
+    ],
+)
+def test_errors_of_the_backend_come_through_as_they_are(
+    name: str, kind: type[Exception], message: str, hint: str, graph: Path, folder: Path, broken: Callable[[str], str]
+) -> None:
+    with pytest.raises(kind) as caught:
+        engine_from_graph(graph, folder, broken(name), FP32)
+    assert type(caught.value) is kind
+    assert (caught.value.message, caught.value.hint) == (message, hint)  # type: ignore[attr-defined]
+
+
+def test_error_on_unknown_target(graph: Path, folder: Path) -> None:
+    with pytest.raises(UsageError, match="'opnvino'\ndid you mean openvino"):
+        engine_from_graph(graph, folder, "opnvino", FP32)
+
+
+def test_a_builder_that_takes_too_long_is_stopped(graph: Path, folder: Path, broken: Callable[[str], str]) -> None:
+    start = time.monotonic()
+    with pytest.raises(BuildError, match=r"longer than 3 s(.|\n)*sleeping"):
+        engine_from_graph(graph, folder, broken("Sleeps"), FP32, timeout_s=3)
+    assert time.monotonic() - start < 15
+    assert list(folder.iterdir()) == []
+    assert _gone(int(graph.with_suffix(".pid").read_text()))
+
+
+def test_ctrl_c_ends_the_builder(graph: Path, tmp_path: Path, broken: Callable[[str], str]) -> None:
+    def interrupt() -> None:
+        _wait_for(graph.with_suffix(".pid"))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    target = broken("Sleeps")
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt), write_bundle(tmp_path / "out") as staging:
+        engine_from_graph(graph, staging, target, FP32)
+    thread.join()
+    assert _gone(int(graph.with_suffix(".pid").read_text()))
+    assert [p.name for p in tmp_path.iterdir() if "out" in p.name] == []
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from edgekit.engine.backend import BACKENDS, BuildOptions
+from edgekit.engine.builder import engine_from_graph
+from edgekit.engine.bundle import write_bundle
+from edgekit.specs import Precision
+
+BACKENDS["broken"] = "broken_backends:Sleeps"
+with write_bundle(Path(sys.argv[2])) as staging:
+    engine_from_graph(Path(sys.argv[1]), staging, "broken", BuildOptions(precision=Precision.FP32))
+"""
+
+
+def test_a_killed_build_leaves_neither_bundle_nor_builder(graph: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, "-c", KILLED, str(graph), str(output)], env=environment)
+    _wait_for(graph.with_suffix(".pid"))
+    child = int(graph.with_suffix(".pid").read_text())
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+
+    assert _gone(child)
+    assert not output.exists()
+    assert len(list(tmp_path.glob(".out.partial-*"))) == 1
+    with write_bundle(output) as staging:
+        engine_from_graph(graph, staging, "null", FP32)
+    assert (output / "engine.json").exists()
+    assert list(tmp_path.glob(".out.*")) == []
+
+
+def test_modules_where_the_user_stands_are_not_imported(
+    graph: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/onnx.py").write_text("raise SystemExit('the wrong onnx')")
+    (tmp_path / "here/numpy.py").write_text("raise SystemExit('the wrong numpy')")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert engine_from_graph(graph, folder, "null", FP32).engine == "engine.json"
+
+
+def _wait_for(file: Path, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not file.exists():
+        assert time.monotonic() < end, f"{file} did not appear"
+        time.sleep(0.02)
+
+
+def _gone(process: int, seconds: float = 10) -> bool:
+    """Whether it ends in time; one that nobody has collected yet has ended too."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.02)
+    return False
