@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(error.message, error.hint)
         return error.exit_code
     except click.ClickException as error:
-        _say(_as_ours(error.message or error.format_message()), _hint_of(error))
+        # What click proposes for an unknown option goes into the hint.
+        message = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
+        _say(_as_ours(message), _hint_of(error))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("\ninterrupted", err=True)

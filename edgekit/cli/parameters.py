@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.errors import UsageError, nearest
+from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.recipe import Preprocess
@@ -55,26 +56,25 @@ def preprocess_fields(ctx: click.Context, option: click.Parameter, values: tuple
     import msgspec
 
     from edgekit.recipe import Preprocess
+    from edgekit.recipe_errors import recipe_error
 
     fields: dict[str, str | list[str]] = {}
     for value in values:
         field, _, text = value.partition("=")
         if not text:
             raise click.BadParameter(f"expected FIELD=VALUE, such as color=bgr or mean=0.5,0.5,0.5, got '{value}'")
-        if field not in Preprocess.__struct_fields__:
-            raise UsageError(f"--preprocess: no field '{field}'", hint=nearest(field, Preprocess.__struct_fields__))
         fields[field] = text.split(",") if field in LISTS else text
     try:
         # Not strict: the command line has only text.
         return msgspec.convert(fields, Preprocess, strict=False)
     except msgspec.ValidationError as e:
-        raise UsageError(f"--preprocess: {_first_lower(str(e))}") from e
+        error = recipe_error(Path(option.opts[0]), e, fields, Preprocess)
+        raise UsageError(error.message.removeprefix("recipe "), hint=error.hint) from e
+    except ValueError as e:
+        raise UsageError(f"{option.opts[0]}: {e}") from e
 
 
 def _shape(text: str) -> tuple[int, ...]:
     """Sizes above 0 with ``x`` between them; nothing where it is something else."""
     return tuple(map(int, text.split("x"))) if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text) else ()
 
-
-def _first_lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import edgekit
+
+PACKAGE = Path(edgekit.__file__).parent
+BUILD_ONLY = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
+VENDORS = ("onnxruntime", "openvino", "tensorrt", "cv2")
+HEAVY = {*BUILD_ONLY, *VENDORS, "numpy", "PIL"}
+
+# What a board has: the base dependencies, and nothing of the extras.
+ON_THE_BOARD = ("cli", "data", "device", "engine", "kernels", "report", "runtime")
+
+BLOCK = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {(*BUILD_ONLY, *VENDORS)!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def python(code: str, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level packages in ``sys.modules`` after ``code``."""
+    out = python(f"{code}\nimport json, sys\nprint(json.dumps(sorted({{n.partition('.')[0] for n in sys.modules}})))")
+    return set(json.loads(out.splitlines()[-1]))
+
+
+def help_of(*arguments: str) -> str:
+    return f"from edgekit.cli.main import main\nassert main([{', '.join(map(repr, arguments))}]) == 0"
+
+
+def test_import_edgekit_loads_nothing_heavy() -> None:
+    assert loaded_by("import edgekit") & (HEAVY | {"rich", "msgspec", "click"}) == set()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert loaded_by(help_of("--help")) & (HEAVY | {"rich", "msgspec"}) == set()
+
+
+@pytest.mark.parametrize("command", ["build", "run", "profile", "doctor", "models"])
+def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
+    assert loaded_by(help_of(command, "--help")) & (HEAVY | {"rich", "msgspec"}) == set()
+
+
+def test_a_list_of_models_needs_no_numpy() -> None:
+    assert loaded_by(help_of("models")) & HEAVY == set()
+
+
+def test_an_error_message_needs_no_numpy() -> None:
+    code = "from edgekit.cli.main import main\nassert main(['bild']) == 2"
+    assert loaded_by(code) & HEAVY == set()
+
+
+def test_help_takes_less_than_0_3_seconds() -> None:
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "edgekit", "--help"], stdout=subprocess.DEVNULL, check=True)
+        seconds.append(time.perf_counter() - start)
+    # The fastest, since what others do on this machine only ever makes it slower.
+    assert min(seconds) < 0.3
+
+
+def test_everything_that_a_board_needs_imports_with_the_base_dependencies_alone() -> None:
+    modules = [
+        ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        for folder in ON_THE_BOARD
+        for file in sorted((PACKAGE / folder).rglob("*.py"))
+    ]
+    assert "edgekit.runtime.session" in modules
+    python(f"{BLOCK}\nimport importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)", *modules)
+
+
+def test_an_engine_loads_and_runs_with_the_base_dependencies_alone(detector: Path, picture: Path) -> None:
+    code = (
+        f"{BLOCK}\nimport edgekit\n"
+        "with edgekit.load(sys.argv[1]) as session:\n"
+        "    print(len(session.detect(sys.argv[2], score_threshold=0.2)))\n"
+    )
+    assert int(python(code, str(detector), str(picture))) > 0
+
+
+def test_a_backend_that_is_not_installed_says_how_to_install_it() -> None:
+    code = (
+        f"{BLOCK}\nfrom edgekit.engine.backend import backend\n"
+        "try:\n    backend('cpu').require()\nexcept Exception as e:\n    print(type(e).__name__, e)\n"
+    )
+    out = python(code)
+    assert out.startswith("BackendUnavailable")
+    assert "pip install" in out

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import edgekit
+
+ERRORS = {
+    "AccuracyError": 4,
+    "BackendUnavailable": 3,
+    "BuildError": 1,
+    "CalibrationError": 1,
+    "DataError": 1,
+    "EdgeKitError": 1,
+    "EngineMismatch": 1,
+    "ExportError": 1,
+    "GraphError": 1,
+    "ModelError": 1,
+    "RecipeError": 2,
+    "RunError": 1,
+    "UsageError": 2,
+}
+FUNCTIONS = {"build", "load", "profile"}
+
+# Names that users have in their programs; more may be added, none may go.
+PARAMETERS = {
+    "build": ["model", "precision", "target", "weights", "calib", "output"],
+    "load": ["path", "threads"],
+    "profile": ["path", "runs", "duration_s", "warmup", "threads", "image"],
+}
+
+
+def test_the_names_are_these() -> None:
+    assert set(edgekit.__all__) == {*ERRORS, *FUNCTIONS, "__version__"}
+
+
+def test_every_name_can_be_had() -> None:
+    assert all(hasattr(edgekit, name) for name in edgekit.__all__)
+
+
+def test_dir_lists_what_has_not_been_used_yet() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import edgekit; print(*dir(edgekit))"], capture_output=True, text=True, check=True
+    )
+    assert set(edgekit.__all__) <= set(done.stdout.split())
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'biuld'"):
+        _ = edgekit.biuld
+
+
+@pytest.mark.parametrize(("name", "code"), ERRORS.items())
+def test_every_error_derives_from_one_and_has_its_exit_code(name: str, code: int) -> None:
+    error = getattr(edgekit, name)
+    assert issubclass(error, edgekit.EdgeKitError)
+    assert error.exit_code == code
+    assert error("what", hint="how").hint == "how"
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_parameters_stay(name: str) -> None:
+    parameters = inspect.signature(getattr(edgekit, name)).parameters
+    assert [wanted for wanted in PARAMETERS[name] if wanted not in parameters] == []
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_only_the_first_parameter_is_positional(name: str) -> None:
+    kinds = [parameter.kind for parameter in inspect.signature(getattr(edgekit, name)).parameters.values()]
+    assert kinds[0] is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert set(kinds[1:]) == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_int8_is_the_default_precision() -> None:
+    assert inspect.signature(edgekit.build).parameters["precision"].default == "int8"
