@@ -47,20 +47,26 @@ def staged_folder(output: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
     """
     staging = output.parent / f".{output.name}.partial-{os.getpid()}"
     made: list[Path] = []
+    ours = False
     try:
         made = _make_parents(output.parent)
         _recover(output)
         _check_room(output.parent, needed_bytes)
-        with _locked_folder(staging):
+        _claim(staging)
+        ours = True
+        with _locked(staging):
             yield staging
             _replace(output, staging)
     except BaseException as e:
         written = _size(staging)
-        shutil.rmtree(staging, ignore_errors=True)
+        if ours:
+            shutil.rmtree(staging, ignore_errors=True)
         for parent in reversed(made):
             with suppress(OSError):
                 parent.rmdir()
-        if isinstance(e, OSError) and is_storage(e):
+        # A file elsewhere that may not be read, a model or a picture, is not our place's fault.
+        at_place = not ours or str(getattr(e, "filename", "")).startswith(str(staging))
+        if isinstance(e, OSError) and (e.errno in _NO_ROOM or (e.errno in _NOT_OURS and at_place)):
             raise storage_error(e, output, needed_bytes=needed_bytes, written_bytes=written) from e
         raise
 
@@ -99,12 +105,15 @@ def _make_parents(folder: Path) -> list[Path]:
     return missing
 
 
-@contextmanager
-def _locked_folder(folder: Path) -> Iterator[None]:
+def _claim(folder: Path) -> None:
     try:
         folder.mkdir()
     except FileExistsError:
         raise UsageError(f"{folder.parent} is being written by another thread", hint="wait until it is done") from None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     # The kernel drops the lock when the process dies, however it dies: process ids are reused, locks are not.
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -32,7 +32,9 @@ def conv_graph(quantized: bool = False, quantized_output: bool = True, batch: in
         nodes += [
             helper.make_node("QuantizeLinear", ["images", "x.scale", "x.zero"], ["x.q"], "x.q"),
             helper.make_node("DequantizeLinear", ["x.q", "x.scale", "x.zero"], ["x"], "x.dq"),
-            helper.make_node("DequantizeLinear", ["body.quantized", "body.scale", "body.zero"], ["body.weight"], "w.dq"),
+            helper.make_node(
+                "DequantizeLinear", ["body.quantized", "body.scale", "body.zero"], ["body.weight"], "w.dq"
+            ),
         ]
     else:
         constants["body.weight"] = weights

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from small_graphs import SHAPE, conv_graph, save, unknown_operator
+
+from edgekit.engine.backend import BACKENDS, Backend, BuildOptions, Engine, backend
+from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
+from edgekit.specs import Precision, TensorSpec
+
+FP32 = BuildOptions(precision=Precision.FP32)
+INT8 = BuildOptions(precision=Precision.INT8)
+LIBRARIES = {"cpu": "onnxruntime", "openvino": "openvino"}
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def any_backend(request: pytest.FixtureRequest) -> Backend:
+    return _installed(request.param)
+
+
+@pytest.fixture(params=sorted(LIBRARIES))
+def real_backend(request: pytest.FixtureRequest) -> Backend:
+    return _installed(request.param)
+
+
+def _installed(name: str) -> Backend:
+    if name in LIBRARIES:
+        pytest.importorskip(LIBRARIES[name])
+    return backend(name)
+
+
+def _loaded(library: Backend, graph: Path, options: BuildOptions) -> Engine:
+    result = library.build(graph, graph.parent, options)
+    return library.load(graph.parent / result.engine, threads=1)
+
+
+def _images(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(SHAPE, dtype=np.float32)
+
+
+def _reference(graph: Path, images: np.ndarray) -> np.ndarray:
+    """What the graph says, operator by operator: ONNX Runtime without its fusions."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"images": images})[0])
+
+
+def test_float_engines_compute_what_the_graph_says(real_backend: Backend, tmp_path: Path) -> None:
+    graph = save(conv_graph(), tmp_path)
+    engine = _loaded(real_backend, graph, FP32)
+    for seed in range(3):
+        images = _images(seed)
+        np.testing.assert_allclose(engine.run({"images": images})["head"], _reference(graph, images), atol=1e-4)
+
+
+def test_integer_engines_compute_what_the_graph_says(real_backend: Backend, tmp_path: Path) -> None:
+    graph = save(conv_graph(quantized=True), tmp_path)
+    engine = _loaded(real_backend, graph, INT8)
+    images = _images()
+    # One step of the output's scale, 0.1, through the head's weights: roundings of halves may differ.
+    difference = np.abs(engine.run({"images": images})["head"] - _reference(graph, images))
+    assert np.quantile(difference, 0.9) < 1e-3 and difference.max() < 0.4
+
+
+def test_what_was_built_is_read_back(any_backend: Backend, tmp_path: Path) -> None:
+    assert any_backend.build(save(conv_graph(), tmp_path), tmp_path, FP32).layers == {"float32": 2}
+    quantized = any_backend.build(save(conv_graph(quantized=True), tmp_path), tmp_path, INT8)
+    assert quantized.layers == {"int8": 1, "float32": 1}
+    assert quantized.backend_version == any_backend.version()
+    assert all((tmp_path / name).stat().st_size > 0 for name in {quantized.engine, *quantized.files})
+
+
+def test_inputs_and_outputs_are_those_of_the_graph(any_backend: Backend, tmp_path: Path) -> None:
+    engine = _loaded(any_backend, save(conv_graph(quantized=True), tmp_path), INT8)
+    assert engine.inputs == (TensorSpec("images", "float32", SHAPE),)
+    assert engine.outputs == (TensorSpec("head", "float32", (1, 3, 6, 6)),)
+    results = engine.run({"images": _images()})
+    assert {name: (value.shape, value.dtype) for name, value in results.items()} == {"head": ((1, 3, 6, 6), np.float32)}
+
+
+def test_a_dimension_may_be_chosen_at_run_time(any_backend: Backend, tmp_path: Path) -> None:
+    engine = _loaded(any_backend, save(conv_graph(batch="batch"), tmp_path), FP32)
+    assert isinstance(engine.inputs[0].shape[0], str)
+    assert engine.inputs[0].shape[1:] == SHAPE[1:]
+    for batch in (1, 3):
+        assert engine.run({"images": np.zeros((batch, *SHAPE[1:]), np.float32)})["head"].shape == (batch, 3, 6, 6)
+
+
+def test_results_stay_when_the_engine_runs_again(any_backend: Backend, tmp_path: Path) -> None:
+    engine = _loaded(any_backend, save(conv_graph(), tmp_path), FP32)
+    first = engine.run({"images": _images(1)})["head"]
+    kept = first.copy()
+    engine.run({"images": _images(2)})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_inputs_may_be_read_only_or_strided(real_backend: Backend, tmp_path: Path) -> None:
+    graph = save(conv_graph(), tmp_path)
+    engine = _loaded(real_backend, graph, FP32)
+    images = np.ascontiguousarray(_images().transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    images.flags.writeable = False
+    np.testing.assert_allclose(engine.run({"images": images})["head"], _reference(graph, images), atol=1e-4)
+
+
+def test_error_on_integer_layers_that_run_in_float(tmp_path: Path) -> None:
+    graph = save(conv_graph(quantized=True, quantized_output=False), tmp_path)
+    with pytest.raises(BuildError, match="cpu runs 1 of 1 quantized layers in float32, expected int8: body"):
+        backend("cpu").build(graph, tmp_path, INT8)
+
+
+def test_error_on_int8_of_a_graph_without_qdq(any_backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="the graph has none"):
+        any_backend.build(save(conv_graph(), tmp_path), tmp_path, INT8)
+
+
+def test_error_on_fp32_of_a_quantized_graph(any_backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="runs 1 of 2 layers in int8, expected float32: body"):
+        any_backend.build(save(conv_graph(quantized=True), tmp_path), tmp_path, FP32)
+
+
+def test_error_on_an_operator_that_nobody_has(real_backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=r"cannot take graph\.onnx: .*nobody.Frobnicate"):
+        real_backend.build(save(unknown_operator(), tmp_path), tmp_path, FP32)
+
+
+def test_error_on_a_graph_that_is_cut_short(any_backend: Backend, tmp_path: Path) -> None:
+    graph = save(conv_graph(), tmp_path)
+    graph.write_bytes(graph.read_bytes()[:-100])
+    with pytest.raises(GraphError, match="expected an ONNX file"):
+        any_backend.build(graph, tmp_path, FP32)
+
+
+def test_error_on_an_engine_that_is_cut_short(any_backend: Backend, tmp_path: Path) -> None:
+    result = any_backend.build(save(conv_graph(), tmp_path), tmp_path, FP32)
+    engine = tmp_path / result.engine
+    engine.write_bytes(engine.read_bytes()[:-20])
+    with pytest.raises(EngineMismatch, match="cannot load"):
+        any_backend.load(engine)
+
+
+def test_error_on_a_closed_engine(any_backend: Backend, tmp_path: Path) -> None:
+    engine = _loaded(any_backend, save(conv_graph(), tmp_path), FP32)
+    engine.close()
+    engine.close()
+    with pytest.raises(RunError, match="closed"):
+        engine.run({"images": _images()})
+
+
+def test_error_on_a_run_that_fails(real_backend: Backend, tmp_path: Path) -> None:
+    engine = _loaded(real_backend, save(conv_graph(), tmp_path), FP32)
+    with pytest.raises(RunError, match="failed while running"):
+        engine.run({"images": np.zeros((1, 5, 8, 8), np.float32)})
+
+
+def test_the_libraries_are_silent(real_backend: Backend, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = _loaded(real_backend, save(conv_graph(quantized=True), tmp_path), INT8)
+    engine.run({"images": _images()})
+    with pytest.raises(RunError):
+        engine.run({"images": np.zeros((1, 5, 8, 8), np.float32)})
+    with pytest.raises(GraphError):
+        real_backend.build(save(unknown_operator(), tmp_path), tmp_path, FP32)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("name", "extra"), [("cpu", "cpu"), ("openvino", "openvino")])
+def test_error_on_a_library_that_is_not_installed(name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, LIBRARIES[name], None)
+    with pytest.raises(BackendUnavailable) as caught:
+        backend(name).require()
+    assert caught.value.hint == f"pip install 'edgekit[{extra}]'"
+
+
+def test_weights_have_7_bits_where_8_overflow(real_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.device.cpu import Cpu
+
+    module = sys.modules[type(real_backend).__module__]
+    bits = {}
+    for arch, feature in (("x86_64", "avx2"), ("x86_64", "avx_vnni"), ("aarch64", "neon"), ("aarch64", "asimddp")):
+        here = Cpu(name="", arch=arch, cores=1, threads=1, features=(feature,), memory_bytes=0, available_bytes=0)
+        monkeypatch.setattr(module, "cpu", lambda here=here: here)
+        bits[feature] = real_backend.scheme().weight_bits
+    assert bits == {"avx2": 7, "avx_vnni": 8, "neon": 8, "asimddp": 8}
+
+
+def test_weights_beyond_a_protobuf_go_into_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = backend("cpu")
+    monkeypatch.setattr(sys.modules[type(library).__module__], "INLINE_LIMIT_BYTES", 100)
+    graph = save(conv_graph(), tmp_path)
+    result = library.build(graph, tmp_path, FP32)
+    engine = library.load(tmp_path / result.engine)
+    np.testing.assert_allclose(engine.run({"images": _images()})["head"], _reference(graph, _images()), atol=1e-4)
+    assert set(result.files) == {p.name for p in tmp_path.iterdir()} - {"graph.onnx"}
