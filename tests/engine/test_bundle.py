@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,19 +136,24 @@ def test_an_old_bundle_that_a_killed_build_moved_aside_returns(tmp_path: Path) -
     assert read_bundle(tmp_path / "out").path.joinpath("engine.json").read_text() == "old"
 
 
+HOLD_A_LOCK = """
+import fcntl, os, sys, time
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
 def test_leftovers_go_and_builds_that_run_stay(tmp_path: Path) -> None:
     (tmp_path / ".out.partial-1").mkdir()
     (tmp_path / f".out.partial-{os.getpid()}").mkdir()
     (tmp_path / ".out.partial-1/engine.json").write_text("half")
-    holder = subprocess.Popen(["flock", tmp_path / ".out.partial-1", "sleep", "60"])
-    try:
-        while subprocess.run(["flock", "-n", tmp_path / ".out.partial-1", "true"]).returncode == 0:
-            pass
+    command = [sys.executable, "-c", HOLD_A_LOCK, tmp_path / ".out.partial-1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline() == b"locked\n"
         make(tmp_path / "out")
         assert leftovers(tmp_path / "out") == [".out.partial-1"]
-    finally:
-        subprocess.run(["pkill", "-P", str(holder.pid)], check=True)
-        holder.wait()
+        holder.kill()
     make(tmp_path / "out")
     assert leftovers(tmp_path / "out") == []
 
