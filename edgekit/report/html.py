@@ -8,10 +8,11 @@ from html import escape
 from pathlib import Path
 
 from edgekit.report.charts import Bar, Series, bars, histogram, time_line
-from edgekit.report.latency import Disturbance, Statistics
+from edgekit.report.latency import Statistics
 from edgekit.report.reports import BuildReport, LatencyReport
 from edgekit.report.wording import (
     bytes_in_words,
+    disturbances_of,
     engine_rows,
     fact_rows,
     machine_rows,
@@ -36,8 +37,8 @@ def html_from_report(report: LatencyReport) -> str:
         _header(report.name, title(report), report.created),
         _notes(report.notes),
         _figures(_figures_of(report)),
-        _disturbed(report.disturbances),
-        _section("Stage by stage", "Medians, in the order in which they run.", _stages({"median": report})),
+        _disturbed([item.text for item in report.disturbances]),
+        _stages({"median": report}),
         _section("How often each latency was seen", _HISTOGRAM_TEXT, histogram(inference, _marks(report))),
         _section("Run by run", _TIME_LINE_TEXT, time_line([inference])),
         _section("All figures", "", _statistics(report)),
@@ -62,13 +63,13 @@ def html_from_build(report: BuildReport) -> str:
         f"<h3>{escape(one.name)}</h3>{histogram(one, _marks(engine))}"
         for one, engine in zip(series, engines.values(), strict=True)
     )
-    disturbed = [item for engine in engines.values() for item in engine.disturbances]
+    disturbed = disturbances_of(report)
     body = [
         _header(report.name, title(last), report.created),
         _notes(report.notes),
         _figures(_figures_of_build(report)),
-        _disturbed(tuple(dict.fromkeys(disturbed))),
-        _section("Stage by stage", "Medians, in the order in which they run.", _stages(_by_upper_name(engines))),
+        _disturbed(disturbed),
+        _stages({name.upper(): engine for name, engine in engines.items()}),
         _section("How often each latency was seen", _HISTOGRAM_TEXT, histograms),
         _section("Run by run", _TIME_LINE_TEXT, time_line(series) + _legend([(s.colour, s.name) for s in series])),
         *(_section(f"All figures, {name.upper()}", "", _statistics(engine)) for name, engine in engines.items()),
@@ -142,7 +143,10 @@ def _stages(reports: dict[str, LatencyReport]) -> str:
         for name, report in reports.items()
     ]
     stages = next(iter(reports.values())).stages
-    return bars(rows) + _legend([(STAGE_COLOURS[stage], stage) for stage in stages])
+    if len(stages) == len(rows) == 1:
+        return ""
+    content = bars(rows) + _legend([(STAGE_COLOURS[stage], stage) for stage in stages])
+    return _section("Stage by stage", "Medians, in the order in which they run.", content)
 
 
 def _statistics(report: LatencyReport) -> str:
@@ -176,10 +180,8 @@ def _notes(notes: Sequence[str]) -> str:
     return _caution("Please note", notes) if notes else ""
 
 
-def _disturbed(found: Sequence[Disturbance]) -> str:
-    if not found:
-        return ""
-    return _caution("The machine was not quiet", [item.text for item in found])
+def _disturbed(texts: Sequence[str]) -> str:
+    return _caution("The machine was not quiet", texts) if texts else ""
 
 
 def _caution(heading: str, lines: Sequence[str]) -> str:
@@ -200,10 +202,6 @@ def _section(heading: str, text: str, content: str) -> str:
 
 def _footer(report: LatencyReport, command: str) -> str:
     return f"<footer>Measured by {command}, EdgeKit {escape(report.edgekit)}. Warm-up runs are in no figure.</footer>"
-
-
-def _by_upper_name(engines: dict[str, LatencyReport]) -> dict[str, LatencyReport]:
-    return {name.upper(): engine for name, engine in engines.items()}
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -10,10 +10,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.report.latency import Disturbance, Statistics
+from edgekit.report.latency import Statistics
 from edgekit.report.reports import BuildReport, LatencyReport
 from edgekit.report.wording import (
     bytes_in_words,
+    disturbances_of,
     engine_rows,
     fact_rows,
     machine_rows,
@@ -39,7 +40,7 @@ def terminal_from_report(report: LatencyReport) -> RenderableType:
         _rows(engine_rows(report)[1:]),
         Text(),
         _rows(machine_rows(report.machine)),
-        *_cautions(report.notes, report.disturbances),
+        *_cautions(report.notes, [item.text for item in report.disturbances]),
     )
 
 
@@ -53,8 +54,7 @@ def terminal_from_build(report: BuildReport) -> RenderableType:
         table.add_column("gain", justify="right", style="green")
     for label, cells, gain in _comparison(report):
         table.add_row(label, *cells, *([gain] if report.speedup is not None else []))
-    disturbed = [item for engine in report.engines.values() for item in engine.disturbances]
-    return Group(table, _rows(fact_rows(report)), *_cautions(report.notes, disturbed))
+    return Group(table, _rows(fact_rows(report)), *_cautions(report.notes, disturbances_of(report)))
 
 
 def _comparison(report: BuildReport) -> list[tuple[str, list[str], str]]:
@@ -113,12 +113,11 @@ def notes_panel(notes: Iterable[str]) -> Panel:
     return _panel("please note", notes)
 
 
-def _cautions(notes: Iterable[str], disturbed: Iterable[Disturbance]) -> list[RenderableType]:
-    notes, texts = list(notes), [item.text for item in disturbed]
-    panels = [notes_panel(notes)] if notes else []
-    return [*panels, _panel("the machine was not quiet", texts)] if texts else list(panels)
+def _cautions(notes: Sequence[str], disturbed: Sequence[str]) -> list[RenderableType]:
+    panels: list[RenderableType] = [notes_panel(notes)] if notes else []
+    return [*panels, _panel("the machine was not quiet", disturbed)] if disturbed else panels
 
 
 def _panel(heading: str, lines: Iterable[str]) -> Panel:
-    text = Text("\n".join(dict.fromkeys(lines)))
+    text = Text("\n".join(lines))
     return Panel(text, title=heading, title_align="left", border_style="yellow")

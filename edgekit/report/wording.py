@@ -10,6 +10,7 @@ from edgekit.report.reports import BuildReport, LatencyReport
 __all__ = [
     "BACKEND_NAMES",
     "bytes_in_words",
+    "disturbances_of",
     "engine_rows",
     "fact_rows",
     "machine_rows",
@@ -105,6 +106,16 @@ def machine_rows(machine: Machine) -> list[tuple[str, str]]:
     if machine.load is not None:
         rows.append(("load", f"{machine.load:.2f} processes in the minute before"))
     return [("board", machine.board), *rows] if machine.board else rows
+
+
+def disturbances_of(report: BuildReport) -> list[str]:
+    """Why a build's figures may be worse than this machine can do, each with its engine in front."""
+    several = len(report.engines) > 1
+    return [
+        f"{name.upper()}: {item.text}" if several else item.text
+        for name, engine in report.engines.items()
+        for item in engine.disturbances
+    ]
 
 
 def fact_rows(report: BuildReport) -> list[tuple[str, str]]:
