@@ -98,11 +98,9 @@ class _ArrayFile:
 
     def read(self) -> np.ndarray | dict[str, np.ndarray]:
         try:
-            loaded = np.load(self.path, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            with loaded:
-                return {name: loaded[name] for name in loaded.files}
+            with self.path.open("rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
         except Exception as e:  # a broken header or archive ends in almost any of Python's errors
             raise DataError(f"{self.path}: expected a numpy file, got: {e}") from e
 

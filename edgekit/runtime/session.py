@@ -189,11 +189,11 @@ def _checked_array(feeds: Mapping[str, Any], spec: TensorSpec, sizes: dict[str, 
     array = feeds[spec.name]
     if not isinstance(array, np.ndarray):
         raise RunError(f"{expected}, got {type(array).__name__}", hint="numpy.asarray makes an array of it")
-    got = f"got {array.dtype.name} ({_dimensions(array.shape)})"
+    got = f"({_dimensions(array.shape)})"
     if array.dtype.name != spec.dtype:
-        raise RunError(f"{expected}, {got}", hint=f"convert it: array.astype('{spec.dtype}')")
+        raise RunError(f"{expected}, got {array.dtype.name} {got}", hint=f"convert it: array.astype('{spec.dtype}')")
     if not _fits(array.shape, spec.shape, sizes):
-        raise RunError(f"{expected}, {got}", hint=_shape_hint(array.shape, spec.shape, rebuild))
+        raise RunError(f"{expected}, got {got}", hint=_shape_hint(array.shape, spec.shape, rebuild))
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 

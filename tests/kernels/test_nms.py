@@ -1,0 +1,117 @@
+import time
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edgekit.errors import UsageError
+from edgekit.kernels import reference
+from edgekit.kernels.nms import nms
+
+thresholds = st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 1.0])
+
+
+def corners(xy, wh):
+    return np.concatenate([xy, xy + wh], axis=1).astype(np.float32)
+
+
+@st.composite
+def candidates(draw, low=0, coordinates=None, scores=None):
+    count = draw(st.integers(0, 40))
+    coordinates = st.integers(low, 12) if coordinates is None else coordinates
+    scores = st.sampled_from([0.1, 0.25, 0.3, 0.5, 0.5000001, 0.9, 1.0]) if scores is None else scores
+    xy = draw(hnp.arrays(np.float32, (count, 2), elements=st.integers(0, 12)))
+    wh = draw(hnp.arrays(np.float32, (count, 2), elements=coordinates))
+    values = draw(hnp.arrays(np.float32, count, elements=scores.map(lambda score: float(np.float32(score)))))
+    kinds = draw(hnp.arrays(np.int64, count, elements=st.integers(0, 2)))
+    return corners(xy, wh), values, kinds
+
+
+@given(candidates(low=-2), thresholds, thresholds, st.sampled_from([0, 1, 3, 300]))
+def test_equals_the_reference_with_ties_and_boxes_of_no_area(found, score_threshold, iou_threshold, most):
+    options = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": most}
+    kept = nms(*found, **options)
+    assert kept.dtype == np.int64
+    assert kept.tolist() == reference.nms(*found, **options).tolist()
+
+
+anything = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+@given(candidates(coordinates=anything, scores=anything), thresholds)
+def test_equals_the_reference_on_nan_and_infinity(found, iou_threshold):
+    options = {"score_threshold": 0.25, "iou_threshold": iou_threshold, "max_detections": 300}
+    kept = nms(*found, **options)
+    assert kept.tolist() == reference.nms(*found, **options).tolist()
+    assert np.isfinite(found[0][kept]).all() and not np.isnan(found[1][kept]).any()
+
+
+@pytest.mark.parametrize("count", [127, 128, 129, 400])
+@pytest.mark.parametrize("most", [10, 130, 1000])
+def test_equals_the_reference_across_blocks(count, most):
+    rng = np.random.default_rng(count)
+    boxes = corners(rng.uniform(0, 200, (count, 2)), rng.uniform(5, 60, (count, 2)))
+    scores, kinds = rng.random(count).round(2).astype(np.float32), rng.integers(0, 3, count)
+    options = {"score_threshold": 0.05, "iou_threshold": 0.4, "max_detections": most}
+    assert nms(boxes, scores, kinds, **options).tolist() == reference.nms(boxes, scores, kinds, **options).tolist()
+
+
+# OpenCV computes overlaps of its own accord in float32 or float64, so a threshold stays clear of the fractions that
+# boxes of whole numbers can have.
+@given(candidates(low=1), st.sampled_from([0.1001, 0.4503, 0.7002]))
+def test_keeps_what_opencv_keeps(found, iou_threshold):
+    boxes, scores, kinds = found
+    assume(len(boxes))
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    kept = nms(boxes, scores, kinds, score_threshold=0.25, iou_threshold=iou_threshold, max_detections=300)
+    theirs = cv2.dnn.NMSBoxesBatched(xywh.tolist(), scores.tolist(), kinds.tolist(), 0.25, iou_threshold)
+    assert sorted(kept.tolist()) == sorted(np.asarray(theirs).ravel().tolist())
+
+    one_class = nms(boxes, scores, 0 * kinds, score_threshold=0.25, iou_threshold=iou_threshold, max_detections=300)
+    theirs = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), 0.25, iou_threshold)
+    assert one_class.tolist() == np.asarray(theirs).ravel().tolist()
+
+
+def test_score_equal_to_the_threshold_is_not_kept_and_overlap_equal_to_it_is():
+    boxes = np.array([[0, 0, 2, 1], [1, 0, 3, 1], [10, 0, 12, 1]], np.float32)  # the first two overlap by 1/3
+    scores = np.array([0.9, 0.8, 0.3], np.float32)
+    kinds = np.zeros(3, np.int64)
+    kept = nms(boxes, scores, kinds, score_threshold=0.3, iou_threshold=1 / 3, max_detections=300)
+    assert kept.tolist() == [0, 1]
+    kept = nms(boxes, scores, kinds, score_threshold=0.29, iou_threshold=0.33, max_detections=300)
+    assert kept.tolist() == [0, 2]
+
+
+def test_ties_go_to_the_lower_index_and_classes_do_not_suppress_each_other():
+    boxes = np.array([[0, 0, 4, 4]] * 4, np.float32)
+    scores = np.full(4, 0.5, np.float32)
+    kept = nms(boxes, scores, np.array([7, 7, 3, 3]), score_threshold=0.1, iou_threshold=0.5, max_detections=300)
+    assert kept.tolist() == [0, 2]
+
+
+def test_nothing_comes_from_nothing():
+    empty = np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64)
+    assert nms(*empty, score_threshold=0.25, iou_threshold=0.45, max_detections=300).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"score_threshold": 1.5}, {"iou_threshold": -0.1}, {"iou_threshold": float("nan")}, {"max_detections": -1}],
+)
+def test_error_on_thresholds_out_of_range(wrong):
+    options = {"score_threshold": 0.25, "iou_threshold": 0.45, "max_detections": 300} | wrong
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))}: expected .*, got {next(iter(wrong.values()))}"):
+        nms(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), **options)
+
+
+@pytest.mark.parametrize(("spread", "size"), [(416, 30), (416, 120), (1, 100)])
+def test_all_candidates_of_a_yolov3_at_once_take_less_than_a_quarter_second(spread, size):
+    rng = np.random.default_rng(0)
+    boxes = corners(rng.uniform(0, spread, (10_647, 2)), rng.uniform(0.8 * size, size, (10_647, 2)))
+    scores, kinds = rng.random(10_647).astype(np.float32), np.zeros(10_647, np.int64)
+    start = time.process_time()
+    nms(boxes, scores, kinds, score_threshold=0.0, iou_threshold=0.45, max_detections=300)
+    assert time.process_time() - start < 0.25
