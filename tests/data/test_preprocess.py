@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -77,6 +77,7 @@ def test_pad_is_normalized_as_a_pixel_is():
     assert [np.unique(channel).tolist() for channel in batch[0]] == [[49.5], [49.0], [48.5]]
 
 
+@settings(deadline=None)
 @given(sides, sides, st.sampled_from([224, 256, 300]), st.sampled_from([(224, 224), (160, 224)]))
 def test_crop_is_resize_and_center_crop(height, width, short_side, size):
     image = Image.fromarray(noise(height, width))
@@ -101,6 +102,7 @@ def test_huge_and_thin_pictures_need_no_more_memory_than_the_input():
             assert batch.shape == (1, 3, 96, 128) and batch[0, 0].max() == 1
 
 
+@settings(deadline=None)
 @given(sides, sides, sides, sides, ways)
 def test_picture_s_corners_come_back_from_the_input(height, width, out_height, out_width, resize):
     picture = Image.new("RGB", (width, height))
@@ -110,6 +112,7 @@ def test_picture_s_corners_come_back_from_the_input(height, width, out_height, o
     np.testing.assert_allclose(placement.to_picture(placement.to_input(boxes)), boxes, atol=width * height * 1e-4)
 
 
+@settings(deadline=None)
 @given(sides, sides)
 def test_boxes_are_clipped_to_the_picture(height, width):
     _, placement = preprocess(Image.new("RGB", (width, height)), Preprocess(resize="letterbox"), (1, 3, 100, 100))
@@ -119,6 +122,7 @@ def test_boxes_are_clipped_to_the_picture(height, width):
     assert placement.to_picture(np.empty((0, 4), np.float32)).shape == (0, 4)
 
 
+@settings(deadline=None)
 @given(st.integers(40, 300), st.integers(40, 300), ways)
 def test_a_mark_in_the_picture_is_found_where_the_placement_says(height, width, resize):
     picture = np.zeros((height, width, 3), np.uint8)

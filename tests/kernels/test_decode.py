@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -55,6 +55,7 @@ def test_pictures_of_a_batch_are_decoded_each_for_itself():
 extreme = st.one_of(st.floats(width=32), st.sampled_from([np.inf, -np.inf, np.nan, 3e38, -3e38, 88.8, -88.8]))
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float32, (1, 3 * 7, 2, 3), elements=extreme), st.sampled_from([0.0, 0.25, 0.99]))
 def test_extreme_numbers_overflow_nothing_and_nan_scores_are_left_out(numbers, threshold):
     boxes, scores, _ = decode_yolov3({"coarse": numbers}, (COARSE,), score_threshold=threshold)

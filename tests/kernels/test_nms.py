@@ -3,7 +3,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -30,6 +30,7 @@ def candidates(draw, low=0, coordinates=None, scores=None):
     return corners(xy, wh), values, kinds
 
 
+@settings(deadline=None)
 @given(candidates(low=-2), thresholds, thresholds, st.sampled_from([0, 1, 3, 300]))
 def test_equals_the_reference_with_ties_and_boxes_of_no_area(found, score_threshold, iou_threshold, most):
     options = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": most}
@@ -41,6 +42,7 @@ def test_equals_the_reference_with_ties_and_boxes_of_no_area(found, score_thresh
 anything = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
+@settings(deadline=None)
 @given(candidates(coordinates=anything, scores=anything), thresholds)
 def test_equals_the_reference_on_nan_and_infinity(found, iou_threshold):
     options = {"score_threshold": 0.25, "iou_threshold": iou_threshold, "max_detections": 300}
@@ -61,6 +63,7 @@ def test_equals_the_reference_across_blocks(count, most):
 
 # OpenCV computes overlaps of its own accord in float32 or float64, so a threshold stays clear of the fractions that
 # boxes of whole numbers can have.
+@settings(deadline=None)
 @given(candidates(low=1), st.sampled_from([0.1001, 0.4503, 0.7002]))
 def test_keeps_what_opencv_keeps(found, iou_threshold):
     boxes, scores, kinds = found
