@@ -18,6 +18,7 @@ from torch import nn
 
 from edgekit.errors import ExportError
 from edgekit.graph.module_names import name_after_modules
+from edgekit.graph.passes import FoldConstants, InferShapes, RemoveDead
 from edgekit.specs import TensorSpec
 
 __all__ = ["graph_from_module"]
@@ -31,9 +32,8 @@ def graph_from_module(
 ) -> ir.Model:
     """Exports a module as it computes in evaluation mode; its own mode is left as it was.
 
-    The graph is what the exporter writes, not optimized: `edgekit.graph.passes.optimize` does that. Weights
-    are shared with the module, not copied. Nodes and values are named after the modules they came from
-    (see `edgekit.graph.module_names`).
+    Constants are folded; the rest is left to `edgekit.graph.passes.optimize`. Weights are shared with the module,
+    not copied. Nodes and values are named after the modules they came from (see `edgekit.graph.module_names`).
 
     Args:
         module: takes ``inputs`` as positional arguments; returns a tensor or any nesting of tuples, lists and
@@ -51,6 +51,7 @@ def graph_from_module(
         graph = _translated(program, inputs, outputs, opset)
     InlinePass()(graph)
     name_after_modules(graph, module)
+    _drop_invented_biases(graph)
     return graph
 
 
@@ -133,6 +134,27 @@ def _translated(
     assert exported is not None
     _name_dimensions(exported.model, inputs)
     return exported.model
+
+
+def _drop_invented_biases(graph: ir.Model) -> None:
+    """Takes away the zeros that the exporter computes for a convolution without bias, and nothing of the module's."""
+    computed = [
+        node
+        for node in graph.graph.all_nodes()
+        if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) > 2 and not _is_stored(node.inputs[2])
+    ]
+    if not computed:
+        return
+    ir.passes.Sequential(InferShapes(), FoldConstants())(graph)
+    for node in computed:
+        bias = node.inputs[2].const_value if node.inputs[2] is not None else None
+        if bias is not None and not bias.numpy().any():
+            node.resize_inputs(2)
+    RemoveDead()(graph)
+
+
+def _is_stored(value: ir.Value | None) -> bool:
+    return value is None or value.is_initializer() or value.is_graph_input()
 
 
 def _name_dimensions(graph: ir.Model, inputs: Sequence[TensorSpec]) -> None:

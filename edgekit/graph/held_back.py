@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["weights_held_back"]
+__all__ = ["INLINE_BYTES", "weights_held_back"]
 
-_INLINE_BYTES = 1024
+INLINE_BYTES = 1024
 """Smaller initializers may be axes or shapes, which inference has to read; they stay in the file."""
 
 
@@ -17,7 +17,8 @@ _INLINE_BYTES = 1024
 def weights_held_back(graph: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
     """While the context lasts, ``graph`` can be written without its weights, in kilobytes instead of gigabytes.
 
-    Weights of more than 1 KB are references to external data in a file ``weights``, which need not exist.
+    Weights of more than 1 KB that a node reads are references to external data in a file ``weights``, which need
+    not exist.
 
     Yields:
         The weights that are held back, by name. They are back in the graph afterwards.
@@ -26,7 +27,8 @@ def weights_held_back(graph: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]
     held = {
         name: value.const_value
         for name, value in initializers.items()
-        if value.const_value is not None and value.const_value.nbytes > _INLINE_BYTES
+        # ONNX Runtime drops an initializer that nobody reads, and then does not know the array of that name.
+        if value.const_value is not None and value.const_value.nbytes > INLINE_BYTES and value.uses()
     }
     try:
         for name, tensor in held.items():

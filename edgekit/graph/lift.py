@@ -6,14 +6,16 @@ import onnx
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.held_back import INLINE_BYTES
+from edgekit.graph.passes.infer_shapes import InferShapes
 
 __all__ = ["OPSET", "lift"]
 
 OPSET = 20
 """What EdgeKit exports to, and what older graphs are lifted to."""
 
-_INLINE_BYTES = 1024
-"""Larger initializers are weights; smaller ones may be axes or shapes, which the converter has to read."""
+_ONE_WAY_BROADCAST = 7
+"""Since this opset a PRelu's slope is aligned with the last axis of its input, before with the channels."""
 
 
 def lift(graph: ir.Model, name: str) -> ir.Model:
@@ -29,10 +31,13 @@ def lift(graph: ir.Model, name: str) -> ir.Model:
     Raises:
         GraphError: ONNX's converter cannot; says why.
     """
+    before = graph.opset_imports.get("", 1)
+    if before < _ONE_WAY_BROADCAST:
+        _align_slopes(graph)
     held = {
         key: value.const_value
         for key, value in graph.graph.initializers.items()
-        if value.const_value is not None and value.const_value.nbytes > _INLINE_BYTES
+        if value.const_value is not None and value.const_value.nbytes > INLINE_BYTES
     }
     inputs = len(graph.graph.inputs)
     for key, tensor in held.items():
@@ -41,7 +46,6 @@ def lift(graph: ir.Model, name: str) -> ir.Model:
         graph.graph.inputs.append(value)
     # Before version 4 of the format a weight had to be an input too; the converter keeps to the version it sees.
     graph.ir_version = max(graph.ir_version, 8)
-    before = graph.opset_imports.get("", 1)
     try:
         lifted = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(graph), OPSET))
     except Exception as e:
@@ -56,3 +60,16 @@ def lift(graph: ir.Model, name: str) -> ir.Model:
         value.const_value = held[value.name or ""]
         lifted.graph.register_initializer(value)
     return lifted
+
+
+def _align_slopes(graph: ir.Model) -> None:
+    """Gives slopes of PRelu, one a channel, the shape they need since opset 7; ONNX's converter forgets it."""
+    InferShapes()(graph)
+    for node in graph.graph.all_nodes():
+        value = node.inputs[1] if node.op_type == "PRelu" else None
+        slope = value.const_value if value is not None else None
+        shape = node.inputs[0].shape if node.inputs and node.inputs[0] is not None else None
+        if value is None or slope is None or shape is None or len(slope.shape) != 1 or len(shape) < 3:
+            continue
+        aligned = slope.numpy().reshape((-1,) + (1,) * (len(shape) - 2))
+        value.const_value, value.shape = ir.tensor(aligned, name=value.name), ir.Shape(aligned.shape)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import InlinePass, RemoveInitializersFromInputsPass, RemoveUnusedFunctionsPass
 
 from edgekit.errors import GraphError, nearest
+from edgekit.graph.held_back import INLINE_BYTES
 from edgekit.graph.lift import OPSET, lift
 from edgekit.graph.passes.infer_shapes import InferShapes
 
@@ -47,22 +49,27 @@ def graph_from_onnx(path: Path) -> ir.Model:
     """
     path = Path(path)
     model = _parsed(path)
-    _require_external_data(model, path)
-    _require_known_operators(model, path)
+    try:
+        _require_external_data(model, path)
+        _require_known_operators(model, path)
+        _require_tensor_inputs(model, path)
+    except TypeError as e:  # protobuf gives a string that is not UTF-8 as bytes
+        raise GraphError(f"{path}: not a valid graph: a name in it is not text") from e
     _require_valid(model, path)
-    _require_tensor_inputs(model, path)
     try:
         graph = ir.from_proto(model)
     except Exception as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
     del model
     ir.external_data.set_base_dir(graph.graph, path.parent.resolve())
+    _read_small_data(graph)
     try:
         InlinePass()(graph)
         RemoveUnusedFunctionsPass()(graph)  # type: ignore[no-untyped-call]
     except Exception as e:
         raise GraphError(f"{path}: its functions cannot be inlined: {_first_line(e)}") from e
     RemoveInitializersFromInputsPass()(graph)
+    _name_dimensions(graph)
     if graph.opset_imports.get("", OPSET) < OPSET:
         graph = lift(graph, path.name)
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
@@ -187,9 +194,27 @@ def _operators(domain: str) -> Iterable[str]:
 def _require_valid(model: onnx.ModelProto, path: Path) -> None:
     external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model))
     try:
-        onnx.checker.check_model(str(path.resolve()) if external else model)
+        with _with_output_shapes(model):
+            onnx.checker.check_model(str(path.resolve()) if external else model)
     except Exception as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
+
+
+@contextlib.contextmanager
+def _with_output_shapes(model: onnx.ModelProto) -> Iterator[None]:
+    """The checker wants a shape on every output, but ONNX Runtime does not, and many files have none."""
+    shapeless = [
+        output.type.tensor_type
+        for output in model.graph.output
+        if output.type.HasField("tensor_type") and not output.type.tensor_type.HasField("shape")
+    ]
+    for tensor_type in shapeless:
+        tensor_type.shape.SetInParent()
+    try:
+        yield
+    finally:
+        for tensor_type in shapeless:
+            tensor_type.ClearField("shape")
 
 
 def _require_tensor_inputs(model: onnx.ModelProto, path: Path) -> None:
@@ -209,6 +234,30 @@ def _require_tensor_inputs(model: onnx.ModelProto, path: Path) -> None:
                 f"{path}: input '{value.name}': expected a fixed number of dimensions, got a dynamic rank",
                 hint="export the model with the input's shape",
             )
+
+
+def _read_small_data(graph: ir.Model) -> None:
+    """Reads external data that others read with the nodes: what is small, or belongs to a graph inside of a node."""
+    for part in graph.graphs():
+        for value in part.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and (tensor.nbytes <= INLINE_BYTES or part is not graph.graph):
+                value.const_value = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=value.name)
+
+
+def _name_dimensions(graph: ir.Model) -> None:
+    """Gives a name to each input's dimension that has none, or that is -1 as some exporters write it."""
+    for value in graph.graph.inputs:
+        assert value.shape is not None
+        value.shape = ir.Shape(
+            [
+                f"{value.name}_{axis}" if (size < 0 if isinstance(size, int) else not size.value) else size
+                for axis, size in enumerate(value.shape)
+            ]
+        )
+    for value in graph.graph.outputs:
+        if value.shape is not None:
+            value.shape = ir.Shape([None if isinstance(size, int) and size < 0 else size for size in value.shape])
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -119,9 +119,19 @@ def _layer(node: ir.Node, sizes: _Sizes, counted: set[str]) -> LayerStats:
         name=node.name or "",
         operator=node.op_type,
         output_shape=sizes.of(node.outputs[0]) if node.outputs else (),
-        parameters=sum(_new_parameters(value, counted) for value in node.inputs),
+        parameters=sum(_new_parameters(value, counted) for value in _learned_inputs(node)),
         macs=_macs(node, sizes),
     )
+
+
+_SETTINGS = frozenset({"Clip", "NonMaxSuppression", "OneHot", "Pad", "Range", "Resize", "Upsample"})
+"""Operators whose constant inputs are settings, not learned."""
+
+
+def _learned_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
+    if node.op_type in _SETTINGS:
+        return ()
+    return node.inputs[:1] if node.op_type in ("QuantizeLinear", "DequantizeLinear") else node.inputs
 
 
 def _new_parameters(value: ir.Value | None, counted: set[str]) -> int:

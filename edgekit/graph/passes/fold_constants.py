@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from onnxscript.optimizer import fold_constants_ir
@@ -24,11 +28,24 @@ class FoldConstants(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         lift = LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
         modified = lift(model).modified
-        folded = fold_constants_ir(
-            model,
-            onnx_shape_inference=False,
-            input_size_limit=_LARGEST_ELEMENTS,
-            output_size_limit=_LARGEST_ELEMENTS,
-        )
+        with _silence():
+            folded = fold_constants_ir(
+                model,
+                onnx_shape_inference=False,
+                input_size_limit=_LARGEST_ELEMENTS,
+                output_size_limit=_LARGEST_ELEMENTS,
+            )
         modified = lift(model).modified or folded.modified or modified
         return ir.passes.PassResult(model, modified=modified)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps remarks on operators that stay as they are from the user's screen."""
+    logger = logging.getLogger("onnxscript.optimizer")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
