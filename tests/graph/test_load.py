@@ -94,7 +94,7 @@ def foreign_models() -> list[object]:
 
 
 FOREIGN_SIZES = {"ch_PP-OCRv4_rec_infer": 48, "ch_ppocr_mobile_v2.0_cls_infer": 48}
-SPEECH = {"input": (1, 576), "state": (2, 1, 128), "h": (1, 128), "c": (1, 128), "sr": ()}
+SPEECH = {"input": (1, 576), "state": (2, 1, 128), "h": (1, 1, 128), "c": (1, 1, 128), "sr": ()}
 
 
 @pytest.mark.parametrize("path", foreign_models())
