@@ -19,7 +19,8 @@ __all__ = ["cli", "main"]
 BUG = 70
 """Exit code of a bug of ours: EX_SOFTWARE of sysexits.h."""
 INTERRUPTED = 128 + signal.SIGINT
-BROKEN_PIPE = 128 + 13
+BROKEN_PIPE = 1
+"""As click ends when it is the one to notice."""
 
 EPILOG = """\b
 Example:

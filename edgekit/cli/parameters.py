@@ -77,4 +77,3 @@ def preprocess_fields(ctx: click.Context, option: click.Parameter, values: tuple
 def _shape(text: str) -> tuple[int, ...]:
     """Sizes above 0 with ``x`` between them; nothing where it is something else."""
     return tuple(map(int, text.split("x"))) if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text) else ()
-

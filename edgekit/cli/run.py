@@ -89,7 +89,7 @@ def _run_pictures(detect: Callable[[Path], Detections], source: Path, save: Path
         if not as_json:
             _print_detections(picture, found, seconds)
         if save is not None:
-            _save_picture(picture, found, save / f"{picture.stem}.png" if several else save)
+            _save_picture(picture, found, save / picture.name if several else save)
     if skipped == len(pictures):
         raise DataError(f"{source}: expected pictures that can be read, got {skipped} broken ones")
     if as_json:

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgekit.cli.main import main
+
+
+def test_json_and_html_are_written_and_the_table_is_printed(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    html, report = tmp_path / "a" / "report.html", tmp_path / "report.json"
+    assert main(["profile", str(detector), "--runs", "20", "--html", str(html), "--json", str(report)]) == 0
+    content = json.loads(report.read_text())
+    assert list(content["latency_ms"]) == ["mean", "std", "min", "p50", "p90", "p95", "p99", "max"]
+    assert content["runs"] == 20
+    assert content["notes"] == ["The weights are random: latency is real, detections are not."]
+    assert "The weights are random" in html.read_text()
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("preprocess", "inference", "postprocess", "total", "please note"))
+
+
+def test_progress_is_on_standard_error_alone(arrays_engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", str(arrays_engine), "--runs", "20"]) == 0
+    captured = capsys.readouterr()
+    assert "Measure ..." in captured.err
+    assert "Measure ..." not in captured.out
+
+
+def test_error_on_a_report_that_cannot_be_written(
+    arrays_engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", str(arrays_engine), "--runs", "1", "--json", str(tmp_path)]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--runs", "0"], ["--runs", "x"], ["--duration", "-1"], ["--warmup", "-1"]])
+def test_error_on_lengths_that_make_no_sense(
+    arrays_engine: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", str(arrays_engine), *wrong]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_error_on_an_engine_that_was_changed(detector: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (detector / "engine.json").write_bytes((detector / "engine.json").read_bytes().replace(b"head", b"haed"))
+    assert main(["profile", str(detector)]) == 1
+    assert "hint: rebuild it: edgekit build" in capsys.readouterr().err
