@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.errors import BuildError
+from edgekit.progress import Progress
+from edgekit.recipe import Preprocess
+from edgekit.report.profile import profile_bundle
+from edgekit.report.write import write_build_report
+
+
+class Pipeline:
+    """Stands where `edgekit.pipeline` is: keeps what `build` is called with."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.bundle = bundle
+        self.model = ""
+        self.options: dict[str, Any] = {}
+
+    def build(self, model: str, *, progress: Progress, **options: Any) -> Path:
+        self.model, self.options = model, options
+        with progress.stage("Calibrate", total=2, unit="images") as advance:
+            advance(2)
+        progress.note("The weights are random.")
+        return self.bundle
+
+
+@pytest.fixture
+def pipeline(detector: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    stand_in = Pipeline(detector)
+    module = types.ModuleType("edgekit.pipeline")
+    module.build = stand_in.build  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "edgekit.pipeline", module)
+    return stand_in
+
+
+def test_int8_is_built_unless_told_otherwise(pipeline: Pipeline) -> None:
+    assert main(["build", "yolov3"]) == 0
+    assert pipeline.model == "yolov3"
+    assert pipeline.options["precision"] == "int8"
+    assert main(["build", "yolov3", "--fp32"]) == 0
+    assert pipeline.options["precision"] == "fp32"
+
+
+def test_what_is_not_given_is_left_to_the_pipeline(pipeline: Pipeline) -> None:
+    main(["build", "yolov3"])
+    given = {name: value for name, value in pipeline.options.items() if value is not None}
+    assert given == {"precision": "int8", "keep_float": (), "seed": 0, "threads": 0, "profile": True}
+
+
+def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
+    line = (
+        "build tiny.onnx --int8 --target cpu -o out/t --weights w.weights --calib photos --calib-method mse "
+        "--calib-images 8 --keep-float head* --keep-float /stem --shape 320x320 --input images:1x3x320x320 "
+        "--preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 --no-profile"
+    )
+    assert main(line.split()) == 0
+    assert pipeline.model == "tiny.onnx"
+    assert pipeline.options == {
+        "precision": "int8",
+        "target": "cpu",
+        "output": Path("out/t"),
+        "weights": "w.weights",
+        "calib": "photos",
+        "calib_method": "mse",
+        "calib_images": 8,
+        "keep_float": ("head*", "/stem"),
+        "shape": (320, 320),
+        "input": {"images": (1, 3, 320, 320)},
+        "preprocess": Preprocess(color="bgr", mean=(1.0, 2.0, 3.0)),
+        "opset": 19,
+        "seed": 7,
+        "threads": 2,
+        "profile": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["1x3x224x224"], {"": (1, 3, 224, 224)}),
+        (["1"], {"": (1,)}),
+        (["a:1x2", "b:3"], {"a": (1, 2), "b": (3,)}),
+        (["serving_default:0:1x2"], {"serving_default:0": (1, 2)}),
+    ],
+)
+def test_inputs_are_shapes_by_name(pipeline: Pipeline, given: list[str], expected: dict[str, tuple[int, ...]]) -> None:
+    assert main(["build", "m.onnx", *(word for shape in given for word in ("--input", shape))]) == 0
+    assert pipeline.options["input"] == expected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--shape", "416"], "such as 416x416"),
+        (["--shape", "0x416"], "such as 416x416"),
+        (["--shape", "416x"], "such as 416x416"),
+        (["--shape", "-1x416"], "such as 416x416"),
+        (["--input", "a:"], "such as images:1x3x224x224"),
+        (["--input", "1x2", "--input", "3x4"], "a name of its own"),
+        (["--input", "a:1x2", "--input", "a:3x4"], "a name of its own"),
+        (["--preprocess", "color"], "FIELD=VALUE"),
+        (["--preprocess", "colr=bgr"], "did you mean color?"),
+        (["--preprocess", "color=blue"], "one of bgr, gray, rgb"),
+        (["--preprocess", "mean=a,b,c"], "expected a number, got 'a'"),
+        (["--preprocess", "mean=1,2"], "expected 3 numbers"),
+        (["--calib-images", "0"], "--calib-images"),
+        (["--opset", "x"], "--opset"),
+    ],
+)
+def test_error_on_a_value_that_makes_no_sense(
+    pipeline: Pipeline, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "yolov3", *wrong]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert pipeline.model == ""
+
+
+def test_the_report_the_place_and_what_to_type_next_are_printed(
+    pipeline: Pipeline, make_bundle: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = profile_bundle(pipeline.bundle, runs=20)
+    write_build_report(pipeline.bundle, {"fp32": measured, "int8": measured}, {"calibration_images": 2})
+    assert main(["build", "yolov3"]) == 0
+    captured = capsys.readouterr()
+    assert all(word in captured.out for word in ("FP32", "INT8", "gain", "calibration images", "please note"))
+    assert f"engine: {pipeline.bundle}" in captured.out
+    assert f"edgekit run {pipeline.bundle} photo.jpg" in captured.out
+    assert "note: The weights are random." in captured.err
+    assert "Calibrate ..." in captured.err
+
+
+def test_notes_are_printed_even_where_nothing_was_measured(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "yolov3", "--no-profile"]) == 0
+    out = capsys.readouterr().out
+    assert "please note" in out
+    assert "latency is real, detections are not" in out
+
+
+def test_a_build_that_fails_says_so_and_prints_no_result(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(model: str, **options: Any) -> Path:
+        with options["progress"].stage("Compile"):
+            raise BuildError("the builder died", hint="give it memory")
+
+    monkeypatch.setattr(sys.modules["edgekit.pipeline"], "build", fail)
+    assert main(["build", "yolov3"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "failed after" in captured.err
+    assert captured.err.endswith("error: the builder died\nhint: give it memory\n")

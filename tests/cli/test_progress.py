@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress as Bars
+
+from edgekit.cli import progress as module
+from edgekit.cli.progress import PlainProgress, TerminalProgress, progress_on_stderr
+
+
+def test_a_log_has_a_line_when_a_stage_starts_and_when_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainProgress().stage("Export the graph"):
+        assert capsys.readouterr().err == "Export the graph ...\n"
+    assert capsys.readouterr().err.startswith("  done in 0.0 s")
+
+
+def test_a_log_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainProgress().stage("Calibrate", total=3, unit="images") as advance:
+        for _ in range(3):
+            advance(1)
+    assert "3 images" in capsys.readouterr().err
+
+
+def test_a_log_says_that_a_slow_stage_is_alive(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "SILENCE_S", 0.0)
+    with PlainProgress().stage("Calibrate", total=8, unit="images") as advance:
+        advance(2)
+        assert "  2 of 8 images, 0 s" in capsys.readouterr().err
+
+
+def test_a_stage_that_fails_is_said_to_have_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError), PlainProgress().stage("Compile"):
+        raise RuntimeError
+    assert "failed after" in capsys.readouterr().err
+
+
+def terminal() -> tuple[TerminalProgress, Bars, io.StringIO]:
+    text = io.StringIO()
+    bars = Bars(console=Console(file=text, force_terminal=True, width=80, color_system=None), transient=True)
+    return TerminalProgress(bars), bars, text
+
+
+def test_a_terminal_keeps_a_line_of_every_stage_and_note_in_order() -> None:
+    progress, bars, text = terminal()
+    with bars:
+        with progress.stage("Export the graph"):
+            pass
+        progress.note("The weights are random.")
+        with pytest.raises(RuntimeError), progress.stage("Compile"):
+            raise RuntimeError
+    out = text.getvalue()
+    assert out.index("✓ Export the graph") < out.index("! The weights are random.") < out.index("✗ Compile")
+
+
+def test_a_terminal_has_nothing_live_after_a_stage() -> None:
+    progress, bars, _ = terminal()
+    with bars:
+        with progress.stage("Calibrate", total=4, unit="images") as advance:
+            advance(3)
+            assert [task.completed for task in bars.tasks] == [3]
+        assert bars.tasks == []
+
+
+def test_stages_may_stand_inside_each_other() -> None:
+    progress, bars, text = terminal()
+    with bars, progress.stage("Outer"), progress.stage("Inner", total=1, unit="images") as advance:
+        advance(1)
+    assert text.getvalue().index("✓ Inner") < text.getvalue().index("✓ Outer")
+
+
+def test_bytes_are_shown_in_megabytes() -> None:
+    progress, bars, text = terminal()
+    with bars, progress.stage("Download", total=8e6, unit="bytes") as advance:
+        advance(8e6)
+    assert "8.0 MB" in text.getvalue()
+
+
+def test_what_is_no_terminal_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_on_stderr() as progress, progress.stage("Export the graph"):
+        pass
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert err.startswith("Export the graph ...")
