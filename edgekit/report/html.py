@@ -27,7 +27,7 @@ __all__ = ["html_from_build", "html_from_report"]
 
 COLUMNS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
 STAGE_COLOURS = {"preprocess": "pre", "inference": "two", "postprocess": "post"}
-QUIET = "It was quiet: the runs neither spread, nor drifted, nor fell into two groups."
+QUIET = "It was quiet: the runs neither spread, nor drifted, nor fell into two groups, and nobody else was busy."
 
 
 def html_from_report(report: LatencyReport) -> str:
@@ -181,7 +181,7 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _disturbed(texts: Sequence[str]) -> str:
-    return _caution("The machine was not quiet", texts) if texts else ""
+    return _caution("Read these figures with care", texts) if texts else ""
 
 
 def _caution(heading: str, lines: Sequence[str]) -> str:

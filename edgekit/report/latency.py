@@ -11,7 +11,7 @@ import numpy as np
 __all__ = ["Disturbance", "Statistics", "disturbances", "statistics_ms"]
 
 FEWEST_TO_JUDGE = 20
-SPREAD_LIMIT = 1.15
+SPREAD_LIMIT = 0.15
 DRIFT_LIMIT = 0.05
 TWO_LEVELS_LIMIT = 0.10
 TIMER_FLOOR_MS = 0.05
@@ -47,11 +47,12 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
     """One reason not to trust the figures to the last digit.
 
     Attributes:
-        kind: ``few`` runs, a wide ``spread``, a ``drift`` over time, or ``two_levels`` of speed.
+        kind: ``few`` runs, a wide ``spread``, a ``drift`` over time, ``two_levels`` of speed, or ``others`` that
+            were using the processors.
         text: what was seen and what usually causes it, for people.
     """
 
-    kind: Literal["few", "spread", "drift", "two_levels"]
+    kind: Literal["few", "spread", "drift", "two_levels", "others"]
     text: str
 
 
@@ -85,7 +86,7 @@ def disturbances(samples_ms: Sequence[float]) -> tuple[Disturbance, ...]:
 
     Three rules, each on quantiles or medians, so that a lone slow run does not set them off:
 
-    * spread: the 95th percentile is more than 15 % above the median;
+    * spread: the 5th and the 95th percentile are further apart than 15 % of the median;
     * drift: the medians of the first and the last third of the runs are more than 5 % apart, and further
       apart than four standard errors of that difference (robust: 1.4826 times the median absolute deviation);
     * two levels: the runs split into two groups, each with a tenth of the runs or more, that explain over 85 % of the
@@ -106,13 +107,13 @@ def disturbances(samples_ms: Sequence[float]) -> tuple[Disturbance, ...]:
 
 
 def _spread(values: np.ndarray) -> Disturbance | None:
-    p50, p95 = np.percentile(values, (50, 95))
-    if p95 <= p50 * SPREAD_LIMIT or p95 - p50 < TIMER_FLOOR_MS:
+    p5, p50, p95 = (float(value) for value in np.percentile(values, (5, 50, 95)))
+    if p95 - p5 <= max(SPREAD_LIMIT * p50, TIMER_FLOOR_MS):
         return None
-    share = 100 * (p95 / p50 - 1)
     return Disturbance(
         kind="spread",
-        text=f"One run in twenty took over {share:.0f} % longer than the median: something else was using the machine.",
+        text=f"Nine runs in ten lie between {p5:.3g} and {p95:.3g} ms, {100 * (p95 - p5) / p50:.0f} % of the median "
+        "apart: something else may have been using the machine.",
     )
 
 

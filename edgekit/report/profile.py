@@ -18,6 +18,7 @@ from edgekit.errors import UsageError
 from edgekit.progress import Progress, Silent
 from edgekit.report.latency import disturbances, statistics_ms
 from edgekit.report.machine import resident_bytes, this_machine
+from edgekit.report.others import disturbance_by_others, processor_time
 from edgekit.report.reports import LatencyReport, Memory
 from edgekit.runtime.session import session_from_bundle
 
@@ -112,7 +113,9 @@ def measure(
     for _ in range(warmup):
         once()
     after = resident_bytes()
+    before = processor_time()
     rows = _rows(once, runs, duration_s, progress)
+    others = disturbance_by_others(before, processor_time())
     samples = {stage: [row[i] for row in rows] for i, stage in enumerate(stages)}
     total = [sum(row) for row in rows]
     latency = statistics_ms(samples["inference"])
@@ -140,7 +143,7 @@ def measure(
         engine_bytes=_engine_bytes(session),
         memory=Memory(peak_bytes=peak_memory_bytes(), engine_bytes=grown),
         machine=this_machine(),
-        disturbances=disturbances(samples["inference"]),
+        disturbances=(*disturbances(samples["inference"]), *([others] if others else [])),
         notes=tuple(manifest.notes),
     )
 

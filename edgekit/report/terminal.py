@@ -115,7 +115,7 @@ def notes_panel(notes: Iterable[str]) -> Panel:
 
 def _cautions(notes: Sequence[str], disturbed: Sequence[str]) -> list[RenderableType]:
     panels: list[RenderableType] = [notes_panel(notes)] if notes else []
-    return [*panels, _panel("the machine was not quiet", disturbed)] if disturbed else panels
+    return [*panels, _panel("read these figures with care", disturbed)] if disturbed else panels
 
 
 def _panel(heading: str, lines: Iterable[str]) -> Panel:

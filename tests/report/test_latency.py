@@ -65,6 +65,10 @@ def test_one_run_in_ten_disturbed_is_a_spread() -> None:
     assert "spread" in kinds(samples)
 
 
+def test_runs_far_under_the_median_are_a_spread_too() -> None:
+    assert "spread" in kinds(np.random.default_rng(0).uniform(74, 99, 100))
+
+
 def test_a_clock_that_sinks_is_a_drift_and_says_slower() -> None:
     samples = quiet() * np.linspace(1.0, 1.12, 200)
     (found,) = disturbances(samples.tolist())
