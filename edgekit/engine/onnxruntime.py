@@ -74,6 +74,8 @@ class OnnxRuntime:
             per_channel_weights=True,
             weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
             float_bias=False,
+            # With 3 channels, rows of 27 products fill no vector: 3.9 ms against 1.9 ms in float on YOLOv3-tiny.
+            fewest_channels=4,
         )
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
@@ -93,7 +95,7 @@ class OnnxRuntime:
         if sum(file.stat().st_size for file in _weight_files(graph, source)) > INLINE_LIMIT_BYTES:
             settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         try:
-            ort.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])
+            _session(ort, graph, settings)
         except _failures(ort) as e:
             raise _build_error(graph, e) from e
         layers = _layers(read_graph(folder / ENGINE))
@@ -111,7 +113,7 @@ class OnnxRuntime:
         settings = _settings(ort, threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         try:
-            return Session(ort, ort.InferenceSession(str(engine), settings, providers=["CPUExecutionProvider"]))
+            return Session(ort, _session(ort, engine, settings))
         except _failures(ort) as e:
             raise EngineMismatch(f"ONNX Runtime {ort.__version__} cannot load {engine}: {_words(e)}") from e
 
@@ -160,6 +162,17 @@ def _settings(ort: Any, threads: int) -> Any:
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     settings.log_severity_level = 4  # what matters comes as an exception
     return settings
+
+
+def _session(ort: Any, model: Path, settings: Any) -> Any:
+    return ort.InferenceSession(
+        str(model),
+        settings,
+        providers=["CPUExecutionProvider"],
+        # It moves a Q in front of the pooling before it, and so out of the blocked layout of a float convolution:
+        # on YOLOv3-tiny the first pooling then took 14 ms instead of 0.6 ms.
+        disabled_optimizers=["QDQPropagationTransformer"],
+    )
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:

@@ -1,0 +1,168 @@
+"""Shows a graph its calibration set, once, and remembers what each tensor looked like."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.errors import CalibrationError
+from edgekit.graph.evaluate import Evaluator
+from edgekit.progress import Progress, Silent
+from edgekit.quantize.observers import needs_histogram, range_from_statistics
+from edgekit.quantize.plan import SELECTIONS
+from edgekit.quantize.statistics import TensorStatistics
+
+__all__ = [
+    "CalibrationTable",
+    "Collected",
+    "collect_statistics",
+    "graph_digest",
+    "observed_tensors",
+    "ranges_from_statistics",
+]
+
+LEAKY_SLOPE = 0.01
+"""ONNX's default for LeakyRelu."""
+
+Feeds = Iterable[tuple[str, dict[str, np.ndarray]]]
+
+
+class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``calibration.json``: ranges that were measured once and hold for every target.
+
+    Attributes:
+        format: version of this format.
+        method: how ranges were chosen.
+        set: name of the calibration set.
+        set_digest: hash of what was in it.
+        graph_digest: hash of the float graph.
+        images: how many inputs were shown.
+        skipped: the broken files among them, each with the reason.
+        ranges: least and greatest number of each tensor.
+        channels: per channel, where the equalization of channels needs them.
+    """
+
+    format: int = 1
+    method: str
+    set: str
+    set_digest: str
+    graph_digest: str
+    images: int
+    skipped: tuple[str, ...] = ()
+    ranges: dict[str, tuple[float, float]]
+    channels: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+
+
+@dataclass(eq=False)
+class Collected:
+    """What `collect_statistics` saw."""
+
+    statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    inputs: int = 0
+
+
+def collect_statistics(
+    graph: ir.Model,
+    tensors: Iterable[ir.Value],
+    feeds: Feeds,
+    *,
+    method: str,
+    total: int | None = None,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Collected:
+    """Runs the float graph on every input and looks at ``tensors``.
+
+    One input is held in memory at a time, and of each tensor only its statistics are kept. What a LeakyRelu reads
+    is worked out from what it gives, so that ONNX Runtime can go on computing it together with the convolution.
+
+    Args:
+        graph: the float graph, which is not changed.
+        tensors: values of it.
+        feeds: each input's id and its arrays by name.
+        method: decides whether histograms are needed.
+        total: how many inputs there are, for the progress bar.
+        threads: for ONNX Runtime; 0 leaves it the choice.
+        progress: is told of every input.
+
+    Raises:
+        CalibrationError: there are no inputs, or a tensor has a NaN: names the tensor and the input.
+    """
+    histogram = needs_histogram(method)
+    wanted = {str(value.name): value for value in tensors if value.name}
+    behind = {name: reader for name, value in wanted.items() if (reader := _leaky_reader(value)) is not None}
+    observed = {name for name in wanted if name not in behind} | {str(r.outputs[0].name) for r in behind.values()}
+    collected = Collected({name: TensorStatistics(with_histogram=histogram) for name in sorted(observed)})
+    inputs = {value.name for value in graph.graph.inputs}
+    evaluator = Evaluator(graph, also=sorted(observed - inputs), threads=threads, optimized=True)
+    with (progress or Silent()).stage("calibrating", total=total, unit="images") as advance:
+        for name, arrays in feeds:
+            _look(collected, {**arrays, **evaluator.run(arrays)}, name)
+            collected.inputs += 1
+            advance(1)
+    if not collected.inputs:
+        raise CalibrationError("the calibration set has no inputs")
+    for name, reader in behind.items():
+        slope = reader.attributes.get_float("alpha", LEAKY_SLOPE) or LEAKY_SLOPE
+        collected.statistics[name] = collected.statistics[str(reader.outputs[0].name)].before_leaky_relu(slope)
+    return collected
+
+
+def _look(collected: Collected, results: Mapping[str, np.ndarray], input_id: str) -> None:
+    for name, statistics in collected.statistics.items():
+        if not statistics.update(results[name]):
+            raise CalibrationError(
+                f"tensor '{name}' has a NaN at calibration input '{input_id}', expected finite numbers",
+                hint="the model gives NaN in float already: check its weights and its preprocessing",
+            )
+
+
+def observed_tensors(graph: ir.Model) -> list[ir.Value]:
+    """The activations whose ranges any target may ask for: what goes in, and what operators make that compute.
+
+    What selections (pooling, reshaping) give out has the range of what they take, and is left out.
+    """
+    made = [
+        output
+        for node in graph.graph
+        if node.op_type not in SELECTIONS
+        for output in node.outputs
+        if output.name and output.dtype == ir.DataType.FLOAT and any(_reads_floats(use.node) for use in output.uses())
+    ]
+    return [value for value in graph.graph.inputs if value.dtype == ir.DataType.FLOAT] + made
+
+
+def ranges_from_statistics(statistics: Mapping[str, TensorStatistics], method: str) -> dict[str, tuple[float, float]]:
+    """Each tensor's range by ``method``."""
+    return {name: range_from_statistics(seen, method) for name, seen in statistics.items()}
+
+
+def graph_digest(graph: ir.Model) -> str:
+    """SHA-256 over the graph's nodes and weights, in hexadecimal."""
+    digest = hashlib.sha256()
+    for node in graph.graph:
+        attributes = sorted((name, str(attribute.value)) for name, attribute in node.attributes.items())
+        names = [[value.name if value is not None else "" for value in side] for side in (node.inputs, node.outputs)]
+        digest.update(repr((node.domain, node.op_type, names, attributes)).encode())
+    for name, value in sorted(graph.graph.initializers.items()):
+        digest.update(name.encode())
+        if value.const_value is not None:
+            digest.update(np.ascontiguousarray(value.const_value.numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _reads_floats(node: ir.Node) -> bool:
+    return node.op_type not in ("Shape", "Size", "Cast")
+
+
+def _leaky_reader(value: ir.Value) -> ir.Node | None:
+    """The LeakyRelu that alone reads ``value``, if its slope can be undone."""
+    readers = [use.node for use in value.uses()]
+    if len(readers) != 1 or readers[0].op_type != "LeakyRelu" or value.is_graph_output():
+        return None
+    return readers[0] if readers[0].attributes.get_float("alpha", LEAKY_SLOPE) > 0 else None

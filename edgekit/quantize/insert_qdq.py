@@ -1,0 +1,193 @@
+"""Writes a plan and measured ranges into the graph as QuantizeLinear and DequantizeLinear nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.errors import CalibrationError
+from edgekit.quantize.plan import PRODUCTS, Plan, range_source
+from edgekit.specs import QuantScheme
+
+__all__ = ["QuantParameters", "insert_qdq", "parameters_from_range", "weight_scales"]
+
+Range = tuple[float, float]
+
+# The scale of a tensor that is zero throughout: any will do, and this one survives float16.
+SCALE_OF_NOTHING = 1.0 / 255.0
+INT32_ROOM = 2.0**30
+
+
+@dataclass(frozen=True)
+class QuantParameters:
+    """``real = scale * (quantized - zero_point)``, with the element type of what is quantized."""
+
+    scale: np.float32
+    zero_point: np.ndarray
+
+
+def parameters_from_range(lo: float, hi: float, dtype: str) -> QuantParameters:
+    """Scale and zero point that spread the integers of ``dtype`` over ``[lo, hi]``, with zero exact.
+
+    Args:
+        lo: least number to represent, at most 0.
+        hi: greatest number to represent, at least 0.
+        dtype: ``uint8`` has a zero point; ``int8`` is symmetric, from -127 to 127.
+    """
+    if dtype == "int8":
+        scale = max(-lo, hi) / 127.0 or SCALE_OF_NOTHING
+        return QuantParameters(np.float32(scale), np.array(0, np.int8))
+    scale = (hi - lo) / 255.0 or SCALE_OF_NOTHING
+    return QuantParameters(np.float32(scale), np.array(np.clip(round(-lo / scale), 0, 255), np.uint8))
+
+
+def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) -> None:
+    """Puts a Q/DQ pair at every tensor of the plan and quantizes the weights of its products, in place.
+
+    Args:
+        graph: the graph that ``plan`` was made from.
+        plan: what is quantized.
+        ranges: least and greatest number of each tensor by name.
+        scheme: element types, and what becomes of biases.
+
+    Raises:
+        CalibrationError: a tensor has no range; names it.
+    """
+    parameters: dict[ir.Value, QuantParameters] = {}
+    for value in plan.tensors:
+        root = range_source(value)
+        if root.name not in ranges:
+            raise CalibrationError(f"no range was measured for tensor '{root.name}'")
+        parameters[value] = parameters_from_range(*ranges[root.name], scheme.activation_dtype)
+    for node in plan.nodes:
+        if node.op_type in PRODUCTS:
+            _quantize_weights(graph, node, parameters, scheme)
+    quantized = set(plan.nodes)
+    for value, how in parameters.items():
+        _insert_pair(graph, value, how, quantized, everywhere=value in plan.integers)
+
+
+def weight_scales(weight: np.ndarray, axis: int | None, bits: int) -> np.ndarray:
+    """Scale of each channel along ``axis``, or one of all: the largest magnitude by ``2**(bits - 1) - 1``."""
+    magnitudes = np.abs(weight)
+    largest = magnitudes.max() if axis is None else magnitudes.max(tuple(a for a in range(weight.ndim) if a != axis))
+    scales = np.atleast_1d(largest).astype(np.float64) / (2 ** (bits - 1) - 1)
+    return np.where(scales > 0, scales, SCALE_OF_NOTHING)
+
+
+def _quantize_weights(
+    graph: ir.Model, node: ir.Node, parameters: Mapping[ir.Value, QuantParameters], scheme: QuantScheme
+) -> None:
+    data, weight = node.inputs[0], node.inputs[1]
+    if data is None or weight is None or weight.const_value is None:
+        return  # a product of two activations
+    array = weight.const_value.numpy()
+    axis = _channel_axis(node, array.ndim) if scheme.per_channel_weights else None
+    scales = weight_scales(array, axis, scheme.weight_bits)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    biases = bias.const_value.numpy() if bias is not None and bias.const_value is not None else None
+    input_scale = float(parameters[data].scale)
+    if biases is not None and not scheme.float_bias:
+        # A channel of tiny weights and a large bias: the bias has to fit into 32 bits at the product's scale.
+        scales = np.maximum(scales, np.abs(biases).astype(np.float64).reshape(-1) / (input_scale * INT32_ROOM))
+    scales = scales.astype(np.float32)
+    largest = 2 ** (scheme.weight_bits - 1) - 1
+    shape = [1] * array.ndim
+    if axis is not None:
+        shape[axis] = -1
+    integers = np.clip(np.rint(array / scales.reshape(shape)), -largest, largest).astype(np.int8)
+    per_channel = axis if axis is not None else None
+    name = weight.name or f"{node.name}.weight"
+    node.replace_input_with(1, _constant_dq(graph, node, name, integers, scales, per_channel))
+    if biases is not None and not scheme.float_bias and bias is not None:
+        scales = (scales.astype(np.float64) * input_scale).astype(np.float32)
+        scales = np.broadcast_to(scales, biases.shape).copy()
+        integers32 = np.rint(biases.astype(np.float64) / scales).astype(np.int32)
+        node.replace_input_with(2, _constant_dq(graph, node, bias.name or f"{node.name}.bias", integers32, scales, 0))
+
+
+def _channel_axis(node: ir.Node, rank: int) -> int:
+    """The axis of a weight along which output channels lie."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return rank - 1
+
+
+def _constant_dq(
+    graph: ir.Model, node: ir.Node, name: str, integers: np.ndarray, scales: np.ndarray, axis: int | None
+) -> ir.Value:
+    """A DequantizeLinear of new initializers before ``node``; its output. One a node, as weights may be shared."""
+    stem = f"{name}_of_{node.name}" if f"{name}_quantized" in graph.graph.initializers else name
+    scale = scales if axis is not None else scales.reshape(())
+    inputs = [_initializer(graph, f"{stem}_quantized", integers), _initializer(graph, f"{stem}_scale", scale)]
+    if integers.dtype == np.int8:
+        inputs.append(_initializer(graph, f"{stem}_zero_point", np.zeros(scale.shape, np.int8)))
+    attributes = {"axis": axis} if axis is not None else None
+    dequantize = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{stem}_dequantize")
+    output = dequantize.outputs[0]
+    output.name, output.type, output.shape = (
+        f"{stem}_dequantized",
+        ir.TensorType(ir.DataType.FLOAT),
+        ir.Shape(integers.shape),
+    )
+    graph.graph.insert_before(node, dequantize)
+    return output
+
+
+def _insert_pair(
+    graph: ir.Model, value: ir.Value, how: QuantParameters, quantized: set[ir.Node], *, everywhere: bool
+) -> None:
+    uses = [(use.node, use.idx) for use in value.uses()]
+    stem = value.name
+    parameters = [
+        _initializer(graph, f"{stem}_scale", np.array(how.scale)),
+        _initializer(graph, f"{stem}_zero_point", how.zero_point),
+    ]
+    quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{stem}_quantize")
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *parameters], name=f"{stem}_dequantize")
+    quantize.outputs[0].name = f"{stem}_quantized"
+    quantize.outputs[0].type = ir.TensorType(
+        ir.DataType(how.zero_point.dtype == np.uint8 and ir.DataType.UINT8 or ir.DataType.INT8)
+    )
+    quantize.outputs[0].shape = value.shape
+    output = dequantize.outputs[0]
+    output.name, output.type, output.shape = f"{stem}_dequantized", ir.TensorType(ir.DataType.FLOAT), value.shape
+    producer = value.producer()
+    if producer is not None:
+        graph.graph.insert_after(producer, [quantize, dequantize])
+    else:
+        graph.graph.insert_before(graph.graph[0], [quantize, dequantize])
+    for node, index in uses:
+        if everywhere or node in quantized:
+            node.replace_input_with(index, output)
+    if everywhere and value.is_graph_output():
+        _give_out(graph, value, output)
+
+
+def _give_out(graph: ir.Model, value: ir.Value, output: ir.Value) -> None:
+    """Makes ``output`` the graph's output under the name that ``value`` had."""
+    name = value.name
+    value.name = f"{name}_float"
+    output.name = name
+    outputs = graph.graph.outputs
+    outputs[outputs.index(value)] = output
+
+
+def _initializer(graph: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    value = graph.graph.initializers.get(name)
+    if value is None:
+        value = ir.Value(
+            name=name,
+            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            shape=ir.Shape(array.shape),
+            const_value=ir.tensor(array, name=name),
+        )
+        graph.graph.register_initializer(value)
+    return value

@@ -1,0 +1,162 @@
+"""From what was seen of a tensor to the range that its 256 integers are spread over: four methods.
+
+All work on `TensorStatistics`, so one pass over the calibration set serves each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from edgekit.errors import UsageError, nearest
+from edgekit.quantize.statistics import BIN_EDGES, TensorStatistics
+
+__all__ = ["METHODS", "needs_histogram", "range_from_statistics"]
+
+PERCENTILE = 99.99
+LEVELS = 256
+KL_BINS = 2048
+KL_LEVELS = 128
+
+Range = tuple[float, float]
+
+
+def needs_histogram(method: str) -> bool:
+    """Whether the method looks at more than the extremes.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    if method not in METHODS:
+        raise UsageError(f"unknown calibration method '{method}'", hint=nearest(method, METHODS))
+    return method != "minmax"
+
+
+def range_from_statistics(statistics: TensorStatistics, method: str) -> Range:
+    """Least and greatest number that is represented; what lies beyond saturates. Zero is always inside.
+
+    Args:
+        statistics: with a histogram, unless the method is ``minmax``.
+        method: a key of `METHODS`.
+    """
+    lo, hi = METHODS[method](statistics)
+    return min(lo, 0.0), max(hi, 0.0)
+
+
+def _minmax(statistics: TensorStatistics) -> Range:
+    """All that was seen. Nothing saturates, and rare large numbers decide the step for all others."""
+    return statistics.lo, statistics.hi
+
+
+def _percentile(statistics: TensorStatistics) -> Range:
+    """All but the outermost 0.01 % on each side."""
+    centers, counts = _finite_bins(statistics)
+    if not len(counts):
+        return 0.0, 0.0
+    cumulated = np.cumsum(counts) / counts.sum()
+    tail = 1.0 - PERCENTILE / 100.0
+    first = int(np.searchsorted(cumulated, tail, side="right"))
+    last = int(np.searchsorted(cumulated, 1.0 - tail, side="left"))
+    return max(float(centers[first]), statistics.lo), min(float(centers[min(last, len(centers) - 1)]), statistics.hi)
+
+
+def _mse(statistics: TensorStatistics) -> Range:
+    """The range of least mean squared error between numbers and their quantized selves.
+
+    Inside the range the error is that of rounding, ``step² / 12``; beyond it, the square of the distance to its end.
+    Both ends are searched in turn among 100 parts of the extremes, which settles in a few rounds.
+    """
+    centers, counts = _finite_bins(statistics)
+    if not len(counts):
+        return 0.0, 0.0
+    lo, hi = min(statistics.lo, 0.0), max(statistics.hi, 0.0)
+    parts = np.linspace(0.01, 1.0, 100)
+    for _ in range(4):
+        before = lo, hi
+        highs = parts * max(statistics.hi, 0.0)
+        hi = float(highs[np.argmin(_squared_errors(centers, counts, np.full_like(highs, lo), highs))])
+        lows = parts * min(statistics.lo, 0.0)
+        lo = float(lows[np.argmin(_squared_errors(centers, counts, lows, np.full_like(lows, hi)))])
+        if (lo, hi) == before:
+            break
+    return lo, hi
+
+
+def _squared_errors(centers: np.ndarray, counts: np.ndarray, los: np.ndarray, his: np.ndarray) -> np.ndarray:
+    """Sum of squared errors for each candidate range, from cumulated moments of the histogram."""
+    moments = [np.concatenate([[0.0], np.cumsum(counts * centers**k)]) for k in range(3)]
+    below = np.searchsorted(centers, los, side="left")
+    above = np.searchsorted(centers, his, side="right")
+
+    def beyond(first: np.ndarray, last: np.ndarray, end: np.ndarray) -> np.ndarray:
+        n, s, q = (m[last] - m[first] for m in moments)
+        return np.asarray(q - 2 * end * s + end**2 * n)
+
+    inside = moments[0][above] - moments[0][below]
+    rounding = inside * ((his - los) / (LEVELS - 1)) ** 2 / 12
+    nothing, everything = np.zeros_like(below), np.full_like(above, len(centers))
+    return np.asarray(rounding + beyond(nothing, below, los) + beyond(above, everything, his))
+
+
+def _entropy(statistics: TensorStatistics) -> Range:
+    """The threshold of least Kullback-Leibler divergence between magnitudes and their quantized selves.
+
+    As in S. Migacz, "8-bit Inference with TensorRT", GTC 2017: 2048 bins of magnitudes, 128 levels; the outliers of a
+    candidate are added to its last bin; a level's count is spread evenly over those of its bins that hold anything.
+    """
+    centers, counts = _finite_bins(statistics)
+    largest = max(abs(statistics.lo), abs(statistics.hi))
+    if not len(counts) or largest == 0.0:
+        return 0.0, 0.0
+    bins = np.minimum((np.abs(centers) / largest * KL_BINS).astype(np.int64), KL_BINS - 1)
+    magnitudes = np.bincount(bins, weights=counts.astype(np.float64), minlength=KL_BINS)
+    # Zeros are exact at any scale and would outweigh all else.
+    magnitudes[0] = magnitudes[1]
+    coarse = _best_kl(magnitudes, np.arange(KL_LEVELS, KL_BINS + 1, 16))
+    near = np.arange(max(KL_LEVELS, coarse - 15), min(KL_BINS, coarse + 15) + 1)
+    threshold = (_best_kl(magnitudes, near) + 0.5) * largest / KL_BINS
+    return max(statistics.lo, -threshold), min(statistics.hi, threshold)
+
+
+def _best_kl(magnitudes: np.ndarray, candidates: np.ndarray) -> int:
+    divergences = [_kl_divergence(magnitudes, int(n)) for n in candidates]
+    return int(candidates[int(np.argmin(divergences))])
+
+
+def _kl_divergence(magnitudes: np.ndarray, length: int) -> float:
+    """Of the first ``length`` bins with what lies beyond in the last one, from those bins at 128 levels."""
+    reference = magnitudes[:length].copy()
+    reference[-1] += magnitudes[length:].sum()
+    held = magnitudes[:length] > 0
+    level = np.arange(length) * KL_LEVELS // length
+    sums = np.bincount(level, weights=magnitudes[:length], minlength=KL_LEVELS)
+    filled = np.bincount(level, weights=held, minlength=KL_LEVELS)
+    quantized = np.where(held, (sums / np.maximum(filled, 1))[level], 0.0)
+    total, quantized_total = reference.sum(), quantized.sum()
+    if total == 0 or quantized_total == 0:
+        return float("inf")
+    p, q = reference / total, quantized / quantized_total
+    # A bin that only the outliers fill has nothing to stand for it: the smallest probability there is.
+    q = np.where((p > 0) & (q == 0), np.finfo(np.float64).tiny, q)
+    mask = p > 0
+    return float((p[mask] * np.log(p[mask] / q[mask])).sum())
+
+
+def _finite_bins(statistics: TensorStatistics) -> tuple[np.ndarray, np.ndarray]:
+    """Middles of the bins that hold anything, ascending, and their counts."""
+    if statistics.histogram is None:
+        raise ValueError("this method needs statistics with a histogram")
+    low, high = BIN_EDGES
+    held = np.flatnonzero((statistics.histogram > 0) & np.isfinite(low))
+    middles = (low[held] + high[held]) / 2
+    order = np.argsort(middles, kind="stable")
+    return middles[order], statistics.histogram[held][order]
+
+
+METHODS: dict[str, Callable[[TensorStatistics], Range]] = {
+    "minmax": _minmax,
+    "percentile": _percentile,
+    "entropy": _entropy,
+    "mse": _mse,
+}

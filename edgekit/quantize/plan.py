@@ -1,0 +1,211 @@
+"""Which nodes of a graph run on integers for a target, and so which tensors get a Q/DQ pair."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from edgekit.errors import UsageError, nearest
+from edgekit.specs import QuantScheme
+
+__all__ = ["PRODUCTS", "Plan", "SELECTIONS", "head_layers", "plan_from_graph", "range_source"]
+
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that multiply: what INT8 is for. Others follow them."""
+
+SELECTIONS = frozenset(
+    "Flatten Identity MaxPool Reshape Resize Slice Split Squeeze Transpose Unsqueeze Upsample".split()
+)
+"""Operators that only pick or move numbers: what comes out has the scale of what goes in."""
+
+# A convolution with fewer weights than this, on the way to an output, belongs to the decoding (the one that
+# turns a distribution over distances into its mean, in YOLOv8, has 16).
+DECODING_WEIGHTS = 256
+
+
+@dataclass(eq=False)
+class Plan:
+    """What is quantized.
+
+    Attributes:
+        nodes: the nodes that run on integers, in the order of the graph.
+        tensors: the activations that get a Q/DQ pair, in the order of the graph.
+        integers: those of ``tensors`` that a node of ``nodes`` computes; all their readers read the DQ.
+        skipped: products that stay in float, with the reason.
+    """
+
+    nodes: list[ir.Node] = field(default_factory=list)
+    tensors: list[ir.Value] = field(default_factory=list)
+    integers: set[ir.Value] = field(default_factory=set)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def plan_from_graph(
+    graph: ir.Model, scheme: QuantScheme, keep_float: Sequence[str] = (), *, keep_heads: bool = False
+) -> Plan:
+    """Chooses what runs on integers.
+
+    Products (convolutions and matrix products) do, unless they are kept in float; other operators of the scheme
+    do where all they read is integer already, so that no pair is added for their sake alone.
+
+    Args:
+        graph: is not changed; node names are unique.
+        scheme: what the target wants.
+        keep_float: patterns of names of nodes that stay in float.
+        keep_heads: the layers that `head_layers` finds stay in float too.
+
+    Raises:
+        UsageError: a pattern matches no node.
+    """
+    plan = Plan()
+    nodes = list(graph.graph)
+    kept = {**(head_layers(graph) if keep_heads else {}), **_matching(nodes, keep_float)}
+    for node in nodes:
+        reason = _why_float(node, scheme, kept, plan)
+        if reason is None:
+            _take(node, scheme, plan)
+        elif node.op_type in PRODUCTS and reason:
+            plan.skipped[node.name or ""] = reason
+    return plan
+
+
+def range_source(value: ir.Value) -> ir.Value:
+    """The tensor whose range ``value`` is quantized with: another one where selections made ``value`` of it."""
+    node = value.producer()
+    while node is not None and node.op_type in SELECTIONS and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
+    """The last convolutions or matrix products before outputs that are no plain vector of scores.
+
+    Boxes, key points and masks are numbers that 8 bits are too coarse for (ultralytics/yolov5 #2509: 0.362 mAP becomes
+    0.054), and their layers are a small part of the work. A classifier's last layer, before an output ``(N, C)``,
+    is quantized like any other.
+    """
+    found: dict[ir.Node, str] = {}
+    seen: set[ir.Value] = set()
+    stack = [value for value in graph.graph.outputs if value.shape is None or len(value.shape) > 2]
+    while stack:
+        value = stack.pop()
+        node = value.producer()
+        if value in seen or node is None:
+            continue
+        seen.add(value)
+        if node.op_type in PRODUCTS:
+            found[node] = "the last layer before an output"
+            weight = node.inputs[1]
+            if weight is None or weight.const_value is None or weight.const_value.size >= DECODING_WEIGHTS:
+                continue
+        stack += [source for source in node.inputs if source is not None]
+    return found
+
+
+def _matching(nodes: Sequence[ir.Node], patterns: Sequence[str]) -> dict[ir.Node, str]:
+    found: dict[ir.Node, str] = {}
+    for pattern in patterns:
+        matched = [node for node in nodes if fnmatch.fnmatchcase(node.name or "", pattern)]
+        if not matched:
+            names = [node.name or "" for node in nodes if node.op_type in PRODUCTS]
+            raise UsageError(
+                f"keep-float pattern '{pattern}' matches no node of the graph", hint=nearest(pattern, names)
+            )
+        found.update(dict.fromkeys(matched, f"kept by '{pattern}'"))
+    return found
+
+
+def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], plan: Plan) -> str | None:
+    """Why ``node`` stays in float; None where it does not."""
+    if node in kept:
+        return kept[node]
+    if node.domain not in ("", "ai.onnx") or node.op_type not in scheme.operators | scheme.fused_activations:
+        return "the target has no integer kernel for it"
+    if node.op_type in PRODUCTS:
+        return _why_float_product(node, scheme)
+    read = [value for value in node.inputs[: _data_inputs(node)] if value is not None]
+    if not read or not all(value in plan.integers for value in read):
+        # An activation that the target fuses reads what stands between it and its product: no tensor of its own.
+        return None if _is_fused(node, scheme, plan) else "it reads floats"
+    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
+        return "it interpolates"
+    return None
+
+
+def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
+    data, weight = node.inputs[0], node.inputs[1]
+    if any(value is None or value.dtype != ir.DataType.FLOAT for value in (data, weight)):
+        return "its inputs are not float32"
+    assert data is not None and weight is not None
+    if data.const_value is not None:
+        return "its first factor is constant"
+    constant = weight.const_value is not None
+    if not constant and node.op_type != "MatMul":
+        return "its weights are computed"
+    if node.op_type == "Gemm" and (
+        node.attributes.get_float("alpha", 1.0) != 1.0
+        or node.attributes.get_float("beta", 1.0) != 1.0
+        or node.attributes.get_int("transA", 0)
+    ):
+        return "it scales or transposes its factors"
+    if node.op_type == "Conv" and weight.shape is not None and int(weight.shape[1]) < scheme.fewest_channels:
+        groups = node.attributes.get_int("group", 1)
+        if groups == 1:
+            return f"{weight.shape[1]} input channels are faster in float"
+    return None
+
+
+def _data_inputs(node: ir.Node) -> int | None:
+    """How many of the inputs are data; the rest are shapes, scales and limits."""
+    return None if node.op_type in ("Add", "Mul", "Concat") else 1
+
+
+def _is_fused(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
+    value = node.inputs[0] if node.inputs else None
+    producer = value.producer() if value is not None else None
+    return (
+        node.op_type in scheme.fused_activations
+        and producer is not None
+        and producer in plan.nodes
+        and producer.op_type in PRODUCTS | {"Add"}
+        and value not in plan.integers
+    )
+
+
+def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:
+    plan.nodes.append(node)
+    if node.op_type in scheme.operators:
+        for value in node.inputs if node.op_type in PRODUCTS | {"Add", "Mul", "Concat"} else node.inputs[:1]:
+            if _is_activation(value) and value not in plan.tensors and not _is_bias(node, value):
+                plan.tensors.append(value)  # type: ignore[arg-type]
+    if node.op_type not in scheme.quantize_outputs | scheme.fused_activations or not scheme.quantize_outputs:
+        return
+    outputs = [value for value in node.outputs if value.name]
+    if len(outputs) == 1 and _fused_reader(outputs[0], scheme) is not None:
+        return
+    if node.op_type == "Gemm" and outputs[0].is_graph_output():
+        return  # it can give out floats, and scores are worth more than 8 bits
+    for value in outputs:
+        plan.tensors.append(value)
+        plan.integers.add(value)
+
+
+def _fused_reader(value: ir.Value, scheme: QuantScheme) -> ir.Node | None:
+    """The activation function that the target computes together with the node that gives ``value``."""
+    readers = [use.node for use in value.uses()]
+    producer = value.producer()
+    if len(readers) != 1 or value.is_graph_output() or producer is None or producer.op_type not in PRODUCTS | {"Add"}:
+        return None
+    return readers[0] if readers[0].op_type in scheme.fused_activations else None
+
+
+def _is_activation(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is None and value.dtype == ir.DataType.FLOAT
+
+
+def _is_bias(node: ir.Node, value: ir.Value | None) -> bool:
+    return node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) > 2 and node.inputs[2] is value

@@ -1,0 +1,52 @@
+"""From a float graph and its calibration table to a quantized graph for one target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from edgekit.errors import GraphError
+from edgekit.quantize.calibrate import CalibrationTable
+from edgekit.quantize.insert_qdq import insert_qdq
+from edgekit.quantize.plan import Plan, plan_from_graph
+from edgekit.specs import QuantScheme
+
+__all__ = ["quantized_graph"]
+
+
+def quantized_graph(
+    graph: ir.Model,
+    table: CalibrationTable,
+    scheme: QuantScheme,
+    *,
+    keep_float: Sequence[str] = (),
+    keep_heads: bool = False,
+) -> Plan:
+    """Quantizes ``graph`` in place, as ``scheme`` wants it.
+
+    Args:
+        graph: the float graph that ``table`` was measured on.
+        table: ranges of its tensors.
+        scheme: of the target.
+        keep_float: patterns of names of nodes that stay in float.
+        keep_heads: the last layers before outputs that are no scores stay in float too.
+
+    Returns:
+        What was quantized, and which layers were not and why.
+
+    Raises:
+        GraphError: there is nothing in the graph to quantize.
+        CalibrationError: the table lacks a tensor.
+        UsageError: a pattern matches no node.
+    """
+    plan = plan_from_graph(graph, scheme, keep_float, keep_heads=keep_heads)
+    if not plan.nodes:
+        reasons = sorted(set(plan.skipped.values()))
+        raise GraphError(
+            f"nothing in the graph can be quantized: expected convolutions or matrix products, "
+            f"got {'; '.join(reasons) if reasons else 'none'}",
+            hint="build it with --fp32",
+        )
+    insert_qdq(graph, plan, table.ranges, scheme)
+    return plan
