@@ -58,10 +58,10 @@ def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme:
     """
     parameters: dict[ir.Value, QuantParameters] = {}
     for value in plan.tensors:
-        root = range_source(value)
-        if root.name not in ranges:
-            raise CalibrationError(f"no range was measured for tensor '{root.name}'")
-        parameters[value] = parameters_from_range(*ranges[root.name], scheme.activation_dtype)
+        name = range_source(value).name or ""
+        if name not in ranges:
+            raise CalibrationError(f"no range was measured for tensor '{name}'")
+        parameters[value] = parameters_from_range(*ranges[name], scheme.activation_dtype)
     for node in plan.nodes:
         if node.op_type in PRODUCTS:
             _quantize_weights(graph, node, parameters, scheme)
@@ -99,9 +99,8 @@ def _quantize_weights(
     if axis is not None:
         shape[axis] = -1
     integers = np.clip(np.rint(array / scales.reshape(shape)), -largest, largest).astype(np.int8)
-    per_channel = axis if axis is not None else None
     name = weight.name or f"{node.name}.weight"
-    node.replace_input_with(1, _constant_dq(graph, node, name, integers, scales, per_channel))
+    node.replace_input_with(1, _constant_dq(graph, node, name, integers, scales, axis))
     if biases is not None and not scheme.float_bias and bias is not None:
         scales = (scales.astype(np.float64) * input_scale).astype(np.float32)
         scales = np.broadcast_to(scales, biases.shape).copy()
@@ -131,14 +130,15 @@ def _constant_dq(
         inputs.append(_initializer(graph, f"{stem}_zero_point", np.zeros(scale.shape, np.int8)))
     attributes = {"axis": axis} if axis is not None else None
     dequantize = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{stem}_dequantize")
-    output = dequantize.outputs[0]
-    output.name, output.type, output.shape = (
-        f"{stem}_dequantized",
-        ir.TensorType(ir.DataType.FLOAT),
-        ir.Shape(integers.shape),
-    )
     graph.graph.insert_before(node, dequantize)
-    return output
+    return _described(dequantize, f"{stem}_dequantized", ir.DataType.FLOAT, ir.Shape(integers.shape))
+
+
+def _described(node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
+    """The output of a new node, with what shape inference would find out."""
+    value = node.outputs[0]
+    value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
+    return value
 
 
 def _insert_pair(
@@ -151,14 +151,9 @@ def _insert_pair(
         _initializer(graph, f"{stem}_zero_point", how.zero_point),
     ]
     quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{stem}_quantize")
-    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *parameters], name=f"{stem}_dequantize")
-    quantize.outputs[0].name = f"{stem}_quantized"
-    quantize.outputs[0].type = ir.TensorType(
-        ir.DataType(how.zero_point.dtype == np.uint8 and ir.DataType.UINT8 or ir.DataType.INT8)
-    )
-    quantize.outputs[0].shape = value.shape
-    output = dequantize.outputs[0]
-    output.name, output.type, output.shape = f"{stem}_dequantized", ir.TensorType(ir.DataType.FLOAT), value.shape
+    integer = _described(quantize, f"{stem}_quantized", ir.DataType.from_numpy(how.zero_point.dtype), value.shape)
+    dequantize = ir.node("DequantizeLinear", [integer, *parameters], name=f"{stem}_dequantize")
+    output = _described(dequantize, f"{stem}_dequantized", ir.DataType.FLOAT, value.shape)
     producer = value.producer()
     if producer is not None:
         graph.graph.insert_after(producer, [quantize, dequantize])

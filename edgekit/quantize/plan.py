@@ -149,13 +149,13 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     if node.op_type == "Gemm" and (
         node.attributes.get_float("alpha", 1.0) != 1.0
         or node.attributes.get_float("beta", 1.0) != 1.0
-        or node.attributes.get_int("transA", 0)
+        or node.attributes.get_int("transA", 0) != 0
     ):
         return "it scales or transposes its factors"
-    if node.op_type == "Conv" and weight.shape is not None and int(weight.shape[1]) < scheme.fewest_channels:
-        groups = node.attributes.get_int("group", 1)
-        if groups == 1:
-            return f"{weight.shape[1]} input channels are faster in float"
+    if node.op_type == "Conv" and weight.const_value is not None and node.attributes.get_int("group", 1) == 1:
+        channels = weight.const_value.shape.numpy()[1]
+        if channels < scheme.fewest_channels:
+            return f"{channels} input channels are faster in float"
     return None
 
 

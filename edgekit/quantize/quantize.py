@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.passes import RemoveDead
 from edgekit.quantize.calibrate import CalibrationTable
 from edgekit.quantize.insert_qdq import insert_qdq
 from edgekit.quantize.plan import Plan, plan_from_graph
@@ -49,4 +50,5 @@ def quantized_graph(
             hint="build it with --fp32",
         )
     insert_qdq(graph, plan, table.ranges, scheme)
+    RemoveDead()(graph)  # the float weights
     return plan
