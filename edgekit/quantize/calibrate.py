@@ -132,7 +132,7 @@ def observed_tensors(graph: ir.Model) -> list[ir.Value]:
         for node in graph.graph
         if node.op_type not in SELECTIONS
         for output in node.outputs
-        if output.name and output.dtype == ir.DataType.FLOAT and any(_reads_floats(use.node) for use in output.uses())
+        if output.name and output.dtype == ir.DataType.FLOAT and _is_looked_at(output)
     ]
     return [value for value in graph.graph.inputs if value.dtype == ir.DataType.FLOAT] + made
 
@@ -156,8 +156,9 @@ def graph_digest(graph: ir.Model) -> str:
     return digest.hexdigest()
 
 
-def _reads_floats(node: ir.Node) -> bool:
-    return node.op_type not in ("Shape", "Size", "Cast")
+def _is_looked_at(value: ir.Value) -> bool:
+    readers = (use.node.op_type for use in value.uses())
+    return value.is_graph_output() or any(reader not in ("Shape", "Size", "Cast") for reader in readers)
 
 
 def _leaky_reader(value: ir.Value) -> ir.Node | None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import CalibrationError
+from edgekit.graph.passes import NameNodes
 from edgekit.quantize.plan import PRODUCTS, Plan, range_source
 from edgekit.specs import QuantScheme
 
@@ -68,6 +69,7 @@ def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme:
     quantized = set(plan.nodes)
     for value, how in parameters.items():
         _insert_pair(graph, value, how, quantized, everywhere=value in plan.integers)
+    NameNodes()(graph)  # it may have had an 'x' and an 'x_scale' of its own
 
 
 def weight_scales(weight: np.ndarray, axis: int | None, bits: int) -> np.ndarray:
@@ -87,12 +89,12 @@ def _quantize_weights(
     array = weight.const_value.numpy()
     axis = _channel_axis(node, array.ndim) if scheme.per_channel_weights else None
     scales = weight_scales(array, axis, scheme.weight_bits)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    biases = bias.const_value.numpy() if bias is not None and bias.const_value is not None else None
-    input_scale = float(parameters[data].scale)
-    if biases is not None and not scheme.float_bias:
-        # A channel of tiny weights and a large bias: the bias has to fit into 32 bits at the product's scale.
-        scales = np.maximum(scales, np.abs(biases).astype(np.float64).reshape(-1) / (input_scale * INT32_ROOM))
+    bias = node.inputs[2] if len(node.inputs) > 2 and not scheme.float_bias else None
+    biases = None
+    if bias is not None and bias.const_value is not None:
+        # A Gemm's may be one number for all channels.
+        biases = np.broadcast_to(bias.const_value.numpy().reshape(-1), _channels(node, array.shape)).astype(np.float64)
+        scales = _with_room_for(biases, scales, float(parameters[data].scale))
     scales = scales.astype(np.float32)
     largest = 2 ** (scheme.weight_bits - 1) - 1
     shape = [1] * array.ndim
@@ -101,22 +103,35 @@ def _quantize_weights(
     integers = np.clip(np.rint(array / scales.reshape(shape)), -largest, largest).astype(np.int8)
     name = weight.name or f"{node.name}.weight"
     node.replace_input_with(1, _constant_dq(graph, node, name, integers, scales, axis))
-    if biases is not None and not scheme.float_bias and bias is not None:
-        scales = (scales.astype(np.float64) * input_scale).astype(np.float32)
-        scales = np.broadcast_to(scales, biases.shape).copy()
-        integers32 = np.rint(biases.astype(np.float64) / scales).astype(np.int32)
+    if biases is not None and bias is not None:
+        scales = (scales.astype(np.float64) * float(parameters[data].scale)).astype(np.float32)
+        scales = np.tile(scales, len(biases) // len(scales))
+        integers32 = np.rint(biases / scales).astype(np.int32)
         node.replace_input_with(2, _constant_dq(graph, node, bias.name or f"{node.name}.bias", integers32, scales, 0))
 
 
-def _channel_axis(node: ir.Node, rank: int) -> int:
-    """The axis of a weight along which output channels lie."""
+def _with_room_for(biases: np.ndarray, scales: np.ndarray, input_scale: float) -> np.ndarray:
+    """Weight scales at which biases fit into 32 bits, for channels of tiny weights and a large bias."""
+    largest = np.abs(biases).reshape(-1, len(scales)).max(0)
+    return np.asarray(np.maximum(scales, largest / (input_scale * INT32_ROOM)))
+
+
+def _channel_axis(node: ir.Node, rank: int) -> int | None:
+    """The axis of a weight along which output channels lie; None where a scale for each does not help."""
     if node.op_type == "Conv":
         return 0
     if node.op_type == "ConvTranspose":
         return 1
     if node.op_type == "Gemm":
         return 0 if node.attributes.get_int("transB", 0) else 1
-    return rank - 1
+    # Stacked matrices: QLinearMatMul takes scales of the columns of one matrix only.
+    return 1 if rank == 2 else None
+
+
+def _channels(node: ir.Node, shape: tuple[int, ...]) -> int:
+    """How many numbers the bias of ``node`` stands for, with a weight of this shape."""
+    groups = node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
+    return shape[_channel_axis(node, len(shape)) or 0] * groups
 
 
 def _constant_dq(
@@ -176,13 +191,13 @@ def _give_out(graph: ir.Model, value: ir.Value, output: ir.Value) -> None:
 
 
 def _initializer(graph: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    value = graph.graph.initializers.get(name)
-    if value is None:
-        value = ir.Value(
-            name=name,
-            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-            shape=ir.Shape(array.shape),
-            const_value=ir.tensor(array, name=name),
-        )
-        graph.graph.register_initializer(value)
+    while name in graph.graph.initializers:
+        name += "_"
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        shape=ir.Shape(array.shape),
+        const_value=ir.tensor(array, name=name),
+    )
+    graph.graph.register_initializer(value)
     return value

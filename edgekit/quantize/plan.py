@@ -143,20 +143,42 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     assert data is not None and weight is not None
     if data.const_value is not None:
         return "its first factor is constant"
-    constant = weight.const_value is not None
-    if not constant and node.op_type != "MatMul":
-        return "its weights are computed"
+    if weight.const_value is None:
+        return _why_float_computed(node, scheme)
+    if len(weight.const_value.shape) < 2:
+        return "its weights are a vector"
     if node.op_type == "Gemm" and (
         node.attributes.get_float("alpha", 1.0) != 1.0
         or node.attributes.get_float("beta", 1.0) != 1.0
         or node.attributes.get_int("transA", 0) != 0
     ):
         return "it scales or transposes its factors"
-    if node.op_type == "Conv" and weight.const_value is not None and node.attributes.get_int("group", 1) == 1:
+    if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1:
+        return "it is transposed in groups"  # OpenVINO 2026.4 computes it in float, with any scales
+    if not scheme.float_bias and not _has_fitting_bias(node):
+        return "its bias is not one constant a channel"
+    if node.op_type == "Conv" and node.attributes.get_int("group", 1) == 1:
         channels = weight.const_value.shape.numpy()[1]
         if channels < scheme.fewest_channels:
             return f"{channels} input channels are faster in float"
     return None
+
+
+def _why_float_computed(node: ir.Node, scheme: QuantScheme) -> str | None:
+    if node.op_type != "MatMul":
+        return "its weights are computed"
+    # Where Q/DQ stand at inputs only, the target has its own kernels for attention: OpenVINO 2026.4 computes a product
+    # of two activations in float outside of those, whatever stands before it.
+    return None if "MatMul" in scheme.quantize_outputs else "it multiplies two activations"
+
+
+def _has_fitting_bias(node: ir.Node) -> bool:
+    """Whether the bias, if any, can be an integer at the scale of its channel."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is None:
+        return True
+    # A Gemm may add a whole matrix, or one number a row.
+    return bias.const_value is not None and all(size == 1 for size in bias.const_value.shape.numpy()[:-1])
 
 
 def _data_inputs(node: ir.Node) -> int | None:
@@ -168,7 +190,7 @@ def _is_fused(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
     value = node.inputs[0] if node.inputs else None
     producer = value.producer() if value is not None else None
     return (
-        node.op_type in scheme.fused_activations
+        _fuses(node, scheme)
         and producer is not None
         and producer in plan.nodes
         and producer.op_type in PRODUCTS | {"Add"}
@@ -184,7 +206,7 @@ def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:
                 plan.tensors.append(value)  # type: ignore[arg-type]
     if node.op_type not in scheme.quantize_outputs | scheme.fused_activations or not scheme.quantize_outputs:
         return
-    outputs = [value for value in node.outputs if value.name]
+    outputs = [value for value in node.outputs if value.name and value.dtype == ir.DataType.FLOAT]
     if len(outputs) == 1 and _fused_reader(outputs[0], scheme) is not None:
         return
     if node.op_type == "Gemm" and outputs[0].is_graph_output():
@@ -200,7 +222,20 @@ def _fused_reader(value: ir.Value, scheme: QuantScheme) -> ir.Node | None:
     producer = value.producer()
     if len(readers) != 1 or value.is_graph_output() or producer is None or producer.op_type not in PRODUCTS | {"Add"}:
         return None
-    return readers[0] if readers[0].op_type in scheme.fused_activations else None
+    return readers[0] if _fuses(readers[0], scheme) else None
+
+
+def _fuses(node: ir.Node, scheme: QuantScheme) -> bool:
+    """Whether the target computes the activation function ``node`` together with the product before it."""
+    if node.op_type == "Clip" and scheme.quantize_outputs:
+        # The saturation of Q stands for it, and begins at 0 exactly; at no other number.
+        least = node.inputs[1] if len(node.inputs) > 1 else None
+        return "Clip" in scheme.fused_activations and _is_zero(least)
+    return node.op_type in scheme.fused_activations
+
+
+def _is_zero(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is not None and not value.const_value.numpy().any()
 
 
 def _is_activation(value: ir.Value | None) -> bool:
