@@ -2,102 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import datetime
-import shlex
+import itertools
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 import edgekit
-from edgekit.data.calibration_set import CalibrationSet, calibration_set
-from edgekit.engine.backend import Backend, BuildOptions, BuildResult, backend
+from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.builder import engine_from_graph
-from edgekit.engine.bundle import FORMAT, CalibrationInfo, Manifest, seal, this_machine, write_bundle
-from edgekit.errors import UsageError, nearest
-from edgekit.graph.file import output_specs, save_graph
-from edgekit.graph.stats import stats_from_graph
-from edgekit.models.download import weights_cache
-from edgekit.progress import Advance, Progress, Silent
-from edgekit.quantize.calibrate import (
-    CalibrationTable,
-    collect_statistics,
-    graph_digest,
-    observed_tensors,
-    ranges_from_statistics,
+from edgekit.engine.bundle import (
+    FORMAT,
+    CalibrationInfo,
+    FileInfo,
+    Manifest,
+    seal,
+    this_machine,
+    write_bundle,
 )
-from edgekit.quantize.observers import needs_histogram
-from edgekit.quantize.quantize import quantized_graph
-from edgekit.quantize.table import cached_table, keep_table, write_table
+from edgekit.engine.staging import require_room
+from edgekit.errors import BackendUnavailable, UsageError, nearest
+from edgekit.models.download import weights_cache
+from edgekit.order import Order, command_from_order, name_of
+from edgekit.progress import Advance, Progress, Silent
 from edgekit.recipe import Preprocess
-from edgekit.report.profile import measure
-from edgekit.report.reports import LatencyReport
+from edgekit.report.side_by_side import BuiltEngine, measure_side_by_side
 from edgekit.report.write import write_build_report
-from edgekit.runtime.session import Session
-from edgekit.source import ModelSource, Wanted, model_source
 from edgekit.specs import Precision
+
+if TYPE_CHECKING:
+    from edgekit.source import ModelSource
 
 __all__ = ["build"]
 
-DEFAULT_METHOD = "minmax"
-DEFAULT_SET = "sample"
-RANDOM_INPUTS = 16
-FEWEST_RUNS = 20
-MOST_RUNS = 200
-MEASURE_S = 2.0
-COMPARED_INPUTS = 4
-
 BUILDABLE = (Precision.FP32, Precision.INT8)
-
-
-@dataclass(frozen=True)
-class Order:
-    """What `build` was asked for, besides the model itself.
-
-    Attributes:
-        precision: of the engine.
-        target: name of the backend.
-        calib: folder, manifest or name of a calibration set; None is the recipe's, or the shipped one.
-        method: how ranges are chosen.
-        calib_images: at most so many.
-        keep_float: patterns of nodes that stay in float, besides the recipe's.
-        threads: for the engine.
-        profile: measure FP32 beside the engine.
-        rebuild: the command line that asks for the same.
-    """
-
-    precision: Precision
-    target: str
-    calib: str | None
-    method: str | None
-    calib_images: int | None
-    keep_float: tuple[str, ...]
-    threads: int
-    profile: bool
-    rebuild: str
-
-
-@dataclass
-class _Noted:
-    """Passes progress on, and remembers the notes for the manifest."""
-
-    to: Progress
-    notes: list[str] = field(default_factory=list)
-
-    def stage(self, title: str, *, total: float | None = None, unit: str = "") -> AbstractContextManager[Advance]:
-        return self.to.stage(title, total=total, unit=unit)
-
-    def note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-            self.to.note(text)
+COMPARED_INPUTS = 4
 
 
 def build(
@@ -147,239 +93,145 @@ def build(
     Raises:
         EdgeKitError: what `edgekit.errors` lists; nothing half-built is left behind.
     """
-    options = {name: value for name, value in locals().items() if name not in ("model", "progress")}
-    noted = _Noted(progress or Silent())
-    named = "cpu" if target is None else target
     order = Order(
+        model=model,
         precision=_precision(precision),
-        target=named,
+        target="cpu" if target is None else target,
+        weights=None if weights is None else str(weights),
         calib=None if calib is None else str(calib),
-        method=calib_method,
+        calib_method=calib_method,
         calib_images=calib_images,
         keep_float=tuple(keep_float),
-        threads=threads,
-        profile=profile,
-        rebuild=_command(model, options),
-    )
-    if calib_method is not None:
-        needs_histogram(calib_method)
-    engine_backend = backend(order.target)
-    engine_backend.require()
-    wanted = Wanted(
-        model=model,
-        weights=None if weights is None else str(weights),
+        output=None if output is None else Path(output),
         shape=None if shape is None else tuple(shape),
-        inputs=None if input is None else {name: tuple(sizes) for name, sizes in input.items()},
+        inputs={name: tuple(sizes) for name, sizes in (input or {}).items()},
         preprocess=preprocess,
         opset=opset,
         seed=seed,
+        threads=threads,
+        profile=profile,
     )
-    started = time.perf_counter()
-    source = model_source(wanted, noted)
-    place = Path(output) if output is not None else Path("engines") / f"{source.name}-{precision}-{order.target}"
-    with write_bundle(place, needed_bytes=_needed_bytes(source)) as folder:
-        _fill(folder, source, order, engine_backend, noted, started)
+    name = name_of(model)
+    _check(order)
+    place = order.output or Path("engines") / f"{name}-{order.precision}-{order.target}"
+    with write_bundle(place) as folder:
+        _fill(folder, place, order, _Notes(progress or Silent()))
     return place
 
 
-def _fill(
-    folder: Path, source: ModelSource, order: Order, engine_backend: Backend, noted: _Noted, started: float
-) -> None:
-    """Builds, measures and describes the engine in the staging folder."""
-    facts: dict[str, Any] = {"macs": stats_from_graph(source.graph).macs}
-    if source.export_error is not None:
-        facts["export_error"] = source.export_error
-    with tempfile.TemporaryDirectory(prefix=".fp32-", dir=folder) as name:
-        fp32 = Path(name)
-        float_graph = fp32 / "graph.onnx"
-        calibration = None
-        compare = order.precision is Precision.INT8 and not source.quantized and order.profile
-        if compare:
-            save_graph(source.graph, float_graph)
-        inputs = _sample_inputs(source, order, noted) if compare else []
-        if order.precision is Precision.INT8:
-            calibration = _quantize(folder, source, order, engine_backend, noted, facts)
-        save_graph(source.graph, folder / "graph.onnx")
-        result = _engine(folder / "graph.onnx", folder, order.target, order.precision, order.threads, noted)
-        manifest = _manifest(source, order, result, calibration, noted.notes)
-        facts["build_s"] = time.perf_counter() - started
+class _Notes:
+    """Passes progress on, and remembers the notes for the manifest."""
+
+    def __init__(self, to: Progress) -> None:
+        self._to = to
+        self.texts: list[str] = []
+
+    def stage(self, title: str, *, total: float | None = None, unit: str = "") -> AbstractContextManager[Advance]:
+        return self._to.stage(title, total=total, unit=unit)
+
+    def note(self, text: str) -> None:
+        if text not in self.texts:
+            self.texts.append(text)
+            self._to.note(text)
+
+
+def _check(order: Order) -> None:
+    """Says what is wrong with the order, or missing on this machine, before time is spent."""
+    given = [
+        option
+        for option, value in (
+            ("--calib", order.calib),
+            ("--calib-method", order.calib_method),
+            ("--calib-images", order.calib_images),
+            ("--keep-float", order.keep_float),
+        )
+        if value
+    ]
+    if given and order.precision is not Precision.INT8:
+        raise UsageError(f"{given[0]} goes with --int8, not with --{order.precision}", hint="leave one of them out")
+    backend(order.target).require()
+    try:
+        import edgekit.int8  # noqa: F401  # it needs all that the extra brings
+    except ImportError as e:
+        raise BackendUnavailable(
+            f"building an engine needs packages that are not installed: {e}", hint="pip install 'edgekit[build]'"
+        ) from e
+
+
+def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
+    """Goes through the stages, in the staging folder of the bundle at ``place``."""
+    from edgekit.source import model_source
+
+    started = time.perf_counter()
+    source = model_source(order, notes)
+    require_room(place, _needed_bytes(source, order))
+    facts: dict[str, Any] = {"macs": source.stats.macs, "export_error": source.export_error}
+    with tempfile.TemporaryDirectory(prefix=".float-", dir=folder) as scratch:
+        step = Int8Step()
+        if source.quantized:
+            notes.note("the graph came quantized: its own scales are kept, and nothing is calibrated")
+        elif order.precision is Precision.INT8:
+            step = _to_int8(folder, Path(scratch), source, order, notes)
+        engine = _engine(folder, source, order, notes, step.calibration)
+        facts |= {**step.facts, "build_s": time.perf_counter() - started}
         if order.profile:
-            reference = None
-            if compare:
-                built = _engine(float_graph, fp32, order.target, Precision.FP32, order.threads, noted)
-                reference = _manifest(source, _float(order), built, None, noted.notes)
-            _measure(folder, manifest, fp32, reference, engine_backend, inputs, facts, noted, order.threads)
-    seal(folder, manifest)
+            engines = [*step.reference, engine]
+            measured = measure_side_by_side(engines, step.inputs, threads=order.threads, progress=notes)
+            write_build_report(folder, measured.reports, {**facts, "sqnr_db": measured.sqnr_db or None})
+    seal(folder, engine.manifest)
 
 
-def _float(order: Order) -> Order:
-    return Order(**{**order.__dict__, "precision": Precision.FP32})
+class Int8Step(NamedTuple):
+    """What turning the source's graph into integers leaves behind.
+
+    Attributes:
+        calibration: for the manifest.
+        facts: for the report.
+        reference: the float engine to compare with, if anything is to be measured.
+        inputs: what the two are compared on.
+    """
+
+    calibration: CalibrationInfo | None = None
+    facts: Mapping[str, Any] = {}
+    reference: tuple[BuiltEngine, ...] = ()
+    inputs: Sequence[Mapping[str, np.ndarray]] = ()
+
+
+def _to_int8(folder: Path, scratch: Path, source: ModelSource, order: Order, notes: _Notes) -> Int8Step:
+    """Quantizes the source's graph in place; a float engine, if one is wanted, is built in ``scratch`` before that."""
+    from edgekit.int8 import calibrated, quantize, require_int8, samples_for
+    from edgekit.quantize.table import write_table
+
+    scheme = backend(order.target).scheme()
+    require_int8(source, order, scheme)
+    samples = samples_for(source, order, notes)
+    table = calibrated(source, samples, order, weights_cache(), notes)
+    write_table(table, folder / "calibration.json")
+    reference: tuple[BuiltEngine, ...] = ()
+    inputs: list[dict[str, np.ndarray]] = []
+    if order.profile:
+        feeds = samples.feeds(source.inputs, source.preprocess)
+        inputs = [arrays for _, arrays in itertools.islice(feeds, COMPARED_INPUTS)]
+        reference = (_engine(scratch, source, dataclasses.replace(order, precision=Precision.FP32), notes),)
+    with notes.stage("quantizing"):
+        kept = quantize(source, order, scheme, table)
+    calibration = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
+    facts = {f"calibration_{name}": value for name, value in msgspec.to_builtins(calibration).items()}
+    return Int8Step(calibration, {**facts, "layers_kept_in_float": kept}, reference, inputs)
 
 
 def _engine(
-    graph: Path, folder: Path, target: str, precision: Precision, threads: int, progress: Progress
-) -> BuildResult:
-    with progress.stage(f"building the {str(precision).upper()} engine for {target}"):
-        return engine_from_graph(graph, folder, target, BuildOptions(precision=precision, threads=threads))
+    folder: Path, source: ModelSource, order: Order, notes: _Notes, calibration: CalibrationInfo | None = None
+) -> BuiltEngine:
+    """Builds the engine of the source's graph as it is now, with the graph beside it."""
+    from edgekit.graph.file import output_specs, save_graph
 
-
-def _quantize(
-    folder: Path, source: ModelSource, order: Order, engine_backend: Backend, noted: _Noted, facts: dict[str, Any]
-) -> CalibrationInfo | None:
-    """Turns the source's graph into a quantized one, in place."""
-    if source.quantized:
-        noted.note("the graph is quantized already: its own scales are kept, nothing was calibrated")
-        return None
-    table = _calibrate(source, order, noted)
-    keep = (*(source.quantize.keep_float if source.quantize else ()), *order.keep_float)
-    with noted.stage("quantizing"):
-        plan = quantized_graph(
-            source.graph, table, engine_backend.scheme(), keep_float=keep, keep_heads=source.quantize is None
-        )
-    write_table(table, folder / "calibration.json")
-    facts.update(
-        calibration_set=table.set,
-        calibration_method=table.method,
-        calibration_images=table.images,
-        calibration_skipped=len(table.skipped),
-        kept_in_float=len(plan.skipped),
-    )
-    return CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
-
-
-def _calibrate(source: ModelSource, order: Order, noted: _Noted) -> CalibrationTable:
-    policy = source.quantize
-    method = order.method or (policy.method if policy else "") or DEFAULT_METHOD
-    samples = _calibration_set(source, order, noted)
-    digests = {
-        "graph_digest": graph_digest(source.graph),
-        "set_digest": f"{samples.digest if samples else RANDOM_INPUTS} {source.preprocess}",
-        "method": method,
-    }
-    cache = weights_cache()
-    if table := cached_table(cache, **digests):
-        with noted.stage(f"using the ranges of an earlier calibration on the same {table.images} inputs"):
-            return table
-    collected = collect_statistics(
-        source.graph,
-        observed_tensors(source.graph),
-        samples.feeds(source.inputs, source.preprocess) if samples else _random_feeds(source),
-        method=method,
-        total=len(samples) if samples else RANDOM_INPUTS,
-        threads=order.threads,
-        progress=noted,
-    )
-    skipped = tuple(samples.skipped) if samples else ()
-    for broken in skipped:
-        noted.note(f"calibration skipped {broken}")
-    table = CalibrationTable(
-        **digests,
-        set=samples.name if samples else "random numbers",
-        images=collected.inputs,
-        skipped=skipped,
-        ranges=ranges_from_statistics(collected.statistics, method),
-    )
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
-        keep_table(table, cache)
-    return table
-
-
-def _calibration_set(source: ModelSource, order: Order, noted: _Noted) -> CalibrationSet | None:
-    """The set to calibrate on; None where there is none for such inputs, and random numbers have to do."""
-    if order.calib is not None:
-        return calibration_set(order.calib, limit=order.calib_images)
-    if source.preprocess is None:
-        noted.note(
-            f"calibrated on {RANDOM_INPUTS} random inputs: INT8's latency is real, its accuracy is not. "
-            "Give real ones with --calib DIR (.npy or .npz files)"
-        )
-        return None
-    name = source.quantize.calibration if source.quantize else DEFAULT_SET
-    samples = calibration_set(name, limit=order.calib_images)
-    noted.note(
-        f"calibrated on the shipped set '{name}' of {len(samples)} pictures; "
-        "pictures of your own task (--calib DIR) keep more accuracy"
-    )
-    return samples
-
-
-def _random_feeds(source: ModelSource) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    for index in range(RANDOM_INPUTS):
-        generator = np.random.default_rng(index)
-        feeds = {}
-        for spec in source.inputs:
-            sizes = tuple(int(size) for size in spec.shape)
-            if np.dtype(spec.dtype).kind == "f":
-                feeds[spec.name] = generator.standard_normal(sizes).astype(spec.dtype)
-            else:  # 0 and 1 are valid indices, masks and flags everywhere
-                feeds[spec.name] = generator.integers(0, 2, sizes).astype(spec.dtype)
-        yield f"random {index}", feeds
-
-
-def _sample_inputs(source: ModelSource, order: Order, noted: _Noted) -> list[dict[str, np.ndarray]]:
-    """A few inputs on which the engine is compared with FP32."""
-    samples = _calibration_set(source, order, _Noted(Silent()))
-    feeds = samples.feeds(source.inputs, source.preprocess) if samples else _random_feeds(source)
-    return [arrays for (_, arrays), _ in zip(feeds, range(COMPARED_INPUTS), strict=False)]
-
-
-def _measure(
-    folder: Path,
-    manifest: Manifest,
-    fp32: Path,
-    reference: Manifest | None,
-    engine_backend: Backend,
-    inputs: Sequence[dict[str, np.ndarray]],
-    facts: dict[str, Any],
-    noted: _Noted,
-    threads: int,
-) -> None:
-    """Latency of both engines, one after the other, and how far their answers are apart."""
-    reports: dict[str, LatencyReport] = {}
-    answers: list[list[dict[str, np.ndarray]]] = []
-    places = [(fp32, reference), (folder, manifest)] if reference is not None else [(folder, manifest)]
-    for place, described in places:
-        assert described is not None
-        described = seal(place, described)
-        with Session(engine_backend.load(place / described.engine, threads=threads), described) as session:
-            with noted.stage(f"measuring {str(described.precision).upper()}"):
-                reports[str(described.precision)] = measure(session, runs=_runs(session), warmup=3, threads=threads)
-            answers.append([session.run(arrays) for arrays in inputs])
-    if len(answers) == 2 and inputs:
-        facts["sqnr_db"] = {
-            name: _sqnr_db([a[name] for a in answers[0]], [b[name] for b in answers[1]]) for name in answers[0][0]
-        }
-    (folder / "manifest.json").unlink()
-    write_build_report(folder, reports, facts)
-
-
-def _runs(session: Session) -> int:
-    """As many as fit into two seconds, but enough for percentiles."""
-    started = time.perf_counter()
-    session.run(
-        {
-            spec.name: np.zeros([d if isinstance(d, int) else 1 for d in spec.shape], spec.dtype)
-            for spec in session.inputs
-        }
-    )
-    return int(min(MOST_RUNS, max(FEWEST_RUNS, MEASURE_S / (time.perf_counter() - started))))
-
-
-def _sqnr_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float | None:
-    """Signal to quantization noise of an output over all inputs; None where there is no noise or no signal."""
-    signal = sum(float(np.square(a.astype(np.float64)).sum()) for a in reference)
-    noise = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(reference, got, strict=True))
-    return round(10 * float(np.log10(signal / noise)), 2) if signal > 0 and noise > 0 else None
-
-
-def _manifest(
-    source: ModelSource,
-    order: Order,
-    result: BuildResult,
-    calibration: CalibrationInfo | None,
-    notes: Sequence[str],
-) -> Manifest:
-    return Manifest(
+    graph = folder / "graph.onnx"
+    save_graph(source.graph, graph)
+    with notes.stage(f"building the {str(order.precision).upper()} engine for {order.target}"):
+        options = BuildOptions(precision=order.precision, threads=order.threads)
+        result = engine_from_graph(graph, folder, order.target, options)
+    manifest = Manifest(
         format=FORMAT,
         edgekit=edgekit.__version__,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -398,9 +250,20 @@ def _manifest(
         postprocess=source.postprocess,
         labels=source.labels,
         calibration=calibration,
-        rebuild=order.rebuild,
-        notes=tuple(notes),
+        rebuild=command_from_order(order),
+        notes=tuple(notes.texts),
+        # What is measured is weighed too; hashes come when the bundle is sealed.
+        files={name: FileInfo((folder / name).stat().st_size, "") for name in result.files},
     )
+    return BuiltEngine(folder, manifest)
+
+
+def _needed_bytes(source: ModelSource, order: Order) -> int:
+    """Room for graphs and engines, roughly: each holds the weights, those in INT8 a quarter of them."""
+    in_place = 2 * source.stats.weight_bytes
+    if source.quantized or order.precision is Precision.FP32:
+        return in_place
+    return in_place // 4 + (in_place if order.profile else 0)
 
 
 def _precision(name: str) -> Precision:
@@ -408,35 +271,3 @@ def _precision(name: str) -> Precision:
     if name not in known:
         raise UsageError(f"unknown precision '{name}': expected {' or '.join(known)}", hint=nearest(name, known))
     return Precision(name)
-
-
-def _needed_bytes(source: ModelSource) -> int:
-    """Room for the graph and engines of both precisions, roughly."""
-    weights = sum(value.const_value.nbytes for value in source.graph.graph.initializers.values() if value.const_value)
-    return 3 * weights
-
-
-def _command(model: Any, options: Mapping[str, Any]) -> str:
-    """The command line that asks for the same; nothing for a module that was handed over as an object."""
-    if not isinstance(model, (str, Path)):
-        return ""
-    words = ["edgekit", "build", str(model), f"--{options['precision']}"]
-    for name in ("target", "weights", "calib", "calib_method", "calib_images", "output", "opset"):
-        if options[name] is not None:
-            words += [f"--{name.replace('_', '-')}", str(options[name])]
-    for name in ("seed", "threads"):
-        if options[name]:
-            words += [f"--{name}", str(options[name])]
-    for pattern in options["keep_float"]:
-        words += ["--keep-float", pattern]
-    if options["shape"] is not None:
-        words += ["--shape", "x".join(map(str, options["shape"]))]
-    for name, sizes in (options["input"] or {}).items():
-        words += ["--input", f"{name}:{'x'.join(map(str, sizes))}".removeprefix(":")]
-    if options["preprocess"] is not None:
-        for name, value in msgspec.to_builtins(options["preprocess"]).items():
-            words += [
-                "--preprocess",
-                f"{name}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}",
-            ]
-    return shlex.join(words if options["profile"] else [*words, "--no-profile"])

@@ -148,7 +148,7 @@ def this_machine() -> Machine:
 
 
 @contextmanager
-def write_bundle(output: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
+def write_bundle(output: Path) -> Iterator[Path]:
     """A staging folder that becomes the bundle ``output`` when the context ends well; see `staged_folder`.
 
     A bundle that stands there is replaced. Nothing else is: neither a folder that is no bundle, nor a bundle
@@ -156,7 +156,6 @@ def write_bundle(output: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
 
     Args:
         output: the bundle's place; its parents are made.
-        needed_bytes: room that will be needed, where it is known.
 
     Raises:
         UsageError: something else stands at ``output``.
@@ -164,7 +163,7 @@ def write_bundle(output: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
     """
     output = Path(output).resolve()
     _refuse_strangers(output)
-    with staged_folder(output, needed_bytes=needed_bytes) as folder:
+    with staged_folder(output) as folder:
         yield folder
 
 

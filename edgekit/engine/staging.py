@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgekit.errors import BuildError, UsageError
 
-__all__ = ["free_bytes", "is_storage", "staged_folder", "storage_error"]
+__all__ = ["free_bytes", "is_storage", "require_room", "staged_folder", "storage_error"]
 
 _NO_ROOM = {
     errno.ENOSPC: "the disk is full",
@@ -30,7 +30,7 @@ _NOT_OURS = {
 
 
 @contextmanager
-def staged_folder(output: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
+def staged_folder(output: Path) -> Iterator[Path]:
     """A folder beside ``output`` that takes its place when the context ends well, and is removed otherwise.
 
     What stands at ``output`` is moved aside first and deleted last, so that one of the two is always whole.
@@ -39,7 +39,6 @@ def staged_folder(output: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
 
     Args:
         output: the folder's place; its parents are made.
-        needed_bytes: room that will be needed, where it is known.
 
     Raises:
         UsageError: another thread of this process is writing the same folder.
@@ -51,7 +50,6 @@ def staged_folder(output: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
     try:
         made = _make_parents(output.parent)
         _recover(output)
-        _check_room(output.parent, needed_bytes)
         _claim(staging)
         ours = True
         with _locked(staging):
@@ -67,7 +65,7 @@ def staged_folder(output: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
         # A file elsewhere that may not be read, a model or a picture, is not our place's fault.
         at_place = not ours or str(getattr(e, "filename", "")).startswith(str(staging))
         if isinstance(e, OSError) and (e.errno in _NO_ROOM or (e.errno in _NOT_OURS and at_place)):
-            raise storage_error(e, output, needed_bytes=needed_bytes, written_bytes=written) from e
+            raise storage_error(e, output, written_bytes=written) from e
         raise
 
 
@@ -87,15 +85,22 @@ def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written
     return BuildError(f"cannot write {place}{at}: {why}; {free}", hint=f"{room}choose another place with --output")
 
 
+def require_room(output: Path, needed_bytes: int) -> None:
+    """Says that the disk is too full before time is spent on what would not fit.
+
+    Raises:
+        BuildError: fewer than ``needed_bytes`` are free where ``output`` is to be.
+    """
+    if needed_bytes > free_bytes(output):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise storage_error(full, output, needed_bytes=needed_bytes)
+
+
 def free_bytes(place: Path) -> int:
     """Room on the file system that holds ``place``, which need not be there yet."""
+    place = place.resolve()
     existing = next(p for p in (place, *place.parents) if p.exists())
     return shutil.disk_usage(existing).free
-
-
-def _check_room(parent: Path, needed_bytes: int) -> None:
-    if needed_bytes > shutil.disk_usage(parent).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _make_parents(folder: Path) -> list[Path]:

@@ -23,19 +23,16 @@ def save_graph(graph: ir.Model, path: Path) -> None:
     """Writes the graph as one ONNX file; weights of more than 1.8 GB go into ``<name>.data`` beside it.
 
     Raises:
-        GraphError: the file cannot be written; says why.
+        OSError: the file cannot be written, which whoever owns the folder explains.
     """
     path = Path(path)
     tensors = [value.const_value for value in graph.graph.initializers.values()]
     external = sum(tensor.nbytes for tensor in tensors if tensor is not None) > _SINGLE_FILE_BYTES
-    try:
-        if external:
-            ir.save(graph, path, external_data=f"{path.name}.data")
-        else:
-            ir.external_data.load_to_model(graph)
-            ir.save(graph, path)
-    except OSError as e:
-        raise GraphError(f"{path}: cannot be written: {e.strerror or e}") from e
+    if external:
+        ir.save(graph, path, external_data=f"{path.name}.data")
+    else:
+        ir.external_data.load_to_model(graph)
+        ir.save(graph, path)
 
 
 def input_specs(graph: ir.Model) -> tuple[TensorSpec, ...]:

@@ -13,7 +13,27 @@ from edgekit.quantize.insert_qdq import insert_qdq
 from edgekit.quantize.plan import Plan, plan_from_graph
 from edgekit.specs import QuantScheme
 
-__all__ = ["quantized_graph"]
+__all__ = ["quantized_graph", "require_quantizable"]
+
+
+def require_quantizable(
+    graph: ir.Model, scheme: QuantScheme, *, keep_float: Sequence[str] = (), keep_heads: bool = False
+) -> Plan:
+    """What `quantized_graph` would do with the same arguments, known before anything is calibrated.
+
+    Raises:
+        GraphError: nothing in the graph can be quantized; says why.
+        UsageError: a pattern matches no node.
+    """
+    plan = plan_from_graph(graph, scheme, keep_float, keep_heads=keep_heads)
+    if not plan.nodes:
+        count = len(plan.skipped)
+        got = f"{count}, none of them fit for it: {'; '.join(sorted(set(plan.skipped.values())))}" if count else "none"
+        raise GraphError(
+            f"nothing in the graph can be quantized: expected convolutions or matrix products, got {got}",
+            hint="build it with --fp32",
+        )
+    return plan
 
 
 def quantized_graph(
@@ -41,14 +61,7 @@ def quantized_graph(
         CalibrationError: the table lacks a tensor.
         UsageError: a pattern matches no node.
     """
-    plan = plan_from_graph(graph, scheme, keep_float, keep_heads=keep_heads)
-    if not plan.nodes:
-        reasons = sorted(set(plan.skipped.values()))
-        raise GraphError(
-            f"nothing in the graph can be quantized: expected convolutions or matrix products, "
-            f"got {'; '.join(reasons) if reasons else 'none'}",
-            hint="build it with --fp32",
-        )
+    plan = require_quantizable(graph, scheme, keep_float=keep_float, keep_heads=keep_heads)
     insert_qdq(graph, plan, table.ranges, scheme)
     RemoveDead()(graph)  # the float weights
     return plan

@@ -175,7 +175,7 @@ def _rows(once: Run, runs: int | None, duration_s: float | None, progress: Progr
 
 def _run_of(session: Session, image: ImageSource | None, seed: int) -> tuple[tuple[str, ...], Run, str]:
     """Names of the stages, what runs them once, and what is fed in."""
-    if session.manifest.postprocess is not None:
+    if session.manifest.postprocess is not None and _batch(session) == 1:
         picture, source = _picture(image, seed)
         return ("preprocess", "inference", "postprocess"), _detector(session, picture), source
     if image is not None:

@@ -31,6 +31,7 @@ FACT_LABELS = {
     "calibration_skipped": "pictures skipped",
     "export_error": "largest export error",
     "macs": "multiply-accumulates",
+    "sqnr_db": "INT8 against FP32",
 }
 
 
@@ -141,4 +142,6 @@ def _fact_value(name: str, value: Any) -> str:
         return f"{milliseconds(value)} ms"
     if name.endswith("_s"):
         return f"{value:.1f} s"
+    if name.endswith("_db"):
+        return f"{value:.1f} dB"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"

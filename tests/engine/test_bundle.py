@@ -28,6 +28,7 @@ from edgekit.engine.bundle import (
     this_machine,
     write_bundle,
 )
+from edgekit.engine.staging import require_room
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, UsageError
 from edgekit.specs import Precision, TensorSpec
 
@@ -213,8 +214,8 @@ def test_too_little_room_is_seen_before_the_build(tmp_path: Path) -> None:
     with pytest.raises(
         BuildError, match=rf"{tmp_path}/out: the disk is full; {needed:,} bytes needed, [\d,]+ bytes free"
     ):
-        with write_bundle(tmp_path / "out", needed_bytes=needed):
-            raise AssertionError
+        with write_bundle(tmp_path / "out"):
+            require_room(tmp_path / "out", needed)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,135 @@
+"""INT8 as a step of the build: what the model is calibrated on, its ranges measured or found again, its Q/DQ pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import TypeAlias, TypedDict
+
+from edgekit.data.calibration_set import CalibrationSet, calibration_set
+from edgekit.data.random_inputs import RandomInputs
+from edgekit.device.cpu import cpu
+from edgekit.order import Order
+from edgekit.progress import Progress
+from edgekit.quantize.calibrate import (
+    CalibrationTable,
+    collect_statistics,
+    graph_digest,
+    observed_tensors,
+    ranges_from_statistics,
+)
+from edgekit.quantize.quantize import quantized_graph, require_quantizable
+from edgekit.quantize.table import cached_table, keep_table
+from edgekit.source import ModelSource
+from edgekit.specs import QuantScheme
+
+__all__ = ["Samples", "calibrated", "quantize", "require_int8", "samples_for"]
+
+DEFAULT_METHOD = "minmax"
+DEFAULT_SET = "sample"
+RANDOM_INPUTS = 16
+
+
+class Policy(TypedDict):
+    """What stays in float."""
+
+    keep_float: tuple[str, ...]
+    keep_heads: bool
+
+
+Samples: TypeAlias = "CalibrationSet | RandomInputs"
+
+
+def samples_for(source: ModelSource, order: Order, progress: Progress) -> Samples:
+    """What the model is calibrated on: what the user names, else a shipped set, else random numbers.
+
+    Raises:
+        UsageError: there is no such set.
+        CalibrationError: there is nothing in it.
+    """
+    if order.calib is not None:
+        return calibration_set(order.calib, limit=order.calib_images)
+    if source.preprocess is None:
+        count = order.calib_images or RANDOM_INPUTS
+        progress.note(
+            f"calibrated on {count} random inputs: INT8's latency is real, its accuracy is not. "
+            "Give real ones with --calib DIR, a folder of .npy or .npz files"
+        )
+        return RandomInputs(count)
+    name = source.policy.calibration if source.policy else DEFAULT_SET
+    samples = calibration_set(name, limit=order.calib_images)
+    progress.note(
+        f"calibrated on the shipped set '{name}' of {len(samples)} pictures; "
+        "pictures of your own task (--calib DIR) keep more accuracy"
+    )
+    return samples
+
+
+def calibrated(
+    source: ModelSource, samples: Samples, order: Order, cache: Path, progress: Progress
+) -> CalibrationTable:
+    """The ranges of the graph's tensors: those of an earlier calibration on the same samples, or measured now.
+
+    Raises:
+        CalibrationError: no sample can be read or fits the inputs, or a tensor has a NaN.
+    """
+    method = order.calib_method or (source.policy.method if source.policy else "") or DEFAULT_METHOD
+    graph, shown = graph_digest(source.graph), _digest_of_feeds(source, samples)
+    table = cached_table(cache, graph_digest=graph, set_digest=shown, method=method)
+    if table is not None:
+        with progress.stage("calibration found in the cache", unit="images") as advance:
+            advance(table.images)
+    else:
+        collected = collect_statistics(
+            source.graph,
+            observed_tensors(source.graph),
+            samples.feeds(source.inputs, source.preprocess),
+            method=method,
+            total=len(samples),
+            # ONNX Runtime would count the host's processors, whatever a container may use.
+            threads=order.threads or cpu().compute_threads,
+            progress=progress,
+        )
+        table = CalibrationTable(
+            method=method,
+            set=samples.name,
+            set_digest=shown,
+            graph_digest=graph,
+            images=collected.inputs,
+            skipped=tuple(samples.skipped),
+            ranges=ranges_from_statistics(collected.statistics, method),
+        )
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+            keep_table(table, cache)
+    for broken in table.skipped:
+        progress.note(f"calibration skipped {broken}")
+    return table
+
+
+def quantize(source: ModelSource, order: Order, scheme: QuantScheme, table: CalibrationTable) -> int:
+    """Puts Q/DQ pairs into the source's graph, in place; how many convolutions and matrix products stay in float."""
+    return len(quantized_graph(source.graph, table, scheme, **_policy(source, order)).skipped)
+
+
+def require_int8(source: ModelSource, order: Order, scheme: QuantScheme) -> None:
+    """Says what is wrong with the model or the order before time is spent on it.
+
+    Raises:
+        GraphError: nothing in the graph can be quantized.
+        UsageError: a pattern of what stays in float matches nothing.
+    """
+    require_quantizable(source.graph, scheme, **_policy(source, order))
+
+
+def _policy(source: ModelSource, order: Order) -> Policy:
+    """What stays in float: a recipe knows its heads, for other models they are looked for."""
+    if source.policy is None:
+        return {"keep_float": order.keep_float, "keep_heads": True}
+    return {"keep_float": (*source.policy.keep_float, *order.keep_float), "keep_heads": False}
+
+
+def _digest_of_feeds(source: ModelSource, samples: Samples) -> str:
+    """Hash over all that decides what the graph is shown."""
+    what = (samples.digest, source.preprocess, [str(spec) for spec in source.inputs])
+    return hashlib.sha256(repr(what).encode()).hexdigest()

@@ -1,0 +1,145 @@
+"""What `edgekit.build` was asked for, as one value, and the command line that asks for the same."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.errors import UsageError, nearest
+from edgekit.recipe import Preprocess, load_recipe, recipe_names
+from edgekit.specs import Precision
+
+__all__ = ["Order", "command_from_order", "kind_of", "name_of"]
+
+WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a build was asked for.
+
+    Attributes:
+        model: a recipe's name or file, an ONNX file, ``package.module:factory``, or an ``nn.Module``.
+        precision: of the engine.
+        target: name of the backend.
+        weights: a file, or the name of a set that the recipe publishes; None is random for a reference model.
+        calib: folder, manifest or name of a calibration set; None is the recipe's, or the shipped one.
+        calib_method: how ranges are chosen; None is the recipe's, or the default.
+        calib_images: calibrate on at most so many.
+        keep_float: patterns of nodes that stay in float, besides the recipe's.
+        output: the bundle's folder, where one was named.
+        shape: of the picture: ``(H, W)`` or all its sizes.
+        inputs: shapes by input name; the name ``""`` is the first input's.
+        preprocess: instead of the recipe's.
+        opset: to export to, where one was named.
+        seed: for random weights.
+        threads: for the engine; 0 leaves it to the backend.
+        profile: measure the engine, and FP32 beside it.
+    """
+
+    model: Any
+    precision: Precision
+    target: str
+    weights: str | None = None
+    calib: str | None = None
+    calib_method: str | None = None
+    calib_images: int | None = None
+    keep_float: tuple[str, ...] = ()
+    output: Path | None = None
+    shape: tuple[int, ...] | None = None
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    preprocess: Preprocess | None = None
+    opset: int | None = None
+    seed: int = 0
+    threads: int = 0
+    profile: bool = True
+
+
+def kind_of(model: object) -> str:
+    """What sort of model that is: ``recipe``, ``onnx``, ``factory`` or ``module``.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    if not isinstance(model, (str, Path)):
+        return "module"
+    text, path = str(model), Path(model)
+    if text in recipe_names() or path.suffix == ".toml":
+        return "recipe"
+    if path.suffix in WEIGHTS:
+        raise UsageError(
+            f"'{text}': expected a model, got a file of weights",
+            hint=f"name the model that they belong to: edgekit build yolov3 --weights {shlex.quote(text)}",
+        )
+    if path.suffix == ".onnx" or path.is_file():
+        return "onnx"
+    if path.is_dir():
+        hint = f"it is an engine already: edgekit run {shlex.quote(text)}" if (path / "manifest.json").exists() else ""
+        raise UsageError(f"'{text}': expected a model, got a folder", hint=hint)
+    if ":" in text:
+        return "factory"
+    known = nearest(text, recipe_names())
+    raise UsageError(
+        f"unknown model '{text}': expected a name that `edgekit models` lists, an ONNX file that exists, or "
+        "package.module:factory",
+        hint=known,
+    )
+
+
+def name_of(model: object) -> str:
+    """What engines of that model are called where nobody says.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    kind = kind_of(model)
+    if kind == "recipe":
+        return load_recipe(str(model)).name
+    if kind == "onnx":
+        return Path(str(model)).stem
+    text = str(model) if kind == "factory" else type(model).__name__
+    return text.rpartition(":")[2].rpartition(".")[2]
+
+
+def command_from_order(order: Order) -> str:
+    """The command line that builds the same; nothing for a module that was handed over as an object."""
+    if not isinstance(order.model, (str, Path)):
+        return ""
+    words = ["edgekit", "build", str(order.model), f"--{order.precision}"]
+    for option in ("target", "weights", "calib", "calib_method", "calib_images", "output", "opset"):
+        value = getattr(order, option)
+        if value is not None:
+            words += [f"--{option.replace('_', '-')}", str(value)]
+    for option in ("seed", "threads"):
+        if value := getattr(order, option):
+            words += [f"--{option}", str(value)]
+    for pattern in order.keep_float:
+        words += ["--keep-float", pattern]
+    if order.shape is not None:
+        words += ["--shape", _times(order.shape)]
+    for name, sizes in order.inputs.items():
+        words += ["--input", f"{name}:{_times(sizes)}" if name else _times(sizes)]
+    for field_value in _fields(order.preprocess):
+        words += ["--preprocess", field_value]
+    return shlex.join(words if order.profile else [*words, "--no-profile"])
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _fields(preprocess: Preprocess | None) -> list[str]:
+    """``field=value`` for each field that is not what it is by default."""
+    if preprocess is None:
+        return []
+    plain = msgspec.to_builtins(Preprocess())
+    return [
+        f"{name}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+        for name, value in msgspec.to_builtins(preprocess).items()
+        if value != plain[name]
+    ] or [f"resize={preprocess.resize}"]  # its mere presence overrides the recipe's

@@ -1,0 +1,106 @@
+"""Engines of one model measured one after the other, and how far the answers of the last are from the first's."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from edgekit.engine.backend import backend
+from edgekit.engine.bundle import Manifest
+from edgekit.progress import Progress
+from edgekit.report.profile import measure
+from edgekit.report.reports import LatencyReport
+from edgekit.runtime.session import Session
+
+__all__ = ["BuiltEngine", "SideBySide", "measure_side_by_side", "signal_to_noise_db"]
+
+FEWEST_RUNS = 20
+MOST_RUNS = 200
+MEASURE_S = 2.0
+WARMUP = 3
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class BuiltEngine(NamedTuple):
+    """An engine in a folder that is not sealed yet."""
+
+    folder: Path
+    manifest: Manifest
+
+
+class SideBySide(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        reports: latency by precision, in the order in which the engines were given.
+        sqnr_db: signal to quantization noise of each output of the last engine against the first.
+    """
+
+    reports: dict[str, LatencyReport]
+    sqnr_db: dict[str, float]
+
+
+def measure_side_by_side(
+    engines: Sequence[BuiltEngine], inputs: Sequence[Arrays], *, threads: int, progress: Progress
+) -> SideBySide:
+    """Loads each engine, measures it for about two seconds, and asks it for its answers.
+
+    Args:
+        engines: the reference first; one is in memory at a time.
+        inputs: what the answers are compared on.
+        threads: for the engines; 0 leaves it to the backend.
+        progress: is told which one is measured.
+    """
+    reports: dict[str, LatencyReport] = {}
+    answers: list[list[dict[str, np.ndarray]]] = []
+    for folder, manifest in engines:
+        precision = str(manifest.precision)
+        engine = backend(manifest.backend).load(folder / manifest.engine, threads=threads)
+        with Session(engine, manifest) as session, progress.stage(f"measuring {precision.upper()}"):
+            reports[precision] = measure(session, runs=_runs(session), warmup=WARMUP, threads=threads)
+            answers.append([session.run(arrays) for arrays in inputs])
+    return SideBySide(reports, _noise(answers[0], answers[-1]) if len(answers) > 1 else {})
+
+
+def signal_to_noise_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float | None:
+    """Energy of the reference by energy of the difference, over all arrays, in decibels.
+
+    Returns:
+        None where there is no noise or no signal, or where the two cannot be compared: shapes that depend on the
+        values, numbers that are not finite.
+    """
+    signal = noise = 0.0
+    for a, b in zip(reference, got, strict=True):
+        comparable = a.shape == b.shape and a.dtype.kind == b.dtype.kind == "f"
+        if not comparable or not (np.isfinite(a).all() and np.isfinite(b).all()):
+            return None
+        wide = a.astype(np.float64)
+        signal += float(np.square(wide).sum())
+        noise += float(np.square(wide - b).sum())
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
+
+
+def _noise(reference: Sequence[Arrays], got: Sequence[Arrays]) -> dict[str, float]:
+    found = {}
+    for name in reference[0] if reference else ():
+        ratio = signal_to_noise_db([answer[name] for answer in reference], [answer[name] for answer in got])
+        if ratio is not None:
+            found[name] = ratio
+    return found
+
+
+def _runs(session: Session) -> int:
+    """As many as fit into two seconds, but enough for percentiles."""
+    feeds = {
+        spec.name: np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype)
+        for spec in session.inputs
+    }
+    start = time.perf_counter()
+    session.run(feeds)
+    return int(min(MOST_RUNS, max(FEWEST_RUNS, MEASURE_S / max(time.perf_counter() - start, 1e-6))))
