@@ -19,6 +19,8 @@ Range = tuple[float, float]
 
 # The scale of a tensor that is zero throughout: any will do, and this one survives float16.
 SCALE_OF_NOTHING = 1.0 / 255.0
+# Products of two scales, which biases are divided by, have to be float32 numbers too.
+SMALLEST_SCALE = 1e-20
 INT32_ROOM = 2.0**30
 
 
@@ -39,10 +41,17 @@ def parameters_from_range(lo: float, hi: float, dtype: str) -> QuantParameters:
         dtype: ``uint8`` has a zero point; ``int8`` is symmetric, from -127 to 127.
     """
     if dtype == "int8":
-        scale = max(-lo, hi) / 127.0 or SCALE_OF_NOTHING
-        return QuantParameters(np.float32(scale), np.array(0, np.int8))
-    scale = (hi - lo) / 255.0 or SCALE_OF_NOTHING
-    return QuantParameters(np.float32(scale), np.array(np.clip(round(-lo / scale), 0, 255), np.uint8))
+        return QuantParameters(_scale(max(-lo, hi), 127), np.array(0, np.int8))
+    scale = _scale(hi - lo, 255)
+    return QuantParameters(scale, np.array(np.clip(round(-lo / float(scale)), 0, 255), np.uint8))
+
+
+def _scale(span: float, steps: int) -> np.float32:
+    if span / steps < SMALLEST_SCALE:
+        return np.float32(SCALE_OF_NOTHING)
+    scale = np.float32(span / steps)
+    # Rounded down: ONNX Runtime keeps a Clip in float where the integers reach beyond its limit.
+    return scale if float(scale) * steps <= span else np.nextafter(scale, np.float32(0))
 
 
 def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) -> None:
@@ -77,7 +86,7 @@ def weight_scales(weight: np.ndarray, axis: int | None, bits: int) -> np.ndarray
     magnitudes = np.abs(weight)
     largest = magnitudes.max() if axis is None else magnitudes.max(tuple(a for a in range(weight.ndim) if a != axis))
     scales = np.atleast_1d(largest).astype(np.float64) / (2 ** (bits - 1) - 1)
-    return np.where(scales > 0, scales, SCALE_OF_NOTHING)
+    return np.where(scales > SMALLEST_SCALE, scales, SCALE_OF_NOTHING)
 
 
 def _quantize_weights(

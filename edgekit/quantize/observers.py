@@ -148,7 +148,7 @@ def _finite_bins(statistics: TensorStatistics) -> tuple[np.ndarray, np.ndarray]:
     if statistics.histogram is None:
         raise ValueError("this method needs statistics with a histogram")
     low, high = BIN_EDGES
-    held = np.flatnonzero((statistics.histogram > 0) & np.isfinite(low))
+    held = np.flatnonzero(statistics.histogram)
     middles = (low[held] + high[held]) / 2
     order = np.argsort(middles, kind="stable")
     return middles[order], statistics.histogram[held][order]

@@ -35,7 +35,8 @@ class TensorStatistics:
     Attributes:
         lo: least finite number; 0 before any was seen.
         hi: greatest finite number.
-        channel_lo: least finite number of each channel (axis 1), float32 ``(C,)``; None where there is no such axis.
+        channel_lo: least finite number of each channel (axis 1), float32 ``(C,)``, 0 before any was seen; None where
+            there is no such axis.
         channel_hi: likewise the greatest.
         histogram: counts, int64 ``(65536,)``, or None.
         infinities: how many numbers were infinite.
@@ -44,11 +45,19 @@ class TensorStatistics:
     def __init__(self, *, with_histogram: bool) -> None:
         self.lo = 0.0
         self.hi = 0.0
-        self.channel_lo: np.ndarray | None = None
-        self.channel_hi: np.ndarray | None = None
         self.histogram = np.zeros(1 << 16, np.int64) if with_histogram else None
         self.infinities = 0
         self._seen = False
+        # Of each channel, +inf and -inf where nothing finite was seen yet.
+        self._channels: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def channel_lo(self) -> np.ndarray | None:
+        return None if self._channels is None else np.where(np.isfinite(self._channels[0]), self._channels[0], 0)
+
+    @property
+    def channel_hi(self) -> np.ndarray | None:
+        return None if self._channels is None else np.where(np.isfinite(self._channels[1]), self._channels[1], 0)
 
     def update(self, array: np.ndarray) -> bool:
         """Takes one more array into account; false, and nothing is taken, when it holds a NaN."""
@@ -67,7 +76,8 @@ class TensorStatistics:
             )
         if self.histogram is not None:
             # Little-endian: the upper half of a float32 is the second of its two 16-bit words.
-            self.histogram += np.bincount(array.view(np.uint16).reshape(-1)[1::2], minlength=1 << 16)
+            counts = np.bincount(array.view(np.uint16).reshape(-1)[1::2], minlength=1 << 16)
+            self.histogram += np.where(np.isfinite(BIN_EDGES[0]), counts, 0)
         self._merge(lo, hi)
         return True
 
@@ -80,10 +90,10 @@ class TensorStatistics:
             return np.where(x < 0, x / slope, x)
 
         before.lo, before.hi = float(undone(np.array(self.lo))), float(undone(np.array(self.hi)))
-        if self.channel_lo is not None and self.channel_hi is not None:
-            before.channel_lo, before.channel_hi = undone(self.channel_lo), undone(self.channel_hi)
+        if self._channels is not None:
+            before._channels = undone(self._channels[0]), undone(self._channels[1])
         if self.histogram is not None and before.histogram is not None:
-            held = np.flatnonzero((self.histogram > 0) & np.isfinite(BIN_EDGES[0]))
+            held = np.flatnonzero(self.histogram)
             middles = undone((BIN_EDGES[0][held] + BIN_EDGES[1][held]) / 2).astype(np.float32)
             bins = middles.view(np.uint32) >> 16
             before.histogram[:] = np.bincount(bins, weights=self.histogram[held], minlength=1 << 16).astype(np.int64)
@@ -97,12 +107,11 @@ class TensorStatistics:
         self.lo = min(self.lo, low) if self._seen else low
         self.hi = max(self.hi, high) if self._seen else high
         if not self._seen:
-            self.channel_lo, self.channel_hi = np.where(seen, lo, 0), np.where(seen, hi, 0)
-        elif self.channel_lo is not None and self.channel_hi is not None and self.channel_lo.shape == lo.shape:
-            self.channel_lo = np.where(seen, np.minimum(self.channel_lo, lo), self.channel_lo)
-            self.channel_hi = np.where(seen, np.maximum(self.channel_hi, hi), self.channel_hi)
+            self._channels = lo, hi
+        elif self._channels is not None and self._channels[0].shape == lo.shape:
+            self._channels = np.minimum(self._channels[0], lo), np.maximum(self._channels[1], hi)
         else:  # the axis is not one of channels: its length changes from input to input
-            self.channel_lo = self.channel_hi = None
+            self._channels = None
         self._seen = True
 
 
