@@ -18,6 +18,9 @@ PERCENTILE = 99.99
 LEVELS = 256
 KL_BINS = 2048
 KL_LEVELS = 128
+KL_STRIDE = 5
+FINITE_BINS = 0x7F80
+"""Of one sign; behind them are the infinities."""
 
 Range = tuple[float, float]
 
@@ -64,7 +67,8 @@ def _percentile(statistics: TensorStatistics) -> Range:
 def _mse(statistics: TensorStatistics) -> Range:
     """The range of least mean squared error between numbers and their quantized selves.
 
-    Inside the range the error is that of rounding, ``step² / 12``; beyond it, the square of the distance to its end.
+    Inside the range the error is that of rounding, ``step² / 12``, but for what is rounded to zero, which is its own
+    error (a ReLU's zeros have none); beyond the range, it is the square of the distance to its end.
     Both ends are searched in turn among 100 parts of the extremes, which settles in a few rounds.
     """
     centers, counts = _finite_bins(statistics)
@@ -93,10 +97,18 @@ def _squared_errors(centers: np.ndarray, counts: np.ndarray, los: np.ndarray, hi
         n, s, q = (m[last] - m[first] for m in moments)
         return np.asarray(q - 2 * end * s + end**2 * n)
 
-    inside = moments[0][above] - moments[0][below]
-    rounding = inside * ((his - los) / (LEVELS - 1)) ** 2 / 12
+    steps = (his - los) / (LEVELS - 1)
+    first = np.maximum(np.searchsorted(centers, -steps / 2), below)
+    last = np.clip(np.searchsorted(centers, steps / 2), first, above)
+    rounded = moments[0][above] - moments[0][below] - (moments[0][last] - moments[0][first])
     nothing, everything = np.zeros_like(below), np.full_like(above, len(centers))
-    return np.asarray(rounding + beyond(nothing, below, los) + beyond(above, everything, his))
+    zeros = np.zeros_like(steps)
+    return np.asarray(
+        rounded * steps**2 / 12
+        + beyond(first, last, zeros)
+        + beyond(nothing, below, los)
+        + beyond(above, everything, his)
+    )
 
 
 def _entropy(statistics: TensorStatistics) -> Range:
@@ -105,18 +117,32 @@ def _entropy(statistics: TensorStatistics) -> Range:
     As in S. Migacz, "8-bit Inference with TensorRT", GTC 2017: 2048 bins of magnitudes, 128 levels; the outliers of a
     candidate are added to its last bin; a level's count is spread evenly over those of its bins that hold anything.
     """
-    centers, counts = _finite_bins(statistics)
+    magnitudes = _magnitudes(statistics)
     largest = max(abs(statistics.lo), abs(statistics.hi))
-    if not len(counts) or largest == 0.0:
+    if largest == 0.0:
         return 0.0, 0.0
-    bins = np.minimum((np.abs(centers) / largest * KL_BINS).astype(np.int64), KL_BINS - 1)
-    magnitudes = np.bincount(bins, weights=counts.astype(np.float64), minlength=KL_BINS)
     # Zeros are exact at any scale and would outweigh all else.
     magnitudes[0] = magnitudes[1]
-    coarse = _best_kl(magnitudes, np.arange(KL_LEVELS, KL_BINS + 1, 16))
-    near = np.arange(max(KL_LEVELS, coarse - 15), min(KL_BINS, coarse + 15) + 1)
+    # A stride that divides 128 would see lengths only that the levels divide evenly, where divergence jumps.
+    coarse = _best_kl(magnitudes, np.append(np.arange(KL_LEVELS, KL_BINS, KL_STRIDE), KL_BINS))
+    near = np.arange(max(KL_LEVELS, coarse - KL_STRIDE), min(KL_BINS, coarse + KL_STRIDE) + 1)
     threshold = (_best_kl(magnitudes, near) + 0.5) * largest / KL_BINS
     return max(statistics.lo, -threshold), min(statistics.hi, threshold)
+
+
+def _magnitudes(statistics: TensorStatistics) -> np.ndarray:
+    """Counts of magnitudes in `KL_BINS` even parts of the largest one.
+
+    The histogram's own bins are up to 16 times as wide there; what one holds is spread evenly over what it covers.
+    """
+    histogram = _histogram(statistics)
+    ends = np.linspace(0.0, max(abs(statistics.lo), abs(statistics.hi)), KL_BINS + 1)
+    magnitudes = np.zeros(KL_BINS)
+    for sign, extreme in ((0, statistics.hi), (1, -statistics.lo)):
+        bins = slice(sign << 15, (sign << 15) + FINITE_BINS)
+        edges = np.minimum(np.abs(BIN_EDGES[1 - sign][bins]), max(extreme, 0.0))
+        magnitudes += np.diff(np.interp(ends, np.append(0.0, edges), np.append(0, np.cumsum(histogram[bins]))))
+    return magnitudes
 
 
 def _best_kl(magnitudes: np.ndarray, candidates: np.ndarray) -> int:
@@ -145,13 +171,18 @@ def _kl_divergence(magnitudes: np.ndarray, length: int) -> float:
 
 def _finite_bins(statistics: TensorStatistics) -> tuple[np.ndarray, np.ndarray]:
     """Middles of the bins that hold anything, ascending, and their counts."""
-    if statistics.histogram is None:
-        raise ValueError("this method needs statistics with a histogram")
+    histogram = _histogram(statistics)
     low, high = BIN_EDGES
-    held = np.flatnonzero(statistics.histogram)
+    held = np.flatnonzero(histogram)
     middles = (low[held] + high[held]) / 2
     order = np.argsort(middles, kind="stable")
-    return middles[order], statistics.histogram[held][order]
+    return middles[order], histogram[held][order]
+
+
+def _histogram(statistics: TensorStatistics) -> np.ndarray:
+    if statistics.histogram is None:
+        raise ValueError("this method needs statistics with a histogram")
+    return statistics.histogram
 
 
 METHODS: dict[str, Callable[[TensorStatistics], Range]] = {
