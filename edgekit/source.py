@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import onnx_ir as ir
+import torch
 from torch import nn
 
 from edgekit.engine import bundle
@@ -21,7 +22,7 @@ from edgekit.graph.export import graph_from_module
 from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
 from edgekit.graph.lift import OPSET
 from edgekit.graph.load import graph_from_onnx
-from edgekit.graph.passes import optimize
+from edgekit.graph.passes import NameNodes, optimize
 from edgekit.graph.stats import GraphStats, stats_from_graph
 from edgekit.models.download import fetch_weights
 from edgekit.models.factory import module_from_factory, module_from_recipe
@@ -34,6 +35,7 @@ from edgekit.specs import TensorSpec
 
 __all__ = ["ModelSource", "model_source"]
 
+DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 EXAMPLE_INPUT = "give it with --input, such as --input 1x3x224x224"
 UNTRAINED = "the weights are random: latency and size are real, detections mean nothing. Give trained ones with {where}"
 GUESSED = (
@@ -188,11 +190,20 @@ def _from_module(module: object, order: Order, progress: Progress) -> ModelSourc
 
 
 def _module_specs(module: nn.Module, inputs: Mapping[str, Shape]) -> tuple[TensorSpec, ...]:
-    """The inputs in the order in which the module takes them, where their names are those of its arguments."""
+    """The inputs in the order in which the module takes them, where their names are those of its arguments.
+
+    A name may end in an element type, ``ids:int64``, or be nothing else.
+    """
+    specs = []
+    for key, shape in inputs.items():
+        name, _, last = key.rpartition(":")
+        specs.append(
+            TensorSpec(name or "input", last, shape) if last in DTYPES else TensorSpec(key or "input", "float32", shape)
+        )
     arguments = list(inspect.signature(module.forward).parameters)
-    if all(name in arguments for name in inputs):
-        inputs = dict(sorted(inputs.items(), key=lambda item: arguments.index(item[0])))
-    return tuple(TensorSpec(name or "input", "float32", shape) for name, shape in inputs.items())
+    if all(spec.name in arguments for spec in specs):
+        specs.sort(key=lambda spec: arguments.index(spec.name))
+    return tuple(specs)
 
 
 def _exported(
@@ -203,8 +214,14 @@ def _exported(
     tolerance: Tolerance,
     progress: Progress,
 ) -> tuple[ir.Model, float]:
+    opset = opset or OPSET
     with progress.stage("exporting to ONNX"):
-        graph = optimize(graph_from_module(module, specs, outputs, opset=opset or OPSET))
+        graph = optimize(graph_from_module(module, specs, outputs, opset=opset))
+    if graph.opset_imports[""] != opset:
+        raise UsageError(
+            f"--opset: expected a version that PyTorch {torch.__version__} exports to, got {opset}",
+            hint=f"leave it out: EdgeKit exports to {OPSET}",
+        )
     with progress.stage("checking the graph against PyTorch"):
         check = compare_with_module(graph, module, specs, tolerance.export)
     return graph, max((output.relative_error for output in check.outputs), default=0.0)
@@ -219,8 +236,7 @@ def _from_onnx(path: Path, order: Order, progress: Progress) -> ModelSource:
         graph = graph_from_onnx(path)
         opened = _fix_shapes(graph, order)
         quantized = is_quantized(graph)
-        if not quantized:
-            optimize(graph)
+        NameNodes()(graph) if quantized else optimize(graph)
         check_runs(graph)
     if opened:
         progress.note(f"the engine takes inputs of one size: {', '.join(map(str, opened))}")

@@ -15,9 +15,20 @@ from edgekit.specs import Precision
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["PRODUCTS", "Layer", "assert_precision", "layer_counts", "quantized_layers", "read_graph"]
+__all__ = [
+    "INTEGER_PRODUCTS",
+    "PRODUCTS",
+    "Layer",
+    "assert_precision",
+    "layer_counts",
+    "quantized_layers",
+    "read_graph",
+]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+# What somebody else's quantizer writes instead of Q/DQ pairs; these multiply integers and nothing else.
+INTEGER_PRODUCTS = frozenset("QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat".split())
 
 DTYPES = {Precision.FP32: "float32", Precision.FP16: "float16", Precision.BF16: "bfloat16", Precision.INT8: "int8"}
 
@@ -56,12 +67,13 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
 
 def quantized_layers(graph: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the convolutions and matrix products whose two factors come from DequantizeLinear, in order."""
+    """Names of the convolutions and matrix products of integers, or of two factors from DequantizeLinear, in order."""
     dequantized = {o for node in graph.graph.node if node.op_type == "DequantizeLinear" for o in node.output}
     return tuple(
         node.name
         for node in graph.graph.node
-        if node.op_type in PRODUCTS and all(factor in dequantized for factor in node.input[:2])
+        if node.op_type in INTEGER_PRODUCTS
+        or (node.op_type in PRODUCTS and all(factor in dequantized for factor in node.input[:2]))
     )
 
 
@@ -91,7 +103,8 @@ def assert_precision(target: str, precision: Precision, quantized: Sequence[str]
     if others and (precision is Precision.FP32 or len(others) == len(built)):
         raise BuildError(
             f"{target} runs {len(others)} of {len(built)} layers in {_dtypes(others)}, expected {wanted}: "
-            f"{_some(n for layer in others for n in layer.names[:1])}"
+            f"{_some(n for layer in others for n in layer.names[:1])}",
+            hint="the model is quantized: build it with --int8" if DTYPES[Precision.INT8] in _dtypes(others) else "",
         )
 
 
@@ -111,7 +124,8 @@ def _assert_int8(target: str, quantized: Sequence[str], built: Sequence[Layer]) 
         which = f": {_some(fallen)}" if any(fallen) else ""
         raise BuildError(
             f"{target} runs {count} of {len(quantized)} quantized layers in {_dtypes(others)}, expected int8{which}",
-            hint=f"the Q/DQ pairs are not where {target} fuses them; keep these layers in float with --keep-float",
+            hint=f"the Q/DQ pairs are not where {target} fuses them: keep these layers in float with --keep-float, or, "
+            "if the model came quantized, build it from its float original",
         )
 
 

@@ -10,7 +10,15 @@ import numpy as np
 
 import edgekit
 from edgekit.engine.backend import BuildOptions, BuildResult
-from edgekit.engine.layers import PRODUCTS, Layer, assert_precision, layer_counts, quantized_layers, read_graph
+from edgekit.engine.layers import (
+    INTEGER_PRODUCTS,
+    PRODUCTS,
+    Layer,
+    assert_precision,
+    layer_counts,
+    quantized_layers,
+    read_graph,
+)
 from edgekit.errors import EngineMismatch, GraphError, RunError
 from edgekit.specs import QuantScheme, TensorSpec
 
@@ -52,7 +60,7 @@ class Null:
         layers = [
             Layer((node.name,), "int8" if node.name in quantized else "float32")
             for node in source.graph.node
-            if node.op_type in PRODUCTS
+            if node.op_type in PRODUCTS | INTEGER_PRODUCTS
         ]
         assert_precision(self.name, options.precision, quantized, layers)
         weights = {tensor.name for tensor in source.graph.initializer}

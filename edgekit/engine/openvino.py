@@ -21,6 +21,9 @@ WEIGHTS = "engine.bin"
 # Where the arithmetic of what is not quantized is kept in the engine's own file.
 ARITHMETIC = ["edgekit", "arithmetic"]
 
+# And the names of its outputs, in order.
+OUTPUTS = ["edgekit", "outputs"]
+
 # On processors with AMX or AVX512-BF16 the plugin computes float32 graphs in bfloat16 unless it is told not to,
 # with 8 bits of mantissa instead of 24. What is built is what was asked for.
 HINTS = {Precision.FP32: "f32", Precision.FP16: "f16", Precision.BF16: "bf16", Precision.INT8: "f32"}
@@ -70,13 +73,13 @@ class OpenVino:
             model = ov.Core().read_model(graph)
         except RuntimeError as e:
             raise GraphError(f"OpenVINO cannot take {graph.name}: {_words(e)}") from e
-        for port, output in zip(model.outputs, source.graph.output, strict=True):
-            port.get_tensor().set_names({output.name})
+        # A tensor may have several names, and lose one when it is saved and read.
+        model.set_rt_info("\n".join(output.name for output in source.graph.output), OUTPUTS)
         model.set_rt_info(HINTS[options.precision], ARITHMETIC)
         try:
             # Half-precision weights, its default, would round what the graph says.
             ov.save_model(model, engine, compress_to_fp16=False)
-            layers = _layers(_compile(ov, engine, options.threads).get_runtime_model())
+            layers = _layers(_compile(ov, engine, options.threads)[0].get_runtime_model())
         except RuntimeError as e:
             raise BuildError(f"OpenVINO failed to build {graph.name}: {_words(e)}") from e
         assert_precision(self.name, options.precision, quantized_layers(source), layers)
@@ -88,18 +91,18 @@ class OpenVino:
         """See `Backend.load`."""
         ov = _library()
         try:
-            return Request(_compile(ov, engine, threads))
+            return Request(*_compile(ov, engine, threads))
         except RuntimeError as e:
             raise EngineMismatch(f"OpenVINO {self.version()} cannot load {engine}: {_words(e)}") from e
 
 
 class Request:
-    """An `Engine` that OpenVINO runs."""
+    """An `Engine` that OpenVINO runs; ``names`` are those of its outputs."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, names: list[str]) -> None:
         self._request = compiled.create_infer_request()
-        self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self.inputs = tuple(_spec(port, port.get_any_name()) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port, name) for port, name in zip(compiled.outputs, names, strict=True))
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
@@ -125,16 +128,16 @@ def _library() -> Any:
     return openvino
 
 
-def _compile(ov: Any, engine: Path, threads: int) -> Any:
+def _compile(ov: Any, engine: Path, threads: int) -> tuple[Any, list[str]]:
+    """The engine, and the names of its outputs."""
     core = ov.Core()
     model = core.read_model(engine)
-    arithmetic = model.get_rt_info(ARITHMETIC).astype(str) if model.has_rt_info(ARITHMETIC) else "f32"
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads or cpu().compute_threads,
-        "INFERENCE_PRECISION_HINT": arithmetic,
+        "INFERENCE_PRECISION_HINT": model.get_rt_info(ARITHMETIC).astype(str),
     }
-    return core.compile_model(model, "CPU", settings)
+    return core.compile_model(model, "CPU", settings), model.get_rt_info(OUTPUTS).astype(str).split("\n")
 
 
 def _layers(executed: Any) -> list[Layer]:
@@ -161,8 +164,7 @@ def _words(error: Exception) -> str:
     return " ".join(kept) or str(error).strip()
 
 
-def _spec(port: Any) -> TensorSpec:
-    name = port.get_any_name()
+def _spec(port: Any, name: str) -> TensorSpec:
     sizes = port.get_partial_shape()
     shape = tuple(f"{name}_{axis}" if size.is_dynamic else size.get_length() for axis, size in enumerate(sizes))
     return TensorSpec(name, port.get_element_type().to_dtype().name, shape)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from edgekit.errors import AccuracyError, ExportError
+from edgekit.errors import AccuracyError, ExportError, GraphError
 from edgekit.graph.evaluate import Evaluator
 from edgekit.graph.file import input_specs
 from edgekit.specs import TensorSpec
@@ -94,7 +94,12 @@ def check_runs(graph: ir.Model) -> None:
     evaluator = Evaluator(graph)
     specs = input_specs(graph)
     if all(isinstance(size, int) for spec in specs for size in spec.shape):
-        evaluator.run({spec.name: np.zeros(_sizes(spec), spec.dtype) for spec in specs})
+        try:
+            evaluator.run({spec.name: np.zeros(_sizes(spec), spec.dtype) for spec in specs})
+        except GraphError as e:
+            sizes = "; ".join(map(str, specs))
+            hint = f"it was given zeros for {sizes}: if these sizes are not right, name others with --input or --shape"
+            raise GraphError(e.message, hint=hint) from e
 
 
 def _random_feeds(specs: Sequence[TensorSpec], seed: int) -> dict[str, np.ndarray]:

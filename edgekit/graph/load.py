@@ -19,6 +19,8 @@ from edgekit.graph.passes.infer_shapes import InferShapes
 __all__ = ["graph_from_onnx"]
 
 _OLDEST_IR = 10
+_NAMELESS = frozenset({None, "", "?", "-1", "None"})
+"""What exporters (Paddle's, Keras') call a dimension of which they know nothing; two of them need not be equal."""
 _ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 _OTHER_FORMATS = (
@@ -246,12 +248,12 @@ def _read_small_data(graph: ir.Model) -> None:
 
 
 def _name_dimensions(graph: ir.Model) -> None:
-    """Gives a name to each input's dimension that has none, or that is -1 as some exporters write it."""
+    """Gives a name of its own to each input's dimension that has none: left out, -1 or a word for "unknown"."""
     for value in graph.graph.inputs:
         assert value.shape is not None
         value.shape = ir.Shape(
             [
-                f"{value.name}_{axis}" if (size < 0 if isinstance(size, int) else not size.value) else size
+                f"{value.name}_{axis}" if (size < 0 if isinstance(size, int) else size.value in _NAMELESS) else size
                 for axis, size in enumerate(value.shape)
             ]
         )

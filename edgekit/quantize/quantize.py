@@ -10,7 +10,7 @@ from edgekit.errors import GraphError
 from edgekit.graph.passes import RemoveDead
 from edgekit.quantize.calibrate import CalibrationTable
 from edgekit.quantize.insert_qdq import insert_qdq
-from edgekit.quantize.plan import Plan, plan_from_graph
+from edgekit.quantize.plan import PRODUCTS, Plan, plan_from_graph
 from edgekit.specs import QuantScheme
 
 __all__ = ["quantized_graph", "require_quantizable"]
@@ -27,13 +27,20 @@ def require_quantizable(
     """
     plan = plan_from_graph(graph, scheme, keep_float, keep_heads=keep_heads)
     if not plan.nodes:
-        count = len(plan.skipped)
-        got = f"{count}, none of them fit for it: {'; '.join(sorted(set(plan.skipped.values())))}" if count else "none"
         raise GraphError(
-            f"nothing in the graph can be quantized: expected convolutions or matrix products, got {got}",
+            "nothing in the graph can be quantized: expected convolutions or matrix products, got "
+            + _products(graph, plan),
             hint="build it with --fp32",
         )
     return plan
+
+
+def _products(graph: ir.Model, plan: Plan) -> str:
+    """What there is of them."""
+    if plan.skipped:
+        return f"{len(plan.skipped)} that stay in float ({'; '.join(sorted(set(plan.skipped.values())))})"
+    inside = sum(node.op_type in PRODUCTS for node in graph.graph.all_nodes())
+    return f"{inside} inside of If or Loop, where nothing is quantized" if inside else "none"
 
 
 def quantized_graph(

@@ -30,6 +30,7 @@ FACT_LABELS = {
     "calibration_set": "calibration set",
     "calibration_skipped": "pictures skipped",
     "export_error": "largest export error",
+    "kept_in_float": "layers kept in float",
     "macs": "multiply-accumulates",
     "sqnr_db": "INT8 against FP32",
 }
