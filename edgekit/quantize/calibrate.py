@@ -143,17 +143,37 @@ def ranges_from_statistics(statistics: Mapping[str, TensorStatistics], method: s
 
 
 def graph_digest(graph: ir.Model) -> str:
-    """SHA-256 over the graph's nodes and weights, in hexadecimal."""
-    digest = hashlib.sha256()
-    for node in graph.graph:
-        attributes = sorted((name, str(attribute.value)) for name, attribute in node.attributes.items())
-        names = [[value.name if value is not None else "" for value in side] for side in (node.inputs, node.outputs)]
-        digest.update(repr((node.domain, node.op_type, names, attributes)).encode())
-    for name, value in sorted(graph.graph.initializers.items()):
-        digest.update(name.encode())
-        if value.const_value is not None:
-            digest.update(np.ascontiguousarray(value.const_value.numpy()).tobytes())
+    """SHA-256 over what the graph computes and the names of its tensors, in hexadecimal."""
+    digest = hashlib.sha256(repr(sorted(graph.opset_imports.items())).encode())
+    _digest_graph(digest, graph.graph)
     return digest.hexdigest()
+
+
+def _digest_graph(digest: hashlib._Hash, graph: ir.Graph) -> None:
+    digest.update(repr([(value.name, str(value.dtype), str(value.shape)) for value in graph.inputs]).encode())
+    digest.update(repr([value.name for value in graph.outputs]).encode())
+    for node in graph:
+        names = [[value.name if value is not None else "" for value in side] for side in (node.inputs, node.outputs)]
+        digest.update(repr((node.domain, node.op_type, names)).encode())
+        for name, attribute in sorted(node.attributes.items()):
+            digest.update(name.encode())
+            _digest_attribute(digest, attribute.value)
+    for name, value in sorted(graph.initializers.items()):
+        digest.update(name.encode())
+        _digest_attribute(digest, value.const_value)
+
+
+def _digest_attribute(digest: hashlib._Hash, value: object) -> None:
+    if isinstance(value, ir.Graph):
+        _digest_graph(digest, value)
+    elif isinstance(value, ir.TensorProtocol):
+        digest.update(repr((str(value.dtype), tuple(value.shape.numpy()))).encode())
+        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _digest_attribute(digest, item)
+    else:
+        digest.update(repr(value).encode())
 
 
 def _is_looked_at(value: ir.Value) -> bool:
