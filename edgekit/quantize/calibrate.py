@@ -14,7 +14,7 @@ from edgekit.errors import CalibrationError
 from edgekit.graph.evaluate import Evaluator
 from edgekit.progress import Progress, Silent
 from edgekit.quantize.observers import needs_histogram, range_from_statistics
-from edgekit.quantize.plan import SELECTIONS
+from edgekit.quantize.plan import selects
 from edgekit.quantize.statistics import TensorStatistics
 
 __all__ = [
@@ -130,7 +130,7 @@ def observed_tensors(graph: ir.Model) -> list[ir.Value]:
     made = [
         output
         for node in graph.graph
-        if node.op_type not in SELECTIONS
+        if not selects(node)
         for output in node.outputs
         if output.name and output.dtype == ir.DataType.FLOAT and _is_looked_at(output)
     ]

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgekit.errors import UsageError, nearest
 from edgekit.specs import QuantScheme
 
-__all__ = ["PRODUCTS", "Plan", "SELECTIONS", "head_layers", "plan_from_graph", "range_source"]
+__all__ = ["PRODUCTS", "Plan", "head_layers", "plan_from_graph", "range_source", "selects"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that multiply: what INT8 is for. Others follow them."""
@@ -75,10 +75,15 @@ def plan_from_graph(
 def range_source(value: ir.Value) -> ir.Value:
     """The tensor whose range ``value`` is quantized with: another one where selections made ``value`` of it."""
     node = value.producer()
-    while node is not None and node.op_type in SELECTIONS and node.inputs[0] is not None:
+    while node is not None and selects(node) and node.inputs[0] is not None:
         value = node.inputs[0]
         node = value.producer()
     return value
+
+
+def selects(node: ir.Node) -> bool:
+    """Whether what ``node`` gives out lies within the range of what it takes; cubic interpolation reaches beyond."""
+    return node.op_type in SELECTIONS and node.attributes.get_string("mode", "") != "cubic"
 
 
 def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
