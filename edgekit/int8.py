@@ -14,11 +14,13 @@ from edgekit.order import Order
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate import (
     CalibrationTable,
+    channels_from_statistics,
     collect_statistics,
     graph_digest,
     observed_tensors,
     ranges_from_statistics,
 )
+from edgekit.quantize.observers import needs_histogram
 from edgekit.quantize.quantize import quantized_graph, require_quantizable
 from edgekit.quantize.table import cached_table, keep_table
 from edgekit.source import ModelSource
@@ -99,11 +101,14 @@ def calibrated(
             images=collected.inputs,
             skipped=tuple(samples.skipped),
             ranges=ranges_from_statistics(collected.statistics, method),
+            channels={} if needs_histogram(method) else channels_from_statistics(source.graph, collected.statistics),
         )
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
             keep_table(table, cache)
-    for broken in table.skipped:
-        progress.note(f"calibration skipped {broken}")
+    if table.skipped:
+        count = len(table.skipped)
+        others = f"; calibration.json lists the other {count - 1}" if count > 1 else ""
+        progress.note(f"skipped {count} of {table.images + count} calibration inputs: {table.skipped[0]}{others}")
     return table
 
 

@@ -74,8 +74,11 @@ def kind_of(model: object) -> str:
     if path.suffix in WEIGHTS:
         raise UsageError(
             f"'{text}': expected a model, got a file of weights",
-            hint=f"name the model that they belong to: edgekit build yolov3 --weights {shlex.quote(text)}",
+            hint=f"name the model that they belong to, as in: edgekit build yolov3 --weights {shlex.quote(text)}",
         )
+    if path.suffix == ".onnx" and not path.exists():
+        beside = nearest(path.name, [file.name for file in path.parent.glob("*.onnx")])
+        raise UsageError(f"'{text}': expected an ONNX file, got no such file", hint=beside)
     if path.suffix == ".onnx" or path.is_file():
         return "onnx"
     if path.is_dir():

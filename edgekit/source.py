@@ -127,9 +127,11 @@ def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSourc
 
 
 def _recipe_shape(recipe: Recipe, wanted: Shape | None) -> Shape:
-    shape = picture_shape(recipe.input.shape, wanted)
-    strides = [head.stride for head in recipe.postprocess.heads] if recipe.postprocess else []
-    step = math.lcm(*strides)
+    own = recipe.input.shape
+    shape = picture_shape(own, wanted)
+    if len(own) == 4 and shape[1] != own[1]:
+        raise UsageError(f"--shape: {recipe.name} expects {own[1]} channels, got {shape[1]}", hint="give --shape HxW")
+    step = math.lcm(*(head.stride for head in recipe.postprocess.heads)) if recipe.postprocess else 1
     if any(side % step for side in shape[2:4]):
         height, width = (max(step, round(side / step) * step) for side in shape[2:4])
         raise UsageError(
@@ -148,11 +150,11 @@ def _load(module: nn.Module, recipe: Recipe, order: Order, progress: Progress) -
         return bundle.WeightsInfo(source=f"random, seed {order.seed}", trained=False)
     if name in recipe.weights:
         path = fetch_weights(recipe.weights[name], progress=progress)
-    elif Path(name).exists() or "." in name or "/" in name:
+    elif Path(name).exists():
         path = Path(name)
     else:
         raise UsageError(
-            f"unknown weights '{name}': expected a file, or a set that is published for {recipe.name}",
+            f"--weights: expected a file or a set that is published for {recipe.name}, got '{name}', which is neither",
             hint=nearest(name, recipe.weights),
         )
     with progress.stage("reading weights"):
@@ -292,8 +294,8 @@ def _fitting(preprocess: Preprocess, spec: TensorSpec) -> Preprocess:
             if all(wanted in (0, size) for wanted, size in zip(places[layout], spec.shape, strict=True)):
                 return msgspec.structs.replace(preprocess, layout=layout)
     raise UsageError(
-        f"preprocessing of pictures with color={preprocess.color}: expected a float32 input of 4 dimensions with "
-        f"{preprocess.channels} channels, got {spec}",
+        f"preprocessing of pictures with color={preprocess.color}: expected a float32 input of 4 dimensions, of which "
+        f"that of the channels is {preprocess.channels}, got {spec}",
         hint="--preprocess color=gray --preprocess mean=0 --preprocess std=1 is for inputs of one channel"
         if preprocess.channels == 3
         else "",

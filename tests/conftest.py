@@ -15,6 +15,22 @@ from edgekit.recipe import Postprocess, Preprocess, YoloHead
 from edgekit.specs import Precision, TensorSpec
 
 MakeBundle = Callable[..., Path]
+WriteClassifier = Callable[..., Path]
+
+CLASSIFIER = """
+<ir_version: 8, opset_import: ["" : {opset}]>
+classifier (float[{shape}] x) => (float[{batch}, 10] y) {{
+    c0 = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w0, b0)
+    r0 = Relu (c0)
+    c1 = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (r0, w1, b1)
+    r1 = Relu (c1)
+    c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2, b2)
+    r2 = Relu (c2)
+    p = GlobalAveragePool (r2)
+    f = Flatten (p)
+    y = Gemm <transB = 1> (f, w3, b3)
+}}
+"""
 
 INPUT = TensorSpec("images", "float32", (1, 3, 64, 64))
 HEAD = TensorSpec("head", "float32", (1, 21, 2, 2))
@@ -84,3 +100,33 @@ def picture(tmp_path: Path) -> Path:
     path = tmp_path / "picture.png"
     Image.fromarray(pixels).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def write_classifier() -> WriteClassifier:
+    """Writes a small ONNX classifier: three convolutions, of which the first reads 3 channels, and a Gemm."""
+    import onnx
+
+    def write(
+        path: Path,
+        *,
+        shape: tuple[int | str, ...] = (1, 3, 32, 32),
+        opset: int = 17,
+        seed: int = 0,
+        **weights: np.ndarray,
+    ) -> Path:
+        random = np.random.default_rng(seed)
+        sizes = [(16, shape[1], 3, 3), (32, 16, 3, 3), (32, 32, 3, 3), (10, 32)]
+        arrays: dict[str, np.ndarray] = {}
+        for i, size in enumerate(sizes):
+            arrays[f"w{i}"] = random.normal(0, 1 / np.sqrt(np.prod(size[1:])), size).astype(np.float32)
+            arrays[f"b{i}"] = random.normal(0, 0.1, size[0]).astype(np.float32)
+        text = CLASSIFIER.format(opset=opset, shape=", ".join(map(str, shape)), batch=shape[0])
+        model = onnx.parser.parse_model(text)
+        for name, array in (arrays | weights).items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+        return path
+
+    return write

@@ -40,6 +40,9 @@ class _Entry(Protocol):
     @property
     def id(self) -> str: ...
 
+    @property
+    def path(self) -> Path: ...
+
     def read(self) -> np.ndarray | dict[str, np.ndarray]:
         """The sample's value; raises `DataError` if the file is broken."""
         ...
@@ -137,7 +140,7 @@ class CalibrationSet:
             try:
                 value = entry.read()
             except DataError as e:
-                skipped.append(f"{entry.id}: {e.message}")
+                skipped.append(f"{entry.id}: {e.message.removeprefix(f'{entry.path}: ')}")
                 continue
             yield Sample(entry.id, value)
         if len(skipped) == len(self._entries):

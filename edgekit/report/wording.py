@@ -32,7 +32,7 @@ FACT_LABELS = {
     "export_error": "largest export error",
     "kept_in_float": "layers kept in float",
     "macs": "multiply-accumulates",
-    "sqnr_db": "INT8 against FP32",
+    "sqnr_db": "INT8 signal to noise",
 }
 
 

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import shlex
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.errors import UsageError
+from edgekit.order import Order, command_from_order, kind_of, name_of
+from edgekit.recipe import Preprocess
+from edgekit.specs import Precision
+
+ORDERS = [
+    Order(model="yolov3", precision=Precision.INT8, target="cpu"),
+    Order(model="yolov3", precision=Precision.FP32, target="openvino", profile=False),
+    Order(
+        model="a model.onnx",
+        precision=Precision.INT8,
+        target="cpu",
+        calib="my photos",
+        calib_method="mse",
+        calib_images=7,
+        keep_float=("head*", "/stem"),
+        output=Path("out/t"),
+        inputs={"x:0": (1, 3, 8, 8), "ids": (1, 4)},
+        preprocess=Preprocess(color="bgr", mean=(0.5, 0.25, 0.125), pad=0),
+        threads=2,
+    ),
+    Order(model="m:f", precision=Precision.INT8, target="null", inputs={"": (1, 8)}, opset=19, seed=3),
+    Order(model="yolov3", precision=Precision.INT8, target="cpu", weights="w.weights", shape=(320, 416)),
+    Order(model="yolov3", precision=Precision.INT8, target="cpu", preprocess=Preprocess()),
+    Order(
+        model="m.onnx",
+        precision=Precision.INT8,
+        target="cpu",
+        preprocess=Preprocess(color="gray", layout="nhwc", mean=(0.5,), std=(0.25,), divisor=1.0, resize="crop"),
+    ),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=range(len(ORDERS)))
+def test_the_command_asks_for_the_same_order(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def build(model: str, **options: Any) -> Path:
+        asked.update(options, model=model)
+        raise UsageError("seen")
+
+    module = types.ModuleType("edgekit.pipeline")
+    module.build = build  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "edgekit.pipeline", module)
+    assert main(shlex.split(command_from_order(order))[1:]) == 2
+    asked["inputs"] = asked.pop("input") or {}
+    assert {name: asked[name] for name in asked if name != "progress"} == vars(order)
+
+
+def test_a_module_has_no_command() -> None:
+    assert command_from_order(Order(model=object(), precision=Precision.INT8, target="cpu")) == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "name"),
+    [
+        ("yolov3-tiny", "recipe", "yolov3-tiny"),
+        ("package.module:factory", "factory", "factory"),
+        ("package.module:Class.method", "factory", "method"),
+        (["an object"], "module", "list"),
+    ],
+)
+def test_a_model_is_known_by_how_it_is_written(model: object, kind: str, name: str) -> None:
+    assert kind_of(model) == kind
+    assert name_of(model) == name
+
+
+@pytest.mark.parametrize("name", ["some model.onnx", "model", "model.bin", "with:colon.onnx"])
+def test_a_file_that_holds_no_weights_is_taken_for_onnx(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"")
+    assert kind_of(file) == kind_of(str(file)) == "onnx"
+    assert name_of(file) == file.stem
+
+
+@pytest.mark.parametrize(
+    ("model", "message", "hint"),
+    [
+        ("yolov3-tny", "unknown model 'yolov3-tny'", "did you mean yolov3-tiny"),
+        ("resnet", "a name that `edgekit models` lists, an ONNX file", "known: yolov3"),
+        ("my.pt", "expected a model, got a file of weights", "edgekit build yolov3 --weights my.pt"),
+        ("detectr.onnx", "expected an ONNX file, got no such file", "did you mean detector.onnx?"),
+        ("engine", "expected a model, got a folder", "it is an engine already: edgekit run engine"),
+        (".", "expected a model, got a folder", ""),
+    ],
+)
+def test_what_is_no_model_gets_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str, hint: str
+) -> None:
+    (tmp_path / "detector.onnx").write_bytes(b"")
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "manifest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        kind_of(model)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert bool(hint) == bool(caught.value.hint)
