@@ -54,7 +54,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         per_channel_weights: one scale an output channel instead of one a tensor.
         weight_bits: 8, or 7 where the backend's 8-bit multiply-add saturates (x86 without VNNI).
         float_bias: the bias stays float; otherwise it is int32 with the scale of input times weight.
-        fewest_channels: a convolution that reads fewer channels stays in float, where it is faster.
+        stem_channels: the first two convolutions from an input stay in float while they read no more channels
+            than this: there integers gain little time, and lose most of what all of quantization loses.
     """
 
     activation_dtype: Literal["uint8", "int8"]
@@ -64,4 +65,4 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     per_channel_weights: bool = True
     weight_bits: int = 8
     float_bias: bool = True
-    fewest_channels: int = 0
+    stem_channels: int = 0

@@ -20,6 +20,7 @@ from edgekit.quantize.statistics import TensorStatistics
 __all__ = [
     "CalibrationTable",
     "Collected",
+    "channels_from_statistics",
     "collect_statistics",
     "graph_digest",
     "observed_tensors",
@@ -44,7 +45,7 @@ class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
         images: how many inputs were shown.
         skipped: the broken files among them, each with the reason.
         ranges: least and greatest number of each tensor.
-        channels: per channel, where the equalization of channels needs them.
+        channels: least and greatest number of each channel of convolutions' outputs, where ``method`` is ``minmax``.
     """
 
     format: int = 1
@@ -140,6 +141,19 @@ def observed_tensors(graph: ir.Model) -> list[ir.Value]:
 def ranges_from_statistics(statistics: Mapping[str, TensorStatistics], method: str) -> dict[str, tuple[float, float]]:
     """Each tensor's range by ``method``."""
     return {name: range_from_statistics(seen, method) for name, seen in statistics.items()}
+
+
+def channels_from_statistics(
+    graph: ir.Model, statistics: Mapping[str, TensorStatistics]
+) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Least and greatest number of each channel of what convolutions give out."""
+    names = [str(node.outputs[0].name) for node in graph.graph if node.op_type == "Conv"]
+    seen = {name: statistics[name] for name in names if name in statistics}
+    return {
+        name: (tuple(s.channel_lo.tolist()), tuple(s.channel_hi.tolist()))
+        for name, s in seen.items()
+        if s.channel_lo is not None and s.channel_hi is not None
+    }
 
 
 def graph_digest(graph: ir.Model) -> str:

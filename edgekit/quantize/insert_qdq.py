@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgekit.errors import CalibrationError
 from edgekit.graph.passes import NameNodes
 from edgekit.quantize.plan import PRODUCTS, Plan, range_source
+from edgekit.quantize.rounding import rounded_weights
 from edgekit.specs import QuantScheme
 
 __all__ = ["QuantParameters", "insert_qdq", "parameters_from_range", "weight_scales"]
@@ -109,7 +110,7 @@ def _quantize_weights(
     shape = [1] * array.ndim
     if axis is not None:
         shape[axis] = -1
-    integers = np.clip(np.rint(array / scales.reshape(shape)), -largest, largest).astype(np.int8)
+    integers = _integers(node, array / scales.reshape(shape), largest)
     name = weight.name or f"{node.name}.weight"
     node.replace_input_with(1, _constant_dq(graph, node, name, integers, scales, axis))
     if biases is not None and bias is not None:
@@ -117,6 +118,12 @@ def _quantize_weights(
         scales = np.tile(scales, len(biases) // len(scales))
         integers32 = np.rint(biases / scales).astype(np.int32)
         node.replace_input_with(2, _constant_dq(graph, node, bias.name or f"{node.name}.bias", integers32, scales, 0))
+
+
+def _integers(node: ir.Node, scaled: np.ndarray, largest: int) -> np.ndarray:
+    if node.op_type == "Conv":
+        return rounded_weights(scaled, largest)
+    return np.asarray(np.clip(np.rint(scaled), -largest, largest), np.int8)
 
 
 def _with_room_for(biases: np.ndarray, scales: np.ndarray, input_scale: float) -> np.ndarray:

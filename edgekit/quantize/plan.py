@@ -21,6 +21,8 @@ SELECTIONS = frozenset(
 )
 """Operators that only pick or move numbers: what comes out has the scale of what goes in."""
 
+STEM_DEPTH = 2
+
 # A convolution with fewer weights than this, on the way to an output, belongs to the decoding (the one that
 # turns a distribution over distances into its mean, in YOLOv8, has 16).
 DECODING_WEIGHTS = 256
@@ -162,11 +164,34 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
         return "it is transposed in groups"  # OpenVINO 2026.4 computes it in float, with any scales
     if not scheme.float_bias and not _has_fitting_bias(node):
         return "its bias is not one constant a channel"
-    if node.op_type == "Conv" and node.attributes.get_int("group", 1) == 1:
-        channels = weight.const_value.shape.numpy()[1]
-        if channels < scheme.fewest_channels:
-            return f"{channels} input channels are faster in float"
+    if _is_stem(node, scheme):
+        return f"it is one of the first convolutions and reads {weight.const_value.shape.numpy()[1]} channels"
     return None
+
+
+def _is_stem(node: ir.Node, scheme: QuantScheme) -> bool:
+    """Whether at most one other convolution stands between an input and ``node``, and both read few channels."""
+    depth = 0
+    reached: ir.Node | None = node
+    while reached is not None and depth < STEM_DEPTH:
+        weight = reached.inputs[1]
+        if reached.op_type != "Conv" or weight is None or weight.const_value is None:
+            return False
+        if weight.const_value.shape.numpy()[1] > scheme.stem_channels or reached.attributes.get_int("group", 1) != 1:
+            return False
+        depth += 1
+        reached = _product_before(reached)
+    return reached is None
+
+
+def _product_before(node: ir.Node) -> ir.Node | None:
+    """The product that ``node`` reads, through operators of one input; None where it reads an input of the graph."""
+    value = node.inputs[0]
+    producer = value.producer() if value is not None else None
+    while producer is not None and producer.op_type not in PRODUCTS:
+        value = producer.inputs[0] if producer.inputs else None
+        producer = value.producer() if value is not None else None
+    return producer
 
 
 def _why_float_computed(node: ir.Node, scheme: QuantScheme) -> str | None:

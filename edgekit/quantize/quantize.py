@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
 from edgekit.graph.passes import RemoveDead
 from edgekit.quantize.calibrate import CalibrationTable
+from edgekit.quantize.equalize import equalized_ranges
 from edgekit.quantize.insert_qdq import insert_qdq
 from edgekit.quantize.plan import PRODUCTS, Plan, plan_from_graph
+from edgekit.quantize.pool_first import pool_first
 from edgekit.specs import QuantScheme
 
 __all__ = ["quantized_graph", "require_quantizable"]
@@ -69,6 +71,10 @@ def quantized_graph(
         UsageError: a pattern matches no node.
     """
     plan = require_quantizable(graph, scheme, keep_float=keep_float, keep_heads=keep_heads)
-    insert_qdq(graph, plan, table.ranges, scheme)
+    ranges: Mapping[str, tuple[float, float]] = table.ranges
+    if table.channels:
+        ranges = equalized_ranges(graph, plan, ranges, table.channels)
+    pool_first(graph, plan)
+    insert_qdq(graph, plan, ranges, scheme)
     RemoveDead()(graph)  # the float weights
     return plan

@@ -1,0 +1,46 @@
+"""Takes the maximum before the activation function, on a quarter of the numbers."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgekit.quantize.plan import Plan
+
+__all__ = ["pool_first"]
+
+
+def pool_first(graph: ir.Model, plan: Plan) -> None:
+    """Swaps ``Conv -> LeakyRelu -> MaxPool`` to ``Conv -> MaxPool -> LeakyRelu`` where all of it is quantized.
+
+    A LeakyRelu of positive slope is monotone, so the results are the same; on integers it is a look-up for each
+    number, and pooling comes cheaper. In float it is computed with the convolution, and stays there.
+
+    Args:
+        graph: changed in place; the LeakyRelu's output keeps its name, and so its range.
+        plan: its nodes and tensors go on to hold after the swap.
+    """
+    quantized = set(plan.nodes)
+    for leaky in list(graph.graph):
+        if leaky.op_type != "LeakyRelu" or leaky not in quantized or leaky.attributes.get_float("alpha", 0.01) < 0:
+            continue
+        readers = [use.node for use in leaky.outputs[0].uses()]
+        if len(readers) == 1 and readers[0] in quantized and _is_plain_pool(readers[0]):
+            _swap(graph, leaky, readers[0], plan)
+
+
+def _is_plain_pool(node: ir.Node) -> bool:
+    strides = node.attributes.get_ints("strides", []) or []
+    return node.op_type == "MaxPool" and len(node.outputs) == 1 and max(strides, default=1) > 1
+
+
+def _swap(graph: ir.Model, leaky: ir.Node, pool: ir.Node, plan: Plan) -> None:
+    before, activated, pooled = leaky.inputs[0], leaky.outputs[0], pool.outputs[0]
+    if before is None or activated.is_graph_output() or pooled.is_graph_output() or len(before.uses()) != 1:
+        return
+    ir.convenience.replace_all_uses_with(pooled, activated)
+    pool.replace_input_with(0, before)
+    leaky.replace_input_with(0, pooled)
+    activated.shape = pooled.shape
+    graph.graph.remove(leaky)
+    graph.graph.insert_after(pool, leaky)
+    plan.tensors.sort(key=[v for node in graph.graph for v in (*node.inputs, *node.outputs)].index)
