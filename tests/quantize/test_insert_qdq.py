@@ -15,7 +15,7 @@ from edgekit.quantize.plan import plan_from_graph
 from edgekit.quantize.quantize import quantized_graph
 from edgekit.specs import QuantScheme
 
-CPU = msgspec.structs.replace(backend("cpu").scheme(), weight_bits=8)
+CPU = msgspec.structs.replace(backend("cpu").scheme(), weight_bits=8, stem_channels=0)
 TENSORRT = QuantScheme(
     activation_dtype="int8",
     operators=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
@@ -133,7 +133,7 @@ def dequantized_weight(
 @pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
 @pytest.mark.parametrize("float_bias", [False, True], ids=["int32 bias", "float bias"])
 @pytest.mark.parametrize("kind", PRODUCTS)
-def test_weights_are_within_half_a_step(
+def test_weights_are_within_a_step(
     product, feeds_for, calibrated, run_in_onnxruntime, kind, bits, per_channel, float_bias
 ):
     graph, array, axis = product(kind)
@@ -153,7 +153,12 @@ def test_weights_are_within_half_a_step(
         scales = scales.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
     else:
         assert scales.shape == ()
-    assert (np.abs(restored - array) <= scales * 0.501).all()
+    errors = (restored - array) / scales
+    if "Conv" in kind and kind != "ConvTranspose":  # rounded so that a kernel's errors cancel
+        assert (np.abs(errors) <= 1.001).all()
+        assert (np.abs(errors.sum((2, 3))) <= 0.51 + 1e-3 * (2 ** (bits - 1))).all()
+    else:
+        assert (np.abs(errors) <= 0.501).all()
 
 
 @pytest.mark.parametrize("scheme", [CPU, TENSORRT], ids=["cpu", "TensorRT"])

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from edgekit.engine.backend import backend
+from edgekit.errors import GraphError, UsageError
+from edgekit.graph.export import graph_from_module
+from edgekit.graph.passes import optimize
+from edgekit.quantize.calibrate import observed_tensors
+from edgekit.quantize.plan import head_layers, plan_from_graph, range_source
+from edgekit.quantize.quantize import quantized_graph
+from edgekit.specs import TensorSpec
+
+CPU = msgspec.structs.replace(backend("cpu").scheme(), stem_channels=0)
+OPENVINO = backend("openvino").scheme()
+SCHEMES = pytest.mark.parametrize("scheme", [CPU, OPENVINO], ids=["cpu", "openvino"])
+
+CHAIN = """g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] y) {{
+    a = Conv (x, w)  l = {activation} (a)  y = Conv (l, w) }}"""
+
+
+@pytest.fixture
+def chain(graph_of, weights):
+    def build(activation, **more):
+        return graph_of(CHAIN.format(activation=activation), w=weights(4, 4, 3, 3), **more)
+
+    return build
+
+
+def planned(graph, scheme, *keep, **options):
+    """Tensors with a pair, nodes on integers, and why products stay in float."""
+    plan = plan_from_graph(graph, scheme, keep, **options)
+    return [value.name for value in plan.tensors], [node.name for node in plan.nodes], plan.skipped
+
+
+def test_a_chain_stays_in_integers_from_the_first_layer_to_the_last(chain):
+    assert planned(chain("LeakyRelu <alpha = 0.1>"), CPU) == (["x", "a", "l", "y"], ["a", "l", "y"], {})
+
+
+def test_pairs_stand_at_inputs_only_where_the_backend_carries_integers_on_itself(chain):
+    assert planned(chain("LeakyRelu <alpha = 0.1>"), OPENVINO)[0] == ["x", "l"]
+
+
+@SCHEMES
+def test_no_pair_stands_between_a_product_and_the_activation_that_is_fused(chain, scheme):
+    assert "a" not in planned(chain("Relu"), scheme)[0]
+
+
+@pytest.mark.parametrize(("lo", "fused"), [(0.0, True), (-1.0, False), (0.5, False)])
+def test_a_clip_is_what_rounding_does_only_if_it_begins_at_zero(graph_of, weights, lo, fused):
+    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] y) {
+        a = Conv (x, w)  l = Clip (a, lo, hi)  y = Conv (l, w) }"""
+    graph = graph_of(text, w=weights(4, 4, 3, 3), lo=np.float32(lo), hi=np.float32(1))
+    assert ("a" not in planned(graph, CPU)[0]) == fused
+    assert planned(graph, OPENVINO)[0] == ["x", "l"]
+
+
+def test_an_activation_is_not_fused_where_something_else_reads_the_product_too(graph_of, weights):
+    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 6, 6] y, float[1, 4, 6, 6] z) {
+        a = Conv (x, w)  y = Relu (a)  z = Neg (a) }"""
+    assert planned(graph_of(text, w=weights(4, 4, 3, 3)), CPU)[0] == ["x", "a", "y"]
+
+
+def test_a_sum_is_computed_on_integers_only_if_both_summands_are(graph_of, weights):
+    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y, float[1, 4, 8, 8] z) {
+        a = Conv (x, w)  b = Conv (a, w)  s = Add (a, b)  y = Relu (s)  z = Add (a, x) }"""
+    tensors, nodes, _ = planned(graph_of(text, w=weights(4, 4, 1, 1)), CPU)
+    assert tensors == ["x", "a", "b", "y"] and nodes == ["a", "b", "s", "y"]
+
+
+def test_what_pools_and_joins_integers_stays_in_integers(graph_of, weights):
+    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) {
+        a = Conv (x, w)  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)
+        u = Resize <mode = "nearest"> (p, , s)  l = Resize <mode = "linear"> (p, , s)
+        c = Concat <axis = 1> (a, u)  d = Concat <axis = 1> (c, l)  y = Conv (d, v) }"""
+    graph = graph_of(text, w=weights(4, 4, 1, 1), v=weights(4, 12, 1, 1), s=np.array([1, 1, 2, 2], np.float32))
+    assert planned(graph, CPU)[1] == ["a", "p", "u", "c", "y"]  # interpolation is done in float
+    tensors, nodes, _ = planned(graph, OPENVINO)
+    assert (tensors, nodes) == (["x", "d"], ["a", "y"])
+
+
+def test_what_is_picked_of_a_tensor_has_its_range(graph_of, weights):
+    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 16, 16] y, float[1, 4, 16, 16] z) {
+        a = Conv (x, w)  t = Transpose <perm = [0, 1, 3, 2]> (a)  m = MaxPool <kernel_shape = [1, 1]> (t)
+        u = Resize <mode = "nearest"> (m, , s)  c = Resize <mode = "cubic"> (m, , s)
+        y = Conv (u, w)  z = Conv (c, w) }"""
+    graph = graph_of(text, w=weights(4, 4, 1, 1), s=np.array([1, 1, 2, 2], np.float32))
+    sources = {node.name: range_source(node.outputs[0]).name for node in graph.graph}
+    assert sources == {"a": "a", "t": "a", "m": "a", "u": "a", "c": "c", "y": "y", "z": "z"}
+    assert {value.name for value in observed_tensors(graph)} == {"x", *sources.values()}
+
+
+def test_indices_of_a_pooling_are_no_activations(graph_of, weights):
+    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] p, int64[1, 4, 4, 4] i) {
+        a = Conv (x, w)  p, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a) }"""
+    assert planned(graph_of(text, w=weights(4, 4, 1, 1)), CPU)[0] == ["x", "a", "p"]
+
+
+def test_a_classifier_gives_out_floats(graph_of, weights):
+    text = """g (float[1, 4, 8, 8] x) => (float[1, 10] y) {
+        a = Conv (x, w)  r = Relu (a)  p = GlobalAveragePool (r)  f = Flatten (p)  y = Gemm (f, v, b) }"""
+    graph = graph_of(text, w=weights(8, 4, 3, 3), v=weights(8, 10), b=weights(10, 1).ravel())
+    assert planned(graph, CPU, keep_heads=True) == (["x", "r", "p", "f"], ["a", "r", "p", "f", "y"], {})
+    assert planned(graph, OPENVINO, keep_heads=True)[0] == ["x", "f"]
+
+
+def test_the_first_convolutions_stay_in_float_while_they_read_few_channels(graph_of, weights):
+    text = """g (float[1, 3, 8, 8] x) => (float[1, 8, 8, 8] y) {
+        a = Conv (x, w)  r = Relu (a)  b = Conv (r, v)  c = Conv (b, v)
+        d = Conv <group = 8> (c, u)  y = Conv (d, v) }"""
+    graph = graph_of(text, w=weights(8, 3, 1, 1), v=weights(8, 8, 1, 1), u=weights(8, 1, 1, 1))
+
+    def kept(channels):
+        return list(planned(graph, msgspec.structs.replace(CPU, stem_channels=channels))[2])
+
+    assert (kept(2), kept(3), kept(7), kept(8), kept(99)) == ([], ["a"], ["a"], ["a", "b"], ["a", "b"])
+    assert planned(graph, OPENVINO)[2] == {}
+
+
+def test_grouped_convolutions_are_no_stem(graph_of, weights):
+    text = "g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) { y = Conv <group = 4> (x, w) }"
+    scheme = msgspec.structs.replace(CPU, stem_channels=16)
+    assert planned(graph_of(text, w=weights(4, 1, 1, 1)), scheme)[2] == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("(float[4, 4] x, float[4, 4] w) => (float[4, 4] y) { y = Gemm (x, w) }", "its weights are computed"),
+        ("(float[4, 4] x) => (float[4, 4] y) { y = MatMul (m, x) }", "its first factor is constant"),
+        ("(float[4, 4] x) => (float[4] y) { y = MatMul (x, v) }", "its weights are a vector"),
+        ("(float[4, 4] x) => (float[4, 4] y) { y = Gemm <alpha = 0.5> (x, m) }", "it scales or transposes its factors"),
+        (
+            "(float[4, 4] x) => (float[4, 4] y) { y = Gemm <beta = 0.5> (x, m, v) }",
+            "it scales or transposes its factors",
+        ),
+        ("(float[4, 4] x) => (float[4, 4] y) { y = Gemm <transA = 1> (x, m) }", "it scales or transposes its factors"),
+        ("(double[4, 4] x) => (double[4, 4] y) { y = MatMul (x, x) }", "its inputs are not float32"),
+    ],
+)
+@SCHEMES
+def test_products_that_have_no_integer_kernel_stay_in_float(graph_of, weights, scheme, text, reason):
+    arguments = text[text.rindex("(") : text.rindex(")")]
+    own = {name: array for name, array in {"m": weights(4, 4), "v": weights(4, 1).ravel()}.items() if name in arguments}
+    graph = graph_of(f"g {text}", **own)
+    assert planned(graph, scheme) == ([], [], {"y": reason})
+    with pytest.raises(GraphError, match=f"nothing in the graph can be quantized.*{reason}"):
+        quantized_graph(graph, None, scheme)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (4, 6), None])
+def test_a_bias_that_is_not_one_number_a_channel_keeps_a_product_in_float_where_biases_are_integers(
+    graph_of, weights, shape
+):
+    computed = ", float[6] b" if shape is None else ""
+    text = f"g (float[4, 8] x{computed}) => (float[4, 6] y) {{ y = Gemm (x, w, b) }}"
+    own = {} if shape is None else {"b": weights(*shape)}
+    graph = graph_of(text, w=weights(8, 6), **own)
+    assert planned(graph, CPU)[2] == {"y": "its bias is not one constant a channel"}
+    assert planned(graph, OPENVINO) == (["x"], ["y"], {})
+
+
+def test_products_of_two_activations_run_on_integers_where_the_backend_can(graph_of, weights):
+    text = """g (float[1, 8, 8] x) => (float[1, 8, 8] y) {
+        q = MatMul (x, w)  k = MatMul (x, v)  t = Transpose <perm = [0, 2, 1]> (k)  y = MatMul (q, t) }"""
+    graph = graph_of(text, w=weights(8, 8), v=weights(8, 8, seed=1))
+    assert planned(graph, CPU) == (["x", "q", "k", "t", "y"], ["q", "k", "t", "y"], {})
+    assert planned(graph, OPENVINO) == (["x"], ["q", "k"], {"y": "it multiplies two activations"})
+
+
+@SCHEMES
+@pytest.mark.parametrize(("pattern", "kept"), [("a", {"a"}), ("*", {"a", "y"}), ("[yz]", {"y"})])
+def test_layers_are_kept_in_float_by_patterns_of_their_names(chain, scheme, pattern, kept):
+    tensors, nodes, skipped = planned(chain("LeakyRelu"), scheme, pattern)
+    assert skipped == dict.fromkeys(kept, f"kept by '{pattern}'")
+    assert not kept & set(nodes)
+    assert ("x" in tensors) == ("a" not in kept)
+
+
+@SCHEMES
+def test_error_on_a_pattern_that_matches_nothing(graph_of, weights, scheme):
+    text = "g (float[1, 4, 8, 8] x) => (float[1, 4, 6, 6] head32) { head32 = Conv (x, w) }"
+    graph = graph_of(text, w=weights(4, 4, 3, 3))
+    with pytest.raises(
+        UsageError, match="keep-float pattern 'haed32' matches no node of the graph\ndid you mean head32"
+    ):
+        planned(graph, scheme, "haed32")
+
+
+class Detector(torch.nn.Module):
+    """A head as YOLOv8 has it: boxes as distributions over distances, whose means a convolution computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Conv2d(4, 24, 3, padding=1)
+        self.box = torch.nn.Sequential(
+            torch.nn.Conv2d(24, 24, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(24, 64, 1)
+        )
+        self.score = torch.nn.Conv2d(24, 20, 1)
+        self.mean = torch.nn.Conv2d(16, 1, 1, bias=False)
+
+    def forward(self, images):
+        features = torch.relu(self.body(images))
+        boxes = self.box(features).flatten(2)
+        distances = self.mean(boxes.view(1, 4, 16, 64).transpose(2, 1).softmax(1)).view(1, 4, 64)
+        near, far = distances.chunk(2, 1)
+        boxes = torch.cat(((far + near) / 2, far - near), 1) * 8
+        return torch.cat((boxes, self.score(features).flatten(2).sigmoid()), 1)
+
+
+def test_heads_of_a_detector_stay_in_float_with_their_decoding():
+    module = Detector().eval()
+    graph = optimize(graph_from_module(module, [TensorSpec("images", "float32", (1, 4, 8, 8))], ["boxes"]))
+    shapes = {node: node.inputs[1].shape.numpy() for node in head_layers(graph)}
+    assert sorted(shapes.values()) == [(1, 16, 1, 1), (20, 24, 1, 1), (64, 24, 1, 1)]
+    plan = plan_from_graph(graph, CPU, keep_heads=True)
+    products = [node.inputs[1].shape.numpy() for node in plan.nodes if node.op_type == "Conv"]
+    assert products == [(24, 4, 3, 3), (24, 24, 3, 3)]
+    assert set(plan.skipped.values()) == {"the last layer before an output"}
+
+
+def test_heads_of_several_scales_stay_in_float_and_scores_do_not(graph_of, weights):
+    text = """g (float[1, 16, 8, 8] x) => (float[1, 16, 8, 8] fine, float[1, 16, 4, 4] coarse, float[1, 4] scores) {
+        a = Conv (x, w)  fine = Conv (a, w)  b = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)
+        c = Conv (b, w)  l = Conv (c, w)  coarse = Sigmoid (l)
+        p = GlobalAveragePool (c)  f = Flatten (p)  scores = Gemm (f, v) }"""
+    graph = graph_of(text, w=weights(16, 16, 1, 1), v=weights(16, 4))
+    assert {node.name for node in head_layers(graph)} == {"fine", "l"}
