@@ -1,0 +1,91 @@
+"""The command line: one command a part, ``all``, and ``table``."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from edgekit.device.cpu import cpu
+from edgekit.report.machine import this_machine
+from tools.bench import accuracy, building, calibration, detect, latency, table
+from tools.bench.workshop import Workshop
+
+RESULTS = Path(__file__).parent / "results"
+PARTS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
+    "latency": latency.measure_latency,
+    "openvino": latency.measure_openvino,
+    "calibration": calibration.measure_calibration,
+    "build": building.measure_build,
+    "accuracy": accuracy.measure_accuracy,
+    "detect": detect.measure_detect,
+}
+LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
+
+
+@click.command(help="Measure PARTS of EdgeKit beside its peers: " + ", ".join([*PARTS, "all", "table"]) + ".")
+@click.argument("parts", nargs=-1, required=True, type=click.Choice([*PARTS, "all", "table"]))
+@click.option(
+    "--peers",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    envvar="EDGEKIT_BENCH_PEERS",
+    help="Python interpreter of an environment with a peer; repeatable.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="To compute with; all cores by default.")
+@click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Folder to keep peers' graphs in.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, help="For the results.")
+@click.option("--quick", is_flag=True, help="Few images, few runs: shows that it works, and nothing else.")
+def bench(
+    parts: tuple[str, ...], peers: tuple[Path, ...], threads: int | None, work: Path | None, output: Path, quick: bool
+) -> None:
+    """Measures, writes a JSON file a part, and prints all results as Markdown."""
+    wanted = [name for name in PARTS if name in parts or "all" in parts]
+    output.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-bench-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        shop = Workshop(folder.resolve(), peers, threads=threads or cpu().compute_threads, quick=quick)
+        for name in wanted:
+            started = time.perf_counter()
+            result = {"name": name, **PARTS[name](shop), **_circumstances(shop)}
+            (output / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+            click.echo(f"{name}: {time.perf_counter() - started:.0f} s", err=True)
+    results = [json.loads(file.read_text()) for name in PARTS if (file := output / f"{name}.json").exists()]
+    text = table.markdown_from_results(results)
+    (output / "table.md").write_text(text)
+    click.echo(text)
+
+
+def _circumstances(shop: Workshop) -> dict[str, Any]:
+    return {
+        "machine": msgspec.to_builtins(this_machine()),
+        "versions": {name: _version(name) for name in LIBRARIES},
+        "threads": shop.threads,
+        "quick": shop.quick,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    }
+
+
+def _version(library: str) -> str:
+    if library == "edgekit":
+        import edgekit
+
+        return edgekit.__version__
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    bench(prog_name="python -m tools.bench")

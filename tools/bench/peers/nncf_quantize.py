@@ -1,0 +1,53 @@
+"""Quantizes a float ONNX graph by NNCF; prints what it took as JSON. Runs in an environment that has NNCF.
+
+Called as ``python nncf_quantize.py GRAPH FEEDS OUTPUT IMAGES [--float-heads]``: ``FEEDS`` is a folder of ``.npy``
+files; the suffix of ``OUTPUT`` chooses NNCF's backend, ``.onnx`` or ``.xml`` (OpenVINO). All settings are its defaults.
+"""
+
+import json
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nncf
+import numpy as np
+
+
+def main(graph: Path, feeds: Path, output: Path, images: int, float_heads: bool) -> None:
+    files = sorted(feeds.glob("*.npy"))[:images]
+    if output.suffix == ".xml":
+        import openvino as ov
+
+        model = ov.Core().read_model(graph)
+        heads = [_product(result.input_value(0).get_node()) for result in model.get_results()]
+        name = model.inputs[0].get_any_name()
+    else:
+        import onnx
+
+        model = onnx.load(graph)
+        made = {out: node.name for node in model.graph.node for out in node.output}
+        heads = [made[out.name] for out in model.graph.output]
+        name = model.graph.input[0].name
+    ignored = nncf.IgnoredScope(names=heads) if float_heads else None
+    started = time.perf_counter()
+    dataset = nncf.Dataset(files, lambda file: {name: np.load(file)})
+    quantized = nncf.quantize(model, dataset, subset_size=len(files), ignored_scope=ignored)
+    seconds = time.perf_counter() - started
+    if output.suffix == ".xml":
+        ov.save_model(quantized, output, compress_to_fp16=False)
+    else:
+        onnx.save(quantized, output)
+    print(json.dumps({"seconds": seconds, "version": metadata.version("nncf")}))
+
+
+def _product(node: Any) -> str:
+    """The convolution that an output comes from; its bias is an operator of its own."""
+    while node.get_type_name() != "Convolution":
+        node = node.input_value(0).get_node()
+    return str(node.get_friendly_name())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), "--float-heads" in sys.argv)

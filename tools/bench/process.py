@@ -1,0 +1,96 @@
+"""Runs a command and watches how long it takes and how much memory it and its children hold (Linux)."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Finished", "peak_bytes", "run_watched"]
+
+PROC = Path("/proc")
+INTERVAL_S = 0.01
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended well.
+
+    Attributes:
+        stdout: what it wrote.
+        wall_s: from its start to its end.
+        largest_bytes: the most memory (resident) that one of its processes ever held, as the kernel keeps it.
+        sum_bytes: the most that all of them together held at one moment; pages that they share count twice.
+    """
+
+    stdout: str
+    wall_s: float
+    largest_bytes: int
+    sum_bytes: int
+
+
+def run_watched(command: Sequence[object], *, environment: Mapping[str, str] | None = None) -> Finished:
+    """Runs ``command`` to its end.
+
+    Raises:
+        RuntimeError: it failed; with the last lines that it wrote to its standard error.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    watch = _Watch(process.pid)
+    watch.start()
+    stdout, stderr = process.communicate()
+    wall_s = time.perf_counter() - started
+    watch.ended.set()
+    watch.join()
+    if process.returncode:
+        tail = "\n".join(stderr.strip().splitlines()[-12:])
+        raise RuntimeError(f"exit code {process.returncode}: {' '.join(map(str, command))}\n{tail}")
+    return Finished(stdout, wall_s, watch.largest_bytes, watch.sum_bytes)
+
+
+def peak_bytes(pid: int | str = "self") -> int:
+    """The most memory (resident) that a process has held since it began, in bytes; 0 if it is gone."""
+    return _status_bytes(pid, "VmHWM")
+
+
+class _Watch(threading.Thread):
+    def __init__(self, root: int) -> None:
+        super().__init__(daemon=True)
+        self.ended = threading.Event()
+        self.largest_bytes = 0
+        self.sum_bytes = 0
+        self._root = root
+
+    def run(self) -> None:
+        while not self.ended.wait(INTERVAL_S):
+            pids = _family(self._root)
+            self.largest_bytes = max([self.largest_bytes, *map(peak_bytes, pids)])
+            self.sum_bytes = max(self.sum_bytes, sum(_status_bytes(pid, "VmRSS") for pid in pids))
+
+
+def _family(root: int) -> list[int]:
+    """The process and all that descend from it."""
+    found, waiting = [], [root]
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        for children in (PROC / str(pid) / "task").glob("*/children"):
+            try:
+                waiting += map(int, children.read_text().split())
+            except OSError:
+                continue  # the thread has ended
+    return found
+
+
+def _status_bytes(pid: int | str, field: str) -> int:
+    try:
+        lines = (PROC / str(pid) / "status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), 0)

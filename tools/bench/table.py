@@ -1,0 +1,80 @@
+"""Results as Markdown, for the README."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["markdown_from_results"]
+
+
+def _megabytes(value: float) -> str:
+    return f"{value / 1e6:,.0f} MB"
+
+
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "agreement": ("agreement", "{:.3f}".format),
+    "median_ms": ("median", "{:.1f} ms".format),
+    "preprocess_ms": ("preprocess", "{:.1f} ms".format),
+    "postprocess_ms": ("postprocess", "{:.1f} ms".format),
+    "both_ms": ("both", "{:.1f} ms".format),
+    "seconds": ("time", "{:.1f} s".format),
+    "ratio": ("relative to {relative_to}", "{:.3f} ×".format),
+    "ratio_to_onnxruntime": ("relative to ONNX Runtime's INT8", "{:.3f} ×".format),
+    "peak_bytes": ("peak memory, largest process", _megabytes),
+    "sum_bytes": ("all processes", _megabytes),
+    "detections": ("detections", str),
+}
+AT_LEAST = {"agreement"}
+
+
+def markdown_from_results(results: list[dict[str, Any]]) -> str:
+    """A table a result, each with the machine, the versions and the date under it."""
+    parts = [_part(result) for result in results]
+    return "\n".join(parts)
+
+
+def _part(result: dict[str, Any]) -> str:
+    if "skipped" in result:
+        return f"**{result['name']}**: not measured: {result['skipped']}\n"
+    rows = result["rows"]
+    keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows.values())]
+    heads = [COLUMNS[key][0].format(**result) for key in keys]
+    lines = [f"**{result['title']}**", "", _line(["", *heads]), _line(["---", *["---:"] * len(keys)])]
+    for name, row in rows.items():
+        limits = result["target"].get(name, {})
+        cells = [_cell(key, row.get(key), limits.get(key)) for key in keys]
+        lines.append(_line([f"**{name}**" if limits else name, *cells]))
+    return "\n".join([*lines, "", _small_print(result), ""])
+
+
+def _cell(key: str, value: Any, limit: float | None) -> str:
+    if value is None:
+        return "–"
+    text = COLUMNS[key][1](value)
+    if limit is None:
+        return text
+    met = value >= limit if key in AT_LEAST else value <= limit
+    return f"{text} ({'to reach' if met else 'MISSED:'} {'≥' if key in AT_LEAST else '≤'} {COLUMNS[key][1](limit)})"
+
+
+def _small_print(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    busy = max((row.get("others") or 0 for row in result["rows"].values()), default=0)
+    parts = [
+        f"{machine['cpu']}, {result['threads']} threads ({', '.join(machine['features'])})",
+        f"Python {machine['python']}, {versions}",
+        result["date"],
+    ]
+    if result["quick"]:
+        parts.append("QUICK: too few runs to be believed")
+    if busy > 0.05:
+        parts.append(
+            f"others used up to {100 * busy:.0f} % of the processors meanwhile: measure again on a quiet machine"
+        )
+    return f"<sub>{'; '.join(parts)}.</sub>"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

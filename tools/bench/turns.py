@@ -1,0 +1,123 @@
+"""Candidates that are timed by turns, A B C, B C A, …, each in a process of its own that is stopped between its turns.
+
+In one process, threads of one runtime that spin for work disturb the next, and heaps grow together. One candidate after
+the other, a machine that warms up or gets busy favours one of them. By turns and apart, both are shared alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Candidate", "measure_by_turns"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something whose inference is timed.
+
+    Attributes:
+        name: in the tables.
+        runtime: ``edgekit`` for a bundle, ``onnxruntime`` or ``openvino`` for a graph.
+        path: of the bundle or graph.
+    """
+
+    name: str
+    runtime: str
+    path: Path
+
+
+class _Process:
+    """A candidate in its own process; see `tools.bench.candidate`."""
+
+    def __init__(self, candidate: Candidate, feed: Path, threads: int) -> None:
+        command = [sys.executable, "-m", "tools.bench.candidate", candidate.runtime, candidate.path, feed, threads]
+        self._name = candidate.name
+        self._process = subprocess.Popen(
+            [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._answer()
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def turn(self, runs: int) -> dict[str, Any]:
+        """Times so many runs, after one that is left out."""
+        assert self._process.stdin
+        os.kill(self._process.pid, signal.SIGCONT)
+        self._process.stdin.write(f"{runs}\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        os.kill(self._process.pid, signal.SIGSTOP)
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"candidate '{self._name}' ended with exit code {self._process.wait()}")
+        return dict(json.loads(line))
+
+
+def measure_by_turns(
+    candidates: Sequence[Candidate], feed: Path, *, threads: int, rounds: int, runs: int
+) -> dict[str, dict[str, Any]]:
+    """Times each candidate ``rounds`` times ``runs`` runs.
+
+    Args:
+        candidates: the first one is what ratios are relative to.
+        feed: ``.npy`` file of the one input.
+        threads: that each candidate computes with.
+        rounds: turns of each candidate; a ratio is taken within each round.
+        runs: in one turn, after one that is not counted.
+
+    Returns:
+        By name: ``median_ms``, ``p10_ms`` and ``p90_ms`` of all runs; ``ratio``, the median over rounds of this
+        candidate's median by the first one's, with its quartiles; ``others``, the share of the processors that
+        everybody else used meanwhile.
+    """
+    answers: dict[str, list[dict[str, Any]]] = {candidate.name: [] for candidate in candidates}
+    with ExitStack() as stack:
+        processes = []
+        for candidate in candidates:
+            processes.append((candidate.name, _Process(candidate, feed, threads)))
+            stack.callback(processes[-1][1].close)
+        for number in range(rounds):
+            # Whoever comes after a heavy neighbour pays for its heat: everybody follows everybody.
+            first = number % len(processes)
+            for name, process in processes[first:] + processes[:first]:
+                answers[name].append(process.turn(runs))
+    medians = {name: np.array([np.median(turn["ms"]) for turn in turns]) for name, turns in answers.items()}
+    base = medians[candidates[0].name]
+    return {name: _summary(answers[name], medians[name] / base) for name in answers}
+
+
+def _summary(turns: Sequence[dict[str, Any]], ratios: np.ndarray) -> dict[str, Any]:
+    p10, median, p90 = np.percentile([ms for turn in turns for ms in turn["ms"]], (10, 50, 90))
+    low, ratio, high = np.percentile(ratios, (25, 50, 75))
+    wall_s = sum(turn["wall_s"] * turn["processors"] for turn in turns)
+    return {
+        "median_ms": round(float(median), 3),
+        "p10_ms": round(float(p10), 3),
+        "p90_ms": round(float(p90), 3),
+        "ratio": round(float(ratio), 4),
+        "ratio_quartiles": [round(float(low), 4), round(float(high), 4)],
+        "runs": sum(len(turn["ms"]) for turn in turns),
+        "others": round(sum(turn["others_s"] for turn in turns) / wall_s, 3) if wall_s else None,
+    }

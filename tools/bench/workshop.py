@@ -1,0 +1,123 @@
+"""What is measured has to be made first: EdgeKit's bundles, the peers' graphs, and the arrays to calibrate all on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.calibration_set import calibration_set
+from edgekit.engine.bundle import Manifest, read_manifest
+from tools.bench.process import run_watched
+
+__all__ = ["PeerGraph", "Workshop"]
+
+PEERS = Path(__file__).parent / "peers"
+MODULES = {"onnxruntime": "onnxruntime.quantization", "nncf": "nncf", "modelopt": "modelopt.onnx.quantization"}
+
+
+@dataclass(frozen=True)
+class PeerGraph:
+    """A graph that a peer has quantized.
+
+    Attributes:
+        path: of the graph.
+        seconds: from the loaded float graph and the files of feeds to the quantized graph in memory.
+        largest_bytes: peak of its largest process, imports included.
+        version: of the peer.
+    """
+
+    path: Path
+    seconds: float
+    largest_bytes: int
+    version: str
+
+
+class Workshop:
+    """Makes things in one folder, each once a run.
+
+    Args:
+        folder: a peer's graph that lies there already is taken as it is, if it was made of the same.
+        interpreters: Python interpreters in whose environments peers are looked for.
+        threads: for building and measuring.
+        quick: few images, few runs.
+    """
+
+    def __init__(self, folder: Path, interpreters: Sequence[Path], *, threads: int, quick: bool) -> None:
+        self.folder = folder
+        self.threads = threads
+        self.quick = quick
+        self._interpreters = interpreters
+        # Calibration tables of earlier runs must not be found.
+        self.environment = {**os.environ, "EDGEKIT_CACHE": str(folder / "cache")}
+
+    @functools.cache  # noqa: B019 - lives as long as the run
+    def bundle(self, model: str, precision: str, target: str = "cpu", *options: str) -> Path:
+        """A bundle that ``edgekit build`` makes anew."""
+        name = "-".join((Path(model).stem, precision, target, hashlib.sha256(repr(options).encode()).hexdigest()[:6]))
+        output = self.folder / name
+        command = [sys.executable, "-m", "edgekit", "build", model, f"--{precision}", "--target", target, *options]
+        run_watched([*command, "--no-profile", "--output", output], environment=self.environment)
+        return output
+
+    def manifest(self, bundle: Path) -> Manifest:
+        """What the bundle says of itself."""
+        return read_manifest(bundle)
+
+    @functools.cache  # noqa: B019
+    def feeds(self, source: str, images: int, bundle: Path) -> Path:
+        """Pictures of a calibration set as the bundle's engine takes them, ``.npy`` files in a folder.
+
+        Sets that are smaller than ``images`` are shown again from the start.
+        """
+        manifest = self.manifest(bundle)
+        folder = self.folder / f"feeds-{Path(source).stem}-{images}-{manifest.name}"
+        folder.mkdir(exist_ok=True)
+        samples = calibration_set(source, limit=images)
+        arrays = [next(iter(feed.values())) for _, feed in samples.feeds(manifest.inputs, manifest.preprocess)]
+        for index in range(images):
+            np.save(folder / f"{index:04d}.npy", arrays[index % len(arrays)])
+        return folder
+
+    @functools.cache  # noqa: B019
+    def interpreter(self, peer: str) -> Path | None:
+        """The interpreter whose environment has the peer; None where there is none."""
+        candidates = [Path(sys.executable)] if peer == "onnxruntime" else list(self._interpreters)
+        for python in candidates:
+            probe = subprocess.run([python, "-c", f"import {MODULES[peer]}"], capture_output=True)
+            if probe.returncode == 0:
+                return python
+        print(f"{peer}: no interpreter of --peers can import it, left out", file=sys.stderr)
+        return None
+
+    def peer_graph(self, peer: str, graph: Path, feeds: Path, images: int, suffix: str, *options: str) -> PeerGraph:
+        """The graph as the peer quantizes it, from the same float graph and the same feeds."""
+        python = self.interpreter(peer)
+        assert python is not None
+        script = PEERS / f"{peer}_quantize.py"
+        key = _digest([script, graph, *sorted(feeds.glob("*.npy"))[:images]], (images, suffix, options, str(python)))
+        output = self.folder / f"{peer}-{key}{suffix}"
+        record = output.with_suffix(".json")
+        if not record.exists():
+            done = run_watched([python, script, graph, feeds, output, images, *options], environment=self.environment)
+            facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+            record.write_text(json.dumps({**facts, "largest_bytes": done.largest_bytes}))
+        return PeerGraph(output, **json.loads(record.read_text()))
+
+
+def _digest(files: Sequence[Path], facts: object) -> str:
+    digest = hashlib.sha256(repr(facts).encode())
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:12]
