@@ -93,7 +93,7 @@ def require_room(output: Path, needed_bytes: int) -> None:
     """
     if needed_bytes > free_bytes(output):
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise storage_error(full, output, needed_bytes=needed_bytes)
+        raise storage_error(full, output.resolve(), needed_bytes=needed_bytes)
 
 
 def free_bytes(place: Path) -> int:
