@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from edgekit.errors import UsageError, nearest
 from edgekit.recipe import Preprocess, load_recipe, recipe_names
 from edgekit.specs import Precision
 
-__all__ = ["Order", "command_from_order", "kind_of", "name_of"]
+__all__ = ["Order", "command_from_order", "is_missing", "kind_of", "name_of"]
 
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".weights")
 
@@ -76,13 +77,14 @@ def kind_of(model: object) -> str:
             f"'{text}': expected a model, got a file of weights",
             hint=f"name the model that they belong to, as in: edgekit build yolov3 --weights {shlex.quote(text)}",
         )
-    if path.suffix == ".onnx" and not path.exists():
+    if path.suffix == ".onnx" and is_missing(path):
         beside = nearest(path.name, [file.name for file in path.parent.glob("*.onnx")])
         raise UsageError(f"'{text}': expected an ONNX file, got no such file", hint=beside)
-    if path.suffix == ".onnx" or path.is_file():
+    if path.suffix == ".onnx" or os.path.isfile(path):
         return "onnx"
-    if path.is_dir():
-        hint = f"it is an engine already: edgekit run {shlex.quote(text)}" if (path / "manifest.json").exists() else ""
+    if os.path.isdir(path):
+        engine = os.path.isfile(path / "manifest.json")
+        hint = f"it is an engine already: edgekit run {shlex.quote(text)}" if engine else ""
         raise UsageError(f"'{text}': expected a model, got a folder", hint=hint)
     if ":" in text:
         return "factory"
@@ -92,6 +94,17 @@ def kind_of(model: object) -> str:
         "package.module:factory",
         hint=known,
     )
+
+
+def is_missing(path: Path) -> bool:
+    """Whether nothing is there; what may not be looked at is not missing, and whoever reads it says why it cannot."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def name_of(model: object) -> str:

@@ -27,7 +27,7 @@ from edgekit.graph.stats import GraphStats, stats_from_graph
 from edgekit.models.download import fetch_weights
 from edgekit.models.factory import module_from_factory, module_from_recipe
 from edgekit.models.weights import load_weights
-from edgekit.order import Order, kind_of
+from edgekit.order import Order, is_missing, kind_of
 from edgekit.progress import Progress
 from edgekit.recipe import Postprocess, Preprocess, Quantize, Recipe, Tolerance, load_recipe
 from edgekit.shapes import Shape, input_shapes, picture_shape
@@ -150,7 +150,7 @@ def _load(module: nn.Module, recipe: Recipe, order: Order, progress: Progress) -
         return bundle.WeightsInfo(source=f"random, seed {order.seed}", trained=False)
     if name in recipe.weights:
         path = fetch_weights(recipe.weights[name], progress=progress)
-    elif Path(name).exists():
+    elif not is_missing(Path(name)):
         path = Path(name)
     else:
         raise UsageError(

@@ -204,8 +204,11 @@ def calibration_set(source: str | Path, *, limit: int | None = None) -> Calibrat
         return _from_manifest(name, shipped("calibration") / f"{name}.toml", limit)
     if path.suffix == ".toml":
         return _from_manifest(name, path, limit)
-    if path.is_dir():
-        return _from_folder(name, path, limit)
+    try:
+        if path.is_dir():
+            return _from_folder(name, path, limit)
+    except OSError as e:
+        raise CalibrationError(f"calibration set {name}: expected a folder that can be read, got: {e.strerror}") from e
     raise UsageError(
         f"unknown calibration set '{name}': expected a name, a folder or a .toml file",
         hint=nearest(name, calibration_set_names()),

@@ -14,7 +14,7 @@ import msgspec
 
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BACKENDS, Backend, backend
-from edgekit.engine.staging import staged_folder
+from edgekit.engine.staging import staged_folder, storage_error
 from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.recipe import Postprocess, Preprocess
 from edgekit.specs import Precision, TensorSpec
@@ -162,7 +162,10 @@ def write_bundle(output: Path) -> Iterator[Path]:
         BuildError: the disk is full, read-only, or not ours to write.
     """
     output = Path(output).resolve()
-    _refuse_strangers(output)
+    try:
+        _refuse_strangers(output)
+    except OSError as e:
+        raise storage_error(e, output) from e
     with staged_folder(output) as folder:
         yield folder
 

@@ -98,9 +98,10 @@ def require_room(output: Path, needed_bytes: int) -> None:
 
 def free_bytes(place: Path) -> int:
     """Room on the file system that holds ``place``, which need not be there yet."""
-    place = place.resolve()
-    existing = next(p for p in (place, *place.parents) if p.exists())
-    return shutil.disk_usage(existing).free
+    for existing in (place.resolve(), *place.resolve().parents):
+        with suppress(OSError):  # not there yet, or not ours to look at
+            return shutil.disk_usage(existing).free
+    return 0
 
 
 def _make_parents(folder: Path) -> list[Path]:
