@@ -31,6 +31,8 @@ LEAST_PART = 1e-3
 # out at a small part of itself, and would cost all others resolution.
 NEGATIVE_PART = 1.0
 STEEPEST_CLIPPED_SLOPE = 0.25
+# Where numbers below zero come out larger than this part of the largest, they are what the tensor has to say.
+MOST_CLIPPED_PART = 0.5
 
 HOMOGENEOUS = frozenset({"AveragePool", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Relu", "Resize"})
 
@@ -46,7 +48,7 @@ class _Reader:
 def equalized_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], channels: Channels) -> dict[str, Range]:
     """Equalizes what can be, in place, and clips the negative ends that LeakyRelus make little of.
 
-    An equalized tensor is scaled so that its largest channel reaches 1.
+    An equalized tensor is scaled so that its largest channel reaches 1, or as far as what it is concatenated to.
 
     Args:
         graph: the float graph; weights and biases of its convolutions change, what it computes does not.
@@ -62,7 +64,7 @@ def equalized_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], c
         if node.op_type == "Conv" and node.outputs[0].name in channels:
             _treat(graph, node, plan, new, channels[str(node.outputs[0].name)])
     for node in graph.graph:
-        if node.op_type in ("Concat", "AveragePool", "GlobalAveragePool"):
+        if node.op_type in HOMOGENEOUS | {"Concat"}:
             _follow(node, new, ranges)
     for node in plan.nodes:
         if node.op_type == "Concat":
@@ -88,14 +90,27 @@ def _treat(
     if largest > 0.0 and readers and None not in readers:
         reach = HEADROOM * np.maximum(hi, -lo * (1.0 if quantized else slope))
         part = np.clip(reach / largest, LEAST_PART, 1.0) ** STRENGTH
-        _scale_channels(graph, node, [r for r in readers if r is not None], largest * part)
-        lo, largest = lo / (largest * part), 1.0
+        end = _largest_beside(output, ranges) or 1.0
+        _scale_channels(graph, node, [r for r in readers if r is not None], largest / end * part)
+        lo, largest = lo / (largest / end * part), end
     least = float(lo.min(initial=0.0))
     if quantized and activation is not None and activation.op_type == "LeakyRelu" and slope <= STEEPEST_CLIPPED_SLOPE:
-        least = max(least, -NEGATIVE_PART * largest) if largest > 0.0 else least
+        if -slope * least <= MOST_CLIPPED_PART * largest:
+            least = max(least, -NEGATIVE_PART * largest)
     ranges[str(output.name)] = (least, largest)
     if activation is not None:
         ranges[str(activation.outputs[0].name)] = (slope * least, largest)
+
+
+def _largest_beside(value: ir.Value, ranges: Mapping[str, Range]) -> float:
+    """The largest number of all that ``value`` is concatenated to, so that none drowns beside the others; 0 if none."""
+    largest = 0.0
+    for node in (use.node for use in value.uses()):
+        if node.op_type == "Concat":
+            largest = max(largest, ranges.get(str(node.outputs[0].name), (0.0, 0.0))[1])
+        if node.op_type in HOMOGENEOUS | {"Concat"}:
+            largest = max(largest, _largest_beside(node.outputs[0], ranges))
+    return largest
 
 
 def _activation(value: ir.Value) -> ir.Node | None:
@@ -177,17 +192,27 @@ def _multiply(value: ir.Value, factors: np.ndarray, *, axis: int, offset: int) -
 
 
 def _follow(node: ir.Node, new: dict[str, Range], old: Mapping[str, Range]) -> None:
-    """An average or a concatenation of tensors that were scaled reaches as far as they do."""
-    sources = [str(range_source(value).name) for value in node.inputs if value is not None]
+    """What is computed of tensors that were scaled reaches as far as they do."""
+    data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+    sources = [str(range_source(value).name) for value in data if value is not None]
     if not any(name in new and new[name] != old.get(name) for name in sources) or any(s not in new for s in sources):
         return
-    new[str(node.outputs[0].name)] = min(new[s][0] for s in sources), max(new[s][1] for s in sources)
+    slope = _slope(node) if node.op_type in ("LeakyRelu", "Relu") else 1.0
+    lo, hi = slope * min(new[s][0] for s in sources), max(new[s][1] for s in sources)
+    new[str(node.outputs[0].name)] = min(lo, 0.0), max(lo, hi)
+
+
+def _is_cut(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type in ("Relu", "Clip")
 
 
 def _share(node: ir.Node, ranges: dict[str, Range]) -> None:
     """Lets tensors that are concatenated have one range where that costs little: then the copy is exact."""
-    names = [str(range_source(value).name) for value in (*node.inputs, *node.outputs) if value is not None]
-    if any(name not in ranges for name in names):
+    sources = [range_source(value) for value in (*node.inputs, *node.outputs) if value is not None]
+    names = [str(source.name) for source in sources]
+    # A Relu or Clip is left to the saturation of its own range's ends (`Plan`), and runs in float with others.
+    if any(name not in ranges for name in names) or any(_is_cut(source) for source in sources):
         return
     lo, hi = min(ranges[name][0] for name in names), max(ranges[name][1] for name in names)
     if all(hi - lo <= 1.25 * (ranges[name][1] - ranges[name][0]) for name in names):
