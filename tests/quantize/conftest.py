@@ -14,6 +14,7 @@ from edgekit.graph.file import input_specs
 from edgekit.graph.passes import optimize
 from edgekit.quantize.calibrate import (
     CalibrationTable,
+    channels_from_statistics,
     collect_statistics,
     graph_digest,
     observed_tensors,
@@ -65,9 +66,9 @@ def feeds_for() -> Callable[..., Feeds]:
 
 @pytest.fixture(scope="session")
 def calibrated() -> Callable[..., CalibrationTable]:
-    """The ranges of a graph's tensors on some inputs."""
+    """The ranges of a graph's tensors on some inputs, and those of channels where equalization is wanted."""
 
-    def measure(graph: ir.Model, feeds: Feeds, method: str = "minmax") -> CalibrationTable:
+    def measure(graph: ir.Model, feeds: Feeds, method: str = "minmax", *, equalize: bool = False) -> CalibrationTable:
         named = [(f"input {i}", arrays) for i, arrays in enumerate(feeds)]
         collected = collect_statistics(graph, observed_tensors(graph), named, method=method, threads=1)
         return CalibrationTable(
@@ -77,6 +78,7 @@ def calibrated() -> Callable[..., CalibrationTable]:
             graph_digest=graph_digest(graph),
             images=collected.inputs,
             ranges=ranges_from_statistics(collected.statistics, method),
+            channels=channels_from_statistics(graph, collected.statistics) if equalize else {},
         )
 
     return measure

@@ -185,7 +185,7 @@ def target(request):
 @pytest.fixture
 def graph(graph_of, weights):
     def build(name):
-        text, shapes = GRAPHS[name]
+        text, shapes = (GRAPHS | EQUALIZED)[name]
         arrays = {}
         for seed, (key, shape) in enumerate(shapes.items()):
             arrays[key] = weights(*shape, seed=seed) if len(shape) > 1 else weights(*shape, 1, seed=seed).ravel()
@@ -272,6 +272,58 @@ def test_clips_of_any_limits_are_built(
     built, layers = engine(target, quantized)
     assert layers == {"int8": 2}
     assert sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"] > 25
+
+
+# Tensors beside and behind those whose channels are equalized.
+EQUALIZED = {
+    "pooled before its Relu": (
+        f"""(float[1, 4, 12, 12] x) => (float[1, 5, 6, 6] y) {{
+            a = Conv {PADDED} (x, w, b)  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)  r = Relu (p)
+            c = Conv (r, v)  y = Neg (c) }}""",
+        {"w": (8, 4, 3, 3), "b": (8,), "v": (5, 8, 1, 1)},
+    ),
+    "interpolated before its Relu": (
+        """(float[1, 4, 6, 6] x) => (float[1, 5, 12, 12] y) {
+            a = Conv (x, w, b)  u = Resize <mode = "linear"> (a, , twice)  r = Relu (u)  y = Conv (r, v) }""",
+        {"w": (8, 4, 1, 1), "b": (8,), "v": (5, 8, 1, 1)},
+    ),
+    "concatenated to a sum": (
+        f"""(float[1, 4, 12, 12] x) => (float[1, 5, 12, 12] y) {{
+            a = Conv {PADDED} (x, w, b)  r = LeakyRelu <alpha = 0.1> (a)  c = Conv {PADDED} (r, v)
+            q = LeakyRelu <alpha = 0.1> (c)  s = Add (q, r)  d = Conv (r, u)  l = LeakyRelu <alpha = 0.1> (d)
+            k = Concat <axis = 1> (l, s)  y = Conv (k, t) }}""",
+        {"w": (4, 4, 3, 3), "b": (4,), "v": (4, 4, 3, 3), "u": (4, 4, 1, 1), "t": (5, 8, 1, 1)},
+    ),
+    "Relu concatenated to LeakyRelu": (
+        """(float[1, 4, 12, 12] x) => (float[1, 5, 10, 10] y) {
+            a = Conv (x, w, b)  r = Relu (a)  c = Conv (x, v)  l = LeakyRelu <alpha = 0.1> (c)
+            k = Concat <axis = 1> (r, l)  y = Conv (k, t) }""",
+        {"w": (4, 4, 3, 3), "b": (4,), "v": (4, 4, 3, 3), "t": (5, 8, 1, 1)},
+    ),
+    "LeakyRelu of numbers that are all below zero": (
+        """(float[1, 4, 12, 12] x) => (float[1, 8, 12, 12] y) {
+            n = Abs (x)  a = Conv (n, w, b)  y = LeakyRelu <alpha = 0.1> (a) }""",
+        {"w": (8, 4, 1, 1), "b": (8,)},
+    ),
+    **{name: GRAPHS[name] for name in ("residual", "concatenation of pooled and resized branches", "dense block")},
+}
+
+
+@pytest.mark.parametrize("gain", [0.01, 50])
+@pytest.mark.parametrize("name", EQUALIZED)
+def test_equalization_harms_no_tensor_of_any_size(
+    graph, engine, feeds_for, calibrated, run_in_onnxruntime, sqnr_db, target, name, gain
+):
+    ratios = []
+    for equalize in (False, True):
+        quantized = graph(name)
+        feeds = [{"x": (gain * arrays["x"]).astype(np.float32)} for arrays in feeds_for(quantized)]
+        exact = run_in_onnxruntime(quantized, feeds)
+        quantized_graph(quantized, calibrated(quantized, feeds, equalize=equalize), scheme_of(target))
+        built, _ = engine(target, quantized)
+        ratios.append(sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"])
+    plain, equalized = ratios
+    assert equalized > min(plain - 4, 28)
 
 
 def test_layers_that_are_kept_in_float_are(graph, engine, feeds_for, calibrated, run_in_onnxruntime, sqnr_db, target):
