@@ -59,7 +59,7 @@ def classifier(tmp_path: Path, write_classifier: WriteClassifier) -> Path:
     return write_classifier(tmp_path / "classifier.onnx")
 
 
-@pytest.fixture(params=["cpu", "openvino"])
+@pytest.fixture(scope="module", params=["cpu", "openvino"])
 def target(request: pytest.FixtureRequest) -> str:
     if request.param == "openvino":
         pytest.importorskip("openvino")
@@ -111,28 +111,38 @@ def random_inputs(count: int, **shapes: tuple[int, ...]) -> list[Arrays]:
     return [{name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}] * count
 
 
-def test_a_bundle_holds_what_it_says_and_nothing_else(classifier: Path, target: str) -> None:
-    place = edgekit.build(classifier, target=target, output="out", calib=write_arrays(Path("arrays")))
-    assert place == Path("out")
-    manifest = read_bundle(place).manifest
+@pytest.fixture(scope="module")
+def built(target: str, tmp_path_factory: pytest.TempPathFactory, write_classifier: WriteClassifier) -> Path:
+    """A folder with ``classifier.onnx``, the ``arrays`` it was calibrated on, and the bundle ``out``."""
+    folder = tmp_path_factory.mktemp(target)
+    model, arrays = write_classifier(folder / "classifier.onnx"), write_arrays(folder / "arrays")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
+        patch.setattr(side_by_side, "MEASURE_S", 0.1)
+        place = edgekit.build(model, target=target, calib=arrays, output=folder / "out")
+    assert place == folder / "out"
+    return folder
+
+
+def test_a_bundle_holds_what_it_says_and_nothing_else(built: Path, target: str) -> None:
+    manifest = read_bundle(built / "out").manifest
     engine = {"cpu": {"engine.onnx"}, "openvino": {"engine.xml", "engine.bin"}}[target]
     assert set(manifest.files) == engine | {"graph.onnx", "calibration.json", "report.json", "report.html"}
-    assert {path.name for path in place.iterdir()} == {*manifest.files, "manifest.json"}
+    assert {path.name for path in (built / "out").iterdir()} == {*manifest.files, "manifest.json"}
     assert all(len(info.sha256) == 64 for info in manifest.files.values())
     assert (manifest.name, manifest.task, manifest.backend) == ("classifier", "tensor", target)
     assert manifest.layers["int8"] > 0
     assert manifest.calibration is not None and manifest.calibration.images == 4
     assert [str(spec) for spec in manifest.outputs] == ["y: float32 (1, 10)"]
-    assert not [path for path in Path.cwd().iterdir() if path.name.startswith(".")]
+    assert [path.name for path in built.iterdir() if path.name.startswith(".")] == []
 
 
-def test_int8_is_close_to_float_and_the_report_says_how_close(classifier: Path, target: str) -> None:
-    folder = write_arrays(Path("arrays"))
-    place = edgekit.build(classifier, target=target, output="out", calib=folder)
-    inputs = [{"x": np.load(file)} for file in sorted(folder.iterdir())]
-    measured = sqnr_db(reference_answers(classifier, inputs), answers_of(place, inputs), "y")
+def test_int8_is_close_to_float_and_the_report_says_how_close(built: Path) -> None:
+    inputs: list[Arrays] = [{"x": np.load(file)} for file in sorted((built / "arrays").iterdir())]
+    expected = reference_answers(built / "classifier.onnx", inputs)
+    measured = sqnr_db(expected, answers_of(built / "out", inputs), "y")
     assert measured > 25
-    report = build_report_from_bundle(place)
+    report = build_report_from_bundle(built / "out")
     assert report is not None
     assert report.facts["sqnr_db"]["y"] == pytest.approx(measured, abs=0.5)
     assert list(report.engines) == ["fp32", "int8"]
@@ -150,13 +160,13 @@ def test_fp32_computes_what_the_file_computes(classifier: Path, target: str) -> 
     assert not (place / "report.json").exists()
 
 
-def test_a_module_is_built_as_it_stands(target: str) -> None:
+def test_a_module_is_built_as_it_stands() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.SiLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(),
         nn.Conv2d(32, 32, 3), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
     )  # fmt: skip
-    place = edgekit.build(module, target=target, input={"": (2, 3, 32, 32)}, output="out")
+    place = edgekit.build(module, input={"": (2, 3, 32, 32)}, output="out")
     assert module.training
     manifest = read_manifest(place)
     assert (manifest.name, manifest.rebuild) == ("Sequential", "")
@@ -183,10 +193,10 @@ def test_a_transformer_multiplies_its_activations_in_integers(target: str) -> No
     assert ratio is not None and ratio > 25
 
 
-def test_weights_in_a_file_beside_the_model_are_built_in(classifier: Path, target: str) -> None:
+def test_weights_in_a_file_beside_the_model_are_built_in(classifier: Path) -> None:
     Path("moved").mkdir()
     onnx.save(onnx.load(classifier), "moved/m.onnx", save_as_external_data=True, location="m.data", size_threshold=100)
-    place = edgekit.build("moved/m.onnx", target=target, calib=write_arrays(Path("arrays")), profile=False)
+    place = edgekit.build("moved/m.onnx", calib=write_arrays(Path("arrays")), profile=False)
     Path("moved/m.data").unlink()
     inputs = [{"x": np.load(file)} for file in sorted(Path("arrays").iterdir())]
     assert sqnr_db(reference_answers(classifier, inputs), answers_of(place, inputs), "y") > 25
@@ -273,8 +283,8 @@ def test_a_model_that_came_quantized_is_built_and_not_quantized_again(classifier
     assert "build it with --int8" in caught.value.hint
 
 
-def test_an_engine_of_ours_is_told_apart_as_quantized(classifier: Path, target: str) -> None:
-    first = edgekit.build(classifier, target=target, output="first", profile=False)
+def test_an_engine_of_ours_is_told_apart_as_quantized(built: Path, target: str) -> None:
+    first = built / "out"
     again = edgekit.build(first / "graph.onnx", target=target, output="again", profile=False)
     inputs = random_inputs(1, x=(1, 3, 32, 32))
     np.testing.assert_array_equal(answers_of(first, inputs)[0]["y"], answers_of(again, inputs)[0]["y"])

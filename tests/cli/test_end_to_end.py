@@ -144,6 +144,28 @@ def test_python_and_the_command_line_see_the_same(
     np.testing.assert_allclose(corners, found.boxes, atol=0.01)
 
 
+def test_a_module_of_ones_own_is_built_from_the_folder_it_stands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "nets.py").write_text(
+        "from torch import nn\n\ndef small(width=16):\n    return nn.Sequential(\n"
+        "        nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3),\n"
+        "        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))\n"
+    )
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = ["build", "mine.nets:small", "--input", "1x3x32x32", "--no-profile"]
+    assert main(line) == 0
+    assert "engines/small-int8-cpu" in capsys.readouterr().out
+    assert read_manifest(tmp_path / "engines" / "small-int8-cpu").layers["int8"] >= 1
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    assert main(["run", "engines/small-int8-cpu", "red.png", "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out).values()
+    assert answer["shape"] == [1, 4]
+
+
 @pytest.mark.data
 @pytest.mark.skipif("EDGEKIT_TEST_DATA" not in os.environ, reason="EDGEKIT_TEST_DATA is not set")
 def test_the_trained_detector_finds_the_dog_in_int8(
