@@ -79,7 +79,8 @@ def build(
         keep_float: patterns of names of graph nodes that stay in float.
         output: the bundle's folder; ``engines/NAME-PRECISION-TARGET`` if None.
         shape: ``(H, W)`` of the picture, or all sizes of the first input.
-        input: shapes of a module's or ONNX file's inputs by name; the name ``""`` stands for the first.
+        input: shapes of a module's or ONNX file's inputs by name; the name ``""`` stands for the first. Those of a
+            module are float32, unless their names end in another element type: ``ids:int64``.
         preprocess: how pictures become inputs, instead of the recipe's.
         opset: version of ONNX's operators to export to.
         seed: for random weights.
@@ -153,6 +154,8 @@ def _check(order: Order) -> None:
     try:
         import edgekit.int8  # noqa: F401  # it needs all that the extra brings
     except ImportError as e:
+        if (e.name or "").startswith("edgekit"):
+            raise
         raise BackendUnavailable(
             f"building an engine needs packages that are not installed: {e}", hint="pip install 'edgekit[build]'"
         ) from e
@@ -169,7 +172,7 @@ def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
     with tempfile.TemporaryDirectory(prefix=".float-", dir=folder) as scratch:
         step = Int8Step()
         if source.quantized:
-            notes.note("the graph came quantized: its own scales are kept, and nothing is calibrated")
+            notes.note("the model came quantized and is built as it is: nothing was calibrated or kept in float")
         elif order.precision is Precision.INT8:
             step = _to_int8(folder, Path(scratch), source, order, notes)
         engine = _engine(folder, source, order, notes, step.calibration)

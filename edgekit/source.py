@@ -238,7 +238,10 @@ def _from_onnx(path: Path, order: Order, progress: Progress) -> ModelSource:
         graph = graph_from_onnx(path)
         opened = _fix_shapes(graph, order)
         quantized = is_quantized(graph)
-        NameNodes()(graph) if quantized else optimize(graph)
+        if quantized:
+            NameNodes()(graph)
+        else:
+            optimize(graph)
         check_runs(graph)
     if opened:
         progress.note(f"the engine takes inputs of one size: {', '.join(map(str, opened))}")

@@ -43,7 +43,8 @@ Examples:
     callback=input_shapes,
     multiple=True,
     metavar="[NAME:]SHAPE",
-    help="Shape of an input of your own model; repeatable.",
+    help="Shape of an input of your own model, such as 1x3x224x224 or images:1x3x224x224; repeatable. Inputs of "
+    "modules are float32 unless it says ids:int64:1x128.",
 )
 @click.option(
     "--preprocess",
