@@ -28,7 +28,7 @@ from edgekit.engine.bundle import (
     write_bundle,
 )
 from edgekit.engine.staging import require_room
-from edgekit.errors import BackendUnavailable, UsageError, nearest
+from edgekit.errors import AccuracyError, BackendUnavailable, UsageError, nearest
 from edgekit.models.download import weights_cache
 from edgekit.order import Order, command_from_order, name_of
 from edgekit.progress import Advance, Progress, Silent
@@ -180,8 +180,21 @@ def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
         if order.profile:
             engines = [*step.reference, engine]
             measured = measure_side_by_side(engines, step.inputs, threads=order.threads, progress=notes)
+            _refuse_noise(measured.sqnr_db, order.target)
             write_build_report(folder, measured.reports, {**facts, "sqnr_db": measured.sqnr_db or None})
     seal(folder, engine.manifest)
+
+
+def _refuse_noise(sqnr_db: Mapping[str, float], target: str) -> None:
+    """Raises `AccuracyError` where an output of the INT8 engine is further from FP32's than zeros would be."""
+    worst = min(sqnr_db, key=lambda name: sqnr_db[name], default="")
+    if worst and sqnr_db[worst] < 0.0:
+        raise AccuracyError(
+            f"output '{worst}' of the INT8 engine for {target} is lost in noise: expected a signal to noise of more "
+            f"than 0 dB against FP32, got {sqnr_db[worst]:.1f} dB",
+            hint="calibrate on inputs of your own task (--calib DIR), try another --calib-method, "
+            "or keep sensitive layers in float (--keep-float PATTERN)",
+        )
 
 
 class Int8Step(NamedTuple):

@@ -176,8 +176,8 @@ class Quantize(_Table, frozen=True, kw_only=True):
     """What INT8 may touch.
 
     Attributes:
-        keep_float: patterns (as in `fnmatch`) of node names that stay in float, with all that follows them
-            up to the output.
+        keep_float: patterns (as in `fnmatch`) of names of nodes that stay in float. What only decodes their results
+            stays in float too, as it reads no integers.
         method: the calibration method; EdgeKit's default where empty.
         calibration: the calibration set that is used when none is named.
     """

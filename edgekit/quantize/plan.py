@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -96,8 +96,17 @@ def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
     is quantized like any other.
     """
     found: dict[ir.Node, str] = {}
+    for output in graph.graph.outputs:
+        if output.shape is None or len(output.shape) > 2:
+            found.update(dict.fromkeys(_last_products(output), "the last layer before an output"))
+    # A residual sum leads from the output to the last layer of every block: what a later one reads is no head.
+    return {node: reason for node, reason in found.items() if not _feeds_another(node, found)}
+
+
+def _last_products(output: ir.Value) -> Iterator[ir.Node]:
+    """The first products on every way back from ``output``, and those before a product that only decodes."""
     seen: set[ir.Value] = set()
-    stack = [value for value in graph.graph.outputs if value.shape is None or len(value.shape) > 2]
+    stack = [output]
     while stack:
         value = stack.pop()
         node = value.producer()
@@ -105,12 +114,30 @@ def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
             continue
         seen.add(value)
         if node.op_type in PRODUCTS:
-            found[node] = "the last layer before an output"
-            weight = node.inputs[1]
-            if weight is None or weight.const_value is None or weight.const_value.size >= DECODING_WEIGHTS:
+            yield node
+            if not _decodes(node):
                 continue
         stack += [source for source in node.inputs if source is not None]
-    return found
+
+
+def _decodes(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    return weight is not None and weight.const_value is not None and weight.const_value.size < DECODING_WEIGHTS
+
+
+def _feeds_another(node: ir.Node, found: Collection[ir.Node]) -> bool:
+    """Whether any other of ``found`` that does not merely decode is computed from ``node``."""
+    seen: set[ir.Node] = {node}
+    stack = [node]
+    while stack:
+        for value in stack.pop().outputs:
+            for reader in (use.node for use in value.uses()):
+                if reader in found and not _decodes(reader):
+                    return True
+                if reader not in seen:
+                    seen.add(reader)
+                    stack.append(reader)
+    return False
 
 
 def _matching(nodes: Sequence[ir.Node], patterns: Sequence[str]) -> dict[ir.Node, str]:
@@ -137,7 +164,7 @@ def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], pla
     read = [value for value in node.inputs[: _data_inputs(node)] if value is not None]
     if not read or not all(value in plan.integers for value in read):
         # An activation that the target fuses reads what stands between it and its product: no tensor of its own.
-        return None if _is_fused(node, scheme, plan) else "it reads floats"
+        return None if _is_fused(node, scheme, plan) or _carries(node, scheme, plan) else "it reads floats"
     if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
         return "it interpolates"
     return None
@@ -226,6 +253,14 @@ def _is_fused(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
         and producer.op_type in PRODUCTS | {"Add"}
         and value not in plan.integers
     )
+
+
+def _carries(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
+    """Whether a target that has Q/DQ at inputs only takes what integer nodes have given out on in integers."""
+    if node.op_type not in scheme.operators or scheme.quantize_outputs:
+        return False
+    producers = [value.producer() if value is not None else None for value in node.inputs[: _data_inputs(node)]]
+    return all(producer is not None and producer in plan.nodes for producer in producers)
 
 
 def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:

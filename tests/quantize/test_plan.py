@@ -229,3 +229,13 @@ def test_heads_of_several_scales_stay_in_float_and_scores_do_not(graph_of, weigh
         p = GlobalAveragePool (c)  f = Flatten (p)  scores = Gemm (f, v) }"""
     graph = graph_of(text, w=weights(16, 16, 1, 1), v=weights(16, 4))
     assert {node.name for node in head_layers(graph)} == {"fine", "l"}
+
+
+def test_blocks_of_a_residual_backbone_are_no_heads(graph_of, weights):
+    text = """g (float[1, 32, 8, 8] x) => (float[1, 32, 8, 8] y) {
+        a = Conv <kernel_shape = [1, 1]> (x, w1) s = Add (x, a)
+        b = Conv <kernel_shape = [1, 1]> (s, w2) t = Add (s, b)
+        c = Conv <kernel_shape = [1, 1]> (t, w3) y = Add (t, c)
+    }"""
+    graph = graph_of(text, **{f"w{i}": weights(32, 32, 1, 1, seed=i) for i in (1, 2, 3)})
+    assert [node.outputs[0].name for node in head_layers(graph)] == ["c"]
