@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize.plan import Plan, range_source
+from edgekit.quantize.plan import Plan, range_source, selects
 
 __all__ = ["equalized_ranges"]
 
@@ -32,7 +32,9 @@ LEAST_PART = 1e-3
 NEGATIVE_PART = 1.0
 STEEPEST_CLIPPED_SLOPE = 0.25
 # Where numbers below zero come out larger than this part of the largest, they are what the tensor has to say.
-MOST_CLIPPED_PART = 0.5
+MOST_CLIPPED_PART = 0.3
+# Outside, products of scales and weights may not be float32 numbers.
+LEAST_SIZE, GREATEST_SIZE = 1e-12, 1e12
 
 HOMOGENEOUS = frozenset({"AveragePool", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Relu", "Resize"})
 
@@ -64,7 +66,7 @@ def equalized_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], c
         if node.op_type == "Conv" and node.outputs[0].name in channels:
             _treat(graph, node, plan, new, channels[str(node.outputs[0].name)])
     for node in graph.graph:
-        if node.op_type in HOMOGENEOUS | {"Concat"}:
+        if node.op_type == "Concat" or _is_homogeneous(node):
             _follow(node, new, ranges)
     for node in plan.nodes:
         if node.op_type == "Concat":
@@ -87,19 +89,17 @@ def _treat(
     quantized = output in plan.tensors
     readers = list(_readers(output, 0)) if _own_weights(node) is not None else [None]
     largest = float(hi.max(initial=0.0))
-    if largest > 0.0 and readers and None not in readers:
-        reach = HEADROOM * np.maximum(hi, -lo * (1.0 if quantized else slope))
+    if LEAST_SIZE < largest < GREATEST_SIZE and readers and None not in readers:
+        reach = HEADROOM * np.maximum(hi, -lo * (1.0 if quantized else abs(slope)))
         part = np.clip(reach / largest, LEAST_PART, 1.0) ** STRENGTH
         end = _largest_beside(output, ranges) or 1.0
         _scale_channels(graph, node, [r for r in readers if r is not None], largest / end * part)
         lo, largest = lo / (largest / end * part), end
     least = float(lo.min(initial=0.0))
-    if quantized and activation is not None and activation.op_type == "LeakyRelu" and slope <= STEEPEST_CLIPPED_SLOPE:
-        if -slope * least <= MOST_CLIPPED_PART * largest:
+    if quantized and activation is not None and activation.op_type == "LeakyRelu":
+        if 0.0 <= slope <= STEEPEST_CLIPPED_SLOPE and -slope * least <= MOST_CLIPPED_PART * largest:
             least = max(least, -NEGATIVE_PART * largest)
     ranges[str(output.name)] = (least, largest)
-    if activation is not None:
-        ranges[str(activation.outputs[0].name)] = (slope * least, largest)
 
 
 def _largest_beside(value: ir.Value, ranges: Mapping[str, Range]) -> float:
@@ -133,7 +133,7 @@ def _readers(value: ir.Value, offset: int) -> Iterator[_Reader | None]:
         yield None
     for use in value.uses():
         node = use.node
-        if node.op_type in HOMOGENEOUS and use.idx == 0 and not any(o.uses() for o in node.outputs[1:]):
+        if use.idx == 0 and _is_homogeneous(node):
             yield from _readers(node.outputs[0], offset)
         elif node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1:
             before = [_width(part) for part in node.inputs[: use.idx]]
@@ -152,6 +152,17 @@ def _readers(value: ir.Value, offset: int) -> Iterator[_Reader | None]:
             yield None
 
 
+def _is_homogeneous(node: ir.Node) -> bool:
+    """Whether channels may be scaled before or after ``node`` alike, and its result reaches no further than they do."""
+    if node.op_type not in HOMOGENEOUS or any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
+        return False
+    if node.op_type != "Resize":
+        return True
+    width = _width(node.inputs[0])
+    constant = node.attributes.get_float("extrapolation_value", 0.0)
+    return selects(node) and constant == 0.0 and width is not None and width == _width(node.outputs[0])
+
+
 def _width(value: ir.Value | None) -> int | None:
     size = value.shape[1] if value is not None and value.shape is not None and len(value.shape) > 1 else None
     return size if isinstance(size, int) else None
@@ -161,7 +172,8 @@ def _own_weights(node: ir.Node) -> tuple[ir.Value, ir.Value | None] | None:
     """Weight and bias of a convolution, if they are constants that no other node reads."""
     weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     parts = [part for part in (weight, bias) if part is not None]
-    if any(part.const_value is None or len(part.uses()) != 1 or part.is_graph_input() for part in parts):
+    given = any(part.is_graph_input() or part.is_graph_output() for part in parts)
+    if given or any(part.const_value is None or len(part.uses()) != 1 for part in parts):
         return None
     return (weight, bias) if weight is not None else None
 
