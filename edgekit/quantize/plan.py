@@ -196,29 +196,32 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     return None
 
 
-def _is_stem(node: ir.Node, scheme: QuantScheme) -> bool:
-    """Whether at most one other convolution stands between an input and ``node``, and both read few channels."""
-    depth = 0
-    reached: ir.Node | None = node
-    while reached is not None and depth < STEM_DEPTH:
-        weight = reached.inputs[1]
-        if reached.op_type != "Conv" or weight is None or weight.const_value is None:
-            return False
-        if weight.const_value.shape.numpy()[1] > scheme.stem_channels or reached.attributes.get_int("group", 1) != 1:
-            return False
-        depth += 1
-        reached = _product_before(reached)
-    return reached is None
+def _is_stem(node: ir.Node, scheme: QuantScheme, depth: int = STEM_DEPTH) -> bool:
+    """Whether at most one other convolution stands on any way from an input to ``node``, and all read few channels."""
+    weight = node.inputs[1]
+    if depth == 0 or node.op_type != "Conv" or weight is None or weight.const_value is None:
+        return False
+    if weight.const_value.shape.numpy()[1] > scheme.stem_channels or node.attributes.get_int("group", 1) != 1:
+        return False
+    return all(_is_stem(before, scheme, depth - 1) for before in _products_before(node))
 
 
-def _product_before(node: ir.Node) -> ir.Node | None:
-    """The product that ``node`` reads, through operators of one input; None where it reads an input of the graph."""
-    value = node.inputs[0]
-    producer = value.producer() if value is not None else None
-    while producer is not None and producer.op_type not in PRODUCTS:
-        value = producer.inputs[0] if producer.inputs else None
+def _products_before(node: ir.Node) -> set[ir.Node]:
+    """The products that ``node`` reads, with none between."""
+    found: set[ir.Node] = set()
+    seen = set(node.inputs[:1])
+    stack = list(seen)
+    while stack:
+        value = stack.pop()
         producer = value.producer() if value is not None else None
-    return producer
+        if producer is not None and producer.op_type in PRODUCTS:
+            found.add(producer)
+        elif producer is not None:
+            # Shapes are computed of activations too, and are none.
+            new = {source for source in producer.inputs if _is_activation(source)} - seen
+            seen |= new
+            stack += new
+    return found
 
 
 def _why_float_computed(node: ir.Node, scheme: QuantScheme) -> str | None:

@@ -1,0 +1,128 @@
+"""Which convolutions stay in float because they are the first and read few channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from edgekit.engine.onnxruntime import OnnxRuntime
+from edgekit.graph.export import graph_from_module
+from edgekit.graph.passes import optimize
+from edgekit.quantize.plan import plan_from_graph
+from edgekit.specs import QuantScheme, TensorSpec
+
+SCHEME = OnnxRuntime().scheme()
+
+
+def floats(module: nn.Module, scheme: QuantScheme = SCHEME) -> set[str]:
+    """Names of the modules whose products stay in float, by their place in ``module``."""
+    graph = optimize(graph_from_module(module, [TensorSpec("x", "float32", (1, 3, 32, 32))], ["y"]))
+    skipped = plan_from_graph(graph, scheme).skipped
+    assert all("one of the first convolutions" in reason for reason in skipped.values())
+    return set(skipped)
+
+
+def conv(before: int, after: int, **options: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1, bias=False, **options), nn.BatchNorm2d(after), nn.ReLU()
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [
+        ((3, 16, 32, 64), 2),
+        ((3, 16, 16, 16, 16, 16, 16), 2),
+        ((3, 17, 32, 64), 1),
+        ((3, 32, 16, 16, 16), 1),
+        ((17, 16, 16, 16), 0),
+        ((16, 16, 16, 16), 2),
+        ((1, 8, 64), 2),
+    ],
+)
+def test_the_first_two_are_while_they_read_few_channels(
+    graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray], channels: tuple[int, ...], expected: int
+) -> None:
+    pairs = list(enumerate(zip(channels, channels[1:], strict=False)))
+    names = ["x", *(f"v{i}" for i, _ in pairs[1:]), "y"]
+    body = " ".join(f"{names[i + 1]} = Conv ({names[i]}, w{i})" for i, _ in pairs)
+    graph = graph_of(
+        f"g (float[1, {channels[0]}, 32, 32] x) => (float[1, {channels[-1]}, h, w] y) {{ {body} }}",
+        **{f"w{i}": weights(after, before, 3, 3) for i, (before, after) in pairs},
+    )
+    convolutions = [node.name for node in graph.graph]
+    assert list(plan_from_graph(graph, SCHEME).skipped) == convolutions[:expected]
+
+
+def test_none_is_for_a_target_that_asks_for_none() -> None:
+    scheme = QuantScheme(activation_dtype="int8", operators=frozenset({"Conv"}))
+    assert floats(nn.Sequential(conv(3, 8), conv(8, 8), conv(8, 8)), scheme) == set()
+
+
+def test_pools_and_activations_between_do_not_count() -> None:
+    module = nn.Sequential(
+        nn.MaxPool2d(2), conv(3, 8), nn.MaxPool2d(2), nn.Sigmoid(), conv(8, 8), nn.SiLU(), conv(8, 8)
+    )
+    assert floats(module) == {"1.0", "4.0"}
+
+
+def test_depthwise_convolutions_are_none_and_end_the_stem() -> None:
+    mobilenet = nn.Sequential(conv(3, 16, stride=2), conv(16, 16, groups=16), nn.Conv2d(16, 16, 1), conv(16, 16))
+    assert floats(mobilenet) == {"0.0"}
+    assert floats(nn.Sequential(conv(3, 3, groups=3), conv(3, 16), conv(16, 16))) == set()
+
+
+class Block(nn.Module):
+    """A ResNet's, with a sum or a concatenation at its end."""
+
+    def __init__(self, channels: int, how: str) -> None:
+        super().__init__()
+        self.first, self.second, self.how = conv(channels, channels), conv(channels, channels), how
+        self.join = conv(2 * channels, channels) if how == "cat" else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.second(self.first(x))
+        return self.join(torch.cat([x, y], 1)) if self.how == "cat" else x + y
+
+
+@pytest.mark.parametrize("how", ["add", "cat"])
+def test_residual_blocks_after_the_first_two_run_on_integers(how: str) -> None:
+    module = nn.Sequential(conv(3, 8), *(Block(8, how) for _ in range(6)))
+    assert floats(module) == {"0.0", "1.first.0"}
+
+
+class Split(nn.Module):
+    """Two branches that both read the input, and are joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.joined, self.last = conv(3, 8), conv(3, 8), conv(16, 16), conv(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.joined(torch.cat([self.left(x), self.right(x)], 1)))
+
+
+def test_branches_of_the_input_are_all_first() -> None:
+    assert floats(Split()) == {"left.0", "right.0", "joined.0"}
+
+
+class Scaled(nn.Module):
+    """A constant is the first factor of what the third convolution reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(conv(3, 8), conv(8, 8))
+        self.third, self.fourth = conv(8, 8), conv(8, 8)
+        self.register_buffer("scale", torch.full((8, 1, 1), 1.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fourth(self.third(torch.sigmoid(self.scale * torch.sigmoid(self.convs(x)))))
+
+
+def test_a_constant_factor_is_no_input_of_the_graph() -> None:
+    assert floats(Scaled()) == {"convs.0.0", "convs.1.0"}
