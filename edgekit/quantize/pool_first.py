@@ -26,6 +26,11 @@ def pool_first(graph: ir.Model, plan: Plan) -> None:
         readers = [use.node for use in leaky.outputs[0].uses()]
         if len(readers) == 1 and readers[0] in quantized and _is_plain_pool(readers[0]):
             _swap(graph, leaky, readers[0], plan)
+    position = {node: index for index, node in enumerate(graph.graph)}
+    plan.nodes.sort(key=position.__getitem__)
+    values = [value for node in graph.graph for value in (*node.inputs, *node.outputs) if value is not None]
+    first = {value: index for index, value in reversed(list(enumerate(values)))}
+    plan.tensors.sort(key=first.__getitem__)
 
 
 def _is_plain_pool(node: ir.Node) -> bool:
@@ -43,4 +48,3 @@ def _swap(graph: ir.Model, leaky: ir.Node, pool: ir.Node, plan: Plan) -> None:
     activated.shape = pooled.shape
     graph.graph.remove(leaky)
     graph.graph.insert_after(pool, leaky)
-    plan.tensors.sort(key=[v for node in graph.graph for v in (*node.inputs, *node.outputs)].index)
