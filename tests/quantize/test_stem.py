@@ -42,7 +42,7 @@ def conv(before: int, after: int, **options: int) -> nn.Sequential:
         ((3, 32, 16, 16, 16), 1),
         ((17, 16, 16, 16), 0),
         ((16, 16, 16, 16), 2),
-        ((1, 8, 64), 2),
+        ((1, 8, 64, 64), 2),
     ],
 )
 def test_the_first_two_are_while_they_read_few_channels(
@@ -126,3 +126,13 @@ class Scaled(nn.Module):
 
 def test_a_constant_factor_is_no_input_of_the_graph() -> None:
     assert floats(Scaled()) == {"convs.0.0", "convs.1.0"}
+
+
+def test_a_net_that_is_all_stem_is_quantized(graph_of, weights):
+    text = """g (float[1, 3, 8, 8] x) => (float[1, N] y) {
+        a = Conv <kernel_shape = [3, 3]> (x, v) b = Conv <kernel_shape = [3, 3]> (a, w) y = Flatten (b)
+    }"""
+    graph = graph_of(text, v=weights(8, 3, 3, 3), w=weights(8, 8, 3, 3))
+    plan = plan_from_graph(graph, OnnxRuntime().scheme())
+    assert [node.op_type for node in plan.nodes][:2] == ["Conv", "Conv"]
+    assert plan.skipped == {}
