@@ -13,9 +13,10 @@ import msgspec
 
 from edgekit.errors import UsageError, nearest
 from edgekit.recipe import Preprocess, load_recipe, recipe_names
+from edgekit.recipe_errors import recipe_error
 from edgekit.specs import Precision
 
-__all__ = ["Order", "command_from_order", "is_missing", "kind_of", "name_of"]
+__all__ = ["Order", "command_from_order", "given_fields", "is_missing", "kind_of", "merged", "name_of"]
 
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".weights")
 
@@ -36,7 +37,7 @@ class Order:
         output: the bundle's folder, where one was named.
         shape: of the picture: ``(H, W)`` or all its sizes.
         inputs: shapes by input name; the name ``""`` is the first input's.
-        preprocess: instead of the recipe's.
+        preprocess: fields that replace the recipe's, or those that are guessed; see `given_fields`.
         opset: to export to, where one was named.
         seed: for random weights.
         threads: for the engine; 0 leaves it to the backend.
@@ -54,11 +55,54 @@ class Order:
     output: Path | None = None
     shape: tuple[int, ...] | None = None
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    preprocess: Preprocess | None = None
+    preprocess: Mapping[str, Any] | None = None
     opset: int | None = None
     seed: int = 0
     threads: int = 0
     profile: bool = True
+
+
+def given_fields(
+    preprocess: Preprocess | Mapping[str, Any], *, option: str = "preprocess", text: bool = False
+) -> dict[str, Any]:
+    """The fields of a recipe's preprocessing that are given, and no others, as plain values of their own types.
+
+    Args:
+        preprocess: all fields, or some of them by name.
+        option: what a message calls them.
+        text: numbers may be written as text, as a command line has them.
+
+    Raises:
+        UsageError: an unknown field, or values that no preprocessing can have.
+    """
+    if not isinstance(preprocess, (Preprocess, Mapping)):
+        raise UsageError(f"{option}: expected a Preprocess or a mapping of its fields, got {preprocess!r}")
+    fields = msgspec.to_builtins(preprocess) if isinstance(preprocess, Preprocess) else dict(preprocess)
+    # Fields that are not given come later, and there is a mean for each channel.
+    lists = [fields[name] for name in ("mean", "std") if isinstance(fields.get(name), (list, tuple))]
+    gray = fields.get("color", "gray" if any(len(values) == 1 for values in lists) else "rgb") == "gray"
+    rest = {"color": "gray", "mean": [0.0], "std": [1.0]} if gray else {}
+    valid = msgspec.to_builtins(_converted({**rest, **fields}, option, strict=not text))
+    return {name: valid[name] for name in fields}
+
+
+def merged(preprocess: Preprocess, fields: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing with some of its fields replaced.
+
+    Raises:
+        UsageError: they do not go together, as three means and a picture of one channel.
+    """
+    return _converted({**msgspec.to_builtins(preprocess), **fields}, "--preprocess")
+
+
+def _converted(fields: dict[str, Any], option: str, *, strict: bool = True) -> Preprocess:
+    try:
+        return msgspec.convert(fields, Preprocess, strict=strict)
+    except msgspec.ValidationError as e:
+        error = recipe_error(Path(option), e, fields, Preprocess)
+        one_channel = "give --preprocess mean=0 and --preprocess std=1 too, one number for the one channel"
+        lacks = "one a channel of 'gray'" in error.message
+        raise UsageError(error.message.removeprefix("recipe "), hint=one_channel if lacks else error.hint) from e
 
 
 def kind_of(model: object) -> str:
@@ -140,22 +184,11 @@ def command_from_order(order: Order) -> str:
         words += ["--shape", _times(order.shape)]
     for name, sizes in order.inputs.items():
         words += ["--input", f"{name}:{_times(sizes)}" if name else _times(sizes)]
-    for field_value in _fields(order.preprocess):
-        words += ["--preprocess", field_value]
+    for name, value in (order.preprocess or {}).items():
+        text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        words += ["--preprocess", f"{name}={text}"]
     return shlex.join(words if order.profile else [*words, "--no-profile"])
 
 
 def _times(sizes: tuple[int, ...]) -> str:
     return "x".join(map(str, sizes))
-
-
-def _fields(preprocess: Preprocess | None) -> list[str]:
-    """``field=value`` for each field that is not what it is by default."""
-    if preprocess is None:
-        return []
-    plain = msgspec.to_builtins(Preprocess())
-    return [
-        f"{name}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
-        for name, value in msgspec.to_builtins(preprocess).items()
-        if value != plain[name]
-    ] or [f"resize={preprocess.resize}"]  # its mere presence overrides the recipe's

@@ -30,7 +30,7 @@ from edgekit.engine.bundle import (
 from edgekit.engine.staging import require_room
 from edgekit.errors import AccuracyError, BackendUnavailable, UsageError, nearest
 from edgekit.models.download import weights_cache
-from edgekit.order import Order, command_from_order, name_of
+from edgekit.order import Order, command_from_order, given_fields, name_of
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.recipe import Preprocess
 from edgekit.report.side_by_side import BuiltEngine, measure_side_by_side
@@ -59,7 +59,7 @@ def build(
     output: str | Path | None = None,
     shape: Sequence[int] | None = None,
     input: Mapping[str, Sequence[int]] | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
     opset: int | None = None,
     seed: int = 0,
     threads: int = 0,
@@ -81,7 +81,8 @@ def build(
         shape: ``(H, W)`` of the picture, or all sizes of the first input.
         input: shapes of a module's or ONNX file's inputs by name; the name ``""`` stands for the first. Those of a
             module are float32, unless their names end in another element type: ``ids:int64``.
-        preprocess: how pictures become inputs, instead of the recipe's.
+        preprocess: how pictures become inputs: all of it, or the fields that replace the recipe's, or what is
+            guessed: ``{"color": "bgr"}``.
         opset: version of ONNX's operators to export to.
         seed: for random weights.
         threads: that the engine is to run on; 0 leaves it to the backend.
@@ -106,7 +107,7 @@ def build(
         output=None if output is None else Path(output),
         shape=None if shape is None else tuple(shape),
         inputs={name: tuple(sizes) for name, sizes in (input or {}).items()},
-        preprocess=preprocess,
+        preprocess=given_fields(preprocess) if preprocess else None,
         opset=opset,
         seed=seed,
         threads=threads,

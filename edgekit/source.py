@@ -27,7 +27,7 @@ from edgekit.graph.stats import GraphStats, stats_from_graph
 from edgekit.models.download import fetch_weights
 from edgekit.models.factory import module_from_factory, module_from_recipe
 from edgekit.models.weights import load_weights
-from edgekit.order import Order, is_missing, kind_of
+from edgekit.order import Order, is_missing, kind_of, merged
 from edgekit.progress import Progress
 from edgekit.recipe import Postprocess, Preprocess, Quantize, Recipe, Tolerance, load_recipe
 from edgekit.shapes import Shape, input_shapes, picture_shape
@@ -104,7 +104,9 @@ def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSourc
     if order.inputs:
         raise UsageError(f"--input does not go with the recipe '{recipe.name}'", hint="use --shape, as in 320x320")
     spec = TensorSpec(recipe.input.name, "float32", _recipe_shape(recipe, order.shape))
-    preprocess = order.preprocess or recipe.preprocess
+    preprocess = recipe.preprocess
+    if order.preprocess is not None:
+        preprocess = merged(preprocess or _guessed(spec) or Preprocess(), order.preprocess)
     if preprocess is not None:
         preprocess = _fitting(preprocess, spec)
     with progress.stage(f"making {recipe.name}"):
@@ -267,13 +269,13 @@ def _fix_shapes(graph: ir.Model, order: Order) -> list[TensorSpec]:
 
 
 def _preprocess(order: Order, specs: Sequence[TensorSpec], progress: Progress) -> Preprocess | None:
-    """What the user says; else a guess, where there is one input of the shape of a picture."""
+    """A guess, where there is one input of the shape of a picture, and in it what the user says."""
+    guess = _guessed(specs[0]) if len(specs) == 1 else None
     if order.preprocess is not None:
         if len(specs) != 1:
             names = ", ".join(spec.name for spec in specs)
             raise UsageError(f"--preprocess: expected a model with one input, a picture, got the inputs {names}")
-        return _fitting(order.preprocess, specs[0])
-    guess = _guessed(specs[0]) if len(specs) == 1 else None
+        return _fitting(merged(guess or Preprocess(), order.preprocess), specs[0])
     if guess is not None:
         color = "grey" if guess.color == "gray" else guess.color.upper()
         progress.note(GUESSED.format(name=specs[0].name, color=color))

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import UsageError
-from edgekit.order import Order, command_from_order, kind_of, name_of
+from edgekit.order import Order, command_from_order, given_fields, kind_of, merged, name_of
 from edgekit.recipe import Preprocess
 from edgekit.specs import Precision
 
@@ -27,17 +27,17 @@ ORDERS = [
         keep_float=("head*", "/stem"),
         output=Path("out/t"),
         inputs={"x:0": (1, 3, 8, 8), "ids": (1, 4)},
-        preprocess=Preprocess(color="bgr", mean=(0.5, 0.25, 0.125), pad=0),
+        preprocess={"color": "bgr", "mean": (0.5, 0.25, 0.125), "pad": 0},
         threads=2,
     ),
     Order(model="m:f", precision=Precision.INT8, target="null", inputs={"": (1, 8)}, opset=19, seed=3),
     Order(model="yolov3", precision=Precision.INT8, target="cpu", weights="w.weights", shape=(320, 416)),
-    Order(model="yolov3", precision=Precision.INT8, target="cpu", preprocess=Preprocess()),
+    Order(model="yolov3", precision=Precision.INT8, target="cpu", preprocess=given_fields(Preprocess())),
     Order(
         model="m.onnx",
         precision=Precision.INT8,
         target="cpu",
-        preprocess=Preprocess(color="gray", layout="nhwc", mean=(0.5,), std=(0.25,), divisor=1.0, resize="crop"),
+        preprocess={"color": "gray", "mean": (0.5,), "resize": "crop"},
     ),
 ]
 
@@ -56,6 +56,55 @@ def test_the_command_asks_for_the_same_order(order: Order, monkeypatch: pytest.M
     assert main(shlex.split(command_from_order(order))[1:]) == 2
     asked["inputs"] = asked.pop("input") or {}
     assert {name: asked[name] for name in asked if name != "progress"} == vars(order)
+
+
+def test_the_command_names_the_given_fields_and_no_others() -> None:
+    order = Order(model="yolov3", precision=Precision.INT8, target="cpu", preprocess={"pad": 128, "mean": (0.0,) * 3})
+    words = shlex.split(command_from_order(order))
+    given = [words[i + 1] for i, word in enumerate(words) if word == "--preprocess"]
+    assert given == ["pad=128", "mean=0.0,0.0,0.0"]
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"color": "gray"}, {"color": "gray"}),
+        ({"mean": [1]}, {"mean": (1.0,)}),
+        ({"std": (1, 2, 3), "divisor": 1}, {"std": (1.0, 2.0, 3.0), "divisor": 1.0}),
+        (types.MappingProxyType({"pad": 0}), {"pad": 0}),
+        ({}, {}),
+        (Preprocess(color="gray", mean=(0.5,), std=(2.0,)), {
+            "resize": "stretch", "resize_to": 0, "color": "gray", "layout": "nchw", "pad": 128, "divisor": 255.0,
+            "mean": (0.5,), "std": (2.0,),
+        }),
+    ],
+)  # fmt: skip
+def test_given_fields_are_those_and_no_others(given: Any, plain: dict[str, Any]) -> None:
+    assert given_fields(given) == plain
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"colr": "bgr"}, "preprocess: colr: unknown field\ndid you mean color?"),
+        ({"pad": "0"}, "preprocess: pad: expected a whole number, got '0'"),
+        ({"mean": 0.5}, "preprocess: mean: expected a list, got 0.5"),
+        ({"mean": (0.0,), "std": (1.0, 1.0, 1.0)}, "preprocess: std: expected 1 numbers"),
+        (["color=bgr"], "preprocess: expected a Preprocess or a mapping of its fields"),
+    ],
+)
+def test_error_on_fields_that_no_preprocessing_can_have(given: Any, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        given_fields(given)
+    assert message in str(caught.value)
+
+
+def test_a_merge_replaces_what_is_given_and_keeps_the_rest() -> None:
+    base = Preprocess(resize="letterbox", mean=(0.5, 0.25, 0.125))
+    assert merged(base, {"color": "bgr"}) == Preprocess(resize="letterbox", color="bgr", mean=(0.5, 0.25, 0.125))
+    with pytest.raises(UsageError, match="--preprocess: mean: expected 1 numbers, one a channel of 'gray'") as caught:
+        merged(base, {"color": "gray"})
+    assert "--preprocess mean=0 and --preprocess std=1" in caught.value.hint
 
 
 def test_a_module_has_no_command() -> None:

@@ -345,6 +345,7 @@ def test_a_second_build_takes_its_ranges_from_the_first(classifier: Path) -> Non
         {"calib_images": 3},
         {"calib_method": "percentile"},
         {"preprocess": Preprocess(mean=(0.5, 0.5, 0.5))},
+        {"preprocess": {"mean": (0.5, 0.5, 0.5)}},
         {"shape": (64, 64)},
         {"model": "other.onnx"},
     ],

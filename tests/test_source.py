@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -15,7 +16,7 @@ from edgekit.errors import GraphError, UsageError
 from edgekit.graph.evaluate import Evaluator
 from edgekit.order import Order
 from edgekit.progress import Advance, Silent
-from edgekit.recipe import Preprocess
+from edgekit.recipe import Preprocess, load_recipe
 from edgekit.source import ModelSource, model_source
 from edgekit.specs import Precision
 
@@ -110,7 +111,8 @@ def test_a_recipe_brings_all_that_is_known_of_it(source: Callable[..., ModelSour
         ({"inputs": {"": (1, 3, 96, 96)}}, "--input does not go with the recipe", "--shape"),
         ({"weights": "coca"}, "got 'coca', which is neither", "did you mean coco?"),
         ({"weights": "gone.weights"}, "got 'gone.weights', which is neither", "known: coco"),
-        ({"preprocess": Preprocess(color="gray", mean=(0.0,), std=(1.0,))}, "that of the channels is 1, got", ""),
+        ({"preprocess": {"color": "gray", "mean": [0.0], "std": [1.0]}}, "that of the channels is 1, got", ""),
+        ({"preprocess": {"color": "gray"}}, "expected 1 numbers, one a channel of 'gray', got", "mean=0 and"),
     ],
 )
 def test_an_option_that_a_recipe_cannot_have_is_named_at_once(
@@ -120,6 +122,13 @@ def test_an_option_that_a_recipe_cannot_have_is_named_at_once(
         source("yolov3-tiny", **options)
     assert hint in caught.value.hint
     assert "exporting to ONNX" not in noted.stages
+
+
+def test_given_fields_replace_those_of_the_recipe_and_no_others(source: Callable[..., ModelSource]) -> None:
+    own = load_recipe("yolov3-tiny").preprocess
+    assert own is not None and own.resize == "letterbox" and own.color == "rgb"
+    got = source("yolov3-tiny", shape=(64, 64), preprocess={"color": "bgr"}).preprocess
+    assert got == msgspec.structs.replace(own, color="bgr")
 
 
 def test_an_onnx_file_is_optimized_and_its_picture_guessed(
@@ -194,16 +203,17 @@ def test_the_layout_is_seen_in_the_shape(
     model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 32, 32, 3)))
     onnx.save(model, tmp_path / "nhwc.onnx")
     assert source(tmp_path / "nhwc.onnx").preprocess == Preprocess(layout="nhwc")
-    wanted = Preprocess(mean=(0.5, 0.5, 0.5))
-    got = source(tmp_path / "nhwc.onnx", preprocess=wanted).preprocess
+    got = source(tmp_path / "nhwc.onnx", preprocess={"mean": (0.5, 0.5, 0.5)}).preprocess
     assert got == Preprocess(layout="nhwc", mean=(0.5, 0.5, 0.5))
     with pytest.raises(UsageError, match=r"that of the channels is 1, got x: float32 \(1, 32, 32, 3\)"):
-        source(tmp_path / "nhwc.onnx", preprocess=Preprocess(color="gray", mean=(0.0,), std=(1.0,)))
+        source(tmp_path / "nhwc.onnx", preprocess={"color": "gray", "mean": (0.0,), "std": (1.0,)})
 
 
 def test_a_grey_picture_is_guessed_and_other_inputs_are_no_pictures(source: Callable[..., ModelSource]) -> None:
     gray = source(nn.Conv2d(1, 4, 3), inputs={"": (1, 1, 8, 8)})
     assert gray.preprocess is not None and gray.preprocess.color == "gray"
+    given = source(nn.Conv2d(1, 4, 3), inputs={"": (1, 1, 8, 8)}, preprocess={"divisor": 1.0}).preprocess
+    assert given == Preprocess(color="gray", mean=(0.0,), std=(1.0,), divisor=1.0)
     assert source(nn.Conv2d(5, 4, 3), inputs={"": (1, 5, 8, 8)}).preprocess is None
     assert source(nn.Linear(3, 4), inputs={"": (1, 3)}).preprocess is None
 

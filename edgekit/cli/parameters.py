@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
-
-from edgekit.errors import UsageError
-
-if TYPE_CHECKING:
-    from edgekit.recipe import Preprocess
 
 __all__ = ["input_shapes", "picture_shape", "preprocess_fields"]
 
@@ -45,18 +39,15 @@ def input_shapes(
     return shapes or None
 
 
-def preprocess_fields(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Preprocess | None:
-    """``color=bgr`` and ``mean=0.5,0.5,0.5`` as a recipe's preprocessing.
+def preprocess_fields(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any] | None:
+    """``color=bgr`` and ``mean=0.5,0.5,0.5`` as fields of a recipe's preprocessing; only those that are given.
 
     Raises:
         UsageError: an unknown field, or a value that it cannot have.
     """
     if not values:
         return None
-    import msgspec
-
-    from edgekit.recipe import Preprocess
-    from edgekit.recipe_errors import recipe_error
+    from edgekit.order import given_fields
 
     fields: dict[str, str | list[str]] = {}
     for value in values:
@@ -64,14 +55,7 @@ def preprocess_fields(ctx: click.Context, option: click.Parameter, values: tuple
         if not text:
             raise click.BadParameter(f"expected FIELD=VALUE, such as color=bgr or mean=0.5,0.5,0.5, got '{value}'")
         fields[field] = text.split(",") if field in LISTS else text
-    try:
-        # Not strict: the command line has only text.
-        return msgspec.convert(fields, Preprocess, strict=False)
-    except msgspec.ValidationError as e:
-        error = recipe_error(Path(option.opts[0]), e, fields, Preprocess)
-        raise UsageError(error.message.removeprefix("recipe "), hint=error.hint) from e
-    except ValueError as e:
-        raise UsageError(f"{option.opts[0]}: {e}") from e
+    return given_fields(fields, option=option.opts[0], text=True)
 
 
 def _shape(text: str) -> tuple[int, ...]:

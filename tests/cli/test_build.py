@@ -11,7 +11,6 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.errors import BuildError
 from edgekit.progress import Progress
-from edgekit.recipe import Preprocess
 from edgekit.report.profile import profile_bundle
 from edgekit.report.write import write_build_report
 
@@ -74,7 +73,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "keep_float": ("head*", "/stem"),
         "shape": (320, 320),
         "input": {"images": (1, 3, 320, 320)},
-        "preprocess": Preprocess(color="bgr", mean=(1.0, 2.0, 3.0)),
+        "preprocess": {"color": "bgr", "mean": (1.0, 2.0, 3.0)},
         "opset": 19,
         "seed": 7,
         "threads": 2,
@@ -110,7 +109,9 @@ def test_inputs_are_shapes_by_name(pipeline: Pipeline, given: list[str], expecte
         (["--preprocess", "colr=bgr"], "did you mean color?"),
         (["--preprocess", "color=blue"], "one of bgr, gray, rgb"),
         (["--preprocess", "mean=a,b,c"], "expected a number, got 'a'"),
-        (["--preprocess", "mean=1,2"], "expected 3 numbers"),
+        (["--preprocess", "mean=1,2"], "--preprocess: mean: expected 3 numbers"),
+        (["--preprocess", "color=gray", "--preprocess", "mean=1,2,3"], "--preprocess: mean: expected 1 numbers"),
+        (["--preprocess", "std=0,1,1"], "expected a number > 0, got 0.0"),
         (["--calib-images", "0"], "--calib-images"),
         (["--opset", "x"], "--opset"),
     ],
