@@ -192,15 +192,11 @@ def read_manifest(path: Path) -> Manifest:
         EngineMismatch: its manifest is damaged or of another format.
     """
     path = Path(path)
-    if not path.is_dir():
-        found = "it is a file" if path.exists() else "there is nothing"
-        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_MAKE_ONE)
     file = path / MANIFEST
-    if not file.is_file():
-        raise UsageError(f"{path} is no engine: expected {MANIFEST} in it, there is none", hint=_MAKE_ONE)
     try:
+        _refuse_other_than_bundles(path)
         data = file.read_bytes()
-    except OSError as e:
+    except OSError as e:  # a folder on the way that may not be searched, or a manifest that may not be read
         raise EngineMismatch(f"cannot read {file}: {e.strerror}", hint=_MAKE_ONE) from e
     raw = _json(data)
     rebuild = raw.get("rebuild") if isinstance(raw, dict) else None
@@ -239,6 +235,14 @@ _MAKE_ONE = "edgekit build MODEL --output FOLDER makes one"
 
 def _rebuild(command: str) -> str:
     return f"rebuild it: {command}" if command else "build it anew with edgekit build"
+
+
+def _refuse_other_than_bundles(path: Path) -> None:
+    if not path.is_dir():
+        found = "it is a file" if path.exists() else "there is nothing"
+        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_MAKE_ONE)
+    if not (path / MANIFEST).is_file():
+        raise UsageError(f"{path} is no engine: expected {MANIFEST} in it, there is none", hint=_MAKE_ONE)
 
 
 def _json(data: bytes) -> Any:

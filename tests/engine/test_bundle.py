@@ -191,6 +191,20 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     assert read_bundle(make(tmp_path / "out")).manifest.name == "tiny"
 
 
+@pytest.mark.parametrize("method", ["is_dir", "is_file", "read_bytes"])
+def test_error_on_an_engine_that_may_not_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    place = make(tmp_path / "out")
+
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(EngineMismatch, match=f"cannot read {place}/manifest.json: Permission denied"):
+        read_manifest(place)
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
