@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import onnx_ir as ir
 
 from edgekit.errors import UsageError, nearest
@@ -62,10 +63,17 @@ def plan_from_graph(
     Raises:
         UsageError: a pattern matches no node.
     """
+    kept = {**(head_layers(graph) if keep_heads else {}), **_matching(list(graph.graph), keep_float)}
+    plan = _planned(graph, scheme, kept)
+    if not plan.nodes and scheme.stem_channels:
+        # A net of two narrow convolutions is nothing but a stem.
+        plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0), kept)
+    return plan
+
+
+def _planned(graph: ir.Model, scheme: QuantScheme, kept: dict[ir.Node, str]) -> Plan:
     plan = Plan()
-    nodes = list(graph.graph)
-    kept = {**(head_layers(graph) if keep_heads else {}), **_matching(nodes, keep_float)}
-    for node in nodes:
+    for node in graph.graph:
         reason = _why_float(node, scheme, kept, plan)
         if reason is None:
             _take(node, scheme, plan)
@@ -161,10 +169,9 @@ def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], pla
         return "the target has no integer kernel for it"
     if node.op_type in PRODUCTS:
         return _why_float_product(node, scheme)
-    read = [value for value in node.inputs[: _data_inputs(node)] if value is not None]
-    if not read or not all(value in plan.integers for value in read):
-        # An activation that the target fuses reads what stands between it and its product: no tensor of its own.
-        return None if _is_fused(node, scheme, plan) or _carries(node, scheme, plan) else "it reads floats"
+    # An activation that the target fuses reads what stands between it and its product: no tensor of its own.
+    if not _reads_integers(node, scheme, plan):
+        return None if _is_fused(node, scheme, plan) else "it reads floats"
     if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
         return "it interpolates"
     return None
@@ -258,12 +265,12 @@ def _is_fused(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
     )
 
 
-def _carries(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
-    """Whether a target that has Q/DQ at inputs only takes what integer nodes have given out on in integers."""
-    if node.op_type not in scheme.operators or scheme.quantize_outputs:
-        return False
-    producers = [value.producer() if value is not None else None for value in node.inputs[: _data_inputs(node)]]
-    return all(producer is not None and producer in plan.nodes for producer in producers)
+def _reads_integers(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
+    """Whether all that ``node`` reads is there in integers, or, with Q/DQ at inputs only, can be as soon as it asks."""
+    read = [value for value in node.inputs[: _data_inputs(node)] if value is not None]
+    if scheme.quantize_outputs:
+        return bool(read) and all(value in plan.integers for value in read)
+    return bool(read) and node.op_type in scheme.operators and all(value.producer() in plan.nodes for value in read)
 
 
 def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:
@@ -271,7 +278,8 @@ def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:
     if node.op_type in scheme.operators:
         for value in node.inputs if node.op_type in PRODUCTS | {"Add", "Mul", "Concat"} else node.inputs[:1]:
             if _is_activation(value) and value not in plan.tensors and not _is_bias(node, value):
-                plan.tensors.append(value)  # type: ignore[arg-type]
+                if not _is_selected(value, scheme, plan):
+                    plan.tensors.append(value)  # type: ignore[arg-type]
     if node.op_type not in scheme.quantize_outputs | scheme.fused_activations or not scheme.quantize_outputs:
         return
     outputs = [value for value in node.outputs if value.name and value.dtype == ir.DataType.FLOAT]
@@ -308,6 +316,12 @@ def _is_zero(value: ir.Value | None) -> bool:
 
 def _is_activation(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is None and value.dtype == ir.DataType.FLOAT
+
+
+def _is_selected(value: ir.Value | None, scheme: QuantScheme, plan: Plan) -> bool:
+    """Whether ``value`` was picked of integers whose pair serves it too: a second one is not fused by OpenVINO."""
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer in plan.nodes and selects(producer) and not scheme.quantize_outputs
 
 
 def _is_bias(node: ir.Node, value: ir.Value | None) -> bool:

@@ -21,8 +21,10 @@ def pool_first(graph: ir.Model, plan: Plan) -> None:
     """
     quantized = set(plan.nodes)
     for leaky in list(graph.graph):
-        if leaky.op_type != "LeakyRelu" or leaky not in quantized or leaky.attributes.get_float("alpha", 0.01) < 0:
+        if leaky.op_type != "LeakyRelu" or leaky.attributes.get_float("alpha", 0.01) < 0:
             continue
+        if leaky.inputs[0] not in plan.integers or leaky not in quantized:
+            continue  # in float, or fused with its convolution: pooling between the two would part them
         readers = [use.node for use in leaky.outputs[0].uses()]
         if len(readers) == 1 and readers[0] in quantized and _is_plain_pool(readers[0]):
             _swap(graph, leaky, readers[0], plan)
