@@ -18,7 +18,7 @@ import msgspec
 import edgekit.errors
 from edgekit.engine.backend import BuildOptions, BuildResult, entry_point
 from edgekit.engine.child import Answer, Failure, Request
-from edgekit.engine.staging import free_bytes, is_storage, storage_error
+from edgekit.engine.staging import free_bytes, is_storage, named_place, storage_error
 from edgekit.errors import BuildError, EdgeKitError
 
 __all__ = ["engine_from_graph"]
@@ -26,6 +26,7 @@ __all__ = ["engine_from_graph"]
 LOG_LINES = 15
 TERM_PATIENCE_S = 2.0
 LITTLE_ROOM_BYTES = 16 * 2**20
+LEAST_ROOM_BYTES = 2**16
 
 
 def engine_from_graph(
@@ -77,11 +78,15 @@ def _run(target: str, scratch: Path, request: Request, timeout_s: float | None) 
                 hint="allow it more time, or build on a faster machine",
             ) from None
     answer = _answer(answered)
-    if answer.failure:
-        raise _error(answer.failure, _room_hint(log))
-    if code != 0 or not answer.result:
-        raise _death(target, code, log)
-    return answer.result
+    if code == 0 and answer.result:
+        return answer.result
+    failure = _error(answer.failure, _room_hint(log)) if answer.failure else _death(target, code, log)
+    # It may not have had the room to say what it lacked, and libraries seldom do: OpenVINO takes back what it wrote and
+    # tells of an "iostream error". An engine is about as large as its graph.
+    lacks_room = free_bytes(log) < max(LEAST_ROOM_BYTES, os.path.getsize(request.graph))
+    if type(failure) is BuildError and (code >= 0 or -code == signal.SIGBUS) and lacks_room:
+        raise storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), scratch) from failure
+    raise failure
 
 
 @contextmanager
@@ -151,7 +156,8 @@ def _death(target: str, code: int, log: Path) -> BuildError:
 
 def _room_hint(log: Path) -> str:
     free = free_bytes(log)
-    return f"only {free:,} bytes are free in {log.parent.parent}: make room" if free < LITTLE_ROOM_BYTES else ""
+    place = named_place(log.parent.parent)
+    return f"only {free:,} bytes are free for {place}: make room" if free < LITTLE_ROOM_BYTES else ""
 
 
 def _signal_name(number: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,13 +14,14 @@ from pathlib import Path
 
 from edgekit.errors import BuildError, UsageError
 
-__all__ = ["free_bytes", "is_storage", "require_room", "staged_folder", "storage_error"]
+__all__ = ["free_bytes", "is_storage", "named_place", "require_room", "staged_folder", "storage_error"]
 
 _NO_ROOM = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would be larger than allowed",
 }
+_STAGING = re.compile(r"\.(.+)\.partial-\d+")
 _NOT_OURS = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "no permission to write there",
@@ -75,14 +77,23 @@ def is_storage(error: OSError) -> bool:
 
 
 def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written_bytes: int = 0) -> BuildError:
-    """What to tell about a file that could not be written below ``place``."""
+    """What to tell about a file that could not be written below ``place``; of a staging folder, what it is for."""
     number = error.errno or 0
-    at = f" ({error.filename})" if error.filename and Path(str(error.filename)) != place else ""
+    staging, place = _staging(place), named_place(place)
+    half = 0 if staging is None else _size(staging)  # is free again when this is read
+    file = Path(str(error.filename)) if error.filename else place
+    at = "" if file == place else f" ({file.name if _staging(file) else file})"
     why = _NO_ROOM.get(number) or _NOT_OURS.get(number) or error.strerror or str(error)
-    need = f"{needed_bytes:,} bytes needed" if needed_bytes else f"more than {written_bytes:,} bytes needed"
-    free = f"{need}, {free_bytes(place):,} bytes free"
+    need = f"{needed_bytes:,} bytes needed" if needed_bytes else f"more than {written_bytes or half:,} bytes needed"
+    free = f"{need}, {free_bytes(place) + half:,} bytes free"
     room = "make room or " if number in _NO_ROOM else ""
     return BuildError(f"cannot write {place}{at}: {why}; {free}", hint=f"{room}choose another place with --output")
+
+
+def named_place(folder: Path) -> Path:
+    """What the user named, where ``folder`` is the staging folder of it or lies in one."""
+    staging = _staging(folder)
+    return folder if staging is None else staging.parent / _STAGING.sub(r"\1", staging.name)
 
 
 def require_room(output: Path, needed_bytes: int) -> None:
@@ -102,6 +113,10 @@ def free_bytes(place: Path) -> int:
         with suppress(OSError):  # not there yet, or not ours to look at
             return shutil.disk_usage(existing).free
     return 0
+
+
+def _staging(path: Path) -> Path | None:
+    return next((folder for folder in (path, *path.parents) if _STAGING.fullmatch(folder.name)), None)
 
 
 def _make_parents(folder: Path) -> list[Path]:

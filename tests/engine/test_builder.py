@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,21 @@ def test_a_builder_that_dies_is_a_build_error(
         engine_from_graph(graph, folder, broken(name), FP32)
     assert [word for word in words if word not in str(caught.value)] == []
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["FillsTheDisk", "FillsTheDiskInItsOwnWords", "FillsTheDiskAndCrashes"])
+def test_a_disk_that_fills_up_while_the_builder_runs_is_named_as_the_user_did(
+    name: str, graph: Path, tiny_disk: Path, broken: Callable[[str], str]
+) -> None:
+    target = broken(name)
+    with pytest.raises(BuildError) as caught, write_bundle(tiny_disk / "out") as staging:
+        engine_from_graph(graph, staging, target, FP32)
+    file, room = r"( \(\w+\.\w+\))?", r"more than [\d,]+ bytes needed, [\d,]+ bytes free"
+    expected = f"cannot write {re.escape(str(tiny_disk))}/out{file}: the disk is full; {room}"
+    assert re.fullmatch(expected, caught.value.message), caught.value.message
+    assert int(caught.value.message.split("more than ")[1].split()[0].replace(",", "")) > 50_000
+    assert caught.value.hint == "make room or choose another place with --output"
+    assert list(tiny_disk.iterdir()) == []
 
 
 def test_the_last_lines_of_the_log_are_told(graph: Path, folder: Path, broken: Callable[[str], str]) -> None:

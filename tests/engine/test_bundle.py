@@ -3,10 +3,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -203,18 +202,6 @@ def test_error_on_an_engine_that_may_not_be_looked_at(
     monkeypatch.setattr(Path, method, refuse)
     with pytest.raises(EngineMismatch, match=f"cannot read {place}/manifest.json: Permission denied"):
         read_manifest(place)
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]
-    if not mount or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 def test_a_full_disk_is_a_build_error_and_leaves_nothing(tiny_disk: Path) -> None:

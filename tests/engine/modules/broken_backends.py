@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.null import Null
-from edgekit.errors import BackendUnavailable, GraphError
+from edgekit.errors import BackendUnavailable, BuildError, GraphError
 
 
 class Segfaults(Null):
@@ -59,6 +59,33 @@ class NotInstalled(Null):
 class FindsTheDiskFull(Null):
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "engine.json"))
+
+
+class FillsTheDisk(Null):
+    """Writes until there is no room at all, and dies of it."""
+
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        with (folder / "engine.bin").open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        raise AssertionError
+
+
+class FillsTheDiskInItsOwnWords(FillsTheDisk):
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        try:
+            return super().build(graph, folder, options)
+        except OSError as e:
+            raise BuildError("the library failed: bad stream") from e
+
+
+class FillsTheDiskAndCrashes(FillsTheDisk):
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        try:
+            return super().build(graph, folder, options)
+        except OSError:
+            os.kill(os.getpid(), signal.SIGBUS)
+            raise
 
 
 class Forgets(Null):
