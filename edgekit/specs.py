@@ -55,7 +55,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         weight_bits: 8, or 7 where the backend's 8-bit multiply-add saturates (x86 without VNNI).
         float_bias: the bias stays float; otherwise it is int32 with the scale of input times weight.
         stem_channels: the first two convolutions from an input stay in float while they read no more channels
-            than this: there integers gain little time, and lose most of what all of quantization loses.
+            than this and the image shrinks behind them: there integers gain little time, and lose most of what all
+            of quantization loses.
     """
 
     activation_dtype: Literal["uint8", "int8"]
