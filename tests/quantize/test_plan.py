@@ -116,8 +116,8 @@ def test_a_classifier_gives_out_floats(graph_of, weights):
 
 
 def test_the_first_convolutions_stay_in_float_while_they_read_few_channels(graph_of, weights):
-    text = """g (float[1, 3, 8, 8] x) => (float[1, 8, 8, 8] y) {
-        a = Conv (x, w)  r = Relu (a)  b = Conv (r, v)  c = Conv (b, v)
+    text = """g (float[1, 3, 8, 8] x) => (float[1, 8, 2, 2] y) {
+        a = Conv <strides = [2, 2]> (x, w)  r = Relu (a)  b = Conv <strides = [2, 2]> (r, v)  c = Conv (b, v)
         d = Conv <group = 8> (c, u)  y = Conv (d, v) }"""
     graph = graph_of(text, w=weights(8, 3, 1, 1), v=weights(8, 8, 1, 1), u=weights(8, 1, 1, 1))
 
