@@ -31,6 +31,7 @@ def measure_build(shop: Workshop) -> dict[str, Any]:
             "seconds": round(done.wall_s, 1),
             "peak_bytes": done.largest_bytes,
             "sum_bytes": done.sum_bytes,
+            "others": done.others,
         }
     limits = {"seconds": SECONDS_LIMIT, "peak_bytes": PEAK_LIMIT_BYTES}
     return {"title": "the whole build", "target": {name: limits for name in rows}, "rows": rows}

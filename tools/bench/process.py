@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from edgekit.report.others import processor_time
 
 __all__ = ["Finished", "peak_bytes", "run_watched"]
 
@@ -24,12 +26,14 @@ class Finished:
         wall_s: from its start to its end.
         largest_bytes: the most memory (resident) that one of its processes ever held, as the kernel keeps it.
         sum_bytes: the most that all of them together held at one moment; pages that they share count twice.
+        others: share of the processors that everybody else used meanwhile.
     """
 
     stdout: str
     wall_s: float
     largest_bytes: int
     sum_bytes: int
+    others: float
 
 
 def run_watched(command: Sequence[object], *, environment: Mapping[str, str] | None = None) -> Finished:
@@ -38,20 +42,30 @@ def run_watched(command: Sequence[object], *, environment: Mapping[str, str] | N
     Raises:
         RuntimeError: it failed; with the last lines that it wrote to its standard error.
     """
-    started = time.perf_counter()
+    before, own_before_s = processor_time(), _children_s()
     process = subprocess.Popen(
         [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     watch = _Watch(process.pid)
     watch.start()
     stdout, stderr = process.communicate()
-    wall_s = time.perf_counter() - started
+    after, own_s = processor_time(), _children_s() - own_before_s
     watch.ended.set()
     watch.join()
     if process.returncode:
         tail = "\n".join(stderr.strip().splitlines()[-12:])
         raise RuntimeError(f"exit code {process.returncode}: {' '.join(map(str, command))}\n{tail}")
-    return Finished(stdout, wall_s, watch.largest_bytes, watch.sum_bytes)
+    assert before and after
+    wall_s = after.wall_s - before.wall_s
+    all_s = after.all_s - before.all_s + after.stolen_s - before.stolen_s
+    others = max(0.0, all_s - own_s) / (wall_s * after.processors)
+    return Finished(stdout, wall_s, watch.largest_bytes, watch.sum_bytes, round(others, 3))
+
+
+def _children_s() -> float:
+    """Processor time of all processes that were started from here and have ended, theirs included."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def peak_bytes(pid: int | str = "self") -> int:

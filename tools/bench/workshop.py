@@ -34,12 +34,14 @@ class PeerGraph:
         seconds: from the loaded float graph and the files of feeds to the quantized graph in memory.
         largest_bytes: peak of its largest process, imports included.
         version: of the peer.
+        others: share of the processors that everybody else used meanwhile.
     """
 
     path: Path
     seconds: float
     largest_bytes: int
     version: str
+    others: float
 
 
 class Workshop:
@@ -99,18 +101,33 @@ class Workshop:
         print(f"{peer}: no interpreter of --peers can import it, left out", file=sys.stderr)
         return None
 
-    def peer_graph(self, peer: str, graph: Path, feeds: Path, images: int, suffix: str, *options: str) -> PeerGraph:
-        """The graph as the peer quantizes it, from the same float graph and the same feeds."""
+    def peer_graph(
+        self, peer: str, graph: Path, feeds: Path, images: int, suffix: str, *options: str, anew: bool = False
+    ) -> PeerGraph:
+        """The graph as the peer quantizes it, from the same float graph and the same feeds.
+
+        Args:
+            peer: its name; the environment of one of the interpreters has it.
+            graph: the float graph.
+            feeds: folder of ``.npy`` files.
+            images: how many of them are used.
+            suffix: of the file to make.
+            options: for the peer's script.
+            anew: quantize now, because the time it takes is what counts.
+        """
         python = self.interpreter(peer)
         assert python is not None
         script = PEERS / f"{peer}_quantize.py"
-        key = _digest([script, graph, *sorted(feeds.glob("*.npy"))[:images]], (images, suffix, options, str(python)))
+        key = _digest(
+            [script, Path(__file__), graph, *sorted(feeds.glob("*.npy"))[:images]],
+            (images, suffix, options, str(python)),
+        )
         output = self.folder / f"{peer}-{key}{suffix}"
         record = output.with_suffix(".json")
-        if not record.exists():
+        if anew or not record.exists():
             done = run_watched([python, script, graph, feeds, output, images, *options], environment=self.environment)
             facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-            record.write_text(json.dumps({**facts, "largest_bytes": done.largest_bytes}))
+            record.write_text(json.dumps({**facts, "largest_bytes": done.largest_bytes, "others": done.others}))
         return PeerGraph(output, **json.loads(record.read_text()))
 
 
