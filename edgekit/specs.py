@@ -57,6 +57,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         stem_channels: the first two convolutions from an input stay in float while they read no more channels
             than this and the image shrinks behind them: there integers gain little time, and lose most of what all
             of quantization loses.
+        channel_multiple: convolutions of the graph's inputs get channels of zeros until they read a multiple of this,
+            where the backend's fast kernels take channels by the group.
     """
 
     activation_dtype: Literal["uint8", "int8"]
@@ -67,3 +69,4 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     weight_bits: int = 8
     float_bias: bool = True
     stem_channels: int = 0
+    channel_multiple: int = 1

@@ -11,8 +11,10 @@ from edgekit.graph.passes import RemoveDead
 from edgekit.quantize.calibrate import CalibrationTable
 from edgekit.quantize.equalize import equalized_ranges
 from edgekit.quantize.insert_qdq import insert_qdq
+from edgekit.quantize.joined import joined_ranges
 from edgekit.quantize.plan import PRODUCTS, Plan, plan_from_graph
 from edgekit.quantize.pool_first import pool_first
+from edgekit.quantize.whole_groups import pad_channels
 from edgekit.specs import QuantScheme
 
 __all__ = ["quantized_graph", "require_quantizable"]
@@ -77,6 +79,7 @@ def quantized_graph(
     if table.channels and scheme.quantize_outputs:
         ranges = equalized_ranges(graph, plan, ranges, table.channels)
     pool_first(graph, plan)
-    insert_qdq(graph, plan, ranges, scheme)
+    insert_qdq(graph, plan, joined_ranges(plan, ranges, scheme), scheme)
+    pad_channels(graph, plan, scheme.channel_multiple)
     RemoveDead()(graph)  # the float weights
     return plan

@@ -1,0 +1,60 @@
+"""One scale for all that is joined, so that joining is copying."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgekit.quantize.plan import Plan, range_source
+from edgekit.specs import QuantScheme
+
+__all__ = ["joined_ranges"]
+
+Range = tuple[float, float]
+
+LEAST_SHARE = 0.5
+"""Of the common range, what each summand's own one has to fill: a bit of precision is the most that joining costs."""
+
+
+def joined_ranges(plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) -> dict[str, Range]:
+    """Ranges in which the inputs and the output of each quantized Concat have the same one.
+
+    With scales of their own, every number is looked up or multiplied on its way into the Concat: on YOLOv3-416
+    0.25 ms on ONNX Runtime, and 0.4 ms on OpenVINO. TensorRT joins in place only what has one scale.
+
+    Args:
+        plan: what is quantized.
+        ranges: least and greatest number of each tensor by name.
+        scheme: of the target.
+
+    Returns:
+        All of ``ranges``; those are wider that were joined. Where one input would lose more than `LEAST_SHARE`, or
+        the saturation of Q stands for an activation function that ends elsewhere, the Concat's are left as they are.
+    """
+    joined = dict(ranges)
+    bound = _bound(plan, scheme)
+    together: dict[str, set[str]] = {}
+    for node in plan.nodes:
+        if node.op_type != "Concat":
+            continue
+        names = {str(range_source(value).name) for value in node.inputs if value is not None}
+        names.update(str(value.name) for value in node.outputs if value in plan.integers)
+        # Concats in a row share all they join.
+        names = set().union(*(together.get(name, {name}) for name in names))
+        if not names <= joined.keys():
+            continue
+        low, high = min(ranges[name][0] for name in names), max(ranges[name][1] for name in names)
+        common = low, high
+        if any(ranges[name][end] != common[end] for name in names for end in bound.get(name, ())):
+            continue
+        if all(ranges[name][1] - ranges[name][0] >= LEAST_SHARE * (high - low) for name in names):
+            joined.update(dict.fromkeys(names, (low, high)))
+            together.update(dict.fromkeys(names, names))
+    return joined
+
+
+def _bound(plan: Plan, scheme: QuantScheme) -> dict[str, tuple[int, ...]]:
+    """The ends of ranges, 0 the lower and 1 the upper, where Q's saturation stands for an activation function."""
+    if not scheme.quantize_outputs:
+        return {}
+    fused = [node for node in plan.nodes if node.op_type in scheme.fused_activations]
+    return {str(node.outputs[0].name): (0,) if node.op_type == "Relu" else (0, 1) for node in fused}
