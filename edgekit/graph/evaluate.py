@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from edgekit.device.memory import return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.held_back import weights_held_back
 
@@ -31,6 +32,7 @@ class Evaluator:
     """
 
     def __init__(self, graph: ir.Model, *, also: Sequence[str] = (), threads: int = 0, optimized: bool = False) -> None:
+        return_freed_memory()  # all of sessions before this one
         options = onnxruntime.SessionOptions()
         level = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
@@ -46,6 +48,7 @@ class Evaluator:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as e:
             raise GraphError(f"ONNX Runtime {onnxruntime.__version__} does not take the graph: {_plain(e)}") from e
+        return_freed_memory()  # the weights in the layout that it has not chosen
         self.outputs = tuple(output.name for output in self._session.get_outputs())
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

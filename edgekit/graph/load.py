@@ -62,6 +62,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         graph = ir.from_proto(model)
     except Exception as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
+    _own_weights(graph)
     del model
     ir.external_data.set_base_dir(graph.graph, path.parent.resolve())
     _read_small_data(graph)
@@ -236,6 +237,14 @@ def _require_tensor_inputs(model: onnx.ModelProto, path: Path) -> None:
                 f"{path}: input '{value.name}': expected a fixed number of dimensions, got a dynamic rank",
                 hint="export the model with the input's shape",
             )
+
+
+def _own_weights(graph: ir.Model) -> None:
+    """Takes weights out of the protobuf, of which every look at them would make a copy anew."""
+    for value in graph.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.serde.TensorProtoTensor) and tensor.dtype != ir.DataType.STRING:
+            value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
 
 
 def _read_small_data(graph: ir.Model) -> None:

@@ -20,6 +20,10 @@ BIN_EDGES = _bin_edges()
 """Least and greatest number in each of the 65,536 bins of a histogram; NaN for infinities and NaNs."""
 
 
+COUNTED_AT_ONCE = 1 << 20
+"""`numpy.bincount` makes a copy of eight bytes a number; in parts it stays in the cache."""
+
+
 class TensorStatistics:
     """Extremes, means and a histogram of one tensor over all inputs that were shown.
 
@@ -76,8 +80,10 @@ class TensorStatistics:
             )
         if self.histogram is not None:
             # Little-endian: the upper half of a float32 is the second of its two 16-bit words.
-            counts = np.bincount(array.view(np.uint16).reshape(-1)[1::2], minlength=1 << 16)
-            self.histogram += np.where(np.isfinite(BIN_EDGES[0]), counts, 0)
+            bins = array.view(np.uint16).reshape(-1)[1::2]
+            for start in range(0, bins.size, COUNTED_AT_ONCE):
+                self.histogram += np.bincount(bins[start : start + COUNTED_AT_ONCE], minlength=1 << 16)
+            self.histogram[~np.isfinite(BIN_EDGES[0])] = 0
         self._merge(lo, hi)
         return True
 

@@ -295,3 +295,15 @@ def test_damaged_file_raises_nothing_but_our_errors(tmp_path_factory, data):
 
 
 SMALL = small_model(shape=[1, 3, "h", 8]).SerializeToString()
+
+
+def test_weights_do_not_hold_the_protobuf(tmp_path: Path) -> None:
+    weight = np.arange(12, dtype=np.float32).reshape(3, 4)
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[2, 3] x) => (float[2, 4] y) { y = MatMul (x, w) }'
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, tmp_path / "m.onnx")
+    tensor = graph_from_onnx(tmp_path / "m.onnx").graph.initializers["w"].const_value
+    assert not isinstance(tensor, ir.serde.TensorProtoTensor)
+    np.testing.assert_array_equal(tensor.numpy(), weight)
