@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Precision", "QuantScheme", "TensorSpec"]
+__all__ = ["Precision", "QuantScheme", "ShapeRange", "TensorSpec"]
 
 
 class Precision(str, enum.Enum):
@@ -39,6 +39,20 @@ class TensorSpec(msgspec.Struct, frozen=True):
         return f"{self.name}: {self.dtype} ({', '.join(str(d) for d in self.shape)})"
 
 
+class ShapeRange(msgspec.Struct, frozen=True):
+    """The shapes that an input may have at run time; TensorRT's optimization profile.
+
+    Attributes:
+        least: smallest size of each dimension.
+        usual: the sizes that the engine is tuned for.
+        greatest: largest size of each dimension.
+    """
+
+    least: tuple[int, ...]
+    usual: tuple[int, ...]
+    greatest: tuple[int, ...]
+
+
 class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend wants a quantized graph to look like, so that its integer kernels are used.
 
@@ -57,8 +71,9 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         stem_channels: the first two convolutions from an input stay in float while they read no more channels
             than this and the image shrinks behind them: there integers gain little time, and lose most of what all
             of quantization loses.
-        channel_multiple: convolutions of the graph's inputs get channels of zeros until they read a multiple of this,
-            where the backend's fast kernels take channels by the group.
+        rest: what is not quantized is typed in this: FP32 between INT8 makes TensorRT slower than FP16 throughout
+            (NVIDIA/TensorRT #3197, #4554).
+        channel_multiple: convolutions that read fewer channels get channels of zeros up to this number, where the backend's fast kernels take channels by the group.
     """
 
     activation_dtype: Literal["uint8", "int8"]
@@ -70,3 +85,4 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     float_bias: bool = True
     stem_channels: int = 0
     channel_multiple: int = 1
+    rest: Precision = Precision.FP32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 
 from edgekit.errors import UsageError, nearest
-from edgekit.specs import Precision, QuantScheme, TensorSpec
+from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
 
 __all__ = ["BACKENDS", "Backend", "BuildOptions", "BuildResult", "Engine", "backend", "backend_at", "entry_point"]
 
@@ -18,6 +19,8 @@ BACKENDS = {
     "cpu": "edgekit.engine.onnxruntime:OnnxRuntime",
     "openvino": "edgekit.engine.openvino:OpenVino",
     "null": "edgekit.engine.null:Null",
+    "tensorrt": "edgekit.engine.tensorrt:TensorRt",
+    "tensorrt-rtx": "edgekit.engine.tensorrt:TensorRtRtx",
 }
 
 
@@ -27,10 +30,29 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         precision: what the graph is typed in; the builder asserts that it was really built so.
         threads: threads that the engine is meant to run on; 0 leaves it to the backend.
+        shapes: of the inputs that have a dynamic dimension.
+        compute_capabilities: the GPUs that the engine is for, such as ``86``, where the builder can be told; empty is
+            the GPU that is here, or, where none is needed to build, all that the builder knows.
+        workspace_bytes: the most memory that a layer may use while the engine is tuned; 0 is what is free.
+        timing_cache: file of measured kernels, which is read and written again; empty for none.
+        dla: number of the deep-learning accelerator that runs what it can, the GPU the rest; None for the GPU alone.
+        version_compatible: the engine is to load in later versions of the library too.
+        hardware_compatible: the engine is to run on other GPUs of its generation and later ones too.
+        refittable: weights can be replaced in the built engine.
+        strip_weights: the engine is written without weights, which are put back from the graph when it is loaded.
     """
 
     precision: Precision
     threads: int = 0
+    shapes: dict[str, ShapeRange] = {}
+    compute_capabilities: tuple[int, ...] = ()
+    workspace_bytes: int = 0
+    timing_cache: str = ""
+    dla: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    refittable: bool = False
+    strip_weights: bool = False
 
 
 class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +66,8 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
         backend_version: version of the vendor's library.
         seconds: how long the build took.
         peak_memory_bytes: the most memory that the process of the build held at once; 0 if unknown.
+        compute_capabilities: the GPUs that the engine runs on, such as ``8.6``; empty where it runs on the processor.
+        notes: what the user has to know about what was built.
     """
 
     engine: str
@@ -52,6 +76,8 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     backend_version: str
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    compute_capabilities: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -70,12 +96,29 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """One way to build and run engines."""
+    """One way to build and run engines.
+
+    Attributes:
+        name: in the table of backends.
+        precisions: what it builds.
+        on_gpu: engines run on a GPU; else on the processor.
+    """
 
     name: str
+    precisions: frozenset[Precision]
+    on_gpu: bool
 
     def require(self) -> None:
-        """Raises `BackendUnavailable`, which names what is missing and the command that installs it."""
+        """Raises `BackendUnavailable`: what building needs and is missing, and the command that installs it."""
+        ...
+
+    def require_device(self, compute_capabilities: Sequence[str]) -> None:
+        """Makes sure that an engine for these GPUs can run here.
+
+        Raises:
+            BackendUnavailable: there is no device, driver or library to run it on; says how to get it.
+            EngineMismatch: the device is another one.
+        """
         ...
 
     def version(self) -> str:

@@ -17,7 +17,7 @@ from edgekit.engine.backend import BACKENDS, Backend, backend
 from edgekit.engine.staging import staged_folder, storage_error
 from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.recipe import Postprocess, Preprocess
-from edgekit.specs import Precision, TensorSpec
+from edgekit.specs import Precision, ShapeRange, TensorSpec
 
 __all__ = [
     "FORMAT",
@@ -104,7 +104,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         backend_version: version of the vendor's library that built it.
         precision: what was asked for.
         layers: what was built: convolutions and matrix products by element type.
-        engine: name of the engine's file.
+        engine: name of the engine's file; empty in a bundle that `edgekit compile` is to build one for.
+        compute_capabilities: the GPUs that the engine runs on; empty where it runs on the processor.
+        shapes: of the inputs that have a dynamic dimension.
         rebuild: the command line that builds it anew.
         notes: what the user has to know when reading any of its results.
         files: every other file of the bundle.
@@ -128,6 +130,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     postprocess: Postprocess | None = None
     labels: tuple[str, ...] = ()
     calibration: CalibrationInfo | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    shapes: dict[str, ShapeRange] = {}
     rebuild: str = ""
     notes: tuple[str, ...] = ()
     files: dict[str, FileInfo] = {}
@@ -221,6 +225,9 @@ def read_bundle(path: Path) -> Bundle:
     path = Path(path)
     manifest = read_manifest(path)
     hint = _rebuild(manifest.rebuild)
+    if not manifest.engine:
+        compile_it = f"compile it: edgekit compile {path} --target {manifest.backend}"
+        raise EngineMismatch(f"{path} holds a graph for {manifest.backend}, and no engine yet", hint=compile_it)
     if manifest.engine not in manifest.files:
         raise EngineMismatch(f"{path / MANIFEST} is damaged: it does not list engine '{manifest.engine}'", hint=hint)
     for name, info in manifest.files.items():
@@ -301,7 +308,8 @@ def _check_machine(folder: Path, manifest: Manifest, hint: str) -> None:
         raise EngineMismatch(f"{folder} was built for {built.arch} ({built.cpu}), this is {here.arch}", hint=hint)
     # On x86 with VNNI weights have 8 bits; without, the same products overflow 16 bits and the results are wrong.
     # Everywhere else an engine is slower on a lesser processor, but right.
-    needs = X86_DOT_PRODUCTS & set(built.features) if manifest.precision is Precision.INT8 else frozenset()
+    on_processor = not manifest.compute_capabilities and manifest.precision is Precision.INT8
+    needs = X86_DOT_PRODUCTS & set(built.features) if on_processor else frozenset()
     if needs and X86_DOT_PRODUCTS.isdisjoint(here.features):
         raise EngineMismatch(
             f"{folder} was built for {built.cpu} with {', '.join(sorted(needs))}; {here.name} has "
@@ -321,6 +329,7 @@ def _check_backend(folder: Path, manifest: Manifest, hint: str) -> None:
     built, here = manifest.backend_version, library.version()
     if _release(built) != _release(here):
         raise EngineMismatch(f"{folder} was built with {manifest.backend} {built}, here is {here}", hint=hint)
+    library.require_device(manifest.compute_capabilities)
 
 
 def _release(version: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from edgekit.engine.layers import (
     read_graph,
 )
 from edgekit.errors import EngineMismatch, GraphError, RunError
-from edgekit.specs import QuantScheme, TensorSpec
+from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -41,9 +42,14 @@ class Null:
     """A backend that needs nothing and computes nothing."""
 
     name = "null"
+    precisions = frozenset({Precision.FP32, Precision.INT8})
+    on_gpu = False
 
     def require(self) -> None:
         """See `Backend.require`."""
+
+    def require_device(self, compute_capabilities: Sequence[str]) -> None:
+        """See `Backend.require_device`; the processor is always there."""
 
     def version(self) -> str:
         """EdgeKit's own version."""

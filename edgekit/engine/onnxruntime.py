@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
-from edgekit.specs import QuantScheme, TensorSpec
+from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -47,10 +48,15 @@ class OnnxRuntime:
     """ONNX Runtime's CPU execution provider."""
 
     name = "cpu"
+    precisions = frozenset({Precision.FP32, Precision.INT8})
+    on_gpu = False
 
     def require(self) -> None:
         """See `Backend.require`."""
         _library()
+
+    def require_device(self, compute_capabilities: Sequence[str]) -> None:
+        """See `Backend.require_device`; the processor is always there."""
 
     def version(self) -> str:
         """See `Backend.version`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,15 @@ class OpenVino:
     """OpenVINO on the processor."""
 
     name = "openvino"
+    precisions = frozenset({Precision.FP32, Precision.INT8})
+    on_gpu = False
 
     def require(self) -> None:
         """See `Backend.require`."""
         _library()
+
+    def require_device(self, compute_capabilities: Sequence[str]) -> None:
+        """See `Backend.require_device`; the processor is always there."""
 
     def version(self) -> str:
         """Such as ``2026.4.1``; what follows in OpenVINO's own words names the commit."""
