@@ -73,7 +73,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             of quantization loses.
         rest: what is not quantized is typed in this: FP32 between INT8 makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
-        channel_multiple: convolutions that read fewer channels get channels of zeros up to this number, where the backend's fast kernels take channels by the group.
+        channel_multiple: convolutions that read fewer channels get channels of zeros up to this number, where the
+            backend's fast kernels take channels by the group.
     """
 
     activation_dtype: Literal["uint8", "int8"]
