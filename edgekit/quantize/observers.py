@@ -19,6 +19,8 @@ LEVELS = 256
 KL_BINS = 2048
 KL_LEVELS = 128
 KL_STRIDE = 5
+KL_DIGITS = 9
+"""Sums of the same numbers in another order differ behind these."""
 FINITE_BINS = 0x7F80
 """Of one sign; behind them are the infinities."""
 
@@ -124,9 +126,9 @@ def _entropy(statistics: TensorStatistics) -> Range:
     # Zeros are exact at any scale and would outweigh all else.
     magnitudes[0] = magnitudes[1]
     # A stride that divides 128 would see lengths only that the levels divide evenly, where divergence jumps.
-    coarse = _best_kl(magnitudes, np.append(np.arange(KL_LEVELS, KL_BINS, KL_STRIDE), KL_BINS))
+    coarse = _of_least_kl(magnitudes, np.append(np.arange(KL_LEVELS, KL_BINS, KL_STRIDE), KL_BINS))
     near = np.arange(max(KL_LEVELS, coarse - KL_STRIDE), min(KL_BINS, coarse + KL_STRIDE) + 1)
-    threshold = (_best_kl(magnitudes, near) + 0.5) * largest / KL_BINS
+    threshold = (_of_least_kl(magnitudes, near) + 0.5) * largest / KL_BINS
     return max(statistics.lo, -threshold), min(statistics.hi, threshold)
 
 
@@ -145,28 +147,45 @@ def _magnitudes(statistics: TensorStatistics) -> np.ndarray:
     return magnitudes
 
 
-def _best_kl(magnitudes: np.ndarray, candidates: np.ndarray) -> int:
-    divergences = [_kl_divergence(magnitudes, int(n)) for n in candidates]
-    return int(candidates[int(np.argmin(divergences))])
+def _of_least_kl(magnitudes: np.ndarray, lengths: np.ndarray) -> int:
+    return int(lengths[int(np.argmin(_kl_divergences(magnitudes, lengths)))])
 
 
-def _kl_divergence(magnitudes: np.ndarray, length: int) -> float:
-    """Of the first ``length`` bins with what lies beyond in the last one, from those bins at 128 levels."""
-    reference = magnitudes[:length].copy()
-    reference[-1] += magnitudes[length:].sum()
-    held = magnitudes[:length] > 0
-    level = np.arange(length) * KL_LEVELS // length
-    sums = np.bincount(level, weights=magnitudes[:length], minlength=KL_LEVELS)
-    filled = np.bincount(level, weights=held, minlength=KL_LEVELS)
-    quantized = np.where(held, (sums / np.maximum(filled, 1))[level], 0.0)
-    total, quantized_total = reference.sum(), quantized.sum()
-    if total == 0 or quantized_total == 0:
-        return float("inf")
-    p, q = reference / total, quantized / quantized_total
+def _kl_divergences(magnitudes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """For each length n, of the first n bins with what lies beyond in the last one, from those bins at 128 levels.
+
+    With counts m, their sum S, that of the first n bins C, and s_l in f_l filled bins of level l, a bin's share is
+    ``p = m / S``, quantized ``q = s_l / f_l / C``. So the sum of ``p log(p / q)`` over all bins but the last is that of
+    ``m log m``, which accumulates over bins, less that of ``s_l log(s_l / f_l)`` over levels, and constants.
+
+    Args:
+        magnitudes: counts, float64 ``(KL_BINS,)``, above 0 somewhere.
+        lengths: candidates, int ``(N,)``.
+
+    Returns:
+        Divergences, float64 ``(N,)``; infinite where nothing lies in the first n bins.
+    """
+    tiny = np.finfo(np.float64).tiny
+    count, entropy, held = (
+        np.append(0.0, np.cumsum(values))
+        for values in (magnitudes, magnitudes * np.log(np.maximum(magnitudes, tiny)), magnitudes > 0)
+    )
+    # Bin j of n belongs to level j * 128 // n.
+    starts = -(-np.arange(KL_LEVELS + 1) * lengths[:, None] // KL_LEVELS)
+    filled = np.diff(held[starts], axis=1)
+    sums = np.where(filled > 0, np.diff(count[starts], axis=1), 0.0)
+    logs = np.log(np.maximum(sums, tiny) / np.maximum(filled, 1.0))
+    total, within, last = count[-1], np.maximum(count[lengths], tiny), magnitudes[lengths - 1]
+    outer = last + total - count[lengths]
     # A bin that only the outliers fill has nothing to stand for it: the smallest probability there is.
-    q = np.where((p > 0) & (q == 0), np.finfo(np.float64).tiny, q)
-    mask = p > 0
-    return float((p[mask] * np.log(p[mask] / q[mask])).sum())
+    outer_q = np.where(last > 0, logs[:, -1] - np.log(within), np.log(tiny))
+    before = count[lengths - 1]
+    inner = (
+        entropy[lengths - 1] - before * (np.log(total) - np.log(within)) - ((sums * logs).sum(1) - last * logs[:, -1])
+    )
+    edge = np.where(outer > 0, outer * (np.log(np.maximum(outer, tiny) / total) - outer_q), 0.0)
+    divergences = np.where(count[lengths] > 0, (inner + edge) / total, np.inf)
+    return np.asarray(np.round(divergences, KL_DIGITS))
 
 
 def _finite_bins(statistics: TensorStatistics) -> tuple[np.ndarray, np.ndarray]:
