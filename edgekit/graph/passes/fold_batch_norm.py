@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.graph.stats import NOT_STORED
+
 __all__ = ["FoldBatchNorm"]
 
 _EPSILON = 1e-5
@@ -21,7 +23,8 @@ class FoldBatchNorm(ir.passes.InPlacePass):
     Preconditions: Constant nodes have been lifted to initializers (`FoldConstants`).
     Postconditions: no BatchNormalization in inference mode follows a layer that has constant weights and no
         other user. The layer keeps its name, and its output takes the normalization's. A weight that other
-        layers use too is not changed but copied.
+        layers use too is not changed but copied. How many learned numbers went into fewer stands in a remark on the
+        layer, so that they are still counted.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -43,6 +46,9 @@ def _fold(norm: ir.Node) -> bool:
     if weight is None or bias is None:
         return False
 
+    had_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None
+    learned = 2 * len(factor) - (0 if had_bias else len(factor))
+    layer.metadata_props[NOT_STORED] = str(int(layer.metadata_props.get(NOT_STORED, 0)) + learned)
     factors = _factors_like(weight, factor, layer)
     _replace_input(layer, 1, (weight * factors).astype(weight.dtype))
     _replace_input(layer, 2, ((bias - mean) * factor + shift).astype(weight.dtype))

@@ -1,0 +1,70 @@
+"""In which element types a node reads, computes and writes: what explicit Q/DQ and casts between floats say."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import onnx_ir as ir
+
+__all__ = ["carries_type", "constant_of", "precision_of", "read_type", "written_type"]
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+_BYTES = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
+
+
+def carries_type(node: ir.Node) -> bool:
+    """Whether the node computes nothing and only gives a value its element type: Q, DQ, a cast between floats."""
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return True
+    return node.op_type == "Cast" and all(
+        value is not None and value.dtype in _FLOATS for value in (node.inputs[0], node.outputs[0])
+    )
+
+
+def constant_of(value: ir.Value) -> ir.Value | None:
+    """The initializer that ``value`` is, or is made of by Q, DQ and casts alone; None for what is computed."""
+    producer = value.producer()
+    while producer is not None and carries_type(producer):
+        first = producer.inputs[0]
+        assert first is not None
+        value, producer = first, first.producer()
+    return value if value.is_initializer() and value.const_value is not None else None
+
+
+def read_type(value: ir.Value) -> ir.DataType | None:
+    """The element type in which a node reads the value: that before DequantizeLinear."""
+    producer = value.producer()
+    if producer is not None and producer.op_type == "DequantizeLinear" and producer.inputs[0] is not None:
+        return producer.inputs[0].dtype
+    return value.const_value.dtype if value.dtype is None and value.const_value is not None else value.dtype
+
+
+def written_type(value: ir.Value) -> ir.DataType | None:
+    """The element type in which a node writes the value: that after QuantizeLinear, where nothing else uses it."""
+    users = [use.node for use in value.uses()]
+    if users and not value.is_graph_output() and all(user.op_type == "QuantizeLinear" for user in users):
+        return users[0].outputs[0].dtype
+    return value.dtype
+
+
+def precision_of(node: ir.Node, *, products: Container[str]) -> str:
+    """Numpy's name of the element type that the node computes in; empty where the graph does not tell.
+
+    Args:
+        node: any node.
+        products: operators that compute in integers if both their factors come from DequantizeLinear, whatever they
+            write. Others do if all that they read and write are integers.
+    """
+    if node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
+        return "int8"
+    read = [value for value in node.inputs if value is not None]
+    if node.op_type in products:
+        integers = all(read_type(value) in _BYTES for value in read[:2])
+    else:
+        values = [value for value in read if constant_of(value) is None]
+        integers = bool(values) and all(read_type(value) in _BYTES for value in values)
+        integers = integers and all(written_type(value) in _BYTES for value in node.outputs)
+    if integers:
+        return "int8"
+    dtype = node.outputs[0].dtype if node.outputs else None
+    return "" if dtype is None or dtype == ir.DataType.STRING else str(dtype.numpy())
