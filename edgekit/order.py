@@ -16,9 +16,34 @@ from edgekit.recipe import Preprocess, load_recipe, recipe_names
 from edgekit.recipe_errors import recipe_error
 from edgekit.specs import Precision
 
-__all__ = ["Order", "command_from_order", "given_fields", "is_missing", "kind_of", "merged", "name_of"]
+__all__ = ["EngineOptions", "Order", "command_from_order", "given_fields", "is_missing", "kind_of", "merged", "name_of"]
 
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What a builder on a GPU is told besides the graph; see `edgekit.engine.backend.BuildOptions`.
+
+    Attributes:
+        sm: compute capabilities of the GPUs that the engine is for, such as 86 and 89.
+        workspace_mib: the most memory that a layer may use while the engine is tuned.
+        timing_cache: file of measured kernels; None is one of EdgeKit's own, per device and version.
+        dla: number of the deep-learning accelerator to run on.
+        version_compatible: to load in later versions of the library too.
+        hardware_compatible: to run on other GPUs too.
+        refittable: weights can be replaced in the built engine.
+        strip_weights: weights stay beside the engine.
+    """
+
+    sm: tuple[int, ...] = ()
+    workspace_mib: int = 0
+    timing_cache: str | None = None
+    dla: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    refittable: bool = False
+    strip_weights: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +67,10 @@ class Order:
         seed: for random weights.
         threads: for the engine; 0 leaves it to the backend.
         profile: measure the engine, and FP32 beside it.
+        batch: least, usual and greatest number of inputs in a batch; three equal numbers fix it; None is the model's.
+        half_io: inputs and outputs are in half precision too, where the engine is.
+        plan_only: leave the engine itself to `edgekit compile`, on the machine it is for.
+        engine: what the backend's builder is told besides; see `BuildOptions`.
     """
 
     model: Any
@@ -60,6 +89,10 @@ class Order:
     seed: int = 0
     threads: int = 0
     profile: bool = True
+    batch: tuple[int, int, int] | None = None
+    half_io: bool = False
+    plan_only: bool = False
+    engine: EngineOptions = EngineOptions()
 
 
 def given_fields(
@@ -178,6 +211,7 @@ def command_from_order(order: Order) -> str:
     for option in ("seed", "threads"):
         if value := getattr(order, option):
             words += [f"--{option}", str(value)]
+    words += _engine_words(order)
     for pattern in order.keep_float:
         words += ["--keep-float", pattern]
     if order.shape is not None:
@@ -188,6 +222,19 @@ def command_from_order(order: Order) -> str:
         text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
         words += ["--preprocess", f"{name}={text}"]
     return shlex.join(words if order.profile else [*words, "--no-profile"])
+
+
+def _engine_words(order: Order) -> list[str]:
+    engine, batch = order.engine, order.batch or ()
+    words = ["--batch", ":".join(map(str, batch if len(set(batch)) > 1 else batch[:1]))] if batch else []
+    words += ["--half-io"] if order.half_io else []
+    words += ["--plan-only"] if order.plan_only else []
+    words += ["--sm", ",".join(map(str, engine.sm))] if engine.sm else []
+    words += ["--workspace", str(engine.workspace_mib)] if engine.workspace_mib else []
+    words += ["--timing-cache", engine.timing_cache] if engine.timing_cache is not None else []
+    words += ["--dla", str(engine.dla)] if engine.dla is not None else []
+    flags = ("version_compatible", "hardware_compatible", "refittable", "strip_weights")
+    return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(engine, flag)]
 
 
 def _times(sizes: tuple[int, ...]) -> str:

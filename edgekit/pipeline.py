@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 
 import edgekit
-from edgekit.engine.backend import BuildOptions, backend
+from edgekit.compilation import build_options
+from edgekit.engine.backend import Backend, BuildResult, backend, default_target
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle import (
     FORMAT,
@@ -30,20 +31,23 @@ from edgekit.engine.bundle import (
 from edgekit.engine.staging import require_room
 from edgekit.errors import AccuracyError, BackendUnavailable, UsageError, nearest
 from edgekit.models.download import weights_cache
-from edgekit.order import Order, command_from_order, given_fields, name_of
+from edgekit.order import EngineOptions, Order, command_from_order, given_fields, name_of
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.recipe import Preprocess
 from edgekit.report.side_by_side import BuiltEngine, measure_side_by_side
 from edgekit.report.write import write_build_report
+from edgekit.shapes import ranges_of_batch
 from edgekit.specs import Precision
 
 if TYPE_CHECKING:
+    from edgekit.int8 import Samples
     from edgekit.source import ModelSource
 
 __all__ = ["build"]
 
-BUILDABLE = (Precision.FP32, Precision.INT8)
 COMPARED_INPUTS = 4
+HALF_IMAGES = 8
+"""Half precision only has to know by how much a range overflows, not where it ends."""
 
 
 def build(
@@ -64,14 +68,18 @@ def build(
     seed: int = 0,
     threads: int = 0,
     profile: bool = True,
+    batch: int | Sequence[int] | None = None,
+    half_io: bool = False,
+    plan_only: bool = False,
+    engine: EngineOptions | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Compiles a model into an engine.
 
     Args:
         model: a recipe's name or file, an ONNX file, ``package.module:factory``, or an ``nn.Module``.
-        precision: ``int8`` or ``fp32``.
-        target: the backend; ``cpu`` where none is named.
+        precision: ``int8``, ``fp16``, ``bf16`` or ``fp32``; which of them, the target says.
+        target: the backend; where none is named, ``tensorrt`` if it and a GPU are here, else ``cpu``.
         weights: a Darknet, PyTorch or safetensors file, or a set that the recipe publishes, such as ``coco``.
         calib: pictures to calibrate INT8 on: a folder, a manifest, or the name of a shipped set.
         calib_method: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
@@ -87,6 +95,10 @@ def build(
         seed: for random weights.
         threads: that the engine is to run on; 0 leaves it to the backend.
         profile: measure the engine, and FP32 beside it.
+        batch: how many inputs at once: a number, or the least, usual and greatest one, chosen between at run time.
+        half_io: inputs and outputs are in half precision too, where the engine is.
+        plan_only: leave the engine itself to `edgekit compile`, on the machine that it is for.
+        engine: what builders for GPUs are told besides: `EngineOptions`, or some of its fields by name.
         progress: is told of every stage.
 
     Returns:
@@ -98,7 +110,7 @@ def build(
     order = Order(
         model=model,
         precision=_precision(precision),
-        target="cpu" if target is None else target,
+        target=default_target() if target is None else target,
         weights=None if weights is None else str(weights),
         calib=None if calib is None else str(calib),
         calib_method=calib_method,
@@ -112,6 +124,10 @@ def build(
         seed=seed,
         threads=threads,
         profile=profile,
+        batch=_batch(batch),
+        half_io=half_io,
+        plan_only=plan_only,
+        engine=engine if isinstance(engine, EngineOptions) else EngineOptions(**(engine or {})),
     )
     name = name_of(model)
     _check(order)
@@ -151,7 +167,8 @@ def _check(order: Order) -> None:
     ]
     if given and order.precision is not Precision.INT8:
         raise UsageError(f"{given[0]} goes with --int8, not with --{order.precision}", hint="leave one of them out")
-    backend(order.target).require()
+    library = backend(order.target)
+    _check_target(order, library)
     try:
         import edgekit.int8  # noqa: F401  # it needs all that the extra brings
     except ImportError as e:
@@ -162,6 +179,22 @@ def _check(order: Order) -> None:
         ) from e
 
 
+def _check_target(order: Order, library: Backend) -> None:
+    if order.precision not in library.precisions:
+        known = ", ".join(f"--{precision}" for precision in Precision if precision in library.precisions)
+        raise UsageError(f"target '{order.target}' does not build {order.precision}: expected {known}")
+    if not library.on_gpu:
+        if order.engine != EngineOptions() or order.plan_only or order.half_io:
+            raise UsageError(
+                f"target '{order.target}' runs on the processor: the options of a GPU's builder do not go with it",
+                hint="add --target tensorrt or --target tensorrt-rtx, or leave them out",
+            )
+    if order.half_io and order.precision is Precision.FP32:
+        raise UsageError("--half-io does not go with --fp32: nothing in it is in half precision")
+    if not order.plan_only:
+        library.require()
+
+
 def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
     """Goes through the stages, in the staging folder of the bundle at ``place``."""
     from edgekit.source import model_source
@@ -170,15 +203,18 @@ def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
     source = model_source(order, notes)
     require_room(place, _needed_bytes(source, order))
     facts: dict[str, Any] = {"macs": source.stats.macs, "export_error": source.export_error}
+    measured_here = order.profile and _runs_here(order, notes)
     with tempfile.TemporaryDirectory(prefix=".float-", dir=folder) as scratch:
         step = Int8Step()
         if source.quantized:
             notes.note("the model came quantized and is built as it is: nothing was calibrated or kept in float")
         elif order.precision is Precision.INT8:
-            step = _to_int8(folder, Path(scratch), source, order, notes)
+            step = _to_int8(folder, Path(scratch), source, order, notes, measured_here)
+        elif order.precision is not Precision.FP32:
+            step = _to_half(Path(scratch), source, order, notes, measured_here)
         engine = _engine(folder, source, order, notes, step.calibration)
         facts |= {**step.facts, "build_s": time.perf_counter() - started}
-        if order.profile:
+        if measured_here:
             engines = [*step.reference, engine]
             measured = measure_side_by_side(engines, step.inputs, threads=order.threads, progress=notes)
             _refuse_noise(measured.sqnr_db, order.target)
@@ -214,7 +250,45 @@ class Int8Step(NamedTuple):
     inputs: Sequence[Mapping[str, np.ndarray]] = ()
 
 
-def _to_int8(folder: Path, scratch: Path, source: ModelSource, order: Order, notes: _Notes) -> Int8Step:
+def _runs_here(order: Order, notes: _Notes) -> bool:
+    """Whether the engine can be measured; says why where it cannot."""
+    if order.plan_only:
+        return False
+    try:
+        # Capabilities are known when the engine is built; a device of any is all that is asked for now.
+        backend(order.target).require_device(())
+    except BackendUnavailable as e:
+        notes.note(f"the engine was not measured: {e.message}")
+        return False
+    return True
+
+
+def _to_half(scratch: Path, source: ModelSource, order: Order, notes: _Notes, measured_here: bool) -> Int8Step:
+    """Types the source's graph in half precision, in place; see `_to_int8`."""
+    from edgekit.half import to_half
+    from edgekit.int8 import calibrated, samples_for
+
+    few = dataclasses.replace(order, calib_images=HALF_IMAGES, calib_method="minmax")
+    samples = samples_for(source, few, Silent())
+    table = calibrated(source, samples, few, weights_cache(), notes)
+    reference, inputs = _reference(scratch, source, order, notes, samples) if measured_here else ((), ())
+    with notes.stage(f"typing the graph in {str(order.precision).upper()}"):
+        kept = to_half(source.graph, order, table.ranges, samples.feeds(source.inputs, source.preprocess))
+    return Int8Step(None, {"layers_kept_in_float": kept}, reference, inputs)
+
+
+def _reference(
+    scratch: Path, source: ModelSource, order: Order, notes: _Notes, samples: Samples
+) -> tuple[tuple[BuiltEngine, ...], list[dict[str, np.ndarray]]]:
+    """The float engine to compare with, and what the two are compared on."""
+    feeds = samples.feeds(source.inputs, source.preprocess)
+    inputs = [arrays for _, arrays in itertools.islice(feeds, COMPARED_INPUTS)]
+    return (_engine(scratch, source, dataclasses.replace(order, precision=Precision.FP32), notes),), inputs
+
+
+def _to_int8(
+    folder: Path, scratch: Path, source: ModelSource, order: Order, notes: _Notes, measured_here: bool
+) -> Int8Step:
     """Quantizes the source's graph in place; a float engine, if one is wanted, is built in ``scratch`` before that."""
     from edgekit.int8 import calibrated, quantize, require_int8, samples_for
     from edgekit.quantize.table import write_table
@@ -224,14 +298,14 @@ def _to_int8(folder: Path, scratch: Path, source: ModelSource, order: Order, not
     samples = samples_for(source, order, notes)
     table = calibrated(source, samples, order, weights_cache(), notes)
     write_table(table, folder / "calibration.json")
-    reference: tuple[BuiltEngine, ...] = ()
-    inputs: list[dict[str, np.ndarray]] = []
-    if order.profile:
-        feeds = samples.feeds(source.inputs, source.preprocess)
-        inputs = [arrays for _, arrays in itertools.islice(feeds, COMPARED_INPUTS)]
-        reference = (_engine(scratch, source, dataclasses.replace(order, precision=Precision.FP32), notes),)
+    reference, inputs = _reference(scratch, source, order, notes, samples) if measured_here else ((), ())
     with notes.stage("quantizing"):
         kept = quantize(source, order, scheme, table)
+        if scheme.rest is not Precision.FP32:
+            from edgekit.half import to_half
+
+            half = dataclasses.replace(order, precision=scheme.rest)
+            to_half(source.graph, half, table.ranges, samples.feeds(source.inputs, source.preprocess))
     calibration = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
     facts = {f"calibration_{name}": value for name, value in msgspec.to_builtins(calibration).items()}
     return Int8Step(calibration, {**facts, "layers_kept_in_float": kept}, reference, inputs)
@@ -245,9 +319,14 @@ def _engine(
 
     graph = folder / "graph.onnx"
     save_graph(source.graph, graph)
-    with notes.stage(f"building the {str(order.precision).upper()} engine for {order.target}"):
-        options = BuildOptions(precision=order.precision, threads=order.threads)
-        result = engine_from_graph(graph, folder, order.target, options)
+    shapes = ranges_of_batch(source.inputs, order)
+    if order.plan_only:
+        result = BuildResult(engine="", files=(), layers={}, backend_version="")
+    else:
+        with notes.stage(f"building the {str(order.precision).upper()} engine for {order.target}"):
+            result = engine_from_graph(graph, folder, order.target, build_options(order, shapes))
+    for note in result.notes:
+        notes.note(note)
     manifest = Manifest(
         format=FORMAT,
         edgekit=edgekit.__version__,
@@ -260,6 +339,8 @@ def _engine(
         layers=result.layers,
         engine=result.engine,
         machine=this_machine(),
+        compute_capabilities=result.compute_capabilities,
+        shapes=shapes,
         source=source.origin,
         inputs=source.inputs,
         outputs=output_specs(source.graph),
@@ -284,7 +365,18 @@ def _needed_bytes(source: ModelSource, order: Order) -> int:
 
 
 def _precision(name: str) -> Precision:
-    known = [str(precision) for precision in BUILDABLE]
+    known = [str(precision) for precision in Precision]
     if name not in known:
         raise UsageError(f"unknown precision '{name}': expected {' or '.join(known)}", hint=nearest(name, known))
     return Precision(name)
+
+
+def _batch(sizes: int | Sequence[int] | None) -> tuple[int, int, int] | None:
+    """Least, usual and greatest."""
+    if sizes is None:
+        return None
+    batch = (sizes,) * 3 if isinstance(sizes, int) else tuple(sizes)
+    if len(batch) != 3 or not 0 < batch[0] <= batch[1] <= batch[2]:
+        given = ":".join(map(str, batch))
+        raise UsageError(f"--batch: expected a number, or three that do not fall, such as 1:4:16, got {given}")
+    return batch

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+import msgspec
+
 from edgekit.errors import UsageError, nearest
 from edgekit.order import Order
-from edgekit.specs import TensorSpec
+from edgekit.specs import ShapeRange, TensorSpec
 
-__all__ = ["Shape", "input_shapes", "picture_shape"]
+__all__ = ["BATCH", "Shape", "batched", "input_shapes", "picture_shape", "ranges_of_batch"]
 
 Shape: TypeAlias = "tuple[int, ...]"
 OpenShape: TypeAlias = "Sequence[int | str]"
+
+BATCH = "batch"
+"""What a first dimension is called that is chosen at run time."""
 
 # What the example in a message says; pictures are seldom smaller than what most classifiers take.
 EXAMPLE_SIDE = 224
 EXAMPLE_LENGTH = 128
 
 
-def input_shapes(specs: Sequence[TensorSpec], order: Order) -> dict[str, Shape]:
+def input_shapes(specs: Sequence[TensorSpec], order: Order) -> dict[str, tuple[int | str, ...]]:
     """A number for each dimension of each input of an ONNX file.
 
     A dimension that is named at several inputs needs to be said at one of them. The first dimension, the batch, is 1
-    where nothing is said of it.
+    where nothing is said of it, and stays open where it is to be chosen at run time.
 
     Raises:
         UsageError: a shape is for an input that is not there or does not fit it; or a dimension stays open.
@@ -34,7 +39,47 @@ def input_shapes(specs: Sequence[TensorSpec], order: Order) -> dict[str, Shape]:
         for own, size in zip(spec.shape, given.get(spec.name, ()), strict=False):
             if isinstance(own, str):
                 sizes.setdefault(own, size)
-    return {spec.name: _closed(spec, given.get(spec.name) or _filled(spec, sizes)) for spec in specs}
+    closed = {spec.name: _closed(spec, given.get(spec.name) or _filled(spec, sizes)) for spec in specs}
+    return {spec.name: _with_batch(spec, closed[spec.name], order) for spec in specs}
+
+
+def _with_batch(spec: TensorSpec, shape: Shape, order: Order) -> tuple[int | str, ...]:
+    if order.batch is None:
+        return shape
+    own, (least, _, greatest) = spec.shape[0] if spec.shape else None, order.batch
+    if isinstance(own, str):
+        return (own if least != greatest else least, *shape[1:])
+    if {least, greatest} == {own}:
+        return shape
+    raise UsageError(
+        f"--batch: expected an input whose batch is open, got {spec}",
+        hint="the batch was fixed when the model was exported; export it with a dynamic one (dynamic_axes)",
+    )
+
+
+def batched(specs: Sequence[TensorSpec], order: Order) -> tuple[TensorSpec, ...]:
+    """The inputs with the batch that was asked for: a number, or a dimension that is chosen at run time."""
+    if order.batch is None:
+        return tuple(specs)
+    least, _, greatest = order.batch
+    first = least if least == greatest else BATCH
+    return tuple(msgspec.structs.replace(spec, shape=(first, *spec.shape[1:])) for spec in specs)
+
+
+def ranges_of_batch(specs: Sequence[TensorSpec], order: Order) -> dict[str, ShapeRange]:
+    """The least, usual and greatest shape of each input whose batch is chosen at run time.
+
+    Raises:
+        UsageError: another dimension is open.
+    """
+    ranges = {}
+    for spec in specs:
+        if order.batch is None or not any(isinstance(size, str) for size in spec.shape):
+            continue
+        if any(isinstance(size, str) for size in spec.shape[1:]):
+            raise UsageError(f"input {spec}: expected a size for each dimension but the first")
+        ranges[spec.name] = ShapeRange(*((size, *spec.shape[1:]) for size in order.batch))  # type: ignore[arg-type]
+    return ranges
 
 
 def picture_shape(own: OpenShape, wanted: Shape | None) -> Shape:

@@ -30,7 +30,7 @@ from edgekit.models.weights import load_weights
 from edgekit.order import Order, is_missing, kind_of, merged
 from edgekit.progress import Progress
 from edgekit.recipe import Postprocess, Preprocess, Quantize, Recipe, Tolerance, load_recipe
-from edgekit.shapes import Shape, input_shapes, picture_shape
+from edgekit.shapes import Shape, batched, input_shapes, picture_shape
 from edgekit.specs import TensorSpec
 
 __all__ = ["ModelSource", "model_source"]
@@ -103,7 +103,7 @@ def model_source(order: Order, progress: Progress) -> ModelSource:
 def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSource:
     if order.inputs:
         raise UsageError(f"--input does not go with the recipe '{recipe.name}'", hint="use --shape, as in 320x320")
-    spec = TensorSpec(recipe.input.name, "float32", _recipe_shape(recipe, order.shape))
+    (spec,) = batched([TensorSpec(recipe.input.name, "float32", _recipe_shape(recipe, order.shape))], order)
     preprocess = recipe.preprocess
     if order.preprocess is not None:
         preprocess = merged(preprocess or _guessed(spec) or Preprocess(), order.preprocess)
@@ -180,7 +180,8 @@ def _from_module(module: object, order: Order, progress: Progress) -> ModelSourc
         with progress.stage("reading weights"):
             load_weights(module, order.weights)
         weights = bundle.WeightsInfo(source=order.weights, sha256=_sha256(Path(order.weights)))
-    graph, error = _exported(module, _module_specs(module, order.inputs), (), order.opset, Tolerance(), progress)
+    specs = batched(_module_specs(module, order.inputs), order)
+    graph, error = _exported(module, specs, (), order.opset, Tolerance(), progress)
     return ModelSource(
         name=name.rpartition(":")[2].rpartition(".")[2],
         graph=graph,
@@ -259,7 +260,10 @@ def _from_onnx(path: Path, order: Order, progress: Progress) -> ModelSource:
 
 
 def _fix_shapes(graph: ir.Model, order: Order) -> list[TensorSpec]:
-    """Gives every dimension a number; returns the inputs, as they are now, of which some dimension had none."""
+    """Gives every dimension a number; returns the inputs, as they are now, of which some dimension had none.
+
+    A batch that is to be chosen at run time stays open.
+    """
     specs = input_specs(graph)
     shapes = input_shapes(specs, order)
     opened = {spec.name for spec in specs if shapes[spec.name] != spec.shape}

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import UsageError
-from edgekit.order import Order, command_from_order, given_fields, kind_of, merged, name_of
+from edgekit.order import EngineOptions, Order, command_from_order, given_fields, kind_of, merged, name_of
 from edgekit.recipe import Preprocess
 from edgekit.specs import Precision
 
@@ -32,6 +32,24 @@ ORDERS = [
     ),
     Order(model="m:f", precision=Precision.INT8, target="null", inputs={"": (1, 8)}, opset=19, seed=3),
     Order(model="yolov3", precision=Precision.INT8, target="cpu", weights="w.weights", shape=(320, 416)),
+    Order(model="yolov3", precision=Precision.FP16, target="tensorrt-rtx", batch=(1, 4, 16), half_io=True),
+    Order(
+        model="yolov3",
+        precision=Precision.BF16,
+        target="tensorrt",
+        batch=(8, 8, 8),
+        plan_only=True,
+        engine=EngineOptions(
+            sm=(86, 120),
+            workspace_mib=512,
+            timing_cache="t.cache",
+            dla=0,
+            version_compatible=True,
+            hardware_compatible=True,
+            refittable=True,
+            strip_weights=True,
+        ),
+    ),
     Order(model="yolov3", precision=Precision.INT8, target="cpu", preprocess=given_fields(Preprocess())),
     Order(
         model="m.onnx",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.parameters import input_shapes, picture_shape, preprocess_fields
+from edgekit.cli.parameters import batch_sizes, engine_options, input_shapes, picture_shape, preprocess_fields
 
 __all__ = ["build"]
 
@@ -17,14 +17,22 @@ Examples:
   edgekit build yolov3-tiny --int8 --weights coco -o tiny
   edgekit build detector.onnx --int8 --calib photos/ --calib-method mse
   edgekit build my.package:make_model --fp32 --input 1x3x224x224
+  edgekit build yolov3 --fp16 --target tensorrt-rtx --batch 1:4:16
 """
 
 
 @click.command(epilog=EPILOG, short_help="Compile a model into an engine, and measure it.")
 @click.argument("model")
 @click.option("--int8", "precision", flag_value="int8", default="int8", help="8-bit integers; the default.")
+@click.option("--fp16", "precision", flag_value="fp16", help="16-bit floats, on GPUs.")
+@click.option("--bf16", "precision", flag_value="bf16", help="16-bit floats with the range of 32, on GPUs.")
 @click.option("--fp32", "precision", flag_value="fp32", help="32-bit floats.")
-@click.option("--target", metavar="NAME", help="Backend that the engine is for: cpu, openvino, null.")
+@click.option(
+    "--target",
+    metavar="NAME",
+    help="Backend that the engine is for: cpu, openvino, tensorrt, tensorrt-rtx, null. Without it, tensorrt where it "
+    "and a GPU are found, else cpu.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write the engine to.")
 @click.option("--weights", metavar="FILE|NAME", help="Darknet, PyTorch or safetensors file, or a published set: coco.")
 @click.option("--calib", metavar="DIR|SET", help="Pictures to calibrate on: a folder, or the name of a set.")
@@ -53,10 +61,19 @@ Examples:
     metavar="FIELD=VALUE",
     help="How pictures become inputs, field by field as in a recipe; repeatable.",
 )
+@click.option(
+    "--batch",
+    callback=batch_sizes,
+    metavar="N|MIN:OPT:MAX",
+    help="Inputs at once: a number, or a range with the usual one in it, as in 1:4:16.",
+)
 @click.option("--opset", type=click.IntRange(min=1), metavar="N", help="Version of ONNX's operators to export to.")
 @click.option("--seed", type=int, default=0, show_default=True, help="What random weights and inputs are drawn with.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
 @click.option("--profile/--no-profile", default=True, help="Measure FP32 beside the engine; on by default.")
+@click.option("--plan-only", is_flag=True, help="Leave the engine to `edgekit compile`, on the board; for tensorrt.")
+@click.option("--half-io", is_flag=True, help="Inputs and outputs in half precision too.")
+@engine_options
 def build(model: str, **options: Any) -> None:
     """Compile MODEL into an engine, and measure it.
 
@@ -75,6 +92,7 @@ def _show(bundle: Path) -> None:
     """The report, the place, and what to type next."""
     from rich.console import Console
 
+    from edgekit.engine.backend import backend
     from edgekit.engine.bundle import read_manifest
     from edgekit.report.reports import build_report_from_bundle
     from edgekit.report.terminal import notes_panel, terminal_from_build
@@ -87,9 +105,17 @@ def _show(bundle: Path) -> None:
     elif manifest.notes:
         console.print(notes_panel(manifest.notes))
     place = shlex.quote(str(bundle))
+    if not manifest.engine:
+        console.print()
+        console.print(f"[bold green]graph:[/] {bundle}", soft_wrap=True)
+        console.print("[dim]next, on the machine that the engine is for:[/]")
+        console.print(f"  edgekit compile {place} --target {manifest.backend}", soft_wrap=True, markup=False)
+        return
     takes = "photo.jpg --save boxes.jpg" if manifest.task == "detect" else "input.npy --save outputs.npz"
     console.print()
     console.print(f"[bold green]engine:[/] {bundle}", soft_wrap=True)
     console.print("[dim]next:[/]")
+    if backend(manifest.backend).on_gpu:
+        console.print(f"  edgekit inspect {place}", soft_wrap=True, markup=False)
     console.print(f"  edgekit run {place} {takes}", soft_wrap=True, markup=False)
     console.print(f"  edgekit profile {place} --html report.html", soft_wrap=True, markup=False)

@@ -36,6 +36,7 @@ Example:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     commands_on_use={
         "build": ("edgekit.cli.build:build", "Compile a model into an engine, and measure it."),
+        "compile": ("edgekit.cli.compile:compile_engine", "Build the engine of a bundle for this machine."),
         "run": ("edgekit.cli.run:run", "Run an engine on pictures or arrays."),
         "profile": ("edgekit.cli.profile:profile", "Measure how fast an engine is, stage by stage."),
         "doctor": ("edgekit.cli.doctor:doctor", "Tell what this machine can build and run."),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-__all__ = ["input_shapes", "picture_shape", "preprocess_fields"]
+__all__ = ["batch_sizes", "engine_options", "input_shapes", "picture_shape", "preprocess_fields"]
 
 LISTS = ("mean", "std")
 
@@ -37,6 +40,54 @@ def input_shapes(
             raise click.BadParameter(f"expected a name of its own before each of several shapes, got '{value}'")
         shapes[name] = shape
     return shapes or None
+
+
+def batch_sizes(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """``4`` or ``1:4:16`` as the least, usual and greatest number."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*:[1-9]\d*)?", value):
+        raise click.BadParameter(f"expected a number, or MIN:OPT:MAX such as 1:4:16, got '{value}'")
+    sizes = tuple(map(int, value.split(":")))
+    return sizes * 3 if len(sizes) == 1 else sizes
+
+
+def compute_capabilities(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """``86,89`` or ``8.6,8.9`` as numbers."""
+    if value is None:
+        return ()
+    if not re.fullmatch(r"\d+\.?\d(,\d+\.?\d)*", value):
+        raise click.BadParameter(f"expected compute capabilities, such as 86,89,120, got '{value}'")
+    return tuple(int(word.replace(".", "")) for word in value.split(","))
+
+
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds what builders for GPUs are told; the command gets it all as one value, ``engine``."""
+
+    @functools.wraps(command)
+    def with_engine(*args: Any, **options: Any) -> None:
+        from edgekit.order import EngineOptions
+
+        engine = EngineOptions(**{field.name: options.pop(field.name) for field in dataclasses.fields(EngineOptions)})
+        command(*args, engine=engine, **options)
+
+    for option in reversed(ENGINE_OPTIONS):
+        with_engine = option(with_engine)
+    return with_engine
+
+
+ENGINE_OPTIONS = (
+    click.option("--sm", callback=compute_capabilities, metavar="LIST", help="GPUs to build for, as in 86,89,120."),
+    click.option(
+        "--workspace", "workspace_mib", type=click.IntRange(min=0), default=0, metavar="MIB", help="Memory to tune in."
+    ),
+    click.option("--timing-cache", metavar="FILE", help="Measured kernels; EdgeKit keeps one per GPU and version."),
+    click.option("--dla", type=click.IntRange(min=0), metavar="N", help="Deep-learning accelerator to run on."),
+    click.option("--version-compatible", is_flag=True, help="To load in later versions of TensorRT too."),
+    click.option("--hardware-compatible", is_flag=True, help="To run on other GPUs too."),
+    click.option("--refittable", is_flag=True, help="Weights can be replaced in the built engine."),
+    click.option("--strip-weights", is_flag=True, help="Weights stay beside the engine, in graph.onnx."),
+)
 
 
 def preprocess_fields(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
@@ -10,10 +11,20 @@ from typing import Protocol, cast
 import msgspec
 import numpy as np
 
-from edgekit.errors import UsageError, nearest
+from edgekit.errors import BackendUnavailable, UsageError, nearest
 from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
 
-__all__ = ["BACKENDS", "Backend", "BuildOptions", "BuildResult", "Engine", "backend", "backend_at", "entry_point"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BuildOptions",
+    "BuildResult",
+    "Engine",
+    "backend",
+    "backend_at",
+    "default_target",
+    "entry_point",
+]
 
 BACKENDS = {
     "cpu": "edgekit.engine.onnxruntime:OnnxRuntime",
@@ -163,3 +174,16 @@ def backend(name: str) -> Backend:
         UsageError: there is none of that name.
     """
     return backend_at(entry_point(name))
+
+
+def default_target() -> str:
+    """``tensorrt`` where TensorRT and a GPU are found, else ``cpu``."""
+    if importlib.util.find_spec("tensorrt") is None:
+        return "cpu"
+    tensorrt = backend("tensorrt")
+    try:
+        tensorrt.require()
+        tensorrt.require_device(())
+    except BackendUnavailable:
+        return "cpu"
+    return "tensorrt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +29,7 @@ __all__ = [
     "Manifest",
     "Source",
     "WeightsInfo",
+    "check_files",
     "read_bundle",
     "read_manifest",
     "seal",
@@ -225,16 +226,32 @@ def read_bundle(path: Path) -> Bundle:
     path = Path(path)
     manifest = read_manifest(path)
     hint = _rebuild(manifest.rebuild)
+    compile_it = f"edgekit compile {path} --target {manifest.backend}"
     if not manifest.engine:
-        compile_it = f"compile it: edgekit compile {path} --target {manifest.backend}"
         raise EngineMismatch(f"{path} holds a graph for {manifest.backend}, and no engine yet", hint=compile_it)
     if manifest.engine not in manifest.files:
         raise EngineMismatch(f"{path / MANIFEST} is damaged: it does not list engine '{manifest.engine}'", hint=hint)
-    for name, info in manifest.files.items():
-        _check_file(path, name, info, hint)
+    check_files(path, manifest)
+    # The graph in the bundle is good for every GPU; only the engine has to be made anew.
+    hint = f"build its engine for this machine: {compile_it}" if manifest.compute_capabilities else hint
     _check_machine(path, manifest, hint)
     _check_backend(path, manifest, hint)
     return Bundle(path, manifest)
+
+
+def check_files(path: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
+    """Makes sure that files of the bundle are there and as they were written.
+
+    Args:
+        path: the bundle's folder.
+        manifest: its manifest.
+        names: which ones; all where None.
+
+    Raises:
+        EngineMismatch: one is missing or was changed.
+    """
+    for name in manifest.files if names is None else names:
+        _check_file(path, name, manifest.files[name], _rebuild(manifest.rebuild))
 
 
 _MAKE_ONE = "edgekit build MODEL --output FOLDER makes one"

@@ -61,14 +61,14 @@ def _dtype_name(value: ir.Value) -> str:
     return str(value.dtype.numpy())
 
 
-def set_input_shapes(graph: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None:
+def set_input_shapes(graph: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> None:
     """Fixes dimensions that were to be chosen at run time, in place, and infers all shapes anew.
 
     A named dimension that is fixed at one input is fixed wherever its name stands.
 
     Args:
         graph: its inputs named in ``shapes`` get these.
-        shapes: one number a dimension.
+        shapes: one number a dimension; a dimension that keeps its name stays open.
 
     Raises:
         GraphError: an input does not exist, has another rank, or has that dimension fixed at another size.
@@ -81,7 +81,7 @@ def set_input_shapes(graph: ir.Model, shapes: Mapping[str, Sequence[int]]) -> No
             raise GraphError(f"no input '{name}'", hint=f"inputs: {', '.join(str(s) for s in input_specs(graph))}")
         _require_fitting(_spec(value), shape)
         for old, new in zip(value.shape or (), shape, strict=True):
-            if isinstance(old, ir.SymbolicDim) and old.value is not None:
+            if isinstance(old, ir.SymbolicDim) and old.value is not None and isinstance(new, int):
                 _require_agreement(chosen, str(old.value), new)
         value.shape = ir.Shape(list(shape))
     for value in inputs.values():
@@ -94,9 +94,10 @@ def set_input_shapes(graph: ir.Model, shapes: Mapping[str, Sequence[int]]) -> No
     InferShapes()(graph)
 
 
-def _require_fitting(spec: TensorSpec, shape: Sequence[int]) -> None:
+def _require_fitting(spec: TensorSpec, shape: Sequence[int | str]) -> None:
     fits = len(shape) == len(spec.shape) and all(
-        new > 0 and (isinstance(old, str) or old == new) for old, new in zip(spec.shape, shape, strict=True)
+        old == new or (isinstance(old, str) and isinstance(new, int) and new > 0)
+        for old, new in zip(spec.shape, shape, strict=True)
     )
     if not fits:
         raise GraphError(

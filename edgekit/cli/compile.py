@@ -1,0 +1,46 @@
+"""``edgekit compile``: a bundle's graph becomes an engine on the machine that it is for."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit.cli.parameters import engine_options
+
+__all__ = ["compile_engine"]
+
+EPILOG = """\b
+Examples:
+  edgekit compile yolov3-int8 --target tensorrt
+  edgekit compile yolov3-int8 --target tensorrt -o orin --workspace 2048
+"""
+
+
+@click.command("compile", epilog=EPILOG, short_help="Build the engine of a bundle for this machine.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", metavar="NAME", help="tensorrt or tensorrt-rtx; the bundle's own without it.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write to; in place without it."
+)
+@engine_options
+def compile_engine(bundle: Path, **options: Any) -> None:
+    """Build the engine of BUNDLE for this machine, from the graph in it.
+
+    BUNDLE comes from `edgekit build … --target tensorrt --plan-only`, or holds an engine for another GPU or version.
+    Neither PyTorch nor the package onnx is needed.
+    """
+    from rich.console import Console
+
+    from edgekit.cli.progress import progress_on_stderr
+    from edgekit.compilation import compile_bundle
+
+    with progress_on_stderr() as progress:
+        place = compile_bundle(bundle, progress=progress, **options)
+    console = Console(highlight=False)
+    console.print(f"[bold green]engine:[/] {place}", soft_wrap=True)
+    console.print("[dim]next:[/]")
+    console.print(f"  edgekit inspect {shlex.quote(str(place))}", soft_wrap=True, markup=False)
+    console.print(f"  edgekit profile {shlex.quote(str(place))} --html report.html", soft_wrap=True, markup=False)

@@ -1,0 +1,148 @@
+"""From a bundle's graph to its engine, on the machine that it is for: neither torch nor onnx is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import edgekit
+from edgekit.device.nvidia import gpus
+from edgekit.engine.backend import BACKENDS, Backend, BuildOptions, BuildResult, backend
+from edgekit.engine.builder import engine_from_graph
+from edgekit.engine.bundle import Manifest, check_files, read_manifest, seal, this_machine, write_bundle
+from edgekit.errors import EngineMismatch, UsageError, nearest
+from edgekit.models.download import weights_cache
+from edgekit.order import EngineOptions, Order
+from edgekit.progress import Progress, Silent
+from edgekit.specs import ShapeRange
+
+__all__ = ["build_options", "compile_bundle"]
+
+GRAPH = "graph.onnx"
+KEPT = (GRAPH, f"{GRAPH}.data", "calibration.json")
+
+
+def build_options(order: Order, shapes: Mapping[str, ShapeRange]) -> BuildOptions:
+    """What the builder of an order's engine is told."""
+    return BuildOptions(
+        precision=order.precision,
+        threads=order.threads,
+        **_engine_fields(order.target, order.engine),
+        shapes=dict(shapes),
+    )
+
+
+def compile_bundle(
+    bundle: str | Path,
+    *,
+    target: str | None = None,
+    output: str | Path | None = None,
+    engine: EngineOptions | Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Builds the engine of a bundle anew from the graph in it, for this machine.
+
+    Args:
+        bundle: the folder that ``edgekit build`` has written, with ``--plan-only`` or without.
+        target: ``tensorrt`` or ``tensorrt-rtx``; the bundle's own where none is named.
+        output: where the new bundle goes; in place of the old one where none is named.
+        engine: what the builder is told; see `EngineOptions`.
+        progress: is told of every stage.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        UsageError: no bundle, or one whose graph is not for that target.
+        EngineMismatch: a file of the bundle is missing or was changed.
+        BackendUnavailable: the target's library is not installed here.
+        BuildError: the builder failed; see `engine_from_graph`.
+    """
+    place = Path(bundle)
+    manifest = read_manifest(place)
+    target = target or manifest.backend
+    library = _library(place, manifest, target)
+    library.require()
+    options = engine if isinstance(engine, EngineOptions) else EngineOptions(**(engine or {}))
+    names = [name for name in KEPT if name in manifest.files]
+    if GRAPH not in names:
+        raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, the manifest lists none")
+    check_files(place, manifest, names)
+    progress = progress or Silent()
+    with write_bundle(Path(output) if output is not None else place) as folder:
+        for name in names:
+            # Both stand on one file system as a rule, and the graph is the larger part of a bundle.
+            _link(place / name, folder / name)
+        with progress.stage(f"building the {str(manifest.precision).upper()} engine for {target}"):
+            told = BuildOptions(
+                precision=manifest.precision, **_engine_fields(target, options), shapes=dict(manifest.shapes)
+            )
+            result = engine_from_graph(folder / GRAPH, folder, target, told)
+        for note in result.notes:
+            progress.note(note)
+        seal(folder, _compiled(manifest, target, result))
+    return Path(output) if output is not None else place
+
+
+def _library(place: Path, manifest: Manifest, target: str) -> Backend:
+    on_gpu = [name for name in BACKENDS if name.startswith("tensorrt")]
+    if target not in BACKENDS:
+        raise UsageError(f"unknown target '{target}'", hint=nearest(target, BACKENDS))
+    if target not in on_gpu or manifest.backend not in on_gpu:
+        wrong = target if manifest.backend in on_gpu else manifest.backend
+        raise UsageError(
+            f"{place}: expected a graph for {' or '.join(on_gpu)} and one of them as target, got '{wrong}': "
+            "graphs for processors have their Q/DQ pairs elsewhere",
+            hint=f"build it anew: {manifest.rebuild}" if manifest.rebuild else "",
+        )
+    return backend(target)
+
+
+def _engine_fields(target: str, engine: EngineOptions) -> dict[str, Any]:
+    """Fields of `BuildOptions` by name."""
+    fields = dataclasses.asdict(engine)
+    cache = fields.pop("timing_cache")
+    return {
+        "compute_capabilities": fields.pop("sm"),
+        "workspace_bytes": fields.pop("workspace_mib") * 2**20,
+        "timing_cache": _timing_cache(target) if cache is None else str(Path(cache).absolute()),
+        **fields,
+    }
+
+
+def _timing_cache(target: str) -> str:
+    """The file that kernels measured on this GPU are kept in; none where there is no GPU to measure on."""
+    here = gpus() if target == "tensorrt" else ()
+    if not here:
+        return ""
+    gpu = "-".join(here[0].name.split())
+    return str(weights_cache() / "timing" / f"{target}-{backend(target).version()}-{gpu}.cache")
+
+
+def _link(source: Path, place: Path) -> None:
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)
+
+
+def _compiled(manifest: Manifest, target: str, result: BuildResult) -> Manifest:
+    return msgspec.structs.replace(
+        manifest,
+        edgekit=edgekit.__version__,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        backend=target,
+        backend_version=result.backend_version,
+        layers=result.layers,
+        engine=result.engine,
+        machine=this_machine(),
+        compute_capabilities=result.compute_capabilities,
+        notes=tuple(dict.fromkeys((*manifest.notes, *result.notes))),
+    )
