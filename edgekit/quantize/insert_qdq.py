@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -12,9 +13,9 @@ from edgekit.errors import CalibrationError
 from edgekit.graph.passes import NameNodes
 from edgekit.quantize.plan import PRODUCTS, Plan, range_source
 from edgekit.quantize.rounding import rounded_weights
-from edgekit.specs import QuantScheme
+from edgekit.specs import Precision, QuantScheme
 
-__all__ = ["QuantParameters", "insert_qdq", "parameters_from_range", "weight_scales"]
+__all__ = ["QuantParameters", "insert_qdq", "parameters_from_range", "scales_in", "weight_scales"]
 
 Range = tuple[float, float]
 
@@ -72,7 +73,8 @@ def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme:
         name = range_source(value).name or ""
         if name not in ranges:
             raise CalibrationError(f"no range was measured for tensor '{name}'")
-        parameters[value] = parameters_from_range(*ranges[name], scheme.activation_dtype)
+        how = parameters_from_range(*ranges[name], scheme.activation_dtype)
+        parameters[value] = replace(how, scale=scales_in(how.scale, scheme.rest)[()])
     for node in plan.nodes:
         if node.op_type in PRODUCTS:
             _quantize_weights(graph, node, parameters, scheme)
@@ -90,6 +92,20 @@ def weight_scales(weight: np.ndarray, axis: int | None, bits: int) -> np.ndarray
     return np.where(scales > SMALLEST_SCALE, scales, SCALE_OF_NOTHING)
 
 
+def scales_in(scales: np.ndarray | np.floating, precision: Precision) -> np.ndarray:
+    """The nearest scales, float32, that lose nothing in ``precision``, so that integers are chosen for what is written.
+
+    FP16 has steps of 6e-8 near zero: a channel of weights below 7e-6 gets fewer than 127 of its integers.
+    """
+    if precision is Precision.FP16:
+        half = np.finfo(np.float16)
+        fitting = np.clip(scales, half.smallest_subnormal, half.max).astype(np.float16)
+        return np.where(scales > half.max, scales, fitting).astype(np.float32)
+    if precision is Precision.BF16:
+        return np.asarray(scales, ml_dtypes.bfloat16).astype(np.float32)
+    return np.asarray(scales, np.float32)
+
+
 def _quantize_weights(
     graph: ir.Model, node: ir.Node, parameters: Mapping[ir.Value, QuantParameters], scheme: QuantScheme
 ) -> None:
@@ -105,7 +121,7 @@ def _quantize_weights(
         # A Gemm's may be one number for all channels.
         biases = np.broadcast_to(bias.const_value.numpy().reshape(-1), _channels(node, array.shape)).astype(np.float64)
         scales = _with_room_for(biases, scales, float(parameters[data].scale))
-    scales = scales.astype(np.float32)
+    scales = scales_in(scales, scheme.rest)
     largest = 2 ** (scheme.weight_bits - 1) - 1
     shape = [1] * array.ndim
     if axis is not None:

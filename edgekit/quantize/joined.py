@@ -33,11 +33,13 @@ def joined_ranges(plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) 
     joined = dict(ranges)
     bound = _bound(plan, scheme)
     together: dict[str, set[str]] = {}
+    # TensorRT moves the Q behind a Concat to before it, where it meets the DQ of what is joined.
+    with_pairs = plan.integers.union(plan.tensors if scheme.carried else ())
     for node in plan.nodes:
         if node.op_type != "Concat":
             continue
         names = {str(range_source(value).name) for value in node.inputs if value is not None}
-        names.update(str(value.name) for value in node.outputs if value in plan.integers)
+        names.update(str(value.name) for value in node.outputs if value in with_pairs)
         # Concats in a row share all they join.
         names = set().union(*(together.get(name, {name}) for name in names))
         if not names <= joined.keys():

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from edgekit.errors import GraphError
 from edgekit.graph.passes import RemoveDead
 from edgekit.quantize.calibrate import CalibrationTable
+from edgekit.quantize.carry import carry_back
 from edgekit.quantize.equalize import equalized_ranges
 from edgekit.quantize.insert_qdq import insert_qdq
 from edgekit.quantize.joined import joined_ranges
@@ -30,6 +31,8 @@ def require_quantizable(
         UsageError: a pattern matches no node.
     """
     plan = plan_from_graph(graph, scheme, keep_float, keep_heads=keep_heads)
+    if scheme.carried:
+        carry_back(graph, plan, scheme)
     if not plan.nodes:
         raise GraphError(
             "nothing in the graph can be quantized: expected convolutions or matrix products, got "
