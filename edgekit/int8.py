@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias, TypedDict
+
+import numpy as np
+import onnx_ir as ir
 
 from edgekit.data.calibration_set import CalibrationSet, calibration_set
 from edgekit.data.random_inputs import RandomInputs
 from edgekit.device.cpu import cpu
+from edgekit.graph.evaluate import Evaluator
 from edgekit.order import Order
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate import (
@@ -26,7 +31,7 @@ from edgekit.quantize.table import cached_table, keep_table
 from edgekit.source import ModelSource
 from edgekit.specs import QuantScheme
 
-__all__ = ["Samples", "calibrated", "quantize", "require_int8", "samples_for"]
+__all__ = ["Samples", "answers", "calibrated", "quantize", "require_int8", "samples_for"]
 
 DEFAULT_METHOD = "minmax"
 DEFAULT_SET = "sample"
@@ -115,6 +120,12 @@ def calibrated(
 def quantize(source: ModelSource, order: Order, scheme: QuantScheme, table: CalibrationTable) -> int:
     """Puts Q/DQ pairs into the source's graph, in place; how many convolutions and matrix products stay in float."""
     return len(quantized_graph(source.graph, table, scheme, **_policy(source, order)).skipped)
+
+
+def answers(graph: ir.Model, inputs: Iterable[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """What ``graph`` gives on the processor, output by name, for each of ``inputs``."""
+    evaluator = Evaluator(graph, threads=cpu().compute_threads)
+    return [evaluator.run(arrays) for arrays in inputs]
 
 
 def require_int8(source: ModelSource, order: Order, scheme: QuantScheme) -> None:

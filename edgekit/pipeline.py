@@ -34,7 +34,7 @@ from edgekit.models.download import weights_cache
 from edgekit.order import EngineOptions, Order, command_from_order, given_fields, name_of
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.recipe import Preprocess
-from edgekit.report.side_by_side import BuiltEngine, measure_side_by_side
+from edgekit.report.side_by_side import BuiltEngine, measure_side_by_side, noise_db
 from edgekit.report.write import write_build_report
 from edgekit.shapes import ranges_of_batch
 from edgekit.specs import Precision
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 COMPARED_INPUTS = 4
+JUDGED_INPUTS = 2
 HALF_IMAGES = 8
 """Half precision only has to know by how much a range overflows, not where it ends."""
 
@@ -212,6 +213,10 @@ def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
             step = _to_int8(folder, Path(scratch), source, order, notes, measured_here)
         elif order.precision is not Precision.FP32:
             step = _to_half(Path(scratch), source, order, notes, measured_here)
+        if step.sqnr_db:
+            _refuse_noise(step.sqnr_db, order.target)
+            worst = min(step.sqnr_db, key=lambda name: step.sqnr_db[name])
+            notes.note(f"INT8's signal to noise, computed on the processor: {step.sqnr_db[worst]:.1f} dB at '{worst}'")
         engine = _engine(folder, source, order, notes, step.calibration)
         facts |= {**step.facts, "build_s": time.perf_counter() - started}
         if measured_here:
@@ -242,12 +247,14 @@ class Int8Step(NamedTuple):
         facts: for the report.
         reference: the float engine to compare with, if anything is to be measured.
         inputs: what the two are compared on.
+        sqnr_db: signal to noise of each output, where it was computed on the processor.
     """
 
     calibration: CalibrationInfo | None = None
     facts: Mapping[str, Any] = {}
     reference: tuple[BuiltEngine, ...] = ()
     inputs: Sequence[Mapping[str, np.ndarray]] = ()
+    sqnr_db: Mapping[str, float] = {}
 
 
 def _runs_here(order: Order, notes: _Notes) -> bool:
@@ -281,16 +288,20 @@ def _reference(
     scratch: Path, source: ModelSource, order: Order, notes: _Notes, samples: Samples
 ) -> tuple[tuple[BuiltEngine, ...], list[dict[str, np.ndarray]]]:
     """The float engine to compare with, and what the two are compared on."""
+    engine = _engine(scratch, source, dataclasses.replace(order, precision=Precision.FP32), notes)
+    return (engine,), _few(samples, source)
+
+
+def _few(samples: Samples, source: ModelSource) -> list[dict[str, np.ndarray]]:
     feeds = samples.feeds(source.inputs, source.preprocess)
-    inputs = [arrays for _, arrays in itertools.islice(feeds, COMPARED_INPUTS)]
-    return (_engine(scratch, source, dataclasses.replace(order, precision=Precision.FP32), notes),), inputs
+    return [arrays for _, arrays in itertools.islice(feeds, COMPARED_INPUTS)]
 
 
 def _to_int8(
     folder: Path, scratch: Path, source: ModelSource, order: Order, notes: _Notes, measured_here: bool
 ) -> Int8Step:
     """Quantizes the source's graph in place; a float engine, if one is wanted, is built in ``scratch`` before that."""
-    from edgekit.int8 import calibrated, quantize, require_int8, samples_for
+    from edgekit.int8 import answers, calibrated, quantize, require_int8, samples_for
     from edgekit.quantize.table import write_table
 
     scheme = backend(order.target).scheme()
@@ -299,6 +310,9 @@ def _to_int8(
     table = calibrated(source, samples, order, weights_cache(), notes)
     write_table(table, folder / "calibration.json")
     reference, inputs = _reference(scratch, source, order, notes, samples) if measured_here else ((), ())
+    # An engine that cannot run here is judged by its graph, which ONNX Runtime can run.
+    judged = _few(samples, source)[:JUDGED_INPUTS] if backend(order.target).on_gpu and not measured_here else []
+    exact = answers(source.graph, judged) if judged else []
     with notes.stage("quantizing"):
         kept = quantize(source, order, scheme, table)
         if scheme.rest is not Precision.FP32:
@@ -306,9 +320,13 @@ def _to_int8(
 
             half = dataclasses.replace(order, precision=scheme.rest)
             to_half(source.graph, half, table.ranges, samples.feeds(source.inputs, source.preprocess))
+    sqnr_db: dict[str, float] = {}
+    if judged:
+        with notes.stage("checking the quantized graph on the processor"):
+            sqnr_db = noise_db(exact, answers(source.graph, judged))
     calibration = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
     facts = {f"calibration_{name}": value for name, value in msgspec.to_builtins(calibration).items()}
-    return Int8Step(calibration, {**facts, "layers_kept_in_float": kept}, reference, inputs)
+    return Int8Step(calibration, {**facts, "layers_kept_in_float": kept}, reference, inputs, sqnr_db)
 
 
 def _engine(

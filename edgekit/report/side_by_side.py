@@ -17,7 +17,7 @@ from edgekit.report.profile import measure
 from edgekit.report.reports import LatencyReport
 from edgekit.runtime.session import Session
 
-__all__ = ["BuiltEngine", "SideBySide", "measure_side_by_side", "signal_to_noise_db"]
+__all__ = ["BuiltEngine", "SideBySide", "measure_side_by_side", "noise_db", "signal_to_noise_db"]
 
 FEWEST_RUNS = 20
 MOST_RUNS = 200
@@ -65,7 +65,7 @@ def measure_side_by_side(
         with Session(engine, manifest) as session, progress.stage(f"measuring {precision.upper()}"):
             reports[precision] = measure(session, runs=_runs(session), warmup=WARMUP, threads=threads)
             answers.append([session.run(arrays) for arrays in inputs])
-    return SideBySide(reports, _noise(answers[0], answers[-1]) if len(answers) > 1 else {})
+    return SideBySide(reports, noise_db(answers[0], answers[-1]) if len(answers) > 1 else {})
 
 
 def signal_to_noise_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float | None:
@@ -86,7 +86,13 @@ def signal_to_noise_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray
     return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
 
 
-def _noise(reference: Sequence[Arrays], got: Sequence[Arrays]) -> dict[str, float]:
+def noise_db(reference: Sequence[Arrays], got: Sequence[Arrays]) -> dict[str, float]:
+    """`signal_to_noise_db` of each output by name, where there is one.
+
+    Args:
+        reference: outputs by name, of each input.
+        got: the same of another engine.
+    """
     found = {}
     for name in reference[0] if reference else ():
         ratio = signal_to_noise_db([answer[name] for answer in reference], [answer[name] for answer in got])
