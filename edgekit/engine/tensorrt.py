@@ -1,0 +1,273 @@
+"""The backends ``tensorrt`` and ``tensorrt-rtx``: one way to build, with the two libraries' differences asked for.
+
+Graphs are read by TensorRT's own parser, so that a board needs neither torch nor onnx. Types stand in the graph: the
+network is strongly typed, and there is neither a calibrator nor a precision that the builder could choose.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekit.engine.backend import BuildOptions, BuildResult, Engine
+from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.tensorrt_config import config_from_options, listed_capabilities, save_timing_cache
+from edgekit.engine.tensorrt_layers import (
+    CONVOLUTIONS,
+    EngineLayer,
+    inspected_layers,
+    layers_of_network,
+    product_layers,
+    quantized_products,
+)
+from edgekit.engine.tensorrt_log import builder_log, last_words
+from edgekit.engine.tensorrt_network import Parsed, add_profile, parse_graph
+from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
+from edgekit.specs import Precision, QuantScheme
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = ["TensorRt", "TensorRtRtx"]
+
+ENGINE = "engine.plan"
+LAYERS = "layers.json"
+
+# What an engine that runs on Ampere and all that came after it says it was built for.
+AMPERE_AND_LATER = "8.0+"
+
+# Where JetPack's packages, and Debian's, put Python modules: a virtual environment does not look there by itself.
+SYSTEM_MODULES = "usr/lib/python3*/dist-packages/tensorrt"
+
+RTX_INT8 = (
+    "TensorRT-RTX's support matrix lists INT8 for weight-only matrix products alone; how fast it runs these INT8 "
+    "convolutions is not yet measured, and until it is --fp16 is recommended"
+)
+
+
+class TensorRt:
+    """TensorRT, on Jetson and on GPUs in desktops and data centres; builds for the GPU that is here."""
+
+    name = "tensorrt"
+    precisions = frozenset({Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8})
+    on_gpu = True
+    module = "tensorrt"
+
+    def require(self) -> None:
+        """See `Backend.require`; the builder tunes the engine on the GPU, so there has to be one."""
+        from edgekit.device.cuda import device_properties
+
+        self._library()
+        device_properties()
+
+    def require_device(self, compute_capabilities: Sequence[str]) -> None:
+        """See `Backend.require_device`; ``8.0+`` is that compute capability and all above it."""
+        from edgekit.device.cuda import device_properties
+
+        self._library()
+        here = device_properties()
+        if compute_capabilities and not any(_covers(built, here.compute_capability) for built in compute_capabilities):
+            raise EngineMismatch(
+                f"the engine was built for compute capability {' or '.join(compute_capabilities)}; "
+                f"{here.name} here has {_text(here.compute_capability)}",
+                hint=f"build it for this GPU: edgekit compile BUNDLE --target {self.name}",
+            )
+
+    def version(self) -> str:
+        """See `Backend.version`."""
+        return str(self._library().__version__)
+
+    def scheme(self) -> QuantScheme:
+        """See `Backend.scheme`."""
+        from edgekit.engine.tensorrt_scheme import SCHEME
+
+        return SCHEME
+
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        """Builds ``engine.plan``, as trtexec and Triton take it, and ``layers.json``; see `Backend.build`."""
+        library = self._library()
+        self._check(library, options)
+        log = builder_log(library)
+        try:
+            builder = library.Builder(log)
+        except TypeError as e:  # pybind11's word for a null pointer
+            raise BackendUnavailable(f"TensorRT cannot use the GPU: {last_words(log)}") from e
+        parsed = parse_graph(library, builder, log, graph, for_dla=options.dla is not None)
+        config = config_from_options(library, builder, options, self._memory_bytes())
+        add_profile(builder, config, parsed.network, options.shapes)
+        network = layers_of_network(library, parsed.network)
+        self._assert_precision(options, network, network)  # before a build that may take many minutes
+        plan = self._plan(builder, parsed, config, log, options)
+        _write(folder / ENGINE, plan)
+        notes = [*self._notes(network), *save_timing_cache(config, options.timing_cache)]
+        built = (inspected_layers(library, plan) if self._has_gpu() else ()) or network
+        (folder / LAYERS).write_bytes(_lines(built))
+        return BuildResult(
+            engine=ENGINE,
+            files=(ENGINE, LAYERS),
+            layers=layer_counts(self._assert_precision(options, network, built)),
+            backend_version=self.version(),
+            compute_capabilities=self._capabilities(library, options),
+            notes=tuple(notes),
+        )
+
+    def load(self, engine: Path, *, threads: int = 0) -> Engine:
+        """See `Backend.load`."""
+        from edgekit.engine.tensorrt_runtime import load_engine
+
+        loaded: Engine = load_engine(self._library(), engine)
+        return loaded
+
+    def _library(self) -> Any:
+        try:
+            library = importlib.import_module(self.module)
+        except (ImportError, OSError, RuntimeError) as e:
+            raise BackendUnavailable(
+                f"target '{self.name}' needs the Python package '{self.module}': {e}", hint=self._how_to_install()
+            ) from e
+        if not hasattr(library, "Builder"):  # type stubs, or a folder of that name
+            raise BackendUnavailable(
+                f"target '{self.name}' needs the Python package '{self.module}': what is found has no builder in it",
+                hint=self._how_to_install(),
+            )
+        return library
+
+    def _how_to_install(self, root: Path = Path("/")) -> str:
+        if sys.prefix != sys.base_prefix and any(root.glob(SYSTEM_MODULES)):
+            return "TensorRT is installed for the system's Python: python3 -m venv --system-site-packages ENVIRONMENT"
+        return (
+            "Jetson: sudo apt-get install python3-libnvinfer, and python3 -m venv --system-site-packages ENVIRONMENT; "
+            "elsewhere: pip install tensorrt-cu13 --extra-index-url https://pypi.nvidia.com"
+        )
+
+    def _check(self, library: Any, options: BuildOptions) -> None:
+        """Raises `UsageError` on an option that this library has no use for."""
+        if options.compute_capabilities:
+            raise UsageError(
+                f"--sm goes with tensorrt-rtx: target '{self.name}' builds for the GPU that is here",
+                hint="leave it out and build on the machine that the engine is for, or add --hardware-compatible",
+            )
+
+    def _notes(self, network: Sequence[EngineLayer]) -> list[str]:
+        return []
+
+    def _memory_bytes(self) -> int:
+        """Memory that the builder may use for trying kernels; 0 where it is not known."""
+        from edgekit.device.cuda import device_properties
+
+        here = device_properties()
+        # On a Jetson the GPU's memory is the processor's, and the builder needs some of that beside.
+        return here.free_bytes // 2 if here.integrated else here.free_bytes
+
+    def _has_gpu(self) -> bool:
+        return True
+
+    def _capabilities(self, library: Any, options: BuildOptions) -> tuple[str, ...]:
+        from edgekit.device.cuda import device_properties
+
+        if options.hardware_compatible:
+            return (AMPERE_AND_LATER,)
+        return (_text(device_properties().compute_capability),)
+
+    def _plan(
+        self,
+        builder: trt.Builder,
+        parsed: Parsed,
+        config: trt.IBuilderConfig,
+        log: Any,
+        options: BuildOptions,
+    ) -> trt.IHostMemory:
+        plan: trt.IHostMemory | None = builder.build_serialized_network(parsed.network, config)
+        if plan is None:
+            raise BuildError(f"{self.name} failed to build the engine: {last_words(log)}", hint=self._way_out(options))
+        return plan
+
+    def _way_out(self, options: BuildOptions) -> str:
+        return "allow it more memory with --workspace, or leave the option out" if options.workspace_bytes else ""
+
+    def _assert_precision(
+        self, options: BuildOptions, network: Sequence[EngineLayer], built: Sequence[EngineLayer]
+    ) -> list[Layer]:
+        """The products as they were built, which is as they were asked for, or a `BuildError`."""
+        products = product_layers(network, built)
+        assert_precision(self.name, options.precision, quantized_products(network), products)
+        return products
+
+
+class TensorRtRtx(TensorRt):
+    """TensorRT for desktop RTX GPUs: builds ahead of time, without a GPU, and finishes on the GPU that it runs on."""
+
+    name = "tensorrt-rtx"
+    module = "tensorrt_rtx"
+
+    def require(self) -> None:
+        """See `Backend.require`."""
+        self._library()
+
+    def _how_to_install(self, root: Path = Path("/")) -> str:
+        return "pip install 'edgekit[rtx]'"
+
+    def _check(self, library: Any, options: BuildOptions) -> None:
+        if options.hardware_compatible:
+            raise UsageError(
+                "--hardware-compatible goes with tensorrt: TensorRT-RTX's engines run on all GPUs they are built for",
+                hint="name them with --sm, such as --sm 86,89,120",
+            )
+        if options.dla is not None:
+            raise UsageError("--dla goes with tensorrt: TensorRT-RTX's boards have no DLA", hint="leave it out")
+
+    def _notes(self, network: Sequence[EngineLayer]) -> list[str]:
+        return [RTX_INT8] if any(layer.type in CONVOLUTIONS and layer.precision == "int8" for layer in network) else []
+
+    def _memory_bytes(self) -> int:
+        return 0  # nothing is run while it builds
+
+    def _has_gpu(self) -> bool:
+        from edgekit.device.cuda import device_properties
+
+        try:
+            device_properties()
+        except BackendUnavailable:
+            return False
+        return True
+
+    def _capabilities(self, library: Any, options: BuildOptions) -> tuple[str, ...]:
+        listed = listed_capabilities(library)
+        # "By default, an engine built by TensorRT-RTX can be run on GPU devices with compute capability 8.0, 8.6, 8.9,
+        # 12.0, and later", and not on 7.5 (NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines").
+        chosen = options.compute_capabilities or [number for number in listed if number >= 80]
+        return tuple(_text(divmod(number, 10)) for number in chosen)
+
+    def _way_out(self, options: BuildOptions) -> str:
+        if (options.refittable or options.strip_weights) and not self._has_gpu():
+            return "TensorRT-RTX needs a GPU to build refittable plans and plans without weights: build it there"
+        return super()._way_out(options)
+
+
+def _text(compute_capability: Sequence[int]) -> str:
+    return ".".join(map(str, compute_capability))
+
+
+def _covers(built: str, here: tuple[int, int]) -> bool:
+    if built.endswith("+"):
+        return here >= tuple(map(int, built[:-1].split(".")))
+    return built == _text(here)
+
+
+def _lines(layers: Sequence[EngineLayer]) -> bytes:
+    """JSON with a layer on each line."""
+    return b"[\n" + b",\n".join(map(msgspec.json.encode, layers)) + b"\n]\n"
+
+
+def _write(file: Path, plan: trt.IHostMemory) -> None:
+    """Writes the plan, which may be large, from where it lies."""
+    half = file.with_suffix(".part")
+    with half.open("wb") as opened:
+        opened.write(memoryview(plan))
+    os.replace(half, file)

@@ -1,0 +1,137 @@
+"""What TensorRT's builder is told besides the network."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.engine.backend import BuildOptions
+from edgekit.errors import UsageError
+from edgekit.specs import Precision
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = ["config_from_options", "listed_capabilities", "save_timing_cache"]
+
+
+def config_from_options(
+    library: Any, builder: trt.Builder, options: BuildOptions, memory_bytes: int
+) -> trt.IBuilderConfig:
+    """The builder's configuration.
+
+    Args:
+        library: ``tensorrt`` or ``tensorrt_rtx``.
+        builder: of that library.
+        options: what the user wants.
+        memory_bytes: how much may be used for trying kernels where the user does not say; 0 is as much as there is.
+
+    Raises:
+        UsageError: the library or the board has not what an option asks for.
+    """
+    config: trt.IBuilderConfig = builder.create_builder_config()
+    # On by default, and rounds the factors of float32 products to 10 bits of mantissa: types say what is computed.
+    config.clear_flag(library.BuilderFlag.TF32)
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    workspace = options.workspace_bytes or memory_bytes
+    if workspace:
+        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, workspace)
+    _aim_at_capabilities(library, config, options.compute_capabilities)
+    _use_timing_cache(library, config, options.timing_cache)
+    _use_dla(library, builder, config, options)
+    _set_portability(library, config, options)
+    _set_weights(library, config, options)
+    return config
+
+
+def listed_capabilities(library: Any) -> list[int]:
+    """The compute capabilities that the library can build for without such a GPU, as 75 for 7.5; empty if none."""
+    members = getattr(getattr(library, "ComputeCapability", None), "__members__", {})
+    return sorted(int(name.removeprefix("SM")) for name in members if name.startswith("SM"))
+
+
+def save_timing_cache(config: trt.IBuilderConfig, file: str) -> list[str]:
+    """Writes what was measured to the timing cache, if there is one, and returns a note if that was not possible."""
+    cache: trt.ITimingCache | None = config.get_timing_cache() if file else None
+    if cache is None:
+        return []
+    place = Path(file)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed into its place: builds that run at once do not see each other's halves.
+        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}-", delete=False) as half:
+            half.write(memoryview(cache.serialize()))
+        os.replace(half.name, place)
+    except OSError as e:
+        return [f"the timing cache could not be written, the next build measures again: {e}"]
+    return []
+
+
+def _aim_at_capabilities(library: Any, config: Any, wanted: tuple[int, ...]) -> None:
+    """TensorRT-RTX alone can be told; the backend refuses the option for the other."""
+    if not wanted:
+        return
+    listed = listed_capabilities(library)
+    unknown = [number for number in wanted if number not in listed]
+    if unknown or len(set(wanted)) < len(wanted):
+        raise UsageError(
+            f"--sm {','.join(map(str, wanted))}: expected compute capabilities out of {', '.join(map(str, listed))}, "
+            f"each once{f', got {unknown[0]}' if unknown else ''}",
+            hint="other GPUs, those of Jetson among them, are built for on the spot with --target tensorrt"
+            if unknown
+            else "",
+        )
+    config.num_compute_capabilities = len(wanted)
+    for index, number in enumerate(wanted):
+        config.set_compute_capability(getattr(library.ComputeCapability, f"SM{number}"), index)
+
+
+def _use_timing_cache(library: Any, config: trt.IBuilderConfig, file: str) -> None:
+    # TensorRT-RTX times nothing while it builds, and warns that its functions for it do nothing.
+    if not file or listed_capabilities(library):
+        return
+    place = Path(file)
+    cache: trt.ITimingCache = config.create_timing_cache(place.read_bytes() if place.is_file() else b"")
+    if not config.set_timing_cache(cache, False):  # measured on another device
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    editable = getattr(library.BuilderFlag, "EDITABLE_TIMING_CACHE", None)
+    if editable is not None:
+        config.set_flag(editable)
+
+
+def _use_dla(library: Any, builder: trt.Builder, config: trt.IBuilderConfig, options: BuildOptions) -> None:
+    if options.dla is None:
+        return
+    cores = builder.num_DLA_cores
+    if not 0 <= options.dla < cores:
+        have = f"it has {cores}, counted from 0" if cores else "it has none"
+        raise UsageError(
+            f"--dla {options.dla}: expected a deep-learning accelerator that TensorRT finds on this board; {have}",
+            hint="leave it out" if not cores else "",
+        )
+    if options.precision is Precision.FP32:
+        raise UsageError("--dla goes with --fp16 or --int8: a DLA does not compute in float32")
+    config.default_device_type = library.DeviceType.DLA
+    config.DLA_core = options.dla
+    config.set_flag(library.BuilderFlag.GPU_FALLBACK)
+
+
+def _set_portability(library: Any, config: trt.IBuilderConfig, options: BuildOptions) -> None:
+    if options.version_compatible:
+        config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
+        if listed_capabilities(library):  # TensorRT-RTX comes without the lean runtime that would be put in the plan
+            config.set_flag(library.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = library.HardwareCompatibilityLevel.AMPERE_PLUS
+
+
+def _set_weights(library: Any, config: trt.IBuilderConfig, options: BuildOptions) -> None:
+    if options.refittable:
+        config.set_flag(library.BuilderFlag.REFIT)
+    if options.strip_weights:
+        config.set_flag(library.BuilderFlag.STRIP_PLAN)
+        if not options.refittable:
+            # The same weights come back: unlike REFIT, it costs no fusions.
+            config.set_flag(library.BuilderFlag.REFIT_IDENTICAL)

@@ -1,0 +1,185 @@
+"""Which layers a TensorRT engine has, and in what they compute: read from the engine, or else from its network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekit.engine.layers import Layer
+from edgekit.engine.tensorrt_log import quiet_log
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = [
+    "CONVOLUTIONS",
+    "EngineLayer",
+    "inspected_layers",
+    "layers_of_network",
+    "product_layers",
+    "quantized_products",
+]
+
+# TensorRT's layer types of what ONNX calls Conv, ConvTranspose, Gemm and MatMul.
+CONVOLUTIONS = frozenset({"convolution", "deconvolution"})
+PRODUCTS = CONVOLUTIONS | {"matrix_multiply"}
+
+# The parser puts these between a DequantizeLinear and its reader; they move numbers and change none.
+MOVES = frozenset({"SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE"})
+
+DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "FP8": "float8",
+    "FP4": "float4",
+}
+
+# The inspector's words, such as "Channel major FP16 format where channel % 8 == 0", "Half" or "Row major Int8 format".
+INSPECTED_DTYPES = (
+    (re.compile(r"\bint8\b", re.I), "int8"),
+    (re.compile(r"\b(bf16|bfloat16)\b", re.I), "bfloat16"),
+    (re.compile(r"\b(fp16|half|float16)\b", re.I), "float16"),
+    (re.compile(r"\b(fp8|float8)\b", re.I), "float8"),
+    (re.compile(r"\b(fp4|float4)\b", re.I), "float4"),
+    (re.compile(r"\b(int4)\b", re.I), "int4"),
+    (re.compile(r"\b(fp32|float|float32)\b", re.I), "float32"),
+    (re.compile(r"\bint64\b", re.I), "int64"),
+    (re.compile(r"\bint32\b", re.I), "int32"),
+    (re.compile(r"\bbool\b", re.I), "bool"),
+)
+
+ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+
+
+class EngineLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer of an engine, or of the network that it is built from.
+
+    Attributes:
+        name: TensorRT's name for it.
+        type: what it does, such as ``convolution``.
+        precision: element type that it computes in; empty if TensorRT does not tell.
+        outputs: shapes, in which -1 is chosen at run time.
+        nodes: the graph's nodes that it was made of.
+    """
+
+    name: str
+    type: str
+    precision: str
+    outputs: tuple[tuple[int, ...], ...]
+    nodes: tuple[str, ...] = ()
+
+
+def layers_of_network(library: Any, network: trt.INetworkDefinition) -> tuple[EngineLayer, ...]:
+    """The network's layers, constants left out; a product of two dequantized factors computes in int8."""
+    layers: list[trt.ILayer] = [network.get_layer(index) for index in range(network.num_layers)]
+    makers = {tensor.name: layer for layer in layers for tensor in _outputs(layer)}
+    return tuple(
+        EngineLayer(
+            name=layer.name,
+            type=layer.type.name.lower(),
+            precision=_precision(library, layer, makers),
+            outputs=tuple(_sizes(tensor) for tensor in _outputs(layer)),
+            nodes=tuple(ONNX_NODE.findall(layer.metadata)),
+        )
+        for layer in layers
+        if layer.type != library.LayerType.CONSTANT
+    )
+
+
+def inspected_layers(library: Any, plan: trt.IHostMemory) -> tuple[EngineLayer, ...]:
+    """The layers of a built engine, as TensorRT's inspector tells them; none where it cannot be loaded here."""
+    runtime: trt.Runtime = library.Runtime(quiet_log(library))
+    engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return ()
+    inspector: trt.EngineInspector = engine.create_engine_inspector()
+    told = inspector.get_engine_information(library.LayerInformationFormat.JSON)
+    return layers_from_inspector(told)
+
+
+def layers_from_inspector(told: str) -> tuple[EngineLayer, ...]:
+    """What the inspector's JSON says; a layer that it only names has no precision."""
+    entries = msgspec.json.decode(told).get("Layers", [])
+    return tuple(_inspected(entry) for entry in entries if isinstance(entry, dict))
+
+
+def product_layers(network: Sequence[EngineLayer], built: Sequence[EngineLayer]) -> list[Layer]:
+    """The network's convolutions and matrix products with what each of them computes in, as built."""
+    by_node = {node: layer for layer in built for node in layer.nodes if layer.precision}
+    products = []
+    for layer in network:
+        if layer.type in PRODUCTS:
+            # What the inspector does not name was computed while building, or is told under another name.
+            found = next((by_node[node] for node in layer.nodes if node in by_node), layer)
+            products.append(Layer((layer.name,), found.precision))
+    return products
+
+
+def quantized_products(network: Sequence[EngineLayer]) -> tuple[str, ...]:
+    """Names of the convolutions and matrix products that the graph wants in integers."""
+    return tuple(layer.name for layer in network if layer.type in PRODUCTS and layer.precision == "int8")
+
+
+def _precision(library: Any, layer: trt.ILayer, makers: dict[str, trt.ILayer]) -> str:
+    """Products compute in the type of their factors, all else in that of its output."""
+    if layer.type.name.lower() not in PRODUCTS:
+        first = next(_outputs(layer), None)
+        return "" if first is None else _dtype(first)
+    factors: list[trt.ITensor] = [layer.get_input(index) for index in range(min(2, layer.num_inputs))]
+    sources = [_dequantized(library, factor, makers) for factor in factors]
+    if len(sources) == 2 and all(source == "int8" for source in sources):
+        return "int8"
+    return _dtype(factors[0])
+
+
+def _dequantized(library: Any, tensor: trt.ITensor, makers: dict[str, trt.ILayer]) -> str:
+    """The type that a tensor was dequantized from, or nothing if it was not."""
+    maker = makers.get(tensor.name)
+    while maker is not None and maker.type.name in MOVES:
+        maker = makers.get(maker.get_input(0).name)
+    if maker is None or maker.type != library.LayerType.DEQUANTIZE:
+        return ""
+    return _dtype(maker.get_input(0))
+
+
+def _outputs(layer: trt.ILayer) -> Iterator[trt.ITensor]:
+    return (layer.get_output(index) for index in range(layer.num_outputs))
+
+
+def _sizes(tensor: trt.ITensor) -> tuple[int, ...]:
+    try:
+        return tuple(tensor.shape)
+    except ValueError:  # the rank is chosen at run time
+        return ()
+
+
+def _dtype(tensor: trt.ITensor) -> str:
+    name: str = tensor.dtype.name
+    return DTYPES.get(name, name.lower())
+
+
+def _inspected(entry: dict[str, Any]) -> EngineLayer:
+    outputs = entry.get("Outputs", [])
+    weights = entry.get("Weights")
+    # A convolution of integers has integer weights, whatever its output is converted to on the way out.
+    told = [weights.get("Type", "")] if isinstance(weights, dict) else []
+    told += [_format(tensor) for tensor in [*entry.get("Inputs", []), *outputs]]
+    return EngineLayer(
+        name=str(entry.get("Name", "")),
+        type=str(entry.get("LayerType", "")).lower(),
+        precision=next((dtype for words in told for dtype in [_inspected_dtype(words)] if dtype), ""),
+        outputs=tuple(tuple(tensor.get("Dimensions", ())) for tensor in outputs),
+        nodes=tuple(ONNX_NODE.findall(str(entry.get("Metadata", "")))),
+    )
+
+
+def _format(tensor: dict[str, Any]) -> str:
+    return str(tensor.get("Format/Datatype") or tensor.get("Datatype") or tensor.get("Format") or "")
+
+
+def _inspected_dtype(words: str) -> str:
+    return next((dtype for pattern, dtype in INSPECTED_DTYPES if pattern.search(words)), "")
