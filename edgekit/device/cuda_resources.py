@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.device.cuda import Driver, Handle
 from edgekit.errors import RunError
 
-__all__ = ["Context", "DeviceMemory", "Event", "Graph", "HostMemory", "Module", "Stream"]
+__all__ = ["Context", "DeviceMemory", "Event", "Graph", "HostMemory", "Module", "Stream", "give_back"]
 
 T = TypeVar("T", bound="Owned")
 
@@ -73,22 +73,23 @@ class _InContext(Owned):
         try:
             with context.current():
                 self.handle = make()
-                self._give_back_by(_destroy, context, destroy, self.handle)
+                self._give_back_by(give_back, context, destroy, self.handle)
         except BaseException:
             self.close()
             raise
 
 
-def _destroy(context: Context, destroy: Callable[[Handle], None], handle: Handle) -> None:
+def give_back(context: Context, call: Callable[..., object], *arguments: object) -> None:
+    """Calls what gives something of the context's back, while that is current, if it still can be."""
     entered = False
     try:
         with context.current():
             entered = True
-            destroy(handle)
+            call(*arguments)
     finally:
         if not entered:  # a context that cannot be entered is broken; what is in it is still ours to hand back
             with suppress(RunError):
-                destroy(handle)
+                call(*arguments)
 
 
 class DeviceMemory(_InContext):
