@@ -10,11 +10,12 @@ import onnx_ir as ir
 
 from edgekit.graph.element_types import carries_type, constant_of, precision_of, read_type, written_type
 
-__all__ = ["NOT_STORED", "GraphStats", "LayerStats", "stats_from_graph"]
+__all__ = ["FOLDED_PARAMETERS", "PADDED_CHANNELS", "GraphStats", "LayerStats", "stats_from_graph"]
 
-NOT_STORED = "edgekit.parameters_not_stored"
-"""A node's remark: how many more parameters its layer had learned than its initializers hold now (a normalization that
-was folded into them), or fewer (channels of zeros that a kernel wants)."""
+FOLDED_PARAMETERS = "edgekit.folded_parameters"
+"""A node's remark: how many more parameters it had learned than it holds, since a normalization was folded into it."""
+PADDED_CHANNELS = "edgekit.padded_channels"
+"""A convolution's remark: how many of the channels that it reads are zeros, which a kernel wants; they do not count."""
 
 
 class LayerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,12 +143,13 @@ def _layer(node: ir.Node, sizes: _Sizes, counted: set[str]) -> LayerStats:
     constants = [value for value in read if constant_of(value) is not None]
     activations = [value for value in read if constant_of(value) is None]
     learned = sum(_new_parameters(value, counted) for value in _learned_inputs(node))
+    learned += int(node.metadata_props.get(FOLDED_PARAMETERS, 0))
     return LayerStats(
         name=node.name or "",
         operator=node.op_type,
         output_shape=sizes.of(node.outputs[0]) if node.outputs else (),
         precision=precision_of(node, products=_PRODUCTS),
-        parameters=learned + int(node.metadata_props.get(NOT_STORED, 0)),
+        parameters=learned - _zeros(node, sizes),
         macs=_macs(node, sizes),
         weight_bytes=sum(sizes.nbytes(value, read_type(value)) for value in constants),
         activation_bytes=sum(sizes.nbytes(value, read_type(value)) for value in activations)
@@ -201,8 +203,15 @@ def _macs(node: ir.Node, sizes: _Sizes) -> int:
     if node.op_type == "ConvTranspose":
         return math.prod(left) * math.prod(right[1:])
     if "Conv" in node.op_type:
-        return math.prod(sizes.of(node.outputs[0])) * math.prod(right[1:])
+        return math.prod(sizes.of(node.outputs[0])) * (math.prod(right[1:]) - _zeros(node, sizes) // right[0])
     return math.prod(sizes.of(node.outputs[0])) * _inner_size(node, left)
+
+
+def _zeros(node: ir.Node, sizes: _Sizes) -> int:
+    """How many weights of a convolution stand at channels of zeros."""
+    padded = int(node.metadata_props.get(PADDED_CHANNELS, 0))
+    weight = sizes.of(node.inputs[1]) if padded else ()
+    return padded * math.prod(weight) // weight[1] if weight else 0
 
 
 def _inner_size(product: ir.Node, left: Sequence[int]) -> int:

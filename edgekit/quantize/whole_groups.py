@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.graph.stats import NOT_STORED
+from edgekit.graph.stats import PADDED_CHANNELS
 from edgekit.quantize.plan import Plan
 
 __all__ = ["pad_channels"]
@@ -31,8 +31,8 @@ def pad_channels(graph: ir.Model, plan: Plan, multiple: int) -> None:
             continue
         missing = multiple - weight.inputs[0].const_value.numpy().shape[1]  # type: ignore[union-attr]
         if missing > 0 and _has_channels(dequantize):
-            zeros = _widen_weight(weight, missing)
-            node.metadata_props[NOT_STORED] = str(int(node.metadata_props.get(NOT_STORED, 0)) - zeros)
+            _widen_weight(weight, missing)
+            node.metadata_props[PADDED_CHANNELS] = str(missing)
             if dequantize not in padded:
                 padded[dequantize] = _padded(graph, dequantize, missing)
             node.replace_input_with(0, padded[dequantize])
@@ -43,8 +43,7 @@ def _has_channels(dequantize: ir.Node) -> bool:
     return value is not None and value.shape is not None and isinstance(value.shape[1], int)
 
 
-def _widen_weight(dequantize: ir.Node, missing: int) -> int:
-    """Adds the channels and returns how many zeros that are."""
+def _widen_weight(dequantize: ir.Node, missing: int) -> None:
     value = dequantize.inputs[0]
     assert value is not None and value.const_value is not None
     array = value.const_value.numpy()
@@ -52,7 +51,6 @@ def _widen_weight(dequantize: ir.Node, missing: int) -> int:
     value.const_value = ir.tensor(wide, name=value.name)
     value.shape = ir.Shape(wide.shape)
     dequantize.outputs[0].shape = ir.Shape(wide.shape)
-    return int(wide.size - array.size)
 
 
 def _padded(graph: ir.Model, dequantize: ir.Node, missing: int) -> ir.Value:

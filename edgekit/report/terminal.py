@@ -25,7 +25,7 @@ from edgekit.report.wording import (
     unit_of,
 )
 
-__all__ = ["notes_panel", "terminal_from_build", "terminal_from_report"]
+__all__ = ["label_grid", "notes_panel", "terminal_from_build", "terminal_from_report"]
 
 COLUMNS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
 
@@ -37,9 +37,9 @@ def terminal_from_report(report: LatencyReport) -> RenderableType:
         _statistics_table(report),
         _throughput(report),
         Text(),
-        _rows(engine_rows(report)[1:]),
+        label_grid(engine_rows(report)[1:]),
         Text(),
-        _rows(machine_rows(report.machine)),
+        label_grid(machine_rows(report.machine)),
         *_cautions(report.notes, [item.text for item in report.disturbances]),
     )
 
@@ -54,7 +54,7 @@ def terminal_from_build(report: BuildReport) -> RenderableType:
         table.add_column("gain", justify="right", style="green")
     for label, cells, gain in _comparison(report):
         table.add_row(label, *cells, *([gain] if report.speedup is not None else []))
-    return Group(table, _rows(fact_rows(report)), *_cautions(report.notes, disturbances_of(report)))
+    return Group(table, label_grid(fact_rows(report)), *_cautions(report.notes, disturbances_of(report)))
 
 
 def _comparison(report: BuildReport) -> list[tuple[str, list[str], str]]:
@@ -99,7 +99,8 @@ def _throughput(report: LatencyReport) -> Text:
     return text
 
 
-def _rows(rows: Iterable[tuple[str, str]]) -> Table:
+def label_grid(rows: Iterable[tuple[str, str]]) -> Table:
+    """Labels in one column, what they say in the other."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

@@ -20,7 +20,13 @@ __all__ = [
     "title",
 ]
 
-BACKEND_NAMES = {"cpu": "ONNX Runtime", "openvino": "OpenVINO", "null": "null backend"}
+BACKEND_NAMES = {
+    "cpu": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "null": "null backend",
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT-RTX",
+}
 STAGE_ORDER = ("preprocess", "inference", "postprocess")
 
 FACT_LABELS = {

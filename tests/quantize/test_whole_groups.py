@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from edgekit.engine.onnxruntime import OnnxRuntime
+from edgekit.graph.stats import stats_from_graph
 from edgekit.quantize.insert_qdq import insert_qdq
 from edgekit.quantize.plan import plan_from_graph
 from edgekit.quantize.whole_groups import pad_channels
@@ -57,6 +58,8 @@ def test_the_numbers_stay(
     assert (pads(plain), pads(padded)) == (0, count)
     wide = [v.shape.numpy()[1] for n, v in padded.graph.initializers.items() if n.endswith("_quantized") and v.shape]
     assert 4 in wide
+    before, after = stats_from_graph(plain), stats_from_graph(padded)
+    assert (after.parameters, after.macs) == (before.parameters, before.macs)
     for exact, got in zip(run_in_onnxruntime(plain, feeds), run_in_onnxruntime(padded, feeds), strict=True):
         for name in exact:
             np.testing.assert_array_equal(got[name], exact[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.graph.stats import NOT_STORED
+from edgekit.graph.stats import FOLDED_PARAMETERS
 
 __all__ = ["FoldBatchNorm"]
 
@@ -48,7 +48,7 @@ def _fold(norm: ir.Node) -> bool:
 
     had_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None
     learned = 2 * len(factor) - (0 if had_bias else len(factor))
-    layer.metadata_props[NOT_STORED] = str(int(layer.metadata_props.get(NOT_STORED, 0)) + learned)
+    layer.metadata_props[FOLDED_PARAMETERS] = str(int(layer.metadata_props.get(FOLDED_PARAMETERS, 0)) + learned)
     factors = _factors_like(weight, factor, layer)
     _replace_input(layer, 1, (weight * factors).astype(weight.dtype))
     _replace_input(layer, 2, ((bias - mean) * factor + shift).astype(weight.dtype))

@@ -1,0 +1,166 @@
+"""An inspection as a rich table, for terminals of 80 columns and up: a line a layer, and what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich import box
+from rich.console import Group, JustifyMethod, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgekit.engine.bundle import Manifest
+from edgekit.report.inspection import Inspection, LayerRow
+from edgekit.report.terminal import label_grid, notes_panel
+from edgekit.report.wording import BACKEND_NAMES, bytes_in_words
+from edgekit.specs import ShapeRange
+
+__all__ = ["terminal_from_inspection"]
+
+WIDE = 100
+"""Columns from which on there is room between columns."""
+SHORT_NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
+LONGEST_OPERATOR = {False: 10, True: 20}
+STYLES: list[tuple[JustifyMethod, str]] = [("left", ""), ("right", "dim"), ("left", "cyan")]
+"""Of operator, output and type; figures stand at the right."""
+FIGURES: tuple[tuple[str, Callable[[LayerRow], float | None]], ...] = (
+    ("\nparams", lambda layer: layer.parameters),
+    ("\nMACs", lambda layer: layer.macs),
+    ("weight\nbytes", lambda layer: layer.weight_bytes),
+    ("activ.\nbytes", lambda layer: layer.activation_bytes),
+    ("ops/\nbyte", lambda layer: layer.intensity),
+)
+
+
+def terminal_from_inspection(found: Inspection, width: int) -> RenderableType:
+    """The layers in a table, then totals, and of an engine what it is and what it is for.
+
+    Args:
+        found: what is to be shown.
+        width: of the terminal, in columns.
+    """
+    parts: list[RenderableType] = [_layers_table(found, width), Text(), label_grid(_totals(found))]
+    if found.manifest is not None:
+        parts += [Text(), label_grid(_engine_rows(found.manifest))]
+        if found.manifest.notes:
+            parts += [Text(), notes_panel(found.manifest.notes)]
+    return Group(*parts)
+
+
+def _layers_table(found: Inspection, width: int) -> Table:
+    wide = width >= WIDE
+    figures = [item for item in FIGURES if any(item[1](layer) is not None for layer in found.layers)]
+    longest = LONGEST_OPERATOR[wide]
+    rows = [
+        [
+            _cut_end(layer.operator, longest),
+            "x".join(map(str, layer.output_shape)) or "-",
+            SHORT_NAMES.get(layer.precision, layer.precision) or "-",
+            *(_figure(figure(layer)) for _, figure in figures),
+        ]
+        for layer in found.layers
+    ]
+    headings = ["\noperator", "\noutput", "\ntype", *(heading for heading, _ in figures)]
+    # Names get what the figures leave: figures are never cut off.
+    taken = sum(
+        max(len(text) for text in (*heading.split("\n"), *column))
+        for heading, column in zip(headings, zip(*rows, strict=True), strict=False)
+    )
+    gap = 2 if wide else 1
+    room = max(width - taken - gap * len(headings), 8)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
+    table.add_column("\nlayer", style="bold", no_wrap=True)
+    for heading, (justify, style) in zip(headings, STYLES + [("right", "")] * len(figures), strict=True):
+        table.add_column(heading, justify=justify, style=style, no_wrap=True)
+    for layer, cells in zip(found.layers, rows, strict=True):
+        table.add_row(Text(_cut_start(layer.name, room)), *map(Text, cells))
+    return table
+
+
+def _cut_start(text: str, room: int) -> str:
+    """Of a path, the end tells one layer from another."""
+    return text if len(text) <= room else f"…{text[-(room - 1) :]}"
+
+
+def _cut_end(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
+def _figure(value: float | None) -> str:
+    """Three digits and a letter for the power of 1000: ``943``, ``1.18M``; nothing for zero."""
+    if not value:
+        return ""
+    for letter in ("", "k", "M", "G"):
+        if value < 999.5:
+            decimals = 0 if value >= 99.95 or (not letter and value == int(value)) else 1 if value >= 9.995 else 2
+            return f"{value:.{decimals}f}{letter}"
+        value /= 1000
+    return f"{value:.2f}T"
+
+
+def _totals(found: Inspection) -> list[tuple[str, str]]:
+    rows = [("layers", f"{len(found.layers)}{_by_precision(found)}")]
+    if found.parameters is None:
+        rows.append(("not counted", "parameters and MACs: they need the graph, and pip install 'edgekit[build]'"))
+    else:
+        rows += [
+            ("parameters", f"{found.parameters:,}"),
+            ("MACs", f"{found.macs:,}"),
+            ("weights", bytes_in_words(found.weight_bytes or 0)),
+            ("activations", f"{bytes_in_words(found.activation_bytes or 0)} read and written, if no layer were fused"),
+        ]
+        if found.intensity is not None:
+            rows.append(("intensity", f"{found.intensity:.1f} operations a byte, two a MAC"))
+    if found.assumed_sizes:
+        sizes = ", ".join(f"{name} = {size}" for name, size in found.assumed_sizes.items())
+        rows.append(("counted with", sizes))
+    rows += [("input", str(spec)) for spec in found.inputs]
+    return rows + [("output", str(spec)) for spec in found.outputs]
+
+
+def _by_precision(found: Inspection) -> str:
+    counts: dict[str, int] = {}
+    for layer in found.layers:
+        if layer.macs:
+            counts[layer.precision] = counts.get(layer.precision, 0) + 1
+    if not counts:
+        return ""
+    products = ", ".join(f"{count} in {precision}" for precision, count in counts.items())
+    origin = "the engine" if found.precision_from == "engine" else "the graph"
+    return f"; convolutions and matrix products, by {origin}: {products}"
+
+
+def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    library = f"{BACKEND_NAMES.get(manifest.backend, manifest.backend)} {manifest.backend_version}".strip()
+    rows = [("engine", f"{manifest.name}, {str(manifest.precision).upper()} for {manifest.backend} ({library})")]
+    if not manifest.engine:
+        rows.append(("not built yet", f"edgekit compile FOLDER --target {manifest.backend} makes it, on the board"))
+    if manifest.layers:
+        built = ", ".join(f"{count} in {dtype}" for dtype, count in manifest.layers.items())
+        rows.append(("built", f"convolutions and matrix products: {built}"))
+    if manifest.compute_capabilities:
+        rows.append(("GPUs", f"compute capability {', '.join(manifest.compute_capabilities)}"))
+    rows += [(f"shapes of {name}", _range(shape)) for name, shape in manifest.shapes.items()]
+    rows.append(("made from", _source(manifest)))
+    if manifest.calibration is not None:
+        made = manifest.calibration
+        rows.append(("calibration", f"{made.set}, {made.images} images, by {made.method}"))
+    rows.append(("made on", f"{manifest.created}, EdgeKit {manifest.edgekit}, {manifest.machine.cpu}"))
+    largest_first = sorted(manifest.files.items(), key=lambda item: -item[1].size_bytes)
+    files = [f"{name} {bytes_in_words(info.size_bytes)}" for name, info in largest_first]
+    return [*rows, ("files", ", ".join(files))]
+
+
+def _range(shape: ShapeRange) -> str:
+    least, usual, greatest = ("x".join(map(str, sizes)) for sizes in (shape.least, shape.usual, shape.greatest))
+    return f"{least} to {greatest}, tuned for {usual}"
+
+
+def _source(manifest: Manifest) -> str:
+    source = manifest.source
+    words = [f"{source.kind} {source.name}"]
+    if source.weights is not None:
+        words.append(f"weights: {source.weights.source}")
+    if source.sha256:
+        words.append(f"sha256 {source.sha256[:16]}…")
+    return ", ".join(words)
