@@ -67,7 +67,8 @@ class _Carried:
         output = node.outputs[0]
         if output not in self.paired or output.is_graph_output():
             return False
-        if not selects(node) or (node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest"):
+        mode = node.attributes.get_string("mode", "nearest")
+        if not selects(node) or (node.op_type == "Resize" and mode != "nearest"):
             return False
         if any(indices.uses() or indices.is_graph_output() for indices in node.outputs[1:]):
             return False

@@ -74,7 +74,7 @@ def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme:
         if name not in ranges:
             raise CalibrationError(f"no range was measured for tensor '{name}'")
         how = parameters_from_range(*ranges[name], scheme.activation_dtype)
-        parameters[value] = replace(how, scale=scales_in(how.scale, scheme.rest)[()])
+        parameters[value] = replace(how, scale=np.float32(scales_in(how.scale, scheme.rest)))
     for node in plan.nodes:
         if node.op_type in PRODUCTS:
             _quantize_weights(graph, node, parameters, scheme)

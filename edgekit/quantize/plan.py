@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgekit.errors import UsageError, nearest
 from edgekit.specs import QuantScheme
 
-__all__ = ["PRODUCTS", "Plan", "head_layers", "plan_from_graph", "range_source", "selects"]
+__all__ = ["PRODUCTS", "Plan", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that multiply: what INT8 is for. Others follow them."""
@@ -65,7 +65,7 @@ def plan_from_graph(
     Raises:
         UsageError: a pattern matches no node.
     """
-    kept = {**(head_layers(graph) if keep_heads else {}), **_matching(list(graph.graph), keep_float)}
+    kept = {**(head_layers(graph) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
     plan = _planned(graph, scheme, kept)
     if not plan.nodes and scheme.stem_channels:
         # A net of two narrow convolutions is nothing but a stem.
@@ -150,7 +150,12 @@ def _feeds_another(node: ir.Node, found: Collection[ir.Node]) -> bool:
     return False
 
 
-def _matching(nodes: Sequence[ir.Node], patterns: Sequence[str]) -> dict[ir.Node, str]:
+def matching(nodes: Sequence[ir.Node], patterns: Sequence[str]) -> dict[ir.Node, str]:
+    """The nodes whose names fit one of ``patterns``, each with the reason why it stays in float.
+
+    Raises:
+        UsageError: a pattern matches no node.
+    """
     found: dict[ir.Node, str] = {}
     for pattern in patterns:
         matched = [node for node in nodes if fnmatch.fnmatchcase(node.name or "", pattern)]

@@ -1,0 +1,110 @@
+"""The two floats of two bytes, and which inputs and outputs of ONNX's operators may be one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from edgekit.specs import Precision
+
+__all__ = ["HALF", "HalfPlaces", "HalfType", "half_places", "is_float"]
+
+
+@dataclass(frozen=True)
+class HalfType:
+    """A float of two bytes.
+
+    Attributes:
+        dtype: ONNX's name of it.
+        numpy: numpy's.
+        largest: number that it holds.
+        least: number that it holds with all its digits.
+        step: from 1 to the next number.
+        greatest_exponent: what a Softmax may read if its results are to keep an error of a few percent at most: what
+            is rounded there is the exponent.
+    """
+
+    dtype: ir.DataType
+    numpy: np.dtype
+    largest: float
+    least: float
+    step: float
+    greatest_exponent: float
+
+
+HALF = {
+    Precision.FP16: HalfType(ir.DataType.FLOAT16, np.dtype(np.float16), 65504.0, 2.0**-14, 2.0**-10, 64.0),
+    Precision.BF16: HalfType(
+        ir.DataType.BFLOAT16,
+        np.dtype(ml_dtypes.bfloat16),
+        float.fromhex("0x1.fep127"),
+        2.0**-126,
+        2.0**-7,
+        32.0,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class HalfPlaces:
+    """Indices of the float32 inputs and outputs of a node that become half together.
+
+    Attributes:
+        inputs: that can be read in half.
+        outputs: that are half then.
+        of_any_type: the node reads one number or its shape and gives no float: it takes what comes.
+    """
+
+    inputs: frozenset[int]
+    outputs: frozenset[int]
+    of_any_type: bool = False
+
+
+def is_float(value: ir.Value | None) -> bool:
+    """Whether ``value`` is a tensor of float32."""
+    return value is not None and isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.FLOAT
+
+
+def half_places(node: ir.Node, opset: int, half: HalfType) -> HalfPlaces | str:
+    """Where ``node`` may be half by ONNX's schema of its operator; the reason why it may not be anywhere.
+
+    Args:
+        node: its values have the types of the float graph.
+        opset: of the graph.
+        half: which half.
+    """
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, "" if node.domain == "ai.onnx" else node.domain)
+    except onnx.defs.SchemaError:
+        return "it is no operator of ONNX"
+    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        return "it holds graphs"
+    if any(_is_strange(value) for value in (*node.inputs, *node.outputs)):
+        return "it reads or gives no tensor of a known type"
+    kind = f"tensor({half.dtype.name.lower()})"
+    takes = {c.type_param_str for c in schema.type_constraints if kind in c.allowed_type_strs}
+    inputs = {i: _variable(schema.inputs, i) for i, value in enumerate(node.inputs) if is_float(value)}
+    outputs = {i: _variable(schema.outputs, i) for i, value in enumerate(node.outputs) if is_float(value)}
+    bound = takes.intersection(inputs.values())
+    if inputs and not bound:
+        return f"ONNX has no {half.dtype.name} for it"
+    if inputs and not bound.issuperset(outputs.values()) and node.op_type != "Cast":
+        return "an attribute says its type"
+    return HalfPlaces(
+        frozenset(i for i, variable in inputs.items() if variable in bound),
+        frozenset(i for i, variable in outputs.items() if variable in bound),
+        of_any_type=len(inputs) == 1 and not outputs,
+    )
+
+
+def _variable(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
+    return str(parameters[min(index, len(parameters) - 1)].type_str)
+
+
+def _is_strange(value: ir.Value | None) -> bool:
+    return value is not None and bool(value.name) and not isinstance(value.type, ir.TensorType)
