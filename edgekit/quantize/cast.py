@@ -103,9 +103,9 @@ class _Caster:
         """What nodes give out in half is half."""
         for node, places in self._places.items():
             for index in places.outputs:
-                node.outputs[index].dtype = self._half.dtype
+                node.outputs[index].type = ir.TensorType(self._half.dtype)
         for value in self._inputs if self._io else ():
-            value.dtype = self._half.dtype
+            value.type = ir.TensorType(self._half.dtype)
 
     def meet(self) -> None:
         """Gives every reader the type that it wants."""
@@ -156,7 +156,7 @@ class _Caster:
         with np.errstate(over="ignore"):  # infinities that stand for "no limit"
             tensor = ir.tensor(value.const_value.numpy().astype(self._half.numpy), name=name)
         if alone:
-            value.const_value, value.dtype = tensor, self._half.dtype
+            value.const_value, value.type = tensor, ir.TensorType(self._half.dtype)
             return
         halved = ir.Value(name=name, type=ir.TensorType(self._half.dtype), shape=value.shape, const_value=tensor)
         self._graph.register_initializer(halved)

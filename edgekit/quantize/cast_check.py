@@ -101,7 +101,7 @@ def _round(main: ir.Graph, value: ir.Value) -> None:
     dtype = value.dtype
     assert dtype is not None
     uses = [(use.node, use.idx) for use in value.uses()]
-    value.dtype = ir.DataType.FLOAT
+    value.type = ir.TensorType(ir.DataType.FLOAT)  # the copy shares its types with the graph
     rounded = _cast(main, value, dtype)
     for node, index in uses:
         node.replace_input_with(index, rounded)
