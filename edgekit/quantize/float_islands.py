@@ -43,11 +43,16 @@ KINDS = {
 }
 """Operators that stay in float32 whatever their ranges are: what they hold on the way, no calibration sees."""
 
+EXPONENTIALS = frozenset({"Exp", "LogSoftmax", "Softmax"})
+
 HEADROOM = 4.0
 """How many times as large as in calibration numbers may become."""
 
 MOST_LOST = 4.0
 """Of the half type's ``step``, the part of constants that rounding may take; where digits are missing it takes more."""
+
+MOST_OF_EXPONENT = 2.0**-5
+"""How far rounding may move what an exponential reads, and so the part by which what it gives may be off."""
 
 INTEGERS = frozenset(t for t in ir.DataType if t.is_integer())
 
@@ -138,19 +143,19 @@ class Islands:
         return measured
 
     def _keep_what_leads_to(self, node: ir.Node) -> None:
-        """Keeps in float32 what computes the exponents of a Softmax, if they are large, or whole numbers."""
-        if node.op_type in ("Softmax", "LogSoftmax"):
+        """Keeps in float32 what computes exponents, if they are large, or whole numbers."""
+        if node.op_type in EXPONENTIALS:
             size = self._exponent(node)
             if size is None:
                 self.why.setdefault(node, "nothing is known of what it reads")
-            elif size > self._half.greatest_exponent:
+            elif size * self._half.step / 2 > MOST_OF_EXPONENT:
                 self.why.setdefault(node, f"it reads numbers up to {size:.2g}")
                 self._keep_back(node, f"it leads to '{node.name}', which reads numbers up to {size:.2g}", products=True)
         elif node.op_type == "Cast" and node.outputs[0].dtype in INTEGERS:
             self._keep_back(node, f"it leads to the whole numbers of '{node.name}'", products=False)
 
     def _exponent(self, node: ir.Node) -> float | None:
-        """The size of the largest numbers that a Softmax reads: those far below them count for nothing."""
+        """The size of the largest numbers that are raised; those far below them count for nothing."""
         value = node.inputs[0]
         measured = self._range(value) if value is not None else None
         if measured is None:
@@ -158,7 +163,7 @@ class Islands:
         return measured[1] if measured[1] > 0 else -measured[0]
 
     def _keep_back(self, node: ir.Node, reason: str, *, products: bool) -> None:
-        ends = KINDS.keys() | {"DequantizeLinear", "Softmax", "LogSoftmax"} | (frozenset() if products else PRODUCTS)
+        ends = KINDS.keys() | EXPONENTIALS | {"DequantizeLinear"} | (frozenset() if products else PRODUCTS)
         seen: set[ir.Node] = set()
         stack = list(node.inputs)
         while stack:

@@ -25,8 +25,6 @@ class HalfType:
         largest: number that it holds.
         least: number that it holds with all its digits.
         step: from 1 to the next number.
-        greatest_exponent: what a Softmax may read if its results are to keep an error of a few percent at most: what
-            is rounded there is the exponent.
     """
 
     dtype: ir.DataType
@@ -34,18 +32,16 @@ class HalfType:
     largest: float
     least: float
     step: float
-    greatest_exponent: float
 
 
 HALF = {
-    Precision.FP16: HalfType(ir.DataType.FLOAT16, np.dtype(np.float16), 65504.0, 2.0**-14, 2.0**-10, 64.0),
+    Precision.FP16: HalfType(ir.DataType.FLOAT16, np.dtype(np.float16), 65504.0, 2.0**-14, 2.0**-10),
     Precision.BF16: HalfType(
         ir.DataType.BFLOAT16,
         np.dtype(ml_dtypes.bfloat16),
         float.fromhex("0x1.fep127"),
         2.0**-126,
         2.0**-7,
-        32.0,
     ),
 }
 
