@@ -25,6 +25,7 @@ from edgekit.quantize.calibrate import (
     observed_tensors,
     ranges_from_statistics,
 )
+from edgekit.quantize.cast_check import rounding_graph
 from edgekit.quantize.observers import needs_histogram
 from edgekit.quantize.quantize import quantized_graph, require_quantizable
 from edgekit.quantize.table import cached_table, keep_table
@@ -123,8 +124,8 @@ def quantize(source: ModelSource, order: Order, scheme: QuantScheme, table: Cali
 
 
 def answers(graph: ir.Model, inputs: Iterable[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """What ``graph`` gives on the processor, output by name, for each of ``inputs``."""
-    evaluator = Evaluator(graph, threads=cpu().compute_threads)
+    """What ``graph`` gives on the processor, output by name, for each of ``inputs``; half precision is rounded to."""
+    evaluator = Evaluator(rounding_graph(graph), threads=cpu().compute_threads)
     return [evaluator.run(arrays) for arrays in inputs]
 
 

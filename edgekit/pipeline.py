@@ -272,16 +272,20 @@ def _runs_here(order: Order, notes: _Notes) -> bool:
 
 def _to_half(scratch: Path, source: ModelSource, order: Order, notes: _Notes, measured_here: bool) -> Int8Step:
     """Types the source's graph in half precision, in place; see `_to_int8`."""
-    from edgekit.half import to_half
+    from edgekit.half import checked_half
     from edgekit.int8 import calibrated, samples_for
 
-    few = dataclasses.replace(order, calib_images=HALF_IMAGES, calib_method="minmax")
+    few = dataclasses.replace(order, calib_images=order.calib_images or HALF_IMAGES, calib_method="minmax")
+    # What is shown to the model only tells which ranges overflow: nothing that a user has to be told of.
     samples = samples_for(source, few, Silent())
     table = calibrated(source, samples, few, weights_cache(), notes)
-    reference, inputs = _reference(scratch, source, order, notes, samples) if measured_here else ((), ())
+    reference, inputs = _reference(scratch, source, order, notes, samples) if measured_here else ((), [])
     with notes.stage(f"typing the graph in {str(order.precision).upper()}"):
-        kept = to_half(source.graph, order, table.ranges, samples.feeds(source.inputs, source.preprocess))
-    return Int8Step(None, {"layers_kept_in_float": kept}, reference, inputs)
+        cast, error = checked_half(source, order, table.ranges, _few(samples, source)[:JUDGED_INPUTS])
+    facts = {"layers_kept_in_float": len(cast.kept)}
+    if not measured_here:
+        notes.note(f"{str(order.precision).upper()}'s largest relative error, computed on the processor: {error:.1e}")
+    return Int8Step(None, facts, reference, inputs)
 
 
 def _reference(
@@ -309,7 +313,7 @@ def _to_int8(
     samples = samples_for(source, order, notes)
     table = calibrated(source, samples, order, weights_cache(), notes)
     write_table(table, folder / "calibration.json")
-    reference, inputs = _reference(scratch, source, order, notes, samples) if measured_here else ((), ())
+    reference, inputs = _reference(scratch, source, order, notes, samples) if measured_here else ((), [])
     # An engine that cannot run here is judged by its graph, which ONNX Runtime can run.
     judged = _few(samples, source)[:JUDGED_INPUTS] if backend(order.target).on_gpu and not measured_here else []
     exact = answers(source.graph, judged) if judged else []
@@ -318,8 +322,7 @@ def _to_int8(
         if scheme.rest is not Precision.FP32:
             from edgekit.half import to_half
 
-            half = dataclasses.replace(order, precision=scheme.rest)
-            to_half(source.graph, half, table.ranges, samples.feeds(source.inputs, source.preprocess))
+            to_half(source, order, scheme.rest, table.ranges)
     sqnr_db: dict[str, float] = {}
     if judged:
         with notes.stage("checking the quantized graph on the processor"):
