@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import platform
-import re
 import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 import edgekit
+from edgekit.cli.finding import Finding
+from edgekit.cli.survey_nvidia import cuda_findings, gpu_findings, jetson_findings
 from edgekit.device.cpu import Cpu, cpu
 from edgekit.device.jetson import Jetson, jetson
 from edgekit.device.nvidia import Gpu, gpus
@@ -20,32 +20,13 @@ from edgekit.engine.backend import BACKENDS, backend
 from edgekit.errors import BackendUnavailable
 from edgekit.models.download import weights_cache
 from edgekit.report.machine import system_name
-from edgekit.report.wording import bytes_in_words
+from edgekit.report.wording import BACKEND_NAMES, bytes_in_words
 
 __all__ = ["Finding", "Survey", "survey"]
 
 BUILD_NEEDS_BYTES = 3_000_000_000
 DISK_NEEDS_BYTES = 2_000_000_000
-
-Status = Literal["ok", "missing", "caution", "fact"]
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the survey.
-
-    Attributes:
-        group: ``machine``, ``backends`` or ``build``.
-        name: what was looked at.
-        status: ``ok``; ``missing``, and ``hint`` installs it; ``caution``, and ``hint`` says why; or a mere ``fact``.
-        value: what was found.
-        hint: what to do, or what follows.
-    """
-
-    group: Literal["machine", "backends", "build"]
-    name: str
-    status: Status
-    value: str
-    hint: str = ""
+PLAN_ONLY = "without it, edgekit build … --target tensorrt --plan-only makes a bundle for a machine that has it"
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +52,7 @@ def survey() -> Survey:
     here, board, cards = cpu(), jetson(), gpus()
     backends = _backends()
     build = _build_extra()
+    no_device = tuple(finding.name for finding in backends if finding.status == "caution")
     can_build = all(finding.status == "ok" for finding in build)
     can_run = tuple(finding.name for finding in backends if finding.status == "ok" and finding.name != "null")
     return Survey(
@@ -78,7 +60,7 @@ def survey() -> Survey:
         findings=(*_machine(here, board, cards), *backends, *build),
         can_build=can_build,
         can_run=can_run,
-        verdict=tuple(_verdict(can_build, can_run, here)),
+        verdict=tuple(_verdict(can_build, can_run, no_device, here)),
     )
 
 
@@ -93,9 +75,7 @@ def _machine(here: Cpu, board: Jetson | None, cards: tuple[Gpu, ...]) -> list[Fi
         _memory(here),
         _disk(weights_cache()),
     ]
-    if board is not None:
-        findings.append(_jetson(board))
-    return findings + _graphics(cards, board)
+    return [*findings, *jetson_findings(board), *gpu_findings(cards, board), *cuda_findings(cards, board)]
 
 
 def _integers(here: Cpu) -> Finding:
@@ -135,45 +115,31 @@ def _disk(cache: Path) -> Finding:
     return Finding(group="machine", name="cache", status="caution", value=value, hint=hint)
 
 
-def _jetson(board: Jetson) -> Finding:
-    words = [board.board, board.power_mode and f"power mode {board.power_mode}"]
-    words.insert(1, f"JetPack {board.jetpack}" if board.jetpack else f"L4T {board.l4t or 'unknown'}")
-    value = ", ".join(word for word in words if word)
-    major = re.match(r"\d+", board.jetpack)
-    if major and int(major[0]) < 6:
-        hint = "EdgeKit supports JetPack 6 and newer; JetPack 5 and older are out of its scope: flash a newer one"
-        return Finding(group="machine", name="Jetson", status="caution", value=value, hint=hint)
-    return Finding(group="machine", name="Jetson", status="ok", value=value)
-
-
-def _graphics(cards: tuple[Gpu, ...], board: Jetson | None) -> list[Finding]:
-    if not cards and board is None:
-        value = "no NVIDIA GPU, or no driver that shows one"
-        return [Finding(group="machine", name="GPU", status="fact", value=value)]
-    return [Finding(group="machine", name="GPU", status="fact", value=_card(card)) for card in cards]
-
-
-def _card(card: Gpu) -> str:
-    memory = bytes_in_words(card.memory_bytes) if card.memory_bytes else ""
-    capability = card.compute_capability and f"compute capability {card.compute_capability}"
-    driver = f"driver {card.driver}" if card.driver else ""
-    return ", ".join(word for word in (card.name, memory, capability, driver) if word)
-
-
 def _backends() -> list[Finding]:
-    findings = []
-    for name in BACKENDS:
+    return [_backend(name) for name in BACKENDS]
+
+
+def _backend(name: str) -> Finding:
+    """Whether engines are built and run on the target; a library that is there and broken is told like any other."""
+    hint = PLAN_ONLY if name == "tensorrt" else ""
+    try:
         library = backend(name)
+        library.require()
+        value = f"{BACKEND_NAMES.get(name, name)} {library.version()}"
         try:
-            library.require()
+            library.require_device(())
         except BackendUnavailable as e:
-            finding = Finding(group="backends", name=name, status="missing", value=e.message, hint=e.hint)
-        else:
-            version = f"{type(library).__name__} {library.version()}"
-            value = f"{version}, answers zeros, for tests" if name == "null" else version
-            finding = Finding(group="backends", name=name, status="ok", value=value)
-        findings.append(finding)
-    return findings
+            value = f"{value} builds engines, and runs none here: {e.message}"
+            return Finding(group="backends", name=name, status="caution", value=value, hint=e.hint)
+    except BackendUnavailable as e:
+        hint = "\n".join(line for line in (e.hint, hint) if line)
+        return Finding(group="backends", name=name, status="missing", value=e.message, hint=hint)
+    except Exception as e:
+        value = f"installed, but does not work: {type(e).__name__}: {e}"
+        hint = "install it anew, with pip install --force-reinstall"
+        return Finding(group="backends", name=name, status="missing", value=value, hint=hint)
+    value = "answers zeros, for tests" if name == "null" else value
+    return Finding(group="backends", name=name, status="ok", value=value)
 
 
 def _build_extra() -> list[Finding]:
@@ -188,7 +154,7 @@ def _build_extra() -> list[Finding]:
     return findings
 
 
-def _verdict(can_build: bool, can_run: tuple[str, ...], here: Cpu) -> list[str]:
+def _verdict(can_build: bool, can_run: tuple[str, ...], no_device: tuple[str, ...], here: Cpu) -> list[str]:
     if can_build and can_run:
         first = f"This machine can build engines, and run them on: {', '.join(can_run)}."
     elif can_run:
@@ -201,6 +167,8 @@ def _verdict(can_build: bool, can_run: tuple[str, ...], here: Cpu) -> list[str]:
     else:
         first = "This machine can neither build nor run engines yet: pip install 'edgekit[build,cpu]'."
     lines = [first]
+    if can_build and no_device:
+        lines.append(f"It builds engines for {', '.join(no_device)} as well, which need a GPU to run.")
     if can_run and not here.fast_int8:
         lines.append("INT8 will make engines smaller here, but hardly faster: the processor has no VNNI.")
     return lines

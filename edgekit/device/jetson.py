@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Jetson", "jetson"]
+__all__ = ["Jetson", "JetPackStack", "jetpack_stack", "jetson"]
 
 # NVIDIA, "JetPack Archive": the JetPack that each L4T release came with.
 JETPACK_BY_L4T = {
@@ -38,6 +38,26 @@ JETPACK_BY_L4T = {
     "36.4.3": "6.2",
     "36.4.4": "6.2.1",
     "38.2.0": "7.0",
+    "38.2.1": "7.0",
+    "38.4.0": "7.1",
+}
+
+
+class JetPackStack(msgspec.Struct, frozen=True, kw_only=True):
+    """What a JetPack brings: versions of TensorRT, of CUDA, and of the Python that TensorRT's package is for."""
+
+    tensorrt: str
+    cuda: str
+    python: str
+
+
+# NVIDIA, release notes of each JetPack.
+STACK_BY_JETPACK = {
+    "6.1": JetPackStack(tensorrt="10.3", cuda="12.6", python="3.10"),
+    "6.2": JetPackStack(tensorrt="10.3", cuda="12.6", python="3.10"),
+    "7.0": JetPackStack(tensorrt="10.13", cuda="13.0", python="3.12"),
+    "7.1": JetPackStack(tensorrt="10.13", cuda="13.0", python="3.12"),
+    "7.2": JetPackStack(tensorrt="10.16", cuda="13.2", python="3.12"),
 }
 
 
@@ -74,6 +94,11 @@ def jetson(root: Path = Path("/")) -> Jetson | None:
         jetpack=JETPACK_BY_L4T.get(l4t, ""),
         power_mode=_power_mode(root),
     )
+
+
+def jetpack_stack(jetpack: str) -> JetPackStack | None:
+    """What that JetPack brings, patches aside; None where it is not known."""
+    return STACK_BY_JETPACK.get(".".join(jetpack.split(".")[:2]))
 
 
 def _read(path: Path) -> str:

@@ -1,21 +1,33 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from edgekit.cli import survey as module
+from edgekit.cli import survey_nvidia
+from edgekit.cli.finding import Finding
 from edgekit.cli.main import main
 from edgekit.cli.survey import Survey, survey
 from edgekit.device.cpu import cpu
-from edgekit.device.jetson import Jetson
+from edgekit.device.cuda import DeviceProperties
+from edgekit.device.jetson import Jetson, jetson
 from edgekit.device.nvidia import Gpu
-from edgekit.errors import BackendUnavailable
+from edgekit.engine.backend import BACKENDS
+from edgekit.errors import BackendUnavailable, RunError
+
+RECORDED = Path(__file__).parents[1] / "device" / "recorded"
+ORIN = DeviceProperties(
+    name="Orin", compute_capability=(8, 7), memory_bytes=8 * 10**9, free_bytes=10**9, integrated=True,
+    driver_version="12.6",
+)  # fmt: skip
 
 
-def finding(found: Survey, name: str) -> module.Finding:
+def finding(found: Survey, name: str) -> Finding:
     return next(item for item in found.findings if item.name == name)
 
 
@@ -23,6 +35,9 @@ class Present:
     """A backend that is installed."""
 
     def require(self) -> None:
+        return None
+
+    def require_device(self, compute_capabilities: tuple[str, ...]) -> None:
         return None
 
     def version(self) -> str:
@@ -50,7 +65,7 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads(capsys.readouterr().out)
     names = {item["name"] for item in content["findings"]}
     assert {"Python", "processor", "cpu", "openvino", "null", "torch", "onnx"} <= names
-    assert set(content["can_run"]) <= {"cpu", "openvino"}
+    assert set(content["can_run"]) <= set(BACKENDS) - {"null"}
 
 
 def test_a_missing_backend_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +117,10 @@ def test_little_memory_is_a_caution(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("jetpack", "status"), [("5.1.3", "caution"), ("4.6.1", "caution"), ("6.2", "ok"), ("7.0", "ok")]
+    ("jetpack", "status"),
+    [("5.1.3", "caution"), ("4.6.1", "caution"), ("6.0", "caution"), ("6.2", "ok"), ("6.2.1", "ok"), ("7.0", "ok")],
 )
-def test_jetpack_5_is_out_of_scope(monkeypatch: pytest.MonkeyPatch, jetpack: str, status: str) -> None:
+def test_jetpacks_before_6_1_are_out_of_scope(monkeypatch: pytest.MonkeyPatch, jetpack: str, status: str) -> None:
     board = Jetson(board="Orin Nano", l4t="36.4.3", jetpack=jetpack, power_mode="MAXN")
     monkeypatch.setattr(module, "jetson", lambda: board)
     found = finding(survey(), "Jetson")
@@ -121,3 +137,146 @@ def test_a_gpu_is_named_with_its_driver(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_cache_folder_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     assert finding(survey(), "cache").value.startswith(str(tmp_path / "cache"))
+
+
+def test_targets_are_named_as_users_type_them_and_libraries_as_their_makers_call_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "backend", lambda name: Present())
+    backends = [item for item in survey().findings if item.group == "backends"]
+    assert [item.name for item in backends] == list(BACKENDS)
+    assert finding(survey(), "tensorrt-rtx").value == "TensorRT-RTX 1.0"
+
+
+def test_a_library_without_a_device_builds_but_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoGpu(Present):
+        def require_device(self, compute_capabilities: tuple[str, ...]) -> None:
+            raise BackendUnavailable("there is no GPU", hint="plug one in")
+
+    monkeypatch.setattr(module, "backend", lambda name: NoGpu() if name == "tensorrt-rtx" else Present())
+    found = survey()
+    rtx = finding(found, "tensorrt-rtx")
+    assert (rtx.status, rtx.hint) == ("caution", "plug one in")
+    assert rtx.value == "TensorRT-RTX 1.0 builds engines, and runs none here: there is no GPU"
+    assert "tensorrt-rtx" not in found.can_run and "tensorrt" in found.can_run
+    assert any("tensorrt-rtx" in line and "need a GPU" in line for line in found.verdict) == found.can_build
+
+
+def test_a_missing_tensorrt_names_its_commands_and_what_can_be_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing:
+        def require(self) -> None:
+            raise BackendUnavailable("not installed", hint="sudo apt-get install python3-libnvinfer")
+
+    monkeypatch.setattr(module, "backend", lambda name: Missing())
+    first, second = finding(survey(), "tensorrt").hint.splitlines()
+    assert first == "sudo apt-get install python3-libnvinfer"
+    assert "--target tensorrt --plan-only" in second
+
+
+@pytest.mark.parametrize("error", [OSError("libnvinfer.so.10: cannot open"), AttributeError("no 'Builder'")])
+def test_a_broken_library_is_a_finding_and_no_crash(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    class Broken:
+        def require(self) -> None:
+            raise error
+
+    monkeypatch.setattr(module, "backend", lambda name: Broken() if name == "tensorrt" else Present())
+    broken = finding(survey(), "tensorrt")
+    assert broken.status == "missing"
+    assert str(error) in broken.value
+    assert finding(survey(), "cpu").status == "ok"
+
+
+def board_of(monkeypatch: pytest.MonkeyPatch, python: str = "3.10.12") -> None:
+    """The Jetson whose texts were recorded."""
+    monkeypatch.setattr(module, "jetson", lambda: jetson(RECORDED / "jetson-orin-nano"))
+    monkeypatch.setattr(survey_nvidia.platform, "python_version", lambda: python)
+
+
+def test_a_jetson_says_what_its_jetpack_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    board_of(monkeypatch)
+    found = survey()
+    assert finding(found, "Jetson").value.startswith("NVIDIA Jetson Orin Nano Developer Kit, JetPack 6.2")
+    assert finding(found, "JetPack").value == "brings TensorRT 10.3, CUDA 12.6, Python 3.10"
+    assert finding(found, "JetPack").status == "fact"
+
+
+def test_a_python_that_jetpacks_tensorrt_is_not_for_is_a_caution(monkeypatch: pytest.MonkeyPatch) -> None:
+    board_of(monkeypatch, python="3.12.3")
+    found = finding(survey(), "JetPack")
+    assert found.status == "caution"
+    assert "/usr/bin/python3.10 -m venv --system-site-packages" in found.hint
+
+
+def cuda_is(monkeypatch: pytest.MonkeyPatch, *, graphs: bool) -> None:
+    class Driver:
+        name = "cuda-bindings" if graphs else "pycuda"
+        has_graphs = graphs
+
+    monkeypatch.setattr(survey_nvidia, "driver", Driver)
+    monkeypatch.setattr(survey_nvidia, "device_properties", lambda: ORIN)
+    monkeypatch.setattr(survey_nvidia.metadata, "version", lambda name: "12.9.1")
+
+
+def test_cuda_is_told_with_its_package_driver_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_is(monkeypatch, graphs=True)
+    found = finding(survey(), "CUDA")
+    assert found.status == "ok"
+    assert found.value == "cuda-bindings 12.9.1, driver for CUDA 12.6: Orin, 8.7, memory shared with the processor"
+
+
+def test_pycuda_alone_has_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_is(monkeypatch, graphs=False)
+    found = finding(survey(), "CUDA")
+    assert found.status == "caution"
+    assert "pip install cuda-bindings" in found.hint
+
+
+def no_driver() -> None:
+    raise BackendUnavailable(
+        "CUDA needs the package 'cuda-bindings' or 'pycuda'", hint="pip install 'edgekit[tensorrt]'"
+    )
+
+
+@pytest.mark.parametrize(("here", "status"), [(True, "missing"), (False, "fact")])
+def test_a_missing_cuda_package_matters_where_there_is_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, here: bool, status: str
+) -> None:
+    card = Gpu(name="RTX A2000", driver="580.1")
+    monkeypatch.setattr(survey_nvidia, "driver", no_driver)
+    monkeypatch.setattr(module, "gpus", lambda: (card,) if here else ())
+    monkeypatch.setattr(module, "jetson", lambda: None)
+    found = finding(survey(), "CUDA")
+    assert found.status == status
+    assert found.hint == ("pip install 'edgekit[tensorrt]'" if here else "")
+
+
+@pytest.mark.parametrize("error", [RunError("CUDA failed: cuInit gave 999"), TypeError("a stub"), ImportError("libc")])
+def test_a_broken_cuda_is_a_finding_and_no_crash(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def broken() -> None:
+        raise error
+
+    board_of(monkeypatch)
+    monkeypatch.setattr(survey_nvidia, "driver", broken)
+    found = finding(survey(), "CUDA")
+    assert found.status == "missing"
+    assert str(error) in found.value
+
+
+def test_it_works_with_none_of_the_libraries_installed() -> None:
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in {'onnxruntime', 'openvino', 'tensorrt', 'tensorrt_rtx', 'cuda', 'pycuda',"
+        " 'torch', 'onnx', 'onnx_ir'}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from edgekit.cli.main import main\n"
+        "sys.exit(main(['doctor', '--json']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    status = {item["name"]: item["status"] for item in content["findings"]}
+    assert {status[name] for name in set(BACKENDS) - {"null"}} == {"missing"}
+    assert content["can_run"] == []

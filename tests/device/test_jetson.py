@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.device.jetson import Jetson, jetson
+from edgekit.device.jetson import JetPackStack, Jetson, jetpack_stack, jetson
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -33,3 +33,16 @@ def test_a_power_mode_without_a_name_is_its_number(tmp_path: Path) -> None:
     (tmp_path / "var/lib/nvpmodel/status").write_text("pmode:0008\n")
     found = jetson(tmp_path)
     assert found and (found.jetpack, found.power_mode) == ("5.1.2", "8")
+
+
+@pytest.mark.parametrize(
+    ("jetpack", "tensorrt"), [("6.1", "10.3"), ("6.2.1", "10.3"), ("7.1", "10.13"), ("7.2.2", "10.16")]
+)
+def test_what_a_jetpack_brings_is_the_same_for_its_patches(jetpack: str, tensorrt: str) -> None:
+    stack = jetpack_stack(jetpack)
+    assert isinstance(stack, JetPackStack) and stack.tensorrt == tensorrt
+
+
+@pytest.mark.parametrize("jetpack", ["", "5.1.3", "6.0", "9.9"])
+def test_nothing_is_claimed_of_an_unknown_jetpack(jetpack: str) -> None:
+    assert jetpack_stack(jetpack) is None
