@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit.device.cuda import DeviceProperties, device_properties
+from edgekit.device.jetson import jetson
 from edgekit.engine.backend import BuildOptions, BuildResult, Engine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.tensorrt_config import config_from_options, listed_capabilities, save_timing_cache
@@ -61,15 +63,11 @@ class TensorRt:
 
     def require(self) -> None:
         """See `Backend.require`; the builder tunes the engine on the GPU, so there has to be one."""
-        from edgekit.device.cuda import device_properties
-
         self._library()
         device_properties()
 
     def require_device(self, compute_capabilities: Sequence[str]) -> None:
         """See `Backend.require_device`; ``8.0+`` is that compute capability and all above it."""
-        from edgekit.device.cuda import device_properties
-
         self._library()
         here = device_properties()
         if compute_capabilities and not any(_covers(built, here.compute_capability) for built in compute_capabilities):
@@ -92,28 +90,29 @@ class TensorRt:
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Builds ``engine.plan``, as trtexec and Triton take it, and ``layers.json``; see `Backend.build`."""
         library = self._library()
-        self._check(library, options)
+        self._check(options)
+        gpu = self._gpu()
         log = builder_log(library)
         try:
             builder = library.Builder(log)
         except TypeError as e:  # pybind11's word for a null pointer
             raise BackendUnavailable(f"TensorRT cannot use the GPU: {last_words(log)}") from e
         parsed = parse_graph(library, builder, log, graph, for_dla=options.dla is not None)
-        config = config_from_options(library, builder, options, self._memory_bytes())
+        config = config_from_options(library, builder, options, self._memory_bytes(gpu))
         add_profile(builder, config, parsed.network, options.shapes)
         network = layers_of_network(library, parsed.network)
-        self._assert_precision(options, network, network)  # before a build that may take many minutes
+        self._assert_precision(options, network, ())  # before a build that may take many minutes
         plan = self._plan(builder, parsed, config, log, options)
         _write(folder / ENGINE, plan)
-        notes = [*self._notes(network), *save_timing_cache(config, options.timing_cache)]
-        built = (inspected_layers(library, plan) if self._has_gpu() else ()) or network
-        (folder / LAYERS).write_bytes(_lines(built))
+        notes = [*self._notes(network), *save_timing_cache(library, config, options.timing_cache)]
+        built = inspected_layers(library, plan, log) if gpu else ()
+        (folder / LAYERS).write_bytes(_lines(built or network))
         return BuildResult(
             engine=ENGINE,
             files=(ENGINE, LAYERS),
             layers=layer_counts(self._assert_precision(options, network, built)),
             backend_version=self.version(),
-            compute_capabilities=self._capabilities(library, options),
+            compute_capabilities=self._capabilities(library, options, gpu),
             notes=tuple(notes),
         )
 
@@ -121,8 +120,7 @@ class TensorRt:
         """See `Backend.load`."""
         from edgekit.engine.tensorrt_runtime import load_engine
 
-        loaded: Engine = load_engine(self._library(), engine)
-        return loaded
+        return load_engine(self._library(), engine, name=self.name)
 
     def _library(self) -> Any:
         try:
@@ -139,14 +137,18 @@ class TensorRt:
         return library
 
     def _how_to_install(self, root: Path = Path("/")) -> str:
-        if sys.prefix != sys.base_prefix and any(root.glob(SYSTEM_MODULES)):
-            return "TensorRT is installed for the system's Python: python3 -m venv --system-site-packages ENVIRONMENT"
+        apart = sys.prefix != sys.base_prefix
+        environment = "python3 -m venv --system-site-packages ENVIRONMENT"
+        if apart and any(root.glob(SYSTEM_MODULES)):
+            return f"TensorRT is installed for the system's Python, which this environment does not see: {environment}"
+        if jetson(root):
+            return f"sudo apt-get install python3-libnvinfer{f', and {environment}' if apart else ''}"
         return (
-            "Jetson: sudo apt-get install python3-libnvinfer, and python3 -m venv --system-site-packages ENVIRONMENT; "
-            "elsewhere: pip install tensorrt-cu13 --extra-index-url https://pypi.nvidia.com"
+            "pip install tensorrt-cu13 --extra-index-url https://pypi.nvidia.com; on a Jetson it comes with JetPack: "
+            f"sudo apt-get install python3-libnvinfer, and {environment}"
         )
 
-    def _check(self, library: Any, options: BuildOptions) -> None:
+    def _check(self, options: BuildOptions) -> None:
         """Raises `UsageError` on an option that this library has no use for."""
         if options.compute_capabilities:
             raise UsageError(
@@ -157,23 +159,21 @@ class TensorRt:
     def _notes(self, network: Sequence[EngineLayer]) -> list[str]:
         return []
 
-    def _memory_bytes(self) -> int:
-        """Memory that the builder may use for trying kernels; 0 where it is not known."""
-        from edgekit.device.cuda import device_properties
+    def _gpu(self) -> DeviceProperties | None:
+        """The GPU that the builder works on; None where it needs none."""
+        return device_properties()
 
-        here = device_properties()
+    def _memory_bytes(self, gpu: DeviceProperties | None) -> int:
+        """Memory that the builder may use for trying kernels; 0 leaves it to the library."""
+        if gpu is None:
+            return 0
         # On a Jetson the GPU's memory is the processor's, and the builder needs some of that beside.
-        return here.free_bytes // 2 if here.integrated else here.free_bytes
+        return gpu.free_bytes // 2 if gpu.integrated else gpu.free_bytes
 
-    def _has_gpu(self) -> bool:
-        return True
-
-    def _capabilities(self, library: Any, options: BuildOptions) -> tuple[str, ...]:
-        from edgekit.device.cuda import device_properties
-
+    def _capabilities(self, library: Any, options: BuildOptions, gpu: DeviceProperties | None) -> tuple[str, ...]:
         if options.hardware_compatible:
             return (AMPERE_AND_LATER,)
-        return (_text(device_properties().compute_capability),)
+        return (_text(gpu.compute_capability),) if gpu else ()
 
     def _plan(
         self,
@@ -185,10 +185,13 @@ class TensorRt:
     ) -> trt.IHostMemory:
         plan: trt.IHostMemory | None = builder.build_serialized_network(parsed.network, config)
         if plan is None:
-            raise BuildError(f"{self.name} failed to build the engine: {last_words(log)}", hint=self._way_out(options))
+            words = last_words(log)
+            raise BuildError(f"{self.name} failed to build the engine: {words}", hint=self._way_out(options, words))
         return plan
 
-    def _way_out(self, options: BuildOptions) -> str:
+    def _way_out(self, options: BuildOptions, words: str) -> str:
+        if "bad_alloc" in words or "out of memory" in words.lower():
+            return "it needs more memory than there is: close programs, add swap, or lower --workspace"
         return "allow it more memory with --workspace, or leave the option out" if options.workspace_bytes else ""
 
     def _assert_precision(
@@ -213,7 +216,7 @@ class TensorRtRtx(TensorRt):
     def _how_to_install(self, root: Path = Path("/")) -> str:
         return "pip install 'edgekit[rtx]'"
 
-    def _check(self, library: Any, options: BuildOptions) -> None:
+    def _check(self, options: BuildOptions) -> None:
         if options.hardware_compatible:
             raise UsageError(
                 "--hardware-compatible goes with tensorrt: TensorRT-RTX's engines run on all GPUs they are built for",
@@ -225,29 +228,26 @@ class TensorRtRtx(TensorRt):
     def _notes(self, network: Sequence[EngineLayer]) -> list[str]:
         return [RTX_INT8] if any(layer.type in CONVOLUTIONS and layer.precision == "int8" for layer in network) else []
 
-    def _memory_bytes(self) -> int:
-        return 0  # nothing is run while it builds
-
-    def _has_gpu(self) -> bool:
-        from edgekit.device.cuda import device_properties
-
+    def _gpu(self) -> DeviceProperties | None:
         try:
-            device_properties()
+            return device_properties()
         except BackendUnavailable:
-            return False
-        return True
+            return None
 
-    def _capabilities(self, library: Any, options: BuildOptions) -> tuple[str, ...]:
+    def _memory_bytes(self, gpu: DeviceProperties | None) -> int:
+        return 0  # nothing is tried while it builds
+
+    def _capabilities(self, library: Any, options: BuildOptions, gpu: DeviceProperties | None) -> tuple[str, ...]:
         listed = listed_capabilities(library)
         # "By default, an engine built by TensorRT-RTX can be run on GPU devices with compute capability 8.0, 8.6, 8.9,
         # 12.0, and later", and not on 7.5 (NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines").
         chosen = options.compute_capabilities or [number for number in listed if number >= 80]
         return tuple(_text(divmod(number, 10)) for number in chosen)
 
-    def _way_out(self, options: BuildOptions) -> str:
-        if (options.refittable or options.strip_weights) and not self._has_gpu():
+    def _way_out(self, options: BuildOptions, words: str) -> str:
+        if (options.refittable or options.strip_weights) and self._gpu() is None:
             return "TensorRT-RTX needs a GPU to build refittable plans and plans without weights: build it there"
-        return super()._way_out(options)
+        return super()._way_out(options, words)
 
 
 def _text(compute_capability: Sequence[int]) -> str:

@@ -52,11 +52,11 @@ def listed_capabilities(library: Any) -> list[int]:
     return sorted(int(name.removeprefix("SM")) for name in members if name.startswith("SM"))
 
 
-def save_timing_cache(config: trt.IBuilderConfig, file: str) -> list[str]:
-    """Writes what was measured to the timing cache, if there is one, and returns a note if that was not possible."""
-    cache: trt.ITimingCache | None = config.get_timing_cache() if file else None
-    if cache is None:
+def save_timing_cache(library: Any, config: trt.IBuilderConfig, file: str) -> list[str]:
+    """Writes what was measured to the timing cache, if one is kept, and returns a note if that was not possible."""
+    if not _keeps_timing_cache(library, file):
         return []
+    cache: trt.ITimingCache = config.get_timing_cache()
     place = Path(file)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +89,7 @@ def _aim_at_capabilities(library: Any, config: Any, wanted: tuple[int, ...]) -> 
 
 
 def _use_timing_cache(library: Any, config: trt.IBuilderConfig, file: str) -> None:
-    # TensorRT-RTX times nothing while it builds, and warns that its functions for it do nothing.
-    if not file or listed_capabilities(library):
+    if not _keeps_timing_cache(library, file):
         return
     place = Path(file)
     cache: trt.ITimingCache = config.create_timing_cache(place.read_bytes() if place.is_file() else b"")
@@ -99,6 +98,11 @@ def _use_timing_cache(library: Any, config: trt.IBuilderConfig, file: str) -> No
     editable = getattr(library.BuilderFlag, "EDITABLE_TIMING_CACHE", None)
     if editable is not None:
         config.set_flag(editable)
+
+
+def _keeps_timing_cache(library: Any, file: str) -> bool:
+    """TensorRT-RTX, which builds for GPUs that are not here, times nothing and warns of its functions for it."""
+    return bool(file) and not listed_capabilities(library)
 
 
 def _use_dla(library: Any, builder: trt.Builder, config: trt.IBuilderConfig, options: BuildOptions) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edgekit.engine.layers import Layer
-from edgekit.engine.tensorrt_log import quiet_log
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -18,6 +18,7 @@ __all__ = [
     "CONVOLUTIONS",
     "EngineLayer",
     "inspected_layers",
+    "layers_from_inspector",
     "layers_of_network",
     "product_layers",
     "quantized_products",
@@ -52,6 +53,9 @@ INSPECTED_DTYPES = (
     (re.compile(r"\bbool\b", re.I), "bool"),
 )
 
+# Kernels of integers in tensor cores: "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32", "ampere_imma_...".
+INTEGER_KERNEL = re.compile(r"i8i8|_imma_|_int8_")
+
 ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
@@ -73,6 +77,12 @@ class EngineLayer(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[str, ...] = ()
 
 
+class Inspection(msgspec.Struct, frozen=True):
+    """The inspector's JSON; an entry is a string where the engine was built without details."""
+
+    Layers: tuple[dict[str, Any] | str, ...] = ()
+
+
 def layers_of_network(library: Any, network: trt.INetworkDefinition) -> tuple[EngineLayer, ...]:
     """The network's layers, constants left out; a product of two dequantized factors computes in int8."""
     layers: list[trt.ILayer] = [network.get_layer(index) for index in range(network.num_layers)]
@@ -90,9 +100,16 @@ def layers_of_network(library: Any, network: trt.INetworkDefinition) -> tuple[En
     )
 
 
-def inspected_layers(library: Any, plan: trt.IHostMemory) -> tuple[EngineLayer, ...]:
-    """The layers of a built engine, as TensorRT's inspector tells them; none where it cannot be loaded here."""
-    runtime: trt.Runtime = library.Runtime(quiet_log(library))
+def inspected_layers(library: Any, plan: trt.IHostMemory, log: Any) -> tuple[EngineLayer, ...]:
+    """The layers of a built engine, as TensorRT's inspector tells them; none where it cannot be loaded here.
+
+    Args:
+        library: ``tensorrt`` or ``tensorrt_rtx``.
+        plan: the engine.
+        log: of the builder: there is one for all of a process, and any other is ignored.
+    """
+    runtime: trt.Runtime = library.Runtime(log)
+    runtime.engine_host_code_allowed = True  # a version-compatible plan brings its runtime along, and we have built it
     engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return ()
@@ -103,25 +120,40 @@ def inspected_layers(library: Any, plan: trt.IHostMemory) -> tuple[EngineLayer, 
 
 def layers_from_inspector(told: str) -> tuple[EngineLayer, ...]:
     """What the inspector's JSON says; a layer that it only names has no precision."""
-    entries = msgspec.json.decode(told).get("Layers", [])
+    try:
+        entries = msgspec.json.decode(told, type=Inspection).Layers
+    except msgspec.MsgspecError:  # what is read back is not needed for the engine to be good
+        return ()
     return tuple(_inspected(entry) for entry in entries if isinstance(entry, dict))
 
 
 def product_layers(network: Sequence[EngineLayer], built: Sequence[EngineLayer]) -> list[Layer]:
-    """The network's convolutions and matrix products with what each of them computes in, as built."""
-    by_node = {node: layer for layer in built for node in layer.nodes if layer.precision}
-    products = []
-    for layer in network:
-        if layer.type in PRODUCTS:
-            # What the inspector does not name was computed while building, or is told under another name.
-            found = next((by_node[node] for node in layer.nodes if node in by_node), layer)
-            products.append(Layer((layer.name,), found.precision))
-    return products
+    """The network's convolutions and matrix products, with what each of them computes in.
+
+    Args:
+        network: the layers that the engine was built from.
+        built: those of the engine, if it could be read back, which may each hold several of the network's; what it does
+            not name was computed while building, or goes by another name, and keeps the network's type.
+    """
+    by_node: defaultdict[str, list[str]] = defaultdict(list)
+    for layer in built:
+        for node in layer.nodes if layer.precision else ():
+            by_node[node].append(layer.precision)
+    return [
+        Layer((layer.name,), _as_built(layer, [dtype for node in layer.nodes for dtype in by_node[node]]))
+        for layer in network
+        if layer.type in PRODUCTS
+    ]
 
 
 def quantized_products(network: Sequence[EngineLayer]) -> tuple[str, ...]:
     """Names of the convolutions and matrix products that the graph wants in integers."""
     return tuple(layer.name for layer in network if layer.type in PRODUCTS and layer.precision == "int8")
+
+
+def _as_built(layer: EngineLayer, dtypes: Sequence[str]) -> str:
+    """Out of what the layers compute in that came of its nodes: a Gemm's sum with the bias may be one of them."""
+    return "int8" if "int8" in dtypes else next(iter(dtypes), layer.precision)
 
 
 def _precision(library: Any, layer: trt.ILayer, makers: dict[str, trt.ILayer]) -> str:
@@ -164,17 +196,29 @@ def _dtype(tensor: trt.ITensor) -> str:
 
 def _inspected(entry: dict[str, Any]) -> EngineLayer:
     outputs = entry.get("Outputs", [])
-    weights = entry.get("Weights")
-    # A convolution of integers has integer weights, whatever its output is converted to on the way out.
-    told = [weights.get("Type", "")] if isinstance(weights, dict) else []
-    told += [_format(tensor) for tensor in [*entry.get("Inputs", []), *outputs]]
     return EngineLayer(
         name=str(entry.get("Name", "")),
         type=str(entry.get("LayerType", "")).lower(),
-        precision=next((dtype for words in told for dtype in [_inspected_dtype(words)] if dtype), ""),
+        precision=_inspected_precision(entry),
         outputs=tuple(tuple(tensor.get("Dimensions", ())) for tensor in outputs),
         nodes=tuple(ONNX_NODE.findall(str(entry.get("Metadata", "")))),
     )
+
+
+def _inspected_precision(entry: dict[str, Any]) -> str:
+    """The type of its weights; where they are not told apart from other inputs, integers among these or in its kernel.
+
+    Numbers may be quantized and dequantized inside of the kernel, so that those that go in and out are no proof of what
+    it multiplies.
+    """
+    weights = entry.get("Weights")
+    if isinstance(weights, dict) and (dtype := _inspected_dtype(str(weights.get("Type", "")))):
+        return dtype
+    inputs = [_inspected_dtype(_format(tensor)) for tensor in entry.get("Inputs", [])]
+    if "int8" in inputs or INTEGER_KERNEL.search(str(entry.get("TacticName", ""))):
+        return "int8"
+    outputs = [_inspected_dtype(_format(tensor)) for tensor in entry.get("Outputs", [])]
+    return next((dtype for dtype in [*inputs, *outputs] if dtype), "")
 
 
 def _format(tensor: dict[str, Any]) -> str:

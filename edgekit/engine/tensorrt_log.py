@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["builder_log", "last_words", "quiet_log"]
+__all__ = ["builder_log", "last_words"]
 
 KEPT = 4
 
 
 def builder_log(library: Any) -> Any:
-    """A logger that writes to stderr, and keeps errors and warnings in ``failures`` and ``cautions``."""
+    """A logger that writes to stderr, and keeps errors and warnings in ``failures`` and ``cautions``.
+
+    TensorRT has one logger a process, the first that is handed to it, for as long as anything lives that was made with
+    it.
+    """
 
     class Log(library.ILogger):  # type: ignore[misc]  # known at run time alone
         def __init__(self) -> None:
@@ -31,19 +35,6 @@ def builder_log(library: Any) -> Any:
                 print(f"{severity.name.lower()}: {text}", file=sys.stderr)
 
     return Log()
-
-
-def quiet_log(library: Any) -> Any:
-    """A logger for what may fail and is then done without."""
-
-    class Quiet(library.ILogger):  # type: ignore[misc]  # known at run time alone
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-
-        def log(self, severity: trt.ILogger.Severity, text: str) -> None:
-            """Says nothing."""
-
-    return Quiet()
 
 
 def last_words(log: Any) -> str:

@@ -1,0 +1,77 @@
+"""TensorRT-RTX's builder, brought to an end in the middle of its work in every way that builders end."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from edgekit.engine import tensorrt, tensorrt_network
+from edgekit.engine.backend import BuildOptions, BuildResult
+from edgekit.engine.tensorrt import TensorRtRtx
+from edgekit.engine.tensorrt_log import builder_log
+
+AT_WORK = "Compiler backend is used during engine build"
+
+
+class _Interrupted(TensorRtRtx):
+    """Does something as soon as the library says that it builds, on the library's own stack."""
+
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        def log(library: Any) -> Any:
+            made = builder_log(library)
+            say = made.log
+
+            class Watch(type(made)):  # type: ignore[misc]
+                def log(watch, severity: Any, text: str) -> None:  # noqa: N805
+                    say(severity, text)
+                    if AT_WORK in text:
+                        (folder / "engine.half").write_bytes(b"x")
+                        self.interrupt(graph)
+
+            return Watch()
+
+        tensorrt.builder_log = log
+        return super().build(graph, folder, options)
+
+    def interrupt(self, graph: Path) -> None:
+        raise NotImplementedError
+
+
+class Aborts(_Interrupted):
+    def interrupt(self, graph: Path) -> None:
+        os.abort()
+
+
+class IsKilledForMemory(_Interrupted):
+    """The kernel's way to make room."""
+
+    def interrupt(self, graph: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class TakesLong(_Interrupted):
+    def interrupt(self, graph: Path) -> None:
+        time.sleep(60)
+
+
+class HasNoMemory(TensorRtRtx):
+    """May have no more memory than it has when the build begins."""
+
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        self._library()
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        return super().build(graph, folder, options)
+
+
+class LeavesAttentionWhole(TensorRtRtx):
+    """Does not allow the builder to take attention apart."""
+
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        tensorrt_network._let_attention_decompose = lambda library, network: None
+        return super().build(graph, folder, options)
