@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import TypeVar
 
@@ -205,10 +205,14 @@ def _instantiate(driver: Driver, stream: Stream, work: Callable[[], None]) -> Ha
             driver.destroy_graph(driver.end_capture(stream.handle))
         raise
     graph = driver.end_capture(stream.handle)
-    try:
-        return driver.instantiate(graph)
-    finally:
-        driver.destroy_graph(graph)
+    with ExitStack() as stack:
+        try:
+            executable = driver.instantiate(graph)
+            stack.callback(driver.destroy_executable, executable)
+        finally:
+            driver.destroy_graph(graph)
+        stack.pop_all()
+    return executable
 
 
 class Module(_InContext):

@@ -12,7 +12,6 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from edgekit.device.cuda_resources import Context
 from edgekit.errors import EngineMismatch
 from edgekit.models.download import weights_cache
 
@@ -43,8 +42,10 @@ class Plan:
             _put_weights_back(library, self.engine, file)
 
     @classmethod
-    def acquire(cls, library: Any, file: Path, context: Context) -> Plan:
+    def acquire(cls, library: Any, file: Path) -> Plan:
         """The engine in ``file``, deserialized now if nobody here uses it yet; to be released as often.
+
+        The CUDA context is current.
 
         Raises:
             EngineMismatch: the file cannot be read, or TensorRT does not take it, in its own words.
@@ -54,7 +55,7 @@ class Plan:
         except OSError as e:
             raise EngineMismatch(f"cannot read {file}: {e.strerror}", hint=REBUILD) from e
         key = (library.__name__, str(file.resolve()), status.st_mtime_ns, status.st_size)
-        with _lock, context.current():
+        with _lock:
             plan = _plans.get(key) or cls(library, file, key)
             _plans[key] = plan
             plan._users += 1

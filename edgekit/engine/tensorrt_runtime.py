@@ -92,12 +92,12 @@ class TensorRtEngine:
         self._shared_memory = cuda.properties(index).integrated
         with ExitStack() as stack:
             self._context = stack.enter_context(Context(cuda, index))
-            loaded = Plan.acquire(library, plan, self._context)
-            stack.callback(give_back, self._context, loaded.release)
             self._stream = stack.enter_context(Stream(self._context))
             with self._context.current():
+                loaded = Plan.acquire(library, plan)
+                stack.callback(give_back, self._context, loaded.release)
                 self._execution = Execution(library, loaded, plan, self._stream)
-            stack.callback(give_back, self._context, self._execution.close)
+                stack.callback(give_back, self._context, self._execution.close)
             self._keep_compiled()
             self._stack = stack.pop_all()
         self._streams = [self._stream]

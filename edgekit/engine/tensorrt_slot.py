@@ -69,7 +69,7 @@ class Buffer:
         np.copyto(self._view(array.shape), array)
 
     def read(self, shape: tuple[int, ...]) -> np.ndarray:
-        return self._view(shape).copy()
+        return np.array(self._view(shape))
 
     def to_device(self, stream: Stream, shape: tuple[int, ...]) -> None:
         if not self._shared and (host := self._bytes(shape)).size:

@@ -1,0 +1,302 @@
+"""A TensorRT without a GPU: it computes ``y = 2 x + 1`` on the fake driver's memory, as strict as the real one.
+
+A plan is JSON: ``{"inputs": {"x": [-1, 4]}, "profiles": [[[1, 4], [2, 4], [8, 4]]], ...}``; for an input ``x`` there
+is an output ``x_out``.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import types
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from fake_cuda import FakeDriver, Memory, Work
+
+SCRATCH_BYTES = 64
+
+
+class TensorIOMode(enum.Enum):
+    INPUT = 1
+    OUTPUT = 2
+
+
+class TensorLocation(enum.Enum):
+    DEVICE = 0
+    HOST = 1
+
+
+class DataType(enum.Enum):
+    FLOAT = "float32"
+    HALF = "float16"
+    INT32 = "int32"
+    FP8 = ""
+
+
+class EngineStat(enum.Enum):
+    STRIPPED_WEIGHTS_SIZE = 1
+
+
+class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+    LAZY = 0
+    EAGER = 1
+
+
+class ILogger:
+    class Severity(enum.Enum):
+        INTERNAL_ERROR = 0
+        ERROR = 1
+        WARNING = 2
+
+    def __init__(self) -> None:
+        self.made = True
+
+
+class Library(types.SimpleNamespace):
+    """The module, for one driver; hashable, as modules are."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+def library(driver: FakeDriver, *, rtx: bool = False, name: str = "fake_tensorrt") -> Any:
+    """The fake TensorRT, or TensorRT-RTX, on a fake GPU.
+
+    Attributes:
+        engines: how many were deserialized.
+        capturable: what it says when it is asked.
+        fail_enqueue: `execute_async_v3` fails, while capturing or always.
+    """
+    made = Library(
+        __name__=name,
+        __version__="10.0",
+        TensorIOMode=TensorIOMode,
+        TensorLocation=TensorLocation,
+        EngineStat=EngineStat,
+        ILogger=ILogger,
+        driver=driver,
+        rtx=rtx,
+        engines=0,
+        refits=[],
+        compiled=0,
+        capturable=True,
+        fail_enqueue="",
+    )
+    if rtx:
+        made.DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy
+    made.Runtime = lambda logger: Runtime(made, logger)
+    made.Refitter = Refitter
+    made.OnnxParserRefitter = OnnxParserRefitter
+    return made
+
+
+class Runtime:
+    def __init__(self, library: Any, logger: ILogger) -> None:
+        assert logger.made, "a logger whose base was not initialized crashes the real one"
+        self.library = library
+        self.logger = logger
+        self.engine_host_code_allowed = False
+
+    def deserialize_cuda_engine(self, data: Any) -> Any:
+        assert self.library.driver.is_current(), "without a context it would make one of its own"
+        try:
+            plan = json.loads(bytes(data))
+        except ValueError:
+            self.logger.log(ILogger.Severity.ERROR, "Magic tag does not match")
+            return None
+        if plan.get("host_code") and not self.engine_host_code_allowed:
+            self.logger.log(ILogger.Severity.ERROR, "the plan has host code, and that is not allowed")
+            return None
+        self.library.engines += 1
+        return RtxEngine(self, plan) if self.library.rtx else Engine(self, plan)
+
+
+class Engine:
+    def __init__(self, runtime: Runtime, plan: dict[str, Any]) -> None:
+        self.library = runtime.library
+        self.logger = runtime.logger
+        self.plan = plan
+        self.weights = not plan.get("stripped")
+        self.refittable = bool(plan.get("stripped"))
+        self.num_optimization_profiles = len(plan.get("profiles", [])) or 1
+        self._names = [*plan["inputs"], *(f"{name}_out" for name in plan["inputs"])]
+        self.num_io_tensors = len(self._names)
+        self._stack = ExitStack()
+        self._stack.enter_context(self.library.driver.library_memory(SCRATCH_BYTES))
+
+    def __del__(self) -> None:
+        self._stack.close()
+
+    def get_tensor_name(self, index: int) -> str:
+        return str(self._names[index])
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return TensorIOMode.INPUT if name in self.plan["inputs"] else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return DataType[self.plan.get("dtype", "FLOAT")]
+
+    def get_tensor_location(self, name: str) -> TensorLocation:
+        return TensorLocation[self.plan.get("location", "DEVICE")]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if self.plan.get("values_decide") and name.endswith("_out"):
+            return (-1,)
+        return tuple(self.plan["inputs"][name.removesuffix("_out")])
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return [tuple(shape) for shape in self.plan["profiles"][profile]]
+
+    def get_engine_stat(self, stat: EngineStat) -> int:
+        return -1 if self.weights else 1000
+
+    def create_execution_context(self) -> Any:
+        if self.plan.get("no_context"):
+            self.logger.log(ILogger.Severity.ERROR, "out of device memory")
+            return None
+        return ExecutionContext(self)
+
+
+class ExecutionContext:
+    def __init__(self, engine: Engine) -> None:
+        assert engine.weights, "an engine without weights"
+        self.engine = engine
+        self.library = engine.library
+        self.driver: FakeDriver = engine.library.driver
+        self.logger = engine.logger
+        self._stack = ExitStack()
+        self._scratch: Memory = self._stack.enter_context(self.driver.library_memory(SCRATCH_BYTES))
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._profile = 0
+        self._new_shapes = True
+
+    def __del__(self) -> None:
+        assert "context" in self.driver.leaks(), "the CUDA context went before TensorRT's"
+        self._stack.close()
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.driver.stream_at(stream)
+        self._profile = profile
+        self._shapes.clear()
+        self._new_shapes = True
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        built = self.engine.get_tensor_shape(name)
+        least = greatest = built
+        if -1 in built:
+            least, _, greatest = self.engine.get_tensor_profile_shape(name, self._profile)
+        fits = len(shape) == len(built) and all(a <= s <= b for a, s, b in zip(least, shape, greatest, strict=True))
+        if not fits:
+            self.logger.log(ILogger.Severity.ERROR, f"profile {self._profile} does not have {shape}")
+            return False
+        self._shapes[name] = tuple(shape)
+        self._new_shapes = True
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        built = self.engine.get_tensor_shape(name)
+        if built == (-1,) and name.endswith("_out"):
+            return built
+        return self._shapes.get(name.removesuffix("_out"), built)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return True
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return bool(self.library.capturable)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert self.driver.is_current()
+        where = self.driver.stream_at(stream)
+        capturing = where.captured is not None
+        refused = self.library.fail_enqueue == "always" or (capturing and self.library.fail_enqueue == "capturing")
+        if refused or (capturing and self._new_shapes):
+            self.logger.log(ILogger.Severity.ERROR, "operation not permitted when stream is capturing")
+            return False
+        for name in self.engine.plan["inputs"]:
+            shape = self._shapes.get(name, self.engine.get_tensor_shape(name))
+            assert -1 not in shape, "a shape was not set"
+            self._enqueue(where, self._addresses[name], self._addresses[f"{name}_out"], shape)
+        self._new_shapes = False
+        return True
+
+    def _enqueue(self, stream: Any, source: int, target: int, shape: Sequence[int]) -> None:
+        read, written = self.driver.memory_at(source), self.driver.memory_at(target)
+        dtype = np.dtype(self.engine.get_tensor_dtype("").value)
+        size = int(np.prod(shape)) * dtype.itemsize
+        assert read.data.size >= size <= written.data.size, "a buffer is too small"
+
+        def compute() -> None:
+            values = read.data[:size].view(dtype)
+            written.data[:size].view(dtype)[...] = 2 * values + 1
+
+        self.driver.enqueue(stream, Work("compute", [read, self._scratch], [written, self._scratch], compute))
+
+
+class RtxEngine(Engine):
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig(self.library)
+
+    def create_execution_context(self, runtime_config: RuntimeConfig | None = None) -> Any:
+        assert runtime_config is not None and runtime_config.cache is not None
+        self.library.strategy = runtime_config.dynamic_shapes_kernel_specialization_strategy
+        if runtime_config.cache.content != b"compiled":
+            self.library.compiled += 1
+            runtime_config.cache.content = b"compiled"
+        return super().create_execution_context()
+
+
+class RuntimeConfig:
+    def __init__(self, library: Any) -> None:
+        self.library = library
+        self.cache: RuntimeCache | None = None
+        self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> None:
+        self.cache = cache
+
+
+class RuntimeCache:
+    content = b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        if blob == b"compiled":
+            self.content = blob
+            return True
+        return False
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
+class Refitter:
+    def __init__(self, engine: Engine, logger: ILogger) -> None:
+        self.engine = engine
+        self.new_weights = False
+
+    def refit_cuda_engine(self) -> bool:
+        self.engine.weights = self.new_weights
+        return True
+
+
+class OnnxParserRefitter:
+    def __init__(self, refitter: Refitter, logger: ILogger) -> None:
+        self.refitter = refitter
+        self.logger = logger
+
+    def refit_from_file(self, file: str) -> bool:
+        self.refitter.engine.library.refits.append(file)
+        with open(file, "rb") as stream:
+            self.refitter.new_weights = stream.read() == b"weights"
+        if not self.refitter.new_weights:
+            self.logger.log(ILogger.Severity.ERROR, "no such weights in the model")
+        return self.refitter.new_weights
