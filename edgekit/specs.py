@@ -65,8 +65,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             follows the operator (TensorRT).
         fused_activations: activation functions that the backend fuses into the operator before them: no
             Q/DQ stands between the two.
-        carried: operators that the backend takes into integers with what reads them: the pair that a product wants at
-            its input stands before them (see `edgekit.quantize.carry`).
+        carried: operators that the backend takes into integers with what reads them: where a product wants a pair at
+            its input, one stands before them too (see `edgekit.quantize.carry`).
         per_channel_weights: one scale an output channel instead of one a tensor.
         weight_bits: 8, or 7 where the backend's 8-bit multiply-add saturates (x86 without VNNI).
         float_bias: the bias stays float; otherwise it is int32 with the scale of input times weight.

@@ -15,11 +15,11 @@ CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
 
 def carry_back(graph: ir.Model, plan: Plan, scheme: QuantScheme) -> None:
-    """Moves the plan's pairs from behind the scheme's ``carried`` operators to before them.
+    """Puts pairs before the scheme's ``carried`` operators too, where there is one behind.
 
-    From the end of the graph to its beginning: a pair behind a pooling, say, goes before it; one behind a Concat stays,
-    and each of what is joined gets one too (`joined_ranges` makes their scales the same, so that joining is copying);
-    at the sum of a convolution and a shortcut, the shortcut gets one.
+    From the end of the graph to its beginning. Both pairs of a pooling, say, have one scale, so that the second loses
+    nothing, and the pooling between DQ and Q runs on integers; so it is with each of what a Concat joins
+    (`joined_ranges` makes their scales the same). At the sum of a convolution and a shortcut, the shortcut gets a pair.
 
     Args:
         graph: is not changed.
@@ -59,8 +59,6 @@ class _Carried:
         if before and all(_is_activation(value) for value in before):
             self.paired.update(value for value in before if value is not None)
             self.quantized.add(node)
-            if node.op_type not in ("Add", "Concat"):
-                self.paired.discard(output)
 
     def _only_moves(self, node: ir.Node) -> bool:
         """Whether ``node`` picks or moves numbers that nobody wants in float afterwards."""

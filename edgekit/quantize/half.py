@@ -37,11 +37,7 @@ class HalfType:
 HALF = {
     Precision.FP16: HalfType(ir.DataType.FLOAT16, np.dtype(np.float16), 65504.0, 2.0**-14, 2.0**-10),
     Precision.BF16: HalfType(
-        ir.DataType.BFLOAT16,
-        np.dtype(ml_dtypes.bfloat16),
-        float.fromhex("0x1.fep127"),
-        2.0**-126,
-        2.0**-7,
+        ir.DataType.BFLOAT16, np.dtype(ml_dtypes.bfloat16), float.fromhex("0x1.fep127"), 2.0**-126, 2.0**-7
     ),
 }
 

@@ -48,10 +48,15 @@ def joined_ranges(plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) 
         common = low, high
         if any(ranges[name][end] != common[end] for name in names for end in bound.get(name, ())):
             continue
-        if all(ranges[name][1] - ranges[name][0] >= LEAST_SHARE * (high - low) for name in names):
+        if all(_span(ranges[name], scheme) >= LEAST_SHARE * _span(common, scheme) for name in names):
             joined.update(dict.fromkeys(names, (low, high)))
             together.update(dict.fromkeys(names, names))
     return joined
+
+
+def _span(numbers: Range, scheme: QuantScheme) -> float:
+    """What the integers are spread over, up to a factor."""
+    return max(-numbers[0], numbers[1]) if scheme.activation_dtype == "int8" else numbers[1] - numbers[0]
 
 
 def _bound(plan: Plan, scheme: QuantScheme) -> dict[str, tuple[int, ...]]:

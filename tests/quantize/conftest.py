@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ from edgekit.quantize.calibrate import (
 )
 
 Feeds = list[dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class ParsedLayer:
+    """A layer of TensorRT's network: its kind, the types that it reads and gives, and the layers that it reads."""
+
+    name: str
+    kind: str
+    reads: list[str]
+    gives: list[str]
+    sources: list[ParsedLayer | None]
 
 
 @pytest.fixture(scope="session")
@@ -115,3 +127,35 @@ def sqnr_db() -> Callable[[Sequence[dict[str, np.ndarray]], Iterable[dict[str, n
         return ratios
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def parsed() -> Callable[[ir.Model], list[ParsedLayer]]:
+    """The layers that TensorRT-RTX's own parser makes of a graph, strongly typed; none for constants."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+
+    def parse(graph: ir.Model) -> list[ParsedLayer]:
+        logger = trt.Logger(trt.Logger.ERROR)
+        builder = trt.Builder(logger)
+        network = builder.create_network(0)
+        parser = trt.OnnxParser(network, logger)
+        done = parser.parse(ir.to_proto(graph).SerializeToString())
+        assert done, [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        made: dict[str, ParsedLayer] = {}
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            read = [tensor for i in range(layer.num_inputs) if (tensor := layer.get_input(i)) is not None]
+            given = [layer.get_output(i) for i in range(layer.num_outputs)]
+            made |= dict.fromkeys(
+                [tensor.name for tensor in given],
+                ParsedLayer(
+                    name=layer.name,
+                    kind=layer.type.name,
+                    reads=[tensor.dtype.name for tensor in read],
+                    gives=[tensor.dtype.name for tensor in given],
+                    sources=[made.get(tensor.name) for tensor in read],
+                ),
+            )
+        return [layer for layer in made.values() if layer.kind != "CONSTANT"]
+
+    return parse
