@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,10 +16,14 @@ from edgekit.data.images import ImageSource, Placement, preprocess
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle import Manifest, read_bundle
 from edgekit.errors import RunError, nearest
+from edgekit.runtime.pending import Pending, StartsRuns
 from edgekit.runtime.tasks import Detections, detections_from_outputs
 from edgekit.specs import TensorSpec
 
 __all__ = ["Session", "session_from_bundle"]
+
+# While one frame is computed the next is made ready; more would only be late.
+IN_FLIGHT = 2
 
 
 def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
@@ -51,6 +57,8 @@ class Session:
         self.manifest = manifest
         self._engine: Engine | None = engine
         self._lock = threading.Lock()
+        self._closing = False  # set without the lock, so that no further run begins before it is ours
+        self._worker: ThreadPoolExecutor | None = None
         self.inputs = tuple(engine.inputs)
         self.outputs = tuple(engine.outputs)
 
@@ -65,9 +73,16 @@ class Session:
         return f"<Session {self.manifest.name} {self.manifest.precision} on {self.manifest.backend}: {state}>"
 
     def close(self) -> None:
-        """Gives back what the engine holds, after the run that may be going on; a second call does nothing."""
+        """Gives back what the engine holds, after the run that may be going on; a second call does nothing.
+
+        Runs that were started with `run_async` and have not begun are refused; their `result` says so.
+        """
+        self._closing = True
         with self._lock:
             engine, self._engine = self._engine, None
+            worker, self._worker = self._worker, None
+            if worker is not None:
+                worker.shutdown(wait=False)
             if engine is not None:
                 engine.close()
 
@@ -80,11 +95,53 @@ class Session:
         Raises:
             RunError: an input is missing, unknown, or of another type or shape; the session is closed.
         """
+        return self._run(_checked(feeds, self.inputs, rebuild=self.manifest.rebuild))
+
+    def run_async(self, feeds: Mapping[str, np.ndarray]) -> Pending:
+        """Starts a run and returns before it is done; ``result()`` of what it returns waits for the outputs.
+
+        Runs are done in the order in which they were started. The arrays may be changed at once. On a GPU two runs are
+        in flight at most, so that copying the second overlaps computing the first; the third waits for the first.
+
+        Raises:
+            RunError: as `run` does.
+        """
         arrays = _checked(feeds, self.inputs, rebuild=self.manifest.rebuild)
         with self._lock:
-            if self._engine is None:
-                raise RunError(f"session of '{self.manifest.name}': expected an open one, got a closed one")
-            return self._engine.run(arrays)
+            engine = self._open_engine()
+            if isinstance(engine, StartsRuns):
+                return engine.run_async(arrays)
+            if self._worker is None:
+                self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgekit")
+            return self._worker.submit(self._run, {name: array.copy() for name, array in arrays.items()})
+
+    def stream(self, frames: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+        """Outputs of one frame after the other, for video: the next frame is taken and made ready meanwhile.
+
+        So the outputs of a frame come when the next one has been taken, and two frames are held at most.
+
+        Args:
+            frames: inputs as `run` takes them, in order; may be endless.
+
+        Raises:
+            RunError: as `run` does, when it is that frame's turn.
+        """
+        pending: deque[Pending] = deque()
+        for feeds in frames:
+            pending.append(self.run_async(feeds))
+            if len(pending) == IN_FLIGHT:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with self._lock:
+            return self._open_engine().run(arrays)
+
+    def _open_engine(self) -> Engine:
+        if self._engine is None or self._closing:
+            raise RunError(f"session of '{self.manifest.name}': expected an open one, got a closed one")
+        return self._engine
 
     def preprocess(self, image: ImageSource) -> tuple[dict[str, np.ndarray], Placement]:
         """A picture as `run` takes it, and its place in the input.
