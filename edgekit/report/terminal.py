@@ -105,7 +105,7 @@ def label_grid(rows: Iterable[tuple[str, str]]) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for label, value in rows:
-        grid.add_row(label, value)
+        grid.add_row(label, Text(value))  # not a string, in which 'edgekit[build]' would be markup
     return grid
 
 
