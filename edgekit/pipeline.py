@@ -166,8 +166,11 @@ def _check(order: Order) -> None:
         )
         if value
     ]
-    if given and order.precision is not Precision.INT8:
-        raise UsageError(f"{given[0]} goes with --int8, not with --{order.precision}", hint="leave one of them out")
+    # Half precision looks at ranges too, to know what overflows, but by a method of its own.
+    half = [option for option in given if option == "--calib-method"]
+    refused = {Precision.INT8: [], Precision.FP32: given}.get(order.precision, half)
+    if refused:
+        raise UsageError(f"{refused[0]} does not go with --{order.precision}", hint="leave one of them out")
     library = backend(order.target)
     _check_target(order, library)
     try:
@@ -306,6 +309,7 @@ def _to_int8(
 ) -> Int8Step:
     """Quantizes the source's graph in place; a float engine, if one is wanted, is built in ``scratch`` before that."""
     from edgekit.int8 import answers, calibrated, quantize, require_int8, samples_for
+    from edgekit.quantize.cast import cast_graph
     from edgekit.quantize.table import write_table
 
     scheme = backend(order.target).scheme()
@@ -320,9 +324,8 @@ def _to_int8(
     with notes.stage("quantizing"):
         kept = quantize(source, order, scheme, table)
         if scheme.rest is not Precision.FP32:
-            from edgekit.half import to_half
-
-            to_half(source, order, scheme.rest, table.ranges)
+            # What is kept from integers is half too: one layer in float32 between them costs more than they gain.
+            cast_graph(source.graph, scheme.rest, table.ranges, io=order.half_io)
     sqnr_db: dict[str, float] = {}
     if judged:
         with notes.stage("checking the quantized graph on the processor"):
@@ -388,7 +391,8 @@ def _needed_bytes(source: ModelSource, order: Order) -> int:
 def _precision(name: str) -> Precision:
     known = [str(precision) for precision in Precision]
     if name not in known:
-        raise UsageError(f"unknown precision '{name}': expected {' or '.join(known)}", hint=nearest(name, known))
+        expected = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UsageError(f"unknown precision '{name}': expected {expected}", hint=nearest(name, known))
     return Precision(name)
 
 

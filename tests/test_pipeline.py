@@ -393,10 +393,10 @@ def test_the_rebuild_command_of_the_manifest_is_that_of_the_build(classifier: Pa
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"precision": "int4"}, UsageError, "unknown precision 'int4': expected fp32 or int8"),
+        ({"precision": "int4"}, UsageError, "unknown precision 'int4': expected fp32, fp16, bf16 or int8"),
         ({"target": "cup"}, UsageError, "unknown target 'cup'"),
-        ({"precision": "fp32", "calib": "sample"}, UsageError, "--calib goes with --int8, not with --fp32"),
-        ({"precision": "fp32", "keep_float": ["c1"]}, UsageError, "--keep-float goes with --int8"),
+        ({"precision": "fp32", "calib": "sample"}, UsageError, "--calib does not go with --fp32"),
+        ({"precision": "fp32", "keep_float": ["c1"]}, UsageError, "--keep-float does not go with --fp32"),
         ({"keep_float": ["nope*"]}, UsageError, r"'nope\*' matches no node"),
         ({"calib": "nowhere"}, UsageError, "unknown calibration set 'nowhere'"),
         ({"calib_method": "kl"}, UsageError, "unknown calibration method 'kl'"),
