@@ -1,0 +1,115 @@
+"""The command line: builds every case, and prints what passed, what failed and why, and how long each took."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgekit.engine.bundle import Manifest, read_manifest
+from tools.zoo.cases import Case, cases
+
+PATIENCE_S = 900
+FEW_IMAGES = ("--calib-images", "4")
+DTYPES = {"fp16": "float16", "int8": "int8"}
+STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a build went: ``passed``, ``failed`` or ``skipped``, in how many seconds, and what there is to say of it."""
+
+    name: str
+    precision: str
+    batch: str
+    outcome: str
+    seconds: float
+    text: str
+
+
+@click.command(help="Build every recipe, and models of others, through the command line.")
+@click.option("--target", default="tensorrt-rtx", show_default=True, help="Backend to build for.")
+@click.option("--only", default="*", metavar="PATTERN", help="Models to build, as in 'yolo*'.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File to write the results to.")
+def zoo(target: str, only: str, json_file: Path | None) -> None:
+    """Exits with 1 if a build failed."""
+    results = []
+    for case in cases():
+        if fnmatch.fnmatch(case.name, only):
+            click.echo(f"{case.name} {case.precision} {' '.join(case.options)} ...", err=True)
+            results.append(_result(case, target))
+            click.echo(f"  {results[-1].outcome}, {results[-1].seconds:.1f} s: {results[-1].text}", err=True)
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+    Console(highlight=False).print(_table(results))
+    counts = {outcome: sum(result.outcome == outcome for result in results) for outcome in STYLES}
+    click.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
+    sys.exit(1 if counts["failed"] else 0)
+
+
+def _result(case: Case, target: str) -> Result:
+    batch = "open" if case.dynamic else "fixed"
+    if not case.model:
+        return Result(case.name, case.precision, batch, "skipped", 0.0, f"needs the package {case.needs}")
+    with tempfile.TemporaryDirectory(prefix="edgekit-zoo-") as folder:
+        output = Path(folder) / "engine"
+        command = [sys.executable, "-m", "edgekit", "build", case.model, f"--{case.precision}", "--target", target]
+        command += ["--no-profile", "-o", str(output), *case.options]
+        command += FEW_IMAGES if case.precision == "int8" else ()
+        started = time.perf_counter()
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        except subprocess.TimeoutExpired:
+            return Result(case.name, case.precision, batch, "failed", PATIENCE_S, "took too long")
+        seconds = time.perf_counter() - started
+        if done.returncode != 0:
+            return Result(case.name, case.precision, batch, "failed", seconds, _last_words(done.stderr))
+        manifest = read_manifest(output)
+        wrong = _wrong(case, manifest, output)
+    text = wrong or ", ".join(f"{count} in {dtype}" for dtype, count in manifest.layers.items())
+    return Result(case.name, case.precision, batch, "failed" if wrong else "passed", seconds, text)
+
+
+def _wrong(case: Case, manifest: Manifest, output: Path) -> str:
+    """What is not as it was asked for; nothing where all is."""
+    if not manifest.engine or not (output / manifest.engine).stat().st_size:
+        return "there is no engine"
+    if not manifest.layers.get(DTYPES[case.precision]):
+        return f"no layer is in {DTYPES[case.precision]}: {manifest.layers}"
+    if case.dynamic and not manifest.shapes:
+        return "the batch is not open"
+    return ""
+
+
+def _last_words(stderr: str) -> str:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("error:")]
+    return (told or lines or ["it said nothing"])[-1].removeprefix("error: ")
+
+
+def _table(results: list[Result]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("model", "precision", "batch", "outcome"):
+        table.add_column(column, no_wrap=column == "outcome")
+    table.add_column("seconds", justify="right")
+    table.add_column("layers, or why not", overflow="fold")
+    for result in results:
+        seconds = f"{result.seconds:.1f}" if result.seconds else ""
+        outcome = Text(result.outcome, style=STYLES[result.outcome])
+        table.add_row(result.name, result.precision, result.batch, outcome, seconds, Text(result.text))
+    return table
+
+
+if __name__ == "__main__":
+    zoo()

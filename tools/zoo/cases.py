@@ -1,0 +1,83 @@
+"""What is built: recipes by name, models that packages bring as ONNX files, and modules of PyTorch's own."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.recipe import recipe_names
+
+__all__ = ["Case", "cases"]
+
+PRECISIONS = ("fp16", "int8")
+DYNAMIC = ("--batch", "1:4:16")
+LIGHT = "onnx/backend/test/data/light"
+RAPIDOCR = "rapidocr_onnxruntime/models"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One build.
+
+    Attributes:
+        name: of the model.
+        model: what `edgekit build` is given; empty where the package that brings it is not installed.
+        precision: ``fp16`` or ``int8``.
+        options: besides.
+        needs: the package that brings the model.
+    """
+
+    name: str
+    model: str
+    precision: str
+    options: tuple[str, ...] = ()
+    needs: str = ""
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the engine takes several sizes of batches."""
+        return "--batch" in self.options
+
+
+FOREIGN: dict[str, tuple[tuple[str, ...], ...]] = {
+    f"{RAPIDOCR}/ch_PP-OCRv4_det_infer.onnx": (("--shape", "320x320"), ("--shape", "320x320", *DYNAMIC)),
+    f"{RAPIDOCR}/ch_PP-OCRv4_rec_infer.onnx": (("--shape", "48x320"), ("--shape", "48x320", *DYNAMIC)),
+    f"{RAPIDOCR}/ch_ppocr_mobile_v2.0_cls_infer.onnx": (("--shape", "48x192"), ("--shape", "48x192", *DYNAMIC)),
+    "magika/models/standard_v3_3/model.onnx": ((), DYNAMIC),
+    f"{LIGHT}/light_bvlc_alexnet.onnx": ((),),
+    f"{LIGHT}/light_densenet121.onnx": ((),),
+    f"{LIGHT}/light_inception_v1.onnx": ((),),
+    f"{LIGHT}/light_inception_v2.onnx": ((),),
+    f"{LIGHT}/light_resnet50.onnx": ((),),
+    f"{LIGHT}/light_shufflenet.onnx": ((),),
+    f"{LIGHT}/light_squeezenet.onnx": ((),),
+    f"{LIGHT}/light_vgg19.onnx": ((),),
+    f"{LIGHT}/light_zfnet512.onnx": ((),),
+}
+"""Files in installed packages, and the options of each build."""
+
+
+def cases() -> Iterator[Case]:
+    """All builds: FP16 and INT8; a fixed batch, and an open one where the model allows it."""
+    for name in recipe_names():
+        for precision in PRECISIONS:
+            for options in ((), DYNAMIC):
+                yield Case(name, name, precision, options)
+    for precision in PRECISIONS:
+        for options in ((), DYNAMIC):
+            shape = ("--input", "src:1x16x64")
+            yield Case("nn.TransformerEncoder", "tools.zoo.transformer:encoder", precision, (*shape, *options))
+    for file, all_options in FOREIGN.items():
+        package = file.partition("/")[0]
+        for precision in PRECISIONS:
+            for options in all_options:
+                yield Case(Path(file).stem, _installed(file), precision, options, needs=package.replace("_", "-"))
+
+
+def _installed(file: str) -> str:
+    package, _, rest = file.partition("/")
+    found = importlib.util.find_spec(package)
+    path = Path(found.submodule_search_locations[0]) / rest if found and found.submodule_search_locations else None
+    return str(path) if path is not None and path.is_file() else ""
