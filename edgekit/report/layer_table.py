@@ -134,7 +134,7 @@ def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
     library = f"{BACKEND_NAMES.get(manifest.backend, manifest.backend)} {manifest.backend_version}".strip()
     rows = [("engine", f"{manifest.name}, {str(manifest.precision).upper()} for {manifest.backend} ({library})")]
     if not manifest.engine:
-        rows.append(("not built yet", f"edgekit compile FOLDER --target {manifest.backend} makes it, on the board"))
+        rows.append(("not built yet", f"edgekit compile BUNDLE --target {manifest.backend} makes its engine"))
     if manifest.layers:
         built = ", ".join(f"{count} in {dtype}" for dtype, count in manifest.layers.items())
         rows.append(("built", f"convolutions and matrix products: {built}"))
