@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.device.cuda import INSTALL, NO_DRIVER, DeviceProperties, Handle
+from edgekit.device.cuda import NO_DRIVER, DeviceProperties, Handle
 from edgekit.errors import BackendUnavailable, RunError
 
 __all__ = ["CudaBindings"]
@@ -245,9 +245,10 @@ class CudaBindings:
         try:
             status, *values = function(*arguments)
         except RuntimeError as e:
-            if "not found" in str(e) and "Function" in str(e):
+            if type(e).__name__ == "FunctionNotFoundError":
                 raise BackendUnavailable(
-                    f"NVIDIA's driver is older than the package 'cuda-bindings': {e}", hint=f"update it, or {INSTALL}"
+                    f"NVIDIA's driver is older than the package 'cuda-bindings': {e}",
+                    hint="update the driver, or install an older package: pip install 'cuda-bindings<13'",
                 ) from e
             raise
         self._check(function.__name__, status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,8 @@ class PyCuda:
         import pycuda.driver  # noqa: TID251  this is the file
 
         self._cu: Any = pycuda.driver
+        self._contexts: dict[int, Any] = {}
+        weakref.finalize(self, _let_go, self._contexts)  # before all that is made later, and so after it at the end
 
     def init(self) -> None:
         """See `Driver.init`."""
@@ -56,15 +59,19 @@ class PyCuda:
             )
 
     def retain(self, index: int) -> Handle:
-        """See `Driver.retain`."""
-        device = self._device(index)
-        with self._errors():
-            return device.retain_primary_context()
+        """See `Driver.retain`; kept until the process ends.
+
+        When pycuda lets go of a primary context, it pushes it and does not pop it again; from another thread than that
+        which has retained it, it does nothing.
+        """
+        if index not in self._contexts:
+            device = self._device(index)
+            with self._errors():
+                self._contexts[index] = device.retain_primary_context()
+        return self._contexts[index]
 
     def release(self, context: Handle) -> None:
-        """See `Driver.release`."""
-        with self._errors():
-            context.detach()
+        """See `retain`."""
 
     def push(self, context: Handle) -> None:
         """See `Driver.push`."""
@@ -254,6 +261,13 @@ class PyCuda:
             yield
         except self._cu.Error as e:
             raise RunError(f"CUDA failed: {e}") from e
+
+
+def _let_go(contexts: dict[int, Any]) -> None:
+    """Pycuda itself would take them for contexts that it has created, and complain when the process ends."""
+    for context in contexts.values():
+        context.detach()
+    contexts.clear()
 
 
 def _no_graphs() -> RunError:

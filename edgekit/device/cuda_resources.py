@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -225,8 +226,9 @@ class Module(_InContext):
 
     def __init__(self, context: Context, image: bytes) -> None:
         driver = context.driver
-        super().__init__(context, lambda: driver.load_module(image), driver.unload_module)
         self._functions: dict[str, Handle] = {}
+        unload = functools.partial(_unload, driver, self._functions)
+        super().__init__(context, lambda: driver.load_module(image), unload)
 
     def launch(
         self,
@@ -243,3 +245,8 @@ class Module(_InContext):
             self._functions[name] = self.driver.function(self.handle, name)
         function = self._functions[name]
         self.driver.launch(function, grid, block, arguments, shared_bytes=shared_bytes, stream=stream.handle)
+
+
+def _unload(driver: Driver, functions: dict[str, Handle], module: Handle) -> None:
+    functions.clear()  # pycuda's hold on to their module
+    driver.unload_module(module)
