@@ -13,7 +13,7 @@ import edgekit
 
 PACKAGE = Path(edgekit.__file__).parent
 BUILD_ONLY = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
-VENDORS = ("onnxruntime", "openvino", "tensorrt", "cv2")
+VENDORS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cv2")
 HEAVY = {*BUILD_ONLY, *VENDORS, "numpy", "PIL"}
 
 # What a board has: the base dependencies, and nothing of the extras.

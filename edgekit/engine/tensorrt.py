@@ -19,7 +19,7 @@ from edgekit.device.cuda import DeviceProperties, device_properties
 from edgekit.device.jetson import jetson
 from edgekit.engine.backend import BuildOptions, BuildResult, Engine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
-from edgekit.engine.tensorrt_config import config_from_options, listed_capabilities, save_timing_cache
+from edgekit.engine.tensorrt_config import config_from_options, dla_note, listed_capabilities, save_timing_cache
 from edgekit.engine.tensorrt_layers import (
     CONVOLUTIONS,
     EngineLayer,
@@ -29,7 +29,7 @@ from edgekit.engine.tensorrt_layers import (
     quantized_products,
 )
 from edgekit.engine.tensorrt_log import builder_log, last_words
-from edgekit.engine.tensorrt_network import Parsed, add_profile, parse_graph
+from edgekit.engine.tensorrt_network import add_profile, parse_graph
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
 from edgekit.specs import Precision, QuantScheme
 
@@ -93,18 +93,8 @@ class TensorRt:
         self._check(options)
         gpu = self._gpu()
         log = builder_log(library)
-        try:
-            builder = library.Builder(log)
-        except TypeError as e:  # pybind11's word for a null pointer
-            raise BackendUnavailable(f"TensorRT cannot use the GPU: {last_words(log)}") from e
-        parsed = parse_graph(library, builder, log, graph, for_dla=options.dla is not None)
-        config = config_from_options(library, builder, options, self._memory_bytes(gpu))
-        add_profile(builder, config, parsed.network, options.shapes)
-        network = layers_of_network(library, parsed.network)
-        self._assert_precision(options, network, ())  # before a build that may take many minutes
-        plan = self._plan(builder, parsed, config, log, options)
+        plan, network, notes = self._built(library, log, graph, options, gpu)
         _write(folder / ENGINE, plan)
-        notes = [*self._notes(network), *save_timing_cache(library, config, options.timing_cache)]
         built = inspected_layers(library, plan, log) if gpu else ()
         (folder / LAYERS).write_bytes(_lines(built or network))
         return BuildResult(
@@ -175,19 +165,27 @@ class TensorRt:
             return (AMPERE_AND_LATER,)
         return (_text(gpu.compute_capability),) if gpu else ()
 
-    def _plan(
-        self,
-        builder: trt.Builder,
-        parsed: Parsed,
-        config: trt.IBuilderConfig,
-        log: Any,
-        options: BuildOptions,
-    ) -> trt.IHostMemory:
+    def _built(
+        self, library: Any, log: Any, graph: Path, options: BuildOptions, gpu: DeviceProperties | None
+    ) -> tuple[trt.IHostMemory, tuple[EngineLayer, ...], list[str]]:
+        """The plan, the layers of its network, and notes; the weights that the builder held are free again."""
+        try:
+            builder: trt.Builder = library.Builder(log)
+        except TypeError as e:  # pybind11's word for a null pointer
+            raise BackendUnavailable(f"TensorRT cannot use the GPU: {last_words(log)}") from e
+        parsed = parse_graph(library, builder, log, graph, for_dla=options.dla is not None)
+        config = config_from_options(library, builder, options, self._memory_bytes(gpu))
+        add_profile(builder, config, parsed.network, options.shapes)
+        network = layers_of_network(library, parsed.network)
+        self._assert_precision(options, network, ())  # before a build that may take many minutes
         plan: trt.IHostMemory | None = builder.build_serialized_network(parsed.network, config)
         if plan is None:
             words = last_words(log)
             raise BuildError(f"{self.name} failed to build the engine: {words}", hint=self._way_out(options, words))
-        return plan
+        notes = [*self._notes(network), *save_timing_cache(library, config, options.timing_cache)]
+        if options.dla is not None:
+            notes.append(dla_note(config, parsed.network))
+        return plan, network, notes
 
     def _way_out(self, options: BuildOptions, words: str) -> str:
         if "bad_alloc" in words or "out of memory" in words.lower():

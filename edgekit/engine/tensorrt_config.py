@@ -14,7 +14,7 @@ from edgekit.specs import Precision
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["config_from_options", "listed_capabilities", "save_timing_cache"]
+__all__ = ["config_from_options", "dla_note", "listed_capabilities", "save_timing_cache"]
 
 
 def config_from_options(
@@ -50,6 +50,13 @@ def listed_capabilities(library: Any) -> list[int]:
     """The compute capabilities that the library can build for without such a GPU, as 75 for 7.5; empty if none."""
     members = getattr(getattr(library, "ComputeCapability", None), "__members__", {})
     return sorted(int(name.removeprefix("SM")) for name in members if name.startswith("SM"))
+
+
+def dla_note(config: trt.IBuilderConfig, network: trt.INetworkDefinition) -> str:
+    """How much of the network the DLA takes: which layers, in which types, depends on the version and the board."""
+    layers: list[trt.ILayer] = [network.get_layer(index) for index in range(network.num_layers)]
+    taken = sum(config.can_run_on_DLA(layer) for layer in layers)
+    return f"the DLA can run {taken} of {len(layers)} layers of the network, the GPU runs the others"
 
 
 def save_timing_cache(library: Any, config: trt.IBuilderConfig, file: str) -> list[str]:

@@ -74,7 +74,7 @@ def add_profile(
     dynamic = False
     for index in range(network.num_inputs):
         tensor: trt.ITensor = network.get_input(index)
-        sizes = tuple(tensor.shape)
+        sizes: tuple[int, ...] = tuple(tensor.shape)
         if -1 in sizes:
             dynamic = True
             shape = _range(tensor.name, sizes, shapes)

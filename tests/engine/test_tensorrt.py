@@ -20,7 +20,11 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 Build = Callable[..., BuildResult]
 
 BATCHES = {"images": ShapeRange((1, 4, 8, 8), (4, 4, 8, 8), (16, 4, 8, 8))}
-EXAMPLES = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
+LONG = {"light_densenet121", "light_inception_v2"}
+EXAMPLES = [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem in LONG else [])
+    for file in sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
+]
 
 
 @pytest.fixture
@@ -253,7 +257,7 @@ def test_a_build_that_fails_ends_with_the_builders_last_words(build: Build, fold
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", EXAMPLES)
 def test_classifiers_of_onnxs_own_tests_are_built(file: Path, folder: Path) -> None:
     result = engine_from_graph(file, folder, "tensorrt-rtx", BuildOptions(precision=Precision.FP32), timeout_s=300)
     graph = onnx.load(file).graph

@@ -19,8 +19,9 @@ from edgekit.device.cuda import DeviceProperties
 from edgekit.engine import tensorrt as backends
 from edgekit.engine.backend import BuildOptions
 from edgekit.engine.tensorrt import TensorRt, TensorRtRtx
-from edgekit.engine.tensorrt_config import config_from_options
+from edgekit.engine.tensorrt_config import config_from_options, dla_note
 from edgekit.engine.tensorrt_log import builder_log
+from edgekit.engine.tensorrt_network import parse_graph
 from edgekit.errors import BackendUnavailable, EngineMismatch, UsageError
 from edgekit.specs import Precision
 
@@ -229,6 +230,13 @@ def test_what_a_dla_cannot_compute_falls_back_to_the_gpu(library: Any) -> None:
     assert board.told["default_device_type"] == library.DeviceType.DLA
     assert board.told["DLA_core"] == 1
     assert config.get_flag(library.BuilderFlag.GPU_FALLBACK)
+
+
+def test_how_much_a_dla_takes_is_a_note(tmp_path: Path, library: Any) -> None:
+    builder = library.Builder(log := builder_log(library))
+    network = parse_graph(library, builder, log, graph_in(tmp_path), for_dla=True)
+    note = dla_note(builder.create_builder_config(), network.network)
+    assert note.startswith("the DLA can run 0 of 3 layers")
 
 
 @pytest.mark.parametrize(
