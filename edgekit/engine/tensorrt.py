@@ -21,7 +21,6 @@ from edgekit.engine.backend import BuildOptions, BuildResult, Engine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.tensorrt_config import config_from_options, dla_note, listed_capabilities, save_timing_cache
 from edgekit.engine.tensorrt_layers import (
-    CONVOLUTIONS,
     EngineLayer,
     inspected_layers,
     layers_of_network,
@@ -48,8 +47,8 @@ AMPERE_AND_LATER = "8.0+"
 SYSTEM_MODULES = "usr/lib/python3*/dist-packages/tensorrt"
 
 RTX_INT8 = (
-    "TensorRT-RTX's support matrix lists INT8 for weight-only matrix products alone; how fast it runs these INT8 "
-    "convolutions is not yet measured, and until it is --fp16 is recommended"
+    "TensorRT-RTX's support matrix lists INT8 for weight-only matrix products alone; how fast it runs convolutions and "
+    "products of two INT8 factors is not yet measured, and until it is --fp16 is recommended"
 )
 
 
@@ -224,7 +223,7 @@ class TensorRtRtx(TensorRt):
             raise UsageError("--dla goes with tensorrt: TensorRT-RTX's boards have no DLA", hint="leave it out")
 
     def _notes(self, network: Sequence[EngineLayer]) -> list[str]:
-        return [RTX_INT8] if any(layer.type in CONVOLUTIONS and layer.precision == "int8" for layer in network) else []
+        return [RTX_INT8] if quantized_products(network) else []
 
     def _gpu(self) -> DeviceProperties | None:
         try:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 __all__ = [
-    "CONVOLUTIONS",
     "EngineLayer",
     "inspected_layers",
     "layers_from_inspector",
@@ -25,8 +24,7 @@ __all__ = [
 ]
 
 # TensorRT's layer types of what ONNX calls Conv, ConvTranspose, Gemm and MatMul.
-CONVOLUTIONS = frozenset({"convolution", "deconvolution"})
-PRODUCTS = CONVOLUTIONS | {"matrix_multiply"}
+PRODUCTS = frozenset({"convolution", "deconvolution", "matrix_multiply"})
 
 # The parser puts these between a DequantizeLinear and its reader; they move numbers and change none.
 MOVES = frozenset({"SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE"})
