@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_tensorrt
+import msgspec
+import numpy as np
+import pytest
+from fake_cuda import FakeDriver
+
+from edgekit.engine.bundle import read_manifest
+from edgekit.engine.null import Specs, Zeros
+from edgekit.engine.tensorrt_runtime import load_engine
+from edgekit.runtime.session import Session
+from edgekit.runtime.tasks import Detections
+from tools.gpu_check import __main__ as gpu_check
+from tools.gpu_check import engines, step, tests
+
+ROOT = Path(gpu_check.__file__).parents[2]
+
+
+@pytest.fixture
+def no_gpu() -> None:
+    if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
+        pytest.skip("there is an NVIDIA driver here")
+
+
+@pytest.fixture
+def python_that(tmp_path: Path) -> Callable[[str], str]:
+    """A program in Python's place, which does what the shell is told; ``$4`` is the file for the answer."""
+
+    def write(commands: str) -> str:
+        program = tmp_path / "python"
+        program.write_text(f"#!/bin/sh\n{commands}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        return str(program)
+
+    return write
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_device_it_says_so_and_ends_with_status_3(tmp_path: Path) -> None:
+    output = tmp_path / "results" / "gpu.json"
+    assert gpu_check.main(["--output", str(output), "--commit", "abc"]) == 3
+    result = json.loads(output.read_text())
+    assert result["device"] is None and result["commit"] == "abc" and list(result["steps"]) == ["device"]
+    assert "libcuda.so.1" in result["steps"]["device"]["error"]
+    assert result["steps"]["device"]["kind"] == "BackendUnavailable"
+
+
+def test_what_a_step_finds_is_recorded(python_that: Callable[[str], str], tmp_path: Path) -> None:
+    python = python_that("""echo '{"ok": true, "figures": {"a": 1}}' > "$4" """)
+    found = gpu_check._step(python, "versions", tmp_path, quick=False)
+    assert found.pop("seconds") > 0
+    assert found == {"ok": True, "figures": {"a": 1}}
+
+
+def test_a_step_that_crashes_is_recorded_with_its_last_words(python_that: Callable[[str], str], tmp_path: Path) -> None:
+    found = gpu_check._step(python_that("echo last words; kill -SEGV $$"), "versions", tmp_path, quick=False)
+    assert not found["ok"] and found["error"] == "killed by SIGSEGV" and found["log"] == ["last words"]
+
+
+def test_a_step_that_hangs_is_ended(
+    python_that: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gpu_check.STEPS, "versions", 0.2)
+    found = gpu_check._step(python_that("exec sleep 30"), "versions", tmp_path, quick=False)
+    assert found["error"] == "not done after 0.2 s" and found["seconds"] < 10
+
+
+def test_one_step_that_fails_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def found(python: str, name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
+        assert quick
+        return {"ok": name != "tests", "figures": {"name": "GPU"}, "error": "no luck\nat all", "seconds": 1}
+
+    monkeypatch.setattr(gpu_check, "_step", found)
+    output = tmp_path / "gpu.json"
+    assert gpu_check.main(["--output", str(output), "--quick"]) == 1
+    result = json.loads(output.read_text())
+    assert list(result["steps"]) == list(gpu_check.STEPS) and result["device"] == {"name": "GPU"}
+    assert "tests: no luck\n" in capsys.readouterr().err
+    assert gpu_check.main(["--output", str(output), "--quick", "--only", "device", "--only", "versions"]) == 0
+    assert list(json.loads(output.read_text())["steps"]) == ["device", "versions"]
+
+
+def test_a_folder_without_wheels_is_recorded_and_the_present_environment_used(tmp_path: Path) -> None:
+    python, found = gpu_check._environment(tmp_path, tmp_path)
+    assert python == sys.executable and not found["ok"] and "no wheels" in found["error"]
+
+
+def test_every_step_that_is_listed_exists() -> None:
+    assert list(step.steps()) == list(gpu_check.STEPS)
+
+
+def test_a_step_writes_what_it_found_and_what_is_wrong_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bad(quick: bool) -> dict[str, Any]:
+        raise ZeroDivisionError("by nothing")
+
+    known = {"good": lambda quick: {"a": quick}, "off": lambda quick: {"a": 1, "problems": ["too far"]}, "bad": bad}
+    monkeypatch.setattr(step, "steps", lambda: known)
+    answer = tmp_path / "answer.json"
+    assert step.main(["good", str(answer), "--quick"]) == 0
+    assert json.loads(answer.read_text()) == {"ok": True, "figures": {"a": True}}
+    assert step.main(["off", str(answer)]) == 1
+    assert json.loads(answer.read_text()) == {"ok": False, "figures": {"a": 1}, "error": "too far"}
+    assert step.main(["bad", str(answer)]) == 1
+    assert json.loads(answer.read_text()) == {"ok": False, "error": "by nothing", "kind": "ZeroDivisionError"}
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_versions_are_those_of_what_is_installed() -> None:
+    assert step.steps()["versions"](True)["numpy"] == np.__version__
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_tests_on_the_gpu_are_counted() -> None:
+    found = tests.run_tests()
+    assert found["skipped"] > 10 and found["problems"] == []
+    assert all("needs a CUDA device" in reason for reason in found["skips"].values())
+
+
+def test_failures_in_a_report_are_problems() -> None:
+    report = ElementTree.fromstring(
+        '<testsuite><testcase name="a"/><testcase name="b"><failure message="2 is not 3"/></testcase>'
+        '<testcase name="c"><skipped message="no time"/></testcase></testsuite>'
+    )
+    assert tests.counted(report) == {
+        "passed": 1, "failed": 1, "skipped": 1, "skips": {"c": "no time"}, "problems": ["b: 2 is not 3"],
+    }  # fmt: skip
+    assert tests.counted(ElementTree.fromstring("<testsuite/>"))["problems"] == ["no test was run"]
+
+
+@pytest.fixture
+def gpu_session(arrays_engine: Path, tmp_path: Path) -> Any:
+    """A session of a TensorRT engine on a fake GPU, which computes ``2 x + 1``."""
+    driver = FakeDriver()
+    plan = tmp_path / "engine.plan"
+    plan.write_text(json.dumps({"inputs": {"x": [2, 8]}}))
+    engine = load_engine(fake_tensorrt.library(driver), plan, name="tensorrt", cuda=driver)
+    manifest = msgspec.structs.replace(read_manifest(arrays_engine), inputs=engine.inputs, outputs=engine.outputs)
+    with Session(engine, manifest) as session:
+        yield session
+
+
+def test_times_are_taken_with_a_graph_and_without(gpu_session: Session) -> None:
+    figures = engines.timed(gpu_session, runs=5)
+    for kind in ("graph", "no_graph"):
+        assert figures[kind]["gpu_ms"]["p50"] == 2
+        assert set(figures[kind]) == {"copy_in_ms", "gpu_ms", "copy_out_ms", "enqueue_ms", "end_to_end_ms"}
+    assert figures["run_fps"] > 0 and figures["stream_fps"] > 0 and figures["notes"] == []
+
+
+def test_outputs_that_are_off_are_a_problem(gpu_session: Session) -> None:
+    assert engines.compared(gpu_session, gpu_session, "fp32")["problems"] == []
+    with Session(Zeros(Specs(gpu_session.inputs, gpu_session.outputs)), gpu_session.manifest) as zeros:
+        (problem,) = engines.compared(zeros, gpu_session, "fp16")["problems"]
+        assert problem == "outputs are off by 1 of the greatest, 0.01 is allowed"
+        (problem,) = engines.compared(gpu_session, zeros, "fp32")["problems"]
+        assert "0.001 is allowed" in problem
+
+
+def found(*objects: tuple[str, list[float]]) -> Detections:
+    names = sorted({label for label, _ in objects})
+    return Detections(
+        boxes=np.array([box for _, box in objects], np.float32).reshape(-1, 4),
+        scores=np.ones(len(objects), np.float32),
+        classes=np.array([names.index(label) for label, _ in objects], np.int64),
+        names=tuple(names),
+    )
+
+
+def test_an_object_is_found_again_by_its_class_and_place_and_only_once() -> None:
+    dog, near, far = [0.0, 0, 10, 10], [1.0, 0, 11, 10], [9.0, 9, 20, 20]
+    assert engines.matches(found(("dog", near)), found(("dog", dog))) == 1
+    assert engines.matches(found(("cat", near)), found(("dog", dog))) == 0
+    assert engines.matches(found(("dog", far)), found(("dog", dog))) == 0
+    assert engines.matches(found(("dog", near)), found(("dog", dog), ("dog", dog))) == 1
+    assert engines.matches(found(), found(("dog", dog))) == 0

@@ -1,0 +1,174 @@
+"""One model as an engine of one target and precision: is it right, and how fast is it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import edgekit
+from edgekit.engine.tensorrt_runtime import RunTimes, TensorRtEngine
+from edgekit.errors import EdgeKitError
+from edgekit.report.latency import statistics_ms
+from edgekit.runtime.session import Session
+from edgekit.runtime.tasks import Detections
+from edgekit.specs import TensorSpec
+
+MODEL = "yolov3-tiny"
+
+# Greatest deviation from ONNX Runtime's FP32, as a part of the greatest output.
+TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
+
+# Of the objects that FP32 finds, INT8 finds so many again: of the same class, and in about the same place.
+FOUND_AGAIN = 0.8
+OVERLAP = 0.5
+SCORE = 0.3
+
+
+def check_engine(target: str, precision: str, *, quick: bool = False) -> dict[str, Any]:
+    """Builds YOLOv3-tiny, compares it with ONNX Runtime on the processor, and times it.
+
+    Raises:
+        EdgeKitError: it could not be built, loaded or run.
+    """
+    weights = trained_weights()
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        bundle = _built(Path(folder), target, precision, weights)
+        figures: dict[str, Any] = {
+            "model": MODEL,
+            "trained": weights is not None,
+            "build_s": time.perf_counter() - start,
+            "engine_bytes": (bundle / "engine.plan").stat().st_size,
+        }
+        reference = edgekit.load(_built(Path(folder), "cpu", "fp32", weights))
+        start = time.perf_counter()
+        with reference, edgekit.load(bundle) as session:
+            figures["load_s"] = time.perf_counter() - start
+            figures |= compared(session, reference, precision)
+            figures |= timed(session, runs=20 if quick else 300)
+        return figures
+
+
+def trained_weights() -> Path | None:
+    data = os.environ.get("EDGEKIT_TEST_DATA")
+    file = Path(data) / MODEL / f"{MODEL}.weights" if data else None
+    return file if file is not None and file.is_file() else None
+
+
+def compared(session: Session, reference: Session, precision: str) -> dict[str, Any]:
+    """How far the outputs are from the reference's, and what of that is more than allowed."""
+    problems = []
+    errors = []
+    for seed in range(3):
+        feeds = random_inputs(reference.inputs, seed)
+        expected = list(reference.run(feeds).values())
+        got = list(
+            session.run({spec.name: feed for spec, feed in zip(session.inputs, feeds.values(), strict=True)}).values()
+        )
+        errors.append([relative_error(a, b) for a, b in zip(got, expected, strict=True)])
+    figures: dict[str, Any] = {"relative_errors": errors}
+    worst = max(max(row) for row in errors)
+    if not np.isfinite(worst):
+        problems.append(f"outputs are not finite: relative errors {errors}")
+    elif precision in TOLERANCE and worst > TOLERANCE[precision]:
+        problems.append(f"outputs are off by {worst:.3g} of the greatest, {TOLERANCE[precision]:g} is allowed")
+    photos = sorted((Path(os.environ["EDGEKIT_TEST_DATA"]) / "photos").glob("*.jpg")) if trained_weights() else []
+    if photos:
+        found, total = found_again(session, reference, photos)
+        figures["detections"] = {"photos": len(photos), "found_again": found, "of": total}
+        if total and found < FOUND_AGAIN * total:
+            problems.append(f"{found} of {total} objects are found again, expected {FOUND_AGAIN:.0%}")
+    elif precision == "int8":
+        figures["detections"] = "not measured: no trained weights"
+    return figures | {"problems": problems}
+
+
+def random_inputs(specs: Iterable[TensorSpec], seed: int) -> dict[str, np.ndarray]:
+    """Pictures of noise, from 0 to 1, one at a time."""
+    random = np.random.default_rng(seed)
+    shapes = {spec.name: [size if isinstance(size, int) else 1 for size in spec.shape] for spec in specs}
+    return {spec.name: random.random(shapes[spec.name]).astype(spec.dtype) for spec in specs}
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """The greatest deviation, as a part of the greatest value."""
+    return float(np.abs(got.astype(np.float64) - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def found_again(session: Session, reference: Session, photos: Iterable[Path]) -> tuple[int, int]:
+    """How many of the objects that the reference finds the session finds too, and how many there are."""
+    found = total = 0
+    for photo in photos:
+        got = session.detect(photo, score_threshold=SCORE / 2)
+        expected = reference.detect(photo, score_threshold=SCORE)
+        found += matches(got, expected)
+        total += len(expected)
+    return found, total
+
+
+def matches(got: Detections, expected: Detections) -> int:
+    """How many objects of ``expected`` have one of the same class in about the same place in ``got``, each its own."""
+    left = list(range(len(got)))
+    count = 0
+    for box, label in zip(expected.boxes, expected.labels, strict=True):
+        overlaps = {i: _iou(box, got.boxes[i]) for i in left if got.labels[i] == label}
+        best = max(overlaps, key=overlaps.__getitem__, default=None)
+        if best is not None and overlaps[best] >= OVERLAP:
+            left.remove(best)
+            count += 1
+    return count
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
+    common = float(np.prod(sides))
+    return common / (float(np.prod(a[2:] - a[:2])) + float(np.prod(b[2:] - b[:2])) - common)
+
+
+def timed(session: Session, *, runs: int) -> dict[str, Any]:
+    """Where the time goes, with CUDA graphs and without, and how many frames a second a stream makes."""
+    engine = session._engine
+    if not isinstance(engine, TensorRtEngine):
+        raise EdgeKitError(f"expected an engine of TensorRT's, got {type(engine).__name__}")
+    feeds = random_inputs(session.inputs, 0)
+    with_graphs = engine.use_graphs
+    figures: dict[str, Any] = {}
+    for kind in ("graph", "no_graph") if with_graphs else ("no_graph",):
+        engine.use_graphs = kind == "graph"
+        for _ in range(20):
+            engine.run(feeds)
+        figures[kind] = _statistics([engine.time_run(feeds) for _ in range(runs)])
+    engine.use_graphs = with_graphs
+    for _ in session.stream([feeds] * 20):
+        pass
+    start = time.perf_counter()
+    for _ in range(runs):
+        session.run(feeds)
+    one_by_one = time.perf_counter() - start
+    start = time.perf_counter()
+    for _ in session.stream([feeds] * runs):
+        pass
+    streamed = time.perf_counter() - start
+    return figures | {"run_fps": runs / one_by_one, "stream_fps": runs / streamed, "notes": list(engine.notes)}
+
+
+def _statistics(times: Sequence[RunTimes]) -> dict[str, Any]:
+    fields = RunTimes.__struct_fields__
+    return {
+        field: msgspec.to_builtins(statistics_ms([getattr(time_of_run, field) for time_of_run in times]))
+        for field in fields
+    }
+
+
+def _built(folder: Path, target: str, precision: str, weights: Path | None) -> Path:
+    output = folder / f"{target}-{precision}"
+    return edgekit.build(
+        MODEL, precision=precision, target=target, weights=weights, output=output, profile=False, seed=0
+    )

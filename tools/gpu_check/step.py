@@ -1,0 +1,97 @@
+"""The process of one step, ``python -m tools.gpu_check.step NAME ANSWER``: writes what it found or why it failed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Step = Callable[[bool], dict[str, Any]]
+
+
+def main(arguments: list[str]) -> int:
+    name, answer, *rest = arguments
+    try:
+        found: dict[str, Any] = {"ok": True, "figures": steps()[name]("--quick" in rest)}
+        problems = found["figures"].pop("problems", [])
+        if problems:
+            found |= {"ok": False, "error": "\n".join(problems)}
+    except Exception as e:  # whatever it is, it is the step's result
+        found = {"ok": False, "error": str(e) or type(e).__name__, "kind": type(e).__name__}
+        traceback.print_exc()
+    Path(answer).write_text(json.dumps(found))
+    return 0 if found["ok"] else 1
+
+
+def steps() -> dict[str, Step]:
+    """Every step by name; what it needs is imported when it is run."""
+    return {
+        "device": _device,
+        "versions": _versions,
+        "tests": _tests,
+        **{
+            f"{target} {precision}": _engine(target, precision)
+            for target in ("tensorrt", "tensorrt-rtx")
+            for precision in ("fp32", "fp16", "int8")
+        },
+        "rtx on this gpu": _rtx,
+        "runtime cache": _cache,
+    }
+
+
+def _device(quick: bool) -> dict[str, Any]:
+    import msgspec
+
+    from edgekit.device.cuda import device_properties, driver
+    from edgekit.device.nvidia import gpus
+
+    shown = gpus()
+    found: dict[str, Any] = msgspec.to_builtins(device_properties())
+    return found | {"package": driver().name, "driver": shown[0].driver if shown else ""}
+
+
+def _versions(quick: bool) -> dict[str, Any]:
+    from importlib import metadata
+
+    import edgekit
+
+    found = {"edgekit": edgekit.__version__}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if any(part in name.lower() for part in ("tensorrt", "cuda", "onnx", "torch", "numpy")):
+            found[name] = distribution.version
+    return dict(sorted(found.items()))
+
+
+def _tests(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.tests import run_tests
+
+    return run_tests()
+
+
+def _engine(target: str, precision: str) -> Step:
+    def step(quick: bool) -> dict[str, Any]:
+        from tools.gpu_check.engines import check_engine
+
+        return check_engine(target, precision, quick=quick)
+
+    return step
+
+
+def _rtx(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.rtx import try_all_ways
+
+    return try_all_ways()
+
+
+def _cache(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.rtx import second_start
+
+    return second_start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
