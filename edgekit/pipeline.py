@@ -193,8 +193,8 @@ def _check_target(order: Order, library: Backend) -> None:
                 f"target '{order.target}' runs on the processor: the options of a GPU's builder do not go with it",
                 hint="add --target tensorrt or --target tensorrt-rtx, or leave them out",
             )
-    if order.half_io and order.precision is Precision.FP32:
-        raise UsageError("--half-io does not go with --fp32: nothing in it is in half precision")
+    if order.half_io and order.precision not in (Precision.FP16, Precision.INT8):
+        raise UsageError(f"--half-io goes with --fp16 and --int8, not with --{order.precision}")
     if not order.plan_only:
         library.require()
 

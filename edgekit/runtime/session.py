@@ -167,7 +167,7 @@ class Session:
                 hint="build it with a batch of 1, or hand arrays to run()",
             )
         batch, placement = preprocess(image, how, spec.shape)
-        return {spec.name: batch}, placement
+        return {spec.name: np.asarray(batch, spec.dtype)}, placement  # half, where the engine's inputs are
 
     def postprocess(
         self,

@@ -86,7 +86,9 @@ def detections_from_outputs(
     max_detections = how.max_detections if max_detections is None else max_detections
     check_thresholds(score_threshold, iou_threshold, max_detections)
 
-    boxes, scores, classes = decode_yolov3(outputs, how.heads, score_threshold=score_threshold)
+    # Sizes of boxes are exponentials, which soon leave the range of half precision.
+    wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in outputs.items()}
+    boxes, scores, classes = decode_yolov3(wide, how.heads, score_threshold=score_threshold)
     kept = nms(
         boxes,
         scores,

@@ -197,3 +197,21 @@ def test_session_of_a_bundle_runs_its_engine(bundle):
         outputs = session.run({"images": ones(1, 3, 4, 4)})
     assert {name: array.shape for name, array in outputs.items()} == {"same": (1, 3, 4, 4)}
     assert session.manifest.name == "yolov3-tiny"
+
+
+def test_an_engine_of_half_inputs_and_outputs_detects_what_one_of_floats_does(make_bundle):
+    def specs(dtype):
+        return {
+            "inputs": (TensorSpec("images", dtype, (1, 3, 64, 64)),),
+            "outputs": (TensorSpec("head", dtype, (1, 21, 2, 2)),),
+        }
+
+    found = []
+    for dtype in ("float32", "float16"):
+        with session_from_bundle(make_bundle(dtype, **specs(dtype))) as session:
+            feeds, _ = session.preprocess(np.full((48, 64, 3), 200, np.uint8))
+            assert feeds["images"].dtype == dtype
+            found.append(session.detect(np.full((48, 64, 3), 200, np.uint8), score_threshold=0.1))
+    assert len(found[0]) > 0
+    np.testing.assert_array_equal(found[0].boxes, found[1].boxes)
+    assert found[1].boxes.dtype == np.float32
