@@ -20,6 +20,9 @@ __all__ = ["Plan", "RuntimeCache", "error_log"]
 # What weights are put back from, beside the plan.
 GRAPH = "graph.onnx"
 
+# A version-compatible plan has a runtime in it: code of whoever has built it, which is run by who says so alone.
+TRUST = "EDGEKIT_ENGINE_CODE"
+
 REBUILD = "rebuild it with edgekit build, or on this machine with edgekit compile"
 
 _plans: dict[tuple[str, str, int, int], Plan] = {}
@@ -74,6 +77,9 @@ class Plan:
 def _deserialized(library: Any, runtime: Any, file: Path) -> Any:
     words = error_log(library)
     words.take()
+    trusted = os.environ.get(TRUST) == "1"
+    if hasattr(runtime, "engine_host_code_allowed"):
+        runtime.engine_host_code_allowed = trusted
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             engine = runtime.deserialize_cuda_engine(data)
@@ -81,7 +87,9 @@ def _deserialized(library: Any, runtime: Any, file: Path) -> Any:
         raise EngineMismatch(f"cannot load {file}: {e}", hint=REBUILD) from e
     if engine is None:
         reason = words.take() or "it gives no reason"
-        raise EngineMismatch(f"{_title(library)} does not take {file}: {reason}", hint=REBUILD)
+        code = not trusted and "HostCodeAllowed" in reason
+        hint = f"it has a runtime of its own in it, which is run if you trust it: {TRUST}=1" if code else REBUILD
+        raise EngineMismatch(f"{_title(library)} does not take {file}: {reason}", hint=hint)
     return engine
 
 

@@ -368,7 +368,7 @@ def test_a_gpu_without_room_says_so_and_nothing_leaks(write_plan: WritePlan) -> 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "empty"), (b"\0\1\2", "Magic tag does not match"), (b'{"inputs": {}, "host_code": 1}', "host code")],
+    [(b"", "empty"), (b"\0\1\2", "Magic tag does not match")],
 )
 def test_a_file_that_is_no_engine_is_refused_in_tensorrts_words(
     gpu: FakeDriver, tmp_path: Path, content: bytes, words: str
@@ -377,6 +377,17 @@ def test_a_file_that_is_no_engine_is_refused_in_tensorrts_words(
     plan.write_bytes(content)
     with pytest.raises(EngineMismatch, match=words):
         load(gpu, plan)
+
+
+def test_code_in_a_plan_is_run_only_if_the_user_trusts_it(
+    gpu: FakeDriver, write_plan: WritePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = write_plan(host_code=True)
+    with pytest.raises(EngineMismatch, match="getEngineHostCodeAllowed") as caught:
+        load(gpu, plan)
+    assert "EDGEKIT_ENGINE_CODE=1" in caught.value.hint
+    monkeypatch.setenv("EDGEKIT_ENGINE_CODE", "1")
+    load(gpu, plan).close()
 
 
 def test_a_file_that_is_not_there_is_a_mismatch(gpu: FakeDriver, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class Runtime:
             self.logger.log(ILogger.Severity.ERROR, "Magic tag does not match")
             return None
         if plan.get("host_code") and not self.engine_host_code_allowed:
-            self.logger.log(ILogger.Severity.ERROR, "the plan has host code, and that is not allowed")
+            self.logger.log(ILogger.Severity.ERROR, "IRuntime::getEngineHostCodeAllowed() is false.")
             return None
         self.library.engines += 1
         return RtxEngine(self, plan) if self.library.rtx else Engine(self, plan)

@@ -100,7 +100,21 @@ def _step(python: str, name: str, folder: Path, *, quick: bool) -> dict[str, Any
     except (OSError, ValueError):
         found = {"ok": False, "error": died or "it wrote no answer"}
     lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-    return found | {"seconds": seconds} | ({} if found["ok"] else {"log": lines})
+    found |= {"seconds": seconds} | ({} if found["ok"] else {"log": lines})
+    places = {str(folder): "TEMPORARY", str(ROOT): "CHECKOUT", sys.prefix: "ENVIRONMENT", str(Path.home()): "HOME"}
+    return _without_places(found, places)
+
+
+def _without_places(found: Any, places: dict[str, str]) -> Any:
+    """Results are published; where things lie on the machine is nobody's business."""
+    if isinstance(found, str):
+        for place, name in places.items():
+            found = found.replace(place, name)
+    elif isinstance(found, list):
+        found = [_without_places(item, places) for item in found]
+    elif isinstance(found, dict):
+        found = {key: _without_places(value, places) for key, value in found.items()}
+    return found
 
 
 def _environment(wheels: Path, folder: Path) -> tuple[str, dict[str, Any]]:

@@ -41,7 +41,9 @@ def counted(report: ElementTree.Element) -> dict[str, Any]:
         if message:
             messages[outcome][str(case.get("name"))] = message
     problems = [f"{name}: {message}" for name, message in messages["failed"].items()]
-    return {**counts, "skips": messages["skipped"], "problems": problems if counts else ["no test was run"]}
+    if not counts["passed"]:
+        problems.append("no test has passed")
+    return {**counts, "skips": messages["skipped"], "problems": problems}
 
 
 def _outcome(case: ElementTree.Element) -> tuple[str, str]:
