@@ -15,6 +15,7 @@ SCHEME = QuantScheme(
     ),
     per_channel_weights=True,
     float_bias=True,
+    stem_channels=3,
     rest=Precision.FP16,
 )
 """int8 with zero point 0, a scale for each output channel of weights, and pairs at the inputs of products only.
@@ -24,4 +25,7 @@ reads it and what follows the product, up to the next Q, into its epilogue (NVID
 the processing and placement of Q/DQ). So no pair stands between a product and its activation function; at a residual
 sum one stands at the shortcut, and none at the other summand, which the convolution still holds in its accumulator.
 Biases are added there too and stay in float. What is left is FP16, or INT8 comes out slower than FP16 alone.
+
+A first convolution that reads a picture stays in FP16: three channels fill no integer kernel, and on YOLOv3-tiny the
+agreement with FP32 rises from 0.955 to 0.979 (calibrated on the shipped set; 0.972 to 0.983 on five photos).
 """

@@ -147,7 +147,13 @@ def test_what_is_joined_has_pairs_before_and_behind_with_one_scale(graph_of, wei
 
 
 def test_interpolation_is_done_in_float(pairs) -> None:
-    assert pairs(CONCAT.replace("nearest", "linear")) == {"x": ["a"], "r": ["p", "c"], "p": ["b"], "u": ["c"], "c": ["y"]}
+    assert pairs(CONCAT.replace("nearest", "linear")) == {
+        "x": ["a"],
+        "r": ["p", "c"],
+        "p": ["b"],
+        "u": ["c"],
+        "c": ["y"],
+    }
 
 
 def test_what_no_product_reads_is_joined_and_added_in_float(pairs) -> None:
@@ -184,6 +190,12 @@ def test_biases_are_never_quantized(known_graph, feeds_for, calibrated) -> None:
     quantized_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME)
     (gemm,) = (node for node in graph.graph if node.op_type == "Gemm")
     assert gemm.inputs[2].const_value.dtype == ir.DataType.FLOAT
+
+
+def test_a_first_convolution_that_reads_a_picture_stays_in_float(graph_of, weights, pairs) -> None:
+    text = """g (float[1, 3, 8, 8] x) => (float[1, 4, 4, 4] y) {
+        a = Conv <strides = [2, 2]> (x, v)  r = Relu (a)  y = Conv (r, w) }"""
+    assert pairs(graph_of(text, v=weights(4, 3, 1, 1), w=weights(4, 4, 1, 1))) == {"r": ["y"]}
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-5, 1e-9])
