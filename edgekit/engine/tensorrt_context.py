@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgekit.device.cuda_resources import Stream
@@ -47,6 +48,8 @@ class Execution:
         self._stream = stream
         self._shapes: Shapes | None = None
         self._profile = 0
+        self._allocators: dict[str, Any] = {}
+        self._config: Any = None
         self.cache: RuntimeCache | None = None
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == library.TensorIOMode.INPUT]
@@ -55,7 +58,7 @@ class Execution:
         try:
             self._context: Any = self._created(library, file, dynamic=dynamic)
             self._profiles = self._ranges([tensors[name] for name in inputs])
-            self.inputs, self.outputs = self._sized(tensors, inputs)
+            self.inputs, self.outputs = self._sized(library, tensors, inputs)
         except BaseException:
             self.close()
             raise
@@ -63,6 +66,9 @@ class Execution:
     def close(self) -> None:
         """Gives back what TensorRT holds for it, the engine aside."""
         self._context = None
+        self._allocators.clear()
+        self._config = None
+        self.cache = None
         self._engine = None
 
     def prepare(self, shapes: Shapes) -> bool:
@@ -88,8 +94,8 @@ class Execution:
         return changed
 
     def output_shapes(self) -> list[tuple[int, ...]]:
-        """Of the outputs, for the inputs that it was made ready for."""
-        return [tuple(self._context.get_tensor_shape(tensor.name)) for tensor in self.outputs]
+        """Of the outputs of what was enqueued last."""
+        return [self._output_shape(tensor.name) for tensor in self.outputs]
 
     def enqueue(self, addresses: Mapping[str, int]) -> None:
         """Asks the stream to compute, with the tensors at these addresses."""
@@ -99,21 +105,30 @@ class Execution:
         if not self._context.execute_async_v3(self._stream.address):
             raise self._error("to run")
 
-    def capturable(self) -> bool:
-        """Whether TensorRT says that what it enqueues now can be captured; it does where it does not know."""
-        asked = getattr(self._context, "is_stream_capturable", None)
-        return asked is None or bool(asked(self._stream.address))
+    def obstacle(self) -> str:
+        """Why what it enqueues now cannot be captured, or nothing if it may be tried."""
+        if self._allocators:
+            return "shapes of its outputs depend on values, so that TensorRT waits for them"
+        address = self._stream.address
+        if hasattr(self._context, "is_stream_capturable") and not self._context.is_stream_capturable(address):
+            return "TensorRT says that it cannot be captured"
+        return ""
+
+    def _output_shape(self, name: str) -> tuple[int, ...]:
+        allocator = self._allocators.get(name)
+        return tuple(self._context.get_tensor_shape(name)) if allocator is None else allocator.shape
 
     def _created(self, library: Any, file: Path, *, dynamic: bool) -> Any:
         self._words.take()
-        config = self._engine.create_runtime_config() if hasattr(self._engine, "create_runtime_config") else None
-        if config is not None and hasattr(config, "create_runtime_cache"):
-            self.cache = RuntimeCache(config, file)
+        if hasattr(self._engine, "create_runtime_config"):
+            self._config = self._engine.create_runtime_config()
+        if hasattr(self._config, "create_runtime_cache"):
+            self.cache = RuntimeCache(self._config, file)
             if dynamic and hasattr(library, "DynamicShapesKernelSpecializationStrategy"):
                 # Otherwise slow kernels run until fast ones are compiled in the background, and are what is captured.
                 eager = library.DynamicShapesKernelSpecializationStrategy.EAGER
-                config.dynamic_shapes_kernel_specialization_strategy = eager
-            context = self._engine.create_execution_context(runtime_config=config)
+                self._config.dynamic_shapes_kernel_specialization_strategy = eager
+            context = self._engine.create_execution_context(runtime_config=self._config)
         else:
             context = self._engine.create_execution_context()
         if context is None:
@@ -133,7 +148,9 @@ class Execution:
             ranges.append(row)
         return ranges
 
-    def _sized(self, tensors: Mapping[str, Tensor], inputs: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:
+    def _sized(
+        self, library: Any, tensors: Mapping[str, Tensor], inputs: Sequence[str]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs and outputs with the size of the greatest that any profile allows."""
         self.inputs = [tensors[name] for name in inputs]
         self.outputs = [tensor for name, tensor in tensors.items() if name not in inputs]
@@ -141,12 +158,22 @@ class Execution:
         for ranges in self._profiles:
             greatest = tuple(high for _, high in ranges)
             self.prepare(greatest)
-            shapes = [*zip(self.inputs, greatest, strict=True), *zip(self.outputs, self.output_shapes(), strict=True)]
-            for tensor, shape in shapes:
-                if -1 in shape:
-                    raise EngineMismatch(f"output '{tensor.name}' has a shape that depends on values, {shape}")
-                sizes[tensor.name] = max(sizes[tensor.name], int(np.prod(shape)) * tensor.dtype.itemsize)
+            for tensor, shape in zip(self.inputs, greatest, strict=True):
+                sizes[tensor.name] = max(sizes[tensor.name], tensor.size_of(shape))
+            for tensor in self.outputs:
+                shape = tuple(self._context.get_tensor_shape(tensor.name))
+                size = self._context.get_max_output_size(tensor.name) if -1 in shape else tensor.size_of(shape)
+                sizes[tensor.name] = max(sizes[tensor.name], size)
+                if -1 in shape and tensor.name not in self._allocators:
+                    self._allocators[tensor.name] = self._allocator(library, tensor.name)
         return [_with_size(t, sizes) for t in self.inputs], [_with_size(t, sizes) for t in self.outputs]
+
+    def _allocator(self, library: Any, name: str) -> Any:
+        """What TensorRT tells the shape of an output to, where that depends on values."""
+        allocator = _given_memory(library)
+        if not self._context.set_output_allocator(name, allocator):
+            raise self._error(f"an allocator for '{name}'")
+        return allocator
 
     def _fitting(self, shapes: Shapes) -> int:
         """The profile for these shapes: the current one if it serves, since changing it costs time."""
@@ -172,6 +199,26 @@ class Execution:
         return RunError(f"TensorRT refused {what}: {self._words.take() or 'it gives no reason'}")
 
 
+def _given_memory(library: Any) -> Any:
+    """An allocator that has but the memory that the tensor was given, which is enough for the greatest."""
+
+    class GivenMemory(library.IOutputAllocator):  # type: ignore[misc]  # known at run time alone
+        def __init__(self) -> None:
+            library.IOutputAllocator.__init__(self)
+            self.shape: tuple[int, ...] = ()
+
+        def reallocate_output(self, name: str, memory: int, size: int, alignment: int) -> int:
+            return memory
+
+        def reallocate_output_async(self, name: str, memory: int, size: int, alignment: int, stream: int) -> int:
+            return memory
+
+        def notify_shape(self, name: str, shape: Sequence[int]) -> None:
+            self.shape = tuple(shape)
+
+    return GivenMemory()
+
+
 def _tensor(library: Any, engine: Any, name: str, file: Path) -> Tensor:
     dtype = engine.get_tensor_dtype(name).name
     if dtype not in DTYPES:
@@ -182,7 +229,7 @@ def _tensor(library: Any, engine: Any, name: str, file: Path) -> Tensor:
 
 
 def _with_size(tensor: Tensor, sizes: Mapping[str, int]) -> Tensor:
-    return Tensor(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape, size_bytes=sizes[tensor.name])
+    return msgspec.structs.replace(tensor, size_bytes=sizes[tensor.name])
 
 
 def _within(shape: tuple[int, ...], least: tuple[int, ...], greatest: tuple[int, ...]) -> bool:

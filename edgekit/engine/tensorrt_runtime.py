@@ -189,20 +189,18 @@ class TensorRtEngine:
         """Asks for all of a run, and captures it if it is the first of its shapes; gives the outputs' shapes."""
         shapes = tuple(feeds[tensor.name].shape for tensor in self._execution.inputs)
         recording = slot.recording(shapes) if self.use_graphs else None
-        if recording is None:
-            if self._execution.prepare(shapes):
-                for other in self._slots:
-                    other.drop_recordings()
-            output_shapes = self._execution.output_shapes()
-        else:
-            output_shapes = recording.output_shapes
+        if recording is None and self._execution.prepare(shapes):
+            for other in self._slots:
+                other.drop_recordings()
         mark()
         slot.send(feeds, lanes)
         mark()
         if recording is None:
             self._execution.enqueue(slot.addresses())
+            output_shapes = self._execution.output_shapes()
         else:
             recording.graph.launch(lanes.compute)
+            output_shapes = recording.output_shapes
         mark()
         slot.fetch(output_shapes, lanes)
         mark()
@@ -222,9 +220,9 @@ class TensorRtEngine:
 
     def _captured(self, slot: Slot) -> Graph | None:
         try:
-            if self._execution.capturable():
+            reason = self._execution.obstacle()
+            if not reason:
                 return Graph(self._context, self._stream, lambda: self._execution.enqueue(slot.addresses()))
-            reason = f"{self._name} says that this engine cannot be captured"
         except RunError as e:
             reason = e.message
         self.use_graphs = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -34,6 +35,10 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
     dtype: np.dtype
     shape: tuple[int, ...]
     size_bytes: int = 0
+
+    def size_of(self, shape: tuple[int, ...]) -> int:
+        """Bytes of an array of that shape."""
+        return math.prod(shape) * self.dtype.itemsize
 
 
 class Recording(msgspec.Struct, frozen=True):
@@ -80,7 +85,7 @@ class Buffer:
             stream.copy_to_host(host, self.address)
 
     def _bytes(self, shape: tuple[int, ...]) -> np.ndarray:
-        return self._host[: int(np.prod(shape)) * self.tensor.dtype.itemsize]
+        return self._host[: self.tensor.size_of(shape)]
 
     def _view(self, shape: tuple[int, ...]) -> np.ndarray:
         return self._bytes(shape).view(self.tensor.dtype).reshape(shape)

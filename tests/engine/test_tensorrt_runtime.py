@@ -115,7 +115,7 @@ def test_without_graphs_every_run_is_enqueued_and_a_note_says_why(write_plan: Wr
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"capturable": False}, "tensorrt says that this engine cannot be captured"),
+        ({"capturable": False}, "TensorRT says that it cannot be captured"),
         ({"fail_enqueue": "capturing"}, "operation not permitted when stream is capturing"),
     ],
 )
@@ -189,6 +189,23 @@ def test_half_precision_and_integers_go_through(gpu: FakeDriver, write_plan: Wri
         assert outputs["x_out"].dtype == numpy_name
         assert outputs["x_out"].tolist() == [[1, 3, 5], [7, 9, 11]]
         engine.close()
+
+
+def test_outputs_whose_shape_depends_on_values_come_in_that_shape(gpu: FakeDriver, write_plan: WritePlan) -> None:
+    engine = load(gpu, write_plan(BATCHES, values_decide=True))
+    assert [str(spec) for spec in engine.outputs] == ["x_out: float32 (x_out_0)"]
+    random = np.random.default_rng(0)
+    for _ in range(2):
+        frames = [random.normal(size=(1 + number % 4, 3)).astype(np.float32) for number in range(6)] + [
+            -np.ones((1, 3), "f4")
+        ]
+        runs = [engine.run_async({"x": x}) for x in frames]
+        for x, run in zip(frames, runs, strict=True):
+            np.testing.assert_array_equal(run.result()["x_out"], 2 * x[x > 0] + 1)
+            np.testing.assert_array_equal(engine.run({"x": x})["x_out"], 2 * x[x > 0] + 1)
+    (note,) = engine.notes
+    assert "shapes of its outputs depend on values" in note
+    engine.close()
 
 
 # Two runs in flight.
@@ -400,7 +417,6 @@ def test_a_file_that_is_not_there_is_a_mismatch(gpu: FakeDriver, tmp_path: Path)
     [
         ({"dtype": "FP8"}, EngineMismatch, "'x' has type FP8"),
         ({"location": "HOST"}, EngineMismatch, "'x' holds a shape"),
-        ({"values_decide": True}, EngineMismatch, "'x_out' has a shape that depends on values"),
         ({"no_context": True}, RunError, "out of device memory"),
     ],
 )

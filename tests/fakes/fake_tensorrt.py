@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import types
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -55,6 +56,11 @@ class ILogger:
         self.made = True
 
 
+class IOutputAllocator:
+    def __init__(self) -> None:
+        self.made = True
+
+
 class Library(types.SimpleNamespace):
     """The module, for one driver; hashable, as modules are."""
 
@@ -77,6 +83,7 @@ def library(driver: FakeDriver, *, rtx: bool = False, name: str = "fake_tensorrt
         TensorLocation=TensorLocation,
         EngineStat=EngineStat,
         ILogger=ILogger,
+        IOutputAllocator=IOutputAllocator,
         driver=driver,
         rtx=rtx,
         engines=0,
@@ -173,6 +180,7 @@ class ExecutionContext:
         self._addresses: dict[str, int] = {}
         self._profile = 0
         self._new_shapes = True
+        self._allocators: dict[str, Any] = {}
 
     def __del__(self) -> None:
         assert "context" in self.driver.leaks(), "the CUDA context went before TensorRT's"
@@ -208,6 +216,15 @@ class ExecutionContext:
         self._addresses[name] = address
         return True
 
+    def get_max_output_size(self, name: str) -> int:
+        shape = self._shapes.get(name.removesuffix("_out"), self.engine.get_tensor_shape(name.removesuffix("_out")))
+        return math.prod(shape) * np.dtype(self.engine.get_tensor_dtype(name).value).itemsize
+
+    def set_output_allocator(self, name: str, allocator: Any) -> bool:
+        assert allocator.made, "an allocator whose base was not initialized crashes the real one"
+        self._allocators[name] = allocator
+        return True
+
     def is_stream_capturable(self, stream: int) -> bool:
         return bool(self.library.capturable)
 
@@ -222,9 +239,30 @@ class ExecutionContext:
         for name in self.engine.plan["inputs"]:
             shape = self._shapes.get(name, self.engine.get_tensor_shape(name))
             assert -1 not in shape, "a shape was not set"
-            self._enqueue(where, self._addresses[name], self._addresses[f"{name}_out"], shape)
+            if self.engine.plan.get("values_decide"):
+                self._compact(where, stream, name, shape)
+            else:
+                self._enqueue(where, self._addresses[name], self._addresses[f"{name}_out"], shape)
         self._new_shapes = False
         return True
+
+    def _compact(self, where: Any, stream: int, name: str, shape: Sequence[int]) -> None:
+        """Keeps what is positive; how many that are is waited for."""
+        assert where.captured is None, "it cannot wait while it is captured"
+        self.driver.synchronize_stream(where)
+        output, dtype = f"{name}_out", np.dtype(self.engine.get_tensor_dtype(name).value)
+        size = math.prod(shape) * dtype.itemsize
+        values = self.driver.memory_at(self._addresses[name]).data[:size].view(dtype)
+        kept = 2 * values[values > 0] + 1
+        allocator = self._allocators[output]
+        address = allocator.reallocate_output_async(output, self._addresses[output], kept.nbytes, 256, stream)
+        allocator.notify_shape(output, kept.shape)
+        written = self.driver.memory_at(address)
+
+        def write() -> None:
+            written.data[: kept.nbytes].view(dtype)[...] = kept
+
+        self.driver.enqueue(where, Work("compact", [], [written], write))
 
     def _enqueue(self, stream: Any, source: int, target: int, shape: Sequence[int]) -> None:
         read, written = self.driver.memory_at(source), self.driver.memory_at(target)
