@@ -12,7 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import EngineMismatch
+from edgekit.errors import EngineMismatch, RunError
 from edgekit.models.download import weights_cache
 
 __all__ = ["Plan", "RuntimeCache", "error_log"]
@@ -39,7 +39,7 @@ class Plan:
     def __init__(self, library: Any, file: Path, key: tuple[str, str, int, int]) -> None:
         self._key = key
         self._users = 0
-        self._runtime: Any = library.Runtime(error_log(library))
+        self._runtime: Any = _runtime(library)
         self.engine: Any = _deserialized(library, self._runtime, file)
         if self.engine.refittable:
             _put_weights_back(library, self.engine, file)
@@ -72,6 +72,15 @@ class Plan:
                 del _plans[self._key]
                 self.engine = None
                 self._runtime = None
+
+
+def _runtime(library: Any) -> Any:
+    words = error_log(library)
+    words.take()
+    try:
+        return library.Runtime(words)
+    except (RuntimeError, TypeError) as e:  # TypeError: what pybind11 makes of a factory that gives nothing
+        raise RunError(f"{_title(library)} does not start: {words.take() or e}") from e
 
 
 def _deserialized(library: Any, runtime: Any, file: Path) -> Any:

@@ -396,6 +396,28 @@ def test_a_file_that_is_no_engine_is_refused_in_tensorrts_words(
         load(gpu, plan)
 
 
+@pytest.mark.parametrize("content", [b"", bytes(100), b"ftrt" + bytes(4096)], ids=["empty", "zeros", "magic"])
+def test_tensorrt_rtx_itself_refuses_what_is_no_engine(gpu: FakeDriver, tmp_path: Path, content: bytes) -> None:
+    library = pytest.importorskip("tensorrt_rtx")
+    plan = tmp_path / "engine.plan"
+    plan.write_bytes(content)
+    with pytest.raises(EngineMismatch, match="empty" if not content else "tensorrt_rtx .* does not take") as caught:
+        load_engine(library, plan, name="tensorrt-rtx", cuda=gpu)
+    assert "it gives no reason" not in caught.value.message
+
+
+def test_a_library_that_does_not_start_says_why(gpu: FakeDriver, write_plan: WritePlan) -> None:
+    library = fake_tensorrt.library(gpu)
+
+    def fail(logger: Any) -> None:
+        logger.log(logger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    library.Runtime = fail
+    with pytest.raises(RunError, match=r"does not start: CUDA initialization failure with error: 35"):
+        load_engine(library, write_plan(), name="tensorrt", cuda=gpu)
+
+
 def test_code_in_a_plan_is_run_only_if_the_user_trusts_it(
     gpu: FakeDriver, write_plan: WritePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
