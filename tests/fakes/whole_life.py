@@ -58,13 +58,22 @@ def main(package: str) -> None:
     print("left:", ctypes.CDLL("libcuda.so.1").fakeLive())
 
 
+def fail_in(package: str, functions: list[str]) -> None:
+    """The same, with one function that fails after the other."""
+    for function in functions:
+        os.environ["FAKE_CUDA_FAILS"] = function
+        try:
+            main(package)
+        except RunError as e:
+            message = e.message
+        # After the error is forgotten, whose traceback holds on to things.
+        print(f"{function}: {message}; left: {ctypes.CDLL('libcuda.so.1').fakeLive()}")
+
+
 if __name__ == "__main__":
     try:
         main(sys.argv[1])
+        fail_in(sys.argv[1], sys.argv[2:])
     except BackendUnavailable as e:
         print("BackendUnavailable", e)
         sys.exit(3)
-    except RunError as e:
-        print("RunError", e)
-        print("left:", ctypes.CDLL("libcuda.so.1").fakeLive())
-        sys.exit(1)
