@@ -19,9 +19,11 @@ from rich.text import Text
 
 from edgekit.engine.bundle import Manifest, read_manifest
 from tools.zoo.cases import Case, cases
+from tools.zoo.light import write_with_weights
+from tools.zoo.samples import write_bytes, write_texts
 
 PATIENCE_S = 900
-FEW_IMAGES = ("--calib-images", "4")
+FEW_IMAGES = ("--calib-images", "8")
 DTYPES = {"fp16": "float16", "int8": "int8"}
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
@@ -64,8 +66,8 @@ def _result(case: Case, target: str) -> Result:
         return Result(case.name, case.precision, batch, "skipped", 0.0, f"needs the package {case.needs}")
     with tempfile.TemporaryDirectory(prefix="edgekit-zoo-") as folder:
         output = Path(folder) / "engine"
-        command = [sys.executable, "-m", "edgekit", "build", case.model, f"--{case.precision}", "--target", target]
-        command += ["--no-profile", "-o", str(output), *case.options]
+        command = [sys.executable, "-m", "edgekit", "build", *_prepared(case, Path(folder)), f"--{case.precision}"]
+        command += ["--target", target, "--no-profile", "-o", str(output), *case.options]
         command += FEW_IMAGES if case.precision == "int8" else ()
         started = time.perf_counter()
         try:
@@ -79,6 +81,23 @@ def _result(case: Case, target: str) -> Result:
         wrong = _wrong(case, manifest, output)
     text = wrong or ", ".join(f"{count} in {dtype}" for dtype, count in manifest.layers.items())
     return Result(case.name, case.precision, batch, "failed" if wrong else "passed", seconds, text)
+
+
+def _prepared(case: Case, folder: Path) -> list[str]:
+    """The model, and what it is calibrated on where photographs will not do."""
+    model = case.model
+    if case.light:
+        model = str(folder / f"{case.name}.onnx")
+        write_with_weights(Path(case.model), Path(model))
+    if not case.samples:
+        return [model]
+    samples = folder / "samples"
+    if case.samples == "bytes":
+        write_bytes(samples)
+    else:
+        width, height = map(int, case.samples.split("x"))
+        write_texts(samples, width=width, height=height)
+    return [model, "--calib", str(samples)]
 
 
 def _wrong(case: Case, manifest: Manifest, output: Path) -> str:

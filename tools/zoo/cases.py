@@ -27,6 +27,8 @@ class Case:
         precision: ``fp16`` or ``int8``.
         options: besides.
         needs: the package that brings the model.
+        samples: what it is calibrated on instead of photographs: ``bytes``, or writing of that size: ``320x48``.
+        light: its weights have to be drawn first.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Case:
     precision: str
     options: tuple[str, ...] = ()
     needs: str = ""
+    samples: str = ""
+    light: bool = False
 
     @property
     def dynamic(self) -> bool:
@@ -41,10 +45,19 @@ class Case:
         return "--batch" in self.options
 
 
+HALF = ("--preprocess", "mean=0.5,0.5,0.5", "--preprocess", "std=0.5,0.5,0.5")
+SAMPLES = {
+    "ch_PP-OCRv4_det_infer": "320x320",
+    "ch_PP-OCRv4_rec_infer": "320x48",
+    "ch_ppocr_mobile_v2.0_cls_infer": "192x48",
+    "magika": "bytes",
+}
 FOREIGN: dict[str, tuple[tuple[str, ...], ...]] = {
-    f"{RAPIDOCR}/ch_PP-OCRv4_det_infer.onnx": (("--shape", "320x320"), ("--shape", "320x320", *DYNAMIC)),
-    f"{RAPIDOCR}/ch_PP-OCRv4_rec_infer.onnx": (("--shape", "48x320"), ("--shape", "48x320", *DYNAMIC)),
-    f"{RAPIDOCR}/ch_ppocr_mobile_v2.0_cls_infer.onnx": (("--shape", "48x192"), ("--shape", "48x192", *DYNAMIC)),
+    f"{RAPIDOCR}/ch_PP-OCRv4_det_infer.onnx": tuple(("--shape", "320x320", *HALF, *batch) for batch in ((), DYNAMIC)),
+    f"{RAPIDOCR}/ch_PP-OCRv4_rec_infer.onnx": tuple(("--shape", "48x320", *HALF, *batch) for batch in ((), DYNAMIC)),
+    f"{RAPIDOCR}/ch_ppocr_mobile_v2.0_cls_infer.onnx": tuple(
+        ("--shape", "48x192", *HALF, *batch) for batch in ((), DYNAMIC)
+    ),
     "magika/models/standard_v3_3/model.onnx": ((), DYNAMIC),
     f"{LIGHT}/light_bvlc_alexnet.onnx": ((),),
     f"{LIGHT}/light_densenet121.onnx": ((),),
@@ -71,9 +84,18 @@ def cases() -> Iterator[Case]:
             yield Case("nn.TransformerEncoder", "tools.zoo.transformer:encoder", precision, (*shape, *options))
     for file, all_options in FOREIGN.items():
         package = file.partition("/")[0]
+        name = package if package == "magika" else Path(file).stem
         for precision in PRECISIONS:
             for options in all_options:
-                yield Case(Path(file).stem, _installed(file), precision, options, needs=package.replace("_", "-"))
+                yield Case(
+                    name,
+                    _installed(file),
+                    precision,
+                    options,
+                    needs=package.replace("_", "-"),
+                    samples=SAMPLES.get(name, ""),
+                    light=file.startswith(LIGHT),
+                )
 
 
 def _installed(file: str) -> str:
