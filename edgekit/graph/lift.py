@@ -39,7 +39,6 @@ def lift(graph: ir.Model, name: str) -> ir.Model:
         for key, value in graph.graph.initializers.items()
         if value.const_value is not None and value.const_value.nbytes > INLINE_BYTES
     }
-    inputs = len(graph.graph.inputs)
     for key, tensor in held.items():
         value = graph.graph.initializers.pop(key)
         value.shape, value.dtype, value.const_value = ir.Shape(tensor.shape.numpy()), tensor.dtype, None
@@ -54,9 +53,9 @@ def lift(graph: ir.Model, name: str) -> ir.Model:
             f"{name}: opset {before} cannot be lifted to {OPSET}: {reason[-1] if reason else type(e).__name__}",
             hint="export the model again with opset 20",
         ) from e
-    weights = list(lifted.graph.inputs)[inputs:]
-    del lifted.graph.inputs[inputs:]
-    for value in weights:
+    # One by one: values that leave in a slice still say that they are inputs (onnx-ir 1.1.0).
+    weights = [lifted.graph.inputs.pop() for _ in held]
+    for value in reversed(weights):
         value.const_value = held[value.name or ""]
         lifted.graph.register_initializer(value)
     return lifted

@@ -307,3 +307,11 @@ def test_weights_do_not_hold_the_protobuf(tmp_path: Path) -> None:
     tensor = graph_from_onnx(tmp_path / "m.onnx").graph.initializers["w"].const_value
     assert not isinstance(tensor, ir.serde.TensorProtoTensor)
     np.testing.assert_array_equal(tensor.numpy(), weight)
+
+
+def test_weights_of_a_lifted_graph_are_no_inputs(tmp_path, write_classifier):
+    graph = graph_from_onnx(write_classifier(tmp_path / "net.onnx", opset=11))
+    assert graph.opset_imports[""] == 20
+    assert [value.name for value in graph.graph.inputs] == ["x"]
+    assert not any(value.is_graph_input() for value in graph.graph.initializers.values())
+    assert sum(value.const_value.nbytes > 1024 for value in graph.graph.initializers.values()) == 4

@@ -29,6 +29,8 @@ def write_with_weights(light: Path, place: Path, seed: int = 0) -> None:
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
     del model.graph.node[:]
     model.graph.node.extend(kept)
+    # Before version 4, every initializer had to be an input as well.
+    model.ir_version = max(model.ir_version, 4)
     onnx.save(model, place)
 
 
