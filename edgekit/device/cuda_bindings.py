@@ -30,8 +30,9 @@ class CudaBindings:
         try:
             self._call(self._cu.cuInit, 0)
         except RuntimeError as e:
+            # The package's own words, which the cause keeps, tell how it has searched.
             raise BackendUnavailable(
-                f"CUDA needs NVIDIA's driver, libcuda.so.1, which is not here: {e}", hint=NO_DRIVER
+                "CUDA needs NVIDIA's driver, libcuda.so.1, which is not here", hint=NO_DRIVER
             ) from e
         except RunError as e:
             raise BackendUnavailable(f"CUDA finds no device that works: {e.message}", hint=NO_DRIVER) from e
