@@ -10,6 +10,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import BuildError
+from edgekit.order import EngineOptions
 from edgekit.progress import Progress
 from edgekit.report.profile import profile_bundle
 from edgekit.report.write import write_build_report
@@ -51,14 +52,25 @@ def test_int8_is_built_unless_told_otherwise(pipeline: Pipeline) -> None:
 def test_what_is_not_given_is_left_to_the_pipeline(pipeline: Pipeline) -> None:
     main(["build", "yolov3"])
     given = {name: value for name, value in pipeline.options.items() if value is not None}
-    assert given == {"precision": "int8", "keep_float": (), "seed": 0, "threads": 0, "profile": True}
+    assert given == {
+        "precision": "int8",
+        "keep_float": (),
+        "seed": 0,
+        "threads": 0,
+        "profile": True,
+        "plan_only": False,
+        "half_io": False,
+        "engine": EngineOptions(),
+    }
 
 
 def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
     line = (
         "build tiny.onnx --int8 --target cpu -o out/t --weights w.weights --calib photos --calib-method mse "
         "--calib-images 8 --keep-float head* --keep-float /stem --shape 320x320 --input images:1x3x320x320 "
-        "--preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 --no-profile"
+        "--preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 --no-profile "
+        "--batch 1:4:16 --plan-only --half-io --sm 86,8.9,120 --workspace 512 --timing-cache t.cache --dla 1 "
+        "--version-compatible --hardware-compatible --refittable --strip-weights"
     )
     assert main(line.split()) == 0
     assert pipeline.model == "tiny.onnx"
@@ -78,7 +90,35 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "seed": 7,
         "threads": 2,
         "profile": False,
+        "batch": (1, 4, 16),
+        "plan_only": True,
+        "half_io": True,
+        "engine": EngineOptions(
+            sm=(86, 89, 120),
+            workspace_mib=512,
+            timing_cache="t.cache",
+            dla=1,
+            version_compatible=True,
+            hardware_compatible=True,
+            refittable=True,
+            strip_weights=True,
+        ),
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--batch", "1:4"], "expected a number, or MIN:OPT:MAX such as 1:4:16, got '1:4'"),
+        (["--batch", "0"], "got '0'"),
+        (["--sm", "8x"], "expected compute capabilities, such as 86,89,120, got '8x'"),
+    ],
+)
+def test_error_on_values_that_are_no_batch_and_no_gpu(
+    pipeline: Pipeline, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "yolov3", *given]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

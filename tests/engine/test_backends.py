@@ -17,7 +17,11 @@ INT8 = BuildOptions(precision=Precision.INT8)
 LIBRARIES = {"cpu": "onnxruntime", "openvino": "openvino"}
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+# Those of GPUs have tests of their own, which need none.
+ON_PROCESSORS = sorted(name for name in BACKENDS if not backend(name).on_gpu)
+
+
+@pytest.fixture(params=ON_PROCESSORS)
 def any_backend(request: pytest.FixtureRequest) -> Backend:
     return _installed(request.param)
 
