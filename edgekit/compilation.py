@@ -19,13 +19,14 @@ from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle import Manifest, check_files, read_manifest, seal, this_machine, write_bundle
 from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.models.download import weights_cache
-from edgekit.order import EngineOptions, Order
+from edgekit.order import EngineOptions, Order, command_from_compile
 from edgekit.progress import Progress, Silent
 from edgekit.specs import ShapeRange
 
 __all__ = ["build_options", "compile_bundle"]
 
 GRAPH = "graph.onnx"
+AND_THEN = " && "
 KEPT = (GRAPH, f"{GRAPH}.data", "calibration.json")
 
 
@@ -76,7 +77,8 @@ def compile_bundle(
         raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, the manifest lists none")
     check_files(place, manifest, names)
     progress = progress or Silent()
-    with write_bundle(Path(output) if output is not None else place) as folder:
+    goal = Path(output) if output is not None else place
+    with write_bundle(goal) as folder:
         for name in names:
             # Both stand on one file system as a rule, and the graph is the larger part of a bundle.
             _link(place / name, folder / name)
@@ -87,8 +89,16 @@ def compile_bundle(
             result = engine_from_graph(folder / GRAPH, folder, target, told)
         for note in result.notes:
             progress.note(note)
-        seal(folder, _compiled(manifest, target, result))
-    return Path(output) if output is not None else place
+        made = _compiled(manifest, target, result)
+        command = command_from_compile(goal, target, options)
+        seal(folder, msgspec.structs.replace(made, rebuild=_after(manifest.rebuild, command)))
+    return goal
+
+
+def _after(build: str, command: str) -> str:
+    """The command that builds the graph, then that which compiles it; the one before it is forgotten."""
+    first = build.split(AND_THEN, 1)[0]
+    return f"{first}{AND_THEN}{command}" if first and not first.startswith("edgekit compile") else command
 
 
 def _library(place: Path, manifest: Manifest, target: str) -> Backend:

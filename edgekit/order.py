@@ -16,7 +16,17 @@ from edgekit.recipe import Preprocess, load_recipe, recipe_names
 from edgekit.recipe_errors import recipe_error
 from edgekit.specs import Precision
 
-__all__ = ["EngineOptions", "Order", "command_from_order", "given_fields", "is_missing", "kind_of", "merged", "name_of"]
+__all__ = [
+    "EngineOptions",
+    "Order",
+    "command_from_compile",
+    "command_from_order",
+    "given_fields",
+    "is_missing",
+    "kind_of",
+    "merged",
+    "name_of",
+]
 
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".weights")
 
@@ -224,12 +234,21 @@ def command_from_order(order: Order) -> str:
     return shlex.join(words if order.profile else [*words, "--no-profile"])
 
 
+def command_from_compile(bundle: Path, target: str, engine: EngineOptions) -> str:
+    """The command line that compiles a bundle the same way."""
+    return shlex.join(["edgekit", "compile", str(bundle), "--target", target, *_builder_words(engine)])
+
+
 def _engine_words(order: Order) -> list[str]:
-    engine, batch = order.engine, order.batch or ()
+    batch = order.batch or ()
     words = ["--batch", ":".join(map(str, batch if len(set(batch)) > 1 else batch[:1]))] if batch else []
     words += ["--half-io"] if order.half_io else []
     words += ["--plan-only"] if order.plan_only else []
-    words += ["--sm", ",".join(map(str, engine.sm))] if engine.sm else []
+    return words + _builder_words(order.engine)
+
+
+def _builder_words(engine: EngineOptions) -> list[str]:
+    words = ["--sm", ",".join(map(str, engine.sm))] if engine.sm else []
     words += ["--workspace", str(engine.workspace_mib)] if engine.workspace_mib else []
     words += ["--timing-cache", engine.timing_cache] if engine.timing_cache is not None else []
     words += ["--dla", str(engine.dla)] if engine.dla is not None else []

@@ -71,7 +71,8 @@ def test_the_engine_is_compiled_where_torch_and_onnx_are_missing(plan: Path, tmp
 def test_compiled_in_place_it_replaces_the_plan(plan: Path) -> None:
     assert compile_bundle(plan, target="tensorrt-rtx") == plan
     assert read_manifest(plan).engine == "engine.plan"
-    assert compile_bundle(plan) == plan, "and again, for the target that it now has"
+    assert compile_bundle(plan, engine={"sm": (86,)}) == plan, "and again, for the target that it now has"
+    assert read_manifest(plan).rebuild == "edgekit compile plan --target tensorrt-rtx --sm 86"
     with pytest.raises((BackendUnavailable, EngineMismatch)):
         edgekit.load(plan)  # no GPU, or another one
 

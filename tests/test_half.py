@@ -67,7 +67,7 @@ def test_error_on_an_output_that_half_precision_cannot_hold() -> None:
             y = self.first(x)
             return (y + 2048) - 2048
 
-    with pytest.raises(AccuracyError, match=r"in FP16: expected a relative error of at most 0.01 against FP32, got"):
+    with pytest.raises(AccuracyError, match=r"in FP16: expected a relative error of at most 0.05 against FP32, got"):
         edgekit.build(Cancelling(), precision="fp16", target="tensorrt-rtx", input={"": (2, 8)}, output="made")
     assert not Path("made").exists()
 

@@ -14,8 +14,13 @@ from edgekit.specs import Precision
 
 __all__ = ["TOLERANCE", "cast_errors", "require_small_errors", "rounding_graph"]
 
-TOLERANCE = {Precision.FP16: 1e-2, Precision.BF16: 5e-2}
-"""The largest relative error of an output that is put up with."""
+TOLERANCE = {Precision.FP16: 5e-2, Precision.BF16: 1e-1}
+"""The largest relative error of an output that is put up with: 26 and 20 dB."""
+
+SHARES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
+MOVES = frozenset({"Cast", "Concat", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+LEAST_SHARE = 1e-3
+"""A probability of less is none: where all are, half precision's error is compared with this."""
 
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -25,7 +30,10 @@ Arrays = Mapping[str, np.ndarray]
 def cast_errors(
     graph: ir.Model, feeds: Iterable[Arrays], expected: Iterable[Arrays], *, threads: int = 0
 ) -> dict[str, float]:
-    """The worst relative error of each output over some inputs: ``max |got - expected| / max |expected|``.
+    """The relative error of each output over some inputs: the norm of the difference by that of what was expected.
+
+    One number that is far off, as at the edge of a letter in a text detector's map, is not the error of all. Outputs
+    that are probabilities are not expected to be right in digits that nobody looks at; see `LEAST_SHARE`.
 
     Args:
         graph: in half precision, as `edgekit.quantize.cast.cast_graph` leaves it.
@@ -41,11 +49,12 @@ def cast_errors(
         GraphError: ONNX Runtime cannot run the graph.
     """
     evaluator = Evaluator(rounding_graph(graph), threads=threads)
+    floors = {str(value.name): LEAST_SHARE if _is_share(value) else 0.0 for value in graph.graph.outputs}
     worst: dict[str, float] = {}
     for arrays, reference in zip(feeds, expected, strict=True):
         for name, array in evaluator.run(dict(arrays)).items():
             if array.dtype.kind == "f" and array.shape == reference[name].shape:
-                worst[name] = max(worst.get(name, 0.0), _relative_error(array, reference[name]))
+                worst[name] = max(worst.get(name, 0.0), _relative_error(array, reference[name], floors[name]))
     return worst
 
 
@@ -123,13 +132,21 @@ def _cast(main: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     return result
 
 
-def _relative_error(array: np.ndarray, reference: np.ndarray) -> float:
+def _is_share(value: ir.Value) -> bool:
+    """Whether ``value`` holds nothing but numbers from 0 to 1 of which 1 is all."""
+    node = value.producer()
+    while node is not None and node.op_type in MOVES and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type in SHARES
+
+
+def _relative_error(array: np.ndarray, reference: np.ndarray, floor: float) -> float:
     a, b = array.astype(np.float64), reference.astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    difference = np.abs(a - b)[~same]
-    if not difference.size:
+    difference = np.where(same, 0.0, a - np.where(same, 0.0, b))
+    if not difference.any():
         return 0.0
-    largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
-    if not np.isfinite(difference).all() or not largest:
+    size = max(float(np.linalg.norm(b[np.isfinite(b)])), floor * float(np.sqrt(b.size)))
+    if not np.isfinite(difference).all() or not size:
         return float("inf")
-    return float(difference.max() / largest)
+    return float(np.linalg.norm(difference)) / size

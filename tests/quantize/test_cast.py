@@ -321,9 +321,9 @@ def test_what_overflows_between_two_nodes_is_seen_though_onnxruntime_does_not(gr
     assert np.isfinite(run_in_onnxruntime(graph, feeds)[0]["y"]).all()
     errors = cast_errors(graph, feeds, [{"y": feeds[0]["x"]}])
     assert errors == {"y": float("inf")}
-    with pytest.raises(AccuracyError, match="output 'y' in FP16: expected a relative error of at most 0.01"):
+    with pytest.raises(AccuracyError, match="output 'y' in FP16: expected a relative error of at most 0.05"):
         require_small_errors(errors, FP16)
-    require_small_errors({"y": 0.04}, BF16)
+    require_small_errors({"y": 0.09}, BF16)
 
 
 def test_a_rounding_graph_leaves_its_original_alone(graph_of, weights, feeds_for) -> None:
@@ -381,3 +381,23 @@ def test_any_graph_stays_valid_and_nothing_in_it_overflows(
     cast_graph(graph, precision, calibrated(graph, feeds).ranges)
     require_valid(graph)
     assert np.isfinite(Evaluator(rounding_graph(graph), threads=1).run(feeds[0])["y"]).all()
+
+
+@pytest.mark.parametrize(("last", "kept"), [("Sigmoid", True), ("Softmax", True), ("Exp", False)])
+def test_digits_of_probabilities_that_are_none_are_no_error(graph_of, last, kept):
+    text = f"g (float[4] x) => (float[4] y) {{ a = Mul (x, k)  b = {last} (a)  y = Identity (b) }}"
+    graph = graph_of(text, k=np.float32(1))
+    feeds = [{"x": np.full(4, -12.0, np.float32)}]
+    exact = Evaluator(graph, threads=1).run(feeds[0])["y"]
+    cast_graph(graph, FP16)
+    errors = cast_errors(graph, feeds, [{"y": exact + np.float32(1e-6)}])
+    assert (errors["y"] < 2e-3) is kept
+
+
+def test_one_number_that_is_far_off_is_not_the_error_of_all(graph_of):
+    graph = graph_of("g (float[1000] x) => (float[1000] y) { y = Neg (x) }")
+    feeds = [{"x": np.ones(1000, np.float32)}]
+    cast_graph(graph, FP16)
+    expected = -np.ones(1000, np.float32)
+    expected[7] = -1.2
+    assert cast_errors(graph, feeds, [{"y": expected}])["y"] == pytest.approx(0.2 / np.sqrt(1000), rel=0.01)
