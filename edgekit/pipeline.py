@@ -17,7 +17,7 @@ import numpy as np
 
 import edgekit
 from edgekit.compilation import build_options
-from edgekit.engine.backend import Backend, BuildResult, backend, default_target
+from edgekit.engine.backend import BuildResult, backend, default_target
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle import (
     FORMAT,
@@ -29,9 +29,10 @@ from edgekit.engine.bundle import (
     write_bundle,
 )
 from edgekit.engine.staging import require_room
-from edgekit.errors import AccuracyError, BackendUnavailable, UsageError, nearest
+from edgekit.errors import AccuracyError, BackendUnavailable, EngineMismatch
 from edgekit.models.download import weights_cache
 from edgekit.order import EngineOptions, Order, command_from_order, given_fields, name_of
+from edgekit.order_check import batch_from_sizes, precision_from_name, require_buildable
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.recipe import Preprocess
 from edgekit.report.side_by_side import BuiltEngine, measure_side_by_side, noise_db
@@ -110,7 +111,7 @@ def build(
     """
     order = Order(
         model=model,
-        precision=_precision(precision),
+        precision=precision_from_name(precision),
         target=default_target() if target is None else target,
         weights=None if weights is None else str(weights),
         calib=None if calib is None else str(calib),
@@ -125,13 +126,13 @@ def build(
         seed=seed,
         threads=threads,
         profile=profile,
-        batch=_batch(batch),
+        batch=batch_from_sizes(batch),
         half_io=half_io,
         plan_only=plan_only,
         engine=engine if isinstance(engine, EngineOptions) else EngineOptions(**(engine or {})),
     )
     name = name_of(model)
-    _check(order)
+    require_buildable(order)
     place = order.output or Path("engines") / f"{name}-{order.precision}-{order.target}"
     with write_bundle(place) as folder:
         _fill(folder, place, order, _Notes(progress or Silent()))
@@ -154,51 +155,6 @@ class _Notes:
             self._to.note(text)
 
 
-def _check(order: Order) -> None:
-    """Says what is wrong with the order, or missing on this machine, before time is spent."""
-    given = [
-        option
-        for option, value in (
-            ("--calib", order.calib),
-            ("--calib-method", order.calib_method),
-            ("--calib-images", order.calib_images),
-            ("--keep-float", order.keep_float),
-        )
-        if value
-    ]
-    # Half precision looks at ranges too, to know what overflows, but by a method of its own.
-    half = [option for option in given if option == "--calib-method"]
-    refused = {Precision.INT8: [], Precision.FP32: given}.get(order.precision, half)
-    if refused:
-        raise UsageError(f"{refused[0]} does not go with --{order.precision}", hint="leave one of them out")
-    library = backend(order.target)
-    _check_target(order, library)
-    try:
-        import edgekit.int8  # noqa: F401  # it needs all that the extra brings
-    except ImportError as e:
-        if (e.name or "").startswith("edgekit"):
-            raise
-        raise BackendUnavailable(
-            f"building an engine needs packages that are not installed: {e}", hint="pip install 'edgekit[build]'"
-        ) from e
-
-
-def _check_target(order: Order, library: Backend) -> None:
-    if order.precision not in library.precisions:
-        known = ", ".join(f"--{precision}" for precision in Precision if precision in library.precisions)
-        raise UsageError(f"target '{order.target}' does not build {order.precision}: expected {known}")
-    if not library.on_gpu:
-        if order.engine != EngineOptions() or order.plan_only or order.half_io:
-            raise UsageError(
-                f"target '{order.target}' runs on the processor: the options of a GPU's builder do not go with it",
-                hint="add --target tensorrt or --target tensorrt-rtx, or leave them out",
-            )
-    if order.half_io and order.precision not in (Precision.FP16, Precision.INT8):
-        raise UsageError(f"--half-io goes with --fp16 and --int8, not with --{order.precision}")
-    if not order.plan_only:
-        library.require()
-
-
 def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
     """Goes through the stages, in the staging folder of the bundle at ``place``."""
     from edgekit.source import model_source
@@ -209,22 +165,22 @@ def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
     facts: dict[str, Any] = {"macs": source.stats.macs, "export_error": source.export_error}
     measured_here = order.profile and _runs_here(order, notes)
     with tempfile.TemporaryDirectory(prefix=".float-", dir=folder) as scratch:
-        step = Int8Step()
+        typed = Typed()
         if source.quantized:
             notes.note("the model came quantized and is built as it is: nothing was calibrated or kept in float")
         elif order.precision is Precision.INT8:
-            step = _to_int8(folder, Path(scratch), source, order, notes, measured_here)
+            typed = _to_int8(folder, Path(scratch), source, order, notes, measured_here)
         elif order.precision is not Precision.FP32:
-            step = _to_half(Path(scratch), source, order, notes, measured_here)
-        if step.sqnr_db:
-            _refuse_noise(step.sqnr_db, order.target)
-            worst = min(step.sqnr_db, key=lambda name: step.sqnr_db[name])
-            notes.note(f"INT8's signal to noise, computed on the processor: {step.sqnr_db[worst]:.1f} dB at '{worst}'")
-        engine = _engine(folder, source, order, notes, step.calibration)
-        facts |= {**step.facts, "build_s": time.perf_counter() - started}
-        if measured_here:
-            engines = [*step.reference, engine]
-            measured = measure_side_by_side(engines, step.inputs, threads=order.threads, progress=notes)
+            typed = _to_half(Path(scratch), source, order, notes, measured_here)
+        if typed.sqnr_db:
+            _refuse_noise(typed.sqnr_db, order.target)
+            worst = min(typed.sqnr_db, key=lambda name: typed.sqnr_db[name])
+            notes.note(f"INT8's signal to noise, computed on the processor: {typed.sqnr_db[worst]:.1f} dB at '{worst}'")
+        engine = _engine(folder, source, order, notes, typed.calibration)
+        facts |= {**typed.facts, "build_s": time.perf_counter() - started}
+        if measured_here and _is_for_here(engine.manifest, notes):
+            engines = [*typed.reference, engine]
+            measured = measure_side_by_side(engines, typed.inputs, threads=order.threads, progress=notes)
             _refuse_noise(measured.sqnr_db, order.target)
             write_build_report(folder, measured.reports, {**facts, "sqnr_db": measured.sqnr_db or None})
     seal(folder, engine.manifest)
@@ -242,8 +198,8 @@ def _refuse_noise(sqnr_db: Mapping[str, float], target: str) -> None:
         )
 
 
-class Int8Step(NamedTuple):
-    """What turning the source's graph into integers leaves behind.
+class Typed(NamedTuple):
+    """What typing the source's graph in another precision leaves behind.
 
     Attributes:
         calibration: for the manifest.
@@ -273,7 +229,17 @@ def _runs_here(order: Order, notes: _Notes) -> bool:
     return True
 
 
-def _to_half(scratch: Path, source: ModelSource, order: Order, notes: _Notes, measured_here: bool) -> Int8Step:
+def _is_for_here(manifest: Manifest, notes: _Notes) -> bool:
+    """Whether the engine, which may have been built for another GPU, runs on the one that is here."""
+    try:
+        backend(manifest.backend).require_device(manifest.compute_capabilities)
+    except EngineMismatch as e:
+        notes.note(f"the engine was not measured: {e.message}")
+        return False
+    return True
+
+
+def _to_half(scratch: Path, source: ModelSource, order: Order, notes: _Notes, measured_here: bool) -> Typed:
     """Types the source's graph in half precision, in place; see `_to_int8`."""
     from edgekit.half import checked_half
     from edgekit.int8 import calibrated, samples_for
@@ -288,7 +254,7 @@ def _to_half(scratch: Path, source: ModelSource, order: Order, notes: _Notes, me
     facts = {"layers_kept_in_float": len(cast.kept)}
     if not measured_here:
         notes.note(f"{str(order.precision).upper()}'s largest relative error, computed on the processor: {error:.1e}")
-    return Int8Step(None, facts, reference, inputs)
+    return Typed(None, facts, reference, inputs)
 
 
 def _reference(
@@ -306,7 +272,7 @@ def _few(samples: Samples, source: ModelSource) -> list[dict[str, np.ndarray]]:
 
 def _to_int8(
     folder: Path, scratch: Path, source: ModelSource, order: Order, notes: _Notes, measured_here: bool
-) -> Int8Step:
+) -> Typed:
     """Quantizes the source's graph in place; a float engine, if one is wanted, is built in ``scratch`` before that."""
     from edgekit.int8 import answers, calibrated, quantize, require_int8, samples_for
     from edgekit.quantize.cast import cast_graph
@@ -332,7 +298,7 @@ def _to_int8(
             sqnr_db = noise_db(exact, answers(source.graph, judged))
     calibration = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
     facts = {f"calibration_{name}": value for name, value in msgspec.to_builtins(calibration).items()}
-    return Int8Step(calibration, {**facts, "layers_kept_in_float": kept}, reference, inputs, sqnr_db)
+    return Typed(calibration, {**facts, "layers_kept_in_float": kept}, reference, inputs, sqnr_db)
 
 
 def _engine(
@@ -386,22 +352,3 @@ def _needed_bytes(source: ModelSource, order: Order) -> int:
     if source.quantized or order.precision is Precision.FP32:
         return in_place
     return in_place // 4 + (in_place if order.profile else 0)
-
-
-def _precision(name: str) -> Precision:
-    known = [str(precision) for precision in Precision]
-    if name not in known:
-        expected = f"{', '.join(known[:-1])} or {known[-1]}"
-        raise UsageError(f"unknown precision '{name}': expected {expected}", hint=nearest(name, known))
-    return Precision(name)
-
-
-def _batch(sizes: int | Sequence[int] | None) -> tuple[int, int, int] | None:
-    """Least, usual and greatest."""
-    if sizes is None:
-        return None
-    batch = (sizes,) * 3 if isinstance(sizes, int) else tuple(sizes)
-    if len(batch) != 3 or not 0 < batch[0] <= batch[1] <= batch[2]:
-        given = ":".join(map(str, batch))
-        raise UsageError(f"--batch: expected a number, or three that do not fall, such as 1:4:16, got {given}")
-    return batch

@@ -64,7 +64,7 @@ def measure_side_by_side(
         engine = backend(manifest.backend).load(folder / manifest.engine, threads=threads)
         with Session(engine, manifest) as session, progress.stage(f"measuring {precision.upper()}"):
             reports[precision] = measure(session, runs=_runs(session), warmup=WARMUP, threads=threads)
-            answers.append([session.run(arrays) for arrays in inputs])
+            answers.append([session.run(_typed(arrays, session)) for arrays in inputs])
     return SideBySide(reports, noise_db(answers[0], answers[-1]) if len(answers) > 1 else {})
 
 
@@ -99,6 +99,12 @@ def noise_db(reference: Sequence[Arrays], got: Sequence[Arrays]) -> dict[str, fl
         if ratio is not None:
             found[name] = ratio
     return found
+
+
+def _typed(arrays: Arrays, session: Session) -> dict[str, np.ndarray]:
+    """Floats as the session takes them: one of the engines may have inputs in half precision."""
+    dtypes = {spec.name: np.dtype(spec.dtype) for spec in session.inputs}
+    return {n: a.astype(dtypes[n]) if a.dtype.kind == dtypes[n].kind == "f" else a for n, a in arrays.items()}
 
 
 def _runs(session: Session) -> int:
