@@ -169,3 +169,28 @@ def test_memory_does_not_grow_with_the_number_of_images(with_histogram):
     finally:
         tracemalloc.stop()
     assert after_128 - after_8 < 4096
+
+
+def test_a_sample_of_a_large_tensor_stands_for_all_of_it() -> None:
+    width = 416  # that of a detector's first activation, whose columns are not alike
+    numbers = np.random.default_rng(0).standard_normal((2, 8, width, width)).astype(np.float32)
+    numbers *= np.linspace(0.1, 1, width, dtype=np.float32)
+    seen = TensorStatistics(with_histogram=True)
+    assert seen.update(numbers)
+    assert (seen.lo, seen.hi) == (numbers.min(), numbers.max()), "extremes are those of all"
+    assert seen.histogram is not None and seen.histogram.sum() < numbers.size / 3
+    middles = (BIN_EDGES[0] + BIN_EDGES[1]) / 2
+    order = np.argsort(np.where(np.isnan(middles), np.inf, middles), kind="stable")
+    shares = np.cumsum(seen.histogram[order]) / seen.histogram.sum()
+    for share in (0.001, 0.1, 0.5, 0.9, 0.999):
+        expected = np.quantile(numbers, share)
+        assert middles[order][np.searchsorted(shares, share)] == pytest.approx(expected, abs=0.02)
+
+
+def test_what_is_counted_does_not_depend_on_the_batch() -> None:
+    numbers = np.random.default_rng(1).standard_normal((3, 4, 300, 301)).astype(np.float32)
+    together, apart = TensorStatistics(with_histogram=True), TensorStatistics(with_histogram=True)
+    together.update(numbers)
+    for array in numbers:
+        apart.update(array[None])
+    np.testing.assert_array_equal(together.histogram, apart.histogram)
