@@ -92,10 +92,19 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(Protocol):
-    """An engine that is loaded and ready; used by one thread at a time."""
+    """An engine that is loaded and ready; used by one thread at a time.
+
+    Attributes:
+        inputs: what goes in.
+        outputs: what comes out.
+        notes: what the user has to know of how it runs here, such as why there is no CUDA graph.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name; the caller has checked names, types and shapes."""

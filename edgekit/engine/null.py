@@ -88,6 +88,8 @@ class Null:
 class Zeros:
     """An `Engine` whose outputs are zeros; a dimension that is chosen at run time is that of the input, else 1."""
 
+    notes: Sequence[str] = ()
+
     def __init__(self, specs: Specs) -> None:
         self.inputs = specs.inputs
         self.outputs = specs.outputs

@@ -130,6 +130,8 @@ class OnnxRuntime:
 class Session:
     """An `Engine` that ONNX Runtime runs."""
 
+    notes: Sequence[str] = ()
+
     def __init__(self, ort: Any, session: onnxruntime.InferenceSession) -> None:
         self._failures = _failures(ort)
         self._session: onnxruntime.InferenceSession | None = session

@@ -111,6 +111,8 @@ class OpenVino:
 class Request:
     """An `Engine` that OpenVINO runs; ``names`` are those of its outputs."""
 
+    notes: Sequence[str] = ()
+
     def __init__(self, compiled: Any, names: list[str]) -> None:
         self._request = compiled.create_infer_request()
         self.inputs = tuple(_spec(port, port.get_any_name()) for port in compiled.inputs)

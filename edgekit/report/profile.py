@@ -144,7 +144,7 @@ def measure(
         memory=Memory(peak_bytes=peak_memory_bytes(), engine_bytes=grown),
         machine=this_machine(),
         disturbances=(*disturbances(samples["inference"]), *([others] if others else [])),
-        notes=tuple(manifest.notes),
+        notes=session.notes,
     )
 
 

@@ -72,6 +72,11 @@ class Session:
         state = "closed" if self._engine is None else ", ".join(map(str, self.inputs))
         return f"<Session {self.manifest.name} {self.manifest.precision} on {self.manifest.backend}: {state}>"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user has to know: of how the engine was built, and of how it runs here."""
+        return (*self.manifest.notes, *(self._engine.notes if self._engine is not None else ()))
+
     def close(self) -> None:
         """Gives back what the engine holds, after the run that may be going on; a second call does nothing.
 

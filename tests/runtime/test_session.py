@@ -215,3 +215,10 @@ def test_an_engine_of_half_inputs_and_outputs_detects_what_one_of_floats_does(ma
     assert len(found[0]) > 0
     np.testing.assert_array_equal(found[0].boxes, found[1].boxes)
     assert found[1].boxes.dtype == np.float32
+
+
+def test_notes_are_those_of_the_build_and_of_the_run(make_bundle):
+    with session_from_bundle(make_bundle(notes=("built so",))) as session:
+        session._engine.notes = ["runs so"]
+        assert session.notes == ("built so", "runs so")
+    assert session.notes == ("built so",)
