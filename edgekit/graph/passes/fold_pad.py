@@ -40,6 +40,9 @@ def _fold(reader: ir.Node) -> bool:
     if padded is None or pad is None or pad.op_type != "Pad" or pad.domain != "" or pad.graph is not reader.graph:
         return False
     added, own = _spatial_pads(pad), _own_pads(reader)
+    if added is not None and not any(added):
+        reader.replace_input_with(0, pad.inputs[0])  # it pads nothing, with whatever number
+        return True
     if added is None or own is None or len(added) != len(own) or not _takes(reader, _fill(pad), own):
         return False
     pads = [first + second for first, second in zip(added, own, strict=True)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgekit.graph.passes import FoldPad, optimize
@@ -59,6 +59,7 @@ def test_pad_before_max_pool_computes_the_same(run_in_onnxruntime, graph_of, pad
     own=st.booleans(),
     fill=st.sampled_from([0.0, 1.0]),
 )
+@example(pads=(0, 0, 0, 0), kernel=1, stride=1, own=False, fill=1.0)
 def test_pad_before_convolution_computes_the_same(run_in_onnxruntime, graph_of, pads, kernel, stride, own, fill):
     reader = f"y = Conv <strides = [{stride}, {stride}], pads = {[int(own)] * 4}> (p, w)"
     weight = np.random.default_rng(1).standard_normal((3, 2, kernel, kernel)).astype(np.float32)
