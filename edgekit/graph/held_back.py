@@ -24,11 +24,13 @@ def weights_held_back(graph: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]
         The weights that are held back, by name. They are back in the graph afterwards.
     """
     initializers = graph.graph.initializers
+    # Not by `uses`: a branch that was folded away with its If goes on to use what it read.
+    read = {value for node in graph.graph.all_nodes() for value in node.inputs}
     held = {
         name: value.const_value
         for name, value in initializers.items()
         # ONNX Runtime drops an initializer that nobody reads, and then does not know the array of that name.
-        if value.const_value is not None and value.const_value.nbytes > INLINE_BYTES and value.uses()
+        if value.const_value is not None and value.const_value.nbytes > INLINE_BYTES and value in read
     }
     try:
         for name, tensor in held.items():
