@@ -60,9 +60,9 @@ def graph_from_onnx(path: Path) -> ir.Model:
     _require_valid(model, path)
     try:
         graph = ir.from_proto(model)
+        _own_weights(graph)
     except Exception as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
-    _own_weights(graph)
     del model
     ir.external_data.set_base_dir(graph.graph, path.parent.resolve())
     _read_small_data(graph)
