@@ -57,6 +57,7 @@ class Session:
         self.manifest = manifest
         self._engine: Engine | None = engine
         self._lock = threading.Lock()
+        self._starting = threading.Lock()
         self._closing = False  # set without the lock, so that no further run begins before it is ours
         self._worker: ThreadPoolExecutor | None = None
         self.inputs = tuple(engine.inputs)
@@ -83,7 +84,7 @@ class Session:
         Runs that were started with `run_async` and have not begun are refused; their `result` says so.
         """
         self._closing = True
-        with self._lock:
+        with self._lock, self._starting:
             engine, self._engine = self._engine, None
             worker, self._worker = self._worker, None
             if worker is not None:
@@ -112,10 +113,14 @@ class Session:
             RunError: as `run` does.
         """
         arrays = _checked(feeds, self.inputs, rebuild=self.manifest.rebuild)
-        with self._lock:
-            engine = self._open_engine()
-            if isinstance(engine, StartsRuns):
+        if isinstance(self._open_engine(), StartsRuns):
+            with self._lock:
+                engine = self._open_engine()
+                assert isinstance(engine, StartsRuns)
                 return engine.run_async(arrays)
+        # Not under the engine's lock, which the run before this one holds until it is done.
+        with self._starting:
+            self._open_engine()
             if self._worker is None:
                 self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgekit")
             return self._worker.submit(self._run, {name: array.copy() for name, array in arrays.items()})
