@@ -64,7 +64,7 @@ def samples_for(source: ModelSource, order: Order, progress: Progress) -> Sample
             f"calibrated on {count} random inputs: INT8's latency is real, its accuracy is not. "
             "Give real ones with --calib DIR, a folder of .npy or .npz files"
         )
-        return RandomInputs(count)
+        return RandomInputs(count, source.below)
     name = source.policy.calibration if source.policy else DEFAULT_SET
     samples = calibration_set(name, limit=order.calib_images)
     progress.note(

@@ -30,6 +30,7 @@ __all__ = [
     "Preprocess",
     "Quantize",
     "Recipe",
+    "Task",
     "Tolerance",
     "Weights",
     "YoloHead",
@@ -42,6 +43,7 @@ __all__ = [
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+Task = Literal["detect", "classify", "regress", "translate", "tensor"]
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,10 +65,25 @@ class Model(_Table, frozen=True, kw_only=True):
 
 
 class Input(_Table, frozen=True, kw_only=True):
-    """The graph's one input: its name and its shape ``(N, C, H, W)``, float32."""
+    """One input of the graph.
 
-    name: Text = "images"
+    Attributes:
+        name: as the engine has it.
+        shape: the batch first; of a picture ``(N, C, H, W)`` or ``(N, H, W, C)``.
+        dtype: the element type.
+        below: integers are from 0 up to, and without, this number: a vocabulary's length, 2 for a mask.
+    """
+
+    name: Text
     shape: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
+    dtype: Literal["float32", "int64"] = "float32"
+    below: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        if self.dtype == "int64":
+            expect(self.below > 0, "below", "a number > 0, since dtype is 'int64'", self.below)
+        else:
+            expect(self.below == 0, "below", "none, since dtype is 'float32'", self.below)
 
 
 class Preprocess(_Table, frozen=True, kw_only=True):
@@ -192,15 +209,15 @@ class Weights(_Table, frozen=True, kw_only=True):
 
     Attributes:
         url: where the authors serve them.
-        sha256: hash of the file, in hexadecimal.
-        size_bytes: length of the file.
+        sha256: hash of the file, in hexadecimal; its first digits, 8 or more, where its authors publish no more of it.
+        size_bytes: length of the file; 0 where it is not published.
         license: SPDX identifier or the authors' own words.
         source: who trained them, on what.
     """
 
     url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/]+/\S+$", description="an http or https address")]
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="64 of the digits 0-9 and a-f")]
-    size_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8,64}$", description="8 to 64 of the digits 0-9 and a-f")]
+    size_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     license: Text
     source: Text
 
@@ -222,20 +239,22 @@ class Recipe(_Table, frozen=True, kw_only=True):
     Attributes:
         name: as on the command line.
         title: one line for lists.
-        task: ``detect`` (boxes) or ``tensor`` (arrays in, arrays out).
+        task: ``detect`` (a picture in, boxes out), ``classify`` (the one output is a logit a class), ``regress`` (the
+            one output is numbers that are measured by their distance), ``translate`` (tokens in, tokens out; the labels
+            are the vocabulary), or ``tensor`` (arrays in, arrays out).
         paper: where it was published.
-        macs: multiply-accumulates of one forward pass at ``input.shape``.
+        macs: multiply-accumulates of one forward pass at the shapes of ``inputs``.
     """
 
     name: Annotated[
         str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="lower-case letters, digits, '.', '_', '-'")
     ]
     title: Text
-    task: Literal["detect", "tensor"]
+    task: Task
     paper: str = ""
     macs: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     model: Model
-    input: Input
+    inputs: Annotated[tuple[Input, ...], msgspec.Meta(min_length=1)]
     outputs: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
@@ -246,13 +265,18 @@ class Recipe(_Table, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         expect(len(set(self.outputs)) == len(self.outputs), "outputs", "names that differ", list(self.outputs))
+        names = [spec.name for spec in self.inputs]
+        expect(len(set(names)) == len(names), "inputs", "names that differ", names)
         if self.preprocess is not None:
-            _check_picture(self.input.shape, self.preprocess)
+            expect(len(self.inputs) == 1, "inputs", "one, the picture, since there is a [preprocess]", names)
+            _check_picture(self.inputs[0], self.preprocess)
+        if self.task in ("classify", "regress", "translate"):
+            expect(len(self.outputs) == 1, "outputs", f"one, since task is '{self.task}'", list(self.outputs))
         if self.task == "detect":
             expect(self.preprocess is not None, "preprocess", "a table, since task is 'detect'", None)
             expect(self.postprocess is not None, "postprocess", "a table, since task is 'detect'", None)
         if self.postprocess is not None:
-            _check_heads(self.postprocess.heads, self.outputs, self.input.shape)
+            _check_heads(self.postprocess.heads, self.outputs, self.inputs[0].shape)
         classes = self.model.arguments.get("classes")
         if self.labels.names and isinstance(classes, int):
             expect(
@@ -263,12 +287,14 @@ class Recipe(_Table, frozen=True, kw_only=True):
             )
 
 
-def _check_picture(shape: Sequence[int], preprocess: Preprocess) -> None:
-    expect(len(shape) == 4, "input.shape", "4 numbers, since there is a [preprocess]", list(shape))
+def _check_picture(picture: Input, preprocess: Preprocess) -> None:
+    shape = picture.shape
+    expect(picture.dtype == "float32", "inputs[0].dtype", "'float32', since there is a [preprocess]", picture.dtype)
+    expect(len(shape) == 4, "inputs[0].shape", "4 numbers, since there is a [preprocess]", list(shape))
     channels = shape[1] if preprocess.layout == "nchw" else shape[3]
     expect(
         channels == preprocess.channels,
-        "input.shape",
+        "inputs[0].shape",
         f"{preprocess.channels} channels, as preprocess.color = '{preprocess.color}' and layout = "
         f"'{preprocess.layout}' say",
         list(shape),

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -59,6 +59,7 @@ class ModelSource:
         postprocess: how outputs become detections.
         labels: names of classes.
         policy: what the recipe says of INT8; None where there is no recipe.
+        below: what integers of an input are less than, where it is known.
         export_error: largest relative difference between graph and module; None for ONNX files.
     """
 
@@ -72,6 +73,7 @@ class ModelSource:
     postprocess: Postprocess | None = None
     labels: tuple[str, ...] = ()
     policy: Quantize | None = None
+    below: Mapping[str, int] = field(default_factory=dict)
     export_error: float | None = None
 
     @property
@@ -103,16 +105,17 @@ def model_source(order: Order, progress: Progress) -> ModelSource:
 def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSource:
     if order.inputs:
         raise UsageError(f"--input does not go with the recipe '{recipe.name}'", hint="use --shape, as in 320x320")
-    (spec,) = batched([TensorSpec(recipe.input.name, "float32", _recipe_shape(recipe, order.shape))], order)
+    specs = batched(_recipe_specs(recipe, order.shape), order)
     preprocess = recipe.preprocess
     if order.preprocess is not None:
-        preprocess = merged(preprocess or _guessed(spec) or Preprocess(), order.preprocess)
+        preprocess = merged(preprocess or Preprocess(), order.preprocess)
     if preprocess is not None:
-        preprocess = _fitting(preprocess, spec)
+        preprocess = _fitting(preprocess, specs[0])
     with progress.stage(f"making {recipe.name}"):
         module = module_from_recipe(recipe, seed=order.seed)
     weights = _load(module, recipe, order, progress)
-    graph, error = _exported(module, (spec,), recipe.outputs, order.opset, recipe.tolerance, progress)
+    below = {spec.name: spec.below for spec in recipe.inputs if spec.below}
+    graph, error = _exported(module, specs, recipe.outputs, order.opset, recipe.tolerance, below, progress)
     return ModelSource(
         name=recipe.name,
         graph=graph,
@@ -124,12 +127,27 @@ def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSourc
         postprocess=recipe.postprocess,
         labels=recipe.labels.names,
         policy=recipe.quantize,
+        below=below,
         export_error=error,
     )
 
 
-def _recipe_shape(recipe: Recipe, wanted: Shape | None) -> Shape:
-    own = recipe.input.shape
+def _recipe_specs(recipe: Recipe, wanted: Shape | None) -> list[TensorSpec]:
+    """The recipe's inputs, the first of them, if it is asked for, in another shape."""
+    specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]
+    if wanted is None:
+        return specs
+    if len(specs) > 1:
+        names = ", ".join(spec.name for spec in specs)
+        raise UsageError(
+            f"--shape: expected a model with one input, got {recipe.name}, which has {names}",
+            hint="write a recipe of your own with other shapes, and give its file",
+        )
+    return [msgspec.structs.replace(specs[0], shape=_recipe_shape(recipe, wanted))]
+
+
+def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
+    own = recipe.inputs[0].shape
     shape = picture_shape(own, wanted)
     if len(own) == 4 and shape[1] != own[1]:
         raise UsageError(f"--shape: {recipe.name} expects {own[1]} channels, got {shape[1]}", hint="give --shape HxW")
@@ -181,7 +199,7 @@ def _from_module(module: object, order: Order, progress: Progress) -> ModelSourc
             load_weights(module, order.weights)
         weights = bundle.WeightsInfo(source=order.weights, sha256=_sha256(Path(order.weights)))
     specs = batched(_module_specs(module, order.inputs), order)
-    graph, error = _exported(module, specs, (), order.opset, Tolerance(), progress)
+    graph, error = _exported(module, specs, (), order.opset, Tolerance(), {}, progress)
     return ModelSource(
         name=name.rpartition(":")[2].rpartition(".")[2],
         graph=graph,
@@ -217,6 +235,7 @@ def _exported(
     outputs: Sequence[str],
     opset: int | None,
     tolerance: Tolerance,
+    below: Mapping[str, int],
     progress: Progress,
 ) -> tuple[ir.Model, float]:
     opset = opset or OPSET
@@ -228,7 +247,7 @@ def _exported(
             hint=f"leave it out: EdgeKit exports to {OPSET}",
         )
     with progress.stage("checking the graph against PyTorch"):
-        check = compare_with_module(graph, module, specs, tolerance.export)
+        check = compare_with_module(graph, module, specs, tolerance.export, below=below)
     return graph, max((output.relative_error for output in check.outputs), default=0.0)
 
 

@@ -12,8 +12,8 @@ PACKAGE = Path(edgekit.__file__).parent
 
 # A package imports only what stands before it here.
 LAYERS = (
-    "errors specs progress recipe_errors recipe device kernels models data graph quantize engine runtime report train "
-    "order shapes source int8 half order_check compilation pipeline cli"
+    "errors specs progress recipe_errors recipe device kernels models data graph quantize engine runtime report "
+    "evaluation train order shapes source int8 half order_check compilation pipeline cli"
 ).split()
 RANK = {name: rank for rank, name in enumerate(LAYERS)}
 SURFACE = {"__init__.py", "__main__.py"}

@@ -24,7 +24,8 @@ factory = "package.module:factory"
 arguments = { classes = 2 }
 parameters = 34
 
-[input]
+[[inputs]]
+name = "images"
 shape = [1, 3, 64, 96]
 
 [preprocess]
@@ -66,7 +67,7 @@ def read(folder: Path, text: str) -> Recipe:
 def test_a_recipe_is_read_with_its_labels(folder: Path) -> None:
     recipe = read(folder, VALID)
     assert recipe.labels.names == ("cat", "dog")
-    assert recipe.input.name == "images"
+    assert recipe.inputs[0].name == "images"
     assert recipe.preprocess is not None and recipe.preprocess.std == (1.0, 2.0, 3.0)
     assert recipe.postprocess is not None and recipe.postprocess.heads[1].anchors == ((5.0, 6.0), (7.0, 8.0))
 
@@ -84,18 +85,52 @@ def test_a_recipe_is_read_with_its_labels(folder: Path) -> None:
         ("parameters = 34", "parameters = 3.5", "model.parameters: expected a whole number, got 3.5"),
         ("parameters = 34", "parameters = true", "model.parameters: expected a whole number, got True"),
         ("parameters = 34", "parameters = -1", "model.parameters: expected a whole number >= 0, got -1"),
-        ('task = "detect"', 'task = "detekt"', "task: expected one of detect, tensor, got 'detekt'"),
-        ('task = "detect"', 'task = ["detect"]', "task: expected one of detect, tensor, got ['detect']"),
+        (
+            'task = "detect"',
+            'task = "detekt"',
+            "task: expected one of classify, detect, regress, tensor, translate, got 'detekt'",
+        ),
+        (
+            'task = "detect"',
+            'task = ["detect"]',
+            "task: expected one of classify, detect, regress, tensor, translate, got ['detect']",
+        ),
         ('name = "pair"', 'name = "A pair"', "name: expected lower-case letters, digits"),
         ('"package.module:factory"', '"package"', "model.factory: expected package.module:callable, got 'package'"),
-        ("[1, 3, 64, 96]", "[1, 3, -64, 96]", "input.shape[2]: expected a whole number >= 1, got -64"),
-        ("[1, 3, 64, 96]", "[]", "input.shape: expected a list of length >= 1, got []"),
+        ("[1, 3, 64, 96]", "[1, 3, -64, 96]", "inputs[0].shape[2]: expected a whole number >= 1, got -64"),
+        ("[1, 3, 64, 96]", "[]", "inputs[0].shape: expected a list of length >= 1, got []"),
         (
             "[1, 3, 64, 96]",
             "[1, 3, 64]",
-            "input.shape: expected 4 numbers, since there is a [preprocess], got [1, 3, 64]",
+            "inputs[0].shape: expected 4 numbers, since there is a [preprocess], got [1, 3, 64]",
         ),
-        ("[1, 3, 64, 96]", "[1, 64, 96, 3]", "input.shape: expected 3 channels"),
+        ("[1, 3, 64, 96]", "[1, 64, 96, 3]", "inputs[0].shape: expected 3 channels"),
+        ("[1, 3, 64, 96]", '[1, 3, 64, 96]\ndtype = "int32"', "inputs[0].dtype: expected one of float32, int64, got"),
+        (
+            "[1, 3, 64, 96]",
+            '[1, 3, 64, 96]\ndtype = "int64"',
+            "inputs[0].below: expected a number > 0, since dtype is 'int64', got 0",
+        ),
+        (
+            "[1, 3, 64, 96]",
+            '[1, 3, 64, 96]\ndtype = "int64"\nbelow = 2',
+            "inputs[0].dtype: expected 'float32', since there is a [preprocess], got 'int64'",
+        ),
+        (
+            "[1, 3, 64, 96]",
+            "[1, 3, 64, 96]\nbelow = 2",
+            "inputs[0].below: expected none, since dtype is 'float32', got 2",
+        ),
+        (
+            "[1, 3, 64, 96]",
+            '[1, 3, 64, 96]\n[[inputs]]\nname = "images"\nshape = [1]',
+            "inputs: expected names that differ, got ['images', 'images']",
+        ),
+        (
+            "[1, 3, 64, 96]",
+            '[1, 3, 64, 96]\n[[inputs]]\nname = "mask"\nshape = [1]',
+            "inputs: expected one, the picture, since there is a [preprocess], got ['images', 'mask']",
+        ),
         ("[1, 3, 64, 96]", "[1, 3, 64, 90]", "postprocess.heads[0].stride: expected a divisor"),
         ("[1, 2, 3]", "[1, 0, 3]", "preprocess.std[1]: expected a number > 0, got 0.0"),
         ("[1, 2, 3]", "[1, nan, 3]", "preprocess.std[1]: expected a finite number, got nan"),
@@ -122,9 +157,9 @@ def test_a_recipe_is_read_with_its_labels(folder: Path) -> None:
             'file = "names.txt"\nnames = ["a"]',
             "labels.file: expected none, since there are names, got 'names.txt'",
         ),
-        ("size_bytes = 12", "size_bytes = 0", "weights.first.size_bytes: expected a whole number >= 1, got 0"),
+        ("size_bytes = 12", "size_bytes = -1", "weights.first.size_bytes: expected a whole number >= 0, got -1"),
         ('"https://', '"file://', "weights.first.url: expected an http or https address, got 'file://"),
-        ('sha256 = "0', 'sha256 = "x', "weights.first.sha256: expected 64 of the digits 0-9 and a-f, got 'x000"),
+        ('sha256 = "0', 'sha256 = "x', "weights.first.sha256: expected 8 to 64 of the digits 0-9 and a-f, got 'x000"),
         ("macs = 12", "macs = 1" + "0" * 30, "macs: expected a whole number <= 9223372036854775807, got 1000"),
         ("macs = 12", "macs = ", "line 5, column 8: not valid TOML: Invalid value"),
         ("[model]", "[model", "not valid TOML"),

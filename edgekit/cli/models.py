@@ -46,7 +46,7 @@ def _row(recipe: Recipe) -> dict[str, Any]:
         "paper": recipe.paper,
         "parameters": recipe.model.parameters,
         "macs": recipe.macs,
-        "input": {"name": recipe.input.name, "shape": list(recipe.input.shape)},
+        "inputs": [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in recipe.inputs],
         "outputs": list(recipe.outputs),
         "weights": {
             name: {"url": weights.url, "sha256": weights.sha256, "license": weights.license, "source": weights.source}
@@ -71,7 +71,7 @@ def _print(recipes: list[Recipe]) -> None:
             recipe.name,
             f"{recipe.model.parameters / 1e6:.1f} M",
             f"{recipe.macs / 1e9:.1f} G",
-            "x".join(map(str, recipe.input.shape)),
+            ", ".join("x".join(map(str, spec.shape)) for spec in recipe.inputs),
             ", ".join(recipe.weights) or "none published",
         )
     console = Console(highlight=False)

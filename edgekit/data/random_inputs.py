@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -24,9 +24,11 @@ class RandomInputs:
     name = "random numbers"
     skipped: Sequence[str] = ()
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, below: Mapping[str, int] | None = None) -> None:
+        """Makes ``count`` inputs; integers of the input ``name`` are less than ``below[name]``."""
         self._count = count
-        self.digest = f"random {count}"
+        self._below = dict(below or {})
+        self.digest = f"random {count} {sorted(self._below.items())}"
 
     def __len__(self) -> int:
         return self._count
@@ -34,13 +36,20 @@ class RandomInputs:
     def feeds(
         self, inputs: Sequence[TensorSpec], how: Preprocess | None
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Name and arrays of each input: normal for floats; 0 or 1 for others, valid as index, mask and flag."""
+        """Name and arrays of each input: floats are normal; integers of which nothing is known are 0 or 1.
+
+        These are valid as index, mask and flag.
+        """
         for index in range(self._count):
             generator = np.random.default_rng(index)
             feeds = {}
             for spec in inputs:
                 sizes = [size if isinstance(size, int) else 1 for size in spec.shape]
                 floats = np.dtype(spec.dtype).kind == "f"
-                numbers = generator.standard_normal(sizes) if floats else generator.integers(0, 2, sizes)
+                numbers = (
+                    generator.standard_normal(sizes)
+                    if floats
+                    else generator.integers(0, self._below.get(spec.name, 2), sizes)
+                )
                 feeds[spec.name] = np.asarray(numbers).astype(spec.dtype)
             yield f"random input {index}", feeds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -47,6 +47,7 @@ def compare_with_module(
     specs: Sequence[TensorSpec],
     tolerance: float = 1e-4,
     seeds: Sequence[int] = (0, 1),
+    below: Mapping[str, int] | None = None,
 ) -> ExportCheck:
     """Compares ONNX Runtime on ``graph`` with PyTorch on ``module`` for random inputs, one a seed.
 
@@ -59,6 +60,7 @@ def compare_with_module(
         specs: of the module's positional inputs, by the graph's names; a dynamic dimension is run at 2.
         tolerance: the largest error that is allowed.
         seeds: of the random inputs: floats are uniform in [0, 1), integers 0 or 1.
+        below: integers of the input of that name are less than this instead of 2.
 
     Raises:
         AccuracyError: names the worst output, its error and the first value inside the graph that is off.
@@ -68,7 +70,7 @@ def compare_with_module(
     evaluator = Evaluator(graph)
     worst: dict[str, OutputCheck] = {}
     for seed in seeds:
-        feeds = _random_feeds(specs, seed)
+        feeds = _random_feeds(specs, seed, below or {})
         expected = _run_module(module, list(feeds.values()))
         got = evaluator.run(feeds)
         _require_same_outputs(got, expected)
@@ -77,7 +79,7 @@ def compare_with_module(
             worst[name] = max(worst.get(name, check), check, key=lambda c: c.relative_error)
     check = max(worst.values(), key=lambda c: c.relative_error)
     if not check.relative_error <= tolerance:
-        feeds = _random_feeds(specs, check.seed)
+        feeds = _random_feeds(specs, check.seed, below or {})
         raise AccuracyError(
             f"output '{check.name}': expected a relative error of at most {tolerance:g} against the module, "
             f"got {check.relative_error:.3g}{_first_off(graph, module, feeds, tolerance)}"
@@ -102,13 +104,13 @@ def check_runs(graph: ir.Model) -> None:
             raise GraphError(e.message, hint=hint) from e
 
 
-def _random_feeds(specs: Sequence[TensorSpec], seed: int) -> dict[str, np.ndarray]:
+def _random_feeds(specs: Sequence[TensorSpec], seed: int, below: Mapping[str, int]) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     feeds = {}
     for spec in specs:
         shape = _sizes(spec)
         kind = np.dtype(spec.dtype).kind
-        values = generator.random(shape) if kind == "f" else generator.integers(0, 2, shape)
+        values = generator.random(shape) if kind == "f" else generator.integers(0, below.get(spec.name, 2), shape)
         feeds[spec.name] = values.astype(spec.dtype)
     return feeds
 

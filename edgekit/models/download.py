@@ -83,7 +83,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _is_right(file: Path, weights: Weights) -> bool:
-    return file.is_file() and file.stat().st_size == weights.size_bytes and _sha256(file) == weights.sha256
+    if not file.is_file() or weights.size_bytes not in (0, file.stat().st_size):
+        return False
+    return _sha256(file).startswith(weights.sha256)
 
 
 def _sha256(file: Path) -> str:
@@ -97,7 +99,7 @@ def _sha256(file: Path) -> str:
 def _download(weights: Weights, target: Path, progress: Progress) -> None:
     part = target.with_name(f"{target.name}.part")
     title = f"download {target.name.partition('-')[2]}"
-    with progress.stage(title, total=weights.size_bytes, unit="B") as advance:
+    with progress.stage(title, total=weights.size_bytes or None, unit="B") as advance:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 _fetch_rest(weights, part, advance)
@@ -110,7 +112,7 @@ def _download(weights: Weights, target: Path, progress: Progress) -> None:
                     raise
                 raise _unreachable(weights, target, e) from e
     got = _sha256(part)
-    if got != weights.sha256:
+    if not got.startswith(weights.sha256):
         part.unlink()
         raise ModelError(
             f"weights {weights.url}: expected sha256 {weights.sha256}, got {got}; the file was deleted",
@@ -122,33 +124,35 @@ def _download(weights: Weights, target: Path, progress: Progress) -> None:
 def _fetch_rest(weights: Weights, part: Path, advance: Advance) -> None:
     """Gets what the partial file lacks, or all of it from a server that knows no ranges."""
     have = part.stat().st_size if part.exists() else 0
-    if have > weights.size_bytes:
+    wanted = weights.size_bytes
+    if wanted and have > wanted:
         part.unlink()
         have = 0
-    if have == weights.size_bytes:
+    if wanted and have == wanted:
         advance(have)
         return
     got = 0
     try:
         with _answer(weights, part, have) as response:
             got = _start(response, have, part)
+            wanted = wanted or _announced(response, got)
             advance(got)
             with part.open("r+b" if got else "wb") as file:
                 file.seek(got)
                 for chunk in _chunks(response):
                     file.write(chunk)
                     got += len(chunk)
-                    if got > weights.size_bytes:
+                    if wanted and got > wanted:
                         break
                     advance(len(chunk))
-        if got < weights.size_bytes:
+        if got < wanted:
             raise _BrokenOff(f"it ended after {got} bytes")
     except _BrokenOff:
         advance(-got)  # the next attempt counts them again
         raise
-    if got > weights.size_bytes:
+    if wanted and got > wanted:
         part.unlink()
-        raise ModelError(f"weights {weights.url}: expected {weights.size_bytes} bytes, got more; the file was deleted")
+        raise ModelError(f"weights {weights.url}: expected {wanted} bytes, got more; the file was deleted")
 
 
 def _answer(weights: Weights, part: Path, have: int) -> http.client.HTTPResponse:
@@ -177,6 +181,12 @@ def _start(response: http.client.HTTPResponse, have: int, part: Path) -> int:
     return have
 
 
+def _announced(response: http.client.HTTPResponse, start: int) -> int:
+    """How long the whole file is by the answer's own words; 0 where it does not say."""
+    length = response.headers.get("Content-Length", "")
+    return start + int(length) if length.isdecimal() else 0
+
+
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     while True:
         try:
@@ -190,9 +200,10 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 def _broken_off(weights: Weights, part: Path, reason: Exception) -> ModelError:
     have = part.stat().st_size if part.exists() else 0
+    of = f" of {weights.size_bytes}" if weights.size_bytes else ""
     return ModelError(
-        f"weights {weights.url}: the server breaks off, {_ATTEMPTS} times in a row: {reason}; {have} of "
-        f"{weights.size_bytes} bytes are here",
+        f"weights {weights.url}: the server breaks off, {_ATTEMPTS} times in a row: {reason}; {have}{of} "
+        "bytes are here",
         hint="try again later; what is here is kept, and the rest will be asked for",
     )
 

@@ -19,7 +19,7 @@ def test_json_says_what_the_recipes_say(capsys: pytest.CaptureFixture[str]) -> N
     assert list(rows) == recipe_names()
     tiny = load_recipe("yolov3-tiny")
     assert rows["yolov3-tiny"]["parameters"] == tiny.model.parameters == 8_852_366
-    assert rows["yolov3-tiny"]["input"]["shape"] == [1, 3, 416, 416]
+    assert rows["yolov3-tiny"]["inputs"][0]["shape"] == [1, 3, 416, 416]
     assert rows["yolov3-tiny"]["weights"]["coco"]["url"] == tiny.weights["coco"].url
 
 

@@ -41,3 +41,10 @@ def test_it_is_read_like_a_set(count: int) -> None:
     assert len(inputs) == count == len(list(inputs.feeds(SPECS, None)))
     assert not inputs.skipped
     assert inputs.digest != RandomInputs(count + 1).digest
+
+
+def test_integers_use_the_whole_range_that_is_known_of_them() -> None:
+    spec = TensorSpec("ids", "int64", (1, 1000))
+    arrays = next(RandomInputs(1, {"ids": 50}).feeds([spec], None))[1]
+    assert (arrays["ids"].min(), arrays["ids"].max()) == (0, 49)
+    assert RandomInputs(1, {"ids": 50}).digest != RandomInputs(1).digest

@@ -38,7 +38,7 @@ def test_counts_agree_with_pytorchs_own(module, shape):
 def test_yolov3_tiny_has_the_macs_of_its_recipe():
     recipe = load_recipe("yolov3-tiny")
     module = yolov3_tiny()
-    graph = optimize(graph_from_module(module, [TensorSpec("images", "float32", recipe.input.shape)]))
+    graph = optimize(graph_from_module(module, [TensorSpec("images", "float32", recipe.inputs[0].shape)]))
     stats = stats_from_graph(graph)
     assert stats.macs == pytest.approx(recipe.macs, rel=1e-3)
     # A folded norm leaves one bias a channel of its two learned numbers, and still counts as two.

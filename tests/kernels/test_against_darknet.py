@@ -34,7 +34,7 @@ def net():
 def test_candidates_and_what_is_kept_of_them_are_opencv_s(net, photo):
     recipe = load_recipe("yolov3-tiny")
     path = Path(os.environ["EDGEKIT_TEST_DATA"]) / "photos" / f"{photo}.jpg"
-    batch, _ = preprocess(path, recipe.preprocess, recipe.input.shape)
+    batch, _ = preprocess(path, recipe.preprocess, recipe.inputs[0].shape)
     net.setInput(batch)
     *regions, coarse, fine = net.forward(["yolo_16", "yolo_23", "conv_15", "conv_22"])
     outputs = {"conv_15": coarse, "conv_22": fine}
@@ -58,7 +58,7 @@ def test_objects_of_darknet_s_example_photos_are_found(net):
     expected = {"dog": {"dog", "bicycle", "car"}, "eagle": {"bird"}, "person": {"person", "dog", "horse"}}
     for photo, labels in expected.items():
         path = Path(os.environ["EDGEKIT_TEST_DATA"]) / "photos" / f"{photo}.jpg"
-        batch, _ = preprocess(path, recipe.preprocess, recipe.input.shape)
+        batch, _ = preprocess(path, recipe.preprocess, recipe.inputs[0].shape)
         net.setInput(batch)
         coarse, fine = net.forward(["conv_15", "conv_22"])
         heads = recipe.postprocess.heads

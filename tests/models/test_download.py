@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgekit.errors import ModelError
@@ -270,3 +271,30 @@ def test_cache_is_where_the_environment_says(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert weights_cache() == Path(expected)
+
+
+def without_length(wanted: Weights, digits: int = 8) -> Weights:
+    """As authors publish them who print the first digits of the hash, and no length."""
+    return msgspec.structs.replace(wanted, sha256=wanted.sha256[:digits], size_bytes=0)
+
+
+def test_the_first_digits_of_a_hash_are_enough_and_no_length_is_needed(server: Server, tmp_path: Path) -> None:
+    wanted = without_length(weights(server.url))
+    file = fetch_weights(wanted, progress=Silent(), cache=tmp_path)
+    assert file.read_bytes() == CONTENT
+    assert fetch_weights(wanted, progress=Silent(), cache=tmp_path) == file
+    assert server.requests == [""]
+
+
+def test_a_download_of_unknown_length_is_resumed(server: Server, tmp_path: Path) -> None:
+    wanted = without_length(weights(server.url))
+    server.break_off_after = [1000, 500]
+    assert fetch_weights(wanted, progress=Silent(), cache=tmp_path).read_bytes() == CONTENT
+    assert server.requests == ["", "bytes=1000-", "bytes=1500-"]
+
+
+def test_error_on_a_file_whose_hash_begins_with_other_digits(server: Server, tmp_path: Path) -> None:
+    wanted = without_length(weights(server.url))
+    server.content = CONTENT[:-1] + b"x"
+    assert f"expected sha256 {wanted.sha256}" in error_of(wanted, tmp_path)
+    assert leftovers(tmp_path) == []

@@ -35,10 +35,10 @@ def test_recipe_and_module_agree_on_heads_and_macs(name: str) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             part.register_forward_hook(count)
-    heads = module(torch.empty(recipe.input.shape, device="meta"))
+    heads = module(torch.empty(recipe.inputs[0].shape, device="meta"))
     assert macs == recipe.macs
     assert recipe.postprocess is not None
-    batch, _, height, width = recipe.input.shape
+    batch, _, height, width = recipe.inputs[0].shape
     classes = recipe.model.arguments["classes"]
     assert [tuple(head.shape) for head in heads] == [
         (batch, len(head.anchors) * (5 + classes), height // head.stride, width // head.stride)

@@ -263,7 +263,7 @@ def test_a_transformer_encoder_agrees_and_tensorrt_reads_its_types(halved, parse
 def tiny(feeds_for):
     """Makes YOLOv3-tiny as its recipe says, with random weights, and two pictures of noise."""
     recipe = load_recipe("yolov3-tiny")
-    spec = TensorSpec(recipe.input.name, "float32", recipe.input.shape)
+    spec = TensorSpec(recipe.inputs[0].name, "float32", recipe.inputs[0].shape)
     module = module_from_recipe(recipe)
     rng = np.random.default_rng(0)
     feeds = [{spec.name: rng.random(spec.shape, np.float32)} for _ in range(2)]
