@@ -1,4 +1,7 @@
-"""The blocks that Darknet's models are made of, each named after what it is in the ``.cfg`` file."""
+"""The blocks that the reference models are composed of.
+
+Those of Darknet's models are named after what they are in its ``.cfg`` files.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["ConvNormAct", "MaxPoolSame", "Residual", "SpatialPyramidPool", "initialize"]
+from edgekit.models.activations import LeakyReLU, ReLU
+
+__all__ = ["ConvNormAct", "MaxPoolSame", "NiNBlock", "Residual", "SpatialPyramidPool", "initialize"]
 
 LEAKY_SLOPE = 0.1
 """Slope of ``activation=leaky`` below zero (Darknet, ``activations.h``)."""
@@ -24,23 +29,86 @@ authors' YOLOv3-tiny by more than 1 part in 25 000 otherwise than Darknet on the
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, batch normalization, LeakyReLU: ``[convolutional]`` with ``batch_normalize=1``.
+    """Convolution, batch normalization, activation: ``[convolutional]``, and what most convolutions since 2015 are.
+
+    The normalization has a bias of its own, so that the convolution before it needs none.
 
     Args:
         in_channels: channels of the input.
         out_channels: ``filters``.
-        kernel: ``size``; the input is padded by half of it (``pad=1``).
+        kernel: ``size``.
         stride: ``stride``.
+        padding: on each side; half of the kernel (``pad=1``), which keeps height and width, if None.
+        groups: each group of output channels reads its own group of input channels; ``in_channels`` makes the
+            convolution depthwise.
+        norm: ``batch_normalize``; without it the convolution has a bias.
+        epsilon: of the normalization, under the square root.
+        act: the activation; Darknet's LeakyReLU if None, ``nn.Identity()`` for none.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+        norm: bool = True,
+        epsilon: float = NORM_EPSILON,
+        act: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels, eps=NORM_EPSILON)
-        self.act = nn.LeakyReLU(LEAKY_SLOPE)
+        padding = kernel // 2 if padding is None else padding
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride=stride, padding=padding, groups=groups, bias=not norm
+        )
+        self.norm = nn.BatchNorm2d(out_channels, eps=epsilon) if norm else nn.Identity()
+        self.act = LeakyReLU(LEAKY_SLOPE) if act is None else act
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.act(self.norm(self.conv(x)))
+        return y
+
+
+class NiNBlock(nn.Module):
+    """A convolution and two of size 1 behind it: at each pixel a small net of full layers (Lin et al. 2013).
+
+    The paper calls it ``mlpconv``: a linear filter only tells apart what a plane can part, so each patch is looked at
+    by a multi-layer perceptron instead, whose weights are the same at every pixel.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: of the first convolution, and of the last unless ``last_channels`` says otherwise.
+        kernel: of the first convolution.
+        stride: of the first convolution.
+        padding: of the first convolution, on each side.
+        last_channels: of the two convolutions of size 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        last_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=padding)
+        self.act = ReLU()
+        self.mix1 = nn.Conv2d(out_channels, out_channels, 1)
+        self.act1 = ReLU()
+        self.mix2 = nn.Conv2d(out_channels, last_channels or out_channels, 1)
+        self.act2 = ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.conv(x))
+        x = self.act1(self.mix1(x))
+        y: torch.Tensor = self.act2(self.mix2(x))
         return y
 
 
@@ -93,16 +161,24 @@ class SpatialPyramidPool(nn.Module):
         return torch.cat((self.pool13(x), self.pool9(x), self.pool5(x), x), dim=1)
 
 
-def initialize(module: nn.Module) -> None:
+def initialize(module: nn.Module, *, slope: float = LEAKY_SLOPE) -> None:
     """Random weights under which activations neither vanish nor explode, however deep the module.
 
-    Convolutions by He et al. 2015 (arXiv:1502.01852) for the slope of their LeakyReLU. Every residual branch
-    starts at ``1 / sqrt(number of branches)``, or else each would double the variance: by the end of
+    A layer sums ``n`` products, so its weights have the variance ``2 / (n * (1 + slope**2))``: what comes out is then
+    as large as what went in, once the activation has cut half of it away (He et al. 2015, arXiv:1502.01852). Biases
+    are zero. Every `Residual` starts at ``1 / sqrt(number of them)``, or else each would double the variance: by the end of
     Darknet-53's 23 the standard deviation would have grown 2900-fold.
+
+    Args:
+        module: its convolutions and full layers are drawn anew.
+        slope: of the activation below zero: 0 for ReLU.
     """
     branches = [block for block in module.modules() if isinstance(block, Residual)]
     for block in module.modules():
-        if isinstance(block, nn.Conv2d):
-            nn.init.kaiming_normal_(block.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+        if isinstance(block, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(block.weight, a=slope, nonlinearity="leaky_relu")
+            if block.bias is not None:
+                nn.init.zeros_(block.bias)
     for branch in branches:
+        assert isinstance(branch.expand.norm, nn.BatchNorm2d)
         nn.init.constant_(branch.expand.norm.weight, 1 / math.sqrt(len(branches)))
