@@ -1,0 +1,264 @@
+"""Data sets: pictures, rows and texts with what they stand for, from any of the formats that people have."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from edgekit.data.images import preprocess
+from edgekit.data.vocabulary import source_ids, target_input_ids
+from edgekit.errors import DataError, UsageError, nearest
+from edgekit.recipe import Preprocess, Task
+from edgekit.specs import TensorSpec
+
+__all__ = ["Boxes", "Choice", "DataSet", "Example", "Split", "data_set", "data_set_names", "feeds_from_example"]
+
+Split = Literal["train", "test"]
+
+_GENERATED = {
+    "digits": "edgekit.data.digits:digits_from_name",
+    "scenes": "edgekit.data.scenes:scenes_from_name",
+    "spelling": "edgekit.data.spelling:spelling_from_name",
+}
+_READERS = {
+    "folder": "edgekit.data.image_folder:image_folder_from_path",
+    "idx": "edgekit.data.idx:idx_from_path",
+    "coco": "edgekit.data.coco_json:coco_from_path",
+    "voc": "edgekit.data.voc:voc_from_path",
+    "yolo": "edgekit.data.yolo_text:yolo_from_path",
+    "csv": "edgekit.data.csv_table:csv_from_path",
+    "text": "edgekit.data.parallel_text:text_from_path",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """What is to be found in a picture.
+
+    Attributes:
+        corners: ``(x1, y1, x2, y2)`` in px of the picture, inside it, with ``x1 < x2`` and ``y1 < y2``; float32,
+            shape ``(N, 4)``.
+        classes: index into the labels; int64, shape ``(N,)``.
+        ignored: what is neither right nor wrong to find, and nothing to learn from: COCO's crowds, VOC's difficult
+            objects. Only an evaluation looks at it.
+    """
+
+    corners: np.ndarray
+    classes: np.ndarray
+    ignored: Boxes | None = None
+
+    def __len__(self) -> int:
+        """How many there are, the ignored ones left aside."""
+        return len(self.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One element of a data set.
+
+    Attributes:
+        id: what it is called in messages.
+        input: a picture, uint8 RGB ``(H, W, 3)`` or grey ``(H, W)``; a row of numbers, float32 ``(features,)``; or
+            a text.
+        target: a class, as an index into the labels; numbers, float32 ``(targets,)``; a text; or boxes.
+    """
+
+    id: str
+    input: np.ndarray | str
+    target: int | np.ndarray | str | Boxes
+
+
+class DataSet(Protocol):
+    """Examples that are read, or made, when they are asked for: memory does not grow with their number."""
+
+    @property
+    def name(self) -> str:
+        """The set's name or path."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """What can be learned from it."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes; of texts the vocabulary; nothing for numbers."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was left out or mended, and how often, one sentence each."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example:
+        """The example at ``index``, 0 to ``len - 1``.
+
+        Raises:
+            DataError: its file cannot be read, or what it says cannot be; names file and line.
+            IndexError: there is none at that index.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is wanted of a data set.
+
+    Attributes:
+        split: the part to learn from, or the part to be measured on.
+        task: what it is for; None for what the format is usually for.
+        target: of a table, the header of the column to be foretold; None for the last.
+    """
+
+    split: Split = "test"
+    task: Task | None = None
+    target: str | None = None
+
+
+def data_set_names() -> list[str]:
+    """Names of the data sets that EdgeKit makes itself, sorted."""
+    return sorted(_GENERATED)
+
+
+def data_set(source: str, *, split: Split = "test", task: Task | None = None, target: str | None = None) -> DataSet:
+    """The data set of that name or at that path.
+
+    Args:
+        source: a name out of `data_set_names`, which may be followed by a colon and a size (``scenes:224``); a path,
+            whose format is found out by looking; or a path behind ``folder:``, ``idx:``, ``coco:``, ``voc:``,
+            ``yolo:``, ``csv:`` or ``text:``. A name comes before a file of the same name; write ``./digits`` to
+            mean the file.
+        split: the part to learn from or the part to be measured on, as the files declare it (train against test, val
+            or t10k); where they do not, a fifth is for testing, chosen by a hash, so it is the same every time.
+        task: what it is for; an error if the set is for something else.
+        target: of a table, the header of the column that is to be foretold; the last one if None.
+
+    Raises:
+        UsageError: there is no such set, path or format.
+        DataError: the files are not what the format says; names file and line.
+        BackendUnavailable: a generated set needs a package that is not installed.
+    """
+    if split not in ("train", "test"):
+        raise UsageError(f"split: expected train or test, got {split}")
+    choice = Choice(split, task, target)
+    prefix, colon, rest = source.partition(":")
+    if prefix in _GENERATED:
+        found = _attribute(_GENERATED[prefix])(rest, choice)
+    elif colon and prefix in _READERS:
+        found = _attribute(_READERS[prefix])(_existing(rest, source), choice)
+    else:
+        path = _existing(source, source)
+        found = _attribute(_READERS[_format(path)])(path, choice)
+    if task is not None and found.task != task:
+        raise DataError(f"data set {source}: expected one for the task '{task}', got one for '{found.task}'")
+    checked: DataSet = found
+    return checked
+
+
+def feeds_from_example(
+    example: Example, inputs: Sequence[TensorSpec], how: Preprocess | None, labels: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """A model's inputs, made of an example.
+
+    Args:
+        example: a picture, a row of numbers or a text.
+        inputs: what the model takes. A text goes to ``source``, and what it is to become, behind the token that
+            begins it, to ``target``.
+        how: how a picture becomes an input; None where the model takes no pictures.
+        labels: of texts, the vocabulary.
+
+    Returns:
+        One array an input, by name. Where the model takes only whole batches, the example as often as that.
+
+    Raises:
+        DataError: the example is not what the model takes, or a text is longer than the model's input.
+    """
+    if isinstance(example.input, str):
+        feeds = {spec.name: _text_feed(example, spec, labels) for spec in inputs}
+    elif len(inputs) != 1:
+        raise DataError(f"{example.id}: expected arrays for {'; '.join(map(str, inputs))}, got one")
+    elif how is not None:
+        feeds = {inputs[0].name: _picture_feed(example, inputs[0], how)}
+    else:
+        feeds = {inputs[0].name: _numbers_feed(example, inputs[0])}
+    return {spec.name: _whole_batch(feeds[spec.name], spec) for spec in inputs}
+
+
+def _picture_feed(example: Example, spec: TensorSpec, how: Preprocess) -> np.ndarray:
+    picture = example.input
+    assert isinstance(picture, np.ndarray)
+    if picture.dtype != np.uint8:
+        raise DataError(f"{example.id}: expected a picture, got {picture.dtype} {picture.shape}")
+    array, _ = preprocess(Image.fromarray(picture) if picture.ndim == 2 else picture, how, spec.shape)
+    return array
+
+
+def _numbers_feed(example: Example, spec: TensorSpec) -> np.ndarray:
+    numbers = example.input
+    assert isinstance(numbers, np.ndarray)
+    got = f"{numbers.dtype} {numbers.shape}"
+    if numbers.dtype == np.uint8 or any(
+        isinstance(wanted, int) and wanted != size for size, wanted in zip(numbers.shape, spec.shape[1:], strict=False)
+    ):
+        raise DataError(f"{example.id}: expected {spec}, got {got}")
+    if numbers.ndim != len(spec.shape) - 1:
+        raise DataError(f"{example.id}: expected {spec}, got {got} and no batch")
+    return numbers[np.newaxis].astype(spec.dtype)
+
+
+def _text_feed(example: Example, spec: TensorSpec, labels: Sequence[str]) -> np.ndarray:
+    length = spec.shape[-1] if len(spec.shape) == 2 else None
+    text = {"source": example.input, "target": example.target}.get(spec.name)
+    if length is None or not isinstance(text, str):
+        raise DataError(
+            f"{example.id}: expected an array for {spec}, got a text",
+            hint="a text goes to the inputs 'source' and 'target' of shape (N, length)",
+        )
+    ids = source_ids(text, labels) if spec.name == "source" else target_input_ids(text, labels)
+    if isinstance(length, int) and len(ids) > length:
+        raise DataError(f"{example.id}: expected at most {length} tokens for input '{spec.name}', got {len(ids)}")
+    row = np.zeros((1, length if isinstance(length, int) else len(ids)), spec.dtype)
+    row[0, : len(ids)] = ids
+    return row
+
+
+def _whole_batch(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    batch = spec.shape[0]
+    return np.repeat(array, batch, axis=0) if isinstance(batch, int) and batch > 1 else array
+
+
+def _attribute(where: str) -> Callable[..., Any]:
+    module, _, name = where.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _existing(text: str, source: str) -> Path:
+    path = Path(text)
+    try:
+        if text and path.exists():
+            return path
+    except (OSError, ValueError) as e:  # a name that is too long, or holds a zero byte
+        raise UsageError(f"data set {source!r}: expected a name or a path, got: {e}") from e
+    prefix = source.partition(":")[0]
+    known = [*_GENERATED, *(f"{name}:" for name in _READERS)]
+    if text != source:
+        raise UsageError(f"data set {source}: expected a file or a folder, got nothing there: {text or '(no path)'}")
+    raise UsageError(
+        f"unknown data set '{source}': expected a name, a file or a folder",
+        hint=nearest(f"{prefix}:" if ":" in source else source, known),
+    )
+
+
+def _format(path: Path) -> str:
+    found: str = _attribute("edgekit.data.formats:format_from_path")(path)
+    return found

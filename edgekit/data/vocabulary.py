@@ -1,0 +1,63 @@
+"""Texts as numbers of tokens and back: the vocabulary is the recipe's labels, with four special tokens first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "BEGIN",
+    "END",
+    "PAD",
+    "SPECIAL_TOKENS",
+    "UNKNOWN",
+    "ids_from_text",
+    "source_ids",
+    "target_input_ids",
+    "target_output_ids",
+    "text_from_ids",
+]
+
+SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
+PAD, BEGIN, END, UNKNOWN = range(4)
+
+
+def ids_from_text(text: str, vocabulary: Sequence[str]) -> list[int]:
+    """The text's tokens: characters if the vocabulary is one of characters, else what stands between spaces.
+
+    A token that the vocabulary lacks is `UNKNOWN`.
+    """
+    known = {token: index for index, token in enumerate(vocabulary) if index >= len(SPECIAL_TOKENS)}
+    tokens = text if _of_characters(vocabulary) else text.split()
+    return [known.get(token, UNKNOWN) for token in tokens]
+
+
+def text_from_ids(ids: Iterable[int], vocabulary: Sequence[str]) -> str:
+    """The text up to the first `END`, without special tokens; ``�`` stands for an unknown one."""
+    tokens = []
+    for index in ids:
+        if index == END:
+            break
+        if index == UNKNOWN or index >= len(vocabulary):
+            tokens.append("\N{REPLACEMENT CHARACTER}")
+        elif index >= len(SPECIAL_TOKENS):
+            tokens.append(vocabulary[index])
+    return ("" if _of_characters(vocabulary) else " ").join(tokens)
+
+
+def source_ids(text: str, vocabulary: Sequence[str]) -> list[int]:
+    """What an encoder reads: the text's tokens, then `END`."""
+    return [*ids_from_text(text, vocabulary), END]
+
+
+def target_input_ids(text: str, vocabulary: Sequence[str]) -> list[int]:
+    """What a decoder reads while it is taught the text: `BEGIN`, then the text's tokens."""
+    return [BEGIN, *ids_from_text(text, vocabulary)]
+
+
+def target_output_ids(text: str, vocabulary: Sequence[str]) -> list[int]:
+    """What a decoder is to answer at each place of `target_input_ids`: the text's tokens, then `END`."""
+    return [*ids_from_text(text, vocabulary), END]
+
+
+def _of_characters(vocabulary: Sequence[str]) -> bool:
+    return all(len(token) == 1 for token in vocabulary[len(SPECIAL_TOKENS) :])
