@@ -19,9 +19,9 @@ from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle import Manifest, check_files, read_manifest, seal, this_machine, write_bundle
 from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.models.download import weights_cache
-from edgekit.order import EngineOptions, Order, command_from_compile
+from edgekit.order import EngineOptions, command_from_compile
 from edgekit.progress import Progress, Silent
-from edgekit.specs import ShapeRange
+from edgekit.specs import Precision, ShapeRange
 
 __all__ = ["build_options", "compile_bundle"]
 
@@ -30,13 +30,20 @@ AND_THEN = " && "
 KEPT = (GRAPH, f"{GRAPH}.data", "calibration.json")
 
 
-def build_options(order: Order, shapes: Mapping[str, ShapeRange]) -> BuildOptions:
-    """What the builder of an order's engine is told."""
+def build_options(
+    target: str, precision: Precision, engine: EngineOptions, shapes: Mapping[str, ShapeRange], *, threads: int = 0
+) -> BuildOptions:
+    """What the builder of an engine is told."""
+    fields = dataclasses.asdict(engine)
+    cache = fields.pop("timing_cache")
     return BuildOptions(
-        precision=order.precision,
-        threads=order.threads,
-        **_engine_fields(order.target, order.engine),
+        precision=precision,
+        threads=threads,
         shapes=dict(shapes),
+        compute_capabilities=fields.pop("sm"),
+        workspace_bytes=fields.pop("workspace_mib") * 2**20,
+        timing_cache=_timing_cache(target) if cache is None else str(Path(cache).absolute()),
+        **fields,
     )
 
 
@@ -71,7 +78,7 @@ def compile_bundle(
     target = target or manifest.backend
     library = _library(place, manifest, target)
     library.require()
-    options = engine if isinstance(engine, EngineOptions) else EngineOptions(**(engine or {}))
+    options = EngineOptions.of(engine)
     names = [name for name in KEPT if name in manifest.files]
     if GRAPH not in names:
         raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, the manifest lists none")
@@ -83,9 +90,7 @@ def compile_bundle(
             # Both stand on one file system as a rule, and the graph is the larger part of a bundle.
             _link(place / name, folder / name)
         with progress.stage(f"building the {str(manifest.precision).upper()} engine for {target}"):
-            told = BuildOptions(
-                precision=manifest.precision, **_engine_fields(target, options), shapes=dict(manifest.shapes)
-            )
+            told = build_options(target, manifest.precision, options, manifest.shapes)
             result = engine_from_graph(folder / GRAPH, folder, target, told)
         for note in result.notes:
             progress.note(note)
@@ -102,7 +107,7 @@ def _after(build: str, command: str) -> str:
 
 
 def _library(place: Path, manifest: Manifest, target: str) -> Backend:
-    on_gpu = [name for name in BACKENDS if name.startswith("tensorrt")]
+    on_gpu = [name for name in BACKENDS if backend(name).on_gpu]
     if target not in BACKENDS:
         raise UsageError(f"unknown target '{target}'", hint=nearest(target, BACKENDS))
     if target not in on_gpu or manifest.backend not in on_gpu:
@@ -113,18 +118,6 @@ def _library(place: Path, manifest: Manifest, target: str) -> Backend:
             hint=f"build it anew: {manifest.rebuild}" if manifest.rebuild else "",
         )
     return backend(target)
-
-
-def _engine_fields(target: str, engine: EngineOptions) -> dict[str, Any]:
-    """Fields of `BuildOptions` by name."""
-    fields = dataclasses.asdict(engine)
-    cache = fields.pop("timing_cache")
-    return {
-        "compute_capabilities": fields.pop("sm"),
-        "workspace_bytes": fields.pop("workspace_mib") * 2**20,
-        "timing_cache": _timing_cache(target) if cache is None else str(Path(cache).absolute()),
-        **fields,
-    }
 
 
 def _timing_cache(target: str) -> str:

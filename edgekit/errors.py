@@ -20,8 +20,9 @@ action; the terminal prints it on a line of its own.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 __all__ = [
     "AccuracyError",
@@ -38,6 +39,7 @@ __all__ = [
     "RunError",
     "UsageError",
     "nearest",
+    "needs_extra",
 ]
 
 
@@ -112,6 +114,24 @@ class AccuracyError(EdgeKitError):
     """A result that is further from its reference than allowed."""
 
     exit_code = 4
+
+
+@contextlib.contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Around imports that an extra brings: one that is missing becomes a `BackendUnavailable` that names the extra.
+
+    Args:
+        what: what needs them, as in "building an engine".
+        extra: as in ``pip install 'edgekit[extra]'``.
+    """
+    try:
+        yield
+    except ImportError as e:
+        if (e.name or "").startswith("edgekit"):  # a bug of ours
+            raise
+        raise BackendUnavailable(
+            f"{what} needs packages that are not installed: {e}", hint=f"pip install 'edgekit[{extra}]'"
+        ) from e
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

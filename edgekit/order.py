@@ -55,6 +55,11 @@ class EngineOptions:
     refittable: bool = False
     strip_weights: bool = False
 
+    @classmethod
+    def of(cls, options: EngineOptions | Mapping[str, Any] | None) -> EngineOptions:
+        """From what a caller gives: all of it, some of its fields by name, or nothing."""
+        return options if isinstance(options, cls) else cls(**dict(options or {}))  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:

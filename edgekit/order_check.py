@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgekit.engine.backend import Backend, backend
-from edgekit.errors import BackendUnavailable, UsageError, nearest
+from edgekit.errors import UsageError, nearest, needs_extra
 from edgekit.order import EngineOptions, Order
 from edgekit.specs import Precision
 
@@ -64,14 +64,8 @@ def require_buildable(order: Order) -> None:
         raise UsageError(f"{refused[0]} does not go with --{order.precision}", hint="leave one of them out")
     library = backend(order.target)
     _check_target(order, library)
-    try:
+    with needs_extra("building an engine", "build"):
         import edgekit.int8  # noqa: F401  # it needs all that the extra brings
-    except ImportError as e:
-        if (e.name or "").startswith("edgekit"):
-            raise
-        raise BackendUnavailable(
-            f"building an engine needs packages that are not installed: {e}", hint="pip install 'edgekit[build]'"
-        ) from e
 
 
 def _check_target(order: Order, library: Backend) -> None:

@@ -129,7 +129,7 @@ def build(
         batch=batch_from_sizes(batch),
         half_io=half_io,
         plan_only=plan_only,
-        engine=engine if isinstance(engine, EngineOptions) else EngineOptions(**(engine or {})),
+        engine=EngineOptions.of(engine),
     )
     name = name_of(model)
     require_buildable(order)
@@ -313,8 +313,9 @@ def _engine(
     if order.plan_only:
         result = BuildResult(engine="", files=(), layers={}, backend_version="")
     else:
+        options = build_options(order.target, order.precision, order.engine, shapes, threads=order.threads)
         with notes.stage(f"building the {str(order.precision).upper()} engine for {order.target}"):
-            result = engine_from_graph(graph, folder, order.target, build_options(order, shapes))
+            result = engine_from_graph(graph, folder, order.target, options)
     for note in result.notes:
         notes.note(note)
     manifest = Manifest(

@@ -80,22 +80,16 @@ def _found(model: str, shape: tuple[int, ...] | None, inputs: dict[str, tuple[in
 
 def _of_model(model: str, shape: tuple[int, ...] | None, inputs: dict[str, tuple[int, ...]] | None) -> Inspection:
     """Makes the graph as a build does, with random weights, and counts it."""
-    from edgekit.errors import BackendUnavailable
+    from edgekit.errors import needs_extra
     from edgekit.order import Order, kind_of
     from edgekit.progress import Silent
     from edgekit.report.inspection import inspection_from_stats
     from edgekit.specs import Precision
 
     kind_of(model)  # an unknown name is told before what is not installed
-    try:
+    with needs_extra("inspecting a model", "build"):
         from edgekit.graph.file import output_specs
         from edgekit.source import model_source
-    except ImportError as e:
-        if (e.name or "").startswith("edgekit"):
-            raise
-        raise BackendUnavailable(
-            f"inspecting a model needs packages that are not installed: {e}", hint="pip install 'edgekit[build]'"
-        ) from e
     order = Order(model=model, precision=Precision.FP32, target="cpu", shape=shape, inputs=inputs or {})
     source = model_source(order, Silent())
     return inspection_from_stats(source.name, source.stats, source.inputs, output_specs(source.graph))

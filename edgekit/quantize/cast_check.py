@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edgekit.errors import AccuracyError
 from edgekit.graph.evaluate import Evaluator
 from edgekit.graph.passes import NameNodes
+from edgekit.quantize.plan import selects
 from edgekit.specs import Precision
 
 __all__ = ["TOLERANCE", "cast_errors", "require_small_errors", "rounding_graph"]
@@ -18,7 +19,7 @@ TOLERANCE = {Precision.FP16: 5e-2, Precision.BF16: 1e-1}
 """The largest relative error of an output that is put up with: 26 and 20 dB."""
 
 SHARES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
-MOVES = frozenset({"Cast", "Concat", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+PASSED_ON = frozenset({"Cast", "Concat"})
 LEAST_SHARE = 1e-3
 """A probability of less is none: where all are, half precision's error is compared with this."""
 
@@ -135,7 +136,7 @@ def _cast(main: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
 def _is_share(value: ir.Value) -> bool:
     """Whether ``value`` holds nothing but numbers from 0 to 1 of which 1 is all."""
     node = value.producer()
-    while node is not None and node.op_type in MOVES and node.inputs[0] is not None:
+    while node is not None and (selects(node) or node.op_type in PASSED_ON) and node.inputs[0] is not None:
         node = node.inputs[0].producer()
     return node is not None and node.op_type in SHARES
 

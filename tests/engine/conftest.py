@@ -5,12 +5,40 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from edgekit.engine.backend import BACKENDS
+
 sys.path.insert(0, str(Path(__file__).parent / "modules"))
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """The file of a graph with one convolution and one matrix product."""
+    from small_graphs import conv_graph, save
+
+    return save(conv_graph(), tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for an engine."""
+    (tmp_path / "engine").mkdir()
+    return tmp_path / "engine"
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
+    """Puts a backend into the table for the length of a test; returns its name."""
+
+    def register(name: str, place: str) -> str:
+        monkeypatch.setitem(BACKENDS, name, place)
+        return name
+
+    return register
 
 
 @pytest.fixture

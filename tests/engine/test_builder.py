@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.engine.backend import BACKENDS, BuildOptions
+from edgekit.engine.backend import BuildOptions
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle import write_bundle
 from edgekit.errors import BackendUnavailable, BuildError, GraphError, UsageError
@@ -22,25 +22,8 @@ FP32 = BuildOptions(precision=Precision.FP32)
 
 
 @pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    from small_graphs import conv_graph, save
-
-    return save(conv_graph(), tmp_path)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "engine").mkdir()
-    return tmp_path / "engine"
-
-
-@pytest.fixture
-def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    def register(name: str) -> str:
-        monkeypatch.setitem(BACKENDS, "broken", f"broken_backends:{name}")
-        return "broken"
-
-    return register
+def broken(registered: Callable[[str, str], str]) -> Callable[[str], str]:
+    return lambda name: registered("broken", f"broken_backends:{name}")
 
 
 def test_engine_is_built_in_a_process_of_its_own(graph: Path, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.engine.backend import BACKENDS, BuildOptions
+from edgekit.engine.backend import BuildOptions
 from edgekit.engine.builder import engine_from_graph
 from edgekit.errors import BuildError
 from edgekit.specs import Precision
@@ -19,25 +19,8 @@ FP32 = BuildOptions(precision=Precision.FP32)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "engine").mkdir()
-    return tmp_path / "engine"
-
-
-@pytest.fixture
-def crashing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    def register(name: str) -> str:
-        monkeypatch.setitem(BACKENDS, "crashing", f"crashing_tensorrt:{name}")
-        return "crashing"
-
-    return register
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    from small_graphs import conv_graph, save
-
-    return save(conv_graph(), tmp_path)
+def crashing(registered: Callable[[str, str], str]) -> Callable[[str], str]:
+    return lambda name: registered("crashing", f"crashing_tensorrt:{name}")
 
 
 def test_attention_that_crashes_the_library_is_a_build_error(tmp_path: Path, folder: Path) -> None:
