@@ -1,4 +1,4 @@
-"""A loaded engine that checks what it is given: arrays in and arrays out, or a picture in and detections out."""
+"""A loaded engine that checks what it is given: arrays in and out, or a picture in and detections or classes out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edgekit.data.images import ImageSource, Placement, preprocess
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle import Manifest, read_bundle
 from edgekit.errors import RunError, nearest
+from edgekit.runtime.classify import Classes, classes_from_outputs
 from edgekit.runtime.pending import Pending, StartsRuns
 from edgekit.runtime.tasks import Detections, detections_from_outputs
 from edgekit.specs import TensorSpec
@@ -219,11 +220,7 @@ class Session:
             RunError: the engine is no detector, or the session is closed.
             UsageError: a threshold is out of range.
         """
-        if self.manifest.task != "detect":
-            raise RunError(
-                f"'{self.manifest.name}': expected a detector, got an engine for task '{self.manifest.task}'",
-                hint="hand arrays to run()",
-            )
+        self._require_task("detect", "a detector")
         feeds, placement = self.preprocess(image)
         return self.postprocess(
             self.run(feeds),
@@ -232,6 +229,29 @@ class Session:
             iou_threshold=iou_threshold,
             max_detections=max_detections,
         )
+
+    def classify(self, image: ImageSource, *, top: int = 5) -> Classes:
+        """The likeliest classes of a picture with their probabilities, best first.
+
+        Args:
+            image: a file, a Pillow image, or a uint8 RGB array of shape ``(H, W, 3)``.
+            top: at most so many.
+
+        Raises:
+            DataError: the picture cannot be read.
+            RunError: the engine is no classifier of pictures, or the session is closed.
+            UsageError: ``top`` is less than 1.
+        """
+        self._require_task("classify", "a classifier")
+        feeds, _ = self.preprocess(image)
+        return classes_from_outputs(self.run(feeds), self.manifest, top=top)
+
+    def _require_task(self, task: str, called: str) -> None:
+        if self.manifest.task != task:
+            raise RunError(
+                f"'{self.manifest.name}': expected {called}, got an engine for task '{self.manifest.task}'",
+                hint="hand arrays to run()",
+            )
 
 
 def _checked(feeds: Any, specs: tuple[TensorSpec, ...], *, rebuild: str) -> dict[str, np.ndarray]:
