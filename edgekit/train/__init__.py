@@ -1,0 +1,1 @@
+"""Training: losses with their formulas, batches, the loop, and checkpoints that resume exactly."""
