@@ -6,9 +6,9 @@ from collections.abc import Container
 
 import onnx_ir as ir
 
-__all__ = ["carries_type", "constant_of", "precision_of", "read_type", "written_type"]
+__all__ = ["FLOATS", "carries_type", "computed_of", "constant_of", "precision_of", "read_type", "written_type"]
 
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 _BYTES = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
 
 
@@ -17,17 +17,22 @@ def carries_type(node: ir.Node) -> bool:
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return True
     return node.op_type == "Cast" and all(
-        value is not None and value.dtype in _FLOATS for value in (node.inputs[0], node.outputs[0])
+        value is not None and value.dtype in FLOATS for value in (node.inputs[0], node.outputs[0])
     )
+
+
+def computed_of(value: ir.Value) -> ir.Value:
+    """What a value was before Q, DQ and casts gave it its element type."""
+    producer = value.producer()
+    while producer is not None and carries_type(producer) and producer.inputs[0] is not None:
+        value = producer.inputs[0]
+        producer = value.producer()
+    return value
 
 
 def constant_of(value: ir.Value) -> ir.Value | None:
     """The initializer that ``value`` is, or is made of by Q, DQ and casts alone; None for what is computed."""
-    producer = value.producer()
-    while producer is not None and carries_type(producer):
-        first = producer.inputs[0]
-        assert first is not None
-        value, producer = first, first.producer()
+    value = computed_of(value)
     return value if value.is_initializer() and value.const_value is not None else None
 
 

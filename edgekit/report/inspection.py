@@ -39,6 +39,11 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
         activation_bytes: length of what it reads and writes besides, as if it were not fused with another.
         intensity: arithmetic operations (two a multiply-accumulate) a byte that is read or written, as in the roofline
             model (Williams, Waterman and Patterson 2009).
+        kernel: of a convolution or a pool: the size of its window.
+        strides: how far that moves; empty where by one.
+        reads: names of the values that it reads, beside constants: the graph's inputs, and what other layers write.
+        writes: names of the values that it writes, the graph's outputs among them.
+        module: path of the module that it came from, where the graph tells; where it does not, ``name`` does.
     """
 
     name: str
@@ -50,6 +55,11 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int | None = None
     activation_bytes: int | None = None
     intensity: float | None = None
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    module: str = ""
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +186,11 @@ def _rows(stats: GraphStats, precisions: Mapping[str, str]) -> list[LayerRow]:
             weight_bytes=layer.weight_bytes,
             activation_bytes=layer.activation_bytes,
             intensity=_intensity(layer.macs, layer.weight_bytes + layer.activation_bytes),
+            kernel=layer.kernel,
+            strides=layer.strides,
+            reads=layer.reads,
+            writes=layer.writes,
+            module=layer.module,
         )
         for layer in stats.layers
     ]
