@@ -13,7 +13,16 @@ from torch.nn import functional
 
 from edgekit.models.activations import LeakyReLU, ReLU
 
-__all__ = ["ConvNormAct", "MaxPoolSame", "NiNBlock", "Residual", "SpatialPyramidPool", "initialize"]
+__all__ = [
+    "ConvNormAct",
+    "LocallyConnected",
+    "MaxPoolSame",
+    "NiNBlock",
+    "Passthrough",
+    "Residual",
+    "SpatialPyramidPool",
+    "initialize",
+]
 
 LEAKY_SLOPE = 0.1
 """Slope of ``activation=leaky`` below zero (Darknet, ``activations.h``)."""
@@ -161,13 +170,75 @@ class SpatialPyramidPool(nn.Module):
         return torch.cat((self.pool13(x), self.pool9(x), self.pool5(x), x), dim=1)
 
 
+class Passthrough(nn.Module):
+    """Halves height and width and has four times the channels: ``[reorg]`` with ``stride=2``.
+
+    Not in the way that one would expect: Darknet reads the numbers as if there were ``stride**2`` times fewer
+    channels, each ``stride`` times as high and wide, and takes every ``stride``-th number of those (``reorg_cpu`` in
+    ``blas.c``, which is called with the sizes of the input). YOLOv2's weights were trained on channels in that order.
+    """
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, channels, height, width = x.shape
+        s = self.stride
+        x = x.reshape(batch, channels * height // s**2, s, width, s).permute(0, 2, 4, 1, 3)
+        return x.reshape(batch, channels * s**2, height // s, width // s)
+
+
+class LocallyConnected(nn.Module):
+    """A convolution that has a kernel of its own at every place: ``[local]``.
+
+    Each place is a group of a convolution of size 1 over what its kernel sees: an operator that every backend has,
+    and in INT8 one with a scale for every kernel.
+
+    Attributes:
+        weight: one place after the other; shape ``(places * out_channels, in_channels * kernel**2, 1, 1)``.
+        bias: shape ``(out_channels, height, width)``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        size: tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: int = 0,
+    ) -> None:
+        super().__init__()
+        height, width = ((side + 2 * padding - kernel) // stride + 1 for side in size)
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.weight = nn.Parameter(torch.empty(height * width * out_channels, in_channels * kernel**2, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(out_channels, height, width))
+        nn.init.kaiming_normal_(self.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch = x.shape[0]
+        channels, height, width = self.bias.shape
+        x = functional.pad(x, (self.padding,) * 4)
+        seen = [
+            x[:, :, row : row + self.stride * height : self.stride, column : column + self.stride * width : self.stride]
+            for row in range(self.kernel)
+            for column in range(self.kernel)
+        ]
+        places = torch.stack(seen, dim=2).permute(0, 3, 4, 1, 2).reshape(batch, -1, 1, 1)
+        bias = self.bias.permute(1, 2, 0).reshape(-1)
+        y = functional.conv2d(places, self.weight, bias, groups=height * width)
+        return y.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
 def initialize(module: nn.Module, *, slope: float = LEAKY_SLOPE) -> None:
     """Random weights under which activations neither vanish nor explode, however deep the module.
 
     A layer sums ``n`` products, so its weights have the variance ``2 / (n * (1 + slope**2))``: what comes out is then
     as large as what went in, once the activation has cut half of it away (He et al. 2015, arXiv:1502.01852). Biases
-    are zero. Every `Residual` starts at ``1 / sqrt(number of them)``, or else each would double the variance: by the end of
-    Darknet-53's 23 the standard deviation would have grown 2900-fold.
+    are zero. Every `Residual` starts at ``1 / sqrt(number of them)``, or else each would double the variance: by the
+    end of Darknet-53's 23 the standard deviation would have grown 2900-fold.
 
     Args:
         module: its convolutions and full layers are drawn anew.
