@@ -22,16 +22,24 @@ def rounded_weights(scaled: np.ndarray, largest: int) -> np.ndarray:
     Returns:
         int8, of the same shape.
     """
-    nearest = np.rint(scaled)
+    rounded = np.rint(scaled)
     if scaled.ndim > 2 and scaled[0, 0].size > 1:
-        kernels = scaled.reshape(-1, scaled[0, 0].size)
-        rounded = nearest.reshape(kernels.shape)
-        errors = rounded - kernels
-        flips = np.rint(errors.sum(1))
-        direction = np.sign(flips)[:, None]
-        # Rank of each number among those whose error has the sign of the sum, the largest first.
-        order = np.argsort(-errors * direction, axis=1, kind="stable")
-        ranks = np.empty_like(order)
-        np.put_along_axis(ranks, order, np.broadcast_to(np.arange(kernels.shape[1]), order.shape), axis=1)
-        nearest = (rounded - direction * (ranks < np.abs(flips)[:, None])).reshape(scaled.shape)
-    return np.asarray(np.clip(nearest, -largest, largest), np.int8)
+        kernels = (-1, scaled[0, 0].size)
+        _flip(rounded.reshape(kernels), scaled.reshape(kernels))
+    return np.asarray(np.clip(rounded, -largest, largest), np.int8)
+
+
+def _flip(rounded: np.ndarray, kernels: np.ndarray) -> None:
+    """Moves numbers of ``rounded``, a kernel a row, to their other neighbour until no row's errors sum up to 1."""
+    errors = rounded - kernels
+    flips = np.rint(errors.sum(1))
+    rows = np.flatnonzero(flips)
+    sign, left = np.sign(flips[rows]), np.abs(flips[rows])
+    errors = errors[rows] * sign[:, None]
+    # Few kernels have more than one or two to flip: one round each is cheaper than sorting all.
+    while len(rows):
+        worst = errors.argmax(1)
+        rounded[rows, worst] -= sign
+        errors[np.arange(len(rows)), worst] = -np.inf
+        more = np.flatnonzero(left > 1)
+        rows, sign, left, errors = rows[more], sign[more], left[more] - 1, errors[more]

@@ -23,7 +23,7 @@ BIN_EDGES = _bin_edges()
 _NOT_FINITE = np.flatnonzero(~np.isfinite(BIN_EDGES[0]))
 
 
-COUNTED = 1 << 18
+COUNTED = 1 << 17
 """Of each input's numbers in a tensor, about the most that a histogram counts: what it says of rare ones comes from all
 inputs together, and the first activations of a detector have twenty times as many."""
 
