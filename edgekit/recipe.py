@@ -131,17 +131,22 @@ class Preprocess(_Table, frozen=True, kw_only=True):
 
 
 class YoloHead(_Table, frozen=True, kw_only=True):
-    """One output of a YOLO: raw numbers of shape ``(N, anchors * (5 + classes), H / stride, W / stride)``.
+    """One output of a YOLO.
+
+    Its raw numbers have shape ``(N, anchors * (5 + classes), H / stride, W / stride)``; those of the first YOLO, which
+    has no anchors, ``(N, classes + 5 * boxes, H / stride, W / stride)``.
 
     Attributes:
         output: the graph output's name.
         stride: px of the input that a cell covers.
-        anchors: width and height of each anchor, in px of the input.
+        anchors: width and height of each anchor, in px of the input; none for ``yolov1``.
+        boxes: how many boxes a cell of ``yolov1`` predicts; 0 for others, whose anchors say it.
     """
 
     output: Text
     stride: Positive
-    anchors: Annotated[tuple[tuple[float, float], ...], msgspec.Meta(min_length=1)]
+    anchors: tuple[tuple[float, float], ...] = ()
+    boxes: Annotated[int, msgspec.Meta(ge=0, le=2**16)] = 0
 
     def __post_init__(self) -> None:
         for i, anchor in enumerate(self.anchors):
@@ -154,15 +159,17 @@ class Postprocess(_Table, frozen=True, kw_only=True):
     """How raw outputs become detections.
 
     Attributes:
-        kind: the decoding; ``yolov3`` is sigmoid offsets, anchors times ``exp``, objectness times class
-            (Redmon and Farhadi 2018, section 2).
+        kind: the decoding. ``yolov3``: sigmoid offsets, anchors times ``exp``, objectness times the sigmoid of each
+            class (Redmon and Farhadi 2018, section 2). ``yolov2``: the same, but a softmax over the classes (Redmon and
+            Farhadi 2017, section 2). ``yolov1``: offsets, square roots of sides, confidence and the cell's class
+            probabilities as they are (Redmon et al. 2016, section 2).
         heads: the outputs, coarse to fine.
         score_threshold: a detection's score is greater than this.
         iou_threshold: a box that overlaps a better one of its class by more than this is dropped.
         max_detections: at most so many a picture.
     """
 
-    kind: Literal["yolov3"]
+    kind: Literal["yolov1", "yolov2", "yolov3"]
     heads: Annotated[tuple[YoloHead, ...], msgspec.Meta(min_length=1)]
     score_threshold: Fraction = 0.25
     iou_threshold: Fraction = 0.45
@@ -171,6 +178,13 @@ class Postprocess(_Table, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         count = len(self.heads[0].anchors)
         for i, head in enumerate(self.heads):
+            if self.kind == "yolov1":
+                expect(not head.anchors, f"heads[{i}].anchors", "none, since kind is 'yolov1'", list(head.anchors))
+                expect(head.boxes > 0, f"heads[{i}].boxes", "a number > 0, since kind is 'yolov1'", head.boxes)
+                continue
+            because = f"since kind is '{self.kind}'"
+            expect(bool(head.anchors), f"heads[{i}].anchors", f"at least one anchor, {because}", list(head.anchors))
+            expect(head.boxes == 0, f"heads[{i}].boxes", f"none, {because}", head.boxes)
             expect(
                 len(head.anchors) == count,
                 f"heads[{i}].anchors",

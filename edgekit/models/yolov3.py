@@ -7,21 +7,18 @@ Darknet's layers, which is the order of the numbers in its ``.weights`` files. W
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 
 import torch
 from torch import nn
 
 from edgekit.models.blocks import ConvNormAct, MaxPoolSame, Residual, SpatialPyramidPool, initialize
+from edgekit.models.yolo_head import initialize_heads, yolo_head
 
 __all__ = ["YoloV3", "YoloV3Tiny", "yolov3", "yolov3_spp", "yolov3_tiny"]
 
 ANCHORS = 3
 """Boxes that a cell of one head predicts; their sizes are in the recipe."""
-
-OBJECT_PRIOR = 0.01
-"""How probable an object is in each box before training (Lin et al. 2017, arXiv:1708.02002, section 4.1)."""
 
 
 def yolov3(classes: int = 80) -> nn.Module:
@@ -76,18 +73,19 @@ class YoloV3(nn.Module):
         self.backbone = Darknet53()
         self.neck32 = _neck(1024, 512, pyramid=pyramid)
         self.expand32 = ConvNormAct(512, 1024, 3)
-        self.head32 = _head(1024, classes)
+        self.head32 = yolo_head(1024, ANCHORS, classes)
         self.reduce16 = ConvNormAct(512, 256, 1)
         self.upsample16 = nn.Upsample(scale_factor=2, mode="nearest")
         self.neck16 = _neck(256 + 512, 256)
         self.expand16 = ConvNormAct(256, 512, 3)
-        self.head16 = _head(512, classes)
+        self.head16 = yolo_head(512, ANCHORS, classes)
         self.reduce8 = ConvNormAct(256, 128, 1)
         self.upsample8 = nn.Upsample(scale_factor=2, mode="nearest")
         self.neck8 = _neck(128 + 256, 128)
         self.expand8 = ConvNormAct(128, 256, 3)
-        self.head8 = _head(256, classes)
-        _initialize(self, classes)
+        self.head8 = yolo_head(256, ANCHORS, classes)
+        initialize(self)
+        initialize_heads(self, ANCHORS, classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Raw heads at strides 32, 16 and 8."""
@@ -139,12 +137,13 @@ class YoloV3Tiny(nn.Module):
         self.backbone = TinyBackbone()
         self.neck32 = ConvNormAct(1024, 256, 1)
         self.expand32 = ConvNormAct(256, 512, 3)
-        self.head32 = _head(512, classes)
+        self.head32 = yolo_head(512, ANCHORS, classes)
         self.reduce16 = ConvNormAct(256, 128, 1)
         self.upsample16 = nn.Upsample(scale_factor=2, mode="nearest")
         self.expand16 = ConvNormAct(128 + 256, 256, 3)
-        self.head16 = _head(256, classes)
-        _initialize(self, classes)
+        self.head16 = yolo_head(256, ANCHORS, classes)
+        initialize(self)
+        initialize_heads(self, ANCHORS, classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Raw heads at strides 32 and 16."""
@@ -173,20 +172,3 @@ def _neck(in_channels: int, channels: int, *, pyramid: bool = False) -> nn.Seque
     layers["expand2"] = ConvNormAct(channels, 2 * channels, 3)
     layers["reduce3"] = ConvNormAct(2 * channels, channels, 1)
     return nn.Sequential(layers)
-
-
-def _head(in_channels: int, classes: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, ANCHORS * (5 + classes), 1)
-
-
-def _initialize(module: nn.Module, classes: int) -> None:
-    initialize(module)
-    for name, head in module.named_children():
-        if isinstance(head, nn.Conv2d) and name.startswith("head"):
-            # small weights and a rare object: untrained heads then find next to nothing, as trained ones do on
-            # most cells, and the time that decoding takes is that of a trained model
-            nn.init.normal_(head.weight, std=0.01)
-            assert head.bias is not None
-            nn.init.zeros_(head.bias)
-            with torch.no_grad():
-                head.bias.view(ANCHORS, 5 + classes)[:, 4] = math.log(OBJECT_PRIOR / (1 - OBJECT_PRIOR))
