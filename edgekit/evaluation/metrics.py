@@ -59,7 +59,8 @@ def ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     own = scores[np.arange(len(scores)), targets][:, None]
     before = np.arange(classes)[None] < targets[:, None]
     found = ((scores > own) | ((scores == own) & before)).sum(axis=1)
-    return np.where(np.isnan(scores).any(axis=1), classes - 1, found).astype(np.int64)
+    ranked: np.ndarray = np.where(np.isnan(scores).any(axis=1), classes - 1, found)
+    return ranked
 
 
 def top_k_accuracy(scores: np.ndarray, targets: np.ndarray, k: int = 1) -> float:

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.images import ImageSource, Placement, preprocess
+from edgekit.data.vocabulary import text_from_ids
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle import Manifest, read_bundle
 from edgekit.errors import RunError, nearest
 from edgekit.runtime.classify import Classes, classes_from_outputs
 from edgekit.runtime.pending import Pending, StartsRuns
 from edgekit.runtime.tasks import Detections, detections_from_outputs
+from edgekit.runtime.translate import SOURCE, TARGET, greedy_tokens, source_from_texts
 from edgekit.specs import TensorSpec
 
 __all__ = ["Session", "session_from_bundle"]
@@ -245,6 +247,42 @@ class Session:
         self._require_task("classify", "a classifier")
         feeds, _ = self.preprocess(image)
         return classes_from_outputs(self.run(feeds), self.manifest, top=top)
+
+    def translate(self, text: str) -> str:
+        """The text that the engine makes of ``text``, decoded greedily.
+
+        Characters and words that its vocabulary lacks are handed to it as unknown ones.
+
+        Raises:
+            RunError: the text is too long; the engine is no translator, or takes several texts at once.
+        """
+        self._require_task("translate", "a translator")
+        (tokens,) = self.tokens(source_from_texts([text], self._input(SOURCE), self.manifest))
+        return text_from_ids(tokens, self.manifest.labels)
+
+    def tokens(self, source: np.ndarray) -> list[list[int]]:
+        """The tokens that a translator writes for each row of ``source``, decoded greedily; see `greedy_tokens`.
+
+        Args:
+            source: numbers of tokens, the one that ends a text behind it, then padding; int64, shape ``(N, S)``.
+
+        Raises:
+            RunError: as `run` does; or the engine is no translator.
+        """
+        self._require_task("translate", "a translator")
+        length = self._input(TARGET).shape[1]
+        if not isinstance(length, int):
+            raise RunError(f"input '{TARGET}': expected an engine with a fixed length, got '{length}'")
+        return greedy_tokens(self.run, source, length)
+
+    def _input(self, name: str) -> TensorSpec:
+        found = [spec for spec in self.inputs if spec.name == name and len(spec.shape) == 2]
+        if len(found) == 1 and len(self.inputs) == 2:
+            return found[0]
+        raise RunError(
+            f"'{self.manifest.name}': expected a translator's inputs '{SOURCE}' and '{TARGET}' of shape (N, length), "
+            f"got {'; '.join(map(str, self.inputs))}"
+        )
 
     def _require_task(self, task: str, called: str) -> None:
         if self.manifest.task != task:
