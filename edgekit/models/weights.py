@@ -6,7 +6,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import safetensors
 import safetensors.torch
@@ -16,12 +16,24 @@ from torch import nn
 from edgekit.errors import ModelError, nearest
 from edgekit.models.darknet import is_darknet, load_darknet
 
-__all__ = ["load_weights"]
+__all__ = ["Renaming", "load_weights"]
 
 _NESTED = ("state_dict", "model", "model_state_dict")
 """Where training scripts put the state dict inside a checkpoint."""
 
 _FORMATS = "a Darknet .weights file, a .pt file of tensors, or a .safetensors file"
+
+
+@runtime_checkable
+class Renaming(Protocol):
+    """A module whose published weights have other names than its own state dict."""
+
+    def own_name(self, published: str) -> str | None:
+        """The module's name of a tensor, or None if the module does without it.
+
+        Args:
+            published: a name in the file that is none of the module's; one that nothing is known of is returned.
+        """
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -111,9 +123,8 @@ def _described(state: Any) -> str:
 
 
 def _assign(module: nn.Module, state: Mapping[str, Any], file: Path) -> None:
-    # DataParallel puts 'module.' before every name
-    state = {str(name).removeprefix("module."): value for name, value in state.items()}
     own = module.state_dict()
+    state = _under_own_names(module, own, state)
     for name, tensor in own.items():
         if name not in state:
             if name.endswith("num_batches_tracked"):  # counts training steps; nothing reads it in eval mode
@@ -131,6 +142,18 @@ def _assign(module: nn.Module, state: Mapping[str, Any], file: Path) -> None:
         for name, tensor in own.items():
             if name in state:
                 tensor.copy_(state[name])
+
+
+def _under_own_names(module: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
+    for published, value in state.items():
+        # DataParallel puts 'module.' before every name
+        name: str | None = str(published).removeprefix("module.")
+        if isinstance(module, Renaming) and name is not None and name not in own:
+            name = module.own_name(name)
+        if name is not None:
+            renamed[name] = value
+    return renamed
 
 
 def _check_tensor(file: Path, name: str, expected: torch.Tensor, got: Any) -> None:

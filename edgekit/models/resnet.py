@@ -1,0 +1,74 @@
+"""ResNet-18, -34 and -50 (He et al. 2015, arXiv:1512.03385): blocks that learn what to add to their input.
+
+Four groups of blocks follow a stem that divides height and width by 4; each group but the first halves them and
+doubles the channels. Submodules are named as torchvision names them, whose weights these modules take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from edgekit.models.activations import ReLU
+from edgekit.models.classifier_blocks import BasicBlock, Bottleneck, initialize_classifier
+
+__all__ = ["ResNet", "resnet18", "resnet34", "resnet50"]
+
+
+def resnet18(classes: int = 1000) -> nn.Module:
+    """ResNet of two basic blocks in each group: 11,689,512 parameters with 1000 classes.
+
+    Returns:
+        A module that takes ``(N, 3, H, W)`` and returns logits ``(N, classes)``.
+    """
+    return ResNet(BasicBlock, (2, 2, 2, 2), classes)
+
+
+def resnet34(classes: int = 1000) -> nn.Module:
+    """ResNet of 3, 4, 6 and 3 basic blocks: 21,797,672 parameters with 1000 classes."""
+    return ResNet(BasicBlock, (3, 4, 6, 3), classes)
+
+
+def resnet50(classes: int = 1000) -> nn.Module:
+    """ResNet of 3, 4, 6 and 3 bottlenecks: 25,557,032 parameters with 1000 classes."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), classes)
+
+
+class ResNet(nn.Module):
+    """A stem, four groups of residual blocks (table 1 of the paper), and a linear classifier.
+
+    Args:
+        block: what the groups are made of.
+        blocks: how many of them each group has.
+        classes: how many logits.
+    """
+
+    def __init__(self, block: type[BasicBlock] | type[Bottleneck], blocks: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = ReLU()
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = _group(block, blocks[0], 64, 64)
+        self.layer2 = _group(block, blocks[1], 64 * block.expansion, 128, stride=2)
+        self.layer3 = _group(block, blocks[2], 128 * block.expansion, 256, stride=2)
+        self.layer4 = _group(block, blocks[3], 256 * block.expansion, 512, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(512 * block.expansion, classes)
+        initialize_classifier(self)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of the classes."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        logits: torch.Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
+
+
+def _group(
+    block: type[BasicBlock] | type[Bottleneck], blocks: int, in_channels: int, width: int, *, stride: int = 1
+) -> nn.Sequential:
+    first = block(in_channels, width, stride=stride)
+    return nn.Sequential(first, *(block(width * block.expansion, width) for _ in range(blocks - 1)))
