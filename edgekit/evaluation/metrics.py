@@ -192,8 +192,14 @@ class AveragePrecision:
     def __post_init__(self) -> None:
         require_pycocotools()
 
-    def add(self, expected: FoundBoxes, found: FoundBoxes) -> None:
-        """One more picture: what is on it, and what was found, with scores.
+    def add(self, expected: FoundBoxes, found: FoundBoxes, ignored: FoundBoxes | None = None) -> None:
+        """One more picture.
+
+        Args:
+            expected: what is on it.
+            found: what was found, with scores; COCO counts the best hundred of a class.
+            ignored: what is neither right nor wrong to find, as COCO's crowds: it takes any number of found boxes of
+                its class that lie in it.
 
         Raises:
             UsageError: what was found has no scores, or a class is unknown.
@@ -201,8 +207,10 @@ class AveragePrecision:
         if found.scores is None:
             raise UsageError("found boxes: expected scores, got none")
         self._pictures += 1
-        for boxes, entries in ((expected, self._truth), (found, self._found)):
-            entries.extend(self._entries(boxes, len(entries) + 1))
+        self._truth += self._entries(expected, len(self._truth))
+        self._found += self._entries(found, len(self._found))
+        if ignored is not None:
+            self._truth += [{**entry, "iscrowd": 1} for entry in self._entries(ignored, len(self._truth))]
 
     def figures(self) -> AveragePrecisions:
         """What all pictures so far come to; NaN where none of them has a box."""
@@ -225,7 +233,7 @@ class AveragePrecision:
             per_class=tuple(_mean(precision[:, :, i]) for i in range(self.classes)),
         )
 
-    def _entries(self, boxes: FoundBoxes, first: int) -> list[dict[str, Any]]:
+    def _entries(self, boxes: FoundBoxes, before: int) -> list[dict[str, Any]]:
         corners = np.asarray(boxes.corners, np.float64).reshape(-1, 4)
         kinds = np.asarray(boxes.classes)
         if kinds.size and not (0 <= kinds.min() and kinds.max() < self.classes):
@@ -235,7 +243,7 @@ class AveragePrecision:
         rows = zip(corners.tolist(), sizes.tolist(), kinds.tolist(), np.asarray(scores).tolist(), strict=True)
         return [
             {
-                "id": first + i,
+                "id": before + i + 1,  # 0 means unmatched to pycocotools
                 "image_id": self._pictures,
                 "category_id": kind + 1,
                 "bbox": [x, y, width, height],
