@@ -32,6 +32,7 @@ __all__ = [
     "Recipe",
     "Task",
     "Tolerance",
+    "Train",
     "Weights",
     "YoloHead",
     "load_recipe",
@@ -236,6 +237,36 @@ class Weights(_Table, frozen=True, kw_only=True):
     source: Text
 
 
+class Train(_Table, frozen=True, kw_only=True):
+    """How the model is trained where nobody says otherwise.
+
+    Attributes:
+        data: the data set's name, for what it learns if none is given; nothing where there is no such.
+        optimizer: PyTorch's; ``momentum`` is ``sgd`` with a momentum of 0.9.
+        lr: the learning rate, its greatest where the schedule changes it.
+        schedule: how the learning rate changes, batch by batch; see `edgekit.train.optimization`.
+        warmup: batches over which the learning rate rises from nothing.
+        epochs: how often each example is seen.
+        batch: examples a step.
+        weight_decay: what weights shrink by, as the optimizer has it.
+        clip: gradients whose norm is greater are scaled down to this; 0 leaves them.
+        label_smoothing: what is taken off the right class and given to all.
+        augment: what is done to pictures before each look at them; see `edgekit.data.augment`.
+    """
+
+    data: str = ""
+    optimizer: Literal["sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw"] = "adam"
+    lr: Annotated[float, msgspec.Meta(gt=0.0, le=1e6)] = 0.001
+    schedule: Literal["constant", "step", "cosine", "onecycle", "inverse-sqrt"] = "cosine"
+    warmup: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
+    epochs: Positive = 20
+    batch: Positive = 32
+    weight_decay: Annotated[float, msgspec.Meta(ge=0.0, le=1e6)] = 0.0
+    clip: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)] = 0.0
+    label_smoothing: Fraction = 0.0
+    augment: tuple[Literal["flip", "crop", "jitter", "scale", "mosaic"], ...] = ()
+
+
 class Tolerance(_Table, frozen=True, kw_only=True):
     """How far a stage's result may be from its reference.
 
@@ -276,6 +307,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
     quantize: Quantize = Quantize()
     weights: dict[str, Weights] = {}
     tolerance: Tolerance = Tolerance()
+    train: Train = Train()
 
     def __post_init__(self) -> None:
         expect(len(set(self.outputs)) == len(self.outputs), "outputs", "names that differ", list(self.outputs))
