@@ -44,14 +44,13 @@ def yolov1_loss(output: torch.Tensor, assigned: AssignedCells) -> torch.Tensor:
     The network's numbers for a size are already the roots (``sqrt=1`` in Darknet's cfg), so they may be negative.
 
     Args:
-        output: in Darknet's order: class probabilities of all cells, then confidences, then boxes; shape
-            ``(N, S * S * (classes + B * 5))``.
+        output: of each cell class probabilities, then confidences, then boxes; shape ``(N, classes + 5 * B, S, S)``.
         assigned: by `assign_cells`.
 
     Returns:
         A number, of shape ``()``.
     """
-    probabilities, confidence, boxes = _cells(output, assigned.found.shape, assigned.classes.shape[-1])
+    probabilities, confidence, boxes = _cells(output, assigned.found.shape[-1], assigned.classes.shape[-1])
     found = assigned.found.to(output.dtype)
     coordinates = (found[..., None] * (boxes - assigned.box).square()).sum()
     hit = (found * (confidence - assigned.iou).square()).sum()
@@ -61,9 +60,7 @@ def yolov1_loss(output: torch.Tensor, assigned: AssignedCells) -> torch.Tensor:
 
 
 @torch.no_grad()
-def assign_cells(
-    output: torch.Tensor, truth: Truth, *, cells: int, boxes: int, classes: int, size: tuple[int, int]
-) -> AssignedCells:
+def assign_cells(output: torch.Tensor, truth: Truth, *, boxes: int, size: tuple[int, int]) -> AssignedCells:
     """Which box of which cell is responsible for which object (YOLOv1, section 2).
 
     The cell that an object's centre falls into has one object; of several, the first one stays. Of the cell's boxes
@@ -73,13 +70,12 @@ def assign_cells(
     Args:
         output: as for `yolov1_loss`.
         truth: the objects.
-        cells: ``S``.
-        boxes: ``B``.
-        classes: how many.
+        boxes: ``B``, how many each cell predicts.
         size: height and width of the input in px.
     """
+    cells, classes = output.shape[2], output.shape[1] - 5 * boxes
     grid = (len(output), cells, cells, boxes)
-    _, _, predicted = _cells(output, torch.Size(grid), classes)
+    _, _, predicted = _cells(output, boxes, classes)
     found = torch.zeros(grid, dtype=torch.bool)
     box, found_iou = output.new_zeros(*grid[:3], 1, 4), output.new_zeros(grid)
     one_hot = output.new_zeros(*grid[:3], classes)
@@ -102,8 +98,8 @@ def assign_cells(
     return AssignedCells(found, box, found_iou, one_hot)
 
 
-def _cells(output: torch.Tensor, grid: torch.Size, classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _cells(output: torch.Tensor, boxes: int, classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Class probabilities ``(N, S, S, classes)``, confidences ``(N, S, S, B)`` and boxes ``(N, S, S, B, 4)``."""
-    cells, boxes = grid[1] * grid[2], grid[3]
-    parts = torch.split(output, [cells * classes, cells * boxes, cells * boxes * 4], dim=1)
-    return parts[0].view(*grid[:3], classes), parts[1].view(grid), parts[2].view(*grid, 4)
+    numbers = output.permute(0, 2, 3, 1)
+    probabilities, confidence, places = torch.split(numbers, [classes, boxes, 4 * boxes], dim=-1)
+    return probabilities, confidence, places.unflatten(-1, (boxes, 4))

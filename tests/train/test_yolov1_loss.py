@@ -19,21 +19,20 @@ TRUTH = Truth(
 
 def output(seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(2, S * S * (CLASSES + B * 5), generator=generator).double().requires_grad_()
+    return torch.rand(2, CLASSES + B * 5, S, S, generator=generator).double().requires_grad_()
 
 
 def assigned_to(raw: torch.Tensor) -> AssignedCells:
-    return assign_cells(raw, TRUTH, cells=S, boxes=B, classes=CLASSES, size=SIZE)
+    return assign_cells(raw, TRUTH, boxes=B, size=SIZE)
 
 
 def slow_loss(raw: torch.Tensor, truth: Truth) -> float:
-    """Equation 3 of the paper, cell by cell, numbers in the order of Darknet's ``detection_layer.c``."""
+    """Equation 3 of the paper, cell by cell."""
     total = 0.0
     for picture in range(len(raw)):
-        numbers = raw[picture].tolist()
         for row in range(S):
             for column in range(S):
-                cell = row * S + column
+                numbers = raw[picture, :, row, column].tolist()
                 own = None
                 for p, corners, kind in zip(
                     truth.picture.tolist(), truth.corners.tolist(), truth.classes.tolist(), strict=True
@@ -42,7 +41,7 @@ def slow_loss(raw: torch.Tensor, truth: Truth) -> float:
                     here = (p, min(int(y), S - 1), min(int(x), S - 1)) == (picture, row, column)
                     if here and own is None:
                         own = (corners, kind, x - column, y - row)
-                confidences = [numbers[S * S * CLASSES + cell * B + b] for b in range(B)]
+                confidences = numbers[CLASSES : CLASSES + B]
                 if own is None:
                     total += 0.5 * sum(c**2 for c in confidences)
                     continue
@@ -52,7 +51,7 @@ def slow_loss(raw: torch.Tensor, truth: Truth) -> float:
                 overlaps, distances = [], []
                 boxes = []
                 for b in range(B):
-                    start = S * S * (CLASSES + B) + (cell * B + b) * 4
+                    start = CLASSES + B + b * 4
                     box = numbers[start : start + 4]
                     cx, cy = (box[0] + column) / S * SIZE[1], (box[1] + row) / S * SIZE[0]
                     half = box[2] ** 2 * SIZE[1] / 2, box[3] ** 2 * SIZE[0] / 2
@@ -62,7 +61,7 @@ def slow_loss(raw: torch.Tensor, truth: Truth) -> float:
                 best = overlaps.index(max(overlaps)) if max(overlaps) > 0 else distances.index(min(distances))
                 total += 5 * distances[best] + (confidences[best] - overlaps[best]) ** 2
                 total += 0.5 * sum(c**2 for b, c in enumerate(confidences) if b != best)
-                probabilities = numbers[cell * CLASSES : (cell + 1) * CLASSES]
+                probabilities = numbers[:CLASSES]
                 total += sum((p - float(c == kind)) ** 2 for c, p in enumerate(probabilities))
     return total / len(raw)
 
@@ -81,20 +80,18 @@ def test_gradients_are_those_of_equation_3() -> None:
 
 def test_where_no_box_overlaps_the_nearest_is_responsible() -> None:
     raw = output(0).detach()
-    boxes = raw[:, S * S * (CLASSES + B) :].view(2, S, S, B, 4)
-    boxes[..., 2:] = 0
-    boxes[1, 1, 1, 0] = torch.tensor([0.9, 0.9, 0.0, 0.0])
-    boxes[1, 1, 1, 1] = torch.tensor([0.4, 0.4, 0.0, 0.0])
+    first = CLASSES + B
+    raw[1, first : first + 8, 1, 1] = torch.tensor([0.9, 0.9, 0.0, 0.0, 0.4, 0.4, 0.0, 0.0])
     assigned = assigned_to(raw)
     assert assigned.found[1, 1, 1].tolist() == [False, True]
-    assert assigned.iou.max() == 0
+    assert assigned.iou[1].max() == 0
 
 
 def test_a_picture_without_objects_asks_for_no_confidence() -> None:
     raw = output(0)
     nothing = Truth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    yolov1_loss(raw, assign_cells(raw, nothing, cells=S, boxes=B, classes=CLASSES, size=SIZE)).backward()
+    yolov1_loss(raw, assign_cells(raw, nothing, boxes=B, size=SIZE)).backward()
     assert raw.grad is not None
-    first, last = S * S * CLASSES, S * S * (CLASSES + B)
+    first, last = CLASSES, CLASSES + B
     torch.testing.assert_close(raw.grad[:, first:last], raw.detach()[:, first:last] / 2)
     assert raw.grad[:, :first].abs().max() == raw.grad[:, last:].abs().max() == 0
