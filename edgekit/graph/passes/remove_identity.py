@@ -10,7 +10,7 @@ __all__ = ["RemoveIdentity"]
 
 
 class RemoveIdentity(ir.passes.InPlacePass):
-    """Removes Identity, Dropout outside of training, and Cast, Reshape and Transpose that change nothing.
+    """Removes Identity, Dropout outside of training, and Cast, Reshape, Transpose and pools that change nothing.
 
     Preconditions: shapes have been inferred (`InferShapes`); a Reshape, Flatten, Squeeze, Unsqueeze or Expand
         goes only where both shapes are static and equal.
@@ -76,6 +76,13 @@ def _keeps_order(transpose: ir.Node) -> bool:
     return order is not None and list(order) == sorted(order)
 
 
+def _is_of_one_pixel(pool: ir.Node) -> bool:
+    """An adaptive pool is exported so where the map has the wanted size already."""
+    indices_used = any(output.uses() or output.is_graph_output() for output in pool.outputs[1:])
+    ones = (*pool.attributes.get_ints("kernel_shape", (0,)), *pool.attributes.get_ints("strides", ()))
+    return not indices_used and set(ones) == {1} and not any(pool.attributes.get_ints("pads", ()))
+
+
 _CHANGES_NOTHING: dict[str, Callable[[ir.Node], bool]] = {
     "Identity": _always,
     "Dropout": _is_inference,
@@ -86,4 +93,6 @@ _CHANGES_NOTHING: dict[str, Callable[[ir.Node], bool]] = {
     "Unsqueeze": _keeps_shape,
     "Expand": _keeps_shape,
     "Transpose": _keeps_order,
+    "AveragePool": _is_of_one_pixel,
+    "MaxPool": _is_of_one_pixel,
 }

@@ -41,6 +41,34 @@ def test_node_that_changes_nothing_goes(run_in_onnxruntime, graph_of, node):
     assert operators(graph) == ["Exp", "Neg"]
 
 
+@pytest.mark.parametrize("attributes", ["kernel_shape = [1]", "kernel_shape = [1], strides = [1], pads = [0, 0]"])
+@pytest.mark.parametrize("pool", ["AveragePool", "MaxPool"])
+def test_pool_of_one_pixel_goes(run_in_onnxruntime, graph_of, pool, attributes):
+    text = f"agraph ({X}) => (float[2, 3, 4] y) {{ a = Exp (x) b = {pool} <{attributes}> (a) y = Neg (b) }}"
+    graph = graph_of(text)
+    assert_same_after(run_in_onnxruntime, graph, InferShapes(), RemoveIdentity())
+    assert operators(graph) == ["Exp", "Neg"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "length"),
+    [("kernel_shape = [1], strides = [2]", 2), ("kernel_shape = [2], pads = [0, 1]", 4)],
+)
+@pytest.mark.parametrize("pool", ["AveragePool", "MaxPool"])
+def test_pool_that_changes_something_stays(graph_of, pool, attributes, length):
+    text = f"agraph ({X}) => (float[2, 3, {length}] y) {{ a = Exp (x) b = {pool} <{attributes}> (a) y = Neg (b) }}"
+    graph = graph_of(text)
+    InferShapes()(graph)
+    assert not RemoveIdentity()(graph).modified
+
+
+def test_pool_of_one_pixel_whose_indices_are_read_stays(graph_of):
+    text = f"agraph ({X}) => (float[2, 3, 4] y, int64[2, 3, 4] i) {{ y, i = MaxPool <kernel_shape = [1]> (x) }}"
+    graph = graph_of(text)
+    InferShapes()(graph)
+    assert not RemoveIdentity()(graph).modified
+
+
 @pytest.mark.parametrize(
     ("node", "output"),
     [
