@@ -1,0 +1,119 @@
+"""Evaluations as tables: a column an engine, and how far each is from the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgekit.evaluation.evaluate import FIGURES, Evaluation, Figure
+from edgekit.report.terminal import notes_panel
+from edgekit.report.wording import rate
+
+__all__ = ["class_table", "differences", "headings", "summary"]
+
+COARSE_POINTS = 0.1
+"""Where one example weighs more than this, it is said how much."""
+UNKNOWN = "–"
+
+
+def differences(first: Evaluation, other: Evaluation) -> dict[str, float]:
+    """Each figure of ``other`` less that of ``first``; shares as shares, not as points."""
+    return {name: value - first.figures[name] for name, value in other.figures.items() if name in first.figures}
+
+
+def summary(found: Sequence[Evaluation], names: Sequence[str]) -> RenderableType:
+    """All figures, what one example weighs, what was skipped, and what the user has to know.
+
+    Args:
+        found: an evaluation an engine, all of them on the same set.
+        names: what the engines are called where nothing else tells them apart.
+    """
+    first = found[0]
+    table = _table("", headings(found, names))
+    for name in first.figures:
+        figure = FIGURES[name]
+        values = [evaluation.figures.get(name, math.nan) for evaluation in found]
+        table.add_row(figure.title, *_cells(values, figure))
+    rates = [Text(rate(evaluation.examples_per_s, "examples"), style="dim") for evaluation in found]
+    table.add_row(Text("speed, reading included", style="dim"), *rates)
+    notes = list(dict.fromkeys(note for evaluation in found for note in evaluation.notes))
+    parts: list[RenderableType] = [Text("\n").append(_title(found)), table]
+    parts += [Text(text, style="dim") for text in _remarks(found)]
+    return Group(*parts, *([notes_panel(notes)] if notes else []))
+
+
+def class_table(found: Sequence[Evaluation], names: Sequence[str]) -> RenderableType:
+    """The figure of each class; those of which there is no example come as unknown."""
+    what = "mAP 0.50:0.95" if found[0].task == "detect" else "accuracy"
+    table = _table(what, ["count", *headings(found, names)])
+    for rows in zip(*(evaluation.per_class for evaluation in found), strict=True):
+        cells = _cells([row.value for row in rows], FIGURES["accuracy"])
+        table.add_row(Text(rows[0].label), str(rows[0].count), *cells)
+    return table
+
+
+def headings(found: Sequence[Evaluation], names: Sequence[str]) -> list[str]:
+    """What tells the engines apart: of name, precision and backend what differs, else the names of their folders."""
+    columns = list(zip(*((e.name, e.precision.upper(), e.backend) for e in found), strict=True))
+    differing = [column for column in columns if len(set(column)) > 1] or [columns[1]]
+    told = [" ".join(parts) for parts in zip(*differing, strict=True)]
+    own = told if len(set(told)) == len(told) else list(names)
+    return [*own, "difference"] if len(found) == 2 else own
+
+
+def _table(corner: str, columns: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(corner, style="bold")
+    for column in columns:
+        table.add_column(Text(column), justify="right")
+    return table
+
+
+def _title(found: Sequence[Evaluation]) -> Text:
+    first = found[0]
+    models = list(dict.fromkeys(evaluation.name for evaluation in found))
+    counts = sorted({evaluation.examples for evaluation in found})
+    count = " and ".join(f"{count:,}" for count in counts)
+    examples = "example" if counts == [1] else "examples"
+    return Text.assemble((", ".join(models), "bold"), f" on {first.data}, {first.split}: {count} {examples}")
+
+
+def _cells(values: Sequence[float], figure: Figure) -> list[Text]:
+    """One cell an engine; of two engines the difference in a column of its own, of more below each figure."""
+    cells = [Text(_value(value, figure)) for value in values]
+    changes = [_change(value - values[0], figure) for value in values[1:]]
+    if len(values) == 2:
+        return [*cells, *changes]
+    return cells[:1] + [Text("\n").join([cell, change]) for cell, change in zip(cells[1:], changes, strict=True)]
+
+
+def _value(value: float, figure: Figure) -> str:
+    if math.isnan(value):
+        return UNKNOWN
+    return f"{100 * value:.2f} %" if figure.is_share else f"{value:.4g}"
+
+
+def _change(change: float, figure: Figure) -> Text:
+    if math.isnan(change):
+        return Text(UNKNOWN, style="dim")
+    text = f"{100 * change:+.2f} points" if figure.is_share else f"{change:+.2g}"
+    if not float(text.split()[0]):
+        return Text("none" if change == 0 else text.replace("-", "±").replace("+", "±"), style="dim")
+    return Text(text, style="green" if (change > 0) == figure.more_is_better else "yellow")
+
+
+def _remarks(found: Sequence[Evaluation]) -> list[str]:
+    first, remarks = found[0], []
+    weight = 100 / first.examples
+    if weight > COARSE_POINTS and {"accuracy", "sequence_accuracy"} & set(first.figures):
+        remarks.append(f"one example more or less is {weight:.2f} points")
+    skipped = list(dict.fromkeys(text for evaluation in found for text in evaluation.skipped))
+    if skipped:
+        rest = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        remarks.append(f"{len(skipped)} skipped, which count nowhere: {skipped[0]}{rest}")
+    return remarks
