@@ -12,7 +12,7 @@ from edgekit.data.coco import COCO_CATEGORY_IDS, is_coco
 from edgekit.data.images import Placement
 from edgekit.engine.bundle import Manifest
 from edgekit.errors import RunError
-from edgekit.kernels.decode import decode_yolov3
+from edgekit.kernels.decode import decode
 from edgekit.kernels.nms import check_thresholds, nms
 
 __all__ = ["Detection", "Detections", "coco_results", "detections_from_outputs"]
@@ -88,7 +88,7 @@ def detections_from_outputs(
 
     # Sizes of boxes are exponentials, which soon leave the range of half precision.
     wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in outputs.items()}
-    boxes, scores, classes = decode_yolov3(wide, how.heads, score_threshold=score_threshold)
+    boxes, scores, classes = decode(wide, how, score_threshold=score_threshold)
     kept = nms(
         boxes,
         scores,
