@@ -8,6 +8,7 @@ EdgeKitError              exit 1; has .hint
 ├── GraphError            a graph that is not valid, or has an operator the target cannot take
 ├── CalibrationError      no images, NaN in tensor X after image Y, a table for another model
 ├── DataError             a picture or a file of a data set that cannot be read
+├── TrainError            a loss that is no number, a checkpoint of another training: names the step
 ├── BackendUnavailable    exit 3; what is missing and the command that installs it
 ├── BuildError            the builder's own last words, its exit code or signal
 ├── EngineMismatch        built for another GPU, backend or model, or edited since: how to rebuild
@@ -37,6 +38,7 @@ __all__ = [
     "ModelError",
     "RecipeError",
     "RunError",
+    "TrainError",
     "UsageError",
     "nearest",
     "needs_extra",
@@ -90,6 +92,10 @@ class CalibrationError(EdgeKitError):
 
 class DataError(EdgeKitError):
     """A picture or a file of a data set that cannot be read."""
+
+
+class TrainError(EdgeKitError):
+    """A training that cannot go on."""
 
 
 class BackendUnavailable(EdgeKitError):
