@@ -21,10 +21,12 @@ from edgekit.errors import (
     ModelError,
     RecipeError,
     RunError,
+    TrainError,
     UsageError,
 )
 
 if TYPE_CHECKING:
+    from edgekit.evaluation.evaluate import evaluate_bundle as evaluate
     from edgekit.pipeline import build
     from edgekit.report.profile import profile_bundle as profile
     from edgekit.runtime.session import session_from_bundle as load
@@ -42,9 +44,11 @@ __all__ = [
     "ModelError",
     "RecipeError",
     "RunError",
+    "TrainError",
     "UsageError",
     "__version__",
     "build",
+    "evaluate",
     "load",
     "profile",
 ]
@@ -53,6 +57,7 @@ __version__ = "0.1.0"
 
 _ON_USE = {
     "build": "edgekit.pipeline:build",
+    "evaluate": "edgekit.evaluation.evaluate:evaluate_bundle",
     "load": "edgekit.runtime.session:session_from_bundle",
     "profile": "edgekit.report.profile:profile_bundle",
 }

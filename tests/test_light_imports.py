@@ -17,7 +17,7 @@ VENDORS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cv2")
 HEAVY = {*BUILD_ONLY, *VENDORS, "numpy", "PIL"}
 
 # What a board has: the base dependencies, and nothing of the extras.
-ON_THE_BOARD = ("cli", "data", "device", "engine", "kernels", "report", "runtime")
+ON_THE_BOARD = ("cli", "data", "device", "engine", "evaluation", "kernels", "report", "runtime")
 
 BLOCK = f"""
 import sys
@@ -58,7 +58,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded_by(help_of("--help")) & (HEAVY | {"rich", "msgspec"}) == set()
 
 
-@pytest.mark.parametrize("command", ["build", "compile", "run", "profile", "inspect", "export", "doctor", "models"])
+@pytest.mark.parametrize("command", ["build", "compile", "run", "profile", "eval", "inspect", "export", "doctor", "models"])
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     assert loaded_by(help_of(command, "--help")) & (HEAVY | {"rich", "msgspec"}) == set()
 

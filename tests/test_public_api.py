@@ -21,13 +21,15 @@ ERRORS = {
     "ModelError": 1,
     "RecipeError": 2,
     "RunError": 1,
+    "TrainError": 1,
     "UsageError": 2,
 }
-FUNCTIONS = {"build", "load", "profile"}
+FUNCTIONS = {"build", "evaluate", "load", "profile"}
 
 # Names that users have in their programs; more may be added, none may go.
 PARAMETERS = {
     "build": ["model", "precision", "target", "weights", "calib", "output"],
+    "evaluate": ["path", "data", "split", "limit", "score_threshold", "threads"],
     "load": ["path", "threads"],
     "profile": ["path", "runs", "duration_s", "warmup", "threads", "image"],
 }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.cli.parameters import batch_sizes, engine_options, input_shapes, picture_shape, preprocess_fields
+
+if TYPE_CHECKING:
+    from edgekit.engine.bundle import Manifest
 
 __all__ = ["build"]
 
@@ -111,11 +114,21 @@ def _show(bundle: Path) -> None:
         console.print("[dim]next, on the machine that the engine is for:[/]")
         console.print(f"  edgekit compile {place} --target {manifest.backend}", soft_wrap=True, markup=False)
         return
-    takes = "photo.jpg --save boxes.jpg" if manifest.task == "detect" else "input.npy --save outputs.npz"
     console.print()
     console.print(f"[bold green]engine:[/] {bundle}", soft_wrap=True)
     console.print("[dim]next:[/]")
     if backend(manifest.backend).on_gpu:
         console.print(f"  edgekit inspect {place}", soft_wrap=True, markup=False)
-    console.print(f"  edgekit run {place} {takes}", soft_wrap=True, markup=False)
+    console.print(f"  edgekit run {place} {_example_of(manifest)}", soft_wrap=True, markup=False)
     console.print(f"  edgekit profile {place} --html report.html", soft_wrap=True, markup=False)
+
+
+def _example_of(manifest: Manifest) -> str:
+    """What `edgekit run` may be given for that engine."""
+    if manifest.task == "detect":
+        return "photo.jpg --save boxes.jpg"
+    if manifest.task == "classify" and manifest.preprocess is not None:
+        return "photo.jpg"
+    if manifest.task == "translate":
+        return "--text 1742" if "7" in manifest.labels else "texts.txt"
+    return f"input{'.npy' if len(manifest.inputs) == 1 else 's.npz'} --save outputs.npz"

@@ -27,6 +27,11 @@ __all__ = ["Session", "session_from_bundle"]
 
 # While one frame is computed the next is made ready; more would only be late.
 IN_FLIGHT = 2
+OWN_METHOD = {
+    "detect": "detect() takes a picture",
+    "classify": "classify() takes a picture",
+    "translate": "translate() takes a text",
+}
 
 
 def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
@@ -288,7 +293,7 @@ class Session:
         if self.manifest.task != task:
             raise RunError(
                 f"'{self.manifest.name}': expected {called}, got an engine for task '{self.manifest.task}'",
-                hint="hand arrays to run()",
+                hint=OWN_METHOD.get(self.manifest.task, "hand arrays to run()"),
             )
 
 

@@ -1,0 +1,65 @@
+"""``edgekit run`` for translators: a text on the command line, or a file with one a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgekit.cli.output import write_file
+from edgekit.errors import DataError, UsageError
+from edgekit.runtime.session import Session
+
+__all__ = ["run_texts"]
+
+
+def run_texts(session: Session, source: Path | None, text: str | None, save: Path | None, *, as_json: bool) -> None:
+    """Translates, and says what came out.
+
+    Args:
+        session: a translator.
+        source: a file with a text a line; None where ``text`` is given.
+        text: the text.
+        save: file for the translations, one a line.
+        as_json: print a list of both instead of a table.
+    """
+    if text is not None and source is not None:
+        raise UsageError(f"expected --text or a file, got both: {text!r} and {source}")
+    texts = [text] if text is not None else _lines(source)
+    pairs = [(line, session.translate(line)) for line in texts]
+    if save is not None:
+        write_file(save, "".join(f"{translation}\n" for _, translation in pairs).encode())
+        click.echo(f"wrote {save}", err=True)
+    if as_json:
+        click.echo(json.dumps([{"source": a, "translation": b} for a, b in pairs], indent=1, ensure_ascii=False))
+    elif save is None and text is not None:
+        click.echo(pairs[0][1])
+    elif save is None:
+        _print_table(pairs)
+
+
+def _lines(source: Path | None) -> list[str]:
+    assert source is not None
+    try:
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as e:
+        raise DataError(f"{source}: expected a file of texts, got: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise DataError(f"{source}: expected a text in UTF-8, got: {e}") from e
+    if not lines:
+        raise DataError(f"{source}: expected a text a line, got an empty file")
+    return lines
+
+
+def _print_table(pairs: list[tuple[str, str]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("source", style="bold", overflow="fold")
+    table.add_column("translation", overflow="fold")
+    for source, translation in pairs:
+        table.add_row(Text(source), Text(translation))
+    Console(highlight=False).print(table)
