@@ -1,0 +1,226 @@
+"""From a data set to batches of tensors: shuffled, augmented, preprocessed as the recipe says, and collated.
+
+What stands in a batch depends on the seed, the epoch and its number alone. So a training that goes on after it was
+killed sees what it would have seen, without the examples before it being read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from edgekit.data.examples import Boxes, DataSet, Example, feeds_from_example
+from edgekit.data.images import Placement, preprocess
+from edgekit.data.vocabulary import PAD, target_output_ids
+from edgekit.errors import DataError
+from edgekit.recipe import Recipe
+from edgekit.specs import TensorSpec
+from edgekit.train.yolo_loss import Truth
+
+__all__ = ["Batch", "Batches", "classes_of", "known_classes"]
+
+KEPT_BYTES = 512 << 20
+"""Pictures are kept in memory, decoded, up to here: reading them again each epoch may take longer than learning."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Examples as a module takes them.
+
+    Attributes:
+        inputs: in the order of the recipe's, the batch first.
+        targets: of a classifier int64 ``(N,)``; of a regression float32 ``(N, targets)``; of a translator int64
+            ``(N, T)``; of a detector boxes in px of the input.
+        examples: what they were made of.
+        placements: of a detector, where each picture lies in its input.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    targets: torch.Tensor | Truth
+    examples: tuple[Example, ...]
+    placements: tuple[Placement, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+class Batches:
+    """The batches of a data set, an epoch at a time."""
+
+    def __init__(
+        self, examples: DataSet, recipe: Recipe, *, size: int, seed: int = 0, augment: Sequence[str] = ()
+    ) -> None:
+        """Takes the set as it is; examples are read when they are asked for.
+
+        Args:
+            examples: what is learned from, or measured on.
+            recipe: says how they become inputs.
+            size: examples a batch.
+            seed: of the order and of what augmentation draws.
+            augment: what is done to pictures that are learned from.
+
+        Raises:
+            DataError: the set is empty, is for another task, or has more classes than the model.
+        """
+        self.name = examples.name
+        self._examples = _Kept(examples)
+        self._recipe = recipe
+        self._seed = seed
+        self._augment = tuple(augment)
+        if not len(examples):
+            raise DataError(f"data set {examples.name}: expected examples, got none")
+        if examples.task != recipe.task:
+            raise DataError(
+                f"data set {examples.name}: expected one for the task '{recipe.task}' of {recipe.name}, got one for "
+                f"'{examples.task}'"
+            )
+        self._size = min(size, len(examples))
+        self._classes = classes_of(examples, recipe)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self._examples) // self._size
+
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch to learn from, in an order of its own, from the batch ``first`` on.
+
+        Batches are all of one size: of examples that fill none, each epoch leaves out others.
+        """
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
+        for batch in range(first, len(self)):
+            chosen = order[batch * self._size : (batch + 1) * self._size].tolist()
+            yield self._collated([self._augmented(index, epoch) for index in chosen])
+
+    def in_order(self) -> Iterator[Batch]:
+        """All examples once, in their order and as they are, to be measured on."""
+        for start in range(0, len(self._examples), self._size):
+            stop = min(start + self._size, len(self._examples))
+            yield self._collated([self._examples[index] for index in range(start, stop)])
+
+    def _augmented(self, index: int, epoch: int) -> Example:
+        return self._examples[index]
+
+    def _collated(self, examples: Sequence[Example]) -> Batch:
+        collate = {
+            "classify": self._classified,
+            "regress": self._regressed,
+            "translate": self._translated,
+            "detect": self._detected,
+        }[self._recipe.task]
+        return collate(tuple(examples))
+
+    def _inputs(self, examples: Sequence[Example], specs: Sequence[TensorSpec]) -> tuple[torch.Tensor, ...]:
+        feeds = [
+            feeds_from_example(example, specs, self._recipe.preprocess, self._recipe.labels.names)
+            for example in examples
+        ]
+        return tuple(torch.from_numpy(np.concatenate([feed[spec.name] for feed in feeds])) for spec in specs)
+
+    def _specs(self) -> list[TensorSpec]:
+        return [TensorSpec(spec.name, spec.dtype, (1, *spec.shape[1:])) for spec in self._recipe.inputs]
+
+    def _classified(self, examples: tuple[Example, ...]) -> Batch:
+        classes = []
+        for example in examples:
+            assert isinstance(example.target, int)
+            classes.append(self._class(example, example.target))
+        return Batch(self._inputs(examples, self._specs()), torch.tensor(classes), examples)
+
+    def _regressed(self, examples: tuple[Example, ...]) -> Batch:
+        targets = np.stack([np.asarray(example.target, np.float32).reshape(-1) for example in examples])
+        return Batch(self._inputs(examples, self._specs()), torch.from_numpy(targets), examples)
+
+    def _translated(self, examples: tuple[Example, ...]) -> Batch:
+        inputs = self._inputs(examples, self._specs())
+        # What is padding in all rows costs time and changes nothing.
+        inputs = tuple(ids[:, : max(1, int((ids != PAD).any(dim=0).sum()))] for ids in inputs)
+        targets = torch.full((len(examples), inputs[-1].shape[1]), PAD)
+        for row, example in zip(targets, examples, strict=True):
+            ids = target_output_ids(str(example.target), self._recipe.labels.names)
+            row[: len(ids)] = torch.tensor(ids)
+        return Batch(inputs, targets, examples)
+
+    def _detected(self, examples: tuple[Example, ...]) -> Batch:
+        how, spec = self._recipe.preprocess, self._specs()[0]
+        assert how is not None
+        arrays, placements, pictures, corners, classes = [], [], [], [], []
+        for i, example in enumerate(examples):
+            picture, boxes = example.input, example.target
+            assert isinstance(picture, np.ndarray)
+            assert isinstance(boxes, Boxes)
+            array, placement = preprocess(Image.fromarray(picture), how, spec.shape)
+            arrays.append(array)
+            placements.append(placement)
+            corners.append(placement.to_input(boxes.corners))
+            classes += [self._class(example, kind) for kind in boxes.classes.tolist()]
+            pictures += [i] * len(boxes)
+        truth = Truth(
+            torch.tensor(pictures, dtype=torch.int64),
+            torch.from_numpy(np.concatenate(corners)),
+            torch.tensor(classes, dtype=torch.int64),
+        )
+        return Batch((torch.from_numpy(np.concatenate(arrays)),), truth, examples, tuple(placements))
+
+    def _class(self, example: Example, number: int) -> int:
+        """The model's number of a class of the set."""
+        if not 0 <= number < len(self._classes):
+            raise DataError(
+                f"{example.id}: expected a class from 0 to {len(self._classes) - 1}, as {self._recipe.name} knows "
+                f"{len(self._classes)}, got {number}"
+            )
+        return self._classes[number]
+
+
+def known_classes(recipe: Recipe) -> int:
+    """How many classes a model of that recipe tells apart; 0 where it does not say."""
+    said = recipe.model.arguments.get("classes", 0)
+    return len(recipe.labels.names) or (said if isinstance(said, int) else 0)
+
+
+def classes_of(examples: DataSet, recipe: Recipe) -> Sequence[int]:
+    """The model's number of each class of the set: by name where the model knows all of the set's names.
+
+    Where it does not, it learns the set's classes in their order, and its own names mean nothing any more.
+
+    Raises:
+        DataError: the set has more classes than the model.
+    """
+    if recipe.task not in ("classify", "detect"):
+        return ()
+    places = {name.casefold(): i for i, name in enumerate(recipe.labels.names)}
+    if examples.labels and all(label.casefold() in places for label in examples.labels):
+        return [places[label.casefold()] for label in examples.labels]
+    known = known_classes(recipe)
+    if known and len(examples.labels) > known:
+        raise DataError(
+            f"data set {examples.name}: expected {known} classes at most, as {recipe.name} knows, got "
+            f"{len(examples.labels)}: {', '.join(examples.labels[:8])}{', ...' if len(examples.labels) > 8 else ''}",
+            hint="copy the model's recipe, set classes and labels in it to those of the set, and give its file",
+        )
+    return range(known or len(examples.labels))
+
+
+class _Kept:
+    """Keeps the examples that were read, as long as there is room."""
+
+    def __init__(self, examples: DataSet) -> None:
+        self._examples = examples
+        self._kept: dict[int, Example] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        if index in self._kept:
+            return self._kept[index]
+        example = self._examples[index]
+        size = example.input.nbytes if isinstance(example.input, np.ndarray) else len(example.input)
+        if self._bytes + size <= KEPT_BYTES:
+            self._kept[index] = example
+            self._bytes += size
+        return example

@@ -1,0 +1,87 @@
+"""Checkpoints: all that a training needs to go on as if it had never stopped, in a file that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from edgekit.errors import TrainError
+
+__all__ = ["load_checkpoint", "save_checkpoint", "save_weights"]
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint beside its place and renames it into it: a crash leaves the one before.
+
+    Args:
+        path: the file.
+        identity: what the training is of; another one cannot go on from here.
+        state: tensors and plain values.
+
+    Raises:
+        TrainError: the file cannot be written.
+    """
+    content = {"format": FORMAT, "identity": dict(identity), "state": dict(state)}
+    _replace(path, lambda staging: torch.save(content, staging))
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The identity and the state that `save_checkpoint` was given.
+
+    Raises:
+        TrainError: there is no such file, or it is something else.
+    """
+    if not path.is_file():
+        raise TrainError(
+            f"checkpoint {path}: expected a training to resume, got no such file",
+            hint="leave out --resume to begin, or name with -o the file that was to be written",
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
+        reason = str(e).partition("\n")[0]
+        raise TrainError(
+            f"checkpoint {path}: expected one that `edgekit train` has written, got: {reason}",
+            hint=f"delete {path} and begin anew",
+        ) from e
+    got = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if got != FORMAT:
+        raise TrainError(
+            f"checkpoint {path}: expected format {FORMAT}, got {got}", hint=f"delete {path} and begin anew"
+        )
+    return content["identity"], content["state"]
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """Writes the module's weights as ``.safetensors``, as `edgekit.models.weights.load_weights` reads them.
+
+    Raises:
+        TrainError: the file cannot be written.
+    """
+    # A tensor that two names share is written for each: the format has no such thing as sharing.
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
+    _replace(path, lambda staging: safetensors.torch.save_file(state, staging))
+
+
+def _replace(path: Path, write: Any) -> None:
+    staging = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(staging)
+        with staging.open("rb") as file:
+            os.fsync(file.fileno())
+        staging.replace(path)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as e:  # torch makes a RuntimeError of a full disk
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).partition("\n")[0]
+        raise TrainError(f"cannot write {path}: {reason}", hint="make room, or choose another place with -o") from e
+    finally:
+        staging.unlink(missing_ok=True)

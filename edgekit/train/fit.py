@@ -1,0 +1,257 @@
+"""The loop: batches forward and back, the optimizer's step, an evaluation each epoch, a checkpoint now and then."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from edgekit.data.examples import DataSet
+from edgekit.errors import TrainError
+from edgekit.progress import Progress, Silent
+from edgekit.recipe import Recipe, Train
+from edgekit.train.batches import Batch, Batches
+from edgekit.train.checkpoint import load_checkpoint, save_checkpoint
+from edgekit.train.objectives import Objective, Outputs, objective_from_recipe
+from edgekit.train.optimization import optimizer_from_train, schedule_from_train
+
+__all__ = ["Epoch", "Training", "evaluate", "fit"]
+
+CHECKPOINT_S = 30.0
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """What one epoch came to.
+
+    Attributes:
+        epoch: its number, from 1.
+        lr: the learning rate of its last batch.
+        loss: mean over the examples it learned from, while it learned.
+        test_loss: mean over the examples to be measured on, afterwards.
+        figures: of the same: accuracy, mean average precision, ...; the most important first.
+        seconds: how long it took, the evaluation included.
+    """
+
+    epoch: int
+    lr: float
+    loss: float
+    test_loss: float
+    figures: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is to be trained, on what, and how.
+
+    Attributes:
+        recipe: says what goes in and what comes out.
+        module: with the weights to start from; they change.
+        learn: the examples to learn from.
+        test: the examples to be measured on.
+        how: optimizer, schedule and the like.
+        seed: of the order of examples, of augmentation and of dropout.
+        checkpoint: file to go on from after a crash; none is written without it.
+        checkpoint_s: how often it is written within an epoch; at the end of each it always is.
+    """
+
+    recipe: Recipe
+    module: nn.Module
+    learn: DataSet
+    test: DataSet
+    how: Train
+    seed: int = 0
+    checkpoint: Path | None = None
+    checkpoint_s: float = CHECKPOINT_S
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be of this training."""
+        return {
+            "model": self.recipe.name,
+            "arguments": repr(sorted(self.recipe.model.arguments.items())),
+            "data": self.learn.name,
+            "examples": len(self.learn),
+            "seed": self.seed,
+            **msgspec.to_builtins(self.how, str_keys=True),
+        }
+
+
+def fit(
+    training: Training,
+    *,
+    resume: bool = False,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    progress: Progress | None = None,
+) -> list[Epoch]:
+    """Trains the module, in place.
+
+    What was trained, was killed and is resumed has the same weights in the end, to the last bit, as what was not: on
+    the same processor, with the same number of threads and the same versions of its libraries.
+
+    Args:
+        training: the order.
+        resume: goes on from the checkpoint.
+        on_epoch: is told of each epoch when it has ended, those before the checkpoint included.
+        progress: is told of each batch.
+
+    Returns:
+        All epochs.
+
+    Raises:
+        TrainError: the loss is no longer a number, or the checkpoint is of another training.
+        DataError: the set is empty, or an example is not what the model takes.
+        UsageError: the model's task is none that can be learned.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        run = _Run(training, progress or Silent())
+        if resume:
+            run.resume()
+        for epoch in run.epochs:
+            on_epoch(epoch)
+        while len(run.epochs) < training.how.epochs:
+            on_epoch(run.one_epoch())
+    training.module.eval()
+    return run.epochs
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, batches: Batches, objective: Objective, recipe: Recipe) -> tuple[float, dict[str, float]]:
+    """Mean loss over all examples, and the figures; the module is in eval mode afterwards."""
+    module.eval()
+    total = count = 0.0
+    for batch in batches.in_order():
+        outputs = outputs_of(module, batch, recipe)
+        total += objective.loss(outputs, batch).item() * len(batch)
+        count += len(batch)
+        objective.add(outputs, batch)
+    return total / count, objective.figures()
+
+
+def outputs_of(module: nn.Module, batch: Batch, recipe: Recipe) -> Outputs:
+    """The module's outputs by the recipe's names."""
+    result = module(*batch.inputs)
+    tensors = (result,) if isinstance(result, torch.Tensor) else tuple(result)
+    return dict(zip(recipe.outputs, tensors, strict=True))
+
+
+@dataclass
+class _Run:
+    """A training under way: all that changes while it runs is here, and in a checkpoint."""
+
+    training: Training
+    progress: Progress
+    epochs: list[Epoch] = field(default_factory=list, init=False)
+    batch: int = field(default=0, init=False)
+    loss_sum: float = field(default=0.0, init=False)
+    lr: float = field(default=0.0, init=False)
+    seconds: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        training = self.training
+        how, recipe = training.how, training.recipe
+        self.objective = objective_from_recipe(recipe, how)
+        self.learn = Batches(training.learn, recipe, size=how.batch, seed=training.seed, augment=how.augment)
+        self.test = Batches(training.test, recipe, size=how.batch)
+        self.optimizer = optimizer_from_train(training.module, how)
+        self.schedule = schedule_from_train(self.optimizer, how, batches=how.epochs * len(self.learn))
+
+    def one_epoch(self) -> Epoch:
+        """Learns from all batches of an epoch that have not had their turn, and evaluates."""
+        training, number = self.training, len(self.epochs) + 1
+        start = time.monotonic() - self.seconds
+        title = f"epoch {number}/{training.how.epochs}"
+        with self.progress.stage(title, total=len(self.learn), unit="batches") as advance:
+            advance(self.batch)
+            training.module.train()
+            for batch in self._checkpointed(start):
+                self._step(batch)
+                advance(1)
+        loss = self.loss_sum / len(self.learn)
+        with self.progress.stage(f"measuring on {self.test.name}"):
+            test_loss, figures = evaluate(training.module, self.test, self.objective, training.recipe)
+        epoch = Epoch(number, self.lr, loss, test_loss, figures, time.monotonic() - start)
+        self.epochs.append(epoch)
+        self.batch, self.loss_sum, self.seconds = 0, 0.0, 0.0
+        self._save()
+        return epoch
+
+    def _checkpointed(self, start: float) -> Iterator[Batch]:
+        """The batches that are left of this epoch; a checkpoint between them when it is time."""
+        saved = time.monotonic()
+        for batch in self.learn.epoch(len(self.epochs), first=self.batch):
+            yield batch
+            self.batch += 1
+            if time.monotonic() - saved >= self.training.checkpoint_s and self.batch < len(self.learn):
+                self.seconds = time.monotonic() - start
+                self._save()
+                saved = time.monotonic()
+
+    def _step(self, batch: Batch) -> None:
+        module, how = self.training.module, self.training.how
+        self.optimizer.zero_grad()
+        loss = self.objective.loss(outputs_of(module, batch, self.training.recipe), batch)
+        number = loss.item()
+        if not math.isfinite(number):
+            raise self._diverged(number)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if how.clip:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), how.clip)
+        self.loss_sum += number
+        self.lr = self.optimizer.param_groups[0]["lr"]
+        self.optimizer.step()
+        self.schedule.step()
+
+    def _diverged(self, loss: float) -> TrainError:
+        how, lr = self.training.how, self.optimizer.param_groups[0]["lr"]
+        clip = "" if how.clip else ", or cut gradients off with --clip 1"
+        return TrainError(
+            f"training {self.training.recipe.name}: epoch {len(self.epochs) + 1}, batch {self.batch + 1}: expected a "
+            f"finite loss, got {loss} at a learning rate of {lr:.3g}",
+            hint=f"learn more slowly, with --lr {how.lr / 10:.1g}{clip}",
+        )
+
+    def _save(self) -> None:
+        if self.training.checkpoint is None:
+            return
+        state = {
+            "module": self.training.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": torch.get_rng_state(),
+            "epochs": [msgspec.to_builtins(epoch) for epoch in self.epochs],
+            "batch": self.batch,
+            "loss_sum": self.loss_sum,
+            "seconds": self.seconds,
+        }
+        save_checkpoint(self.training.checkpoint, self.training.identity, state)
+
+    def resume(self) -> None:
+        """Puts everything where it was when the checkpoint was written."""
+        assert self.training.checkpoint is not None
+        identity, state = load_checkpoint(self.training.checkpoint)
+        check_identity(self.training.checkpoint, expected=self.training.identity, got=identity)
+        self.training.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])
+        self.epochs[:] = msgspec.convert(state["epochs"], list[Epoch])
+        self.batch, self.loss_sum, self.seconds = state["batch"], state["loss_sum"], state["seconds"]
+
+
+def check_identity(path: Path, *, expected: dict[str, Any], got: dict[str, Any]) -> None:
+    """Raises `TrainError` where a checkpoint is of another training; names the first thing that differs."""
+    for name, value in expected.items():
+        if got.get(name) != value:
+            raise TrainError(
+                f"checkpoint {path}: {name}: expected {value}, got {got.get(name)}: it is of another training",
+                hint="resume with what the training was begun with, or leave out --resume to begin anew",
+            )

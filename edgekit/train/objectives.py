@@ -1,0 +1,174 @@
+"""What each task minimizes while it learns, and the figure that tells how well it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from edgekit.data.examples import Boxes
+from edgekit.data.vocabulary import PAD
+from edgekit.errors import UsageError
+from edgekit.evaluation.metrics import MAX_DETECTIONS, AveragePrecision, FoundBoxes, ranks, regression_figures, share
+from edgekit.kernels.decode import decode
+from edgekit.kernels.nms import nms
+from edgekit.recipe import Postprocess, Recipe, Train
+from edgekit.train.batches import Batch, known_classes
+from edgekit.train.losses import mean_squared_error, sequence_cross_entropy, softmax_cross_entropy
+from edgekit.train.yolo_loss import IGNORED_V2, Truth, assign_anchors, yolov2_loss, yolov3_loss
+from edgekit.train.yolov1_loss import assign_cells, yolov1_loss
+
+__all__ = ["Objective", "Outputs", "objective_from_recipe"]
+
+Outputs = Mapping[str, torch.Tensor]
+
+LEAST_SCORE = 0.01
+"""Boxes below it cannot change a mean average precision by much, and there are very many of them."""
+
+
+class Objective(Protocol):
+    """A task: its loss, and its figures over a whole data set, gathered batch by batch."""
+
+    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
+        """How wrong the outputs are, as a number to be minimized, of shape ``()``."""
+        ...
+
+    def add(self, outputs: Outputs, batch: Batch) -> None:
+        """Takes one more batch into the figures."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What all batches since the last call come to, the most important first."""
+        ...
+
+
+def objective_from_recipe(recipe: Recipe, train: Train) -> Objective:
+    """What a model of that recipe learns.
+
+    Raises:
+        UsageError: its task is none that can be learned.
+    """
+    if recipe.task == "classify":
+        return _Classify(recipe.outputs[0], train.label_smoothing)
+    if recipe.task == "regress":
+        return _Regress(recipe.outputs[0])
+    if recipe.task == "translate":
+        return _Translate(recipe.outputs[0], train.label_smoothing)
+    if recipe.task == "detect" and recipe.postprocess is not None:
+        height, width = recipe.inputs[0].shape[2:4]
+        return _Detect(recipe.postprocess, known_classes(recipe), (height, width))
+    raise UsageError(
+        f"training {recipe.name}: expected a model whose task is detect, classify, regress or translate, got "
+        f"'{recipe.task}'"
+    )
+
+
+class _Classify:
+    def __init__(self, output: str, label_smoothing: float) -> None:
+        self._output, self._label_smoothing = output, label_smoothing
+        self._ranks: list[np.ndarray] = []
+
+    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
+        assert isinstance(batch.targets, torch.Tensor)
+        return softmax_cross_entropy(outputs[self._output], batch.targets, label_smoothing=self._label_smoothing)
+
+    def add(self, outputs: Outputs, batch: Batch) -> None:
+        assert isinstance(batch.targets, torch.Tensor)
+        self._ranks.append(ranks(outputs[self._output].numpy(), batch.targets.numpy()))
+
+    def figures(self) -> dict[str, float]:
+        found, self._ranks = np.concatenate(self._ranks), []
+        return {"accuracy": share(found == 0)}
+
+
+class _Regress:
+    def __init__(self, output: str) -> None:
+        self._output = output
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
+        assert isinstance(batch.targets, torch.Tensor)
+        return mean_squared_error(outputs[self._output], batch.targets)
+
+    def add(self, outputs: Outputs, batch: Batch) -> None:
+        assert isinstance(batch.targets, torch.Tensor)
+        self._pairs.append((outputs[self._output].numpy(), batch.targets.numpy()))
+
+    def figures(self) -> dict[str, float]:
+        predicted, expected = (np.concatenate(column) for column in zip(*self._pairs, strict=True))
+        self._pairs = []
+        return regression_figures(predicted, expected)
+
+
+class _Translate:
+    """The decoder is shown the right beginning of each text and foretells every next token of it at once.
+
+    Where all are the likeliest, and only there, a greedy decoder that reads its own words writes the same text: so one
+    pass tells exactly how many texts it gets right.
+    """
+
+    def __init__(self, output: str, label_smoothing: float) -> None:
+        self._output, self._label_smoothing = output, label_smoothing
+        self._right: list[np.ndarray] = []
+
+    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
+        assert isinstance(batch.targets, torch.Tensor)
+        return sequence_cross_entropy(
+            outputs[self._output], batch.targets, padding=PAD, label_smoothing=self._label_smoothing
+        )
+
+    def add(self, outputs: Outputs, batch: Batch) -> None:
+        assert isinstance(batch.targets, torch.Tensor)
+        right = (outputs[self._output].argmax(dim=-1) == batch.targets) | (batch.targets == PAD)
+        self._right.append(right.all(dim=1).numpy())
+
+    def figures(self) -> dict[str, float]:
+        right, self._right = np.concatenate(self._right), []
+        return {"sequence_accuracy": share(right)}
+
+
+class _Detect:
+    def __init__(self, how: Postprocess, classes: int, size: tuple[int, int]) -> None:
+        self._how, self._classes, self._size = how, classes, size
+        self._precision: AveragePrecision | None = None
+
+    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
+        truth, heads = batch.targets, self._how.heads
+        assert isinstance(truth, Truth)
+        if self._how.kind == "yolov1":
+            raw = outputs[heads[0].output]
+            return yolov1_loss(raw, assign_cells(raw, truth, boxes=heads[0].boxes, size=self._size))
+        if self._how.kind == "yolov2":
+            assigned = assign_anchors(
+                outputs, truth, heads, size=self._size, ignored=IGNORED_V2, several_classes=False
+            )
+            return yolov2_loss(outputs, assigned, heads)
+        return yolov3_loss(outputs, assign_anchors(outputs, truth, heads, size=self._size), heads)
+
+    def add(self, outputs: Outputs, batch: Batch) -> None:
+        if self._precision is None:
+            self._precision = AveragePrecision(self._classes)
+        truth = batch.targets
+        assert isinstance(truth, Truth)
+        arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
+        for i, (example, placement) in enumerate(zip(batch.examples, batch.placements, strict=True)):
+            boxes, scores, classes = decode(arrays, self._how, score_threshold=LEAST_SCORE, picture=i)
+            kept = nms(
+                boxes,
+                scores,
+                classes,
+                score_threshold=LEAST_SCORE,
+                iou_threshold=self._how.iou_threshold,
+                max_detections=MAX_DETECTIONS,
+            )
+            found = FoundBoxes(placement.to_picture(boxes[kept]), classes[kept], scores[kept])
+            assert isinstance(example.target, Boxes)
+            own = truth.classes[truth.picture == i].numpy()
+            self._precision.add(FoundBoxes(example.target.corners, own), found)
+
+    def figures(self) -> dict[str, float]:
+        assert self._precision is not None
+        found, self._precision = self._precision.figures(), None
+        return {"map50": found.map50, "map50_95": found.map50_95}

@@ -1,0 +1,90 @@
+"""PyTorch's optimizers and schedules, by the names that a recipe and the command line have for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from edgekit.recipe import Train
+
+__all__ = ["optimizer_from_train", "schedule_from_train"]
+
+MOMENTUM = 0.9
+STEPS, STEP_FACTOR = (0.8, 0.9), 0.1
+"""``steps=400000,450000`` of ``max_batches=500200``, and ``scales=.1,.1``, in yolov3.cfg."""
+
+ADAM_BETAS_WITH_WARMUP = (0.9, 0.98)
+"""Vaswani et al. 2017 (arXiv:1706.03762), section 5.3."""
+
+
+def optimizer_from_train(module: nn.Module, train: Train) -> torch.optim.Optimizer:
+    """The optimizer of the module's weights.
+
+    With gradient ``g``, learning rate ``r`` and moving averages ``m, v``:
+
+    ==========  =============================================  ====================================
+    sgd         ``w -= r g``                                   Robbins and Monro 1951
+    momentum    ``m = 0.9 m + g;  w -= r m``                   Polyak 1964
+    adagrad     ``v += g^2;  w -= r g / sqrt v``               Duchi et al. 2011
+    rmsprop     ``v = 0.99 v + 0.01 g^2;  w -= r g / sqrt v``  Tieleman and Hinton 2012
+    adam        ``m`` of ``g``, ``v`` of ``g^2``, both made    Kingma and Ba 2015, arXiv:1412.6980
+                free of their start: ``w -= r m / sqrt v``
+    adamw       adam, and ``w -= r * weight_decay * w`` apart  Loshchilov and Hutter 2019, arXiv:1711.05101
+                from the gradient
+    ==========  =============================================  ====================================
+
+    Weights of one dimension (biases, norms) do not decay: they cannot make a module more complicated.
+    """
+    decaying = [parameter for parameter in module.parameters() if parameter.requires_grad and parameter.dim() > 1]
+    others = [parameter for parameter in module.parameters() if parameter.requires_grad and parameter.dim() <= 1]
+    groups = [{"params": decaying, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    betas = ADAM_BETAS_WITH_WARMUP if train.schedule == "inverse-sqrt" else (0.9, 0.999)
+    make: dict[str, Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]] = {
+        "sgd": lambda weights: torch.optim.SGD(weights, lr=train.lr),
+        "momentum": lambda weights: torch.optim.SGD(weights, lr=train.lr, momentum=MOMENTUM),
+        "adagrad": lambda weights: torch.optim.Adagrad(weights, lr=train.lr),
+        "rmsprop": lambda weights: torch.optim.RMSprop(weights, lr=train.lr),
+        "adam": lambda weights: torch.optim.Adam(weights, lr=train.lr, betas=betas),
+        "adamw": lambda weights: torch.optim.AdamW(weights, lr=train.lr, betas=betas),
+    }
+    return make[train.optimizer]([group for group in groups if group["params"]])
+
+
+def schedule_from_train(optimizer: torch.optim.Optimizer, train: Train, *, batches: int) -> lr_scheduler.LRScheduler:
+    """How the learning rate goes, batch by batch.
+
+    - ``constant``: stays.
+    - ``step``: a tenth after 80 % of all batches, a hundredth after 90 %.
+    - ``cosine``: ``r/2 (1 + cos(pi t / T))``, down to nothing (Loshchilov and Hutter 2017, arXiv:1608.03983).
+    - ``onecycle``: up for 30 % of the batches, then down to nothing, momentum the other way
+      (Smith and Topin 2018, arXiv:1708.07120); it warms up by itself.
+    - ``inverse-sqrt``: up for ``warmup`` batches, then ``r sqrt(warmup / t)`` (Vaswani et al. 2017, equation 3).
+
+    Before the first three, ``warmup`` batches rise in a straight line.
+
+    Args:
+        optimizer: whose learning rate it is.
+        train: names the schedule.
+        batches: of all epochs together, ``T``.
+    """
+    if train.schedule == "onecycle":
+        momentum = train.optimizer in ("momentum", "adam", "adamw")
+        return lr_scheduler.OneCycleLR(optimizer, train.lr, total_steps=batches, cycle_momentum=momentum)
+    warmup = min(train.warmup, batches - 1)
+    rest = batches - warmup
+    make: dict[str, Callable[[], lr_scheduler.LRScheduler]] = {
+        "constant": lambda: lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        "step": lambda: lr_scheduler.MultiStepLR(optimizer, [round(rest * part) for part in STEPS], STEP_FACTOR),
+        "cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, T_max=rest),
+        "inverse-sqrt": lambda: lr_scheduler.LambdaLR(
+            optimizer, lambda t: math.sqrt(max(1, warmup) / (max(1, warmup) + t))
+        ),
+    }
+    if not warmup:
+        return make[train.schedule]()
+    rising = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+    return lr_scheduler.SequentialLR(optimizer, [rising, make[train.schedule]()], milestones=[warmup])
