@@ -1,10 +1,12 @@
 """Changes to a picture after which it shows the same things: flip, crop, scale and colour; boxes follow.
 
-Each is a function of the picture, the boxes and numbers; `DETECTION` and `CLASSIFICATION` draw the numbers.
+Each is a function of the picture, the boxes and numbers; `augmented` draws the numbers. `edgekit.data.mosaic` is the one
+that takes several pictures.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,9 +14,12 @@ import numpy as np
 from PIL import Image
 
 from edgekit.data.examples import Boxes, Example
+from edgekit.errors import UsageError, nearest
 
 __all__ = [
+    "AUGMENTATIONS",
     "Augmentation",
+    "augmentation_from_names",
     "augmented",
     "clipped_boxes",
     "cropped",
@@ -58,6 +63,30 @@ class Augmentation:
     exposure: float = 1.0
     mosaic: float = 0.0
     pad: int = 128
+
+
+AUGMENTATIONS: dict[str, dict[str, float]] = {
+    "flip": {"flip": 0.5},
+    "crop": {"shift": 0.1},
+    "scale": {"scale": 0.3, "stretch": 0.2},
+    "color": {"hue": 0.1, "saturation": 1.5, "exposure": 1.5},
+    "mosaic": {"mosaic": 0.5},
+}
+"""What can be asked for by name, and how far each goes: colours as Darknet's cfg files have them."""
+
+
+def augmentation_from_names(names: Sequence[str], *, pad: int = 128) -> Augmentation:
+    """The augmentation that these names stand for together.
+
+    Raises:
+        UsageError: one is not of `AUGMENTATIONS`.
+    """
+    numbers: dict[str, float] = {}
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise UsageError(f"unknown augmentation '{name}'", hint=nearest(name, AUGMENTATIONS))
+        numbers |= AUGMENTATIONS[name]
+    return Augmentation(**numbers, pad=pad)
 
 
 def augmented(example: Example, how: Augmentation, random: np.random.Generator) -> Example:
@@ -140,7 +169,7 @@ def jittered(picture: np.ndarray, hue: float, saturation: float, exposure: float
         exposure: the value of HSV is multiplied by this; 1 leaves it.
     """
     if picture.ndim == 2:
-        return picture if exposure == 1 else np.take(_stepped(exposure), picture)
+        return picture if exposure == 1 else _looked_up(_stepped(exposure), picture)
     if hue == 0 and saturation == 1 and exposure == 1:
         return picture
     planes = Image.fromarray(picture).convert("HSV").split()
@@ -169,6 +198,11 @@ def clipped_boxes(boxes: Boxes, size: tuple[int, int]) -> Boxes:
     kept &= (left > 0).all(1)
     ignored = None if boxes.ignored is None else clipped_boxes(boxes.ignored, size)
     return Boxes(corners[kept], boxes.classes[kept], ignored)
+
+
+def _looked_up(table: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    changed: np.ndarray = table[picture]
+    return changed
 
 
 def _stepped(factor: float) -> np.ndarray:

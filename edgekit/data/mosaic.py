@@ -6,13 +6,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgekit.data.augment import clipped_boxes, moved_boxes, scaled
-from edgekit.data.examples import Boxes, Example
+from edgekit.data.augment import Augmentation, augmented, clipped_boxes, moved_boxes, scaled
+from edgekit.data.examples import Boxes, DataSet, Example
 
-__all__ = ["mosaic", "mosaic_of"]
+__all__ = ["augmented_example", "mosaic", "mosaic_of"]
 
 # The corner where the four meet lies so far from the edges, as a fraction of the side.
 _NEAREST, _FARTHEST = 0.3, 0.7
+
+
+def augmented_example(examples: DataSet, index: int, how: Augmentation, random: np.random.Generator) -> Example:
+    """The example at ``index`` after all of ``how``: it may be one of four in a mosaic of its own size.
+
+    Args:
+        examples: pictures with classes or boxes; only those with boxes are put together.
+        index: which one.
+        how: how far it may be changed.
+        random: where the numbers, and the places of the other three, come from.
+    """
+    example = examples[index]
+    together = random.random() < how.mosaic
+    others = random.integers(len(examples), size=3).tolist()
+    if together and isinstance(example.target, Boxes) and isinstance(example.input, np.ndarray):
+        height, width = example.input.shape[:2]
+        chosen = [example, *(examples[other] for other in others)]
+        example = mosaic(chosen, (width, height), random, pad=how.pad)
+    return augmented(example, how, random)
 
 
 def mosaic(
