@@ -12,7 +12,7 @@ from rich.text import Text
 from edgekit.engine.bundle import Manifest
 from edgekit.report.inspection import Inspection, LayerRow
 from edgekit.report.terminal import label_grid, notes_panel
-from edgekit.report.wording import BACKEND_NAMES, bytes_in_words
+from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, short_figure
 from edgekit.specs import ShapeRange
 
 __all__ = ["terminal_from_inspection"]
@@ -56,7 +56,7 @@ def _layers_table(found: Inspection, width: int) -> Table:
             _cut_end(layer.operator, longest),
             "x".join(map(str, layer.output_shape)) or "-",
             SHORT_NAMES.get(layer.precision, layer.precision) or "-",
-            *(_figure(figure(layer)) for _, figure in figures),
+            *(short_figure(figure(layer)) for _, figure in figures),
         ]
         for layer in found.layers
     ]
@@ -84,18 +84,6 @@ def _cut_start(text: str, room: int) -> str:
 
 def _cut_end(text: str, room: int) -> str:
     return text if len(text) <= room else f"{text[: room - 1]}…"
-
-
-def _figure(value: float | None) -> str:
-    """Three digits and a letter for the power of 1000: ``943``, ``1.18M``; nothing for zero."""
-    if not value:
-        return ""
-    for letter in ("", "k", "M", "G"):
-        if value < 999.5:
-            decimals = 0 if value >= 99.95 or (not letter and value == int(value)) else 1 if value >= 9.995 else 2
-            return f"{value:.{decimals}f}{letter}"
-        value /= 1000
-    return f"{value:.2f}T"
 
 
 def _totals(found: Inspection) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ __all__ = [
     "milliseconds",
     "rate",
     "ratio",
+    "short_figure",
     "title",
 ]
 
@@ -55,6 +56,18 @@ def bytes_in_words(length: float) -> str:
             return f"{length:.0f} {unit}" if unit == "B" or length >= 99.5 else f"{length:.1f} {unit}"
         length /= 1000
     return f"{length:.2f} GB"
+
+
+def short_figure(value: float | None) -> str:
+    """Three digits and a letter for the power of 1000: ``943``, ``1.18M``; nothing for zero."""
+    if not value:
+        return ""
+    for letter in ("", "k", "M", "G"):
+        if value < 999.5:
+            decimals = 0 if value >= 99.95 or (not letter and value == int(value)) else 1 if value >= 9.995 else 2
+            return f"{value:.{decimals}f}{letter}"
+        value /= 1000
+    return f"{value:.2f}T"
 
 
 def rate(per_second: float, unit: str = "") -> str:
