@@ -1,7 +1,7 @@
 """Changes to a picture after which it shows the same things: flip, crop, scale and colour; boxes follow.
 
-Each is a function of the picture, the boxes and numbers; `augmented` draws the numbers. `edgekit.data.mosaic` is the one
-that takes several pictures.
+Each is a function of the picture, the boxes and numbers, which `augmented` draws. What takes several pictures is in
+`edgekit.data.mosaic`.
 """
 
 from __future__ import annotations
@@ -206,4 +206,5 @@ def _looked_up(table: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
 
 def _stepped(factor: float) -> np.ndarray:
-    return np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8)
+    table: np.ndarray = np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8)
+    return table
