@@ -11,9 +11,12 @@ from typing import TypeAlias, TypedDict
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.data.calibration_set import CalibrationSet, calibration_set
+from edgekit.data.calibration_set import CalibrationSet, calibration_set, calibration_set_names
+from edgekit.data.example_feeds import ExampleFeeds
+from edgekit.data.examples import data_set, data_set_names, is_data_set
 from edgekit.data.random_inputs import RandomInputs
 from edgekit.device.cpu import cpu
+from edgekit.errors import CalibrationError, UsageError, nearest
 from edgekit.graph.evaluate import Evaluator
 from edgekit.order import Order
 from edgekit.progress import Progress
@@ -46,18 +49,19 @@ class Policy(TypedDict):
     keep_heads: bool
 
 
-Samples: TypeAlias = "CalibrationSet | RandomInputs"
+Samples: TypeAlias = "CalibrationSet | ExampleFeeds | RandomInputs"
 
 
 def samples_for(source: ModelSource, order: Order, progress: Progress) -> Samples:
-    """What the model is calibrated on: what the user names, else a shipped set, else random numbers.
+    """What the model is calibrated on: what the user or the recipe names, else photographs, else random numbers.
 
     Raises:
         UsageError: there is no such set.
         CalibrationError: there is nothing in it.
     """
-    if order.calib is not None:
-        return calibration_set(order.calib, limit=order.calib_images)
+    named = order.calib or (source.policy.calibration if source.policy else "")
+    if named:
+        return _samples_from_name(named, source, order.calib_images)
     if source.preprocess is None:
         count = order.calib_images or RANDOM_INPUTS
         progress.note(
@@ -65,13 +69,26 @@ def samples_for(source: ModelSource, order: Order, progress: Progress) -> Sample
             "Give real ones with --calib DIR, a folder of .npy or .npz files"
         )
         return RandomInputs(count, source.below)
-    name = source.policy.calibration if source.policy else DEFAULT_SET
-    samples = calibration_set(name, limit=order.calib_images)
+    samples = calibration_set(DEFAULT_SET, limit=order.calib_images)
     progress.note(
-        f"calibrated on the shipped set '{name}' of {len(samples)} pictures; "
+        f"calibrated on the shipped set '{DEFAULT_SET}' of {len(samples)} pictures; "
         "pictures of your own task (--calib DIR) keep more accuracy"
     )
     return samples
+
+
+def _samples_from_name(name: str, source: ModelSource, limit: int | None) -> Samples:
+    """A calibration set, or of a data set the part that is to learn from, since the other is measured on."""
+    try:
+        return calibration_set(name, limit=limit)
+    except UsageError as e:
+        if not is_data_set(name):
+            known = [*calibration_set_names(), *data_set_names()]
+            raise UsageError(e.message, hint=e.hint and nearest(name, known)) from e
+    except CalibrationError:
+        if not is_data_set(name):
+            raise
+    return ExampleFeeds(data_set(name, split="train"), limit=limit, labels=source.labels)
 
 
 def calibrated(

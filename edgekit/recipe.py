@@ -211,12 +211,13 @@ class Quantize(_Table, frozen=True, kw_only=True):
         keep_float: patterns (as in `fnmatch`) of names of nodes that stay in float. What only decodes their results
             stays in float too, as it reads no integers.
         method: the calibration method; EdgeKit's default where empty.
-        calibration: the calibration set that is used when none is named.
+        calibration: the calibration or data set that is used when none is named; where empty, photographs for models
+            that take pictures, and random numbers for others.
     """
 
     keep_float: tuple[Text, ...] = ()
     method: str = ""
-    calibration: Text = "sample"
+    calibration: str = ""
 
 
 class Weights(_Table, frozen=True, kw_only=True):

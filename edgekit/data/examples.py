@@ -17,7 +17,17 @@ from edgekit.errors import DataError, UsageError, nearest
 from edgekit.recipe import Preprocess, Task
 from edgekit.specs import TensorSpec
 
-__all__ = ["Boxes", "Choice", "DataSet", "Example", "Split", "data_set", "data_set_names", "feeds_from_example"]
+__all__ = [
+    "Boxes",
+    "Choice",
+    "DataSet",
+    "Example",
+    "Split",
+    "data_set",
+    "data_set_names",
+    "feeds_from_example",
+    "is_data_set",
+]
 
 Split = Literal["train", "test"]
 
@@ -162,6 +172,17 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
         raise DataError(f"data set {source}: expected one for the task '{task}', got one for '{found.task}'")
     checked: DataSet = found
     return checked
+
+
+def is_data_set(source: str) -> bool:
+    """Whether `data_set` knows the name or the format, or finds out what is at the path."""
+    prefix, colon, _ = source.partition(":")
+    if prefix in _GENERATED or (colon and prefix in _READERS):
+        return True
+    try:
+        return bool(_format(_existing(source, source)))
+    except (DataError, UsageError):
+        return False
 
 
 def feeds_from_example(

@@ -1,0 +1,111 @@
+"""What a model is calibrated on: what is named, by whom it is named, and what is taken where nobody names anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.data.example_feeds import ExampleFeeds
+from edgekit.data.random_inputs import RandomInputs
+from edgekit.engine.bundle import Source
+from edgekit.errors import CalibrationError, UsageError
+from edgekit.graph.load import graph_from_onnx
+from edgekit.graph.stats import stats_from_graph
+from edgekit.int8 import samples_for
+from edgekit.order import Order
+from edgekit.progress import Silent
+from edgekit.recipe import Preprocess, Quantize, load_recipe
+from edgekit.source import ModelSource
+from edgekit.specs import Precision, TensorSpec
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, write_classifier: Callable[..., Path]) -> ModelSource:
+    """A model that takes pictures, as it comes from an ONNX file."""
+    graph = graph_from_onnx(write_classifier(tmp_path / "classifier.onnx"))
+    return ModelSource(
+        name="classifier",
+        graph=graph,
+        quantized=False,
+        stats=stats_from_graph(graph),
+        task="tensor",
+        origin=Source(kind="onnx", name="classifier.onnx"),
+        preprocess=Preprocess(),
+    )
+
+
+def order(**fields: object) -> Order:
+    return Order(model="any.onnx", precision=Precision.INT8, target="cpu", **fields)  # type: ignore[arg-type]
+
+
+def test_photographs_are_taken_where_nobody_names_a_set(pictures: ModelSource) -> None:
+    heard = Heard()
+    assert samples_for(pictures, order(calib_images=3), heard).name == "sample"
+    assert "shipped set 'sample' of 3 pictures" in heard.notes[0]
+
+
+def test_random_numbers_are_taken_where_no_picture_goes_in(pictures: ModelSource) -> None:
+    heard = Heard()
+    found = samples_for(replace(pictures, preprocess=None, below={"ids": 9}), order(), heard)
+    assert isinstance(found, RandomInputs)
+    assert "its accuracy is not" in heard.notes[0]
+    arrays = next(found.feeds([TensorSpec("ids", "int64", (1, 200))], None))[1]
+    assert arrays["ids"].max() == 8
+
+
+def test_a_recipe_names_a_data_set_and_its_labels_are_the_vocabulary(pictures: ModelSource) -> None:
+    recipe = load_recipe("transformer-tiny")
+    model = replace(pictures, preprocess=None, labels=recipe.labels.names, policy=Quantize(calibration="spelling"))
+    heard = Heard()
+    found = samples_for(model, order(calib_images=4), heard)
+    assert isinstance(found, ExampleFeeds) and len(found) == 4 and heard.notes == []
+    specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]
+    feeds = [arrays for _, arrays in found.feeds(specs, None)]
+    assert [sorted(arrays) for arrays in feeds] == [["source", "target"]] * 4
+    assert all(arrays["target"][0, 0] == 1 for arrays in feeds)  # <begin>
+
+
+def test_what_the_user_names_comes_before_what_the_recipe_names(pictures: ModelSource) -> None:
+    model = replace(pictures, policy=Quantize(calibration="spelling"))
+    assert samples_for(model, order(calib="sample"), Silent()).name == "sample"
+
+
+def test_folders_of_classes_are_calibrated_on_by_their_part_to_learn_from(
+    pictures: ModelSource, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "pets" / split / label
+            folder.mkdir(parents=True)
+            for i in range(2):
+                shade = np.full((8, 8, 3), 40 * i + 100 * (split == "test"), np.uint8)
+                Image.fromarray(shade).save(folder / f"{split}{i}.png")
+    found = samples_for(pictures, order(calib=str(tmp_path / "pets")), Silent())
+    arrays = list(found.feeds(pictures.inputs, pictures.preprocess))
+    assert len(arrays) == 4
+    assert all("train" in name for name, _ in arrays)
+
+
+def test_error_on_an_unknown_set_names_what_is_near(pictures: ModelSource) -> None:
+    with pytest.raises(UsageError, match="unknown calibration set 'spellng'") as caught:
+        samples_for(pictures, order(calib="spellng"), Silent())
+    assert caught.value.hint == "did you mean spelling?"
+
+
+def test_error_on_a_folder_of_nothing(pictures: ModelSource, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CalibrationError, match="expected images"):
+        samples_for(pictures, order(calib=str(tmp_path / "empty")), Silent())
