@@ -1,11 +1,14 @@
 """Darknet's ``.weights`` files: a header, then the float32 numbers of one layer after the other, with no names.
 
-The layout is that of ``load_weights_upto`` and ``load_convolutional_weights`` in Darknet's ``parser.c``:
+The layout is that of ``load_weights_upto`` and the functions that it calls in Darknet's ``parser.c``:
 
 - three int32 ``major, minor, revision``, and how many images were seen in training: 64 bits from version 0.2 on,
   32 bits before it, and 32 bits in files of version 0.2 that a 32-bit machine has written;
 - for a convolution with batch normalization: its bias, scale, running mean, running variance, then the kernel;
 - for one without: its bias, then the kernel;
+- for a full layer (``[connected]``): its bias, its weights, output by output, and only then scale, running mean and
+  running variance, if there is a normalization; in files whose version is above 1000 the weights stand input by input;
+- for a locally connected one (``[local]``): its bias, channel by channel, then the kernels, place by place;
 - all little-endian.
 """
 
@@ -21,36 +24,46 @@ import torch
 from torch import nn
 
 from edgekit.errors import ModelError
+from edgekit.models.blocks import LocallyConnected
 
 __all__ = ["is_darknet", "load_darknet", "save_darknet"]
 
 _VERSION = struct.Struct("<iii")
 _FLOAT_BYTES = 4
 
+_TRANSPOSED = 1000
+"""A major or minor version above this says that full layers stand input by input."""
+
 
 class Layer(NamedTuple):
-    """One convolution, as Darknet counts layers: with the normalization that follows it."""
+    """One layer with weights, as Darknet counts them: with the normalization that follows it."""
 
     name: str
-    conv: nn.Conv2d
-    norm: nn.BatchNorm2d | None
+    part: nn.Conv2d | nn.Linear | LocallyConnected
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | None
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and tensor, in the order of the file."""
-        if self.norm is None:
-            assert self.conv.bias is not None
-            yield "bias", self.conv.bias
+    def tensors(self, *, transposed: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and tensor, in the order of the file; a full layer's weights, if ``transposed``, input by input."""
+        bias = self.part.bias if self.norm is None else self.norm.bias
+        assert bias is not None
+        yield "bias", bias.detach()
+        if isinstance(self.part, nn.Linear):
+            yield "weights", self.part.weight.detach().t() if transposed else self.part.weight.detach()
+            yield from self._statistics()
         else:
-            assert self.norm.running_mean is not None and self.norm.running_var is not None
-            yield "bias", self.norm.bias
-            yield "scale", self.norm.weight
-            yield "running mean", self.norm.running_mean
-            yield "running variance", self.norm.running_var
-        yield "kernel", self.conv.weight
+            yield from self._statistics()
+            yield "kernel", self.part.weight.detach()
 
     def floats(self) -> int:
         """How many numbers the file holds for it."""
         return sum(tensor.numel() for _, tensor in self.tensors())
+
+    def _statistics(self) -> Iterator[tuple[str, torch.Tensor]]:
+        if self.norm is not None:
+            assert self.norm.running_mean is not None and self.norm.running_var is not None
+            yield "scale", self.norm.weight.detach()
+            yield "running mean", self.norm.running_mean
+            yield "running variance", self.norm.running_var
 
 
 def is_darknet(head: bytes) -> bool:
@@ -58,14 +71,20 @@ def is_darknet(head: bytes) -> bool:
     if len(head) < _VERSION.size:
         return False
     major, minor, revision = _VERSION.unpack_from(head)
-    return major == 0 and minor in (1, 2) and 0 <= revision < 1000
+    if not (0 <= revision < 1000 and 0 <= major < 2 * _TRANSPOSED and 0 <= minor < 2 * _TRANSPOSED):
+        return False
+    return _is_transposed(major, minor) or (major == 0 and minor in (1, 2))
+
+
+def _is_transposed(major: int, minor: int) -> bool:
+    return major > _TRANSPOSED or minor > _TRANSPOSED
 
 
 def load_darknet(module: nn.Module, path: Path) -> None:
     """Fills the module from a Darknet file, layer by layer; holds one tensor at a time.
 
     Args:
-        module: its convolutions are in the order of Darknet's layers.
+        module: its layers are in the order of Darknet's.
         path: the file.
 
     Raises:
@@ -75,17 +94,17 @@ def load_darknet(module: nn.Module, path: Path) -> None:
     """
     layers = _layers(module)
     with path.open("rb") as file:
-        _skip_header(file, path, layers)
+        transposed = _skip_header(file, path, layers)
         for layer in layers:
-            for what, tensor in layer.tensors():
+            for what, tensor in layer.tensors(transposed=transposed):
                 _read(file, path, f"{layer.name}: {what}", tensor)
 
 
 def save_darknet(module: nn.Module, path: Path, *, minor: int = 2, seen: int = 0) -> None:
-    """Writes the module's convolutions as a Darknet file.
+    """Writes the module's weights as a Darknet file.
 
     Args:
-        module: its convolutions are in the order of Darknet's layers.
+        module: its layers are in the order of Darknet's.
         path: the file to write.
         minor: the format's version is ``0.minor``; from 2 on ``seen`` has 64 bits.
         seen: how many images the model has seen in training.
@@ -105,38 +124,49 @@ def save_darknet(module: nn.Module, path: Path, *, minor: int = 2, seen: int = 0
 def _layers(module: nn.Module) -> list[Layer]:
     layers: list[Layer] = []
     for name, part in module.named_modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, (nn.Conv2d, nn.Linear, LocallyConnected)):
             layers.append(Layer(name, part, None))
-        elif isinstance(part, nn.BatchNorm2d) and layers and layers[-1].conv.bias is None and layers[-1].norm is None:
+        elif isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) and layers and _lacks_norm(layers[-1]):
             layers[-1] = layers[-1]._replace(norm=part)
         elif next(part.parameters(recurse=False), None) is not None:
             raise _no_place(name, type(part).__name__)
     for layer in layers:
-        if (layer.norm is None) == (layer.conv.bias is None):
-            raise _no_place(layer.name, "a convolution with neither bias nor normalization")
+        if (layer.norm is None) == (layer.part.bias is None):
+            raise _no_place(layer.name, "a layer with neither bias nor normalization")
     return layers
+
+
+def _lacks_norm(layer: Layer) -> bool:
+    return layer.part.bias is None and layer.norm is None
 
 
 def _no_place(name: str, got: str) -> ModelError:
     return ModelError(
-        f"Darknet weights: expected convolutions with a bias or a normalization only, got {got} at '{name}'",
+        "Darknet weights: expected convolutions, full and locally connected layers, each with a bias or a "
+        f"normalization, got {got} at '{name}'",
         hint="give this model its weights as .pt or .safetensors",
     )
 
 
-def _skip_header(file: BinaryIO, path: Path, layers: list[Layer]) -> None:
-    """Goes to the first number, once the file is known to hold exactly as many as the layers need."""
+def _skip_header(file: BinaryIO, path: Path, layers: list[Layer]) -> bool:
+    """Goes to the first number, once the file is known to hold exactly as many as the layers need.
+
+    Returns:
+        Whether full layers stand input by input.
+    """
     head = file.read(_VERSION.size)
     if not is_darknet(head):
         raise ModelError(f"weights {path}: expected a Darknet file of version 0.1 or 0.2, got the header {head!r}")
-    minor = _VERSION.unpack(head)[1]
+    major, minor, _ = _VERSION.unpack(head)
     available = file.seek(0, 2) - _VERSION.size
     needed = sum(layer.floats() for layer in layers) * _FLOAT_BYTES
-    usual = 8 if minor >= 2 else 4
+    transposed = _is_transposed(major, minor)
+    usual = 8 if minor >= 2 and not transposed else 4
     counter = next((size for size in (8, 4) if available - size == needed), usual)
     if available - counter != needed:
         raise _wrong_length(path, layers, max(available - counter, 0))
     file.seek(_VERSION.size + counter)
+    return transposed
 
 
 def _wrong_length(path: Path, layers: list[Layer], got_bytes: int) -> ModelError:
@@ -153,7 +183,7 @@ def _wrong_length(path: Path, layers: list[Layer], got_bytes: int) -> ModelError
     for number, layer in enumerate(layers, start=1):
         if before + layer.floats() > got:
             return ModelError(
-                f"{message}: they run out in '{layer.name}', convolution {number} of {len(layers)}, which needs "
+                f"{message}: they run out in '{layer.name}', layer {number} of {len(layers)}, which needs "
                 f"{layer.floats()} and finds {got - before}",
                 hint="the file is cut short (fetch it again), or belongs to another model or number of classes",
             )

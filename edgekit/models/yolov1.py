@@ -18,7 +18,7 @@ from torch import nn
 from edgekit.models.activations import LeakyReLU
 from edgekit.models.blocks import LEAKY_SLOPE, ConvNormAct, LocallyConnected, initialize
 
-__all__ = ["CellGrid", "yolov1", "yolov1_paper", "yolov1_tiny"]
+__all__ = ["CellGrid", "YoloV1", "YoloV1Tiny", "initialize_cells", "yolov1", "yolov1_paper", "yolov1_tiny"]
 
 SIDE = 7
 """Rows and columns of cells: 448 px in cells of 64."""
@@ -92,7 +92,7 @@ class CellGrid(nn.Module):
         self.sizes = (classes, boxes, 4 * boxes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.split([self.side**2 * size for size in self.sizes], dim=1)
+        rows = torch.split(x, [self.side**2 * size for size in self.sizes], dim=1)
         cells = [row.reshape(-1, self.side, self.side, size) for row, size in zip(rows, self.sizes, strict=True)]
         return torch.cat(cells, dim=3).permute(0, 3, 1, 2)
 
@@ -109,7 +109,7 @@ class YoloV1(nn.Module):
         self.head64 = nn.Linear(features, SIDE * SIDE * (classes + 5 * boxes))
         self.cells = CellGrid(SIDE, boxes, classes)
         initialize(self)
-        _initialize_head(self.head64)
+        initialize_cells(self.head64)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The raw head at stride 64."""
@@ -136,7 +136,7 @@ class YoloV1Tiny(nn.Module):
         self.head64 = nn.Linear(SIDE * SIDE * 256, SIDE * SIDE * (classes + 5 * boxes))
         self.cells = CellGrid(SIDE, boxes, classes)
         initialize(self)
-        _initialize_head(self.head64)
+        initialize_cells(self.head64)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The raw head at stride 64."""
@@ -163,7 +163,7 @@ def _first_full_layer() -> nn.Module:
     return nn.Sequential(OrderedDict(flatten=nn.Flatten(), full=full, act=LeakyReLU(LEAKY_SLOPE)))
 
 
-def _initialize_head(head: nn.Linear) -> None:
+def initialize_cells(head: nn.Linear) -> None:
     """Numbers around 0, so that an untrained head finds next to nothing."""
     nn.init.normal_(head.weight, std=0.001)
     nn.init.zeros_(head.bias)

@@ -101,7 +101,7 @@ class YoloV2Tiny(nn.Module):
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
-        self.backbone = TinyBackbone()
+        self.backbone = TinyBackbone(width=1.0)
         self.conv8 = ConvNormAct(1024, channels, 3)
         self.head32 = yolo_head(channels, ANCHORS, classes)
         initialize(self)

@@ -1,0 +1,208 @@
+"""From the sections of a file to a network, layer by layer; what is not given is what Darknet's ``parser.c`` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edgekit.errors import nearest
+from edgekit.models.cfg.heads import check_heads, detection, region, yolo
+from edgekit.models.cfg.layers import TRAINING, Layer, Network, Reader, Shape
+from edgekit.models.cfg.text import read_cfg
+
+__all__ = ["network_from_cfg"]
+
+MOST_PARAMETERS = 2**31 - 1
+"""More than any network of Darknet's has; what is larger is a slip of the pen."""
+
+
+def network_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Network:
+    """Reads a cfg file and checks that its layers fit together.
+
+    Args:
+        path: the file.
+        size: height and width of the input; the file's own if None.
+
+    Raises:
+        RecipeError: the file cannot be read, has something that is not taken, or does not close: names the line.
+    """
+    sections = read_cfg(path)
+    net = sections[0]
+    height, width = size or (net.integer("height", 0, least=1), net.integer("width", 0, least=1))
+    network = Network(path, Shape(net.integer("channels", 0, least=1), height, width))
+    if len(sections) == 1:
+        raise net.error("expected layers after it, got none")
+    for section in sections[1:]:
+        if section.name not in _READERS:
+            raise section.error("a layer that is not taken", hint=nearest(section.name, _READERS))
+        network.layers.append(_READERS[section.name](Reader(network, section)))
+        if network.parameters > MOST_PARAMETERS:
+            raise section.error(f"expected {MOST_PARAMETERS} parameters in all at most, got {network.parameters}")
+    check_heads(network)
+    return network
+
+
+def _convolutional(read: Reader) -> Layer:
+    only = {"flipped": 0.0, "binary": 0.0, "xnor": 0.0, "dilation": 1.0, "antialiasing": 0.0, "dontload": 0.0}
+    keys = "filters size stride pad padding groups batch_normalize activation"
+    read.options(*keys.split(), only={**only, "dontloadscales": 0.0})
+    section, before = read.section, read.before
+    filters, size, stride = (read.positive(key, 1) for key in ("filters", "size", "stride"))
+    padding = size // 2 if section.integer("pad", 0) else section.integer("padding", 0)
+    groups, norm = read.positive("groups", 1), section.integer("batch_normalize", 0) > 0
+    for what, channels in (("channels", before.channels), ("filters", filters)):
+        if channels % groups:
+            raise section.error(f"expected a divisor of its {channels} {what}, got {groups}", "groups")
+    height, width = ((side + 2 * padding - size) // stride + 1 for side in before[1:])
+    return read.layer(
+        Shape(filters, height, width),
+        parameters=filters * (before.channels // groups) * size * size + (2 if norm else 1) * filters,
+        activation=read.activation("logistic"),
+        filters=filters,
+        size=size,
+        stride=stride,
+        padding=padding,
+        groups=groups,
+        norm=norm,
+    )
+
+
+def _local(read: Reader) -> Layer:
+    read.options("filters", "size", "stride", "pad", "activation")
+    before = read.before
+    filters, size, stride = (read.positive(key, 1) for key in ("filters", "size", "stride"))
+    padding = read.section.integer("pad", 0)
+    if padding and (padding, size) != (1, 3):
+        # Darknet pads by this number, but reckons as if it were half of the kernel.
+        raise read.section.error(f"expected 0, or 1 with size=3, got {padding} with size={size}", "pad")
+    height, width = ((side + 2 * padding - size) // stride + 1 for side in before[1:])
+    places = max(height, 0) * max(width, 0)
+    return read.layer(
+        Shape(filters, height, width),
+        parameters=places * filters * (before.channels * size * size + 1),
+        activation=read.activation("logistic"),
+        filters=filters,
+        size=size,
+        stride=stride,
+        padding=padding,
+    )
+
+
+def _connected(read: Reader) -> Layer:
+    read.options("output", "batch_normalize", "activation", only={"dontload": 0.0, "dontloadscales": 0.0})
+    filters, norm = read.positive("output", 1), read.section.integer("batch_normalize", 0) > 0
+    return read.layer(
+        Shape(filters, 1, 1),
+        parameters=filters * (read.before.numbers + (2 if norm else 1)),
+        activation=read.activation("logistic"),
+        filters=filters,
+        norm=norm,
+    )
+
+
+def _maxpool(read: Reader) -> Layer:
+    read.options("size", "stride", "padding", only={"maxpool_depth": 0.0, "antialiasing": 0.0})
+    before, stride = read.before, read.positive("stride", 1)
+    size = read.positive("size", stride)
+    padding = read.section.integer("padding", size - 1)
+    if padding > 2 * (size - 1):
+        raise read.section.error(f"expected {2 * (size - 1)} at most with size={size}, got {padding}", "padding")
+    height, width = ((side + padding - size) // stride + 1 for side in before[1:])
+    return read.layer(Shape(before.channels, height, width), size=size, stride=stride, padding=padding)
+
+
+def _avgpool(read: Reader) -> Layer:
+    read.options()
+    return read.layer(Shape(read.before.channels, 1, 1))
+
+
+def _softmax(read: Reader) -> Layer:
+    read.options(only={"groups": 1.0, "temperature": 1.0, "spatial": 0.0, "noloss": 0.0})
+    return read.layer(read.before)
+
+
+def _activation(read: Reader) -> Layer:
+    read.options("activation")
+    return read.layer(read.before, activation=read.activation("linear"))
+
+
+def _same(read: Reader) -> Layer:
+    read.section.known({*TRAINING, "type", "scale", "dropblock", "dropblock_size_rel", "dropblock_size_abs"})
+    return read.layer(read.before)
+
+
+def _crop(read: Reader) -> Layer:
+    read.options("crop_width", "crop_height", "noadjust")
+    before = read.before
+    height, width = read.positive("crop_height", 1), read.positive("crop_width", 1)
+    if height > before.height or width > before.width:
+        raise read.section.error(f"expected {before.height}x{before.width} at most, got {height}x{width}")
+    return read.layer(Shape(before.channels, height, width), adjust=not read.section.integer("noadjust", 0))
+
+
+def _route(read: Reader) -> Layer:
+    read.options("layers", only={"groups": 1.0, "group_id": 0.0})
+    written = read.section.integers("layers")
+    if not written:
+        raise read.section.error("expected layers=, the layers that it joins")
+    sources = tuple(read.place("layers", number) for number in written)
+    shapes = [read.shape_of(source) for source in sources]
+    for number, shape in zip(written, shapes, strict=True):
+        if shape[1:] != shapes[0][1:]:
+            raise read.section.error(
+                f"expected layers of one height and width, got {shapes[0]} from {written[0]} and {shape} from {number}",
+                "layers",
+            )
+    channels = sum(shape.channels for shape in shapes)
+    return read.layer(Shape(channels, *shapes[0][1:]), sources=sources)
+
+
+def _shortcut(read: Reader) -> Layer:
+    read.options("from", "activation", only={"alpha": 1.0, "beta": 0.0})
+    if len(written := read.section.integers("from")) != 1:
+        raise read.section.error(f"expected from=, one layer that is added, got {len(written)}", "from")
+    before, source = read.before, read.place("from", written[0])
+    if (added := read.shape_of(source)) != before:
+        raise read.section.error(
+            f"expected two layers of one shape, got {before} and, from {written[0]}, {added}", "from"
+        )
+    return read.layer(before, sources=(read.index - 1, source), activation=read.activation("linear"))
+
+
+def _upsample(read: Reader) -> Layer:
+    read.options("stride", only={"scale": 1.0})
+    before, stride = read.before, read.positive("stride", 2)
+    return read.layer(Shape(before.channels, before.height * stride, before.width * stride), stride=stride)
+
+
+def _reorg(read: Reader) -> Layer:
+    read.options("stride", only={"reverse": 0.0, "flatten": 0.0, "extra": 0.0})
+    before, stride = read.before, read.positive("stride", 1)
+    if before.height % stride or before.width % stride or before.channels % stride**2:
+        raise read.section.error(
+            f"expected height and width that are multiples of the stride, and channels of its square, got {before}",
+            "stride",
+        )
+    shape = Shape(before.channels * stride**2, before.height // stride, before.width // stride)
+    return read.layer(shape, stride=stride)
+
+
+_READERS: dict[str, Callable[[Reader], Layer]] = {
+    "activation": _activation,
+    "avgpool": _avgpool,
+    "connected": _connected,
+    "convolutional": _convolutional,
+    "cost": _same,
+    "crop": _crop,
+    "detection": detection,
+    "dropout": _same,
+    "local": _local,
+    "maxpool": _maxpool,
+    "region": region,
+    "reorg": _reorg,
+    "route": _route,
+    "shortcut": _shortcut,
+    "softmax": _softmax,
+    "upsample": _upsample,
+    "yolo": yolo,
+}
