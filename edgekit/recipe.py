@@ -265,7 +265,7 @@ class Train(_Table, frozen=True, kw_only=True):
     weight_decay: Annotated[float, msgspec.Meta(ge=0.0, le=1e6)] = 0.0
     clip: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)] = 0.0
     label_smoothing: Fraction = 0.0
-    augment: tuple[Literal["flip", "crop", "jitter", "scale", "mosaic"], ...] = ()
+    augment: tuple[Literal["flip", "crop", "scale", "color", "mosaic"], ...] = ()
 
 
 class Tolerance(_Table, frozen=True, kw_only=True):

@@ -36,14 +36,19 @@ def yolov3_spp(classes: int = 80) -> nn.Module:
     return YoloV3(classes, pyramid=True)
 
 
-def yolov3_tiny(classes: int = 80) -> nn.Module:
+def yolov3_tiny(classes: int = 80, *, width: float = 1.0) -> nn.Module:
     """YOLOv3-tiny as in ``yolov3-tiny.cfg``: seven convolutions and two heads, 8,852,366 parameters with 80 classes.
+
+    Args:
+        classes: how many it tells apart.
+        width: of all channels so many stay, to the nearest 8 (Howard et al. 2017, arXiv:1704.04861, section 3.3);
+            only 1 takes the authors' weights.
 
     Returns:
         A module that takes ``(N, 3, H, W)``, H and W multiples of 32, and returns two tensors
         ``(N, 3 * (5 + classes), H / s, W / s)`` for ``s`` = 32, 16.
     """
-    return YoloV3Tiny(classes)
+    return YoloV3Tiny(classes, width)
 
 
 class Darknet53(nn.Module):
@@ -103,21 +108,22 @@ class YoloV3(nn.Module):
 class TinyBackbone(nn.Module):
     """Seven convolutions with max-pools between them; the last max-pool keeps height and width."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: float) -> None:
         super().__init__()
-        self.conv1 = ConvNormAct(3, 16, 3)
+        channels = [_narrowed(16 << i, width) for i in range(7)]
+        self.conv1 = ConvNormAct(3, channels[0], 3)
         self.pool1 = nn.MaxPool2d(2)
-        self.conv2 = ConvNormAct(16, 32, 3)
+        self.conv2 = ConvNormAct(channels[0], channels[1], 3)
         self.pool2 = nn.MaxPool2d(2)
-        self.conv3 = ConvNormAct(32, 64, 3)
+        self.conv3 = ConvNormAct(channels[1], channels[2], 3)
         self.pool3 = nn.MaxPool2d(2)
-        self.conv4 = ConvNormAct(64, 128, 3)
+        self.conv4 = ConvNormAct(channels[2], channels[3], 3)
         self.pool4 = nn.MaxPool2d(2)
-        self.conv5 = ConvNormAct(128, 256, 3)
+        self.conv5 = ConvNormAct(channels[3], channels[4], 3)
         self.pool5 = nn.MaxPool2d(2)
-        self.conv6 = ConvNormAct(256, 512, 3)
+        self.conv6 = ConvNormAct(channels[4], channels[5], 3)
         self.pool6 = MaxPoolSame(2)
-        self.conv7 = ConvNormAct(512, 1024, 3)
+        self.conv7 = ConvNormAct(channels[5], channels[6], 3)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features at strides 32 and 16."""
@@ -132,16 +138,17 @@ class TinyBackbone(nn.Module):
 class YoloV3Tiny(nn.Module):
     """A short backbone, and a head for each of two strides."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()
-        self.backbone = TinyBackbone()
-        self.neck32 = ConvNormAct(1024, 256, 1)
-        self.expand32 = ConvNormAct(256, 512, 3)
-        self.head32 = yolo_head(512, ANCHORS, classes)
-        self.reduce16 = ConvNormAct(256, 128, 1)
+        c128, c256, c512, c1024 = (_narrowed(channels, width) for channels in (128, 256, 512, 1024))
+        self.backbone = TinyBackbone(width)
+        self.neck32 = ConvNormAct(c1024, c256, 1)
+        self.expand32 = ConvNormAct(c256, c512, 3)
+        self.head32 = yolo_head(c512, ANCHORS, classes)
+        self.reduce16 = ConvNormAct(c256, c128, 1)
         self.upsample16 = nn.Upsample(scale_factor=2, mode="nearest")
-        self.expand16 = ConvNormAct(128 + 256, 256, 3)
-        self.head16 = yolo_head(256, ANCHORS, classes)
+        self.expand16 = ConvNormAct(c128 + c256, c256, 3)
+        self.head16 = yolo_head(c256, ANCHORS, classes)
         initialize(self)
         initialize_heads(self, ANCHORS, classes)
 
@@ -151,6 +158,11 @@ class YoloV3Tiny(nn.Module):
         coarse = self.neck32(stride32)
         fine = torch.cat((self.upsample16(self.reduce16(coarse)), stride16), dim=1)
         return self.head32(self.expand32(coarse)), self.head16(self.expand16(fine))
+
+
+def _narrowed(channels: int, width: float) -> int:
+    """That part of the channels, to the nearest 8, which is what kernels for integers take at once."""
+    return max(8, round(channels * width / 8) * 8)
 
 
 def _stage(channels: int, *, blocks: int) -> nn.Sequential:

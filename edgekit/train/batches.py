@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from edgekit.data.augment import augmentation_from_names, augmented
 from edgekit.data.examples import Boxes, DataSet, Example, feeds_from_example
 from edgekit.data.images import Placement, preprocess
 from edgekit.data.vocabulary import PAD, target_output_ids
-from edgekit.errors import DataError
+from edgekit.errors import DataError, UsageError
 from edgekit.recipe import Recipe
 from edgekit.specs import TensorSpec
 from edgekit.train.yolo_loss import Truth
@@ -65,12 +66,16 @@ class Batches:
 
         Raises:
             DataError: the set is empty, is for another task, or has more classes than the model.
+            UsageError: an augmentation is unknown, or the model takes no pictures.
         """
         self.name = examples.name
         self._examples = _Kept(examples)
         self._recipe = recipe
         self._seed = seed
-        self._augment = tuple(augment)
+        if augment and recipe.preprocess is None:
+            raise UsageError(f"--augment is for pictures: expected none for {recipe.name}, got {', '.join(augment)}")
+        pad = recipe.preprocess.pad if recipe.preprocess is not None else 0
+        self._augmentation = augmentation_from_names(augment, pad=pad) if augment else None
         if not len(examples):
             raise DataError(f"data set {examples.name}: expected examples, got none")
         if examples.task != recipe.task:
@@ -102,7 +107,10 @@ class Batches:
             yield self._collated([self._examples[index] for index in range(start, stop)])
 
     def _augmented(self, index: int, epoch: int) -> Example:
-        return self._examples[index]
+        if self._augmentation is None:
+            return self._examples[index]
+        random = np.random.default_rng([self._seed, epoch, index])
+        return augmented(self._examples[index], self._augmentation, random)
 
     def _collated(self, examples: Sequence[Example]) -> Batch:
         collate = {

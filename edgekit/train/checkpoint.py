@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,10 @@ def save_weights(path: Path, module: nn.Module) -> None:
     """
     # A tensor that two names share is written for each: the format has no such thing as sharing.
     state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
-    _replace(path, lambda staging: safetensors.torch.save_file(state, staging))
+    _replace(path, lambda staging: staging.write_bytes(safetensors.torch.save(state)))
 
 
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     staging = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def _replace(path: Path, write: Any) -> None:
         with staging.open("rb") as file:
             os.fsync(file.fileno())
         staging.replace(path)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as e:  # torch makes a RuntimeError of a full disk
+    except (OSError, RuntimeError) as e:  # torch makes a RuntimeError of a full disk
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).partition("\n")[0]
         raise TrainError(f"cannot write {path}: {reason}", hint="make room, or choose another place with -o") from e
     finally:

@@ -22,7 +22,7 @@ from edgekit.train.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.train.objectives import Objective, Outputs, objective_from_recipe
 from edgekit.train.optimization import optimizer_from_train, schedule_from_train
 
-__all__ = ["Epoch", "Training", "evaluate", "fit"]
+__all__ = ["Epoch", "Training", "evaluate", "figure_text", "fit"]
 
 CHECKPOINT_S = 30.0
 
@@ -58,6 +58,7 @@ class Training:
         test: the examples to be measured on.
         how: optimizer, schedule and the like.
         seed: of the order of examples, of augmentation and of dropout.
+        source: what the data set was asked for as.
         checkpoint: file to go on from after a crash; none is written without it.
         checkpoint_s: how often it is written within an epoch; at the end of each it always is.
     """
@@ -68,6 +69,7 @@ class Training:
     test: DataSet
     how: Train
     seed: int = 0
+    source: str = ""
     checkpoint: Path | None = None
     checkpoint_s: float = CHECKPOINT_S
 
@@ -77,10 +79,10 @@ class Training:
         return {
             "model": self.recipe.name,
             "arguments": repr(sorted(self.recipe.model.arguments.items())),
-            "data": self.learn.name,
+            "source": self.source,
             "examples": len(self.learn),
             "seed": self.seed,
-            **msgspec.to_builtins(self.how, str_keys=True),
+            **msgspec.to_builtins(self.how),
         }
 
 
@@ -115,6 +117,8 @@ def fit(
         run = _Run(training, progress or Silent())
         if resume:
             run.resume()
+        else:
+            run.save()  # a place that cannot be written is better found now than after an hour
         for epoch in run.epochs:
             on_epoch(epoch)
         while len(run.epochs) < training.how.epochs:
@@ -124,7 +128,9 @@ def fit(
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, batches: Batches, objective: Objective, recipe: Recipe) -> tuple[float, dict[str, float]]:
+def evaluate(
+    module: nn.Module, batches: Batches, objective: Objective, recipe: Recipe
+) -> tuple[float, dict[str, float]]:
     """Mean loss over all examples, and the figures; the module is in eval mode afterwards."""
     module.eval()
     total = count = 0.0
@@ -134,6 +140,12 @@ def evaluate(module: nn.Module, batches: Batches, objective: Objective, recipe: 
         count += len(batch)
         objective.add(outputs, batch)
     return total / count, objective.figures()
+
+
+def figure_text(name: str, value: float) -> str:
+    """A figure for people: ``accuracy 97.22 %``."""
+    words = {"map50": "mAP50", "map50_95": "mAP50-95", "sequence_accuracy": "sequence accuracy"}.get(name, name)
+    return f"{words} {value:.4g}" if name in ("mse", "rmse", "r2") else f"{words} {100 * value:.2f} %"
 
 
 def outputs_of(module: nn.Module, batch: Batch, recipe: Recipe) -> Outputs:
@@ -181,7 +193,7 @@ class _Run:
         epoch = Epoch(number, self.lr, loss, test_loss, figures, time.monotonic() - start)
         self.epochs.append(epoch)
         self.batch, self.loss_sum, self.seconds = 0, 0.0, 0.0
-        self._save()
+        self.save()
         return epoch
 
     def _checkpointed(self, start: float) -> Iterator[Batch]:
@@ -192,7 +204,7 @@ class _Run:
             self.batch += 1
             if time.monotonic() - saved >= self.training.checkpoint_s and self.batch < len(self.learn):
                 self.seconds = time.monotonic() - start
-                self._save()
+                self.save()
                 saved = time.monotonic()
 
     def _step(self, batch: Batch) -> None:
@@ -219,7 +231,8 @@ class _Run:
             hint=f"learn more slowly, with --lr {how.lr / 10:.1g}{clip}",
         )
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes the checkpoint."""
         if self.training.checkpoint is None:
             return
         state = {

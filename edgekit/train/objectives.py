@@ -141,9 +141,7 @@ class _Detect:
             raw = outputs[heads[0].output]
             return yolov1_loss(raw, assign_cells(raw, truth, boxes=heads[0].boxes, size=self._size))
         if self._how.kind == "yolov2":
-            assigned = assign_anchors(
-                outputs, truth, heads, size=self._size, ignored=IGNORED_V2, several_classes=False
-            )
+            assigned = assign_anchors(outputs, truth, heads, size=self._size, ignored=IGNORED_V2, several_classes=False)
             return yolov2_loss(outputs, assigned, heads)
         return yolov3_loss(outputs, assign_anchors(outputs, truth, heads, size=self._size), heads)
 

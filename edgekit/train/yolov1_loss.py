@@ -102,4 +102,4 @@ def _cells(output: torch.Tensor, boxes: int, classes: int) -> tuple[torch.Tensor
     """Class probabilities ``(N, S, S, classes)``, confidences ``(N, S, S, B)`` and boxes ``(N, S, S, B, 4)``."""
     numbers = output.permute(0, 2, 3, 1)
     probabilities, confidence, places = torch.split(numbers, [classes, boxes, 4 * boxes], dim=-1)
-    return probabilities, confidence, places.unflatten(-1, (boxes, 4))
+    return probabilities, confidence, places.reshape(*places.shape[:-1], boxes, 4)

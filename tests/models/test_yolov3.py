@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from edgekit.models.factory import module_from_factory, module_from_recipe
-from edgekit.recipe import Recipe, load_recipe, recipe_names
+from edgekit.recipe import Recipe, load_recipe
 
 PUBLISHED = {"yolov3": 61_949_149, "yolov3-tiny": 8_852_366, "yolov3-spp": 62_998_749}
-RECIPES = [name for name in recipe_names() if name.startswith("yolov3")]
+RECIPES = list(PUBLISHED)
 
 
 def without_data(recipe: Recipe) -> nn.Module:
@@ -86,3 +86,11 @@ def test_untrained_activations_neither_vanish_nor_explode(name: str) -> None:
     for head in heads:
         objectness = head.reshape(1, 3, 85, *head.shape[2:])[:, :, 4].sigmoid()
         assert objectness.mean() < 0.05
+
+
+def test_a_narrow_yolov3_tiny_has_that_part_of_the_channels() -> None:
+    recipe = load_recipe("yolov3-tiny-scenes")
+    narrow, wide = without_data(recipe), module_from_factory("edgekit.models.yolov3:yolov3_tiny", {"classes": 10})
+    assert [name for name, _ in narrow.named_modules()] == [name for name, _ in wide.named_modules()]
+    assert narrow.get_submodule("backbone.conv7.conv").weight.shape == (256, 128, 3, 3)
+    assert narrow.get_submodule("backbone.conv1.conv").weight.shape == (8, 3, 3, 3)

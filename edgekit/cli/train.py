@@ -1,0 +1,121 @@
+"""``edgekit train``: a model and a data set in, a file of weights out, with the figures of each epoch."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgekit.train.fit import Epoch
+
+__all__ = ["train"]
+
+OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
+SCHEDULES = ("constant", "step", "cosine", "onecycle", "inverse-sqrt")
+AUGMENTATIONS = ("flip", "crop", "scale", "color", "mosaic")
+
+EPILOG = """\b
+Examples:
+  edgekit train lenet --data digits
+  edgekit train resnet18 --data photos/ --weights imagenet --lr 0.001 -o mine.safetensors
+  edgekit train lenet --data digits --resume
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Train a model on a data set.")
+@click.argument("model")
+@click.option("--data", metavar="SET|PATH", help="Data set: digits, scenes, spelling, or files of a known format.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Weights to write: NAME.safetensors."
+)
+@click.option("--weights", metavar="FILE|NAME", help="Weights to start from; random ones without it.")
+@click.option("--resume", is_flag=True, help="Go on where a training that was killed has left off.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="How weights follow their gradients.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Learning rate.")
+@click.option("--schedule", type=click.Choice(SCHEDULES), help="How the learning rate goes.")
+@click.option("--warmup", type=click.IntRange(min=0), metavar="N", help="Batches over which it rises first.")
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="How often each example is seen.")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Examples a step.")
+@click.option("--weight-decay", type=click.FloatRange(min=0), metavar="X", help="What weights shrink by.")
+@click.option("--clip", type=click.FloatRange(min=0), metavar="X", help="Largest norm of a gradient; 0 for any.")
+@click.option("--label-smoothing", type=click.FloatRange(0, 1), metavar="X", help="Share of a label that all get.")
+@click.option(
+    "--augment",
+    metavar="LIST",
+    help=f"What is done to pictures, as in flip,color: {', '.join(AUGMENTATIONS)}; or none.",
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="What all that is random is drawn with.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets PyTorch choose.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print all figures as JSON, and nothing else, on standard output."
+)
+def train(
+    model: str,
+    data: str | None,
+    output: Path | None,
+    weights: str | None,
+    resume: bool,
+    seed: int | None,
+    threads: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train MODEL, a name out of `edgekit models` or a recipe's file, on a data set.
+
+    What is not said is as in the model's recipe; with --resume, as it was. The weights go to `edgekit build --weights`.
+    """
+    import msgspec
+    import torch
+
+    from edgekit.cli.progress import progress_on_stderr
+    from edgekit.train.train import train_model
+
+    if threads:
+        torch.set_num_threads(threads)
+    changes = {name: value for name, value in options.items() if value is not None}
+    if "augment" in changes:
+        changes["augment"] = _names(changes["augment"])
+    with progress_on_stderr() as progress:
+        file, epochs = train_model(
+            model,
+            output=output,
+            data=data,
+            weights=weights,
+            seed=seed,
+            resume=resume,
+            changes=changes,
+            on_epoch=(lambda epoch, of: None) if as_json else _print,
+            progress=progress,
+        )
+    if as_json:
+        content = {"weights": str(file), "epochs": epochs}
+        click.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        return
+    click.echo()
+    click.echo(f"{click.style('weights:', fg='green', bold=True)} {file}")
+    click.echo(click.style("next:", dim=True))
+    click.echo(f"  edgekit build {shlex.quote(model)} --weights {shlex.quote(str(file))}")
+
+
+def _names(text: str) -> list[str]:
+    names = [] if text == "none" else text.split(",")
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise click.BadParameter(
+                f"expected some of {', '.join(AUGMENTATIONS)}, or none, got '{name}'", param_hint="'--augment'"
+            )
+    return names
+
+
+def _print(epoch: Epoch, of: int) -> None:
+    """One line an epoch."""
+    from edgekit.train.fit import figure_text
+
+    figures = "   ".join(figure_text(name, value) for name, value in epoch.figures.items())
+    click.echo(
+        f"epoch {epoch.epoch:>{len(str(of))}}/{of}   lr {epoch.lr:<8.3g}   loss {epoch.loss:<8.4g}   "
+        f"test loss {epoch.test_loss:<8.4g}   {click.style(figures, bold=True)}   {epoch.seconds:.1f} s"
+    )

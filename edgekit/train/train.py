@@ -1,0 +1,152 @@
+"""`train_model`: from a model's name and a data set's to a file of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import nn
+
+from edgekit.data.examples import DataSet, data_set, data_set_names
+from edgekit.errors import UsageError, nearest
+from edgekit.models.download import fetch_weights
+from edgekit.models.factory import module_from_recipe
+from edgekit.models.weights import load_weights
+from edgekit.progress import Progress, Silent
+from edgekit.recipe import Recipe, Train, load_recipe
+from edgekit.train.checkpoint import load_checkpoint, save_weights
+from edgekit.train.fit import Epoch, Training, fit
+
+__all__ = ["checkpoint_of", "train_model"]
+
+SUFFIX = ".safetensors"
+
+
+def train_model(
+    model: str | Path,
+    *,
+    output: str | Path | None = None,
+    data: str | None = None,
+    weights: str | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    on_epoch: Callable[[Epoch, int], None] = lambda epoch, of: None,
+    progress: Progress | None = None,
+) -> tuple[Path, list[Epoch]]:
+    """Trains a recipe's model on a data set and writes its weights.
+
+    Beside the weights there is a checkpoint until they are written; see `checkpoint_of`.
+
+    Args:
+        model: a recipe's name or file.
+        output: file for the weights; ``NAME.safetensors`` where None.
+        data: the data set, as `edgekit.data.examples.data_set` takes it; the recipe's own where None.
+        weights: to start from: a file, or the name of a set that the recipe publishes; random where None.
+        seed: of weights, order and all else that is drawn; 0 where None.
+        resume: goes on from the checkpoint; what is None, or not in ``changes``, is as it was.
+        changes: fields of the recipe's `Train` that are to be others.
+        on_epoch: is told of each epoch, and of how many there will be.
+        progress: is told of each batch.
+
+    Returns:
+        The file of the weights, and all epochs.
+
+    Raises:
+        UsageError: there is no such model, data set or option, or there is a checkpoint that nobody asked for.
+        TrainError: the loss is no longer a number, or the checkpoint is of another training.
+        DataError: the set is empty, or an example is not what the model takes.
+    """
+    progress = progress or Silent()
+    recipe = load_recipe(model)
+    file = _output(output, recipe)
+    checkpoint = checkpoint_of(file)
+    before = load_checkpoint(checkpoint)[0] if resume else {}
+    if not resume and checkpoint.exists():
+        raise UsageError(
+            f"{checkpoint}: expected no checkpoint, got one of a training that did not end",
+            hint="add --resume to go on from it, or delete it to begin anew",
+        )
+    source, seed = data or before.get("source") or recipe.train.data, before.get("seed", 0) if seed is None else seed
+    if not source:
+        raise UsageError(
+            f"training {recipe.name}: expected a data set, got none",
+            hint=f"name one with --data: a path, or {' or '.join(data_set_names())}",
+        )
+    learn, test = (data_set(source, split=split, task=recipe.task) for split in ("train", "test"))
+    how = _changed(_known(before) or recipe.train, changes or {})
+    module = module_from_recipe(recipe, seed=seed)
+    if weights is not None:
+        _load(module, weights, recipe, progress)
+    _say(learn, recipe, progress)
+    training = Training(
+        recipe=recipe, module=module, learn=learn, test=test, how=how, seed=seed, source=source, checkpoint=checkpoint
+    )
+    epochs = fit(training, resume=resume, on_epoch=lambda epoch: on_epoch(epoch, how.epochs), progress=progress)
+    save_weights(file, module)
+    checkpoint.unlink(missing_ok=True)
+    return file, epochs
+
+
+def checkpoint_of(weights: Path) -> Path:
+    """Where a training that is to write these weights has its checkpoint: beside them, with another suffix."""
+    return weights.with_suffix(".checkpoint")
+
+
+def _output(output: str | Path | None, recipe: Recipe) -> Path:
+    file = Path(output if output is not None else f"{recipe.name}{SUFFIX}")
+    if file.suffix != SUFFIX:
+        raise UsageError(
+            f"--output {file}: expected a name that ends in {SUFFIX}, got '{file.suffix}'",
+            hint=f"name it {file.with_suffix(SUFFIX)}",
+        )
+    return file
+
+
+def _known(before: Mapping[str, Any]) -> Train | None:
+    """What a checkpoint says of how it was trained."""
+    fields = {name: value for name, value in before.items() if name in Train.__struct_fields__}
+    return msgspec.convert(fields, Train) if fields else None
+
+
+def _changed(how: Train, changes: Mapping[str, Any]) -> Train:
+    for name in changes:
+        if name not in Train.__struct_fields__:
+            raise UsageError(f"training: unknown option '{name}'", hint=nearest(name, Train.__struct_fields__))
+    for name, value in changes.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"--{name.replace('_', '-')}: expected a finite number, got {value}")
+    try:
+        return msgspec.convert({**msgspec.to_builtins(how), **changes}, Train)
+    except msgspec.ValidationError as e:
+        raise UsageError(f"training: {str(e)[:1].lower()}{str(e)[1:]}") from e
+
+
+def _load(module: nn.Module, name: str, recipe: Recipe, progress: Progress) -> None:
+    if name in recipe.weights:
+        path = fetch_weights(recipe.weights[name], progress=progress)
+    elif Path(name).exists():
+        path = Path(name)
+    else:
+        raise UsageError(
+            f"--weights: expected a file or a set that is published for {recipe.name}, got '{name}', which is neither",
+            hint=nearest(name, recipe.weights),
+        )
+    with progress.stage("reading weights"):
+        load_weights(module, path)
+
+
+def _say(examples: DataSet, recipe: Recipe, progress: Progress) -> None:
+    """What the user should know of the data before they wait for it to be learned."""
+    for note in examples.notes:
+        progress.note(note)
+    own = {label.casefold() for label in recipe.labels.names}
+    strange = [label for label in examples.labels if label.casefold() not in own]
+    if own and strange and recipe.task in ("classify", "detect"):
+        progress.note(
+            f"the classes of {examples.name} have names that {recipe.name} does not know, such as '{strange[0]}': it "
+            "learns them in their order; copy its recipe and write their names into it, or engines will tell others"
+        )
