@@ -11,7 +11,7 @@ import msgspec
 from edgekit.data.coco import COCO_NAMES, is_coco
 from edgekit.data.detection_set import AnnotatedPicture, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Choice
-from edgekit.data.splits import part_of, split_from_name, split_path
+from edgekit.data.splits import part_of, split_from_folder, split_from_name, split_path
 from edgekit.data.text_lines import file_bytes, looks_like_html
 from edgekit.errors import DataError
 
@@ -72,7 +72,7 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
     tally = Tally()
     lists = _box_lists(content, tally, class_of, file)
     chosen = list(enumerate(content.images))
-    if split_from_name(file.name) is None and split_from_name(file.parent.name) is None:
+    if not _told(file):
         chosen = part_of(chosen, choice.split, lambda item: item[1].file_name)
     if not chosen:
         raise DataError(
@@ -115,7 +115,7 @@ def _json_files(folder: Path) -> list[Path]:
 
 def _told(file: Path) -> str:
     """What names the split: the file or, of ``valid/_annotations.coco.json``, its folder."""
-    return file.name if split_from_name(file.name) else file.parent.name if split_from_name(file.parent.name) else ""
+    return file.name if split_from_name(file.name) else file.parent.name if split_from_folder(file.parent) else ""
 
 
 def _parsed(file: Path) -> _File:

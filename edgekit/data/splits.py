@@ -11,7 +11,7 @@ from typing import TypeVar
 from edgekit.data.examples import Split
 from edgekit.errors import DataError
 
-__all__ = ["SPLIT_NAMES", "fraction_from_key", "part_of", "split_from_name", "split_path"]
+__all__ = ["SPLIT_NAMES", "fraction_from_key", "part_of", "split_from_folder", "split_from_name", "split_path"]
 
 # In the order of preference: what is called test often has no labels in the sets that have a val, but not in folders.
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
@@ -46,6 +46,11 @@ def split_from_name(name: str) -> Split | None:
         if any(word in names for word in words):
             return split
     return None
+
+
+def split_from_folder(folder: Path) -> Split | None:
+    """The split of which a folder's name is a name: other words may stand in those of folders by chance."""
+    return next((split for split, names in SPLIT_NAMES.items() if folder.name.lower() in names), None)
 
 
 def split_path(candidates: Sequence[Path], split: Split, whose: str) -> Path:
