@@ -66,7 +66,8 @@ class Order:
     """What a build was asked for.
 
     Attributes:
-        model: a recipe's name or file, an ONNX file, ``package.module:factory``, or an ``nn.Module``.
+        model: a recipe's name or file, a Darknet cfg file, an ONNX file, ``package.module:factory``, or an
+            ``nn.Module``.
         precision: of the engine.
         target: name of the backend.
         weights: a file, or the name of a set that the recipe publishes; None is random for a reference model.
@@ -154,7 +155,7 @@ def _converted(fields: dict[str, Any], option: str, *, strict: bool = True) -> P
 
 
 def kind_of(model: object) -> str:
-    """What sort of model that is: ``recipe``, ``onnx``, ``factory`` or ``module``.
+    """What sort of model that is: ``recipe``, ``cfg``, ``onnx``, ``factory`` or ``module``.
 
     Raises:
         UsageError: there is no such model.
@@ -169,9 +170,12 @@ def kind_of(model: object) -> str:
             f"'{text}': expected a model, got a file of weights",
             hint=f"name the model that they belong to, as in: edgekit build yolov3 --weights {shlex.quote(text)}",
         )
-    if path.suffix == ".onnx" and is_missing(path):
-        beside = nearest(path.name, [file.name for file in path.parent.glob("*.onnx")])
-        raise UsageError(f"'{text}': expected an ONNX file, got no such file", hint=beside)
+    for suffix, what in ((".onnx", "an ONNX file"), (".cfg", "a Darknet cfg file")):
+        if path.suffix == suffix and is_missing(path):
+            beside = nearest(path.name, [file.name for file in path.parent.glob(f"*{suffix}")])
+            raise UsageError(f"'{text}': expected {what}, got no such file", hint=beside)
+    if path.suffix == ".cfg" and not os.path.isdir(path):
+        return "cfg"
     if path.suffix == ".onnx" or os.path.isfile(path):
         return "onnx"
     if os.path.isdir(path):
@@ -182,8 +186,8 @@ def kind_of(model: object) -> str:
         return "factory"
     known = nearest(text, recipe_names())
     raise UsageError(
-        f"unknown model '{text}': expected a name that `edgekit models` lists, an ONNX file that exists, or "
-        "package.module:factory",
+        f"unknown model '{text}': expected a name that `edgekit models` lists, an ONNX or Darknet cfg "
+        "file that exists, or package.module:factory",
         hint=known,
     )
 
@@ -208,7 +212,7 @@ def name_of(model: object) -> str:
     kind = kind_of(model)
     if kind == "recipe":
         return load_recipe(str(model)).name
-    if kind == "onnx":
+    if kind in ("cfg", "onnx"):
         return Path(str(model)).stem
     text = str(model) if kind == "factory" else type(model).__name__
     return text.rpartition(":")[2].rpartition(".")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import inspect
 import math
@@ -24,6 +25,7 @@ from edgekit.graph.lift import OPSET
 from edgekit.graph.load import graph_from_onnx
 from edgekit.graph.passes import NameNodes, optimize
 from edgekit.graph.stats import GraphStats, stats_from_graph
+from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.download import fetch_weights
 from edgekit.models.factory import module_from_factory, module_from_recipe
 from edgekit.models.weights import load_weights
@@ -87,6 +89,7 @@ def model_source(order: Order, progress: Progress) -> ModelSource:
 
     Raises:
         UsageError: there is no such model, or an option does not go with it.
+        RecipeError: a recipe or a Darknet cfg file that is not valid.
         ModelError: the weights do not fit.
         ExportError: the module cannot be exported.
         GraphError: the ONNX file is not valid, or cannot be run.
@@ -95,6 +98,8 @@ def model_source(order: Order, progress: Progress) -> ModelSource:
     kind = kind_of(order.model)
     if kind == "recipe":
         return _from_recipe(load_recipe(order.model), order, progress)
+    if kind == "cfg":
+        return _from_cfg(Path(order.model), order, progress)
     if kind == "onnx":
         return _from_onnx(Path(order.model), order, progress)
     if kind == "factory":
@@ -132,6 +137,17 @@ def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSourc
     )
 
 
+def _from_cfg(path: Path, order: Order, progress: Progress) -> ModelSource:
+    """A Darknet cfg file is a recipe in another form; a picture of another shape makes another network of it."""
+    recipe = recipe_from_cfg(path)
+    if order.shape is not None:
+        height, width = _recipe_shape(recipe, order.shape)[2:]
+        recipe = recipe_from_cfg(path, (height, width))
+    source = _from_recipe(recipe, order, progress)
+    origin = bundle.Source(kind="cfg", name=path.name, sha256=_sha256(path), weights=source.origin.weights)
+    return dataclasses.replace(source, origin=origin)
+
+
 def _recipe_specs(recipe: Recipe, wanted: Shape | None) -> list[TensorSpec]:
     """The recipe's inputs, the first of them, if it is asked for, in another shape."""
     specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]
@@ -151,6 +167,12 @@ def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
     shape = picture_shape(own, wanted)
     if len(own) == 4 and shape[1] != own[1]:
         raise UsageError(f"--shape: {recipe.name} expects {own[1]} channels, got {shape[1]}", hint="give --shape HxW")
+    if recipe.postprocess is not None and recipe.postprocess.kind == "yolov1" and shape[2:4] != own[2:4]:
+        raise UsageError(
+            f"--shape: {recipe.name} expects {own[2]}x{own[3]}, which its full layers are made for, got "
+            f"{shape[2]}x{shape[3]}",
+            hint="leave it out: pictures of any size are made to fit",
+        )
     step = math.lcm(*(head.stride for head in recipe.postprocess.heads)) if recipe.postprocess else 1
     if any(side % step for side in shape[2:4]):
         height, width = (max(step, round(side / step) * step) for side in shape[2:4])

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.parameters import batch_sizes, engine_options, input_shapes, picture_shape, preprocess_fields
+from edgekit.cli.parameters import (
+    batch_sizes,
+    engine_options,
+    input_shapes,
+    model_or_cfg,
+    picture_shape,
+    preprocess_fields,
+)
 
 if TYPE_CHECKING:
     from edgekit.engine.bundle import Manifest
@@ -18,6 +25,7 @@ __all__ = ["build"]
 EPILOG = """\b
 Examples:
   edgekit build yolov3-tiny --int8 --weights coco -o tiny
+  edgekit build yolov3-voc.cfg --weights yolov3-voc.weights
   edgekit build detector.onnx --int8 --calib photos/ --calib-method mse
   edgekit build my.package:make_model --fp32 --input 1x3x224x224
   edgekit build yolov3 --fp16 --target tensorrt-rtx --batch 1:4:16
@@ -25,7 +33,8 @@ Examples:
 
 
 @click.command(epilog=EPILOG, short_help="Compile a model into an engine, and measure it.")
-@click.argument("model")
+@click.argument("model", required=False)
+@model_or_cfg
 @click.option("--int8", "precision", flag_value="int8", default="int8", help="8-bit integers; the default.")
 @click.option("--fp16", "precision", flag_value="fp16", help="16-bit floats, on GPUs.")
 @click.option("--bf16", "precision", flag_value="bf16", help="16-bit floats with the range of 32, on GPUs.")
@@ -80,8 +89,9 @@ Examples:
 def build(model: str, **options: Any) -> None:
     """Compile MODEL into an engine, and measure it.
 
-    MODEL is a name out of `edgekit models`, an ONNX file, or package.module:factory for a PyTorch module of your own.
-    The engine is a folder: the compiled model, the graph it was made from, a manifest, and a report.
+    MODEL is a name out of `edgekit models`, a Darknet cfg file, an ONNX file, or package.module:factory for a PyTorch
+    module of your own. The engine is a folder: the compiled model, the graph it was made from, a manifest, and a
+    report.
     """
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.pipeline import build as build_engine

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.parameters import input_shapes, picture_shape
+from edgekit.cli.parameters import input_shapes, model_or_cfg, picture_shape
 
 if TYPE_CHECKING:
     from edgekit.report.inspection import Inspection
@@ -27,7 +27,8 @@ PIPED_COLUMNS = 160
 
 
 @click.command(epilog=EPILOG, short_help="Show what an engine or a model consists of, layer by layer.")
-@click.argument("model", metavar="ENGINE|FILE.onnx|MODEL")
+@click.argument("model", metavar="ENGINE|FILE.onnx|FILE.cfg|MODEL", required=False)
+@model_or_cfg
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 @click.option(
     "--shape", callback=picture_shape, metavar="HxW|NxCxHxW", help="Shape of the input picture; not of an engine."

@@ -10,7 +10,14 @@ from typing import Any
 
 import click
 
-__all__ = ["batch_sizes", "engine_options", "input_shapes", "picture_shape", "preprocess_fields"]
+__all__ = [
+    "batch_sizes",
+    "engine_options",
+    "input_shapes",
+    "model_or_cfg",
+    "picture_shape",
+    "preprocess_fields",
+]
 
 LISTS = ("mean", "std")
 
@@ -59,6 +66,24 @@ def compute_capabilities(ctx: click.Context, option: click.Parameter, value: str
     if not re.fullmatch(r"\d+\.?\d(,\d+\.?\d)*", value):
         raise click.BadParameter(f"expected compute capabilities, such as 86,89,120, got '{value}'")
     return tuple(int(word.replace(".", "")) for word in value.split(","))
+
+
+def model_or_cfg(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds ``--cfg FILE.cfg``, which says the same as the file in the place of MODEL."""
+
+    @functools.wraps(command)
+    def with_model(*args: Any, model: str | None, cfg: str | None, **options: Any) -> None:
+        if model is None and cfg is None:
+            raise click.UsageError("Missing argument 'MODEL'.")
+        if model is not None and cfg is not None:
+            raise click.UsageError(f"--cfg is a model by itself: expected one, got '{model}' and '{cfg}'")
+        if cfg is not None and not cfg.endswith(".cfg"):
+            raise click.BadParameter(f"expected a Darknet file that ends in .cfg, got '{cfg}'", param_hint="--cfg")
+        command(*args, model=model or cfg, **options)
+
+    return click.option("--cfg", metavar="FILE.cfg", help="A Darknet network; the same as giving the file as MODEL.")(
+        with_model
+    )
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:

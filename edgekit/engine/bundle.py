@@ -68,7 +68,7 @@ class WeightsInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine was built from: ``kind`` is ``recipe``, ``onnx`` or ``module``."""
+    """What the engine was built from: ``kind`` is ``recipe``, ``cfg``, ``onnx`` or ``module``."""
 
     kind: str
     name: str
