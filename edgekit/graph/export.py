@@ -17,6 +17,7 @@ from onnx_ir.passes.common import InlinePass
 from torch import nn
 
 from edgekit.errors import ExportError
+from edgekit.graph.learned import mark_unlearned
 from edgekit.graph.module_names import name_after_modules
 from edgekit.graph.passes import FoldConstants, InferShapes, RemoveDead
 from edgekit.specs import TensorSpec
@@ -51,6 +52,7 @@ def graph_from_module(
         graph = _translated(program, inputs, outputs, opset)
     InlinePass()(graph)
     name_after_modules(graph, module)
+    mark_unlearned(graph, module)
     _drop_invented_biases(graph)
     return graph
 

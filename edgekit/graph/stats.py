@@ -63,10 +63,12 @@ from edgekit.graph.element_types import (
 from edgekit.graph.products import PRODUCTS, macs_of
 from edgekit.specs import Precision
 
-__all__ = ["FOLDED_PARAMETERS", "PADDED_CHANNELS", "GraphStats", "LayerStats", "stats_from_graph"]
+__all__ = ["FOLDED_PARAMETERS", "PADDED_CHANNELS", "UNLEARNED", "GraphStats", "LayerStats", "stats_from_graph"]
 
 FOLDED_PARAMETERS = "edgekit.folded_parameters"
 """A node's remark: how many more parameters it had learned than it holds, since a normalization was folded into it."""
+UNLEARNED = "edgekit.unlearned"
+"""A node's remark: which of its inputs, counted from zero, are constants that were never learned."""
 PADDED_CHANNELS = "edgekit.padded_channels"
 """A convolution's remark: how many of the channels that it reads are zeros, which a kernel wants; they do not count."""
 
@@ -283,7 +285,9 @@ _LEARNED = {
 def _learned_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
     if node.op_type in _SETTINGS:
         return ()
-    return node.inputs[_LEARNED.get(node.op_type, slice(None))]
+    unlearned = node.metadata_props.get(UNLEARNED, "").split(",")
+    inputs = [None if str(index) in unlearned else value for index, value in enumerate(node.inputs)]
+    return inputs[_LEARNED.get(node.op_type, slice(None))]
 
 
 def _new_parameters(value: ir.Value | None, counted: set[str]) -> int:

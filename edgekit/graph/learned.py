@@ -1,0 +1,35 @@
+"""Tells what a module has learned from what it was written with: masks, tables of positions, factors."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from torch import nn
+
+from edgekit.graph.stats import UNLEARNED
+
+__all__ = ["mark_unlearned"]
+
+
+def mark_unlearned(graph: ir.Model, module: nn.Module) -> None:
+    """Leaves a remark at every node that reads constants which come from none of the module's parameters.
+
+    Once constants are folded, nobody can tell a mask from a bias; `stats_from_graph` reads the remark.
+
+    Args:
+        graph: as it was exported from ``module``, with the names of its parameters; changed in place.
+        module: what was exported.
+    """
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    learned: dict[ir.Value, bool] = {
+        value: name in parameters for name, value in graph.graph.initializers.items() if not value.is_graph_input()
+    }
+    for node in graph.graph:
+        read = [value for value in node.inputs if value is not None]
+        if all(value in learned for value in read):
+            # Computed of constants alone, which is to be folded.
+            learned |= dict.fromkeys(node.outputs, any(learned[value] for value in read))
+        unlearned = [
+            str(i) for i, value in enumerate(node.inputs) if value is not None and not learned.get(value, True)
+        ]
+        if unlearned:
+            node.metadata_props[UNLEARNED] = ",".join(unlearned)
