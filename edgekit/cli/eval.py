@@ -143,7 +143,8 @@ def _print_json(found: list[Evaluation], paths: list[Path]) -> None:
     from edgekit.cli.eval_table import differences
 
     engines = [
-        {"engine": str(path), **msgspec.to_builtins(evaluation), "difference": differences(found[0], evaluation)}
+        # Those of a model are gone by now.
+        {"engine": str(path) if path.exists() else None, **msgspec.to_builtins(evaluation), "difference": differences(found[0], evaluation)}
         for path, evaluation in zip(paths, found, strict=True)
     ]
     first = found[0]

@@ -12,13 +12,13 @@ from rich.text import Text
 
 from edgekit.evaluation.evaluate import FIGURES, Evaluation, Figure
 from edgekit.report.terminal import notes_panel
-from edgekit.report.wording import rate
 
 __all__ = ["class_table", "differences", "headings", "summary"]
 
 COARSE_POINTS = 0.1
 """Where one example weighs more than this, it is said how much."""
 UNKNOWN = "–"
+CLASS_FIGURE = FIGURES["accuracy"]
 
 
 def differences(first: Evaluation, other: Evaluation) -> dict[str, float]:
@@ -39,9 +39,9 @@ def summary(found: Sequence[Evaluation], names: Sequence[str]) -> RenderableType
         figure = FIGURES[name]
         values = [evaluation.figures.get(name, math.nan) for evaluation in found]
         table.add_row(figure.title, *_cells(values, figure))
-    rates = [Text(rate(evaluation.examples_per_s, "examples"), style="dim") for evaluation in found]
-    table.add_row(Text("speed, reading included", style="dim"), *rates)
-    notes = list(dict.fromkeys(note for evaluation in found for note in evaluation.notes))
+    rates = [Text(_rate(evaluation.examples_per_s), style="dim") for evaluation in found]
+    table.add_row(Text("examples a second", style="dim"), *rates)
+    notes = _notes(found, headings(found, names))
     parts: list[RenderableType] = [Text("\n").append(_title(found)), table]
     parts += [Text(text, style="dim") for text in _remarks(found)]
     return Group(*parts, *([notes_panel(notes)] if notes else []))
@@ -52,7 +52,11 @@ def class_table(found: Sequence[Evaluation], names: Sequence[str]) -> Renderable
     what = "mAP 0.50:0.95" if found[0].task == "detect" else "accuracy"
     table = _table(what, ["count", *headings(found, names)])
     for rows in zip(*(evaluation.per_class for evaluation in found), strict=True):
-        cells = _cells([row.value for row in rows], FIGURES["accuracy"])
+        values = [row.value for row in rows]
+        # Three or more lines a class would be too much to read.
+        cells = (
+            _cells(values, CLASS_FIGURE) if len(rows) < 3 else [Text(_value(value, CLASS_FIGURE)) for value in values]
+        )
         table.add_row(Text(rows[0].label), str(rows[0].count), *cells)
     return table
 
@@ -105,6 +109,19 @@ def _change(change: float, figure: Figure) -> Text:
     if not float(text.split()[0]):
         return Text("none" if change == 0 else text.replace("-", "±").replace("+", "±"), style="dim")
     return Text(text, style="green" if (change > 0) == figure.more_is_better else "yellow")
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.{2 if per_second < 10 else 0}f}"
+
+
+def _notes(found: Sequence[Evaluation], columns: Sequence[str]) -> list[str]:
+    """Every note once; one that does not hold for all engines says for which it does."""
+    whose: dict[str, list[str]] = {}
+    for evaluation, column in zip(found, columns, strict=False):
+        for note in evaluation.notes:
+            whose.setdefault(note, []).append(column)
+    return [note if len(owners) == len(found) else f"{', '.join(owners)}: {note}" for note, owners in whose.items()]
 
 
 def _remarks(found: Sequence[Evaluation]) -> list[str]:

@@ -17,6 +17,8 @@ from edgekit.progress import Progress
 
 __all__ = ["PlainProgress", "TerminalProgress", "progress_on_stderr"]
 
+WIDE = 100
+"""Columns of a terminal that a long bar leaves room in for the longest counts."""
 SILENCE_S = 15.0
 """A log shows a stage's count this often, so that a slow stage can be told from a dead one."""
 
@@ -31,7 +33,7 @@ def progress_on_stderr() -> Iterator[Progress]:
     bars = Bars(
         SpinnerColumn(style="cyan"),
         TextColumn("{task.description}"),
-        _Bar(),
+        _Bar(24 if console.width >= WIDE else 12),
         _Count(),
         _Seconds(),
         console=console,
@@ -98,10 +100,14 @@ class PlainProgress:
 class _Bar(ProgressColumn):
     """A bar for stages that count something; nothing for the others, whose spinner is enough."""
 
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._width = width
+
     def render(self, task: Task) -> RenderableType:
         if task.total is None:
             return Text()
-        return ProgressBar(total=task.total, completed=task.completed, width=24, complete_style="cyan")
+        return ProgressBar(total=task.total, completed=task.completed, width=self._width, complete_style="cyan")
 
 
 class _Count(ProgressColumn):

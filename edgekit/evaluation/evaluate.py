@@ -136,7 +136,7 @@ def evaluate_session(
     if not places:
         raise DataError(f"data set {examples.name}: expected examples to measure on, got none")
     manifest, skipped = session.manifest, list[str]()
-    title = f"evaluating {manifest.name}, {str(manifest.precision).upper()}"
+    title = f"evaluating {str(manifest.precision).upper()}"
     start = time.perf_counter()
     with (progress or Silent()).stage(title, total=len(places), unit="examples") as advance:
         counted = 0

@@ -157,7 +157,7 @@ def test_progress_counts_every_example(make_session, listed) -> None:
     class Watching:
         @contextmanager
         def stage(self, title: str, *, total: float | None = None, unit: str = ""):
-            assert (title, total, unit) == ("evaluating scripted, FP32", 3, "examples")
+            assert (title, total, unit) == ("evaluating FP32", 3, "examples")
             yield advanced.append
 
         def note(self, text: str) -> None:
