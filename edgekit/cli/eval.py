@@ -142,11 +142,11 @@ def _print_json(found: list[Evaluation], paths: list[Path]) -> None:
 
     from edgekit.cli.eval_table import differences
 
-    engines = [
-        # Those of a model are gone by now.
-        {"engine": str(path) if path.exists() else None, **msgspec.to_builtins(evaluation), "difference": differences(found[0], evaluation)}
-        for path, evaluation in zip(paths, found, strict=True)
-    ]
+    engines = []
+    for path, evaluation in zip(paths, found, strict=True):
+        place = str(path) if path.exists() else None  # those of a model are gone by now
+        figures = msgspec.to_builtins(evaluation)
+        engines.append({"engine": place, **figures, "difference": differences(found[0], evaluation)})
     first = found[0]
     content = {"data": first.data, "split": first.split, "task": first.task, "engines": engines}
     # The encoder writes what is not a number as null, which JSON has no other word for.

@@ -54,9 +54,8 @@ def class_table(found: Sequence[Evaluation], names: Sequence[str]) -> Renderable
     for rows in zip(*(evaluation.per_class for evaluation in found), strict=True):
         values = [row.value for row in rows]
         # Three or more lines a class would be too much to read.
-        cells = (
-            _cells(values, CLASS_FIGURE) if len(rows) < 3 else [Text(_value(value, CLASS_FIGURE)) for value in values]
-        )
+        few = len(rows) < 3
+        cells = _cells(values, CLASS_FIGURE) if few else [Text(_value(value, CLASS_FIGURE)) for value in values]
         table.add_row(Text(rows[0].label), str(rows[0].count), *cells)
     return table
 
