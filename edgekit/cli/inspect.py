@@ -13,6 +13,8 @@ from edgekit.cli.parameters import input_shapes, model_or_cfg, picture_shape
 
 if TYPE_CHECKING:
     from edgekit.report.inspection import Inspection
+    from edgekit.shapes import Shape
+    from edgekit.specs import Precision
 
 __all__ = ["inspect"]
 
@@ -20,7 +22,9 @@ EPILOG = """\b
 Examples:
   edgekit inspect tiny
   edgekit inspect yolov3 --shape 608x608
+  edgekit inspect resnet50 --precision int8
   edgekit inspect detector.onnx --json
+  edgekit inspect tiny --graph tiny.html
 """
 PIPED_COLUMNS = 160
 """Width where no terminal has one: names of layers are then written out."""
@@ -41,8 +45,28 @@ PIPED_COLUMNS = 160
     metavar="[NAME:]SHAPE",
     help="Shape of an input of your own model, as in edgekit build; repeatable.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "fp16", "fp32"]),
+    help="Count bytes as in this precision; not of an engine.",
+)
+@click.option(
+    "--graph",
+    type=click.Path(path_type=Path),
+    metavar="F.svg|F.html",
+    help="Draw the graph: a picture, or a page whose blocks unfold on a click.",
+)
+@click.option(
+    "--depth", type=click.IntRange(min=1), metavar="N", help="Levels of blocks that --graph unfolds; 1 is none."
+)
 def inspect(
-    model: str, as_json: bool, shape: tuple[int, ...] | None, inputs: dict[str, tuple[int, ...]] | None
+    model: str,
+    as_json: bool,
+    shape: Shape | None,
+    inputs: dict[str, Shape] | None,
+    precision: str | None,
+    graph: Path | None,
+    depth: int | None,
 ) -> None:
     """Show what an engine or a model consists of, layer by layer.
 
@@ -52,10 +76,38 @@ def inspect(
     """
     import msgspec
 
-    found = _found(model, shape, inputs)
+    _check_drawing(graph, depth)
+    found = _found(model, shape, inputs, precision)
+    if graph is not None:
+        _draw(found, graph, depth)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
-        return
+    elif graph is not None:
+        click.echo(f"wrote {graph}")
+    else:
+        _print(found)
+
+
+def _check_drawing(graph: Path | None, depth: int | None) -> None:
+    from edgekit.errors import UsageError
+
+    if graph is None and depth is not None:
+        raise UsageError("--depth goes with --graph", hint="add --graph FILE.svg")
+    if graph is not None and graph.suffix.lower() not in (".svg", ".html"):
+        raise UsageError(f"--graph: expected a file that ends in .svg or .html, got '{graph}'")
+
+
+def _draw(found: Inspection, file: Path, depth: int | None) -> None:
+    from edgekit.cli.output import write_file
+    from edgekit.report.graph_contents import drawing_from_inspection
+    from edgekit.report.graph_html import html_from_drawing
+    from edgekit.report.graph_svg import svg_from_drawing
+
+    draw = svg_from_drawing if file.suffix.lower() == ".svg" else html_from_drawing
+    write_file(file, draw(drawing_from_inspection(found), depth).encode())
+
+
+def _print(found: Inspection) -> None:
     from rich.console import Console
 
     from edgekit.report.layer_table import terminal_from_inspection
@@ -65,23 +117,32 @@ def inspect(
     console.print(terminal_from_inspection(found, console.width))
 
 
-def _found(model: str, shape: tuple[int, ...] | None, inputs: dict[str, tuple[int, ...]] | None) -> Inspection:
+def _found(model: str, shape: Shape | None, inputs: dict[str, Shape] | None, precision: str | None) -> Inspection:
     from edgekit.errors import UsageError
     from edgekit.report.inspection import inspection_from_bundle
+    from edgekit.specs import Precision
 
-    if Path(model).is_dir():
-        if shape or inputs:
-            raise UsageError(
-                "--shape and --input go with models, not with an engine: it is built for its own",
-                hint="leave them out",
-            )
-        return inspection_from_bundle(Path(model))
-    return _of_model(model, shape, inputs)
+    if not Path(model).is_dir():
+        return _of_model(model, shape, inputs, Precision(precision) if precision else None)
+    if shape or inputs:
+        raise UsageError(
+            "--shape and --input go with models, not with an engine: it is built for its own",
+            hint="leave them out",
+        )
+    if precision:
+        raise UsageError(
+            "--precision goes with models, not with an engine: it has its own", hint="inspect the model it was built of"
+        )
+    return inspection_from_bundle(Path(model))
 
 
-def _of_model(model: str, shape: tuple[int, ...] | None, inputs: dict[str, tuple[int, ...]] | None) -> Inspection:
+def _of_model(
+    model: str, shape: Shape | None, inputs: dict[str, Shape] | None, precision: Precision | None
+) -> Inspection:
     """Makes the graph as a build does, with random weights, and counts it."""
-    from edgekit.errors import needs_extra
+    import msgspec
+
+    from edgekit.errors import UsageError, needs_extra
     from edgekit.order import Order, kind_of
     from edgekit.progress import Silent
     from edgekit.report.inspection import inspection_from_stats
@@ -90,7 +151,17 @@ def _of_model(model: str, shape: tuple[int, ...] | None, inputs: dict[str, tuple
     kind_of(model)  # an unknown name is told before what is not installed
     with needs_extra("inspecting a model", "build"):
         from edgekit.graph.file import output_specs
+        from edgekit.graph.stats import stats_from_graph
         from edgekit.source import model_source
     order = Order(model=model, precision=Precision.FP32, target="cpu", shape=shape, inputs=inputs or {})
     source = model_source(order, Silent())
-    return inspection_from_stats(source.name, source.stats, source.inputs, output_specs(source.graph))
+    stats = source.stats
+    if precision is not None:
+        if source.quantized:
+            raise UsageError(
+                f"--precision: expected a float model, got {source.name}, which has its precisions in its graph",
+                hint="leave it out",
+            )
+        stats = stats_from_graph(source.graph, precision=precision)
+    found = inspection_from_stats(source.name, stats, source.inputs, output_specs(source.graph))
+    return found if precision is None else msgspec.structs.replace(found, precision_from="option")

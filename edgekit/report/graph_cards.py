@@ -71,9 +71,7 @@ class Painter:
         rows = [self._drawing.found.layers[row] for row in block.rows]
         shape = "×".join(map(str, self._drawing.shape(block)))
         parameters, macs = (sum(getattr(row, name) or 0 for row in rows) for name in ("parameters", "macs"))
-        figures = [
-            f"{short_figure(value)} {unit}" for value, unit in ((parameters, "params"), (macs, "MACs")) if value
-        ]
+        figures = [f"{short_figure(value)} {unit}" for value, unit in ((parameters, "params"), (macs, "MACs")) if value]
         operators = _operators(rows) if block.parts else " + ".join(map(_operator, rows))
         tip = [block.path, operators, shape]
         tip += [f"{parameters:,} parameters, {macs:,} MACs"] if figures else []

@@ -16,7 +16,7 @@ __all__ = ["Contents", "Drawing", "Port", "drawing_from_inspection"]
 
 MOST_PORTS = 4
 """More values that go into a block, or out of it, are drawn as one."""
-ROOM = 40
+ROOM = 36
 """Boxes that are drawn at first; blocks are unfolded, level by level, as long as there is room."""
 
 
@@ -105,9 +105,11 @@ class Drawing:
             edges |= {(place, first + owner[row]) for row in readers if row is not None}
         for place, (_, values) in enumerate(ports_out):
             edges |= {(first + owner[value], last + place) for value in values}
-        nodes = (*(port for port, _ in ports_in), *block.parts, *(port for port, _ in ports_out))
+        nodes: list[Block | Port] = [port for port, _ in ports_in]
+        nodes += block.parts
+        nodes += [port for port, _ in ports_out]
         top, bottom = range(first), range(last, len(nodes))
-        return Contents(nodes, layout(len(nodes), edges, top=top, bottom=bottom))
+        return Contents(tuple(nodes), layout(len(nodes), edges, top=top, bottom=bottom))
 
     def unfolded(self, depth: int | None = None) -> set[Block]:
         """The blocks that are drawn with their contents.

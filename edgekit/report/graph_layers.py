@@ -45,8 +45,8 @@ def layout(
     Args:
         count: nodes are 0 to ``count - 1``.
         edges: from a lesser number to a greater.
-        top: nodes that stand in the first row.
-        bottom: nodes that stand in the last.
+        top: nodes that stand in the first row; one alone stands in the middle of all columns.
+        bottom: the same of the last row.
 
     Raises:
         ValueError: an edge does not run from a lesser number to a greater.
@@ -60,7 +60,12 @@ def layout(
     holds_nodes = [False] * (max(columns.values(), default=-1) + 1)
     for node in range(count):
         holds_nodes[columns[node]] = True
-    return Layout(_places(rows, order, columns, segments, holds_nodes), tuple(segments), tuple(holds_nodes))
+    places = _places(rows, order, columns, [(a, b) for a, b in segments if max(a, b) < count])
+    whole = [place for place, holds in enumerate(holds_nodes) if holds]
+    for row in ({rows[node] for node in (*top, *bottom)}) if whole else ():
+        if len(order[row]) == 1:
+            places[order[row][0]] = Place(row, whole[0], whole[-1])
+    return Layout(tuple(places), tuple(segments), tuple(holds_nodes))
 
 
 def _rows(count: int, edges: Collection[tuple[int, int]], top: Collection[int], bottom: Collection[int]) -> list[int]:
@@ -116,17 +121,17 @@ def _ordered(rows: list[int], segments: list[tuple[int, int]], count: int) -> li
         if not fewest:
             break
         down = sweep % 2 == 0
-        for row in order[1:] if down else order[-2::-1]:
+        for standing in order[1:] if down else order[-2::-1]:
             neighbours = above if down else below
-            beside = order[rows[row[0]] + (-1 if down else 1)]
+            beside = order[rows[standing[0]] + (-1 if down else 1)]
             position = {index: place for place, index in enumerate(beside)}
             centre = {
                 index: sum(position[other] for other in neighbours[index]) / len(neighbours[index])
                 if neighbours[index]
                 else float(place)
-                for place, index in enumerate(row)
+                for place, index in enumerate(standing)
             }
-            row.sort(key=lambda index: (centre[index], index >= count))
+            standing.sort(key=lambda index: (centre[index], index >= count))
         if (crossings := _crossings(order, below)) < fewest:
             best, fewest = [list(row) for row in order], crossings
     return best
@@ -194,14 +199,10 @@ def _columns(order: list[list[int]], chain_of: dict[int, int]) -> dict[int, int]
 
 
 def _places(
-    rows: list[int],
-    order: list[list[int]],
-    columns: dict[int, int],
-    segments: list[tuple[int, int]],
-    holds_nodes: list[bool],
-) -> tuple[Place, ...]:
-    """Nodes that are alone in their rows stand in the middle of what is above and below them."""
-    above, below = _neighbours(segments)
+    rows: list[int], order: list[list[int]], columns: dict[int, int], edges: list[tuple[int, int]]
+) -> list[Place]:
+    """Nodes that are alone in their rows stand in the middle of the nodes above and below them."""
+    above, below = _neighbours(edges)
     places = [Place(row, columns[index], columns[index]) for index, row in enumerate(rows)]
     run: list[int] = []
     for row in [*order, []]:
@@ -209,11 +210,10 @@ def _places(
             run.append(row[0])
             continue
         near = {columns[other] for index in run for other in (index, *above[index], *below[index])}
-        near = {column for column in near if holds_nodes[column]}
-        for index in run if near else ():
+        for index in run:
             places[index] = Place(rows[index], min(near), max(near))
         run = []
-    return tuple(places)
+    return places
 
 
 def outer_lanes(columns: Sequence[bool]) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from html import escape
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from edgekit.report.graph_contents import Contents, Drawing, Port
 from edgekit.report.graph_layers import Place, outer_lanes
 from edgekit.report.graph_tree import Block
 
-__all__ = ["svg_from_drawing"]
+__all__ = ["GAP", "LANE", "heading_of", "svg_from_drawing"]
 
 BOX, LINE, PAD = 236, 17, 10
 LANE, GAP, ROW_GAP = 10, 18, 28
@@ -38,7 +37,7 @@ def svg_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
     artist = _Artist(drawing, drawing.unfolded(depth))
     graph = artist.contents(drawing.contents())
     legend = _legend(artist.painter)
-    heading = _text(0, 24, "heading", drawing.found.name) + _text(0, 46, "soft", _subtitle(drawing))
+    heading = _text(0, 24, "heading", drawing.found.name) + _text(0, 46, "soft", heading_of(drawing))
     width = max(graph.width, 640.0) + 2 * MARGIN
     height = graph.height + TITLE + legend.height + 2 * MARGIN
     left = (width - 2 * MARGIN - graph.width) / 2
@@ -63,7 +62,8 @@ def _style() -> str:
     return (Path(__file__).parent / "graph_svg.css").read_text(encoding="utf-8")
 
 
-def _subtitle(drawing: Drawing) -> str:
+def heading_of(drawing: Drawing) -> str:
+    """What is drawn, in one line."""
     found = drawing.found
     engine = f"{str(found.manifest.precision).upper()} for {found.manifest.backend} · " if found.manifest else ""
     return f"{engine}{len(found.layers)} layers · {found.parameters or 0:,} parameters · {found.macs or 0:,} MACs"
@@ -96,7 +96,15 @@ class _Artist:
             bend = tops[source.row] + heights[source.row]
             end = tops[target.row] + (0 if b < len(drawn) else heights[target.row])
             edges.append(
-                _edge(centre(source), start, bend, centre(target), tops[target.row], end, arrow=b < len(drawn) and _told(shown.nodes[b]))
+                _edge(
+                    centre(source),
+                    start,
+                    bend,
+                    centre(target),
+                    tops[target.row],
+                    end,
+                    arrow=b < len(drawn) and _told(shown.nodes[b]),
+                )
             )
         boxes = [
             _moved(centre(place) - one.width / 2, tops[place.row], one.svg)
@@ -113,18 +121,19 @@ class _Artist:
     def _open(self, block: Block, card: Card) -> _Drawn:
         shown = self._drawing.inside(block)
         inner = self.contents(shown)
-        width = max(inner.width + 2 * GAP, BOX)
         head = PAD + 2 * LINE + 8
         above, below = (2 * PAD if _told(node) else 0 for node in (shown.nodes[0], shown.nodes[-1]))
-        room = width - 2 * PAD
         told = " · ".join(filter(None, (card.shape, card.figures)))
+        width = max(inner.width + 2 * GAP, BOX, len(told) * CHARACTER["line"] + 3 * PAD)
+        room = width - 3 * PAD
         height = head + above + inner.height + below
         return _Drawn(
             width,
             height,
-            f'<g><title>{escape(card.tip)}</title><rect class="open" width="{width:.0f}" height="{height:.0f}" rx="10"/>'
+            f"<g><title>{escape(card.tip)}</title>"
+            + f'<rect class="open" width="{width:.0f}" height="{height:.0f}" rx="10"/>'
             + _title(card, room)
-            + _text(PAD + 6, PAD + LINE + 12, "soft", _cut(told, room, "line"))
+            + _text(PAD + 6, PAD + LINE + 12, "soft", told)
             + _bar(card, head)
             + f'<path class="edge faint" d="M0 {head}H{width:.0f}"/></g>'
             + _moved((width - inner.width) / 2, head + above, inner.svg),
@@ -134,7 +143,7 @@ class _Artist:
 def _spread(
     places: tuple[Place, ...], sizes: list[float], columns: tuple[bool, ...]
 ) -> tuple[list[float], list[float], float]:
-    """Left edges and widths of all columns, and the width of all; lanes on one side are answered by as much room on the other."""
+    """Left edges and widths of all columns, and the whole width, in which the nodes are in the middle."""
     widths = [0.0 if holds_nodes else float(LANE) for holds_nodes in columns]
     for size, place in sorted(zip(sizes, places, strict=False), key=lambda item: item[1].last - item[1].first):
         nodes = [column for column in range(place.first, place.last + 1) if columns[column]]
@@ -154,7 +163,9 @@ def _folded(card: Card, more: bool) -> _Drawn:
     behind = f'<rect class="box" x="4" y="4" width="{BOX}" height="{height}" rx="8"/>' if card.copies else ""
     style = "box more" if more else "box"
     text = "".join(
-        _text(PAD + 6, PAD + 12 + LINE * (1 + place), "shape" if line == card.shape else "soft", _cut(line, room, "line"))
+        _text(
+            PAD + 6, PAD + 12 + LINE * (1 + place), "shape" if line == card.shape else "soft", _cut(line, room, "line")
+        )
         for place, line in enumerate(lines)
     )
     return _Drawn(

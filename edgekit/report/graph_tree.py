@@ -19,9 +19,9 @@ __all__ = ["Block", "Wiring", "block_tree"]
 Path = tuple[str, ...]
 
 FOLLOWERS = frozenset(
-    "BatchNormalization Celu Clip Dropout Elu Erf Flatten Gelu HardSigmoid HardSwish Identity LeakyRelu Mish PRelu Relu "
-    "Reshape Selu Sigmoid Softplus Softsign Sqrt Squeeze Swish Tanh ThresholdedRelu Transpose Unsqueeze "
-    "Add Div Mul Pow Sub".split()
+    "BatchNormalization Celu Clip Dropout Elu Erf Flatten Gelu HardSigmoid HardSwish Identity LeakyRelu Mish PRelu "
+    "Relu Reshape Selu Sigmoid Softplus Softsign Sqrt Squeeze Swish Tanh ThresholdedRelu Transpose Unsqueeze "
+    "Abs Add Cast Ceil Div Exp Floor Log Mul Neg Not Pow Reciprocal Sub".split()
 )
 """Operators that are told in the box of what they follow, if they read nothing else."""
 MOST_FOLLOWERS = 8
@@ -213,9 +213,7 @@ def _circles(edges: dict[int, set[int]]) -> list[list[int]]:
     return found
 
 
-def _with_followers(
-    members: list[list[int]], depth: int, paths: Sequence[Path], wiring: Wiring
-) -> list[list[int]]:
+def _with_followers(members: list[list[int]], depth: int, paths: Sequence[Path], wiring: Wiring) -> list[list[int]]:
     """Activation functions and the like join the layer that they follow, if nothing else reads what is between."""
     alone = {part[0] for part in members if len(part) == 1 and len(paths[part[0]]) == depth + 1}
     joined: dict[int, list[int]] = {}
@@ -253,7 +251,10 @@ def _followers(first: int, free: set[int], wiring: Wiring) -> list[int]:
 def _in_order(members: list[list[int]], wiring: Wiring) -> list[list[int]]:
     """Each part after those that it reads; of several that could be next, that which comes first in the graph."""
     owners = {row: part for part, rows in enumerate(members) for row in rows}
-    waits = [{owners[s] for row in rows for s in wiring.sources[row] if s in owners} - {part} for part, rows in enumerate(members)]
+    waits = [
+        {owners[s] for row in rows for s in wiring.sources[row] if s in owners} - {part}
+        for part, rows in enumerate(members)
+    ]
     result: list[list[int]] = []
     left = sorted(range(len(members)), key=lambda part: members[part][0])
     done: set[int] = set()
@@ -286,7 +287,9 @@ def _worth(members: list[Block], run: Run, beside: int) -> bool:
 
 
 def _in_series(members: list[Block], run: Run, wiring: Wiring) -> bool:
-    groups = [[row for block in members[i : i + run.period] for row in block.rows] for i in range(0, len(members), run.period)]
+    groups = [
+        [row for block in members[i : i + run.period] for row in block.rows] for i in range(0, len(members), run.period)
+    ]
     return all(
         any(source in before for row in rows for source in wiring.sources[row])
         for before, rows in zip(map(set, groups), groups[1:], strict=False)
@@ -315,7 +318,11 @@ def _rows(blocks: Sequence[Block]) -> tuple[int, ...]:
 
 
 def _kind(block: Block, wiring: Wiring) -> tuple[object, ...]:
-    """What two blocks have in common that are drawn as repetitions: operators, and height and width of what they give."""
+    """What repetitions have in common: operators, and height and width of what they give."""
     layers = [wiring.layers[row] for row in block.rows]
     shape = layers[-1].output_shape
-    return (bool(block.parts), tuple((layer.operator, layer.kernel) for layer in layers), shape[2:] if len(shape) == 4 else shape)
+    return (
+        bool(block.parts),
+        tuple((layer.operator, layer.kernel) for layer in layers),
+        shape[2:] if len(shape) == 4 else shape,
+    )

@@ -73,7 +73,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         activation_bytes: what all layers read and write besides.
         intensity: operations a byte, over all layers.
         assumed_sizes: what each dimension that is chosen at run time was counted with.
-        precision_from: ``engine`` where the precisions of the layers were read back from the engine, else ``graph``.
+        precision_from: ``engine`` where the precisions of the layers were read back from the engine, ``option`` where
+            they are what was asked for, else ``graph``.
         inputs: of the engine or the graph.
         outputs: of the engine or the graph.
         layers: in the order in which they run.

@@ -114,8 +114,8 @@ def _by_precision(found: Inspection) -> str:
     if not counts:
         return ""
     products = ", ".join(f"{count} in {precision}" for precision, count in counts.items())
-    origin = "the engine" if found.precision_from == "engine" else "the graph"
-    return f"; convolutions and matrix products, by {origin}: {products}"
+    origin = {"engine": "by the engine", "option": "counted as asked"}.get(found.precision_from, "by the graph")
+    return f"; convolutions and matrix products, {origin}: {products}"
 
 
 def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
