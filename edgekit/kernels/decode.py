@@ -207,7 +207,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 def _softmax(x: np.ndarray) -> np.ndarray:
     """Along the last axis; NaN where a number is infinite."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         powers = np.exp(x - x.max(axis=-1, keepdims=True))
         result: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
     return result
