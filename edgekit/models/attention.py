@@ -74,12 +74,12 @@ def padding_visibility(tokens: torch.Tensor, pad: int = 0) -> torch.Tensor:
     return tokens != pad
 
 
-def causal_visibility(length: int) -> torch.Tensor:
+def causal_visibility(length: int, device: torch.device | None = None) -> torch.Tensor:
     """Nobody looks ahead: booleans ``(length, length)``, true at and below the diagonal.
 
     Row ``t`` may look at columns ``0 … t``, so that what is predicted from token ``t`` knows of no later one.
     """
-    return torch.ones(length, length, dtype=torch.bool).tril()
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 class MultiHeadAttention(nn.Module):
@@ -168,7 +168,7 @@ class SelfAttention(MultiHeadAttention):
         bias = bias_from_visibility(visibility)[:, None, None, :]
         if self.causal:
             # The sum of both reaches -2e4 where both hide: as little as one of them, and no overflow.
-            bias = bias + bias_from_visibility(causal_visibility(x.shape[1]))
+            bias = bias + bias_from_visibility(causal_visibility(x.shape[1], x.device))
         return super().forward(x, x, bias)
 
 

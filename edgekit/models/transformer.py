@@ -349,7 +349,7 @@ class Translator(nn.Module):
             Logits ``(N, T, vocabulary)``; those at ``t`` know the target up to ``t`` and the whole source.
         """
         memory, source_bias = self.encode(source)
-        ahead = bias_from_visibility(causal_visibility(target.shape[1]))
+        ahead = bias_from_visibility(causal_visibility(target.shape[1], target.device))
         return self.scores(self.transformer.decoder(self.embedded(target), memory, ahead, source_bias))
 
     def encode(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
