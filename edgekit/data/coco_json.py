@@ -11,6 +11,7 @@ import msgspec
 from edgekit.data.coco import COCO_NAMES, is_coco
 from edgekit.data.detection_set import AnnotatedPicture, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Choice
+from edgekit.data.paths import first_file
 from edgekit.data.splits import part_of, split_from_folder, split_from_name, split_path
 from edgekit.data.text_lines import file_bytes, looks_like_html
 from edgekit.errors import DataError
@@ -178,10 +179,7 @@ def _picture_root(file: Path, first: str) -> Path:
     candidates = [file.parent, file.parent / "images", file.parent / split]
     candidates += [file.parent.parent / name for name in (split, "images", f"images/{split}", "")]
     for folder in candidates:
-        try:
-            if (folder / first).is_file():
-                return folder
-        except (OSError, ValueError):  # a name that cannot be one
-            break
+        if first_file([folder / first]):
+            return folder
     looked = ", ".join(str(folder) for folder in candidates)
     raise DataError(f"{file}: images[0].file_name: expected a file in one of {looked}, got none called {first[:200]!r}")

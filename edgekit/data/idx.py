@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.data.detection_set import empty_classes
 from edgekit.data.examples import Choice, Example, Split
+from edgekit.data.paths import first_file
 from edgekit.data.splits import split_from_name, split_path
 from edgekit.data.text_lines import looks_like_html, names_in
 from edgekit.errors import DataError
@@ -179,9 +180,8 @@ def _other_classes(files: list[Path], split: Split | None, classes: np.ndarray) 
 
 
 def _names(folder: Path, count: int) -> tuple[str, ...]:
-    for file in ("labels.txt", "classes.txt"):
-        if (folder / file).is_file():
-            return names_in(folder / file)
+    if named := first_file(folder / name for name in ("labels.txt", "classes.txt")):
+        return names_in(named)
     if count <= 10 and any("fashion" in part.lower() for part in folder.resolve().parts[-3:]):
         return FASHION_MNIST_NAMES
     return tuple(str(i) for i in range(count))

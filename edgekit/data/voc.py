@@ -8,6 +8,7 @@ from pathlib import Path
 from edgekit.data.detection_set import AnnotatedPicture, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Choice, Split
 from edgekit.data.images import IMAGE_SUFFIXES
+from edgekit.data.paths import first_file
 from edgekit.data.splits import part_of
 from edgekit.data.text_lines import names_in, text_lines
 from edgekit.data.xml_tree import Element, element_from_file
@@ -126,7 +127,7 @@ def _whole(element: Element, file: Path) -> int:
 
 
 def _labels(root: Path, read: list[_Annotation]) -> tuple[str, ...]:
-    named = next((root / name for name in ("labels.txt", "classes.txt") if (root / name).is_file()), None)
+    named = first_file(root / name for name in ("labels.txt", "classes.txt"))
     if named is not None:
         return names_in(named)
     names = {item.name for annotation in read for item in annotation.objects}
@@ -174,10 +175,9 @@ def _picture_path(root: Path, annotation: _Annotation) -> Path:
     folder = next((root / name for name in ("JPEGImages", "images") if (root / name).is_dir()), root)
     stem = annotation.file.stem
     names = [f"{stem}{suffix}" for suffix in (".jpg", *IMAGE_SUFFIXES, ".JPG", ".JPEG", ".PNG")]
-    for name in [*names, Path(annotation.filename).name]:
-        try:
-            if name and (folder / name).is_file():
-                return folder / name
-        except (OSError, ValueError):  # a name that cannot be one
-            continue
+    if last := Path(annotation.filename).name:
+        names.append(last)
+    path = first_file(folder / name for name in names)
+    if path is not None:
+        return path
     raise DataError(f"{annotation.file}: expected its picture {stem}.jpg in {folder}, got no such file")

@@ -10,6 +10,7 @@ from typing import Literal
 from edgekit.data.detection_set import AnnotatedPicture, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Boxes, Choice, Split
 from edgekit.data.images import is_image
+from edgekit.data.paths import first_file, is_there
 from edgekit.data.splits import SPLIT_NAMES, part_of
 from edgekit.data.text_lines import names_in, text_lines
 from edgekit.data.yolo_yaml import names_from_value, settings_from_data, settings_from_yaml
@@ -87,7 +88,7 @@ def _from_config(file: Path) -> _Source:
     darknet = file.suffix == ".data"
     settings = settings_from_data(file) if darknet else settings_from_yaml(file)
     root = file.parent
-    if isinstance(base := settings.get("path"), str) and (root / base).is_dir():
+    if isinstance(base := settings.get("path"), str) and is_there(root / base):
         root = root / base
     pictures: dict[Split | Literal["all"], tuple[Path, ...]] = {}
     for split, words in SPLIT_NAMES.items():
@@ -102,13 +103,17 @@ def _from_config(file: Path) -> _Source:
         names = names_in(_place(file, root, "names", named))
     else:
         names = names_from_value(settings.get("names"), file)
+    key = "classes" if darknet else "nc"
+    said = settings.get(key, str(len(names)))
+    if said != str(len(names)):
+        raise DataError(f"{file}: {key}: expected {len(names)}, as there are so many names, got {str(said)[:40]!r}")
     return _Source(pictures, names)
 
 
 def _from_folder(root: Path, *, looked: bool = False) -> _Source:
     if not looked and (config := yolo_config(root)):
         return _from_config(config)
-    named = next((root / name for name in _NAME_FILES if (root / name).is_file()), None)
+    named = first_file(root / name for name in _NAME_FILES)
     pictures: dict[Split | Literal["all"], tuple[Path, ...]] = {}
     for split, words in SPLIT_NAMES.items():
         for word in words:
@@ -128,11 +133,8 @@ def _place(file: Path, root: Path, key: str, value: str) -> Path:
     """A path that a configuration names, from its own folder or the root; Roboflow writes one ``../`` too many."""
     candidates = [root / value, file.parent / value, root / value.removeprefix("../"), Path(value)]
     for path in candidates:
-        try:
-            if path.exists():
-                return path
-        except (OSError, ValueError):  # a name that cannot be one
-            break
+        if is_there(path):
+            return path
     raise DataError(f"{file}: {key}: expected a file or a folder, got nothing there: {value[:200]}")
 
 
@@ -153,11 +155,7 @@ def _from_list(file: Path) -> Iterator[Path]:
     for line in text_lines(file):
         path = Path(line.text.strip())
         path = path if path.is_absolute() else file.parent / path
-        try:
-            there = path.is_file()
-        except (OSError, ValueError):  # a name that cannot be one
-            there = False
-        if not there:
+        if first_file([path]) is None:
             raise DataError(
                 f"{file}, line {line.number}: expected the path of a picture, got {line.text.strip()[:200]}"
             )
@@ -170,7 +168,7 @@ def _label_path(picture: Path) -> Path | None:
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[-2::-1].index("images")
         candidates.insert(0, Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt"))
-    return next((path for path in candidates if path.is_file()), None)
+    return first_file(candidates)
 
 
 def _boxes(file: Path, names: tuple[str, ...] | None, tally: Tally) -> Boxes:

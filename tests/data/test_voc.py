@@ -193,7 +193,7 @@ def test_files_that_are_missing_are_errors(tmp_path):
     root = write(tmp_path, {"a": annotation(thing())}, {"val": ["a", "b"]})
     with pytest.raises(DataError, match=r"val.txt, line 2: expected the name of a file in Annotations, got 'b'"):
         voc_from_path(root, Choice())
-    with pytest.raises(DataError, match="expected the list trainval.txt or train.txt, got none"):
+    with pytest.raises(DataError, match="expected a list trainval.txt or train.txt, got none"):
         voc_from_path(root, Choice("train"))
     write(root, {}, {"val": ["a"]})
     (root / "JPEGImages" / "a.jpg").unlink()
