@@ -79,7 +79,7 @@ def train(
     if "augment" in changes:
         changes["augment"] = _names(changes["augment"])
     with progress_on_stderr() as progress:
-        file, epochs = train_model(
+        trained = train_model(
             model,
             output=output,
             data=data,
@@ -91,13 +91,14 @@ def train(
             progress=progress,
         )
     if as_json:
-        content = {"weights": str(file), "epochs": epochs}
+        content = {"weights": str(trained.weights), "data": trained.data, "epochs": trained.epochs}
         click.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
         return
     click.echo()
-    click.echo(f"{click.style('weights:', fg='green', bold=True)} {file}")
+    click.echo(f"{click.style('weights:', fg='green', bold=True)} {trained.weights}")
     click.echo(click.style("next:", dim=True))
-    click.echo(f"  edgekit build {shlex.quote(model)} --weights {shlex.quote(str(file))}")
+    build = ["edgekit", "build", model, "--weights", str(trained.weights), "--calib", trained.data]
+    click.echo(f"  {shlex.join(build)}")
 
 
 def _names(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 __all__ = ["anchors_from_sizes", "mean_overlap", "size_iou"]
 
 ROUNDS = 300
+TRIES = 10
 
 
 def anchors_from_sizes(sizes: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
@@ -26,21 +27,11 @@ def anchors_from_sizes(sizes: np.ndarray, count: int, *, seed: int = 0) -> np.nd
     """
     sizes = np.asarray(sizes, np.float64)
     random = np.random.default_rng(seed)
-    centers = sizes[[int(random.integers(len(sizes)))]]
-    while len(centers) < count:
-        distance = 1 - size_iou(sizes, centers).max(axis=1)
-        chances = distance / distance.sum() if distance.sum() > 0 else np.full(len(sizes), 1 / len(sizes))
-        centers = np.concatenate([centers, sizes[[int(random.choice(len(sizes), p=chances))]]])
-    nearest = np.full(len(sizes), -1)
-    for _ in range(ROUNDS):
-        before, nearest = nearest, size_iou(sizes, centers).argmax(axis=1)
-        if (before == nearest).all():
-            break
-        for k in np.unique(nearest):
-            centers[k] = sizes[nearest == k].mean(axis=0)
-    order = np.argsort(centers.prod(axis=1), kind="stable")
-    found: np.ndarray = centers[order]
-    return found
+    found = [_clustered(sizes, _first(sizes, count, random)) for _ in range(TRIES)]
+    best = max(found, key=lambda centers: mean_overlap(sizes, centers))
+    order: np.ndarray = np.argsort(best.prod(axis=1), kind="stable")
+    anchors: np.ndarray = best[order]
+    return anchors
 
 
 def size_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -53,3 +44,25 @@ def size_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def mean_overlap(sizes: np.ndarray, anchors: np.ndarray) -> float:
     """How well the anchors fit: each size's overlap with the best of them, on average ("Avg IOU" in its table 1)."""
     return float(size_iou(np.asarray(sizes, np.float64), np.asarray(anchors, np.float64)).max(axis=1).mean())
+
+
+def _first(sizes: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    centers = sizes[[int(random.integers(len(sizes)))]]
+    while len(centers) < count:
+        distance = (1 - size_iou(sizes, centers).max(axis=1)) ** 2
+        chances = distance / distance.sum() if distance.sum() > 0 else None
+        centers = np.concatenate([centers, sizes[[int(random.choice(len(sizes), p=chances))]]])
+    return centers
+
+
+def _clustered(sizes: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Centres after each has moved among its own sizes until none of these changes sides."""
+    nearest = np.full(len(sizes), -1)
+    for _ in range(ROUNDS):
+        before, nearest = nearest, size_iou(sizes, centers).argmax(axis=1)
+        if (before == nearest).all():
+            break
+        centers = centers.copy()
+        for k in np.unique(nearest):
+            centers[k] = sizes[nearest == k].mean(axis=0)
+    return centers

@@ -95,7 +95,7 @@ class Batches:
 
         Batches are all of one size: of examples that fill none, each epoch leaves out others.
         """
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
+        order = np.random.default_rng([self._seed, epoch, 0]).permutation(len(self._examples))
         for batch in range(first, len(self)):
             chosen = order[batch * self._size : (batch + 1) * self._size].tolist()
             yield self._collated([self._augmented(index, epoch) for index in chosen])
@@ -109,7 +109,7 @@ class Batches:
     def _augmented(self, index: int, epoch: int) -> Example:
         if self._augmentation is None:
             return self._examples[index]
-        random = np.random.default_rng([self._seed, epoch, index])
+        random = np.random.default_rng([self._seed, epoch, 1 + index])
         return augmented(self._examples[index], self._augmentation, random)
 
     def _collated(self, examples: Sequence[Example]) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,4 +85,5 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).partition("\n")[0]
         raise TrainError(f"cannot write {path}: {reason}", hint="make room, or choose another place with -o") from e
     finally:
-        staging.unlink(missing_ok=True)
+        with suppress(OSError):
+            staging.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from torch import nn
@@ -18,11 +18,26 @@ from edgekit.models.weights import load_weights
 from edgekit.progress import Progress, Silent
 from edgekit.recipe import Recipe, Train, load_recipe
 from edgekit.train.checkpoint import load_checkpoint, save_weights
-from edgekit.train.fit import Epoch, Training, fit
+from edgekit.train.fit import CHECKPOINT_S, Epoch, Training, fit
+from edgekit.train.objectives import objective_from_recipe
 
-__all__ = ["checkpoint_of", "train_model"]
+__all__ = ["Trained", "checkpoint_of", "train_model"]
 
 SUFFIX = ".safetensors"
+
+
+class Trained(NamedTuple):
+    """A training that has ended.
+
+    Attributes:
+        weights: the file.
+        data: the data set, as it was asked for.
+        epochs: all of them.
+    """
+
+    weights: Path
+    data: str
+    epochs: list[Epoch]
 
 
 def train_model(
@@ -34,9 +49,10 @@ def train_model(
     seed: int | None = None,
     resume: bool = False,
     changes: Mapping[str, Any] | None = None,
+    checkpoint_s: float = CHECKPOINT_S,
     on_epoch: Callable[[Epoch, int], None] = lambda epoch, of: None,
     progress: Progress | None = None,
-) -> tuple[Path, list[Epoch]]:
+) -> Trained:
     """Trains a recipe's model on a data set and writes its weights.
 
     Beside the weights there is a checkpoint until they are written; see `checkpoint_of`.
@@ -49,11 +65,12 @@ def train_model(
         seed: of weights, order and all else that is drawn; 0 where None.
         resume: goes on from the checkpoint; what is None, or not in ``changes``, is as it was.
         changes: fields of the recipe's `Train` that are to be others.
+        checkpoint_s: how often a checkpoint is written within an epoch.
         on_epoch: is told of each epoch, and of how many there will be.
         progress: is told of each batch.
 
     Returns:
-        The file of the weights, and all epochs.
+        What was written, of what, and how it went.
 
     Raises:
         UsageError: there is no such model, data set or option, or there is a checkpoint that nobody asked for.
@@ -76,19 +93,28 @@ def train_model(
             f"training {recipe.name}: expected a data set, got none",
             hint=f"name one with --data: a path, or {' or '.join(data_set_names())}",
         )
-    learn, test = (data_set(source, split=split, task=recipe.task) for split in ("train", "test"))
     how = _changed(_known(before) or recipe.train, changes or {})
+    objective_from_recipe(recipe, how)  # says whether there is anything to learn, before it is looked for
+    learn, test = (data_set(source, split=split, task=recipe.task) for split in ("train", "test"))
     module = module_from_recipe(recipe, seed=seed)
     if weights is not None:
         _load(module, weights, recipe, progress)
     _say(learn, recipe, progress)
     training = Training(
-        recipe=recipe, module=module, learn=learn, test=test, how=how, seed=seed, source=source, checkpoint=checkpoint
+        recipe=recipe,
+        module=module,
+        learn=learn,
+        test=test,
+        how=how,
+        seed=seed,
+        source=source,
+        checkpoint=checkpoint,
+        checkpoint_s=checkpoint_s,
     )
     epochs = fit(training, resume=resume, on_epoch=lambda epoch: on_epoch(epoch, how.epochs), progress=progress)
     save_weights(file, module)
     checkpoint.unlink(missing_ok=True)
-    return file, epochs
+    return Trained(file, source, epochs)
 
 
 def checkpoint_of(weights: Path) -> Path:

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+
+from edgekit.cli import train as command
+from edgekit.cli.main import main
+from edgekit.data.augment import AUGMENTATIONS
+from edgekit.recipe import Train, load_recipe, recipe_names
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_what_can_be_chosen_is_what_recipes_may_say() -> None:
+    fields = get_type_hints(Train)
+    assert get_args(fields["optimizer"]) == command.OPTIMIZERS
+    assert get_args(fields["schedule"]) == command.SCHEDULES
+    assert get_args(get_args(fields["augment"])[0]) == command.AUGMENTATIONS
+    assert set(AUGMENTATIONS) == set(command.AUGMENTATIONS)
+
+
+def test_train_tells_each_epoch_and_writes_weights_that_build_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    options = ["--epochs", "2", "--batch", "128", "--optimizer", "momentum", "--lr", "0.05", "--threads", "1"]
+    try:
+        assert main(["train", "lenet", "--data", "digits", *options]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    out = capsys.readouterr().out
+    assert out.count("accuracy ") == 2
+    assert "epoch 2/2" in out
+    assert "edgekit build lenet --weights lenet.safetensors --calib digits" in out
+    weights = tmp_path / "lenet.safetensors"
+    build = ["build", "lenet", "--fp32", "--target", "null", "--no-profile", "--weights", str(weights)]
+    assert main([*build, "-o", str(tmp_path / "engine")]) == 0
+    assert "the weights are random" not in capsys.readouterr().out
+
+
+def test_weights_are_tuned_further(capsys: pytest.CaptureFixture[str]) -> None:
+    fast = ["--epochs", "1", "--batch", "64", "--optimizer", "adam", "--lr", "0.003", "--json"]
+    assert main(["train", "lenet", "--data", "digits", *fast]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["weights"] == "lenet.safetensors"
+    assert main(["train", "lenet", "--data", "digits", *fast, "--weights", "lenet.safetensors"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert second["epochs"][0]["loss"] < first["epochs"][0]["loss"] / 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["lenett"], 2, "unknown recipe 'lenett'"),
+        (["lenet", "--data", "digitz"], 2, "unknown data set 'digitz'"),
+        (["alexnet"], 2, "training alexnet: expected a data set, got none"),
+        (["lenet", "--data", "scenes"], 1, "expected one for the task 'classify'"),
+        (["lenet", "--data", "digits", "--lr", "0"], 2, "is not in the range x>0"),
+        (["lenet", "--data", "digits", "--lr", "nan"], 2, "nan"),
+        (["lenet", "--data", "digits", "--augment", "spin"], 2, "expected some of flip, crop"),
+        (["lenet", "--data", "digits", "--weights", "nowhere.pt"], 2, "got 'nowhere.pt', which is neither"),
+        (["lenet", "--data", "digits", "--resume"], 1, "expected a training to resume, got no such file"),
+        (["lenet", "--data", "digits", "-o", "x.pt"], 2, "expected a name that ends in .safetensors, got '.pt'"),
+        (["transformer-tiny", "--data", "spelling", "--augment", "flip"], 2, "--augment is for pictures"),
+    ],
+)
+def test_bad_input_has_a_message_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    assert main(["train", *arguments]) == code
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_has_a_set_needs_no_option() -> None:
+    own = {name: load_recipe(name).train.data for name in recipe_names()}
+    assert {name for name, data in own.items() if data} >= {"lenet", "transformer-tiny", "yolov3-tiny-scenes"}
