@@ -156,10 +156,10 @@ def _print_json(found: list[Evaluation], paths: list[Path]) -> None:
 def _print_tables(found: list[Evaluation], paths: list[Path], *, per_class: bool) -> None:
     from rich.console import Console
 
-    from edgekit.cli.eval_table import class_table, summary
+    from edgekit.cli.eval_table import class_table, print_summary
 
     console = Console(highlight=False)
     names = [path.name for path in paths]
-    console.print(summary(found, names))
+    print_summary(console, found, names)
     if per_class and found[0].per_class:
         console.print(class_table(found, names))

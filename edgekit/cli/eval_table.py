@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from edgekit.evaluation.evaluate import FIGURES, Evaluation, Figure
 from edgekit.report.terminal import notes_panel
 
-__all__ = ["class_table", "differences", "headings", "summary"]
+__all__ = ["class_table", "differences", "headings", "print_summary"]
 
 COARSE_POINTS = 0.1
 """Where one example weighs more than this, it is said how much."""
@@ -26,10 +26,11 @@ def differences(first: Evaluation, other: Evaluation) -> dict[str, float]:
     return {name: value - first.figures[name] for name, value in other.figures.items() if name in first.figures}
 
 
-def summary(found: Sequence[Evaluation], names: Sequence[str]) -> RenderableType:
+def print_summary(console: Console, found: Sequence[Evaluation], names: Sequence[str]) -> None:
     """All figures, what one example weighs, what was skipped, and what the user has to know.
 
     Args:
+        console: where to.
         found: an evaluation an engine, all of them on the same set.
         names: what the engines are called where nothing else tells them apart.
     """
@@ -41,10 +42,13 @@ def summary(found: Sequence[Evaluation], names: Sequence[str]) -> RenderableType
         table.add_row(figure.title, *_cells(values, figure))
     rates = [Text(_rate(evaluation.examples_per_s), style="dim") for evaluation in found]
     table.add_row(Text("examples a second", style="dim"), *rates)
-    notes = _notes(found, headings(found, names))
-    parts: list[RenderableType] = [Text("\n").append(_title(found)), table]
-    parts += [Text(text, style="dim") for text in _remarks(found)]
-    return Group(*parts, *([notes_panel(notes)] if notes else []))
+    console.print()
+    console.print(_title(found), soft_wrap=True)
+    console.print(table)
+    for remark in _remarks(found):
+        console.print(Text(remark, style="dim"), soft_wrap=True)
+    if notes := _notes(found, headings(found, names)):
+        console.print(notes_panel(notes))
 
 
 def class_table(found: Sequence[Evaluation], names: Sequence[str]) -> RenderableType:
@@ -83,7 +87,8 @@ def _title(found: Sequence[Evaluation]) -> Text:
     counts = sorted({evaluation.examples for evaluation in found})
     count = " and ".join(f"{count:,}" for count in counts)
     examples = "example" if counts == [1] else "examples"
-    return Text.assemble((", ".join(models), "bold"), f" on {first.data}, {first.split}: {count} {examples}")
+    what = f" on {first.data}, {first.split}: {count} {examples}"
+    return Text.assemble((", ".join(models), "bold"), what)
 
 
 def _cells(values: Sequence[float], figure: Figure) -> list[Text]:

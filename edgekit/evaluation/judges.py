@@ -77,7 +77,7 @@ class Judge(Protocol):
         ...
 
     def per_class(self) -> tuple[ClassFigure, ...]:
-        """Those of each class, in the model's order; nothing where there are no classes."""
+        """Those of each class, in the data set's order; nothing where there are no classes."""
         ...
 
 
@@ -133,12 +133,12 @@ def _stacked(session: Session, batch: Sequence[Ready]) -> Arrays:
     }
 
 
-def _classes(session: Session, examples: DataSet) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The model's number of each class of the set, and the names by the model's number."""
+def _classes(session: Session, examples: DataSet) -> np.ndarray:
+    """The model's number of each class of the set."""
     own = session.manifest.labels
     if not own:  # an ONNX file's: its classes can only be meant in the set's order
-        return np.arange(len(examples.labels)), tuple(examples.labels)
-    return model_classes_from_labels(own, examples.labels, name=examples.name), own
+        return np.arange(len(examples.labels))
+    return model_classes_from_labels(own, examples.labels, name=examples.name)
 
 
 class _Fed:
@@ -162,7 +162,7 @@ class _Fed:
 class _Classification(_Fed):
     def __init__(self, session: Session, examples: DataSet) -> None:
         super().__init__(session)
-        self._map, self._labels = _classes(session, examples)
+        self._map, self._labels = _classes(session, examples), examples.labels
         self._targets: list[np.ndarray] = []
         self._ranks: list[np.ndarray] = []
 
@@ -184,7 +184,7 @@ class _Classification(_Fed):
 
     def per_class(self) -> tuple[ClassFigure, ...]:
         right, targets = np.concatenate(self._ranks) < 1, np.concatenate(self._targets)
-        own = [right[targets == i] for i in range(len(self._labels))]
+        own = [right[targets == i] for i in self._map]
         return tuple(
             ClassFigure(label=label, count=len(mine), value=share(mine))
             for label, mine in zip(self._labels, own, strict=True)
@@ -217,7 +217,7 @@ class _Regression(_Fed):
 class _Detection(_Fed):
     def __init__(self, session: Session, examples: DataSet, score_threshold: float) -> None:
         super().__init__(session)
-        self._map, self._labels = _classes(session, examples)
+        self._map, self._labels = _classes(session, examples), examples.labels
         self._score_threshold = score_threshold
         self._precision = AveragePrecision(len(self._labels))
         self._counts = np.zeros(len(self._labels), np.int64)
@@ -264,8 +264,8 @@ class _Detection(_Fed):
     def per_class(self) -> tuple[ClassFigure, ...]:
         per_class = self._per_class or self._precision.figures().per_class
         return tuple(
-            ClassFigure(label=label, count=int(count), value=value)
-            for label, count, value in zip(self._labels, self._counts, per_class, strict=True)
+            ClassFigure(label=label, count=int(self._counts[i]), value=per_class[i])
+            for label, i in zip(self._labels, self._map, strict=True)
         )
 
 

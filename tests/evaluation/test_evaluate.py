@@ -59,10 +59,11 @@ def test_the_top_five_count_where_there_are_more_classes(make_session, listed) -
 
 def test_classes_in_another_order_are_matched_by_name(make_session, listed) -> None:
     session, _ = make_session(brightest, labels=("Red", "Green", "Blue"))
-    swapped = [coloured(0, 2), coloured(1, 1), coloured(2, 0)]
+    swapped = [coloured(0, 2), coloured(1, 1), coloured(2, 0), coloured(0, 0)]
     found = evaluate_session(session, listed(swapped, ("blue", "green", "red")))
-    assert found.figures["accuracy"] == 1.0
-    assert [row.label for row in found.per_class] == ["Red", "Green", "Blue"]
+    assert found.figures["accuracy"] == 0.75
+    rows = [(row.label, row.count, row.value) for row in found.per_class]
+    assert rows == [("blue", 2, 0.5), ("green", 1, 1.0), ("red", 1, 1.0)]
 
 
 def test_error_on_other_classes(make_session, listed) -> None:
@@ -261,6 +262,8 @@ def test_detections_are_matched_by_name_too(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     found = evaluate_session(session, listed([scene((0, 8, 32, 24), kind=0)], ("dog", "cat"), task="detect"))
     assert found.figures["map50"] == pytest.approx(1.0)
+    assert [(row.label, row.count) for row in found.per_class] == [("dog", 1), ("cat", 0)]
+    assert found.per_class[0].value == pytest.approx(1.0)
 
 
 def test_faint_detections_count_down_to_the_threshold_that_is_given(make_session, listed) -> None:

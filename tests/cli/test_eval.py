@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.cli.main import main
+from edgekit.engine.bundle import read_manifest, seal
+from edgekit.recipe import Preprocess
+from edgekit.specs import Precision, TensorSpec
+
+CLASSIFIER = {
+    "task": "classify",
+    "inputs": (TensorSpec("images", "float32", (1, 3, 8, 8)),),
+    "outputs": (TensorSpec("logits", "float32", (1, 2)),),
+    "preprocess": Preprocess(resize="stretch"),
+    "labels": ("cat", "dog"),
+}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with three cats and a dog to be measured on; the null backend takes everything for a cat."""
+    for name, count in (("cat", 3), ("dog", 1)):
+        for split in ("train", "test"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.random.default_rng(i).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def classifier(make_bundle: Callable[..., Path]) -> Path:
+    return make_bundle("classifier", kind=CLASSIFIER)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_one_engine_is_measured(
+    classifier: Path, photos: Path, narrow: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(classifier), "--data", str(photos)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"classifier on .*, test: 4 examples", out)
+    assert re.search(r"accuracy +75\.00 %", out)
+    assert "difference" not in out
+    assert "one example more or less is 25.00 points" in out
+
+
+def test_json_alone_is_on_standard_output(classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(classifier), "--data", str(photos), "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    (engine,) = written["engines"]
+    assert engine["engine"] == str(classifier)
+    assert engine["figures"] == {"accuracy": 0.75}
+    assert engine["difference"] == {"accuracy": 0.0}
+    assert engine["per_class"][1] == {"label": "dog", "count": 1, "value": 0.0}
+    assert written["data"].startswith(str(photos))
+    assert (written["split"], written["task"]) == ("test", "classify")
+
+
+def test_two_engines_come_with_their_difference(
+    classifier: Path, photos: Path, make_bundle: Callable[..., Path], narrow: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # One that knows the same classes in another order takes everything for a dog.
+    other = make_bundle("other", kind={**CLASSIFIER, "labels": ("dog", "cat")})
+    seal(other, msgspec.structs.replace(read_manifest(other), precision=Precision.INT8))
+    assert main(["eval", str(classifier), str(other), "--data", str(photos), "--per-class"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"classifier FP32 +other INT8 +difference", out)
+    assert re.search(r"accuracy +75\.00 % +25\.00 % +-50\.00 points", out)
+    assert re.search(r"cat +3 +100\.00 % +0\.00 % +-100\.00 points", out)
+    assert max(len(line) for line in out.splitlines() if str(photos) not in line) <= 80
+
+
+def test_every_engine_of_several_is_compared_with_the_first(
+    classifier: Path, photos: Path, make_bundle: Callable[..., Path], narrow: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = [make_bundle(name, kind={**CLASSIFIER, "name": "classifier"}) for name in ("a", "b")]
+    assert main(["eval", str(classifier), *map(str, others), "--data", str(photos), "--per-class"]) == 0
+    out = capsys.readouterr().out
+    # All is the same of them but their folders.
+    assert re.search(r"classifier +a +b", out)
+    assert re.search(r"accuracy +75\.00 % +75\.00 % +75\.00 %\s+none +none", out)
+
+
+def test_the_part_to_learn_from_can_be_measured_too_and_less_of_it(
+    classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(classifier), "--data", str(photos), "--split", "train", "--limit", "2", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["split"] == "train"
+    assert written["engines"][0]["examples"] == 2
+
+
+def test_a_broken_picture_is_counted_and_named(
+    classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "test" / "dog" / "9.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    assert main(["eval", str(classifier), "--data", str(photos)]) == 0
+    out = capsys.readouterr().out
+    assert "4 examples" in out
+    assert re.search(r"1 skipped, which count nowhere: .*9\.jpg", out)
+
+
+def test_notes_of_an_engine_are_shown_with_whose_they_are(
+    classifier: Path, photos: Path, make_bundle: Callable[..., Path], narrow: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_bundle("other", kind=CLASSIFIER, notes=("the weights are random",))
+    assert main(["eval", str(classifier), str(other), "--data", str(photos)]) == 0
+    assert "other: the weights are random" in capsys.readouterr().out
+
+
+# What cannot be measured.
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    assert main(["eval", *arguments]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return " ".join(captured.err.split())
+
+
+def test_error_on_other_classes(
+    photos: Path, make_bundle: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_bundle("other", kind={**CLASSIFIER, "labels": ("cat", "cow")})
+    error = error_of([str(other), "--data", str(photos)], capsys)
+    assert "the model lacks 'dog', and the set lacks 'cow'" in error
+
+
+def test_error_on_a_set_for_another_task(detector: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of([str(detector), "--data", f"folder:{photos}"], capsys, code=1)
+    assert "expected one for the task 'detect', got one for 'classify'" in error
+
+
+def test_error_on_a_set_that_is_not_there(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown data set 'digit'" in error_of([str(classifier), "--data", "digit"], capsys)
+
+
+def test_error_on_a_model_that_is_not_there(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(["lenett", "--data", str(photos)], capsys)
+    assert "unknown model 'lenett'" in error
+    assert "lenet" in error.partition("hint:")[2]
+
+
+def test_error_on_a_model_among_engines(classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of([str(classifier), "lenet", "--data", str(photos)], capsys)
+    assert "expected one model or any number of engines, got 2 of which 'lenet' is a model" in error
+
+
+def test_error_on_weights_for_an_engine(classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of([str(classifier), "--data", str(photos), "--weights", "w.safetensors"], capsys)
+    assert error.startswith("error: --weights: expected a model, which it is for, got engines")
+
+
+def test_error_without_anything_to_measure_on(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--data" in error_of([str(classifier)], capsys)
+
+
+# A model that was trained: what FP32 and INT8 get right of scikit-learn's digits.
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the softmax regression after a few steps of gradient descent."""
+    pytest.importorskip("sklearn")
+    import torch
+    from safetensors.torch import save_file
+
+    from edgekit.data.examples import data_set, feeds_from_example
+    from edgekit.models.factory import module_from_recipe
+    from edgekit.recipe import load_recipe
+
+    recipe = load_recipe("softmax-regression")
+    specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]
+    digits = data_set("digits", split="train")
+    examples = [digits[i] for i in range(600)]
+    feeds = [feeds_from_example(example, specs, recipe.preprocess, ())["images"] for example in examples]
+    images, targets = torch.from_numpy(np.concatenate(feeds)), torch.tensor([example.target for example in examples])
+    module = module_from_recipe(recipe, seed=0)
+    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module(images), targets).backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp("weights") / "softmax.safetensors"
+    save_file(module.state_dict(), path)
+    return path
+
+
+def test_a_model_is_measured_in_fp32_and_int8(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["softmax-regression", "--weights", str(trained), "--data", "digits", "--calib-images", "32"]
+    assert main(["eval", *arguments, "--limit", "200", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    full, quantized = written["engines"]
+    assert (full["precision"], quantized["precision"]) == ("fp32", "int8")
+    assert full["engine"] is None  # gone with the temporary folder
+    assert full["figures"]["accuracy"] > 0.85
+    assert abs(quantized["difference"]["accuracy"]) <= 0.02
+    assert full["figures"]["top5"] > full["figures"]["accuracy"]
+    assert list(tmp_path.iterdir()) == []
