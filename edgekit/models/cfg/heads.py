@@ -24,7 +24,7 @@ def check_heads(network: Network) -> None:
         ):
             if expected != got:
                 raise head.section.error(
-                    f"expected the {what} of the head in line {first.section.line}, {expected}, got {got}"
+                    f"expected the same {what} as in line {first.section.line}, {expected}, got {got}"
                 )
         if not head.anchors:
             raise head.section.error(f"expected one [detection], got another in line {first.section.line}")

@@ -118,6 +118,8 @@ def _avgpool(read: Reader) -> Layer:
 
 def _softmax(read: Reader) -> Layer:
     read.options(only={"groups": 1.0, "temperature": 1.0, "spatial": 0.0, "noloss": 0.0})
+    if read.before[1:] != (1, 1):
+        raise read.section.error(f"expected one row and one column of numbers, got {read.before}")
     return read.layer(read.before)
 
 
