@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit.errors import GraphError
+from edgekit.errors import BackendUnavailable, GraphError
 from edgekit.report.graph_layers import Layout, layout
 from edgekit.report.graph_tree import Block, Wiring, block_tree
 from edgekit.report.inspection import Inspection
@@ -26,7 +26,7 @@ class Port:
 
     Attributes:
         kind: ``input`` and ``output`` are the graph's, ``in`` and ``out`` those of a block.
-        label: what it is called, or where the value comes from or goes to; empty if there is only one.
+        label: what it is called, or that it comes ``from`` a block or goes ``to`` one; empty if there is only one.
         detail: element type and shape of the graph's own.
     """
 
@@ -54,7 +54,7 @@ class Drawing:
     def __init__(self, found: Inspection) -> None:
         self.found = found
         self._wiring = Wiring.of(found)
-        self.blocks = block_tree(found, self._wiring)
+        self.blocks = block_tree(self._wiring)
         self._around: dict[int, tuple[Block, ...]] = {}
         for block in self.blocks:
             self._note(block, ())
@@ -160,17 +160,24 @@ class Drawing:
     def _merged(kind: Literal["in", "out"], values: list[tuple[int, str]]) -> list[tuple[Port, list[int]]]:
         if len(values) > MOST_PORTS:
             return [(Port(kind, f"{len(values)} values"), [value for value, _ in values])]
-        return [(Port(kind, label if len(values) > 1 else ""), [value]) for value, label in values]
+        way = "from" if kind == "in" else "to"
+        return [(Port(kind, f"{way} {label}" if len(values) > 1 else ""), [value]) for value, label in values]
 
 
 def drawing_from_inspection(found: Inspection) -> Drawing:
     """The graph of a model or an engine, ready to be drawn.
 
     Raises:
-        GraphError: it has no layers, or nothing is known of what they read.
+        BackendUnavailable: ``found`` is of an engine whose graph could not be read without the package ``onnx``.
+        GraphError: there are no layers.
     """
-    if not any(layer.reads for layer in found.layers):
-        raise GraphError(f"{found.name} cannot be drawn: expected layers that read each other, got {len(found.layers)}")
+    if found.macs is None:
+        raise BackendUnavailable(
+            f"drawing the graph of {found.name} needs the package onnx, which is not installed",
+            hint="pip install 'edgekit[build]'",
+        )
+    if not found.layers:
+        raise GraphError(f"{found.name} cannot be drawn: expected layers, got none")
     return Drawing(found)
 
 

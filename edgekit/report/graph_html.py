@@ -109,4 +109,4 @@ def _port(port: Port, place: Place) -> str:
         return f'<i class="frame" {_area(place)}></i>'
     if port.detail:
         return f'<div class="port" {_area(place)}><b>{escape(port.label)}</b><span>{escape(port.detail)}</span></div>'
-    return f'<div class="port" {_area(place)}>{"to" if port.kind == "out" else "from"} {escape(port.label)}</div>'
+    return f'<div class="port" {_area(place)}>{escape(port.label)}</div>'

@@ -200,8 +200,7 @@ def _told(node: Block | Port) -> bool:
 def _port(port: Port) -> _Drawn:
     if not port.label:
         return _Drawn(0, 0, "")
-    label = f"to {port.label}" if port.kind == "out" else f"from {port.label}" if port.kind == "in" else port.label
-    label = _cut(label, BOX, "title")
+    label = _cut(port.label, BOX, "title")
     lines = [label, port.detail] if port.detail else [label]
     width = max(len(lines[0]) * CHARACTER["title"], len(lines[-1]) * CHARACTER["line"]) + 2 * PAD + 8
     height = 10 + LINE * len(lines)

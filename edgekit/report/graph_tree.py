@@ -6,10 +6,11 @@ used at several places, its layers stand in several blocks.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edgekit.report.graph_repeats import Run, runs_of_repeats
 from edgekit.report.inspection import Inspection, LayerRow
@@ -85,28 +86,29 @@ class Wiring:
         return tuple(row for row in rows if any(reader not in inside for reader in self.readers.get(row, ())))
 
 
-@dataclass
-class _Module:
-    path: Path
-    parts: list[_Module | int] = field(default_factory=list)
-
-    def rows(self) -> list[int]:
-        return [row for part in self.parts for row in ([part] if isinstance(part, int) else part.rows())]
-
-
-def block_tree(found: Inspection, wiring: Wiring) -> tuple[Block, ...]:
+def block_tree(wiring: Wiring) -> tuple[Block, ...]:
     """The outermost blocks of a graph, each after those that it reads."""
-    paths = _module_paths(found.layers)
-    rows = list(range(len(found.layers)))
+    paths = _module_paths(wiring)
+    rows = list(range(len(wiring.layers)))
     blocks = _arranged(rows, 0, paths, wiring)
     while len(blocks) == 1 and blocks[0].parts:
         blocks = blocks[0].parts
     return blocks
 
 
-def _module_paths(layers: Sequence[LayerRow]) -> list[Path]:
+def _module_paths(wiring: Wiring) -> list[Path]:
     """Of each layer the modules around it, and its own name last."""
+    layers = wiring.layers
     paths = [_path(layer) for layer in layers]
+    for row in reversed(range(len(layers))):
+        readers = [paths[reader][:-1] for reader in wiring.readers.get(row, ()) if reader is not None]
+        if readers and not wiring.sources[row]:
+            # What is made of constants alone stands in the module that uses it.
+            around = tuple(
+                part
+                for part, *_ in itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*readers, strict=False))
+            )
+            paths[row] = (*around, paths[row][-1])
     modules = {path[:length] for path in paths for length in range(1, len(path))}
     return [(*path, layer.operator) if path in modules else path for path, layer in zip(paths, layers, strict=True)]
 
@@ -138,21 +140,20 @@ def _arranged(rows: Sequence[int], depth: int, paths: Sequence[Path], wiring: Wi
         members[owner].append(row)
         owners[row] = owner
     members = _without_cycles(members, owners, wiring)
-    members = _with_followers(members, depth, paths, wiring)
+    members = _with_followers(members, wiring)
     blocks = [_block(part, depth, paths, wiring) for part in _in_order(members, wiring)]
     return _folded(blocks, paths, wiring)
 
 
 def _block(rows: list[int], depth: int, paths: Sequence[Path], wiring: Wiring) -> Block:
-    path = paths[rows[0]]
-    if len(path) > depth + 1:
-        parts = _arranged(rows, depth + 1, paths, wiring)
-        module = path[: depth + 1]
-        if len(parts) == 1:
-            # A module of one part is that part, under the name of the module.
-            return Block(_label(module), ".".join(module), tuple(rows), parts[0].parts, parts[0].copies)
-        return Block(_label(module), ".".join(module), tuple(rows), parts)
-    return Block(_label(path), ".".join(path), tuple(rows))
+    module = paths[rows[0]][: depth + 1]
+    if len(rows) == 1 or any(paths[row][: depth + 1] != module for row in rows):
+        return Block(_label(module), ".".join(module), tuple(rows))
+    parts = _arranged(rows, depth + 1, paths, wiring)
+    if len(parts) == 1:
+        # A module of one part is that part, under the name of the module.
+        return Block(_label(module), ".".join(module), tuple(rows), parts[0].parts, parts[0].copies)
+    return Block(_label(module), ".".join(module), tuple(rows), parts)
 
 
 def _label(path: Path) -> str:
@@ -213,24 +214,26 @@ def _circles(edges: dict[int, set[int]]) -> list[list[int]]:
     return found
 
 
-def _with_followers(members: list[list[int]], depth: int, paths: Sequence[Path], wiring: Wiring) -> list[list[int]]:
-    """Activation functions and the like join the layer that they follow, if nothing else reads what is between."""
-    alone = {part[0] for part in members if len(part) == 1 and len(paths[part[0]]) == depth + 1}
-    joined: dict[int, list[int]] = {}
+def _with_followers(members: list[list[int]], wiring: Wiring) -> list[list[int]]:
+    """Activation functions and the like join what they follow, if nothing else reads what is between."""
+    single = {part[0] for part in members if len(part) == 1}
     taken: set[int] = set()
-    for row in sorted(alone):
-        if row in taken:
+    result: list[list[int]] = []
+    for part in sorted(members, key=min):
+        if part[0] in taken:
             continue
-        joined[row] = _followers(row, alone - taken, wiring)
-        taken.update(joined[row])
-    rest = [part for part in members if part[0] not in alone or len(part) > 1]
-    return rest + list(joined.values())
+        if len(_followers(part[:1], set(part), wiring)) == len(part):
+            part = _followers(part, single - taken, wiring)
+            taken.update(part)
+        result.append(part)
+    return result
 
 
-def _followers(first: int, free: set[int], wiring: Wiring) -> list[int]:
-    inside, kept = [first], [first]
+def _followers(first: list[int], free: set[int], wiring: Wiring) -> list[int]:
+    """What ``first`` becomes with those of ``free`` that follow it."""
+    inside, kept = list(first), list(first)
     while len(inside) <= MOST_FOLLOWERS:
-        following = sorted(
+        following = [
             reader
             for row in inside
             for reader in wiring.readers.get(row, ())
@@ -239,10 +242,10 @@ def _followers(first: int, free: set[int], wiring: Wiring) -> list[int]:
             and reader not in inside
             and wiring.layers[reader].operator in FOLLOWERS
             and set(wiring.sources[reader]) <= set(inside)
-        )
+        ]
         if not following:
             break
-        inside.append(following[0])
+        inside.append(min(following))
         if wiring.exits(inside) in ((), (inside[-1],)):
             kept = list(inside)
     return kept
