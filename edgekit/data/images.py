@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from edgekit.data.paths import first_file, is_there
 from edgekit.errors import DataError, RecipeError
 from edgekit.recipe import Preprocess
 
@@ -232,8 +233,8 @@ def _rgb_image(source: ImageSource) -> Image.Image:
     if isinstance(source, Image.Image):
         return _decoded(source, "picture")
     path = Path(source)
-    if not path.is_file():
-        raise DataError(f"{path}: expected an image, got {'a folder' if path.is_dir() else 'no such file'}")
+    if first_file([path]) is None:
+        raise DataError(f"{path}: expected an image, got {'a folder' if is_there(path) else 'no such file'}")
     with _opened(path) as image:
         return _decoded(image, str(path))
 

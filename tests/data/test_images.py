@@ -242,3 +242,9 @@ def test_damaged_files_end_in_a_picture_or_in_an_error_of_ours(tmp_path, whole):
             read += 1
             assert picture.dtype == np.uint8 and picture.shape[2] == 3
     assert 0 < read < 400
+
+
+@pytest.mark.parametrize("name", ["a" * 5000 + ".png", "a\0b.png"])
+def test_a_name_that_no_file_can_have_is_no_file(name):
+    with pytest.raises(DataError, match="no such file"):
+        read_image(name)
