@@ -1,7 +1,10 @@
 """DenseNet-121 (Huang et al. 2016, arXiv:1608.06993): every layer reads what all layers before it have found.
 
-Four dense blocks, and between them transitions that halve channels, height and width. Submodules are named as
-torchvision names them, whose weights this module takes.
+Where ResNet adds, this lays side by side: nothing found is ever lost, so a layer need find no more than 32 new
+channels, and a third of ResNet-50's parameters do nearly as well. What it saves in weights it pays in memory traffic,
+since each layer reads a map that grows and grows.
+
+Submodules are named as torchvision names them, whose weights this module takes.
 """
 
 from __future__ import annotations
@@ -33,7 +36,17 @@ def densenet121(classes: int = 1000) -> nn.Module:
 
 
 class DenseNet(nn.Module):
-    """DenseNet-BC: bottlenecks in its dense blocks, and transitions that compress by half.
+    """DenseNet-BC: bottlenecks in its dense blocks, and transitions that compress by half (table 1 of the paper).
+
+    ::
+
+                                             output
+        conv0, pool0  7 x 7 and 3 x 3    64 x 56 x 56
+        denseblock1    6 layers         256 x 56 x 56    transition1  to  128 x 28 x 28
+        denseblock2   12 layers         512 x 28 x 28    transition2  to  256 x 14 x 14
+        denseblock3   24 layers        1024 x 14 x 14    transition3  to  512 x  7 x  7
+        denseblock4   16 layers        1024 x  7 x  7
+        classifier    of the mean           classes
 
     Args:
         layers: how many each dense block has.

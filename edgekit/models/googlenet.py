@@ -1,5 +1,8 @@
 """GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842): nine Inception blocks, each of four branches side by side.
 
+It won ImageNet in 2014, ahead of VGG, with a twentieth of VGG's parameters: convolutions of size 1 make the channels
+few before the dear convolutions, and a mean over the map stands where VGG has its full layers.
+
 As torchvision has it, whose weights it takes: batch normalization after every convolution, and 3x3 where the
 paper has 5x5. The two auxiliary classifiers, which helped the paper's training on its way, are left out: weights
 of theirs in a file are passed over.

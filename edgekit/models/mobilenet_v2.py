@@ -1,5 +1,10 @@
 """MobileNet v2 (Sandler et al. 2018, arXiv:1801.04381): inverted residuals, thin where they meet, wide within.
 
+A convolution looks around and mixes channels at once, for ``k * k * in * out`` multiplications a pixel. Done one after
+the other, by a depthwise convolution and one of size 1, that is ``k * k * in + in * out``: nearly nine times fewer at
+3 x 3. So an ImageNet classifier costs 0.3 G, a fourteenth of ResNet-50. On machines with wide integer units the gain
+in time is less, since a depthwise convolution does few multiplications for each byte that it reads.
+
 Submodules are named as torchvision names them, whose weights this module takes.
 """
 
@@ -34,7 +39,10 @@ def mobilenet_v2(classes: int = 1000) -> nn.Module:
 
 
 class MobileNetV2(nn.Module):
-    """A stem, 17 inverted residuals, a last convolution to 1280 channels, and a linear classifier."""
+    """A stem, 17 inverted residuals, a last convolution to 1280 channels, and a linear classifier.
+
+    Height and width are halved by the stem and by four of the blocks: 224 becomes 7, of which the mean is taken.
+    """
 
     def __init__(self, classes: int) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -199,3 +201,17 @@ def test_evaluator_gives_intermediate_values_and_leaves_the_graph_alone():
     np.testing.assert_allclose(got["1"], module[:2](x).detach().numpy(), rtol=1e-4, atol=1e-6)
     assert [value.name for value in graph.graph.outputs] == ["y"]
     assert all(value.const_value.numpy().size for value in graph.graph.initializers.values())
+
+
+def test_a_torchvision_that_cannot_be_imported_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # as it is beside a PyTorch without CUDA; the exporter looks whether there is one
+    (tmp_path / "torchvision").mkdir()
+    broken = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "torchvision" / "__init__.py").write_text(broken)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    graph = graph_from_module(Net(), [IMAGES], ["boxes", "scores"])
+    assert [value.name for value in graph.graph.outputs] == ["boxes", "scores"]
+    with pytest.raises(RuntimeError, match="nms does not exist"):
+        import torchvision  # noqa: F401

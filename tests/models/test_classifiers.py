@@ -11,12 +11,19 @@ import torch
 from PIL import Image
 from torch import nn
 
+import edgekit
 from edgekit.data.images import preprocess
+from edgekit.engine.bundle import read_manifest
 from edgekit.errors import ModelError
+from edgekit.graph.check import compare_with_module
+from edgekit.graph.export import graph_from_module
+from edgekit.graph.passes import optimize
 from edgekit.models.classifier_blocks import ConvSame
 from edgekit.models.factory import module_from_factory, module_from_recipe
 from edgekit.models.weights import Renaming, load_weights
 from edgekit.recipe import load_recipe
+from edgekit.report.side_by_side import signal_to_noise_db
+from edgekit.specs import TensorSpec
 from tools.published_names import (
     FOLDER,
     TORCHVISION,
@@ -137,15 +144,17 @@ def test_outputs_of_lite0_are_those_of_timm() -> None:
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_parameters_macs_and_weights_are_what_torchvision_says(name: str) -> None:
     recipe = load_recipe(name)
-    published = torchvision_models().get_model_weights(TORCHVISION[name]).IMAGENET1K_V1
-    weights = recipe.weights["imagenet"]
-    assert weights.url == published.url
-    assert weights.sha256[:8] == published.url.rpartition("-")[2].removesuffix(".pth")
-    assert recipe.model.parameters == published.meta["num_params"]
-    assert recipe.macs / 1e9 == pytest.approx(published.meta["_ops"], abs=0.0006)
-    assert list(recipe.labels.names) == published.meta["categories"]
-    top1 = published.meta["_metrics"]["ImageNet-1K"]["acc@1"]
-    assert f"{top1:.3f} % top-1" in weights.source
+    sets = torchvision_models().get_model_weights(TORCHVISION[name])
+    for key, weights in recipe.weights.items():
+        published = {"imagenet": "IMAGENET1K_V1", "imagenet-v2": "IMAGENET1K_V2"}[key]
+        theirs = sets[published]
+        assert weights.url == theirs.url
+        assert weights.sha256[:8] == theirs.url.rpartition("-")[2].removesuffix(".pth")
+        assert recipe.model.parameters == theirs.meta["num_params"]
+        assert recipe.macs / 1e9 == pytest.approx(theirs.meta["_ops"], abs=0.0006)
+        assert list(recipe.labels.names) == theirs.meta["categories"]
+        assert f"{theirs.meta['_metrics']['ImageNet-1K']['acc@1']:.3f} % top-1" in weights.source
+    assert "imagenet" in recipe.weights
 
 
 @needs_torchvision
@@ -252,6 +261,35 @@ def test_error_on_weights_of_another_model(saved: str, wanted: str, expected: st
     with pytest.raises(ModelError) as caught:
         load_weights(module_from_recipe(load_recipe(wanted)), tmp_path / "weights.pth")
     assert expected in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "mobilenet-v2", LITE])
+def test_engine_in_int8_answers_as_the_module_does(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    bundle = edgekit.build(name, precision="int8", target="cpu", profile=False, output=tmp_path / "engine")
+    manifest = read_manifest(bundle)
+    assert (manifest.task, manifest.labels) == ("classify", load_recipe(name).labels.names)
+    assert manifest.layers["int8"] > 10 * manifest.layers.get("float32", 0)
+    module = module_from_recipe(load_recipe(name))
+    random = torch.Generator().manual_seed(7)
+    # pictures are smooth; noise of every pixel by itself is what no calibration has seen
+    coarse = [torch.randn(1, 3, 8, 8, generator=random) for _ in range(4)]
+    inputs = [nn.functional.interpolate(picture, (224, 224), mode="bilinear") for picture in coarse]
+    with edgekit.load(bundle) as session, torch.inference_mode():
+        got = [session.run({"images": picture.numpy()})["logits"] for picture in inputs]
+        expected = [module(picture).numpy() for picture in inputs]
+    ratio = signal_to_noise_db(expected, got)
+    assert ratio is not None and ratio > 25
+
+
+@pytest.mark.parametrize("name", [LITE, "googlenet"])
+def test_any_batch_is_exported(name: str) -> None:
+    module = module_from_recipe(load_recipe(name))
+    spec = TensorSpec("images", "float32", ("batch", 3, 64, 66))
+    graph = optimize(graph_from_module(module, [spec], ["logits"]))
+    assert "Pad" not in {node.op_type for node in graph.graph}
+    compare_with_module(graph, module, [TensorSpec("images", "float32", (3, 3, 64, 66))], 1e-4)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
