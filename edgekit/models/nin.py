@@ -19,7 +19,7 @@ def nin(classes: int = 1000) -> nn.Module:
     """Network in Network for ImageNet; 7,595,176 parameters with 1000 classes, an eighth of AlexNet's.
 
     Returns:
-        A module that takes ``(N, 3, 224, 224)``, or another height and width of 67 and more, and returns logits
+        A module that takes ``(N, 3, 224, 224)``, or another height and width of 39 and more, and returns logits
         ``(N, classes)``.
     """
     return NetworkInNetwork(classes)
