@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edgekit.recipe import Recipe
 
 __all__ = ["models"]
+
+TASKS = {
+    "regress": "Regression: numbers in, numbers out",
+    "classify": "Classification: a picture in, a class out",
+    "detect": "Detection: a picture in, boxes out",
+    "translate": "Translation: tokens in, tokens out",
+    "tensor": "Parts and embeddings: arrays in, arrays out",
+}
+"""What the table has a part for, simple things first."""
+HEADINGS = ("model", "params", "MACs", "input", "--weights")
+STYLES = ("bold", "", "", "", "cyan")
+TITLE = 24
+"""Columns that are left from which on titles are shown."""
 
 
 @click.command(short_help="List the models that EdgeKit knows by name.")
@@ -56,31 +72,52 @@ def _row(recipe: Recipe) -> dict[str, Any]:
 
 
 def _print(recipes: list[Recipe]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", style="bold", no_wrap=True)
-    table.add_column("parameters", justify="right")
-    table.add_column("MACs", justify="right")
-    table.add_column("input", no_wrap=True)
-    table.add_column("--weights", style="cyan")
-    for recipe in recipes:
-        table.add_row(
-            recipe.name,
-            f"{recipe.model.parameters / 1e6:.1f} M",
-            f"{recipe.macs / 1e9:.1f} G",
-            ", ".join("x".join(map(str, spec.shape)) for spec in recipe.inputs),
-            ", ".join(recipe.weights) or "none published",
-        )
     console = Console(highlight=False)
-    console.print(table)
-    for name, weights in sorted({(name, w) for recipe in recipes for name, w in _origins(recipe)}):
-        console.print(f"--weights {name}: {weights}")
+    rows = [_cells(recipe) for recipe in recipes]
+    widths = [max(len(row[column]) for row in [HEADINGS, *rows]) for column in range(len(HEADINGS))]
+    room = console.width - sum(widths) - 2 * len(widths)
+    console.print(_grid([HEADINGS], widths, [""] if room >= TITLE else [], room, style="dim"))
+    for task, what in TASKS.items():
+        chosen = [place for place, recipe in enumerate(recipes) if recipe.task == task]
+        if chosen:
+            titles = [recipes[place].title for place in chosen] if room >= TITLE else []
+            console.print(f"\n[bold]{what}[/]")
+            console.print(_grid([rows[place] for place in chosen], widths, titles, room))
+    console.print()
+    for name, origin in sorted({origin for recipe in recipes for origin in _origins(recipe)}):
+        console.print(f"[cyan]--weights {name}[/]: {origin}")
     console.print("\nYour own: edgekit build model.onnx")
     console.print("      or: edgekit build package.module:factory --input 1x3x224x224")
 
 
+def _cells(recipe: Recipe) -> tuple[str, ...]:
+    from edgekit.report.wording import short_figure
+
+    shapes = ", ".join("x".join(map(str, spec.shape)) for spec in recipe.inputs)
+    figures = (short_figure(value) for value in (recipe.model.parameters, recipe.macs))
+    return (f"  {recipe.name}", *figures, shapes, ", ".join(recipe.weights))
+
+
+def _grid(rows: Sequence[Sequence[str]], widths: list[int], titles: list[str], room: int, style: str = "") -> Table:
+    """Rows in columns of the same widths in every part; titles last, where there is room for them."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for heading, width, colour in zip(HEADINGS, widths, STYLES, strict=True):
+        justify: Literal["left", "right"] = "right" if heading in ("params", "MACs") else "left"
+        grid.add_column(justify=justify, min_width=width, style=style or colour, no_wrap=True)
+    if titles:
+        grid.add_column(no_wrap=True, max_width=room, overflow="ellipsis", style="dim")
+    for place, row in enumerate(rows):
+        grid.add_row(*row, *titles[place : place + 1])
+    return grid
+
+
 def _origins(recipe: Recipe) -> list[tuple[str, str]]:
-    return [(name, f"{weights.source}. Licence: {weights.license}") for name, weights in recipe.weights.items()]
+    """Of each published set its name, and who trained it, without what it reaches."""
+    return [
+        (name, f"{weights.source.partition(': ')[0]}. Licence: {weights.license}")
+        for name, weights in recipe.weights.items()
+    ]

@@ -29,11 +29,14 @@ function path(source, target, bend, row) {
   return `<path d="${curve}"/>` + (tip ? `<path class="tip" d="M${toX} ${row.top}l-3.5 -7h7z"/>` : "");
 }
 
+// Whether it is in no block that is folded.
+const seen = (element) => !element.closest("details:not([open]) > .inside");
+
 let waiting = 0;
 function drawAll() {
   cancelAnimationFrame(waiting);
   waiting = requestAnimationFrame(() => {
-    for (const inside of document.querySelectorAll(".inside")) if (inside.offsetParent) draw(inside);
+    for (const inside of document.querySelectorAll(".inside")) if (seen(inside)) draw(inside);
   });
 }
 
@@ -47,13 +50,13 @@ function keepingInPlace(element, change) {
 
 function fold(what) {
   const blocks = [...document.querySelectorAll("details")];
-  const shown = blocks.filter((block) => block.offsetParent && !block.open);
+  const shown = blocks.filter((block) => !block.open && seen(block));
   if (what === "more") for (const block of shown) block.open = true;
   else for (const block of blocks) block.open = what === "all";
 }
 
 function move(from, steps) {
-  const shown = [...document.querySelectorAll("summary")].filter((summary) => summary.offsetParent);
+  const shown = [...document.querySelectorAll("summary")].filter(seen);
   shown[shown.indexOf(from) + steps]?.focus();
 }
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import get_args
 
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.recipe import load_recipe, recipe_names
+from edgekit.cli.models import TASKS
+from edgekit.recipe import Task, load_recipe, recipe_names
 
 
 def test_names_are_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,9 +32,33 @@ def test_the_table_has_a_row_a_model_and_fits_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["models"]) == 0
     out = capsys.readouterr().out
-    assert all(f" {name} " in out for name in recipe_names())
-    assert "61.9 M" in out
+    by_task = [name for task in TASKS for name in recipe_names() if load_recipe(name).task == task]
+    assert [line.split()[0] for line in out.splitlines() if re.match(r"  [a-z]", line)] == by_task
+    assert "61.9M  32.9G  1x3x416x416" in out
+    assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
+
+
+def test_models_of_a_task_stand_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    parts = capsys.readouterr().out.split("\n\n")
+    for name in recipe_names():
+        (part,) = [part for part in parts if f"\n  {name} " in part]
+        assert part.startswith(TASKS[load_recipe(name).task])
+
+
+def test_every_task_has_a_part_in_the_table() -> None:
+    assert set(TASKS) == set(get_args(Task))
+
+
+def test_a_wide_table_says_what_the_models_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert load_recipe("yolov3-tiny").title in out
+    assert max(map(len, out.splitlines())) <= 120
 
 
 def test_error_on_names_and_json_at_once(capsys: pytest.CaptureFixture[str]) -> None:
