@@ -186,8 +186,8 @@ def kind_of(model: object) -> str:
         return "factory"
     known = nearest(text, recipe_names())
     raise UsageError(
-        f"unknown model '{text}': expected a name that `edgekit models` lists, an ONNX or Darknet cfg "
-        "file that exists, or package.module:factory",
+        f"unknown model '{text}': expected a name that `edgekit models` lists, an ONNX file or a "
+        "Darknet cfg file that exists, or package.module:factory",
         hint=known,
     )
 

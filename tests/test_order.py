@@ -32,6 +32,7 @@ ORDERS = [
     ),
     Order(model="m:f", precision=Precision.INT8, target="null", inputs={"": (1, 8)}, opset=19, seed=3),
     Order(model="yolov3", precision=Precision.INT8, target="cpu", weights="w.weights", shape=(320, 416)),
+    Order(model="cfg/net.cfg", precision=Precision.INT8, target="cpu", weights="net.weights", shape=(320, 416)),
     Order(model="yolov3", precision=Precision.FP16, target="tensorrt-rtx", batch=(1, 4, 16), half_io=True),
     Order(
         model="yolov3",
@@ -151,13 +152,22 @@ def test_a_file_that_holds_no_weights_is_taken_for_onnx(tmp_path: Path, name: st
     assert name_of(file) == file.stem
 
 
+def test_a_file_that_ends_in_cfg_is_a_darknet_network(tmp_path: Path) -> None:
+    file = tmp_path / "Some Net.cfg"
+    file.write_bytes(b"")
+    assert kind_of(file) == kind_of(str(file)) == "cfg"
+    assert name_of(file) == "Some Net"
+
+
 @pytest.mark.parametrize(
     ("model", "message", "hint"),
     [
         ("yolov3-tny", "unknown model 'yolov3-tny'", "did you mean yolov3-tiny"),
-        ("resnet", "a name that `edgekit models` lists, an ONNX file", "known: yolov3"),
+        ("xyzzy", "a name that `edgekit models` lists, an ONNX file or a Darknet cfg file", "known: "),
         ("my.pt", "expected a model, got a file of weights", "edgekit build yolov3 --weights my.pt"),
         ("detectr.onnx", "expected an ONNX file, got no such file", "did you mean detector.onnx?"),
+        ("detectr.cfg", "expected a Darknet cfg file, got no such file", "did you mean detector.cfg"),
+        ("folder.cfg", "expected a model, got a folder", ""),
         ("engine", "expected a model, got a folder", "it is an engine already: edgekit run engine"),
         (".", "expected a model, got a folder", ""),
     ],
@@ -166,6 +176,8 @@ def test_what_is_no_model_gets_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str, hint: str
 ) -> None:
     (tmp_path / "detector.onnx").write_bytes(b"")
+    (tmp_path / "detector.cfg").write_bytes(b"")
+    (tmp_path / "folder.cfg").mkdir()
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "manifest.json").write_text("{}")
     monkeypatch.chdir(tmp_path)

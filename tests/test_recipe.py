@@ -72,6 +72,16 @@ def test_a_recipe_is_read_with_its_labels(folder: Path) -> None:
     assert recipe.postprocess is not None and recipe.postprocess.heads[1].anchors == ((5.0, 6.0), (7.0, 8.0))
 
 
+def test_heads_of_yolov1_have_boxes_in_place_of_anchors(folder: Path) -> None:
+    start = VALID.index("heads = [")
+    heads = VALID[start : VALID.index("]\n\n", start) + 2]
+    text = VALID.replace('kind = "yolov3"', 'kind = "yolov1"')
+    recipe = read(folder, text.replace(heads, 'heads = [{ output = "far", stride = 32, boxes = 2 }]\n'))
+    assert recipe.postprocess is not None and recipe.postprocess.heads[0].boxes == 2
+    with pytest.raises(RecipeError, match=r"heads\[0\].boxes: expected a number > 0, since kind is 'yolov1', got 0"):
+        read(folder, text.replace(heads, 'heads = [{ output = "far", stride = 32 }]\n'))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
@@ -105,6 +115,22 @@ def test_a_recipe_is_read_with_its_labels(folder: Path) -> None:
             "inputs[0].shape: expected 4 numbers, since there is a [preprocess], got [1, 3, 64]",
         ),
         ("[1, 3, 64, 96]", "[1, 64, 96, 3]", "inputs[0].shape: expected 3 channels"),
+        (
+            'kind = "yolov3"',
+            'kind = "yolov4"',
+            "postprocess.kind: expected one of yolov1, yolov2, yolov3, got 'yolov4'",
+        ),
+        (
+            'kind = "yolov3"',
+            'kind = "yolov1"',
+            "postprocess.heads[0].anchors: expected none, since kind is 'yolov1', got [(1.0, 2.0), (3.0, 4.0)]",
+        ),
+        ("[[1, 2], [3, 4]]", "[]", "heads[0].anchors: expected at least one anchor, since kind is 'yolov3', got []"),
+        (
+            "[[1, 2], [3, 4]]",
+            "[[1, 2], [3, 4]], boxes = 2",
+            "heads[0].boxes: expected none, since kind is 'yolov3', got 2",
+        ),
         ("[1, 3, 64, 96]", '[1, 3, 64, 96]\ndtype = "int32"', "inputs[0].dtype: expected one of float32, int64, got"),
         (
             "[1, 3, 64, 96]",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgekit.errors import ModelError
-from edgekit.models.blocks import ConvNormAct, MaxPoolSame
+from edgekit.models.blocks import ConvNormAct, LocallyConnected, MaxPoolSame
 from edgekit.models.darknet import load_darknet, save_darknet
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights import load_weights
@@ -38,7 +38,7 @@ def randomize(module: nn.Module) -> None:
     """Statistics and biases that no two channels share, so that a wrong order shows."""
     with torch.no_grad():
         for part in module.modules():
-            if isinstance(part, nn.BatchNorm2d):
+            if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 part.weight.mul_(torch.empty_like(part.weight).uniform_(0.5, 1.5))
                 part.bias.normal_(std=0.2)
                 part.running_mean.normal_(std=0.2)
@@ -159,6 +159,54 @@ def test_numbers_stand_in_the_order_bias_scale_mean_variance_kernel(tmp_path: Pa
     assert [value.item() for value in values] == [1, 2, 3, 4, 5]
 
 
+def full(seed: int = 0) -> nn.Sequential:
+    """A locally connected layer, and full ones with and without a normalization."""
+    torch.manual_seed(seed)
+    layers = [LocallyConnected(2, 3, 3, (4, 5), padding=1), nn.Flatten()]
+    layers += [nn.Linear(60, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 2)]
+    module = nn.Sequential(*layers)
+    randomize(module)
+    for part in (module[0], module[4]):
+        nn.init.normal_(part.bias)
+    return module.eval()
+
+
+def test_full_and_locally_connected_layers_are_loaded_as_saved(tmp_path: Path) -> None:
+    save_darknet(full(), tmp_path / "a.weights")
+    assert (tmp_path / "a.weights").stat().st_size == 20 + 4 * (60 + 20 * 3 * 18 + 4 * 60 + 4 * 4 + 2 * 4 + 2)
+    module = full(seed=1)
+    load_weights(module, tmp_path / "a.weights")
+    assert same(module, full())
+
+
+def test_weights_of_full_layers_stand_before_their_scales(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1))
+    (tmp_path / "a.weights").write_bytes(struct.pack("<iiiq6f", 0, 2, 0, 0, 1, 2, 3, 4, 5, 6))
+    load_weights(module, tmp_path / "a.weights")
+    linear, norm = module
+    assert norm.bias.item() == 1 and linear.weight.tolist() == [[2, 3]]
+    assert [norm.weight.item(), norm.running_mean.item(), norm.running_var.item()] == [4, 5, 6]
+
+
+def test_kernels_of_local_layers_stand_place_by_place_and_biases_channel_by_channel(tmp_path: Path) -> None:
+    layer = LocallyConnected(1, 2, 1, (1, 2))
+    (tmp_path / "a.weights").write_bytes(struct.pack("<iiiq8f", 0, 2, 0, 0, *range(8)))
+    load_weights(layer, tmp_path / "a.weights")
+    with torch.inference_mode():
+        y = layer(torch.tensor([[[[10.0, 100.0]]]]))
+    # biases 0 1 of the first channel, 2 3 of the second; kernels 4 5 of the first place, 6 7 of the second
+    assert y.tolist() == [[[[0 + 40, 1 + 600]], [[2 + 50, 3 + 700]]]]
+
+
+@pytest.mark.parametrize(("major", "minor"), [(1001, 1), (0, 1002), (1001, 1001)])
+def test_versions_above_1000_have_full_layers_input_by_input(major: int, minor: int, tmp_path: Path) -> None:
+    linear = nn.Linear(3, 2)
+    header = struct.pack("<iiii", major, minor, 0, 77)  # as many images seen as fit 32 bits
+    (tmp_path / "a.weights").write_bytes(header + struct.pack("<8f", 8, 9, 1, 4, 2, 5, 3, 6))
+    load_weights(linear, tmp_path / "a.weights")
+    assert linear.bias.tolist() == [8, 9] and linear.weight.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
 def error_of(module: nn.Module, path: Path) -> str:
     with pytest.raises(ModelError) as caught:
         load_weights(module, path)
@@ -172,7 +220,7 @@ def test_error_on_a_file_cut_short_names_the_layer_that_ran_out(tmp_path: Path) 
     (tmp_path / "b.weights").write_bytes(whole[: 20 + 4 * 130 + 2])
     text = error_of(small(), tmp_path / "b.weights")
     assert "expected 200 floats, got 130 and 2 bytes" in text
-    assert "they run out in '1.conv', convolution 2 of 3, which needs 40 and finds 6" in text
+    assert "they run out in '1.conv', layer 2 of 3, which needs 40 and finds 6" in text
 
 
 def test_error_on_a_file_that_is_too_long_says_how_much_is_left(tmp_path: Path) -> None:
@@ -207,10 +255,15 @@ def test_error_on_numbers_that_cannot_be_weights(at: int, value: str, expected: 
 
 @pytest.mark.parametrize(
     "module",
-    [nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Conv2d(1, 1, 1, bias=False)), nn.Sequential(nn.BatchNorm2d(3))],
+    [
+        nn.Sequential(nn.LayerNorm(2)),
+        nn.Sequential(nn.Conv2d(1, 1, 1, bias=False)),
+        nn.Sequential(nn.Linear(1, 1, bias=False)),
+        nn.Sequential(nn.BatchNorm2d(3)),
+    ],
 )
 def test_error_on_a_module_that_the_format_has_no_place_for(module: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"Darknet weights: expected convolutions .* at '0'"):
+    with pytest.raises(ModelError, match=r"Darknet weights: expected convolutions, .* at '0'"):
         save_darknet(module, tmp_path / "a.weights")
 
 
