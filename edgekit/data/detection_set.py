@@ -70,6 +70,20 @@ class BoxList:
         """
         x1, y1, x2, y2 = corners
         width, height = self.size
+        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+            mended = self._mended(corners, where)
+            if mended is None:
+                return
+            corners = mended
+        self.tally.ignored += ignored
+        self._corners.append(corners)
+        self._classes.append(label)
+        self._ignored.append(ignored)
+
+    def _mended(self, corners: Corners, where: str) -> Corners | None:
+        """The corners of a box that is not inside, clipped; None if it has no area."""
+        x1, y1, x2, y2 = corners
+        width, height = self.size
         shown = ", ".join(f"{number:.6g}" for number in corners)
         if not all(map(math.isfinite, corners)):
             raise DataError(f"{where}: expected finite numbers for a box, got the corners ({shown})")
@@ -77,17 +91,15 @@ class BoxList:
             raise DataError(f"{where}: expected x1 <= x2 and y1 <= y2, got the corners ({shown})")
         if x1 == x2 or y1 == y2:
             self.tally.flat += 1
-            return
+            return None
         inside = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
         if inside[0] >= inside[2] or inside[1] >= inside[3]:
             raise DataError(
                 f"{where}: expected a box in the picture of {width:g} x {height:g}, got one outside it: ({shown})"
             )
+        # Less than this is the last digit of a rounded number, and nothing to tell.
         self.tally.clipped += max(abs(a - b) for a, b in zip(inside, corners, strict=True)) > 1e-4 * max(self.size)
-        self.tally.ignored += ignored
-        self._corners.append(inside)
-        self._classes.append(label)
-        self._ignored.append(ignored)
+        return inside
 
     def boxes(self) -> Boxes:
         """The boxes that were added."""
