@@ -113,9 +113,13 @@ def _names(text: str) -> list[str]:
 
 def _print(epoch: Epoch, of: int) -> None:
     """One line an epoch."""
-    from edgekit.train.fit import figure_text
+    from edgekit.evaluation.evaluate import FIGURES
 
-    figures = "   ".join(figure_text(name, value) for name, value in epoch.figures.items())
+    texts = [
+        f"{FIGURES[name].title} {100 * value:.2f} %" if FIGURES[name].is_share else f"{FIGURES[name].title} {value:.4g}"
+        for name, value in epoch.figures.items()
+    ]
+    figures = "   ".join(texts)
     click.echo(
         f"epoch {epoch.epoch:>{len(str(of))}}/{of}   lr {epoch.lr:<8.3g}   loss {epoch.loss:<8.4g}   "
         f"test loss {epoch.test_loss:<8.4g}   {click.style(figures, bold=True)}   {epoch.seconds:.1f} s"

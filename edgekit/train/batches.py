@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edgekit.data.augment import augmentation_from_names, augmented
+from edgekit.data.augment import augmentation_from_names
 from edgekit.data.examples import Boxes, DataSet, Example, feeds_from_example
 from edgekit.data.images import Placement, preprocess
+from edgekit.data.mosaic import augmented_example
 from edgekit.data.vocabulary import PAD, target_output_ids
 from edgekit.errors import DataError, UsageError
 from edgekit.recipe import Recipe
@@ -110,7 +111,7 @@ class Batches:
         if self._augmentation is None:
             return self._examples[index]
         random = np.random.default_rng([self._seed, epoch, 1 + index])
-        return augmented(self._examples[index], self._augmentation, random)
+        return augmented_example(self._examples, index, self._augmentation, random)
 
     def _collated(self, examples: Sequence[Example]) -> Batch:
         collate = {
@@ -217,6 +218,7 @@ class _Kept:
 
     def __init__(self, examples: DataSet) -> None:
         self._examples = examples
+        self.name, self.task, self.labels, self.notes = examples.name, examples.task, examples.labels, examples.notes
         self._kept: dict[int, Example] = {}
         self._bytes = 0
 
