@@ -39,7 +39,7 @@ __all__ = ["ModelSource", "model_source"]
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 EXAMPLE_INPUT = "give it with --input, such as --input 1x3x224x224"
-UNTRAINED = "the weights are random: latency and size are real, detections mean nothing. Give trained ones with {where}"
+UNTRAINED = "the weights are random: latency and size are real, answers mean nothing. Give trained ones with {where}"
 GUESSED = (
     "input '{name}' is taken for a picture: {color}, from 0 to 1, stretched to fit. If the model was trained on other "
     "numbers, say so with --preprocess, such as mean=… and std=…"
