@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import RecipeError
+from edgekit.models.cfg.recipe import recipe_from_cfg
+from edgekit.recipe import Preprocess, YoloHead
+
+CFG = Path(__file__).parent
+NET = "[net]\nwidth=64\nheight=32\nchannels={channels}\n"
+DETECTOR = (
+    f"{NET}[convolutional]\nfilters=4\nsize=3\nstride=4\npad=1\nactivation=leaky\n"
+    "[convolutional]\nfilters=16\nsize=1\nactivation=linear\n"
+    "[region]\nnum=2\nanchors=0.5,1.25,2,3\nclasses=3\nsoftmax=1\n"
+)
+CLASSIFIER = f"{NET}[convolutional]\nfilters=3\nsize=3\n[avgpool]\n[softmax]\n"
+
+
+def write(folder: Path, text: str, channels: int = 3, name: str = "net.cfg") -> Path:
+    (folder / name).write_text(text.format(channels=channels))
+    return folder / name
+
+
+def test_anchors_in_cells_become_px(tmp_path: Path) -> None:
+    recipe = recipe_from_cfg(write(tmp_path, DETECTOR))
+    assert recipe.postprocess is not None
+    assert recipe.postprocess.heads == (YoloHead(output="head4", stride=4, anchors=((2.0, 5.0), (8.0, 12.0))),)
+    assert recipe.quantize.keep_float == ("head4*",)
+
+
+def test_another_size_is_another_input_with_the_same_strides(tmp_path: Path) -> None:
+    recipe = recipe_from_cfg(write(tmp_path, DETECTOR), (96, 48))
+    assert recipe.inputs[0].shape == (1, 3, 96, 48)
+    assert recipe.postprocess is not None and recipe.postprocess.heads[0].stride == 4
+    with pytest.raises(RecipeError, match="line 15: .region.: expected an input of square cells of whole pixels"):
+        recipe_from_cfg(tmp_path / "net.cfg", (97, 48))
+
+
+@pytest.mark.parametrize(
+    ("text", "channels", "expected"),
+    [
+        (DETECTOR, 3, Preprocess(resize="letterbox")),
+        (DETECTOR, 1, Preprocess(resize="letterbox", color="gray", mean=(0.0,), std=(1.0,))),
+        (CLASSIFIER, 3, Preprocess(resize="crop")),
+        (NET + "[maxpool]\nsize=2", 3, Preprocess()),
+        (NET + "[maxpool]\nsize=2", 5, None),
+    ],
+)
+def test_pictures_become_inputs_as_darknet_s_commands_make_them(
+    text: str, channels: int, expected: Preprocess | None, tmp_path: Path
+) -> None:
+    assert recipe_from_cfg(write(tmp_path, text, channels)).preprocess == expected
+
+
+def test_a_softmax_at_the_end_makes_a_classifier_of_logits(tmp_path: Path) -> None:
+    recipe = recipe_from_cfg(write(tmp_path, CLASSIFIER + "[cost]\ntype=sse\n"))
+    assert (recipe.task, recipe.outputs) == ("classify", ("logits",))
+    assert recipe_from_cfg(write(tmp_path, CLASSIFIER.replace("[softmax]\n", ""))).task == "tensor"
+
+
+def test_labels_are_those_in_the_file_beside_it(tmp_path: Path) -> None:
+    path = write(tmp_path, DETECTOR)
+    assert recipe_from_cfg(path).labels.names == ()
+    (tmp_path / "net.names").write_text("cat\n\ndog\nbird \n")
+    assert recipe_from_cfg(path).labels.names == ("cat", "dog", "bird")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"cat\ndog\n", "net.names: expected 3 names, as many as the network has classes, got 2"),
+        (b"\xff", "net.names: expected a text file in UTF-8, got something else"),
+    ],
+)
+def test_error_on_labels_that_do_not_fit(content: bytes, expected: str, tmp_path: Path) -> None:
+    path = write(tmp_path, DETECTOR)
+    (tmp_path / "net.names").write_bytes(content)
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_cfg(path)
+    assert expected in str(caught.value)
+
+
+def test_error_on_a_detector_of_something_else_than_pictures(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="line 15: .region.: expected a picture of 1 or 3 channels, got 5"):
+        recipe_from_cfg(write(tmp_path, DETECTOR, 5))
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("Tiny YOLO.cfg", "tiny-yolo"), ("_.cfg", "network"), ("Ä1.cfg", "-1"), ("yolov3.cfg", "yolov3")]
+)
+def test_a_name_is_made_of_what_names_are_made_of(file: str, name: str, tmp_path: Path) -> None:
+    assert recipe_from_cfg(write(tmp_path, DETECTOR, name=file)).name == name.lstrip("-")
+
+
+def test_a_cfg_is_read_without_torch() -> None:
+    code = (
+        "import sys; from pathlib import Path; from edgekit.models.cfg.recipe import recipe_from_cfg;"
+        f"recipe_from_cfg(Path({str(CFG / 'yolov2.cfg')!r})); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False"]
