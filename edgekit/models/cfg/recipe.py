@@ -88,10 +88,10 @@ def _postprocess(network: Network) -> Postprocess | None:
 
 
 def _float_layers(network: Network) -> tuple[str, ...]:
-    """Patterns of the layers that predict, as far as they multiply: other layers have no name in the graph."""
+    """Patterns of the convolutions that predict; a full layer, as YOLOv1 has it, is too large to be kept in float."""
     layers = [network.layers[head.predicts] for head in network.heads]
     names = network.names()
-    return tuple(f"{names[layer.index]}*" for layer in layers if layer.kind in ("connected", "convolutional"))
+    return tuple(f"{names[layer.index]}*" for layer in layers if layer.kind == "convolutional")
 
 
 def _labels(path: Path, classes: int) -> tuple[str, ...]:
