@@ -8,6 +8,7 @@ from edgekit.errors import GraphError
 from edgekit.graph.passes.fold_batch_norm import FoldBatchNorm
 from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_pad import FoldPad
+from edgekit.graph.passes.fold_selections import FoldSelections
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.graph.passes.name_nodes import NameNodes
 from edgekit.graph.passes.remove_dead import RemoveDead
@@ -17,6 +18,7 @@ __all__ = [
     "FoldBatchNorm",
     "FoldConstants",
     "FoldPad",
+    "FoldSelections",
     "InferShapes",
     "NameNodes",
     "RemoveDead",
@@ -43,7 +45,7 @@ def optimize(graph: ir.Model) -> ir.Model:
         GraphError: a pass failed on this graph.
     """
     rounds = ir.passes.PassManager(
-        [InferShapes(), FoldConstants(), RemoveIdentity(), FoldPad(), FoldBatchNorm(), RemoveDead()],
+        [InferShapes(), FoldConstants(), FoldSelections(), RemoveIdentity(), FoldPad(), FoldBatchNorm(), RemoveDead()],
         steps=_MOST_ROUNDS,
         early_stop=True,
     )
