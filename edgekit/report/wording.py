@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgekit.report.machine import Machine
-from edgekit.report.reports import BuildReport, LatencyReport
+if TYPE_CHECKING:
+    from edgekit.report.machine import Machine
+    from edgekit.report.reports import BuildReport, LatencyReport
 
 __all__ = [
     "BACKEND_NAMES",
@@ -32,10 +33,10 @@ STAGE_ORDER = ("preprocess", "inference", "postprocess")
 
 FACT_LABELS = {
     "build_s": "build time",
-    "calibration_images": "calibration images",
+    "calibration_images": "calibration inputs",
     "calibration_method": "calibration method",
     "calibration_set": "calibration set",
-    "calibration_skipped": "pictures skipped",
+    "calibration_skipped": "inputs skipped",
     "export_error": "largest export error",
     "kept_in_float": "layers kept in float",
     "macs": "multiply-accumulates",

@@ -173,7 +173,7 @@ def test_the_report_the_place_and_what_to_type_next_are_printed(
     write_build_report(pipeline.bundle, {"fp32": measured, "int8": measured}, {"calibration_images": 2})
     assert main(["build", "yolov3"]) == 0
     captured = capsys.readouterr()
-    assert all(word in captured.out for word in ("FP32", "INT8", "gain", "calibration images", "please note"))
+    assert all(word in captured.out for word in ("FP32", "INT8", "gain", "calibration inputs", "please note"))
     assert f"engine: {pipeline.bundle}" in captured.out
     assert f"edgekit run {pipeline.bundle} photo.jpg" in captured.out
     assert "note: The weights are random." in captured.err

@@ -118,7 +118,7 @@ def test_every_kind_of_picture_calibrates_and_a_broken_one_is_counted(
     assert (calibration.images, calibration.skipped) == (8, 1)
     facts = json.loads((place / "report.json").read_text())["facts"]
     assert (facts["calibration_images"], facts["calibration_skipped"]) == (8, 1)
-    assert "pictures skipped" in captured.out
+    assert "inputs skipped" in captured.out
     assert json.loads((place / "calibration.json").read_text())["skipped"][0].startswith("9-broken.jpg")
 
 
