@@ -17,14 +17,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgekit.engine.backend import backend
 from edgekit.engine.bundle import Manifest, read_manifest
+from edgekit.report.reports import build_report_from_bundle
 from tools.zoo.cases import Case, cases
 from tools.zoo.light import write_with_weights
 from tools.zoo.samples import write_bytes, write_texts
 
 PATIENCE_S = 900
 FEW_IMAGES = ("--calib-images", "8")
-DTYPES = {"fp16": "float16", "int8": "int8"}
+DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
@@ -43,12 +45,19 @@ class Result:
 @click.command(help="Build every recipe, and models of others, through the command line.")
 @click.option("--target", default="tensorrt-rtx", show_default=True, help="Backend to build for.")
 @click.option("--only", default="*", metavar="PATTERN", help="Models to build, as in 'yolo*'.")
+@click.option("--recipes", is_flag=True, help="Build EdgeKit's own recipes alone.")
+@click.option("--precision", type=click.Choice(list(DTYPES)), help="Build in this precision alone.")
+@click.option("--batch", type=click.Choice(["fixed", "open"]), help="Build with such a batch alone.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="File to write the results to.")
-def zoo(target: str, only: str, json_file: Path | None) -> None:
+def zoo(
+    target: str, only: str, recipes: bool, precision: str | None, batch: str | None, json_file: Path | None
+) -> None:
     """Exits with 1 if a build failed."""
     results = []
-    for case in cases():
-        if fnmatch.fnmatch(case.name, only):
+    for case in cases(backend(target).precisions):
+        wanted = case.own or not recipes
+        wanted &= precision in (None, case.precision) and batch in (None, case.batch)
+        if wanted and fnmatch.fnmatch(case.name, only):
             click.echo(f"{case.name} {case.precision} {' '.join(case.options)} ...", err=True)
             results.append(_result(case, target))
             click.echo(f"  {results[-1].outcome}, {results[-1].seconds:.1f} s: {results[-1].text}", err=True)
@@ -61,26 +70,31 @@ def zoo(target: str, only: str, json_file: Path | None) -> None:
 
 
 def _result(case: Case, target: str) -> Result:
-    batch = "open" if case.dynamic else "fixed"
+    def result(outcome: str, seconds: float, text: str) -> Result:
+        return Result(case.name, case.precision, case.batch, outcome, seconds, text)
+
     if not case.model:
-        return Result(case.name, case.precision, batch, "skipped", 0.0, f"needs the package {case.needs}")
+        return result("skipped", 0.0, f"needs the package {case.needs}")
     with tempfile.TemporaryDirectory(prefix="edgekit-zoo-") as folder:
         output = Path(folder) / "engine"
         command = [sys.executable, "-m", "edgekit", "build", *_prepared(case, Path(folder)), f"--{case.precision}"]
-        command += ["--target", target, "--no-profile", "-o", str(output), *case.options]
-        command += FEW_IMAGES if case.precision == "int8" else ()
+        command += ["--target", target, "-o", str(output), *case.options]
+        # On the processor a build is as a user has it, measured beside FP32.
+        if backend(target).on_gpu:
+            command += ["--no-profile", *(FEW_IMAGES if case.precision == "int8" else ())]
         started = time.perf_counter()
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         except subprocess.TimeoutExpired:
-            return Result(case.name, case.precision, batch, "failed", PATIENCE_S, "took too long")
+            return result("failed", PATIENCE_S, "took too long")
         seconds = time.perf_counter() - started
         if done.returncode != 0:
-            return Result(case.name, case.precision, batch, "failed", seconds, _last_words(done.stderr))
+            return result("failed", seconds, _last_words(done.stderr))
         manifest = read_manifest(output)
         wrong = _wrong(case, manifest, output)
-    text = wrong or ", ".join(f"{count} in {dtype}" for dtype, count in manifest.layers.items())
-    return Result(case.name, case.precision, batch, "failed" if wrong else "passed", seconds, text)
+        noise = _noise(manifest, output)
+    layers = ", ".join(f"{count} in {dtype}" for dtype, count in manifest.layers.items())
+    return result("failed" if wrong else "passed", seconds, wrong or layers + noise)
 
 
 def _prepared(case: Case, folder: Path) -> list[str]:
@@ -106,9 +120,19 @@ def _wrong(case: Case, manifest: Manifest, output: Path) -> str:
         return "there is no engine"
     if not manifest.layers.get(DTYPES[case.precision]):
         return f"no layer is in {DTYPES[case.precision]}: {manifest.layers}"
-    if case.dynamic and not manifest.shapes:
+    if case.batch == "open" and not manifest.shapes:
         return "the batch is not open"
     return ""
+
+
+def _noise(manifest: Manifest, output: Path) -> str:
+    """INT8's signal to noise, where it was measured or computed."""
+    report = build_report_from_bundle(output)
+    measured = (report.facts.get("sqnr_db") or {}) if report is not None else {}
+    if measured:
+        return f"; signal to noise {min(measured.values()):.1f} dB"
+    told = [note.rpartition(": ")[2] for note in manifest.notes if note.startswith("INT8's signal to noise")]
+    return f"; signal to noise {told[0]}" if told else ""
 
 
 def _last_words(stderr: str) -> str:

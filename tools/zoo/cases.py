@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.recipe import recipe_names
+from edgekit.specs import Precision
 
 __all__ = ["Case", "cases"]
 
-PRECISIONS = ("fp16", "int8")
 DYNAMIC = ("--batch", "1:4:16")
 LIGHT = "onnx/backend/test/data/light"
 RAPIDOCR = "rapidocr_onnxruntime/models"
@@ -24,11 +24,12 @@ class Case:
     Attributes:
         name: of the model.
         model: what `edgekit build` is given; empty where the package that brings it is not installed.
-        precision: ``fp16`` or ``int8``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
         options: besides.
         needs: the package that brings the model.
         samples: what it is calibrated on instead of photographs: ``bytes``, or writing of that size: ``320x48``.
         light: its weights have to be drawn first.
+        own: it is a recipe.
     """
 
     name: str
@@ -38,11 +39,12 @@ class Case:
     needs: str = ""
     samples: str = ""
     light: bool = False
+    own: bool = False
 
     @property
-    def dynamic(self) -> bool:
-        """Whether the engine takes several sizes of batches."""
-        return "--batch" in self.options
+    def batch(self) -> str:
+        """``open`` where the engine takes several sizes of batches, else ``fixed``."""
+        return "open" if "--batch" in self.options else "fixed"
 
 
 HALF = ("--preprocess", "mean=0.5,0.5,0.5", "--preprocess", "std=0.5,0.5,0.5")
@@ -72,20 +74,22 @@ FOREIGN: dict[str, tuple[tuple[str, ...], ...]] = {
 """Files in installed packages, and the options of each build."""
 
 
-def cases() -> Iterator[Case]:
-    """All builds: FP16 and INT8; a fixed batch, and an open one where the model allows it."""
+def cases(known: Collection[Precision]) -> Iterator[Case]:
+    """All builds: INT8 and the fastest float that is known; a fixed batch, and an open one where the model has one."""
+    floats = [precision for precision in (Precision.FP16, Precision.FP32) if precision in known]
+    precisions = [str(precision) for precision in (*floats[:1], Precision.INT8)]
     for name in recipe_names():
-        for precision in PRECISIONS:
+        for precision in precisions:
             for options in ((), DYNAMIC):
-                yield Case(name, name, precision, options)
-    for precision in PRECISIONS:
+                yield Case(name, name, precision, options, own=True)
+    for precision in precisions:
         for options in ((), DYNAMIC):
             shape = ("--input", "src:1x16x64")
             yield Case("nn.TransformerEncoder", "tools.zoo.transformer:encoder", precision, (*shape, *options))
     for file, all_options in FOREIGN.items():
         package = file.partition("/")[0]
         name = package if package == "magika" else Path(file).stem
-        for precision in PRECISIONS:
+        for precision in precisions:
             for options in all_options:
                 yield Case(
                     name,
