@@ -63,10 +63,20 @@ from edgekit.graph.element_types import (
 from edgekit.graph.products import PRODUCTS, macs_of
 from edgekit.specs import Precision
 
-__all__ = ["FOLDED_PARAMETERS", "PADDED_CHANNELS", "UNLEARNED", "GraphStats", "LayerStats", "stats_from_graph"]
+__all__ = [
+    "FOLDED_PARAMETERS",
+    "MADE_OF",
+    "PADDED_CHANNELS",
+    "UNLEARNED",
+    "GraphStats",
+    "LayerStats",
+    "stats_from_graph",
+]
 
 FOLDED_PARAMETERS = "edgekit.folded_parameters"
 """A node's remark: how many more parameters it had learned than it holds, since a normalization was folded into it."""
+MADE_OF = "edgekit.made_of"
+"""A remark of what dequantizes a constant: the one it was made of, which others may read, and which counts once."""
 UNLEARNED = "edgekit.unlearned"
 """A node's remark: which of its inputs, counted from zero, are constants that were never learned."""
 PADDED_CHANNELS = "edgekit.padded_channels"
@@ -293,11 +303,13 @@ def _learned_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
 def _new_parameters(value: ir.Value | None, counted: set[str]) -> int:
     """Elements of an initializer at its first reader; integers of 64 bits are shapes and axes, not learned."""
     constant = None if value is None else constant_of(value)
-    if constant is None or constant.const_value is None or constant.name in counted:
+    if value is None or constant is None or constant.const_value is None:
         return 0
-    if constant.const_value.dtype in (ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING):
+    producer = value.producer()
+    name = (producer.metadata_props.get(MADE_OF) if producer is not None else None) or constant.name or ""
+    if name in counted or constant.const_value.dtype in (ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING):
         return 0
-    counted.add(constant.name or "")
+    counted.add(name)
     return int(constant.const_value.size)
 
 

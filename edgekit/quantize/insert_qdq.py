@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgekit.errors import CalibrationError
 from edgekit.graph.passes import NameNodes
+from edgekit.graph.stats import MADE_OF
 from edgekit.quantize.plan import PRODUCTS, Plan, range_source
 from edgekit.quantize.rounding import rounded_weights
 from edgekit.specs import Precision, QuantScheme
@@ -177,6 +178,7 @@ def _constant_dq(
         inputs.append(_initializer(graph, f"{stem}_zero_point", np.zeros(scale.shape, np.int8)))
     attributes = {"axis": axis} if axis is not None else None
     dequantize = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{stem}_dequantize")
+    dequantize.metadata_props[MADE_OF] = name
     graph.graph.insert_before(node, dequantize)
     return _described(dequantize, f"{stem}_dequantized", ir.DataType.FLOAT, ir.Shape(integers.shape))
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -85,3 +87,115 @@ def test_error_on_a_folder_that_is_no_engine(tmp_path: Path, capsys: pytest.Capt
 def test_error_on_a_shape_for_an_engine(detector: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(detector), "--shape", "32x32"]) == 2
     assert "go with models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["lenet", "transformer-tiny"])
+def test_a_file_of_a_model_has_the_parameters_and_macs_of_the_model(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnx
+    import torch
+
+    from edgekit.models.factory import module_from_recipe
+
+    recipe = load_recipe(name)
+    inputs = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in recipe.inputs)
+    module = module_from_recipe(recipe, seed=0).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(module, inputs, dynamo=True, optimize=False, verbose=False)
+    assert program is not None
+    onnx.save(program.model_proto, tmp_path / "net.onnx")
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "net.onnx"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found)[:3] == ["name", "parameters", "macs"]
+    assert found["macs"] == recipe.macs
+    # A file does not tell a table of positions from an embedding.
+    assert found["parameters"] >= recipe.model.parameters
+    assert name != "lenet" or found["parameters"] == recipe.model.parameters
+
+
+@pytest.mark.parametrize("precision", ["--fp32", "--int8"])
+def test_an_engine_of_a_model_has_its_parameters_and_macs(
+    precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe("transformer-tiny")
+    command = ["build", "transformer-tiny", precision, "--target", "null", "--no-profile", "-o", str(tmp_path / "e")]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "e"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["parameters"], found["macs"]) == (recipe.model.parameters, recipe.macs)
+
+
+def test_bytes_are_those_of_the_precision_that_is_asked_for(
+    tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_classifier(tmp_path / "net.onnx")
+    bytes_of: dict[str, int] = {}
+    for precision in ("fp32", "fp16", "int8"):
+        assert main(["inspect", str(model), "--precision", precision, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        bytes_of[precision] = found["activation_bytes"]
+        assert found["precision_from"] == "option"
+    assert bytes_of["fp32"] == 2 * bytes_of["fp16"] == 4 * bytes_of["int8"]
+    assert main(["inspect", str(model), "--precision", "int8"]) == 0
+    assert "counted as asked: 4 in int8" in capsys.readouterr().out
+
+
+def test_error_on_a_precision_for_what_has_its_own(
+    tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_classifier(tmp_path / "net.onnx")
+    engine = edgekit.build(model, target="null", calib_images=2, profile=False, output=tmp_path / "engine")
+    for quantized in (engine, engine / "graph.onnx"):
+        assert main(["inspect", str(quantized), "--precision", "fp16"]) == 2
+        assert "--precision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".html"])
+def test_a_graph_is_drawn_of_a_model_and_of_its_engine(
+    suffix: str, tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_classifier(tmp_path / "net.onnx")
+    engine = edgekit.build(model, target="null", calib_images=2, profile=False, output=tmp_path / "engine")
+    for source, legend in ((model, "convolution"), (engine, "INT8")):
+        file = tmp_path / "drawn" / f"graph{suffix}"
+        assert main(["inspect", str(source), "--graph", str(file)]) == 0
+        assert capsys.readouterr().out == f"wrote {file}\n"
+        text = file.read_text(encoding="utf-8")
+        assert "Conv 3×3 /2" in text and f">{legend}<" in text
+        if suffix == ".svg":
+            assert ElementTree.fromstring(text).tag.endswith("svg")
+
+
+def test_json_and_a_drawing_come_together(
+    tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_classifier(tmp_path / "net.onnx")
+    assert main(["inspect", str(model), "--json", "--graph", str(tmp_path / "g.svg"), "--depth", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "net"
+    assert (tmp_path / "g.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--graph", "graph.png"], "ends in .svg or .html, got 'graph.png'"),
+        (["--depth", "2"], "--depth goes with --graph"),
+        (["--graph", "graph.svg", "--depth", "0"], "x>=1"),
+        (["--precision", "int4"], "int4"),
+    ],
+)
+def test_error_on_options_that_cannot_be(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "lenet", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_error_on_a_drawing_that_cannot_be_written(
+    tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "g.svg").mkdir()
+    assert main(["inspect", str(write_classifier(tmp_path / "net.onnx")), "--graph", str(tmp_path / "g.svg")]) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from edgekit.graph.passes import InferShapes, optimize
 from edgekit.graph.stats import stats_from_graph
 from edgekit.models.yolov3 import yolov3_tiny
 from edgekit.recipe import load_recipe
-from edgekit.specs import TensorSpec
+from edgekit.specs import Precision, TensorSpec
 
 
 @pytest.mark.parametrize(
@@ -131,3 +133,123 @@ def test_casts_between_floats_are_no_layers(graph_of):
     (product,) = stats_from_graph(graph).layers
     assert (product.operator, product.precision, product.weight_bytes) == ("MatMul", "float16", 24)
     assert product.activation_bytes == 2 * (6 + 8)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_have_the_parameters_of_pytorchs_and_a_product_a_weight_and_step(kind, graph_of):
+    width, hidden, steps = 5, 7, 11
+    module = kind(width, hidden, bidirectional=True)
+    gates = module.weight_ih_l0.shape[0] // hidden
+    text = f"""agraph (float[{steps}, 1, {width}] x) => (float[{steps}, 2, 1, {hidden}] y) {{
+        y = {kind.__name__} <hidden_size = {hidden}, direction = "bidirectional"> (x, w, r, b, , h)
+    }}"""
+    weights = {
+        "w": np.zeros((2, gates * hidden, width), np.float32),
+        "r": np.zeros((2, gates * hidden, hidden), np.float32),
+        "b": np.zeros((2, 2 * gates * hidden), np.float32),
+        "h": np.zeros((2, 1, hidden), np.float32),
+    }
+    stats = stats_from_graph(graph_of(text, **weights))
+    assert stats.parameters == sum(parameter.numel() for parameter in module.parameters())
+    assert stats.macs == steps * sum(p.numel() for name, p in module.named_parameters() if "weight" in name)
+
+
+def test_attention_in_one_node_counts_as_its_two_products():
+    text = """<ir_version: 11, opset_import: ["" : 23]>
+    agraph (float[2, 8, 16, 32] q, float[2, 8, 24, 32] k, float[2, 8, 24, 64] v) => (float[2, 8, 16, 64] y) {
+        y = Attention (q, k, v)
+    }"""
+    q, k, v = (torch.rand(2, 8, length, width) for length, width in ((16, 32), (24, 32), (24, 64)))
+    with FlopCounterMode(display=False) as counter:
+        torch.matmul(torch.softmax(torch.matmul(q, k.transpose(-1, -2)), -1), v)
+    assert stats_from_graph(ir.from_proto(onnx.parser.parse_model(text))).macs * 2 == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("equation", "left", "right", "result", "macs"),
+    [
+        ("bij,bjk->bik", (2, 3, 4), (2, 4, 5), (2, 3, 5), 2 * 3 * 4 * 5),
+        ("...ij,...jk", (2, 3, 4), (2, 4, 5), (2, 3, 5), 2 * 3 * 4 * 5),
+        ("i,j->ij", (3,), (4,), (3, 4), 12),
+        ("bhqd, bhkd -> b", (1, 2, 3, 4), (1, 2, 5, 4), (1,), 2 * 3 * 4 * 5),
+    ],
+)
+def test_einsum_counts_each_product_that_it_adds_up(equation, left, right, result, macs, graph_of):
+    a, b, y = (f"float[{', '.join(map(str, shape))}]" for shape in (left, right, result))
+    text = f'agraph ({a} a, {b} b) => ({y} y) {{ y = Einsum <equation = "{equation}"> (a, b) }}'
+    assert torch.einsum(equation, torch.rand(left), torch.rand(right)).shape == result
+    assert stats_from_graph(graph_of(text)).macs == macs
+
+
+def test_bytes_are_counted_as_if_the_graph_had_the_precision_that_is_asked_for():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8))
+    graph = optimize(graph_from_module(module, [TensorSpec("x", "float32", (1, 3, 10, 10))]))
+    plain, full, half, integers = (
+        stats_from_graph(graph, precision=precision) for precision in (None, *map(Precision, ("fp32", "fp16", "int8")))
+    )
+    assert plain == full
+    for found, size, kept in ((full, 4, 4), (half, 2, 2), (integers, 1, 4)):
+        conv, relu = found.layers
+        assert conv.weight_bytes == 8 * 27 * size + 8 * kept
+        assert relu.weight_bytes == 8 * kept
+        assert conv.activation_bytes == (300 + 512) * size
+        assert (found.parameters, found.macs) == (plain.parameters, plain.macs)
+    assert [layer.precision for layer in integers.layers] == ["int8", "int8"]
+    assert [layer.precision for layer in half.layers] == ["float16", "float16"]
+
+
+def test_layers_tell_what_they_read_and_write_beyond_q_and_dq(graph_of):
+    last = "o = Conv (pf, v) oq = QuantizeLinear (o, s, z) y = DequantizeLinear (oq, s, z)"
+    graph = graph_of(
+        QUANTIZED.replace("y = Conv (pf, v)", last),
+        s=np.float32(0.1), z=np.int8(0), w=np.ones((8, 4, 3, 3), np.int8), b=np.ones(8, np.float32),
+        v=np.ones((8, 8, 1, 1), np.float32),
+    )  # fmt: skip
+    wiring = [(layer.operator, layer.reads, layer.writes) for layer in stats_from_graph(graph).layers]
+    assert wiring == [
+        ("Conv", ("x",), ("c",)),
+        ("LeakyRelu", ("c",), ("r",)),
+        ("MaxPool", ("r",), ("p",)),
+        ("Conv", ("p",), ("o", "y")),
+    ]
+
+
+def test_a_branch_reads_what_it_takes_from_the_graph_around_it(graph_of):
+    text = """agraph (bool c, float[2] x) => (float[2] y) {
+        a = Abs (x)
+        y = If (c) <
+            then_branch = yes () => (float[2] t) { t = Neg (a) },
+            else_branch = no () => (float[2] e) { e = Relu (a) }
+        >
+    }"""
+    assert stats_from_graph(graph_of(text)).layers[1].reads == ("c", "a")
+
+
+def test_windows_and_strides_are_told():
+    module = nn.Sequential(nn.Conv2d(3, 4, (3, 1), stride=(2, 1)), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1))
+    graph = optimize(graph_from_module(module, [TensorSpec("x", "float32", (1, 3, 16, 16))]))
+    told = [(layer.kernel, layer.strides) for layer in stats_from_graph(graph).layers]
+    assert told == [((3, 1), (2, 1)), ((2, 2), (2, 2)), ((1, 1), ())]
+
+
+class Masked(nn.Module):
+    """Adds a table that is no parameter, one that is, and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = nn.Linear(6, 6)
+        self.offset = nn.Parameter(torch.rand(4, 6))
+        self.register_buffer("table", torch.rand(4, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape ``(1, 4, 6)`` in and out."""
+        return self.full(x + self.table.flip(0)) * 0.5 + self.offset
+
+
+def test_tables_and_factors_are_not_learned(tmp_path):
+    module = Masked()
+    graph = optimize(graph_from_module(module, [TensorSpec("x", "float32", (1, 4, 6))]))
+    learned = sum(parameter.numel() for parameter in module.parameters())
+    assert stats_from_graph(graph).parameters == learned == 36 + 6 + 24
+    ir.save(graph, tmp_path / "graph.onnx")
+    assert stats_from_graph(ir.load(tmp_path / "graph.onnx")).parameters == learned

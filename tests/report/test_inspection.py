@@ -169,3 +169,11 @@ def test_without_onnx_and_without_layers_the_extra_is_named(bundle: Callable[...
     done = without_onnx(str(bundle()))
     assert done.returncode == 3
     assert "pip install 'edgekit[build]'" in done.stderr
+
+
+def test_without_onnx_a_drawing_names_the_extra(bundle: Callable[..., Path], tmp_path: Path) -> None:
+    layer = {"name": "c", "type": "convolution", "precision": "int8", "outputs": [[1, 8, 8, 8]]}
+    done = without_onnx(str(bundle(layer)), "--graph", str(tmp_path / "graph.svg"))
+    assert done.returncode == 3
+    assert "needs the package onnx" in done.stderr and "pip install 'edgekit[build]'" in done.stderr
+    assert not (tmp_path / "graph.svg").exists()
