@@ -2,7 +2,7 @@
 
 EdgeKitError              exit 1; has .hint
 ├── UsageError            exit 2; unknown recipe, option, data set: names the nearest match
-│   └── RecipeError       names file, field, value, and what was expected
+│   └── RecipeError       names file, field or line, and what was expected
 ├── ModelError            weights that do not fit the model: names the first tensor, expected and got
 ├── ExportError           names the operator and the module it came from
 ├── GraphError            a graph that is not valid, or has an operator the target cannot take
@@ -71,7 +71,7 @@ class UsageError(EdgeKitError):
 
 
 class RecipeError(UsageError):
-    """A recipe that is not valid: names file, field, value and what was expected."""
+    """A recipe, or a Darknet cfg file, that is not valid: names file, field or line, and what was expected."""
 
 
 class ModelError(EdgeKitError):

@@ -22,7 +22,8 @@ from edgekit.report import side_by_side
 CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride={}\npad=1\nactivation=leaky\n\n"
 BODY = "[net]\nwidth=64\nheight=64\nchannels=3\n\n" + CONV.format(16, 2) + CONV.format(16, 2) + CONV.format(32, 2)
 HEADS = {
-    "yolov1": "[connected]\noutput=960\nactivation=linear\n\n[detection]\nclasses=5\nnum=2\nside=8\ncoords=4\nsqrt=1\n",
+    "yolov1": "[local]\nfilters=16\nsize=3\npad=1\nactivation=leaky\n\n[dropout]\n\n[connected]\noutput=960\n"
+    "activation=linear\n\n[detection]\nclasses=5\nnum=2\nside=8\ncoords=4\nsqrt=1\n",
     "yolov2": "[convolutional]\nfilters=16\nsize=1\nactivation=linear\n\n[region]\nclasses=3\nnum=2\nanchors=1,1,2,3\n"
     "softmax=1\n",
     "yolov3": "[convolutional]\nfilters=16\nsize=1\nactivation=linear\n\n[yolo]\nclasses=3\nnum=3\nmask=0,2\n"
@@ -69,6 +70,19 @@ def test_a_network_and_its_weights_become_an_int8_engine_that_finds_boxes(kind: 
         found = session.detect(workplace / "photo.png", score_threshold=0.01)
     assert len(found) > 0
     assert (found.boxes[:, :2] >= 0).all() and (found.boxes[:, 2] <= 80).all() and (found.boxes[:, 3] <= 60).all()
+
+
+def test_a_classifier_becomes_an_int8_engine_of_logits(workplace: Path) -> None:
+    block = CONV.format(8, 1) + CONV.format(32, 1) + "[shortcut]\nfrom=-3\nactivation=leaky\n\n"
+    joined = "[reorg]\nstride=2\n\n[route]\nlayers=-2\n\n[maxpool]\nsize=2\nstride=2\n\n[route]\nlayers=-1,-3\n\n"
+    ending = "[avgpool]\n\n[convolutional]\nfilters=3\nsize=1\nactivation=linear\n\n[softmax]\ngroups=1\n"
+    (workplace / "net.cfg").write_text(BODY + block + joined + ending)
+    (workplace / "net.names").write_text("cat\ndog\nbird\n")
+    out = workplace / "classifier"
+    assert main(["build", "--cfg", str(workplace / "net.cfg"), "--int8", "--no-profile", "-o", str(out)]) == 0
+    manifest = read_manifest(out)
+    assert (manifest.task, manifest.labels) == ("classify", ("cat", "dog", "bird"))
+    assert [(spec.name, spec.shape) for spec in manifest.outputs] == [("logits", (1, 3))]
 
 
 def test_cfg_as_an_option_is_the_same_model(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,8 @@ def check_heads(network: Network) -> None:
 def yolo(read: Reader) -> Layer:
     """A head of YOLOv3: those of its anchors that ``mask`` chooses, in px."""
     read.options(*"anchors classes mask num nms_kind beta_nms".split(), only={"scale_x_y": 1.0, "new_coords": 0.0})
+    if (kind := read.section.text("nms_kind", "default")) not in ("default", "greedynms"):
+        raise read.section.error(f"only greedynms is taken, got '{kind}'", "nms_kind")
     pairs = _anchors(read)
     chosen = read.section.integers("mask", least=0) or list(range(len(pairs)))
     for number in chosen:

@@ -69,7 +69,7 @@ def test_shapes_are_darknet_s(section: str, shape: tuple[int, int, int], tmp_pat
     ("section", "line", "expected"),
     [
         ("[lstm]\noutput=3", 12, "[lstm]: a layer that is not taken"),
-        ("[convolution]", 12, "did you mean convolutional?"),
+        ("[convolution]", 12, "did you mean convolutional"),
         ("[convolutional]\nfiltres=3", 13, "[convolutional] filtres: an option that is not known"),
         ("[convolutional]\nactivation=lhtan", 13, "[convolutional] activation: expected one of elu, hardtan"),
         ("[convolutional]\nfilters=0", 13, "[convolutional] filters: expected a number from 1 to"),
@@ -121,6 +121,11 @@ def test_shapes_are_darknet_s(section: str, shape: tuple[int, int, int], tmp_pat
             "[yolo]\nnum=1\nanchors=1,1\nclasses=3\nmask=1",
             16,
             "mask: expected numbers of its 1 anchors, from 0 on, got 1",
+        ),
+        (
+            "[yolo]\nnum=1\nanchors=1,1\nclasses=3\nnms_kind=diounms",
+            16,
+            "nms_kind: only greedynms is taken, got 'diounms'",
         ),
         ("[yolo]\nnum=1\nanchors=1,1\nclasses=3\nscale_x_y=1.05", 16, "scale_x_y: only 1 is taken, got 1.05"),
         (
