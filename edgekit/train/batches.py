@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
-from edgekit.data.augment import augmentation_from_names
+from edgekit.data.augment import augmentation_from_names, clipped_boxes
 from edgekit.data.examples import Boxes, DataSet, Example, feeds_from_example
 from edgekit.data.images import Placement, preprocess
 from edgekit.data.mosaic import augmented_example
@@ -37,7 +38,7 @@ class Batch:
         inputs: in the order of the recipe's, the batch first.
         targets: of a classifier int64 ``(N,)``; of a regression float32 ``(N, targets)``; of a translator int64
             ``(N, T)``; of a detector boxes in px of the input.
-        examples: what they were made of.
+        examples: what they were made of; boxes have the model's numbers of classes.
         placements: of a detector, where each picture lies in its input.
     """
 
@@ -50,8 +51,19 @@ class Batch:
         return len(self.examples)
 
 
+class _Ready(NamedTuple):
+    example: Example
+    arrays: tuple[np.ndarray, ...]
+    placement: Placement | None = None
+
+
 class Batches:
-    """The batches of a data set, an epoch at a time."""
+    """The batches of a data set, an epoch at a time.
+
+    Attributes:
+        name: the data set's.
+        skipped: why an example could not be read, or does not fit the model, by its index.
+    """
 
     def __init__(
         self, examples: DataSet, recipe: Recipe, *, size: int, seed: int = 0, augment: Sequence[str] = ()
@@ -70,6 +82,7 @@ class Batches:
             UsageError: an augmentation is unknown, or the model takes no pictures.
         """
         self.name = examples.name
+        self.skipped: dict[int, str] = {}
         self._examples = _Kept(examples)
         self._recipe = recipe
         self._seed = seed
@@ -84,6 +97,7 @@ class Batches:
                 f"data set {examples.name}: expected one for the task '{recipe.task}' of {recipe.name}, got one for "
                 f"'{examples.task}'"
             )
+        self._specs = [TensorSpec(spec.name, spec.dtype, (1, *spec.shape[1:])) for spec in recipe.inputs]
         self._size = min(size, len(examples))
         self._classes = classes_of(examples, recipe)
 
@@ -94,57 +108,66 @@ class Batches:
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """The batches of one epoch to learn from, in an order of its own, from the batch ``first`` on.
 
-        Batches are all of one size: of examples that fill none, each epoch leaves out others.
+        Of examples that fill no batch, each epoch leaves out others. A batch is smaller by those that are broken.
         """
         order = np.random.default_rng([self._seed, epoch, 0]).permutation(len(self._examples))
         for batch in range(first, len(self)):
             chosen = order[batch * self._size : (batch + 1) * self._size].tolist()
-            yield self._collated([self._augmented(index, epoch) for index in chosen])
+            yield self._batch([self._ready(index, epoch) for index in chosen])
 
     def in_order(self) -> Iterator[Batch]:
         """All examples once, in their order and as they are, to be measured on."""
         for start in range(0, len(self._examples), self._size):
-            stop = min(start + self._size, len(self._examples))
-            yield self._collated([self._examples[index] for index in range(start, stop)])
+            chosen = range(start, min(start + self._size, len(self._examples)))
+            ready = [self._ready(index) for index in chosen]
+            if any(ready):
+                yield self._batch(ready)
 
-    def _augmented(self, index: int, epoch: int) -> Example:
-        if self._augmentation is None:
-            return self._examples[index]
-        random = np.random.default_rng([self._seed, epoch, 1 + index])
-        return augmented_example(self._examples, index, self._augmentation, random)
+    def _ready(self, index: int, epoch: int | None = None) -> _Ready | None:
+        """An example, changed as the epoch has it, as inputs; None where it cannot be read or does not fit."""
+        try:
+            if epoch is None or self._augmentation is None:
+                example = self._examples[index]
+            else:
+                random = np.random.default_rng([self._seed, epoch, 1 + index])
+                example = augmented_example(self._examples, index, self._augmentation, random)
+            return self._inputs(example)
+        except DataError as e:
+            self.skipped[index] = e.message
+            return None
 
-    def _collated(self, examples: Sequence[Example]) -> Batch:
-        collate = {
-            "classify": self._classified,
-            "regress": self._regressed,
-            "translate": self._translated,
-            "detect": self._detected,
-        }[self._recipe.task]
-        return collate(tuple(examples))
+    def _inputs(self, example: Example) -> _Ready:
+        how, specs = self._recipe.preprocess, self._specs
+        if isinstance(example.target, Boxes):
+            assert how is not None
+            assert isinstance(example.input, np.ndarray)
+            array, placement = preprocess(Image.fromarray(example.input), how, specs[0].shape)
+            return _Ready(example, (array,), placement)
+        feeds = feeds_from_example(example, specs, how, self._recipe.labels.names)
+        return _Ready(example, tuple(feeds[spec.name] for spec in specs))
 
-    def _inputs(self, examples: Sequence[Example], specs: Sequence[TensorSpec]) -> tuple[torch.Tensor, ...]:
-        feeds = [
-            feeds_from_example(example, specs, self._recipe.preprocess, self._recipe.labels.names)
-            for example in examples
-        ]
-        return tuple(torch.from_numpy(np.concatenate([feed[spec.name] for feed in feeds])) for spec in specs)
+    def _batch(self, rows: Sequence[_Ready | None]) -> Batch:
+        ready = [row for row in rows if row is not None]
+        if not ready:
+            raise DataError(
+                f"data set {self.name}: expected one example in {len(rows)} at least that can be read, got none: "
+                f"{next(reversed(self.skipped.values()))}"
+            )
+        inputs = tuple(
+            torch.from_numpy(np.concatenate(column)) for column in zip(*(r.arrays for r in ready), strict=True)
+        )
+        examples = tuple(row.example for row in ready)
+        if self._recipe.task == "detect":
+            return self._detected(inputs, examples, tuple(row.placement for row in ready if row.placement is not None))
+        if self._recipe.task == "translate":
+            return self._translated(inputs, examples)
+        if self._recipe.task == "classify":
+            classes = [self._class(example, int(str(example.target))) for example in examples]
+            return Batch(inputs, torch.tensor(classes), examples)
+        numbers = np.stack([np.asarray(example.target, np.float32).reshape(-1) for example in examples])
+        return Batch(inputs, torch.from_numpy(numbers), examples)
 
-    def _specs(self) -> list[TensorSpec]:
-        return [TensorSpec(spec.name, spec.dtype, (1, *spec.shape[1:])) for spec in self._recipe.inputs]
-
-    def _classified(self, examples: tuple[Example, ...]) -> Batch:
-        classes = []
-        for example in examples:
-            assert isinstance(example.target, int)
-            classes.append(self._class(example, example.target))
-        return Batch(self._inputs(examples, self._specs()), torch.tensor(classes), examples)
-
-    def _regressed(self, examples: tuple[Example, ...]) -> Batch:
-        targets = np.stack([np.asarray(example.target, np.float32).reshape(-1) for example in examples])
-        return Batch(self._inputs(examples, self._specs()), torch.from_numpy(targets), examples)
-
-    def _translated(self, examples: tuple[Example, ...]) -> Batch:
-        inputs = self._inputs(examples, self._specs())
+    def _translated(self, inputs: tuple[torch.Tensor, ...], examples: tuple[Example, ...]) -> Batch:
         # What is padding in all rows costs time and changes nothing.
         inputs = tuple(ids[:, : max(1, int((ids != PAD).any(dim=0).sum()))] for ids in inputs)
         targets = torch.full((len(examples), inputs[-1].shape[1]), PAD)
@@ -153,26 +176,31 @@ class Batches:
             row[: len(ids)] = torch.tensor(ids)
         return Batch(inputs, targets, examples)
 
-    def _detected(self, examples: tuple[Example, ...]) -> Batch:
-        how, spec = self._recipe.preprocess, self._specs()[0]
-        assert how is not None
-        arrays, placements, pictures, corners, classes = [], [], [], [], []
-        for i, example in enumerate(examples):
-            picture, boxes = example.input, example.target
-            assert isinstance(picture, np.ndarray)
-            assert isinstance(boxes, Boxes)
-            array, placement = preprocess(Image.fromarray(picture), how, spec.shape)
-            arrays.append(array)
-            placements.append(placement)
-            corners.append(placement.to_input(boxes.corners))
-            classes += [self._class(example, kind) for kind in boxes.classes.tolist()]
-            pictures += [i] * len(boxes)
-        truth = Truth(
-            torch.tensor(pictures, dtype=torch.int64),
-            torch.from_numpy(np.concatenate(corners)),
-            torch.tensor(classes, dtype=torch.int64),
-        )
-        return Batch((torch.from_numpy(np.concatenate(arrays)),), truth, examples, tuple(placements))
+    def _detected(
+        self, inputs: tuple[torch.Tensor, ...], examples: tuple[Example, ...], placements: tuple[Placement, ...]
+    ) -> Batch:
+        examples = tuple(self._with_own_classes(example) for example in examples)
+        height, width = self._recipe.inputs[0].shape[2:4]
+        pictures, corners, classes = [], [], []
+        for i, (example, placement) in enumerate(zip(examples, placements, strict=True)):
+            assert isinstance(example.target, Boxes)
+            moved = Boxes(placement.to_input(example.target.corners), example.target.classes)
+            inside = clipped_boxes(moved, (width, height))
+            corners.append(inside.corners)
+            classes.append(inside.classes)
+            pictures.append(np.full(len(inside), i))
+        found = (torch.from_numpy(np.concatenate(column)) for column in (pictures, corners, classes))
+        return Batch(inputs, Truth(*found), examples, placements)
+
+    def _with_own_classes(self, example: Example) -> Example:
+        """The example with the model's numbers of classes."""
+
+        def of(boxes: Boxes) -> Boxes:
+            classes = np.array([self._class(example, kind) for kind in boxes.classes.tolist()], np.int64)
+            return Boxes(boxes.corners, classes, None if boxes.ignored is None else of(boxes.ignored))
+
+        assert isinstance(example.target, Boxes)
+        return Example(example.id, example.input, of(example.target))
 
     def _class(self, example: Example, number: int) -> int:
         """The model's number of a class of the set."""

@@ -188,11 +188,19 @@ class _Run:
         loss = self.loss_sum / len(self.learn)
         with self.progress.stage(f"measuring on {self.test.name}"):
             test_loss, figures = evaluate(training.module, self.test, self.objective, training.recipe)
+        if number == 1:
+            self._tell_skipped()
         epoch = Epoch(number, self.lr, loss, test_loss, figures, time.monotonic() - start)
         self.epochs.append(epoch)
         self.batch, self.loss_sum, self.seconds = 0, 0.0, 0.0
         self.save()
         return epoch
+
+    def _tell_skipped(self) -> None:
+        for batches in (self.learn, self.test):
+            if batches.skipped:
+                first = next(iter(batches.skipped.values()))
+                self.progress.note(f"{len(batches.skipped)} examples of {batches.name} left out, the first: {first}")
 
     def _checkpointed(self, start: float) -> Iterator[Batch]:
         """The batches that are left of this epoch; a checkpoint between them when it is time."""

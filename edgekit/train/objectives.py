@@ -10,7 +10,7 @@ import torch
 
 from edgekit.data.examples import Boxes
 from edgekit.data.vocabulary import PAD
-from edgekit.errors import UsageError
+from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.metrics import MAX_DETECTIONS, AveragePrecision, FoundBoxes, ranks, regression_figures, share
 from edgekit.kernels.decode import decode
 from edgekit.kernels.nms import nms
@@ -72,7 +72,11 @@ class _Classify:
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
         assert isinstance(batch.targets, torch.Tensor)
-        return softmax_cross_entropy(outputs[self._output], batch.targets, label_smoothing=self._label_smoothing)
+        logits = outputs[self._output]
+        if int(batch.targets.max()) >= logits.shape[1]:
+            wrong = batch.examples[int(batch.targets.argmax())]
+            raise DataError(f"{wrong.id}: expected one of the model's {logits.shape[1]} classes, got {wrong.target}")
+        return softmax_cross_entropy(logits, batch.targets, label_smoothing=self._label_smoothing)
 
     def add(self, outputs: Outputs, batch: Batch) -> None:
         assert isinstance(batch.targets, torch.Tensor)
@@ -90,7 +94,13 @@ class _Regress:
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
         assert isinstance(batch.targets, torch.Tensor)
-        return mean_squared_error(outputs[self._output], batch.targets)
+        predicted = outputs[self._output]
+        if predicted.shape != batch.targets.shape:
+            raise DataError(
+                f"{batch.examples[0].id}: expected {predicted.shape[1:].numel()} numbers to be foretold, as the model "
+                f"does, got {batch.targets.shape[1]}"
+            )
+        return mean_squared_error(predicted, batch.targets)
 
     def add(self, outputs: Outputs, batch: Batch) -> None:
         assert isinstance(batch.targets, torch.Tensor)
@@ -148,8 +158,6 @@ class _Detect:
     def add(self, outputs: Outputs, batch: Batch) -> None:
         if self._precision is None:
             self._precision = AveragePrecision(self._classes)
-        truth = batch.targets
-        assert isinstance(truth, Truth)
         arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
         for i, (example, placement) in enumerate(zip(batch.examples, batch.placements, strict=True)):
             boxes, scores, classes = decode(arrays, self._how, score_threshold=LEAST_SCORE, picture=i)
@@ -163,8 +171,12 @@ class _Detect:
             )
             found = FoundBoxes(placement.to_picture(boxes[kept]), classes[kept], scores[kept])
             assert isinstance(example.target, Boxes)
-            own = truth.classes[truth.picture == i].numpy()
-            self._precision.add(FoundBoxes(example.target.corners, own), found)
+            ignored = example.target.ignored
+            self._precision.add(
+                FoundBoxes(example.target.corners, example.target.classes),
+                found,
+                None if ignored is None else FoundBoxes(ignored.corners, ignored.classes),
+            )
 
     def figures(self) -> dict[str, float]:
         assert self._precision is not None

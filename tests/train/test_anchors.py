@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.kernels import reference
@@ -36,6 +36,7 @@ def test_more_anchors_fit_better() -> None:
     assert fits[-1] > fits[0] + 0.15
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 6), st.lists(st.tuples(st.floats(0.5, 500), st.floats(0.5, 500)), min_size=6, max_size=30))
 def test_anchors_lie_among_the_sizes_and_are_sorted(count: int, sizes: list[tuple[float, float]]) -> None:
     array = np.array(sizes)

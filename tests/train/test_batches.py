@@ -95,6 +95,34 @@ def test_classes_are_the_model_s_by_name(few: Any) -> None:
     assert batch.targets.tolist() == [9 - int(str(example.target)) for example in batch.examples]
 
 
+def test_broken_examples_are_left_out_and_counted(few: Any) -> None:
+    good = few("spelling", 3).examples
+    bad = Example("line 9", "1" * 20, "one")
+    batches = Batches(few("spelling", 4, examples=[*good, bad]), load_recipe("transformer-tiny"), size=4)
+    (batch,) = batches.epoch(0)
+    assert sorted(example.id for example in batch.examples) == sorted(example.id for example in good)
+    assert "line 9: expected at most 8 tokens for input 'source', got 21" in batches.skipped[3]
+
+
+def test_error_where_no_example_can_be_read(few: Any) -> None:
+    bad = Example("line 9", "1" * 20, "one")
+    with pytest.raises(DataError, match="expected one example in 1 at least that can be read, got none: line 9: "):
+        list(Batches(few("spelling", 1, examples=[bad]), load_recipe("transformer-tiny"), size=4).epoch(0))
+
+
+def test_boxes_that_are_neither_right_nor_wrong_are_not_learned_from(few: Any) -> None:
+    ignored = Boxes(np.array([[0, 0, 9, 9]], np.float32), np.array([3]))
+    boxes = Boxes(np.array([[5, 5, 60, 60]], np.float32), np.array([1]), ignored)
+    example = Example("one", np.zeros((80, 80, 3), np.uint8), boxes)
+    batch = next(Batches(few("scenes", 1, examples=[example]), load_recipe("yolov3-tiny-scenes"), size=1).in_order())
+    assert isinstance(batch.targets, Truth)
+    assert batch.targets.classes.tolist() == [1]
+    target = batch.examples[0].target
+    assert isinstance(target, Boxes)
+    assert target.ignored is not None
+    assert target.ignored.classes.tolist() == [3]
+
+
 def test_error_on_an_empty_set(few: Any) -> None:
     with pytest.raises(DataError, match="expected examples, got none"):
         Batches(few("digits", 1, examples=[]), load_recipe("lenet"), size=4)
