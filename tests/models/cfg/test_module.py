@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
@@ -187,6 +188,31 @@ def test_any_network_of_these_layers_is_the_one_that_opencv_builds(tmp_path: Pat
     images = np.random.default_rng(1).random((1, 2, height, height), dtype=np.float32)
     (ours,), (theirs,) = outputs(module, images), opencv(text, weights, images, tmp_path)
     np.testing.assert_allclose(ours.ravel(), theirs.ravel(), rtol=1e-4, atol=1e-4 * max(1.0, np.abs(theirs).max()))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(["darknet19", "yolov1-tiny", "yolov2-tiny", "yolov3-tiny"]), st.randoms(), st.integers(1, 3))
+def test_whatever_is_accepted_runs_and_has_the_planned_shapes(
+    tmp_path: Path, name: str, rng: random.Random, cuts: int
+) -> None:
+    lines = (CFG / f"{name}.cfg").read_text().splitlines()
+    for _ in range(cuts):
+        at = rng.randrange(4, len(lines))
+        key, given_once, _ = lines[at].partition("=")
+        lines[at] = f"{key}={rng.choice([1, 2, 3, 4, 5, 8])}" if given_once else lines[at]
+    path = tmp_path / "net.cfg"
+    path.write_text("\n".join(lines))
+    try:
+        network = network_from_cfg(path)
+    except RecipeError:
+        return
+    with torch.device("meta"):
+        module = module_from_cfg(str(path), *network.picture[1:])
+        given = module.eval()(torch.empty(2, *network.picture))
+    assert sum(parameter.numel() for parameter in module.parameters()) == network.parameters
+    for tensor, index in zip(given if isinstance(given, tuple) else (given,), network.outputs(), strict=True):
+        shape = network.layers[index].shape
+        assert tensor.shape == ((2, shape.channels) if network.classifies else (2, *shape))
 
 
 def test_layers_that_opencv_does_not_know_are_computed_as_darknet_does(tmp_path: Path) -> None:
