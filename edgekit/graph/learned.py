@@ -25,9 +25,11 @@ def mark_unlearned(graph: ir.Model, module: nn.Module) -> None:
     }
     for node in graph.graph:
         read = [value for value in node.inputs if value is not None]
-        if all(value in learned for value in read):
+        # CastLike asks its second input for nothing but its element type.
+        computed = read[:1] if node.op_type == "CastLike" else read
+        if all(value in learned for value in computed):
             # Computed of constants alone, which is to be folded.
-            learned |= dict.fromkeys(node.outputs, any(learned[value] for value in read))
+            learned |= dict.fromkeys(node.outputs, any(learned[value] for value in computed))
         unlearned = [
             str(i) for i, value in enumerate(node.inputs) if value is not None and not learned.get(value, True)
         ]

@@ -214,16 +214,19 @@ class LocallyConnected(nn.Module):
         height, width = ((side + 2 * padding - kernel) // stride + 1 for side in size)
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.weight = nn.Parameter(torch.empty(height * width * out_channels, in_channels * kernel**2, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(out_channels, height, width))
+        self.bias = nn.Parameter(torch.empty(out_channels, height, width))
         nn.init.kaiming_normal_(self.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+        # As convolutions of PyTorch begin; zeros would be folded away, and be missing from every count.
+        nn.init.uniform_(self.bias, -1 / math.sqrt(self.weight[0].numel()), 1 / math.sqrt(self.weight[0].numel()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch = x.shape[0]
         channels, height, width = self.bias.shape
         x = functional.pad(x, (self.padding,) * 4)
+        rows = [x[:, :, row : row + self.stride * height : self.stride] for row in range(self.kernel)]
         seen = [
-            x[:, :, row : row + self.stride * height : self.stride, column : column + self.stride * width : self.stride]
-            for row in range(self.kernel)
+            row[..., column : column + self.stride * width : self.stride]
+            for row in rows
             for column in range(self.kernel)
         ]
         places = torch.stack(seen, dim=2).permute(0, 3, 4, 1, 2).reshape(batch, -1, 1, 1)
