@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import combinations
@@ -223,16 +224,65 @@ def edges_seen(node: ElementTree.Element) -> int:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+
+
+def in_browser(page: str, folder: Path) -> str:
+    """The page as a browser has it when its scripts have run."""
+    file = folder / "graph.html"
+    file.write_text(page, encoding="utf-8")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom"]
+    done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout, done.stderr
+    return done.stdout
+
+
+@needs_chromium
 @pytest.mark.parametrize("depth", [1, 3])
 def test_the_script_draws_the_edges_of_what_is_unfolded(drawing: Drawing, tmp_path: Path, depth: int) -> None:
-    page = tmp_path / "graph.html"
-    page.write_text(html_from_drawing(drawing, depth), encoding="utf-8")
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, check=False, timeout=60)
-    drawn = done.stdout.partition("<script>")[0]
-    assert drawn.count('<path d="') == edges_seen(main_of(page.read_text(encoding="utf-8"))) > 0
+    page = html_from_drawing(drawing, depth)
+    drawn = in_browser(page, tmp_path).partition("<script>")[0]
+    assert drawn.count('<path d="') == edges_seen(main_of(page)) > 0
     assert "NaN" not in drawn and "Infinity" not in drawn
+
+
+USED = """
+const [stage, ...others] = document.querySelectorAll("summary");
+const press = (summary, key) => summary.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const told = [];
+stage.click(); told.push(stage.parentElement.open);
+stage.click(); told.push(stage.parentElement.open);
+press(stage, "ArrowRight"); told.push(stage.parentElement.open);
+press(stage, "ArrowLeft"); told.push(stage.parentElement.open);
+press(stage, "ArrowDown"); told.push(document.activeElement === others.at(-1));
+document.querySelector("[data-do=all]").click(); told.push(document.querySelectorAll("details[open]").length);
+document.querySelector("[data-do=none]").click(); told.push(document.querySelectorAll("details[open]").length);
+document.title = told.join(" ");
+</script>"""
+
+
+@needs_chromium
+def test_clicks_and_keys_fold_and_unfold(drawing: Drawing, tmp_path: Path) -> None:
+    page = html_from_drawing(drawing, 1).replace("</script>", USED)
+    assert "<title>true false true false true 6 0</title>" in in_browser(page, tmp_path)
+
+
+def test_a_graph_in_which_every_layer_reads_all_before_it_is_drawn_at_once() -> None:
+    values = ["x", *(f"block.layer{i}.conv" for i in range(40))]
+    rows = []
+    for i in range(40):
+        cat = f"block.layer{i}.cat"
+        rows += [row(cat, "Concat", " ".join(values[: i + 1])), row(values[i + 1], "Conv", cat)]
+    found = Inspection(
+        name="dense", parameters=1, macs=1, weight_bytes=1, activation_bytes=1, intensity=1.0, assumed_sizes={},
+        precision_from="graph", inputs=(TensorSpec("x", "float32", (1, 3, 8, 8)),),
+        outputs=(TensorSpec(values[-1], "float32", (1, 3, 8, 8)),), layers=tuple(rows),
+    )  # fmt: skip
+    begin = time.process_time()
+    drawing = drawing_from_inspection(found)
+    svg_from_drawing(drawing, 3)
+    html_from_drawing(drawing)
+    assert time.process_time() - begin < 2
 
 
 def test_a_graph_without_layers_that_were_counted_needs_onnx(residual_net: Inspection) -> None:
