@@ -58,7 +58,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded_by(help_of("--help")) & (HEAVY | {"rich", "msgspec"}) == set()
 
 
-@pytest.mark.parametrize("command", ["build", "compile", "run", "profile", "eval", "inspect", "export", "doctor", "models"])
+@pytest.mark.parametrize(
+    "command", ["build", "compile", "run", "profile", "eval", "train", "inspect", "export", "doctor", "models"]
+)
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     assert loaded_by(help_of(command, "--help")) & (HEAVY | {"rich", "msgspec"}) == set()
 
