@@ -368,6 +368,10 @@ class Translator(nn.Module):
         # As one matrix of all tokens: the exporter then reads the embedding as it is, and makes no transposed one.
         return functional.linear(x.flatten(0, 1), self.embedding.weight).reshape(*x.shape[:2], -1)
 
+    def own_name(self, published: str) -> str | None:
+        """Takes the weights of a `torch.nn.Transformer`, beside ``embedding.weight``, under their own names too."""
+        return f"transformer.{published}" if published.startswith(("encoder.", "decoder.")) else published
+
 
 def transformer(
     vocabulary: int,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgekit.data import vocabulary
 from edgekit.data.spelling import LONGEST_NUMBER, LONGEST_SPELLING, SPELLING_VOCABULARY
+from edgekit.errors import ModelError
 from edgekit.models import transformer as ours
 from edgekit.models.attention import bias_from_visibility, causal_visibility
 from edgekit.models.factory import module_from_recipe
+from edgekit.models.weights import load_weights
 from edgekit.recipe import load_recipe
 
 BATCH, SOURCES, TARGETS, WIDTH, HEADS, HIDDEN, LAYERS = 3, 7, 5, 32, 4, 48, 2
@@ -109,6 +112,23 @@ def test_core_of_a_translator_takes_torch_s_weights() -> None:
     module.transformer.load_state_dict(theirs.state_dict(), strict=True)
     core = {f"transformer.{name}" for name in theirs.state_dict()}
     assert set(module.state_dict()) == {*core, "embedding.weight"}
+
+
+def test_a_file_of_torch_s_transformer_and_an_embedding_is_loaded(tmp_path: Path) -> None:
+    theirs = nn.Transformer(WIDTH, num_encoder_layers=LAYERS, num_decoder_layers=LAYERS, **SIZES)
+    torch.save({**theirs.state_dict(), "embedding.weight": torch.ones(20, WIDTH)}, tmp_path / "w.pt")
+    module = small()
+    load_weights(module, tmp_path / "w.pt")
+    assert all(torch.equal(value, module.transformer.state_dict()[name]) for name, value in theirs.state_dict().items())
+    assert module.embedding.weight.eq(1).all()
+
+
+def test_weights_of_a_transformer_with_more_layers_are_refused(tmp_path: Path) -> None:
+    torch.save(
+        ours.Translator(20, length=12, width=WIDTH, heads=HEADS, hidden=HIDDEN, layers=3).state_dict(), tmp_path / "w"
+    )
+    with pytest.raises(ModelError, match=r"the first 'transformer\.encoder\.layers\.2\."):
+        load_weights(small(), tmp_path / "w")
 
 
 def test_positions_are_the_paper_s_formula() -> None:
