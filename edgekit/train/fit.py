@@ -25,6 +25,8 @@ from edgekit.train.optimization import optimizer_from_train, schedule_from_train
 __all__ = ["Epoch", "Training", "evaluate", "fit"]
 
 CHECKPOINT_S = 30.0
+RATIO = 20.0
+"""Between two checkpoints lies at least so many times what it takes to write one."""
 
 FORMAT = torch.channels_last
 """Convolutions take up to half as long on a processor where the channels of a pixel lie side by side."""
@@ -204,19 +206,22 @@ class _Run:
 
     def _checkpointed(self, start: float) -> Iterator[Batch]:
         """The batches that are left of this epoch; a checkpoint between them when it is time."""
-        saved = time.monotonic()
+        saved, pause = time.monotonic(), self.training.checkpoint_s
         for batch in self.learn.epoch(len(self.epochs), first=self.batch):
             yield batch
             self.batch += 1
-            if time.monotonic() - saved >= self.training.checkpoint_s and self.batch < len(self.learn):
-                self.seconds = time.monotonic() - start
+            if time.monotonic() - saved >= pause and self.batch < len(self.learn):
+                begun = time.monotonic()
+                self.seconds = begun - start
                 self.save()
                 saved = time.monotonic()
+                # A model of gigabytes is not to spend its time on being written.
+                pause = max(pause, RATIO * (saved - begun)) if pause else 0.0
 
     def _step(self, batch: Batch) -> None:
         module, how = self.training.module, self.training.how
         self.optimizer.zero_grad()
-        loss = self.objective.loss(outputs_of(module, batch, self.training.recipe), batch)
+        loss = self.objective.loss(self._outputs(batch), batch)
         number = loss.item()
         if not math.isfinite(number):
             raise self._diverged(number)
@@ -227,6 +232,17 @@ class _Run:
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.schedule.step()
+
+    def _outputs(self, batch: Batch) -> Outputs:
+        try:
+            return outputs_of(self.training.module, batch, self.training.recipe)
+        except (RuntimeError, ValueError) as e:
+            # PyTorch's way of saying that memory is full, or that batch normalization has but one number to go by.
+            reason = str(e).partition("\n")[0]
+            raise TrainError(
+                f"training {self.training.recipe.name}: the module failed on a batch of {len(batch)}: {reason}",
+                hint="take more or fewer examples a step, with --batch",
+            ) from e
 
     def _diverged(self, loss: float) -> TrainError:
         how, lr = self.training.how, self.optimizer.param_groups[0]["lr"]

@@ -11,7 +11,15 @@ import torch
 from edgekit.data.examples import Boxes
 from edgekit.data.vocabulary import PAD
 from edgekit.errors import DataError, UsageError
-from edgekit.evaluation.metrics import MAX_DETECTIONS, AveragePrecision, FoundBoxes, ranks, regression_figures, share
+from edgekit.evaluation.metrics import (
+    MAX_DETECTIONS,
+    AveragePrecision,
+    FoundBoxes,
+    ranks,
+    regression_figures,
+    require_pycocotools,
+    share,
+)
 from edgekit.kernels.decode import decode
 from edgekit.kernels.nms import nms
 from edgekit.recipe import Postprocess, Recipe, Train
@@ -49,6 +57,7 @@ def objective_from_recipe(recipe: Recipe, train: Train) -> Objective:
 
     Raises:
         UsageError: its task is none that can be learned.
+        BackendUnavailable: a detector is measured by pycocotools, which are not installed.
     """
     if recipe.task == "classify":
         return _Classify(recipe.outputs[0], train.label_smoothing)
@@ -141,6 +150,7 @@ class _Translate:
 
 class _Detect:
     def __init__(self, how: Postprocess, classes: int, size: tuple[int, int]) -> None:
+        require_pycocotools()  # it is missed after the first epoch otherwise
         self._how, self._classes, self._size = how, classes, size
         self._precision: AveragePrecision | None = None
 

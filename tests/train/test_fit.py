@@ -209,6 +209,29 @@ def test_error_on_a_loss_that_is_no_number(few: Any) -> None:
     assert "--clip" in raised.value.hint
 
 
+class OnePixel(nn.Module):
+    """Batch normalization of a single number a channel, which PyTorch refuses to learn from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.norm = nn.BatchNorm2d(1)
+        self.full = nn.Linear(1, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.full(self.norm(self.pool(x)).flatten(1))
+        return y
+
+
+def test_error_on_a_batch_too_small_for_its_norm(few: Any) -> None:
+    examples = few("digits", 2)
+    how = Train(epochs=1, batch=1)
+    with pytest.raises(
+        TrainError, match="training lenet: the module failed on a batch of 1: Expected more than 1 value"
+    ):
+        fit(Training(recipe=load_recipe("lenet"), module=OnePixel(), learn=examples, test=examples, how=how))
+
+
 def test_error_on_a_checkpoint_of_another_model(few: Any, tmp_path: Path) -> None:
     with pytest.raises(Interrupt):
         fit(training("lenet", few, tmp_path / "c"), progress=Interrupting(2, raise_interrupt))
