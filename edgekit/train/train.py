@@ -80,26 +80,16 @@ def train_model(
     progress = progress or Silent()
     recipe = load_recipe(model)
     file = _output(output, recipe)
-    checkpoint = checkpoint_of(file)
-    before = load_checkpoint(checkpoint)[0] if resume else {}
-    if not resume and checkpoint.exists():
-        raise UsageError(
-            f"{checkpoint}: expected no checkpoint, got one of a training that did not end",
-            hint="add --resume to go on from it, or delete it to begin anew",
-        )
-    source, seed = data or before.get("source") or recipe.train.data, before.get("seed", 0) if seed is None else seed
-    if not source:
-        raise UsageError(
-            f"training {recipe.name}: expected a data set, got none",
-            hint=f"name one with --data: a path, or {' or '.join(data_set_names())}",
-        )
+    before = _before(checkpoint_of(file), resume)
+    seed = before.get("seed", 0) if seed is None else seed
+    source = _source(data or before.get("source") or recipe.train.data, recipe)
     how = _changed(_known(before) or recipe.train, changes or {})
     objective_from_recipe(recipe, how)  # says whether there is anything to learn, before it is looked for
     learn, test = (data_set(source, split=split, task=recipe.task) for split in ("train", "test"))
+    _say(learn, recipe, progress)
     module = module_from_recipe(recipe, seed=seed)
     if weights is not None:
         _load(module, weights, recipe, progress)
-    _say(learn, recipe, progress)
     training = Training(
         recipe=recipe,
         module=module,
@@ -108,12 +98,12 @@ def train_model(
         how=how,
         seed=seed,
         source=source,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint_of(file),
         checkpoint_s=checkpoint_s,
     )
     epochs = fit(training, resume=resume, on_epoch=lambda epoch: on_epoch(epoch, how.epochs), progress=progress)
     save_weights(file, module)
-    checkpoint.unlink(missing_ok=True)
+    checkpoint_of(file).unlink(missing_ok=True)
     return Trained(file, source, epochs)
 
 
@@ -130,6 +120,27 @@ def _output(output: str | Path | None, recipe: Recipe) -> Path:
             hint=f"name it {file.with_suffix(SUFFIX)}",
         )
     return file
+
+
+def _before(checkpoint: Path, resume: bool) -> dict[str, Any]:
+    """What is to be gone on with; nothing where a training begins."""
+    if resume:
+        return load_checkpoint(checkpoint)[0]
+    if checkpoint.exists():
+        raise UsageError(
+            f"{checkpoint}: expected no checkpoint, got one of a training that did not end",
+            hint="add --resume to go on from it, or delete it to begin anew",
+        )
+    return {}
+
+
+def _source(source: str, recipe: Recipe) -> str:
+    if not source:
+        raise UsageError(
+            f"training {recipe.name}: expected a data set, got none",
+            hint=f"name one with --data: a path, or {' or '.join(data_set_names())}",
+        )
+    return source
 
 
 def _known(before: Mapping[str, Any]) -> Train | None:
