@@ -31,12 +31,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgekit.models.attention import (
-    MultiHeadAttention,
-    bias_from_visibility,
-    causal_visibility,
-    padding_visibility,
-)
+from edgekit.models.attention import MultiHeadAttention, bias_from_visibility, causal_visibility, padding_visibility
 
 __all__ = [
     "BEGIN",
