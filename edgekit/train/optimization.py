@@ -44,12 +44,12 @@ def optimizer_from_train(module: nn.Module, train: Train) -> torch.optim.Optimiz
     groups = [{"params": decaying, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
     betas = ADAM_BETAS_WITH_WARMUP if train.schedule == "inverse-sqrt" else (0.9, 0.999)
     make: dict[str, Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]] = {
-        "sgd": lambda weights: torch.optim.SGD(weights, lr=train.lr),
-        "momentum": lambda weights: torch.optim.SGD(weights, lr=train.lr, momentum=MOMENTUM),
-        "adagrad": lambda weights: torch.optim.Adagrad(weights, lr=train.lr),
+        "sgd": lambda weights: torch.optim.SGD(weights, lr=train.lr, fused=True),
+        "momentum": lambda weights: torch.optim.SGD(weights, lr=train.lr, fused=True, momentum=MOMENTUM),
+        "adagrad": lambda weights: torch.optim.Adagrad(weights, lr=train.lr, fused=True),
         "rmsprop": lambda weights: torch.optim.RMSprop(weights, lr=train.lr),
-        "adam": lambda weights: torch.optim.Adam(weights, lr=train.lr, betas=betas),
-        "adamw": lambda weights: torch.optim.AdamW(weights, lr=train.lr, betas=betas),
+        "adam": lambda weights: torch.optim.Adam(weights, lr=train.lr, fused=True, betas=betas),
+        "adamw": lambda weights: torch.optim.AdamW(weights, lr=train.lr, fused=True, betas=betas),
     }
     return make[train.optimizer]([group for group in groups if group["params"]])
 

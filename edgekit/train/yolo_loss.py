@@ -219,16 +219,21 @@ def _placed(
     grid, kinds = boxes.shape[:-1], boxes.shape[-1] - 5
     found = torch.zeros(grid, dtype=torch.bool)
     objects, classes = raw.new_zeros(*grid, 4), raw.new_zeros(*grid, kinds)
-    centers, _ = centers_sides(truth.corners)
+    # A centre on the picture's far border belongs to the last cell.
+    cells = (centers_sides(truth.corners)[0] // head.stride).clamp(min=0).long()
+    cells = cells.minimum(cells.new_tensor([grid[3] - 1, grid[2] - 1]))
+    pictures, columns_rows = truth.picture.tolist(), cells.tolist()
+    inside: dict[tuple[int, int, int, int], list[int]] = {}
     for i, anchor in own:
-        column, row = (int(cell) for cell in centers[i] // head.stride)
-        # a centre on the picture's far border belongs to the last cell
-        place = (int(truth.picture[i]), anchor, min(row, grid[2] - 1), min(column, grid[3] - 1))
-        if not several_classes:
-            classes[place] = 0
-        found[place] = True
-        objects[place] = truth.corners[i].to(raw.dtype)
-        classes[(*place, int(truth.classes[i]))] = 1
+        column, row = columns_rows[i]
+        inside.setdefault((pictures[i], anchor, row, column), []).append(i)
+    if inside:
+        places, last = torch.tensor(list(inside)).T, [each[-1] for each in inside.values()]
+        found[tuple(places)] = True
+        objects[tuple(places)] = truth.corners[last].to(raw.dtype)
+        counted = inside.values() if several_classes else [[i] for i in last]
+        pairs = [(*place, int(truth.classes[i])) for place, each in zip(inside, counted, strict=True) for i in each]
+        classes[tuple(torch.tensor(pairs).T)] = 1
     return found, objects, classes
 
 

@@ -39,10 +39,12 @@ def test_every_optimizer_finds_the_least_squares(optimizer: str) -> None:
     random = torch.Generator().manual_seed(0)
     x = torch.randn(64, 3, generator=random)
     y = x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 3
-    lr = {"sgd": 0.1, "momentum": 0.03, "adagrad": 0.5}.get(optimizer, 0.03)
+    lr = {"sgd": 0.1, "momentum": 0.03, "adagrad": 0.5, "rmsprop": 0.01}.get(optimizer, 0.03)
     module = nn.Linear(3, 1)
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
     found = optimizer_from_train(module, Train(optimizer=optimizer, lr=lr))  # type: ignore[arg-type]
-    for _ in range(400):
+    for _ in range(500):
         found.zero_grad()
         loss = (module(x) - y).square().mean()
         loss.backward()
