@@ -117,20 +117,33 @@ def _show(bundle: Path) -> None:
         console.print(terminal_from_build(report))
     elif manifest.notes:
         console.print(notes_panel(manifest.notes))
-    place = shlex.quote(str(bundle))
-    if not manifest.engine:
-        console.print()
-        console.print(f"[bold green]graph:[/] {bundle}", soft_wrap=True)
-        console.print("[dim]next, on the machine that the engine is for:[/]")
-        console.print(f"  edgekit compile {place} --target {manifest.backend}", soft_wrap=True, markup=False)
-        return
     console.print()
-    console.print(f"[bold green]engine:[/] {bundle}", soft_wrap=True)
-    console.print("[dim]next:[/]")
+    console.print(f"[bold green]{'engine' if manifest.engine else 'graph'}:[/] {bundle}", soft_wrap=True)
+    place = shlex.quote(str(bundle))
+    here, there = [], []
     if backend(manifest.backend).on_gpu:
-        console.print(f"  edgekit inspect {place}", soft_wrap=True, markup=False)
-    console.print(f"  edgekit run {place} {_example_of(manifest)}", soft_wrap=True, markup=False)
-    console.print(f"  edgekit profile {place} --html report.html", soft_wrap=True, markup=False)
+        here.append(f"edgekit inspect {place}")
+    if not manifest.engine:
+        there.append(f"edgekit compile {place} --target {manifest.backend}")
+    (here if _runs_here(manifest) else there).extend(
+        [f"edgekit run {place} {_example_of(manifest)}", f"edgekit profile {place} --html report.html"]
+    )
+    for title, commands in (("next:", here), ("next, on the machine that the engine is for:", there)):
+        if commands:
+            console.print(f"[dim]{title}[/]")
+        for command in commands:
+            console.print(f"  {command}", soft_wrap=True, markup=False)
+
+
+def _runs_here(manifest: Manifest) -> bool:
+    from edgekit.engine.backend import backend
+    from edgekit.errors import BackendUnavailable, EngineMismatch
+
+    try:
+        backend(manifest.backend).require_device(manifest.compute_capabilities)
+    except (BackendUnavailable, EngineMismatch):
+        return False
+    return bool(manifest.engine)
 
 
 def _example_of(manifest: Manifest) -> str:

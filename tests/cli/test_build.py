@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.errors import BuildError
+from edgekit.engine.backend import backend
+from edgekit.engine.bundle import read_manifest, seal
+from edgekit.errors import BackendUnavailable, BuildError
 from edgekit.order import EngineOptions
 from edgekit.progress import Progress
 from edgekit.report.profile import profile_bundle
@@ -178,6 +181,26 @@ def test_the_report_the_place_and_what_to_type_next_are_printed(
     assert f"edgekit run {pipeline.bundle} photo.jpg" in captured.out
     assert "note: The weights are random." in captured.err
     assert "Calibrate ..." in captured.err
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_what_cannot_be_done_here_is_proposed_for_the_machine_that_the_engine_is_for(
+    built: bool, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = read_manifest(pipeline.bundle)
+    other = {"backend": "tensorrt", "compute_capabilities": ("8.7",), "engine": manifest.engine if built else ""}
+    seal(pipeline.bundle, msgspec.structs.replace(manifest, **other))
+
+    def no_device(self: object, compute_capabilities: object) -> None:
+        raise BackendUnavailable("target 'tensorrt' needs a GPU")
+
+    monkeypatch.setattr(backend("tensorrt").__class__, "require_device", no_device)
+    assert main(["build", "yolov3", "--no-profile"]) == 0
+    here, there = capsys.readouterr().out.split("next, on the machine that the engine is for:")
+    assert f"edgekit inspect {pipeline.bundle}" in here
+    assert "edgekit run" not in here
+    assert ("edgekit compile" in there) is not built
+    assert there.index("edgekit run") < there.index("edgekit profile")
 
 
 def test_notes_are_printed_even_where_nothing_was_measured(
