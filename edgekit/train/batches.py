@@ -7,6 +7,7 @@ killed sees what it would have seen, without the examples before it being read a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from edgekit.recipe import Recipe
 from edgekit.specs import TensorSpec
 from edgekit.train.yolo_loss import Truth
 
-__all__ = ["Batch", "Batches", "classes_of", "known_classes"]
+__all__ = ["Batch", "Batches", "ahead", "classes_of", "known_classes"]
 
 KEPT_BYTES = 512 << 20
 """Pictures are kept in memory, decoded, up to here: reading them again each epoch may take longer than learning."""
@@ -210,6 +211,15 @@ class Batches:
                 f"{len(self._classes)}, got {number}"
             )
         return self._classes[number]
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; while one is learned from, a thread makes the next one ready."""
+    with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = worker.submit(next, batches, None)
+            yield batch
 
 
 def known_classes(recipe: Recipe) -> int:

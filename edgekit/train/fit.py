@@ -17,7 +17,7 @@ from edgekit.data.examples import DataSet
 from edgekit.errors import TrainError
 from edgekit.progress import Progress, Silent
 from edgekit.recipe import Recipe, Train
-from edgekit.train.batches import Batch, Batches
+from edgekit.train.batches import Batch, Batches, ahead
 from edgekit.train.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.train.objectives import Objective, Outputs, objective_from_recipe
 from edgekit.train.optimization import optimizer_from_train, schedule_from_train
@@ -139,7 +139,7 @@ def evaluate(
     """Mean loss over all examples, and the figures; the module is in eval mode afterwards."""
     module.eval()
     total = count = 0.0
-    for batch in batches.in_order():
+    for batch in ahead(batches.in_order()):
         outputs = outputs_of(module, batch, recipe)
         total += objective.loss(outputs, batch).item() * len(batch)
         count += len(batch)
@@ -207,7 +207,7 @@ class _Run:
     def _checkpointed(self, start: float) -> Iterator[Batch]:
         """The batches that are left of this epoch; a checkpoint between them when it is time."""
         saved, pause = time.monotonic(), self.training.checkpoint_s
-        for batch in self.learn.epoch(len(self.epochs), first=self.batch):
+        for batch in ahead(self.learn.epoch(len(self.epochs), first=self.batch)):
             yield batch
             self.batch += 1
             if time.monotonic() - saved >= pause and self.batch < len(self.learn):
