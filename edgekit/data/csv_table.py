@@ -38,6 +38,10 @@ class _Layout:
     columns: int
     target: int
 
+    def title(self, column: int) -> str:
+        """What a message calls a column: by its header, or by its number from 1."""
+        return f"column '{self.header[column][:40]}'" if self.header else f"column {column + 1}"
+
 
 @dataclass
 class _Rows:
@@ -68,10 +72,11 @@ class CsvTable:
         line, offset = self._rows.lines[index], self._rows.offsets[index]
         where = f"{self._path}, line {line}"
         fields = _fields(text_line_at(self._path, line, offset), self._layout, where)
-        target = fields.pop(self._layout.target)
-        features = np.array(_numbers(fields, where), np.float32)
+        features = np.array(_features(fields, self._layout, where), np.float32)
         if self.task != "classify":
-            return Example(where, features, np.array(_numbers([target], where), np.float32))
+            number = _number(fields, self._layout.target, self._layout, where)
+            return Example(where, features, np.array([number], np.float32))
+        target = fields[self._layout.target]
         if target not in self._label_index:
             raise DataError(f"{where}: expected a class of those that were there before, got '{target[:40]}'")
         return Example(where, features, self._label_index[target])
@@ -101,12 +106,11 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
         if total == 1 and layout.header:
             continue
         fields = _fields(line.text, layout, where)
-        target = fields.pop(layout.target)
-        _numbers(fields, where)
+        _features(fields, layout, where)
         if task == "classify":
-            _count(texts, target, where)
+            _count(texts, fields[layout.target], where)
         else:
-            _numbers([target], where)
+            _number(fields, layout.target, layout, where)
         if declared or (fraction_from_key(line.text) < 0.2) == (choice.split == "test"):
             rows.lines.append(line.number)
             rows.offsets.append(line.offset)
@@ -178,13 +182,16 @@ def _split(text: str, separator: str, where: str) -> list[str]:
     return [field.strip() for field in row]
 
 
-def _numbers(fields: list[str], where: str) -> list[float]:
-    numbers = []
-    for i, field in enumerate(fields):
-        if not _is_number(field):
-            raise DataError(f"{where}: expected a number that is finite in float32, got '{field[:40]}' (field {i + 1})")
-        numbers.append(float(field))
-    return numbers
+def _features(fields: list[str], layout: _Layout, where: str) -> list[float]:
+    return [_number(fields, column, layout, where) for column in range(len(fields)) if column != layout.target]
+
+
+def _number(fields: list[str], column: int, layout: _Layout, where: str) -> float:
+    if not _is_number(text := fields[column]):
+        raise DataError(
+            f"{where}, {layout.title(column)}: expected a number that is finite in float32, got '{text[:40]}'"
+        )
+    return float(text)
 
 
 def _is_number(text: str) -> bool:
