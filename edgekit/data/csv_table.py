@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import math
 from array import array
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgekit.data.examples import Choice, Example
-from edgekit.data.splits import fraction_from_key, split_from_name, split_path
+from edgekit.data.splits import DRAWN, is_drawn, split_from_name, split_path
 from edgekit.data.text_lines import Line, text_line_at, text_lines
 from edgekit.errors import DataError, UsageError, nearest
 from edgekit.recipe import Task
@@ -87,7 +88,8 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
 
     Commas, semicolons or tabs separate. The first line is a header if a field of it is no number. All columns but the
     target are numbers; the target is one too, or a class if the task is ``classify``. Of a file whose name tells no
-    split, a fifth of the rows is the test, by a hash of their line's text, so equal rows are in the same.
+    split, a fifth of the rows is the test, by a hash of their line's text, so equal rows are in the same. Of two files,
+    a class has the same number in both.
 
     Raises:
         UsageError: no column has the header that the target names.
@@ -99,23 +101,20 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
     task: Task = "classify" if choice.task == "classify" else "regress"
     declared = split_from_name(file.name) is not None
     rows, texts = _Rows(array("Q"), array("Q")), dict[str, int]()
-    total = 0
-    for line in text_lines(file):
-        where = f"{file}, line {line.number}"
-        total += 1
-        if total == 1 and layout.header:
-            continue
-        fields = _fields(line.text, layout, where)
+    for line, fields, where in _lines(file, layout):
         _features(fields, layout, where)
         if task == "classify":
             _count(texts, fields[layout.target], where)
         else:
             _number(fields, layout.target, layout, where)
-        if declared or (fraction_from_key(line.text) < 0.2) == (choice.split == "test"):
+        if declared or is_drawn(line.text, choice.split):
             rows.lines.append(line.number)
             rows.offsets.append(line.offset)
     if not rows.lines:
-        raise DataError(f"{file}: expected at least one row for the {choice.split} split, got none")
+        hint = "" if declared else DRAWN
+        raise DataError(f"{file}: expected at least one row for the {choice.split} split, got none", hint=hint)
+    if task == "classify" and declared:
+        _count_other_file(texts, path, choice)
     return CsvTable(file, layout, rows, _labels(texts), task)
 
 
@@ -140,6 +139,14 @@ def _file(path: Path, choice: Choice) -> Path:
     else:
         files = sorted(path.parent.glob(f"*{path.suffix}"))
     return split_path(files, choice.split, f"{path}: CSV files")
+
+
+def _lines(file: Path, layout: _Layout) -> Iterator[tuple[Line, list[str], str]]:
+    """Each row's line, its fields, and where it stands."""
+    for i, line in enumerate(text_lines(file)):
+        where = f"{file}, line {line.number}"
+        if i or not layout.header:
+            yield line, _fields(line.text, layout, where), where
 
 
 def _layout(file: Path, choice: Choice) -> _Layout:
@@ -208,6 +215,17 @@ def _count(classes: dict[str, int], name: str, where: str) -> None:
     classes[name] = classes.get(name, 0) + 1
     if len(classes) > _MOST_CLASSES:
         raise DataError(f"{where}: expected at most {_MOST_CLASSES:,} classes, got more", hint="is it a number?")
+
+
+def _count_other_file(classes: dict[str, int], path: Path, choice: Choice) -> None:
+    """Adds the classes of the other split's file, if there is one: a class has the same number in both."""
+    try:
+        file = _file(path, replace(choice, split="train" if choice.split == "test" else "test"))
+    except DataError:
+        return
+    layout = _layout(file, choice)
+    for _, fields, where in _lines(file, layout):
+        _count(classes, fields[layout.target], where)
 
 
 def _labels(classes: dict[str, int]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from edgekit.data.examples import Choice, Example
-from edgekit.data.splits import fraction_from_key, split_from_name, split_path
+from edgekit.data.splits import DRAWN, is_drawn, split_from_name, split_path
 from edgekit.data.text_lines import Line, text_line_at, text_lines
 from edgekit.data.vocabulary import SPECIAL_TOKENS
 from edgekit.errors import DataError
@@ -66,12 +66,15 @@ def text_from_path(path: Path, choice: Choice) -> ParallelText:
     for lines in _rows(files):
         source, target = _texts(files, lines)
         characters.update(source, target)
-        if declared or (fraction_from_key(source) < 0.2) == (choice.split == "test"):
+        if declared or is_drawn(source, choice.split):
             for i, line in enumerate(lines):
                 places[2 * i].append(line.number)
                 places[2 * i + 1].append(line.offset)
     if not places[0]:
-        raise DataError(f"{files[0]}: expected at least one pair for the {choice.split} split, got none")
+        raise DataError(
+            f"{files[0]}: expected at least one pair for the {choice.split} split, got none",
+            hint="" if declared else DRAWN,
+        )
     return ParallelText(files, places, characters)
 
 

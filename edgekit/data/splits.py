@@ -11,7 +11,16 @@ from typing import TypeVar
 from edgekit.data.examples import Split
 from edgekit.errors import DataError
 
-__all__ = ["SPLIT_NAMES", "fraction_from_key", "part_of", "split_from_folder", "split_from_name", "split_path"]
+__all__ = [
+    "DRAWN",
+    "SPLIT_NAMES",
+    "fraction_from_key",
+    "is_drawn",
+    "part_of",
+    "split_from_folder",
+    "split_from_name",
+    "split_path",
+]
 
 # In the order of preference: what is called test often has no labels in the sets that have a val, but not in folders.
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
@@ -19,12 +28,22 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test", "testing", "val", "valid", "validation", "t10k"),
 }
 
+DRAWN = "a fifth, drawn by a hash of each, is the test; write two files, train and test, to choose yourself"
+"""Hint for those whom `is_drawn` leaves with nothing."""
+
+_TESTED = 0.2
+
 _T = TypeVar("_T")
 
 
 def fraction_from_key(key: str) -> float:
     """A number in ``[0, 1)`` that looks random and depends on the key alone."""
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:7], "big") / 2**56
+
+
+def is_drawn(key: str, split: Split) -> bool:
+    """Whether what has this key is of the split: about a fifth is for the test, whatever else there is."""
+    return (fraction_from_key(key) < _TESTED) == (split == "test")
 
 
 def part_of(items: Sequence[_T], split: Split, key: Callable[[_T], str]) -> list[_T]:

@@ -74,6 +74,23 @@ def test_of_one_file_about_a_fifth_is_the_test_and_equal_rows_stay_together(tmp_
     assert 140 < len(test) < 260
 
 
+def test_a_class_has_the_same_number_in_both_files(tmp_path):
+    write(tmp_path / "train.csv", "x,kind\n1,cat\n2,dog\n3,emu\n")
+    write(tmp_path / "test.csv", "x,kind\n1,dog\n2,emu\n")
+    learn, test = (data_set(str(tmp_path), split=split, task="classify") for split in ("train", "test"))
+    assert learn.labels == test.labels == ("cat", "dog", "emu")
+    assert [test[i].target for i in range(2)] == [1, 2]
+
+
+def test_a_file_too_small_for_both_splits_is_an_error_that_says_how_they_are_drawn(tmp_path):
+    # Equal rows are all of one split, whichever it is.
+    file = write(tmp_path / "a.csv", "1,2\n" * 9)
+    with pytest.raises(DataError, match="one row for the (train|test) split, got none") as caught:
+        assert len(csv_from_path(file, Choice("train"))) == 9
+        csv_from_path(file, Choice("test"))
+    assert "write two files, train and test" in caught.value.hint
+
+
 def test_rows_are_read_on_use(tmp_path):
     file = write(tmp_path / "train.csv", "1,2\n3,4\n")
     table = csv_from_path(file, Choice("train"))
