@@ -7,7 +7,22 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Precision", "QuantScheme", "ShapeRange", "TensorSpec"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "PAD",
+    "SPECIAL_TOKENS",
+    "UNKNOWN",
+    "Precision",
+    "QuantScheme",
+    "ShapeRange",
+    "TensorSpec",
+]
+
+SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
+"""First in every vocabulary: a translator, its data sets and its engines agree on what their numbers mean."""
+
+PAD, BEGIN, END, UNKNOWN = range(len(SPECIAL_TOKENS))
 
 
 class Precision(str, enum.Enum):

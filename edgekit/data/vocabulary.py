@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from edgekit.specs import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN
+
 __all__ = [
     "BEGIN",
     "END",
@@ -16,9 +18,6 @@ __all__ = [
     "target_output_ids",
     "text_from_ids",
 ]
-
-SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
-PAD, BEGIN, END, UNKNOWN = range(4)
 
 
 def ids_from_text(text: str, vocabulary: Sequence[str]) -> list[int]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from edgekit.models.transformer import BEGIN, END, LayerMemory, Translator
+from edgekit.models.transformer import LayerMemory, Translator
+from edgekit.specs import BEGIN, END
 
 __all__ = ["Writer", "beam_search", "greedy"]
 

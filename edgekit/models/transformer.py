@@ -9,8 +9,8 @@ stack, which the paper does not have. The names of `Translator` around it are ``
 and by the scores, as in section 3.4 of the paper) and ``transformer.*``.
 
 An engine made of a `Translator` has the inputs ``source (1, S)`` and ``target (1, T)``, int64 ids of the vocabulary,
-and the output ``logits (1, T, V)``, float32. Ids 0 to 3 are ``<pad>``, ``<begin>``, ``<end>`` and ``<unknown>``. It is
-run like this:
+and the output ``logits (1, T, V)``, float32. Ids 0 to 3 are those of `edgekit.specs.SPECIAL_TOKENS`: ``<pad>``,
+``<begin>``, ``<end>`` and ``<unknown>``. It is run like this:
 
 1.  ``source`` is the sentence's tokens, then ``<end>``, then ``<pad>`` up to the length S.
 2.  ``target`` is ``<begin>``, then ``<pad>`` up to the length T.
@@ -18,8 +18,8 @@ run like this:
     written to ``target[0, t + 1]``, and the engine is run again with ``t + 1``.
 4.  ``<end>`` ends the translation and is no part of it; so does a full ``target``, at ``t = T - 1``.
 
-Nothing behind ``t`` changes ``logits[0, t]``. To train, or to score a known translation, one run is enough: ``target``
-is ``<begin>`` and the tokens, and what it is to say is the tokens and ``<end>``.
+Nothing that comes after ``t`` changes ``logits[0, t]``. To train, or to score a known translation, one run is enough:
+``target`` is ``<begin>`` and the tokens, and what it is to say is the tokens and ``<end>``.
 """
 
 from __future__ import annotations
@@ -32,12 +32,9 @@ from torch import nn
 from torch.nn import functional
 
 from edgekit.models.attention import MultiHeadAttention, bias_from_visibility, causal_visibility, padding_visibility
+from edgekit.specs import PAD
 
 __all__ = [
-    "BEGIN",
-    "END",
-    "PAD",
-    "UNKNOWN",
     "Decoder",
     "DecoderLayer",
     "Encoder",
@@ -48,9 +45,6 @@ __all__ = [
     "sinusoidal_positions",
     "transformer",
 ]
-
-PAD, BEGIN, END, UNKNOWN = range(4)
-"""The ids of the special tokens, first in every vocabulary."""
 
 
 def sinusoidal_positions(length: int, width: int) -> torch.Tensor:
@@ -135,7 +129,7 @@ class LayerMemory:
         self.written: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adds tokens ``(N, heads, T, width / heads)`` behind the others; all keys and values there are now."""
+        """Adds tokens ``(N, heads, T, width / heads)`` after the others; all keys and values there are now."""
         if self.written is not None:
             keys = torch.cat((self.written[0], keys), dim=2)
             values = torch.cat((self.written[1], values), dim=2)
@@ -338,7 +332,7 @@ class Translator(nn.Module):
 
         Args:
             source: ids ``(N, S)``; `PAD` is not looked at.
-            target: ids ``(N, T)``, `BEGIN` first.
+            target: ids ``(N, T)``, ``<begin>`` first.
 
         Returns:
             Logits ``(N, T, vocabulary)``; those at ``t`` know the target up to ``t`` and the whole source.

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from edgekit.models.decoding import Writer, beam_search, greedy
-from edgekit.models.transformer import BEGIN, END, PAD, Translator
+from edgekit.models.transformer import Translator
+from edgekit.specs import BEGIN, END, PAD
 
 LETTERS, VOCABULARY, LENGTH = 5, 9, 8
 SOURCE = torch.tensor([[4, 5, 6, 2, 0, 0], [7, 2, 0, 0, 0, 0], [8, 7, 6, 5, 4, 2], [2, 0, 0, 0, 0, 0]])

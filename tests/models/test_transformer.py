@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekit.data import vocabulary
 from edgekit.data.spelling import LONGEST_NUMBER, LONGEST_SPELLING, SPELLING_VOCABULARY
 from edgekit.errors import ModelError
 from edgekit.models import transformer as ours
@@ -217,15 +216,6 @@ def test_the_tiny_model_has_room_and_words_for_the_spelling_task() -> None:
     assert source.shape[1] > LONGEST_NUMBER
     assert target.shape[1] > LONGEST_SPELLING
     assert recipe.model.arguments["length"] >= target.shape[1]
-
-
-def test_special_tokens_are_those_of_the_data() -> None:
-    assert (ours.PAD, ours.BEGIN, ours.END, ours.UNKNOWN) == (
-        vocabulary.PAD,
-        vocabulary.BEGIN,
-        vocabulary.END,
-        vocabulary.UNKNOWN,
-    )
 
 
 def test_positions_of_odd_width_are_refused() -> None:
