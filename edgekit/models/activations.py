@@ -75,7 +75,7 @@ class Tanh(nn.Tanh):
 
 
 class ReLU(nn.ReLU):
-    """Nothing below zero, everything above (Nair and Hinton 2010; AlexNet trained six times as fast as with tanh).
+    """Nothing below zero, everything above (Nair and Hinton 2010; by AlexNet's paper six times as quick to learn as tanh).
 
     ::
 

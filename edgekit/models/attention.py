@@ -156,7 +156,7 @@ class SelfAttention(MultiHeadAttention):
         self.causal = causal
 
     def forward(self, x: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Each token looks at all that may be looked at, if causal at none behind it.
+        """Each token looks at all that may be looked at; if causal, at none that comes after it.
 
         Args:
             x: ``(N, T, width)``.
