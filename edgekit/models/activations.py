@@ -75,7 +75,7 @@ class Tanh(nn.Tanh):
 
 
 class ReLU(nn.ReLU):
-    """Nothing below zero, everything above (Nair and Hinton 2010; by AlexNet's paper six times as quick to learn as tanh).
+    """Nothing below zero, everything above (Nair and Hinton 2010; by AlexNet's paper it learns six times as fast).
 
     ::
 
