@@ -21,6 +21,8 @@ __all__ = ["Renaming", "load_weights"]
 _NESTED = ("state_dict", "model", "model_state_dict")
 """Where training scripts put the state dict inside a checkpoint."""
 
+_OTHER_MODEL = "these are the weights of another model"
+
 _FORMATS = "a Darknet .weights file, a .pt file of tensors, or a .safetensors file"
 
 
@@ -130,13 +132,14 @@ def _assign(module: nn.Module, state: Mapping[str, Any], file: Path) -> None:
             if name.endswith("num_batches_tracked"):  # counts training steps; nothing reads it in eval mode
                 continue
             raise ModelError(
-                f"weights {file}: expected a tensor '{name}' {_shape(tensor)}, got none", hint=nearest(name, state)
+                f"weights {file}: expected a tensor '{name}' {_shape(tensor)}, got none",
+                hint=nearest(name, state) if own.keys() & state.keys() else _OTHER_MODEL,
             )
         _check_tensor(file, name, tensor, state[name])
     if extra := [name for name in state if name not in own]:
         raise ModelError(
             f"weights {file}: expected {len(own)} tensors, got {len(extra)} more, the first '{extra[0]}'",
-            hint="these are the weights of another model",
+            hint=_OTHER_MODEL,
         )
     with torch.no_grad():
         for name, tensor in own.items():

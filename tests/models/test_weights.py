@@ -102,6 +102,13 @@ def test_error_names_the_first_tensor_that_does_not_fit(
     assert expected in error_of(tmp_path / "weights")
 
 
+def test_weights_of_another_model_are_called_so_and_their_names_are_not_listed(tmp_path: Path) -> None:
+    torch.save({f"linear{i}.weight": torch.zeros(1) for i in range(300)}, tmp_path / "a.pt")
+    with pytest.raises(ModelError, match=r"expected a tensor '0.weight' \(4, 3, 3, 3\), got none") as caught:
+        load_weights(module(), tmp_path / "a.pt")
+    assert caught.value.hint == "these are the weights of another model"
+
+
 class Planted:
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("planted"),))
