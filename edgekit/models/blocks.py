@@ -6,6 +6,7 @@ Those of Darknet's models are named after what they are in its ``.cfg`` files.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ __all__ = [
     "Residual",
     "SpatialPyramidPool",
     "initialize",
+    "scale_branches",
 ]
 
 LEAKY_SLOPE = 0.1
@@ -240,19 +242,29 @@ def initialize(module: nn.Module, *, slope: float = LEAKY_SLOPE) -> None:
 
     A layer sums ``n`` products, so its weights have the variance ``2 / (n * (1 + slope**2))``: what comes out is then
     as large as what went in, once the activation has cut half of it away (He et al. 2015, arXiv:1502.01852). Biases
-    are zero. Every `Residual` starts at ``1 / sqrt(number of them)``, or else each would double the variance: by the
-    end of Darknet-53's 23 the standard deviation would have grown 2900-fold.
+    are zero. Every `Residual` starts small, see `scale_branches`.
 
     Args:
         module: its convolutions and full layers are drawn anew.
         slope: of the activation below zero: 0 for ReLU.
     """
-    branches = [block for block in module.modules() if isinstance(block, Residual)]
     for block in module.modules():
         if isinstance(block, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(block.weight, a=slope, nonlinearity="leaky_relu")
             if block.bias is not None:
                 nn.init.zeros_(block.bias)
-    for branch in branches:
-        assert isinstance(branch.expand.norm, nn.BatchNorm2d)
-        nn.init.constant_(branch.expand.norm.weight, 1 / math.sqrt(len(branches)))
+    scale_branches([block.expand.norm for block in module.modules() if isinstance(block, Residual)])
+
+
+def scale_branches(norms: Sequence[nn.Module]) -> None:
+    """Starts branches that are added to what came in at ``1 / sqrt(number of them)``.
+
+    Else each would double the variance: by the end of Darknet-53's 23 the standard deviation would have grown
+    2900-fold.
+
+    Args:
+        norms: the batch normalization that ends each branch.
+    """
+    for norm in norms:
+        assert isinstance(norm, nn.BatchNorm2d)
+        nn.init.constant_(norm.weight, 1 / math.sqrt(len(norms)))

@@ -5,7 +5,6 @@ Submodules have torchvision's names, so that its weights fit.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgekit.models.activations import ReLU
-from edgekit.models.blocks import initialize
+from edgekit.models.blocks import initialize, scale_branches
 
 __all__ = [
     "BasicBlock",
@@ -313,17 +312,16 @@ class DenseBlock(nn.Sequential):
 def initialize_classifier(module: nn.Module) -> None:
     """Random weights as `initialize` draws them for ReLU, and what residual blocks need besides.
 
-    A branch that is added starts at ``1 / sqrt(number of them)``. What reads the linear end of an inverted residual
-    loses nothing to a ReLU, so its weights have half of the variance.
+    A branch that is added starts small, see `scale_branches`. What reads the linear end of an inverted residual loses
+    nothing to a ReLU, so its weights have half of the variance.
     """
     initialize(module, slope=0.0)
-    adding: list[BasicBlock | Bottleneck | InvertedResidual] = []
+    last_norms: list[nn.Module] = []
     for block in module.modules():
         if isinstance(block, InvertedResidual) and block.expansion > 1:
             widening = block.get_submodule("conv.0.0")
             assert isinstance(widening, nn.Conv2d)
             nn.init.kaiming_normal_(widening.weight, nonlinearity="linear")
         if isinstance(block, (BasicBlock, Bottleneck)) or (isinstance(block, InvertedResidual) and block.adds):
-            adding.append(block)
-    for block in adding:
-        nn.init.constant_(block.last_norm.weight, 1 / math.sqrt(len(adding)))
+            last_norms.append(block.last_norm)
+    scale_branches(last_norms)

@@ -20,6 +20,7 @@ from edgekit.models.blocks import (
     MaxPoolSame,
     Passthrough,
     initialize,
+    scale_branches,
 )
 from edgekit.models.cfg.layers import PICTURE, Layer, Network
 from edgekit.models.cfg.sections import network_from_cfg
@@ -83,12 +84,11 @@ class DarknetNetwork(nn.Module):
         return given[self.outputs[0]] if len(self.outputs) == 1 else tuple(given[index] for index in self.outputs)
 
     def _tame_shortcuts(self) -> None:
-        """Residual branches start small, as those of `edgekit.models.blocks.initialize` do."""
-        branches = [layer for layer in self.layers if layer.kind == "shortcut" and layer.index > 0]
-        for layer in branches:
-            before = getattr(self, self.names[layer.index - 1], None)
-            if isinstance(before, ConvNormAct) and isinstance(before.norm, nn.BatchNorm2d):
-                nn.init.constant_(before.norm.weight, 1 / math.sqrt(len(branches)))
+        """Residual branches start small, as those of the modules written by hand do."""
+        shortcuts = [layer for layer in self.layers if layer.kind == "shortcut" and layer.index > 0]
+        before = [getattr(self, self.names[layer.index - 1], None) for layer in shortcuts]
+        norms = [part.norm for part in before if isinstance(part, ConvNormAct)]
+        scale_branches([norm for norm in norms if isinstance(norm, nn.BatchNorm2d)])
 
 
 class Ramp(nn.Module):
