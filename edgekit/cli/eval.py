@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 if TYPE_CHECKING:
+    from edgekit.data.examples import DataSet
     from edgekit.evaluation.evaluate import Evaluation
     from edgekit.progress import Progress
 
@@ -80,11 +81,12 @@ def evaluate(
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.evaluation.evaluate import SCORE_THRESHOLD, evaluate_bundle
 
+    examples = _fitting(engines, data, split)
     with progress_on_stderr() as progress, _built(engines, data, options, threads, progress) as paths:
         found = [
             evaluate_bundle(
                 path,
-                data=data,
+                data=examples,
                 split=split,
                 limit=limit,
                 score_threshold=SCORE_THRESHOLD if score_threshold is None else score_threshold,
@@ -99,6 +101,28 @@ def evaluate(
         _print_tables(found, paths, per_class=per_class)
 
 
+def _fitting(words: tuple[str, ...], data: str, split: Literal["train", "test"]) -> str | DataSet:
+    """What to measure on; of a model it is found out before that is built whether the two go together."""
+    from edgekit.data.examples import data_set
+    from edgekit.evaluation.labels import model_classes_from_labels
+    from edgekit.order import kind_of
+    from edgekit.recipe import load_recipe
+
+    if len(words) > 1 or _is_engine(words[0]) or kind_of(words[0]) != "recipe":
+        return data
+    recipe = load_recipe(words[0])
+    if recipe.task == "tensor":
+        return data
+    examples = data_set(data, split=split, task=recipe.task)
+    if recipe.labels.names and recipe.task in ("classify", "detect"):
+        model_classes_from_labels(recipe.labels.names, examples.labels, name=examples.name)
+    return examples
+
+
+def _is_engine(word: str) -> bool:
+    return (Path(word) / "manifest.json").is_file()
+
+
 @contextmanager
 def _built(
     words: tuple[str, ...], data: str, options: dict[str, Any], threads: int, progress: Progress
@@ -108,7 +132,7 @@ def _built(
     from edgekit.order import kind_of
     from edgekit.pipeline import build
 
-    models = [word for word in words if not (Path(word) / "manifest.json").is_file()]
+    models = [word for word in words if not _is_engine(word)]
     given = [f"--{name.replace('_', '-')}" for name in MODEL_OPTIONS if options[name] is not None]
     if not models:
         if given:

@@ -155,6 +155,20 @@ def test_error_on_a_model_that_is_not_there(photos: Path, capsys: pytest.Capture
     assert "lenet" in error.partition("hint:")[2]
 
 
+@pytest.mark.parametrize(
+    ("model", "code", "message"),
+    [
+        ("lenet", 2, "expected the 10 classes of the model, got 2"),
+        ("yolov3-tiny", 1, "expected one for the task 'detect', got one for 'classify'"),
+    ],
+)
+def test_a_set_that_does_not_fit_a_model_is_told_before_that_is_built(
+    model: str, code: int, message: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of([model, "--data", f"folder:{photos}"], capsys, code=code)
+    assert error.startswith("error: ") and message in error
+
+
 def test_error_on_a_model_among_engines(classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = error_of([str(classifier), "lenet", "--data", str(photos)], capsys)
     assert "expected one model or any number of engines, got 2 of which 'lenet' is a model" in error
