@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from edgekit.engine import bundle
-from edgekit.errors import UsageError, nearest
+from edgekit.errors import ExportError, UsageError, nearest
 from edgekit.graph.check import check_runs, compare_with_module
 from edgekit.graph.export import graph_from_module
 from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
@@ -39,6 +39,8 @@ __all__ = ["ModelSource", "model_source"]
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 EXAMPLE_INPUT = "give it with --input, such as --input 1x3x224x224"
+OWN_RECIPE = "write a recipe of your own with other shapes, and give its file"
+FITTED = "leave it out: pictures of any size are made to fit"
 UNTRAINED = "the weights are random: latency and size are real, answers mean nothing. Give trained ones with {where}"
 GUESSED = (
     "input '{name}' is taken for a picture: {color}, from 0 to 1, stretched to fit. If the model was trained on other "
@@ -55,7 +57,7 @@ class ModelSource:
         graph: float, unless ``quantized``.
         quantized: somebody else has quantized it already.
         stats: parameters, multiply-accumulates and bytes of the graph as it came.
-        task: ``detect`` or ``tensor``.
+        task: the recipe's; ``tensor`` where there is none.
         origin: for the manifest.
         preprocess: how pictures become inputs; None where the model takes none.
         postprocess: how outputs become detections.
@@ -109,7 +111,8 @@ def model_source(order: Order, progress: Progress) -> ModelSource:
 
 def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSource:
     if order.inputs:
-        raise UsageError(f"--input does not go with the recipe '{recipe.name}'", hint="use --shape, as in 320x320")
+        hint = "use --shape, as in 320x320" if len(recipe.inputs) == 1 else OWN_RECIPE
+        raise UsageError(f"--input does not go with the recipe '{recipe.name}'", hint=hint)
     specs = batched(_recipe_specs(recipe, order.shape), order)
     preprocess = recipe.preprocess
     if order.preprocess is not None:
@@ -120,7 +123,8 @@ def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSourc
         module = module_from_recipe(recipe, seed=order.seed)
     weights = _load(module, recipe, order, progress)
     below = {spec.name: spec.below for spec in recipe.inputs if spec.below}
-    graph, error = _exported(module, specs, recipe.outputs, order.opset, recipe.tolerance, below, progress)
+    with _told_of_shape(recipe, order):
+        graph, error = _exported(module, specs, recipe.outputs, order.opset, recipe.tolerance, below, progress)
     return ModelSource(
         name=recipe.name,
         graph=graph,
@@ -157,7 +161,7 @@ def _recipe_specs(recipe: Recipe, wanted: Shape | None) -> list[TensorSpec]:
         names = ", ".join(spec.name for spec in specs)
         raise UsageError(
             f"--shape: expected a model with one input, got {recipe.name}, which has {names}",
-            hint="write a recipe of your own with other shapes, and give its file",
+            hint=OWN_RECIPE,
         )
     return [msgspec.structs.replace(specs[0], shape=_recipe_shape(recipe, wanted))]
 
@@ -171,7 +175,7 @@ def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
         raise UsageError(
             f"--shape: {recipe.name} expects {own[2]}x{own[3]}, which its full layers are made for, got "
             f"{shape[2]}x{shape[3]}",
-            hint="leave it out: pictures of any size are made to fit",
+            hint=FITTED,
         )
     step = math.lcm(*(head.stride for head in recipe.postprocess.heads)) if recipe.postprocess else 1
     if any(side % step for side in shape[2:4]):
@@ -182,6 +186,21 @@ def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
             hint=f"the nearest is --shape {height}x{width}",
         )
     return shape
+
+
+@contextlib.contextmanager
+def _told_of_shape(recipe: Recipe, order: Order) -> Iterator[None]:
+    """A recipe's own shape can be exported; where another cannot, that is why, as with full layers."""
+    try:
+        yield
+    except ExportError as e:
+        if order.shape is None:
+            raise
+        own = recipe.inputs[0].shape
+        raise UsageError(
+            f"--shape: {recipe.name}, made for {own}, cannot take {_recipe_shape(recipe, order.shape)}: {e.message}",
+            hint=FITTED if recipe.preprocess is not None else OWN_RECIPE,
+        ) from e
 
 
 def _load(module: nn.Module, recipe: Recipe, order: Order, progress: Progress) -> bundle.WeightsInfo:

@@ -124,6 +124,27 @@ def test_an_option_that_a_recipe_cannot_have_is_named_at_once(
     assert "exporting to ONNX" not in noted.stages
 
 
+@pytest.mark.parametrize(
+    ("recipe", "options", "message", "hint"),
+    [
+        (
+            "lenet",
+            {"shape": (28, 28)},
+            r"lenet, made for \(1, 1, 32, 32\), cannot take \(1, 1, 28, 28\): ",
+            "leave it out",
+        ),
+        ("linear-regression", {"shape": (1, 12)}, "cannot take", "recipe of your own"),
+        ("transformer-tiny", {"inputs": {"source": (1, 12)}}, "--input does not go with the", "recipe of your own"),
+    ],
+)
+def test_a_shape_that_a_recipe_cannot_take_is_told_with_what_can_be_done(
+    source: Callable[..., ModelSource], recipe: str, options: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        source(recipe, **options)
+    assert hint in caught.value.hint
+
+
 def test_given_fields_replace_those_of_the_recipe_and_no_others(source: Callable[..., ModelSource]) -> None:
     own = load_recipe("yolov3-tiny").preprocess
     assert own is not None and own.resize == "letterbox" and own.color == "rgb"
