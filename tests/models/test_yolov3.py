@@ -92,5 +92,5 @@ def test_a_narrow_yolov3_tiny_has_that_part_of_the_channels() -> None:
     recipe = load_recipe("yolov3-tiny-scenes")
     narrow, wide = without_data(recipe), module_from_factory("edgekit.models.yolov3:yolov3_tiny", {"classes": 10})
     assert [name for name, _ in narrow.named_modules()] == [name for name, _ in wide.named_modules()]
-    assert narrow.get_submodule("backbone.conv7.conv").weight.shape == (256, 128, 3, 3)
+    assert narrow.get_submodule("backbone.conv7.conv").weight.shape == (512, 256, 3, 3)
     assert narrow.get_submodule("backbone.conv1.conv").weight.shape == (8, 3, 3, 3)
