@@ -26,7 +26,7 @@ from edgekit.evaluation.metrics import (
 from edgekit.runtime.classify import logits_from_outputs
 from edgekit.runtime.session import Session
 from edgekit.runtime.translate import SOURCE
-from edgekit.specs import TensorSpec
+from edgekit.specs import UNKNOWN, TensorSpec
 
 __all__ = ["ClassFigure", "Judge", "Ready", "batch_of", "judge_from_session"]
 
@@ -274,7 +274,7 @@ class _Translation(_Fed):
         super().__init__(session)
         self._vocabulary = session.manifest.labels or tuple(examples.labels)
         self._predicted: list[list[int]] = []
-        self._expected: list[list[int]] = []
+        self._expected: list[list[int | None]] = []
 
     def ready(self, example: Example) -> Ready:
         source = [spec for spec in self._specs if spec.name == SOURCE]
@@ -283,7 +283,10 @@ class _Translation(_Fed):
     def judge(self, batch: Sequence[Ready]) -> None:
         written = self._session.tokens(_stacked(self._session, batch)[SOURCE])[: len(batch)]
         self._predicted += written
-        self._expected += [ids_from_text(str(ready.example.target), self._vocabulary) for ready in batch]
+        for ready in batch:
+            ids = ids_from_text(str(ready.example.target), self._vocabulary)
+            # What the vocabulary lacks cannot be written: an engine that says so is not right.
+            self._expected.append([None if token == UNKNOWN else token for token in ids])
 
     def figures(self) -> dict[str, float]:
         return sequence_figures(self._predicted, self._expected)

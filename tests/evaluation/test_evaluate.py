@@ -354,6 +354,13 @@ def test_texts_are_read_with_the_engines_vocabulary(make_session, listed) -> Non
     assert evaluate_session(session, other).figures["sequence_accuracy"] == 1.0
 
 
+def test_what_the_vocabulary_lacks_cannot_be_written_and_is_never_right(make_session, listed) -> None:
+    session, _ = make_session(copies, **TRANSLATOR)
+    texts = [Example("1", "aé", "aé"), Example("2", "ab", "ab")]
+    found = evaluate_session(session, listed(texts, VOCABULARY, task="translate"))
+    assert found.figures == {"token_accuracy": pytest.approx(5 / 6), "sequence_accuracy": 0.5}
+
+
 def test_texts_that_are_too_long_are_passed_over(make_session, listed) -> None:
     session, _ = make_session(copies, **TRANSLATOR)
     found = evaluate_session(session, listed([Example("1", "ab", "ab"), Example("2", "a" * 9, "a")], VOCABULARY,
