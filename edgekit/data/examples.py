@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from edgekit.data.images import preprocess
+from edgekit.data.images import Placement, preprocess
 from edgekit.data.vocabulary import source_ids, target_input_ids
 from edgekit.errors import DataError, UsageError, nearest
 from edgekit.recipe import Preprocess, Task
@@ -26,6 +26,7 @@ __all__ = [
     "data_set",
     "data_set_names",
     "feeds_from_example",
+    "input_from_picture",
     "is_data_set",
 ]
 
@@ -208,32 +209,43 @@ def feeds_from_example(
     elif len(inputs) != 1:
         raise DataError(f"{example.id}: expected arrays for {'; '.join(map(str, inputs))}, got one")
     elif how is not None:
-        feeds = {inputs[0].name: _picture_feed(example, inputs[0], how)}
+        feeds = {inputs[0].name: input_from_picture(example, inputs[0], how)[0]}
     else:
         feeds = {inputs[0].name: _numbers_feed(example, inputs[0])}
     return {spec.name: _whole_batch(feeds[spec.name], spec) for spec in inputs}
 
 
-def _picture_feed(example: Example, spec: TensorSpec, how: Preprocess) -> np.ndarray:
+def input_from_picture(example: Example, spec: TensorSpec, how: Preprocess) -> tuple[np.ndarray, Placement]:
+    """A picture as a model's input, and where it lies in it; see `edgekit.data.images.preprocess`.
+
+    Raises:
+        DataError: the example is no picture.
+    """
     picture = example.input
-    assert isinstance(picture, np.ndarray)
-    if picture.dtype != np.uint8:
-        raise DataError(f"{example.id}: expected a picture, got {picture.dtype} {picture.shape}")
-    array, _ = preprocess(Image.fromarray(picture) if picture.ndim == 2 else picture, how, spec.shape)
-    return array
+    if isinstance(picture, str) or picture.dtype != np.uint8:
+        got = "a text" if isinstance(picture, str) else f"{picture.dtype} {picture.shape}"
+        raise DataError(f"{example.id}: expected a picture, got {got}")
+    return preprocess(Image.fromarray(picture) if picture.ndim == 2 else picture, how, spec.shape)
 
 
 def _numbers_feed(example: Example, spec: TensorSpec) -> np.ndarray:
     numbers = example.input
     assert isinstance(numbers, np.ndarray)
-    got = f"{numbers.dtype} {numbers.shape}"
-    if numbers.dtype == np.uint8 or any(
-        isinstance(wanted, int) and wanted != size for size, wanted in zip(numbers.shape, spec.shape[1:], strict=False)
-    ):
-        raise DataError(f"{example.id}: expected {spec}, got {got}")
-    if numbers.ndim != len(spec.shape) - 1:
-        raise DataError(f"{example.id}: expected {spec}, got {got} and no batch")
+    wanted = spec.shape[1:]
+    fits = len(wanted) == numbers.ndim and all(
+        isinstance(size, str) or size == own for size, own in zip(wanted, numbers.shape, strict=True)
+    )
+    if numbers.dtype == np.uint8 or not fits:
+        raise DataError(
+            f"{example.id}: expected {spec.dtype} {_shown(wanted)} for the input '{spec.name}', got {numbers.dtype} "
+            f"{_shown(numbers.shape)}",
+            hint="copy the model's recipe, set its shapes to those of the data, and give its file",
+        )
     return numbers[np.newaxis].astype(spec.dtype)
+
+
+def _shown(shape: Sequence[int | str]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _text_feed(example: Example, spec: TensorSpec, labels: Sequence[str]) -> np.ndarray:

@@ -7,10 +7,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
-from PIL import Image
 
-from edgekit.data.examples import Boxes, DataSet, Example, feeds_from_example
-from edgekit.data.images import Placement, preprocess
+from edgekit.data.examples import Boxes, DataSet, Example, feeds_from_example, input_from_picture
+from edgekit.data.images import Placement
 from edgekit.data.vocabulary import ids_from_text
 from edgekit.errors import DataError, RunError, UsageError
 from edgekit.evaluation.labels import model_classes_from_labels
@@ -225,10 +224,9 @@ class _Detection(_Fed):
 
     def ready(self, example: Example) -> Ready:
         how, spec = self._session.manifest.preprocess, self._specs[0]
-        if how is None or isinstance(example.input, str) or example.input.dtype != np.uint8:
-            raise DataError(f"{example.id}: expected a picture and an engine that takes pictures")
-        grey = example.input.ndim == 2
-        array, placement = preprocess(Image.fromarray(example.input) if grey else example.input, how, spec.shape)
+        if how is None:
+            raise DataError(f"{example.id}: expected an engine that takes pictures, got one that takes arrays")
+        array, placement = input_from_picture(example, spec, how)
         return Ready(example, {spec.name: array}, placement)
 
     def judge(self, batch: Sequence[Ready]) -> None:
