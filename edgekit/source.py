@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from edgekit.graph.load import graph_from_onnx
 from edgekit.graph.passes import NameNodes, optimize
 from edgekit.graph.stats import GraphStats, stats_from_graph
 from edgekit.models.cfg.recipe import recipe_from_cfg
-from edgekit.models.download import fetch_weights
+from edgekit.models.download import fetch_weights, sha256_of
 from edgekit.models.factory import module_from_factory, module_from_recipe
 from edgekit.models.weights import load_weights
 from edgekit.order import Order, is_missing, kind_of, merged
@@ -148,7 +147,7 @@ def _from_cfg(path: Path, order: Order, progress: Progress) -> ModelSource:
         height, width = _recipe_shape(recipe, order.shape)[2:]
         recipe = recipe_from_cfg(path, (height, width))
     source = _from_recipe(recipe, order, progress)
-    origin = bundle.Source(kind="cfg", name=path.name, sha256=_sha256(path), weights=source.origin.weights)
+    origin = bundle.Source(kind="cfg", name=path.name, sha256=sha256_of(path), weights=source.origin.weights)
     return dataclasses.replace(source, origin=origin)
 
 
@@ -220,7 +219,7 @@ def _load(module: nn.Module, recipe: Recipe, order: Order, progress: Progress) -
         )
     with progress.stage("reading weights"):
         load_weights(module, path)
-    return bundle.WeightsInfo(source=name, sha256=_sha256(path))
+    return bundle.WeightsInfo(source=name, sha256=sha256_of(path))
 
 
 def _from_module(module: object, order: Order, progress: Progress) -> ModelSource:
@@ -238,7 +237,7 @@ def _from_module(module: object, order: Order, progress: Progress) -> ModelSourc
     if order.weights is not None:
         with progress.stage("reading weights"):
             load_weights(module, order.weights)
-        weights = bundle.WeightsInfo(source=order.weights, sha256=_sha256(Path(order.weights)))
+        weights = bundle.WeightsInfo(source=order.weights, sha256=sha256_of(Path(order.weights)))
     specs = batched(_module_specs(module, order.inputs), order)
     graph, error = _exported(module, specs, (), order.opset, Tolerance(), {}, progress)
     return ModelSource(
@@ -314,7 +313,7 @@ def _from_onnx(path: Path, order: Order, progress: Progress) -> ModelSource:
         quantized=quantized,
         stats=stats_from_graph(graph),
         task="tensor",
-        origin=bundle.Source(kind="onnx", name=path.name, sha256=_sha256(path)),
+        origin=bundle.Source(kind="onnx", name=path.name, sha256=sha256_of(path)),
         preprocess=_preprocess(order, input_specs(graph), progress),
     )
 
@@ -369,11 +368,3 @@ def _fitting(preprocess: Preprocess, spec: TensorSpec) -> Preprocess:
         if preprocess.channels == 3
         else "",
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

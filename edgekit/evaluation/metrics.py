@@ -22,7 +22,6 @@ __all__ = [
     "require_pycocotools",
     "sequence_figures",
     "share",
-    "top_k_accuracy",
 ]
 
 MAX_DETECTIONS = 100
@@ -61,11 +60,6 @@ def ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     found = ((scores > own) | ((scores == own) & before)).sum(axis=1)
     ranked: np.ndarray = np.where(np.isnan(scores).any(axis=1), classes - 1, found)
     return ranked
-
-
-def top_k_accuracy(scores: np.ndarray, targets: np.ndarray, k: int = 1) -> float:
-    """Share of examples whose right class is among the ``k`` best; see `ranks`."""
-    return share(ranks(scores, targets) < k)
 
 
 def regression_figures(predicted: np.ndarray, expected: np.ndarray) -> dict[str, float]:

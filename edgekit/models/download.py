@@ -19,7 +19,7 @@ from edgekit.errors import ModelError
 from edgekit.progress import Advance, Progress
 from edgekit.recipe import Weights
 
-__all__ = ["fetch_weights", "weights_cache"]
+__all__ = ["fetch_weights", "sha256_of", "weights_cache"]
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
@@ -85,10 +85,11 @@ def _locked(path: Path) -> Iterator[None]:
 def _is_right(file: Path, weights: Weights) -> bool:
     if not file.is_file() or weights.size_bytes not in (0, file.stat().st_size):
         return False
-    return _sha256(file).startswith(weights.sha256)
+    return sha256_of(file).startswith(weights.sha256)
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """SHA-256 of what is in a file, in hexadecimal."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -111,7 +112,7 @@ def _download(weights: Weights, target: Path, progress: Progress) -> None:
                 if isinstance(e, OSError) and e.errno in _DISK_ERRORS:
                     raise
                 raise _unreachable(weights, target, e) from e
-    got = _sha256(part)
+    got = sha256_of(part)
     if not got.startswith(weights.sha256):
         part.unlink()
         raise ModelError(

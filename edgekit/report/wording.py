@@ -29,7 +29,6 @@ BACKEND_NAMES = {
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT-RTX",
 }
-STAGE_ORDER = ("preprocess", "inference", "postprocess")
 
 FACT_LABELS = {
     "build_s": "build time",

@@ -21,7 +21,7 @@ from edgekit.evaluation.metrics import (
     ranks,
     regression_figures,
     sequence_figures,
-    top_k_accuracy,
+    share,
 )
 
 
@@ -36,7 +36,7 @@ def test_top_k_accuracy_is_scikit_learns(k: int, seed: int) -> None:
     sklearn = pytest.importorskip("sklearn.metrics")
     scores, targets = scores_and_targets(seed)
     expected = sklearn.top_k_accuracy_score(targets, scores, k=k, labels=np.arange(12))
-    assert top_k_accuracy(scores, targets, k) == pytest.approx(expected, abs=1e-12)
+    assert share(ranks(scores, targets) < k) == pytest.approx(expected, abs=1e-12)
 
 
 @given(arrays(np.float32, (7, 5), elements=st.integers(-2, 2)), arrays(np.int64, 7, elements=st.integers(0, 4)))
@@ -44,22 +44,22 @@ def test_a_rank_is_the_place_in_a_stable_sort(scores: np.ndarray, targets: np.nd
     order = np.argsort(-scores, axis=1, kind="stable")
     places = np.argmax(order == targets[:, None], axis=1)
     assert ranks(scores, targets).tolist() == places.tolist()
-    assert top_k_accuracy(scores, targets) == np.mean(scores.argmax(axis=1) == targets)
+    assert share(ranks(scores, targets) < 1) == np.mean(scores.argmax(axis=1) == targets)
 
 
 @given(arrays(np.float32, (6, 5), elements=st.floats(-9, 9, width=32)), arrays(np.int64, 6, elements=st.integers(0, 4)))
 def test_more_places_never_lower_the_accuracy_and_all_of_them_make_it_one(
     scores: np.ndarray, targets: np.ndarray
 ) -> None:
-    found = [top_k_accuracy(scores, targets, k) for k in range(1, 6)]
+    found = [share(ranks(scores, targets) < k) for k in range(1, 6)]
     assert found == sorted(found)
     assert found[-1] == 1.0
 
 
 def test_scores_that_are_not_numbers_are_never_right() -> None:
     scores = np.array([[np.nan, 1, 0], [3, 2, 1]], np.float32)
-    assert top_k_accuracy(scores, np.array([0, 0])) == 0.5
-    assert top_k_accuracy(scores, np.array([1, 0])) == 0.5
+    assert share(ranks(scores, np.array([0, 0])) < 1) == 0.5
+    assert share(ranks(scores, np.array([1, 0])) < 1) == 0.5
 
 
 @pytest.mark.parametrize(("targets", "got"), [([0, 3], "got 3"), ([-1, 0], "got -1"), ([0], r"\(1,\)")])
