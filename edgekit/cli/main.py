@@ -37,7 +37,7 @@ Example:
     commands_on_use={
         "build": ("edgekit.cli.build:build", "Compile a model into an engine, and measure it."),
         "compile": ("edgekit.cli.compile:compile_engine", "Build the engine of a bundle for this machine."),
-        "run": ("edgekit.cli.run:run", "Run an engine on pictures or arrays."),
+        "run": ("edgekit.cli.run:run", "Run an engine on pictures, texts or arrays."),
         "profile": ("edgekit.cli.profile:profile", "Measure how fast an engine is, stage by stage."),
         "eval": ("edgekit.cli.eval:evaluate", "Measure how right an engine or a model is on a data set."),
         "train": ("edgekit.cli.train:train", "Train a model on a data set."),

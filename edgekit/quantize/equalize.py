@@ -33,6 +33,8 @@ NEGATIVE_PART = 1.0
 STEEPEST_CLIPPED_SLOPE = 0.25
 # Where numbers below zero come out larger than this part of the largest, they are what the tensor has to say.
 MOST_CLIPPED_PART = 0.3
+# Nor is a channel clipped that is negative nearly everywhere, and would lose this much of its range.
+MOST_CLIPPED_SHARE = 0.15
 # Outside, products of scales and weights may not be float32 numbers.
 LEAST_SIZE, GREATEST_SIZE = 1e-12, 1e12
 
@@ -94,10 +96,12 @@ def _treat(
         part = np.clip(reach / largest, LEAST_PART, 1.0) ** STRENGTH
         end = _largest_beside(output, ranges) or 1.0
         _scale_channels(graph, node, [r for r in readers if r is not None], largest / end * part)
-        lo, largest = lo / (largest / end * part), end
+        lo, hi, largest = lo / (largest / end * part), hi / (largest / end * part), end
     least = float(lo.min(initial=0.0))
     if quantized and activation is not None and activation.op_type == "LeakyRelu":
-        if 0.0 <= slope <= STEEPEST_CLIPPED_SLOPE and -slope * least <= MOST_CLIPPED_PART * largest:
+        said, clipped = hi - slope * lo, slope * np.maximum(-NEGATIVE_PART * largest - lo, 0.0)
+        small = -slope * least <= MOST_CLIPPED_PART * largest and (clipped <= MOST_CLIPPED_SHARE * said).all()
+        if 0.0 <= slope <= STEEPEST_CLIPPED_SLOPE and small:
             least = max(least, -NEGATIVE_PART * largest)
     ranges[str(output.name)] = (least, largest)
 

@@ -231,7 +231,12 @@ def test_an_onnx_file_that_is_not_there_names_its_neighbour(fails: Callable[...,
     ("arguments", "code", "error", "hint"),
     [
         (["--calib", "empty"], 1, "calibration set empty: expected images", ""),
-        (["--calib", "missing"], 2, "unknown calibration set 'missing': expected a name, a folder", "known: digits, sample, scenes, spelling"),
+        (
+            ["--calib", "nowhere"],
+            2,
+            "unknown calibration set 'nowhere': expected a name",
+            "known: digits, sample, scenes, spelling",
+        ),
         (["--calib", "samle"], 2, "unknown calibration set 'samle'", "did you mean sample?"),
         (["--calib", "broken"], 1, "calibration set broken: all 2 files are broken: 0.jpg: expected an image", ""),
         (["--keep-float", "haed*"], 2, "keep-float pattern 'haed*' matches no node", "c0, c1, c2, y"),

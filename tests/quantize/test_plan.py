@@ -92,7 +92,8 @@ def test_what_pools_and_joins_integers_stays_in_integers(graph_of, weights):
 
 def test_what_is_picked_of_a_tensor_has_its_range(graph_of, weights):
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 16, 16] y, float[1, 4, 16, 16] z) {
-        a = Conv (x, w)  t = Transpose <perm = [0, 1, 3, 2]> (a)  m = MaxPool <kernel_shape = [1, 1]> (t)
+        a = Conv (x, w)  t = Transpose <perm = [0, 1, 3, 2]> (a)
+        m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (t)
         u = Resize <mode = "nearest"> (m, , s)  c = Resize <mode = "cubic"> (m, , s)
         y = Conv (u, w)  z = Conv (c, w) }"""
     graph = graph_of(text, w=weights(4, 4, 1, 1), s=np.array([1, 1, 2, 2], np.float32))
