@@ -60,6 +60,8 @@ def run(
     with session_from_bundle(engine, threads=threads) as session:
         for note in session.manifest.notes:
             _note(note)
+        if text is not None and session.manifest.task != "translate":
+            raise _no_translator(session)
         if text is not None or (source is not None and _are_texts(session, source)):
             from edgekit.cli.run_texts import run_texts
 
@@ -87,16 +89,28 @@ def _are_texts(session: Session, source: Path) -> bool:
     return session.manifest.task == "translate" and source.suffix.lower() not in ARRAYS
 
 
+def _no_translator(session: Session) -> Exception:
+    from edgekit.errors import UsageError
+
+    return UsageError(
+        f"--text: expected a translator, got an engine for task '{session.manifest.task}'",
+        hint=f"give it {_taken(session)}",
+    )
+
+
 def _nothing_to_run_on(session: Session) -> Exception:
     from edgekit.errors import UsageError
 
+    return UsageError(f"'{session.manifest.name}': expected {_taken(session)}, got nothing to run it on")
+
+
+def _taken(session: Session) -> str:
     takes = {
         "detect": "a picture or a folder of pictures",
         "classify": "a picture or a folder of pictures",
         "translate": "--text TEXT, or a file with a text a line",
     }
-    what = takes.get(session.manifest.task, "arrays in a .npy or .npz file")
-    return UsageError(f"'{session.manifest.name}': expected {what}, got nothing to run it on")
+    return takes.get(session.manifest.task, "arrays in a .npy or .npz file")
 
 
 def _note(text: str) -> None:

@@ -133,8 +133,10 @@ def test_error_on_a_text_and_a_file(translator: Path, tmp_path: Path, capsys: py
 
 
 def test_error_on_a_text_for_another_engine(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(classifier), "--text", "7"]) == 1
-    assert "expected a translator, got an engine for task 'classify'" in capsys.readouterr().err
+    assert main(["run", str(classifier), "--text", "7"]) == 2
+    error = capsys.readouterr().err
+    assert "--text: expected a translator, got an engine for task 'classify'" in error
+    assert "hint: give it a picture or a folder of pictures" in error
 
 
 @pytest.mark.parametrize(
