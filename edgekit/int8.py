@@ -103,7 +103,7 @@ def calibrated(
     graph, shown = graph_digest(source.graph), _digest_of_feeds(source, samples)
     table = cached_table(cache, graph_digest=graph, set_digest=shown, method=method)
     if table is not None:
-        with progress.stage("calibration found in the cache", unit="images") as advance:
+        with progress.stage("calibration found in the cache", unit="inputs") as advance:
             advance(table.images)
     else:
         collected = collect_statistics(

@@ -101,7 +101,7 @@ def collect_statistics(
     collected = Collected({name: TensorStatistics(with_histogram=histogram) for name in sorted(observed)})
     inputs = {value.name for value in graph.graph.inputs}
     evaluator = Evaluator(graph, also=sorted(observed - inputs), threads=threads, optimized=True)
-    with (progress or Silent()).stage("calibrating", total=total, unit="images") as advance:
+    with (progress or Silent()).stage("calibrating", total=total, unit="inputs") as advance:
         for name, arrays in feeds:
             _look(collected, {**arrays, **evaluator.run(arrays)}, name)
             collected.inputs += 1
