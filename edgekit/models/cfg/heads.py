@@ -79,7 +79,7 @@ def _anchored(read: Reader, anchors: list[tuple[float, float]], *, in_cells: boo
         raise read.section.error(
             f"expected {expected} channels, {len(anchors)} anchors * (5 + {classes} classes), from the layer before "
             f"it, got {before.channels}",
-            hint=f"write filters={expected} in line {_line_of(read, 'filters')}",
+            hint=_hint(read, "convolutional", "filters", expected),
         )
     stride = _stride(read, before.height, before.width)
     unit = stride if in_cells else 1
@@ -99,7 +99,7 @@ def detection(read: Reader) -> Layer:
         raise read.section.error(
             f"expected {expected} numbers, {side} * {side} * ({classes} classes + 5 * {boxes}), from the layer before "
             f"it, got {got}",
-            hint=f"write output={expected} in line {_line_of(read, 'output')}",
+            hint=_hint(read, "connected", "output", expected),
         )
     stride = _stride(read, side, side)
     shape = Shape(classes + 5 * boxes, side, side)
@@ -142,6 +142,11 @@ def _stride(read: Reader, rows: int, columns: int) -> int:
     return stride
 
 
-def _line_of(read: Reader, key: str) -> int:
+def _hint(read: Reader, kind: str, key: str, number: int) -> str:
+    """How the layer before a head comes to give so many numbers."""
     section = read.network.layers[-1].section
-    return section.options[key].line if key in section.options else section.line
+    if section.name != kind:
+        return f"put a [{kind}] with {key}={number} and activation=linear before it"
+    if key in section.options:
+        return f"write {key}={number} in line {section.options[key].line}"
+    return f"write {key}={number} below line {section.line}"

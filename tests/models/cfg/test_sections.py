@@ -111,6 +111,16 @@ def test_shapes_are_darknet_s(section: str, shape: tuple[int, int, int], tmp_pat
             "write filters=9 in line 7",
         ),
         (
+            "[maxpool]\n[yolo]\nnum=1\nanchors=1,1\nclasses=4",
+            13,
+            "from the layer before it, got 8\nput a [convolutional] with filters=9 and activation=linear before it",
+        ),
+        (
+            "[connected]\n[detection]\nclasses=2\ncoords=4\nsqrt=1",
+            13,
+            "from the layer before it, got 1\nwrite output=343 below line 12",
+        ),
+        (
             "[region]\nnum=2\nanchors=1,1\nclasses=3\nsoftmax=1",
             14,
             "anchors: expected 4 numbers, two for each of num=2",
