@@ -52,7 +52,7 @@ class Digits:
 def digits_from_name(size: str, choice: Choice) -> Digits:
     """The set that ``digits`` names; ``size`` is what stands behind its colon, which must be nothing."""
     if size:
-        raise UsageError(f"data set digits:{size}: expected nothing behind 'digits', got '{size}'")
+        raise UsageError(f"data set digits:{size}: expected nothing after 'digits', got '{size}'")
     return Digits(choice)
 
 

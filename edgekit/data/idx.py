@@ -216,7 +216,7 @@ def _checked_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:
     shape, start = _header(file, path)
     got, expected = file.seek(0, 2) - start, math.prod(shape)
     if got != expected:
-        raise DataError(f"{path}: expected {expected:,} bytes behind the header {shape}, got {got:,}")
+        raise DataError(f"{path}: expected {expected:,} bytes after the header {shape}, got {got:,}")
     return shape, start
 
 

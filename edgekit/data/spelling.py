@@ -69,7 +69,7 @@ class Spelling:
 def spelling_from_name(size: str, choice: Choice) -> Spelling:
     """The set that ``spelling`` names; ``size`` is what stands behind its colon, which must be nothing."""
     if size:
-        raise UsageError(f"data set spelling:{size}: expected nothing behind 'spelling', got '{size}'")
+        raise UsageError(f"data set spelling:{size}: expected nothing after 'spelling', got '{size}'")
     return Spelling(choice)
 
 

@@ -195,10 +195,10 @@ def _corners(fields: list[str], where: str) -> tuple[float, float, float, float]
     try:
         numbers = [float(field) for field in fields]
     except ValueError as e:
-        raise DataError(f"{where}: expected numbers behind the class, got '{' '.join(fields)[:60]}'") from e
+        raise DataError(f"{where}: expected numbers after the class, got '{' '.join(fields)[:60]}'") from e
     outline = len(numbers) >= 6 and len(numbers) % 2 == 0
     if len(numbers) != 4 and not outline:
-        raise DataError(f"{where}: expected 4 numbers behind the class (cx cy width height), got {len(numbers)}")
+        raise DataError(f"{where}: expected 4 numbers after the class (cx cy width height), got {len(numbers)}")
     if not all(0 <= number <= _MOST for number in numbers):  # holds for no NaN either
         raise DataError(
             f"{where}: expected fractions of the picture, 0 to 1, got '{' '.join(fields)[:60]}'",
