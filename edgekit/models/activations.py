@@ -5,10 +5,10 @@ Each is torch's module of that name, with its derivative as code. Where a docstr
 - A tensor's range is cut into 255 steps of equal size, and a rounded number is wrong by half a step at most. So it is
   not the formula that costs accuracy, but the range of what goes in and comes out, and how much of it is rarely used.
 - What goes in is rounded as well as what comes out, over a range of which most functions here throw away the negative
-  half. ReLU alone is spared that: rounding cuts off what lies outside of the range, and does its work. Measured behind
+  half. ReLU alone is spared that: rounding cuts off what lies outside of the range, and does its work. Measured after
   the next layer, that is 1 to 3 dB between ReLU and the others.
 - A function of one number is, on integers, a table of 256 entries: however much its formula costs in float, it costs
-  the same there. Where a target has no such table, integers become floats before it and integers again behind it.
+  the same there. Where a target has no such table, integers become floats before it and integers again after it.
 
 The signal to noise of each, between two layers on the target ``cpu``, is in ``tests/models/test_activations.py``.
 """
@@ -101,7 +101,7 @@ class LeakyReLU(nn.LeakyReLU):
         range       (-inf, inf)
         derivative  1 for x > 0, slope for x < 0; the slope is taken at 0, where there is none
 
-    INT8: below zero ten numbers that were a step apart before it share one step behind it. Where a target has a table
+    INT8: below zero ten numbers that were a step apart before it share one step after it. Where a target has a table
     for it (ONNX Runtime), it is rounded on both sides and costs 2.5 dB against ReLU; where it is computed with the
     layer before it (OpenVINO, TensorRT), on one side only.
     """

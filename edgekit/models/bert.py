@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2018, arXiv:1810.04805), the Transformer's encoder alone, and what embeds sentences with it.
 
-What differs from `edgekit.models.transformer`: positions are learned, a norm stands behind the embeddings and none
-behind the last layer, the feed forward has a GELU, and the weights are those of Hugging Face's ``BertModel``, names and
+What differs from `edgekit.models.transformer`: positions are learned, a norm stands after the embeddings and none
+after the last layer, the feed forward has a GELU, and the weights are those of Hugging Face's ``BertModel``, names and
 all; hence submodules that are called ``self`` and ``LayerNorm``.
 """
 
@@ -42,7 +42,7 @@ class _Embeddings(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    """Multi-head attention without the product behind it, which `_SumAndNorm` has."""
+    """Multi-head attention without the product after it, which `_SumAndNorm` has."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

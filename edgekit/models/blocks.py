@@ -84,7 +84,7 @@ class ConvNormAct(nn.Module):
 
 
 class NiNBlock(nn.Module):
-    """A convolution and two of size 1 behind it: at each pixel a small net of full layers (Lin et al. 2013).
+    """A convolution and two of size 1 after it: at each pixel a small net of full layers (Lin et al. 2013).
 
     The paper calls it ``mlpconv``: a linear filter only tells apart what a plane can part, so each patch is looked at
     by a multi-layer perceptron instead, whose weights are the same at every pixel.

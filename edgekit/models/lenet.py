@@ -26,7 +26,7 @@ def lenet5(classes: int = 10) -> nn.Module:
 
 
 class LeNet5(nn.Module):
-    """Two convolutions with pools behind them, and three full layers; named as in figure 2 of the paper.
+    """Two convolutions with pools after them, and three full layers; named as in figure 2 of the paper.
 
     ::
 

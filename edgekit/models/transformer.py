@@ -76,7 +76,7 @@ def sinusoidal_positions(length: int, width: int) -> torch.Tensor:
 class _Layer(nn.Module):
     """What layers of both stacks have in common: residuals with their norms, and the feed forward.
 
-    The paper has the norm behind the residual sum, ``norm(x + f(x))``; with ``norm_first`` it is ``x + f(norm(x))``,
+    The paper has the norm after the residual sum, ``norm(x + f(x))``; with ``norm_first`` it is ``x + f(norm(x))``,
     which trains without a warm-up (Xiong et al. 2020, arXiv:2002.04745).
     """
 
@@ -246,7 +246,7 @@ class Transformer(nn.Module):
         hidden: width inside of the feed forward, ``d_ff``.
         layers: of the encoder, and as many of the decoder.
         dropout: share of what each part adds that is dropped in training.
-        norm_first: norms stand before the parts and not behind the sums.
+        norm_first: norms stand before the parts and not after the sums.
     """
 
     def __init__(
@@ -300,7 +300,7 @@ class Translator(nn.Module):
         hidden: width inside of the feed forward, ``d_ff``.
         layers: of the encoder, and as many of the decoder.
         dropout: share of what each part adds that is dropped in training.
-        norm_first: norms stand before the parts and not behind the sums.
+        norm_first: norms stand before the parts and not after the sums.
     """
 
     positions: torch.Tensor

@@ -36,7 +36,7 @@ def vgg11(classes: int = 1000) -> nn.Module:
 
 
 def vgg11_bn(classes: int = 1000) -> nn.Module:
-    """`vgg11` with a batch normalization behind each convolution; 132,868,840 parameters with 1000 classes."""
+    """`vgg11` with a batch normalization after each convolution; 132,868,840 parameters with 1000 classes."""
     return Vgg(VGG11, classes, norm=True)
 
 
@@ -51,7 +51,7 @@ def vgg16(classes: int = 1000) -> nn.Module:
 
 
 def vgg16_bn(classes: int = 1000) -> nn.Module:
-    """`vgg16` with a batch normalization behind each convolution; 138,365,992 parameters with 1000 classes."""
+    """`vgg16` with a batch normalization after each convolution; 138,365,992 parameters with 1000 classes."""
     return Vgg(VGG16, classes, norm=True)
 
 
@@ -64,7 +64,7 @@ class Vgg(nn.Module):
     Args:
         depths: convolutions in each stage.
         classes: logits.
-        norm: a batch normalization stands behind each convolution, which the paper (2014) could not know of. The
+        norm: a batch normalization stands after each convolution, which the paper (2014) could not know of. The
             convolution keeps its bias all the same, as torchvision's weights have one.
     """
 
