@@ -87,9 +87,9 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
     """The table in a file, or in the one of a folder whose name tells the split (``train.csv``, ``test.csv``).
 
     Commas, semicolons or tabs separate. The first line is a header if a field of it is no number. All columns but the
-    target are numbers; the target is one too, or a class if the task is ``classify``. Of a file whose name tells no
-    split, a fifth of the rows is the test, by a hash of their line's text, so equal rows are in the same. Of two files,
-    a class has the same number in both.
+    target are numbers; the target is one too, or a class if the task is ``classify``, or if none is asked for and the
+    first row's is no number. Of a file whose name tells no split, a fifth of the rows is the test, by a hash of their
+    line's text, so equal rows are in the same. Of two files, a class has the same number in both.
 
     Raises:
         UsageError: no column has the header that the target names.
@@ -98,7 +98,7 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
     """
     file = _file(path, choice)
     layout = _layout(file, choice)
-    task: Task = "classify" if choice.task == "classify" else "regress"
+    task = _task(file, layout, choice)
     declared = split_from_name(file.name) is not None
     rows, texts = _Rows(array("Q"), array("Q")), dict[str, int]()
     for line, fields, where in _lines(file, layout):
@@ -139,6 +139,14 @@ def _file(path: Path, choice: Choice) -> Path:
     else:
         files = sorted(path.parent.glob(f"*{path.suffix}"))
     return split_path(files, choice.split, f"{path}: CSV files")
+
+
+def _task(file: Path, layout: _Layout, choice: Choice) -> Task:
+    """What is asked for; where nothing is, the first row's target tells."""
+    if choice.task is not None:
+        return "classify" if choice.task == "classify" else "regress"
+    first = next(_lines(file, layout), None)
+    return "regress" if first is None or _is_number(first[1][layout.target]) else "classify"
 
 
 def _lines(file: Path, layout: _Layout) -> Iterator[tuple[Line, list[str], str]]:

@@ -111,7 +111,7 @@ def test_rows_are_read_on_use(tmp_path):
         ("1,2\n3,4,5\n", "line 2: expected 2 columns, as in the first line, got 3"),
         ("1,2\n3,x\n", "line 2, column 2: expected a number that is finite in float32, got 'x'"),
         ("1,2\nx,4\n", "line 2, column 1: expected a number that is finite in float32, got 'x'"),
-        ("a,y\n3,x\n", "line 2, column 'y': expected a number that is finite in float32, got 'x'"),
+        ("a,y\n3,4\n3,x\n", "line 3, column 'y': expected a number that is finite in float32, got 'x'"),
         ("1,2\n,4\n", "got ''"),
         ("1,2\nnan,4\n", "got 'nan'"),
         ("1,2\n1e39,4\n", "got '1e39'"),
@@ -124,6 +124,16 @@ def test_rows_are_read_on_use(tmp_path):
 def test_a_row_that_cannot_be_is_an_error_that_names_its_line(tmp_path, text, message):
     with pytest.raises(DataError, match=f"train.csv.*{message}"):
         csv_from_path(write(tmp_path / "train.csv", text), Choice("train"))
+
+
+def test_a_target_of_words_is_a_class_unless_numbers_are_asked_for(tmp_path):
+    file = write(tmp_path / "train.csv", "x,kind\n1,cat\n2,dog\n")
+    assert (data_set(str(file), split="train").task, data_set(str(file), split="train").labels) == (
+        "classify",
+        ("cat", "dog"),
+    )
+    with pytest.raises(DataError, match="line 2, column 'kind': expected a number"):
+        data_set(str(file), split="train", task="regress")
 
 
 def test_an_empty_class_name_and_too_many_classes_are_errors(tmp_path):
