@@ -161,8 +161,15 @@ def evaluate_session(
         per_class=judge.per_class(),
         examples_per_s=counted / seconds,
         score_threshold=score_threshold if examples.task == "detect" else None,
-        notes=(*session.notes, *examples.notes),
+        notes=(*session.notes, *examples.notes, *_notes_of_classes(session, examples)),
     )
+
+
+def _notes_of_classes(session: Session, examples: DataSet) -> list[str]:
+    own, measured = len(session.manifest.labels), len(examples.labels)
+    if examples.task not in ("classify", "detect") or measured >= own:
+        return []
+    return [f"the set has {measured} of the model's {own} classes"]
 
 
 def _batches(

@@ -132,12 +132,12 @@ def _stacked(session: Session, batch: Sequence[Ready]) -> Arrays:
     }
 
 
-def _classes(session: Session, examples: DataSet) -> np.ndarray:
-    """The model's number of each class of the set."""
+def _classes(session: Session, examples: DataSet) -> tuple[np.ndarray, int]:
+    """The model's number of each class of the set, and how many classes the model has."""
     own = session.manifest.labels
     if not own:  # an ONNX file's: its classes can only be meant in the set's order
-        return np.arange(len(examples.labels))
-    return model_classes_from_labels(own, examples.labels, name=examples.name)
+        return np.arange(len(examples.labels)), len(examples.labels)
+    return model_classes_from_labels(own, examples.labels, name=examples.name), len(own)
 
 
 class _Fed:
@@ -161,15 +161,16 @@ class _Fed:
 class _Classification(_Fed):
     def __init__(self, session: Session, examples: DataSet) -> None:
         super().__init__(session)
-        self._map, self._labels = _classes(session, examples), examples.labels
+        self._map, self._count = _classes(session, examples)
+        self._labels = examples.labels
         self._targets: list[np.ndarray] = []
         self._ranks: list[np.ndarray] = []
 
     def judge(self, batch: Sequence[Ready]) -> None:
         logits = logits_from_outputs(self._run(batch), self._session.manifest)
-        if logits.shape[1] != len(self._labels):
+        if logits.shape[1] != self._count:
             raise RunError(
-                f"'{self._session.manifest.name}': expected a logit for each of {len(self._labels)} classes, "
+                f"'{self._session.manifest.name}': expected a logit for each of {self._count} classes, "
                 f"got {logits.shape[1]}"
             )
         targets = self._map[np.array([ready.example.target for ready in batch], np.int64)]
@@ -179,7 +180,7 @@ class _Classification(_Fed):
     def figures(self) -> dict[str, float]:
         found = np.concatenate(self._ranks)
         figures = {"accuracy": share(found < 1)}
-        return figures | {"top5": share(found < TOP)} if len(self._labels) > TOP else figures
+        return figures | {"top5": share(found < TOP)} if self._count > TOP else figures
 
     def per_class(self) -> tuple[ClassFigure, ...]:
         right, targets = np.concatenate(self._ranks) < 1, np.concatenate(self._targets)
@@ -216,10 +217,11 @@ class _Regression(_Fed):
 class _Detection(_Fed):
     def __init__(self, session: Session, examples: DataSet, score_threshold: float) -> None:
         super().__init__(session)
-        self._map, self._labels = _classes(session, examples), examples.labels
+        self._map, self._count = _classes(session, examples)
+        self._labels = examples.labels
         self._score_threshold = score_threshold
-        self._precision = AveragePrecision(len(self._labels))
-        self._counts = np.zeros(len(self._labels), np.int64)
+        self._precision = AveragePrecision(self._count)
+        self._counts = np.zeros(self._count, np.int64)
         self._per_class: tuple[float, ...] = ()
 
     def ready(self, example: Example) -> Ready:
@@ -240,13 +242,13 @@ class _Detection(_Fed):
         found = self._session.postprocess(
             outputs, ready.placement, score_threshold=self._score_threshold, max_detections=MAX_DETECTIONS
         )
-        if len(found) and found.classes.max() >= len(self._labels):
+        if len(found) and found.classes.max() >= self._count:
             raise RunError(
-                f"'{self._session.manifest.name}': expected {len(self._labels)} classes, as the data set has, got an "
-                f"object of class {found.classes.max()}"
+                f"'{self._session.manifest.name}': expected objects of {self._count} classes, got one of class "
+                f"{found.classes.max()}"
             )
         classes = self._map[expected.classes]
-        self._counts += np.bincount(classes, minlength=len(self._labels))
+        self._counts += np.bincount(classes, minlength=self._count)
         ignored = expected.ignored
         self._precision.add(
             FoundBoxes(expected.corners, classes),

@@ -18,7 +18,7 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
     """The model's number of each of the data set's classes.
 
     Classes are the same where their names are, but for upper and lower case, and for the two ways in which COCO's 80
-    are spelled; their order may differ.
+    are spelled; their order may differ, and the set may have a part of them only.
 
     Args:
         model: names of the model's classes, in its order.
@@ -29,21 +29,20 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
         int64, shape ``(len(data),)``.
 
     Raises:
-        UsageError: one of the two has classes that the other has not; names them.
+        UsageError: the set has classes that the model has not; names them.
     """
     own, theirs = ([label.strip().casefold() for label in labels] for labels in (model, data))
     if own == theirs or (is_coco(tuple(model)) and is_coco(tuple(data))):
         return np.arange(len(data))
-    if set(own) != set(theirs):
+    if not set(theirs) <= set(own):
         raise UsageError(
-            f"data set {name}: expected the {len(model)} classes of the model, got {len(data)} of which "
+            f"data set {name}: expected classes of the model's {len(model)}, got {len(data)} of which "
             f"{_difference(model, data, own, theirs)}",
-            hint="measure on a set with the classes that the model was trained for; names must be the same",
+            hint="measure on a set with classes that the model was trained for; names must be the same",
         )
-    if len(set(own)) < len(own) or len(own) != len(theirs):
-        twice = next(label for label in (*own, *theirs) if own.count(label) > 1 or theirs.count(label) > 1)
+    if twice := [label for label in theirs if own.count(label) > 1 or theirs.count(label) > 1]:
         raise UsageError(
-            f"data set {name}: expected its classes in the model's order, since several are called '{twice}', got "
+            f"data set {name}: expected its classes in the model's order, since several are called '{twice[0]}', got "
             "another order"
         )
     return np.array([own.index(label) for label in theirs])

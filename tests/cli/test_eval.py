@@ -158,7 +158,7 @@ def test_error_on_a_model_that_is_not_there(photos: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("model", "code", "message"),
     [
-        ("lenet", 2, "expected the 10 classes of the model, got 2"),
+        ("lenet", 2, "expected classes of the model's 10, got 2 of which the model lacks 'cat', 'dog'"),
         ("yolov3-tiny", 1, "expected one for the task 'detect', got one for 'classify'"),
     ],
 )

@@ -66,6 +66,15 @@ def test_classes_in_another_order_are_matched_by_name(make_session, listed) -> N
     assert rows == [("blue", 2, 0.5), ("green", 1, 1.0), ("red", 1, 1.0)]
 
 
+def test_a_set_may_have_a_part_of_the_models_classes(make_session, listed) -> None:
+    session, _ = make_session(brightest, labels=("Red", "Green", "Blue"))
+    # The second is a blue picture that is called red: classes that the set lacks are in the running.
+    found = evaluate_session(session, listed([coloured(0, 1), coloured(2, 1), coloured(1, 0)], ("green", "red")))
+    assert found.figures["accuracy"] == pytest.approx(2 / 3)
+    assert [(row.label, row.count, row.value) for row in found.per_class] == [("green", 1, 1.0), ("red", 2, 0.5)]
+    assert found.notes == ("the set has 2 of the model's 3 classes",)
+
+
 def test_error_on_other_classes(make_session, listed) -> None:
     session, _ = make_session(brightest)
     with pytest.raises(UsageError, match="the model lacks 'pink', and the set lacks 'blue'"):
@@ -251,6 +260,20 @@ def test_boxes_in_px_of_the_picture_are_compared(make_session, listed) -> None:
     assert found.per_class[1].value == pytest.approx(1.0)
 
 
+def test_what_is_found_of_classes_that_the_set_lacks_does_not_count(make_session, listed) -> None:
+    both = dog_at()
+
+    def dog_and_cat(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        head = both(feeds)["head"]
+        head[:, 5, 0, 0] = 30
+        return {"head": head}
+
+    session, _ = make_session(dog_and_cat, **DETECTOR)
+    found = evaluate_session(session, listed([scene((0, 8, 32, 24), 0)], ("dog",), task="detect"))
+    assert found.figures["map50"] == pytest.approx(1.0)
+    assert [(row.label, row.count, row.value) for row in found.per_class] == [("dog", 1, pytest.approx(1.0))]
+
+
 def test_what_overlaps_by_half_counts_for_the_looser_figure_alone(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     # 16 of 16 + 12 px high: an overlap of 0.57.
@@ -306,7 +329,7 @@ def test_a_detector_with_a_batch_is_asked_for_several_at_once(make_session, list
 
 def test_error_on_a_detector_with_more_classes_than_the_set(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **{**DETECTOR, "labels": ()})
-    with pytest.raises(RunError, match="expected 1 classes, as the data set has, got an object of class 1"):
+    with pytest.raises(RunError, match="expected objects of 1 classes, got one of class 1"):
         evaluate_session(session, listed([scene((0, 8, 32, 24), kind=0)], ("cat",), task="detect"))
 
 

@@ -41,6 +41,10 @@ def test_names_that_stand_twice_go_with_the_same_order_alone() -> None:
         model_classes_from_labels(twice, ["crane", "dog"], name="set")
 
 
+def test_a_set_may_lack_classes_of_the_model() -> None:
+    assert model_classes_from_labels(["a", "b", "c"], ["C", "a"], name="set").tolist() == [2, 0]
+
+
 def test_error_names_what_either_side_lacks() -> None:
     with pytest.raises(UsageError) as error:
         model_classes_from_labels(["a", "b", "c"], ["a", "B", "d"], name="folder")
