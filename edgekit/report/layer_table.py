@@ -132,7 +132,7 @@ def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
     rows.append(("made from", _source(manifest)))
     if manifest.calibration is not None:
         made = manifest.calibration
-        rows.append(("calibration", f"{made.set}, {made.images} images, by {made.method}"))
+        rows.append(("calibration", f"{made.set}, {made.images} inputs, by {made.method}"))
     rows.append(("made on", f"{manifest.created}, EdgeKit {manifest.edgekit}, {manifest.machine.cpu}"))
     largest_first = sorted(manifest.files.items(), key=lambda item: -item[1].size_bytes)
     files = [f"{name} {bytes_in_words(info.size_bytes)}" for name, info in largest_first]

@@ -65,7 +65,7 @@ def test_an_engine_is_told_with_what_it_is_and_is_for(
     for text in (
         "net, INT8 for null",
         "calibration",
-        "2 images, by minmax",
+        "2 inputs, by minmax",
         "graph.onnx",
         "onnx net.onnx",
         "GlobalAve",
