@@ -59,7 +59,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["build", "compile", "run", "profile", "eval", "train", "inspect", "export", "doctor", "models"]
+    "command",
+    ["anchors", "build", "compile", "run", "profile", "eval", "train", "inspect", "export", "doctor", "models"],
 )
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     assert loaded_by(help_of(command, "--help")) & (HEAVY | {"rich", "msgspec"}) == set()

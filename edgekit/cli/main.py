@@ -41,6 +41,7 @@ Example:
         "profile": ("edgekit.cli.profile:profile", "Measure how fast an engine is, stage by stage."),
         "eval": ("edgekit.cli.eval:evaluate", "Measure how right an engine or a model is on a data set."),
         "train": ("edgekit.cli.train:train", "Train a model on a data set."),
+        "anchors": ("edgekit.cli.anchors:anchors", "Find anchors that fit the boxes of a data set."),
         "inspect": ("edgekit.cli.inspect:inspect", "Show what an engine or a model consists of, layer by layer."),
         "export": ("edgekit.cli.export:export", "Write an engine in the form that another program wants."),
         "doctor": ("edgekit.cli.doctor:doctor", "Tell what this machine can build and run."),

@@ -2,12 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
-__all__ = ["anchors_from_sizes", "mean_overlap", "size_iou"]
+from edgekit.data.examples import Boxes, DataSet
+from edgekit.errors import DataError
+
+__all__ = ["BoxSizes", "anchors_from_sizes", "mean_overlap", "size_iou", "sizes_from_examples"]
 
 ROUNDS = 300
 TRIES = 10
+
+
+class BoxSizes(NamedTuple):
+    """What anchors are found from.
+
+    Attributes:
+        sizes: width and height of each box, in px of the input; float64, shape ``(N, 2)``.
+        pictures: how many they are in, those without a box included.
+        skipped: why a picture could not be read, one a picture.
+    """
+
+    sizes: np.ndarray
+    pictures: int
+    skipped: list[str]
+
+
+def sizes_from_examples(
+    examples: DataSet, shape: tuple[int, int], *, advance: Callable[[float], None] = lambda amount: None
+) -> BoxSizes:
+    """The sizes of a data set's boxes in an input that its pictures are fitted into with their aspect ratio kept.
+
+    Args:
+        examples: pictures with boxes; those that are to be ignored do not count.
+        shape: height and width of the input in px.
+        advance: is told of each picture.
+    """
+    height, width = shape
+    sizes, skipped = [np.zeros((0, 2))], list[str]()
+    for index in range(len(examples)):
+        try:
+            example = examples[index]
+        except DataError as e:
+            skipped.append(e.message)
+        else:
+            assert isinstance(example.target, Boxes) and isinstance(example.input, np.ndarray)
+            corners = example.target.corners.astype(np.float64)
+            scale = min(height / example.input.shape[0], width / example.input.shape[1])
+            sizes.append((corners[:, 2:] - corners[:, :2]) * scale)
+        advance(1)
+    return BoxSizes(np.concatenate(sizes), len(examples) - len(skipped), skipped)
 
 
 def anchors_from_sizes(sizes: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:

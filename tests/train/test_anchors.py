@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.data.examples import Boxes, Example
+from edgekit.data.images import preprocess
+from edgekit.errors import DataError
 from edgekit.kernels import reference
 from edgekit.recipe import load_recipe
-from edgekit.train.anchors import anchors_from_sizes, mean_overlap, size_iou
+from edgekit.train.anchors import anchors_from_sizes, mean_overlap, size_iou, sizes_from_examples
 
 
 def sizes_around(centers: np.ndarray, count: int = 50) -> np.ndarray:
@@ -47,8 +52,38 @@ def test_anchors_lie_among_the_sizes_and_are_sorted(count: int, sizes: list[tupl
     assert (np.diff(found.prod(1)) >= 0).all()
 
 
+@pytest.mark.parametrize("size", [(80, 160), (200, 100), (64, 64)])
+def test_sizes_are_those_in_the_input_that_pictures_are_letterboxed_into(few: Any, size: tuple[int, int]) -> None:
+    corners = np.array([[4, 8, 24, 48], [0, 0, 64, 64]], np.float32)
+    ignored = Boxes(np.array([[0, 0, 9, 9]], np.float32), np.array([0]))
+    picture = np.zeros((*size, 3), np.uint8)
+    boxes = Boxes(corners, np.array([0, 1]), ignored)
+    recipe = load_recipe("yolov3-tiny-scenes")
+    assert recipe.preprocess is not None
+    placement = preprocess(picture, recipe.preprocess, recipe.inputs[0].shape)[1]
+    moved = placement.to_input(corners)
+    found = sizes_from_examples(few("scenes", 1, examples=[Example("one", picture, boxes)]), (160, 160))
+    np.testing.assert_allclose(found.sizes, moved[:, 2:] - moved[:, :2], rtol=0.01)
+    assert (found.pictures, found.skipped) == (1, [])
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_counted(few: Any) -> None:
+    class Broken(list[Example]):
+        def __getitem__(self, index: Any) -> Any:
+            if index == 0:
+                raise DataError("a.jpg: broken image")
+            return super().__getitem__(index)
+
+    boxes = Boxes(np.array([[0, 0, 5, 10]], np.float32), np.array([0]))
+    examples = few("scenes", 1, examples=Broken([Example("x", np.zeros((10, 10, 3), np.uint8), boxes)] * 2))
+    told: list[float] = []
+    found = sizes_from_examples(examples, (20, 20), advance=told.append)
+    assert found.sizes.tolist() == [[10, 20]]
+    assert (found.pictures, found.skipped, sum(told)) == (1, ["a.jpg: broken image"], 2)
+
+
 def test_the_anchors_of_the_scenes_are_about_as_good_as_new_ones() -> None:
-    from edgekit.data.examples import Boxes, data_set
+    from edgekit.data.examples import data_set
 
     examples = data_set("scenes", split="train")
     corners = [boxes.corners for i in range(60) if isinstance(boxes := examples[i].target, Boxes)]
