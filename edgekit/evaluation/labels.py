@@ -9,9 +9,15 @@ import numpy as np
 from edgekit.data.coco import is_coco
 from edgekit.errors import UsageError
 
-__all__ = ["model_classes_from_labels"]
+__all__ = ["knows_all", "model_classes_from_labels"]
 
 SHOWN = 4
+
+
+def knows_all(model: Sequence[str], data: Sequence[str]) -> bool:
+    """Whether the model has all the data set's classes, by their names as `model_classes_from_labels` compares them."""
+    own, theirs = _folded(model), _folded(data)
+    return set(theirs) <= set(own) or _both_coco(model, data)
 
 
 def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name: str) -> np.ndarray:
@@ -31,10 +37,10 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
     Raises:
         UsageError: the set has classes that the model has not; names them.
     """
-    own, theirs = ([label.strip().casefold() for label in labels] for labels in (model, data))
-    if own == theirs or (is_coco(tuple(model)) and is_coco(tuple(data))):
+    own, theirs = _folded(model), _folded(data)
+    if own == theirs or _both_coco(model, data):
         return np.arange(len(data))
-    if not set(theirs) <= set(own):
+    if not knows_all(model, data):
         raise UsageError(
             f"data set {name}: expected classes of the model's {len(model)}, got {len(data)} of which "
             f"{_difference(model, data, own, theirs)}",
@@ -46,6 +52,14 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
             "another order"
         )
     return np.array([own.index(label) for label in theirs])
+
+
+def _folded(labels: Sequence[str]) -> list[str]:
+    return [label.strip().casefold() for label in labels]
+
+
+def _both_coco(model: Sequence[str], data: Sequence[str]) -> bool:
+    return is_coco(tuple(model)) and is_coco(tuple(data))
 
 
 def _difference(model: Sequence[str], data: Sequence[str], own: Sequence[str], theirs: Sequence[str]) -> str:

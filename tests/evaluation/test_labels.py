@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edgekit.data.coco import COCO_NAMES
 from edgekit.errors import UsageError
-from edgekit.evaluation.labels import model_classes_from_labels
+from edgekit.evaluation.labels import knows_all, model_classes_from_labels
 
 DARKNET = tuple(
     {"motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa", "potted plant": "pottedplant",
@@ -43,6 +43,13 @@ def test_names_that_stand_twice_go_with_the_same_order_alone() -> None:
 
 def test_a_set_may_lack_classes_of_the_model() -> None:
     assert model_classes_from_labels(["a", "b", "c"], ["C", "a"], name="set").tolist() == [2, 0]
+
+
+def test_a_model_knows_all_of_a_set_by_the_same_names() -> None:
+    assert knows_all(["a", "b", "c"], [" C", "a"])
+    assert knows_all(DARKNET, COCO_NAMES)
+    assert not knows_all(["a", "b"], ["a", "d"])
+    assert not knows_all((), ["a"])
 
 
 def test_error_names_what_either_side_lacks() -> None:
