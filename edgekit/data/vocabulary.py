@@ -17,6 +17,7 @@ __all__ = [
     "target_input_ids",
     "target_output_ids",
     "text_from_ids",
+    "unknown_tokens",
 ]
 
 
@@ -26,8 +27,13 @@ def ids_from_text(text: str, vocabulary: Sequence[str]) -> list[int]:
     A token that the vocabulary lacks is `UNKNOWN`.
     """
     known = {token: index for index, token in enumerate(vocabulary) if index >= len(SPECIAL_TOKENS)}
-    tokens = text if _of_characters(vocabulary) else text.split()
-    return [known.get(token, UNKNOWN) for token in tokens]
+    return [known.get(token, UNKNOWN) for token in _tokens(text, vocabulary)]
+
+
+def unknown_tokens(text: str, vocabulary: Sequence[str]) -> list[str]:
+    """The tokens of a text that the vocabulary lacks, in their order."""
+    known = set(vocabulary[len(SPECIAL_TOKENS) :])
+    return [token for token in _tokens(text, vocabulary) if token not in known]
 
 
 def text_from_ids(ids: Iterable[int], vocabulary: Sequence[str]) -> str:
@@ -56,6 +62,10 @@ def target_input_ids(text: str, vocabulary: Sequence[str]) -> list[int]:
 def target_output_ids(text: str, vocabulary: Sequence[str]) -> list[int]:
     """What a decoder is to answer at each place of `target_input_ids`: the text's tokens, then `END`."""
     return [*ids_from_text(text, vocabulary), END]
+
+
+def _tokens(text: str, vocabulary: Sequence[str]) -> Sequence[str]:
+    return text if _of_characters(vocabulary) else text.split()
 
 
 def _of_characters(vocabulary: Sequence[str]) -> bool:

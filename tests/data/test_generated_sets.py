@@ -15,6 +15,7 @@ from edgekit.data.vocabulary import (
     target_input_ids,
     target_output_ids,
     text_from_ids,
+    unknown_tokens,
 )
 from edgekit.errors import BackendUnavailable
 from edgekit.recipe import load_recipe
@@ -191,6 +192,11 @@ def test_what_a_decoder_reads_is_what_it_is_to_answer_one_place_later():
     read, answer = (ids("ab", SPELLING_VOCABULARY) for ids in (target_input_ids, target_output_ids))
     assert read[1:] == answer[:-1] and len(read) == len(answer)
     assert source_ids("ab", SPELLING_VOCABULARY) == answer
+
+
+def test_tokens_that_a_vocabulary_lacks_are_told_in_their_order():
+    assert unknown_tokens("oné ?", SPELLING_VOCABULARY) == ["é", "?"]
+    assert unknown_tokens("good <end> night", ("<pad>", "<begin>", "<end>", "<unknown>", "good")) == ["<end>", "night"]
 
 
 def test_an_unknown_token_is_told_apart():
