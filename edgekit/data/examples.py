@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -23,6 +23,7 @@ __all__ = [
     "DataSet",
     "Example",
     "Split",
+    "check_first",
     "data_set",
     "data_set_names",
     "feeds_from_example",
@@ -154,7 +155,7 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
         target: of a table, the header of the column that is to be foretold; the last one if None.
 
     Raises:
-        UsageError: there is no such set, path or format.
+        UsageError: there is no such set, path, format or column, or a column is named of what is no table.
         DataError: the files are not what the format says; names file and line.
         BackendUnavailable: a generated set needs a package that is not installed.
     """
@@ -163,16 +164,42 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
     choice = Choice(split, task, target)
     prefix, colon, rest = source.partition(":")
     if prefix in _GENERATED:
+        _check_target(target, source, prefix)
         found = _attribute(_GENERATED[prefix])(rest, choice)
-    elif colon and prefix in _READERS:
-        found = _attribute(_READERS[prefix])(_existing(rest, source), choice)
     else:
-        path = _existing(source, source)
-        found = _attribute(_READERS[_format(path)])(path, choice)
+        named = bool(colon) and prefix in _READERS
+        path = _existing(rest if named else source, source)
+        reader = prefix if named else _format(path)
+        _check_target(target, source, reader)
+        found = _attribute(_READERS[reader])(path, choice)
     if task is not None and found.task != task:
         raise DataError(f"data set {source}: expected one for the task '{task}', got one for '{found.task}'")
     checked: DataSet = found
     return checked
+
+
+def check_first(examples: DataSet, places: Iterable[int], ready: Callable[[Example], object]) -> None:
+    """Says what is wrong where a set is not at all what a model takes, before all of it is tried in vain.
+
+    Rows of a table are all as wide as the first, and pictures are all pictures; so what does not fit of the first
+    example that can be read fits of none. Texts are as long as they are: those that are too long are told one by one.
+
+    Args:
+        examples: the set.
+        places: which of them are wanted.
+        ready: makes an example ready for the model, or raises a `DataError`.
+
+    Raises:
+        DataError: the first example that can be read does not fit.
+    """
+    for place in places:
+        try:
+            example = examples[place]
+        except DataError:
+            continue  # it is counted when its turn comes
+        if not isinstance(example.input, str):
+            ready(example)
+        return
 
 
 def is_data_set(source: str) -> bool:
@@ -235,7 +262,13 @@ def _numbers_feed(example: Example, spec: TensorSpec) -> np.ndarray:
     fits = len(wanted) == numbers.ndim and all(
         isinstance(size, str) or size == own for size, own in zip(wanted, numbers.shape, strict=True)
     )
-    if numbers.dtype == np.uint8 or not fits:
+    if numbers.dtype == np.uint8:
+        raise DataError(
+            f"{example.id}: expected {spec.dtype} {_shown(wanted)} for the input '{spec.name}', as nothing says how "
+            f"pictures become it, got a picture of {numbers.shape[1]}x{numbers.shape[0]} px",
+            hint="build the engine with --preprocess, such as color=rgb, or write [preprocess] into the model's recipe",
+        )
+    if not fits:
         raise DataError(
             f"{example.id}: expected {spec.dtype} {_shown(wanted)} for the input '{spec.name}', got {numbers.dtype} "
             f"{_shown(numbers.shape)}",
@@ -273,6 +306,15 @@ def _attribute(where: str) -> Callable[..., Any]:
     module, _, name = where.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return found
+
+
+def _check_target(target: str | None, source: str, reader: str) -> None:
+    if target is not None and reader != "csv":
+        raise UsageError(
+            f"data set {source}: expected a CSV table, of which a column can be foretold, got {reader} for the column "
+            f"'{target}'",
+            hint="name a column with tables alone",
+        )
 
 
 def _existing(text: str, source: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.data.example_feeds import spread
-from edgekit.data.examples import DataSet, Split, data_set
+from edgekit.data.examples import DataSet, Split, check_first, data_set
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.judges import ClassFigure, Judge, Ready, batch_of, judge_from_session
 from edgekit.progress import Advance, Progress, Silent
@@ -109,7 +109,7 @@ def evaluate_bundle(
     Raises:
         EngineMismatch: the bundle is not for this machine, or was changed.
         UsageError: there is no such data set, it is for another task, or it has other classes.
-        DataError: no example can be read.
+        DataError: no example can be read, or the first is not what the engine takes.
         BackendUnavailable: a detector needs pycocotools, or a generated set its package.
     """
     with session_from_bundle(path, threads=threads) as session:
@@ -135,6 +135,7 @@ def evaluate_session(
     places = spread(len(examples), limit)
     if not places:
         raise DataError(f"data set {examples.name}: expected examples to measure on, got none")
+    check_first(examples, places, judge.ready)
     manifest, skipped = session.manifest, list[str]()
     title = f"evaluating {str(manifest.precision).upper()}"
     start = time.perf_counter()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.data.examples import Boxes, Example, data_set, data_set_names, feeds_from_example
+from edgekit.data.examples import Boxes, Example, check_first, data_set, data_set_names, feeds_from_example
 from edgekit.data.images import preprocess
 from edgekit.data.spelling import SPELLING_VOCABULARY
 from edgekit.errors import DataError, UsageError
@@ -215,6 +215,35 @@ def test_numbers_that_do_not_fit_are_told_without_the_batch(shape, shown):
     example, spec = Example("x", np.zeros(shape, np.float32), 0), TensorSpec("features", "float32", (1, 10))
     with pytest.raises(DataError, match=f"x: expected float32 10 for the input 'features', got float32 {shown}(\\n|$)"):
         feeds_from_example(example, [spec], None, ())
+
+
+def test_a_picture_for_a_model_of_arrays_says_what_is_missing():
+    with pytest.raises(DataError, match="as nothing says how pictures become it, got a picture of 30x20 px") as error:
+        feeds_from_example(Example("x", PICTURE, 0), [TensorSpec("x", "float32", (1, 20, 30, 3))], None, ())
+    assert "--preprocess" in error.value.hint
+
+
+def test_the_first_example_that_can_be_read_tells_of_all():
+    class Set(list):
+        def __getitem__(self, index):
+            if index == 0:
+                raise DataError("a.jpg: broken image")
+            return super().__getitem__(index)
+
+    def refuse(example):
+        raise DataError(f"{example.id} does not fit")
+
+    rows = Set([Example(name, np.zeros(3, np.float32), 0) for name in "abc"])
+    with pytest.raises(DataError, match="^b does not fit"):
+        check_first(rows, range(3), refuse)
+    check_first(rows, [0], refuse)
+    check_first(Set([Example(name, "a text", "b") for name in "abc"]), range(3), refuse)
+
+
+@pytest.mark.parametrize("source", ["digits", "scenes"])
+def test_a_column_of_what_is_no_table_is_an_error(source):
+    with pytest.raises(UsageError, match=f"data set {source}: expected a CSV table, .* for the column 'price'"):
+        data_set(source, target="price")
 
 
 def test_one_array_for_two_inputs_is_an_error():
