@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgekit.data.examples import DataSet
     from edgekit.evaluation.evaluate import Evaluation
     from edgekit.progress import Progress
+    from edgekit.recipe import Task
 
 __all__ = ["evaluate"]
 
@@ -23,6 +24,7 @@ Examples:
   edgekit eval engines/lenet-int8-cpu --data digits --limit 100 --json
   edgekit eval fp32 int8 --data coco:val2017 --per-class
 """
+MEASURED = ("classify", "detect", "regress", "translate")
 MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
 
 
@@ -35,6 +37,7 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
     help="What to measure on: digits, scenes, spelling, or a path; folder:, idx:, coco:, voc:, yolo:, csv: or text: "
     "before it says of what format it is.",
 )
+@click.option("--column", metavar="NAME", help="Of a CSV table, the column that is foretold; the last one otherwise.")
 @click.option(
     "--split",
     type=click.Choice(["test", "train"]),
@@ -81,7 +84,8 @@ def evaluate(
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.evaluation.evaluate import SCORE_THRESHOLD, evaluate_bundle
 
-    examples = _fitting(engines, data, split)
+    examples = _fitting(engines, data, split, options["column"])
+    _check_options(examples.task, per_class=per_class, score_threshold=score_threshold)
     with progress_on_stderr() as progress, _built(engines, data, options, threads, progress) as paths:
         found = [
             evaluate_bundle(
@@ -101,22 +105,49 @@ def evaluate(
         _print_tables(found, paths, per_class=per_class)
 
 
-def _fitting(words: tuple[str, ...], data: str, split: Literal["train", "test"]) -> str | DataSet:
+def _fitting(words: tuple[str, ...], data: str, split: Literal["train", "test"], column: str | None) -> DataSet:
     """What to measure on; of a model it is found out before that is built whether the two go together."""
     from edgekit.data.examples import data_set
     from edgekit.evaluation.labels import model_classes_from_labels
+
+    task, labels = _task_and_labels(words[0])
+    examples = data_set(data, split=split, task=task, target=column)
+    if labels and task in ("classify", "detect"):
+        model_classes_from_labels(labels, examples.labels, name=examples.name)
+    return examples
+
+
+def _task_and_labels(word: str) -> tuple[Task | None, tuple[str, ...]]:
+    """What an engine or a model is measured at, if it says so, and the classes of a model that is still to be built."""
+    from edgekit.engine.bundle import read_manifest
+    from edgekit.models.cfg.recipe import recipe_from_cfg
     from edgekit.order import kind_of
     from edgekit.recipe import load_recipe
 
-    if len(words) > 1 or _is_engine(words[0]) or kind_of(words[0]) != "recipe":
-        return data
-    recipe = load_recipe(words[0])
-    if recipe.task == "tensor":
-        return data
-    examples = data_set(data, split=split, task=recipe.task)
-    if recipe.labels.names and recipe.task in ("classify", "detect"):
-        model_classes_from_labels(recipe.labels.names, examples.labels, name=examples.name)
-    return examples
+    task: str = "tensor"
+    labels: tuple[str, ...] = ()
+    if _is_engine(word):
+        task = read_manifest(Path(word)).task
+    elif (kind := kind_of(word)) in ("recipe", "cfg"):
+        recipe = load_recipe(word) if kind == "recipe" else recipe_from_cfg(Path(word))
+        task, labels = recipe.task, recipe.labels.names
+    return (task if task in MEASURED else None), labels  # type: ignore[return-value]
+
+
+def _check_options(task: Task, *, per_class: bool, score_threshold: float | None) -> None:
+    """Refuses what would do nothing for that task."""
+    from edgekit.errors import UsageError
+
+    if score_threshold is not None and task != "detect":
+        raise UsageError(
+            f"--score-threshold: expected a task with scores, 'detect', got '{task}'",
+            hint="leave --score-threshold out",
+        )
+    if per_class and task not in ("classify", "detect"):
+        raise UsageError(
+            f"--per-class: expected a task with classes, 'classify' or 'detect', got '{task}'",
+            hint="leave --per-class out",
+        )
 
 
 def _is_engine(word: str) -> bool:
@@ -145,6 +176,12 @@ def _built(
         raise UsageError(
             f"expected one model or any number of engines, got {len(words)} of which '{models[0]}' is a model",
             hint="build what is to be compared with `edgekit build`, then name the engines",
+        )
+    if options["column"] is not None and options["calib"] is None:
+        raise UsageError(
+            f"--column {options['column']}: expected --calib with a model, which would be calibrated on rows without "
+            "the last column otherwise, got none",
+            hint="give a folder of arrays with --calib, or name engines that are built already",
         )
     with tempfile.TemporaryDirectory(prefix="edgekit-eval-") as folder:
         common = {

@@ -95,6 +95,34 @@ def test_every_engine_of_several_is_compared_with_the_first(
     assert re.search(r"accuracy +75\.00 % +75\.00 % +75\.00 %\s+none +none", out)
 
 
+@pytest.fixture
+def table_engine(make_bundle: Callable[..., Path]) -> Path:
+    """The null backend foretells 0 of whatever ten numbers."""
+    specs = {
+        "inputs": (TensorSpec("features", "float32", (1, 10)),),
+        "outputs": (TensorSpec("prediction", "float32", (1, 1)),),
+    }
+    return make_bundle("table", kind={"task": "regress", **specs})
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A table to be measured on, with 2 in the first column and 1 in all others."""
+    names = ["y", *(f"x{i}" for i in range(10))]
+    path = tmp_path / "rows-test.csv"
+    path.write_text("\n".join([",".join(names), *["2" + ",1" * 10] * 5]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(("column", "mse"), [([], 1.0), (["--column", "y"], 4.0)])
+def test_the_column_that_is_named_is_measured(
+    column: list[str], mse: float, table_engine: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(table_engine), "--data", str(rows), *column, "--json"]) == 0
+    (engine,) = json.loads(capsys.readouterr().out)["engines"]
+    assert engine["figures"]["mse"] == mse
+
+
 def test_the_part_to_learn_from_can_be_measured_too_and_less_of_it(
     classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +205,38 @@ def test_error_on_a_model_among_engines(classifier: Path, photos: Path, capsys: 
 def test_error_on_weights_for_an_engine(classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = error_of([str(classifier), "--data", str(photos), "--weights", "w.safetensors"], capsys)
     assert error.startswith("error: --weights: expected a model, which it is for, got engines")
+
+
+@pytest.mark.parametrize("option", [["--per-class"], ["--score-threshold", "0.1"]])
+def test_error_on_options_that_do_nothing_for_the_task(
+    option: list[str], table_engine: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of([str(table_engine), "--data", str(rows), *option], capsys)
+    assert error.startswith(f"error: {option[0]}: expected a task with")
+    assert "got 'regress'" in error
+
+
+def test_error_on_a_threshold_for_a_classifier(
+    classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of([str(classifier), "--data", str(photos), "--score-threshold", "0.1"], capsys)
+    assert "--score-threshold: expected a task with scores, 'detect', got 'classify'" in error
+
+
+def test_error_on_pictures_for_an_engine_that_takes_arrays(
+    arrays_engine: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of([str(arrays_engine), "--data", str(photos)], capsys, code=1)
+    assert "expected float32 8 for the input 'x', as nothing says how pictures become it, got a picture of 7x9" in error
+    assert "--preprocess" in error.partition("hint:")[2]
+    assert "are broken" not in error
+
+
+def test_error_on_a_column_with_a_model_that_is_calibrated_on_other_rows(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(["linear-regression", "--data", str(rows), "--column", "y"], capsys)
+    assert "--column y: expected --calib with a model" in error
 
 
 def test_error_without_anything_to_measure_on(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
