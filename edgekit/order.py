@@ -22,7 +22,6 @@ __all__ = [
     "command_from_compile",
     "command_from_order",
     "given_fields",
-    "is_missing",
     "kind_of",
     "merged",
     "name_of",
@@ -171,7 +170,7 @@ def kind_of(model: object) -> str:
             hint=f"name the model that they belong to, as in: edgekit build yolov3 --weights {shlex.quote(text)}",
         )
     for suffix, what in ((".onnx", "an ONNX file"), (".cfg", "a Darknet cfg file")):
-        if path.suffix == suffix and is_missing(path):
+        if path.suffix == suffix and _is_missing(path):
             beside = nearest(path.name, [file.name for file in path.parent.glob(f"*{suffix}")])
             raise UsageError(f"'{text}': expected {what}, got no such file", hint=beside)
     if path.suffix == ".cfg" and not os.path.isdir(path):
@@ -192,7 +191,7 @@ def kind_of(model: object) -> str:
     )
 
 
-def is_missing(path: Path) -> bool:
+def _is_missing(path: Path) -> bool:
     """Whether nothing is there; what may not be looked at is not missing, and whoever reads it says why it cannot."""
     try:
         path.stat()

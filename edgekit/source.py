@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from edgekit.engine import bundle
-from edgekit.errors import ExportError, UsageError, nearest
+from edgekit.errors import ExportError, UsageError
 from edgekit.graph.check import check_runs, compare_with_module
 from edgekit.graph.export import graph_from_module
 from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
@@ -25,10 +25,10 @@ from edgekit.graph.load import graph_from_onnx
 from edgekit.graph.passes import NameNodes, optimize
 from edgekit.graph.stats import GraphStats, stats_from_graph
 from edgekit.models.cfg.recipe import recipe_from_cfg
-from edgekit.models.download import fetch_weights, sha256_of
+from edgekit.models.download import sha256_of, weights_file
 from edgekit.models.factory import module_from_factory, module_from_recipe
 from edgekit.models.weights import load_weights
-from edgekit.order import Order, is_missing, kind_of, merged
+from edgekit.order import Order, kind_of, merged
 from edgekit.progress import Progress
 from edgekit.recipe import Postprocess, Preprocess, Quantize, Recipe, Tolerance, load_recipe
 from edgekit.shapes import Shape, batched, input_shapes, picture_shape
@@ -208,15 +208,7 @@ def _load(module: nn.Module, recipe: Recipe, order: Order, progress: Progress) -
         published = f" or --weights {next(iter(recipe.weights))}" if recipe.weights else ""
         progress.note(UNTRAINED.format(where=f"--weights FILE{published}"))
         return bundle.WeightsInfo(source=f"random, seed {order.seed}", trained=False)
-    if name in recipe.weights:
-        path = fetch_weights(recipe.weights[name], progress=progress)
-    elif not is_missing(Path(name)):
-        path = Path(name)
-    else:
-        raise UsageError(
-            f"--weights: expected a file or a set that is published for {recipe.name}, got '{name}', which is neither",
-            hint=nearest(name, recipe.weights),
-        )
+    path = weights_file(name, recipe, progress=progress)
     with progress.stage("reading weights"):
         load_weights(module, path)
     return bundle.WeightsInfo(source=name, sha256=sha256_of(path))

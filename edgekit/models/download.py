@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, UsageError, nearest
 from edgekit.progress import Advance, Progress
-from edgekit.recipe import Weights
+from edgekit.recipe import Recipe, Weights
 
-__all__ = ["fetch_weights", "sha256_of", "weights_cache"]
+__all__ = ["fetch_weights", "sha256_of", "weights_cache", "weights_file"]
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
@@ -73,6 +73,28 @@ def fetch_weights(weights: Weights, *, progress: Progress, cache: Path | None = 
             hint="set EDGEKIT_CACHE to a folder with room, or give a file: --weights FILE",
         ) from e
     return target
+
+
+def weights_file(name: str, recipe: Recipe, *, progress: Progress) -> Path:
+    """The file that ``--weights NAME`` means: a set that the recipe publishes, fetched, or else the file of that name.
+
+    Raises:
+        UsageError: it is neither.
+        ModelError: the set cannot be fetched.
+    """
+    if name in recipe.weights:
+        return fetch_weights(recipe.weights[name], progress=progress)
+    file = Path(name)
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise UsageError(
+            f"--weights: expected a file or a set that is published for {recipe.name}, got '{name}', which is neither",
+            hint=nearest(name, recipe.weights),
+        ) from e
+    except OSError:
+        pass  # something is there that may not be looked at: whoever reads it says why
+    return file
 
 
 @contextmanager
