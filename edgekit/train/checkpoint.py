@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -44,21 +44,23 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.is_file():
         raise TrainError(
             f"checkpoint {path}: expected a training to resume, got no such file",
-            hint="leave out --resume to begin, or name with -o the file that was to be written",
+            hint="leave out --resume to begin, or name with -o the file that was to be written; what has ended is "
+            "trained further with --weights FILE",
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
-        reason = str(e).partition("\n")[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of pickles that it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as e:
+        raise TrainError(f"checkpoint {path}: cannot be read: {e.strerror or e}") from e
+    except Exception as e:  # torch.load raises RuntimeError, EOFError, UnpicklingError, ... on what is not its own
         raise TrainError(
-            f"checkpoint {path}: expected one that `edgekit train` has written, got: {reason}",
-            hint=f"delete {path} and begin anew",
+            f"checkpoint {path}: expected one that `edgekit train` has written, got another file, or a damaged one",
+            hint=f"delete {path} to begin anew",
         ) from e
     got = content.get("format") if isinstance(content, dict) else type(content).__name__
     if got != FORMAT:
-        raise TrainError(
-            f"checkpoint {path}: expected format {FORMAT}, got {got}", hint=f"delete {path} and begin anew"
-        )
+        raise TrainError(f"checkpoint {path}: expected format {FORMAT}, got {got}", hint=f"delete {path} to begin anew")
     return content["identity"], content["state"]
 
 
