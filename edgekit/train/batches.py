@@ -13,19 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
-from edgekit.data.augment import augmentation_from_names, clipped_boxes
-from edgekit.data.examples import Boxes, DataSet, Example, feeds_from_example
-from edgekit.data.images import Placement, preprocess
+from edgekit.data.augment import Augmentation, augmentation_from_names, clipped_boxes
+from edgekit.data.examples import Boxes, DataSet, Example, check_first, feeds_from_example, input_from_picture
+from edgekit.data.images import Placement
 from edgekit.data.mosaic import augmented_example
-from edgekit.data.vocabulary import PAD, target_output_ids
+from edgekit.data.vocabulary import PAD, UNKNOWN, target_output_ids
 from edgekit.errors import DataError, UsageError
+from edgekit.evaluation.labels import knows_all, model_classes_from_labels
 from edgekit.recipe import Recipe
 from edgekit.specs import TensorSpec
 from edgekit.train.yolo_loss import Truth
 
-__all__ = ["Batch", "Batches", "ahead", "classes_of", "known_classes"]
+__all__ = ["Batch", "Batches", "ahead", "classes_of"]
 
 KEPT_BYTES = 512 << 20
 """Pictures are kept in memory, decoded, up to here: reading them again each epoch may take longer than learning."""
@@ -64,6 +64,7 @@ class Batches:
     Attributes:
         name: the data set's.
         skipped: why an example could not be read, or does not fit the model, by its index.
+        unknown: texts with tokens that the model's vocabulary lacks, by their index.
     """
 
     def __init__(
@@ -79,18 +80,17 @@ class Batches:
             augment: what is done to pictures that are learned from.
 
         Raises:
-            DataError: the set is empty, is for another task, or has more classes than the model.
-            UsageError: an augmentation is unknown, or the model takes no pictures.
+            DataError: the set is empty, is for another task, has more classes than the model, or its first example is
+                not what the model takes.
+            UsageError: an augmentation is unknown, or none for the model.
         """
         self.name = examples.name
-        self.skipped: dict[int, str] = {}
+        self.skipped: dict[int, DataError] = {}
+        self.unknown: dict[int, Example] = {}
         self._examples = _Kept(examples)
         self._recipe = recipe
         self._seed = seed
-        if augment and recipe.preprocess is None:
-            raise UsageError(f"--augment is for pictures: expected none for {recipe.name}, got {', '.join(augment)}")
-        pad = recipe.preprocess.pad if recipe.preprocess is not None else 0
-        self._augmentation = augmentation_from_names(augment, pad=pad) if augment else None
+        self._augmentation = _augmentation(augment, recipe)
         if not len(examples):
             raise DataError(f"data set {examples.name}: expected examples, got none")
         if examples.task != recipe.task:
@@ -101,6 +101,7 @@ class Batches:
         self._specs = [TensorSpec(spec.name, spec.dtype, (1, *spec.shape[1:])) for spec in recipe.inputs]
         self._size = min(size, len(examples))
         self._classes = classes_of(examples, recipe)
+        check_first(self._examples, range(len(examples)), self._inputs)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -132,17 +133,19 @@ class Batches:
             else:
                 random = np.random.default_rng([self._seed, epoch, 1 + index])
                 example = augmented_example(self._examples, index, self._augmentation, random)
-            return self._inputs(example)
+            ready = self._inputs(example)
         except DataError as e:
-            self.skipped[index] = e.message
+            self.skipped[index] = e
             return None
+        if isinstance(example.input, str) and any((ids == UNKNOWN).any() for ids in ready.arrays):
+            self.unknown[index] = example
+        return ready
 
     def _inputs(self, example: Example) -> _Ready:
         how, specs = self._recipe.preprocess, self._specs
         if isinstance(example.target, Boxes):
             assert how is not None
-            assert isinstance(example.input, np.ndarray)
-            array, placement = preprocess(Image.fromarray(example.input), how, specs[0].shape)
+            array, placement = input_from_picture(example, specs[0], how)
             return _Ready(example, (array,), placement)
         feeds = feeds_from_example(example, specs, how, self._recipe.labels.names)
         return _Ready(example, tuple(feeds[spec.name] for spec in specs))
@@ -150,9 +153,11 @@ class Batches:
     def _batch(self, rows: Sequence[_Ready | None]) -> Batch:
         ready = [row for row in rows if row is not None]
         if not ready:
+            last = next(reversed(self.skipped.values()))
             raise DataError(
                 f"data set {self.name}: expected one example in {len(rows)} at least that can be read, got none: "
-                f"{next(reversed(self.skipped.values()))}"
+                f"{last.message}",
+                hint=last.hint,
             )
         inputs = tuple(
             torch.from_numpy(np.concatenate(column)) for column in zip(*(r.arrays for r in ready), strict=True)
@@ -213,6 +218,22 @@ class Batches:
         return self._classes[number]
 
 
+def _augmentation(names: Sequence[str], recipe: Recipe) -> Augmentation | None:
+    """What the names stand for; None where there are none."""
+    if not names:
+        return None
+    if recipe.preprocess is None:
+        raise UsageError(f"--augment is for pictures: expected none for {recipe.name}, got {', '.join(names)}")
+    if "mosaic" in names and recipe.task != "detect":
+        others = ",".join(name for name in names if name != "mosaic") or "none"
+        raise UsageError(
+            f"--augment: expected no mosaic for {recipe.name}, whose task is '{recipe.task}', since it puts pictures "
+            f"with boxes together, got {','.join(names)}",
+            hint=f"--augment {others}",
+        )
+    return augmentation_from_names(names, pad=recipe.preprocess.pad)
+
+
 def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same batches; while one is learned from, a thread makes the next one ready."""
     with ThreadPoolExecutor(1) as worker:
@@ -222,7 +243,7 @@ def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def known_classes(recipe: Recipe) -> int:
+def _known_classes(recipe: Recipe) -> int:
     """How many classes a model of that recipe tells apart; 0 where it does not say."""
     said = recipe.model.arguments.get("classes", 0)
     return len(recipe.labels.names) or (said if isinstance(said, int) else 0)
@@ -235,13 +256,14 @@ def classes_of(examples: DataSet, recipe: Recipe) -> Sequence[int]:
 
     Raises:
         DataError: the set has more classes than the model.
+        UsageError: several of the model's classes have the same name, and the set has them in another order.
     """
     if recipe.task not in ("classify", "detect"):
         return ()
-    places = {name.casefold(): i for i, name in enumerate(recipe.labels.names)}
-    if examples.labels and all(label.casefold() in places for label in examples.labels):
-        return [places[label.casefold()] for label in examples.labels]
-    known = known_classes(recipe)
+    if examples.labels and knows_all(recipe.labels.names, examples.labels):
+        found: list[int] = model_classes_from_labels(recipe.labels.names, examples.labels, name=examples.name).tolist()
+        return found
+    known = _known_classes(recipe)
     if known and len(examples.labels) > known:
         raise DataError(
             f"data set {examples.name}: expected {known} classes at most, as {recipe.name} knows, got "

@@ -23,7 +23,7 @@ from edgekit.evaluation.metrics import (
 from edgekit.kernels.decode import decode
 from edgekit.kernels.nms import nms
 from edgekit.recipe import Postprocess, Recipe, Train
-from edgekit.train.batches import Batch, known_classes
+from edgekit.train.batches import Batch
 from edgekit.train.losses import mean_squared_error, sequence_cross_entropy, softmax_cross_entropy
 from edgekit.train.yolo_loss import IGNORED_V2, Truth, assign_anchors, yolov2_loss, yolov3_loss
 from edgekit.train.yolov1_loss import assign_cells, yolov1_loss
@@ -56,22 +56,33 @@ def objective_from_recipe(recipe: Recipe, train: Train) -> Objective:
     """What a model of that recipe learns.
 
     Raises:
-        UsageError: its task is none that can be learned.
+        UsageError: its task is none that can be learned, or an option does nothing for it.
         BackendUnavailable: a detector is measured by pycocotools, which are not installed.
     """
     if recipe.task == "classify":
         return _Classify(recipe.outputs[0], train.label_smoothing)
     if recipe.task == "regress":
+        _check_label_smoothing(recipe, train)
         return _Regress(recipe.outputs[0])
     if recipe.task == "translate":
         return _Translate(recipe.outputs[0], train.label_smoothing)
     if recipe.task == "detect" and recipe.postprocess is not None:
+        _check_label_smoothing(recipe, train)
         height, width = recipe.inputs[0].shape[2:4]
-        return _Detect(recipe.postprocess, known_classes(recipe), (height, width))
+        return _Detect(recipe.postprocess, (height, width))
     raise UsageError(
         f"training {recipe.name}: expected a model whose task is detect, classify, regress or translate, got "
         f"'{recipe.task}'"
     )
+
+
+def _check_label_smoothing(recipe: Recipe, train: Train) -> None:
+    if train.label_smoothing:
+        raise UsageError(
+            f"--label-smoothing: expected 0 for {recipe.name}, whose task is '{recipe.task}', since it is for classes "
+            f"and tokens, got {train.label_smoothing:g}",
+            hint="--label-smoothing 0",
+        )
 
 
 class _Classify:
@@ -149,14 +160,15 @@ class _Translate:
 
 
 class _Detect:
-    def __init__(self, how: Postprocess, classes: int, size: tuple[int, int]) -> None:
+    def __init__(self, how: Postprocess, size: tuple[int, int]) -> None:
         require_pycocotools()  # it is missed after the first epoch otherwise
-        self._how, self._classes, self._size = how, classes, size
+        self._how, self._size = how, size
         self._precision: AveragePrecision | None = None
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
         truth, heads = batch.targets, self._how.heads
         assert isinstance(truth, Truth)
+        self._check_classes(outputs, batch, truth)
         if self._how.kind == "yolov1":
             raw = outputs[heads[0].output]
             return yolov1_loss(raw, assign_cells(raw, truth, boxes=heads[0].boxes, size=self._size))
@@ -167,7 +179,7 @@ class _Detect:
 
     def add(self, outputs: Outputs, batch: Batch) -> None:
         if self._precision is None:
-            self._precision = AveragePrecision(self._classes)
+            self._precision = AveragePrecision(self._classes(outputs))
         arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
         for i, (example, placement) in enumerate(zip(batch.examples, batch.placements, strict=True)):
             boxes, scores, classes = decode(arrays, self._how, score_threshold=LEAST_SCORE, picture=i)
@@ -186,6 +198,21 @@ class _Detect:
                 FoundBoxes(example.target.corners, example.target.classes),
                 found,
                 None if ignored is None else FoundBoxes(ignored.corners, ignored.classes),
+            )
+
+    def _classes(self, outputs: Outputs) -> int:
+        """How many classes the heads tell apart: their channels know, which a Darknet cfg file's recipe does not."""
+        head = self._how.heads[0]
+        channels = outputs[head.output].shape[1]
+        return channels - 5 * head.boxes if self._how.kind == "yolov1" else channels // len(head.anchors) - 5
+
+    def _check_classes(self, outputs: Outputs, batch: Batch, truth: Truth) -> None:
+        classes = self._classes(outputs)
+        if len(truth.classes) and int(truth.classes.max()) >= classes:
+            worst = int(truth.classes.argmax())
+            raise DataError(
+                f"{batch.examples[int(truth.picture[worst])].id}: expected objects of the model's {classes} classes, "
+                f"0 to {classes - 1}, got one of class {int(truth.classes[worst])}"
             )
 
     def figures(self) -> dict[str, float]:

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from edgekit.errors import UsageError
 from edgekit.recipe import Train
 
-__all__ = ["optimizer_from_train", "schedule_from_train"]
+__all__ = ["knows_no_end", "optimizer_from_train", "schedule_from_train"]
 
 MOMENTUM = 0.9
 STEPS, STEP_FACTOR = (0.8, 0.9), 0.1
@@ -54,6 +55,11 @@ def optimizer_from_train(module: nn.Module, train: Train) -> torch.optim.Optimiz
     return make[train.optimizer]([group for group in groups if group["params"]])
 
 
+def knows_no_end(train: Train, *, batches: int) -> bool:
+    """Whether the learning rate has gone, over that many batches, as it would have if more were to come."""
+    return train.schedule in ("constant", "inverse-sqrt") and train.warmup < batches
+
+
 def schedule_from_train(optimizer: torch.optim.Optimizer, train: Train, *, batches: int) -> lr_scheduler.LRScheduler:
     """How the learning rate goes, batch by batch.
 
@@ -70,8 +76,16 @@ def schedule_from_train(optimizer: torch.optim.Optimizer, train: Train, *, batch
         optimizer: whose learning rate it is.
         train: names the schedule.
         batches: of all epochs together, ``T``.
+
+    Raises:
+        UsageError: there are too few batches for the schedule to learn anything.
     """
     if train.schedule == "onecycle":
+        if batches < 2:
+            raise UsageError(
+                f"--schedule onecycle: expected 2 batches at least in all epochs, to rise and to fall, got {batches}",
+                hint="more --epochs, a smaller --batch, or --schedule constant",
+            )
         momentum = train.optimizer in ("momentum", "adam", "adamw")
         return lr_scheduler.OneCycleLR(optimizer, train.lr, total_steps=batches, cycle_momentum=momentum)
     warmup = min(train.warmup, batches - 1)

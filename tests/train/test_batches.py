@@ -101,7 +101,7 @@ def test_broken_examples_are_left_out_and_counted(few: Any) -> None:
     batches = Batches(few("spelling", 4, examples=[*good, bad]), load_recipe("transformer-tiny"), size=4)
     (batch,) = batches.epoch(0)
     assert sorted(example.id for example in batch.examples) == sorted(example.id for example in good)
-    assert "line 9: expected at most 8 tokens for input 'source', got 21" in batches.skipped[3]
+    assert "line 9: expected at most 8 tokens for input 'source', got 21" in batches.skipped[3].message
 
 
 def test_error_where_no_example_can_be_read(few: Any) -> None:
