@@ -28,6 +28,7 @@ Examples:
 @click.command(epilog=EPILOG, short_help="Train a model on a data set.")
 @click.argument("model")
 @click.option("--data", metavar="SET|PATH", help="Data set: digits, scenes, spelling, or files of a known format.")
+@click.option("--column", metavar="NAME", help="Of a CSV table, the column to be foretold; the last one otherwise.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Weights to write: NAME.safetensors."
 )
@@ -55,6 +56,7 @@ Examples:
 def train(
     model: str,
     data: str | None,
+    column: str | None,
     output: Path | None,
     weights: str | None,
     resume: bool,
@@ -63,7 +65,7 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train MODEL, a name out of `edgekit models` or a recipe's file, on a data set.
+    """Train MODEL, a name out of `edgekit models`, a recipe's file or a Darknet cfg file, on a data set.
 
     What is not said is as in the model's recipe; with --resume, as it was. The weights go to `edgekit build --weights`.
     """
@@ -83,6 +85,7 @@ def train(
             model,
             output=output,
             data=data,
+            column=column,
             weights=weights,
             seed=seed,
             resume=resume,
@@ -91,14 +94,20 @@ def train(
             progress=progress,
         )
     if as_json:
-        content = {"weights": str(trained.weights), "data": trained.data, "epochs": trained.epochs}
+        content = {
+            "weights": str(trained.weights),
+            "data": trained.data,
+            "column": trained.column,
+            "epochs": trained.epochs,
+        }
         click.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
         return
     click.echo()
     click.echo(f"{click.style('weights:', fg='green', bold=True)} {trained.weights}")
     click.echo(click.style("next:", dim=True))
-    build = ["edgekit", "build", model, "--weights", str(trained.weights), "--calib", trained.data]
-    click.echo(f"  {shlex.join(build)}")
+    # A build knows of no column: it would be calibrated on rows that lack another one.
+    calibrated = ["--calib", trained.data] if trained.column is None else ["--fp32"]
+    click.echo(f"  {shlex.join(['edgekit', 'build', model, '--weights', str(trained.weights), *calibrated])}")
 
 
 def _names(text: str) -> list[str]:

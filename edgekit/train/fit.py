@@ -14,15 +14,16 @@ import torch
 from torch import nn
 
 from edgekit.data.examples import DataSet
+from edgekit.data.vocabulary import UNKNOWN, unknown_tokens
 from edgekit.errors import TrainError
 from edgekit.progress import Progress, Silent
 from edgekit.recipe import Recipe, Train
 from edgekit.train.batches import Batch, Batches, ahead
 from edgekit.train.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.train.objectives import Objective, Outputs, objective_from_recipe
-from edgekit.train.optimization import optimizer_from_train, schedule_from_train
+from edgekit.train.optimization import knows_no_end, optimizer_from_train, schedule_from_train
 
-__all__ = ["Epoch", "Training", "evaluate", "fit"]
+__all__ = ["Epoch", "Training", "evaluate", "fit", "has_steps"]
 
 CHECKPOINT_S = 30.0
 RATIO = 20.0
@@ -64,6 +65,7 @@ class Training:
         how: optimizer, schedule and the like.
         seed: of the order of examples, of augmentation and of dropout.
         source: what the data set was asked for as.
+        column: of a table, the one to be foretold, where one was named.
         checkpoint: file to go on from after a crash; none is written without it.
         checkpoint_s: how often it is written within an epoch; at the end of each it always is.
     """
@@ -75,6 +77,7 @@ class Training:
     how: Train
     seed: int = 0
     source: str = ""
+    column: str | None = None
     checkpoint: Path | None = None
     checkpoint_s: float = CHECKPOINT_S
 
@@ -85,6 +88,7 @@ class Training:
             "model": self.recipe.name,
             "arguments": repr(sorted(self.recipe.model.arguments.items())),
             "source": self.source,
+            **({} if self.column is None else {"column": self.column}),
             "examples": len(self.learn),
             "seed": self.seed,
             **msgspec.to_builtins(self.how),
@@ -101,7 +105,8 @@ def fit(
     """Trains the module, in place.
 
     What was trained, was killed and is resumed has the same weights in the end, to the last bit, as what was not: on
-    the same processor, with the same number of threads and the same versions of its libraries.
+    the same processor, with the same number of threads and the same versions of its libraries. One that ends with an
+    error before there is a step in its checkpoint leaves none.
 
     Args:
         training: the order.
@@ -115,7 +120,7 @@ def fit(
     Raises:
         TrainError: the loss is no longer a number, or the checkpoint is of another training.
         DataError: the set is empty, or an example is not what the model takes.
-        UsageError: the model's task is none that can be learned.
+        UsageError: the model's task is none that can be learned, or an option does nothing for it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
@@ -124,12 +129,25 @@ def fit(
             run.resume()
         else:
             run.save()  # a place that cannot be written is better found now than after an hour
-        for epoch in run.epochs:
-            on_epoch(epoch)
-        while len(run.epochs) < training.how.epochs:
-            on_epoch(run.one_epoch())
+        try:
+            for epoch in run.epochs:
+                on_epoch(epoch)
+            while len(run.epochs) < training.how.epochs:
+                on_epoch(run.one_epoch())
+        except BaseException:
+            run.discard_empty()
+            raise
     training.module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return run.epochs
+
+
+def has_steps(checkpoint: Path) -> bool:
+    """Whether something would be lost with a checkpoint; of one that cannot be read, who knows."""
+    try:
+        _, state = load_checkpoint(checkpoint)
+    except TrainError:
+        return True
+    return bool(state["epochs"] or state["batch"])
 
 
 @torch.no_grad()
@@ -165,6 +183,7 @@ class _Run:
     loss_sum: float = field(default=0.0, init=False)
     lr: float = field(default=0.0, init=False)
     seconds: float = field(default=0.0, init=False)
+    is_worth_keeping: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         training = self.training
@@ -191,18 +210,34 @@ class _Run:
         with self.progress.stage(f"measuring on {self.test.name}"):
             test_loss, figures = evaluate(training.module, self.test, self.objective, training.recipe)
         if number == 1:
-            self._tell_skipped()
+            self._tell_of_examples()
         epoch = Epoch(number, self.lr, loss, test_loss, figures, time.monotonic() - start)
         self.epochs.append(epoch)
         self.batch, self.loss_sum, self.seconds = 0, 0.0, 0.0
         self.save()
         return epoch
 
-    def _tell_skipped(self) -> None:
+    def _tell_of_examples(self) -> None:
+        """What was not learned from as it is; each example has been seen by now."""
         for batches in (self.learn, self.test):
             if batches.skipped:
-                first = next(iter(batches.skipped.values()))
-                self.progress.note(f"{len(batches.skipped)} examples of {batches.name} left out, the first: {first}")
+                count, first = len(batches.skipped), next(iter(batches.skipped.values())).message
+                examples = "1 example" if count == 1 else f"{count} examples"
+                self.progress.note(
+                    f"{examples} of {batches.name} left out{'' if count == 1 else ', the first'}: {first}"
+                )
+            if batches.unknown:
+                self._tell_of_unknown(batches)
+
+    def _tell_of_unknown(self, batches: Batches) -> None:
+        recipe, count = self.training.recipe, len(batches.unknown)
+        names, first = recipe.labels.names, batches.unknown[min(batches.unknown)]
+        token = [*unknown_tokens(str(first.input), names), *unknown_tokens(str(first.target), names)][0]
+        texts = "1 text" if count == 1 else f"{count} texts"
+        self.progress.note(
+            f"{texts} of {batches.name} with what {recipe.name} has no token for, such as '{token}' in {first.id}: "
+            f"learned as {names[UNKNOWN]}; copy its recipe and write the token into the labels"
+        )
 
     def _checkpointed(self, start: float) -> Iterator[Batch]:
         """The batches that are left of this epoch; a checkpoint between them when it is time."""
@@ -268,18 +303,54 @@ class _Run:
             "seconds": self.seconds,
         }
         save_checkpoint(self.training.checkpoint, self.training.identity, state)
+        self.is_worth_keeping = bool(self.epochs or self.batch)
+
+    def discard_empty(self) -> None:
+        """Removes a checkpoint without a step in it, which would but stand in the way of the next training."""
+        if self.training.checkpoint is not None and not self.is_worth_keeping:
+            self.training.checkpoint.unlink(missing_ok=True)
 
     def resume(self) -> None:
         """Puts everything where it was when the checkpoint was written."""
-        assert self.training.checkpoint is not None
-        identity, state = load_checkpoint(self.training.checkpoint)
-        check_identity(self.training.checkpoint, expected=self.training.identity, got=identity)
-        self.training.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        path = self.training.checkpoint
+        assert path is not None
+        identity, state = load_checkpoint(path)
+        # Another number of epochs is another matter than another training.
+        check_identity(path, expected={**self.training.identity, "epochs": identity.get("epochs")}, got=identity)
+        self._check_epochs(path, identity["epochs"], begun=len(state["epochs"]) + (state["batch"] > 0))
+        try:
+            self.training.module.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+        except (KeyError, RuntimeError, ValueError) as e:
+            raise TrainError(
+                f"checkpoint {path}: expected the tensors of {self.training.recipe.name}, got others: the model has "
+                "changed since",
+                hint=f"delete {path} to begin anew",
+            ) from e
         torch.set_rng_state(state["random"])
         self.epochs[:] = msgspec.convert(state["epochs"], list[Epoch])
         self.batch, self.loss_sum, self.seconds = state["batch"], state["loss_sum"], state["seconds"]
+        self.is_worth_keeping = bool(self.epochs or self.batch)
+
+    def _check_epochs(self, path: Path, planned: int, *, begun: int) -> None:
+        """Whether a training that was to have ``planned`` epochs can have as many as are wanted now."""
+        how = self.training.how
+        if how.epochs == planned:
+            return
+        if how.epochs < begun:
+            raise TrainError(
+                f"checkpoint {path}: --epochs: expected {begun} at least, as so many are begun, got {how.epochs}",
+                hint=f"--epochs {begun}",
+            )
+        if not knows_no_end(how, batches=min(planned, how.epochs) * len(self.learn)):
+            warmup = f" with --warmup {how.warmup}" if how.warmup else ""
+            raise TrainError(
+                f"checkpoint {path}: --epochs: expected {planned}, as it was begun with, since the schedule "
+                f"'{how.schedule}'{warmup} is laid out over all epochs, got {how.epochs}",
+                hint="leave out --epochs, and train further with --weights when it has ended; the schedules constant "
+                "and inverse-sqrt can be made longer",
+            )
 
 
 def check_identity(path: Path, *, expected: dict[str, Any], got: dict[str, Any]) -> None:
@@ -288,5 +359,5 @@ def check_identity(path: Path, *, expected: dict[str, Any], got: dict[str, Any])
         if got.get(name) != value:
             raise TrainError(
                 f"checkpoint {path}: {name}: expected {value}, got {got.get(name)}: it is of another training",
-                hint="resume with what the training was begun with, or leave out --resume to begin anew",
+                hint=f"resume with what the training was begun with, or delete {path} to begin anew",
             )

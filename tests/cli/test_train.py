@@ -59,6 +59,13 @@ def test_weights_are_tuned_further(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "code", "message"),
     [
         (["lenett"], 2, "unknown recipe 'lenett'"),
+        (["net.onnx", "--data", "digits"], 2, "got an ONNX file, which does not say what it is to learn"),
+        (["net.cfg", "--data", "digits"], 2, "net.cfg"),
+        (["lenet", "--data", "digits", "--augment", "mosaic"], 2, "--augment: expected no mosaic for lenet"),
+        (["lenet", "--data", "digits", "--warmup", "5"], 2, "--warmup: expected 0 with the schedule 'onecycle'"),
+        (["lenet", "--data", "digits", "--lr", "1e9"], 2, "--lr: expected a number <= 1000000.0, got 1000000000.0"),
+        (["lenet", "--data", "digits", "--column", "price"], 2, "expected a CSV table"),
+        (["lenet", "--data", "digits", "--resume", "--weights", "x.pt"], 2, "--weights: expected none with --resume"),
         (["lenet", "--data", "digitz"], 2, "unknown data set 'digitz'"),
         (["alexnet"], 2, "training alexnet: expected a data set, got none"),
         (["lenet", "--data", "scenes"], 1, "expected one for the task 'classify'"),
@@ -77,6 +84,21 @@ def test_bad_input_has_a_message_and_leaves_nothing(
     assert main(["train", *arguments]) == code
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_column_was_named_for_is_not_calibrated_on_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["y", *(f"x{i}" for i in range(10))]
+    rows = [",".join(str((i * 7 + j * 3) % 10 / 10) for j in range(11)) for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join([",".join(names), *rows]) + "\n")
+    words = ["train", "linear-regression", "--data", "t.csv", "--column", "y", "--epochs", "1"]
+    assert main(words) == 0
+    assert "linear-regression.safetensors --fp32" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["column"] == "y"
+    assert main([*words[:-3], "z"]) == 2
+    assert "expected a column 'z'" in capsys.readouterr().err
 
 
 def test_a_model_that_has_a_set_needs_no_option() -> None:

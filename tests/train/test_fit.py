@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -16,7 +17,8 @@ import torch
 from torch import nn
 
 from edgekit.data.examples import Example, data_set
-from edgekit.errors import TrainError, UsageError
+from edgekit.errors import DataError, TrainError, UsageError
+from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights import load_weights
 from edgekit.recipe import Train, load_recipe
@@ -108,6 +110,74 @@ def test_what_is_resumed_ends_as_what_was_not_interrupted(few: Any, tmp_path: Pa
     assert told == got
 
 
+@pytest.mark.parametrize(("schedule", "warmup"), [("constant", 0), ("constant", 2), ("inverse-sqrt", 2)])
+def test_a_training_can_be_made_longer_where_its_schedule_knows_no_end(
+    few: Any, tmp_path: Path, schedule: str, warmup: int
+) -> None:
+    def lenet(epochs: int, checkpoint: Path | None = None) -> Training:
+        how: Any = {"schedule": schedule, "warmup": warmup, "epochs": epochs}
+        how = Train(optimizer="momentum", lr=0.02, batch=4, **how)
+        return dataclasses.replace(training("lenet", few, checkpoint), how=how)
+
+    whole, longer = lenet(4), lenet(4, tmp_path / "c")
+    expected = fit(whole)
+    with pytest.raises(Interrupt):
+        fit(lenet(2, tmp_path / "c"), progress=Interrupting(5, raise_interrupt))
+    assert without_time(fit(longer, resume=True)) == without_time(expected)
+    assert same_bits(whole.module, longer.module)
+
+
+@pytest.mark.parametrize(("schedule", "warmup"), [("cosine", 0), ("step", 0), ("onecycle", 0), ("constant", 8)])
+def test_error_on_more_epochs_for_a_schedule_that_is_laid_out_over_all(
+    few: Any, tmp_path: Path, schedule: str, warmup: int
+) -> None:
+    def lenet(epochs: int) -> Training:
+        how = Train(schedule=schedule, warmup=warmup, epochs=epochs, batch=4)  # type: ignore[arg-type]
+        return dataclasses.replace(training("lenet", few, tmp_path / "c"), how=how)
+
+    with pytest.raises(Interrupt):
+        fit(lenet(2), progress=Interrupting(2, raise_interrupt))
+    with pytest.raises(TrainError, match=f"--epochs: expected 2, .* the schedule '{schedule}'.* is laid out over all"):
+        fit(lenet(4), resume=True)
+
+
+def test_error_on_fewer_epochs_than_are_begun(few: Any, tmp_path: Path) -> None:
+    run = dataclasses.replace(training("lenet", few, tmp_path / "c"), how=Train(schedule="constant", epochs=3, batch=4))
+    with pytest.raises(Interrupt):
+        fit(run, progress=Interrupting(5, raise_interrupt))
+    shorter = dataclasses.replace(run, how=Train(schedule="constant", epochs=1, batch=4))
+    with pytest.raises(TrainError, match="--epochs: expected 2 at least, as so many are begun, got 1"):
+        fit(shorter, resume=True)
+
+
+def test_error_on_a_checkpoint_of_a_network_that_has_changed(few: Any, tmp_path: Path) -> None:
+    run = training("lenet", few, tmp_path / "c")
+    with pytest.raises(Interrupt):
+        fit(run, progress=Interrupting(2, raise_interrupt))
+    with pytest.raises(TrainError, match="expected the tensors of lenet, got others"):
+        fit(dataclasses.replace(run, module=OnePixel()), resume=True)
+
+
+def test_a_detector_whose_recipe_names_no_classes_is_trained(few: Any, tmp_path: Path) -> None:
+    conv = "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=2\npad=1\nactivation=leaky\n\n"
+    for classes, kind in ((10, "digits"), (2, "two")):
+        (tmp_path / f"{kind}.cfg").write_text(
+            f"[net]\nwidth=64\nheight=64\nchannels=3\n\n{conv * 3}[convolutional]\nfilters={2 * (5 + classes)}\n"
+            f"size=1\nactivation=linear\n\n[yolo]\nclasses={classes}\nnum=2\nmask=0,1\nanchors=8,12,16,24\n"
+        )
+    examples = few("scenes", 4)
+
+    def of(kind: str) -> Training:
+        recipe = recipe_from_cfg(tmp_path / f"{kind}.cfg")
+        module = module_from_recipe(recipe)
+        return Training(recipe=recipe, module=module, learn=examples, test=examples, how=Train(epochs=1, batch=2))
+
+    (epoch,) = fit(of("digits"))
+    assert list(epoch.figures) == ["map50", "map50_95"]
+    with pytest.raises(DataError, match="expected objects of the model's 2 classes, 0 to 1, got one of class [2-9]"):
+        fit(of("two"))
+
+
 def test_other_seeds_give_other_weights(few: Any) -> None:
     first, second = training("lenet", few), training("lenet", few, seed=1)
     fit(first)
@@ -157,7 +227,7 @@ def test_a_training_that_kill_9_ended_goes_on_to_the_same_file(tmp_path: Path) -
 
 
 def test_a_classifier_learns_digits(tmp_path: Path) -> None:
-    file, _, epochs = train_model(
+    file, _, epochs, _ = train_model(
         "lenet",
         data="digits",
         output=tmp_path / "lenet.safetensors",
@@ -248,7 +318,7 @@ def test_error_on_a_checkpoint_with_another_learning_rate(tmp_path: Path) -> Non
             output=file,
             changes={"batch": 512},
             checkpoint_s=0,
-            progress=Interrupting(1, raise_interrupt),
+            progress=Interrupting(2, raise_interrupt),
         )
     with pytest.raises(TrainError, match=r"lr: expected 0.5, got 0.\d+: it is of another training"):
         train_model("lenet", output=file, resume=True, changes={"lr": 0.5})
