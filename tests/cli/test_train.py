@@ -60,7 +60,7 @@ def test_weights_are_tuned_further(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["lenett"], 2, "unknown recipe 'lenett'"),
         (["net.onnx", "--data", "digits"], 2, "got an ONNX file, which does not say what it is to learn"),
-        (["net.cfg", "--data", "digits"], 2, "net.cfg"),
+        (["net.cfg", "--data", "digits"], 2, "expected a Darknet cfg file, got: No such file"),
         (["lenet", "--data", "digits", "--augment", "mosaic"], 2, "--augment: expected no mosaic for lenet"),
         (["lenet", "--data", "digits", "--warmup", "5"], 2, "--warmup: expected 0 with the schedule 'onecycle'"),
         (["lenet", "--data", "digits", "--lr", "1e9"], 2, "--lr: expected a number <= 1000000.0, got 1000000000.0"),
