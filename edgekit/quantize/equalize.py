@@ -33,7 +33,7 @@ NEGATIVE_PART = 1.0
 STEEPEST_CLIPPED_SLOPE = 0.25
 # Where numbers below zero come out larger than this part of the largest, they are what the tensor has to say.
 MOST_CLIPPED_PART = 0.3
-# Nor is any channel clipped that would lose more than this part of its own range: one that is negative nearly everywhere.
+# Nor is a channel clipped that would lose more of its own range than this: one that is negative nearly everywhere.
 MOST_CLIPPED_SHARE = 0.3
 # Outside, products of scales and weights may not be float32 numbers.
 LEAST_SIZE, GREATEST_SIZE = 1e-12, 1e12
