@@ -2,7 +2,7 @@
 
 The paper ends its 24 convolutions with two full layers of 4096 and 7 x 7 x 30 numbers. The weights that its authors
 publish are of a later network: its first full layer is locally connected, and each cell predicts three boxes, so the
-second gives 7 x 7 x 35. `yolov1` takes those weights; `yolov1_paper` is the network of the paper.
+second gives 7 x 7 x 35. `yolov1` is the network of the paper; `yolov1_local` takes those weights.
 
 Full layers hold a picture to one size. Submodules stand in the order of Darknet's layers, which is the order of the
 numbers in its ``.weights`` files.
@@ -18,14 +18,14 @@ from torch import nn
 from edgekit.models.activations import LeakyReLU
 from edgekit.models.blocks import LEAKY_SLOPE, ConvNormAct, LocallyConnected, initialize
 
-__all__ = ["CellGrid", "YoloV1", "YoloV1Tiny", "initialize_cells", "yolov1", "yolov1_paper", "yolov1_tiny"]
+__all__ = ["CellGrid", "YoloV1", "YoloV1Tiny", "initialize_cells", "yolov1", "yolov1_local", "yolov1_tiny"]
 
 SIDE = 7
 """Rows and columns of cells: 448 px in cells of 64."""
 
 
-def yolov1(classes: int = 20, *, boxes: int = 3) -> nn.Module:
-    """YOLOv1 as in ``yolov1.cfg``, whose weights are published: 197,301,875 parameters with 20 classes.
+def yolov1(classes: int = 20, *, boxes: int = 2) -> nn.Module:
+    """YOLOv1 as in its paper (figure 3): 24 convolutions and two full layers, 7 x 7 x 30 with 20 classes.
 
     Args:
         classes: how many it tells apart.
@@ -34,12 +34,16 @@ def yolov1(classes: int = 20, *, boxes: int = 3) -> nn.Module:
     Returns:
         A module that takes ``(N, 3, 448, 448)`` and returns a tensor ``(N, classes + 5 * boxes, 7, 7)``.
     """
-    return YoloV1(_first_full_layer_local(), SIDE * SIDE * 256, classes, boxes)
-
-
-def yolov1_paper(classes: int = 20, *, boxes: int = 2) -> nn.Module:
-    """YOLOv1 as in its paper (figure 3): two full layers after 24 convolutions, 7 x 7 x 30 with 20 classes."""
     return YoloV1(_first_full_layer(), 4096, classes, boxes)
+
+
+def yolov1_local(classes: int = 20, *, boxes: int = 3) -> nn.Module:
+    """YOLOv1 as in ``yolov1.cfg``, whose weights are published: 197,301,875 parameters with 20 classes.
+
+    Returns:
+        A module that takes ``(N, 3, 448, 448)`` and returns a tensor ``(N, classes + 5 * boxes, 7, 7)``.
+    """
+    return YoloV1(_first_full_layer_local(), SIDE * SIDE * 256, classes, boxes)
 
 
 def yolov1_tiny(classes: int = 20, *, boxes: int = 2) -> nn.Module:

@@ -7,7 +7,7 @@ from torch import nn
 
 from edgekit.models.blocks import LocallyConnected
 from edgekit.models.factory import module_from_recipe
-from edgekit.models.yolov1 import CellGrid, yolov1, yolov1_paper, yolov1_tiny
+from edgekit.models.yolov1 import CellGrid, yolov1, yolov1_local, yolov1_tiny
 from edgekit.recipe import load_recipe
 
 
@@ -67,7 +67,7 @@ def test_cells_are_found_where_darknet_s_indices_point() -> None:
             assert cells[picture, :, row, column].tolist() == expected
 
 
-@pytest.mark.parametrize("name", ["yolov1", "yolov1-tiny"])
+@pytest.mark.parametrize("name", ["yolov1", "yolov1-local", "yolov1-tiny"])
 def test_recipe_and_module_agree_on_the_head_and_macs(name: str) -> None:
     recipe = load_recipe(name)
     with torch.device("meta"):
@@ -94,7 +94,7 @@ def parameters(module: nn.Module) -> int:
 
 def test_the_paper_s_network_ends_in_7_x_7_x_30_after_24_convolutions_and_two_full_layers() -> None:
     with torch.device("meta"):
-        module = yolov1_paper()
+        module = yolov1()
         assert module(torch.empty(1, 3, 448, 448)).shape == (1, 30, 7, 7)
     kinds = [type(part) for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
     assert kinds == [nn.Conv2d] * 24 + [nn.Linear] * 2
@@ -104,7 +104,7 @@ def test_the_paper_s_network_ends_in_7_x_7_x_30_after_24_convolutions_and_two_fu
 
 def test_the_published_network_has_a_local_layer_and_three_boxes() -> None:
     with torch.device("meta"):
-        module = yolov1()
+        module = yolov1_local()
     assert isinstance(module.get_submodule("full.local"), LocallyConnected)
     assert module.get_parameter("full.local.weight").shape == (49 * 256, 9 * 1024, 1, 1)
     assert module.get_parameter("head64.weight").shape == (1715, 49 * 256)

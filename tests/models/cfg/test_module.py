@@ -24,7 +24,16 @@ from edgekit.recipe import load_recipe, recipe_names
 
 CFG = Path(__file__).parent
 HEADS = ("detection", "region", "yolo")
-BY_HAND = ["yolov1", "yolov1-tiny", "yolov2", "yolov2-tiny", "yolov2-voc", "yolov3", "yolov3-spp", "yolov3-tiny"]
+BY_HAND = [
+    "yolov1-local",
+    "yolov1-tiny",
+    "yolov2",
+    "yolov2-tiny",
+    "yolov2-voc",
+    "yolov3",
+    "yolov3-spp",
+    "yolov3-tiny",
+]
 FIXED_PX = {"yolov1-tiny": 448}
 
 
