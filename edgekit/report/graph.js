@@ -32,12 +32,14 @@ function path(source, target, bend, row) {
 // Whether it is in no block that is folded.
 const seen = (element) => !element.closest("details:not([open]) > .inside");
 
+function drawNow() {
+  for (const inside of document.querySelectorAll(".inside")) if (seen(inside)) draw(inside);
+}
+
 let waiting = 0;
 function drawAll() {
   cancelAnimationFrame(waiting);
-  waiting = requestAnimationFrame(() => {
-    for (const inside of document.querySelectorAll(".inside")) if (seen(inside)) draw(inside);
-  });
+  waiting = requestAnimationFrame(drawNow);
 }
 
 // What was clicked stays under the pointer, wherever the rest of the picture goes.
@@ -86,4 +88,4 @@ document.addEventListener("keydown", (event) => {
 
 document.addEventListener("toggle", drawAll, true);
 new ResizeObserver(drawAll).observe(document.querySelector(".graph"));
-drawAll();
+drawNow();  // without waiting for a frame, which a page in the background never gets
