@@ -67,7 +67,7 @@ def decode_yolov1(
         RunError: an output is missing or its channels do not fit the boxes.
     """
     found = [_decode_cells(_raw_cells(outputs, head, picture), head, score_threshold) for head in heads]
-    return Candidates(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return _joined(found)
 
 
 def decode_yolov2(
@@ -90,7 +90,7 @@ def decode_yolov2(
         RunError: an output is missing or its channels do not fit the anchors.
     """
     found = [_decode_softmax_head(_raw_head(outputs, head, picture), head, score_threshold) for head in heads]
-    return Candidates(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return _joined(found)
 
 
 def decode_yolov3(
@@ -118,6 +118,11 @@ def decode_yolov3(
         RunError: an output is missing or its channels do not fit the anchors.
     """
     found = [_decode_head(_raw_head(outputs, head, picture), head, score_threshold) for head in heads]
+    return _joined(found)
+
+
+def _joined(found: Sequence[Candidates]) -> Candidates:
+    """The candidates of all heads, one head's after the other's."""
     return Candidates(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
