@@ -1,4 +1,4 @@
-"""Candidates that are timed by turns, A B C, B C A, …, each in a process of its own that is stopped between its turns.
+"""Candidates that are timed by turns, in another order each time, each in a process of its own that is stopped between its turns.
 
 In one process, threads of one runtime that spin for work disturb the next, and heaps grow together. One candidate after
 the other, a machine that warms up or gets busy favours one of them. By turns and apart, both are shared alike.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -102,10 +103,10 @@ def measure_by_turns(
         for candidate in [*candidates] * instances:
             processes.append((candidate.name, _Process(candidate, feed, threads)))
             stack.callback(processes[-1][1].close)
-        for number in range(rounds):
-            # Whoever comes after a heavy neighbour pays for its heat: everybody follows everybody.
-            first = number % len(processes)
-            for name, process in processes[first:] + processes[:first]:
+        shuffled = random.Random(0)
+        for _ in range(rounds):
+            # Whoever comes after a heavy neighbour pays for its heat: nobody follows the same one every time.
+            for name, process in shuffled.sample(processes, len(processes)):
                 answers[name].append(process.turn(runs))
     medians = {name: _medians(turns, instances) for name, turns in answers.items()}
     base = medians[candidates[0].name]

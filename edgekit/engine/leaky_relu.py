@@ -1,0 +1,78 @@
+"""LeakyRelu on bytes without a look-up: ``alpha * x + (1 - alpha) * max(x, 0)``.
+
+ONNX Runtime computes ``QLinearLeakyRelu`` by a table of 256 bytes, one number after the other. ``Clip`` and
+``QLinearAdd`` have vector instructions, so that two passes over a tensor are faster than that one, if it is large
+enough to pay for the second operator.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["replace_leaky_relus"]
+
+# Measured on x86 with AVX-512, two threads, YOLOv3-416: 52 x 52 x 256 takes 0.88 of the look-up's time, larger ones
+# less, 52 x 52 x 128 as long, smaller ones longer.
+LEAST_ELEMENTS = 1 << 19
+
+LOOKED_UP = "QLinearLeakyRelu"
+DEFAULT_SLOPE = 0.01
+
+
+def replace_leaky_relus(model: onnx.ModelProto) -> int:
+    """Replaces large ``QLinearLeakyRelu`` by ``Clip`` and ``QLinearAdd``, which add up to the same.
+
+    Results differ by one step where the exact one lies halfway between two (2 of 384,000 random cases).
+
+    Args:
+        model: with ONNX Runtime's fused operators and the shapes of its values; changed in place. Sizes that are open
+            count as 1.
+
+    Returns:
+        How many were replaced.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    sizes = {value.name: _elements(value) for value in graph.value_info}
+    nodes: list[onnx.NodeProto] = []
+    replaced = 0
+    for node in graph.node:
+        slope = next((a.f for a in node.attribute if a.name == "alpha"), DEFAULT_SLOPE)
+        scale = constants.get(node.input[1]) if node.op_type == LOOKED_UP else None
+        large = sizes.get(node.output[0], 0) >= LEAST_ELEMENTS if scale is not None else False
+        if scale is None or not large or not node.input[2] or not 0 < slope < 1:
+            nodes.append(node)
+            continue
+        factor = numpy_helper.to_array(scale).astype(np.float32)
+        for part, share in (("slope", np.float32(slope)), ("rest", np.float32(1) - np.float32(slope))):
+            graph.initializer.append(numpy_helper.from_array(np.asarray(factor * share), f"{node.output[0]}_{part}"))
+        nodes += _sum(node)
+        replaced += 1
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return replaced
+
+
+def _sum(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    from onnx import helper
+
+    x, _, zero, *written = node.input
+    y = node.output[0]
+    positive = f"{y}_positive"
+    terms = [x, f"{y}_slope", zero, positive, f"{y}_rest", zero]
+    return [
+        helper.make_node("Clip", [x, zero], [positive], name=f"{node.name}.clip"),
+        helper.make_node("QLinearAdd", [*terms, *written], [y], name=node.name, domain=node.domain),
+    ]
+
+
+def _elements(value: onnx.ValueInfoProto) -> int:
+    return math.prod(max(1, dimension.dim_value) for dimension in value.type.tensor_type.shape.dim)
