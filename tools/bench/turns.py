@@ -1,4 +1,4 @@
-"""Candidates that are timed by turns, in another order each time, each in a process of its own that is stopped between its turns.
+"""Candidates that are timed by turns, in another order each time, each in a process of its own that stops in between.
 
 In one process, threads of one runtime that spin for work disturb the next, and heaps grow together. One candidate after
 the other, a machine that warms up or gets busy favours one of them. By turns and apart, both are shared alike.
