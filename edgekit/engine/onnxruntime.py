@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
 from edgekit.engine.leaky_relu import replace_leaky_relus
+from edgekit.engine.matmul import fuse_integer_products
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
@@ -23,6 +25,7 @@ __all__ = ["OnnxRuntime"]
 
 ENGINE = "engine.onnx"
 WEIGHTS = "engine.onnx.data"
+REWRITTEN = "rewritten.onnx"
 
 # A protobuf cannot be larger than 2 GiB; weights go into a file of their own before that.
 INLINE_LIMIT_BYTES = 1_800_000_000
@@ -76,7 +79,8 @@ class OnnxRuntime:
         return QuantScheme(
             activation_dtype="uint8",
             operators=INTEGER_OPERATORS,
-            quantize_outputs=INTEGER_OPERATORS,
+            # `fuse_integer_products` gives its results out as floats.
+            quantize_outputs=INTEGER_OPERATORS - {"MatMul"},
             fused_activations=frozenset({"Relu", "Clip"}),
             per_channel_weights=True,
             weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
@@ -99,13 +103,15 @@ class OnnxRuntime:
         """
         ort = _library()
         source = read_graph(graph)
+        large = sum(file.stat().st_size for file in _weight_files(graph, source)) > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         settings.optimized_model_filepath = str(folder / ENGINE)
-        if sum(file.stat().st_size for file in _weight_files(graph, source)) > INLINE_LIMIT_BYTES:
+        if large:
             settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         try:
-            _session(ort, graph, settings)
+            with _rewritten(graph, source, folder, large) as path:
+                _session(ort, path, settings)
         except _failures(ort) as e:
             raise _build_error(graph, e) from e
         built = read_graph(folder / ENGINE)
@@ -178,6 +184,24 @@ def _settings(ort: Any, threads: int) -> Any:
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     settings.log_severity_level = 4  # what matters comes as an exception
     return settings
+
+
+@contextmanager
+def _rewritten(graph: Path, model: onnx.ModelProto, folder: Path, large: bool) -> Iterator[Path]:
+    """The graph with `fuse_integer_products`, in a file of its own for as long as it is read; as it is without any."""
+    if not fuse_integer_products(model):
+        yield graph
+        return
+    import onnx
+
+    onnx.load_external_data_for_model(model, str(graph.parent))
+    beside = f"{REWRITTEN}.data"
+    try:
+        onnx.save(model, folder / REWRITTEN, save_as_external_data=large, location=beside)
+        yield folder / REWRITTEN
+    finally:
+        for name in (REWRITTEN, beside):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _session(ort: Any, model: Path, settings: Any) -> Any:

@@ -20,6 +20,7 @@ PRODUCTS = {
     "Gemm": (0, 1),
     "MatMul": (0, 1),
     "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (0, 1),
     "QLinearMatMul": (0, 3),
 }
 """Where each product of two factors has them among its inputs."""

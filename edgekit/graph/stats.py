@@ -285,6 +285,7 @@ _LEARNED = {
     "BatchNormalization": slice(0, 3),
     "GRU": slice(0, 4),
     "LSTM": slice(0, 4),
+    "MatMulIntegerToFloat": slice(1, 7, 5),
     "RNN": slice(0, 4),
     "QLinearConv": slice(3, 9, 5),
     "QLinearMatMul": slice(3, 4),

@@ -259,7 +259,7 @@ def _why_float_computed(node: ir.Node, scheme: QuantScheme) -> str | None:
         return "its weights are computed"
     # Where Q/DQ stand at inputs only, the target has its own kernels for attention: OpenVINO 2026.4 computes a product
     # of two activations in float outside of those, whatever stands before it.
-    return None if "MatMul" in scheme.quantize_outputs else "it multiplies two activations"
+    return None if scheme.quantize_outputs else "it multiplies two activations"
 
 
 def _has_fitting_bias(node: ir.Node) -> bool:

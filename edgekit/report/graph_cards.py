@@ -20,7 +20,8 @@ PRECISIONS = {
 KINDS = {
     "conv": ("convolution", "Conv ConvInteger ConvTranspose QLinearConv"),
     "matmul": (
-        "matrix product", "Attention Einsum GRU Gemm LSTM MatMul MatMulInteger QLinearMatMul RNN",
+        "matrix product",
+        "Attention Einsum GRU Gemm LSTM MatMul MatMulInteger MatMulIntegerToFloat QLinearMatMul RNN",
     ),
     "pool": (
         "pool or resize",

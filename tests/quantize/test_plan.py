@@ -176,7 +176,7 @@ def test_products_of_two_activations_run_on_integers_where_the_backend_can(graph
     text = """g (float[1, 8, 8] x) => (float[1, 8, 8] y) {
         q = MatMul (x, w)  k = MatMul (x, v)  t = Transpose <perm = [0, 2, 1]> (k)  y = MatMul (q, t) }"""
     graph = graph_of(text, w=weights(8, 8), v=weights(8, 8, seed=1))
-    assert planned(graph, CPU) == (["x", "q", "k", "t", "y"], ["q", "k", "t", "y"], {})
+    assert planned(graph, CPU) == (["x", "q", "t"], ["q", "k", "y"], {})
     assert planned(graph, OPENVINO) == (["x"], ["q", "k"], {"y": "it multiplies two activations"})
 
 
