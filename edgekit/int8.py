@@ -60,8 +60,11 @@ def samples_for(source: ModelSource, order: Order, progress: Progress) -> Sample
         CalibrationError: there is nothing in it.
     """
     named = order.calib or (source.policy.calibration if source.policy else "")
+    if order.calib_column is not None and not is_data_set(named):
+        got = f"'{named}'" if named else "none"
+        raise UsageError(f"--calib-column {order.calib_column}: expected a CSV table with --calib, got {got}")
     if named:
-        return _samples_from_name(named, source, order.calib_images)
+        return _samples_from_name(named, source, order)
     if source.preprocess is None:
         count = order.calib_images or RANDOM_INPUTS
         progress.note(
@@ -77,10 +80,12 @@ def samples_for(source: ModelSource, order: Order, progress: Progress) -> Sample
     return samples
 
 
-def _samples_from_name(name: str, source: ModelSource, limit: int | None) -> Samples:
+def _samples_from_name(name: str, source: ModelSource, order: Order) -> Samples:
     """A calibration set, or of a data set the part that is to learn from, since the other is measured on."""
+    limit, column = order.calib_images, order.calib_column
     try:
-        return calibration_set(name, limit=limit)
+        if column is None:
+            return calibration_set(name, limit=limit)
     except UsageError as e:
         if not is_data_set(name):
             known = [*calibration_set_names(), *data_set_names()]
@@ -88,7 +93,7 @@ def _samples_from_name(name: str, source: ModelSource, limit: int | None) -> Sam
     except CalibrationError:
         if not is_data_set(name):
             raise
-    return ExampleFeeds(data_set(name, split="train"), limit=limit, labels=source.labels)
+    return ExampleFeeds(data_set(name, split="train", target=column), limit=limit, labels=source.labels)
 
 
 def calibrated(

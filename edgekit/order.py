@@ -73,6 +73,7 @@ class Order:
         calib: folder, manifest or name of a calibration set; None is the recipe's, or the shipped one.
         calib_method: how ranges are chosen; None is the recipe's, or the default.
         calib_images: calibrate on at most so many.
+        calib_column: of a table to calibrate on, the header of the column that is no input; None is the last one.
         keep_float: patterns of nodes that stay in float, besides the recipe's.
         output: the bundle's folder, where one was named.
         shape: of the picture: ``(H, W)`` or all its sizes.
@@ -95,6 +96,7 @@ class Order:
     calib: str | None = None
     calib_method: str | None = None
     calib_images: int | None = None
+    calib_column: str | None = None
     keep_float: tuple[str, ...] = ()
     output: Path | None = None
     shape: tuple[int, ...] | None = None
@@ -222,7 +224,7 @@ def command_from_order(order: Order) -> str:
     if not isinstance(order.model, (str, Path)):
         return ""
     words = ["edgekit", "build", str(order.model), f"--{order.precision}"]
-    for option in ("target", "weights", "calib", "calib_method", "calib_images", "output", "opset"):
+    for option in ("target", "weights", "calib", "calib_method", "calib_images", "calib_column", "output", "opset"):
         value = getattr(order, option)
         if value is not None:
             words += [f"--{option.replace('_', '-')}", str(value)]

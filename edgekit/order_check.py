@@ -53,6 +53,7 @@ def require_buildable(order: Order) -> None:
             ("--calib", order.calib),
             ("--calib-method", order.calib_method),
             ("--calib-images", order.calib_images),
+            ("--calib-column", order.calib_column),
             ("--keep-float", order.keep_float),
         )
         if value

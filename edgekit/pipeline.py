@@ -61,6 +61,7 @@ def build(
     calib: str | Path | None = None,
     calib_method: str | None = None,
     calib_images: int | None = None,
+    calib_column: str | None = None,
     keep_float: Sequence[str] = (),
     output: str | Path | None = None,
     shape: Sequence[int] | None = None,
@@ -86,6 +87,7 @@ def build(
         calib: pictures to calibrate INT8 on: a folder, a manifest, or the name of a shipped set.
         calib_method: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
         calib_images: calibrate on at most so many.
+        calib_column: of a CSV table to calibrate on, the header of the column to be foretold; the last one if None.
         keep_float: patterns of names of graph nodes that stay in float.
         output: the bundle's folder; ``engines/NAME-PRECISION-TARGET`` if None.
         shape: ``(H, W)`` of the picture, or all sizes of the first input.
@@ -117,6 +119,7 @@ def build(
         calib=None if calib is None else str(calib),
         calib_method=calib_method,
         calib_images=calib_images,
+        calib_column=calib_column,
         keep_float=tuple(keep_float),
         output=None if output is None else Path(output),
         shape=None if shape is None else tuple(shape),

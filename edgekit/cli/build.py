@@ -54,6 +54,7 @@ Examples:
     help="How ranges are chosen from what was seen.",
 )
 @click.option("--calib-images", type=click.IntRange(min=1), metavar="N", help="Calibrate on N pictures at most.")
+@click.option("--calib-column", metavar="NAME", help="Of a CSV table, the column that is no input; the last one else.")
 @click.option(
     "--keep-float", multiple=True, metavar="PATTERN", help="Nodes that stay in float, as in 'head*'; repeatable."
 )

@@ -177,12 +177,6 @@ def _built(
             f"expected one model or any number of engines, got {len(words)} of which '{models[0]}' is a model",
             hint="build what is to be compared with `edgekit build`, then name the engines",
         )
-    if options["column"] is not None and options["calib"] is None:
-        raise UsageError(
-            f"--column {options['column']}: expected --calib with a model, which would be calibrated on rows without "
-            "the last column otherwise, got none",
-            hint="give a folder of arrays with --calib, or name engines that are built already",
-        )
     with tempfile.TemporaryDirectory(prefix="edgekit-eval-") as folder:
         common = {
             "weights": options["weights"],
@@ -192,6 +186,8 @@ def _built(
             "progress": progress,
         }
         calib = {"calib": options["calib"] or data, "calib_images": options["calib_images"]}
+        if options["calib"] is None:
+            calib["calib_column"] = options["column"]
         yield [
             build(models[0], precision="fp32", output=Path(folder) / "fp32", **common),
             build(models[0], precision="int8", output=Path(folder) / "int8", **common, **calib),

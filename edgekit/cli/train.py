@@ -105,8 +105,7 @@ def train(
     click.echo()
     click.echo(f"{click.style('weights:', fg='green', bold=True)} {trained.weights}")
     click.echo(click.style("next:", dim=True))
-    # A build knows of no column: it would be calibrated on rows that lack another one.
-    calibrated = ["--calib", trained.data] if trained.column is None else ["--fp32"]
+    calibrated = ["--calib", trained.data, *(["--calib-column", trained.column] if trained.column else [])]
     click.echo(f"  {shlex.join(['edgekit', 'build', model, '--weights', str(trained.weights), *calibrated])}")
 
 

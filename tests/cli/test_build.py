@@ -70,10 +70,10 @@ def test_what_is_not_given_is_left_to_the_pipeline(pipeline: Pipeline) -> None:
 def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
     line = (
         "build tiny.onnx --int8 --target cpu -o out/t --weights w.weights --calib photos --calib-method mse "
-        "--calib-images 8 --keep-float head* --keep-float /stem --shape 320x320 --input images:1x3x320x320 "
-        "--preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 --no-profile "
-        "--batch 1:4:16 --plan-only --half-io --sm 86,8.9,120 --workspace 512 --timing-cache t.cache --dla 1 "
-        "--version-compatible --hardware-compatible --refittable --strip-weights"
+        "--calib-images 8 --calib-column y --keep-float head* --keep-float /stem --shape 320x320 "
+        "--input images:1x3x320x320 --preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 "
+        "--no-profile --batch 1:4:16 --plan-only --half-io --sm 86,8.9,120 --workspace 512 --timing-cache t.cache "
+        "--dla 1 --version-compatible --hardware-compatible --refittable --strip-weights"
     )
     assert main(line.split()) == 0
     assert pipeline.model == "tiny.onnx"
@@ -85,6 +85,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "calib": "photos",
         "calib_method": "mse",
         "calib_images": 8,
+        "calib_column": "y",
         "keep_float": ("head*", "/stem"),
         "shape": (320, 320),
         "input": {"images": (1, 3, 320, 320)},

@@ -10,6 +10,7 @@ import torch
 from edgekit.cli import train as command
 from edgekit.cli.main import main
 from edgekit.data.augment import AUGMENTATIONS
+from edgekit.engine.bundle import read_manifest
 from edgekit.recipe import Train, load_recipe, recipe_names
 
 
@@ -86,7 +87,7 @@ def test_bad_input_has_a_message_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_column_was_named_for_is_not_calibrated_on_another(
+def test_the_column_that_was_foretold_is_left_out_of_calibration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["y", *(f"x{i}" for i in range(10))]
@@ -94,7 +95,11 @@ def test_what_a_column_was_named_for_is_not_calibrated_on_another(
     (tmp_path / "t.csv").write_text("\n".join([",".join(names), *rows]) + "\n")
     words = ["train", "linear-regression", "--data", "t.csv", "--column", "y", "--epochs", "1"]
     assert main(words) == 0
-    assert "linear-regression.safetensors --fp32" in capsys.readouterr().out
+    advice = capsys.readouterr().out.splitlines()[-1].split()
+    assert advice[-4:] == ["--calib", "t.csv", "--calib-column", "y"]
+    assert main([*advice[1:], "--no-profile", "-o", "built"]) == 0
+    assert read_manifest(Path("built")).calibration is not None
+    capsys.readouterr()
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["column"] == "y"
     assert main([*words[:-3], "z"]) == 2
