@@ -40,20 +40,19 @@ def replace_leaky_relus(model: onnx.ModelProto) -> int:
     from onnx import numpy_helper
 
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    scalars = {tensor.name: tensor for tensor in graph.initializer if not tensor.dims}
     sizes = {value.name: _elements(value) for value in graph.value_info}
     nodes: list[onnx.NodeProto] = []
     replaced = 0
     for node in graph.node:
         slope = next((a.f for a in node.attribute if a.name == "alpha"), DEFAULT_SLOPE)
-        scale = constants.get(node.input[1]) if node.op_type == LOOKED_UP else None
-        large = sizes.get(node.output[0], 0) >= LEAST_ELEMENTS if scale is not None else False
-        if scale is None or not large or not node.input[2] or not 0 < slope < 1:
+        looked_up = node.op_type == LOOKED_UP and all(name in scalars for name in node.input[1:3]) and 0 < slope < 1
+        if not looked_up or sizes.get(node.output[0], 0) < LEAST_ELEMENTS:
             nodes.append(node)
             continue
-        factor = numpy_helper.to_array(scale).astype(np.float32)
+        scale = numpy_helper.to_array(scalars[node.input[1]]).astype(np.float32)
         for part, share in (("slope", np.float32(slope)), ("rest", np.float32(1) - np.float32(slope))):
-            graph.initializer.append(numpy_helper.from_array(np.asarray(factor * share), f"{node.output[0]}_{part}"))
+            graph.initializer.append(numpy_helper.from_array(np.asarray(scale * share), f"{node.output[0]}_{part}"))
         nodes += _sum(node)
         replaced += 1
     del graph.node[:]

@@ -8,7 +8,8 @@ quantizes again while it runs and takes longer.
 
 from __future__ import annotations
 
-from collections import Counter
+import collections
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,53 +30,76 @@ def fuse_integer_products(model: onnx.ModelProto) -> int:
         How many were replaced.
     """
     graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     dequantized = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
-    vectors = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 1}
-    scalars = {tensor.name for tensor in graph.initializer if not tensor.dims}
-    readers: dict[str, list[onnx.NodeProto]] = {}
+    readers: dict[str, list[onnx.NodeProto]] = collections.defaultdict(list)
     for node in graph.node:
         for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs = {value.name for value in graph.output}
-
-    def fits(a: onnx.NodeProto | None, b: onnx.NodeProto | None) -> bool:
-        """One scale for the first factor; one, or one a column, for the second."""
-        if a is None or b is None or len(a.input) < 3 or len(b.input) < 3 or a.input[1] not in scalars:
-            return False
-        return b.input[1] in scalars or (b.input[1] in vectors and _axis(b) in (-1, 1))
+            readers[name].append(node)
+    needed = {value.name for value in graph.output} | _read_inside(graph)
 
     replaced: dict[str, onnx.NodeProto] = {}
-    biases: set[str] = set()
+    sums: set[str] = set()
     for node in graph.node:
         a, b = (dequantized.get(name) for name in node.input[:2]) if node.op_type == "MatMul" else (None, None)
-        after = readers.get(node.output[0], []) if node.output else []
-        # A ReLU before Q is its saturation: ONNX Runtime makes one operator of all three.
-        beyond = [reader for relu in after if relu.op_type == "Relu" for reader in readers.get(relu.output[0], [])]
-        if not fits(a, b) or any(reader.op_type == "QuantizeLinear" for reader in after + beyond):
+        if a is None or b is None or not _fit(a, b, constants):
             continue
-        assert a is not None and b is not None
-        add = after[0] if len(after) == 1 and node.output[0] not in outputs else None
-        bias = _bias(add, node.output[0], vectors)
-        replaced[node.output[0]] = _product(
-            node, a, b, bias, add.output[0] if add is not None and bias else node.output[0]
-        )
-        if add is not None and bias:
-            biases.add(add.output[0])
+        product = node.output[0]
+        after = readers[product]
+        # A ReLU before Q is its saturation: ONNX Runtime makes one operator of all three.
+        beyond = [reader for relu in after if relu.op_type == "Relu" for reader in readers[relu.output[0]]]
+        if any(reader.op_type == "QuantizeLinear" for reader in after + beyond):
+            continue
+        weight = constants.get(b.input[0])
+        alone = len(after) == 1 and product not in needed and weight is not None
+        bias = _bias(after[0], product, constants, weight.dims[-1]) if alone and weight is not None else ""
+        output = after[0].output[0] if bias else product
+        replaced[product] = _product(node, a, b, bias, output)
+        if bias:
+            sums.add(output)
     if replaced:
-        _rewrite(model, replaced, biases)
+        _rewrite(model, replaced, sums, needed)
     return len(replaced)
 
 
-def _axis(dequantize: onnx.NodeProto) -> int:
-    return next((attribute.i for attribute in dequantize.attribute if attribute.name == "axis"), 1)
+def _read_inside(graph: onnx.GraphProto) -> set[str]:
+    """What the branches and bodies of a graph's nodes read."""
+    found: set[str] = set()
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                found |= {name for reader in inner.node for name in reader.input} | _read_inside(inner)
+                found |= {value.name for value in inner.output}
+    return found
 
 
-def _bias(add: onnx.NodeProto | None, product: str, vectors: set[str]) -> str:
-    """The vector that ``add`` adds to ``product``; empty if it adds something else."""
-    if add is None or add.op_type != "Add":
+def _fit(a: onnx.NodeProto, b: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether both factors are bytes and their scales can be multiplied in afterwards: one each, or one a column."""
+    if not all(_is_of_bytes(node, constants) for node in (a, b)) or constants[a.input[1]].dims:
+        return False
+    scale, weight = constants[b.input[1]], constants.get(b.input[0])
+    if not scale.dims:
+        return True
+    axis = next((attribute.i for attribute in b.attribute if attribute.name == "axis"), 1)
+    return len(scale.dims) == 1 and weight is not None and len(weight.dims) == 2 and axis in (-1, 1)
+
+
+def _is_of_bytes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether a DequantizeLinear turns bytes into float32, by constants."""
+    from onnx import TensorProto
+
+    scale, zero = (constants.get(name) for name in (*node.input[1:], "", "")[:2])
+    if scale is None or zero is None:
+        return False
+    return scale.data_type == TensorProto.FLOAT and zero.data_type in (TensorProto.UINT8, TensorProto.INT8)
+
+
+def _bias(add: onnx.NodeProto, product: str, constants: Mapping[str, onnx.TensorProto], columns: int) -> str:
+    """The vector, a number a column, that ``add`` adds to ``product``; empty if it does anything else."""
+    others = [constants.get(name) for name in add.input if name != product]
+    if add.op_type != "Add" or len(others) != 1 or others[0] is None or list(others[0].dims) != [columns]:
         return ""
-    others = [name for name in add.input if name != product]
-    return others[0] if len(others) == 1 and others[0] in vectors else ""
+    return others[0].name
 
 
 def _product(node: onnx.NodeProto, a: onnx.NodeProto, b: onnx.NodeProto, bias: str, output: str) -> onnx.NodeProto:
@@ -85,18 +109,18 @@ def _product(node: onnx.NodeProto, a: onnx.NodeProto, b: onnx.NodeProto, bias: s
     return helper.make_node("MatMulIntegerToFloat", inputs, [output], name=node.name, domain=DOMAIN)
 
 
-def _rewrite(model: onnx.ModelProto, replaced: dict[str, onnx.NodeProto], biases: set[str]) -> None:
+def _rewrite(model: onnx.ModelProto, replaced: Mapping[str, onnx.NodeProto], sums: set[str], needed: set[str]) -> None:
     """Puts in what replaces the node of each output, and takes out the sums and pairs that nobody reads any more."""
     from onnx import helper
 
     graph = model.graph
     nodes = [
-        replaced.get(node.output[0], node)
+        replaced.get(node.output[0], node) if node.output else node
         for node in graph.node
-        if node.op_type != "Add" or node.output[0] not in biases
+        if node.op_type != "Add" or node.output[0] not in sums
     ]
-    read = Counter(name for node in nodes for name in node.input) + Counter(value.name for value in graph.output)
-    kept = [node for node in nodes if node.op_type != "DequantizeLinear" or read[node.output[0]]]
+    read = needed.union(*(node.input for node in nodes))
+    kept = [node for node in nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
     del graph.node[:]
     graph.node.extend(kept)
     if all(opset.domain != DOMAIN for opset in model.opset_import):

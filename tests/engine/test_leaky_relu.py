@@ -78,9 +78,12 @@ def test_small_tensors_and_other_slopes_are_left_alone(slope: float, shape: list
     assert model.SerializeToString() == before
 
 
-def test_one_without_a_zero_point_or_a_shape_is_left_alone() -> None:
+def test_one_without_a_scalar_zero_point_or_a_shape_is_left_alone() -> None:
     model = _model(0.1, 10, 0.1, 10, 0.1, LARGE)
     model.graph.node[0].input[2] = ""
+    assert replace_leaky_relus(model) == 0
+    model = _model(0.1, 10, 0.1, 10, 0.1, LARGE)
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.uint8([10]), "z"))  # Clip takes no vector
     assert replace_leaky_relus(model) == 0
     model = _model(0.1, 10, 0.1, 10, 0.1, LARGE)
     del model.graph.value_info[:]

@@ -98,7 +98,7 @@ def test_a_product_and_its_bias_become_one_operator_of_the_same_result(swapped: 
     np.testing.assert_allclose(_run(model, _x())[0], expected[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, COLUMNS), (TOKENS, COLUMNS), ()], ids=str)
+@pytest.mark.parametrize("shape", [(1, COLUMNS), (TOKENS, COLUMNS), (1,), ()], ids=str)
 def test_what_is_no_vector_is_added_by_itself(shape: tuple[int, ...]) -> None:
     model = _with_bias(np.full(shape, 0.5, np.float32))
     expected = _run(model, _x())
@@ -150,10 +150,47 @@ def test_what_does_not_fit_is_left_alone() -> None:
     unpaired.graph.node[3].input[0] = "x"
     without_zero = _with_bias(VECTOR)
     del without_zero.graph.node[2].input[2]
-    for model in (rows, behind, relu, unpaired, without_zero):
+    wider = _with_bias(VECTOR)  # integers of 16 bits
+    wider.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.uint16(117).reshape(()), "a.zero"))
+    for model in (rows, behind, relu, unpaired, without_zero, wider):
         before = model.SerializeToString()
         assert fuse_integer_products(model) == 0
         assert model.SerializeToString() == before
+
+
+def test_stacked_matrices_with_a_scale_a_row_are_left_alone() -> None:
+    """Their axis 1 is not that of the columns."""
+    rng = np.random.default_rng(3)
+    pair, of_pair = _quantized("a", "x", 0.02, 117)
+    constants = [
+        numpy_helper.from_array(rng.integers(-127, 128, (2, WIDTH, COLUMNS)).astype(np.int8), "w.q"),
+        numpy_helper.from_array(rng.uniform(0.005, 0.02, WIDTH).astype(np.float32), "w.scale"),
+        numpy_helper.from_array(np.zeros(WIDTH, np.int8), "w.zero"),
+    ]
+    nodes = [
+        *pair,
+        helper.make_node("DequantizeLinear", ["w.q", "w.scale", "w.zero"], ["w"], axis=1),
+        helper.make_node("MatMul", ["a", "w"], ["y"]),
+    ]
+    assert fuse_integer_products(_model(nodes, [*of_pair, *constants], {"y": ["N", TOKENS, COLUMNS]})) == 0
+
+
+def test_what_a_branch_reads_stays() -> None:
+    model = _with_bias(VECTOR)
+    kept = helper.make_graph(
+        [helper.make_node("Identity", ["product"], ["inside"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("inside", TensorProto.FLOAT, None)],
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    model.graph.node.append(helper.make_node("If", ["yes"], ["z"], then_branch=kept, else_branch=kept))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", TOKENS, COLUMNS]))
+    expected = _run(model, _x())
+    assert fuse_integer_products(model) == 1
+    assert _operators(model) == ["QuantizeLinear", "MatMulIntegerToFloat", "Add", "If"]
+    for built, wanted in zip(_run(model, _x()), expected, strict=True):
+        np.testing.assert_allclose(built, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_nodes_without_names_are_told_apart() -> None:
