@@ -60,9 +60,11 @@ def samples_for(source: ModelSource, order: Order, progress: Progress) -> Sample
         CalibrationError: there is nothing in it.
     """
     named = order.calib or (source.policy.calibration if source.policy else "")
-    if order.calib_column is not None and not is_data_set(named):
-        got = f"'{named}'" if named else "none"
-        raise UsageError(f"--calib-column {order.calib_column}: expected a CSV table with --calib, got {got}")
+    if order.calib_column is not None:
+        if not is_data_set(named):
+            got = f"'{named}'" if named else "none"
+            raise UsageError(f"--calib-column {order.calib_column}: expected a CSV table with --calib, got {got}")
+        return _examples(named, source, order)
     if named:
         return _samples_from_name(named, source, order)
     if source.preprocess is None:
@@ -82,10 +84,8 @@ def samples_for(source: ModelSource, order: Order, progress: Progress) -> Sample
 
 def _samples_from_name(name: str, source: ModelSource, order: Order) -> Samples:
     """A calibration set, or of a data set the part that is to learn from, since the other is measured on."""
-    limit, column = order.calib_images, order.calib_column
     try:
-        if column is None:
-            return calibration_set(name, limit=limit)
+        return calibration_set(name, limit=order.calib_images)
     except UsageError as e:
         if not is_data_set(name):
             known = [*calibration_set_names(), *data_set_names()]
@@ -93,7 +93,12 @@ def _samples_from_name(name: str, source: ModelSource, order: Order) -> Samples:
     except CalibrationError:
         if not is_data_set(name):
             raise
-    return ExampleFeeds(data_set(name, split="train", target=column), limit=limit, labels=source.labels)
+    return _examples(name, source, order)
+
+
+def _examples(name: str, source: ModelSource, order: Order) -> ExampleFeeds:
+    examples = data_set(name, split="train", target=order.calib_column)
+    return ExampleFeeds(examples, limit=order.calib_images, labels=source.labels)
 
 
 def calibrated(

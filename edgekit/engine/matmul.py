@@ -50,9 +50,8 @@ def fuse_integer_products(model: onnx.ModelProto) -> int:
         beyond = [reader for relu in after if relu.op_type == "Relu" for reader in readers[relu.output[0]]]
         if any(reader.op_type == "QuantizeLinear" for reader in after + beyond):
             continue
-        weight = constants.get(b.input[0])
-        alone = len(after) == 1 and product not in needed and weight is not None
-        bias = _bias(after[0], product, constants, weight.dims[-1]) if alone and weight is not None else ""
+        alone = len(after) == 1 and product not in needed
+        bias = _bias(after[0], product, constants.get(b.input[0]), constants) if alone else ""
         output = after[0].output[0] if bias else product
         replaced[product] = _product(node, a, b, bias, output)
         if bias:
@@ -88,16 +87,18 @@ def _is_of_bytes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
     """Whether a DequantizeLinear turns bytes into float32, by constants."""
     from onnx import TensorProto
 
-    scale, zero = (constants.get(name) for name in (*node.input[1:], "", "")[:2])
-    if scale is None or zero is None:
+    if len(node.input) < 3 or not all(name in constants for name in node.input[1:]):
         return False
+    scale, zero = (constants[name] for name in node.input[1:])
     return scale.data_type == TensorProto.FLOAT and zero.data_type in (TensorProto.UINT8, TensorProto.INT8)
 
 
-def _bias(add: onnx.NodeProto, product: str, constants: Mapping[str, onnx.TensorProto], columns: int) -> str:
-    """The vector, a number a column, that ``add`` adds to ``product``; empty if it does anything else."""
-    others = [constants.get(name) for name in add.input if name != product]
-    if add.op_type != "Add" or len(others) != 1 or others[0] is None or list(others[0].dims) != [columns]:
+def _bias(
+    add: onnx.NodeProto, product: str, weight: onnx.TensorProto | None, constants: Mapping[str, onnx.TensorProto]
+) -> str:
+    """The vector, a number a column of ``weight``, that ``add`` adds to ``product``; empty if it does anything else."""
+    others = [constants[name] for name in add.input if name in constants]
+    if add.op_type != "Add" or weight is None or [list(other.dims) for other in others] != [[weight.dims[-1]]]:
         return ""
     return others[0].name
 

@@ -224,6 +224,7 @@ def test_any_file_is_a_set_or_a_data_error(tmp_path_factory, content):
     root = write(tmp_path_factory.mktemp("voc"), {"a": ""}, {"val": ["a"]})
     (root / "Annotations" / "a.xml").write_bytes(content)
     try:
-        data_set(str(root))[0]
-    except DataError:
-        pass
+        boxes = data_set(str(root))[0].target
+        assert (boxes.corners[:, :2] < boxes.corners[:, 2:]).all()
+    except DataError as e:
+        assert e.message

@@ -266,6 +266,7 @@ def test_any_data_yaml_is_a_set_or_a_data_error(tmp_path_factory, content):
     (root / "obj.data").write_bytes(content)
     for source in (root / "data.yaml", root / "obj.data", root):
         try:
-            data_set(f"yolo:{source}", split="train")[0]
-        except DataError:
-            pass
+            boxes = data_set(f"yolo:{source}", split="train")[0].target
+            assert (boxes.corners[:, :2] < boxes.corners[:, 2:]).all()
+        except DataError as e:
+            assert e.message

@@ -4,9 +4,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
-from small_graphs import SHAPE, conv_graph, save, unknown_operator
+from small_graphs import SHAPE, conv_graph, run_unfused, save, unknown_operator
 
 from edgekit.engine.backend import BACKENDS, Backend, BuildOptions, Engine, backend
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
@@ -47,11 +46,7 @@ def _images(seed: int = 0) -> np.ndarray:
 
 
 def _reference(graph: Path, images: np.ndarray) -> np.ndarray:
-    """What the graph says, operator by operator: ONNX Runtime without its fusions."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"images": images})[0])
+    return run_unfused(graph, {"images": images})[0]
 
 
 def test_float_engines_compute_what_the_graph_says(real_backend: Backend, tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from small_graphs import run_unfused
 
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
@@ -40,8 +40,7 @@ def _model(scale: float, zero: int, out_scale: float, out_zero: int, slope: floa
 
 
 def _run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"x": x})[0])
+    return run_unfused(model, {"x": x})[0]
 
 
 @given(
@@ -133,8 +132,5 @@ def test_an_engine_with_a_large_leaky_relu_computes_what_its_graph_says(tmp_path
 
     images = rng.random((2, 3, size, size), dtype=np.float32)
     built = library.load(tmp_path / result.engine, threads=1).run({"x": images})["y"]
-    plain = onnxruntime.SessionOptions()
-    plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    expected = onnxruntime.InferenceSession(path, plain, providers=["CPUExecutionProvider"]).run(None, {"x": images})[0]
-    difference = np.abs(built - expected)
+    difference = np.abs(built - run_unfused(path, {"x": images})[0])
     assert difference.max() <= 0.0301 and np.count_nonzero(difference > 1e-6) < difference.size // 100

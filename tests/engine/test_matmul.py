@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from small_graphs import run_unfused
 
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.matmul import fuse_integer_products
@@ -74,11 +74,7 @@ def _x(batch: int = 2) -> np.ndarray:
 
 
 def _run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
-    """As it stands: ONNX Runtime without its fusions."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(output) for output in session.run(None, {"x": x})]
+    return run_unfused(model, {"x": x})
 
 
 def _operators(model: onnx.ModelProto) -> list[str]:

@@ -104,7 +104,7 @@ def test_a_build_page_says_the_gain_and_what_was_found(make_report: MakeReport) 
 
 
 def test_one_run_makes_a_page(make_report: MakeReport) -> None:
-    parsed(html_from_report(make_report(runs=1)))
+    assert parsed(html_from_report(make_report(runs=1))).text
 
 
 def test_an_engine_without_stages_makes_a_page(make_report: MakeReport) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 SHAPE = (1, 4, 8, 8)
@@ -64,6 +65,15 @@ def unknown_operator() -> onnx.ModelProto:
     node = helper.make_node("Frobnicate", ["images"], ["head"], "odd", domain="nobody")
     value = helper.make_tensor_value_info
     return _model([node], value("images", TensorProto.FLOAT, [1]), value("head", TensorProto.FLOAT, [1]), [], "nobody")
+
+
+def run_unfused(model: onnx.ModelProto | Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What the graph says, operator by operator: ONNX Runtime without its fusions."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    given = model if isinstance(model, Path) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    return [np.asarray(output) for output in session.run(None, feeds)]
 
 
 def save(model: onnx.ModelProto, folder: Path) -> Path:
