@@ -38,7 +38,8 @@ class Layer(msgspec.Struct, frozen=True):
 
     Attributes:
         names: the graph's nodes that it was made of.
-        dtype: element type that it multiplies in: ``int8`` (signed or not), ``float32``, ``float16``, ``bfloat16``.
+        dtype: element type that it multiplies in: ``int8`` (signed or not), ``float32``, ``float16``, ``bfloat16``, or
+            ``int16``, for a float layer whose weights are multiplied as integers of 16 bits (`split_float_weights`).
     """
 
     names: tuple[str, ...]

@@ -12,6 +12,8 @@ import collections
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from edgekit.engine.rewriting import read_inside, replace_nodes
+
 if TYPE_CHECKING:
     import onnx
 
@@ -36,7 +38,7 @@ def fuse_integer_products(model: onnx.ModelProto) -> int:
     for node in graph.node:
         for name in node.input:
             readers[name].append(node)
-    needed = {value.name for value in graph.output} | _read_inside(graph)
+    needed = {value.name for value in graph.output} | read_inside(graph.node)
 
     replaced: dict[str, onnx.NodeProto] = {}
     sums: set[str] = set()
@@ -57,19 +59,8 @@ def fuse_integer_products(model: onnx.ModelProto) -> int:
         if bias:
             sums.add(output)
     if replaced:
-        _rewrite(model, replaced, sums, needed)
+        _rewrite(model, replaced, sums)
     return len(replaced)
-
-
-def _read_inside(graph: onnx.GraphProto) -> set[str]:
-    """What the branches and bodies of a graph's nodes read."""
-    found: set[str] = set()
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                found |= {name for reader in inner.node for name in reader.input} | _read_inside(inner)
-                found |= {value.name for value in inner.output}
-    return found
 
 
 def _fit(a: onnx.NodeProto, b: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
@@ -110,19 +101,15 @@ def _product(node: onnx.NodeProto, a: onnx.NodeProto, b: onnx.NodeProto, bias: s
     return helper.make_node("MatMulIntegerToFloat", inputs, [output], name=node.name, domain=DOMAIN)
 
 
-def _rewrite(model: onnx.ModelProto, replaced: Mapping[str, onnx.NodeProto], sums: set[str], needed: set[str]) -> None:
+def _rewrite(model: onnx.ModelProto, replaced: Mapping[str, onnx.NodeProto], sums: set[str]) -> None:
     """Puts in what replaces the node of each output, and takes out the sums and pairs that nobody reads any more."""
     from onnx import helper
 
-    graph = model.graph
     nodes = [
         replaced.get(node.output[0], node) if node.output else node
-        for node in graph.node
+        for node in model.graph.node
         if node.op_type != "Add" or node.output[0] not in sums
     ]
-    read = needed.union(*(node.input for node in nodes))
-    kept = [node for node in nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(model.graph, nodes)
     if all(opset.domain != DOMAIN for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
