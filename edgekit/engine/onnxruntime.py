@@ -14,6 +14,7 @@ from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
 from edgekit.engine.leaky_relu import replace_leaky_relus
 from edgekit.engine.matmul import fuse_integer_products
+from edgekit.engine.nearest_resize import replace_nearest_resizes
 from edgekit.engine.split_weights import LOWER, UPPER, split_float_weights
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.specs import Precision, QuantScheme, TensorSpec
@@ -213,7 +214,14 @@ def _lower_for_this_processor(built: onnx.ModelProto) -> int:
     if here.arch != "x86_64":
         return 0
     # Without VNNI, sums of products with 8-bit weights do not fit (`OnnxRuntime.scheme`).
-    return replace_leaky_relus(built) + (split_float_weights(built) if here.fast_int8 else 0)
+    split = split_float_weights(built) if here.fast_int8 else 0
+    return split + replace_leaky_relus(built) + replace_nearest_resizes(built, _run_small)
+
+
+def _run_small(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    ort = _library()
+    session = ort.InferenceSession(model.SerializeToString(), _settings(ort, 1), providers=["CPUExecutionProvider"])
+    return list(session.run(None, feeds))
 
 
 def _session(ort: Any, model: Path, settings: Any) -> Any:
