@@ -86,8 +86,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         weight_bits: 8, or 7 where the backend's 8-bit multiply-add saturates (x86 without VNNI).
         float_bias: the bias stays float; otherwise it is int32 with the scale of input times weight.
         stem_channels: the first two convolutions from an input stay in float while they read no more channels
-            than this and the image shrinks behind them: there integers gain little time, and lose most of what all
-            of quantization loses.
+            than this and the image shrinks behind them, unless ``quantize_outputs`` and their activation is fused:
+            there integers gain little time, and lose most of what all of quantization loses.
         rest: what is not quantized is typed in this: FP32 between INT8 makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
         channel_multiple: convolutions that read fewer channels get channels of zeros up to this number, where the

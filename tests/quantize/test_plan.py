@@ -118,7 +118,7 @@ def test_a_classifier_gives_out_floats(graph_of, weights):
 
 def test_the_first_convolutions_stay_in_float_while_they_read_few_channels(graph_of, weights):
     text = """g (float[1, 3, 8, 8] x) => (float[1, 8, 2, 2] y) {
-        a = Conv <strides = [2, 2]> (x, w)  r = Relu (a)  b = Conv <strides = [2, 2]> (r, v)  c = Conv (b, v)
+        a = Conv <strides = [2, 2]> (x, w)  r = LeakyRelu (a)  b = Conv <strides = [2, 2]> (r, v)  c = Conv (b, v)
         d = Conv <group = 8> (c, u)  y = Conv (d, v) }"""
     graph = graph_of(text, w=weights(8, 3, 1, 1), v=weights(8, 8, 1, 1), u=weights(8, 1, 1, 1))
 
@@ -127,6 +127,18 @@ def test_the_first_convolutions_stay_in_float_while_they_read_few_channels(graph
 
     assert (kept(2), kept(3), kept(7), kept(8), kept(99)) == ([], ["a"], ["a"], ["a", "b"], ["a", "b"])
     assert planned(graph, OPENVINO)[2] == {}
+
+
+def test_a_shortcut_around_the_first_block_runs_on_integers_behind_a_float_stem(graph_of, weights):
+    text = """g (float[1, 3, 8, 8] x) => (float[1, 8, 4, 4] y) {
+        a = Conv <strides = [2, 2]> (x, w)  r = LeakyRelu (a)  b = Conv (r, v)  s = Add (r, b)  y = Conv (s, v) }"""
+    scheme = msgspec.structs.replace(CPU, stem_channels=3)
+    graph = graph_of(text, w=weights(8, 3, 1, 1), v=weights(8, 8, 1, 1))
+    assert planned(graph, scheme) == (
+        ["r", "b", "s", "y"],
+        ["b", "s", "y"],
+        {"a": "it is one of the first convolutions and reads 3 channels"},
+    )
 
 
 def test_grouped_convolutions_are_no_stem(graph_of, weights):

@@ -31,7 +31,7 @@ def conv(before: int, after: int, **options: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(before, after, 3, **{"stride": 2, "padding": 1, "bias": False, **options}),
         nn.BatchNorm2d(after),
-        nn.ReLU(),
+        nn.LeakyReLU(0.1),
     )
 
 
@@ -60,6 +60,17 @@ def test_the_first_two_are_while_they_read_few_channels(
     )
     convolutions = [node.name for node in graph.graph]
     assert list(plan_from_graph(graph, SCHEME).skipped) == convolutions[:expected]
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [(nn.ReLU, set()), (nn.ReLU6, set()), (nn.SiLU, {"0"}), (nn.LeakyReLU, {"0"}), (nn.Identity, {"0"})],
+)
+def test_it_is_not_where_its_activation_costs_nothing_on_integers(
+    activation: type[nn.Module], expected: set[str]
+) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2), activation(), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 3))
+    assert floats(module) == expected
 
 
 def test_none_is_for_a_target_that_asks_for_none() -> None:
