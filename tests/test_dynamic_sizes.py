@@ -1,0 +1,233 @@
+"""Sizes that are chosen at run time, of any dimension: engines that are right at both ends of their ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import edgekit
+from edgekit.engine.bundle import read_manifest
+from edgekit.errors import AccuracyError, CalibrationError, GraphError, RunError, UsageError
+from edgekit.graph import sizes as graph_sizes
+from edgekit.graph.evaluate import Evaluator
+from edgekit.graph.export import graph_from_module
+from edgekit.graph.file import save_graph
+from edgekit.graph.load import graph_from_onnx
+from edgekit.report.inspection import inspection_from_bundle
+from edgekit.specs import ShapeRange, TensorSpec
+
+SIDES = (8, 16, 24)
+PICTURE = ShapeRange((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+class Pixels(nn.Module):
+    """A stride, a sum, a slope and a table of pixels: what an engine may have planned for one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 8, 3, padding=1, stride=2)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.leaky_relu(self.first(x), 0.1)
+        x = x + nn.functional.leaky_relu(self.second(x), 0.1)
+        return self.last(x.flatten(2).transpose(1, 2))
+
+
+class Words(nn.Module):
+    """One layer of a Transformer over ``ids`` of which ``mask`` hides some; positions are a table of 12."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(2, 16)
+        self.positions = nn.Parameter(torch.randn(12, 16))
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(
+            self.embedding(ids) + self.positions[: ids.shape[1]], src_key_padding_mask=mask == 0
+        )
+        return found
+
+
+class Folded(nn.Module):
+    """Takes one width alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(x.shape[0], 24)
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "pixels.onnx"
+    save_graph(graph_from_module(Pixels().eval(), [TensorSpec("x", "float32", (1, 3, "h", "w"))], ["y"]), path)
+    return path
+
+
+def build(model: object, **options: object) -> Path:
+    given = {"target": "cpu", "precision": "fp32", "profile": False, **options}
+    return edgekit.build(model, **given)  # type: ignore[arg-type]
+
+
+def random_feeds(bundle: Path, which: str) -> dict[str, np.ndarray]:
+    manifest, random = read_manifest(bundle), np.random.default_rng(0)
+    feeds = {}
+    for spec in manifest.inputs:
+        shape = getattr(manifest.shapes[spec.name], which)
+        numbers = random.random(shape) if spec.dtype == "float32" else np.ones(shape)
+        feeds[spec.name] = numbers.astype(spec.dtype)
+    return feeds
+
+
+def relative_error(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    (a,), (b,) = got.values(), expected.values()
+    assert a.shape == b.shape
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "allowed"),
+    [("cpu", "fp32", 1e-5), ("cpu", "int8", 0.05), ("openvino", "fp32", 1e-5), ("openvino", "int8", 0.05)],
+)
+def test_an_engine_is_right_at_both_ends_of_its_range(
+    pixels: Path, target: str, precision: str, allowed: float
+) -> None:
+    if target == "openvino":
+        pytest.importorskip("openvino")
+    bundle = build(pixels, target=target, precision=precision, input={"": (1, 3, SIDES, SIDES)})
+    manifest = read_manifest(bundle)
+    assert manifest.shapes == {"x": PICTURE}
+    assert manifest.inputs == (TensorSpec("x", "float32", (1, 3, "h", "w")),)
+    assert "--input 1x3x8:16:24x8:16:24" in manifest.rebuild
+    reference = Evaluator(graph_from_onnx(pixels))
+    with edgekit.load(bundle) as session:
+        for which in ("least", "usual", "greatest"):
+            feeds = random_feeds(bundle, which)
+            assert relative_error(session.run(feeds), reference.run(feeds)) < allowed, which
+
+
+def test_a_module_takes_ranges_and_what_it_wants_equal_is_one_dimension() -> None:
+    module, sizes = Words().eval(), (1, (2, 5, 12))
+    bundle = build(module, input={"ids:int64": sizes, "mask:int64": sizes}, batch=(1, 2, 3))
+    manifest = read_manifest(bundle)
+    assert [spec.shape for spec in manifest.inputs] == [("batch", "ids_1"), ("batch", "ids_1")]
+    assert set(map(str, manifest.shapes["mask"].sizes)) == {"1:2:3", "2:5:12"}
+    with edgekit.load(bundle) as session:
+        for which in ("least", "usual", "greatest"):
+            feeds = random_feeds(bundle, which)
+            with torch.no_grad():
+                expected = module(*map(torch.from_numpy, feeds.values())).numpy()
+            assert relative_error(session.run(feeds), {"": expected}) < 1e-4, which
+
+
+@pytest.mark.parametrize(
+    ("module", "sizes", "message"),
+    [
+        (Folded(), {"x": (1, 3, (4, 8, 16))}, r"input x: .*: Folded takes dimension 2 in one size alone, 8: expected"),
+        (Words(), {"ids:int64": (1, (2, 5, 16)), "mask:int64": (1, (2, 5, 16))}, r"does not take its end .*\(1, 16\)"),
+        (Words(), {"ids:int64": (1, (2, 5, 8)), "mask:int64": (1, (2, 5, 9))}, "one range .*, got 2:5:9 and 2:5:8"),
+    ],
+)
+def test_error_on_a_range_that_the_module_does_not_take(
+    module: nn.Module, sizes: dict[str, tuple[object, ...]], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(module.eval(), input=sizes)
+
+
+def test_error_on_an_end_that_the_graph_does_not_take(tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[1, w] x) => (float[2, 4] y) '
+        "<int64[2] shape = {2, 4}> { y = Reshape (x, shape) }"
+    )
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    with pytest.raises(GraphError) as caught:
+        build(tmp_path / "m.onnx", input={"x": (1, (8, 8, 16))})
+    assert "zeros for x: float32 (1, 16)" in caught.value.hint
+
+
+def test_error_on_an_end_where_an_output_is_lost(pixels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.report import side_by_side
+
+    whole = side_by_side.noise_db
+
+    def noise_db(reference: list[dict[str, np.ndarray]], got: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        lost = next(iter(reference[0].values())).shape[1] == 12 * 12
+        return dict.fromkeys(reference[0], -1.0) if lost else whole(reference, got)
+
+    monkeypatch.setattr(side_by_side, "noise_db", noise_db)
+    with pytest.raises(AccuracyError, match=r"given x: float32 \(1, 3, 24, 24\) is lost in noise"):
+        build(pixels, precision="int8", shape=(SIDES, SIDES), profile=True)
+
+
+def test_what_costs_too_much_at_the_greatest_size_is_not_computed_and_said(
+    pixels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_sizes, "CHEAP_MACS", 1)
+    notes = read_manifest(build(pixels, shape=(SIDES, SIDES))).notes
+    assert any("cost too much to check" in note and "x: float32 (1, 3, 24, 24)" in note for note in notes)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 7, 8), (1, 3, 8, 25), (2, 3, 8, 8)])
+def test_error_on_an_input_out_of_range(pixels: Path, shape: tuple[int, ...]) -> None:
+    bundle = build(pixels, shape=(SIDES, SIDES), target="null")
+    with edgekit.load(bundle) as session:
+        with pytest.raises(RunError) as caught:
+            session.run({"x": np.zeros(shape, np.float32)})
+        assert caught.value.message == (
+            f"input 'x': expected float32 (1, 3, 8:16:24, 8:16:24), got ({', '.join(map(str, shape))})"
+        )
+        assert caught.value.hint.startswith("build it for another range: edgekit build ")
+
+
+def test_a_picture_is_made_to_fit_the_usual_size(pixels: Path) -> None:
+    bundle = build(pixels, shape=(SIDES, (8, 20, 24)), target="null")
+    with edgekit.load(bundle) as session:
+        feeds, _ = session.preprocess(np.zeros((50, 60, 3), np.uint8))
+    assert feeds["x"].shape == (1, 3, 16, 20)
+
+
+def test_arrays_of_any_size_in_the_range_calibrate(pixels: Path, tmp_path: Path) -> None:
+    samples = tmp_path / "arrays"
+    samples.mkdir()
+    for side in (8, 17, 24):
+        np.save(samples / f"{side}.npy", np.random.default_rng(0).random((1, 3, side, 9), np.float32))
+    bundle = build(pixels, precision="int8", shape=(SIDES, SIDES), calib=samples)
+    calibration = read_manifest(bundle).calibration
+    assert calibration is not None and calibration.images == 3
+    np.save(samples / "a.npy", np.zeros((1, 3, 8, 25), np.float32))
+    with pytest.raises(
+        CalibrationError, match=r"expected x: float32 \(1, 3, 8:16:24, 8:16:24\), got float32 \(1, 3, 8, 25"
+    ):
+        build(pixels, precision="int8", shape=(SIDES, SIDES), calib=samples)
+
+
+def test_layers_are_counted_at_the_usual_size(pixels: Path) -> None:
+    bundle = build(pixels, shape=(SIDES, SIDES), target="null")
+    found = inspection_from_bundle(bundle)
+    assert found.assumed_sizes == {"h": 16, "w": 16}
+    assert found.macs == 64 * (8 * 27 + 8 * 72 + 8 * 4)
+
+
+@pytest.mark.parametrize("name", ["yolov3-tiny", "yolov1"])
+def test_error_on_a_detector_of_any_size(name: str) -> None:
+    with pytest.raises(
+        UsageError, match=f"--shape: {name} expects one height and one width, .* got 320:416:640x416"
+    ) as e:
+        build(name, shape=((320, 416, 640), 416))
+    assert "--shape 416x416" in e.value.hint
