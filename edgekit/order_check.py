@@ -41,8 +41,9 @@ def size_from_value(value: int | Sequence[int], option: str) -> Size:
         or not 0 < whole[0] <= whole[len(whole) // 2] <= whole[-1]
     ):
         raise UsageError(
-            f"{option}: expected a number of 1 or more, or three that do not fall, such as 1:4:16, got "
-            f"{':'.join(map(str, numbers))}"
+            f"{option}: expected a number of 1 or more, or a range MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, got "
+            f"{':'.join(map(str, numbers))}",
+            hint="least, usual and greatest size, in this order, as in 1:4:16",
         )
     return whole[0] if whole[0] == whole[-1] else SizeRange(*whole)
 

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 import edgekit
+from edgekit.compilation import compile_bundle
 from edgekit.engine.bundle import read_manifest
+from edgekit.engine.triton import export_triton
 from edgekit.errors import AccuracyError, CalibrationError, GraphError, RunError, UsageError
 from edgekit.graph import sizes as graph_sizes
 from edgekit.graph.evaluate import Evaluator
@@ -119,6 +121,27 @@ def test_an_engine_is_right_at_both_ends_of_its_range(
         for which in ("least", "usual", "greatest"):
             feeds = random_feeds(bundle, which)
             assert relative_error(session.run(feeds), reference.run(feeds)) < allowed, which
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_tensorrt_rtx_gets_the_range_as_its_profile(pixels: Path, precision: str) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    sizes = {"x": (1, 3, SIDES, SIDES)}
+    bundle = build(pixels, target="tensorrt-rtx", precision=precision, input=sizes)
+    manifest = read_manifest(bundle)
+    assert manifest.shapes == {"x": PICTURE}
+    assert manifest.engine == "engine.plan"
+    assert manifest.layers.get({"fp16": "float16", "int8": "int8"}[precision])
+
+
+def test_a_plan_for_later_keeps_its_ranges(pixels: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    planned = build(pixels, target="tensorrt", precision="fp16", plan_only=True, shape=(SIDES, SIDES))
+    assert read_manifest(planned).shapes == {"x": PICTURE}
+    compiled = compile_bundle(planned, target="tensorrt-rtx", output="compiled")
+    assert read_manifest(compiled).shapes == {"x": PICTURE}
+    model = export_triton(compiled, Path("models"))
+    assert "dims: [ 1, 3, -1, -1 ]" in (model.path / "config.pbtxt").read_text()
 
 
 def test_a_module_takes_ranges_and_what_it_wants_equal_is_one_dimension() -> None:

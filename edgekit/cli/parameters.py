@@ -172,7 +172,7 @@ def _named_shape(value: str) -> tuple[str, Sizes]:
     for count in range(len(words)):
         name, shape = ":".join(words[:count]), _shape(":".join(words[count:]))
         if shape:
-            return name, () if re.fullmatch(r"(.*:)?\d+(x\d+)+", name) else shape
+            return name, () if any(re.fullmatch(r"\d+(x\d+)+", word) for word in words[:count]) else shape
     return value, ()
 
 
