@@ -19,9 +19,8 @@ Ranges = Mapping[str, tuple[float, float]]
 Feeds = Sequence[dict[str, np.ndarray]]
 
 END_TOLERANCE = 0.5
-"""The largest relative error where inputs were cut off or repeated to fill the least or the greatest size: what they
-show is not what the model was made for, and it may waver. What overflows, or is computed for another size, is further
-off."""
+"""The largest relative error where inputs were made to fit the least or the greatest size: what they show is not what
+the model was made for, and it may waver. What overflows, or is computed for another size, is further off."""
 
 
 def checked_half(

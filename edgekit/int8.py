@@ -157,16 +157,21 @@ def answers(graph: ir.Model, inputs: Iterable[dict[str, np.ndarray]]) -> list[di
 
 
 def at_ends(feeds: Sequence[dict[str, np.ndarray]], source: ModelSource) -> list[list[dict[str, np.ndarray]]]:
-    """What ``feeds`` show, cut off or repeated to the sizes at each end of the ranges that the inputs may have."""
+    """What ``feeds`` show, made to fit the sizes at each end of the ranges that the inputs may have.
+
+    Pictures are stretched, so that all of them is seen; of everything else there is as much as fits, or it is repeated.
+    """
+    stretched = source.preprocess is not None
     return [
-        [{spec.name: _filling(feed[spec.name], spec) for spec in specs} for feed in feeds]
+        [{spec.name: _fitted(feed[spec.name], spec, stretched=stretched) for spec in specs} for feed in feeds]
         for specs in source.ends.sizes
     ]
 
 
-def _filling(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
+def _fitted(array: np.ndarray, spec: TensorSpec, *, stretched: bool) -> np.ndarray:
     for axis, size in enumerate(spec.shape):
-        array = np.take(array, np.arange(size) % array.shape[axis], axis)
+        own, places = array.shape[axis], np.arange(int(size))
+        array = np.take(array, places * own // len(places) if stretched else places % own, axis)
     return array
 
 

@@ -47,6 +47,8 @@ __all__ = ["build"]
 
 COMPARED_INPUTS = 4
 JUDGED_INPUTS = 2
+LEEWAY_DB = 10.0
+"""How much lower the signal to noise may be at the least or the greatest size, where it is below 0 dB."""
 HALF_IMAGES = 8
 """Half precision only has to know by how much a range overflows, not where it ends."""
 
@@ -179,7 +181,7 @@ def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
             typed = _to_half(Path(scratch), source, order, notes, measured_here)
         if typed.sqnr_db:
             _refuse_noise(typed.sqnr_db, order.target)
-            _refuse_noise_at_ends(source, typed.ends_db, order.target)
+            _judge_ends(source, typed.sqnr_db, typed.ends_db, order.target, notes)
             worst = min(typed.sqnr_db, key=lambda name: typed.sqnr_db[name])
             notes.note(f"INT8's signal to noise, computed on the processor: {typed.sqnr_db[worst]:.1f} dB at '{worst}'")
         engine = _engine(folder, source, order, notes, typed.calibration)
@@ -188,24 +190,40 @@ def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
             engines = [*typed.reference, engine]
             measured = measure_side_by_side(engines, typed.inputs, typed.ends, threads=order.threads, progress=notes)
             _refuse_noise(measured.sqnr_db, order.target)
-            _refuse_noise_at_ends(source, measured.ends_db, order.target)
+            _judge_ends(source, measured.sqnr_db, measured.ends_db, order.target, notes)
             write_build_report(folder, measured.reports, {**facts, "sqnr_db": measured.sqnr_db or None})
-    seal(folder, engine.manifest)
+    # What was measured may have left something to tell.
+    seal(folder, msgspec.structs.replace(engine.manifest, notes=tuple(notes.texts)))
 
 
-def _refuse_noise_at_ends(source: ModelSource, ends_db: Sequence[Mapping[str, float]], target: str) -> None:
-    """`_refuse_noise` for the least and the greatest sizes that the inputs may have."""
+def _judge_ends(
+    source: ModelSource,
+    usual_db: Mapping[str, float],
+    ends_db: Sequence[Mapping[str, float]],
+    target: str,
+    notes: _Notes,
+) -> None:
+    """`_refuse_noise` for the least and the greatest sizes that the inputs may have.
+
+    Where an output is hardly out of the noise at the usual size, as a detector's that finds nothing in the pictures
+    that it is shown, it is told of, and refused only if it is far worse at an end.
+    """
+    floor_db = min(0.0, min(usual_db.values(), default=0.0) - LEEWAY_DB)
     for specs, sqnr_db in zip(source.ends.sizes, ends_db, strict=False):
-        _refuse_noise(sqnr_db, target, f" given {'; '.join(map(str, specs))}")
+        given = f" given {'; '.join(map(str, specs))}"
+        _refuse_noise(sqnr_db, target, given, floor_db)
+        worst = min(sqnr_db, key=lambda name: sqnr_db[name], default="")
+        if worst and sqnr_db[worst] < 0.0:
+            notes.note(f"INT8's signal to noise{given}: {sqnr_db[worst]:.1f} dB at '{worst}', which is lost in noise")
 
 
-def _refuse_noise(sqnr_db: Mapping[str, float], target: str, given: str = "") -> None:
+def _refuse_noise(sqnr_db: Mapping[str, float], target: str, given: str = "", floor_db: float = 0.0) -> None:
     """Raises `AccuracyError` where an output of the INT8 engine is further from FP32's than zeros would be."""
     worst = min(sqnr_db, key=lambda name: sqnr_db[name], default="")
-    if worst and sqnr_db[worst] < 0.0:
+    if worst and sqnr_db[worst] < floor_db:
         raise AccuracyError(
             f"output '{worst}' of the INT8 engine for {target}{given} is lost in noise: expected a signal to noise "
-            f"of more than 0 dB against FP32, got {sqnr_db[worst]:.1f} dB",
+            f"of more than {floor_db:.0f} dB against FP32, got {sqnr_db[worst]:.1f} dB",
             hint="calibrate on inputs of your own task (--calib DIR), try another --calib-method, "
             "or keep sensitive layers in float (--keep-float PATTERN)",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from edgekit.graph.evaluate import Evaluator
 from edgekit.graph.export import graph_from_module
 from edgekit.graph.file import save_graph
 from edgekit.graph.load import graph_from_onnx
+from edgekit.report import side_by_side
 from edgekit.report.inspection import inspection_from_bundle
 from edgekit.specs import ShapeRange, TensorSpec
 
@@ -184,17 +185,34 @@ def test_error_on_an_end_that_the_graph_does_not_take(tmp_path: Path) -> None:
     assert "zeros for x: float32 (1, 16)" in caught.value.hint
 
 
-def test_error_on_an_end_where_an_output_is_lost(pixels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.report import side_by_side
-
-    whole = side_by_side.noise_db
+@pytest.fixture
+def noise_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """Lets the INT8 engine of `Pixels` have such a noise at inputs of that side, in dB."""
+    found: dict[int, float] = {}
 
     def noise_db(reference: list[dict[str, np.ndarray]], got: list[dict[str, np.ndarray]]) -> dict[str, float]:
-        lost = next(iter(reference[0].values())).shape[1] == 12 * 12
-        return dict.fromkeys(reference[0], -1.0) if lost else whole(reference, got)
+        ((name, array),) = reference[0].items()
+        return {name: found.get(2 * round(array.shape[1] ** 0.5), 30.0)}
 
     monkeypatch.setattr(side_by_side, "noise_db", noise_db)
-    with pytest.raises(AccuracyError, match=r"given x: float32 \(1, 3, 24, 24\) is lost in noise"):
+    return found.__setitem__
+
+
+def test_error_on_an_end_where_an_output_is_lost(pixels: Path, noise_at: Callable[[int, float], None]) -> None:
+    noise_at(24, -1.0)
+    with pytest.raises(AccuracyError, match=r"given x: float32 \(1, 3, 24, 24\) is lost in noise: .* more than 0 dB"):
+        build(pixels, precision="int8", shape=(SIDES, SIDES), profile=True)
+
+
+def test_what_is_hardly_out_of_the_noise_is_told_of_at_an_end_and_refused_where_it_is_far_worse(
+    pixels: Path, noise_at: Callable[[int, float], None]
+) -> None:
+    noise_at(16, 2.0)
+    noise_at(8, -7.9)
+    bundle = build(pixels, precision="int8", shape=(SIDES, SIDES), profile=True)
+    assert any("(1, 3, 8, 8): -7.9 dB at 'y', which is lost" in note for note in read_manifest(bundle).notes)
+    noise_at(8, -8.1)
+    with pytest.raises(AccuracyError, match="more than -8 dB"):
         build(pixels, precision="int8", shape=(SIDES, SIDES), profile=True)
 
 

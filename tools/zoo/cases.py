@@ -59,7 +59,7 @@ SAMPLES = {
 FOREIGN: dict[str, tuple[tuple[str, ...], ...]] = {
     f"{RAPIDOCR}/ch_PP-OCRv4_det_infer.onnx": (
         *(("--shape", "320x320", *HALF, *batch) for batch in ((), DYNAMIC)),
-        ("--shape", "320:640:1280x320:640:1280", *HALF),
+        ("--shape", "160:320:640x160:320:640", *HALF),
     ),
     f"{RAPIDOCR}/ch_PP-OCRv4_rec_infer.onnx": (
         *(("--shape", "48x320", *HALF, *batch) for batch in ((), DYNAMIC)),
