@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgekit.cli import parameters
 from edgekit.errors import UsageError
@@ -92,6 +94,18 @@ def test_a_range_is_said_in_the_place_of_a_number() -> None:
     assert shapes(PICTURE, inputs={"": (1, 3, 48, WIDTH)}) == {"x": (1, 3, 48, WIDTH)}
     assert shapes(PICTURE, shape=(WIDTH, 64)) == {"x": (1, 3, WIDTH, 64)}
     assert shapes(NHWC, shape=(64, WIDTH), batch=SizeRange(1, 2, 3)) == {"x": (SizeRange(1, 2, 3), 64, WIDTH, 3)}
+
+
+@given(
+    st.text("abx_:.", max_size=6),
+    st.lists(st.tuples(*[st.integers(1, 3000)] * 3).map(sorted) | st.integers(1, 3000), min_size=1, max_size=5),
+)
+def test_a_shape_is_read_as_it_is_written(name: str, sizes: list[int | list[int]]) -> None:
+    shape = shape_from_sizes(sizes, "--input")
+    text = "x".join(map(str, shape))
+    parsed = parameters.input_shapes(None, None, (f"{name}:{text}" if name else text,))  # type: ignore[arg-type]
+    assert parsed is not None and list(parsed) == [name]
+    assert shape_from_sizes(parsed[name], "--input") == shape
 
 
 def test_a_range_that_has_a_name_is_said_once() -> None:

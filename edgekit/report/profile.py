@@ -61,7 +61,7 @@ def profile_bundle(
         image: picture for a detector (path, PIL image or RGB array); one is made where there is none.
         seed: what made-up inputs are drawn with.
         sizes: shapes of made-up inputs by name, of an engine that takes several; the name ``""`` is the first one's.
-            Those that are not named have the usual sizes of their ranges.
+            Those that are not named have the usual sizes of their ranges. A detector is then fed arrays as others are.
         progress: told how far the measurement is.
 
     Raises:
@@ -187,6 +187,8 @@ def _run_of(
 ) -> tuple[tuple[str, ...], Run, str, tuple[TensorSpec, ...]]:
     """Names of the stages, what runs them once, what is fed in, and in which shapes."""
     shapes = session.manifest.shapes
+    if image is not None and sizes:
+        raise UsageError("--image and --input: expected one of them, as a picture is made to fit the input, got both")
     if session.manifest.postprocess is not None and _takes_one(session) and not sizes:
         picture, source = _picture(image, seed)
         one = specs_at(session.inputs, shapes)[0]

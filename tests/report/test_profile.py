@@ -176,6 +176,11 @@ def test_an_engine_of_any_size_is_measured_at_the_size_that_is_asked_for(of_any_
     assert profile_bundle(of_any_width, runs=2, sizes={name: (1, 64)}).inputs[0].shape == (1, 64)
 
 
+def test_error_on_a_picture_and_sizes(of_any_width: Path) -> None:
+    with pytest.raises(UsageError, match="--image and --input: expected one of them"):
+        profile_bundle(of_any_width, runs=2, image=made_picture(64, 64, 0), sizes={"": (1, 64)})
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [({"x": (1, 65)}, r"fits x: float32 \(1:4:8, 8:16:64\), got 1x65"), ({"x": (1,)}, "got 1"),
