@@ -12,7 +12,7 @@ import numpy as np
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
-from edgekit.engine.leaky_relu import replace_leaky_relus
+from edgekit.engine.leaky_relu import replace_leaky_relus, usual_elements
 from edgekit.engine.matmul import fuse_integer_products
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.specs import Precision, QuantScheme, TensorSpec
@@ -116,7 +116,7 @@ class OnnxRuntime:
             raise _build_error(graph, e) from e
         built = read_graph(folder / ENGINE)
         # Measured on x86 alone; on Arm the look-up stays.
-        if cpu().arch == "x86_64" and replace_leaky_relus(built):
+        if cpu().arch == "x86_64" and replace_leaky_relus(built, usual_elements(source, options.shapes)):
             (folder / ENGINE).write_bytes(built.SerializeToString())
         layers = _layers(built)
         assert_precision(self.name, options.precision, quantized_layers(source), layers)
