@@ -265,6 +265,24 @@ def test_layers_are_counted_at_the_usual_size(pixels: Path) -> None:
     assert found.macs == 64 * (8 * 27 + 8 * 72 + 8 * 4)
 
 
+def test_weights_in_a_file_of_their_own_may_be_cut_to_the_size_of_an_input(tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[1, length, 32] x) => (float[1, n, 32] y) '
+        "<int64[1] zero = {0}, int64[1] one = {1}, int64[1] axis = {0}, int64[3] folded = {1, -1, 32}> {"
+        " shape = Shape (x) size = Slice (shape, one, two, axis) rows = Slice (table, zero, size, axis)"
+        " cut = Reshape (rows, folded) y = Add (x, cut) }"
+    )
+    model = onnx.parser.parse_model(text)
+    table = np.random.default_rng(0).random((64, 32), np.float32)
+    for array, name in ((table, "table"), (np.array([2]), "two")):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, size_threshold=1024)
+    with edgekit.load(build(path, input={"x": (1, (1, 8, 64), 32)})) as session:
+        zeros = np.zeros((1, 5, 32), np.float32)
+        np.testing.assert_array_equal(session.run({"x": zeros})["y"][0], table[:5])
+
+
 @pytest.mark.parametrize("name", ["yolov3-tiny", "yolov1"])
 def test_error_on_a_detector_of_any_size(name: str) -> None:
     with pytest.raises(

@@ -64,6 +64,6 @@ def test_layers_inside_of_branches_are_named_as_what_cannot_be_quantized() -> No
 
 
 def test_open_sizes_of_a_published_model_are_asked_for() -> None:
-    with pytest.raises(UsageError, match="expected a size for each dimension") as caught:
+    with pytest.raises(UsageError, match="expected a size, or a range MIN:OPT:MAX, for each dimension") as caught:
         edgekit.build(installed("rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"))
     assert "--input x:1x3x224x224" in caught.value.hint

@@ -19,6 +19,9 @@ CHEAP_MACS = 20_000_000_000
 """What may be computed once more to see that the largest inputs come out right: a second or two on a processor."""
 
 _MOST_ROUNDS = 10
+_LARGEST_SHAPE = 128
+"""Elements of what is computed of shapes. Weights in files of their own have more, and must not be read here: a file
+that somebody has read a part of cannot be closed."""
 
 Specs = tuple[TensorSpec, ...]
 
@@ -63,7 +66,7 @@ def _learn_computed_shapes(graph: ir.Model) -> None:
     if all(value.shape is None or value.shape.is_static() for value in _computed(graph)):
         return
     folded = graph.clone(deep_copy=False)
-    rounds = ir.passes.PassManager([FoldConstants(), InferShapes()], steps=_MOST_ROUNDS, early_stop=True)
+    rounds = ir.passes.PassManager([FoldConstants(_LARGEST_SHAPE), InferShapes()], steps=_MOST_ROUNDS, early_stop=True)
     rounds(folded)
     found = {value.name: value.shape for value in _computed(folded)}
     for value in _computed(graph):
