@@ -93,9 +93,18 @@ def with_batch(shape: Shape, order: Order) -> Shape:
     return shape if order.batch is None or not shape else (_batch(shape[0], order.batch), *shape[1:])
 
 
-def open_shape(name: str, shape: Shape, own: Sequence[int | str] = ()) -> tuple[int | str, ...]:
-    """The shape of the input ``name`` in a graph: a name stands for each range, its own one where ``own`` has it."""
-    names = [BATCH if axis == 0 else f"{name}_{axis}" for axis in range(len(shape))]
+def open_shape(
+    name: str, shape: Shape, own: Sequence[int | str] = (), *, batched: bool = True
+) -> tuple[int | str, ...]:
+    """The shape of an input in a graph, where a name stands for each range.
+
+    Args:
+        name: of the input.
+        shape: numbers and ranges.
+        own: the shape that the model has so far; its names are kept.
+        batched: the first dimension is the batch, the same at all inputs.
+    """
+    names = [BATCH if axis == 0 and batched else f"{name}_{axis}" for axis in range(len(shape))]
     for axis, size in enumerate(own):
         names[axis] = size if isinstance(size, str) else names[axis]
     return tuple(called if isinstance(size, SizeRange) else size for called, size in zip(names, shape, strict=True))

@@ -289,7 +289,12 @@ def _module_inputs(module: nn.Module, order: Order) -> tuple[list[TensorSpec], d
         name, dtype = (name, last) if last in DTYPES else (key, "float32")
         name = name or "input"
         shapes[name] = with_batch(shape, order)
-        specs.append(TensorSpec(name, dtype, open_shape(name, shapes[name])))
+        specs.append(TensorSpec(name, dtype, ()))
+    # Ranges that differ are not those of one batch.
+    batched = len({shape[0] for shape in shapes.values() if shape and isinstance(shape[0], SizeRange)}) < 2
+    specs = [
+        msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], batched=batched)) for spec in specs
+    ]
     arguments = list(inspect.signature(module.forward).parameters)
     if all(spec.name in arguments for spec in specs):
         specs.sort(key=lambda spec: arguments.index(spec.name))

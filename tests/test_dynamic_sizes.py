@@ -117,6 +117,8 @@ def test_an_engine_is_right_at_both_ends_of_its_range(
     assert manifest.shapes == {"x": PICTURE}
     assert manifest.inputs == (TensorSpec("x", "float32", (1, 3, "h", "w")),)
     assert "--input 1x3x8:16:24x8:16:24" in manifest.rebuild
+    if target == "openvino":  # which plans memory by it
+        assert 'shape="1,3,8..24,8..24"' in (bundle / manifest.engine).read_text()
     reference = Evaluator(graph_from_onnx(pixels))
     with edgekit.load(bundle) as session:
         for which in ("least", "usual", "greatest"):
@@ -157,6 +159,34 @@ def test_a_module_takes_ranges_and_what_it_wants_equal_is_one_dimension() -> Non
             with torch.no_grad():
                 expected = module(*map(torch.from_numpy, feeds.values())).numpy()
             assert relative_error(session.run(feeds), {"": expected}) < 1e-4, which
+
+
+class Lengths(nn.Module):
+    """Means of two inputs, each as long as it is."""
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return left.mean(0), right.mean(0)
+
+
+def test_dimensions_that_the_module_does_not_want_equal_have_ranges_of_their_own() -> None:
+    bundle = build(Lengths(), input={"left": ((2, 5, 12), 4), "right": ((3, 5, 9), 4)})
+    assert [spec.shape for spec in read_manifest(bundle).inputs] == [("left_0", 4), ("right_0", 4)]
+    left, right = np.ones((2, 4), np.float32), np.ones((9, 4), np.float32)
+    with edgekit.load(bundle) as session:
+        for mean in session.run({"left": left, "right": right}).values():
+            np.testing.assert_array_equal(mean, 1)
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_error_on_two_sizes_of_what_the_module_wants_equal(target: str) -> None:
+    if target == "openvino":  # which forgets the names of dimensions
+        pytest.importorskip("openvino")
+    bundle = build(Words().eval(), target=target, input={"ids:int64": (1, (2, 5, 9)), "mask:int64": (1, (2, 5, 9))})
+    with (
+        edgekit.load(bundle) as session,
+        pytest.raises(RunError, match=r"got \(1, 8\): 'ids_1' is 9 at an input before"),
+    ):
+        session.run({"ids": np.ones((1, 9), np.int64), "mask": np.ones((1, 8), np.int64)})
 
 
 @pytest.mark.parametrize(

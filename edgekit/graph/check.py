@@ -102,9 +102,10 @@ def _told_of_sizes(module: nn.Module, specs: Sequence[TensorSpec], *, of_range: 
     except Exception as e:
         if not of_range:
             raise
+        words = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UsageError(
             f"{type(module).__name__} was asked for a range of sizes and does not take its end "
-            f"{'; '.join(map(str, specs))}: {str(e).strip().splitlines()[0]}",
+            f"{'; '.join(map(str, specs))}: {words}",
             hint="give a range all of which it takes, or a number",
         ) from e
 

@@ -126,10 +126,12 @@ def _example_size(range_: SizeRange | None, axis: int) -> int:
 
 def _dimension(name: str, shared: bool, range_: SizeRange | None) -> Any:
     """What `torch.export` is told of it: with a name of its own it is never found to be equal to another."""
+    bounds = {} if range_ is None else {"min": range_.least, "max": range_.greatest}
+    if not shared:
+        return torch.export.Dim.DYNAMIC(**bounds)
     if not name.isidentifier():
         raise ExportError(f"dimension '{name}': expected a name of letters, digits and underscores")
-    bounds = {} if range_ is None else {"min": range_.least, "max": range_.greatest}
-    return torch.export.Dim(name, **bounds) if shared else torch.export.Dim.DYNAMIC(**bounds)
+    return torch.export.Dim(name, **bounds)
 
 
 def _by_argument(module: nn.Module, shapes: tuple[dict[int, Any], ...]) -> Any:

@@ -330,7 +330,9 @@ def _checked_array(
         raise RunError(f"{expected}, got {array.dtype.name} {got}", hint=f"convert it: array.astype('{spec.dtype}')")
     if not sizes_take(sizes, array.shape):
         raise RunError(f"{expected}, got {got}", hint=_shape_hint(array.shape, sizes, manifest.rebuild))
-    for size, name in zip(array.shape, spec.shape, strict=True):
+    # Not every engine keeps the names that dimensions have in the graph.
+    named = next((own.shape for own in manifest.inputs if own.name == spec.name), spec.shape)
+    for size, name in zip(array.shape, named, strict=True):
         if isinstance(name, str) and chosen.setdefault(name, size) != size:
             raise RunError(
                 f"{expected}, got {got}: '{name}' is {chosen[name]} at an input before",
