@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypedDict
 
@@ -33,9 +33,9 @@ from edgekit.quantize.observers import needs_histogram
 from edgekit.quantize.quantize import quantized_graph, require_quantizable
 from edgekit.quantize.table import cached_table, keep_table
 from edgekit.source import ModelSource
-from edgekit.specs import QuantScheme
+from edgekit.specs import QuantScheme, TensorSpec, specs_text
 
-__all__ = ["Samples", "answers", "calibrated", "quantize", "require_int8", "samples_for"]
+__all__ = ["Samples", "answers", "at_ends", "calibrated", "quantize", "require_int8", "samples_for"]
 
 DEFAULT_METHOD = "minmax"
 DEFAULT_SET = "sample"
@@ -119,7 +119,7 @@ def calibrated(
         collected = collect_statistics(
             source.graph,
             observed_tensors(source.graph),
-            samples.feeds(source.inputs, source.preprocess),
+            samples.feeds(source.inputs, source.preprocess, source.shapes),
             method=method,
             total=len(samples),
             # ONNX Runtime would count the host's processors, whatever a container may use.
@@ -156,6 +156,25 @@ def answers(graph: ir.Model, inputs: Iterable[dict[str, np.ndarray]]) -> list[di
     return [evaluator.run(arrays) for arrays in inputs]
 
 
+def at_ends(feeds: Sequence[dict[str, np.ndarray]], source: ModelSource) -> list[list[dict[str, np.ndarray]]]:
+    """What ``feeds`` show, made to fit the sizes at each end of the ranges that the inputs may have.
+
+    Pictures are stretched, so that all of them is seen; of everything else there is as much as fits, or it is repeated.
+    """
+    stretched = source.preprocess is not None
+    return [
+        [{spec.name: _fitted(feed[spec.name], spec, stretched=stretched) for spec in specs} for feed in feeds]
+        for specs in source.ends.sizes
+    ]
+
+
+def _fitted(array: np.ndarray, spec: TensorSpec, *, stretched: bool) -> np.ndarray:
+    for axis, size in enumerate(spec.shape):
+        own, places = array.shape[axis], np.arange(int(size))
+        array = np.take(array, places * own // len(places) if stretched else places % own, axis)
+    return array
+
+
 def require_int8(source: ModelSource, order: Order, scheme: QuantScheme) -> None:
     """Says what is wrong with the model or the order before time is spent on it.
 
@@ -175,5 +194,5 @@ def _policy(source: ModelSource, order: Order) -> Policy:
 
 def _digest_of_feeds(source: ModelSource, samples: Samples) -> str:
     """Hash over all that decides what the graph is shown."""
-    what = (samples.digest, source.preprocess, [str(spec) for spec in source.inputs])
+    what = (samples.digest, source.preprocess, [specs_text([spec], source.shapes) for spec in source.inputs])
     return hashlib.sha256(repr(what).encode()).hexdigest()

@@ -14,7 +14,7 @@ import msgspec
 from edgekit.errors import UsageError, nearest
 from edgekit.recipe import Preprocess, load_recipe, recipe_names
 from edgekit.recipe_errors import recipe_error
-from edgekit.specs import Precision
+from edgekit.specs import Precision, Shape, Size
 
 __all__ = [
     "EngineOptions",
@@ -76,14 +76,14 @@ class Order:
         calib_column: of a table to calibrate on, the header of the column that is no input; None is the last one.
         keep_float: patterns of nodes that stay in float, besides the recipe's.
         output: the bundle's folder, where one was named.
-        shape: of the picture: ``(H, W)`` or all its sizes.
-        inputs: shapes by input name; the name ``""`` is the first input's.
+        shape: of the picture: ``(H, W)`` or all its sizes; a range stands where a size is chosen at run time.
+        inputs: shapes by input name, likewise; the name ``""`` is the first input's.
         preprocess: fields that replace the recipe's, or those that are guessed; see `given_fields`.
         opset: to export to, where one was named.
         seed: for random weights.
         threads: for the engine; 0 leaves it to the backend.
         profile: measure the engine, and FP32 beside it.
-        batch: least, usual and greatest number of inputs in a batch; three equal numbers fix it; None is the model's.
+        batch: number of inputs in a batch, or the range of it: the first dimension of all inputs; None is the model's.
         half_io: inputs and outputs are in half precision too, where the engine is.
         plan_only: leave the engine itself to `edgekit compile`, on the machine it is for.
         engine: what the backend's builder is told besides; see `BuildOptions`.
@@ -99,14 +99,14 @@ class Order:
     calib_column: str | None = None
     keep_float: tuple[str, ...] = ()
     output: Path | None = None
-    shape: tuple[int, ...] | None = None
-    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shape: Shape | None = None
+    inputs: Mapping[str, Shape] = field(default_factory=dict)
     preprocess: Mapping[str, Any] | None = None
     opset: int | None = None
     seed: int = 0
     threads: int = 0
     profile: bool = True
-    batch: tuple[int, int, int] | None = None
+    batch: Size | None = None
     half_io: bool = False
     plan_only: bool = False
     engine: EngineOptions = EngineOptions()
@@ -250,8 +250,7 @@ def command_from_compile(bundle: Path, target: str, engine: EngineOptions) -> st
 
 
 def _engine_words(order: Order) -> list[str]:
-    batch = order.batch or ()
-    words = ["--batch", ":".join(map(str, batch if len(set(batch)) > 1 else batch[:1]))] if batch else []
+    words = ["--batch", str(order.batch)] if order.batch is not None else []
     words += ["--half-io"] if order.half_io else []
     words += ["--plan-only"] if order.plan_only else []
     return words + _builder_words(order.engine)
@@ -266,5 +265,5 @@ def _builder_words(engine: EngineOptions) -> list[str]:
     return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(engine, flag)]
 
 
-def _times(sizes: tuple[int, ...]) -> str:
+def _times(sizes: Shape) -> str:
     return "x".join(map(str, sizes))

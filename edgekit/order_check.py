@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 from edgekit.engine.backend import Backend, backend
 from edgekit.errors import UsageError, nearest, needs_extra
 from edgekit.order import EngineOptions, Order
-from edgekit.specs import Precision
+from edgekit.specs import Precision, Shape, Size, SizeRange
 
-__all__ = ["batch_from_sizes", "precision_from_name", "require_buildable"]
+__all__ = ["precision_from_name", "require_buildable", "shape_from_sizes", "size_from_value"]
 
 
 def precision_from_name(name: str) -> Precision:
@@ -25,19 +27,34 @@ def precision_from_name(name: str) -> Precision:
     return Precision(name)
 
 
-def batch_from_sizes(sizes: int | Sequence[int] | None) -> tuple[int, int, int] | None:
-    """Least, usual and greatest size of a batch, from a number or all three; None of None.
+def size_from_value(value: int | Sequence[int], option: str) -> Size:
+    """One dimension: a number, or the range that its least, usual and greatest size are; a number if all are equal.
 
     Raises:
-        UsageError: they fall, or are not three.
+        UsageError: they are not three, fall, or one is below 1; ``option`` is what the message begins with.
     """
-    if sizes is None:
-        return None
-    batch = (sizes,) * 3 if isinstance(sizes, int) else tuple(sizes)
-    if len(batch) != 3 or not 0 < batch[0] <= batch[1] <= batch[2]:
-        given = ":".join(map(str, batch))
-        raise UsageError(f"--batch: expected a number, or three that do not fall, such as 1:4:16, got {given}")
-    return batch
+    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
+    whole = [operator.index(number) for number in numbers if isinstance(number, SupportsIndex)]
+    if (
+        len(numbers) != len(whole)
+        or len(whole) not in (1, 3)
+        or not 0 < whole[0] <= whole[len(whole) // 2] <= whole[-1]
+    ):
+        raise UsageError(
+            f"{option}: expected a number of 1 or more, or a range MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, got "
+            f"{':'.join(map(str, numbers))}",
+            hint="least, usual and greatest size, in this order, as in 1:4:16",
+        )
+    return whole[0] if whole[0] == whole[-1] else SizeRange(*whole)
+
+
+def shape_from_sizes(sizes: Sequence[int | Sequence[int]], option: str) -> Shape:
+    """A shape, a number or a range a dimension; see `size_from_value`.
+
+    Raises:
+        UsageError: a dimension is neither.
+    """
+    return tuple(size_from_value(size, option) for size in sizes)
 
 
 def require_buildable(order: Order) -> None:

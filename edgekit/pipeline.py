@@ -32,12 +32,11 @@ from edgekit.engine.staging import require_room
 from edgekit.errors import AccuracyError, BackendUnavailable, EngineMismatch
 from edgekit.models.download import weights_cache
 from edgekit.order import EngineOptions, Order, command_from_order, given_fields, name_of
-from edgekit.order_check import batch_from_sizes, precision_from_name, require_buildable
+from edgekit.order_check import precision_from_name, require_buildable, shape_from_sizes, size_from_value
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.recipe import Preprocess
 from edgekit.report.side_by_side import BuiltEngine, measure_side_by_side, noise_db
 from edgekit.report.write import write_build_report
-from edgekit.shapes import ranges_of_batch
 from edgekit.specs import Precision
 
 if TYPE_CHECKING:
@@ -48,6 +47,8 @@ __all__ = ["build"]
 
 COMPARED_INPUTS = 4
 JUDGED_INPUTS = 2
+LEEWAY_DB = 10.0
+"""How much lower the signal to noise may be at the least or the greatest size, where it is below 0 dB."""
 HALF_IMAGES = 8
 """Half precision only has to know by how much a range overflows, not where it ends."""
 
@@ -64,8 +65,8 @@ def build(
     calib_column: str | None = None,
     keep_float: Sequence[str] = (),
     output: str | Path | None = None,
-    shape: Sequence[int] | None = None,
-    input: Mapping[str, Sequence[int]] | None = None,
+    shape: Sequence[int | Sequence[int]] | None = None,
+    input: Mapping[str, Sequence[int | Sequence[int]]] | None = None,
     preprocess: Preprocess | Mapping[str, Any] | None = None,
     opset: int | None = None,
     seed: int = 0,
@@ -92,7 +93,9 @@ def build(
         output: the bundle's folder; ``engines/NAME-PRECISION-TARGET`` if None.
         shape: ``(H, W)`` of the picture, or all sizes of the first input.
         input: shapes of a module's or ONNX file's inputs by name; the name ``""`` stands for the first. Those of a
-            module are float32, unless their names end in another element type: ``ids:int64``.
+            module are float32, unless their names end in another element type: ``ids:int64``. Here and in ``shape``,
+            three numbers in the place of one, least, usual and greatest, leave a dimension open, to be chosen between
+            them at run time: ``(1, 3, 48, (32, 320, 2048))``.
         preprocess: how pictures become inputs: all of it, or the fields that replace the recipe's, or what is
             guessed: ``{"color": "bgr"}``.
         opset: version of ONNX's operators to export to.
@@ -100,6 +103,7 @@ def build(
         threads: that the engine is to run on; 0 leaves it to the backend.
         profile: measure the engine, and FP32 beside it.
         batch: how many inputs at once: a number, or the least, usual and greatest one, chosen between at run time.
+            The same as the first dimension of all inputs, where ``input`` and ``shape`` have 1.
         half_io: inputs and outputs are in half precision too, where the engine is.
         plan_only: leave the engine itself to `edgekit compile`, on the machine that it is for.
         engine: what builders for GPUs are told besides: `EngineOptions`, or some of its fields by name.
@@ -122,14 +126,14 @@ def build(
         calib_column=calib_column,
         keep_float=tuple(keep_float),
         output=None if output is None else Path(output),
-        shape=None if shape is None else tuple(shape),
-        inputs={name: tuple(sizes) for name, sizes in (input or {}).items()},
+        shape=None if shape is None else shape_from_sizes(shape, "--shape"),
+        inputs={name: shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (input or {}).items()},
         preprocess=given_fields(preprocess) if preprocess else None,
         opset=opset,
         seed=seed,
         threads=threads,
         profile=profile,
-        batch=batch_from_sizes(batch),
+        batch=None if batch is None else size_from_value(batch, "--batch"),
         half_io=half_io,
         plan_only=plan_only,
         engine=EngineOptions.of(engine),
@@ -177,25 +181,49 @@ def _fill(folder: Path, place: Path, order: Order, notes: _Notes) -> None:
             typed = _to_half(Path(scratch), source, order, notes, measured_here)
         if typed.sqnr_db:
             _refuse_noise(typed.sqnr_db, order.target)
+            _judge_ends(source, typed.sqnr_db, typed.ends_db, order.target, notes)
             worst = min(typed.sqnr_db, key=lambda name: typed.sqnr_db[name])
             notes.note(f"INT8's signal to noise, computed on the processor: {typed.sqnr_db[worst]:.1f} dB at '{worst}'")
         engine = _engine(folder, source, order, notes, typed.calibration)
         facts |= {**typed.facts, "build_s": time.perf_counter() - started}
         if measured_here and _is_for_here(engine.manifest, notes):
             engines = [*typed.reference, engine]
-            measured = measure_side_by_side(engines, typed.inputs, threads=order.threads, progress=notes)
+            measured = measure_side_by_side(engines, typed.inputs, typed.ends, threads=order.threads, progress=notes)
             _refuse_noise(measured.sqnr_db, order.target)
+            _judge_ends(source, measured.sqnr_db, measured.ends_db, order.target, notes)
             write_build_report(folder, measured.reports, {**facts, "sqnr_db": measured.sqnr_db or None})
-    seal(folder, engine.manifest)
+    # What was measured may have left something to tell.
+    seal(folder, msgspec.structs.replace(engine.manifest, notes=tuple(notes.texts)))
 
 
-def _refuse_noise(sqnr_db: Mapping[str, float], target: str) -> None:
+def _judge_ends(
+    source: ModelSource,
+    usual_db: Mapping[str, float],
+    ends_db: Sequence[Mapping[str, float]],
+    target: str,
+    notes: _Notes,
+) -> None:
+    """`_refuse_noise` for the least and the greatest sizes that the inputs may have.
+
+    Where an output is hardly out of the noise at the usual size, as a detector's that finds nothing in the pictures
+    that it is shown, it is told of, and refused only if it is far worse at an end.
+    """
+    floor_db = min(0.0, min(usual_db.values(), default=0.0) - LEEWAY_DB)
+    for specs, sqnr_db in zip(source.ends.sizes, ends_db, strict=False):
+        given = f" given {'; '.join(map(str, specs))}"
+        _refuse_noise(sqnr_db, target, given, floor_db)
+        worst = min(sqnr_db, key=lambda name: sqnr_db[name], default="")
+        if worst and sqnr_db[worst] < 0.0:
+            notes.note(f"INT8's signal to noise{given}: {sqnr_db[worst]:.1f} dB at '{worst}', which is lost in noise")
+
+
+def _refuse_noise(sqnr_db: Mapping[str, float], target: str, given: str = "", floor_db: float = 0.0) -> None:
     """Raises `AccuracyError` where an output of the INT8 engine is further from FP32's than zeros would be."""
     worst = min(sqnr_db, key=lambda name: sqnr_db[name], default="")
-    if worst and sqnr_db[worst] < 0.0:
+    if worst and sqnr_db[worst] < floor_db:
         raise AccuracyError(
-            f"output '{worst}' of the INT8 engine for {target} is lost in noise: expected a signal to noise of more "
-            f"than 0 dB against FP32, got {sqnr_db[worst]:.1f} dB",
+            f"output '{worst}' of the INT8 engine for {target}{given} is lost in noise: expected a signal to noise "
+            f"of more than {floor_db:.0f} dB against FP32, got {sqnr_db[worst]:.1f} dB",
             hint="calibrate on inputs of your own task (--calib DIR), try another --calib-method, "
             "or keep sensitive layers in float (--keep-float PATTERN)",
         )
@@ -209,14 +237,18 @@ class Typed(NamedTuple):
         facts: for the report.
         reference: the float engine to compare with, if anything is to be measured.
         inputs: what the two are compared on.
+        ends: the same, of the least and the greatest sizes that the inputs may have.
         sqnr_db: signal to noise of each output, where it was computed on the processor.
+        ends_db: the same for each of ``ends``.
     """
 
     calibration: CalibrationInfo | None = None
     facts: Mapping[str, Any] = {}
     reference: tuple[BuiltEngine, ...] = ()
     inputs: Sequence[Mapping[str, np.ndarray]] = ()
+    ends: Sequence[Sequence[Mapping[str, np.ndarray]]] = ()
     sqnr_db: Mapping[str, float] = {}
+    ends_db: Sequence[Mapping[str, float]] = ()
 
 
 def _runs_here(order: Order, notes: _Notes) -> bool:
@@ -245,31 +277,32 @@ def _is_for_here(manifest: Manifest, notes: _Notes) -> bool:
 def _to_half(scratch: Path, source: ModelSource, order: Order, notes: _Notes, measured_here: bool) -> Typed:
     """Types the source's graph in half precision, in place; see `_to_int8`."""
     from edgekit.half import checked_half
-    from edgekit.int8 import calibrated, samples_for
+    from edgekit.int8 import at_ends, calibrated, samples_for
 
     few = dataclasses.replace(order, calib_images=order.calib_images or HALF_IMAGES, calib_method="minmax")
     # What is shown to the model only tells which ranges overflow: nothing that a user has to be told of.
     samples = samples_for(source, few, Silent())
     table = calibrated(source, samples, few, weights_cache(), notes)
-    reference, inputs = _reference(scratch, source, order, notes, samples) if measured_here else ((), [])
+    reference = (_reference(scratch, source, order, notes),) if measured_here else ()
+    inputs = _few(samples, source)
+    ends = at_ends(inputs, source)
     with notes.stage(f"typing the graph in {str(order.precision).upper()}"):
-        cast, error = checked_half(source, order, table.ranges, _few(samples, source)[:JUDGED_INPUTS])
+        cast, error = checked_half(
+            source, order, table.ranges, inputs[:JUDGED_INPUTS], [feeds[:JUDGED_INPUTS] for feeds in ends]
+        )
     facts = {"layers_kept_in_float": len(cast.kept)}
     if not measured_here:
         notes.note(f"{str(order.precision).upper()}'s largest relative error, computed on the processor: {error:.1e}")
-    return Typed(None, facts, reference, inputs)
+    return Typed(None, facts, reference, inputs, ends)
 
 
-def _reference(
-    scratch: Path, source: ModelSource, order: Order, notes: _Notes, samples: Samples
-) -> tuple[tuple[BuiltEngine, ...], list[dict[str, np.ndarray]]]:
-    """The float engine to compare with, and what the two are compared on."""
-    engine = _engine(scratch, source, dataclasses.replace(order, precision=Precision.FP32), notes)
-    return (engine,), _few(samples, source)
+def _reference(scratch: Path, source: ModelSource, order: Order, notes: _Notes) -> BuiltEngine:
+    """The float engine to compare with."""
+    return _engine(scratch, source, dataclasses.replace(order, precision=Precision.FP32), notes)
 
 
 def _few(samples: Samples, source: ModelSource) -> list[dict[str, np.ndarray]]:
-    feeds = samples.feeds(source.inputs, source.preprocess)
+    feeds = samples.feeds(source.inputs, source.preprocess, source.shapes)
     return [arrays for _, arrays in itertools.islice(feeds, COMPARED_INPUTS)]
 
 
@@ -277,7 +310,7 @@ def _to_int8(
     folder: Path, scratch: Path, source: ModelSource, order: Order, notes: _Notes, measured_here: bool
 ) -> Typed:
     """Quantizes the source's graph in place; a float engine, if one is wanted, is built in ``scratch`` before that."""
-    from edgekit.int8 import answers, calibrated, quantize, require_int8, samples_for
+    from edgekit.int8 import answers, at_ends, calibrated, quantize, require_int8, samples_for
     from edgekit.quantize.cast import cast_graph
     from edgekit.quantize.table import write_table
 
@@ -286,22 +319,26 @@ def _to_int8(
     samples = samples_for(source, order, notes)
     table = calibrated(source, samples, order, weights_cache(), notes)
     write_table(table, folder / "calibration.json")
-    reference, inputs = _reference(scratch, source, order, notes, samples) if measured_here else ((), [])
+    reference = (_reference(scratch, source, order, notes),) if measured_here else ()
     # An engine that cannot run here is judged by its graph, which ONNX Runtime can run.
-    judged = _few(samples, source)[:JUDGED_INPUTS] if backend(order.target).on_gpu and not measured_here else []
-    exact = answers(source.graph, judged) if judged else []
+    judged = backend(order.target).on_gpu and not measured_here
+    inputs = _few(samples, source)[: JUDGED_INPUTS if judged else None] if judged or measured_here else []
+    ends = at_ends(inputs, source)
+    exact = [answers(source.graph, feeds) for feeds in (inputs, *ends)] if judged else []
     with notes.stage("quantizing"):
         kept = quantize(source, order, scheme, table)
         if scheme.rest is not Precision.FP32:
             # What is kept from integers is half too: one layer in float32 between them costs more than they gain.
             cast_graph(source.graph, scheme.rest, table.ranges, io=order.half_io)
     sqnr_db: dict[str, float] = {}
+    ends_db: list[dict[str, float]] = []
     if judged:
         with notes.stage("checking the quantized graph on the processor"):
-            sqnr_db = noise_db(exact, answers(source.graph, judged))
+            got = [answers(source.graph, feeds) for feeds in (inputs, *ends)]
+        sqnr_db, *ends_db = [noise_db(a, b) for a, b in zip(exact, got, strict=True)]
     calibration = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
     facts = {f"calibration_{name}": value for name, value in msgspec.to_builtins(calibration).items()}
-    return Typed(calibration, {**facts, "layers_kept_in_float": kept}, reference, inputs, sqnr_db)
+    return Typed(calibration, {**facts, "layers_kept_in_float": kept}, reference, inputs, ends, sqnr_db, ends_db)
 
 
 def _engine(
@@ -312,11 +349,10 @@ def _engine(
 
     graph = folder / "graph.onnx"
     save_graph(source.graph, graph)
-    shapes = ranges_of_batch(source.inputs, order)
     if order.plan_only:
         result = BuildResult(engine="", files=(), layers={}, backend_version="")
     else:
-        options = build_options(order.target, order.precision, order.engine, shapes, threads=order.threads)
+        options = build_options(order.target, order.precision, order.engine, source.shapes, threads=order.threads)
         with notes.stage(f"building the {str(order.precision).upper()} engine for {order.target}"):
             result = engine_from_graph(graph, folder, order.target, options)
     for note in result.notes:
@@ -334,7 +370,7 @@ def _engine(
         engine=result.engine,
         machine=this_machine(),
         compute_capabilities=result.compute_capabilities,
-        shapes=shapes,
+        shapes=dict(source.shapes),
         source=source.origin,
         inputs=source.inputs,
         outputs=output_specs(source.graph),

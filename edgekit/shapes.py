@@ -5,80 +5,145 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-import msgspec
-
 from edgekit.errors import UsageError, nearest
 from edgekit.order import Order
-from edgekit.specs import ShapeRange, TensorSpec
+from edgekit.specs import Shape, ShapeRange, Size, SizeRange, TensorSpec
 
-__all__ = ["BATCH", "Shape", "batched", "input_shapes", "picture_shape", "ranges_of_batch"]
+__all__ = [
+    "BATCH",
+    "input_shapes",
+    "open_shape",
+    "picture_shape",
+    "ranges_of_sizes",
+    "ranges_of_specs",
+    "with_batch",
+]
 
-Shape: TypeAlias = "tuple[int, ...]"
-OpenShape: TypeAlias = "Sequence[int | str]"
+OpenShape: TypeAlias = "Sequence[Size | str]"
 
 BATCH = "batch"
-"""What a first dimension is called that is chosen at run time."""
+"""What a first dimension is called that is chosen at run time, where the model has no name for it."""
 
 # What the example in a message says; pictures are seldom smaller than what most classifiers take.
 EXAMPLE_SIDE = 224
 EXAMPLE_LENGTH = 128
+EXAMPLE_SIDES = SizeRange(160, EXAMPLE_SIDE, 320)
+EXAMPLE_LENGTHS = SizeRange(16, EXAMPLE_LENGTH, 512)
 
 
-def input_shapes(specs: Sequence[TensorSpec], order: Order) -> dict[str, tuple[int | str, ...]]:
-    """A number for each dimension of each input of an ONNX file.
+def input_shapes(specs: Sequence[TensorSpec], order: Order) -> dict[str, Shape]:
+    """A number, or the range of what is chosen at run time, for each dimension of each input of an ONNX file.
 
     A dimension that is named at several inputs needs to be said at one of them. The first dimension, the batch, is 1
-    where nothing is said of it, and stays open where it is to be chosen at run time.
+    where nothing is said of it.
 
     Raises:
-        UsageError: a shape is for an input that is not there or does not fit it; or a dimension stays open.
+        UsageError: a shape is for an input that is not there or does not fit it; a dimension stays open, or is said
+            to be of two sizes.
     """
     given = _given(specs, order)
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Size] = {}
     for spec in specs:
         for own, size in zip(spec.shape, given.get(spec.name, ()), strict=False):
-            if isinstance(own, str):
-                sizes.setdefault(own, size)
-    closed = {spec.name: _closed(spec, given.get(spec.name) or _filled(spec, sizes)) for spec in specs}
-    return {spec.name: _with_batch(spec, closed[spec.name], order) for spec in specs}
+            if isinstance(own, str) and sizes.setdefault(own, size) != size:
+                raise UsageError(
+                    f"--input or --shape: expected one size of the dimension '{own}' at all inputs, got {sizes[own]} "
+                    f"and {size}, the latter at {spec}",
+                    hint="say it at one of the inputs, or the same at all",
+                )
+    if order.batch is not None:
+        _take_batch(specs, order.batch, sizes)
+    for spec in specs:
+        if spec.shape and isinstance(spec.shape[0], str):
+            sizes.setdefault(spec.shape[0], 1)
+    return {spec.name: _closed(spec, sizes) for spec in specs}
 
 
-def _with_batch(spec: TensorSpec, shape: Shape, order: Order) -> tuple[int | str, ...]:
-    if order.batch is None:
-        return shape
-    own, (least, _, greatest) = spec.shape[0] if spec.shape else None, order.batch
-    if isinstance(own, str):
-        return (own if least != greatest else least, *shape[1:])
-    if {least, greatest} == {own}:
-        return shape
-    raise UsageError(
-        f"--batch: expected an input whose batch is open, got {spec}",
-        hint="the batch was fixed when the model was exported; export it with a dynamic one (dynamic_axes)",
-    )
+def _take_batch(specs: Sequence[TensorSpec], batch: Size, sizes: dict[str, Size]) -> None:
+    """Writes the batch into ``sizes``; a 1 there is what examples of shapes begin with, and gives way."""
+    fixed = None
+    for spec in specs:
+        own = spec.shape[0] if spec.shape else batch
+        if isinstance(own, str):
+            sizes[own] = _batch(sizes.get(own, 1), batch)
+        elif own != batch:
+            fixed = fixed or spec
+    if fixed is not None and not any(spec.shape and isinstance(spec.shape[0], str) for spec in specs):
+        raise UsageError(
+            f"--batch: expected an input whose batch is open, got {fixed}",
+            hint="the batch was fixed when the model was exported; export it with a dynamic one (dynamic_axes)",
+        )
 
 
-def batched(specs: Sequence[TensorSpec], order: Order) -> tuple[TensorSpec, ...]:
-    """The inputs with the batch that was asked for: a number, or a dimension that is chosen at run time."""
-    if order.batch is None:
-        return tuple(specs)
-    least, _, greatest = order.batch
-    first = least if least == greatest else BATCH
-    return tuple(msgspec.structs.replace(spec, shape=(first, *spec.shape[1:])) for spec in specs)
+def _batch(said: Size, batch: Size) -> Size:
+    if said not in (1, batch):
+        raise UsageError(
+            f"--batch {batch}: expected the same first dimension in --input or --shape, or 1 there, got {said}",
+            hint="say it in one of the two places",
+        )
+    return batch
 
 
-def ranges_of_batch(specs: Sequence[TensorSpec], order: Order) -> dict[str, ShapeRange]:
-    """The least, usual and greatest shape of each input whose batch is chosen at run time.
+def with_batch(shape: Shape, order: Order) -> Shape:
+    """A shape with the batch that was asked for, in the place of a first dimension of 1.
 
     Raises:
-        UsageError: another dimension is open.
+        UsageError: the shape has another batch already.
+    """
+    return shape if order.batch is None or not shape else (_batch(shape[0], order.batch), *shape[1:])
+
+
+def open_shape(
+    name: str, shape: Shape, own: Sequence[int | str] = (), *, batched: bool = True
+) -> tuple[int | str, ...]:
+    """The shape of an input in a graph, where a name stands for each range.
+
+    Args:
+        name: of the input.
+        shape: numbers and ranges.
+        own: the shape that the model has so far; its names are kept.
+        batched: the first dimension is the batch, the same at all inputs.
+    """
+    names = [BATCH if axis == 0 and batched else f"{name}_{axis}" for axis in range(len(shape))]
+    for axis, size in enumerate(own):
+        names[axis] = size if isinstance(size, str) else names[axis]
+    return tuple(called if isinstance(size, SizeRange) else size for called, size in zip(names, shape, strict=True))
+
+
+def ranges_of_sizes(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str, SizeRange]:
+    """The range of each named dimension.
+
+    Args:
+        specs: the inputs, with names where a dimension is chosen at run time.
+        shapes: by input, with the ranges in the places of the names.
+
+    Raises:
+        UsageError: a name stands for two ranges.
+    """
+    ranges: dict[str, SizeRange] = {}
+    for spec in specs:
+        for axis, (name, size) in enumerate(zip(spec.shape, shapes[spec.name], strict=True)):
+            if isinstance(name, str) and isinstance(size, SizeRange) and ranges.setdefault(name, size) != size:
+                raise UsageError(
+                    f"--input: expected one range for dimension {axis} of '{spec.name}' and the dimension '{name}', "
+                    f"which the model has equal, got {size} and {ranges[name]}",
+                    hint="say the same range at both",
+                )
+    return ranges
+
+
+def ranges_of_specs(specs: Sequence[TensorSpec], sizes: Mapping[str, SizeRange]) -> dict[str, ShapeRange]:
+    """The least, usual and greatest shape of each input that has a dimension which is chosen at run time.
+
+    Args:
+        specs: the inputs of a graph.
+        sizes: by the name of a dimension; every name in ``specs`` is there.
     """
     ranges = {}
     for spec in specs:
-        if order.batch is None or not any(isinstance(size, str) for size in spec.shape):
-            continue
-        if any(isinstance(size, str) for size in spec.shape[1:]):
-            raise UsageError(f"input {spec}: expected a size for each dimension but the first")
-        ranges[spec.name] = ShapeRange(*((size, *spec.shape[1:]) for size in order.batch))  # type: ignore[arg-type]
+        if any(isinstance(size, str) for size in spec.shape):
+            rows = [SizeRange(size, size, size) if isinstance(size, int) else sizes[size] for size in spec.shape]
+            ranges[spec.name] = ShapeRange(*zip(*rows, strict=True))
     return ranges
 
 
@@ -128,23 +193,23 @@ def _require_fitting(spec: TensorSpec, shape: Shape) -> None:
     if not fits:
         raise UsageError(
             f"--input or --shape: expected a shape that fits {spec}, got {'x'.join(map(str, shape))}",
-            hint="the numbers in the model's shape were fixed when it was exported; only names can be given a size",
+            hint="the numbers in the model's shape were fixed when it was exported; only names can be given a size "
+            "or a range",
         )
 
 
-def _filled(spec: TensorSpec, sizes: Mapping[str, int]) -> OpenShape:
-    """The input's own shape with the sizes that are known, and 1 for a batch of which nothing is known."""
-    known = [sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape]
-    return [1 if axis == 0 and isinstance(size, str) else size for axis, size in enumerate(known)]
-
-
-def _closed(spec: TensorSpec, shape: OpenShape) -> Shape:
+def _closed(spec: TensorSpec, sizes: Mapping[str, Size]) -> Shape:
+    """The input's own shape with a size or a range in the place of each name."""
+    shape = [sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape]
     unknown = [size for size in shape if isinstance(size, str)]
     if not unknown:
         return tuple(shape)  # type: ignore[arg-type]
-    side = EXAMPLE_SIDE if len(shape) == 4 else EXAMPLE_LENGTH
-    example = "x".join(str(size if isinstance(size, int) else side) for size in shape)
+    side, sides = (EXAMPLE_SIDE, EXAMPLE_SIDES) if len(shape) == 4 else (EXAMPLE_LENGTH, EXAMPLE_LENGTHS)
+    one, several = (
+        "x".join(str(example if isinstance(size, str) else size) for size in shape) for example in (side, sides)
+    )
     raise UsageError(
-        f"input {spec}: expected a size for each dimension, got none for {' and '.join(unknown)}",
-        hint=f"say which: --input {spec.name}:{example}",
+        f"input {spec}: expected a size, or a range MIN:OPT:MAX, for each dimension, got none for "
+        f"{' and '.join(unknown)}",
+        hint=f"say which: --input {spec.name}:{one}; or, where it is chosen at run time: --input {spec.name}:{several}",
     )

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import onnx_ir as ir
@@ -23,7 +24,8 @@ from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
 from edgekit.graph.lift import OPSET
 from edgekit.graph.load import graph_from_onnx
 from edgekit.graph.passes import NameNodes, optimize
-from edgekit.graph.stats import GraphStats, stats_from_graph
+from edgekit.graph.sizes import Ends, ends_of_graph, stats_at
+from edgekit.graph.stats import GraphStats
 from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.download import sha256_of, weights_file
 from edgekit.models.factory import module_from_factory, module_from_recipe
@@ -31,8 +33,15 @@ from edgekit.models.weights import load_weights
 from edgekit.order import Order, kind_of, merged
 from edgekit.progress import Progress
 from edgekit.recipe import Postprocess, Preprocess, Quantize, Recipe, Tolerance, load_recipe
-from edgekit.shapes import Shape, batched, input_shapes, picture_shape
-from edgekit.specs import TensorSpec
+from edgekit.shapes import (
+    input_shapes,
+    open_shape,
+    picture_shape,
+    ranges_of_sizes,
+    ranges_of_specs,
+    with_batch,
+)
+from edgekit.specs import Shape, ShapeRange, SizeRange, TensorSpec, specs_at, specs_text
 
 __all__ = ["ModelSource", "model_source"]
 
@@ -63,6 +72,8 @@ class ModelSource:
         labels: names of classes.
         policy: what the recipe says of INT8; None where there is no recipe.
         below: what integers of an input are less than, where it is known.
+        shapes: of the inputs that have dimensions which are chosen at run time.
+        ends: the sizes, besides the usual ones, that checks of numbers are to look at.
         export_error: largest relative difference between graph and module; None for ONNX files.
     """
 
@@ -77,6 +88,8 @@ class ModelSource:
     labels: tuple[str, ...] = ()
     policy: Quantize | None = None
     below: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    ends: Ends = Ends()
     export_error: float | None = None
 
     @property
@@ -112,7 +125,8 @@ def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSourc
     if order.inputs:
         hint = "use --shape, as in 320x320" if len(recipe.inputs) == 1 else OWN_RECIPE
         raise UsageError(f"--input does not go with the recipe '{recipe.name}'", hint=hint)
-    specs = batched(_recipe_specs(recipe, order.shape), order)
+    shapes = _recipe_shapes(recipe, order)
+    specs = [TensorSpec(spec.name, spec.dtype, open_shape(spec.name, shapes[spec.name])) for spec in recipe.inputs]
     preprocess = recipe.preprocess
     if order.preprocess is not None:
         preprocess = merged(preprocess or Preprocess(), order.preprocess)
@@ -123,12 +137,12 @@ def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSourc
     weights = _load(module, recipe, order, progress)
     below = {spec.name: spec.below for spec in recipe.inputs if spec.below}
     with _told_of_shape(recipe, order):
-        graph, error = _exported(module, specs, recipe.outputs, order.opset, recipe.tolerance, below, progress)
+        made = _exported(module, specs, shapes, recipe.outputs, order.opset, recipe.tolerance, below, progress)
     return ModelSource(
         name=recipe.name,
-        graph=graph,
+        graph=made.graph,
         quantized=False,
-        stats=stats_from_graph(graph),
+        stats=_stats(made.graph, made.shapes, one_picture=recipe.postprocess is not None),
         task=recipe.task,
         origin=bundle.Source(kind="recipe", name=recipe.name, weights=weights),
         preprocess=preprocess,
@@ -136,7 +150,9 @@ def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> ModelSourc
         labels=recipe.labels.names,
         policy=recipe.quantize,
         below=below,
-        export_error=error,
+        shapes=made.shapes,
+        ends=made.ends,
+        export_error=made.error,
     )
 
 
@@ -144,25 +160,23 @@ def _from_cfg(path: Path, order: Order, progress: Progress) -> ModelSource:
     """A Darknet cfg file is a recipe in another form; a picture of another shape makes another network of it."""
     recipe = recipe_from_cfg(path)
     if order.shape is not None:
-        height, width = _recipe_shape(recipe, order.shape)[2:]
-        recipe = recipe_from_cfg(path, (height, width))
+        recipe = recipe_from_cfg(path, _one_size(recipe, _recipe_shape(recipe, order.shape)))
     source = _from_recipe(recipe, order, progress)
     origin = bundle.Source(kind="cfg", name=path.name, sha256=sha256_of(path), weights=source.origin.weights)
     return dataclasses.replace(source, origin=origin)
 
 
-def _recipe_specs(recipe: Recipe, wanted: Shape | None) -> list[TensorSpec]:
-    """The recipe's inputs, the first of them, if it is asked for, in another shape."""
-    specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]
-    if wanted is None:
-        return specs
-    if len(specs) > 1:
-        names = ", ".join(spec.name for spec in specs)
-        raise UsageError(
-            f"--shape: expected a model with one input, got {recipe.name}, which has {names}",
-            hint=OWN_RECIPE,
-        )
-    return [msgspec.structs.replace(specs[0], shape=_recipe_shape(recipe, wanted))]
+def _recipe_shapes(recipe: Recipe, order: Order) -> dict[str, Shape]:
+    """The shapes of the recipe's inputs, the first of them, if it is asked for, another one."""
+    shapes: dict[str, Shape] = {spec.name: spec.shape for spec in recipe.inputs}
+    if order.shape is not None:
+        if len(shapes) > 1:
+            raise UsageError(
+                f"--shape: expected a model with one input, got {recipe.name}, which has {', '.join(shapes)}",
+                hint=OWN_RECIPE,
+            )
+        shapes = {recipe.inputs[0].name: _recipe_shape(recipe, order.shape)}
+    return {name: with_batch(shape, order) for name, shape in shapes.items()}
 
 
 def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
@@ -170,21 +184,37 @@ def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
     shape = picture_shape(own, wanted)
     if len(own) == 4 and shape[1] != own[1]:
         raise UsageError(f"--shape: {recipe.name} expects {own[1]} channels, got {shape[1]}", hint="give --shape HxW")
-    if recipe.postprocess is not None and recipe.postprocess.kind == "yolov1" and shape[2:4] != own[2:4]:
+    if recipe.postprocess is None:
+        return shape
+    sides = _one_size(recipe, shape)
+    if recipe.postprocess.kind == "yolov1" and sides != own[2:4]:
         raise UsageError(
             f"--shape: {recipe.name} expects {own[2]}x{own[3]}, which its full layers are made for, got "
-            f"{shape[2]}x{shape[3]}",
+            f"{sides[0]}x{sides[1]}",
             hint=FITTED,
         )
-    step = math.lcm(*(head.stride for head in recipe.postprocess.heads)) if recipe.postprocess else 1
-    if any(side % step for side in shape[2:4]):
-        height, width = (max(step, round(side / step) * step) for side in shape[2:4])
+    step = math.lcm(*(head.stride for head in recipe.postprocess.heads))
+    if any(side % step for side in sides):
+        height, width = (max(step, round(side / step) * step) for side in sides)
         raise UsageError(
             f"--shape: {recipe.name} expects a height and a width that are multiples of {step}, "
-            f"got {shape[2]}x{shape[3]}",
+            f"got {sides[0]}x{sides[1]}",
             hint=f"the nearest is --shape {height}x{width}",
         )
     return shape
+
+
+def _one_size(recipe: Recipe, shape: Shape) -> tuple[int, int]:
+    """Height and width; raises `UsageError` where one is a range."""
+    height, width = shape[2:4]
+    if isinstance(height, int) and isinstance(width, int):
+        return height, width
+    usual = "x".join(str(side.usual if isinstance(side, SizeRange) else side) for side in (height, width))
+    raise UsageError(
+        f"--shape: {recipe.name} expects one height and one width, which its network is made and its boxes are decoded "
+        f"for, got {height}x{width}",
+        hint=f"build an engine for each size, as with --shape {usual}; the batch alone may be a range",
+    )
 
 
 @contextlib.contextmanager
@@ -195,9 +225,10 @@ def _told_of_shape(recipe: Recipe, order: Order) -> Iterator[None]:
     except ExportError as e:
         if order.shape is None:
             raise
-        own = recipe.inputs[0].shape
+        shapes = (recipe.inputs[0].shape, _recipe_shape(recipe, order.shape))
+        own, wanted = ("x".join(map(str, shape)) for shape in shapes)
         raise UsageError(
-            f"--shape: {recipe.name}, made for {own}, cannot take {_recipe_shape(recipe, order.shape)}: {e.message}",
+            f"--shape: {recipe.name}, made for {own}, cannot take {wanted}: {e.message}",
             hint=FITTED if recipe.preprocess is not None else OWN_RECIPE,
         ) from e
 
@@ -230,57 +261,100 @@ def _from_module(module: object, order: Order, progress: Progress) -> ModelSourc
         with progress.stage("reading weights"):
             load_weights(module, order.weights)
         weights = bundle.WeightsInfo(source=order.weights, sha256=sha256_of(Path(order.weights)))
-    specs = batched(_module_specs(module, order.inputs), order)
-    graph, error = _exported(module, specs, (), order.opset, Tolerance(), {}, progress)
+    specs, shapes = _module_inputs(module, order)
+    made = _exported(module, specs, shapes, (), order.opset, Tolerance(), {}, progress)
     return ModelSource(
         name=name.rpartition(":")[2].rpartition(".")[2],
-        graph=graph,
+        graph=made.graph,
         quantized=False,
-        stats=stats_from_graph(graph),
+        stats=_stats(made.graph, made.shapes),
         task="tensor",
         origin=bundle.Source(kind="module", name=name, weights=weights),
-        preprocess=_preprocess(order, input_specs(graph), progress),
-        export_error=error,
+        preprocess=_preprocess(order, input_specs(made.graph), progress),
+        shapes=made.shapes,
+        ends=made.ends,
+        export_error=made.error,
     )
 
 
-def _module_specs(module: nn.Module, inputs: Mapping[str, Shape]) -> tuple[TensorSpec, ...]:
+def _module_inputs(module: nn.Module, order: Order) -> tuple[list[TensorSpec], dict[str, Shape]]:
     """The inputs in the order in which the module takes them, where their names are those of its arguments.
 
     A name may end in an element type, ``ids:int64``, or be nothing else.
     """
-    specs = []
-    for key, shape in inputs.items():
+    specs: list[TensorSpec] = []
+    shapes: dict[str, Shape] = {}
+    for key, shape in order.inputs.items():
         name, _, last = key.rpartition(":")
-        specs.append(
-            TensorSpec(name or "input", last, shape) if last in DTYPES else TensorSpec(key or "input", "float32", shape)
-        )
+        name, dtype = (name, last) if last in DTYPES else (key, "float32")
+        name = name or "input"
+        shapes[name] = with_batch(shape, order)
+        specs.append(TensorSpec(name, dtype, ()))
+    # Ranges that differ are not those of one batch.
+    batched = len({shape[0] for shape in shapes.values() if shape and isinstance(shape[0], SizeRange)}) < 2
+    specs = [
+        msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], batched=batched)) for spec in specs
+    ]
     arguments = list(inspect.signature(module.forward).parameters)
     if all(spec.name in arguments for spec in specs):
         specs.sort(key=lambda spec: arguments.index(spec.name))
-    return tuple(specs)
+    return specs, shapes
+
+
+class _Export(NamedTuple):
+    """A graph that agrees with its module; see `ModelSource`."""
+
+    graph: ir.Model
+    error: float
+    shapes: dict[str, ShapeRange]
+    ends: Ends
 
 
 def _exported(
     module: nn.Module,
     specs: Sequence[TensorSpec],
+    sizes: Mapping[str, Shape],
     outputs: Sequence[str],
     opset: int | None,
     tolerance: Tolerance,
     below: Mapping[str, int],
     progress: Progress,
-) -> tuple[ir.Model, float]:
+) -> _Export:
     opset = opset or OPSET
     with progress.stage("exporting to ONNX"):
-        graph = optimize(graph_from_module(module, specs, outputs, opset=opset))
+        ranges = ranges_of_sizes(specs, sizes)
+        graph = optimize(graph_from_module(module, specs, outputs, opset=opset, ranges=ranges))
     if graph.opset_imports[""] != opset:
         raise UsageError(
             f"--opset: expected a version that PyTorch {torch.__version__} exports to, got {opset}",
             hint=f"leave it out: EdgeKit exports to {OPSET}",
         )
+    # Dimensions that the module wants to be equal have one name by now, and so have to have one range.
+    specs = input_specs(graph)
+    shapes = ranges_of_specs(specs, ranges_of_sizes(specs, sizes))
+    ends = _ends(graph, shapes, progress)
     with progress.stage("checking the graph against PyTorch"):
-        check = compare_with_module(graph, module, specs, tolerance.export, below=below)
-    return graph, max((output.relative_error for output in check.outputs), default=0.0)
+        usual = specs_at(specs, shapes)
+        # Each of the sizes is run once, those that are fixed with other numbers a second time.
+        seeds = (0,) if shapes else (0, 1)
+        check = compare_with_module(graph, module, usual, tolerance.export, seeds, below, ends.sizes)
+    error = max((output.relative_error for output in check.outputs), default=0.0)
+    return _Export(graph, error, shapes, ends)
+
+
+def _ends(graph: ir.Model, shapes: Mapping[str, ShapeRange], progress: Progress) -> Ends:
+    """The sizes that checks look at besides the usual ones; says so where they leave the greatest out."""
+    ends = ends_of_graph(graph, shapes) if shapes else Ends()
+    if ends.left_out:
+        text = "; ".join(map(str, ends.left_out))
+        progress.note(f"the greatest inputs cost too much to check numbers with: nothing was computed for {text}")
+    return ends
+
+
+def _stats(graph: ir.Model, shapes: Mapping[str, ShapeRange], *, one_picture: bool = False) -> GraphStats:
+    """What the graph costs in the sizes that it is measured with: the usual ones, but a detector's pictures alone."""
+    alone = {name: (1, *shape.usual[1:]) for name, shape in shapes.items() if one_picture and shape.least[0] == 1}
+    return stats_at(graph, {name: shape.usual for name, shape in shapes.items()} | alone)
 
 
 def _from_onnx(path: Path, order: Order, progress: Progress) -> ModelSource:
@@ -290,37 +364,45 @@ def _from_onnx(path: Path, order: Order, progress: Progress) -> ModelSource:
         raise UsageError(f"--opset does not go with {path.name}: it is for modules that are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
-        opened = _fix_shapes(graph, order)
+        chosen, shapes = _fix_shapes(graph, order)
         quantized = is_quantized(graph)
         if quantized:
             NameNodes()(graph)
         else:
             optimize(graph)
-        check_runs(graph)
-    if opened:
-        progress.note(f"the engine takes inputs of one size: {', '.join(map(str, opened))}")
+        ends = _ends(graph, shapes, progress)
+        check_runs(graph, [specs_at(input_specs(graph), shapes), *ends.sizes] if shapes else ())
+    if chosen:
+        one = "inputs of one size" if not shapes else "inputs of these sizes"
+        progress.note(f"the engine takes {one}: {specs_text(chosen, shapes)}")
     return ModelSource(
         name=path.stem,
         graph=graph,
         quantized=quantized,
-        stats=stats_from_graph(graph),
+        stats=_stats(graph, shapes),
         task="tensor",
         origin=bundle.Source(kind="onnx", name=path.name, sha256=sha256_of(path)),
         preprocess=_preprocess(order, input_specs(graph), progress),
+        shapes=shapes,
+        ends=ends,
     )
 
 
-def _fix_shapes(graph: ir.Model, order: Order) -> list[TensorSpec]:
-    """Gives every dimension a number; returns the inputs, as they are now, of which some dimension had none.
+def _fix_shapes(graph: ir.Model, order: Order) -> tuple[list[TensorSpec], dict[str, ShapeRange]]:
+    """Gives every dimension a number, save those that were given a range.
 
-    A batch that is to be chosen at run time stays open.
+    Returns:
+        The inputs, as they are now, of which some dimension was named and is a number; and all ranges.
     """
     specs = input_specs(graph)
     shapes = input_shapes(specs, order)
-    opened = {spec.name for spec in specs if shapes[spec.name] != spec.shape}
-    if opened or order.inputs or order.shape:
-        set_input_shapes(graph, shapes)
-    return [spec for spec in input_specs(graph) if spec.name in opened]
+    inputs = [
+        msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], spec.shape)) for spec in specs
+    ]
+    if any(after != before for after, before in zip(inputs, specs, strict=True)):
+        set_input_shapes(graph, {spec.name: spec.shape for spec in inputs})
+    chosen = [after for after, before in zip(inputs, specs, strict=True) if after != before]
+    return chosen, ranges_of_specs(inputs, ranges_of_sizes(inputs, shapes))
 
 
 def _preprocess(order: Order, specs: Sequence[TensorSpec], progress: Progress) -> Preprocess | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -15,8 +16,15 @@ __all__ = [
     "UNKNOWN",
     "Precision",
     "QuantScheme",
+    "Shape",
     "ShapeRange",
+    "Size",
+    "SizeRange",
     "TensorSpec",
+    "sizes_of",
+    "sizes_take",
+    "specs_at",
+    "specs_text",
 ]
 
 SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
@@ -54,6 +62,27 @@ class TensorSpec(msgspec.Struct, frozen=True):
         return f"{self.name}: {self.dtype} ({', '.join(str(d) for d in self.shape)})"
 
 
+class SizeRange(NamedTuple):
+    """The sizes that one dimension may have at run time; as text ``32:320:2048``.
+
+    Attributes:
+        least: the smallest one.
+        usual: what the engine is tuned for, calibrated and measured at.
+        greatest: the largest one.
+    """
+
+    least: int
+    usual: int
+    greatest: int
+
+    def __str__(self) -> str:
+        return f"{self.least}:{self.usual}:{self.greatest}"
+
+
+Size: TypeAlias = "int | SizeRange"
+Shape: TypeAlias = "tuple[Size, ...]"
+
+
 class ShapeRange(msgspec.Struct, frozen=True):
     """The shapes that an input may have at run time; TensorRT's optimization profile.
 
@@ -66,6 +95,42 @@ class ShapeRange(msgspec.Struct, frozen=True):
     least: tuple[int, ...]
     usual: tuple[int, ...]
     greatest: tuple[int, ...]
+
+    @property
+    def sizes(self) -> Shape:
+        """A number, or the range, for each dimension."""
+        ranges = map(SizeRange, self.least, self.usual, self.greatest)
+        return tuple(range_ if range_.least != range_.greatest else range_.least for range_ in ranges)
+
+
+def specs_at(
+    specs: Iterable[TensorSpec],
+    shapes: Mapping[str, ShapeRange],
+    which: Literal["least", "usual", "greatest"] = "usual",
+) -> tuple[TensorSpec, ...]:
+    """The inputs with a number for each dimension: those that ``shapes`` has are of this size of their ranges."""
+    return tuple(
+        msgspec.structs.replace(spec, shape=getattr(shapes[spec.name], which)) if spec.name in shapes else spec
+        for spec in specs
+    )
+
+
+def sizes_of(spec: TensorSpec, shapes: Mapping[str, ShapeRange]) -> tuple[Size | str, ...]:
+    """The input's sizes, with the ranges that ``shapes`` has in the places of names."""
+    return shapes[spec.name].sizes if spec.name in shapes else spec.shape
+
+
+def sizes_take(sizes: Sequence[Size | str], shape: Sequence[int]) -> bool:
+    """Whether an array of that shape fits, where a name stands for any size and a range for those in it."""
+    return len(sizes) == len(shape) and all(
+        own.least <= size <= own.greatest if isinstance(own, SizeRange) else isinstance(own, str) or own == size
+        for own, size in zip(sizes, shape, strict=True)
+    )
+
+
+def specs_text(specs: Iterable[TensorSpec], shapes: Mapping[str, ShapeRange]) -> str:
+    """The inputs as a message shows them: ``x: float32 (1, 3, 48, 32:320:2048); …``."""
+    return "; ".join(f"{spec.name}: {spec.dtype} ({', '.join(map(str, sizes_of(spec, shapes)))})" for spec in specs)
 
 
 class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,6 +56,31 @@ def test_a_published_model_builds_in_int8_and_answers_under_its_own_names(
     assert all(np.isfinite(answer).all() for answer in answers.values())
 
 
+@pytest.mark.parametrize(
+    ("file", "shape"),
+    [
+        ("rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", ((1, 1, 2), 3, 48, (32, 96, 320))),
+        ("rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", (1, 3, 48, (96, 192, 200))),
+        ("silero_vad/data/silero_vad_16k_sequence.onnx", ((1, 4, 16), 576)),
+    ],
+)
+def test_a_published_model_of_any_size_gives_what_its_file_gives(file: str, shape: tuple[Any, ...]) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = installed(file)
+    place = edgekit.build(path, precision="fp32", target="cpu", profile=False, input={"": shape})
+    shapes = read_manifest(place).shapes
+    original = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with edgekit.load(place) as session:
+        for which in ("least", "usual", "greatest"):
+            random = np.random.default_rng(0)
+            feeds = {}
+            for spec in session.inputs:
+                sizes = getattr(shapes[spec.name], which) if spec.name in shapes else spec.shape
+                feeds[spec.name] = random.uniform(-1, 1, sizes).astype(spec.dtype)
+            for got, expected in zip(session.run(feeds).values(), original.run(None, feeds), strict=True):
+                np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max(), err_msg=which)
+
+
 def test_layers_inside_of_branches_are_named_as_what_cannot_be_quantized() -> None:
     with pytest.raises(GraphError, match="got 16 inside of If or Loop") as caught:
         edgekit.build(installed("silero_vad/data/silero_vad_op18_ifless.onnx"), **VOICE)
@@ -64,6 +89,6 @@ def test_layers_inside_of_branches_are_named_as_what_cannot_be_quantized() -> No
 
 
 def test_open_sizes_of_a_published_model_are_asked_for() -> None:
-    with pytest.raises(UsageError, match="expected a size for each dimension") as caught:
+    with pytest.raises(UsageError, match="expected a size, or a range MIN:OPT:MAX, for each dimension") as caught:
         edgekit.build(installed("rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"))
     assert "--input x:1x3x224x224" in caught.value.hint

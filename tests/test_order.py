@@ -12,7 +12,7 @@ from edgekit.cli.main import main
 from edgekit.errors import UsageError
 from edgekit.order import EngineOptions, Order, command_from_order, given_fields, kind_of, merged, name_of
 from edgekit.recipe import Preprocess
-from edgekit.specs import Precision
+from edgekit.specs import Precision, SizeRange
 
 ORDERS = [
     Order(model="yolov3", precision=Precision.INT8, target="cpu"),
@@ -33,12 +33,12 @@ ORDERS = [
     Order(model="m:f", precision=Precision.INT8, target="null", inputs={"": (1, 8)}, opset=19, seed=3),
     Order(model="yolov3", precision=Precision.INT8, target="cpu", weights="w.weights", shape=(320, 416)),
     Order(model="cfg/net.cfg", precision=Precision.INT8, target="cpu", weights="net.weights", shape=(320, 416)),
-    Order(model="yolov3", precision=Precision.FP16, target="tensorrt-rtx", batch=(1, 4, 16), half_io=True),
+    Order(model="yolov3", precision=Precision.FP16, target="tensorrt-rtx", batch=SizeRange(1, 4, 16), half_io=True),
     Order(
         model="yolov3",
         precision=Precision.BF16,
         target="tensorrt",
-        batch=(8, 8, 8),
+        batch=8,
         plan_only=True,
         engine=EngineOptions(
             sm=(86, 120),
@@ -52,6 +52,13 @@ ORDERS = [
         ),
     ),
     Order(model="yolov3", precision=Precision.INT8, target="cpu", preprocess=given_fields(Preprocess())),
+    Order(
+        model="m.onnx",
+        precision=Precision.FP32,
+        target="cpu",
+        shape=(SizeRange(320, 416, 640), 416),
+        inputs={"ids:1": (SizeRange(1, 1, 8), SizeRange(16, 128, 512)), "x": (SizeRange(1, 1, 8), 4)},
+    ),
     Order(
         model="m.onnx",
         precision=Precision.INT8,

@@ -1,21 +1,32 @@
 from __future__ import annotations
 
-import pytest
+import re
 
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.cli import parameters
 from edgekit.errors import UsageError
 from edgekit.order import Order
-from edgekit.shapes import Shape, input_shapes, picture_shape
-from edgekit.specs import Precision, TensorSpec
+from edgekit.order_check import shape_from_sizes, size_from_value
+from edgekit.shapes import input_shapes, open_shape, picture_shape, ranges_of_sizes, ranges_of_specs
+from edgekit.specs import Precision, Shape, ShapeRange, Size, SizeRange, TensorSpec
 
 PICTURE = TensorSpec("x", "float32", ("N", 3, "h", "w"))
 NHWC = TensorSpec("x", "float32", ("N", "h", "w", 3))
 IDS = TensorSpec("ids", "int64", ("batch", "length"))
 MASK = TensorSpec("mask", "int64", ("batch", "length"))
 SCALAR = TensorSpec("rate", "int64", ())
+STATE = TensorSpec("state", "float32", (2, "batch", 128))
+WIDTH = SizeRange(32, 320, 2048)
 
 
-def shapes(*specs: TensorSpec, shape: Shape | None = None, inputs: dict[str, Shape] | None = None) -> dict[str, Shape]:
-    order = Order(model="m.onnx", precision=Precision.INT8, target="cpu", shape=shape, inputs=inputs or {})
+def shapes(
+    *specs: TensorSpec, shape: Shape | None = None, inputs: dict[str, Shape] | None = None, batch: Size | None = None
+) -> dict[str, Shape]:
+    order = Order(model="m.onnx", precision=Precision.INT8, target="cpu", shape=shape, inputs=inputs or {}, batch=batch)
     return input_shapes(specs, order)
 
 
@@ -67,12 +78,101 @@ def test_a_shape_that_does_not_fit_says_what_would(
     assert hint in caught.value.hint
 
 
-def test_the_hint_of_an_open_shape_works_as_it_stands() -> None:
+@pytest.mark.parametrize("spec", [PICTURE, IDS])
+def test_both_hints_of_an_open_shape_work_as_they_stand(spec: TensorSpec) -> None:
     with pytest.raises(UsageError) as caught:
-        shapes(PICTURE)
-    name, _, sizes = caught.value.hint.rpartition(" ")[2].partition(":")
-    shape = tuple(map(int, sizes.split("x")))
-    assert shapes(PICTURE, inputs={name: shape}) == {"x": shape}
+        shapes(spec)
+    hints = re.findall(r"--input ([^\s;]+)", caught.value.hint)
+    assert len(hints) == 2
+    for hint in hints:
+        parsed = parameters.input_shapes(None, None, (hint,))  # type: ignore[arg-type]  # it looks at neither
+        given = {name: shape_from_sizes(sizes, "--input") for name, sizes in (parsed or {}).items()}
+        assert shapes(spec, inputs=given) == given
+
+
+def test_a_range_is_said_in_the_place_of_a_number() -> None:
+    assert shapes(PICTURE, inputs={"": (1, 3, 48, WIDTH)}) == {"x": (1, 3, 48, WIDTH)}
+    assert shapes(PICTURE, shape=(WIDTH, 64)) == {"x": (1, 3, WIDTH, 64)}
+    assert shapes(NHWC, shape=(64, WIDTH), batch=SizeRange(1, 2, 3)) == {"x": (SizeRange(1, 2, 3), 64, WIDTH, 3)}
+
+
+@given(
+    st.text("abx_:.", max_size=6),
+    st.lists(st.tuples(*[st.integers(1, 3000)] * 3).map(sorted) | st.integers(1, 3000), min_size=1, max_size=5),
+)
+def test_a_shape_is_read_as_it_is_written(name: str, sizes: list[int | list[int]]) -> None:
+    shape = shape_from_sizes(sizes, "--input")
+    text = "x".join(map(str, shape))
+    parsed = parameters.input_shapes(None, None, (f"{name}:{text}" if name else text,))  # type: ignore[arg-type]
+    assert parsed is not None and list(parsed) == [name]
+    assert shape_from_sizes(parsed[name], "--input") == shape
+
+
+def test_a_range_that_has_a_name_is_said_once() -> None:
+    length = SizeRange(16, 128, 512)
+    assert shapes(IDS, MASK, inputs={"mask": (1, length)}) == {"ids": (1, length), "mask": (1, length)}
+
+
+def test_a_batch_goes_wherever_its_name_stands() -> None:
+    ids = TensorSpec("ids", "int64", ("batch", 8))
+    assert shapes(ids, STATE, SCALAR) == {"ids": (1, 8), "state": (2, 1, 128), "rate": ()}
+    batch = SizeRange(1, 4, 16)
+    assert shapes(ids, STATE, SCALAR, batch=batch) == {"ids": (batch, 8), "state": (2, batch, 128), "rate": ()}
+
+
+@pytest.mark.parametrize("said", [1, SizeRange(1, 4, 16)])
+def test_a_batch_may_be_said_twice(said: Size) -> None:
+    batch = SizeRange(1, 4, 16)
+    assert shapes(PICTURE, inputs={"x": (said, 3, 8, 8)}, batch=batch) == {"x": (batch, 3, 8, 8)}
+
+
+@pytest.mark.parametrize("said", [2, SizeRange(1, 2, 16)])
+def test_error_on_two_batches(said: Size) -> None:
+    with pytest.raises(UsageError, match=f"--batch 1:4:16: expected the same first dimension .*, got {said}") as caught:
+        shapes(PICTURE, inputs={"x": (said, 3, 8, 8)}, batch=SizeRange(1, 4, 16))
+    assert "one of the two places" in caught.value.hint
+
+
+def test_error_on_two_sizes_of_one_dimension() -> None:
+    given: dict[str, Shape] = {"ids": (1, SizeRange(1, 8, 16)), "mask": (1, 8)}
+    with pytest.raises(UsageError, match="one size of the dimension 'length' at all inputs, got 1:8:16 and 8, .* mask"):
+        shapes(IDS, MASK, inputs=given)
+
+
+def test_error_on_a_range_of_a_dimension_that_is_fixed() -> None:
+    with pytest.raises(UsageError, match=r"fits x: float32 \(1, 3, 32, 32\), got 1x3x32x32:320:2048"):
+        shapes(TensorSpec("x", "float32", (1, 3, 32, 32)), inputs={"": (1, 3, 32, WIDTH)})
+
+
+@pytest.mark.parametrize("size", [0, (2, 1, 4), (1, 2), (0, 1, 1), (1, 2, 3, 4), (), "abc", (1, 1.5, 2)])
+def test_error_on_what_is_neither_a_size_nor_a_range(size: object) -> None:
+    with pytest.raises(UsageError, match="--input x: expected a number of 1 or more, or a range .*, got"):
+        size_from_value(size, "--input x")  # type: ignore[arg-type]
+
+
+def test_a_range_of_one_size_is_that_size() -> None:
+    assert size_from_value((4, 4, 4), "--batch") == 4
+    assert shape_from_sizes((np.int64(1), [1, 2, 3]), "--shape") == (1, SizeRange(1, 2, 3))
+
+
+def test_a_range_gets_the_models_own_name_or_one_of_its_place() -> None:
+    shape: Shape = (SizeRange(1, 2, 3), 3, SizeRange(1, 2, 3), WIDTH)
+    assert open_shape("x", shape) == ("batch", 3, "x_2", "x_3")
+    assert open_shape("x", shape, ("N", 3, "h", "w")) == ("N", 3, "h", "w")
+    assert open_shape("x", (1, 3, 8, WIDTH), ("N", 3, "h", "w")) == (1, 3, 8, "w")
+
+
+def test_ranges_of_shapes_are_those_of_their_dimensions() -> None:
+    specs = [TensorSpec("x", "float32", (1, "w")), TensorSpec("y", "float32", ("w", 2)), SCALAR]
+    sizes: dict[str, Shape] = {"x": (1, WIDTH), "y": (WIDTH, 2), "rate": ()}
+    found = ranges_of_specs(specs, ranges_of_sizes(specs, sizes))
+    assert found == {
+        "x": ShapeRange((1, 32), (1, 320), (1, 2048)),
+        "y": ShapeRange((32, 2), (320, 2), (2048, 2)),
+    }
+    assert found["x"].sizes == (1, WIDTH)
+    with pytest.raises(UsageError, match="one range for dimension 0 of 'y' and the dimension 'w', .* got 1:2:3 and 32"):
+        ranges_of_sizes(specs, {**sizes, "y": (SizeRange(1, 2, 3), 2)})
 
 
 def test_without_a_wish_a_picture_keeps_its_shape() -> None:

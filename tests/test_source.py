@@ -130,7 +130,7 @@ def test_an_option_that_a_recipe_cannot_have_is_named_at_once(
         (
             "lenet",
             {"shape": (28, 28)},
-            r"lenet, made for \(1, 1, 32, 32\), cannot take \(1, 1, 28, 28\): ",
+            "lenet, made for 1x1x32x32, cannot take 1x1x28x28: ",
             "leave it out",
         ),
         ("linear-regression", {"shape": (1, 12)}, "cannot take", "recipe of your own"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.parameters import picture_shape
+from edgekit.cli.parameters import one_picture_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ Examples:
 @click.option("--count", type=click.IntRange(min=1), default=9, show_default=True, metavar="N", help="How many.")
 @click.option(
     "--shape",
-    callback=picture_shape,
+    callback=one_picture_shape,
     default="416x416",
     show_default=True,
     metavar="HxW",

@@ -29,6 +29,7 @@ Examples:
   edgekit build detector.onnx --int8 --calib photos/ --calib-method mse
   edgekit build my.package:make_model --fp32 --input 1x3x224x224
   edgekit build yolov3 --fp16 --target tensorrt-rtx --batch 1:4:16
+  edgekit build reader.onnx --input x:1x3x48x32:320:2048
 """
 
 
@@ -58,14 +59,21 @@ Examples:
 @click.option(
     "--keep-float", multiple=True, metavar="PATTERN", help="Nodes that stay in float, as in 'head*'; repeatable."
 )
-@click.option("--shape", callback=picture_shape, metavar="HxW|NxCxHxW", help="Shape of the input picture.")
+@click.option(
+    "--shape",
+    callback=picture_shape,
+    metavar="HxW|NxCxHxW",
+    help="Shape of the input picture; MIN:OPT:MAX in the place of a number is chosen at run time, as in "
+    "320:416:640x320:416:640.",
+)
 @click.option(
     "--input",
     callback=input_shapes,
     multiple=True,
     metavar="[NAME:]SHAPE",
-    help="Shape of an input of your own model, such as 1x3x224x224 or images:1x3x224x224; repeatable. Inputs of "
-    "modules are float32 unless it says ids:int64:1x128.",
+    help="Shape of an input of your own model, such as 1x3x224x224 or images:1x3x224x224; repeatable. What is "
+    "MIN:OPT:MAX is chosen at run time, as the width in x:1x3x48x32:320:2048. Inputs of modules are float32 unless it "
+    "says ids:int64:1x128.",
 )
 @click.option(
     "--preprocess",
@@ -78,7 +86,7 @@ Examples:
     "--batch",
     callback=batch_sizes,
     metavar="N|MIN:OPT:MAX",
-    help="Inputs at once: a number, or a range with the usual one in it, as in 1:4:16.",
+    help="Inputs at once, the first dimension of all inputs: a number, or a range, as in 1:4:16.",
 )
 @click.option("--opset", type=click.IntRange(min=1), metavar="N", help="Version of ONNX's operators to export to.")
 @click.option("--seed", type=int, default=0, show_default=True, help="What random weights and inputs are drawn with.")

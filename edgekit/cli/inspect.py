@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.parameters import input_shapes, model_or_cfg, picture_shape
+from edgekit.cli.parameters import Sizes, input_shapes, model_or_cfg, picture_shape
 
 if TYPE_CHECKING:
     from edgekit.report.inspection import Inspection
-    from edgekit.shapes import Shape
     from edgekit.specs import Precision
 
 __all__ = ["inspect"]
@@ -62,8 +61,8 @@ PIPED_COLUMNS = 160
 def inspect(
     model: str,
     as_json: bool,
-    shape: Shape | None,
-    inputs: dict[str, Shape] | None,
+    shape: Sizes | None,
+    inputs: dict[str, Sizes] | None,
     precision: str | None,
     graph: Path | None,
     depth: int | None,
@@ -117,7 +116,7 @@ def _print(found: Inspection) -> None:
     console.print(terminal_from_inspection(found, console.width))
 
 
-def _found(model: str, shape: Shape | None, inputs: dict[str, Shape] | None, precision: str | None) -> Inspection:
+def _found(model: str, shape: Sizes | None, inputs: dict[str, Sizes] | None, precision: str | None) -> Inspection:
     from edgekit.errors import UsageError
     from edgekit.report.inspection import inspection_from_bundle
     from edgekit.specs import Precision
@@ -137,7 +136,7 @@ def _found(model: str, shape: Shape | None, inputs: dict[str, Shape] | None, pre
 
 
 def _of_model(
-    model: str, shape: Shape | None, inputs: dict[str, Shape] | None, precision: Precision | None
+    model: str, shape: Sizes | None, inputs: dict[str, Sizes] | None, precision: Precision | None
 ) -> Inspection:
     """Makes the graph as a build does, with random weights, and counts it."""
     import msgspec
@@ -151,9 +150,16 @@ def _of_model(
     kind_of(model)  # an unknown name is told before what is not installed
     with needs_extra("inspecting a model", "build"):
         from edgekit.graph.file import output_specs
-        from edgekit.graph.stats import stats_from_graph
+        from edgekit.graph.sizes import stats_at
+        from edgekit.order_check import shape_from_sizes
         from edgekit.source import model_source
-    order = Order(model=model, precision=Precision.FP32, target="cpu", shape=shape, inputs=inputs or {})
+    order = Order(
+        model=model,
+        precision=Precision.FP32,
+        target="cpu",
+        shape=None if shape is None else shape_from_sizes(shape, "--shape"),
+        inputs={name: shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (inputs or {}).items()},
+    )
     source = model_source(order, Silent())
     stats = source.stats
     if precision is not None:
@@ -162,6 +168,7 @@ def _of_model(
                 f"--precision: expected a float model, got {source.name}, which has its precisions in its graph",
                 hint="leave it out",
             )
-        stats = stats_from_graph(source.graph, precision=precision)
+        usual = {name: shape.usual for name, shape in source.shapes.items()}
+        stats = stats_at(source.graph, usual, precision=precision)
     found = inspection_from_stats(source.name, stats, source.inputs, output_specs(source.graph))
     return found if precision is None else msgspec.structs.replace(found, precision_from="option")

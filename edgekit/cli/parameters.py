@@ -6,57 +6,87 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
 __all__ = [
+    "Sizes",
     "batch_sizes",
     "engine_options",
+    "fixed_shapes",
     "input_shapes",
     "model_or_cfg",
+    "one_picture_shape",
     "picture_shape",
     "preprocess_fields",
 ]
 
 LISTS = ("mean", "std")
+SIZE = r"[1-9]\d*(?::[1-9]\d*:[1-9]\d*)?"
+"""A number, or least, usual and greatest one of a range."""
+
+Sizes: TypeAlias = "tuple[int | tuple[int, ...], ...]"
 
 
-def picture_shape(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+def one_picture_shape(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """``416x416`` or ``1x3x416x416`` as numbers."""
     if value is None:
         return None
-    shape = _shape(value)
+    shape = tuple(map(int, value.split("x"))) if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", value) else ()
     if len(shape) not in (2, 4):
         raise click.BadParameter(f"expected HxW or NxCxHxW, such as 416x416 or 1x3x416x416, got '{value}'")
     return shape
 
 
-def input_shapes(
-    ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
-) -> dict[str, tuple[int, ...]] | None:
-    """``images:1x3x224x224`` as shape by name; the name is empty where only a shape was given."""
-    shapes: dict[str, tuple[int, ...]] = {}
+def picture_shape(ctx: click.Context, option: click.Parameter, value: str | None) -> Sizes | None:
+    """``416x416``, ``1x3x416x416`` or ``320:416:640x320:416:640`` as numbers, and three of them for a range."""
+    if value is None:
+        return None
+    shape = _shape(value)
+    if len(shape) not in (2, 4):
+        raise click.BadParameter(
+            "expected HxW or NxCxHxW, such as 416x416 or 1x3x416x416, each of them a number or a range MIN:OPT:MAX, "
+            f"got '{value}'"
+        )
+    return shape
+
+
+def input_shapes(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Sizes] | None:
+    """``images:1x3x48x32:320:2048`` as shape by name; the name is empty where only a shape was given."""
+    shapes: dict[str, Sizes] = {}
     for value in values:
-        # An exporter's names may have colons of their own.
-        name, _, text = value.rpartition(":")
-        shape = _shape(text)
+        name, shape = _named_shape(value)
         if not shape:
-            raise click.BadParameter(f"expected [NAME:]SHAPE, such as images:1x3x224x224, got '{value}'")
+            raise click.BadParameter(
+                "expected [NAME:]SHAPE, such as images:1x3x224x224, with numbers or ranges MIN:OPT:MAX, as in "
+                f"images:1x3x48x32:320:2048, got '{value}'"
+            )
         if name in shapes or (shapes and "" in (name, *shapes)):
             raise click.BadParameter(f"expected a name of its own before each of several shapes, got '{value}'")
         shapes[name] = shape
     return shapes or None
 
 
-def batch_sizes(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """``4`` or ``1:4:16`` as the least, usual and greatest number."""
+def fixed_shapes(
+    ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, tuple[int, ...]] | None:
+    """`input_shapes` without ranges."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, sizes in (input_shapes(ctx, option, values) or {}).items():
+        found[name] = tuple(size for size in sizes if isinstance(size, int))
+        if len(found[name]) != len(sizes):
+            raise click.BadParameter(f"expected one size a dimension, got a range in '{' '.join(values)}'")
+    return found or None
+
+
+def batch_sizes(ctx: click.Context, option: click.Parameter, value: str | None) -> int | tuple[int, ...] | None:
+    """``4`` as a number, or ``1:4:16`` as the least, usual and greatest one."""
     if value is None:
         return None
-    if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*:[1-9]\d*)?", value):
+    if not re.fullmatch(SIZE, value):
         raise click.BadParameter(f"expected a number, or MIN:OPT:MAX such as 1:4:16, got '{value}'")
-    sizes = tuple(map(int, value.split(":")))
-    return sizes * 3 if len(sizes) == 1 else sizes
+    return _size(value)
 
 
 def compute_capabilities(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -134,6 +164,23 @@ def preprocess_fields(ctx: click.Context, option: click.Parameter, values: tuple
     return given_fields(fields, option=option.opts[0], text=True)
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    """Sizes above 0 with ``x`` between them; nothing where it is something else."""
-    return tuple(map(int, text.split("x"))) if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text) else ()
+def _named_shape(value: str) -> tuple[str, Sizes]:
+    """Name and shape of ``name:1x3x48x32:320:2048``; no shape where it is something else."""
+    # An exporter's names may have colons of their own, as ranges do: the name is as short as it can be, but what has
+    # the looks of a shape is none.
+    words = value.split(":")
+    for count in range(len(words)):
+        name, shape = ":".join(words[:count]), _shape(":".join(words[count:]))
+        if shape:
+            return name, () if any(re.fullmatch(r"\d+(x\d+)+", word) for word in words[:count]) else shape
+    return value, ()
+
+
+def _shape(text: str) -> Sizes:
+    """Sizes above 0, or ranges of them, with ``x`` between them; nothing where it is something else."""
+    return tuple(map(_size, text.split("x"))) if re.fullmatch(f"{SIZE}(x{SIZE})*", text) else ()
+
+
+def _size(text: str) -> int | tuple[int, ...]:
+    numbers = tuple(map(int, text.split(":")))
+    return numbers if len(numbers) > 1 else numbers[0]

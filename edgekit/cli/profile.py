@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from edgekit.cli.parameters import fixed_shapes
+
 __all__ = ["profile"]
 
 EPILOG = """\b
@@ -25,6 +27,14 @@ Examples:
 )
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
 @click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Picture to feed a detector.")
+@click.option(
+    "--input",
+    "sizes",
+    callback=fixed_shapes,
+    multiple=True,
+    metavar="[NAME:]SHAPE",
+    help="Shape to measure at, of an engine that takes several, such as x:1x3x48x640; repeatable. Else the usual one.",
+)
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one HTML page.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as JSON.")
 def profile(
@@ -34,6 +44,7 @@ def profile(
     warmup: int,
     threads: int,
     image: Path | None,
+    sizes: dict[str, tuple[int, ...]] | None,
     html: Path | None,
     json_file: Path | None,
 ) -> None:
@@ -53,7 +64,14 @@ def profile(
 
     with progress_on_stderr() as progress:
         report = profile_bundle(
-            engine, runs=runs, duration_s=duration, warmup=warmup, threads=threads, image=image, progress=progress
+            engine,
+            runs=runs,
+            duration_s=duration,
+            warmup=warmup,
+            threads=threads,
+            image=image,
+            sizes=sizes,
+            progress=progress,
         )
     if html is not None:
         write_file(html, html_from_report(report).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,10 +11,11 @@ from typing import Protocol
 import numpy as np
 
 from edgekit.data.calibration_manifest import View, manifest_from_file
+from edgekit.data.examples import whole_batch
 from edgekit.data.images import images_in, is_image, preprocess, read_image
 from edgekit.errors import CalibrationError, DataError, UsageError, nearest
 from edgekit.recipe import Preprocess, shipped
-from edgekit.specs import TensorSpec
+from edgekit.specs import ShapeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
 
 __all__ = ["CalibrationSet", "Sample", "calibration_set", "calibration_set_names"]
 
@@ -157,13 +158,15 @@ class CalibrationSet:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def feeds(
-        self, inputs: Sequence[TensorSpec], how: Preprocess | None
+        self, inputs: Sequence[TensorSpec], how: Preprocess | None, shapes: Mapping[str, ShapeRange] = {}
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Every sample as the inputs of a model, with the sample's id.
 
         Args:
             inputs: what the model takes.
             how: how a picture becomes the model's input; None where it takes no pictures.
+            shapes: ranges of the inputs whose sizes are chosen at run time. Pictures are made to fit the usual ones;
+                arrays have their own.
 
         Raises:
             CalibrationError: as iteration; or the samples are not what the model takes.
@@ -172,9 +175,9 @@ class CalibrationSet:
         for sample in self:
             where = f"calibration set {self.name}: {sample.id}"
             if pictures and isinstance(sample.value, np.ndarray):
-                yield sample.id, _picture_feed(sample.value, inputs, how, where)
+                yield sample.id, _picture_feed(sample.value, inputs, how, shapes, where)
             else:
-                yield sample.id, _array_feed(sample.value, inputs, where)
+                yield sample.id, _array_feed(sample.value, inputs, shapes, where)
 
 
 def calibration_set_names() -> list[str]:
@@ -246,7 +249,11 @@ def _spread(files: list[Path], limit: int | None) -> list[Path]:
 
 
 def _picture_feed(
-    picture: np.ndarray, inputs: Sequence[TensorSpec], how: Preprocess | None, where: str
+    picture: np.ndarray,
+    inputs: Sequence[TensorSpec],
+    how: Preprocess | None,
+    shapes: Mapping[str, ShapeRange],
+    where: str,
 ) -> dict[str, np.ndarray]:
     if how is None or len(inputs) != 1:
         raise CalibrationError(
@@ -254,14 +261,16 @@ def _picture_feed(
             hint="a folder of .npz files, one a sample, with the inputs by name, takes its place",
         )
     spec = inputs[0]
-    array, _ = preprocess(picture, how, spec.shape)
-    batch = spec.shape[0]
+    array, _ = preprocess(picture, how, specs_at(inputs, shapes)[0].shape)
     # A graph that takes only whole batches is shown the same picture that many times: ranges stay the same.
-    return {spec.name: np.repeat(array, batch, axis=0) if isinstance(batch, int) and batch > 1 else array}
+    return {spec.name: whole_batch(array, spec, shapes)}
 
 
 def _array_feed(
-    value: np.ndarray | dict[str, np.ndarray], inputs: Sequence[TensorSpec], where: str
+    value: np.ndarray | dict[str, np.ndarray],
+    inputs: Sequence[TensorSpec],
+    shapes: Mapping[str, ShapeRange],
+    where: str,
 ) -> dict[str, np.ndarray]:
     names = [spec.name for spec in inputs]
     if isinstance(value, np.ndarray):
@@ -272,15 +281,9 @@ def _array_feed(
         raise CalibrationError(f"{where}: expected arrays {', '.join(sorted(names))}, got {', '.join(sorted(value))}")
     for spec in inputs:
         array = value[spec.name]
-        if array.dtype.name != spec.dtype or not _fits(array.shape, spec.shape):
-            raise CalibrationError(f"{where}: expected {spec}, got {array.dtype} {array.shape}")
+        if array.dtype.name != spec.dtype or not sizes_take(sizes_of(spec, shapes), array.shape):
+            raise CalibrationError(f"{where}: expected {specs_text([spec], shapes)}, got {array.dtype} {array.shape}")
     return {name: np.asarray(value[name], order="C") for name in names}
-
-
-def _fits(got: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
-    return len(got) == len(expected) and all(
-        isinstance(wanted, str) or size == wanted for size, wanted in zip(got, expected, strict=True)
-    )
 
 
 def _sha256(path: Path) -> str:

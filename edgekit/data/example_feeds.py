@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from edgekit.data.examples import DataSet, Example, feeds_from_example
 from edgekit.errors import CalibrationError, DataError, UsageError
 from edgekit.recipe import Preprocess
-from edgekit.specs import TensorSpec
+from edgekit.specs import ShapeRange, TensorSpec
 
 __all__ = ["ENOUGH", "ExampleFeeds", "spread"]
 
@@ -76,13 +76,15 @@ class ExampleFeeds:
         return total.hexdigest()
 
     def feeds(
-        self, inputs: Sequence[TensorSpec], how: Preprocess | None
+        self, inputs: Sequence[TensorSpec], how: Preprocess | None, shapes: Mapping[str, ShapeRange] = {}
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Every example as the inputs of a model, with its id.
 
         Args:
             inputs: what the model takes.
             how: how a picture becomes the model's input; None where it takes no pictures.
+            shapes: ranges of the inputs whose sizes are chosen at run time; pictures are made to fit the usual ones,
+                rows and texts are as long as they are.
 
         Raises:
             CalibrationError: no example can be read, or none is what the model takes.
@@ -92,7 +94,7 @@ class ExampleFeeds:
         for place in self._places:
             try:
                 example = self._examples[place]
-                feeds = feeds_from_example(example, inputs, how, self._labels)
+                feeds = feeds_from_example(example, inputs, how, self._labels, shapes)
             except DataError as e:
                 skipped.append(e.message)
                 if len(skipped) == len(self._places):

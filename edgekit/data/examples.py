@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,7 +15,7 @@ from edgekit.data.images import Placement, preprocess
 from edgekit.data.vocabulary import source_ids, target_input_ids
 from edgekit.errors import DataError, UsageError, nearest
 from edgekit.recipe import Preprocess, Task
-from edgekit.specs import TensorSpec
+from edgekit.specs import ShapeRange, Size, TensorSpec, sizes_of, sizes_take, specs_at
 
 __all__ = [
     "Boxes",
@@ -29,6 +29,7 @@ __all__ = [
     "feeds_from_example",
     "input_from_picture",
     "is_data_set",
+    "whole_batch",
 ]
 
 Split = Literal["train", "test"]
@@ -214,7 +215,11 @@ def is_data_set(source: str) -> bool:
 
 
 def feeds_from_example(
-    example: Example, inputs: Sequence[TensorSpec], how: Preprocess | None, labels: Sequence[str]
+    example: Example,
+    inputs: Sequence[TensorSpec],
+    how: Preprocess | None,
+    labels: Sequence[str],
+    shapes: Mapping[str, ShapeRange] = {},
 ) -> dict[str, np.ndarray]:
     """A model's inputs, made of an example.
 
@@ -224,22 +229,24 @@ def feeds_from_example(
             begins it, to ``target``.
         how: how a picture becomes an input; None where the model takes no pictures.
         labels: of texts, the vocabulary.
+        shapes: ranges of the inputs whose sizes are chosen at run time. A picture is made to fit the usual ones; a row
+            of numbers and a text have their own.
 
     Returns:
         One array an input, by name. Where the model takes only whole batches, the example as often as that.
 
     Raises:
-        DataError: the example is not what the model takes, or a text is longer than the model's input.
+        DataError: the example is not what the model takes, or is longer than its input may be.
     """
     if isinstance(example.input, str):
-        feeds = {spec.name: _text_feed(example, spec, labels) for spec in inputs}
+        feeds = {spec.name: _text_feed(example, spec, labels, shapes.get(spec.name)) for spec in inputs}
     elif len(inputs) != 1:
         raise DataError(f"{example.id}: expected arrays for {'; '.join(map(str, inputs))}, got one")
     elif how is not None:
-        feeds = {inputs[0].name: input_from_picture(example, inputs[0], how)[0]}
+        feeds = {inputs[0].name: input_from_picture(example, specs_at(inputs, shapes)[0], how)[0]}
     else:
-        feeds = {inputs[0].name: _numbers_feed(example, inputs[0])}
-    return {spec.name: _whole_batch(feeds[spec.name], spec) for spec in inputs}
+        feeds = {inputs[0].name: _numbers_feed(example, inputs[0], shapes)}
+    return {spec.name: whole_batch(feeds[spec.name], spec, shapes) for spec in inputs}
 
 
 def input_from_picture(example: Example, spec: TensorSpec, how: Preprocess) -> tuple[np.ndarray, Placement]:
@@ -255,20 +262,17 @@ def input_from_picture(example: Example, spec: TensorSpec, how: Preprocess) -> t
     return preprocess(Image.fromarray(picture) if picture.ndim == 2 else picture, how, spec.shape)
 
 
-def _numbers_feed(example: Example, spec: TensorSpec) -> np.ndarray:
+def _numbers_feed(example: Example, spec: TensorSpec, shapes: Mapping[str, ShapeRange]) -> np.ndarray:
     numbers = example.input
     assert isinstance(numbers, np.ndarray)
-    wanted = spec.shape[1:]
-    fits = len(wanted) == numbers.ndim and all(
-        isinstance(size, str) or size == own for size, own in zip(wanted, numbers.shape, strict=True)
-    )
+    wanted = sizes_of(spec, shapes)[1:]
     if numbers.dtype == np.uint8:
         raise DataError(
             f"{example.id}: expected {spec.dtype} {_shown(wanted)} for the input '{spec.name}', as nothing says how "
             f"pictures become it, got a picture of {numbers.shape[1]}x{numbers.shape[0]} px",
             hint="build the engine with --preprocess, such as color=rgb, or write [preprocess] into the model's recipe",
         )
-    if not fits:
+    if not sizes_take(wanted, numbers.shape):
         raise DataError(
             f"{example.id}: expected {spec.dtype} {_shown(wanted)} for the input '{spec.name}', got {numbers.dtype} "
             f"{_shown(numbers.shape)}",
@@ -277,12 +281,13 @@ def _numbers_feed(example: Example, spec: TensorSpec) -> np.ndarray:
     return numbers[np.newaxis].astype(spec.dtype)
 
 
-def _shown(shape: Sequence[int | str]) -> str:
+def _shown(shape: Sequence[Size | str]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def _text_feed(example: Example, spec: TensorSpec, labels: Sequence[str]) -> np.ndarray:
+def _text_feed(example: Example, spec: TensorSpec, labels: Sequence[str], range_: ShapeRange | None) -> np.ndarray:
     length = spec.shape[-1] if len(spec.shape) == 2 else None
+    least, greatest = (length, length) if range_ is None else (range_.least[-1], range_.greatest[-1])
     text = {"source": example.input, "target": example.target}.get(spec.name)
     if length is None or not isinstance(text, str):
         raise DataError(
@@ -290,15 +295,24 @@ def _text_feed(example: Example, spec: TensorSpec, labels: Sequence[str]) -> np.
             hint="a text goes to the inputs 'source' and 'target' of shape (N, length)",
         )
     ids = source_ids(text, labels) if spec.name == "source" else target_input_ids(text, labels)
-    if isinstance(length, int) and len(ids) > length:
-        raise DataError(f"{example.id}: expected at most {length} tokens for input '{spec.name}', got {len(ids)}")
-    row = np.zeros((1, length if isinstance(length, int) else len(ids)), spec.dtype)
+    if isinstance(greatest, int) and len(ids) > greatest:
+        raise DataError(f"{example.id}: expected at most {greatest} tokens for input '{spec.name}', got {len(ids)}")
+    row = np.zeros((1, max(len(ids), least if isinstance(least, int) else 0)), spec.dtype)
     row[0, : len(ids)] = ids
     return row
 
 
-def _whole_batch(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
+def whole_batch(array: np.ndarray, spec: TensorSpec, shapes: Mapping[str, ShapeRange]) -> np.ndarray:
+    """The same example as often as there have to be in a batch, where a graph takes no single one.
+
+    Args:
+        array: one example, with a batch of 1.
+        spec: the input that it is for.
+        shapes: ranges of the inputs whose sizes are chosen at run time.
+    """
     batch = spec.shape[0]
+    if isinstance(batch, str) and spec.name in shapes:
+        batch = shapes[spec.name].least[0]
     return np.repeat(array, batch, axis=0) if isinstance(batch, int) and batch > 1 else array
 
 

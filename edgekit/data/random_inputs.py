@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from edgekit.recipe import Preprocess
-from edgekit.specs import TensorSpec
+from edgekit.specs import ShapeRange, TensorSpec, specs_at
 
 __all__ = ["RandomInputs"]
 
@@ -34,17 +34,19 @@ class RandomInputs:
         return self._count
 
     def feeds(
-        self, inputs: Sequence[TensorSpec], how: Preprocess | None
+        self, inputs: Sequence[TensorSpec], how: Preprocess | None, shapes: Mapping[str, ShapeRange] = {}
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Name and arrays of each input: floats are normal; integers of which nothing is known are 0 or 1.
 
-        These are valid as index, mask and flag.
+        These are valid as index, mask and flag. Dimensions that are chosen at run time have the usual size of their
+        range in ``shapes``.
         """
+        sized = specs_at(inputs, shapes)
         for index in range(self._count):
             generator = np.random.default_rng(index)
             feeds = {}
-            for spec in inputs:
-                sizes = [size if isinstance(size, int) else 1 for size in spec.shape]
+            for spec in sized:
+                sizes = [int(size) for size in spec.shape]
                 floats = np.dtype(spec.dtype).kind == "f"
                 numbers = (
                     generator.standard_normal(sizes)

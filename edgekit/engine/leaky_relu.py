@@ -8,14 +8,17 @@ enough to pay for the second operator.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.specs import ShapeRange
+
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["replace_leaky_relus"]
+__all__ = ["replace_leaky_relus", "usual_elements"]
 
 # Measured on x86 with AVX-512, two threads, YOLOv3-416: 52 x 52 x 256 takes 0.88 of the look-up's time, larger ones
 # less, 52 x 52 x 128 as long, smaller ones longer.
@@ -25,7 +28,7 @@ LOOKED_UP = "QLinearLeakyRelu"
 DEFAULT_SLOPE = 0.01
 
 
-def replace_leaky_relus(model: onnx.ModelProto) -> int:
+def replace_leaky_relus(model: onnx.ModelProto, usual: Mapping[str, int] | None = None) -> int:
     """Replaces large ``QLinearLeakyRelu`` by ``Clip`` and ``QLinearAdd``, which add up to the same.
 
     Results differ by one step where the exact one lies halfway between two (2 of 384,000 random cases).
@@ -33,6 +36,7 @@ def replace_leaky_relus(model: onnx.ModelProto) -> int:
     Args:
         model: with ONNX Runtime's fused operators and the shapes of its values; changed in place. Sizes that are open
             count as 1.
+        usual: how many elements values have, by name, where that is known better; see `usual_elements`.
 
     Returns:
         How many were replaced.
@@ -41,7 +45,7 @@ def replace_leaky_relus(model: onnx.ModelProto) -> int:
 
     graph = model.graph
     scalars = {tensor.name: tensor for tensor in graph.initializer if not tensor.dims}
-    sizes = {value.name: _elements(value) for value in graph.value_info}
+    sizes = {value.name: _elements(value) for value in graph.value_info} | dict(usual or {})
     nodes: list[onnx.NodeProto] = []
     replaced = 0
     for node in graph.node:
@@ -58,6 +62,29 @@ def replace_leaky_relus(model: onnx.ModelProto) -> int:
     del graph.node[:]
     graph.node.extend(nodes)
     return replaced
+
+
+def usual_elements(model: onnx.ModelProto, shapes: Mapping[str, ShapeRange]) -> dict[str, int]:
+    """How many elements each value of a graph with a LeakyRelu has, given inputs of the usual sizes.
+
+    Args:
+        model: in standard operators, before ONNX Runtime has fused them; not changed.
+        shapes: ranges of the inputs whose sizes are chosen at run time.
+    """
+    import onnx
+
+    if not shapes or all(node.op_type != "LeakyRelu" for node in model.graph.node):
+        return {}
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    del sized.graph.value_info[:]
+    for value in sized.graph.input:
+        if value.name in shapes:
+            dimensions = value.type.tensor_type.shape.dim
+            for dimension, size in zip(dimensions, shapes[value.name].usual, strict=True):
+                dimension.dim_value = size
+    inferred = onnx.shape_inference.infer_shapes(sized, data_prop=True)
+    return {value.name: _elements(value) for value in inferred.graph.value_info}
 
 
 def _sum(node: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
-from edgekit.engine.leaky_relu import replace_leaky_relus
+from edgekit.engine.leaky_relu import replace_leaky_relus, usual_elements
 from edgekit.engine.matmul import fuse_integer_products
 from edgekit.engine.nearest_resize import replace_nearest_resizes
 from edgekit.engine.split_weights import LOWER, UPPER, split_float_weights
@@ -104,6 +104,7 @@ class OnnxRuntime:
         """
         ort = _library()
         source = read_graph(graph)
+        usual = usual_elements(source, options.shapes)
         large = sum(file.stat().st_size for file in _weight_files(graph, source)) > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -116,7 +117,7 @@ class OnnxRuntime:
         except _failures(ort) as e:
             raise _build_error(graph, e) from e
         built = read_graph(folder / ENGINE)
-        if _lower_for_this_processor(built):
+        if _lower_for_this_processor(built, usual):
             (folder / ENGINE).write_bytes(built.SerializeToString())
         layers = _layers(built)
         assert_precision(self.name, options.precision, quantized_layers(source), layers)
@@ -204,7 +205,7 @@ def _rewritten(graph: Path, model: onnx.ModelProto, folder: Path, large: bool) -
             (folder / name).unlink(missing_ok=True)
 
 
-def _lower_for_this_processor(built: onnx.ModelProto) -> int:
+def _lower_for_this_processor(built: onnx.ModelProto, usual: Mapping[str, int]) -> int:
     """Replaces operators by others that were measured to be faster here; how many were replaced.
 
     Measured on x86 alone. On Arm everything stays as ONNX Runtime wrote it.
@@ -214,7 +215,7 @@ def _lower_for_this_processor(built: onnx.ModelProto) -> int:
         return 0
     # Without VNNI, sums of products with 8-bit weights do not fit (`OnnxRuntime.scheme`).
     split = split_float_weights(built) if here.fast_int8 else 0
-    return split + replace_leaky_relus(built) + replace_nearest_resizes(built, _run_small)
+    return split + replace_leaky_relus(built, usual) + replace_nearest_resizes(built, _run_small)
 
 
 def _run_small(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -85,6 +85,7 @@ class OpenVino:
             model = ov.Core().read_model(graph)
         except RuntimeError as e:
             raise GraphError(f"OpenVINO cannot take {graph.name}: {_words(e)}") from e
+        _bound(ov, model, options)
         # A tensor may have several names, and lose one when it is saved and read.
         model.set_rt_info("\n".join(output.name for output in source.graph.output), OUTPUTS)
         model.set_rt_info(HINTS[options.precision], ARITHMETIC)
@@ -167,6 +168,18 @@ def _may_chain_integer_products(model: Any) -> bool:
     ranks = [op.get_output_partial_shape(0).rank for op in operators if op.get_type_name() == "MatMul"]
     quantized = any(op.get_type_name() == "FakeQuantize" for op in operators)
     return quantized and sum(rank.is_dynamic or rank.get_length() <= 2 for rank in ranks) > 1
+
+
+def _bound(ov: Any, model: Any, options: BuildOptions) -> None:
+    """Tells the plugin the range of each size that is chosen at run time, which it plans memory by."""
+    names = {port: port.get_any_name() for port in model.inputs}
+    bounds = {
+        name: ov.PartialShape(list(map(ov.Dimension, options.shapes[name].least, options.shapes[name].greatest)))
+        for name in names.values()
+        if name in options.shapes
+    }
+    if bounds:
+        model.reshape(bounds)
 
 
 def _layers(executed: Any) -> list[Layer]:

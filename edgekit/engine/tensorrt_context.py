@@ -186,7 +186,7 @@ class Execution:
             for ranges in self._profiles
         )
         got = ", ".join(map(str, shapes))
-        raise RunError(f"inputs: expected {allowed}, got {got}", hint="build it for them: --batch or --shape")
+        raise RunError(f"inputs: expected {allowed}, got {got}", hint="build it for them: --batch, --shape or --input")
 
     def _choose(self, profile: int) -> None:
         self._stream.synchronize()

@@ -116,7 +116,9 @@ def _range(name: str, sizes: tuple[int, ...], shapes: Mapping[str, ShapeRange]) 
         only_batch = -1 not in sizes[1:]
         raise UsageError(
             f"input '{name}' ({text}) has sizes that are chosen at run time: expected the range of them, got none",
-            hint="give it with --batch, such as --batch 1:4:16" if only_batch else "give it with --shape or --batch",
+            hint="give it with --batch, such as --batch 1:4:16"
+            if only_batch
+            else "give it with --input, such as --input x:1x3x48x32:320:2048",
         )
     for given in (shape.least, shape.usual, shape.greatest):
         fits = len(given) == len(sizes) and all(size in (-1, got) for size, got in zip(sizes, given, strict=True))

@@ -145,11 +145,14 @@ class _Fed:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._shapes = session.manifest.shapes
         self._specs = _one(session.inputs)
 
     def ready(self, example: Example) -> Ready:
         how = self._session.manifest.preprocess
-        return Ready(example, feeds_from_example(example, self._specs, how, self._session.manifest.labels))
+        return Ready(
+            example, feeds_from_example(example, self._specs, how, self._session.manifest.labels, self._shapes)
+        )
 
     def per_class(self) -> tuple[ClassFigure, ...]:
         return ()

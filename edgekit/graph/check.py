@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from edgekit.errors import AccuracyError, ExportError, GraphError
+from edgekit.errors import AccuracyError, ExportError, GraphError, UsageError
 from edgekit.graph.evaluate import Evaluator
 from edgekit.graph.file import input_specs
 from edgekit.specs import TensorSpec
@@ -48,6 +49,7 @@ def compare_with_module(
     tolerance: float = 1e-4,
     seeds: Sequence[int] = (0, 1),
     below: Mapping[str, int] | None = None,
+    also: Sequence[Sequence[TensorSpec]] = (),
 ) -> ExportCheck:
     """Compares ONNX Runtime on ``graph`` with PyTorch on ``module`` for random inputs, one a seed.
 
@@ -61,46 +63,73 @@ def compare_with_module(
         tolerance: the largest error that is allowed.
         seeds: of the random inputs: floats are uniform in [0, 1), integers 0 or 1.
         below: integers of the input of that name are less than this instead of 2.
+        also: inputs of other sizes, which are run once, with the first of the seeds.
 
     Raises:
         AccuracyError: names the worst output, its error and the first value inside the graph that is off.
         ExportError: the graph's outputs differ from the module's in number or shape.
         GraphError: ONNX Runtime cannot run the graph.
+        UsageError: the module does not take inputs of sizes out of ``also``.
     """
     evaluator = Evaluator(graph)
-    worst: dict[str, OutputCheck] = {}
-    for seed in seeds:
-        feeds = _random_feeds(specs, seed, below or {})
-        expected = _run_module(module, list(feeds.values()))
+    worst: dict[str, tuple[OutputCheck, Sequence[TensorSpec]]] = {}
+    for sizes, seed in (*((specs, seed) for seed in seeds), *((sizes, seeds[0]) for sizes in also)):
+        feeds = _random_feeds(sizes, seed, below or {})
+        with _told_of_sizes(module, sizes, of_range=sizes is not specs):
+            expected = _run_module(module, list(feeds.values()))
         got = evaluator.run(feeds)
         _require_same_outputs(got, expected)
         for (name, array), reference in zip(got.items(), expected, strict=True):
             check = OutputCheck(name=name, relative_error=_relative_error(array, reference), seed=seed)
-            worst[name] = max(worst.get(name, check), check, key=lambda c: c.relative_error)
-    check = max(worst.values(), key=lambda c: c.relative_error)
+            if name not in worst or check.relative_error > worst[name][0].relative_error:
+                worst[name] = check, sizes
+    check, sizes = max(worst.values(), key=lambda found: found[0].relative_error)
     if not check.relative_error <= tolerance:
-        feeds = _random_feeds(specs, check.seed, below or {})
+        feeds = _random_feeds(sizes, check.seed, below or {})
+        where = f" for {'; '.join(map(str, sizes))}" if also else ""
         raise AccuracyError(
             f"output '{check.name}': expected a relative error of at most {tolerance:g} against the module, "
-            f"got {check.relative_error:.3g}{_first_off(graph, module, feeds, tolerance)}"
+            f"got {check.relative_error:.3g}{where}{_first_off(graph, module, feeds, tolerance)}"
         )
-    return ExportCheck(outputs=tuple(worst.values()), tolerance=tolerance)
+    return ExportCheck(outputs=tuple(check for check, _ in worst.values()), tolerance=tolerance)
 
 
-def check_runs(graph: ir.Model) -> None:
-    """Makes sure that ONNX Runtime can run ``graph``: loads it and, where all shapes are fixed, runs it on zeros.
+@contextlib.contextmanager
+def _told_of_sizes(module: nn.Module, specs: Sequence[TensorSpec], *, of_range: bool) -> Iterator[None]:
+    """Where the sizes are an end of a range that the user gave, whatever the module raises is about that range."""
+    try:
+        yield
+    except Exception as e:
+        if not of_range:
+            raise
+        words = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise UsageError(
+            f"{type(module).__name__} was asked for a range of sizes and does not take its end "
+            f"{'; '.join(map(str, specs))}: {words}",
+            hint="give a range all of which it takes, or a number",
+        ) from e
+
+
+def check_runs(graph: ir.Model, sizes: Sequence[Sequence[TensorSpec]] = ()) -> None:
+    """Makes sure that ONNX Runtime can run ``graph``: loads it, and runs it on zeros of the sizes that are known.
+
+    Args:
+        graph: maybe with dynamic dimensions.
+        sizes: inputs with a number for each dimension; the graph is run once with each of them. Its own where none are
+            given and all of its shapes are fixed.
 
     Raises:
         GraphError: names the operator or the node that it cannot run.
     """
     evaluator = Evaluator(graph)
-    specs = input_specs(graph)
-    if all(isinstance(size, int) for spec in specs for size in spec.shape):
+    own = input_specs(graph)
+    fixed = all(isinstance(size, int) for spec in own for size in spec.shape)
+    for specs in sizes or ([own] if fixed else []):
         try:
             evaluator.run({spec.name: np.zeros(_sizes(spec), spec.dtype) for spec in specs})
         except GraphError as e:
-            sizes = "; ".join(map(str, specs))
-            hint = f"it was given zeros for {sizes}: if these sizes are not right, name others with --input or --shape"
+            text = "; ".join(map(str, specs))
+            hint = f"it was given zeros for {text}: if these sizes are not right, name others with --input or --shape"
             raise GraphError(e.message, hint=hint) from e
 
 

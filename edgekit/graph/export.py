@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -16,20 +17,28 @@ import torch
 from onnx_ir.passes.common import InlinePass
 from torch import nn
 
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, UsageError
 from edgekit.graph.learned import mark_unlearned
 from edgekit.graph.module_names import name_after_modules
 from edgekit.graph.passes import FoldConstants, InferShapes, RemoveDead
-from edgekit.specs import TensorSpec
+from edgekit.specs import SizeRange, TensorSpec
 
 __all__ = ["graph_from_module"]
 
 _EXAMPLE_BATCH = 2
 _EXAMPLE_SIZE_PX = 64
+_SPECIALIZED = re.compile(
+    r"L\['(\w+)'\](?:\[(\d+)\])?\.size\(\)\[(\d+)\] as dynamic but your code specialized it .*\((\d+)\)"
+)
 
 
 def graph_from_module(
-    module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str] = (), *, opset: int = 20
+    module: nn.Module,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[str] = (),
+    *,
+    opset: int = 20,
+    ranges: Mapping[str, SizeRange] | None = None,
 ) -> ir.Model:
     """Exports a module as it computes in evaluation mode; its own mode is left as it was.
 
@@ -40,15 +49,19 @@ def graph_from_module(
         module: takes ``inputs`` as positional arguments; returns a tensor or any nesting of tuples, lists and
             dictionaries of tensors.
         inputs: name, element type and shape of each; a string in a shape names a dimension that is chosen at
-            run time (the module is traced with 2 for the first dimension and 64 for others).
+            run time. Dimensions of one name are one; where the module itself wants others to be equal, they get the
+            name of the first of them.
         outputs: names of the graph's outputs in the order the module returns them; the exporter's own if empty.
         opset: the version of ONNX's operators, 18 or newer.
+        ranges: of the dimensions, by name; those that are not there may have any size (the module is traced with 2 for
+            the first dimension and 64 for others).
 
     Raises:
         ExportError: names the operator and the module that could not be exported, or the outputs' count.
+        UsageError: the module takes one size alone of what is to be chosen at run time.
     """
     with _silence(), _evaluation_mode(module), torch.no_grad():
-        program = _captured(module, inputs)
+        program = _captured(module, inputs, ranges or {})
         graph = _translated(program, inputs, outputs, opset)
     InlinePass()(graph)
     name_after_modules(graph, module)
@@ -57,26 +70,44 @@ def graph_from_module(
     return graph
 
 
-def _captured(module: nn.Module, inputs: Sequence[TensorSpec]) -> torch.export.ExportedProgram:
-    examples = tuple(_example(spec) for spec in inputs)
-    dimensions: dict[str, Any] = {}
+def _captured(
+    module: nn.Module, inputs: Sequence[TensorSpec], ranges: Mapping[str, SizeRange]
+) -> torch.export.ExportedProgram:
+    examples = tuple(_example(spec, ranges) for spec in inputs)
+    named = [size for spec in inputs for size in spec.shape if isinstance(size, str)]
+    dimensions = {name: _dimension(name, named.count(name) > 1, ranges.get(name)) for name in named}
     shapes = tuple(
-        {axis: _dimension(name, dimensions) for axis, name in enumerate(spec.shape) if isinstance(name, str)}
-        for spec in inputs
+        {axis: dimensions[name] for axis, name in enumerate(spec.shape) if isinstance(name, str)} for spec in inputs
     )
     try:
         return torch.export.export(module, examples, dynamic_shapes=_by_argument(module, shapes), strict=False)
     except Exception as e:
+        _refuse_specialized(module, inputs, e)
         raise ExportError(
             f"{type(module).__name__} cannot be traced{_where_traced(module, e)}: {_first_line(e)}",
             hint="torch.export.export(module, example_inputs) shows the whole report",
         ) from e
 
 
-def _example(spec: TensorSpec) -> torch.Tensor:
+def _refuse_specialized(module: nn.Module, inputs: Sequence[TensorSpec], error: Exception) -> None:
+    """Says in the user's own words that a dimension cannot be open, where that is what PyTorch says."""
+    found = _SPECIALIZED.search(str(error))
+    if found is None:
+        return
+    argument, place, axis, size = found.groups()
+    arguments = list(inspect.signature(module.forward).parameters)
+    index = int(place) if place is not None else arguments.index(argument) if argument in arguments else 0
+    spec = inputs[min(index, len(inputs) - 1)]
+    raise UsageError(
+        f"input {spec}: {type(module).__name__} takes dimension {axis} in one size alone, {size}: expected a number "
+        "for it, got a range",
+        hint="full layers behind pixels, tables of positions and branches on sizes do that",
+    ) from error
+
+
+def _example(spec: TensorSpec, ranges: Mapping[str, SizeRange]) -> torch.Tensor:
     sizes = [
-        size if isinstance(size, int) else (_EXAMPLE_BATCH if axis == 0 else _EXAMPLE_SIZE_PX)
-        for axis, size in enumerate(spec.shape)
+        size if isinstance(size, int) else _example_size(ranges.get(size), axis) for axis, size in enumerate(spec.shape)
     ]
     dtype = getattr(torch, spec.dtype, None)
     if not isinstance(dtype, torch.dtype):
@@ -86,12 +117,21 @@ def _example(spec: TensorSpec) -> torch.Tensor:
     return torch.zeros(sizes, dtype=dtype)
 
 
-def _dimension(name: str, known: dict[str, Any]) -> Any:
-    if name not in known:
-        if not name.isidentifier():
-            raise ExportError(f"dimension '{name}': expected a name of letters, digits and underscores")
-        known[name] = torch.export.Dim(name)
-    return known[name]
+def _example_size(range_: SizeRange | None, axis: int) -> int:
+    """A size to trace with; a 1 would be taken for a dimension that is always 1."""
+    if range_ is None:
+        return _EXAMPLE_BATCH if axis == 0 else _EXAMPLE_SIZE_PX
+    return max(range_.usual, 2)
+
+
+def _dimension(name: str, shared: bool, range_: SizeRange | None) -> Any:
+    """What `torch.export` is told of it: with a name of its own it is never found to be equal to another."""
+    bounds = {} if range_ is None else {"min": range_.least, "max": range_.greatest}
+    if not shared:
+        return torch.export.Dim.DYNAMIC(**bounds)
+    if not name.isidentifier():
+        raise ExportError(f"dimension '{name}': expected a name of letters, digits and underscores")
+    return torch.export.Dim(name, **bounds)
 
 
 def _by_argument(module: nn.Module, shapes: tuple[dict[int, Any], ...]) -> Any:
@@ -161,12 +201,11 @@ def _is_stored(value: ir.Value | None) -> bool:
 
 def _name_dimensions(graph: ir.Model, inputs: Sequence[TensorSpec]) -> None:
     """Gives dimensions the names that were asked for, wherever the exporter's own (``s17``, ``2*s17``) stand."""
-    names = {
-        str(dim.value): wanted
-        for value, spec in zip(graph.graph.inputs, inputs, strict=True)
-        for dim, wanted in zip(value.shape or (), spec.shape, strict=False)
-        if isinstance(dim, ir.SymbolicDim) and isinstance(wanted, str)
-    }
+    names: dict[str, str] = {}
+    for value, spec in zip(graph.graph.inputs, inputs, strict=True):
+        for dim, wanted in zip(value.shape or (), spec.shape, strict=False):
+            if isinstance(dim, ir.SymbolicDim) and isinstance(wanted, str):
+                names.setdefault(str(dim.value), wanted)
 
     def renamed(dim: int | ir.SymbolicDim) -> int | ir.SymbolicDim:
         if isinstance(dim, int):

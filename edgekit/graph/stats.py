@@ -46,7 +46,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import onnx_ir as ir
@@ -140,8 +140,6 @@ class GraphStats(msgspec.Struct, frozen=True, kw_only=True):
 def stats_from_graph(
     graph: ir.Model,
     *,
-    dynamic_size: int = 1,
-    sizes: Mapping[str, int] | None = None,
     precision: Precision | None = None,
 ) -> GraphStats:
     """Counts parameters, multiply-accumulates and bytes; the formulas stand at the top of this file.
@@ -150,14 +148,12 @@ def stats_from_graph(
     is read as integers: that is what engines make of explicit Q/DQ.
 
     Args:
-        graph: shapes have been inferred.
-        dynamic_size: what a dynamic dimension, such as the batch, is counted with.
-        sizes: the same for dimensions of these names.
+        graph: shapes have been inferred; a dynamic dimension counts as 1 (`edgekit.graph.sizes` knows better).
         precision: bytes are those that a float graph would have in it. In INT8 every activation and every factor of a
             product is one byte, and what stays in float is four: biases, which are added to sums of 32 bits, and the
             constants of all that is no product. None counts what the graph has.
     """
-    known = _Sizes(dynamic_size, sizes or {}, precision)
+    known = _Sizes(precision)
     counted: set[str] = set()
     layers = tuple(_layer(node, known, counted) for node in graph.graph if not carries_type(node))
     tensors = [value.const_value for value in graph.graph.initializers.values() if value.const_value is not None]
@@ -174,9 +170,7 @@ def stats_from_graph(
 class _Sizes:
     """Shapes as numbers; remembers which dimensions had none of their own."""
 
-    def __init__(self, dynamic_size: int, sizes: Mapping[str, int], precision: Precision | None) -> None:
-        self._dynamic_size = dynamic_size
-        self._sizes = sizes
+    def __init__(self, precision: Precision | None) -> None:
         self.precision = precision
         self.assumed: dict[str, int] = {}
 
@@ -202,8 +196,7 @@ class _Sizes:
     def _size(self, dim: int | ir.SymbolicDim) -> int:
         if isinstance(dim, int):
             return dim
-        name = str(dim.value or "unnamed")
-        return self.assumed.setdefault(name, self._sizes.get(name, self._dynamic_size))
+        return self.assumed.setdefault(str(dim.value or "unnamed"), 1)
 
 
 _TYPES = {

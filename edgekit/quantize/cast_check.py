@@ -59,13 +59,16 @@ def cast_errors(
     return worst
 
 
-def require_small_errors(errors: Mapping[str, float], precision: Precision) -> None:
-    """Raises `AccuracyError`, with the worst output, where one exceeds `TOLERANCE`."""
+def require_small_errors(
+    errors: Mapping[str, float], precision: Precision, *, tolerance: float | None = None, given: str = ""
+) -> None:
+    """Raises `AccuracyError`, with the worst output, where one exceeds ``tolerance``: `TOLERANCE`, if it is None."""
+    allowed = TOLERANCE[precision] if tolerance is None else tolerance
     worst = max(errors, key=lambda name: errors[name], default="")
-    if worst and not errors[worst] <= TOLERANCE[precision]:
+    if worst and not errors[worst] <= allowed:
         raise AccuracyError(
-            f"output '{worst}' in {str(precision).upper()}: expected a relative error of at most "
-            f"{TOLERANCE[precision]:g} against FP32, got {errors[worst]:.2g}",
+            f"output '{worst}' in {str(precision).upper()}{given}: expected a relative error of at most "
+            f"{allowed:g} against FP32, got {errors[worst]:.2g}",
             hint="keep the layers before it in float (--keep-float PATTERN), or build it with --fp32",
         )
 

@@ -72,7 +72,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         weight_bytes: constants of all layers.
         activation_bytes: what all layers read and write besides.
         intensity: operations a byte, over all layers.
-        assumed_sizes: what each dimension that is chosen at run time was counted with.
+        assumed_sizes: what each dimension that is chosen at run time was counted with: the usual size of its range.
         precision_from: ``engine`` where the precisions of the layers were read back from the engine, ``option`` where
             they are what was asked for, else ``graph``.
         inputs: of the engine or the graph.
@@ -155,24 +155,13 @@ def _stats(file: Path, manifest: Manifest) -> GraphStats:
     import onnx_ir
     from google.protobuf.message import DecodeError
 
-    from edgekit.graph.stats import stats_from_graph
+    from edgekit.graph.sizes import stats_at
 
     try:
         graph = onnx_ir.load(file)
     except (OSError, DecodeError, ValueError) as e:
         raise GraphError(f"cannot read {file}: expected the graph of the engine: {e}") from e
-    return stats_from_graph(graph, sizes=_usual_sizes(manifest))
-
-
-def _usual_sizes(manifest: Manifest) -> dict[str, int]:
-    """What dimensions are counted with: those that the engine is tuned for, and of a batch one."""
-    return {
-        own: size
-        for spec in manifest.inputs
-        if spec.name in manifest.shapes
-        for own, size in zip(spec.shape[1:], manifest.shapes[spec.name].usual[1:], strict=True)
-        if isinstance(own, str)
-    }
+    return stats_at(graph, {name: shape.usual for name, shape in manifest.shapes.items()})
 
 
 def _rows(stats: GraphStats, precisions: Mapping[str, str]) -> list[LayerRow]:

@@ -140,8 +140,8 @@ def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _range(shape: ShapeRange) -> str:
-    least, usual, greatest = ("x".join(map(str, sizes)) for sizes in (shape.least, shape.usual, shape.greatest))
-    return f"{least} to {greatest}, tuned for {usual}"
+    usual = "x".join(map(str, shape.usual))
+    return f"{'x'.join(map(str, shape.sizes))}, tuned for {usual}"
 
 
 def _source(manifest: Manifest) -> str:

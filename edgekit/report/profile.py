@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 import edgekit
-from edgekit import specs
 from edgekit.data.images import ImageSource, read_image
 from edgekit.device.cpu import peak_memory_bytes
-from edgekit.errors import UsageError
+from edgekit.errors import UsageError, nearest
 from edgekit.progress import Progress, Silent
 from edgekit.report.latency import disturbances, statistics_ms
 from edgekit.report.machine import resident_bytes, this_machine
 from edgekit.report.others import disturbance_by_others, processor_time
 from edgekit.report.reports import LatencyReport, Memory
 from edgekit.runtime.session import session_from_bundle
+from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at, specs_text
 
 if TYPE_CHECKING:
     from edgekit.runtime.session import Session
@@ -46,6 +47,7 @@ def profile_bundle(
     threads: int = 0,
     image: ImageSource | None = None,
     seed: int = 0,
+    sizes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress | None = None,
 ) -> LatencyReport:
     """Loads the engine in the folder ``path``, measures it, and closes it again.
@@ -58,11 +60,14 @@ def profile_bundle(
         threads: threads for the engine; 0 leaves it to the backend.
         image: picture for a detector (path, PIL image or RGB array); one is made where there is none.
         seed: what made-up inputs are drawn with.
+        sizes: shapes of made-up inputs by name, of an engine that takes several; the name ``""`` is the first one's.
+            Those that are not named have the usual sizes of their ranges. A detector is then fed arrays as others are.
         progress: told how far the measurement is.
 
     Raises:
         EngineMismatch: the bundle is not for this machine, or was changed.
-        UsageError: a number that makes no sense, or a picture for an engine that takes none.
+        UsageError: a number that makes no sense, a picture for an engine that takes none, or sizes that it does not
+            take.
     """
     before = resident_bytes()
     with session_from_bundle(path, threads=threads) as session:
@@ -74,6 +79,7 @@ def profile_bundle(
             threads=threads,
             image=image,
             seed=seed,
+            sizes=sizes,
             progress=progress,
             resident_before_bytes=before,
         )
@@ -88,6 +94,7 @@ def measure(
     threads: int = 0,
     image: ImageSource | None = None,
     seed: int = 0,
+    sizes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress | None = None,
     resident_before_bytes: int | None = None,
 ) -> LatencyReport:
@@ -104,12 +111,13 @@ def measure(
         threads: what the session was loaded with; written into the report.
         image: see there.
         seed: see there.
+        sizes: see there.
         progress: see there.
         resident_before_bytes: memory that the process held before the engine was loaded, where known.
     """
     _check_lengths(runs, duration_s, warmup)
     progress = progress or Silent()
-    stages, once, source = _run_of(session, image, seed)
+    stages, once, source, inputs = _run_of(session, image, seed, sizes or {})
     for _ in range(warmup):
         once()
     after = resident_bytes()
@@ -130,7 +138,8 @@ def measure(
         backend_version=manifest.backend_version,
         edgekit=edgekit.__version__,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        inputs=tuple(session.inputs),
+        inputs=inputs,
+        shapes=session.manifest.shapes,
         input_source=source,
         runs=len(rows),
         warmup=warmup,
@@ -139,7 +148,7 @@ def measure(
         total_ms=statistics_ms(total) if len(stages) > 1 else None,
         stages={stage: statistics_ms(values) for stage, values in samples.items()},
         samples_ms=samples,
-        throughput_per_s=_batch(session) * 1000 / latency.mean if latency.mean else 0.0,
+        throughput_per_s=_batch(inputs) * 1000 / latency.mean if latency.mean else 0.0,
         engine_bytes=_engine_bytes(session),
         memory=Memory(peak_bytes=peak_memory_bytes(), engine_bytes=grown),
         machine=this_machine(),
@@ -173,18 +182,49 @@ def _rows(once: Run, runs: int | None, duration_s: float | None, progress: Progr
     return rows
 
 
-def _run_of(session: Session, image: ImageSource | None, seed: int) -> tuple[tuple[str, ...], Run, str]:
-    """Names of the stages, what runs them once, and what is fed in."""
-    if session.manifest.postprocess is not None and _batch(session) == 1:
+def _run_of(
+    session: Session, image: ImageSource | None, seed: int, sizes: Mapping[str, Sequence[int]]
+) -> tuple[tuple[str, ...], Run, str, tuple[TensorSpec, ...]]:
+    """Names of the stages, what runs them once, what is fed in, and in which shapes."""
+    shapes = session.manifest.shapes
+    if image is not None and sizes:
+        raise UsageError("--image and --input: expected one of them, as a picture is made to fit the input, got both")
+    if session.manifest.postprocess is not None and _takes_one(session) and not sizes:
         picture, source = _picture(image, seed)
-        return ("preprocess", "inference", "postprocess"), _detector(session, picture), source
+        one = specs_at(session.inputs, shapes)[0]
+        fed = msgspec.structs.replace(one, shape=(1, *one.shape[1:]))
+        return ("preprocess", "inference", "postprocess"), _detector(session, picture), source, (fed,)
     if image is not None:
         raise UsageError(
             f"{session.manifest.name}: a picture was given, but this engine takes arrays and has no preprocessing",
             hint="leave --image out: random numbers are fed in",
         )
-    feeds = {spec.name: _random(spec, np.random.default_rng(seed)) for spec in session.inputs}
-    return ("inference",), _plain(session, feeds), "random numbers"
+    inputs = _sized(session, sizes)
+    feeds = {spec.name: _random(spec, np.random.default_rng(seed)) for spec in inputs}
+    return ("inference",), _plain(session, feeds), "random numbers", inputs
+
+
+def _takes_one(session: Session) -> bool:
+    first = session.inputs[0]
+    return sizes_take(sizes_of(first, session.manifest.shapes)[:1], [1])
+
+
+def _sized(session: Session, wanted: Mapping[str, Sequence[int]]) -> tuple[TensorSpec, ...]:
+    """The inputs in the shapes that were asked for; else in the usual ones of their ranges."""
+    shapes, names = session.manifest.shapes, [spec.name for spec in session.inputs]
+    chosen = {name or names[0]: tuple(shape) for name, shape in wanted.items()}
+    for name in chosen:
+        if name not in names:
+            raise UsageError(f"--input: the engine has no input '{name}'", hint=nearest(name, names))
+    specs = specs_at(session.inputs, shapes)
+    for spec in session.inputs:
+        if spec.name in chosen and not sizes_take(sizes_of(spec, shapes), chosen[spec.name]):
+            raise UsageError(
+                f"--input: expected a shape that fits {specs_text([spec], shapes)}, got "
+                f"{'x'.join(map(str, chosen[spec.name]))}",
+                hint="build the engine for that size, or for a range that has it",
+            )
+    return tuple(msgspec.structs.replace(spec, shape=chosen.get(spec.name, spec.shape)) for spec in specs)
 
 
 def _detector(session: Session, picture: np.ndarray) -> Run:
@@ -228,8 +268,8 @@ def made_picture(width: int, height: int, seed: int) -> np.ndarray:
     return np.clip(blobs + random.normal(0, 16, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
-def _random(spec: specs.TensorSpec, random: np.random.Generator) -> np.ndarray:
-    shape = tuple(size if isinstance(size, int) else 1 for size in spec.shape)
+def _random(spec: TensorSpec, random: np.random.Generator) -> np.ndarray:
+    shape = tuple(int(size) for size in spec.shape)
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
         return random.standard_normal(shape).astype(dtype)
@@ -237,9 +277,8 @@ def _random(spec: specs.TensorSpec, random: np.random.Generator) -> np.ndarray:
     return random.integers(0, 2, shape).astype(dtype)
 
 
-def _batch(session: Session) -> int:
-    first = session.inputs[0].shape
-    return first[0] if first and isinstance(first[0], int) else 1
+def _batch(inputs: Sequence[TensorSpec]) -> int:
+    return int(inputs[0].shape[0]) if inputs[0].shape else 1
 
 
 def _engine_bytes(session: Session) -> int:

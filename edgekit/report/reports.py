@@ -66,6 +66,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
         machine: where this was measured.
         disturbances: why the figures may be worse than this machine can do.
         notes: the engine's own notes, such as that its weights are random.
+        shapes: the ranges that the engine takes, of inputs whose sizes are chosen at run time.
     """
 
     format: int = FORMAT
@@ -92,6 +93,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     disturbances: tuple[Disturbance, ...] = ()
     notes: tuple[str, ...] = ()
+    shapes: dict[str, specs.ShapeRange] = {}
 
 
 class BuildReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from edgekit.progress import Progress
 from edgekit.report.profile import measure
 from edgekit.report.reports import LatencyReport
 from edgekit.runtime.session import Session
+from edgekit.specs import specs_at
 
 __all__ = ["BuiltEngine", "SideBySide", "measure_side_by_side", "noise_db", "signal_to_noise_db"]
 
@@ -40,32 +41,43 @@ class SideBySide(NamedTuple):
     Attributes:
         reports: latency by precision, in the order in which the engines were given.
         sqnr_db: signal to quantization noise of each output of the last engine against the first.
+        ends_db: the same at each end of the range of sizes.
     """
 
     reports: dict[str, LatencyReport]
     sqnr_db: dict[str, float]
+    ends_db: list[dict[str, float]]
 
 
 def measure_side_by_side(
-    engines: Sequence[BuiltEngine], inputs: Sequence[Arrays], *, threads: int, progress: Progress
+    engines: Sequence[BuiltEngine],
+    inputs: Sequence[Arrays],
+    ends: Sequence[Sequence[Arrays]] = (),
+    *,
+    threads: int,
+    progress: Progress,
 ) -> SideBySide:
     """Loads each engine, measures it for about two seconds, and asks it for its answers.
 
     Args:
         engines: the reference first; one is in memory at a time.
         inputs: what the answers are compared on.
+        ends: the same for inputs of the least and of the greatest sizes that the engines take.
         threads: for the engines; 0 leaves it to the backend.
         progress: is told which one is measured.
     """
     reports: dict[str, LatencyReport] = {}
-    answers: list[list[dict[str, np.ndarray]]] = []
+    answers: list[list[list[dict[str, np.ndarray]]]] = []
     for folder, manifest in engines:
         precision = str(manifest.precision)
         engine = backend(manifest.backend).load(folder / manifest.engine, threads=threads)
         with Session(engine, manifest) as session, progress.stage(f"measuring {precision.upper()}"):
             reports[precision] = measure(session, runs=_runs(session), warmup=WARMUP, threads=threads)
-            answers.append([session.run(_typed(arrays, session)) for arrays in inputs])
-    return SideBySide(reports, noise_db(answers[0], answers[-1]) if len(answers) > 1 else {})
+            answers.append([[session.run(_typed(arrays, session)) for arrays in feeds] for feeds in (inputs, *ends)])
+    if len(answers) < 2:
+        return SideBySide(reports, {}, [])
+    sqnr_db, *ends_db = [noise_db(a, b) for a, b in zip(answers[0], answers[-1], strict=True)]
+    return SideBySide(reports, sqnr_db, ends_db)
 
 
 def signal_to_noise_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float | None:
@@ -109,10 +121,8 @@ def _typed(arrays: Arrays, session: Session) -> dict[str, np.ndarray]:
 
 def _runs(session: Session) -> int:
     """As many as fit into two seconds, but enough for percentiles."""
-    feeds = {
-        spec.name: np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype)
-        for spec in session.inputs
-    }
+    specs = specs_at(session.inputs, session.manifest.shapes)
+    feeds = {spec.name: np.zeros([int(size) for size in spec.shape], spec.dtype) for spec in specs}
     start = time.perf_counter()
     session.run(feeds)
     return int(min(MOST_RUNS, max(FEWEST_RUNS, MEASURE_S / max(time.perf_counter() - start, 1e-6))))

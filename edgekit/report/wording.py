@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgekit.specs import specs_text
+
 if TYPE_CHECKING:
     from edgekit.report.machine import Machine
     from edgekit.report.reports import BuildReport, LatencyReport
@@ -96,10 +98,12 @@ def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
     """What ran and how, label and value."""
     threads = str(report.threads) if report.threads else "chosen by the backend"
     layers = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(report.layers.items())) or "none"
+    ranged = [spec for spec in report.inputs if spec.name in report.shapes]
     rows = [
         ("engine", title(report)),
         ("layers", f"{layers} (convolutions and matrix products)"),
-        ("input", "; ".join(str(spec) for spec in report.inputs)),
+        ("input", "; ".join(map(str, report.inputs))),
+        *([("built for", specs_text(ranged, report.shapes))] if ranged else []),
         ("fed with", report.input_source),
         ("runs", f"{report.runs} measured after {report.warmup} to warm up"),
         ("threads", threads),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from edgekit.runtime.classify import Classes, classes_from_outputs
 from edgekit.runtime.pending import Pending, StartsRuns
 from edgekit.runtime.tasks import Detections, detections_from_outputs
 from edgekit.runtime.translate import SOURCE, TARGET, greedy_tokens, source_from_texts
-from edgekit.specs import TensorSpec
+from edgekit.specs import Size, SizeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
 
 __all__ = ["Session", "session_from_bundle"]
 
@@ -78,7 +78,7 @@ class Session:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._engine is None else ", ".join(map(str, self.inputs))
+        state = "closed" if self._engine is None else specs_text(self.inputs, self.manifest.shapes)
         return f"<Session {self.manifest.name} {self.manifest.precision} on {self.manifest.backend}: {state}>"
 
     @property
@@ -103,13 +103,13 @@ class Session:
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name.
 
-        Types and shapes must be the engine's own; memory order and byte order need not be. Values are not looked
-        at: NaN goes in as it is.
+        Types and shapes must be the engine's own, and sizes that are chosen at run time in the range that it was built
+        for; memory order and byte order need not be. Values are not looked at: NaN goes in as it is.
 
         Raises:
-            RunError: an input is missing, unknown, or of another type or shape; the session is closed.
+            RunError: an input is missing, unknown, of another type or shape, or out of range; the session is closed.
         """
-        return self._run(_checked(feeds, self.inputs, rebuild=self.manifest.rebuild))
+        return self._run(_checked(feeds, self.inputs, self.manifest))
 
     def run_async(self, feeds: Mapping[str, np.ndarray]) -> Pending:
         """Starts a run and returns before it is done; ``result()`` of what it returns waits for the outputs.
@@ -120,7 +120,7 @@ class Session:
         Raises:
             RunError: as `run` does.
         """
-        arrays = _checked(feeds, self.inputs, rebuild=self.manifest.rebuild)
+        arrays = _checked(feeds, self.inputs, self.manifest)
         if isinstance(self._open_engine(), StartsRuns):
             with self._lock:
                 engine = self._open_engine()
@@ -164,6 +164,8 @@ class Session:
     def preprocess(self, image: ImageSource) -> tuple[dict[str, np.ndarray], Placement]:
         """A picture as `run` takes it, and its place in the input.
 
+        Where the engine takes pictures of several sizes, it is made to fit the usual one.
+
         Args:
             image: a file, a Pillow image, or a uint8 RGB array of shape ``(H, W, 3)``.
 
@@ -179,12 +181,13 @@ class Session:
                 hint="hand arrays to run()",
             )
         spec = self.inputs[0]
-        if spec.shape[0] != 1 and not isinstance(spec.shape[0], str):
+        first = sizes_of(spec, self.manifest.shapes)[0]
+        if not sizes_take([first], [1]):
             raise RunError(
-                f"input '{spec.name}': expected one picture at a time, got an engine built for {spec.shape[0]}",
+                f"input '{spec.name}': expected one picture at a time, got an engine built for {first}",
                 hint="build it with a batch of 1, or hand arrays to run()",
             )
-        batch, placement = preprocess(image, how, spec.shape)
+        batch, placement = preprocess(image, how, specs_at([spec], self.manifest.shapes)[0].shape)
         return {spec.name: np.asarray(batch, spec.dtype)}, placement  # half, where the engine's inputs are
 
     def postprocess(
@@ -297,7 +300,7 @@ class Session:
             )
 
 
-def _checked(feeds: Any, specs: tuple[TensorSpec, ...], *, rebuild: str) -> dict[str, np.ndarray]:
+def _checked(feeds: Any, specs: tuple[TensorSpec, ...], manifest: Manifest) -> dict[str, np.ndarray]:
     """The arrays as an engine takes them: contiguous, in native byte order."""
     names = [spec.name for spec in specs]
     if not isinstance(feeds, Mapping):
@@ -308,12 +311,15 @@ def _checked(feeds: Any, specs: tuple[TensorSpec, ...], *, rebuild: str) -> dict
     for name in feeds:
         if name not in names:
             raise RunError(f"unknown input '{name}'", hint=nearest(str(name), names))
-    sizes: dict[str, int] = {}
-    return {spec.name: _checked_array(feeds, spec, sizes, rebuild) for spec in specs}
+    chosen: dict[str, int] = {}
+    return {spec.name: _checked_array(feeds, spec, chosen, manifest) for spec in specs}
 
 
-def _checked_array(feeds: Mapping[str, Any], spec: TensorSpec, sizes: dict[str, int], rebuild: str) -> np.ndarray:
-    expected = f"input '{spec.name}': expected {spec.dtype} ({_dimensions(spec.shape)})"
+def _checked_array(
+    feeds: Mapping[str, Any], spec: TensorSpec, chosen: dict[str, int], manifest: Manifest
+) -> np.ndarray:
+    sizes = sizes_of(spec, manifest.shapes)
+    expected = f"input '{spec.name}': expected {spec.dtype} ({_dimensions(sizes)})"
     if spec.name not in feeds:
         raise RunError(f"{expected}, got nothing", hint=f"given: {', '.join(map(str, feeds)) or 'no input at all'}")
     array = feeds[spec.name]
@@ -322,28 +328,29 @@ def _checked_array(feeds: Mapping[str, Any], spec: TensorSpec, sizes: dict[str, 
     got = f"({_dimensions(array.shape)})"
     if array.dtype.name != spec.dtype:
         raise RunError(f"{expected}, got {array.dtype.name} {got}", hint=f"convert it: array.astype('{spec.dtype}')")
-    if not _fits(array.shape, spec.shape, sizes):
-        raise RunError(f"{expected}, got {got}", hint=_shape_hint(array.shape, spec.shape, rebuild))
+    if not sizes_take(sizes, array.shape):
+        raise RunError(f"{expected}, got {got}", hint=_shape_hint(array.shape, sizes, manifest.rebuild))
+    # Not every engine keeps the names that dimensions have in the graph.
+    named = next((own.shape for own in manifest.inputs if own.name == spec.name), spec.shape)
+    for size, name in zip(array.shape, named, strict=True):
+        if isinstance(name, str) and chosen.setdefault(name, size) != size:
+            raise RunError(
+                f"{expected}, got {got}: '{name}' is {chosen[name]} at an input before",
+                hint="dimensions of one name have one size in a run",
+            )
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
-def _dimensions(shape: tuple[int | str, ...]) -> str:
+def _dimensions(shape: Sequence[Size | str]) -> str:
     return f"{shape[0]}," if len(shape) == 1 else ", ".join(map(str, shape))
 
 
-def _fits(got: tuple[int, ...], expected: tuple[int | str, ...], sizes: dict[str, int]) -> bool:
-    """Whether the shape fits, where a name stands for any size, but for the same one wherever it occurs."""
-    if len(got) != len(expected):
-        return False
-    return all(
-        size == (sizes.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
-        for size, wanted in zip(got, expected, strict=True)
-    )
-
-
-def _shape_hint(got: tuple[int, ...], expected: tuple[int | str, ...], rebuild: str) -> str:
-    if got == expected[1:] and expected[0] == 1:
+def _shape_hint(got: tuple[int, ...], expected: Sequence[Size | str], rebuild: str) -> str:
+    if expected[0] == 1 and sizes_take(expected[1:], got):
         return "add the batch's axis: array[None]"
-    if len(got) == len(expected) == 4 and got[:2] == expected[:2]:
+    ranged = any(isinstance(size, SizeRange) for size in expected)
+    if not ranged and len(got) == len(expected) == 4 and got[:2] == tuple(expected[:2]):
         return f"build it with --shape {got[2]}x{got[3]}"
-    return f"build it for another shape: {rebuild}" if rebuild else ""
+    if not rebuild:
+        return ""
+    return f"build it for {'another range' if ranged else 'another shape'}: {rebuild}"

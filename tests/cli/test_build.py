@@ -132,11 +132,23 @@ def test_error_on_values_that_are_no_batch_and_no_gpu(
         (["1"], {"": (1,)}),
         (["a:1x2", "b:3"], {"a": (1, 2), "b": (3,)}),
         (["serving_default:0:1x2"], {"serving_default:0": (1, 2)}),
+        (["1x3x48x32:320:2048"], {"": (1, 3, 48, (32, 320, 2048))}),
+        (["1:4:16x8"], {"": ((1, 4, 16), 8)}),
+        (["1:4:16"], {"": ((1, 4, 16),)}),
+        (["x:1:1:8x3"], {"x": ((1, 1, 8), 3)}),
+        (["input:1:1:1:8x3:4:5"], {"input:1": ((1, 1, 8), (3, 4, 5))}),
+        (["ids:int64:1x16:128:512", "a:3"], {"ids:int64": (1, (16, 128, 512)), "a": (3,)}),
     ],
 )
 def test_inputs_are_shapes_by_name(pipeline: Pipeline, given: list[str], expected: dict[str, tuple[int, ...]]) -> None:
     assert main(["build", "m.onnx", *(word for shape in given for word in ("--input", shape))]) == 0
     assert pipeline.options["input"] == expected
+
+
+@pytest.mark.parametrize("given", ["320:416:640x416", "1x3x320:416:640x416"])
+def test_a_picture_may_have_a_range_of_sizes(pipeline: Pipeline, given: str) -> None:
+    assert main(["build", "m.onnx", "--shape", given]) == 0
+    assert pipeline.options["shape"][-2:] == ((320, 416, 640), 416)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +158,11 @@ def test_inputs_are_shapes_by_name(pipeline: Pipeline, given: list[str], expecte
         (["--shape", "0x416"], "such as 416x416"),
         (["--shape", "416x"], "such as 416x416"),
         (["--shape", "-1x416"], "such as 416x416"),
+        (["--shape", "320:416x416"], "or a range MIN:OPT:MAX"),
         (["--input", "a:"], "such as images:1x3x224x224"),
+        (["--input", "x:1x3x32:320"], "ranges MIN:OPT:MAX"),
+        (["--input", "x:1x3x0:32:320"], "ranges MIN:OPT:MAX"),
+        (["--input", "1x3:4"], "ranges MIN:OPT:MAX"),
         (["--input", "1x2", "--input", "3x4"], "a name of its own"),
         (["--input", "a:1x2", "--input", "a:3x4"], "a name of its own"),
         (["--preprocess", "color"], "FIELD=VALUE"),

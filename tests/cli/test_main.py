@@ -60,7 +60,7 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
         (["modles"], "did you mean models?"),
         (["zzz"], "known: anchors, build, compile, doctor, eval, export, inspect, models, profile, run, train"),
         (["build", "--in8"], "did you mean --input or --int8?"),
-        (["profile", "--rnus", "3"], "did you mean --runs?"),
+        (["profile", "--rns", "3"], "did you mean --runs?"),
         (["build"], "see edgekit build --help"),
         (["build", "x", "--calib-method", "kl"], "see edgekit build --help"),
     ],

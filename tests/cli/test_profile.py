@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgekit.cli.main import main
+from edgekit.specs import ShapeRange, TensorSpec
 
 
 def test_json_and_html_are_written_and_the_table_is_printed(
@@ -42,6 +44,21 @@ def test_error_on_lengths_that_make_no_sense(
 ) -> None:
     assert main(["profile", str(arrays_engine), *wrong]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_size_to_measure_at_is_one_of_the_range(
+    make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = TensorSpec("x", "float32", (1, "w")), TensorSpec("y", "float32", (1,))
+    shapes = {"x": ShapeRange((1, 8), (1, 16), (1, 64))}
+    wide = str(make_bundle("wide", kind={"inputs": (x,), "outputs": (y,), "task": "tensor"}, shapes=shapes))
+    report = tmp_path / "report.json"
+    assert main(["profile", wide, "--runs", "1", "--input", "x:1x64", "--json", str(report)]) == 0
+    assert json.loads(report.read_text())["inputs"][0]["shape"] == [1, 64]
+    assert "x: float32 (1, 8:16:64)" in capsys.readouterr().out
+    assert main(["profile", wide, "--runs", "1", "--input", "x:1x65"]) == 2
+    assert main(["profile", wide, "--runs", "1", "--input", "x:1x8:16:64"]) == 2
+    assert "expected one size a dimension, got a range" in capsys.readouterr().err
 
 
 def test_error_on_an_engine_that_was_changed(detector: Path, capsys: pytest.CaptureFixture[str]) -> None:

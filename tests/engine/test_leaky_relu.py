@@ -13,7 +13,7 @@ from small_graphs import run_unfused
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.leaky_relu import LEAST_ELEMENTS, replace_leaky_relus
-from edgekit.specs import Precision
+from edgekit.specs import Precision, ShapeRange
 
 LARGE = [1, LEAST_ELEMENTS // 256, 16, 16]
 
@@ -89,7 +89,10 @@ def test_one_without_a_scalar_zero_point_or_a_shape_is_left_alone() -> None:
     assert replace_leaky_relus(model) == 0
 
 
-def test_an_engine_with_a_large_leaky_relu_computes_what_its_graph_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sides", [(256, 256), ("h", "w")])
+def test_an_engine_with_a_large_leaky_relu_computes_what_its_graph_says(
+    tmp_path: Path, sides: tuple[int | str, int | str]
+) -> None:
     """``Conv -> LeakyRelu`` between Q and DQ, built by ONNX Runtime, whose open batch counts as one image."""
     rng = np.random.default_rng(0)
     size = 256
@@ -115,8 +118,8 @@ def test_an_engine_with_a_large_leaky_relu_computes_what_its_graph_says(tmp_path
         helper.make_node("QuantizeLinear", ["a", "u", "v"], ["aq"]),
         helper.make_node("DequantizeLinear", ["aq", "u", "v"], ["y"]),
     ]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, size, size])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8, size, size])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, *sides])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8, *sides])
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     model = helper.make_model(
         helper.make_graph(nodes, "g", [x], [y], initializers), opset_imports=[helper.make_opsetid("", 20)], ir_version=9
@@ -125,7 +128,8 @@ def test_an_engine_with_a_large_leaky_relu_computes_what_its_graph_says(tmp_path
     onnx.save(onnx.shape_inference.infer_shapes(model), path)
 
     library = backend("cpu")
-    result = library.build(path, tmp_path, BuildOptions(precision=Precision.INT8))
+    shapes = {"x": ShapeRange((1, 3, 8, 8), (1, 3, size, size), (4, 3, size, size))} if "h" in sides else {}
+    result = library.build(path, tmp_path, BuildOptions(precision=Precision.INT8, shapes=shapes))
     operators = [node.op_type for node in onnx.load(tmp_path / result.engine).graph.node]
     ours = ["Clip", "QLinearAdd"] if cpu().arch == "x86_64" else ["QLinearLeakyRelu"]
     assert operators == ["QuantizeLinear", "QLinearConv", *ours, "DequantizeLinear"]

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgekit.graph.export import graph_from_module
 from edgekit.graph.passes import InferShapes, optimize
+from edgekit.graph.sizes import stats_at
 from edgekit.graph.stats import stats_from_graph
 from edgekit.models.yolov3 import yolov3_tiny
 from edgekit.recipe import load_recipe
@@ -65,10 +66,12 @@ def test_shared_weight_counts_once_and_each_use_computes():
 
 def test_dynamic_batch_is_counted_as_one_and_said_so():
     graph = optimize(graph_from_module(nn.Conv2d(3, 4, 1), [TensorSpec("x", "float32", ("batch", 3, 8, 8))]))
-    stats, of_four = stats_from_graph(graph), stats_from_graph(graph, dynamic_size=4)
+    stats, of_four = stats_from_graph(graph), stats_at(graph, {"x": (4, 3, 8, 8)})
     assert stats.assumed_sizes == {"batch": 1}
     assert stats.macs == 64 * 12
-    assert of_four.macs == 4 * stats.macs == stats_from_graph(graph, sizes={"batch": 4}).macs
+    assert of_four.assumed_sizes == {"batch": 4}
+    assert of_four.macs == 4 * stats.macs
+    assert graph.graph.inputs[0].shape[0] == "batch"  # it was a copy that got the size
 
 
 def test_integer_products_count_as_their_float_counterparts(graph_of):

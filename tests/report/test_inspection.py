@@ -76,13 +76,11 @@ def test_totals_are_sums_of_layers(bundle: Callable[..., Path]) -> None:
         assert getattr(found, field) == sum(getattr(layer, field) for layer in found.layers)
 
 
-def test_a_batch_counts_as_one_and_other_open_sizes_as_what_the_engine_is_tuned_for(
-    bundle: Callable[..., Path],
-) -> None:
+def test_open_sizes_count_as_what_the_engine_is_tuned_for(bundle: Callable[..., Path]) -> None:
     shape = ShapeRange((1, 4, 8, 8), (4, 4, 8, 8), (16, 4, 8, 8))
     found = inspection_from_bundle(bundle(shapes={"x": shape}))
-    assert found.assumed_sizes == {"batch": 1}
-    assert found.macs == 64 * 8 * 36
+    assert found.assumed_sizes == {"batch": 4}
+    assert found.macs == 4 * 64 * 8 * 36
 
 
 def test_the_engine_has_the_last_word_on_precision(bundle: Callable[..., Path]) -> None:

@@ -13,8 +13,9 @@ import edgekit
 from edgekit.errors import DataError, UsageError
 from edgekit.report.profile import made_picture, measure, profile_bundle
 from edgekit.report.reports import LatencyReport
+from edgekit.report.wording import engine_rows
 from edgekit.runtime.session import Session, session_from_bundle
-from edgekit.specs import TensorSpec
+from edgekit.specs import ShapeRange, TensorSpec
 
 
 class Slow:
@@ -146,10 +147,50 @@ def test_progress_is_told_run_by_run(arrays_engine: Path) -> None:
 def test_inputs_of_every_element_type_are_made_up(make_bundle: Callable[..., Path]) -> None:
     kinds = ("float16", "float32", "int64", "uint8", "bool")
     inputs = tuple(TensorSpec(f"x_{kind}", kind, ("batch", 3)) for kind in kinds)
+    shapes = {spec.name: ShapeRange((1, 3), (4, 3), (16, 3)) for spec in inputs}
     bundle = make_bundle(
-        "kinds", kind={"task": "tensor", "inputs": inputs, "outputs": (TensorSpec("y", "float32", (1,)),)}
+        "kinds",
+        kind={"inputs": inputs, "outputs": (TensorSpec("y", "float32", (1,)),), "task": "tensor"},
+        shapes=shapes,
     )
     assert profile_bundle(bundle, runs=2).runs == 2
+
+
+@pytest.fixture
+def of_any_width(make_bundle: Callable[..., Path]) -> Path:
+    x, y = TensorSpec("x", "float32", ("batch", "x_1")), TensorSpec("y", "float32", ("batch",))
+    shapes = {"x": ShapeRange((1, 8), (4, 16), (8, 64))}
+    return make_bundle("wide", kind={"inputs": (x,), "outputs": (y,), "task": "tensor"}, shapes=shapes)
+
+
+def test_an_engine_of_any_size_is_measured_at_the_usual_one(of_any_width: Path) -> None:
+    report = profile_bundle(of_any_width, runs=2)
+    assert report.inputs == (TensorSpec("x", "float32", (4, 16)),)
+    assert report.throughput_per_s == pytest.approx(4000 / report.latency_ms.mean)
+    rows = dict(engine_rows(report))
+    assert (rows["input"], rows["built for"]) == ("x: float32 (4, 16)", "x: float32 (1:4:8, 8:16:64)")
+
+
+@pytest.mark.parametrize("name", ["x", ""])
+def test_an_engine_of_any_size_is_measured_at_the_size_that_is_asked_for(of_any_width: Path, name: str) -> None:
+    assert profile_bundle(of_any_width, runs=2, sizes={name: (1, 64)}).inputs[0].shape == (1, 64)
+
+
+def test_error_on_a_picture_and_sizes(of_any_width: Path) -> None:
+    with pytest.raises(UsageError, match="--image and --input: expected one of them"):
+        profile_bundle(of_any_width, runs=2, image=made_picture(64, 64, 0), sizes={"": (1, 64)})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [({"x": (1, 65)}, r"fits x: float32 \(1:4:8, 8:16:64\), got 1x65"), ({"x": (1,)}, "got 1"),
+     ({"z": (1, 8)}, "no input 'z'")],
+)  # fmt: skip
+def test_error_on_sizes_that_the_engine_does_not_take(
+    of_any_width: Path, sizes: dict[str, tuple[int, ...]], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        profile_bundle(of_any_width, runs=2, sizes=sizes)
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,9 @@ def test_error_on_what_is_no_array_or_no_dictionary(session):
 
 
 def test_error_when_a_named_dimension_has_two_sizes(adder):
-    message, _ = message_and_hint(adder, {"left": ones(3, 4), "right": np.arange(2)})
-    assert message == "input 'right': expected int64 (N,), got (2,)"
+    message, hint = message_and_hint(adder, {"left": ones(3, 4), "right": np.arange(2)})
+    assert message == "input 'right': expected int64 (N,), got (2,): 'N' is 3 at an input before"
+    assert hint == "dimensions of one name have one size in a run"
 
 
 def test_closed_session_is_closed_once_and_refuses_to_run(engine, detector):

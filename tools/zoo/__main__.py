@@ -47,7 +47,7 @@ class Result:
 @click.option("--only", default="*", metavar="PATTERN", help="Models to build, as in 'yolo*'.")
 @click.option("--recipes", is_flag=True, help="Build EdgeKit's own recipes alone.")
 @click.option("--precision", type=click.Choice(list(DTYPES)), help="Build in this precision alone.")
-@click.option("--batch", type=click.Choice(["fixed", "open"]), help="Build with such a batch alone.")
+@click.option("--batch", type=click.Choice(["fixed", "open"]), help="Build with such a batch, or such sizes, alone.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="File to write the results to.")
 def zoo(
     target: str, only: str, recipes: bool, precision: str | None, batch: str | None, json_file: Path | None
@@ -121,7 +121,7 @@ def _wrong(case: Case, manifest: Manifest, output: Path) -> str:
     if not manifest.layers.get(DTYPES[case.precision]):
         return f"no layer is in {DTYPES[case.precision]}: {manifest.layers}"
     if case.batch == "open" and not manifest.shapes:
-        return "the batch is not open"
+        return "no size is open"
     return ""
 
 

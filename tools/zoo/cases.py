@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgekit.specs import Precision
 __all__ = ["Case", "cases"]
 
 DYNAMIC = ("--batch", "1:4:16")
+RANGE = re.compile(r"\d+:\d+:\d+")
 LIGHT = "onnx/backend/test/data/light"
 RAPIDOCR = "rapidocr_onnxruntime/models"
 
@@ -43,8 +45,8 @@ class Case:
 
     @property
     def batch(self) -> str:
-        """``open`` where the engine takes several sizes of batches, else ``fixed``."""
-        return "open" if "--batch" in self.options else "fixed"
+        """``open`` where the engine takes several sizes of batches, or of its inputs, else ``fixed``."""
+        return "open" if any(RANGE.search(option) for option in self.options) else "fixed"
 
 
 HALF = ("--preprocess", "mean=0.5,0.5,0.5", "--preprocess", "std=0.5,0.5,0.5")
@@ -55,8 +57,14 @@ SAMPLES = {
     "magika": "bytes",
 }
 FOREIGN: dict[str, tuple[tuple[str, ...], ...]] = {
-    f"{RAPIDOCR}/ch_PP-OCRv4_det_infer.onnx": tuple(("--shape", "320x320", *HALF, *batch) for batch in ((), DYNAMIC)),
-    f"{RAPIDOCR}/ch_PP-OCRv4_rec_infer.onnx": tuple(("--shape", "48x320", *HALF, *batch) for batch in ((), DYNAMIC)),
+    f"{RAPIDOCR}/ch_PP-OCRv4_det_infer.onnx": (
+        *(("--shape", "320x320", *HALF, *batch) for batch in ((), DYNAMIC)),
+        ("--shape", "160:320:640x160:320:640", *HALF),
+    ),
+    f"{RAPIDOCR}/ch_PP-OCRv4_rec_infer.onnx": (
+        *(("--shape", "48x320", *HALF, *batch) for batch in ((), DYNAMIC)),
+        ("--input", "x:1:1:8x3x48x32:320:2048", *HALF),
+    ),
     f"{RAPIDOCR}/ch_ppocr_mobile_v2.0_cls_infer.onnx": tuple(
         ("--shape", "48x192", *HALF, *batch) for batch in ((), DYNAMIC)
     ),
@@ -75,7 +83,7 @@ FOREIGN: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 def cases(known: Collection[Precision]) -> Iterator[Case]:
-    """All builds: INT8 and the fastest float that is known; a fixed batch, and an open one where the model has one."""
+    """All builds: INT8 and the fastest float that is known; fixed sizes, and open ones where the model has them."""
     floats = [precision for precision in (Precision.FP16, Precision.FP32) if precision in known]
     precisions = [str(precision) for precision in (*floats[:1], Precision.INT8)]
     for name in recipe_names():
@@ -83,9 +91,8 @@ def cases(known: Collection[Precision]) -> Iterator[Case]:
             for options in ((), DYNAMIC):
                 yield Case(name, name, precision, options, own=True)
     for precision in precisions:
-        for options in ((), DYNAMIC):
-            shape = ("--input", "src:1x16x64")
-            yield Case("nn.TransformerEncoder", "tools.zoo.transformer:encoder", precision, (*shape, *options))
+        for options in (("src:1x16x64",), ("src:1x16x64", *DYNAMIC), ("src:1x4:16:128x64",)):
+            yield Case("nn.TransformerEncoder", "tools.zoo.transformer:encoder", precision, ("--input", *options))
     for file, all_options in FOREIGN.items():
         package = file.partition("/")[0]
         name = package if package == "magika" else Path(file).stem

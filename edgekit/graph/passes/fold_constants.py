@@ -20,10 +20,17 @@ own test models, stay the short expression that they are."""
 class FoldConstants(ir.passes.InPlacePass):
     """Folds constant expressions and turns Constant nodes into initializers, by onnxscript's own pass.
 
+    Args:
+        largest_elements: what reads or gives more than this stays.
+
     Preconditions: shapes have been inferred (`InferShapes`), so that ``Shape`` of a static value folds.
-    Postconditions: no Constant node is left in the main graph; no result of more than 1 Mi elements has been
+    Postconditions: no Constant node is left in the main graph; no result of more elements has been
         made, unless it replaces as many. Q/DQ pairs and random numbers are not folded.
     """
+
+    def __init__(self, largest_elements: int = _LARGEST_ELEMENTS) -> None:
+        super().__init__()
+        self._largest_elements = largest_elements
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         lift = LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
@@ -32,8 +39,8 @@ class FoldConstants(ir.passes.InPlacePass):
             folded = fold_constants_ir(
                 model,
                 onnx_shape_inference=False,
-                input_size_limit=_LARGEST_ELEMENTS,
-                output_size_limit=_LARGEST_ELEMENTS,
+                input_size_limit=self._largest_elements,
+                output_size_limit=self._largest_elements,
             )
         modified = lift(model).modified or folded.modified or modified
         return ir.passes.PassResult(model, modified=modified)
