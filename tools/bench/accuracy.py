@@ -59,7 +59,7 @@ def measure_accuracy(shop: Workshop) -> dict[str, Any]:
     truth = _detections(shop, Candidate("FP32", "edgekit", fp32), fp32, pictures)
     feed = shop.feeds(str(folder), 1, fp32) / "0000.npy"
     candidates = [Candidate("FP32", "edgekit", fp32), *(entry.candidate for entry in scored)]
-    rounds, runs = (4, 3) if shop.quick else (40, 8)
+    rounds, runs = (3, 3) if shop.quick else (12, 40)
     rows = measure_by_turns(candidates, feed, threads=shop.threads, rounds=rounds, runs=runs)
     rows["FP32"].update(agreement=1.0, calibration="")
     for entry in scored:

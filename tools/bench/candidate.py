@@ -1,7 +1,7 @@
-"""The process of one candidate: loads it, then times as many runs as it is told, line by line, until it is killed.
+"""A turn of one candidate, in a process of its own: loads it, warms it up, and times as many runs as it is told.
 
-Called as ``python -m tools.bench.candidate RUNTIME PATH FEED THREADS``. Answers ``{}`` when it is warm, and to every
-number of runs the milliseconds of each, with what others used of the processors meanwhile.
+Called as ``python -m tools.bench.candidate RUNTIME PATH FEED THREADS RUNS``. Prints the milliseconds of each run, with
+what others used of the processors meanwhile.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import edgekit
 from edgekit.report.others import processor_time
 
 WARMUP_S = 1.0
-LEFT_OUT = 3
-"""Runs after a stop, in which caches and clocks come back."""
 
 Run = Callable[[np.ndarray], Any]
 
@@ -68,8 +66,6 @@ RUNTIMES: dict[str, Callable[[Path, int], Run]] = {
 
 
 def _turn(run: Run, feed: np.ndarray, runs: int) -> dict[str, Any]:
-    for _ in range(LEFT_OUT):
-        run(feed)
     samples_ms = []
     before = processor_time()
     for _ in range(runs):
@@ -87,16 +83,14 @@ def _turn(run: Run, feed: np.ndarray, runs: int) -> dict[str, Any]:
     return {"ms": samples_ms, **usage}
 
 
-def main(runtime: str, path: str, feed_file: str, threads: str) -> None:
+def main(runtime: str, path: str, feed_file: str, threads: str, runs: str) -> None:
     """See the module."""
     feed = np.load(feed_file)
     run = RUNTIMES[runtime](Path(path), int(threads))
     started = time.perf_counter()
     while time.perf_counter() - started < WARMUP_S:
         run(feed)
-    print("{}", flush=True)
-    for line in sys.stdin:
-        print(json.dumps(_turn(run, feed, int(line))), flush=True)
+    print(json.dumps(_turn(run, feed, int(runs))))
 
 
 if __name__ == "__main__":

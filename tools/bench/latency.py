@@ -60,8 +60,8 @@ def _images(shop: Workshop) -> int:
 def _timed(shop: Workshop, candidates: list[Candidate], title: str) -> dict[str, Any]:
     manifest = shop.manifest(candidates[-1].path)
     feed = shop.feeds("sample", 1, candidates[-1].path) / "0000.npy"
-    rounds, runs, instances = (4, 3, 1) if shop.quick else (20, 4, 3)
-    rows = measure_by_turns(candidates, feed, threads=shop.threads, rounds=rounds, runs=runs, instances=instances)
+    rounds, runs = (3, 3) if shop.quick else (15, 15)
+    rows = measure_by_turns(candidates, feed, threads=shop.threads, rounds=rounds, runs=runs)
     return {
         "title": title,
         "shape": list(manifest.inputs[0].shape),

@@ -1,22 +1,19 @@
-"""Candidates that are timed by turns, in another order each time, each in a process of its own that stops in between.
+"""Candidates that are timed by turns, in another order each time, each turn in a process of its own.
 
 In one process, threads of one runtime that spin for work disturb the next, and heaps grow together. One candidate after
 the other, a machine that warms up or gets busy favours one of them. By turns and apart, both are shared alike.
 
 Where the pages of a process lie in memory makes it up to 4 % faster or slower than another of the same program, for as
-long as it lives (seen on YOLOv3-416 in INT8). So each candidate has several processes, and its time is their median.
+long as it lives (seen on YOLOv3-416 in INT8). So each turn has a new one, and a ratio is the median over many.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,56 +38,26 @@ class Candidate:
     path: Path
 
 
-class _Process:
-    """A candidate in its own process; see `tools.bench.candidate`."""
-
-    def __init__(self, candidate: Candidate, feed: Path, threads: int) -> None:
-        command = [sys.executable, "-m", "tools.bench.candidate", candidate.runtime, candidate.path, feed, threads]
-        self._name = candidate.name
-        self._process = subprocess.Popen(
-            [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._answer()
-        os.kill(self._process.pid, signal.SIGSTOP)
-
-    def turn(self, runs: int) -> dict[str, Any]:
-        """Times so many runs, after a few that are left out."""
-        assert self._process.stdin
-        os.kill(self._process.pid, signal.SIGCONT)
-        self._process.stdin.write(f"{runs}\n")
-        self._process.stdin.flush()
-        answer = self._answer()
-        os.kill(self._process.pid, signal.SIGSTOP)
-        return answer
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                pipe.close()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"candidate '{self._name}' ended with exit code {self._process.wait()}")
-        return dict(json.loads(line))
+def _turn(candidate: Candidate, feed: Path, threads: int, runs: int) -> dict[str, Any]:
+    """See `tools.bench.candidate`."""
+    words = [sys.executable, "-m", "tools.bench.candidate", candidate.runtime, candidate.path, feed, threads, runs]
+    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"candidate '{candidate.name}' ended with exit code {done.returncode}")
+    return dict(json.loads(done.stdout))
 
 
 def measure_by_turns(
-    candidates: Sequence[Candidate], feed: Path, *, threads: int, rounds: int, runs: int, instances: int = 1
+    candidates: Sequence[Candidate], feed: Path, *, threads: int, rounds: int, runs: int
 ) -> dict[str, dict[str, Any]]:
-    """Times ``rounds`` times ``runs`` runs of each process of each candidate.
+    """Times ``rounds`` times ``runs`` runs of each candidate.
 
     Args:
         candidates: the first one is what ratios are relative to.
         feed: ``.npy`` file of the one input.
         threads: that each candidate computes with.
-        rounds: turns of each candidate; a ratio is taken within each round.
-        runs: in one turn, after a few that are not counted.
-        instances: processes of each candidate.
+        rounds: turns of each candidate, each in a new process; a ratio is taken within each round.
+        runs: in one turn, after a second that is not counted.
 
     Returns:
         By name: ``median_ms``, ``p10_ms`` and ``p90_ms`` of all runs; ``ratio``, the median over rounds of this
@@ -98,25 +65,14 @@ def measure_by_turns(
         everybody else used meanwhile.
     """
     answers: dict[str, list[dict[str, Any]]] = {candidate.name: [] for candidate in candidates}
-    with ExitStack() as stack:
-        processes = []
-        for candidate in [*candidates] * instances:
-            processes.append((candidate.name, _Process(candidate, feed, threads)))
-            stack.callback(processes[-1][1].close)
-        shuffled = random.Random(0)
-        for _ in range(rounds):
-            # Whoever comes after a heavy neighbour pays for its heat: nobody follows the same one every time.
-            for name, process in shuffled.sample(processes, len(processes)):
-                answers[name].append(process.turn(runs))
-    medians = {name: _medians(turns, instances) for name, turns in answers.items()}
+    shuffled = random.Random(0)
+    for _ in range(rounds):
+        # Whoever comes after a heavy neighbour pays for its heat: nobody follows the same one every time.
+        for candidate in shuffled.sample(candidates, len(candidates)):
+            answers[candidate.name].append(_turn(candidate, feed, threads, runs))
+    medians = {name: np.array([np.median(turn["ms"]) for turn in turns]) for name, turns in answers.items()}
     base = medians[candidates[0].name]
     return {name: _summary(answers[name], medians[name] / base) for name in answers}
-
-
-def _medians(turns: Sequence[dict[str, Any]], instances: int) -> np.ndarray:
-    """Of each round, the median over a candidate's processes of their median runs."""
-    of_each = [np.median(turn["ms"]) for turn in turns]
-    return np.asarray(np.median(np.reshape(of_each, (-1, instances)), axis=1))
 
 
 def _summary(turns: Sequence[dict[str, Any]], ratios: np.ndarray) -> dict[str, Any]:
