@@ -95,6 +95,32 @@ def test_outputs_are_those_of_onnx_runtime_for_every_batch(
             assert_near(session.run(feeds_of(session, array)), computed(array), TOLERANCE[precision])
 
 
+def test_height_and_width_may_be_chosen_at_run_time(
+    target: str, write_classifier: Callable[..., Path], tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file = write_classifier(tmp_path / "classifier.onnx", shape=("N", 3, "H", "W"), opset=19)
+    sides = (16, 32, 64)
+    bundle = edgekit.build(
+        str(file),
+        precision="fp32",
+        target=target,
+        input={"": (BATCH, 3, sides, sides)},
+        output=tmp_path / "engine",
+        profile=False,
+    )
+    reference = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    try:
+        loaded = edgekit.load(bundle)
+    except EngineMismatch as e:
+        pytest.skip(f"this GPU is not one of those that the engine is for: {e.message}")
+    with loaded as session:
+        for seed, shape in enumerate([(1, 3, 16, 64), (2, 3, 32, 32), (4, 3, 64, 64), (1, 3, 40, 24), (2, 3, 32, 32)]):
+            array = np.random.default_rng(seed).random(shape, dtype=np.float32)
+            expected = reference.run(None, {reference.get_inputs()[0].name: array})[0]
+            assert_near(session.run(feeds_of(session, array)), expected, TOLERANCE["fp32"])
+
+
 def test_a_graph_computes_what_the_engine_computes(session: Session) -> None:
     engine: Any = session._engine
     assert isinstance(engine, TensorRtEngine)
