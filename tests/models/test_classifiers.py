@@ -271,11 +271,15 @@ def test_engine_in_int8_answers_as_the_module_does(name: str, tmp_path: Path, mo
     manifest = read_manifest(bundle)
     assert (manifest.task, manifest.labels) == ("classify", load_recipe(name).labels.names)
     assert manifest.layers["int8"] > 10 * manifest.layers.get("float32", 0)
-    module = module_from_recipe(load_recipe(name))
+    recipe = load_recipe(name)
+    module = module_from_recipe(recipe)
     random = torch.Generator().manual_seed(7)
-    # pictures are smooth; noise of every pixel by itself is what no calibration has seen
-    coarse = [torch.randn(1, 3, 8, 8, generator=random) for _ in range(4)]
-    inputs = [nn.functional.interpolate(picture, (224, 224), mode="bilinear") for picture in coarse]
+    # Pictures are smooth and lie between black and white: neither noise of every pixel by itself nor anything brighter
+    # is what a calibration has seen.
+    assert recipe.preprocess is not None
+    mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (recipe.preprocess.mean, recipe.preprocess.std))
+    coarse = [torch.rand(1, 3, 8, 8, generator=random) for _ in range(4)]
+    inputs = [(nn.functional.interpolate(picture, (224, 224), mode="bilinear") - mean) / std for picture in coarse]
     with edgekit.load(bundle) as session, torch.inference_mode():
         got = [session.run({"images": picture.numpy()})["logits"] for picture in inputs]
         expected = [module(picture).numpy() for picture in inputs]
