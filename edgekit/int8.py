@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypedDict
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
 from edgekit.data.calibration_set import CalibrationSet, calibration_set, calibration_set_names
 from edgekit.data.example_feeds import ExampleFeeds
 from edgekit.data.examples import data_set, data_set_names, is_data_set
+from edgekit.data.images import preprocess
 from edgekit.data.random_inputs import RandomInputs
 from edgekit.device.cpu import cpu
 from edgekit.errors import CalibrationError, UsageError, nearest
@@ -33,7 +35,7 @@ from edgekit.quantize.observers import needs_histogram
 from edgekit.quantize.quantize import quantized_graph, require_quantizable
 from edgekit.quantize.table import cached_table, keep_table
 from edgekit.source import ModelSource
-from edgekit.specs import QuantScheme, TensorSpec, specs_text
+from edgekit.specs import QuantScheme, TensorSpec, specs_at, specs_text
 
 __all__ = ["Samples", "answers", "at_ends", "calibrated", "quantize", "require_int8", "samples_for"]
 
@@ -142,7 +144,20 @@ def calibrated(
         count = len(table.skipped)
         others = f"; calibration.json lists the other {count - 1}" if count > 1 else ""
         progress.note(f"skipped {count} of {table.images + count} calibration inputs: {table.skipped[0]}{others}")
-    return table
+    return _from_black_to_white(table, source, samples)
+
+
+def _from_black_to_white(table: CalibrationTable, source: ModelSource, samples: Samples) -> CalibrationTable:
+    """The input's range is all that a picture can hold, however dark those were that the model was shown."""
+    spec = specs_at(source.inputs, source.shapes)[0]
+    shown = not isinstance(samples, CalibrationSet) or samples.pictures
+    if source.preprocess is None or not shown or spec.name not in table.ranges:
+        return table
+    plain = [np.full((1, 1, 3), level, np.uint8) for level in (0, 255)]
+    inputs = [preprocess(picture, source.preprocess, spec.shape)[0] for picture in plain]
+    lo, hi = table.ranges[spec.name]
+    whole = min(lo, *(float(array.min()) for array in inputs)), max(hi, *(float(array.max()) for array in inputs))
+    return msgspec.structs.replace(table, ranges={**table.ranges, spec.name: whole})
 
 
 def quantize(source: ModelSource, order: Order, scheme: QuantScheme, table: CalibrationTable) -> int:

@@ -16,7 +16,7 @@ from edgekit.engine.bundle import Source
 from edgekit.errors import CalibrationError, UsageError
 from edgekit.graph.load import graph_from_onnx
 from edgekit.graph.stats import stats_from_graph
-from edgekit.int8 import samples_for
+from edgekit.int8 import calibrated, samples_for
 from edgekit.order import Order
 from edgekit.progress import Silent
 from edgekit.recipe import Preprocess, Quantize, load_recipe
@@ -109,3 +109,27 @@ def test_error_on_a_folder_of_nothing(pictures: ModelSource, tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(CalibrationError, match="expected images"):
         samples_for(pictures, order(calib=str(tmp_path / "empty")), Silent())
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
+def test_dark_pictures_do_not_make_bright_ones_overflow(pictures: ModelSource, tmp_path: Path, method: str) -> None:
+    folder = tmp_path / "dark"
+    folder.mkdir()
+    dark = np.random.default_rng(0).integers(20, 60, (8, 40, 40, 3), dtype=np.uint8)
+    for i, pixels in enumerate(dark):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    source = replace(pictures, preprocess=Preprocess(mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.25)))
+    asked = order(calib=str(folder), calib_method=method)
+    table = calibrated(source, samples_for(source, asked, Silent()), asked, tmp_path / "cache", Silent())
+    assert table.ranges[source.inputs[0].name] == pytest.approx((-1.2, 2.8))
+
+
+def test_arrays_have_the_range_that_they_have(pictures: ModelSource, tmp_path: Path) -> None:
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    spec = pictures.inputs[0]
+    shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+    np.savez(folder / "0.npz", **{spec.name: np.linspace(-3, 5, int(np.prod(shape)), dtype=np.float32).reshape(shape)})
+    asked = order(calib=str(folder), calib_method="minmax")
+    table = calibrated(pictures, samples_for(pictures, asked, Silent()), asked, tmp_path / "cache", Silent())
+    assert table.ranges[spec.name] == pytest.approx((-3, 5))

@@ -129,6 +129,11 @@ class CalibrationSet:
         """How many samples there are if no file is broken."""
         return len(self._entries)
 
+    @property
+    def pictures(self) -> bool:
+        """Whether the samples are pictures, and not arrays."""
+        return not isinstance(self._entries[0], _ArrayFile)
+
     def __iter__(self) -> Iterator[Sample]:
         """Samples in a fixed order.
 
@@ -171,10 +176,9 @@ class CalibrationSet:
         Raises:
             CalibrationError: as iteration; or the samples are not what the model takes.
         """
-        pictures = not isinstance(self._entries[0], _ArrayFile)
         for sample in self:
             where = f"calibration set {self.name}: {sample.id}"
-            if pictures and isinstance(sample.value, np.ndarray):
+            if self.pictures and isinstance(sample.value, np.ndarray):
                 yield sample.id, _picture_feed(sample.value, inputs, how, shapes, where)
             else:
                 yield sample.id, _array_feed(sample.value, inputs, shapes, where)
