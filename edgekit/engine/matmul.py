@@ -12,7 +12,7 @@ import collections
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.engine.rewriting import read_inside, replace_nodes
+from edgekit.engine.rewriting import is_of_bytes, read_inside, replace_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -65,23 +65,13 @@ def fuse_integer_products(model: onnx.ModelProto) -> int:
 
 def _fit(a: onnx.NodeProto, b: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
     """Whether both factors are bytes and their scales can be multiplied in afterwards: one each, or one a column."""
-    if not all(_is_of_bytes(node, constants) for node in (a, b)) or constants[a.input[1]].dims:
+    if not all(is_of_bytes(node, constants) for node in (a, b)) or constants[a.input[1]].dims:
         return False
     scale, weight = constants[b.input[1]], constants.get(b.input[0])
     if not scale.dims:
         return True
     axis = next((attribute.i for attribute in b.attribute if attribute.name == "axis"), 1)
     return len(scale.dims) == 1 and weight is not None and len(weight.dims) == 2 and axis in (-1, 1)
-
-
-def _is_of_bytes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
-    """Whether a DequantizeLinear turns bytes into float32, by constants."""
-    from onnx import TensorProto
-
-    if len(node.input) < 3 or not all(name in constants for name in node.input[1:]):
-        return False
-    scale, zero = (constants[name] for name in node.input[1:])
-    return scale.data_type == TensorProto.FLOAT and zero.data_type in (TensorProto.UINT8, TensorProto.INT8)
 
 
 def _bias(

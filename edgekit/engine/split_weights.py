@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.engine.rewriting import replace_nodes
+from edgekit.engine.rewriting import is_of_bytes, replace_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -49,7 +49,7 @@ def split_float_weights(model: onnx.ModelProto) -> int:
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer if not tensor.external_data}
-    dequantized = {node.output[0]: node for node in graph.node if _is_of_bytes(node, constants)}
+    dequantized = {node.output[0]: node for node in graph.node if _is_of_unsigned(node, constants)}
     nodes: list[onnx.NodeProto] = []
     replaced = 0
     for node in graph.node:
@@ -65,14 +65,14 @@ def split_float_weights(model: onnx.ModelProto) -> int:
     return replaced
 
 
-def _is_of_bytes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+def _is_of_unsigned(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
     """Whether a DequantizeLinear turns uint8 into float32 by one scale."""
     from onnx import TensorProto
 
-    if node.op_type != "DequantizeLinear" or len(node.input) < 3 or not all(i in constants for i in node.input[1:]):
+    if not is_of_bytes(node, constants):
         return False
     scale, zero = (constants[name] for name in node.input[1:])
-    return (scale.data_type, zero.data_type, len(scale.dims)) == (TensorProto.FLOAT, TensorProto.UINT8, 0)
+    return zero.data_type == TensorProto.UINT8 and not scale.dims
 
 
 def _is_pointwise(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:

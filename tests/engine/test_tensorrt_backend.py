@@ -296,7 +296,7 @@ def test_tensorrt_needs_a_gpu_to_build_and_tensorrt_rtx_none(library: Any, here:
 @pytest.mark.parametrize("built", [(), ("8.6",), ("7.5", "8.6", "12.0"), ("8.0+",)])
 def test_an_engine_for_this_gpu_may_run_here(built: tuple[str, ...], library: Any, here: Any) -> None:
     here(DESKTOP)
-    TensorRt().require_device(built)
+    assert _refusal(built) == ""
 
 
 @pytest.mark.parametrize("built", [("8.7",), ("8.0", "8.9"), ("12.0+",)])
@@ -304,10 +304,18 @@ def test_an_engine_for_another_gpu_says_what_is_here_and_how_to_build_it(
     built: tuple[str, ...], library: Any, here: Any
 ) -> None:
     here(DESKTOP)
-    with pytest.raises(EngineMismatch) as caught:
-        TensorRt().require_device(built)
     words = [built[0], "NVIDIA RTX A2000 here has 8.6", "edgekit compile BUNDLE --target tensorrt"]
-    assert [word for word in words if word not in str(caught.value)] == []
+    refusal = _refusal(built)
+    assert [word for word in words if word not in refusal] == []
+
+
+def _refusal(built: tuple[str, ...]) -> str:
+    """Why an engine for those GPUs may not run here; nothing where it may."""
+    try:
+        TensorRt().require_device(built)
+    except EngineMismatch as e:
+        return str(e)
+    return ""
 
 
 @pytest.mark.parametrize("backend", [TensorRt, TensorRtRtx])
