@@ -157,6 +157,9 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             (NVIDIA/TensorRT #3197, #4554).
         channel_multiple: convolutions that read fewer channels get channels of zeros up to this number, where the
             backend's fast kernels take channels by the group.
+        split_channels: a 1x1 convolution that stays in float and reads as many channels or more is handed bytes where
+            what stands before it runs on integers: the backend multiplies them by weights of 16 bits
+            (`edgekit.engine.split_weights`). 0 if it does not.
     """
 
     activation_dtype: Literal["uint8", "int8"]
@@ -169,4 +172,5 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     float_bias: bool = True
     stem_channels: int = 0
     channel_multiple: int = 1
+    split_channels: int = 0
     rest: Precision = Precision.FP32

@@ -7,18 +7,17 @@ enough to pay for the second operator.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.specs import ShapeRange
+from edgekit.engine.rewriting import element_counts
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["replace_leaky_relus", "usual_elements"]
+__all__ = ["replace_leaky_relus"]
 
 # Measured on x86 with AVX-512, two threads, YOLOv3-416: 52 x 52 x 256 takes 0.88 of the look-up's time, larger ones
 # less, 52 x 52 x 128 as long, smaller ones longer.
@@ -36,7 +35,7 @@ def replace_leaky_relus(model: onnx.ModelProto, usual: Mapping[str, int] | None 
     Args:
         model: with ONNX Runtime's fused operators and the shapes of its values; changed in place. Sizes that are open
             count as 1.
-        usual: how many elements values have, by name, where that is known better; see `usual_elements`.
+        usual: how many elements values have, by name, where that is known better; see `element_counts`.
 
     Returns:
         How many were replaced.
@@ -45,7 +44,7 @@ def replace_leaky_relus(model: onnx.ModelProto, usual: Mapping[str, int] | None 
 
     graph = model.graph
     scalars = {tensor.name: tensor for tensor in graph.initializer if not tensor.dims}
-    sizes = {value.name: _elements(value) for value in graph.value_info} | dict(usual or {})
+    sizes = element_counts(model) | dict(usual or {})
     nodes: list[onnx.NodeProto] = []
     replaced = 0
     for node in graph.node:
@@ -64,29 +63,6 @@ def replace_leaky_relus(model: onnx.ModelProto, usual: Mapping[str, int] | None 
     return replaced
 
 
-def usual_elements(model: onnx.ModelProto, shapes: Mapping[str, ShapeRange]) -> dict[str, int]:
-    """How many elements each value of a graph with a LeakyRelu has, given inputs of the usual sizes.
-
-    Args:
-        model: in standard operators, before ONNX Runtime has fused them; not changed.
-        shapes: ranges of the inputs whose sizes are chosen at run time.
-    """
-    import onnx
-
-    if not shapes or all(node.op_type != "LeakyRelu" for node in model.graph.node):
-        return {}
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    del sized.graph.value_info[:]
-    for value in sized.graph.input:
-        if value.name in shapes:
-            dimensions = value.type.tensor_type.shape.dim
-            for dimension, size in zip(dimensions, shapes[value.name].usual, strict=True):
-                dimension.dim_value = size
-    inferred = onnx.shape_inference.infer_shapes(sized, data_prop=True)
-    return {value.name: _elements(value) for value in inferred.graph.value_info}
-
-
 def _sum(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     from onnx import helper
 
@@ -98,7 +74,3 @@ def _sum(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         helper.make_node("Clip", [x, zero], [positive], name=f"{node.name}.clip"),
         helper.make_node("QLinearAdd", [*terms, *written], [y], name=node.name, domain=node.domain),
     ]
-
-
-def _elements(value: onnx.ValueInfoProto) -> int:
-    return math.prod(max(1, dimension.dim_value) for dimension in value.type.tensor_type.shape.dim)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import numpy as np
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
-from edgekit.engine.leaky_relu import replace_leaky_relus, usual_elements
+from edgekit.engine.leaky_relu import replace_leaky_relus
 from edgekit.engine.matmul import fuse_integer_products
 from edgekit.engine.nearest_resize import replace_nearest_resizes
-from edgekit.engine.split_weights import LOWER, UPPER, split_float_weights
+from edgekit.engine.rewriting import element_counts, saved_beside
+from edgekit.engine.split_weights import split_float_weights, with_planes_as_one
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
@@ -27,7 +28,6 @@ __all__ = ["OnnxRuntime"]
 
 ENGINE = "engine.onnx"
 WEIGHTS = "engine.onnx.data"
-REWRITTEN = "rewritten.onnx"
 
 # A protobuf cannot be larger than 2 GiB; weights go into a file of their own before that.
 INLINE_LIMIT_BYTES = 1_800_000_000
@@ -104,7 +104,7 @@ class OnnxRuntime:
         """
         ort = _library()
         source = read_graph(graph)
-        usual = usual_elements(source, options.shapes)
+        usual = element_counts(source, options.shapes) if options.shapes else {}
         large = sum(file.stat().st_size for file in _weight_files(graph, source)) > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -187,22 +187,9 @@ def _settings(ort: Any, threads: int) -> Any:
     return settings
 
 
-@contextmanager
-def _rewritten(graph: Path, model: onnx.ModelProto, folder: Path, large: bool) -> Iterator[Path]:
+def _rewritten(graph: Path, model: onnx.ModelProto, folder: Path, large: bool) -> AbstractContextManager[Path]:
     """The graph with `fuse_integer_products`, in a file of its own for as long as it is read; as it is without any."""
-    if not fuse_integer_products(model):
-        yield graph
-        return
-    import onnx
-
-    onnx.load_external_data_for_model(model, str(graph.parent))
-    beside = f"{REWRITTEN}.data"
-    try:
-        onnx.save(model, folder / REWRITTEN, save_as_external_data=large, location=beside)
-        yield folder / REWRITTEN
-    finally:
-        for name in (REWRITTEN, beside):
-            (folder / name).unlink(missing_ok=True)
+    return saved_beside(model, graph, folder, large=large) if fuse_integer_products(model) else nullcontext(graph)
 
 
 def _lower_for_this_processor(built: onnx.ModelProto, usual: Mapping[str, int]) -> int:
@@ -268,14 +255,8 @@ def _weight_files(graph: Path, model: onnx.ModelProto) -> set[Path]:
 
 
 def _layers(built: onnx.ModelProto) -> list[Layer]:
-    layers = []
-    for node in built.graph.node:
-        split = node.op_type == "MatMulIntegerToFloat" and node.name.endswith((UPPER, LOWER))
-        if split and node.name.endswith(UPPER):
-            layers.append(Layer((node.name.removesuffix(UPPER),), "int16"))
-        elif node.op_type in BUILT_DTYPES and not split:
-            layers.append(Layer((node.name,), BUILT_DTYPES[node.op_type]))
-    return layers
+    products = (node for node in built.graph.node if node.op_type in BUILT_DTYPES)
+    return with_planes_as_one(Layer((node.name,), BUILT_DTYPES[node.op_type]) for node in products)
 
 
 def _spec(value: onnxruntime.NodeArg) -> TensorSpec:

@@ -9,21 +9,22 @@ for its accuracy keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.engine.layers import Layer
 from edgekit.engine.rewriting import is_of_bytes, replace_nodes
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LOWER", "UPPER", "split_float_weights"]
+__all__ = ["LEAST_CHANNELS", "split_float_weights", "with_planes_as_one"]
 
 DOMAIN = "com.microsoft"
 
-UPPER, LOWER = ".upper", ".lower"
+UPPER, LOWER = ".upper_plane", ".lower_plane"
 """What is put behind a convolution's name to name its two products."""
 
 # The upper plane rounds by half a step at most, which the lower one resolves in 127 steps to either side.
@@ -38,11 +39,13 @@ MOST_CHANNELS = 1 << 15
 LEAST_CHANNELS = 128
 
 
-def split_float_weights(model: onnx.ModelProto) -> int:
-    """Replaces float 1x1 ``Conv`` behind a ``DequantizeLinear`` of uint8 by two ``MatMulIntegerToFloat`` and their sum.
+def split_float_weights(model: onnx.ModelProto, *, fused: bool = True) -> int:
+    """Replaces float 1x1 ``Conv`` behind a ``DequantizeLinear`` of uint8 by two integer products and their sum.
 
     Args:
-        model: with ONNX Runtime's fused operators; changed in place. Weights in files beside it stay as they are.
+        model: with ONNX Runtime's fused operators, or in standard ones; changed in place. Weights in files beside it
+            stay as they are.
+        fused: the products are ONNX Runtime's ``MatMulIntegerToFloat``; else they are ``Conv`` of quantized weights.
 
     Returns:
         How many were replaced.
@@ -57,12 +60,25 @@ def split_float_weights(model: onnx.ModelProto) -> int:
         if source is None:
             nodes.append(node)
             continue
-        graph.initializer.extend(_planes(node, constants[node.input[1]]))
-        nodes += _products(node, source)
+        planes = _planes(node, constants[node.input[1]])
+        graph.initializer.extend(_fused_weights(planes) if fused else _quantized_weights(planes))
+        nodes += _fused_products(node, source) if fused else _quantized_products(node)
         replaced += 1
     if replaced:
         replace_nodes(graph, nodes)
     return replaced
+
+
+def with_planes_as_one(layers: Iterable[Layer]) -> list[Layer]:
+    """The layers of an engine, the two products of each one that was split as one of ``int16``."""
+    found = []
+    for layer in layers:
+        plane = next((name for name in layer.names if name.endswith((UPPER, LOWER))), "")
+        if plane.endswith(UPPER):
+            found.append(Layer((plane.removesuffix(UPPER),), "int16" if layer.dtype == "int8" else layer.dtype))
+        elif not plane:
+            found.append(layer)
+    return found
 
 
 def _is_of_unsigned(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
@@ -88,27 +104,33 @@ def _is_pointwise(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto
     return group == 1 and not any(pads) and all(stride == 1 for stride in strides)
 
 
-def _planes(node: onnx.NodeProto, weight: onnx.TensorProto) -> list[onnx.TensorProto]:
-    """The weights' two planes, int8 (channels, outputs), and the scales of each, float32 (outputs)."""
+def _planes(node: onnx.NodeProto, weight: onnx.TensorProto) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The weights' two planes by the name of each product: int8 (outputs, channels) and scales float32 (outputs)."""
     from onnx import numpy_helper
 
-    matrix = numpy_helper.to_array(weight)[:, :, 0, 0].T.astype(np.float64)
-    # A column of zeros has no scale of its own; any does.
-    scale = (np.abs(matrix).max(axis=0) / LARGEST).astype(np.float32)
+    matrix = numpy_helper.to_array(weight)[:, :, 0, 0].astype(np.float64)
+    # A row of zeros has no scale of its own; any does.
+    scale = (np.abs(matrix).max(axis=1) / LARGEST).astype(np.float32)
     scale[scale == 0] = 1
-    upper = np.rint(matrix / scale)
+    upper = np.rint(matrix / scale[:, None])
     # What is left is measured from the scales as they are stored.
     fine = (scale / np.float32(STEPS)).astype(np.float32)
-    lower = np.rint((matrix - upper * scale) / fine)
-    planes = []
-    for part, values, step in ((UPPER, upper, scale), (LOWER, lower, fine)):
-        whole = np.clip(values, -LARGEST, LARGEST).astype(np.int8)
-        planes.append(numpy_helper.from_array(np.ascontiguousarray(whole), f"{node.name}{part}.weight"))
-        planes.append(numpy_helper.from_array(step, f"{node.name}{part}.scale"))
-    return planes
+    lower = np.rint((matrix - upper * scale[:, None]) / fine[:, None])
+    return {
+        f"{node.name}{part}": (np.clip(values, -LARGEST, LARGEST).astype(np.int8), step)
+        for part, values, step in ((UPPER, upper, scale), (LOWER, lower, fine))
+    }
 
 
-def _products(node: onnx.NodeProto, source: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _fused_weights(planes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Iterator[onnx.TensorProto]:
+    from onnx import numpy_helper
+
+    for name, (integers, scale) in planes.items():
+        yield numpy_helper.from_array(np.ascontiguousarray(integers.T), f"{name}.weight")
+        yield numpy_helper.from_array(scale, f"{name}.scale")
+
+
+def _fused_products(node: onnx.NodeProto, source: onnx.NodeProto) -> list[onnx.NodeProto]:
     from onnx import helper
 
     x, scale, zero = source.input
@@ -130,4 +152,38 @@ def _products(node: onnx.NodeProto, source: onnx.NodeProto) -> list[onnx.NodePro
         *products,
         helper.make_node("Add", terms, [summed], name=f"{node.name}.sum"),
         helper.make_node("Transpose", [summed], [y], name=f"{node.name}.channels_first", perm=(0, 3, 1, 2)),
+    ]
+
+
+def _quantized_weights(planes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Iterator[onnx.TensorProto]:
+    from onnx import numpy_helper
+
+    for name, (integers, scale) in planes.items():
+        yield numpy_helper.from_array(integers[:, :, None, None], f"{name}.weight")
+        yield numpy_helper.from_array(scale, f"{name}.scale")
+        yield numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{name}.zero_point")
+
+
+def _quantized_products(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Two convolutions of what ``node`` reads; OpenVINO computes the second and the sum at once."""
+    from onnx import helper
+
+    upper, lower = (f"{node.name}{part}" for part in (UPPER, LOWER))
+    dequantized = [
+        helper.make_node(
+            "DequantizeLinear",
+            [f"{name}.weight", f"{name}.scale", f"{name}.zero_point"],
+            [f"{name}.real"],
+            name=f"{name}.real",
+            axis=0,
+        )
+        for name in (upper, lower)
+    ]
+    x, bias = node.input[0], node.input[2:]
+    return [
+        *dequantized,
+        helper.make_node("Conv", [x, f"{upper}.real"], [upper], name=upper),
+        # With the bias at the first, the sum is an operator of its own.
+        helper.make_node("Conv", [x, f"{lower}.real", *bias], [lower], name=lower),
+        helper.make_node("Add", [upper, lower], node.output, name=f"{node.name}.sum"),
     ]

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from edgekit.quantize.plan import Plan, range_source, selects
 
-__all__ = ["equalized_ranges"]
+__all__ = ["equalized_ranges", "matched_ranges"]
 
 Range = tuple[float, float]
 Channels = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
@@ -74,6 +74,61 @@ def equalized_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], c
         if node.op_type == "Concat":
             _share(node, new)
     return new
+
+
+def matched_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Scales whole tensors, in place, so that what is concatenated spans as much as what it is joined to.
+
+    Then one scale serves all of it, and nothing is lost (`edgekit.quantize.joined`). What something else than
+    convolutions reads stays as it is, and the rest is matched to it.
+
+    Args:
+        graph: the float graph; weights and biases of its convolutions change, what it computes does not.
+        plan: what will be quantized.
+        ranges: least and greatest number of each tensor.
+
+    Returns:
+        The ranges of the tensors of the new graph.
+    """
+    new = dict(ranges)
+    done: set[ir.Value] = set()
+    for node in plan.nodes:
+        if node.op_type != "Concat":
+            continue
+        sources = dict.fromkeys(range_source(value) for value in node.inputs if value is not None)
+        if any(source.name not in new for source in sources):
+            continue
+        spans = {source: new[str(source.name)][1] - new[str(source.name)][0] for source in sources}
+        scalable = {source: found for source in sources if (found := _scalable(source)) is not None}
+        target = max((span for source, span in spans.items() if source not in scalable), default=max(spans.values()))
+        for source, (product, readers) in scalable.items():
+            output = product.outputs[0]
+            width = _width(output)
+            if width is None or str(output.name) not in new or not LEAST_SIZE < spans[source] < GREATEST_SIZE:
+                continue
+            factor = spans[source] / target if LEAST_SIZE < target < GREATEST_SIZE else 1.0
+            if factor != 1.0:
+                _scale_channels(graph, product, readers, np.full(width, factor))
+                for value in {output, source}:
+                    lo, hi = new[str(value.name)]
+                    new[str(value.name)] = lo / factor, hi / factor
+                    done.add(value)
+        for follower in graph.graph:
+            if (follower.op_type == "Concat" or _is_homogeneous(follower)) and follower.outputs[0] not in done:
+                _follow(follower, new, ranges)
+    return new
+
+
+def _scalable(source: ir.Value) -> tuple[ir.Node, list[_Reader]] | None:
+    """The convolution that ``source`` is computed by, and all that read what it gives, if they are convolutions."""
+    node = source.producer()
+    if node is not None and node.op_type in ("LeakyRelu", "Relu") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None or node.op_type != "Conv" or _own_weights(node) is None:
+        return None
+    readers = list(_readers(node.outputs[0], 0))
+    own = [reader for reader in readers if reader is not None]
+    return (node, own) if own and len(own) == len(readers) else None
 
 
 def _treat(

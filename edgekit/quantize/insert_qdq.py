@@ -79,7 +79,7 @@ def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme:
     for node in plan.nodes:
         if node.op_type in PRODUCTS:
             _quantize_weights(graph, node, parameters, scheme)
-    quantized = set(plan.nodes)
+    quantized = {*plan.nodes, *plan.split}
     for value, how in parameters.items():
         _insert_pair(graph, value, how, quantized, everywhere=value in plan.integers)
     NameNodes()(graph)  # it may have had an 'x' and an 'x_scale' of its own

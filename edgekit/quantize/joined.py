@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import onnx_ir as ir
+
 from edgekit.quantize.plan import Plan, range_source
 from edgekit.specs import QuantScheme
 
-__all__ = ["joined_ranges"]
+__all__ = ["joined_ranges", "without_pairs_behind"]
 
 Range = tuple[float, float]
 
@@ -52,6 +54,30 @@ def joined_ranges(plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) 
             joined.update(dict.fromkeys(names, (low, high)))
             together.update(dict.fromkeys(names, names))
     return joined
+
+
+def without_pairs_behind(plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) -> list[ir.Value]:
+    """The tensors of a plan that need a pair, less the outputs of Concats whose inputs have one range.
+
+    Integers of one scale are joined as they are. OpenVINO moves a Q behind to before the Concat, where it is computed
+    once an input.
+
+    Args:
+        plan: what is quantized.
+        ranges: as `joined_ranges` gives them.
+        scheme: of the target; where it wants pairs at outputs, or carries integers on itself, all stay.
+    """
+    if scheme.quantize_outputs or scheme.carried:
+        return plan.tensors
+    joined = set()
+    for node in plan.nodes:
+        output = node.outputs[0]
+        # What splits its weights looks for the bytes right before it.
+        if node.op_type == "Concat" and plan.split.isdisjoint(use.node for use in output.uses()):
+            found = {ranges.get(str(range_source(value).name)) for value in node.inputs if value is not None}
+            if len(found) == 1 and None not in found and output in plan.tensors:
+                joined.add(output)
+    return [value for value in plan.tensors if value not in joined]
 
 
 def _span(numbers: Range, scheme: QuantScheme) -> float:

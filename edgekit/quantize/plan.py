@@ -39,12 +39,14 @@ class Plan:
         nodes: the nodes that run on integers, in the order of the graph.
         tensors: the activations that get a Q/DQ pair, in the order of the graph.
         integers: those of ``tensors`` that a node of ``nodes`` computes; all their readers read the DQ.
+        split: products that stay in float and read the DQ (`QuantScheme.split_channels`).
         skipped: products that stay in float, with the reason.
     """
 
     nodes: list[ir.Node] = field(default_factory=list)
     tensors: list[ir.Value] = field(default_factory=list)
     integers: set[ir.Value] = field(default_factory=set)
+    split: set[ir.Node] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -81,6 +83,9 @@ def _planned(graph: ir.Model, scheme: QuantScheme, kept: dict[ir.Node, str]) -> 
             _take(node, scheme, plan)
         elif node.op_type in PRODUCTS and reason:
             plan.skipped[node.name or ""] = reason
+            if _is_split(node, scheme, plan):
+                _take_input(node.inputs[0], scheme, plan)
+                plan.split.add(node)
     return plan
 
 
@@ -304,9 +309,8 @@ def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:
     plan.nodes.append(node)
     if node.op_type in scheme.operators:
         for value in node.inputs if node.op_type in PRODUCTS | {"Add", "Mul", "Concat"} else node.inputs[:1]:
-            if _is_activation(value) and value not in plan.tensors and not _is_bias(node, value):
-                if not _is_selected(value, scheme, plan):
-                    plan.tensors.append(value)  # type: ignore[arg-type]
+            if not _is_bias(node, value):
+                _take_input(value, scheme, plan)
     if node.op_type not in scheme.quantize_outputs | scheme.fused_activations or not scheme.quantize_outputs:
         return
     outputs = [value for value in node.outputs if value.name and value.dtype == ir.DataType.FLOAT]
@@ -317,6 +321,22 @@ def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:
     for value in outputs:
         plan.tensors.append(value)
         plan.integers.add(value)
+
+
+def _take_input(value: ir.Value | None, scheme: QuantScheme, plan: Plan) -> None:
+    if _is_activation(value) and value not in plan.tensors and not _is_selected(value, scheme, plan):
+        plan.tensors.append(value)  # type: ignore[arg-type]
+
+
+def _is_split(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
+    """Whether ``node``, which stays in float, can read what a node of the plan has computed as bytes."""
+    data, weight = node.inputs[0], node.inputs[1]
+    if not scheme.split_channels or node.op_type != "Conv" or weight is None or weight.const_value is None:
+        return False
+    _, channels, *window = weight.const_value.shape.numpy()
+    moves = any(node.attributes.get_ints("pads", ())) or any(n != 1 for n in node.attributes.get_ints("strides", ()))
+    pointwise = tuple(window) == (1, 1) and not moves and node.attributes.get_int("group", 1) == 1
+    return pointwise and channels >= scheme.split_channels and data is not None and data.producer() in plan.nodes
 
 
 def _fused_reader(value: ir.Value, scheme: QuantScheme) -> ir.Node | None:

@@ -10,9 +10,9 @@ from edgekit.errors import GraphError
 from edgekit.graph.passes import RemoveDead
 from edgekit.quantize.calibrate import CalibrationTable
 from edgekit.quantize.carry import carry_back
-from edgekit.quantize.equalize import equalized_ranges
+from edgekit.quantize.equalize import equalized_ranges, matched_ranges
 from edgekit.quantize.insert_qdq import insert_qdq
-from edgekit.quantize.joined import joined_ranges
+from edgekit.quantize.joined import joined_ranges, without_pairs_behind
 from edgekit.quantize.plan import PRODUCTS, Plan, plan_from_graph
 from edgekit.quantize.pool_first import pool_first
 from edgekit.quantize.whole_groups import pad_channels
@@ -81,8 +81,12 @@ def quantized_graph(
     # size already, and scaling channels only brings it back: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
     if table.channels and scheme.quantize_outputs:
         ranges = equalized_ranges(graph, plan, ranges, table.channels)
+    elif not scheme.quantize_outputs:
+        ranges = matched_ranges(graph, plan, ranges)
     pool_first(graph, plan)
-    insert_qdq(graph, plan, joined_ranges(plan, ranges, scheme), scheme)
+    ranges = joined_ranges(plan, ranges, scheme)
+    plan.tensors = without_pairs_behind(plan, ranges, scheme)
+    insert_qdq(graph, plan, ranges, scheme)
     pad_channels(graph, plan, scheme.channel_multiple)
     RemoveDead()(graph)  # the float weights
     return plan

@@ -104,7 +104,8 @@ class Session:
         """Outputs by name for inputs by name.
 
         Types and shapes must be the engine's own, and sizes that are chosen at run time in the range that it was built
-        for; memory order and byte order need not be. Values are not looked at: NaN goes in as it is.
+        for; memory order and byte order need not be. Values are not looked at: NaN goes in as it is. Outputs are the
+        caller's own, and may be views in another memory order; `numpy.ascontiguousarray` makes one in C order.
 
         Raises:
             RunError: an input is missing, unknown, of another type or shape, or out of range; the session is closed.

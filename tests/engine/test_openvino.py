@@ -1,8 +1,9 @@
-"""What OpenVINO 2026.4 gets wrong by itself, against float ONNX Runtime."""
+"""What OpenVINO 2026.4 gets wrong by itself, and what is rewritten for it, against float ONNX Runtime."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import onnxruntime
 import pytest
 
 import edgekit
+from edgekit.device.cpu import cpu
 from edgekit.engine.bundle import read_manifest
 
 pytest.importorskip("openvino")
@@ -57,3 +59,62 @@ def test_chained_integer_products_compute_what_the_graph_says(tmp_path: Path, fi
         got = np.stack([session.run({"x": x})["y"] for x in inputs])
     exact = np.stack([reference.run(None, {"x": x})[0] for x in inputs])
     assert 10 * np.log10(np.square(exact).sum() / np.square(got - exact).sum()) > 20
+
+
+NET = """
+<ir_version: 10, opset_import: ["" : 20]>
+net (float[{batch}, 8, {size}, {size}] x) => (float[{batch}, 5, {size}, {size}] y) {{
+  a = Conv <kernel_shape = [1, 1]> (x, first)
+  b = LeakyRelu <alpha = 0.1> (a)
+  c = Conv <pads = [1, 1, 1, 1]> (b, second)
+  d = LeakyRelu <alpha = 0.1> (c)
+  y = Conv <kernel_shape = [1, 1]> (d, head, bias)
+}}
+"""
+
+
+@pytest.mark.parametrize(("batch", "size"), [(1, "4"), (2, "4"), (1, "size"), ("batch", "4")])
+def test_padded_bytes_split_heads_and_channels_last_are_what_the_graph_says(
+    tmp_path: Path, batch: int | str, size: str
+) -> None:
+    rng = np.random.default_rng(0)
+    model = onnx.parser.parse_model(NET.format(batch=batch, size=size))
+    constants = {
+        "first": rng.standard_normal((8, 8, 1, 1)) / 3,
+        "second": rng.standard_normal((128, 8, 3, 3)) / 9,
+        "head": rng.standard_normal((5, 128, 1, 1)) / 11,
+        "bias": rng.standard_normal(5),
+    }
+    for name, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
+    onnx.save(model, tmp_path / "net.onnx")
+    inputs = rng.standard_normal((8, 1 if batch == "batch" else batch, 8, 4, 4)).astype(np.float32)
+    (tmp_path / "arrays").mkdir()
+    for i, x in enumerate(inputs):
+        np.save(tmp_path / "arrays" / f"{i}.npy", x)
+    given: dict[str, Any] = {"batch": (1, 1, 4)} if batch == "batch" else {}
+    if size == "size":
+        given = {"input": {"x": [1, 8, (2, 4, 9), (2, 4, 9)]}}
+
+    place = edgekit.build(
+        tmp_path / "net.onnx",
+        target="openvino",
+        calib=tmp_path / "arrays",
+        output=tmp_path / "out",
+        profile=False,
+        **given,
+    )
+    here = cpu()
+    lowered = here.arch == "x86_64" and here.fast_int8
+    assert read_manifest(place).layers == ({"int8": 2, "int16": 1} if lowered else {"int8": 2, "float32": 1})
+    assert (".pad" in (place / "engine.xml").read_text()) == lowered
+    reference = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    with edgekit.load(place) as session:
+        (spec,) = session.outputs
+        assert (spec.name, spec.shape[1]) == ("y", 5)
+        got = np.stack([session.run({"x": x})["y"] for x in inputs])
+        if size == "size":
+            wide = rng.standard_normal((1, 8, 9, 9)).astype(np.float32)
+            assert session.run({"x": wide})["y"].shape == (1, 5, 9, 9)
+    exact = np.stack([reference.run(None, {"x": x})[0] for x in inputs])
+    assert 10 * np.log10(np.square(exact).sum() / np.square(got - exact).sum()) > 25

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from small_graphs import run_unfused
 
 from edgekit.device.cpu import cpu
-from edgekit.engine.backend import BuildOptions, backend
-from edgekit.engine.split_weights import LEAST_CHANNELS, MOST_CHANNELS, split_float_weights
+from edgekit.engine.backend import BuildOptions, backend, entry_point
+from edgekit.engine.layers import Layer
+from edgekit.engine.split_weights import LEAST_CHANNELS, MOST_CHANNELS, split_float_weights, with_planes_as_one
 from edgekit.specs import Precision
 
 SCALE, ZERO = np.float32(0.03), np.uint8(20)
@@ -51,11 +53,19 @@ def _weight(*shape: int, seed: int = 0) -> np.ndarray:
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     magnitude=st.sampled_from([1e-6, 1.0, 1e4]),
     with_bias=st.booleans(),
+    fused=st.booleans(),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_results_are_off_by_what_16_bits_round_the_weights_by(
-    batch: int, channels: int, outputs: int, size: tuple[int, int], magnitude: float, with_bias: bool, seed: int
+    batch: int,
+    channels: int,
+    outputs: int,
+    size: tuple[int, int],
+    magnitude: float,
+    with_bias: bool,
+    fused: bool,
+    seed: int,
 ) -> None:
     weight = magnitude * _weight(outputs, channels, 1, 1, seed=seed)
     weight[0] = 0
@@ -64,7 +74,7 @@ def test_results_are_off_by_what_16_bits_round_the_weights_by(
     real = np.abs(SCALE * (x.astype(np.float64) - ZERO)).sum(axis=1)
     largest = np.abs(weight).max(axis=(1, 2, 3))
     exact = run_unfused(model, {"x": x})[0]
-    assert split_float_weights(model) == 1
+    assert split_float_weights(model, fused=fused) == 1
     onnx.checker.check_model(model)
     bound = largest[None, :, None, None] * real[:, None] * (2**-15.9 + 64 * np.finfo(np.float32).eps)
     assert (np.abs(run_unfused(model, {"x": x})[0] - exact) <= bound + 1e-5 * magnitude).all()
@@ -94,6 +104,23 @@ def test_what_is_no_longer_read_goes() -> None:
         "Transpose",
     ]
     assert "weight" not in {tensor.name for tensor in model.graph.initializer}
+
+
+def test_in_standard_operators_both_planes_are_convolutions() -> None:
+    model = _model(_weight(4, LEAST_CHANNELS, 1, 1), _weight(4))
+    split_float_weights(model, fused=False)
+    names = [node.op_type for node in model.graph.node]
+    assert names == ["DequantizeLinear"] * 3 + ["Conv", "Conv", "Add"]
+    assert "weight" not in {tensor.name for tensor in model.graph.initializer}
+
+
+def test_two_planes_are_one_layer() -> None:
+    planes = [Layer(("a.upper_plane",), "int8"), Layer(("a.lower_plane", "a.sum"), "int8"), Layer(("b",), "int8")]
+    assert with_planes_as_one(planes) == [Layer(("a",), "int16"), Layer(("b",), "int8")]
+
+
+def test_a_plane_that_runs_in_float_is_told() -> None:
+    assert with_planes_as_one([Layer(("a.upper_plane",), "float32")]) == [Layer(("a",), "float32")]
 
 
 def test_who_else_reads_the_floats_still_can() -> None:
@@ -133,19 +160,28 @@ def test_weights_in_another_file_stay() -> None:
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_the_engine_splits_where_it_is_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
-    from edgekit.engine import onnxruntime as module
-
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_the_engine_splits_where_it_is_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, fast: bool
+) -> None:
+    if target == "openvino":
+        pytest.importorskip("openvino")
+    module = importlib.import_module(entry_point(target).partition(":")[0])
     here = cpu()
+    if fast and not here.fast_int8:
+        pytest.skip("it runs on integers with VNNI only")
     monkeypatch.setattr(module, "cpu", lambda: _Processor(here, "x86_64", fast))
     model = _model(_weight(4, LEAST_CHANNELS, 1, 1), _weight(4))
     x = np.random.default_rng(0).integers(0, 256, (2, LEAST_CHANNELS, 5, 3), dtype=np.uint8)
     exact = run_unfused(model, {"x": x})[0]
     onnx.save(_with_a_quantized_convolution(model), tmp_path / "graph.onnx")
-    result = backend("cpu").build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.INT8))
+    result = backend(target).build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.INT8))
     assert result.layers == ({"int8": 1, "int16": 1} if fast else {"int8": 1, "float32": 1})
-    engine = backend("cpu").load(tmp_path / result.engine)
-    assert np.allclose(engine.run({"x": x})["y"], exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
+    engine = backend(target).load(tmp_path / result.engine)
+    assert [spec.shape[1:2] for spec in engine.outputs] == [(4,), (1,)]
+    y = engine.run({"x": x})["y"]
+    assert y.shape == exact.shape
+    assert np.allclose(y, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
     engine.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.engine.onnxruntime import OnnxRuntime
 from edgekit.engine.openvino import OpenVino
-from edgekit.quantize.joined import joined_ranges
+from edgekit.quantize.joined import joined_ranges, without_pairs_behind
 from edgekit.quantize.plan import plan_from_graph
 from edgekit.specs import QuantScheme
 
@@ -78,3 +78,20 @@ def test_where_saturation_stands_for_a_relu_it_goes_on_to(
     joined = joined_ranges(plan_from_graph(graph, CPU), ranges, CPU)
     assert (joined["b"] == joined["d"]) is share
     assert (joined == ranges) is not share
+
+
+def test_integers_of_one_scale_are_joined_without_a_pair_behind(graph: ir.Model) -> None:
+    scheme = OpenVino().scheme()
+    plan = plan_from_graph(graph, scheme)
+    assert [value.name for value in plan.tensors] == ["x", "d", "b", "j"]
+    alike = {**dict.fromkeys("xacj", (-1.0, 4.0)), "b": (-0.2, 4.0), "d": (-0.2, 4.0)}
+    assert [value.name for value in without_pairs_behind(plan, alike, scheme)] == ["x", "d", "b"]
+    assert without_pairs_behind(plan, {**alike, "d": (-0.2, 40.0)}, scheme) == plan.tensors
+    plan.split.update(use.node for use in plan.tensors[-1].uses())
+    assert without_pairs_behind(plan, alike, scheme) == plan.tensors
+
+
+def test_pairs_behind_stay_where_the_target_wants_them_at_outputs(graph: ir.Model) -> None:
+    plan = plan_from_graph(graph, CPU)
+    alike = dict.fromkeys("xabcdujey", (-1.0, 4.0))
+    assert without_pairs_behind(plan, alike, CPU) == plan.tensors

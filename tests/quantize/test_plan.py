@@ -10,6 +10,7 @@ from edgekit.errors import GraphError, UsageError
 from edgekit.graph.export import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.quantize.calibrate import observed_tensors
+from edgekit.quantize.insert_qdq import insert_qdq
 from edgekit.quantize.plan import head_layers, plan_from_graph, range_source
 from edgekit.quantize.quantize import quantized_graph
 from edgekit.specs import TensorSpec
@@ -250,6 +251,35 @@ def test_heads_of_several_scales_stay_in_float_and_scores_do_not(graph_of, weigh
         p = GlobalAveragePool (c)  f = Flatten (p)  scores = Gemm (f, v) }"""
     graph = graph_of(text, w=weights(16, 16, 1, 1), v=weights(16, 4))
     assert {node.name for node in head_layers(graph)} == {"fine", "l"}
+
+
+SPLIT = """g (float[1, 4, 8, 8] x) => (float[1, 6, 6, 6] y) {{
+    a = Conv (x, w)  l = LeakyRelu (a)  y = Conv {window} ({read}, head) }}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "channels", "read"),
+    [
+        (SPLIT.format(window="", read="l"), 8, True),
+        (SPLIT.format(window="", read="l"), 9, False),
+        (SPLIT.format(window="", read="l"), 0, False),
+        (SPLIT.format(window="<pads = [1, 1, 1, 1]>", read="l"), 8, False),
+        (SPLIT.format(window="<strides = [2, 2]>", read="l"), 8, False),
+        (SPLIT.format(window="", read="x"), 4, False),
+    ],
+)
+def test_a_head_in_float_reads_bytes_where_the_backend_splits_its_weights(graph_of, weights, text, channels, read):
+    inputs = 4 if "(x, head)" in text else 8
+    graph = graph_of(text, w=weights(8, 4, 3, 3), head=weights(6, inputs, 1, 1))
+    scheme = msgspec.structs.replace(OPENVINO, split_channels=channels)
+    plan = plan_from_graph(graph, scheme, ["y"])
+    assert [node.name for node in plan.split] == (["y"] if read else [])
+    assert ("l" in [value.name for value in plan.tensors]) == read
+    insert_qdq(graph, plan, dict.fromkeys(("x", "l"), (-1.0, 2.0)), scheme)
+    head = next(node for node in graph.graph if node.name == "y")
+    producer = head.inputs[0].producer()
+    assert (producer is not None and producer.op_type == "DequantizeLinear") == read
+    assert head.inputs[1].const_value.numpy().dtype == np.float32
 
 
 def test_blocks_of_a_residual_backbone_are_no_heads(graph_of, weights):
