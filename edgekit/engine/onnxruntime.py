@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.device.cpu import cpu
+from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
 from edgekit.engine.leaky_relu import replace_leaky_relus
@@ -134,7 +135,8 @@ class OnnxRuntime:
         settings = _settings(ort, threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         try:
-            return Session(ort, _session(ort, engine, settings))
+            with huge_pages():
+                return Session(ort, _session(ort, engine, settings))
         except _failures(ort) as e:
             raise EngineMismatch(f"ONNX Runtime {ort.__version__} cannot load {engine}: {_words(e)}") from e
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.device.cpu import cpu
+from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.channels_last import FIRST, put_channels_last
 from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
@@ -121,7 +122,8 @@ class OpenVino:
         """See `Backend.load`."""
         ov = _library()
         try:
-            return Request(*_compile(ov, engine, threads))
+            with huge_pages():
+                return Request(*_compile(ov, engine, threads))
         except RuntimeError as e:
             raise EngineMismatch(f"OpenVINO {self.version()} cannot load {engine}: {_words(e)}") from e
 
