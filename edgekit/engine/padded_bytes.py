@@ -58,7 +58,7 @@ def pad_bytes(model: onnx.ModelProto, usual: Mapping[str, int] | None = None) ->
             continue
         half = len(pads) // 2
         around = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], dtype=np.int64)
-        graph.initializer.append(numpy_helper.from_array(around, f"{node.name}.pads"))
+        graph.initializer.append(numpy_helper.from_array(around, f"{node.output[0]}.pads"))
         nodes += _padded(node, chain)
         replaced += 1
     if replaced:
@@ -99,17 +99,17 @@ def _padded(node: onnx.NodeProto, chain: Sequence[onnx.NodeProto]) -> list[onnx.
 
     source, *pools = chain
     name, scale, zero = source.input
-    made = []
+    pads, pooled, padded, real = (f"{node.output[0]}.{made}" for made in ("pads", "pooled", "padded", "real"))
+    nodes = []
     for pool in pools:
-        made.append(helper.make_node("MaxPool", [name], [f"{node.name}.pooled"], name=f"{node.name}.pool"))
-        made[-1].attribute.extend(pool.attribute)
-        name = f"{node.name}.pooled"
-    padded, real = f"{node.name}.padded", f"{node.name}.real"
+        nodes.append(helper.make_node("MaxPool", [name], [pooled], name=pooled))
+        nodes[-1].attribute.extend(pool.attribute)
+        name = pooled
     conv = helper.make_node("Conv", [real, *node.input[1:]], node.output, name=node.name)
     conv.attribute.extend(attribute for attribute in node.attribute if attribute.name != "pads")
     return [
-        *made,
-        helper.make_node("Pad", [name, f"{node.name}.pads", zero], [padded], name=f"{node.name}.pad"),
+        *nodes,
+        helper.make_node("Pad", [name, pads, zero], [padded], name=padded),
         helper.make_node("DequantizeLinear", [padded, scale, zero], [real], name=real),
         conv,
     ]

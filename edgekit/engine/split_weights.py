@@ -60,6 +60,7 @@ def split_float_weights(model: onnx.ModelProto, *, fused: bool = True) -> int:
         if source is None:
             nodes.append(node)
             continue
+        node.name = node.name or node.output[0]  # its parts are named after it
         planes = _planes(node, constants[node.input[1]])
         graph.initializer.extend(_fused_weights(planes) if fused else _quantized_weights(planes))
         nodes += _fused_products(node, source) if fused else _quantized_products(node)

@@ -100,6 +100,19 @@ def test_who_else_reads_the_picture_still_can() -> None:
     assert np.allclose(run_unfused(model, {"x": x})[1], SCALE * 10)
 
 
+def test_nodes_without_names_are_told_apart() -> None:
+    model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
+    conv = model.graph.node[-1]
+    conv.name = ""
+    model.graph.node.append(helper.make_node("Conv", conv.input, ["z"], pads=[2, 0, 0, 1]))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    x = np.random.default_rng(0).integers(0, 256, (1, 8, 4, 4), dtype=np.uint8)
+    expected = run_unfused(model, {"x": x})
+    assert pad_bytes(model) == 2
+    for got, exact in zip(run_unfused(model, {"x": x}), expected, strict=True):
+        assert np.allclose(got, exact, rtol=1e-5, atol=1e-4)
+
+
 def test_it_takes_many_weights_to_pay() -> None:
     shape, taps = (1, 8, 6, 6), 8 * 9
     enough = LEAST_WEIGHTS * 8 * 6 * 6 // taps

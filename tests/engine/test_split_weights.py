@@ -114,6 +114,21 @@ def test_in_standard_operators_both_planes_are_convolutions() -> None:
     assert "weight" not in {tensor.name for tensor in model.graph.initializer}
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_nodes_without_names_are_told_apart(fused: bool) -> None:
+    model = _model(_weight(4, LEAST_CHANNELS, 1, 1))
+    first = model.graph.node[1]
+    first.name = ""
+    model.graph.node.append(helper.make_node("Conv", ["real", "other_weight"], ["z"]))
+    model.graph.initializer.append(numpy_helper.from_array(_weight(6, LEAST_CHANNELS, 1, 1, seed=1), "other_weight"))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", "O", "h", "w"]))
+    x = np.random.default_rng(0).integers(0, 256, (1, LEAST_CHANNELS, 3, 3), dtype=np.uint8)
+    expected = run_unfused(model, {"x": x})
+    assert split_float_weights(model, fused=fused) == 2
+    for got, exact in zip(run_unfused(model, {"x": x}), expected, strict=True):
+        assert np.allclose(got, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
+
+
 def test_two_planes_are_one_layer() -> None:
     planes = [Layer(("a.upper_plane",), "int8"), Layer(("a.lower_plane", "a.sum"), "int8"), Layer(("b",), "int8")]
     assert with_planes_as_one(planes) == [Layer(("a",), "int16"), Layer(("b",), "int8")]
