@@ -67,9 +67,18 @@ def read_graph(path: Path) -> onnx.ModelProto:
         raise GraphError(f"cannot read {path}: expected an ONNX file: {e}") from e
 
 
-def quantized_layers(graph: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the convolutions and matrix products of integers, or of two factors from DequantizeLinear, in order."""
-    dequantized = {o for node in graph.graph.node if node.op_type == "DequantizeLinear" for o in node.output}
+def quantized_layers(graph: onnx.ModelProto, *, joining: bool = False) -> tuple[str, ...]:
+    """Names of the convolutions and matrix products of integers, or of two factors from DequantizeLinear, in order.
+
+    Args:
+        graph: of any operators.
+        joining: the target joins integers without a Q behind: factors come through a Concat too.
+    """
+    dequantized: set[str] = set()
+    for node in graph.graph.node:
+        joins = joining and node.op_type == "Concat" and dequantized.issuperset(node.input)
+        if node.op_type == "DequantizeLinear" or joins:
+            dequantized.update(node.output)
     return tuple(
         node.name
         for node in graph.graph.node

@@ -118,7 +118,7 @@ class OnnxRuntime:
         except _failures(ort) as e:
             raise _build_error(graph, e) from e
         built = read_graph(folder / ENGINE)
-        if _lower_for_this_processor(built, usual):
+        if options.precision is Precision.INT8 and _lower_for_this_processor(built, usual):
             (folder / ENGINE).write_bytes(built.SerializeToString())
         layers = _layers(built)
         assert_precision(self.name, options.precision, quantized_layers(source), layers)

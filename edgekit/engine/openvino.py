@@ -47,6 +47,9 @@ HINTS = {Precision.FP32: "f32", Precision.FP16: "f16", Precision.BF16: "bf16", P
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
 
+# The first with an axis of DequantizeLinear; Pad and MaxPool take bytes from 12 on.
+LEAST_OPSET = 13
+
 PRODUCTS = frozenset({"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"})
 
 
@@ -94,7 +97,7 @@ class OpenVino:
         ov = _library()
         source = read_graph(graph)
         engine = folder / ENGINE
-        quantized = quantized_layers(source)
+        quantized = quantized_layers(source, joining=True)
         lowered, turned = _lower_for_this_processor(source, options)
         large = any(tensor.external_data for tensor in source.graph.initializer)
         with saved_beside(source, graph, folder, large=large) if lowered else nullcontext(graph) as path:
@@ -180,7 +183,9 @@ def _compile(ov: Any, engine: Path, threads: int) -> tuple[Any, list[str], list[
     }
     if _may_chain_integer_products(model):
         settings["SNIPPETS_MODE"] = "DISABLE"
-    names, turned = (model.get_rt_info(key).astype(str).split("\n") for key in (OUTPUTS, CHANNELS_LAST))
+    names = model.get_rt_info(OUTPUTS).astype(str).split("\n")
+    # Engines that were built before there was such a thing have none.
+    turned = model.get_rt_info(CHANNELS_LAST).astype(str).split("\n") if model.has_rt_info(CHANNELS_LAST) else []
     return core.compile_model(model, "CPU", settings), names, turned
 
 
@@ -192,7 +197,8 @@ def _may_lower() -> bool:
 
 def _lower_for_this_processor(model: onnx.ModelProto, options: BuildOptions) -> tuple[bool, list[str]]:
     """Makes what was measured to be faster here of a graph; whether it did, and the outputs with channels last."""
-    if not _may_lower():
+    opsets = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
+    if options.precision is not Precision.INT8 or not _may_lower() or min(opsets, default=0) < LEAST_OPSET:
         return False, []
     usual = element_counts(model, options.shapes) if options.shapes else {}
     changed = split_float_weights(model, fused=False) + pad_bytes(model, usual)

@@ -37,7 +37,7 @@ def pad_bytes(model: onnx.ModelProto, usual: Mapping[str, int] | None = None) ->
     Args:
         model: in standard operators, with the shapes of its values; changed in place. Weights in files beside it stay
             as they are.
-        usual: how many elements values of open sizes have, by name; see `element_counts`.
+        usual: how many elements values have, by name, where that is known better; see `element_counts`.
 
     Returns:
         How many convolutions have a ``Pad`` now.
@@ -45,7 +45,7 @@ def pad_bytes(model: onnx.ModelProto, usual: Mapping[str, int] | None = None) ->
     from onnx import numpy_helper
 
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer if not tensor.external_data}
     elements = {**element_counts(model), **(usual or {})}
     producers = {output: node for node in graph.node for output in node.output}
     nodes: list[onnx.NodeProto] = []

@@ -22,7 +22,7 @@ REMOVABLE = frozenset({"DequantizeLinear", "MaxPool"})
 
 
 def element_counts(model: onnx.ModelProto, shapes: Mapping[str, ShapeRange] | None = None) -> dict[str, int]:
-    """How many elements each value has that a node computes, by name; sizes that are open count as 1.
+    """How many elements each value has that a node computes, by name, if its shape is known; open sizes count as 1.
 
     Args:
         model: with the shapes of its values; not changed.
@@ -43,6 +43,7 @@ def element_counts(model: onnx.ModelProto, shapes: Mapping[str, ShapeRange] | No
     return {
         value.name: math.prod(max(1, dimension.dim_value) for dimension in value.type.tensor_type.shape.dim)
         for value in (*model.graph.value_info, *model.graph.output)
+        if value.type.tensor_type.HasField("shape")
     }
 
 

@@ -3,8 +3,7 @@
 A convolution that is kept in float, as a detector's heads are, mostly reads bytes all the same, because what stands
 before it is quantized. With weights ``w = s (w1 + w0 / 254)``, ``w1`` and ``w0`` of 8 bits each, it is the sum of two
 integer products, which VNNI computes four times as fast as a float32 one each, with exact sums. A weight is then off by
-``2**-16`` of its channel's largest one, a thirtieth of what half precision rounds that one by: what is kept in float
-for its accuracy keeps it.
+``2**-16`` of its channel's largest one, a thirtieth of what half precision rounds that one by.
 """
 
 from __future__ import annotations
@@ -73,13 +72,20 @@ def split_float_weights(model: onnx.ModelProto, *, fused: bool = True) -> int:
 def with_planes_as_one(layers: Iterable[Layer]) -> list[Layer]:
     """The layers of an engine, the two products of each one that was split as one of ``int16``."""
     found = []
+    lower: dict[str, str] = {}
     for layer in layers:
         plane = next((name for name in layer.names if name.endswith((UPPER, LOWER))), "")
-        if plane.endswith(UPPER):
-            found.append(Layer((plane.removesuffix(UPPER),), "int16" if layer.dtype == "int8" else layer.dtype))
-        elif not plane:
-            found.append(layer)
-    return found
+        if plane.endswith(LOWER):
+            lower[plane.removesuffix(LOWER)] = layer.dtype
+        else:
+            found.append(Layer((plane,), layer.dtype) if plane else layer)
+    return [_as_one(layer, lower) if layer.names[0].endswith(UPPER) else layer for layer in found]
+
+
+def _as_one(upper: Layer, lower: Mapping[str, str]) -> Layer:
+    name = upper.names[0].removesuffix(UPPER)
+    others = [dtype for dtype in (upper.dtype, lower[name]) if dtype != "int8"]
+    return Layer((name,), others[0] if others else "int16")
 
 
 def _is_of_unsigned(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:

@@ -79,8 +79,8 @@ def equalized_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], c
 def matched_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Range]:
     """Scales whole tensors, in place, so that what is concatenated spans as much as what it is joined to.
 
-    Then one scale serves all of it, and nothing is lost (`edgekit.quantize.joined`). What something else than
-    convolutions reads stays as it is, and the rest is matched to it.
+    Then one scale serves all of it at little loss (`edgekit.quantize.joined`). What anything else than convolutions
+    behind Concats reads stays as it is, and the rest is matched to the widest of it.
 
     Args:
         graph: the float graph; weights and biases of its convolutions change, what it computes does not.
@@ -91,44 +91,66 @@ def matched_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range]) -> 
         The ranges of the tensors of the new graph.
     """
     new = dict(ranges)
-    done: set[ir.Value] = set()
     for node in plan.nodes:
         if node.op_type != "Concat":
             continue
-        sources = dict.fromkeys(range_source(value) for value in node.inputs if value is not None)
-        if any(source.name not in new for source in sources):
-            continue
-        spans = {source: new[str(source.name)][1] - new[str(source.name)][0] for source in sources}
-        scalable = {source: found for source in sources if (found := _scalable(source)) is not None}
-        target = max((span for source, span in spans.items() if source not in scalable), default=max(spans.values()))
-        for source, (product, readers) in scalable.items():
-            output = product.outputs[0]
-            width = _width(output)
-            if width is None or str(output.name) not in new or not LEAST_SIZE < spans[source] < GREATEST_SIZE:
+        sources = list(dict.fromkeys(range_source(value) for value in node.inputs if value is not None))
+        spans = [_span_of(source, new) for source in sources]
+        scalable = [_scalable(source, new) for source in sources]
+        fixed = [span for span, found in zip(spans, scalable, strict=True) if found is None]
+        target = max(fixed or spans)
+        for source, span, found in zip(sources, spans, scalable, strict=True):
+            width = _width(source)
+            if found is None or width is None or not all(LEAST_SIZE < size < GREATEST_SIZE for size in (span, target)):
                 continue
-            factor = spans[source] / target if LEAST_SIZE < target < GREATEST_SIZE else 1.0
-            if factor != 1.0:
-                _scale_channels(graph, product, readers, np.full(width, factor))
-                for value in {output, source}:
-                    lo, hi = new[str(value.name)]
-                    new[str(value.name)] = lo / factor, hi / factor
-                    done.add(value)
-        for follower in graph.graph:
-            if (follower.op_type == "Concat" or _is_homogeneous(follower)) and follower.outputs[0] not in done:
-                _follow(follower, new, ranges)
+            product, readers = found
+            factor = span / target
+            _scale_channels(graph, product, readers, np.full(width, factor))
+            for value in {product.outputs[0], source}:
+                lo, hi = new[str(value.name)]
+                new[str(value.name)] = lo / factor, hi / factor
+        for joined in graph.graph:
+            if joined.op_type == "Concat":
+                _follow(joined, new, ranges)
     return new
 
 
-def _scalable(source: ir.Value) -> tuple[ir.Node, list[_Reader]] | None:
-    """The convolution that ``source`` is computed by, and all that read what it gives, if they are convolutions."""
+def _span_of(value: ir.Value, ranges: Mapping[str, Range]) -> float:
+    lo, hi = ranges.get(str(value.name), (0.0, 0.0))
+    return hi - lo
+
+
+def _scalable(source: ir.Value, ranges: Mapping[str, Range]) -> tuple[ir.Node, list[_Reader]] | None:
+    """The convolution that computes ``source``, and those that read it behind Concats, if nothing else reads either."""
     node = source.producer()
     if node is not None and node.op_type in ("LeakyRelu", "Relu") and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
+        before = node.inputs[0]
+        node = before.producer() if _activation(before) is node else None
     if node is None or node.op_type != "Conv" or _own_weights(node) is None:
         return None
-    readers = list(_readers(node.outputs[0], 0))
+    if any(str(value.name) not in ranges for value in (node.outputs[0], source)):
+        return None
+    readers = list(_readers_behind_concats(source))
     own = [reader for reader in readers if reader is not None]
     return (node, own) if own and len(own) == len(readers) else None
+
+
+def _readers_behind_concats(value: ir.Value) -> Iterator[_Reader | None]:
+    """As `_readers`, through nothing but what copies and joins."""
+    between = {use.node for use in value.uses()}
+    seen = set(between)
+    while between:
+        node = between.pop()
+        copies = selects(node) and _is_homogeneous(node)
+        if node.op_type == "Conv":
+            continue
+        if node.op_type != "Concat" and not copies:
+            yield None
+            return
+        new = {use.node for use in node.outputs[0].uses()} - seen
+        seen |= new
+        between |= new
+    yield from _readers(value, 0)
 
 
 def _treat(

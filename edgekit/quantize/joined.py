@@ -71,11 +71,13 @@ def without_pairs_behind(plan: Plan, ranges: Mapping[str, Range], scheme: QuantS
         return plan.tensors
     joined = set()
     for node in plan.nodes:
-        output = node.outputs[0]
-        # What splits its weights looks for the bytes right before it.
-        if node.op_type == "Concat" and plan.split.isdisjoint(use.node for use in output.uses()):
+        if node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1:
             found = {ranges.get(str(range_source(value).name)) for value in node.inputs if value is not None}
-            if len(found) == 1 and None not in found and output in plan.tensors:
+            output = node.outputs[0]
+            # Other readers, another Concat among them, and a convolution whose weights are split, want bytes before
+            # them; with channels joined along another axis, OpenVINO computes in float32.
+            convs = all(use.node.op_type == "Conv" and use.node not in plan.split for use in output.uses())
+            if convs and len(found) == 1 and None not in found:
                 joined.add(output)
     return [value for value in plan.tensors if value not in joined]
 

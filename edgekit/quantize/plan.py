@@ -85,7 +85,8 @@ def _planned(graph: ir.Model, scheme: QuantScheme, kept: dict[ir.Node, str]) -> 
             plan.skipped[node.name or ""] = reason
             if _is_split(node, scheme, plan):
                 _take_input(node.inputs[0], scheme, plan)
-                plan.split.add(node)
+                # Not what was picked of a tensor whose pair serves it too.
+                plan.split.update({node} if node.inputs[0] in plan.tensors else ())
     return plan
 
 

@@ -81,7 +81,7 @@ def quantized_graph(
     # size already, and scaling channels only brings it back: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
     if table.channels and scheme.quantize_outputs:
         ranges = equalized_ranges(graph, plan, ranges, table.channels)
-    elif not scheme.quantize_outputs:
+    elif not scheme.quantize_outputs and not scheme.carried:
         ranges = matched_ranges(graph, plan, ranges)
     pool_first(graph, plan)
     ranges = joined_ranges(plan, ranges, scheme)

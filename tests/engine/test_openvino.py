@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 
 import edgekit
 from edgekit.device.cpu import cpu
+from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.bundle import read_manifest
+from edgekit.errors import BuildError
+from edgekit.specs import Precision
 
 pytest.importorskip("openvino")
 
@@ -112,9 +117,76 @@ def test_padded_bytes_split_heads_and_channels_last_are_what_the_graph_says(
     with edgekit.load(place) as session:
         (spec,) = session.outputs
         assert (spec.name, spec.shape[1]) == ("y", 5)
+        assert session.run({"x": inputs[0]})["y"].flags.c_contiguous != lowered
         got = np.stack([session.run({"x": x})["y"] for x in inputs])
         if size == "size":
             wide = rng.standard_normal((1, 8, 9, 9)).astype(np.float32)
             assert session.run({"x": wide})["y"].shape == (1, 5, 9, 9)
     exact = np.stack([reference.run(None, {"x": x})[0] for x in inputs])
     assert 10 * np.log10(np.square(exact).sum() / np.square(got - exact).sum()) > 25
+
+
+def _quantized(tmp_path: Path, text: str) -> Path:
+    """A graph with 128 channels behind ``DequantizeLinear``, built as it is."""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    constants = {
+        "scale": np.float32(0.02),
+        "zero": np.uint8(100),
+        "none": np.int8(0),
+        "w": rng.integers(-127, 128, (128, 128, 1, 1), dtype=np.int8),
+        "wide": rng.integers(-127, 128, (8, 256, 1, 1), dtype=np.int8),
+        "transposed": rng.integers(-127, 128, (256, 8, 2, 2), dtype=np.int8),
+        "float": rng.standard_normal((8, 128, 1, 1)).astype(np.float32),
+    }
+    used = {name for node in model.graph.node for name in node.input}
+    for node in model.graph.node:
+        node.name = node.output[0]
+    for name in sorted(used & set(constants)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(constants[name]), name))
+    graph = tmp_path / "graph.onnx"
+    onnx.save(onnx.shape_inference.infer_shapes(model), graph)
+    return graph
+
+
+JOINED = """
+<ir_version: 10, opset_import: ["" : 20]>
+joined (float[1, 128, 4, 4] x) => (float[1, 8, h, w_] y) {{
+  q = QuantizeLinear(x, scale, zero)
+  a = DequantizeLinear(q, scale, zero)
+  r = DequantizeLinear({weight}, scale, none)
+  j = Concat<axis = 1>(a, a)
+  y = {operator}(j, r)
+}}
+"""
+
+
+def test_a_layer_behind_a_concat_is_asserted_too(tmp_path: Path) -> None:
+    conv = _quantized(tmp_path, JOINED.format(operator="Conv", weight="wide"))
+    options = BuildOptions(precision=Precision.INT8)
+    if cpu().fast_int8:
+        assert backend("openvino").build(conv, tmp_path, options).layers == {"int8": 1}
+    transposed = _quantized(tmp_path, JOINED.format(operator="ConvTranspose<strides = [2, 2]>", weight="transposed"))
+    with pytest.raises(BuildError, match="quantized layers in float32, expected int8: y"):
+        backend("openvino").build(transposed, tmp_path, options)
+
+
+def test_floats_are_not_split_in_an_engine_of_floats(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    head (uint8[1, 128, 4, 4] x) => (float[1, 8, 4, 4] y) { a = DequantizeLinear(x, scale, zero) y = Conv(a, float) }"""
+    result = backend("openvino").build(_quantized(tmp_path, text), tmp_path, BuildOptions(precision=Precision.FP32))
+    assert result.layers == {"float32": 1}
+    assert "plane" not in (tmp_path / "engine.xml").read_text()
+
+
+def test_engines_of_before_there_were_channels_last_load(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    head (uint8[1, 128, 4, 4] x) => (float[1, 8, 4, 4] y) { a = DequantizeLinear(x, scale, zero) y = Conv(a, float) }"""
+    backend("openvino").build(_quantized(tmp_path, text), tmp_path, BuildOptions(precision=Precision.FP32))
+    engine = tmp_path / "engine.xml"
+    told = engine.read_text()
+    older = re.sub(r"<channels_last [^>]*/>", "", told)
+    assert older != told
+    engine.write_text(older)
+    with contextlib.closing(backend("openvino").load(engine)) as loaded:
+        assert loaded.run({"x": np.zeros((1, 128, 4, 4), np.uint8)})["y"].shape == (1, 8, 4, 4)

@@ -148,3 +148,19 @@ def test_float_weights_stay() -> None:
     model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
     model.graph.node[1].CopyFrom(helper.make_node("Cast", ["weight"], ["weight_real"], to=TensorProto.FLOAT))
     assert pad_bytes(model) == 0
+
+
+def test_unknown_sizes_stay() -> None:
+    model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
+    for value in (*model.graph.value_info, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    assert pad_bytes(model) == 0
+
+
+@pytest.mark.parametrize("name", ["weight", "zero"])
+def test_what_lies_in_another_file_stays(name: str) -> None:
+    model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "weights.data"
+    assert pad_bytes(model) == 0

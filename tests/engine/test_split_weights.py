@@ -134,8 +134,12 @@ def test_two_planes_are_one_layer() -> None:
     assert with_planes_as_one(planes) == [Layer(("a",), "int16"), Layer(("b",), "int8")]
 
 
-def test_a_plane_that_runs_in_float_is_told() -> None:
-    assert with_planes_as_one([Layer(("a.upper_plane",), "float32")]) == [Layer(("a",), "float32")]
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_plane_that_runs_in_float_is_told(which: int) -> None:
+    dtypes = ["int8", "int8"]
+    dtypes[which] = "float32"
+    planes = [Layer((f"a.{part}_plane",), dtype) for part, dtype in zip(("upper", "lower"), dtypes, strict=True)]
+    assert with_planes_as_one(planes) == with_planes_as_one(planes[::-1]) == [Layer(("a",), "float32")]
 
 
 def test_who_else_reads_the_floats_still_can() -> None:

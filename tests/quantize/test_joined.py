@@ -95,3 +95,32 @@ def test_pairs_behind_stay_where_the_target_wants_them_at_outputs(graph: ir.Mode
     plan = plan_from_graph(graph, CPU)
     alike = dict.fromkeys("xabcdujey", (-1.0, 4.0))
     assert without_pairs_behind(plan, alike, CPU) == plan.tensors
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        """a = Conv (x, w) b = Conv (x, v) i = Concat <axis = 1> (a, b) c = Conv (x, w) k = Concat <axis = 1> (i, c)
+        y = Conv (k, o)""",
+        "a = Conv (x, w) b = Conv (x, v) i = Concat <axis = 2> (a, b) y = Conv (i, w)",
+        """a = Conv (x, w) b = Conv (x, v) i = Concat <axis = 1> (a, b) p = MaxPool <kernel_shape = [2, 2]> (i)
+        c = Conv (i, wide) y = Conv (p, wide)""",
+    ],
+    ids=["another Concat reads it", "another axis", "pooled too"],
+)
+def test_pairs_behind_stay_where_bytes_are_wanted_before_the_reader(
+    graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray], text: str
+) -> None:
+    graph = graph_of(
+        f"g (float[1, 4, 9, 9] x) => (float[1, 4, h, w_] y) {{ {text} }}",
+        w=weights(4, 4, 1, 1),
+        v=weights(4, 4, 1, 1),
+        o=weights(4, 12, 1, 1),
+        wide=weights(4, 8, 1, 1),
+    )
+    scheme = OpenVino().scheme()
+    plan = plan_from_graph(graph, scheme)
+    kept = without_pairs_behind(plan, dict.fromkeys("xabcikpy", (-1.0, 1.0)), scheme)
+    named = {value.name for value in kept}
+    assert ("i" in named) == any(value.name == "i" for value in plan.tensors)
+    assert {"x", "a", "b"} <= named

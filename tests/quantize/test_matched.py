@@ -80,3 +80,56 @@ def test_what_nobody_can_take_up_stays(graph_of: Callable[..., ir.Model], weight
     )
     ranges = {"x": (-1.0, 1.0), "a": (-1.0, 1.0), "b": (-9.0, 9.0), "j": (-9.0, 9.0)}
     assert matched_ranges(graph, plan_from_graph(graph, SCHEME), ranges) == ranges
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "c = Conv (x, w) l = Relu (c) q = Conv (x, v) j = Concat <axis = 1> (c, l, q) y = Conv (j, o)",
+        "c = Conv (x, w) l = Relu (c) q = Conv (x, v) p = GlobalAveragePool (l) j = Concat <axis = 1> (l, q, q)"
+        " k = Conv (j, o) y = Add (k, p)",
+        "c = Conv (x, w) l = Relu (c) q = Conv (x, v) j = Concat <axis = 1> (l, q, q) r = Relu (j) y = Conv (r, o)",
+        "c = Conv (x, w) l = Relu (c) q = Conv (x, v) j = Concat <axis = 2> (l, q, q) y = Conv (j, w)",
+        "c = Conv (x, w) l = Relu (c) l2 = Relu (c) q = Conv (x, v) j = Concat <axis = 1> (l, l2, q) y = Conv (j, o)",
+    ],
+    ids=["a product and its activation", "pooled too", "activated behind", "another axis", "activated twice"],
+)
+def test_what_is_read_in_another_way_stays(
+    graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray], text: str
+) -> None:
+    graph = graph_of(
+        f"g (float[1, 4, 8, 8] x) => (float[1, 4, h, w_] y) {{ {text} }}",
+        w=weights(4, 4, 1, 1),
+        v=8 * weights(4, 4, 1, 1, seed=1),
+        o=weights(4, 12, 1, 1),
+    )
+    feeds = [{"x": np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)}]
+    measured = _ranges(graph, feeds)
+    found = matched_ranges(graph, plan_from_graph(graph, SCHEME), measured)
+    again = _ranges(graph, feeds)
+    for name in ("c", "l", "j"):
+        assert found[name] == pytest.approx(again[name], rel=1e-4, abs=1e-6)
+    assert found["c"] == measured["c"]
+
+
+def test_a_concat_of_concats_is_matched_from_the_inside(
+    graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray]
+) -> None:
+    graph = graph_of(
+        """g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) {
+            a = Conv (x, w) b = Conv (x, v) i = Concat <axis = 1> (a, b) c = Conv (x, u)
+            o = Concat <axis = 1> (i, c) y = Conv (o, last) }""",
+        w=weights(4, 4, 1, 1),
+        v=8 * weights(4, 4, 1, 1, seed=1),
+        u=64 * weights(4, 4, 1, 1, seed=2),
+        last=weights(4, 12, 1, 1),
+    )
+    feeds = [{"x": np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)}]
+    before = Evaluator(graph, threads=1).run(feeds[0])["y"]
+    found = matched_ranges(graph, plan_from_graph(graph, SCHEME), _ranges(graph, feeds))
+    again = _ranges(graph, feeds)
+    for name in "abcio":
+        assert found[name] == pytest.approx(again[name], rel=1e-4)
+    spans = [found[name][1] - found[name][0] for name in "abc"]
+    assert spans[0] == pytest.approx(spans[1], rel=1e-4) and max(spans) < 1.5 * min(spans)
+    np.testing.assert_allclose(Evaluator(graph, threads=1).run(feeds[0])["y"], before, rtol=1e-4, atol=1e-3)
