@@ -105,7 +105,8 @@ class OnnxRuntime:
         """
         ort = _library()
         source = read_graph(graph)
-        usual = element_counts(source, options.shapes) if options.shapes else {}
+        lowers = options.precision is Precision.INT8
+        usual = element_counts(source, options.shapes) if lowers and options.shapes else {}
         large = sum(file.stat().st_size for file in _weight_files(graph, source)) > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -118,7 +119,7 @@ class OnnxRuntime:
         except _failures(ort) as e:
             raise _build_error(graph, e) from e
         built = read_graph(folder / ENGINE)
-        if options.precision is Precision.INT8 and _lower_for_this_processor(built, usual):
+        if lowers and _lower_for_this_processor(built, usual):
             (folder / ENGINE).write_bytes(built.SerializeToString())
         layers = _layers(built)
         assert_precision(self.name, options.precision, quantized_layers(source), layers)

@@ -172,7 +172,7 @@ def _quantized_weights(planes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> I
 
 
 def _quantized_products(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Two convolutions of what ``node`` reads; OpenVINO computes the second and the sum at once."""
+    """Two convolutions of what ``node`` reads, and their sum."""
     from onnx import helper
 
     upper, lower = (f"{node.name}{part}" for part in (UPPER, LOWER))
@@ -190,7 +190,7 @@ def _quantized_products(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     return [
         *dequantized,
         helper.make_node("Conv", [x, f"{upper}.real"], [upper], name=upper),
-        # With the bias at the first, the sum is an operator of its own.
+        # OpenVINO computes the one with the bias and the sum at once, and multiplies by the scales afterwards.
         helper.make_node("Conv", [x, f"{lower}.real", *bias], [lower], name=lower),
         helper.make_node("Add", [upper, lower], node.output, name=f"{node.name}.sum"),
     ]
