@@ -27,7 +27,7 @@ from edgekit.engine.tensorrt_layers import (
     product_layers,
     quantized_products,
 )
-from edgekit.engine.tensorrt_log import builder_log, last_words
+from edgekit.engine.tensorrt_log import builder_log, last_words, made_with_log
 from edgekit.engine.tensorrt_network import add_profile, parse_graph
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
 from edgekit.specs import Precision, QuantScheme
@@ -91,10 +91,10 @@ class TensorRt:
         library = self._library()
         self._check(options)
         gpu = self._gpu()
-        log = builder_log(library)
-        plan, network, notes = self._built(library, log, graph, options, gpu)
-        _write(folder / ENGINE, plan)
-        built = inspected_layers(library, plan, log) if gpu else ()
+        with builder_log(library) as log:
+            plan, network, notes = self._built(library, log, graph, options, gpu)
+            _write(folder / ENGINE, plan)
+            built = inspected_layers(library, plan, log) if gpu else ()
         (folder / LAYERS).write_bytes(_lines(built or network))
         return BuildResult(
             engine=ENGINE,
@@ -169,7 +169,7 @@ class TensorRt:
     ) -> tuple[trt.IHostMemory, tuple[EngineLayer, ...], list[str]]:
         """The plan, the layers of its network, and notes; the weights that the builder held are free again."""
         try:
-            builder: trt.Builder = library.Builder(log)
+            builder: trt.Builder = made_with_log(library.Builder, log)
         except TypeError as e:  # pybind11's word for a null pointer
             raise BackendUnavailable(f"TensorRT cannot use the GPU: {last_words(log)}") from e
         parsed = parse_graph(library, builder, log, graph, for_dla=options.dla is not None)

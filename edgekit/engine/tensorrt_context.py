@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from edgekit.device.cuda_resources import Stream
-from edgekit.engine.tensorrt_plan import Plan, RuntimeCache, error_log
+from edgekit.engine.tensorrt_log import process_log
+from edgekit.engine.tensorrt_plan import Plan, RuntimeCache
 from edgekit.engine.tensorrt_slot import Shapes, Tensor
 from edgekit.errors import EngineMismatch, RunError
 
@@ -43,7 +44,7 @@ class Execution:
     """
 
     def __init__(self, library: Any, plan: Plan, file: Path, stream: Stream) -> None:
-        self._words = error_log(library)
+        self._words = process_log(library)
         self._engine: Any = plan.engine
         self._stream = stream
         self._shapes: Shapes | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgekit.engine.layers import Layer
+from edgekit.engine.tensorrt_log import made_with_log
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -106,7 +107,7 @@ def inspected_layers(library: Any, plan: trt.IHostMemory, log: Any) -> tuple[Eng
         plan: the engine.
         log: of the builder: there is one for all of a process, and any other is ignored.
     """
-    runtime: trt.Runtime = library.Runtime(log)
+    runtime: trt.Runtime = made_with_log(library.Runtime, log)
     runtime.engine_host_code_allowed = True  # a version-compatible plan brings its runtime along, and we have built it
     engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
     if engine is None:

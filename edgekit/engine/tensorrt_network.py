@@ -32,7 +32,7 @@ def parse_graph(library: Any, builder: trt.Builder, log: Any, graph: Path, *, fo
     Args:
         library: ``tensorrt`` or ``tensorrt_rtx``.
         builder: of that library.
-        log: as `builder_log` makes it.
+        log: `process_log`, which is the builder's.
         graph: the ONNX file; weights may stand in files beside it.
         for_dla: it is to run on a deep-learning accelerator.
 

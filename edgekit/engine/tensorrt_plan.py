@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import mmap
 import os
 import tempfile
 import threading
-from collections import deque
 from pathlib import Path
 from typing import Any
 
+from edgekit.engine.tensorrt_log import made_with_log, process_log
 from edgekit.errors import EngineMismatch, RunError
 from edgekit.models.download import weights_cache
 
-__all__ = ["Plan", "RuntimeCache", "error_log"]
+__all__ = ["Plan", "RuntimeCache"]
 
 # What weights are put back from, beside the plan.
 GRAPH = "graph.onnx"
@@ -75,16 +74,16 @@ class Plan:
 
 
 def _runtime(library: Any) -> Any:
-    words = error_log(library)
+    words = process_log(library)
     words.take()
     try:
-        return library.Runtime(words)
+        return made_with_log(library.Runtime, words)
     except (RuntimeError, TypeError) as e:  # TypeError: what pybind11 makes of a factory that gives nothing
         raise RunError(f"{_title(library)} does not start: {words.take() or e}") from e
 
 
 def _deserialized(library: Any, runtime: Any, file: Path) -> Any:
-    words = error_log(library)
+    words = process_log(library)
     words.take()
     trusted = os.environ.get(TRUST) == "1"
     if hasattr(runtime, "engine_host_code_allowed"):
@@ -109,9 +108,9 @@ def _put_weights_back(library: Any, engine: Any, file: Path) -> None:
     graph = file.parent / GRAPH
     if not graph.is_file():
         raise EngineMismatch(f"{file} has no weights, and there is no {GRAPH} beside it to take them from")
-    words = error_log(library)
+    words = process_log(library)
     words.take()
-    refitter = library.Refitter(engine, words)
+    refitter = made_with_log(library.Refitter, engine, words)
     parser = library.OnnxParserRefitter(refitter, words)
     if not parser.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
         reason = words.take() or "it gives no reason"
@@ -127,30 +126,6 @@ def _stripped(library: Any, engine: Any) -> bool:
 
 def _title(library: Any) -> str:
     return f"{library.__name__} {library.__version__}"
-
-
-@functools.cache
-def error_log(library: Any) -> Any:
-    """TensorRT's logger for this process: it takes one alone, and ignores every later one.
-
-    ``take()`` gives the errors since the last call as one text.
-    """
-
-    class ErrorLog(library.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self._errors: deque[str] = deque(maxlen=20)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR):
-                self._errors.append(" ".join(message.split()))
-
-        def take(self) -> str:
-            words = "; ".join(dict.fromkeys(self._errors))
-            self._errors.clear()
-            return words
-
-    return ErrorLog()
 
 
 class RuntimeCache:

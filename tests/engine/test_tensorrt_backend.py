@@ -20,7 +20,7 @@ from edgekit.engine import tensorrt as backends
 from edgekit.engine.backend import BuildOptions
 from edgekit.engine.tensorrt import TensorRt, TensorRtRtx
 from edgekit.engine.tensorrt_config import config_from_options, dla_note
-from edgekit.engine.tensorrt_log import builder_log
+from edgekit.engine.tensorrt_log import process_log
 from edgekit.engine.tensorrt_network import parse_graph
 from edgekit.errors import BackendUnavailable, EngineMismatch, UsageError
 from edgekit.specs import Precision
@@ -83,7 +83,7 @@ def graph_in(folder: Path) -> Path:
 
 
 def configured(library: Any, options: BuildOptions, memory_bytes: int = 0) -> Any:
-    builder = library.Builder(builder_log(library))
+    builder = library.Builder(process_log(library))
     with warnings.catch_warnings():
         # TensorRT-RTX's word for its functions around timing caches, which TensorRT needs.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -219,13 +219,13 @@ class BoardWithDla:
     ],
 )
 def test_a_dla_is_counted_from_0_and_computes_no_float32(options: BuildOptions, words: str, library: Any) -> None:
-    board: Any = BoardWithDla(library.Builder(builder_log(library)))
+    board: Any = BoardWithDla(library.Builder(process_log(library)))
     with pytest.raises(UsageError, match=words):
         config_from_options(library, board, options, 0)
 
 
 def test_what_a_dla_cannot_compute_falls_back_to_the_gpu(library: Any) -> None:
-    board: Any = BoardWithDla(library.Builder(builder_log(library)))
+    board: Any = BoardWithDla(library.Builder(process_log(library)))
     config = config_from_options(library, board, BuildOptions(precision=Precision.FP16, dla=1), 0)
     assert board.told["default_device_type"] == library.DeviceType.DLA
     assert board.told["DLA_core"] == 1
@@ -233,7 +233,7 @@ def test_what_a_dla_cannot_compute_falls_back_to_the_gpu(library: Any) -> None:
 
 
 def test_how_much_a_dla_takes_is_a_note(tmp_path: Path, library: Any) -> None:
-    builder = library.Builder(log := builder_log(library))
+    builder = library.Builder(log := process_log(library))
     network = parse_graph(library, builder, log, graph_in(tmp_path), for_dla=True)
     note = dla_note(builder.create_builder_config(), network.network)
     assert note.startswith("the DLA can run 0 of 3 layers")

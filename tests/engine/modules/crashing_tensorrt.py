@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,18 @@ class _Interrupted(TensorRtRtx):
     """Does something as soon as the library says that it builds, on the library's own stack."""
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
-        def log(library: Any) -> Any:
-            made = builder_log(library)
-            say = made.log
+        @contextmanager
+        def log(library: Any) -> Iterator[Any]:
+            with builder_log(library) as made:
 
-            class Watch(type(made)):  # type: ignore[misc]
-                def log(watch, severity: Any, text: str) -> None:  # noqa: N805
-                    say(severity, text)
-                    if AT_WORK in text:
-                        (folder / "engine.half").write_bytes(b"x")
-                        self.interrupt(graph)
+                class Watch(type(made)):  # type: ignore[misc]
+                    def log(watch, severity: Any, text: str) -> None:  # noqa: N805
+                        made.log(severity, text)
+                        if AT_WORK in text:
+                            (folder / "engine.half").write_bytes(b"x")
+                            self.interrupt(graph)
 
-            return Watch()
+                yield Watch()
 
         tensorrt.builder_log = log
         return super().build(graph, folder, options)
