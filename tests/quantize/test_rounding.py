@@ -105,3 +105,14 @@ def test_what_is_given_is_left_alone() -> None:
     rounded_weights(scaled, 127)
     np.testing.assert_array_equal(scaled, before)
     assert rounded_weights(scaled.astype(np.float32)[:, ::-1], 127).shape == scaled.shape
+
+
+@pytest.mark.parametrize(
+    "shape", [(300, 70, 3, 3), (5, 20000, 3, 3), (300, 700), (1, 1, 1, 1), (0, 4, 3, 3), (4, 0, 3, 3)]
+)
+def test_weights_of_many_blocks_are_rounded_as_each_channel_alone(shape: tuple[int, ...]) -> None:
+    scaled = np.random.default_rng(0).normal(0, 60, shape).astype(np.float32)
+    got = rounded_weights(scaled, 127)
+    assert got.shape == shape and got.dtype == np.int8
+    for channel, alone in zip(got, scaled, strict=True):
+        np.testing.assert_array_equal(channel, rounded_weights(alone[None], 127)[0])
