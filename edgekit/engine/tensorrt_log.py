@@ -6,7 +6,7 @@ import functools
 import gc
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,8 @@ def builder_log(library: Any) -> Iterator[Any]:
 def process_log(library: Any) -> Any:
     """TensorRT's logger for this process, which keeps errors and warnings in ``failures`` and ``cautions``.
 
-    There is one for builders and runtimes. A second one would not be heard by all that is made with it: the library
-    keeps the first for as long as anything lives that was made with it.
+    There is one for builders and runtimes: the library warns of a second one, and goes on telling some things to the
+    first alone for as long as anything lives that was made with it.
     """
     return _log_of(library.ILogger)
 
@@ -76,7 +76,7 @@ def _log_of(base: Any) -> Any:
 
         def take(self) -> str:
             """The errors since the last call as one text; the next call begins anew."""
-            words = _text(self.failures)
+            words = _text(list(self.failures))  # the library may tell of more meanwhile, from a thread of its own
             self.failures.clear()
             self.cautions.clear()
             return words
@@ -89,5 +89,5 @@ def last_words(log: Any) -> str:
     return _text(list(log.failures or log.cautions)[-TOLD:]) or "it does not say why"
 
 
-def _text(words: Iterable[str]) -> str:
+def _text(words: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(" ".join(text.split()) for text in words))
