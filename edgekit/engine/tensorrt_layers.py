@@ -105,7 +105,7 @@ def inspected_layers(library: Any, plan: trt.IHostMemory, log: Any) -> tuple[Eng
     Args:
         library: ``tensorrt`` or ``tensorrt_rtx``.
         plan: the engine.
-        log: of the builder: there is one for all of a process, and any other is ignored.
+        log: of the builder: there is one for all of a process.
     """
     runtime: trt.Runtime = made_with_log(library.Runtime, log)
     runtime.engine_host_code_allowed = True  # a version-compatible plan brings its runtime along, and we have built it
