@@ -27,8 +27,8 @@ from edgekit.errors import (
 
 if TYPE_CHECKING:
     from edgekit.evaluation.evaluate import evaluate_bundle as evaluate
-    from edgekit.pipeline import build
-    from edgekit.report.profile import profile_bundle as profile
+    from edgekit.measure.profile import profile_bundle as profile
+    from edgekit.pipeline.build import build
     from edgekit.runtime.session import session_from_bundle as load
 
 __all__ = [
@@ -56,10 +56,10 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ON_USE = {
-    "build": "edgekit.pipeline:build",
+    "build": "edgekit.pipeline.build:build",
     "evaluate": "edgekit.evaluation.evaluate:evaluate_bundle",
     "load": "edgekit.runtime.session:session_from_bundle",
-    "profile": "edgekit.report.profile:profile_bundle",
+    "profile": "edgekit.measure.profile:profile_bundle",
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from edgekit.config import Order
 from edgekit.errors import UsageError, nearest
-from edgekit.order import Order
 from edgekit.specs import Shape, ShapeRange, Size, SizeRange, TensorSpec
 
 __all__ = [

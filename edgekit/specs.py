@@ -66,17 +66,17 @@ class SizeRange(NamedTuple):
     """The sizes that one dimension may have at run time; as text ``32:320:2048``.
 
     Attributes:
-        least: the smallest one.
-        usual: what the engine is tuned for, calibrated and measured at.
-        greatest: the largest one.
+        min: the smallest size.
+        opt: the size the engine is tuned for, calibrated and measured at.
+        max: the largest size.
     """
 
-    least: int
-    usual: int
-    greatest: int
+    min: int
+    opt: int
+    max: int
 
     def __str__(self) -> str:
-        return f"{self.least}:{self.usual}:{self.greatest}"
+        return f"{self.min}:{self.opt}:{self.max}"
 
 
 Size: TypeAlias = "int | SizeRange"
@@ -87,26 +87,26 @@ class ShapeRange(msgspec.Struct, frozen=True):
     """The shapes that an input may have at run time; TensorRT's optimization profile.
 
     Attributes:
-        least: smallest size of each dimension.
-        usual: the sizes that the engine is tuned for.
-        greatest: largest size of each dimension.
+        min: smallest size of each dimension.
+        opt: the sizes that the engine is tuned for.
+        max: largest size of each dimension.
     """
 
-    least: tuple[int, ...]
-    usual: tuple[int, ...]
-    greatest: tuple[int, ...]
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
 
     @property
     def sizes(self) -> Shape:
         """A number, or the range, for each dimension."""
-        ranges = map(SizeRange, self.least, self.usual, self.greatest)
-        return tuple(range_ if range_.least != range_.greatest else range_.least for range_ in ranges)
+        ranges = map(SizeRange, self.min, self.opt, self.max)
+        return tuple(range_ if range_.min != range_.max else range_.min for range_ in ranges)
 
 
 def specs_at(
     specs: Iterable[TensorSpec],
     shapes: Mapping[str, ShapeRange],
-    which: Literal["least", "usual", "greatest"] = "usual",
+    which: Literal["min", "opt", "max"] = "opt",
 ) -> tuple[TensorSpec, ...]:
     """The inputs with a number for each dimension: those that ``shapes`` has are of this size of their ranges."""
     return tuple(
@@ -123,7 +123,7 @@ def sizes_of(spec: TensorSpec, shapes: Mapping[str, ShapeRange]) -> tuple[Size |
 def sizes_take(sizes: Sequence[Size | str], shape: Sequence[int]) -> bool:
     """Whether an array of that shape fits, where a name stands for any size and a range for those in it."""
     return len(sizes) == len(shape) and all(
-        own.least <= size <= own.greatest if isinstance(own, SizeRange) else isinstance(own, str) or own == size
+        own.min <= size <= own.max if isinstance(own, SizeRange) else isinstance(own, str) or own == size
         for own, size in zip(sizes, shape, strict=True)
     )
 
@@ -145,8 +145,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             follows the operator (TensorRT).
         fused_activations: activation functions that the backend fuses into the operator before them: no
             Q/DQ stands between the two.
-        carried: operators that the backend takes into integers with what reads them: where a product wants a pair at
-            its input, one stands before them too (see `edgekit.quantize.carry`).
+        propagated: operators that the backend takes into integers with what reads them: where a product wants a pair at
+            its input, one stands before them too (see `edgekit.quantize.passes.propagate_qdq`).
         per_channel_weights: one scale an output channel instead of one a tensor.
         weight_bits: 8, or 7 where the backend's 8-bit multiply-add saturates (x86 without VNNI).
         float_bias: the bias stays float; otherwise it is int32 with the scale of input times weight.
@@ -159,14 +159,14 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             backend's fast kernels take channels by the group.
         split_channels: a 1x1 convolution that stays in float and reads as many channels or more is handed bytes where
             what stands before it runs on integers: the backend multiplies them by weights of 16 bits
-            (`edgekit.engine.split_weights`). 0 if it does not.
+            (`edgekit.lower.split_weights`). 0 if it does not.
     """
 
     activation_dtype: Literal["uint8", "int8"]
     operators: frozenset[str]
     quantize_outputs: frozenset[str] = frozenset()
     fused_activations: frozenset[str] = frozenset()
-    carried: frozenset[str] = frozenset()
+    propagated: frozenset[str] = frozenset()
     per_channel_weights: bool = True
     weight_bits: int = 8
     float_bias: bool = True

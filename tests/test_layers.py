@@ -12,8 +12,8 @@ PACKAGE = Path(edgekit.__file__).parent
 
 # A package imports only what stands before it here.
 LAYERS = (
-    "errors specs progress recipe_errors recipe device kernels models data graph quantize engine runtime report "
-    "evaluation train order shapes source int8 half order_check compilation pipeline cli"
+    "errors progress specs shapes storage recipe config device kernels data models graph quantize lower engine runtime "
+    "serving measure evaluation report train pipeline cli"
 ).split()
 RANK = {name: rank for rank, name in enumerate(LAYERS)}
 SURFACE = {"__init__.py", "__main__.py"}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.cli import parameters
+from edgekit.cli.options import parameters
+from edgekit.config import Order
 from edgekit.errors import UsageError
-from edgekit.order import Order
-from edgekit.order_check import shape_from_sizes, size_from_value
+from edgekit.pipeline.validate import shape_from_sizes, size_from_value
 from edgekit.shapes import input_shapes, open_shape, picture_shape, ranges_of_sizes, ranges_of_specs
 from edgekit.specs import Precision, Shape, ShapeRange, Size, SizeRange, TensorSpec
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.parameters import one_picture_shape
+from edgekit.cli.options.parameters import one_picture_shape
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.parameters import (
+from edgekit.cli.options.parameters import (
     batch_sizes,
     engine_options,
     input_shapes,
@@ -18,7 +18,7 @@ from edgekit.cli.parameters import (
 )
 
 if TYPE_CHECKING:
-    from edgekit.engine.bundle import Manifest
+    from edgekit.engine.bundle.manifest import Manifest
 
 __all__ = ["build"]
 
@@ -103,7 +103,7 @@ def build(model: str, **options: Any) -> None:
     report.
     """
     from edgekit.cli.progress import progress_on_stderr
-    from edgekit.pipeline import build as build_engine
+    from edgekit.pipeline.build import build as build_engine
 
     with progress_on_stderr() as progress:
         bundle = build_engine(model, progress=progress, **options)
@@ -115,8 +115,8 @@ def _show(bundle: Path) -> None:
     from rich.console import Console
 
     from edgekit.engine.backend import backend
-    from edgekit.engine.bundle import read_manifest
-    from edgekit.report.reports import build_report_from_bundle
+    from edgekit.engine.bundle.manifest import read_manifest
+    from edgekit.measure.reports import build_report_from_bundle
     from edgekit.report.terminal import notes_panel, terminal_from_build
 
     console = Console(highlight=False)

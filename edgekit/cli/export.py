@@ -30,7 +30,7 @@ def triton(bundle: Path, repository: Path, name: str | None) -> None:
 
     DIR/NAME gets config.pbtxt, the engine as version 1, and the labels. An engine need not run here to be exported.
     """
-    from edgekit.engine.triton import export_triton
+    from edgekit.serving.triton import export_triton
 
     model = export_triton(bundle, repository, name=name)
     for note in model.notes:

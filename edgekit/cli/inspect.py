@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.parameters import Sizes, input_shapes, model_or_cfg, picture_shape
+from edgekit.cli.options.parameters import Sizes, input_shapes, model_or_cfg, picture_shape
 
 if TYPE_CHECKING:
-    from edgekit.report.inspection import Inspection
+    from edgekit.measure.inspection import Inspection
     from edgekit.specs import Precision
 
 __all__ = ["inspect"]
@@ -98,9 +98,9 @@ def _check_drawing(graph: Path | None, depth: int | None) -> None:
 
 def _draw(found: Inspection, file: Path, depth: int | None) -> None:
     from edgekit.cli.output import write_file
-    from edgekit.report.graph_contents import drawing_from_inspection
-    from edgekit.report.graph_html import html_from_drawing
-    from edgekit.report.graph_svg import svg_from_drawing
+    from edgekit.report.drawing.contents import drawing_from_inspection
+    from edgekit.report.drawing.page import html_from_drawing
+    from edgekit.report.drawing.svg import svg_from_drawing
 
     draw = svg_from_drawing if file.suffix.lower() == ".svg" else html_from_drawing
     write_file(file, draw(drawing_from_inspection(found), depth).encode())
@@ -118,7 +118,7 @@ def _print(found: Inspection) -> None:
 
 def _found(model: str, shape: Sizes | None, inputs: dict[str, Sizes] | None, precision: str | None) -> Inspection:
     from edgekit.errors import UsageError
-    from edgekit.report.inspection import inspection_from_bundle
+    from edgekit.measure.inspection import inspection_from_bundle
     from edgekit.specs import Precision
 
     if not Path(model).is_dir():
@@ -141,18 +141,18 @@ def _of_model(
     """Makes the graph as a build does, with random weights, and counts it."""
     import msgspec
 
+    from edgekit.config import Order, kind_of
     from edgekit.errors import UsageError, needs_extra
-    from edgekit.order import Order, kind_of
+    from edgekit.measure.inspection import inspection_from_stats
     from edgekit.progress import Silent
-    from edgekit.report.inspection import inspection_from_stats
     from edgekit.specs import Precision
 
     kind_of(model)  # an unknown name is told before what is not installed
     with needs_extra("inspecting a model", "build"):
         from edgekit.graph.file import output_specs
         from edgekit.graph.sizes import stats_at
-        from edgekit.order_check import shape_from_sizes
-        from edgekit.source import model_source
+        from edgekit.pipeline.load_model import load_model
+        from edgekit.pipeline.validate import shape_from_sizes
     order = Order(
         model=model,
         precision=Precision.FP32,
@@ -160,7 +160,7 @@ def _of_model(
         shape=None if shape is None else shape_from_sizes(shape, "--shape"),
         inputs={name: shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (inputs or {}).items()},
     )
-    source = model_source(order, Silent())
+    source = load_model(order, Silent())
     stats = source.stats
     if precision is not None:
         if source.quantized:
@@ -168,7 +168,7 @@ def _of_model(
                 f"--precision: expected a float model, got {source.name}, which has its precisions in its graph",
                 hint="leave it out",
             )
-        usual = {name: shape.usual for name, shape in source.shapes.items()}
+        usual = {name: shape.opt for name, shape in source.shapes.items()}
         stats = stats_at(source.graph, usual, precision=precision)
     found = inspection_from_stats(source.name, stats, source.inputs, output_specs(source.graph))
     return found if precision is None else msgspec.structs.replace(found, precision_from="option")

@@ -37,14 +37,14 @@ Example:
     commands_on_use={
         "build": ("edgekit.cli.build:build", "Compile a model into an engine, and measure it."),
         "compile": ("edgekit.cli.compile:compile_engine", "Build the engine of a bundle for this machine."),
-        "run": ("edgekit.cli.run:run", "Run an engine on pictures, texts or arrays."),
+        "run": ("edgekit.cli.run.command:run", "Run an engine on pictures, texts or arrays."),
         "profile": ("edgekit.cli.profile:profile", "Measure how fast an engine is, stage by stage."),
-        "eval": ("edgekit.cli.eval:evaluate", "Measure how right an engine or a model is on a data set."),
+        "eval": ("edgekit.cli.eval.command:evaluate", "Measure how right an engine or a model is on a data set."),
         "train": ("edgekit.cli.train:train", "Train a model on a data set."),
         "anchors": ("edgekit.cli.anchors:anchors", "Find anchors that fit the boxes of a data set."),
         "inspect": ("edgekit.cli.inspect:inspect", "Show what an engine or a model consists of, layer by layer."),
         "export": ("edgekit.cli.export:export", "Write an engine in the form that another program wants."),
-        "doctor": ("edgekit.cli.doctor:doctor", "Tell what this machine can build and run."),
+        "doctor": ("edgekit.cli.doctor.command:doctor", "Tell what this machine can build and run."),
         "models": ("edgekit.cli.models:models", "List the models that EdgeKit knows by name."),
     },
 )

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgekit.recipe import Recipe
+    from edgekit.recipe.schema import Recipe
 
 __all__ = ["models"]
 
@@ -37,7 +37,7 @@ def models(as_json: bool, names: bool) -> None:
     Any ONNX file, and any PyTorch module of yours, builds as well: see `edgekit build --help`.
     """
     from edgekit.errors import UsageError
-    from edgekit.recipe import load_recipe, recipe_names
+    from edgekit.recipe.schema import load_recipe, recipe_names
 
     if as_json and names:
         raise UsageError("--json and --names exclude each other", hint="give one of them")

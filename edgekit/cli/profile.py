@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgekit.cli.parameters import fixed_shapes
+from edgekit.cli.options.parameters import fixed_shapes
 
 __all__ = ["profile"]
 
@@ -57,9 +57,9 @@ def profile(
 
     from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
-    from edgekit.report.html import html_from_report
-    from edgekit.report.profile import profile_bundle
-    from edgekit.report.reports import json_from_report
+    from edgekit.measure.profile import profile_bundle
+    from edgekit.measure.reports import json_from_report
+    from edgekit.report.html.page import html_from_report
     from edgekit.report.terminal import terminal_from_report
 
     with progress_on_stderr() as progress:

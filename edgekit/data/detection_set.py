@@ -12,7 +12,7 @@ import numpy as np
 from edgekit.data.examples import Boxes, Example
 from edgekit.data.images import read_image
 from edgekit.errors import DataError
-from edgekit.recipe import Task
+from edgekit.recipe.schema import Task
 
 __all__ = ["AnnotatedPicture", "BoxList", "DetectionSet", "Tally", "empty_classes"]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from edgekit.data.images import Placement, preprocess
 from edgekit.data.vocabulary import source_ids, target_input_ids
 from edgekit.errors import DataError, UsageError, nearest
-from edgekit.recipe import Preprocess, Task
+from edgekit.recipe.schema import Preprocess, Task
 from edgekit.specs import ShapeRange, Size, TensorSpec, sizes_of, sizes_take, specs_at
 
 __all__ = [
@@ -35,18 +35,18 @@ __all__ = [
 Split = Literal["train", "test"]
 
 _GENERATED = {
-    "digits": "edgekit.data.digits:digits_from_name",
-    "scenes": "edgekit.data.scenes:scenes_from_name",
-    "spelling": "edgekit.data.spelling:spelling_from_name",
+    "digits": "edgekit.data.generated.digits:digits_from_name",
+    "scenes": "edgekit.data.generated.scenes:scenes_from_name",
+    "spelling": "edgekit.data.generated.spelling:spelling_from_name",
 }
 _READERS = {
-    "folder": "edgekit.data.image_folder:image_folder_from_path",
-    "idx": "edgekit.data.idx:idx_from_path",
-    "coco": "edgekit.data.coco_json:coco_from_path",
-    "voc": "edgekit.data.voc:voc_from_path",
-    "yolo": "edgekit.data.yolo_text:yolo_from_path",
-    "csv": "edgekit.data.csv_table:csv_from_path",
-    "text": "edgekit.data.parallel_text:text_from_path",
+    "folder": "edgekit.data.formats.image_folder:image_folder_from_path",
+    "idx": "edgekit.data.formats.idx:idx_from_path",
+    "coco": "edgekit.data.formats.coco_json:coco_from_path",
+    "voc": "edgekit.data.formats.voc:voc_from_path",
+    "yolo": "edgekit.data.formats.yolo_text:yolo_from_path",
+    "csv": "edgekit.data.formats.csv_table:csv_from_path",
+    "text": "edgekit.data.formats.parallel_text:text_from_path",
 }
 
 
@@ -287,7 +287,7 @@ def _shown(shape: Sequence[Size | str]) -> str:
 
 def _text_feed(example: Example, spec: TensorSpec, labels: Sequence[str], range_: ShapeRange | None) -> np.ndarray:
     length = spec.shape[-1] if len(spec.shape) == 2 else None
-    least, greatest = (length, length) if range_ is None else (range_.least[-1], range_.greatest[-1])
+    least, greatest = (length, length) if range_ is None else (range_.min[-1], range_.max[-1])
     text = {"source": example.input, "target": example.target}.get(spec.name)
     if length is None or not isinstance(text, str):
         raise DataError(
@@ -312,7 +312,7 @@ def whole_batch(array: np.ndarray, spec: TensorSpec, shapes: Mapping[str, ShapeR
     """
     batch = spec.shape[0]
     if isinstance(batch, str) and spec.name in shapes:
-        batch = shapes[spec.name].least[0]
+        batch = shapes[spec.name].min[0]
     return np.repeat(array, batch, axis=0) if isinstance(batch, int) and batch > 1 else array
 
 
@@ -349,5 +349,5 @@ def _existing(text: str, source: str) -> Path:
 
 
 def _format(path: Path) -> str:
-    found: str = _attribute("edgekit.data.formats:format_from_path")(path)
+    found: str = _attribute("edgekit.data.formats.detect:format_from_path")(path)
     return found

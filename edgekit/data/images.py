@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from edgekit.data.paths import first_file, is_there
 from edgekit.errors import DataError, RecipeError
-from edgekit.recipe import Preprocess
+from edgekit.recipe.schema import Preprocess
 
 __all__ = ["IMAGE_SUFFIXES", "ImageSource", "Placement", "images_in", "preprocess", "read_image"]
 

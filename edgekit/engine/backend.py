@@ -27,11 +27,11 @@ __all__ = [
 ]
 
 BACKENDS = {
-    "cpu": "edgekit.engine.onnxruntime:OnnxRuntime",
-    "openvino": "edgekit.engine.openvino:OpenVino",
+    "cpu": "edgekit.engine.onnxruntime.backend:OnnxRuntime",
+    "openvino": "edgekit.engine.openvino.backend:OpenVino",
     "null": "edgekit.engine.null:Null",
-    "tensorrt": "edgekit.engine.tensorrt:TensorRt",
-    "tensorrt-rtx": "edgekit.engine.tensorrt:TensorRtRtx",
+    "tensorrt": "edgekit.engine.tensorrt.backend:TensorRt",
+    "tensorrt-rtx": "edgekit.engine.tensorrt.backend:TensorRtRtx",
 }
 
 

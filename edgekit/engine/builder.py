@@ -17,8 +17,8 @@ import msgspec
 
 import edgekit.errors
 from edgekit.engine.backend import BuildOptions, BuildResult, entry_point
+from edgekit.engine.bundle.staging import free_bytes, is_storage, named_place, storage_error
 from edgekit.engine.child import Answer, Failure, Request
-from edgekit.engine.staging import free_bytes, is_storage, named_place, storage_error
 from edgekit.errors import BuildError, EdgeKitError
 
 __all__ = ["engine_from_graph"]

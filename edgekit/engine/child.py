@@ -14,7 +14,7 @@ import msgspec
 
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import BuildOptions, BuildResult, backend_at
-from edgekit.engine.staging import is_storage, storage_error
+from edgekit.engine.bundle.staging import is_storage, storage_error
 from edgekit.errors import EdgeKitError
 
 __all__ = ["Answer", "Failure", "Request", "main"]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.data.example_feeds import spread
+from edgekit.data.calibration.example_feeds import spread
 from edgekit.data.examples import DataSet, Split, check_first, data_set
 from edgekit.errors import DataError, UsageError
-from edgekit.evaluation.judges import ClassFigure, Judge, Ready, batch_of, judge_from_session
+from edgekit.evaluation.evaluators import ClassFigure, Ready, TaskEvaluator, batch_of, evaluator_from_session
 from edgekit.progress import Advance, Progress, Silent
-from edgekit.recipe import Task
+from edgekit.recipe.schema import Task
 from edgekit.runtime.session import Session, session_from_bundle
 
 __all__ = ["FIGURES", "SCORE_THRESHOLD", "Evaluation", "Figure", "evaluate_bundle", "evaluate_session"]
@@ -131,7 +131,7 @@ def evaluate_session(
     """Measures how right a loaded engine is; see `evaluate_bundle`."""
     if not 0 <= score_threshold <= 1:
         raise UsageError(f"score_threshold: expected 0 to 1, got {score_threshold:g}")
-    judge = judge_from_session(session, examples, score_threshold=score_threshold)
+    judge = evaluator_from_session(session, examples, score_threshold=score_threshold)
     places = spread(len(examples), limit)
     if not places:
         raise DataError(f"data set {examples.name}: expected examples to measure on, got none")
@@ -174,7 +174,7 @@ def _notes_of_classes(session: Session, examples: DataSet) -> list[str]:
 
 
 def _batches(
-    judge: Judge,
+    judge: TaskEvaluator,
     examples: DataSet,
     places: Sequence[int],
     size: int,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import AccuracyError, ExportError, GraphError, UsageError
-from edgekit.graph.evaluate import Evaluator
+from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import input_specs
 from edgekit.specs import TensorSpec
 
@@ -48,7 +48,7 @@ def compare_with_module(
     specs: Sequence[TensorSpec],
     tolerance: float = 1e-4,
     seeds: Sequence[int] = (0, 1),
-    below: Mapping[str, int] | None = None,
+    num_values: Mapping[str, int] | None = None,
     also: Sequence[Sequence[TensorSpec]] = (),
 ) -> ExportCheck:
     """Compares ONNX Runtime on ``graph`` with PyTorch on ``module`` for random inputs, one a seed.
@@ -62,7 +62,7 @@ def compare_with_module(
         specs: of the module's positional inputs, by the graph's names; a dynamic dimension is run at 2.
         tolerance: the largest error that is allowed.
         seeds: of the random inputs: floats are uniform in [0, 1), integers 0 or 1.
-        below: integers of the input of that name are less than this instead of 2.
+        num_values: integers of the input of that name are less than this instead of 2.
         also: inputs of other sizes, which are run once, with the first of the seeds.
 
     Raises:
@@ -74,7 +74,7 @@ def compare_with_module(
     evaluator = Evaluator(graph)
     worst: dict[str, tuple[OutputCheck, Sequence[TensorSpec]]] = {}
     for sizes, seed in (*((specs, seed) for seed in seeds), *((sizes, seeds[0]) for sizes in also)):
-        feeds = _random_feeds(sizes, seed, below or {})
+        feeds = _random_feeds(sizes, seed, num_values or {})
         with _told_of_sizes(module, sizes, of_range=sizes is not specs):
             expected = _run_module(module, list(feeds.values()))
         got = evaluator.run(feeds)
@@ -85,7 +85,7 @@ def compare_with_module(
                 worst[name] = check, sizes
     check, sizes = max(worst.values(), key=lambda found: found[0].relative_error)
     if not check.relative_error <= tolerance:
-        feeds = _random_feeds(sizes, check.seed, below or {})
+        feeds = _random_feeds(sizes, check.seed, num_values or {})
         where = f" for {'; '.join(map(str, sizes))}" if also else ""
         raise AccuracyError(
             f"output '{check.name}': expected a relative error of at most {tolerance:g} against the module, "
@@ -133,13 +133,13 @@ def check_runs(graph: ir.Model, sizes: Sequence[Sequence[TensorSpec]] = ()) -> N
             raise GraphError(e.message, hint=hint) from e
 
 
-def _random_feeds(specs: Sequence[TensorSpec], seed: int, below: Mapping[str, int]) -> dict[str, np.ndarray]:
+def _random_feeds(specs: Sequence[TensorSpec], seed: int, num_values: Mapping[str, int]) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     feeds = {}
     for spec in specs:
         shape = _sizes(spec)
         kind = np.dtype(spec.dtype).kind
-        values = generator.random(shape) if kind == "f" else generator.integers(0, below.get(spec.name, 2), shape)
+        values = generator.random(shape) if kind == "f" else generator.integers(0, num_values.get(spec.name, 2), shape)
         feeds[spec.name] = values.astype(spec.dtype)
     return feeds
 

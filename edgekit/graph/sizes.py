@@ -13,7 +13,7 @@ from edgekit.graph.passes import FoldConstants, InferShapes
 from edgekit.graph.stats import GraphStats, stats_from_graph
 from edgekit.specs import Precision, ShapeRange, TensorSpec, specs_at
 
-__all__ = ["Ends", "ends_of_graph", "stats_at"]
+__all__ = ["MinMaxInputs", "min_max_inputs", "stats_at"]
 
 CHEAP_MACS = 20_000_000_000
 """What may be computed once more to see that the largest inputs come out right: a second or two on a processor."""
@@ -26,16 +26,16 @@ that somebody has read a part of cannot be closed."""
 Specs = tuple[TensorSpec, ...]
 
 
-class Ends(NamedTuple):
+class MinMaxInputs(NamedTuple):
     """The sizes, besides the usual ones, that a graph is to be tried with.
 
     Attributes:
         sizes: inputs of the least and of the greatest sizes, where they are not the usual ones.
-        left_out: the greatest, where they cost too much to be tried; else nothing.
+        skipped: the greatest, where they cost too much to be tried; else nothing.
     """
 
     sizes: tuple[Specs, ...] = ()
-    left_out: Specs = ()
+    skipped: Specs = ()
 
 
 def stats_at(graph: ir.Model, shapes: Mapping[str, Sequence[int]], *, precision: Precision | None = None) -> GraphStats:
@@ -77,7 +77,7 @@ def _computed(graph: ir.Model) -> Iterator[ir.Value]:
     return (value for node in graph.graph for value in node.outputs)
 
 
-def ends_of_graph(graph: ir.Model, shapes: Mapping[str, ShapeRange]) -> Ends:
+def min_max_inputs(graph: ir.Model, shapes: Mapping[str, ShapeRange]) -> MinMaxInputs:
     """The least and the greatest sizes that its inputs may have, for checks that run it.
 
     Args:
@@ -85,8 +85,8 @@ def ends_of_graph(graph: ir.Model, shapes: Mapping[str, ShapeRange]) -> Ends:
         shapes: their ranges, by input.
     """
     specs = input_specs(graph)
-    usual, least, greatest = (specs_at(specs, shapes, which) for which in ("usual", "least", "greatest"))
+    usual, least, greatest = (specs_at(specs, shapes, which) for which in ("opt", "min", "max"))
     ends = tuple(end for end in (least, greatest) if end != usual)
-    if greatest == usual or stats_at(graph, {n: r.greatest for n, r in shapes.items()}).macs <= CHEAP_MACS:
-        return Ends(ends)
-    return Ends(ends[:-1], greatest)
+    if greatest == usual or stats_at(graph, {n: r.max for n, r in shapes.items()}).macs <= CHEAP_MACS:
+        return MinMaxInputs(ends)
+    return MinMaxInputs(ends[:-1], greatest)

@@ -67,7 +67,7 @@ __all__ = [
     "FOLDED_PARAMETERS",
     "MADE_OF",
     "PADDED_CHANNELS",
-    "UNLEARNED",
+    "CONSTANT_INPUTS",
     "GraphStats",
     "LayerStats",
     "stats_from_graph",
@@ -77,7 +77,7 @@ FOLDED_PARAMETERS = "edgekit.folded_parameters"
 """A node's remark: how many more parameters it had learned than it holds, since a normalization was folded into it."""
 MADE_OF = "edgekit.made_of"
 """A remark of what dequantizes a constant: the one it was made of, which others may read, and which counts once."""
-UNLEARNED = "edgekit.unlearned"
+CONSTANT_INPUTS = "edgekit.constant_inputs"
 """A node's remark: which of its inputs, counted from zero, are constants that were never learned."""
 PADDED_CHANNELS = "edgekit.padded_channels"
 """A convolution's remark: how many of the channels that it reads are zeros, which a kernel wants; they do not count."""
@@ -289,7 +289,7 @@ _LEARNED = {
 def _learned_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
     if node.op_type in _SETTINGS:
         return ()
-    unlearned = node.metadata_props.get(UNLEARNED, "").split(",")
+    unlearned = node.metadata_props.get(CONSTANT_INPUTS, "").split(",")
     inputs = [None if str(index) in unlearned else value for index, value in enumerate(node.inputs)]
     return inputs[_LEARNED.get(node.op_type, slice(None))]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from edgekit.recipe import YoloHead
+from edgekit.recipe.schema import YoloHead
 
 __all__ = ["decode_yolov1", "decode_yolov2", "decode_yolov3", "iou", "nms"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import ExportError, RecipeError, UsageError, nearest
-from edgekit.recipe import Recipe
+from edgekit.recipe.schema import Recipe
 
 __all__ = ["module_from_factory", "module_from_recipe"]
 

@@ -8,14 +8,14 @@ import onnx_ir as ir
 
 from edgekit.errors import GraphError
 from edgekit.graph.passes import RemoveDead
-from edgekit.quantize.calibrate import CalibrationTable
-from edgekit.quantize.carry import carry_back
-from edgekit.quantize.equalize import equalized_ranges, matched_ranges
-from edgekit.quantize.insert_qdq import insert_qdq
-from edgekit.quantize.joined import joined_ranges, without_pairs_behind
+from edgekit.quantize.calibrate.collect import CalibrationTable
+from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_pairs_behind
+from edgekit.quantize.passes.equalize import equalized_ranges, matched_ranges
+from edgekit.quantize.passes.pad_channels import pad_channels
+from edgekit.quantize.passes.pool_first import pool_first
+from edgekit.quantize.passes.propagate_qdq import propagate_qdq
 from edgekit.quantize.plan import PRODUCTS, Plan, plan_from_graph
-from edgekit.quantize.pool_first import pool_first
-from edgekit.quantize.whole_groups import pad_channels
+from edgekit.quantize.qdq import insert_qdq
 from edgekit.specs import QuantScheme
 
 __all__ = ["quantized_graph", "require_quantizable"]
@@ -31,8 +31,8 @@ def require_quantizable(
         UsageError: a pattern matches no node.
     """
     plan = plan_from_graph(graph, scheme, keep_float, keep_heads=keep_heads)
-    if scheme.carried:
-        carry_back(graph, plan, scheme)
+    if scheme.propagated:
+        propagate_qdq(graph, plan, scheme)
     if not plan.nodes:
         raise GraphError(
             "nothing in the graph can be quantized: expected convolutions or matrix products, got "
@@ -81,10 +81,10 @@ def quantized_graph(
     # size already, and scaling channels only brings it back: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
     if table.channels and scheme.quantize_outputs:
         ranges = equalized_ranges(graph, plan, ranges, table.channels)
-    elif not scheme.quantize_outputs and not scheme.carried:
+    elif not scheme.quantize_outputs and not scheme.propagated:
         ranges = matched_ranges(graph, plan, ranges)
     pool_first(graph, plan)
-    ranges = joined_ranges(plan, ranges, scheme)
+    ranges = share_concat_ranges(plan, ranges, scheme)
     plan.tensors = without_pairs_behind(plan, ranges, scheme)
     insert_qdq(graph, plan, ranges, scheme)
     pad_channels(graph, plan, scheme.channel_multiple)

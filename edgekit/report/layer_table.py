@@ -9,8 +9,8 @@ from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.engine.bundle import Manifest
-from edgekit.report.inspection import Inspection, LayerRow
+from edgekit.engine.bundle.manifest import Manifest
+from edgekit.measure.inspection import Inspection, LayerRow
 from edgekit.report.terminal import label_grid, notes_panel
 from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, short_figure
 from edgekit.specs import ShapeRange
@@ -140,7 +140,7 @@ def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _range(shape: ShapeRange) -> str:
-    usual = "x".join(map(str, shape.usual))
+    usual = "x".join(map(str, shape.opt))
     return f"{'x'.join(map(str, shape.sizes))}, tuned for {usual}"
 
 

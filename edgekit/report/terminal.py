@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.report.latency import Statistics
-from edgekit.report.reports import BuildReport, LatencyReport
+from edgekit.measure.latency import Statistics
+from edgekit.measure.reports import BuildReport, LatencyReport
 from edgekit.report.wording import (
     bytes_in_words,
     disturbances_of,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from edgekit.specs import specs_text
 
 if TYPE_CHECKING:
-    from edgekit.report.machine import Machine
-    from edgekit.report.reports import BuildReport, LatencyReport
+    from edgekit.measure.machine import Machine
+    from edgekit.measure.reports import BuildReport, LatencyReport
 
 __all__ = [
     "BACKEND_NAMES",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekit.report.html import html_from_build
-from edgekit.report.reports import (
+from edgekit.measure.reports import (
     BUILD_REPORT_FILE,
     BuildReport,
     LatencyReport,
     build_report_from_measurements,
     json_from_report,
 )
+from edgekit.report.html.page import html_from_build
 
 __all__ = ["write_build_report"]
 

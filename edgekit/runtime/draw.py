@@ -7,7 +7,7 @@ import colorsys
 from PIL import Image, ImageDraw, ImageFont
 
 from edgekit.data.images import ImageSource, read_image
-from edgekit.runtime.tasks import Detection, Detections
+from edgekit.runtime.tasks.detect import Detection, Detections
 
 __all__ = ["class_color", "draw"]
 

@@ -15,12 +15,12 @@ import numpy as np
 from edgekit.data.images import ImageSource, Placement, preprocess
 from edgekit.data.vocabulary import text_from_ids
 from edgekit.engine.backend import Engine, backend
-from edgekit.engine.bundle import Manifest, read_bundle
+from edgekit.engine.bundle.manifest import Manifest, read_bundle
 from edgekit.errors import RunError, nearest
-from edgekit.runtime.classify import Classes, classes_from_outputs
-from edgekit.runtime.pending import Pending, StartsRuns
-from edgekit.runtime.tasks import Detections, detections_from_outputs
-from edgekit.runtime.translate import SOURCE, TARGET, greedy_tokens, source_from_texts
+from edgekit.runtime.stream import Pending, StartsRuns
+from edgekit.runtime.tasks.classify import Classes, classes_from_outputs
+from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
+from edgekit.runtime.tasks.translate import SOURCE, TARGET, greedy_tokens, source_from_texts
 from edgekit.specs import Size, SizeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
 
 __all__ = ["Session", "session_from_bundle"]

@@ -21,7 +21,7 @@ from edgekit.data.mosaic import augmented_example
 from edgekit.data.vocabulary import PAD, UNKNOWN, target_output_ids
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.labels import knows_all, model_classes_from_labels
-from edgekit.recipe import Recipe
+from edgekit.recipe.schema import Recipe
 from edgekit.specs import TensorSpec
 from edgekit.train.yolo_loss import Truth
 

@@ -65,7 +65,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def save_weights(path: Path, module: nn.Module) -> None:
-    """Writes the module's weights as ``.safetensors``, as `edgekit.models.weights.load_weights` reads them.
+    """Writes the module's weights as ``.safetensors``, as `edgekit.models.weights.read.load_weights` reads them.
 
     Raises:
         TrainError: the file cannot be written.

@@ -17,7 +17,7 @@ from edgekit.data.examples import DataSet
 from edgekit.data.vocabulary import UNKNOWN, unknown_tokens
 from edgekit.errors import TrainError
 from edgekit.progress import Progress, Silent
-from edgekit.recipe import Recipe, Train
+from edgekit.recipe.schema import Recipe, Train
 from edgekit.train.batches import Batch, Batches, ahead
 from edgekit.train.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.train.objectives import Objective, Outputs, objective_from_recipe

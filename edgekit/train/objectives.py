@@ -20,9 +20,9 @@ from edgekit.evaluation.metrics import (
     require_pycocotools,
     share,
 )
-from edgekit.kernels.decode import decode
-from edgekit.kernels.nms import nms
-from edgekit.recipe import Postprocess, Recipe, Train
+from edgekit.kernels.decode.yolo import decode
+from edgekit.kernels.nms.suppress import nms
+from edgekit.recipe.schema import Postprocess, Recipe, Train
 from edgekit.train.batches import Batch
 from edgekit.train.losses import mean_squared_error, sequence_cross_entropy, softmax_cross_entropy
 from edgekit.train.yolo_loss import IGNORED_V2, Truth, assign_anchors, yolov2_loss, yolov3_loss

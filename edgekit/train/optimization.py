@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from edgekit.errors import UsageError
-from edgekit.recipe import Train
+from edgekit.recipe.schema import Train
 
 __all__ = ["knows_no_end", "optimizer_from_train", "schedule_from_train"]
 

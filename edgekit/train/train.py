@@ -13,12 +13,12 @@ from edgekit.data.examples import DataSet, data_set, data_set_names
 from edgekit.errors import UsageError, nearest
 from edgekit.evaluation.labels import knows_all
 from edgekit.models.cfg.recipe import recipe_from_cfg
-from edgekit.models.download import weights_file
 from edgekit.models.factory import module_from_recipe
-from edgekit.models.weights import load_weights
+from edgekit.models.weights.download import weights_file
+from edgekit.models.weights.read import load_weights
 from edgekit.progress import Progress, Silent
-from edgekit.recipe import Recipe, Train, load_recipe
-from edgekit.recipe_errors import recipe_error
+from edgekit.recipe.messages import recipe_error
+from edgekit.recipe.schema import Recipe, Train, load_recipe
 from edgekit.train.checkpoint import load_checkpoint, save_weights
 from edgekit.train.fit import CHECKPOINT_S, Epoch, Training, fit, has_steps
 from edgekit.train.objectives import objective_from_recipe

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from edgekit.kernels.reference import MAX_EXPONENT
-from edgekit.recipe import YoloHead
+from edgekit.recipe.schema import YoloHead
 
 __all__ = [
     "Assigned",

@@ -22,12 +22,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from edgekit import pipeline
 from edgekit.cli.main import main
-from edgekit.engine.bundle import read_manifest
+from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.models.darknet import save_darknet
 from edgekit.models.yolov3 import yolov3_tiny
-from edgekit.recipe import shipped
+from edgekit.pipeline.build import build as pipeline
+from edgekit.recipe.schema import shipped
 
 WriteClassifier = Callable[..., Path]
 TINY = ["yolov3-tiny", "--shape", "64x64"]

@@ -10,17 +10,17 @@ import msgspec
 import pytest
 
 from edgekit.cli.main import main
+from edgekit.config import EngineOptions
 from edgekit.engine.backend import backend
-from edgekit.engine.bundle import read_manifest, seal
+from edgekit.engine.bundle.manifest import read_manifest, seal
 from edgekit.errors import BackendUnavailable, BuildError
-from edgekit.order import EngineOptions
+from edgekit.measure.profile import profile_bundle
 from edgekit.progress import Progress
-from edgekit.report.profile import profile_bundle
 from edgekit.report.write import write_build_report
 
 
 class Pipeline:
-    """Stands where `edgekit.pipeline` is: keeps what `build` is called with."""
+    """Stands where `edgekit.pipeline.build` is: keeps what `build` is called with."""
 
     def __init__(self, bundle: Path) -> None:
         self.bundle = bundle
@@ -38,9 +38,9 @@ class Pipeline:
 @pytest.fixture
 def pipeline(detector: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     stand_in = Pipeline(detector)
-    module = types.ModuleType("edgekit.pipeline")
+    module = types.ModuleType("edgekit.pipeline.build")
     module.build = stand_in.build  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "edgekit.pipeline", module)
+    monkeypatch.setitem(sys.modules, "edgekit.pipeline.build", module)
     return stand_in
 
 
@@ -236,7 +236,7 @@ def test_a_build_that_fails_says_so_and_prints_no_result(
         with options["progress"].stage("Compile"):
             raise BuildError("the builder died", hint="give it memory")
 
-    monkeypatch.setattr(sys.modules["edgekit.pipeline"], "build", fail)
+    monkeypatch.setattr(sys.modules["edgekit.pipeline.build"], "build", fail)
     assert main(["build", "yolov3"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""

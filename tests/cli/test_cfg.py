@@ -14,10 +14,10 @@ from PIL import Image
 
 import edgekit
 from edgekit.cli.main import main
-from edgekit.engine.bundle import read_manifest
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.measure import compare as side_by_side
 from edgekit.models.cfg.module import module_from_cfg
 from edgekit.models.darknet import save_darknet
-from edgekit.report import side_by_side
 
 CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride={}\npad=1\nactivation=leaky\n\n"
 BODY = "[net]\nwidth=64\nheight=64\nchannels=3\n\n" + CONV.format(16, 2) + CONV.format(16, 2) + CONV.format(32, 2)

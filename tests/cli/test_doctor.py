@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.cli import survey as module
-from edgekit.cli import survey_nvidia
-from edgekit.cli.finding import Finding
+from edgekit.cli.doctor import nvidia as survey_nvidia
+from edgekit.cli.doctor import survey as module
+from edgekit.cli.doctor.finding import Finding
+from edgekit.cli.doctor.survey import Survey, survey
 from edgekit.cli.main import main
-from edgekit.cli.survey import Survey, survey
 from edgekit.device.cpu import cpu
-from edgekit.device.cuda import DeviceProperties
+from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.device.jetson import Jetson, jetson
 from edgekit.device.nvidia import Gpu
 from edgekit.engine.backend import BACKENDS

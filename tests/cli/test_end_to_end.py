@@ -13,8 +13,8 @@ from PIL import Image
 
 import edgekit
 from edgekit.cli.main import main
-from edgekit.engine.bundle import read_manifest
-from edgekit.report import side_by_side
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.measure import compare as side_by_side
 
 BUILD = ["build", "yolov3-tiny", "--int8", "--shape", "96x96", "--calib-images", "2"]
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from edgekit.cli.main import main
-from edgekit.engine.bundle import read_manifest, seal
-from edgekit.recipe import Preprocess
+from edgekit.engine.bundle.manifest import read_manifest, seal
+from edgekit.recipe.schema import Preprocess
 from edgekit.specs import Precision, TensorSpec
 
 CLASSIFIER = {
@@ -262,7 +262,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from edgekit.data.examples import data_set, feeds_from_example
     from edgekit.models.factory import module_from_recipe
-    from edgekit.recipe import load_recipe
+    from edgekit.recipe.schema import load_recipe
 
     recipe = load_recipe("softmax-regression")
     specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edgekit.cli.eval_table import class_table, differences, headings, print_summary
+from edgekit.cli.eval.table import class_table, differences, headings, print_summary
 from edgekit.evaluation.evaluate import FIGURES, Evaluation
-from edgekit.evaluation.judges import ClassFigure
+from edgekit.evaluation.evaluators import ClassFigure
 
 
 def evaluation(figures: dict[str, float], **changes: Any) -> Evaluation:
@@ -56,7 +56,7 @@ def test_errors_are_told_as_numbers() -> None:
 
 @pytest.mark.parametrize(("name", "better"), [("accuracy", 0.9), ("mse", 0.1)])
 def test_what_got_better_is_green_and_what_got_worse_is_not(name: str, better: float) -> None:
-    from edgekit.cli.eval_table import _change
+    from edgekit.cli.eval.table import _change
 
     change = better - 0.5
     assert _change(change, FIGURES[name]).style == "green"

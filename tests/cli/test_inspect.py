@@ -10,7 +10,7 @@ import pytest
 
 import edgekit
 from edgekit.cli.main import main
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 
 
 def test_yolov3_has_the_parameters_of_its_paper_and_the_macs_of_the_list(capsys: pytest.CaptureFixture[str]) -> None:

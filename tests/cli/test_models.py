@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.cli.models import TASKS
-from edgekit.recipe import Task, load_recipe, recipe_names
+from edgekit.recipe.schema import Task, load_recipe, recipe_names
 
 
 def test_names_are_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from edgekit.cli.build import _example_of
 from edgekit.cli.main import main
 from edgekit.data.vocabulary import SPECIAL_TOKENS
-from edgekit.engine.bundle import read_manifest
-from edgekit.recipe import Preprocess
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.recipe.schema import Preprocess
 from edgekit.specs import TensorSpec
 
 CLASSIFIER = {

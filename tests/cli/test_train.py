@@ -10,8 +10,8 @@ import torch
 from edgekit.cli import train as command
 from edgekit.cli.main import main
 from edgekit.data.augment import AUGMENTATIONS
-from edgekit.engine.bundle import read_manifest
-from edgekit.recipe import Train, load_recipe, recipe_names
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.recipe.schema import Train, load_recipe, recipe_names
 
 
 @pytest.fixture(autouse=True)

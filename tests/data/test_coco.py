@@ -1,5 +1,5 @@
 from edgekit.data.coco import COCO_CATEGORY_IDS, COCO_NAMES, is_coco
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 
 
 def test_ids_belong_to_the_names_that_coco_s_annotations_give_them():

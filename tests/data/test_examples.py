@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from edgekit.data.examples import Boxes, Example, check_first, data_set, data_set_names, feeds_from_example
+from edgekit.data.generated.spelling import SPELLING_VOCABULARY
 from edgekit.data.images import preprocess
-from edgekit.data.spelling import SPELLING_VOCABULARY
 from edgekit.errors import DataError, UsageError
-from edgekit.recipe import Preprocess
+from edgekit.recipe.schema import Preprocess
 from edgekit.specs import TensorSpec
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from edgekit.data.images import Placement, preprocess
 from edgekit.errors import RecipeError
-from edgekit.recipe import Preprocess
+from edgekit.recipe.schema import Preprocess
 
 rng = np.random.default_rng(0)
 sides = st.integers(1, 700)

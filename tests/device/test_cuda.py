@@ -13,8 +13,8 @@ import pytest
 from fake_cuda import FakeDriver, Misuse
 
 import edgekit
-from edgekit.device import cuda
-from edgekit.device.cuda_resources import Context, DeviceMemory, Event, Graph, HostMemory, Module, Owned, Stream
+from edgekit.device.cuda import driver as cuda
+from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Module, Owned, Stream
 from edgekit.errors import BackendUnavailable, RunError
 
 FAKES = Path(__file__).parents[1] / "fakes"

@@ -14,7 +14,7 @@ import pytest
 
 from edgekit.engine.backend import BuildOptions
 from edgekit.engine.builder import engine_from_graph
-from edgekit.engine.bundle import write_bundle
+from edgekit.engine.bundle.manifest import write_bundle
 from edgekit.errors import BackendUnavailable, BuildError, GraphError, UsageError
 from edgekit.specs import Precision
 
@@ -127,7 +127,7 @@ import sys
 from pathlib import Path
 from edgekit.engine.backend import BACKENDS, BuildOptions
 from edgekit.engine.builder import engine_from_graph
-from edgekit.engine.bundle import write_bundle
+from edgekit.engine.bundle.manifest import write_bundle
 from edgekit.specs import Precision
 
 BACKENDS["broken"] = "broken_backends:Sleeps"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import edgekit
 from edgekit.device.cpu import Cpu
-from edgekit.engine import bundle as bundle_module
 from edgekit.engine.backend import BACKENDS
-from edgekit.engine.bundle import (
+from edgekit.engine.bundle import manifest as bundle_module
+from edgekit.engine.bundle.manifest import (
     Manifest,
     Source,
     read_bundle,
@@ -27,7 +27,7 @@ from edgekit.engine.bundle import (
     this_machine,
     write_bundle,
 )
-from edgekit.engine.staging import require_room
+from edgekit.engine.bundle.staging import require_room
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, UsageError
 from edgekit.specs import Precision, TensorSpec
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edgekit.data.examples import Example
-from edgekit.engine.bundle import Machine, Manifest, Source
+from edgekit.engine.bundle.manifest import Machine, Manifest, Source
 from edgekit.errors import DataError
-from edgekit.recipe import Preprocess
+from edgekit.recipe.schema import Preprocess
 from edgekit.runtime.session import Session
 from edgekit.specs import Precision, TensorSpec
 

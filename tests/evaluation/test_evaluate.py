@@ -13,7 +13,7 @@ from edgekit.data.examples import Boxes, Example
 from edgekit.data.vocabulary import BEGIN, END, SPECIAL_TOKENS
 from edgekit.errors import BackendUnavailable, DataError, RunError, UsageError
 from edgekit.evaluation.evaluate import FIGURES, evaluate_session
-from edgekit.recipe import Postprocess, Preprocess, YoloHead
+from edgekit.recipe.schema import Postprocess, Preprocess, YoloHead
 from edgekit.specs import ShapeRange, TensorSpec
 
 COLOURS = ("red", "green", "blue")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.device.cuda import DeviceProperties
+from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.errors import BackendUnavailable, RunError
 
 GARBAGE = 0xAB
@@ -135,7 +135,7 @@ def call(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class FakeDriver:
-    """See `edgekit.device.cuda.Driver`.
+    """See `edgekit.device.cuda.driver.Driver`.
 
     Args:
         integrated: host and device share memory.

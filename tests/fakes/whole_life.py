@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from edgekit.device import cuda
-from edgekit.device.cuda_resources import Context, DeviceMemory, Event, Graph, HostMemory, Module, Stream
+from edgekit.device.cuda import driver as cuda
+from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Module, Stream
 from edgekit.errors import BackendUnavailable, RunError
 
 PTX = b".version 7.4 .target sm_80 .visible .entry add"

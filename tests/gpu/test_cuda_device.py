@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgekit.device.cuda import Driver, device_properties
-from edgekit.device.cuda_resources import Context, DeviceMemory, Event, Graph, HostMemory, Module, Stream
+from edgekit.device.cuda.driver import Driver, device_properties
+from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Module, Stream
 from edgekit.errors import BackendUnavailable, RunError
 
 # Adds `amount` to `count` floats.

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit.device.cuda import device_properties
+from edgekit.device.cuda.driver import device_properties
 from edgekit.engine.backend import backend
-from edgekit.engine.tensorrt_runtime import TensorRtEngine
+from edgekit.engine.tensorrt.runtime import TensorRtEngine
 from edgekit.errors import BackendUnavailable, EngineMismatch
 from edgekit.runtime.session import Session
 

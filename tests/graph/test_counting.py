@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekit.graph.export import graph_from_module
+from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.graph.stats import GraphStats, stats_from_graph
 from edgekit.models.factory import module_from_recipe
-from edgekit.recipe import load_recipe, recipe_names
+from edgekit.recipe.schema import load_recipe, recipe_names
 from edgekit.specs import TensorSpec
 
 PUBLISHED = {

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekit.graph.export import graph_from_module
+from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import InferShapes, optimize
 from edgekit.graph.sizes import stats_at
 from edgekit.graph.stats import stats_from_graph
 from edgekit.models.yolov3 import yolov3_tiny
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 from edgekit.specs import Precision, TensorSpec
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edgekit.data.images import preprocess
-from edgekit.kernels.decode import decode_yolov3
-from edgekit.kernels.nms import nms
-from edgekit.recipe import YoloHead, load_recipe
+from edgekit.kernels.decode.yolo import decode_yolov3
+from edgekit.kernels.nms.suppress import nms
+from edgekit.recipe.schema import YoloHead, load_recipe
 
 pytestmark = [
     pytest.mark.data,

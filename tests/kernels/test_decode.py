@@ -7,9 +7,9 @@ from hypothesis.extra import numpy as hnp
 
 from edgekit.errors import RunError
 from edgekit.kernels import reference
-from edgekit.kernels.decode import decode, decode_yolov1, decode_yolov2, decode_yolov3
-from edgekit.kernels.nms import nms
-from edgekit.recipe import Postprocess, YoloHead
+from edgekit.kernels.decode.yolo import decode, decode_yolov1, decode_yolov2, decode_yolov3
+from edgekit.kernels.nms.suppress import nms
+from edgekit.recipe.schema import Postprocess, YoloHead
 
 COARSE = YoloHead(output="coarse", stride=32, anchors=((81.0, 82.0), (135.0, 169.0), (344.0, 319.0)))
 FINE = YoloHead(output="fine", stride=16, anchors=((10.0, 14.0), (23.0, 27.0)))

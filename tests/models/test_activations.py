@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import edgekit
-from edgekit.engine.onnxruntime import OnnxRuntime
+from edgekit.engine.onnxruntime.backend import OnnxRuntime
+from edgekit.measure.compare import signal_to_noise_db
 from edgekit.models import activations
-from edgekit.report.side_by_side import signal_to_noise_db
 
 torch.set_num_threads(1)
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import edgekit
-from edgekit.data.random_inputs import RandomInputs
-from edgekit.engine.onnxruntime import OnnxRuntime
-from edgekit.engine.openvino import OpenVino
-from edgekit.engine.tensorrt_scheme import SCHEME as TENSORRT
-from edgekit.graph.export import graph_from_module
+from edgekit.data.calibration.random_inputs import RandomInputs
+from edgekit.engine.onnxruntime.backend import OnnxRuntime
+from edgekit.engine.openvino.backend import OpenVino
+from edgekit.engine.tensorrt.scheme import SCHEME as TENSORRT
+from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.models.attention import self_attention
 from edgekit.models.bert import minilm
@@ -24,10 +24,10 @@ from edgekit.models.decoding import greedy
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.transformer import transformer
 from edgekit.progress import Silent
-from edgekit.quantize.calibrate import collect_statistics, observed_tensors, ranges_from_statistics
+from edgekit.quantize.calibrate.collect import collect_statistics, observed_tensors, ranges_from_statistics
 from edgekit.quantize.plan import plan_from_graph, range_source
-from edgekit.recipe import load_recipe
-from edgekit.runtime.translate import greedy_tokens
+from edgekit.recipe.schema import load_recipe
+from edgekit.runtime.tasks.translate import greedy_tokens
 from edgekit.specs import QuantScheme, TensorSpec
 
 SCHEMES = {"cpu": OnnxRuntime().scheme, "openvino": OpenVino().scheme, "tensorrt": lambda: TENSORRT}

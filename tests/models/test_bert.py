@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgekit.errors import ModelError
 from edgekit.models.bert import Bert, SentenceEncoder, minilm
-from edgekit.models.weights import load_weights
-from edgekit.recipe import load_recipe
+from edgekit.models.weights.read import load_weights
+from edgekit.recipe.schema import load_recipe
 
 VOCABULARY, LENGTH, WIDTH, HEADS, HIDDEN, LAYERS = 50, 16, 32, 4, 64, 2
 

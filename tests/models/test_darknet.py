@@ -19,8 +19,8 @@ from edgekit.errors import ModelError
 from edgekit.models.blocks import ConvNormAct, LocallyConnected, MaxPoolSame
 from edgekit.models.darknet import load_darknet, save_darknet
 from edgekit.models.factory import module_from_recipe
-from edgekit.models.weights import load_weights
-from edgekit.recipe import load_recipe
+from edgekit.models.weights.read import load_weights
+from edgekit.recipe.schema import load_recipe
 
 CFG = Path(__file__).parent / "cfg"
 DATA = os.environ.get("EDGEKIT_TEST_DATA")

@@ -12,7 +12,7 @@ from torch import nn
 
 from edgekit.errors import EdgeKitError, ExportError, RecipeError, UsageError
 from edgekit.models.factory import module_from_factory, module_from_recipe
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 
 SOURCE = """
 import torch

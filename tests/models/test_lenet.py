@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.lenet import LeNet5, lenet5
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 
 torch.set_num_threads(1)
 

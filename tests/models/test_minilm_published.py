@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 
 # Tokens by the model's own tokenizer.
 ASKED = {

@@ -6,7 +6,7 @@ from torch import nn
 
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.nin import NetworkInNetwork
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 
 torch.set_num_threads(1)
 

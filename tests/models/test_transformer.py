@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekit.data.spelling import LONGEST_NUMBER, LONGEST_SPELLING, SPELLING_VOCABULARY
+from edgekit.data.generated.spelling import LONGEST_NUMBER, LONGEST_SPELLING, SPELLING_VOCABULARY
 from edgekit.errors import ModelError
 from edgekit.models import transformer as ours
 from edgekit.models.attention import bias_from_visibility, causal_visibility
 from edgekit.models.factory import module_from_recipe
-from edgekit.models.weights import load_weights
-from edgekit.recipe import load_recipe
+from edgekit.models.weights.read import load_weights
+from edgekit.recipe.schema import load_recipe
 
 BATCH, SOURCES, TARGETS, WIDTH, HEADS, HIDDEN, LAYERS = 3, 7, 5, 32, 4, 48, 2
 SIZES: dict[str, Any] = {"nhead": HEADS, "dim_feedforward": HIDDEN, "dropout": 0.0, "batch_first": True}
@@ -200,7 +200,7 @@ def test_recipes_have_the_multiply_accumulates_that_torch_counts(name: str) -> N
     with FlopCounterMode(display=False) as counter:
         logits = module(*ids)
     assert counter.get_total_flops() == 2 * recipe.macs
-    assert logits.shape == (1, recipe.inputs[1].shape[1], recipe.inputs[1].below)
+    assert logits.shape == (1, recipe.inputs[1].shape[1], recipe.inputs[1].num_values)
 
 
 def test_the_base_model_has_the_paper_s_sizes() -> None:

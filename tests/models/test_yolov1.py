@@ -8,7 +8,7 @@ from torch import nn
 from edgekit.models.blocks import LocallyConnected
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.yolov1 import CellGrid, yolov1, yolov1_local, yolov1_tiny
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 
 
 def local_by_loops(layer: LocallyConnected, x: np.ndarray, stride: int, padding: int) -> np.ndarray:

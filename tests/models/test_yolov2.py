@@ -8,7 +8,7 @@ from torch import nn
 from edgekit.models.blocks import Passthrough
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.yolov2 import yolov2, yolov2_tiny
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 
 RECIPES = ["yolov2", "yolov2-tiny", "yolov2-voc"]
 

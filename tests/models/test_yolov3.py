@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edgekit.models.factory import module_from_factory, module_from_recipe
-from edgekit.recipe import Recipe, load_recipe
+from edgekit.recipe.schema import Recipe, load_recipe
 
 PUBLISHED = {"yolov3": 61_949_149, "yolov3-tiny": 8_852_366, "yolov3-spp": 62_998_749}
 RECIPES = list(PUBLISHED)

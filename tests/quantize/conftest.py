@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.graph.file import input_specs
 from edgekit.graph.passes import optimize
-from edgekit.quantize.calibrate import (
+from edgekit.quantize.calibrate.collect import (
     CalibrationTable,
     channels_from_statistics,
     collect_statistics,

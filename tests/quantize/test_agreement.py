@@ -18,8 +18,8 @@ from PIL import Image
 
 import edgekit
 from edgekit.data.images import images_in, preprocess
-from edgekit.engine.bundle import Manifest, read_manifest
-from edgekit.runtime.tasks import Detections, detections_from_outputs
+from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
 
 pytestmark = [
     pytest.mark.data,

@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.graph.file import save_graph, set_input_shapes
-from edgekit.graph.load import graph_from_onnx
+from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import optimize
 from edgekit.quantize.quantize import quantized_graph
 from edgekit.specs import Precision

@@ -7,11 +7,11 @@ import torch
 
 from edgekit.engine.backend import backend
 from edgekit.errors import GraphError, UsageError
-from edgekit.graph.export import graph_from_module
+from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
-from edgekit.quantize.calibrate import observed_tensors
-from edgekit.quantize.insert_qdq import insert_qdq
+from edgekit.quantize.calibrate.collect import observed_tensors
 from edgekit.quantize.plan import head_layers, plan_from_graph, range_source
+from edgekit.quantize.qdq import insert_qdq
 from edgekit.quantize.quantize import quantized_graph
 from edgekit.specs import TensorSpec
 

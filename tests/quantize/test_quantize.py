@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.graph.file import save_graph
-from edgekit.quantize.observers import METHODS
+from edgekit.quantize.calibrate.observers import METHODS
 from edgekit.quantize.quantize import quantized_graph
 from edgekit.specs import Precision
 

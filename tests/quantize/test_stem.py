@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.engine.onnxruntime import OnnxRuntime
-from edgekit.graph.export import graph_from_module
+from edgekit.engine.onnxruntime.backend import OnnxRuntime
+from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.quantize.plan import plan_from_graph
 from edgekit.specs import QuantScheme, TensorSpec

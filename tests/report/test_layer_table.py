@@ -4,7 +4,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from edgekit.report.inspection import Inspection, LayerRow
+from edgekit.measure.inspection import Inspection, LayerRow
 from edgekit.report.layer_table import terminal_from_inspection
 from edgekit.specs import TensorSpec
 

@@ -6,8 +6,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from edgekit.report.latency import Disturbance
-from edgekit.report.reports import LatencyReport, build_report_from_measurements
+from edgekit.measure.latency import Disturbance
+from edgekit.measure.reports import LatencyReport, build_report_from_measurements
 from edgekit.report.terminal import terminal_from_build, terminal_from_report
 from edgekit.report.wording import bytes_in_words, milliseconds, rate
 

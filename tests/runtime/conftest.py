@@ -2,8 +2,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.engine.bundle import Machine, Manifest, Source
-from edgekit.recipe import load_recipe
+from edgekit.engine.bundle.manifest import Machine, Manifest, Source
+from edgekit.recipe.schema import load_recipe
 from edgekit.runtime.session import Session
 from edgekit.specs import Precision, TensorSpec
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.engine.bundle import seal
+from edgekit.engine.bundle.manifest import seal
 from edgekit.errors import DataError, RunError, UsageError
 from edgekit.runtime.session import Session, session_from_bundle
 from edgekit.specs import TensorSpec
@@ -173,7 +173,7 @@ def test_error_on_pictures_for_an_engine_that_takes_several_at_once(engine, dete
 def bundle(detector, tmp_path):
     """A bundle of the null backend, on this machine."""
     from edgekit.engine.backend import BuildOptions, backend
-    from edgekit.engine.bundle import this_machine
+    from edgekit.engine.bundle.manifest import this_machine
 
     onnx = pytest.importorskip("onnx")
     nodes = [onnx.helper.make_node("Identity", ["images"], ["same"])]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_cuda import FakeDriver
 
-from edgekit.engine.tensorrt_runtime import load_engine
+from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.errors import RunError
 from edgekit.runtime.session import Session
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from fake_cuda import FakeDriver
 
-from edgekit.engine.bundle import read_manifest
+from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.engine.null import Specs, Zeros
-from edgekit.engine.tensorrt_runtime import load_engine
+from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.runtime.session import Session
-from edgekit.runtime.tasks import Detections
+from edgekit.runtime.tasks.detect import Detections
 from tools.gpu_check import __main__ as gpu_check
 from tools.gpu_check import engines, step, tests
 

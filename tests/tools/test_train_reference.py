@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgekit.evaluation.evaluate import FIGURES
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 from tools.train_reference.__main__ import CASES, markdown_from_results
 
 RESULT: dict[str, Any] = {

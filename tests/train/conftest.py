@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgekit.data.examples import DataSet, Example, data_set
-from edgekit.recipe import Task
+from edgekit.recipe.schema import Task
 
 
 @dataclass(frozen=True)

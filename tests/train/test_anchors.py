@@ -11,7 +11,7 @@ from edgekit.data.examples import Boxes, Example
 from edgekit.data.images import preprocess
 from edgekit.errors import DataError
 from edgekit.kernels import reference
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 from edgekit.train.anchors import anchors_from_sizes, mean_overlap, size_iou, sizes_from_examples
 
 

@@ -20,8 +20,8 @@ from edgekit.data.examples import Example, data_set
 from edgekit.errors import DataError, TrainError, UsageError
 from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_recipe
-from edgekit.models.weights import load_weights
-from edgekit.recipe import Train, load_recipe
+from edgekit.models.weights.read import load_weights
+from edgekit.recipe.schema import Train, load_recipe
 from edgekit.train.batches import Batches
 from edgekit.train.fit import Epoch, Training, fit
 from edgekit.train.train import checkpoint_of, train_model

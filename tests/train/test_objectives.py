@@ -12,7 +12,7 @@ from edgekit.data.vocabulary import BEGIN, END, PAD
 from edgekit.errors import DataError
 from edgekit.models.decoding import greedy
 from edgekit.models.factory import module_from_recipe
-from edgekit.recipe import Labels, Model, Train, load_recipe
+from edgekit.recipe.schema import Labels, Model, Train, load_recipe
 from edgekit.train.batches import Batch, Batches
 from edgekit.train.objectives import objective_from_recipe
 

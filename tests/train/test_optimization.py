@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.recipe import Train
+from edgekit.recipe.schema import Train
 from edgekit.train.optimization import optimizer_from_train, schedule_from_train
 
 OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")

@@ -13,9 +13,9 @@ from PIL import Image
 
 from edgekit.errors import DataError, EdgeKitError, TrainError, UsageError
 from edgekit.models.factory import module_from_recipe
-from edgekit.models.weights import load_weights
+from edgekit.models.weights.read import load_weights
 from edgekit.progress import Silent
-from edgekit.recipe import load_recipe
+from edgekit.recipe.schema import load_recipe
 from edgekit.train import fit as fit_module
 from edgekit.train.train import Trained, checkpoint_of, train_model
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgekit.kernels import reference
-from edgekit.recipe import YoloHead
+from edgekit.recipe.schema import YoloHead
 from edgekit.train.yolo_loss import (
     IGNORED_V2,
     IGNORED_V3,

@@ -16,7 +16,7 @@ import click
 import msgspec
 
 from edgekit.device.cpu import cpu
-from edgekit.report.machine import this_machine
+from edgekit.measure.machine import this_machine
 from tools.bench import accuracy, building, calibration, detect, latency, table
 from tools.bench.workshop import Workshop
 

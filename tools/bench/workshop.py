@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.calibration_set import calibration_set
-from edgekit.engine.bundle import Manifest, read_manifest
+from edgekit.data.calibration.calibration_set import calibration_set
+from edgekit.engine.bundle.manifest import Manifest, read_manifest
 from tools.bench.process import run_watched
 
 __all__ = ["PeerGraph", "Workshop"]

@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 
 import edgekit
-from edgekit.engine.tensorrt_runtime import RunTimes, TensorRtEngine
+from edgekit.engine.tensorrt.runtime import RunTimes, TensorRtEngine
 from edgekit.errors import EdgeKitError
-from edgekit.report.latency import statistics_ms
+from edgekit.measure.latency import statistics_ms
 from edgekit.runtime.session import Session
-from edgekit.runtime.tasks import Detections
+from edgekit.runtime.tasks.detect import Detections
 from edgekit.specs import TensorSpec
 
 MODEL = "yolov3-tiny"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import edgekit
-from edgekit.device.cuda import device_properties
+from edgekit.device.cuda.driver import device_properties
 from edgekit.engine.backend import backend
-from edgekit.engine.bundle import read_manifest
+from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import EdgeKitError
 from tools.gpu_check.engines import MODEL, random_inputs, relative_error, trained_weights
 

@@ -20,10 +20,10 @@ import torch
 
 from edgekit.cli.progress import progress_on_stderr
 from edgekit.evaluation.evaluate import FIGURES, evaluate_bundle
-from edgekit.pipeline import build
+from edgekit.measure.machine import this_machine
+from edgekit.pipeline.build import build
 from edgekit.progress import Progress
-from edgekit.recipe import load_recipe
-from edgekit.report.machine import this_machine
+from edgekit.recipe.schema import load_recipe
 from edgekit.train.fit import Epoch
 from edgekit.train.train import train_model
 

@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.engine.backend import backend
-from edgekit.engine.bundle import Manifest, read_manifest
-from edgekit.report.reports import build_report_from_bundle
+from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.measure.reports import build_report_from_bundle
 from tools.zoo.cases import Case, cases
 from tools.zoo.light import write_with_weights
 from tools.zoo.samples import write_bytes, write_texts

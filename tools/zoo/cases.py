@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.recipe import recipe_names
+from edgekit.recipe.schema import recipe_names
 from edgekit.specs import Precision
 
 __all__ = ["Case", "cases"]

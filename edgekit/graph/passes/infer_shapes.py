@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
-from edgekit.graph.held_back import weights_held_back
+from edgekit.graph.external_weights import external_weights
 
 __all__ = ["InferShapes"]
 
@@ -24,7 +24,7 @@ class InferShapes(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        with weights_held_back(model):
+        with external_weights(model):
             content = ir.to_proto(model).SerializeToString()
         try:
             inferred = onnx.shape_inference.infer_shapes(content, check_type=False, strict_mode=False, data_prop=True)

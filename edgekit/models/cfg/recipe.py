@@ -10,7 +10,7 @@ import msgspec
 from edgekit.errors import RecipeError
 from edgekit.models.cfg.layers import Network
 from edgekit.models.cfg.sections import network_from_cfg
-from edgekit.recipe import Input, Labels, Model, Postprocess, Preprocess, Quantize, Recipe, Task, YoloHead
+from edgekit.recipe.schema import Input, Labels, Model, Postprocess, Preprocess, Quantize, Recipe, Task, YoloHead
 
 __all__ = ["recipe_from_cfg"]
 

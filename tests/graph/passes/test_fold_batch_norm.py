@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgekit.graph.export import graph_from_module
+from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import FoldBatchNorm, FoldConstants, InferShapes, optimize
 from edgekit.specs import TensorSpec
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.graph.export import graph_from_module
+from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import FoldSelections, optimize
 from edgekit.models.attention import self_attention
 from edgekit.specs import TensorSpec

@@ -20,7 +20,7 @@ from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.cfg.sections import network_from_cfg
 from edgekit.models.darknet import load_darknet, save_darknet
 from edgekit.models.factory import module_from_recipe
-from edgekit.recipe import load_recipe, recipe_names
+from edgekit.recipe.schema import load_recipe, recipe_names
 
 CFG = Path(__file__).parent
 HEADS = ("detection", "region", "yolo")

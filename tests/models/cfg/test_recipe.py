@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.errors import RecipeError
 from edgekit.models.cfg.recipe import recipe_from_cfg
-from edgekit.recipe import Preprocess, YoloHead
+from edgekit.recipe.schema import Preprocess, YoloHead
 
 CFG = Path(__file__).parent
 NET = "[net]\nwidth=64\nheight=32\nchannels={channels}\n"

@@ -1,0 +1,56 @@
+"""``edgekit doctor``: what this machine can build and run, and what is missing for the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgekit.cli.doctor.survey import Survey
+
+__all__ = ["doctor"]
+
+MARKS = {"ok": "[green]✓[/]", "missing": "[red]✗[/]", "caution": "[yellow]![/]", "fact": "[dim]·[/]"}
+GROUPS = {"machine": "Machine", "backends": "Backends", "build": "Build tools"}
+
+
+@click.command(short_help="Tell what this machine can build and run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+def doctor(as_json: bool) -> None:
+    """Tell what this machine can build and run, and how to install what is missing."""
+    from edgekit.cli.doctor.survey import survey
+
+    found = survey()
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in _parts(found):
+        console.print(part)
+
+
+def _parts(found: Survey) -> list[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for group, heading in GROUPS.items():
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=1)
+        grid.add_column(width=14)
+        grid.add_column(overflow="fold")
+        for finding in found.findings:
+            if finding.group == group:
+                value = Text(finding.value)
+                if finding.hint:
+                    value.append(f"\n{finding.hint}", style="cyan" if finding.status == "missing" else "yellow")
+                grid.add_row(Text.from_markup(MARKS[finding.status]), finding.name, value)
+        parts += [Text(heading, style="bold"), grid, Text()]
+    return parts + [Text(line, style="bold") for line in found.verdict]

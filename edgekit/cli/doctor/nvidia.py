@@ -1,0 +1,96 @@
+"""What this machine has of NVIDIA: the board, the GPUs, and the way to them through CUDA."""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib import metadata
+
+from edgekit.cli.doctor.finding import Finding
+from edgekit.device.cuda.driver import device_properties, driver
+from edgekit.device.jetson import Jetson, jetpack_stack
+from edgekit.device.nvidia import Gpu
+from edgekit.errors import EdgeKitError
+from edgekit.report.wording import bytes_in_words
+
+__all__ = ["cuda_findings", "gpu_findings", "jetson_findings"]
+
+OLDEST_JETPACK = (6, 1)
+PACKAGES = ("cuda-bindings", "pycuda")
+
+
+def jetson_findings(board: Jetson | None) -> list[Finding]:
+    """The board, and what its JetPack brings."""
+    if board is None:
+        return []
+    words = [board.board, board.power_mode and f"power mode {board.power_mode}"]
+    words.insert(1, f"JetPack {board.jetpack}" if board.jetpack else f"L4T {board.l4t or 'unknown'}")
+    value = ", ".join(word for word in words if word)
+    numbers = tuple(map(int, re.findall(r"\d+", board.jetpack)[:2]))
+    if numbers and numbers < OLDEST_JETPACK[: len(numbers)]:
+        hint = "EdgeKit supports JetPack 6.1 and newer, which brings TensorRT 10.3: " + (
+            "JetPack 5 and older are out of its scope, flash a newer one"
+            if numbers < (6,)
+            else "upgrade it with apt, as NVIDIA's JetPack documentation says"
+        )
+        return [Finding(group="machine", name="Jetson", status="caution", value=value, hint=hint)]
+    return [Finding(group="machine", name="Jetson", status="ok", value=value), *_stack_findings(board)]
+
+
+def _stack_findings(board: Jetson) -> list[Finding]:
+    stack = jetpack_stack(board.jetpack)
+    if stack is None:
+        return []
+    value = f"brings TensorRT {stack.tensorrt}, CUDA {stack.cuda}, Python {stack.python}"
+    if platform.python_version().startswith(f"{stack.python}."):
+        return [Finding(group="machine", name="JetPack", status="fact", value=value)]
+    hint = (
+        f"its TensorRT is for Python {stack.python}, and this is {platform.python_version()}: "
+        f"/usr/bin/python{stack.python} -m venv --system-site-packages ENVIRONMENT"
+    )
+    return [Finding(group="machine", name="JetPack", status="caution", value=value, hint=hint)]
+
+
+def gpu_findings(cards: tuple[Gpu, ...], board: Jetson | None) -> list[Finding]:
+    """The GPUs that the driver shows."""
+    if not cards and board is None:
+        value = "no NVIDIA GPU, or no driver that shows one"
+        return [Finding(group="machine", name="GPU", status="fact", value=value)]
+    return [Finding(group="machine", name="GPU", status="fact", value=_card(card)) for card in cards]
+
+
+def _card(card: Gpu) -> str:
+    memory = bytes_in_words(card.memory_bytes) if card.memory_bytes else ""
+    capability = card.compute_capability and f"compute capability {card.compute_capability}"
+    version = f"driver {card.driver}" if card.driver else ""
+    return ", ".join(word for word in (card.name, memory, capability, version) if word)
+
+
+def cuda_findings(cards: tuple[Gpu, ...], board: Jetson | None) -> list[Finding]:
+    """How Python gets at the GPU; a mere fact where there is none."""
+    installed = ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name)))
+    try:
+        found, device = driver(), device_properties()
+    except EdgeKitError as e:
+        if not cards and board is None:
+            value = f"{installed or 'neither cuda-bindings nor pycuda'}, and no GPU to use"
+            return [Finding(group="machine", name="CUDA", status="fact", value=value)]
+        return [Finding(group="machine", name="CUDA", status="missing", value=e.message, hint=e.hint)]
+    except Exception as e:  # a package that is there and broken
+        value = f"{installed} does not work: {type(e).__name__}: {e}"
+        hint = "pip install --force-reinstall 'edgekit[tensorrt]'"
+        return [Finding(group="machine", name="CUDA", status="missing", value=value, hint=hint)]
+    capability = ".".join(map(str, device.compute_capability))
+    shared = ", memory shared with the processor" if device.integrated else ""
+    value = f"{found.name} {_version(found.name)}, driver for CUDA {device.driver_version}: {device.name}, {capability}"
+    if not found.has_graphs:
+        hint = f"{found.name} has no CUDA graphs, which make small models faster: pip install cuda-bindings"
+        return [Finding(group="machine", name="CUDA", status="caution", value=value + shared, hint=hint)]
+    return [Finding(group="machine", name="CUDA", status="ok", value=value + shared)]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,174 @@
+"""What this machine has: the facts behind ``edgekit doctor``, and what follows from them."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+import edgekit
+from edgekit.cli.doctor.finding import Finding
+from edgekit.cli.doctor.nvidia import cuda_findings, gpu_findings, jetson_findings
+from edgekit.device.cpu import Cpu, cpu
+from edgekit.device.jetson import Jetson, jetson
+from edgekit.device.nvidia import Gpu, gpus
+from edgekit.engine.backend import BACKENDS, backend
+from edgekit.errors import BackendUnavailable
+from edgekit.measure.machine import system_name
+from edgekit.models.weights.download import weights_cache
+from edgekit.report.wording import BACKEND_NAMES, bytes_in_words
+
+__all__ = ["Finding", "Survey", "survey"]
+
+BUILD_NEEDS_BYTES = 3_000_000_000
+DISK_NEEDS_BYTES = 2_000_000_000
+PLAN_ONLY = "without it, edgekit build … --target tensorrt --plan-only makes a bundle for a machine that has it"
+
+
+class Survey(msgspec.Struct, frozen=True, kw_only=True):
+    """All findings, and what follows from them.
+
+    Attributes:
+        edgekit: version of EdgeKit.
+        findings: line by line.
+        can_build: whether models can be compiled here.
+        can_run: backends that engines can run on here.
+        verdict: the same in sentences.
+    """
+
+    edgekit: str
+    findings: tuple[Finding, ...]
+    can_build: bool
+    can_run: tuple[str, ...]
+    verdict: tuple[str, ...]
+
+
+def survey() -> Survey:
+    """Looks at this machine; backends are loaded to see whether they work, torch and its kin are not."""
+    here, board, cards = cpu(), jetson(), gpus()
+    backends = _backends()
+    build = _build_extra()
+    no_device = tuple(finding.name for finding in backends if finding.status == "caution")
+    can_build = all(finding.status == "ok" for finding in build)
+    can_run = tuple(finding.name for finding in backends if finding.status == "ok" and finding.name != "null")
+    return Survey(
+        edgekit=edgekit.__version__,
+        findings=(*_machine(here, board, cards), *backends, *build),
+        can_build=can_build,
+        can_run=can_run,
+        verdict=tuple(_verdict(can_build, can_run, no_device, here)),
+    )
+
+
+def _machine(here: Cpu, board: Jetson | None, cards: tuple[Gpu, ...]) -> list[Finding]:
+    cores = f"{here.name}, {here.arch}, {here.cores} cores, {here.threads} threads for us"
+    findings = [
+        Finding(group="machine", name="EdgeKit", status="ok", value=edgekit.__version__),
+        Finding(group="machine", name="Python", status="ok", value=f"{platform.python_version()}, {sys.executable}"),
+        Finding(group="machine", name="system", status="fact", value=system_name()),
+        Finding(group="machine", name="processor", status="fact", value=cores),
+        _integers(here),
+        _memory(here),
+        _disk(weights_cache()),
+    ]
+    return [*findings, *jetson_findings(board), *gpu_findings(cards, board), *cuda_findings(cards, board)]
+
+
+def _integers(here: Cpu) -> Finding:
+    features = ", ".join(here.features)
+    if here.fast_int8:
+        return Finding(group="machine", name="8-bit integers", status="ok", value=f"fast ({features})")
+    return Finding(
+        group="machine",
+        name="8-bit integers",
+        status="caution",
+        value=f"no dot-product instructions ({features or 'none known'})",
+        hint="INT8 engines run and are smaller, but gain little speed without VNNI, AMX or Arm's dot product "
+        "(microsoft/onnxruntime #17389)",
+    )
+
+
+def _memory(here: Cpu) -> Finding:
+    if not here.memory_bytes:
+        return Finding(group="machine", name="memory", status="fact", value="the system does not tell")
+    value = f"{bytes_in_words(here.available_bytes)} of {bytes_in_words(here.memory_bytes)} free"
+    if here.available_bytes >= BUILD_NEEDS_BYTES:
+        return Finding(group="machine", name="memory", status="ok", value=value)
+    hint = f"building YOLOv3 in INT8 takes up to {bytes_in_words(BUILD_NEEDS_BYTES)}; running engines takes far less"
+    return Finding(group="machine", name="memory", status="caution", value=value, hint=hint)
+
+
+def _disk(cache: Path) -> Finding:
+    place = next((folder for folder in (cache, *cache.parents) if folder.is_dir()), Path("/"))
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as e:
+        return Finding(group="machine", name="cache", status="caution", value=f"{cache}", hint=f"unreadable: {e}")
+    value = f"{cache}, {bytes_in_words(free)} free"
+    if free >= DISK_NEEDS_BYTES:
+        return Finding(group="machine", name="cache", status="ok", value=value)
+    hint = "downloads go there; EDGEKIT_CACHE names another folder"
+    return Finding(group="machine", name="cache", status="caution", value=value, hint=hint)
+
+
+def _backends() -> list[Finding]:
+    return [_backend(name) for name in BACKENDS]
+
+
+def _backend(name: str) -> Finding:
+    """Whether engines are built and run on the target; a library that is there and broken is told like any other."""
+    hint = PLAN_ONLY if name == "tensorrt" else ""
+    try:
+        library = backend(name)
+        library.require()
+        value = f"{BACKEND_NAMES.get(name, name)} {library.version()}"
+        try:
+            library.require_device(())
+        except BackendUnavailable as e:
+            value = f"{value} builds engines, and runs none here: {e.message}"
+            return Finding(group="backends", name=name, status="caution", value=value, hint=e.hint)
+    except BackendUnavailable as e:
+        hint = "\n".join(line for line in (e.hint, hint) if line)
+        return Finding(group="backends", name=name, status="missing", value=e.message, hint=hint)
+    except Exception as e:
+        value = f"installed, but does not work: {type(e).__name__}: {e}"
+        hint = "install it anew, with pip install --force-reinstall"
+        return Finding(group="backends", name=name, status="missing", value=value, hint=hint)
+    value = "answers zeros, for tests" if name == "null" else value
+    return Finding(group="backends", name=name, status="ok", value=value)
+
+
+def _build_extra() -> list[Finding]:
+    """The packages of the extra ``build``, by what is installed: importing torch takes seconds."""
+    findings = []
+    for name in ("torch", "onnx", "onnx-ir", "onnxscript", "safetensors"):
+        try:
+            findings.append(Finding(group="build", name=name, status="ok", value=metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            hint = "pip install 'edgekit[build]'"
+            findings.append(Finding(group="build", name=name, status="missing", value="not installed", hint=hint))
+    return findings
+
+
+def _verdict(can_build: bool, can_run: tuple[str, ...], no_device: tuple[str, ...], here: Cpu) -> list[str]:
+    if can_build and can_run:
+        first = f"This machine can build engines, and run them on: {', '.join(can_run)}."
+    elif can_run:
+        first = (
+            f"This machine can run engines on: {', '.join(can_run)}. To build them here as well: "
+            "pip install 'edgekit[build]'."
+        )
+    elif can_build:
+        first = "This machine can compile graphs, but run no engine: pip install 'edgekit[cpu]'."
+    else:
+        first = "This machine can neither build nor run engines yet: pip install 'edgekit[build,cpu]'."
+    lines = [first]
+    if can_build and no_device:
+        lines.append(f"It builds engines for {', '.join(no_device)} as well, which need a GPU to run.")
+    if can_run and not here.fast_int8:
+        lines.append("INT8 will make engines smaller here, but hardly faster: the processor has no VNNI.")
+    return lines

@@ -1,0 +1,222 @@
+"""``edgekit eval``: how right an engine is on a data set, or a model in FP32 and INT8 side by side."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from edgekit.data.examples import DataSet
+    from edgekit.evaluation.evaluate import Evaluation
+    from edgekit.progress import Progress
+    from edgekit.recipe.schema import Task
+
+__all__ = ["evaluate"]
+
+EPILOG = """\b
+Examples:
+  edgekit eval lenet --weights lenet.safetensors --data digits
+  edgekit eval engines/lenet-int8-cpu --data digits --limit 100 --json
+  edgekit eval fp32 int8 --data coco:val2017 --per-class
+"""
+MEASURED = ("classify", "detect", "regress", "translate")
+MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
+
+
+@click.command("eval", epilog=EPILOG, short_help="Measure how right an engine or a model is on a data set.")
+@click.argument("engines", metavar="ENGINE|MODEL...", nargs=-1, required=True)
+@click.option(
+    "--data",
+    required=True,
+    metavar="SET",
+    help="What to measure on: digits, scenes, spelling, or a path; folder:, idx:, coco:, voc:, yolo:, csv: or text: "
+    "before it says of what format it is.",
+)
+@click.option("--column", metavar="NAME", help="Of a CSV table, the column that is foretold; the last one otherwise.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "train"]),
+    default="test",
+    show_default=True,
+    help="The part of the set to measure on.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Measure on N examples at most, spread over the set."
+)
+@click.option("--weights", metavar="FILE|NAME", help="Weights of MODEL: a file, or a published set.")
+@click.option("--calib", metavar="DIR|SET", help="What MODEL is calibrated on; the set's part to learn from otherwise.")
+@click.option("--calib-images", type=click.IntRange(min=1), metavar="N", help="Calibrate on N examples at most.")
+@click.option("--target", metavar="NAME", help="Backend that MODEL's engines are built for; cpu otherwise.")
+@click.option(
+    "--score-threshold",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Of a detector, count what scores above X; 0.001 otherwise, so that the whole curve counts.",
+)
+@click.option("--per-class", is_flag=True, help="Show every class by itself too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
+def evaluate(
+    engines: tuple[str, ...],
+    data: str,
+    split: Literal["train", "test"],
+    limit: int | None,
+    score_threshold: float | None,
+    threads: int,
+    per_class: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure how right an engine, or several, or a model is on a data set.
+
+    ENGINE is a folder that `edgekit build` has made; of several, each is compared with the first. MODEL is a name out
+    of `edgekit models`: it is built in FP32 and in INT8, calibrated on the set's part to learn from, and both are
+    shown side by side.
+
+    Shown are accuracy and top-5 accuracy of classifiers, mean average precision of detectors as COCO computes it,
+    squared errors of regressions, and right tokens and whole right sequences of translators.
+    """
+    from edgekit.cli.progress import progress_on_stderr
+    from edgekit.evaluation.evaluate import SCORE_THRESHOLD, evaluate_bundle
+
+    examples = _fitting(engines, data, split, options["column"])
+    _check_options(examples.task, per_class=per_class, score_threshold=score_threshold)
+    with progress_on_stderr() as progress, _built(engines, data, options, threads, progress) as paths:
+        found = [
+            evaluate_bundle(
+                path,
+                data=examples,
+                split=split,
+                limit=limit,
+                score_threshold=SCORE_THRESHOLD if score_threshold is None else score_threshold,
+                threads=threads,
+                progress=progress,
+            )
+            for path in paths
+        ]
+    if as_json:
+        _print_json(found, paths)
+    else:
+        _print_tables(found, paths, per_class=per_class)
+
+
+def _fitting(words: tuple[str, ...], data: str, split: Literal["train", "test"], column: str | None) -> DataSet:
+    """What to measure on; of a model it is found out before that is built whether the two go together."""
+    from edgekit.data.examples import data_set
+    from edgekit.evaluation.labels import model_classes_from_labels
+
+    task, labels = _task_and_labels(words[0])
+    examples = data_set(data, split=split, task=task, target=column)
+    if labels and task in ("classify", "detect"):
+        model_classes_from_labels(labels, examples.labels, name=examples.name)
+    return examples
+
+
+def _task_and_labels(word: str) -> tuple[Task | None, tuple[str, ...]]:
+    """What an engine or a model is measured at, if it says so, and the classes of a model that is still to be built."""
+    from edgekit.config import kind_of
+    from edgekit.engine.bundle.manifest import read_manifest
+    from edgekit.models.cfg.recipe import recipe_from_cfg
+    from edgekit.recipe.schema import load_recipe
+
+    task: str = "tensor"
+    labels: tuple[str, ...] = ()
+    if _is_engine(word):
+        task = read_manifest(Path(word)).task
+    elif (kind := kind_of(word)) in ("recipe", "cfg"):
+        recipe = load_recipe(word) if kind == "recipe" else recipe_from_cfg(Path(word))
+        task, labels = recipe.task, recipe.labels.names
+    return (task if task in MEASURED else None), labels  # type: ignore[return-value]
+
+
+def _check_options(task: Task, *, per_class: bool, score_threshold: float | None) -> None:
+    """Refuses what would do nothing for that task."""
+    from edgekit.errors import UsageError
+
+    if score_threshold is not None and task != "detect":
+        raise UsageError(
+            f"--score-threshold: expected a task with scores, 'detect', got '{task}'",
+            hint="leave --score-threshold out",
+        )
+    if per_class and task not in ("classify", "detect"):
+        raise UsageError(
+            f"--per-class: expected a task with classes, 'classify' or 'detect', got '{task}'",
+            hint="leave --per-class out",
+        )
+
+
+def _is_engine(word: str) -> bool:
+    return (Path(word) / "manifest.json").is_file()
+
+
+@contextmanager
+def _built(
+    words: tuple[str, ...], data: str, options: dict[str, Any], threads: int, progress: Progress
+) -> Iterator[list[Path]]:
+    """The engines' folders; of a model two, which are gone when the context ends."""
+    from edgekit.config import kind_of
+    from edgekit.errors import UsageError
+    from edgekit.pipeline.build import build
+
+    models = [word for word in words if not _is_engine(word)]
+    given = [f"--{name.replace('_', '-')}" for name in MODEL_OPTIONS if options[name] is not None]
+    if not models:
+        if given:
+            raise UsageError(f"{given[0]}: expected a model, which it is for, got engines, which are built already")
+        yield [Path(word) for word in words]
+        return
+    for model in models:
+        kind_of(model)
+    if len(words) > 1:
+        raise UsageError(
+            f"expected one model or any number of engines, got {len(words)} of which '{models[0]}' is a model",
+            hint="build what is to be compared with `edgekit build`, then name the engines",
+        )
+    with tempfile.TemporaryDirectory(prefix="edgekit-eval-") as folder:
+        common = {
+            "weights": options["weights"],
+            "target": options["target"] or "cpu",
+            "threads": threads,
+            "profile": False,
+            "progress": progress,
+        }
+        calib = {"calib": options["calib"] or data, "calib_images": options["calib_images"]}
+        if options["calib"] is None:
+            calib["calib_column"] = options["column"]
+        yield [
+            build(models[0], precision="fp32", output=Path(folder) / "fp32", **common),
+            build(models[0], precision="int8", output=Path(folder) / "int8", **common, **calib),
+        ]
+
+
+def _print_json(found: list[Evaluation], paths: list[Path]) -> None:
+    import msgspec
+
+    from edgekit.cli.eval.table import differences
+
+    engines = []
+    for path, evaluation in zip(paths, found, strict=True):
+        place = str(path) if path.exists() else None  # those of a model are gone by now
+        figures = msgspec.to_builtins(evaluation)
+        engines.append({"engine": place, **figures, "difference": differences(found[0], evaluation)})
+    first = found[0]
+    content = {"data": first.data, "split": first.split, "task": first.task, "engines": engines}
+    # The encoder writes what is not a number as null, which JSON has no other word for.
+    click.echo(msgspec.json.format(msgspec.json.encode(content), indent=1).decode())
+
+
+def _print_tables(found: list[Evaluation], paths: list[Path], *, per_class: bool) -> None:
+    from rich.console import Console
+
+    from edgekit.cli.eval.table import class_table, print_summary
+
+    console = Console(highlight=False)
+    names = [path.name for path in paths]
+    print_summary(console, found, names)
+    if per_class and found[0].per_class:
+        console.print(class_table(found, names))

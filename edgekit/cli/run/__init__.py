@@ -1,0 +1,1 @@
+"""The command ``edgekit run``, one file per kind of input."""

@@ -1,0 +1,1 @@
+"""Calibration inputs: image sets, data sets and random inputs."""

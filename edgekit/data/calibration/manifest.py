@@ -1,0 +1,91 @@
+"""The TOML files that declare calibration sets: which pictures, whose they are, and which views are made of each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from edgekit.errors import CalibrationError
+from edgekit.recipe.messages import expect, recipe_error
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Manifest", "Picture", "View", "manifest_from_file"]
+
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+
+
+class Picture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One picture and whose it is.
+
+    Attributes:
+        file: its path, from the manifest's folder.
+        sha256: hash of the file, in hexadecimal.
+        license: SPDX identifier, or the words in which it was given away.
+        author: who took it.
+        source: where it came from.
+    """
+
+    file: _Text
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    license: _Text
+    author: _Text
+    source: _Text
+
+
+class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a picture.
+
+    Attributes:
+        name: what it is called in messages.
+        crop: left, top, right and bottom, as fractions of the picture's width and height.
+        mirror: left and right are exchanged.
+    """
+
+    name: _Text
+    crop: tuple[_Fraction, _Fraction, _Fraction, _Fraction] = (0.0, 0.0, 1.0, 1.0)
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.crop
+        expect(left < right and top < bottom, "crop", "left < right and top < bottom", list(self.crop))
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A calibration set: every view of every picture.
+
+    Attributes:
+        title: one line for lists.
+        images: the pictures.
+        views: what is made of each; the whole picture where none is declared.
+    """
+
+    title: _Text
+    images: Annotated[tuple[Picture, ...], msgspec.Meta(min_length=1)]
+    views: Annotated[tuple[View, ...], msgspec.Meta(min_length=1)] = (View("whole"),)
+
+
+def manifest_from_file(file: Path) -> Manifest:
+    """The manifest in a TOML file.
+
+    Raises:
+        CalibrationError: the file cannot be read, is not TOML, or a field of it is wrong; names file, field and value.
+    """
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise CalibrationError(f"calibration set {file}: expected a TOML file, got: {e.strerror}") from e
+    except ValueError as e:
+        raise CalibrationError(f"calibration set {file}: not valid TOML: {e}") from e
+    try:
+        return msgspec.convert(raw, Manifest)
+    except msgspec.ValidationError as e:
+        error = recipe_error(file, e, raw, Manifest)
+        raise CalibrationError(f"calibration set {error.message.removeprefix('recipe ')}", hint=error.hint) from e

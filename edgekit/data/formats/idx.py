@@ -1,0 +1,256 @@
+"""IDX files, the format of MNIST and Fashion-MNIST: pictures in one file, classes in another, plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import tempfile
+import zlib
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+
+from edgekit.data.detection_set import empty_classes
+from edgekit.data.examples import Choice, Example, Split
+from edgekit.data.formats.text_lines import looks_like_html, names_in
+from edgekit.data.paths import first_file
+from edgekit.data.splits import split_from_name, split_path
+from edgekit.errors import DataError
+from edgekit.recipe.schema import Task
+
+__all__ = ["FASHION_MNIST_NAMES", "IdxFile", "IdxSet", "idx_from_path", "is_idx_name"]
+
+FASHION_MNIST_NAMES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+_KINDS = {
+    0x08: "unsigned bytes",
+    0x09: "signed bytes",
+    0x0B: "16-bit numbers",
+    0x0C: "32-bit numbers",
+    0x0D: "32-bit floats",
+    0x0E: "64-bit floats",
+}
+_BLOCK_BYTES = 1 << 20
+_GZIP = b"\x1f\x8b"
+_BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+class IdxFile:
+    """An array of bytes in a file, read an element at a time.
+
+    A gzipped file is unpacked to a nameless file on disk first, since gzip can only be read from the front.
+
+    Attributes:
+        path: the file.
+        shape: as its header says; the first is the number of elements.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads the header and checks that the file is as long as it says.
+
+        Raises:
+            DataError: it cannot be read, is no IDX file of bytes, or is shorter or longer than its header says.
+        """
+        self.path = path
+        self._unpacked: np.ndarray | None = None
+        try:
+            with path.open("rb") as file:
+                packed = file.read(2) == _GZIP
+                file.seek(0)
+                self.shape, self._start = _unpacked_header(file, path) if packed else _checked_header(file, path)
+                if packed:
+                    self._unpacked = _unpacked(path, self.shape, self._start)
+        except OSError as e:
+            raise DataError(f"{path}: expected an IDX file, got: {e.strerror or e}") from e
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """The element at ``index``, uint8 of ``shape[1:]``."""
+        if not 0 <= index < self.shape[0]:
+            raise IndexError(f"{self.path}: expected an index from 0 to {self.shape[0] - 1}, got {index}")
+        element: np.ndarray = self._read(index, 1)[0]
+        return element
+
+    def all(self) -> np.ndarray:
+        """All elements, uint8 of ``shape``."""
+        return self._read(0, self.shape[0])
+
+    def _read(self, first: int, count: int) -> np.ndarray:
+        if self._unpacked is not None:
+            return np.array(self._unpacked[first : first + count])
+        each = math.prod(self.shape[1:])
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._start + first * each)
+                content = file.read(count * each)
+        except OSError as e:
+            raise DataError(f"{self.path}: element {first}: cannot be read: {e.strerror or e}") from e
+        if len(content) != count * each:
+            raise DataError(f"{self.path}: element {first}: expected {count * each} bytes, the file has become shorter")
+        return np.frombuffer(content, np.uint8).reshape(count, *self.shape[1:])
+
+
+class IdxSet:
+    """Grey pictures of an IDX file with the classes of another."""
+
+    task: Task = "classify"
+
+    def __init__(self, pictures: IdxFile, classes: np.ndarray, labels: tuple[str, ...], notes: list[str]) -> None:
+        """Takes the classes as int64 ``(N,)``, one a picture."""
+        self.name = str(pictures.path)
+        self.labels = labels
+        self.notes = notes
+        self._pictures = pictures
+        self._classes = classes
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(f"{self._pictures.path.name}[{index}]", self._pictures[index], int(self._classes[index]))
+
+
+def idx_from_path(path: Path, choice: Choice) -> IdxSet:
+    """The set in a folder with MNIST's four files, or of a file of pictures that has one of classes beside it.
+
+    Files are found by the names that MNIST, Fashion-MNIST and EMNIST give them: ``train-images-idx3-ubyte``,
+    ``t10k-labels.idx1-ubyte.gz``. Classes have the names that a file ``labels.txt`` beside them gives; else those of
+    Fashion-MNIST where a folder is called so; else their numbers.
+
+    Raises:
+        DataError: a file is missing, damaged, or does not fit the other.
+    """
+    folder = path if path.is_dir() else path.parent
+    files = [file for file in sorted(folder.iterdir()) if is_idx_name(file.name) and file.is_file()]
+    of_pictures = [file for file in files if "images" in file.name]
+    if path.is_dir() or split_from_name(path.name) not in (choice.split, None):
+        pictures_path = split_path(of_pictures, choice.split, f"{folder}: files of images")
+    else:
+        pictures_path = path
+    pictures = IdxFile(pictures_path)
+    if len(pictures.shape) != 3 or 0 in pictures.shape:
+        raise DataError(
+            f"{pictures_path}: expected the shape (pictures, height, width) in the header, got {pictures.shape}"
+        )
+    classes = _classes(_labels_path(pictures_path, files))
+    if len(classes) != pictures.shape[0]:
+        raise DataError(
+            f"{_labels_path(pictures_path, files)}: expected {pictures.shape[0]:,} labels, one a picture of "
+            f"{pictures_path.name}, got {len(classes):,}"
+        )
+    labels = _names(folder, _other_classes(files, split_from_name(pictures_path.name), classes))
+    _check_range(classes, labels, _labels_path(pictures_path, files))
+    counts = np.bincount(classes, minlength=len(labels))
+    empty = [labels[i] for i in np.flatnonzero(counts == 0)]
+    return IdxSet(pictures, classes, labels, empty_classes(empty, "pictures"))
+
+
+def is_idx_name(name: str) -> bool:
+    """Whether a file is called as IDX files are."""
+    return re.search(r"[.-]idx\d-ubyte(\.gz)?$", name) is not None
+
+
+def _labels_path(pictures: Path, files: list[Path]) -> Path:
+    wanted = re.sub(r"idx\d", "idx1", pictures.name.replace("images", "labels")).removesuffix(".gz")
+    plain = re.sub(r"[.-]idx", ".idx", wanted)
+    for file in files:
+        if re.sub(r"[.-]idx", ".idx", file.name.removesuffix(".gz")) == plain and file != pictures:
+            return file
+    raise DataError(f"{pictures}: expected the labels in {wanted} beside it, got no such file")
+
+
+def _classes(path: Path) -> np.ndarray:
+    file = IdxFile(path)
+    if len(file.shape) != 1:
+        raise DataError(f"{path}: expected the shape (labels,) in the header, got {file.shape}")
+    return file.all().astype(np.int64)
+
+
+def _other_classes(files: list[Path], split: Split | None, classes: np.ndarray) -> int:
+    """How many classes there are in both splits: a test may lack the last ones."""
+    count = int(classes.max()) + 1
+    for file in files:
+        if "labels" in file.name and split_from_name(file.name) not in (split, None):
+            other = _classes(file)
+            count = max(count, int(other.max(initial=0)) + 1)
+    return count
+
+
+def _names(folder: Path, count: int) -> tuple[str, ...]:
+    if named := first_file(folder / name for name in ("labels.txt", "classes.txt")):
+        return names_in(named)
+    if count <= 10 and any("fashion" in part.lower() for part in folder.resolve().parts[-3:]):
+        return FASHION_MNIST_NAMES
+    return tuple(str(i) for i in range(count))
+
+
+def _check_range(classes: np.ndarray, labels: tuple[str, ...], path: Path) -> None:
+    wrong = np.flatnonzero(classes >= len(labels))
+    if len(wrong):
+        raise DataError(
+            f"{path}: label {wrong[0]}: expected a class from 0 to {len(labels) - 1}, got {classes[wrong[0]]}"
+        )
+
+
+def _header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:
+    """Sizes of the dimensions, and where the elements begin (http://yann.lecun.com/exdb/mnist: THE IDX FILE FORMAT)."""
+    start = file.read(4)
+    if looks_like_html(start + file.read(60)):
+        raise DataError(f"{path}: expected an IDX file, got a web page", hint="download the file itself")
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _KINDS or not start[3]:
+        raise DataError(f"{path}: expected an IDX header, 00 00 08 and the number of dimensions, got {start.hex(' ')}")
+    if start[2] != 0x08:
+        raise DataError(f"{path}: expected unsigned bytes, got {_KINDS[start[2]]} (0x{start[2]:02x})")
+    count = start[3]
+    file.seek(4)
+    sizes = file.read(4 * count)
+    if len(sizes) != 4 * count:
+        raise DataError(f"{path}: expected {count} sizes in the IDX header, the file ends in the midst of them")
+    return tuple(int(size) for size in np.frombuffer(sizes, ">u4")), 4 + 4 * count
+
+
+def _checked_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:
+    shape, start = _header(file, path)
+    got, expected = file.seek(0, 2) - start, math.prod(shape)
+    if got != expected:
+        raise DataError(f"{path}: expected {expected:,} bytes after the header {shape}, got {got:,}")
+    return shape, start
+
+
+def _unpacked_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:
+    try:
+        with gzip.open(file) as content:
+            return _header(cast("IO[bytes]", content), path)
+    except _BROKEN_GZIP as e:
+        raise _damaged(path, 0, e) from e
+
+
+def _unpacked(path: Path, shape: tuple[int, ...], start: int) -> np.ndarray:
+    """The elements of a gzipped file, in a file that nobody else sees and that ends with the array."""
+    most, written = start + math.prod(shape), 0
+    with tempfile.TemporaryFile() as unpacked:
+        try:
+            with gzip.open(path) as content:
+                while block := content.read(_BLOCK_BYTES):
+                    written += len(block)
+                    if written > most:
+                        raise DataError(f"{path}: expected {most:,} bytes, as its header {shape} says, got more")
+                    unpacked.write(block)
+        except _BROKEN_GZIP as e:
+            raise _damaged(path, written, e) from e
+        if written < most:
+            raise DataError(f"{path}: expected {most:,} bytes, as its header {shape} says, got {written:,}")
+        unpacked.flush()
+        if not math.prod(shape):
+            return np.zeros(shape, np.uint8)
+        return np.memmap(unpacked, np.uint8, "r", offset=start, shape=shape)
+
+
+def _damaged(path: Path, written: int, reason: Exception) -> DataError:
+    return DataError(
+        f"{path}: expected a whole gzip file, got a damaged one after {written:,} bytes: {reason}",
+        hint="download it again",
+    )

@@ -1,0 +1,129 @@
+"""Parallel texts: what is to be translated and its translation, a line each."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+from edgekit.data.examples import Choice, Example
+from edgekit.data.formats.text_lines import Line, text_line_at, text_lines
+from edgekit.data.splits import DRAWN, is_drawn, split_from_name, split_path
+from edgekit.data.vocabulary import SPECIAL_TOKENS
+from edgekit.errors import DataError
+from edgekit.recipe.schema import Task
+
+__all__ = ["ParallelText", "is_parallel_text", "text_from_path"]
+
+_SUFFIXES = (".tsv", ".tab", ".txt")
+_PAIR = (".src", ".tgt")
+
+
+class ParallelText:
+    """Pairs of texts, read from their files on use.
+
+    Attributes:
+        labels: the special tokens, and every character that stands in the files.
+    """
+
+    task: Task = "translate"
+
+    def __init__(self, files: tuple[Path, ...], places: list[array[int]], characters: set[str]) -> None:
+        """Takes one file of pairs with a tab between, or two; and the number and the offset of each line in each."""
+        self.name = str(files[0])
+        self.labels = (*SPECIAL_TOKENS, *sorted(characters))
+        self.notes: list[str] = []
+        self._files = files
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places[0])
+
+    def __getitem__(self, index: int) -> Example:
+        texts: list[str] = []
+        for i, file in enumerate(self._files):
+            line = self._places[2 * i][index]
+            text = text_line_at(file, line, self._places[2 * i + 1][index])
+            texts += _pair(text, f"{file}, line {line}") if len(self._files) == 1 else [text.strip()]
+        return Example(f"{self._files[0]}, line {self._places[0][index]}", texts[0], texts[1])
+
+
+def text_from_path(path: Path, choice: Choice) -> ParallelText:
+    """The texts of a file with a tab in each line, or of ``FILE.src`` and ``FILE.tgt``, by either name.
+
+    Of a folder, the file is taken whose name tells the split. Of one whose name tells none, a fifth of the pairs is the
+    test, by a hash of the source, so that a text has all its translations in the same split.
+
+    Raises:
+        DataError: a line has no tab or several, a text is empty, or the two files have not the same lines; names file
+            and line.
+    """
+    files = _files(path, choice)
+    declared = split_from_name(files[0].name) is not None
+    places: list[array[int]] = [array("Q") for _ in range(2 * len(files))]
+    characters: set[str] = set()
+    for lines in _rows(files):
+        source, target = _texts(files, lines)
+        characters.update(source, target)
+        if declared or is_drawn(source, choice.split):
+            for i, line in enumerate(lines):
+                places[2 * i].append(line.number)
+                places[2 * i + 1].append(line.offset)
+    if not places[0]:
+        raise DataError(
+            f"{files[0]}: expected at least one pair for the {choice.split} split, got none",
+            hint="" if declared else DRAWN,
+        )
+    return ParallelText(files, places, characters)
+
+
+def is_parallel_text(path: Path) -> bool:
+    """Whether the file's first line is two texts with a tab between, or it is one of a pair of files."""
+    if path.suffix in _PAIR:
+        return True
+    line = next(text_lines(path), Line(1, 0, ""))
+    return path.suffix in _SUFFIXES and line.text.strip().count("\t") == 1
+
+
+def _files(path: Path, choice: Choice) -> tuple[Path, ...]:
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix in (".src", *_SUFFIXES) and file.is_file())
+        path = split_path(found, choice.split, f"{path}: files of texts") if len(found) != 1 else found[0]
+    elif split_from_name(path.name) not in (choice.split, None):
+        siblings = sorted(path.parent.glob(f"*{path.suffix}"))
+        path = split_path(siblings, choice.split, f"{path.parent}: files like {path.name}")
+    if path.suffix not in _PAIR:
+        return (path,)
+    pair = tuple(path.with_suffix(suffix) for suffix in _PAIR)
+    for file in pair:
+        if not file.is_file():
+            raise DataError(f"{path}: expected {file.name} beside it, got no such file")
+    return pair
+
+
+def _rows(files: tuple[Path, ...]) -> Iterator[tuple[Line, ...]]:
+    """The lines that belong together: of the same number, where there are two files."""
+    for lines in zip_longest(*(text_lines(file) for file in files)):
+        first = min(line.number for line in lines if line is not None)
+        for file, line in zip(files, lines, strict=True):
+            if line is None or line.number != first:
+                raise DataError(f"{file}, line {first}: expected a text, as in the other file, got none")
+        yield lines
+
+
+def _texts(files: tuple[Path, ...], lines: tuple[Line, ...]) -> tuple[str, str]:
+    if len(files) == 1:
+        source, target = _pair(lines[0].text, f"{files[0]}, line {lines[0].number}")
+        return source, target
+    return lines[0].text.strip(), lines[1].text.strip()
+
+
+def _pair(text: str, where: str) -> tuple[str, str]:
+    parts = [part.strip() for part in text.split("\t")]
+    if len(parts) != 2:
+        raise DataError(f"{where}: expected a text, a tab and its translation, got {len(parts) - 1} tabs")
+    if not all(parts):
+        side = "right" if parts[0] else "left"
+        raise DataError(f"{where}: expected a text on both sides of the tab, got none on the {side}")
+    return parts[0], parts[1]

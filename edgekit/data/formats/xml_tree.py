@@ -1,0 +1,100 @@
+"""Small XML files as trees whose elements know their line; what could make a small file large is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from edgekit.data.formats.text_lines import file_bytes, looks_like_html
+from edgekit.errors import DataError
+
+__all__ = ["Element", "element_from_file"]
+
+_MOST_BYTES = 4 << 20
+_DEEPEST = 64
+
+
+@dataclass
+class Element:
+    """One element.
+
+    Attributes:
+        tag: its name.
+        line: where it begins, from 1.
+        text: what stands in it before its first child, without spaces around.
+        children: the elements in it, in order.
+    """
+
+    tag: str
+    line: int
+    text: str = ""
+    children: list[Element] = field(default_factory=list)
+
+    def all(self, tag: str) -> list[Element]:
+        """The children of that name."""
+        return [child for child in self.children if child.tag == tag]
+
+    def find(self, tag: str) -> Element | None:
+        """The first child of that name."""
+        return next(iter(self.all(tag)), None)
+
+
+def element_from_file(path: Path) -> Element:
+    """The root of a file's tree.
+
+    A document type is refused, and with it every entity of a file's own: a few lines of them expand to gigabytes, or
+    read other files (CWE-776, CWE-611).
+
+    Raises:
+        DataError: the file cannot be read, is not XML, has a document type, or is nested more than 64 deep; names the
+            line.
+    """
+    content = file_bytes(path, _MOST_BYTES)
+    if looks_like_html(content):
+        raise DataError(f"{path}: expected XML, got a web page", hint="download the file itself")
+    parser = expat.ParserCreate()
+    tree = _Tree(path, parser)
+    try:
+        parser.Parse(content, True)
+    except expat.ExpatError as e:
+        raise DataError(f"{path}, line {e.lineno}: expected XML, got: {expat.ErrorString(e.code)}") from e
+    except (LookupError, ValueError) as e:  # an encoding that Python does not know, or cannot use here
+        raise DataError(f"{path}: expected XML in UTF-8, got: {e}") from e
+    return tree.root.children[0]
+
+
+class _Tree:
+    """Handlers that build the tree."""
+
+    def __init__(self, path: Path, parser: expat.XMLParserType) -> None:
+        self.root = Element("", 0)
+        self._path = path
+        self._parser = parser
+        self._open = [self.root]
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._characters
+        parser.StartDoctypeDeclHandler = self._doctype
+        parser.buffer_text = True
+
+    def _start(self, tag: str, attributes: object) -> None:
+        line = self._parser.CurrentLineNumber
+        if len(self._open) > _DEEPEST:
+            raise DataError(f"{self._path}, line {line}: expected at most {_DEEPEST} elements in each other, got more")
+        element = Element(tag, line)
+        self._open[-1].children.append(element)
+        self._open.append(element)
+
+    def _end(self, tag: str) -> None:
+        element = self._open.pop()
+        element.text = element.text.strip()
+
+    def _characters(self, text: str) -> None:
+        element = self._open[-1]
+        if not element.children:  # no format here has text between elements, only spaces
+            element.text += text
+
+    def _doctype(self, *_: object) -> None:
+        line = self._parser.CurrentLineNumber
+        raise DataError(f"{self._path}, line {line}: expected XML without a document type, got <!DOCTYPE")

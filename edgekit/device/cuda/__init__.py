@@ -1,0 +1,1 @@
+"""CUDA: the driver protocol, its two implementations, and the objects built on it."""

@@ -1,0 +1,274 @@
+"""CUDA by pycuda, which is what most who work with a Jetson have; it knows no CUDA graphs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from edgekit.device.cuda.driver import NO_DRIVER, DeviceProperties, Handle
+from edgekit.errors import BackendUnavailable, RunError
+
+__all__ = ["PyCuda"]
+
+
+class Memory(list[Any]):
+    """A pycuda object in a box, so that it goes when it is freed, and in the context that it belongs to."""
+
+    def __int__(self) -> int:
+        return int(self[0])
+
+
+class PyCuda:
+    """See `Driver`."""
+
+    name = "pycuda"
+    has_graphs = False
+
+    def __init__(self) -> None:
+        import pycuda.driver  # noqa: TID251  this is the file
+
+        self._cu: Any = pycuda.driver
+        self._contexts: dict[int, Any] = {}
+        weakref.finalize(self, _let_go, self._contexts)  # before all that is made later, and so after it at the end
+
+    def init(self) -> None:
+        """See `Driver.init`."""
+        try:
+            with self._errors():
+                self._cu.init()
+        except RunError as e:
+            raise BackendUnavailable(f"CUDA finds no device that works: {e.message}", hint=NO_DRIVER) from e
+
+    def properties(self, index: int) -> DeviceProperties:
+        """See `Driver.properties`."""
+        device = self._device(index)
+        free_bytes, memory_bytes = self._memory_bytes(index)
+        with self._errors():
+            version = self._cu.get_driver_version()
+            return DeviceProperties(
+                name=device.name(),
+                compute_capability=device.compute_capability(),
+                memory_bytes=memory_bytes,
+                free_bytes=free_bytes,
+                integrated=bool(device.get_attribute(self._cu.device_attribute.INTEGRATED)),
+                driver_version=f"{version // 1000}.{version % 1000 // 10}",
+            )
+
+    def retain(self, index: int) -> Handle:
+        """See `Driver.retain`; kept until the process ends.
+
+        When pycuda lets go of a primary context, it pushes it and does not pop it again; from another thread than that
+        which has retained it, it does nothing.
+        """
+        if index not in self._contexts:
+            device = self._device(index)
+            with self._errors():
+                self._contexts[index] = device.retain_primary_context()
+        return self._contexts[index]
+
+    def release(self, context: Handle) -> None:
+        """See `retain`."""
+
+    def push(self, context: Handle) -> None:
+        """See `Driver.push`."""
+        with self._errors():
+            context.push()
+
+    def pop(self) -> None:
+        """See `Driver.pop`."""
+        with self._errors():
+            self._cu.Context.pop()
+
+    def synchronize(self) -> None:
+        """See `Driver.synchronize`."""
+        with self._errors():
+            self._cu.Context.synchronize()
+
+    def allocate(self, size_bytes: int) -> Handle:
+        """See `Driver.allocate`."""
+        with self._errors():
+            return Memory([self._cu.mem_alloc(size_bytes)])
+
+    def free(self, memory: Handle) -> None:
+        """See `Driver.free`."""
+        with self._errors():
+            memory.pop().free()
+
+    def allocate_host(self, size_bytes: int, *, mapped: bool) -> Handle:
+        """See `Driver.allocate_host`."""
+        flags = self._cu.host_alloc_flags.DEVICEMAP if mapped else 0
+        with self._errors():
+            return Memory([self._cu.pagelocked_empty(size_bytes, np.uint8, mem_flags=flags)])
+
+    def free_host(self, memory: Handle) -> None:
+        """See `Driver.free_host`."""
+        with self._errors():
+            memory.pop().base.free()
+
+    def host_array(self, memory: Handle) -> np.ndarray:
+        """See `Driver.host_array`."""
+        array: np.ndarray = memory[0]
+        return array
+
+    def mapped_address(self, memory: Handle) -> int:
+        """See `Driver.mapped_address`."""
+        with self._errors():
+            return int(memory[0].base.get_device_pointer())
+
+    def create_stream(self) -> Handle:
+        """See `Driver.create_stream`."""
+        with self._errors():
+            return Memory([self._cu.Stream(1)])  # CU_STREAM_NON_BLOCKING
+
+    def destroy_stream(self, stream: Handle) -> None:
+        """See `Driver.destroy_stream`."""
+        stream.clear()
+
+    def stream_address(self, stream: Handle) -> int:
+        """See `Driver.stream_address`."""
+        return int(stream[0].handle)
+
+    def synchronize_stream(self, stream: Handle) -> None:
+        """See `Driver.synchronize_stream`."""
+        with self._errors():
+            stream[0].synchronize()
+
+    def wait_event(self, stream: Handle, event: Handle) -> None:
+        """See `Driver.wait_event`."""
+        with self._errors():
+            stream[0].wait_for_event(event[0])
+
+    def create_event(self, *, timing: bool) -> Handle:
+        """See `Driver.create_event`."""
+        with self._errors():
+            return Memory([self._cu.Event(0 if timing else self._cu.event_flags.DISABLE_TIMING)])
+
+    def destroy_event(self, event: Handle) -> None:
+        """See `Driver.destroy_event`."""
+        event.clear()
+
+    def record_event(self, event: Handle, stream: Handle) -> None:
+        """See `Driver.record_event`."""
+        with self._errors():
+            event[0].record(stream[0])
+
+    def synchronize_event(self, event: Handle) -> None:
+        """See `Driver.synchronize_event`."""
+        with self._errors():
+            event[0].synchronize()
+
+    def event_done(self, event: Handle) -> bool:
+        """See `Driver.event_done`."""
+        with self._errors():
+            return bool(event[0].query())
+
+    def elapsed_ms(self, start: Handle, end: Handle) -> float:
+        """See `Driver.elapsed_ms`."""
+        with self._errors():
+            return float(start[0].time_till(end[0]))
+
+    def copy_to_device(self, address: int, host: np.ndarray, stream: Handle) -> None:
+        """See `Driver.copy_to_device`."""
+        with self._errors():
+            self._cu.memcpy_htod_async(address, host, stream[0])
+
+    def copy_to_host(self, host: np.ndarray, address: int, stream: Handle) -> None:
+        """See `Driver.copy_to_host`."""
+        with self._errors():
+            self._cu.memcpy_dtoh_async(host, address, stream[0])
+
+    def load_module(self, image: bytes) -> Handle:
+        """See `Driver.load_module`."""
+        with self._errors():
+            return Memory([self._cu.module_from_buffer(image + b"\0")])
+
+    def unload_module(self, module: Handle) -> None:
+        """See `Driver.unload_module`."""
+        module.clear()
+
+    def function(self, module: Handle, name: str) -> Handle:
+        """See `Driver.function`."""
+        with self._errors():
+            return module[0].get_function(name)
+
+    def launch(
+        self,
+        function: Handle,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: Sequence[np.generic],
+        *,
+        shared_bytes: int,
+        stream: Handle,
+    ) -> None:
+        """See `Driver.launch`."""
+        with self._errors():
+            function(*arguments, grid=grid, block=block, shared=shared_bytes, stream=stream[0])
+
+    def begin_capture(self, stream: Handle) -> None:
+        """See `Driver.begin_capture`."""
+        raise _no_graphs()
+
+    def end_capture(self, stream: Handle) -> Handle:
+        """See `Driver.end_capture`."""
+        raise _no_graphs()
+
+    def destroy_graph(self, graph: Handle) -> None:
+        """See `Driver.destroy_graph`."""
+        raise _no_graphs()
+
+    def instantiate(self, graph: Handle) -> Handle:
+        """See `Driver.instantiate`."""
+        raise _no_graphs()
+
+    def destroy_executable(self, executable: Handle) -> None:
+        """See `Driver.destroy_executable`."""
+        raise _no_graphs()
+
+    def launch_graph(self, executable: Handle, stream: Handle) -> None:
+        """See `Driver.launch_graph`."""
+        raise _no_graphs()
+
+    def _device(self, index: int) -> Any:
+        try:
+            with self._errors():
+                return self._cu.Device(index)
+        except RunError as e:
+            raise BackendUnavailable(f"there is no GPU {index}: {e.message}", hint=NO_DRIVER) from e
+
+    def _memory_bytes(self, index: int) -> tuple[int, int]:
+        """Free and total; CUDA tells it to those who have a context."""
+        context = self.retain(index)
+        try:
+            self.push(context)
+            try:
+                with self._errors():
+                    free_bytes, memory_bytes = self._cu.mem_get_info()
+            finally:
+                self.pop()
+        finally:
+            self.release(context)
+        return free_bytes, memory_bytes
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The package's errors as ours, which name CUDA's function and say in words what it gave."""
+        try:
+            yield
+        except self._cu.Error as e:
+            raise RunError(f"CUDA failed: {e}") from e
+
+
+def _let_go(contexts: dict[int, Any]) -> None:
+    """Pycuda itself would take them for contexts that it has created, and complain when the process ends."""
+    for context in contexts.values():
+        context.detach()
+    contexts.clear()
+
+
+def _no_graphs() -> RunError:
+    return RunError("pycuda has no CUDA graphs", hint="pip install cuda-bindings")

@@ -1,0 +1,1 @@
+"""The folder an engine is stored in: manifest, hashes and atomic writing."""

@@ -1,0 +1,378 @@
+"""The folder an engine lives in: written whole, sealed with hashes, and checked before it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from edgekit.device.cpu import cpu
+from edgekit.engine.backend import BACKENDS, Backend, backend
+from edgekit.engine.bundle.staging import staged_folder, storage_error
+from edgekit.errors import EngineMismatch, UsageError, nearest
+from edgekit.recipe.schema import Postprocess, Preprocess
+from edgekit.specs import Precision, ShapeRange, TensorSpec
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Bundle",
+    "CalibrationInfo",
+    "FileInfo",
+    "Machine",
+    "Manifest",
+    "Source",
+    "WeightsInfo",
+    "check_files",
+    "read_bundle",
+    "read_manifest",
+    "seal",
+    "this_machine",
+    "write_bundle",
+]
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+X86_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine was built on, and so is for.
+
+    Attributes:
+        arch: ``x86_64`` or ``aarch64``.
+        cpu: the processor's name.
+        features: the processor's instruction sets that matter to INT8, such as ``avx512_vnni``.
+        system: operating system and its version.
+    """
+
+    arch: str
+    cpu: str
+    features: tuple[str, ...]
+    system: str
+
+
+class WeightsInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the weights came from; ``trained`` is false when they are random."""
+
+    source: str
+    sha256: str = ""
+    trained: bool = True
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine was built from: ``kind`` is ``recipe``, ``cfg``, ``onnx`` or ``module``."""
+
+    kind: str
+    name: str
+    sha256: str = ""
+    weights: WeightsInfo | None = None
+
+
+class CalibrationInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What INT8's ranges were measured on."""
+
+    set: str
+    method: str
+    images: int
+    skipped: int = 0
+
+
+class FileInfo(msgspec.Struct, frozen=True):
+    """Length and hash of a file in the bundle."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """``manifest.json``: all that is known of the engine beside it.
+
+    Attributes:
+        format: version of this file's format.
+        edgekit: version of EdgeKit that built it.
+        created: time of the build, ISO 8601, UTC.
+        name: the model's name.
+        task: ``detect`` or ``tensor``.
+        backend: name in the table of backends.
+        backend_version: version of the vendor's library that built it.
+        precision: what was asked for.
+        layers: what was built: convolutions and matrix products by element type.
+        engine: name of the engine's file; empty in a bundle that `edgekit compile` is to build one for.
+        compute_capabilities: the GPUs that the engine runs on; empty where it runs on the processor.
+        shapes: of the inputs that have a dynamic dimension.
+        rebuild: the command line that builds it anew.
+        notes: what the user has to know when reading any of its results.
+        files: every other file of the bundle.
+    """
+
+    format: int
+    edgekit: str
+    created: str
+    name: str
+    task: str
+    backend: str
+    backend_version: str
+    precision: Precision
+    layers: dict[str, int]
+    engine: str
+    machine: Machine
+    source: Source
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess | None = None
+    postprocess: Postprocess | None = None
+    labels: tuple[str, ...] = ()
+    calibration: CalibrationInfo | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    shapes: dict[str, ShapeRange] = {}
+    rebuild: str = ""
+    notes: tuple[str, ...] = ()
+    files: dict[str, FileInfo] = {}
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A bundle that was read and found whole and fit for this machine."""
+
+    path: Path
+    manifest: Manifest
+
+
+def this_machine() -> Machine:
+    """What an engine that is built here is for."""
+    here = cpu()
+    system = f"{platform.system()} {platform.release()}"
+    return Machine(arch=here.arch, cpu=here.name, features=here.features, system=system)
+
+
+@contextmanager
+def write_bundle(output: Path) -> Iterator[Path]:
+    """A staging folder that becomes the bundle ``output`` when the context ends well; see `staged_folder`.
+
+    A bundle that stands there is replaced. Nothing else is: neither a folder that is no bundle, nor a bundle
+    into which somebody has put files of their own.
+
+    Args:
+        output: the bundle's place; its parents are made.
+
+    Raises:
+        UsageError: something else stands at ``output``.
+        BuildError: the disk is full, read-only, or not ours to write.
+    """
+    output = Path(output).resolve()
+    try:
+        _refuse_strangers(output)
+    except OSError as e:
+        raise storage_error(e, output) from e
+    with staged_folder(output) as folder:
+        yield folder
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Writes ``manifest.json`` with the length and the hash of every file in ``folder``.
+
+    Returns:
+        The manifest as written.
+    """
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = {name: _file_info(folder / name) for name in names if name != MANIFEST}
+    sealed = msgspec.structs.replace(manifest, format=FORMAT, files=files)
+    text = msgspec.json.format(msgspec.json.encode(sealed), indent=2)
+    (folder / MANIFEST).write_bytes(text + b"\n")
+    return sealed
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle at ``path``; neither its files nor this machine are looked at.
+
+    Raises:
+        UsageError: ``path`` is no bundle.
+        EngineMismatch: its manifest is damaged or of another format.
+    """
+    path = Path(path)
+    file = path / MANIFEST
+    try:
+        _refuse_other_than_bundles(path)
+        data = file.read_bytes()
+    except OSError as e:  # a folder on the way that may not be searched, or a manifest that may not be read
+        raise EngineMismatch(f"cannot read {file}: {e.strerror}", hint=_MAKE_ONE) from e
+    raw = _json(data)
+    rebuild = raw.get("rebuild") if isinstance(raw, dict) else None
+    hint = _rebuild(rebuild if isinstance(rebuild, str) else "")
+    if not isinstance(raw, dict):
+        raise EngineMismatch(f"{file} is damaged: expected a JSON object", hint=hint)
+    _check_format(file, raw.get("format"), hint)
+    try:
+        return msgspec.convert(raw, Manifest)
+    except (msgspec.ValidationError, RecursionError) as e:
+        raise EngineMismatch(f"{file} is damaged: {e}", hint=hint) from e
+
+
+def read_bundle(path: Path) -> Bundle:
+    """The bundle at ``path``, whose files are whole and whose engine is for this machine.
+
+    Raises:
+        UsageError: ``path`` is no bundle.
+        EngineMismatch: a file is missing or was changed, or the engine is for another backend, version or processor.
+        BackendUnavailable: the backend is not installed.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    hint = _rebuild(manifest.rebuild)
+    compile_it = f"edgekit compile {path} --target {manifest.backend}"
+    if not manifest.engine:
+        raise EngineMismatch(f"{path} holds a graph for {manifest.backend}, and no engine yet", hint=compile_it)
+    if manifest.engine not in manifest.files:
+        raise EngineMismatch(f"{path / MANIFEST} is damaged: it does not list engine '{manifest.engine}'", hint=hint)
+    check_files(path, manifest)
+    # The graph in the bundle is good for every GPU; only the engine has to be made anew.
+    hint = f"build its engine for this machine: {compile_it}" if manifest.compute_capabilities else hint
+    _check_machine(path, manifest, hint)
+    _check_backend(path, manifest, hint)
+    return Bundle(path, manifest)
+
+
+def check_files(path: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
+    """Makes sure that files of the bundle are there and as they were written.
+
+    Args:
+        path: the bundle's folder.
+        manifest: its manifest.
+        names: which ones; all where None.
+
+    Raises:
+        EngineMismatch: one is missing or was changed.
+    """
+    for name in manifest.files if names is None else names:
+        _check_file(path, name, manifest.files[name], _rebuild(manifest.rebuild))
+
+
+_MAKE_ONE = "edgekit build MODEL --output FOLDER makes one"
+
+
+def _rebuild(command: str) -> str:
+    return f"rebuild it: {command}" if command else "build it anew with edgekit build"
+
+
+def _refuse_other_than_bundles(path: Path) -> None:
+    if not path.is_dir():
+        found = "it is a file" if path.exists() else "there is nothing"
+        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_MAKE_ONE)
+    if not (path / MANIFEST).is_file():
+        raise UsageError(f"{path} is no engine: expected {MANIFEST} in it, there is none", hint=_MAKE_ONE)
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _check_format(file: Path, got: object, hint: str) -> None:
+    if type(got) is not int:
+        raise EngineMismatch(f"{file} is damaged: expected 'format' {FORMAT}, got {str(got)[:40]}", hint=hint)
+    if got > FORMAT:
+        upgrade = "upgrade with pip install -U edgekit"
+        raise EngineMismatch(f"{file}: format {got} is newer than this EdgeKit's, {FORMAT}", hint=upgrade)
+    if got < FORMAT:
+        raise EngineMismatch(f"{file}: expected format {FORMAT}, got {got}", hint=hint)
+
+
+def _file_info(file: Path) -> FileInfo:
+    digest = hashlib.sha256()
+    size = 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileInfo(size, digest.hexdigest())
+
+
+def _check_file(folder: Path, name: str, expected: FileInfo, hint: str) -> None:
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or "\0" in name:
+        raise EngineMismatch(f"{folder / MANIFEST} is damaged: {name!r} is not inside the bundle", hint=hint)
+    file = folder / inside
+    try:
+        if not file.is_file():
+            raise EngineMismatch(f"{folder}: '{name}' is missing; {MANIFEST} lists it", hint=hint)
+        size = file.stat().st_size
+        if size != expected.size_bytes:
+            raise EngineMismatch(
+                f"{folder}: '{name}' was changed: expected {expected.size_bytes} bytes, got {size}", hint=hint
+            )
+        got = _file_info(file)
+    except (OSError, ValueError) as e:
+        raise EngineMismatch(f"{folder}: cannot read '{name}': {e}", hint=hint) from e
+    if got.sha256 != expected.sha256:
+        raise EngineMismatch(
+            f"{folder}: '{name}' was changed: expected sha256 {expected.sha256[:16]}…, got {got.sha256[:16]}…",
+            hint=hint,
+        )
+
+
+def _check_machine(folder: Path, manifest: Manifest, hint: str) -> None:
+    built, here = manifest.machine, cpu()
+    if built.arch != here.arch:
+        raise EngineMismatch(f"{folder} was built for {built.arch} ({built.cpu}), this is {here.arch}", hint=hint)
+    # On x86 with VNNI weights have 8 bits; without, the same products overflow 16 bits and the results are wrong.
+    # Everywhere else an engine is slower on a lesser processor, but right.
+    on_processor = not manifest.compute_capabilities and manifest.precision is Precision.INT8
+    needs = X86_DOT_PRODUCTS & set(built.features) if on_processor else frozenset()
+    if needs and X86_DOT_PRODUCTS.isdisjoint(here.features):
+        raise EngineMismatch(
+            f"{folder} was built for {built.cpu} with {', '.join(sorted(needs))}; {here.name} has "
+            f"{', '.join(here.features) or 'none of these'}, and its 8-bit products would overflow",
+            hint=hint,
+        )
+
+
+def _check_backend(folder: Path, manifest: Manifest, hint: str) -> None:
+    if manifest.backend not in BACKENDS:
+        raise EngineMismatch(
+            f"{folder} was built for backend '{manifest.backend}', which this EdgeKit does not know",
+            hint=nearest(manifest.backend, BACKENDS),
+        )
+    library: Backend = backend(manifest.backend)
+    library.require()
+    built, here = manifest.backend_version, library.version()
+    if _release(built) != _release(here):
+        raise EngineMismatch(f"{folder} was built with {manifest.backend} {built}, here is {here}", hint=hint)
+    library.require_device(manifest.compute_capabilities)
+
+
+def _release(version: str) -> tuple[str, ...]:
+    """Major and minor: engines are kept over patches, and nothing more is promised by the libraries."""
+    return tuple(re.findall(r"\d+", version)[:2])
+
+
+def _refuse_strangers(output: Path) -> None:
+    if not output.exists():
+        return
+    other = "choose another --output"
+    if not output.is_dir():
+        raise UsageError(f"cannot write an engine to {output}: it is a file", hint=other)
+    present = {p.relative_to(output).as_posix() for p in output.rglob("*") if not p.is_dir()}
+    visible = {name for name in present if not PurePosixPath(name).name.startswith(".")}
+    if not visible:
+        return
+    if MANIFEST not in visible:
+        raise UsageError(f"{output} is not empty and no engine: nothing in it was touched", hint=other)
+    raw = _json((output / MANIFEST).read_bytes())
+    files = raw.get("files") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or "edgekit" not in raw or not isinstance(files, dict):
+        raise UsageError(f"{output / MANIFEST} is not EdgeKit's: nothing was touched", hint=other)
+    strangers = sorted(visible - set(files) - {MANIFEST})
+    if strangers:
+        raise UsageError(
+            f"{output} has files that EdgeKit did not put there: {', '.join(strangers[:3])}; nothing was touched",
+            hint=f"move them away or {other}",
+        )

@@ -1,0 +1,271 @@
+"""The backend ``cpu``: ONNX Runtime on the processor. The only file that talks to ONNX Runtime's sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.device.cpu import cpu
+from edgekit.device.huge_pages import huge_pages
+from edgekit.engine.backend import BuildOptions, BuildResult
+from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
+from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
+from edgekit.lower.leaky_relu import replace_leaky_relus
+from edgekit.lower.matmul import fuse_integer_products
+from edgekit.lower.nearest_resize import replace_nearest_resizes
+from edgekit.lower.rewriting import element_counts, saved_beside
+from edgekit.lower.split_weights import split_float_weights, with_planes_as_one
+from edgekit.specs import Precision, QuantScheme, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+__all__ = ["OnnxRuntime"]
+
+ENGINE = "engine.onnx"
+WEIGHTS = "engine.onnx.data"
+
+# A protobuf cannot be larger than 2 GiB; weights go into a file of their own before that.
+INLINE_LIMIT_BYTES = 1_800_000_000
+
+# ONNX Runtime computes these on integers if `DQ -> operator -> Q` stands around them (its QDQ selectors).
+INTEGER_OPERATORS = frozenset(
+    "Add AveragePool Concat Conv Flatten Gemm GlobalAveragePool LeakyRelu MatMul MaxPool Mul Reshape Resize Sigmoid "
+    "Slice Split Squeeze Transpose Unsqueeze".split()
+)
+
+# What `optimize` makes of convolutions and matrix products, by operator.
+BUILT_DTYPES = {
+    **dict.fromkeys(
+        "QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul".split(),
+        "int8",
+    ),
+    **dict.fromkeys("Conv ConvTranspose FusedConv Gemm FusedGemm MatMul FusedMatMul".split(), "float32"),
+}
+
+NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
+
+
+class OnnxRuntime:
+    """ONNX Runtime's CPU execution provider."""
+
+    name = "cpu"
+    precisions = frozenset({Precision.FP32, Precision.INT8})
+    on_gpu = False
+
+    def require(self) -> None:
+        """See `Backend.require`."""
+        _library()
+
+    def require_device(self, compute_capabilities: Sequence[str]) -> None:
+        """See `Backend.require_device`; the processor is always there."""
+
+    def version(self) -> str:
+        """See `Backend.version`."""
+        return str(_library().__version__)
+
+    def scheme(self) -> QuantScheme:
+        """uint8 activations around every operator; weights of 7 bits where 8 would overflow.
+
+        Measured on YOLOv3-416 with VNNI, 133 ms against 200 ms with int8 at the inputs of convolutions only. x86's
+        kernels multiply unsigned by signed bytes, so that int8 activations are converted first. Arm's take both
+        at the same speed (MLAS: ``MlasGemmU8X8DispatchUdot`` and ``…Ummla``), and uint8 spends no code on
+        what a ReLU has cut off. Without VNNI, ``vpmaddubsw`` adds two products in 16 bits: 2 * 255 * 127 does not
+        fit, 2 * 255 * 63 does. A ReLU or Clip before Q is what the rounding's saturation does anyway.
+        """
+        here = cpu()
+        return QuantScheme(
+            activation_dtype="uint8",
+            operators=INTEGER_OPERATORS,
+            # `fuse_integer_products` gives its results out as floats.
+            quantize_outputs=INTEGER_OPERATORS - {"MatMul"},
+            fused_activations=frozenset({"Relu", "Clip"}),
+            per_channel_weights=True,
+            weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
+            float_bias=False,
+            # Measured on YOLOv3-tiny, whose LeakyReLUs are look-ups on integers: with both convolutions of its stem in
+            # float it is as fast as without, and they are the source of half of the noise.
+            stem_channels=16,
+            channel_multiple=4,
+        )
+
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        """Fuses the graph and writes it as ONNX; see `Backend.build`.
+
+        The optimizations that are saved are those that hold on any processor (``ENABLE_EXTENDED``: constant
+        folding, ``DQ -> Conv -> Q`` to ``QLinearConv``, activations into convolutions). The memory layouts that fit
+        this processor (``ENABLE_ALL``: NHWC for integers, NCHWc for floats) are chosen on loading. Saved so and
+        loaded, a graph has the same operators, results and latency as one that is optimized at once, and the file
+        may travel to another processor.
+        """
+        ort = _library()
+        source = read_graph(graph)
+        lowers = options.precision is Precision.INT8
+        usual = element_counts(source, options.shapes) if lowers and options.shapes else {}
+        large = sum(file.stat().st_size for file in _weight_files(graph, source)) > INLINE_LIMIT_BYTES
+        settings = _settings(ort, options.threads)
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        settings.optimized_model_filepath = str(folder / ENGINE)
+        if large:
+            settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
+        try:
+            with _rewritten(graph, source, folder, large) as path:
+                _session(ort, path, settings)
+        except _failures(ort) as e:
+            raise _build_error(graph, e) from e
+        built = read_graph(folder / ENGINE)
+        if lowers and _lower_for_this_processor(built, usual):
+            (folder / ENGINE).write_bytes(built.SerializeToString())
+        layers = _layers(built)
+        assert_precision(self.name, options.precision, quantized_layers(source), layers)
+        return BuildResult(
+            engine=ENGINE,
+            files=tuple(name for name in (ENGINE, WEIGHTS) if (folder / name).exists()),
+            layers=layer_counts(layers),
+            backend_version=self.version(),
+        )
+
+    def load(self, engine: Path, *, threads: int = 0) -> Session:
+        """See `Backend.load`."""
+        ort = _library()
+        settings = _settings(ort, threads)
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        try:
+            with huge_pages():
+                return Session(ort, _session(ort, engine, settings))
+        except _failures(ort) as e:
+            raise EngineMismatch(f"ONNX Runtime {ort.__version__} cannot load {engine}: {_words(e)}") from e
+
+
+class Session:
+    """An `Engine` that ONNX Runtime runs."""
+
+    notes: Sequence[str] = ()
+
+    def __init__(self, ort: Any, session: onnxruntime.InferenceSession) -> None:
+        self._failures = _failures(ort)
+        self._session: onnxruntime.InferenceSession | None = session
+        self.inputs = tuple(_spec(value) for value in session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `Engine.run`."""
+        if self._session is None:
+            raise RunError("the engine is closed")
+        try:
+            # Bound buffers were measured and are no faster: outputs are small beside the arithmetic.
+            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+        except self._failures as e:
+            raise RunError(f"ONNX Runtime failed while running: {_words(e)}") from e
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._session = None
+
+
+def _library() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as e:
+        hint = "pip install 'edgekit[cpu]'"
+        raise BackendUnavailable(f"target 'cpu' needs the package 'onnxruntime': {e}", hint=hint) from e
+    return onnxruntime
+
+
+def _settings(ort: Any, threads: int) -> Any:
+    settings = ort.SessionOptions()
+    # Its own guess counts the host's cores, whatever the container may use.
+    settings.intra_op_num_threads = threads or cpu().compute_threads
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Threads that spin between operators: a tenth less latency for INT8 on two cores, measured, for cores kept busy.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    settings.log_severity_level = 4  # what matters comes as an exception
+    return settings
+
+
+def _rewritten(graph: Path, model: onnx.ModelProto, folder: Path, large: bool) -> AbstractContextManager[Path]:
+    """The graph with `fuse_integer_products`, in a file of its own for as long as it is read; as it is without any."""
+    return saved_beside(model, graph, folder, large=large) if fuse_integer_products(model) else nullcontext(graph)
+
+
+def _lower_for_this_processor(built: onnx.ModelProto, usual: Mapping[str, int]) -> int:
+    """Replaces operators by others that were measured to be faster here; how many were replaced.
+
+    Measured on x86 alone. On Arm everything stays as ONNX Runtime wrote it.
+    """
+    here = cpu()
+    if here.arch != "x86_64":
+        return 0
+    # Without VNNI, sums of products with 8-bit weights do not fit (`OnnxRuntime.scheme`).
+    split = split_float_weights(built) if here.fast_int8 else 0
+    return split + replace_leaky_relus(built, usual) + replace_nearest_resizes(built, _run_small)
+
+
+def _run_small(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    ort = _library()
+    session = ort.InferenceSession(model.SerializeToString(), _settings(ort, 1), providers=["CPUExecutionProvider"])
+    return list(session.run(None, feeds))
+
+
+def _session(ort: Any, model: Path, settings: Any) -> Any:
+    return ort.InferenceSession(
+        str(model),
+        settings,
+        providers=["CPUExecutionProvider"],
+        # It moves a Q in front of the pooling before it, and so out of the blocked layout of a float convolution:
+        # on YOLOv3-tiny the first pooling then took 14 ms instead of 0.6 ms.
+        disabled_optimizers=["QDQPropagationTransformer"],
+    )
+
+
+def _failures(ort: Any) -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exceptions, which have no base class of their own."""
+    state = ort.capi.onnxruntime_pybind11_state
+    found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (*found, RuntimeError, ValueError)
+
+
+def _words(error: Exception) -> str:
+    """``[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : what happened`` -> ``what happened``."""
+    return str(error).removeprefix("[ONNXRuntimeError] : ").split(" : ", 2)[-1].strip()
+
+
+def _build_error(graph: Path, error: Exception) -> EdgeKitError:
+    words = _words(error)
+    if "serialization failed" in words:
+        return BuildError(f"ONNX Runtime could not write the engine of {graph.name}: {words}")
+    unknown = "is not a registered function/op" in words or "Could not find an implementation" in words
+    if unknown or type(error).__name__ in {"NotImplemented", "InvalidGraph", "InvalidProtobuf", "InvalidArgument"}:
+        return GraphError(f"ONNX Runtime cannot take {graph.name}: {words}")
+    return BuildError(f"ONNX Runtime failed to build {graph.name}: {words}")
+
+
+def _weight_files(graph: Path, model: onnx.ModelProto) -> set[Path]:
+    beside = {
+        graph.parent / entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return {graph, *(file for file in beside if file.exists())}
+
+
+def _layers(built: onnx.ModelProto) -> list[Layer]:
+    products = (node for node in built.graph.node if node.op_type in BUILT_DTYPES)
+    return with_planes_as_one(Layer((node.name,), BUILT_DTYPES[node.op_type]) for node in products)
+
+
+def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
+    """``tensor(float)`` and a shape in which what is not known is None or a name."""
+    element = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(
+        size if isinstance(size, int) else str(size or f"{value.name}_{axis}") for axis, size in enumerate(value.shape)
+    )
+    return TensorSpec(value.name, NUMPY_NAMES.get(element, element), shape)

@@ -1,0 +1,1 @@
+"""The backends ``tensorrt`` and ``tensorrt-rtx``."""

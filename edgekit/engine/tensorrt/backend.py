@@ -1,0 +1,270 @@
+"""The backends ``tensorrt`` and ``tensorrt-rtx``: one way to build, with the two libraries' differences asked for.
+
+Graphs are read by TensorRT's own parser, so that a board needs neither torch nor onnx. Types stand in the graph: the
+network is strongly typed, and there is neither a calibrator nor a precision that the builder could choose.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekit.device.cuda.driver import DeviceProperties, device_properties
+from edgekit.device.jetson import jetson
+from edgekit.engine.backend import BuildOptions, BuildResult, Engine
+from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.tensorrt.builder_config import config_from_options, dla_note, listed_capabilities, save_timing_cache
+from edgekit.engine.tensorrt.layers import (
+    EngineLayer,
+    inspected_layers,
+    layers_of_network,
+    product_layers,
+    quantized_products,
+)
+from edgekit.engine.tensorrt.log import builder_log, last_words, made_with_log
+from edgekit.engine.tensorrt.network import add_profile, parse_graph
+from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
+from edgekit.specs import Precision, QuantScheme
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = ["TensorRt", "TensorRtRtx"]
+
+ENGINE = "engine.plan"
+LAYERS = "layers.json"
+
+# What an engine that runs on Ampere and all that came after it says it was built for.
+AMPERE_AND_LATER = "8.0+"
+
+# Where JetPack's packages, and Debian's, put Python modules: a virtual environment does not look there by itself.
+SYSTEM_MODULES = "usr/lib/python3*/dist-packages/tensorrt"
+
+RTX_INT8 = (
+    "TensorRT-RTX's support matrix lists INT8 for weight-only matrix products alone; how fast it runs convolutions and "
+    "products of two INT8 factors is not yet measured, and until it is --fp16 is recommended"
+)
+
+
+class TensorRt:
+    """TensorRT, on Jetson and on GPUs in desktops and data centres; builds for the GPU that is here."""
+
+    name = "tensorrt"
+    precisions = frozenset({Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8})
+    on_gpu = True
+    module = "tensorrt"
+
+    def require(self) -> None:
+        """See `Backend.require`; the builder tunes the engine on the GPU, so there has to be one."""
+        self._library()
+        device_properties()
+
+    def require_device(self, compute_capabilities: Sequence[str]) -> None:
+        """See `Backend.require_device`; ``8.0+`` is that compute capability and all above it."""
+        self._library()
+        here = device_properties()
+        if compute_capabilities and not any(_covers(built, here.compute_capability) for built in compute_capabilities):
+            raise EngineMismatch(
+                f"the engine was built for compute capability {' or '.join(compute_capabilities)}; "
+                f"{here.name} here has {_text(here.compute_capability)}",
+                hint=f"build it for this GPU: edgekit compile BUNDLE --target {self.name}",
+            )
+
+    def version(self) -> str:
+        """See `Backend.version`."""
+        return str(self._library().__version__)
+
+    def scheme(self) -> QuantScheme:
+        """See `Backend.scheme`."""
+        from edgekit.engine.tensorrt.scheme import SCHEME
+
+        return SCHEME
+
+    def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
+        """Builds ``engine.plan``, as trtexec and Triton take it, and ``layers.json``; see `Backend.build`."""
+        library = self._library()
+        self._check(options)
+        gpu = self._gpu()
+        with builder_log(library) as log:
+            plan, network, notes = self._built(library, log, graph, options, gpu)
+            _write(folder / ENGINE, plan)
+            built = inspected_layers(library, plan, log) if gpu else ()
+        (folder / LAYERS).write_bytes(_lines(built or network))
+        return BuildResult(
+            engine=ENGINE,
+            files=(ENGINE, LAYERS),
+            layers=layer_counts(self._assert_precision(options, network, built)),
+            backend_version=self.version(),
+            compute_capabilities=self._capabilities(library, options, gpu),
+            notes=tuple(notes),
+        )
+
+    def load(self, engine: Path, *, threads: int = 0) -> Engine:
+        """See `Backend.load`."""
+        from edgekit.engine.tensorrt.runtime import load_engine
+
+        return load_engine(self._library(), engine, name=self.name)
+
+    def _library(self) -> Any:
+        try:
+            library = importlib.import_module(self.module)
+        except (ImportError, OSError, RuntimeError) as e:
+            raise BackendUnavailable(
+                f"target '{self.name}' needs the Python package '{self.module}': {e}", hint=self._how_to_install()
+            ) from e
+        if not hasattr(library, "Builder"):  # type stubs, or a folder of that name
+            raise BackendUnavailable(
+                f"target '{self.name}' needs the Python package '{self.module}': what is found has no builder in it",
+                hint=self._how_to_install(),
+            )
+        return library
+
+    def _how_to_install(self, root: Path = Path("/")) -> str:
+        apart = sys.prefix != sys.base_prefix
+        environment = "python3 -m venv --system-site-packages ENVIRONMENT"
+        if apart and any(root.glob(SYSTEM_MODULES)):
+            return f"TensorRT is installed for the system's Python, which this environment does not see: {environment}"
+        if jetson(root):
+            return f"sudo apt-get install python3-libnvinfer{f', and {environment}' if apart else ''}"
+        return (
+            "pip install tensorrt-cu13 --extra-index-url https://pypi.nvidia.com; on a Jetson it comes with JetPack: "
+            f"sudo apt-get install python3-libnvinfer, and {environment}"
+        )
+
+    def _check(self, options: BuildOptions) -> None:
+        """Raises `UsageError` on an option that this library has no use for."""
+        if options.compute_capabilities:
+            raise UsageError(
+                f"--sm goes with tensorrt-rtx: target '{self.name}' builds for the GPU that is here",
+                hint="leave it out and build on the machine that the engine is for, or add --hardware-compatible",
+            )
+
+    def _notes(self, network: Sequence[EngineLayer]) -> list[str]:
+        return []
+
+    def _gpu(self) -> DeviceProperties | None:
+        """The GPU that the builder works on; None where it needs none."""
+        return device_properties()
+
+    def _memory_bytes(self, gpu: DeviceProperties | None) -> int:
+        """Memory that the builder may use for trying kernels; 0 leaves it to the library."""
+        if gpu is None:
+            return 0
+        # On a Jetson the GPU's memory is the processor's, and the builder needs some of that beside.
+        return gpu.free_bytes // 2 if gpu.integrated else gpu.free_bytes
+
+    def _capabilities(self, library: Any, options: BuildOptions, gpu: DeviceProperties | None) -> tuple[str, ...]:
+        if options.hardware_compatible:
+            return (AMPERE_AND_LATER,)
+        return (_text(gpu.compute_capability),) if gpu else ()
+
+    def _built(
+        self, library: Any, log: Any, graph: Path, options: BuildOptions, gpu: DeviceProperties | None
+    ) -> tuple[trt.IHostMemory, tuple[EngineLayer, ...], list[str]]:
+        """The plan, the layers of its network, and notes; the weights that the builder held are free again."""
+        try:
+            builder: trt.Builder = made_with_log(library.Builder, log)
+        except TypeError as e:  # pybind11's word for a null pointer
+            raise BackendUnavailable(f"TensorRT cannot use the GPU: {last_words(log)}") from e
+        parsed = parse_graph(library, builder, log, graph, for_dla=options.dla is not None)
+        config = config_from_options(library, builder, options, self._memory_bytes(gpu))
+        add_profile(builder, config, parsed.network, options.shapes)
+        network = layers_of_network(library, parsed.network)
+        self._assert_precision(options, network, ())  # before a build that may take many minutes
+        plan: trt.IHostMemory | None = builder.build_serialized_network(parsed.network, config)
+        if plan is None:
+            words = last_words(log)
+            raise BuildError(f"{self.name} failed to build the engine: {words}", hint=self._way_out(options, words))
+        notes = [*self._notes(network), *save_timing_cache(library, config, options.timing_cache)]
+        if options.dla is not None:
+            notes.append(dla_note(config, parsed.network))
+        return plan, network, notes
+
+    def _way_out(self, options: BuildOptions, words: str) -> str:
+        if "bad_alloc" in words or "out of memory" in words.lower():
+            return "it needs more memory than there is: close programs, add swap, or lower --workspace"
+        return "allow it more memory with --workspace, or leave the option out" if options.workspace_bytes else ""
+
+    def _assert_precision(
+        self, options: BuildOptions, network: Sequence[EngineLayer], built: Sequence[EngineLayer]
+    ) -> list[Layer]:
+        """The products as they were built, which is as they were asked for, or a `BuildError`."""
+        products = product_layers(network, built)
+        assert_precision(self.name, options.precision, quantized_products(network), products)
+        return products
+
+
+class TensorRtRtx(TensorRt):
+    """TensorRT for desktop RTX GPUs: builds ahead of time, without a GPU, and finishes on the GPU that it runs on."""
+
+    name = "tensorrt-rtx"
+    module = "tensorrt_rtx"
+
+    def require(self) -> None:
+        """See `Backend.require`."""
+        self._library()
+
+    def _how_to_install(self, root: Path = Path("/")) -> str:
+        return "pip install 'edgekit[rtx]'"
+
+    def _check(self, options: BuildOptions) -> None:
+        if options.hardware_compatible:
+            raise UsageError(
+                "--hardware-compatible goes with tensorrt: TensorRT-RTX's engines run on all GPUs they are built for",
+                hint="name them with --sm, such as --sm 86,89,120",
+            )
+        if options.dla is not None:
+            raise UsageError("--dla goes with tensorrt: TensorRT-RTX's boards have no DLA", hint="leave it out")
+
+    def _notes(self, network: Sequence[EngineLayer]) -> list[str]:
+        return [RTX_INT8] if quantized_products(network) else []
+
+    def _gpu(self) -> DeviceProperties | None:
+        try:
+            return device_properties()
+        except BackendUnavailable:
+            return None
+
+    def _memory_bytes(self, gpu: DeviceProperties | None) -> int:
+        return 0  # nothing is tried while it builds
+
+    def _capabilities(self, library: Any, options: BuildOptions, gpu: DeviceProperties | None) -> tuple[str, ...]:
+        listed = listed_capabilities(library)
+        # "By default, an engine built by TensorRT-RTX can be run on GPU devices with compute capability 8.0, 8.6, 8.9,
+        # 12.0, and later", and not on 7.5 (NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines").
+        chosen = options.compute_capabilities or [number for number in listed if number >= 80]
+        return tuple(_text(divmod(number, 10)) for number in chosen)
+
+    def _way_out(self, options: BuildOptions, words: str) -> str:
+        if (options.refittable or options.strip_weights) and self._gpu() is None:
+            return "TensorRT-RTX needs a GPU to build refittable plans and plans without weights: build it there"
+        return super()._way_out(options, words)
+
+
+def _text(compute_capability: Sequence[int]) -> str:
+    return ".".join(map(str, compute_capability))
+
+
+def _covers(built: str, here: tuple[int, int]) -> bool:
+    if built.endswith("+"):
+        return here >= tuple(map(int, built[:-1].split(".")))
+    return built == _text(here)
+
+
+def _lines(layers: Sequence[EngineLayer]) -> bytes:
+    """JSON with a layer on each line."""
+    return b"[\n" + b",\n".join(map(msgspec.json.encode, layers)) + b"\n]\n"
+
+
+def _write(file: Path, plan: trt.IHostMemory) -> None:
+    """Writes the plan, which may be large, from where it lies."""
+    half = file.with_suffix(".part")
+    with half.open("wb") as opened:
+        opened.write(memoryview(plan))
+    os.replace(half, file)

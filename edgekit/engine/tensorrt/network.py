@@ -1,0 +1,148 @@
+"""From an ONNX file to TensorRT's network, by TensorRT's own parser, and the shapes that it is built for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgekit.engine.tensorrt.log import last_words
+from edgekit.errors import GraphError, UsageError
+from edgekit.specs import ShapeRange
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = ["Parsed", "add_profile", "parse_graph"]
+
+OTHER_TARGET = "the graph was quantized for another target: build it from its float original with --int8"
+REPLACE = "replace the operator in the model, or build for --target cpu"
+
+
+class Parsed(NamedTuple):
+    """A network, and the parser that owns its weights and has to outlive it."""
+
+    network: trt.INetworkDefinition
+    parser: trt.OnnxParser
+
+
+def parse_graph(library: Any, builder: trt.Builder, log: Any, graph: Path, *, for_dla: bool = False) -> Parsed:
+    """The network of an ONNX file; types are those of the file.
+
+    Args:
+        library: ``tensorrt`` or ``tensorrt_rtx``.
+        builder: of that library.
+        log: `process_log`, which is the builder's.
+        graph: the ONNX file; weights may stand in files beside it.
+        for_dla: it is to run on a deep-learning accelerator.
+
+    Raises:
+        GraphError: not an ONNX file, or an operator that TensorRT cannot take, which is named with its node.
+    """
+    network: trt.INetworkDefinition = builder.create_network(_creation_flags(library))
+    parser: trt.OnnxParser = library.OnnxParser(network, log)
+    # Since 11: changes layers and shapes so that more of them run on the DLA.
+    adjust = getattr(library.OnnxParserFlag, "ADJUST_FOR_DLA", None)
+    if for_dla and adjust is not None:
+        parser.set_flag(adjust)
+    if not parser.parse_from_file(str(graph)):
+        raise _graph_error(parser, log, graph)
+    if not network.num_outputs:  # protobuf takes many a file for an empty model
+        raise GraphError(f"cannot read {graph}: expected an ONNX file with outputs")
+    _let_attention_decompose(library, network)
+    return Parsed(network, parser)
+
+
+def add_profile(
+    builder: trt.Builder,
+    config: trt.IBuilderConfig,
+    network: trt.INetworkDefinition,
+    shapes: Mapping[str, ShapeRange],
+) -> None:
+    """Tells the builder the shapes of inputs whose sizes are chosen at run time.
+
+    Args:
+        builder: made the network.
+        config: gets the optimization profile, if one is needed.
+        network: the parsed graph.
+        shapes: by name of the input.
+
+    Raises:
+        UsageError: a shape is missing, or does not fit the input.
+    """
+    profile: trt.IOptimizationProfile = builder.create_optimization_profile()
+    dynamic = False
+    for index in range(network.num_inputs):
+        tensor: trt.ITensor = network.get_input(index)
+        sizes: tuple[int, ...] = tuple(tensor.shape)
+        if -1 in sizes:
+            dynamic = True
+            shape = _range(tensor.name, sizes, shapes)
+            profile.set_shape(tensor.name, shape.min, shape.opt, shape.max)
+    if dynamic:
+        config.add_optimization_profile(profile)
+
+
+def _creation_flags(library: Any) -> int:
+    """Explicit batches and strong types: flags in TensorRT 10, the only way in 11."""
+    flags = 0
+    for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"):
+        flag = getattr(library.NetworkDefinitionCreationFlag, name, None)
+        if flag is not None:
+            flags |= 1 << int(flag)
+    return flags
+
+
+def _let_attention_decompose(library: Any, network: trt.INetworkDefinition) -> None:
+    """Lets the builder take attention apart where it has no kernel for it as a whole, in place of failing.
+
+    With shapes that it has a kernel for the engine comes out the same.
+    """
+    output_layer = getattr(library, "IAttentionOutputLayer", None)  # TensorRT has it since 10.14
+    if output_layer is None:
+        return
+    for index in range(network.num_layers):
+        layer: Any = network.get_layer(index)
+        if layer.type == library.LayerType.ATTENTION_OUTPUT:
+            # The bindings hand out base classes; this is the cast that NVIDIA's own tools use.
+            layer.__class__ = output_layer
+            layer.attention.decomposable = True
+
+
+def _range(name: str, sizes: tuple[int, ...], shapes: Mapping[str, ShapeRange]) -> ShapeRange:
+    text = ", ".join("?" if size == -1 else str(size) for size in sizes)
+    shape = shapes.get(name)
+    if shape is None:
+        only_batch = -1 not in sizes[1:]
+        raise UsageError(
+            f"input '{name}' ({text}) has sizes that are chosen at run time: expected the range of them, got none",
+            hint="give it with --batch, such as --batch 1:4:16"
+            if only_batch
+            else "give it with --input, such as --input x:1x3x48x32:320:2048",
+        )
+    for given in (shape.min, shape.opt, shape.max):
+        fits = len(given) == len(sizes) and all(size in (-1, got) for size, got in zip(sizes, given, strict=True))
+        if not fits:
+            raise UsageError(f"input '{name}': expected a shape like ({text}), got ({', '.join(map(str, given))})")
+    if not all(a <= b <= c for a, b, c in zip(shape.min, shape.opt, shape.max, strict=True)):
+        raise UsageError(
+            f"input '{name}': expected sizes from least over usual to greatest, got {shape.min}, {shape.opt}, "
+            f"{shape.max}"
+        )
+    return shape
+
+
+def _graph_error(parser: trt.OnnxParser, log: Any, graph: Path) -> GraphError:
+    if not parser.num_errors:
+        return GraphError(f"TensorRT cannot take {graph.name}: {last_words(log)}")
+    error: trt.ParserError = parser.get_error(0)
+    words = f"{' '.join(error.desc().split())} ({error.func()})"
+    if not error.node_operator():
+        return GraphError(f"TensorRT cannot take {graph.name}: {words}")
+    node = error.node_name()
+    # Graphs that EdgeKit exports call nodes after the modules they come from; others have paths with slashes.
+    module = ", called after its module," if "." in node and "/" not in node else ""
+    return GraphError(
+        f"TensorRT cannot take operator '{error.node_operator()}', node '{node}'{module} of {graph.name}: {words}",
+        hint=OTHER_TARGET if "zero point" in words.lower() or "zeropoint" in words.lower() else REPLACE,
+    )

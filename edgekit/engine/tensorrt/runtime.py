@@ -1,0 +1,331 @@
+"""Runs TensorRT's engines: buffers made once, copies that overlap computing, the steady state as one CUDA graph."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgekit.device.cuda.driver import Driver, driver
+from edgekit.device.cuda.resources import Context, Event, Graph, Stream, give_back
+from edgekit.engine.tensorrt.context import Execution
+from edgekit.engine.tensorrt.plan import Plan
+from edgekit.engine.tensorrt.slot import Lanes, Recording, Shapes, Slot, Tensor
+from edgekit.errors import RunError
+from edgekit.specs import TensorSpec
+
+__all__ = ["PendingRun", "RunTimes", "TensorRtEngine", "load_engine"]
+
+# While one run computes, the inputs of the next are copied; a third could only wait.
+SLOTS = 2
+
+
+class RunTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of one run went, in ms.
+
+    Attributes:
+        copy_in_ms: inputs to the device; about 0 where memory is shared.
+        gpu_ms: computing.
+        copy_out_ms: outputs to the host.
+        enqueue_ms: the host's time to ask for the computing; where it exceeds ``gpu_ms``, the GPU waits for the host.
+        end_to_end_ms: from arrays to arrays, on the host's clock.
+    """
+
+    copy_in_ms: float
+    gpu_ms: float
+    copy_out_ms: float
+    enqueue_ms: float
+    end_to_end_ms: float
+
+
+def load_engine(library: Any, plan: Path, *, name: str, cuda: Driver | None = None, index: int = 0) -> TensorRtEngine:
+    """Loads an engine file of TensorRT's onto the GPU.
+
+    Args:
+        library: the module ``tensorrt`` or ``tensorrt_rtx``.
+        plan: the engine's file; weights of one that has none are taken from the graph beside it.
+        name: of the backend, for messages.
+        cuda: the driver; the one that is found here if None.
+        index: number of the GPU.
+
+    Raises:
+        BackendUnavailable: there is no GPU, or no package that talks to it.
+        EngineMismatch: the file is for another GPU or version, or is none.
+        RunError: the GPU has too little memory.
+    """
+    return TensorRtEngine(library, plan, cuda or driver(), name=name, index=index)
+
+
+class TensorRtEngine:
+    """An engine on the GPU, with a CUDA context, streams and buffers of its own.
+
+    Several engines of one file share its weights. Threads may share an engine; one of them at a time is served.
+
+    Attributes:
+        inputs: what goes in.
+        outputs: what comes out.
+        notes: what the user has to know of how it runs, such as why there is no CUDA graph.
+        use_graphs: runs are replayed from CUDA graphs, each after the first of its shapes.
+    """
+
+    def __init__(self, library: Any, plan: Path, cuda: Driver, *, name: str, index: int = 0) -> None:
+        self.notes: list[str] = []
+        self.use_graphs = cuda.has_graphs
+        if not cuda.has_graphs:
+            self._note(
+                f"{cuda.name} has no CUDA graphs, so every layer is started by itself: pip install cuda-bindings"
+            )
+        self._name = name
+        self._lock = threading.RLock()
+        self._slots: list[Slot] = []
+        self._pending: dict[Slot, PendingRun] = {}
+        self._apart: Lanes | None = None
+        self._known_shapes: set[Shapes] = set()
+        self._shared_memory = cuda.properties(index).integrated
+        with ExitStack() as stack:
+            self._context = stack.enter_context(Context(cuda, index))
+            self._stream = stack.enter_context(Stream(self._context))
+            with self._context.current():
+                loaded = Plan.acquire(library, plan)
+                stack.callback(give_back, self._context, loaded.release)
+                self._execution = Execution(library, loaded, plan, self._stream)
+                stack.callback(give_back, self._context, self._execution.close)
+            self._keep_compiled()
+            self._stack = stack.pop_all()
+        self._streams = [self._stream]
+        self._finalizer = weakref.finalize(self, _tear_down, self._context, self._streams, self._stack)
+        self._together = Lanes(self._stream, self._stream, self._stream)
+        self.inputs = tuple(_spec(tensor) for tensor in self._execution.inputs)
+        self.outputs = tuple(_spec(tensor) for tensor in self._execution.outputs)
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `Engine.run`.
+
+        Raises:
+            RunError: the engine was not built for these shapes, or it failed, or is closed.
+        """
+        with self._lock:
+            return self._started(feeds, self._together, slots=1).result()
+
+    def run_async(self, feeds: dict[str, np.ndarray]) -> PendingRun:
+        """Starts a run and returns before it is done; the arrays may be changed at once.
+
+        Two runs are in flight at most, so that the inputs of the second are copied while the first computes; before a
+        third starts, the first is waited for.
+
+        Raises:
+            RunError: the engine was not built for these shapes, or it failed, or is closed.
+        """
+        with self._lock:
+            return self._started(feeds, self._lanes_apart(), slots=SLOTS)
+
+    def time_run(self, feeds: dict[str, np.ndarray]) -> RunTimes:
+        """Runs once and says where the time went; the first run of some shapes is slow, and captures the graph.
+
+        Raises:
+            RunError: see `run`.
+        """
+        with self._lock, ExitStack() as stack:
+            self._expect_open()
+            events = [stack.enter_context(Event(self._context, timing=True)) for _ in range(4)]
+            clock: list[float] = []
+
+            def mark() -> None:
+                events[len(clock)].record(self._stream)
+                clock.append(time.perf_counter())
+
+            start = time.perf_counter()
+            self._started(feeds, self._together, slots=1, mark=mark).result()
+            end = time.perf_counter()
+            with self._context.current():
+                events[-1].synchronize()
+                spans = [before.elapsed_ms(after) for before, after in itertools.pairwise(events)]
+        return RunTimes(
+            copy_in_ms=spans[0],
+            gpu_ms=spans[1],
+            copy_out_ms=spans[2],
+            enqueue_ms=(clock[2] - clock[1]) * 1e3,
+            end_to_end_ms=(end - start) * 1e3,
+        )
+
+    def close(self) -> None:
+        """See `Engine.close`; runs that were started are finished, and their outputs can still be had."""
+        with self._lock:
+            for slot in list(self._pending):
+                self._collect(slot)
+            self._slots.clear()
+            self._finalizer()
+
+    def _expect_open(self) -> None:
+        if not self._finalizer.alive:
+            raise RunError("the engine is closed")
+
+    def _started(
+        self, feeds: dict[str, np.ndarray], lanes: Lanes, *, slots: int, mark: Callable[[], None] = lambda: None
+    ) -> PendingRun:
+        self._expect_open()
+        with self._context.current():
+            slot = self._free_slot(slots)
+            try:
+                output_shapes = self._submit(slot, feeds, lanes, mark)
+            except BaseException:
+                self._settle()
+                raise
+        pending = PendingRun(self, slot, output_shapes)
+        self._pending[slot] = pending
+        return pending
+
+    def _submit(
+        self, slot: Slot, feeds: dict[str, np.ndarray], lanes: Lanes, mark: Callable[[], None]
+    ) -> list[tuple[int, ...]]:
+        """Asks for all of a run, and captures it if it is the first of its shapes; gives the outputs' shapes."""
+        shapes = tuple(feeds[tensor.name].shape for tensor in self._execution.inputs)
+        recording = slot.recording(shapes) if self.use_graphs else None
+        if recording is None and self._execution.prepare(shapes):
+            for other in self._slots:
+                other.drop_recordings()
+        mark()
+        slot.send(feeds, lanes)
+        mark()
+        if recording is None:
+            self._execution.enqueue(slot.addresses())
+            output_shapes = self._execution.output_shapes()
+        else:
+            recording.graph.launch(lanes.compute)
+            output_shapes = recording.output_shapes
+        mark()
+        slot.fetch(output_shapes, lanes)
+        mark()
+        if recording is None:
+            self._after_first(slot, shapes, output_shapes)
+        return output_shapes
+
+    def _after_first(self, slot: Slot, shapes: Shapes, output_shapes: list[tuple[int, ...]]) -> None:
+        """Captures what was just asked for. TensorRT wants one run of new shapes before that, and now it had it."""
+        if self.use_graphs:
+            graph = self._captured(slot)
+            if graph is not None:
+                slot.keep(shapes, Recording(graph, output_shapes))
+        if shapes not in self._known_shapes:
+            self._known_shapes.add(shapes)
+            self._keep_compiled()
+
+    def _captured(self, slot: Slot) -> Graph | None:
+        try:
+            reason = self._execution.obstacle()
+            if not reason:
+                return Graph(self._context, self._stream, lambda: self._execution.enqueue(slot.addresses()))
+        except RunError as e:
+            reason = e.message
+        self.use_graphs = False
+        self._note(f"no CUDA graph, so every layer is started by itself: {reason}")
+        return None
+
+    def _free_slot(self, slots: int) -> Slot:
+        for slot in self._slots:
+            if slot not in self._pending:
+                return slot
+        if len(self._slots) < slots:
+            execution = self._execution
+            new = Slot(self._context, execution.inputs, execution.outputs, shared=self._shared_memory)
+            self._stack.callback(new.close)
+            self._slots.append(new)
+            return new
+        oldest = next(iter(self._pending))
+        self._collect(oldest)
+        return oldest
+
+    def _collect(self, slot: Slot) -> None:
+        """Waits for the run in this slot, and keeps what came of it for whoever asks."""
+        pending = self._pending.pop(slot)
+        try:
+            with self._context.current():
+                slot.finished.synchronize()
+            pending.outputs = slot.outputs(pending.output_shapes)
+        except RunError as e:
+            pending.error = e
+            self._settle()
+
+    def _settle(self) -> None:
+        """Waits until nothing is in flight, after a failure that has been reported already."""
+        with suppress(RunError):
+            give_back(self._context, _wait_for, self._streams)
+
+    def _lanes_apart(self) -> Lanes:
+        """A stream for each direction of copying and one to compute; where memory is shared nothing is copied."""
+        if self._shared_memory:
+            return self._together
+        if self._apart is None:
+            self._expect_open()
+            with ExitStack() as stack:
+                copy_in, copy_out = (stack.enter_context(Stream(self._context)) for _ in range(2))
+                self._stack.callback(stack.pop_all().close)
+            self._streams.extend((copy_in, copy_out))
+            self._apart = Lanes(copy_in, self._stream, copy_out)
+        return self._apart
+
+    def _keep_compiled(self) -> None:
+        if self._execution.cache is not None and (reason := self._execution.cache.save()):
+            self._note(reason)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+class PendingRun:
+    """A run that was started."""
+
+    def __init__(self, engine: TensorRtEngine, slot: Slot, output_shapes: list[tuple[int, ...]]) -> None:
+        self.output_shapes = output_shapes
+        self.outputs: dict[str, np.ndarray] | None = None
+        self.error: RunError | None = None
+        self._engine = engine
+        self._slot = slot
+
+    def done(self) -> bool:
+        """Whether `result` would return at once."""
+        with self._engine._lock:
+            if self._engine._pending.get(self._slot) is not self:
+                return True
+            with self._engine._context.current():
+                return self._slot.finished.done
+
+    def result(self) -> dict[str, np.ndarray]:
+        """Outputs by name; waits for them.
+
+        Raises:
+            RunError: the run failed.
+        """
+        with self._engine._lock:
+            if self._engine._pending.get(self._slot) is self:
+                self._engine._collect(self._slot)
+        if self.error is not None:
+            raise self.error
+        assert self.outputs is not None
+        return self.outputs
+
+
+def _tear_down(context: Context, streams: list[Stream], stack: ExitStack) -> None:
+    with stack:
+        give_back(context, _wait_for, streams)
+
+
+def _wait_for(streams: list[Stream]) -> None:
+    with ExitStack() as stack:
+        for stream in streams:
+            stack.callback(stream.synchronize)
+
+
+def _spec(tensor: Tensor) -> TensorSpec:
+    """Sizes that are chosen at run time get names; the plan has not kept the graph's."""
+    shape = tuple(f"{tensor.name}_{axis}" if size == -1 else size for axis, size in enumerate(tensor.shape))
+    return TensorSpec(tensor.name, tensor.dtype.name, shape)

@@ -1,0 +1,290 @@
+"""A module becomes a graph: `torch.onnx.export`, silent, its errors named after the module they came from."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import InlinePass
+from torch import nn
+
+from edgekit.errors import ExportError, UsageError
+from edgekit.graph.export.constants import mark_constants
+from edgekit.graph.export.module_names import name_after_modules
+from edgekit.graph.passes import FoldConstants, InferShapes, RemoveDead
+from edgekit.specs import SizeRange, TensorSpec
+
+__all__ = ["graph_from_module"]
+
+_EXAMPLE_BATCH = 2
+_EXAMPLE_SIZE_PX = 64
+_SPECIALIZED = re.compile(
+    r"L\['(\w+)'\](?:\[(\d+)\])?\.size\(\)\[(\d+)\] as dynamic but your code specialized it .*\((\d+)\)"
+)
+
+
+def graph_from_module(
+    module: nn.Module,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[str] = (),
+    *,
+    opset: int = 20,
+    ranges: Mapping[str, SizeRange] | None = None,
+) -> ir.Model:
+    """Exports a module as it computes in evaluation mode; its own mode is left as it was.
+
+    Constants are folded; the rest is left to `edgekit.graph.passes.optimize`. Weights are shared with the module,
+    not copied. Nodes and values are named after the modules they came from (see `edgekit.graph.export.module_names`).
+
+    Args:
+        module: takes ``inputs`` as positional arguments; returns a tensor or any nesting of tuples, lists and
+            dictionaries of tensors.
+        inputs: name, element type and shape of each; a string in a shape names a dimension that is chosen at
+            run time. Dimensions of one name are one; where the module itself wants others to be equal, they get the
+            name of the first of them.
+        outputs: names of the graph's outputs in the order the module returns them; the exporter's own if empty.
+        opset: the version of ONNX's operators, 18 or newer.
+        ranges: of the dimensions, by name; those that are not there may have any size (the module is traced with 2 for
+            the first dimension and 64 for others).
+
+    Raises:
+        ExportError: names the operator and the module that could not be exported, or the outputs' count.
+        UsageError: the module takes one size alone of what is to be chosen at run time.
+    """
+    with _silence(), _evaluation_mode(module), torch.no_grad():
+        program = _captured(module, inputs, ranges or {})
+        graph = _translated(program, inputs, outputs, opset)
+    InlinePass()(graph)
+    name_after_modules(graph, module)
+    mark_constants(graph, module)
+    _drop_invented_biases(graph)
+    return graph
+
+
+def _captured(
+    module: nn.Module, inputs: Sequence[TensorSpec], ranges: Mapping[str, SizeRange]
+) -> torch.export.ExportedProgram:
+    examples = tuple(_example(spec, ranges) for spec in inputs)
+    named = [size for spec in inputs for size in spec.shape if isinstance(size, str)]
+    dimensions = {name: _dimension(name, named.count(name) > 1, ranges.get(name)) for name in named}
+    shapes = tuple(
+        {axis: dimensions[name] for axis, name in enumerate(spec.shape) if isinstance(name, str)} for spec in inputs
+    )
+    try:
+        return torch.export.export(module, examples, dynamic_shapes=_by_argument(module, shapes), strict=False)
+    except Exception as e:
+        _refuse_specialized(module, inputs, e)
+        raise ExportError(
+            f"{type(module).__name__} cannot be traced{_where_traced(module, e)}: {_first_line(e)}",
+            hint="torch.export.export(module, example_inputs) shows the whole report",
+        ) from e
+
+
+def _refuse_specialized(module: nn.Module, inputs: Sequence[TensorSpec], error: Exception) -> None:
+    """Says in the user's own words that a dimension cannot be open, where that is what PyTorch says."""
+    found = _SPECIALIZED.search(str(error))
+    if found is None:
+        return
+    argument, place, axis, size = found.groups()
+    arguments = list(inspect.signature(module.forward).parameters)
+    index = int(place) if place is not None else arguments.index(argument) if argument in arguments else 0
+    spec = inputs[min(index, len(inputs) - 1)]
+    raise UsageError(
+        f"input {spec}: {type(module).__name__} takes dimension {axis} in one size alone, {size}: expected a number "
+        "for it, got a range",
+        hint="full layers behind pixels, tables of positions and branches on sizes do that",
+    ) from error
+
+
+def _example(spec: TensorSpec, ranges: Mapping[str, SizeRange]) -> torch.Tensor:
+    sizes = [
+        size if isinstance(size, int) else _example_size(ranges.get(size), axis) for axis, size in enumerate(spec.shape)
+    ]
+    dtype = getattr(torch, spec.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ExportError(
+            f"input '{spec.name}': expected an element type that PyTorch has, such as float32, got {spec.dtype}"
+        )
+    return torch.zeros(sizes, dtype=dtype)
+
+
+def _example_size(range_: SizeRange | None, axis: int) -> int:
+    """A size to trace with; a 1 would be taken for a dimension that is always 1."""
+    if range_ is None:
+        return _EXAMPLE_BATCH if axis == 0 else _EXAMPLE_SIZE_PX
+    return max(range_.opt, 2)
+
+
+def _dimension(name: str, shared: bool, range_: SizeRange | None) -> Any:
+    """What `torch.export` is told of it: with a name of its own it is never found to be equal to another."""
+    bounds = {} if range_ is None else {"min": range_.min, "max": range_.max}
+    if not shared:
+        return torch.export.Dim.DYNAMIC(**bounds)
+    if not name.isidentifier():
+        raise ExportError(f"dimension '{name}': expected a name of letters, digits and underscores")
+    return torch.export.Dim(name, **bounds)
+
+
+def _by_argument(module: nn.Module, shapes: tuple[dict[int, Any], ...]) -> Any:
+    """Shapes as `torch.export` takes them: a starred parameter is one entry that holds them all."""
+    if not any(shapes):
+        return None
+    if module.forward.__code__.co_flags & 0x04 and module.forward.__code__.co_argcount == 1:
+        return (shapes,)
+    return shapes
+
+
+def _translated(
+    program: torch.export.ExportedProgram, inputs: Sequence[TensorSpec], outputs: Sequence[str], opset: int
+) -> ir.Model:
+    returned = len(program.graph_signature.user_outputs)
+    if outputs and returned != len(outputs):
+        raise ExportError(
+            f"the module returns {returned} tensors, expected {len(outputs)}: {', '.join(outputs)}",
+            hint="name as many outputs as the module returns",
+        )
+    taken = {spec.name for spec in inputs}.intersection(outputs)
+    if taken:
+        raise ExportError(f"'{taken.pop()}' names both an input and an output; expected different names")
+    try:
+        # The exporter's own optimization would fold BatchNorm too, but loses the names of what it folds.
+        exported = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=opset,
+            optimize=False,
+            verbose=False,
+            input_names=[spec.name for spec in inputs],
+            output_names=list(outputs) or None,
+        )
+    except Exception as e:
+        operator, where = _untranslated(e)
+        raise ExportError(
+            f"operator {operator}{where} has no ONNX counterpart: {_first_line(_root(e))}",
+            hint="replace the operator in the module, or pass an ONNX file of your own",
+        ) from e
+    assert exported is not None
+    _name_dimensions(exported.model, inputs)
+    return exported.model
+
+
+def _drop_invented_biases(graph: ir.Model) -> None:
+    """Takes away the zeros that the exporter computes for a convolution without bias, and nothing of the module's."""
+    computed = [
+        node
+        for node in graph.graph.all_nodes()
+        if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) > 2 and not _is_stored(node.inputs[2])
+    ]
+    if not computed:
+        return
+    ir.passes.Sequential(InferShapes(), FoldConstants())(graph)
+    for node in computed:
+        bias = node.inputs[2].const_value if node.inputs[2] is not None else None
+        if bias is not None and not bias.numpy().any():
+            node.resize_inputs(2)
+    RemoveDead()(graph)
+
+
+def _is_stored(value: ir.Value | None) -> bool:
+    return value is None or value.is_initializer() or value.is_graph_input()
+
+
+def _name_dimensions(graph: ir.Model, inputs: Sequence[TensorSpec]) -> None:
+    """Gives dimensions the names that were asked for, wherever the exporter's own (``s17``, ``2*s17``) stand."""
+    names: dict[str, str] = {}
+    for value, spec in zip(graph.graph.inputs, inputs, strict=True):
+        for dim, wanted in zip(value.shape or (), spec.shape, strict=False):
+            if isinstance(dim, ir.SymbolicDim) and isinstance(wanted, str):
+                names.setdefault(str(dim.value), wanted)
+
+    def renamed(dim: int | ir.SymbolicDim) -> int | ir.SymbolicDim:
+        if isinstance(dim, int):
+            return dim
+        return ir.SymbolicDim(re.sub(r"[A-Za-z_]\w*", lambda match: names.get(match[0], match[0]), str(dim.value)))
+
+    values = [*graph.graph.inputs, *(output for node in graph.graph.all_nodes() for output in node.outputs)]
+    for value in values:
+        if value.shape is not None and not value.shape.is_static():
+            value.shape = ir.Shape([renamed(dim) for dim in value.shape])
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps the exporter's advice, such as about a missing torchvision, from the user's screen.
+
+    What matters of it comes back as an `ExportError`. PyTorch gives many of its loggers levels and handlers of
+    their own, so that only the switch for all of logging reaches them; a graph that cannot be traced is printed.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _where_traced(module: nn.Module, error: BaseException) -> str:
+    """The innermost part of ``module`` whose code was running when ``error`` was raised."""
+    names = {id(part): name for name, part in module.named_modules()}
+    where = ""
+    for frame in _frames(error):
+        name = names.get(id(frame.get("self")))
+        where = name or where
+    return f" at module '{where}'" if where else ""
+
+
+def _untranslated(error: BaseException) -> tuple[str, str]:
+    """The operator and the module of the node that the exporter was translating."""
+    node: torch.fx.Node | None = None
+    cause: BaseException | None = error
+    while cause is not None:
+        for frame in _frames(cause):
+            candidate = frame.get("node")
+            node = candidate if isinstance(candidate, torch.fx.Node) else node
+        cause = cause.__cause__
+    if node is None:
+        return "unknown", ""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    where = next((path for path, _ in reversed(stack) if path), "")
+    return str(node.target), f" of module '{where}'" if where else ""
+
+
+def _frames(error: BaseException) -> Iterator[dict[str, Any]]:
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame.f_locals
+        trace = trace.tb_next
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

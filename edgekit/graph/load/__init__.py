@@ -1,0 +1,1 @@
+"""ONNX files read, checked and upgraded to a current opset."""

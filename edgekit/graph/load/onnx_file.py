@@ -1,0 +1,307 @@
+"""Somebody else's ONNX file becomes a graph in the form that EdgeKit works on, or one clear error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes.common import InlinePass, RemoveInitializersFromInputsPass, RemoveUnusedFunctionsPass
+
+from edgekit.errors import GraphError, nearest
+from edgekit.graph.external_weights import INLINE_BYTES
+from edgekit.graph.load.upgrade_opset import OPSET, upgrade_opset
+from edgekit.graph.passes.infer_shapes import InferShapes
+
+__all__ = ["graph_from_onnx"]
+
+_OLDEST_IR = 10
+_NAMELESS = frozenset({None, "", "?", "-1", "None"})
+"""What exporters (Paddle's, Keras') call a dimension of which they know nothing; two of them need not be equal."""
+_ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+_RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
+_OTHER_FORMATS = (
+    (
+        b"PK\x03\x04",
+        "a zip archive, such as PyTorch's .pt",
+        "build it from its module: edgekit build package.module:factory",
+    ),
+    (b"\x80\x02", "a Python pickle", "build it from its module: edgekit build package.module:factory"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "run: git lfs pull"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+)
+
+
+def graph_from_onnx(path: Path) -> ir.Model:
+    """Reads an ONNX file of any opset that ONNX itself can lift to 20; newer ones keep theirs.
+
+    Functions are inlined, initializers are no inputs, and shapes are inferred. Weights in files of their own are
+    read when they are used, so that file must stay where it is until the graph is saved.
+
+    Args:
+        path: an ONNX file; its external data stands beside it.
+
+    Raises:
+        GraphError: the file is missing, cut short or no ONNX; external data is missing or too short; an
+            operator or its domain is unknown (named, with its node); the graph is not valid; an input has no
+            rank or is no tensor; ONNX cannot lift the opset.
+    """
+    path = Path(path)
+    model = _parsed(path)
+    try:
+        _require_external_data(model, path)
+        _require_known_operators(model, path)
+        _require_tensor_inputs(model, path)
+    except TypeError as e:  # protobuf gives a string that is not UTF-8 as bytes
+        raise GraphError(f"{path}: not a valid graph: a name in it is not text") from e
+    _require_valid(model, path)
+    try:
+        graph = ir.from_proto(model)
+        _own_weights(graph)
+    except Exception as e:
+        raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
+    del model
+    ir.external_data.set_base_dir(graph.graph, path.parent.resolve())
+    _read_small_data(graph)
+    try:
+        InlinePass()(graph)
+        RemoveUnusedFunctionsPass()(graph)  # type: ignore[no-untyped-call]
+    except Exception as e:
+        raise GraphError(f"{path}: its functions cannot be inlined: {_first_line(e)}") from e
+    RemoveInitializersFromInputsPass()(graph)
+    _name_dimensions(graph)
+    if graph.opset_imports.get("", OPSET) < OPSET:
+        graph = upgrade_opset(graph, path.name)
+    graph.ir_version = max(graph.ir_version, _OLDEST_IR)
+    InferShapes()(graph)
+    return graph
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        raise GraphError(f"{path}: cannot be read: {e.strerror or e}") from e
+    if not content:
+        raise GraphError(f"{path}: expected an ONNX file, got an empty file")
+    _require_not_another_format(content, path)
+    try:
+        model: onnx.ModelProto = onnx.ModelProto.FromString(content)
+    except DecodeError as e:
+        raise GraphError(
+            f"{path}: expected an ONNX file, got {len(content)} bytes that are none, or that were cut short",
+            hint="download or export it again",
+        ) from e
+    if not model.ir_version or not model.HasField("graph") or not model.graph.output:
+        raise GraphError(
+            f"{path}: expected an ONNX file with a graph and its outputs, found none in its {len(content)} bytes",
+            hint="download or export it again",
+        )
+    return model
+
+
+def _require_not_another_format(content: bytes, path: Path) -> None:
+    start = content[:512].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise GraphError(
+            f"{path}: expected an ONNX file, got a page of HTML or XML",
+            hint="the download was answered with a web page: check its address",
+        )
+    for magic, what, hint in _OTHER_FORMATS:
+        if content.startswith(magic):
+            raise GraphError(f"{path}: expected an ONNX file, got {what}", hint=hint)
+    if content[4:8] == b"TFL3":
+        raise GraphError(f"{path}: expected an ONNX file, got a TensorFlow Lite model", hint="convert it with tf2onnx")
+
+
+def _require_external_data(model: onnx.ModelProto, path: Path) -> None:
+    folder = path.parent.resolve()
+    for tensor in _tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        data = (folder / entries.get("location", "")).resolve()
+        if not entries.get("location") or not data.is_relative_to(folder):
+            raise GraphError(
+                f"{path}: weight '{tensor.name}': expected external data beside the file, "
+                f"got '{entries.get('location', '')}'"
+            )
+        if not data.is_file():
+            raise GraphError(
+                f"{path}: weight '{tensor.name}' is in '{entries['location']}', which is missing",
+                hint=f"put it beside {path.name}",
+            )
+        _require_length(entries, tensor, data, path)
+
+
+def _require_length(entries: dict[str, str], tensor: onnx.TensorProto, data: Path, path: Path) -> None:
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
+        count = 1
+        for size in tensor.dims:
+            count *= size
+        if length < 0:
+            length = count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (ValueError, KeyError, TypeError) as e:
+        raise GraphError(f"{path}: weight '{tensor.name}': external data is described wrongly: {e}") from e
+    size = data.stat().st_size
+    if offset < 0 or offset + length > size:
+        raise GraphError(
+            f"{path}: weight '{tensor.name}': expected bytes {offset} to {offset + length} in '{data.name}', "
+            f"which has {size}",
+            hint="the file was cut short, or belongs to another model",
+        )
+
+
+def _require_known_operators(model: onnx.ModelProto, path: Path) -> None:
+    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+    newest = onnx.defs.onnx_opset_version()
+    if versions.get("", 0) > newest:
+        raise GraphError(
+            f"{path}: expected opset {newest} or older, got {versions['']}",
+            hint="pip install --upgrade onnx onnxruntime",
+        )
+    own = {(function.domain, function.name) for function in model.functions}
+    for node in _nodes(model):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if (node.domain, node.op_type) in own:
+            continue
+        where = f"{path}: node '{node.name or (node.output[0] if node.output else '')}'"
+        if domain not in _ONNX_DOMAINS and domain not in _RUNTIME_DOMAINS:
+            raise GraphError(f"{where}: unknown operator '{node.op_type}' of domain '{domain}'", hint=_HINT_CUSTOM)
+        if domain in _ONNX_DOMAINS and not _is_defined(node.op_type, domain, versions.get(domain, 1)):
+            raise GraphError(
+                f"{where}: operator '{node.op_type}' is not in opset {versions.get(domain, 1)} of {domain or 'ONNX'}",
+                hint=nearest(node.op_type, _operators(domain)),
+            )
+
+
+_HINT_CUSTOM = "export the model without custom operators"
+
+
+def _is_defined(operator: str, domain: str, version: int) -> bool:
+    try:
+        onnx.defs.get_schema(operator, version, domain)
+    except onnx.defs.SchemaError:
+        return False
+    return True
+
+
+def _operators(domain: str) -> Iterable[str]:
+    return {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == domain}
+
+
+def _require_valid(model: onnx.ModelProto, path: Path) -> None:
+    external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model))
+    try:
+        with _with_output_shapes(model):
+            onnx.checker.check_model(str(path.resolve()) if external else model)
+    except Exception as e:
+        raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
+
+
+@contextlib.contextmanager
+def _with_output_shapes(model: onnx.ModelProto) -> Iterator[None]:
+    """The checker wants a shape on every output, but ONNX Runtime does not, and many files have none."""
+    shapeless = [
+        output.type.tensor_type
+        for output in model.graph.output
+        if output.type.HasField("tensor_type") and not output.type.tensor_type.HasField("shape")
+    ]
+    for tensor_type in shapeless:
+        tensor_type.shape.SetInParent()
+    try:
+        yield
+    finally:
+        for tensor_type in shapeless:
+            tensor_type.ClearField("shape")
+
+
+def _require_tensor_inputs(model: onnx.ModelProto, path: Path) -> None:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name in weights:
+            continue
+        kind = value.type.WhichOneof("value")
+        if kind != "tensor_type":
+            raise GraphError(
+                f"{path}: input '{value.name}': expected a tensor, got {(kind or 'no type').split('_')[0]}"
+            )
+        if value.type.tensor_type.elem_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+            raise GraphError(f"{path}: input '{value.name}': expected a tensor of numbers, got strings or no type")
+        if not value.type.tensor_type.HasField("shape"):
+            raise GraphError(
+                f"{path}: input '{value.name}': expected a fixed number of dimensions, got a dynamic rank",
+                hint="export the model with the input's shape",
+            )
+
+
+def _own_weights(graph: ir.Model) -> None:
+    """Takes weights out of the protobuf, of which every look at them would make a copy anew."""
+    for value in graph.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.serde.TensorProtoTensor) and tensor.dtype != ir.DataType.STRING:
+            value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+
+
+def _read_small_data(graph: ir.Model) -> None:
+    """Reads external data that others read with the nodes: what is small, or belongs to a graph inside of a node."""
+    for part in graph.graphs():
+        for value in part.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and (tensor.nbytes <= INLINE_BYTES or part is not graph.graph):
+                value.const_value = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=value.name)
+
+
+def _name_dimensions(graph: ir.Model) -> None:
+    """Gives a name of its own to each input's dimension that has none: left out, -1 or a word for "unknown"."""
+    for value in graph.graph.inputs:
+        assert value.shape is not None
+        value.shape = ir.Shape(
+            [
+                f"{value.name}_{axis}" if (size < 0 if isinstance(size, int) else size.value in _NAMELESS) else size
+                for axis, size in enumerate(value.shape)
+            ]
+        )
+    for value in graph.graph.outputs:
+        if value.shape is not None:
+            value.shape = ir.Shape([None if isinstance(size, int) and size < 0 else size for size in value.shape])
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    yield from _nodes_of(model.graph.node)
+    for function in model.functions:
+        yield from _nodes_of(function.node)
+
+
+def _nodes_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for graph in _graphs_in(node):
+            yield from _nodes_of(graph.node)
+
+
+def _graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from model.graph.initializer
+    for node in _nodes(model):
+        for graph in _graphs_in(node):
+            yield from graph.initializer
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

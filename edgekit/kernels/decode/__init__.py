@@ -1,0 +1,1 @@
+"""Detector heads decoded to candidate boxes."""

@@ -1,0 +1,1 @@
+"""Measurements: latency, machine state, comparisons between engines."""

@@ -1,0 +1,243 @@
+"""What an engine or a graph consists of, layer by layer: shapes, precisions, parameters, arithmetic and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.errors import BackendUnavailable, EngineMismatch, GraphError
+from edgekit.specs import TensorSpec
+
+if TYPE_CHECKING:
+    from edgekit.graph.stats import GraphStats
+
+__all__ = ["Inspection", "LayerRow", "inspection_from_bundle", "inspection_from_stats"]
+
+GRAPH_FILE = "graph.onnx"
+LAYERS_FILE = "layers.json"
+
+MOVES = frozenset({"cast", "identity", "shuffle", "squeeze", "unsqueeze"})
+"""What a parser puts beside the layer that a node is about, under that node's name."""
+PRODUCTS = frozenset({"convolution", "deconvolution", "matrix_multiply"})
+
+
+class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer; what cannot be known without the package ``onnx`` is None.
+
+    Attributes:
+        name: the layer's name.
+        operator: what it does.
+        output_shape: of its first output; a dimension that is chosen at run time is -1 where nothing was assumed.
+        precision: numpy's name of the element type that it computes in.
+        parameters: learned numbers.
+        macs: multiply-accumulates.
+        weight_bytes: length of the constants that it reads.
+        activation_bytes: length of what it reads and writes besides, as if it were not fused with another.
+        intensity: arithmetic operations (two a multiply-accumulate) a byte that is read or written, as in the roofline
+            model (Williams, Waterman and Patterson 2009).
+        kernel: of a convolution or a pool: the size of its window.
+        strides: how far that moves; empty where by one.
+        reads: names of the values that it reads, beside constants: the graph's inputs, and what other layers write.
+        writes: names of the values that it writes, the graph's outputs among them.
+        module: path of the module that it came from, where the graph tells; where it does not, ``name`` does.
+    """
+
+    name: str
+    operator: str
+    output_shape: tuple[int, ...]
+    precision: str
+    parameters: int | None = None
+    macs: int | None = None
+    weight_bytes: int | None = None
+    activation_bytes: int | None = None
+    intensity: float | None = None
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    module: str = ""
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """All that `edgekit inspect` says; this is the JSON that it prints.
+
+    Attributes:
+        name: the model's name.
+        parameters: learned numbers of all layers.
+        macs: multiply-accumulates of one run.
+        weight_bytes: constants of all layers.
+        activation_bytes: what all layers read and write besides.
+        intensity: operations a byte, over all layers.
+        assumed_sizes: what each dimension that is chosen at run time was counted with: the usual size of its range.
+        precision_from: ``engine`` where the precisions of the layers were read back from the engine, ``option`` where
+            they are what was asked for, else ``graph``.
+        inputs: of the engine or the graph.
+        outputs: of the engine or the graph.
+        layers: in the order in which they run.
+        manifest: of an engine.
+    """
+
+    name: str
+    parameters: int | None
+    macs: int | None
+    weight_bytes: int | None
+    activation_bytes: int | None
+    intensity: float | None
+    assumed_sizes: dict[str, int]
+    precision_from: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layers: tuple[LayerRow, ...]
+    manifest: Manifest | None = None
+
+
+class EngineLayer(msgspec.Struct, frozen=True):
+    """An entry of ``layers.json``: what the engine's own library says of a layer, and of which nodes it was made."""
+
+    name: str
+    type: str = ""
+    precision: str = ""
+    outputs: tuple[tuple[int, ...], ...] = ()
+    nodes: tuple[str, ...] = ()
+
+
+def inspection_from_stats(
+    name: str, stats: GraphStats, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> Inspection:
+    """What a graph consists of."""
+    return _from_rows(name, _rows(stats, {}), stats, inputs, outputs)
+
+
+def inspection_from_bundle(path: Path) -> Inspection:
+    """What the engine in the folder ``path`` consists of; it need not run here.
+
+    Layers, their parameters and their arithmetic are those of the bundle's graph; their precisions are the engine's
+    own, where its library tells them (``layers.json``), else those that the graph's Q/DQ say. Without the package
+    ``onnx``, the layers are those that the engine's library tells, and only their shapes and precisions are known.
+
+    Raises:
+        UsageError: ``path`` is no bundle.
+        EngineMismatch: it is damaged.
+        BackendUnavailable: ``onnx`` is needed, and not installed.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    engine = _engine_layers(path / LAYERS_FILE)
+    try:
+        stats = _stats(path / GRAPH_FILE, manifest)
+    except ImportError as e:
+        if engine is None:
+            raise BackendUnavailable(
+                f"inspecting an engine for {manifest.backend} needs packages that are not installed: {e}",
+                hint="pip install 'edgekit[build]'",
+            ) from e
+        stats = None
+    precisions = _precision_by_node(engine or ())
+    rows = [_row_of_engine(layer) for layer in engine or ()] if stats is None else _rows(stats, precisions)
+    found = _from_rows(manifest.name, rows, stats, manifest.inputs, manifest.outputs)
+    return msgspec.structs.replace(found, manifest=manifest, precision_from="graph" if engine is None else "engine")
+
+
+def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:
+    if not file.is_file():
+        return None
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=tuple[EngineLayer, ...])
+    except (OSError, msgspec.MsgspecError) as e:
+        raise EngineMismatch(f"{file} is damaged: {e}", hint="build the engine anew") from e
+
+
+def _stats(file: Path, manifest: Manifest) -> GraphStats:
+    import onnx_ir
+    from google.protobuf.message import DecodeError
+
+    from edgekit.graph.sizes import stats_at
+
+    try:
+        graph = onnx_ir.load(file)
+    except (OSError, DecodeError, ValueError) as e:
+        raise GraphError(f"cannot read {file}: expected the graph of the engine: {e}") from e
+    return stats_at(graph, {name: shape.opt for name, shape in manifest.shapes.items()})
+
+
+def _rows(stats: GraphStats, precisions: Mapping[str, str]) -> list[LayerRow]:
+    return [
+        LayerRow(
+            name=layer.name,
+            operator=layer.operator,
+            output_shape=layer.output_shape,
+            precision=precisions.get(layer.name) or layer.precision,
+            parameters=layer.parameters,
+            macs=layer.macs,
+            weight_bytes=layer.weight_bytes,
+            activation_bytes=layer.activation_bytes,
+            intensity=_intensity(layer.macs, layer.weight_bytes + layer.activation_bytes),
+            kernel=layer.kernel,
+            strides=layer.strides,
+            reads=layer.reads,
+            writes=layer.writes,
+            module=layer.module,
+        )
+        for layer in stats.layers
+    ]
+
+
+def _row_of_engine(layer: EngineLayer) -> LayerRow:
+    return LayerRow(
+        name=layer.name,
+        operator=layer.type,
+        output_shape=layer.outputs[0] if layer.outputs else (),
+        precision=layer.precision,
+    )
+
+
+def _from_rows(
+    name: str,
+    rows: list[LayerRow],
+    stats: GraphStats | None,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+) -> Inspection:
+    if stats is None:
+        parameters = macs = weight_bytes = activation_bytes = intensity = None
+    else:
+        parameters, macs, activation_bytes = stats.parameters, stats.macs, stats.activation_bytes
+        weight_bytes = sum(layer.weight_bytes for layer in stats.layers)
+        intensity = _intensity(macs, weight_bytes + activation_bytes)
+    return Inspection(
+        name=name,
+        parameters=parameters,
+        macs=macs,
+        weight_bytes=weight_bytes,
+        activation_bytes=activation_bytes,
+        intensity=intensity,
+        assumed_sizes={} if stats is None else stats.assumed_sizes,
+        precision_from="graph",
+        inputs=inputs,
+        outputs=outputs,
+        layers=tuple(rows),
+    )
+
+
+def _intensity(macs: int, length_bytes: int) -> float | None:
+    return 2 * macs / length_bytes if macs and length_bytes else None
+
+
+def _precision_by_node(engine: Iterable[EngineLayer]) -> dict[str, str]:
+    """The engine's precision of each of the graph's nodes that it tells.
+
+    Where the layers are those of the network, which still has its Q and DQ, only products are typed as they will run:
+    the Q/DQ around all else are fused later.
+    """
+    layers = sorted((layer for layer in engine if layer.precision), key=lambda layer: layer.type in MOVES)
+    if any(layer.type in ("quantize", "dequantize") for layer in layers):
+        layers = [layer for layer in layers if layer.type in PRODUCTS]
+    found: dict[str, str] = {}
+    for layer in layers:
+        for node in (layer.name, *layer.nodes):
+            found.setdefault(node, layer.precision)
+    return found

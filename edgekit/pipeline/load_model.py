@@ -1,0 +1,444 @@
+"""From what the user names (a recipe, an ONNX file, a module of their own) to a float graph and what is known of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from edgekit.config import Order, kind_of, merged
+from edgekit.engine.bundle import manifest as bundle
+from edgekit.errors import ExportError, UsageError
+from edgekit.graph.check import check_runs, compare_with_module
+from edgekit.graph.export.module import graph_from_module
+from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
+from edgekit.graph.load.onnx_file import graph_from_onnx
+from edgekit.graph.load.upgrade_opset import OPSET
+from edgekit.graph.passes import NameNodes, optimize
+from edgekit.graph.sizes import MinMaxInputs, min_max_inputs, stats_at
+from edgekit.graph.stats import GraphStats
+from edgekit.models.cfg.recipe import recipe_from_cfg
+from edgekit.models.factory import module_from_factory, module_from_recipe
+from edgekit.models.weights.download import sha256_of, weights_file
+from edgekit.models.weights.read import load_weights
+from edgekit.progress import Progress
+from edgekit.recipe.schema import Postprocess, Preprocess, Quantize, Recipe, Tolerance, load_recipe
+from edgekit.shapes import (
+    input_shapes,
+    open_shape,
+    picture_shape,
+    ranges_of_sizes,
+    ranges_of_specs,
+    with_batch,
+)
+from edgekit.specs import Shape, ShapeRange, SizeRange, TensorSpec, specs_at, specs_text
+
+__all__ = ["LoadedModel", "load_model"]
+
+DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+EXAMPLE_INPUT = "give it with --input, such as --input 1x3x224x224"
+OWN_RECIPE = "write a recipe of your own with other shapes, and give its file"
+FITTED = "leave it out: pictures of any size are made to fit"
+UNTRAINED = "the weights are random: latency and size are real, answers mean nothing. Give trained ones with {where}"
+GUESSED = (
+    "input '{name}' is taken for a picture: {color}, from 0 to 1, stretched to fit. If the model was trained on other "
+    "numbers, say so with --preprocess, such as mean=… and std=…"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A graph, optimized and checked, and all that later stages want to know of its model.
+
+    Attributes:
+        name: for the bundle and its reports.
+        graph: float, unless ``quantized``.
+        quantized: somebody else has quantized it already.
+        stats: parameters, multiply-accumulates and bytes of the graph as it came.
+        task: the recipe's; ``tensor`` where there is none.
+        origin: for the manifest.
+        preprocess: how pictures become inputs; None where the model takes none.
+        postprocess: how outputs become detections.
+        labels: names of classes.
+        policy: what the recipe says of INT8; None where there is no recipe.
+        num_values: what integers of an input are less than, where it is known.
+        shapes: of the inputs that have dimensions which are chosen at run time.
+        min_max: the sizes, besides the usual ones, that checks of numbers are to look at.
+        export_error: largest relative difference between graph and module; None for ONNX files.
+    """
+
+    name: str
+    graph: ir.Model
+    quantized: bool
+    stats: GraphStats
+    task: str
+    origin: bundle.Source
+    preprocess: Preprocess | None = None
+    postprocess: Postprocess | None = None
+    labels: tuple[str, ...] = ()
+    policy: Quantize | None = None
+    num_values: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    min_max: MinMaxInputs = MinMaxInputs()
+    export_error: float | None = None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The graph's inputs."""
+        return input_specs(self.graph)
+
+
+def load_model(order: Order, progress: Progress) -> LoadedModel:
+    """Loads, exports, optimizes and checks the model.
+
+    Raises:
+        UsageError: there is no such model, or an option does not go with it.
+        RecipeError: a recipe or a Darknet cfg file that is not valid.
+        ModelError: the weights do not fit.
+        ExportError: the module cannot be exported.
+        GraphError: the ONNX file is not valid, or cannot be run.
+        AccuracyError: the graph computes something else than the module.
+    """
+    kind = kind_of(order.model)
+    if kind == "recipe":
+        return _from_recipe(load_recipe(order.model), order, progress)
+    if kind == "cfg":
+        return _from_cfg(Path(order.model), order, progress)
+    if kind == "onnx":
+        return _from_onnx(Path(order.model), order, progress)
+    if kind == "factory":
+        return _from_module(module_from_factory(str(order.model), seed=order.seed), order, progress)
+    return _from_module(order.model, order, progress)
+
+
+def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> LoadedModel:
+    if order.inputs:
+        hint = "use --shape, as in 320x320" if len(recipe.inputs) == 1 else OWN_RECIPE
+        raise UsageError(f"--input does not go with the recipe '{recipe.name}'", hint=hint)
+    shapes = _recipe_shapes(recipe, order)
+    specs = [TensorSpec(spec.name, spec.dtype, open_shape(spec.name, shapes[spec.name])) for spec in recipe.inputs]
+    preprocess = recipe.preprocess
+    if order.preprocess is not None:
+        preprocess = merged(preprocess or Preprocess(), order.preprocess)
+    if preprocess is not None:
+        preprocess = _fitting(preprocess, specs[0])
+    with progress.stage(f"making {recipe.name}"):
+        module = module_from_recipe(recipe, seed=order.seed)
+    weights = _load(module, recipe, order, progress)
+    num_values = {spec.name: spec.num_values for spec in recipe.inputs if spec.num_values}
+    with _told_of_shape(recipe, order):
+        made = _exported(module, specs, shapes, recipe.outputs, order.opset, recipe.tolerance, num_values, progress)
+    return LoadedModel(
+        name=recipe.name,
+        graph=made.graph,
+        quantized=False,
+        stats=_stats(made.graph, made.shapes, one_picture=recipe.postprocess is not None),
+        task=recipe.task,
+        origin=bundle.Source(kind="recipe", name=recipe.name, weights=weights),
+        preprocess=preprocess,
+        postprocess=recipe.postprocess,
+        labels=recipe.labels.names,
+        policy=recipe.quantize,
+        num_values=num_values,
+        shapes=made.shapes,
+        min_max=made.min_max,
+        export_error=made.error,
+    )
+
+
+def _from_cfg(path: Path, order: Order, progress: Progress) -> LoadedModel:
+    """A Darknet cfg file is a recipe in another form; a picture of another shape makes another network of it."""
+    recipe = recipe_from_cfg(path)
+    if order.shape is not None:
+        recipe = recipe_from_cfg(path, _one_size(recipe, _recipe_shape(recipe, order.shape)))
+    source = _from_recipe(recipe, order, progress)
+    origin = bundle.Source(kind="cfg", name=path.name, sha256=sha256_of(path), weights=source.origin.weights)
+    return dataclasses.replace(source, origin=origin)
+
+
+def _recipe_shapes(recipe: Recipe, order: Order) -> dict[str, Shape]:
+    """The shapes of the recipe's inputs, the first of them, if it is asked for, another one."""
+    shapes: dict[str, Shape] = {spec.name: spec.shape for spec in recipe.inputs}
+    if order.shape is not None:
+        if len(shapes) > 1:
+            raise UsageError(
+                f"--shape: expected a model with one input, got {recipe.name}, which has {', '.join(shapes)}",
+                hint=OWN_RECIPE,
+            )
+        shapes = {recipe.inputs[0].name: _recipe_shape(recipe, order.shape)}
+    return {name: with_batch(shape, order) for name, shape in shapes.items()}
+
+
+def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
+    own = recipe.inputs[0].shape
+    shape = picture_shape(own, wanted)
+    if len(own) == 4 and shape[1] != own[1]:
+        raise UsageError(f"--shape: {recipe.name} expects {own[1]} channels, got {shape[1]}", hint="give --shape HxW")
+    if recipe.postprocess is None:
+        return shape
+    sides = _one_size(recipe, shape)
+    if recipe.postprocess.kind == "yolov1" and sides != own[2:4]:
+        raise UsageError(
+            f"--shape: {recipe.name} expects {own[2]}x{own[3]}, which its full layers are made for, got "
+            f"{sides[0]}x{sides[1]}",
+            hint=FITTED,
+        )
+    step = math.lcm(*(head.stride for head in recipe.postprocess.heads))
+    if any(side % step for side in sides):
+        height, width = (max(step, round(side / step) * step) for side in sides)
+        raise UsageError(
+            f"--shape: {recipe.name} expects a height and a width that are multiples of {step}, "
+            f"got {sides[0]}x{sides[1]}",
+            hint=f"the nearest is --shape {height}x{width}",
+        )
+    return shape
+
+
+def _one_size(recipe: Recipe, shape: Shape) -> tuple[int, int]:
+    """Height and width; raises `UsageError` where one is a range."""
+    height, width = shape[2:4]
+    if isinstance(height, int) and isinstance(width, int):
+        return height, width
+    usual = "x".join(str(side.opt if isinstance(side, SizeRange) else side) for side in (height, width))
+    raise UsageError(
+        f"--shape: {recipe.name} expects one height and one width, which its network is made and its boxes are decoded "
+        f"for, got {height}x{width}",
+        hint=f"build an engine for each size, as with --shape {usual}; the batch alone may be a range",
+    )
+
+
+@contextlib.contextmanager
+def _told_of_shape(recipe: Recipe, order: Order) -> Iterator[None]:
+    """A recipe's own shape can be exported; where another cannot, that is why, as with full layers."""
+    try:
+        yield
+    except ExportError as e:
+        if order.shape is None:
+            raise
+        shapes = (recipe.inputs[0].shape, _recipe_shape(recipe, order.shape))
+        own, wanted = ("x".join(map(str, shape)) for shape in shapes)
+        raise UsageError(
+            f"--shape: {recipe.name}, made for {own}, cannot take {wanted}: {e.message}",
+            hint=FITTED if recipe.preprocess is not None else OWN_RECIPE,
+        ) from e
+
+
+def _load(module: nn.Module, recipe: Recipe, order: Order, progress: Progress) -> bundle.WeightsInfo:
+    name = order.weights
+    if name is None:
+        published = f" or --weights {next(iter(recipe.weights))}" if recipe.weights else ""
+        progress.note(UNTRAINED.format(where=f"--weights FILE{published}"))
+        return bundle.WeightsInfo(source=f"random, seed {order.seed}", trained=False)
+    path = weights_file(name, recipe, progress=progress)
+    with progress.stage("reading weights"):
+        load_weights(module, path)
+    return bundle.WeightsInfo(source=name, sha256=sha256_of(path))
+
+
+def _from_module(module: object, order: Order, progress: Progress) -> LoadedModel:
+    name = order.model if isinstance(order.model, str) else type(module).__name__
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            f"model: expected a torch.nn.Module, or text that names a model, got {name}",
+            hint="save other kinds of models as an ONNX file and give its path",
+        )
+    if order.shape is not None:
+        raise UsageError("--shape goes with recipes and ONNX files, not with a module", hint=EXAMPLE_INPUT)
+    if not order.inputs:
+        raise UsageError(f"'{name}': expected the shape of each input, got none", hint=EXAMPLE_INPUT)
+    weights = None
+    if order.weights is not None:
+        with progress.stage("reading weights"):
+            load_weights(module, order.weights)
+        weights = bundle.WeightsInfo(source=order.weights, sha256=sha256_of(Path(order.weights)))
+    specs, shapes = _module_inputs(module, order)
+    made = _exported(module, specs, shapes, (), order.opset, Tolerance(), {}, progress)
+    return LoadedModel(
+        name=name.rpartition(":")[2].rpartition(".")[2],
+        graph=made.graph,
+        quantized=False,
+        stats=_stats(made.graph, made.shapes),
+        task="tensor",
+        origin=bundle.Source(kind="module", name=name, weights=weights),
+        preprocess=_preprocess(order, input_specs(made.graph), progress),
+        shapes=made.shapes,
+        min_max=made.min_max,
+        export_error=made.error,
+    )
+
+
+def _module_inputs(module: nn.Module, order: Order) -> tuple[list[TensorSpec], dict[str, Shape]]:
+    """The inputs in the order in which the module takes them, where their names are those of its arguments.
+
+    A name may end in an element type, ``ids:int64``, or be nothing else.
+    """
+    specs: list[TensorSpec] = []
+    shapes: dict[str, Shape] = {}
+    for key, shape in order.inputs.items():
+        name, _, last = key.rpartition(":")
+        name, dtype = (name, last) if last in DTYPES else (key, "float32")
+        name = name or "input"
+        shapes[name] = with_batch(shape, order)
+        specs.append(TensorSpec(name, dtype, ()))
+    # Ranges that differ are not those of one batch.
+    batched = len({shape[0] for shape in shapes.values() if shape and isinstance(shape[0], SizeRange)}) < 2
+    specs = [
+        msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], batched=batched)) for spec in specs
+    ]
+    arguments = list(inspect.signature(module.forward).parameters)
+    if all(spec.name in arguments for spec in specs):
+        specs.sort(key=lambda spec: arguments.index(spec.name))
+    return specs, shapes
+
+
+class _Export(NamedTuple):
+    """A graph that agrees with its module; see `LoadedModel`."""
+
+    graph: ir.Model
+    error: float
+    shapes: dict[str, ShapeRange]
+    min_max: MinMaxInputs
+
+
+def _exported(
+    module: nn.Module,
+    specs: Sequence[TensorSpec],
+    sizes: Mapping[str, Shape],
+    outputs: Sequence[str],
+    opset: int | None,
+    tolerance: Tolerance,
+    num_values: Mapping[str, int],
+    progress: Progress,
+) -> _Export:
+    opset = opset or OPSET
+    with progress.stage("exporting to ONNX"):
+        ranges = ranges_of_sizes(specs, sizes)
+        graph = optimize(graph_from_module(module, specs, outputs, opset=opset, ranges=ranges))
+    if graph.opset_imports[""] != opset:
+        raise UsageError(
+            f"--opset: expected a version that PyTorch {torch.__version__} exports to, got {opset}",
+            hint=f"leave it out: EdgeKit exports to {OPSET}",
+        )
+    # Dimensions that the module wants to be equal have one name by now, and so have to have one range.
+    specs = input_specs(graph)
+    shapes = ranges_of_specs(specs, ranges_of_sizes(specs, sizes))
+    min_max = _min_max(graph, shapes, progress)
+    with progress.stage("checking the graph against PyTorch"):
+        usual = specs_at(specs, shapes)
+        # Each of the sizes is run once, those that are fixed with other numbers a second time.
+        seeds = (0,) if shapes else (0, 1)
+        check = compare_with_module(graph, module, usual, tolerance.export, seeds, num_values, min_max.sizes)
+    error = max((output.relative_error for output in check.outputs), default=0.0)
+    return _Export(graph, error, shapes, min_max)
+
+
+def _min_max(graph: ir.Model, shapes: Mapping[str, ShapeRange], progress: Progress) -> MinMaxInputs:
+    """The sizes that checks look at besides the usual ones; says so where they leave the greatest out."""
+    found = min_max_inputs(graph, shapes) if shapes else MinMaxInputs()
+    if found.skipped:
+        text = "; ".join(map(str, found.skipped))
+        progress.note(f"the greatest inputs cost too much to check numbers with: nothing was computed for {text}")
+    return found
+
+
+def _stats(graph: ir.Model, shapes: Mapping[str, ShapeRange], *, one_picture: bool = False) -> GraphStats:
+    """What the graph costs in the sizes that it is measured with: the usual ones, but a detector's pictures alone."""
+    alone = {name: (1, *shape.opt[1:]) for name, shape in shapes.items() if one_picture and shape.min[0] == 1}
+    return stats_at(graph, {name: shape.opt for name, shape in shapes.items()} | alone)
+
+
+def _from_onnx(path: Path, order: Order, progress: Progress) -> LoadedModel:
+    if order.weights is not None:
+        raise UsageError(f"--weights does not go with {path.name}: an ONNX file has its own")
+    if order.opset is not None:
+        raise UsageError(f"--opset does not go with {path.name}: it is for modules that are exported")
+    with progress.stage(f"reading {path.name}"):
+        graph = graph_from_onnx(path)
+        chosen, shapes = _fix_shapes(graph, order)
+        quantized = is_quantized(graph)
+        if quantized:
+            NameNodes()(graph)
+        else:
+            optimize(graph)
+        min_max = _min_max(graph, shapes, progress)
+        check_runs(graph, [specs_at(input_specs(graph), shapes), *min_max.sizes] if shapes else ())
+    if chosen:
+        one = "inputs of one size" if not shapes else "inputs of these sizes"
+        progress.note(f"the engine takes {one}: {specs_text(chosen, shapes)}")
+    return LoadedModel(
+        name=path.stem,
+        graph=graph,
+        quantized=quantized,
+        stats=_stats(graph, shapes),
+        task="tensor",
+        origin=bundle.Source(kind="onnx", name=path.name, sha256=sha256_of(path)),
+        preprocess=_preprocess(order, input_specs(graph), progress),
+        shapes=shapes,
+        min_max=min_max,
+    )
+
+
+def _fix_shapes(graph: ir.Model, order: Order) -> tuple[list[TensorSpec], dict[str, ShapeRange]]:
+    """Gives every dimension a number, save those that were given a range.
+
+    Returns:
+        The inputs, as they are now, of which some dimension was named and is a number; and all ranges.
+    """
+    specs = input_specs(graph)
+    shapes = input_shapes(specs, order)
+    inputs = [
+        msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], spec.shape)) for spec in specs
+    ]
+    if any(after != before for after, before in zip(inputs, specs, strict=True)):
+        set_input_shapes(graph, {spec.name: spec.shape for spec in inputs})
+    chosen = [after for after, before in zip(inputs, specs, strict=True) if after != before]
+    return chosen, ranges_of_specs(inputs, ranges_of_sizes(inputs, shapes))
+
+
+def _preprocess(order: Order, specs: Sequence[TensorSpec], progress: Progress) -> Preprocess | None:
+    """A guess, where there is one input of the shape of a picture, and in it what the user says."""
+    guess = _guessed(specs[0]) if len(specs) == 1 else None
+    if order.preprocess is not None:
+        if len(specs) != 1:
+            names = ", ".join(spec.name for spec in specs)
+            raise UsageError(f"--preprocess: expected a model with one input, a picture, got the inputs {names}")
+        return _fitting(merged(guess or Preprocess(), order.preprocess), specs[0])
+    if guess is not None:
+        color = "grey" if guess.color == "gray" else guess.color.upper()
+        progress.note(GUESSED.format(name=specs[0].name, color=color))
+    return guess
+
+
+def _guessed(spec: TensorSpec) -> Preprocess | None:
+    """What a float input of four dimensions, one of them of 1 or 3 channels, is most likely to want."""
+    rgb, gray = Preprocess(), Preprocess(color="gray", mean=(0.0,), std=(1.0,))
+    for guess in (rgb, gray):
+        with contextlib.suppress(UsageError):
+            return _fitting(guess, spec)
+    return None
+
+
+def _fitting(preprocess: Preprocess, spec: TensorSpec) -> Preprocess:
+    """``preprocess``, with the layout that the input has: its place for the channels can be seen in its shape."""
+    places = {"nchw": (0, preprocess.channels, 0, 0), "nhwc": (0, 0, 0, preprocess.channels)}
+    if spec.dtype == "float32" and len(spec.shape) == 4:
+        for layout in sorted(places, key=lambda layout: layout != preprocess.layout):
+            if all(wanted in (0, size) for wanted, size in zip(places[layout], spec.shape, strict=True)):
+                return msgspec.structs.replace(preprocess, layout=layout)
+    raise UsageError(
+        f"preprocessing of pictures with color={preprocess.color}: expected a float32 input of 4 dimensions, of which "
+        f"that of the channels is {preprocess.channels}, got {spec}",
+        hint="--preprocess color=gray --preprocess mean=0 --preprocess std=1 is for inputs of one channel"
+        if preprocess.channels == 3
+        else "",
+    )

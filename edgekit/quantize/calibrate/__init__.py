@@ -1,0 +1,1 @@
+"""Calibration: observers, statistics and the table of ranges."""

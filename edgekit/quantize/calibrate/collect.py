@@ -1,0 +1,203 @@
+"""Shows a graph its calibration set, once, and remembers what each tensor looked like."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.errors import CalibrationError
+from edgekit.graph.evaluator import Evaluator
+from edgekit.progress import Progress, Silent
+from edgekit.quantize.calibrate.observers import needs_histogram, range_from_statistics
+from edgekit.quantize.calibrate.statistics import TensorStatistics
+from edgekit.quantize.plan import selects
+
+__all__ = [
+    "CalibrationTable",
+    "Collected",
+    "channels_from_statistics",
+    "collect_statistics",
+    "graph_digest",
+    "observed_tensors",
+    "ranges_from_statistics",
+]
+
+LEAKY_SLOPE = 0.01
+"""ONNX's default for LeakyRelu."""
+
+Feeds = Iterable[tuple[str, dict[str, np.ndarray]]]
+
+
+class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``calibration.json``: ranges that were measured once and hold for every target.
+
+    Attributes:
+        format: version of this format.
+        method: how ranges were chosen.
+        set: name of the calibration set.
+        set_digest: hash of what was in it.
+        graph_digest: hash of the float graph.
+        images: how many inputs were shown.
+        skipped: the broken files among them, each with the reason.
+        ranges: least and greatest number of each tensor.
+        channels: least and greatest number of each channel of convolutions' outputs, where ``method`` is ``minmax``.
+    """
+
+    format: int = 1
+    method: str
+    set: str
+    set_digest: str
+    graph_digest: str
+    images: int
+    skipped: tuple[str, ...] = ()
+    ranges: dict[str, tuple[float, float]]
+    channels: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+
+
+@dataclass(eq=False)
+class Collected:
+    """What `collect_statistics` saw."""
+
+    statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    inputs: int = 0
+
+
+def collect_statistics(
+    graph: ir.Model,
+    tensors: Iterable[ir.Value],
+    feeds: Feeds,
+    *,
+    method: str,
+    total: int | None = None,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Collected:
+    """Runs the float graph on every input and looks at ``tensors``.
+
+    One input is held in memory at a time, and of each tensor only its statistics are kept. What a LeakyRelu reads
+    is worked out from what it gives, so that ONNX Runtime can go on computing it together with the convolution.
+
+    Args:
+        graph: the float graph, which is not changed.
+        tensors: values of it.
+        feeds: each input's id and its arrays by name.
+        method: decides whether histograms are needed.
+        total: how many inputs there are, for the progress bar.
+        threads: for ONNX Runtime; 0 leaves it the choice.
+        progress: is told of every input.
+
+    Raises:
+        CalibrationError: there are no inputs, or a tensor has a NaN: names the tensor and the input.
+    """
+    histogram = needs_histogram(method)
+    wanted = {str(value.name): value for value in tensors if value.name}
+    behind = {name: reader for name, value in wanted.items() if (reader := _leaky_reader(value)) is not None}
+    observed = {name for name in wanted if name not in behind} | {str(r.outputs[0].name) for r in behind.values()}
+    collected = Collected({name: TensorStatistics(with_histogram=histogram) for name in sorted(observed)})
+    inputs = {value.name for value in graph.graph.inputs}
+    evaluator = Evaluator(graph, also=sorted(observed - inputs), threads=threads, optimized=True)
+    with (progress or Silent()).stage("calibrating", total=total, unit="inputs") as advance:
+        for name, arrays in feeds:
+            _look(collected, {**arrays, **evaluator.run(arrays)}, name)
+            collected.inputs += 1
+            advance(1)
+    if not collected.inputs:
+        raise CalibrationError("the calibration set has no inputs")
+    for name, reader in behind.items():
+        slope = reader.attributes.get_float("alpha", LEAKY_SLOPE) or LEAKY_SLOPE
+        collected.statistics[name] = collected.statistics[str(reader.outputs[0].name)].before_leaky_relu(slope)
+    return collected
+
+
+def _look(collected: Collected, results: Mapping[str, np.ndarray], input_id: str) -> None:
+    for name, statistics in collected.statistics.items():
+        if not statistics.update(results[name]):
+            raise CalibrationError(
+                f"tensor '{name}' has a NaN at calibration input '{input_id}', expected finite numbers",
+                hint="the model gives NaN in float already: check its weights and its preprocessing",
+            )
+
+
+def observed_tensors(graph: ir.Model) -> list[ir.Value]:
+    """The activations whose ranges any target may ask for: what goes in, and what operators make that compute.
+
+    What selections (pooling, reshaping) give out has the range of what they take, and is left out.
+    """
+    made = [
+        output
+        for node in graph.graph
+        if not selects(node)
+        for output in node.outputs
+        if output.name and output.dtype == ir.DataType.FLOAT and _is_looked_at(output)
+    ]
+    return [value for value in graph.graph.inputs if value.dtype == ir.DataType.FLOAT] + made
+
+
+def ranges_from_statistics(statistics: Mapping[str, TensorStatistics], method: str) -> dict[str, tuple[float, float]]:
+    """Each tensor's range by ``method``."""
+    return {name: range_from_statistics(seen, method) for name, seen in statistics.items()}
+
+
+def channels_from_statistics(
+    graph: ir.Model, statistics: Mapping[str, TensorStatistics]
+) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Least and greatest number of each channel of what convolutions give out."""
+    names = [str(node.outputs[0].name) for node in graph.graph if node.op_type == "Conv"]
+    seen = {name: statistics[name] for name in names if name in statistics}
+    return {
+        name: (tuple(s.channel_lo.tolist()), tuple(s.channel_hi.tolist()))
+        for name, s in seen.items()
+        if s.channel_lo is not None and s.channel_hi is not None
+    }
+
+
+def graph_digest(graph: ir.Model) -> str:
+    """SHA-256 over what the graph computes and the names of its tensors, in hexadecimal."""
+    digest = hashlib.sha256(repr(sorted(graph.opset_imports.items())).encode())
+    _digest_graph(digest, graph.graph)
+    return digest.hexdigest()
+
+
+def _digest_graph(digest: hashlib._Hash, graph: ir.Graph) -> None:
+    digest.update(repr([(value.name, str(value.dtype), str(value.shape)) for value in graph.inputs]).encode())
+    digest.update(repr([value.name for value in graph.outputs]).encode())
+    for node in graph:
+        names = [[value.name if value is not None else "" for value in side] for side in (node.inputs, node.outputs)]
+        digest.update(repr((node.domain, node.op_type, names)).encode())
+        for name, attribute in sorted(node.attributes.items()):
+            digest.update(name.encode())
+            _digest_attribute(digest, attribute.value)
+    for name, value in sorted(graph.initializers.items()):
+        digest.update(name.encode())
+        _digest_attribute(digest, value.const_value)
+
+
+def _digest_attribute(digest: hashlib._Hash, value: object) -> None:
+    if isinstance(value, ir.Graph):
+        _digest_graph(digest, value)
+    elif isinstance(value, ir.TensorProtocol):
+        digest.update(repr((str(value.dtype), tuple(value.shape.numpy()))).encode())
+        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _digest_attribute(digest, item)
+    else:
+        digest.update(repr(value).encode())
+
+
+def _is_looked_at(value: ir.Value) -> bool:
+    readers = (use.node.op_type for use in value.uses())
+    return value.is_graph_output() or any(reader not in ("Shape", "Size", "Cast") for reader in readers)
+
+
+def _leaky_reader(value: ir.Value) -> ir.Node | None:
+    """The LeakyRelu that alone reads ``value``, if its slope can be undone."""
+    readers = [use.node for use in value.uses()]
+    if len(readers) != 1 or readers[0].op_type != "LeakyRelu" or value.is_graph_output():
+        return None
+    return readers[0] if readers[0].attributes.get_float("alpha", LEAKY_SLOPE) > 0 else None

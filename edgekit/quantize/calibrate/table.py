@@ -1,0 +1,46 @@
+"""Calibration tables on disk: in a bundle for people to read, and in the user's cache to be used again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from edgekit.quantize.calibrate.collect import CalibrationTable
+
+__all__ = ["cached_table", "keep_table", "write_table"]
+
+
+def write_table(table: CalibrationTable, path: Path) -> None:
+    """Writes ``calibration.json``, indented; over an older one it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def keep_table(table: CalibrationTable, cache: Path) -> None:
+    """Puts the table where `cached_table` finds it."""
+    write_table(table, _place(cache, table.graph_digest, table.set_digest, table.method))
+
+
+def cached_table(cache: Path, *, graph_digest: str, set_digest: str, method: str) -> CalibrationTable | None:
+    """An earlier calibration of the same graph on the same inputs by the same method, if there was one.
+
+    A file that is damaged, or was written by a version with another format, counts as none.
+    """
+    path = _place(cache, graph_digest, set_digest, method)
+    try:
+        table = msgspec.json.decode(path.read_bytes(), type=CalibrationTable)
+    except (OSError, msgspec.DecodeError):
+        return None
+    same = (table.graph_digest, table.set_digest, table.method) == (graph_digest, set_digest, method)
+    return table if same and table.format == CalibrationTable.__struct_defaults__[0] else None
+
+
+def _place(cache: Path, *key: str) -> Path:
+    return cache / "calibration" / f"{hashlib.sha256(' '.join(key).encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,1 @@
+"""FP16 and BF16: casting a graph and checking the result."""

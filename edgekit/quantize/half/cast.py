@@ -1,0 +1,239 @@
+"""Types a graph in FP16 or BF16, with explicit casts at the borders of what stays in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.errors import GraphError
+from edgekit.graph.passes import NameNodes, RemoveDead
+from edgekit.quantize.half.policy import PrecisionPolicy, lost_in_half
+from edgekit.quantize.half.types import HALF, HalfType, is_float
+from edgekit.quantize.plan import PRODUCTS
+from edgekit.specs import Precision
+
+__all__ = ["Cast", "cast_graph"]
+
+BF16_OPSET = 22
+"""The first in which convolutions and poolings may be BF16."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """What `cast_graph` did.
+
+    Attributes:
+        precision: of what is not float32.
+        halved: how many nodes compute in it.
+        kept: name of each node that stays in float32, with the reason.
+        lost: name of each weight that lost digits because its numbers are too small, with the part of its size
+            (the root of the sum of squares) that was lost.
+        casts: how many casts between the two there are.
+    """
+
+    precision: Precision
+    halved: int
+    kept: Mapping[str, str]
+    lost: Mapping[str, float]
+    casts: int
+
+
+def cast_graph(
+    graph: ir.Model,
+    precision: Precision,
+    ranges: Mapping[str, tuple[float, float]] = {},  # noqa: B006  # it is read only
+    *,
+    keep_float: Sequence[str] = (),
+    io: bool = False,
+) -> Cast:
+    """Makes weights and activations half, in place, but for the nodes that would lose too much.
+
+    In float32 stay nodes that read or give numbers which half does not hold, by their ranges and their constants; sums,
+    squares and exponentials (`edgekit.quantize.half.policy`); what ONNX has no half for; and what holds graphs. Q/DQ
+    are typed like the numbers between them: DequantizeLinear gives half. Biases in integers become half, as TensorRT
+    takes no others.
+
+    Args:
+        graph: float32, or with Q/DQ; shapes and types are inferred. BF16 lifts it to opset 22.
+        precision: FP16 or BF16.
+        ranges: least and greatest number of each tensor of the float graph, as calibration measures them.
+        keep_float: patterns of names of nodes that stay in float32.
+        io: the graph's inputs and outputs become half too; else they stay as they are.
+
+    Raises:
+        GraphError: BF16, and an operator that opset 22 has changed.
+        UsageError: a pattern matches no node.
+    """
+    half = HALF[precision]
+    if precision is Precision.BF16:
+        _lift(graph)
+    _fold_integer_biases(graph)
+    islands = PrecisionPolicy(graph, half, ranges, keep_float, io=io)
+    caster = _Caster(graph, half, islands, io=io)
+    caster.type_values()
+    caster.meet()
+    caster.give_out()
+    _remove_detours(graph, half)
+    RemoveDead()(graph)
+    NameNodes()(graph)
+    return Cast(
+        precision=precision,
+        halved=sum(node not in islands.why for node in islands.places),
+        kept={node.name or "": reason for node, reason in islands.why.items()},
+        lost=caster.lost,
+        casts=sum(_is_border(node, half) for node in graph.graph),
+    )
+
+
+class _Caster:
+    """Gives values their types, and casts to those who want another."""
+
+    def __init__(self, graph: ir.Model, half: HalfType, islands: PrecisionPolicy, *, io: bool) -> None:
+        self._graph, self._half, self._islands, self._io = graph.graph, half, islands, io
+        self._places = {node: places for node, places in islands.places.items() if node not in islands.why}
+        self._constants = [value for value in self._graph.initializers.values() if is_float(value)]
+        self._inputs = [value for value in self._graph.inputs if is_float(value)]
+        self._computed = [value for node in self._graph for value in node.outputs if is_float(value)]
+        self.lost: dict[str, float] = {}
+
+    def type_values(self) -> None:
+        """What nodes give out in half is half."""
+        for node, places in self._places.items():
+            for index in places.outputs:
+                node.outputs[index].type = ir.TensorType(self._half.dtype)
+        for value in self._inputs if self._io else ():
+            value.type = ir.TensorType(self._half.dtype)
+
+    def meet(self) -> None:
+        """Gives every reader the type that it wants."""
+        for value in self._constants:
+            uses = [(use.node, use.idx) for use in value.uses()]
+            halves = [use for use in uses if self._wants_half(*use)]
+            if halves and not value.is_graph_input():
+                self._halve_constant(value, halves, alone=len(halves) == len(uses) and not value.is_graph_output())
+        for value in (*self._inputs, *self._computed):
+            others = [
+                (use.node, use.idx)
+                for use in value.uses()
+                if not self._takes_any(use.node) and self._wants_half(use.node, use.idx) != self._is_half(value)
+            ]
+            if others:
+                cast = self._cast(value, None)
+                for node, index in others:
+                    node.replace_input_with(index, cast)
+
+    def give_out(self) -> None:
+        """Outputs of the graph keep their names, and their type unless it is to be half."""
+        computed = set(self._computed)
+        for index, value in enumerate(self._graph.outputs):
+            if value in computed and self._is_half(value) != self._io:
+                name, value.name = value.name, f"{value.name}_{_name(self._type_of(value))}"
+                self._graph.outputs[index] = self._cast(value, name)
+
+    def _wants_half(self, node: ir.Node, index: int) -> bool:
+        places = self._places.get(node)
+        return places is not None and index in places.inputs
+
+    def _takes_any(self, node: ir.Node) -> bool:
+        places = self._places.get(node)
+        return places is not None and places.of_any_type
+
+    def _is_half(self, value: ir.Value) -> bool:
+        return value.dtype == self._half.dtype
+
+    def _type_of(self, value: ir.Value) -> ir.DataType:
+        return self._half.dtype if self._is_half(value) else ir.DataType.FLOAT
+
+    def _halve_constant(self, value: ir.Value, uses: Iterable[tuple[ir.Node, int]], *, alone: bool) -> None:
+        assert value.const_value is not None
+        part = lost_in_half(value, self._half)
+        if part > self._half.step / 2 and any(node.op_type in PRODUCTS for node, _ in uses):
+            self.lost[str(value.name)] = part
+        name = value.name if alone else self._free(f"{value.name}_{_name(self._half.dtype)}")
+        with np.errstate(over="ignore"):  # infinities that stand for "no limit"
+            tensor = ir.tensor(value.const_value.numpy().astype(self._half.numpy), name=name)
+        if alone:
+            value.const_value, value.type = tensor, ir.TensorType(self._half.dtype)
+            return
+        halved = ir.Value(name=name, type=ir.TensorType(self._half.dtype), shape=value.shape, const_value=tensor)
+        self._graph.register_initializer(halved)
+        for node, index in uses:
+            node.replace_input_with(index, halved)
+
+    def _free(self, name: str) -> str:
+        while name in self._graph.initializers:
+            name += "_"
+        return name
+
+    def _cast(self, value: ir.Value, name: str | None) -> ir.Value:
+        """``value`` in the other type."""
+        dtype = ir.DataType.FLOAT if self._is_half(value) else self._half.dtype
+        node = ir.node("Cast", [value], attributes={"to": dtype}, name=f"{value.name}_to_{_name(dtype)}")
+        result = node.outputs[0]
+        result.name = name or f"{value.name}_{_name(dtype)}"
+        result.type, result.shape = ir.TensorType(dtype), value.shape
+        producer = value.producer()
+        if producer is not None:
+            self._graph.insert_after(producer, node)
+        else:
+            self._graph.insert_before(self._graph[0], node)
+        return result
+
+
+def _name(dtype: ir.DataType) -> str:
+    return {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}[dtype]
+
+
+def _lift(graph: ir.Model) -> None:
+    """To opset 22, which differs from 20 in the types that operators take, and in GroupNormalization's scale."""
+    opset = graph.opset_imports.get("", 1)
+    if opset < BF16_OPSET:
+        changed = [node for node in graph.graph.all_nodes() if node.op_type == "GroupNormalization"]
+        if changed or opset < 20:
+            what = f"its GroupNormalization '{changed[0].name}'" if changed else "its operators"
+            raise GraphError(
+                f"BF16 needs opset {BF16_OPSET}, and {what} of opset {opset} mean something else there",
+                hint=f"export the model with opset {BF16_OPSET}, or build it with --fp16",
+            )
+        graph.opset_imports[""] = BF16_OPSET
+
+
+def _fold_integer_biases(graph: ir.Model) -> None:
+    """Biases of 32 bits, as other quantizers write them, become numbers: no half holds their scales."""
+    for node in list(graph.graph):
+        constants = [value.const_value if value is not None else None for value in node.inputs]
+        if node.op_type != "DequantizeLinear" or constants[0] is None or constants[1] is None:
+            continue
+        if constants[0].dtype != ir.DataType.INT32 or constants[1].dtype != ir.DataType.FLOAT:
+            continue
+        zero = constants[2].numpy() if len(constants) > 2 and constants[2] is not None else 0
+        array = ((constants[0].numpy().astype(np.float64) - zero) * constants[1].numpy()).astype(np.float32)
+        output = node.outputs[0]
+        name = f"{output.name}_folded"
+        tensor = ir.tensor(array, name=name)
+        bias = ir.Value(name=name, type=output.type, shape=ir.Shape(array.shape), const_value=tensor)
+        graph.graph.register_initializer(bias)
+        ir.convenience.replace_all_uses_with(output, bias)
+    RemoveDead()(graph)
+
+
+def _is_border(node: ir.Node, half: HalfType) -> bool:
+    if node.op_type != "Cast" or node.inputs[0] is None:
+        return False
+    return {node.inputs[0].dtype, node.outputs[0].dtype} == {half.dtype, ir.DataType.FLOAT}
+
+
+def _remove_detours(graph: ir.Model, half: HalfType) -> None:
+    """Removes casts of half to half, and of half to float32 and back."""
+    for node in list(graph.graph):
+        if node.op_type != "Cast" or node.outputs[0].dtype != half.dtype or node.outputs[0].is_graph_output():
+            continue
+        source = node.inputs[0]
+        before = source.producer() if source is not None else None
+        if source is not None and source.dtype != half.dtype and before is not None and _is_border(before, half):
+            source = before.inputs[0]
+        if source is not None and source.dtype == half.dtype:
+            ir.convenience.replace_all_uses_with(node.outputs[0], source)

@@ -1,0 +1,156 @@
+"""What typing a graph in half precision costs, by the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.errors import AccuracyError
+from edgekit.graph.evaluator import Evaluator
+from edgekit.graph.passes import NameNodes
+from edgekit.quantize.plan import selects
+from edgekit.specs import Precision
+
+__all__ = ["TOLERANCE", "cast_errors", "require_small_errors", "rounding_graph"]
+
+TOLERANCE = {Precision.FP16: 5e-2, Precision.BF16: 1e-1}
+"""The largest relative error of an output that is put up with: 26 and 20 dB."""
+
+SHARES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
+PASSED_ON = frozenset({"Cast", "Concat"})
+LEAST_SHARE = 1e-3
+"""A probability of less is none: where all are, half precision's error is compared with this."""
+
+HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def cast_errors(
+    graph: ir.Model, feeds: Iterable[Arrays], expected: Iterable[Arrays], *, threads: int = 0
+) -> dict[str, float]:
+    """The relative error of each output over some inputs: the norm of the difference by that of what was expected.
+
+    One number that is far off, as at the edge of a letter in a text detector's map, is not the error of all. Outputs
+    that are probabilities are not expected to be right in digits that nobody looks at; see `LEAST_SHARE`.
+
+    Args:
+        graph: in half precision, as `edgekit.quantize.half.cast.cast_graph` leaves it.
+        feeds: inputs of the float graph, by name.
+        expected: what the float graph gives for each of them.
+        threads: to compute with; 0 leaves it to ONNX Runtime.
+
+    Returns:
+        An error for each output of floats whose size does not depend on its numbers; infinite where infinities or NaNs
+        are not where they were.
+
+    Raises:
+        GraphError: ONNX Runtime cannot run the graph.
+    """
+    evaluator = Evaluator(rounding_graph(graph), threads=threads)
+    floors = {str(value.name): LEAST_SHARE if _is_share(value) else 0.0 for value in graph.graph.outputs}
+    worst: dict[str, float] = {}
+    for arrays, reference in zip(feeds, expected, strict=True):
+        for name, array in evaluator.run(dict(arrays)).items():
+            if array.dtype.kind == "f" and array.shape == reference[name].shape:
+                worst[name] = max(worst.get(name, 0.0), _relative_error(array, reference[name], floors[name]))
+    return worst
+
+
+def require_small_errors(
+    errors: Mapping[str, float], precision: Precision, *, tolerance: float | None = None, given: str = ""
+) -> None:
+    """Raises `AccuracyError`, with the worst output, where one exceeds ``tolerance``: `TOLERANCE`, if it is None."""
+    allowed = TOLERANCE[precision] if tolerance is None else tolerance
+    worst = max(errors, key=lambda name: errors[name], default="")
+    if worst and not errors[worst] <= allowed:
+        raise AccuracyError(
+            f"output '{worst}' in {str(precision).upper()}{given}: expected a relative error of at most "
+            f"{allowed:g} against FP32, got {errors[worst]:.2g}",
+            hint="keep the layers before it in float (--keep-float PATTERN), or build it with --fp32",
+        )
+
+
+def rounding_graph(graph: ir.Model) -> ir.Model:
+    """A graph that computes in float32 and rounds to half precision where ``graph`` stores halves.
+
+    ONNX Runtime runs FP16 on the CPU by casting to float32 and back, but drops the casts between one node and the next,
+    so that nothing is rounded or overflows there; BF16 it hardly runs at all. GPUs add up products in float32 and
+    store halves, which is what this graph does.
+
+    Args:
+        graph: is not changed; weights are shared with it.
+
+    Returns:
+        A copy with float32 inputs and outputs.
+    """
+    copy = graph.clone(deep_copy=False)
+    main = copy.graph
+    computing = [node for node in main if node.op_type != "Cast"]
+    for value in (*main.inputs, *(output for node in computing for output in node.outputs)):
+        if value.dtype in HALVES:
+            _round(main, value)
+    for node in computing:
+        _read_wide(main, node)
+    for index, value in enumerate(main.outputs):
+        if value.dtype in HALVES:
+            name, value.name = value.name, f"{value.name}_half"
+            main.outputs[index] = _cast(main, value, ir.DataType.FLOAT)
+            main.outputs[index].name = name
+    NameNodes()(copy)
+    return copy
+
+
+def _read_wide(main: ir.Graph, node: ir.Node) -> None:
+    for index, value in enumerate(node.inputs):
+        if value is not None and value.dtype in HALVES:
+            node.replace_input_with(index, _cast(main, value, ir.DataType.FLOAT))
+
+
+def _round(main: ir.Graph, value: ir.Value) -> None:
+    """Makes ``value`` float32, and all who read it read it rounded."""
+    dtype = value.dtype
+    assert dtype is not None
+    uses = [(use.node, use.idx) for use in value.uses()]
+    value.type = ir.TensorType(ir.DataType.FLOAT)  # the copy shares its types with the graph
+    rounded = _cast(main, value, dtype)
+    for node, index in uses:
+        node.replace_input_with(index, rounded)
+    for index, output in enumerate(main.outputs):
+        if output is value and not value.is_graph_input():
+            rounded.name, value.name = value.name, f"{value.name}_exact"
+            main.outputs[index] = rounded
+
+
+def _cast(main: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    node = ir.node("Cast", [value], attributes={"to": dtype}, name=f"{value.name}_as_{dtype.name.lower()}")
+    result = node.outputs[0]
+    result.name, result.type, result.shape = node.name, ir.TensorType(dtype), value.shape
+    producer = value.producer()
+    if producer is not None:
+        main.insert_after(producer, node)
+    else:
+        main.insert_before(main[0], node)
+    return result
+
+
+def _is_share(value: ir.Value) -> bool:
+    """Whether ``value`` holds nothing but numbers from 0 to 1 of which 1 is all."""
+    node = value.producer()
+    while node is not None and (selects(node) or node.op_type in PASSED_ON) and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type in SHARES
+
+
+def _relative_error(array: np.ndarray, reference: np.ndarray, floor: float) -> float:
+    a, b = array.astype(np.float64), reference.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    difference = np.where(same, 0.0, a - np.where(same, 0.0, b))
+    if not difference.any():
+        return 0.0
+    size = max(float(np.linalg.norm(b[np.isfinite(b)])), floor * float(np.sqrt(b.size)))
+    if not np.isfinite(difference).all() or not size:
+        return float("inf")
+    return float(np.linalg.norm(difference)) / size

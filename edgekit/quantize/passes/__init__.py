@@ -1,0 +1,1 @@
+"""Passes over a quantization plan and its graph."""

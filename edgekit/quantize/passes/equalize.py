@@ -1,0 +1,312 @@
+"""Gives the channels of a tensor ranges that are alike, so that one scale serves all of them.
+
+LeakyRelu, Relu, pooling, resizing and concatenation are homogeneous: ``f(x / s) = f(x) / s`` for ``s > 0``. So a
+convolution's output channel may be divided by a number if all that read it multiply their input channel by it; the
+model computes the same, and a channel of small numbers no longer drowns in the step that a channel of large ones
+needs (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, which takes
+the ranges of weights; here it is those of activations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.quantize.plan import Plan, range_source, selects
+
+__all__ = ["equalized_ranges", "matched_ranges"]
+
+Range = tuple[float, float]
+Channels = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+
+# Measured on YOLOv3-tiny: 0 is no equalization, 1 gives every channel the same range and leaves none of them room
+# for numbers that calibration did not see.
+STRENGTH = 0.7
+HEADROOM = 1.3
+LEAST_PART = 1e-3
+# How far below zero a LeakyRelu's input is represented, in parts of its largest: what lies beyond comes
+# out at a small part of itself, and would cost all others resolution.
+NEGATIVE_PART = 1.0
+STEEPEST_CLIPPED_SLOPE = 0.25
+# Where numbers below zero come out larger than this part of the largest, they are what the tensor has to say.
+MOST_CLIPPED_PART = 0.3
+# Nor is a channel clipped that would lose more of its own range than this: one that is negative nearly everywhere.
+MOST_CLIPPED_SHARE = 0.3
+# Outside, products of scales and weights may not be float32 numbers.
+LEAST_SIZE, GREATEST_SIZE = 1e-12, 1e12
+
+HOMOGENEOUS = frozenset({"AveragePool", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Relu", "Resize"})
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A convolution that multiplies the equalized channels, and where they begin among its input channels."""
+
+    node: ir.Node
+    offset: int
+
+
+def equalized_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], channels: Channels) -> dict[str, Range]:
+    """Equalizes what can be, in place, and clips the negative ends that LeakyRelus make little of.
+
+    An equalized tensor is scaled so that its largest channel reaches 1, or as far as what it is concatenated to.
+
+    Args:
+        graph: the float graph; weights and biases of its convolutions change, what it computes does not.
+        plan: what will be quantized.
+        ranges: least and greatest number of each tensor, nothing left out (``minmax``).
+        channels: least and greatest number of each channel of convolutions' outputs.
+
+    Returns:
+        The ranges of the tensors of the new graph.
+    """
+    new = dict(ranges)
+    for node in graph.graph:
+        if node.op_type == "Conv" and node.outputs[0].name in channels:
+            _treat(graph, node, plan, new, channels[str(node.outputs[0].name)])
+    for node in graph.graph:
+        if node.op_type == "Concat" or _is_homogeneous(node):
+            _follow(node, new, ranges)
+    for node in plan.nodes:
+        if node.op_type == "Concat":
+            _share(node, new)
+    return new
+
+
+def matched_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Scales whole tensors, in place, so that what is concatenated spans as much as what it is joined to.
+
+    Then one scale serves all of it at little loss (`edgekit.quantize.passes.concat_scales`). What anything else than
+    convolutions behind Concats reads stays as it is, and the rest is matched to the widest of it.
+
+    Args:
+        graph: the float graph; weights and biases of its convolutions change, what it computes does not.
+        plan: what will be quantized.
+        ranges: least and greatest number of each tensor.
+
+    Returns:
+        The ranges of the tensors of the new graph.
+    """
+    new = dict(ranges)
+    for node in plan.nodes:
+        if node.op_type != "Concat":
+            continue
+        sources = list(dict.fromkeys(range_source(value) for value in node.inputs if value is not None))
+        spans = [_span_of(source, new) for source in sources]
+        scalable = [_scalable(source, new) for source in sources]
+        fixed = [span for span, found in zip(spans, scalable, strict=True) if found is None]
+        target = max(fixed or spans)
+        for source, span, found in zip(sources, spans, scalable, strict=True):
+            width = _width(source)
+            if found is None or width is None or not all(LEAST_SIZE < size < GREATEST_SIZE for size in (span, target)):
+                continue
+            product, readers = found
+            factor = span / target
+            _scale_channels(graph, product, readers, np.full(width, factor))
+            for value in {product.outputs[0], source}:
+                lo, hi = new[str(value.name)]
+                new[str(value.name)] = lo / factor, hi / factor
+        for joined in graph.graph:
+            if joined.op_type == "Concat":
+                _follow(joined, new, ranges)
+    return new
+
+
+def _span_of(value: ir.Value, ranges: Mapping[str, Range]) -> float:
+    lo, hi = ranges.get(str(value.name), (0.0, 0.0))
+    return hi - lo
+
+
+def _scalable(source: ir.Value, ranges: Mapping[str, Range]) -> tuple[ir.Node, list[_Reader]] | None:
+    """The convolution that computes ``source``, and those that read it behind Concats, if nothing else reads either."""
+    node = source.producer()
+    if node is not None and node.op_type in ("LeakyRelu", "Relu") and node.inputs[0] is not None:
+        before = node.inputs[0]
+        node = before.producer() if _activation(before) is node else None
+    if node is None or node.op_type != "Conv" or _own_weights(node) is None:
+        return None
+    if any(str(value.name) not in ranges for value in (node.outputs[0], source)):
+        return None
+    readers = list(_readers_behind_concats(source))
+    own = [reader for reader in readers if reader is not None]
+    return (node, own) if own and len(own) == len(readers) else None
+
+
+def _readers_behind_concats(value: ir.Value) -> Iterator[_Reader | None]:
+    """As `_readers`, through nothing but what copies and joins."""
+    between = {use.node for use in value.uses()}
+    seen = set(between)
+    while between:
+        node = between.pop()
+        copies = selects(node) and _is_homogeneous(node)
+        if node.op_type == "Conv":
+            continue
+        if node.op_type != "Concat" and not copies:
+            yield None
+            return
+        new = {use.node for use in node.outputs[0].uses()} - seen
+        seen |= new
+        between |= new
+    yield from _readers(value, 0)
+
+
+def _treat(
+    graph: ir.Model,
+    node: ir.Node,
+    plan: Plan,
+    ranges: dict[str, Range],
+    seen: tuple[tuple[float, ...], tuple[float, ...]],
+) -> None:
+    """Equalizes one convolution's output, or at least clips it; writes its ranges."""
+    output = node.outputs[0]
+    activation = _activation(output)
+    slope = _slope(activation)
+    lo, hi = np.minimum(seen[0], 0.0), np.maximum(seen[1], 0.0)
+    quantized = output in plan.tensors
+    readers = list(_readers(output, 0)) if _own_weights(node) is not None else [None]
+    largest = float(hi.max(initial=0.0))
+    if LEAST_SIZE < largest < GREATEST_SIZE and readers and None not in readers:
+        reach = HEADROOM * np.maximum(hi, -lo * (1.0 if quantized else abs(slope)))
+        part = np.clip(reach / largest, LEAST_PART, 1.0) ** STRENGTH
+        end = _largest_beside(output, ranges) or 1.0
+        _scale_channels(graph, node, [r for r in readers if r is not None], largest / end * part)
+        lo, hi, largest = lo / (largest / end * part), hi / (largest / end * part), end
+    least = float(lo.min(initial=0.0))
+    if quantized and activation is not None and activation.op_type == "LeakyRelu":
+        said, clipped = hi - slope * lo, slope * np.maximum(-NEGATIVE_PART * largest - lo, 0.0)
+        small = -slope * least <= MOST_CLIPPED_PART * largest and (clipped <= MOST_CLIPPED_SHARE * said).all()
+        if 0.0 <= slope <= STEEPEST_CLIPPED_SLOPE and small:
+            least = max(least, -NEGATIVE_PART * largest)
+    ranges[str(output.name)] = (least, largest)
+
+
+def _largest_beside(value: ir.Value, ranges: Mapping[str, Range]) -> float:
+    """The largest number of all that ``value`` is concatenated to, so that none drowns beside the others; 0 if none."""
+    largest = 0.0
+    for node in (use.node for use in value.uses()):
+        if node.op_type == "Concat":
+            largest = max(largest, ranges.get(str(node.outputs[0].name), (0.0, 0.0))[1])
+        if node.op_type in HOMOGENEOUS | {"Concat"}:
+            largest = max(largest, _largest_beside(node.outputs[0], ranges))
+    return largest
+
+
+def _activation(value: ir.Value) -> ir.Node | None:
+    """The LeakyRelu or Relu that alone reads ``value``."""
+    readers = [use.node for use in value.uses()]
+    alone = len(readers) == 1 and not value.is_graph_output()
+    return readers[0] if alone and readers[0].op_type in ("LeakyRelu", "Relu") else None
+
+
+def _slope(activation: ir.Node | None) -> float:
+    """Of what is below zero."""
+    if activation is None:
+        return 1.0
+    return activation.attributes.get_float("alpha", 0.01) if activation.op_type == "LeakyRelu" else 0.0
+
+
+def _readers(value: ir.Value, offset: int) -> Iterator[_Reader | None]:
+    """All convolutions that read ``value`` through homogeneous operators; None for a reader that is none."""
+    if value.is_graph_output():
+        yield None
+    for use in value.uses():
+        node = use.node
+        if use.idx == 0 and _is_homogeneous(node):
+            yield from _readers(node.outputs[0], offset)
+        elif node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1:
+            before = [_width(part) for part in node.inputs[: use.idx]]
+            if any(width is None for width in before):
+                yield None
+            else:
+                yield from _readers(node.outputs[0], offset + sum(width for width in before if width is not None))
+        elif (
+            node.op_type == "Conv"
+            and use.idx == 0
+            and node.attributes.get_int("group", 1) == 1
+            and _own_weights(node) is not None
+        ):
+            yield _Reader(node, offset)
+        else:
+            yield None
+
+
+def _is_homogeneous(node: ir.Node) -> bool:
+    """Whether channels may be scaled before or after ``node`` alike, and its result reaches no further than they do."""
+    if node.op_type not in HOMOGENEOUS or any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
+        return False
+    if node.op_type != "Resize":
+        return True
+    width = _width(node.inputs[0])
+    constant = node.attributes.get_float("extrapolation_value", 0.0)
+    return selects(node) and constant == 0.0 and width is not None and width == _width(node.outputs[0])
+
+
+def _width(value: ir.Value | None) -> int | None:
+    size = value.shape[1] if value is not None and value.shape is not None and len(value.shape) > 1 else None
+    return size if isinstance(size, int) else None
+
+
+def _own_weights(node: ir.Node) -> tuple[ir.Value, ir.Value | None] | None:
+    """Weight and bias of a convolution, if they are constants that no other node reads."""
+    weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+    parts = [part for part in (weight, bias) if part is not None]
+    given = any(part.is_graph_input() or part.is_graph_output() for part in parts)
+    if given or any(part.const_value is None or len(part.uses()) != 1 for part in parts):
+        return None
+    return (weight, bias) if weight is not None else None
+
+
+def _scale_channels(graph: ir.Model, node: ir.Node, readers: list[_Reader], scales: np.ndarray) -> None:
+    own = _own_weights(node)
+    assert own is not None
+    weight, bias = own
+    _multiply(weight, 1.0 / scales, axis=0, offset=0)
+    if bias is not None:
+        _multiply(bias, 1.0 / scales, axis=0, offset=0)
+    for reader in readers:
+        parts = _own_weights(reader.node)
+        assert parts is not None
+        _multiply(parts[0], scales, axis=1, offset=reader.offset)
+
+
+def _multiply(value: ir.Value, factors: np.ndarray, *, axis: int, offset: int) -> None:
+    """Multiplies the slices of a constant from ``offset`` on along ``axis``."""
+    assert value.const_value is not None
+    array = value.const_value.numpy().astype(np.float32, copy=True)
+    part = [slice(None)] * array.ndim
+    part[axis] = slice(offset, offset + len(factors))
+    shape = [1] * array.ndim
+    shape[axis] = -1
+    array[tuple(part)] *= factors.astype(np.float32).reshape(shape)
+    value.const_value = ir.tensor(array, name=value.name)
+
+
+def _follow(node: ir.Node, new: dict[str, Range], old: Mapping[str, Range]) -> None:
+    """What is computed of tensors that were scaled reaches as far as they do."""
+    data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+    sources = [str(range_source(value).name) for value in data if value is not None]
+    if not any(name in new and new[name] != old.get(name) for name in sources) or any(s not in new for s in sources):
+        return
+    slope = _slope(node) if node.op_type in ("LeakyRelu", "Relu") else 1.0
+    lo, hi = slope * min(new[s][0] for s in sources), max(new[s][1] for s in sources)
+    new[str(node.outputs[0].name)] = min(lo, 0.0), max(lo, hi)
+
+
+def _is_cut(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type in ("Relu", "Clip")
+
+
+def _share(node: ir.Node, ranges: dict[str, Range]) -> None:
+    """Lets tensors that are concatenated have one range where that costs little: then the copy is exact."""
+    sources = [range_source(value) for value in (*node.inputs, *node.outputs) if value is not None]
+    names = [str(source.name) for source in sources]
+    # A Relu or Clip is left to the saturation of its own range's ends (`Plan`), and runs in float with others.
+    if any(name not in ranges for name in names) or any(_is_cut(source) for source in sources):
+        return
+    lo, hi = min(ranges[name][0] for name in names), max(ranges[name][1] for name in names)
+    if all(hi - lo <= 1.25 * (ranges[name][1] - ranges[name][0]) for name in names):
+        ranges.update(dict.fromkeys(names, (lo, hi)))

@@ -1,0 +1,237 @@
+"""Writes a plan and measured ranges into the graph as QuantizeLinear and DequantizeLinear nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.errors import CalibrationError
+from edgekit.graph.passes import NameNodes
+from edgekit.graph.stats import MADE_OF
+from edgekit.quantize.passes.round_weights import rounded_weights
+from edgekit.quantize.plan import PRODUCTS, Plan, range_source
+from edgekit.specs import Precision, QuantScheme
+
+__all__ = ["QuantParameters", "insert_qdq", "parameters_from_range", "scales_in", "weight_scales"]
+
+Range = tuple[float, float]
+
+# The scale of a tensor that is zero throughout: any will do, and this one survives float16.
+SCALE_OF_NOTHING = 1.0 / 255.0
+# Products of two scales, which biases are divided by, have to be float32 numbers too.
+SMALLEST_SCALE = 1e-20
+INT32_ROOM = 2.0**30
+
+
+@dataclass(frozen=True)
+class QuantParameters:
+    """``real = scale * (quantized - zero_point)``, with the element type of what is quantized."""
+
+    scale: np.float32
+    zero_point: np.ndarray
+
+
+def parameters_from_range(lo: float, hi: float, dtype: str) -> QuantParameters:
+    """Scale and zero point that spread the integers of ``dtype`` over ``[lo, hi]``, with zero exact.
+
+    Args:
+        lo: least number to represent, at most 0.
+        hi: greatest number to represent, at least 0.
+        dtype: ``uint8`` has a zero point; ``int8`` is symmetric, from -127 to 127.
+    """
+    if dtype == "int8":
+        return QuantParameters(_scale(max(-lo, hi), 127), np.array(0, np.int8))
+    scale = _scale(hi - lo, 255)
+    return QuantParameters(scale, np.array(np.clip(round(-lo / float(scale)), 0, 255), np.uint8))
+
+
+def _scale(span: float, steps: int) -> np.float32:
+    if span / steps < SMALLEST_SCALE:
+        return np.float32(SCALE_OF_NOTHING)
+    scale = np.float32(span / steps)
+    # Rounded down: ONNX Runtime keeps a Clip in float where the integers reach beyond its limit.
+    return scale if float(scale) * steps <= span else np.nextafter(scale, np.float32(0))
+
+
+def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) -> None:
+    """Puts a Q/DQ pair at every tensor of the plan and quantizes the weights of its products, in place.
+
+    Args:
+        graph: the graph that ``plan`` was made from.
+        plan: what is quantized.
+        ranges: least and greatest number of each tensor by name.
+        scheme: element types, and what becomes of biases.
+
+    Raises:
+        CalibrationError: a tensor has no range; names it.
+    """
+    parameters: dict[ir.Value, QuantParameters] = {}
+    for value in plan.tensors:
+        name = range_source(value).name or ""
+        if name not in ranges:
+            raise CalibrationError(f"no range was measured for tensor '{name}'")
+        how = parameters_from_range(*ranges[name], scheme.activation_dtype)
+        parameters[value] = replace(how, scale=np.float32(scales_in(how.scale, scheme.rest)))
+    for node in plan.nodes:
+        if node.op_type in PRODUCTS:
+            _quantize_weights(graph, node, parameters, scheme)
+    quantized = {*plan.nodes, *plan.split}
+    for value, how in parameters.items():
+        _insert_pair(graph, value, how, quantized, everywhere=value in plan.integers)
+    NameNodes()(graph)  # it may have had an 'x' and an 'x_scale' of its own
+
+
+def weight_scales(weight: np.ndarray, axis: int | None, bits: int) -> np.ndarray:
+    """Scale of each channel along ``axis``, or one of all: the largest magnitude by ``2**(bits - 1) - 1``."""
+    magnitudes = np.abs(weight)
+    largest = magnitudes.max() if axis is None else magnitudes.max(tuple(a for a in range(weight.ndim) if a != axis))
+    scales = np.atleast_1d(largest).astype(np.float64) / (2 ** (bits - 1) - 1)
+    return np.where(scales > SMALLEST_SCALE, scales, SCALE_OF_NOTHING)
+
+
+def scales_in(scales: np.ndarray | np.floating, precision: Precision) -> np.ndarray:
+    """The nearest scales, float32, that lose nothing in ``precision``, so that integers are chosen for what is written.
+
+    FP16 has steps of 6e-8 near zero: a channel of weights below 7e-6 gets fewer than 127 of its integers.
+    """
+    if precision is Precision.FP16:
+        half = np.finfo(np.float16)
+        fitting = np.clip(scales, half.smallest_subnormal, half.max).astype(np.float16)
+        return np.where(scales > half.max, scales, fitting).astype(np.float32)
+    if precision is Precision.BF16:
+        return np.asarray(scales, ml_dtypes.bfloat16).astype(np.float32)
+    return np.asarray(scales, np.float32)
+
+
+def _quantize_weights(
+    graph: ir.Model, node: ir.Node, parameters: Mapping[ir.Value, QuantParameters], scheme: QuantScheme
+) -> None:
+    data, weight = node.inputs[0], node.inputs[1]
+    if data is None or weight is None or weight.const_value is None:
+        return  # a product of two activations
+    array = weight.const_value.numpy()
+    axis = _channel_axis(node, array.ndim) if scheme.per_channel_weights else None
+    scales = weight_scales(array, axis, scheme.weight_bits)
+    bias = node.inputs[2] if len(node.inputs) > 2 and not scheme.float_bias else None
+    biases = None
+    if bias is not None and bias.const_value is not None:
+        # A Gemm's may be one number for all channels.
+        biases = np.broadcast_to(bias.const_value.numpy().reshape(-1), _channels(node, array.shape)).astype(np.float64)
+        scales = _with_room_for(biases, scales, float(parameters[data].scale))
+    scales = scales_in(scales, scheme.rest)
+    largest = 2 ** (scheme.weight_bits - 1) - 1
+    shape = [1] * array.ndim
+    if axis is not None:
+        shape[axis] = -1
+    integers = _integers(node, array / scales.reshape(shape), largest)
+    name = weight.name or f"{node.name}.weight"
+    node.replace_input_with(1, _constant_dq(graph, node, name, integers, scales, axis))
+    if biases is not None and bias is not None:
+        scales = (scales.astype(np.float64) * float(parameters[data].scale)).astype(np.float32)
+        scales = np.tile(scales, len(biases) // len(scales))
+        integers32 = np.rint(biases / scales).astype(np.int32)
+        node.replace_input_with(2, _constant_dq(graph, node, bias.name or f"{node.name}.bias", integers32, scales, 0))
+
+
+def _integers(node: ir.Node, scaled: np.ndarray, largest: int) -> np.ndarray:
+    if node.op_type == "Conv":
+        return rounded_weights(scaled, largest)
+    return np.asarray(np.clip(np.rint(scaled), -largest, largest), np.int8)
+
+
+def _with_room_for(biases: np.ndarray, scales: np.ndarray, input_scale: float) -> np.ndarray:
+    """Weight scales at which biases fit into 32 bits, for channels of tiny weights and a large bias."""
+    largest = np.abs(biases).reshape(-1, len(scales)).max(0)
+    return np.asarray(np.maximum(scales, largest / (input_scale * INT32_ROOM)))
+
+
+def _channel_axis(node: ir.Node, rank: int) -> int | None:
+    """The axis of a weight along which output channels lie; None where a scale for each does not help."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    # Stacked matrices: QLinearMatMul takes scales of the columns of one matrix only.
+    return 1 if rank == 2 else None
+
+
+def _channels(node: ir.Node, shape: tuple[int, ...]) -> int:
+    """How many numbers the bias of ``node`` stands for, with a weight of this shape."""
+    groups = node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
+    return shape[_channel_axis(node, len(shape)) or 0] * groups
+
+
+def _constant_dq(
+    graph: ir.Model, node: ir.Node, name: str, integers: np.ndarray, scales: np.ndarray, axis: int | None
+) -> ir.Value:
+    """A DequantizeLinear of new initializers before ``node``; its output. One a node, as weights may be shared."""
+    stem = f"{name}_of_{node.name}" if f"{name}_quantized" in graph.graph.initializers else name
+    scale = scales if axis is not None else scales.reshape(())
+    inputs = [_initializer(graph, f"{stem}_quantized", integers), _initializer(graph, f"{stem}_scale", scale)]
+    if integers.dtype == np.int8:
+        inputs.append(_initializer(graph, f"{stem}_zero_point", np.zeros(scale.shape, np.int8)))
+    attributes = {"axis": axis} if axis is not None else None
+    dequantize = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{stem}_dequantize")
+    dequantize.metadata_props[MADE_OF] = name
+    graph.graph.insert_before(node, dequantize)
+    return _described(dequantize, f"{stem}_dequantized", ir.DataType.FLOAT, ir.Shape(integers.shape))
+
+
+def _described(node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
+    """The output of a new node, with what shape inference would find out."""
+    value = node.outputs[0]
+    value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
+    return value
+
+
+def _insert_pair(
+    graph: ir.Model, value: ir.Value, how: QuantParameters, quantized: set[ir.Node], *, everywhere: bool
+) -> None:
+    uses = [(use.node, use.idx) for use in value.uses()]
+    stem = value.name
+    parameters = [
+        _initializer(graph, f"{stem}_scale", np.array(how.scale)),
+        _initializer(graph, f"{stem}_zero_point", how.zero_point),
+    ]
+    quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{stem}_quantize")
+    integer = _described(quantize, f"{stem}_quantized", ir.DataType.from_numpy(how.zero_point.dtype), value.shape)
+    dequantize = ir.node("DequantizeLinear", [integer, *parameters], name=f"{stem}_dequantize")
+    output = _described(dequantize, f"{stem}_dequantized", ir.DataType.FLOAT, value.shape)
+    producer = value.producer()
+    if producer is not None:
+        graph.graph.insert_after(producer, [quantize, dequantize])
+    else:
+        graph.graph.insert_before(graph.graph[0], [quantize, dequantize])
+    for node, index in uses:
+        if everywhere or node in quantized:
+            node.replace_input_with(index, output)
+    if everywhere and value.is_graph_output():
+        _give_out(graph, value, output)
+
+
+def _give_out(graph: ir.Model, value: ir.Value, output: ir.Value) -> None:
+    """Makes ``output`` the graph's output under the name that ``value`` had."""
+    name = value.name
+    value.name = f"{name}_float"
+    output.name = name
+    outputs = graph.graph.outputs
+    outputs[outputs.index(value)] = output
+
+
+def _initializer(graph: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    while name in graph.graph.initializers:
+        name += "_"
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        shape=ir.Shape(array.shape),
+        const_value=ir.tensor(array, name=name),
+    )
+    graph.graph.register_initializer(value)
+    return value

@@ -1,0 +1,138 @@
+"""What stands in a box of a drawn graph: name, operators, shape, figures, and colours that say what computes it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgekit.measure.inspection import LayerRow
+from edgekit.report.drawing.contents import Drawing
+from edgekit.report.drawing.tree import Block
+from edgekit.report.wording import short_figure
+
+__all__ = ["Card", "Painter"]
+
+PRECISIONS = {
+    "int8": ("int8", "INT8"), "uint8": ("int8", "INT8"), "float16": ("half", "FP16"), "bfloat16": ("half", "BF16"),
+    "float32": ("float", "FP32"), "float64": ("float", "FP64"),
+}  # fmt: skip
+KINDS = {
+    "conv": ("convolution", "Conv ConvInteger ConvTranspose QLinearConv"),
+    "matmul": (
+        "matrix product",
+        "Attention Einsum GRU Gemm LSTM MatMul MatMulInteger MatMulIntegerToFloat QLinearMatMul RNN",
+    ),
+    "pool": (
+        "pool or resize",
+        "AveragePool GlobalAveragePool GlobalMaxPool LpPool MaxPool ReduceMax ReduceMean Resize Upsample",
+    ),
+    "join": ("sum, product or join", "Add Concat Div Mul Sub Sum"),
+    "norm": ("normalization", "BatchNormalization GroupNormalization InstanceNormalization LRN LayerNormalization "
+             "LpNormalization LogSoftmax RMSNormalization Softmax"),
+}  # fmt: skip
+KIND_OF = {operator: kind for kind, (_, operators) in KINDS.items() for operator in operators.split()}
+OTHER = ("other", "other")
+
+
+@dataclass(frozen=True)
+class Card:
+    """The text of a box.
+
+    Attributes:
+        title: its name.
+        copies: such as ``×8``; empty for one.
+        operators: what it does.
+        shape: of what it gives.
+        figures: parameters and multiply-accumulates; empty where there are none.
+        tip: its full name, all its operators and exact figures.
+        colours: classes of the style sheet and their shares, which add up to 1.
+    """
+
+    title: str
+    copies: str
+    operators: str
+    shape: str
+    figures: str
+    tip: str
+    colours: tuple[tuple[str, float], ...]
+
+
+class Painter:
+    """Writes the cards of one drawing; colours are those of precisions in an engine, else of kinds of operators."""
+
+    def __init__(self, drawing: Drawing) -> None:
+        self._drawing = drawing
+        layers = drawing.found.layers
+        quantized = any(PRECISIONS.get(layer.precision, OTHER)[0] == "int8" and layer.macs for layer in layers)
+        self._by_precision = quantized or drawing.found.manifest is not None
+
+    def card(self, block: Block) -> Card:
+        """The card of a block, folded or not."""
+        rows = [self._drawing.found.layers[row] for row in block.rows]
+        shape = "×".join(map(str, self._drawing.shape(block)))
+        parameters, macs = (sum(getattr(row, name) or 0 for row in rows) for name in ("parameters", "macs"))
+        figures = [f"{short_figure(value)} {unit}" for value, unit in ((parameters, "params"), (macs, "MACs")) if value]
+        operators = _operators(rows) if block.parts else " + ".join(map(_operator, rows))
+        tip = [block.path, operators, shape]
+        tip += [f"{parameters:,} parameters, {macs:,} MACs"] if figures else []
+        tip += [", ".join(f"{name} {share:.0%}" for name, share in self._shares(rows).items())]
+        return Card(
+            title=block.label,
+            copies=f"×{block.copies}" if block.copies > 1 else "",
+            operators=operators,
+            shape=shape,
+            figures=" · ".join(figures),
+            tip="\n".join(filter(None, tip)),
+            colours=tuple((self._class(name), share) for name, share in self._shares(rows).items()),
+        )
+
+    def legend(self) -> list[tuple[str, str]]:
+        """Classes of the style sheet and what they say, those that the drawing has."""
+        names = self._shares(self._drawing.found.layers)
+        layers = [self._name(layer) for layer in self._drawing.found.layers]
+        ordered = [name for name in (*self._names(), OTHER[1]) if name in names or name in layers]
+        return [(self._class(name), name) for name in dict.fromkeys(ordered)]
+
+    def _names(self) -> list[str]:
+        told = PRECISIONS.values() if self._by_precision else ((kind, name) for kind, (name, _) in KINDS.items())
+        return [name for _, name in told]
+
+    def _name(self, layer: LayerRow) -> str:
+        if self._by_precision:
+            return PRECISIONS.get(layer.precision, OTHER)[1]
+        kind = KIND_OF.get(layer.operator)
+        return KINDS[kind][0] if kind else OTHER[1]
+
+    def _class(self, name: str) -> str:
+        told = list(PRECISIONS.values()) + [(kind, words) for kind, (words, _) in KINDS.items()]
+        return next((kind for kind, words in told if words == name), OTHER[0])
+
+    def _shares(self, rows: Sequence[LayerRow]) -> dict[str, float]:
+        """How much of the arithmetic each colour has; where there is none, the colour of the first layer."""
+        weights: Counter[str] = Counter()
+        for row in rows:
+            weights[self._name(row)] += row.macs or 0
+        total = sum(weights.values())
+        if not total:
+            return {self._name(rows[0]): 1.0}
+        return {name: weight / total for name, weight in weights.most_common() if weight}
+
+
+def _operator(layer: LayerRow) -> str:
+    """Such as ``Conv 3×3 /2``."""
+    words = [layer.operator]
+    if layer.kernel:
+        words.append("×".join(map(str, layer.kernel)))
+    if layer.strides:
+        same = len(set(layer.strides)) == 1
+        words.append(f"/{layer.strides[0]}" if same else f"/{'×'.join(map(str, layer.strides))}")
+    return " ".join(words)
+
+
+def _operators(rows: Sequence[LayerRow]) -> str:
+    """Such as ``16 Conv, 8 Add``, the most frequent first; what only moves numbers about comes last."""
+    counts = Counter(row.operator for row in rows)
+    moves = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Slice", "Split", "Expand"}
+    told = sorted(counts.items(), key=lambda item: (item[0] in moves, -item[1]))
+    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in told)

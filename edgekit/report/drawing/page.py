@@ -1,0 +1,112 @@
+"""A graph as one HTML page that stands alone: blocks unfold on a click or a key.
+
+The browser lays out the boxes, in rows and columns that are given; a script in the page draws the edges.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from html import escape
+from pathlib import Path
+
+from edgekit.report.drawing.cards import Card, Painter
+from edgekit.report.drawing.contents import Contents, Drawing, Port
+from edgekit.report.drawing.layers import Place, outer_lanes
+from edgekit.report.drawing.svg import GAP, LANE, heading_of
+from edgekit.report.drawing.tree import Block
+
+__all__ = ["html_from_drawing"]
+
+
+def html_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
+    """The page.
+
+    Args:
+        drawing: what is to be drawn.
+        depth: levels of blocks that are unfolded at first; as many as there is room for if None.
+    """
+    writer = _Writer(drawing, drawing.unfolded(depth))
+    name = escape(drawing.found.name)
+    legend = "".join(f'<li><i class="{colour}"></i>{escape(words)}</li>' for colour, words in writer.painter.legend())
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{name}: computation graph</title>\n"
+        f"<style>\n{_file('page.css')}{_file('graph.css')}</style>\n</head>\n<body>\n"
+        f"<header><h1>{name}</h1><p>{escape(heading_of(drawing))}</p>"
+        f'<ul class="legend">{legend}</ul>{_BUTTONS}</header>\n'
+        f'<main class="graph">{writer.contents(drawing.contents())}</main>\n'
+        f"<script>\n{_file('graph.js')}</script>\n</body>\n</html>\n"
+    )
+
+
+_BUTTONS = (
+    '<p class="buttons"><button type="button" data-do="more">Unfold one level</button>'
+    '<button type="button" data-do="all">Unfold all</button><button type="button" data-do="none">Fold all</button>'
+    "<span>Click a block, or press Enter on it, to unfold it; arrow keys move.</span></p>"
+    "<noscript><p>Blocks unfold without a script; the edges between them need one.</p></noscript>"
+)
+
+
+@cache
+def _file(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+class _Writer:
+    def __init__(self, drawing: Drawing, opened: set[Block]) -> None:
+        self.painter = Painter(drawing)
+        self._drawing = drawing
+        self._opened = opened
+
+    def contents(self, shown: Contents) -> str:
+        places, columns = shown.layout.places, shown.layout.columns
+        tracks = " ".join("auto" if holds_nodes else f"{LANE}px" for holds_nodes in columns)
+        left, right = ((LANE + GAP) * lanes for lanes in outer_lanes(columns))
+        style = f"grid-template-columns:{tracks}"
+        if left != right:
+            style += f";padding-{'left' if right > left else 'right'}:{abs(right - left)}px"
+        nodes = [self._node(node, place) for node, place in zip(shown.nodes, places, strict=False)]
+        lanes = [f'<i class="lane" {_area(place)}></i>' for place in places[len(nodes) :]]
+        edges = " ".join(f"{source}-{target}" for source, target in shown.layout.segments)
+        frame = "".join(
+            f" {side}-told"
+            for side, node in (("top", shown.nodes[0]), ("bottom", shown.nodes[-1]))
+            if isinstance(node, Port) and node.label
+        )
+        return f'<div class="inside{frame}" style="{style}" data-edges="{edges}">{"".join(nodes + lanes)}</div>'
+
+    def _node(self, node: Block | Port, place: Place) -> str:
+        if isinstance(node, Port):
+            return _port(node, place)
+        card = self.painter.card(node)
+        if not node.parts:
+            return f'<div class="card" {_area(place)} title="{escape(card.tip)}">{_text(card)}</div>'
+        inner = self.contents(self._drawing.inside(node))
+        copies = " copies" if node.copies > 1 else ""
+        opened = " open" if node in self._opened else ""
+        return (
+            f'<details class="block{copies}" {_area(place)}{opened}>'
+            f'<summary class="card" title="{escape(card.tip)}">{_text(card)}</summary>{inner}</details>'
+        )
+
+
+def _area(place: Place) -> str:
+    columns = f"{place.first + 1}/{place.last + 2}"
+    return f'data-row="{place.row}" style="grid-row:{place.row + 1};grid-column:{columns}"'
+
+
+def _text(card: Card) -> str:
+    bar = "".join(f'<i class="{colour}" style="flex:{share:.3f}"></i>' for colour, share in card.colours)
+    copies = f" <em>{card.copies}</em>" if card.copies else ""
+    lines = (("operators", card.operators), ("shape", card.shape), ("cost", card.figures))
+    told = "".join(f'<span class="{kind}">{escape(line)}</span>' for kind, line in lines if line)
+    return f'<span class="bar">{bar}</span><b>{escape(card.title)}{copies}</b>{told}'
+
+
+def _port(port: Port, place: Place) -> str:
+    if not port.label:
+        return f'<i class="frame" {_area(place)}></i>'
+    if port.detail:
+        return f'<div class="port" {_area(place)}><b>{escape(port.label)}</b><span>{escape(port.detail)}</span></div>'
+    return f'<div class="port" {_area(place)}>{escape(port.label)}</div>'

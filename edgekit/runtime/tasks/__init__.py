@@ -1,0 +1,1 @@
+"""Tasks: what the outputs of an engine mean, one file per task."""

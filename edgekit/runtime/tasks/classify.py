@@ -1,0 +1,103 @@
+"""What a classifier's raw outputs mean: classes with their probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from edgekit.engine.bundle.manifest import Manifest
+from edgekit.errors import RunError, UsageError
+
+__all__ = ["Class", "Classes", "classes_from_outputs", "logits_from_outputs", "softmax"]
+
+
+class Class(NamedTuple):
+    """One class that a picture may be of, and how likely that is."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """The likeliest classes of one picture, best first.
+
+    Attributes:
+        indices: numbers of the classes; int64, shape ``(K,)``.
+        probabilities: float32, shape ``(K,)``; those of all classes add up to 1.
+        names: names of all classes that the model knows; may be empty.
+    """
+
+    indices: np.ndarray
+    probabilities: np.ndarray
+    names: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The name of each class, or its number where the model's classes have no names."""
+        return [self.names[i] if i < len(self.names) else str(i) for i in self.indices.tolist()]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Class]:
+        return (Class(*row) for row in zip(self.labels, self.probabilities.tolist(), strict=True))
+
+    def __getitem__(self, place: int) -> Class:
+        return list(self)[place]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities ``exp(x_i) / sum_j exp(x_j)`` over the last axis; float32.
+
+    The greatest logit is taken from all of them first, which changes nothing but that no exponential overflows.
+    """
+    wide = logits.astype(np.float64)
+    exponentials = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    probabilities: np.ndarray = (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return probabilities
+
+
+def logits_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest) -> np.ndarray:
+    """The one output of a classifier, of which each row is a picture's: floats, shape ``(N, classes)``.
+
+    Raises:
+        RunError: there are several outputs, or the one has another number of dimensions than a classifier's.
+    """
+    if len(outputs) == 1:
+        (logits,) = outputs.values()
+        # Classifiers that end in a global average, as NiN, may keep its two sides of 1.
+        if logits.ndim >= 2 and all(size == 1 for size in logits.shape[2:]):
+            return logits.reshape(logits.shape[:2])
+    got = "; ".join(f"{name} {array.shape}" for name, array in outputs.items())
+    raise RunError(f"'{manifest.name}': expected one output (N, classes), as classifiers have, got {got}")
+
+
+def classes_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest, *, top: int = 5) -> Classes:
+    """The likeliest classes, of equal ones that with the lower number first.
+
+    Args:
+        outputs: the engine's outputs by name, for a batch of one picture: logits.
+        manifest: has the names of the classes.
+        top: at most so many.
+
+    Raises:
+        RunError: the engine is no classifier, or what came out are no numbers.
+        UsageError: ``top`` is less than 1.
+    """
+    if manifest.task != "classify":
+        raise RunError(f"'{manifest.name}': expected a classifier, got an engine for task '{manifest.task}'")
+    if top < 1:
+        raise UsageError(f"top: expected 1 or more, got {top}")
+    logits = logits_from_outputs(outputs, manifest)[0]
+    if np.isnan(logits).any() or np.isposinf(logits).any():
+        raise RunError(
+            f"'{manifest.name}': expected finite logits, got NaN or infinity",
+            hint="weights or input are broken, or half precision overflowed: build it in FP32 and compare",
+        )
+    probabilities = softmax(logits)
+    order = np.argsort(-logits.astype(np.float64), kind="stable")[:top]
+    return Classes(order, probabilities[order], manifest.labels)

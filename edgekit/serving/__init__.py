@@ -1,0 +1,1 @@
+"""Engines exported for other programs' servers."""

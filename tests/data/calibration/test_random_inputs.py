@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.data.calibration.random_inputs import RandomInputs
+from edgekit.specs import TensorSpec
+
+SPECS = (
+    TensorSpec("x", "float32", (2, 3)),
+    TensorSpec("half", "float16", (64,)),
+    TensorSpec("ids", "int64", (1, 50)),
+    TensorSpec("mask", "bool", (1, 50)),
+    TensorSpec("rate", "int32", ()),
+)
+
+
+def test_every_input_has_its_type_and_shape() -> None:
+    for _, arrays in RandomInputs(3).feeds(SPECS, None):
+        assert [(array.dtype.name, array.shape) for array in arrays.values()] == [
+            (spec.dtype, spec.shape) for spec in SPECS
+        ]
+
+
+def test_numbers_are_the_same_every_time_and_differ_from_input_to_input() -> None:
+    first, second = (list(RandomInputs(2).feeds(SPECS, None)) for _ in range(2))
+    assert [name for name, _ in first] == ["random input 0", "random input 1"]
+    np.testing.assert_equal(first, second)
+    assert not np.array_equal(first[0][1]["x"], first[1][1]["x"])
+
+
+def test_integers_are_valid_as_index_mask_and_flag() -> None:
+    arrays = next(RandomInputs(1).feeds(SPECS, None))[1]
+    assert set(np.unique(arrays["ids"])) == {0, 1}
+    assert set(np.unique(arrays["mask"])) == {False, True}
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_it_is_read_like_a_set(count: int) -> None:
+    inputs = RandomInputs(count)
+    assert len(inputs) == count == len(list(inputs.feeds(SPECS, None)))
+    assert not inputs.skipped
+    assert inputs.digest != RandomInputs(count + 1).digest
+
+
+def test_integers_use_the_whole_range_that_is_known_of_them() -> None:
+    spec = TensorSpec("ids", "int64", (1, 1000))
+    arrays = next(RandomInputs(1, {"ids": 50}).feeds([spec], None))[1]
+    assert (arrays["ids"].min(), arrays["ids"].max()) == (0, 49)
+    assert RandomInputs(1, {"ids": 50}).digest != RandomInputs(1).digest

@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.data.examples import Choice, data_set
+from edgekit.data.formats.csv_table import csv_from_path
+from edgekit.errors import DataError, UsageError
+
+random = np.random.default_rng(0)
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def rows(table):
+    return np.array([[*table[i].input, *table[i].target] for i in range(len(table))])
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("header", ["", "a{0}b{0}c\n", '"a"{0} b {0}"c c"\r\n', "\ufeffa{0}b{0}c\n"])
+def test_rows_are_those_that_numpy_reads(tmp_path, separator, header):
+    numbers = random.normal(size=(30, 3))
+    text = "".join(separator.join(map(repr, row)) + "\n" for row in numbers.tolist())
+    file = write(tmp_path / "train.csv", header.format(separator) + text)
+    table = csv_from_path(file, Choice("train"))
+    expected = np.loadtxt(file, delimiter=separator, skiprows=int(bool(header)), encoding="utf-8-sig")
+    np.testing.assert_array_equal(rows(table), expected.astype(np.float32))
+    assert table.task == "regress" and table.labels == ()
+    assert table[0].input.dtype == table[0].target.dtype == np.float32
+    assert table[0].target.shape == (1,)
+
+
+def test_the_target_is_the_column_with_its_header(tmp_path):
+    file = write(tmp_path / "train.csv", "price,rooms,area\n100,2,30\n200,3,50\n")
+    table = data_set(str(file), split="train", target="price")
+    assert table[1].input.tolist() == [3, 50] and table[1].target.tolist() == [200]
+    with pytest.raises(UsageError, match="expected a column 'prize', got none") as e:
+        data_set(str(file), split="train", target="prize")
+    assert "price" in e.value.hint
+    with pytest.raises(UsageError, match="expected a column 'x', got no header"):
+        data_set(str(write(tmp_path / "train2.csv", "1,2\n3,4\n")), split="train", target="x")
+
+
+def test_words_are_classes_where_the_task_is_to_classify(tmp_path):
+    for header in ("", "a,b,kind\n"):
+        file = write(tmp_path / "train.csv", f"{header}1,2,setosa\n3,4,virginica\n5,6,setosa\n")
+        table = data_set(str(file), split="train", task="classify")
+        assert table.labels == ("setosa", "virginica")
+        assert [table[i].target for i in range(3)] == [0, 1, 0]
+        assert table[2].input.tolist() == [5, 6]
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path):
+    file = write(tmp_path / "train.csv", "1,10\n1,9\n1,2\n")
+    assert data_set(str(file), split="train", task="classify").labels == ("2", "9", "10")
+
+
+def test_files_of_a_folder_are_the_splits(tmp_path):
+    write(tmp_path / "train.csv", "1,2\n3,4\n")
+    write(tmp_path / "test.csv", "5,6\n")
+    for source in (tmp_path, tmp_path / "train.csv", tmp_path / "test.csv"):
+        assert len(data_set(str(source), split="train")) == 2
+        assert len(data_set(str(source), split="test")) == 1
+
+
+def test_of_one_file_about_a_fifth_is_the_test_and_equal_rows_stay_together(tmp_path):
+    lines = [f"{i},{i}\n" for i in range(500)]
+    file = write(tmp_path / "a.csv", "".join(lines * 2))
+    train, test = (rows(csv_from_path(file, Choice(split)))[:, 0].tolist() for split in ("train", "test"))
+    assert len(train) + len(test) == 1000 and not set(train) & set(test)
+    assert 140 < len(test) < 260
+
+
+def test_a_class_has_the_same_number_in_both_files(tmp_path):
+    write(tmp_path / "train.csv", "x,kind\n1,cat\n2,dog\n3,emu\n")
+    write(tmp_path / "test.csv", "x,kind\n1,dog\n2,emu\n")
+    learn, test = (data_set(str(tmp_path), split=split, task="classify") for split in ("train", "test"))
+    assert learn.labels == test.labels == ("cat", "dog", "emu")
+    assert [test[i].target for i in range(2)] == [1, 2]
+
+
+def test_a_file_too_small_for_both_splits_is_an_error_that_says_how_they_are_drawn(tmp_path):
+    # Equal rows are all of one split, whichever it is.
+    file = write(tmp_path / "a.csv", "1,2\n" * 9)
+    with pytest.raises(DataError, match="one row for the (train|test) split, got none") as caught:
+        assert len(csv_from_path(file, Choice("train"))) == 9
+        csv_from_path(file, Choice("test"))
+    assert "write two files, train and test" in caught.value.hint
+
+
+def test_rows_are_read_on_use(tmp_path):
+    file = write(tmp_path / "train.csv", "1,2\n3,4\n")
+    table = csv_from_path(file, Choice("train"))
+    write(file, "1,2\n5,6\n")
+    assert table[1].input.tolist() == [5]
+    write(file, "1,2\n")
+    with pytest.raises(DataError, match="train.csv, line 2: expected"):
+        table[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: expected two columns or more"),
+        ("1\n2\n", "line 1: expected two columns or more, got '1'"),
+        ("a,b\n", "expected at least one row for the train split, got none"),
+        ("a,b\n\n1,2\n3\n", "line 4: expected 2 columns, as in the first line, got 1"),
+        ("1,2\n3,4,5\n", "line 2: expected 2 columns, as in the first line, got 3"),
+        ("1,2\n3,x\n", "line 2, column 2: expected a number that is finite in float32, got 'x'"),
+        ("1,2\nx,4\n", "line 2, column 1: expected a number that is finite in float32, got 'x'"),
+        ("a,y\n3,4\n3,x\n", "line 3, column 'y': expected a number that is finite in float32, got 'x'"),
+        ("1,2\n,4\n", "got ''"),
+        ("1,2\nnan,4\n", "got 'nan'"),
+        ("1,2\n1e39,4\n", "got '1e39'"),
+        ("1,2\n1_0,4\n", "got '1_0'"),
+        ('1,2\n"3,4\n', "line 2: expected fields between ','"),
+        ("<!DOCTYPE html>\n", "got a web page"),
+        ("1,2\n" + "3" * (2 << 20) + ",4\n", "line 2: expected at most 1,048,576 bytes in a line"),
+    ],
+)
+def test_a_row_that_cannot_be_is_an_error_that_names_its_line(tmp_path, text, message):
+    with pytest.raises(DataError, match=f"train.csv.*{message}"):
+        csv_from_path(write(tmp_path / "train.csv", text), Choice("train"))
+
+
+def test_a_target_of_words_is_a_class_unless_numbers_are_asked_for(tmp_path):
+    file = write(tmp_path / "train.csv", "x,kind\n1,cat\n2,dog\n")
+    assert (data_set(str(file), split="train").task, data_set(str(file), split="train").labels) == (
+        "classify",
+        ("cat", "dog"),
+    )
+    with pytest.raises(DataError, match="line 2, column 'kind': expected a number"):
+        data_set(str(file), split="train", task="regress")
+
+
+def test_an_empty_class_name_and_too_many_classes_are_errors(tmp_path):
+    with pytest.raises(DataError, match="line 2: expected a class in the target's column, got nothing"):
+        data_set(str(write(tmp_path / "train.csv", "1,a\n2,\n")), split="train", task="classify")
+    text = "".join(f"1,{i}\n" for i in range(10_001))
+    with pytest.raises(DataError, match="line 10001: expected at most 10,000 classes"):
+        data_set(str(write(tmp_path / "train.csv", text)), split="train", task="classify")
+
+
+@given(
+    st.text(st.sampled_from("01.,;\"'\n\r\t -enaif_\0\ufeff"), max_size=40).map(str.encode) | st.binary(max_size=40),
+    st.sampled_from([None, "regress", "classify"]),
+)
+def test_any_file_is_a_table_or_a_data_error(tmp_path_factory, content, task):
+    file = tmp_path_factory.mktemp("csv") / "train.csv"
+    file.write_bytes(content)
+    try:
+        table = data_set(str(file), split="train", task=task)
+        for i in range(len(table)):
+            assert np.isfinite(table[i].input).all()
+    except DataError:
+        pass

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.data.examples import Choice
+from edgekit.data.formats.image_folder import image_folder_from_path
+from edgekit.errors import DataError
+
+
+def write(path, color=(0, 0, 0)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 4), color).save(path)
+
+
+def ids(examples):
+    return [examples[i].id for i in range(len(examples))]
+
+
+def test_a_folder_is_a_class_and_classes_are_numbered_by_name(tmp_path):
+    for label, name in enumerate(["ant", "bee", "cow"]):
+        for split in ("train", "test"):
+            write(tmp_path / split / name / "1.png", (label * 50, 0, 0))
+    for split in ("train", "test"):
+        found = image_folder_from_path(tmp_path, Choice(split))
+        assert found.labels == ("ant", "bee", "cow") and found.task == "classify" and found.notes == []
+        assert [found[i].target for i in range(3)] == [0, 1, 2]
+        assert [int(found[i].input[0, 0, 0]) for i in range(3)] == [0, 50, 100]
+        assert found[0].input.shape == (4, 6, 3) and found[0].input.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["test", "val", "valid", "validation", "Test"])
+def test_a_folder_for_the_test_may_be_called_otherwise(tmp_path, name):
+    write(tmp_path / "train" / "ant" / "1.png")
+    write(tmp_path / name / "ant" / "2.png")
+    assert ids(image_folder_from_path(tmp_path, Choice("test"))) == ["ant/2.png"]
+
+
+def test_a_class_has_the_same_number_in_both_splits_where_one_lacks_it(tmp_path):
+    for path in ("train/ant", "train/bee", "train/cow", "test/cow", "test/bee"):
+        write(tmp_path / path / "1.png")
+    found = image_folder_from_path(tmp_path, Choice("test"))
+    assert found.labels == ("ant", "bee", "cow")
+    assert [found[i].target for i in range(2)] == [1, 2]
+    assert found.notes == ["no pictures in this split: 'ant'"]
+
+
+def test_without_splits_a_fifth_of_each_class_is_the_test(tmp_path):
+    for name in ("ant", "bee"):
+        for i in range(10):
+            write(tmp_path / name / f"{i}.png")
+    train, test = (ids(image_folder_from_path(tmp_path, Choice(split))) for split in ("train", "test"))
+    assert len(test) == 4 and sum(name.startswith("ant") for name in test) == 2
+    assert sorted(train + test) == sorted(f"{name}/{i}.png" for name in ("ant", "bee") for i in range(10))
+
+
+def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path):
+    for place in ("here", "there"):
+        for i in range(10):
+            write(tmp_path / place / "ant" / f"{i}.png")
+    one, other = (ids(image_folder_from_path(tmp_path / place, Choice("test"))) for place in ("here", "there"))
+    assert one == other
+
+
+def test_a_single_picture_is_learned_from_and_the_test_says_that_it_has_none(tmp_path):
+    write(tmp_path / "ant" / "1.png")
+    for i in range(5):
+        write(tmp_path / "bee" / f"{i}.png")
+    assert image_folder_from_path(tmp_path, Choice("test")).notes == ["no pictures in this split: 'ant'"]
+    assert "ant/1.png" in ids(image_folder_from_path(tmp_path, Choice("train")))
+
+
+def test_an_empty_class_is_an_error(tmp_path):
+    write(tmp_path / "ant" / "1.png")
+    (tmp_path / "bee").mkdir()
+    with pytest.raises(DataError, match=r"bee: expected images .*got none"):
+        image_folder_from_path(tmp_path, Choice("train"))
+
+
+def test_a_split_that_is_not_there_is_an_error(tmp_path):
+    write(tmp_path / "train" / "ant" / "1.png")
+    with pytest.raises(DataError, match="expected a folder test or testing or val or valid, got none"):
+        image_folder_from_path(tmp_path, Choice("test"))
+
+
+def test_no_classes_at_all_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="expected one folder a class, got none"):
+        image_folder_from_path(tmp_path, Choice())
+    write(tmp_path / "ant" / "1.png")
+    with pytest.raises(DataError, match="expected at least two pictures"):
+        image_folder_from_path(tmp_path, Choice("test"))
+    with pytest.raises(DataError, match="got a file"):
+        image_folder_from_path(tmp_path / "ant" / "1.png", Choice())
+
+
+def test_pictures_of_no_class_are_noted(tmp_path):
+    write(tmp_path / "stray.png")
+    for i in range(2):
+        write(tmp_path / "ant" / f"{i}.png")
+    assert image_folder_from_path(tmp_path, Choice()).notes == [
+        f"1 pictures lie in {tmp_path} itself and belong to no class"
+    ]
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    for name in (".git", "__MACOSX", "ant"):
+        for i in range(2):
+            write(tmp_path / name / f"{i}.png")
+    assert image_folder_from_path(tmp_path, Choice()).labels == ("ant",)
+
+
+def test_a_broken_picture_is_an_error_when_it_is_read(tmp_path):
+    for i in range(2):
+        (tmp_path / "ant").mkdir(exist_ok=True)
+        (tmp_path / "ant" / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    found = image_folder_from_path(tmp_path, Choice("test"))
+    with pytest.raises(DataError, match=r"\d\.png"):
+        found[0]

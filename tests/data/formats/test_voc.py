@@ -1,0 +1,230 @@
+import time
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from edgekit.data.examples import Choice, data_set
+from edgekit.data.formats.voc import VOC_NAMES, voc_from_path
+from edgekit.data.formats.xml_tree import element_from_file
+from edgekit.errors import DataError
+
+OBJECT = """<object>
+  <name>{name}</name>
+  <difficult>{difficult}</difficult>
+  <part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>
+  <bndbox><ymin>{y1}</ymin><xmin>{x1}</xmin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox>
+</object>"""
+
+
+def thing(name="cat", corners=(1, 2, 10, 20), difficult=0):
+    x1, y1, x2, y2 = corners
+    return OBJECT.format(name=name, x1=x1, y1=y1, x2=x2, y2=y2, difficult=difficult)
+
+
+def annotation(*objects, size=(40, 30), filename="a.jpg"):
+    return (
+        f"<annotation>\n<filename>{filename}</filename>\n<size><width>{size[0]}</width><height>{size[1]}</height>"
+        f"<depth>3</depth></size>\n{''.join(objects)}\n</annotation>"
+    )
+
+
+def write(root, contents, lists=None):
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for stem, content in contents.items():
+        (root / "Annotations" / f"{stem}.xml").write_text(content, encoding="utf-8")
+        Image.new("RGB", (40, 30)).save(root / "JPEGImages" / f"{stem}.jpg")
+    for name, stems in (lists or {}).items():
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+    return root
+
+
+def ids(examples):
+    return [examples[i].id for i in range(len(examples))]
+
+
+def test_pixels_are_counted_from_one_and_the_last_is_meant_too(tmp_path):
+    whole = thing("dog", (1, 1, 40, 30))
+    root = write(tmp_path, {"a": annotation(thing(), whole), "b": annotation()}, {"val": ["a", "b"]})
+    found = voc_from_path(root, Choice())
+    assert found.labels == ("cat", "dog") and found.notes == []
+    assert found[0].target.corners.tolist() == [[0, 1, 10, 20], [0, 0, 40, 30]]
+    assert found[0].target.classes.tolist() == [0, 1]
+    assert found[0].input.shape == (30, 40, 3)
+    assert len(found[1].target) == 0
+
+
+def test_difficult_objects_are_set_aside(tmp_path):
+    root = write(tmp_path, {"a": annotation(thing(), thing(difficult=1))}, {"val": ["a"]})
+    found = voc_from_path(root, Choice())
+    assert len(found[0].target) == 1 and len(found[0].target.ignored) == 1
+    assert "1 boxes of crowds or difficult objects are neither right nor wrong" in found.notes
+
+
+def test_boxes_are_those_that_elementtree_reads(tmp_path):
+    random = np.random.default_rng(0)
+    objects = []
+    for _ in range(30):
+        x1, y1 = random.integers(1, 20, 2)
+        objects.append(thing(str(random.choice(["cat", "dog"])), (x1, y1, x1 + random.integers(1, 20), y1 + 9)))
+    root = write(tmp_path, {"a": annotation(*objects)}, {"val": ["a"]})
+    example, labels = voc_from_path(root, Choice())[0], ("cat", "dog")
+    theirs = ElementTree.parse(root / "Annotations" / "a.xml").getroot().findall("object")
+    for each, corners, label in zip(theirs, example.target.corners, example.target.classes, strict=True):
+        box = each.find("bndbox")
+        expected = [float(box.find(tag).text) for tag in ("xmin", "ymin", "xmax", "ymax")]
+        assert (corners + [1, 1, 0, 0]).tolist() == expected
+        assert labels[label] == each.find("name").text
+
+
+def test_voc_is_known_by_its_twenty_classes_or_its_name(tmp_path):
+    objects = [thing(name) for name in VOC_NAMES]
+    assert (
+        voc_from_path(write(tmp_path / "a", {"a": annotation(*objects)}, {"val": ["a"]}), Choice()).labels == VOC_NAMES
+    )
+    devkit = tmp_path / "VOCdevkit"
+    write(devkit / "VOC2007", {"a": annotation(thing("dog"))}, {"test": ["a"], "trainval": ["a"]})
+    found = data_set(str(devkit))
+    assert found.labels == VOC_NAMES and found[0].target.classes.tolist() == [VOC_NAMES.index("dog")]
+
+
+def test_lists_are_the_splits_and_what_is_measured_on_is_not_learned_from(tmp_path):
+    contents = {stem: annotation(thing()) for stem in "abc"}
+    root = write(tmp_path, contents, {"train": ["a"], "val": ["b  1"], "trainval": ["a", "b"]})
+    assert ids(voc_from_path(root, Choice("train"))) == ["a.jpg"]
+    assert ids(voc_from_path(root, Choice("test"))) == ["b.jpg"]
+    write(root, {}, {"test": ["c"]})
+    assert ids(voc_from_path(root, Choice("train"))) == ["a.jpg", "b.jpg"]
+    assert ids(voc_from_path(root, Choice("test"))) == ["c.jpg"]
+
+
+def test_without_lists_a_fifth_is_the_test(tmp_path):
+    root = write(tmp_path, {f"{i}": annotation(thing()) for i in range(10)})
+    train, test = (ids(voc_from_path(root, Choice(split))) for split in ("train", "test"))
+    assert len(test) == 2 and sorted(train + test) == [f"{i}.jpg" for i in range(10)]
+
+
+def test_xml_files_beside_their_pictures_are_read(tmp_path):
+    for i in range(5):
+        (tmp_path / f"{i}.xml").write_text(annotation(thing()))
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{i}.png")
+    assert ids(data_set(str(tmp_path), split="train"))[0].endswith(".png")
+
+
+def test_a_picture_may_be_called_as_its_file_says(tmp_path):
+    root = write(tmp_path, {"a": annotation(thing(), filename="photo 1.jpg")}, {"val": ["a"]})
+    (root / "JPEGImages" / "a.jpg").rename(root / "JPEGImages" / "photo 1.jpg")
+    assert ids(voc_from_path(root, Choice())) == ["photo 1.jpg"]
+
+
+def test_a_class_that_is_not_listed_is_an_error_that_names_the_nearest(tmp_path):
+    root = write(tmp_path, {"a": annotation(thing("catt"))}, {"val": ["a"]})
+    (root / "labels.txt").write_text("dog\ncat\n")
+    with pytest.raises(DataError, match=r"a.xml, line \d+: expected the name of a class, got 'catt'") as e:
+        voc_from_path(root, Choice())
+    assert "cat" in e.value.hint
+
+
+def test_a_box_that_sticks_out_is_clipped_and_one_outside_is_an_error(tmp_path):
+    root = write(tmp_path, {"a": annotation(thing(corners=(0, 1, 45, 30)))}, {"val": ["a"]})
+    found = voc_from_path(root, Choice())
+    assert found[0].target.corners.tolist() == [[0, 0, 40, 30]]
+    assert found.notes == ["1 boxes stuck out of their picture and were clipped to it"]
+    root = write(tmp_path, {"a": annotation(thing(), thing(corners=(50, 1, 60, 30)))}, {"val": ["a"]})
+    with pytest.raises(DataError, match=r"a.xml, line 13: expected a box in the picture of 40 x 30"):
+        voc_from_path(root, Choice())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "line 1: expected XML, got: no element found"),
+        ("<annotation>\n<size>\n</annotation>", "line 3: expected XML, got: mismatched tag"),
+        ("<html><body>Not found</body></html>", "got a web page"),
+        ("<a/>", "line 1: expected <annotation>, got <a>"),
+        ("<annotation/>", "line 1: expected <size> in <annotation>, got none"),
+        (annotation(size=(0, 30)), "line 3: expected px > 0 in <width>, got '0'"),
+        (annotation(size=("wide", 30)), "line 3: expected a number in <width>, got 'wide'"),
+        (annotation(size=("inf", 30)), "line 3: expected px > 0 in <width>"),
+        (annotation("<object>\n</object>"), "line 4: expected <name> in <object>"),
+        (annotation("<object>\n<name> </name></object>"), "line 5: expected the name of a class"),
+        (annotation("<object><name>a</name></object>"), "line 4: expected <bndbox> in <object>"),
+        (annotation(thing(corners=(1, 2, "x", 4))), "line 8: expected a number in <xmax>, got 'x'"),
+        (annotation(thing(corners=(1, 2, "nan", 4))), "line 8: expected finite numbers"),
+        (annotation(thing(corners=(9, 2, 3, 4))), "line 8: expected x1 <= x2"),
+        ("<a>" * 100 + "</a>" * 100, "expected at most 64 elements in each other"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "expected XML in UTF-8, got: unknown encoding"),
+    ],
+)
+def test_what_cannot_be_is_an_error_that_names_its_line(tmp_path, content, message):
+    with pytest.raises(DataError, match=f"a.xml.*{message}"):
+        voc_from_path(write(tmp_path, {"a": content}, {"val": ["a"]}), Choice())
+
+
+LAUGHS = (
+    '<!DOCTYPE x [<!ENTITY a0 "ha">'
+    + "".join(f'<!ENTITY a{i + 1} "{f"&a{i};" * 10}">' for i in range(9))
+    + "]><annotation>&a9;</annotation>"
+)
+OTHER_FILE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation>&a;</annotation>'
+
+
+@pytest.mark.parametrize("content", [LAUGHS, OTHER_FILE, "<!DOCTYPE annotation SYSTEM 'http://x/y.dtd'><annotation/>"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_document_type_is_refused_before_anything_expands(tmp_path, content, encoding):
+    (tmp_path / "a.xml").write_text(content, encoding=encoding)
+    start = time.perf_counter()
+    with pytest.raises(DataError, match="expected XML without a document type"):
+        element_from_file(tmp_path / "a.xml")
+    assert time.perf_counter() - start < 1
+
+
+def test_a_large_file_is_refused(tmp_path):
+    (tmp_path / "a.xml").write_text("<annotation>" + " " * (5 << 20) + "</annotation>")
+    with pytest.raises(DataError, match="expected at most 4,194,304 bytes"):
+        element_from_file(tmp_path / "a.xml")
+
+
+def test_files_that_are_missing_are_errors(tmp_path):
+    root = write(tmp_path, {"a": annotation(thing())}, {"val": ["a", "b"]})
+    with pytest.raises(DataError, match=r"val.txt, line 2: expected the name of a file in Annotations, got 'b'"):
+        voc_from_path(root, Choice())
+    with pytest.raises(DataError, match="expected a list trainval.txt or train.txt, got none"):
+        voc_from_path(root, Choice("train"))
+    write(root, {}, {"val": ["a"]})
+    (root / "JPEGImages" / "a.jpg").unlink()
+    with pytest.raises(DataError, match="a.xml: expected its picture a.jpg"):
+        voc_from_path(root, Choice())
+
+
+tags = ["annotation", "size", "width", "height", "object", "name", "bndbox", "xmin", "ymin", "xmax", "ymax"]
+texts = st.sampled_from(["", "1", "30", "-3", "1e400", "nan", "cat", "&lt;", "&x;", "\0", "<![CDATA[7]]>", "é"])
+trees = st.recursive(
+    st.tuples(st.sampled_from(tags), texts).map(lambda pair: f"<{pair[0]}>{pair[1]}</{pair[0]}>"),
+    lambda inner: st.tuples(st.sampled_from(tags), st.lists(inner, max_size=5)).map(
+        lambda pair: f"<{pair[0]}>{''.join(pair[1])}</{pair[0]}>"
+    ),
+    max_leaves=12,
+)
+objects = st.lists(st.tuples(*[texts] * 4), max_size=3).map(
+    lambda boxes: annotation(*(thing(corners=c) for c in boxes))
+)
+
+
+@given(
+    (trees | objects).map(str.encode)
+    | trees.map(lambda text: f"<annotation>{text}</annotation>".encode())
+    | st.binary()
+)
+def test_any_file_is_a_set_or_a_data_error(tmp_path_factory, content):
+    root = write(tmp_path_factory.mktemp("voc"), {"a": ""}, {"val": ["a"]})
+    (root / "Annotations" / "a.xml").write_bytes(content)
+    try:
+        boxes = data_set(str(root))[0].target
+        assert (boxes.corners[:, :2] < boxes.corners[:, 2:]).all()
+    except DataError as e:
+        assert e.message

@@ -1,0 +1,108 @@
+"""What TensorRT's engine inspector tells, in the forms that NVIDIA's documentation and its versions have."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.tensorrt.layers import EngineLayer, layers_from_inspector, product_layers, quantized_products
+from edgekit.errors import BuildError
+from edgekit.specs import Precision
+
+INT8_FORMAT = "Thirty-two wide channel vectorized row major Int8 format"
+HALF_FORMAT = "Channel major FP16 format where channel % 8 == 0"
+
+
+def tensor(words: str) -> dict[str, Any]:
+    return {"Name": "t", "Location": "Device", "Dimensions": [1, 6, 8, 8], "Format/Datatype": words}
+
+
+def entry(nodes: tuple[str, ...], inputs: tuple[str, ...], output: str, **more: Any) -> dict[str, Any]:
+    return {
+        "Name": " + ".join(nodes),
+        "LayerType": "CaskConvolution",
+        "Inputs": [tensor(words) for words in inputs],
+        "Outputs": [tensor(output)],
+        "Metadata": "\x1e".join(f"[ONNX Layer: {node}]" for node in nodes),
+        **more,
+    }
+
+
+def told(*entries: dict[str, Any] | str) -> str:
+    return json.dumps({"Layers": entries, "Bindings": ["images", "head"]})
+
+
+def layer(name: str, precision: str, *, type: str = "convolution") -> EngineLayer:
+    return EngineLayer(name=name, type=type, precision=precision, outputs=(), nodes=(name,))
+
+
+WANTED = (layer("a", "int8"), layer("relu", "float16", type="activation"), layer("b", "float16"), layer("c", "int8"))
+
+
+def test_a_layer_is_told_with_its_nodes_shapes_and_precision() -> None:
+    read = layers_from_inspector(told(entry(("a", "relu"), (INT8_FORMAT,), HALF_FORMAT)))
+    assert read == (
+        EngineLayer(
+            name="a + relu",
+            type="caskconvolution",
+            precision="int8",
+            outputs=((1, 6, 8, 8),),
+            nodes=("a", "relu"),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "more", "precision"),
+    [
+        ((INT8_FORMAT,), {"Weights": {"Type": "Int8", "Count": 216}}, "int8"),
+        # Quantizes what it reads: half precision goes in and out.
+        ((HALF_FORMAT,), {"Weights": {"Type": "Int8", "Count": 216}}, "int8"),
+        (("Half",), {"TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw"}, "int8"),
+        (("Half", "Int8"), {}, "int8"),
+        # Reads integers, and multiplies what it makes of them.
+        ((INT8_FORMAT,), {"Weights": {"Type": "Half", "Count": 216}}, "float16"),
+        ((HALF_FORMAT,), {}, "float16"),
+        (("Row major linear FP32",), {}, "float32"),
+        (("Float",), {}, "float32"),
+        (("BFloat16",), {}, "bfloat16"),
+        (("FP8",), {}, "float8"),
+        ((), {}, "float16"),
+    ],
+)
+def test_a_convolution_computes_in_what_it_multiplies(
+    inputs: tuple[str, ...], more: dict[str, Any], precision: str
+) -> None:
+    (read,) = layers_from_inspector(told(entry(("a",), inputs, "Half", **more)))
+    assert read.precision == precision
+
+
+@pytest.mark.parametrize("text", [told("a + relu", "b"), told(), "{}", "", "no JSON", '{"Layers": 3}'])
+def test_an_engine_that_tells_no_details_has_no_layers(text: str) -> None:
+    assert layers_from_inspector(text) == ()
+
+
+def test_one_layer_of_an_engine_may_hold_several_products() -> None:
+    read = layers_from_inspector(told(entry(("a", "relu", "b", "c"), ("Int8", "Half"), "Half", LayerType="kgen")))
+    assert layer_counts(product_layers(WANTED, read)) == {"int8": 3}
+
+
+def test_what_an_engine_does_not_name_keeps_the_type_of_its_graph() -> None:
+    assert product_layers(WANTED, ()) == [Layer(("a",), "int8"), Layer(("b",), "float16"), Layer(("c",), "int8")]
+
+
+def test_a_bias_that_is_added_in_half_precision_leaves_an_integer_product_what_it_is() -> None:
+    read = layers_from_inspector(told(entry(("a",), ("Half",), "Half"), entry(("a",), ("Int8",), "Half")))
+    assert product_layers(WANTED[:1], read) == [Layer(("a",), "int8")]
+
+
+def test_a_quantized_convolution_that_came_out_in_half_precision_is_an_error() -> None:
+    read = layers_from_inspector(
+        told(entry(("a",), (INT8_FORMAT,), "Half"), entry(("b",), ("Half",), "Half"), entry(("c",), ("Half",), "Half"))
+    )
+    products = product_layers(WANTED, read)
+    with pytest.raises(BuildError, match=r"runs 1 of 2 quantized layers in float16, expected int8: c"):
+        assert_precision("tensorrt", Precision.INT8, quantized_products(WANTED), products)

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import edgekit
+from edgekit.errors import DataError, UsageError
+from edgekit.measure.profile import made_picture, measure, profile_bundle
+from edgekit.measure.reports import LatencyReport
+from edgekit.report.wording import engine_rows
+from edgekit.runtime.session import Session, session_from_bundle
+from edgekit.specs import ShapeRange, TensorSpec
+
+
+class Slow:
+    """An engine whose first runs are slow, as caches make them, and all others take 4 ms."""
+
+    notes = ()
+
+    inputs = (TensorSpec("x", "float32", (2, 8)),)
+    outputs = (TensorSpec("y", "float32", (2, 4)),)
+
+    def __init__(self, slow_runs: int) -> None:
+        self.runs = 0
+        self.slow_runs = slow_runs
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.runs += 1
+        time.sleep(0.05 if self.runs <= self.slow_runs else 0.004)
+        return {"y": np.zeros((2, 4), np.float32)}
+
+    def close(self) -> None:
+        return None
+
+
+@pytest.fixture
+def slow(arrays_engine: Path) -> Session:
+    with session_from_bundle(arrays_engine) as session:
+        return Session(Slow(slow_runs=3), session.manifest)
+
+
+class Watching:
+    """Keeps what a measurement says of its progress."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, float | None]] = []
+        self.advanced = 0.0
+
+    @contextmanager
+    def stage(self, title: str, *, total: float | None = None, unit: str = "") -> Iterator[object]:
+        self.stages.append((title, total))
+
+        def advance(amount: float) -> None:
+            self.advanced += amount
+
+        yield advance
+
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+def test_a_detectors_stages_are_timed_apart_and_add_up(detector: Path) -> None:
+    report = profile_bundle(detector, runs=25, warmup=2)
+    assert list(report.stages) == ["preprocess", "inference", "postprocess"]
+    assert all(len(samples) == 25 for samples in report.samples_ms.values())
+    assert report.total_ms is not None
+    assert report.total_ms.mean == pytest.approx(sum(stage.mean for stage in report.stages.values()))
+    assert report.latency_ms == report.stages["inference"]
+
+
+def test_an_engine_for_arrays_has_one_stage_and_no_total(arrays_engine: Path) -> None:
+    report = profile_bundle(arrays_engine, runs=20)
+    assert list(report.stages) == ["inference"]
+    assert report.total_ms is None
+    assert report.input_source == "random numbers"
+
+
+def test_warm_up_runs_are_in_no_figure(slow: Session) -> None:
+    assert measure(slow, runs=20, warmup=3).latency_ms.max < 50
+
+
+def test_without_warm_up_the_slow_first_runs_are_seen(slow: Session) -> None:
+    report = measure(slow, runs=20, warmup=0)
+    assert report.latency_ms.max >= 50
+    assert sorted(report.samples_ms["inference"][:3]) == sorted(report.samples_ms["inference"])[-3:]
+
+
+def test_latency_is_what_the_clock_on_the_wall_says(slow: Session) -> None:
+    report = measure(slow, runs=20, warmup=3)
+    assert 4.0 <= report.latency_ms.min < 8.0
+
+
+def test_throughput_counts_a_batch_as_its_inputs(slow: Session) -> None:
+    report = measure(slow, runs=20, warmup=3)
+    assert report.throughput_per_s == pytest.approx(2 * 1000 / report.latency_ms.mean)
+
+
+def test_a_duration_ends_the_measurement(slow: Session) -> None:
+    start = time.perf_counter()
+    report = measure(slow, duration_s=0.2, warmup=3)
+    assert 0.3 < time.perf_counter() - start < 2.0
+    assert 5 <= report.runs <= 50
+
+
+def test_of_runs_and_duration_the_first_to_end_counts(slow: Session) -> None:
+    assert measure(slow, runs=4, duration_s=60, warmup=3).runs == 4
+    assert measure(slow, runs=10_000, duration_s=0.1, warmup=0).runs < 50
+
+
+def test_what_was_measured_and_where_is_written_down(detector: Path) -> None:
+    report = profile_bundle(detector, runs=20, warmup=1, threads=1)
+    assert (report.name, report.backend, report.precision) == ("detector", "null", "fp32")
+    assert report.notes == ("The weights are random: latency is real, detections are not.",)
+    assert report.engine_bytes == (detector / "engine.json").stat().st_size
+    assert (report.runs, report.warmup, report.threads) == (20, 1, 1)
+    assert report.memory.peak_bytes > 10_000_000
+    assert report.machine.threads >= 1
+    assert report.edgekit == edgekit.__version__
+
+
+def test_the_given_picture_is_fed_and_named(detector: Path, picture: Path) -> None:
+    assert profile_bundle(detector, runs=1, image=picture).input_source == "picture.png, 100 x 60 px"
+
+
+def test_a_made_up_picture_is_the_same_for_the_same_seed_and_not_flat() -> None:
+    first, again, other = made_picture(70, 50, 1), made_picture(70, 50, 1), made_picture(70, 50, 2)
+    assert first.shape == (50, 70, 3)
+    assert first.dtype == np.uint8
+    assert (first == again).all()
+    assert (first != other).any()
+    assert first.std() > 20
+
+
+def test_progress_is_told_run_by_run(arrays_engine: Path) -> None:
+    watching = Watching()
+    profile_bundle(arrays_engine, runs=7, progress=watching)
+    assert watching.stages == [("Measure", 7)]
+    assert watching.advanced == 7
+
+
+def test_inputs_of_every_element_type_are_made_up(make_bundle: Callable[..., Path]) -> None:
+    kinds = ("float16", "float32", "int64", "uint8", "bool")
+    inputs = tuple(TensorSpec(f"x_{kind}", kind, ("batch", 3)) for kind in kinds)
+    shapes = {spec.name: ShapeRange((1, 3), (4, 3), (16, 3)) for spec in inputs}
+    bundle = make_bundle(
+        "kinds",
+        kind={"inputs": inputs, "outputs": (TensorSpec("y", "float32", (1,)),), "task": "tensor"},
+        shapes=shapes,
+    )
+    assert profile_bundle(bundle, runs=2).runs == 2
+
+
+@pytest.fixture
+def of_any_width(make_bundle: Callable[..., Path]) -> Path:
+    x, y = TensorSpec("x", "float32", ("batch", "x_1")), TensorSpec("y", "float32", ("batch",))
+    shapes = {"x": ShapeRange((1, 8), (4, 16), (8, 64))}
+    return make_bundle("wide", kind={"inputs": (x,), "outputs": (y,), "task": "tensor"}, shapes=shapes)
+
+
+def test_an_engine_of_any_size_is_measured_at_the_usual_one(of_any_width: Path) -> None:
+    report = profile_bundle(of_any_width, runs=2)
+    assert report.inputs == (TensorSpec("x", "float32", (4, 16)),)
+    assert report.throughput_per_s == pytest.approx(4000 / report.latency_ms.mean)
+    rows = dict(engine_rows(report))
+    assert (rows["input"], rows["built for"]) == ("x: float32 (4, 16)", "x: float32 (1:4:8, 8:16:64)")
+
+
+@pytest.mark.parametrize("name", ["x", ""])
+def test_an_engine_of_any_size_is_measured_at_the_size_that_is_asked_for(of_any_width: Path, name: str) -> None:
+    assert profile_bundle(of_any_width, runs=2, sizes={name: (1, 64)}).inputs[0].shape == (1, 64)
+
+
+def test_error_on_a_picture_and_sizes(of_any_width: Path) -> None:
+    with pytest.raises(UsageError, match="--image and --input: expected one of them"):
+        profile_bundle(of_any_width, runs=2, image=made_picture(64, 64, 0), sizes={"": (1, 64)})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [({"x": (1, 65)}, r"fits x: float32 \(1:4:8, 8:16:64\), got 1x65"), ({"x": (1,)}, "got 1"),
+     ({"z": (1, 8)}, "no input 'z'")],
+)  # fmt: skip
+def test_error_on_sizes_that_the_engine_does_not_take(
+    of_any_width: Path, sizes: dict[str, tuple[int, ...]], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        profile_bundle(of_any_width, runs=2, sizes=sizes)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"runs": 0}, "runs: expected 1 or more"), ({"duration_s": 0}, "duration: expected more than 0 s"),
+     ({"duration_s": float("nan")}, "duration"), ({"warmup": -1}, "warmup: expected 0 or more")],
+)  # fmt: skip
+def test_error_on_lengths_that_make_no_sense(arrays_engine: Path, wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        profile_bundle(arrays_engine, **wrong)
+
+
+def test_error_on_a_picture_for_an_engine_that_takes_arrays(arrays_engine: Path, picture: Path) -> None:
+    with pytest.raises(UsageError, match="takes arrays"):
+        profile_bundle(arrays_engine, image=picture)
+
+
+def test_error_on_a_picture_that_is_not_there(detector: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        profile_bundle(detector, image=tmp_path / "nowhere.jpg")
+
+
+def test_a_report_survives_json(detector: Path) -> None:
+    report = profile_bundle(detector, runs=3)
+    assert msgspec.json.decode(msgspec.json.encode(report), type=LatencyReport) == report

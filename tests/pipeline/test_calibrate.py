@@ -1,0 +1,135 @@
+"""What a model is calibrated on: what is named, by whom it is named, and what is taken where nobody names anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.config import Order
+from edgekit.data.calibration.example_feeds import ExampleFeeds
+from edgekit.data.calibration.random_inputs import RandomInputs
+from edgekit.engine.bundle.manifest import Source
+from edgekit.errors import CalibrationError, UsageError
+from edgekit.graph.load.onnx_file import graph_from_onnx
+from edgekit.graph.stats import stats_from_graph
+from edgekit.pipeline.calibrate import calibrated, samples_for
+from edgekit.pipeline.load_model import LoadedModel
+from edgekit.progress import Silent
+from edgekit.recipe.schema import Preprocess, Quantize, load_recipe
+from edgekit.specs import Precision, TensorSpec
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, write_classifier: Callable[..., Path]) -> LoadedModel:
+    """A model that takes pictures, as it comes from an ONNX file."""
+    graph = graph_from_onnx(write_classifier(tmp_path / "classifier.onnx"))
+    return LoadedModel(
+        name="classifier",
+        graph=graph,
+        quantized=False,
+        stats=stats_from_graph(graph),
+        task="tensor",
+        origin=Source(kind="onnx", name="classifier.onnx"),
+        preprocess=Preprocess(),
+    )
+
+
+def order(**fields: object) -> Order:
+    return Order(model="any.onnx", precision=Precision.INT8, target="cpu", **fields)  # type: ignore[arg-type]
+
+
+def test_photographs_are_taken_where_nobody_names_a_set(pictures: LoadedModel) -> None:
+    heard = Heard()
+    assert samples_for(pictures, order(calib_images=3), heard).name == "sample"
+    assert "shipped set 'sample' of 3 pictures" in heard.notes[0]
+
+
+def test_random_numbers_are_taken_where_no_picture_goes_in(pictures: LoadedModel) -> None:
+    heard = Heard()
+    found = samples_for(replace(pictures, preprocess=None, num_values={"ids": 9}), order(), heard)
+    assert isinstance(found, RandomInputs)
+    assert "its accuracy is not" in heard.notes[0]
+    arrays = next(found.feeds([TensorSpec("ids", "int64", (1, 200))], None))[1]
+    assert arrays["ids"].max() == 8
+
+
+def test_a_recipe_names_a_data_set_and_its_labels_are_the_vocabulary(pictures: LoadedModel) -> None:
+    recipe = load_recipe("transformer-tiny")
+    model = replace(pictures, preprocess=None, labels=recipe.labels.names, policy=Quantize(calibration="spelling"))
+    heard = Heard()
+    found = samples_for(model, order(calib_images=4), heard)
+    assert isinstance(found, ExampleFeeds) and len(found) == 4 and heard.notes == []
+    specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]
+    feeds = [arrays for _, arrays in found.feeds(specs, None)]
+    assert [sorted(arrays) for arrays in feeds] == [["source", "target"]] * 4
+    assert all(arrays["target"][0, 0] == 1 for arrays in feeds)  # <begin>
+
+
+def test_what_the_user_names_comes_before_what_the_recipe_names(pictures: LoadedModel) -> None:
+    model = replace(pictures, policy=Quantize(calibration="spelling"))
+    assert samples_for(model, order(calib="sample"), Silent()).name == "sample"
+
+
+def test_folders_of_classes_are_calibrated_on_by_their_part_to_learn_from(
+    pictures: LoadedModel, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "pets" / split / label
+            folder.mkdir(parents=True)
+            for i in range(2):
+                shade = np.full((8, 8, 3), 40 * i + 100 * (split == "test"), np.uint8)
+                Image.fromarray(shade).save(folder / f"{split}{i}.png")
+    found = samples_for(pictures, order(calib=str(tmp_path / "pets")), Silent())
+    arrays = list(found.feeds(pictures.inputs, pictures.preprocess))
+    assert len(arrays) == 4
+    assert all("train" in name for name, _ in arrays)
+
+
+def test_error_on_an_unknown_set_names_what_is_near(pictures: LoadedModel) -> None:
+    with pytest.raises(UsageError, match="unknown calibration set 'spellng'") as caught:
+        samples_for(pictures, order(calib="spellng"), Silent())
+    assert caught.value.hint == "did you mean spelling?"
+
+
+def test_error_on_a_folder_of_nothing(pictures: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CalibrationError, match="expected images"):
+        samples_for(pictures, order(calib=str(tmp_path / "empty")), Silent())
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
+def test_dark_pictures_do_not_make_bright_ones_overflow(pictures: LoadedModel, tmp_path: Path, method: str) -> None:
+    folder = tmp_path / "dark"
+    folder.mkdir()
+    dark = np.random.default_rng(0).integers(20, 60, (8, 40, 40, 3), dtype=np.uint8)
+    for i, pixels in enumerate(dark):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    source = replace(pictures, preprocess=Preprocess(mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.25)))
+    asked = order(calib=str(folder), calib_method=method)
+    table = calibrated(source, samples_for(source, asked, Silent()), asked, tmp_path / "cache", Silent())
+    assert table.ranges[source.inputs[0].name] == pytest.approx((-1.2, 2.8))
+
+
+def test_arrays_have_the_range_that_they_have(pictures: LoadedModel, tmp_path: Path) -> None:
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    spec = pictures.inputs[0]
+    shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+    np.savez(folder / "0.npz", **{spec.name: np.linspace(-3, 5, int(np.prod(shape)), dtype=np.float32).reshape(shape)})
+    asked = order(calib=str(folder), calib_method="minmax")
+    table = calibrated(pictures, samples_for(pictures, asked, Silent()), asked, tmp_path / "cache", Silent())
+    assert table.ranges[spec.name] == pytest.approx((-3, 5))

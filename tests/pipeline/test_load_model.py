@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from edgekit.config import Order
+from edgekit.errors import GraphError, UsageError
+from edgekit.graph.evaluator import Evaluator
+from edgekit.pipeline.load_model import LoadedModel, load_model
+from edgekit.progress import Advance, Silent
+from edgekit.recipe.schema import Preprocess, load_recipe
+from edgekit.specs import Precision
+
+torch.set_num_threads(2)
+
+
+class Noted(Silent):
+    """Keeps what a user would be told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.stages: list[str] = []
+
+    def stage(self, title: str, *, total: float | None = None, unit: str = "") -> AbstractContextManager[Advance]:
+        self.stages.append(title)
+        return super().stage(title, total=total, unit=unit)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def noted() -> Noted:
+    return Noted()
+
+
+@pytest.fixture
+def source(noted: Noted) -> Callable[..., LoadedModel]:
+    def load(model: Any, **options: Any) -> LoadedModel:
+        return load_model(Order(model=model, precision=Precision.INT8, target="cpu", **options), noted)
+
+    return load
+
+
+class Branches(nn.Module):
+    """Two inputs of different widths, so that exchanging them fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(16, 4)
+        self.narrow = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.wide(x) * self.narrow(mask)
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 8)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.embed(ids)
+
+
+def quantized(path: Path) -> Path:
+    """A product of integers whose nodes have no names."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    quantized (float[1, 4] x) => (float[1, 4] y)
+    <float scale = {0.1}, uint8 zero = {0}, float weight_scale = {0.5}, int8 weight_zero = {0}> {
+        q = QuantizeLinear (x, scale, zero)
+        d = DequantizeLinear (q, scale, zero)
+        w = DequantizeLinear (weight, weight_scale, weight_zero)
+        y = MatMul (d, w)
+    }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=np.int8), "weight"))
+    onnx.save(model, path)
+    return path
+
+
+def test_a_recipe_brings_all_that_is_known_of_it(source: Callable[..., LoadedModel], noted: Noted) -> None:
+    tiny = source("yolov3-tiny", shape=(64, 96))
+    assert (tiny.name, tiny.task, tiny.quantized) == ("yolov3-tiny", "detect", False)
+    assert [str(spec) for spec in tiny.inputs] == ["images: float32 (1, 3, 64, 96)"]
+    assert tiny.preprocess is not None and tiny.preprocess.resize == "letterbox"
+    assert tiny.postprocess is not None and len(tiny.labels) == 80
+    assert tiny.policy is not None and tiny.policy.keep_float == ("head*",)
+    assert tiny.origin.weights is not None and not tiny.origin.weights.trained
+    assert tiny.export_error is not None and 0 <= tiny.export_error < 1e-4
+    assert tiny.stats.parameters == pytest.approx(8_852_366, rel=0.01)
+    assert any("weights are random" in note and "--weights coco" in note for note in noted.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"shape": (100, 96)}, "multiples of 32, got 100x96", "--shape 96x96"),
+        ({"shape": (8, 300)}, "multiples of 32, got 8x300", "--shape 32x288"),
+        ({"shape": (1, 4, 96, 96)}, "expects 3 channels, got 4", "--shape HxW"),
+        ({"inputs": {"": (1, 3, 96, 96)}}, "--input does not go with the recipe", "--shape"),
+        ({"weights": "coca"}, "got 'coca', which is neither", "did you mean coco?"),
+        ({"weights": "gone.weights"}, "got 'gone.weights', which is neither", "known: coco"),
+        ({"preprocess": {"color": "gray", "mean": [0.0], "std": [1.0]}}, "that of the channels is 1, got", ""),
+        ({"preprocess": {"color": "gray"}}, "expected 1 numbers, one a channel of 'gray', got", "mean=0 and"),
+    ],
+)
+def test_an_option_that_a_recipe_cannot_have_is_named_at_once(
+    source: Callable[..., LoadedModel], noted: Noted, options: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        source("yolov3-tiny", **options)
+    assert hint in caught.value.hint
+    assert "exporting to ONNX" not in noted.stages
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message", "hint"),
+    [
+        (
+            "lenet",
+            {"shape": (28, 28)},
+            "lenet, made for 1x1x32x32, cannot take 1x1x28x28: ",
+            "leave it out",
+        ),
+        ("linear-regression", {"shape": (1, 12)}, "cannot take", "recipe of your own"),
+        ("transformer-tiny", {"inputs": {"source": (1, 12)}}, "--input does not go with the", "recipe of your own"),
+    ],
+)
+def test_a_shape_that_a_recipe_cannot_take_is_told_with_what_can_be_done(
+    source: Callable[..., LoadedModel], recipe: str, options: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        source(recipe, **options)
+    assert hint in caught.value.hint
+
+
+def test_given_fields_replace_those_of_the_recipe_and_no_others(source: Callable[..., LoadedModel]) -> None:
+    own = load_recipe("yolov3-tiny").preprocess
+    assert own is not None and own.resize == "letterbox" and own.color == "rgb"
+    got = source("yolov3-tiny", shape=(64, 64), preprocess={"color": "bgr"}).preprocess
+    assert got == msgspec.structs.replace(own, color="bgr")
+
+
+def test_an_onnx_file_is_optimized_and_its_picture_guessed(
+    source: Callable[..., LoadedModel], noted: Noted, tmp_path: Path, write_classifier: Callable[..., Path]
+) -> None:
+    model = source(write_classifier(tmp_path / "my.onnx"))
+    assert (model.name, model.task, model.policy, model.quantized) == ("my", "tensor", None, False)
+    assert model.preprocess == Preprocess()
+    assert model.origin.kind == "onnx" and len(model.origin.sha256) == 64
+    assert model.stats.macs > 0
+    assert [note for note in noted.notes if "taken for a picture: RGB, from 0 to 1" in note]
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 16, 18, 21])
+def test_graphs_of_all_opsets_give_the_same_answers(
+    source: Callable[..., LoadedModel], tmp_path: Path, write_classifier: Callable[..., Path], opset: int
+) -> None:
+    feeds = {"x": np.random.default_rng(1).random((1, 3, 32, 32), np.float32)}
+    answers = [
+        Evaluator(source(write_classifier(tmp_path / f"{version}.onnx", opset=version)).graph).run(feeds)["y"]
+        for version in (opset, 20)
+    ]
+    np.testing.assert_allclose(answers[0], answers[1], rtol=1e-4, atol=1e-5)
+
+
+def test_open_dimensions_get_a_number_and_the_user_is_told(
+    source: Callable[..., LoadedModel], noted: Noted, tmp_path: Path, write_classifier: Callable[..., Path]
+) -> None:
+    path = write_classifier(tmp_path / "my.onnx", shape=("N", 3, "h", "w"))
+    with pytest.raises(UsageError, match="none for h and w"):
+        source(path)
+    assert source(path, shape=(48, 32)).inputs[0].shape == (1, 3, 48, 32)
+    assert "the engine takes inputs of one size: x: float32 (1, 3, 48, 32)" in noted.notes
+
+
+def test_a_model_that_came_quantized_is_left_as_it_is_but_for_names(
+    source: Callable[..., LoadedModel], tmp_path: Path
+) -> None:
+    model = source(quantized(tmp_path / "q.onnx"))
+    assert model.quantized
+    assert [node.op_type for node in model.graph.graph] == [
+        "QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"
+    ]  # fmt: skip
+    assert all(node.name for node in model.graph.graph)
+
+
+def test_a_graph_that_cannot_run_says_what_it_was_given(source: Callable[..., LoadedModel], tmp_path: Path) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    picky (float[1, n] x) => (float[1, 3] y) <int64[2] shape = {1, 3}> { y = Reshape (x, shape) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "picky.onnx")
+    with pytest.raises(GraphError) as caught:
+        source(tmp_path / "picky.onnx", inputs={"x": (1, 4)})
+    assert "x: float32 (1, 4)" in caught.value.hint and "--input" in caught.value.hint
+    assert source(tmp_path / "picky.onnx", inputs={"x": (1, 3)}).inputs[0].shape == (1, 3)
+
+
+@pytest.mark.parametrize(("option", "value"), [("weights", "w.pt"), ("opset", 18)])
+def test_an_onnx_file_takes_no_options_of_modules(
+    source: Callable[..., LoadedModel], tmp_path: Path, write_classifier: Callable[..., Path], option: str, value: Any
+) -> None:
+    with pytest.raises(UsageError, match=rf"--{option} does not go with my\.onnx"):
+        source(write_classifier(tmp_path / "my.onnx"), **{option: value})
+
+
+def test_the_layout_is_seen_in_the_shape(
+    source: Callable[..., LoadedModel], tmp_path: Path, write_classifier: Callable[..., Path]
+) -> None:
+    model = onnx.load(write_classifier(tmp_path / "nchw.onnx"))
+    model.graph.node[0].input[0] = "t"
+    model.graph.node.insert(0, onnx.helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]))
+    model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 32, 32, 3)))
+    onnx.save(model, tmp_path / "nhwc.onnx")
+    assert source(tmp_path / "nhwc.onnx").preprocess == Preprocess(layout="nhwc")
+    got = source(tmp_path / "nhwc.onnx", preprocess={"mean": (0.5, 0.5, 0.5)}).preprocess
+    assert got == Preprocess(layout="nhwc", mean=(0.5, 0.5, 0.5))
+    with pytest.raises(UsageError, match=r"that of the channels is 1, got x: float32 \(1, 32, 32, 3\)"):
+        source(tmp_path / "nhwc.onnx", preprocess={"color": "gray", "mean": (0.0,), "std": (1.0,)})
+
+
+def test_a_grey_picture_is_guessed_and_other_inputs_are_no_pictures(source: Callable[..., LoadedModel]) -> None:
+    gray = source(nn.Conv2d(1, 4, 3), inputs={"": (1, 1, 8, 8)})
+    assert gray.preprocess is not None and gray.preprocess.color == "gray"
+    given = source(nn.Conv2d(1, 4, 3), inputs={"": (1, 1, 8, 8)}, preprocess={"divisor": 1.0}).preprocess
+    assert given == Preprocess(color="gray", mean=(0.0,), std=(1.0,), divisor=1.0)
+    assert source(nn.Conv2d(5, 4, 3), inputs={"": (1, 5, 8, 8)}).preprocess is None
+    assert source(nn.Linear(3, 4), inputs={"": (1, 3)}).preprocess is None
+
+
+def test_an_object_is_named_after_its_class(source: Callable[..., LoadedModel]) -> None:
+    model = source(nn.Linear(3, 4), inputs={"": (2, 3)})
+    assert (model.name, model.origin.kind, model.origin.name) == ("Linear", "module", "Linear")
+    assert [str(spec) for spec in model.inputs] == ["input: float32 (2, 3)"]
+
+
+def test_inputs_with_the_names_of_arguments_may_come_in_any_order(source: Callable[..., LoadedModel]) -> None:
+    model = source(Branches(), inputs={"mask": (1, 8), "x": (1, 16)})
+    assert [spec.name for spec in model.inputs] == ["x", "mask"]
+
+
+def test_inputs_with_other_names_are_taken_in_order(source: Callable[..., LoadedModel]) -> None:
+    model = source(Branches(), inputs={"wide": (1, 16), "narrow": (1, 8)})
+    assert [str(spec) for spec in model.inputs] == ["wide: float32 (1, 16)", "narrow: float32 (1, 8)"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("ids:int64", "ids"), ("int64", "input"), ("a:b:int64", "a:b")])
+def test_an_input_may_say_its_element_type(source: Callable[..., LoadedModel], name: str, expected: str) -> None:
+    model = source(Tokens(), inputs={name: (1, 6)})
+    assert [str(spec) for spec in model.inputs] == [f"{expected}: int64 (1, 6)"]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message", "hint"),
+    [
+        (nn.Linear(3, 4), {}, "expected the shape of each input, got none", "--input 1x3x224x224"),
+        (nn.Linear(3, 4), {"shape": (1, 3)}, "--shape goes with recipes and ONNX files", "--input 1x3x224x224"),
+        (nn.Linear(3, 4), {"inputs": {"": (1, 3)}, "opset": 9}, "--opset: .*, got 9", "leave it out"),
+        (5, {"inputs": {"": (1, 3)}}, r"expected a torch\.nn\.Module, or text that names a model, got int", "ONNX"),
+    ],
+)
+def test_a_module_that_cannot_be_exported_so_says_how_it_can(
+    source: Callable[..., LoadedModel], model: Any, options: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        source(model, **options)
+    assert hint in caught.value.hint
+
+
+def test_weights_of_a_module_are_in_its_graph(source: Callable[..., LoadedModel], tmp_path: Path) -> None:
+    trained = nn.Linear(3, 4)
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    model = source(nn.Linear(3, 4), inputs={"": (1, 3)}, weights=str(tmp_path / "w.pt"))
+    x = np.ones((1, 3), np.float32)
+    (answer,) = Evaluator(model.graph).run({"input": x}).values()
+    with torch.no_grad():
+        np.testing.assert_allclose(answer, trained(torch.from_numpy(x)).numpy(), rtol=1e-5)
+    assert model.origin.weights is not None and len(model.origin.weights.sha256) == 64
