@@ -28,16 +28,15 @@ from edgekit.engine.bundle.manifest import (
     this_machine,
     write_bundle,
 )
-from edgekit.engine.bundle.staging import require_room
 from edgekit.errors import AccuracyError, BackendUnavailable, EngineMismatch
 from edgekit.measure.compare import BuiltEngine, compare_engines, noise_db
-from edgekit.models.weights.download import weights_cache
 from edgekit.pipeline.compile import build_options
 from edgekit.pipeline.validate import precision_from_name, require_buildable, shape_from_sizes, size_from_value
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.recipe.schema import Preprocess
 from edgekit.report.write import write_build_report
 from edgekit.specs import Precision
+from edgekit.storage import cache_folder, require_room
 
 if TYPE_CHECKING:
     from edgekit.pipeline.calibrate import Samples
@@ -282,7 +281,7 @@ def _to_half(scratch: Path, source: LoadedModel, order: Order, notes: _Notes, me
     few = dataclasses.replace(order, calib_images=order.calib_images or HALF_IMAGES, calib_method="minmax")
     # What is shown to the model only tells which ranges overflow: nothing that a user has to be told of.
     samples = samples_for(source, few, Silent())
-    table = calibrated(source, samples, few, weights_cache(), notes)
+    table = calibrated(source, samples, few, cache_folder(), notes)
     reference = (_reference(scratch, source, order, notes),) if measured_here else ()
     inputs = _few(samples, source)
     ends = feeds_at_min_max(inputs, source)
@@ -317,7 +316,7 @@ def _to_int8(
     scheme = backend(order.target).scheme()
     require_int8(source, order, scheme)
     samples = samples_for(source, order, notes)
-    table = calibrated(source, samples, order, weights_cache(), notes)
+    table = calibrated(source, samples, order, cache_folder(), notes)
     write_table(table, folder / "calibration.json")
     reference = (_reference(scratch, source, order, notes),) if measured_here else ()
     # An engine that cannot run here is judged by its graph, which ONNX Runtime can run.

@@ -19,9 +19,9 @@ from edgekit.engine.backend import BACKENDS, Backend, BuildOptions, BuildResult,
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import Manifest, check_files, read_manifest, seal, this_machine, write_bundle
 from edgekit.errors import EngineMismatch, UsageError, nearest
-from edgekit.models.weights.download import weights_cache
 from edgekit.progress import Progress, Silent
 from edgekit.specs import Precision, ShapeRange
+from edgekit.storage import cache_folder
 
 __all__ = ["build_options", "compile_bundle"]
 
@@ -126,7 +126,7 @@ def _timing_cache(target: str) -> str:
     if not here:
         return ""
     gpu = "-".join(here[0].name.split())
-    return str(weights_cache() / "timing" / f"{target}-{backend(target).version()}-{gpu}.cache")
+    return str(cache_folder() / "timing" / f"{target}-{backend(target).version()}-{gpu}.cache")
 
 
 def _link(source: Path, place: Path) -> None:

@@ -7,7 +7,6 @@ network is strongly typed, and there is neither a calibrator nor a precision tha
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +92,8 @@ class TensorRt:
         gpu = self._gpu()
         with builder_log(library) as log:
             plan, network, notes = self._built(library, log, graph, options, gpu)
-            _write(folder / ENGINE, plan)
+            # The plan may be large and is written from where it lies.
+            (folder / ENGINE).write_bytes(memoryview(plan))
             built = inspected_layers(library, plan, log) if gpu else ()
         (folder / LAYERS).write_bytes(_lines(built or network))
         return BuildResult(
@@ -260,11 +260,3 @@ def _covers(built: str, here: tuple[int, int]) -> bool:
 def _lines(layers: Sequence[EngineLayer]) -> bytes:
     """JSON with a layer on each line."""
     return b"[\n" + b",\n".join(map(msgspec.json.encode, layers)) + b"\n]\n"
-
-
-def _write(file: Path, plan: trt.IHostMemory) -> None:
-    """Writes the plan, which may be large, from where it lies."""
-    half = file.with_suffix(".part")
-    with half.open("wb") as opened:
-        opened.write(memoryview(plan))
-    os.replace(half, file)
