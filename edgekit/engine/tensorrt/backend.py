@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit.device.cuda.driver import DeviceProperties, device_properties
+from edgekit.device.cuda.choose import device_properties
+from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.device.jetson import jetson
 from edgekit.engine.backend import BuildOptions, BuildResult, Engine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
