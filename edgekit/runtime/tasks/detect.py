@@ -13,7 +13,7 @@ from edgekit.data.images import Placement
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError
 from edgekit.kernels.decode.yolo import decode
-from edgekit.kernels.nms.suppress import check_thresholds, nms
+from edgekit.kernels.nms.suppress import nms
 
 __all__ = ["Detection", "Detections", "coco_results", "detections_from_outputs"]
 
@@ -84,7 +84,6 @@ def detections_from_outputs(
     score_threshold = how.score_threshold if score_threshold is None else score_threshold
     iou_threshold = how.iou_threshold if iou_threshold is None else iou_threshold
     max_detections = how.max_detections if max_detections is None else max_detections
-    check_thresholds(score_threshold, iou_threshold, max_detections)
 
     # Sizes of boxes are exponentials, which soon leave the range of half precision.
     wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in outputs.items()}

@@ -23,7 +23,7 @@ def test_an_engine_writes_what_the_transformer_writes_with_its_cache(seed: int) 
     random = np.random.default_rng(seed)
     source = np.full((3, source_length), PAD, np.int64)
     for row, count in zip(source, (1, 4, source_length - 1), strict=True):
-        row[:count] = random.integers(4, recipe.inputs[0].below, count)
+        row[:count] = random.integers(4, recipe.inputs[0].num_values, count)
         row[count] = END
 
     def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
