@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgekit.data.vocabulary import END, PAD
-from edgekit.models.decoding import greedy
+from edgekit.models.decoding import beam_search
 from edgekit.models.factory import module_from_recipe
 from edgekit.recipe.schema import load_recipe
 from edgekit.runtime.tasks.translate import greedy_tokens
@@ -31,4 +31,4 @@ def test_an_engine_writes_what_the_transformer_writes_with_its_cache(seed: int) 
             logits = module(*(torch.from_numpy(feeds[name]) for name in ("source", "target")))
         return {"logits": logits.numpy()}
 
-    assert greedy_tokens(run, source, length) == greedy(module, torch.from_numpy(source), limit=length)
+    assert greedy_tokens(run, source, length) == beam_search(module, torch.from_numpy(source), width=1, limit=length)
