@@ -11,6 +11,7 @@ import numpy as np
 
 import edgekit
 from edgekit.engine.backend import BuildOptions, BuildResult
+from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import (
     INTEGER_PRODUCTS,
     PRODUCTS,
@@ -20,7 +21,7 @@ from edgekit.engine.layers import (
     quantized_layers,
     read_graph,
 )
-from edgekit.errors import EngineMismatch, GraphError, RunError
+from edgekit.errors import EngineMismatch, GraphError
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Null:
             raise EngineMismatch(f"cannot load {engine}: {e}") from e
 
 
-class Zeros:
+class Zeros(BaseEngine):
     """An `Engine` whose outputs are zeros; a dimension that is chosen at run time is that of the input, else 1."""
 
     notes: Sequence[str] = ()
@@ -93,12 +94,8 @@ class Zeros:
     def __init__(self, specs: Specs) -> None:
         self.inputs = specs.inputs
         self.outputs = specs.outputs
-        self._open = True
 
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `Engine.run`."""
-        if not self._open:
-            raise RunError("the engine is closed")
+    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         sizes = {
             name: size for spec in self.inputs for name, size in zip(spec.shape, feeds[spec.name].shape, strict=True)
         }
@@ -107,9 +104,8 @@ class Zeros:
             for spec in self.outputs
         }
 
-    def close(self) -> None:
-        """See `Engine.close`."""
-        self._open = False
+    def _release(self) -> None:
+        pass  # it holds nothing
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
