@@ -188,7 +188,9 @@ class FakeDriver:
         stream.queue.append(again)
 
     def memory_at(self, address: int) -> Memory:
-        for _, thing in self.live.values():
+        with self.lock:
+            things = [thing for _, thing in self.live.values()]
+        for thing in things:
             if isinstance(thing, Memory) and thing.address <= address < thing.address + max(1, thing.data.size):
                 if thing.host and not thing.mapped:
                     break
