@@ -22,7 +22,6 @@ __all__ = [
     "augmentation_from_names",
     "augmented",
     "clipped_boxes",
-    "cropped",
     "flipped",
     "jittered",
     "moved_boxes",
@@ -134,13 +133,8 @@ def flipped(
     return mirrored, Boxes(corners, boxes.classes, ignored)
 
 
-def cropped(picture: np.ndarray, boxes: Boxes | None, window: Window) -> tuple[np.ndarray, Boxes | None]:
-    """The part ``(left, top, right, bottom)`` of the picture, in px; it must not be empty nor stick out."""
-    return padded_crop(picture, boxes, window, 0)
-
-
 def padded_crop(picture: np.ndarray, boxes: Boxes | None, window: Window, pad: int) -> tuple[np.ndarray, Boxes | None]:
-    """As `cropped`, where what lies outside the picture has the value ``pad``."""
+    """The part ``(left, top, right, bottom)`` in px, not empty; outside the picture it has the value ``pad``."""
     left, top, right, bottom = window
     height, width = picture.shape[:2]
     part = np.full((bottom - top, right - left, *picture.shape[2:]), pad, np.uint8)

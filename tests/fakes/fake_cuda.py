@@ -244,12 +244,6 @@ class FakeDriver:
         self._stack().pop()
 
     @call
-    def synchronize(self) -> None:
-        self._expect_current()
-        for stream in list(self.streams.values()):
-            self._run(stream)
-
-    @call
     def allocate(self, size_bytes: int) -> Memory:
         self._expect_current()
         if self._used() + size_bytes > self.memory_bytes:
