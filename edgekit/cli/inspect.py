@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.options.parameters import Sizes, input_shapes, model_or_cfg, picture_shape
+from edgekit.cli.options.declare import options_from
+from edgekit.cli.options.parameters import model_or_cfg
+from edgekit.config import ModelConfig, Sizes
 
 if TYPE_CHECKING:
     from edgekit.measure.inspection import Inspection
@@ -33,17 +35,7 @@ PIPED_COLUMNS = 160
 @click.argument("model", metavar="ENGINE|FILE.onnx|FILE.cfg|MODEL", required=False)
 @model_or_cfg
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
-@click.option(
-    "--shape", callback=picture_shape, metavar="HxW|NxCxHxW", help="Shape of the input picture; not of an engine."
-)
-@click.option(
-    "--input",
-    "inputs",
-    callback=input_shapes,
-    multiple=True,
-    metavar="[NAME:]SHAPE",
-    help="Shape of an input of your own model, as in edgekit build; repeatable.",
-)
+@options_from(ModelConfig, only=("shape", "input"))
 @click.option(
     "--precision",
     type=click.Choice(["int8", "fp16", "fp32"]),
@@ -62,7 +54,7 @@ def inspect(
     model: str,
     as_json: bool,
     shape: Sizes | None,
-    inputs: dict[str, Sizes] | None,
+    input: dict[str, Sizes] | None,
     precision: str | None,
     graph: Path | None,
     depth: int | None,
@@ -76,7 +68,7 @@ def inspect(
     import msgspec
 
     _check_drawing(graph, depth)
-    found = _found(model, shape, inputs, precision)
+    found = _found(model, shape, input, precision)
     if graph is not None:
         _draw(found, graph, depth)
     if as_json:
@@ -141,26 +133,23 @@ def _of_model(
     """Makes the graph as a build does, with random weights, and counts it."""
     import msgspec
 
-    from edgekit.config import Order, kind_of
     from edgekit.errors import UsageError, needs_extra
     from edgekit.measure.inspection import inspection_from_stats
+    from edgekit.pipeline.model_kind import kind_of
     from edgekit.progress import Silent
-    from edgekit.specs import Precision
+    from edgekit.specs import shape_from_sizes
 
     kind_of(model)  # an unknown name is told before what is not installed
     with needs_extra("inspecting a model", "build"):
         from edgekit.graph.file import output_specs
         from edgekit.graph.sizes import stats_at
         from edgekit.pipeline.load_model import load_model
-        from edgekit.pipeline.validate import shape_from_sizes
-    order = Order(
+    config = ModelConfig(
         model=model,
-        precision=Precision.FP32,
-        target="cpu",
         shape=None if shape is None else shape_from_sizes(shape, "--shape"),
-        inputs={name: shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (inputs or {}).items()},
+        input={name: shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (inputs or {}).items()},
     )
-    source = load_model(order, Silent())
+    source = load_model(config, Silent())
     stats = source.stats
     if precision is not None:
         if source.quantized:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from edgekit.engine.bundle.manifest import Manifest
 from edgekit.measure.profile import measure
 from edgekit.measure.reports import LatencyReport
 from edgekit.progress import Progress
+from edgekit.quantize.compare import noise_db
 from edgekit.runtime.session import Session
 from edgekit.specs import specs_at
 
-__all__ = ["BuiltEngine", "Comparison", "compare_engines", "noise_db", "signal_to_noise_db"]
+__all__ = ["BuiltEngine", "Comparison", "compare_engines"]
 
 FEWEST_RUNS = 20
 MOST_RUNS = 200
@@ -78,39 +78,6 @@ def compare_engines(
         return Comparison(reports, {}, [])
     sqnr_db, *min_max_db = [noise_db(a, b) for a, b in zip(answers[0], answers[-1], strict=True)]
     return Comparison(reports, sqnr_db, min_max_db)
-
-
-def signal_to_noise_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float | None:
-    """Energy of the reference by energy of the difference, over all arrays, in decibels.
-
-    Returns:
-        None where there is no noise or no signal, or where the two cannot be compared: shapes that depend on the
-        values, numbers that are not finite.
-    """
-    signal = noise = 0.0
-    for a, b in zip(reference, got, strict=True):
-        comparable = a.shape == b.shape and a.dtype.kind == b.dtype.kind == "f"
-        if not comparable or not (np.isfinite(a).all() and np.isfinite(b).all()):
-            return None
-        wide = a.astype(np.float64)
-        signal += float(np.square(wide).sum())
-        noise += float(np.square(wide - b).sum())
-    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
-
-
-def noise_db(reference: Sequence[Arrays], got: Sequence[Arrays]) -> dict[str, float]:
-    """`signal_to_noise_db` of each output by name, where there is one.
-
-    Args:
-        reference: outputs by name, of each input.
-        got: the same of another engine.
-    """
-    found = {}
-    for name in reference[0] if reference else ():
-        ratio = signal_to_noise_db([answer[name] for answer in reference], [answer[name] for answer in got])
-        if ratio is not None:
-            found[name] = ratio
-    return found
 
 
 def _typed(arrays: Arrays, session: Session) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""From a bundle's graph to its engine, on the machine that it is for: neither torch nor onnx is needed."""
+"""Compilation: from a typed graph to an engine. `edgekit compile` needs neither PyTorch nor onnx."""
 
 from __future__ import annotations
 
@@ -8,43 +8,159 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 import edgekit
-from edgekit.config import EngineOptions, command_from_compile
-from edgekit.device.nvidia import gpus
-from edgekit.engine.backend import BACKENDS, Backend, BuildOptions, BuildResult, backend
+from edgekit.config import BackendOptions, BuildConfig, build_command, compile_command
+from edgekit.engine.backend import Backend, BuildOptions, BuildResult, backend
 from edgekit.engine.builder import engine_from_graph
-from edgekit.engine.bundle.manifest import Manifest, check_files, read_manifest, seal, this_machine, write_bundle
+from edgekit.engine.bundle.manifest import (
+    FORMAT,
+    CalibrationInfo,
+    FileInfo,
+    Manifest,
+    check_files,
+    read_manifest,
+    seal,
+    this_machine,
+    write_bundle,
+)
+from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
-from edgekit.models.weights.download import weights_cache
+from edgekit.measure.compare import BuiltEngine
+from edgekit.option import option_fields
+from edgekit.pipeline.validate import engine_options
 from edgekit.progress import Progress, Silent
 from edgekit.specs import Precision, ShapeRange
 
-__all__ = ["build_options", "compile_bundle"]
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.pipeline.calibrate import Calibration
+    from edgekit.pipeline.load_model import LoadedModel
+    from edgekit.pipeline.precision import TypedGraph
+
+__all__ = ["compile_bundle", "compile_engines"]
 
 GRAPH = "graph.onnx"
-AND_THEN = " && "
 KEPT = (GRAPH, f"{GRAPH}.data", "calibration.json")
 
 
-def build_options(
-    target: str, precision: Precision, engine: EngineOptions, shapes: Mapping[str, ShapeRange], *, threads: int = 0
-) -> BuildOptions:
-    """What the builder of an engine is told."""
-    fields = dataclasses.asdict(engine)
-    cache = fields.pop("timing_cache")
-    return BuildOptions(
-        precision=precision,
-        threads=threads,
-        shapes=dict(shapes),
-        compute_capabilities=fields.pop("sm"),
-        workspace_bytes=fields.pop("workspace_mib") * 2**20,
-        timing_cache=_timing_cache(target) if cache is None else str(Path(cache).absolute()),
-        **fields,
+def compile_engines(
+    folder: Path,
+    scratch: Path,
+    model: LoadedModel,
+    typed: TypedGraph,
+    calibration: Calibration,
+    config: BuildConfig,
+    progress: Progress,
+    *,
+    reference: bool,
+) -> list[BuiltEngine]:
+    """Builds the engine in ``folder``, and before it the FP32 engine to compare with.
+
+    Args:
+        folder: gets the engine and its graph.
+        scratch: gets the FP32 engine.
+        model: the model of both.
+        typed: the graph of the engine.
+        calibration: for the manifest.
+        config: of the build; manifests record it.
+        progress: gets a stage for each engine.
+        reference: whether to build an FP32 engine too, if the engine is not FP32 itself.
+
+    Returns:
+        The engines, FP32 first.
+
+    Raises:
+        BuildError: a builder failed; see `edgekit.engine.builder.engine_from_graph`.
+        GraphError: the backend cannot take the graph.
+    """
+    engines = []
+    if reference and typed.kept_in_float is not None:
+        float_config = dataclasses.replace(
+            config, target=dataclasses.replace(config.target, precision=Precision.FP32, half_io=False)
+        )
+        engines.append(_compiled_graph(scratch, model.graph, model, None, float_config, progress))
+    table = calibration.table if config.target.precision is Precision.INT8 else None
+    info = None
+    if table is not None:
+        info = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
+    return [*engines, _compiled_graph(folder, typed.graph, model, info, config, progress)]
+
+
+def _compiled_graph(
+    folder: Path,
+    graph: ir.Model,
+    model: LoadedModel,
+    calibration: CalibrationInfo | None,
+    config: BuildConfig,
+    progress: Progress,
+) -> BuiltEngine:
+    from edgekit.graph.file import output_specs, save_graph  # boards have no onnx_ir, and do not come here
+
+    target = config.target
+    save_graph(graph, folder / GRAPH)
+    if target.graph_only:
+        result = BuildResult(engine="", files=(), layers={}, backend_version="")
+    else:
+        options = BuildOptions(
+            precision=target.precision,
+            threads=target.threads,
+            shapes=dict(model.shapes),
+            engine=_plain_options(target.engine),
+        )
+        with progress.stage(f"building the {str(target.precision).upper()} engine for {target.target}"):
+            result = engine_from_graph(folder / GRAPH, folder, target.target, options)
+    for note in result.notes:
+        progress.note(note)
+    manifest = Manifest(
+        format=FORMAT,
+        edgekit=edgekit.__version__,
+        created=_now(),
+        name=model.name,
+        task=model.task,
+        backend=target.target,
+        backend_version=result.backend_version,
+        precision=target.precision,
+        layers=result.layers,
+        engine=result.engine,
+        machine=this_machine(),
+        compute_capabilities=result.compute_capabilities,
+        shapes=dict(model.shapes),
+        source=model.origin,
+        inputs=model.inputs,
+        outputs=output_specs(graph),
+        preprocess=model.preprocess,
+        postprocess=model.postprocess,
+        labels=model.labels,
+        calibration=calibration,
+        options=_plain_config(config),
+        engine_options=_plain_options(target.engine),
+        build_command=build_command(config),
+        # What is measured is weighed too; hashes come when the bundle is sealed.
+        files={name: FileInfo((folder / name).stat().st_size, "") for name in result.files},
     )
+    return BuiltEngine(folder, manifest)
+
+
+def _plain_config(config: BuildConfig) -> dict[str, Any]:
+    """The options of a build that were given, as plain values by name, for the manifest."""
+    given = {
+        found.name: getattr(group, found.name)
+        for group in config.groups
+        for field, found in option_fields(group)
+        if found.always or getattr(group, field.name) not in (field.default, {}, ())
+    }
+    plain: dict[str, Any] = msgspec.to_builtins(given, enc_hook=str)
+    return plain
+
+
+def _plain_options(engine: BackendOptions) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(engine)
+    return plain
 
 
 def compile_bundle(
@@ -52,17 +168,17 @@ def compile_bundle(
     *,
     target: str | None = None,
     output: str | Path | None = None,
-    engine: EngineOptions | Mapping[str, Any] | None = None,
+    engine: BackendOptions | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Builds the engine of a bundle anew from the graph in it, for this machine.
+    """Builds the engine of a bundle from the graph in it, for this machine.
 
     Args:
-        bundle: the folder that ``edgekit build`` has written, with ``--plan-only`` or without.
-        target: ``tensorrt`` or ``tensorrt-rtx``; the bundle's own where none is named.
-        output: where the new bundle goes; in place of the old one where none is named.
-        engine: what the builder is told; see `EngineOptions`.
-        progress: is told of every stage.
+        bundle: the folder that ``edgekit build`` wrote, with ``--graph-only`` or without.
+        target: ``tensorrt`` or ``tensorrt-rtx``; default: the bundle's own.
+        output: the folder of the new bundle; default: it replaces the old one.
+        engine: options of the target's backend: its struct, or some of its fields by name.
+        progress: gets a stage for each step.
 
     Returns:
         The bundle's folder.
@@ -78,7 +194,7 @@ def compile_bundle(
     target = target or manifest.backend
     library = _library(place, manifest, target)
     library.require()
-    options = EngineOptions.of(engine)
+    options = engine_options(target, engine)
     names = [name for name in KEPT if name in manifest.files]
     if GRAPH not in names:
         raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, the manifest lists none")
@@ -90,20 +206,16 @@ def compile_bundle(
             # Both stand on one file system as a rule, and the graph is the larger part of a bundle.
             _link(place / name, folder / name)
         with progress.stage(f"building the {str(manifest.precision).upper()} engine for {target}"):
-            told = build_options(target, manifest.precision, options, manifest.shapes)
-            result = engine_from_graph(folder / GRAPH, folder, target, told)
+            request = _request(manifest.precision, options, manifest.shapes)
+            result = engine_from_graph(folder / GRAPH, folder, target, request)
         for note in result.notes:
             progress.note(note)
-        made = _compiled(manifest, target, result)
-        command = command_from_compile(goal, target, options)
-        seal(folder, msgspec.structs.replace(made, rebuild=_after(manifest.rebuild, command)))
+        seal(folder, _recompiled(manifest, target, options, result, compile_command(goal, target, options)))
     return goal
 
 
-def _after(build: str, command: str) -> str:
-    """The command that builds the graph, then that which compiles it; the one before it is forgotten."""
-    first = build.split(AND_THEN, 1)[0]
-    return f"{first}{AND_THEN}{command}" if first and not first.startswith("edgekit compile") else command
+def _request(precision: Precision, options: BackendOptions, shapes: Mapping[str, ShapeRange]) -> BuildOptions:
+    return BuildOptions(precision=precision, shapes=dict(shapes), engine=_plain_options(options))
 
 
 def _library(place: Path, manifest: Manifest, target: str) -> Backend:
@@ -120,15 +232,6 @@ def _library(place: Path, manifest: Manifest, target: str) -> Backend:
     return backend(target)
 
 
-def _timing_cache(target: str) -> str:
-    """The file that kernels measured on this GPU are kept in; none where there is no GPU to measure on."""
-    here = gpus() if target == "tensorrt" else ()
-    if not here:
-        return ""
-    gpu = "-".join(here[0].name.split())
-    return str(weights_cache() / "timing" / f"{target}-{backend(target).version()}-{gpu}.cache")
-
-
 def _link(source: Path, place: Path) -> None:
     try:
         os.link(source, place)
@@ -136,16 +239,24 @@ def _link(source: Path, place: Path) -> None:
         shutil.copyfile(source, place)
 
 
-def _compiled(manifest: Manifest, target: str, result: BuildResult) -> Manifest:
+def _recompiled(
+    manifest: Manifest, target: str, options: BackendOptions, result: BuildResult, command: str
+) -> Manifest:
     return msgspec.structs.replace(
         manifest,
         edgekit=edgekit.__version__,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=_now(),
         backend=target,
         backend_version=result.backend_version,
         layers=result.layers,
         engine=result.engine,
+        engine_options=_plain_options(options),
+        compile_command=command,
         machine=this_machine(),
         compute_capabilities=result.compute_capabilities,
         notes=tuple(dict.fromkeys((*manifest.notes, *result.notes))),
     )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

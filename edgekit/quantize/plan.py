@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgekit.errors import UsageError, nearest
 from edgekit.specs import QuantScheme
 
-__all__ = ["PRODUCTS", "Plan", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
+__all__ = ["PRODUCTS", "Plan", "QuantPolicy", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that multiply: what INT8 is for. Others follow them."""
@@ -29,6 +29,19 @@ LEAST_SHRINKAGE = 4
 # A convolution with fewer weights than this, on the way to an output, belongs to the decoding (the one that
 # turns a distribution over distances into its mean, in YOLOv8, has 16).
 DECODING_WEIGHTS = 256
+
+
+@dataclass(frozen=True)
+class QuantPolicy:
+    """What stays in float although the target could quantize it.
+
+    Attributes:
+        keep_float: patterns of node names.
+        keep_heads: the layers that `head_layers` finds stay in float too.
+    """
+
+    keep_float: tuple[str, ...] = ()
+    keep_heads: bool = False
 
 
 @dataclass(eq=False)

@@ -138,7 +138,7 @@ def _runner(bundle: Path, manifest: Manifest) -> Runner:
             f"{bundle} holds a graph for {manifest.backend}, and no engine yet",
             hint=f"edgekit compile {shlex.quote(str(bundle))} --target {manifest.backend}",
         )
-    if "--strip-weights" in _options(manifest):
+    if manifest.engine_options.get("strip_weights"):
         raise UsageError(
             f"{bundle}: the plan has no weights in it, and Triton puts none back",
             hint="build it anew without --strip-weights",
@@ -146,14 +146,10 @@ def _runner(bundle: Path, manifest: Manifest) -> Runner:
     return RUNNERS[manifest.backend]
 
 
-def _options(manifest: Manifest) -> list[str]:
-    return shlex.split(manifest.rebuild)
-
-
 def _notes(manifest: Manifest) -> Iterable[str]:
     if manifest.backend == "tensorrt-rtx":
         yield RTX
-    if "--version-compatible" in _options(manifest):
+    if manifest.engine_options.get("version_compatible"):
         yield VERSION_COMPATIBLE
     shapes = [manifest.shapes[spec.name] for spec in manifest.inputs if spec.name in manifest.shapes]
     least = max((shape.min[0] for shape in shapes), default=1)

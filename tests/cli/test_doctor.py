@@ -17,7 +17,7 @@ from edgekit.device.cpu import cpu
 from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.device.jetson import Jetson, jetson
 from edgekit.device.nvidia import Gpu
-from edgekit.engine.backend import BACKENDS
+from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable, RunError
 
 RECORDED = Path(__file__).parents[1] / "device" / "recorded"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from small_graphs import SHAPE, conv_graph, run_unfused, save, unknown_operator
 
-from edgekit.engine.backend import BACKENDS, Backend, BuildOptions, Engine, backend
+from edgekit.engine.backend import Backend, BuildOptions, Engine, backend
+from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
 from edgekit.specs import Precision, TensorSpec
 

@@ -125,12 +125,13 @@ def test_ctrl_c_ends_the_builder(graph: Path, tmp_path: Path, broken: Callable[[
 KILLED = """
 import sys
 from pathlib import Path
-from edgekit.engine.backend import BACKENDS, BuildOptions
+from edgekit.engine.backend import BuildOptions
+from edgekit.engine.table import BACKENDS, Entry
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import write_bundle
 from edgekit.specs import Precision
 
-BACKENDS["broken"] = "broken_backends:Sleeps"
+BACKENDS["broken"] = Entry("broken_backends:Sleeps")
 with write_bundle(Path(sys.argv[2])) as staging:
     engine_from_graph(Path(sys.argv[1]), staging, "broken", BuildOptions(precision=Precision.FP32))
 """

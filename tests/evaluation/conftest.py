@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit.data.examples import Example
-from edgekit.engine.bundle.manifest import Machine, Manifest, Source
+from edgekit.engine.bundle.manifest import FORMAT, Machine, Manifest, Source
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Preprocess
 from edgekit.runtime.session import Session
@@ -65,7 +65,7 @@ def make_session() -> Callable[..., tuple[Session, ScriptedEngine]]:
 
     def make(answer: Answer, **changes: Any) -> tuple[Session, ScriptedEngine]:
         fields: dict[str, Any] = {
-            "format": 1,
+            "format": FORMAT,
             "edgekit": "0",
             "created": "2026-01-01T00:00:00Z",
             "name": "scripted",

@@ -12,8 +12,8 @@ import torch
 import edgekit
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.engine.onnxruntime.backend import OnnxRuntime
-from edgekit.measure.compare import signal_to_noise_db
 from edgekit.models.factory import module_from_recipe
+from edgekit.quantize.compare import signal_to_noise_db
 from edgekit.recipe.schema import load_recipe
 
 torch.set_num_threads(1)

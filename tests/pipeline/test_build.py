@@ -21,9 +21,9 @@ from edgekit.engine.bundle import staging
 from edgekit.engine.bundle.manifest import read_bundle, read_manifest
 from edgekit.errors import BackendUnavailable, BuildError, CalibrationError, EdgeKitError, GraphError, UsageError
 from edgekit.measure import compare as side_by_side
-from edgekit.measure.compare import signal_to_noise_db
 from edgekit.measure.reports import build_report_from_bundle
 from edgekit.progress import Advance, Silent
+from edgekit.quantize.compare import signal_to_noise_db
 from edgekit.recipe.schema import Preprocess
 
 torch.set_num_threads(2)

@@ -224,7 +224,7 @@ def test_error_on_a_plan_that_was_changed(bundle: Callable[..., Path], tmp_path:
 
 
 def test_error_on_a_plan_without_weights(bundle: Callable[..., Path], tmp_path: Path) -> None:
-    engine = bundle(rebuild="edgekit build m --target tensorrt --strip-weights")
+    engine = bundle(engine_options={"strip_weights": True})
     with pytest.raises(UsageError, match="no weights in it"):
         export_triton(engine, tmp_path / "models")
 

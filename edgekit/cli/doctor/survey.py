@@ -16,7 +16,8 @@ from edgekit.cli.doctor.nvidia import cuda_findings, gpu_findings, jetson_findin
 from edgekit.device.cpu import Cpu, cpu
 from edgekit.device.jetson import Jetson, jetson
 from edgekit.device.nvidia import Gpu, gpus
-from edgekit.engine.backend import BACKENDS, backend
+from edgekit.engine.backend import backend
+from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable
 from edgekit.measure.machine import system_name
 from edgekit.models.weights.download import weights_cache

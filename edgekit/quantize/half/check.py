@@ -37,7 +37,7 @@ def cast_errors(
     that are probabilities are not expected to be right in digits that nobody looks at; see `LEAST_SHARE`.
 
     Args:
-        graph: in half precision, as `edgekit.quantize.half.cast.cast_graph` leaves it.
+        graph: in half precision, as `edgekit.quantize.half.cast.half_from_graph` leaves it.
         feeds: inputs of the float graph, by name.
         expected: what the float graph gives for each of them.
         threads: to compute with; 0 leaves it to ONNX Runtime.

@@ -17,9 +17,10 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.models.factory import module_from_recipe
-from edgekit.quantize.half.cast import cast_graph
+from edgekit.quantize.half.cast import half_from_graph
 from edgekit.quantize.half.check import TOLERANCE, cast_errors, require_small_errors, rounding_graph
-from edgekit.quantize.quantize import quantized_graph
+from edgekit.quantize.plan import QuantPolicy
+from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.recipe.schema import load_recipe
 from edgekit.specs import Precision, TensorSpec
 
@@ -37,7 +38,8 @@ def halved(calibrated, feeds_for):
         feeds = feeds or [{n: np.asarray(a * scale, a.dtype) for n, a in f.items()} for f in feeds_for(graph, 2)]
         exact = Evaluator(graph, threads=1)
         expected = [exact.run(arrays) for arrays in feeds]
-        done = cast_graph(graph, precision, calibrated(graph, feeds).ranges, **options)
+        done = half_from_graph(graph, precision, calibrated(graph, feeds).ranges, **options)
+        graph = done.graph
         require_valid(graph)
         return done, cast_errors(graph, feeds, expected, threads=1)
 
@@ -82,7 +84,7 @@ def test_onnxruntime_takes_the_graph_in_fp16(graph_of, weights, feeds_for, run_i
     graph = graph_of(CHAIN, w=weights(4, 4, 3, 3))
     feeds = feeds_for(graph)
     expected = run_in_onnxruntime(graph, feeds)
-    cast_graph(graph, FP16)
+    graph = half_from_graph(graph, FP16).graph
     for exact, got in zip(expected, run_in_onnxruntime(graph, feeds), strict=True):
         np.testing.assert_allclose(got["y"], exact["y"], rtol=0, atol=1e-2 * np.abs(exact["y"]).max())
 
@@ -177,7 +179,7 @@ def test_a_weight_that_a_float_and_a_half_node_share_is_there_in_both_types(grap
 
 def test_a_pattern_that_matches_nothing_is_told(graph_of, weights) -> None:
     with pytest.raises(UsageError, match="'nothing' matches no node"):
-        cast_graph(graph_of(CHAIN, w=weights(4, 4, 1, 1)), FP16, keep_float=["nothing"])
+        graph_of = half_from_graph(graph_of(CHAIN, w=weights(4, 4, 1, 1)), FP16, keep_float=["nothing"]).graph
 
 
 def test_scales_of_a_resize_stay_float32_and_its_picture_does_not(graph_of, weights, halved) -> None:
@@ -229,7 +231,7 @@ def test_bf16_does_not_change_what_a_group_normalization_means() -> None:
     with pytest.raises(GraphError, match="GroupNormalization 'n0' of opset 20 mean"):
         graph = ir.from_proto(onnx.parser.parse_model(text))
         next(iter(graph.graph)).name = "n0"
-        cast_graph(graph, BF16)
+        graph = half_from_graph(graph, BF16).graph
 
 
 @HALVES
@@ -285,9 +287,10 @@ def test_yolov3_tiny_agrees_and_tensorrt_reads_its_types(tiny, halved, parsed, p
 def test_yolov3_tiny_in_int8_has_its_first_convolution_and_its_heads_in_fp16(tiny, calibrated, parsed) -> None:
     graph, feeds = tiny()
     table = calibrated(graph, feeds)
-    quantized_graph(graph, table, SCHEME, keep_float=["head*"])
+    graph = quantized_from_graph(graph, table, SCHEME, QuantPolicy(keep_float=("head*",))).graph
     expected = [Evaluator(graph, threads=2).run(arrays) for arrays in feeds]
-    done = cast_graph(graph, FP16, table.ranges)
+    done = half_from_graph(graph, FP16, table.ranges)
+    graph = done.graph
     require_valid(graph)
     # A number on the edge between two integers falls to either side, so that a step of INT8 is what it may cost.
     assert max(cast_errors(graph, feeds, expected).values()) < 0.1
@@ -317,7 +320,7 @@ def test_what_overflows_between_two_nodes_is_seen_though_onnxruntime_does_not(gr
     text = "g (float[4] x) => (float[4] y) { a = Mul (x, k)  b = Mul (a, k)  c = Div (b, k)  y = Div (c, k) }"
     graph = graph_of(text, k=np.float32(300))
     feeds = [{"x": np.ones(4, np.float32)}]
-    cast_graph(graph, FP16)
+    graph = half_from_graph(graph, FP16).graph
     assert np.isfinite(run_in_onnxruntime(graph, feeds)[0]["y"]).all()
     errors = cast_errors(graph, feeds, [{"y": feeds[0]["x"]}])
     assert errors == {"y": float("inf")}
@@ -328,7 +331,7 @@ def test_what_overflows_between_two_nodes_is_seen_though_onnxruntime_does_not(gr
 
 def test_a_rounding_graph_leaves_its_original_alone(graph_of, weights, feeds_for) -> None:
     graph = graph_of(CHAIN, w=weights(4, 4, 1, 1))
-    cast_graph(graph, FP16)
+    graph = half_from_graph(graph, FP16).graph
     before = ir.to_proto(graph).SerializeToString()
     require_valid(rounding_graph(graph))
     assert ir.to_proto(graph).SerializeToString() == before
@@ -378,7 +381,7 @@ def test_any_graph_stays_valid_and_nothing_in_it_overflows(
     expected = [Evaluator(graph, threads=1).run(feeds[0])]
     if not all(np.isfinite(array).all() for array in expected[0].values()):
         return
-    cast_graph(graph, precision, calibrated(graph, feeds).ranges)
+    graph = half_from_graph(graph, precision, calibrated(graph, feeds).ranges).graph
     require_valid(graph)
     assert np.isfinite(Evaluator(rounding_graph(graph), threads=1).run(feeds[0])["y"]).all()
 
@@ -389,7 +392,7 @@ def test_digits_of_probabilities_that_are_none_are_no_error(graph_of, last, kept
     graph = graph_of(text, k=np.float32(1))
     feeds = [{"x": np.full(4, -12.0, np.float32)}]
     exact = Evaluator(graph, threads=1).run(feeds[0])["y"]
-    cast_graph(graph, FP16)
+    graph = half_from_graph(graph, FP16).graph
     errors = cast_errors(graph, feeds, [{"y": exact + np.float32(1e-6)}])
     assert (errors["y"] < 2e-3) is kept
 
@@ -397,7 +400,7 @@ def test_digits_of_probabilities_that_are_none_are_no_error(graph_of, last, kept
 def test_one_number_that_is_far_off_is_not_the_error_of_all(graph_of):
     graph = graph_of("g (float[1000] x) => (float[1000] y) { y = Neg (x) }")
     feeds = [{"x": np.ones(1000, np.float32)}]
-    cast_graph(graph, FP16)
+    graph = half_from_graph(graph, FP16).graph
     expected = -np.ones(1000, np.float32)
     expected[7] = -1.2
     assert cast_errors(graph, feeds, [{"y": expected}])["y"] == pytest.approx(0.2 / np.sqrt(1000), rel=0.01)
