@@ -35,7 +35,7 @@ class Option:
             pass; raises ``ValueError`` with a message that begins with "expected".
         write: converts the field's value to the texts of the command line; one text, or several where ``repeated``.
         convert: converts what a caller passes to the field's value; raises `UsageError`.
-        always: written in the rebuild command even if it has its default.
+        always: recorded in the manifest and the rebuild command even if it has its default.
     """
 
     help: str
@@ -72,17 +72,19 @@ def option_fields(config: Any) -> Iterator[tuple[dataclasses.Field[Any], Option]
 
 
 def given_options(config: Any) -> list[Option]:
-    """The options of a config whose values differ from their defaults."""
-    return [found for field, found in option_fields(config) if getattr(config, field.name) != _default(field)]
+    """The options of a config that are always recorded, or whose values differ from their defaults."""
+    return [
+        found
+        for field, found in option_fields(config)
+        if found.always or getattr(config, field.name) != _default(field)
+    ]
 
 
 def option_words(config: Any) -> list[str]:
     """The command line words that set these options; those with default values are left out."""
     words: list[str] = []
-    for field, found in option_fields(config):
-        value = getattr(config, field.name)
-        if found.always or value != _default(field):
-            words += _words(found, value)
+    for found in given_options(config):
+        words += _words(found, getattr(config, found.name))
     return words
 
 

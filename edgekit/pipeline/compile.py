@@ -30,7 +30,7 @@ from edgekit.engine.bundle.manifest import (
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.measure.compare import BuiltEngine
-from edgekit.option import option_fields
+from edgekit.option import given_options
 from edgekit.pipeline.validate import engine_options
 from edgekit.progress import Progress, Silent
 from edgekit.specs import Precision, ShapeRange
@@ -148,18 +148,16 @@ def _compiled_graph(
 
 def _plain_config(config: BuildConfig) -> dict[str, Any]:
     """The options of a build that were given, as plain values by name, for the manifest."""
-    given = {
-        found.name: getattr(group, found.name)
-        for group in config.groups
-        for field, found in option_fields(group)
-        if found.always or getattr(group, field.name) not in (field.default, {}, ())
-    }
+    given = {found.name: getattr(group, found.name) for group in config.groups for found in given_options(group)}
     plain: dict[str, Any] = msgspec.to_builtins(given, enc_hook=str)
     return plain
 
 
 def _plain_options(engine: BackendOptions) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(engine)
+    """The options of a backend that were given, as plain values by name."""
+    plain: dict[str, Any] = msgspec.to_builtins(
+        {found.name: getattr(engine, found.name) for found in given_options(engine)}
+    )
     return plain
 
 

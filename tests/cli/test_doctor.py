@@ -170,7 +170,7 @@ def test_a_missing_tensorrt_names_its_commands_and_what_can_be_done_without(monk
     monkeypatch.setattr(module, "backend", lambda name: Missing())
     first, second = finding(survey(), "tensorrt").hint.splitlines()
     assert first == "sudo apt-get install python3-libnvinfer"
-    assert "--target tensorrt --plan-only" in second
+    assert "--target tensorrt --graph-only" in second
 
 
 @pytest.mark.parametrize("error", [OSError("libnvinfer.so.10: cannot open"), AttributeError("no 'Builder'")])

@@ -33,7 +33,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         target="tensorrt",
         input={"": (1, 3, 32, 32)},
         batch=(1, 2, 4),
-        plan_only=True,
+        graph_only=True,
         output="plan",
     )
 

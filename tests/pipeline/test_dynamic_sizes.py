@@ -139,7 +139,7 @@ def test_tensorrt_rtx_gets_the_range_as_its_profile(pixels: Path, precision: str
 
 def test_a_plan_for_later_keeps_its_ranges(pixels: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    planned = build(pixels, target="tensorrt", precision="fp16", plan_only=True, shape=(SIDES, SIDES))
+    planned = build(pixels, target="tensorrt", precision="fp16", graph_only=True, shape=(SIDES, SIDES))
     assert read_manifest(planned).shapes == {"x": PICTURE}
     compiled = compile_bundle(planned, target="tensorrt-rtx", output="compiled")
     assert read_manifest(compiled).shapes == {"x": PICTURE}

@@ -139,12 +139,12 @@ def test_heads_of_yolov1_have_boxes_in_place_of_anchors(folder: Path) -> None:
         ),
         (
             "[1, 3, 64, 96]",
-            '[1, 3, 64, 96]\ndtype = "int64"\nbelow = 2',
+            '[1, 3, 64, 96]\ndtype = "int64"\nnum_values = 2',
             "inputs[0].dtype: expected 'float32', since there is a [preprocess], got 'int64'",
         ),
         (
             "[1, 3, 64, 96]",
-            "[1, 3, 64, 96]\nbelow = 2",
+            "[1, 3, 64, 96]\nnum_values = 2",
             "inputs[0].num_values: expected none, since dtype is 'float32', got 2",
         ),
         (

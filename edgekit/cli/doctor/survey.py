@@ -27,7 +27,7 @@ __all__ = ["Finding", "Survey", "survey"]
 
 BUILD_NEEDS_BYTES = 3_000_000_000
 DISK_NEEDS_BYTES = 2_000_000_000
-PLAN_ONLY = "without it, edgekit build … --target tensorrt --plan-only makes a bundle for a machine that has it"
+GRAPH_ONLY = "without it, edgekit build … --target tensorrt --graph-only makes a bundle for a machine that has it"
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +122,7 @@ def _backends() -> list[Finding]:
 
 def _backend(name: str) -> Finding:
     """Whether engines are built and run on the target; a library that is there and broken is told like any other."""
-    hint = PLAN_ONLY if name == "tensorrt" else ""
+    hint = GRAPH_ONLY if name == "tensorrt" else ""
     try:
         library = backend(name)
         library.require()

@@ -13,8 +13,8 @@ from typing import Any
 
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.tensorrt import backend as tensorrt
+from edgekit.engine.tensorrt import network as tensorrt_network
 from edgekit.engine.tensorrt.backend import TensorRtRtx
-from edgekit.engine.tensorrt.backend import network as tensorrt_network
 from edgekit.engine.tensorrt.log import builder_log
 
 AT_WORK = "Compiler backend is used during engine build"
