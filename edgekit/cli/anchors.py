@@ -11,7 +11,7 @@ from edgekit.cli.options.parameters import one_picture_shape
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekit.train.anchors import BoxSizes
+    from edgekit.training.anchors import BoxSizes
 
 __all__ = ["anchors"]
 
@@ -46,7 +46,7 @@ def anchors(data: str, count: int, shape: tuple[int, ...], as_json: bool) -> Non
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.data.examples import data_set
     from edgekit.errors import DataError
-    from edgekit.train.anchors import anchors_from_sizes, mean_overlap, sizes_from_examples
+    from edgekit.training.anchors import anchors_from_sizes, mean_overlap, sizes_from_examples
 
     height, width = shape[-2:]
     examples = data_set(data, split="train", task="detect")

@@ -20,7 +20,7 @@ from edgekit.errors import UsageError, nearest
 from edgekit.option import given_options, option_fields
 from edgekit.specs import Precision
 
-__all__ = ["build_config", "engine_options", "require_buildable"]
+__all__ = ["build_config", "engine_options", "model_config", "require_buildable"]
 
 
 def build_config(
@@ -34,11 +34,21 @@ def build_config(
     target = default_target() if target is None else target
     chosen = _struct(TargetConfig, given, target=target, engine=engine_options(target, engine))
     return BuildConfig(
-        model=_struct(ModelConfig, given, model=given["model"]),
+        model=model_config(**given),
         calibration=_struct(CalibrationConfig, given),
         target=chosen,
         output=_struct(OutputConfig, given),
     )
+
+
+def model_config(**given: Any) -> ModelConfig:
+    """The config of a model from arguments as `edgekit.build` takes them.
+
+    Raises:
+        UsageError: a value that its option does not take.
+    """
+    found: ModelConfig = _struct(ModelConfig, given, model=given["model"])
+    return found
 
 
 def _struct(kind: Any, given: Mapping[str, Any], **ready: Any) -> Any:

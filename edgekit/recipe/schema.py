@@ -246,7 +246,7 @@ class Train(_Table, frozen=True, kw_only=True):
         data: the data set's name, for what it learns if none is given; nothing where there is no such.
         optimizer: PyTorch's; ``momentum`` is ``sgd`` with a momentum of 0.9.
         lr: the learning rate, its greatest where the schedule changes it.
-        schedule: how the learning rate changes, batch by batch; see `edgekit.train.optimization`.
+        schedule: how the learning rate changes, batch by batch; see `edgekit.training.optimization`.
         warmup: batches over which the learning rate rises from nothing.
         epochs: how often each example is seen.
         batch: examples a step.

@@ -7,7 +7,7 @@ import torch
 
 from edgekit.kernels import reference
 from edgekit.recipe.schema import YoloHead
-from edgekit.train.yolo_loss import (
+from edgekit.training.yolo_loss import (
     IGNORED_V2,
     IGNORED_V3,
     Truth,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from edgekit.kernels import reference
-from edgekit.train.yolo_loss import Truth
-from edgekit.train.yolov1_loss import AssignedCells, assign_cells, yolov1_loss
+from edgekit.training.yolo_loss import Truth
+from edgekit.training.yolov1_loss import AssignedCells, assign_cells, yolov1_loss
 
 S, B, CLASSES = 3, 2, 4
 SIZE = (60, 90)

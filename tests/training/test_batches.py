@@ -12,8 +12,8 @@ from edgekit.data.examples import Boxes, Example
 from edgekit.data.vocabulary import BEGIN, END, PAD, text_from_ids
 from edgekit.errors import DataError, UsageError
 from edgekit.recipe.schema import Labels, load_recipe
-from edgekit.train.batches import Batch, Batches
-from edgekit.train.yolo_loss import Truth
+from edgekit.training.batches import Batch, Batches
+from edgekit.training.yolo_loss import Truth
 
 
 def ids(batches: list[Batch]) -> list[str]:

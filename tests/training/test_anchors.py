@@ -12,7 +12,7 @@ from edgekit.data.images import preprocess
 from edgekit.errors import DataError
 from edgekit.kernels import reference
 from edgekit.recipe.schema import load_recipe
-from edgekit.train.anchors import anchors_from_sizes, mean_overlap, size_iou, sizes_from_examples
+from edgekit.training.anchors import anchors_from_sizes, mean_overlap, size_iou, sizes_from_examples
 
 
 def sizes_around(centers: np.ndarray, count: int = 50) -> np.ndarray:

@@ -13,8 +13,8 @@ from edgekit.errors import DataError
 from edgekit.models.decoding import greedy
 from edgekit.models.factory import module_from_recipe
 from edgekit.recipe.schema import Labels, Model, Train, load_recipe
-from edgekit.train.batches import Batch, Batches
-from edgekit.train.objectives import objective_from_recipe
+from edgekit.training.batches import Batch, Batches
+from edgekit.training.objectives import objective_from_recipe
 
 
 def test_texts_that_are_right_at_once_are_those_that_greedy_decoding_writes(few: Any) -> None:

@@ -23,10 +23,10 @@ from edgekit.evaluation.metrics import (
 from edgekit.kernels.decode.yolo import decode
 from edgekit.kernels.nms.suppress import nms
 from edgekit.recipe.schema import Postprocess, Recipe, Train
-from edgekit.train.batches import Batch
-from edgekit.train.losses import mean_squared_error, sequence_cross_entropy, softmax_cross_entropy
-from edgekit.train.yolo_loss import IGNORED_V2, Truth, assign_anchors, yolov2_loss, yolov3_loss
-from edgekit.train.yolov1_loss import assign_cells, yolov1_loss
+from edgekit.training.batches import Batch
+from edgekit.training.losses import mean_squared_error, sequence_cross_entropy, softmax_cross_entropy
+from edgekit.training.yolo_loss import IGNORED_V2, Truth, assign_anchors, yolov2_loss, yolov3_loss
+from edgekit.training.yolov1_loss import assign_cells, yolov1_loss
 
 __all__ = ["Objective", "Outputs", "objective_from_recipe"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from edgekit.train import fit as fit_module
 from PIL import Image
 
 from edgekit.errors import DataError, EdgeKitError, TrainError, UsageError
@@ -16,8 +17,7 @@ from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.read import load_weights
 from edgekit.progress import Silent
 from edgekit.recipe.schema import load_recipe
-from edgekit.train import fit as fit_module
-from edgekit.train.train import Trained, checkpoint_of, train_model
+from edgekit.training.train import Trained, checkpoint_of, train_model
 
 
 class Notes(Silent):

@@ -18,10 +18,10 @@ from edgekit.data.vocabulary import UNKNOWN, unknown_tokens
 from edgekit.errors import TrainError
 from edgekit.progress import Progress, Silent
 from edgekit.recipe.schema import Recipe, Train
-from edgekit.train.batches import Batch, Batches, ahead
-from edgekit.train.checkpoint import load_checkpoint, save_checkpoint
-from edgekit.train.objectives import Objective, Outputs, objective_from_recipe
-from edgekit.train.optimization import knows_no_end, optimizer_from_train, schedule_from_train
+from edgekit.training.batches import Batch, Batches, ahead
+from edgekit.training.checkpoint import load_checkpoint, save_checkpoint
+from edgekit.training.objectives import Objective, Outputs, objective_from_recipe
+from edgekit.training.optimization import knows_no_end, optimizer_from_train, schedule_from_train
 
 __all__ = ["Epoch", "Training", "evaluate", "fit", "has_steps"]
 

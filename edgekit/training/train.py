@@ -19,9 +19,9 @@ from edgekit.models.weights.read import load_weights
 from edgekit.progress import Progress, Silent
 from edgekit.recipe.messages import recipe_error
 from edgekit.recipe.schema import Recipe, Train, load_recipe
-from edgekit.train.checkpoint import load_checkpoint, save_weights
-from edgekit.train.fit import CHECKPOINT_S, Epoch, Training, fit, has_steps
-from edgekit.train.objectives import objective_from_recipe
+from edgekit.training.checkpoint import load_checkpoint, save_weights
+from edgekit.training.fit import CHECKPOINT_S, Epoch, Training, fit, has_steps
+from edgekit.training.objectives import objective_from_recipe
 
 __all__ = ["Trained", "checkpoint_of", "train_model"]
 

@@ -1,4 +1,4 @@
-"""The loss of YOLOv1, in the two steps of `edgekit.train.yolo_loss`: assigning, and a formula of what was assigned."""
+"""The loss of YOLOv1, in the two steps of `edgekit.training.yolo_loss`: assigning, and a formula of what was assigned."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from edgekit.train.yolo_loss import Truth, centers_sides, corners_from, iou
+from edgekit.training.yolo_loss import Truth, centers_sides, corners_from, iou
 
 __all__ = ["AssignedCells", "assign_cells", "yolov1_loss"]
 

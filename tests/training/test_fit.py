@@ -22,9 +22,9 @@ from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.read import load_weights
 from edgekit.recipe.schema import Train, load_recipe
-from edgekit.train.batches import Batches
-from edgekit.train.fit import Epoch, Training, fit
-from edgekit.train.train import checkpoint_of, train_model
+from edgekit.training.batches import Batches
+from edgekit.training.fit import Epoch, Training, fit
+from edgekit.training.train import checkpoint_of, train_model
 
 # Everything that keeps something from one batch to the next: momentum, moving averages, a schedule with a warm-up,
 # batch normalization, dropout, augmentation.
@@ -198,7 +198,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[2])
 import torch
 from test_fit import Interrupting
-from edgekit.train.train import train_model
+from edgekit.training.train import train_model
 torch.set_num_threads(1)
 train_model(
     "lenet", data="digits", output=sys.argv[1], changes={"epochs": 2, "batch": 256}, checkpoint_s=0,

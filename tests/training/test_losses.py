@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edgekit.train.losses import mean_squared_error, sequence_cross_entropy, softmax_cross_entropy
+from edgekit.training.losses import mean_squared_error, sequence_cross_entropy, softmax_cross_entropy
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

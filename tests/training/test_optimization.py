@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgekit.recipe.schema import Train
-from edgekit.train.optimization import optimizer_from_train, schedule_from_train
+from edgekit.training.optimization import optimizer_from_train, schedule_from_train
 
 OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "onecycle", "inverse-sqrt")

@@ -23,7 +23,7 @@ from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.labels import knows_all, model_classes_from_labels
 from edgekit.recipe.schema import Recipe
 from edgekit.specs import TensorSpec
-from edgekit.train.yolo_loss import Truth
+from edgekit.training.yolo_loss import Truth
 
 __all__ = ["Batch", "Batches", "ahead", "classes_of"]
 
