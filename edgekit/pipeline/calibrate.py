@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -68,11 +68,6 @@ class Calibration:
     table: CalibrationTable | None = None
     feeds: Sequence[Feed] = ()
     min_max_feeds: Sequence[Sequence[Feed]] = ()
-
-    @property
-    def ranges(self) -> Mapping[str, tuple[float, float]]:
-        """Least and greatest number of each tensor."""
-        return self.table.ranges if self.table is not None else {}
 
 
 def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfig, progress: Progress) -> Calibration:

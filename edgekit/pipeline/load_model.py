@@ -65,6 +65,7 @@ class LoadedModel:
     Attributes:
         name: for the bundle and its reports.
         graph: float, unless ``quantized``.
+        inputs: of the graph.
         quantized: somebody else has quantized it already.
         stats: parameters, multiply-accumulates and bytes of the graph as it came.
         task: the recipe's; ``tensor`` where there is none.
@@ -81,6 +82,7 @@ class LoadedModel:
 
     name: str
     graph: ir.Model
+    inputs: tuple[TensorSpec, ...]
     quantized: bool
     stats: GraphStats
     task: str
@@ -93,11 +95,6 @@ class LoadedModel:
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     min_max: MinMaxInputs = MinMaxInputs()
     export_error: float | None = None
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The graph's inputs."""
-        return input_specs(self.graph)
 
 
 def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
@@ -143,6 +140,7 @@ def _from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -> Loa
     return LoadedModel(
         name=recipe.name,
         graph=made.graph,
+        inputs=input_specs(made.graph),
         quantized=False,
         stats=_stats(made.graph, made.shapes, one_picture=recipe.postprocess is not None),
         task=recipe.task,
@@ -268,6 +266,7 @@ def _from_module(module: object, config: ModelConfig, progress: Progress) -> Loa
     return LoadedModel(
         name=name.rpartition(":")[2].rpartition(".")[2],
         graph=made.graph,
+        inputs=input_specs(made.graph),
         quantized=False,
         stats=_stats(made.graph, made.shapes),
         task="tensor",
@@ -380,6 +379,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
     return LoadedModel(
         name=path.stem,
         graph=graph,
+        inputs=input_specs(graph),
         quantized=quantized,
         stats=_stats(graph, shapes),
         task="tensor",

@@ -11,7 +11,9 @@ from edgekit.engine.backend import backend
 from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.load_model import LoadedModel
 from edgekit.progress import Progress
+from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.half.cast import half_from_graph
+from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
 
@@ -38,30 +40,30 @@ def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConf
         CalibrationError: a tensor has no range.
         UsageError: a pattern of ``keep_float`` matches no node.
     """
+    table = calibration.table
     if model.quantized:
         progress.note("the model came quantized and is built as it is: nothing was calibrated or kept in float")
         return TypedGraph(model.graph)
-    if target.precision is Precision.FP32:
+    if target.precision is Precision.FP32 or table is None:
         return TypedGraph(model.graph)
     if target.precision is Precision.INT8:
         with progress.stage("quantizing"):
-            return _int8_graph(model, calibration, target)
+            return _int8_graph(model, table, calibration.policy, target)
     with progress.stage(f"typing the graph in {str(target.precision).upper()}"):
         half = half_from_graph(
             model.graph,
             target.precision,
-            calibration.ranges,
+            table.ranges,
             keep_float=calibration.policy.keep_float,
             io=target.half_io,
         )
     return TypedGraph(half.graph, len(half.kept))
 
 
-def _int8_graph(model: LoadedModel, calibration: Calibration, target: TargetConfig) -> TypedGraph:
+def _int8_graph(model: LoadedModel, table: CalibrationTable, policy: QuantPolicy, target: TargetConfig) -> TypedGraph:
     scheme = backend(target.target).scheme()
-    assert calibration.table is not None
-    graph, plan = quantized_from_graph(model.graph, calibration.table, scheme, calibration.policy)
+    graph, plan = quantized_from_graph(model.graph, table, scheme, policy)
     if scheme.rest is not Precision.FP32:
-        # What is kept from integers is half too: one layer in float32 between them costs more than they gain.
-        graph = half_from_graph(graph, scheme.rest, calibration.ranges, io=target.half_io).graph
+        # Layers that stay in float are half too: one FP32 layer between INT8 layers costs more than they gain.
+        graph = half_from_graph(graph, scheme.rest, table.ranges, io=target.half_io).graph
     return TypedGraph(graph, len(plan.skipped))

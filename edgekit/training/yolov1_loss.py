@@ -1,4 +1,4 @@
-"""The loss of YOLOv1, in the two steps of `edgekit.training.yolo_loss`: assigning, and a formula of what was assigned."""
+"""The loss of YOLOv1, in the two steps of `edgekit.training.yolo_loss`: assignment, and a formula of its result."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from edgekit.data.calibration.example_feeds import ExampleFeeds
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.engine.bundle.manifest import Source
 from edgekit.errors import CalibrationError, UsageError
+from edgekit.graph.file import input_specs
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.stats import stats_from_graph
 from edgekit.pipeline.calibrate import calibration_inputs, measured_ranges
@@ -39,6 +40,7 @@ def pictures(tmp_path: Path, write_classifier: Callable[..., Path]) -> LoadedMod
     return LoadedModel(
         name="classifier",
         graph=graph,
+        inputs=input_specs(graph),
         quantized=False,
         stats=stats_from_graph(graph),
         task="tensor",

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edgekit.train import fit as fit_module
 from PIL import Image
 
 from edgekit.errors import DataError, EdgeKitError, TrainError, UsageError
@@ -17,6 +16,7 @@ from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.read import load_weights
 from edgekit.progress import Silent
 from edgekit.recipe.schema import load_recipe
+from edgekit.training import fit as fit_module
 from edgekit.training.train import Trained, checkpoint_of, train_model
 
 

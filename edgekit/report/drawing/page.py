@@ -5,10 +5,9 @@ The browser lays out the boxes, in rows and columns that are given; a script in 
 
 from __future__ import annotations
 
-from functools import cache
 from html import escape
-from pathlib import Path
 
+from edgekit.report.assets import asset
 from edgekit.report.drawing.cards import Card, Painter
 from edgekit.report.drawing.contents import Contents, Drawing, Port
 from edgekit.report.drawing.layers import Place, outer_lanes
@@ -32,11 +31,11 @@ def html_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{name}: computation graph</title>\n"
-        f"<style>\n{_file('page.css')}{_file('graph.css')}</style>\n</head>\n<body>\n"
+        f"<style>\n{asset('page.css')}{asset('graph.css')}</style>\n</head>\n<body>\n"
         f"<header><h1>{name}</h1><p>{escape(heading_of(drawing))}</p>"
         f'<ul class="legend">{legend}</ul>{_BUTTONS}</header>\n'
         f'<main class="graph">{writer.contents(drawing.contents())}</main>\n'
-        f"<script>\n{_file('graph.js')}</script>\n</body>\n</html>\n"
+        f"<script>\n{asset('graph.js')}</script>\n</body>\n</html>\n"
     )
 
 
@@ -46,11 +45,6 @@ _BUTTONS = (
     "<span>Click a block, or press Enter on it, to unfold it; arrow keys move.</span></p>"
     "<noscript><p>Blocks unfold without a script; the edges between them need one.</p></noscript>"
 )
-
-
-@cache
-def _file(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 class _Writer:

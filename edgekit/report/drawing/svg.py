@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
 from html import escape
-from pathlib import Path
 from typing import NamedTuple
 
+from edgekit.report.assets import asset
 from edgekit.report.drawing.cards import Card, Painter
 from edgekit.report.drawing.contents import Contents, Drawing, Port
 from edgekit.report.drawing.layers import Place, outer_lanes
@@ -44,7 +43,7 @@ def svg_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img" aria-label="{escape(f"Computation graph of {drawing.found.name}")}">\n'
-        f"<style>\n{_style()}</style>\n{_ARROW}"
+        f"<style>\n{asset('graph_svg.css')}</style>\n{_ARROW}"
         f'<rect class="paper" width="100%" height="100%"/>\n'
         f'<g transform="translate({MARGIN} {MARGIN})">{heading}{_moved(0, TITLE, legend.svg)}</g>\n'
         f"{_moved(MARGIN + left, MARGIN + TITLE + legend.height, graph.svg)}\n</svg>\n"
@@ -55,11 +54,6 @@ _ARROW = (
     '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     '<path class="tip" d="M0 0.8 L7.5 4 L0 7.2 Z"/></marker></defs>\n'
 )
-
-
-@cache
-def _style() -> str:
-    return (Path(__file__).parent / "graph_svg.css").read_text(encoding="utf-8")
 
 
 def heading_of(drawing: Drawing) -> str:

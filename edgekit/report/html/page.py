@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from html import escape
-from pathlib import Path
 
 from edgekit.measure.latency import Statistics
 from edgekit.measure.reports import BuildReport, LatencyReport
+from edgekit.report.assets import asset
 from edgekit.report.html.charts import Bar, Series, bars, histogram, time_line
 from edgekit.report.wording import (
     bytes_in_words,
@@ -204,16 +203,11 @@ def _footer(report: LatencyReport, command: str) -> str:
     return f"<footer>Measured by {command}, EdgeKit {escape(report.edgekit)}. Warm-up runs are in no figure.</footer>"
 
 
-@cache
-def _style() -> str:
-    return (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-
-
 def _page(page_title: str, body: Iterable[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(page_title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(page_title)}</title>\n<style>\n{asset('page.css')}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
         + "\n</main>\n</body>\n</html>\n"
     )
