@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.insert import inserted_cast
 from edgekit.graph.passes import NameNodes, RemoveDead
 from edgekit.quantize.half.policy import PrecisionPolicy, lost_in_half
 from edgekit.quantize.half.types import HALF, HalfType, is_float
@@ -176,16 +177,8 @@ class _Caster:
     def _cast(self, value: ir.Value, name: str | None) -> ir.Value:
         """``value`` in the other type."""
         dtype = ir.DataType.FLOAT if self._is_half(value) else self._half.dtype
-        node = ir.node("Cast", [value], attributes={"to": dtype}, name=f"{value.name}_to_{_name(dtype)}")
-        result = node.outputs[0]
-        result.name = name or f"{value.name}_{_name(dtype)}"
-        result.type, result.shape = ir.TensorType(dtype), value.shape
-        producer = value.producer()
-        if producer is not None:
-            self._graph.insert_after(producer, node)
-        else:
-            self._graph.insert_before(self._graph[0], node)
-        return result
+        kind = _name(dtype)
+        return inserted_cast(self._graph, value, dtype, f"{value.name}_to_{kind}", name or f"{value.name}_{kind}")
 
 
 def _name(dtype: ir.DataType) -> str:
