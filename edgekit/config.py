@@ -326,8 +326,9 @@ def build_command(config: BuildConfig) -> str:
     """The command line that repeats a build; empty for a module that was passed as an object."""
     if not isinstance(config.model.model, (str, Path)):
         return ""
-    words = ["edgekit", "build", str(config.model.model)]
-    return shlex.join([*words, *(word for group in config.groups for word in option_words(group))])
+    groups = (config.target, config.model, config.calibration, config.target.engine, config.output)
+    words = ["edgekit", "build", str(config.model.model), *(word for group in groups for word in option_words(group))]
+    return shlex.join(words)
 
 
 def compile_command(bundle: Path, target: str, engine: BackendOptions) -> str:

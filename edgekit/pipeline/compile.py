@@ -99,7 +99,7 @@ def _compiled_graph(
     config: BuildConfig,
     progress: Progress,
 ) -> BuiltEngine:
-    from edgekit.graph.file import output_specs, save_graph  # boards have no onnx_ir, and do not come here
+    from edgekit.graph.file import input_specs, output_specs, save_graph  # boards have no onnx_ir, and do not come here
 
     target = config.target
     save_graph(graph, folder / GRAPH)
@@ -131,7 +131,7 @@ def _compiled_graph(
         compute_capabilities=result.compute_capabilities,
         shapes=dict(model.shapes),
         source=model.origin,
-        inputs=model.inputs,
+        inputs=input_specs(graph),
         outputs=output_specs(graph),
         preprocess=model.preprocess,
         postprocess=model.postprocess,

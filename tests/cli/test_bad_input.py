@@ -26,7 +26,7 @@ from edgekit.cli.main import main
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.models.darknet import save_darknet
 from edgekit.models.yolov3 import yolov3_tiny
-from edgekit.pipeline.build import build as pipeline
+from edgekit.pipeline import build as pipeline
 from edgekit.recipe.schema import shipped
 
 WriteClassifier = Callable[..., Path]
