@@ -78,3 +78,11 @@ def test_an_import_against_the_order_is_found_even_inside_a_function() -> None:
     assert violations(PACKAGE / "graph" / "example.py", text) == [
         "graph/example.py:2: 'graph' imports 'runtime', which stands after it"
     ]
+
+
+@pytest.mark.parametrize("room", ["decode", "nms"])
+def test_a_reference_imports_nothing_of_the_code_that_is_tested_against_it(room: str) -> None:
+    tree = ast.parse((PACKAGE / "kernels" / room / "reference.py").read_text(encoding="utf-8"))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    own = {name for name in imported if name.startswith("edgekit.kernels")}
+    assert own <= {"edgekit.kernels.decode.limits"}

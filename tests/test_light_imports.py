@@ -70,6 +70,10 @@ def test_a_list_of_models_needs_no_numpy() -> None:
     assert loaded_by(help_of("models")) & HEAVY == set()
 
 
+def test_storage_needs_no_numpy() -> None:
+    assert loaded_by("import edgekit.storage") & HEAVY == set()
+
+
 def test_an_error_message_needs_no_numpy() -> None:
     code = "from edgekit.cli.main import main\nassert main(['bild']) == 2"
     assert loaded_by(code) & HEAVY == set()

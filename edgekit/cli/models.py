@@ -14,14 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["models"]
 
-TASKS = {
-    "regress": "Regression: numbers in, numbers out",
-    "classify": "Classification: a picture in, a class out",
-    "detect": "Detection: a picture in, boxes out",
-    "translate": "Translation: tokens in, tokens out",
-    "tensor": "Parts and embeddings: arrays in, arrays out",
-}
-"""What the table has a part for, simple things first."""
 HEADINGS = ("model", "params", "MACs", "input", "--weights")
 STYLES = ("bold", "", "", "", "cyan")
 TITLE = 24
@@ -74,12 +66,14 @@ def _row(recipe: Recipe) -> dict[str, Any]:
 def _print(recipes: list[Recipe]) -> None:
     from rich.console import Console
 
+    from edgekit.recipe.schema import TASK_TITLES
+
     console = Console(highlight=False)
     rows = [_cells(recipe) for recipe in recipes]
     widths = [max(len(row[column]) for row in [HEADINGS, *rows]) for column in range(len(HEADINGS))]
     room = console.width - sum(widths) - 2 * len(widths)
     console.print(_grid([HEADINGS], widths, [""] if room >= TITLE else [], room, style="dim"))
-    for task, what in TASKS.items():
+    for task, what in TASK_TITLES.items():
         chosen = [place for place, recipe in enumerate(recipes) if recipe.task == task]
         if chosen:
             titles = [recipes[place].title for place in chosen] if room >= TITLE else []

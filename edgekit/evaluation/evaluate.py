@@ -11,42 +11,20 @@ import msgspec
 from edgekit.data.calibration.example_feeds import spread
 from edgekit.data.examples import DataSet, Split, check_first, data_set
 from edgekit.errors import DataError, UsageError
-from edgekit.evaluation.evaluators import ClassFigure, Ready, TaskEvaluator, batch_of, evaluator_from_session
+from edgekit.evaluation.evaluators.base import ClassFigure, Ready, TaskEvaluator, batch_of
+from edgekit.evaluation.evaluators.choose import evaluator_from_session, measures
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.recipe.schema import Task
 from edgekit.runtime.session import Session, session_from_bundle
 
-__all__ = ["FIGURES", "SCORE_THRESHOLD", "Evaluation", "Figure", "evaluate_bundle", "evaluate_session"]
+__all__ = ["FIGURES", "SCORE_THRESHOLD", "Evaluation", "evaluate_bundle", "evaluate_session"]
 
 SCORE_THRESHOLD = 0.001
 """Average precision wants the whole curve, so nearly all that is found counts; Darknet, YOLO and others use this."""
 
 
-class Figure(msgspec.Struct, frozen=True):
-    """How a figure is told.
-
-    Attributes:
-        title: its name in tables.
-        is_share: between 0 and 1, told in percent.
-        more_is_better: of two engines that with the greater one is better.
-    """
-
-    title: str
-    is_share: bool = True
-    more_is_better: bool = True
-
-
-FIGURES = {
-    "accuracy": Figure("accuracy"),
-    "top5": Figure("top-5 accuracy"),
-    "mse": Figure("mean squared error", is_share=False, more_is_better=False),
-    "rmse": Figure("its root", is_share=False, more_is_better=False),
-    "r2": Figure("R²", is_share=False),
-    "map50": Figure("mAP 0.50"),
-    "map50_95": Figure("mAP 0.50:0.95"),
-    "token_accuracy": Figure("token accuracy"),
-    "sequence_accuracy": Figure("sequence accuracy"),
-}
+FIGURES = {name: figure for measure in measures().values() for name, figure in measure.figures.items()}
+"""All figures by name."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,14 +139,14 @@ def evaluate_session(
         figures=judge.figures(),
         per_class=judge.per_class(),
         examples_per_s=counted / seconds,
-        score_threshold=score_threshold if examples.task == "detect" else None,
+        score_threshold=score_threshold if measures()[examples.task].has_scores else None,
         notes=(*session.notes, *examples.notes, *_notes_of_classes(session, examples)),
     )
 
 
 def _notes_of_classes(session: Session, examples: DataSet) -> list[str]:
     own, measured = len(session.manifest.labels), len(examples.labels)
-    if examples.task not in ("classify", "detect") or measured >= own:
+    if not measures()[examples.task].class_figure or measured >= own:
         return []
     return [f"the set has {measured} of the model's {own} classes"]
 
@@ -199,5 +177,5 @@ def _batches(
 
 def _task(session: Session) -> Task | None:
     """What the data set has to be for; None where the engine does not say."""
-    task = session.manifest.task
-    return task if task in ("classify", "detect", "regress", "translate") else None  # type: ignore[return-value]
+    measure = measures().get(session.manifest.task)
+    return None if measure is None else measure.task

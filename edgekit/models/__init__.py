@@ -8,9 +8,9 @@ Read in this order they are a course, each file with what those before it have s
 4.  `classifier_blocks`, with the nets made of them: `googlenet`, `resnet`, `densenet`, `mobilenet_v2`,
     `efficientnet_lite`.
 5.  `yolov1`, `yolov2`, `yolov3`: from what is in a picture to where it is. `yolo_head` is how the last two end; what
-    their outputs mean is in `edgekit.kernels.reference`.
+    their outputs mean is in `edgekit.kernels.decode.reference`.
 6.  `attention`, `transformer`, `decoding`, `bert`: sequences.
 
-What remains is no model: `factory` (a recipe's module), `weights` and `darknet` (files of weights), `download`, and
-`cfg` (networks out of Darknet's cfg files).
+What remains is no model: `factory` (a recipe's module), `weights` and `darknet` (files of weights and where they come
+from), and `cfg` (networks out of Darknet's cfg files).
 """

@@ -1,6 +1,7 @@
-"""A `Translator` writes: token after token, the likeliest one each time, or the likeliest sentence that a beam finds.
+"""Beam search: the likeliest sentence that a `Translator` writes, token after token.
 
-Both keep a key-value cache, so that a step computes one token and not the sentence so far.
+It keeps a key-value cache, so that a step computes one token and not the sentence so far. Greedy decoding of engines,
+which keep no cache, is in `edgekit.runtime.tasks.translate`; a beam of width 1 writes the same.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 from edgekit.models.transformer import LayerMemory, Translator
 from edgekit.specs import BEGIN, END
 
-__all__ = ["Writer", "beam_search", "greedy"]
+__all__ = ["Writer", "beam_search"]
 
 
 class Writer:
@@ -51,31 +52,6 @@ class Writer:
 
 
 @torch.no_grad()
-def greedy(model: Translator, source: torch.Tensor, *, limit: int | None = None) -> list[list[int]]:
-    """Writes the likeliest token, again and again, until it is `END`.
-
-    Args:
-        model: in evaluation mode.
-        source: ids ``(N, S)``, int64.
-        limit: the most tokens of a sentence; the model's length if none is given.
-
-    Returns:
-        The ids of each sentence, without `BEGIN` and `END`.
-    """
-    writer = Writer(model, source)
-    tokens = source.new_full((len(source),), BEGIN)
-    written: list[torch.Tensor] = []
-    done = torch.zeros(len(source), dtype=torch.bool, device=source.device)
-    for _ in range(_limit(model, limit)):
-        tokens = writer.write(tokens).argmax(dim=1)
-        written.append(tokens)
-        done |= tokens == END
-        if done.all():
-            break
-    return [_until_end(row) for row in torch.stack(written, dim=1).tolist()]
-
-
-@torch.no_grad()
 def beam_search(
     model: Translator,
     source: torch.Tensor,
@@ -96,7 +72,7 @@ def beam_search(
     Args:
         model: in evaluation mode.
         source: ids ``(N, S)``, int64; each row is searched alone.
-        width: how many sentences are kept; 1 is `greedy`.
+        width: how many sentences are kept; with 1 the likeliest token is written each time.
         length_penalty: 0 compares sentences by their probability alone.
         limit: the most tokens of a sentence; the model's length if none is given.
 
@@ -147,7 +123,3 @@ def _limit(model: Translator, limit: int | None) -> int:
     if limit is not None and not 1 <= limit <= model.length:
         raise ValueError(f"expected a limit of 1 to {model.length} tokens, which the model has places for, got {limit}")
     return limit or model.length
-
-
-def _until_end(tokens: list[int]) -> list[int]:
-    return tokens[: tokens.index(END)] if END in tokens else tokens

@@ -22,7 +22,6 @@ from edgekit.data.images import preprocess
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import backend
 from edgekit.errors import CalibrationError, UsageError, nearest
-from edgekit.models.weights.download import weights_cache
 from edgekit.pipeline.load_model import LoadedModel
 from edgekit.progress import Progress, Silent
 from edgekit.quantize.calibrate.collect import (
@@ -38,6 +37,7 @@ from edgekit.quantize.calibrate.table import cached_table, keep_table
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import require_quantizable
 from edgekit.specs import Precision, TensorSpec, specs_at, specs_text
+from edgekit.storage import cache_folder
 
 __all__ = ["Calibration", "Samples", "calibrate", "calibration_inputs", "measured_ranges"]
 
@@ -173,7 +173,7 @@ def measured_ranges(
     Raises:
         CalibrationError: no sample can be read or fits the inputs, or a tensor has a NaN.
     """
-    cache = weights_cache() if cache is None else cache
+    cache = cache_folder() if cache is None else cache
     method = config.calib_method or (model.policy.method if model.policy else "") or DEFAULT_METHOD
     graph, shown = graph_digest(model.graph), _digest_of_feeds(model, samples)
     table = cached_table(cache, graph_digest=graph, set_digest=shown, method=method)

@@ -23,6 +23,7 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "TASK_TITLES",
     "Input",
     "Labels",
     "Model",
@@ -44,7 +45,17 @@ __all__ = [
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+# A task has a module of this name in edgekit/runtime/tasks, and one in edgekit/evaluation/evaluators if it is measured.
 Task = Literal["detect", "classify", "regress", "translate", "tensor"]
+
+TASK_TITLES: dict[Task, str] = {
+    "regress": "Regression: numbers in, numbers out",
+    "classify": "Classification: a picture in, a class out",
+    "detect": "Detection: a picture in, boxes out",
+    "translate": "Translation: tokens in, tokens out",
+    "tensor": "Parts and embeddings: arrays in, arrays out",
+}
+"""Headings of lists of recipes, simple tasks first."""
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import TrainError
+from edgekit.storage import atomic_file, write_atomic
 
 __all__ = ["load_checkpoint", "save_checkpoint", "save_weights"]
 
@@ -32,7 +32,8 @@ def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str,
         TrainError: the file cannot be written.
     """
     content = {"format": FORMAT, "identity": dict(identity), "state": dict(state)}
-    _replace(path, lambda staging: torch.save(content, staging))
+    with _errors(path), atomic_file(path) as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -72,20 +73,14 @@ def save_weights(path: Path, module: nn.Module) -> None:
     """
     # A tensor that two names share is written for each: the format has no such thing as sharing.
     state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
-    _replace(path, lambda staging: staging.write_bytes(safetensors.torch.save(state)))
+    with _errors(path):
+        write_atomic(path, safetensors.torch.save(state))
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    staging = path.with_name(f".{path.name}.partial-{os.getpid()}")
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(staging)
-        with staging.open("rb") as file:
-            os.fsync(file.fileno())
-        staging.replace(path)
+        yield
     except (OSError, RuntimeError) as e:  # torch makes a RuntimeError of a full disk
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).partition("\n")[0]
         raise TrainError(f"cannot write {path}: {reason}", hint="make room, or choose another place with -o") from e
-    finally:
-        with suppress(OSError):
-            staging.unlink(missing_ok=True)

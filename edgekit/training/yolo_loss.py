@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from edgekit.kernels.reference import MAX_EXPONENT
+from edgekit.kernels.decode.limits import MAX_EXPONENT
 from edgekit.recipe.schema import YoloHead
 
 __all__ = [
@@ -266,7 +266,7 @@ def _assigned(
 
 
 def _predicted(raw: torch.Tensor, head: YoloHead) -> tuple[torch.Tensor, torch.Tensor]:
-    """Corners of what the boxes of a head predict (as `edgekit.kernels.reference.decode_yolov3`), and their cells."""
+    """Corners of the boxes that a head predicts, and their cells; see `edgekit.kernels.decode.reference`."""
     boxes = boxes_of_head(raw, head)
     rows, columns = boxes.shape[2:4]
     cell = torch.stack(torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="xy"), dim=-1).to(raw.dtype)

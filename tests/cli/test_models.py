@@ -7,8 +7,7 @@ from typing import get_args
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.cli.models import TASKS
-from edgekit.recipe.schema import Task, load_recipe, recipe_names
+from edgekit.recipe.schema import TASK_TITLES, Task, load_recipe, recipe_names
 
 
 def test_names_are_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +31,7 @@ def test_the_table_has_a_row_a_model_and_fits_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["models"]) == 0
     out = capsys.readouterr().out
-    by_task = [name for task in TASKS for name in recipe_names() if load_recipe(name).task == task]
+    by_task = [name for task in TASK_TITLES for name in recipe_names() if load_recipe(name).task == task]
     assert [line.split()[0] for line in out.splitlines() if re.match(r"  [a-z]", line)] == by_task
     assert "61.9M  32.9G  1x3x416x416" in out
     assert max(map(len, out.splitlines())) <= 80
@@ -44,11 +43,11 @@ def test_models_of_a_task_stand_together(capsys: pytest.CaptureFixture[str]) -> 
     parts = capsys.readouterr().out.split("\n\n")
     for name in recipe_names():
         (part,) = [part for part in parts if f"\n  {name} " in part]
-        assert part.startswith(TASKS[load_recipe(name).task])
+        assert part.startswith(TASK_TITLES[load_recipe(name).task])
 
 
 def test_every_task_has_a_part_in_the_table() -> None:
-    assert set(TASKS) == set(get_args(Task))
+    assert set(TASK_TITLES) == set(get_args(Task))
 
 
 def test_a_wide_table_says_what_the_models_are(

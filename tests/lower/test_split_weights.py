@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from small_graphs import run_unfused
 
 from edgekit.device.cpu import cpu
-from edgekit.engine.backend import BuildOptions, backend, entry_point
+from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.layers import Layer
+from edgekit.engine.table import entry_of
 from edgekit.lower.split_weights import LEAST_CHANNELS, MOST_CHANNELS, split_float_weights, with_planes_as_one
 from edgekit.specs import Precision
 
@@ -185,7 +186,7 @@ def test_the_engine_splits_where_it_is_fast(
 ) -> None:
     if target == "openvino":
         pytest.importorskip("openvino")
-    module = importlib.import_module(entry_point(target).partition(":")[0])
+    module = importlib.import_module(entry_of(target).backend.partition(":")[0])
     here = cpu()
     if fast and not here.fast_int8:
         pytest.skip("it runs on integers with VNNI only")

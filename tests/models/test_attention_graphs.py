@@ -20,7 +20,7 @@ from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.models.attention import self_attention
 from edgekit.models.bert import minilm
-from edgekit.models.decoding import greedy
+from edgekit.models.decoding import beam_search
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.transformer import transformer
 from edgekit.progress import Silent
@@ -114,10 +114,10 @@ def test_recipes_keep_their_answers_in_int8(name: str, tmp_path: Path, monkeypat
     recipe = load_recipe(name)
     module = module_from_recipe(recipe)
     specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]
-    below = {spec.name: spec.below for spec in recipe.inputs if spec.below}
+    num_values = {spec.name: spec.num_values for spec in recipe.inputs if spec.num_values}
     noise = signal = 0.0
     with edgekit.load(place) as session, torch.no_grad():
-        for _, feeds in list(RandomInputs(20, below).feeds(specs, None))[-4:]:
+        for _, feeds in list(RandomInputs(20, num_values).feeds(specs, None))[-4:]:
             expected = module(*(torch.from_numpy(array) for array in feeds.values())).numpy()
             got = session.run(feeds)[recipe.outputs[0]]
             noise += float(np.square(got - expected).sum())
@@ -136,4 +136,4 @@ def test_an_engine_writes_the_tokens_that_the_module_writes(tmp_path: Path, monk
     with edgekit.load(place) as session:
         got = [greedy_tokens(session.run, row[None], 52)[0] for row in source]
         assert session.tokens(source[:1]) == got[:1]
-    assert got == greedy(module, torch.from_numpy(source))
+    assert got == beam_search(module, torch.from_numpy(source), width=1)

@@ -3,12 +3,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from edgekit.models.decoding import Writer, beam_search, greedy
+from edgekit.models.decoding import Writer, beam_search
 from edgekit.models.transformer import Translator
+from edgekit.runtime.tasks.translate import greedy_tokens
 from edgekit.specs import BEGIN, END, PAD
 
 LETTERS, VOCABULARY, LENGTH = 5, 9, 8
@@ -38,6 +40,10 @@ def model(request: pytest.FixtureRequest) -> Iterator[Translator]:
         optimizer.step()
     yield module.eval()
     torch.set_num_threads(threads)
+
+
+def greedy(module: Translator, source: torch.Tensor, **options: int) -> list[list[int]]:
+    return beam_search(module, source, width=1, **options)
 
 
 @torch.no_grad()
@@ -72,8 +78,12 @@ def test_words_end_at_different_places(model: Translator) -> None:
     assert len(lengths) >= 3, "or the tests here would hold for decoders that never end, too"
 
 
-def test_a_beam_of_one_is_greedy(model: Translator) -> None:
-    assert beam_search(model, SOURCE, width=1) == greedy(model, SOURCE)
+def test_a_beam_of_one_writes_what_greedy_decoding_of_an_engine_writes(model: Translator) -> None:
+    def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            return {"logits": model(*(torch.from_numpy(feeds[name]) for name in ("source", "target"))).numpy()}
+
+    assert beam_search(model, SOURCE, width=1) == greedy_tokens(run, SOURCE.numpy(), LENGTH)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgekit.data.examples import Boxes, Example
 from edgekit.data.images import preprocess
 from edgekit.errors import DataError
-from edgekit.kernels import reference
+from edgekit.kernels.nms.reference import iou
 from edgekit.recipe.schema import load_recipe
 from edgekit.training.anchors import anchors_from_sizes, mean_overlap, size_iou, sizes_from_examples
 
@@ -23,7 +23,7 @@ def sizes_around(centers: np.ndarray, count: int = 50) -> np.ndarray:
 def test_the_overlap_of_sizes_is_that_of_boxes_on_one_centre() -> None:
     random = np.random.default_rng(0)
     a, b = random.uniform(1, 50, (6, 2)), random.uniform(1, 50, (4, 2))
-    expected = [[reference.iou((-w, -h, w, h), (-v, -k, v, k)) for v, k in b] for w, h in a]
+    expected = [[iou((-w, -h, w, h), (-v, -k, v, k)) for v, k in b] for w, h in a]
     np.testing.assert_allclose(size_iou(a, b), expected)
 
 

@@ -10,9 +10,9 @@ import torch
 from edgekit.data.examples import Example
 from edgekit.data.vocabulary import BEGIN, END, PAD
 from edgekit.errors import DataError
-from edgekit.models.decoding import greedy
 from edgekit.models.factory import module_from_recipe
 from edgekit.recipe.schema import Labels, Model, Train, load_recipe
+from edgekit.runtime.tasks.translate import greedy_tokens
 from edgekit.training.batches import Batch, Batches
 from edgekit.training.objectives import objective_from_recipe
 
@@ -23,7 +23,12 @@ def test_texts_that_are_right_at_once_are_those_that_greedy_decoding_writes(few:
     with torch.no_grad():
         module.get_parameter("embedding.weight")[END] *= 3  # or else it would not end what it writes
     source = next(Batches(few("spelling", count), recipe, size=count).in_order()).inputs[0]
-    written = greedy(module, source, limit=limit)  # type: ignore[arg-type]
+
+    def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            return {"logits": module(*(torch.from_numpy(feeds[name]) for name in ("source", "target"))).numpy()}
+
+    written = greedy_tokens(run, source.numpy(), limit)
 
     # The right answers are what it writes, but for a token in every other one.
     answers = [[token if token != PAD else 4 for token in tokens] for tokens in written]

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from edgekit.kernels import reference
+from edgekit.kernels.decode import reference
+from edgekit.kernels.nms.reference import iou
 from edgekit.recipe.schema import YoloHead
 from edgekit.training.yolo_loss import (
     IGNORED_V2,
@@ -55,7 +56,7 @@ def best_box(corners: list[float]) -> tuple[int, int]:
     """Head and anchor of the greatest overlap with an object on the same centre."""
     width, height = corners[2] - corners[0], corners[3] - corners[1]
     overlaps = {
-        (h, a): reference.iou((-w / 2, -t / 2, w / 2, t / 2), (-width / 2, -height / 2, width / 2, height / 2))
+        (h, a): iou((-w / 2, -t / 2, w / 2, t / 2), (-width / 2, -height / 2, width / 2, height / 2))
         for h, head in enumerate(HEADS)
         for a, (w, t) in enumerate(head.anchors)
     }
@@ -78,7 +79,7 @@ def slow_loss(raw: Outputs, truth: Truth, version: int) -> float:
                         bx, by = (x + column) * head.stride, (y + row) * head.stride
                         bw, bh = pw * math.exp(t[2]), ph * math.exp(t[3])
                         box = (bx - bw / 2, by - bh / 2, bx + bw / 2, by + bh / 2)
-                        overlaps = [reference.iou(box, corners) for p, corners, _ in objects if p == picture]
+                        overlaps = [iou(box, corners) for p, corners, _ in objects if p == picture]
                         own = [
                             (corners, kind)
                             for p, corners, kind in objects
@@ -101,7 +102,7 @@ def slow_loss(raw: Outputs, truth: Truth, version: int) -> float:
                         sides = ((t[2] - math.log(w / pw)) ** 2 + (t[3] - math.log(h_ / ph)) ** 2) / 2
                         if version == 2:
                             total += weight * (((x - tx) ** 2 + (y - ty) ** 2) / 2 + sides)
-                            total += 5 * (objectness - reference.iou(box, corners)) ** 2 / 2
+                            total += 5 * (objectness - iou(box, corners)) ** 2 / 2
                             total -= math.log(math.exp(t[5 + kind]) / sum(math.exp(c) for c in t[5:]))
                         else:
                             total += weight * (entropy(t[0], tx) + entropy(t[1], ty) + sides)
@@ -195,4 +196,4 @@ def test_gradient_descent_on_the_raw_numbers_finds_the_objects(version: int) -> 
     (box, score, kind) = max(decoded, key=lambda found: found[1])
     assert kind == 1
     assert score > 0.8
-    assert reference.iou(box, TRUTH.corners[3].tolist()) > 0.95
+    assert iou(box, TRUTH.corners[3].tolist()) > 0.95

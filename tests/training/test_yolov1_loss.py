@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgekit.kernels import reference
+from edgekit.kernels.nms.reference import iou
 from edgekit.training.yolo_loss import Truth
 from edgekit.training.yolov1_loss import AssignedCells, assign_cells, yolov1_loss
 
@@ -55,7 +55,7 @@ def slow_loss(raw: torch.Tensor, truth: Truth) -> float:
                     box = numbers[start : start + 4]
                     cx, cy = (box[0] + column) / S * SIZE[1], (box[1] + row) / S * SIZE[0]
                     half = box[2] ** 2 * SIZE[1] / 2, box[3] ** 2 * SIZE[0] / 2
-                    overlaps.append(reference.iou((cx - half[0], cy - half[1], cx + half[0], cy + half[1]), corners))
+                    overlaps.append(iou((cx - half[0], cy - half[1], cx + half[0], cy + half[1]), corners))
                     distances.append(sum((a - c) ** 2 for a, c in zip(box, wanted, strict=True)))
                     boxes.append(box)
                 best = overlaps.index(max(overlaps)) if max(overlaps) > 0 else distances.index(min(distances))

@@ -16,6 +16,7 @@ from edgekit.data.images import images_in, is_image, preprocess, read_image
 from edgekit.errors import CalibrationError, DataError, UsageError, nearest
 from edgekit.recipe.schema import Preprocess, shipped
 from edgekit.specs import ShapeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
+from edgekit.storage import sha256_of
 
 __all__ = ["CalibrationSet", "Sample", "calibration_set", "calibration_set_names"]
 
@@ -291,11 +292,7 @@ def _array_feed(
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as e:
         raise CalibrationError(f"{path}: expected a file to calibrate with, got: {e.strerror}") from e
-    return digest.hexdigest()

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgekit.device.cuda.driver import Driver, driver
+from edgekit.device.cuda.choose import driver
+from edgekit.device.cuda.driver import Driver
 from edgekit.device.cuda.resources import Context, Event, Graph, Stream, give_back
 from edgekit.engine.tensorrt.context import Execution
 from edgekit.engine.tensorrt.plan import Plan

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from edgekit.errors import ModelError
-from edgekit.models.weights.download import fetch_weights, weights_cache
+from edgekit.models.weights.download import fetch_weights
 from edgekit.progress import Silent
 from edgekit.recipe.schema import Weights
 
@@ -253,24 +253,6 @@ def test_two_processes_fetch_it_once(server: Server, tmp_path: Path) -> None:
         process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0, 0]
     assert server.requests == [""]
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"EDGEKIT_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
-        ({"XDG_CACHE_HOME": "/b"}, "/b/edgekit"),
-        ({"HOME": "/c"}, "/c/.cache/edgekit"),
-    ],
-)
-def test_cache_is_where_the_environment_says(
-    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("EDGEKIT_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert weights_cache() == Path(expected)
 
 
 def without_length(wanted: Weights, digits: int = 8) -> Weights:
