@@ -36,6 +36,8 @@ from edgekit.engine.tensorrt.layers import (
 from edgekit.engine.tensorrt.log import builder_log, last_words, made_with_log
 from edgekit.engine.tensorrt.network import add_profile, parse_graph
 from edgekit.engine.tensorrt.options import TensorRtOptions
+from edgekit.engine.tensorrt.runtime import load_engine
+from edgekit.engine.tensorrt.scheme import SCHEME
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
 from edgekit.specs import Precision, QuantScheme
 from edgekit.storage import cache_folder
@@ -90,8 +92,6 @@ class TensorRt:
 
     def scheme(self) -> QuantScheme:
         """See `Backend.scheme`."""
-        from edgekit.engine.tensorrt.scheme import SCHEME
-
         return SCHEME
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
@@ -116,8 +116,6 @@ class TensorRt:
 
     def load(self, engine: Path, *, threads: int = 0) -> Engine:
         """See `Backend.load`."""
-        from edgekit.engine.tensorrt.runtime import load_engine
-
         return load_engine(self._library(), engine, name=self.name)
 
     def _library(self) -> Any:
