@@ -153,7 +153,8 @@ def _convert_preprocess(given: Any) -> dict[str, Any] | None:
 
 
 def _convert_precision(name: str) -> Precision:
-    return _specs().precision_from_name(name)
+    precision: Precision = _specs().precision_from_name(name)
+    return precision
 
 
 def _convert_text(value: object) -> str | None:

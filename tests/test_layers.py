@@ -105,7 +105,7 @@ def without_reason(text: str) -> list[int]:
     found = imports_in_functions(ast.parse(text))
     for line in sorted(found):
         first = line
-        while first - 1 in found:
+        while not lines[first - 2].strip() or lines[first - 2].lstrip().startswith(("from ", "import ")):
             first -= 1
         above = "\n".join(lines[max(0, first - 4) : first - 1])
         if "#" not in lines[line - 1] and "#" not in above:
