@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import NameNodes, RemoveDead
 from edgekit.quantize.half.policy import PrecisionPolicy, lost_in_half
 from edgekit.quantize.half.types import HALF, HalfType, is_float
-from edgekit.quantize.plan import PRODUCTS
 from edgekit.specs import Precision
 
 __all__ = ["Cast", "cast_graph"]
