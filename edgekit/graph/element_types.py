@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 import onnx_ir as ir
+
+from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 
 __all__ = ["FLOATS", "carries_type", "computed_of", "constant_of", "precision_of", "read_type", "written_type"]
 
@@ -52,18 +52,16 @@ def written_type(value: ir.Value) -> ir.DataType | None:
     return value.dtype
 
 
-def precision_of(node: ir.Node, *, products: Container[str]) -> str:
+def precision_of(node: ir.Node) -> str:
     """Numpy's name of the element type that the node computes in; empty where the graph does not tell.
 
-    Args:
-        node: any node.
-        products: operators that compute in integers if both their factors come from DequantizeLinear, whatever they
-            write. Others do if all that they read and write are integers.
+    A product computes in integers if both its factors come from DequantizeLinear, whatever it writes. Other nodes do
+    if all that they read and write are integers.
     """
-    if node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
+    if node.op_type in INTEGER_PRODUCTS or node.op_type.startswith("QLinear"):
         return "int8"
     read = [value for value in node.inputs if value is not None]
-    if node.op_type in products:
+    if node.op_type in PRODUCTS:
         integers = all(read_type(value) in _BYTES for value in read[:2])
     else:
         values = [value for value in read if constant_of(value) is None]

@@ -60,7 +60,7 @@ from edgekit.graph.element_types import (
     read_type,
     written_type,
 )
-from edgekit.graph.products import PRODUCTS, macs_of
+from edgekit.graph.products import FACTORS, macs_of
 from edgekit.specs import Precision
 
 __all__ = [
@@ -211,7 +211,7 @@ def _layer(node: ir.Node, sizes: _Sizes, counted: set[str]) -> LayerStats:
     read = [value for value in node.inputs if value is not None]
     constants = [value for value in read if constant_of(value) is not None]
     activations = [value for value in read if constant_of(value) is None]
-    factors = {node.inputs[index] for index in PRODUCTS.get(node.op_type, ())}
+    factors = {node.inputs[index] for index in FACTORS.get(node.op_type, ())}
     learned = sum(_new_parameters(value, counted) for value in _learned_inputs(node))
     learned += int(node.metadata_props.get(FOLDED_PARAMETERS, 0))
     zeros = _zeros(node, sizes)
@@ -238,12 +238,12 @@ def _layer(node: ir.Node, sizes: _Sizes, counted: set[str]) -> LayerStats:
 def _precision(node: ir.Node, sizes: _Sizes) -> str:
     if sizes.precision is not None and node.outputs and node.outputs[0].dtype in FLOATS:
         return str(_TYPES[sizes.precision].numpy())
-    return precision_of(node, products=PRODUCTS)
+    return precision_of(node)
 
 
 def _kernel(node: ir.Node, sizes: _Sizes) -> tuple[int, ...]:
     told = tuple(node.attributes.get_ints("kernel_shape", ()))
-    return told or (sizes.of(node.inputs[PRODUCTS[node.op_type][1]])[2:] if "Conv" in node.op_type else ())
+    return told or (sizes.of(node.inputs[FACTORS[node.op_type][1]])[2:] if "Conv" in node.op_type else ())
 
 
 def _captured(node: ir.Node) -> Iterator[ir.Value]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.graph.operators import BIASED_PRODUCTS
 from edgekit.graph.stats import FOLDED_PARAMETERS
 
 __all__ = ["FoldBatchNorm"]
@@ -61,7 +62,7 @@ def _fold(norm: ir.Node) -> bool:
 def _layer_before(norm: ir.Node) -> ir.Node | None:
     value = norm.inputs[0]
     layer = value.producer() if value is not None else None
-    if layer is None or layer.domain != "" or layer.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+    if layer is None or layer.domain != "" or layer.op_type not in BIASED_PRODUCTS:
         return None
     statistics_used = any(extra.uses() or extra.is_graph_output() for extra in norm.outputs[1:])
     shared = len(layer.outputs[0].uses()) != 1 or layer.outputs[0].is_graph_output()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from small_graphs import run_unfused
+from small_graphs import rewritten, run_unfused, stays
 
-from edgekit.lower.padded_bytes import LEAST_WEIGHTS, pad_bytes
+from edgekit.lower.pad_integer_inputs import LEAST_WEIGHTS, PadIntegerInputs
 
 SCALE, ZERO = np.float32(0.03), np.uint8(20)
 AROUND = [1, 1, 1, 1]
+OTHER_INPUT = "it does not read uint8 of one scale and of a zero point other than 0"
 
 
 def _model(
@@ -84,10 +86,13 @@ def test_the_border_is_what_it_was(
     x = np.random.default_rng(0).integers(0, 256, (batch, 2 * groups, *size), dtype=np.uint8)
     expected = run_unfused(model, {"x": x})[0]
     usual = {"real": 1, "pooled": 1}
-    assert pad_bytes(model, usual) == 1
+    model, modified = rewritten(model, PadIntegerInputs(usual))
+    assert modified
     onnx.checker.check_model(model, full_check=True)
     names = [node.op_type for node in model.graph.node]
     assert names == ["DequantizeLinear", *["MaxPool"] * pooled, "Pad", "DequantizeLinear", "Conv"]
+    conv = model.graph.node[-1]
+    assert conv.name == "conv" and "pads" not in {attribute.name for attribute in conv.attribute}
     assert np.allclose(run_unfused(model, {"x": x})[0], expected, rtol=1e-5, atol=1e-4)
 
 
@@ -95,7 +100,7 @@ def test_who_else_reads_the_picture_still_can() -> None:
     model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
     model.graph.node.append(helper.make_node("Relu", ["real"], ["other"]))
     model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, None))
-    assert pad_bytes(model) == 1
+    model, _ = rewritten(model, PadIntegerInputs())
     x = np.full((1, 8, 4, 4), 30, np.uint8)
     assert np.allclose(run_unfused(model, {"x": x})[1], SCALE * 10)
 
@@ -108,7 +113,8 @@ def test_nodes_without_names_are_told_apart() -> None:
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
     x = np.random.default_rng(0).integers(0, 256, (1, 8, 4, 4), dtype=np.uint8)
     expected = run_unfused(model, {"x": x})
-    assert pad_bytes(model) == 2
+    model, _ = rewritten(model, PadIntegerInputs())
+    assert [node.op_type for node in model.graph.node].count("Pad") == 2
     for got, exact in zip(run_unfused(model, {"x": x}), expected, strict=True):
         assert np.allclose(got, exact, rtol=1e-5, atol=1e-4)
 
@@ -116,51 +122,51 @@ def test_nodes_without_names_are_told_apart() -> None:
 def test_it_takes_many_weights_to_pay() -> None:
     shape, taps = (1, 8, 6, 6), 8 * 9
     enough = LEAST_WEIGHTS * 8 * 6 * 6 // taps
-    assert pad_bytes(_model(shape, (enough, 8, 3, 3), pads=AROUND)) == 1
-    assert pad_bytes(_model(shape, (enough - 1, 8, 3, 3), pads=AROUND)) == 0
+    assert rewritten(_model(shape, (enough, 8, 3, 3), pads=AROUND), PadIntegerInputs())[1]
+    assert stays(_model(shape, (enough - 1, 8, 3, 3), pads=AROUND), PadIntegerInputs())
 
 
 def test_open_sizes_count_as_they_usually_are() -> None:
     model = _model((1, 8, "H", "W"), (40, 8, 3, 3), pads=AROUND)
-    assert pad_bytes(model, {"real": 8 * 6 * 7}) == 0
-    assert pad_bytes(model, {"real": 8 * 4 * 4}) == 1
+    assert stays(model, PadIntegerInputs({"real": 8 * 6 * 7}))
+    assert rewritten(model, PadIntegerInputs({"real": 8 * 4 * 4}))[1]
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "reason"),
     [
-        {},
-        {"pads": [0, 0, 0, 0]},
-        {"auto_pad": "SAME_UPPER"},
-        {"pads": AROUND, "zero": np.uint8(0)},
-        {"pads": AROUND, "zero": np.int8(3)},
-        {"pads": AROUND, "scale": np.full(8, SCALE), "zero": np.full(8, ZERO)},
+        ({}, "it has no pads"),
+        ({"pads": [0, 0, 0, 0]}, "it has no pads"),
+        ({"auto_pad": "SAME_UPPER"}, "it has no pads"),
+        ({"pads": AROUND, "zero": np.uint8(0)}, OTHER_INPUT),
+        ({"pads": AROUND, "zero": np.int8(3)}, OTHER_INPUT),
+        ({"pads": AROUND, "scale": np.full(8, SCALE), "zero": np.full(8, ZERO)}, OTHER_INPUT),
     ],
 )
-def test_others_stay(options: dict[str, Any]) -> None:
+def test_others_stay(options: dict[str, Any], reason: str, reasons: Callable[[], list[str]]) -> None:
     model = _model((1, 8, 4, 4), (160, 8, 3, 3), **options)
-    before = model.SerializeToString()
-    assert pad_bytes(model) == 0
-    assert model.SerializeToString() == before
+    assert stays(model, PadIntegerInputs())
+    (told,) = reasons()
+    assert told == f"PadIntegerInputs: Conv 'conv' stays: {reason}"
 
 
 def test_float_weights_stay() -> None:
     model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
     model.graph.node[1].CopyFrom(helper.make_node("Cast", ["weight"], ["weight_real"], to=TensorProto.FLOAT))
-    assert pad_bytes(model) == 0
+    assert stays(model, PadIntegerInputs())
 
 
 def test_unknown_sizes_stay() -> None:
     model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
     for value in (*model.graph.value_info, *model.graph.output):
         value.type.tensor_type.ClearField("shape")
-    assert pad_bytes(model) == 0
+    assert stays(model, PadIntegerInputs())
 
 
 @pytest.mark.parametrize("name", ["weight", "zero"])
 def test_what_lies_in_another_file_stays(name: str) -> None:
     model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-    entry = tensor.external_data.add()
-    entry.key, entry.value = "location", "weights.data"
-    assert pad_bytes(model) == 0
+    tensor.external_data.add(key="location", value="weights.data")
+    tensor.data_location = TensorProto.EXTERNAL
+    assert stays(model, PadIntegerInputs())

@@ -4,9 +4,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from small_graphs import run_unfused
+from small_graphs import rewritten, run_unfused, stays
 
-from edgekit.lower.channels_last import FIRST, put_channels_last
+from edgekit.lower.outputs_channels_last import OutputsChannelsLast
+
+FIRST = (0, 3, 1, 2)
 
 CONSTANTS = {
     "scale": np.float32(0.02),
@@ -39,8 +41,13 @@ def test_turned_back_it_is_what_it_was(nodes: str) -> None:
     model = _model(nodes)
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 2, 5), dtype=np.uint8)
     expected = run_unfused(model, {"x": x})[0]
-    assert put_channels_last(model) == ["y"]
+    one = OutputsChannelsLast()
+    model, modified = rewritten(model, one)
+    assert modified and one.turned == ["y"]
     onnx.checker.check_model(model, full_check=True)
+    (output,) = model.graph.output
+    sizes = [size.dim_param or size.dim_value for size in output.type.tensor_type.shape.dim]
+    assert (output.name, sizes) == ("y", ["N", 2, 5, 3])
     last = run_unfused(model, {"x": x})[0]
     assert last.shape == (2, 2, 5, 3)
     assert np.array_equal(last.transpose(FIRST), expected)
@@ -51,7 +58,7 @@ def test_who_else_reads_an_output_still_can() -> None:
     model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["N", 3, 2, 5]))
     x = np.random.default_rng(0).integers(0, 256, (1, 4, 2, 5), dtype=np.uint8)
     expected = run_unfused(model, {"x": x})
-    assert put_channels_last(model) == ["y"]
+    model, _ = rewritten(model, OutputsChannelsLast())
     got = run_unfused(model, {"x": x})
     assert np.array_equal(got[0].transpose(FIRST), expected[0]) and np.array_equal(got[1], expected[1])
 
@@ -59,9 +66,8 @@ def test_who_else_reads_an_output_still_can() -> None:
 @pytest.mark.parametrize("nodes", ["y = Conv(a, float)", "p = Conv(a, w)  y = Relu(p)"])
 def test_others_stay(nodes: str) -> None:
     model = _model(nodes)
-    before = model.SerializeToString()
-    assert put_channels_last(model) == []
-    assert model.SerializeToString() == before
+    one = OutputsChannelsLast()
+    assert stays(model, one) and one.turned == []
 
 
 def test_convolutions_of_one_dimension_stay() -> None:
@@ -71,14 +77,18 @@ def test_convolutions_of_one_dimension_stay() -> None:
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "weight")
     weight.CopyFrom(numpy_helper.from_array(CONSTANTS["weight"][..., 0], "weight"))
     onnx.checker.check_model(model, full_check=True)
-    assert put_channels_last(model) == []
+    assert stays(model, OutputsChannelsLast())
 
 
-def test_what_a_branch_reads_stays() -> None:
+def test_a_branch_still_reads_it() -> None:
     model = _model("y = Conv(a, w)")
-    branch = helper.make_graph(
-        [helper.make_node("Identity", ["y"], ["z"])], "b", [], [helper.make_tensor_value_info("z", 1, None)]
-    )
+    inside = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 3, 2, 5])
+    branch = helper.make_graph([helper.make_node("Identity", ["y"], ["z"])], "b", [], [inside])
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     model.graph.node.append(helper.make_node("If", ["yes"], ["both"], then_branch=branch, else_branch=branch))
-    assert put_channels_last(model) == []
+    model.graph.output.append(helper.make_tensor_value_info("both", TensorProto.FLOAT, ["N", 3, 2, 5]))
+    x = np.random.default_rng(0).integers(0, 256, (1, 4, 2, 5), dtype=np.uint8)
+    expected = run_unfused(model, {"x": x})
+    model, _ = rewritten(model, OutputsChannelsLast())
+    got = run_unfused(model, {"x": x})
+    assert np.array_equal(got[0].transpose(FIRST), expected[0]) and np.array_equal(got[1], expected[1])

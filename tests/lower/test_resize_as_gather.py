@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from small_graphs import run_unfused
+from small_graphs import rewritten, run_unfused, stays
 
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
-from edgekit.lower.nearest_resize import replace_nearest_resizes
+from edgekit.lower.resize_as_gather import ResizeAsGather
 from edgekit.specs import Precision
 
 ASYMMETRIC = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+NOT_KNOWN = "it does not read bytes of four dimensions with a known height and width"
+OTHER_AXES = "it resizes the batch or the channels too"
 TWICE = {"scales": np.array([1, 1, 2, 2], np.float32)}
 
 
@@ -68,50 +71,62 @@ def test_every_pixel_is_a_copy_of_the_same_one(
     if 0 in (int(size * factor) for size, factor in zip(shape[2:], factors, strict=True)):
         return  # nothing would be left
     expected = run_unfused(model, {"x": x})[0]
-    assert replace_nearest_resizes(model, run_unfused) == 1
+    model, modified = rewritten(model, ResizeAsGather())
+    assert modified
     assert [node.op_type for node in model.graph.node] == ["Transpose", "Gather", "Gather", "Transpose", "Identity"]
     assert np.array_equal(run_unfused(model, {"x": x})[0], expected)
 
 
 def test_the_batch_may_be_open() -> None:
     model = _model(("N", 3, 4, 5), TWICE, **ASYMMETRIC)
-    assert replace_nearest_resizes(model, run_unfused) == 1
+    model, modified = rewritten(model, ResizeAsGather())
+    assert modified
     x = _bytes(2, 3, 4, 5)
     assert np.array_equal(run_unfused(model, {"x": x})[0], x.repeat(2, axis=2).repeat(2, axis=3))
     assert "scales" not in {tensor.name for tensor in model.graph.initializer}
 
 
 @pytest.mark.parametrize(
-    ("shape", "constants", "dtype", "attributes"),
+    ("shape", "constants", "dtype", "attributes", "reason"),
     [
-        ((1, 3, 4, 5), TWICE, np.uint8, {"mode": "linear"}),
-        ((1, 3, 4, 5), TWICE, np.float32, ASYMMETRIC),
-        ((1, 3, "H", 5), TWICE, np.uint8, ASYMMETRIC),
-        ((1, 3, 1 << 12, (1 << 12) + 1), TWICE, np.uint8, ASYMMETRIC),
-        ((1, 3, 4, 5), {"scales": np.array([1, 2, 2, 2], np.float32)}, np.uint8, ASYMMETRIC),
-        ((2, 1, 4, 5), {"scales": np.array([2, 1, 2, 2], np.float32)}, np.uint8, ASYMMETRIC),
-        ((1, 3, 4, 5), {"sizes": np.array([1, 6, 8, 10])}, np.uint8, ASYMMETRIC),
-        ((1, 4, 5), {"scales": np.array([1, 2, 2], np.float32)}, np.uint8, ASYMMETRIC),
+        ((1, 3, 4, 5), TWICE, np.uint8, {"mode": "linear"}, "it computes numbers in between"),
+        ((1, 3, 4, 5), TWICE, np.float32, ASYMMETRIC, NOT_KNOWN),
+        ((1, 3, "H", 5), TWICE, np.uint8, ASYMMETRIC, NOT_KNOWN),
+        ((1, 3, 1 << 12, (1 << 12) + 1), TWICE, np.uint8, ASYMMETRIC, NOT_KNOWN),
+        ((1, 3, 4, 5), {"scales": np.array([1, 2, 2, 2], np.float32)}, np.uint8, ASYMMETRIC, OTHER_AXES),
+        ((2, 1, 4, 5), {"scales": np.array([2, 1, 2, 2], np.float32)}, np.uint8, ASYMMETRIC, OTHER_AXES),
+        ((1, 3, 4, 5), {"sizes": np.array([1, 6, 8, 10])}, np.uint8, ASYMMETRIC, OTHER_AXES),
+        ((1, 4, 5), {"scales": np.array([1, 2, 2], np.float32)}, np.uint8, ASYMMETRIC, NOT_KNOWN),
         (
             (1, 3, 4, 5),
             {"roi": np.array([0, 0, 0, 0, 1, 1, 2, 2], np.float32), "sizes": np.array([1, 3, 8, 10])},
             np.uint8,
             {"coordinate_transformation_mode": "tf_crop_and_resize"},
+            "a crop may also fill with another number",
         ),
     ],
 )
-def test_others_stay(shape: tuple[Any, ...], constants: dict[str, np.ndarray], dtype: Any, attributes: Any) -> None:
+def test_others_stay(
+    shape: tuple[Any, ...],
+    constants: dict[str, np.ndarray],
+    dtype: Any,
+    attributes: Any,
+    reason: str,
+    reasons: Callable[[], list[str]],
+) -> None:
     model = _model(shape, constants, dtype, **attributes)
-    before = model.SerializeToString()
-    assert replace_nearest_resizes(model, run_unfused) == 0
-    assert model.SerializeToString() == before
+    assert stays(model, ResizeAsGather())
+    (told,) = reasons()
+    assert told == f"ResizeAsGather: Resize 'up' stays: {reason}"
 
 
-def test_factors_that_are_computed_stay() -> None:
+def test_factors_that_are_computed_stay(reasons: Callable[[], list[str]]) -> None:
     model = _model((1, 3, 4, 5), TWICE, **ASYMMETRIC)
     model.graph.node.insert(0, helper.make_node("Identity", ["scales"], ["computed"]))
     model.graph.node[1].input[2] = "computed"
-    assert replace_nearest_resizes(model, run_unfused) == 0
+    assert stays(model, ResizeAsGather())
+    (told,) = reasons()
+    assert told.endswith("its scales or sizes are computed")
 
 
 @pytest.mark.skipif(cpu().arch != "x86_64", reason="Resize stays as it is on Arm")

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from small_graphs import run_unfused
+from small_graphs import rewritten, run_unfused, stays
 
 from edgekit.engine.backend import BuildOptions, backend
-from edgekit.lower.matmul import fuse_integer_products
+from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
 from edgekit.specs import Precision
 
 TOKENS, WIDTH, COLUMNS = 5, 24, 16
@@ -88,9 +90,11 @@ VECTOR = np.linspace(-1, 1, COLUMNS, dtype=np.float32)
 def test_a_product_and_its_bias_become_one_operator_of_the_same_result(swapped: bool) -> None:
     model = _with_bias(VECTOR, swapped=swapped)
     expected = _run(model, _x())
-    assert fuse_integer_products(model) == 1
+    model, modified = rewritten(model, FuseIntegerMatMul())
+    assert modified
     assert _operators(model) == ["QuantizeLinear", "MatMulIntegerToFloat"]
-    assert model.graph.node[1].name == "dense.matmul"
+    assert (model.graph.node[1].name, list(model.graph.node[1].output)) == ("dense.matmul", ["y"])
+    assert {opset.domain: opset.version for opset in model.opset_import}["com.microsoft"] == 1
     np.testing.assert_allclose(_run(model, _x())[0], expected[0], rtol=1e-5, atol=1e-5)
 
 
@@ -98,7 +102,8 @@ def test_a_product_and_its_bias_become_one_operator_of_the_same_result(swapped: 
 def test_what_is_no_vector_is_added_by_itself(shape: tuple[int, ...]) -> None:
     model = _with_bias(np.full(shape, 0.5, np.float32))
     expected = _run(model, _x())
-    assert fuse_integer_products(model) == 1
+    model, modified = rewritten(model, FuseIntegerMatMul())
+    assert modified
     assert _operators(model) == ["QuantizeLinear", "MatMulIntegerToFloat", "Add"]
     np.testing.assert_allclose(_run(model, _x())[0], expected[0], rtol=1e-5, atol=1e-5)
 
@@ -107,7 +112,8 @@ def test_a_product_that_is_read_twice_or_given_out_keeps_its_own_result() -> Non
     model = _with_bias(VECTOR)
     model.graph.output.append(helper.make_tensor_value_info("product", TensorProto.FLOAT, ["N", TOKENS, COLUMNS]))
     expected = _run(model, _x())
-    assert fuse_integer_products(model) == 1
+    model, modified = rewritten(model, FuseIntegerMatMul())
+    assert modified
     assert _operators(model) == ["QuantizeLinear", "MatMulIntegerToFloat", "Add"]
     for built, wanted in zip(_run(model, _x()), expected, strict=True):
         np.testing.assert_allclose(built, wanted, rtol=1e-5, atol=1e-5)
@@ -126,13 +132,14 @@ def test_a_product_of_two_activations_and_a_pair_that_others_read() -> None:
     ]
     model = _model(nodes, [*of_pair, *of_other], {"scores": ["N", TOKENS, TOKENS], "same": ["N", TOKENS, WIDTH]})
     expected = _run(model, _x())
-    assert fuse_integer_products(model) == 1
+    model, modified = rewritten(model, FuseIntegerMatMul())
+    assert modified
     assert _operators(model).count("DequantizeLinear") == 1
     for built, wanted in zip(_run(model, _x()), expected, strict=True):
         np.testing.assert_allclose(built, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_what_does_not_fit_is_left_alone() -> None:
+def test_what_does_not_fit_is_left_alone(reasons: Callable[[], list[str]]) -> None:
     rows = _with_bias(VECTOR, axis=0)  # a scale a row cannot be multiplied in afterwards
     behind = _with_bias(VECTOR)  # ONNX Runtime makes one operator of the product and the Q behind it
     after, constants = _quantized("c", "product", 0.1, 128)
@@ -148,10 +155,35 @@ def test_what_does_not_fit_is_left_alone() -> None:
     del without_zero.graph.node[2].input[2]
     wider = _with_bias(VECTOR)  # integers of 16 bits
     wider.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.uint16(117).reshape(()), "a.zero"))
-    for model in (rows, behind, relu, unpaired, without_zero, wider):
-        before = model.SerializeToString()
-        assert fuse_integer_products(model) == 0
-        assert model.SerializeToString() == before
+    by_channel = _with_bias(VECTOR)  # a scale for each row of the first factor
+    by_channel.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full(TOKENS, 0.02, np.float32), "a.scale"))
+    for model, reason in (
+        (rows, "the scales of its second factor are not those of its columns"),
+        (behind, "ONNX Runtime fuses it with the QuantizeLinear behind it"),
+        (relu, "ONNX Runtime fuses it with the QuantizeLinear behind it"),
+        (unpaired, "a factor is not dequantized from bytes by constants"),
+        (without_zero, "a factor is not dequantized from bytes by constants"),
+        (wider, "a factor is not dequantized from bytes by constants"),
+        (by_channel, "its first factor has more than one scale"),
+    ):
+        assert stays(model, FuseIntegerMatMul())
+        assert reasons() == [f"FuseIntegerMatMul: MatMul 'dense.matmul' stays: {reason}"]
+
+
+def test_what_a_caller_may_replace_is_no_constant() -> None:
+    """An initializer that is an input too is the input's default."""
+    model = _with_bias(VECTOR)
+    model.graph.input.append(helper.make_tensor_value_info("w.scale", TensorProto.FLOAT, [COLUMNS]))
+    assert stays(model, FuseIntegerMatMul())
+
+
+def test_weights_in_a_file_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "graph.onnx"
+    onnx.save(_with_bias(VECTOR), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "weights.bin").unlink()
+    graph = ir.load(path)
+    assert FuseIntegerMatMul()(graph).modified
+    assert [node.op_type for node in graph.graph][-1] == "MatMulIntegerToFloat"
 
 
 def test_stacked_matrices_with_a_scale_a_row_are_left_alone() -> None:
@@ -168,7 +200,7 @@ def test_stacked_matrices_with_a_scale_a_row_are_left_alone() -> None:
         helper.make_node("DequantizeLinear", ["w.q", "w.scale", "w.zero"], ["w"], axis=1),
         helper.make_node("MatMul", ["a", "w"], ["y"]),
     ]
-    assert fuse_integer_products(_model(nodes, [*of_pair, *constants], {"y": ["N", TOKENS, COLUMNS]})) == 0
+    assert stays(_model(nodes, [*of_pair, *constants], {"y": ["N", TOKENS, COLUMNS]}), FuseIntegerMatMul())
 
 
 def test_what_a_branch_reads_stays() -> None:
@@ -183,7 +215,8 @@ def test_what_a_branch_reads_stays() -> None:
     model.graph.node.append(helper.make_node("If", ["yes"], ["z"], then_branch=kept, else_branch=kept))
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", TOKENS, COLUMNS]))
     expected = _run(model, _x())
-    assert fuse_integer_products(model) == 1
+    model, modified = rewritten(model, FuseIntegerMatMul())
+    assert modified
     assert _operators(model) == ["QuantizeLinear", "MatMulIntegerToFloat", "Add", "If"]
     for built, wanted in zip(_run(model, _x()), expected, strict=True):
         np.testing.assert_allclose(built, wanted, rtol=1e-5, atol=1e-5)
@@ -194,7 +227,8 @@ def test_nodes_without_names_are_told_apart() -> None:
     for node in model.graph.node:
         node.name = ""
     expected = _run(model, _x())
-    assert fuse_integer_products(model) == 1
+    model, modified = rewritten(model, FuseIntegerMatMul())
+    assert modified
     np.testing.assert_allclose(_run(model, _x())[0], expected[0], rtol=1e-5, atol=1e-5)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from small_graphs import run_unfused
+from small_graphs import rewritten, run_unfused, stays
 
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
-from edgekit.engine.layers import Layer
 from edgekit.engine.table import entry_of
-from edgekit.lower.split_weights import LEAST_CHANNELS, MOST_CHANNELS, split_float_weights, with_planes_as_one
+from edgekit.lower.split_float_weights import LEAST_CHANNELS, MOST_CHANNELS, SplitFloatWeights
 from edgekit.specs import Precision
 
 SCALE, ZERO = np.float32(0.03), np.uint8(20)
@@ -75,7 +75,8 @@ def test_results_are_off_by_what_16_bits_round_the_weights_by(
     real = np.abs(SCALE * (x.astype(np.float64) - ZERO)).sum(axis=1)
     largest = np.abs(weight).max(axis=(1, 2, 3))
     exact = run_unfused(model, {"x": x})[0]
-    assert split_float_weights(model, fused=fused) == 1
+    model, modified = rewritten(model, SplitFloatWeights(fused=fused))
+    assert modified
     onnx.checker.check_model(model)
     bound = largest[None, :, None, None] * real[:, None] * (2**-15.9 + 64 * np.finfo(np.float32).eps)
     assert (np.abs(run_unfused(model, {"x": x})[0] - exact) <= bound + 1e-5 * magnitude).all()
@@ -88,15 +89,13 @@ def test_half_precision_would_be_further_off() -> None:
     exact, half = (
         np.einsum("oc,nchw->nohw", w[:, :, 0, 0].astype(np.float64), real) for w in (weight, np.half(weight))
     )
-    model = _model(weight)
-    assert split_float_weights(model) == 1
+    model, _ = rewritten(_model(weight), SplitFloatWeights())
     split = run_unfused(model, {"x": x})[0]
     assert np.std(split - exact) < 0.25 * np.std(half - exact)
 
 
 def test_what_is_no_longer_read_goes() -> None:
-    model = _model(_weight(4, LEAST_CHANNELS, 1, 1))
-    split_float_weights(model)
+    model, _ = rewritten(_model(_weight(4, LEAST_CHANNELS, 1, 1)), SplitFloatWeights())
     assert [node.op_type for node in model.graph.node] == [
         "Transpose",
         "MatMulIntegerToFloat",
@@ -108,8 +107,7 @@ def test_what_is_no_longer_read_goes() -> None:
 
 
 def test_in_standard_operators_both_planes_are_convolutions() -> None:
-    model = _model(_weight(4, LEAST_CHANNELS, 1, 1), _weight(4))
-    split_float_weights(model, fused=False)
+    model, _ = rewritten(_model(_weight(4, LEAST_CHANNELS, 1, 1), _weight(4)), SplitFloatWeights(fused=False))
     names = [node.op_type for node in model.graph.node]
     assert names == ["DequantizeLinear"] * 3 + ["Conv", "Conv", "Add"]
     assert "weight" not in {tensor.name for tensor in model.graph.initializer}
@@ -125,22 +123,12 @@ def test_nodes_without_names_are_told_apart(fused: bool) -> None:
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", "O", "h", "w"]))
     x = np.random.default_rng(0).integers(0, 256, (1, LEAST_CHANNELS, 3, 3), dtype=np.uint8)
     expected = run_unfused(model, {"x": x})
-    assert split_float_weights(model, fused=fused) == 2
+    model, modified = rewritten(model, SplitFloatWeights(fused=fused))
+    assert modified
+    ends = {node.name for node in model.graph.node if node.name.endswith("_plane")}
+    assert ends == {f"{name}.{part}_plane" for name in "yz" for part in ("upper", "lower")}
     for got, exact in zip(run_unfused(model, {"x": x}), expected, strict=True):
         assert np.allclose(got, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
-
-
-def test_two_planes_are_one_layer() -> None:
-    planes = [Layer(("a.upper_plane",), "int8"), Layer(("a.lower_plane", "a.sum"), "int8"), Layer(("b",), "int8")]
-    assert with_planes_as_one(planes) == [Layer(("a",), "int16"), Layer(("b",), "int8")]
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_plane_that_runs_in_float_is_told(which: int) -> None:
-    dtypes = ["int8", "int8"]
-    dtypes[which] = "float32"
-    planes = [Layer((f"a.{part}_plane",), dtype) for part, dtype in zip(("upper", "lower"), dtypes, strict=True)]
-    assert with_planes_as_one(planes) == with_planes_as_one(planes[::-1]) == [Layer(("a",), "float32")]
 
 
 def test_who_else_reads_the_floats_still_can() -> None:
@@ -148,35 +136,39 @@ def test_who_else_reads_the_floats_still_can() -> None:
     model.graph.node.append(helper.make_node("Relu", ["real"], ["other"]))
     model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, None))
     x = np.full((1, LEAST_CHANNELS, 2, 2), 30, np.uint8)
-    assert split_float_weights(model) == 1
+    model, _ = rewritten(model, SplitFloatWeights())
     assert np.allclose(run_unfused(model, {"x": x})[1], SCALE * 10)
 
 
 @pytest.mark.parametrize(
-    ("shape", "attributes"),
+    ("shape", "attributes", "reason"),
     [
-        ((4, LEAST_CHANNELS, 3, 3), {"pads": [1, 1, 1, 1]}),
-        ((4, LEAST_CHANNELS, 1, 1), {"pads": [1, 1, 1, 1]}),
-        ((4, LEAST_CHANNELS, 1, 1), {"strides": [2, 2]}),
-        ((4, LEAST_CHANNELS, 1, 1), {"group": 2}),
-        ((4, LEAST_CHANNELS, 1), {}),
-        ((4, LEAST_CHANNELS - 1, 1, 1), {}),
-        ((1, MOST_CHANNELS + 1, 1, 1), {}),
-        ((4, LEAST_CHANNELS, 1, 1), {"dtype": np.int8}),
+        ((4, LEAST_CHANNELS, 3, 3), {"pads": [1, 1, 1, 1]}, "its kernel is not one pixel"),
+        ((4, LEAST_CHANNELS, 1, 1), {"pads": [1, 1, 1, 1]}, "it pads the picture"),
+        ((4, LEAST_CHANNELS, 1, 1), {"strides": [2, 2]}, "it leaves out pixels"),
+        ((4, LEAST_CHANNELS, 1, 1), {"group": 2}, "its channels are in groups"),
+        ((4, LEAST_CHANNELS, 1), {}, "its kernel is not one pixel"),
+        ((4, LEAST_CHANNELS - 1, 1, 1), {}, "two integer products do not pay for 127 channels, or overflow"),
+        ((1, MOST_CHANNELS + 1, 1, 1), {}, "two integer products do not pay for 32769 channels, or overflow"),
+        ((4, LEAST_CHANNELS, 1, 1), {"dtype": np.int8}, "it does not read uint8 of one scale"),
     ],
 )
-def test_others_stay(shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
+def test_others_stay(
+    shape: tuple[int, ...], attributes: dict[str, Any], reason: str, reasons: Callable[[], list[str]]
+) -> None:
     model = _model(_weight(*shape), **attributes)
-    before = model.SerializeToString()
-    assert split_float_weights(model) == 0
-    assert model.SerializeToString() == before
+    assert stays(model, SplitFloatWeights())
+    (told,) = reasons()
+    assert told == f"SplitFloatWeights: Conv 'head' stays: {reason}"
 
 
-def test_weights_in_another_file_stay() -> None:
+def test_weights_in_another_file_stay(reasons: Callable[[], list[str]]) -> None:
     model = _model(_weight(4, LEAST_CHANNELS, 1, 1))
-    entry = model.graph.initializer[2].external_data.add()
-    entry.key, entry.value = "location", "weights.data"
-    assert split_float_weights(model) == 0
+    model.graph.initializer[2].external_data.add(key="location", value="weights.data")
+    model.graph.initializer[2].data_location = TensorProto.EXTERNAL
+    assert stays(model, SplitFloatWeights())
+    (told,) = reasons()
+    assert told.endswith("its weights are computed, or lie in another file")
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from small_graphs import run_unfused
+from small_graphs import rewritten, run_unfused, stays
 
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
-from edgekit.lower.leaky_relu import LEAST_ELEMENTS, replace_leaky_relus
+from edgekit.lower.replace_leaky_relu import LEAST_ELEMENTS, ReplaceLeakyRelu
 from edgekit.specs import Precision, ShapeRange
 
 LARGE = [1, LEAST_ELEMENTS // 256, 16, 16]
@@ -57,8 +58,10 @@ def test_every_byte_becomes_what_the_look_up_says(
     model = _model(scale, zero, scale * ratio, out_zero, slope, LARGE)
     every = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
     before = _run(model, every)
-    assert replace_leaky_relus(model) == 1
+    model, modified = rewritten(model, ReplaceLeakyRelu())
+    assert modified
     assert [node.op_type for node in model.graph.node] == ["Clip", "QLinearAdd", "Identity"]
+    assert (model.graph.node[1].name, list(model.graph.node[1].output)) == ("act", ["y"])
     difference = np.abs(_run(model, every).astype(int) - before)
     assert difference.max() <= 1
     # Only what lies halfway between two steps may be rounded to the other one.
@@ -68,25 +71,38 @@ def test_every_byte_becomes_what_the_look_up_says(
 
 
 @pytest.mark.parametrize(
-    ("slope", "shape"), [(0.1, [1, 8, 16, 16]), (0.0, LARGE), (1.5, LARGE), (-0.1, LARGE)], ids=str
+    ("slope", "shape", "reason"),
+    [
+        (0.1, [1, 8, 16, 16], "the look-up is faster for 2048 elements"),
+        (0.0, LARGE, "its slope is not between 0 and 1"),
+        (1.5, LARGE, "its slope is not between 0 and 1"),
+        (-0.1, LARGE, "its slope is not between 0 and 1"),
+    ],
+    ids=str,
 )
-def test_small_tensors_and_other_slopes_are_left_alone(slope: float, shape: list[int]) -> None:
-    model = _model(0.1, 10, 0.1, 10, slope, shape)
-    before = model.SerializeToString()
-    assert replace_leaky_relus(model) == 0
-    assert model.SerializeToString() == before
+def test_small_tensors_and_other_slopes_are_left_alone(
+    slope: float, shape: list[int], reason: str, reasons: Callable[[], list[str]]
+) -> None:
+    assert stays(_model(0.1, 10, 0.1, 10, slope, shape), ReplaceLeakyRelu())
+    assert reasons() == [f"ReplaceLeakyRelu: QLinearLeakyRelu 'act' stays: {reason}"]
+
+
+def test_the_usual_sizes_count_where_they_are_known() -> None:
+    model = _model(0.1, 10, 0.1, 10, 0.1, [1, 8, 16, 16])
+    assert rewritten(model, ReplaceLeakyRelu({"y": LEAST_ELEMENTS}))[1]
+    assert stays(model, ReplaceLeakyRelu({"y": LEAST_ELEMENTS - 1}))
 
 
 def test_one_without_a_scalar_zero_point_or_a_shape_is_left_alone() -> None:
     model = _model(0.1, 10, 0.1, 10, 0.1, LARGE)
     model.graph.node[0].input[2] = ""
-    assert replace_leaky_relus(model) == 0
+    assert stays(model, ReplaceLeakyRelu())
     model = _model(0.1, 10, 0.1, 10, 0.1, LARGE)
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.uint8([10]), "z"))  # Clip takes no vector
-    assert replace_leaky_relus(model) == 0
+    assert stays(model, ReplaceLeakyRelu())
     model = _model(0.1, 10, 0.1, 10, 0.1, LARGE)
     del model.graph.value_info[:]
-    assert replace_leaky_relus(model) == 0
+    assert stays(model, ReplaceLeakyRelu())
 
 
 @pytest.mark.parametrize("sides", [(256, 256), ("h", "w")])
