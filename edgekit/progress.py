@@ -6,16 +6,25 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["BYTES", "Advance", "Progress", "Silent"]
 
 Advance = Callable[[float], None]
+
+BYTES = "bytes"
+"""The unit of stages that count bytes, which are shown in MB."""
 
 
 class Progress(Protocol):
     """What a stage may say while it works."""
 
     def stage(self, title: str, *, total: float | None = None, unit: str = "") -> AbstractContextManager[Advance]:
-        """A stage that lasts as long as the context; the value is a function that advances it by so many units."""
+        """A stage that lasts as long as the context; the value is a function that advances it by so many units.
+
+        Args:
+            title: what the stage does.
+            total: how many units it has, if that is known.
+            unit: what is counted, such as ``images`` or `BYTES`.
+        """
         ...
 
     def note(self, text: str) -> None:

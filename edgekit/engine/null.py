@@ -11,9 +11,10 @@ import numpy as np
 
 import edgekit
 from edgekit.engine.backend import BuildOptions, BuildResult
+from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.source_graph import quantized_layers, read_graph
-from edgekit.errors import EngineMismatch, GraphError, RunError
+from edgekit.errors import EngineMismatch, GraphError
 from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
@@ -78,7 +79,7 @@ class Null:
             raise EngineMismatch(f"cannot load {engine}: {e}") from e
 
 
-class Zeros:
+class Zeros(BaseEngine):
     """An `Engine` whose outputs are zeros; a dimension that is chosen at run time is that of the input, else 1."""
 
     notes: Sequence[str] = ()
@@ -86,12 +87,8 @@ class Zeros:
     def __init__(self, specs: Specs) -> None:
         self.inputs = specs.inputs
         self.outputs = specs.outputs
-        self._open = True
 
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `Engine.run`."""
-        if not self._open:
-            raise RunError("the engine is closed")
+    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         sizes = {
             name: size for spec in self.inputs for name, size in zip(spec.shape, feeds[spec.name].shape, strict=True)
         }
@@ -100,9 +97,8 @@ class Zeros:
             for spec in self.outputs
         }
 
-    def close(self) -> None:
-        """See `Engine.close`."""
-        self._open = False
+    def _release(self) -> None:
+        pass  # it holds nothing
 
 
 def _spec(value: ir.Value) -> TensorSpec:

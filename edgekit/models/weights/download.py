@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgekit.errors import ModelError, UsageError, nearest
-from edgekit.progress import Advance, Progress
+from edgekit.progress import BYTES, Advance, Progress
 from edgekit.recipe.schema import Recipe, Weights
 from edgekit.storage import cache_folder, is_storage, sha256_of
 
@@ -102,7 +102,7 @@ def _is_right(file: Path, weights: Weights) -> bool:
 def _download(weights: Weights, target: Path, progress: Progress) -> None:
     part = target.with_name(f"{target.name}.part")
     title = f"download {target.name.partition('-')[2]}"
-    with progress.stage(title, total=weights.size_bytes or None, unit="B") as advance:
+    with progress.stage(title, total=weights.size_bytes or None, unit=BYTES) as advance:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 _fetch_rest(weights, part, advance)
