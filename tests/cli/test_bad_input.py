@@ -96,7 +96,7 @@ def test_an_unknown_model_names_the_nearest(fails: Callable[..., Said]) -> None:
     ("right", "wrong", "error", "hint"),
     [
         ("pad = 128", "padd = 128", "preprocess.padd: unknown field", "did you mean pad?"),
-        ("pad = 128", "pad = 300", "preprocess.pad: expected a whole number <= 255, got 300", ""),
+        ("pad = 128", "pad = 300", "preprocess.pad: expected an integer <= 255, got 300", ""),
         ("yolov3_tiny", "yolov3_tinny", "'edgekit.models.yolov3' has no attribute 'yolov3_tinny'", "yolov3_tiny"),
         ("classes = 80", "clases = 80", "unexpected keyword argument 'clases'", ""),
         ("8_852_366", "8_852_367", "model.parameters: expected 8852366", ""),

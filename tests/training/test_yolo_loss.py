@@ -53,7 +53,7 @@ def entropy(logit: float, target: float) -> float:
 
 
 def best_box(corners: list[float]) -> tuple[int, int]:
-    """Head and anchor of the greatest overlap with an object on the same centre."""
+    """Head and anchor with the highest IoU with an object of the same center."""
     width, height = corners[2] - corners[0], corners[3] - corners[1]
     overlaps = {
         (h, a): iou((-w / 2, -t / 2, w / 2, t / 2), (-width / 2, -height / 2, width / 2, height / 2))
@@ -66,7 +66,7 @@ def best_box(corners: list[float]) -> tuple[int, int]:
 def slow_loss(raw: Outputs, truth: Truth, version: int) -> float:
     """The formulas of YOLOv2 or YOLOv3, box by box, object by object, in the order of Darknet's own loops."""
     total = 0.0
-    objects = list(zip(truth.picture.tolist(), truth.corners.tolist(), truth.classes.tolist(), strict=True))
+    objects = list(zip(truth.image.tolist(), truth.corners.tolist(), truth.classes.tolist(), strict=True))
     for h, head in enumerate(HEADS):
         numbers = raw[head.output].detach()
         pictures, _, rows, columns = numbers.shape
@@ -147,7 +147,7 @@ def test_gradients_are_those_of_the_formula(version: int) -> None:
 
 
 def test_gradient_of_yolov3_is_the_truth_minus_the_prediction() -> None:
-    """Section 2.1 of the paper, and the class of section 2.2, for the one object of the second picture."""
+    """Section 2.1 of the paper, and the class of section 2.2, for the one object of the second image."""
     raw = outputs(5)
     loss_v3(raw, TRUTH).backward()
     corners = TRUTH.corners[3].tolist()
@@ -169,7 +169,7 @@ def test_gradient_of_yolov3_is_the_truth_minus_the_prediction() -> None:
     torch.testing.assert_close(delta, expected, check_dtype=False)
 
 
-def test_a_box_that_overlaps_an_object_is_not_blamed_for_it() -> None:
+def test_a_box_that_overlaps_an_object_is_ignored() -> None:
     raw = {name: torch.full_like(tensor.detach(), -9.0) for name, tensor in outputs(0).items()}
     # An anchor of the coarse head, which the object does not belong to, predicts it all the same.
     for number, value in zip(range(8, 13), [0.0, 0.0, math.log(9 / 50), math.log(9 / 60), 8.0], strict=True):

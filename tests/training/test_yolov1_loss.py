@@ -35,7 +35,7 @@ def slow_loss(raw: torch.Tensor, truth: Truth) -> float:
                 numbers = raw[picture, :, row, column].tolist()
                 own = None
                 for p, corners, kind in zip(
-                    truth.picture.tolist(), truth.corners.tolist(), truth.classes.tolist(), strict=True
+                    truth.image.tolist(), truth.corners.tolist(), truth.classes.tolist(), strict=True
                 ):
                     x, y = (corners[0] + corners[2]) / 2 / SIZE[1] * S, (corners[1] + corners[3]) / 2 / SIZE[0] * S
                     here = (p, min(int(y), S - 1), min(int(x), S - 1)) == (picture, row, column)
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_equation_3() -> None:
     assert torch.autograd.gradcheck(lambda x: yolov1_loss(x, assigned), raw)
 
 
-def test_where_no_box_overlaps_the_nearest_is_responsible() -> None:
+def test_if_no_box_overlaps_the_nearest_is_responsible() -> None:
     raw = output(0).detach()
     first = CLASSES + B
     raw[1, first : first + 8, 1, 1] = torch.tensor([0.9, 0.9, 0.0, 0.0, 0.4, 0.4, 0.0, 0.0])
@@ -87,7 +87,7 @@ def test_where_no_box_overlaps_the_nearest_is_responsible() -> None:
     assert assigned.iou[1].max() == 0
 
 
-def test_a_picture_without_objects_asks_for_no_confidence() -> None:
+def test_the_confidence_target_of_an_empty_image_is_zero() -> None:
     raw = output(0)
     nothing = Truth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     yolov1_loss(raw, assign_cells(raw, nothing, boxes=B, size=SIZE)).backward()
