@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import numpy as np
 
-from edgekit.data.examples import Boxes, DataSet, Example, feeds_from_example, input_from_picture
+from edgekit.data.examples import Boxes, DataSet, Example, feeds_from_example, input_from_image
 from edgekit.data.images import Placement
 from edgekit.data.vocabulary import ids_from_text
 from edgekit.errors import DataError, RunError, UsageError
@@ -49,7 +49,7 @@ class ClassFigure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(NamedTuple):
-    """An example made ready for the engine: its inputs, for a batch of one, and where a picture lies in them."""
+    """An example made ready for the engine: its inputs, for a batch of one, and where an image lies in them."""
 
     example: Example
     feeds: Arrays
@@ -141,7 +141,7 @@ def _classes(session: Session, examples: DataSet) -> tuple[np.ndarray, int]:
 
 
 class _Fed:
-    """What judges of pictures and numbers share."""
+    """What judges of images and numbers share."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -230,8 +230,8 @@ class _Detection(_Fed):
     def ready(self, example: Example) -> Ready:
         how, spec = self._session.manifest.preprocess, self._specs[0]
         if how is None:
-            raise DataError(f"{example.id}: expected an engine that takes pictures, got one that takes arrays")
-        array, placement = input_from_picture(example, spec, how)
+            raise DataError(f"{example.id}: expected an engine that takes images, got one that takes arrays")
+        array, placement = input_from_image(example, spec, how)
         return Ready(example, {spec.name: array}, placement)
 
     def judge(self, batch: Sequence[Ready]) -> None:

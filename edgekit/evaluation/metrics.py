@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 MAX_DETECTIONS = 100
-"""COCO counts no more than the best hundred of a picture."""
+"""COCO counts no more than the best hundred of an image."""
 
 
 def share(right: np.ndarray) -> float:
@@ -127,10 +127,10 @@ def sequence_figures(predicted: Sequence[Sequence[object]], expected: Sequence[S
 
 
 class FoundBoxes(NamedTuple):
-    """Boxes in one picture.
+    """Boxes in one image.
 
     Attributes:
-        corners: ``(x1, y1, x2, y2)`` in px of the picture; floats, shape ``(N, 4)``.
+        corners: ``(x1, y1, x2, y2)`` in px of the image; floats, shape ``(N, 4)``.
         classes: integers, shape ``(N,)``.
         scores: floats, shape ``(N,)``; of what was expected None.
     """
@@ -147,7 +147,7 @@ class AveragePrecisions:
     Attributes:
         map50: at an overlap of 0.50.
         map50_95: the mean of ten, at overlaps of 0.50, 0.55 ... 0.95: what COCO ranks by.
-        per_class: ``map50_95`` of each class, by its number; NaN where no picture has one of it.
+        per_class: ``map50_95`` of each class, by its number; NaN where no image has one of it.
     """
 
     map50: float
@@ -172,7 +172,7 @@ def require_pycocotools() -> Any:
 
 @dataclass
 class AveragePrecision:
-    """Collects pictures, and has pycocotools judge them as COCO does: https://cocodataset.org/#detection-eval.
+    """Collects images, and has pycocotools judge them as COCO does: https://cocodataset.org/#detection-eval.
 
     Args:
         classes: how many there are.
@@ -181,13 +181,13 @@ class AveragePrecision:
     classes: int
     _truth: list[dict[str, Any]] = field(default_factory=list, init=False)
     _found: list[dict[str, Any]] = field(default_factory=list, init=False)
-    _pictures: int = field(default=0, init=False)
+    _images: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         require_pycocotools()
 
     def add(self, expected: FoundBoxes, found: FoundBoxes, ignored: FoundBoxes | None = None) -> None:
-        """One more picture.
+        """One more image.
 
         Args:
             expected: what is on it.
@@ -200,19 +200,19 @@ class AveragePrecision:
         """
         if found.scores is None:
             raise UsageError("found boxes: expected scores, got none")
-        self._pictures += 1
+        self._images += 1
         self._truth += self._entries(expected, len(self._truth))
         self._found += self._entries(found, len(self._found))
         if ignored is not None:
             self._truth += [{**entry, "iscrowd": 1} for entry in self._entries(ignored, len(self._truth))]
 
     def figures(self) -> AveragePrecisions:
-        """What all pictures so far come to; NaN where none of them has a box."""
+        """What all images so far come to; NaN where none of them has a box."""
         evaluation = require_pycocotools().COCOeval(iouType="bbox")
         # pycocotools prints how far it is.
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.cocoGt, evaluation.cocoDt = self._coco(self._truth), self._coco(self._found)
-            evaluation.params.imgIds = list(range(1, self._pictures + 1))
+            evaluation.params.imgIds = list(range(1, self._images + 1))
             evaluation.params.catIds = list(range(1, self.classes + 1))
             evaluation.params.maxDets = [1, 10, MAX_DETECTIONS]
             evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
@@ -238,7 +238,7 @@ class AveragePrecision:
         return [
             {
                 "id": before + i + 1,  # 0 means unmatched to pycocotools
-                "image_id": self._pictures,
+                "image_id": self._images,
                 "category_id": kind + 1,
                 "bbox": [x, y, width, height],
                 "area": width * height,
@@ -253,7 +253,7 @@ class AveragePrecision:
 
         coco = COCO()
         coco.dataset = {
-            "images": [{"id": i + 1} for i in range(self._pictures)],
+            "images": [{"id": i + 1} for i in range(self._images)],
             "categories": [{"id": i + 1} for i in range(self.classes)],
             "annotations": annotations,
         }

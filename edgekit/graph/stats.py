@@ -6,9 +6,9 @@
     parameters = n_in * n_out + n_out
     macs       = n_in * n_out                        for each row of the batch, or token of the sequence
 
-**A convolution** is a full layer that looks at a window of ``k_h x k_w`` pixels and is moved over the picture. In the
+**A convolution** is a full layer that looks at a window of ``k_h x k_w`` pixels and is moved over the image. In the
 window there are ``k_h * k_w * c_in`` numbers; where the channels are in ``groups``, a channel of the output sees those
-of its own group alone. As the same weights serve at every place, parameters do not depend on the size of the picture,
+of its own group alone. As the same weights serve at every place, parameters do not depend on the size of the image,
 and MACs are those of one place times the number of places, the pixels of the *output*::
 
     weights    = k_h * k_w * (c_in / groups) * c_out
@@ -16,7 +16,7 @@ and MACs are those of one place times the number of places, the pixels of the *o
     macs       = h_out * w_out * weights             h_out = (h_in + padding - dilation * (k_h - 1) - 1) // stride + 1
 
 With ``groups = c_in = c_out`` this is a depthwise convolution, ``k_h * k_w * c`` weights; with a kernel of 1 x 1 it is
-a full layer at each pixel; with a kernel as large as the picture it is the full layer of above. The bias costs no MAC:
+a full layer at each pixel; with a kernel as large as the image it is the full layer of above. The bias costs no MAC:
 the accumulator starts with it. **Transposed**, each pixel of the *input* is spread over a window of the output::
 
     macs       = h_in * w_in * k_h * k_w * c_in * (c_out / groups)

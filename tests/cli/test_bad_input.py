@@ -352,7 +352,7 @@ def test_a_folder_that_cannot_be_written_is_named(closed: Path, capsys: pytest.C
     ("model", "options", "error"),
     [
         ("closed/my.onnx", [], "my.onnx: cannot be read: Permission denied"),
-        ("model.onnx", ["--calib", "closed"], "closed: expected a folder that can be read, got: Permission denied"),
+        ("model.onnx", ["--calib", "closed"], "closed: expected a readable folder, got: Permission denied"),
     ],
 )
 @pytest.mark.parametrize("closed", [0o000], indirect=True)

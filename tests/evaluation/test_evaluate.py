@@ -20,7 +20,7 @@ COLOURS = ("red", "green", "blue")
 
 
 def coloured(index: int, target: int, name: str = "") -> Example:
-    """A picture of nothing but one colour, and the class it is said to be of."""
+    """An image of nothing but one colour, and the class it is said to be of."""
     pixels = np.zeros((6, 5, 3), np.uint8)
     pixels[..., index] = 200
     return Example(name or f"{COLOURS[index]} {target}", pixels, target)
@@ -68,7 +68,7 @@ def test_classes_in_another_order_are_matched_by_name(make_session, listed) -> N
 
 def test_a_set_may_have_a_part_of_the_models_classes(make_session, listed) -> None:
     session, _ = make_session(brightest, labels=("Red", "Green", "Blue"))
-    # The second is a blue picture that is called red: classes that the set lacks are in the running.
+    # The second is a blue image that is called red: classes that the set lacks are in the running.
     found = evaluate_session(session, listed([coloured(0, 1), coloured(2, 1), coloured(1, 0)], ("green", "red")))
     assert found.figures["accuracy"] == pytest.approx(2 / 3)
     assert [(row.label, row.count, row.value) for row in found.per_class] == [("green", 1, 1.0), ("red", 2, 0.5)]
@@ -150,7 +150,7 @@ def test_broken_examples_are_passed_over_and_counted(make_session, listed) -> No
     assert found.examples == 2
     assert found.figures["accuracy"] == 0.5
     assert found.skipped[0] == "b.jpg: broken image"
-    assert found.skipped[1].startswith("floats: expected a picture")
+    assert found.skipped[1].startswith("floats: expected an image")
 
 
 def test_error_when_all_are_broken_or_there_is_none(make_session, listed) -> None:
@@ -250,7 +250,7 @@ def scene(corners: tuple[float, ...], kind: int = 1, *, size: int = 64, ignored:
 ANIMALS = ("cat", "dog")
 
 
-def test_boxes_in_px_of_the_picture_are_compared(make_session, listed) -> None:
+def test_boxes_in_px_of_the_image_are_compared(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     scenes = listed([scene((0, 8, 32, 24)), scene((0, 16, 64, 48), size=128)], ANIMALS, task="detect")
     found = evaluate_session(session, scenes)
@@ -311,7 +311,7 @@ def test_what_is_to_be_ignored_is_neither_right_nor_wrong(make_session, listed) 
         assert found.per_class[1].count == 1
 
 
-def test_grey_pictures_are_taken(make_session, listed) -> None:
+def test_grey_images_are_taken(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     grey = Example("grey", np.zeros((64, 64), np.uint8), scene((0, 8, 32, 24)).target)
     assert evaluate_session(session, listed([grey], ANIMALS, task="detect")).figures["map50"] == pytest.approx(1.0)
