@@ -1,4 +1,4 @@
-"""What an engine makes of examples, held against what they stand for: one judge a task."""
+"""Evaluators, one per task: run an engine on examples and compare its outputs with the targets."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Arrays = dict[str, np.ndarray]
 
 
 class ClassFigure(msgspec.Struct, frozen=True, kw_only=True):
-    """How right the engine is on one class.
+    """Accuracy of the engine on one class.
 
     Attributes:
-        label: the class.
-        count: how many there were of it.
-        value: of a classifier the share that was recognized; of a detector ``map50_95``. NaN where there were none.
+        label: name of the class.
+        count: number of examples or boxes of the class.
+        value: for a classifier, the fraction recognized; for a detector, ``map50_95``. NaN if ``count`` is 0.
     """
 
     label: str
@@ -49,7 +49,7 @@ class ClassFigure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(NamedTuple):
-    """An example made ready for the engine: its inputs, for a batch of one, and where an image lies in them."""
+    """An example prepared for the engine: its inputs, with a batch of 1, and the placement of its image in them."""
 
     example: Example
     feeds: Arrays
@@ -57,37 +57,37 @@ class Ready(NamedTuple):
 
 
 class TaskEvaluator(Protocol):
-    """Asks an engine and counts what it gets right."""
+    """Runs an engine on examples and accumulates the metrics of a task."""
 
     def ready(self, example: Example) -> Ready:
-        """The example as the engine's inputs.
+        """Prepares an example as the engine's inputs.
 
         Raises:
-            DataError: it is not what the engine takes.
+            DataError: the example does not match the engine's inputs.
         """
         ...
 
-    def judge(self, batch: Sequence[Ready]) -> None:
-        """Runs the engine on as many examples as it takes at once, or fewer."""
+    def evaluate(self, batch: Sequence[Ready]) -> None:
+        """Runs the engine on at most one full batch of examples."""
         ...
 
     def figures(self) -> dict[str, float]:
-        """The figures of all examples so far, by name."""
+        """Metrics over all examples so far, by name."""
         ...
 
     def per_class(self) -> tuple[ClassFigure, ...]:
-        """Those of each class, in the data set's order; nothing where there are no classes."""
+        """Metric of each class, in the data set's order; empty if there are no classes."""
         ...
 
 
 def evaluator_from_session(session: Session, examples: DataSet, *, score_threshold: float) -> TaskEvaluator:
-    """The judge for an engine's task on a data set.
+    """Creates the evaluator for an engine's task on a data set.
 
-    An engine of which no task is known, made of an ONNX file or a module, is taken for what the data set is for.
+    An engine without a known task, built from an ONNX file or a module, is evaluated for the data set's task.
 
     Raises:
         UsageError: the data set is for another task, or has other classes.
-        BackendUnavailable: a detector cannot be judged without pycocotools.
+        BackendUnavailable: evaluating a detector needs pycocotools.
     """
     own = session.manifest.task
     task = examples.task if own == "tensor" and examples.task in ("classify", "regress") else own
@@ -104,7 +104,7 @@ def evaluator_from_session(session: Session, examples: DataSet, *, score_thresho
 
 
 def batch_of(session: Session) -> int:
-    """How many examples the engine takes at once; of an open batch, the usual number."""
+    """Returns the engine's batch size; for a dynamic batch, the ``opt`` size."""
     spec = session.inputs[0]
     size = spec.shape[0] if spec.shape else 1
     if isinstance(size, int):
@@ -114,17 +114,17 @@ def batch_of(session: Session) -> int:
 
 
 def _one(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """The inputs for a single example."""
+    """The input specs with a batch of 1."""
     return [msgspec.structs.replace(spec, shape=(1, *spec.shape[1:])) for spec in specs]
 
 
 def _stacked(session: Session, batch: Sequence[Ready]) -> Arrays:
-    """The batch as the engine takes it: with the last example again where there are fewer than it can do with."""
+    """Stacks examples to a batch; repeats the last one if there are fewer than the engine's smallest batch."""
     spec = session.inputs[0]
-    least = spec.shape[0]
-    if not isinstance(least, int):
-        least = session.manifest.shapes[spec.name].min[0] if spec.name in session.manifest.shapes else 1
-    rows = [*batch, *[batch[-1]] * (least - len(batch))]
+    min_batch = spec.shape[0]
+    if not isinstance(min_batch, int):
+        min_batch = session.manifest.shapes[spec.name].min[0] if spec.name in session.manifest.shapes else 1
+    rows = [*batch, *[batch[-1]] * (min_batch - len(batch))]
     dtypes = {spec.name: np.dtype(spec.dtype) for spec in session.inputs}
     return {
         name: np.concatenate([row.feeds[name] for row in rows]).astype(dtypes[name], copy=False)
@@ -133,15 +133,15 @@ def _stacked(session: Session, batch: Sequence[Ready]) -> Arrays:
 
 
 def _classes(session: Session, examples: DataSet) -> tuple[np.ndarray, int]:
-    """The model's number of each class of the set, and how many classes the model has."""
+    """Returns the model's class index of each class of the data set, and the model's number of classes."""
     own = session.manifest.labels
-    if not own:  # an ONNX file's: its classes can only be meant in the set's order
+    if not own:  # built from an ONNX file without labels: assume the data set's order
         return np.arange(len(examples.labels)), len(examples.labels)
     return model_classes_from_labels(own, examples.labels, name=examples.name), len(own)
 
 
-class _Fed:
-    """What judges of images and numbers share."""
+class _Base:
+    """Parts that all evaluators share."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -161,7 +161,7 @@ class _Fed:
         return self._session.run(_stacked(self._session, batch))
 
 
-class _Classification(_Fed):
+class _Classification(_Base):
     def __init__(self, session: Session, examples: DataSet) -> None:
         super().__init__(session)
         self._map, self._count = _classes(session, examples)
@@ -169,12 +169,11 @@ class _Classification(_Fed):
         self._targets: list[np.ndarray] = []
         self._ranks: list[np.ndarray] = []
 
-    def judge(self, batch: Sequence[Ready]) -> None:
+    def evaluate(self, batch: Sequence[Ready]) -> None:
         logits = logits_from_outputs(self._run(batch), self._session.manifest)
         if logits.shape[1] != self._count:
             raise RunError(
-                f"'{self._session.manifest.name}': expected a logit for each of {self._count} classes, "
-                f"got {logits.shape[1]}"
+                f"'{self._session.manifest.name}': expected one logit per class, {self._count}, got {logits.shape[1]}"
             )
         targets = self._map[np.array([ready.example.target for ready in batch], np.int64)]
         self._targets.append(targets)
@@ -186,28 +185,28 @@ class _Classification(_Fed):
         return figures | {"top5": share(found < TOP)} if self._count > TOP else figures
 
     def per_class(self) -> tuple[ClassFigure, ...]:
-        right, targets = np.concatenate(self._ranks) < 1, np.concatenate(self._targets)
-        own = [right[targets == i] for i in self._map]
+        correct, targets = np.concatenate(self._ranks) < 1, np.concatenate(self._targets)
+        own = [correct[targets == i] for i in self._map]
         return tuple(
             ClassFigure(label=label, count=len(mine), value=share(mine))
             for label, mine in zip(self._labels, own, strict=True)
         )
 
 
-class _Regression(_Fed):
+class _Regression(_Base):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self._predicted: list[np.ndarray] = []
         self._expected: list[np.ndarray] = []
 
-    def judge(self, batch: Sequence[Ready]) -> None:
+    def evaluate(self, batch: Sequence[Ready]) -> None:
         outputs = self._run(batch)
         expected = np.stack([np.ravel(np.asarray(ready.example.target, np.float64)) for ready in batch])
         got = next(iter(outputs.values()))
         if len(outputs) != 1 or got[: len(batch)].size != expected.size:
             shapes = "; ".join(f"{name} {array.shape}" for name, array in outputs.items())
             raise RunError(
-                f"'{self._session.manifest.name}': expected one output with {expected.shape[1]} numbers an example, "
+                f"'{self._session.manifest.name}': expected one output with {expected.shape[1]} numbers per example, "
                 f"got {shapes}"
             )
         self._predicted.append(got[: len(batch)].reshape(expected.shape))
@@ -217,7 +216,7 @@ class _Regression(_Fed):
         return regression_figures(np.concatenate(self._predicted), np.concatenate(self._expected))
 
 
-class _Detection(_Fed):
+class _Detection(_Base):
     def __init__(self, session: Session, examples: DataSet, score_threshold: float) -> None:
         super().__init__(session)
         self._map, self._count = _classes(session, examples)
@@ -234,7 +233,7 @@ class _Detection(_Fed):
         array, placement = input_from_image(example, spec, how)
         return Ready(example, {spec.name: array}, placement)
 
-    def judge(self, batch: Sequence[Ready]) -> None:
+    def evaluate(self, batch: Sequence[Ready]) -> None:
         outputs = self._run(batch)
         for i, ready in enumerate(batch):
             self._add(ready, {name: array[i : i + 1] for name, array in outputs.items()})
@@ -247,7 +246,7 @@ class _Detection(_Fed):
         )
         if len(found) and found.classes.max() >= self._count:
             raise RunError(
-                f"'{self._session.manifest.name}': expected objects of {self._count} classes, got one of class "
+                f"'{self._session.manifest.name}': expected detections of {self._count} classes, got class "
                 f"{found.classes.max()}"
             )
         classes = self._map[expected.classes]
@@ -272,7 +271,7 @@ class _Detection(_Fed):
         )
 
 
-class _Translation(_Fed):
+class _Translation(_Base):
     def __init__(self, session: Session, examples: DataSet) -> None:
         super().__init__(session)
         self._vocabulary = session.manifest.labels or tuple(examples.labels)
@@ -283,12 +282,12 @@ class _Translation(_Fed):
         source = [spec for spec in self._specs if spec.name == SOURCE]
         return Ready(example, feeds_from_example(example, source, None, self._vocabulary))
 
-    def judge(self, batch: Sequence[Ready]) -> None:
+    def evaluate(self, batch: Sequence[Ready]) -> None:
         written = self._session.tokens(_stacked(self._session, batch)[SOURCE])[: len(batch)]
         self._predicted += written
         for ready in batch:
             ids = ids_from_text(str(ready.example.target), self._vocabulary)
-            # What the vocabulary lacks cannot be written: an engine that says so is not right.
+            # A token that is not in the vocabulary cannot be predicted: an engine that outputs UNKNOWN is wrong.
             self._expected.append([None if token == UNKNOWN else token for token in ids])
 
     def figures(self) -> dict[str, float]:

@@ -72,7 +72,7 @@ def test_a_set_may_have_a_part_of_the_models_classes(make_session, listed) -> No
     found = evaluate_session(session, listed([coloured(0, 1), coloured(2, 1), coloured(1, 0)], ("green", "red")))
     assert found.figures["accuracy"] == pytest.approx(2 / 3)
     assert [(row.label, row.count, row.value) for row in found.per_class] == [("green", 1, 1.0), ("red", 2, 0.5)]
-    assert found.notes == ("the set has 2 of the model's 3 classes",)
+    assert found.notes == ("the data set has 2 of the model's 3 classes",)
 
 
 def test_error_on_other_classes(make_session, listed) -> None:
@@ -90,7 +90,7 @@ def test_an_engine_without_names_has_the_classes_of_the_set(make_session, listed
 
 def test_error_on_an_engine_without_names_and_another_number_of_classes(make_session, listed) -> None:
     session, _ = make_session(brightest, labels=(), task="tensor")
-    with pytest.raises(RunError, match="a logit for each of 4 classes, got 3"):
+    with pytest.raises(RunError, match="one logit per class, 4, got 3"):
         evaluate_session(session, listed(FOUR, (*COLOURS, "pink")))
 
 
@@ -157,7 +157,7 @@ def test_error_when_all_are_broken_or_there_is_none(make_session, listed) -> Non
     session, _ = make_session(brightest)
     with pytest.raises(DataError, match="all 2 examples are broken: a.jpg: broken image"):
         evaluate_session(session, listed(["a.jpg: broken image"] * 2, COLOURS))
-    with pytest.raises(DataError, match="expected examples to measure on, got none"):
+    with pytest.raises(DataError, match="expected at least one example, got none"):
         evaluate_session(session, listed([], COLOURS))
 
 
@@ -212,7 +212,7 @@ def test_a_regression_is_measured_by_its_squares(make_session, listed) -> None:
 
 def test_error_on_another_number_of_outputs(make_session, listed) -> None:
     session, _ = make_session(lambda feeds: {"prediction": np.zeros((2, 3), np.float32)}, **TABLE)
-    with pytest.raises(RunError, match="one output with 1 numbers an example"):
+    with pytest.raises(RunError, match="one output with 1 numbers per example"):
         evaluate_session(session, listed(ROWS, task="regress"))
 
 
@@ -329,7 +329,7 @@ def test_a_detector_with_a_batch_is_asked_for_several_at_once(make_session, list
 
 def test_error_on_a_detector_with_more_classes_than_the_set(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **{**DETECTOR, "labels": ()})
-    with pytest.raises(RunError, match="expected objects of 1 classes, got one of class 1"):
+    with pytest.raises(RunError, match="expected detections of 1 classes, got class 1"):
         evaluate_session(session, listed([scene((0, 8, 32, 24), kind=0)], ("cat",), task="detect"))
 
 
