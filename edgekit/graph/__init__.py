@@ -1,1 +1,1 @@
-"""Graphs: export from a module, loading of foreign ONNX, passes, checks and counts; a graph is an `onnx_ir.Model`."""
+"""Graphs: export of modules, loading of ONNX files, passes, checks and statistics; a graph is an `onnx_ir.Model`."""
