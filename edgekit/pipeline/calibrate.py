@@ -213,7 +213,7 @@ def measured_ranges(
 def _from_black_to_white(table: CalibrationTable, model: LoadedModel, samples: Samples) -> CalibrationTable:
     """The input's range is all that a picture can hold, however dark those were that the model was shown."""
     spec = specs_at(model.inputs, model.shapes)[0]
-    shown = not isinstance(samples, CalibrationSet) or samples.pictures
+    shown = not isinstance(samples, CalibrationSet) or samples.has_images
     if model.preprocess is None or not shown or spec.name not in table.ranges:
         return table
     plain = [np.full((1, 1, 3), level, np.uint8) for level in (0, 255)]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from edgekit.data.augment import Augmentation, augmentation_from_names, clipped_boxes
-from edgekit.data.examples import Boxes, DataSet, Example, check_first, feeds_from_example, input_from_picture
+from edgekit.data.examples import Boxes, DataSet, Example, check_first, feeds_from_example, input_from_image
 from edgekit.data.images import Placement
 from edgekit.data.mosaic import augmented_example
 from edgekit.data.vocabulary import PAD, UNKNOWN, target_output_ids
@@ -144,7 +144,7 @@ class Batches:
         how, specs = self._recipe.preprocess, self._specs
         if isinstance(example.target, Boxes):
             assert how is not None
-            array, placement = input_from_picture(example, specs[0], how)
+            array, placement = input_from_image(example, specs[0], how)
             return _Prepared(example, (array,), placement)
         feeds = feeds_from_example(example, specs, how, self._recipe.labels.names)
         return _Prepared(example, tuple(feeds[spec.name] for spec in specs))

@@ -191,7 +191,7 @@ class _Detect:
                 iou_threshold=self._how.iou_threshold,
                 max_detections=MAX_DETECTIONS,
             )
-            found = FoundBoxes(placement.to_picture(boxes[kept]), classes[kept], scores[kept])
+            found = FoundBoxes(placement.to_image(boxes[kept]), classes[kept], scores[kept])
             assert isinstance(example.target, Boxes)
             ignored = example.target.ignored
             self._precision.add(

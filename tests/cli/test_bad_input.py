@@ -211,7 +211,7 @@ def test_an_onnx_file_that_cannot_be_built_names_the_place(
 
 @pytest.mark.parametrize(
     ("content", "error"),
-    [(slice(0, 20_000), "20000 bytes that are none, or that were cut short"), (slice(0, 0), "an empty file")],
+    [(slice(0, 20_000), "20000 bytes that are not ONNX, or a truncated file"), (slice(0, 0), "an empty file")],
 )
 def test_an_onnx_file_that_is_cut_short_is_told_from_a_whole_one(
     fails: Callable[..., Said], place: Path, content: slice, error: str
@@ -352,7 +352,7 @@ def test_a_folder_that_cannot_be_written_is_named(closed: Path, capsys: pytest.C
     ("model", "options", "error"),
     [
         ("closed/my.onnx", [], "my.onnx: cannot be read: Permission denied"),
-        ("model.onnx", ["--calib", "closed"], "closed: expected a folder that can be read, got: Permission denied"),
+        ("model.onnx", ["--calib", "closed"], "closed: expected a readable folder, got: Permission denied"),
     ],
 )
 @pytest.mark.parametrize("closed", [0o000], indirect=True)

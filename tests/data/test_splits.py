@@ -81,5 +81,5 @@ def test_a_file_that_is_a_folder_or_missing_is_an_error(tmp_path):
 
 def test_a_file_of_names_needs_one(tmp_path):
     (tmp_path / "n.txt").write_text("\n  \n")
-    with pytest.raises(DataError, match="expected names of classes, one a line, got none"):
+    with pytest.raises(DataError, match="expected class names, one per line, got none"):
         names_in(tmp_path / "n.txt")

@@ -61,7 +61,7 @@ def listed() -> type[Listed]:
 
 @pytest.fixture
 def make_session() -> Callable[..., tuple[Session, ScriptedEngine]]:
-    """An open session of a scripted engine that takes pictures of 4 x 4 px, by default one at a time."""
+    """An open session of a scripted engine that takes images of 4 x 4 px, by default one at a time."""
 
     def make(answer: Answer, **changes: Any) -> tuple[Session, ScriptedEngine]:
         fields: dict[str, Any] = {

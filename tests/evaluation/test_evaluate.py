@@ -20,7 +20,7 @@ COLOURS = ("red", "green", "blue")
 
 
 def coloured(index: int, target: int, name: str = "") -> Example:
-    """A picture of nothing but one colour, and the class it is said to be of."""
+    """An image of nothing but one colour, and the class it is said to be of."""
     pixels = np.zeros((6, 5, 3), np.uint8)
     pixels[..., index] = 200
     return Example(name or f"{COLOURS[index]} {target}", pixels, target)
@@ -68,11 +68,11 @@ def test_classes_in_another_order_are_matched_by_name(make_session, listed) -> N
 
 def test_a_set_may_have_a_part_of_the_models_classes(make_session, listed) -> None:
     session, _ = make_session(brightest, labels=("Red", "Green", "Blue"))
-    # The second is a blue picture that is called red: classes that the set lacks are in the running.
+    # The second is a blue image that is called red: classes that the set lacks are in the running.
     found = evaluate_session(session, listed([coloured(0, 1), coloured(2, 1), coloured(1, 0)], ("green", "red")))
     assert found.figures["accuracy"] == pytest.approx(2 / 3)
     assert [(row.label, row.count, row.value) for row in found.per_class] == [("green", 1, 1.0), ("red", 2, 0.5)]
-    assert found.notes == ("the set has 2 of the model's 3 classes",)
+    assert found.notes == ("the data set has 2 of the model's 3 classes",)
 
 
 def test_error_on_other_classes(make_session, listed) -> None:
@@ -90,7 +90,7 @@ def test_an_engine_without_names_has_the_classes_of_the_set(make_session, listed
 
 def test_error_on_an_engine_without_names_and_another_number_of_classes(make_session, listed) -> None:
     session, _ = make_session(brightest, labels=(), task="tensor")
-    with pytest.raises(RunError, match="a logit for each of 4 classes, got 3"):
+    with pytest.raises(RunError, match="one logit per class, 4, got 3"):
         evaluate_session(session, listed(FOUR, (*COLOURS, "pink")))
 
 
@@ -150,14 +150,14 @@ def test_broken_examples_are_passed_over_and_counted(make_session, listed) -> No
     assert found.examples == 2
     assert found.figures["accuracy"] == 0.5
     assert found.skipped[0] == "b.jpg: broken image"
-    assert found.skipped[1].startswith("floats: expected a picture")
+    assert found.skipped[1].startswith("floats: expected an image")
 
 
 def test_error_when_all_are_broken_or_there_is_none(make_session, listed) -> None:
     session, _ = make_session(brightest)
     with pytest.raises(DataError, match="all 2 examples are broken: a.jpg: broken image"):
         evaluate_session(session, listed(["a.jpg: broken image"] * 2, COLOURS))
-    with pytest.raises(DataError, match="expected examples to measure on, got none"):
+    with pytest.raises(DataError, match="expected at least one example, got none"):
         evaluate_session(session, listed([], COLOURS))
 
 
@@ -212,7 +212,7 @@ def test_a_regression_is_measured_by_its_squares(make_session, listed) -> None:
 
 def test_error_on_another_number_of_outputs(make_session, listed) -> None:
     session, _ = make_session(lambda feeds: {"prediction": np.zeros((2, 3), np.float32)}, **TABLE)
-    with pytest.raises(RunError, match="one output with 1 numbers an example"):
+    with pytest.raises(RunError, match="one output with 1 numbers per example"):
         evaluate_session(session, listed(ROWS, task="regress"))
 
 
@@ -250,7 +250,7 @@ def scene(corners: tuple[float, ...], kind: int = 1, *, size: int = 64, ignored:
 ANIMALS = ("cat", "dog")
 
 
-def test_boxes_in_px_of_the_picture_are_compared(make_session, listed) -> None:
+def test_boxes_in_px_of_the_image_are_compared(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     scenes = listed([scene((0, 8, 32, 24)), scene((0, 16, 64, 48), size=128)], ANIMALS, task="detect")
     found = evaluate_session(session, scenes)
@@ -311,7 +311,7 @@ def test_what_is_to_be_ignored_is_neither_right_nor_wrong(make_session, listed) 
         assert found.per_class[1].count == 1
 
 
-def test_grey_pictures_are_taken(make_session, listed) -> None:
+def test_grey_images_are_taken(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     grey = Example("grey", np.zeros((64, 64), np.uint8), scene((0, 8, 32, 24)).target)
     assert evaluate_session(session, listed([grey], ANIMALS, task="detect")).figures["map50"] == pytest.approx(1.0)
@@ -329,7 +329,7 @@ def test_a_detector_with_a_batch_is_asked_for_several_at_once(make_session, list
 
 def test_error_on_a_detector_with_more_classes_than_the_set(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **{**DETECTOR, "labels": ()})
-    with pytest.raises(RunError, match="expected objects of 1 classes, got one of class 1"):
+    with pytest.raises(RunError, match="expected detections of 1 classes, got class 1"):
         evaluate_session(session, listed([scene((0, 8, 32, 24), kind=0)], ("cat",), task="detect"))
 
 

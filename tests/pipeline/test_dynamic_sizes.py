@@ -192,7 +192,11 @@ def test_error_on_two_sizes_of_what_the_module_wants_equal(target: str) -> None:
 @pytest.mark.parametrize(
     ("module", "sizes", "message"),
     [
-        (Folded(), {"x": (1, 3, (4, 8, 16))}, r"input x: .*: Folded takes dimension 2 in one size alone, 8: expected"),
+        (
+            Folded(),
+            {"x": (1, 3, (4, 8, 16))},
+            r"input x: .*: expected a fixed size for dimension 2, because Folded accepts only 8, got",
+        ),
         (Words(), {"ids:int64": (1, (2, 5, 16)), "mask:int64": (1, (2, 5, 16))}, r"does not take its end .*\(1, 16\)"),
         (Words(), {"ids:int64": (1, (2, 5, 8)), "mask:int64": (1, (2, 5, 9))}, "one range .*, got 2:5:9 and 2:5:8"),
     ],

@@ -25,11 +25,11 @@ from edgekit.specs import TensorSpec
 def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 
-    pictures = np.concatenate([digit_arrays(split)[0] for split in ("train", "test")])
-    assert pictures.dtype == np.uint8 and pictures.max() == 255
-    levels = np.round(pictures.astype(float) * 16 / 255)
-    known = {picture.tobytes() for picture in load_digits().images}
-    assert {picture.tobytes() for picture in levels} == known
+    images = np.concatenate([digit_arrays(split)[0] for split in ("train", "test")])
+    assert images.dtype == np.uint8 and images.max() == 255
+    levels = np.round(images.astype(float) * 16 / 255)
+    known = {image.tobytes() for image in load_digits().images}
+    assert {image.tobytes() for image in levels} == known
 
 
 def test_digits_are_split_1437_to_360_and_every_class_is_in_both():
@@ -46,10 +46,10 @@ def test_digits_keep_their_classes():
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
-    classes = {picture.tobytes(): target for picture, target in zip(loaded.images, loaded.target, strict=True)}
-    pictures, targets = digit_arrays("test")
-    for picture, target in zip(pictures, targets, strict=True):
-        assert classes[np.round(picture.astype(float) * 16 / 255).tobytes()] == target
+    classes = {image.tobytes(): target for image, target in zip(loaded.images, loaded.target, strict=True)}
+    images, targets = digit_arrays("test")
+    for image, target in zip(images, targets, strict=True):
+        assert classes[np.round(image.astype(float) * 16 / 255).tobytes()] == target
 
 
 def test_digits_without_scikit_learn_say_how_to_install_it(monkeypatch):

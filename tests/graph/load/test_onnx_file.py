@@ -127,8 +127,8 @@ def test_foreign_model_computes_the_same_after_optimizing(run_in_onnxruntime, pa
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"),
         (b"\x1c\x00\x00\x00TFL3" + b"0" * 100, "TensorFlow Lite"),
         (b"nothing of the kind", "expected an ONNX file"),
-        (small_model().SerializeToString()[:-40], "cut short"),
-        (onnx.ModelProto(ir_version=8).SerializeToString(), "a graph and its outputs"),
+        (small_model().SerializeToString()[:-40], "truncated"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "a graph and outputs"),
     ],
     ids=["empty", "html", "zip", "lfs", "tflite", "text", "cut", "no graph"],
 )
