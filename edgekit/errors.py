@@ -25,6 +25,8 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
+from edgekit.extras import install_command
+
 __all__ = [
     "AccuracyError",
     "BackendUnavailable",
@@ -124,11 +126,14 @@ class AccuracyError(EdgeKitError):
 
 @contextlib.contextmanager
 def needs_extra(what: str, extra: str) -> Iterator[None]:
-    """Around imports that an extra brings: one that is missing becomes a `BackendUnavailable` that names the extra.
+    """Raises a failed import inside the block as `BackendUnavailable`, with the command that installs the extra.
 
     Args:
-        what: what needs them, as in "building an engine".
-        extra: as in ``pip install 'edgekit[extra]'``.
+        what: what needs the imports, as in "building an engine".
+        extra: the extra that installs the packages, such as ``build``.
+
+    Raises:
+        BackendUnavailable: a package of the extra is missing.
     """
     try:
         yield
@@ -136,7 +141,7 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
         if (e.name or "").startswith("edgekit"):  # a bug of ours
             raise
         raise BackendUnavailable(
-            f"{what} needs packages that are not installed: {e}", hint=f"pip install 'edgekit[{extra}]'"
+            f"{what} needs packages that are not installed: {e}", hint=install_command(extra)
         ) from e
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgekit.errors import BackendUnavailable, BuildError, GraphError
+from edgekit.extras import install_command
 from edgekit.specs import Precision
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def read_graph(path: Path) -> onnx.ModelProto:
         import google.protobuf.message
         import onnx
     except ImportError as e:
-        hint = "pip install 'edgekit[build]'"
         raise BackendUnavailable(
-            "building an engine needs the package 'onnx', which is not installed", hint=hint
+            "building an engine needs the package 'onnx', which is not installed",
+            hint=install_command("build", "onnx"),
         ) from e
     try:
         return onnx.load(path, load_external_data=False)

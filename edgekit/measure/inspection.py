@@ -10,6 +10,7 @@ import msgspec
 
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
 from edgekit.errors import BackendUnavailable, EngineMismatch, GraphError
+from edgekit.extras import install_command
 from edgekit.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def inspection_from_bundle(path: Path) -> Inspection:
         if engine is None:
             raise BackendUnavailable(
                 f"inspecting an engine for {manifest.backend} needs packages that are not installed: {e}",
-                hint="pip install 'edgekit[build]'",
+                hint=install_command("build", "onnx", "onnx-ir"),
             ) from e
         stats = None
     precisions = _precision_by_node(engine or ())

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.engine.bundle.manifest import Manifest
+from edgekit.extras import install_command
 from edgekit.measure.inspection import Inspection, LayerRow
 from edgekit.report.terminal import label_grid, notes_panel
 from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, short_figure
@@ -89,7 +90,7 @@ def _cut_end(text: str, room: int) -> str:
 def _totals(found: Inspection) -> list[tuple[str, str]]:
     rows = [("layers", f"{len(found.layers)}{_by_precision(found)}")]
     if found.parameters is None:
-        rows.append(("not counted", "parameters and MACs: they need the graph, and pip install 'edgekit[build]'"))
+        rows.append(("not counted", f"parameters and MACs: {install_command('build', 'onnx', 'onnx-ir')}"))
     else:
         rows += [
             ("parameters", f"{found.parameters:,}"),

@@ -14,6 +14,7 @@ import pytest
 
 from edgekit.engine.bundle.manifest import read_manifest, seal
 from edgekit.errors import EngineMismatch, GraphError
+from edgekit.extras import install_command
 from edgekit.measure.inspection import Inspection, inspection_from_bundle
 from edgekit.specs import ShapeRange, TensorSpec
 
@@ -159,19 +160,19 @@ def test_without_onnx_the_table_says_what_is_not_counted(bundle: Callable[..., P
     layer = {"name": "c", "type": "convolution", "precision": "int8", "outputs": [[1, 8, 8, 8]]}
     done = without_onnx(str(bundle(layer)))
     assert done.returncode == 0, done.stderr
-    assert "pip install 'edgekit[build]'" in done.stdout
+    assert install_command("build", "onnx", "onnx-ir") in done.stdout
     assert "MACs  " not in done.stdout
 
 
-def test_without_onnx_and_without_layers_the_extra_is_named(bundle: Callable[..., Path]) -> None:
+def test_without_onnx_and_without_layers_the_packages_are_named(bundle: Callable[..., Path]) -> None:
     done = without_onnx(str(bundle()))
     assert done.returncode == 3
-    assert "pip install 'edgekit[build]'" in done.stderr
+    assert install_command("build", "onnx", "onnx-ir") in done.stderr
 
 
-def test_without_onnx_a_drawing_names_the_extra(bundle: Callable[..., Path], tmp_path: Path) -> None:
+def test_without_onnx_a_drawing_names_the_packages(bundle: Callable[..., Path], tmp_path: Path) -> None:
     layer = {"name": "c", "type": "convolution", "precision": "int8", "outputs": [[1, 8, 8, 8]]}
     done = without_onnx(str(bundle(layer)), "--graph", str(tmp_path / "graph.svg"))
     assert done.returncode == 3
-    assert "needs the package onnx" in done.stderr and "pip install 'edgekit[build]'" in done.stderr
+    assert "needs the package onnx" in done.stderr and install_command("build", "onnx", "onnx-ir") in done.stderr
     assert not (tmp_path / "graph.svg").exists()

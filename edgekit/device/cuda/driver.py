@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
+from edgekit.device.cuda.packages import bindings_command
 from edgekit.errors import BackendUnavailable
 
 __all__ = ["DeviceProperties", "Driver", "Handle", "device_properties", "driver"]
 
-INSTALL = "pip install 'edgekit[tensorrt]'; on a Jetson also: pip install pycuda"
 NO_DRIVER = (
     "install NVIDIA's driver (on a Jetson it comes with JetPack), or start the container with --gpus all; "
     "nvidia-smi shows whether it works"
@@ -231,7 +231,7 @@ def _found() -> Driver:
         )
     raise BackendUnavailable(
         f"CUDA needs the package 'cuda-bindings' or 'pycuda', and neither works here ({'; '.join(missing)})",
-        hint=INSTALL,
+        hint=f"{bindings_command()}; on a Jetson, pycuda works in its place: pip install pycuda",
     )
 
 

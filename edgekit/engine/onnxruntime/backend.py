@@ -14,6 +14,7 @@ from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
+from edgekit.extras import install_command
 from edgekit.lower.leaky_relu import replace_leaky_relus
 from edgekit.lower.matmul import fuse_integer_products
 from edgekit.lower.nearest_resize import replace_nearest_resizes
@@ -173,7 +174,7 @@ def _library() -> Any:
     try:
         import onnxruntime
     except ImportError as e:
-        hint = "pip install 'edgekit[cpu]'"
+        hint = install_command("cpu")
         raise BackendUnavailable(f"target 'cpu' needs the package 'onnxruntime': {e}", hint=hint) from e
     return onnxruntime
 

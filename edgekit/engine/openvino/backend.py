@@ -14,6 +14,7 @@ from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
+from edgekit.extras import install_command
 from edgekit.lower.channels_last import FIRST, put_channels_last
 from edgekit.lower.padded_bytes import pad_bytes
 from edgekit.lower.rewriting import element_counts, saved_beside
@@ -167,7 +168,7 @@ def _library() -> Any:
     try:
         import openvino
     except ImportError as e:
-        hint = "pip install 'edgekit[openvino]'"
+        hint = install_command("openvino")
         raise BackendUnavailable(f"target 'openvino' needs the package 'openvino': {e}", hint=hint) from e
     return openvino
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgekit.device.cuda.driver import DeviceProperties, device_properties
+from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.jetson import jetson
 from edgekit.engine.backend import BuildOptions, BuildResult, Engine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
@@ -37,6 +38,7 @@ from edgekit.engine.tensorrt.log import builder_log, last_words, made_with_log
 from edgekit.engine.tensorrt.network import add_profile, parse_graph
 from edgekit.engine.tensorrt.options import TensorRtOptions
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
+from edgekit.extras import requirements
 from edgekit.models.weights.download import weights_cache
 from edgekit.specs import Precision, QuantScheme
 
@@ -228,7 +230,7 @@ class TensorRtRtx(TensorRt):
         self._library()
 
     def _how_to_install(self, root: Path = Path("/")) -> str:
-        return "pip install 'edgekit[rtx]'"
+        return bindings_command(*requirements("rtx", "tensorrt-rtx-cu13"), root=root)
 
     def _check(self, options: TensorRtOptions) -> None:
         if options.hardware_compatible:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from edgekit.device.cuda.driver import Driver, driver
+from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.cuda.resources import Context, Event, Graph, Stream, give_back
 from edgekit.engine.tensorrt.context import Execution
 from edgekit.engine.tensorrt.plan import Plan
@@ -81,7 +82,8 @@ class TensorRtEngine:
         self.use_graphs = cuda.has_graphs
         if not cuda.has_graphs:
             self._note(
-                f"{cuda.name} has no CUDA graphs, so every layer is started by itself: pip install cuda-bindings"
+                f"{cuda.name} has no CUDA graphs, so every layer is launched by itself: "
+                f"{bindings_command(cuda=cuda.properties(index).driver_version)}"
             )
         self._name = name
         self._lock = threading.RLock()

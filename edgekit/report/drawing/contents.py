@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.errors import BackendUnavailable, GraphError
+from edgekit.extras import install_command
 from edgekit.measure.inspection import Inspection
 from edgekit.report.drawing.layers import Layout, layout
 from edgekit.report.drawing.tree import Block, Wiring, block_tree
@@ -174,7 +175,7 @@ def drawing_from_inspection(found: Inspection) -> Drawing:
     if found.macs is None:
         raise BackendUnavailable(
             f"drawing the graph of {found.name} needs the package onnx, which is not installed",
-            hint="pip install 'edgekit[build]'",
+            hint=install_command("build", "onnx", "onnx-ir"),
         )
     if not found.layers:
         raise GraphError(f"{found.name} cannot be drawn: expected layers, got none")
