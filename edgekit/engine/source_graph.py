@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import BackendUnavailable, GraphError
+from edgekit.extras import install_command
 from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ def read_graph(path: Path) -> ir.Model:
         import google.protobuf.message
         import onnx_ir as ir
     except ImportError as e:
-        hint = "pip install 'edgekit[build]'"
         raise BackendUnavailable(
-            "building an engine needs the package 'onnx-ir', which is not installed", hint=hint
+            "building an engine needs the package 'onnx-ir', which is not installed",
+            hint=install_command("build", "onnx", "onnx-ir"),
         ) from e
     try:
         return ir.load(path)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgekit.errors import BackendUnavailable, UsageError
+from edgekit.extras import install_command
 
 __all__ = [
     "AveragePrecision",
@@ -165,7 +166,7 @@ def require_pycocotools() -> Any:
         import pycocotools.cocoeval
     except ImportError as e:
         raise BackendUnavailable(
-            f"mean average precision: expected pycocotools, got: {e}", hint="pip install 'edgekit[eval]'"
+            f"mean average precision: expected pycocotools, got: {e}", hint=install_command("eval")
         ) from e
     return pycocotools.cocoeval
 

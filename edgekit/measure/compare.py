@@ -1,4 +1,4 @@
-"""Engines of one model measured one after the other, and how far the answers of the last are from the first's."""
+"""Measures the engines of one model one after the other, and compares the outputs of the last with the first's."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from edgekit.specs import specs_at
 
 __all__ = ["BuiltEngine", "Comparison", "compare_engines"]
 
-FEWEST_RUNS = 20
-MOST_RUNS = 200
+MIN_RUNS = 20
+MAX_RUNS = 200
 MEASURE_S = 2.0
 WARMUP = 3
 
@@ -29,19 +29,19 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class BuiltEngine(NamedTuple):
-    """An engine in a folder that is not sealed yet."""
+    """An engine in a bundle folder that is still being written."""
 
     folder: Path
     manifest: Manifest
 
 
 class Comparison(NamedTuple):
-    """What came of it.
+    """Result of `compare_engines`.
 
     Attributes:
-        reports: latency by precision, in the order in which the engines were given.
-        sqnr_db: signal to quantization noise of each output of the last engine against the first.
-        min_max_db: the same at each end of the range of sizes.
+        reports: latency by precision, in the order of the engines.
+        sqnr_db: signal to quantization noise ratio of each output of the last engine against the first, in dB.
+        min_max_db: the same for the inputs of the min sizes and of the max sizes.
     """
 
     reports: dict[str, LatencyReport]
@@ -52,44 +52,45 @@ class Comparison(NamedTuple):
 def compare_engines(
     engines: Sequence[BuiltEngine],
     inputs: Sequence[Arrays],
-    ends: Sequence[Sequence[Arrays]] = (),
+    min_max: Sequence[Sequence[Arrays]] = (),
     *,
     threads: int,
     progress: Progress,
 ) -> Comparison:
-    """Loads each engine, measures it for about two seconds, and asks it for its answers.
+    """Loads each engine, measures it for about two seconds, and compares the outputs of the last with the first's.
 
     Args:
-        engines: the reference first; one is in memory at a time.
-        inputs: what the answers are compared on.
-        ends: the same for inputs of the least and of the greatest sizes that the engines take.
-        threads: for the engines; 0 leaves it to the backend.
-        progress: is told which one is measured.
+        engines: the reference first; one engine is in memory at a time.
+        inputs: feeds on which the outputs are compared.
+        min_max: further feeds, of the min sizes and of the max sizes that the engines accept.
+        threads: threads for each engine; 0 leaves it to the backend.
+        progress: shows which engine is measured.
     """
     reports: dict[str, LatencyReport] = {}
-    answers: list[list[list[dict[str, np.ndarray]]]] = []
+    outputs: list[list[list[dict[str, np.ndarray]]]] = []
     for folder, manifest in engines:
         precision = str(manifest.precision)
         engine = backend(manifest.backend).load(folder / manifest.engine, threads=threads)
         with Session(engine, manifest) as session, progress.stage(f"measuring {precision.upper()}"):
             reports[precision] = measure(session, runs=_runs(session), warmup=WARMUP, threads=threads)
-            answers.append([[session.run(_typed(arrays, session)) for arrays in feeds] for feeds in (inputs, *ends)])
-    if len(answers) < 2:
+            sets = (inputs, *min_max)
+            outputs.append([[session.run(_typed(arrays, session)) for arrays in feeds] for feeds in sets])
+    if len(outputs) < 2:
         return Comparison(reports, {}, [])
-    sqnr_db, *min_max_db = [noise_db(a, b) for a, b in zip(answers[0], answers[-1], strict=True)]
+    sqnr_db, *min_max_db = [noise_db(a, b) for a, b in zip(outputs[0], outputs[-1], strict=True)]
     return Comparison(reports, sqnr_db, min_max_db)
 
 
 def _typed(arrays: Arrays, session: Session) -> dict[str, np.ndarray]:
-    """Floats as the session takes them: one of the engines may have inputs in half precision."""
+    """Casts floats to the session's input types: one of the engines may have inputs in half precision."""
     dtypes = {spec.name: np.dtype(spec.dtype) for spec in session.inputs}
     return {n: a.astype(dtypes[n]) if a.dtype.kind == dtypes[n].kind == "f" else a for n, a in arrays.items()}
 
 
 def _runs(session: Session) -> int:
-    """As many as fit into two seconds, but enough for percentiles."""
+    """Returns how many runs fit into two seconds, but at least as many as percentiles need."""
     specs = specs_at(session.inputs, session.manifest.shapes)
     feeds = {spec.name: np.zeros([int(size) for size in spec.shape], spec.dtype) for spec in specs}
     start = time.perf_counter()
     session.run(feeds)
-    return int(min(MOST_RUNS, max(FEWEST_RUNS, MEASURE_S / max(time.perf_counter() - start, 1e-6))))
+    return int(min(MAX_RUNS, max(MIN_RUNS, MEASURE_S / max(time.perf_counter() - start, 1e-6))))

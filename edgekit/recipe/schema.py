@@ -390,7 +390,7 @@ def shipped(folder: Literal["recipes", "calibration"]) -> Path:
             return place
     raise EdgeKitError(
         f"folder '{folder}': expected it in {package / '_shipped'} or {package.parent}, found it in neither",
-        hint="reinstall EdgeKit: pip install --force-reinstall edgekit",
+        hint="the installation is incomplete: install EdgeKit again",
     )
 
 

@@ -24,6 +24,7 @@ from torch import nn
 
 from edgekit.cli.main import main
 from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.extras import install_command
 from edgekit.models.darknet import save_darknet
 from edgekit.models.yolov3 import yolov3_tiny
 from edgekit.pipeline import build as pipeline
@@ -499,4 +500,4 @@ def test_a_target_whose_library_is_missing_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "openvino", None)
     said = fails(3, "build", "model.onnx", "--target", "openvino")
     assert said.error.startswith("target 'openvino' needs the package 'openvino'")
-    assert said.hint == "pip install 'edgekit[openvino]'"
+    assert said.hint == install_command("openvino")

@@ -10,6 +10,7 @@ from PIL import Image
 from edgekit.data.examples import Choice, Example, Split
 from edgekit.data.splits import fraction_from_key
 from edgekit.errors import BackendUnavailable, UsageError
+from edgekit.extras import install_command
 from edgekit.recipe.schema import Task
 
 __all__ = ["DIGIT_SIDE_PX", "Digits", "digit_arrays", "digits_from_name"]
@@ -68,7 +69,7 @@ def digit_arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
     except ImportError as e:
         raise BackendUnavailable(
             f"the data sets 'digits' and 'scenes' need the package 'scikit-learn': {e}",
-            hint="pip install 'edgekit[train]'",
+            hint=install_command("train", "scikit-learn"),
         ) from e
     loaded = load_digits()
     images = np.round(loaded.images * (255 / 16)).astype(np.uint8)

@@ -297,7 +297,7 @@ def _check_format(file: Path, got: object, hint: str) -> None:
     if type(got) is not int:
         raise EngineMismatch(f"{file} is damaged: expected 'format' {FORMAT}, got {str(got)[:40]}", hint=hint)
     if got > FORMAT:
-        upgrade = "upgrade with pip install -U edgekit"
+        upgrade = "install a newer EdgeKit, or build the engine again with this one"
         raise EngineMismatch(f"{file}: format {got} is newer than this EdgeKit's, {FORMAT}", hint=upgrade)
     if got < FORMAT:
         raise EngineMismatch(f"{file}: expected format {FORMAT}, got {got}", hint=hint)

@@ -16,6 +16,7 @@ from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
+from edgekit.extras import install_command
 from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
@@ -171,7 +172,7 @@ def _library() -> Any:
     try:
         import onnxruntime
     except ImportError as e:
-        hint = "pip install 'edgekit[cpu]'"
+        hint = install_command("cpu")
         raise BackendUnavailable(f"target 'cpu' needs the package 'onnxruntime': {e}", hint=hint) from e
     return onnxruntime
 

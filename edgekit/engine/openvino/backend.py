@@ -16,6 +16,7 @@ from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
+from edgekit.extras import install_command
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _library() -> Any:
     try:
         import openvino
     except ImportError as e:
-        hint = "pip install 'edgekit[openvino]'"
+        hint = install_command("openvino")
         raise BackendUnavailable(f"target 'openvino' needs the package 'openvino': {e}", hint=hint) from e
     return openvino
 

@@ -16,6 +16,7 @@ import msgspec
 
 from edgekit.device.cuda.choose import device_properties
 from edgekit.device.cuda.driver import DeviceProperties
+from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.jetson import jetson
 from edgekit.engine.backend import BuildOptions, BuildResult, Engine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
@@ -39,6 +40,7 @@ from edgekit.engine.tensorrt.options import TensorRtOptions
 from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.engine.tensorrt.scheme import SCHEME
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
+from edgekit.extras import requirements
 from edgekit.specs import Precision, QuantScheme
 from edgekit.storage import cache_folder
 
@@ -227,7 +229,7 @@ class TensorRtRtx(TensorRt):
         self._library()
 
     def _how_to_install(self, root: Path = Path("/")) -> str:
-        return "pip install 'edgekit[rtx]'"
+        return bindings_command(*requirements("rtx", "tensorrt-rtx-cu13"), root=root)
 
     def _check(self, options: TensorRtOptions) -> None:
         if options.hardware_compatible:

@@ -1,4 +1,4 @@
-"""Style sheets and scripts that pages carry inside."""
+"""Style sheets and scripts that are inlined into pages."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ __all__ = ["asset"]
 
 @cache
 def asset(name: str) -> str:
-    """The text of a file of this folder."""
+    """Returns the text of a file in this folder."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the edges of every block that is unfolded. Rows, columns and lanes are given; where they are, the browser knows.
+// Draws the edges of all unfolded blocks. The page defines rows, columns and lanes; the browser computes their positions.
 const SVG = "http://www.w3.org/2000/svg";
 
 function draw(inside) {
@@ -19,7 +19,7 @@ function draw(inside) {
   svg.innerHTML = parts.join("");
 }
 
-// Straight down to the end of its row, a curve to the next row, and straight down there.
+// Goes straight down to the end of its row, in a curve to the next row, and straight down there.
 function path(source, target, bend, row) {
   const x = source.offsetLeft + source.offsetWidth / 2, toX = target.offsetLeft + target.offsetWidth / 2;
   const lane = target.classList.contains("lane"), tip = !lane && !target.classList.contains("frame");
@@ -29,7 +29,7 @@ function path(source, target, bend, row) {
   return `<path d="${curve}"/>` + (tip ? `<path class="tip" d="M${toX} ${row.top}l-3.5 -7h7z"/>` : "");
 }
 
-// Whether it is in no block that is folded.
+// Whether no folded block contains it.
 const seen = (element) => !element.closest("details:not([open]) > .inside");
 
 function drawNow() {
@@ -42,7 +42,7 @@ function drawAll() {
   waiting = requestAnimationFrame(drawNow);
 }
 
-// What was clicked stays under the pointer, wherever the rest of the picture goes.
+// Keeps the clicked element under the pointer while the rest of the drawing moves.
 function keepingInPlace(element, change) {
   const before = element.getBoundingClientRect();
   change();
@@ -88,4 +88,4 @@ document.addEventListener("keydown", (event) => {
 
 document.addEventListener("toggle", drawAll, true);
 new ResizeObserver(drawAll).observe(document.querySelector(".graph"));
-drawNow();  // without waiting for a frame, which a page in the background never gets
+drawNow();  // without waiting for a frame, which a background page never gets

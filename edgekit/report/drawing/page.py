@@ -1,6 +1,6 @@
-"""A graph as one HTML page that stands alone: blocks unfold on a click or a key.
+"""Renders a graph as one self-contained HTML page, whose blocks unfold on a click or a key.
 
-The browser lays out the boxes, in rows and columns that are given; a script in the page draws the edges.
+The browser positions the boxes in the rows and columns of the layout; a script in the page draws the edges.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["html_from_drawing"]
 
 
 def html_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
-    """The page.
+    """Renders the page.
 
     Args:
-        drawing: what is to be drawn.
-        depth: levels of blocks that are unfolded at first; as many as there is room for if None.
+        drawing: the graph to draw.
+        depth: number of visible levels when the page opens; None for as many as fit.
     """
     writer = _Writer(drawing, drawing.unfolded(depth))
     name = escape(drawing.found.name)
@@ -43,7 +43,7 @@ _BUTTONS = (
     '<p class="buttons"><button type="button" data-do="more">Unfold one level</button>'
     '<button type="button" data-do="all">Unfold all</button><button type="button" data-do="none">Fold all</button>'
     "<span>Click a block, or press Enter on it, to unfold it; arrow keys move.</span></p>"
-    "<noscript><p>Blocks unfold without a script; the edges between them need one.</p></noscript>"
+    "<noscript><p>Blocks unfold without JavaScript; drawing edges needs it.</p></noscript>"
 )
 
 
@@ -64,7 +64,7 @@ class _Writer:
         lanes = [f'<i class="lane" {_area(place)}></i>' for place in places[len(nodes) :]]
         edges = " ".join(f"{source}-{target}" for source, target in shown.layout.segments)
         frame = "".join(
-            f" {side}-told"
+            f" {side}-port"
             for side, node in (("top", shown.nodes[0]), ("bottom", shown.nodes[-1]))
             if isinstance(node, Port) and node.label
         )
@@ -94,8 +94,8 @@ def _text(card: Card) -> str:
     bar = "".join(f'<i class="{colour}" style="flex:{share:.3f}"></i>' for colour, share in card.colours)
     copies = f" <em>{card.copies}</em>" if card.copies else ""
     lines = (("operators", card.operators), ("shape", card.shape), ("cost", card.figures))
-    told = "".join(f'<span class="{kind}">{escape(line)}</span>' for kind, line in lines if line)
-    return f'<span class="bar">{bar}</span><b>{escape(card.title)}{copies}</b>{told}'
+    text = "".join(f'<span class="{kind}">{escape(line)}</span>' for kind, line in lines if line)
+    return f'<span class="bar">{bar}</span><b>{escape(card.title)}{copies}</b>{text}'
 
 
 def _port(port: Port, place: Place) -> str:
