@@ -17,7 +17,7 @@ from edgekit.data.examples import data_set
 from edgekit.device.cuda import driver as cuda
 from edgekit.device.cuda.packages import CUDA_12, CUDA_13, bindings_command
 from edgekit.engine.backend import backend
-from edgekit.engine.layers import read_graph
+from edgekit.engine.source_graph import read_graph
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable, needs_extra
 from edgekit.evaluation.metrics import require_pycocotools

@@ -60,7 +60,10 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["anchors", "build", "compile", "run", "profile", "eval", "train", "inspect", "export", "doctor", "models"],
+    [
+        *("anchors", "build", "compile", "demo", "doctor", "eval", "export", "inspect", "models", "profile", "run"),
+        "train",
+    ],
 )
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     assert loaded_by(help_of(command, "--help")) & (HEAVY | {"rich", "msgspec"}) == set()

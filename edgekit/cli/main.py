@@ -35,8 +35,9 @@ Example:
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     commands_on_use={
+        "demo": ("edgekit.cli.demo:demo", "Build a small detector and run it on a shipped photo."),
         "build": ("edgekit.cli.build:build", "Compile a model into an engine, and measure it."),
-        "compile": ("edgekit.cli.compile:compile_engine", "Build a bundle's engine for this machine."),
+        "compile": ("edgekit.cli.compile:compile_engine", "Build the engine of a bundle for this machine."),
         "run": ("edgekit.cli.run.command:run", "Run an engine on pictures, texts or arrays."),
         "profile": ("edgekit.cli.profile:profile", "Measure how fast an engine is, stage by stage."),
         "eval": ("edgekit.cli.eval.command:evaluate", "Measure how right an engine or a model is on a data set."),

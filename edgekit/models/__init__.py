@@ -14,3 +14,17 @@ Read in this order they are a course, each file with what those before it have s
 What remains is no model: `factory` (a recipe's module), `weights` and `darknet` (files of weights and where they come
 from), and `cfg` (networks out of Darknet's cfg files).
 """
+
+from __future__ import annotations
+
+__all__ = ["COURSE"]
+
+COURSE = (
+    *("linear", "activations", "mlp"),
+    *("lenet", "alexnet", "vgg"),
+    *("blocks", "nin"),
+    *("classifier_blocks", "googlenet", "resnet", "densenet", "mobilenet_v2", "efficientnet_lite"),
+    *("yolov1", "yolov2", "yolov3", "yolo_head"),
+    *("attention", "transformer", "decoding", "bert"),
+)
+"""Modules of this package in the order of the course; `edgekit models --course` lists them."""
