@@ -90,7 +90,7 @@ def test_derivative_is_that_of_autograd(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ReLU", "LeakyReLU", "PReLU"])
-def test_derivative_at_a_corner_is_the_one_that_autograd_takes(name: str) -> None:
+def test_derivative_at_a_kink_is_that_of_autograd(name: str) -> None:
     x = torch.zeros(3, requires_grad=True)
     module = made(name)
     (slope,) = torch.autograd.grad(module(x).sum(), x)
@@ -122,7 +122,7 @@ def test_range_is_the_one_in_the_docstring(name: str) -> None:
         assert x[y.argmin()].item() == pytest.approx(WHERE_LEAST[name], abs=1e-3)
 
 
-def test_softmax_is_its_formula_and_two_of_it_are_a_sigmoid() -> None:
+def test_softmax_is_its_formula_and_a_sigmoid_for_two_elements() -> None:
     x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p = activations.Softmax(-1)(x)
     torch.testing.assert_close(p, x.exp() / x.exp().sum(-1, keepdim=True))
@@ -193,11 +193,9 @@ def measured_db(built: tuple[Branches, Path]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("name", "expected_db"), SIGNAL_TO_NOISE_DB.items())
-def test_error_in_int8_is_the_one_that_was_measured(
-    measured_db: dict[str, float], name: str, expected_db: float
-) -> None:
+def test_int8_error_matches_the_recorded_values(measured_db: dict[str, float], name: str, expected_db: float) -> None:
     assert measured_db[name] > expected_db - (1 if WEIGHTS_OF_8_BITS else 5)
 
 
-def test_relu_that_is_rounded_once_keeps_more_than_all_others(measured_db: dict[str, float]) -> None:
+def test_relu_which_is_quantized_once_has_the_highest_snr(measured_db: dict[str, float]) -> None:
     assert max(measured_db, key=lambda name: measured_db[name]) == "ReLU"

@@ -110,12 +110,12 @@ def test_names_and_shapes_are_the_published_ones(name: str) -> None:
 
 @needs_torchvision
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_tables_are_what_torchvision_has(name: str) -> None:
+def test_tables_match_torchvision(name: str) -> None:
     assert table(classifier_of_torchvision(name).state_dict()) == (FOLDER / f"{name}.txt").read_text()
 
 
 @needs_timm
-def test_the_table_of_lite0_is_what_timm_has() -> None:
+def test_the_table_of_lite0_matches_timm() -> None:
     assert table(classifier_of_timm(LITE).state_dict()) == (FOLDER / f"{LITE}.txt").read_text()
 
 
@@ -142,7 +142,7 @@ def test_outputs_of_lite0_are_those_of_timm() -> None:
 
 @needs_torchvision
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_parameters_macs_and_weights_are_what_torchvision_says(name: str) -> None:
+def test_parameters_macs_and_weights_match_torchvision(name: str) -> None:
     recipe = load_recipe(name)
     sets = torchvision_models().get_model_weights(TORCHVISION[name])
     for key, weights in recipe.weights.items():
@@ -159,7 +159,7 @@ def test_parameters_macs_and_weights_are_what_torchvision_says(name: str) -> Non
 
 @needs_torchvision
 @pytest.mark.parametrize("name", ["resnet18", "googlenet"])
-def test_a_picture_reaches_the_model_as_it_does_in_torchvision(name: str) -> None:
+def test_preprocessing_matches_torchvision(name: str) -> None:
     rows, columns = np.mgrid[:300, :420]
     waves = [np.sin(rows / 17 + c) + np.cos(columns / (11 + c)) for c in range(3)]
     picture = Image.fromarray(np.uint8(np.stack(waves, axis=-1) * 60 + 127))
@@ -212,7 +212,7 @@ def test_untrained_activations_neither_vanish_nor_explode(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "mobilenet-v2", LITE])
-def test_another_number_of_classes_changes_the_last_layer_alone(name: str) -> None:
+def test_the_number_of_classes_only_changes_the_last_layer(name: str) -> None:
     recipe = load_recipe(name)
     with torch.device("meta"):
         few = module_from_factory(recipe.model.factory, {"classes": 7}).state_dict()
@@ -265,7 +265,7 @@ def test_error_on_weights_of_another_model(saved: str, wanted: str, expected: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "mobilenet-v2", LITE])
-def test_engine_in_int8_answers_as_the_module_does(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_engine_agrees_with_the_module(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     bundle = edgekit.build(name, precision="int8", target="cpu", profile=False, output=tmp_path / "engine")
     manifest = read_manifest(bundle)

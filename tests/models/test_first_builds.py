@@ -25,7 +25,7 @@ SLACK_DB = 1 if OnnxRuntime().scheme().weight_bits == 8 else 5
 
 
 @pytest.mark.parametrize(("name", "expected_db"), SIGNAL_TO_NOISE_DB.items())
-def test_engine_in_int8_answers_as_the_module_does(
+def test_int8_engine_agrees_with_the_module(
     name: str, expected_db: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))

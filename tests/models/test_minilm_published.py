@@ -69,7 +69,7 @@ def test_the_recipe_pins_the_published_file(weights: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sentences_are_as_alike_as_their_authors_say_and_nearly_so_in_int8(weights: Path, tmp_path: Path) -> None:
+def test_similarities_match_the_authors_and_nearly_so_in_int8(weights: Path, tmp_path: Path) -> None:
     embeddings = _embeddings(edgekit.build("minilm", precision="fp32", weights=weights, profile=False, output="fp32"))
     np.testing.assert_allclose(embeddings @ embeddings.T, COSINES, atol=6e-5)
 
