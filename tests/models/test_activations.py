@@ -38,7 +38,7 @@ FORMULAS: dict[str, Function] = {
     "Mish": lambda x: x * math.tanh(math.log(1 + math.exp(x))),
     "Hardswish": lambda x: x * min(max(x + 3, 0), 6) / 6,
 }
-"""The functions of one number, as the docstrings and papers write them."""
+"""The elementwise functions, as in the docstrings and papers."""
 
 LEAST = {"ReLU": 0.0, "Sigmoid": 0.0, "Tanh": -1.0, "GELU": -0.170, "SiLU": -0.278, "Mish": -0.309, "Hardswish": -0.375}
 WHERE_LEAST = {"GELU": -0.752, "SiLU": -1.278, "Mish": -1.192, "Hardswish": -1.5}
@@ -56,7 +56,7 @@ SIGNAL_TO_NOISE_DB = {
     "Mish": 33.7,
     "Hardswish": 33.6,
 }
-"""Measured behind ``layer -> activation -> layer`` on the target ``cpu``, with weights of 8 bits."""
+"""Measured after ``layer -> activation -> layer`` on the target ``cpu``, with 8-bit weights."""
 
 
 def made(name: str, channels: int = 1) -> nn.Module:
@@ -66,7 +66,7 @@ def made(name: str, channels: int = 1) -> nn.Module:
 
 
 def grid(step: float = 0.01) -> torch.Tensor:
-    """From -10 to 10, without the places where some function has a corner."""
+    """From -10 to 10, without the kinks of the functions."""
     return torch.arange(-10, 10, step, dtype=torch.float64) + step / 3
 
 
@@ -140,7 +140,7 @@ def test_jacobian_of_softmax_is_that_of_autograd() -> None:
 
 
 class Branches(nn.Module):
-    """One input, and for each activation a full layer before it and one behind it."""
+    """One input, and for each activation one linear layer before and one after it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ def test_both_layers_around_every_activation_run_on_integers(built: tuple[Branch
 
 @pytest.fixture(scope="module")
 def measured_db(built: tuple[Branches, Path]) -> dict[str, float]:
-    """Signal to quantization noise of each branch, on numbers that it was not calibrated on.
+    """SQNR of each branch, on inputs outside of the calibration set.
 
     The signal is how the output differs from its mean: what a sigmoid adds to every output carries nothing.
     """

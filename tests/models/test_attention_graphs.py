@@ -1,4 +1,4 @@
-"""What becomes of attention on its way to an engine."""
+"""Export and quantization of attention."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_state_dict_is_that_of_the_published_file() -> None:
 
 
 def test_the_table_of_the_published_file_covers_all_its_bytes() -> None:
-    # safetensors: 8 bytes, a header in JSON filled with spaces to a multiple of 8, and the numbers.
+    # safetensors: 8 bytes, a header in JSON filled with spaces to a multiple of 8, and the data.
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in sorted(published().items(), key=lambda item: (item[0] != "embeddings.position_ids", item[0])):
@@ -105,7 +105,7 @@ def test_recipe_has_the_multiply_accumulates_that_torch_counts() -> None:
 
 
 def torch_layer(layer: nn.Module) -> nn.TransformerEncoderLayer:
-    """PyTorch's own layer with the weights of one of ours."""
+    """PyTorch's layer with the weights of an EdgeKit layer."""
     own = layer.state_dict()
     theirs = nn.TransformerEncoderLayer(
         WIDTH, HEADS, HIDDEN, dropout=0, activation="gelu", layer_norm_eps=1e-12, batch_first=True

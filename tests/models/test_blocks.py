@@ -29,7 +29,7 @@ def test_conv_norm_act_with_other_parts_equals_torch() -> None:
     block = ConvNormAct(8, 16, 5, stride=2, padding=0, groups=4, epsilon=1e-3, act=ReLU()).eval()
     conv = nn.Conv2d(8, 16, 5, stride=2, groups=4, bias=False)
     norm = nn.BatchNorm2d(16, eps=1e-3)
-    nn.init.uniform_(norm.running_var, 0.0, 0.01)  # so that epsilon counts
+    nn.init.uniform_(norm.running_var, 0.0, 0.01)  # so that epsilon has an effect
     conv.load_state_dict(block.conv.state_dict())
     block.norm.load_state_dict(norm.state_dict())
     x = noise(2, 8, 11, 11)
@@ -64,7 +64,7 @@ def test_initialized_layers_keep_the_magnitude(slope: float) -> None:
         initialize(deep, slope=slope)
     with torch.inference_mode():
         before, after = noise(64, 256), deep(noise(64, 256))
-    # the mean square, which is the variance of what comes out of the next layer
+    # the mean square is the variance of the next layer's output
     gained = after.square().mean() / before.square().mean() * (2 / (1 + slope**2))
     assert 0.3 < gained < 3
     assert all(not layer.bias.any() for layer in deep if isinstance(layer, nn.Linear))

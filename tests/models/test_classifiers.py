@@ -66,7 +66,7 @@ def published_shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def published_state(name: str, seed: int = 0) -> State:
-    """Random numbers under the published names, such as keep activations within bounds, statistics included."""
+    """Random weights and statistics under the published names, with bounded activations."""
     random = torch.Generator().manual_seed(seed)
     state: State = {}
     for tensor, shape in published_shapes(name).items():
@@ -94,7 +94,7 @@ def relative_difference(ours: nn.Module, theirs: nn.Module, shape: tuple[int, ..
     with torch.inference_mode():
         got, expected = ours(images), theirs(images)
     assert got.shape == expected.shape
-    if len(images) > 1:  # what does not depend on the picture would prove nothing
+    if len(images) > 1:  # an output that does not depend on the image would prove nothing
         assert (expected[0] - expected[1]).abs().max() > 0.01 * expected.abs().max()
     return ((got - expected).abs().max() / expected.abs().max()).item()
 
@@ -165,7 +165,7 @@ def test_preprocessing_matches_torchvision(name: str) -> None:
     picture = Image.fromarray(np.uint8(np.stack(waves, axis=-1) * 60 + 127))
     published = torchvision_models().get_model_weights(TORCHVISION[name]).IMAGENET1K_V1
     expected = published.transforms()(picture).unsqueeze(0)
-    if name == "googlenet":  # the trained one is made with transform_input=True
+    if name == "googlenet":  # the pretrained one uses transform_input=True
         module = classifier_of_torchvision(name)
         module.transform_input = True
         expected = module._transform_input(expected)
@@ -274,8 +274,7 @@ def test_int8_engine_agrees_with_the_module(name: str, tmp_path: Path, monkeypat
     recipe = load_recipe(name)
     module = module_from_recipe(recipe)
     random = torch.Generator().manual_seed(7)
-    # Pictures are smooth and lie between black and white: neither noise of every pixel by itself nor anything brighter
-    # is what a calibration has seen.
+    # Smooth images between black and white, since the calibration has seen neither pixel noise nor brighter values.
     assert recipe.preprocess is not None
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (recipe.preprocess.mean, recipe.preprocess.std))
     coarse = [torch.rand(1, 3, 8, 8, generator=random) for _ in range(4)]
@@ -303,7 +302,7 @@ def test_same_padding_is_that_of_tensorflow(kernel: int, size: int) -> None:
     image = torch.randn(1, 1, size, size + 1, generator=torch.Generator().manual_seed(size))
     with torch.inference_mode():
         got = conv(image)[0, 0]
-    # out[i] reads from i * stride - padding // 2 on, and padding is what the last window lacks
+    # out[i] starts at i * stride - padding // 2, and the padding completes the last window
     height, width = math.ceil(size / 2), math.ceil((size + 1) / 2)
     above = max((height - 1) * 2 + kernel - size, 0) // 2
     left = max((width - 1) * 2 + kernel - size - 1, 0) // 2

@@ -35,7 +35,7 @@ def small(seed: int = 0, channels: int = 4) -> nn.Sequential:
 
 
 def randomize(module: nn.Module) -> None:
-    """Statistics and biases that no two channels share, so that a wrong order shows."""
+    """Sets statistics and biases that differ by channel, so that a wrong order is detected."""
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -53,7 +53,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 def opencv_heads(cfg: str, weights: Path, images: np.ndarray, folder: Path) -> list[np.ndarray]:
-    """What OpenCV computes in the convolutions before each ``[yolo]``, at the pictures' size."""
+    """OpenCV's outputs of the convolutions before each ``[yolo]``, at the image size."""
     size = images.shape[2]
     text = re.sub(r"^(width|height)=\d+", rf"\1={size}", cfg, flags=re.MULTILINE)
     sections = re.findall(r"^\[(\w+)\]", text, flags=re.MULTILINE)[1:]
@@ -160,7 +160,7 @@ def test_values_are_in_the_order_bias_scale_mean_variance_kernel(tmp_path: Path)
 
 
 def full(seed: int = 0) -> nn.Sequential:
-    """A locally connected layer, and full ones with and without a normalization."""
+    """A locally connected layer, and fully connected layers with and without normalization."""
     torch.manual_seed(seed)
     layers = [LocallyConnected(2, 3, 3, (4, 5), padding=1), nn.Flatten()]
     layers += [nn.Linear(60, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 2)]
@@ -194,14 +194,14 @@ def test_local_layers_have_kernels_by_position_and_biases_by_channel(tmp_path: P
     load_weights(layer, tmp_path / "a.weights")
     with torch.inference_mode():
         y = layer(torch.tensor([[[[10.0, 100.0]]]]))
-    # biases 0 1 of the first channel, 2 3 of the second; kernels 4 5 of the first place, 6 7 of the second
+    # biases 0 1 of the first channel, 2 3 of the second; kernels 4 5 of the first position, 6 7 of the second
     assert y.tolist() == [[[[0 + 40, 1 + 600]], [[2 + 50, 3 + 700]]]]
 
 
 @pytest.mark.parametrize(("major", "minor"), [(1001, 1), (0, 1002), (1001, 1001)])
 def test_versions_above_1000_have_transposed_fully_connected_layers(major: int, minor: int, tmp_path: Path) -> None:
     linear = nn.Linear(3, 2)
-    header = struct.pack("<iiii", major, minor, 0, 77)  # as many images seen as fit 32 bits
+    header = struct.pack("<iiii", major, minor, 0, 77)  # 32-bit number of training images
     (tmp_path / "a.weights").write_bytes(header + struct.pack("<8f", 8, 9, 1, 4, 2, 5, 3, 6))
     load_weights(linear, tmp_path / "a.weights")
     assert linear.bias.tolist() == [8, 9] and linear.weight.tolist() == [[1, 2, 3], [4, 5, 6]]

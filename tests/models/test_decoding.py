@@ -17,9 +17,9 @@ SOURCE = torch.tensor([[4, 5, 6, 2, 0, 0], [7, 2, 0, 0, 0, 0], [8, 7, 6, 5, 4, 2
 
 @pytest.fixture(scope="module", params=[False, True], ids=["norm-last", "norm-first"])
 def model(request: pytest.FixtureRequest) -> Iterator[Translator]:
-    """Has begun to learn to repeat words, so that it is sure of some letters and of where some words end."""
+    """A partly trained copy model, which is certain of some letters and word ends."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # what these models multiply is too small to be shared
+    torch.set_num_threads(1)  # these models are too small for threads
     torch.manual_seed(0)
     module = Translator(
         VOCABULARY, length=LENGTH, width=32, heads=4, hidden=64, layers=2, dropout=0, norm_first=request.param
@@ -42,7 +42,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[Translator]:
 
 @torch.no_grad()
 def uncached(module: Translator, source: torch.Tensor, limit: int) -> tuple[list[list[int]], torch.Tensor]:
-    """The convention for engines, word by word: the whole target is computed at every step."""
+    """Greedy decoding as documented for engines: computes the whole target at every step."""
     target = torch.full((len(source), limit), PAD)
     target[:, 0] = BEGIN
     rows = []

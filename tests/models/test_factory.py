@@ -43,7 +43,7 @@ _names = itertools.count()
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Name of a module that lies in the current folder, which is on no path yet."""
+    """Name of a module in the current folder, which is not on the import path yet."""
     name = f"user_module_{next(_names)}"
     (tmp_path / f"{name}.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)

@@ -30,7 +30,7 @@ def seeded() -> None:
 
 
 def trained(module: nn.Module) -> nn.Module:
-    """Weights and biases of which none is 0 or 1, as training leaves them."""
+    """Sets weights and biases that are neither 0 nor 1, as after training."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
     return module.eval()

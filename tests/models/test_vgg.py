@@ -35,7 +35,7 @@ def test_convolutions_of_all_stages_have_the_same_cost() -> None:
         if isinstance(layer, nn.Conv2d) and layer.in_channels == layer.out_channels:
             layer.register_forward_hook(lambda conv, _, y: macs.append(y.numel() * conv.weight[0].numel()))
     module(torch.empty(1, 3, 224, 224, device="meta"))
-    # the last stage is no wider than the one before, and so a quarter of its cost
+    # the last stage has the width of the one before, so a quarter of its cost
     assert set(macs[:6]) == {macs[0]} and set(macs[6:]) == {macs[0] // 4}
 
 

@@ -12,7 +12,7 @@ from edgekit.recipe.schema import load_recipe
 
 
 def local_by_loops(layer: LocallyConnected, x: np.ndarray, stride: int, padding: int) -> np.ndarray:
-    """``forward_local_layer`` of Darknet: at place ``j`` the ``j``-th of its matrices times what its kernel sees."""
+    """``forward_local_layer`` of Darknet: at position ``j`` the ``j``-th matrix times the patch of the kernel."""
     channels, height, width = layer.bias.shape
     out = np.repeat(layer.bias.detach().double().numpy()[None], len(x), axis=0)
     kernels = layer.weight.detach().double().numpy().reshape(height * width, channels, -1)
@@ -101,7 +101,7 @@ def test_the_paper_s_network_has_24_convolutions_and_outputs_7_x_7_x_30() -> Non
     kinds = [type(part) for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
     assert kinds == [nn.Conv2d] * 24 + [nn.Linear] * 2
     filters = sum(part.out_channels for part in module.modules() if isinstance(part, nn.Conv2d))
-    assert parameters(module) - filters == 271_703_550  # with biases in place of scales and shifts
+    assert parameters(module) - filters == 271_703_550  # with biases instead of scales and shifts
 
 
 def test_the_published_network_has_a_local_layer_and_three_boxes() -> None:

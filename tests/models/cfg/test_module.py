@@ -1,4 +1,4 @@
-"""Networks out of cfg files against OpenCV's reader of the same files, and against the modules written by hand."""
+"""Networks from cfg files compared with OpenCV and with the handwritten modules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FIXED_PX = {"yolov1-tiny": 448}
 
 
 def randomize(module: nn.Module) -> None:
-    """Statistics and biases that no two channels share, so that a wrong order shows."""
+    """Sets statistics and biases that differ by channel, so that a wrong order is detected."""
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -58,8 +58,8 @@ def outputs(module: nn.Module, images: np.ndarray) -> list[np.ndarray]:
 
 
 def opencv(text: str, weights: Path, images: np.ndarray, folder: Path) -> list[np.ndarray]:
-    """What OpenCV computes before each head or, where there is none, last."""
-    text = re.sub(r"\[detection\][^\[]*", "", text)  # which it does not know, but which computes nothing
+    """OpenCV's outputs before each head, or its last output if there are no heads."""
+    text = re.sub(r"\[detection\][^\[]*", "", text)  # unknown to OpenCV, and without computation
     (folder / "opencv.cfg").write_text(text)
     net = cv2.dnn.readNetFromDarknet(str(folder / "opencv.cfg"), str(weights))
     net.setInput(images)
@@ -97,7 +97,7 @@ def test_detectors_match_opencv_and_the_handwritten_modules(name: str, tmp_path:
         load_darknet(by_hand, weights)
         assert_same(outputs(by_hand, images), ours)
     weights.unlink()
-    if name.startswith("yolov1"):  # OpenCV ends before cells are put together
+    if name.startswith("yolov1"):  # OpenCV ends before the cells are reordered
         theirs = outputs(module.get_submodule("detection15"), theirs[0])
     assert_same(ours, theirs)
 
@@ -124,7 +124,7 @@ def test_cfg_and_recipe_agree(name: str) -> None:
         assert getattr(by_cfg, field) == getattr(by_hand, field), field
     assert by_cfg.model.parameters == by_hand.model.parameters
     assert by_cfg.postprocess is not None and by_hand.postprocess is not None
-    if name == "yolov3-tiny":  # whose cfg names other anchors than its weights were trained with
+    if name == "yolov3-tiny":  # its cfg has other anchors than its weights were trained with
         assert by_cfg.postprocess.heads[0] == by_hand.postprocess.heads[0]
     else:
         assert by_cfg.postprocess == by_hand.postprocess
@@ -137,11 +137,11 @@ def test_every_handwritten_darknet_model_is_compared() -> None:
     assert [name for name in recipe_names() if (CFG / f"{name}.cfg").exists()] == BY_HAND
 
 
-ACTIVATIONS = ["leaky", "linear", "logistic", "swish", "mish"]  # what OpenCV has of them
+ACTIVATIONS = ["leaky", "linear", "logistic", "swish", "mish"]  # those that OpenCV supports
 
 
 def drawn_layer(draw: st.DrawFn, shapes: list[tuple[int, int, int]]) -> str:
-    """A section that fits behind layers of these shapes."""
+    """A section that fits after layers of these shapes."""
     like_last = [i for i, shape in enumerate(shapes) if shape == shapes[-1]]
     as_large = [i for i, shape in enumerate(shapes) if shape[1:] == shapes[-1][1:]]
     kinds = ["convolutional", "convolutional", "maxpool", "upsample", "route"]
@@ -173,7 +173,7 @@ def drawn_layer(draw: st.DrawFn, shapes: list[tuple[int, int, int]]) -> str:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_network_of_these_layers_matches_opencv(tmp_path: Path, data: st.DataObject) -> None:
-    height = data.draw(st.integers(5, 12))  # OpenCV follows one side only where it counts the numbers of full layers
+    height = data.draw(st.integers(5, 12))  # OpenCV only uses one side for the input size of fully connected layers
     text = f"[net]\nwidth={height}\nheight={height}\nchannels=2\n[convolutional]\nfilters=4\nsize=1\nactivation=leaky\n"
     path, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
     for _ in range(data.draw(st.integers(1, 7))):

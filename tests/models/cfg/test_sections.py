@@ -1,4 +1,4 @@
-"""What closes and what does not: shapes, parameters, and errors that name the line."""
+"""Shapes and parameters of layers, and errors that name the line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekit.models.cfg.sections import network_from_cfg
 
 CFGS = {path.stem: path.read_text() for path in sorted(Path(__file__).parent.glob("*.cfg"))}
 
-# of the networks, as Darknet's authors or others print them
+# published parameter counts of the networks
 PARAMETERS = {"yolov3": 61_949_149, "yolov3-tiny": 8_852_366, "yolov3-spp": 62_998_749}
 
 NET = "[net]\nwidth=32\nheight=32\nchannels=3\n"
