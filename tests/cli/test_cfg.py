@@ -137,4 +137,4 @@ def test_error_on_weights_of_another_network_names_the_layer(
     short = workplace / "short.weights"
     short.write_bytes(weights.read_bytes()[:-8])
     assert main(["build", str(workplace / "yolov3.cfg"), "--weights", str(short)]) == 1
-    assert "they run out in 'head8', layer 4 of 4" in " ".join(capsys.readouterr().err.split())
+    assert "the file ends in 'head8', layer 4 of 4" in " ".join(capsys.readouterr().err.split())
