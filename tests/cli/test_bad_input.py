@@ -152,7 +152,7 @@ class Weights:
 @pytest.mark.parametrize(
     ("kind", "error", "hint"),
     [
-        ("truncated", "expected 8858734 floats, got 249995: they run out in 'backbone.conv5.conv'", "cut short"),
+        ("truncated", "expected 8858734 floats, got 249995: the file ends in 'backbone.conv5.conv'", "truncated"),
         ("too_long", "expected 8858734 floats, got 8858834: 100 are left over", "another model"),
         ("another_model", "expected 8858734 floats, got", "number of classes"),
         ("web_page", "got an HTML page", "fetch the file again"),

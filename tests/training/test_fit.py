@@ -26,7 +26,7 @@ from edgekit.training.batches import Batches
 from edgekit.training.fit import Epoch, Training, fit
 from edgekit.training.train import checkpoint_of, train_model
 
-# Everything that keeps something from one batch to the next: momentum, moving averages, a schedule with a warm-up,
+# Everything that keeps state between batches: momentum, moving averages, a schedule with a warm-up,
 # batch normalization, dropout, augmentation.
 RUNS = {
     "lenet": ("digits", Train(optimizer="momentum", lr=0.02, schedule="onecycle", epochs=3, batch=4)),

@@ -21,7 +21,7 @@ def test_teacher_forcing_and_greedy_decoding_agree_on_correct_texts(few: Any) ->
     recipe, count, limit = load_recipe("transformer-tiny"), 32, 40
     module = module_from_recipe(recipe)
     with torch.no_grad():
-        module.get_parameter("embedding.weight")[END] *= 3  # or else it would not end what it writes
+        module.get_parameter("embedding.weight")[END] *= 3  # otherwise decoding would not end
     source = next(Batches(few("spelling", count), recipe, size=count).in_order()).inputs[0]
 
     def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -30,7 +30,7 @@ def test_teacher_forcing_and_greedy_decoding_agree_on_correct_texts(few: Any) ->
 
     written = greedy_tokens(run, source.numpy(), limit)
 
-    # The right answers are what it writes, but for a token in every other one.
+    # The targets are the decoded texts, with one wrong token in every second one.
     answers = [[token if token != PAD else 4 for token in tokens] for tokens in written]
     for answer in answers[::2]:
         answer[len(answer) // 2] = 4 + (answer[len(answer) // 2] + 1) % 30

@@ -216,7 +216,7 @@ def test_skipped_examples_are_counted(train: Callable[..., Trained], tmp_path: P
     assert note.startswith("skipped 1 example of ") and "9.png" in note
 
 
-# Options that would do nothing.
+# Options that do not apply.
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ HEADS = (
     YoloHead(output="head32", stride=32, anchors=((30.0, 24.0), (50.0, 60.0))),
     YoloHead(output="head16", stride=16, anchors=((8.0, 10.0), (20.0, 14.0))),
 )
-# Two objects of different classes in one box of one cell, one whose centre is on the far border, one alone.
+# Two objects of different classes in one box of one cell, one whose center is on the far border, one alone.
 TRUTH = Truth(
     torch.tensor([0, 0, 0, 1]),
     torch.tensor([[2.0, 4.0, 34.0, 28.0], [4.0, 4.0, 36.0, 30.0], [88.0, 20.0, 104.0, 36.0], [40.0, 30.0, 49.0, 39.0]]),
@@ -171,7 +171,7 @@ def test_gradient_of_yolov3_is_the_truth_minus_the_prediction() -> None:
 
 def test_a_box_that_overlaps_an_object_is_ignored() -> None:
     raw = {name: torch.full_like(tensor.detach(), -9.0) for name, tensor in outputs(0).items()}
-    # An anchor of the coarse head, which the object does not belong to, predicts it all the same.
+    # An anchor of the coarse head predicts the object, although the object is assigned to another head.
     for number, value in zip(range(8, 13), [0.0, 0.0, math.log(9 / 50), math.log(9 / 60), 8.0], strict=True):
         raw["head32"][1, number, 1, 1] = value
     near = Truth(torch.tensor([1]), torch.tensor([[43.5, 43.5, 52.5, 52.5]]), torch.tensor([0]))

@@ -9,7 +9,7 @@ from edgekit.training.yolov1_loss import AssignedCells, assign_cells, yolov1_los
 
 S, B, CLASSES = 3, 2, 4
 SIZE = (60, 90)
-# Two objects in one cell, of which the first counts, one whose centre is on the far border, one alone.
+# Two objects in one cell, of which the first counts, one whose center is on the far border, one alone.
 TRUTH = Truth(
     torch.tensor([0, 0, 0, 1]),
     torch.tensor([[2.0, 4.0, 34.0, 16.0], [4.0, 4.0, 36.0, 18.0], [70.0, 40.0, 110.0, 60.0], [30.0, 21.0, 59.0, 39.0]]),
