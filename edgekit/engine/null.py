@@ -15,7 +15,6 @@ from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.source_graph import quantized_layers, read_graph
 from edgekit.errors import EngineMismatch, GraphError
-from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 if TYPE_CHECKING:
@@ -52,10 +51,14 @@ class Null:
 
     def scheme(self) -> QuantScheme:
         """Q/DQ pairs at the inputs of convolutions and matrix products."""
+        from edgekit.graph.operators import PRODUCTS  # `edgekit.graph` is for those who read graphs
+
         return QuantScheme(activation_dtype="int8", operators=PRODUCTS)
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Writes the graph's inputs and outputs as JSON; see `Backend.build`."""
+        from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # as above
+
         source = read_graph(graph)
         quantized = quantized_layers(source)
         layers = [

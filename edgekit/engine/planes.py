@@ -11,8 +11,7 @@ __all__ = ["with_planes_as_one"]
 
 def with_planes_as_one(layers: Iterable[Layer]) -> list[Layer]:
     """The layers of an engine, the two products of each one that `SplitFloatWeights` has split as one of ``int16``."""
-    # Only where an engine is built: a board that runs it has no onnx_ir.
-    from edgekit.lower.split_float_weights import LOWER, UPPER
+    from edgekit.lower.split_float_weights import LOWER, UPPER  # needs onnx_ir, which boards that run engines lack
 
     named = [(next((name for name in layer.names if name.endswith((UPPER, LOWER))), ""), layer) for layer in layers]
     lower = {plane.removesuffix(LOWER): layer.dtype for plane, layer in named if plane.endswith(LOWER)}

@@ -1,7 +1,7 @@
 """The graph that an engine is built from: how it is read, which layers it wants in integers, how it is rewritten.
 
-TensorRT reads graphs by its own parser and does without this module. Others import onnx_ir when they build: a board
-that only runs engines has none.
+Backends import this file when they are imported, and onnx_ir and `edgekit.graph` when they build: a board that only
+runs engines has no onnx_ir. TensorRT reads graphs by its own parser and does without all of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import BackendUnavailable, GraphError
 from edgekit.extras import install_command
-from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,6 +52,8 @@ def quantized_layers(graph: ir.Model, *, joining: bool = False) -> tuple[str, ..
         graph: of any operators.
         joining: the target joins integers without a Q behind: factors come through a Concat too.
     """
+    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # `edgekit.graph` is for those who read graphs
+
     dequantized: set[ir.Value | None] = set()
     for node in graph.graph:
         joins = joining and node.op_type == "Concat" and dequantized.issuperset(node.inputs)

@@ -1,7 +1,7 @@
 """Beam search with a `Translator`.
 
-It uses a key-value cache, so that a step computes only one token. Greedy decoding of engines, which have no cache, is in
-`edgekit.runtime.tasks.translate`; a beam of width 1 gives the same tokens.
+It uses a key-value cache, so that a step computes only one token. Greedy decoding of engines, which have no cache, is
+in `edgekit.runtime.tasks.translate`; a beam of width 1 gives the same tokens.
 """
 
 from __future__ import annotations

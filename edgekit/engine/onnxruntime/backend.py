@@ -17,7 +17,6 @@ from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
-from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 if TYPE_CHECKING:
@@ -37,12 +36,6 @@ INTEGER_OPERATORS = frozenset(
     "Add AveragePool Concat Conv Flatten Gemm GlobalAveragePool LeakyRelu MatMul MaxPool Mul Reshape Resize Sigmoid "
     "Slice Split Squeeze Transpose Unsqueeze".split()
 )
-
-# What `optimize` makes of convolutions and matrix products, by operator.
-BUILT_DTYPES = {
-    **dict.fromkeys(INTEGER_PRODUCTS | {"DynamicQuantizeMatMul"}, "int8"),
-    **dict.fromkeys(PRODUCTS | {"FusedConv", "FusedGemm", "FusedMatMul"}, "float32"),
-}
 
 NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
 
@@ -99,13 +92,10 @@ class OnnxRuntime:
         loaded, a graph has the same operators, results and latency as one that is optimized at once, and the file
         may travel to another processor.
         """
-        # What rewrites graphs is imported where an engine is built: a board that only runs engines has no onnx_ir.
-        from edgekit.lower.rewriting import usual_element_counts
-
         ort = _library()
         source = read_graph(graph)
         quantized, lowers = quantized_layers(source), options.precision is Precision.INT8
-        usual = usual_element_counts(source, options.shapes) if lowers else {}
+        usual = _usual_element_counts(source, options) if lowers else {}
         large = sum(file.stat().st_size for file in (graph, *weight_files(source))) > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -189,8 +179,15 @@ def _settings(ort: Any, threads: int) -> Any:
     return settings
 
 
+def _usual_element_counts(source: ir.Model, options: BuildOptions) -> Mapping[str, int]:
+    from edgekit.lower.rewriting import usual_element_counts  # needs onnx_ir, which boards that run engines lack
+
+    return usual_element_counts(source, options.shapes)
+
+
 def _fused(graph: Path, model: ir.Model, folder: Path, large: bool) -> AbstractContextManager[Path]:
     """The graph with `FuseIntegerMatMul`, in a file of its own for as long as it is read; as it is without any."""
+    # These need onnx_ir, which boards that run engines lack.
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
     from edgekit.lower.rewriting import lower
 
@@ -202,6 +199,7 @@ def _lower_for_this_processor(built: ir.Model, usual: Mapping[str, int]) -> bool
 
     Measured on x86 alone. On Arm everything stays as ONNX Runtime wrote it.
     """
+    # These need onnx_ir, which boards that run engines lack.
     from edgekit.lower.replace_leaky_relu import ReplaceLeakyRelu
     from edgekit.lower.resize_as_gather import ResizeAsGather
     from edgekit.lower.rewriting import lower
@@ -256,8 +254,15 @@ def _build_error(graph: Path, error: Exception) -> EdgeKitError:
 
 
 def _layers(built: ir.Model) -> list[Layer]:
-    products = (node for node in built.graph if node.op_type in BUILT_DTYPES)
-    return with_planes_as_one(Layer((node.name or "",), BUILT_DTYPES[node.op_type]) for node in products)
+    """Convolutions and matrix products of the graph that ONNX Runtime has fused."""
+    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # `edgekit.graph` is for those who read graphs
+
+    dtypes = {
+        **dict.fromkeys(INTEGER_PRODUCTS | {"DynamicQuantizeMatMul"}, "int8"),
+        **dict.fromkeys(PRODUCTS | {"FusedConv", "FusedGemm", "FusedMatMul"}, "float32"),
+    }
+    products = (node for node in built.graph if node.op_type in dtypes)
+    return with_planes_as_one(Layer((node.name or "",), dtypes[node.op_type]) for node in products)
 
 
 def _spec(value: onnxruntime.NodeArg) -> TensorSpec:

@@ -83,8 +83,7 @@ class OpenVino:
         1.00, 1.02 and 1.05, of which the float heads are the rest. Signed activations are as fast as unsigned.
         Without VNNI, oneDNN's products of 8 bits overflow as ONNX Runtime's do.
         """
-        # What rewrites graphs is imported where an engine is built: a board that only runs engines has no onnx_ir.
-        from edgekit.lower.split_float_weights import LEAST_CHANNELS
+        from edgekit.lower.split_float_weights import LEAST_CHANNELS  # needs onnx_ir, as those who quantize do
 
         here = cpu()
         return QuantScheme(
@@ -201,6 +200,7 @@ def _may_lower() -> bool:
 
 def _lower_for_this_processor(model: ir.Model, options: BuildOptions) -> tuple[bool, list[str]]:
     """Makes what was measured to be faster here of a graph; whether it did, and the outputs with channels last."""
+    # These need onnx_ir, which boards that run engines lack.
     from edgekit.lower.outputs_channels_last import OutputsChannelsLast
     from edgekit.lower.pad_integer_inputs import PadIntegerInputs
     from edgekit.lower.rewriting import lower, usual_element_counts
