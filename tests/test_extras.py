@@ -14,7 +14,7 @@ import pytest
 import edgekit
 from edgekit import extras
 from edgekit.data.examples import data_set
-from edgekit.device.cuda import driver as cuda
+from edgekit.device.cuda import choose as cuda
 from edgekit.device.cuda.packages import CUDA_12, CUDA_13, bindings_command
 from edgekit.engine.backend import backend
 from edgekit.engine.source_graph import read_graph
@@ -190,9 +190,9 @@ def test_every_hint_names_packages_and_never_edgekit(
     for name in (*LIBRARIES, "onnx", "pycocotools", "pycocotools.cocoeval", "sklearn.datasets"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    cuda._found.cache_clear()
+    cuda.driver.cache_clear()
     found = hints(tmp_path)
-    cuda._found.cache_clear()
+    cuda.driver.cache_clear()
     assert {name: hint for name, hint in found.items() if ANOTHER_PROJECT.search(hint)} == {}
     assert {name: hint for name, hint in found.items() if "pip install" not in hint} == {}
     for name, package in {

@@ -24,7 +24,7 @@ ON_THE_BOARD = ("cli", "data", "device", "engine", "evaluation", "kernels", "rep
 # Where a compilation for TensorRT on a board enters. Its scheme is asked for where graphs are quantized.
 COMPILES = (
     "edgekit.cli.compile",
-    "edgekit.pipeline.compile",
+    "edgekit.pipeline.compile_bundle",
     "edgekit.engine.child",
     "edgekit.engine.tensorrt.backend",
 )

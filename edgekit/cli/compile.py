@@ -35,7 +35,7 @@ def compile_engine(bundle: Path, **options: Any) -> None:
     from rich.console import Console
 
     from edgekit.cli.progress import progress_on_stderr
-    from edgekit.pipeline.compile import compile_bundle
+    from edgekit.pipeline.compile_bundle import compile_bundle
 
     with progress_on_stderr() as progress:
         place = compile_bundle(bundle, progress=progress, **options)

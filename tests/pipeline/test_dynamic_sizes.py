@@ -21,7 +21,7 @@ from edgekit.graph.file import save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.measure import compare as side_by_side
 from edgekit.measure.inspection import inspection_from_bundle
-from edgekit.pipeline.compile import compile_bundle
+from edgekit.pipeline.compile_bundle import compile_bundle
 from edgekit.serving.triton import export_triton
 from edgekit.specs import ShapeRange, TensorSpec
 

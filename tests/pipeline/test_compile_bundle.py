@@ -15,7 +15,7 @@ from torch import nn
 import edgekit
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import BackendUnavailable, EngineMismatch, UsageError
-from edgekit.pipeline.compile import compile_bundle
+from edgekit.pipeline.compile_bundle import compile_bundle
 from edgekit.specs import ShapeRange
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
