@@ -187,7 +187,7 @@ def test_every_hint_names_packages_and_never_edgekit(
 ) -> None:
     if metadata_is_there:
         request.getfixturevalue("installed")
-    for name in (*LIBRARIES, "onnx", "pycocotools", "pycocotools.cocoeval", "sklearn.datasets"):
+    for name in (*LIBRARIES, "onnx_ir", "pycocotools", "pycocotools.cocoeval", "sklearn.datasets"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     cuda.driver.cache_clear()
