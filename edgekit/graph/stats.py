@@ -215,15 +215,15 @@ def _layer(node: ir.Node, sizes: _Sizes, counted: set[str]) -> LayerStats:
     constants = [value for value in read if constant_of(value) is not None]
     activations = [value for value in read if constant_of(value) is None]
     factors = {node.inputs[index] for index in FACTORS.get(node.op_type, ())}
-    learned = sum(_new_parameters(value, counted) for value in _learned_inputs(node))
-    learned += int(node.metadata_props.get(FOLDED_PARAMETERS, 0))
+    parameters = sum(_new_parameters(value, counted) for value in _parameter_inputs(node))
+    parameters += int(node.metadata_props.get(FOLDED_PARAMETERS, 0))
     zeros = _zeros(node, sizes)
     return LayerStats(
         name=node.name or "",
         operator=node.op_type,
         output_shape=sizes.of(node.outputs[0]) if node.outputs else (),
         precision=_precision(node, sizes),
-        parameters=learned - zeros,
+        parameters=parameters - zeros,
         macs=macs_of(node, sizes.of, zeros),
         weight_bytes=sum(
             sizes.nbytes(value, sizes.type_of(read_type(value), constant=value not in factors)) for value in constants
@@ -289,11 +289,11 @@ _LEARNED = {
 """Inputs that are parameters, if not all are: mean and variance are statistics; scales and zero points do not count."""
 
 
-def _learned_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
+def _parameter_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
     if node.op_type in _SETTINGS:
         return ()
-    unlearned = node.metadata_props.get(CONSTANT_INPUTS, "").split(",")
-    inputs = [None if str(index) in unlearned else value for index, value in enumerate(node.inputs)]
+    constants = node.metadata_props.get(CONSTANT_INPUTS, "").split(",")
+    inputs = [None if str(index) in constants else value for index, value in enumerate(node.inputs)]
     return inputs[_LEARNED.get(node.op_type, slice(None))]
 
 

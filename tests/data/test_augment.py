@@ -40,7 +40,7 @@ def painted(width, height, corners):
 
 
 def found(image):
-    """Corners of what is brighter than half way from the ground to the box."""
+    """Corners of the pixels brighter than the midpoint of background and box."""
     white = np.asarray(image, int).max(2) > (GROUND + 255) // 2
     rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
     return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
@@ -188,7 +188,7 @@ def test_an_unknown_augmentation_is_an_error():
 
 @settings(max_examples=150)
 @given(st.integers(0, 2**32 - 1), st.integers(5, 50), st.integers(5, 40), st.integers(14, 40), st.integers(14, 40))
-def test_a_painted_box_is_found_where_it_is_said_to_be(seed, x, y, width, height):
+def test_an_augmented_box_matches_the_augmented_image(seed, x, y, width, height):
     """Through flip, scale, shift, stretch and clipping, to two px: the edge of a scaled box is blurred."""
     corners = [x, y, min(x + width, 95), min(y + height, 75)]
     example = Example("x", painted(100, 80, corners), boxes(corners))
@@ -203,7 +203,7 @@ def test_a_painted_box_is_found_where_it_is_said_to_be(seed, x, y, width, height
 
 @settings(max_examples=80)
 @given(st.integers(0, 2**32 - 1))
-def test_boxes_in_a_mosaic_are_where_they_are_painted(seed):
+def test_boxes_in_a_mosaic_match_the_image(seed):
     """Each of four images shows one box in a colour of its own."""
     numbers = np.random.default_rng(seed)
     examples = []

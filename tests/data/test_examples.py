@@ -78,7 +78,7 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_format_is_found_out_and_can_be_told(tmp_path, name):
+def test_a_format_is_detected_or_given_as_a_prefix(tmp_path, name):
     make, inner, task = MAKERS[name]
     make(tmp_path / "set")
     path = tmp_path / "set" / inner
@@ -115,7 +115,7 @@ def test_a_path_that_is_not_there_is_an_error(source):
         data_set(source)
 
 
-def test_a_split_that_is_none_is_an_error():
+def test_an_unknown_split_is_an_error():
     with pytest.raises(UsageError, match="expected train or test, got val"):
         data_set("spelling", split="val")
 
@@ -126,7 +126,7 @@ def test_a_set_for_another_task_is_an_error():
 
 
 @pytest.mark.parametrize("name", ["digits:32", "spelling:9", "scenes:7", "scenes:axb", "scenes:99999", "scenes:0x64"])
-def test_a_size_that_is_none_is_an_error(name):
+def test_an_invalid_size_is_an_error(name):
     with pytest.raises(UsageError, match="expected"):
         data_set(name)
 
@@ -141,7 +141,7 @@ def test_a_folder_of_nothing_known_is_an_error_that_says_what_is_known(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["folder", "voc", "yolo", "coco", "idx"])
-def test_a_format_that_was_told_wrongly_is_an_error(tmp_path, name):
+def test_a_wrong_format_prefix_is_an_error(tmp_path, name):
     (tmp_path / "a.bin").write_bytes(b"nothing of it")
     for path in (tmp_path / "a.bin", tmp_path):
         with pytest.raises(DataError):
@@ -211,7 +211,7 @@ def test_an_example_that_the_model_does_not_take_is_an_error(value, spec, how):
 
 
 @pytest.mark.parametrize(("shape", "shown"), [((2,), "2"), ((10, 1), "10x1")])
-def test_numbers_that_do_not_fit_are_told_without_the_batch(shape, shown):
+def test_an_error_on_numbers_shows_shapes_without_the_batch(shape, shown):
     example, spec = Example("x", np.zeros(shape, np.float32), 0), TensorSpec("features", "float32", (1, 10))
     with pytest.raises(DataError, match=f"x: expected float32 10 for the input 'features', got float32 {shown}(\\n|$)"):
         feeds_from_example(example, [spec], None, ())
@@ -223,7 +223,7 @@ def test_an_image_for_a_model_of_arrays_says_what_is_missing():
     assert "--preprocess" in error.value.hint
 
 
-def test_the_first_example_that_can_be_read_tells_of_all():
+def test_the_first_readable_example_is_checked():
     class Set(list):
         def __getitem__(self, index):
             if index == 0:
@@ -241,7 +241,7 @@ def test_the_first_example_that_can_be_read_tells_of_all():
 
 
 @pytest.mark.parametrize("source", ["digits", "scenes"])
-def test_a_column_of_what_is_no_table_is_an_error(source):
+def test_a_target_column_of_other_formats_is_an_error(source):
     with pytest.raises(UsageError, match=f"data set {source}: expected a CSV table for the target column 'price'"):
         data_set(source, target="price")
 

@@ -20,18 +20,18 @@ def mark_constants(graph: ir.Model, module: nn.Module) -> None:
         module: the exported module.
     """
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    learned: dict[ir.Value, bool] = {
+    is_parameter: dict[ir.Value, bool] = {
         value: name in parameters for name, value in graph.graph.initializers.items() if not value.is_graph_input()
     }
     for node in graph.graph:
         read = [value for value in node.inputs if value is not None]
         # CastLike reads only the element type of its second input.
         computed = read[:1] if node.op_type == "CastLike" else read
-        if all(value in learned for value in computed):
+        if all(value in is_parameter for value in computed):
             # Computed from constants alone: it will be folded.
-            learned |= dict.fromkeys(node.outputs, any(learned[value] for value in computed))
-        unlearned = [
-            str(i) for i, value in enumerate(node.inputs) if value is not None and not learned.get(value, True)
+            is_parameter |= dict.fromkeys(node.outputs, any(is_parameter[value] for value in computed))
+        constants = [
+            str(i) for i, value in enumerate(node.inputs) if value is not None and not is_parameter.get(value, True)
         ]
-        if unlearned:
-            node.metadata_props[CONSTANT_INPUTS] = ",".join(unlearned)
+        if constants:
+            node.metadata_props[CONSTANT_INPUTS] = ",".join(constants)

@@ -50,7 +50,7 @@ def name_after_modules(graph: ir.Model, module: nn.Module) -> None:
         base = base_of[operation]
         name = base if last_of[operation] is node else names.unique(f"{base}.{node.op_type.lower()}")
         _rename(node, name)
-    _drop_remarks(graph)
+    _drop_metadata(graph)
 
 
 def _operation(node: ir.Node) -> tuple[str, str, str]:
@@ -76,7 +76,7 @@ def _rename(node: ir.Node, name: str) -> None:
             value.name = name if len(node.outputs) == 1 else f"{name}.{index}"
 
 
-def _drop_remarks(graph: ir.Model) -> None:
+def _drop_metadata(graph: ir.Model) -> None:
     graph.metadata_props.clear()
     graph.graph.metadata_props.clear()
     for node in graph.graph.all_nodes():

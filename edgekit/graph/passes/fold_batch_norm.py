@@ -48,8 +48,8 @@ def _fold(norm: ir.Node) -> bool:
         return False
 
     had_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None
-    learned = 2 * len(factor) - (0 if had_bias else len(factor))
-    layer.metadata_props[FOLDED_PARAMETERS] = str(int(layer.metadata_props.get(FOLDED_PARAMETERS, 0)) + learned)
+    removed = 2 * len(factor) - (0 if had_bias else len(factor))
+    layer.metadata_props[FOLDED_PARAMETERS] = str(int(layer.metadata_props.get(FOLDED_PARAMETERS, 0)) + removed)
     factors = _factors_like(weight, factor, layer)
     _replace_input(layer, 1, (weight * factors).astype(weight.dtype))
     _replace_input(layer, 2, ((bias - mean) * factor + shift).astype(weight.dtype))

@@ -21,7 +21,7 @@ HOW = Preprocess(resize="stretch")
 
 @dataclass
 class Listed:
-    """Examples out of a list, in which a text is the message of an example that cannot be read."""
+    """Data set from a list; a string raises a DataError with that message."""
 
     items: list[Example | str]
     labels: tuple[str, ...] = ("cat", "dog")
@@ -71,7 +71,7 @@ def test_images_are_shown_as_those_of_a_folder_are(tmp_path) -> None:
     np.testing.assert_array_equal(from_set["images"], from_folder["images"])
 
 
-def test_a_graph_that_takes_whole_batches_is_shown_them() -> None:
+def test_a_fixed_batch_is_filled() -> None:
     specs = (TensorSpec("images", "float32", (4, 3, 8, 8)),)
     ((_, feeds),) = ExampleFeeds(Listed([image(0)])).feeds(specs, HOW)
     assert feeds["images"].shape == (4, 3, 8, 8)
@@ -88,7 +88,7 @@ def test_texts_are_read_with_the_models_vocabulary() -> None:
     assert feeds["source"].tolist() == [[4, 5, 2, 0]]
 
 
-def test_what_cannot_be_read_is_passed_over_and_counted() -> None:
+def test_unreadable_examples_are_skipped_and_counted() -> None:
     feeds = ExampleFeeds(Listed([image(0), "b.jpg: broken image", image(2)]))
     assert [name for name, _ in feeds.feeds(IMAGES, HOW)] == ["image 0", "image 2"]
     assert feeds.skipped == ["b.jpg: broken image"]
@@ -132,6 +132,6 @@ def test_a_digest_of_texts_depends_on_targets_and_vocabulary() -> None:
     assert len(digests) == 4
 
 
-def test_no_more_than_enough_where_nobody_says_how_many() -> None:
+def test_the_default_limit_is_enough() -> None:
     assert len(ExampleFeeds(Listed([image(0)] * (ENOUGH + 5)))) == ENOUGH
     assert len(ExampleFeeds(Listed([image(0)] * (ENOUGH + 5)), limit=ENOUGH + 1)) == ENOUGH + 1

@@ -126,7 +126,7 @@ def box(bbox, **changes):
     return {"image_id": 0, "category_id": 3, "bbox": bbox} | changes
 
 
-def test_a_box_that_sticks_out_is_clipped_and_counted(tmp_path):
+def test_a_box_beyond_the_edge_is_clipped_and_counted(tmp_path):
     boxes = [box([-5, 2, 10, 10]), box([30, 20, 20, 20]), box([0, 0, 40.0001, 30])]
     found = coco_from_path(write(tmp_path / "val.json", annotations(annotations=boxes)), Choice())
     assert found[0].target.corners.tolist() == [[0, 2, 5, 12], [30, 20, 40, 30], [0, 0, 40, 30]]
@@ -170,7 +170,7 @@ def test_a_box_without_area_is_left_out_and_counted(tmp_path):
         ({"images": {}}, r"images: expected `array`, got `object`"),
     ],
 )
-def test_what_cannot_be_is_an_error_that_names_its_place(tmp_path, changes, message):
+def test_an_invalid_field_is_an_error_that_names_it(tmp_path, changes, message):
     with pytest.raises(DataError, match=f"val.json: {message}"):
         coco_from_path(write(tmp_path / "val.json", json.dumps(annotations() | changes)), Choice())
 
@@ -188,7 +188,7 @@ def test_what_cannot_be_is_an_error_that_names_its_place(tmp_path, changes, mess
         ('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
     ],
 )
-def test_what_is_no_such_json_is_an_error(tmp_path, content, message):
+def test_other_json_is_an_error(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         coco_from_path(write(tmp_path / "val.json", content), Choice())
 

@@ -121,7 +121,7 @@ def test_rows_are_read_on_use(tmp_path):
         ("1,2\n" + "3" * (2 << 20) + ",4\n", "line 2: expected at most 1,048,576 bytes in a line"),
     ],
 )
-def test_a_row_that_cannot_be_is_an_error_that_names_its_line(tmp_path, text, message):
+def test_an_invalid_row_is_an_error_that_names_its_line(tmp_path, text, message):
     with pytest.raises(DataError, match=f"train.csv.*{message}"):
         csv_from_path(write(tmp_path / "train.csv", text), Choice("train"))
 

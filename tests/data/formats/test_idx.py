@@ -85,7 +85,7 @@ def test_an_index_beyond_the_end_is_one(tmp_path):
 
 
 def test_elements_are_read_and_not_kept(tmp_path):
-    """Of 40 MB, plain or packed, hardly anything is in memory."""
+    """A set of 40 MB, plain or gzipped, takes hardly any memory."""
     import tracemalloc
 
     images = np.zeros((10_000, 64, 64), np.uint8)
@@ -143,7 +143,7 @@ def test_a_gzip_file_with_another_checksum_is_an_error(tmp_path):
 
 
 def test_a_gzip_file_stops_where_its_header_says(tmp_path):
-    """So no small file fills the disk."""
+    """Otherwise a small file could fill the disk."""
     path = tmp_path / "bomb.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(content(np.zeros((1, 2, 2), np.uint8)))

@@ -92,7 +92,7 @@ def test_voc_is_known_by_its_twenty_classes_or_its_name(tmp_path):
     assert found.labels == VOC_NAMES and found[0].target.classes.tolist() == [VOC_NAMES.index("dog")]
 
 
-def test_lists_are_the_splits_and_what_is_measured_on_is_not_learned_from(tmp_path):
+def test_lists_are_the_splits_and_test_images_are_not_in_train(tmp_path):
     contents = {stem: annotation(thing()) for stem in "abc"}
     root = write(tmp_path, contents, {"train": ["a"], "val": ["b  1"], "trainval": ["a", "b"]})
     assert ids(voc_from_path(root, Choice("train"))) == ["a.jpg"]
@@ -129,7 +129,7 @@ def test_a_class_that_is_not_listed_is_an_error_that_names_the_nearest(tmp_path)
     assert "cat" in e.value.hint
 
 
-def test_a_box_that_sticks_out_is_clipped_and_one_outside_is_an_error(tmp_path):
+def test_a_box_beyond_the_edge_is_clipped_and_one_outside_is_an_error(tmp_path):
     root = write(tmp_path, {"a": annotation(thing(corners=(0, 1, 45, 30)))}, {"val": ["a"]})
     found = voc_from_path(root, Choice())
     assert found[0].target.corners.tolist() == [[0, 0, 40, 30]]
@@ -160,7 +160,7 @@ def test_a_box_that_sticks_out_is_clipped_and_one_outside_is_an_error(tmp_path):
         ('<?xml version="1.0" encoding="klingon"?><annotation/>', "expected XML in UTF-8, got: unknown encoding"),
     ],
 )
-def test_what_cannot_be_is_an_error_that_names_its_line(tmp_path, content, message):
+def test_an_invalid_annotation_is_an_error_that_names_its_line(tmp_path, content, message):
     with pytest.raises(DataError, match=f"a.xml.*{message}"):
         voc_from_path(write(tmp_path, {"a": content}, {"val": ["a"]}), Choice())
 
