@@ -1,7 +1,7 @@
-"""The graph that an engine is built from: how it is read, which layers it wants in integers, how it is rewritten.
+"""The graph that an engine is built from: it is read, asked for its quantized layers, and saved if it was rewritten.
 
-Backends import this file when they are imported, and onnx_ir and `edgekit.graph` when they build: a board that only
-runs engines has no onnx_ir. TensorRT reads graphs by its own parser and does without all of it.
+This module imports onnx_ir and `edgekit.graph` inside functions: backends import it, and a board that only runs engines
+has no onnx_ir. TensorRT reads graphs by its own parser and uses none of it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["quantized_layers", "read_graph", "saved_beside", "weight_files"]
 
 _REWRITTEN = "rewritten.onnx"
 _SMALL_BYTES = 1024
-"""Smaller weights stay in the graph's file: they may be axes or shapes, which are read together with the nodes."""
+"""Smaller weights stay in the graph's own file: they may be axes or shapes, which libraries read with the nodes."""
 
 
 def read_graph(path: Path) -> ir.Model:
-    """The ONNX file; weights that it keeps in files beside it are read when they are used.
+    """Reads an ONNX file. Weights in files beside it are read when they are used.
 
     Raises:
         GraphError: not an ONNX file.
@@ -77,10 +77,10 @@ def weight_files(graph: ir.Model) -> set[Path]:
 
 @contextmanager
 def saved_beside(graph: ir.Model, folder: Path, *, large: bool) -> Iterator[Path]:
-    """A rewritten graph in a file of its own, for as long as it is read.
+    """Saves a rewritten graph for as long as the context lasts.
 
     Args:
-        graph: maybe with weights in files, which are read now.
+        graph: weights that lie in files are copied.
         folder: where the file goes.
         large: the weights do not fit into one file with it.
     """

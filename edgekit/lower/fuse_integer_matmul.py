@@ -28,9 +28,9 @@ class FuseIntegerMatMul(RewritePass):
     Preconditions: operators are standard ones, as quantization writes them. Scales and zero points are initializers.
     Postconditions: a MatMul of two factors that are dequantized from bytes, the first by one scale and the second by
         one or by one a column, is left only where a QuantizeLinear reads it, directly or behind a ReLU: ONNX Runtime
-        fuses these. The new node has the MatMul's name. A vector that was added to a product that nobody else reads
-        is its bias, and the sum's output its output. DequantizeLinears that nobody reads any more are left to
-        `RemoveDead`. Weights are not read.
+        fuses these. The new node has the MatMul's name. If the only reader of the product adds a vector of one number a
+        column, the new node takes that as its bias and gives the sum. DequantizeLinears that nothing reads any more are
+        left to `RemoveDead`. Weights are not read.
     """
 
     operator = "MatMul"

@@ -1,4 +1,4 @@
-"""Gives out the outputs of integer convolutions as they are computed: with channels last."""
+"""Gives out the results of integer convolutions in the order in which they are computed: with channels last."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["OutputsChannelsLast"]
 class OutputsChannelsLast(ir.passes.InPlacePass):
     """Puts a ``Transpose`` behind outputs of four dimensions that a quantized ``Conv`` computes, or a sum of such.
 
-    ONNX wants channels first, for which all numbers of an output are moved once more. An array can be looked at in
-    another order without that.
+    ONNX has channels first, for which a backend that computes with channels last copies each output once more. A view
+    of the array with its axes in ONNX's order needs no copy.
 
     Attributes:
         turned: names of the outputs that have been turned, in the order of the graph's outputs.
@@ -21,7 +21,7 @@ class OutputsChannelsLast(ir.passes.InPlacePass):
     Preconditions: operators are standard ones. Scales and zero points are initializers.
     Postconditions: the axes of the outputs in ``turned`` are ``(N, H, W, C)``; their names and element types stay. They
         are those of four dimensions that a Conv of two factors from DequantizeLinear of bytes computes, or an Add of
-        two of these. What else reads such a value still reads it with channels first, as ``<output>.channels_first``.
+        two of these. Other readers of such a value still read it with channels first, as ``<output>.channels_first``.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Pads the bytes that a quantized convolution reads, in place of what it reads them as."""
+"""Pads the bytes that a quantized convolution reads, so that the convolution itself does not pad."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class PadIntegerInputs(RewritePass):
 
     Preconditions: operators are standard ones of opset 13 or later. Values have their shapes. Scales, zero points and
         weights are initializers.
-    Postconditions: a Conv with ``pads`` whose weights are bytes, `LEAST_WEIGHTS` of them and more for each element that
-        it reads, and that reads uint8 of one scale and of a zero point other than 0, has no pads of its own. It reads
-        them through a Pad and a DequantizeLinear of its own, and where a MaxPool stands between the two, that pools
-        bytes before they are padded. What others read stays, and what nobody reads any more is left to `RemoveDead`.
-        Nothing is done about weights and zero points in files of their own.
+    Postconditions: a Conv has no pads any more if it reads uint8 of one scale and of a zero point other than 0, and its
+        weights are bytes, `LEAST_WEIGHTS` and more for each element that it reads. It reads a DequantizeLinear of its
+        own behind a Pad; a MaxPool between DequantizeLinear and Conv is copied in front of the Pad and pools bytes.
+        What other nodes read stays, and what nothing reads any more is left to `RemoveDead`. A Conv whose weights or
+        zero point lie in a file of weights stays as it is.
     """
 
     operator = "Conv"
@@ -84,7 +84,7 @@ class PadIntegerInputs(RewritePass):
 
 
 def _pool_before(node: ir.Node) -> ir.Node | None:
-    """The MaxPool whose maxima, and nothing else of which, ``node`` reads."""
+    """The MaxPool that ``node`` reads, if it gives out no indices."""
     pool = node.inputs[0].producer() if node.inputs[0] is not None else None
     return pool if pool is not None and pool.op_type == "MaxPool" and len(pool.outputs) == 1 else None
 

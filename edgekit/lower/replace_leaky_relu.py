@@ -42,7 +42,7 @@ class ReplaceLeakyRelu(RewritePass):
 
     Preconditions: operators are those that ONNX Runtime has fused. Values have their shapes.
     Postconditions: a QLinearLeakyRelu of `LEAST_ELEMENTS` and more, with a constant scale and zero point and a slope
-        between 0 and 1, is replaced. The QLinearAdd has its name, and its output the name of its output.
+        between 0 and 1, is replaced. The QLinearAdd and its output keep the names of the replaced node and its output.
     """
 
     operator = "QLinearLeakyRelu"

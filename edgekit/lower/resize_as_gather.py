@@ -1,4 +1,4 @@
-"""Enlarges bytes by copying rows and columns."""
+"""Enlarges tensors of bytes by copying rows and columns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROWS, _COLUMNS = 1, 2
 """Axes, with channels last."""
 
 _MOST_PIXELS = 1 << 24
-"""Pixels are numbered in float32 to find out where they go."""
+"""Pixels are numbered in float32, which holds integers up to this one."""
 
 _BYTES = frozenset({ir.DataType.UINT8, ir.DataType.INT8})
 
@@ -39,8 +39,8 @@ class ResizeAsGather(RewritePass):
     Preconditions: values have their element types and shapes.
     Postconditions: a Resize in mode ``nearest`` is left only if it does not read bytes of four dimensions with a known
         height and width, of 2**24 pixels at most, if it resizes the batch or the channels too, if its scales or sizes
-        are computed, or if it fills what it crops. The second Gather has its name. Copies are exact. Scales and sizes
-        that nobody reads any more are left to `RemoveDead`.
+        are computed, or in the mode ``tf_crop_and_resize``. The second Gather has the name of the Resize. Results are
+        equal. Scales and sizes that nothing reads any more are left to `RemoveDead`.
     """
 
     operator = "Resize"
@@ -60,11 +60,11 @@ class ResizeAsGather(RewritePass):
 
 
 def _require_copies(node: ir.Node) -> None:
-    """Raises `NotApplicable` unless it copies pixels, by constants."""
+    """Raises `NotApplicable` unless the node copies pixels, and its scales or sizes are constant."""
     if node.attributes.get_string("mode", "nearest") != "nearest":
-        raise NotApplicable("it computes numbers in between")
+        raise NotApplicable("it interpolates")
     if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
-        raise NotApplicable("a crop may also fill with another number")
+        raise NotApplicable("its mode tf_crop_and_resize fills what lies outside")
     if any(value is not None and constant(value) is None for value in node.inputs[1:]):
         raise NotApplicable("its scales or sizes are computed")
 
@@ -92,7 +92,7 @@ def _shape_of_bytes(value: ir.Value | None) -> tuple[int, ...] | None:
 
 
 def _sources(node: ir.Node, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The number of the pixel that each one of the result is a copy of; None if other axes are resized too."""
+    """For each pixel of the result, the number of the one that it is a copy of; None if other axes are resized too."""
     numbered = np.arange(shape[2] * shape[3], dtype=np.float32).reshape(1, 1, *shape[2:])
     result = Evaluator(_probe(node, numbered.shape)).run({"x": numbered})["y"]
     sizes = constant(node.inputs[3]) if len(node.inputs) > 3 else None

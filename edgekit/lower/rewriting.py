@@ -1,4 +1,4 @@
-"""What the passes share: how a pass goes through a graph, what they ask of values, and how they put nodes in."""
+"""What the passes share: the loop over a graph's nodes, questions about values, and replacement of nodes."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _log = logging.getLogger(__name__)
 
 
 class NotApplicable(Exception):
-    """Why a node is left as it is."""
+    """A pass leaves a node as it is; the message says why."""
 
 
 class RewritePass(ir.passes.InPlacePass):
-    """Rewrites the nodes of one operator, where that is possible and pays, in the order of the graph.
+    """Rewrites the nodes of one operator, in the order of the graph, where that is possible and pays.
 
-    Nodes in the graphs inside of other nodes stay. For each node of the operator that stays, the reason is logged at
-    level DEBUG.
+    Nodes in the graphs inside of other nodes stay. For each other node of the operator that stays, the pass logs the
+    reason at level DEBUG.
 
     Attributes:
         operator: the operator's name.
@@ -71,15 +71,15 @@ class RewritePass(ir.passes.InPlacePass):
 
     @abc.abstractmethod
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
-        """Puts other nodes in the place of ``node``, or in front of it.
+        """Replaces ``node`` by other nodes, or puts nodes in front of it.
 
         Raises:
-            NotApplicable: the node stays; nothing was changed.
+            NotApplicable: the node stays, and the graph was not changed.
         """
 
 
 def lower(model: ir.Model, passes: Sequence[ir.passes.InPlacePass]) -> bool:
-    """Runs the passes, one after the other, and takes out what nothing reads any more; whether there was anything."""
+    """Runs the passes in order, then removes what nothing reads any more; returns whether a pass changed the model."""
     modified = any([one(model).modified for one in passes])
     if modified:
         RemoveDead()(model)
@@ -87,9 +87,9 @@ def lower(model: ir.Model, passes: Sequence[ir.passes.InPlacePass]) -> bool:
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The initializer that ``value`` is, maybe in a file of weights, which is not read; None for what is no constant.
+    """The tensor of an initializer, which may lie in a file of weights and is not read; None for other values.
 
-    An initializer that is an input too is the input's default, and no constant.
+    An initializer that is an input too is the default of that input, and not constant.
     """
     if value is None or not value.is_initializer() or value.is_graph_input():
         return None
@@ -97,13 +97,13 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def stored_constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The same, without what lies in a file of weights: graphs with such files are too large to be rewritten."""
+    """The same, but None for tensors in files of weights, which a rewritten graph does not copy."""
     tensor = constant(value)
     return None if isinstance(tensor, ir.ExternalTensor) else tensor
 
 
 def dequantizer(value: ir.Value | None) -> ir.Node | None:
-    """The DequantizeLinear that makes ``value`` of bytes, float32, with constant scales and zero points."""
+    """The DequantizeLinear of bytes to float32 that computes ``value``, if its scales and zero points are constant."""
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
         return None
@@ -114,11 +114,11 @@ def dequantizer(value: ir.Value | None) -> ir.Node | None:
 
 
 def usual_element_counts(model: ir.Model, shapes: Mapping[str, ShapeRange]) -> dict[str, int]:
-    """How many elements the computed values have at the usual sizes, by name; without those that inference misses.
+    """How many elements each computed value has at the usual sizes, by name, where shape inference finds its shape.
 
     Args:
         model: is not changed; its weights are not read.
-        shapes: of the inputs whose sizes are chosen at run time; without any, the result is empty.
+        shapes: ranges of the inputs whose sizes are chosen at run time; without any, the result is empty.
     """
     if not shapes:
         return {}
@@ -129,11 +129,14 @@ def usual_element_counts(model: ir.Model, shapes: Mapping[str, ShapeRange]) -> d
 
 
 def element_count(value: ir.Value, usual: Mapping[str, int]) -> int | None:
-    """How many elements ``value`` has: the usual number, or what its shape says, where open sizes count as 1.
+    """How many elements a value has: the usual number, else that of its shape, in which open sizes count as 1.
 
     Args:
-        value: of any shape; None is the answer where it is unknown.
+        value: any value.
         usual: see `usual_element_counts`.
+
+    Returns:
+        None if the shape is unknown.
     """
     counted = usual.get(value.name or "")
     return _count(value.shape) if counted is None and value.shape is not None else counted
@@ -144,7 +147,7 @@ def _count(shape: ir.Shape) -> int:
 
 
 def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """A new constant of the graph."""
+    """Adds a constant to the graph."""
     value = ir.val(name, const_value=ir.tensor(array, name=name))
     graph.register_initializer(value)
     return value
@@ -159,31 +162,31 @@ def new_node(
     output: str | None = None,
     domain: str = "",
 ) -> ir.Node:
-    """A node of one output, which is part of no graph yet.
+    """Makes a node of one output, which is not part of a graph yet.
 
     Args:
         operator: its name.
         inputs: what it reads; None for one that is left out.
         attributes: its attributes.
         name: the node's name.
-        output: the output's name, where it does not take the place of another value.
+        output: the output's name; None if the output is going to take the place and the name of another value.
         domain: the operator's domain.
     """
     return ir.node(operator, inputs, attributes, domain=domain, name=name, outputs=[ir.Value(name=output)])
 
 
 def transposed(value: ir.Value | None, order: tuple[int, ...], *, name: str, output: str | None = None) -> ir.Node:
-    """A Transpose; see `new_node`."""
+    """Makes a Transpose; see `new_node`."""
     return new_node("Transpose", [value], {"perm": order}, name=name, output=output)
 
 
 def replace_node(node: ir.Node, others: Sequence[ir.Node], *, last: ir.Node | None = None) -> None:
-    """Puts ``others`` in the place of a node, and the output of the last of them in that of its output.
+    """Replaces a node by others, and its output by the output of the last of them.
 
     Args:
-        node: a node of one output, which goes.
+        node: a node of one output.
         others: in topological order.
-        last: the only reader of ``node``, which goes too; its output is the one that is replaced.
+        last: the only reader of ``node``, if it is replaced too; then its output is the one that is replaced.
     """
     assert node.graph is not None
     gone = [node] if last is None else [node, last]

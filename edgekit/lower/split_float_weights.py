@@ -55,11 +55,10 @@ class SplitFloatWeights(RewritePass):
         fused: the products are ONNX Runtime's ``MatMulIntegerToFloat``; else they are ``Conv`` of quantized weights.
 
     Preconditions: scales, zero points and weights are initializers.
-    Postconditions: a Conv that reads uint8 through a DequantizeLinear of one scale, with a kernel of one pixel, moved
-        by one pixel, without padding and groups, of 128 to 32768 channels and with constant weights in the graph's own
-        file, is replaced. Its output has its name, and the products have its name with `UPPER` and `LOWER` behind it; a
-        Conv without a name is called as its output. Weights and DequantizeLinears that nobody reads any more are left
-        to `RemoveDead`.
+    Postconditions: a Conv is replaced if it reads uint8 through a DequantizeLinear of one scale, has a kernel of 1 x 1,
+        stride 1, neither pads nor groups, 128 to 32768 input channels, and constant weights in the graph's own file.
+        The output keeps its name. The products are named after the Conv, or its output if it has no name, with `UPPER`
+        and `LOWER` behind it. Weights and DequantizeLinears that nothing reads any more are left to `RemoveDead`.
     """
 
     operator = "Conv"
@@ -93,13 +92,13 @@ class _Plane(NamedTuple):
 def _require_pointwise(node: ir.Node, shape: Sequence[int]) -> None:
     """Raises `NotApplicable` unless it multiplies each pixel's channels by a matrix, and does nothing else."""
     if len(shape) != 4 or tuple(shape[2:]) != (1, 1):
-        raise NotApplicable("its kernel is not one pixel")
+        raise NotApplicable("its kernel is not 1 x 1")
     if any(stride != 1 for stride in node.attributes.get_ints("strides", ())):
-        raise NotApplicable("it leaves out pixels")
+        raise NotApplicable("its stride is not 1")
     if any(node.attributes.get_ints("pads", ())):
-        raise NotApplicable("it pads the picture")
+        raise NotApplicable("it has pads")
     if node.attributes.get_int("group", 1) != 1:
-        raise NotApplicable("its channels are in groups")
+        raise NotApplicable("it has groups")
     if not LEAST_CHANNELS <= shape[1] <= MOST_CHANNELS:
         raise NotApplicable(f"two integer products do not pay for {shape[1]} channels, or overflow")
 

@@ -74,6 +74,7 @@ def test_every_pixel_is_a_copy_of_the_same_one(
     model, modified = rewritten(model, ResizeAsGather())
     assert modified
     assert [node.op_type for node in model.graph.node] == ["Transpose", "Gather", "Gather", "Transpose", "Identity"]
+    assert model.graph.node[2].name == "up"
     assert np.array_equal(run_unfused(model, {"x": x})[0], expected)
 
 
@@ -89,7 +90,7 @@ def test_the_batch_may_be_open() -> None:
 @pytest.mark.parametrize(
     ("shape", "constants", "dtype", "attributes", "reason"),
     [
-        ((1, 3, 4, 5), TWICE, np.uint8, {"mode": "linear"}, "it computes numbers in between"),
+        ((1, 3, 4, 5), TWICE, np.uint8, {"mode": "linear"}, "it interpolates"),
         ((1, 3, 4, 5), TWICE, np.float32, ASYMMETRIC, NOT_KNOWN),
         ((1, 3, "H", 5), TWICE, np.uint8, ASYMMETRIC, NOT_KNOWN),
         ((1, 3, 1 << 12, (1 << 12) + 1), TWICE, np.uint8, ASYMMETRIC, NOT_KNOWN),
@@ -102,7 +103,7 @@ def test_the_batch_may_be_open() -> None:
             {"roi": np.array([0, 0, 0, 0, 1, 1, 2, 2], np.float32), "sizes": np.array([1, 3, 8, 10])},
             np.uint8,
             {"coordinate_transformation_mode": "tf_crop_and_resize"},
-            "a crop may also fill with another number",
+            "its mode tf_crop_and_resize fills what lies outside",
         ),
     ],
 )
