@@ -44,10 +44,10 @@ def demo(folder: Path, weights: str) -> None:
     _run("build", MODEL, "--int8", *(["--weights", weights] if trained else []), "-o", str(engine))
     _run("run", str(engine), str(photo), "--save", str(boxes))
     click.echo()
-    click.echo(f"{click.style('photo with boxes:', fg='green', bold=True)} {boxes}")
+    click.echo(f"{click.style('result:', fg='green', bold=True)} {boxes}")
     click.echo(f"{click.style('report:', fg='green', bold=True)} {engine / 'report.html'}")
     if not trained:
-        click.echo("A model with real outputs that needs no download: edgekit train lenet --data digits")
+        click.echo("Without a download, real outputs need scikit-learn: edgekit train lenet --data digits")
 
 
 def _copy_photo(photo: Path) -> None:
