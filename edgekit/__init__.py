@@ -26,49 +26,108 @@ from edgekit.errors import (
 )
 
 if TYPE_CHECKING:
+    from edgekit.config import BackendOptions
+    from edgekit.engine.bundle.manifest import Manifest
+    from edgekit.engine.tensorrt.options import TensorRtOptions
+    from edgekit.evaluation.evaluate import Evaluation
     from edgekit.evaluation.evaluate import evaluate_bundle as evaluate
+    from edgekit.measure.inspection import Inspection
+    from edgekit.measure.latency import Statistics
     from edgekit.measure.profile import profile_bundle as profile
+    from edgekit.measure.reports import LatencyReport
     from edgekit.pipeline.build import build
+    from edgekit.pipeline.compile_bundle import compile_bundle as compile
+    from edgekit.pipeline.inspect import inspect
+    from edgekit.progress import Progress
+    from edgekit.recipe.schema import Preprocess
+    from edgekit.runtime.session import Session
     from edgekit.runtime.session import session_from_bundle as load
+    from edgekit.runtime.stream import Pending
+    from edgekit.runtime.tasks.classify import Class, Classes
+    from edgekit.runtime.tasks.detect import Detection, Detections
+    from edgekit.specs import TensorSpec
+    from edgekit.training.train import Trained
+    from edgekit.training.train import train_model as train
 
 __all__ = [
     "AccuracyError",
+    "BackendOptions",
     "BackendUnavailable",
     "BuildError",
     "CalibrationError",
+    "Class",
+    "Classes",
     "DataError",
+    "Detection",
+    "Detections",
     "EdgeKitError",
     "EngineMismatch",
+    "Evaluation",
     "ExportError",
     "GraphError",
+    "Inspection",
+    "LatencyReport",
+    "Manifest",
     "ModelError",
+    "Pending",
+    "Preprocess",
+    "Progress",
     "RecipeError",
     "RunError",
+    "Session",
+    "Statistics",
+    "TensorRtOptions",
+    "TensorSpec",
     "TrainError",
+    "Trained",
     "UsageError",
     "__version__",
     "build",
+    "compile",
     "evaluate",
+    "inspect",
     "load",
     "profile",
+    "train",
 ]
 
 __version__ = "0.1.0"
 
 _ON_USE = {
+    "BackendOptions": "edgekit.config:BackendOptions",
+    "Class": "edgekit.runtime.tasks.classify:Class",
+    "Classes": "edgekit.runtime.tasks.classify:Classes",
+    "Detection": "edgekit.runtime.tasks.detect:Detection",
+    "Detections": "edgekit.runtime.tasks.detect:Detections",
+    "Evaluation": "edgekit.evaluation.evaluate:Evaluation",
+    "Inspection": "edgekit.measure.inspection:Inspection",
+    "LatencyReport": "edgekit.measure.reports:LatencyReport",
+    "Manifest": "edgekit.engine.bundle.manifest:Manifest",
+    "Pending": "edgekit.runtime.stream:Pending",
+    "Preprocess": "edgekit.recipe.schema:Preprocess",
+    "Progress": "edgekit.progress:Progress",
+    "Session": "edgekit.runtime.session:Session",
+    "Statistics": "edgekit.measure.latency:Statistics",
+    "TensorRtOptions": "edgekit.engine.tensorrt.options:TensorRtOptions",
+    "TensorSpec": "edgekit.specs:TensorSpec",
+    "Trained": "edgekit.training.train:Trained",
     "build": "edgekit.pipeline.build:build",
+    "compile": "edgekit.pipeline.compile_bundle:compile_bundle",
     "evaluate": "edgekit.evaluation.evaluate:evaluate_bundle",
+    "inspect": "edgekit.pipeline.inspect:inspect",
     "load": "edgekit.runtime.session:session_from_bundle",
     "profile": "edgekit.measure.profile:profile_bundle",
+    "train": "edgekit.training.train:train_model",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _ON_USE:
         raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
-    module, _, function = _ON_USE[name].partition(":")
-    globals()[name] = getattr(importlib.import_module(module), function)
-    return globals()[name]
+    module, _, attribute = _ON_USE[name].partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

@@ -1,269 +1,334 @@
-"""What `edgekit.build` was asked for, as one value, and the command line that asks for the same."""
+"""The configs of a build: frozen structs, one for each group of options.
+
+`build_config` in `edgekit.pipeline.validate` makes a `BuildConfig` from the arguments of `edgekit.build`. Each stage of
+the build takes the struct that it reads. Backends declare options of their own as a subclass of `BackendOptions` in
+their folder.
+"""
 
 from __future__ import annotations
 
-import os
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import msgspec
+from edgekit.option import option, option_words
 
-from edgekit.errors import UsageError, nearest
-from edgekit.recipe.messages import recipe_error
-from edgekit.recipe.schema import Preprocess, load_recipe, recipe_names
-from edgekit.specs import Precision, Shape, Size
+if TYPE_CHECKING:
+    from edgekit.specs import Precision, Shape, Size
 
 __all__ = [
-    "EngineOptions",
-    "Order",
-    "command_from_compile",
-    "command_from_order",
-    "given_fields",
-    "kind_of",
-    "merged",
-    "name_of",
+    "BackendOptions",
+    "BuildConfig",
+    "CalibrationConfig",
+    "ModelConfig",
+    "OutputConfig",
+    "Sizes",
+    "TargetConfig",
+    "build_command",
+    "compile_command",
+    "parse_named_shapes",
+    "parse_shape",
 ]
 
-WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".weights")
+Sizes = tuple["int | tuple[int, ...]", ...]
+
+_SIZE = r"[1-9]\d*(?::[1-9]\d*:[1-9]\d*)?"
+"""A number, or the minimum, optimum and maximum of a range."""
+
+_LISTS = ("mean", "std")
+"""Fields of a preprocessing that hold several numbers."""
+
+
+def parse_shape(text: str) -> Sizes:
+    """``1x3x48x32:320:2048`` as numbers and ranges; empty if the text is no shape."""
+    return tuple(map(_size, text.split("x"))) if re.fullmatch(f"{_SIZE}(x{_SIZE})*", text) else ()
+
+
+def _size(text: str) -> int | tuple[int, ...]:
+    numbers = tuple(map(int, text.split(":")))
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _parse_image_shape(text: str) -> Sizes:
+    shape = parse_shape(text)
+    if len(shape) not in (2, 4):
+        raise ValueError(
+            "expected HxW or NxCxHxW, such as 416x416 or 1x3x416x416, each of them a number or a range MIN:OPT:MAX, "
+            f"got '{text}'"
+        )
+    return shape
+
+
+def parse_named_shapes(texts: Sequence[str]) -> dict[str, Sizes] | None:
+    """``images:1x3x48x32:320:2048`` as shape by name; the name is empty where only a shape is given."""
+    shapes: dict[str, Sizes] = {}
+    for text in texts:
+        name, shape = _named_shape(text)
+        if not shape:
+            raise ValueError(
+                "expected [NAME:]SHAPE, such as images:1x3x224x224, with numbers or ranges MIN:OPT:MAX, as in "
+                f"images:1x3x48x32:320:2048, got '{text}'"
+            )
+        if name in shapes or (shapes and "" in (name, *shapes)):
+            raise ValueError(f"expected a name of its own before each of several shapes, got '{text}'")
+        shapes[name] = shape
+    return shapes or None
+
+
+def _named_shape(text: str) -> tuple[str, Sizes]:
+    """Name and shape of ``name:1x3x48x32:320:2048``; the shape is empty if the text is something else."""
+    # Names that exporters write may contain colons, as ranges do: the name is the shortest prefix that leaves a shape,
+    # and a prefix that looks like a shape itself is no name.
+    words = text.split(":")
+    for count in range(len(words)):
+        name, shape = ":".join(words[:count]), parse_shape(":".join(words[count:]))
+        if shape:
+            return name, () if any(re.fullmatch(r"\d+(x\d+)+", word) for word in words[:count]) else shape
+    return text, ()
+
+
+def _parse_batch(text: str) -> int | tuple[int, ...]:
+    if not re.fullmatch(_SIZE, text):
+        raise ValueError(f"expected a number, or MIN:OPT:MAX such as 1:4:16, got '{text}'")
+    return _size(text)
+
+
+def _parse_preprocess(texts: Sequence[str]) -> dict[str, Any] | None:
+    if not texts:
+        return None
+    from edgekit.recipe.preprocess import given_fields  # needs msgspec, which `--help` does not load
+
+    fields: dict[str, str | list[str]] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not value:
+            raise ValueError(f"expected FIELD=VALUE, such as color=bgr or mean=0.5,0.5,0.5, got '{text}'")
+        fields[name] = value.split(",") if name in _LISTS else value
+    return given_fields(fields, option="--preprocess", text=True)
+
+
+def _write_shape(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _write_named_shapes(shapes: Mapping[str, Shape]) -> list[str]:
+    return [f"{name}:{_write_shape(shape)}" if name else _write_shape(shape) for name, shape in shapes.items()]
+
+
+def _write_preprocess(fields: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+        for name, value in fields.items()
+    ]
+
+
+def _specs() -> ModuleType:
+    from edgekit import specs  # needs msgspec, which `--help` does not load
+
+    return specs
+
+
+def _convert_shape(shape: Sequence[int | Sequence[int]] | None) -> Shape | None:
+    return None if shape is None else _specs().shape_from_sizes(shape, "--shape")
+
+
+def _convert_inputs(shapes: Mapping[str, Sequence[int | Sequence[int]]] | None) -> dict[str, Shape]:
+    return {
+        name: _specs().shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (shapes or {}).items()
+    }
+
+
+def _convert_batch(batch: int | Sequence[int] | None) -> Size | None:
+    return None if batch is None else _specs().size_from_value(batch, "--batch")
+
+
+def _convert_preprocess(given: Any) -> dict[str, Any] | None:
+    from edgekit.recipe.preprocess import given_fields  # needs msgspec, as above
+
+    return given_fields(given) if given else None
+
+
+def _convert_precision(name: str) -> Precision:
+    precision: Precision = _specs().precision_from_name(name)
+    return precision
+
+
+def _convert_text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _convert_path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """What a builder on a GPU is told besides the graph; see `edgekit.engine.backend.BuildOptions`.
+class ModelConfig:
+    """The model, and the graph to make of it.
 
     Attributes:
-        sm: compute capabilities of the GPUs that the engine is for, such as 86 and 89.
-        workspace_mib: the most memory that a layer may use while the engine is tuned.
-        timing_cache: file of measured kernels; None is one of EdgeKit's own, per device and version.
-        dla: number of the deep-learning accelerator to run on.
-        version_compatible: to load in later versions of the library too.
-        hardware_compatible: to run on other GPUs too.
-        refittable: weights can be replaced in the built engine.
-        strip_weights: weights stay beside the engine.
-    """
-
-    sm: tuple[int, ...] = ()
-    workspace_mib: int = 0
-    timing_cache: str | None = None
-    dla: int | None = None
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    refittable: bool = False
-    strip_weights: bool = False
-
-    @classmethod
-    def of(cls, options: EngineOptions | Mapping[str, Any] | None) -> EngineOptions:
-        """From what a caller gives: all of it, some of its fields by name, or nothing."""
-        return options if isinstance(options, cls) else cls(**dict(options or {}))  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What a build was asked for.
-
-    Attributes:
-        model: a recipe's name or file, a Darknet cfg file, an ONNX file, ``package.module:factory``, or an
+        model: name or file of a recipe, a Darknet cfg file, an ONNX file, ``package.module:factory``, or an
             ``nn.Module``.
-        precision: of the engine.
-        target: name of the backend.
-        weights: a file, or the name of a set that the recipe publishes; None is random for a reference model.
-        calib: folder, manifest or name of a calibration set; None is the recipe's, or the shipped one.
-        calib_method: how ranges are chosen; None is the recipe's, or the default.
-        calib_images: calibrate on at most so many.
-        calib_column: of a table to calibrate on, the header of the column that is no input; None is the last one.
-        keep_float: patterns of nodes that stay in float, besides the recipe's.
-        output: the bundle's folder, where one was named.
-        shape: of the picture: ``(H, W)`` or all its sizes; a range stands where a size is chosen at run time.
-        inputs: shapes by input name, likewise; the name ``""`` is the first input's.
-        preprocess: fields that replace the recipe's, or those that are guessed; see `given_fields`.
-        opset: to export to, where one was named.
-        seed: for random weights.
-        threads: for the engine; 0 leaves it to the backend.
-        profile: measure the engine, and FP32 beside it.
-        batch: number of inputs in a batch, or the range of it: the first dimension of all inputs; None is the model's.
-        half_io: inputs and outputs are in half precision too, where the engine is.
-        plan_only: leave the engine itself to `edgekit compile`, on the machine it is for.
-        engine: what the backend's builder is told besides; see `BuildOptions`.
     """
 
     model: Any
-    precision: Precision
-    target: str
-    weights: str | None = None
-    calib: str | None = None
-    calib_method: str | None = None
-    calib_images: int | None = None
-    calib_column: str | None = None
-    keep_float: tuple[str, ...] = ()
-    output: Path | None = None
-    shape: Shape | None = None
-    inputs: Mapping[str, Shape] = field(default_factory=dict)
-    preprocess: Mapping[str, Any] | None = None
-    opset: int | None = None
-    seed: int = 0
-    threads: int = 0
-    profile: bool = True
-    batch: Size | None = None
-    half_io: bool = False
-    plan_only: bool = False
-    engine: EngineOptions = EngineOptions()
+    weights: str | None = option(
+        None,
+        "Darknet, PyTorch or safetensors file, or a published set: coco.",
+        metavar="FILE|NAME",
+        convert=_convert_text,
+    )
+    shape: Shape | None = option(
+        None,
+        "Shape of the input image. MIN:OPT:MAX in place of a number leaves it open until run time, as in "
+        "320:416:640x320:416:640.",
+        metavar="HxW|NxCxHxW",
+        parse=_parse_image_shape,
+        write=lambda shape: [_write_shape(shape)],
+        convert=_convert_shape,
+    )
+    input: Mapping[str, Shape] = option(
+        {},
+        "Shape of an input of your own model, such as 1x3x224x224 or images:1x3x224x224; repeatable. MIN:OPT:MAX "
+        "leaves a size open until run time, as in x:1x3x48x32:320:2048. Inputs of modules are float32, or the type in "
+        "ids:int64:1x128.",
+        metavar="[NAME:]SHAPE",
+        repeated=True,
+        parse=parse_named_shapes,
+        write=_write_named_shapes,
+        convert=_convert_inputs,
+    )
+    preprocess: Mapping[str, Any] | None = option(
+        None,
+        "Preprocessing of images, field by field as in a recipe; repeatable.",
+        metavar="FIELD=VALUE",
+        repeated=True,
+        parse=_parse_preprocess,
+        write=_write_preprocess,
+        convert=_convert_preprocess,
+    )
+    batch: Size | None = option(
+        None,
+        "Batch size, the first dimension of all inputs: a number, or a range, as in 1:4:16.",
+        metavar="N|MIN:OPT:MAX",
+        parse=_parse_batch,
+        convert=_convert_batch,
+    )
+    opset: int | None = option(None, "ONNX opset to export to.", metavar="N", kind="integer", minimum=1)
+    seed: int = option(0, "Seed of random weights and inputs.", kind="integer")
 
 
-def given_fields(
-    preprocess: Preprocess | Mapping[str, Any], *, option: str = "preprocess", text: bool = False
-) -> dict[str, Any]:
-    """The fields of a recipe's preprocessing that are given, and no others, as plain values of their own types.
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """What INT8 is calibrated on, how ranges are chosen, and what stays in float."""
 
-    Args:
-        preprocess: all fields, or some of them by name.
-        option: what a message calls them.
-        text: numbers may be written as text, as a command line has them.
-
-    Raises:
-        UsageError: an unknown field, or values that no preprocessing can have.
-    """
-    if not isinstance(preprocess, (Preprocess, Mapping)):
-        raise UsageError(f"{option}: expected a Preprocess or a mapping of its fields, got {preprocess!r}")
-    fields = msgspec.to_builtins(preprocess) if isinstance(preprocess, Preprocess) else dict(preprocess)
-    # Fields that are not given come later, and there is a mean for each channel.
-    lists = [fields[name] for name in ("mean", "std") if isinstance(fields.get(name), (list, tuple))]
-    gray = fields.get("color", "gray" if any(len(values) == 1 for values in lists) else "rgb") == "gray"
-    rest = {"color": "gray", "mean": [0.0], "std": [1.0]} if gray else {}
-    valid = msgspec.to_builtins(_converted({**rest, **fields}, option, strict=not text))
-    return {name: valid[name] for name in fields}
-
-
-def merged(preprocess: Preprocess, fields: Mapping[str, Any]) -> Preprocess:
-    """The preprocessing with some of its fields replaced.
-
-    Raises:
-        UsageError: they do not go together, as three means and a picture of one channel.
-    """
-    return _converted({**msgspec.to_builtins(preprocess), **fields}, "--preprocess")
-
-
-def _converted(fields: dict[str, Any], option: str, *, strict: bool = True) -> Preprocess:
-    try:
-        return msgspec.convert(fields, Preprocess, strict=strict)
-    except msgspec.ValidationError as e:
-        error = recipe_error(Path(option), e, fields, Preprocess)
-        one_channel = "give --preprocess mean=0 and --preprocess std=1 too, one number for the one channel"
-        lacks = "one a channel of 'gray'" in error.message
-        raise UsageError(error.message.removeprefix("recipe "), hint=one_channel if lacks else error.hint) from e
-
-
-def kind_of(model: object) -> str:
-    """What sort of model that is: ``recipe``, ``cfg``, ``onnx``, ``factory`` or ``module``.
-
-    Raises:
-        UsageError: there is no such model.
-    """
-    if not isinstance(model, (str, Path)):
-        return "module"
-    text, path = str(model), Path(model)
-    if text in recipe_names() or path.suffix == ".toml":
-        return "recipe"
-    if path.suffix in WEIGHTS:
-        raise UsageError(
-            f"'{text}': expected a model, got a file of weights",
-            hint=f"name the model that they belong to, as in: edgekit build yolov3 --weights {shlex.quote(text)}",
-        )
-    for suffix, what in ((".onnx", "an ONNX file"), (".cfg", "a Darknet cfg file")):
-        if path.suffix == suffix and _is_missing(path):
-            beside = nearest(path.name, [file.name for file in path.parent.glob(f"*{suffix}")])
-            raise UsageError(f"'{text}': expected {what}, got no such file", hint=beside)
-    if path.suffix == ".cfg" and not os.path.isdir(path):
-        return "cfg"
-    if path.suffix == ".onnx" or os.path.isfile(path):
-        return "onnx"
-    if os.path.isdir(path):
-        engine = os.path.isfile(path / "manifest.json")
-        hint = f"it is an engine already: edgekit run {shlex.quote(text)}" if engine else ""
-        raise UsageError(f"'{text}': expected a model, got a folder", hint=hint)
-    if ":" in text:
-        return "factory"
-    known = nearest(text, recipe_names())
-    raise UsageError(
-        f"unknown model '{text}': expected a name that `edgekit models` lists, an ONNX file or a "
-        "Darknet cfg file that exists, or package.module:factory",
-        hint=known,
+    calib: str | None = option(
+        None,
+        "Calibration images: a folder, or the name of a set.",
+        metavar="DIR|SET",
+        convert=_convert_text,
+    )
+    calib_method: str | None = option(
+        None,
+        "How ranges are chosen from the observed values.",
+        choices=dict.fromkeys(("minmax", "percentile", "entropy", "mse"), ""),
+    )
+    calib_images: int | None = option(None, "Calibrate on at most N images.", metavar="N", kind="integer", minimum=1)
+    calib_column: str | None = option(
+        None, "Target column of a CSV table, which is no input; default: the last one.", metavar="NAME"
+    )
+    keep_float: tuple[str, ...] = option(
+        (),
+        "Nodes that stay in float, as in 'head*'; repeatable.",
+        metavar="PATTERN",
+        repeated=True,
+        convert=tuple,
     )
 
 
-def _is_missing(path: Path) -> bool:
-    """Whether nothing is there; what may not be looked at is not missing, and whoever reads it says why it cannot."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """Options that only one backend has; a backend with options declares a subclass in its folder."""
 
 
-def name_of(model: object) -> str:
-    """What engines of that model are called where nobody says.
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """The engine to build.
 
-    Raises:
-        UsageError: there is no such model.
+    Attributes:
+        engine: the options of the target's backend.
     """
-    kind = kind_of(model)
-    if kind == "recipe":
-        return load_recipe(str(model)).name
-    if kind in ("cfg", "onnx"):
-        return Path(str(model)).stem
-    text = str(model) if kind == "factory" else type(model).__name__
-    return text.rpartition(":")[2].rpartition(".")[2]
+
+    precision: Precision = option(
+        "int8",
+        "Precision of the engine.",
+        kind="choice",
+        choices={
+            "int8": "8-bit integers; the default.",
+            "fp16": "16-bit floats, on GPUs.",
+            "bf16": "16-bit floats with the range of 32, on GPUs.",
+            "fp32": "32-bit floats.",
+        },
+        convert=_convert_precision,
+        always=True,
+    )
+    target: str = option(
+        None,
+        "Backend of the engine: cpu, openvino, tensorrt, tensorrt-rtx, null. Default: tensorrt if TensorRT and a GPU "
+        "are found, else cpu.",
+        metavar="NAME",
+        always=True,
+    )
+    threads: int = option(
+        0, "Threads the engine runs on; 0 lets the backend choose.", metavar="N", kind="integer", minimum=0
+    )
+    graph_only: bool = option(
+        False,
+        "Write the typed graph without an engine; run `edgekit compile` on the board.",
+        kind="flag",
+        aliases=("--plan-only",),
+    )
+    half_io: bool = option(False, "Inputs and outputs in half precision too.", kind="flag")
+    engine: BackendOptions = field(default_factory=BackendOptions)
 
 
-def command_from_order(order: Order) -> str:
-    """The command line that builds the same; nothing for a module that was handed over as an object."""
-    if not isinstance(order.model, (str, Path)):
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """Where the engine goes, and whether it is measured."""
+
+    output: Path | None = option(
+        None, "Folder to write the engine to.", short="-o", metavar="DIR", kind="path", convert=_convert_path
+    )
+    profile: bool = option(True, "Measure the engine, and FP32 beside it; on by default.", kind="switch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Everything `edgekit.build` was asked for."""
+
+    model: ModelConfig
+    calibration: CalibrationConfig
+    target: TargetConfig
+    output: OutputConfig
+
+    @property
+    def groups(self) -> tuple[Any, ...]:
+        """The structs that hold options, in the order in which `edgekit build --help` shows them."""
+        return self.model, self.calibration, self.target, self.target.engine, self.output
+
+
+def build_command(config: BuildConfig) -> str:
+    """The command line that repeats a build; empty for a module that was passed as an object."""
+    if not isinstance(config.model.model, (str, Path)):
         return ""
-    words = ["edgekit", "build", str(order.model), f"--{order.precision}"]
-    for option in ("target", "weights", "calib", "calib_method", "calib_images", "calib_column", "output", "opset"):
-        value = getattr(order, option)
-        if value is not None:
-            words += [f"--{option.replace('_', '-')}", str(value)]
-    for option in ("seed", "threads"):
-        if value := getattr(order, option):
-            words += [f"--{option}", str(value)]
-    words += _engine_words(order)
-    for pattern in order.keep_float:
-        words += ["--keep-float", pattern]
-    if order.shape is not None:
-        words += ["--shape", _times(order.shape)]
-    for name, sizes in order.inputs.items():
-        words += ["--input", f"{name}:{_times(sizes)}" if name else _times(sizes)]
-    for name, value in (order.preprocess or {}).items():
-        text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        words += ["--preprocess", f"{name}={text}"]
-    return shlex.join(words if order.profile else [*words, "--no-profile"])
+    groups = (config.target, config.model, config.calibration, config.target.engine, config.output)
+    words = ["edgekit", "build", str(config.model.model), *(word for group in groups for word in option_words(group))]
+    return shlex.join(words)
 
 
-def command_from_compile(bundle: Path, target: str, engine: EngineOptions) -> str:
-    """The command line that compiles a bundle the same way."""
-    return shlex.join(["edgekit", "compile", str(bundle), "--target", target, *_builder_words(engine)])
-
-
-def _engine_words(order: Order) -> list[str]:
-    words = ["--batch", str(order.batch)] if order.batch is not None else []
-    words += ["--half-io"] if order.half_io else []
-    words += ["--plan-only"] if order.plan_only else []
-    return words + _builder_words(order.engine)
-
-
-def _builder_words(engine: EngineOptions) -> list[str]:
-    words = ["--sm", ",".join(map(str, engine.sm))] if engine.sm else []
-    words += ["--workspace", str(engine.workspace_mib)] if engine.workspace_mib else []
-    words += ["--timing-cache", engine.timing_cache] if engine.timing_cache is not None else []
-    words += ["--dla", str(engine.dla)] if engine.dla is not None else []
-    flags = ("version_compatible", "hardware_compatible", "refittable", "strip_weights")
-    return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(engine, flag)]
-
-
-def _times(sizes: Shape) -> str:
-    return "x".join(map(str, sizes))
+def compile_command(bundle: Path, target: str, engine: BackendOptions) -> str:
+    """The command line that repeats `edgekit compile`."""
+    return shlex.join(["edgekit", "compile", str(bundle), "--target", target, *option_words(engine)])

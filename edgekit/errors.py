@@ -1,22 +1,22 @@
-"""Every error that EdgeKit raises on purpose.
+"""The exceptions that EdgeKit raises.
 
 EdgeKitError              exit 1; has .hint
-├── UsageError            exit 2; unknown recipe, option, data set: names the nearest match
-│   └── RecipeError       names file, field or line, and what was expected
+├── UsageError            exit 2; unknown recipe, option or data set: suggests the nearest match
+│   └── RecipeError       names the file, the field or line, and what was expected
 ├── ModelError            weights that do not fit the model: names the first tensor, expected and got
-├── ExportError           names the operator and the module it came from
-├── GraphError            a graph that is not valid, or has an operator the target cannot take
-├── CalibrationError      no images, NaN in tensor X after image Y, a table for another model
-├── DataError             a picture or a file of a data set that cannot be read
-├── TrainError            a loss that is no number, a checkpoint of another training: names the step
+├── ExportError           names the operator and the module that it came from
+├── GraphError            an invalid graph, or an operator that the target does not support
+├── CalibrationError      no images, NaN in tensor X after image Y, a table of another model
+├── DataError             an image or a data set file that cannot be read
+├── TrainError            a loss that is not finite, a checkpoint of another training run: names the step
 ├── BackendUnavailable    exit 3; what is missing and the command that installs it
-├── BuildError            the builder's own last words, its exit code or signal
-├── EngineMismatch        built for another GPU, backend or model, or edited since: how to rebuild
-├── RunError              wrong input: expected and got, shape and dtype, by name
-└── AccuracyError         exit 4; measured, reference, tolerance
+├── BuildError            the last lines of the builder's log, its exit code or signal
+├── EngineMismatch        built for another GPU, backend or model, or changed since: how to rebuild
+├── RunError              wrong input: name, shape and dtype, expected and got
+└── AccuracyError         exit 4; measured value, reference, tolerance
 
-A message has the order: what, expected, got, fix. The fix goes in ``hint`` when it is a command or an
-action; the terminal prints it on a line of its own.
+A message has the order: what, expected, got, fix. A fix that is a command or an action goes into ``hint``, which the
+terminal prints on its own line.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ __all__ = [
 
 
 class EdgeKitError(Exception):
-    """What every error of EdgeKit derives from.
+    """Base class of all EdgeKit exceptions.
 
     Args:
         message: what went wrong, what was expected, what was got.
-        hint: what to do about it, or an empty string.
+        hint: how to fix it, or an empty string.
     """
 
     exit_code = 1
@@ -65,13 +65,13 @@ class EdgeKitError(Exception):
 
 
 class UsageError(EdgeKitError):
-    """A name or an option that does not exist, or options that exclude each other."""
+    """An unknown name or option, or options that exclude each other."""
 
     exit_code = 2
 
 
 class RecipeError(UsageError):
-    """A recipe, or a Darknet cfg file, that is not valid: names file, field or line, and what was expected."""
+    """An invalid recipe or Darknet cfg file; names the file, the field or line, and what was expected."""
 
 
 class ModelError(EdgeKitError):
@@ -79,69 +79,75 @@ class ModelError(EdgeKitError):
 
 
 class ExportError(EdgeKitError):
-    """A module that could not be turned into a graph, or whose graph computes something else."""
+    """A module that cannot be exported, or whose exported graph computes different outputs."""
 
 
 class GraphError(EdgeKitError):
-    """A graph that is not valid, or that the target cannot take."""
+    """An invalid graph, or a graph that the target does not support."""
 
 
 class CalibrationError(EdgeKitError):
-    """Ranges that could not be measured."""
+    """Calibration cannot measure the ranges of a graph."""
 
 
 class DataError(EdgeKitError):
-    """A picture or a file of a data set that cannot be read."""
+    """An image or a data set file that cannot be read."""
 
 
 class TrainError(EdgeKitError):
-    """A training that cannot go on."""
+    """Training cannot continue."""
 
 
 class BackendUnavailable(EdgeKitError):
-    """A backend whose libraries or hardware are not here."""
+    """A backend whose libraries or hardware are not available."""
 
     exit_code = 3
 
 
 class BuildError(EdgeKitError):
-    """A backend's builder that failed or died."""
+    """A backend's builder failed or crashed."""
 
 
 class EngineMismatch(EdgeKitError):
-    """An engine that was built for something else than what is here, or was changed since."""
+    """An engine that was built for another machine, backend or model, or was changed since."""
 
 
 class RunError(EdgeKitError):
-    """An input that the engine does not take, or an engine that failed while running."""
+    """An input that the engine does not accept, or an engine that failed while running."""
 
 
 class AccuracyError(EdgeKitError):
-    """A result that is further from its reference than allowed."""
+    """A result that differs from its reference by more than the tolerance."""
 
     exit_code = 4
 
 
 @contextlib.contextmanager
 def needs_extra(what: str, extra: str) -> Iterator[None]:
-    """Around imports that an extra brings: one that is missing becomes a `BackendUnavailable` that names the extra.
+    """Raises a failed import inside the block as `BackendUnavailable`, with the command that installs the extra.
 
     Args:
-        what: what needs them, as in "building an engine".
-        extra: as in ``pip install 'edgekit[extra]'``.
+        what: what needs the imports, as in "building an engine".
+        extra: the extra that installs the packages, such as ``build``.
+
+    Raises:
+        BackendUnavailable: a package of the extra is missing.
     """
     try:
         yield
     except ImportError as e:
-        if (e.name or "").startswith("edgekit"):  # a bug of ours
+        if (e.name or "").startswith("edgekit"):  # a bug in EdgeKit
             raise
+        # Reads the metadata of packages, which nothing but this hint needs.
+        from edgekit.extras import install_command
+
         raise BackendUnavailable(
-            f"{what} needs packages that are not installed: {e}", hint=f"pip install 'edgekit[{extra}]'"
+            f"{what} needs packages that are not installed: {e}", hint=install_command(extra)
         ) from e
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the known names nearest to ``name``, or lists all when none is near."""
+    """Returns a hint with the known names that are nearest to ``name``, or with all of them if none is near."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:

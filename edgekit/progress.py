@@ -1,4 +1,4 @@
-"""How long stages tell whoever watches where they are; the command line draws it, Python callers may ignore it."""
+"""The protocol by which long stages report their progress; the command line shows it, Python callers can ignore it."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ BYTES = "bytes"
 
 
 class Progress(Protocol):
-    """What a stage may say while it works."""
+    """Receives the progress of a stage."""
 
     def stage(self, title: str, *, total: float | None = None, unit: str = "") -> AbstractContextManager[Advance]:
-        """A stage that lasts as long as the context; the value is a function that advances it by so many units.
+        """Opens a stage, which ends with the context.
 
         Args:
             title: what the stage does.
-            total: how many units it has, if that is known.
+            total: number of units; None if it is unknown.
             unit: what is counted, such as ``images`` or `BYTES`.
+
+        Returns:
+            A context manager whose value is a function that advances the stage by a number of units.
         """
         ...
 
     def note(self, text: str) -> None:
-        """Something the user should know, kept on the screen, and by ``build`` in the manifest."""
+        """Reports something that the user should know; stays on the screen, and ``build`` writes it to the manifest."""
         ...
 
 
 class Silent:
-    """A `Progress` that says nothing."""
+    """A `Progress` that ignores everything."""
 
     @contextmanager
     def stage(self, title: str, *, total: float | None = None, unit: str = "") -> Iterator[Advance]:

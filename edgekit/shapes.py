@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from edgekit.config import Order
 from edgekit.errors import UsageError, nearest
 from edgekit.specs import Shape, ShapeRange, Size, SizeRange, TensorSpec
 
@@ -31,17 +30,29 @@ EXAMPLE_SIDES = SizeRange(160, EXAMPLE_SIDE, 320)
 EXAMPLE_LENGTHS = SizeRange(16, EXAMPLE_LENGTH, 512)
 
 
-def input_shapes(specs: Sequence[TensorSpec], order: Order) -> dict[str, Shape]:
+def input_shapes(
+    specs: Sequence[TensorSpec],
+    given: Mapping[str, Shape],
+    *,
+    image_shape: Shape | None = None,
+    batch: Size | None = None,
+) -> dict[str, Shape]:
     """A number, or the range of what is chosen at run time, for each dimension of each input of an ONNX file.
 
-    A dimension that is named at several inputs needs to be said at one of them. The first dimension, the batch, is 1
-    where nothing is said of it.
+    A dimension that several inputs share needs to be given at one of them. The first dimension, the batch, is 1 unless
+    it is given.
+
+    Args:
+        specs: the model's inputs.
+        given: shapes by input name; the name ``""`` is the first input's.
+        image_shape: of the first input: ``(H, W)`` or all its sizes.
+        batch: of all inputs.
 
     Raises:
         UsageError: a shape is for an input that is not there or does not fit it; a dimension stays open, or is said
             to be of two sizes.
     """
-    given = _given(specs, order)
+    given = _given(specs, given, image_shape)
     sizes: dict[str, Size] = {}
     for spec in specs:
         for own, size in zip(spec.shape, given.get(spec.name, ()), strict=False):
@@ -51,8 +62,8 @@ def input_shapes(specs: Sequence[TensorSpec], order: Order) -> dict[str, Shape]:
                     f"and {size}, the latter at {spec}",
                     hint="say it at one of the inputs, or the same at all",
                 )
-    if order.batch is not None:
-        _take_batch(specs, order.batch, sizes)
+    if batch is not None:
+        _take_batch(specs, batch, sizes)
     for spec in specs:
         if spec.shape and isinstance(spec.shape[0], str):
             sizes.setdefault(spec.shape[0], 1)
@@ -84,13 +95,13 @@ def _batch(said: Size, batch: Size) -> Size:
     return batch
 
 
-def with_batch(shape: Shape, order: Order) -> Shape:
+def with_batch(shape: Shape, batch: Size | None) -> Shape:
     """A shape with the batch that was asked for, in the place of a first dimension of 1.
 
     Raises:
         UsageError: the shape has another batch already.
     """
-    return shape if order.batch is None or not shape else (_batch(shape[0], order.batch), *shape[1:])
+    return shape if batch is None or not shape else (_batch(shape[0], batch), *shape[1:])
 
 
 def open_shape(
@@ -167,15 +178,15 @@ def picture_shape(own: OpenShape, wanted: Shape | None) -> Shape:
     return tuple(shape)  # type: ignore[arg-type]  # what is still open is found by whoever asked
 
 
-def _given(specs: Sequence[TensorSpec], order: Order) -> dict[str, Shape]:
-    """What the user says, by name."""
-    given = dict(order.inputs)
-    if not specs and (given or order.shape):
+def _given(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape], image_shape: Shape | None) -> dict[str, Shape]:
+    """The shapes that the user gives, by name."""
+    given = dict(shapes)
+    if not specs and (given or image_shape):
         raise UsageError("a shape was given, but the model has no inputs")
     if "" in given:
         given[specs[0].name] = given.pop("")
-    if order.shape is not None:
-        given[specs[0].name] = picture_shape(specs[0].shape, order.shape)
+    if image_shape is not None:
+        given[specs[0].name] = picture_shape(specs[0].shape, image_shape)
     known = [spec.name for spec in specs]
     for name in given:
         if name not in known:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, SupportsIndex, TypeAlias
 
 import msgspec
+
+from edgekit.errors import UsageError, nearest
 
 __all__ = [
     "BEGIN",
@@ -21,6 +24,9 @@ __all__ = [
     "Size",
     "SizeRange",
     "TensorSpec",
+    "precision_from_name",
+    "shape_from_sizes",
+    "size_from_value",
     "sizes_of",
     "sizes_take",
     "specs_at",
@@ -103,6 +109,49 @@ class ShapeRange(msgspec.Struct, frozen=True):
         return tuple(range_ if range_.min != range_.max else range_.min for range_ in ranges)
 
 
+def precision_from_name(name: str) -> Precision:
+    """The precision of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = [str(precision) for precision in Precision]
+    if name not in known:
+        expected = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UsageError(f"unknown precision '{name}': expected {expected}", hint=nearest(name, known))
+    return Precision(name)
+
+
+def size_from_value(value: int | Sequence[int], option: str) -> Size:
+    """One dimension: a number, or the range that its least, usual and greatest size are; a number if all are equal.
+
+    Raises:
+        UsageError: they are not three, fall, or one is below 1; ``option`` is what the message begins with.
+    """
+    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
+    whole = [operator.index(number) for number in numbers if isinstance(number, SupportsIndex)]
+    if (
+        len(numbers) != len(whole)
+        or len(whole) not in (1, 3)
+        or not 0 < whole[0] <= whole[len(whole) // 2] <= whole[-1]
+    ):
+        raise UsageError(
+            f"{option}: expected a number of 1 or more, or a range MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, got "
+            f"{':'.join(map(str, numbers))}",
+            hint="least, usual and greatest size, in this order, as in 1:4:16",
+        )
+    return whole[0] if whole[0] == whole[-1] else SizeRange(*whole)
+
+
+def shape_from_sizes(sizes: Sequence[int | Sequence[int]], option: str) -> Shape:
+    """A shape, a number or a range a dimension; see `size_from_value`.
+
+    Raises:
+        UsageError: a dimension is neither.
+    """
+    return tuple(size_from_value(size, option) for size in sizes)
+
+
 def specs_at(
     specs: Iterable[TensorSpec],
     shapes: Mapping[str, ShapeRange],
@@ -159,7 +208,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             backend's fast kernels take channels by the group.
         split_channels: a 1x1 convolution that stays in float and reads as many channels or more is handed bytes where
             what stands before it runs on integers: the backend multiplies them by weights of 16 bits
-            (`edgekit.lower.split_weights`). 0 if it does not.
+            (`edgekit.lower.split_float_weights`). 0 if it does not.
     """
 
     activation_dtype: Literal["uint8", "int8"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.engine.bundle.manifest import Manifest, Source, seal, this_machine, write_bundle
+from edgekit.engine.bundle.manifest import FORMAT, Manifest, Source, seal, this_machine, write_bundle
 from edgekit.measure.latency import disturbances, statistics_ms
 from edgekit.measure.machine import this_machine as measured_machine
 from edgekit.measure.reports import LatencyReport, Memory
@@ -66,7 +66,7 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
             specs = {"inputs": what["inputs"], "outputs": what["outputs"]}
             (folder / "engine.json").write_bytes(msgspec.json.encode(specs))
             manifest = Manifest(
-                format=1,
+                format=FORMAT,
                 edgekit=edgekit.__version__,
                 created="2026-01-01T00:00:00+00:00",
                 backend="null",
@@ -76,7 +76,7 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
                 engine="engine.json",
                 machine=this_machine(),
                 source=Source(kind="module", name="tests:module"),
-                rebuild="edgekit build tests:module --target null",
+                build_command="edgekit build tests:module --target null",
                 **({"name": name} | what),
             )
             seal(folder, manifest)

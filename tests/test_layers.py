@@ -12,8 +12,8 @@ PACKAGE = Path(edgekit.__file__).parent
 
 # A package imports only what stands before it here.
 LAYERS = (
-    "errors progress specs shapes storage recipe config device kernels data models graph quantize lower engine runtime "
-    "serving measure evaluation report train pipeline cli"
+    "extras errors progress specs shapes storage option recipe config device kernels data models graph quantize lower "
+    "engine runtime serving measure evaluation report training pipeline cli"
 ).split()
 RANK = {name: rank for rank, name in enumerate(LAYERS)}
 SURFACE = {"__init__.py", "__main__.py"}
@@ -86,3 +86,35 @@ def test_a_reference_imports_nothing_of_the_code_that_is_tested_against_it(room:
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
     own = {name for name in imported if name.startswith("edgekit.kernels")}
     assert own <= {"edgekit.kernels.decode.limits"}
+
+
+def imports_in_functions(tree: ast.AST) -> set[int]:
+    """Lines of the imports of EdgeKit's own modules inside functions."""
+    return {
+        node.lineno
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and list(imported_layers(node))
+    }
+
+
+def without_reason(text: str) -> list[int]:
+    """Lines of imports inside functions that no comment explains: on the line, or above their block of imports."""
+    lines, bare = text.splitlines(), []
+    found = imports_in_functions(ast.parse(text))
+    for line in sorted(found):
+        first = line
+        while not lines[first - 2].strip() or lines[first - 2].lstrip().startswith(("from ", "import ")):
+            first -= 1
+        above = "\n".join(lines[max(0, first - 4) : first - 1])
+        if "#" not in lines[line - 1] and "#" not in above:
+            bare.append(line)
+    return bare
+
+
+def test_an_import_inside_a_function_gives_its_reason() -> None:
+    # The commands import what they use when they run: edgekit/cli/__init__.py gives the reason for all of them.
+    files = [file for file in source_files() if layer_of(file) != "cli"]
+    bare = {file.relative_to(PACKAGE).as_posix(): without_reason(file.read_text(encoding="utf-8")) for file in files}
+    assert {name: lines for name, lines in bare.items() if lines} == {}

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,19 +26,26 @@ ERRORS = {
     "TrainError": 1,
     "UsageError": 2,
 }
-FUNCTIONS = {"build", "evaluate", "load", "profile"}
+FUNCTIONS = {"build", "compile", "evaluate", "inspect", "load", "profile", "train"}
+TYPES = set(
+    "BackendOptions Class Classes Detection Detections Evaluation Inspection LatencyReport Manifest Pending Preprocess "
+    "Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
+)
 
 # Names that users have in their programs; more may be added, none may go.
 PARAMETERS = {
     "build": ["model", "precision", "target", "weights", "calib", "output"],
+    "compile": ["bundle", "target", "output", "engine"],
     "evaluate": ["path", "data", "split", "limit", "score_threshold", "threads"],
+    "inspect": ["model", "shape", "input", "precision"],
     "load": ["path", "threads"],
     "profile": ["path", "runs", "duration_s", "warmup", "threads", "image"],
+    "train": ["model", "output", "data", "weights", "resume"],
 }
 
 
 def test_the_names_are_these() -> None:
-    assert set(edgekit.__all__) == {*ERRORS, *FUNCTIONS, "__version__"}
+    assert set(edgekit.__all__) == {*ERRORS, *FUNCTIONS, *TYPES, "__version__"}
 
 
 def test_every_name_can_be_had() -> None:
@@ -67,6 +76,26 @@ def test_every_error_derives_from_one_and_has_its_exit_code(name: str, code: int
 def test_parameters_stay(name: str) -> None:
     parameters = inspect.signature(getattr(edgekit, name)).parameters
     assert [wanted for wanted in PARAMETERS[name] if wanted not in parameters] == []
+
+
+@pytest.mark.parametrize("name", sorted({*FUNCTIONS, *TYPES}))
+def test_every_function_and_type_is_documented(name: str) -> None:
+    doc = inspect.getdoc(getattr(edgekit, name)) or ""
+    assert len(doc.splitlines()[0]) > 10
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_what_a_function_returns_is_a_name_of_the_package_or_of_python(name: str) -> None:
+    returned = str(inspect.signature(getattr(edgekit, name)).return_annotation)
+    assert returned in {*edgekit.__all__, "Path"}
+
+
+def test_the_names_for_type_checkers_are_those_that_are_loaded() -> None:
+    source = Path(edgekit.__file__).read_text()
+    typed = source[source.index("if TYPE_CHECKING") : source.index("__all__")]
+    found = set(re.findall(r"from (\S+) import (\w+)(?:, (\w+))?(?: as (\w+))?", typed))
+    pairs = {(alias or each, f"{module}:{each}") for module, one, two, alias in found for each in (one, two) if each}
+    assert pairs == set(edgekit._ON_USE.items())
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))

@@ -7,12 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.cli.options import parameters
-from edgekit.config import Order
+from edgekit.config import parse_named_shapes
 from edgekit.errors import UsageError
-from edgekit.pipeline.validate import shape_from_sizes, size_from_value
 from edgekit.shapes import input_shapes, open_shape, picture_shape, ranges_of_sizes, ranges_of_specs
-from edgekit.specs import Precision, Shape, ShapeRange, Size, SizeRange, TensorSpec
+from edgekit.specs import Shape, ShapeRange, Size, SizeRange, TensorSpec, shape_from_sizes, size_from_value
 
 PICTURE = TensorSpec("x", "float32", ("N", 3, "h", "w"))
 NHWC = TensorSpec("x", "float32", ("N", "h", "w", 3))
@@ -26,8 +24,7 @@ WIDTH = SizeRange(32, 320, 2048)
 def shapes(
     *specs: TensorSpec, shape: Shape | None = None, inputs: dict[str, Shape] | None = None, batch: Size | None = None
 ) -> dict[str, Shape]:
-    order = Order(model="m.onnx", precision=Precision.INT8, target="cpu", shape=shape, inputs=inputs or {}, batch=batch)
-    return input_shapes(specs, order)
+    return input_shapes(specs, inputs or {}, image_shape=shape, batch=batch)
 
 
 def test_an_open_batch_is_one() -> None:
@@ -85,7 +82,7 @@ def test_both_hints_of_an_open_shape_work_as_they_stand(spec: TensorSpec) -> Non
     hints = re.findall(r"--input ([^\s;]+)", caught.value.hint)
     assert len(hints) == 2
     for hint in hints:
-        parsed = parameters.input_shapes(None, None, (hint,))  # type: ignore[arg-type]  # it looks at neither
+        parsed = parse_named_shapes((hint,))
         given = {name: shape_from_sizes(sizes, "--input") for name, sizes in (parsed or {}).items()}
         assert shapes(spec, inputs=given) == given
 
@@ -103,7 +100,7 @@ def test_a_range_is_said_in_the_place_of_a_number() -> None:
 def test_a_shape_is_read_as_it_is_written(name: str, sizes: list[int | list[int]]) -> None:
     shape = shape_from_sizes(sizes, "--input")
     text = "x".join(map(str, shape))
-    parsed = parameters.input_shapes(None, None, (f"{name}:{text}" if name else text,))  # type: ignore[arg-type]
+    parsed = parse_named_shapes((f"{name}:{text}" if name else text,))
     assert parsed is not None and list(parsed) == [name]
     assert shape_from_sizes(parsed[name], "--input") == shape
 

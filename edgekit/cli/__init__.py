@@ -1,1 +1,1 @@
-"""The command line: one file a command, loaded on use; `main` is the entry point."""
+"""The command line. Commands import what they use when they run, so that ``--help`` loads nothing heavy."""

@@ -11,7 +11,7 @@ from edgekit.cli.options.parameters import one_picture_shape
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekit.train.anchors import BoxSizes
+    from edgekit.training.anchors import BoxSizes
 
 __all__ = ["anchors"]
 
@@ -46,7 +46,7 @@ def anchors(data: str, count: int, shape: tuple[int, ...], as_json: bool) -> Non
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.data.examples import data_set
     from edgekit.errors import DataError
-    from edgekit.train.anchors import anchors_from_sizes, mean_overlap, sizes_from_examples
+    from edgekit.training.anchors import anchors_from_sizes, mean_overlap, sizes_from_examples
 
     height, width = shape[-2:]
     examples = data_set(data, split="train", task="detect")
@@ -81,7 +81,7 @@ def _print_json(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tup
         "mean_overlap": overlap,
         "shape": shape,
         "boxes": len(found.sizes),
-        "pictures": found.pictures,
+        "pictures": found.images,
         "skipped": found.skipped,
     }
     click.echo(json.dumps(content, indent=2))
@@ -91,7 +91,7 @@ def _print_lines(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tu
     pairs = rounded.astype(int).tolist()
     step = A_HEAD if len(pairs) % A_HEAD == 0 else len(pairs)
     click.echo(
-        f"mean overlap {overlap:.3f}: {len(found.sizes):,} boxes of {found.pictures:,} pictures, each with the best of "
+        f"mean overlap {overlap:.3f}: {len(found.sizes):,} boxes of {found.images:,} pictures, each with the best of "
         f"{len(pairs)} anchors, in px of {shape[0]}x{shape[1]}"
     )
     click.echo()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.options.parameters import engine_options
+from edgekit.cli.options.declare import GroupedCommand, backend_options
 
 __all__ = ["compile_engine"]
 
@@ -19,23 +19,23 @@ Examples:
 """
 
 
-@click.command("compile", epilog=EPILOG, short_help="Build the engine of a bundle for this machine.")
+@click.command("compile", cls=GroupedCommand, epilog=EPILOG, short_help="Build a bundle's engine for this machine.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", metavar="NAME", help="tensorrt or tensorrt-rtx; the bundle's own without it.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write to; in place without it."
 )
-@engine_options
+@backend_options
 def compile_engine(bundle: Path, **options: Any) -> None:
     """Build the engine of BUNDLE for this machine, from the graph in it.
 
-    BUNDLE comes from `edgekit build … --target tensorrt --plan-only`, or holds an engine for another GPU or version.
+    BUNDLE comes from `edgekit build … --target tensorrt --graph-only`, or holds an engine for another GPU or version.
     Neither PyTorch nor the package onnx is needed.
     """
     from rich.console import Console
 
     from edgekit.cli.progress import progress_on_stderr
-    from edgekit.pipeline.compile import compile_bundle
+    from edgekit.pipeline.compile_bundle import compile_bundle
 
     with progress_on_stderr() as progress:
         place = compile_bundle(bundle, progress=progress, **options)

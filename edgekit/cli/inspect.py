@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from edgekit.cli.options.parameters import Sizes, input_shapes, model_or_cfg, picture_shape
+from edgekit.cli.options.declare import options_from
+from edgekit.cli.options.parameters import model_or_cfg
+from edgekit.config import ModelConfig, Sizes
 
 if TYPE_CHECKING:
     from edgekit.measure.inspection import Inspection
-    from edgekit.specs import Precision
 
 __all__ = ["inspect"]
 
@@ -33,17 +34,7 @@ PIPED_COLUMNS = 160
 @click.argument("model", metavar="ENGINE|FILE.onnx|FILE.cfg|MODEL", required=False)
 @model_or_cfg
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
-@click.option(
-    "--shape", callback=picture_shape, metavar="HxW|NxCxHxW", help="Shape of the input picture; not of an engine."
-)
-@click.option(
-    "--input",
-    "inputs",
-    callback=input_shapes,
-    multiple=True,
-    metavar="[NAME:]SHAPE",
-    help="Shape of an input of your own model, as in edgekit build; repeatable.",
-)
+@options_from(ModelConfig, only=("shape", "input"))
 @click.option(
     "--precision",
     type=click.Choice(["int8", "fp16", "fp32"]),
@@ -62,8 +53,8 @@ def inspect(
     model: str,
     as_json: bool,
     shape: Sizes | None,
-    inputs: dict[str, Sizes] | None,
-    precision: str | None,
+    input: dict[str, Sizes] | None,
+    precision: Literal["int8", "fp16", "fp32"] | None,
     graph: Path | None,
     depth: int | None,
 ) -> None:
@@ -75,8 +66,10 @@ def inspect(
     """
     import msgspec
 
+    from edgekit.pipeline.inspect import inspect as inspect_model
+
     _check_drawing(graph, depth)
-    found = _found(model, shape, inputs, precision)
+    found = inspect_model(model, shape=shape, input=input, precision=precision)
     if graph is not None:
         _draw(found, graph, depth)
     if as_json:
@@ -114,61 +107,3 @@ def _print(found: Inspection) -> None:
     told = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(highlight=False, width=None if told else PIPED_COLUMNS)
     console.print(terminal_from_inspection(found, console.width))
-
-
-def _found(model: str, shape: Sizes | None, inputs: dict[str, Sizes] | None, precision: str | None) -> Inspection:
-    from edgekit.errors import UsageError
-    from edgekit.measure.inspection import inspection_from_bundle
-    from edgekit.specs import Precision
-
-    if not Path(model).is_dir():
-        return _of_model(model, shape, inputs, Precision(precision) if precision else None)
-    if shape or inputs:
-        raise UsageError(
-            "--shape and --input go with models, not with an engine: it is built for its own",
-            hint="leave them out",
-        )
-    if precision:
-        raise UsageError(
-            "--precision goes with models, not with an engine: it has its own", hint="inspect the model it was built of"
-        )
-    return inspection_from_bundle(Path(model))
-
-
-def _of_model(
-    model: str, shape: Sizes | None, inputs: dict[str, Sizes] | None, precision: Precision | None
-) -> Inspection:
-    """Makes the graph as a build does, with random weights, and counts it."""
-    import msgspec
-
-    from edgekit.config import Order, kind_of
-    from edgekit.errors import UsageError, needs_extra
-    from edgekit.measure.inspection import inspection_from_stats
-    from edgekit.progress import Silent
-    from edgekit.specs import Precision
-
-    kind_of(model)  # an unknown name is told before what is not installed
-    with needs_extra("inspecting a model", "build"):
-        from edgekit.graph.file import output_specs
-        from edgekit.graph.sizes import stats_at
-        from edgekit.pipeline.load_model import load_model
-        from edgekit.pipeline.validate import shape_from_sizes
-    order = Order(
-        model=model,
-        precision=Precision.FP32,
-        target="cpu",
-        shape=None if shape is None else shape_from_sizes(shape, "--shape"),
-        inputs={name: shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (inputs or {}).items()},
-    )
-    source = load_model(order, Silent())
-    stats = source.stats
-    if precision is not None:
-        if source.quantized:
-            raise UsageError(
-                f"--precision: expected a float model, got {source.name}, which has its precisions in its graph",
-                hint="leave it out",
-            )
-        usual = {name: shape.opt for name, shape in source.shapes.items()}
-        stats = stats_at(source.graph, usual, precision=precision)
-    found = inspection_from_stats(source.name, stats, source.inputs, output_specs(source.graph))
-    return found if precision is None else msgspec.structs.replace(found, precision_from="option")

@@ -23,7 +23,8 @@ TITLE = 24
 @click.command(short_help="List the models that EdgeKit knows by name.")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @click.option("--names", is_flag=True, help="Print the names alone, one a line.")
-def models(as_json: bool, names: bool) -> None:
+@click.option("--course", is_flag=True, help="Order the models as a course, simple ones first, with the file to read.")
+def models(as_json: bool, names: bool, course: bool) -> None:
     """List the models that EdgeKit knows by name.
 
     Any ONNX file, and any PyTorch module of yours, builds as well: see `edgekit build --help`.
@@ -33,16 +34,40 @@ def models(as_json: bool, names: bool) -> None:
 
     if as_json and names:
         raise UsageError("--json and --names exclude each other", hint="give one of them")
-    if names:
+    if names and not course:
         click.echo("\n".join(recipe_names()))
         return
     recipes = [load_recipe(name) for name in recipe_names()]
+    if course:
+        recipes.sort(key=_place_in_course)
+    if names:
+        click.echo("\n".join(recipe.name for recipe in recipes))
+        return
     if as_json:
         import json
 
         click.echo(json.dumps([_row(recipe) for recipe in recipes], indent=2))
         return
-    _print(recipes)
+    if course:
+        _print_course(recipes)
+    else:
+        _print(recipes)
+
+
+def _place_in_course(recipe: Recipe) -> tuple[int, int]:
+    """The place of the recipe's module; recipes of one module are ordered by size."""
+    from edgekit.models import COURSE
+
+    return COURSE.index(_module(recipe)), recipe.model.parameters
+
+
+def _module(recipe: Recipe) -> str:
+    """Such as ``lenet``, for the factory ``edgekit.models.lenet:lenet5``."""
+    return recipe.model.factory.partition(":")[0].rpartition(".")[2]
+
+
+def _file(module: str) -> str:
+    return f"edgekit/models/{module}.py"
 
 
 def _row(recipe: Recipe) -> dict[str, Any]:
@@ -52,6 +77,7 @@ def _row(recipe: Recipe) -> dict[str, Any]:
         "title": recipe.title,
         "task": recipe.task,
         "paper": recipe.paper,
+        "file": _file(_module(recipe)),
         "parameters": recipe.model.parameters,
         "macs": recipe.macs,
         "inputs": [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in recipe.inputs],
@@ -61,6 +87,30 @@ def _row(recipe: Recipe) -> dict[str, Any]:
             for name, weights in recipe.weights.items()
         },
     }
+
+
+def _print_course(recipes: list[Recipe]) -> None:
+    """Every file of the course in its order, with the models in it; files without one hold parts of those below."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgekit.models import COURSE
+    from edgekit.report.wording import short_figure
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("file to read", style="cyan", no_wrap=True)
+    table.add_column("model", style="bold", no_wrap=True)
+    table.add_column("params", justify="right")
+    table.add_column("MACs", justify="right")
+    for module in COURSE:
+        found = [recipe for recipe in recipes if _module(recipe) == module]
+        if not found:
+            table.add_row(_file(module), "[not bold dim]parts of models[/]", "", "")
+        for place, recipe in enumerate(found):
+            figures = (short_figure(value) for value in (recipe.model.parameters, recipe.macs))
+            table.add_row("" if place else _file(module), recipe.name, *figures)
+    Console(highlight=False).print(table)
 
 
 def _print(recipes: list[Recipe]) -> None:

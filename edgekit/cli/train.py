@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from edgekit.train.fit import Epoch
+    from edgekit.training.fit import Epoch
 
 __all__ = ["train"]
 
@@ -73,7 +73,7 @@ def train(
     import torch
 
     from edgekit.cli.progress import progress_on_stderr
-    from edgekit.train.train import train_model
+    from edgekit.training.train import train_model
 
     if threads:
         torch.set_num_threads(threads)

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Gpu", "gpus"]
+from edgekit.device.jetson import jetson
+
+__all__ = ["Gpu", "driver_cuda_major", "gpus"]
 
 QUERY = "--query-gpu=name,driver_version,memory.total,compute_cap"
+# The first release of L4T, and of the driver elsewhere, that supports a CUDA version.
+CUDA_BY_L4T = {36: 12, 38: 13}
+CUDA_BY_DRIVER = {525: 12, 580: 13}
 PATIENCE_S = 10  # a driver that hangs must not hang `doctor`
 
 
@@ -38,6 +43,25 @@ def gpus(root: Path = Path("/")) -> tuple[Gpu, ...]:
         root: where ``proc`` is found.
     """
     return _from_nvidia_smi() or _from_proc(root)
+
+
+def driver_cuda_major(root: Path = Path("/")) -> int | None:
+    """Returns the major CUDA version that NVIDIA's driver supports, found without CUDA; None if unknown.
+
+    Sources: the CUDA release notes, "CUDA Toolkit and Corresponding Driver Versions", and `JETPACK_BY_L4T`.
+
+    Args:
+        root: where ``etc`` and ``proc`` are found.
+    """
+    board = jetson(root)
+    if board and board.l4t:
+        return _newest(int(board.l4t.partition(".")[0]), CUDA_BY_L4T)
+    cards = gpus(root)
+    return _newest(int(cards[0].driver.partition(".")[0]), CUDA_BY_DRIVER) if cards and cards[0].driver else None
+
+
+def _newest(release: int, first: dict[int, int]) -> int | None:
+    return max((cuda for since, cuda in first.items() if release >= since), default=None)
 
 
 def _from_nvidia_smi() -> tuple[Gpu, ...]:

@@ -6,16 +6,16 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 import numpy as np
 
-from edgekit.errors import BackendUnavailable, UsageError, nearest
+from edgekit.engine.table import entry_of
+from edgekit.errors import BackendUnavailable
 from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
 
 __all__ = [
-    "BACKENDS",
     "Backend",
     "BuildOptions",
     "BuildResult",
@@ -23,47 +23,23 @@ __all__ = [
     "backend",
     "backend_at",
     "default_target",
-    "entry_point",
 ]
-
-BACKENDS = {
-    "cpu": "edgekit.engine.onnxruntime.backend:OnnxRuntime",
-    "openvino": "edgekit.engine.openvino.backend:OpenVino",
-    "null": "edgekit.engine.null:Null",
-    "tensorrt": "edgekit.engine.tensorrt.backend:TensorRt",
-    "tensorrt-rtx": "edgekit.engine.tensorrt.backend:TensorRtRtx",
-}
 
 
 class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a builder is told besides the graph.
+    """What a builder is given besides the graph.
 
     Attributes:
         precision: what the graph is typed in; the builder asserts that it was really built so.
         threads: threads that the engine is meant to run on; 0 leaves it to the backend.
         shapes: of the inputs that have a dynamic dimension.
-        compute_capabilities: the GPUs that the engine is for, such as ``86``, where the builder can be told; empty is
-            the GPU that is here, or, where none is needed to build, all that the builder knows.
-        workspace_bytes: the most memory that a layer may use while the engine is tuned; 0 is what is free.
-        timing_cache: file of measured kernels, which is read and written again; empty for none.
-        dla: number of the deep-learning accelerator that runs what it can, the GPU the rest; None for the GPU alone.
-        version_compatible: the engine is to load in later versions of the library too.
-        hardware_compatible: the engine is to run on other GPUs of its generation and later ones too.
-        refittable: weights can be replaced in the built engine.
-        strip_weights: the engine is written without weights, which are put back from the graph when it is loaded.
+        engine: the backend's own options by name, as plain values.
     """
 
     precision: Precision
     threads: int = 0
     shapes: dict[str, ShapeRange] = {}
-    compute_capabilities: tuple[int, ...] = ()
-    workspace_bytes: int = 0
-    timing_cache: str = ""
-    dla: int | None = None
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    refittable: bool = False
-    strip_weights: bool = False
+    engine: dict[str, Any] = {}
 
 
 class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,18 +134,6 @@ class Backend(Protocol):
         ...
 
 
-def entry_point(name: str) -> str:
-    """Where the backend of that name is: ``module:attribute``.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    try:
-        return BACKENDS[name]
-    except KeyError:
-        raise UsageError(f"unknown target '{name}'", hint=nearest(name, BACKENDS)) from None
-
-
 def backend_at(entry: str) -> Backend:
     """The backend at ``module:attribute``, which is imported now."""
     module, _, attribute = entry.partition(":")
@@ -182,7 +146,7 @@ def backend(name: str) -> Backend:
     Raises:
         UsageError: there is none of that name.
     """
-    return backend_at(entry_point(name))
+    return backend_at(entry_of(name).backend)
 
 
 def default_target() -> str:

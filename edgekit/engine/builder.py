@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 
 import edgekit.errors
-from edgekit.engine.backend import BuildOptions, BuildResult, entry_point
+from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.child import Answer, Failure, Request
+from edgekit.engine.table import entry_of
 from edgekit.errors import BuildError, EdgeKitError
 from edgekit.storage import free_bytes, is_storage, named_place, storage_error
 
@@ -48,7 +49,7 @@ def engine_from_graph(
         BuildError: the builder crashed, was killed, took too long or failed; with the last lines of its log.
         EdgeKitError: whatever the backend itself raises, such as `GraphError` or `BackendUnavailable`.
     """
-    entry = entry_point(target)
+    entry = entry_of(target).backend
     graph, folder = Path(graph).resolve(), Path(folder).resolve()
     try:
         with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as name:

@@ -12,20 +12,13 @@ import numpy as np
 import edgekit
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.base import BaseEngine
-from edgekit.engine.layers import (
-    INTEGER_PRODUCTS,
-    PRODUCTS,
-    Layer,
-    assert_precision,
-    layer_counts,
-    quantized_layers,
-    read_graph,
-)
+from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.source_graph import quantized_layers, read_graph
 from edgekit.errors import EngineMismatch, GraphError
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 if TYPE_CHECKING:
-    import onnx
+    import onnx_ir as ir
 
 __all__ = ["Null"]
 
@@ -58,22 +51,25 @@ class Null:
 
     def scheme(self) -> QuantScheme:
         """Q/DQ pairs at the inputs of convolutions and matrix products."""
+        from edgekit.graph.operators import PRODUCTS  # `edgekit.graph` is for those who read graphs
+
         return QuantScheme(activation_dtype="int8", operators=PRODUCTS)
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Writes the graph's inputs and outputs as JSON; see `Backend.build`."""
+        from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # as above
+
         source = read_graph(graph)
         quantized = quantized_layers(source)
         layers = [
-            Layer((node.name,), "int8" if node.name in quantized else "float32")
-            for node in source.graph.node
+            Layer((node.name or "",), "int8" if node.name in quantized else "float32")
+            for node in source.graph
             if node.op_type in PRODUCTS | INTEGER_PRODUCTS
         ]
         assert_precision(self.name, options.precision, quantized, layers)
-        weights = {tensor.name for tensor in source.graph.initializer}
         specs = Specs(
-            inputs=tuple(_spec(value) for value in source.graph.input if value.name not in weights),
-            outputs=tuple(_spec(value) for value in source.graph.output),
+            inputs=tuple(_spec(value) for value in source.graph.inputs if not value.is_initializer()),
+            outputs=tuple(_spec(value) for value in source.graph.outputs),
         )
         (folder / ENGINE).write_bytes(msgspec.json.encode(specs))
         return BuildResult(engine=ENGINE, files=(ENGINE,), layers=layer_counts(layers), backend_version=self.version())
@@ -108,14 +104,10 @@ class Zeros(BaseEngine):
         pass  # it holds nothing
 
 
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    import onnx
-
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
+def _spec(value: ir.Value) -> TensorSpec:
+    if value.shape is None or value.dtype is None:
         raise GraphError(f"'{value.name}' has no shape: expected a fixed number of dimensions")
     shape = tuple(
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
-        for axis, dim in enumerate(tensor.shape.dim)
+        size if isinstance(size, int) else size.value or f"{value.name}_{axis}" for axis, size in enumerate(value.shape)
     )
-    return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
+    return TensorSpec(value.name or "", str(value.dtype.numpy()), shape)

@@ -1,8 +1,7 @@
-"""Engines of one model measured one after the other, and how far the answers of the last are from the first's."""
+"""Measures the engines of one model one after the other, and compares the outputs of the last with the first's."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +14,14 @@ from edgekit.engine.bundle.manifest import Manifest
 from edgekit.measure.profile import measure
 from edgekit.measure.reports import LatencyReport
 from edgekit.progress import Progress
+from edgekit.quantize.compare import noise_db
 from edgekit.runtime.session import Session
 from edgekit.specs import specs_at
 
-__all__ = ["BuiltEngine", "Comparison", "compare_engines", "noise_db", "signal_to_noise_db"]
+__all__ = ["BuiltEngine", "Comparison", "compare_engines"]
 
-FEWEST_RUNS = 20
-MOST_RUNS = 200
+MIN_RUNS = 20
+MAX_RUNS = 200
 MEASURE_S = 2.0
 WARMUP = 3
 
@@ -29,19 +29,19 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class BuiltEngine(NamedTuple):
-    """An engine in a folder that is not sealed yet."""
+    """An engine in a bundle folder that is still being written."""
 
     folder: Path
     manifest: Manifest
 
 
 class Comparison(NamedTuple):
-    """What came of it.
+    """Result of `compare_engines`.
 
     Attributes:
-        reports: latency by precision, in the order in which the engines were given.
-        sqnr_db: signal to quantization noise of each output of the last engine against the first.
-        min_max_db: the same at each end of the range of sizes.
+        reports: latency by precision, in the order of the engines.
+        sqnr_db: signal to quantization noise ratio of each output of the last engine against the first, in dB.
+        min_max_db: the same for the inputs of the min sizes and of the max sizes.
     """
 
     reports: dict[str, LatencyReport]
@@ -52,77 +52,45 @@ class Comparison(NamedTuple):
 def compare_engines(
     engines: Sequence[BuiltEngine],
     inputs: Sequence[Arrays],
-    ends: Sequence[Sequence[Arrays]] = (),
+    min_max: Sequence[Sequence[Arrays]] = (),
     *,
     threads: int,
     progress: Progress,
 ) -> Comparison:
-    """Loads each engine, measures it for about two seconds, and asks it for its answers.
+    """Loads each engine, measures it for about two seconds, and compares the outputs of the last with the first's.
 
     Args:
-        engines: the reference first; one is in memory at a time.
-        inputs: what the answers are compared on.
-        ends: the same for inputs of the least and of the greatest sizes that the engines take.
-        threads: for the engines; 0 leaves it to the backend.
-        progress: is told which one is measured.
+        engines: the reference first; one engine is in memory at a time.
+        inputs: feeds on which the outputs are compared.
+        min_max: further feeds, of the min sizes and of the max sizes that the engines accept.
+        threads: threads for each engine; 0 leaves it to the backend.
+        progress: shows which engine is measured.
     """
     reports: dict[str, LatencyReport] = {}
-    answers: list[list[list[dict[str, np.ndarray]]]] = []
+    outputs: list[list[list[dict[str, np.ndarray]]]] = []
     for folder, manifest in engines:
         precision = str(manifest.precision)
         engine = backend(manifest.backend).load(folder / manifest.engine, threads=threads)
         with Session(engine, manifest) as session, progress.stage(f"measuring {precision.upper()}"):
             reports[precision] = measure(session, runs=_runs(session), warmup=WARMUP, threads=threads)
-            answers.append([[session.run(_typed(arrays, session)) for arrays in feeds] for feeds in (inputs, *ends)])
-    if len(answers) < 2:
+            sets = (inputs, *min_max)
+            outputs.append([[session.run(_typed(arrays, session)) for arrays in feeds] for feeds in sets])
+    if len(outputs) < 2:
         return Comparison(reports, {}, [])
-    sqnr_db, *min_max_db = [noise_db(a, b) for a, b in zip(answers[0], answers[-1], strict=True)]
+    sqnr_db, *min_max_db = [noise_db(a, b) for a, b in zip(outputs[0], outputs[-1], strict=True)]
     return Comparison(reports, sqnr_db, min_max_db)
 
 
-def signal_to_noise_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float | None:
-    """Energy of the reference by energy of the difference, over all arrays, in decibels.
-
-    Returns:
-        None where there is no noise or no signal, or where the two cannot be compared: shapes that depend on the
-        values, numbers that are not finite.
-    """
-    signal = noise = 0.0
-    for a, b in zip(reference, got, strict=True):
-        comparable = a.shape == b.shape and a.dtype.kind == b.dtype.kind == "f"
-        if not comparable or not (np.isfinite(a).all() and np.isfinite(b).all()):
-            return None
-        wide = a.astype(np.float64)
-        signal += float(np.square(wide).sum())
-        noise += float(np.square(wide - b).sum())
-    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
-
-
-def noise_db(reference: Sequence[Arrays], got: Sequence[Arrays]) -> dict[str, float]:
-    """`signal_to_noise_db` of each output by name, where there is one.
-
-    Args:
-        reference: outputs by name, of each input.
-        got: the same of another engine.
-    """
-    found = {}
-    for name in reference[0] if reference else ():
-        ratio = signal_to_noise_db([answer[name] for answer in reference], [answer[name] for answer in got])
-        if ratio is not None:
-            found[name] = ratio
-    return found
-
-
 def _typed(arrays: Arrays, session: Session) -> dict[str, np.ndarray]:
-    """Floats as the session takes them: one of the engines may have inputs in half precision."""
+    """Casts floats to the session's input types: one of the engines may have inputs in half precision."""
     dtypes = {spec.name: np.dtype(spec.dtype) for spec in session.inputs}
     return {n: a.astype(dtypes[n]) if a.dtype.kind == dtypes[n].kind == "f" else a for n, a in arrays.items()}
 
 
 def _runs(session: Session) -> int:
-    """As many as fit into two seconds, but enough for percentiles."""
+    """Returns how many runs fit into two seconds, but at least as many as percentiles need."""
     specs = specs_at(session.inputs, session.manifest.shapes)
     feeds = {spec.name: np.zeros([int(size) for size in spec.shape], spec.dtype) for spec in specs}
     start = time.perf_counter()
     session.run(feeds)
-    return int(min(MOST_RUNS, max(FEWEST_RUNS, MEASURE_S / max(time.perf_counter() - start, 1e-6))))
+    return int(min(MAX_RUNS, max(MIN_RUNS, MEASURE_S / max(time.perf_counter() - start, 1e-6))))

@@ -1,4 +1,4 @@
-"""What an engine or a graph consists of, layer by layer: shapes, precisions, parameters, arithmetic and bytes."""
+"""Lists the layers of an engine or a graph: shapes, precisions, parameters, arithmetic and bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
 from edgekit.errors import BackendUnavailable, EngineMismatch, GraphError
+from edgekit.extras import install_command
 from edgekit.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -21,29 +22,29 @@ GRAPH_FILE = "graph.onnx"
 LAYERS_FILE = "layers.json"
 
 MOVES = frozenset({"cast", "identity", "shuffle", "squeeze", "unsqueeze"})
-"""What a parser puts beside the layer that a node is about, under that node's name."""
+"""Layers that a parser adds next to the layer that computes a node, under that node's name."""
 PRODUCTS = frozenset({"convolution", "deconvolution", "matrix_multiply"})
 
 
 class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One layer; what cannot be known without the package ``onnx`` is None.
+    """One layer; a figure that needs the package ``onnx`` is None without it.
 
     Attributes:
         name: the layer's name.
-        operator: what it does.
-        output_shape: of its first output; a dimension that is chosen at run time is -1 where nothing was assumed.
+        operator: operator type.
+        output_shape: shape of its first output; -1 for a dynamic dimension without an assumed size.
         precision: numpy's name of the element type that it computes in.
-        parameters: learned numbers.
+        parameters: number of parameters.
         macs: multiply-accumulates.
-        weight_bytes: length of the constants that it reads.
-        activation_bytes: length of what it reads and writes besides, as if it were not fused with another.
-        intensity: arithmetic operations (two a multiply-accumulate) a byte that is read or written, as in the roofline
+        weight_bytes: bytes of the constants that it reads.
+        activation_bytes: bytes of the activations that it reads and writes, if it is not fused with another layer.
+        intensity: arithmetic operations (two per multiply-accumulate) per byte read or written, as in the roofline
             model (Williams, Waterman and Patterson 2009).
-        kernel: of a convolution or a pool: the size of its window.
-        strides: how far that moves; empty where by one.
-        reads: names of the values that it reads, beside constants: the graph's inputs, and what other layers write.
-        writes: names of the values that it writes, the graph's outputs among them.
-        module: path of the module that it came from, where the graph tells; where it does not, ``name`` does.
+        kernel: window size of a convolution or a pool.
+        strides: strides of that window; empty if all are 1.
+        reads: names of the activations that it reads: the graph's inputs, and outputs of other layers.
+        writes: names of the values that it writes, including the graph's outputs.
+        module: path of the module that it came from, if the graph has it; otherwise ``name`` has the path.
     """
 
     name: str
@@ -63,22 +64,22 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """All that `edgekit inspect` says; this is the JSON that it prints.
+    """The result of `edgekit inspect`, and the JSON that it prints.
 
     Attributes:
         name: the model's name.
-        parameters: learned numbers of all layers.
+        parameters: number of parameters of all layers.
         macs: multiply-accumulates of one run.
-        weight_bytes: constants of all layers.
-        activation_bytes: what all layers read and write besides.
-        intensity: operations a byte, over all layers.
-        assumed_sizes: what each dimension that is chosen at run time was counted with: the usual size of its range.
-        precision_from: ``engine`` where the precisions of the layers were read back from the engine, ``option`` where
-            they are what was asked for, else ``graph``.
-        inputs: of the engine or the graph.
-        outputs: of the engine or the graph.
-        layers: in the order in which they run.
-        manifest: of an engine.
+        weight_bytes: bytes of the constants of all layers.
+        activation_bytes: bytes of the activations that all layers read and write.
+        intensity: operations per byte, over all layers.
+        assumed_sizes: the size that each dynamic dimension was counted with: the opt size of its range.
+        precision_from: ``engine`` if the precisions were read back from the engine, ``option`` if they were requested
+            by an option, else ``graph``.
+        inputs: inputs of the engine or the graph.
+        outputs: outputs of the engine or the graph.
+        layers: in the order of execution.
+        manifest: the manifest of an engine; None for a model.
     """
 
     name: str
@@ -96,7 +97,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineLayer(msgspec.Struct, frozen=True):
-    """An entry of ``layers.json``: what the engine's own library says of a layer, and of which nodes it was made."""
+    """An entry of ``layers.json``: a layer as the engine's library reports it, and the nodes that it was made from."""
 
     name: str
     type: str = ""
@@ -108,20 +109,20 @@ class EngineLayer(msgspec.Struct, frozen=True):
 def inspection_from_stats(
     name: str, stats: GraphStats, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> Inspection:
-    """What a graph consists of."""
+    """Returns the inspection of a graph."""
     return _from_rows(name, _rows(stats, {}), stats, inputs, outputs)
 
 
 def inspection_from_bundle(path: Path) -> Inspection:
-    """What the engine in the folder ``path`` consists of; it need not run here.
+    """Returns the inspection of the engine in the folder ``path``; the engine does not have to run here.
 
-    Layers, their parameters and their arithmetic are those of the bundle's graph; their precisions are the engine's
-    own, where its library tells them (``layers.json``), else those that the graph's Q/DQ say. Without the package
-    ``onnx``, the layers are those that the engine's library tells, and only their shapes and precisions are known.
+    Layers, parameters and arithmetic are read from the bundle's graph. Precisions are read from the engine if its
+    library reports them (``layers.json``), else from the graph's Q/DQ. Without the package ``onnx``, the layers are
+    those that the engine's library reports, with shapes and precisions only.
 
     Raises:
-        UsageError: ``path`` is no bundle.
-        EngineMismatch: it is damaged.
+        UsageError: ``path`` is not a bundle.
+        EngineMismatch: the bundle is damaged.
         BackendUnavailable: ``onnx`` is needed, and not installed.
     """
     path = Path(path)
@@ -133,7 +134,7 @@ def inspection_from_bundle(path: Path) -> Inspection:
         if engine is None:
             raise BackendUnavailable(
                 f"inspecting an engine for {manifest.backend} needs packages that are not installed: {e}",
-                hint="pip install 'edgekit[build]'",
+                hint=install_command("build", "onnx", "onnx-ir"),
             ) from e
         stats = None
     precisions = _precision_by_node(engine or ())
@@ -148,10 +149,11 @@ def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:
     try:
         return msgspec.json.decode(file.read_bytes(), type=tuple[EngineLayer, ...])
     except (OSError, msgspec.MsgspecError) as e:
-        raise EngineMismatch(f"{file} is damaged: {e}", hint="build the engine anew") from e
+        raise EngineMismatch(f"{file} is damaged: {e}", hint="build the engine again") from e
 
 
 def _stats(file: Path, manifest: Manifest) -> GraphStats:
+    # Boards have no onnx: an engine with a list of its layers is inspected without it.
     import onnx_ir
     from google.protobuf.message import DecodeError
 
@@ -228,10 +230,10 @@ def _intensity(macs: int, length_bytes: int) -> float | None:
 
 
 def _precision_by_node(engine: Iterable[EngineLayer]) -> dict[str, str]:
-    """The engine's precision of each of the graph's nodes that it tells.
+    """Returns the engine's precision of each graph node that the engine reports.
 
-    Where the layers are those of the network, which still has its Q and DQ, only products are typed as they will run:
-    the Q/DQ around all else are fused later.
+    Layers of a network that still has its Q and DQ have their final types only if they are products: the Q/DQ around
+    the other layers are fused later.
     """
     layers = sorted((layer for layer in engine if layer.precision), key=lambda layer: layer.type in MOVES)
     if any(layer.type in ("quantize", "dequantize") for layer in layers):

@@ -1,4 +1,4 @@
-"""From samples to statistics: percentiles, throughput, and whether the machine was quiet enough to believe them."""
+"""Computes latency statistics from samples, and detects whether the machine was disturbed while they were taken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["Disturbance", "Statistics", "disturbances", "statistics_ms"]
 
-FEWEST_TO_JUDGE = 20
+MIN_RUNS = 20
 SPREAD_LIMIT = 0.15
 DRIFT_LIMIT = 0.05
 TWO_LEVELS_LIMIT = 0.10
@@ -20,7 +20,7 @@ MEDIAN_TO_SIGMA = 1.2533
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What a list of durations comes to; every value in milliseconds.
+    """Statistics of a list of durations; every value in milliseconds.
 
     Attributes:
         mean: arithmetic mean.
@@ -44,12 +44,12 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
-    """One reason not to trust the figures to the last digit.
+    """One reason why the figures may be inaccurate.
 
     Attributes:
-        kind: ``few`` runs, a wide ``spread``, a ``drift`` over time, ``two_levels`` of speed, or ``others`` that
-            were using the processors.
-        text: what was seen and what usually causes it, for people.
+        kind: ``few`` runs, a wide ``spread``, a ``drift`` over time, ``two_levels`` of speed, or ``others``: other
+            processes used the CPU.
+        text: what was measured and its usual cause, as a sentence.
     """
 
     kind: Literal["few", "spread", "drift", "two_levels", "others"]
@@ -57,16 +57,16 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def statistics_ms(samples_ms: Sequence[float]) -> Statistics:
-    """Statistics of durations; percentiles interpolate linearly between neighbouring runs, as numpy does.
+    """Computes statistics of durations; percentiles interpolate linearly between neighbouring runs, as numpy does.
 
     Args:
-        samples_ms: one duration a run, in ms.
+        samples_ms: one duration per run, in ms.
 
     Raises:
-        ValueError: there is no sample.
+        ValueError: ``samples_ms`` is empty.
     """
     if not len(samples_ms):
-        raise ValueError("statistics of no samples: expected at least one run")
+        raise ValueError("statistics: expected at least one run, got none")
     values = np.asarray(samples_ms, dtype=np.float64)
     p50, p90, p95, p99 = (float(value) for value in np.percentile(values, (50, 90, 95, 99)))
     return Statistics(
@@ -82,25 +82,25 @@ def statistics_ms(samples_ms: Sequence[float]) -> Statistics:
 
 
 def disturbances(samples_ms: Sequence[float]) -> tuple[Disturbance, ...]:
-    """Whether the machine was quiet while ``samples_ms`` were taken; nothing when it was.
+    """Detects disturbances of the machine while ``samples_ms`` were taken; returns an empty tuple if there were none.
 
-    Three rules, each on quantiles or medians, so that a lone slow run does not set them off:
+    There are three rules. Each uses quantiles or medians, so a single slow run does not trigger them:
 
-    * spread: the 5th and the 95th percentile are further apart than 15 % of the median;
-    * drift: the medians of the first and the last third of the runs are more than 5 % apart, and further
-      apart than four standard errors of that difference (robust: 1.4826 times the median absolute deviation);
+    * spread: the 5th and the 95th percentile differ by more than 15 % of the median;
+    * drift: the medians of the first and the last third of the runs differ by more than 5 %, and by more than four
+      standard errors of that difference (robust: 1.4826 times the median absolute deviation);
     * two levels: the runs split into two groups, each with a tenth of the runs or more, that explain over 85 % of the
-      variance (Otsu 1979; a normal distribution gives 64 %, a uniform one 75 %) and lie 10 % apart or more.
+      variance (Otsu 1979; a normal distribution gives 64 %, a uniform one 75 %) and differ by 10 % or more.
 
-    Differences under 0.05 ms are below what a timer and a scheduler can tell and set off nothing. With fewer
-    than 20 runs none of the rules can be judged, and that is said instead.
+    Differences under 0.05 ms are below the resolution of timer and scheduler and trigger no rule. Fewer than 20 runs
+    are too few for the rules; the result then is one disturbance of kind ``few``.
 
     Args:
-        samples_ms: one duration a run, in ms, in the order in which they were taken.
+        samples_ms: one duration per run, in ms, in the order of the runs.
     """
     values = np.asarray(samples_ms, dtype=np.float64)
-    if len(values) < FEWEST_TO_JUDGE:
-        text = f"Only {len(values)} runs were measured; {FEWEST_TO_JUDGE} or more are needed to judge their spread."
+    if len(values) < MIN_RUNS:
+        text = f"Only {len(values)} runs were measured; {MIN_RUNS} or more are needed to judge their spread."
         return (Disturbance(kind="few", text=text),)
     found = (_spread(values), _drift(values), _two_levels(values))
     return tuple(disturbance for disturbance in found if disturbance)
@@ -112,8 +112,8 @@ def _spread(values: np.ndarray) -> Disturbance | None:
         return None
     return Disturbance(
         kind="spread",
-        text=f"Nine runs in ten lie between {p5:.3g} and {p95:.3g} ms, {100 * (p95 - p5) / p50:.0f} % of the median "
-        "apart: something else may have been using the machine.",
+        text=f"90 % of the runs took between {p5:.3g} and {p95:.3g} ms, a spread of "
+        f"{100 * (p95 - p5) / p50:.0f} % of the median: another process may have used the machine.",
     )
 
 
@@ -128,9 +128,9 @@ def _drift(values: np.ndarray) -> Disturbance | None:
         return None
     share = 100 * abs(change) / float(np.median(first))
     direction, cause = (
-        ("slower", "heat or a power limit may have lowered the clock")
+        ("slower", "heat or a power limit may have lowered the clock frequency")
         if change > 0
-        else ("faster", "the clock or the caches were still warming up; a longer --warmup helps")
+        else ("faster", "the clock or the caches were still warming up; use a longer --warmup")
     )
     return Disturbance(
         kind="drift", text=f"The last third of the runs was {share:.0f} % {direction} than the first: {cause}."
@@ -138,8 +138,8 @@ def _drift(values: np.ndarray) -> Disturbance | None:
 
 
 def _two_levels(values: np.ndarray) -> Disturbance | None:
-    # The slowest few are left out: one of them can outweigh two honest levels in a sum of squares.
-    ordered = np.sort(values)[: max(FEWEST_TO_JUDGE - 1, int(len(values) * 0.975))]
+    # Without the slowest few: in a sum of squares, one outlier can outweigh two real levels.
+    ordered = np.sort(values)[: max(MIN_RUNS - 1, int(len(values) * 0.975))]
     n = len(ordered)
     variance = float(ordered.var())
     if variance == 0:
@@ -158,8 +158,8 @@ def _two_levels(values: np.ndarray) -> Disturbance | None:
         return None
     return Disturbance(
         kind="two_levels",
-        text=f"The runs fall into two groups, around {low[split]:.3g} ms and {high[split]:.3g} ms: the clock switched "
-        "between two speeds, or threads moved between cores.",
+        text=f"The runs form two groups, around {low[split]:.3g} ms and {high[split]:.3g} ms: the clock switched "
+        "between two frequencies, or threads moved between cores.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The machine as a report names it: enough to tell whether two reports may be compared."""
+"""Describes the machine in a report, so that a reader can tell whether two reports are comparable."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ STATM = Path("/proc/self/statm")
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a measurement was made.
+    """The machine that a measurement ran on.
 
     Attributes:
-        cpu: the processor's name.
+        cpu: name of the CPU.
         arch: ``x86_64`` or ``aarch64``.
-        features: instruction sets that matter to INT8.
+        features: CPU instruction sets that INT8 kernels use.
         cores: physical cores of the machine.
-        threads: logical processors that the process may use.
+        threads: logical CPUs that the process may use.
         memory_bytes: memory of the machine, or of the process's control group.
-        governor: how the system chooses the processor's clock; empty where it does not tell.
-        load: processes that were running or waiting, averaged over the minute before, this one included.
-        board: a Jetson's name, JetPack and power mode; empty elsewhere.
+        governor: frequency governor of the CPU; empty if it cannot be read.
+        load: load average of the last minute, this process included.
+        board: a Jetson's name, JetPack and power mode; empty on other machines.
         system: operating system and its version.
         python: version of Python.
         numpy: version of numpy.
@@ -51,7 +51,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def this_machine() -> Machine:
-    """What there is to say about the machine that this process runs on."""
+    """Returns the description of the machine that this process runs on."""
     processor = cpu()
     return Machine(
         cpu=processor.name,
@@ -70,7 +70,7 @@ def this_machine() -> Machine:
 
 
 def resident_bytes() -> int | None:
-    """Memory that the process holds now (resident set), in bytes; None where the system does not tell."""
+    """Returns the resident set size of this process in bytes; None if the system does not report it."""
     try:
         pages = int(STATM.read_text().split()[1])
     except (OSError, IndexError, ValueError):
@@ -79,7 +79,7 @@ def resident_bytes() -> int | None:
 
 
 def system_name() -> str:
-    """The operating system in its own words, such as ``Debian GNU/Linux 12 (bookworm), Linux 6.1.0``."""
+    """Returns the name of the operating system, such as ``Debian GNU/Linux 12 (bookworm), Linux 6.1.0``."""
     kernel = f"{platform.system()} {platform.release()}"
     try:
         return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {kernel}"

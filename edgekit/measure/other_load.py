@@ -1,4 +1,4 @@
-"""How much of the processors everybody else used while an engine was measured."""
+"""Measures how much CPU time other processes used during a measurement."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ STOLEN_LIMIT = 0.02
 
 
 class ProcessorTime(NamedTuple):
-    """Seconds that processors have worked, counted from some moment in the past.
+    """CPU time counters, in seconds since an arbitrary point in time.
 
     Attributes:
-        wall_s: seconds on the wall.
-        all_s: by everybody on this machine, ourselves included.
-        stolen_s: by other virtual machines on the same processors.
-        own_s: by this process, all its threads.
-        processors: how many there are.
+        wall_s: wall-clock time.
+        all_s: CPU time of all processes on this machine, including this one.
+        stolen_s: CPU time that other virtual machines took.
+        own_s: CPU time of all threads of this process.
+        processors: number of logical CPUs.
     """
 
     wall_s: float
@@ -35,7 +35,7 @@ class ProcessorTime(NamedTuple):
 
 
 def processor_time(stat: Path = STAT) -> ProcessorTime | None:
-    """The counters as they stand now; None where the system has none.
+    """Returns the current counters; None if the system has none.
 
     Args:
         stat: Linux's ``/proc/stat``; see proc_stat(5).
@@ -56,19 +56,19 @@ def processor_time(stat: Path = STAT) -> ProcessorTime | None:
 
 
 def disturbance_by_others(before: ProcessorTime | None, after: ProcessorTime | None) -> Disturbance | None:
-    """Whether others were at work between two moments: over a fifth of all processors, or 2 % stolen.
+    """Detects load from other processes: over 20 % of the CPU time of all processors, or over 2 % stolen time.
 
-    A machine that is evenly busy slows every run down alike, which no statistic of the runs can tell.
+    A constant load slows all runs down equally, so the statistics of the runs cannot show it.
     """
     if before is None or after is None:
         return None
     capacity_s = (after.wall_s - before.wall_s) * after.processors
-    # Counters tick a hundred times a second: shorter than this, they say nothing.
+    # The counters have a resolution of 10 ms, too coarse for shorter intervals.
     if after.wall_s - before.wall_s < 0.2 or capacity_s <= 0:
         return None
     stolen = (after.stolen_s - before.stolen_s) / capacity_s
     if stolen > STOLEN_LIMIT:
-        text = f"Other virtual machines took {100 * stolen:.0f} % of the processors' time away."
+        text = f"Other virtual machines took {100 * stolen:.0f} % of the CPU time (steal time)."
         return Disturbance(kind="others", text=text)
     others = ((after.all_s - before.all_s) - (after.own_s - before.own_s)) / capacity_s
     if others <= SHARE_LIMIT:

@@ -1,4 +1,4 @@
-"""Runs an engine many times and writes down how long every stage took, and on what machine."""
+"""Measures the latency of an engine, stage by stage."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = ["measure", "profile_bundle"]
 
 DEFAULT_WARMUP = 10
 DEFAULT_SECONDS = 10.0
-FEWEST_RUNS = 20
-MOST_RUNS = 1000
-PICTURE_SIZE_PX = (768, 576)
-"""Width and height of the picture that is made when none is given; Darknet's ``dog.jpg`` has this size."""
+MIN_RUNS = 20
+MAX_RUNS = 1000
+IMAGE_SIZE_PX = (768, 576)
+"""Width and height of the generated image; Darknet's ``dog.jpg`` has this size."""
 
 Run = Callable[[], tuple[float, ...]]
 
@@ -50,24 +50,23 @@ def profile_bundle(
     sizes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress | None = None,
 ) -> LatencyReport:
-    """Loads the engine in the folder ``path``, measures it, and closes it again.
+    """Measures the latency of the engine in the folder ``path``.
 
     Args:
-        path: a bundle that ``edgekit build`` has made.
-        runs: how many runs to measure; None measures for ``duration_s``.
-        duration_s: for how long to measure; 10 s where neither is given. With both, whichever ends first.
-        warmup: runs before, which are in no figure.
+        path: a bundle that ``edgekit build`` wrote.
+        runs: number of runs to measure; None measures for ``duration_s``.
+        duration_s: duration of the measurement; 10 s if neither is given. With both, whichever ends first.
+        warmup: runs before the measurement, which are not counted.
         threads: threads for the engine; 0 leaves it to the backend.
-        image: picture for a detector (path, PIL image or RGB array); one is made where there is none.
-        seed: what made-up inputs are drawn with.
-        sizes: shapes of made-up inputs by name, of an engine that takes several; the name ``""`` is the first one's.
-            Those that are not named have the usual sizes of their ranges. A detector is then fed arrays as others are.
-        progress: told how far the measurement is.
+        image: image for a detector (path, PIL image or RGB array); generated if None.
+        seed: seed of generated inputs.
+        sizes: shapes of generated inputs by name, for an engine with dynamic shapes; the name ``""`` is the first
+            input. Other inputs have their opt shapes. A detector is then fed random arrays too.
+        progress: receives the progress of the measurement.
 
     Raises:
-        EngineMismatch: the bundle is not for this machine, or was changed.
-        UsageError: a number that makes no sense, a picture for an engine that takes none, or sizes that it does not
-            take.
+        EngineMismatch: the bundle is for another machine, or was changed.
+        UsageError: a number is out of range, the engine accepts no images, or it does not accept ``sizes``.
     """
     before = resident_bytes()
     with session_from_bundle(path, threads=threads) as session:
@@ -98,22 +97,22 @@ def measure(
     progress: Progress | None = None,
     resident_before_bytes: int | None = None,
 ) -> LatencyReport:
-    """Measures a loaded session.
+    """Measures the latency of a loaded session.
 
-    A detector's three stages are timed apart in one go, from pixels in memory to detections; other engines are
-    given arrays and timed from arrays in to arrays out. Decoding a picture file is in no figure.
+    For a detector, each run measures three stages, from pixels in memory to detections. Other engines are measured
+    from input arrays to output arrays. Decoding of image files is not included.
 
     Args:
         session: the loaded engine.
-        runs: see `profile_bundle`, as all others.
-        duration_s: see there.
-        warmup: see there.
-        threads: what the session was loaded with; written into the report.
-        image: see there.
-        seed: see there.
-        sizes: see there.
-        progress: see there.
-        resident_before_bytes: memory that the process held before the engine was loaded, where known.
+        runs: see `profile_bundle`.
+        duration_s: see `profile_bundle`.
+        warmup: see `profile_bundle`.
+        threads: the number that the session was loaded with; written to the report.
+        image: see `profile_bundle`.
+        seed: see `profile_bundle`.
+        sizes: see `profile_bundle`.
+        progress: see `profile_bundle`.
+        resident_before_bytes: resident set size before the engine was loaded; None if unknown.
     """
     _check_lengths(runs, duration_s, warmup)
     progress = progress or Silent()
@@ -167,16 +166,16 @@ def _check_lengths(runs: int | None, duration_s: float | None, warmup: int) -> N
 
 
 def _rows(once: Run, runs: int | None, duration_s: float | None, progress: Progress) -> list[tuple[float, ...]]:
-    """One tuple of durations (ms) a run, until there are enough of them."""
+    """Measures until there are enough runs; returns one tuple of durations (ms) per run."""
     if runs is None and duration_s is None:
-        duration_s, fewest = DEFAULT_SECONDS, FEWEST_RUNS
+        duration_s, min_runs = DEFAULT_SECONDS, MIN_RUNS
     else:
-        fewest = 1
-    most = runs if runs is not None else MOST_RUNS if fewest > 1 else None
+        min_runs = 1
+    max_runs = runs if runs is not None else MAX_RUNS if min_runs > 1 else None
     deadline = time.perf_counter() + duration_s if duration_s is not None else float("inf")
     rows: list[tuple[float, ...]] = []
     with progress.stage("Measure", total=runs, unit="runs") as advance:
-        while len(rows) != most and (len(rows) < fewest or time.perf_counter() < deadline):
+        while len(rows) != max_runs and (len(rows) < min_runs or time.perf_counter() < deadline):
             rows.append(once())
             advance(1)
     return rows
@@ -185,19 +184,19 @@ def _rows(once: Run, runs: int | None, duration_s: float | None, progress: Progr
 def _run_of(
     session: Session, image: ImageSource | None, seed: int, sizes: Mapping[str, Sequence[int]]
 ) -> tuple[tuple[str, ...], Run, str, tuple[TensorSpec, ...]]:
-    """Names of the stages, what runs them once, what is fed in, and in which shapes."""
+    """Returns the names of the stages, a function that runs them once, the input source, and the input shapes."""
     shapes = session.manifest.shapes
     if image is not None and sizes:
-        raise UsageError("--image and --input: expected one of them, as a picture is made to fit the input, got both")
+        raise UsageError("--image and --input: expected one of them, as images are resized to the input, got both")
     if session.manifest.postprocess is not None and _takes_one(session) and not sizes:
-        picture, source = _picture(image, seed)
+        pixels, source = _pixels(image, seed)
         one = specs_at(session.inputs, shapes)[0]
         fed = msgspec.structs.replace(one, shape=(1, *one.shape[1:]))
-        return ("preprocess", "inference", "postprocess"), _detector(session, picture), source, (fed,)
+        return ("preprocess", "inference", "postprocess"), _detector(session, pixels), source, (fed,)
     if image is not None:
         raise UsageError(
-            f"{session.manifest.name}: a picture was given, but this engine takes arrays and has no preprocessing",
-            hint="leave --image out: random numbers are fed in",
+            f"--image: {session.manifest.name} expects arrays and has no preprocessing, got an image",
+            hint="leave --image out: random numbers are used",
         )
     inputs = _sized(session, sizes)
     feeds = {spec.name: _random(spec, np.random.default_rng(seed)) for spec in inputs}
@@ -210,7 +209,7 @@ def _takes_one(session: Session) -> bool:
 
 
 def _sized(session: Session, wanted: Mapping[str, Sequence[int]]) -> tuple[TensorSpec, ...]:
-    """The inputs in the shapes that were asked for; else in the usual ones of their ranges."""
+    """Returns the inputs in the requested shapes, or else in the opt shapes of their ranges."""
     shapes, names = session.manifest.shapes, [spec.name for spec in session.inputs]
     chosen = {name or names[0]: tuple(shape) for name, shape in wanted.items()}
     for name in chosen:
@@ -222,15 +221,15 @@ def _sized(session: Session, wanted: Mapping[str, Sequence[int]]) -> tuple[Tenso
             raise UsageError(
                 f"--input: expected a shape that fits {specs_text([spec], shapes)}, got "
                 f"{'x'.join(map(str, chosen[spec.name]))}",
-                hint="build the engine for that size, or for a range that has it",
+                hint="build the engine for that size, or for a range that includes it",
             )
     return tuple(msgspec.structs.replace(spec, shape=chosen.get(spec.name, spec.shape)) for spec in specs)
 
 
-def _detector(session: Session, picture: np.ndarray) -> Run:
+def _detector(session: Session, pixels: np.ndarray) -> Run:
     def once() -> tuple[float, ...]:
         start = time.perf_counter_ns()
-        feeds, placement = session.preprocess(picture)
+        feeds, placement = session.preprocess(pixels)
         ready = time.perf_counter_ns()
         outputs = session.run(feeds)
         done = time.perf_counter_ns()
@@ -250,18 +249,18 @@ def _plain(session: Session, feeds: dict[str, np.ndarray]) -> Run:
     return once
 
 
-def _picture(image: ImageSource | None, seed: int) -> tuple[np.ndarray, str]:
+def _pixels(image: ImageSource | None, seed: int) -> tuple[np.ndarray, str]:
     if image is None:
-        width, height = PICTURE_SIZE_PX
-        return made_picture(width, height, seed), f"a made-up picture of {width} x {height} px"
+        width, height = IMAGE_SIZE_PX
+        return generated_image(width, height, seed), f"a generated image, {width} x {height} px"
     pixels = read_image(image)
     height, width = pixels.shape[:2]
-    name = Path(image).name if isinstance(image, (str, Path)) else "a picture"
+    name = Path(image).name if isinstance(image, (str, Path)) else "an image"
     return pixels, f"{name}, {width} x {height} px"
 
 
-def made_picture(width: int, height: int, seed: int) -> np.ndarray:
-    """A picture of soft blobs under fine noise, so that no stage gets an empty one; uint8, ``(height, width, 3)``."""
+def generated_image(width: int, height: int, seed: int) -> np.ndarray:
+    """Generates an image of blobs with noise, which no stage handles as empty; uint8, ``(height, width, 3)``."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (height // 64 + 1, width // 64 + 1, 3))
     blobs = coarse.repeat(64, axis=0).repeat(64, axis=1)[:height, :width]
@@ -273,7 +272,7 @@ def _random(spec: TensorSpec, random: np.random.Generator) -> np.ndarray:
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
         return random.standard_normal(shape).astype(dtype)
-    # Two is the smallest vocabulary: 0 and 1 are valid indices, masks and flags everywhere.
+    # 0 and 1 are valid as indices of any vocabulary, as masks and as flags.
     return random.integers(0, 2, shape).astype(dtype)
 
 
@@ -282,7 +281,7 @@ def _batch(inputs: Sequence[TensorSpec]) -> int:
 
 
 def _engine_bytes(session: Session) -> int:
-    """Length of the engine's main file and of those that carry its stem, such as ``engine.bin`` of OpenVINO."""
+    """Returns the size of the engine's main file and of files with the same stem, such as OpenVINO's ``engine.bin``."""
     engine, files = session.manifest.engine, session.manifest.files
     stem = Path(engine).stem
     return sum(info.size_bytes for name, info in files.items() if name == engine or name.startswith(f"{stem}."))

@@ -1,4 +1,4 @@
-"""The two reports as values: what one engine's measurement says, and two engines of a model side by side."""
+"""The latency report of one engine, and the build report, which compares the engines of one model."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ BUILD_REPORT_FILE = "report.json"
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory while measuring.
+    """Memory during a measurement.
 
     Attributes:
-        peak_bytes: the most that this process has held, Python and all libraries included.
-        engine_bytes: what loading and warming up the engine added; None where that was not watched.
+        peak_bytes: peak memory of this process, including Python and all libraries.
+        engine_bytes: memory that loading and warming up the engine added; None if it was not measured.
     """
 
     peak_bytes: int
@@ -39,34 +39,34 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured, how, and on what; this is the JSON that ``edgekit profile --json`` writes.
+    """The latency of one engine, and how it was measured; the JSON that ``edgekit profile --json`` writes.
 
     Attributes:
         format: version of this format.
         name: the model's name.
         task: ``detect`` or ``tensor``.
-        precision: what the engine was built in.
-        layers: convolutions and matrix products by the element type that they really run in.
+        precision: precision of the engine.
+        layers: number of convolutions and matrix products by the element type that they run in.
         backend: the engine's backend.
         backend_version: version of the vendor's library.
         edgekit: version of EdgeKit.
         created: time of the measurement, ISO 8601, UTC.
-        inputs: the engine's inputs with the shapes that were run.
-        input_source: what was fed in.
-        runs: how many runs were measured.
-        warmup: how many runs came before and are not in any figure.
-        threads: threads that the engine was given; 0 leaves it to the backend.
-        latency_ms: the engine alone, from arrays in to arrays out.
-        total_ms: picture in to detections out; None where the engine has no such stages.
-        stages: every stage apart, in the order in which they run.
-        samples_ms: every run of every stage, in the order in which they ran.
-        throughput_per_s: inputs that the engine gets through in a second: batch size by mean latency.
-        engine_bytes: length of the engine's files.
+        inputs: the engine's inputs with the measured shapes.
+        input_source: what was fed to the engine.
+        runs: number of measured runs.
+        warmup: number of runs before the measurement, which are not counted.
+        threads: threads of the engine; 0 leaves it to the backend.
+        latency_ms: the engine alone, from input arrays to output arrays.
+        total_ms: from image to detections; None if the engine has one stage only.
+        stages: each stage separately, in the order of execution.
+        samples_ms: each run of each stage, in the order of the runs.
+        throughput_per_s: inputs per second: batch size divided by mean latency.
+        engine_bytes: size of the engine's files.
         memory: peak memory.
-        machine: where this was measured.
-        disturbances: why the figures may be worse than this machine can do.
-        notes: the engine's own notes, such as that its weights are random.
-        shapes: the ranges that the engine takes, of inputs whose sizes are chosen at run time.
+        machine: the machine that this was measured on.
+        disturbances: reasons why the figures may be worse than this machine allows.
+        notes: the engine's notes, such as that its weights are random.
+        shapes: the shape ranges of inputs with dynamic shapes.
     """
 
     format: int = FORMAT
@@ -97,17 +97,17 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a build cost and gained; this is ``report.json`` of a bundle.
+    """What a build gained and lost; the ``report.json`` of a bundle.
 
     Attributes:
         format: version of this format.
         name: the model's name.
         created: time of the last measurement, ISO 8601, UTC.
-        engines: one report a precision, the reference (``fp32``) first.
-        speedup: median of the first engine by median of the last; None with one engine.
-        size_ratio: engine size of the first by the last; None with one engine.
-        facts: what else the build measured, by name: ``export_error``, ``calibration_images``, ``build_s``, ...
-        notes: every note of every engine, once.
+        engines: one report per precision, the reference (``fp32``) first.
+        speedup: median latency of the first engine divided by that of the last; None with one engine.
+        size_ratio: size of the first engine divided by that of the last; None with one engine.
+        facts: further measurements of the build, by name: ``export_error``, ``calibration_images``, ``build_s``, ...
+        notes: the notes of all engines, without duplicates.
     """
 
     format: int = FORMAT
@@ -121,7 +121,7 @@ class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_report_from_measurements(reports: dict[str, LatencyReport], facts: dict[str, Any]) -> BuildReport:
-    """One report of several: the first of ``reports`` is what the last is compared with.
+    """Combines several reports into one, which compares the last with the first.
 
     Raises:
         ValueError: ``reports`` is empty.
@@ -142,10 +142,10 @@ def build_report_from_measurements(reports: dict[str, LatencyReport], facts: dic
 
 
 def build_report_from_bundle(bundle: Path) -> BuildReport | None:
-    """The report that `edgekit build` has left in a bundle; None where it was built with ``--no-profile``.
+    """Reads the build report of a bundle; returns None if it was built with ``--no-profile``.
 
     Raises:
-        DataError: the file is not such a report.
+        DataError: the file is not a build report.
     """
     path = bundle / BUILD_REPORT_FILE
     if not path.is_file():
@@ -153,9 +153,9 @@ def build_report_from_bundle(bundle: Path) -> BuildReport | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=BuildReport)
     except msgspec.DecodeError as e:
-        raise DataError(f"{path}: expected the report of a build, got {e}", hint="build the engine anew") from e
+        raise DataError(f"{path}: expected a build report, got {e}", hint="build the engine again") from e
 
 
 def json_from_report(report: LatencyReport | BuildReport) -> bytes:
-    """The report as indented JSON with a newline at its end."""
+    """Returns the report as indented JSON that ends with a newline."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"

@@ -1,151 +1,136 @@
-"""From a bundle's graph to its engine, on the machine that it is for: neither torch nor onnx is needed."""
+"""Compilation: from a typed graph to an engine, and to the FP32 engine that it is compared with."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import os
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx_ir as ir
 
 import edgekit
-from edgekit.config import EngineOptions, command_from_compile
-from edgekit.device.nvidia import gpus
-from edgekit.engine.backend import BACKENDS, Backend, BuildOptions, BuildResult, backend
+from edgekit.config import BuildConfig, build_command
+from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.builder import engine_from_graph
-from edgekit.engine.bundle.manifest import Manifest, check_files, read_manifest, seal, this_machine, write_bundle
-from edgekit.errors import EngineMismatch, UsageError, nearest
-from edgekit.progress import Progress, Silent
-from edgekit.specs import Precision, ShapeRange
-from edgekit.storage import cache_folder
+from edgekit.engine.bundle.manifest import (
+    FORMAT,
+    CalibrationInfo,
+    FileInfo,
+    Manifest,
+    this_machine,
+)
+from edgekit.graph.file import input_specs, output_specs, save_graph
+from edgekit.measure.compare import BuiltEngine
+from edgekit.option import given_options
+from edgekit.pipeline.calibrate import Calibration
+from edgekit.pipeline.compile_bundle import GRAPH, now, plain_options
+from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.precision import TypedGraph
+from edgekit.progress import Progress
+from edgekit.specs import Precision
 
-__all__ = ["build_options", "compile_bundle"]
-
-GRAPH = "graph.onnx"
-AND_THEN = " && "
-KEPT = (GRAPH, f"{GRAPH}.data", "calibration.json")
-
-
-def build_options(
-    target: str, precision: Precision, engine: EngineOptions, shapes: Mapping[str, ShapeRange], *, threads: int = 0
-) -> BuildOptions:
-    """What the builder of an engine is told."""
-    fields = dataclasses.asdict(engine)
-    cache = fields.pop("timing_cache")
-    return BuildOptions(
-        precision=precision,
-        threads=threads,
-        shapes=dict(shapes),
-        compute_capabilities=fields.pop("sm"),
-        workspace_bytes=fields.pop("workspace_mib") * 2**20,
-        timing_cache=_timing_cache(target) if cache is None else str(Path(cache).absolute()),
-        **fields,
-    )
+__all__ = ["compile_engines"]
 
 
-def compile_bundle(
-    bundle: str | Path,
+def compile_engines(
+    folder: Path,
+    scratch: Path,
+    model: LoadedModel,
+    typed: TypedGraph,
+    calibration: Calibration,
+    config: BuildConfig,
+    progress: Progress,
     *,
-    target: str | None = None,
-    output: str | Path | None = None,
-    engine: EngineOptions | Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Path:
-    """Builds the engine of a bundle anew from the graph in it, for this machine.
+    reference: bool,
+) -> list[BuiltEngine]:
+    """Builds the engine in ``folder``, and before it the FP32 engine to compare with.
 
     Args:
-        bundle: the folder that ``edgekit build`` has written, with ``--plan-only`` or without.
-        target: ``tensorrt`` or ``tensorrt-rtx``; the bundle's own where none is named.
-        output: where the new bundle goes; in place of the old one where none is named.
-        engine: what the builder is told; see `EngineOptions`.
-        progress: is told of every stage.
+        folder: gets the engine and its graph.
+        scratch: gets the FP32 engine.
+        model: the model of both.
+        typed: the graph of the engine.
+        calibration: for the manifest.
+        config: of the build; manifests record it.
+        progress: gets a stage for each engine.
+        reference: whether to build an FP32 engine too, if the engine is not FP32 itself.
 
     Returns:
-        The bundle's folder.
+        The engines, FP32 first.
 
     Raises:
-        UsageError: no bundle, or one whose graph is not for that target.
-        EngineMismatch: a file of the bundle is missing or was changed.
-        BackendUnavailable: the target's library is not installed here.
-        BuildError: the builder failed; see `engine_from_graph`.
+        BuildError: a builder failed; see `edgekit.engine.builder.engine_from_graph`.
+        GraphError: the backend cannot take the graph.
     """
-    place = Path(bundle)
-    manifest = read_manifest(place)
-    target = target or manifest.backend
-    library = _library(place, manifest, target)
-    library.require()
-    options = EngineOptions.of(engine)
-    names = [name for name in KEPT if name in manifest.files]
-    if GRAPH not in names:
-        raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, the manifest lists none")
-    check_files(place, manifest, names)
-    progress = progress or Silent()
-    goal = Path(output) if output is not None else place
-    with write_bundle(goal) as folder:
-        for name in names:
-            # Both stand on one file system as a rule, and the graph is the larger part of a bundle.
-            _link(place / name, folder / name)
-        with progress.stage(f"building the {str(manifest.precision).upper()} engine for {target}"):
-            told = build_options(target, manifest.precision, options, manifest.shapes)
-            result = engine_from_graph(folder / GRAPH, folder, target, told)
-        for note in result.notes:
-            progress.note(note)
-        made = _compiled(manifest, target, result)
-        command = command_from_compile(goal, target, options)
-        seal(folder, msgspec.structs.replace(made, rebuild=_after(manifest.rebuild, command)))
-    return goal
-
-
-def _after(build: str, command: str) -> str:
-    """The command that builds the graph, then that which compiles it; the one before it is forgotten."""
-    first = build.split(AND_THEN, 1)[0]
-    return f"{first}{AND_THEN}{command}" if first and not first.startswith("edgekit compile") else command
-
-
-def _library(place: Path, manifest: Manifest, target: str) -> Backend:
-    on_gpu = [name for name in BACKENDS if backend(name).on_gpu]
-    if target not in BACKENDS:
-        raise UsageError(f"unknown target '{target}'", hint=nearest(target, BACKENDS))
-    if target not in on_gpu or manifest.backend not in on_gpu:
-        wrong = target if manifest.backend in on_gpu else manifest.backend
-        raise UsageError(
-            f"{place}: expected a graph for {' or '.join(on_gpu)} and one of them as target, got '{wrong}': "
-            "graphs for processors have their Q/DQ pairs elsewhere",
-            hint=f"build it anew: {manifest.rebuild}" if manifest.rebuild else "",
+    engines = []
+    if reference and typed.kept_in_float is not None:
+        float_config = dataclasses.replace(
+            config, target=dataclasses.replace(config.target, precision=Precision.FP32, half_io=False)
         )
-    return backend(target)
+        engines.append(_compiled_graph(scratch, model.graph, model, None, float_config, progress))
+    table = calibration.table if config.target.precision is Precision.INT8 else None
+    info = None
+    if table is not None:
+        info = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
+    return [*engines, _compiled_graph(folder, typed.graph, model, info, config, progress)]
 
 
-def _timing_cache(target: str) -> str:
-    """The file that kernels measured on this GPU are kept in; none where there is no GPU to measure on."""
-    here = gpus() if target == "tensorrt" else ()
-    if not here:
-        return ""
-    gpu = "-".join(here[0].name.split())
-    return str(cache_folder() / "timing" / f"{target}-{backend(target).version()}-{gpu}.cache")
-
-
-def _link(source: Path, place: Path) -> None:
-    try:
-        os.link(source, place)
-    except OSError:
-        shutil.copyfile(source, place)
-
-
-def _compiled(manifest: Manifest, target: str, result: BuildResult) -> Manifest:
-    return msgspec.structs.replace(
-        manifest,
+def _compiled_graph(
+    folder: Path,
+    graph: ir.Model,
+    model: LoadedModel,
+    calibration: CalibrationInfo | None,
+    config: BuildConfig,
+    progress: Progress,
+) -> BuiltEngine:
+    target = config.target
+    save_graph(graph, folder / GRAPH)
+    if target.graph_only:
+        result = BuildResult(engine="", files=(), layers={}, backend_version="")
+    else:
+        options = BuildOptions(
+            precision=target.precision,
+            threads=target.threads,
+            shapes=dict(model.shapes),
+            engine=plain_options(target.engine),
+        )
+        with progress.stage(f"building the {str(target.precision).upper()} engine for {target.target}"):
+            result = engine_from_graph(folder / GRAPH, folder, target.target, options)
+    for note in result.notes:
+        progress.note(note)
+    manifest = Manifest(
+        format=FORMAT,
         edgekit=edgekit.__version__,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        backend=target,
+        created=now(),
+        name=model.name,
+        task=model.task,
+        backend=target.target,
         backend_version=result.backend_version,
+        precision=target.precision,
         layers=result.layers,
         engine=result.engine,
         machine=this_machine(),
         compute_capabilities=result.compute_capabilities,
-        notes=tuple(dict.fromkeys((*manifest.notes, *result.notes))),
+        shapes=dict(model.shapes),
+        source=model.origin,
+        inputs=input_specs(graph),
+        outputs=output_specs(graph),
+        preprocess=model.preprocess,
+        postprocess=model.postprocess,
+        labels=model.labels,
+        calibration=calibration,
+        options=_plain_config(config),
+        engine_options=plain_options(target.engine),
+        build_command=build_command(config),
+        # What is measured is weighed too; hashes come when the bundle is sealed.
+        files={name: FileInfo((folder / name).stat().st_size, "") for name in result.files},
     )
+    return BuiltEngine(folder, manifest)
+
+
+def _plain_config(config: BuildConfig) -> dict[str, Any]:
+    """The options of a build that were given, as plain values by name, for the manifest."""
+    given = {found.name: getattr(group, found.name) for group in config.groups for found in given_options(group)}
+    plain: dict[str, Any] = msgspec.to_builtins(given, enc_hook=str)
+    return plain

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from edgekit.config import Order, kind_of, merged
+from edgekit.config import ModelConfig
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import ExportError, UsageError
 from edgekit.graph.check import check_runs, compare_with_module
@@ -31,7 +31,9 @@ from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_factory, module_from_recipe
 from edgekit.models.weights.download import weights_file
 from edgekit.models.weights.read import load_weights
+from edgekit.pipeline.model_kind import kind_of
 from edgekit.progress import Progress
+from edgekit.recipe.preprocess import merged
 from edgekit.recipe.schema import Postprocess, Preprocess, Quantize, Recipe, Tolerance, load_recipe
 from edgekit.shapes import (
     input_shapes,
@@ -64,6 +66,7 @@ class LoadedModel:
     Attributes:
         name: for the bundle and its reports.
         graph: float, unless ``quantized``.
+        inputs: of the graph.
         quantized: somebody else has quantized it already.
         stats: parameters, multiply-accumulates and bytes of the graph as it came.
         task: the recipe's; ``tensor`` where there is none.
@@ -80,6 +83,7 @@ class LoadedModel:
 
     name: str
     graph: ir.Model
+    inputs: tuple[TensorSpec, ...]
     quantized: bool
     stats: GraphStats
     task: str
@@ -93,13 +97,8 @@ class LoadedModel:
     min_max: MinMaxInputs = MinMaxInputs()
     export_error: float | None = None
 
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The graph's inputs."""
-        return input_specs(self.graph)
 
-
-def load_model(order: Order, progress: Progress) -> LoadedModel:
+def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
     """Loads, exports, optimizes and checks the model.
 
     Raises:
@@ -110,38 +109,39 @@ def load_model(order: Order, progress: Progress) -> LoadedModel:
         GraphError: the ONNX file is not valid, or cannot be run.
         AccuracyError: the graph computes something else than the module.
     """
-    kind = kind_of(order.model)
+    kind = kind_of(config.model)
     if kind == "recipe":
-        return _from_recipe(load_recipe(order.model), order, progress)
+        return _from_recipe(load_recipe(config.model), config, progress)
     if kind == "cfg":
-        return _from_cfg(Path(order.model), order, progress)
+        return _from_cfg(Path(config.model), config, progress)
     if kind == "onnx":
-        return _from_onnx(Path(order.model), order, progress)
+        return _from_onnx(Path(config.model), config, progress)
     if kind == "factory":
-        return _from_module(module_from_factory(str(order.model), seed=order.seed), order, progress)
-    return _from_module(order.model, order, progress)
+        return _from_module(module_from_factory(str(config.model), seed=config.seed), config, progress)
+    return _from_module(config.model, config, progress)
 
 
-def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> LoadedModel:
-    if order.inputs:
+def _from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -> LoadedModel:
+    if config.input:
         hint = "use --shape, as in 320x320" if len(recipe.inputs) == 1 else OWN_RECIPE
         raise UsageError(f"--input does not go with the recipe '{recipe.name}'", hint=hint)
-    shapes = _recipe_shapes(recipe, order)
+    shapes = _recipe_shapes(recipe, config)
     specs = [TensorSpec(spec.name, spec.dtype, open_shape(spec.name, shapes[spec.name])) for spec in recipe.inputs]
     preprocess = recipe.preprocess
-    if order.preprocess is not None:
-        preprocess = merged(preprocess or Preprocess(), order.preprocess)
+    if config.preprocess is not None:
+        preprocess = merged(preprocess or Preprocess(), config.preprocess)
     if preprocess is not None:
         preprocess = _fitting(preprocess, specs[0])
     with progress.stage(f"making {recipe.name}"):
-        module = module_from_recipe(recipe, seed=order.seed)
-    weights = _load(module, recipe, order, progress)
+        module = module_from_recipe(recipe, seed=config.seed)
+    weights = _load(module, recipe, config, progress)
     num_values = {spec.name: spec.num_values for spec in recipe.inputs if spec.num_values}
-    with _told_of_shape(recipe, order):
-        made = _exported(module, specs, shapes, recipe.outputs, order.opset, recipe.tolerance, num_values, progress)
+    with _told_of_shape(recipe, config):
+        made = _exported(module, specs, shapes, recipe.outputs, config.opset, recipe.tolerance, num_values, progress)
     return LoadedModel(
         name=recipe.name,
         graph=made.graph,
+        inputs=input_specs(made.graph),
         quantized=False,
         stats=_stats(made.graph, made.shapes, one_picture=recipe.postprocess is not None),
         task=recipe.task,
@@ -157,27 +157,27 @@ def _from_recipe(recipe: Recipe, order: Order, progress: Progress) -> LoadedMode
     )
 
 
-def _from_cfg(path: Path, order: Order, progress: Progress) -> LoadedModel:
+def _from_cfg(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
     """A Darknet cfg file is a recipe in another form; a picture of another shape makes another network of it."""
     recipe = recipe_from_cfg(path)
-    if order.shape is not None:
-        recipe = recipe_from_cfg(path, _one_size(recipe, _recipe_shape(recipe, order.shape)))
-    source = _from_recipe(recipe, order, progress)
+    if config.shape is not None:
+        recipe = recipe_from_cfg(path, _one_size(recipe, _recipe_shape(recipe, config.shape)))
+    source = _from_recipe(recipe, config, progress)
     origin = bundle.Source(kind="cfg", name=path.name, sha256=sha256_of(path), weights=source.origin.weights)
     return dataclasses.replace(source, origin=origin)
 
 
-def _recipe_shapes(recipe: Recipe, order: Order) -> dict[str, Shape]:
+def _recipe_shapes(recipe: Recipe, config: ModelConfig) -> dict[str, Shape]:
     """The shapes of the recipe's inputs, the first of them, if it is asked for, another one."""
     shapes: dict[str, Shape] = {spec.name: spec.shape for spec in recipe.inputs}
-    if order.shape is not None:
+    if config.shape is not None:
         if len(shapes) > 1:
             raise UsageError(
                 f"--shape: expected a model with one input, got {recipe.name}, which has {', '.join(shapes)}",
                 hint=OWN_RECIPE,
             )
-        shapes = {recipe.inputs[0].name: _recipe_shape(recipe, order.shape)}
-    return {name: with_batch(shape, order) for name, shape in shapes.items()}
+        shapes = {recipe.inputs[0].name: _recipe_shape(recipe, config.shape)}
+    return {name: with_batch(shape, config.batch) for name, shape in shapes.items()}
 
 
 def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
@@ -219,14 +219,14 @@ def _one_size(recipe: Recipe, shape: Shape) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _told_of_shape(recipe: Recipe, order: Order) -> Iterator[None]:
+def _told_of_shape(recipe: Recipe, config: ModelConfig) -> Iterator[None]:
     """A recipe's own shape can be exported; where another cannot, that is why, as with full layers."""
     try:
         yield
     except ExportError as e:
-        if order.shape is None:
+        if config.shape is None:
             raise
-        shapes = (recipe.inputs[0].shape, _recipe_shape(recipe, order.shape))
+        shapes = (recipe.inputs[0].shape, _recipe_shape(recipe, config.shape))
         own, wanted = ("x".join(map(str, shape)) for shape in shapes)
         raise UsageError(
             f"--shape: {recipe.name}, made for {own}, cannot take {wanted}: {e.message}",
@@ -234,62 +234,63 @@ def _told_of_shape(recipe: Recipe, order: Order) -> Iterator[None]:
         ) from e
 
 
-def _load(module: nn.Module, recipe: Recipe, order: Order, progress: Progress) -> bundle.WeightsInfo:
-    name = order.weights
+def _load(module: nn.Module, recipe: Recipe, config: ModelConfig, progress: Progress) -> bundle.WeightsInfo:
+    name = config.weights
     if name is None:
         published = f" or --weights {next(iter(recipe.weights))}" if recipe.weights else ""
         progress.note(UNTRAINED.format(where=f"--weights FILE{published}"))
-        return bundle.WeightsInfo(source=f"random, seed {order.seed}", trained=False)
+        return bundle.WeightsInfo(source=f"random, seed {config.seed}", trained=False)
     path = weights_file(name, recipe, progress=progress)
     with progress.stage("reading weights"):
         load_weights(module, path)
     return bundle.WeightsInfo(source=name, sha256=sha256_of(path))
 
 
-def _from_module(module: object, order: Order, progress: Progress) -> LoadedModel:
-    name = order.model if isinstance(order.model, str) else type(module).__name__
+def _from_module(module: object, config: ModelConfig, progress: Progress) -> LoadedModel:
+    name = config.model if isinstance(config.model, str) else type(module).__name__
     if not isinstance(module, nn.Module):
         raise UsageError(
             f"model: expected a torch.nn.Module, or text that names a model, got {name}",
             hint="save other kinds of models as an ONNX file and give its path",
         )
-    if order.shape is not None:
+    if config.shape is not None:
         raise UsageError("--shape goes with recipes and ONNX files, not with a module", hint=EXAMPLE_INPUT)
-    if not order.inputs:
+    if not config.input:
         raise UsageError(f"'{name}': expected the shape of each input, got none", hint=EXAMPLE_INPUT)
     weights = None
-    if order.weights is not None:
+    if config.weights is not None:
         with progress.stage("reading weights"):
-            load_weights(module, order.weights)
-        weights = bundle.WeightsInfo(source=order.weights, sha256=sha256_of(Path(order.weights)))
-    specs, shapes = _module_inputs(module, order)
-    made = _exported(module, specs, shapes, (), order.opset, Tolerance(), {}, progress)
+            load_weights(module, config.weights)
+        weights = bundle.WeightsInfo(source=config.weights, sha256=sha256_of(Path(config.weights)))
+    specs, shapes = _module_inputs(module, config)
+    made = _exported(module, specs, shapes, (), config.opset, Tolerance(), {}, progress)
     return LoadedModel(
         name=name.rpartition(":")[2].rpartition(".")[2],
         graph=made.graph,
+        inputs=input_specs(made.graph),
         quantized=False,
         stats=_stats(made.graph, made.shapes),
         task="tensor",
         origin=bundle.Source(kind="module", name=name, weights=weights),
-        preprocess=_preprocess(order, input_specs(made.graph), progress),
+        preprocess=_preprocess(config, input_specs(made.graph), progress),
         shapes=made.shapes,
         min_max=made.min_max,
         export_error=made.error,
     )
 
 
-def _module_inputs(module: nn.Module, order: Order) -> tuple[list[TensorSpec], dict[str, Shape]]:
+def _module_inputs(module: nn.Module, config: ModelConfig) -> tuple[list[TensorSpec], dict[str, Shape]]:
     """The inputs in the order in which the module takes them, where their names are those of its arguments.
 
     A name may end in an element type, ``ids:int64``, or be nothing else.
     """
     specs: list[TensorSpec] = []
     shapes: dict[str, Shape] = {}
-    for key, shape in order.inputs.items():
+    for key, shape in config.input.items():
         name, _, last = key.rpartition(":")
         name, dtype = (name, last) if last in DTYPES else (key, "float32")
         name = name or "input"
-        shapes[name] = with_batch(shape, order)
+        shapes[name] = with_batch(shape, config.batch)
         specs.append(TensorSpec(name, dtype, ()))
     # Ranges that differ are not those of one batch.
     batched = len({shape[0] for shape in shapes.values() if shape and isinstance(shape[0], SizeRange)}) < 2
@@ -358,14 +359,14 @@ def _stats(graph: ir.Model, shapes: Mapping[str, ShapeRange], *, one_picture: bo
     return stats_at(graph, {name: shape.opt for name, shape in shapes.items()} | alone)
 
 
-def _from_onnx(path: Path, order: Order, progress: Progress) -> LoadedModel:
-    if order.weights is not None:
+def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
+    if config.weights is not None:
         raise UsageError(f"--weights does not go with {path.name}: an ONNX file has its own")
-    if order.opset is not None:
+    if config.opset is not None:
         raise UsageError(f"--opset does not go with {path.name}: it is for modules that are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
-        chosen, shapes = _fix_shapes(graph, order)
+        chosen, shapes = _fix_shapes(graph, config)
         quantized = is_quantized(graph)
         if quantized:
             NameNodes()(graph)
@@ -379,24 +380,25 @@ def _from_onnx(path: Path, order: Order, progress: Progress) -> LoadedModel:
     return LoadedModel(
         name=path.stem,
         graph=graph,
+        inputs=input_specs(graph),
         quantized=quantized,
         stats=_stats(graph, shapes),
         task="tensor",
         origin=bundle.Source(kind="onnx", name=path.name, sha256=sha256_of(path)),
-        preprocess=_preprocess(order, input_specs(graph), progress),
+        preprocess=_preprocess(config, input_specs(graph), progress),
         shapes=shapes,
         min_max=min_max,
     )
 
 
-def _fix_shapes(graph: ir.Model, order: Order) -> tuple[list[TensorSpec], dict[str, ShapeRange]]:
+def _fix_shapes(graph: ir.Model, config: ModelConfig) -> tuple[list[TensorSpec], dict[str, ShapeRange]]:
     """Gives every dimension a number, save those that were given a range.
 
     Returns:
         The inputs, as they are now, of which some dimension was named and is a number; and all ranges.
     """
     specs = input_specs(graph)
-    shapes = input_shapes(specs, order)
+    shapes = input_shapes(specs, config.input, image_shape=config.shape, batch=config.batch)
     inputs = [
         msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], spec.shape)) for spec in specs
     ]
@@ -406,14 +408,14 @@ def _fix_shapes(graph: ir.Model, order: Order) -> tuple[list[TensorSpec], dict[s
     return chosen, ranges_of_specs(inputs, ranges_of_sizes(inputs, shapes))
 
 
-def _preprocess(order: Order, specs: Sequence[TensorSpec], progress: Progress) -> Preprocess | None:
+def _preprocess(config: ModelConfig, specs: Sequence[TensorSpec], progress: Progress) -> Preprocess | None:
     """A guess, where there is one input of the shape of a picture, and in it what the user says."""
     guess = _guessed(specs[0]) if len(specs) == 1 else None
-    if order.preprocess is not None:
+    if config.preprocess is not None:
         if len(specs) != 1:
             names = ", ".join(spec.name for spec in specs)
             raise UsageError(f"--preprocess: expected a model with one input, a picture, got the inputs {names}")
-        return _fitting(merged(guess or Preprocess(), order.preprocess), specs[0])
+        return _fitting(merged(guess or Preprocess(), config.preprocess), specs[0])
     if guess is not None:
         color = "grey" if guess.color == "gray" else guess.color.upper()
         progress.note(GUESSED.format(name=specs[0].name, color=color))

@@ -1,54 +1,69 @@
-"""FP16 and BF16 as a step of the build: the graph typed in half precision, and checked by its numbers."""
+"""Precision: the graph typed as the target wants it, with Q/DQ pairs for INT8 and casts for FP16 and BF16."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import numpy as np
+import onnx_ir as ir
 
-from edgekit.config import Order
-from edgekit.device.cpu import cpu
-from edgekit.pipeline.calibrate import outputs_of
+from edgekit.config import TargetConfig
+from edgekit.engine.backend import backend
+from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.load_model import LoadedModel
-from edgekit.quantize.half.cast import Cast, cast_graph
-from edgekit.quantize.half.check import cast_errors, require_small_errors
+from edgekit.progress import Progress
+from edgekit.quantize.calibrate.collect import CalibrationTable
+from edgekit.quantize.half.cast import half_from_graph
+from edgekit.quantize.plan import QuantPolicy
+from edgekit.quantize.quantize import quantized_from_graph
+from edgekit.specs import Precision
 
-__all__ = ["checked_half"]
-
-Ranges = Mapping[str, tuple[float, float]]
-Feeds = Sequence[dict[str, np.ndarray]]
-
-END_TOLERANCE = 0.5
-"""The largest relative error where inputs were made to fit the least or the greatest size: what they show is not what
-the model was made for, and it may waver. What overflows, or is computed for another size, is further off."""
+__all__ = ["TypedGraph", "typed_graph"]
 
 
-def checked_half(
-    source: LoadedModel, order: Order, ranges: Ranges, inputs: Feeds, ends: Sequence[Feeds]
-) -> tuple[Cast, float]:
-    """Types the source's graph in the order's precision, in place, and compares it with what it was on ``inputs``.
+class TypedGraph(NamedTuple):
+    """A graph whose element types are those of the engine.
 
-    Args:
-        source: its graph is changed.
-        order: says in which precision, and what stays in float.
-        ranges: of the graph's tensors.
-        inputs: of the usual sizes.
-        ends: inputs of the other sizes in ``source.min_max``.
+    Attributes:
+        graph: shares the weights that did not change with the model's float graph.
+        kept_in_float: number of layers that stay in float; None where the graph is as it came.
+    """
 
-    Returns:
-        What was done, and the largest relative error of any output, given ``inputs``.
+    graph: ir.Model
+    kept_in_float: int | None = None
+
+
+def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConfig, progress: Progress) -> TypedGraph:
+    """Types the model's graph in the target's precision; the model's own graph does not change.
 
     Raises:
-        AccuracyError: an output has lost more than the precision may; names the worst.
+        GraphError: the graph cannot be typed so.
+        CalibrationError: a tensor has no range.
+        UsageError: a pattern of ``keep_float`` matches no node.
     """
-    exact = [outputs_of(source.graph, feeds) for feeds in (inputs, *ends)]
-    cast = cast_graph(source.graph, order.precision, ranges, keep_float=order.keep_float, io=order.half_io)
-    threads = cpu().compute_threads
-    errors = cast_errors(source.graph, inputs, exact[0], threads=threads)
-    require_small_errors(errors, order.precision)
-    for specs, feeds, expected in zip(source.min_max.sizes, ends, exact[1:], strict=True):
-        at_end = cast_errors(source.graph, feeds, expected, threads=threads)
-        require_small_errors(
-            at_end, order.precision, tolerance=END_TOLERANCE, given=f" given {'; '.join(map(str, specs))}"
+    table = calibration.table
+    if model.quantized:
+        progress.note("the model came quantized and is built as it is: nothing was calibrated or kept in float")
+        return TypedGraph(model.graph)
+    if target.precision is Precision.FP32 or table is None:
+        return TypedGraph(model.graph)
+    if target.precision is Precision.INT8:
+        with progress.stage("quantizing"):
+            return _int8_graph(model, table, calibration.policy, target)
+    with progress.stage(f"typing the graph in {str(target.precision).upper()}"):
+        half = half_from_graph(
+            model.graph,
+            target.precision,
+            table.ranges,
+            keep_float=calibration.policy.keep_float,
+            io=target.half_io,
         )
-    return cast, max(errors.values(), default=0.0)
+    return TypedGraph(half.graph, len(half.kept))
+
+
+def _int8_graph(model: LoadedModel, table: CalibrationTable, policy: QuantPolicy, target: TargetConfig) -> TypedGraph:
+    scheme = backend(target.target).scheme()
+    graph, plan = quantized_from_graph(model.graph, table, scheme, policy)
+    if scheme.rest is not Precision.FP32:
+        # Layers that stay in float are half too: one FP32 layer between INT8 layers costs more than they gain.
+        graph = half_from_graph(graph, scheme.rest, table.ranges, io=target.half_io).graph
+    return TypedGraph(graph, len(plan.skipped))

@@ -1,102 +1,125 @@
-"""What is wrong with an order, or missing on this machine, before time is spent on it."""
+"""Validates a build before any time is spent on it."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
-from typing import SupportsIndex
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-from edgekit.config import EngineOptions, Order
-from edgekit.engine.backend import Backend, backend
-from edgekit.errors import UsageError, nearest, needs_extra
-from edgekit.specs import Precision, Shape, Size, SizeRange
+from edgekit.config import (
+    BackendOptions,
+    BuildConfig,
+    CalibrationConfig,
+    ModelConfig,
+    OutputConfig,
+    TargetConfig,
+)
+from edgekit.engine.backend import Backend, backend, default_target
+from edgekit.engine.table import BACKENDS, all_options, options_of
+from edgekit.errors import UsageError, nearest
+from edgekit.option import given_options, option_fields
+from edgekit.specs import Precision
 
-__all__ = ["precision_from_name", "require_buildable", "shape_from_sizes", "size_from_value"]
-
-
-def precision_from_name(name: str) -> Precision:
-    """The precision of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    known = [str(precision) for precision in Precision]
-    if name not in known:
-        expected = f"{', '.join(known[:-1])} or {known[-1]}"
-        raise UsageError(f"unknown precision '{name}': expected {expected}", hint=nearest(name, known))
-    return Precision(name)
+__all__ = ["build_config", "engine_options", "model_config", "require_buildable"]
 
 
-def size_from_value(value: int | Sequence[int], option: str) -> Size:
-    """One dimension: a number, or the range that its least, usual and greatest size are; a number if all are equal.
+def build_config(
+    *, engine: BackendOptions | Mapping[str, Any] | None = None, target: str | None = None, **given: Any
+) -> BuildConfig:
+    """The config of a build from the arguments of `edgekit.build`.
 
     Raises:
-        UsageError: they are not three, fall, or one is below 1; ``option`` is what the message begins with.
+        UsageError: a value that its option does not take, or an option that the target does not have.
     """
-    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
-    whole = [operator.index(number) for number in numbers if isinstance(number, SupportsIndex)]
-    if (
-        len(numbers) != len(whole)
-        or len(whole) not in (1, 3)
-        or not 0 < whole[0] <= whole[len(whole) // 2] <= whole[-1]
-    ):
-        raise UsageError(
-            f"{option}: expected a number of 1 or more, or a range MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, got "
-            f"{':'.join(map(str, numbers))}",
-            hint="least, usual and greatest size, in this order, as in 1:4:16",
-        )
-    return whole[0] if whole[0] == whole[-1] else SizeRange(*whole)
+    target = default_target() if target is None else target
+    chosen = _struct(TargetConfig, given, target=target, engine=engine_options(target, engine))
+    return BuildConfig(
+        model=model_config(**given),
+        calibration=_struct(CalibrationConfig, given),
+        target=chosen,
+        output=_struct(OutputConfig, given),
+    )
 
 
-def shape_from_sizes(sizes: Sequence[int | Sequence[int]], option: str) -> Shape:
-    """A shape, a number or a range a dimension; see `size_from_value`.
+def model_config(**given: Any) -> ModelConfig:
+    """The config of a model from arguments as `edgekit.build` takes them.
 
     Raises:
-        UsageError: a dimension is neither.
+        UsageError: a value that its option does not take.
     """
-    return tuple(size_from_value(size, option) for size in sizes)
+    found: ModelConfig = _struct(ModelConfig, given, model=given["model"])
+    return found
 
 
-def require_buildable(order: Order) -> None:
-    """Says what is wrong with the order, or missing on this machine, before time is spent.
+def _struct(kind: Any, given: Mapping[str, Any], **ready: Any) -> Any:
+    """A config struct of its fields in ``given``, each converted as its option says; ``ready`` need no conversion."""
+    values = dict(ready)
+    for field, found in option_fields(kind):
+        if field.name in given and field.name not in ready:
+            value = given[field.name]
+            values[field.name] = value if found.convert is None else found.convert(value)
+    return kind(**values)
+
+
+def engine_options(target: str, given: BackendOptions | Mapping[str, Any] | None) -> BackendOptions:
+    """The options of a target's backend: all of them as a struct, some of them by name, or none.
+
+    Raises:
+        UsageError: there is no such target, or it does not have one of the options.
+    """
+    kind = options_of(target)
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, BackendOptions):
+        given = {found.name: getattr(given, found.name) for found in given_options(given)}
+    for name in given or {}:
+        if name not in {field.name for field in dataclasses.fields(kind)}:
+            raise _unknown_option(target, kind, name)
+    return kind(**_converted(kind, given or {}))
+
+
+def _converted(kind: type[BackendOptions], given: Mapping[str, Any]) -> dict[str, Any]:
+    found = {field.name: found.convert for field, found in option_fields(kind)}
+    return {name: convert(value) if (convert := found[name]) else value for name, value in given.items()}
+
+
+def _unknown_option(target: str, kind: type[BackendOptions], name: str) -> UsageError:
+    owners = [other for other in BACKENDS if name in {field.name for field in dataclasses.fields(options_of(other))}]
+    if owners:
+        flags = {field.name: found.flag for each in all_options() for field, found in option_fields(each)}
+        hint = f"add {' or '.join(f'--target {owner}' for owner in owners)}, or leave it out"
+        return UsageError(f"target '{target}' does not have the option {flags[name]}", hint=hint)
+    known = [field.name for field in dataclasses.fields(kind)]
+    return UsageError(f"engine: unknown option '{name}' for target '{target}'", hint=nearest(name, known))
+
+
+def require_buildable(config: BuildConfig) -> None:
+    """Checks that options go together, and that this machine has what the build needs.
 
     Raises:
         UsageError: options that do not go together, or with the target.
-        BackendUnavailable: what building needs is not installed.
+        BackendUnavailable: a library that the target needs is not installed.
     """
-    given = [
-        option
-        for option, value in (
-            ("--calib", order.calib),
-            ("--calib-method", order.calib_method),
-            ("--calib-images", order.calib_images),
-            ("--calib-column", order.calib_column),
-            ("--keep-float", order.keep_float),
-        )
-        if value
-    ]
-    # Half precision looks at ranges too, to know what overflows, but by a method of its own.
-    half = [option for option in given if option == "--calib-method"]
-    refused = {Precision.INT8: [], Precision.FP32: given}.get(order.precision, half)
+    precision = config.target.precision
+    given = [found.flag for found in given_options(config.calibration)]
+    # Half precision measures ranges too, to find what overflows, but with a method of its own.
+    refused = {Precision.INT8: [], Precision.FP32: given}.get(precision, [f for f in given if f == "--calib-method"])
     if refused:
-        raise UsageError(f"{refused[0]} does not go with --{order.precision}", hint="leave one of them out")
-    library = backend(order.target)
-    _check_target(order, library)
-    with needs_extra("building an engine", "build"):
-        import edgekit.pipeline.calibrate  # noqa: F401  # it needs all that the extra brings
+        raise UsageError(f"{refused[0]} does not go with --{precision}", hint="leave one of them out")
+    _check_target(config.target, backend(config.target.target))
 
 
-def _check_target(order: Order, library: Backend) -> None:
-    if order.precision not in library.precisions:
+def _check_target(target: TargetConfig, library: Backend) -> None:
+    if target.precision not in library.precisions:
         known = ", ".join(f"--{precision}" for precision in Precision if precision in library.precisions)
-        raise UsageError(f"target '{order.target}' does not build {order.precision}: expected {known}")
-    if not library.on_gpu:
-        if order.engine != EngineOptions() or order.plan_only or order.half_io:
-            raise UsageError(
-                f"target '{order.target}' runs on the processor: the options of a GPU's builder do not go with it",
-                hint="add --target tensorrt or --target tensorrt-rtx, or leave them out",
-            )
-    if order.half_io and order.precision not in (Precision.FP16, Precision.INT8):
-        raise UsageError(f"--half-io goes with --fp16 and --int8, not with --{order.precision}")
-    if not order.plan_only:
+        raise UsageError(f"target '{target.target}' does not build {target.precision}: expected {known}")
+    if not library.on_gpu and (target.graph_only or target.half_io):
+        option = "--graph-only" if target.graph_only else "--half-io"
+        raise UsageError(
+            f"target '{target.target}' runs on the CPU: {option} is for GPU targets",
+            hint="add --target tensorrt or --target tensorrt-rtx, or leave it out",
+        )
+    if target.half_io and target.precision not in (Precision.FP16, Precision.INT8):
+        raise UsageError(f"--half-io goes with --fp16 and --int8, not with --{target.precision}")
+    if not target.graph_only:
         library.require()

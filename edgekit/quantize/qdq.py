@@ -10,10 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import CalibrationError
+from edgekit.graph.insert import insert_behind
+from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import NameNodes
 from edgekit.graph.stats import MADE_OF
 from edgekit.quantize.passes.round_weights import rounded_weights
-from edgekit.quantize.plan import PRODUCTS, Plan, range_source
+from edgekit.quantize.plan import Plan, range_source
 from edgekit.specs import Precision, QuantScheme
 
 __all__ = ["QuantParameters", "insert_qdq", "parameters_from_range", "scales_in", "weight_scales"]
@@ -203,11 +205,7 @@ def _insert_pair(
     integer = _described(quantize, f"{stem}_quantized", ir.DataType.from_numpy(how.zero_point.dtype), value.shape)
     dequantize = ir.node("DequantizeLinear", [integer, *parameters], name=f"{stem}_dequantize")
     output = _described(dequantize, f"{stem}_dequantized", ir.DataType.FLOAT, value.shape)
-    producer = value.producer()
-    if producer is not None:
-        graph.graph.insert_after(producer, [quantize, dequantize])
-    else:
-        graph.graph.insert_before(graph.graph[0], [quantize, dequantize])
+    insert_behind(graph.graph, value, [quantize, dequantize])
     for node, index in uses:
         if everywhere or node in quantized:
             node.replace_input_with(index, output)

@@ -1,12 +1,14 @@
-"""From a float graph and its calibration table to a quantized graph for one target."""
+"""Quantizes a float graph for one target, from its calibration table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import RemoveDead
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_pairs_behind
@@ -14,23 +16,36 @@ from edgekit.quantize.passes.equalize import equalized_ranges, matched_ranges
 from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
-from edgekit.quantize.plan import PRODUCTS, Plan, plan_from_graph
+from edgekit.quantize.plan import Plan, QuantPolicy, plan_from_graph
 from edgekit.quantize.qdq import insert_qdq
 from edgekit.specs import QuantScheme
 
-__all__ = ["quantized_graph", "require_quantizable"]
+__all__ = ["QuantizedGraph", "quantized_from_graph", "require_quantizable"]
 
 
-def require_quantizable(
-    graph: ir.Model, scheme: QuantScheme, *, keep_float: Sequence[str] = (), keep_heads: bool = False
-) -> Plan:
-    """What `quantized_graph` would do with the same arguments, known before anything is calibrated.
+NOTHING_KEPT = QuantPolicy()
+
+
+class QuantizedGraph(NamedTuple):
+    """A graph with Q/DQ pairs.
+
+    Attributes:
+        graph: the new graph; weights that did not change are shared with the float graph.
+        plan: what was quantized, and which layers were not and why.
+    """
+
+    graph: ir.Model
+    plan: Plan
+
+
+def require_quantizable(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> Plan:
+    """The plan that `quantized_from_graph` makes with the same arguments, before anything is calibrated.
 
     Raises:
         GraphError: nothing in the graph can be quantized; says why.
         UsageError: a pattern matches no node.
     """
-    plan = plan_from_graph(graph, scheme, keep_float, keep_heads=keep_heads)
+    plan = plan_from_graph(graph, scheme, policy.keep_float, keep_heads=policy.keep_heads)
     if scheme.propagated:
         propagate_qdq(graph, plan, scheme)
     if not plan.nodes:
@@ -43,39 +58,31 @@ def require_quantizable(
 
 
 def _products(graph: ir.Model, plan: Plan) -> str:
-    """What there is of them."""
+    """The products that the graph has."""
     if plan.skipped:
         return f"{len(plan.skipped)} that stay in float ({'; '.join(sorted(set(plan.skipped.values())))})"
     inside = sum(node.op_type in PRODUCTS for node in graph.graph.all_nodes())
     return f"{inside} inside of If or Loop, where nothing is quantized" if inside else "none"
 
 
-def quantized_graph(
-    graph: ir.Model,
-    table: CalibrationTable,
-    scheme: QuantScheme,
-    *,
-    keep_float: Sequence[str] = (),
-    keep_heads: bool = False,
-) -> Plan:
-    """Quantizes ``graph`` in place, as ``scheme`` wants it.
+def quantized_from_graph(
+    graph: ir.Model, table: CalibrationTable, scheme: QuantScheme, policy: QuantPolicy = NOTHING_KEPT
+) -> QuantizedGraph:
+    """Quantizes a graph as ``scheme`` wants it.
 
     Args:
-        graph: the float graph that ``table`` was measured on.
+        graph: the float graph that ``table`` was measured on; it does not change.
         table: ranges of its tensors.
         scheme: of the target.
-        keep_float: patterns of names of nodes that stay in float.
-        keep_heads: the last layers before outputs that are no scores stay in float too.
-
-    Returns:
-        What was quantized, and which layers were not and why.
+        policy: what stays in float.
 
     Raises:
         GraphError: there is nothing in the graph to quantize.
         CalibrationError: the table lacks a tensor.
         UsageError: a pattern matches no node.
     """
-    plan = require_quantizable(graph, scheme, keep_float=keep_float, keep_heads=keep_heads)
+    graph = graph.clone(deep_copy=False)
+    plan = require_quantizable(graph, scheme, policy)
     ranges: Mapping[str, tuple[float, float]] = table.ranges
     # Where the activation function is computed before anything is quantized, what lies far below zero has lost its
     # size already, and scaling channels only brings it back: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
@@ -89,4 +96,4 @@ def quantized_graph(
     insert_qdq(graph, plan, ranges, scheme)
     pad_channels(graph, plan, scheme.channel_multiple)
     RemoveDead()(graph)  # the float weights
-    return plan
+    return QuantizedGraph(graph, plan)

@@ -1,1 +1,1 @@
-"""Latency: how it is measured, what the samples say, and how that is shown to people and programs."""
+"""Renders measurements and graphs as terminal tables, HTML pages and SVG drawings."""

@@ -1,4 +1,4 @@
-"""An inspection as a rich table, for terminals of 80 columns and up: a line a layer, and what they add up to."""
+"""Renders an inspection as rich tables for terminals of 80 columns and up: one line per layer, then totals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.engine.bundle.manifest import Manifest
+from edgekit.extras import install_command
 from edgekit.measure.inspection import Inspection, LayerRow
 from edgekit.report.terminal import label_grid, notes_panel
 from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, short_figure
@@ -18,11 +19,11 @@ from edgekit.specs import ShapeRange
 __all__ = ["terminal_from_inspection"]
 
 WIDE = 100
-"""Columns from which on there is room between columns."""
+"""Terminal width in columns from which the table has wider gaps."""
 SHORT_NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
-LONGEST_OPERATOR = {False: 10, True: 20}
+MAX_OPERATOR_LENGTH = {False: 10, True: 20}
 STYLES: list[tuple[JustifyMethod, str]] = [("left", ""), ("right", "dim"), ("left", "cyan")]
-"""Of operator, output and type; figures stand at the right."""
+"""Styles of the columns operator, output and type."""
 FIGURES: tuple[tuple[str, Callable[[LayerRow], float | None]], ...] = (
     ("\nparams", lambda layer: layer.parameters),
     ("\nMACs", lambda layer: layer.macs),
@@ -33,11 +34,11 @@ FIGURES: tuple[tuple[str, Callable[[LayerRow], float | None]], ...] = (
 
 
 def terminal_from_inspection(found: Inspection, width: int) -> RenderableType:
-    """The layers in a table, then totals, and of an engine what it is and what it is for.
+    """Renders the table of layers, the totals, and the facts of an engine.
 
     Args:
-        found: what is to be shown.
-        width: of the terminal, in columns.
+        found: the inspection to show.
+        width: width of the terminal in columns.
     """
     parts: list[RenderableType] = [_layers_table(found, width), Text(), label_grid(_totals(found))]
     if found.manifest is not None:
@@ -50,7 +51,7 @@ def terminal_from_inspection(found: Inspection, width: int) -> RenderableType:
 def _layers_table(found: Inspection, width: int) -> Table:
     wide = width >= WIDE
     figures = [item for item in FIGURES if any(item[1](layer) is not None for layer in found.layers)]
-    longest = LONGEST_OPERATOR[wide]
+    longest = MAX_OPERATOR_LENGTH[wide]
     rows = [
         [
             _cut_end(layer.operator, longest),
@@ -61,7 +62,7 @@ def _layers_table(found: Inspection, width: int) -> Table:
         for layer in found.layers
     ]
     headings = ["\noperator", "\noutput", "\ntype", *(heading for heading, _ in figures)]
-    # Names get what the figures leave: figures are never cut off.
+    # Names get the remaining width: figures are never cut.
     taken = sum(
         max(len(text) for text in (*heading.split("\n"), *column))
         for heading, column in zip(headings, zip(*rows, strict=True), strict=False)
@@ -78,7 +79,7 @@ def _layers_table(found: Inspection, width: int) -> Table:
 
 
 def _cut_start(text: str, room: int) -> str:
-    """Of a path, the end tells one layer from another."""
+    """Cuts the start of a path, because its end identifies the layer."""
     return text if len(text) <= room else f"…{text[-(room - 1) :]}"
 
 
@@ -89,16 +90,16 @@ def _cut_end(text: str, room: int) -> str:
 def _totals(found: Inspection) -> list[tuple[str, str]]:
     rows = [("layers", f"{len(found.layers)}{_by_precision(found)}")]
     if found.parameters is None:
-        rows.append(("not counted", "parameters and MACs: they need the graph, and pip install 'edgekit[build]'"))
+        rows.append(("not counted", f"parameters and MACs: {install_command('build', 'onnx', 'onnx-ir')}"))
     else:
         rows += [
             ("parameters", f"{found.parameters:,}"),
             ("MACs", f"{found.macs:,}"),
             ("weights", bytes_in_words(found.weight_bytes or 0)),
-            ("activations", f"{bytes_in_words(found.activation_bytes or 0)} read and written, if no layer were fused"),
+            ("activations", f"{bytes_in_words(found.activation_bytes or 0)} read and written, without layer fusion"),
         ]
         if found.intensity is not None:
-            rows.append(("intensity", f"{found.intensity:.1f} operations a byte, two a MAC"))
+            rows.append(("intensity", f"{found.intensity:.1f} operations per byte, two per MAC"))
     if found.assumed_sizes:
         sizes = ", ".join(f"{name} = {size}" for name, size in found.assumed_sizes.items())
         rows.append(("counted with", sizes))
@@ -114,7 +115,9 @@ def _by_precision(found: Inspection) -> str:
     if not counts:
         return ""
     products = ", ".join(f"{count} in {precision}" for precision, count in counts.items())
-    origin = {"engine": "by the engine", "option": "counted as asked"}.get(found.precision_from, "by the graph")
+    origin = {"engine": "read from the engine", "option": "as requested"}.get(
+        found.precision_from, "read from the graph"
+    )
     return f"; convolutions and matrix products, {origin}: {products}"
 
 
@@ -122,7 +125,7 @@ def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
     library = f"{BACKEND_NAMES.get(manifest.backend, manifest.backend)} {manifest.backend_version}".strip()
     rows = [("engine", f"{manifest.name}, {str(manifest.precision).upper()} for {manifest.backend} ({library})")]
     if not manifest.engine:
-        rows.append(("not built yet", f"edgekit compile BUNDLE --target {manifest.backend} makes its engine"))
+        rows.append(("not built yet", f"edgekit compile BUNDLE --target {manifest.backend} builds the engine"))
     if manifest.layers:
         built = ", ".join(f"{count} in {dtype}" for dtype, count in manifest.layers.items())
         rows.append(("built", f"convolutions and matrix products: {built}"))
@@ -131,8 +134,8 @@ def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
     rows += [(f"shapes of {name}", _range(shape)) for name, shape in manifest.shapes.items()]
     rows.append(("made from", _source(manifest)))
     if manifest.calibration is not None:
-        made = manifest.calibration
-        rows.append(("calibration", f"{made.set}, {made.images} inputs, by {made.method}"))
+        used = manifest.calibration
+        rows.append(("calibration", f"{used.set}, {used.images} inputs, method {used.method}"))
     rows.append(("made on", f"{manifest.created}, EdgeKit {manifest.edgekit}, {manifest.machine.cpu}"))
     largest_first = sorted(manifest.files.items(), key=lambda item: -item[1].size_bytes)
     files = [f"{name} {bytes_in_words(info.size_bytes)}" for name, info in largest_first]
@@ -140,8 +143,8 @@ def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _range(shape: ShapeRange) -> str:
-    usual = "x".join(map(str, shape.opt))
-    return f"{'x'.join(map(str, shape.sizes))}, tuned for {usual}"
+    opt = "x".join(map(str, shape.opt))
+    return f"{'x'.join(map(str, shape.sizes))}, tuned for {opt}"
 
 
 def _source(manifest: Manifest) -> str:

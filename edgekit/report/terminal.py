@@ -1,4 +1,4 @@
-"""Reports as rich tables, for terminals of 80 columns and up."""
+"""Renders reports as rich tables for terminals of 80 columns and up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COLUMNS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
 
 
 def terminal_from_report(report: LatencyReport) -> RenderableType:
-    """One engine's latency: a table of stages, throughput, engine, machine, and what to be careful about."""
+    """Renders the latency of one engine: a table of stages, throughput, engine, machine and warnings."""
     return Group(
         Text.assemble("\n", (report.name, "bold"), "  ", title(report)),
         _statistics_table(report),
@@ -45,7 +45,7 @@ def terminal_from_report(report: LatencyReport) -> RenderableType:
 
 
 def terminal_from_build(report: BuildReport) -> RenderableType:
-    """The engines of a build side by side, and what the build found out on the way."""
+    """Renders the engines of a build side by side, and the other measurements of the build."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(report.name, style="bold")
     for name in report.engines:
@@ -67,7 +67,7 @@ def _comparison(report: BuildReport) -> list[tuple[str, list[str], str]]:
     ]
     if all(e.total_ms is not None for e in engines):
         totals = [f"{milliseconds(e.total_ms.p50)} ms" for e in engines if e.total_ms is not None]
-        rows.insert(2, ("picture to detections", totals, ""))
+        rows.insert(2, ("image to detections", totals, ""))
     return rows
 
 
@@ -93,30 +93,30 @@ def _cells(statistics: Statistics) -> list[str]:
 
 
 def _throughput(report: LatencyReport) -> Text:
-    text = Text.assemble((rate(report.throughput_per_s, unit_of(report)), "bold"), " through the engine")
+    text = Text.assemble((rate(report.throughput_per_s, unit_of(report)), "bold"), " inference only")
     if report.total_ms is not None and report.total_ms.mean:
-        text.append(f", {rate(1000 / report.total_ms.mean, unit_of(report))} from picture to detections")
+        text.append(f", {rate(1000 / report.total_ms.mean, unit_of(report))} from image to detections")
     return text
 
 
 def label_grid(rows: Iterable[tuple[str, str]]) -> Table:
-    """Labels in one column, what they say in the other."""
+    """Renders labels in one column and their values in the other."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for label, value in rows:
-        grid.add_row(label, Text(value))  # not a string, in which 'edgekit[build]' would be markup
+        grid.add_row(label, Text(value))  # in a string, text in square brackets would be markup
     return grid
 
 
 def notes_panel(notes: Iterable[str]) -> Panel:
-    """An engine's notes, so that nobody misses them."""
+    """Renders an engine's notes in a panel."""
     return _panel("please note", notes)
 
 
 def _cautions(notes: Sequence[str], disturbed: Sequence[str]) -> list[RenderableType]:
     panels: list[RenderableType] = [notes_panel(notes)] if notes else []
-    return [*panels, _panel("read these figures with care", disturbed)] if disturbed else panels
+    return [*panels, _panel("these figures may be inaccurate", disturbed)] if disturbed else panels
 
 
 def _panel(heading: str, lines: Iterable[str]) -> Panel:

@@ -1,4 +1,4 @@
-"""Numbers and facts the way people read them; the terminal and the HTML page say the same words."""
+"""Formats numbers and facts for people; shared by the terminal tables and the HTML pages."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ FACT_LABELS = {
     "calibration_skipped": "inputs skipped",
     "export_error": "largest export error",
     "macs": "multiply-accumulates",
-    "sqnr_db": "INT8 signal to noise",
+    "sqnr_db": "INT8 SQNR",
 }
 
 
 def milliseconds(value_ms: float) -> str:
-    """Three digits that mean something, without a unit: ``0.123``, ``1.23``, ``12.3``, ``1234``."""
+    """Formats a duration with three significant digits, without a unit: ``0.123``, ``1.23``, ``12.3``, ``1234``."""
     decimals = 3 if value_ms < 1 else 2 if value_ms < 10 else 1 if value_ms < 100 else 0
     return f"{value_ms:.{decimals}f}"
 
 
 def bytes_in_words(length: float) -> str:
-    """Such as ``8.9 MB``; powers of 1000, as drives and ``ls --si`` count."""
+    """Formats a number of bytes in powers of 1000, as ``ls --si`` does: ``8.9 MB``."""
     for unit in ("B", "kB", "MB"):
         if length < 999.5:
             return f"{length:.0f} {unit}" if unit == "B" or length >= 99.5 else f"{length:.1f} {unit}"
@@ -60,7 +60,7 @@ def bytes_in_words(length: float) -> str:
 
 
 def short_figure(value: float | None) -> str:
-    """Three digits and a letter for the power of 1000: ``943``, ``1.18M``; nothing for zero."""
+    """Formats a number with three digits and a letter for the power of 1000: ``943``, ``1.18M``; empty for zero."""
     if not value:
         return ""
     for letter in ("", "k", "M", "G"):
@@ -72,29 +72,29 @@ def short_figure(value: float | None) -> str:
 
 
 def rate(per_second: float, unit: str = "") -> str:
-    """Such as ``30.2 images/s``."""
+    """Formats a rate: ``30.2 images/s``."""
     decimals = 2 if per_second < 10 else 1 if per_second < 1000 else 0
     return f"{per_second:,.{decimals}f} {unit}/s"
 
 
 def ratio(value: float) -> str:
-    """Such as ``2.31 ×``."""
+    """Formats a ratio: ``2.31 ×``."""
     return f"{value:.2f} ×"
 
 
 def title(report: LatencyReport) -> str:
-    """Such as ``INT8 on cpu (ONNX Runtime 1.32.0)``."""
+    """Returns the title of a report: ``INT8 on cpu (ONNX Runtime 1.32.0)``."""
     backend = BACKEND_NAMES.get(report.backend, report.backend)
     return f"{report.precision.upper()} on {report.backend} ({backend} {report.backend_version})"
 
 
 def unit_of(report: LatencyReport) -> str:
-    """What one input is called."""
+    """Returns the unit of throughput."""
     return "images" if report.task == "detect" else "inputs"
 
 
 def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
-    """What ran and how, label and value."""
+    """Returns the facts of the engine and of the measurement, as labels and values."""
     threads = str(report.threads) if report.threads else "chosen by the backend"
     layers = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(report.layers.items())) or "none"
     ranged = [spec for spec in report.inputs if spec.name in report.shapes]
@@ -103,37 +103,35 @@ def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
         ("layers", f"{layers} (convolutions and matrix products)"),
         ("input", "; ".join(map(str, report.inputs))),
         *([("built for", specs_text(ranged, report.shapes))] if ranged else []),
-        ("fed with", report.input_source),
-        ("runs", f"{report.runs} measured after {report.warmup} to warm up"),
+        ("input data", report.input_source),
+        ("runs", f"{report.runs} measured after {report.warmup} warm-up runs"),
         ("threads", threads),
         ("engine size", bytes_in_words(report.engine_bytes)),
         ("peak memory", f"{bytes_in_words(report.memory.peak_bytes)} of this process, Python and libraries included"),
     ]
     if report.memory.engine_bytes is not None:
-        rows.append(
-            ("engine's memory", f"{bytes_in_words(report.memory.engine_bytes)} more after loading and warming up")
-        )
+        rows.append(("engine memory", f"{bytes_in_words(report.memory.engine_bytes)} added by loading and warming up"))
     return rows
 
 
 def machine_rows(machine: Machine) -> list[tuple[str, str]]:
-    """The machine, label and value."""
+    """Returns the facts of the machine, as labels and values."""
     rows = [
-        ("processor", f"{machine.cpu} ({machine.arch})"),
+        ("CPU", f"{machine.cpu} ({machine.arch})"),
         ("cores", f"{machine.cores} physical, {machine.threads} threads for this process"),
-        ("8-bit features", ", ".join(machine.features) or "none"),
+        ("INT8 features", ", ".join(machine.features) or "none"),
         ("clock governor", machine.governor or "not readable"),
         ("memory", bytes_in_words(machine.memory_bytes)),
         ("system", machine.system),
         ("Python", f"{machine.python}, numpy {machine.numpy}"),
     ]
     if machine.load is not None:
-        rows.append(("load", f"{machine.load:.2f} processes in the minute before"))
+        rows.append(("load", f"{machine.load:.2f} in the minute before"))
     return [("board", machine.board), *rows] if machine.board else rows
 
 
 def disturbances_of(report: BuildReport) -> list[str]:
-    """Why a build's figures may be worse than this machine can do, each with its engine in front."""
+    """Returns the disturbances of a build's measurements, each prefixed with its engine."""
     several = len(report.engines) > 1
     return [
         f"{name.upper()}: {item.text}" if several else item.text
@@ -143,7 +141,7 @@ def disturbances_of(report: BuildReport) -> list[str]:
 
 
 def fact_rows(report: BuildReport) -> list[tuple[str, str]]:
-    """What else the build measured, label and value; an unknown fact is shown under its own name."""
+    """Returns the other measurements of a build, as labels and values; an unknown one is labelled with its name."""
     return [(_fact_label(name), _fact_value(name, value)) for name, value in report.facts.items() if value is not None]
 
 

@@ -1,4 +1,4 @@
-"""The report that a build leaves in its bundle: ``report.json`` for programs, ``report.html`` for people."""
+"""Writes the build report of a bundle: ``report.json`` for programs, ``report.html`` for people."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["write_build_report"]
 
 
 def write_build_report(folder: Path, reports: dict[str, LatencyReport], extra: dict[str, Any]) -> BuildReport:
-    """Writes both files into ``folder`` and returns what they say.
+    """Writes both files into ``folder`` and returns the report.
 
     Args:
         folder: the bundle, which must exist.
-        reports: measurements by precision, what is compared with first: ``{"fp32": …, "int8": …}``.
-        extra: what else the build found out; a name that ends in ``_s``, ``_ms`` or ``_bytes`` is shown with that unit.
+        reports: measurements by precision, the reference first: ``{"fp32": …, "int8": …}``.
+        extra: further measurements; a name that ends in ``_s``, ``_ms`` or ``_bytes`` is shown with that unit.
     """
     report = build_report_from_measurements(reports, extra)
     (folder / BUILD_REPORT_FILE).write_bytes(json_from_report(report))

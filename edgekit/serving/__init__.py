@@ -1,1 +1,1 @@
-"""Engines exported for other programs' servers."""
+"""Exports engines for inference servers."""

@@ -1,7 +1,7 @@
-"""An engine as a model of Triton Inference Server: a folder of its model repository, with ``config.pbtxt``.
+"""Exports an engine as a model of Triton Inference Server: a folder of a model repository, with ``config.pbtxt``.
 
-The file is protobuf's text form of ``ModelConfig`` (triton-inference-server/common, ``model_config.proto``), written
-here by hand, so that a board needs no protobuf for it.
+``config.pbtxt`` is ``ModelConfig`` (triton-inference-server/common, ``model_config.proto``) in protobuf's text format.
+It is written without the package protobuf, which a board may not have.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["TritonModel", "export_triton"]
 VERSION = "1"
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
-ANOTHER_PLACE = "choose another DIR or another --name"
+OTHER_FOLDER = "choose another DIR or another --name"
 
 
 class Runner(msgspec.Struct, frozen=True):
-    """How Triton runs a target's engines.
+    """How Triton runs the engines of a target.
 
     Attributes:
         fields: ``platform`` and ``backend`` of the model's configuration.
-        kind: of the instances.
-        files: what the engine's files are called there.
+        kind: ``kind`` of the instance group.
+        files: Triton's names of the engine's files, by EdgeKit's names.
     """
 
     fields: dict[str, str]
@@ -50,7 +50,7 @@ RUNNERS = {
     "cpu": Runner(
         {"platform": "onnxruntime_onnx", "backend": "onnxruntime"},
         "KIND_CPU",
-        # The graph names the file of its weights, so that one keeps its name.
+        # The ONNX file refers to its weights file by name.
         {"engine.onnx": "model.onnx", "engine.onnx.data": "engine.onnx.data"},
     ),
     "openvino": Runner({"backend": "openvino"}, "KIND_CPU", {"engine.xml": "model.xml", "engine.bin": "model.bin"}),
@@ -73,34 +73,34 @@ DATA_TYPES = {
 }
 
 VERSION_COMPATIBLE = (
-    "the plan is for several versions of TensorRT: start Triton with --backend-config=tensorrt,version-compatible=true"
+    "the plan is version compatible: start Triton with --backend-config=tensorrt,version-compatible=true"
 )
 RTX = (
-    "the plan is TensorRT-RTX's, and Triton's own images bring TensorRT, which refuses it: serve it with a tensorrt "
-    "backend that is built with TensorRT-RTX, or build the engine with --target tensorrt"
+    "the plan is for TensorRT-RTX, and Triton's images contain TensorRT, which cannot load it: serve it with a "
+    "tensorrt backend that is built with TensorRT-RTX, or build the engine with --target tensorrt"
 )
 
 
 class TritonModel(msgspec.Struct, frozen=True):
-    """What was written: the model's folder, and what its user has to know."""
+    """An exported model: its folder, and notes for the user."""
 
     path: Path
     notes: tuple[str, ...]
 
 
 def export_triton(bundle: Path, repository: Path, *, name: str | None = None) -> TritonModel:
-    """Writes the engine of a bundle into a model repository of Triton; it need not run here.
+    """Writes the engine of a bundle into a Triton model repository; the engine does not have to run here.
 
-    A model that was exported before and not touched since is replaced.
+    A model that was exported before and not changed since is replaced.
 
     Args:
         bundle: the engine's folder.
-        repository: holds a folder a model; made where there is none.
-        name: the model's; its own where none is given.
+        repository: contains one folder per model; created if missing.
+        name: name of the exported model; None for the model's own name.
 
     Raises:
-        UsageError: no bundle; an engine that Triton cannot run; or something of somebody else stands in the place.
-        EngineMismatch: the bundle is damaged, or holds a graph and no engine yet.
+        UsageError: not a bundle, an engine that Triton cannot run, or the model's folder has other files in it.
+        EngineMismatch: the bundle is damaged, or has a graph but no engine.
         BuildError: the folder cannot be written.
     """
     manifest = read_manifest(bundle)
@@ -113,7 +113,7 @@ def export_triton(bundle: Path, repository: Path, *, name: str | None = None) ->
     if not re.fullmatch(r"\w[\w.-]*", called):
         raise UsageError(f"--name: expected letters, digits, '.', '_' and '-', got '{called}'")
     place = Path(repository).resolve() / called
-    _refuse_strangers(place)
+    _require_own_folder(place)
     try:
         with staged_folder(place) as folder:
             (folder / VERSION).mkdir()
@@ -123,7 +123,7 @@ def export_triton(bundle: Path, repository: Path, *, name: str | None = None) ->
                 (folder / LABELS).write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
             (folder / CONFIG).write_text(_sealed(_config(called, manifest, runner)), encoding="utf-8")
     except BuildError as e:
-        raise BuildError(e.message, hint=ANOTHER_PLACE) from e
+        raise BuildError(e.message, hint=OTHER_FOLDER) from e
     return TritonModel(place, tuple(_notes(manifest)))
 
 
@@ -131,44 +131,40 @@ def _runner(bundle: Path, manifest: Manifest) -> Runner:
     if manifest.backend not in RUNNERS:
         raise UsageError(
             f"{bundle}: Triton runs engines for {', '.join(RUNNERS)}, got one for '{manifest.backend}'",
-            hint="build it anew with one of these as --target",
+            hint="build it again with one of these as --target",
         )
     if not manifest.engine:
         raise EngineMismatch(
-            f"{bundle} holds a graph for {manifest.backend}, and no engine yet",
+            f"{bundle} has a graph for {manifest.backend}, but no engine yet",
             hint=f"edgekit compile {shlex.quote(str(bundle))} --target {manifest.backend}",
         )
-    if "--strip-weights" in _options(manifest):
+    if manifest.engine_options.get("strip_weights"):
         raise UsageError(
-            f"{bundle}: the plan has no weights in it, and Triton puts none back",
-            hint="build it anew without --strip-weights",
+            f"{bundle}: the plan has no weights, and Triton cannot add them",
+            hint="build it again without --strip-weights",
         )
     return RUNNERS[manifest.backend]
-
-
-def _options(manifest: Manifest) -> list[str]:
-    return shlex.split(manifest.rebuild)
 
 
 def _notes(manifest: Manifest) -> Iterable[str]:
     if manifest.backend == "tensorrt-rtx":
         yield RTX
-    if "--version-compatible" in _options(manifest):
+    if manifest.engine_options.get("version_compatible"):
         yield VERSION_COMPATIBLE
     shapes = [manifest.shapes[spec.name] for spec in manifest.inputs if spec.name in manifest.shapes]
-    least = max((shape.min[0] for shape in shapes), default=1)
-    if _max_batch_size(manifest) and least > 1:
-        yield f"the engine takes no batch of less than {least}; Triton cannot be told, and smaller requests will fail"
+    min_batch = max((shape.min[0] for shape in shapes), default=1)
+    if _max_batch_size(manifest) and min_batch > 1:
+        yield f"the engine's min batch is {min_batch}; Triton has no such setting, so smaller requests will fail"
 
 
 def _max_batch_size(manifest: Manifest) -> int:
-    """The greatest batch, where all inputs and outputs have one that is chosen at run time; else 0, for none."""
+    """Returns the max batch if all inputs and outputs have a dynamic batch; else 0, which turns batching off."""
     specs = (*manifest.inputs, *manifest.outputs)
     if not manifest.inputs or not all(spec.shape and isinstance(spec.shape[0], str) for spec in specs):
         return 0
     shapes = [manifest.shapes.get(spec.name) for spec in manifest.inputs]
-    greatest = {0 if shape is None else shape.max[0] for shape in shapes}
-    return greatest.pop() if len(greatest) == 1 else 0
+    batches = {0 if shape is None else shape.max[0] for shape in shapes}
+    return batches.pop() if len(batches) == 1 else 0
 
 
 def _config(name: str, manifest: Manifest, runner: Runner) -> str:
@@ -185,11 +181,11 @@ def _config(name: str, manifest: Manifest, runner: Runner) -> str:
 
 
 def _tensor(spec: TensorSpec, batch: int, labels: Sequence[str]) -> list[str]:
-    """The fields of an input or an output; Triton's shapes are without a batch that it chooses, and never empty."""
+    """Returns the fields of an input or output; Triton's ``dims`` have no dynamic batch and are never empty."""
     if spec.dtype not in DATA_TYPES:
-        raise UsageError(f"Triton knows no element type of {spec}")
+        raise UsageError(f"Triton does not support the element type of {spec}")
     if spec.shape == ("?",):
-        raise UsageError(f"Triton wants the number of dimensions of every output, which is not known of '{spec.name}'")
+        raise UsageError(f"Triton needs the rank of every output, and that of '{spec.name}' is unknown")
     shape = [size if isinstance(size, int) else -1 for size in (spec.shape[1:] if batch else spec.shape)]
     lines = [f"name: {_quoted(spec.name)}", f"data_type: {DATA_TYPES[spec.dtype]}"]
     lines.append(f"dims: [ {', '.join(map(str, shape or [1]))} ]")
@@ -201,7 +197,7 @@ def _tensor(spec: TensorSpec, batch: int, labels: Sequence[str]) -> list[str]:
 
 
 def _is_score_a_class(shape: Sequence[int], classes: int) -> bool:
-    """Whether the numbers are one a class, of one picture."""
+    """Whether a shape holds one score per class, for one image."""
     return shape[-1:] == [classes] and all(size == 1 for size in shape[:-1])
 
 
@@ -211,13 +207,13 @@ def _listed(messages: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A string of protobuf's text form."""
+    """Returns a string literal of protobuf's text format."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else "".join(f"\\{b:03o}" for b in c.encode()) for c in escaped) + '"'
 
 
 def _sealed(config: str) -> str:
-    """The configuration after a line by which we know it again, if nobody has edited it."""
+    """Returns the configuration after a line with its hash, which shows later whether the file was edited."""
     return f"{_seal(config)}\n{config}"
 
 
@@ -226,25 +222,25 @@ def _seal(config: str) -> str:
     return f"# Written by EdgeKit {edgekit.__version__}; sha256 of what follows: {digest}"
 
 
-def _refuse_strangers(place: Path) -> None:
-    """Lets pass what is not there, is empty, or was written by us and not touched since."""
+def _require_own_folder(place: Path) -> None:
+    """Raises unless the folder is missing, empty, or an unchanged export of EdgeKit."""
     if not place.exists():
         return
     if not place.is_dir():
-        raise UsageError(f"cannot write a model to {place}: it is a file", hint=ANOTHER_PLACE)
+        raise UsageError(f"cannot write a model to {place}: it is a file", hint=OTHER_FOLDER)
     present = {p.relative_to(place).as_posix() for p in place.rglob("*") if not p.is_dir()}
     if not present:
         return
     ours = {CONFIG, LABELS, *(f"{VERSION}/{file}" for runner in RUNNERS.values() for file in runner.files.values())}
     if strangers := sorted(present - ours):
         raise UsageError(
-            f"{place} has files that EdgeKit did not put there: {', '.join(strangers[:3])}; nothing was touched",
-            hint=f"move them away or {ANOTHER_PLACE}",
+            f"{place} has files that EdgeKit did not write: {', '.join(strangers[:3])}; nothing was changed",
+            hint=f"move them away, or {OTHER_FOLDER}",
         )
     if not _is_ours(place / CONFIG):
         raise UsageError(
-            f"{place / CONFIG} is not as EdgeKit has written it: nothing was touched",
-            hint=f"move the model away or {ANOTHER_PLACE}",
+            f"{place / CONFIG} was edited after EdgeKit wrote it; nothing was changed",
+            hint=f"move the model away, or {OTHER_FOLDER}",
         )
 
 

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config import EngineOptions
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import read_manifest, seal
 from edgekit.errors import BackendUnavailable, BuildError
@@ -61,9 +60,9 @@ def test_what_is_not_given_is_left_to_the_pipeline(pipeline: Pipeline) -> None:
         "seed": 0,
         "threads": 0,
         "profile": True,
-        "plan_only": False,
+        "graph_only": False,
         "half_io": False,
-        "engine": EngineOptions(),
+        "engine": {},
     }
 
 
@@ -72,7 +71,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "build tiny.onnx --int8 --target cpu -o out/t --weights w.weights --calib photos --calib-method mse "
         "--calib-images 8 --calib-column y --keep-float head* --keep-float /stem --shape 320x320 "
         "--input images:1x3x320x320 --preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 "
-        "--no-profile --batch 1:4:16 --plan-only --half-io --sm 86,8.9,120 --workspace 512 --timing-cache t.cache "
+        "--no-profile --batch 1:4:16 --graph-only --half-io --sm 86,8.9,120 --workspace 512 --timing-cache t.cache "
         "--dla 1 --version-compatible --hardware-compatible --refittable --strip-weights"
     )
     assert main(line.split()) == 0
@@ -95,18 +94,18 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "threads": 2,
         "profile": False,
         "batch": (1, 4, 16),
-        "plan_only": True,
+        "graph_only": True,
         "half_io": True,
-        "engine": EngineOptions(
-            sm=(86, 89, 120),
-            workspace_mib=512,
-            timing_cache="t.cache",
-            dla=1,
-            version_compatible=True,
-            hardware_compatible=True,
-            refittable=True,
-            strip_weights=True,
-        ),
+        "engine": {
+            "sm": (86, 89, 120),
+            "workspace_mib": 512,
+            "timing_cache": "t.cache",
+            "dla": 1,
+            "version_compatible": True,
+            "hardware_compatible": True,
+            "refittable": True,
+            "strip_weights": True,
+        },
     }
 
 

@@ -17,8 +17,9 @@ from edgekit.device.cpu import cpu
 from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.device.jetson import Jetson, jetson
 from edgekit.device.nvidia import Gpu
-from edgekit.engine.backend import BACKENDS
+from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable, RunError
+from edgekit.extras import install_command
 
 RECORDED = Path(__file__).parents[1] / "device" / "recorded"
 ORIN = DeviceProperties(
@@ -71,12 +72,12 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_missing_backend_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Missing:
         def require(self) -> None:
-            raise BackendUnavailable("not installed", hint="pip install 'edgekit[cpu]'")
+            raise BackendUnavailable("not installed", hint="pip install 'onnxruntime>=1.20'")
 
     monkeypatch.setattr(module, "backend", lambda name: Missing())
     found = survey()
     assert finding(found, "cpu").status == "missing"
-    assert finding(found, "cpu").hint == "pip install 'edgekit[cpu]'"
+    assert finding(found, "cpu").hint == "pip install 'onnxruntime>=1.20'"
     assert found.can_run == ()
 
 
@@ -88,7 +89,7 @@ def test_a_missing_build_package_is_found_without_importing_any(monkeypatch: pyt
 
     monkeypatch.setattr(module.metadata, "version", version)
     found = survey()
-    assert finding(found, "torch").hint == "pip install 'edgekit[build]'"
+    assert finding(found, "torch").hint == install_command("build", "torch")
     assert not found.can_build
 
 
@@ -170,7 +171,7 @@ def test_a_missing_tensorrt_names_its_commands_and_what_can_be_done_without(monk
     monkeypatch.setattr(module, "backend", lambda name: Missing())
     first, second = finding(survey(), "tensorrt").hint.splitlines()
     assert first == "sudo apt-get install python3-libnvinfer"
-    assert "--target tensorrt --plan-only" in second
+    assert "--target tensorrt --graph-only" in second
 
 
 @pytest.mark.parametrize("error", [OSError("libnvinfer.so.10: cannot open"), AttributeError("no 'Builder'")])
@@ -228,13 +229,11 @@ def test_pycuda_alone_has_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda_is(monkeypatch, graphs=False)
     found = finding(survey(), "CUDA")
     assert found.status == "caution"
-    assert "pip install cuda-bindings" in found.hint
+    assert "pip install 'cuda-bindings>=12.6,<13'" in found.hint
 
 
 def no_driver() -> None:
-    raise BackendUnavailable(
-        "CUDA needs the package 'cuda-bindings' or 'pycuda'", hint="pip install 'edgekit[tensorrt]'"
-    )
+    raise BackendUnavailable("CUDA needs the package 'cuda-bindings' or 'pycuda'", hint="pip install pycuda")
 
 
 @pytest.mark.parametrize(("here", "status"), [(True, "missing"), (False, "fact")])
@@ -247,7 +246,7 @@ def test_a_missing_cuda_package_matters_where_there_is_a_gpu(
     monkeypatch.setattr(module, "jetson", lambda: None)
     found = finding(survey(), "CUDA")
     assert found.status == status
-    assert found.hint == ("pip install 'edgekit[tensorrt]'" if here else "")
+    assert found.hint == ("pip install pycuda" if here else "")
 
 
 @pytest.mark.parametrize("error", [RunError("CUDA failed: cuInit gave 999"), TypeError("a stub"), ImportError("libc")])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.engine.backend import BACKENDS
+from edgekit.engine.table import BACKENDS, Entry
 
 sys.path.insert(0, str(Path(__file__).parent / "modules"))
 
@@ -35,7 +35,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
     """Puts a backend into the table for the length of a test; returns its name."""
 
     def register(name: str, place: str) -> str:
-        monkeypatch.setitem(BACKENDS, name, place)
+        monkeypatch.setitem(BACKENDS, name, Entry(place))
         return name
 
     return register

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from small_graphs import SHAPE, conv_graph, run_unfused, save, unknown_operator
 
-from edgekit.engine.backend import BACKENDS, Backend, BuildOptions, Engine, backend
+from edgekit.engine.backend import Backend, BuildOptions, Engine, backend
+from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
+from edgekit.extras import install_command
 from edgekit.specs import Precision, TensorSpec
 
 FP32 = BuildOptions(precision=Precision.FP32)
@@ -171,7 +173,7 @@ def test_error_on_a_library_that_is_not_installed(name: str, extra: str, monkeyp
     monkeypatch.setitem(sys.modules, LIBRARIES[name], None)
     with pytest.raises(BackendUnavailable) as caught:
         backend(name).require()
-    assert caught.value.hint == f"pip install 'edgekit[{extra}]'"
+    assert caught.value.hint == install_command(extra)
 
 
 def test_weights_have_7_bits_where_8_overflow(real_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import edgekit
 from edgekit.device.cpu import Cpu
-from edgekit.engine.backend import BACKENDS
 from edgekit.engine.bundle import manifest as bundle_module
 from edgekit.engine.bundle.manifest import (
     Manifest,
@@ -27,6 +26,7 @@ from edgekit.engine.bundle.manifest import (
     this_machine,
     write_bundle,
 )
+from edgekit.engine.table import BACKENDS, Entry
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, UsageError
 from edgekit.specs import Precision, TensorSpec
 from edgekit.storage import require_room
@@ -50,7 +50,7 @@ def manifest(**changes: Any) -> Manifest:
         source=Source(kind="recipe", name="tiny"),
         inputs=(TensorSpec("images", "float32", ("batch", 3)),),
         outputs=(TensorSpec("head", "float32", (1, 3)),),
-        rebuild=REBUILD,
+        build_command=REBUILD,
     )
     return Manifest(**values | changes)
 
@@ -318,7 +318,7 @@ def test_int8_of_8_bits_is_not_run_where_it_overflows(
 
 
 def test_error_on_a_backend_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BACKENDS, "absent", "broken_backends:NotInstalled")
+    monkeypatch.setitem(BACKENDS, "absent", Entry("broken_backends:NotInstalled"))
     with pytest.raises(BackendUnavailable, match="needs libfoo\npip install foo"):
         read_bundle(make(tmp_path / "out", backend="absent"))
 

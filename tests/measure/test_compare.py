@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from edgekit.engine.bundle.manifest import read_manifest
-from edgekit.measure.compare import BuiltEngine, compare_engines, signal_to_noise_db
+from edgekit.measure.compare import BuiltEngine, compare_engines
 from edgekit.progress import Silent
+from edgekit.quantize.compare import signal_to_noise_db
 
 
 def test_a_tenth_of_noise_is_twenty_decibels() -> None:

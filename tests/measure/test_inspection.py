@@ -14,6 +14,7 @@ import pytest
 
 from edgekit.engine.bundle.manifest import read_manifest, seal
 from edgekit.errors import EngineMismatch, GraphError
+from edgekit.extras import install_command
 from edgekit.measure.inspection import Inspection, inspection_from_bundle
 from edgekit.specs import ShapeRange, TensorSpec
 
@@ -76,21 +77,21 @@ def test_totals_are_sums_of_layers(bundle: Callable[..., Path]) -> None:
         assert getattr(found, field) == sum(getattr(layer, field) for layer in found.layers)
 
 
-def test_open_sizes_count_as_what_the_engine_is_tuned_for(bundle: Callable[..., Path]) -> None:
+def test_dynamic_sizes_count_as_their_opt_sizes(bundle: Callable[..., Path]) -> None:
     shape = ShapeRange((1, 4, 8, 8), (4, 4, 8, 8), (16, 4, 8, 8))
     found = inspection_from_bundle(bundle(shapes={"x": shape}))
     assert found.assumed_sizes == {"batch": 4}
     assert found.macs == 4 * 64 * 8 * 36
 
 
-def test_the_engine_has_the_last_word_on_precision(bundle: Callable[..., Path]) -> None:
+def test_precisions_are_those_of_the_engine(bundle: Callable[..., Path]) -> None:
     fused = {"name": "node.c + node.y", "type": "convolution", "precision": "float16", "nodes": ["node.c", "node.y"]}
     found = inspection_from_bundle(bundle(fused))
     assert [layer.precision for layer in found.layers] == ["float16", "float16"]
     assert found.precision_from == "engine"
 
 
-def test_of_a_network_that_is_not_fused_yet_only_products_are_believed(bundle: Callable[..., Path]) -> None:
+def test_of_an_unfused_network_only_products_have_their_precision(bundle: Callable[..., Path]) -> None:
     layers = [
         {"name": "s", "type": "shuffle", "precision": "float32", "nodes": ["node.c"]},
         {"name": "q", "type": "quantize", "precision": "int8"},
@@ -146,7 +147,7 @@ def without_onnx(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "100"})
 
 
-def test_without_onnx_layers_are_what_the_engines_library_tells(bundle: Callable[..., Path]) -> None:
+def test_without_onnx_layers_are_those_of_the_engines_library(bundle: Callable[..., Path]) -> None:
     layer = {"name": "c", "type": "convolution", "precision": "int8", "outputs": [[1, 8, 8, 8]]}
     done = without_onnx(str(bundle(layer)), "--json")
     assert done.returncode == 0, done.stderr
@@ -159,19 +160,19 @@ def test_without_onnx_the_table_says_what_is_not_counted(bundle: Callable[..., P
     layer = {"name": "c", "type": "convolution", "precision": "int8", "outputs": [[1, 8, 8, 8]]}
     done = without_onnx(str(bundle(layer)))
     assert done.returncode == 0, done.stderr
-    assert "pip install 'edgekit[build]'" in done.stdout
+    assert install_command("build", "onnx", "onnx-ir") in done.stdout
     assert "MACs  " not in done.stdout
 
 
-def test_without_onnx_and_without_layers_the_extra_is_named(bundle: Callable[..., Path]) -> None:
+def test_without_onnx_and_without_layers_the_packages_are_named(bundle: Callable[..., Path]) -> None:
     done = without_onnx(str(bundle()))
     assert done.returncode == 3
-    assert "pip install 'edgekit[build]'" in done.stderr
+    assert install_command("build", "onnx", "onnx-ir") in done.stderr
 
 
-def test_without_onnx_a_drawing_names_the_extra(bundle: Callable[..., Path], tmp_path: Path) -> None:
+def test_without_onnx_a_drawing_names_the_packages(bundle: Callable[..., Path], tmp_path: Path) -> None:
     layer = {"name": "c", "type": "convolution", "precision": "int8", "outputs": [[1, 8, 8, 8]]}
     done = without_onnx(str(bundle(layer)), "--graph", str(tmp_path / "graph.svg"))
     assert done.returncode == 3
-    assert "needs the package onnx" in done.stderr and "pip install 'edgekit[build]'" in done.stderr
+    assert "needs the package onnx" in done.stderr and install_command("build", "onnx", "onnx-ir") in done.stderr
     assert not (tmp_path / "graph.svg").exists()

@@ -13,7 +13,7 @@ SAMPLES = st.lists(st.floats(1e-3, 1e4), min_size=2, max_size=200)
 
 
 def quiet(runs: int = 200, seed: int = 0, base_ms: float = 25.0) -> np.ndarray:
-    """What a quiet machine gives: a sharp lower edge and a short tail, 1 to 3 % wide."""
+    """Samples of a quiet machine: a sharp lower edge and a short tail, 1 to 3 % wide."""
     return base_ms * (1 + 0.008 * np.random.default_rng(seed).gamma(2.0, 1.0, runs))
 
 
@@ -44,22 +44,22 @@ def test_error_on_no_runs() -> None:
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_a_quiet_machine_sets_nothing_off(seed: int) -> None:
+def test_a_quiet_machine_triggers_no_rule(seed: int) -> None:
     assert kinds(quiet(seed=seed)) == set()
 
 
 @pytest.mark.parametrize("runs", [20, 30, 100, 1000])
-def test_a_quiet_machine_sets_nothing_off_however_many_runs(runs: int) -> None:
+def test_a_quiet_machine_triggers_no_rule_however_many_runs(runs: int) -> None:
     assert kinds(quiet(runs)) == set()
 
 
-def test_lone_slow_runs_set_nothing_off() -> None:
+def test_single_slow_runs_trigger_no_rule() -> None:
     samples = quiet()
     samples[[17, 90, 151]] *= 4
     assert kinds(samples) == set()
 
 
-def test_one_run_in_ten_disturbed_is_a_spread() -> None:
+def test_ten_percent_disturbed_runs_are_a_spread() -> None:
     samples = quiet()
     samples[::10] *= np.linspace(1.3, 2.5, 20)
     assert "spread" in kinds(samples)
@@ -69,14 +69,14 @@ def test_runs_far_under_the_median_are_a_spread_too() -> None:
     assert "spread" in kinds(np.random.default_rng(0).uniform(74, 99, 100))
 
 
-def test_a_clock_that_sinks_is_a_drift_and_says_slower() -> None:
+def test_a_falling_clock_is_a_drift_to_slower() -> None:
     samples = quiet() * np.linspace(1.0, 1.12, 200)
     (found,) = disturbances(samples.tolist())
     assert found.kind == "drift"
     assert "slower" in found.text
 
 
-def test_a_machine_that_warms_up_is_a_drift_and_says_faster() -> None:
+def test_a_warming_machine_is_a_drift_to_faster() -> None:
     samples = quiet() * np.linspace(1.12, 1.0, 200)
     (found,) = disturbances(samples.tolist())
     assert found.kind == "drift"
@@ -98,17 +98,17 @@ def test_wide_noise_of_one_kind_is_not_two_levels(seed: int) -> None:
     assert "two_levels" not in kinds(20 + random.exponential(4, 300))
 
 
-def test_differences_that_no_timer_can_tell_set_nothing_off() -> None:
+def test_differences_below_timer_resolution_trigger_no_rule() -> None:
     samples = quiet(base_ms=0.02)
     samples[:60] *= 1.5
     assert kinds(samples) == set()
 
 
-def test_few_runs_are_not_judged_and_that_is_said() -> None:
+def test_too_few_runs_are_reported() -> None:
     (found,) = disturbances([1.0, 50.0, 2.0])
     assert found.kind == "few"
     assert "3 runs" in found.text
 
 
-def test_equal_runs_set_nothing_off() -> None:
+def test_equal_runs_trigger_no_rule() -> None:
     assert disturbances([5.0] * 100) == ()

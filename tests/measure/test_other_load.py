@@ -18,39 +18,39 @@ def after(*, all_s: float, own_s: float = 0.0, stolen_s: float = 0.0, wall_s: fl
     )
 
 
-def test_our_own_work_disturbs_nobody() -> None:
+def test_load_of_this_process_is_no_disturbance() -> None:
     assert disturbance_by_others(START, after(all_s=40.0, own_s=40.0)) is None
 
 
-def test_a_little_background_is_quiet() -> None:
+def test_a_little_background_load_is_no_disturbance() -> None:
     assert disturbance_by_others(START, after(all_s=26.0, own_s=20.0)) is None
 
 
-def test_two_processors_at_work_for_others_are_said() -> None:
+def test_load_of_other_processes_is_reported() -> None:
     found = disturbance_by_others(START, after(all_s=40.0, own_s=20.0))
     assert found is not None
     assert found.kind == "others"
     assert "2.0 of 4 processors" in found.text
 
 
-def test_stolen_time_is_said() -> None:
+def test_steal_time_is_reported() -> None:
     found = disturbance_by_others(START, after(all_s=20.0, own_s=20.0, stolen_s=2.0))
     assert found is not None
     assert "5 %" in found.text
 
 
-def test_too_short_a_time_says_nothing() -> None:
+def test_too_short_an_interval_reports_nothing() -> None:
     assert disturbance_by_others(START, after(all_s=0.4, wall_s=0.1)) is None
 
 
-def test_a_system_without_counters_says_nothing(tmp_path: Path) -> None:
+def test_a_system_without_counters_reports_nothing(tmp_path: Path) -> None:
     assert processor_time(tmp_path / "stat") is None
     (tmp_path / "stat").write_text("cpu x y\n")
     assert processor_time(tmp_path / "stat") is None
     assert disturbance_by_others(None, processor_time()) is None
 
 
-def test_counters_are_read_as_proc_stat_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counters_are_read_from_proc_stat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     text = "cpu  100 20 30 9999 888 4 5 60 0 0\ncpu0 1 1 1 1 1 1 1 1\ncpu1 1 1 1 1 1 1 1 1\nintr 1\n"
     (tmp_path / "stat").write_text(text)
@@ -60,7 +60,7 @@ def test_counters_are_read_as_proc_stat_has_them(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat on this system")
-def test_a_process_that_spins_is_counted_as_others() -> None:
+def test_a_spinning_process_is_counted_as_other_load() -> None:
     before = processor_time()
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
         time.sleep(1.0)

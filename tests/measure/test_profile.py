@@ -11,7 +11,7 @@ import pytest
 
 import edgekit
 from edgekit.errors import DataError, UsageError
-from edgekit.measure.profile import made_picture, measure, profile_bundle
+from edgekit.measure.profile import generated_image, measure, profile_bundle
 from edgekit.measure.reports import LatencyReport
 from edgekit.report.wording import engine_rows
 from edgekit.runtime.session import Session, session_from_bundle
@@ -19,7 +19,7 @@ from edgekit.specs import ShapeRange, TensorSpec
 
 
 class Slow:
-    """An engine whose first runs are slow, as caches make them, and all others take 4 ms."""
+    """An engine whose first runs are slow, as with cold caches; all others take 4 ms."""
 
     notes = ()
 
@@ -46,7 +46,7 @@ def slow(arrays_engine: Path) -> Session:
 
 
 class Watching:
-    """Keeps what a measurement says of its progress."""
+    """Records the progress of a measurement."""
 
     def __init__(self) -> None:
         self.stages: list[tuple[str, float | None]] = []
@@ -81,7 +81,7 @@ def test_an_engine_for_arrays_has_one_stage_and_no_total(arrays_engine: Path) ->
     assert report.input_source == "random numbers"
 
 
-def test_warm_up_runs_are_in_no_figure(slow: Session) -> None:
+def test_warm_up_runs_are_not_counted(slow: Session) -> None:
     assert measure(slow, runs=20, warmup=3).latency_ms.max < 50
 
 
@@ -91,7 +91,7 @@ def test_without_warm_up_the_slow_first_runs_are_seen(slow: Session) -> None:
     assert sorted(report.samples_ms["inference"][:3]) == sorted(report.samples_ms["inference"])[-3:]
 
 
-def test_latency_is_what_the_clock_on_the_wall_says(slow: Session) -> None:
+def test_latency_is_wall_clock_time(slow: Session) -> None:
     report = measure(slow, runs=20, warmup=3)
     assert 4.0 <= report.latency_ms.min < 8.0
 
@@ -108,12 +108,12 @@ def test_a_duration_ends_the_measurement(slow: Session) -> None:
     assert 5 <= report.runs <= 50
 
 
-def test_of_runs_and_duration_the_first_to_end_counts(slow: Session) -> None:
+def test_with_runs_and_duration_the_first_to_end_counts(slow: Session) -> None:
     assert measure(slow, runs=4, duration_s=60, warmup=3).runs == 4
     assert measure(slow, runs=10_000, duration_s=0.1, warmup=0).runs < 50
 
 
-def test_what_was_measured_and_where_is_written_down(detector: Path) -> None:
+def test_a_report_says_what_was_measured_and_where(detector: Path) -> None:
     report = profile_bundle(detector, runs=20, warmup=1, threads=1)
     assert (report.name, report.backend, report.precision) == ("detector", "null", "fp32")
     assert report.notes == ("The weights are random: latency is real, detections are not.",)
@@ -124,12 +124,12 @@ def test_what_was_measured_and_where_is_written_down(detector: Path) -> None:
     assert report.edgekit == edgekit.__version__
 
 
-def test_the_given_picture_is_fed_and_named(detector: Path, picture: Path) -> None:
+def test_a_given_image_is_used_and_named(detector: Path, picture: Path) -> None:
     assert profile_bundle(detector, runs=1, image=picture).input_source == "picture.png, 100 x 60 px"
 
 
-def test_a_made_up_picture_is_the_same_for_the_same_seed_and_not_flat() -> None:
-    first, again, other = made_picture(70, 50, 1), made_picture(70, 50, 1), made_picture(70, 50, 2)
+def test_a_generated_image_is_the_same_for_the_same_seed_and_not_flat() -> None:
+    first, again, other = generated_image(70, 50, 1), generated_image(70, 50, 1), generated_image(70, 50, 2)
     assert first.shape == (50, 70, 3)
     assert first.dtype == np.uint8
     assert (first == again).all()
@@ -137,14 +137,14 @@ def test_a_made_up_picture_is_the_same_for_the_same_seed_and_not_flat() -> None:
     assert first.std() > 20
 
 
-def test_progress_is_told_run_by_run(arrays_engine: Path) -> None:
+def test_progress_advances_by_one_per_run(arrays_engine: Path) -> None:
     watching = Watching()
     profile_bundle(arrays_engine, runs=7, progress=watching)
     assert watching.stages == [("Measure", 7)]
     assert watching.advanced == 7
 
 
-def test_inputs_of_every_element_type_are_made_up(make_bundle: Callable[..., Path]) -> None:
+def test_inputs_of_every_element_type_are_generated(make_bundle: Callable[..., Path]) -> None:
     kinds = ("float16", "float32", "int64", "uint8", "bool")
     inputs = tuple(TensorSpec(f"x_{kind}", kind, ("batch", 3)) for kind in kinds)
     shapes = {spec.name: ShapeRange((1, 3), (4, 3), (16, 3)) for spec in inputs}
@@ -163,7 +163,7 @@ def of_any_width(make_bundle: Callable[..., Path]) -> Path:
     return make_bundle("wide", kind={"inputs": (x,), "outputs": (y,), "task": "tensor"}, shapes=shapes)
 
 
-def test_an_engine_of_any_size_is_measured_at_the_usual_one(of_any_width: Path) -> None:
+def test_a_dynamic_engine_is_measured_at_its_opt_size(of_any_width: Path) -> None:
     report = profile_bundle(of_any_width, runs=2)
     assert report.inputs == (TensorSpec("x", "float32", (4, 16)),)
     assert report.throughput_per_s == pytest.approx(4000 / report.latency_ms.mean)
@@ -172,13 +172,13 @@ def test_an_engine_of_any_size_is_measured_at_the_usual_one(of_any_width: Path) 
 
 
 @pytest.mark.parametrize("name", ["x", ""])
-def test_an_engine_of_any_size_is_measured_at_the_size_that_is_asked_for(of_any_width: Path, name: str) -> None:
+def test_a_dynamic_engine_is_measured_at_the_requested_size(of_any_width: Path, name: str) -> None:
     assert profile_bundle(of_any_width, runs=2, sizes={name: (1, 64)}).inputs[0].shape == (1, 64)
 
 
-def test_error_on_a_picture_and_sizes(of_any_width: Path) -> None:
+def test_error_on_an_image_and_sizes(of_any_width: Path) -> None:
     with pytest.raises(UsageError, match="--image and --input: expected one of them"):
-        profile_bundle(of_any_width, runs=2, image=made_picture(64, 64, 0), sizes={"": (1, 64)})
+        profile_bundle(of_any_width, runs=2, image=generated_image(64, 64, 0), sizes={"": (1, 64)})
 
 
 @pytest.mark.parametrize(
@@ -198,17 +198,17 @@ def test_error_on_sizes_that_the_engine_does_not_take(
     [({"runs": 0}, "runs: expected 1 or more"), ({"duration_s": 0}, "duration: expected more than 0 s"),
      ({"duration_s": float("nan")}, "duration"), ({"warmup": -1}, "warmup: expected 0 or more")],
 )  # fmt: skip
-def test_error_on_lengths_that_make_no_sense(arrays_engine: Path, wrong: dict[str, float], message: str) -> None:
+def test_error_on_lengths_out_of_range(arrays_engine: Path, wrong: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         profile_bundle(arrays_engine, **wrong)
 
 
-def test_error_on_a_picture_for_an_engine_that_takes_arrays(arrays_engine: Path, picture: Path) -> None:
-    with pytest.raises(UsageError, match="takes arrays"):
+def test_error_on_an_image_for_an_engine_that_expects_arrays(arrays_engine: Path, picture: Path) -> None:
+    with pytest.raises(UsageError, match="expects arrays"):
         profile_bundle(arrays_engine, image=picture)
 
 
-def test_error_on_a_picture_that_is_not_there(detector: Path, tmp_path: Path) -> None:
+def test_error_on_a_missing_image(detector: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         profile_bundle(detector, image=tmp_path / "nowhere.jpg")
 

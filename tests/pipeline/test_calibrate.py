@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.config import Order
+from edgekit.config import CalibrationConfig
 from edgekit.data.calibration.example_feeds import ExampleFeeds
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.engine.bundle.manifest import Source
 from edgekit.errors import CalibrationError, UsageError
+from edgekit.graph.file import input_specs
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.stats import stats_from_graph
-from edgekit.pipeline.calibrate import calibrated, samples_for
+from edgekit.pipeline.calibrate import calibration_inputs, measured_ranges
 from edgekit.pipeline.load_model import LoadedModel
 from edgekit.progress import Silent
 from edgekit.recipe.schema import Preprocess, Quantize, load_recipe
-from edgekit.specs import Precision, TensorSpec
+from edgekit.specs import TensorSpec
 
 
 class Heard(Silent):
@@ -39,6 +40,7 @@ def pictures(tmp_path: Path, write_classifier: Callable[..., Path]) -> LoadedMod
     return LoadedModel(
         name="classifier",
         graph=graph,
+        inputs=input_specs(graph),
         quantized=False,
         stats=stats_from_graph(graph),
         task="tensor",
@@ -47,19 +49,19 @@ def pictures(tmp_path: Path, write_classifier: Callable[..., Path]) -> LoadedMod
     )
 
 
-def order(**fields: object) -> Order:
-    return Order(model="any.onnx", precision=Precision.INT8, target="cpu", **fields)  # type: ignore[arg-type]
+def asked(**fields: object) -> CalibrationConfig:
+    return CalibrationConfig(**fields)  # type: ignore[arg-type]
 
 
 def test_photographs_are_taken_where_nobody_names_a_set(pictures: LoadedModel) -> None:
     heard = Heard()
-    assert samples_for(pictures, order(calib_images=3), heard).name == "sample"
+    assert calibration_inputs(pictures, asked(calib_images=3), heard).name == "sample"
     assert "shipped set 'sample' of 3 pictures" in heard.notes[0]
 
 
 def test_random_numbers_are_taken_where_no_picture_goes_in(pictures: LoadedModel) -> None:
     heard = Heard()
-    found = samples_for(replace(pictures, preprocess=None, num_values={"ids": 9}), order(), heard)
+    found = calibration_inputs(replace(pictures, preprocess=None, num_values={"ids": 9}), asked(), heard)
     assert isinstance(found, RandomInputs)
     assert "its accuracy is not" in heard.notes[0]
     arrays = next(found.feeds([TensorSpec("ids", "int64", (1, 200))], None))[1]
@@ -70,7 +72,7 @@ def test_a_recipe_names_a_data_set_and_its_labels_are_the_vocabulary(pictures: L
     recipe = load_recipe("transformer-tiny")
     model = replace(pictures, preprocess=None, labels=recipe.labels.names, policy=Quantize(calibration="spelling"))
     heard = Heard()
-    found = samples_for(model, order(calib_images=4), heard)
+    found = calibration_inputs(model, asked(calib_images=4), heard)
     assert isinstance(found, ExampleFeeds) and len(found) == 4 and heard.notes == []
     specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]
     feeds = [arrays for _, arrays in found.feeds(specs, None)]
@@ -80,7 +82,7 @@ def test_a_recipe_names_a_data_set_and_its_labels_are_the_vocabulary(pictures: L
 
 def test_what_the_user_names_comes_before_what_the_recipe_names(pictures: LoadedModel) -> None:
     model = replace(pictures, policy=Quantize(calibration="spelling"))
-    assert samples_for(model, order(calib="sample"), Silent()).name == "sample"
+    assert calibration_inputs(model, asked(calib="sample"), Silent()).name == "sample"
 
 
 def test_folders_of_classes_are_calibrated_on_by_their_part_to_learn_from(
@@ -93,7 +95,7 @@ def test_folders_of_classes_are_calibrated_on_by_their_part_to_learn_from(
             for i in range(2):
                 shade = np.full((8, 8, 3), 40 * i + 100 * (split == "test"), np.uint8)
                 Image.fromarray(shade).save(folder / f"{split}{i}.png")
-    found = samples_for(pictures, order(calib=str(tmp_path / "pets")), Silent())
+    found = calibration_inputs(pictures, asked(calib=str(tmp_path / "pets")), Silent())
     arrays = list(found.feeds(pictures.inputs, pictures.preprocess))
     assert len(arrays) == 4
     assert all("train" in name for name, _ in arrays)
@@ -101,14 +103,14 @@ def test_folders_of_classes_are_calibrated_on_by_their_part_to_learn_from(
 
 def test_error_on_an_unknown_set_names_what_is_near(pictures: LoadedModel) -> None:
     with pytest.raises(UsageError, match="unknown calibration set 'spellng'") as caught:
-        samples_for(pictures, order(calib="spellng"), Silent())
+        calibration_inputs(pictures, asked(calib="spellng"), Silent())
     assert caught.value.hint == "did you mean spelling?"
 
 
 def test_error_on_a_folder_of_nothing(pictures: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CalibrationError, match="expected images"):
-        samples_for(pictures, order(calib=str(tmp_path / "empty")), Silent())
+        calibration_inputs(pictures, asked(calib=str(tmp_path / "empty")), Silent())
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
@@ -119,8 +121,10 @@ def test_dark_pictures_do_not_make_bright_ones_overflow(pictures: LoadedModel, t
     for i, pixels in enumerate(dark):
         Image.fromarray(pixels).save(folder / f"{i}.png")
     source = replace(pictures, preprocess=Preprocess(mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.25)))
-    asked = order(calib=str(folder), calib_method=method)
-    table = calibrated(source, samples_for(source, asked, Silent()), asked, tmp_path / "cache", Silent())
+    config = asked(calib=str(folder), calib_method=method)
+    table = measured_ranges(
+        source, calibration_inputs(source, config, Silent()), config, cache=tmp_path / "cache", progress=Silent()
+    )
     assert table.ranges[source.inputs[0].name] == pytest.approx((-1.2, 2.8))
 
 
@@ -130,6 +134,8 @@ def test_arrays_have_the_range_that_they_have(pictures: LoadedModel, tmp_path: P
     spec = pictures.inputs[0]
     shape = [size if isinstance(size, int) else 1 for size in spec.shape]
     np.savez(folder / "0.npz", **{spec.name: np.linspace(-3, 5, int(np.prod(shape)), dtype=np.float32).reshape(shape)})
-    asked = order(calib=str(folder), calib_method="minmax")
-    table = calibrated(pictures, samples_for(pictures, asked, Silent()), asked, tmp_path / "cache", Silent())
+    config = asked(calib=str(folder), calib_method="minmax")
+    table = measured_ranges(
+        pictures, calibration_inputs(pictures, config, Silent()), config, cache=tmp_path / "cache", progress=Silent()
+    )
     assert table.ranges[spec.name] == pytest.approx((-3, 5))

@@ -12,13 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.config import Order
+from edgekit.config import ModelConfig
 from edgekit.errors import GraphError, UsageError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.pipeline.load_model import LoadedModel, load_model
 from edgekit.progress import Advance, Silent
 from edgekit.recipe.schema import Preprocess, load_recipe
-from edgekit.specs import Precision
 
 torch.set_num_threads(2)
 
@@ -46,7 +45,7 @@ def noted() -> Noted:
 @pytest.fixture
 def source(noted: Noted) -> Callable[..., LoadedModel]:
     def load(model: Any, **options: Any) -> LoadedModel:
-        return load_model(Order(model=model, precision=Precision.INT8, target="cpu", **options), noted)
+        return load_model(ModelConfig(model=model, **options), noted)
 
     return load
 
@@ -108,11 +107,11 @@ def test_a_recipe_brings_all_that_is_known_of_it(source: Callable[..., LoadedMod
         ({"shape": (100, 96)}, "multiples of 32, got 100x96", "--shape 96x96"),
         ({"shape": (8, 300)}, "multiples of 32, got 8x300", "--shape 32x288"),
         ({"shape": (1, 4, 96, 96)}, "expects 3 channels, got 4", "--shape HxW"),
-        ({"inputs": {"": (1, 3, 96, 96)}}, "--input does not go with the recipe", "--shape"),
+        ({"input": {"": (1, 3, 96, 96)}}, "--input does not go with the recipe", "--shape"),
         ({"weights": "coca"}, "got 'coca', which is neither", "did you mean coco?"),
         ({"weights": "gone.weights"}, "got 'gone.weights', which is neither", "known: coco"),
         ({"preprocess": {"color": "gray", "mean": [0.0], "std": [1.0]}}, "that of the channels is 1, got", ""),
-        ({"preprocess": {"color": "gray"}}, "expected 1 numbers, one a channel of 'gray', got", "mean=0 and"),
+        ({"preprocess": {"color": "gray"}}, "expected 1 numbers, one per channel of 'gray', got", "mean=0 and"),
     ],
 )
 def test_an_option_that_a_recipe_cannot_have_is_named_at_once(
@@ -134,7 +133,7 @@ def test_an_option_that_a_recipe_cannot_have_is_named_at_once(
             "leave it out",
         ),
         ("linear-regression", {"shape": (1, 12)}, "cannot take", "recipe of your own"),
-        ("transformer-tiny", {"inputs": {"source": (1, 12)}}, "--input does not go with the", "recipe of your own"),
+        ("transformer-tiny", {"input": {"source": (1, 12)}}, "--input does not go with the", "recipe of your own"),
     ],
 )
 def test_a_shape_that_a_recipe_cannot_take_is_told_with_what_can_be_done(
@@ -202,9 +201,9 @@ def test_a_graph_that_cannot_run_says_what_it_was_given(source: Callable[..., Lo
     picky (float[1, n] x) => (float[1, 3] y) <int64[2] shape = {1, 3}> { y = Reshape (x, shape) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "picky.onnx")
     with pytest.raises(GraphError) as caught:
-        source(tmp_path / "picky.onnx", inputs={"x": (1, 4)})
+        source(tmp_path / "picky.onnx", input={"x": (1, 4)})
     assert "x: float32 (1, 4)" in caught.value.hint and "--input" in caught.value.hint
-    assert source(tmp_path / "picky.onnx", inputs={"x": (1, 3)}).inputs[0].shape == (1, 3)
+    assert source(tmp_path / "picky.onnx", input={"x": (1, 3)}).inputs[0].shape == (1, 3)
 
 
 @pytest.mark.parametrize(("option", "value"), [("weights", "w.pt"), ("opset", 18)])
@@ -231,33 +230,33 @@ def test_the_layout_is_seen_in_the_shape(
 
 
 def test_a_grey_picture_is_guessed_and_other_inputs_are_no_pictures(source: Callable[..., LoadedModel]) -> None:
-    gray = source(nn.Conv2d(1, 4, 3), inputs={"": (1, 1, 8, 8)})
+    gray = source(nn.Conv2d(1, 4, 3), input={"": (1, 1, 8, 8)})
     assert gray.preprocess is not None and gray.preprocess.color == "gray"
-    given = source(nn.Conv2d(1, 4, 3), inputs={"": (1, 1, 8, 8)}, preprocess={"divisor": 1.0}).preprocess
+    given = source(nn.Conv2d(1, 4, 3), input={"": (1, 1, 8, 8)}, preprocess={"divisor": 1.0}).preprocess
     assert given == Preprocess(color="gray", mean=(0.0,), std=(1.0,), divisor=1.0)
-    assert source(nn.Conv2d(5, 4, 3), inputs={"": (1, 5, 8, 8)}).preprocess is None
-    assert source(nn.Linear(3, 4), inputs={"": (1, 3)}).preprocess is None
+    assert source(nn.Conv2d(5, 4, 3), input={"": (1, 5, 8, 8)}).preprocess is None
+    assert source(nn.Linear(3, 4), input={"": (1, 3)}).preprocess is None
 
 
 def test_an_object_is_named_after_its_class(source: Callable[..., LoadedModel]) -> None:
-    model = source(nn.Linear(3, 4), inputs={"": (2, 3)})
+    model = source(nn.Linear(3, 4), input={"": (2, 3)})
     assert (model.name, model.origin.kind, model.origin.name) == ("Linear", "module", "Linear")
     assert [str(spec) for spec in model.inputs] == ["input: float32 (2, 3)"]
 
 
 def test_inputs_with_the_names_of_arguments_may_come_in_any_order(source: Callable[..., LoadedModel]) -> None:
-    model = source(Branches(), inputs={"mask": (1, 8), "x": (1, 16)})
+    model = source(Branches(), input={"mask": (1, 8), "x": (1, 16)})
     assert [spec.name for spec in model.inputs] == ["x", "mask"]
 
 
 def test_inputs_with_other_names_are_taken_in_order(source: Callable[..., LoadedModel]) -> None:
-    model = source(Branches(), inputs={"wide": (1, 16), "narrow": (1, 8)})
+    model = source(Branches(), input={"wide": (1, 16), "narrow": (1, 8)})
     assert [str(spec) for spec in model.inputs] == ["wide: float32 (1, 16)", "narrow: float32 (1, 8)"]
 
 
 @pytest.mark.parametrize(("name", "expected"), [("ids:int64", "ids"), ("int64", "input"), ("a:b:int64", "a:b")])
 def test_an_input_may_say_its_element_type(source: Callable[..., LoadedModel], name: str, expected: str) -> None:
-    model = source(Tokens(), inputs={name: (1, 6)})
+    model = source(Tokens(), input={name: (1, 6)})
     assert [str(spec) for spec in model.inputs] == [f"{expected}: int64 (1, 6)"]
 
 
@@ -266,8 +265,8 @@ def test_an_input_may_say_its_element_type(source: Callable[..., LoadedModel], n
     [
         (nn.Linear(3, 4), {}, "expected the shape of each input, got none", "--input 1x3x224x224"),
         (nn.Linear(3, 4), {"shape": (1, 3)}, "--shape goes with recipes and ONNX files", "--input 1x3x224x224"),
-        (nn.Linear(3, 4), {"inputs": {"": (1, 3)}, "opset": 9}, "--opset: .*, got 9", "leave it out"),
-        (5, {"inputs": {"": (1, 3)}}, r"expected a torch\.nn\.Module, or text that names a model, got int", "ONNX"),
+        (nn.Linear(3, 4), {"input": {"": (1, 3)}, "opset": 9}, "--opset: .*, got 9", "leave it out"),
+        (5, {"input": {"": (1, 3)}}, r"expected a torch\.nn\.Module, or text that names a model, got int", "ONNX"),
     ],
 )
 def test_a_module_that_cannot_be_exported_so_says_how_it_can(
@@ -281,7 +280,7 @@ def test_a_module_that_cannot_be_exported_so_says_how_it_can(
 def test_weights_of_a_module_are_in_its_graph(source: Callable[..., LoadedModel], tmp_path: Path) -> None:
     trained = nn.Linear(3, 4)
     torch.save(trained.state_dict(), tmp_path / "w.pt")
-    model = source(nn.Linear(3, 4), inputs={"": (1, 3)}, weights=str(tmp_path / "w.pt"))
+    model = source(nn.Linear(3, 4), input={"": (1, 3)}, weights=str(tmp_path / "w.pt"))
     x = np.ones((1, 3), np.float32)
     (answer,) = Evaluator(model.graph).run({"input": x}).values()
     with torch.no_grad():

@@ -15,7 +15,8 @@ from edgekit.engine.backend import BuildOptions, backend
 from edgekit.graph.file import save_graph, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import optimize
-from edgekit.quantize.quantize import quantized_graph
+from edgekit.quantize.plan import QuantPolicy
+from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
 
 INT8 = BuildOptions(precision=Precision.INT8, threads=1)
@@ -66,7 +67,9 @@ def test_published_models_are_built_as_planned(
     optimize(graph)
     feeds = feeds_for(graph, 2)
     exact = run_in_onnxruntime(graph, feeds)
-    plan = quantized_graph(graph, calibrated(graph, feeds), backend(target).scheme(), keep_heads=True)
+    graph, plan = quantized_from_graph(
+        graph, calibrated(graph, feeds), backend(target).scheme(), QuantPolicy(keep_heads=True)
+    )
     save_graph(graph, tmp_path / "graph.onnx")
     result = backend(target).build(tmp_path / "graph.onnx", tmp_path, INT8)
     assert result.layers["int8"] >= len(plan.skipped)
@@ -117,7 +120,7 @@ def test_classifiers_of_onnx_itself_run_on_integers_throughout(
     feeds = feeds_for(graph, 1)
     exact = run_in_onnxruntime(graph, feeds)
     scheme = msgspec.structs.replace(backend(target).scheme(), stem_channels=0)
-    plan = quantized_graph(graph, calibrated(graph, feeds), scheme)
+    graph, plan = quantized_from_graph(graph, calibrated(graph, feeds), scheme)
     assert plan.skipped == {}
     save_graph(graph, tmp_path / "graph.onnx")
     result = backend(target).build(tmp_path / "graph.onnx", tmp_path, INT8)

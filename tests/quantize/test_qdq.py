@@ -12,7 +12,7 @@ from edgekit.engine.backend import backend
 from edgekit.errors import CalibrationError
 from edgekit.quantize.plan import plan_from_graph
 from edgekit.quantize.qdq import insert_qdq, parameters_from_range, weight_scales
-from edgekit.quantize.quantize import quantized_graph
+from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import QuantScheme
 
 CPU = msgspec.structs.replace(backend("cpu").scheme(), weight_bits=8, stem_channels=0)
@@ -145,7 +145,7 @@ def test_weights_are_within_a_step(
         float_bias=float_bias,
     )
     feeds = feeds_for(graph)
-    quantized_graph(graph, calibrated(graph, feeds), scheme)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds), scheme).graph
     integers, scales, restored = dequantized_weight(run_in_onnxruntime, graph, feeds)
     assert integers.dtype == np.int8 and np.abs(integers).max() == 2 ** (bits - 1) - 1
     if per_channel and axis is not None:
@@ -170,7 +170,7 @@ def test_quantized_products_compute_what_the_float_ones_do(
     scheme = msgspec.structs.replace(scheme, operators=scheme.operators | {"ConvTranspose"})
     feeds = feeds_for(graph)
     exact = run_in_onnxruntime(graph, feeds)
-    quantized_graph(graph, calibrated(graph, feeds), scheme)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds), scheme).graph
     assert sqnr_db(exact, run_in_onnxruntime(graph, feeds))["y"] > 30
 
 
@@ -188,7 +188,7 @@ def test_a_large_bias_survives_beside_tiny_weights(
     )
     feeds = feeds_for(graph)
     (exact, *_) = run_in_onnxruntime(graph, feeds)
-    quantized_graph(graph, calibrated(graph, feeds), scheme)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds), scheme).graph
     (got, *_) = run_in_onnxruntime(graph, feeds)
     np.testing.assert_allclose(got["y"][:, 0], exact["y"][:, 0], rtol=1e-3)
     np.testing.assert_allclose(got["y"][:, 2], exact["y"][:, 2], atol=1e-4)
@@ -196,7 +196,7 @@ def test_a_large_bias_survives_beside_tiny_weights(
 
 def test_float_weights_are_gone_and_the_graph_is_valid(product, feeds_for, calibrated):
     graph, _, _ = product("Conv")
-    quantized_graph(graph, calibrated(graph, feeds_for(graph)), CPU)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), CPU).graph
     assert not {"w", "b"} & set(graph.graph.initializers)
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto, full_check=True)
@@ -211,7 +211,7 @@ def test_outputs_keep_their_names_and_order(graph_of, weights, feeds_for, calibr
     graph = graph_of(text, w=weights(4, 4, 3, 3), v=weights(4, 4, 1, 1))
     feeds = feeds_for(graph)
     exact = run_in_onnxruntime(graph, feeds)
-    quantized_graph(graph, calibrated(graph, feeds), CPU)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds), CPU).graph
     got = run_in_onnxruntime(graph, feeds)
     assert [list(arrays) for arrays in got] == [["z", "y", "p"]] * len(feeds)
     assert min(sqnr_db(exact, got).values()) > 30
@@ -225,7 +225,7 @@ def test_shared_weights_and_biases_are_quantized_for_each_reader(
     graph = graph_of(text, w=weights(4, 4, 3, 3), b=10 * weights(4, 1).ravel(), c=np.float32(-0.01))
     feeds = feeds_for(graph)
     exact = run_in_onnxruntime(graph, feeds)
-    quantized_graph(graph, calibrated(graph, feeds), CPU)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds), CPU).graph
     names = [name for name in graph.graph.initializers if name.startswith("b") and name.endswith("quantized")]
     assert len(names) == 3
     assert min(sqnr_db(exact, run_in_onnxruntime(graph, feeds)).values()) > 25
@@ -241,7 +241,7 @@ def test_names_that_the_graph_has_already_are_not_taken(
     graph = graph_of(text, w=weights(4, 4, 3, 3), **own)
     feeds = feeds_for(graph)
     exact = run_in_onnxruntime(graph, feeds)
-    quantized_graph(graph, calibrated(graph, feeds), CPU)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds), CPU).graph
     assert sqnr_db(exact, run_in_onnxruntime(graph, feeds))["y"] > 25
     for named in (graph.graph, [value for node in graph.graph for value in node.outputs]):
         names = [item.name for item in named]
@@ -254,7 +254,7 @@ def test_activations_are_symmetric_int8_with_pairs_at_inputs_only_for_tensorrt(
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] y) {
         a = Conv (x, w)  r = LeakyRelu (a)  y = Conv (r, w) }"""
     graph = graph_of(text, w=weights(4, 4, 3, 3))
-    quantized_graph(graph, calibrated(graph, feeds_for(graph)), TENSORRT)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), TENSORRT).graph
     quantizes = [node for node in graph.graph if node.op_type == "QuantizeLinear"]
     assert [node.inputs[0].name for node in quantizes] == ["x", "r"]
     for node in quantizes:

@@ -13,7 +13,8 @@ import pytest
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.graph.file import save_graph
 from edgekit.quantize.calibrate.observers import METHODS
-from edgekit.quantize.quantize import quantized_graph
+from edgekit.quantize.plan import QuantPolicy
+from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
 
 INT8 = BuildOptions(precision=Precision.INT8, threads=1)
@@ -220,7 +221,7 @@ def test_every_planned_product_runs_on_integers_and_the_answer_stays(
     quantized = graph(name)
     feeds = feeds_for(quantized)
     exact = run_in_onnxruntime(quantized, feeds)
-    plan = quantized_graph(quantized, calibrated(quantized, feeds), scheme_of(target))
+    quantized, plan = quantized_from_graph(quantized, calibrated(quantized, feeds), scheme_of(target))
     built, layers = engine(target, quantized)
     assert set(plan.skipped) == IN_FLOAT.get((target, name), set())
     if target == "cpu":  # OpenVINO may fuse several products into one layer
@@ -238,7 +239,7 @@ def test_every_method_keeps_the_answer(
     quantized = graph("concatenation of pooled and resized branches")
     feeds = feeds_for(quantized)
     exact = run_in_onnxruntime(quantized, feeds)
-    quantized_graph(quantized, calibrated(quantized, feeds, method), scheme_of(target))
+    quantized = quantized_from_graph(quantized, calibrated(quantized, feeds, method), scheme_of(target)).graph
     built, _ = engine(target, quantized)
     # So few numbers look all alike to entropy, which cuts off what it has seen once.
     assert sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"] > (20 if method == "entropy" else 25)
@@ -250,7 +251,7 @@ def test_weights_may_have_seven_bits(graph, engine, feeds_for, calibrated, run_i
     feeds = feeds_for(quantized)
     exact = run_in_onnxruntime(quantized, feeds)
     scheme = msgspec.structs.replace(scheme_of(target), weight_bits=bits)
-    quantized_graph(quantized, calibrated(quantized, feeds), scheme)
+    quantized = quantized_from_graph(quantized, calibrated(quantized, feeds), scheme).graph
     built, _ = engine(target, quantized)
     assert sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"] > 25
 
@@ -268,7 +269,7 @@ def test_clips_of_any_limits_are_built(
     exact = run_in_onnxruntime(quantized, feeds)
     table = calibrated(quantized, feeds)
     assert table.ranges["c"] == (min(lo, 0), max(hi, 0))
-    quantized_graph(quantized, table, scheme_of(target))
+    quantized = quantized_from_graph(quantized, table, scheme_of(target)).graph
     built, layers = engine(target, quantized)
     assert layers == {"int8": 2}
     assert sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"] > 25
@@ -319,7 +320,9 @@ def test_equalization_harms_no_tensor_of_any_size(
         quantized = graph(name)
         feeds = [{"x": (gain * arrays["x"]).astype(np.float32)} for arrays in feeds_for(quantized)]
         exact = run_in_onnxruntime(quantized, feeds)
-        quantized_graph(quantized, calibrated(quantized, feeds, equalize=equalize), scheme_of(target))
+        quantized = quantized_from_graph(
+            quantized, calibrated(quantized, feeds, equalize=equalize), scheme_of(target)
+        ).graph
         built, _ = engine(target, quantized)
         ratios.append(sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"])
     plain, equalized = ratios
@@ -330,7 +333,9 @@ def test_layers_that_are_kept_in_float_are(graph, engine, feeds_for, calibrated,
     quantized = graph("residual")
     feeds = feeds_for(quantized)
     exact = run_in_onnxruntime(quantized, feeds)
-    plan = quantized_graph(quantized, calibrated(quantized, feeds), scheme_of(target), keep_float=["c"])
+    quantized, plan = quantized_from_graph(
+        quantized, calibrated(quantized, feeds), scheme_of(target), QuantPolicy(keep_float=("c",))
+    )
     built, layers = engine(target, quantized)
     assert plan.skipped == {"c": "kept by 'c'"} and layers == {"int8": 2, "float32": 1}
     assert sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"] > 25
@@ -339,7 +344,7 @@ def test_layers_that_are_kept_in_float_are(graph, engine, feeds_for, calibrated,
 def test_numbers_beyond_what_was_calibrated_saturate(graph, engine, feeds_for, calibrated, target):
     quantized = graph("LeakyRelu")
     feeds = feeds_for(quantized)
-    quantized_graph(quantized, calibrated(quantized, feeds), scheme_of(target))
+    quantized = quantized_from_graph(quantized, calibrated(quantized, feeds), scheme_of(target)).graph
     built, _ = engine(target, quantized)
     largest = max(np.abs(arrays["x"]).max() for arrays in feeds)
     signs = np.sign(feeds[0]["x"])
@@ -351,8 +356,10 @@ def test_the_quantized_graph_is_four_times_smaller(graph_of, weights, feeds_for,
     text = "g (float[1, 64, 4, 4] x) => (float[1, 64, 4, 4] y) { a = Conv (x, w)  y = Conv (a, w) }"
     quantized = graph_of(text, w=weights(64, 64, 1, 1))
     before = ir.to_proto(quantized).ByteSize()
-    quantized_graph(quantized, calibrated(quantized, feeds_for(quantized)), scheme_of("cpu"), keep_float=["a"])
+    quantized = quantized_from_graph(
+        quantized, calibrated(quantized, feeds_for(quantized)), scheme_of("cpu"), QuantPolicy(keep_float=("a",))
+    ).graph
     assert ir.to_proto(quantized).ByteSize() < before + 64 * 64 + 4000  # one reader's copy
     other = graph_of(text, w=weights(64, 64, 1, 1))
-    quantized_graph(other, calibrated(other, feeds_for(other)), scheme_of("cpu"))
+    other = quantized_from_graph(other, calibrated(other, feeds_for(other)), scheme_of("cpu")).graph
     assert ir.to_proto(other).ByteSize() < before / 2 + 4000  # each reader its own

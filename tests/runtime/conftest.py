@@ -2,7 +2,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.engine.bundle.manifest import Machine, Manifest, Source
+from edgekit.engine.bundle.manifest import FORMAT, Machine, Manifest, Source
 from edgekit.recipe.schema import load_recipe
 from edgekit.runtime.session import Session
 from edgekit.specs import Precision, TensorSpec
@@ -44,7 +44,7 @@ def detector():
     """Manifest of a YOLOv3-tiny."""
     recipe = load_recipe("yolov3-tiny")
     return Manifest(
-        format=1,
+        format=FORMAT,
         edgekit="0",
         created="2026-01-01T00:00:00Z",
         name=recipe.name,
@@ -64,7 +64,7 @@ def detector():
         preprocess=recipe.preprocess,
         postprocess=recipe.postprocess,
         labels=recipe.labels.names,
-        rebuild="edgekit build yolov3-tiny --target null",
+        build_command="edgekit build yolov3-tiny --target null",
     )
 
 

@@ -25,7 +25,7 @@ FROM_1_TO_16 = ShapeRange((1, 3, 64, 64), (4, 3, 64, 64), (16, 3, 64, 64))
 
 @pytest.fixture(scope="session")
 def model_config() -> ModuleType:
-    """Triton's own definition; from its file, since the package around it wants gRPC."""
+    """Triton's own definition, read from its file, because importing the package needs gRPC."""
     package = importlib.util.find_spec("tritonclient")
     if package is None or not package.submodule_search_locations:
         pytest.skip("needs the package tritonclient")
@@ -39,7 +39,7 @@ def model_config() -> ModuleType:
 
 @pytest.fixture
 def bundle(make_bundle: Callable[..., Path]) -> Callable[..., Path]:
-    """A bundle for a target, with files that the target has, and fields of the manifest as they are given."""
+    """Makes a bundle for a target, with that target's files and the given manifest fields."""
 
     def make(target: str = "tensorrt", name: str = "engine", **changes: Any) -> Path:
         path = make_bundle(name, **{k: v for k, v in changes.items() if k in ("inputs", "outputs", "labels")})
@@ -149,14 +149,14 @@ def test_every_element_type_is_one_of_tritons(model_config: ModuleType) -> None:
     assert set(DATA_TYPES.values()) <= set(model_config.DataType.keys())
 
 
-def test_labels_belong_to_the_output_that_has_a_score_a_class(exported: Callable[..., Any], tmp_path: Path) -> None:
+def test_labels_belong_to_the_output_with_one_score_per_class(exported: Callable[..., Any], tmp_path: Path) -> None:
     config = exported(inputs=(IMAGES,), outputs=(CLASSES, TensorSpec("raw", "float32", ("batch", 7))),
                       labels=("cat", "dog"), shapes={"images": FROM_1_TO_16})  # fmt: skip
     assert [output.label_filename for output in config.output] == ["labels.txt", ""]
     assert (tmp_path / "models/engine/labels.txt").read_text() == "cat\ndog\n"
 
 
-def test_a_detectors_labels_lie_beside_it(exported: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_detectors_labels_are_a_file_of_the_model(exported: Callable[..., Any], tmp_path: Path) -> None:
     assert exported().output[0].label_filename == ""
     assert (tmp_path / "models/engine/labels.txt").read_text() == "cat\ndog\n"
 
@@ -167,7 +167,7 @@ def test_a_name_of_any_characters_is_quoted(exported: Callable[..., Any]) -> Non
     assert config.input[0].name == name
 
 
-def test_a_model_that_we_wrote_is_replaced(bundle: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_unchanged_export_is_replaced(bundle: Callable[..., Path], tmp_path: Path) -> None:
     first = export_triton(bundle("openvino", "one"), tmp_path / "models", name="m")
     second = export_triton(bundle("tensorrt", "two"), tmp_path / "models", name="m")
     assert first.path == second.path
@@ -175,22 +175,22 @@ def test_a_model_that_we_wrote_is_replaced(bundle: Callable[..., Path], tmp_path
 
 
 @pytest.mark.parametrize("stranger", ["1/other.plan", "2/model.plan", "README"])
-def test_somebody_elses_files_are_not_touched(bundle: Callable[..., Path], tmp_path: Path, stranger: str) -> None:
+def test_other_files_are_not_changed(bundle: Callable[..., Path], tmp_path: Path, stranger: str) -> None:
     engine = bundle()
     model = export_triton(engine, tmp_path / "models")
     file = model.path / stranger
     file.parent.mkdir(exist_ok=True)
     file.write_text("mine")
-    with pytest.raises(UsageError, match="EdgeKit did not put there"):
+    with pytest.raises(UsageError, match="EdgeKit did not write"):
         export_triton(engine, tmp_path / "models")
     assert file.read_text() == "mine"
 
 
-def test_a_configuration_that_was_edited_is_not_touched(bundle: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_edited_configuration_is_not_changed(bundle: Callable[..., Path], tmp_path: Path) -> None:
     engine = bundle()
     config = export_triton(engine, tmp_path / "models").path / "config.pbtxt"
     config.write_text(config.read_text().replace("count: 1", "count: 4"))
-    with pytest.raises(UsageError, match="not as EdgeKit has written it"):
+    with pytest.raises(UsageError, match="was edited after EdgeKit wrote it"):
         export_triton(engine, tmp_path / "models")
     assert "count: 4" in config.read_text()
 
@@ -224,14 +224,14 @@ def test_error_on_a_plan_that_was_changed(bundle: Callable[..., Path], tmp_path:
 
 
 def test_error_on_a_plan_without_weights(bundle: Callable[..., Path], tmp_path: Path) -> None:
-    engine = bundle(rebuild="edgekit build m --target tensorrt --strip-weights")
-    with pytest.raises(UsageError, match="no weights in it"):
+    engine = bundle(engine_options={"strip_weights": True})
+    with pytest.raises(UsageError, match="the plan has no weights"):
         export_triton(engine, tmp_path / "models")
 
 
 def test_error_on_an_output_of_unknown_rank(bundle: Callable[..., Path], tmp_path: Path) -> None:
     engine = bundle(outputs=(TensorSpec("y", "float32", ("?",)),))
-    with pytest.raises(UsageError, match="number of dimensions"):
+    with pytest.raises(UsageError, match="needs the rank"):
         export_triton(engine, tmp_path / "models")
 
 
@@ -243,18 +243,16 @@ def test_error_on_a_name_that_is_no_folder_of_the_repository(
         export_triton(bundle(), tmp_path / "models", name=name)
 
 
-def test_what_triton_cannot_be_told_is_a_note(bundle: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_triton_cannot_be_configured_for_is_a_note(bundle: Callable[..., Path], tmp_path: Path) -> None:
     rtx = export_triton(bundle("tensorrt-rtx", "rtx"), tmp_path / "models")
     assert any("TensorRT-RTX" in note and "--target tensorrt" in note for note in rtx.notes)
     least = ShapeRange((2, 3, 64, 64), (4, 3, 64, 64), (8, 3, 64, 64))
     batched = bundle("tensorrt", "b", inputs=(IMAGES,), outputs=(CLASSES,), labels=(), shapes={"images": least})
-    assert any("less than 2" in note for note in export_triton(batched, tmp_path / "models").notes)
+    assert any("min batch is 2" in note for note in export_triton(batched, tmp_path / "models").notes)
     assert export_triton(bundle("cpu", "cpu"), tmp_path / "models").notes == ()
 
 
-def test_the_manifest_is_all_that_is_read_of_a_bundle_besides_its_engine(
-    bundle: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_export_reads_only_the_manifest_and_the_engine(bundle: Callable[..., Path], tmp_path: Path) -> None:
     engine = bundle()
     manifest = json.loads((engine / MANIFEST).read_bytes())
     manifest["machine"]["arch"] = "another"

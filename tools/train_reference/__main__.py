@@ -1,4 +1,4 @@
-"""The command line: trains, builds and measures every case, and prints the table that stands in the README."""
+"""The command line: trains, builds and measures every case, and prints the table of docs/train-evaluate.md."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from edgekit.measure.machine import this_machine
 from edgekit.pipeline.build import build
 from edgekit.progress import Progress
 from edgekit.recipe.schema import load_recipe
-from edgekit.train.fit import Epoch
-from edgekit.train.train import train_model
+from edgekit.training.fit import Epoch
+from edgekit.training.train import train_model
 
 MOST_SECONDS = 600.0
 LIBRARIES = ("edgekit", "torch", "onnxruntime", "scikit-learn", "pycocotools")

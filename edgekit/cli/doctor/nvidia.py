@@ -8,6 +8,7 @@ from importlib import metadata
 
 from edgekit.cli.doctor.finding import Finding
 from edgekit.device.cuda.choose import device_properties, driver
+from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.jetson import Jetson, jetpack_stack
 from edgekit.device.nvidia import Gpu
 from edgekit.errors import EdgeKitError
@@ -78,13 +79,14 @@ def cuda_findings(cards: tuple[Gpu, ...], board: Jetson | None) -> list[Finding]
         return [Finding(group="machine", name="CUDA", status="missing", value=e.message, hint=e.hint)]
     except Exception as e:  # a package that is there and broken
         value = f"{installed} does not work: {type(e).__name__}: {e}"
-        hint = "pip install --force-reinstall 'edgekit[tensorrt]'"
+        hint = bindings_command(options="--force-reinstall")
         return [Finding(group="machine", name="CUDA", status="missing", value=value, hint=hint)]
     capability = ".".join(map(str, device.compute_capability))
     shared = ", memory shared with the processor" if device.integrated else ""
     value = f"{found.name} {_version(found.name)}, driver for CUDA {device.driver_version}: {device.name}, {capability}"
     if not found.has_graphs:
-        hint = f"{found.name} has no CUDA graphs, which make small models faster: pip install cuda-bindings"
+        command = bindings_command(cuda=device.driver_version)
+        hint = f"{found.name} has no CUDA graphs, which make small models faster: {command}"
         return [Finding(group="machine", name="CUDA", status="caution", value=value + shared, hint=hint)]
     return [Finding(group="machine", name="CUDA", status="ok", value=value + shared)]
 

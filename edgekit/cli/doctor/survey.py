@@ -15,8 +15,10 @@ from edgekit.cli.doctor.nvidia import cuda_findings, gpu_findings, jetson_findin
 from edgekit.device.cpu import Cpu, cpu
 from edgekit.device.jetson import Jetson, jetson
 from edgekit.device.nvidia import Gpu, gpus
-from edgekit.engine.backend import BACKENDS, backend
+from edgekit.engine.backend import backend
+from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable
+from edgekit.extras import install_command
 from edgekit.measure.machine import system_name
 from edgekit.report.wording import BACKEND_NAMES, bytes_in_words
 from edgekit.storage import cache_folder, free_bytes
@@ -25,7 +27,7 @@ __all__ = ["Finding", "Survey", "survey"]
 
 BUILD_NEEDS_BYTES = 3_000_000_000
 DISK_NEEDS_BYTES = 2_000_000_000
-PLAN_ONLY = "without it, edgekit build … --target tensorrt --plan-only makes a bundle for a machine that has it"
+GRAPH_ONLY = "without it, edgekit build … --target tensorrt --graph-only makes a bundle for a machine that has it"
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +118,7 @@ def _backends() -> list[Finding]:
 
 def _backend(name: str) -> Finding:
     """Whether engines are built and run on the target; a library that is there and broken is told like any other."""
-    hint = PLAN_ONLY if name == "tensorrt" else ""
+    hint = GRAPH_ONLY if name == "tensorrt" else ""
     try:
         library = backend(name)
         library.require()
@@ -144,7 +146,7 @@ def _build_extra() -> list[Finding]:
         try:
             findings.append(Finding(group="build", name=name, status="ok", value=metadata.version(name)))
         except metadata.PackageNotFoundError:
-            hint = "pip install 'edgekit[build]'"
+            hint = install_command("build", name)
             findings.append(Finding(group="build", name=name, status="missing", value="not installed", hint=hint))
     return findings
 
@@ -154,13 +156,15 @@ def _verdict(can_build: bool, can_run: tuple[str, ...], no_device: tuple[str, ..
         first = f"This machine can build engines, and run them on: {', '.join(can_run)}."
     elif can_run:
         first = (
-            f"This machine can run engines on: {', '.join(can_run)}. To build them here as well: "
-            "pip install 'edgekit[build]'."
+            f"This machine can run engines on: {', '.join(can_run)}. To build engines here as well: "
+            f"{install_command('build')}"
         )
     elif can_build:
-        first = "This machine can compile graphs, but run no engine: pip install 'edgekit[cpu]'."
+        first = (
+            f"This machine can compile graphs, but cannot run engines. To run them on its CPU: {install_command('cpu')}"
+        )
     else:
-        first = "This machine can neither build nor run engines yet: pip install 'edgekit[build,cpu]'."
+        first = f"This machine can neither build nor run engines yet. To do both: {install_command('build')}"
     lines = [first]
     if can_build and no_device:
         lines.append(f"It builds engines for {', '.join(no_device)} as well, which need a GPU to run.")

@@ -119,10 +119,10 @@ def _fitting(words: tuple[str, ...], data: str, split: Literal["train", "test"],
 
 def _task_and_labels(word: str) -> tuple[Task | None, tuple[str, ...]]:
     """What an engine or a model is measured at, if it says so, and the classes of a model that is still to be built."""
-    from edgekit.config import kind_of
     from edgekit.engine.bundle.manifest import read_manifest
     from edgekit.evaluation.evaluators.choose import measures
     from edgekit.models.cfg.recipe import recipe_from_cfg
+    from edgekit.pipeline.model_kind import kind_of
     from edgekit.recipe.schema import load_recipe
 
     task: str = "tensor"
@@ -168,9 +168,9 @@ def _built(
     words: tuple[str, ...], data: str, options: dict[str, Any], threads: int, progress: Progress
 ) -> Iterator[list[Path]]:
     """The engines' folders; of a model two, which are gone when the context ends."""
-    from edgekit.config import kind_of
     from edgekit.errors import UsageError
     from edgekit.pipeline.build import build
+    from edgekit.pipeline.model_kind import kind_of
 
     models = [word for word in words if not _is_engine(word)]
     given = [f"--{name.replace('_', '-')}" for name in MODEL_OPTIONS if options[name] is not None]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.device.cuda.driver import NO_DRIVER, DeviceProperties, Handle
+from edgekit.device.cuda.packages import CUDA_12
 from edgekit.errors import BackendUnavailable, RunError
 
 __all__ = ["CudaBindings"]
@@ -246,7 +247,7 @@ class CudaBindings:
             if type(e).__name__ == "FunctionNotFoundError":
                 raise BackendUnavailable(
                     f"NVIDIA's driver is older than the package 'cuda-bindings': {e}",
-                    hint="update the driver, or install an older package: pip install 'cuda-bindings<13'",
+                    hint=f"update the driver, or install an older package: pip install '{CUDA_12}'",
                 ) from e
             raise
         self._check(function.__name__, status)

@@ -6,12 +6,11 @@ import functools
 
 from edgekit.device.cuda.bindings import CudaBindings
 from edgekit.device.cuda.driver import NO_DRIVER, DeviceProperties, Driver
+from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.cuda.pycuda_driver import PyCuda
 from edgekit.errors import BackendUnavailable
 
 __all__ = ["device_properties", "driver"]
-
-INSTALL = "pip install 'edgekit[tensorrt]'; on a Jetson also: pip install pycuda"
 
 # In the order in which they are tried.
 IMPLEMENTATIONS: tuple[type[Driver], ...] = (CudaBindings, PyCuda)
@@ -41,7 +40,7 @@ def driver() -> Driver:
         )
     raise BackendUnavailable(
         f"CUDA needs the package 'cuda-bindings' or 'pycuda', and neither works here ({'; '.join(missing)})",
-        hint=INSTALL,
+        hint=f"{bindings_command()}; on a Jetson, pycuda works in its place: pip install pycuda",
     )
 
 

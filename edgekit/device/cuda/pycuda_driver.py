@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.device.cuda.driver import NO_DRIVER, DeviceProperties, Handle
+from edgekit.device.cuda.packages import bindings_command
 from edgekit.errors import BackendUnavailable, RunError
 
 __all__ = ["PyCuda"]
@@ -267,4 +268,4 @@ def _let_go(contexts: dict[int, Any]) -> None:
 
 
 def _no_graphs() -> RunError:
-    return RunError("pycuda has no CUDA graphs", hint="pip install cuda-bindings")
+    return RunError("pycuda has no CUDA graphs", hint=bindings_command())

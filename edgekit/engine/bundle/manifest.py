@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from edgekit.device.cpu import cpu
-from edgekit.engine.backend import BACKENDS, Backend, backend
+from edgekit.engine.backend import Backend, backend
 from edgekit.engine.bundle.staging import staged_folder
+from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import Precision, ShapeRange, TensorSpec
@@ -37,7 +38,7 @@ __all__ = [
     "write_bundle",
 ]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 X86_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -108,7 +109,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         engine: name of the engine's file; empty in a bundle that `edgekit compile` is to build one for.
         compute_capabilities: the GPUs that the engine runs on; empty where it runs on the processor.
         shapes: of the inputs that have a dynamic dimension.
-        rebuild: the command line that builds it anew.
+        options: the options of ``edgekit build`` that were given, by name.
+        engine_options: the options that the engine's backend was given, by name.
+        build_command: the ``edgekit build`` command that repeats the build; empty for a module passed as an object.
+        compile_command: the ``edgekit compile`` command that made the engine, where it was compiled anew.
         notes: what the user has to know when reading any of its results.
         files: every other file of the bundle.
     """
@@ -133,9 +137,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     calibration: CalibrationInfo | None = None
     compute_capabilities: tuple[str, ...] = ()
     shapes: dict[str, ShapeRange] = {}
-    rebuild: str = ""
+    options: dict[str, Any] = {}
+    engine_options: dict[str, Any] = {}
+    build_command: str = ""
+    compile_command: str = ""
     notes: tuple[str, ...] = ()
     files: dict[str, FileInfo] = {}
+
+    @property
+    def rebuild(self) -> str:
+        """The command line that builds the engine anew; empty if there is none."""
+        return " && ".join(command for command in (self.build_command, self.compile_command) if command)
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -204,8 +216,7 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as e:  # a folder on the way that may not be searched, or a manifest that may not be read
         raise EngineMismatch(f"cannot read {file}: {e.strerror}", hint=_MAKE_ONE) from e
     raw = _json(data)
-    rebuild = raw.get("rebuild") if isinstance(raw, dict) else None
-    hint = _rebuild(rebuild if isinstance(rebuild, str) else "")
+    hint = _rebuild(_command_in(raw))
     if not isinstance(raw, dict):
         raise EngineMismatch(f"{file} is damaged: expected a JSON object", hint=hint)
     _check_format(file, raw.get("format"), hint)
@@ -261,6 +272,12 @@ def _rebuild(command: str) -> str:
     return f"rebuild it: {command}" if command else "build it anew with edgekit build"
 
 
+def _command_in(raw: object) -> str:
+    """The command that builds the engine anew, from a manifest of this format or of format 1."""
+    found = [raw.get(name) for name in ("build_command", "compile_command", "rebuild")] if isinstance(raw, dict) else []
+    return " && ".join(command for command in found if command and isinstance(command, str))
+
+
 def _refuse_other_than_bundles(path: Path) -> None:
     if not path.is_dir():
         found = "it is a file" if path.exists() else "there is nothing"
@@ -280,7 +297,7 @@ def _check_format(file: Path, got: object, hint: str) -> None:
     if type(got) is not int:
         raise EngineMismatch(f"{file} is damaged: expected 'format' {FORMAT}, got {str(got)[:40]}", hint=hint)
     if got > FORMAT:
-        upgrade = "upgrade with pip install -U edgekit"
+        upgrade = "install a newer EdgeKit, or build the engine again with this one"
         raise EngineMismatch(f"{file}: format {got} is newer than this EdgeKit's, {FORMAT}", hint=upgrade)
     if got < FORMAT:
         raise EngineMismatch(f"{file}: expected format {FORMAT}, got {got}", hint=hint)

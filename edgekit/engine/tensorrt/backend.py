@@ -16,10 +16,17 @@ import msgspec
 
 from edgekit.device.cuda.choose import device_properties
 from edgekit.device.cuda.driver import DeviceProperties
+from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.jetson import jetson
 from edgekit.engine.backend import BuildOptions, BuildResult, Engine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
-from edgekit.engine.tensorrt.builder_config import config_from_options, dla_note, listed_capabilities, save_timing_cache
+from edgekit.engine.tensorrt.builder_config import (
+    config_from_options,
+    dla_note,
+    engine_options,
+    listed_capabilities,
+    save_timing_cache,
+)
 from edgekit.engine.tensorrt.layers import (
     EngineLayer,
     inspected_layers,
@@ -29,8 +36,13 @@ from edgekit.engine.tensorrt.layers import (
 )
 from edgekit.engine.tensorrt.log import builder_log, last_words, made_with_log
 from edgekit.engine.tensorrt.network import add_profile, parse_graph
+from edgekit.engine.tensorrt.options import TensorRtOptions
+from edgekit.engine.tensorrt.runtime import load_engine
+from edgekit.engine.tensorrt.scheme import SCHEME
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
+from edgekit.extras import requirements
 from edgekit.specs import Precision, QuantScheme
+from edgekit.storage import cache_folder
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -82,14 +94,12 @@ class TensorRt:
 
     def scheme(self) -> QuantScheme:
         """See `Backend.scheme`."""
-        from edgekit.engine.tensorrt.scheme import SCHEME
-
         return SCHEME
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Builds ``engine.plan``, as trtexec and Triton take it, and ``layers.json``; see `Backend.build`."""
         library = self._library()
-        self._check(options)
+        self._check(engine_options(options))
         gpu = self._gpu()
         with builder_log(library) as log:
             plan, network, notes = self._built(library, log, graph, options, gpu)
@@ -102,14 +112,12 @@ class TensorRt:
             files=(ENGINE, LAYERS),
             layers=layer_counts(self._assert_precision(options, network, built)),
             backend_version=self.version(),
-            compute_capabilities=self._capabilities(library, options, gpu),
+            compute_capabilities=self._capabilities(library, engine_options(options), gpu),
             notes=tuple(notes),
         )
 
     def load(self, engine: Path, *, threads: int = 0) -> Engine:
         """See `Backend.load`."""
-        from edgekit.engine.tensorrt.runtime import load_engine
-
         return load_engine(self._library(), engine, name=self.name)
 
     def _library(self) -> Any:
@@ -138,9 +146,9 @@ class TensorRt:
             f"sudo apt-get install python3-libnvinfer, and {environment}"
         )
 
-    def _check(self, options: BuildOptions) -> None:
+    def _check(self, options: TensorRtOptions) -> None:
         """Raises `UsageError` on an option that this library has no use for."""
-        if options.compute_capabilities:
+        if options.sm:
             raise UsageError(
                 f"--sm goes with tensorrt-rtx: target '{self.name}' builds for the GPU that is here",
                 hint="leave it out and build on the machine that the engine is for, or add --hardware-compatible",
@@ -160,7 +168,14 @@ class TensorRt:
         # On a Jetson the GPU's memory is the processor's, and the builder needs some of that beside.
         return gpu.free_bytes // 2 if gpu.integrated else gpu.free_bytes
 
-    def _capabilities(self, library: Any, options: BuildOptions, gpu: DeviceProperties | None) -> tuple[str, ...]:
+    def _timing_cache(self, gpu: DeviceProperties | None) -> str:
+        """EdgeKit's own file of the kernel times that were measured on this GPU with this version."""
+        if gpu is None:
+            return ""
+        name = f"{self.name}-{self.version()}-{'-'.join(gpu.name.split())}.cache"
+        return str(cache_folder() / "timing" / name)
+
+    def _capabilities(self, library: Any, options: TensorRtOptions, gpu: DeviceProperties | None) -> tuple[str, ...]:
         if options.hardware_compatible:
             return (AMPERE_AND_LATER,)
         return (_text(gpu.compute_capability),) if gpu else ()
@@ -173,24 +188,26 @@ class TensorRt:
             builder: trt.Builder = made_with_log(library.Builder, log)
         except TypeError as e:  # pybind11's word for a null pointer
             raise BackendUnavailable(f"TensorRT cannot use the GPU: {last_words(log)}") from e
-        parsed = parse_graph(library, builder, log, graph, for_dla=options.dla is not None)
-        config = config_from_options(library, builder, options, self._memory_bytes(gpu))
+        engine = engine_options(options)
+        parsed = parse_graph(library, builder, log, graph, for_dla=engine.dla is not None)
+        cache = self._timing_cache(gpu) if engine.timing_cache is None else engine.timing_cache
+        config = config_from_options(library, builder, options, self._memory_bytes(gpu), cache)
         add_profile(builder, config, parsed.network, options.shapes)
         network = layers_of_network(library, parsed.network)
         self._assert_precision(options, network, ())  # before a build that may take many minutes
         plan: trt.IHostMemory | None = builder.build_serialized_network(parsed.network, config)
         if plan is None:
             words = last_words(log)
-            raise BuildError(f"{self.name} failed to build the engine: {words}", hint=self._way_out(options, words))
-        notes = [*self._notes(network), *save_timing_cache(library, config, options.timing_cache)]
-        if options.dla is not None:
+            raise BuildError(f"{self.name} failed to build the engine: {words}", hint=self._way_out(engine, words))
+        notes = [*self._notes(network), *save_timing_cache(library, config, cache)]
+        if engine.dla is not None:
             notes.append(dla_note(config, parsed.network))
         return plan, network, notes
 
-    def _way_out(self, options: BuildOptions, words: str) -> str:
+    def _way_out(self, options: TensorRtOptions, words: str) -> str:
         if "bad_alloc" in words or "out of memory" in words.lower():
             return "it needs more memory than there is: close programs, add swap, or lower --workspace"
-        return "allow it more memory with --workspace, or leave the option out" if options.workspace_bytes else ""
+        return "allow it more memory with --workspace, or leave the option out" if options.workspace_mib else ""
 
     def _assert_precision(
         self, options: BuildOptions, network: Sequence[EngineLayer], built: Sequence[EngineLayer]
@@ -212,9 +229,9 @@ class TensorRtRtx(TensorRt):
         self._library()
 
     def _how_to_install(self, root: Path = Path("/")) -> str:
-        return "pip install 'edgekit[rtx]'"
+        return bindings_command(*requirements("rtx", "tensorrt-rtx-cu13"), root=root)
 
-    def _check(self, options: BuildOptions) -> None:
+    def _check(self, options: TensorRtOptions) -> None:
         if options.hardware_compatible:
             raise UsageError(
                 "--hardware-compatible goes with tensorrt: TensorRT-RTX's engines run on all GPUs they are built for",
@@ -235,14 +252,14 @@ class TensorRtRtx(TensorRt):
     def _memory_bytes(self, gpu: DeviceProperties | None) -> int:
         return 0  # nothing is tried while it builds
 
-    def _capabilities(self, library: Any, options: BuildOptions, gpu: DeviceProperties | None) -> tuple[str, ...]:
+    def _capabilities(self, library: Any, options: TensorRtOptions, gpu: DeviceProperties | None) -> tuple[str, ...]:
         listed = listed_capabilities(library)
         # "By default, an engine built by TensorRT-RTX can be run on GPU devices with compute capability 8.0, 8.6, 8.9,
         # 12.0, and later", and not on 7.5 (NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines").
-        chosen = options.compute_capabilities or [number for number in listed if number >= 80]
+        chosen = options.sm or [number for number in listed if number >= 80]
         return tuple(_text(divmod(number, 10)) for number in chosen)
 
-    def _way_out(self, options: BuildOptions, words: str) -> str:
+    def _way_out(self, options: TensorRtOptions, words: str) -> str:
         if (options.refittable or options.strip_weights) and self._gpu() is None:
             return "TensorRT-RTX needs a GPU to build refittable plans and plans without weights: build it there"
         return super()._way_out(options, words)

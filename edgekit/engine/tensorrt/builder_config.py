@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from edgekit.engine.backend import BuildOptions
+from edgekit.engine.tensorrt.options import TensorRtOptions
 from edgekit.errors import UsageError
 from edgekit.specs import Precision
 from edgekit.storage import write_atomic
@@ -13,11 +16,16 @@ from edgekit.storage import write_atomic
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["config_from_options", "dla_note", "listed_capabilities", "save_timing_cache"]
+__all__ = ["config_from_options", "dla_note", "engine_options", "listed_capabilities", "save_timing_cache"]
+
+
+def engine_options(options: BuildOptions) -> TensorRtOptions:
+    """TensorRT's own options out of a build request, where they are plain values."""
+    return msgspec.convert(options.engine, TensorRtOptions)
 
 
 def config_from_options(
-    library: Any, builder: trt.Builder, options: BuildOptions, memory_bytes: int
+    library: Any, builder: trt.Builder, options: BuildOptions, memory_bytes: int, timing_cache: str = ""
 ) -> trt.IBuilderConfig:
     """The builder's configuration.
 
@@ -26,6 +34,7 @@ def config_from_options(
         builder: of that library.
         options: what the user wants.
         memory_bytes: how much may be used for trying kernels where the user does not say; 0 is as much as there is.
+        timing_cache: file of measured kernel times; empty for none.
 
     Raises:
         UsageError: the library or the board has not what an option asks for.
@@ -34,14 +43,15 @@ def config_from_options(
     # On by default, and rounds the factors of float32 products to 10 bits of mantissa: types say what is computed.
     config.clear_flag(library.BuilderFlag.TF32)
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
-    workspace = options.workspace_bytes or memory_bytes
+    engine = engine_options(options)
+    workspace = engine.workspace_mib * 2**20 or memory_bytes
     if workspace:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, workspace)
-    _aim_at_capabilities(library, config, options.compute_capabilities)
-    _use_timing_cache(library, config, options.timing_cache)
-    _use_dla(library, builder, config, options)
-    _set_portability(library, config, options)
-    _set_weights(library, config, options)
+    _aim_at_capabilities(library, config, engine.sm)
+    _use_timing_cache(library, config, timing_cache)
+    _use_dla(library, builder, config, options.precision, engine)
+    _set_portability(library, config, engine)
+    _set_weights(library, config, engine)
     return config
 
 
@@ -107,7 +117,9 @@ def _keeps_timing_cache(library: Any, file: str) -> bool:
     return bool(file) and not listed_capabilities(library)
 
 
-def _use_dla(library: Any, builder: trt.Builder, config: trt.IBuilderConfig, options: BuildOptions) -> None:
+def _use_dla(
+    library: Any, builder: trt.Builder, config: trt.IBuilderConfig, precision: Precision, options: TensorRtOptions
+) -> None:
     if options.dla is None:
         return
     cores = builder.num_DLA_cores
@@ -117,14 +129,14 @@ def _use_dla(library: Any, builder: trt.Builder, config: trt.IBuilderConfig, opt
             f"--dla {options.dla}: expected a deep-learning accelerator that TensorRT finds on this board; {have}",
             hint="leave it out" if not cores else "",
         )
-    if options.precision is Precision.FP32:
+    if precision is Precision.FP32:
         raise UsageError("--dla goes with --fp16 or --int8: a DLA does not compute in float32")
     config.default_device_type = library.DeviceType.DLA
     config.DLA_core = options.dla
     config.set_flag(library.BuilderFlag.GPU_FALLBACK)
 
 
-def _set_portability(library: Any, config: trt.IBuilderConfig, options: BuildOptions) -> None:
+def _set_portability(library: Any, config: trt.IBuilderConfig, options: TensorRtOptions) -> None:
     if options.version_compatible:
         config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
         if listed_capabilities(library):  # TensorRT-RTX comes without the lean runtime that would be put in the plan
@@ -133,7 +145,7 @@ def _set_portability(library: Any, config: trt.IBuilderConfig, options: BuildOpt
         config.hardware_compatibility_level = library.HardwareCompatibilityLevel.AMPERE_PLUS
 
 
-def _set_weights(library: Any, config: trt.IBuilderConfig, options: BuildOptions) -> None:
+def _set_weights(library: Any, config: trt.IBuilderConfig, options: TensorRtOptions) -> None:
     if options.refittable:
         config.set_flag(library.BuilderFlag.REFIT)
     if options.strip_weights:

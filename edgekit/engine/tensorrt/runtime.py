@@ -16,6 +16,7 @@ import numpy as np
 
 from edgekit.device.cuda.choose import driver
 from edgekit.device.cuda.driver import Driver
+from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.cuda.resources import Context, Event, Graph, Stream, give_back
 from edgekit.engine.base import BaseEngine
 from edgekit.engine.tensorrt.context import Execution
@@ -83,7 +84,8 @@ class TensorRtEngine(BaseEngine):
         self.use_graphs = cuda.has_graphs
         if not cuda.has_graphs:
             self._note(
-                f"{cuda.name} has no CUDA graphs, so every layer is started by itself: pip install cuda-bindings"
+                f"{cuda.name} has no CUDA graphs, so every layer is launched by itself: "
+                f"{bindings_command(cuda=cuda.properties(index).driver_version)}"
             )
         self._name = name
         self._lock = threading.RLock()

@@ -80,7 +80,7 @@ class TaskEvaluator(Protocol):
         """
         ...
 
-    def judge(self, batch: Sequence[Ready]) -> None:
+    def evaluate(self, batch: Sequence[Ready]) -> None:
         """Runs the engine on as many examples as it takes at once, or fewer."""
         ...
 

@@ -35,7 +35,7 @@ class ClassifyEvaluator(SessionEvaluator):
         self._targets: list[np.ndarray] = []
         self._ranks: list[np.ndarray] = []
 
-    def judge(self, batch: Sequence[Ready]) -> None:
+    def evaluate(self, batch: Sequence[Ready]) -> None:
         logits = logits_from_outputs(self._run(batch), self._session.manifest)
         if logits.shape[1] != self._count:
             raise RunError(

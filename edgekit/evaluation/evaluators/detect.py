@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgekit.data.examples import Boxes, DataSet, Example, input_from_picture
+from edgekit.data.examples import Boxes, DataSet, Example, input_from_image
 from edgekit.errors import DataError, RunError
 from edgekit.evaluation.evaluators.base import (
     ClassFigure,
@@ -38,10 +38,10 @@ class DetectEvaluator(SessionEvaluator):
         how, spec = self._session.manifest.preprocess, self._specs[0]
         if how is None:
             raise DataError(f"{example.id}: expected an engine that takes pictures, got one that takes arrays")
-        array, placement = input_from_picture(example, spec, how)
+        array, placement = input_from_image(example, spec, how)
         return Ready(example, {spec.name: array}, placement)
 
-    def judge(self, batch: Sequence[Ready]) -> None:
+    def evaluate(self, batch: Sequence[Ready]) -> None:
         outputs = self._run(batch)
         for i, ready in enumerate(batch):
             self._add(ready, {name: array[i : i + 1] for name, array in outputs.items()})

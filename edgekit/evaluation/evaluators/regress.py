@@ -22,7 +22,7 @@ class RegressEvaluator(SessionEvaluator):
         self._predicted: list[np.ndarray] = []
         self._expected: list[np.ndarray] = []
 
-    def judge(self, batch: Sequence[Ready]) -> None:
+    def evaluate(self, batch: Sequence[Ready]) -> None:
         outputs = self._run(batch)
         expected = np.stack([np.ravel(np.asarray(ready.example.target, np.float64)) for ready in batch])
         got = next(iter(outputs.values()))

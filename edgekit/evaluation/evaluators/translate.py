@@ -28,7 +28,7 @@ class TranslateEvaluator(SessionEvaluator):
         source = [spec for spec in self._specs if spec.name == SOURCE]
         return Ready(example, feeds_from_example(example, source, None, self._vocabulary))
 
-    def judge(self, batch: Sequence[Ready]) -> None:
+    def evaluate(self, batch: Sequence[Ready]) -> None:
         written = self._session.tokens(stacked(self._session, batch)[SOURCE])[: len(batch)]
         self._predicted += written
         for ready in batch:

@@ -9,23 +9,25 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.insert import inserted_cast
+from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import NameNodes, RemoveDead
 from edgekit.quantize.half.policy import PrecisionPolicy, lost_in_half
 from edgekit.quantize.half.types import HALF, HalfType, is_float
-from edgekit.quantize.plan import PRODUCTS
 from edgekit.specs import Precision
 
-__all__ = ["Cast", "cast_graph"]
+__all__ = ["HalfGraph", "half_from_graph"]
 
 BF16_OPSET = 22
 """The first in which convolutions and poolings may be BF16."""
 
 
 @dataclass(frozen=True)
-class Cast:
-    """What `cast_graph` did.
+class HalfGraph:
+    """A graph in half precision, and what `half_from_graph` did.
 
     Attributes:
+        graph: the new graph; weights that stay in float32 are shared with the float graph.
         precision: of what is not float32.
         halved: how many nodes compute in it.
         kept: name of each node that stays in float32, with the reason.
@@ -34,6 +36,7 @@ class Cast:
         casts: how many casts between the two there are.
     """
 
+    graph: ir.Model
     precision: Precision
     halved: int
     kept: Mapping[str, str]
@@ -41,15 +44,15 @@ class Cast:
     casts: int
 
 
-def cast_graph(
+def half_from_graph(
     graph: ir.Model,
     precision: Precision,
     ranges: Mapping[str, tuple[float, float]] = {},  # noqa: B006  # it is read only
     *,
     keep_float: Sequence[str] = (),
     io: bool = False,
-) -> Cast:
-    """Makes weights and activations half, in place, but for the nodes that would lose too much.
+) -> HalfGraph:
+    """Casts weights and activations to half precision, except for nodes that would lose too much accuracy.
 
     In float32 stay nodes that read or give numbers which half does not hold, by their ranges and their constants; sums,
     squares and exponentials (`edgekit.quantize.half.policy`); what ONNX has no half for; and what holds graphs. Q/DQ
@@ -57,7 +60,8 @@ def cast_graph(
     takes no others.
 
     Args:
-        graph: float32, or with Q/DQ; shapes and types are inferred. BF16 lifts it to opset 22.
+        graph: float32, or with Q/DQ; shapes and types are inferred; it does not change. BF16 upgrades the new graph to
+            opset 22.
         precision: FP16 or BF16.
         ranges: least and greatest number of each tensor of the float graph, as calibration measures them.
         keep_float: patterns of names of nodes that stay in float32.
@@ -68,21 +72,23 @@ def cast_graph(
         UsageError: a pattern matches no node.
     """
     half = HALF[precision]
+    graph = graph.clone(deep_copy=False)
     if precision is Precision.BF16:
-        _lift(graph)
+        _upgrade(graph)
     _fold_integer_biases(graph)
-    islands = PrecisionPolicy(graph, half, ranges, keep_float, io=io)
-    caster = _Caster(graph, half, islands, io=io)
+    policy = PrecisionPolicy(graph, half, ranges, keep_float, io=io)
+    caster = _Caster(graph, half, policy, io=io)
     caster.type_values()
     caster.meet()
     caster.give_out()
     _remove_detours(graph, half)
     RemoveDead()(graph)
     NameNodes()(graph)
-    return Cast(
+    return HalfGraph(
+        graph=graph,
         precision=precision,
-        halved=sum(node not in islands.why for node in islands.places),
-        kept={node.name or "": reason for node, reason in islands.why.items()},
+        halved=sum(node not in policy.why for node in policy.places),
+        kept={node.name or "": reason for node, reason in policy.why.items()},
         lost=caster.lost,
         casts=sum(_is_border(node, half) for node in graph.graph),
     )
@@ -91,9 +97,9 @@ def cast_graph(
 class _Caster:
     """Gives values their types, and casts to those who want another."""
 
-    def __init__(self, graph: ir.Model, half: HalfType, islands: PrecisionPolicy, *, io: bool) -> None:
-        self._graph, self._half, self._islands, self._io = graph.graph, half, islands, io
-        self._places = {node: places for node, places in islands.places.items() if node not in islands.why}
+    def __init__(self, graph: ir.Model, half: HalfType, policy: PrecisionPolicy, *, io: bool) -> None:
+        self._graph, self._half, self._policy, self._io = graph.graph, half, policy, io
+        self._places = {node: places for node, places in policy.places.items() if node not in policy.why}
         self._constants = [value for value in self._graph.initializers.values() if is_float(value)]
         self._inputs = [value for value in self._graph.inputs if is_float(value)]
         self._computed = [value for node in self._graph for value in node.outputs if is_float(value)]
@@ -171,23 +177,15 @@ class _Caster:
     def _cast(self, value: ir.Value, name: str | None) -> ir.Value:
         """``value`` in the other type."""
         dtype = ir.DataType.FLOAT if self._is_half(value) else self._half.dtype
-        node = ir.node("Cast", [value], attributes={"to": dtype}, name=f"{value.name}_to_{_name(dtype)}")
-        result = node.outputs[0]
-        result.name = name or f"{value.name}_{_name(dtype)}"
-        result.type, result.shape = ir.TensorType(dtype), value.shape
-        producer = value.producer()
-        if producer is not None:
-            self._graph.insert_after(producer, node)
-        else:
-            self._graph.insert_before(self._graph[0], node)
-        return result
+        kind = _name(dtype)
+        return inserted_cast(self._graph, value, dtype, f"{value.name}_to_{kind}", name or f"{value.name}_{kind}")
 
 
 def _name(dtype: ir.DataType) -> str:
     return {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}[dtype]
 
 
-def _lift(graph: ir.Model) -> None:
+def _upgrade(graph: ir.Model) -> None:
     """To opset 22, which differs from 20 in the types that operators take, and in GroupNormalization's scale."""
     opset = graph.opset_imports.get("", 1)
     if opset < BF16_OPSET:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgekit.errors import AccuracyError
 from edgekit.graph.evaluator import Evaluator
+from edgekit.graph.insert import inserted_cast
 from edgekit.graph.passes import NameNodes
 from edgekit.quantize.plan import selects
 from edgekit.specs import Precision
@@ -37,7 +38,7 @@ def cast_errors(
     that are probabilities are not expected to be right in digits that nobody looks at; see `LEAST_SHARE`.
 
     Args:
-        graph: in half precision, as `edgekit.quantize.half.cast.cast_graph` leaves it.
+        graph: in half precision, as `edgekit.quantize.half.cast.half_from_graph` leaves it.
         feeds: inputs of the float graph, by name.
         expected: what the float graph gives for each of them.
         threads: to compute with; 0 leaves it to ONNX Runtime.
@@ -125,15 +126,7 @@ def _round(main: ir.Graph, value: ir.Value) -> None:
 
 
 def _cast(main: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    node = ir.node("Cast", [value], attributes={"to": dtype}, name=f"{value.name}_as_{dtype.name.lower()}")
-    result = node.outputs[0]
-    result.name, result.type, result.shape = node.name, ir.TensorType(dtype), value.shape
-    producer = value.producer()
-    if producer is not None:
-        main.insert_after(producer, node)
-    else:
-        main.insert_before(main[0], node)
-    return result
+    return inserted_cast(main, value, dtype, f"{value.name}_as_{dtype.name.lower()}")
 
 
 def _is_share(value: ir.Value) -> bool:

@@ -1,1 +1,1 @@
-"""Drawings of graphs."""
+"""Draws graphs as SVG or HTML."""

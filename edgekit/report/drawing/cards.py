@@ -1,4 +1,4 @@
-"""What stands in a box of a drawn graph: name, operators, shape, figures, and colours that say what computes it."""
+"""Writes the text of a box in a drawn graph: name, operators, shape, figures, and colours by precision or operator."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Card:
     """The text of a box.
 
     Attributes:
-        title: its name.
-        copies: such as ``×8``; empty for one.
-        operators: what it does.
-        shape: of what it gives.
-        figures: parameters and multiply-accumulates; empty where there are none.
-        tip: its full name, all its operators and exact figures.
+        title: name of the block.
+        copies: number of repetitions, such as ``×8``; empty for one.
+        operators: its operators.
+        shape: shape of its output.
+        figures: parameters and multiply-accumulates; empty if it has none.
+        tip: tooltip with the full name, all operators and exact figures.
         colours: classes of the style sheet and their shares, which add up to 1.
     """
 
@@ -59,7 +59,7 @@ class Card:
 
 
 class Painter:
-    """Writes the cards of one drawing; colours are those of precisions in an engine, else of kinds of operators."""
+    """Makes the cards of one drawing; colours show precisions in an engine, else kinds of operators."""
 
     def __init__(self, drawing: Drawing) -> None:
         self._drawing = drawing
@@ -68,7 +68,7 @@ class Painter:
         self._by_precision = quantized or drawing.found.manifest is not None
 
     def card(self, block: Block) -> Card:
-        """The card of a block, folded or not."""
+        """Returns the card of a block, folded or not."""
         rows = [self._drawing.found.layers[row] for row in block.rows]
         shape = "×".join(map(str, self._drawing.shape(block)))
         parameters, macs = (sum(getattr(row, name) or 0 for row in rows) for name in ("parameters", "macs"))
@@ -88,15 +88,15 @@ class Painter:
         )
 
     def legend(self) -> list[tuple[str, str]]:
-        """Classes of the style sheet and what they say, those that the drawing has."""
+        """Returns the classes of the style sheet that the drawing uses, and their names."""
         names = self._shares(self._drawing.found.layers)
         layers = [self._name(layer) for layer in self._drawing.found.layers]
         ordered = [name for name in (*self._names(), OTHER[1]) if name in names or name in layers]
         return [(self._class(name), name) for name in dict.fromkeys(ordered)]
 
     def _names(self) -> list[str]:
-        told = PRECISIONS.values() if self._by_precision else ((kind, name) for kind, (name, _) in KINDS.items())
-        return [name for _, name in told]
+        pairs = PRECISIONS.values() if self._by_precision else ((kind, name) for kind, (name, _) in KINDS.items())
+        return [name for _, name in pairs]
 
     def _name(self, layer: LayerRow) -> str:
         if self._by_precision:
@@ -105,11 +105,11 @@ class Painter:
         return KINDS[kind][0] if kind else OTHER[1]
 
     def _class(self, name: str) -> str:
-        told = list(PRECISIONS.values()) + [(kind, words) for kind, (words, _) in KINDS.items()]
-        return next((kind for kind, words in told if words == name), OTHER[0])
+        pairs = list(PRECISIONS.values()) + [(kind, words) for kind, (words, _) in KINDS.items()]
+        return next((kind for kind, words in pairs if words == name), OTHER[0])
 
     def _shares(self, rows: Sequence[LayerRow]) -> dict[str, float]:
-        """How much of the arithmetic each colour has; where there is none, the colour of the first layer."""
+        """Returns the share of multiply-accumulates by colour; without any, the colour of the first layer."""
         weights: Counter[str] = Counter()
         for row in rows:
             weights[self._name(row)] += row.macs or 0
@@ -120,7 +120,7 @@ class Painter:
 
 
 def _operator(layer: LayerRow) -> str:
-    """Such as ``Conv 3×3 /2``."""
+    """Formats an operator with kernel and strides: ``Conv 3×3 /2``."""
     words = [layer.operator]
     if layer.kernel:
         words.append("×".join(map(str, layer.kernel)))
@@ -131,8 +131,8 @@ def _operator(layer: LayerRow) -> str:
 
 
 def _operators(rows: Sequence[LayerRow]) -> str:
-    """Such as ``16 Conv, 8 Add``, the most frequent first; what only moves numbers about comes last."""
+    """Formats the operators of a block, the most frequent first and data movement last: ``16 Conv, 8 Add``."""
     counts = Counter(row.operator for row in rows)
     moves = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Slice", "Split", "Expand"}
-    told = sorted(counts.items(), key=lambda item: (item[0] in moves, -item[1]))
-    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in told)
+    ordered = sorted(counts.items(), key=lambda item: (item[0] in moves, -item[1]))
+    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in ordered)

@@ -1,4 +1,4 @@
-"""What is seen of a graph: its blocks, what is in each of them, and the edges at every level."""
+"""Selects what a drawing of a graph shows: its blocks, the contents of each, and the edges at every level."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.errors import BackendUnavailable, GraphError
+from edgekit.extras import install_command
 from edgekit.measure.inspection import Inspection
 from edgekit.report.drawing.layers import Layout, layout
 from edgekit.report.drawing.tree import Block, Wiring, block_tree
@@ -14,20 +15,20 @@ from edgekit.specs import TensorSpec
 
 __all__ = ["Contents", "Drawing", "Port", "drawing_from_inspection"]
 
-MOST_PORTS = 4
-"""More values that go into a block, or out of it, are drawn as one."""
-ROOM = 36
-"""Boxes that are drawn at first; blocks are unfolded, level by level, as long as there is room."""
+MAX_PORTS = 4
+"""If more values enter or leave a block, they are drawn as one port."""
+MAX_BOXES = 36
+"""By default, blocks are unfolded level by level up to this number of boxes."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """Where a value comes into a picture or leaves it: the graph's inputs and outputs, and those of a block.
+    """A point where a value enters or leaves the graph or a block.
 
     Attributes:
-        kind: ``input`` and ``output`` are the graph's, ``in`` and ``out`` those of a block.
-        label: what it is called, or that it comes ``from`` a block or goes ``to`` one; empty if there is only one.
-        detail: element type and shape of the graph's own.
+        kind: ``input`` or ``output`` of the graph, ``in`` or ``out`` of a block.
+        label: name of the value, or ``from`` or ``to`` and a block's name; empty if the block has only one such port.
+        detail: element type and shape, for ports of the graph.
     """
 
     kind: Literal["input", "output", "in", "out"]
@@ -37,18 +38,18 @@ class Port:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in a block, or in the whole graph: boxes and ports, and where they stand."""
+    """The contents of a block or of the whole graph: boxes and ports, and their layout."""
 
     nodes: tuple[Block | Port, ...]
     layout: Layout
 
 
 class Drawing:
-    """A graph in blocks, each of which can be drawn folded or with its contents.
+    """A graph as a tree of blocks, each of which is drawn folded or with its contents.
 
     Attributes:
-        found: what is drawn.
-        blocks: the outermost.
+        found: the inspection to draw.
+        blocks: the outermost blocks.
     """
 
     def __init__(self, found: Inspection) -> None:
@@ -67,12 +68,12 @@ class Drawing:
             self._around |= dict.fromkeys(block.rows, around)
 
     def shape(self, block: Block) -> tuple[int, ...]:
-        """Of the last of its values that something else reads."""
+        """Returns the shape of the block's last value that a layer outside reads."""
         row = max(self._wiring.exits(block.rows), default=max(block.rows))
         return self.found.layers[row].output_shape
 
     def contents(self) -> Contents:
-        """The whole graph, with its inputs and outputs."""
+        """Returns the contents of the whole graph, with its inputs and outputs."""
         found, first = self.found, len(self.found.inputs)
         nodes: list[Block | Port] = [Port("input", spec.name, _detail(spec)) for spec in found.inputs]
         edges = {
@@ -91,7 +92,7 @@ class Drawing:
         return Contents(tuple(nodes), layout(len(nodes), edges))
 
     def inside(self, block: Block) -> Contents:
-        """What is in a block, and the values that come into it and leave it."""
+        """Returns the contents of a block, and the values that enter and leave it."""
         rows = set(block.rows)
         sources = sorted({s for row in rows for s in self._wiring.sources[row] if s not in rows})
         exits = self._wiring.exits(block.rows)
@@ -112,17 +113,18 @@ class Drawing:
         return Contents(tuple(nodes), layout(len(nodes), edges, top=top, bottom=bottom))
 
     def unfolded(self, depth: int | None = None) -> set[Block]:
-        """The blocks that are drawn with their contents.
+        """Returns the blocks that are drawn with their contents.
 
         Args:
-            depth: so many levels are seen, 1 the outermost blocks alone; as many as there is room for if None.
+            depth: number of visible levels; 1 shows the outermost blocks only. None shows as many levels as fit into
+                `MAX_BOXES`.
         """
         opened: set[Block] = set()
         level, seen, reached = list(self.blocks), len(self.blocks), 1
         while level and (depth is None or reached < depth):
             groups = [block for block in level if block.parts]
             seen += sum(len(block.parts) - 1 for block in groups)
-            if depth is None and seen > ROOM:
+            if depth is None and seen > MAX_BOXES:
                 break
             opened.update(groups)
             level = [part for block in groups for part in block.parts]
@@ -143,7 +145,7 @@ class Drawing:
         return {row: part for part, block in enumerate(blocks) for row in block.rows}
 
     def _origin(self, source: int, block: Block) -> str:
-        """The block that a value comes from, as it is called where it stands beside one around ``block``."""
+        """Returns the label of the block that a value comes from, at the level where it is outside of ``block``."""
         return self.found.inputs[-1 - source].name if source < 0 else self._beside(source, block)
 
     def _destination(self, row: int, block: Block) -> str:
@@ -158,23 +160,23 @@ class Drawing:
 
     @staticmethod
     def _merged(kind: Literal["in", "out"], values: list[tuple[int, str]]) -> list[tuple[Port, list[int]]]:
-        if len(values) > MOST_PORTS:
+        if len(values) > MAX_PORTS:
             return [(Port(kind, f"{len(values)} values"), [value for value, _ in values])]
         way = "from" if kind == "in" else "to"
         return [(Port(kind, f"{way} {label}" if len(values) > 1 else ""), [value]) for value, label in values]
 
 
 def drawing_from_inspection(found: Inspection) -> Drawing:
-    """The graph of a model or an engine, ready to be drawn.
+    """Makes the drawing of a model or an engine.
 
     Raises:
-        BackendUnavailable: ``found`` is of an engine whose graph could not be read without the package ``onnx``.
+        BackendUnavailable: ``found`` has no graph, because it was made without the package ``onnx``.
         GraphError: there are no layers.
     """
     if found.macs is None:
         raise BackendUnavailable(
             f"drawing the graph of {found.name} needs the package onnx, which is not installed",
-            hint="pip install 'edgekit[build]'",
+            hint=install_command("build", "onnx", "onnx-ir"),
         )
     if not found.layers:
         raise GraphError(f"{found.name} cannot be drawn: expected layers, got none")

@@ -1,7 +1,7 @@
-"""Places the nodes of a directed acyclic graph in rows and columns, so that edges run down and cross little.
+"""Lays out a directed acyclic graph in rows and columns, so that edges run down and rarely cross.
 
-The steps are those of Sugiyama, Tagawa and Toda (1981): rows, lanes for edges that pass rows, an order in each row,
-columns. An edge keeps to its lane, so none runs through a box; edges of one source share theirs.
+The steps are those of Sugiyama, Tagawa and Toda (1981): rows, lanes for edges that pass through rows, an order in each
+row, columns. An edge stays in its lane, so it never crosses a box; edges from the same source share a lane.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SWEEPS = 6
 
 
 class Place(NamedTuple):
-    """Where something stands: its row, and the columns that it is in the middle of, both counted from zero."""
+    """Position of a node or lane: its row, and the first and last of the columns it is centred in, from zero."""
 
     row: int
     first: int
@@ -27,9 +27,9 @@ class Layout(NamedTuple):
     """A graph in rows and columns.
 
     Attributes:
-        places: of the nodes, in their order, and then of the lanes that edges take through rows.
+        places: positions of the nodes, in their order, then of the lanes that edges take through rows.
         segments: edges from row to row, as pairs of indices into ``places``.
-        columns: for each column whether it holds nodes; the others hold nothing but lanes.
+        columns: for each column, whether it contains nodes; the others contain only lanes.
     """
 
     places: tuple[Place, ...]
@@ -40,19 +40,19 @@ class Layout(NamedTuple):
 def layout(
     count: int, edges: Collection[tuple[int, int]], *, top: Collection[int] = (), bottom: Collection[int] = ()
 ) -> Layout:
-    """Places ``count`` nodes; the same graph is placed the same every time.
+    """Lays out ``count`` nodes; the result is deterministic.
 
     Args:
-        count: nodes are 0 to ``count - 1``.
-        edges: from a lesser number to a greater.
-        top: nodes that stand in the first row; one alone stands in the middle of all columns.
-        bottom: the same of the last row.
+        count: number of nodes, which are 0 to ``count - 1``.
+        edges: pairs of nodes, each from a smaller number to a larger one.
+        top: nodes of the first row; a single one is centred over all columns.
+        bottom: nodes of the last row; a single one is centred below all columns.
 
     Raises:
-        ValueError: an edge does not run from a lesser number to a greater.
+        ValueError: an edge does not run from a smaller number to a larger one.
     """
     if any(not 0 <= source < target < count for source, target in edges):
-        raise ValueError("edges must run from a lesser number to a greater")
+        raise ValueError("edges must run from a smaller number to a larger one")
     rows, segments = _with_lanes(_rows(count, edges, top, bottom), edges)
     order = _ordered(rows, segments, count)
     chains = _chains(order, segments, count)
@@ -69,7 +69,7 @@ def layout(
 
 
 def _rows(count: int, edges: Collection[tuple[int, int]], top: Collection[int], bottom: Collection[int]) -> list[int]:
-    """As high as can be, but what nothing goes into, and what comes of that alone, as low: near to where it is used."""
+    """Assigns the highest possible rows, but the lowest to nodes that depend on no input: they go next to their use."""
     sources, targets = _neighbours(edges)
     rows = [0] * count
     for node in range(count):
@@ -96,7 +96,7 @@ def _neighbours(edges: Iterable[tuple[int, int]]) -> tuple[defaultdict[int, list
 
 
 def _with_lanes(rows: list[int], edges: Collection[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Rows of nodes and of lanes, and edges cut at each row; all edges of a source go down one lane."""
+    """Returns the rows of nodes and lanes, and edges split at each row; edges from the same source share a lane."""
     rows = list(rows)
     segments: list[tuple[int, int]] = []
     _, targets = _neighbours(edges)
@@ -111,7 +111,7 @@ def _with_lanes(rows: list[int], edges: Collection[tuple[int, int]]) -> tuple[li
 
 
 def _ordered(rows: list[int], segments: list[tuple[int, int]], count: int) -> list[list[int]]:
-    """What stands in each row, from left to right: the order with the fewest crossings of some sweeps by barycentre."""
+    """Orders each row from left to right: the best of several barycentre sweeps, which has the fewest crossings."""
     order: list[list[int]] = [[] for _ in range(max(rows, default=-1) + 1)]
     for index, row in enumerate(rows):
         order[row].append(index)
@@ -150,7 +150,7 @@ def _crossings(order: Sequence[Sequence[int]], below: defaultdict[int, list[int]
 
 
 def _chains(order: list[list[int]], segments: list[tuple[int, int]], count: int) -> dict[int, int]:
-    """What stands in one column below another: lanes first, so that they are straight, then nodes as it fits."""
+    """Groups what goes into one column: lanes first, so that they are straight, then nodes where possible."""
     above, below = _neighbours(segments)
     chain_of = {index: index for row in order for index in row}
     for upper, lower in zip(order, order[1:], strict=False):
@@ -179,7 +179,7 @@ def _off_middle(one: int, among: list[int]) -> int:
 
 
 def _columns(order: list[list[int]], chain_of: dict[int, int]) -> dict[int, int]:
-    """As far to the left as can be, with each chain in one column."""
+    """Assigns the leftmost possible columns, one per chain."""
     left_of: defaultdict[int, set[int]] = defaultdict(set)
     for row in order:
         for left, right in zip(row, row[1:], strict=False):
@@ -201,7 +201,7 @@ def _columns(order: list[list[int]], chain_of: dict[int, int]) -> dict[int, int]
 def _places(
     rows: list[int], order: list[list[int]], columns: dict[int, int], edges: list[tuple[int, int]]
 ) -> list[Place]:
-    """Nodes that are alone in their rows stand in the middle of the nodes above and below them."""
+    """Returns the positions; nodes that are alone in their rows are centred between the nodes above and below."""
     above, below = _neighbours(edges)
     places = [Place(row, columns[index], columns[index]) for index, row in enumerate(rows)]
     run: list[int] = []
@@ -217,6 +217,6 @@ def _places(
 
 
 def outer_lanes(columns: Sequence[bool]) -> tuple[int, int]:
-    """How many columns to the left of all nodes, and to the right of them, hold nothing but lanes."""
+    """Returns the number of lane columns to the left and to the right of all nodes."""
     nodes = [column for column, holds_nodes in enumerate(columns) if holds_nodes]
     return nodes[0], len(columns) - 1 - nodes[-1]

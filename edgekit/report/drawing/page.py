@@ -1,14 +1,13 @@
-"""A graph as one HTML page that stands alone: blocks unfold on a click or a key.
+"""Renders a graph as one self-contained HTML page, whose blocks unfold on a click or a key.
 
-The browser lays out the boxes, in rows and columns that are given; a script in the page draws the edges.
+The browser positions the boxes in the rows and columns of the layout; a script in the page draws the edges.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from html import escape
-from pathlib import Path
 
+from edgekit.report.assets import asset
 from edgekit.report.drawing.cards import Card, Painter
 from edgekit.report.drawing.contents import Contents, Drawing, Port
 from edgekit.report.drawing.layers import Place, outer_lanes
@@ -19,11 +18,11 @@ __all__ = ["html_from_drawing"]
 
 
 def html_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
-    """The page.
+    """Renders the page.
 
     Args:
-        drawing: what is to be drawn.
-        depth: levels of blocks that are unfolded at first; as many as there is room for if None.
+        drawing: the graph to draw.
+        depth: number of visible levels when the page opens; None for as many as fit.
     """
     writer = _Writer(drawing, drawing.unfolded(depth))
     name = escape(drawing.found.name)
@@ -32,11 +31,11 @@ def html_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{name}: computation graph</title>\n"
-        f"<style>\n{_file('page.css')}{_file('graph.css')}</style>\n</head>\n<body>\n"
+        f"<style>\n{asset('page.css')}{asset('graph.css')}</style>\n</head>\n<body>\n"
         f"<header><h1>{name}</h1><p>{escape(heading_of(drawing))}</p>"
         f'<ul class="legend">{legend}</ul>{_BUTTONS}</header>\n'
         f'<main class="graph">{writer.contents(drawing.contents())}</main>\n'
-        f"<script>\n{_file('graph.js')}</script>\n</body>\n</html>\n"
+        f"<script>\n{asset('graph.js')}</script>\n</body>\n</html>\n"
     )
 
 
@@ -44,13 +43,8 @@ _BUTTONS = (
     '<p class="buttons"><button type="button" data-do="more">Unfold one level</button>'
     '<button type="button" data-do="all">Unfold all</button><button type="button" data-do="none">Fold all</button>'
     "<span>Click a block, or press Enter on it, to unfold it; arrow keys move.</span></p>"
-    "<noscript><p>Blocks unfold without a script; the edges between them need one.</p></noscript>"
+    "<noscript><p>Blocks unfold without JavaScript; drawing edges needs it.</p></noscript>"
 )
-
-
-@cache
-def _file(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 class _Writer:
@@ -70,7 +64,7 @@ class _Writer:
         lanes = [f'<i class="lane" {_area(place)}></i>' for place in places[len(nodes) :]]
         edges = " ".join(f"{source}-{target}" for source, target in shown.layout.segments)
         frame = "".join(
-            f" {side}-told"
+            f" {side}-port"
             for side, node in (("top", shown.nodes[0]), ("bottom", shown.nodes[-1]))
             if isinstance(node, Port) and node.label
         )
@@ -100,8 +94,8 @@ def _text(card: Card) -> str:
     bar = "".join(f'<i class="{colour}" style="flex:{share:.3f}"></i>' for colour, share in card.colours)
     copies = f" <em>{card.copies}</em>" if card.copies else ""
     lines = (("operators", card.operators), ("shape", card.shape), ("cost", card.figures))
-    told = "".join(f'<span class="{kind}">{escape(line)}</span>' for kind, line in lines if line)
-    return f'<span class="bar">{bar}</span><b>{escape(card.title)}{copies}</b>{told}'
+    text = "".join(f'<span class="{kind}">{escape(line)}</span>' for kind, line in lines if line)
+    return f'<span class="bar">{bar}</span><b>{escape(card.title)}{copies}</b>{text}'
 
 
 def _port(port: Port, place: Place) -> str:

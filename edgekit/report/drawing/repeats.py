@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 __all__ = ["Run", "runs_of_repeats"]
 
-LONGEST_PERIOD = 64
+MAX_PERIOD = 64
 
 
 class Run(NamedTuple):
-    """``times`` equal pieces of ``period`` elements, from ``start`` on."""
+    """``times`` repetitions of ``period`` elements, starting at ``start``."""
 
     start: int
     period: int
@@ -19,16 +19,16 @@ class Run(NamedTuple):
 
 
 def runs_of_repeats(sequence: Sequence[Hashable]) -> list[Run]:
-    """Cuts a sequence into runs: ``a b c b c b c d`` is ``a``, three times ``b c``, and ``d``.
+    """Splits a sequence into runs: ``a b c b c b c d`` is ``a``, three times ``b c``, and ``d``.
 
-    From left to right, the run that covers most is taken, and of those the one with the shortest period.
+    From left to right, it takes the run that covers the most elements, and among equals the shortest period.
     """
     numbers = {element: number for number, element in enumerate(dict.fromkeys(sequence))}
     kinds = [numbers[element] for element in sequence]
     runs: list[Run] = []
     start = 0
     while start < len(kinds):
-        periods = range(1, min(LONGEST_PERIOD, (len(kinds) - start) // 2) + 1)
+        periods = range(1, min(MAX_PERIOD, (len(kinds) - start) // 2) + 1)
         found = [Run(start, period, _times(kinds, start, period)) for period in periods]
         best = max((run for run in found if run.times > 1), key=lambda run: run.period * run.times, default=None)
         runs.append(best or Run(start, 1, 1))
@@ -37,7 +37,7 @@ def runs_of_repeats(sequence: Sequence[Hashable]) -> list[Run]:
 
 
 def _times(kinds: list[int], start: int, period: int) -> int:
-    """How often the piece at ``start`` stands there in a row."""
+    """Returns how often the piece at ``start`` repeats."""
     end = start + period
     while end < len(kinds) and kinds[end] == kinds[end - period]:
         end += 1

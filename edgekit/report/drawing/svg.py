@@ -1,12 +1,11 @@
-"""A graph as an SVG that stands alone: blocks as boxes, folded to a depth, with edges around them."""
+"""Renders a graph as a self-contained SVG: blocks as boxes, unfolded to a depth, with edges between them."""
 
 from __future__ import annotations
 
-from functools import cache
 from html import escape
-from pathlib import Path
 from typing import NamedTuple
 
+from edgekit.report.assets import asset
 from edgekit.report.drawing.cards import Card, Painter
 from edgekit.report.drawing.contents import Contents, Drawing, Port
 from edgekit.report.drawing.layers import Place, outer_lanes
@@ -18,7 +17,7 @@ BOX, LINE, PAD = 236, 17, 10
 LANE, GAP, ROW_GAP = 10, 18, 28
 MARGIN, TITLE = 28, 66
 CHARACTER = {"title": 7.9, "line": 6.7}
-"""Widths in px, of the widest of usual fonts."""
+"""Character widths in px, of the widest common font."""
 
 
 class _Drawn(NamedTuple):
@@ -28,11 +27,11 @@ class _Drawn(NamedTuple):
 
 
 def svg_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
-    """The SVG.
+    """Renders the SVG.
 
     Args:
-        drawing: what is to be drawn.
-        depth: levels of blocks that are seen; as many as there is room for if None.
+        drawing: the graph to draw.
+        depth: number of visible levels; None for as many as fit.
     """
     artist = _Artist(drawing, drawing.unfolded(depth))
     graph = artist.contents(drawing.contents())
@@ -44,7 +43,7 @@ def svg_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img" aria-label="{escape(f"Computation graph of {drawing.found.name}")}">\n'
-        f"<style>\n{_style()}</style>\n{_ARROW}"
+        f"<style>\n{asset('graph_svg.css')}</style>\n{_ARROW}"
         f'<rect class="paper" width="100%" height="100%"/>\n'
         f'<g transform="translate({MARGIN} {MARGIN})">{heading}{_moved(0, TITLE, legend.svg)}</g>\n'
         f"{_moved(MARGIN + left, MARGIN + TITLE + legend.height, graph.svg)}\n</svg>\n"
@@ -57,20 +56,15 @@ _ARROW = (
 )
 
 
-@cache
-def _style() -> str:
-    return (Path(__file__).parent / "graph_svg.css").read_text(encoding="utf-8")
-
-
 def heading_of(drawing: Drawing) -> str:
-    """What is drawn, in one line."""
+    """Returns the summary line of a drawing."""
     found = drawing.found
     engine = f"{str(found.manifest.precision).upper()} for {found.manifest.backend} · " if found.manifest else ""
     return f"{engine}{len(found.layers)} layers · {found.parameters or 0:,} parameters · {found.macs or 0:,} MACs"
 
 
 class _Artist:
-    """Draws blocks, from the innermost outwards, each with its upper left corner at the origin."""
+    """Draws blocks from the innermost outwards, each with its upper left corner at the origin."""
 
     def __init__(self, drawing: Drawing, opened: set[Block]) -> None:
         self.painter = Painter(drawing)
@@ -103,7 +97,7 @@ class _Artist:
                     centre(target),
                     tops[target.row],
                     end,
-                    arrow=b < len(drawn) and _told(shown.nodes[b]),
+                    arrow=b < len(drawn) and _visible(shown.nodes[b]),
                 )
             )
         boxes = [
@@ -122,9 +116,9 @@ class _Artist:
         shown = self._drawing.inside(block)
         inner = self.contents(shown)
         head = PAD + 2 * LINE + 8
-        above, below = (2 * PAD if _told(node) else 0 for node in (shown.nodes[0], shown.nodes[-1]))
-        told = " · ".join(filter(None, (card.shape, card.figures)))
-        width = max(inner.width + 2 * GAP, BOX, len(told) * CHARACTER["line"] + 3 * PAD)
+        above, below = (2 * PAD if _visible(node) else 0 for node in (shown.nodes[0], shown.nodes[-1]))
+        subtitle = " · ".join(filter(None, (card.shape, card.figures)))
+        width = max(inner.width + 2 * GAP, BOX, len(subtitle) * CHARACTER["line"] + 3 * PAD)
         room = width - 3 * PAD
         height = head + above + inner.height + below
         return _Drawn(
@@ -133,7 +127,7 @@ class _Artist:
             f"<g><title>{escape(card.tip)}</title>"
             + f'<rect class="open" width="{width:.0f}" height="{height:.0f}" rx="10"/>'
             + _title(card, room)
-            + _text(PAD + 6, PAD + LINE + 12, "soft", told)
+            + _text(PAD + 6, PAD + LINE + 12, "soft", subtitle)
             + _bar(card, head)
             + f'<path class="edge faint" d="M0 {head}H{width:.0f}"/></g>'
             + _moved((width - inner.width) / 2, head + above, inner.svg),
@@ -143,7 +137,7 @@ class _Artist:
 def _spread(
     places: tuple[Place, ...], sizes: list[float], columns: tuple[bool, ...]
 ) -> tuple[list[float], list[float], float]:
-    """Left edges and widths of all columns, and the whole width, in which the nodes are in the middle."""
+    """Returns left edges and widths of all columns, and the total width, in which the nodes are centred."""
     widths = [0.0 if holds_nodes else float(LANE) for holds_nodes in columns]
     for size, place in sorted(zip(sizes, places, strict=False), key=lambda item: item[1].last - item[1].first):
         nodes = [column for column in range(place.first, place.last + 1) if columns[column]]
@@ -183,7 +177,7 @@ def _title(card: Card, room: float) -> str:
 
 
 def _bar(card: Card, height: float) -> str:
-    """A stripe at the left edge, in the colours of the card."""
+    """Draws a stripe at the left edge, in the colours of the card."""
     top, room = 7.0, height - 14
     parts = []
     for colour, share in card.colours:
@@ -192,8 +186,8 @@ def _bar(card: Card, height: float) -> str:
     return "".join(parts)
 
 
-def _told(node: Block | Port) -> bool:
-    """Whether there is anything to be seen: a port without a label is where an edge meets the frame."""
+def _visible(node: Block | Port) -> bool:
+    """Whether a node is visible: a port without a label is only the point where an edge meets the frame."""
     return not isinstance(node, Port) or bool(node.label)
 
 
@@ -215,7 +209,7 @@ def _port(port: Port) -> _Drawn:
 
 
 def _edge(x: float, start: float, bend: float, to_x: float, top: float, end: float, *, arrow: bool) -> str:
-    """Straight down to the end of its row, a curve to the next row, and straight down there."""
+    """Draws an edge: straight down to the end of its row, a curve to the next row, and straight down there."""
     middle = (bend + top) / 2
     path = f"M{x:.1f} {start:.1f}V{bend:.1f}C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {top:.1f}"
     if end > top:

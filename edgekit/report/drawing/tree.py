@@ -1,7 +1,7 @@
-"""A graph as a tree of blocks to be drawn: layers by the modules that they came from, and repeated blocks as one.
+"""Arranges a graph as a tree of blocks: layers grouped by their modules, and repeated blocks merged into one.
 
-Every block can be drawn as one box: no path leaves it and comes back. Where modules are not like that, since one is
-used at several places, its layers stand in several blocks.
+Every block can be drawn as one box: no path leaves it and comes back. The layers of a module that is used in several
+places are in several blocks.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ FOLLOWERS = frozenset(
     "Relu Reshape Selu Sigmoid Softplus Softsign Sqrt Squeeze Swish Tanh ThresholdedRelu Transpose Unsqueeze "
     "Abs Add Cast Ceil Div Exp Floor Log Mul Neg Not Pow Reciprocal Sub".split()
 )
-"""Operators that are told in the box of what they follow, if they read nothing else."""
-MOST_FOLLOWERS = 8
-MOST_FLAT = 30
-"""Layers without modules that stand in a block before repetitions among them are looked for."""
+"""Operators that are drawn in the box of the layer they follow, if they read nothing else."""
+MAX_FOLLOWERS = 8
+MAX_FLAT = 30
+"""Repetitions among layers without modules are merged if a block has more than this number of them."""
 
 
 @dataclass(eq=False)
 class Block:
-    """A box, and what is in it.
+    """A box and its contents.
 
     Attributes:
-        label: what the box is called among those beside it.
-        path: what it is called in the whole graph.
-        rows: indices of its layers, as the inspection has them.
-        parts: blocks in it, each after those that it reads; none where there is nothing to unfold.
-        copies: of how many equal blocks in a row it is made.
+        label: name of the box within its parent.
+        path: full name in the graph.
+        rows: indices of its layers in the inspection.
+        parts: blocks inside, each after those that it reads; empty if there is nothing to unfold.
+        copies: number of equal consecutive blocks that it stands for.
     """
 
     label: str
@@ -51,12 +51,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Wiring:
-    """Which layer reads which.
+    """The connections between layers.
 
     Attributes:
-        layers: of the inspection.
-        sources: for each layer the layers that it reads; ``-1`` is the first of the graph's inputs, ``-2`` the second.
-        readers: for each layer those that read it; ``None`` for one of the graph's outputs.
+        layers: layers of the inspection.
+        sources: for each layer, the layers that it reads; ``-1`` is the first graph input, ``-2`` the second.
+        readers: for each layer, the layers that read it; ``None`` stands for a graph output.
     """
 
     layers: tuple[LayerRow, ...]
@@ -65,7 +65,7 @@ class Wiring:
 
     @classmethod
     def of(cls, found: Inspection) -> Wiring:
-        """The wiring of all layers of a graph."""
+        """Returns the wiring of an inspection."""
         made = {spec.name: -1 - place for place, spec in enumerate(found.inputs)}
         sources: list[tuple[int, ...]] = []
         readers: dict[int, list[int | None]] = {}
@@ -81,13 +81,13 @@ class Wiring:
         return cls(found.layers, tuple(sources), {index: tuple(read) for index, read in readers.items()})
 
     def exits(self, rows: Sequence[int]) -> tuple[int, ...]:
-        """The layers of a block that something outside of it reads."""
+        """Returns the layers of a block that a layer outside reads."""
         inside = set(rows)
         return tuple(row for row in rows if any(reader not in inside for reader in self.readers.get(row, ())))
 
 
 def block_tree(wiring: Wiring) -> tuple[Block, ...]:
-    """The outermost blocks of a graph, each after those that it reads."""
+    """Returns the outermost blocks of a graph, each after those that it reads."""
     paths = _module_paths(wiring)
     rows = list(range(len(wiring.layers)))
     blocks = _arranged(rows, 0, paths, wiring)
@@ -97,13 +97,13 @@ def block_tree(wiring: Wiring) -> tuple[Block, ...]:
 
 
 def _module_paths(wiring: Wiring) -> list[Path]:
-    """Of each layer the modules around it, and its own name last."""
+    """Returns the path of each layer: the modules around it, then its own name."""
     layers = wiring.layers
     paths = [_path(layer) for layer in layers]
     for row in reversed(range(len(layers))):
         readers = [paths[reader][:-1] for reader in wiring.readers.get(row, ()) if reader is not None]
         if readers and not wiring.sources[row]:
-            # What is made of constants alone stands in the module that uses it.
+            # A layer that reads only constants belongs to the module that uses it.
             around = tuple(
                 part
                 for part, *_ in itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*readers, strict=False))
@@ -128,7 +128,7 @@ def _path(layer: LayerRow) -> Path:
 
 
 def _arranged(rows: Sequence[int], depth: int, paths: Sequence[Path], wiring: Wiring) -> tuple[Block, ...]:
-    """The blocks that ``rows``, all of one module at ``depth``, are made of."""
+    """Arranges ``rows``, which share one module at ``depth``, into blocks."""
     owners: dict[int, int] = {}
     members: list[list[int]] = []
     modules: dict[str, int] = {}
@@ -151,29 +151,29 @@ def _block(rows: list[int], depth: int, paths: Sequence[Path], wiring: Wiring) -
         return Block(_label(module), ".".join(module), tuple(rows))
     parts = _arranged(rows, depth + 1, paths, wiring)
     if len(parts) == 1:
-        # A module of one part is that part, under the name of the module.
+        # A module with one part is drawn as that part, with the module's name.
         return Block(_label(module), ".".join(module), tuple(rows), parts[0].parts, parts[0].copies)
     return Block(_label(module), ".".join(module), tuple(rows), parts)
 
 
 def _label(path: Path) -> str:
-    """The last part of a path that is no number, and what comes after it."""
+    """Returns the last part of a path that is not a number, and the parts after it."""
     start = next((i for i in range(len(path) - 1, -1, -1) if not path[i].isdigit()), 0)
     return ".".join(path[start:])
 
 
 def _without_cycles(members: list[list[int]], owners: dict[int, int], wiring: Wiring) -> list[list[int]]:
-    """Where parts read each other in a circle, each is cut into the pieces in which it runs."""
+    """Splits parts that read each other in a cycle into the pieces in which they run."""
     edges: dict[int, set[int]] = {part: set() for part in range(len(members))}
     for row, owner in owners.items():
         edges[owner].update(owners[source] for source in wiring.sources[row] if source in owners)
     result: list[list[int]] = []
-    for circle in _circles(edges):
-        if len(circle) == 1:
-            result.append(members[circle[0]])
+    for cycle in _components(edges):
+        if len(cycle) == 1:
+            result.append(members[cycle[0]])
             continue
         last = -1
-        for row in sorted(row for part in circle for row in members[part]):
+        for row in sorted(row for part in cycle for row in members[part]):
             if owners[row] != last:
                 result.append([])
                 last = owners[row]
@@ -181,8 +181,8 @@ def _without_cycles(members: list[list[int]], owners: dict[int, int], wiring: Wi
     return result
 
 
-def _circles(edges: dict[int, set[int]]) -> list[list[int]]:
-    """Strongly connected components (Tarjan 1972), without recursion."""
+def _components(edges: dict[int, set[int]]) -> list[list[int]]:
+    """Returns the strongly connected components (Tarjan 1972), without recursion."""
     index: dict[int, int] = {}
     low: dict[int, int] = {}
     stack: list[int] = []
@@ -215,7 +215,7 @@ def _circles(edges: dict[int, set[int]]) -> list[list[int]]:
 
 
 def _with_followers(members: list[list[int]], wiring: Wiring) -> list[list[int]]:
-    """Activation functions and the like join what they follow, if nothing else reads what is between."""
+    """Adds activation functions and similar layers to the part they follow, if nothing else reads the value between."""
     single = {part[0] for part in members if len(part) == 1}
     taken: set[int] = set()
     result: list[list[int]] = []
@@ -230,9 +230,9 @@ def _with_followers(members: list[list[int]], wiring: Wiring) -> list[list[int]]
 
 
 def _followers(first: list[int], free: set[int], wiring: Wiring) -> list[int]:
-    """What ``first`` becomes with those of ``free`` that follow it."""
+    """Returns ``first`` with the layers of ``free`` that follow it."""
     inside, kept = list(first), list(first)
-    while len(inside) <= MOST_FOLLOWERS:
+    while len(inside) <= MAX_FOLLOWERS:
         following = [
             reader
             for row in inside
@@ -252,7 +252,7 @@ def _followers(first: list[int], free: set[int], wiring: Wiring) -> list[int]:
 
 
 def _in_order(members: list[list[int]], wiring: Wiring) -> list[list[int]]:
-    """Each part after those that it reads; of several that could be next, that which comes first in the graph."""
+    """Sorts parts topologically; among several candidates, the first in the graph is next."""
     owners = {row: part for part, rows in enumerate(members) for row in rows}
     waits = [
         {owners[s] for row in rows for s in wiring.sources[row] if s in owners} - {part}
@@ -270,7 +270,7 @@ def _in_order(members: list[list[int]], wiring: Wiring) -> list[list[int]]:
 
 
 def _folded(blocks: list[Block], paths: Sequence[Path], wiring: Wiring) -> tuple[Block, ...]:
-    """Runs of equal blocks as one."""
+    """Merges runs of equal blocks into one."""
     kinds = [_kind(block, wiring) for block in blocks]
     folded: list[Block] = []
     for run in runs_of_repeats(kinds):
@@ -286,7 +286,7 @@ def _folded(blocks: list[Block], paths: Sequence[Path], wiring: Wiring) -> tuple
 def _worth(members: list[Block], run: Run, beside: int) -> bool:
     if run.times < 3:
         return False
-    return any(block.parts for block in members) or beside > MOST_FLAT
+    return any(block.parts for block in members) or beside > MAX_FLAT
 
 
 def _in_series(members: list[Block], run: Run, wiring: Wiring) -> bool:
@@ -300,7 +300,7 @@ def _in_series(members: list[Block], run: Run, wiring: Wiring) -> bool:
 
 
 def _piece(blocks: Sequence[Block]) -> Block:
-    """Blocks that are repeated together, called after the largest."""
+    """Combines blocks that are repeated together, with the name of the largest."""
     if len(blocks) == 1:
         return blocks[0]
     largest = max(blocks, key=lambda block: len(block.rows))
@@ -308,9 +308,9 @@ def _piece(blocks: Sequence[Block]) -> Block:
 
 
 def _repeated(blocks: Sequence[Block]) -> Block:
-    """Equal blocks as one."""
+    """Combines equal blocks into one."""
     first, last = blocks[0], blocks[-1]
-    # Without a number that would be cut: block1 and block12 give "block1 … 12".
+    # Digits are not part of the common prefix: block1 and block12 give "block1 … 12", not "block1 … 2".
     common = re.sub(r"\d+$", "", os.path.commonprefix([first.label, last.label]))
     label = f"{first.label} … {last.label[len(common) :]}"
     return Block(label, f"{first.path} … {last.path}", _rows(blocks), tuple(blocks), len(blocks))
@@ -321,7 +321,7 @@ def _rows(blocks: Sequence[Block]) -> tuple[int, ...]:
 
 
 def _kind(block: Block, wiring: Wiring) -> tuple[object, ...]:
-    """What repetitions have in common: operators, and height and width of what they give."""
+    """Returns what repetitions have in common: operators, and height and width of their outputs."""
     layers = [wiring.layers[row] for row in block.rows]
     shape = layers[-1].output_shape
     return (

@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn by hand: a histogram, a time line, bars; colours come from the page's style sheet."""
+"""Draws charts as SVG: a histogram, a time line, bars; colours come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Bar", "Series", "bars", "histogram", "time_line"]
 WIDTH = 720
 LEFT = 46
 RIGHT = 14
-MOST_BINS = 48
+MAX_BINS = 48
 
 
 class Series(NamedTuple):
-    """One engine's runs.
+    """The runs of one engine.
 
     Attributes:
-        name: what the legend says.
-        colour: a class of the style sheet: ``one`` or ``two``.
-        samples_ms: durations in the order in which they were taken.
+        name: name in the legend.
+        colour: class of the style sheet: ``one`` or ``two``.
+        samples_ms: durations in the order of the runs.
     """
 
     name: str
@@ -34,21 +34,21 @@ class Series(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One bar: a row of parts, each a name, a colour class and a length in ms."""
+    """One bar: a label, and parts, each with a name, a colour class and a length in ms."""
 
     label: str
     parts: tuple[tuple[str, str, float], ...]
 
 
 def histogram(one: Series, marks: Iterable[tuple[str, float]] = ()) -> str:
-    """How often each latency was seen.
+    """Draws the histogram of the latency of one engine.
 
-    The slowest 1 % can lie far out; where they would flatten all the rest, the axis ends at 1.5 times the 99th
-    percentile, and what is beyond is counted in the last bin.
+    The axis ends at 1.5 times the 99th percentile at most, so that outliers do not flatten the rest. Slower runs are
+    counted in the last bin.
 
     Args:
         one: the runs of one engine.
-        marks: vertical lines, label and ms.
+        marks: vertical lines, as label and ms.
     """
     values = np.asarray(one.samples_ms, dtype=np.float64)
     top, base = 26, 166
@@ -64,10 +64,10 @@ def histogram(one: Series, marks: Iterable[tuple[str, float]] = ()) -> str:
 
 
 def time_line(series: Sequence[Series]) -> str:
-    """Every run as a dot, in the order in which they ran, with a line at the median.
+    """Draws every run as a dot, in order, with a line at the median.
 
-    The axis starts at zero, unless all runs lie so close together that nothing would be seen of them. Runs beyond
-    1.5 times the 99th percentile are drawn at the upper edge.
+    The axis starts at zero, unless all runs are so close together that their differences would be invisible. Runs
+    beyond 1.5 times the 99th percentile are drawn at the upper edge.
     """
     top, bottom = 14, 204
     values = np.concatenate([np.asarray(s.samples_ms, dtype=np.float64) for s in series])
@@ -100,7 +100,7 @@ def time_line(series: Sequence[Series]) -> str:
 
 
 def bars(rows: Sequence[Bar]) -> str:
-    """Horizontal bars of stacked parts; each part wide enough says its length."""
+    """Draws horizontal bars of stacked parts; each part that is wide enough is labelled with its length."""
     label_width, thick, gap, top = 108, 34, 14, 6
     longest = max(sum(length for _, _, length in row.parts) for row in rows) or 1.0
     scale = (WIDTH - label_width - 92) / longest
@@ -127,7 +127,7 @@ def bars(rows: Sequence[Bar]) -> str:
 
 
 class _Axis:
-    """A horizontal axis in ms with a little room on both sides."""
+    """A horizontal axis in ms with a margin on both sides."""
 
     def __init__(self, low: float, high: float) -> None:
         room = max((high - low) * 0.04, high * 0.01, 1e-6)
@@ -138,10 +138,10 @@ class _Axis:
 
 
 def _bins(values: np.ndarray, axis: _Axis) -> int:
-    """Freedman and Diaconis' rule, within what can be drawn."""
+    """Returns the number of bins by the rule of Freedman and Diaconis, limited to `MAX_BINS`."""
     quarter, three_quarters = np.percentile(values, (25, 75))
     width = 2 * float(three_quarters - quarter) / len(values) ** (1 / 3)
-    return MOST_BINS if width <= 0 else int(np.clip((axis.high - axis.low) / width, 12, MOST_BINS))
+    return MAX_BINS if width <= 0 else int(np.clip((axis.high - axis.low) / width, 12, MAX_BINS))
 
 
 def _beyond(values: np.ndarray) -> float:
@@ -195,7 +195,7 @@ def _mark(label: str, value: float, axis: _Axis, top: int, bottom: int) -> str:
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers from ``low`` to ``high``: steps of 1, 2 or 5 times a power of ten."""
+    """Returns round numbers from ``low`` to ``high``, in steps of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)

@@ -1,14 +1,13 @@
-"""Reports as one HTML file that needs nothing else: style and charts are inside, no script, no network."""
+"""Renders reports as one self-contained HTML file: style and charts are inline, without scripts or network access."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from html import escape
-from pathlib import Path
 
 from edgekit.measure.latency import Statistics
 from edgekit.measure.reports import BuildReport, LatencyReport
+from edgekit.report.assets import asset
 from edgekit.report.html.charts import Bar, Series, bars, histogram, time_line
 from edgekit.report.wording import (
     bytes_in_words,
@@ -27,11 +26,11 @@ __all__ = ["html_from_build", "html_from_report"]
 
 COLUMNS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
 STAGE_COLOURS = {"preprocess": "pre", "inference": "two", "postprocess": "post"}
-QUIET = "It was quiet: the runs neither spread, nor drifted, nor fell into two groups, and nobody else was busy."
+QUIET = "No disturbance: no wide spread, no drift, no two levels of speed, and no load from other processes."
 
 
 def html_from_report(report: LatencyReport) -> str:
-    """The page of one engine's latency."""
+    """Renders the latency report of one engine."""
     inference = Series("inference", "two", report.samples_ms["inference"])
     body = [
         _header(report.name, title(report), report.created),
@@ -39,7 +38,7 @@ def html_from_report(report: LatencyReport) -> str:
         _figures(_figures_of(report)),
         _disturbed([item.text for item in report.disturbances]),
         _stages({"median": report}),
-        _section("How often each latency was seen", _HISTOGRAM_TEXT, histogram(inference, _marks(report))),
+        _section("Latency histogram", _HISTOGRAM_TEXT, histogram(inference, _marks(report))),
         _section("Run by run", _TIME_LINE_TEXT, time_line([inference])),
         _section("All figures", "", _statistics(report)),
         _section("The engine", "", _facts(engine_rows(report))),
@@ -50,10 +49,10 @@ def html_from_report(report: LatencyReport) -> str:
 
 
 def html_from_build(report: BuildReport) -> str:
-    """The page of a build: its engines side by side."""
+    """Renders the report of a build, with its engines side by side."""
     engines = report.engines
     last = list(engines.values())[-1]
-    # The engine that was asked for has the strong colour; what it is compared with is pale.
+    # The engine that was built has the strong colour; its reference is pale.
     colours = ["one"] * (len(engines) - 1) + ["two"]
     series = [
         Series(name.upper(), colour, engine.samples_ms["inference"])
@@ -70,7 +69,7 @@ def html_from_build(report: BuildReport) -> str:
         _figures(_figures_of_build(report)),
         _disturbed(disturbed),
         _stages({name.upper(): engine for name, engine in engines.items()}),
-        _section("How often each latency was seen", _HISTOGRAM_TEXT, histograms),
+        _section("Latency histogram", _HISTOGRAM_TEXT, histograms),
         _section("Run by run", _TIME_LINE_TEXT, time_line(series) + _legend([(s.colour, s.name) for s in series])),
         *(_section(f"All figures, {name.upper()}", "", _statistics(engine)) for name, engine in engines.items()),
         _section("The build", "", _facts(fact_rows(report))) if report.facts else "",
@@ -81,9 +80,9 @@ def html_from_build(report: BuildReport) -> str:
     return _page(f"{report.name}: build report", body)
 
 
-_HISTOGRAM_TEXT = "The engine alone, from arrays in to arrays out. A single narrow hill is a quiet machine."
+_HISTOGRAM_TEXT = "The engine alone, from input arrays to output arrays. A quiet machine gives a single narrow peak."
 _TIME_LINE_TEXT = (
-    "Every dot is a run, in order; the dashed line is the median. A slope is heat, steps are clock changes."
+    "Each dot is a run, in order; the dashed line is the median. A slope indicates heat, steps indicate clock changes."
 )
 
 
@@ -92,7 +91,7 @@ def _marks(report: LatencyReport) -> list[tuple[str, float]]:
 
 
 def _figures_of(report: LatencyReport) -> list[tuple[str, str, str]]:
-    """Label, value and a line below it."""
+    """Returns the figures at the top of the page: label, value as HTML, and a line below."""
     latency = report.latency_ms
     figures = [
         ("median latency", f"{milliseconds(latency.p50)} <small>ms</small>", "the engine alone"),
@@ -101,13 +100,13 @@ def _figures_of(report: LatencyReport) -> list[tuple[str, str, str]]:
             f"{milliseconds(latency.p99)} <small>ms</small>",
             f"slowest {milliseconds(latency.max)} ms",
         ),
-        ("throughput", _with_unit(rate(report.throughput_per_s, unit_of(report))), "one after the other"),
+        ("throughput", _with_unit(rate(report.throughput_per_s, unit_of(report))), "one run after the other"),
         ("engine size", _with_unit(bytes_in_words(report.engine_bytes)), f"built in {report.precision.upper()}"),
         ("peak memory", _with_unit(bytes_in_words(report.memory.peak_bytes)), "of the whole process"),
     ]
     if report.total_ms is not None:
         total = f"{milliseconds(report.total_ms.p50)} <small>ms</small>"
-        figures.insert(1, ("picture to detections", total, "median of all three stages"))
+        figures.insert(1, ("image to detections", total, "median of all three stages"))
     return figures
 
 
@@ -129,7 +128,7 @@ def _with_unit(text: str) -> str:
 
 
 def _figures(figures: Sequence[tuple[str, str, str]]) -> str:
-    # The style sheet gives the first one the colour.
+    # The style sheet colours the first one.
     cards = "".join(
         f"<div><dt>{escape(label)}</dt><dd>{value}</dd><dd>{escape(below)}</dd></div>"
         for label, value, below in figures
@@ -146,7 +145,7 @@ def _stages(reports: dict[str, LatencyReport]) -> str:
     if len(stages) == len(rows) == 1:
         return ""
     content = bars(rows) + _legend([(STAGE_COLOURS[stage], stage) for stage in stages])
-    return _section("Stage by stage", "Medians, in the order in which they run.", content)
+    return _section("Stages", "Medians, in the order of execution.", content)
 
 
 def _statistics(report: LatencyReport) -> str:
@@ -181,7 +180,7 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _disturbed(texts: Sequence[str]) -> str:
-    return _caution("Read these figures with care", texts) if texts else ""
+    return _caution("These figures may be inaccurate", texts) if texts else ""
 
 
 def _caution(heading: str, lines: Sequence[str]) -> str:
@@ -201,19 +200,14 @@ def _section(heading: str, text: str, content: str) -> str:
 
 
 def _footer(report: LatencyReport, command: str) -> str:
-    return f"<footer>Measured by {command}, EdgeKit {escape(report.edgekit)}. Warm-up runs are in no figure.</footer>"
-
-
-@cache
-def _style() -> str:
-    return (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    return f"<footer>Measured by {command}, EdgeKit {escape(report.edgekit)}. Warm-up runs are not counted.</footer>"
 
 
 def _page(page_title: str, body: Iterable[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(page_title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(page_title)}</title>\n<style>\n{asset('page.css')}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
         + "\n</main>\n</body>\n</html>\n"
     )

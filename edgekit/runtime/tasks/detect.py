@@ -101,7 +101,7 @@ def detections_from_outputs(
         iou_threshold=iou_threshold,
         max_detections=max_detections,
     )
-    corners = placement.to_picture(boxes[kept])
+    corners = placement.to_image(boxes[kept])
     visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
     kept = kept[visible]
     return Detections(corners[visible], scores[kept], classes[kept], manifest.labels)

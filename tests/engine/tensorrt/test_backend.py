@@ -41,7 +41,7 @@ ORIN = DeviceProperties(
     integrated=True,
     driver_version="12.6",
 )
-FP32 = BuildOptions(precision=Precision.FP32)
+FP32 = BuildOptions(precision=Precision.FP32, engine={"timing_cache": ""})
 
 
 @pytest.fixture
@@ -87,7 +87,8 @@ def configured(library: Any, options: BuildOptions, memory_bytes: int = 0) -> An
     with warnings.catch_warnings():
         # TensorRT-RTX's word for its functions around timing caches, which TensorRT needs.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return config_from_options(library, builder, options, memory_bytes), builder
+        cache = options.engine.get("timing_cache", "")
+        return config_from_options(library, builder, options, memory_bytes, cache), builder
 
 
 def test_an_engine_is_for_the_gpu_that_it_was_built_on(tmp_path: Path, library: Any, here: Any) -> None:
@@ -103,7 +104,7 @@ def test_a_hardware_compatible_engine_is_for_later_gpus_too(
     tmp_path: Path, library: Any, here: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     here(DESKTOP)
-    options = BuildOptions(precision=Precision.FP32, hardware_compatible=True)
+    options = BuildOptions(precision=Precision.FP32, engine={"hardware_compatible": True, "timing_cache": ""})
     assert TensorRt().build(graph_in(tmp_path), tmp_path, options).compute_capabilities == ("8.0+",)
     assert "setHardwareCompatibilityLevel()" in capfd.readouterr().err  # RTX takes the call, and says it has no use
 
@@ -124,7 +125,7 @@ def test_gpus_are_not_chosen_where_the_builder_uses_the_one_that_is_here(
     tmp_path: Path, library: Any, here: Any
 ) -> None:
     here(DESKTOP)
-    options = BuildOptions(precision=Precision.FP32, compute_capabilities=(86,))
+    options = BuildOptions(precision=Precision.FP32, engine={"sm": (86,)})
     with pytest.raises(UsageError, match="--sm goes with tensorrt-rtx"):
         TensorRt().build(graph_in(tmp_path), tmp_path, options)
 
@@ -138,7 +139,7 @@ def test_kernels_are_tried_in_free_memory_of_which_a_jetson_keeps_half(
 
 
 def test_the_user_has_the_last_word_on_memory(library: Any) -> None:
-    config, _ = configured(library, BuildOptions(precision=Precision.FP32, workspace_bytes=2**26), 2**30)
+    config, _ = configured(library, BuildOptions(precision=Precision.FP32, engine={"workspace_mib": 64}), 2**30)
     assert config.get_memory_pool_limit(library.MemoryPoolType.WORKSPACE) == 2**26
 
 
@@ -151,7 +152,7 @@ def test_float32_is_computed_in_float32(library: Any) -> None:
 def test_a_timing_cache_is_kept_and_read_again(tmp_path: Path, library: Any, here: Any) -> None:
     here(DESKTOP)
     cache = tmp_path / "caches" / "rtx.cache"
-    options = BuildOptions(precision=Precision.FP32, timing_cache=str(cache))
+    options = BuildOptions(precision=Precision.FP32, engine={"timing_cache": str(cache)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         TensorRt().build(graph_in(tmp_path), tmp_path, options)
@@ -167,7 +168,7 @@ def test_a_timing_cache_is_kept_and_read_again(tmp_path: Path, library: Any, her
 def test_a_timing_cache_that_cannot_be_written_is_a_note(tmp_path: Path, library: Any, here: Any) -> None:
     here(DESKTOP)
     (tmp_path / "file").touch()
-    options = BuildOptions(precision=Precision.FP32, timing_cache=str(tmp_path / "file" / "cache"))
+    options = BuildOptions(precision=Precision.FP32, engine={"timing_cache": str(tmp_path / "file" / "cache")})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         result = TensorRt().build(graph_in(tmp_path), tmp_path, options)
@@ -176,14 +177,14 @@ def test_a_timing_cache_that_cannot_be_written_is_a_note(tmp_path: Path, library
 
 def test_tensorrt_rtx_which_times_nothing_keeps_no_cache(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    options = BuildOptions(precision=Precision.FP32, timing_cache=str(tmp_path / "cache"))
+    options = BuildOptions(precision=Precision.FP32, engine={"timing_cache": str(tmp_path / "cache")})
     TensorRtRtx().build(graph_in(tmp_path), tmp_path, options)
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_dla_that_the_board_has_not_is_refused(library: Any) -> None:
     with pytest.raises(UsageError, match="--dla 0: .* it has none"):
-        configured(library, BuildOptions(precision=Precision.FP16, dla=0))
+        configured(library, BuildOptions(precision=Precision.FP16, engine={"dla": 0}))
 
 
 class BoardWithDla:
@@ -214,8 +215,8 @@ class BoardWithDla:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (BuildOptions(precision=Precision.FP16, dla=2), "--dla 2: .* it has 2"),
-        (BuildOptions(precision=Precision.FP32, dla=0), "--dla goes with --fp16 or --int8"),
+        (BuildOptions(precision=Precision.FP16, engine={"dla": 2}), "--dla 2: .* it has 2"),
+        (BuildOptions(precision=Precision.FP32, engine={"dla": 0}), "--dla goes with --fp16 or --int8"),
     ],
 )
 def test_a_dla_is_counted_from_0_and_computes_no_float32(options: BuildOptions, words: str, library: Any) -> None:
@@ -226,7 +227,7 @@ def test_a_dla_is_counted_from_0_and_computes_no_float32(options: BuildOptions, 
 
 def test_what_a_dla_cannot_compute_falls_back_to_the_gpu(library: Any) -> None:
     board: Any = BoardWithDla(library.Builder(process_log(library)))
-    config = config_from_options(library, board, BuildOptions(precision=Precision.FP16, dla=1), 0)
+    config = config_from_options(library, board, BuildOptions(precision=Precision.FP16, engine={"dla": 1}), 0)
     assert board.told["default_device_type"] == library.DeviceType.DLA
     assert board.told["DLA_core"] == 1
     assert config.get_flag(library.BuilderFlag.GPU_FALLBACK)
@@ -249,7 +250,7 @@ def test_how_much_a_dla_takes_is_a_note(tmp_path: Path, library: Any) -> None:
     ],
 )
 def test_options_become_flags_of_the_builder(options: dict[str, Any], flags: set[str], library: Any) -> None:
-    config, _ = configured(library, BuildOptions(precision=Precision.FP32, **options))
+    config, _ = configured(library, BuildOptions(precision=Precision.FP32, engine=options))
     considered = {"REFIT", "REFIT_IDENTICAL", "STRIP_PLAN", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}
     assert {name for name in considered if config.get_flag(getattr(library.BuilderFlag, name))} == flags
 

@@ -40,7 +40,8 @@ def build(tmp_path: Path, folder: Path) -> Build:
     def run(graph: onnx.ModelProto, precision: Precision = Precision.FP32, **options: Any) -> BuildResult:
         from typed_graphs import save
 
-        told = BuildOptions(precision=precision, **options)
+        shapes = options.pop("shapes", {})
+        told = BuildOptions(precision=precision, shapes=shapes, engine=options)
         return engine_from_graph(save(graph, tmp_path), folder, "tensorrt-rtx", told, timeout_s=120)
 
     return run
@@ -161,9 +162,9 @@ def test_shapes_that_are_missing_or_do_not_fit_are_named(
 def test_the_gpus_that_an_engine_is_for_can_be_chosen(build: Build, folder: Path) -> None:
     from small_graphs import conv_graph
 
-    assert build(conv_graph(), compute_capabilities=(86,)).compute_capabilities == ("8.6",)
+    assert build(conv_graph(), sm=(86,)).compute_capabilities == ("8.6",)
     one = (folder / "engine.plan").stat().st_size
-    assert build(conv_graph(), compute_capabilities=(75, 89, 120)).compute_capabilities == ("7.5", "8.9", "12.0")
+    assert build(conv_graph(), sm=(75, 89, 120)).compute_capabilities == ("7.5", "8.9", "12.0")
     assert (folder / "engine.plan").stat().st_size > one
 
 
@@ -174,7 +175,7 @@ def test_a_gpu_that_the_library_does_not_list_is_refused_with_those_it_does(
     from small_graphs import conv_graph
 
     with pytest.raises(UsageError, match=r"75, 80, 86, 89, 120, 121"):
-        build(conv_graph(), compute_capabilities=wanted)
+        build(conv_graph(), sm=wanted)
 
 
 def test_an_operator_that_tensorrt_has_not_is_named_with_its_node(build: Build) -> None:
@@ -252,7 +253,7 @@ def test_a_build_that_fails_ends_with_the_builders_last_words(build: Build, fold
     from small_graphs import conv_graph
 
     with pytest.raises(BuildError, match="workspace limit") as caught:
-        build(conv_graph(), workspace_bytes=1000)
+        build(conv_graph(), workspace_mib=1)
     assert "--workspace" in caught.value.hint
     assert list(folder.iterdir()) == []
 

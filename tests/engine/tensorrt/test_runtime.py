@@ -107,7 +107,9 @@ def test_without_graphs_every_run_is_enqueued_and_a_note_says_why(write_plan: Wr
     engine = load(driver, write_plan())
     for number in range(3):
         assert_computed(engine.run(frame(number)), frame(number))
-    assert engine.notes == ["fake has no CUDA graphs, so every layer is started by itself: pip install cuda-bindings"]
+    assert engine.notes == [
+        "fake has no CUDA graphs, so every layer is launched by itself: pip install 'cuda-bindings>=13.0'"
+    ]
     assert "begin_capture" not in driver.calls
     engine.close()
 

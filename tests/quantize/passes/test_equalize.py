@@ -29,7 +29,7 @@ from edgekit.quantize.calibrate.collect import (
 )
 from edgekit.quantize.passes.equalize import equalized_ranges
 from edgekit.quantize.plan import plan_from_graph, range_source
-from edgekit.quantize.quantize import quantized_graph
+from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 Feeds = list[dict[str, np.ndarray]]
@@ -338,7 +338,7 @@ def quantization_sqnr_db(graph: ir.Model, folder: Path, feeds: Feeds, *, equaliz
     table = table_of(graph, feeds)
     if not equalized:
         table = CalibrationTable(**{f: getattr(table, f) for f in table.__struct_fields__} | {"channels": {}})
-    quantized_graph(graph, table, EVERYWHERE)
+    graph = quantized_from_graph(graph, table, EVERYWHERE).graph
     folder.mkdir(exist_ok=True)
     ir.save(graph, folder / "graph.onnx")
     OnnxRuntime().build(folder / "graph.onnx", folder, BuildOptions(precision=Precision.INT8, threads=1))

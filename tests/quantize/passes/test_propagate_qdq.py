@@ -14,8 +14,8 @@ from torch import nn
 from edgekit.engine.tensorrt.scheme import SCHEME
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
-from edgekit.quantize.half.cast import cast_graph
-from edgekit.quantize.quantize import quantized_graph
+from edgekit.quantize.half.cast import half_from_graph
+from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision, TensorSpec
 
 RESIDUAL = """
@@ -80,7 +80,7 @@ def pairs(
     def quantize(graph: str | ir.Model) -> dict[str, list[str]]:
         if isinstance(graph, str):
             graph = known_graph(graph)
-        quantized_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME)
+        graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME).graph
         return read_from_pairs(graph)
 
     return quantize
@@ -140,7 +140,7 @@ def test_a_pooling_that_somebody_reads_in_float_is_left_in_float(pairs) -> None:
 def test_what_is_joined_has_pairs_before_and_behind_with_one_scale(graph_of, weights, feeds_for, calibrated) -> None:
     two = np.array([1, 1, 2, 2], np.float32)
     graph = graph_of(CONCAT, w=weights(4, 4, 1, 1), v=weights(4, 8, 1, 1), twice=two)
-    quantized_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME).graph
     assert read_from_pairs(graph) == {"x": ["a"], "r": ["p", "c"], "p": ["b"], "b": ["u"], "u": ["c"], "c": ["y"]}
     scale = scales(graph)
     assert len({scale[name] for name in "rpbuc"}) == 1
@@ -166,7 +166,7 @@ def test_a_flattened_picture_goes_into_a_linear_layer_as_integers(pairs) -> None
     assert pairs(LINEAR) == {"x": ["a"], "r": ["f"], "f": ["y"]}
 
 
-def test_attention_multiplies_its_activations_in_float_and_its_weights_in_integers(pairs) -> None:
+def test_attention_multiplies_its_activations_in_float_and_its_weights_in_integers(calibrated, feeds_for) -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     graph = optimize(graph_from_module(layer, [TensorSpec("x", "float32", (1, 6, 16))]))
@@ -175,7 +175,8 @@ def test_attention_multiplies_its_activations_in_float_and_its_weights_in_intege
         node.name for node in graph.graph if node.op_type == "MatMul" and node.inputs[1].const_value is None
     }
     assert len(of_activations) == 2 and len(products) == 6
-    reading = {reader for readers in pairs(graph).values() for reader in readers}
+    graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME).graph
+    reading = {reader for readers in read_from_pairs(graph).values() for reader in readers}
     by_integers = {
         node.name
         for node in graph.graph
@@ -187,7 +188,7 @@ def test_attention_multiplies_its_activations_in_float_and_its_weights_in_intege
 
 def test_biases_are_never_quantized(known_graph, feeds_for, calibrated) -> None:
     graph = known_graph(LINEAR)
-    quantized_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME).graph
     (gemm,) = (node for node in graph.graph if node.op_type == "Gemm")
     assert gemm.inputs[2].const_value.dtype == ir.DataType.FLOAT
 
@@ -202,7 +203,7 @@ def test_a_first_convolution_that_reads_a_picture_stays_in_float(graph_of, weigh
 def test_scales_are_numbers_that_half_precision_holds(graph_of, weights, feeds_for, calibrated, size) -> None:
     text = "g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) { y = Conv (x, w) }"
     graph = graph_of(text, w=weights(4, 4, 3, 3) * np.float32(size))
-    quantized_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME)
+    graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME).graph
     for node in graph.graph:
         if node.op_type == "DequantizeLinear":
             scale = node.inputs[1].const_value.numpy()
@@ -218,8 +219,8 @@ def test_tensorrt_reads_products_of_integers_that_give_halves(known_graph, feeds
     graph = known_graph(text)
     table = calibrated(graph, feeds_for(graph))
     products = {node.name for node in graph.graph if node.op_type in ("Conv", "Gemm")}
-    quantized_graph(graph, table, SCHEME)
-    cast_graph(graph, Precision.FP16, table.ranges)
+    graph = quantized_from_graph(graph, table, SCHEME).graph
+    graph = half_from_graph(graph, Precision.FP16, table.ranges).graph
     layers = parsed(graph)
     seen = [layer for layer in layers if layer.kind in ("CONVOLUTION", "MATRIX_MULTIPLY")]
     assert len(seen) == len(products)

@@ -1,4 +1,4 @@
-"""Drawings of graphs: what stands in them, and that their parts stand where they should."""
+"""Drawings of graphs: their contents and their layout."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def residual_net() -> Inspection:
 
 @pytest.fixture
 def drawing(residual_net: Inspection) -> Drawing:
-    """The net, ready to be drawn."""
+    """The drawing of the net."""
     return drawing_from_inspection(residual_net)
 
 
 def boxes(
     node: ElementTree.Element, x: float = 0, y: float = 0, around: tuple[Rectangle, ...] = ()
 ) -> Iterator[tuple[Rectangle, tuple[Rectangle, ...]]]:
-    """Every box of an SVG, and the unfolded blocks around it."""
+    """Returns every box of an SVG, and the unfolded blocks around it."""
     moved = re.match(r"translate\(([-\d.]+) ([-\d.]+)\)", node.get("transform", ""))
     if moved:
         x, y = x + float(moved[1]), y + float(moved[2])
@@ -106,7 +106,7 @@ def within(a: Rectangle, b: Rectangle) -> bool:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, None])
-def test_boxes_are_apart_or_one_in_the_other(drawing: Drawing, depth: int | None) -> None:
+def test_boxes_are_separate_or_nested(drawing: Drawing, depth: int | None) -> None:
     root = ElementTree.fromstring(svg_from_drawing(drawing, depth))
     found = [box for box, _ in boxes(root)]
     assert len(found) >= 6
@@ -129,7 +129,7 @@ def test_depth_unfolds_level_by_level(drawing: Drawing) -> None:
     assert titles(3) >= {"conv", "add"}
 
 
-def test_a_box_tells_operators_shape_and_figures(drawing: Drawing) -> None:
+def test_a_box_shows_operators_shape_and_figures(drawing: Drawing) -> None:
     painter = Painter(drawing)
     stem, stage, _ = (painter.card(block) for block in drawing.blocks)
     assert (stem.title, stem.operators, stem.shape) == ("stem", "Conv 3×3 /2 + LeakyRelu", "1×16×52×52")
@@ -152,19 +152,19 @@ def test_colours_are_kinds_of_operators_or_else_precisions(residual_net: Inspect
     assert painter.card(drawing.blocks[1]).colours == (("float", 0.75), ("int8", 0.25))
 
 
-def test_ports_tell_where_values_come_from_and_go_to(drawing: Drawing) -> None:
+def test_ports_name_where_values_come_from_and_go_to(drawing: Drawing) -> None:
     svg = svg_from_drawing(drawing, 2)
     assert ">from stem<" in svg and ">from stage<" in svg
     assert ">to head.left<" in svg and ">to head.right<" in svg
 
 
-def test_names_with_signs_of_markup_are_text(drawing: Drawing) -> None:
+def test_names_with_markup_characters_are_escaped(drawing: Drawing) -> None:
     for page in (svg_from_drawing(drawing), html_from_drawing(drawing)):
         assert "a<b>" not in page and "a&lt;b&gt;&amp;c" in page
 
 
 class Page(HTMLParser):
-    """Counts what opens and what closes, and keeps attributes."""
+    """Counts opening and closing tags, and keeps attributes."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_stands_alone(drawing: Drawing) -> None:
+def test_the_page_is_self_contained(drawing: Drawing) -> None:
     text = html_from_drawing(drawing)
     page = Page(text)
     assert not page.open
@@ -203,7 +203,7 @@ def main_of(text: str) -> ElementTree.Element:
     return ElementTree.fromstring(found[0].replace(" open>", ' open="">'))
 
 
-def test_edges_of_the_page_are_between_places_that_it_has(drawing: Drawing) -> None:
+def test_edges_of_the_page_connect_existing_places(drawing: Drawing) -> None:
     insides = [node for node in main_of(html_from_drawing(drawing)).iter("div") if node.get("data-edges") is not None]
     assert len(insides) == 7
     for inside in insides:
@@ -215,7 +215,7 @@ def test_edges_of_the_page_are_between_places_that_it_has(drawing: Drawing) -> N
 
 
 def edges_seen(node: ElementTree.Element) -> int:
-    """How many edges are in blocks that are unfolded."""
+    """Returns the number of edges in unfolded blocks."""
     if node.tag == "details" and node.get("open") is None:
         return 0
     return len(node.get("data-edges", "").split()) + sum(map(edges_seen, node))
@@ -228,7 +228,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 
 def in_browser(page: str, folder: Path) -> str:
-    """The page as a browser has it when its scripts have run."""
+    """Returns the page of a browser after its scripts have run."""
     file = folder / "graph.html"
     file.write_text(page, encoding="utf-8")
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom"]
@@ -239,7 +239,7 @@ def in_browser(page: str, folder: Path) -> str:
 
 @needs_chromium
 @pytest.mark.parametrize("depth", [1, 3])
-def test_the_script_draws_the_edges_of_what_is_unfolded(drawing: Drawing, tmp_path: Path, depth: int) -> None:
+def test_the_script_draws_the_edges_of_unfolded_blocks(drawing: Drawing, tmp_path: Path, depth: int) -> None:
     page = html_from_drawing(drawing, depth)
     drawn = in_browser(page, tmp_path).partition("<script>")[0]
     assert drawn.count('<path d="') == edges_seen(main_of(page)) > 0
@@ -267,7 +267,7 @@ def test_clicks_and_keys_fold_and_unfold(drawing: Drawing, tmp_path: Path) -> No
     assert "<title>true false true false true 6 0</title>" in in_browser(page, tmp_path)
 
 
-def test_a_graph_in_which_every_layer_reads_all_before_it_is_drawn_at_once() -> None:
+def test_a_dense_graph_is_drawn_quickly() -> None:
     values = ["x", *(f"block.layer{i}.conv" for i in range(40))]
     rows = []
     for i in range(40):

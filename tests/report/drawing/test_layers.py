@@ -17,7 +17,7 @@ def graphs(draw: st.DrawFn) -> tuple[int, set[tuple[int, int]]]:
 
 
 def reached(found: Layout, source: int, count: int) -> set[int]:
-    """The nodes at which the lanes of a node end."""
+    """Returns the nodes at which the lanes of a node end."""
     ends, waiting = set(), [source]
     while waiting:
         index = waiting.pop()
@@ -47,7 +47,7 @@ def test_segments_run_from_a_row_to_the_next(graph: tuple[int, set[tuple[int, in
 
 @settings(deadline=None)
 @given(graphs())
-def test_nothing_stands_on_anything_else_so_that_no_lane_runs_through_a_node(
+def test_nothing_overlaps_so_no_lane_crosses_a_node(
     graph: tuple[int, set[tuple[int, int]]],
 ) -> None:
     found = layout(*graph)
@@ -62,7 +62,7 @@ def test_nothing_stands_on_anything_else_so_that_no_lane_runs_through_a_node(
 
 @settings(deadline=None)
 @given(graphs())
-def test_columns_that_hold_no_nodes_are_told(graph: tuple[int, set[tuple[int, int]]]) -> None:
+def test_columns_without_nodes_are_marked(graph: tuple[int, set[tuple[int, int]]]) -> None:
     count, edges = graph
     found = layout(count, edges)
     for place in found.places[:count]:
@@ -71,7 +71,7 @@ def test_columns_that_hold_no_nodes_are_told(graph: tuple[int, set[tuple[int, in
 
 @settings(deadline=None)
 @given(graphs())
-def test_the_same_graph_is_placed_the_same(graph: tuple[int, set[tuple[int, int]]]) -> None:
+def test_layout_is_deterministic(graph: tuple[int, set[tuple[int, int]]]) -> None:
     count, edges = graph
     assert layout(count, edges) == layout(count, sorted(edges, reverse=True))
 
@@ -84,7 +84,7 @@ def test_a_chain_with_a_shortcut_is_one_column_and_a_lane_beside_it() -> None:
     assert outer_lanes(found.columns) == (0, 1)
 
 
-def test_a_fork_stands_in_the_middle_of_its_branches() -> None:
+def test_a_fork_is_centred_over_its_branches() -> None:
     found = layout(6, {(0, branch) for branch in range(1, 5)} | {(branch, 5) for branch in range(1, 5)})
     assert (found.places[0].first, found.places[0].last) == (0, 3)
     assert found.places[5][1:] == found.places[0][1:]
@@ -103,7 +103,7 @@ def test_branches_do_not_cross_where_they_need_not() -> None:
     assert (column[2] - column[1]) * (column[3] - column[4]) > 0
 
 
-def test_what_nothing_goes_into_stands_just_above_what_reads_it() -> None:
+def test_a_node_without_inputs_is_just_above_its_reader() -> None:
     found = layout(6, {(0, 1), (1, 2), (2, 5), (3, 4), (4, 5)})
     assert [place.row for place in found.places] == [0, 1, 2, 1, 2, 3]
 
@@ -114,5 +114,5 @@ def test_top_and_bottom_stand_in_the_first_and_the_last_row() -> None:
 
 
 def test_error_on_an_edge_that_runs_back() -> None:
-    with pytest.raises(ValueError, match="from a lesser number"):
+    with pytest.raises(ValueError, match="from a smaller number"):
         layout(3, {(2, 1)})

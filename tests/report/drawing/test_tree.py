@@ -8,11 +8,11 @@ from edgekit.measure.inspection import Inspection, LayerRow
 from edgekit.report.drawing.tree import Block, Wiring, block_tree
 from edgekit.specs import TensorSpec
 
-Told = tuple[str, str, str]
+LayerText = tuple[str, str, str]
 
 
-def inspection(*layers: Told, outputs: str = "y", modules: dict[str, str] | None = None) -> Inspection:
-    """Layers as name, operator and what they read; each writes a value of its own name; ``x`` is fed in."""
+def inspection(*layers: LayerText, outputs: str = "y", modules: dict[str, str] | None = None) -> Inspection:
+    """Makes an inspection of layers (name, operator, reads); each writes a value of its name; ``x`` is the input."""
     rows = tuple(
         LayerRow(
             name=name,
@@ -50,8 +50,8 @@ def labels(blocks: tuple[Block, ...]) -> list[str]:
     return [block.label for block in blocks]
 
 
-def residuals(count: int, prefix: str = "stage.block") -> list[Told]:
-    layers: list[Told] = [("stem.conv", "Conv", "x"), ("stem.act", "Relu", "stem.conv")]
+def residuals(count: int, prefix: str = "stage.block") -> list[LayerText]:
+    layers: list[LayerText] = [("stem.conv", "Conv", "x"), ("stem.act", "Relu", "stem.conv")]
     before = "stem.act"
     for i in range(1, count + 1):
         name = f"{prefix}{i}"
@@ -64,7 +64,7 @@ def residuals(count: int, prefix: str = "stage.block") -> list[Told]:
     return [*layers, ("y", "Conv", before)]
 
 
-def test_layers_stand_in_the_modules_of_their_names() -> None:
+def test_layers_are_grouped_by_the_modules_in_their_names() -> None:
     stem, stage, head = tree(inspection(*residuals(2)))
     assert (stem.label, stage.label, head.label) == ("stem", "stage", "y")
     assert labels(stage.parts) == ["block1", "block2"]
@@ -72,7 +72,7 @@ def test_layers_stand_in_the_modules_of_their_names() -> None:
     assert stage.parts[1].path == "stage.block2"
 
 
-def test_repeated_blocks_are_one_that_tells_how_many() -> None:
+def test_repeated_blocks_are_merged_with_a_count() -> None:
     stage = tree(inspection(*residuals(8)))[1]
     assert (stage.copies, len(stage.parts)) == (8, 8)
     assert labels(stage.parts)[:2] == ["block1", "block2"]
@@ -94,19 +94,19 @@ def test_blocks_in_parallel_are_not_folded() -> None:
     assert labels(tree(inspection(*branches, cat))) == ["branch0", "branch1", "branch2", "branch3", "y"]
 
 
-def test_activations_are_told_with_what_they_follow() -> None:
+def test_activations_are_drawn_with_what_they_follow() -> None:
     silu = inspection(("conv", "Conv", "x"), ("sigmoid", "Sigmoid", "conv"), ("y", "Mul", "conv sigmoid"))
     assert [block.rows for block in tree(silu)] == [(0, 1, 2)]
 
 
-def test_what_somebody_else_reads_ends_a_box() -> None:
+def test_a_value_that_another_layer_reads_ends_a_box() -> None:
     found = inspection(("conv", "Conv", "x"), ("act", "Relu", "conv"), ("y", "Concat", "act conv"))
     assert [block.rows for block in tree(found)] == [(0,), (1,), (2,)]
     output = inspection(("conv", "Conv", "x"), ("y", "Relu", "conv"), outputs="conv y")
     assert [block.rows for block in tree(output)] == [(0,), (1,)]
 
 
-def test_a_module_that_is_used_twice_stands_where_it_is_used() -> None:
+def test_a_module_that_is_used_twice_is_drawn_where_it_is_used() -> None:
     found = inspection(
         ("shared.conv", "Conv", "x"),
         ("shared.pool", "MaxPool", "shared.conv"),
@@ -134,7 +134,7 @@ def test_names_of_pytorchs_older_exporter_are_paths() -> None:
     assert labels(layer.parts[0].parts) == ["conv1", "conv2"]
 
 
-def test_remarks_of_pytorchs_exporter_say_the_module() -> None:
+def test_metadata_of_pytorchs_exporter_names_the_module() -> None:
     found = inspection(
         ("node_conv_1", "Conv", "x"),
         ("node_conv_2", "Conv", "node_conv_1"),
@@ -146,7 +146,7 @@ def test_remarks_of_pytorchs_exporter_say_the_module() -> None:
 
 
 def test_a_flat_graph_is_folded_where_it_repeats() -> None:
-    layers: list[Told] = [("pool", "MaxPool", "x")]
+    layers: list[LayerText] = [("pool", "MaxPool", "x")]
     for i in range(20):
         before = layers[-1][0]
         layers += [(f"conv_{i}", "Conv", before), (f"join_{i}", "Add", f"conv_{i} {before}")]
@@ -159,7 +159,7 @@ def test_a_module_around_everything_is_left_out() -> None:
     assert labels(tree(found)) == ["a", "b"]
 
 
-def test_constants_stand_with_what_reads_them() -> None:
+def test_constants_are_drawn_with_what_reads_them() -> None:
     found = inspection(
         ("split", "Split", ""), ("block.a", "Conv", "x"), ("block.b", "Add", "block.a split"), ("y", "Conv", "block.b")
     )
@@ -181,7 +181,7 @@ def random_graphs(draw: st.DrawFn) -> Inspection:
 
 @settings(deadline=None)
 @given(random_graphs())
-def test_blocks_share_out_all_layers_and_no_path_comes_back_into_a_block(found: Inspection) -> None:
+def test_blocks_partition_the_layers_and_no_path_reenters_a_block(found: Inspection) -> None:
     wiring = Wiring.of(found)
 
     def check(blocks: tuple[Block, ...], rows: set[int]) -> None:
@@ -197,7 +197,7 @@ def test_blocks_share_out_all_layers_and_no_path_comes_back_into_a_block(found: 
     check(block_tree(wiring), set(range(len(found.layers))))
 
 
-def test_blocks_of_another_height_and_width_are_no_repetition() -> None:
+def test_blocks_of_another_height_and_width_are_not_merged() -> None:
     found = inspection(*residuals(5, prefix="block"))
     layers = tuple(
         msgspec.structs.replace(row, output_shape=(1, 4, 4, 4)) if row.name.startswith("block2") else row

@@ -81,7 +81,7 @@ def test_notes_and_disturbances_are_on_the_page(make_report: MakeReport) -> None
     page = html_from_report(make_report(notes=("Random weights.",), disturbances=disturbed))
     assert page.count("Random weights.") == 1
     assert page.count("The last third was slower.") == 1
-    assert "It was quiet" not in page
+    assert "No disturbance" not in page
 
 
 def test_a_build_page_says_notes_once_and_which_engine_was_disturbed(make_report: MakeReport) -> None:
@@ -92,11 +92,11 @@ def test_a_build_page_says_notes_once_and_which_engine_was_disturbed(make_report
     assert "INT8: The last third was slower." in page
 
 
-def test_a_quiet_machine_is_said_to_be_quiet(make_report: MakeReport) -> None:
-    assert "It was quiet" in html_from_report(make_report(disturbances=()))
+def test_a_quiet_machine_is_reported_as_quiet(make_report: MakeReport) -> None:
+    assert "No disturbance" in html_from_report(make_report(disturbances=()))
 
 
-def test_a_build_page_says_the_gain_and_what_was_found(make_report: MakeReport) -> None:
+def test_a_build_page_has_the_speedup_and_the_facts(make_report: MakeReport) -> None:
     text = "".join(parsed(build_page(make_report)).text)
     assert "as fast as FP32" in text
     assert "largest export error" in text
@@ -127,7 +127,7 @@ def test_histogram_counts_every_run_once() -> None:
     assert max(heights(svg)) == pytest.approx(126, abs=0.1)
 
 
-def test_histogram_counts_a_run_far_out_in_its_last_column() -> None:
+def test_histogram_counts_an_outlier_in_its_last_bin() -> None:
     samples = [10.0 + 0.01 * i for i in range(199)] + [500.0]
     svg = histogram(Series("x", "two", samples))
     assert sum(int(count) for count in re.findall(r": (\d+) of 200 runs", svg)) == 200
@@ -135,7 +135,7 @@ def test_histogram_counts_a_run_far_out_in_its_last_column() -> None:
 
 
 @pytest.mark.parametrize("samples", [[1.0], [2.0] * 50, [1e-4, 2e-4], [1.0, 9e5]])
-def test_charts_can_be_drawn_of_anything(samples: list[float]) -> None:
+def test_charts_can_be_drawn_for_any_samples(samples: list[float]) -> None:
     series = Series("x", "two", samples)
     for svg in (
         histogram(series, [("p50", 1.0)]),
@@ -146,7 +146,7 @@ def test_charts_can_be_drawn_of_anything(samples: list[float]) -> None:
         ElementTree.fromstring(svg)
 
 
-def test_time_line_draws_a_dot_a_run_in_order() -> None:
+def test_time_line_draws_one_dot_per_run_in_order() -> None:
     root = ElementTree.fromstring(time_line([Series("x", "two", [1.0, 3.0, 2.0])]))
     dots = [(float(dot.get("cx", 0)), float(dot.get("cy", 0))) for dot in root.iter("circle")]
     assert [x for x, _ in dots] == sorted(x for x, _ in dots)
@@ -154,13 +154,13 @@ def test_time_line_draws_a_dot_a_run_in_order() -> None:
     assert dots[0][1] > dots[2][1] > dots[1][1]
 
 
-def test_bars_are_as_long_as_what_they_stand_for() -> None:
+def test_bar_lengths_are_proportional_to_durations() -> None:
     svg = bars([Bar("a", (("x", "one", 10.0), ("y", "two", 30.0))), Bar("b", (("x", "one", 20.0),))])
     widths = [float(rect.get("width", 0)) for rect in ElementTree.fromstring(svg).iter("rect")]
     assert widths[1] == pytest.approx(3 * widths[0], rel=1e-3)
     assert widths[2] == pytest.approx(2 * widths[0], rel=1e-3)
 
 
-def test_charts_say_in_words_what_they_show() -> None:
+def test_charts_have_text_alternatives() -> None:
     svg = bars([Bar("int8", (("inference", "two", 24.9),))])
     assert ElementTree.fromstring(svg).get("aria-label") == "Median durations. int8: inference 24.9 ms."

@@ -56,7 +56,7 @@ BRIGHTNESS_FIGURES = """
 from edgekit.evaluation.evaluators.base import Figure, Measure, SessionEvaluator
 
 class BrightnessEvaluator(SessionEvaluator):
-    def judge(self, batch):
+    def evaluate(self, batch):
         self.total = sum(float(scores) for scores in self._run(batch)["scores"].sum(axis=1))
 
     def figures(self):

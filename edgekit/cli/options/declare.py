@@ -1,0 +1,128 @@
+"""Click options made from the fields of config structs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import click
+
+from edgekit.engine.table import all_options
+from edgekit.option import Option, option_fields
+
+__all__ = ["GroupedCommand", "HeadedOption", "backend_options", "options_from"]
+
+Command: TypeAlias = "Callable[..., Any]"
+
+
+class HeadedOption(click.Option):
+    """An option that knows its heading in ``--help``, and has spellings that are not shown there."""
+
+    def __init__(self, *args: Any, heading: str = "", aliases: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.heading = heading
+        self.aliases = aliases
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        spellings = self.opts
+        self.opts = [spelling for spelling in spellings if spelling not in self.aliases]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = spellings
+
+
+class GroupedCommand(click.Command):
+    """A command whose ``--help`` shows options under the headings of their config structs."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        headings: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                headings.setdefault(getattr(parameter, "heading", ""), []).append(record)
+        others = headings.pop("", [])
+        for heading, records in [*headings.items(), ("Other options", others)]:
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def options_from(kind: type[Any], heading: str = "", *, only: Sequence[str] = ()) -> Callable[[Command], Command]:
+    """A decorator that adds the options of a config struct to a command.
+
+    Args:
+        kind: the struct's class.
+        heading: shown above the options in ``--help``.
+        only: names of the fields to add; all if empty.
+    """
+
+    def add(command: Command) -> Command:
+        declared = [
+            made
+            for field, found in option_fields(kind)
+            if not only or field.name in only
+            for made in _click_options(found, field.default, heading)
+        ]
+        return functools.reduce(lambda made, decorate: decorate(made), reversed(declared), command)
+
+    return add
+
+
+def backend_options(command: Command) -> Command:
+    """Adds the options of all backends; the command gets those that were given as one dictionary, ``engine``."""
+    structs = list(all_options())
+    defaults = {field.name: field.default for struct in structs for field, _ in option_fields(struct)}
+
+    @functools.wraps(command)
+    def with_engine(*args: Any, **options: Any) -> Any:
+        given = {name: options.pop(name) for name in defaults}
+        engine = {name: value for name, value in given.items() if value not in (None, defaults[name])}
+        return command(*args, engine=engine, **options)
+
+    made: Command = with_engine
+    for struct in reversed(structs):
+        made = options_from(struct, getattr(struct, "title", ""))(made)
+    return made
+
+
+def _click_options(found: Option, default: Any, heading: str) -> Iterable[Callable[[Command], Command]]:
+    if found.kind == "choice":
+        for name, help in (found.choices or {}).items():
+            # Click reads a default of None as a value of the whole parameter.
+            settings = {"default": name} if name == default else {}
+            spelled = (f"--{name}", found.name)
+            yield click.option(*spelled, cls=HeadedOption, heading=heading, flag_value=name, help=help, **settings)
+        return
+    spelling = f"{found.flag}/--no-{found.flag.removeprefix('--')}" if found.kind == "switch" else found.flag
+    names = [*([found.short] if found.short else []), spelling, *found.aliases, found.name]
+    settings = _settings(found, default)
+    yield click.option(*names, cls=HeadedOption, heading=heading, aliases=found.aliases, help=found.help, **settings)
+
+
+def _settings(found: Option, default: Any) -> dict[str, Any]:
+    if found.kind in ("flag", "switch"):
+        return {"is_flag": True, "default": default}
+    settings: dict[str, Any] = {"metavar": found.metavar, "multiple": found.repeated}
+    if found.parse is not None:
+        settings["callback"] = _callback(found.parse, repeated=found.repeated)
+    if found.kind == "integer":
+        settings |= {"type": int if found.minimum is None else click.IntRange(min=found.minimum), "default": default}
+    elif found.kind == "path":
+        settings["type"] = click.Path(path_type=Path)
+    elif found.choices:
+        settings["type"] = click.Choice(list(found.choices))
+    return settings
+
+
+def _callback(parse: Callable[[Any], Any], *, repeated: bool) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def convert(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            return parse(value)
+        except ValueError as e:
+            raise click.BadParameter(str(e)) from e
+
+    return convert

@@ -1,0 +1,79 @@
+"""The commands that install the packages of EdgeKit's extras, for hints.
+
+Hints name the packages themselves, because the package ``edgekit`` on PyPI is another project.
+"""
+
+from __future__ import annotations
+
+import shlex
+from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+__all__ = ["DISTRIBUTION", "EXTRAS", "install_command", "requirements"]
+
+DISTRIBUTION = "edgekit-compiler"
+
+_BUILD = ("ml-dtypes", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "safetensors", "torch")
+# The names alone, for a source folder that is not installed and so has no metadata.
+EXTRAS = {
+    "build": _BUILD,
+    "cpu": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "tensorrt": ("cuda-bindings",),
+    "rtx": ("cuda-bindings", "tensorrt-rtx-cu13"),
+    "eval": ("pycocotools",),
+    "train": (*_BUILD, "scikit-learn"),
+}
+
+
+def install_command(extra: str, *packages: str) -> str:
+    """Returns the command that installs an extra's missing packages, such as ``pip install 'openvino>=2025.0'``.
+
+    Args:
+        extra: a key of `EXTRAS`.
+        packages: normalized names of the only packages to install; all of the extra if empty.
+    """
+    return " ".join(["pip install", *map(shlex.quote, requirements(extra, *packages))])
+
+
+def requirements(extra: str, *packages: str) -> list[str]:
+    """Returns the requirements of an extra that this environment does not meet, such as ``openvino>=2025.0``.
+
+    If it meets all, all are returned: a package is installed, but cannot be imported.
+
+    Args:
+        extra: a key of `EXTRAS`.
+        packages: normalized names of the only packages to return; all of the extra if empty.
+    """
+    found = [each for name, each in _of_extra(extra).items() if not packages or name in packages]
+    return [_text(each) for each in found if not _is_met(each)] or [_text(each) for each in found]
+
+
+def _of_extra(extra: str) -> dict[str, Requirement]:
+    """The requirements that an extra adds on this machine, by normalized name."""
+    try:
+        found = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
+    except metadata.PackageNotFoundError:
+        return {name: Requirement(name) for name in EXTRAS[extra]}
+    # A requirement whose marker holds with no extra is a base dependency.
+    added = [
+        each
+        for each in found
+        if each.marker and each.marker.evaluate({"extra": extra}) and not each.marker.evaluate({"extra": ""})
+    ]
+    return {canonicalize_name(each.name): each for each in added}
+
+
+def _text(requirement: Requirement) -> str:
+    """Name and versions, without the marker."""
+    return f"{requirement.name}{requirement.specifier}"
+
+
+def _is_met(requirement: Requirement) -> bool:
+    """Whether the package is installed in a version that the requirement allows."""
+    try:
+        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False

@@ -1,0 +1,40 @@
+"""Inserts nodes into a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+__all__ = ["insert_behind", "inserted_cast"]
+
+
+def insert_behind(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Inserts nodes directly after the producer of ``value``, or at the start if it is an input or a constant."""
+    producer = value.producer()
+    if producer is not None:
+        graph.insert_after(producer, list(nodes))
+    else:
+        graph.insert_before(graph[0], list(nodes))
+
+
+def inserted_cast(
+    graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str, output: str | None = None
+) -> ir.Value:
+    """Inserts a Cast node after the producer of ``value``.
+
+    Args:
+        graph: the graph; changed in place.
+        value: input of the cast; its other users are not changed.
+        dtype: element type of the result.
+        name: name of the node.
+        output: name of the result; the node's name if None.
+
+    Returns:
+        The result of the cast, with the shape of ``value``.
+    """
+    node = ir.node("Cast", [value], attributes={"to": dtype}, name=name)
+    result = node.outputs[0]
+    result.name, result.type, result.shape = output or name, ir.TensorType(dtype), value.shape
+    insert_behind(graph, value, [node])
+    return result

@@ -1,0 +1,109 @@
+"""Options: dataclass fields that carry their command line spelling, help text, parser and writer.
+
+An option is declared once, as a field of a config struct. The click options, the rebuild command and the record in the
+manifest are derived from these fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+__all__ = ["Option", "given_options", "option", "option_fields", "option_words"]
+
+_KEY = "edgekit.option"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+    """How one field of a config appears on the command line.
+
+    Attributes:
+        help: one sentence for ``--help``.
+        name: the field's name.
+        flag: the option's spelling, such as ``--calib-method``.
+        short: a second spelling of one letter, such as ``-o``.
+        aliases: older spellings, which still work and are not shown.
+        metavar: placeholder for the value in the help text.
+        kind: ``text``, ``path``, ``integer``, ``flag`` (off by default), ``switch`` (``--x/--no-x``), or ``choice``
+            (one flag for each of ``choices``, such as ``--int8``).
+        choices: the allowed values; for the kind ``choice``, each with its own help text.
+        minimum: the smallest integer.
+        repeated: the option may be given several times.
+        parse: converts the text of the command line, or the texts where ``repeated``, to what a Python caller would
+            pass; raises ``ValueError`` with a message that begins with "expected".
+        write: converts the field's value to the texts of the command line; one text, or several where ``repeated``.
+        convert: converts what a caller passes to the field's value; raises `UsageError`.
+        always: recorded in the manifest and the rebuild command even if it has its default.
+    """
+
+    help: str
+    name: str = ""
+    flag: str = ""
+    short: str = ""
+    aliases: tuple[str, ...] = ()
+    metavar: str | None = None
+    kind: Literal["text", "path", "integer", "flag", "switch", "choice"] = "text"
+    choices: Mapping[str, str] | None = None
+    minimum: int | None = None
+    repeated: bool = False
+    parse: Callable[[Any], Any] | None = None
+    write: Callable[[Any], Sequence[str]] | None = None
+    convert: Callable[[Any], Any] | None = None
+    always: bool = False
+
+
+def option(default: Any, help: str, **changes: Any) -> Any:
+    """A dataclass field that is an option; ``changes`` are fields of `Option`."""
+    metadata = {_KEY: Option(help=help, **changes)}
+    if isinstance(default, Mapping):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def option_fields(config: Any) -> Iterator[tuple[dataclasses.Field[Any], Option]]:
+    """The fields of a config, or of its class, that are options, in the order of their declaration."""
+    for field in dataclasses.fields(config):
+        declared = field.metadata.get(_KEY)
+        if declared is not None:
+            flag = declared.flag or f"--{field.name.replace('_', '-')}"
+            yield field, dataclasses.replace(declared, name=field.name, flag=flag)
+
+
+def given_options(config: Any) -> list[Option]:
+    """The options of a config that are always recorded, or whose values differ from their defaults."""
+    return [
+        found
+        for field, found in option_fields(config)
+        if found.always or getattr(config, field.name) != _default(field)
+    ]
+
+
+def option_words(config: Any) -> list[str]:
+    """The command line words that set these options; those with default values are left out."""
+    words: list[str] = []
+    for found in given_options(config):
+        words += _words(found, getattr(config, found.name))
+    return words
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
+
+
+def _words(found: Option, value: Any) -> list[str]:
+    if found.kind == "choice":
+        return [f"--{value}"]
+    if found.kind == "flag":
+        return [found.flag]
+    if found.kind == "switch":
+        return [found.flag if value else f"--no-{found.flag.removeprefix('--')}"]
+    if value is None:
+        return []
+    if found.write is not None:
+        texts = found.write(value)
+    else:
+        texts = list(map(str, value)) if found.repeated else [str(value)]
+    return [word for text in texts for word in (found.flag, text)]

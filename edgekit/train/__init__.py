@@ -1,1 +1,0 @@
-"""Training: losses with their formulas, batches, the loop, and checkpoints that resume exactly."""

@@ -1,0 +1,1 @@
+"""Training: losses, batches, the training loop, and checkpoints that resume bit-exactly."""

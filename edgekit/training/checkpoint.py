@@ -1,0 +1,87 @@
+"""Checkpoints: the full training state in one file, written atomically."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from edgekit.errors import TrainError
+from edgekit.storage import atomic_file, write_atomic
+
+__all__ = ["load_checkpoint", "save_checkpoint", "save_weights"]
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint atomically: a crash leaves the previous one.
+
+    Args:
+        path: the checkpoint file.
+        identity: model, data and options; only training with the same identity can resume.
+        state: tensors and built-in values.
+
+    Raises:
+        TrainError: the file cannot be written.
+    """
+    content = {"format": FORMAT, "identity": dict(identity), "state": dict(state)}
+    with _errors(path), atomic_file(path) as file:
+        torch.save(content, file)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Loads the identity and the state that `save_checkpoint` wrote.
+
+    Raises:
+        TrainError: the file does not exist, or is not a checkpoint.
+    """
+    if not path.is_file():
+        raise TrainError(
+            f"checkpoint {path}: expected a checkpoint to resume from, got no such file",
+            hint="omit --resume to start training, or pass the original output file with -o; to continue a finished "
+            "training, use --weights FILE",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.load warns about pickles that it then rejects
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as e:
+        raise TrainError(f"checkpoint {path}: cannot be read: {e.strerror or e}") from e
+    except Exception as e:  # torch.load raises RuntimeError, EOFError, UnpicklingError, ... on other files
+        raise TrainError(
+            f"checkpoint {path}: expected a checkpoint written by `edgekit train`, got another or a damaged file",
+            hint=f"delete {path} to start over",
+        ) from e
+    got = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if got != FORMAT:
+        raise TrainError(f"checkpoint {path}: expected format {FORMAT}, got {got}", hint=f"delete {path} to start over")
+    return content["identity"], content["state"]
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """Writes the module's weights as ``.safetensors``, for `edgekit.models.weights.read.load_weights`.
+
+    Raises:
+        TrainError: the file cannot be written.
+    """
+    # A shared tensor is written once per name, since the format does not support sharing.
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
+    with _errors(path):
+        write_atomic(path, safetensors.torch.save(state))
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as e:  # torch raises RuntimeError if the disk is full
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).partition("\n")[0]
+        hint = "free some disk space, or choose another output file with -o"
+        raise TrainError(f"cannot write {path}: {reason}", hint=hint) from e

@@ -1,0 +1,219 @@
+"""`train_model`: trains a model by name on a data set and writes a weights file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from edgekit.data.examples import DataSet, data_set, data_set_names
+from edgekit.errors import UsageError, nearest
+from edgekit.evaluation.labels import knows_all
+from edgekit.models.cfg.recipe import recipe_from_cfg
+from edgekit.models.factory import module_from_recipe
+from edgekit.models.weights.download import weights_file
+from edgekit.models.weights.read import load_weights
+from edgekit.progress import Progress, Silent
+from edgekit.recipe.messages import recipe_error
+from edgekit.recipe.schema import Recipe, Train, load_recipe
+from edgekit.training.checkpoint import load_checkpoint, save_weights
+from edgekit.training.fit import CHECKPOINT_S, Epoch, Training, fit, has_steps
+from edgekit.training.objectives import objective_from_recipe
+
+__all__ = ["Trained", "checkpoint_of", "train_model"]
+
+SUFFIX = ".safetensors"
+
+
+class Trained(NamedTuple):
+    """Result of training.
+
+    Attributes:
+        weights: the weights file.
+        data: the data set argument, as given.
+        epochs: results of all epochs.
+        column: the target column of a table, if one was named.
+    """
+
+    weights: Path
+    data: str
+    epochs: list[Epoch]
+    column: str | None = None
+
+
+def train_model(
+    model: str | Path,
+    *,
+    output: str | Path | None = None,
+    data: str | None = None,
+    column: str | None = None,
+    weights: str | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    checkpoint_s: float = CHECKPOINT_S,
+    on_epoch: Callable[[Epoch, int], None] = lambda epoch, of: None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Trains a recipe's model on a data set and writes its weights.
+
+    Keeps a checkpoint next to the weights file until training ends; see `checkpoint_of`.
+
+    Args:
+        model: a recipe name, a recipe file, or a Darknet cfg file.
+        output: the weights file to write; default: ``NAME.safetensors``.
+        data: the data set, as for `edgekit.data.examples.data_set`; default: the recipe's.
+        column: header of the target column of a table; default: the last column.
+        weights: initial weights: a file, or the name of a set that the recipe publishes; default: random.
+        seed: random seed for weights, order and augmentation; default: 0.
+        resume: resume from the checkpoint; options that are None, or not in ``changes``, keep their values.
+        changes: overrides of the recipe's `Train` fields.
+        checkpoint_s: seconds between checkpoints within an epoch.
+        on_epoch: called after each epoch, with its result and the total number of epochs.
+        progress: receives the progress of each batch.
+
+    Returns:
+        The weights file, the data set and the results of all epochs.
+
+    Raises:
+        UsageError: the model, the data set or an option is unknown, options conflict or do not apply, or a checkpoint
+            exists and ``resume`` is False.
+        RecipeError: the recipe or the Darknet cfg file is invalid.
+        ModelError: the weights do not fit the model.
+        TrainError: the loss is not finite, or the checkpoint is of another training job.
+        DataError: the data set is empty, or an example does not fit the model.
+    """
+    progress = progress or Silent()
+    recipe = _recipe(model)
+    file = _output(output, recipe)
+    identity = _resumed_identity(checkpoint_of(file), resume, weights)
+    seed = identity.get("seed", 0) if seed is None else seed
+    source = _source(data or identity.get("source") or recipe.train.data, recipe)
+    column = column if column is not None else identity.get("column")
+    options = _merged(_options_from_identity(identity) or recipe.train, changes or {})
+    objective_from_recipe(recipe, options)  # fails for tasks that cannot be trained, before data is downloaded or read
+    train_set, test_set = (
+        data_set(source, split=split, task=recipe.task, target=column) for split in ("train", "test")
+    )
+    _report_notes(train_set, recipe, progress)
+    module = module_from_recipe(recipe, seed=seed)
+    if weights is not None:
+        initial_weights = weights_file(weights, recipe, progress=progress)
+        with progress.stage("reading weights"):
+            load_weights(module, initial_weights)
+    training = Training(
+        recipe=recipe,
+        module=module,
+        train_set=train_set,
+        test_set=test_set,
+        options=options,
+        seed=seed,
+        source=source,
+        column=column,
+        checkpoint=checkpoint_of(file),
+        checkpoint_s=checkpoint_s,
+    )
+    epochs = fit(training, resume=resume, on_epoch=lambda epoch: on_epoch(epoch, options.epochs), progress=progress)
+    save_weights(file, module)
+    checkpoint_of(file).unlink(missing_ok=True)
+    return Trained(file, source, epochs, column)
+
+
+def checkpoint_of(weights: Path) -> Path:
+    """Returns the checkpoint path for a weights file: the same path with the suffix ``.checkpoint``."""
+    return weights.with_suffix(".checkpoint")
+
+
+def _recipe(model: str | Path) -> Recipe:
+    """Loads the recipe of a model; ONNX files and factories have none, so their training task is unknown."""
+    text, path = str(model), Path(model)
+    if path.suffix == ".cfg":
+        return recipe_from_cfg(path)
+    if path.suffix == ".onnx" or ":" in text:
+        got = "an ONNX file" if path.suffix == ".onnx" else "a factory"
+        raise UsageError(
+            f"training '{text}': expected a name from `edgekit models`, a recipe file or a Darknet cfg file, "
+            f"got {got}, which does not define a training task",
+            hint="write a recipe whose [model] table names the factory of a PyTorch module, and pass the recipe file",
+        )
+    return load_recipe(model)
+
+
+def _output(output: str | Path | None, recipe: Recipe) -> Path:
+    file = Path(output if output is not None else f"{recipe.name}{SUFFIX}")
+    if file.suffix != SUFFIX:
+        raise UsageError(
+            f"--output {file}: expected a name that ends in {SUFFIX}, got '{file.suffix}'",
+            hint=f"use {file.with_suffix(SUFFIX)}",
+        )
+    return file
+
+
+def _resumed_identity(checkpoint: Path, resume: bool, weights: str | None) -> dict[str, Any]:
+    """Returns the identity in the checkpoint to resume from; empty for a new training."""
+    if resume and weights is not None:
+        raise UsageError(
+            f"--weights: expected none with --resume, which uses the weights in {checkpoint}, got '{weights}'",
+            hint=f"omit --weights to resume; to start over with it, delete {checkpoint} and omit --resume",
+        )
+    if resume:
+        return load_checkpoint(checkpoint)[0]
+    if checkpoint.exists() and has_steps(checkpoint):
+        raise UsageError(
+            f"{checkpoint}: expected no checkpoint, got one of an unfinished training",
+            hint=f"add --resume to continue, or delete {checkpoint} to start over",
+        )
+    return {}
+
+
+def _source(source: str, recipe: Recipe) -> str:
+    if not source:
+        raise UsageError(
+            f"training {recipe.name}: expected a data set, got none",
+            hint=f"set one with --data: a path, or {' or '.join(data_set_names())}",
+        )
+    return source
+
+
+def _options_from_identity(identity: Mapping[str, Any]) -> Train | None:
+    """Returns the training options in a checkpoint identity; None if it is empty."""
+    fields = {name: value for name, value in identity.items() if name in Train.__struct_fields__}
+    return msgspec.convert(fields, Train) if fields else None
+
+
+def _merged(options: Train, changes: Mapping[str, Any]) -> Train:
+    for name in changes:
+        if name not in Train.__struct_fields__:
+            raise UsageError(f"training: unknown option '{name}'", hint=nearest(name, Train.__struct_fields__))
+    for name, value in changes.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"--{name.replace('_', '-')}: expected a finite number, got {value}")
+    fields = {**msgspec.to_builtins(options), **changes}
+    try:
+        changed = msgspec.convert(fields, Train)
+    except msgspec.ValidationError as e:
+        error = recipe_error(Path("training"), e, fields, Train)
+        field, _, rest = error.message.removeprefix("recipe training: ").partition(":")
+        raise UsageError(f"--{field.replace('_', '-')}:{rest}", hint=error.hint) from e
+    if changed.schedule == "onecycle" and changed.warmup:
+        raise UsageError(
+            f"--warmup: expected 0 with the schedule 'onecycle', which includes a warmup, got {changed.warmup}",
+            hint="use --warmup 0, or another --schedule",
+        )
+    return changed
+
+
+def _report_notes(examples: DataSet, recipe: Recipe, progress: Progress) -> None:
+    """Reports notes on the data set, and class names that the recipe does not have."""
+    for note in examples.notes:
+        progress.note(note)
+    own = recipe.labels.names
+    if own and recipe.task in ("classify", "detect") and not knows_all(own, examples.labels):
+        unknown = next(label for label in examples.labels if not knows_all(own, [label]))
+        progress.note(
+            f"{examples.name} has class names that {recipe.name} does not have, such as '{unknown}': classes are "
+            "matched by index; to make engines report these names, copy the recipe and set its labels to them"
+        )
