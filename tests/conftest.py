@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ TENSOR = {
     "inputs": (TensorSpec("x", "float32", (2, 8)),),
     "outputs": (TensorSpec("y", "float32", (2, 4)),),
 }
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Gives SIGINT its default effect on this process and on those that it starts.
+
+    A test runner that a shell has started in the background ignores SIGINT, and its children inherit that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
