@@ -1,1 +1,1 @@
-"""The command line: one file a command, loaded on use; `main` is the entry point."""
+"""The command line: one file per command, imported on use; `main` is the entry point."""
