@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from edgekit.measure.profile import profile_bundle as profile
     from edgekit.measure.reports import LatencyReport
     from edgekit.pipeline.build import build
-    from edgekit.pipeline.compile import compile_bundle as compile
+    from edgekit.pipeline.compile_bundle import compile_bundle as compile
     from edgekit.pipeline.inspect import inspect
     from edgekit.progress import Progress
     from edgekit.recipe.schema import Preprocess
@@ -112,7 +112,7 @@ _ON_USE = {
     "TensorSpec": "edgekit.specs:TensorSpec",
     "Trained": "edgekit.training.train:Trained",
     "build": "edgekit.pipeline.build:build",
-    "compile": "edgekit.pipeline.compile:compile_bundle",
+    "compile": "edgekit.pipeline.compile_bundle:compile_bundle",
     "evaluate": "edgekit.evaluation.evaluate:evaluate_bundle",
     "inspect": "edgekit.pipeline.inspect:inspect",
     "load": "edgekit.runtime.session:session_from_bundle",

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgekit.option import option, option_words
@@ -125,38 +126,35 @@ def _write_preprocess(fields: Mapping[str, Any]) -> list[str]:
     ]
 
 
-# The converters below import `edgekit.specs` and `edgekit.recipe` on use: they need msgspec, which `--help` does not
-# load.
+def _specs() -> ModuleType:
+    from edgekit import specs  # needs msgspec, which `--help` does not load
+
+    return specs
 
 
 def _convert_shape(shape: Sequence[int | Sequence[int]] | None) -> Shape | None:
-    from edgekit.specs import shape_from_sizes
-
-    return None if shape is None else shape_from_sizes(shape, "--shape")
+    return None if shape is None else _specs().shape_from_sizes(shape, "--shape")
 
 
 def _convert_inputs(shapes: Mapping[str, Sequence[int | Sequence[int]]] | None) -> dict[str, Shape]:
-    from edgekit.specs import shape_from_sizes
-
-    return {name: shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (shapes or {}).items()}
+    return {
+        name: _specs().shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (shapes or {}).items()
+    }
 
 
 def _convert_batch(batch: int | Sequence[int] | None) -> Size | None:
-    from edgekit.specs import size_from_value
-
-    return None if batch is None else size_from_value(batch, "--batch")
+    return None if batch is None else _specs().size_from_value(batch, "--batch")
 
 
 def _convert_preprocess(given: Any) -> dict[str, Any] | None:
-    from edgekit.recipe.preprocess import given_fields
+    from edgekit.recipe.preprocess import given_fields  # needs msgspec, as above
 
     return given_fields(given) if given else None
 
 
 def _convert_precision(name: str) -> Precision:
-    from edgekit.specs import precision_from_name
-
-    return precision_from_name(name)
+    precision: Precision = _specs().precision_from_name(name)
+    return precision
 
 
 def _convert_text(value: object) -> str | None:
@@ -326,8 +324,9 @@ def build_command(config: BuildConfig) -> str:
     """The command line that repeats a build; empty for a module that was passed as an object."""
     if not isinstance(config.model.model, (str, Path)):
         return ""
-    words = ["edgekit", "build", str(config.model.model)]
-    return shlex.join([*words, *(word for group in config.groups for word in option_words(group))])
+    groups = (config.target, config.model, config.calibration, config.target.engine, config.output)
+    words = ["edgekit", "build", str(config.model.model), *(word for group in groups for word in option_words(group))]
+    return shlex.join(words)
 
 
 def compile_command(bundle: Path, target: str, engine: BackendOptions) -> str:

@@ -25,8 +25,6 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
-from edgekit.extras import install_command
-
 __all__ = [
     "AccuracyError",
     "BackendUnavailable",
@@ -140,6 +138,9 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
     except ImportError as e:
         if (e.name or "").startswith("edgekit"):  # a bug in EdgeKit
             raise
+        # Reads the metadata of packages, which nothing but this hint needs.
+        from edgekit.extras import install_command
+
         raise BackendUnavailable(
             f"{what} needs packages that are not installed: {e}", hint=install_command(extra)
         ) from e

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["BYTES", "Advance", "Progress", "Silent"]
 
 Advance = Callable[[float], None]
+
+BYTES = "bytes"
+"""The unit of stages that count bytes, which are shown in MB."""
 
 
 class Progress(Protocol):
@@ -20,7 +23,7 @@ class Progress(Protocol):
         Args:
             title: what the stage does.
             total: number of units; None if it is unknown.
-            unit: what is counted.
+            unit: what is counted, such as ``images`` or `BYTES`.
 
         Returns:
             A context manager whose value is a function that advances the stage by a number of units.

@@ -208,7 +208,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             backend's fast kernels take channels by the group.
         split_channels: a 1x1 convolution that stays in float and reads as many channels or more is handed bytes where
             what stands before it runs on integers: the backend multiplies them by weights of 16 bits
-            (`edgekit.lower.split_weights`). 0 if it does not.
+            (`edgekit.lower.split_float_weights`). 0 if it does not.
     """
 
     activation_dtype: Literal["uint8", "int8"]

@@ -14,10 +14,10 @@ import pytest
 import edgekit
 from edgekit import extras
 from edgekit.data.examples import data_set
-from edgekit.device.cuda import driver as cuda
+from edgekit.device.cuda import choose as cuda
 from edgekit.device.cuda.packages import CUDA_12, CUDA_13, bindings_command
 from edgekit.engine.backend import backend
-from edgekit.engine.layers import read_graph
+from edgekit.engine.source_graph import read_graph
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable, needs_extra
 from edgekit.evaluation.metrics import require_pycocotools
@@ -100,28 +100,6 @@ def test_without_metadata_a_command_names_the_packages_alone(monkeypatch: pytest
     not_installed(monkeypatch)
     assert extras.install_command("cpu") == "pip install onnxruntime"
     assert extras.install_command("train", "scikit-learn") == "pip install scikit-learn"
-
-
-@pytest.mark.parametrize(
-    ("marker", "applies"),
-    [
-        ("extra == 'cpu'", True),
-        ("extra == 'eval'", False),
-        ("python_version >= '3.9'", True),
-        ("python_version < '3.9' and extra == 'cpu'", False),
-        ("(python_version < '3.9' or sys_platform != 'win32') and extra == 'cpu'", True),
-        ("platform_machine in 'no such machine'", False),
-        ("python_full_version > '3.10.0a1'", True),
-    ],
-)
-def test_markers_are_evaluated(marker: str, applies: bool) -> None:
-    assert extras._applies(marker, "cpu") is applies
-
-
-@pytest.mark.usefixtures("installed")
-def test_every_marker_of_the_metadata_is_understood() -> None:
-    markers = [line.partition(";")[2].strip() for line in metadata.requires(extras.DISTRIBUTION) or ()]
-    assert {extras._applies(marker, "build") for marker in markers if marker} == {True, False}
 
 
 @pytest.mark.parametrize(
@@ -209,12 +187,12 @@ def test_every_hint_names_packages_and_never_edgekit(
 ) -> None:
     if metadata_is_there:
         request.getfixturevalue("installed")
-    for name in (*LIBRARIES, "onnx", "pycocotools", "pycocotools.cocoeval", "sklearn.datasets"):
+    for name in (*LIBRARIES, "onnx_ir", "pycocotools", "pycocotools.cocoeval", "sklearn.datasets"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    cuda._found.cache_clear()
+    cuda.driver.cache_clear()
     found = hints(tmp_path)
-    cuda._found.cache_clear()
+    cuda.driver.cache_clear()
     assert {name: hint for name, hint in found.items() if ANOTHER_PROJECT.search(hint)} == {}
     assert {name: hint for name, hint in found.items() if "pip install" not in hint} == {}
     for name, package in {
@@ -224,7 +202,7 @@ def test_every_hint_names_packages_and_never_edgekit(
         "cuda": "cuda-bindings",
         "digits": "scikit-learn",
         "eval": "pycocotools",
-        "onnx": "onnx",
+        "onnx": "onnx-ir",
         "build": "torch",
     }.items():
         assert package in found[name]

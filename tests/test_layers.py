@@ -78,3 +78,43 @@ def test_an_import_against_the_order_is_found_even_inside_a_function() -> None:
     assert violations(PACKAGE / "graph" / "example.py", text) == [
         "graph/example.py:2: 'graph' imports 'runtime', which stands after it"
     ]
+
+
+@pytest.mark.parametrize("room", ["decode", "nms"])
+def test_a_reference_imports_nothing_of_the_code_that_is_tested_against_it(room: str) -> None:
+    tree = ast.parse((PACKAGE / "kernels" / room / "reference.py").read_text(encoding="utf-8"))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    own = {name for name in imported if name.startswith("edgekit.kernels")}
+    assert own <= {"edgekit.kernels.decode.limits"}
+
+
+def imports_in_functions(tree: ast.AST) -> set[int]:
+    """Lines of the imports of EdgeKit's own modules inside functions."""
+    return {
+        node.lineno
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and list(imported_layers(node))
+    }
+
+
+def without_reason(text: str) -> list[int]:
+    """Lines of imports inside functions that no comment explains: on the line, or above their block of imports."""
+    lines, bare = text.splitlines(), []
+    found = imports_in_functions(ast.parse(text))
+    for line in sorted(found):
+        first = line
+        while not lines[first - 2].strip() or lines[first - 2].lstrip().startswith(("from ", "import ")):
+            first -= 1
+        above = "\n".join(lines[max(0, first - 4) : first - 1])
+        if "#" not in lines[line - 1] and "#" not in above:
+            bare.append(line)
+    return bare
+
+
+def test_an_import_inside_a_function_gives_its_reason() -> None:
+    # The commands import what they use when they run: edgekit/cli/__init__.py gives the reason for all of them.
+    files = [file for file in source_files() if layer_of(file) != "cli"]
+    bare = {file.relative_to(PACKAGE).as_posix(): without_reason(file.read_text(encoding="utf-8")) for file in files}
+    assert {name: lines for name, lines in bare.items() if lines} == {}

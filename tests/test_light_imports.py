@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,15 @@ HEAVY = {*BUILD_ONLY, *VENDORS, "numpy", "PIL"}
 
 # What a board has: the base dependencies, and nothing of the extras.
 ON_THE_BOARD = ("cli", "data", "device", "engine", "evaluation", "kernels", "report", "runtime")
+
+# Where a compilation for TensorRT on a board enters. Its scheme is asked for where graphs are quantized.
+COMPILES = (
+    "edgekit.cli.compile",
+    "edgekit.pipeline.compile_bundle",
+    "edgekit.engine.child",
+    "edgekit.engine.tensorrt.backend",
+)
+SCHEME = "edgekit.engine.tensorrt.scheme"
 
 BLOCK = f"""
 import sys
@@ -50,6 +61,36 @@ def help_of(*arguments: str) -> str:
     return f"from edgekit.cli.main import main\nassert main([{', '.join(map(repr, arguments))}]) == 0"
 
 
+def file_of(module: str) -> Path | None:
+    """The file of one of EdgeKit's modules; None for another name, such as that of a function in one."""
+    place = PACKAGE.parent.joinpath(*module.split("."))
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+
+
+def imported_by(tree: ast.AST) -> Iterator[str]:
+    """What a module imports when it runs, inside of functions too; maybe names in modules among it."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield from imported_by(node)
+
+
+def reached_from(modules: tuple[str, ...], but: str) -> set[str]:
+    """EdgeKit's modules that these may import, directly or by way of others, and themselves."""
+    found: set[str] = set()
+    ahead = set(modules)
+    while ahead:
+        module = ahead.pop()
+        file = file_of(module) if module != but else None
+        if file is not None and module not in found:
+            found.add(module)
+            ahead |= {module.rpartition(".")[0], *imported_by(ast.parse(file.read_text(encoding="utf-8")))} - {""}
+    return found
+
+
 def test_import_edgekit_loads_nothing_heavy() -> None:
     assert loaded_by("import edgekit") & (HEAVY | {"rich", "msgspec", "click"}) == set()
 
@@ -60,7 +101,10 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["anchors", "build", "compile", "run", "profile", "eval", "train", "inspect", "export", "doctor", "models"],
+    [
+        *("anchors", "build", "compile", "demo", "doctor", "eval", "export", "inspect", "models", "profile", "run"),
+        "train",
+    ],
 )
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     assert loaded_by(help_of(command, "--help")) & (HEAVY | {"rich", "msgspec"}) == set()
@@ -68,6 +112,10 @@ def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
 
 def test_a_list_of_models_needs_no_numpy() -> None:
     assert loaded_by(help_of("models")) & HEAVY == set()
+
+
+def test_storage_needs_no_numpy() -> None:
+    assert loaded_by("import edgekit.storage") & HEAVY == set()
 
 
 def test_an_error_message_needs_no_numpy() -> None:
@@ -93,6 +141,30 @@ def test_everything_that_a_board_needs_imports_with_the_base_dependencies_alone(
     ]
     assert "edgekit.runtime.session" in modules
     python(f"{BLOCK}\nimport importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)", *modules)
+
+
+def test_a_compilation_for_tensorrt_reaches_nothing_that_reads_graphs() -> None:
+    reached = reached_from(COMPILES, but=SCHEME)
+    assert {"edgekit.engine.layers", "edgekit.engine.tensorrt.layers", "edgekit.engine.builder"} <= reached
+    assert [module for module in sorted(reached) if module.startswith(("edgekit.graph", "edgekit.lower"))] == []
+
+
+def test_what_a_board_imports_is_followed_into_functions() -> None:
+    reached = reached_from(("edgekit.engine.onnxruntime.backend",), but=SCHEME)
+    assert "edgekit.lower.fuse_integer_matmul" in reached
+
+
+def test_layers_of_an_engine_are_told_without_numpy() -> None:
+    assert loaded_by("import edgekit.engine.layers") & HEAVY == set()
+
+
+@pytest.mark.parametrize("backend", ["null:Null", "onnxruntime.backend:OnnxRuntime", "openvino.backend:OpenVino"])
+def test_a_backend_that_only_runs_engines_reads_no_graphs(backend: str) -> None:
+    code = (
+        f"from edgekit.engine.backend import backend_at\nbackend_at('edgekit.engine.{backend}')\n"
+        "import sys\nassert not {'edgekit.graph', 'edgekit.lower'} & set(sys.modules)"
+    )
+    assert loaded_by(code) & {*BUILD_ONLY, *VENDORS} == set()
 
 
 def test_an_engine_loads_and_runs_with_the_base_dependencies_alone(detector: Path, picture: Path) -> None:

@@ -1,1 +1,1 @@
-"""The command line: one file per command, imported on use; `main` is the entry point."""
+"""The command line: one file per command, imported on use, so that ``--help`` loads nothing heavy."""

@@ -83,7 +83,7 @@ def _print_json(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tup
         "mean_overlap": overlap,
         "shape": shape,
         "boxes": len(found.sizes),
-        "pictures": found.pictures,
+        "pictures": found.images,
         "skipped": found.skipped,
     }
     click.echo(json.dumps(content, indent=2))
@@ -93,7 +93,7 @@ def _print_lines(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tu
     pairs = rounded.astype(int).tolist()
     step = ANCHORS_PER_HEAD if len(pairs) % ANCHORS_PER_HEAD == 0 else len(pairs)
     click.echo(
-        f"mean IoU {overlap:.3f} of {len(found.sizes):,} boxes in {found.pictures:,} images with the best of "
+        f"mean IoU {overlap:.3f} of {len(found.sizes):,} boxes in {found.images:,} images with the best of "
         f"{len(pairs)} anchors, in px of a {shape[0]}x{shape[1]} input"
     )
     click.echo()

@@ -19,9 +19,7 @@ Examples:
 """
 
 
-@click.command(
-    "compile", cls=GroupedCommand, epilog=EPILOG, short_help="Build the engine of a bundle for this machine."
-)
+@click.command("compile", cls=GroupedCommand, epilog=EPILOG, short_help="Build a bundle's engine for this machine.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", metavar="NAME", help="tensorrt or tensorrt-rtx.  [default: the bundle's target]")
 @click.option(
@@ -37,7 +35,7 @@ def compile_engine(bundle: Path, **options: Any) -> None:
     from rich.console import Console
 
     from edgekit.cli.progress import progress_on_stderr
-    from edgekit.pipeline.compile import compile_bundle
+    from edgekit.pipeline.compile_bundle import compile_bundle
 
     with progress_on_stderr() as progress:
         place = compile_bundle(bundle, progress=progress, **options)

@@ -35,6 +35,7 @@ Example:
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     commands_on_use={
+        "demo": ("edgekit.cli.demo:demo", "Build a small detector and run it on a shipped photo."),
         "build": ("edgekit.cli.build:build", "Compile a model into an engine and measure it."),
         "compile": ("edgekit.cli.compile:compile_engine", "Build the engine of a bundle for this machine."),
         "run": ("edgekit.cli.run.command:run", "Run an engine on images, texts or arrays."),

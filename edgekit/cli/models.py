@@ -14,14 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["models"]
 
-TASKS = {
-    "regress": "Regression: numbers in, numbers out",
-    "classify": "Classification: an image in, a class out",
-    "detect": "Detection: an image in, boxes out",
-    "translate": "Translation: tokens in, tokens out",
-    "tensor": "Components and embeddings: arrays in, arrays out",
-}
-"""The sections of the table, simple tasks first."""
 HEADINGS = ("model", "params", "MACs", "input", "--weights")
 STYLES = ("bold", "", "", "", "cyan")
 TITLE = 24
@@ -31,7 +23,8 @@ TITLE = 24
 @click.command(short_help="List the models that EdgeKit includes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @click.option("--names", is_flag=True, help="Print only the names, one per line.")
-def models(as_json: bool, names: bool) -> None:
+@click.option("--course", is_flag=True, help="Order the models as a course, simple ones first, with the file to read.")
+def models(as_json: bool, names: bool, course: bool) -> None:
     """List the models that EdgeKit includes.
 
     `edgekit build` also accepts any ONNX file and your own PyTorch modules.
@@ -41,16 +34,40 @@ def models(as_json: bool, names: bool) -> None:
 
     if as_json and names:
         raise UsageError("--json and --names exclude each other", hint="give one of them")
-    if names:
+    if names and not course:
         click.echo("\n".join(recipe_names()))
         return
     recipes = [load_recipe(name) for name in recipe_names()]
+    if course:
+        recipes.sort(key=_place_in_course)
+    if names:
+        click.echo("\n".join(recipe.name for recipe in recipes))
+        return
     if as_json:
         import json
 
         click.echo(json.dumps([_row(recipe) for recipe in recipes], indent=2))
         return
-    _print(recipes)
+    if course:
+        _print_course(recipes)
+    else:
+        _print(recipes)
+
+
+def _place_in_course(recipe: Recipe) -> tuple[int, int]:
+    """The place of the recipe's module; recipes of one module are ordered by size."""
+    from edgekit.models import COURSE
+
+    return COURSE.index(_module(recipe)), recipe.model.parameters
+
+
+def _module(recipe: Recipe) -> str:
+    """Such as ``lenet``, for the factory ``edgekit.models.lenet:lenet5``."""
+    return recipe.model.factory.partition(":")[0].rpartition(".")[2]
+
+
+def _file(module: str) -> str:
+    return f"edgekit/models/{module}.py"
 
 
 def _row(recipe: Recipe) -> dict[str, Any]:
@@ -60,6 +77,7 @@ def _row(recipe: Recipe) -> dict[str, Any]:
         "title": recipe.title,
         "task": recipe.task,
         "paper": recipe.paper,
+        "file": _file(_module(recipe)),
         "parameters": recipe.model.parameters,
         "macs": recipe.macs,
         "inputs": [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in recipe.inputs],
@@ -71,15 +89,41 @@ def _row(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _print_course(recipes: list[Recipe]) -> None:
+    """Every file of the course in its order, with the models in it; files without one hold parts of those below."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgekit.models import COURSE
+    from edgekit.report.wording import short_figure
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("file to read", style="cyan", no_wrap=True)
+    table.add_column("model", style="bold", no_wrap=True)
+    table.add_column("params", justify="right")
+    table.add_column("MACs", justify="right")
+    for module in COURSE:
+        found = [recipe for recipe in recipes if _module(recipe) == module]
+        if not found:
+            table.add_row(_file(module), "[not bold dim]parts of models[/]", "", "")
+        for place, recipe in enumerate(found):
+            figures = (short_figure(value) for value in (recipe.model.parameters, recipe.macs))
+            table.add_row("" if place else _file(module), recipe.name, *figures)
+    Console(highlight=False).print(table)
+
+
 def _print(recipes: list[Recipe]) -> None:
     from rich.console import Console
+
+    from edgekit.recipe.schema import TASK_TITLES
 
     console = Console(highlight=False)
     rows = [_cells(recipe) for recipe in recipes]
     widths = [max(len(row[column]) for row in [HEADINGS, *rows]) for column in range(len(HEADINGS))]
     room = console.width - sum(widths) - 2 * len(widths)
     console.print(_grid([HEADINGS], widths, [""] if room >= TITLE else [], room, style="dim"))
-    for task, what in TASKS.items():
+    for task, what in TASK_TITLES.items():
         chosen = [place for place, recipe in enumerate(recipes) if recipe.task == task]
         if chosen:
             titles = [recipes[place].title for place in chosen] if room >= TITLE else []

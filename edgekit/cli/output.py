@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit.errors import UsageError
+from edgekit.storage import write_atomic
 
 __all__ = ["write_file"]
 
@@ -16,7 +17,6 @@ def write_file(path: Path, content: bytes) -> None:
         UsageError: the file cannot be written: no permission, no space, a folder of that name.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_atomic(path, content)
     except OSError as e:
         raise UsageError(f"{path}: cannot be written: {e.strerror}", hint="choose another file") from e

@@ -13,9 +13,9 @@ from rich.progress import ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from edgekit.progress import Progress
+from edgekit.progress import BYTES, Progress
 
-__all__ = ["PlainProgress", "TerminalProgress", "progress_on_stderr"]
+__all__ = ["PlainProgress", "TerminalProgress", "live_bars", "progress_on_stderr"]
 
 WIDE = 100
 """Columns of a terminal that a long bar leaves room in for the longest counts."""
@@ -30,7 +30,13 @@ def progress_on_stderr() -> Iterator[Progress]:
     if not console.is_terminal:
         yield PlainProgress()
         return
-    bars = Bars(
+    with live_bars(console) as bars:
+        yield TerminalProgress(bars)
+
+
+def live_bars(console: Console) -> Bars:
+    """What a `TerminalProgress` draws with: title, bar, count and time of each stage."""
+    return Bars(
         SpinnerColumn(style="cyan"),
         TextColumn("{task.description}"),
         _Bar(24 if console.width >= WIDE else 12),
@@ -39,8 +45,6 @@ def progress_on_stderr() -> Iterator[Progress]:
         console=console,
         transient=True,
     )
-    with bars:
-        yield TerminalProgress(bars)
 
 
 class TerminalProgress:
@@ -80,8 +84,7 @@ class PlainProgress:
             done += amount
             if time.monotonic() - said > SILENCE_S:
                 said = time.monotonic()
-                of = f" of {total:g}" if total is not None else ""
-                _log(f"  {done:g}{of} {unit}, {said - start:.0f} s")
+                _log(f"  {_amount(done, total, unit)}, {said - start:.0f} s")
 
         _log(f"{title} ...")
         ending = "failed after"
@@ -115,8 +118,7 @@ class _Count(ProgressColumn):
         unit = task.fields["unit"]
         if not task.completed:
             return Text()
-        of = f"/{task.total:g}" if task.total is not None else ""
-        return Text(f"{_counted(task.completed, unit, task.elapsed or 0, of)}", style="dim")
+        return Text(_counted(task.completed, unit, task.elapsed or 0, task.total), style="dim")
 
 
 class _Seconds(ProgressColumn):
@@ -128,14 +130,27 @@ def _finished(mark: str, style: str, title: str, counted: str, seconds: float) -
     return Text.assemble((mark, style), f" {title:<34} ", (f"{seconds:6.1f} s", "bold"), (f"   {counted}", "dim"))
 
 
-def _counted(done: float, unit: str, seconds: float, of: str = "") -> str:
-    """Such as ``12/32 images, 4.1 images/s``, or ``61.2 of 248.0 MB, 3.1 MB/s``; nothing where nothing was counted."""
+def _counted(done: float, unit: str, seconds: float, total: float | None = None) -> str:
+    """Such as ``12 of 32 images, 4.1 images/s``; nothing where nothing was counted."""
     if not done:
         return ""
-    if unit == "bytes":
-        return f"{done / 1e6:.1f} MB, {done / 1e6 / max(seconds, 1e-9):.1f} MB/s"
-    rate = f", {done / seconds:.3g} {unit}/s" if seconds > 0.05 and unit else ""
-    return f"{done:g}{of} {unit}{rate}".rstrip()
+    amount = _amount(done, total, unit)
+    if seconds <= 0.05 or not unit:
+        return amount
+    rate = _megabytes(done / seconds) if unit == BYTES else f"{done / seconds:.3g} {unit}"
+    return f"{amount}, {rate}/s"
+
+
+def _amount(done: float, total: float | None, unit: str) -> str:
+    """Such as ``12 of 32 images`` or ``35 MB of 248 MB``."""
+    if unit == BYTES:
+        return _megabytes(done) if total is None else f"{_megabytes(done)} of {_megabytes(total)}"
+    of = "" if total is None else f" of {total:g}"
+    return f"{done:g}{of} {unit}".rstrip()
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:.{0 if count >= 1e7 else 1}f} MB"
 
 
 def _log(line: str) -> None:

@@ -1,1 +1,1 @@
-"""Pictures, data sets in the formats that people have, augmentation and calibration sets: what goes into a model."""
+"""Model inputs: images, data sets in common formats, augmentation and calibration sets."""

@@ -1,7 +1,6 @@
-"""Changes to a picture after which it shows the same things: flip, crop, scale and colour; boxes follow.
+"""Augments an image and its boxes: flip, crop, scale and color jitter.
 
-Each is a function of the picture, the boxes and numbers, which `augmented` draws. What takes several pictures is in
-`edgekit.data.mosaic`.
+Each function is deterministic; `augmented` draws the random parameters. Mosaics are in `edgekit.data.mosaic`.
 """
 
 from __future__ import annotations
@@ -32,26 +31,26 @@ __all__ = [
 
 Window = tuple[int, int, int, int]
 
-# A box of which less is left inside the picture shows too little of its object to learn from; Ultralytics' number for
-# mosaics, applied to boxes here.
-_LEAST_LEFT = 0.1
+# Boxes with a smaller visible fraction show too little of the object to train on; Ultralytics' value for mosaics,
+# applied to all boxes here.
+_MIN_VISIBLE = 0.1
 _SMALLEST_SIDE_PX = 2.0
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a picture may be changed; the defaults change nothing.
+    """Augmentation limits; the defaults change nothing.
 
     Attributes:
-        flip: how probable it is that left and right are exchanged. Not for digits and letters.
-        scale: the picture's size is multiplied by a number between ``1 - scale`` and ``1 + scale``.
-        shift: it is moved by up to this fraction of its side, either way.
-        stretch: its width is multiplied by up to ``1 + stretch`` or divided by it, as Darknet's jitter does.
-        hue: turned by up to this fraction of the circle of colours, either way (Darknet's ``hue=.1``).
-        saturation: multiplied or divided by a number up to this (Darknet's ``saturation=1.5``); 1 changes nothing.
-        exposure: brightness, multiplied or divided by a number up to this (Darknet's ``exposure=1.5``).
-        mosaic: how probable it is that four pictures are put together to one; see `edgekit.data.mosaic`.
-        pad: value of a pixel outside the picture.
+        flip: probability of a horizontal flip. Do not use it for digits and letters.
+        scale: the image's size is multiplied by a factor between ``1 - scale`` and ``1 + scale``.
+        shift: the image is moved by up to this fraction of its side, in either direction.
+        stretch: the width is multiplied or divided by up to ``1 + stretch``, like Darknet's jitter.
+        hue: the hue is shifted by up to this fraction of the color circle, either way (Darknet's ``hue=.1``).
+        saturation: multiplied or divided by a factor up to this (Darknet's ``saturation=1.5``); 1 changes nothing.
+        exposure: brightness is multiplied or divided by a factor up to this (Darknet's ``exposure=1.5``).
+        mosaic: probability of combining four images into one; see `edgekit.data.mosaic`.
+        pad: value of pixels outside the image.
     """
 
     flip: float = 0.0
@@ -72,14 +71,14 @@ AUGMENTATIONS: dict[str, dict[str, float]] = {
     "color": {"hue": 0.1, "saturation": 1.5, "exposure": 1.5},
     "mosaic": {"mosaic": 0.5},
 }
-"""What can be asked for by name, and how far each goes: colours as Darknet's cfg files have them."""
+"""Named augmentations and their limits; color values are those of Darknet's cfg files."""
 
 
 def augmentation_from_names(names: Sequence[str], *, pad: int = 128) -> Augmentation:
-    """The augmentation that these names stand for together.
+    """Combines named augmentations into one `Augmentation`.
 
     Raises:
-        UsageError: one is not of `AUGMENTATIONS`.
+        UsageError: a name is not in `AUGMENTATIONS`.
     """
     numbers: dict[str, float] = {}
     for name in names:
@@ -90,89 +89,89 @@ def augmentation_from_names(names: Sequence[str], *, pad: int = 128) -> Augmenta
 
 
 def augmented(example: Example, how: Augmentation, random: np.random.Generator) -> Example:
-    """The example with its picture changed by as much as chance and ``how`` have it, the mosaic left aside.
+    """Applies a random augmentation within the limits of ``how``, except the mosaic.
 
-    The picture keeps its size. The numbers are drawn in the same order whatever ``how`` is, so that the same generator
+    The image keeps its size. Random numbers are drawn in the same order for every ``how``, so that the same generator
     gives the same changes.
 
     Args:
-        example: a picture with its class or its boxes.
-        how: how far it may be changed.
-        random: where the numbers come from.
+        example: an image with its class or its boxes.
+        how: limits of the augmentation.
+        random: random number generator.
     """
-    picture, target = example.input, example.target
-    assert isinstance(picture, np.ndarray)
+    image, target = example.input, example.target
+    assert isinstance(image, np.ndarray)
     boxes = target if isinstance(target, Boxes) else None
     if random.random() < how.flip:
-        picture, boxes = flipped(picture, boxes)
-    height, width = picture.shape[:2]
+        image, boxes = flipped(image, boxes)
+    height, width = image.shape[:2]
     size = 1 + random.uniform(-how.scale, how.scale)
     stretch = (1 + how.stretch) ** random.uniform(-1, 1)
     shift_x, shift_y = random.uniform(-how.shift, how.shift, 2)
     part = (max(1, round(width / (size * stretch))), max(1, round(height / size)))
     if part != (width, height) or how.shift:
         left, top = round((width - part[0]) / 2 - shift_x * width), round((height - part[1]) / 2 - shift_y * height)
-        picture, boxes = padded_crop(picture, boxes, (left, top, left + part[0], top + part[1]), how.pad)
-        picture, boxes = scaled(picture, boxes, (width, height))
+        image, boxes = padded_crop(image, boxes, (left, top, left + part[0], top + part[1]), how.pad)
+        image, boxes = scaled(image, boxes, (width, height))
     hue, saturation, exposure = random.uniform(-1, 1, 3)
-    picture = jittered(picture, how.hue * hue, how.saturation**saturation, how.exposure**exposure)
-    return Example(example.id, picture, target if boxes is None else boxes)
+    image = jittered(image, how.hue * hue, how.saturation**saturation, how.exposure**exposure)
+    return Example(example.id, image, target if boxes is None else boxes)
 
 
 def flipped(
-    picture: np.ndarray, boxes: Boxes | None = None, axis: Literal["x", "y"] = "x"
+    image: np.ndarray, boxes: Boxes | None = None, axis: Literal["x", "y"] = "x"
 ) -> tuple[np.ndarray, Boxes | None]:
-    """Left and right exchanged, or top and bottom."""
+    """Flips an image and its boxes horizontally (``axis="x"``) or vertically."""
     first, last = (0, 2) if axis == "x" else (1, 3)
-    mirrored = np.ascontiguousarray(picture[:, ::-1] if axis == "x" else picture[::-1])
+    mirrored = np.ascontiguousarray(image[:, ::-1] if axis == "x" else image[::-1])
     if boxes is None:
         return mirrored, None
-    side = picture.shape[1 if axis == "x" else 0]
+    side = image.shape[1 if axis == "x" else 0]
     corners = boxes.corners.copy()
     corners[:, [first, last]] = side - corners[:, [last, first]]
-    ignored = None if boxes.ignored is None else flipped(picture, boxes.ignored, axis)[1]
+    ignored = None if boxes.ignored is None else flipped(image, boxes.ignored, axis)[1]
     return mirrored, Boxes(corners, boxes.classes, ignored)
 
 
-def cropped(picture: np.ndarray, boxes: Boxes | None, window: Window) -> tuple[np.ndarray, Boxes | None]:
-    """The part ``(left, top, right, bottom)`` of the picture, in px; it must not be empty nor stick out."""
-    return padded_crop(picture, boxes, window, 0)
+def cropped(image: np.ndarray, boxes: Boxes | None, window: Window) -> tuple[np.ndarray, Boxes | None]:
+    """Crops to the window ``(left, top, right, bottom)`` in px, which must be non-empty and inside the image."""
+    return padded_crop(image, boxes, window, 0)
 
 
-def padded_crop(picture: np.ndarray, boxes: Boxes | None, window: Window, pad: int) -> tuple[np.ndarray, Boxes | None]:
-    """As `cropped`, where what lies outside the picture has the value ``pad``."""
+def padded_crop(image: np.ndarray, boxes: Boxes | None, window: Window, pad: int) -> tuple[np.ndarray, Boxes | None]:
+    """Crops like `cropped`, and fills pixels outside the image with ``pad``."""
     left, top, right, bottom = window
-    height, width = picture.shape[:2]
-    part = np.full((bottom - top, right - left, *picture.shape[2:]), pad, np.uint8)
+    height, width = image.shape[:2]
+    part = np.full((bottom - top, right - left, *image.shape[2:]), pad, np.uint8)
     inner_left, inner_top = max(0, left), max(0, top)
-    inner = picture[inner_top : max(inner_top, min(height, bottom)), inner_left : max(inner_left, min(width, right))]
+    inner = image[inner_top : max(inner_top, min(height, bottom)), inner_left : max(inner_left, min(width, right))]
     part[inner_top - top :, inner_left - left :][: inner.shape[0], : inner.shape[1]] = inner
     if boxes is None:
         return part, None
     return part, clipped_boxes(moved_boxes(boxes, (1.0, 1.0), (-left, -top)), (right - left, bottom - top))
 
 
-def scaled(picture: np.ndarray, boxes: Boxes | None, size: tuple[int, int]) -> tuple[np.ndarray, Boxes | None]:
-    """The picture at ``size``, width and height in px; its aspect ratio changes where that of ``size`` is another."""
-    height, width = picture.shape[:2]
-    resized = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
+def scaled(image: np.ndarray, boxes: Boxes | None, size: tuple[int, int]) -> tuple[np.ndarray, Boxes | None]:
+    """Resizes to ``size``, width and height in px; the aspect ratio is not kept."""
+    height, width = image.shape[:2]
+    resized = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
     return resized, None if boxes is None else moved_boxes(boxes, (size[0] / width, size[1] / height), (0, 0))
 
 
-def jittered(picture: np.ndarray, hue: float, saturation: float, exposure: float) -> np.ndarray:
-    """The colours changed as Darknet changes them, in HSV; of a grey picture the exposure alone.
+def jittered(image: np.ndarray, hue: float, saturation: float, exposure: float) -> np.ndarray:
+    """Changes colors in HSV like Darknet; a grayscale image changes in exposure only.
 
     Args:
-        picture: uint8 RGB ``(H, W, 3)`` or grey ``(H, W)``.
-        hue: turned by this fraction of the circle of colours; 0 leaves it.
-        saturation: multiplied by this; 1 leaves it.
-        exposure: the value of HSV is multiplied by this; 1 leaves it.
+        image: uint8 RGB ``(H, W, 3)`` or grayscale ``(H, W)``.
+        hue: shift, as a fraction of the color circle; 0 changes nothing.
+        saturation: factor; 1 changes nothing.
+        exposure: factor of the HSV value; 1 changes nothing.
     """
-    if picture.ndim == 2:
-        return picture if exposure == 1 else _looked_up(_stepped(exposure), picture)
+    if image.ndim == 2:
+        return image if exposure == 1 else _looked_up(_stepped(exposure), image)
     if hue == 0 and saturation == 1 and exposure == 1:
-        return picture
-    planes = Image.fromarray(picture).convert("HSV").split()
+        return image
+    planes = Image.fromarray(image).convert("HSV").split()
     turned = (np.arange(256) + round(hue * 256)) % 256
     tables = (turned.astype(np.uint8), _stepped(saturation), _stepped(exposure))
     changed = [plane.point(table.tolist()) for plane, table in zip(planes, tables, strict=True)]
@@ -180,28 +179,28 @@ def jittered(picture: np.ndarray, hue: float, saturation: float, exposure: float
 
 
 def moved_boxes(boxes: Boxes, scale: tuple[float, float], offset: tuple[float, float]) -> Boxes:
-    """Boxes where ``corner * scale + offset`` takes them, x and y each."""
+    """Maps box corners to ``corner * scale + offset``, for x and y."""
     corners = (boxes.corners.reshape(-1, 2, 2).astype(np.float64) * scale + offset).reshape(-1, 4).astype(np.float32)
     ignored = None if boxes.ignored is None else moved_boxes(boxes.ignored, scale, offset)
     return Boxes(corners, boxes.classes, ignored)
 
 
 def clipped_boxes(boxes: Boxes, size: tuple[int, int]) -> Boxes:
-    """Boxes cut at the edges of a picture of ``size``, width and height in px.
+    """Clips boxes to an image of ``size``, width and height in px.
 
-    One of which less than a tenth is left, or a strip of less than 2 px where it was wider, is left out.
+    Drops a box if less than a tenth of its area is left, or if a side that was longer shrinks to less than 2 px.
     """
     whole = boxes.corners
     corners = np.clip(whole, 0, np.array([*size, *size], np.float32))
     sides, left = whole[:, 2:] - whole[:, :2], corners[:, 2:] - corners[:, :2]
-    kept = (left >= np.minimum(sides, _SMALLEST_SIDE_PX)).all(1) & (left.prod(1) >= _LEAST_LEFT * sides.prod(1))
+    kept = (left >= np.minimum(sides, _SMALLEST_SIDE_PX)).all(1) & (left.prod(1) >= _MIN_VISIBLE * sides.prod(1))
     kept &= (left > 0).all(1)
     ignored = None if boxes.ignored is None else clipped_boxes(boxes.ignored, size)
     return Boxes(corners[kept], boxes.classes[kept], ignored)
 
 
-def _looked_up(table: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    changed: np.ndarray = table[picture]
+def _looked_up(table: np.ndarray, image: np.ndarray) -> np.ndarray:
+    changed: np.ndarray = table[image]
     return changed
 
 

@@ -1,4 +1,4 @@
-"""COCO's 80 classes: their names, and the numbers that its annotation and result files call them by."""
+"""Names of COCO's 80 classes, and the category ids used in its annotation and result files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COCO_NAMES = tuple(
     .split(", ")
 )
 
-# Ninety-one kinds were planned; these were never labelled (Lin et al., Microsoft COCO, arXiv:1405.0312, appendix).
+# COCO defines 91 categories; these were never annotated (Lin et al., Microsoft COCO, arXiv:1405.0312, appendix).
 _NEVER_LABELLED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
 COCO_CATEGORY_IDS = tuple(i for i in range(1, 92) if i not in _NEVER_LABELLED)
 
@@ -35,5 +35,5 @@ _DARKNET_NAMES = {
 
 
 def is_coco(names: Sequence[str]) -> bool:
-    """Whether these are COCO's 80 classes in their order, by COCO's names or by Darknet's."""
+    """Whether ``names`` are COCO's 80 classes in COCO's order, with COCO's or Darknet's spelling."""
     return tuple(_DARKNET_NAMES.get(name, name) for name in names) == COCO_NAMES

@@ -1,4 +1,4 @@
-"""Pictures with boxes, whichever format told them: the index, the checks of the boxes, and reading on use."""
+"""Detection data sets, common to all annotation formats: box checks, the index, and reading images on access."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from edgekit.data.images import read_image
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
 
-__all__ = ["AnnotatedPicture", "BoxList", "DetectionSet", "Tally", "empty_classes"]
+__all__ = ["AnnotatedImage", "BoxList", "DetectionSet", "Tally", "empty_classes"]
 
 Corners = tuple[float, float, float, float]
 
 
 @dataclass
 class Tally:
-    """What was mended or left out while the boxes of a set were read.
+    """Counts boxes that were corrected or dropped while a data set was read.
 
     Attributes:
-        clipped: boxes that stuck out of their picture.
+        clipped: boxes that extended beyond their image.
         flat: boxes without area.
         ignored: crowds and difficult objects.
     """
@@ -34,26 +34,26 @@ class Tally:
     ignored: int = 0
 
     def notes(self) -> list[str]:
-        """A sentence on each that has happened."""
-        said = (
-            (self.clipped, "boxes stuck out of their picture and were clipped to it"),
-            (self.flat, "boxes had no area and were left out"),
-            (self.ignored, "boxes of crowds or difficult objects are neither right nor wrong"),
+        """One sentence per nonzero count."""
+        counts = (
+            (self.clipped, "boxes extended beyond their image and were clipped to it"),
+            (self.flat, "boxes had no area and were dropped"),
+            (self.ignored, "boxes of crowds or difficult objects are ignored"),
         )
-        return [f"{count:,} {what}" for count, what in said if count]
+        return [f"{count:,} {what}" for count, what in counts if count]
 
 
 @dataclass
 class BoxList:
-    """The boxes of one picture while they are being read.
+    """Collects and checks the boxes of one image.
 
-    A box that sticks out of its picture is clipped, since annotations are rounded, and one without area is left out, as
-    the loaders of COCO do; both are counted. One that lies outside altogether, or whose corners are exchanged, was
-    written in other units or by a faulty program, and is an error.
+    A box that extends beyond its image is clipped, because annotations are rounded; a box without area is dropped, as
+    COCO's loaders do; both are counted. A box entirely outside its image, or with swapped corners, uses other units or
+    comes from a faulty program, and is an error.
 
     Attributes:
-        size: width and height of the picture in px; ``(1, 1)`` if corners are fractions of it.
-        tally: counts what is mended.
+        size: width and height of the image in px; ``(1, 1)`` if corners are fractions of it.
+        tally: counts the corrections.
     """
 
     size: tuple[float, float]
@@ -63,25 +63,25 @@ class BoxList:
     _ignored: list[bool] = field(default_factory=list)
 
     def add(self, corners: Corners, label: int, where: str, *, ignored: bool = False) -> None:
-        """Takes a box after the checks.
+        """Checks and adds a box.
 
         Raises:
-            DataError: the box cannot be; ``where`` names the place of it.
+            DataError: the box is invalid; the message begins with ``where``.
         """
         x1, y1, x2, y2 = corners
         width, height = self.size
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-            mended = self._mended(corners, where)
-            if mended is None:
+            clipped = self._clipped(corners, where)
+            if clipped is None:
                 return
-            corners = mended
+            corners = clipped
         self.tally.ignored += ignored
         self._corners.append(corners)
         self._classes.append(label)
         self._ignored.append(ignored)
 
-    def _mended(self, corners: Corners, where: str) -> Corners | None:
-        """The corners of a box that is not inside, clipped; None if it has no area."""
+    def _clipped(self, corners: Corners, where: str) -> Corners | None:
+        """Clips a box to the image; None if it has no area."""
         x1, y1, x2, y2 = corners
         width, height = self.size
         shown = ", ".join(f"{number:.6g}" for number in corners)
@@ -95,34 +95,34 @@ class BoxList:
         inside = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
         if inside[0] >= inside[2] or inside[1] >= inside[3]:
             raise DataError(
-                f"{where}: expected a box in the picture of {width:g} x {height:g}, got one outside it: ({shown})"
+                f"{where}: expected a box in the image of {width:g} x {height:g}, got one outside it: ({shown})"
             )
-        # Less than this is the last digit of a rounded number, and nothing to tell.
+        # A smaller difference is rounding, which is not worth a note.
         self.tally.clipped += max(abs(a - b) for a, b in zip(inside, corners, strict=True)) > 1e-4 * max(self.size)
         return inside
 
     def boxes(self) -> Boxes:
-        """The boxes that were added."""
+        """The added boxes as arrays."""
         corners = np.array(self._corners, np.float32).reshape(-1, 4)
         classes = np.array(self._classes, np.int64)
         ignored = np.array(self._ignored, bool)
-        # In single precision the sides of a sliver can meet.
+        # In float32 a very thin box can lose its area.
         solid = (corners[:, :2] < corners[:, 2:]).all(1)
         self.tally.flat += int((~solid).sum())
-        counted, left_aside = solid & ~ignored, solid & ignored
-        aside = Boxes(corners[left_aside], classes[left_aside]) if left_aside.any() else None
-        return Boxes(corners[counted], classes[counted], aside)
+        counted, not_counted = solid & ~ignored, solid & ignored
+        ignored_boxes = Boxes(corners[not_counted], classes[not_counted]) if not_counted.any() else None
+        return Boxes(corners[counted], classes[counted], ignored_boxes)
 
 
 @dataclass(frozen=True, eq=False)
-class AnnotatedPicture:
-    """A picture's file and what its annotation says.
+class AnnotatedImage:
+    """An image file and its annotation.
 
     Attributes:
-        path: the picture.
-        boxes: in px, or in fractions of the picture.
-        size: width and height in px as the annotation has them; None if it does not tell, and boxes are fractions.
-        where: the annotation's place, for messages.
+        path: the image file.
+        boxes: in px, or in fractions of the image.
+        size: width and height in px from the annotation; None if it has none and boxes are fractions.
+        where: location of the annotation, for messages.
     """
 
     path: Path
@@ -132,48 +132,48 @@ class AnnotatedPicture:
 
 
 class DetectionSet:
-    """Pictures with boxes; pictures are read on use, boxes are in memory."""
+    """Images with boxes; images are read on access, boxes are in memory."""
 
     task: Task = "detect"
 
     def __init__(
-        self, name: str, labels: tuple[str, ...], pictures: Sequence[AnnotatedPicture], notes: Sequence[str]
+        self, name: str, labels: tuple[str, ...], images: Sequence[AnnotatedImage], notes: Sequence[str]
     ) -> None:
-        """Takes the pictures with their boxes.
+        """Creates the data set.
 
         Raises:
-            DataError: there are none.
+            DataError: ``images`` is empty.
         """
-        if not pictures:
-            raise DataError(f"{name}: expected at least one picture, got none")
+        if not images:
+            raise DataError(f"{name}: expected at least one image, got none")
         self.name = name
         self.labels = labels
-        self._pictures = tuple(pictures)
+        self._images = tuple(images)
         counts = np.zeros(len(labels), np.int64)
-        for picture in pictures:
-            counts += np.bincount(picture.boxes.classes, minlength=len(labels))
+        for image in images:
+            counts += np.bincount(image.boxes.classes, minlength=len(labels))
         self.notes = [*notes, *empty_classes([labels[i] for i in np.flatnonzero(counts == 0)], "boxes")]
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> Example:
-        entry = self._pictures[index]
-        picture = read_image(entry.path)
-        height, width = picture.shape[:2]
+        entry = self._images[index]
+        image = read_image(entry.path)
+        height, width = image.shape[:2]
         if entry.size is None:
-            return Example(entry.path.name, picture, _scaled(entry.boxes, width, height))
+            return Example(entry.path.name, image, _scaled(entry.boxes, width, height))
         if entry.size != (width, height):
             raise DataError(
                 f"{entry.path}: expected {entry.size[0]} x {entry.size[1]} px, as {entry.where} says, got {width} x "
                 f"{height}",
-                hint="its EXIF turns it; store it upright" if entry.size == (height, width) else "",
+                hint="its EXIF data rotates it; save it upright" if entry.size == (height, width) else "",
             )
-        return Example(entry.path.name, picture, entry.boxes)
+        return Example(entry.path.name, image, entry.boxes)
 
 
 def empty_classes(names: Sequence[str], what: str) -> list[str]:
-    """A note on the classes that have none of ``what``, unless there are no such classes."""
+    """Returns a note that lists the classes without any ``what``; no note if ``names`` is empty."""
     if not names:
         return []
     some = ", ".join(f"'{name}'" for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

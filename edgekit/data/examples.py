@@ -1,4 +1,4 @@
-"""Data sets: pictures, rows and texts with what they stand for, from any of the formats that people have."""
+"""Data sets: images, table rows and texts with their targets, read from any supported format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "data_set",
     "data_set_names",
     "feeds_from_example",
-    "input_from_picture",
+    "input_from_image",
     "is_data_set",
     "whole_batch",
 ]
@@ -52,14 +52,14 @@ _READERS = {
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """What is to be found in a picture.
+    """Ground-truth boxes of an image.
 
     Attributes:
-        corners: ``(x1, y1, x2, y2)`` in px of the picture, inside it, with ``x1 < x2`` and ``y1 < y2``; float32,
+        corners: ``(x1, y1, x2, y2)`` in px of the image, inside it, with ``x1 < x2`` and ``y1 < y2``; float32,
             shape ``(N, 4)``.
         classes: index into the labels; int64, shape ``(N,)``.
-        ignored: what is neither right nor wrong to find, and nothing to learn from: COCO's crowds, VOC's difficult
-            objects. Only an evaluation looks at it.
+        ignored: boxes that count neither as correct nor as wrong, and are not trained on: COCO's crowds, VOC's
+            difficult objects. Only evaluation uses them.
     """
 
     corners: np.ndarray
@@ -67,7 +67,7 @@ class Boxes:
     ignored: Boxes | None = None
 
     def __len__(self) -> int:
-        """How many there are, the ignored ones left aside."""
+        """Number of boxes, without the ignored ones."""
         return len(self.classes)
 
 
@@ -76,9 +76,9 @@ class Example:
     """One element of a data set.
 
     Attributes:
-        id: what it is called in messages.
-        input: a picture, uint8 RGB ``(H, W, 3)`` or grey ``(H, W)``; a row of numbers, float32 ``(features,)``; or
-            a text.
+        id: name in messages.
+        input: an image, uint8 RGB ``(H, W, 3)`` or grayscale ``(H, W)``; a row of numbers, float32 ``(features,)``;
+            or a text.
         target: a class, as an index into the labels; numbers, float32 ``(targets,)``; a text; or boxes.
     """
 
@@ -88,48 +88,48 @@ class Example:
 
 
 class DataSet(Protocol):
-    """Examples that are read, or made, when they are asked for: memory does not grow with their number."""
+    """Sequence of examples that are read or generated on access: memory use does not grow with their number."""
 
     @property
     def name(self) -> str:
-        """The set's name or path."""
+        """Name or path of the data set."""
         ...
 
     @property
     def task(self) -> Task:
-        """What can be learned from it."""
+        """Task of the data set."""
         ...
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes; of texts the vocabulary; nothing for numbers."""
+        """Class names; for texts, the vocabulary; empty for regression."""
         ...
 
     @property
     def notes(self) -> Sequence[str]:
-        """What was left out or mended, and how often, one sentence each."""
+        """What was skipped or corrected, and how often, one sentence each."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example:
-        """The example at ``index``, 0 to ``len - 1``.
+        """Returns the example at ``index``, 0 to ``len - 1``.
 
         Raises:
-            DataError: its file cannot be read, or what it says cannot be; names file and line.
-            IndexError: there is none at that index.
+            DataError: its file cannot be read or is invalid; names file and line.
+            IndexError: the index is out of range.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is wanted of a data set.
+    """Selects the part of a data set to read.
 
     Attributes:
-        split: the part to learn from, or the part to be measured on.
-        task: what it is for; None for what the format is usually for.
-        target: of a table, the header of the column to be foretold; None for the last.
+        split: ``train`` or ``test``.
+        task: the task to read the data for; None for the format's default.
+        target: header of a table's target column; None for the last column.
     """
 
     split: Split = "test"
@@ -138,26 +138,26 @@ class Choice:
 
 
 def data_set_names() -> list[str]:
-    """Names of the data sets that EdgeKit makes itself, sorted."""
+    """Returns the names of the built-in data sets, sorted."""
     return sorted(_GENERATED)
 
 
 def data_set(source: str, *, split: Split = "test", task: Task | None = None, target: str | None = None) -> DataSet:
-    """The data set of that name or at that path.
+    """Opens a data set by name or path.
 
     Args:
-        source: a name out of `data_set_names`, which may be followed by a colon and a size (``scenes:224``); a path,
-            whose format is found out by looking; or a path behind ``folder:``, ``idx:``, ``coco:``, ``voc:``,
-            ``yolo:``, ``csv:`` or ``text:``. A name comes before a file of the same name; write ``./digits`` to
-            mean the file.
-        split: the part to learn from or the part to be measured on, as the files declare it (train against test, val
-            or t10k); where they do not, a fifth is for testing, chosen by a hash, so it is the same every time.
-        task: what it is for; an error if the set is for something else.
-        target: of a table, the header of the column that is to be foretold; the last one if None.
+        source: a name from `data_set_names`, optionally with a colon and a size (``scenes:224``); a path, whose
+            format is detected; or a path with the prefix ``folder:``, ``idx:``, ``coco:``, ``voc:``, ``yolo:``,
+            ``csv:`` or ``text:``. A name takes precedence over a file of the same name; write ``./digits`` for the
+            file.
+        split: ``train`` or ``test``, as the files declare it (train versus test, val or t10k); if they declare no
+            splits, a fifth is the test split, selected by a hash, so it is the same every time.
+        task: expected task; an error if the data set is for another one.
+        target: header of a table's target column; None for the last column.
 
     Raises:
-        UsageError: there is no such set, path, format or column, or a column is named of what is no table.
-        DataError: the files are not what the format says; names file and line.
+        UsageError: the name, path, format or column does not exist, or ``target`` is given and the set is not a table.
+        DataError: the files do not match the format; names file and line.
         BackendUnavailable: a generated set needs a package that is not installed.
     """
     if split not in ("train", "test"):
@@ -179,32 +179,32 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
     return checked
 
 
-def check_first(examples: DataSet, places: Iterable[int], ready: Callable[[Example], object]) -> None:
-    """Says what is wrong where a set is not at all what a model takes, before all of it is tried in vain.
+def check_first(examples: DataSet, indices: Iterable[int], ready: Callable[[Example], object]) -> None:
+    """Checks that the model accepts the first readable example, so that a wrong data set fails early.
 
-    Rows of a table are all as wide as the first, and pictures are all pictures; so what does not fit of the first
-    example that can be read fits of none. Texts are as long as they are: those that are too long are told one by one.
+    All rows of a table have the same width, and all examples of an image set are images: if the first readable example
+    does not fit, none does. Texts differ in length, so they are not checked here.
 
     Args:
-        examples: the set.
-        places: which of them are wanted.
-        ready: makes an example ready for the model, or raises a `DataError`.
+        examples: the data set.
+        indices: the selected examples.
+        ready: prepares an example for the model, or raises a `DataError`.
 
     Raises:
-        DataError: the first example that can be read does not fit.
+        DataError: the first readable example does not fit the model.
     """
-    for place in places:
+    for index in indices:
         try:
-            example = examples[place]
+            example = examples[index]
         except DataError:
-            continue  # it is counted when its turn comes
+            continue  # counted as skipped later
         if not isinstance(example.input, str):
             ready(example)
         return
 
 
 def is_data_set(source: str) -> bool:
-    """Whether `data_set` knows the name or the format, or finds out what is at the path."""
+    """Whether `data_set` can open ``source``: a known name or prefix, or a path in a detected format."""
     prefix, colon, _ = source.partition(":")
     if prefix in _GENERATED or (colon and prefix in _READERS):
         return True
@@ -221,45 +221,48 @@ def feeds_from_example(
     labels: Sequence[str],
     shapes: Mapping[str, ShapeRange] = {},
 ) -> dict[str, np.ndarray]:
-    """A model's inputs, made of an example.
+    """Converts an example to a model's inputs.
 
     Args:
-        example: a picture, a row of numbers or a text.
-        inputs: what the model takes. A text goes to ``source``, and what it is to become, behind the token that
-            begins it, to ``target``.
-        how: how a picture becomes an input; None where the model takes no pictures.
-        labels: of texts, the vocabulary.
-        shapes: ranges of the inputs whose sizes are chosen at run time. A picture is made to fit the usual ones; a row
-            of numbers and a text have their own.
+        example: an image, a row of numbers or a text.
+        inputs: specs of the model's inputs. A text goes to ``source``, and its translation, after the begin token, to
+            ``target``.
+        how: image preprocessing; None if the model takes no images.
+        labels: for texts, the vocabulary.
+        shapes: shape ranges of the dynamic inputs. An image is resized to the ``opt`` shape; a row of numbers and a
+            text keep their own size.
 
     Returns:
-        One array an input, by name. Where the model takes only whole batches, the example as often as that.
+        One array per input, by name. For a fixed batch, the example is repeated to fill it.
 
     Raises:
-        DataError: the example is not what the model takes, or is longer than its input may be.
+        DataError: the example does not match the inputs, or is longer than its input allows.
     """
     if isinstance(example.input, str):
         feeds = {spec.name: _text_feed(example, spec, labels, shapes.get(spec.name)) for spec in inputs}
     elif len(inputs) != 1:
         raise DataError(f"{example.id}: expected arrays for {'; '.join(map(str, inputs))}, got one")
     elif how is not None:
-        feeds = {inputs[0].name: input_from_picture(example, specs_at(inputs, shapes)[0], how)[0]}
+        feeds = {inputs[0].name: input_from_image(example, specs_at(inputs, shapes)[0], how)[0]}
     else:
         feeds = {inputs[0].name: _numbers_feed(example, inputs[0], shapes)}
     return {spec.name: whole_batch(feeds[spec.name], spec, shapes) for spec in inputs}
 
 
-def input_from_picture(example: Example, spec: TensorSpec, how: Preprocess) -> tuple[np.ndarray, Placement]:
-    """A picture as a model's input, and where it lies in it; see `edgekit.data.images.preprocess`.
+def input_from_image(example: Example, spec: TensorSpec, how: Preprocess) -> tuple[np.ndarray, Placement]:
+    """Converts an image example to a model's input; see `edgekit.data.images.preprocess`.
+
+    Returns:
+        The input and the placement of the image in it.
 
     Raises:
-        DataError: the example is no picture.
+        DataError: the example is not an image.
     """
-    picture = example.input
-    if isinstance(picture, str) or picture.dtype != np.uint8:
-        got = "a text" if isinstance(picture, str) else f"{picture.dtype} {picture.shape}"
-        raise DataError(f"{example.id}: expected a picture, got {got}")
-    return preprocess(Image.fromarray(picture) if picture.ndim == 2 else picture, how, spec.shape)
+    image = example.input
+    if isinstance(image, str) or image.dtype != np.uint8:
+        got = "a text" if isinstance(image, str) else f"{image.dtype} {image.shape}"
+        raise DataError(f"{example.id}: expected an image, got {got}")
+    return preprocess(Image.fromarray(image) if image.ndim == 2 else image, how, spec.shape)
 
 
 def _numbers_feed(example: Example, spec: TensorSpec, shapes: Mapping[str, ShapeRange]) -> np.ndarray:
@@ -268,15 +271,15 @@ def _numbers_feed(example: Example, spec: TensorSpec, shapes: Mapping[str, Shape
     wanted = sizes_of(spec, shapes)[1:]
     if numbers.dtype == np.uint8:
         raise DataError(
-            f"{example.id}: expected {spec.dtype} {_shown(wanted)} for the input '{spec.name}', as nothing says how "
-            f"pictures become it, got a picture of {numbers.shape[1]}x{numbers.shape[0]} px",
-            hint="build the engine with --preprocess, such as color=rgb, or write [preprocess] into the model's recipe",
+            f"{example.id}: expected {spec.dtype} {_shown(wanted)} for the input '{spec.name}', which has no "
+            f"preprocessing for images, got an image of {numbers.shape[1]}x{numbers.shape[0]} px",
+            hint="build the engine with --preprocess, such as color=rgb, or add [preprocess] to the model's recipe",
         )
     if not sizes_take(wanted, numbers.shape):
         raise DataError(
             f"{example.id}: expected {spec.dtype} {_shown(wanted)} for the input '{spec.name}', got {numbers.dtype} "
             f"{_shown(numbers.shape)}",
-            hint="copy the model's recipe, set its shapes to those of the data, and give its file",
+            hint="copy the model's recipe, set its shapes to those of the data, and pass that file",
         )
     return numbers[np.newaxis].astype(spec.dtype)
 
@@ -287,28 +290,28 @@ def _shown(shape: Sequence[Size | str]) -> str:
 
 def _text_feed(example: Example, spec: TensorSpec, labels: Sequence[str], range_: ShapeRange | None) -> np.ndarray:
     length = spec.shape[-1] if len(spec.shape) == 2 else None
-    least, greatest = (length, length) if range_ is None else (range_.min[-1], range_.max[-1])
+    min_length, max_length = (length, length) if range_ is None else (range_.min[-1], range_.max[-1])
     text = {"source": example.input, "target": example.target}.get(spec.name)
     if length is None or not isinstance(text, str):
         raise DataError(
             f"{example.id}: expected an array for {spec}, got a text",
-            hint="a text goes to the inputs 'source' and 'target' of shape (N, length)",
+            hint="texts need inputs 'source' and 'target' of shape (N, length)",
         )
     ids = source_ids(text, labels) if spec.name == "source" else target_input_ids(text, labels)
-    if isinstance(greatest, int) and len(ids) > greatest:
-        raise DataError(f"{example.id}: expected at most {greatest} tokens for input '{spec.name}', got {len(ids)}")
-    row = np.zeros((1, max(len(ids), least if isinstance(least, int) else 0)), spec.dtype)
+    if isinstance(max_length, int) and len(ids) > max_length:
+        raise DataError(f"{example.id}: expected at most {max_length} tokens for input '{spec.name}', got {len(ids)}")
+    row = np.zeros((1, max(len(ids), min_length if isinstance(min_length, int) else 0)), spec.dtype)
     row[0, : len(ids)] = ids
     return row
 
 
 def whole_batch(array: np.ndarray, spec: TensorSpec, shapes: Mapping[str, ShapeRange]) -> np.ndarray:
-    """The same example as often as there have to be in a batch, where a graph takes no single one.
+    """Repeats an example to fill the smallest batch that the model accepts.
 
     Args:
         array: one example, with a batch of 1.
-        spec: the input that it is for.
-        shapes: ranges of the inputs whose sizes are chosen at run time.
+        spec: the model input.
+        shapes: shape ranges of the dynamic inputs.
     """
     batch = spec.shape[0]
     if isinstance(batch, str) and spec.name in shapes:
@@ -325,9 +328,8 @@ def _attribute(where: str) -> Callable[..., Any]:
 def _check_target(target: str | None, source: str, reader: str) -> None:
     if target is not None and reader != "csv":
         raise UsageError(
-            f"data set {source}: expected a CSV table, of which a column can be foretold, got {reader} for the column "
-            f"'{target}'",
-            hint="name a column with tables alone",
+            f"data set {source}: expected a CSV table for the target column '{target}', got the format {reader}",
+            hint="select a target column for tables only",
         )
 
 
@@ -336,12 +338,12 @@ def _existing(text: str, source: str) -> Path:
     try:
         if text and path.exists():
             return path
-    except (OSError, ValueError) as e:  # a name that is too long, or holds a zero byte
+    except (OSError, ValueError) as e:  # the name is too long or contains a zero byte
         raise UsageError(f"data set {source!r}: expected a name or a path, got: {e}") from e
     prefix = source.partition(":")[0]
     known = [*_GENERATED, *(f"{name}:" for name in _READERS)]
     if text != source:
-        raise UsageError(f"data set {source}: expected a file or a folder, got nothing there: {text or '(no path)'}")
+        raise UsageError(f"data set {source}: expected a file or a folder, got no such path: {text or '(no path)'}")
     raise UsageError(
         f"unknown data set '{source}': expected a name, a file or a folder",
         hint=nearest(f"{prefix}:" if ":" in source else source, known),

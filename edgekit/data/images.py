@@ -1,4 +1,4 @@
-"""Pictures from wherever they come, as 8-bit RGB, and from there to the input of a model."""
+"""Reads images as 8-bit RGB and preprocesses them into model inputs."""
 
 from __future__ import annotations
 
@@ -32,52 +32,52 @@ _TURN_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Filters of warnings belong to the whole process: two threads that change them at once would leave them changed.
+# Warning filters are global to the process: two threads that change them at once could leave them changed.
 _warning_filters = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture lies in the input: ``input = picture * scale + offset``, an axis at a time.
+    """Maps image coordinates to model input coordinates: ``input = image * scale + offset``, for each axis.
 
     Boxes are corners ``(x1, y1, x2, y2)``.
 
     Attributes:
-        scale: input px a picture px, ``(x, y)``; the two differ where sizes were rounded to whole px.
-        offset: where the picture's upper left corner lies, in input px, ``(x, y)``; negative where it was cropped.
-        size: the picture's width and height in px.
+        scale: input px per image px, ``(x, y)``; the two differ if sizes were rounded to whole px.
+        offset: position of the image's upper left corner in input px, ``(x, y)``; negative after a crop.
+        size: width and height of the image in px.
     """
 
     scale: tuple[float, float]
     offset: tuple[float, float]
     size: tuple[int, int]
 
-    def to_picture(self, boxes: np.ndarray) -> np.ndarray:
-        """Corners in input px, shape ``(N, 4)``, to float32 corners in picture px, clipped to the picture."""
+    def to_image(self, boxes: np.ndarray) -> np.ndarray:
+        """Converts corners in input px, shape ``(N, 4)``, to float32 corners in image px, clipped to the image."""
         corners = (boxes.astype(np.float64).reshape(-1, 2, 2) - self.offset) / self.scale
         return np.clip(corners, 0, self.size).reshape(-1, 4).astype(np.float32)
 
     def to_input(self, boxes: np.ndarray) -> np.ndarray:
-        """Corners in picture px, shape ``(N, 4)``, to float32 corners in input px."""
+        """Converts corners in image px, shape ``(N, 4)``, to float32 corners in input px."""
         corners = boxes.astype(np.float64).reshape(-1, 2, 2) * self.scale + self.offset
         return corners.reshape(-1, 4).astype(np.float32)
 
 
 def read_image(source: ImageSource) -> np.ndarray:
-    """The picture as 8-bit RGB.
+    """Reads an image as 8-bit RGB.
 
-    EXIF orientation is applied; of an animation the first frame is taken; 16-bit samples lose their lower byte.
-    Transparent pixels are laid on white, since pictures that have them (cut-outs, diagrams, screenshots) are drawn
-    for a white page, and what is stored under a transparent pixel is arbitrary.
+    EXIF orientation is applied; an animation gives its first frame; 16-bit samples lose their lower byte.
+    Transparent pixels are blended onto white, because images that have them (cut-outs, diagrams, screenshots) are
+    drawn for a white page, and the color stored under a transparent pixel is arbitrary.
 
     Args:
         source: a file, a Pillow image of any mode, or a uint8 RGB array of shape ``(H, W, 3)``.
 
     Returns:
-        uint8 RGB, shape ``(H, W, 3)``; not writable when it was decoded, the array itself when one was given.
+        uint8 RGB, shape ``(H, W, 3)``; read-only if it was decoded; an array passed in is returned as is.
 
     Raises:
-        DataError: the file is missing, is no image, is broken, or has more pixels than Pillow takes; the array
+        DataError: the file is missing, broken or not an image, or has more pixels than Pillow accepts; or the array
             is not uint8 ``(H, W, 3)``.
     """
     if isinstance(source, np.ndarray):
@@ -87,15 +87,15 @@ def read_image(source: ImageSource) -> np.ndarray:
 
 
 def images_in(folder: str | Path) -> list[Path]:
-    """Image files of a folder, sorted by name; those in folders below it and hidden ones are not listed.
+    """Lists the image files in a folder, sorted by name; subfolders and hidden files are ignored.
 
     Raises:
-        DataError: there is no such folder, or no image in it.
+        DataError: the folder does not exist or contains no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'nothing there'}"
+            f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'no such folder'}"
         )
     files = sorted(path for path in folder.iterdir() if is_image(path))
     if files:
@@ -103,29 +103,29 @@ def images_in(folder: str | Path) -> list[Path]:
     below = sorted(path for path in folder.iterdir() if path.is_dir() and any(map(is_image, path.iterdir())))
     raise DataError(
         f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), got none",
-        hint=f"folders below are not searched; name one of them, such as {below[0]}" if below else "",
+        hint=f"subfolders are not searched; pass one of them, such as {below[0]}" if below else "",
     )
 
 
 def is_image(path: Path) -> bool:
-    """Whether it is a file with an image's suffix, and not a hidden one."""
+    """Whether ``path`` is a visible file with an image suffix."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def preprocess(source: ImageSource, how: Preprocess, shape: tuple[int | str, ...]) -> tuple[np.ndarray, Placement]:
-    """The picture as a model's input.
+    """Converts an image to a model's input.
 
     Args:
-        source: whatever `read_image` takes.
-        how: resizing, order of channels and axes, normalization.
-        shape: the input's shape in ``how.layout``; its first entry, the batch, is not looked at.
+        source: any source that `read_image` accepts.
+        how: resizing, channel order, layout, normalization.
+        shape: the input's shape in ``how.layout``; its first entry, the batch, is ignored.
 
     Returns:
-        float32, contiguous, of ``shape`` with a batch of 1, and where the picture lies in it.
+        float32, contiguous, of ``shape`` with a batch of 1, and the placement of the image in it.
 
     Raises:
         DataError: as `read_image`.
-        RecipeError: ``shape`` and ``how`` do not go together.
+        RecipeError: ``shape`` does not match ``how``.
     """
     height, width = _height_width(how, shape)
     image = _rgb_image(source)
@@ -145,8 +145,8 @@ def preprocess(source: ImageSource, how: Preprocess, shape: tuple[int | str, ...
         if image.size != (width, height):
             target[...] = how.pad
         target[top : top + image.height, left : left + image.width] = np.asarray(plane)
-        # Pixels are whole numbers k up to here and the quotient is rounded once, so an input quantized with the scale
-        # 1/divisor and zero point 0 loses nothing.
+        # Pixels are integers up to here and the quotient is rounded once, so quantizing the input with the scale
+        # 1/divisor and zero point 0 is lossless.
         target /= np.float32(how.divisor)
         if mean != 0:
             target -= np.float32(mean)
@@ -156,7 +156,7 @@ def preprocess(source: ImageSource, how: Preprocess, shape: tuple[int | str, ...
 
 
 def _resized(image: Image.Image, how: Preprocess, size: tuple[int, int]) -> tuple[Image.Image, Placement]:
-    """The picture at the size it has in an input of ``size``, and its place there."""
+    """Resizes the image for an input of ``size``; returns it with its placement."""
     if how.resize == "letterbox":
         return _letterboxed(image, size)
     if how.resize == "crop":
@@ -166,7 +166,7 @@ def _resized(image: Image.Image, how: Preprocess, size: tuple[int, int]) -> tupl
 
 
 def _letterboxed(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, Placement]:
-    """As Darknet's ``letterbox_image``: aspect kept, sizes and offsets rounded down, the picture in the middle."""
+    """Letterboxes like Darknet's ``letterbox_image``: aspect kept, sizes and offsets rounded down, image centered."""
     (width, height), (out_width, out_height) = image.size, size
     if out_width * height < out_height * width:
         inner = (out_width, max(1, height * out_width // width))
@@ -178,7 +178,7 @@ def _letterboxed(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image
 
 
 def _cropped(image: Image.Image, size: tuple[int, int], short_side: int) -> tuple[Image.Image, Placement]:
-    """As torchvision's ``Resize(short_side)`` and ``CenterCrop(size)``, with the same rounding of sizes and offsets."""
+    """Crops like torchvision's ``Resize(short_side)`` and ``CenterCrop(size)``, with the same rounding."""
     (width, height), (out_width, out_height) = image.size, size
     if 0 < short_side < max(size):
         raise RecipeError(
@@ -190,17 +190,17 @@ def _cropped(image: Image.Image, size: tuple[int, int], short_side: int) -> tupl
         inner = (max(out_width, out_height * width // height), max(out_height, out_width * height // width))
     left, top = round((inner[0] - out_width) / 2), round((inner[1] - out_height) / 2)
     scale = (inner[0] / width, inner[1] / height)
-    # Only the part that is kept is computed: a picture of 1 x 10,000 px would else be resized to gigabytes first.
+    # Only the part that is kept is computed: otherwise an image of 1 x 10,000 px would be resized to gigabytes first.
     part = (left / scale[0], top / scale[1], (left + out_width) / scale[0], (top + out_height) / scale[1])
-    part = (part[0], part[1], min(part[2], width), min(part[3], height))  # a last digit may lie outside
+    part = (part[0], part[1], min(part[2], width), min(part[3], height))  # rounding may exceed the edge
     return _scaled(image, size, part), Placement(scale, (float(-left), float(-top)), image.size)
 
 
 def _scaled(
     image: Image.Image, size: tuple[int, int], part: tuple[float, float, float, float] | None = None
 ) -> Image.Image:
-    # A gap of 3 averages whole blocks first where a picture shrinks more than six-fold; no eye tells the difference,
-    # and 20 megapixels take a fraction of the time.
+    # With a gap of 3, Pillow averages whole blocks first if an image shrinks more than six-fold: the difference is
+    # invisible, and 20 megapixels take a fraction of the time.
     return image.resize(size, Image.Resampling.BILINEAR, box=part, reducing_gap=3.0)
 
 
@@ -221,8 +221,8 @@ def _height_width(how: Preprocess, shape: tuple[int | str, ...]) -> tuple[int, i
 def _check_array(array: np.ndarray) -> None:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise DataError(
-            f"picture: expected an RGB array, uint8 (H, W, 3), got {array.dtype} {array.shape}",
-            hint="PIL.Image.fromarray takes other kinds of arrays, and EdgeKit takes its result",
+            f"image: expected an RGB array, uint8 (H, W, 3), got {array.dtype} {array.shape}",
+            hint="convert other arrays with PIL.Image.fromarray",
         )
 
 
@@ -231,7 +231,7 @@ def _rgb_image(source: ImageSource) -> Image.Image:
         _check_array(source)
         return Image.fromarray(source)
     if isinstance(source, Image.Image):
-        return _decoded(source, "picture")
+        return _decoded(source, "image")
     path = Path(source)
     if first_file([path]) is None:
         raise DataError(f"{path}: expected an image, got {'a folder' if is_there(path) else 'no such file'}")
@@ -248,11 +248,11 @@ def _opened(path: Path) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
         raise DataError(
             f"{path}: expected at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more",
-            hint="make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file",
+            hint="shrink the image, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file",
         ) from e
     except UnidentifiedImageError as e:
-        raise DataError(f"{path}: expected an image, got a file that Pillow knows no format for") from e
-    except Exception as e:  # Pillow's parsers let through whatever a broken file makes them stumble over
+        raise DataError(f"{path}: expected an image, got a file format that Pillow cannot read") from e
+    except Exception as e:  # on a broken file, Pillow's parsers may raise any exception
         raise _broken(str(path), e) from e
 
 
@@ -265,7 +265,7 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
         return image.transpose(_TURN_UPRIGHT[orientation]) if orientation in _TURN_UPRIGHT else image
     except DataError:
         raise
-    except Exception as e:  # as above: struct.error, IndexError, SyntaxError and more, besides OSError
+    except Exception as e:  # as above: struct.error, IndexError, SyntaxError and others, besides OSError
         raise _broken(name, e) from e
 
 
@@ -274,7 +274,7 @@ def _orientation(image: Image.Image) -> int | None:
         with _warning_filters, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # viewers show a picture with damaged EXIF as it is stored; so does EdgeKit
+    except Exception:  # like image viewers, ignore damaged EXIF data
         return None
     return orientation if isinstance(orientation, int) else None
 
@@ -286,7 +286,7 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bit(image, name)
     if image.mode == "F":
-        raise DataError(f"{name}: expected 8 or 16 bits a sample, got 32-bit floats, which have no agreed range")
+        raise DataError(f"{name}: expected 8 or 16 bits per sample, got 32-bit floats, which have no standard range")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -299,7 +299,7 @@ def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
     samples = np.asarray(image)
     low, high = int(samples.min()), int(samples.max())
     if low < 0 or high > 0xFFFF:
-        raise DataError(f"{name}: expected 8 or 16 bits a sample, got values from {low} to {high}")
+        raise DataError(f"{name}: expected 8 or 16 bits per sample, got values from {low} to {high}")
     return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""Paths that stand in files: a name that no file can have is that of a file that is not there."""
+"""Checks paths read from files; a path that is not a legal file name counts as a missing file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["first_file", "is_there"]
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file or a folder; False for what is too long for a name, or holds a zero byte."""
+    """Whether ``path`` exists; False if it is too long for a file name or contains a zero byte."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -17,5 +17,5 @@ def is_there(path: Path) -> bool:
 
 
 def first_file(candidates: Iterable[Path]) -> Path | None:
-    """The first that is a file; None if none is."""
+    """Returns the first candidate that is a file, or None."""
     return next((path for path in candidates if is_there(path) and path.is_file()), None)

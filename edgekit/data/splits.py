@@ -1,4 +1,4 @@
-"""Which examples are to learn from and which to be measured on, where the files do not say it."""
+"""Assigns examples to the train or test split, by file name or by hash."""
 
 from __future__ import annotations
 
@@ -22,35 +22,34 @@ __all__ = [
     "split_path",
 ]
 
-# In the order of preference: what is called test often has no labels in the sets that have a val, but not in folders.
+# In order of preference. In data sets with a val split, test often has no labels; image folders always have them.
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation", "t10k"),
 }
 
-DRAWN = "a fifth, drawn by a hash of each, is the test; write two files, train and test, to choose yourself"
-"""Hint for those whom `is_drawn` leaves with nothing."""
+DRAWN = "a fifth of the examples, selected by hash, is the test split; write files train and test to choose the split"
+"""Hint for an empty split that `is_drawn` selected."""
 
-_TESTED = 0.2
+_TEST_FRACTION = 0.2
 
 _T = TypeVar("_T")
 
 
 def fraction_from_key(key: str) -> float:
-    """A number in ``[0, 1)`` that looks random and depends on the key alone."""
+    """Hashes the key to a pseudo-random number in ``[0, 1)``."""
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:7], "big") / 2**56
 
 
 def is_drawn(key: str, split: Split) -> bool:
-    """Whether what has this key is of the split: about a fifth is for the test, whatever else there is."""
-    return (fraction_from_key(key) < _TESTED) == (split == "test")
+    """Whether the example with this key belongs to the split; the key's hash assigns about a fifth to test."""
+    return (fraction_from_key(key) < _TEST_FRACTION) == (split == "test")
 
 
 def part_of(items: Sequence[_T], split: Split, key: Callable[[_T], str]) -> list[_T]:
-    """A fifth of the items for the test, the rest for training; of two or more items both get one.
+    """Selects a fifth of the items for test, the rest for train; if there are two or more, neither split is empty.
 
-    Which are taken depends on the items' keys alone, so it is the same on every machine and every day. The order of
-    the items is kept.
+    The selection depends on the items' keys alone, so it is reproducible. The order of the items is kept.
     """
     count = max(1, round(len(items) / 5)) if len(items) > 1 else 0
     by_hash = sorted(range(len(items)), key=lambda i: (fraction_from_key(key(items[i])), i))
@@ -59,7 +58,7 @@ def part_of(items: Sequence[_T], split: Split, key: Callable[[_T], str]) -> list
 
 
 def split_from_name(name: str) -> Split | None:
-    """The split that a file's or folder's name tells: ``instances_val2017.json`` is of the test."""
+    """Returns the split named in a file or folder name, or None: ``instances_val2017.json`` is ``test``."""
     words = re.findall(r"t10k|[a-z]+", name.lower())
     for split, names in SPLIT_NAMES.items():
         if any(word in names for word in words):
@@ -68,15 +67,15 @@ def split_from_name(name: str) -> Split | None:
 
 
 def split_from_folder(folder: Path) -> Split | None:
-    """The split of which a folder's name is a name: other words may stand in those of folders by chance."""
+    """Returns the split whose name is the whole folder name, or None; a word within a folder name may be unrelated."""
     return next((split for split, names in SPLIT_NAMES.items() if folder.name.lower() in names), None)
 
 
 def split_path(candidates: Sequence[Path], split: Split, whose: str) -> Path:
-    """The one of the paths whose name tells this split; the first in the order of `SPLIT_NAMES` of several.
+    """Returns the path whose name contains the split; of several, the first in the order of `SPLIT_NAMES`.
 
     Raises:
-        DataError: none does.
+        DataError: no name contains the split.
     """
     for word in SPLIT_NAMES[split]:
         for path in candidates:

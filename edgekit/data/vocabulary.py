@@ -1,4 +1,4 @@
-"""Texts as numbers of tokens and back: the vocabulary is the recipe's labels, with four special tokens first."""
+"""Tokenizes text to ids and back; the vocabulary is the recipe's labels, with four special tokens first."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ __all__ = [
 
 
 def ids_from_text(text: str, vocabulary: Sequence[str]) -> list[int]:
-    """The text's tokens: characters if the vocabulary is one of characters, else what stands between spaces.
+    """Tokenizes a text: into characters if all tokens of the vocabulary are characters, otherwise at whitespace.
 
-    A token that the vocabulary lacks is `UNKNOWN`.
+    A token that is not in the vocabulary gets the id `UNKNOWN`.
     """
     known = {token: index for index, token in enumerate(vocabulary) if index >= len(SPECIAL_TOKENS)}
     return [known.get(token, UNKNOWN) for token in _tokens(text, vocabulary)]
 
 
 def unknown_tokens(text: str, vocabulary: Sequence[str]) -> list[str]:
-    """The tokens of a text that the vocabulary lacks, in their order."""
+    """Returns the tokens of a text that are not in the vocabulary, in text order."""
     known = set(vocabulary[len(SPECIAL_TOKENS) :])
     return [token for token in _tokens(text, vocabulary) if token not in known]
 
 
 def text_from_ids(ids: Iterable[int], vocabulary: Sequence[str]) -> str:
-    """The text up to the first `END`, without special tokens; ``�`` stands for an unknown one."""
+    """Decodes ids up to the first `END`, without special tokens; an unknown token becomes ``�``."""
     tokens = []
     for index in ids:
         if index == END:
@@ -50,17 +50,17 @@ def text_from_ids(ids: Iterable[int], vocabulary: Sequence[str]) -> str:
 
 
 def source_ids(text: str, vocabulary: Sequence[str]) -> list[int]:
-    """What an encoder reads: the text's tokens, then `END`."""
+    """Returns the encoder input: the text's tokens, then `END`."""
     return [*ids_from_text(text, vocabulary), END]
 
 
 def target_input_ids(text: str, vocabulary: Sequence[str]) -> list[int]:
-    """What a decoder reads while it is taught the text: `BEGIN`, then the text's tokens."""
+    """Returns the decoder input for training: `BEGIN`, then the text's tokens."""
     return [BEGIN, *ids_from_text(text, vocabulary)]
 
 
 def target_output_ids(text: str, vocabulary: Sequence[str]) -> list[int]:
-    """What a decoder is to answer at each place of `target_input_ids`: the text's tokens, then `END`."""
+    """Returns the expected decoder output for `target_input_ids`: the text's tokens, then `END`."""
     return [*ids_from_text(text, vocabulary), END]
 
 

@@ -17,10 +17,10 @@ import msgspec
 
 import edgekit.errors
 from edgekit.engine.backend import BuildOptions, BuildResult
-from edgekit.engine.bundle.staging import free_bytes, is_storage, named_place, storage_error
 from edgekit.engine.child import Answer, Failure, Request
 from edgekit.engine.table import entry_of
 from edgekit.errors import BuildError, EdgeKitError
+from edgekit.storage import free_bytes, is_storage, named_place, storage_error
 
 __all__ = ["engine_from_graph"]
 

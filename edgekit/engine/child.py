@@ -14,8 +14,8 @@ import msgspec
 
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import BuildOptions, BuildResult, backend_at
-from edgekit.engine.bundle.staging import is_storage, storage_error
 from edgekit.errors import EdgeKitError
+from edgekit.storage import is_storage, storage_error
 
 __all__ = ["Answer", "Failure", "Request", "main"]
 

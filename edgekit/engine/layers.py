@@ -1,35 +1,16 @@
-"""Which layers a graph wants in integers, and whether an engine runs them so."""
+"""The convolutions and matrix products of an engine, and whether they run in the element type that was asked for."""
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.errors import BackendUnavailable, BuildError, GraphError
-from edgekit.extras import install_command
+from edgekit.errors import BuildError
 from edgekit.specs import Precision
 
-if TYPE_CHECKING:
-    import onnx
-
-__all__ = [
-    "INTEGER_PRODUCTS",
-    "PRODUCTS",
-    "Layer",
-    "assert_precision",
-    "layer_counts",
-    "quantized_layers",
-    "read_graph",
-]
-
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-
-# What somebody else's quantizer writes instead of Q/DQ pairs; these multiply integers and nothing else.
-INTEGER_PRODUCTS = frozenset("QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat".split())
+__all__ = ["Layer", "assert_precision", "layer_counts"]
 
 DTYPES = {Precision.FP32: "float32", Precision.FP16: "float16", Precision.BF16: "bfloat16", Precision.INT8: "int8"}
 
@@ -40,52 +21,11 @@ class Layer(msgspec.Struct, frozen=True):
     Attributes:
         names: the graph's nodes that it was made of.
         dtype: element type that it multiplies in: ``int8`` (signed or not), ``float32``, ``float16``, ``bfloat16``, or
-            ``int16``, for a float layer whose weights are multiplied as integers of 16 bits (`split_float_weights`).
+            ``int16``, for a float layer whose weights are multiplied as integers of 16 bits (`SplitFloatWeights`).
     """
 
     names: tuple[str, ...]
     dtype: str
-
-
-def read_graph(path: Path) -> onnx.ModelProto:
-    """The ONNX file, without the weights that it keeps in files beside it.
-
-    Raises:
-        GraphError: not an ONNX file.
-        BackendUnavailable: the package ``onnx`` is not installed.
-    """
-    try:
-        import google.protobuf.message
-        import onnx
-    except ImportError as e:
-        raise BackendUnavailable(
-            "building an engine needs the package 'onnx', which is not installed",
-            hint=install_command("build", "onnx"),
-        ) from e
-    try:
-        return onnx.load(path, load_external_data=False)
-    except (google.protobuf.message.DecodeError, OSError) as e:
-        raise GraphError(f"cannot read {path}: expected an ONNX file: {e}") from e
-
-
-def quantized_layers(graph: onnx.ModelProto, *, joining: bool = False) -> tuple[str, ...]:
-    """Names of the convolutions and matrix products of integers, or of two factors from DequantizeLinear, in order.
-
-    Args:
-        graph: of any operators.
-        joining: the target joins integers without a Q behind: factors come through a Concat too.
-    """
-    dequantized: set[str] = set()
-    for node in graph.graph.node:
-        joins = joining and node.op_type == "Concat" and dequantized.issuperset(node.input)
-        if node.op_type == "DequantizeLinear" or joins:
-            dequantized.update(node.output)
-    return tuple(
-        node.name
-        for node in graph.graph.node
-        if node.op_type in INTEGER_PRODUCTS
-        or (node.op_type in PRODUCTS and all(factor in dequantized for factor in node.input[:2]))
-    )
 
 
 def layer_counts(layers: Iterable[Layer]) -> dict[str, int]:
@@ -99,7 +39,7 @@ def assert_precision(target: str, precision: Precision, quantized: Sequence[str]
     Args:
         target: the backend's name.
         precision: what was asked for.
-        quantized: the layers that the graph wants in integers, as `quantized_layers` lists them.
+        quantized: names of the layers that the graph wants in integers.
         built: the layers of the engine.
 
     Raises:

@@ -11,20 +11,14 @@ import numpy as np
 
 import edgekit
 from edgekit.engine.backend import BuildOptions, BuildResult
-from edgekit.engine.layers import (
-    INTEGER_PRODUCTS,
-    PRODUCTS,
-    Layer,
-    assert_precision,
-    layer_counts,
-    quantized_layers,
-    read_graph,
-)
-from edgekit.errors import EngineMismatch, GraphError, RunError
+from edgekit.engine.base import BaseEngine
+from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.source_graph import quantized_layers, read_graph
+from edgekit.errors import EngineMismatch, GraphError
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 if TYPE_CHECKING:
-    import onnx
+    import onnx_ir as ir
 
 __all__ = ["Null"]
 
@@ -57,22 +51,25 @@ class Null:
 
     def scheme(self) -> QuantScheme:
         """Q/DQ pairs at the inputs of convolutions and matrix products."""
+        from edgekit.graph.operators import PRODUCTS  # `edgekit.graph` is for those who read graphs
+
         return QuantScheme(activation_dtype="int8", operators=PRODUCTS)
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Writes the graph's inputs and outputs as JSON; see `Backend.build`."""
+        from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # as above
+
         source = read_graph(graph)
         quantized = quantized_layers(source)
         layers = [
-            Layer((node.name,), "int8" if node.name in quantized else "float32")
-            for node in source.graph.node
+            Layer((node.name or "",), "int8" if node.name in quantized else "float32")
+            for node in source.graph
             if node.op_type in PRODUCTS | INTEGER_PRODUCTS
         ]
         assert_precision(self.name, options.precision, quantized, layers)
-        weights = {tensor.name for tensor in source.graph.initializer}
         specs = Specs(
-            inputs=tuple(_spec(value) for value in source.graph.input if value.name not in weights),
-            outputs=tuple(_spec(value) for value in source.graph.output),
+            inputs=tuple(_spec(value) for value in source.graph.inputs if not value.is_initializer()),
+            outputs=tuple(_spec(value) for value in source.graph.outputs),
         )
         (folder / ENGINE).write_bytes(msgspec.json.encode(specs))
         return BuildResult(engine=ENGINE, files=(ENGINE,), layers=layer_counts(layers), backend_version=self.version())
@@ -85,7 +82,7 @@ class Null:
             raise EngineMismatch(f"cannot load {engine}: {e}") from e
 
 
-class Zeros:
+class Zeros(BaseEngine):
     """An `Engine` whose outputs are zeros; a dimension that is chosen at run time is that of the input, else 1."""
 
     notes: Sequence[str] = ()
@@ -93,12 +90,8 @@ class Zeros:
     def __init__(self, specs: Specs) -> None:
         self.inputs = specs.inputs
         self.outputs = specs.outputs
-        self._open = True
 
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `Engine.run`."""
-        if not self._open:
-            raise RunError("the engine is closed")
+    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         sizes = {
             name: size for spec in self.inputs for name, size in zip(spec.shape, feeds[spec.name].shape, strict=True)
         }
@@ -107,19 +100,14 @@ class Zeros:
             for spec in self.outputs
         }
 
-    def close(self) -> None:
-        """See `Engine.close`."""
-        self._open = False
+    def _release(self) -> None:
+        pass  # it holds nothing
 
 
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    import onnx
-
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
+def _spec(value: ir.Value) -> TensorSpec:
+    if value.shape is None or value.dtype is None:
         raise GraphError(f"'{value.name}' has no shape: expected a fixed number of dimensions")
     shape = tuple(
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
-        for axis, dim in enumerate(tensor.shape.dim)
+        size if isinstance(size, int) else size.value or f"{value.name}_{axis}" for axis, size in enumerate(value.shape)
     )
-    return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
+    return TensorSpec(value.name or "", str(value.dtype.numpy()), shape)

@@ -1,1 +1,1 @@
-"""How right an engine is: figures of accuracy on a data set, as the field defines them."""
+"""Measures the accuracy of engines on data sets with standard metrics."""

@@ -1,4 +1,4 @@
-"""An engine over a data set: example by example, or batch by batch, to figures of accuracy."""
+"""Runs an engine over a data set and computes accuracy metrics."""
 
 from __future__ import annotations
 
@@ -11,62 +11,40 @@ import msgspec
 from edgekit.data.calibration.example_feeds import spread
 from edgekit.data.examples import DataSet, Split, check_first, data_set
 from edgekit.errors import DataError, UsageError
-from edgekit.evaluation.evaluators import ClassFigure, Ready, TaskEvaluator, batch_of, evaluator_from_session
+from edgekit.evaluation.evaluators.base import ClassFigure, Ready, TaskEvaluator, batch_of
+from edgekit.evaluation.evaluators.choose import evaluator_from_session, measures
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.recipe.schema import Task
 from edgekit.runtime.session import Session, session_from_bundle
 
-__all__ = ["FIGURES", "SCORE_THRESHOLD", "Evaluation", "Figure", "evaluate_bundle", "evaluate_session"]
+__all__ = ["FIGURES", "SCORE_THRESHOLD", "Evaluation", "evaluate_bundle", "evaluate_session"]
 
 SCORE_THRESHOLD = 0.001
-"""Average precision wants the whole curve, so nearly all that is found counts; Darknet, YOLO and others use this."""
+"""Default score threshold: average precision needs the whole curve; Darknet, YOLO and others use this value."""
 
 
-class Figure(msgspec.Struct, frozen=True):
-    """How a figure is told.
-
-    Attributes:
-        title: its name in tables.
-        is_share: between 0 and 1, told in percent.
-        more_is_better: of two engines that with the greater one is better.
-    """
-
-    title: str
-    is_share: bool = True
-    more_is_better: bool = True
-
-
-FIGURES = {
-    "accuracy": Figure("accuracy"),
-    "top5": Figure("top-5 accuracy"),
-    "mse": Figure("mean squared error", is_share=False, more_is_better=False),
-    "rmse": Figure("its root", is_share=False, more_is_better=False),
-    "r2": Figure("R²", is_share=False),
-    "map50": Figure("mAP 0.50"),
-    "map50_95": Figure("mAP 0.50:0.95"),
-    "token_accuracy": Figure("token accuracy"),
-    "sequence_accuracy": Figure("sequence accuracy"),
-}
+FIGURES = {name: figure for measure in measures().values() for name, figure in measure.figures.items()}
+"""All figures by name."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it; `msgspec.json.encode` writes it, NaN as null.
+    """Result of an evaluation; `msgspec.json.encode` serializes it, NaN as null.
 
     Attributes:
-        name: the model's.
-        task: what the engine was measured at.
-        precision: of the engine.
-        backend: of the engine.
-        backend_version: of the engine.
-        data: the data set's name.
-        split: its part.
-        examples: how many count.
-        skipped: those that could not be read, each with the reason; they count nowhere.
-        figures: by the names of `FIGURES`.
+        name: name of the model.
+        task: task that was evaluated.
+        precision: precision of the engine.
+        backend: backend of the engine.
+        backend_version: version of the backend.
+        data: name of the data set.
+        split: split of the data set.
+        examples: number of examples evaluated.
+        skipped: examples that could not be read, each with the reason; they are excluded from the metrics.
+        figures: metrics, by the names of `FIGURES`.
         per_class: accuracy or average precision of each class.
-        examples_per_s: reading and preprocessing included.
-        score_threshold: of a detector: what is found with less does not count.
-        notes: what the user has to know of the engine or the set.
+        examples_per_s: throughput, including reading and preprocessing.
+        score_threshold: for detectors: detections with a lower score are ignored.
+        notes: remarks on the engine or the data set.
     """
 
     name: str
@@ -95,21 +73,21 @@ def evaluate_bundle(
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measures how right the engine in the folder ``path`` is on a data set.
+    """Measures the accuracy of the engine in ``path`` on a data set.
 
     Args:
-        path: a bundle that ``edgekit build`` has made.
-        data: a data set, or what `edgekit.data.examples.data_set` takes: a name or a path.
-        split: ``train`` or ``test``, where ``data`` is a name or a path.
-        limit: measure on at most so many examples, spread evenly over the set.
-        score_threshold: of a detector: what is found with a lower score does not count.
-        threads: threads for the engine; 0 leaves it to the backend.
-        progress: told how far it is.
+        path: a bundle created by ``edgekit build``.
+        data: a data set, or a name or path that `edgekit.data.examples.data_set` accepts.
+        split: ``train`` or ``test``, if ``data`` is a name or a path.
+        limit: maximum number of examples, evenly spaced over the data set.
+        score_threshold: for detectors: detections with a lower score are ignored.
+        threads: threads for the engine; 0 for the backend's default.
+        progress: receives progress updates.
 
     Raises:
         EngineMismatch: the bundle is not for this machine, or was changed.
-        UsageError: there is no such data set, it is for another task, or it has other classes.
-        DataError: no example can be read, or the first is not what the engine takes.
+        UsageError: the data set does not exist, is for another task, or has other classes.
+        DataError: no example can be read, or the first one does not match the engine's inputs.
         BackendUnavailable: a detector needs pycocotools, or a generated set its package.
     """
     with session_from_bundle(path, threads=threads) as session:
@@ -128,21 +106,21 @@ def evaluate_session(
     score_threshold: float = SCORE_THRESHOLD,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measures how right a loaded engine is; see `evaluate_bundle`."""
+    """Measures the accuracy of a loaded engine; see `evaluate_bundle`."""
     if not 0 <= score_threshold <= 1:
         raise UsageError(f"score_threshold: expected 0 to 1, got {score_threshold:g}")
-    judge = evaluator_from_session(session, examples, score_threshold=score_threshold)
-    places = spread(len(examples), limit)
-    if not places:
-        raise DataError(f"data set {examples.name}: expected examples to measure on, got none")
-    check_first(examples, places, judge.ready)
+    evaluator = evaluator_from_session(session, examples, score_threshold=score_threshold)
+    indices = spread(len(examples), limit)
+    if not indices:
+        raise DataError(f"data set {examples.name}: expected at least one example, got none")
+    check_first(examples, indices, evaluator.ready)
     manifest, skipped = session.manifest, list[str]()
     title = f"evaluating {str(manifest.precision).upper()}"
     start = time.perf_counter()
-    with (progress or Silent()).stage(title, total=len(places), unit="examples") as advance:
+    with (progress or Silent()).stage(title, total=len(indices), unit="examples") as advance:
         counted = 0
-        for batch in _batches(judge, examples, places, batch_of(session), skipped, advance):
-            judge.judge(batch)
+        for batch in _batches(evaluator, examples, indices, batch_of(session), skipped, advance):
+            evaluator.evaluate(batch)
             counted += len(batch)
             advance(len(batch))
     seconds = time.perf_counter() - start
@@ -158,34 +136,34 @@ def evaluate_session(
         split=split,
         examples=counted,
         skipped=tuple(skipped),
-        figures=judge.figures(),
-        per_class=judge.per_class(),
+        figures=evaluator.figures(),
+        per_class=evaluator.per_class(),
         examples_per_s=counted / seconds,
-        score_threshold=score_threshold if examples.task == "detect" else None,
+        score_threshold=score_threshold if measures()[examples.task].has_scores else None,
         notes=(*session.notes, *examples.notes, *_notes_of_classes(session, examples)),
     )
 
 
 def _notes_of_classes(session: Session, examples: DataSet) -> list[str]:
     own, measured = len(session.manifest.labels), len(examples.labels)
-    if examples.task not in ("classify", "detect") or measured >= own:
+    if not measures()[examples.task].class_figure or measured >= own:
         return []
-    return [f"the set has {measured} of the model's {own} classes"]
+    return [f"the data set has {measured} of the model's {own} classes"]
 
 
 def _batches(
-    judge: TaskEvaluator,
+    evaluator: TaskEvaluator,
     examples: DataSet,
-    places: Sequence[int],
+    indices: Sequence[int],
     size: int,
     skipped: list[str],
     advance: Advance,
 ) -> Iterator[list[Ready]]:
-    """Examples made ready, as many as the engine takes at once; broken ones are written down and passed over."""
+    """Yields batches of prepared examples; appends broken examples to ``skipped``."""
     batch: list[Ready] = []
-    for place in places:
+    for index in indices:
         try:
-            batch.append(judge.ready(examples[place]))
+            batch.append(evaluator.ready(examples[index]))
         except DataError as e:
             skipped.append(e.message)
             advance(1)
@@ -199,5 +177,5 @@ def _batches(
 
 def _task(session: Session) -> Task | None:
     """What the data set has to be for; None where the engine does not say."""
-    task = session.manifest.task
-    return task if task in ("classify", "detect", "regress", "translate") else None  # type: ignore[return-value]
+    measure = measures().get(session.manifest.task)
+    return None if measure is None else measure.task

@@ -1,4 +1,4 @@
-"""Whether a model and a data set speak of the same classes, and which number means which."""
+"""Matches a data set's class labels to a model's."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ SHOWN = 4
 
 
 def knows_all(model: Sequence[str], data: Sequence[str]) -> bool:
-    """Whether the model has all the data set's classes, by their names as `model_classes_from_labels` compares them."""
+    """Whether the model has all classes of the data set, with names compared as in `model_classes_from_labels`."""
     own, theirs = _folded(model), _folded(data)
     return set(theirs) <= set(own) or _both_coco(model, data)
 
 
 def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name: str) -> np.ndarray:
-    """The model's number of each of the data set's classes.
+    """Maps the data set's class indices to the model's.
 
-    Classes are the same where their names are, but for upper and lower case, and for the two ways in which COCO's 80
-    are spelled; their order may differ, and the set may have a part of them only.
+    Classes are matched by name, ignoring case and the two spellings of COCO's 80 classes; their order may differ, and
+    the data set may have fewer classes.
 
     Args:
-        model: names of the model's classes, in its order.
-        data: names of the data set's classes, in its order.
-        name: of the data set, for messages.
+        model: the model's class names, in its order.
+        data: the data set's class names, in its order.
+        name: name of the data set, for messages.
 
     Returns:
-        int64, shape ``(len(data),)``.
+        Model class indices; int64, shape ``(len(data),)``.
 
     Raises:
-        UsageError: the set has classes that the model has not; names them.
+        UsageError: the data set has classes that the model does not have; names them.
     """
     own, theirs = _folded(model), _folded(data)
     if own == theirs or _both_coco(model, data):
@@ -44,11 +44,11 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
         raise UsageError(
             f"data set {name}: expected classes of the model's {len(model)}, got {len(data)} of which "
             f"{_difference(model, data, own, theirs)}",
-            hint="measure on a set with classes that the model was trained for; names must be the same",
+            hint="use a data set with classes that the model was trained on; the names must match",
         )
     if twice := [label for label in theirs if own.count(label) > 1 or theirs.count(label) > 1]:
         raise UsageError(
-            f"data set {name}: expected its classes in the model's order, since several are called '{twice[0]}', got "
+            f"data set {name}: expected its classes in the model's order, because several are named '{twice[0]}', got "
             "another order"
         )
     return np.array([own.index(label) for label in theirs])

@@ -1,4 +1,4 @@
-"""Figures of accuracy from predictions and what was expected, in numpy; average precision is pycocotools' own."""
+"""Accuracy metrics from predictions and targets, in numpy; average precision uses pycocotools."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ __all__ = [
 ]
 
 MAX_DETECTIONS = 100
-"""COCO counts no more than the best hundred of a picture."""
+"""COCO evaluates at most the 100 highest-scoring detections per image."""
 
 
-def share(right: np.ndarray) -> float:
-    """Share of true values; NaN of none."""
-    return float(np.mean(right)) if right.size else math.nan
+def share(correct: np.ndarray) -> float:
+    """Fraction of true values; NaN if ``correct`` is empty."""
+    return float(np.mean(correct)) if correct.size else math.nan
 
 
 def ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """How many classes score better than the right one: 0 is a right answer, less than 5 one of the top five.
+    """Counts the classes that rank before the target: 0 is a correct prediction, less than 5 is top-5.
 
-    Of equal scores the class with the lower number comes first, as with ``argmax``. Where a score is NaN there is no
-    order, and the right class counts as the last.
+    Of equal scores the class with the lower index ranks first, as with ``argmax``. If any score of an example is NaN,
+    the target ranks last.
 
     Args:
         scores: logits or probabilities; floats, shape ``(N, C)``.
-        targets: the right classes, 0 to C - 1; integers, shape ``(N,)``.
+        targets: target classes, 0 to C - 1; integers, shape ``(N,)``.
 
     Returns:
-        int64, shape ``(N,)``.
+        Rank of each target; int64, shape ``(N,)``.
 
     Raises:
-        UsageError: shapes do not go together, or a target is no class.
+        UsageError: the shapes do not match, or a target is out of range.
     """
     if scores.ndim != 2 or targets.shape != scores.shape[:1]:
         raise UsageError(f"expected scores (N, C) and targets (N,), got {scores.shape} and {targets.shape}")
@@ -64,18 +64,18 @@ def ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def regression_figures(predicted: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """Mean squared error, its root, and the share of variance that is explained.
+    """Computes MSE, RMSE and R².
 
-    ``mse = mean((y - p)^2)`` over all examples and outputs; ``r2 = 1 - sum((y - p)^2) / sum((y - mean(y))^2)``, of each
-    output by itself, then averaged. An output that never varies has an ``r2`` of 1 where it is met and 0 where it is
-    not, as in scikit-learn.
+    ``mse = mean((y - p)^2)`` over all examples and outputs; ``r2 = 1 - sum((y - p)^2) / sum((y - mean(y))^2)`` for each
+    output, then averaged. A constant output has an ``r2`` of 1 if it is predicted exactly and 0 otherwise, as in
+    scikit-learn.
 
     Args:
         predicted: floats, shape ``(N,)`` or ``(N, K)``.
-        expected: the same shape.
+        expected: targets of the same shape.
 
     Returns:
-        ``mse``, ``rmse`` and ``r2``; the last is NaN of less than two examples.
+        ``mse``, ``rmse`` and ``r2``; ``r2`` is NaN for fewer than two examples.
 
     Raises:
         UsageError: the shapes differ.
@@ -97,43 +97,43 @@ def regression_figures(predicted: np.ndarray, expected: np.ndarray) -> dict[str,
 
 
 def sequence_figures(predicted: Sequence[Sequence[object]], expected: Sequence[Sequence[object]]) -> dict[str, float]:
-    """How many tokens stand where they should, and how many sequences are right as a whole.
+    """Computes token accuracy and sequence accuracy.
 
-    Every sequence has an end, which is a token of its own: so what goes on too long loses a point too, and sequences
-    of nothing can be right.
+    The end of a sequence counts as a token: a prediction that is too long loses a point too, and an empty sequence can
+    be correct.
 
     Args:
-        predicted: tokens that a model wrote by itself, ends left out; anything that can be compared.
-        expected: the right ones.
+        predicted: generated tokens without end tokens, of any comparable type.
+        expected: target tokens without end tokens.
 
     Returns:
         ``token_accuracy`` over all tokens of ``expected`` and their ends, and ``sequence_accuracy``.
 
     Raises:
-        UsageError: there are not as many of the one as of the other.
+        UsageError: the numbers of predictions and targets differ.
     """
     if len(predicted) != len(expected):
         raise UsageError(f"expected as many predictions as targets, {len(expected)}, got {len(predicted)}")
     end = object()
-    tokens = right = whole = 0
+    tokens = correct_tokens = correct_sequences = 0
     for got, wanted in zip(predicted, expected, strict=True):
         got, wanted = [*got, end], [*wanted, end]
         tokens += len(wanted)
-        right += sum(a == b for a, b in zip(got, wanted, strict=False))
-        whole += got == wanted
+        correct_tokens += sum(a == b for a, b in zip(got, wanted, strict=False))
+        correct_sequences += got == wanted
     return {
-        "token_accuracy": right / tokens if tokens else math.nan,
-        "sequence_accuracy": whole / len(expected) if expected else math.nan,
+        "token_accuracy": correct_tokens / tokens if tokens else math.nan,
+        "sequence_accuracy": correct_sequences / len(expected) if expected else math.nan,
     }
 
 
 class FoundBoxes(NamedTuple):
-    """Boxes in one picture.
+    """Boxes in one image.
 
     Attributes:
-        corners: ``(x1, y1, x2, y2)`` in px of the picture; floats, shape ``(N, 4)``.
+        corners: ``(x1, y1, x2, y2)`` in px of the image; floats, shape ``(N, 4)``.
         classes: integers, shape ``(N,)``.
-        scores: floats, shape ``(N,)``; of what was expected None.
+        scores: floats, shape ``(N,)``; None for targets.
     """
 
     corners: np.ndarray
@@ -143,12 +143,12 @@ class FoundBoxes(NamedTuple):
 
 @dataclass(frozen=True)
 class AveragePrecisions:
-    """Mean average precision, and that of each class.
+    """Mean average precision, overall and per class.
 
     Attributes:
-        map50: at an overlap of 0.50.
-        map50_95: the mean of ten, at overlaps of 0.50, 0.55 ... 0.95: what COCO ranks by.
-        per_class: ``map50_95`` of each class, by its number; NaN where no picture has one of it.
+        map50: mAP at an IoU threshold of 0.50.
+        map50_95: mean over the ten IoU thresholds 0.50, 0.55 ... 0.95, COCO's primary metric.
+        per_class: ``map50_95`` of each class, by index; NaN for a class without boxes.
     """
 
     map50: float
@@ -157,10 +157,10 @@ class AveragePrecisions:
 
 
 def require_pycocotools() -> Any:
-    """The module ``pycocotools.cocoeval``.
+    """Imports ``pycocotools.cocoeval``.
 
     Raises:
-        BackendUnavailable: it is not installed.
+        BackendUnavailable: pycocotools is not installed.
     """
     try:
         import pycocotools.cocoeval
@@ -173,53 +173,53 @@ def require_pycocotools() -> Any:
 
 @dataclass
 class AveragePrecision:
-    """Collects pictures, and has pycocotools judge them as COCO does: https://cocodataset.org/#detection-eval.
+    """Accumulates detections and computes COCO mAP with pycocotools: https://cocodataset.org/#detection-eval.
 
     Args:
-        classes: how many there are.
+        classes: number of classes.
     """
 
     classes: int
     _truth: list[dict[str, Any]] = field(default_factory=list, init=False)
     _found: list[dict[str, Any]] = field(default_factory=list, init=False)
-    _pictures: int = field(default=0, init=False)
+    _images: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         require_pycocotools()
 
     def add(self, expected: FoundBoxes, found: FoundBoxes, ignored: FoundBoxes | None = None) -> None:
-        """One more picture.
+        """Adds one image.
 
         Args:
-            expected: what is on it.
-            found: what was found, with scores; COCO counts the best hundred of a class.
-            ignored: what is neither right nor wrong to find, as COCO's crowds: it takes any number of found boxes of
-                its class that lie in it.
+            expected: ground-truth boxes.
+            found: detections with scores; COCO evaluates the 100 highest-scoring ones of a class.
+            ignored: regions that count neither as correct nor as wrong, such as COCO's crowds; each matches any number
+                of detections of its class inside it.
 
         Raises:
-            UsageError: what was found has no scores, or a class is unknown.
+            UsageError: the detections have no scores, or a class is out of range.
         """
         if found.scores is None:
             raise UsageError("found boxes: expected scores, got none")
-        self._pictures += 1
+        self._images += 1
         self._truth += self._entries(expected, len(self._truth))
         self._found += self._entries(found, len(self._found))
         if ignored is not None:
             self._truth += [{**entry, "iscrowd": 1} for entry in self._entries(ignored, len(self._truth))]
 
     def figures(self) -> AveragePrecisions:
-        """What all pictures so far come to; NaN where none of them has a box."""
+        """Computes the metrics over all images so far; NaN if none has a box."""
         evaluation = require_pycocotools().COCOeval(iouType="bbox")
-        # pycocotools prints how far it is.
+        # pycocotools prints its progress.
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.cocoGt, evaluation.cocoDt = self._coco(self._truth), self._coco(self._found)
-            evaluation.params.imgIds = list(range(1, self._pictures + 1))
+            evaluation.params.imgIds = list(range(1, self._images + 1))
             evaluation.params.catIds = list(range(1, self.classes + 1))
             evaluation.params.maxDets = [1, 10, MAX_DETECTIONS]
             evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
             evaluation.evaluate()
             evaluation.accumulate()
-        # Axes: overlaps, recalls, classes, areas, numbers of detections; -1 where there was nothing to find.
+        # Axes: IoU thresholds, recalls, classes, areas, numbers of detections; -1 for classes without boxes.
         precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
         precision = np.where(precision < 0, np.nan, precision)
         return AveragePrecisions(
@@ -239,7 +239,7 @@ class AveragePrecision:
         return [
             {
                 "id": before + i + 1,  # 0 means unmatched to pycocotools
-                "image_id": self._pictures,
+                "image_id": self._images,
                 "category_id": kind + 1,
                 "bbox": [x, y, width, height],
                 "area": width * height,
@@ -254,7 +254,7 @@ class AveragePrecision:
 
         coco = COCO()
         coco.dataset = {
-            "images": [{"id": i + 1} for i in range(self._pictures)],
+            "images": [{"id": i + 1} for i in range(self._images)],
             "categories": [{"id": i + 1} for i in range(self.classes)],
             "annotations": annotations,
         }

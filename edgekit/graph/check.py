@@ -1,4 +1,4 @@
-"""Whether a graph computes what its module computes, and whether ONNX Runtime can run somebody else's."""
+"""Checks that an exported graph matches its module, and that ONNX Runtime can run a loaded graph."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _DYNAMIC_SIZE = 2
 
 
 class OutputCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one output of a graph is from the module's.
+    """Error of one output of a graph against the module.
 
     Attributes:
-        name: of the graph's output.
-        relative_error: largest absolute difference by largest absolute reference; the worst of all inputs.
-        seed: of the random input that gave it.
+        name: name of the graph's output.
+        relative_error: largest absolute difference divided by the largest absolute reference; maximum over all inputs.
+        seed: seed of the random input with the largest error.
     """
 
     name: str
@@ -36,7 +36,7 @@ class OutputCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """A graph that agrees with its module: every output's error and what was allowed."""
+    """Result of a successful comparison: the error of every output, and the tolerance."""
 
     outputs: tuple[OutputCheck, ...]
     tolerance: float
@@ -51,31 +51,31 @@ def compare_with_module(
     num_values: Mapping[str, int] | None = None,
     also: Sequence[Sequence[TensorSpec]] = (),
 ) -> ExportCheck:
-    """Compares ONNX Runtime on ``graph`` with PyTorch on ``module`` for random inputs, one a seed.
+    """Compares the graph in ONNX Runtime with the PyTorch module on random inputs, one per seed.
 
-    The error of an output is ``max |graph - module| / max |module|``; infinities agree with themselves only, NaN
-    with NaN.
+    The error of an output is ``max |graph - module| / max |module|``; infinities equal only themselves, NaN equals
+    NaN.
 
     Args:
-        graph: its values carry the names of modules where `graph_from_module` made it.
-        module: runs in evaluation mode whatever mode it is in.
-        specs: of the module's positional inputs, by the graph's names; a dynamic dimension is run at 2.
-        tolerance: the largest error that is allowed.
-        seeds: of the random inputs: floats are uniform in [0, 1), integers 0 or 1.
-        num_values: integers of the input of that name are less than this instead of 2.
-        also: inputs of other sizes, which are run once, with the first of the seeds.
+        graph: the graph; values exported by `graph_from_module` have the names of modules.
+        module: the module; it runs in evaluation mode, and its own mode is restored.
+        specs: specs of the module's positional inputs, with the graph's names; dynamic dimensions have size 2.
+        tolerance: largest allowed error.
+        seeds: seeds of the random inputs: floats are uniform in [0, 1), integers are 0 or 1.
+        num_values: for the input of that name, integers are less than this instead of 2.
+        also: inputs of other sizes, which are run once, with the first seed.
 
     Raises:
-        AccuracyError: names the worst output, its error and the first value inside the graph that is off.
+        AccuracyError: names the worst output, its error and the first intermediate value that differs.
         ExportError: the graph's outputs differ from the module's in number or shape.
         GraphError: ONNX Runtime cannot run the graph.
-        UsageError: the module does not take inputs of sizes out of ``also``.
+        UsageError: the module does not accept the sizes in ``also``.
     """
     evaluator = Evaluator(graph)
     worst: dict[str, tuple[OutputCheck, Sequence[TensorSpec]]] = {}
     for sizes, seed in (*((specs, seed) for seed in seeds), *((sizes, seeds[0]) for sizes in also)):
         feeds = _random_feeds(sizes, seed, num_values or {})
-        with _told_of_sizes(module, sizes, of_range=sizes is not specs):
+        with _size_errors(module, sizes, in_range=sizes is not specs):
             expected = _run_module(module, list(feeds.values()))
         got = evaluator.run(feeds)
         _require_same_outputs(got, expected)
@@ -95,31 +95,30 @@ def compare_with_module(
 
 
 @contextlib.contextmanager
-def _told_of_sizes(module: nn.Module, specs: Sequence[TensorSpec], *, of_range: bool) -> Iterator[None]:
-    """Where the sizes are an end of a range that the user gave, whatever the module raises is about that range."""
+def _size_errors(module: nn.Module, specs: Sequence[TensorSpec], *, in_range: bool) -> Iterator[None]:
+    """Reports an exception of the module as a `UsageError` if the sizes are a min or max shape that the user gave."""
     try:
         yield
     except Exception as e:
-        if not of_range:
+        if not in_range:
             raise
-        words = (str(e).strip() or type(e).__name__).splitlines()[0]
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UsageError(
-            f"{type(module).__name__} was asked for a range of sizes and does not take its end "
-            f"{'; '.join(map(str, specs))}: {words}",
-            hint="give a range all of which it takes, or a number",
+            f"{type(module).__name__} does not accept the min or max shape {'; '.join(map(str, specs))}: {reason}",
+            hint="pass a range of sizes that the module accepts, or a fixed size",
         ) from e
 
 
 def check_runs(graph: ir.Model, sizes: Sequence[Sequence[TensorSpec]] = ()) -> None:
-    """Makes sure that ONNX Runtime can run ``graph``: loads it, and runs it on zeros of the sizes that are known.
+    """Checks that ONNX Runtime can load ``graph`` and run it on zeros.
 
     Args:
-        graph: maybe with dynamic dimensions.
-        sizes: inputs with a number for each dimension; the graph is run once with each of them. Its own where none are
-            given and all of its shapes are fixed.
+        graph: the graph; it may have dynamic dimensions.
+        sizes: sets of inputs with fixed shapes; the graph is run once with each. By default it is run with its own
+            shapes, if all are fixed.
 
     Raises:
-        GraphError: names the operator or the node that it cannot run.
+        GraphError: names the operator or node that cannot run.
     """
     evaluator = Evaluator(graph)
     own = input_specs(graph)
@@ -129,7 +128,7 @@ def check_runs(graph: ir.Model, sizes: Sequence[Sequence[TensorSpec]] = ()) -> N
             evaluator.run({spec.name: np.zeros(_sizes(spec), spec.dtype) for spec in specs})
         except GraphError as e:
             text = "; ".join(map(str, specs))
-            hint = f"it was given zeros for {text}: if these sizes are not right, name others with --input or --shape"
+            hint = f"the inputs were zeros of {text}; if these sizes are wrong, set others with --input or --shape"
             raise GraphError(e.message, hint=hint) from e
 
 
@@ -163,10 +162,10 @@ def _run_module(module: nn.Module, inputs: Sequence[np.ndarray]) -> list[np.ndar
 
 def _require_same_outputs(got: dict[str, np.ndarray], expected: Sequence[np.ndarray]) -> None:
     if len(got) != len(expected):
-        raise ExportError(f"the graph has {len(got)} outputs, expected {len(expected)} as the module returns")
+        raise ExportError(f"graph: expected {len(expected)} outputs, as the module returns, got {len(got)}")
     for (name, array), reference in zip(got.items(), expected, strict=True):
         if array.shape != reference.shape:
-            raise ExportError(f"output '{name}': expected shape {reference.shape} as of the module, got {array.shape}")
+            raise ExportError(f"output '{name}': expected shape {reference.shape}, as in the module, got {array.shape}")
 
 
 def _relative_error(array: np.ndarray, reference: np.ndarray) -> float:
@@ -182,7 +181,7 @@ def _relative_error(array: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _first_off(graph: ir.Model, module: nn.Module, feeds: dict[str, np.ndarray], tolerance: float) -> str:
-    """Says which value is the first, in the order of the graph, that differs from the module of its name."""
+    """Names the first value, in graph order, that differs from the output of the module with the same name."""
     outputs = {value.name for value in graph.graph.outputs}
     inside = [value for node in graph.graph for value in node.outputs if value.name not in outputs]
     expected = _outputs_inside(module, feeds)
@@ -192,12 +191,12 @@ def _first_off(graph: ir.Model, module: nn.Module, feeds: dict[str, np.ndarray],
     for name in also:
         reference = expected[name]
         if got[name].shape == reference.shape and not _relative_error(got[name], reference) <= tolerance:
-            return f"; the first value that is off is '{name}'"
+            return f"; the first value that differs is '{name}'"
     return ""
 
 
 def _outputs_inside(module: nn.Module, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What each part of ``module`` returned at its first call, where that is one tensor."""
+    """Runs the module and returns the first output of each submodule that returns a single tensor."""
     seen: dict[str, np.ndarray] = {}
 
     def keep(name: str, result: object) -> None:

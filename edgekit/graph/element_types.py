@@ -1,10 +1,10 @@
-"""In which element types a node reads, computes and writes: what explicit Q/DQ and casts between floats say."""
+"""Element types in which nodes read, compute and write, derived from explicit Q/DQ and casts between floats."""
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 import onnx_ir as ir
+
+from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 
 __all__ = ["FLOATS", "carries_type", "computed_of", "constant_of", "precision_of", "read_type", "written_type"]
 
@@ -13,7 +13,7 @@ _BYTES = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
 
 
 def carries_type(node: ir.Node) -> bool:
-    """Whether the node computes nothing and only gives a value its element type: Q, DQ, a cast between floats."""
+    """Whether the node only changes the element type: Q, DQ, or a cast between floats."""
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return True
     return node.op_type == "Cast" and all(
@@ -22,7 +22,7 @@ def carries_type(node: ir.Node) -> bool:
 
 
 def computed_of(value: ir.Value) -> ir.Value:
-    """What a value was before Q, DQ and casts gave it its element type."""
+    """Traces a value back through Q, DQ and casts to the value as it was computed."""
     producer = value.producer()
     while producer is not None and carries_type(producer) and producer.inputs[0] is not None:
         value = producer.inputs[0]
@@ -31,13 +31,13 @@ def computed_of(value: ir.Value) -> ir.Value:
 
 
 def constant_of(value: ir.Value) -> ir.Value | None:
-    """The initializer that ``value`` is, or is made of by Q, DQ and casts alone; None for what is computed."""
+    """Traces ``value`` back through Q, DQ and casts to an initializer; None if it is not constant."""
     value = computed_of(value)
     return value if value.is_initializer() and value.const_value is not None else None
 
 
 def read_type(value: ir.Value) -> ir.DataType | None:
-    """The element type in which a node reads the value: that before DequantizeLinear."""
+    """Returns the element type in which a node reads the value: the type before DequantizeLinear."""
     producer = value.producer()
     if producer is not None and producer.op_type == "DequantizeLinear" and producer.inputs[0] is not None:
         return producer.inputs[0].dtype
@@ -45,25 +45,23 @@ def read_type(value: ir.Value) -> ir.DataType | None:
 
 
 def written_type(value: ir.Value) -> ir.DataType | None:
-    """The element type in which a node writes the value: that after QuantizeLinear, where nothing else uses it."""
+    """Returns the element type in which a node writes the value: after QuantizeLinear, if nothing else uses it."""
     users = [use.node for use in value.uses()]
     if users and not value.is_graph_output() and all(user.op_type == "QuantizeLinear" for user in users):
         return users[0].outputs[0].dtype
     return value.dtype
 
 
-def precision_of(node: ir.Node, *, products: Container[str]) -> str:
-    """Numpy's name of the element type that the node computes in; empty where the graph does not tell.
+def precision_of(node: ir.Node) -> str:
+    """Returns numpy's name of the element type that the node computes in; empty if unknown.
 
-    Args:
-        node: any node.
-        products: operators that compute in integers if both their factors come from DequantizeLinear, whatever they
-            write. Others do if all that they read and write are integers.
+    Products compute in integers if both factors come from DequantizeLinear, regardless of their output. Other operators
+    compute in integers if all their inputs and outputs are integers.
     """
-    if node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
+    if node.op_type in INTEGER_PRODUCTS or node.op_type.startswith("QLinear"):
         return "int8"
     read = [value for value in node.inputs if value is not None]
-    if node.op_type in products:
+    if node.op_type in PRODUCTS:
         integers = all(read_type(value) in _BYTES for value in read[:2])
     else:
         values = [value for value in read if constant_of(value) is None]

@@ -1,4 +1,4 @@
-"""Runs a graph in ONNX Runtime: the reference that checks compare with, and the eyes of calibration."""
+"""Runs a graph in ONNX Runtime, as the reference for checks and to read intermediate values in calibration."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["Evaluator"]
 
 
 class Evaluator:
-    """A graph in ONNX Runtime on the CPU, by default as it stands, graph optimizations off.
+    """Runs a graph in ONNX Runtime on the CPU, by default without graph optimizations.
 
-    Weights are handed to ONNX Runtime where they lie, so that a graph of 250 MB does not take 750 MB more.
+    Weights are passed to ONNX Runtime without copies, so that a graph of 250 MB does not need 750 MB more.
 
     Args:
-        graph: is not changed.
-        also: names of intermediate values to give out beside the graph's outputs.
-        threads: threads to compute with; 0 leaves it to ONNX Runtime.
-        optimized: let ONNX Runtime fuse and reorder, for speed; the names of what is given out stay.
+        graph: the graph; it is not changed.
+        also: names of intermediate values to return in addition to the graph's outputs.
+        threads: number of threads; 0 for ONNX Runtime's default.
+        optimized: enable ONNX Runtime's graph optimizations, for speed; output names stay the same.
 
     Raises:
-        GraphError: ONNX Runtime does not take the graph; names the node or operator where it says which.
+        GraphError: ONNX Runtime rejects the graph; names the node or operator if known.
     """
 
     def __init__(self, graph: ir.Model, *, also: Sequence[str] = (), threads: int = 0, optimized: bool = False) -> None:
-        return_freed_memory()  # all of sessions before this one
+        return_freed_memory()  # freed by earlier sessions
         options = onnxruntime.SessionOptions()
         level = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
@@ -47,12 +47,12 @@ class Evaluator:
             options.add_external_initializers(list(self._weights), values)
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as e:
-            raise GraphError(f"ONNX Runtime {onnxruntime.__version__} does not take the graph: {_plain(e)}") from e
-        return_freed_memory()  # the weights in the layout that it has not chosen
+            raise GraphError(f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {_plain(e)}") from e
+        return_freed_memory()  # temporary copies of the weights from layout conversion
         self.outputs = tuple(output.name for output in self._session.get_outputs())
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name for inputs by name.
+        """Runs the graph on inputs by name and returns outputs by name.
 
         Raises:
             GraphError: a node failed; names it.
@@ -60,28 +60,30 @@ class Evaluator:
         try:
             results = self._session.run(list(self.outputs), feeds)
         except Exception as e:
-            raise GraphError(f"the graph fails in ONNX Runtime {onnxruntime.__version__}: {_plain(e)}") from e
+            raise GraphError(f"ONNX Runtime {onnxruntime.__version__} cannot run the graph: {_plain(e)}") from e
         return dict(zip(self.outputs, results, strict=True))
 
 
 def _model_and_weights(graph: ir.Model, also: Sequence[str]) -> tuple[bytes, dict[str, tuple[np.ndarray, int]]]:
-    """The graph's file, in which ``also`` are outputs too, and each weight with ONNX's number of its type."""
+    """Serializes the graph with ``also`` as extra outputs; returns it and each weight with its ONNX type number."""
     outputs = list(graph.graph.outputs)
     wanted = {value for node in graph.graph for value in node.outputs if value.name in set(also)}
-    with external_weights(graph) as held:
+    with external_weights(graph) as removed:
         graph.graph.outputs.extend(value for value in wanted if not value.is_graph_output())
         try:
             model = ir.to_proto(graph).SerializeToString()
         finally:
-            # Slices may be deleted, but only `pop` tells a value that it is no output any more.
+            # Deleting a slice would leave the values marked as graph outputs; `pop` clears the mark.
             while len(graph.graph.outputs) > len(outputs):
                 graph.graph.outputs.pop()
-    weights = {name: (np.ascontiguousarray(tensor.numpy()), int(tensor.dtype.value)) for name, tensor in held.items()}
+    weights = {
+        name: (np.ascontiguousarray(tensor.numpy()), int(tensor.dtype.value)) for name, tensor in removed.items()
+    }
     return model, weights
 
 
 def _plain(error: Exception) -> str:
-    """ONNX Runtime's message without its error codes and the places in its own sources."""
+    """Returns ONNX Runtime's message without error codes and source locations."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
     text = re.sub(r"\S+\.(cc|h):\d+ (?=\S)", "", text)
     return text.splitlines()[0] if text else type(error).__name__

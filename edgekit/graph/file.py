@@ -1,4 +1,4 @@
-"""What a graph says of itself: its inputs, its outputs, whether it is quantized; and how it is written to a file."""
+"""Inspects a graph's inputs and outputs, sets its input shapes, and saves it as an ONNX file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from edgekit.specs import TensorSpec
 __all__ = ["input_specs", "is_quantized", "output_specs", "save_graph", "set_input_shapes"]
 
 _SINGLE_FILE_BYTES = 1_800_000_000
-"""A protobuf file ends at 2 GiB; the rest is left for nodes and names."""
+"""Largest total weight size in a single file: protobuf allows 2 GiB, and nodes and names need the rest."""
 
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
 
 def save_graph(graph: ir.Model, path: Path) -> None:
-    """Writes the graph as one ONNX file; weights of more than 1.8 GB go into ``<name>.data`` beside it.
+    """Saves the graph as one ONNX file; weights of more than 1.8 GB in total go into ``<name>.data`` next to it.
 
     Raises:
-        OSError: the file cannot be written, which whoever owns the folder explains.
+        OSError: the file cannot be written; the caller reports it.
     """
     path = Path(path)
     tensors = [value.const_value for value in graph.graph.initializers.values()]
@@ -36,7 +36,7 @@ def save_graph(graph: ir.Model, path: Path) -> None:
 
 
 def input_specs(graph: ir.Model) -> tuple[TensorSpec, ...]:
-    """Name, element type and shape of each input; a dimension without a name is called ``<input>_<axis>``."""
+    """Name, element type and shape of each input; an unnamed dimension gets the name ``<input>_<axis>``."""
     return tuple(_spec(value) for value in graph.graph.inputs)
 
 
@@ -62,16 +62,16 @@ def _dtype_name(value: ir.Value) -> str:
 
 
 def set_input_shapes(graph: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> None:
-    """Fixes dimensions that were to be chosen at run time, in place, and infers all shapes anew.
+    """Fixes dynamic dimensions of the inputs, in place, and infers all shapes again.
 
-    A named dimension that is fixed at one input is fixed wherever its name stands.
+    A named dimension that is fixed at one input is fixed at all inputs.
 
     Args:
-        graph: its inputs named in ``shapes`` get these.
-        shapes: one number a dimension; a dimension that keeps its name stays open.
+        graph: the graph; changed in place.
+        shapes: shapes by input name, one size per dimension; a dimension that keeps its name stays dynamic.
 
     Raises:
-        GraphError: an input does not exist, has another rank, or has that dimension fixed at another size.
+        GraphError: an input does not exist, has another rank, or has a dimension fixed at another size.
     """
     inputs = {value.name: value for value in graph.graph.inputs}
     chosen: dict[str, int] = {}
@@ -111,7 +111,7 @@ def _require_agreement(chosen: dict[str, int], name: str, size: int) -> None:
 
 
 def is_quantized(graph: ir.Model) -> bool:
-    """Whether any node quantizes, dequantizes or computes on quantized numbers, in the graph or inside of nodes."""
+    """Whether any node, including those in subgraphs and functions, uses quantized values."""
     nodes = [
         *graph.graph.all_nodes(),
         *(node for function in graph.functions.values() for node in function.all_nodes()),

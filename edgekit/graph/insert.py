@@ -1,4 +1,4 @@
-"""New nodes and constants in a graph."""
+"""Inserts nodes into a graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["insert_behind", "inserted_cast"]
 
 
 def insert_behind(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
-    """Puts nodes directly behind the node that computes ``value``; at the beginning if it is an input or a constant."""
+    """Inserts nodes directly after the producer of ``value``, or at the start if it is an input or a constant."""
     producer = value.producer()
     if producer is not None:
         graph.insert_after(producer, list(nodes))
@@ -21,13 +21,13 @@ def insert_behind(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) ->
 def inserted_cast(
     graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str, output: str | None = None
 ) -> ir.Value:
-    """Casts ``value`` in a new node behind the one that computes it.
+    """Inserts a Cast node after the producer of ``value``.
 
     Args:
-        graph: gets the node.
-        value: is read by the node; its other readers are left as they are.
-        dtype: of the result.
-        name: of the node.
+        graph: the graph; changed in place.
+        value: input of the cast; its other users are not changed.
+        dtype: element type of the result.
+        name: name of the node.
         output: name of the result; the node's name if None.
 
     Returns:

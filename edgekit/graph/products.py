@@ -7,21 +7,16 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-__all__ = ["PRODUCTS", "macs_of"]
+from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
+
+__all__ = ["FACTORS", "macs_of"]
 
 Shape = tuple[int, ...]
 ShapeOf = Callable[["ir.Value | None"], Shape]
 
-PRODUCTS = {
-    "Conv": (0, 1),
-    "ConvInteger": (0, 1),
-    "QLinearConv": (0, 3),
-    "ConvTranspose": (0, 1),
-    "Gemm": (0, 1),
-    "MatMul": (0, 1),
-    "MatMulInteger": (0, 1),
-    "MatMulIntegerToFloat": (0, 1),
-    "QLinearMatMul": (0, 3),
+FACTORS = {
+    **dict.fromkeys(PRODUCTS | INTEGER_PRODUCTS, (0, 1)),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), (0, 3)),
 }
 """Where each product of two factors has them among its inputs."""
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
@@ -43,9 +38,9 @@ def macs_of(node: ir.Node, shape_of: ShapeOf, zeros: int = 0) -> int:
         return _attention(node, shape_of)
     if node.op_type == "Einsum":
         return _einsum(node, shape_of)
-    if node.op_type not in PRODUCTS:
+    if node.op_type not in FACTORS:
         return 0
-    left, right = (shape_of(node.inputs[index]) for index in PRODUCTS[node.op_type])
+    left, right = (shape_of(node.inputs[index]) for index in FACTORS[node.op_type])
     if not left or not right:
         return 0
     if node.op_type == "ConvTranspose":
@@ -56,7 +51,7 @@ def macs_of(node: ir.Node, shape_of: ShapeOf, zeros: int = 0) -> int:
 
 
 def _inner_size(product: ir.Node, left: Sequence[int]) -> int:
-    transposed = product.op_type == "Gemm" and product.attributes.get_int("transA", 0) == 1
+    transposed = product.op_type in ("Gemm", "QGemm") and product.attributes.get_int("transA", 0) == 1
     return left[0] if transposed else left[-1]
 
 

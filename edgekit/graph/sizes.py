@@ -1,4 +1,4 @@
-"""A graph whose sizes are chosen at run time, looked at with some of them: what it costs, and which ones to try."""
+"""Evaluates graphs with dynamic dimensions at given sizes: statistics, and min and max shapes for checks."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from edgekit.specs import Precision, ShapeRange, TensorSpec, specs_at
 __all__ = ["MinMaxInputs", "min_max_inputs", "stats_at"]
 
 CHEAP_MACS = 20_000_000_000
-"""What may be computed once more to see that the largest inputs come out right: a second or two on a processor."""
+"""Largest cost of an extra check run with the max shapes: one or two seconds on a CPU."""
 
-_MOST_ROUNDS = 10
-_LARGEST_SHAPE = 128
-"""Elements of what is computed of shapes. Weights in files of their own have more, and must not be read here: a file
-that somebody has read a part of cannot be closed."""
+_MAX_ROUNDS = 10
+_MAX_SHAPE_ELEMENTS = 128
+"""Size limit of the constants folded to compute shapes. It excludes external weights, which must not be read here: a
+partly read file cannot be closed."""
 
 Specs = tuple[TensorSpec, ...]
 
 
 class MinMaxInputs(NamedTuple):
-    """The sizes, besides the usual ones, that a graph is to be tried with.
+    """Min and max shapes to check a graph with, in addition to the ``opt`` shapes.
 
     Attributes:
-        sizes: inputs of the least and of the greatest sizes, where they are not the usual ones.
-        skipped: the greatest, where they cost too much to be tried; else nothing.
+        sizes: inputs with the min and max shapes, if they differ from the ``opt`` shapes.
+        skipped: the inputs with max shapes if running them costs too much; otherwise empty.
     """
 
     sizes: tuple[Specs, ...] = ()
@@ -39,12 +39,12 @@ class MinMaxInputs(NamedTuple):
 
 
 def stats_at(graph: ir.Model, shapes: Mapping[str, Sequence[int]], *, precision: Precision | None = None) -> GraphStats:
-    """`stats_from_graph` for inputs of these shapes.
+    """Computes `stats_from_graph` for given input shapes.
 
     Args:
-        graph: is not changed.
-        shapes: numbers by name, of the inputs that have dynamic dimensions.
-        precision: see there.
+        graph: the graph; it is not changed.
+        shapes: fixed shapes of the inputs with dynamic dimensions, by input name.
+        precision: see `stats_from_graph`.
     """
     if not shapes:
         return stats_from_graph(graph, precision=precision)
@@ -56,17 +56,19 @@ def stats_at(graph: ir.Model, shapes: Mapping[str, Sequence[int]], *, precision:
     }
     sized = graph.clone(deep_copy=False)
     set_input_shapes(sized, shapes)
-    _learn_computed_shapes(sized)
+    _infer_computed_shapes(sized)
     stats = stats_from_graph(sized, precision=precision)
     return msgspec.structs.replace(stats, assumed_sizes={**names, **stats.assumed_sizes})
 
 
-def _learn_computed_shapes(graph: ir.Model) -> None:
-    """Finds the shapes that a graph computes of others, as for a Reshape: inference gives up there."""
+def _infer_computed_shapes(graph: ir.Model) -> None:
+    """Infers shapes that the graph itself computes, as for a Reshape, which ONNX's inference cannot."""
     if all(value.shape is None or value.shape.is_static() for value in _computed(graph)):
         return
     folded = graph.clone(deep_copy=False)
-    rounds = ir.passes.PassManager([FoldConstants(_LARGEST_SHAPE), InferShapes()], steps=_MOST_ROUNDS, early_stop=True)
+    rounds = ir.passes.PassManager(
+        [FoldConstants(_MAX_SHAPE_ELEMENTS), InferShapes()], steps=_MAX_ROUNDS, early_stop=True
+    )
     rounds(folded)
     found = {value.name: value.shape for value in _computed(folded)}
     for value in _computed(graph):
@@ -78,15 +80,15 @@ def _computed(graph: ir.Model) -> Iterator[ir.Value]:
 
 
 def min_max_inputs(graph: ir.Model, shapes: Mapping[str, ShapeRange]) -> MinMaxInputs:
-    """The least and the greatest sizes that its inputs may have, for checks that run it.
+    """Returns the inputs with min and max shapes for checks that run the graph.
 
     Args:
-        graph: with dynamic dimensions.
-        shapes: their ranges, by input.
+        graph: a graph with dynamic dimensions.
+        shapes: shape ranges by input name.
     """
     specs = input_specs(graph)
-    usual, least, greatest = (specs_at(specs, shapes, which) for which in ("opt", "min", "max"))
-    ends = tuple(end for end in (least, greatest) if end != usual)
-    if greatest == usual or stats_at(graph, {n: r.max for n, r in shapes.items()}).macs <= CHEAP_MACS:
-        return MinMaxInputs(ends)
-    return MinMaxInputs(ends[:-1], greatest)
+    opt, min_, max_ = (specs_at(specs, shapes, which) for which in ("opt", "min", "max"))
+    sizes = tuple(each for each in (min_, max_) if each != opt)
+    if max_ == opt or stats_at(graph, {n: r.max for n, r in shapes.items()}).macs <= CHEAP_MACS:
+        return MinMaxInputs(sizes)
+    return MinMaxInputs(sizes[:-1], max_)

@@ -1,112 +1,194 @@
-"""Putting other nodes into an ONNX graph, without leaving behind what nobody reads any more."""
+"""What the passes share: the loop over a graph's nodes, questions about values, and replacement of nodes."""
 
 from __future__ import annotations
 
+import abc
+import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.graph.file import set_input_shapes
+from edgekit.graph.passes import RemoveDead
 from edgekit.specs import ShapeRange
 
-if TYPE_CHECKING:
-    import onnx
+__all__ = [
+    "NCHW",
+    "NHWC",
+    "RUNTIME_DOMAIN",
+    "NotApplicable",
+    "RewritePass",
+    "constant",
+    "dequantizer",
+    "element_count",
+    "initializer",
+    "lower",
+    "new_node",
+    "replace_node",
+    "stored_constant",
+    "transposed",
+    "usual_element_counts",
+]
 
-__all__ = ["element_counts", "is_of_bytes", "read_inside", "replace_nodes", "saved_beside"]
+RUNTIME_DOMAIN = "com.microsoft"
+"""Of the operators that only ONNX Runtime has."""
 
-REWRITTEN = "rewritten.onnx"
+NHWC, NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+"""Orders of axes: which ones of a tensor with channels first make one with channels last, and the other way round."""
 
-REMOVABLE = frozenset({"DequantizeLinear", "MaxPool"})
-"""What is read in another way by the operators that are put in."""
+_BYTES = frozenset({ir.DataType.UINT8, ir.DataType.INT8})
+_log = logging.getLogger(__name__)
 
 
-def element_counts(model: onnx.ModelProto, shapes: Mapping[str, ShapeRange] | None = None) -> dict[str, int]:
-    """How many elements each value has that a node computes, by name, if its shape is known; open sizes count as 1.
+class NotApplicable(Exception):
+    """A pass leaves a node as it is; the message says why."""
+
+
+class RewritePass(ir.passes.InPlacePass):
+    """Rewrites the nodes of one operator, in the order of the graph, where that is possible and pays.
+
+    Nodes in the graphs inside of other nodes stay. For each other node of the operator that stays, the pass logs the
+    reason at level DEBUG.
+
+    Attributes:
+        operator: the operator's name.
+    """
+
+    operator: str
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in [node for node in model.graph if node.op_type == self.operator]:
+            try:
+                self.rewrite(node, model.graph)
+                modified = True
+            except NotApplicable as reason:
+                name = node.name or node.outputs[0].name
+                _log.debug("%s: %s '%s' stays: %s", type(self).__name__, self.operator, name, reason)
+        return ir.passes.PassResult(model, modified=modified)
+
+    @abc.abstractmethod
+    def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
+        """Replaces ``node`` by other nodes, or puts nodes in front of it.
+
+        Raises:
+            NotApplicable: the node stays, and the graph was not changed.
+        """
+
+
+def lower(model: ir.Model, passes: Sequence[ir.passes.InPlacePass]) -> bool:
+    """Runs the passes in order, then removes what nothing reads any more; returns whether a pass changed the model."""
+    modified = any([one(model).modified for one in passes])
+    if modified:
+        RemoveDead()(model)
+    return modified
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of an initializer, which may lie in a file of weights and is not read; None for other values.
+
+    An initializer that is an input too is the default of that input, and not constant.
+    """
+    if value is None or not value.is_initializer() or value.is_graph_input():
+        return None
+    return value.const_value
+
+
+def stored_constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The same, but None for tensors in files of weights, which a rewritten graph does not copy."""
+    tensor = constant(value)
+    return None if isinstance(tensor, ir.ExternalTensor) else tensor
+
+
+def dequantizer(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear of bytes to float32 that computes ``value``, if its scales and zero points are constant."""
+    node = value.producer() if value is not None else None
+    if node is None or node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
+        return None
+    scale, zero = (constant(parameter) for parameter in node.inputs[1:3])
+    if scale is None or zero is None or scale.dtype != ir.DataType.FLOAT or zero.dtype not in _BYTES:
+        return None
+    return node
+
+
+def usual_element_counts(model: ir.Model, shapes: Mapping[str, ShapeRange]) -> dict[str, int]:
+    """How many elements each computed value has at the usual sizes, by name, where shape inference finds its shape.
 
     Args:
-        model: with the shapes of its values; not changed.
-        shapes: ranges of the inputs whose sizes are chosen at run time: with them, the usual sizes are counted.
+        model: is not changed; its weights are not read.
+        shapes: ranges of the inputs whose sizes are chosen at run time; without any, the result is empty.
     """
-    import onnx
-
-    if shapes:
-        sized = onnx.ModelProto()
-        sized.CopyFrom(model)
-        del sized.graph.value_info[:]
-        for value in sized.graph.input:
-            if value.name in shapes:
-                dimensions = value.type.tensor_type.shape.dim
-                for dimension, size in zip(dimensions, shapes[value.name].opt, strict=True):
-                    dimension.dim_value = size
-        model = onnx.shape_inference.infer_shapes(sized, data_prop=True)
-    return {
-        value.name: math.prod(max(1, dimension.dim_value) for dimension in value.type.tensor_type.shape.dim)
-        for value in (*model.graph.value_info, *model.graph.output)
-        if value.type.tensor_type.HasField("shape")
-    }
+    if not shapes:
+        return {}
+    sized = model.clone(deep_copy=False)
+    set_input_shapes(sized, {name: sizes.opt for name, sizes in shapes.items()})
+    values = (value for node in sized.graph for value in node.outputs)
+    return {value.name or "": _count(value.shape) for value in values if value.shape is not None}
 
 
-def is_of_bytes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
-    """Whether ``node`` is a DequantizeLinear of bytes to float32 whose scales and zero points are constant."""
-    from onnx import TensorProto
-
-    parameters = node.input[1:]
-    if node.op_type != "DequantizeLinear" or len(parameters) < 2 or not all(name in constants for name in parameters):
-        return False
-    scale, zero = (constants[name] for name in parameters)
-    return scale.data_type == TensorProto.FLOAT and zero.data_type in (TensorProto.UINT8, TensorProto.INT8)
-
-
-def read_inside(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """What the branches and bodies within nodes read or give out."""
-    found: set[str] = set()
-    for node in nodes:
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                found |= _read(inner.node, inner)
-    return found
-
-
-def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Makes ``nodes`` the graph's, less each `REMOVABLE` one, and each constant, that is not read any more."""
-    read = {value.name for value in graph.output} | read_inside(nodes)
-    kept = []
-    for node in reversed(nodes):
-        if node.op_type not in REMOVABLE or not read.isdisjoint(node.output):
-            read.update(node.input)
-            kept.append(node)
-    # A constant may be an input's default too.
-    read.update(value.name for value in graph.input)
-    constants = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(kept))
-    graph.initializer.extend(constants)
-
-
-def _read(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> set[str]:
-    """What ``nodes`` read, at any depth, and what ``graph`` gives out."""
-    direct = {name for node in nodes for name in node.input}
-    return direct | {value.name for value in graph.output} | read_inside(nodes)
-
-
-@contextmanager
-def saved_beside(model: onnx.ModelProto, graph: Path, folder: Path, *, large: bool) -> Iterator[Path]:
-    """A rewritten ``graph`` in a file of its own, for as long as it is read.
+def element_count(value: ir.Value, usual: Mapping[str, int]) -> int | None:
+    """How many elements a value has: the usual number, else that of its shape, in which open sizes count as 1.
 
     Args:
-        model: what was made of ``graph``, maybe without the weights that it keeps in files; they are loaded into it.
-        graph: the ONNX file.
-        folder: where the file goes.
-        large: its weights do not fit into one file with it.
-    """
-    import onnx
+        value: any value.
+        usual: see `usual_element_counts`.
 
-    onnx.load_external_data_for_model(model, str(graph.parent))
-    beside = f"{REWRITTEN}.data"
-    try:
-        onnx.save(model, folder / REWRITTEN, save_as_external_data=large, location=beside)
-        yield folder / REWRITTEN
-    finally:
-        for name in (REWRITTEN, beside):
-            (folder / name).unlink(missing_ok=True)
+    Returns:
+        None if the shape is unknown.
+    """
+    counted = usual.get(value.name or "")
+    return _count(value.shape) if counted is None and value.shape is not None else counted
+
+
+def _count(shape: ir.Shape) -> int:
+    return math.prod(max(1, size) if isinstance(size, int) else 1 for size in shape)
+
+
+def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Adds a constant to the graph."""
+    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def new_node(
+    operator: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, int | Sequence[int]] | None = None,
+    *,
+    name: str | None,
+    output: str | None = None,
+    domain: str = "",
+) -> ir.Node:
+    """Makes a node of one output, which is not part of a graph yet.
+
+    Args:
+        operator: its name.
+        inputs: what it reads; None for one that is left out.
+        attributes: its attributes.
+        name: the node's name.
+        output: the output's name; None if the output is going to take the place and the name of another value.
+        domain: the operator's domain.
+    """
+    return ir.node(operator, inputs, attributes, domain=domain, name=name, outputs=[ir.Value(name=output)])
+
+
+def transposed(value: ir.Value | None, order: tuple[int, ...], *, name: str, output: str | None = None) -> ir.Node:
+    """Makes a Transpose; see `new_node`."""
+    return new_node("Transpose", [value], {"perm": order}, name=name, output=output)
+
+
+def replace_node(node: ir.Node, others: Sequence[ir.Node], *, last: ir.Node | None = None) -> None:
+    """Replaces a node by others, and its output by the output of the last of them.
+
+    Args:
+        node: a node of one output.
+        others: in topological order.
+        last: the only reader of ``node``, if it is replaced too; then its output is the one that is replaced.
+    """
+    assert node.graph is not None
+    gone = [node] if last is None else [node, last]
+    result = others[-1].outputs[0]
+    ir.convenience.replace_nodes_and_values(node.graph, node, gone, others, gone[-1].outputs, [result])

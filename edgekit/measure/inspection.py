@@ -153,6 +153,7 @@ def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:
 
 
 def _stats(file: Path, manifest: Manifest) -> GraphStats:
+    # Boards have no onnx: an engine with a list of its layers is inspected without it.
     import onnx_ir
     from google.protobuf.message import DecodeError
 

@@ -1,16 +1,30 @@
-"""Reference modules, the weights they are given, and where those come from.
+"""Reference modules and their weights.
 
-Read in this order they are a course, each file with what those before it have shown:
+The files form a course; each builds on the earlier ones:
 
-1.  `linear`: one full layer, and least squares. `activations`: why there is something between two layers. `mlp`: two.
-2.  `lenet`: convolutions and pools. `alexnet`: the same, a thousand times as large. `vgg`: nothing but 3 x 3.
-3.  `blocks` and `nin`: convolutions of size 1, and no full layers at the end.
-4.  `classifier_blocks`, with the nets made of them: `googlenet`, `resnet`, `densenet`, `mobilenet_v2`,
+1.  `linear`: one fully connected layer, and least squares. `activations`: nonlinearities. `mlp`: several layers.
+2.  `lenet`: convolution and pooling. `alexnet`: the same at a thousand times the size. `vgg`: only 3 x 3 convolutions.
+3.  `blocks` and `nin`: 1 x 1 convolutions, and no fully connected layers at the end.
+4.  `classifier_blocks` and the networks built from them: `googlenet`, `resnet`, `densenet`, `mobilenet_v2`,
     `efficientnet_lite`.
-5.  `yolov1`, `yolov2`, `yolov3`: from what is in a picture to where it is. `yolo_head` is how the last two end; what
-    their outputs mean is in `edgekit.kernels.reference`.
+5.  `yolov1`, `yolov2`, `yolov3`: object detection. `yolo_head` is the last layer of YOLOv2 and YOLOv3; the output
+    format is in `edgekit.kernels.decode.reference`.
 6.  `attention`, `transformer`, `decoding`, `bert`: sequences.
 
-What remains is no model: `factory` (a recipe's module), `weights` and `darknet` (files of weights), `download`, and
-`cfg` (networks out of Darknet's cfg files).
+The other modules contain no models: `factory` (modules from recipes), `weights` and `darknet` (weight files and their
+download), and `cfg` (networks from Darknet cfg files).
 """
+
+from __future__ import annotations
+
+__all__ = ["COURSE"]
+
+COURSE = (
+    *("linear", "activations", "mlp"),
+    *("lenet", "alexnet", "vgg"),
+    *("blocks", "nin"),
+    *("classifier_blocks", "googlenet", "resnet", "densenet", "mobilenet_v2", "efficientnet_lite"),
+    *("yolov1", "yolov2", "yolov3", "yolo_head"),
+    *("attention", "transformer", "decoding", "bert"),
+)
+"""Modules of this package in the order of the course; `edgekit models --course` lists them."""

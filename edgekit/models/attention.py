@@ -1,13 +1,12 @@
-"""Attention: a token looks at other tokens, and takes over a mixture of what they say.
+"""Attention: each token receives a weighted mean of values from other tokens.
 
-It is section 3.2 of Vaswani et al. 2017 (arXiv:1706.03762). Read from the top: one attention, masks that say who may
-look at whom, and several attentions side by side.
+It implements section 3.2 of Vaswani et al. 2017 (arXiv:1706.03762). From top to bottom: single attention, masks, and
+multi-head attention.
 
-A mask is written in two ways here. For people it is *visibility*: 1 where a query may look at a key and 0 where it may
-not, which is also what tokenizers call an attention mask. For the arithmetic it is a *bias* that is added to the
-scores: 0, or a number so low that the softmax makes nothing of it. That number is finite. A row of minus infinities
-would be a division of zero by zero, and such a row comes with every sentence that is all padding; with `HIDDEN` it is a
-mean of values that nobody reads. It also fits into half precision.
+A mask has two forms here. *Visibility* is 1 where a query may attend to a key and 0 where it may not; tokenizers call
+it an attention mask. A *bias* is added to the scores: 0, or a value so low that the softmax gives 0. This value is
+finite: a row of minus infinity, as in a sentence that is all padding, would give 0 / 0, whereas `HIDDEN` gives a mean
+of values that is never read. It also fits into half precision.
 """
 
 from __future__ import annotations
@@ -30,33 +29,33 @@ __all__ = [
 ]
 
 HIDDEN = -1e4
-"""What is added to the score of a hidden key: ``exp(-1e4)`` is 0, and half precision ends at -65504."""
+"""Bias for the score of a masked key: ``exp(-1e4)`` is 0, and half precision ends at -65504."""
 
 
 def scaled_dot_product_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Each query gets a mean of the values, weighted by how well their keys fit it.
+    """Computes for each query a mean of the values, weighted by the similarity of their keys.
 
     Equation 1 of the paper::
 
         attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V
 
-    The dot product of two vectors of ``d_k`` independent numbers of variance 1 has the variance ``d_k``. Divided by the
-    square root it has 1 again, or the softmax would have one large weight and no gradient. The division is done to the
-    queries, which are fewer numbers than the scores and stay small enough for half precision.
+    The dot product of two vectors of ``d_k`` independent numbers of variance 1 has the variance ``d_k``. Dividing by
+    the square root restores a variance of 1; without it, the softmax would have one large weight and no gradient. The
+    code scales the queries, which have fewer elements than the scores and stay small enough for half precision.
 
-    Multiply-accumulates: ``targets * sources * d_k`` for the scores and as many for the mean, for every head; both
-    grow with the square of the length.
+    Multiply-accumulates per head: ``targets * sources * d_k`` for the scores and the same for the mean; both grow with
+    the square of the length.
 
     Args:
         query: ``(..., targets, d_k)``.
         key: ``(..., sources, d_k)``.
         value: ``(..., sources, d_v)``.
-        bias: is added to the scores ``(..., targets, sources)``; see `bias_from_visibility`.
+        bias: added to the scores ``(..., targets, sources)``; see `bias_from_visibility`.
 
     Returns:
-        ``(..., targets, d_v)``. A query to which every key is hidden gets a mean of all values, and no NaN.
+        ``(..., targets, d_v)``. If all keys are masked, the result is the mean of all values, not NaN.
     """
     scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)
     if bias is not None:
@@ -65,39 +64,39 @@ def scaled_dot_product_attention(
 
 
 def bias_from_visibility(visibility: torch.Tensor) -> torch.Tensor:
-    """0 where ``visibility`` is 1 or true, `HIDDEN` where it is 0 or false; float32 of the same shape."""
+    """Converts a mask to a bias: 0 where it is 1 or true, `HIDDEN` where it is 0 or false; float32, same shape."""
     return (1.0 - visibility.to(torch.float32)) * HIDDEN
 
 
 def padding_visibility(tokens: torch.Tensor, pad: int = 0) -> torch.Tensor:
-    """Every token but padding may be looked at: booleans ``(N, S)`` of the ids ``(N, S)``."""
+    """Returns a mask that hides padding: bool ``(N, S)`` for ids ``(N, S)``."""
     return tokens != pad
 
 
 def causal_visibility(length: int, device: torch.device | None = None) -> torch.Tensor:
-    """Nobody looks ahead: booleans ``(length, length)``, true at and below the diagonal.
+    """Returns a causal mask: bool ``(length, length)``, true at and below the diagonal.
 
-    Row ``t`` may look at columns ``0 … t``, so that what is predicted from token ``t`` knows of no later one.
+    Row ``t`` sees columns ``0 … t``, so the prediction from token ``t`` does not depend on later tokens.
     """
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 class MultiHeadAttention(nn.Module):
-    """Several attentions side by side, each on a narrow projection of its own.
+    """Multi-head attention: parallel attentions, each on its own projection.
 
     Section 3.2.2 of the paper::
 
         head_i = attention(Q W_i^Q, K W_i^K, V W_i^V)
         output = concat(head_1, ..., head_h) W^O
 
-    One softmax is one mean and says one thing; ``heads`` of them say as many, at the cost of one of full width, since
-    each is ``width / heads`` wide. Parameters: ``4 * width * width + 4 * width``.
+    Each head has a width of ``width / heads``, so all heads together cost as much as one attention of full width.
+    Parameters: ``4 * width * width + 4 * width``.
 
-    The state dict is that of `torch.nn.MultiheadAttention`: ``in_proj_weight`` is W^Q, W^K and W^V, one below another.
+    The state dict is that of `torch.nn.MultiheadAttention`: ``in_proj_weight`` is W^Q, W^K and W^V, stacked by rows.
 
     Args:
-        width: of a token, ``d_model`` in the paper.
-        heads: a divisor of ``width``.
+        width: token width, ``d_model`` in the paper.
+        heads: number of heads, a divisor of ``width``.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -112,12 +111,12 @@ class MultiHeadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: torch.Tensor, memory: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """Tokens ``x`` look at tokens ``memory``; at themselves where both are the same.
+        """Attends from tokens ``x`` to tokens ``memory``; self-attention if both are the same.
 
         Args:
             x: ``(N, T, width)``.
             memory: ``(N, S, width)``.
-            bias: is added to the scores ``(N, heads, T, S)``, so of any shape that broadcasts to it.
+            bias: added to the scores; any shape that broadcasts to ``(N, heads, T, S)``.
 
         Returns:
             ``(N, T, width)``.
@@ -126,21 +125,21 @@ class MultiHeadAttention(nn.Module):
         return self.recall(x, keys, values, bias)
 
     def remember(self, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of ``memory (N, S, width)``, each ``(N, heads, S, width / heads)``: what a cache keeps."""
+        """Computes keys and values of ``memory (N, S, width)`` for a cache, each ``(N, heads, S, width / heads)``."""
         return self._projected(memory, 1), self._projected(memory, 2)
 
     def recall(
         self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Tokens ``x (N, T, width)`` look at keys and values that `remember` gave."""
+        """Attends from tokens ``x (N, T, width)`` to keys and values from `remember`."""
         mixed = scaled_dot_product_attention(self._projected(x, 0), keys, values, bias)
         y: torch.Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return y
 
     def _projected(self, tokens: torch.Tensor, which: int) -> torch.Tensor:
-        """Queries, keys or values, whichever is 0, 1 or 2, with the heads apart: ``(N, heads, length, width / heads)``.
+        """Projects to queries (0), keys (1) or values (2), split by head: ``(N, heads, length, width / heads)``.
 
-        Three products and not one of threefold width: each gets a range of its own in INT8.
+        Three products instead of one of triple width, so that each has its own INT8 range.
         """
         width = tokens.shape[2]
         rows = slice(which * width, (which + 1) * width)
@@ -149,14 +148,14 @@ class MultiHeadAttention(nn.Module):
 
 
 class SelfAttention(MultiHeadAttention):
-    """Multi-head attention of a sequence at itself, with padding in it."""
+    """Multi-head self-attention with a padding mask."""
 
     def __init__(self, width: int, heads: int, *, causal: bool = False) -> None:
         super().__init__(width, heads)
         self.causal = causal
 
     def forward(self, x: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Each token looks at all that may be looked at; if causal, at none that comes after it.
+        """Attends from each token to all visible tokens; if causal, not to later ones.
 
         Args:
             x: ``(N, T, width)``.
@@ -167,13 +166,13 @@ class SelfAttention(MultiHeadAttention):
         """
         bias = bias_from_visibility(visibility)[:, None, None, :]
         if self.causal:
-            # The sum of both reaches -2e4 where both hide: as little as one of them, and no overflow.
+            # The sum reaches -2e4 where both masks apply, which still gives 0 and does not overflow in half precision.
             bias = bias + bias_from_visibility(causal_visibility(x.shape[1], x.device))
         return super().forward(x, x, bias)
 
 
 def self_attention(width: int = 512, heads: int = 8, causal: bool = False) -> nn.Module:
-    """Multi-head self-attention alone, of the size that the paper's base model has: 1,050,624 parameters.
+    """Multi-head self-attention in the size of the paper's base model: 1,050,624 parameters.
 
     Returns:
         A module that takes ``(N, T, width)`` and a mask ``(N, T)``, 1 for tokens and 0 for padding, and returns

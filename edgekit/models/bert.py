@@ -1,8 +1,8 @@
-"""BERT (Devlin et al. 2018, arXiv:1810.04805), the Transformer's encoder alone, and what embeds sentences with it.
+"""BERT (Devlin et al. 2018, arXiv:1810.04805), a Transformer encoder, and a sentence encoder based on it.
 
-What differs from `edgekit.models.transformer`: positions are learned, a norm stands after the embeddings and none
-after the last layer, the feed forward has a GELU, and the weights are those of Hugging Face's ``BertModel``, names and
-all; hence submodules that are called ``self`` and ``LayerNorm``.
+Differences from `edgekit.models.transformer`: positions are learned, a norm follows the embeddings instead of the last
+layer, and the feed-forward network uses GELU. Submodules are named as in Hugging Face's ``BertModel``, so that its
+weights fit; hence names such as ``self`` and ``LayerNorm``.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ __all__ = ["Bert", "SentenceEncoder", "minilm"]
 NORM_EPSILON = 1e-12
 """``layer_norm_eps`` of BERT's configuration."""
 
-NO_LENGTH = 1e-6
-"""Vectors shorter than this are made no longer; half precision has no smaller number that a division bears."""
+MIN_NORM = 1e-6
+"""Minimum norm for normalization: vectors shorter than this are not scaled up to length 1, so that the division is
+safe in half precision."""
 
 INITIAL_STD = 0.02
 """``initializer_range`` of BERT's configuration."""
 
 
 class _Embeddings(nn.Module):
-    """The sum of three vectors: which token, where it stands, and in which of two sentences (always the first)."""
+    """Sum of token, position and segment embeddings; the segment is always the first."""
 
     def __init__(self, vocabulary: int, length: int, width: int) -> None:
         super().__init__()
@@ -36,13 +37,15 @@ class _Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(width, eps=NORM_EPSILON)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        places = self.position_embeddings.weight[: tokens.shape[1]]
-        y: torch.Tensor = self.LayerNorm(self.word_embeddings(tokens) + (places + self.token_type_embeddings.weight[0]))
+        positions = self.position_embeddings.weight[: tokens.shape[1]]
+        y: torch.Tensor = self.LayerNorm(
+            self.word_embeddings(tokens) + (positions + self.token_type_embeddings.weight[0])
+        )
         return y
 
 
 class _SelfAttention(nn.Module):
-    """Multi-head attention without the product after it, which `_SumAndNorm` has."""
+    """Multi-head attention without the output projection, which is in `_SumAndNorm`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -52,15 +55,15 @@ class _SelfAttention(nn.Module):
         self.value = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        query, key, value = (self._apart(part(x)) for part in (self.query, self.key, self.value))
+        query, key, value = (self._split_heads(part(x)) for part in (self.query, self.key, self.value))
         return scaled_dot_product_attention(query, key, value, bias).transpose(1, 2).flatten(2)
 
-    def _apart(self, x: torch.Tensor) -> torch.Tensor:
+    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class _SumAndNorm(nn.Module):
-    """A product, the residual sum, and the norm: ``norm(x + dense(y))``."""
+    """Linear layer, residual sum and norm: ``norm(x + dense(y))``."""
 
     def __init__(self, in_width: int, width: int) -> None:
         super().__init__()
@@ -93,7 +96,7 @@ class _Intermediate(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention and feed forward, each with its residual sum and norm: `torch.nn.TransformerEncoderLayer` with GELU."""
+    """Attention and feed-forward network with residual sums and norms: `torch.nn.TransformerEncoderLayer` with GELU."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -128,15 +131,15 @@ class _Pooler(nn.Module):
 
 
 class Bert(nn.Module):
-    """Tokens in, a vector for each out; the state dict is that of Hugging Face's ``BertModel``.
+    """Encodes each token as a vector; the state dict is that of Hugging Face's ``BertModel``.
 
     Args:
-        vocabulary: how many tokens there are.
-        length: the longest sentence.
-        width: of a token, ``hidden_size``.
-        heads: ``num_attention_heads``.
-        hidden: width inside of the feed forward, ``intermediate_size``.
-        layers: ``num_hidden_layers``.
+        vocabulary: vocabulary size.
+        length: maximum number of tokens of a sentence.
+        width: token width, ``hidden_size``.
+        heads: number of heads, ``num_attention_heads``.
+        hidden: hidden width of the feed-forward network, ``intermediate_size``.
+        layers: number of layers, ``num_hidden_layers``.
     """
 
     def __init__(self, vocabulary: int, length: int, width: int, heads: int, hidden: int, layers: int) -> None:
@@ -153,7 +156,7 @@ class Bert(nn.Module):
                 nn.init.zeros_(part.bias)
 
     def forward(self, tokens: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
-        """A vector for each token.
+        """Computes a vector for each token.
 
         Args:
             tokens: ids ``(N, T)``.
@@ -167,46 +170,46 @@ class Bert(nn.Module):
         return y
 
     def pooled(self, vectors: torch.Tensor) -> torch.Tensor:
-        """What BERT was trained to foretell the next sentence from: the first token's vector, one layer on."""
+        """Applies the pooler, trained for next-sentence prediction, to the first token's vector."""
         y: torch.Tensor = self.pooler(vectors)
         return y
 
     def own_name(self, published: str) -> str | None:
-        """Takes weights of a model that has a ``BertModel`` in it, and leaves out the numbers 0, 1, 2, … of places."""
+        """Maps names of a model that contains a ``BertModel``; skips the constant position ids 0, 1, 2, …."""
         name = published.removeprefix("bert.")
         return None if name == "embeddings.position_ids" else name
 
 
 class SentenceEncoder(Bert):
-    """The mean of a sentence's vectors, of length 1, so that a dot product of two says how alike they are.
+    """Encodes a sentence as the mean of its token vectors, normalized so that a dot product is the cosine similarity.
 
-    (Reimers and Gurevych 2019, arXiv:1908.10084.) Its weights are those of its `Bert`, whose pooler it does not use.
+    From Reimers and Gurevych 2019 (arXiv:1908.10084). It has the weights of `Bert`, and does not use the pooler.
     """
 
     def forward(self, tokens: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
-        """One vector for each sentence.
+        """Computes one vector for each sentence.
 
         Args:
             tokens: ids ``(N, T)``.
             visibility: ``(N, T)``, 1 for tokens and 0 for padding.
 
         Returns:
-            ``(N, width)``, each row of length 1; zeros for a sentence that is all padding.
+            ``(N, width)``, rows of norm 1; zeros for a sentence that is all padding.
         """
         vectors = super().forward(tokens, visibility)
         weights = visibility.to(vectors.dtype)[:, :, None]
         mean = (vectors * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return functional.normalize(mean, dim=1, eps=NO_LENGTH)
+        return functional.normalize(mean, dim=1, eps=MIN_NORM)
 
 
 def minilm(
     vocabulary: int = 30522, length: int = 512, width: int = 384, heads: int = 12, hidden: int = 1536, layers: int = 6
 ) -> nn.Module:
-    """MiniLM-L6 that embeds sentences, as in ``sentence-transformers/all-MiniLM-L6-v2``: 22,713,216 parameters.
+    """The sentence encoder MiniLM-L6, as in ``sentence-transformers/all-MiniLM-L6-v2``: 22,713,216 parameters.
 
-    147,840 of them are the pooler's, which nothing reads and no engine has.
+    147,840 of them belong to the pooler, which is unused and not part of an engine.
 
     Returns:
-        A `SentenceEncoder`: ids and a mask, both int64 ``(N, T)``, in; ``(N, width)`` out.
+        A `SentenceEncoder` that takes ids and a mask, both int64 ``(N, T)``, and returns ``(N, width)``.
     """
     return SentenceEncoder(vocabulary, length, width, heads, hidden, layers)

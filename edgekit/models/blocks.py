@@ -1,6 +1,6 @@
-"""The blocks that the reference models are composed of.
+"""Building blocks of the reference models.
 
-Those of Darknet's models are named after what they are in its ``.cfg`` files.
+Docstrings of Darknet blocks give the section names of its ``.cfg`` files.
 """
 
 from __future__ import annotations
@@ -32,29 +32,28 @@ LEAKY_SLOPE = 0.1
 NORM_EPSILON = 1e-6
 """Epsilon of ``batch_normalize=1``, under the square root.
 
-Darknet divides by ``sqrt(variance) + 1e-6`` on the CPU (``normalize_cpu`` in ``blas.c``) and by
-``sqrt(variance + 1e-5)`` or that on the GPU (``blas_kernels.cu``; it changed), so no one value is right.
-``sqrt(variance + 1e-6)`` is between the two, is what OpenCV's importer takes, and scales no channel of the
-authors' YOLOv3-tiny by more than 1 part in 25 000 otherwise than Darknet on the CPU does.
+Darknet divides by ``sqrt(variance) + 1e-6`` on the CPU (``normalize_cpu`` in ``blas.c``) and, depending on its
+version, by that or by ``sqrt(variance + 1e-5)`` on the GPU (``blas_kernels.cu``), so no single value is exact.
+``sqrt(variance + 1e-6)`` is between the two, OpenCV's importer uses it, and for the authors' YOLOv3-tiny it differs
+from Darknet on the CPU by at most 1 part in 25 000 in any channel.
 """
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, batch normalization, activation: ``[convolutional]``, and what most convolutions since 2015 are.
+    """Convolution, batch normalization and activation: ``[convolutional]``.
 
-    The normalization has a bias of its own, so that the convolution before it needs none.
+    The convolution has no bias, since the normalization has one.
 
     Args:
         in_channels: channels of the input.
         out_channels: ``filters``.
         kernel: ``size``.
         stride: ``stride``.
-        padding: on each side; half of the kernel (``pad=1``), which keeps height and width, if None.
-        groups: each group of output channels reads its own group of input channels; ``in_channels`` makes the
-            convolution depthwise.
-        norm: ``batch_normalize``; without it the convolution has a bias.
-        epsilon: of the normalization, under the square root.
-        act: the activation; Darknet's LeakyReLU if None, ``nn.Identity()`` for none.
+        padding: padding on each side; default: half of the kernel (``pad=1``), which keeps height and width.
+        groups: number of groups of the convolution; ``in_channels`` makes it depthwise.
+        norm: ``batch_normalize``; if False, the convolution has a bias.
+        epsilon: epsilon of the normalization, under the square root.
+        act: the activation; default: Darknet's LeakyReLU; ``nn.Identity()`` for none.
     """
 
     def __init__(
@@ -84,18 +83,18 @@ class ConvNormAct(nn.Module):
 
 
 class NiNBlock(nn.Module):
-    """A convolution and two of size 1 after it: at each pixel a small net of full layers (Lin et al. 2013).
+    """A convolution followed by two 1 x 1 convolutions, a small MLP at each pixel (Lin et al. 2013).
 
-    The paper calls it ``mlpconv``: a linear filter only tells apart what a plane can part, so each patch is looked at
-    by a multi-layer perceptron instead, whose weights are the same at every pixel.
+    The paper calls it ``mlpconv``: a linear filter only separates linearly separable features, so each patch goes
+    through a multi-layer perceptron instead, with the same weights at every pixel.
 
     Args:
         in_channels: channels of the input.
-        out_channels: of the first convolution, and of the last unless ``last_channels`` says otherwise.
-        kernel: of the first convolution.
-        stride: of the first convolution.
-        padding: of the first convolution, on each side.
-        last_channels: of the two convolutions of size 1.
+        out_channels: channels of the first two convolutions, and of the last unless ``last_channels`` is set.
+        kernel: kernel size of the first convolution.
+        stride: stride of the first convolution.
+        padding: padding of the first convolution on each side.
+        last_channels: channels of the last 1 x 1 convolution.
     """
 
     def __init__(
@@ -124,7 +123,7 @@ class NiNBlock(nn.Module):
 
 
 class Residual(nn.Module):
-    """Halves the channels, restores them, and adds what came in: two ``[convolutional]`` and a ``[shortcut]``."""
+    """Bottleneck block with half the channels: two ``[convolutional]`` and a ``[shortcut]``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -137,11 +136,11 @@ class Residual(nn.Module):
 
 
 class MaxPoolSame(nn.Module):
-    """Max-pool of stride 1 that keeps height and width: ``[maxpool]`` with ``stride=1``.
+    """Max-pool with stride 1 that keeps height and width: ``[maxpool]`` with ``stride=1``.
 
-    Darknet pads by ``size - 1`` in all, ``(size - 1) // 2`` of it above and to the left, and what it pads with
-    never wins (``maxpool_layer.c``). PyTorch's own padding is as much below as above, so an even size is padded
-    here; the graph's passes merge that into ONNX's MaxPool, whose four paddings are free.
+    Darknet pads by ``size - 1`` in total, ``(size - 1) // 2`` of it at the top and left, and ignores the padding
+    (``maxpool_layer.c``). PyTorch only pads symmetrically, so even sizes are padded separately here; the graph passes
+    merge this padding into ONNX's MaxPool, which supports asymmetric padding.
     """
 
     def __init__(self, kernel: int) -> None:
@@ -160,7 +159,7 @@ class MaxPoolSame(nn.Module):
 
 
 class SpatialPyramidPool(nn.Module):
-    """Max-pools of three sizes beside what came in, the widest first (``yolov3-spp.cfg``: ``layers=-1,-3,-5,-6``)."""
+    """Concatenates three max-pools, largest first, and the input (``yolov3-spp.cfg``: ``layers=-1,-3,-5,-6``)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,11 +172,11 @@ class SpatialPyramidPool(nn.Module):
 
 
 class Passthrough(nn.Module):
-    """Halves height and width and has four times the channels: ``[reorg]`` with ``stride=2``.
+    """Space-to-depth that halves height and width: ``[reorg]`` with ``stride=2``.
 
-    Not in the way that one would expect: Darknet reads the numbers as if there were ``stride**2`` times fewer
-    channels, each ``stride`` times as high and wide, and takes every ``stride``-th number of those (``reorg_cpu`` in
-    ``blas.c``, which is called with the sizes of the input). YOLOv2's weights were trained on channels in that order.
+    The channel order is unusual: Darknet reads the data as if it had ``stride**2`` times fewer channels, each
+    ``stride`` times as high and wide, and takes every ``stride``-th value (``reorg_cpu`` in ``blas.c``, which is called
+    with the input sizes). YOLOv2's weights were trained with this order.
     """
 
     def __init__(self, stride: int = 2) -> None:
@@ -192,13 +191,13 @@ class Passthrough(nn.Module):
 
 
 class LocallyConnected(nn.Module):
-    """A convolution that has a kernel of its own at every place: ``[local]``.
+    """A convolution with a separate kernel at every position: ``[local]``.
 
-    Each place is a group of a convolution of size 1 over what its kernel sees: an operator that every backend has,
-    and in INT8 one with a scale for every kernel.
+    It is computed as a grouped 1 x 1 convolution over the unfolded patches, with one group per position. Every backend
+    has this operator, and INT8 gets one scale per kernel.
 
     Attributes:
-        weight: one place after the other; shape ``(places * out_channels, in_channels * kernel**2, 1, 1)``.
+        weight: kernels by position; shape ``(positions * out_channels, in_channels * kernel**2, 1, 1)``.
         bias: shape ``(out_channels, height, width)``.
     """
 
@@ -218,7 +217,7 @@ class LocallyConnected(nn.Module):
         self.weight = nn.Parameter(torch.empty(height * width * out_channels, in_channels * kernel**2, 1, 1))
         self.bias = nn.Parameter(torch.empty(out_channels, height, width))
         nn.init.kaiming_normal_(self.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
-        # As convolutions of PyTorch begin; zeros would be folded away, and be missing from every count.
+        # PyTorch's initialization of convolutions; zeros would be folded away and be missing from parameter counts.
         nn.init.uniform_(self.bias, -1 / math.sqrt(self.weight[0].numel()), 1 / math.sqrt(self.weight[0].numel()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -231,22 +230,22 @@ class LocallyConnected(nn.Module):
             for row in rows
             for column in range(self.kernel)
         ]
-        places = torch.stack(seen, dim=2).permute(0, 3, 4, 1, 2).reshape(batch, -1, 1, 1)
+        patches = torch.stack(seen, dim=2).permute(0, 3, 4, 1, 2).reshape(batch, -1, 1, 1)
         bias = self.bias.permute(1, 2, 0).reshape(-1)
-        y = functional.conv2d(places, self.weight, bias, groups=height * width)
+        y = functional.conv2d(patches, self.weight, bias, groups=height * width)
         return y.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def initialize(module: nn.Module, *, slope: float = LEAKY_SLOPE) -> None:
-    """Random weights under which activations neither vanish nor explode, however deep the module.
+    """Initializes weights so that activations neither vanish nor explode at any depth.
 
-    A layer sums ``n`` products, so its weights have the variance ``2 / (n * (1 + slope**2))``: what comes out is then
-    as large as what went in, once the activation has cut half of it away (He et al. 2015, arXiv:1502.01852). Biases
-    are zero. Every `Residual` starts small, see `scale_branches`.
+    A layer that sums ``n`` products gets weights of variance ``2 / (n * (1 + slope**2))``, which keeps the magnitude of
+    the input after the activation has removed half of it (He et al. 2015, arXiv:1502.01852). Biases are zero. The
+    branches of `Residual` blocks start small, see `scale_branches`.
 
     Args:
-        module: its convolutions and full layers are drawn anew.
-        slope: of the activation below zero: 0 for ReLU.
+        module: the module whose convolutions and fully connected layers are initialized.
+        slope: slope of the activation for negative values; 0 for ReLU.
     """
     for block in module.modules():
         if isinstance(block, (nn.Conv2d, nn.Linear)):
@@ -257,10 +256,10 @@ def initialize(module: nn.Module, *, slope: float = LEAKY_SLOPE) -> None:
 
 
 def scale_branches(norms: Sequence[nn.Module]) -> None:
-    """Starts branches that are added to what came in at ``1 / sqrt(number of them)``.
+    """Initializes the scale of residual branches to ``1 / sqrt(number of branches)``.
 
-    Else each would double the variance: by the end of Darknet-53's 23 the standard deviation would have grown
-    2900-fold.
+    Otherwise each branch would double the variance: after the 23 branches of Darknet-53 the standard deviation would
+    grow by a factor of 2900.
 
     Args:
         norms: the batch normalization that ends each branch.

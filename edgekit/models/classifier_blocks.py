@@ -1,4 +1,4 @@
-"""The blocks that ImageNet's classifiers are composed of: residual, bottleneck, inverted residual, Inception, dense.
+"""Building blocks of ImageNet classifiers: residual, bottleneck, inverted residual, Inception, dense.
 
 Submodules have torchvision's names, so that its weights fit.
 """
@@ -31,17 +31,17 @@ NORM_EPSILON = 1e-5
 """Epsilon of batch normalization, under the square root: PyTorch's default."""
 
 INCEPTION_EPSILON = 1e-3
-"""That of GoogLeNet, whose weights came from TensorFlow."""
+"""Epsilon of GoogLeNet, whose weights were trained in TensorFlow."""
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, and what came in added to what they found (He et al. 2015, figure 5, left).
+    """Two 3x3 convolutions with a residual connection (He et al. 2015, figure 5, left).
 
     Args:
         in_channels: channels of the input.
         width: channels of both convolutions, and of the output.
-        stride: of the first convolution. Where the output's shape differs from the input's, a convolution of size 1
-            carries the input over.
+        stride: stride of the first convolution. If the output shape differs from the input shape, a 1x1 convolution
+            projects the input.
     """
 
     expansion = 1
@@ -54,29 +54,29 @@ class BasicBlock(nn.Module):
         self.relu = ReLU()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = _carried_over(in_channels, width, stride)
+        self.downsample = _projection(in_channels, width, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        carried = x if self.downsample is None else self.downsample(x)
-        y: torch.Tensor = self.relu(found + carried)
+        branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y: torch.Tensor = self.relu(branch + shortcut)
         return y
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """What scales the branch before it is added."""
+        """The normalization that scales the residual branch."""
         return self.bn2
 
 
 class Bottleneck(nn.Module):
-    """1x1 to a quarter of the channels, 3x3 there, 1x1 back, and what came in added (He et al. 2015, figure 5, right).
+    """1x1, 3x3 and 1x1 convolutions with a residual connection (He et al. 2015, figure 5, right).
 
-    The stride is that of the 3x3 convolution, as torchvision's weights want it; in the paper it is the first one's.
+    The 3x3 convolution has the stride, as torchvision's weights need; in the paper the first 1x1 convolution has it.
 
     Args:
         in_channels: channels of the input.
-        width: channels within; the output has four times as many.
-        stride: of the 3x3 convolution.
+        width: channels of the 3x3 convolution; the output has four times as many.
+        stride: stride of the 3x3 convolution.
     """
 
     expansion = 4
@@ -92,23 +92,23 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = ReLU()
-        self.downsample = _carried_over(in_channels, out_channels, stride)
+        self.downsample = _projection(in_channels, out_channels, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found = self.relu(self.bn1(self.conv1(x)))
-        found = self.relu(self.bn2(self.conv2(found)))
-        found = self.bn3(self.conv3(found))
-        carried = x if self.downsample is None else self.downsample(x)
-        y: torch.Tensor = self.relu(found + carried)
+        branch = self.relu(self.bn1(self.conv1(x)))
+        branch = self.relu(self.bn2(self.conv2(branch)))
+        branch = self.bn3(self.conv3(branch))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y: torch.Tensor = self.relu(branch + shortcut)
         return y
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """What scales the branch before it is added."""
+        """The normalization that scales the residual branch."""
         return self.bn3
 
 
-def _carried_over(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(
@@ -117,10 +117,10 @@ def _carried_over(in_channels: int, out_channels: int, stride: int) -> nn.Sequen
 
 
 class ConvSame(nn.Conv2d):
-    """A convolution padded as TensorFlow's ``SAME``: ``ceil(size / stride)`` px come out.
+    """A convolution with TensorFlow's ``SAME`` padding: the output size is ``ceil(size / stride)`` px.
 
-    Where the padding is odd, the pixel more is on the right and below. PyTorch's own padding is even, so it is done
-    here; the graph's passes merge it into ONNX's Conv, whose four paddings are free.
+    For an odd padding, the extra pixel is at the right and bottom. PyTorch only pads symmetrically, so the padding is
+    separate here; the graph passes merge it into ONNX's Conv, which supports asymmetric padding.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -142,18 +142,18 @@ def conv_norm_relu6(
     same: bool = False,
     epsilon: float = NORM_EPSILON,
 ) -> nn.Sequential:
-    """Convolution, batch normalization, ReLU6: ``min(max(0, x), 6)``, whose range no calibration can miss.
+    """Convolution, batch normalization and ReLU6, ``min(max(0, x), 6)``, whose bounded range helps quantization.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel: the input is padded by half of it.
-        stride: of the convolution.
-        groups: as many as channels make it depthwise.
-        same: pad as TensorFlow does, see `ConvSame`.
-        epsilon: of the normalization.
+        kernel: kernel size; the padding is half of it.
+        stride: stride of the convolution.
+        groups: number of groups; the number of channels makes it depthwise.
+        same: use TensorFlow's padding, see `ConvSame`.
+        epsilon: epsilon of the normalization.
     """
-    # without a stride the two paddings are one
+    # With stride 1 both paddings are equal.
     conv = (
         ConvSame(in_channels, out_channels, kernel, stride=stride, groups=groups, bias=False)
         if same and stride > 1
@@ -163,20 +163,20 @@ def conv_norm_relu6(
 
 
 class InvertedResidual(nn.Module):
-    """Widens, looks around in each channel by itself, narrows (Sandler et al. 2018, figure 4).
+    """Expansion, depthwise convolution and projection (Sandler et al. 2018, figure 4).
 
-    A depthwise convolution costs so little that it is done on ``expansion`` times the channels. The narrow ends are
-    linear, since a ReLU on few channels loses what no other channel has; where both are of one shape, the input is
+    The depthwise convolution is cheap, so it runs on ``expansion`` times the channels. The projection has no
+    activation, since a ReLU on few channels loses information. If input and output have the same shape, the input is
     added.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        expansion: how much wider it is within; 1 leaves the widening out.
-        kernel: of the depthwise convolution.
-        stride: of the depthwise convolution.
-        same: pad as TensorFlow does, see `ConvSame`.
-        epsilon: of the normalizations.
+        expansion: factor of the channels; 1 omits the expansion layer.
+        kernel: kernel size of the depthwise convolution.
+        stride: stride of the depthwise convolution.
+        same: use TensorFlow's padding, see `ConvSame`.
+        epsilon: epsilon of the normalizations.
     """
 
     def __init__(
@@ -206,20 +206,20 @@ class InvertedResidual(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """What scales the branch before it is added."""
+        """The normalization that scales the residual branch."""
         norm = self.conv[-1]
         assert isinstance(norm, nn.BatchNorm2d)
         return norm
 
 
 class ConvBatchNormReLU(nn.Module):
-    """Convolution, batch normalization, ReLU, under the names that torchvision's GoogLeNet has for them.
+    """Convolution, batch normalization and ReLU, named as in torchvision's GoogLeNet.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel: the input is padded by half of it.
-        stride: of the convolution.
+        kernel: kernel size; the padding is half of it.
+        stride: stride of the convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> None:
@@ -234,17 +234,17 @@ class ConvBatchNormReLU(nn.Module):
 
 
 class Inception(nn.Module):
-    """Looks at several sizes at once: four branches, side by side in the output (Szegedy et al. 2014, figure 2b).
+    """Concatenates four branches of different kernel sizes (Szegedy et al. 2014, figure 2b).
 
-    Convolutions of size 1 before the dear ones reduce the channels. The third branch is 5x5 in the paper and 3x3 in
-    torchvision, whose weights decide here.
+    1x1 convolutions reduce the channels before the expensive convolutions. The third branch is 5x5 in the paper and 3x3
+    here, as in torchvision, to fit its weights.
 
     Args:
         in_channels: channels of the input.
-        direct: channels of the branch of a 1x1 convolution.
-        middle: channels of the second branch: reduced, and out of its 3x3 convolution.
-        large: those of the third.
-        pooled: channels of the branch of a max-pool and a 1x1 convolution.
+        direct: channels of the 1x1 branch.
+        middle: channels of the second branch: of its 1x1 and of its 3x3 convolution.
+        large: channels of the third branch, likewise.
+        pooled: channels of the branch with max-pool and 1x1 convolution.
     """
 
     def __init__(
@@ -265,13 +265,13 @@ def _reduced(in_channels: int, reduced: int, out_channels: int) -> nn.Sequential
 
 
 class DenseLayer(nn.Module):
-    """What one layer adds: ``growth`` channels, found by a 1x1 and a 3x3 convolution (Huang et al. 2016, section 3).
+    """Computes ``growth`` new channels with a 1x1 and a 3x3 convolution (Huang et al. 2016, section 3).
 
-    Normalization and ReLU stand before each convolution, since what a layer reads is scaled anew for each reader.
+    Normalization and ReLU precede each convolution, since each reader of a feature map scales it separately.
 
     Args:
         in_channels: channels of the input.
-        growth: channels of the output; there are four times as many between the two convolutions.
+        growth: channels of the output; there are four times as many between the convolutions.
     """
 
     def __init__(self, in_channels: int, growth: int) -> None:
@@ -290,12 +290,12 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Sequential):
-    """Layers of which each reads the block's input and all that the layers before it have found.
+    """Layers that each read the block's input and the outputs of all previous layers.
 
     Args:
         in_channels: channels of the input.
-        layers: how many.
-        growth: channels that each adds; the output has ``in_channels + layers * growth``.
+        layers: number of layers.
+        growth: channels that each layer adds; the output has ``in_channels + layers * growth``.
     """
 
     def __init__(self, in_channels: int, layers: int, growth: int) -> None:
@@ -310,18 +310,18 @@ class DenseBlock(nn.Sequential):
 
 
 def initialize_classifier(module: nn.Module) -> None:
-    """Random weights as `initialize` draws them for ReLU, and what residual blocks need besides.
+    """Initializes weights for ReLU, with smaller weights where residual blocks need them.
 
-    A branch that is added starts small, see `scale_branches`. What reads the linear end of an inverted residual loses
-    nothing to a ReLU, so its weights have half of the variance.
+    Residual branches start small, see `scale_branches`. The expansion layer of an inverted residual reads a linear
+    output that no ReLU has halved, so its weights get half the variance.
     """
     initialize(module, slope=0.0)
     last_norms: list[nn.Module] = []
     for block in module.modules():
         if isinstance(block, InvertedResidual) and block.expansion > 1:
-            widening = block.get_submodule("conv.0.0")
-            assert isinstance(widening, nn.Conv2d)
-            nn.init.kaiming_normal_(widening.weight, nonlinearity="linear")
+            expand = block.get_submodule("conv.0.0")
+            assert isinstance(expand, nn.Conv2d)
+            nn.init.kaiming_normal_(expand.weight, nonlinearity="linear")
         if isinstance(block, (BasicBlock, Bottleneck)) or (isinstance(block, InvertedResidual) and block.adds):
             last_norms.append(block.last_norm)
     scale_branches(last_norms)

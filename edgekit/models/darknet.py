@@ -1,15 +1,15 @@
-"""Darknet's ``.weights`` files: a header, then the float32 numbers of one layer after the other, with no names.
+"""Darknet ``.weights`` files: a header, then the float32 weights of all layers in order, without names.
 
 The layout is that of ``load_weights_upto`` and the functions that it calls in Darknet's ``parser.c``:
 
-- three int32 ``major, minor, revision``, and how many images were seen in training: 64 bits from version 0.2 on,
-  32 bits before it, and 32 bits in files of version 0.2 that a 32-bit machine has written;
-- for a convolution with batch normalization: its bias, scale, running mean, running variance, then the kernel;
-- for one without: its bias, then the kernel;
-- for a full layer (``[connected]``): its bias, its weights, output by output, and only then scale, running mean and
-  running variance, if there is a normalization; in files whose version is above 1000 the weights stand input by input;
-- for a locally connected one (``[local]``): its bias, channel by channel, then the kernels, place by place;
-- all little-endian.
+- three int32 ``major, minor, revision``, and the number of training images: 64 bits since version 0.2, 32 bits before,
+  and 32 bits in files of version 0.2 written on a 32-bit machine;
+- convolution with batch normalization: bias, scale, running mean, running variance, then kernel;
+- convolution without: bias, then kernel;
+- fully connected layer (``[connected]``): bias, weights by output, then scale, running mean and running variance if
+  there is a normalization; in files with a version above 1000 the weights are transposed, by input;
+- locally connected layer (``[local]``): bias by channel, then kernels by position;
+- all values are little-endian.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _VERSION = struct.Struct("<iii")
 _FLOAT_BYTES = 4
 
 _TRANSPOSED = 1000
-"""A major or minor version above this says that full layers stand input by input."""
+"""A major or minor version above this means that the weights of fully connected layers are transposed."""
 
 
 class Layer(NamedTuple):
-    """One layer with weights, as Darknet counts them: with the normalization that follows it."""
+    """One Darknet layer with weights, including its batch normalization."""
 
     name: str
     part: nn.Conv2d | nn.Linear | LocallyConnected
     norm: nn.BatchNorm1d | nn.BatchNorm2d | None
 
     def tensors(self, *, transposed: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and tensor, in the order of the file; a full layer's weights, if ``transposed``, input by input."""
+        """Yields name and tensor in file order; ``transposed`` is for the weights of fully connected layers."""
         bias = self.part.bias if self.norm is None else self.norm.bias
         assert bias is not None
         yield "bias", bias.detach()
@@ -55,7 +55,7 @@ class Layer(NamedTuple):
             yield "kernel", self.part.weight.detach()
 
     def floats(self) -> int:
-        """How many numbers the file holds for it."""
+        """Number of float32 values in the file."""
         return sum(tensor.numel() for _, tensor in self.tensors())
 
     def _statistics(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -67,7 +67,7 @@ class Layer(NamedTuple):
 
 
 def is_darknet(head: bytes) -> bool:
-    """Whether a file that begins so can be a Darknet one: its version is one that Darknet has had."""
+    """Whether the first bytes of a file are a Darknet header with a known version."""
     if len(head) < _VERSION.size:
         return False
     major, minor, revision = _VERSION.unpack_from(head)
@@ -81,15 +81,15 @@ def _is_transposed(major: int, minor: int) -> bool:
 
 
 def load_darknet(module: nn.Module, path: Path) -> None:
-    """Fills the module from a Darknet file, layer by layer; holds one tensor at a time.
+    """Loads a Darknet file into a module, one tensor at a time.
 
     Args:
-        module: its layers are in the order of Darknet's.
+        module: a module with its layers in Darknet's order.
         path: the file.
 
     Raises:
-        ModelError: the file is not Darknet's, or has not exactly as many numbers as the module. After an error
-            the module may be partly filled.
+        ModelError: the file is not a Darknet file, or its number of values differs from the module's. After an error
+            the module may be partly loaded.
         OSError: the file cannot be read.
     """
     layers = _layers(module)
@@ -104,13 +104,13 @@ def save_darknet(module: nn.Module, path: Path, *, minor: int = 2, seen: int = 0
     """Writes the module's weights as a Darknet file.
 
     Args:
-        module: its layers are in the order of Darknet's.
+        module: a module with its layers in Darknet's order.
         path: the file to write.
-        minor: the format's version is ``0.minor``; from 2 on ``seen`` has 64 bits.
-        seen: how many images the model has seen in training.
+        minor: minor format version, as in ``0.minor``; since 2, ``seen`` has 64 bits.
+        seen: number of training images.
 
     Raises:
-        ModelError: the module has layers that the format has no place for.
+        ModelError: the module has layers that the format does not support.
     """
     layers = _layers(module)
     with path.open("wb") as file:
@@ -129,10 +129,10 @@ def _layers(module: nn.Module) -> list[Layer]:
         elif isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) and layers and _lacks_norm(layers[-1]):
             layers[-1] = layers[-1]._replace(norm=part)
         elif next(part.parameters(recurse=False), None) is not None:
-            raise _no_place(name, type(part).__name__)
+            raise _unsupported(name, type(part).__name__)
     for layer in layers:
         if (layer.norm is None) == (layer.part.bias is None):
-            raise _no_place(layer.name, "a layer with neither bias nor normalization")
+            raise _unsupported(layer.name, "a layer without bias and normalization")
     return layers
 
 
@@ -140,19 +140,19 @@ def _lacks_norm(layer: Layer) -> bool:
     return layer.part.bias is None and layer.norm is None
 
 
-def _no_place(name: str, got: str) -> ModelError:
+def _unsupported(name: str, got: str) -> ModelError:
     return ModelError(
-        "Darknet weights: expected convolutions, full and locally connected layers, each with a bias or a "
+        "Darknet weights: expected convolutions, fully and locally connected layers, each with a bias or a "
         f"normalization, got {got} at '{name}'",
-        hint="give this model its weights as .pt or .safetensors",
+        hint="use a .pt or .safetensors file for this model",
     )
 
 
 def _skip_header(file: BinaryIO, path: Path, layers: list[Layer]) -> bool:
-    """Goes to the first number, once the file is known to hold exactly as many as the layers need.
+    """Checks the header and the file size, and seeks to the first weight.
 
     Returns:
-        Whether full layers stand input by input.
+        Whether the weights of fully connected layers are transposed.
     """
     head = file.read(_VERSION.size)
     if not is_darknet(head):
@@ -176,19 +176,19 @@ def _wrong_length(path: Path, layers: list[Layer], got_bytes: int) -> ModelError
     message = f"weights {path}: expected {needed} floats, got {got}{odd}"
     if got >= needed:
         return ModelError(
-            f"{message}: {got - needed}{odd} are left over after the last layer, '{layers[-1].name}'",
-            hint="these are the weights of another model, or of another number of classes",
+            f"{message}: {got - needed}{odd} remain after the last layer, '{layers[-1].name}'",
+            hint="the file is for another model, or for another number of classes",
         )
     before = 0
     for number, layer in enumerate(layers, start=1):
         if before + layer.floats() > got:
             return ModelError(
-                f"{message}: they run out in '{layer.name}', layer {number} of {len(layers)}, which needs "
-                f"{layer.floats()} and finds {got - before}",
-                hint="the file is cut short (fetch it again), or belongs to another model or number of classes",
+                f"{message}: the file ends in '{layer.name}', layer {number} of {len(layers)}, which needs "
+                f"{layer.floats()} and gets {got - before}",
+                hint="the file is truncated (download it again), or is for another model or number of classes",
             )
         before += layer.floats()
-    raise AssertionError("a file that is too short runs out in some layer")
+    raise AssertionError("a file that is too short ends in some layer")
 
 
 def _read(file: BinaryIO, path: Path, what: str, tensor: torch.Tensor) -> None:
@@ -200,7 +200,7 @@ def _read(file: BinaryIO, path: Path, what: str, tensor: torch.Tensor) -> None:
     if what.endswith("variance") and numbers.min(initial=0.0) < 0:
         raise ModelError(
             f"weights {path}: {what}: expected numbers >= 0, got {numbers.min()}",
-            hint="these are the weights of another model",
+            hint="the file is for another model",
         )
     with torch.no_grad():
         tensor.copy_(torch.from_numpy(numbers.astype(np.float32, copy=False)).view_as(tensor))

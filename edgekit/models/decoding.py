@@ -1,6 +1,7 @@
-"""A `Translator` writes: token after token, the likeliest one each time, or the likeliest sentence that a beam finds.
+"""Beam search with a `Translator`.
 
-Both keep a key-value cache, so that a step computes one token and not the sentence so far.
+It uses a key-value cache, so that a step computes only one token. Greedy decoding of engines, which have no cache, is
+in `edgekit.runtime.tasks.translate`; a beam of width 1 gives the same tokens.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import torch
 from edgekit.models.transformer import LayerMemory, Translator
 from edgekit.specs import BEGIN, END
 
-__all__ = ["Writer", "beam_search", "greedy"]
+__all__ = ["Writer", "beam_search"]
 
 
 class Writer:
-    """Sentences that a translator is writing, one a row of the batch; says what may come next.
+    """Decodes a batch of sentences step by step, with a key-value cache.
 
     Args:
         model: in evaluation mode.
@@ -28,13 +29,13 @@ class Writer:
         self._written = 0
 
     def write(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Adds a token to every sentence; `BEGIN` is the first.
+        """Appends a token to every sentence; the first is `BEGIN`.
 
         Args:
             tokens: ids ``(N,)``.
 
         Returns:
-            Logits ``(N, vocabulary)`` of what comes next: the numbers that `Translator.forward` gives at this place.
+            Logits ``(N, vocabulary)`` of the next token, equal to those of `Translator.forward` at this position.
         """
         model = self._model
         x = model.transformer.decoder.step(
@@ -44,35 +45,10 @@ class Writer:
         return model.scores(x)[:, 0]
 
     def select(self, rows: torch.Tensor) -> None:
-        """Goes on with these sentences, in this order; one may be there many times, and is then written in variants."""
+        """Continues with the given rows, in this order; a row may be repeated."""
         for memory in self._memories:
             memory.select(rows)
         self._bias = self._bias[rows]
-
-
-@torch.no_grad()
-def greedy(model: Translator, source: torch.Tensor, *, limit: int | None = None) -> list[list[int]]:
-    """Writes the likeliest token, again and again, until it is `END`.
-
-    Args:
-        model: in evaluation mode.
-        source: ids ``(N, S)``, int64.
-        limit: the most tokens of a sentence; the model's length if none is given.
-
-    Returns:
-        The ids of each sentence, without `BEGIN` and `END`.
-    """
-    writer = Writer(model, source)
-    tokens = source.new_full((len(source),), BEGIN)
-    written: list[torch.Tensor] = []
-    done = torch.zeros(len(source), dtype=torch.bool, device=source.device)
-    for _ in range(_limit(model, limit)):
-        tokens = writer.write(tokens).argmax(dim=1)
-        written.append(tokens)
-        done |= tokens == END
-        if done.all():
-            break
-    return [_until_end(row) for row in torch.stack(written, dim=1).tolist()]
 
 
 @torch.no_grad()
@@ -84,19 +60,19 @@ def beam_search(
     length_penalty: float = 0.6,
     limit: int | None = None,
 ) -> list[list[int]]:
-    """Writes ``width`` sentences at once, and at each token keeps the likeliest of all their continuations.
+    """Beam search: keeps the ``width`` most likely sentences at each step.
 
-    Of those that have ended it takes the one with the highest score (Wu et al. 2016, arXiv:1609.08144, equation 14)::
+    The result is the finished sentence with the highest score (Wu et al. 2016, arXiv:1609.08144, equation 14)::
 
         score = log P(sentence | source) / ((5 + length) / 6) ^ length_penalty
 
-    where ``length`` counts `END` too. Without the penalty short sentences win, as each further token makes a sentence
-    less likely. The paper of the Transformer uses a width of 4 and a penalty of 0.6 (section 6.1).
+    where ``length`` includes `END`. Without the penalty, short sentences win, since each token lowers the probability.
+    The Transformer paper uses a width of 4 and a penalty of 0.6 (section 6.1).
 
     Args:
         model: in evaluation mode.
         source: ids ``(N, S)``, int64; each row is searched alone.
-        width: how many sentences are kept; 1 is `greedy`.
+        width: how many sentences are kept; with 1 the likeliest token is written each time.
         length_penalty: 0 compares sentences by their probability alone.
         limit: the most tokens of a sentence; the model's length if none is given.
 
@@ -104,7 +80,7 @@ def beam_search(
         The ids of each sentence, without `BEGIN` and `END`.
     """
     if width < 1:
-        raise ValueError(f"expected a beam of width 1 or more, got {width}")
+        raise ValueError(f"expected a beam width of at least 1, got {width}")
     steps = _limit(model, limit)
     return [_searched(model, row[None], width, length_penalty, steps) for row in source]
 
@@ -117,19 +93,19 @@ def _searched(model: Translator, source: torch.Tensor, width: int, penalty: floa
     tokens = source.new_tensor([BEGIN])
     for step in range(1, steps + 1):
         next_tokens = likelihoods[:, None] + writer.write(tokens).log_softmax(dim=1)
-        # Each sentence may end once, so that among twice as many there are `width` that go on.
-        best, places = next_tokens.flatten().topk(min(2 * width, next_tokens.numel()))
+        # Each sentence has one continuation that ends it, so at least `width` of 2 * width candidates do not end.
+        best, indices = next_tokens.flatten().topk(min(2 * width, next_tokens.numel()))
         vocabulary = next_tokens.shape[1]
-        found = [(place // vocabulary, place % vocabulary) for place in places.tolist()]
-        ending = [rank for rank, (_, token) in enumerate(found[:width]) if token == END]
-        ended += [(_score(float(best[rank]), step, penalty), sentences[found[rank][0]]) for rank in ending]
-        going = [rank for rank, (_, token) in enumerate(found) if token != END][:width]
-        sentences = [[*sentences[found[rank][0]], found[rank][1]] for rank in going]
-        likelihoods = best[going]
-        if len(ended) >= width or not going or _is_settled(ended, float(likelihoods[0]), steps, penalty):
+        found = [(index // vocabulary, index % vocabulary) for index in indices.tolist()]
+        ended_ranks = [rank for rank, (_, token) in enumerate(found[:width]) if token == END]
+        ended += [(_score(float(best[rank]), step, penalty), sentences[found[rank][0]]) for rank in ended_ranks]
+        open_ranks = [rank for rank, (_, token) in enumerate(found) if token != END][:width]
+        sentences = [[*sentences[found[rank][0]], found[rank][1]] for rank in open_ranks]
+        likelihoods = best[open_ranks]
+        if len(ended) >= width or not open_ranks or _is_settled(ended, float(likelihoods[0]), steps, penalty):
             break
-        writer.select(source.new_tensor([found[rank][0] for rank in going]))
-        tokens = source.new_tensor([found[rank][1] for rank in going])
+        writer.select(source.new_tensor([found[rank][0] for rank in open_ranks]))
+        tokens = source.new_tensor([found[rank][1] for rank in open_ranks])
     return max(ended, key=lambda pair: pair[0])[1] if ended else sentences[0]
 
 
@@ -138,16 +114,12 @@ def _score(likelihood: float, length: int, penalty: float) -> float:
 
 
 def _is_settled(ended: list[tuple[float, list[int]]], likelihood: float, steps: int, penalty: float) -> bool:
-    """Whether no sentence can overtake those that have ended: it gets less likely, and at most ``steps`` long."""
+    """Whether no open sentence can exceed the best finished score, given its likelihood and maximum length."""
     reachable = max(_score(likelihood, 1, penalty), _score(likelihood, steps, penalty))
     return bool(ended) and max(score for score, _ in ended) >= reachable
 
 
 def _limit(model: Translator, limit: int | None) -> int:
     if limit is not None and not 1 <= limit <= model.length:
-        raise ValueError(f"expected a limit of 1 to {model.length} tokens, which the model has places for, got {limit}")
+        raise ValueError(f"expected a limit of 1 to {model.length} tokens, the length of the model, got {limit}")
     return limit or model.length
-
-
-def _until_end(tokens: list[int]) -> list[int]:
-    return tokens[: tokens.index(END)] if END in tokens else tokens

@@ -1,10 +1,10 @@
-"""DenseNet-121 (Huang et al. 2016, arXiv:1608.06993): every layer reads what all layers before it have found.
+"""DenseNet-121 (Huang et al. 2016, arXiv:1608.06993): every layer reads the outputs of all previous layers.
 
-Where ResNet adds, this lays side by side: nothing found is ever lost, so a layer need find no more than 32 new
-channels, and a third of ResNet-50's parameters do nearly as well. What it saves in weights it pays in memory traffic,
-since each layer reads a map that grows and grows.
+ResNet adds feature maps; DenseNet concatenates them. All features are kept, so a layer needs only 32 new channels, and
+the network is nearly as accurate as ResNet-50 with a third of its parameters. It needs more memory traffic, since the
+input of each layer is larger than that of the previous one.
 
-Submodules are named as torchvision names them, whose weights this module takes.
+Submodules have torchvision's names, so that its weights fit.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from edgekit.models.classifier_blocks import DenseBlock, initialize_classifier
 __all__ = ["DenseNet", "densenet121"]
 
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-"""In files from before PyTorch 0.4.1, ``norm1`` of a dense layer is called ``norm.1``; torchvision's are of those."""
+"""Weight files from before PyTorch 0.4.1, such as torchvision's, name the ``norm1`` of a dense layer ``norm.1``."""
 
 
 def densenet121(classes: int = 1000) -> nn.Module:
-    """DenseNet of 6, 12, 24 and 16 layers: 7,978,856 parameters with 1000 classes.
+    """DenseNet with blocks of 6, 12, 24 and 16 layers: 7,978,856 parameters with 1000 classes.
 
     Returns:
         A module that takes ``(N, 3, H, W)`` and returns logits ``(N, classes)``.
@@ -36,7 +36,7 @@ def densenet121(classes: int = 1000) -> nn.Module:
 
 
 class DenseNet(nn.Module):
-    """DenseNet-BC: bottlenecks in its dense blocks, and transitions that compress by half (table 1 of the paper).
+    """DenseNet-BC: dense blocks with bottlenecks, and transitions that halve the channels (table 1 of the paper).
 
     ::
 
@@ -49,8 +49,8 @@ class DenseNet(nn.Module):
         classifier    of the mean           classes
 
     Args:
-        layers: how many each dense block has.
-        classes: how many logits.
+        layers: number of layers of each dense block.
+        classes: number of classes.
         growth: channels that each layer adds, ``k`` in the paper.
     """
 
@@ -74,14 +74,14 @@ class DenseNet(nn.Module):
         initialize_classifier(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of the classes."""
+        """Computes the logits of the classes."""
         x = functional.adaptive_avg_pool2d(functional.relu(self.features(images)), 1)
         logits: torch.Tensor = self.classifier(torch.flatten(x, 1))
         return logits
 
     @staticmethod
     def own_name(published: str) -> str | None:
-        """Torchvision's name of a tensor, for one that an old file may have."""
+        """Maps the tensor names of old files to torchvision's."""
         return _OLD_NAME.sub(r"\1\2", published)
 
 

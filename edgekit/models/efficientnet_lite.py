@@ -1,8 +1,8 @@
-"""EfficientNet-lite0: EfficientNet-B0 (Tan and Le 2019, arXiv:1905.11946) without what integers do badly.
+"""EfficientNet-lite0: EfficientNet-B0 (Tan and Le 2019, arXiv:1905.11946) without operators that quantize poorly.
 
-Squeeze-and-excitation is left out and SiLU gives way to ReLU6, so what remains is MobileNet v2's block with kernels
-of 3 and 5. Its authors' weights were trained in TensorFlow, whose SAME padding and epsilon it therefore has; people
-use them as timm's ``tf_efficientnet_lite0``, whose names of tensors are read too.
+It has no squeeze-and-excitation, and ReLU6 replaces SiLU, which leaves MobileNet v2's block with kernels of 3 and 5.
+The authors' weights were trained in TensorFlow, hence its SAME padding and epsilon. They are common as timm's
+``tf_efficientnet_lite0``, so timm's tensor names are supported too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgekit.models.classifier_blocks import InvertedResidual, conv_norm_relu6, 
 __all__ = ["EfficientNetLite", "efficientnet_lite0"]
 
 NORM_EPSILON = 1e-3
-"""Epsilon of batch normalization, as TensorFlow's default is."""
+"""Epsilon of batch normalization: TensorFlow's default."""
 
 _STAGES = (
     (1, 16, 1, 1, 3),
@@ -28,7 +28,7 @@ _STAGES = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
-"""Expansion, channels, blocks, stride of the first of them, and kernel (table 1 of the paper)."""
+"""Expansion, channels, number of blocks, stride of the first block, and kernel (table 1 of the paper)."""
 
 
 _TIMM_BLOCK = re.compile(r"(\d)\.(\d)\.(\w+)\.(\w+)")
@@ -41,7 +41,7 @@ _TIMM_ENDS = {
     "bn2": "features.17.1",
     "classifier": "classifier.1",
 }
-"""What timm calls parts of this module: ``blocks.STAGE.BLOCK.LAYER``, where stage 0 has no expansion, and its ends."""
+"""Tables from timm's names, ``blocks.STAGE.BLOCK.LAYER`` (stage 0 has no expansion) and stem and head layers."""
 
 
 def efficientnet_lite0(classes: int = 1000) -> nn.Module:
@@ -54,7 +54,7 @@ def efficientnet_lite0(classes: int = 1000) -> nn.Module:
 
 
 class EfficientNetLite(nn.Module):
-    """A stem, 16 inverted residuals, a last convolution to 1280 channels, and a linear classifier."""
+    """Stem, 16 inverted residuals, a convolution to 1280 channels, and a linear classifier."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -81,18 +81,18 @@ class EfficientNetLite(nn.Module):
         initialize_classifier(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of the classes."""
+        """Computes the logits of the classes."""
         x = self.avgpool(self.features(images))
         logits: torch.Tensor = self.classifier(torch.flatten(x, 1))
         return logits
 
     @staticmethod
     def own_name(published: str) -> str | None:
-        """This module's name of a tensor of timm's."""
+        """Maps timm's tensor names to this module's."""
         if match := _TIMM_BLOCK.fullmatch(published.removeprefix("blocks.")):
             stage, block, layer, tensor = match.groups()
             layers = _TIMM_INVERTED if int(stage) else _TIMM_SEPARABLE
-            place = 1 + sum(blocks for _, _, blocks, _, _ in _STAGES[: int(stage)]) + int(block)
-            return f"features.{place}.conv.{layers.get(layer, layer)}.{tensor}"
+            index = 1 + sum(blocks for _, _, blocks, _, _ in _STAGES[: int(stage)]) + int(block)
+            return f"features.{index}.conv.{layers.get(layer, layer)}.{tensor}"
         part, _, tensor = published.partition(".")
         return f"{_TIMM_ENDS[part]}.{tensor}" if part in _TIMM_ENDS else published

@@ -1,4 +1,4 @@
-"""From a recipe, or from ``package.module:factory``, to a module that is ready to be exported."""
+"""Creates modules from a recipe or from ``package.module:factory``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["module_from_factory", "module_from_recipe"]
 
 
 def module_from_recipe(recipe: Recipe, *, seed: int = 0) -> nn.Module:
-    """The recipe's reference module, with random weights, in eval mode.
+    """Creates the recipe's reference module, with random weights, in eval mode.
 
     Args:
-        recipe: names the factory, its arguments, and how many parameters to expect.
-        seed: the same seed gives the same weights.
+        recipe: the recipe, with the factory, its arguments, and the expected number of parameters.
+        seed: random seed for the weights.
 
     Raises:
-        RecipeError: the module has another number of parameters than the recipe says.
+        RecipeError: the number of parameters differs from the recipe's.
         UsageError: the factory does not exist.
         ExportError: the factory failed.
     """
@@ -34,28 +34,28 @@ def module_from_recipe(recipe: Recipe, *, seed: int = 0) -> nn.Module:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     if parameters != recipe.model.parameters:
         raise RecipeError(
-            f"recipe {recipe.name}: model.parameters: expected {parameters}, which is what "
-            f"'{recipe.model.factory}' has, got {recipe.model.parameters}"
+            f"recipe {recipe.name}: model.parameters: expected {parameters}, the number of "
+            f"'{recipe.model.factory}', got {recipe.model.parameters}"
         )
     return module
 
 
 def module_from_factory(spec: str, arguments: Mapping[str, Any] | None = None, *, seed: int = 0) -> nn.Module:
-    """Anybody's module: imports ``package.module`` and calls ``factory``.
+    """Creates a module: imports ``package.module`` and calls ``factory``.
 
-    The current folder can be imported from, as with ``python -m``.
+    The current folder is on the import path, as with ``python -m``.
 
     Args:
-        spec: ``package.module:factory``; the factory is a function or class that gives an ``nn.Module``, or is one.
+        spec: ``package.module:factory``; the factory is a function or class that returns an ``nn.Module``, or a module.
         arguments: keyword arguments for the factory.
-        seed: for the random numbers that the factory draws from PyTorch.
+        seed: PyTorch random seed for the factory.
 
     Returns:
         The module, in eval mode.
 
     Raises:
-        UsageError: ``spec`` names nothing that could be called.
-        ExportError: the import or the factory failed, or what it gave is no ``nn.Module``.
+        UsageError: ``spec`` does not name a callable.
+        ExportError: the import or the factory failed, or the result is not an ``nn.Module``.
     """
     factory = _attribute(spec)
     module = factory if isinstance(factory, nn.Module) else _called(spec, factory, dict(arguments or {}), seed)
@@ -77,7 +77,7 @@ def _attribute(spec: str) -> Any:
         value = getattr(value, part)
     if not callable(value):
         raise UsageError(
-            f"factory '{spec}': expected a function or class that gives a torch.nn.Module, got {type(value).__name__}"
+            f"factory '{spec}': expected a function or class that returns a torch.nn.Module, got {type(value).__name__}"
         )
     return value
 
@@ -85,7 +85,7 @@ def _attribute(spec: str) -> Any:
 def _imported(spec: str, name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
-        # stays there: a user's module may import its neighbours as late as in forward()
+        # Not removed later: a user's module may import others as late as in forward().
         sys.path.insert(0, here)
     importlib.invalidate_caches()
     try:
@@ -95,9 +95,9 @@ def _imported(spec: str, name: str) -> ModuleType:
             raise ExportError(f"factory '{spec}': importing '{name}' failed: {e}") from e
         raise UsageError(
             f"factory '{spec}': no module named '{e.name}'",
-            hint=f"install it, or run in the folder that holds it; this is {here}",
+            hint=f"install it, or run in the folder that contains it; the current folder is {here}",
         ) from e
-    except (Exception, SystemExit) as e:  # whatever a user's module does while it is imported
+    except (Exception, SystemExit) as e:  # a user's module may raise anything during import
         raise ExportError(f"factory '{spec}': importing '{name}' failed: {type(e).__name__}: {e}") from e
 
 

@@ -1,11 +1,11 @@
-"""GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842): nine Inception blocks, each of four branches side by side.
+"""GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842): nine Inception blocks, each with four parallel branches.
 
-It won ImageNet in 2014, ahead of VGG, with a twentieth of VGG's parameters: convolutions of size 1 make the channels
-few before the dear convolutions, and a mean over the map stands where VGG has its full layers.
+It won ImageNet 2014, ahead of VGG, with a twentieth of VGG's parameters: 1x1 convolutions reduce the channels before
+the expensive convolutions, and global average pooling replaces VGG's fully connected layers.
 
-As torchvision has it, whose weights it takes: batch normalization after every convolution, and 3x3 where the
-paper has 5x5. The two auxiliary classifiers, which helped the paper's training on its way, are left out: weights
-of theirs in a file are passed over.
+This is torchvision's variant, so that its weights fit: batch normalization after every convolution, and 3x3 where the
+paper has 5x5. The two auxiliary classifiers, which the paper uses only in training, are omitted; their weights in a
+file are ignored.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["GoogLeNet", "googlenet"]
 def googlenet(classes: int = 1000) -> nn.Module:
     """GoogLeNet without auxiliary classifiers: 6,624,904 parameters with 1000 classes.
 
-    torchvision's trained weights want pixels from -1 to 1: its ``transform_input`` undoes ImageNet's mean and
-    standard deviation to that end. Here that is the business of the recipe's preprocessing.
+    torchvision's weights need pixels from -1 to 1; its ``transform_input`` converts from ImageNet's mean and standard
+    deviation. Here the recipe's preprocessing does this.
 
     Returns:
         A module that takes ``(N, 3, H, W)`` and returns logits ``(N, classes)``.
@@ -31,7 +31,7 @@ def googlenet(classes: int = 1000) -> nn.Module:
 
 
 class GoogLeNet(nn.Module):
-    """Table 1 of the paper, row by row; the numbers in a name are the table's."""
+    """The layers of table 1 of the paper; names use its numbers."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class GoogLeNet(nn.Module):
         initialize_classifier(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of the classes."""
+        """Computes the logits of the classes."""
         x = self.maxpool2(self.conv3(self.conv2(self.maxpool1(self.conv1(images)))))
         x = self.maxpool3(self.inception3b(self.inception3a(x)))
         x = self.inception4c(self.inception4b(self.inception4a(x)))
@@ -68,5 +68,5 @@ class GoogLeNet(nn.Module):
 
     @staticmethod
     def own_name(published: str) -> str | None:
-        """Torchvision's name of a tensor; None for those of the auxiliary classifiers."""
+        """Keeps torchvision's tensor names; None for those of the auxiliary classifiers."""
         return None if published.startswith(("aux1.", "aux2.")) else published

@@ -1,8 +1,8 @@
 """LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998, "Gradient-Based Learning Applied to Document Recognition").
 
-Two ideas make it, and every convolutional net since: a filter is the same at each place of the picture, so that it has
-25 weights instead of one for each pixel; and after each stage the map is halved, so that where something is matters
-less and less, and what it is more and more.
+Its two ideas are in every later convolutional network: a filter is shared by all positions of the image, so it has 25
+weights instead of one per pixel; and pooling halves the feature map after each stage, which trades spatial resolution
+for features.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ def lenet5(classes: int = 10) -> nn.Module:
     """LeNet-5; 61,706 parameters with 10 classes.
 
     Returns:
-        A module that takes grey pictures ``(N, 1, 32, 32)`` and returns logits ``(N, classes)``.
+        A module that takes grayscale images ``(N, 1, 32, 32)`` and returns logits ``(N, classes)``.
     """
     return LeNet5(classes)
 
 
 class LeNet5(nn.Module):
-    """Two convolutions with pools after them, and three full layers; named as in figure 2 of the paper.
+    """Two convolutions with pooling and three fully connected layers; named as in figure 2 of the paper.
 
     ::
 
                                             output          parameters
         c1      convolution 5 x 5         6 x 28 x 28              156
-        s2      average of 2 x 2          6 x 14 x 14
+        s2      average pool 2 x 2        6 x 14 x 14
         c3      convolution 5 x 5        16 x 10 x 10            2,416
-        s4      average of 2 x 2         16 x  5 x  5
-        c5      full layer                        120           48,120
-        f6      full layer                         84           10,164
-        output  full layer                         10              850
+        s4      average pool 2 x 2       16 x  5 x  5
+        c5      fully connected                   120           48,120
+        f6      fully connected                    84           10,164
+        output  fully connected                    10              850
 
-    As the field teaches it, which is simpler than the paper in four places: there the pools have a learned factor and
-    bias, each map of C3 reads some of the six maps only (1516 parameters), tanh is ``1.7159 * tanh(2 / 3 * x)``, and
-    the output compares F6 with a drawing of each character instead of giving logits. C5 is a convolution in the paper;
-    on a map of 5 x 5 it is a full layer.
+    This common version is simpler than the paper in four ways: there, pooling layers have a learned factor and bias,
+    each map of C3 reads only some of the six maps (1516 parameters), tanh is ``1.7159 * tanh(2 / 3 * x)``, and the
+    output compares F6 with a bitmap of each character instead of giving logits. C5 is a convolution in the paper; on a
+    5 x 5 map it is a fully connected layer.
 
-    Today one would take ReLU and max-pools, which train faster and lose nothing. Tanh and averages are left here, for
-    what they teach: every activation has the range -1 to 1, and so the same scale in INT8.
+    Modern networks use ReLU and max-pooling, which train faster without loss of accuracy. Tanh and average pooling stay
+    here as an example: every activation has the range -1 to 1, and therefore the same INT8 scale.
     """
 
     def __init__(self, classes: int) -> None:
@@ -62,7 +62,7 @@ class LeNet5(nn.Module):
         self.f6 = nn.Linear(120, 84)
         self.act6 = Tanh()
         self.output = nn.Linear(84, classes)
-        # Around zero tanh is a line of slope 1, on both sides: the variance of what comes in is kept as it is.
+        # Near zero tanh is linear with slope 1 on both sides, so it keeps the variance.
         initialize(self, slope=1.0)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""One full layer: linear regression and softmax regression, from which everything else in this folder grows.
+"""One fully connected layer: linear regression and softmax regression.
 
-A full layer gives each of its outputs a weighted sum of all inputs and a bias, ``y = x W^T + b``. With ``n`` inputs and
-``m`` outputs it has ``n * m + m`` parameters, and takes ``n * m`` multiply-accumulates an example: every weight is
-used once. That is why full layers are bound by memory, and why INT8, which reads a quarter of the bytes, pays there.
+Each output of a fully connected layer is a weighted sum of all inputs plus a bias, ``y = x W^T + b``. With ``n`` inputs
+and ``m`` outputs it has ``n * m + m`` parameters and needs ``n * m`` multiply-accumulates per example. Every weight is
+used only once, so fully connected layers are memory-bound, and INT8 with a quarter of the bytes makes them faster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["LinearRegression", "SoftmaxRegression", "least_squares", "linear_reg
 
 
 def linear_regression(features: int = 10, outputs: int = 1) -> nn.Module:
-    """Linear regression, ``features * outputs + outputs`` parameters.
+    """Linear regression with ``features * outputs + outputs`` parameters.
 
     Returns:
         A module that takes ``(N, features)`` and returns ``(N, outputs)``.
@@ -23,16 +23,16 @@ def linear_regression(features: int = 10, outputs: int = 1) -> nn.Module:
 
 
 def softmax_regression(features: int = 784, classes: int = 10) -> nn.Module:
-    """Softmax regression, ``features * classes + classes`` parameters: 7850 for pictures of 28 x 28 px.
+    """Softmax regression with ``features * classes + classes`` parameters: 7850 for images of 28 x 28 px.
 
     Returns:
-        A module that takes ``(N, ...)`` of ``features`` numbers each, and returns logits ``(N, classes)``.
+        A module that takes ``(N, ...)`` with ``features`` values per example, and returns logits ``(N, classes)``.
     """
     return SoftmaxRegression(features, classes)
 
 
 class LinearRegression(nn.Module):
-    """Numbers from numbers: the one model whose best weights need no training, see `least_squares`."""
+    """Linear regression; the optimal weights have a closed form, see `least_squares`."""
 
     def __init__(self, features: int, outputs: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class LinearRegression(nn.Module):
         return y
 
     def solve(self, features: torch.Tensor, targets: torch.Tensor) -> None:
-        """Takes the weights of least squared error on these examples; see `least_squares`."""
+        """Sets the weights to the least-squares solution for these examples; see `least_squares`."""
         weight, bias = least_squares(features, targets)
         with torch.no_grad():
             self.linear.weight.copy_(weight)
@@ -51,10 +51,10 @@ class LinearRegression(nn.Module):
 
 
 class SoftmaxRegression(nn.Module):
-    """A linear regression of one number a class, the logit; the greatest wins.
+    """A linear layer with one logit per class; the highest is the prediction.
 
-    A softmax makes probabilities of logits. It is no part of the module: the loss has it (the logarithm of a softmax is
-    computed with less error than the softmax), and what it changes is not which class is the greatest.
+    The softmax, which converts logits to probabilities, is not part of the module: the loss includes it (log-softmax is
+    numerically more accurate than softmax), and it does not change the order of the classes.
     """
 
     def __init__(self, features: int, classes: int) -> None:
@@ -68,22 +68,22 @@ class SoftmaxRegression(nn.Module):
 
 
 def least_squares(features: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weights and biases of the least sum of squared errors, in closed form.
+    """Computes the weights and biases with the least sum of squared errors, in closed form.
 
-    With a column of ones at the right of ``X``, so that the bias is one more weight, the error ``|X w - y|**2`` has the
-    gradient ``2 X^T (X w - y)``. It is zero where the normal equations ``X^T X w = X^T y`` hold. They are solved
-    without forming ``X^T X``, which would square the condition of ``X`` and lose half of the digits. Where many ``w``
-    are equally good, as with a feature that is the sum of two others, it is the shortest of them.
+    A column of ones appended to ``X`` makes the bias one more weight. The error ``|X w - y|**2`` has the gradient
+    ``2 X^T (X w - y)``, which is zero for the normal equations ``X^T X w = X^T y``. They are solved without forming
+    ``X^T X``, which would square the condition number of ``X`` and lose half of the digits. If the solution is not
+    unique, as with a feature that is the sum of two others, the result is the one of least norm.
 
     Args:
-        features: ``X``, one example a row, ``(N, features)``.
+        features: ``X``, one example per row, ``(N, features)``.
         targets: ``y``, ``(N, outputs)``.
 
     Returns:
-        Weight ``(outputs, features)`` and bias ``(outputs,)``, as `torch.nn.Linear` has them.
+        Weight ``(outputs, features)`` and bias ``(outputs,)``, as in `torch.nn.Linear`.
     """
     ones = torch.ones(len(features), 1, dtype=torch.float64)
     columns = torch.cat((features.double(), ones), dim=1)
-    # LAPACK's gelsd: by singular values, and so for any rank
+    # LAPACK's gelsd uses the SVD, so it supports any rank.
     solution = torch.linalg.lstsq(columns, targets.double(), driver="gelsd").solution
     return solution[:-1].T.to(features.dtype), solution[-1].to(features.dtype)

@@ -1,7 +1,7 @@
-"""The multi-layer perceptron: full layers with an activation function between each two.
+"""The multi-layer perceptron: fully connected layers with activation functions between them.
 
-Without the activations, any number of full layers would be one: the product of their matrices. With them, one hidden
-layer that is wide enough comes as close to any continuous function as one likes (Cybenko 1989).
+Without activations, several layers would equal one layer with the product of their matrices. With them, one hidden
+layer of sufficient width approximates any continuous function (Cybenko 1989).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ __all__ = ["Mlp", "mlp"]
 
 
 def mlp(features: int = 784, hidden: Sequence[int] = (256,), classes: int = 10) -> nn.Module:
-    """A perceptron of one or more hidden layers; 203,530 parameters with 784, 256 and 10.
+    """An MLP with any number of hidden layers; 203,530 parameters with 784, 256 and 10.
 
     Returns:
-        A module that takes ``(N, ...)`` of ``features`` numbers each, and returns logits ``(N, classes)``.
+        A module that takes ``(N, ...)`` with ``features`` values per example, and returns logits ``(N, classes)``.
     """
     return Mlp(features, hidden, classes)
 
 
 class Mlp(nn.Module):
-    """Full layers, each but the last followed by a ReLU."""
+    """Fully connected layers with a ReLU after each except the last."""
 
     def __init__(self, features: int, hidden: Sequence[int], classes: int) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""MobileNet v2 (Sandler et al. 2018, arXiv:1801.04381): inverted residuals, thin where they meet, wide within.
+"""MobileNet v2 (Sandler et al. 2018, arXiv:1801.04381): inverted residual blocks with linear bottlenecks.
 
-A convolution looks around and mixes channels at once, for ``k * k * in * out`` multiplications a pixel. Done one after
-the other, by a depthwise convolution and one of size 1, that is ``k * k * in + in * out``: nearly nine times fewer at
-3 x 3. So an ImageNet classifier costs 0.3 G, a fourteenth of ResNet-50. On machines with wide integer units the gain
-in time is less, since a depthwise convolution does few multiplications for each byte that it reads.
+A convolution needs ``k * k * in * out`` multiplications per pixel. A depthwise convolution followed by a 1 x 1
+convolution needs ``k * k * in + in * out``, nearly nine times fewer at 3 x 3. This ImageNet classifier has 0.3 G MACs,
+a fourteenth of ResNet-50. On hardware with wide integer units the speedup is smaller, since a depthwise convolution
+does few multiplications per byte that it reads.
 
-Submodules are named as torchvision names them, whose weights this module takes.
+Submodules have torchvision's names, so that its weights fit.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-"""Expansion, channels, blocks, and stride of the first of them (table 2 of the paper)."""
+"""Expansion, channels, number of blocks, and stride of the first block (table 2 of the paper)."""
 
 
 def mobilenet_v2(classes: int = 1000) -> nn.Module:
-    """MobileNet v2 of width 1: 3,504,872 parameters with 1000 classes.
+    """MobileNet v2 with width multiplier 1: 3,504,872 parameters with 1000 classes.
 
     Returns:
         A module that takes ``(N, 3, H, W)`` and returns logits ``(N, classes)``.
@@ -39,9 +39,9 @@ def mobilenet_v2(classes: int = 1000) -> nn.Module:
 
 
 class MobileNetV2(nn.Module):
-    """A stem, 17 inverted residuals, a last convolution to 1280 channels, and a linear classifier.
+    """Stem, 17 inverted residuals, a convolution to 1280 channels, and a linear classifier.
 
-    Height and width are halved by the stem and by four of the blocks: 224 becomes 7, of which the mean is taken.
+    The stem and four blocks halve height and width, from 224 to 7; global average pooling follows.
     """
 
     def __init__(self, classes: int) -> None:
@@ -59,7 +59,7 @@ class MobileNetV2(nn.Module):
         initialize_classifier(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of the classes."""
+        """Computes the logits of the classes."""
         x = self.avgpool(self.features(images))
         logits: torch.Tensor = self.classifier(torch.flatten(x, 1))
         return logits

@@ -1,8 +1,8 @@
-"""Network in Network (Lin, Chen and Yan 2013, arXiv:1312.4400): full layers at each pixel, and none at the end.
+"""Network in Network (Lin, Chen and Yan 2013, arXiv:1312.4400): 1 x 1 convolutions and global average pooling.
 
-Both of its ideas outlived it. Convolutions of size 1 mix channels at a pixel: they are the bottlenecks of Inception and
-ResNet, and most of MobileNet. And the last convolution has one map a class, whose mean over the picture is the logit:
-a pool in place of AlexNet's three full layers, without a parameter, for a picture of any size.
+Both ideas are still in use. 1 x 1 convolutions mix the channels of a pixel: they are the bottlenecks of Inception and
+ResNet, and most of MobileNet. The last convolution has one feature map per class, and its mean is the logit: this
+pooling replaces AlexNet's three fully connected layers, has no parameters, and supports any image size.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ def nin(classes: int = 1000) -> nn.Module:
     """Network in Network for ImageNet; 7,595,176 parameters with 1000 classes, an eighth of AlexNet's.
 
     Returns:
-        A module that takes ``(N, 3, 224, 224)``, or another height and width of 39 and more, and returns logits
+        A module that takes ``(N, 3, 224, 224)``, or another height and width of at least 39, and returns logits
         ``(N, classes)``.
     """
     return NetworkInNetwork(classes)
 
 
 class NetworkInNetwork(nn.Module):
-    """Four blocks with max-pools between them, and the mean of each map.
+    """Four blocks with max-pools between them, and global average pooling.
 
-    The widths are those of the authors' own net for ImageNet (``nin_imagenet`` of Caffe's model zoo), which the paper
-    does not print. A pool there gives one more row where the last window is not full, so ``ceil_mode``.
+    The widths are those of the authors' ImageNet model (``nin_imagenet`` in Caffe's model zoo), which the paper does
+    not list. Caffe's pooling rounds the output size up, hence ``ceil_mode``.
     """
 
     def __init__(self, classes: int) -> None:

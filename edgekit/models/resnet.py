@@ -1,10 +1,10 @@
-"""ResNet-18, -34 and -50 (He et al. 2015, arXiv:1512.03385): blocks that learn what to add to their input.
+"""ResNet-18, -34 and -50 (He et al. 2015, arXiv:1512.03385): residual blocks.
 
-A plain stack of 34 layers trains worse than one of 18, though it could do the same and nothing more: it finds it hard
-to learn to leave things as they are. A block that adds to its input does that by doing nothing, and gradients come
-back through the sums undiminished. Hundreds of layers became possible, and every net since adds in this way.
+A plain network of 34 layers trains worse than one of 18, since layers have difficulty learning the identity. A residual
+block adds its output to its input, so an output of zero is the identity, and gradients pass through the sums
+unchanged. This makes networks of hundreds of layers trainable.
 
-Submodules are named as torchvision names them, whose weights these modules take.
+Submodules have torchvision's names, so that its weights fit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["ResNet", "resnet18", "resnet34", "resnet50"]
 
 
 def resnet18(classes: int = 1000) -> nn.Module:
-    """ResNet of two basic blocks in each group: 11,689,512 parameters with 1000 classes.
+    """ResNet with two basic blocks in each group: 11,689,512 parameters with 1000 classes.
 
     Returns:
         A module that takes ``(N, 3, H, W)`` and returns logits ``(N, classes)``.
@@ -30,17 +30,17 @@ def resnet18(classes: int = 1000) -> nn.Module:
 
 
 def resnet34(classes: int = 1000) -> nn.Module:
-    """ResNet of 3, 4, 6 and 3 basic blocks: 21,797,672 parameters with 1000 classes."""
+    """ResNet with 3, 4, 6 and 3 basic blocks: 21,797,672 parameters with 1000 classes."""
     return ResNet(BasicBlock, (3, 4, 6, 3), classes)
 
 
 def resnet50(classes: int = 1000) -> nn.Module:
-    """ResNet of 3, 4, 6 and 3 bottlenecks: 25,557,032 parameters with 1000 classes."""
+    """ResNet with 3, 4, 6 and 3 bottleneck blocks: 25,557,032 parameters with 1000 classes."""
     return ResNet(Bottleneck, (3, 4, 6, 3), classes)
 
 
 class ResNet(nn.Module):
-    """A stem, four groups of residual blocks (table 1 of the paper), and a linear classifier.
+    """Stem, four groups of residual blocks (table 1 of the paper), and a linear classifier.
 
     ::
 
@@ -55,9 +55,9 @@ class ResNet(nn.Module):
         MACs                                    1.81 G  3.66 G  4.09 G
 
     Args:
-        block: what the groups are made of.
-        blocks: how many of them each group has.
-        classes: how many logits.
+        block: the block class.
+        blocks: number of blocks in each group.
+        classes: number of classes.
     """
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], blocks: Sequence[int], classes: int) -> None:
@@ -75,7 +75,7 @@ class ResNet(nn.Module):
         initialize_classifier(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of the classes."""
+        """Computes the logits of the classes."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: torch.Tensor = self.fc(torch.flatten(self.avgpool(x), 1))

@@ -1,8 +1,8 @@
-"""VGG (Simonyan and Zisserman 2014, arXiv:1409.1556): nothing but 3 x 3 convolutions, and more of them.
+"""VGG (Simonyan and Zisserman 2014, arXiv:1409.1556): a deeper network of 3 x 3 convolutions only.
 
-Two of 3 x 3 see as far as one of 5 x 5, with 18 weights in place of 25 and one more activation between them; three see
-as far as one of 7 x 7, with 27 in place of 49. Each stage halves height and width and doubles the channels, and so its
-convolutions cost what those of the stage before do. Every net since is made of such stages.
+Two 3 x 3 convolutions have the receptive field of one 5 x 5 convolution, with 18 weights instead of 25 and one more
+activation; three have that of 7 x 7, with 27 weights instead of 49. Each stage halves height and width and doubles the
+channels, so the cost per convolution stays the same. Later networks have the same stages.
 """
 
 from __future__ import annotations
@@ -22,55 +22,55 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 VGG11 = (1, 1, 2, 2, 2)
 VGG16 = (2, 2, 3, 3, 3)
-"""Convolutions in each stage: columns A and D of the paper's table 1. With three full layers they make 11 and 16."""
+"""Convolutions per stage: columns A and D of the paper's table 1; 11 and 16 layers with the fully connected ones."""
 
 
 def vgg11(classes: int = 1000) -> nn.Module:
-    """Eight convolutions and three full layers; 132,863,336 parameters with 1000 classes.
+    """VGG-11: eight convolutions and three fully connected layers; 132,863,336 parameters with 1000 classes.
 
     Returns:
-        A module that takes ``(N, 3, 224, 224)``, or another height and width of 32 and more, and returns logits
+        A module that takes ``(N, 3, 224, 224)``, or another height and width of at least 32, and returns logits
         ``(N, classes)``.
     """
     return Vgg(VGG11, classes)
 
 
 def vgg11_bn(classes: int = 1000) -> nn.Module:
-    """`vgg11` with a batch normalization after each convolution; 132,868,840 parameters with 1000 classes."""
+    """`vgg11` with batch normalization after each convolution; 132,868,840 parameters with 1000 classes."""
     return Vgg(VGG11, classes, norm=True)
 
 
 def vgg16(classes: int = 1000) -> nn.Module:
-    """Thirteen convolutions and three full layers; 138,357,544 parameters with 1000 classes.
+    """VGG-16: thirteen convolutions and three fully connected layers; 138,357,544 parameters with 1000 classes.
 
     Returns:
-        A module that takes ``(N, 3, 224, 224)``, or another height and width of 32 and more, and returns logits
+        A module that takes ``(N, 3, 224, 224)``, or another height and width of at least 32, and returns logits
         ``(N, classes)``.
     """
     return Vgg(VGG16, classes)
 
 
 def vgg16_bn(classes: int = 1000) -> nn.Module:
-    """`vgg16` with a batch normalization after each convolution; 138,365,992 parameters with 1000 classes."""
+    """`vgg16` with batch normalization after each convolution; 138,365,992 parameters with 1000 classes."""
     return Vgg(VGG16, classes, norm=True)
 
 
 class Vgg(nn.Module):
-    """Five stages of convolutions, each ended by a max-pool, and three full layers.
+    """Five stages of convolutions with a max-pool each, and three fully connected layers.
 
-    The first full layer has ``512 * 7 * 7 * 4096`` weights, three quarters of the whole net; NiN and all that follow it
-    put an average over the map in its place.
+    The first fully connected layer has ``512 * 7 * 7 * 4096`` weights, three quarters of the network; NiN and later
+    networks replace it with global average pooling.
 
     Args:
-        depths: convolutions in each stage.
-        classes: logits.
-        norm: a batch normalization stands after each convolution, which the paper (2014) could not know of. The
-            convolution keeps its bias all the same, as torchvision's weights have one.
+        depths: convolutions per stage.
+        classes: number of classes.
+        norm: add batch normalization, which is newer than the paper, after each convolution. The convolutions keep
+            their bias, as in torchvision's weights.
     """
 
     def __init__(self, depths: Sequence[int], classes: int, *, norm: bool = False) -> None:
         super().__init__()
-        # One flat list, since the names of torchvision's state dict are the places in it.
+        # One flat list, since torchvision's state dict uses the list indices as names.
         layers: list[nn.Module] = []
         channels = 3
         for width, depth in zip(WIDTHS, depths, strict=True):
@@ -82,7 +82,7 @@ class Vgg(nn.Module):
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        # Nothing at 224 x 224, where the map is 7 x 7 already; pictures of other sizes are brought to it here.
+        # No effect at 224 x 224, where the map is already 7 x 7; it makes other image sizes fit the linear layer.
         self.avgpool = nn.AdaptiveAvgPool2d(7)
         self.flatten = nn.Flatten()
         self.classifier = nn.Sequential(

@@ -1,4 +1,4 @@
-"""The layer that ends a YOLO with anchors, and what it predicts before it has learned anything."""
+"""The output layer of YOLO models with anchors, and its initialization."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import nn
 __all__ = ["initialize_heads", "yolo_head"]
 
 OBJECT_PRIOR = 0.01
-"""How probable an object is in each box before training (Lin et al. 2017, arXiv:1708.02002, section 4.1)."""
+"""Initial objectness of each box (Lin et al. 2017, arXiv:1708.02002, section 4.1)."""
 
 
 def yolo_head(in_channels: int, anchors: int, classes: int) -> nn.Conv2d:
-    """A convolution of size 1 to ``(x, y, w, h, objectness, classes...)``, one anchor after the other."""
+    """Creates a 1 x 1 convolution with outputs ``(x, y, w, h, objectness, classes...)`` for each anchor in turn."""
     return nn.Conv2d(in_channels, anchors * (5 + classes), 1)
 
 
 def initialize_heads(module: nn.Module, anchors: int, classes: int) -> None:
-    """Small weights and a rare object for the module's own convolutions whose name begins with ``head``.
+    """Initializes direct child convolutions whose name starts with ``head``, with low objectness.
 
-    Untrained heads then find next to nothing, as trained ones do on most cells, and the time that decoding takes is
-    that of a trained model.
+    Untrained heads then detect almost nothing, as trained heads do in most cells, so decoding takes as long as for a
+    trained model.
     """
     for name, head in module.named_children():
         if isinstance(head, nn.Conv2d) and name.startswith("head"):

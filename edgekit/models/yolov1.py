@@ -1,11 +1,12 @@
-"""YOLOv1 and its tiny variant (Redmon et al. 2016, arXiv:1506.02640), as their ``.cfg`` files and its paper have them.
+"""YOLOv1 and YOLOv1-tiny (Redmon et al. 2016, arXiv:1506.02640), from the paper and the ``.cfg`` files.
 
-The paper ends its 24 convolutions with two full layers of 4096 and 7 x 7 x 30 numbers. The weights that its authors
-publish are of a later network: its first full layer is locally connected, and each cell predicts three boxes, so the
-second gives 7 x 7 x 35. `yolov1` is the network of the paper; `yolov1_local` takes those weights.
+In the paper, two fully connected layers with 4096 and 7 x 7 x 30 outputs follow the 24 convolutions. The authors'
+published weights are for a later network: its first fully connected layer is locally connected instead, and each cell
+predicts three boxes, so the second has 7 x 7 x 35 outputs. `yolov1` is the network of the paper; `yolov1_local` fits
+the published weights.
 
-Full layers hold a picture to one size. Submodules stand in the order of Darknet's layers, which is the order of the
-numbers in its ``.weights`` files.
+The fully connected layers fix the image size. Submodules are in the order of Darknet's layers, which is the order of
+the values in ``.weights`` files.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from edgekit.models.blocks import LEAKY_SLOPE, ConvNormAct, LocallyConnected, in
 __all__ = ["CellGrid", "YoloV1", "YoloV1Tiny", "initialize_cells", "yolov1", "yolov1_local", "yolov1_tiny"]
 
 SIDE = 7
-"""Rows and columns of cells: 448 px in cells of 64."""
+"""Number of cell rows and columns: 448 px in cells of 64 px."""
 
 
 def yolov1(classes: int = 20, *, boxes: int = 2) -> nn.Module:
-    """YOLOv1 as in its paper (figure 3): 24 convolutions and two full layers, 7 x 7 x 30 with 20 classes.
+    """YOLOv1 as in the paper (figure 3): 24 convolutions and two fully connected layers, 7 x 7 x 30 with 20 classes.
 
     Args:
-        classes: how many it tells apart.
-        boxes: how many boxes a cell predicts.
+        classes: number of classes.
+        boxes: boxes per cell.
 
     Returns:
         A module that takes ``(N, 3, 448, 448)`` and returns a tensor ``(N, classes + 5 * boxes, 7, 7)``.
@@ -47,7 +48,7 @@ def yolov1_local(classes: int = 20, *, boxes: int = 3) -> nn.Module:
 
 
 def yolov1_tiny(classes: int = 20, *, boxes: int = 2) -> nn.Module:
-    """YOLOv1-tiny as in ``yolov1-tiny.cfg``: eight convolutions and one full layer.
+    """YOLOv1-tiny as in ``yolov1-tiny.cfg``: eight convolutions and one fully connected layer.
 
     Returns:
         A module that takes ``(N, 3, 448, 448)`` and returns a tensor ``(N, classes + 5 * boxes, 7, 7)``.
@@ -73,7 +74,7 @@ class Backbone(nn.Module):
         self.stage6 = _stage(1024, [(1024, 3), (1024, 3)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features at stride 64."""
+        """Computes features at stride 64."""
         x = self.pool1(self.stage1(x))
         x = self.pool2(self.stage2(x))
         x = self.pool3(self.stage3(x))
@@ -83,11 +84,11 @@ class Backbone(nn.Module):
 
 
 class CellGrid(nn.Module):
-    """The numbers of Darknet's ``[detection]``, which stand in three rows, put cell by cell.
+    """Reorders the output of Darknet's ``[detection]`` by cell.
 
-    Of all cells the class probabilities, of all boxes of all cells the confidence, of all boxes ``x, y, w, h``: from
-    ``(N, side * side * (classes + 5 * boxes))`` to ``(N, classes + 5 * boxes, side, side)``, in the same order within a
-    cell.
+    Darknet stores the class probabilities of all cells, then the confidences of all boxes, then ``x, y, w, h`` of all
+    boxes. This converts ``(N, side * side * (classes + 5 * boxes))`` to ``(N, classes + 5 * boxes, side, side)``, in
+    the same order within a cell.
     """
 
     def __init__(self, side: int, boxes: int, classes: int) -> None:
@@ -102,7 +103,7 @@ class CellGrid(nn.Module):
 
 
 class YoloV1(nn.Module):
-    """The backbone, the first full layer, and the second, which predicts."""
+    """Backbone, first fully connected layer, and output layer."""
 
     def __init__(self, full: nn.Module, features: int, classes: int, boxes: int) -> None:
         super().__init__()
@@ -116,14 +117,14 @@ class YoloV1(nn.Module):
         initialize_cells(self.head64)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The raw head at stride 64."""
+        """Computes the raw output at stride 64."""
         features = self.dropout(self.flatten(self.full(self.backbone(images))))
         y: torch.Tensor = self.cells(self.head64(features))
         return y
 
 
 class YoloV1Tiny(nn.Module):
-    """Six convolutions with max-pools between them, two more, and the full layer that predicts."""
+    """Six convolutions with max-pools, two more convolutions, and the fully connected output layer."""
 
     def __init__(self, classes: int, boxes: int) -> None:
         super().__init__()
@@ -143,13 +144,13 @@ class YoloV1Tiny(nn.Module):
         initialize_cells(self.head64)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The raw head at stride 64."""
+        """Computes the raw output at stride 64."""
         y: torch.Tensor = self.cells(self.head64(self.flatten(self.backbone(images))))
         return y
 
 
 def _stage(in_channels: int, convolutions: list[tuple[int, int]]) -> nn.Sequential:
-    """Convolutions of these channels and sizes."""
+    """Creates convolutions from pairs of channels and kernel size."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (channels, kernel) in enumerate(convolutions, start=1):
         layers[f"conv{i}"] = ConvNormAct(in_channels, channels, kernel)
@@ -168,6 +169,6 @@ def _first_full_layer() -> nn.Module:
 
 
 def initialize_cells(head: nn.Linear) -> None:
-    """Numbers around 0, so that an untrained head finds next to nothing."""
+    """Initializes weights near 0, so that an untrained head detects almost nothing."""
     nn.init.normal_(head.weight, std=0.001)
     nn.init.zeros_(head.bias)

@@ -1,7 +1,7 @@
-"""YOLOv2 and its tiny variant (Redmon and Farhadi 2017, arXiv:1612.08242), as their ``.cfg`` files say.
+"""YOLOv2 and YOLOv2-tiny (Redmon and Farhadi 2017, arXiv:1612.08242), from the ``.cfg`` files.
 
-Each module gives its one head raw; decoding is no part of it. Submodules stand in the order of Darknet's layers, which
-is the order of the numbers in its ``.weights`` files.
+Each module returns the raw output of its one head, without decoding. Submodules are in the order of Darknet's layers,
+which is the order of the values in ``.weights`` files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgekit.models.yolov3 import TinyBackbone
 __all__ = ["Darknet19", "YoloV2", "YoloV2Tiny", "yolov2", "yolov2_tiny"]
 
 ANCHORS = 5
-"""Boxes that a cell predicts; their sizes are in the recipe."""
+"""Boxes per cell; their sizes are in the recipe."""
 
 
 def yolov2(classes: int = 80) -> nn.Module:
@@ -35,8 +35,8 @@ def yolov2_tiny(classes: int = 80, *, channels: int = 512) -> nn.Module:
     """YOLOv2-tiny as in ``yolov2-tiny.cfg``: 11,232,057 parameters with 80 classes.
 
     Args:
-        classes: how many it tells apart.
-        channels: of the layer before the head; ``yolov2-tiny-voc.cfg`` has 1024.
+        classes: number of classes.
+        channels: channels of the layer before the head; 1024 in ``yolov2-tiny-voc.cfg``.
 
     Returns:
         A module that takes ``(N, 3, H, W)``, H and W multiples of 32, and returns a tensor
@@ -46,7 +46,7 @@ def yolov2_tiny(classes: int = 80, *, channels: int = 512) -> nn.Module:
 
 
 class Darknet19(nn.Module):
-    """The backbone of YOLOv2 (table 6 of its paper): 18 convolutions, without the classifier at the end."""
+    """The backbone of YOLOv2 (table 6 of the paper): 18 convolutions, without the classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Darknet19(nn.Module):
         self.stage6 = _stage(512, [1024, 512, 1024, 512, 1024])
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features at strides 32 and 16."""
+        """Computes features at strides 32 and 16."""
         x = self.pool1(self.stage1(x))
         x = self.pool2(self.stage2(x))
         x = self.pool3(self.stage3(x))
@@ -73,7 +73,7 @@ class Darknet19(nn.Module):
 
 
 class YoloV2(nn.Module):
-    """Darknet-19, two convolutions, and beside them the finer features, reorganized; then one more and the head."""
+    """Darknet-19, two convolutions, concatenation with the reorganized finer features, a convolution, and the head."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class YoloV2(nn.Module):
         initialize_heads(self, ANCHORS, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The raw head at stride 32."""
+        """Computes the raw output at stride 32."""
         stride32, stride16 = self.backbone(images)
         coarse = self.conv20(self.conv19(stride32))
         fine = self.passthrough(self.reduce16(stride16))
@@ -97,7 +97,7 @@ class YoloV2(nn.Module):
 
 
 class YoloV2Tiny(nn.Module):
-    """Eight convolutions, the first seven of which are those of YOLOv3-tiny, and the head."""
+    """The seven convolutions of YOLOv3-tiny's backbone, one more, and the head."""
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
@@ -108,14 +108,14 @@ class YoloV2Tiny(nn.Module):
         initialize_heads(self, ANCHORS, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The raw head at stride 32."""
+        """Computes the raw output at stride 32."""
         stride32, _ = self.backbone(images)
         y: torch.Tensor = self.head32(self.conv8(stride32))
         return y
 
 
 def _stage(in_channels: int, channels: list[int]) -> nn.Sequential:
-    """Convolutions of size 3 that widen and, between them, of size 1 that narrow."""
+    """Creates alternating convolutions of size 3, which widen, and of size 1, which narrow."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, out_channels in enumerate(channels, start=1):
         layers[f"conv{i}"] = ConvNormAct(in_channels, out_channels, 3 if i % 2 else 1)

@@ -1,8 +1,8 @@
-"""YOLOv3, its tiny and its SPP variant (Redmon and Farhadi 2018, arXiv:1804.02767), as their ``.cfg`` files say.
+"""YOLOv3, YOLOv3-tiny and YOLOv3-SPP (Redmon and Farhadi 2018, arXiv:1804.02767), from the ``.cfg`` files.
 
-Each module gives its heads raw, coarse to fine; decoding is no part of it. Submodules stand in the order of
-Darknet's layers, which is the order of the numbers in its ``.weights`` files. What follows a 32-fold, 16-fold or
-8-fold reduction of the picture has that stride in its name.
+Each module returns the raw outputs of its heads, coarse to fine, without decoding. Submodules are in the order of
+Darknet's layers, which is the order of the values in ``.weights`` files. Submodules at stride 32, 16 or 8 have the
+stride in their name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgekit.models.yolo_head import initialize_heads, yolo_head
 __all__ = ["YoloV3", "YoloV3Tiny", "yolov3", "yolov3_spp", "yolov3_tiny"]
 
 ANCHORS = 3
-"""Boxes that a cell of one head predicts; their sizes are in the recipe."""
+"""Boxes per cell of each head; their sizes are in the recipe."""
 
 
 def yolov3(classes: int = 80) -> nn.Module:
@@ -32,7 +32,7 @@ def yolov3(classes: int = 80) -> nn.Module:
 
 
 def yolov3_spp(classes: int = 80) -> nn.Module:
-    """YOLOv3 as in ``yolov3-spp.cfg``: max-pools of three sizes stand before its coarsest head."""
+    """YOLOv3 as in ``yolov3-spp.cfg``, with spatial pyramid pooling before the coarsest head."""
     return YoloV3(classes, pyramid=True)
 
 
@@ -40,9 +40,9 @@ def yolov3_tiny(classes: int = 80, *, width: float = 1.0) -> nn.Module:
     """YOLOv3-tiny as in ``yolov3-tiny.cfg``: seven convolutions and two heads, 8,852,366 parameters with 80 classes.
 
     Args:
-        classes: how many it tells apart.
-        width: of all channels so many stay, to the nearest 8 (Howard et al. 2017, arXiv:1704.04861, section 3.3);
-            only 1 takes the authors' weights.
+        classes: number of classes.
+        width: width multiplier of all channels, rounded to multiples of 8 (Howard et al. 2017, arXiv:1704.04861,
+            section 3.3); the authors' weights only fit 1.
 
     Returns:
         A module that takes ``(N, 3, H, W)``, H and W multiples of 32, and returns two tensors
@@ -52,7 +52,7 @@ def yolov3_tiny(classes: int = 80, *, width: float = 1.0) -> nn.Module:
 
 
 class Darknet53(nn.Module):
-    """The backbone of YOLOv3 (table 1 of its paper), without the classifier at its end."""
+    """The backbone of YOLOv3 (table 1 of the paper), without the classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,14 +64,14 @@ class Darknet53(nn.Module):
         self.stage5 = _stage(1024, blocks=4)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features at strides 32, 16 and 8."""
+        """Computes features at strides 32, 16 and 8."""
         stride8 = self.stage3(self.stage2(self.stage1(self.stem(x))))
         stride16 = self.stage4(stride8)
         return self.stage5(stride16), stride16, stride8
 
 
 class YoloV3(nn.Module):
-    """Darknet-53, and from coarse to fine a neck and a head for each of three strides."""
+    """Darknet-53, with a neck and a head for each of three strides, coarse to fine."""
 
     def __init__(self, classes: int, *, pyramid: bool = False) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class YoloV3(nn.Module):
         initialize_heads(self, ANCHORS, classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Raw heads at strides 32, 16 and 8."""
+        """Computes the raw outputs at strides 32, 16 and 8."""
         stride32, stride16, stride8 = self.backbone(images)
         coarse = self.neck32(stride32)
         middle = self.neck16(torch.cat((self.upsample16(self.reduce16(coarse)), stride16), dim=1))
@@ -106,7 +106,7 @@ class YoloV3(nn.Module):
 
 
 class TinyBackbone(nn.Module):
-    """Seven convolutions with max-pools between them; the last max-pool keeps height and width."""
+    """Seven convolutions with max-pools; the last max-pool keeps height and width."""
 
     def __init__(self, width: float) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class TinyBackbone(nn.Module):
         self.conv7 = ConvNormAct(channels[5], channels[6], 3)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features at strides 32 and 16."""
+        """Computes features at strides 32 and 16."""
         x = self.pool1(self.conv1(x))
         x = self.pool2(self.conv2(x))
         x = self.pool3(self.conv3(x))
@@ -136,7 +136,7 @@ class TinyBackbone(nn.Module):
 
 
 class YoloV3Tiny(nn.Module):
-    """A short backbone, and a head for each of two strides."""
+    """The tiny backbone, with a head for each of two strides."""
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class YoloV3Tiny(nn.Module):
         initialize_heads(self, ANCHORS, classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Raw heads at strides 32 and 16."""
+        """Computes the raw outputs at strides 32 and 16."""
         stride32, stride16 = self.backbone(images)
         coarse = self.neck32(stride32)
         fine = torch.cat((self.upsample16(self.reduce16(coarse)), stride16), dim=1)
@@ -161,7 +161,7 @@ class YoloV3Tiny(nn.Module):
 
 
 def _narrowed(channels: int, width: float) -> int:
-    """That part of the channels, to the nearest 8, which is what kernels for integers take at once."""
+    """Scales the channels to the nearest multiple of 8, the vector width of integer kernels."""
     return max(8, round(channels * width / 8) * 8)
 
 

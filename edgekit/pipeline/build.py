@@ -14,7 +14,6 @@ import msgspec
 from edgekit.config import BackendOptions, BuildConfig, TargetConfig
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest, seal, write_bundle
-from edgekit.engine.bundle.staging import require_room
 from edgekit.errors import BackendUnavailable, EngineMismatch, needs_extra
 from edgekit.measure.compare import BuiltEngine, Comparison, compare_engines
 from edgekit.pipeline.model_kind import name_of
@@ -24,6 +23,7 @@ from edgekit.quantize.compare import require_signal
 from edgekit.recipe.schema import Preprocess
 from edgekit.report.write import write_build_report
 from edgekit.specs import Precision
+from edgekit.storage import require_room
 
 if TYPE_CHECKING:
     from edgekit.pipeline.calibrate import Calibration

@@ -22,7 +22,6 @@ from edgekit.data.images import preprocess
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import backend
 from edgekit.errors import CalibrationError, UsageError, nearest
-from edgekit.models.weights.download import weights_cache
 from edgekit.pipeline.load_model import LoadedModel
 from edgekit.progress import Progress, Silent
 from edgekit.quantize.calibrate.collect import (
@@ -38,6 +37,7 @@ from edgekit.quantize.calibrate.table import cached_table, keep_table
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import require_quantizable
 from edgekit.specs import Precision, TensorSpec, specs_at, specs_text
+from edgekit.storage import cache_folder
 
 __all__ = ["Calibration", "Samples", "calibrate", "calibration_inputs", "measured_ranges"]
 
@@ -173,7 +173,7 @@ def measured_ranges(
     Raises:
         CalibrationError: no sample can be read or fits the inputs, or a tensor has a NaN.
     """
-    cache = weights_cache() if cache is None else cache
+    cache = cache_folder() if cache is None else cache
     method = config.calib_method or (model.policy.method if model.policy else "") or DEFAULT_METHOD
     graph, shown = graph_digest(model.graph), _digest_of_feeds(model, samples)
     table = cached_table(cache, graph_digest=graph, set_digest=shown, method=method)
@@ -213,7 +213,7 @@ def measured_ranges(
 def _from_black_to_white(table: CalibrationTable, model: LoadedModel, samples: Samples) -> CalibrationTable:
     """The input's range is all that a picture can hold, however dark those were that the model was shown."""
     spec = specs_at(model.inputs, model.shapes)[0]
-    shown = not isinstance(samples, CalibrationSet) or samples.pictures
+    shown = not isinstance(samples, CalibrationSet) or samples.has_images
     if model.preprocess is None or not shown or spec.name not in table.ranges:
         return table
     plain = [np.full((1, 1, 3), level, np.uint8) for level in (0, 255)]

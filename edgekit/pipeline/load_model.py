@@ -29,7 +29,7 @@ from edgekit.graph.sizes import MinMaxInputs, min_max_inputs, stats_at
 from edgekit.graph.stats import GraphStats
 from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_factory, module_from_recipe
-from edgekit.models.weights.download import sha256_of, weights_file
+from edgekit.models.weights.download import weights_file
 from edgekit.models.weights.read import load_weights
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.progress import Progress
@@ -44,6 +44,7 @@ from edgekit.shapes import (
     with_batch,
 )
 from edgekit.specs import Shape, ShapeRange, SizeRange, TensorSpec, specs_at, specs_text
+from edgekit.storage import sha256_of
 
 __all__ = ["LoadedModel", "load_model"]
 

@@ -11,12 +11,10 @@ import msgspec
 import onnx_ir as ir
 
 from edgekit.errors import UsageError, nearest
+from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
 from edgekit.specs import QuantScheme
 
-__all__ = ["PRODUCTS", "Plan", "QuantPolicy", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
-
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators that multiply: what INT8 is for. Others follow them."""
+__all__ = ["Plan", "QuantPolicy", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
 
 SELECTIONS = frozenset(
     "Flatten Identity MaxPool Reshape Resize Slice Split Squeeze Transpose Unsqueeze Upsample".split()
@@ -386,4 +384,4 @@ def _is_selected(value: ir.Value | None, scheme: QuantScheme, plan: Plan) -> boo
 
 
 def _is_bias(node: ir.Node, value: ir.Value | None) -> bool:
-    return node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) > 2 and node.inputs[2] is value
+    return node.op_type in BIASED_PRODUCTS and len(node.inputs) > 2 and node.inputs[2] is value

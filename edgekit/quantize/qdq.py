@@ -11,10 +11,11 @@ import onnx_ir as ir
 
 from edgekit.errors import CalibrationError
 from edgekit.graph.insert import insert_behind
+from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import NameNodes
 from edgekit.graph.stats import MADE_OF
 from edgekit.quantize.passes.round_weights import rounded_weights
-from edgekit.quantize.plan import PRODUCTS, Plan, range_source
+from edgekit.quantize.plan import Plan, range_source
 from edgekit.specs import Precision, QuantScheme
 
 __all__ = ["QuantParameters", "insert_qdq", "parameters_from_range", "scales_in", "weight_scales"]

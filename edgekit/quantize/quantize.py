@@ -8,6 +8,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import RemoveDead
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_pairs_behind
@@ -15,7 +16,7 @@ from edgekit.quantize.passes.equalize import equalized_ranges, matched_ranges
 from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
-from edgekit.quantize.plan import PRODUCTS, Plan, QuantPolicy, plan_from_graph
+from edgekit.quantize.plan import Plan, QuantPolicy, plan_from_graph
 from edgekit.quantize.qdq import insert_qdq
 from edgekit.specs import QuantScheme
 

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, said so that it can be mended: file, field, what was expected, what was got."""
+"""Error messages for invalid recipes: file, field, expected value, actual value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOML_NAMES = {
     "array": "a list",
     "bool": "true or false",
     "float": "a number",
-    "int": "a whole number",
+    "int": "an integer",
     "null": "nothing",
     "object": "a table",
     "object | null": "a table",
@@ -29,28 +29,28 @@ _TOML_NAMES = {
 
 
 def expect(condition: bool, field: str, expected: str, got: object) -> None:
-    """Raises the `ValueError` that `recipe_error` understands, unless the condition holds."""
+    """Raises a `ValueError` in the form that `recipe_error` parses, unless the condition is true."""
     if not condition:
         raise ValueError(f"{field}: expected {expected}, got {shown(got)}")
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: as Python writes it, at most 60 characters."""
+    """Returns the ``repr`` of a value, truncated to 60 characters."""
     try:
         text = repr(value)
-    except ValueError:  # Python refuses to print whole numbers of more than 4300 digits
+    except ValueError:  # Python refuses to convert integers of more than 4300 digits to text
         text = "a very large number"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def recipe_error(file: Path, error: msgspec.ValidationError, raw: dict[str, Any], struct: type) -> RecipeError:
-    """The error of msgspec in the recipe's own terms.
+    """Converts a msgspec validation error to a `RecipeError` that names the TOML field.
 
     Args:
-        file: the recipe.
-        error: what `msgspec.convert` raised.
-        raw: what was to be converted.
-        struct: what it was to be converted to.
+        file: the recipe file.
+        error: the error that `msgspec.convert` raised.
+        raw: the parsed TOML data.
+        struct: the target type of the conversion.
     """
     text, _, path = str(error).rpartition(" - at `")
     text, keys = (text, _keys(path, raw, struct)) if text else (path, ())
@@ -67,7 +67,7 @@ def recipe_error(file: Path, error: msgspec.ValidationError, raw: dict[str, Any]
 
 
 def toml_error(file: Path, error: ValueError) -> RecipeError:
-    """The error of a TOML parser, with its place in front."""
+    """Converts a TOML parser error to a `RecipeError` that starts with the line and column."""
     if isinstance(error, UnicodeDecodeError):
         return RecipeError(f"recipe {file}: expected UTF-8 text, got the byte 0x{error.object[error.start]:02x} "
                            f"at offset {error.start}")  # fmt: skip
@@ -80,7 +80,7 @@ def toml_error(file: Path, error: ValueError) -> RecipeError:
 
 
 def dotted(keys: Keys) -> str:
-    """The place as one would write it in TOML: ``postprocess.heads[0].stride``."""
+    """Formats keys as a TOML path: ``postprocess.heads[0].stride``."""
     text = ""
     for key in keys:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
@@ -88,17 +88,17 @@ def dotted(keys: Keys) -> str:
 
 
 def _keys(path: str, raw: Any, struct: type) -> Keys:
-    """The keys of msgspec's path; it writes ``[...]`` for a key of a dict, which is then searched for."""
+    """Parses a msgspec path into keys; msgspec writes ``[...]`` for a dict key, which is looked up in ``raw``."""
     keys: list[str | int] = []
     for name, index in re.findall(r"\.([A-Za-z_]\w*)|\[(\d+|\.\.\.)\]", path):
         if index == "...":
-            keys.append(_misfit(_value_at(raw, tuple(keys)), _type_at(struct, tuple(keys))))
+            keys.append(_invalid_key(_value_at(raw, tuple(keys)), _type_at(struct, tuple(keys))))
         else:
             keys.append(int(index) if index else name)
     return tuple(keys)
 
 
-def _misfit(table: dict[str, Any], kind: Any) -> str:
+def _invalid_key(table: dict[str, Any], kind: Any) -> str:
     value_type = _plain(kind).value_type.cls
     for key, value in table.items():
         try:
@@ -115,7 +115,7 @@ def _value_at(raw: Any, keys: Keys) -> Any:
 
 
 def _type_at(struct: type, keys: Keys) -> Any:
-    """What msgspec knows of the type that stands at this place of the format."""
+    """Returns the msgspec type description of the field at ``keys``."""
     kind: Any = msgspec.inspect.type_info(struct)
     for key in keys:
         kind = _inner(_plain(kind), key)
@@ -123,7 +123,7 @@ def _type_at(struct: type, keys: Keys) -> Any:
 
 
 def _plain(kind: Any) -> Any:
-    """Without the limits, and without the ``None`` of an optional table."""
+    """Strips constraints, and the ``None`` of an optional table."""
     while isinstance(kind, msgspec.inspect.Metadata | msgspec.inspect.UnionType):
         kind = kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind.types[0]
     return kind
@@ -149,4 +149,4 @@ def _expected(text: str, kind: Any) -> str:
         return "a number that fits 64 bits"
     text = re.sub(r", got .*$", "", text.removeprefix("Expected "))
     text = re.sub(r"`([^`]*)`", lambda match: _TOML_NAMES.get(match[1], match[1]), text)
-    return text.replace("a string of length >= 1", "a string that is not empty")
+    return text.replace("a string of length >= 1", "a non-empty string")

@@ -1,4 +1,4 @@
-"""Preprocessing fields that a caller gives: checked, completed, and merged into a recipe's."""
+"""Preprocessing overrides from the caller: validated, converted, and merged into a recipe's preprocessing."""
 
 from __future__ import annotations
 
@@ -18,32 +18,35 @@ __all__ = ["given_fields", "merged"]
 def given_fields(
     preprocess: Preprocess | Mapping[str, Any], *, option: str = "preprocess", text: bool = False
 ) -> dict[str, Any]:
-    """The fields of a recipe's preprocessing that are given, and no others, as plain values of their own types.
+    """Validates the given preprocessing fields and converts them to built-in types.
 
     Args:
         preprocess: all fields, or some of them by name.
-        option: what a message calls them.
-        text: numbers may be written as text, as a command line has them.
+        option: name of the option in error messages.
+        text: accept numbers as text, as on a command line.
+
+    Returns:
+        The given fields only, without defaults for the others.
 
     Raises:
-        UsageError: an unknown field, or values that no preprocessing can have.
+        UsageError: a field is unknown, or a value is invalid.
     """
     if not isinstance(preprocess, (Preprocess, Mapping)):
         raise UsageError(f"{option}: expected a Preprocess or a mapping of its fields, got {preprocess!r}")
     fields = msgspec.to_builtins(preprocess) if isinstance(preprocess, Preprocess) else dict(preprocess)
-    # Fields that are not given come later, and there is a mean for each channel.
+    # The mean and std need one value per channel, so the missing fields must default to the same number of channels.
     lists = [fields[name] for name in ("mean", "std") if isinstance(fields.get(name), (list, tuple))]
     gray = fields.get("color", "gray" if any(len(values) == 1 for values in lists) else "rgb") == "gray"
-    rest = {"color": "gray", "mean": [0.0], "std": [1.0]} if gray else {}
-    valid = msgspec.to_builtins(_converted({**rest, **fields}, option, strict=not text))
+    defaults = {"color": "gray", "mean": [0.0], "std": [1.0]} if gray else {}
+    valid = msgspec.to_builtins(_converted({**defaults, **fields}, option, strict=not text))
     return {name: valid[name] for name in fields}
 
 
 def merged(preprocess: Preprocess, fields: Mapping[str, Any]) -> Preprocess:
-    """The preprocessing with some of its fields replaced.
+    """Returns the preprocessing with some fields replaced.
 
     Raises:
-        UsageError: they do not go together, as three means and a picture of one channel.
+        UsageError: the fields conflict, such as three means for a one-channel image.
     """
     return _converted({**msgspec.to_builtins(preprocess), **fields}, "--preprocess")
 
@@ -53,6 +56,8 @@ def _converted(fields: dict[str, Any], option: str, *, strict: bool = True) -> P
         return msgspec.convert(fields, Preprocess, strict=strict)
     except msgspec.ValidationError as e:
         error = recipe_error(Path(option), e, fields, Preprocess)
-        one_channel = "give --preprocess mean=0 and --preprocess std=1 too, one number for the one channel"
-        lacks = "one a channel of 'gray'" in error.message
-        raise UsageError(error.message.removeprefix("recipe "), hint=one_channel if lacks else error.hint) from e
+        channel_hint = "also give --preprocess mean=0 and --preprocess std=1, one value for the one channel"
+        wrong_channels = "one per channel of 'gray'" in error.message
+        raise UsageError(
+            error.message.removeprefix("recipe "), hint=channel_hint if wrong_channels else error.hint
+        ) from e

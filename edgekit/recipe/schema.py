@@ -1,7 +1,7 @@
-"""Recipes: one TOML file says all that EdgeKit knows of a model besides its code.
+"""Recipes: one TOML file holds everything that EdgeKit knows about a model except its code.
 
-The tree of structs below is the file format: a table is a struct, a key is a field, an unknown key is an
-error. What one field may hold stands in its type; what two fields must agree on, in ``__post_init__``.
+The structs below define the file format: a table is a struct, a key is a field, and an unknown key is an error. The
+type of a field restricts its value; ``__post_init__`` checks constraints between fields.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "TASK_TITLES",
     "Input",
     "Labels",
     "Model",
@@ -44,7 +45,17 @@ __all__ = [
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+# A task has a module of this name in edgekit/runtime/tasks, and one in edgekit/evaluation/evaluators if it is measured.
 Task = Literal["detect", "classify", "regress", "translate", "tensor"]
+
+TASK_TITLES: dict[Task, str] = {
+    "regress": "Regression: numbers in, numbers out",
+    "classify": "Classification: a picture in, a class out",
+    "detect": "Detection: a picture in, boxes out",
+    "translate": "Translation: tokens in, tokens out",
+    "tensor": "Parts and embeddings: arrays in, arrays out",
+}
+"""Headings of lists of recipes, simple tasks first."""
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,12 +63,12 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(_Table, frozen=True, kw_only=True):
-    """Where the reference module comes from.
+    """The source of the reference module.
 
     Attributes:
         factory: ``package.module:callable`` that returns an ``nn.Module``.
-        arguments: keyword arguments for it.
-        parameters: how many learned numbers it has with these arguments; a build checks it.
+        arguments: keyword arguments for the factory.
+        parameters: number of parameters with these arguments; a build checks it.
     """
 
     factory: Annotated[str, msgspec.Meta(pattern=r"^[\w.]+:[\w.]+$", description="package.module:callable")]
@@ -69,11 +80,11 @@ class Input(_Table, frozen=True, kw_only=True):
     """One input of the graph.
 
     Attributes:
-        name: as the engine has it.
-        shape: the batch first; of a picture ``(N, C, H, W)`` or ``(N, H, W, C)``.
+        name: name of the input in the engine.
+        shape: batch size first; ``(N, C, H, W)`` or ``(N, H, W, C)`` for an image.
         dtype: the element type.
-        num_values: number of values an integer input can take, 0 to ``num_values - 1``: the vocabulary size, or 2 for
-            a mask.
+        num_values: number of values that an integer input can take, 0 to ``num_values - 1``: the vocabulary size, or
+            2 for a mask.
     """
 
     name: Text
@@ -89,18 +100,18 @@ class Input(_Table, frozen=True, kw_only=True):
 
 
 class Preprocess(_Table, frozen=True, kw_only=True):
-    """How a picture becomes an input: ``(pixel / divisor - mean) / std``, channel by channel.
+    """Conversion of an image to an input tensor: ``(pixel / divisor - mean) / std``, per channel.
 
     Attributes:
         resize: ``letterbox`` keeps the aspect ratio and fills the rest with ``pad``; ``stretch`` does not keep
-            it; ``crop`` resizes the short side to ``resize_to`` and cuts the middle out.
-        resize_to: length of the short side in px before the middle is cut out; the input's own size if 0.
-        color: order of the channels.
-        layout: order of the axes.
-        pad: value of a pixel outside the picture, 0 to 255.
-        divisor: what pixels are divided by first.
-        mean: subtracted, one a channel.
-        std: divided by, one a channel.
+            it; ``crop`` resizes the short side to ``resize_to`` and takes the center crop.
+        resize_to: length of the short side in px before the center crop; the input size if 0.
+        color: channel order.
+        layout: axis order.
+        pad: value of the padding pixels, 0 to 255.
+        divisor: divisor of the pixel values, applied first.
+        mean: value to subtract, one per channel.
+        std: value to divide by, one per channel.
     """
 
     resize: Literal["letterbox", "stretch", "crop"] = "stretch"
@@ -114,7 +125,7 @@ class Preprocess(_Table, frozen=True, kw_only=True):
 
     @property
     def channels(self) -> int:
-        """How many channels a picture has in this order of colours."""
+        """Number of channels of an image with this channel order."""
         return 1 if self.color == "gray" else 3
 
     def __post_init__(self) -> None:
@@ -123,7 +134,7 @@ class Preprocess(_Table, frozen=True, kw_only=True):
             expect(
                 len(values) == self.channels,
                 field,
-                f"{self.channels} numbers, one a channel of '{self.color}'",
+                f"{self.channels} numbers, one per channel of '{self.color}'",
                 list(values),
             )
             for i, value in enumerate(values):
@@ -133,16 +144,16 @@ class Preprocess(_Table, frozen=True, kw_only=True):
 
 
 class YoloHead(_Table, frozen=True, kw_only=True):
-    """One output of a YOLO.
+    """One output of a YOLO model.
 
-    Its raw numbers have shape ``(N, anchors * (5 + classes), H / stride, W / stride)``; those of the first YOLO, which
-    has no anchors, ``(N, classes + 5 * boxes, H / stride, W / stride)``.
+    The raw output has shape ``(N, anchors * (5 + classes), H / stride, W / stride)``. YOLOv1 has no anchors: its output
+    has shape ``(N, classes + 5 * boxes, H / stride, W / stride)``.
 
     Attributes:
-        output: the graph output's name.
-        stride: px of the input that a cell covers.
-        anchors: width and height of each anchor, in px of the input; none for ``yolov1``.
-        boxes: how many boxes a cell of ``yolov1`` predicts; 0 for others, whose anchors say it.
+        output: name of the graph output.
+        stride: side of a cell in input px.
+        anchors: width and height of each anchor in input px; none for ``yolov1``.
+        boxes: boxes per cell of ``yolov1``; 0 for the others, which predict one box per anchor.
     """
 
     output: Text
@@ -158,17 +169,17 @@ class YoloHead(_Table, frozen=True, kw_only=True):
 
 
 class Postprocess(_Table, frozen=True, kw_only=True):
-    """How raw outputs become detections.
+    """Conversion of raw outputs to detections.
 
     Attributes:
         kind: the decoding. ``yolov3``: sigmoid offsets, anchors times ``exp``, objectness times the sigmoid of each
-            class (Redmon and Farhadi 2018, section 2). ``yolov2``: the same, but a softmax over the classes (Redmon and
-            Farhadi 2017, section 2). ``yolov1``: offsets, square roots of sides, confidence and the cell's class
-            probabilities as they are (Redmon et al. 2016, section 2).
+            class (Redmon and Farhadi 2018, section 2). ``yolov2``: the same with a softmax over the classes (Redmon and
+            Farhadi 2017, section 2). ``yolov1``: offsets, square roots of sides, confidence and the class probabilities
+            of the cell, without an activation (Redmon et al. 2016, section 2).
         heads: the outputs, coarse to fine.
-        score_threshold: a detection's score is greater than this.
-        iou_threshold: a box that overlaps a better one of its class by more than this is dropped.
-        max_detections: at most so many a picture.
+        score_threshold: minimum score of a detection, exclusive.
+        iou_threshold: NMS threshold: drops a box that overlaps a higher-scoring box of its class by more than this.
+        max_detections: maximum number of detections per image.
     """
 
     kind: Literal["yolov1", "yolov2", "yolov3"]
@@ -190,30 +201,30 @@ class Postprocess(_Table, frozen=True, kw_only=True):
             expect(
                 len(head.anchors) == count,
                 f"heads[{i}].anchors",
-                f"{count} anchors, as many as heads[0] has",
+                f"{count} anchors, the same number as heads[0]",
                 len(head.anchors),
             )
 
 
 class Labels(_Table, frozen=True, kw_only=True):
-    """Names of the classes: ``names`` in order, or ``file`` beside the recipe, one a line."""
+    """Class names: ``names`` in order, or ``file`` next to the recipe with one name per line."""
 
     names: tuple[Text, ...] = ()
     file: str = ""
 
     def __post_init__(self) -> None:
-        expect(not (self.names and self.file), "file", "none, since there are names", self.file)
+        expect(not (self.names and self.file), "file", "none, since names is set", self.file)
 
 
 class Quantize(_Table, frozen=True, kw_only=True):
-    """What INT8 may touch.
+    """Precision policy: what to quantize to INT8, and how to calibrate it.
 
     Attributes:
-        keep_float: patterns (as in `fnmatch`) of names of nodes that stay in float. What only decodes their results
-            stays in float too, as it reads no integers.
-        method: the calibration method; EdgeKit's default where empty.
-        calibration: the calibration or data set that is used when none is named; where empty, photographs for models
-            that take pictures, and random numbers for others.
+        keep_float: `fnmatch` patterns for names of nodes that stay in float. Nodes that only decode their outputs stay
+            in float too, since their inputs are not quantized.
+        method: the calibration method; EdgeKit's default if empty.
+        calibration: default calibration set or data set; if empty, photos for models with an image input, and random
+            numbers for others.
     """
 
     keep_float: tuple[Text, ...] = ()
@@ -225,11 +236,11 @@ class Weights(_Table, frozen=True, kw_only=True):
     """Published weights of the model.
 
     Attributes:
-        url: where the authors serve them.
-        sha256: hash of the file, in hexadecimal; its first digits, 8 or more, where its authors publish no more of it.
-        size_bytes: length of the file; 0 where it is not published.
-        license: SPDX identifier or the authors' own words.
-        source: who trained them, on what.
+        url: download address.
+        sha256: hash of the file in hexadecimal, or its first 8 or more digits if the authors publish only those.
+        size_bytes: size of the file; 0 if it is not published.
+        license: SPDX identifier, or the authors' own words.
+        source: the authors and the training data.
     """
 
     url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/]+/\S+$", description="an http or https address")]
@@ -240,20 +251,20 @@ class Weights(_Table, frozen=True, kw_only=True):
 
 
 class Train(_Table, frozen=True, kw_only=True):
-    """How the model is trained where nobody says otherwise.
+    """Default training options of the model.
 
     Attributes:
-        data: the data set's name, for what it learns if none is given; nothing where there is no such.
-        optimizer: PyTorch's; ``momentum`` is ``sgd`` with a momentum of 0.9.
-        lr: the learning rate, its greatest where the schedule changes it.
-        schedule: how the learning rate changes, batch by batch; see `edgekit.training.optimization`.
-        warmup: batches over which the learning rate rises from nothing.
-        epochs: how often each example is seen.
-        batch: examples a step.
-        weight_decay: what weights shrink by, as the optimizer has it.
-        clip: gradients whose norm is greater are scaled down to this; 0 leaves them.
-        label_smoothing: what is taken off the right class and given to all.
-        augment: what is done to pictures before each look at them; see `edgekit.data.augment`.
+        data: name of the default data set; empty if there is none.
+        optimizer: a PyTorch optimizer; ``momentum`` is ``sgd`` with a momentum of 0.9.
+        lr: the learning rate; the maximum if the schedule changes it.
+        schedule: learning rate schedule, updated every batch; see `edgekit.training.optimization`.
+        warmup: number of batches over which the learning rate rises from near 0.
+        epochs: number of passes over the data set.
+        batch: examples per step.
+        weight_decay: weight decay, as defined by the optimizer.
+        clip: maximum gradient norm; 0 disables clipping.
+        label_smoothing: probability taken from the correct class and spread over all classes.
+        augment: image augmentations, applied each time that an example is read; see `edgekit.data.augment`.
     """
 
     data: str = ""
@@ -270,26 +281,26 @@ class Train(_Table, frozen=True, kw_only=True):
 
 
 class Tolerance(_Table, frozen=True, kw_only=True):
-    """How far a stage's result may be from its reference.
+    """Maximum error of a stage against its reference.
 
     Attributes:
-        export: largest difference between the exported graph and the module, relative to the output's
-            largest magnitude.
+        export: maximum difference between the outputs of the exported graph and the module, relative to the largest
+            magnitude of the output.
     """
 
     export: Fraction = 1e-4
 
 
 class Recipe(_Table, frozen=True, kw_only=True):
-    """One model: what it is, how pictures go in, how answers come out, what INT8 may touch.
+    """One model: factory, inputs, outputs, preprocessing, postprocessing and quantization.
 
     Attributes:
-        name: as on the command line.
-        title: one line for lists.
-        task: ``detect`` (a picture in, boxes out), ``classify`` (the one output is a logit a class), ``regress`` (the
-            one output is numbers that are measured by their distance), ``translate`` (tokens in, tokens out; the labels
-            are the vocabulary), or ``tensor`` (arrays in, arrays out).
-        paper: where it was published.
+        name: name on the command line.
+        title: one-line description for lists.
+        task: ``detect`` (image in, boxes out), ``classify`` (one output with one logit per class), ``regress`` (one
+            output with numbers that are evaluated by their error), ``translate`` (tokens in, tokens out; the labels are
+            the vocabulary), or ``tensor`` (arrays in, arrays out).
+        paper: the publication.
         macs: multiply-accumulates of one forward pass at the shapes of ``inputs``.
     """
 
@@ -312,12 +323,12 @@ class Recipe(_Table, frozen=True, kw_only=True):
     train: Train = Train()
 
     def __post_init__(self) -> None:
-        expect(len(set(self.outputs)) == len(self.outputs), "outputs", "names that differ", list(self.outputs))
+        expect(len(set(self.outputs)) == len(self.outputs), "outputs", "unique names", list(self.outputs))
         names = [spec.name for spec in self.inputs]
-        expect(len(set(names)) == len(names), "inputs", "names that differ", names)
+        expect(len(set(names)) == len(names), "inputs", "unique names", names)
         if self.preprocess is not None:
-            expect(len(self.inputs) == 1, "inputs", "one, the picture, since there is a [preprocess]", names)
-            _check_picture(self.inputs[0], self.preprocess)
+            expect(len(self.inputs) == 1, "inputs", "one image, since there is a [preprocess]", names)
+            _check_image(self.inputs[0], self.preprocess)
         if self.task in ("classify", "regress", "translate"):
             expect(len(self.outputs) == 1, "outputs", f"one, since task is '{self.task}'", list(self.outputs))
         if self.task == "detect":
@@ -330,21 +341,21 @@ class Recipe(_Table, frozen=True, kw_only=True):
             expect(
                 len(self.labels.names) == classes,
                 "labels",
-                f"{classes} names, as model.arguments.classes says",
+                f"{classes} names, since model.arguments.classes = {classes}",
                 len(self.labels.names),
             )
 
 
-def _check_picture(picture: Input, preprocess: Preprocess) -> None:
-    shape = picture.shape
-    expect(picture.dtype == "float32", "inputs[0].dtype", "'float32', since there is a [preprocess]", picture.dtype)
+def _check_image(image: Input, preprocess: Preprocess) -> None:
+    shape = image.shape
+    expect(image.dtype == "float32", "inputs[0].dtype", "'float32', since there is a [preprocess]", image.dtype)
     expect(len(shape) == 4, "inputs[0].shape", "4 numbers, since there is a [preprocess]", list(shape))
     channels = shape[1] if preprocess.layout == "nchw" else shape[3]
     expect(
         channels == preprocess.channels,
         "inputs[0].shape",
-        f"{preprocess.channels} channels, as preprocess.color = '{preprocess.color}' and layout = "
-        f"'{preprocess.layout}' say",
+        f"{preprocess.channels} channels, since preprocess.color = '{preprocess.color}' and "
+        f"layout = '{preprocess.layout}'",
         list(shape),
     )
 
@@ -356,7 +367,7 @@ def _check_heads(heads: Sequence[YoloHead], outputs: Sequence[str], shape: Seque
         expect(
             head.output not in [other.output for other in heads[:i]],
             f"{field}.output",
-            "an output that no other head has",
+            "an output that no other head uses",
             head.output,
         )
         expect(
@@ -368,10 +379,10 @@ def _check_heads(heads: Sequence[YoloHead], outputs: Sequence[str], shape: Seque
 
 
 def shipped(folder: Literal["recipes", "calibration"]) -> Path:
-    """The folder of that name that EdgeKit ships: inside the package in a wheel, beside it in a checkout.
+    """Returns a folder that EdgeKit ships: inside the package in a wheel, next to it in a checkout.
 
     Raises:
-        EdgeKitError: the installation is not whole.
+        EdgeKitError: the installation is incomplete.
     """
     package = Path(__file__).parents[1]
     for place in (package / "_shipped" / folder, package.parent / folder):
@@ -384,15 +395,15 @@ def shipped(folder: Literal["recipes", "calibration"]) -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that EdgeKit ships, sorted."""
+    """Returns the sorted names of the recipes that EdgeKit ships."""
     return sorted(file.stem for file in shipped("recipes").glob("*.toml"))
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """The recipe of that name, or the one in that file.
+    """Loads a recipe by name or from a file.
 
     Args:
-        name_or_path: a name out of `recipe_names`, or a path that ends in ``.toml``.
+        name_or_path: one of `recipe_names`, or a path that ends in ``.toml``.
 
     Raises:
         UsageError: no recipe has that name.
@@ -407,7 +418,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 
 def recipe_from_file(path: str | Path) -> Recipe:
-    """The recipe in a file, with ``labels.names`` read from ``labels.file`` where the recipe names one.
+    """Loads a recipe from a file; fills ``labels.names`` from ``labels.file`` if it is set.
 
     Raises:
         RecipeError: the file cannot be read, is not TOML, or is not a valid recipe.
@@ -441,7 +452,7 @@ def _label_names(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as e:
-        raise ValueError(f"labels.file: expected a text file, one name a line, got {path}: {e.strerror}") from e
+        raise ValueError(f"labels.file: expected a text file with one name per line, got {path}: {e.strerror}") from e
     except ValueError as e:
         raise ValueError(f"labels.file: expected a text file in UTF-8, got {path}") from e
     names = tuple(line.strip() for line in lines if line.strip())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import colorsys
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from edgekit.data.images import ImageSource, read_image
-from edgekit.runtime.tasks.detect import Detection, Detections
+
+if TYPE_CHECKING:
+    from edgekit.runtime.tasks.detect import Detection, Detections
 
 __all__ = ["class_color", "draw"]
 

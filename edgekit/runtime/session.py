@@ -13,25 +13,21 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.images import ImageSource, Placement, preprocess
-from edgekit.data.vocabulary import text_from_ids
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import Manifest, read_bundle
 from edgekit.errors import RunError, nearest
 from edgekit.runtime.stream import Pending, StartsRuns
-from edgekit.runtime.tasks.classify import Classes, classes_from_outputs
+from edgekit.runtime.tasks.classify import TASK as CLASSIFY
+from edgekit.runtime.tasks.classify import Classes
+from edgekit.runtime.tasks.detect import TASK as DETECT
 from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
-from edgekit.runtime.tasks.translate import SOURCE, TARGET, greedy_tokens, source_from_texts
+from edgekit.runtime.tasks.translate import TASK as TRANSLATE
 from edgekit.specs import Size, SizeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
 
 __all__ = ["Session", "session_from_bundle"]
 
 # While one frame is computed the next is made ready; more would only be late.
 IN_FLIGHT = 2
-OWN_METHOD = {
-    "detect": "detect() takes a picture",
-    "classify": "classify() takes a picture",
-    "translate": "translate() takes a text",
-}
 
 
 def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
@@ -231,11 +227,9 @@ class Session:
             RunError: the engine is no detector, or the session is closed.
             UsageError: a threshold is out of range.
         """
-        self._require_task("detect", "a detector")
-        feeds, placement = self.preprocess(image)
-        return self.postprocess(
-            self.run(feeds),
-            placement,
+        return DETECT.answer(
+            self,
+            image,
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
@@ -253,9 +247,7 @@ class Session:
             RunError: the engine is no classifier of pictures, or the session is closed.
             UsageError: ``top`` is less than 1.
         """
-        self._require_task("classify", "a classifier")
-        feeds, _ = self.preprocess(image)
-        return classes_from_outputs(self.run(feeds), self.manifest, top=top)
+        return CLASSIFY.answer(self, image, top=top)
 
     def translate(self, text: str) -> str:
         """The text that the engine makes of ``text``, decoded greedily.
@@ -265,9 +257,7 @@ class Session:
         Raises:
             RunError: the text is too long; the engine is no translator, or takes several texts at once.
         """
-        self._require_task("translate", "a translator")
-        (tokens,) = self.tokens(source_from_texts([text], self._input(SOURCE), self.manifest))
-        return text_from_ids(tokens, self.manifest.labels)
+        return TRANSLATE.answer(self, text)
 
     def tokens(self, source: np.ndarray) -> list[list[int]]:
         """The tokens that a translator writes for each row of ``source``, decoded greedily; see `greedy_tokens`.
@@ -278,27 +268,7 @@ class Session:
         Raises:
             RunError: as `run` does; or the engine is no translator.
         """
-        self._require_task("translate", "a translator")
-        length = self._input(TARGET).shape[1]
-        if not isinstance(length, int):
-            raise RunError(f"input '{TARGET}': expected an engine with a fixed length, got '{length}'")
-        return greedy_tokens(self.run, source, length)
-
-    def _input(self, name: str) -> TensorSpec:
-        found = [spec for spec in self.inputs if spec.name == name and len(spec.shape) == 2]
-        if len(found) == 1 and len(self.inputs) == 2:
-            return found[0]
-        raise RunError(
-            f"'{self.manifest.name}': expected a translator's inputs '{SOURCE}' and '{TARGET}' of shape (N, length), "
-            f"got {'; '.join(map(str, self.inputs))}"
-        )
-
-    def _require_task(self, task: str, called: str) -> None:
-        if self.manifest.task != task:
-            raise RunError(
-                f"'{self.manifest.name}': expected {called}, got an engine for task '{self.manifest.task}'",
-                hint=OWN_METHOD.get(self.manifest.task, "hand arrays to run()"),
-            )
+        return TRANSLATE.tokens(self, source)
 
 
 def _checked(feeds: Any, specs: tuple[TensorSpec, ...], manifest: Manifest) -> dict[str, np.ndarray]:

@@ -1,1 +1,1 @@
-"""Training: losses with their formulas, batches, the loop, and checkpoints that resume exactly."""
+"""Training: losses, batches, the training loop, and checkpoints that resume bit-exactly."""

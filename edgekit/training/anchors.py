@@ -1,4 +1,4 @@
-"""Anchors for a data set: the sizes that its boxes have most often, found by k-means on their overlap."""
+"""Anchors for a data set, from k-means clustering of its box sizes by IoU."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ TRIES = 10
 
 
 class BoxSizes(NamedTuple):
-    """What anchors are found from.
+    """Box sizes of a data set.
 
     Attributes:
-        sizes: width and height of each box, in px of the input; float64, shape ``(N, 2)``.
-        pictures: how many they are in, those without a box included.
-        skipped: why a picture could not be read, one a picture.
+        sizes: width and height of each box, in input px; float64, shape ``(N, 2)``.
+        images: number of images that were read, including those without a box.
+        skipped: error message of each image that could not be read.
     """
 
     sizes: np.ndarray
-    pictures: int
+    images: int
     skipped: list[str]
 
 
 def sizes_from_examples(
     examples: DataSet, shape: tuple[int, int], *, advance: Callable[[float], None] = lambda amount: None
 ) -> BoxSizes:
-    """The sizes of a data set's boxes in an input that its pictures are fitted into with their aspect ratio kept.
+    """Computes the sizes of all boxes after letterboxing the images to an input shape.
 
     Args:
-        examples: pictures with boxes; those that are to be ignored do not count.
+        examples: images with boxes; ignored boxes are excluded.
         shape: height and width of the input in px.
-        advance: is told of each picture.
+        advance: progress callback, called for each image.
     """
     height, width = shape
     sizes, skipped = [np.zeros((0, 2))], list[str]()
@@ -57,23 +57,23 @@ def sizes_from_examples(
 
 
 def anchors_from_sizes(sizes: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
-    """Cluster centres of widths and heights: "Dimension Clusters" of YOLO9000 (arXiv:1612.08242, section 2).
+    """Clusters box sizes into anchors: "Dimension Clusters" of YOLO9000 (arXiv:1612.08242, section 2).
 
-    The distance of a box from a centre is ``1 - IoU`` with both on the same centre: with Euclid's, large boxes would
-    make larger errors than small ones. A centre is the mean of its boxes, as in the paper; the first ones are drawn as
-    in k-means++, each far from those before it (Arthur and Vassilvitskii 2007).
+    The distance between a box and a cluster center is ``1 - IoU`` of the two boxes placed at the same point. With the
+    Euclidean distance, large boxes would cause larger errors than small ones. A cluster center is the mean of its
+    boxes, as in the paper. The initial centers are drawn as in k-means++ (Arthur and Vassilvitskii 2007).
 
     Args:
         sizes: widths and heights; floats > 0, shape ``(N, 2)``, N at least ``count``.
-        count: how many anchors.
-        seed: of the first centres.
+        count: number of anchors.
+        seed: random seed for the initial centers.
 
     Returns:
-        float64, shape ``(count, 2)``, the smallest area first.
+        float64, shape ``(count, 2)``, in ascending order of area.
     """
     sizes = np.asarray(sizes, np.float64)
     random = np.random.default_rng(seed)
-    found = [_clustered(sizes, _first(sizes, count, random)) for _ in range(TRIES)]
+    found = [_clustered(sizes, _initial_centers(sizes, count, random)) for _ in range(TRIES)]
     best = max(found, key=lambda centers: mean_overlap(sizes, centers))
     order: np.ndarray = np.argsort(best.prod(axis=1), kind="stable")
     anchors: np.ndarray = best[order]
@@ -81,18 +81,18 @@ def anchors_from_sizes(sizes: np.ndarray, count: int, *, seed: int = 0) -> np.nd
 
 
 def size_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Overlap of every size of ``a`` ``(N, 2)`` with every one of ``b`` ``(M, 2)``, on one centre; shape ``(N, M)``."""
+    """IoU of every size in ``a (N, 2)`` with every size in ``b (M, 2)``, centered on one point; shape ``(N, M)``."""
     intersection = np.minimum(a[:, None], b[None]).prod(axis=2)
     iou: np.ndarray = intersection / (a.prod(axis=1)[:, None] + b.prod(axis=1)[None] - intersection)
     return iou
 
 
 def mean_overlap(sizes: np.ndarray, anchors: np.ndarray) -> float:
-    """How well the anchors fit: each size's overlap with the best of them, on average ("Avg IOU" in its table 1)."""
+    """Mean IoU of each size with its best anchor ("Avg IOU" in table 1 of YOLO9000)."""
     return float(size_iou(np.asarray(sizes, np.float64), np.asarray(anchors, np.float64)).max(axis=1).mean())
 
 
-def _first(sizes: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+def _initial_centers(sizes: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     centers = sizes[[int(random.integers(len(sizes)))]]
     while len(centers) < count:
         distance = (1 - size_iou(sizes, centers).max(axis=1)) ** 2
@@ -102,7 +102,7 @@ def _first(sizes: np.ndarray, count: int, random: np.random.Generator) -> np.nda
 
 
 def _clustered(sizes: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Centres after each has moved among its own sizes until none of these changes sides."""
+    """Runs k-means until no size changes its cluster, for at most `ROUNDS` iterations."""
     nearest = np.full(len(sizes), -1)
     for _ in range(ROUNDS):
         before, nearest = nearest, size_iou(sizes, centers).argmax(axis=1)

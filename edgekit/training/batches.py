@@ -1,7 +1,7 @@
-"""From a data set to batches of tensors: shuffled, augmented, preprocessed as the recipe says, and collated.
+"""Batches of tensors from a data set: shuffled, augmented, preprocessed by the recipe, and collated.
 
-What stands in a batch depends on the seed, the epoch and its number alone. So a training that goes on after it was
-killed sees what it would have seen, without the examples before it being read again.
+The content of a batch depends only on the seed, the epoch and the batch number. Training that resumes after a crash
+therefore sees the same batches, without reading the earlier examples again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from edgekit.data.augment import Augmentation, augmentation_from_names, clipped_boxes
-from edgekit.data.examples import Boxes, DataSet, Example, check_first, feeds_from_example, input_from_picture
+from edgekit.data.examples import Boxes, DataSet, Example, check_first, feeds_from_example, input_from_image
 from edgekit.data.images import Placement
 from edgekit.data.mosaic import augmented_example
 from edgekit.data.vocabulary import PAD, UNKNOWN, target_output_ids
@@ -25,22 +25,22 @@ from edgekit.recipe.schema import Recipe
 from edgekit.specs import TensorSpec
 from edgekit.training.yolo_loss import Truth
 
-__all__ = ["Batch", "Batches", "ahead", "classes_of"]
+__all__ = ["Batch", "Batches", "prefetched", "classes_of"]
 
-KEPT_BYTES = 512 << 20
-"""Pictures are kept in memory, decoded, up to here: reading them again each epoch may take longer than learning."""
+CACHE_BYTES = 512 << 20
+"""Memory limit for decoded images; decoding them in every epoch may take longer than the training steps."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Examples as a module takes them.
+    """A batch of examples as module inputs and targets.
 
     Attributes:
-        inputs: in the order of the recipe's, the batch first.
-        targets: of a classifier int64 ``(N,)``; of a regression float32 ``(N, targets)``; of a translator int64
-            ``(N, T)``; of a detector boxes in px of the input.
-        examples: what they were made of; boxes have the model's numbers of classes.
-        placements: of a detector, where each picture lies in its input.
+        inputs: in the order of the recipe's inputs, batch axis first.
+        targets: int64 ``(N,)`` for classification; float32 ``(N, targets)`` for regression; int64 ``(N, T)`` for
+            translation; boxes in input px for detection.
+        examples: the source examples; boxes have the model's class indices.
+        placements: for detection, the placement of each image in its input.
     """
 
     inputs: tuple[torch.Tensor, ...]
@@ -52,42 +52,42 @@ class Batch:
         return len(self.examples)
 
 
-class _Ready(NamedTuple):
+class _Prepared(NamedTuple):
     example: Example
     arrays: tuple[np.ndarray, ...]
     placement: Placement | None = None
 
 
 class Batches:
-    """The batches of a data set, an epoch at a time.
+    """Batches of a data set, one epoch at a time.
 
     Attributes:
-        name: the data set's.
-        skipped: why an example could not be read, or does not fit the model, by its index.
-        unknown: texts with tokens that the model's vocabulary lacks, by their index.
+        name: name of the data set.
+        skipped: errors of examples that could not be read or do not fit the model, by index.
+        unknown: texts with tokens that are not in the model's vocabulary, by index.
     """
 
     def __init__(
         self, examples: DataSet, recipe: Recipe, *, size: int, seed: int = 0, augment: Sequence[str] = ()
     ) -> None:
-        """Takes the set as it is; examples are read when they are asked for.
+        """Checks that the data set fits the model; examples are read on demand.
 
         Args:
-            examples: what is learned from, or measured on.
-            recipe: says how they become inputs.
-            size: examples a batch.
-            seed: of the order and of what augmentation draws.
-            augment: what is done to pictures that are learned from.
+            examples: the data set, for training or evaluation.
+            recipe: defines the preprocessing.
+            size: examples per batch.
+            seed: random seed for the order and the augmentation.
+            augment: augmentations of training images.
 
         Raises:
-            DataError: the set is empty, is for another task, has more classes than the model, or its first example is
-                not what the model takes.
-            UsageError: an augmentation is unknown, or none for the model.
+            DataError: the data set is empty, has another task or more classes than the model, or its first example
+                does not fit the model's inputs.
+            UsageError: an augmentation is unknown, or does not apply to the model.
         """
         self.name = examples.name
         self.skipped: dict[int, DataError] = {}
         self.unknown: dict[int, Example] = {}
-        self._examples = _Kept(examples)
+        self._examples = _Cached(examples)
         self._recipe = recipe
         self._seed = seed
         self._augmentation = _augmentation(augment, recipe)
@@ -95,8 +95,7 @@ class Batches:
             raise DataError(f"data set {examples.name}: expected examples, got none")
         if examples.task != recipe.task:
             raise DataError(
-                f"data set {examples.name}: expected one for the task '{recipe.task}' of {recipe.name}, got one for "
-                f"'{examples.task}'"
+                f"data set {examples.name}: expected the task '{recipe.task}' of {recipe.name}, got '{examples.task}'"
             )
         self._specs = [TensorSpec(spec.name, spec.dtype, (1, *spec.shape[1:])) for spec in recipe.inputs]
         self._size = min(size, len(examples))
@@ -104,29 +103,29 @@ class Batches:
         check_first(self._examples, range(len(examples)), self._inputs)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         return len(self._examples) // self._size
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch to learn from, in an order of its own, from the batch ``first`` on.
+        """Yields the training batches of one epoch, in an order that depends on the epoch, starting at ``first``.
 
-        Of examples that fill no batch, each epoch leaves out others. A batch is smaller by those that are broken.
+        The last incomplete batch is dropped; each epoch drops other examples. Unreadable examples make a batch smaller.
         """
         order = np.random.default_rng([self._seed, epoch, 0]).permutation(len(self._examples))
         for batch in range(first, len(self)):
             chosen = order[batch * self._size : (batch + 1) * self._size].tolist()
-            yield self._batch([self._ready(index, epoch) for index in chosen])
+            yield self._batch([self._prepared(index, epoch) for index in chosen])
 
     def in_order(self) -> Iterator[Batch]:
-        """All examples once, in their order and as they are, to be measured on."""
+        """Yields all examples once, in order and without augmentation, for evaluation."""
         for start in range(0, len(self._examples), self._size):
             chosen = range(start, min(start + self._size, len(self._examples)))
-            ready = [self._ready(index) for index in chosen]
+            ready = [self._prepared(index) for index in chosen]
             if any(ready):
                 yield self._batch(ready)
 
-    def _ready(self, index: int, epoch: int | None = None) -> _Ready | None:
-        """An example, changed as the epoch has it, as inputs; None where it cannot be read or does not fit."""
+    def _prepared(self, index: int, epoch: int | None = None) -> _Prepared | None:
+        """Augments and preprocesses an example; None if it cannot be read or does not fit the model."""
         try:
             if epoch is None or self._augmentation is None:
                 example = self._examples[index]
@@ -141,21 +140,21 @@ class Batches:
             self.unknown[index] = example
         return ready
 
-    def _inputs(self, example: Example) -> _Ready:
+    def _inputs(self, example: Example) -> _Prepared:
         how, specs = self._recipe.preprocess, self._specs
         if isinstance(example.target, Boxes):
             assert how is not None
-            array, placement = input_from_picture(example, specs[0], how)
-            return _Ready(example, (array,), placement)
+            array, placement = input_from_image(example, specs[0], how)
+            return _Prepared(example, (array,), placement)
         feeds = feeds_from_example(example, specs, how, self._recipe.labels.names)
-        return _Ready(example, tuple(feeds[spec.name] for spec in specs))
+        return _Prepared(example, tuple(feeds[spec.name] for spec in specs))
 
-    def _batch(self, rows: Sequence[_Ready | None]) -> Batch:
+    def _batch(self, rows: Sequence[_Prepared | None]) -> Batch:
         ready = [row for row in rows if row is not None]
         if not ready:
             last = next(reversed(self.skipped.values()))
             raise DataError(
-                f"data set {self.name}: expected one example in {len(rows)} at least that can be read, got none: "
+                f"data set {self.name}: expected at least one readable example in a batch of {len(rows)}, got none: "
                 f"{last.message}",
                 hint=last.hint,
             )
@@ -164,17 +163,19 @@ class Batches:
         )
         examples = tuple(row.example for row in ready)
         if self._recipe.task == "detect":
-            return self._detected(inputs, examples, tuple(row.placement for row in ready if row.placement is not None))
+            return self._detection_batch(
+                inputs, examples, tuple(row.placement for row in ready if row.placement is not None)
+            )
         if self._recipe.task == "translate":
-            return self._translated(inputs, examples)
+            return self._translation_batch(inputs, examples)
         if self._recipe.task == "classify":
             classes = [self._class(example, int(str(example.target))) for example in examples]
             return Batch(inputs, torch.tensor(classes), examples)
         numbers = np.stack([np.asarray(example.target, np.float32).reshape(-1) for example in examples])
         return Batch(inputs, torch.from_numpy(numbers), examples)
 
-    def _translated(self, inputs: tuple[torch.Tensor, ...], examples: tuple[Example, ...]) -> Batch:
-        # What is padding in all rows costs time and changes nothing.
+    def _translation_batch(self, inputs: tuple[torch.Tensor, ...], examples: tuple[Example, ...]) -> Batch:
+        # Columns that are padding in all rows cost time and do not change the result.
         inputs = tuple(ids[:, : max(1, int((ids != PAD).any(dim=0).sum()))] for ids in inputs)
         targets = torch.full((len(examples), inputs[-1].shape[1]), PAD)
         for row, example in zip(targets, examples, strict=True):
@@ -182,24 +183,24 @@ class Batches:
             row[: len(ids)] = torch.tensor(ids)
         return Batch(inputs, targets, examples)
 
-    def _detected(
+    def _detection_batch(
         self, inputs: tuple[torch.Tensor, ...], examples: tuple[Example, ...], placements: tuple[Placement, ...]
     ) -> Batch:
         examples = tuple(self._with_own_classes(example) for example in examples)
         height, width = self._recipe.inputs[0].shape[2:4]
-        pictures, corners, classes = [], [], []
+        indices, corners, classes = [], [], []
         for i, (example, placement) in enumerate(zip(examples, placements, strict=True)):
             assert isinstance(example.target, Boxes)
             moved = Boxes(placement.to_input(example.target.corners), example.target.classes)
             inside = clipped_boxes(moved, (width, height))
             corners.append(inside.corners)
             classes.append(inside.classes)
-            pictures.append(np.full(len(inside), i))
-        found = (torch.from_numpy(np.concatenate(column)) for column in (pictures, corners, classes))
+            indices.append(np.full(len(inside), i))
+        found = (torch.from_numpy(np.concatenate(column)) for column in (indices, corners, classes))
         return Batch(inputs, Truth(*found), examples, placements)
 
     def _with_own_classes(self, example: Example) -> Example:
-        """The example with the model's numbers of classes."""
+        """Maps the class indices of an example to the model's."""
 
         def of(boxes: Boxes) -> Boxes:
             classes = np.array([self._class(example, kind) for kind in boxes.classes.tolist()], np.int64)
@@ -209,33 +210,35 @@ class Batches:
         return Example(example.id, example.input, of(example.target))
 
     def _class(self, example: Example, number: int) -> int:
-        """The model's number of a class of the set."""
+        """Maps a class index of the data set to the model's."""
         if not 0 <= number < len(self._classes):
             raise DataError(
-                f"{example.id}: expected a class from 0 to {len(self._classes) - 1}, as {self._recipe.name} knows "
-                f"{len(self._classes)}, got {number}"
+                f"{example.id}: expected a class from 0 to {len(self._classes) - 1}, since {self._recipe.name} has "
+                f"{len(self._classes)} classes, got {number}"
             )
         return self._classes[number]
 
 
 def _augmentation(names: Sequence[str], recipe: Recipe) -> Augmentation | None:
-    """What the names stand for; None where there are none."""
+    """Builds the augmentation from its names; None if there are none."""
     if not names:
         return None
     if recipe.preprocess is None:
-        raise UsageError(f"--augment is for pictures: expected none for {recipe.name}, got {', '.join(names)}")
+        raise UsageError(
+            f"--augment: expected none for {recipe.name}, which has no image input, got {', '.join(names)}"
+        )
     if "mosaic" in names and recipe.task != "detect":
         others = ",".join(name for name in names if name != "mosaic") or "none"
         raise UsageError(
-            f"--augment: expected no mosaic for {recipe.name}, whose task is '{recipe.task}', since it puts pictures "
-            f"with boxes together, got {','.join(names)}",
+            f"--augment: expected no mosaic for {recipe.name}, whose task is '{recipe.task}', since mosaic is for "
+            f"detection, got {','.join(names)}",
             hint=f"--augment {others}",
         )
     return augmentation_from_names(names, pad=recipe.preprocess.pad)
 
 
-def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches; while one is learned from, a thread makes the next one ready."""
+def prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yields the same batches, preparing the next one in a thread."""
     with ThreadPoolExecutor(1) as worker:
         coming = worker.submit(next, batches, None)
         while (batch := coming.result()) is not None:
@@ -244,19 +247,19 @@ def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _known_classes(recipe: Recipe) -> int:
-    """How many classes a model of that recipe tells apart; 0 where it does not say."""
-    said = recipe.model.arguments.get("classes", 0)
-    return len(recipe.labels.names) or (said if isinstance(said, int) else 0)
+    """Number of classes of the recipe's model; 0 if unknown."""
+    declared = recipe.model.arguments.get("classes", 0)
+    return len(recipe.labels.names) or (declared if isinstance(declared, int) else 0)
 
 
 def classes_of(examples: DataSet, recipe: Recipe) -> Sequence[int]:
-    """The model's number of each class of the set: by name where the model knows all of the set's names.
+    """Maps each class of the data set to the model's class index, by name if the model has all names of the set.
 
-    Where it does not, it learns the set's classes in their order, and its own names mean nothing any more.
+    Otherwise the classes keep their order, and the model's own class names no longer apply.
 
     Raises:
-        DataError: the set has more classes than the model.
-        UsageError: several of the model's classes have the same name, and the set has them in another order.
+        DataError: the data set has more classes than the model.
+        UsageError: several of the model's classes have the same name, and the data set has them in another order.
     """
     if recipe.task not in ("classify", "detect"):
         return ()
@@ -266,31 +269,31 @@ def classes_of(examples: DataSet, recipe: Recipe) -> Sequence[int]:
     known = _known_classes(recipe)
     if known and len(examples.labels) > known:
         raise DataError(
-            f"data set {examples.name}: expected {known} classes at most, as {recipe.name} knows, got "
+            f"data set {examples.name}: expected at most {known} classes, as many as {recipe.name} has, got "
             f"{len(examples.labels)}: {', '.join(examples.labels[:8])}{', ...' if len(examples.labels) > 8 else ''}",
-            hint="copy the model's recipe, set classes and labels in it to those of the set, and give its file",
+            hint="copy the model's recipe, set its classes and labels to those of the data set, and pass the file",
         )
     return range(known or len(examples.labels))
 
 
-class _Kept:
-    """Keeps the examples that were read, as long as there is room."""
+class _Cached:
+    """Caches examples in memory, up to `CACHE_BYTES`."""
 
     def __init__(self, examples: DataSet) -> None:
         self._examples = examples
         self.name, self.task, self.labels, self.notes = examples.name, examples.task, examples.labels, examples.notes
-        self._kept: dict[int, Example] = {}
+        self._cache: dict[int, Example] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Example:
-        if index in self._kept:
-            return self._kept[index]
+        if index in self._cache:
+            return self._cache[index]
         example = self._examples[index]
         size = example.input.nbytes if isinstance(example.input, np.ndarray) else len(example.input)
-        if self._bytes + size <= KEPT_BYTES:
-            self._kept[index] = example
+        if self._bytes + size <= CACHE_BYTES:
+            self._cache[index] = example
             self._bytes += size
         return example

@@ -1,11 +1,10 @@
-"""Checkpoints: all that a training needs to go on as if it had never stopped, in a file that is whole or not there."""
+"""Checkpoints: the full training state in one file, written atomically."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import TrainError
+from edgekit.storage import atomic_file, write_atomic
 
 __all__ = ["load_checkpoint", "save_checkpoint", "save_weights"]
 
@@ -21,71 +21,67 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint beside its place and renames it into it: a crash leaves the one before.
+    """Writes a checkpoint atomically: a crash leaves the previous one.
 
     Args:
-        path: the file.
-        identity: what the training is of; another one cannot go on from here.
-        state: tensors and plain values.
+        path: the checkpoint file.
+        identity: model, data and options; only training with the same identity can resume.
+        state: tensors and built-in values.
 
     Raises:
         TrainError: the file cannot be written.
     """
     content = {"format": FORMAT, "identity": dict(identity), "state": dict(state)}
-    _replace(path, lambda staging: torch.save(content, staging))
+    with _errors(path), atomic_file(path) as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The identity and the state that `save_checkpoint` was given.
+    """Loads the identity and the state that `save_checkpoint` wrote.
 
     Raises:
-        TrainError: there is no such file, or it is something else.
+        TrainError: the file does not exist, or is not a checkpoint.
     """
     if not path.is_file():
         raise TrainError(
-            f"checkpoint {path}: expected a training to resume, got no such file",
-            hint="leave out --resume to begin, or name with -o the file that was to be written; what has ended is "
-            "trained further with --weights FILE",
+            f"checkpoint {path}: expected a checkpoint to resume from, got no such file",
+            hint="omit --resume to start training, or pass the original output file with -o; to continue a finished "
+            "training, use --weights FILE",
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of pickles that it then refuses
+            warnings.simplefilter("ignore")  # torch.load warns about pickles that it then rejects
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as e:
         raise TrainError(f"checkpoint {path}: cannot be read: {e.strerror or e}") from e
-    except Exception as e:  # torch.load raises RuntimeError, EOFError, UnpicklingError, ... on what is not its own
+    except Exception as e:  # torch.load raises RuntimeError, EOFError, UnpicklingError, ... on other files
         raise TrainError(
-            f"checkpoint {path}: expected one that `edgekit train` has written, got another file, or a damaged one",
-            hint=f"delete {path} to begin anew",
+            f"checkpoint {path}: expected a checkpoint written by `edgekit train`, got another or a damaged file",
+            hint=f"delete {path} to start over",
         ) from e
     got = content.get("format") if isinstance(content, dict) else type(content).__name__
     if got != FORMAT:
-        raise TrainError(f"checkpoint {path}: expected format {FORMAT}, got {got}", hint=f"delete {path} to begin anew")
+        raise TrainError(f"checkpoint {path}: expected format {FORMAT}, got {got}", hint=f"delete {path} to start over")
     return content["identity"], content["state"]
 
 
 def save_weights(path: Path, module: nn.Module) -> None:
-    """Writes the module's weights as ``.safetensors``, as `edgekit.models.weights.read.load_weights` reads them.
+    """Writes the module's weights as ``.safetensors``, for `edgekit.models.weights.read.load_weights`.
 
     Raises:
         TrainError: the file cannot be written.
     """
-    # A tensor that two names share is written for each: the format has no such thing as sharing.
+    # A shared tensor is written once per name, since the format does not support sharing.
     state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
-    _replace(path, lambda staging: staging.write_bytes(safetensors.torch.save(state)))
+    with _errors(path):
+        write_atomic(path, safetensors.torch.save(state))
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    staging = path.with_name(f".{path.name}.partial-{os.getpid()}")
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(staging)
-        with staging.open("rb") as file:
-            os.fsync(file.fileno())
-        staging.replace(path)
-    except (OSError, RuntimeError) as e:  # torch makes a RuntimeError of a full disk
+        yield
+    except (OSError, RuntimeError) as e:  # torch raises RuntimeError if the disk is full
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).partition("\n")[0]
-        raise TrainError(f"cannot write {path}: {reason}", hint="make room, or choose another place with -o") from e
-    finally:
-        with suppress(OSError):
-            staging.unlink(missing_ok=True)
+        hint = "free some disk space, or choose another output file with -o"
+        raise TrainError(f"cannot write {path}: {reason}", hint=hint) from e

@@ -1,4 +1,4 @@
-"""The loop: batches forward and back, the optimizer's step, an evaluation each epoch, a checkpoint now and then."""
+"""The training loop: optimizer steps, an evaluation after each epoch, and periodic checkpoints."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from edgekit.data.vocabulary import UNKNOWN, unknown_tokens
 from edgekit.errors import TrainError
 from edgekit.progress import Progress, Silent
 from edgekit.recipe.schema import Recipe, Train
-from edgekit.training.batches import Batch, Batches, ahead
+from edgekit.training.batches import Batch, Batches, prefetched
 from edgekit.training.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.training.objectives import Objective, Outputs, objective_from_recipe
-from edgekit.training.optimization import knows_no_end, optimizer_from_train, schedule_from_train
+from edgekit.training.optimization import is_extendable, optimizer_from_train, schedule_from_train
 
 __all__ = ["Epoch", "Training", "evaluate", "fit", "has_steps"]
 
 CHECKPOINT_S = 30.0
-RATIO = 20.0
-"""Between two checkpoints lies at least so many times what it takes to write one."""
+CHECKPOINT_RATIO = 20.0
+"""Minimum time between two checkpoints, as a multiple of the time to write one."""
 
 FORMAT = torch.channels_last
-"""Convolutions take up to half as long on a processor where the channels of a pixel lie side by side."""
+"""Channels last, which makes convolutions up to twice as fast on a CPU."""
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """What one epoch came to.
+    """Results of one epoch.
 
     Attributes:
-        epoch: its number, from 1.
-        lr: the learning rate of its last batch.
-        loss: mean over the examples it learned from, while it learned.
-        test_loss: mean over the examples to be measured on, afterwards.
-        figures: of the same: accuracy, mean average precision, ...; the most important first.
-        seconds: how long it took, the evaluation included.
+        epoch: epoch number, from 1.
+        lr: learning rate of the last batch.
+        loss: mean training loss, computed during the epoch.
+        test_loss: mean loss over the test set, computed after the epoch.
+        figures: metrics on the test set (accuracy, mean average precision, ...), the most important first.
+        seconds: duration, including the evaluation.
     """
 
     epoch: int
@@ -55,26 +55,26 @@ class Epoch(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What is to be trained, on what, and how.
+    """A training job: model, data and options.
 
     Attributes:
-        recipe: says what goes in and what comes out.
-        module: with the weights to start from; they change.
-        learn: the examples to learn from.
-        test: the examples to be measured on.
-        how: optimizer, schedule and the like.
-        seed: of the order of examples, of augmentation and of dropout.
-        source: what the data set was asked for as.
-        column: of a table, the one to be foretold, where one was named.
-        checkpoint: file to go on from after a crash; none is written without it.
-        checkpoint_s: how often it is written within an epoch; at the end of each it always is.
+        recipe: defines inputs and outputs.
+        module: the module with its initial weights; trained in place.
+        train_set: the training examples.
+        test_set: the evaluation examples.
+        options: optimizer, schedule and other options.
+        seed: random seed for the order of examples, augmentation and dropout.
+        source: the data set argument, as given.
+        column: the target column of a table, if one was named.
+        checkpoint: checkpoint file; none is written if None.
+        checkpoint_s: seconds between checkpoints within an epoch; one is always written after each epoch.
     """
 
     recipe: Recipe
     module: nn.Module
-    learn: DataSet
-    test: DataSet
-    how: Train
+    train_set: DataSet
+    test_set: DataSet
+    options: Train
     seed: int = 0
     source: str = ""
     column: str | None = None
@@ -83,15 +83,15 @@ class Training:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be of this training."""
+        """Values that must match for a checkpoint to belong to this training job."""
         return {
             "model": self.recipe.name,
             "arguments": repr(sorted(self.recipe.model.arguments.items())),
             "source": self.source,
             **({} if self.column is None else {"column": self.column}),
-            "examples": len(self.learn),
+            "examples": len(self.train_set),
             "seed": self.seed,
-            **msgspec.to_builtins(self.how),
+            **msgspec.to_builtins(self.options),
         }
 
 
@@ -102,25 +102,24 @@ def fit(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     progress: Progress | None = None,
 ) -> list[Epoch]:
-    """Trains the module, in place.
+    """Trains the module in place.
 
-    What was trained, was killed and is resumed has the same weights in the end, to the last bit, as what was not: on
-    the same processor, with the same number of threads and the same versions of its libraries. One that ends with an
-    error before there is a step in its checkpoint leaves none.
+    Resumed training gives bit-identical weights to uninterrupted training, on the same processor with the same number
+    of threads and the same library versions. Training that fails before the first saved step leaves no checkpoint.
 
     Args:
-        training: the order.
-        resume: goes on from the checkpoint.
-        on_epoch: is told of each epoch when it has ended, those before the checkpoint included.
-        progress: is told of each batch.
+        training: the training job.
+        resume: resume from the checkpoint.
+        on_epoch: called after each epoch, and for the epochs before the checkpoint.
+        progress: receives the progress of each batch.
 
     Returns:
         All epochs.
 
     Raises:
-        TrainError: the loss is no longer a number, or the checkpoint is of another training.
-        DataError: the set is empty, or an example is not what the model takes.
-        UsageError: the model's task is none that can be learned, or an option does nothing for it.
+        TrainError: the loss is not finite, or the checkpoint is of another training job.
+        DataError: the data set is empty, or an example does not fit the model.
+        UsageError: the model's task cannot be trained, or an option does not apply to it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
@@ -128,11 +127,11 @@ def fit(
         if resume:
             run.resume()
         else:
-            run.save()  # a place that cannot be written is better found now than after an hour
+            run.save()  # fails now, not after an hour, if the file cannot be written
         try:
             for epoch in run.epochs:
                 on_epoch(epoch)
-            while len(run.epochs) < training.how.epochs:
+            while len(run.epochs) < training.options.epochs:
                 on_epoch(run.one_epoch())
         except BaseException:
             run.discard_empty()
@@ -142,7 +141,7 @@ def fit(
 
 
 def has_steps(checkpoint: Path) -> bool:
-    """Whether something would be lost with a checkpoint; of one that cannot be read, who knows."""
+    """Whether a checkpoint contains completed steps; True if it cannot be read."""
     try:
         _, state = load_checkpoint(checkpoint)
     except TrainError:
@@ -154,10 +153,10 @@ def has_steps(checkpoint: Path) -> bool:
 def evaluate(
     module: nn.Module, batches: Batches, objective: Objective, recipe: Recipe
 ) -> tuple[float, dict[str, float]]:
-    """Mean loss over all examples, and the figures; the module is in eval mode afterwards."""
+    """Computes the mean loss over all examples, and the metrics; leaves the module in eval mode."""
     module.eval()
     total = count = 0.0
-    for batch in ahead(batches.in_order()):
+    for batch in prefetched(batches.in_order()):
         outputs = outputs_of(module, batch, recipe)
         total += objective.loss(outputs, batch).item() * len(batch)
         count += len(batch)
@@ -166,7 +165,7 @@ def evaluate(
 
 
 def outputs_of(module: nn.Module, batch: Batch, recipe: Recipe) -> Outputs:
-    """The module's outputs by the recipe's names."""
+    """Runs the module on a batch and returns its outputs by name."""
     result = module(*(x.contiguous(memory_format=FORMAT) if x.dim() == 4 else x for x in batch.inputs))
     tensors = (result,) if isinstance(result, torch.Tensor) else tuple(result)
     return dict(zip(recipe.outputs, tensors, strict=True))
@@ -174,7 +173,7 @@ def outputs_of(module: nn.Module, batch: Batch, recipe: Recipe) -> Outputs:
 
 @dataclass
 class _Run:
-    """A training under way: all that changes while it runs is here, and in a checkpoint."""
+    """The mutable state of a training run, which a checkpoint saves."""
 
     training: Training
     progress: Progress
@@ -187,82 +186,84 @@ class _Run:
 
     def __post_init__(self) -> None:
         training = self.training
-        how, recipe = training.how, training.recipe
-        self.objective = objective_from_recipe(recipe, how)
-        self.learn = Batches(training.learn, recipe, size=how.batch, seed=training.seed, augment=how.augment)
-        self.test = Batches(training.test, recipe, size=how.batch)
+        options, recipe = training.options, training.recipe
+        self.objective = objective_from_recipe(recipe, options)
+        self.train_set = Batches(
+            training.train_set, recipe, size=options.batch, seed=training.seed, augment=options.augment
+        )
+        self.test_set = Batches(training.test_set, recipe, size=options.batch)
         training.module.to(memory_format=FORMAT)  # type: ignore[call-overload]
-        self.optimizer = optimizer_from_train(training.module, how)
-        self.schedule = schedule_from_train(self.optimizer, how, batches=how.epochs * len(self.learn))
+        self.optimizer = optimizer_from_train(training.module, options)
+        self.schedule = schedule_from_train(self.optimizer, options, batches=options.epochs * len(self.train_set))
 
     def one_epoch(self) -> Epoch:
-        """Learns from all batches of an epoch that have not had their turn, and evaluates."""
+        """Trains on the remaining batches of an epoch, then evaluates."""
         training, number = self.training, len(self.epochs) + 1
         start = time.monotonic() - self.seconds
-        title = f"epoch {number}/{training.how.epochs}"
-        with self.progress.stage(title, total=len(self.learn), unit="batches") as advance:
+        title = f"epoch {number}/{training.options.epochs}"
+        with self.progress.stage(title, total=len(self.train_set), unit="batches") as advance:
             advance(self.batch)
             training.module.train()
             for batch in self._checkpointed(start):
                 self._step(batch)
                 advance(1)
-        loss = self.loss_sum / len(self.learn)
-        with self.progress.stage(f"measuring on {self.test.name}"):
-            test_loss, figures = evaluate(training.module, self.test, self.objective, training.recipe)
+        loss = self.loss_sum / len(self.train_set)
+        with self.progress.stage(f"evaluating on {self.test_set.name}"):
+            test_loss, figures = evaluate(training.module, self.test_set, self.objective, training.recipe)
         if number == 1:
-            self._tell_of_examples()
+            self._report_examples()
         epoch = Epoch(number, self.lr, loss, test_loss, figures, time.monotonic() - start)
         self.epochs.append(epoch)
         self.batch, self.loss_sum, self.seconds = 0, 0.0, 0.0
         self.save()
         return epoch
 
-    def _tell_of_examples(self) -> None:
-        """What was not learned from as it is; each example has been seen by now."""
-        for batches in (self.learn, self.test):
+    def _report_examples(self) -> None:
+        """Reports skipped examples and unknown tokens, once all examples have been read."""
+        for batches in (self.train_set, self.test_set):
             if batches.skipped:
                 count, first = len(batches.skipped), next(iter(batches.skipped.values())).message
                 examples = "1 example" if count == 1 else f"{count} examples"
                 self.progress.note(
-                    f"{examples} of {batches.name} left out{'' if count == 1 else ', the first'}: {first}"
+                    f"skipped {examples} of {batches.name}{'' if count == 1 else ', the first'}: {first}"
                 )
             if batches.unknown:
-                self._tell_of_unknown(batches)
+                self._report_unknown(batches)
 
-    def _tell_of_unknown(self, batches: Batches) -> None:
+    def _report_unknown(self, batches: Batches) -> None:
         recipe, count = self.training.recipe, len(batches.unknown)
         names, first = recipe.labels.names, batches.unknown[min(batches.unknown)]
         token = [*unknown_tokens(str(first.input), names), *unknown_tokens(str(first.target), names)][0]
         texts = "1 text" if count == 1 else f"{count} texts"
         self.progress.note(
-            f"{texts} of {batches.name} with what {recipe.name} has no token for, such as '{token}' in {first.id}: "
-            f"learned as {names[UNKNOWN]}; copy its recipe and write the token into the labels"
+            f"{texts} of {batches.name} with tokens that {recipe.name} does not have, such as '{token}' in {first.id}: "
+            f"replaced by {names[UNKNOWN]}; to add the token, copy the recipe and extend its labels"
         )
 
     def _checkpointed(self, start: float) -> Iterator[Batch]:
-        """The batches that are left of this epoch; a checkpoint between them when it is time."""
+        """Yields the remaining batches of this epoch, and writes checkpoints between them."""
         saved, pause = time.monotonic(), self.training.checkpoint_s
-        for batch in ahead(self.learn.epoch(len(self.epochs), first=self.batch)):
+        for batch in prefetched(self.train_set.epoch(len(self.epochs), first=self.batch)):
             yield batch
             self.batch += 1
-            if time.monotonic() - saved >= pause and self.batch < len(self.learn):
+            if time.monotonic() - saved >= pause and self.batch < len(self.train_set):
                 begun = time.monotonic()
                 self.seconds = begun - start
                 self.save()
                 saved = time.monotonic()
-                # A model of gigabytes is not to spend its time on being written.
-                pause = max(pause, RATIO * (saved - begun)) if pause else 0.0
+                # Limits the share of the time that a large model spends on writing checkpoints.
+                pause = max(pause, CHECKPOINT_RATIO * (saved - begun)) if pause else 0.0
 
     def _step(self, batch: Batch) -> None:
-        module, how = self.training.module, self.training.how
+        module, options = self.training.module, self.training.options
         self.optimizer.zero_grad()
         loss = self.objective.loss(self._outputs(batch), batch)
         number = loss.item()
         if not math.isfinite(number):
             raise self._diverged(number)
         loss.backward()  # type: ignore[no-untyped-call]
-        if how.clip:
-            torch.nn.utils.clip_grad_norm_(module.parameters(), how.clip)
+        if options.clip:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), options.clip)
         self.loss_sum += number
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
@@ -272,20 +273,20 @@ class _Run:
         try:
             return outputs_of(self.training.module, batch, self.training.recipe)
         except (RuntimeError, ValueError) as e:
-            # PyTorch's way of saying that memory is full, or that batch normalization has but one number to go by.
+            # PyTorch raises these if memory is full, or if batch normalization gets only one value per channel.
             reason = str(e).partition("\n")[0]
             raise TrainError(
                 f"training {self.training.recipe.name}: the module failed on a batch of {len(batch)}: {reason}",
-                hint="take more or fewer examples a step, with --batch",
+                hint="change the number of examples per step with --batch",
             ) from e
 
     def _diverged(self, loss: float) -> TrainError:
-        how, lr = self.training.how, self.optimizer.param_groups[0]["lr"]
-        clip = "" if how.clip else ", or cut gradients off with --clip 1"
+        options, lr = self.training.options, self.optimizer.param_groups[0]["lr"]
+        clip = "" if options.clip else ", or clip gradients with --clip 1"
         return TrainError(
             f"training {self.training.recipe.name}: epoch {len(self.epochs) + 1}, batch {self.batch + 1}: expected a "
             f"finite loss, got {loss} at a learning rate of {lr:.3g}",
-            hint=f"learn more slowly, with --lr {how.lr / 10:.1g}{clip}",
+            hint=f"lower the learning rate with --lr {options.lr / 10:.1g}{clip}",
         )
 
     def save(self) -> None:
@@ -306,16 +307,16 @@ class _Run:
         self.is_worth_keeping = bool(self.epochs or self.batch)
 
     def discard_empty(self) -> None:
-        """Removes a checkpoint without a step in it, which would but stand in the way of the next training."""
+        """Removes a checkpoint without completed steps, which would only block the next training."""
         if self.training.checkpoint is not None and not self.is_worth_keeping:
             self.training.checkpoint.unlink(missing_ok=True)
 
     def resume(self) -> None:
-        """Puts everything where it was when the checkpoint was written."""
+        """Restores the state from the checkpoint."""
         path = self.training.checkpoint
         assert path is not None
         identity, state = load_checkpoint(path)
-        # Another number of epochs is another matter than another training.
+        # A different number of epochs is allowed under conditions; `_check_epochs` checks them.
         check_identity(path, expected={**self.training.identity, "epochs": identity.get("epochs")}, got=identity)
         self._check_epochs(path, identity["epochs"], begun=len(state["epochs"]) + (state["batch"] > 0))
         try:
@@ -324,9 +325,9 @@ class _Run:
             self.schedule.load_state_dict(state["schedule"])
         except (KeyError, RuntimeError, ValueError) as e:
             raise TrainError(
-                f"checkpoint {path}: expected the tensors of {self.training.recipe.name}, got others: the model has "
-                "changed since",
-                hint=f"delete {path} to begin anew",
+                f"checkpoint {path}: expected the tensors of {self.training.recipe.name}, got others, since the "
+                "model has changed",
+                hint=f"delete {path} to start over",
             ) from e
         torch.set_rng_state(state["random"])
         self.epochs[:] = msgspec.convert(state["epochs"], list[Epoch])
@@ -334,30 +335,31 @@ class _Run:
         self.is_worth_keeping = bool(self.epochs or self.batch)
 
     def _check_epochs(self, path: Path, planned: int, *, begun: int) -> None:
-        """Whether a training that was to have ``planned`` epochs can have as many as are wanted now."""
-        how = self.training.how
-        if how.epochs == planned:
+        """Checks whether training that was planned for ``planned`` epochs can change to the requested number."""
+        options = self.training.options
+        if options.epochs == planned:
             return
-        if how.epochs < begun:
+        if options.epochs < begun:
             raise TrainError(
-                f"checkpoint {path}: --epochs: expected {begun} at least, as so many are begun, got {how.epochs}",
+                f"checkpoint {path}: --epochs: expected at least {begun}, the number of epochs begun, "
+                f"got {options.epochs}",
                 hint=f"--epochs {begun}",
             )
-        if not knows_no_end(how, batches=min(planned, how.epochs) * len(self.learn)):
-            warmup = f" with --warmup {how.warmup}" if how.warmup else ""
+        if not is_extendable(options, batches=min(planned, options.epochs) * len(self.train_set)):
+            warmup = f" with --warmup {options.warmup}" if options.warmup else ""
             raise TrainError(
-                f"checkpoint {path}: --epochs: expected {planned}, as it was begun with, since the schedule "
-                f"'{how.schedule}'{warmup} is laid out over all epochs, got {how.epochs}",
-                hint="leave out --epochs, and train further with --weights when it has ended; the schedules constant "
-                "and inverse-sqrt can be made longer",
+                f"checkpoint {path}: --epochs: expected {planned}, as at the start, since the schedule "
+                f"'{options.schedule}'{warmup} depends on the number of epochs, got {options.epochs}",
+                hint="omit --epochs, and continue with --weights after the last epoch; only the schedules constant and "
+                "inverse-sqrt can be extended",
             )
 
 
 def check_identity(path: Path, *, expected: dict[str, Any], got: dict[str, Any]) -> None:
-    """Raises `TrainError` where a checkpoint is of another training; names the first thing that differs."""
+    """Raises `TrainError` if a checkpoint is of another training job; names the first difference."""
     for name, value in expected.items():
         if got.get(name) != value:
             raise TrainError(
-                f"checkpoint {path}: {name}: expected {value}, got {got.get(name)}: it is of another training",
-                hint=f"resume with what the training was begun with, or delete {path} to begin anew",
+                f"checkpoint {path}: {name}: expected {value}, got {got.get(name)} in the checkpoint",
+                hint=f"resume with the original options, or delete {path} to start over",
             )

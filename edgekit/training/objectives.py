@@ -1,4 +1,4 @@
-"""What each task minimizes while it learns, and the figure that tells how well it did."""
+"""The loss and the metrics of each task."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ __all__ = ["Objective", "Outputs", "objective_from_recipe"]
 
 Outputs = Mapping[str, torch.Tensor]
 
-LEAST_SCORE = 0.01
-"""Boxes below it cannot change a mean average precision by much, and there are very many of them."""
+MIN_SCORE = 0.01
+"""Minimum score of evaluated boxes: the many boxes below it have almost no effect on mean average precision."""
 
 
 class Objective(Protocol):
-    """A task: its loss, and its figures over a whole data set, gathered batch by batch."""
+    """The loss of a task, and its metrics over a data set, accumulated batch by batch."""
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
-        """How wrong the outputs are, as a number to be minimized, of shape ``()``."""
+        """Computes the training loss, a scalar of shape ``()``."""
         ...
 
     def add(self, outputs: Outputs, batch: Batch) -> None:
-        """Takes one more batch into the figures."""
+        """Adds a batch to the metrics."""
         ...
 
     def figures(self) -> dict[str, float]:
-        """What all batches since the last call come to, the most important first."""
+        """Computes the metrics of all batches since the last call, the most important first."""
         ...
 
 
 def objective_from_recipe(recipe: Recipe, train: Train) -> Objective:
-    """What a model of that recipe learns.
+    """Creates the objective for a recipe's task.
 
     Raises:
-        UsageError: its task is none that can be learned, or an option does nothing for it.
-        BackendUnavailable: a detector is measured by pycocotools, which are not installed.
+        UsageError: the task cannot be trained, or an option does not apply to it.
+        BackendUnavailable: the task is detection, and pycocotools is not installed.
     """
     if recipe.task == "classify":
         return _Classify(recipe.outputs[0], train.label_smoothing)
@@ -79,8 +79,8 @@ def objective_from_recipe(recipe: Recipe, train: Train) -> Objective:
 def _check_label_smoothing(recipe: Recipe, train: Train) -> None:
     if train.label_smoothing:
         raise UsageError(
-            f"--label-smoothing: expected 0 for {recipe.name}, whose task is '{recipe.task}', since it is for classes "
-            f"and tokens, got {train.label_smoothing:g}",
+            f"--label-smoothing: expected 0 for {recipe.name}, whose task is '{recipe.task}', since it only applies "
+            f"to classes and tokens, got {train.label_smoothing:g}",
             hint="--label-smoothing 0",
         )
 
@@ -117,8 +117,8 @@ class _Regress:
         predicted = outputs[self._output]
         if predicted.shape != batch.targets.shape:
             raise DataError(
-                f"{batch.examples[0].id}: expected {predicted.shape[1:].numel()} numbers to be foretold, as the model "
-                f"does, got {batch.targets.shape[1]}"
+                f"{batch.examples[0].id}: expected {predicted.shape[1:].numel()} target values, the size of the "
+                f"model's output, got {batch.targets.shape[1]}"
             )
         return mean_squared_error(predicted, batch.targets)
 
@@ -133,15 +133,15 @@ class _Regress:
 
 
 class _Translate:
-    """The decoder is shown the right beginning of each text and foretells every next token of it at once.
+    """Teacher forcing: one pass predicts every next token from the true previous tokens.
 
-    Where all are the likeliest, and only there, a greedy decoder that reads its own words writes the same text: so one
-    pass tells exactly how many texts it gets right.
+    Greedy decoding gives the same text if and only if all of these predictions are correct, so one pass gives the exact
+    sequence accuracy.
     """
 
     def __init__(self, output: str, label_smoothing: float) -> None:
         self._output, self._label_smoothing = output, label_smoothing
-        self._right: list[np.ndarray] = []
+        self._correct: list[np.ndarray] = []
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
         assert isinstance(batch.targets, torch.Tensor)
@@ -151,17 +151,17 @@ class _Translate:
 
     def add(self, outputs: Outputs, batch: Batch) -> None:
         assert isinstance(batch.targets, torch.Tensor)
-        right = (outputs[self._output].argmax(dim=-1) == batch.targets) | (batch.targets == PAD)
-        self._right.append(right.all(dim=1).numpy())
+        correct = (outputs[self._output].argmax(dim=-1) == batch.targets) | (batch.targets == PAD)
+        self._correct.append(correct.all(dim=1).numpy())
 
     def figures(self) -> dict[str, float]:
-        right, self._right = np.concatenate(self._right), []
-        return {"sequence_accuracy": share(right)}
+        correct, self._correct = np.concatenate(self._correct), []
+        return {"sequence_accuracy": share(correct)}
 
 
 class _Detect:
     def __init__(self, how: Postprocess, size: tuple[int, int]) -> None:
-        require_pycocotools()  # it is missed after the first epoch otherwise
+        require_pycocotools()  # otherwise it fails only after the first epoch
         self._how, self._size = how, size
         self._precision: AveragePrecision | None = None
 
@@ -182,16 +182,16 @@ class _Detect:
             self._precision = AveragePrecision(self._classes(outputs))
         arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
         for i, (example, placement) in enumerate(zip(batch.examples, batch.placements, strict=True)):
-            boxes, scores, classes = decode(arrays, self._how, score_threshold=LEAST_SCORE, picture=i)
+            boxes, scores, classes = decode(arrays, self._how, score_threshold=MIN_SCORE, picture=i)
             kept = nms(
                 boxes,
                 scores,
                 classes,
-                score_threshold=LEAST_SCORE,
+                score_threshold=MIN_SCORE,
                 iou_threshold=self._how.iou_threshold,
                 max_detections=MAX_DETECTIONS,
             )
-            found = FoundBoxes(placement.to_picture(boxes[kept]), classes[kept], scores[kept])
+            found = FoundBoxes(placement.to_image(boxes[kept]), classes[kept], scores[kept])
             assert isinstance(example.target, Boxes)
             ignored = example.target.ignored
             self._precision.add(
@@ -201,7 +201,7 @@ class _Detect:
             )
 
     def _classes(self, outputs: Outputs) -> int:
-        """How many classes the heads tell apart: their channels know, which a Darknet cfg file's recipe does not."""
+        """Number of classes, from the channels of a head, since the recipe of a Darknet cfg file does not have it."""
         head = self._how.heads[0]
         channels = outputs[head.output].shape[1]
         return channels - 5 * head.boxes if self._how.kind == "yolov1" else channels // len(head.anchors) - 5
@@ -211,8 +211,8 @@ class _Detect:
         if len(truth.classes) and int(truth.classes.max()) >= classes:
             worst = int(truth.classes.argmax())
             raise DataError(
-                f"{batch.examples[int(truth.picture[worst])].id}: expected objects of the model's {classes} classes, "
-                f"0 to {classes - 1}, got one of class {int(truth.classes[worst])}"
+                f"{batch.examples[int(truth.image[worst])].id}: expected class indices from 0 to {classes - 1}, as "
+                f"the model has {classes} classes, got {int(truth.classes[worst])}"
             )
 
     def figures(self) -> dict[str, float]:

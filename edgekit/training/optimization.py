@@ -1,4 +1,4 @@
-"""PyTorch's optimizers and schedules, by the names that a recipe and the command line have for them."""
+"""PyTorch optimizers and learning rate schedules, by their names in recipes and on the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from edgekit.errors import UsageError
 from edgekit.recipe.schema import Train
 
-__all__ = ["knows_no_end", "optimizer_from_train", "schedule_from_train"]
+__all__ = ["is_extendable", "optimizer_from_train", "schedule_from_train"]
 
 MOMENTUM = 0.9
 STEPS, STEP_FACTOR = (0.8, 0.9), 0.1
@@ -23,7 +23,7 @@ ADAM_BETAS_WITH_WARMUP = (0.9, 0.98)
 
 
 def optimizer_from_train(module: nn.Module, train: Train) -> torch.optim.Optimizer:
-    """The optimizer of the module's weights.
+    """Creates the optimizer for the module's parameters.
 
     With gradient ``g``, learning rate ``r`` and moving averages ``m, v``:
 
@@ -32,13 +32,13 @@ def optimizer_from_train(module: nn.Module, train: Train) -> torch.optim.Optimiz
     momentum    ``m = 0.9 m + g;  w -= r m``                   Polyak 1964
     adagrad     ``v += g^2;  w -= r g / sqrt v``               Duchi et al. 2011
     rmsprop     ``v = 0.99 v + 0.01 g^2;  w -= r g / sqrt v``  Tieleman and Hinton 2012
-    adam        ``m`` of ``g``, ``v`` of ``g^2``, both made    Kingma and Ba 2015, arXiv:1412.6980
-                free of their start: ``w -= r m / sqrt v``
-    adamw       adam, and ``w -= r * weight_decay * w`` apart  Loshchilov and Hutter 2019, arXiv:1711.05101
-                from the gradient
+    adam        ``m`` of ``g``, ``v`` of ``g^2``, both bias-   Kingma and Ba 2015, arXiv:1412.6980
+                corrected: ``w -= r m / sqrt v``
+    adamw       adam with decoupled weight decay:              Loshchilov and Hutter 2019, arXiv:1711.05101
+                ``w -= r * weight_decay * w``
     ==========  =============================================  ====================================
 
-    Weights of one dimension (biases, norms) do not decay: they cannot make a module more complicated.
+    Parameters of one dimension (biases, norms) have no weight decay, since they do not add to the model's complexity.
     """
     decaying = [parameter for parameter in module.parameters() if parameter.requires_grad and parameter.dim() > 1]
     others = [parameter for parameter in module.parameters() if parameter.requires_grad and parameter.dim() <= 1]
@@ -55,36 +55,36 @@ def optimizer_from_train(module: nn.Module, train: Train) -> torch.optim.Optimiz
     return make[train.optimizer]([group for group in groups if group["params"]])
 
 
-def knows_no_end(train: Train, *, batches: int) -> bool:
-    """Whether the learning rate has gone, over that many batches, as it would have if more were to come."""
+def is_extendable(train: Train, *, batches: int) -> bool:
+    """Whether the learning rates of the first ``batches`` batches do not depend on the total number of batches."""
     return train.schedule in ("constant", "inverse-sqrt") and train.warmup < batches
 
 
 def schedule_from_train(optimizer: torch.optim.Optimizer, train: Train, *, batches: int) -> lr_scheduler.LRScheduler:
-    """How the learning rate goes, batch by batch.
+    """Creates the learning rate schedule, updated every batch.
 
-    - ``constant``: stays.
+    - ``constant``: no change.
     - ``step``: a tenth after 80 % of all batches, a hundredth after 90 %.
-    - ``cosine``: ``r/2 (1 + cos(pi t / T))``, down to nothing (Loshchilov and Hutter 2017, arXiv:1608.03983).
-    - ``onecycle``: up for 30 % of the batches, then down to nothing, momentum the other way
-      (Smith and Topin 2018, arXiv:1708.07120); it warms up by itself.
-    - ``inverse-sqrt``: up for ``warmup`` batches, then ``r sqrt(warmup / t)`` (Vaswani et al. 2017, equation 3).
+    - ``cosine``: ``r/2 (1 + cos(pi t / T))``, down to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983).
+    - ``onecycle``: rises for 30 % of the batches, then falls to nearly 0; the momentum does the opposite
+      (Smith and Topin 2018, arXiv:1708.07120). It includes its own warmup.
+    - ``inverse-sqrt``: rises for ``warmup`` batches, then ``r sqrt(warmup / t)`` (Vaswani et al. 2017, equation 3).
 
-    Before the first three, ``warmup`` batches rise in a straight line.
+    The first three start with ``warmup`` batches of linear warmup.
 
     Args:
-        optimizer: whose learning rate it is.
-        train: names the schedule.
-        batches: of all epochs together, ``T``.
+        optimizer: the optimizer to schedule.
+        train: the training options.
+        batches: number of batches in all epochs, ``T``.
 
     Raises:
-        UsageError: there are too few batches for the schedule to learn anything.
+        UsageError: there are too few batches for the schedule.
     """
     if train.schedule == "onecycle":
         if batches < 2:
             raise UsageError(
-                f"--schedule onecycle: expected 2 batches at least in all epochs, to rise and to fall, got {batches}",
-                hint="more --epochs, a smaller --batch, or --schedule constant",
+                f"--schedule onecycle: expected at least 2 batches in all epochs, to rise and to fall, got {batches}",
+                hint="use more --epochs, a smaller --batch, or --schedule constant",
             )
         momentum = train.optimizer in ("momentum", "adam", "adamw")
         return lr_scheduler.OneCycleLR(optimizer, train.lr, total_steps=batches, cycle_momentum=momentum)
@@ -100,5 +100,5 @@ def schedule_from_train(optimizer: torch.optim.Optimizer, train: Train, *, batch
     }
     if not warmup:
         return make[train.schedule]()
-    rising = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    return lr_scheduler.SequentialLR(optimizer, [rising, make[train.schedule]()], milestones=[warmup])
+    warmup_schedule = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+    return lr_scheduler.SequentialLR(optimizer, [warmup_schedule, make[train.schedule]()], milestones=[warmup])

@@ -1,4 +1,4 @@
-"""`train_model`: from a model's name and a data set's to a file of weights."""
+"""`train_model`: trains a model by name on a data set and writes a weights file."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SUFFIX = ".safetensors"
 
 
 class Trained(NamedTuple):
-    """A training that has ended.
+    """Result of training.
 
     Attributes:
-        weights: the file.
-        data: the data set, as it was asked for.
-        epochs: all of them.
-        column: of a table, the one that is foretold, where one was named.
+        weights: the weights file.
+        data: the data set argument, as given.
+        epochs: results of all epochs.
+        column: the target column of a table, if one was named.
     """
 
     weights: Path
@@ -60,82 +60,84 @@ def train_model(
 ) -> Trained:
     """Trains a recipe's model on a data set and writes its weights.
 
-    Beside the weights there is a checkpoint until they are written; see `checkpoint_of`.
+    Keeps a checkpoint next to the weights file until training ends; see `checkpoint_of`.
 
     Args:
-        model: a recipe's name or file, or a Darknet cfg file.
-        output: file for the weights; ``NAME.safetensors`` where None.
-        data: the data set, as `edgekit.data.examples.data_set` takes it; the recipe's own where None.
-        column: of a table, the header of the column that is to be foretold; the last one where None.
-        weights: to start from: a file, or the name of a set that the recipe publishes; random where None.
-        seed: of weights, order and all else that is drawn; 0 where None.
-        resume: goes on from the checkpoint; what is None, or not in ``changes``, is as it was.
-        changes: fields of the recipe's `Train` that are to be others.
-        checkpoint_s: how often a checkpoint is written within an epoch.
-        on_epoch: is told of each epoch, and of how many there will be.
-        progress: is told of each batch.
+        model: a recipe name, a recipe file, or a Darknet cfg file.
+        output: the weights file to write; default: ``NAME.safetensors``.
+        data: the data set, as for `edgekit.data.examples.data_set`; default: the recipe's.
+        column: header of the target column of a table; default: the last column.
+        weights: initial weights: a file, or the name of a set that the recipe publishes; default: random.
+        seed: random seed for weights, order and augmentation; default: 0.
+        resume: resume from the checkpoint; options that are None, or not in ``changes``, keep their values.
+        changes: overrides of the recipe's `Train` fields.
+        checkpoint_s: seconds between checkpoints within an epoch.
+        on_epoch: called after each epoch, with its result and the total number of epochs.
+        progress: receives the progress of each batch.
 
     Returns:
-        What was written, of what, and how it went.
+        The weights file, the data set and the results of all epochs.
 
     Raises:
-        UsageError: there is no such model, data set or option, an option does nothing or goes with no other, or there
-            is a checkpoint that nobody asked for.
-        RecipeError: a recipe or a Darknet cfg file that is not valid.
-        ModelError: the weights do not fit.
-        TrainError: the loss is no longer a number, or the checkpoint is of another training.
-        DataError: the set is empty, or an example is not what the model takes.
+        UsageError: the model, the data set or an option is unknown, options conflict or do not apply, or a checkpoint
+            exists and ``resume`` is False.
+        RecipeError: the recipe or the Darknet cfg file is invalid.
+        ModelError: the weights do not fit the model.
+        TrainError: the loss is not finite, or the checkpoint is of another training job.
+        DataError: the data set is empty, or an example does not fit the model.
     """
     progress = progress or Silent()
     recipe = _recipe(model)
     file = _output(output, recipe)
-    before = _before(checkpoint_of(file), resume, weights)
-    seed = before.get("seed", 0) if seed is None else seed
-    source = _source(data or before.get("source") or recipe.train.data, recipe)
-    column = column if column is not None else before.get("column")
-    how = _changed(_known(before) or recipe.train, changes or {})
-    objective_from_recipe(recipe, how)  # says whether there is anything to learn, before it is looked for
-    learn, test = (data_set(source, split=split, task=recipe.task, target=column) for split in ("train", "test"))
-    _say(learn, recipe, progress)
+    identity = _resumed_identity(checkpoint_of(file), resume, weights)
+    seed = identity.get("seed", 0) if seed is None else seed
+    source = _source(data or identity.get("source") or recipe.train.data, recipe)
+    column = column if column is not None else identity.get("column")
+    options = _merged(_options_from_identity(identity) or recipe.train, changes or {})
+    objective_from_recipe(recipe, options)  # fails for tasks that cannot be trained, before data is downloaded or read
+    train_set, test_set = (
+        data_set(source, split=split, task=recipe.task, target=column) for split in ("train", "test")
+    )
+    _report_notes(train_set, recipe, progress)
     module = module_from_recipe(recipe, seed=seed)
     if weights is not None:
-        file_of_weights = weights_file(weights, recipe, progress=progress)
+        initial_weights = weights_file(weights, recipe, progress=progress)
         with progress.stage("reading weights"):
-            load_weights(module, file_of_weights)
+            load_weights(module, initial_weights)
     training = Training(
         recipe=recipe,
         module=module,
-        learn=learn,
-        test=test,
-        how=how,
+        train_set=train_set,
+        test_set=test_set,
+        options=options,
         seed=seed,
         source=source,
         column=column,
         checkpoint=checkpoint_of(file),
         checkpoint_s=checkpoint_s,
     )
-    epochs = fit(training, resume=resume, on_epoch=lambda epoch: on_epoch(epoch, how.epochs), progress=progress)
+    epochs = fit(training, resume=resume, on_epoch=lambda epoch: on_epoch(epoch, options.epochs), progress=progress)
     save_weights(file, module)
     checkpoint_of(file).unlink(missing_ok=True)
     return Trained(file, source, epochs, column)
 
 
 def checkpoint_of(weights: Path) -> Path:
-    """Where a training that is to write these weights has its checkpoint: beside them, with another suffix."""
+    """Returns the checkpoint path for a weights file: the same path with the suffix ``.checkpoint``."""
     return weights.with_suffix(".checkpoint")
 
 
 def _recipe(model: str | Path) -> Recipe:
-    """A Darknet cfg file is a recipe in another form; a model of another kind does not say what it is to learn."""
+    """Loads the recipe of a model; ONNX files and factories have none, so their training task is unknown."""
     text, path = str(model), Path(model)
     if path.suffix == ".cfg":
         return recipe_from_cfg(path)
     if path.suffix == ".onnx" or ":" in text:
         got = "an ONNX file" if path.suffix == ".onnx" else "a factory"
         raise UsageError(
-            f"training '{text}': expected a name that `edgekit models` lists, a recipe's file or a Darknet cfg file, "
-            f"got {got}, which does not say what it is to learn",
-            hint="write a recipe whose [model] names the factory of a PyTorch module, and give its file",
+            f"training '{text}': expected a name from `edgekit models`, a recipe file or a Darknet cfg file, "
+            f"got {got}, which does not define a training task",
+            hint="write a recipe whose [model] table names the factory of a PyTorch module, and pass the recipe file",
         )
     return load_recipe(model)
 
@@ -145,24 +147,24 @@ def _output(output: str | Path | None, recipe: Recipe) -> Path:
     if file.suffix != SUFFIX:
         raise UsageError(
             f"--output {file}: expected a name that ends in {SUFFIX}, got '{file.suffix}'",
-            hint=f"name it {file.with_suffix(SUFFIX)}",
+            hint=f"use {file.with_suffix(SUFFIX)}",
         )
     return file
 
 
-def _before(checkpoint: Path, resume: bool, weights: str | None) -> dict[str, Any]:
-    """What is to be gone on with; nothing where a training begins."""
+def _resumed_identity(checkpoint: Path, resume: bool, weights: str | None) -> dict[str, Any]:
+    """Returns the identity in the checkpoint to resume from; empty for a new training."""
     if resume and weights is not None:
         raise UsageError(
-            f"--weights: expected none with --resume, which goes on with those in {checkpoint}, got '{weights}'",
-            hint=f"leave it out to go on; to begin anew with it, delete {checkpoint} and leave out --resume",
+            f"--weights: expected none with --resume, which uses the weights in {checkpoint}, got '{weights}'",
+            hint=f"omit --weights to resume; to start over with it, delete {checkpoint} and omit --resume",
         )
     if resume:
         return load_checkpoint(checkpoint)[0]
     if checkpoint.exists() and has_steps(checkpoint):
         raise UsageError(
-            f"{checkpoint}: expected no checkpoint, got one of a training that did not end",
-            hint=f"add --resume to go on from it, or delete {checkpoint} to begin anew",
+            f"{checkpoint}: expected no checkpoint, got one of an unfinished training",
+            hint=f"add --resume to continue, or delete {checkpoint} to start over",
         )
     return {}
 
@@ -171,25 +173,25 @@ def _source(source: str, recipe: Recipe) -> str:
     if not source:
         raise UsageError(
             f"training {recipe.name}: expected a data set, got none",
-            hint=f"name one with --data: a path, or {' or '.join(data_set_names())}",
+            hint=f"set one with --data: a path, or {' or '.join(data_set_names())}",
         )
     return source
 
 
-def _known(before: Mapping[str, Any]) -> Train | None:
-    """What a checkpoint says of how it was trained."""
-    fields = {name: value for name, value in before.items() if name in Train.__struct_fields__}
+def _options_from_identity(identity: Mapping[str, Any]) -> Train | None:
+    """Returns the training options in a checkpoint identity; None if it is empty."""
+    fields = {name: value for name, value in identity.items() if name in Train.__struct_fields__}
     return msgspec.convert(fields, Train) if fields else None
 
 
-def _changed(how: Train, changes: Mapping[str, Any]) -> Train:
+def _merged(options: Train, changes: Mapping[str, Any]) -> Train:
     for name in changes:
         if name not in Train.__struct_fields__:
             raise UsageError(f"training: unknown option '{name}'", hint=nearest(name, Train.__struct_fields__))
     for name, value in changes.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"--{name.replace('_', '-')}: expected a finite number, got {value}")
-    fields = {**msgspec.to_builtins(how), **changes}
+    fields = {**msgspec.to_builtins(options), **changes}
     try:
         changed = msgspec.convert(fields, Train)
     except msgspec.ValidationError as e:
@@ -198,20 +200,20 @@ def _changed(how: Train, changes: Mapping[str, Any]) -> Train:
         raise UsageError(f"--{field.replace('_', '-')}:{rest}", hint=error.hint) from e
     if changed.schedule == "onecycle" and changed.warmup:
         raise UsageError(
-            f"--warmup: expected 0 with the schedule 'onecycle', which rises by itself, got {changed.warmup}",
-            hint="--warmup 0, or another --schedule",
+            f"--warmup: expected 0 with the schedule 'onecycle', which includes a warmup, got {changed.warmup}",
+            hint="use --warmup 0, or another --schedule",
         )
     return changed
 
 
-def _say(examples: DataSet, recipe: Recipe, progress: Progress) -> None:
-    """What the user should know of the data before they wait for it to be learned."""
+def _report_notes(examples: DataSet, recipe: Recipe, progress: Progress) -> None:
+    """Reports notes on the data set, and class names that the recipe does not have."""
     for note in examples.notes:
         progress.note(note)
     own = recipe.labels.names
     if own and recipe.task in ("classify", "detect") and not knows_all(own, examples.labels):
-        strange = next(label for label in examples.labels if not knows_all(own, [label]))
+        unknown = next(label for label in examples.labels if not knows_all(own, [label]))
         progress.note(
-            f"the classes of {examples.name} have names that {recipe.name} does not know, such as '{strange}': it "
-            "learns them in their order; copy its recipe and write their names into it, or engines will tell others"
+            f"{examples.name} has class names that {recipe.name} does not have, such as '{unknown}': classes are "
+            "matched by index; to make engines report these names, copy the recipe and set its labels to them"
         )

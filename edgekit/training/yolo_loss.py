@@ -1,8 +1,8 @@
-"""The losses of YOLOv2 and v3, as their papers and, where these are silent, their authors' code have them.
+"""The losses of YOLOv2 and YOLOv3, from their papers and, for missing details, from the authors' code.
 
-Each is two steps. *Assigning* compares predictions with the truth and says what every number should have been: it
-chooses, so nothing is differentiated. The *loss* is a plain formula of the raw outputs and what was assigned.
-All boxes are in px of the model's input; losses are sums over a picture, and means over the pictures of a batch.
+Each loss has two steps. *Assignment* matches predictions to ground truth objects and gives the target of every output
+value; it is not differentiated. The *loss* is a formula of the raw outputs and the assigned targets.
+All boxes are in px of the model's input. Losses are summed over an image, and averaged over the images of a batch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from edgekit.kernels.reference import MAX_EXPONENT
+from edgekit.kernels.decode.limits import MAX_EXPONENT
 from edgekit.recipe.schema import YoloHead
 
 __all__ = [
@@ -38,30 +38,30 @@ OBJECT_SCALE_V2 = 5.0
 
 
 class Truth(NamedTuple):
-    """The boxes of a batch of pictures, one a row.
+    """Ground truth boxes of a batch of images, one per row.
 
     Attributes:
-        picture: which of the batch; int64, shape ``(M,)``.
-        corners: ``(x1, y1, x2, y2)`` in px of the input; shape ``(M, 4)``.
+        image: index of the image in the batch; int64, shape ``(M,)``.
+        corners: ``(x1, y1, x2, y2)`` in input px; shape ``(M, 4)``.
         classes: int64, shape ``(M,)``.
     """
 
-    picture: torch.Tensor
+    image: torch.Tensor
     corners: torch.Tensor
     classes: torch.Tensor
 
 
 class Assigned(NamedTuple):
-    """What the boxes of one head should have been; ``B`` is ``(N, anchors, h, w)``.
+    """Targets of the boxes of one head; ``B`` is ``(N, anchors, h, w)``.
 
     Attributes:
         found: the box is responsible for an object; bool, shape ``B``.
-        empty: it should say that nothing is there; bool, shape ``B``; neither of the two is an ignored box.
-        offset: ``x, y`` of the object's centre in its cell, 0 to 1; shape ``(*B, 2)``.
-        log_size: logarithm of width and height over those of the anchor; shape ``(*B, 2)``.
-        weight: ``2 - w * h`` with sides relative to the picture, so that small objects count; shape ``B``.
-        iou: overlap of the predicted box and the object; shape ``B``.
-        classes: 1 where the object is of that class; shape ``(*B, classes)``.
+        empty: the box should predict no object; bool, shape ``B``. An ignored box is neither ``found`` nor ``empty``.
+        offset: ``x, y`` of the object's center in its cell, 0 to 1; shape ``(*B, 2)``.
+        log_size: logarithm of the object's width and height divided by the anchor's; shape ``(*B, 2)``.
+        weight: ``2 - w * h`` with sides relative to the image, to raise the weight of small objects; shape ``B``.
+        iou: IoU of the predicted box and the object; shape ``B``.
+        classes: 1 for the classes of the object; shape ``(*B, classes)``.
     """
 
     found: torch.Tensor
@@ -76,26 +76,26 @@ class Assigned(NamedTuple):
 def yolov2_loss(
     outputs: Mapping[str, torch.Tensor], assigned: Sequence[Assigned], heads: Sequence[YoloHead]
 ) -> torch.Tensor:
-    """The loss of YOLO9000 (Redmon and Farhadi 2017, arXiv:1612.08242), as in Darknet's ``region_layer.c``.
+    """Computes the loss of YOLO9000 (Redmon and Farhadi 2017, arXiv:1612.08242), as in Darknet's ``region_layer.c``.
 
-    The paper gives no formula. With raw numbers ``t`` of a box, ``s`` for the sigmoid::
+    The paper gives no formula. With the raw outputs ``t`` of a box and the sigmoid ``s``::
 
         L = 1/2 * sum_found (2 - w^ h^) * [(s(tx) - x^)^2 + (s(ty) - y^)^2 + (tw - log w^/pw)^2 + (th - log h^/ph)^2]
           + 5/2 * sum_found (s(to) - IoU)^2
           + 1/2 * sum_empty s(to)^2
           -       sum_found log softmax(class)
 
-    A box is ``empty`` unless it is found, or what it predicts overlaps some object by more than 0.6. The halves make
-    the gradient what Darknet calls ``delta``. Darknet also draws all boxes towards their anchors for its first 12,800
-    pictures, which neither paper mentions; that is not done here.
+    A box is ``empty`` unless it is found, or its prediction overlaps an object with an IoU above 0.6. The factors 1/2
+    make the gradient equal to Darknet's ``delta``. Darknet also pulls all boxes towards their anchors during the first
+    12,800 images, which neither paper mentions; this loss does not.
 
     Args:
         outputs: by name, shape ``(N, anchors * (5 + classes), h, w)``.
-        assigned: one a head, by `assign_anchors`.
+        assigned: one per head, from `assign_anchors`.
         heads: the outputs' names, strides and anchors.
 
     Returns:
-        A number, of shape ``()``.
+        A scalar, shape ``()``.
     """
     total = torch.zeros(())
     for head, target in zip(heads, assigned, strict=True):
@@ -115,25 +115,26 @@ def yolov2_loss(
 def yolov3_loss(
     outputs: Mapping[str, torch.Tensor], assigned: Sequence[Assigned], heads: Sequence[YoloHead]
 ) -> torch.Tensor:
-    """The loss of YOLOv3 (Redmon and Farhadi 2018, arXiv:1804.02767, sections 2.1 and 2.2).
+    """Computes the loss of YOLOv3 (Redmon and Farhadi 2018, arXiv:1804.02767, sections 2.1 and 2.2).
 
-    With raw numbers ``t`` of a box, ``s`` for the sigmoid, and ``H(p, q) = -q log p - (1 - q) log(1 - p)``::
+    With the raw outputs ``t`` of a box, the sigmoid ``s``, and ``H(p, q) = -q log p - (1 - q) log(1 - p)``::
 
         L = sum_found (2 - w^ h^) * [H(s(tx), x^) + H(s(ty), y^) + 1/2 (tw - log w^/pw)^2 + 1/2 (th - log h^/ph)^2]
           + sum_found H(s(to), 1) + sum_empty H(s(to), 0)
           + sum_found sum_c H(s(class c), q_c)
 
-    A box is ``empty`` unless it is found, or what it predicts overlaps some object by more than 0.5. The paper asks
-    for a gradient of "the ground truth value minus our prediction"; for the offsets that is the cross entropy's,
-    taken between sigmoids as in Darknet's ``yolo_layer.c``: a centre on a cell's border has no finite ``t``.
+    A box is ``empty`` unless it is found, or its prediction overlaps an object with an IoU above 0.5. The paper defines
+    the gradient as "the ground truth value minus our prediction". For the offsets this is the gradient of the
+    cross-entropy, taken after the sigmoid as in Darknet's ``yolo_layer.c``, since a center on a cell border has no
+    finite ``t``.
 
     Args:
         outputs: by name, shape ``(N, anchors * (5 + classes), h, w)``.
-        assigned: one a head, by `assign_anchors`.
+        assigned: one per head, from `assign_anchors`.
         heads: the outputs' names, strides and anchors.
 
     Returns:
-        A number, of shape ``()``.
+        A scalar, shape ``()``.
     """
     total = torch.zeros(())
     for head, target in zip(heads, assigned, strict=True):
@@ -158,25 +159,25 @@ def assign_anchors(
     ignored: float = IGNORED_V3,
     several_classes: bool = True,
 ) -> list[Assigned]:
-    """Which box of which head is responsible for which object, and which boxes are to say that nothing is there.
+    """Assigns each object to a box of a head, and marks the boxes that should predict no object.
 
-    An object belongs to the one anchor, of all heads, that its width and height overlap most when both lie on the same
-    centre, in the cell that its centre falls into (YOLOv3, section 2.1: "only assigns one bounding box prior for each
-    ground truth object"). Where two objects meet in one box, the later one stays, and the class of both counts where
-    classes do not exclude each other.
+    An object is assigned to the anchor, among all heads, with the highest IoU when both have the same center, in the
+    cell that contains the object's center (YOLOv3, section 2.1: "only assigns one bounding box prior for each ground
+    truth object"). If two objects are assigned to one box, the box gets the coordinates of the later one, and with
+    ``several_classes`` the classes of both.
 
     Args:
         outputs: by name, shape ``(N, anchors * (5 + classes), h, w)``.
-        truth: the objects.
+        truth: the ground truth objects.
         heads: the outputs' names, strides and anchors.
         size: height and width of the input in px.
-        ignored: a box whose prediction overlaps an object by more than this is not blamed for seeing one.
-        several_classes: one box may be of two classes: YOLOv3's sigmoids, not YOLOv2's softmax.
+        ignored: a box whose prediction overlaps an object with a higher IoU than this is not ``empty``.
+        several_classes: a box may have several classes, as with YOLOv3's sigmoids but not with YOLOv2's softmax.
     """
     anchors = truth.corners.new_tensor([anchor for head in heads for anchor in head.anchors])
     _, sides = centers_sides(truth.corners)
-    same_centre = [corners_from(torch.zeros_like(pair), pair) for pair in (sides, anchors)]
-    best = iou(same_centre[0][:, None], same_centre[1][None]).argmax(dim=1)
+    centered = [corners_from(torch.zeros_like(pair), pair) for pair in (sides, anchors)]
+    best = iou(centered[0][:, None], centered[1][None]).argmax(dim=1)
     assigned, first = [], 0
     for head in heads:
         own = [(i, k - first) for i, k in enumerate(best.tolist()) if first <= k < first + len(head.anchors)]
@@ -187,14 +188,14 @@ def assign_anchors(
 
 
 def boxes_of_head(raw: torch.Tensor, head: YoloHead) -> torch.Tensor:
-    """``(N, anchors * (5 + classes), h, w)`` as ``(N, anchors, h, w, 5 + classes)``."""
-    pictures, channels, rows, columns = raw.shape
+    """Reshapes ``(N, anchors * (5 + classes), h, w)`` to ``(N, anchors, h, w, 5 + classes)``."""
+    batch, channels, rows, columns = raw.shape
     anchors = len(head.anchors)
-    return raw.view(pictures, anchors, channels // anchors, rows, columns).permute(0, 1, 3, 4, 2)
+    return raw.view(batch, anchors, channels // anchors, rows, columns).permute(0, 1, 3, 4, 2)
 
 
 def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of corner boxes ``(..., 4)``, pair by pair; a box of no area overlaps nothing."""
+    """Computes the pairwise IoU of corner boxes ``(..., 4)``; 0 for a box without area."""
     overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
     intersection = overlap.clamp(min=0).prod(dim=-1)
     area_a, area_b = ((box[..., 2:] - box[..., :2]).clamp(min=0).prod(dim=-1) for box in (a, b))
@@ -202,37 +203,37 @@ def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def centers_sides(corners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centres ``(x, y)`` and sides ``(w, h)`` of corner boxes ``(..., 4)``."""
+    """Converts corner boxes ``(..., 4)`` to centers ``(x, y)`` and sides ``(w, h)``."""
     return (corners[..., :2] + corners[..., 2:]) / 2, corners[..., 2:] - corners[..., :2]
 
 
 def corners_from(centers: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
-    """Corner boxes ``(..., 4)``; the inverse of `centers_sides`."""
+    """Converts centers and sides to corner boxes ``(..., 4)``; the inverse of `centers_sides`."""
     return torch.cat((centers - sides / 2, centers + sides / 2), dim=-1)
 
 
 def _placed(
     raw: torch.Tensor, truth: Truth, own: Sequence[tuple[int, int]], head: YoloHead, several_classes: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Which boxes of a head have an object, its corners, and its classes; ``own`` are objects and their anchors."""
+    """Returns which boxes of a head have an object, its corners, and its classes; ``own`` pairs objects and anchors."""
     boxes = boxes_of_head(raw, head)
     grid, kinds = boxes.shape[:-1], boxes.shape[-1] - 5
     found = torch.zeros(grid, dtype=torch.bool)
     objects, classes = raw.new_zeros(*grid, 4), raw.new_zeros(*grid, kinds)
-    # A centre on the picture's far border belongs to the last cell.
+    # A center on the right or bottom image border belongs to the last cell.
     cells = (centers_sides(truth.corners)[0] // head.stride).clamp(min=0).long()
     cells = cells.minimum(cells.new_tensor([grid[3] - 1, grid[2] - 1]))
-    pictures, columns_rows = truth.picture.tolist(), cells.tolist()
+    images, columns_rows = truth.image.tolist(), cells.tolist()
     inside: dict[tuple[int, int, int, int], list[int]] = {}
     for i, anchor in own:
         column, row = columns_rows[i]
-        inside.setdefault((pictures[i], anchor, row, column), []).append(i)
+        inside.setdefault((images[i], anchor, row, column), []).append(i)
     if inside:
-        places, last = torch.tensor(list(inside)).T, [each[-1] for each in inside.values()]
-        found[tuple(places)] = True
-        objects[tuple(places)] = truth.corners[last].to(raw.dtype)
+        indices, last = torch.tensor(list(inside)).T, [each[-1] for each in inside.values()]
+        found[tuple(indices)] = True
+        objects[tuple(indices)] = truth.corners[last].to(raw.dtype)
         counted = inside.values() if several_classes else [[i] for i in last]
-        pairs = [(*place, int(truth.classes[i])) for place, each in zip(inside, counted, strict=True) for i in each]
+        pairs = [(*index, int(truth.classes[i])) for index, each in zip(inside, counted, strict=True) for i in each]
         classes[tuple(torch.tensor(pairs).T)] = 1
     return found, objects, classes
 
@@ -248,9 +249,9 @@ def _assigned(
     found, objects, classes = placed
     predicted, cell = _predicted(raw, head)
     overlap = torch.zeros_like(predicted[..., 0])
-    for picture in sorted(set(truth.picture.tolist())):
-        own = truth.corners[truth.picture == picture].to(raw.dtype)
-        overlap[picture] = iou(predicted[picture].unsqueeze(-2), own).amax(dim=-1)
+    for image in sorted(set(truth.image.tolist())):
+        own = truth.corners[truth.image == image].to(raw.dtype)
+        overlap[image] = iou(predicted[image].unsqueeze(-2), own).amax(dim=-1)
     centers, sides = centers_sides(objects)
     some = found[..., None]
     anchors = raw.new_tensor(head.anchors).view(-1, 1, 1, 2)
@@ -266,7 +267,7 @@ def _assigned(
 
 
 def _predicted(raw: torch.Tensor, head: YoloHead) -> tuple[torch.Tensor, torch.Tensor]:
-    """Corners of what the boxes of a head predict (as `edgekit.kernels.reference.decode_yolov3`), and their cells."""
+    """Decodes a head to corners, as `edgekit.kernels.decode.reference` does; also returns the cells."""
     boxes = boxes_of_head(raw, head)
     rows, columns = boxes.shape[2:4]
     cell = torch.stack(torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="xy"), dim=-1).to(raw.dtype)

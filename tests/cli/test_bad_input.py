@@ -27,7 +27,7 @@ from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.extras import install_command
 from edgekit.models.darknet import save_darknet
 from edgekit.models.yolov3 import yolov3_tiny
-from edgekit.pipeline.build import build as pipeline
+from edgekit.pipeline import build as pipeline
 from edgekit.recipe.schema import shipped
 
 WriteClassifier = Callable[..., Path]
@@ -97,7 +97,7 @@ def test_an_unknown_model_names_the_nearest(fails: Callable[..., Said]) -> None:
     ("right", "wrong", "error", "hint"),
     [
         ("pad = 128", "padd = 128", "preprocess.padd: unknown field", "did you mean pad?"),
-        ("pad = 128", "pad = 300", "preprocess.pad: expected a whole number <= 255, got 300", ""),
+        ("pad = 128", "pad = 300", "preprocess.pad: expected an integer <= 255, got 300", ""),
         ("yolov3_tiny", "yolov3_tinny", "'edgekit.models.yolov3' has no attribute 'yolov3_tinny'", "yolov3_tiny"),
         ("classes = 80", "clases = 80", "unexpected keyword argument 'clases'", ""),
         ("8_852_366", "8_852_367", "model.parameters: expected 8852366", ""),
@@ -152,7 +152,7 @@ class Weights:
 @pytest.mark.parametrize(
     ("kind", "error", "hint"),
     [
-        ("truncated", "expected 8858734 floats, got 249995: they run out in 'backbone.conv5.conv'", "cut short"),
+        ("truncated", "expected 8858734 floats, got 249995: the file ends in 'backbone.conv5.conv'", "truncated"),
         ("too_long", "expected 8858734 floats, got 8858834: 100 are left over", "another model"),
         ("another_model", "expected 8858734 floats, got", "number of classes"),
         ("web_page", "got an HTML page", "fetch the file again"),
@@ -212,7 +212,7 @@ def test_an_onnx_file_that_cannot_be_built_names_the_place(
 
 @pytest.mark.parametrize(
     ("content", "error"),
-    [(slice(0, 20_000), "20000 bytes that are none, or that were cut short"), (slice(0, 0), "an empty file")],
+    [(slice(0, 20_000), "20000 bytes that are not ONNX, or a truncated file"), (slice(0, 0), "an empty file")],
 )
 def test_an_onnx_file_that_is_cut_short_is_told_from_a_whole_one(
     fails: Callable[..., Said], place: Path, content: slice, error: str
@@ -353,7 +353,7 @@ def test_a_folder_that_cannot_be_written_is_named(closed: Path, capsys: pytest.C
     ("model", "options", "error"),
     [
         ("closed/my.onnx", [], "my.onnx: cannot be read: Permission denied"),
-        ("model.onnx", ["--calib", "closed"], "closed: expected a folder that can be read, got: Permission denied"),
+        ("model.onnx", ["--calib", "closed"], "closed: expected a readable folder, got: Permission denied"),
     ],
 )
 @pytest.mark.parametrize("closed", [0o000], indirect=True)

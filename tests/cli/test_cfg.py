@@ -110,7 +110,7 @@ def test_another_shape_makes_another_input(workplace: Path, capsys: pytest.Captu
         (["yolov3", "--cfg", "yolov3.cfg"], "--cfg and MODEL: expected one of them, got 'yolov3.cfg' and 'yolov3'"),
         (["--cfg", "yolov3"], "expected a Darknet file that ends in .cfg, got 'yolov3'"),
         (["--cfg", "absent.cfg"], "'absent.cfg': expected a Darknet cfg file, got no such file"),
-        (["--cfg", "odd.cfg"], "cfg odd.cfg, line 5: [lstm]: a layer that is not taken"),
+        (["--cfg", "odd.cfg"], "cfg odd.cfg, line 5: [lstm]: unsupported layer"),
         (["yolov3.cfg", "--shape", "60x64"], "expects a height and a width that are multiples of 8, got 60x64"),
         (["yolov1.cfg", "--shape", "32x32"], "expects 64x64, which its full layers are made for, got 32x32"),
     ],
@@ -137,4 +137,4 @@ def test_error_on_weights_of_another_network_names_the_layer(
     short = workplace / "short.weights"
     short.write_bytes(weights.read_bytes()[:-8])
     assert main(["build", str(workplace / "yolov3.cfg"), "--weights", str(short)]) == 1
-    assert "they run out in 'head8', layer 4 of 4" in " ".join(capsys.readouterr().err.split())
+    assert "the file ends in 'head8', layer 4 of 4" in " ".join(capsys.readouterr().err.split())

@@ -227,7 +227,7 @@ def test_error_on_pictures_for_an_engine_that_takes_arrays(
     arrays_engine: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = error_of([str(arrays_engine), "--data", str(photos)], capsys, code=1)
-    assert "expected float32 8 for the input 'x', as nothing says how pictures become it, got a picture of 7x9" in error
+    assert "expected float32 8 for the input 'x', which has no preprocessing for images, got an image of 7x9" in error
     assert "--preprocess" in error.partition("hint:")[2]
     assert "are broken" not in error
 

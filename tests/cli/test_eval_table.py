@@ -10,7 +10,7 @@ from rich.console import Console
 
 from edgekit.cli.eval.table import class_table, differences, headings, print_summary
 from edgekit.evaluation.evaluate import FIGURES, Evaluation
-from edgekit.evaluation.evaluators import ClassFigure
+from edgekit.evaluation.evaluators.base import ClassFigure
 
 
 def evaluation(figures: dict[str, float], **changes: Any) -> Evaluation:

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 
 from edgekit.cli import progress as module
-from edgekit.cli.progress import PlainProgress, TerminalProgress, progress_on_stderr
+from edgekit.cli.progress import PlainProgress, TerminalProgress, live_bars, progress_on_stderr
+from edgekit.progress import BYTES
 
 
 def test_a_log_has_a_line_when_a_stage_starts_and_when_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,9 +75,34 @@ def test_stages_may_stand_inside_each_other() -> None:
 
 def test_bytes_are_shown_in_megabytes() -> None:
     progress, bars, text = terminal()
-    with bars, progress.stage("Download", total=8e6, unit="bytes") as advance:
+    with bars, progress.stage("Download", total=8e6, unit=BYTES) as advance:
         advance(8e6)
     assert "8.0 MB" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("total", "unit", "shown"),
+    [
+        (248e6, BYTES, "35 MB of 248 MB"),
+        (None, BYTES, "35 MB"),
+        (248e6, "images", "3.5e+07 of 2.48e+08 images"),
+    ],
+)
+def test_a_bar_counts_in_the_unit_of_its_stage(total: float | None, unit: str, shown: str) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    bars = live_bars(console)
+    with TerminalProgress(bars).stage("Download", total=total, unit=unit) as advance:
+        advance(35e6)
+        with console.capture() as captured:
+            console.print(bars.get_renderable())
+    assert shown in captured.get()
+
+
+def test_a_log_counts_bytes_in_megabytes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(module, "SILENCE_S", -1.0)
+    with PlainProgress().stage("Download", total=248e6, unit=BYTES) as advance:
+        advance(35e6)
+        assert "  35 MB of 248 MB, 0 s" in capsys.readouterr().err
 
 
 def test_what_is_no_terminal_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

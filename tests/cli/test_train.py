@@ -60,7 +60,7 @@ def test_weights_are_fine_tuned(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "code", "message"),
     [
         (["lenett"], 2, "unknown recipe 'lenett'"),
-        (["net.onnx", "--data", "digits"], 2, "got an ONNX file, which does not say what it is to learn"),
+        (["net.onnx", "--data", "digits"], 2, "got an ONNX file, which does not define a training task"),
         (["net.cfg", "--data", "digits"], 2, "expected a Darknet cfg file, got: No such file"),
         (["lenet", "--data", "digits", "--augment", "mosaic"], 2, "--augment: expected no mosaic for lenet"),
         (["lenet", "--data", "digits", "--warmup", "5"], 2, "--warmup: expected 0 with the schedule 'onecycle'"),
@@ -74,9 +74,9 @@ def test_weights_are_fine_tuned(capsys: pytest.CaptureFixture[str]) -> None:
         (["lenet", "--data", "digits", "--lr", "nan"], 2, "nan"),
         (["lenet", "--data", "digits", "--augment", "spin"], 2, "expected any of flip, crop"),
         (["lenet", "--data", "digits", "--weights", "nowhere.pt"], 2, "got 'nowhere.pt', which is neither"),
-        (["lenet", "--data", "digits", "--resume"], 1, "expected a training to resume, got no such file"),
+        (["lenet", "--data", "digits", "--resume"], 1, "expected a checkpoint to resume from, got no such file"),
         (["lenet", "--data", "digits", "-o", "x.pt"], 2, "expected a name that ends in .safetensors, got '.pt'"),
-        (["transformer-tiny", "--data", "spelling", "--augment", "flip"], 2, "--augment is for pictures"),
+        (["transformer-tiny", "--data", "spelling", "--augment", "flip"], 2, "which has no image input"),
     ],
 )
 def test_bad_input_has_a_message_and_leaves_nothing(

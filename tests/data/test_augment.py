@@ -32,16 +32,16 @@ def boxes(*corners, ignored=None):
 
 
 def painted(width, height, corners):
-    """A picture with a white box."""
-    picture = np.full((height, width, 3), GROUND, np.uint8)
+    """An image with a white box."""
+    image = np.full((height, width, 3), GROUND, np.uint8)
     x1, y1, x2, y2 = corners
-    picture[y1:y2, x1:x2] = 255
-    return picture
+    image[y1:y2, x1:x2] = 255
+    return image
 
 
-def found(picture):
-    """Corners of what is brighter than half way from the ground to the box."""
-    white = np.asarray(picture, int).max(2) > (GROUND + 255) // 2
+def found(image):
+    """Corners of the pixels brighter than the midpoint of background and box."""
+    white = np.asarray(image, int).max(2) > (GROUND + 255) // 2
     rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
     return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
 
@@ -54,9 +54,9 @@ def test_a_flip_is_opencvs():
 @pytest.mark.parametrize("axis", ["x", "y"])
 def test_two_flips_change_nothing(axis):
     given_boxes = boxes([1, 2, 5, 9], [0, 0, 40, 30], ignored=boxes([3, 4, 5, 6]))
-    picture, once = flipped(NOISE, given_boxes, axis)
-    picture, twice = flipped(picture, once, axis)
-    np.testing.assert_array_equal(picture, NOISE)
+    image, once = flipped(NOISE, given_boxes, axis)
+    image, twice = flipped(image, once, axis)
+    np.testing.assert_array_equal(image, NOISE)
     np.testing.assert_array_equal(twice.corners, given_boxes.corners)
     np.testing.assert_array_equal(twice.ignored.corners, given_boxes.ignored.corners)
     assert not np.array_equal(once.corners, given_boxes.corners)
@@ -65,37 +65,37 @@ def test_two_flips_change_nothing(axis):
 @pytest.mark.parametrize("axis", ["x", "y"])
 def test_a_box_follows_a_flip(axis):
     corners = [3, 5, 12, 25]
-    picture, moved = flipped(painted(40, 30, corners), boxes(corners), axis)
-    assert moved.corners[0].tolist() == found(picture)
+    image, moved = flipped(painted(40, 30, corners), boxes(corners), axis)
+    assert moved.corners[0].tolist() == found(image)
 
 
 def test_a_box_follows_a_crop():
     corners = [13, 5, 32, 25]
-    picture, moved = cropped(painted(40, 30, corners), boxes(corners), (10, 3, 40, 28))
-    assert picture.shape == (25, 30, 3)
-    assert moved.corners[0].tolist() == found(picture) == [3, 2, 22, 22]
-    picture, moved = cropped(painted(40, 30, corners), boxes(corners), (20, 10, 40, 20))
-    assert moved.corners[0].tolist() == found(picture) == [0, 0, 12, 10]
+    image, moved = cropped(painted(40, 30, corners), boxes(corners), (10, 3, 40, 28))
+    assert image.shape == (25, 30, 3)
+    assert moved.corners[0].tolist() == found(image) == [3, 2, 22, 22]
+    image, moved = cropped(painted(40, 30, corners), boxes(corners), (20, 10, 40, 20))
+    assert moved.corners[0].tolist() == found(image) == [0, 0, 12, 10]
 
 
-def test_a_crop_around_a_crop_gives_the_picture_back():
-    picture, moved = padded_crop(NOISE, boxes([5, 6, 20, 21]), (-7, -3, 50, 33), 128)
-    assert picture.shape == (36, 57, 3) and (picture[0] == 128).all() and (picture[:, -1] == 128).all()
-    back, again = cropped(picture, moved, (7, 3, 47, 33))
+def test_a_crop_around_a_crop_gives_the_image_back():
+    image, moved = padded_crop(NOISE, boxes([5, 6, 20, 21]), (-7, -3, 50, 33), 128)
+    assert image.shape == (36, 57, 3) and (image[0] == 128).all() and (image[:, -1] == 128).all()
+    back, again = cropped(image, moved, (7, 3, 47, 33))
     np.testing.assert_array_equal(back, NOISE)
     assert again.corners.tolist() == [[5, 6, 20, 21]]
 
 
-def test_a_window_beside_the_picture_shows_nothing_of_it():
+def test_a_window_beside_the_image_shows_nothing_of_it():
     for window in ((50, 0, 60, 10), (-20, -20, -5, -5), (0, 40, 10, 50)):
-        picture, left = padded_crop(NOISE, boxes([0, 0, 40, 30]), window, 77)
-        assert (picture == 77).all() and len(left) == 0
+        image, left = padded_crop(NOISE, boxes([0, 0, 40, 30]), window, 77)
+        assert (image == 77).all() and len(left) == 0
 
 
-def test_of_a_grey_picture_a_part_is_grey():
-    picture, none = padded_crop(NOISE[..., 0], None, (-1, -1, 5, 5), 9)
-    assert picture.shape == (6, 6) and none is None
-    np.testing.assert_array_equal(picture[1:, 1:], NOISE[:5, :5, 0])
+def test_of_a_grey_image_a_part_is_grey():
+    image, none = padded_crop(NOISE[..., 0], None, (-1, -1, 5, 5), 9)
+    assert image.shape == (6, 6) and none is None
+    np.testing.assert_array_equal(image[1:, 1:], NOISE[:5, :5, 0])
 
 
 def test_a_box_of_which_too_little_is_left_is_left_out():
@@ -107,9 +107,9 @@ def test_a_box_of_which_too_little_is_left_is_left_out():
 
 def test_a_box_follows_a_scale():
     corners = [8, 6, 20, 18]
-    picture, moved = scaled(painted(40, 30, corners), boxes(corners), (80, 90))
-    assert picture.shape == (90, 80, 3)
-    assert moved.corners[0].tolist() == [16, 18, 40, 54] == found(picture)
+    image, moved = scaled(painted(40, 30, corners), boxes(corners), (80, 90))
+    assert image.shape == (90, 80, 3)
+    assert moved.corners[0].tolist() == [16, 18, 40, 54] == found(image)
 
 
 def test_a_scale_is_opencvs():
@@ -142,7 +142,7 @@ def test_colours_change_as_the_formula_has_them(hue, saturation, exposure):
         assert np.abs(got[y, x] - 255 * np.array(changed)).max() <= 8
 
 
-def test_a_grey_picture_changes_its_exposure_alone():
+def test_a_grey_image_changes_its_exposure_alone():
     grey = NOISE[..., 0]
     assert jittered(grey, 0.3, 2, 1) is grey
     np.testing.assert_allclose(jittered(grey, 0.3, 2, 0.5), grey * 0.5, atol=0.51)
@@ -164,20 +164,20 @@ def test_the_same_generator_gives_the_same_changes():
 
 
 def test_what_was_handed_in_is_not_changed():
-    picture, corners = NOISE.copy(), boxes([1, 2, 30, 20])
+    image, corners = NOISE.copy(), boxes([1, 2, 30, 20])
     for seed in range(5):
         augmented(
-            Example("x", picture, corners), augmentation_from_names(list(AUGMENTATIONS)), np.random.default_rng(seed)
+            Example("x", image, corners), augmentation_from_names(list(AUGMENTATIONS)), np.random.default_rng(seed)
         )
-    np.testing.assert_array_equal(picture, NOISE)
+    np.testing.assert_array_equal(image, NOISE)
     assert corners.corners.tolist() == [[1, 2, 30, 20]]
 
 
-def test_a_class_stays_and_the_picture_keeps_its_size():
+def test_a_class_stays_and_the_image_keeps_its_size():
     how = augmentation_from_names(["flip", "crop", "scale", "color"])
-    for picture in (NOISE, NOISE[..., 0]):
-        got = augmented(Example("x", picture, 7), how, np.random.default_rng(3))
-        assert got.target == 7 and got.input.shape == picture.shape and got.input.dtype == np.uint8
+    for image in (NOISE, NOISE[..., 0]):
+        got = augmented(Example("x", image, 7), how, np.random.default_rng(3))
+        assert got.target == 7 and got.input.shape == image.shape and got.input.dtype == np.uint8
 
 
 def test_an_unknown_augmentation_is_an_error():
@@ -188,7 +188,7 @@ def test_an_unknown_augmentation_is_an_error():
 
 @settings(max_examples=150)
 @given(st.integers(0, 2**32 - 1), st.integers(5, 50), st.integers(5, 40), st.integers(14, 40), st.integers(14, 40))
-def test_a_painted_box_is_found_where_it_is_said_to_be(seed, x, y, width, height):
+def test_an_augmented_box_matches_the_augmented_image(seed, x, y, width, height):
     """Through flip, scale, shift, stretch and clipping, to two px: the edge of a scaled box is blurred."""
     corners = [x, y, min(x + width, 95), min(y + height, 75)]
     example = Example("x", painted(100, 80, corners), boxes(corners))
@@ -203,17 +203,17 @@ def test_a_painted_box_is_found_where_it_is_said_to_be(seed, x, y, width, height
 
 @settings(max_examples=80)
 @given(st.integers(0, 2**32 - 1))
-def test_boxes_in_a_mosaic_are_where_they_are_painted(seed):
-    """Each of four pictures shows one box in a colour of its own."""
+def test_boxes_in_a_mosaic_match_the_image(seed):
+    """Each of four images shows one box in a colour of its own."""
     numbers = np.random.default_rng(seed)
     examples = []
     for i in range(4):
         width, height = numbers.integers(40, 120, 2)
         x1, y1 = numbers.integers(0, (width // 2, height // 2))
         x2, y2 = x1 + width // 3, y1 + height // 3
-        picture = np.zeros((height, width, 3), np.uint8)
-        picture[y1:y2, x1:x2] = [255 * (i in (0, 3)), 255 * (i in (1, 3)), 255 * (i in (2, 3))]
-        examples.append(Example(f"{i}", picture, Boxes(np.float32([[x1, y1, x2, y2]]), np.array([i]))))
+        image = np.zeros((height, width, 3), np.uint8)
+        image[y1:y2, x1:x2] = [255 * (i in (0, 3)), 255 * (i in (1, 3)), 255 * (i in (2, 3))]
+        examples.append(Example(f"{i}", image, Boxes(np.float32([[x1, y1, x2, y2]]), np.array([i]))))
     got = mosaic(examples, (100, 80), numbers, pad=0)
     assert got.input.shape == (80, 100, 3) and got.id == "0 + 1 + 2 + 3"
     bright = got.input > 128
@@ -225,7 +225,7 @@ def test_boxes_in_a_mosaic_are_where_they_are_painted(seed):
         assert colors[label].sum() < 0.25 * 40 * 40
 
 
-def test_four_pictures_meet_in_the_middle():
+def test_four_images_meet_in_the_middle():
     values = (10, 20, 30, 40)
     examples = [Example("x", np.full((20, 20, 3), value, np.uint8), boxes([0, 0, 20, 20])) for value in values]
     got = mosaic_of(examples, (20, 20), (8, 12), (1, 1, 1, 1))
@@ -234,7 +234,7 @@ def test_four_pictures_meet_in_the_middle():
     assert got.target.corners.tolist() == [[0, 0, 8, 12], [8, 0, 20, 12], [0, 12, 8, 20], [8, 12, 20, 20]]
 
 
-def test_small_pictures_leave_the_rest_of_a_mosaic_padded_and_keep_what_is_ignored():
+def test_small_images_leave_the_rest_of_a_mosaic_padded_and_keep_what_is_ignored():
     aside = boxes([1, 1, 5, 5])
     examples = [Example("x", np.zeros((10, 20), np.uint8), boxes([0, 0, 20, 10], ignored=aside)) for _ in range(4)]
     got = mosaic_of(examples, (40, 40), (20, 20), (0.5, 0.5, 0.5, 0.5), pad=99)

@@ -12,13 +12,13 @@ from edgekit.errors import DataError, UsageError
 from edgekit.recipe.schema import Preprocess
 from edgekit.specs import TensorSpec
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 GRAY = Preprocess(color="gray", mean=(0.0,), std=(1.0,))
 
 
-def picture(path, size=(30, 20)):
+def image(path, size=(30, 20)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(PICTURE).resize(size).save(path)
+    Image.fromarray(IMAGE).resize(size).save(path)
 
 
 def coco(file, count=5):
@@ -27,12 +27,12 @@ def coco(file, count=5):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}))
     for i in range(count):
-        picture(file.parent / f"{i}.png")
+        image(file.parent / f"{i}.png")
 
 
 def voc(root, count=5):
     for i in range(count):
-        picture(root / "JPEGImages" / f"{i}.jpg")
+        image(root / "JPEGImages" / f"{i}.jpg")
         (root / "Annotations").mkdir(exist_ok=True)
         (root / "Annotations" / f"{i}.xml").write_text(
             "<annotation><size><width>30</width><height>20</height></size><object><name>cat</name><bndbox>"
@@ -42,7 +42,7 @@ def voc(root, count=5):
 
 def yolo(root, count=5):
     for i in range(count):
-        picture(root / "images" / f"{i}.png")
+        image(root / "images" / f"{i}.png")
         (root / "labels").mkdir(exist_ok=True)
         (root / "labels" / f"{i}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
 
@@ -50,7 +50,7 @@ def yolo(root, count=5):
 def folder(root):
     for name in ("cat", "dog"):
         for i in range(5):
-            picture(root / name / f"{i}.png")
+            image(root / name / f"{i}.png")
 
 
 def idx(root):
@@ -78,7 +78,7 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_format_is_found_out_and_can_be_told(tmp_path, name):
+def test_a_format_is_detected_or_given_as_a_prefix(tmp_path, name):
     make, inner, task = MAKERS[name]
     make(tmp_path / "set")
     path = tmp_path / "set" / inner
@@ -115,7 +115,7 @@ def test_a_path_that_is_not_there_is_an_error(source):
         data_set(source)
 
 
-def test_a_split_that_is_none_is_an_error():
+def test_an_unknown_split_is_an_error():
     with pytest.raises(UsageError, match="expected train or test, got val"):
         data_set("spelling", split="val")
 
@@ -126,7 +126,7 @@ def test_a_set_for_another_task_is_an_error():
 
 
 @pytest.mark.parametrize("name", ["digits:32", "spelling:9", "scenes:7", "scenes:axb", "scenes:99999", "scenes:0x64"])
-def test_a_size_that_is_none_is_an_error(name):
+def test_an_invalid_size_is_an_error(name):
     with pytest.raises(UsageError, match="expected"):
         data_set(name)
 
@@ -136,26 +136,26 @@ def test_a_folder_of_nothing_known_is_an_error_that_says_what_is_known(tmp_path)
     with pytest.raises(DataError, match="Annotations") as e:
         data_set(str(tmp_path))
     assert "folder:PATH" in e.value.hint
-    with pytest.raises(DataError, match="a file of none of them"):
+    with pytest.raises(DataError, match="a file in an unknown format"):
         data_set(str(tmp_path / "notes.md"))
 
 
 @pytest.mark.parametrize("name", ["folder", "voc", "yolo", "coco", "idx"])
-def test_a_format_that_was_told_wrongly_is_an_error(tmp_path, name):
+def test_a_wrong_format_prefix_is_an_error(tmp_path, name):
     (tmp_path / "a.bin").write_bytes(b"nothing of it")
     for path in (tmp_path / "a.bin", tmp_path):
         with pytest.raises(DataError):
             data_set(f"{name}:{path}")
 
 
-def test_a_picture_becomes_what_preprocess_makes_of_it():
+def test_an_image_becomes_what_preprocess_makes_of_it():
     how, spec = Preprocess(resize="letterbox"), TensorSpec("images", "float32", (1, 3, 32, 32))
-    feeds = feeds_from_example(Example("x", PICTURE, 0), [spec], how, ())
-    np.testing.assert_array_equal(feeds["images"], preprocess(PICTURE, how, spec.shape)[0])
+    feeds = feeds_from_example(Example("x", IMAGE, 0), [spec], how, ())
+    np.testing.assert_array_equal(feeds["images"], preprocess(IMAGE, how, spec.shape)[0])
 
 
-def test_a_grey_picture_goes_into_grey_and_coloured_models():
-    grey = PICTURE[..., 0]
+def test_a_grey_image_goes_into_grey_and_coloured_models():
+    grey = IMAGE[..., 0]
     spec = TensorSpec("x", "float32", (1, 1, 20, 30))
     got = feeds_from_example(Example("x", grey, 0), [spec], GRAY, ())["x"]
     np.testing.assert_allclose(got[0, 0], grey / 255, atol=1e-6)
@@ -200,7 +200,7 @@ def test_a_dimension_that_is_open_is_as_long_as_the_text():
         (np.zeros(4, np.float32), TensorSpec("x", "float32", (1, 3)), None),
         (np.zeros(3, np.float32), TensorSpec("x", "float32", (1, 3, 1)), None),
         (np.zeros(3, np.float32), TensorSpec("x", "float32", (1, 3, 8, 8)), Preprocess()),
-        (PICTURE, TensorSpec("x", "float32", (1, 20, 30, 3)), None),
+        (IMAGE, TensorSpec("x", "float32", (1, 20, 30, 3)), None),
         ("a text", TensorSpec("x", "float32", (1, 3)), None),
         ("a text", TensorSpec("x", "float32", (1, 3, 8, 8)), Preprocess()),
     ],
@@ -211,19 +211,19 @@ def test_an_example_that_the_model_does_not_take_is_an_error(value, spec, how):
 
 
 @pytest.mark.parametrize(("shape", "shown"), [((2,), "2"), ((10, 1), "10x1")])
-def test_numbers_that_do_not_fit_are_told_without_the_batch(shape, shown):
+def test_an_error_on_numbers_shows_shapes_without_the_batch(shape, shown):
     example, spec = Example("x", np.zeros(shape, np.float32), 0), TensorSpec("features", "float32", (1, 10))
     with pytest.raises(DataError, match=f"x: expected float32 10 for the input 'features', got float32 {shown}(\\n|$)"):
         feeds_from_example(example, [spec], None, ())
 
 
-def test_a_picture_for_a_model_of_arrays_says_what_is_missing():
-    with pytest.raises(DataError, match="as nothing says how pictures become it, got a picture of 30x20 px") as error:
-        feeds_from_example(Example("x", PICTURE, 0), [TensorSpec("x", "float32", (1, 20, 30, 3))], None, ())
+def test_an_image_for_a_model_of_arrays_says_what_is_missing():
+    with pytest.raises(DataError, match="which has no preprocessing for images, got an image of 30x20 px") as error:
+        feeds_from_example(Example("x", IMAGE, 0), [TensorSpec("x", "float32", (1, 20, 30, 3))], None, ())
     assert "--preprocess" in error.value.hint
 
 
-def test_the_first_example_that_can_be_read_tells_of_all():
+def test_the_first_readable_example_is_checked():
     class Set(list):
         def __getitem__(self, index):
             if index == 0:
@@ -241,8 +241,8 @@ def test_the_first_example_that_can_be_read_tells_of_all():
 
 
 @pytest.mark.parametrize("source", ["digits", "scenes"])
-def test_a_column_of_what_is_no_table_is_an_error(source):
-    with pytest.raises(UsageError, match=f"data set {source}: expected a CSV table, .* for the column 'price'"):
+def test_a_target_column_of_other_formats_is_an_error(source):
+    with pytest.raises(UsageError, match=f"data set {source}: expected a CSV table for the target column 'price'"):
         data_set(source, target="price")
 
 

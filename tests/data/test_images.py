@@ -18,10 +18,10 @@ def noise(*shape, dtype=np.uint8):
 
 
 def test_png_comes_back_as_it_was_written(tmp_path):
-    picture = noise(5, 7, 3)
-    cv2.imwrite(str(tmp_path / "a.png"), picture[:, :, ::-1])
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture)
-    np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")), picture)
+    image = noise(5, 7, 3)
+    cv2.imwrite(str(tmp_path / "a.png"), image[:, :, ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), image)
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")), image)
 
 
 def test_jpeg_decodes_as_opencv_decodes_it(tmp_path):
@@ -75,7 +75,7 @@ def test_16_bit_samples_lose_their_lower_byte(tmp_path, channels):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
 
 
-def test_16_bit_of_the_other_byte_order_is_the_same_picture():
+def test_16_bit_of_the_other_byte_order_is_the_same_image():
     samples = noise(3, 3, dtype=np.uint16)
     image = Image.frombytes("I;16B", (3, 3), samples.astype(">u2").tobytes())
     np.testing.assert_array_equal(read_image(image)[:, :, 0], samples >> 8)
@@ -83,7 +83,7 @@ def test_16_bit_of_the_other_byte_order_is_the_same_picture():
 
 @pytest.mark.parametrize("image", [Image.new("F", (2, 2)), Image.new("I", (2, 2), -1), Image.new("I", (2, 2), 70_000)])
 def test_samples_without_an_agreed_range_are_refused(image):
-    with pytest.raises(DataError, match="expected 8 or 16 bits a sample"):
+    with pytest.raises(DataError, match="expected 8 or 16 bits per sample"):
         read_image(image)
 
 
@@ -102,7 +102,7 @@ def test_exif_orientation_is_applied_as_opencv_applies_it(tmp_path, orientation)
 @pytest.mark.parametrize(
     "exif", [b"", b"Exif\0\0", b"Exif\0\0MM\0\x2a\xff\xff\xff\xff", b"Exif\0\0II\x2a\0\x08\0\0\0\xff\xff"]
 )
-def test_picture_with_damaged_exif_is_shown_as_it_is_stored(tmp_path, exif):
+def test_image_with_damaged_exif_is_shown_as_it_is_stored(tmp_path, exif):
     Image.new("RGB", (8, 4), "red").save(tmp_path / "a.jpg", exif=exif)
     assert read_image(tmp_path / "a.jpg").shape == (4, 8, 3)
 
@@ -137,12 +137,12 @@ def test_array_is_handed_through_and_pillow_image_stays_as_it_was():
         np.zeros((0, 4, 3), np.uint8),
     ],
 )
-def test_error_on_an_array_that_is_no_rgb_picture(array):
+def test_error_on_an_array_that_is_no_rgb_image(array):
     with pytest.raises(DataError, match=r"expected an RGB array, uint8 \(H, W, 3\), got"):
         read_image(array)
 
 
-def test_error_on_a_picture_without_pixels():
+def test_error_on_an_image_without_pixels():
     with pytest.raises(DataError, match="at least one pixel, got 0 x 4"):
         read_image(Image.new("RGB", (0, 4)))
 
@@ -158,8 +158,8 @@ def test_error_names_a_truncated_file_and_the_reason(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: p.write_text("hello"), "knows no format for"),
-        (lambda p: p.write_bytes(b""), "knows no format for"),
+        (lambda p: p.write_text("hello"), "cannot read"),
+        (lambda p: p.write_bytes(b""), "cannot read"),
         (lambda p: p.mkdir(), "a folder"),
         (lambda p: None, "no such file"),
     ],
@@ -202,12 +202,12 @@ def test_error_on_a_folder_without_images_names_what_was_looked_for(tmp_path):
     with pytest.raises(DataError) as caught:
         images_in(tmp_path)
     assert str(tmp_path / "train") in caught.value.hint
-    with pytest.raises(DataError, match="got nothing there"):
+    with pytest.raises(DataError, match="got no such folder"):
         images_in(tmp_path / "nowhere")
 
 
 def small_files():
-    picture = cv2.resize(noise(3, 3, 3), (24, 20))
+    image = cv2.resize(noise(3, 3, 3), (24, 20))
     exif = Image.Exif()
     exif[0x0112] = 6
     for kind, options in (
@@ -219,12 +219,12 @@ def small_files():
         ("WEBP", {}),
     ):
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, kind, **options)
+        Image.fromarray(image).save(buffer, kind, **options)
         yield pytest.param(buffer.getvalue(), id=kind)
 
 
 @pytest.mark.parametrize("whole", list(small_files()))
-def test_damaged_files_end_in_a_picture_or_in_an_error_of_ours(tmp_path, whole):
+def test_damaged_files_end_in_an_image_or_in_an_error_of_ours(tmp_path, whole):
     damage = np.random.default_rng(1)
     read = 0
     for _ in range(400):
@@ -235,12 +235,12 @@ def test_damaged_files_end_in_a_picture_or_in_an_error_of_ours(tmp_path, whole):
             broken[place] = damage.integers(256)
         (tmp_path / "a").write_bytes(bytes(broken))
         try:
-            picture = read_image(tmp_path / "a")
+            image = read_image(tmp_path / "a")
         except DataError as e:
             assert str(tmp_path / "a") in e.message
         else:
             read += 1
-            assert picture.dtype == np.uint8 and picture.shape[2] == 3
+            assert image.dtype == np.uint8 and image.shape[2] == 3
     assert 0 < read < 400
 
 

@@ -32,34 +32,34 @@ def test_every_input_value_is_a_whole_number_divided_by_255():
     np.testing.assert_array_equal(quantized, pixels)
 
 
-def test_picture_of_the_input_s_size_is_not_changed():
-    picture = noise(16, 24)
+def test_image_of_the_input_s_size_is_not_changed():
+    image = noise(16, 24)
     for resize in ("letterbox", "stretch", "crop"):
-        batch, placement = preprocess(picture, Preprocess(resize=resize), (1, 3, 16, 24))
-        np.testing.assert_array_equal(batch[0] * 255, picture.transpose(2, 0, 1))
+        batch, placement = preprocess(image, Preprocess(resize=resize), (1, 3, 16, 24))
+        np.testing.assert_array_equal(batch[0] * 255, image.transpose(2, 0, 1))
         assert placement == Placement((1.0, 1.0), (0.0, 0.0), (24, 16))
 
 
 def test_layouts_and_color_orders_are_the_same_numbers():
-    picture = noise(30, 50)
-    rgb, _ = preprocess(picture, Preprocess(resize="letterbox"), (1, 3, 32, 32))
-    bgr, _ = preprocess(picture, Preprocess(resize="letterbox", color="bgr"), (1, 3, 32, 32))
-    nhwc, _ = preprocess(picture, Preprocess(resize="letterbox", layout="nhwc"), (1, 32, 32, 3))
+    image = noise(30, 50)
+    rgb, _ = preprocess(image, Preprocess(resize="letterbox"), (1, 3, 32, 32))
+    bgr, _ = preprocess(image, Preprocess(resize="letterbox", color="bgr"), (1, 3, 32, 32))
+    nhwc, _ = preprocess(image, Preprocess(resize="letterbox", layout="nhwc"), (1, 32, 32, 3))
     np.testing.assert_array_equal(bgr, rgb[:, ::-1])
     np.testing.assert_array_equal(nhwc, rgb.transpose(0, 2, 3, 1))
 
 
 def test_gray_is_the_luma_that_opencv_computes():
-    picture = noise(16, 16)
+    image = noise(16, 16)
     how = Preprocess(color="gray", divisor=1.0, mean=(0.0,), std=(1.0,))
-    batch, _ = preprocess(picture, how, (1, 1, 16, 16))
-    assert np.abs(batch[0, 0] - cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)).max() <= 1
+    batch, _ = preprocess(image, how, (1, 1, 16, 16))
+    assert np.abs(batch[0, 0] - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)).max() <= 1
 
 
 def test_mean_and_std_are_taken_channel_by_channel():
-    picture, mean, std = noise(8, 8), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    batch, _ = preprocess(picture, Preprocess(mean=mean, std=std), (1, 3, 8, 8))
-    expected = (picture / 255 - mean) / std
+    image, mean, std = noise(8, 8), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    batch, _ = preprocess(image, Preprocess(mean=mean, std=std), (1, 3, 8, 8))
+    expected = (image / 255 - mean) / std
     np.testing.assert_allclose(batch[0].transpose(1, 2, 0), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -95,7 +95,7 @@ def test_crop_is_resize_and_center_crop(height, width, short_side, size):
     assert placement.offset == (-left, -top)
 
 
-def test_huge_and_thin_pictures_need_no_more_memory_than_the_input():
+def test_huge_and_thin_images_need_no_more_memory_than_the_input():
     for size in ((1, 60_000), (60_000, 1), (5472, 3648), (1, 1)):
         for resize in ("letterbox", "stretch", "crop"):
             batch, _ = preprocess(Image.new("RGB", size, (255, 0, 0)), Preprocess(resize=resize), (1, 3, 96, 128))
@@ -104,31 +104,31 @@ def test_huge_and_thin_pictures_need_no_more_memory_than_the_input():
 
 @settings(deadline=None)
 @given(sides, sides, sides, sides, ways)
-def test_picture_s_corners_come_back_from_the_input(height, width, out_height, out_width, resize):
-    picture = Image.new("RGB", (width, height))
-    _, placement = preprocess(picture, Preprocess(resize=resize), ("N", 3, out_height, out_width))
+def test_image_s_corners_come_back_from_the_input(height, width, out_height, out_width, resize):
+    image = Image.new("RGB", (width, height))
+    _, placement = preprocess(image, Preprocess(resize=resize), ("N", 3, out_height, out_width))
     inner = np.sort(rng.uniform(0, (width, height), (5, 2, 2)), axis=1).reshape(5, 4).astype(np.float32)
     boxes = np.concatenate([inner, [[0, 0, width, height]]])
-    np.testing.assert_allclose(placement.to_picture(placement.to_input(boxes)), boxes, atol=width * height * 1e-4)
+    np.testing.assert_allclose(placement.to_image(placement.to_input(boxes)), boxes, atol=width * height * 1e-4)
 
 
 @settings(deadline=None)
 @given(sides, sides)
-def test_boxes_are_clipped_to_the_picture(height, width):
+def test_boxes_are_clipped_to_the_image(height, width):
     _, placement = preprocess(Image.new("RGB", (width, height)), Preprocess(resize="letterbox"), (1, 3, 100, 100))
-    boxes = placement.to_picture(np.array([[-1e9, -1e9, 1e9, 1e9], [0, 0, 100, 100]], np.float32))
+    boxes = placement.to_image(np.array([[-1e9, -1e9, 1e9, 1e9], [0, 0, 100, 100]], np.float32))
     assert boxes.dtype == np.float32
     np.testing.assert_array_equal(boxes, [[0, 0, width, height]] * 2)
-    assert placement.to_picture(np.empty((0, 4), np.float32)).shape == (0, 4)
+    assert placement.to_image(np.empty((0, 4), np.float32)).shape == (0, 4)
 
 
 @settings(deadline=None)
 @given(st.integers(40, 300), st.integers(40, 300), ways)
-def test_a_mark_in_the_picture_is_found_where_the_placement_says(height, width, resize):
-    picture = np.zeros((height, width, 3), np.uint8)
+def test_a_mark_in_the_image_is_found_where_the_placement_says(height, width, resize):
+    image = np.zeros((height, width, 3), np.uint8)
     y, x = height // 2 - 6, width // 2 - 6
-    picture[y : y + 12, x : x + 12] = 255
-    batch, placement = preprocess(picture, Preprocess(resize=resize, pad=0), (1, 3, 120, 160))
+    image[y : y + 12, x : x + 12] = 255
+    batch, placement = preprocess(image, Preprocess(resize=resize, pad=0), (1, 3, 120, 160))
     rows, columns = np.nonzero(batch[0, 0] > 0.5)
     found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
     expected = placement.to_input(np.array([[x, y, x + 12, y + 12]], np.float32))[0]
@@ -136,7 +136,7 @@ def test_a_mark_in_the_picture_is_found_where_the_placement_says(height, width, 
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 3, 8), (1, 3, "H", "W"), (1, 8, 8, 3), (3, 8, 8)])
-def test_error_on_a_shape_that_is_no_picture(shape):
+def test_error_on_a_shape_that_is_no_image(shape):
     with pytest.raises(RecipeError, match=r"input shape: expected \(N, 3, H, W\) with fixed H and W .*, got \("):
         preprocess(noise(8, 8), Preprocess(), shape)
 

@@ -44,11 +44,11 @@ def test_fractions_of_keys_are_spread_evenly():
         ("a.csv", None),
     ],
 )
-def test_a_name_tells_its_split(name, split):
+def test_the_split_is_read_from_the_name(name, split):
     assert split_from_name(name) == split
 
 
-def test_a_folder_tells_a_split_only_by_its_whole_name():
+def test_a_folder_is_a_split_only_by_its_whole_name():
     assert split_from_folder(Path("a/Valid")) == "test"
     assert split_from_folder(Path("a/train")) == "train"
     assert split_from_folder(Path("test_of_things")) is None
@@ -79,7 +79,7 @@ def test_a_file_that_is_a_folder_or_missing_is_an_error(tmp_path):
             text_line_at(path, 1, 0)
 
 
-def test_a_file_of_names_needs_one(tmp_path):
+def test_a_file_of_names_without_names_is_an_error(tmp_path):
     (tmp_path / "n.txt").write_text("\n  \n")
-    with pytest.raises(DataError, match="expected names of classes, one a line, got none"):
+    with pytest.raises(DataError, match="expected class names, one per line, got none"):
         names_in(tmp_path / "n.txt")

@@ -13,7 +13,7 @@ import pytest
 from fake_cuda import FakeDriver, Misuse
 
 import edgekit
-from edgekit.device.cuda import driver as cuda
+from edgekit.device.cuda import choose as cuda
 from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Module, Owned, Stream
 from edgekit.errors import BackendUnavailable, RunError
 
@@ -33,9 +33,9 @@ def gpu() -> Iterator[FakeDriver]:
 
 @pytest.fixture
 def search_anew() -> Iterator[None]:
-    cuda._found.cache_clear()
+    cuda.driver.cache_clear()
     yield
-    cuda._found.cache_clear()
+    cuda.driver.cache_clear()
 
 
 @pytest.fixture

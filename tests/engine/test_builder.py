@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from edgekit.engine.backend import BuildOptions
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import write_bundle
 from edgekit.errors import BackendUnavailable, BuildError, GraphError, UsageError
-from edgekit.specs import Precision
+from edgekit.specs import Precision, ShapeRange
 
 FP32 = BuildOptions(precision=Precision.FP32)
 
@@ -129,7 +130,7 @@ from edgekit.engine.backend import BuildOptions
 from edgekit.engine.table import BACKENDS, Entry
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import write_bundle
-from edgekit.specs import Precision
+from edgekit.specs import Precision, ShapeRange
 
 BACKENDS["broken"] = Entry("broken_backends:Sleeps")
 with write_bundle(Path(sys.argv[2])) as staging:
@@ -164,6 +165,23 @@ def test_modules_where_the_user_stands_are_not_imported(
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     assert engine_from_graph(graph, folder, "null", FP32).engine == "engine.json"
+
+
+@pytest.mark.parametrize(("name", "library"), [("Cpu", "onnxruntime"), ("Openvino", "openvino")])
+def test_the_builders_process_loads_what_it_uses(
+    name: str, library: str, tmp_path: Path, folder: Path, registered: Callable[[str, str], str]
+) -> None:
+    """sympy, which onnx_ir imports, takes longer to load than all else; PyTorch and onnxscript are for exports."""
+    pytest.importorskip(library)
+    from small_graphs import SHAPE, conv_graph, save
+
+    graph = save(conv_graph(quantized=True, batch="batch"), tmp_path)
+    shapes = {"images": ShapeRange(SHAPE, SHAPE, (4, *SHAPE[1:]))}
+    options = BuildOptions(precision=Precision.INT8, shapes=shapes)
+    assert engine_from_graph(graph, folder, registered("told", f"told_imports:{name}"), options).layers["int8"] == 1
+    modules = set(json.loads((folder / "modules.json").read_text()))
+    assert {"onnx_ir", "edgekit.lower.split_float_weights", library} <= modules
+    assert modules & {"sympy", "onnx_ir._symbolic_shapes", "torch", "onnxscript"} == set()
 
 
 def _wait_for(file: Path, seconds: float = 30) -> None:

@@ -26,10 +26,10 @@ from edgekit.engine.bundle.manifest import (
     this_machine,
     write_bundle,
 )
-from edgekit.engine.bundle.staging import require_room
 from edgekit.engine.table import BACKENDS, Entry
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, UsageError
 from edgekit.specs import Precision, TensorSpec
+from edgekit.storage import require_room
 
 REBUILD = "edgekit build tiny --fp32 --target null"
 

@@ -18,7 +18,7 @@ Answer = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 class ScriptedEngine:
-    """Answers as it was told to, and remembers how many examples it was given at once."""
+    """Returns scripted outputs and records the batch sizes."""
 
     notes = ()
 
@@ -36,7 +36,7 @@ class ScriptedEngine:
 
 @dataclass
 class Listed:
-    """A data set out of a list, in which a text is the message of an example that cannot be read."""
+    """Data set from a list; a string raises a DataError with that message."""
 
     items: list[Example | str]
     labels: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ def listed() -> type[Listed]:
 
 @pytest.fixture
 def make_session() -> Callable[..., tuple[Session, ScriptedEngine]]:
-    """An open session of a scripted engine that takes pictures of 4 x 4 px, by default one at a time."""
+    """An open session of a scripted engine that takes images of 4 x 4 px, by default one at a time."""
 
     def make(answer: Answer, **changes: Any) -> tuple[Session, ScriptedEngine]:
         fields: dict[str, Any] = {

@@ -20,14 +20,14 @@ COLOURS = ("red", "green", "blue")
 
 
 def coloured(index: int, target: int, name: str = "") -> Example:
-    """A picture of nothing but one colour, and the class it is said to be of."""
+    """An image of a single color, and its class."""
     pixels = np.zeros((6, 5, 3), np.uint8)
     pixels[..., index] = 200
     return Example(name or f"{COLOURS[index]} {target}", pixels, target)
 
 
 def brightest(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A classifier that looks which channel is the brightest."""
+    """A classifier that predicts the brightest channel."""
     return {"logits": feeds["images"].mean(axis=(2, 3))}
 
 
@@ -68,11 +68,11 @@ def test_classes_in_another_order_are_matched_by_name(make_session, listed) -> N
 
 def test_a_set_may_have_a_part_of_the_models_classes(make_session, listed) -> None:
     session, _ = make_session(brightest, labels=("Red", "Green", "Blue"))
-    # The second is a blue picture that is called red: classes that the set lacks are in the running.
+    # The second is a blue image that is called red: classes that the set lacks are in the running.
     found = evaluate_session(session, listed([coloured(0, 1), coloured(2, 1), coloured(1, 0)], ("green", "red")))
     assert found.figures["accuracy"] == pytest.approx(2 / 3)
     assert [(row.label, row.count, row.value) for row in found.per_class] == [("green", 1, 1.0), ("red", 2, 0.5)]
-    assert found.notes == ("the set has 2 of the model's 3 classes",)
+    assert found.notes == ("the data set has 2 of the model's 3 classes",)
 
 
 def test_error_on_other_classes(make_session, listed) -> None:
@@ -90,7 +90,7 @@ def test_an_engine_without_names_has_the_classes_of_the_set(make_session, listed
 
 def test_error_on_an_engine_without_names_and_another_number_of_classes(make_session, listed) -> None:
     session, _ = make_session(brightest, labels=(), task="tensor")
-    with pytest.raises(RunError, match="a logit for each of 4 classes, got 3"):
+    with pytest.raises(RunError, match="one logit per class, 4, got 3"):
         evaluate_session(session, listed(FOUR, (*COLOURS, "pink")))
 
 
@@ -114,7 +114,7 @@ def test_error_on_a_set_for_another_task(make_session, listed, task: str, own: s
         ("batch", {"images": ShapeRange((2, 3, 4, 4), (4, 3, 4, 4), (8, 3, 4, 4))}, [4, 2]),
     ],
 )
-def test_the_engine_is_given_as_many_as_it_takes_at_once(make_session, listed, batch, shapes, given) -> None:
+def test_the_engine_gets_full_batches(make_session, listed, batch, shapes, given) -> None:
     spec = (TensorSpec("images", "float32", (batch, 3, 4, 4)),)
     session, engine = make_session(brightest, inputs=spec, shapes=shapes)
     found = evaluate_session(session, listed([*FOUR, coloured(2, 2)], COLOURS))
@@ -143,21 +143,21 @@ def test_a_limit_takes_examples_from_all_over_the_set(make_session, listed) -> N
     assert [row.count for row in found.per_class] == [1, 1, 1]
 
 
-def test_broken_examples_are_passed_over_and_counted(make_session, listed) -> None:
+def test_broken_examples_are_skipped_and_counted(make_session, listed) -> None:
     session, _ = make_session(brightest)
     items = [FOUR[0], "b.jpg: broken image", FOUR[3], Example("floats", np.zeros(3, np.float32), 0)]
     found = evaluate_session(session, listed(items, COLOURS))
     assert found.examples == 2
     assert found.figures["accuracy"] == 0.5
     assert found.skipped[0] == "b.jpg: broken image"
-    assert found.skipped[1].startswith("floats: expected a picture")
+    assert found.skipped[1].startswith("floats: expected an image")
 
 
 def test_error_when_all_are_broken_or_there_is_none(make_session, listed) -> None:
     session, _ = make_session(brightest)
     with pytest.raises(DataError, match="all 2 examples are broken: a.jpg: broken image"):
         evaluate_session(session, listed(["a.jpg: broken image"] * 2, COLOURS))
-    with pytest.raises(DataError, match="expected examples to measure on, got none"):
+    with pytest.raises(DataError, match="expected at least one example, got none"):
         evaluate_session(session, listed([], COLOURS))
 
 
@@ -212,7 +212,7 @@ def test_a_regression_is_measured_by_its_squares(make_session, listed) -> None:
 
 def test_error_on_another_number_of_outputs(make_session, listed) -> None:
     session, _ = make_session(lambda feeds: {"prediction": np.zeros((2, 3), np.float32)}, **TABLE)
-    with pytest.raises(RunError, match="one output with 1 numbers an example"):
+    with pytest.raises(RunError, match="one output with 1 numbers per example"):
         evaluate_session(session, listed(ROWS, task="regress"))
 
 
@@ -250,7 +250,7 @@ def scene(corners: tuple[float, ...], kind: int = 1, *, size: int = 64, ignored:
 ANIMALS = ("cat", "dog")
 
 
-def test_boxes_in_px_of_the_picture_are_compared(make_session, listed) -> None:
+def test_boxes_in_px_of_the_image_are_compared(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     scenes = listed([scene((0, 8, 32, 24)), scene((0, 16, 64, 48), size=128)], ANIMALS, task="detect")
     found = evaluate_session(session, scenes)
@@ -260,7 +260,7 @@ def test_boxes_in_px_of_the_picture_are_compared(make_session, listed) -> None:
     assert found.per_class[1].value == pytest.approx(1.0)
 
 
-def test_what_is_found_of_classes_that_the_set_lacks_does_not_count(make_session, listed) -> None:
+def test_detections_of_classes_that_the_set_lacks_do_not_count(make_session, listed) -> None:
     both = dog_at()
 
     def dog_and_cat(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -274,7 +274,7 @@ def test_what_is_found_of_classes_that_the_set_lacks_does_not_count(make_session
     assert [(row.label, row.count, row.value) for row in found.per_class] == [("dog", 1, pytest.approx(1.0))]
 
 
-def test_what_overlaps_by_half_counts_for_the_looser_figure_alone(make_session, listed) -> None:
+def test_an_overlap_of_half_counts_only_for_map50(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     # 16 of 16 + 12 px high: an overlap of 0.57.
     found = evaluate_session(session, listed([scene((0, 8, 32, 36))], ANIMALS, task="detect"))
@@ -289,7 +289,7 @@ def test_detections_are_matched_by_name_too(make_session, listed) -> None:
     assert found.per_class[0].value == pytest.approx(1.0)
 
 
-def test_faint_detections_count_down_to_the_threshold_that_is_given(make_session, listed) -> None:
+def test_detections_count_down_to_the_score_threshold(make_session, listed) -> None:
     session, _ = make_session(dog_at(score=0.01), **DETECTOR)
     scenes = listed([scene((0, 8, 32, 24))], ANIMALS, task="detect")
     assert evaluate_session(session, scenes).figures["map50"] == pytest.approx(1.0)
@@ -298,7 +298,7 @@ def test_faint_detections_count_down_to_the_threshold_that_is_given(make_session
         evaluate_session(session, scenes, score_threshold=2)
 
 
-def test_what_is_to_be_ignored_is_neither_right_nor_wrong(make_session, listed) -> None:
+def test_ignored_boxes_are_neither_right_nor_wrong(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     crowd = Boxes(np.array([[0, 0, 40, 40]], np.float32), np.array([1]))
     nothing = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
@@ -311,13 +311,13 @@ def test_what_is_to_be_ignored_is_neither_right_nor_wrong(make_session, listed) 
         assert found.per_class[1].count == 1
 
 
-def test_grey_pictures_are_taken(make_session, listed) -> None:
+def test_grey_images_are_taken(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     grey = Example("grey", np.zeros((64, 64), np.uint8), scene((0, 8, 32, 24)).target)
     assert evaluate_session(session, listed([grey], ANIMALS, task="detect")).figures["map50"] == pytest.approx(1.0)
 
 
-def test_a_detector_with_a_batch_is_asked_for_several_at_once(make_session, listed) -> None:
+def test_a_detector_with_a_batch_gets_several_at_once(make_session, listed) -> None:
     batched = {**DETECTOR, "inputs": (TensorSpec("images", "float32", (2, 3, 64, 64)),)}
     session, engine = make_session(dog_at(), **batched)
     scenes = [scene((0, 8, 32, 24)), scene((32, 40, 64, 56)), scene((0, 8, 32, 24))]
@@ -329,7 +329,7 @@ def test_a_detector_with_a_batch_is_asked_for_several_at_once(make_session, list
 
 def test_error_on_a_detector_with_more_classes_than_the_set(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **{**DETECTOR, "labels": ()})
-    with pytest.raises(RunError, match="expected objects of 1 classes, got one of class 1"):
+    with pytest.raises(RunError, match="expected detections of 1 classes, got class 1"):
         evaluate_session(session, listed([scene((0, 8, 32, 24), kind=0)], ("cat",), task="detect"))
 
 
@@ -377,14 +377,14 @@ def test_texts_are_read_with_the_engines_vocabulary(make_session, listed) -> Non
     assert evaluate_session(session, other).figures["sequence_accuracy"] == 1.0
 
 
-def test_what_the_vocabulary_lacks_cannot_be_written_and_is_never_right(make_session, listed) -> None:
+def test_a_token_outside_the_vocabulary_is_never_right(make_session, listed) -> None:
     session, _ = make_session(copies, **TRANSLATOR)
     texts = [Example("1", "aé", "aé"), Example("2", "ab", "ab")]
     found = evaluate_session(session, listed(texts, VOCABULARY, task="translate"))
     assert found.figures == {"token_accuracy": pytest.approx(5 / 6), "sequence_accuracy": 0.5}
 
 
-def test_texts_that_are_too_long_are_passed_over(make_session, listed) -> None:
+def test_texts_that_are_too_long_are_skipped(make_session, listed) -> None:
     session, _ = make_session(copies, **TRANSLATOR)
     found = evaluate_session(session, listed([Example("1", "ab", "ab"), Example("2", "a" * 9, "a")], VOCABULARY,
                                              task="translate"))  # fmt: skip

@@ -35,9 +35,9 @@ def test_cocos_names_and_darknets_are_the_same_classes() -> None:
 def test_names_that_stand_twice_go_with_the_same_order_alone() -> None:
     twice = ["crane", "dog", "crane"]
     assert model_classes_from_labels(twice, twice, name="set").tolist() == [0, 1, 2]
-    with pytest.raises(UsageError, match="several are called 'crane'"):
+    with pytest.raises(UsageError, match="several are named 'crane'"):
         model_classes_from_labels(twice, ["dog", "crane", "crane"], name="set")
-    with pytest.raises(UsageError, match="several are called 'crane'"):
+    with pytest.raises(UsageError, match="several are named 'crane'"):
         model_classes_from_labels(twice, ["crane", "dog"], name="set")
 
 

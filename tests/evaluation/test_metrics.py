@@ -177,24 +177,24 @@ def test_a_class_without_a_box_has_no_figure_and_is_in_no_mean() -> None:
     assert np.isnan(figures.per_class).tolist() == [True, False, True]
 
 
-def test_pictures_without_any_box_have_no_figure() -> None:
+def test_images_without_any_box_have_no_figure() -> None:
     collected = AveragePrecision(2)
     collected.add(NOTHING, boxes([BOX], [0], [0.5]))
     assert math.isnan(collected.figures().map50)
     assert math.isnan(AveragePrecision(2).figures().map50_95)
 
 
-def test_a_picture_without_boxes_counts_what_is_found_in_it_as_wrong() -> None:
+def test_an_image_without_boxes_counts_what_is_found_in_it_as_wrong() -> None:
     collected = AveragePrecision(1)
     collected.add(boxes([BOX], [0]), boxes([BOX], [0], [0.5]))
     collected.add(NOTHING, boxes([BOX], [0], [0.9]))
     assert collected.figures().map50 == pytest.approx(0.5)
 
 
-def random_pictures(seed: int, classes: int, pictures: int) -> list[tuple[FoundBoxes, FoundBoxes]]:
+def random_images(seed: int, classes: int, images: int) -> list[tuple[FoundBoxes, FoundBoxes]]:
     random = np.random.default_rng(seed)
     made = []
-    for _ in range(pictures):
+    for _ in range(images):
         count = int(random.integers(0, 6))
         start = random.uniform(0, 80, (count, 2))
         truth = np.concatenate([start, start + random.uniform(5, 40, (count, 2))], axis=1)
@@ -209,10 +209,10 @@ def random_pictures(seed: int, classes: int, pictures: int) -> list[tuple[FoundB
     return made
 
 
-def by_files(pictures: list[tuple[FoundBoxes, FoundBoxes]], classes: int) -> tuple[float, float]:
+def by_files(images: list[tuple[FoundBoxes, FoundBoxes]], classes: int) -> tuple[float, float]:
     """As its own documentation uses pycocotools: annotations, ``loadRes``, ``summarize``."""
     annotations, results = [], []
-    for i, (truth, found) in enumerate(pictures):
+    for i, (truth, found) in enumerate(images):
         for corners, kind in zip(truth.corners, truth.classes, strict=True):
             x, y, width, height = corners[0], corners[1], corners[2] - corners[0], corners[3] - corners[1]
             annotations.append(
@@ -227,7 +227,7 @@ def by_files(pictures: list[tuple[FoundBoxes, FoundBoxes]], classes: int) -> tup
         truth = COCO()
         truth.dataset = {
             "info": {},
-            "images": [{"id": i + 1} for i in range(len(pictures))],
+            "images": [{"id": i + 1} for i in range(len(images))],
             "categories": [{"id": i + 1, "name": str(i)} for i in range(classes)],
             "annotations": annotations,
         }
@@ -241,19 +241,19 @@ def by_files(pictures: list[tuple[FoundBoxes, FoundBoxes]], classes: int) -> tup
 
 @pytest.mark.parametrize("seed", range(4))
 def test_figures_are_those_of_pycocotools_used_directly(seed: int) -> None:
-    pictures = random_pictures(seed, classes=4, pictures=15)
+    images = random_images(seed, classes=4, images=15)
     collected = AveragePrecision(4)
-    for truth, found in pictures:
+    for truth, found in images:
         collected.add(truth, found)
     figures = collected.figures()
-    assert (figures.map50, figures.map50_95) == pytest.approx(by_files(pictures, 4), abs=1e-12)
+    assert (figures.map50, figures.map50_95) == pytest.approx(by_files(images, 4), abs=1e-12)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_an_overlap_that_is_easier_to_reach_gives_no_lower_precision(seed: int) -> None:
     collected = AveragePrecision(2)
-    for truth, found in random_pictures(seed, classes=2, pictures=3):
+    for truth, found in random_images(seed, classes=2, images=3):
         collected.add(truth, found)
     figures = collected.figures()
     assert math.isnan(figures.map50) or 0 <= figures.map50_95 <= figures.map50 <= 1

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from edgekit.device.cuda import driver as cuda
+from edgekit.device.cuda import choose as cuda
 from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Module, Stream
 from edgekit.errors import BackendUnavailable, RunError
 

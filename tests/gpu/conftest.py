@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgekit.device.cuda.driver import Driver, device_properties, driver
+from edgekit.device.cuda.choose import device_properties, driver
+from edgekit.device.cuda.driver import Driver
 from edgekit.device.cuda.resources import Context
 from edgekit.errors import EdgeKitError
 

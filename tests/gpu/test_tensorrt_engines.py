@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit.device.cuda.driver import device_properties
+from edgekit.device.cuda.choose import device_properties
 from edgekit.engine.backend import backend
 from edgekit.engine.tensorrt.runtime import TensorRtEngine
 from edgekit.errors import BackendUnavailable, EngineMismatch

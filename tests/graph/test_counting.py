@@ -1,4 +1,4 @@
-"""Counts of whole models: against hooks on PyTorch's modules, PyTorch's own counter, and what the papers say."""
+"""Compares counts of whole models with hooks on PyTorch modules, PyTorch's own counter, and the papers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PUBLISHED = {
     "vgg16-bn": 138_365_992,
     "yolov3": 61_949_149,
 }
-"""Parameters as torchvision's documentation and the authors of YOLOv3 give them."""
+"""Parameters according to torchvision's documentation and the authors of YOLOv3."""
 UNUSED = {
     # The pooler, whose answer nobody reads, and positions beyond the 128 of the input; what is left of the table of
     # positions is added up with that of token types before anything is run.
@@ -44,7 +44,7 @@ MODELS = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow, id
 
 
 class Hooks:
-    """Counts what each convolution and each full layer of a module does, from its weights and what it returns."""
+    """Counts MACs of each convolution and fully connected layer, from its weights and outputs."""
 
     def __init__(self, module: nn.Module) -> None:
         self.macs: dict[str, int] = {}
@@ -64,7 +64,7 @@ class Hooks:
 
 
 def counted(name: str) -> tuple[GraphStats, Hooks, int]:
-    """Our counts of a recipe's graph, those of hooks, and multiply-accumulates by PyTorch's own counter."""
+    """Our counts of a recipe's graph, those of hooks, and MACs by PyTorch's own counter."""
     recipe = load_recipe(name)
     module = module_from_recipe(recipe, seed=0).eval()
     specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]

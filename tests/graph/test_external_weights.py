@@ -1,4 +1,4 @@
-"""Weights are held back where a node of the graph reads them, and only there."""
+"""Tests that exactly the weights that nodes of the graph read become external."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.external_weights import external_weights
 
 
-def test_what_only_a_node_outside_of_the_graph_reads_is_not_held_back() -> None:
+def test_a_weight_read_only_outside_of_the_graph_is_not_external() -> None:
     proto = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["" : 20]> g (float[1, 32] x) => (float[1, 32] y) '
         "{ y = MatMul (x, w) z = MatMul (x, v) }"

@@ -64,7 +64,7 @@ def test_shared_weight_counts_once_and_each_use_computes():
     assert stats.activation_bytes == 3 * 2 * 4 * 4 * 25
 
 
-def test_dynamic_batch_is_counted_as_one_and_said_so():
+def test_dynamic_batch_is_counted_as_one_and_reported():
     graph = optimize(graph_from_module(nn.Conv2d(3, 4, 1), [TensorSpec("x", "float32", ("batch", 3, 8, 8))]))
     stats, of_four = stats_from_graph(graph), stats_at(graph, {"x": (4, 3, 8, 8)})
     assert stats.assumed_sizes == {"batch": 1}
@@ -118,7 +118,7 @@ def test_bytes_and_precisions_are_those_between_q_and_dq(graph_of):
     assert stats.parameters == 8 * 36 + 8 + 64
 
 
-def test_statistics_of_a_normalization_are_not_learned():
+def test_statistics_of_a_normalization_are_no_parameters():
     norm = nn.BatchNorm2d(5)
     module = nn.Sequential(nn.ReLU(), norm).eval()
     stats = stats_from_graph(optimize(graph_from_module(module, [TensorSpec("x", "float32", (1, 5, 4, 4))])))
@@ -201,7 +201,7 @@ def test_bytes_are_counted_as_if_the_graph_had_the_precision_that_is_asked_for()
     assert [layer.precision for layer in half.layers] == ["float16", "float16"]
 
 
-def test_layers_tell_what_they_read_and_write_beyond_q_and_dq(graph_of):
+def test_layers_report_reads_and_writes_through_q_and_dq(graph_of):
     last = "o = Conv (pf, v) oq = QuantizeLinear (o, s, z) y = DequantizeLinear (oq, s, z)"
     graph = graph_of(
         QUANTIZED.replace("y = Conv (pf, v)", last),
@@ -228,7 +228,7 @@ def test_a_branch_reads_what_it_takes_from_the_graph_around_it(graph_of):
     assert stats_from_graph(graph_of(text)).layers[1].reads == ("c", "a")
 
 
-def test_windows_and_strides_are_told():
+def test_windows_and_strides_are_reported():
     module = nn.Sequential(nn.Conv2d(3, 4, (3, 1), stride=(2, 1)), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1))
     graph = optimize(graph_from_module(module, [TensorSpec("x", "float32", (1, 3, 16, 16))]))
     told = [(layer.kernel, layer.strides) for layer in stats_from_graph(graph).layers]
@@ -236,7 +236,7 @@ def test_windows_and_strides_are_told():
 
 
 class Masked(nn.Module):
-    """Adds a table that is no parameter, one that is, and a number."""
+    """Adds a constant table, a parameter table and a number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class Masked(nn.Module):
         return self.full(x + self.table.flip(0)) * 0.5 + self.offset
 
 
-def test_tables_and_factors_are_not_learned(tmp_path):
+def test_tables_and_factors_are_no_parameters(tmp_path):
     module = Masked()
     graph = optimize(graph_from_module(module, [TensorSpec("x", "float32", (1, 4, 6))]))
     learned = sum(parameter.numel() for parameter in module.parameters())

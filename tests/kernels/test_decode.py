@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgekit.errors import RunError
-from edgekit.kernels import reference
+from edgekit.kernels.decode import reference
 from edgekit.kernels.decode.yolo import decode, decode_yolov1, decode_yolov2, decode_yolov3
 from edgekit.kernels.nms.suppress import nms
 from edgekit.recipe.schema import Postprocess, YoloHead

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgekit.errors import UsageError
-from edgekit.kernels import reference
+from edgekit.kernels.nms import reference
 from edgekit.kernels.nms.suppress import nms
 
 thresholds = st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 1.0])

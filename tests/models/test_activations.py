@@ -38,7 +38,7 @@ FORMULAS: dict[str, Function] = {
     "Mish": lambda x: x * math.tanh(math.log(1 + math.exp(x))),
     "Hardswish": lambda x: x * min(max(x + 3, 0), 6) / 6,
 }
-"""The functions of one number, as the docstrings and papers write them."""
+"""The elementwise functions, as in the docstrings and papers."""
 
 LEAST = {"ReLU": 0.0, "Sigmoid": 0.0, "Tanh": -1.0, "GELU": -0.170, "SiLU": -0.278, "Mish": -0.309, "Hardswish": -0.375}
 WHERE_LEAST = {"GELU": -0.752, "SiLU": -1.278, "Mish": -1.192, "Hardswish": -1.5}
@@ -56,7 +56,7 @@ SIGNAL_TO_NOISE_DB = {
     "Mish": 33.7,
     "Hardswish": 33.6,
 }
-"""Measured behind ``layer -> activation -> layer`` on the target ``cpu``, with weights of 8 bits."""
+"""Measured after ``layer -> activation -> layer`` on the target ``cpu``, with 8-bit weights."""
 
 
 def made(name: str, channels: int = 1) -> nn.Module:
@@ -66,7 +66,7 @@ def made(name: str, channels: int = 1) -> nn.Module:
 
 
 def grid(step: float = 0.01) -> torch.Tensor:
-    """From -10 to 10, without the places where some function has a corner."""
+    """From -10 to 10, without the kinks of the functions."""
     return torch.arange(-10, 10, step, dtype=torch.float64) + step / 3
 
 
@@ -90,7 +90,7 @@ def test_derivative_is_that_of_autograd(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ReLU", "LeakyReLU", "PReLU"])
-def test_derivative_at_a_corner_is_the_one_that_autograd_takes(name: str) -> None:
+def test_derivative_at_a_kink_is_that_of_autograd(name: str) -> None:
     x = torch.zeros(3, requires_grad=True)
     module = made(name)
     (slope,) = torch.autograd.grad(module(x).sum(), x)
@@ -122,7 +122,7 @@ def test_range_is_the_one_in_the_docstring(name: str) -> None:
         assert x[y.argmin()].item() == pytest.approx(WHERE_LEAST[name], abs=1e-3)
 
 
-def test_softmax_is_its_formula_and_two_of_it_are_a_sigmoid() -> None:
+def test_softmax_is_its_formula_and_a_sigmoid_for_two_elements() -> None:
     x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p = activations.Softmax(-1)(x)
     torch.testing.assert_close(p, x.exp() / x.exp().sum(-1, keepdim=True))
@@ -140,7 +140,7 @@ def test_jacobian_of_softmax_is_that_of_autograd() -> None:
 
 
 class Branches(nn.Module):
-    """One input, and for each activation a full layer before it and one behind it."""
+    """One input, and for each activation one linear layer before and one after it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ def test_both_layers_around_every_activation_run_on_integers(built: tuple[Branch
 
 @pytest.fixture(scope="module")
 def measured_db(built: tuple[Branches, Path]) -> dict[str, float]:
-    """Signal to quantization noise of each branch, on numbers that it was not calibrated on.
+    """SQNR of each branch, on inputs outside of the calibration set.
 
     The signal is how the output differs from its mean: what a sigmoid adds to every output carries nothing.
     """
@@ -193,11 +193,9 @@ def measured_db(built: tuple[Branches, Path]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("name", "expected_db"), SIGNAL_TO_NOISE_DB.items())
-def test_error_in_int8_is_the_one_that_was_measured(
-    measured_db: dict[str, float], name: str, expected_db: float
-) -> None:
+def test_int8_error_matches_the_recorded_values(measured_db: dict[str, float], name: str, expected_db: float) -> None:
     assert measured_db[name] > expected_db - (1 if WEIGHTS_OF_8_BITS else 5)
 
 
-def test_relu_that_is_rounded_once_keeps_more_than_all_others(measured_db: dict[str, float]) -> None:
+def test_relu_which_is_quantized_once_has_the_highest_snr(measured_db: dict[str, float]) -> None:
     assert max(measured_db, key=lambda name: measured_db[name]) == "ReLU"

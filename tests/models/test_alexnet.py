@@ -8,7 +8,7 @@ from torch import nn
 from edgekit.models.alexnet import AlexNet, alexnet
 
 
-def test_every_line_of_the_docstrings_table_is_so() -> None:
+def test_the_table_in_the_docstring_is_correct() -> None:
     with torch.device("meta"):
         module = alexnet().eval()
     measured: list[tuple[tuple[int, ...], int, int]] = []
@@ -29,7 +29,7 @@ def test_every_line_of_the_docstrings_table_is_so() -> None:
     ] == measured
 
 
-def test_full_layers_have_the_share_that_the_docstring_says() -> None:
+def test_fully_connected_layers_have_the_share_in_the_docstring() -> None:
     with torch.device("meta"):
         module = alexnet()
     parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -38,7 +38,7 @@ def test_full_layers_have_the_share_that_the_docstring_says() -> None:
     assert round(sum(layer.weight.numel() for layer in full) / 714_188_480, 2) == 0.08
 
 
-def test_pictures_of_other_sizes_give_as_many_logits() -> None:
+def test_other_image_sizes_give_the_same_number_of_logits() -> None:
     with torch.device("meta"):
         module = alexnet(classes=7).eval()
     for height, width in ((63, 63), (224, 320), (256, 256)):

@@ -66,7 +66,7 @@ def test_self_attention_agrees_with_torch(mask: str) -> None:
     torch.testing.assert_close(ours(x, x, bias), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_attention_at_another_sequence_agrees_with_torch() -> None:
+def test_cross_attention_agrees_with_torch() -> None:
     theirs, ours = theirs_and_ours()
     x, memory = torch.randn(BATCH, TARGETS, WIDTH), torch.randn(BATCH, SOURCES, WIDTH)
     seen = padded([2, SOURCES, 5], SOURCES)
@@ -85,7 +85,7 @@ def test_scaled_dot_product_agrees_with_torch_for_any_leading_axes() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_hidden_keys_have_no_weight_at_all() -> None:
+def test_masked_keys_have_no_weight() -> None:
     query, key, value = torch.randn(1, 5, 16), torch.randn(1, 7, 16), torch.randn(1, 7, 4)
     bias = bias_from_visibility(torch.tensor([1, 1, 1, 0, 1, 0, 0]))
     changed = value.clone()
@@ -119,7 +119,7 @@ def test_the_recipes_module_takes_torch_s_weights_and_agrees_with_it(causal: boo
     torch.testing.assert_close(ours(x, seen), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_lies_ahead_changes_nothing() -> None:
+def test_later_tokens_have_no_effect() -> None:
     module = self_attention(WIDTH, HEADS, causal=True).eval()
     x, seen = torch.randn(1, 6, WIDTH), torch.ones(1, 6)
     later = x.clone()
@@ -129,17 +129,17 @@ def test_what_lies_ahead_changes_nothing() -> None:
     assert not torch.equal(before[:, 4:], after[:, 4:])
 
 
-def test_masks_show_what_they_say() -> None:
+def test_masks_have_the_documented_values() -> None:
     assert padding_visibility(torch.tensor([[5, 2, 0, 0]])).tolist() == [[True, True, False, False]]
     assert causal_visibility(3).tolist() == [[True, False, False], [True, True, False], [True, True, True]]
 
 
-def test_random_weights_neither_blow_up_nor_vanish() -> None:
+def test_random_weights_keep_the_magnitude() -> None:
     module = self_attention().eval()
     got = module(torch.randn(1, 64, 512), torch.ones(1, 64))
     assert 0.05 < got.std() < 1
 
 
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+def test_error_if_heads_do_not_divide_the_width() -> None:
     with pytest.raises(ValueError, match="multiple of the 5 heads, got 32"):
         MultiHeadAttention(32, 5)

@@ -1,4 +1,4 @@
-"""What becomes of attention on its way to an engine."""
+"""Export and quantization of attention."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.models.attention import self_attention
 from edgekit.models.bert import minilm
-from edgekit.models.decoding import greedy
+from edgekit.models.decoding import beam_search
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.transformer import transformer
 from edgekit.progress import Silent
@@ -61,7 +61,7 @@ def model(request: pytest.FixtureRequest) -> tuple[ir.Model, nn.Module, tuple[Te
     return optimize(graph_from_module(module, specs)), module, specs
 
 
-def test_attention_is_written_in_operators_that_every_target_takes(model: Any) -> None:
+def test_attention_only_has_operators_that_every_target_supports(model: Any) -> None:
     graph, _, _ = model
     used = {node.op_type for node in graph.graph.all_nodes()}
     assert all(node.domain == "" for node in graph.graph.all_nodes())
@@ -71,7 +71,7 @@ def test_attention_is_written_in_operators_that_every_target_takes(model: Any) -
     )
 
 
-def test_masks_fit_half_precision_and_widen_no_range_of_what_is_quantized(model: Any) -> None:
+def test_masks_fit_half_precision_and_do_not_widen_quantized_ranges(model: Any) -> None:
     graph, _, specs = model
     for value in graph.graph.initializers.values():
         array = value.const_value.numpy()
@@ -108,16 +108,16 @@ def test_every_linear_layer_is_quantized_and_no_softmax_or_norm(model: Any, targ
 
 
 @pytest.mark.parametrize("name", ["self-attention", "transformer-tiny"])
-def test_recipes_keep_their_answers_in_int8(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_keep_their_outputs_in_int8(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     place = edgekit.build(name, precision="int8", target="cpu", profile=False, output="engine")
     recipe = load_recipe(name)
     module = module_from_recipe(recipe)
     specs = [TensorSpec(spec.name, spec.dtype, spec.shape) for spec in recipe.inputs]
-    below = {spec.name: spec.below for spec in recipe.inputs if spec.below}
+    num_values = {spec.name: spec.num_values for spec in recipe.inputs if spec.num_values}
     noise = signal = 0.0
     with edgekit.load(place) as session, torch.no_grad():
-        for _, feeds in list(RandomInputs(20, below).feeds(specs, None))[-4:]:
+        for _, feeds in list(RandomInputs(20, num_values).feeds(specs, None))[-4:]:
             expected = module(*(torch.from_numpy(array) for array in feeds.values())).numpy()
             got = session.run(feeds)[recipe.outputs[0]]
             noise += float(np.square(got - expected).sum())
@@ -125,7 +125,7 @@ def test_recipes_keep_their_answers_in_int8(name: str, tmp_path: Path, monkeypat
     assert 10 * np.log10(signal / noise) > 25
 
 
-def test_an_engine_writes_the_tokens_that_the_module_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_decodes_the_same_tokens_as_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     place = edgekit.build("transformer-tiny", precision="fp32", target="cpu", profile=False, output="engine")
     module = module_from_recipe(load_recipe("transformer-tiny"))
@@ -136,4 +136,4 @@ def test_an_engine_writes_the_tokens_that_the_module_writes(tmp_path: Path, monk
     with edgekit.load(place) as session:
         got = [greedy_tokens(session.run, row[None], 52)[0] for row in source]
         assert session.tokens(source[:1]) == got[:1]
-    assert got == greedy(module, torch.from_numpy(source))
+    assert got == beam_search(module, torch.from_numpy(source), width=1)

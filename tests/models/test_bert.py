@@ -73,8 +73,8 @@ def test_state_dict_is_that_of_the_published_file() -> None:
     assert {name: tuple(value.shape) for name, value in module.state_dict().items()} == expected
 
 
-def test_the_table_of_the_published_file_accounts_for_each_of_its_bytes() -> None:
-    # safetensors: 8 bytes, a header in JSON filled with spaces to a multiple of 8, and the numbers.
+def test_the_table_of_the_published_file_covers_all_its_bytes() -> None:
+    # safetensors: 8 bytes, a header in JSON filled with spaces to a multiple of 8, and the data.
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in sorted(published().items(), key=lambda item: (item[0] != "embeddings.position_ids", item[0])):
@@ -105,7 +105,7 @@ def test_recipe_has_the_multiply_accumulates_that_torch_counts() -> None:
 
 
 def torch_layer(layer: nn.Module) -> nn.TransformerEncoderLayer:
-    """PyTorch's own layer with the weights of one of ours."""
+    """PyTorch's layer with the weights of an EdgeKit layer."""
     own = layer.state_dict()
     theirs = nn.TransformerEncoderLayer(
         WIDTH, HEADS, HIDDEN, dropout=0, activation="gelu", layer_norm_eps=1e-12, batch_first=True
@@ -146,7 +146,7 @@ def test_vectors_agree_with_torch_s_layers() -> None:
 
 
 @torch.no_grad()
-def test_an_embedding_is_the_mean_of_the_tokens_that_are_no_padding_at_length_1() -> None:
+def test_an_embedding_is_the_normalized_mean_without_padding() -> None:
     module, (tokens, visible) = small(SentenceEncoder), sentences()
     vectors = small()(tokens, visible)
     got = module(tokens, visible)
@@ -156,7 +156,7 @@ def test_an_embedding_is_the_mean_of_the_tokens_that_are_no_padding_at_length_1(
 
 
 @torch.no_grad()
-def test_padding_changes_nothing() -> None:
+def test_padding_has_no_effect() -> None:
     module, (tokens, visible) = small(SentenceEncoder), sentences()
     other = tokens.where(visible == 1, torch.full_like(tokens, 3))
     torch.testing.assert_close(module(tokens, visible), module(other, visible), rtol=1e-6, atol=1e-6)
@@ -188,16 +188,16 @@ def test_files_of_hugging_face_are_loaded(prefix: str, places: bool, tmp_path: P
     )
 
 
-def test_weights_of_a_model_with_more_layers_are_refused(tmp_path: Path) -> None:
+def test_error_on_weights_of_a_model_with_more_layers(tmp_path: Path) -> None:
     state = dict(small().state_dict())
     state["encoder.layer.2.output.dense.bias"] = torch.zeros(WIDTH)
     safetensors.torch.save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=r"1 more, the first 'encoder\.layer\.2\.output\.dense\.bias'"):
+    with pytest.raises(ModelError, match=r"1 extra, the first 'encoder\.layer\.2\.output\.dense\.bias'"):
         load_weights(small(), tmp_path / "model.safetensors")
 
 
 @torch.no_grad()
-def test_random_weights_neither_blow_up_nor_vanish() -> None:
+def test_random_weights_keep_the_magnitude() -> None:
     torch.manual_seed(0)
     module = minilm(vocabulary=1000).eval()
     vectors = Bert.forward(module, torch.randint(0, 1000, (2, 32)), torch.ones(2, 32, dtype=torch.int64))  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_conv_norm_act_is_darknets_unless_told_otherwise() -> None:
+def test_conv_norm_act_defaults_to_darknets() -> None:
     block = ConvNormAct(3, 8, 3, stride=2)
     names = "conv.weight norm.weight norm.bias norm.running_mean norm.running_var norm.num_batches_tracked"
     assert list(block.state_dict()) == names.split()
@@ -25,11 +25,11 @@ def test_conv_norm_act_is_darknets_unless_told_otherwise() -> None:
     assert block(noise(1, 3, 9, 9)).shape == (1, 8, 5, 5)
 
 
-def test_conv_norm_act_of_other_parts_is_torchs_own_of_them() -> None:
+def test_conv_norm_act_with_other_parts_equals_torch() -> None:
     block = ConvNormAct(8, 16, 5, stride=2, padding=0, groups=4, epsilon=1e-3, act=ReLU()).eval()
     conv = nn.Conv2d(8, 16, 5, stride=2, groups=4, bias=False)
     norm = nn.BatchNorm2d(16, eps=1e-3)
-    nn.init.uniform_(norm.running_var, 0.0, 0.01)  # so that epsilon counts
+    nn.init.uniform_(norm.running_var, 0.0, 0.01)  # so that epsilon has an effect
     conv.load_state_dict(block.conv.state_dict())
     block.norm.load_state_dict(norm.state_dict())
     x = noise(2, 8, 11, 11)
@@ -43,7 +43,7 @@ def test_convolution_without_norm_has_a_bias() -> None:
     torch.testing.assert_close(block(x), block.conv(x))
 
 
-def test_nin_block_is_a_perceptron_at_every_place() -> None:
+def test_nin_block_is_an_mlp_at_every_pixel() -> None:
     block = NiNBlock(3, 8, 3, stride=2, padding=1, last_channels=5)
     x = noise(2, 3, 8, 8)
     patches = nn.functional.unfold(x, 3, padding=1, stride=2).transpose(1, 2)
@@ -54,7 +54,7 @@ def test_nin_block_is_a_perceptron_at_every_place() -> None:
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.1, 1.0])
-def test_initialized_layers_keep_the_size_of_what_goes_through_them(slope: float) -> None:
+def test_initialized_layers_keep_the_magnitude(slope: float) -> None:
     layers: list[nn.Module] = []
     for _ in range(20):
         layers += [nn.Linear(256, 256), nn.LeakyReLU(slope)]
@@ -64,13 +64,13 @@ def test_initialized_layers_keep_the_size_of_what_goes_through_them(slope: float
         initialize(deep, slope=slope)
     with torch.inference_mode():
         before, after = noise(64, 256), deep(noise(64, 256))
-    # the mean square, which is the variance of what comes out of the next layer
+    # the mean square is the variance of the next layer's output
     gained = after.square().mean() / before.square().mean() * (2 / (1 + slope**2))
     assert 0.3 < gained < 3
     assert all(not layer.bias.any() for layer in deep if isinstance(layer, nn.Linear))
 
 
-def test_residual_branches_start_smaller_the_more_there_are() -> None:
+def test_more_residual_branches_start_smaller() -> None:
     tower = nn.Sequential(*[Residual(8) for _ in range(16)])
     initialize(tower)
     assert {scale for block in tower for scale in block.expand.norm.weight.tolist()} == {1 / math.sqrt(16)}

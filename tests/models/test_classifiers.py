@@ -66,7 +66,7 @@ def published_shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def published_state(name: str, seed: int = 0) -> State:
-    """Random numbers under the published names, such as keep activations within bounds, statistics included."""
+    """Random weights and statistics under the published names, with bounded activations."""
     random = torch.Generator().manual_seed(seed)
     state: State = {}
     for tensor, shape in published_shapes(name).items():
@@ -94,7 +94,7 @@ def relative_difference(ours: nn.Module, theirs: nn.Module, shape: tuple[int, ..
     with torch.inference_mode():
         got, expected = ours(images), theirs(images)
     assert got.shape == expected.shape
-    if len(images) > 1:  # what does not depend on the picture would prove nothing
+    if len(images) > 1:  # an output that does not depend on the image would prove nothing
         assert (expected[0] - expected[1]).abs().max() > 0.01 * expected.abs().max()
     return ((got - expected).abs().max() / expected.abs().max()).item()
 
@@ -110,12 +110,12 @@ def test_names_and_shapes_are_the_published_ones(name: str) -> None:
 
 @needs_torchvision
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_tables_are_what_torchvision_has(name: str) -> None:
+def test_tables_match_torchvision(name: str) -> None:
     assert table(classifier_of_torchvision(name).state_dict()) == (FOLDER / f"{name}.txt").read_text()
 
 
 @needs_timm
-def test_the_table_of_lite0_is_what_timm_has() -> None:
+def test_the_table_of_lite0_matches_timm() -> None:
     assert table(classifier_of_timm(LITE).state_dict()) == (FOLDER / f"{LITE}.txt").read_text()
 
 
@@ -142,7 +142,7 @@ def test_outputs_of_lite0_are_those_of_timm() -> None:
 
 @needs_torchvision
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_parameters_macs_and_weights_are_what_torchvision_says(name: str) -> None:
+def test_parameters_macs_and_weights_match_torchvision(name: str) -> None:
     recipe = load_recipe(name)
     sets = torchvision_models().get_model_weights(TORCHVISION[name])
     for key, weights in recipe.weights.items():
@@ -159,13 +159,13 @@ def test_parameters_macs_and_weights_are_what_torchvision_says(name: str) -> Non
 
 @needs_torchvision
 @pytest.mark.parametrize("name", ["resnet18", "googlenet"])
-def test_a_picture_reaches_the_model_as_it_does_in_torchvision(name: str) -> None:
+def test_preprocessing_matches_torchvision(name: str) -> None:
     rows, columns = np.mgrid[:300, :420]
     waves = [np.sin(rows / 17 + c) + np.cos(columns / (11 + c)) for c in range(3)]
     picture = Image.fromarray(np.uint8(np.stack(waves, axis=-1) * 60 + 127))
     published = torchvision_models().get_model_weights(TORCHVISION[name]).IMAGENET1K_V1
     expected = published.transforms()(picture).unsqueeze(0)
-    if name == "googlenet":  # the trained one is made with transform_input=True
+    if name == "googlenet":  # the pretrained one uses transform_input=True
         module = classifier_of_torchvision(name)
         module.transform_input = True
         expected = module._transform_input(expected)
@@ -212,7 +212,7 @@ def test_untrained_activations_neither_vanish_nor_explode(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "mobilenet-v2", LITE])
-def test_another_number_of_classes_changes_the_last_layer_alone(name: str) -> None:
+def test_the_number_of_classes_only_changes_the_last_layer(name: str) -> None:
     recipe = load_recipe(name)
     with torch.device("meta"):
         few = module_from_factory(recipe.model.factory, {"classes": 7}).state_dict()
@@ -265,7 +265,7 @@ def test_error_on_weights_of_another_model(saved: str, wanted: str, expected: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "mobilenet-v2", LITE])
-def test_engine_in_int8_answers_as_the_module_does(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_engine_agrees_with_the_module(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     bundle = edgekit.build(name, precision="int8", target="cpu", profile=False, output=tmp_path / "engine")
     manifest = read_manifest(bundle)
@@ -274,8 +274,7 @@ def test_engine_in_int8_answers_as_the_module_does(name: str, tmp_path: Path, mo
     recipe = load_recipe(name)
     module = module_from_recipe(recipe)
     random = torch.Generator().manual_seed(7)
-    # Pictures are smooth and lie between black and white: neither noise of every pixel by itself nor anything brighter
-    # is what a calibration has seen.
+    # Smooth images between black and white, since the calibration has seen neither pixel noise nor brighter values.
     assert recipe.preprocess is not None
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (recipe.preprocess.mean, recipe.preprocess.std))
     coarse = [torch.rand(1, 3, 8, 8, generator=random) for _ in range(4)]
@@ -303,7 +302,7 @@ def test_same_padding_is_that_of_tensorflow(kernel: int, size: int) -> None:
     image = torch.randn(1, 1, size, size + 1, generator=torch.Generator().manual_seed(size))
     with torch.inference_mode():
         got = conv(image)[0, 0]
-    # out[i] reads from i * stride - padding // 2 on, and padding is what the last window lacks
+    # out[i] starts at i * stride - padding // 2, and the padding completes the last window
     height, width = math.ceil(size / 2), math.ceil((size + 1) / 2)
     above = max((height - 1) * 2 + kernel - size, 0) // 2
     left = max((width - 1) * 2 + kernel - size - 1, 0) // 2

@@ -35,7 +35,7 @@ def small(seed: int = 0, channels: int = 4) -> nn.Sequential:
 
 
 def randomize(module: nn.Module) -> None:
-    """Statistics and biases that no two channels share, so that a wrong order shows."""
+    """Sets statistics and biases that differ by channel, so that a wrong order is detected."""
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -53,7 +53,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 def opencv_heads(cfg: str, weights: Path, images: np.ndarray, folder: Path) -> list[np.ndarray]:
-    """What OpenCV computes in the convolutions before each ``[yolo]``, at the pictures' size."""
+    """OpenCV's outputs of the convolutions before each ``[yolo]``, at the image size."""
     size = images.shape[2]
     text = re.sub(r"^(width|height)=\d+", rf"\1={size}", cfg, flags=re.MULTILINE)
     sections = re.findall(r"^\[(\w+)\]", text, flags=re.MULTILINE)[1:]
@@ -65,7 +65,7 @@ def opencv_heads(cfg: str, weights: Path, images: np.ndarray, folder: Path) -> l
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_heads_are_those_that_opencv_computes_from_the_same_file(name: str, tmp_path: Path) -> None:
+def test_heads_match_opencv_with_the_same_file(name: str, tmp_path: Path) -> None:
     module = module_from_recipe(load_recipe(name), seed=1)
     randomize(module)
     weights = tmp_path / "model.weights"
@@ -86,7 +86,7 @@ def test_heads_are_those_that_opencv_computes_from_the_same_file(name: str, tmp_
 
 @pytest.mark.data
 @pytest.mark.skipif(not DATA, reason="EDGEKIT_TEST_DATA is not set")
-def test_trained_tiny_computes_what_opencv_does(tmp_path: Path) -> None:
+def test_trained_tiny_matches_opencv(tmp_path: Path) -> None:
     folder = Path(DATA or "") / "yolov3-tiny"
     weights = folder / "yolov3-tiny.weights"
     photo = cv2.resize(cv2.imread(str(folder.parent / "photos" / "dog.jpg")), (416, 416))
@@ -150,7 +150,7 @@ def test_what_is_saved_is_loaded(minor: int, tmp_path: Path) -> None:
     assert same(module, small())
 
 
-def test_numbers_stand_in_the_order_bias_scale_mean_variance_kernel(tmp_path: Path) -> None:
+def test_values_are_in_the_order_bias_scale_mean_variance_kernel(tmp_path: Path) -> None:
     module = ConvNormAct(1, 1, 1)
     (tmp_path / "a.weights").write_bytes(struct.pack("<iiiq5f", 0, 2, 0, 0, 1, 2, 3, 4, 5))
     load_weights(module, tmp_path / "a.weights")
@@ -160,7 +160,7 @@ def test_numbers_stand_in_the_order_bias_scale_mean_variance_kernel(tmp_path: Pa
 
 
 def full(seed: int = 0) -> nn.Sequential:
-    """A locally connected layer, and full ones with and without a normalization."""
+    """A locally connected layer, and fully connected layers with and without normalization."""
     torch.manual_seed(seed)
     layers = [LocallyConnected(2, 3, 3, (4, 5), padding=1), nn.Flatten()]
     layers += [nn.Linear(60, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 2)]
@@ -171,7 +171,7 @@ def full(seed: int = 0) -> nn.Sequential:
     return module.eval()
 
 
-def test_full_and_locally_connected_layers_are_loaded_as_saved(tmp_path: Path) -> None:
+def test_fully_and_locally_connected_layers_are_loaded_as_saved(tmp_path: Path) -> None:
     save_darknet(full(), tmp_path / "a.weights")
     assert (tmp_path / "a.weights").stat().st_size == 20 + 4 * (60 + 20 * 3 * 18 + 4 * 60 + 4 * 4 + 2 * 4 + 2)
     module = full(seed=1)
@@ -179,7 +179,7 @@ def test_full_and_locally_connected_layers_are_loaded_as_saved(tmp_path: Path) -
     assert same(module, full())
 
 
-def test_weights_of_full_layers_stand_before_their_scales(tmp_path: Path) -> None:
+def test_weights_of_fully_connected_layers_are_before_their_scales(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1))
     (tmp_path / "a.weights").write_bytes(struct.pack("<iiiq6f", 0, 2, 0, 0, 1, 2, 3, 4, 5, 6))
     load_weights(module, tmp_path / "a.weights")
@@ -188,20 +188,20 @@ def test_weights_of_full_layers_stand_before_their_scales(tmp_path: Path) -> Non
     assert [norm.weight.item(), norm.running_mean.item(), norm.running_var.item()] == [4, 5, 6]
 
 
-def test_kernels_of_local_layers_stand_place_by_place_and_biases_channel_by_channel(tmp_path: Path) -> None:
+def test_local_layers_have_kernels_by_position_and_biases_by_channel(tmp_path: Path) -> None:
     layer = LocallyConnected(1, 2, 1, (1, 2))
     (tmp_path / "a.weights").write_bytes(struct.pack("<iiiq8f", 0, 2, 0, 0, *range(8)))
     load_weights(layer, tmp_path / "a.weights")
     with torch.inference_mode():
         y = layer(torch.tensor([[[[10.0, 100.0]]]]))
-    # biases 0 1 of the first channel, 2 3 of the second; kernels 4 5 of the first place, 6 7 of the second
+    # biases 0 1 of the first channel, 2 3 of the second; kernels 4 5 of the first position, 6 7 of the second
     assert y.tolist() == [[[[0 + 40, 1 + 600]], [[2 + 50, 3 + 700]]]]
 
 
 @pytest.mark.parametrize(("major", "minor"), [(1001, 1), (0, 1002), (1001, 1001)])
-def test_versions_above_1000_have_full_layers_input_by_input(major: int, minor: int, tmp_path: Path) -> None:
+def test_versions_above_1000_have_transposed_fully_connected_layers(major: int, minor: int, tmp_path: Path) -> None:
     linear = nn.Linear(3, 2)
-    header = struct.pack("<iiii", major, minor, 0, 77)  # as many images seen as fit 32 bits
+    header = struct.pack("<iiii", major, minor, 0, 77)  # 32-bit number of training images
     (tmp_path / "a.weights").write_bytes(header + struct.pack("<8f", 8, 9, 1, 4, 2, 5, 3, 6))
     load_weights(linear, tmp_path / "a.weights")
     assert linear.bias.tolist() == [8, 9] and linear.weight.tolist() == [[1, 2, 3], [4, 5, 6]]
@@ -213,23 +213,23 @@ def error_of(module: nn.Module, path: Path) -> str:
     return str(caught.value)
 
 
-def test_error_on_a_file_cut_short_names_the_layer_that_ran_out(tmp_path: Path) -> None:
+def test_error_on_a_truncated_file_names_the_incomplete_layer(tmp_path: Path) -> None:
     save_darknet(small(), tmp_path / "a.weights")
     whole = (tmp_path / "a.weights").read_bytes()
     # the layers need 4 * 4 + 108 = 124, 4 * 5 + 20 = 40 and 6 + 30 = 36 floats
     (tmp_path / "b.weights").write_bytes(whole[: 20 + 4 * 130 + 2])
     text = error_of(small(), tmp_path / "b.weights")
     assert "expected 200 floats, got 130 and 2 bytes" in text
-    assert "they run out in '1.conv', layer 2 of 3, which needs 40 and finds 6" in text
+    assert "the file ends in '1.conv', layer 2 of 3, which needs 40 and gets 6" in text
 
 
-def test_error_on_a_file_that_is_too_long_says_how_much_is_left(tmp_path: Path) -> None:
+def test_error_on_a_file_that_is_too_long_says_how_much_remains(tmp_path: Path) -> None:
     save_darknet(small(), tmp_path / "a.weights")
     with (tmp_path / "a.weights").open("ab") as file:
         file.write(bytes(12))
     text = error_of(small(), tmp_path / "a.weights")
     assert "expected 200 floats, got 203" in text
-    assert "3 are left over after the last layer, '2'" in text
+    assert "3 remain after the last layer, '2'" in text
 
 
 def test_error_on_weights_of_another_model(tmp_path: Path) -> None:
@@ -239,13 +239,13 @@ def test_error_on_weights_of_another_model(tmp_path: Path) -> None:
 
 def test_error_on_a_header_alone(tmp_path: Path) -> None:
     (tmp_path / "a.weights").write_bytes(struct.pack("<iii", 0, 2, 0))
-    assert "expected 200 floats, got 0: they run out in '0.conv'" in error_of(small(), tmp_path / "a.weights")
+    assert "expected 200 floats, got 0: the file ends in '0.conv'" in error_of(small(), tmp_path / "a.weights")
 
 
 @pytest.mark.parametrize(
     ("at", "value", "expected"), [(0, "nan", "0.conv: bias"), (12, "-1", "0.conv: running variance")]
 )
-def test_error_on_numbers_that_cannot_be_weights(at: int, value: str, expected: str, tmp_path: Path) -> None:
+def test_error_on_invalid_values(at: int, value: str, expected: str, tmp_path: Path) -> None:
     save_darknet(small(), tmp_path / "a.weights")
     content = bytearray((tmp_path / "a.weights").read_bytes())
     content[20 + 4 * at : 24 + 4 * at] = struct.pack("<f", float(value))
@@ -262,7 +262,7 @@ def test_error_on_numbers_that_cannot_be_weights(at: int, value: str, expected: 
         nn.Sequential(nn.BatchNorm2d(3)),
     ],
 )
-def test_error_on_a_module_that_the_format_has_no_place_for(module: nn.Module, tmp_path: Path) -> None:
+def test_error_on_a_module_that_the_format_does_not_support(module: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"Darknet weights: expected convolutions, .* at '0'"):
         save_darknet(module, tmp_path / "a.weights")
 

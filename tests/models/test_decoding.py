@@ -3,12 +3,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from edgekit.models.decoding import Writer, beam_search, greedy
+from edgekit.models.decoding import Writer, beam_search
 from edgekit.models.transformer import Translator
+from edgekit.runtime.tasks.translate import greedy_tokens
 from edgekit.specs import BEGIN, END, PAD
 
 LETTERS, VOCABULARY, LENGTH = 5, 9, 8
@@ -17,9 +19,9 @@ SOURCE = torch.tensor([[4, 5, 6, 2, 0, 0], [7, 2, 0, 0, 0, 0], [8, 7, 6, 5, 4, 2
 
 @pytest.fixture(scope="module", params=[False, True], ids=["norm-last", "norm-first"])
 def model(request: pytest.FixtureRequest) -> Iterator[Translator]:
-    """Has begun to learn to repeat words, so that it is sure of some letters and of where some words end."""
+    """A partly trained copy model, which is certain of some letters and word ends."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # what these models multiply is too small to be shared
+    torch.set_num_threads(1)  # these models are too small for threads
     torch.manual_seed(0)
     module = Translator(
         VOCABULARY, length=LENGTH, width=32, heads=4, hidden=64, layers=2, dropout=0, norm_first=request.param
@@ -40,9 +42,13 @@ def model(request: pytest.FixtureRequest) -> Iterator[Translator]:
     torch.set_num_threads(threads)
 
 
+def greedy(module: Translator, source: torch.Tensor, **options: int) -> list[list[int]]:
+    return beam_search(module, source, width=1, **options)
+
+
 @torch.no_grad()
 def uncached(module: Translator, source: torch.Tensor, limit: int) -> tuple[list[list[int]], torch.Tensor]:
-    """The convention for engines, word by word: the whole target is computed at every step."""
+    """Greedy decoding as documented for engines: computes the whole target at every step."""
     target = torch.full((len(source), limit), PAD)
     target[:, 0] = BEGIN
     rows = []
@@ -55,7 +61,7 @@ def uncached(module: Translator, source: torch.Tensor, limit: int) -> tuple[list
     return [row[: row.index(END)] if END in row else row for row in tokens], torch.stack(rows, 1)
 
 
-def test_with_a_cache_come_the_same_tokens_and_logits_as_without(model: Translator) -> None:
+def test_the_cache_does_not_change_tokens_and_logits(model: Translator) -> None:
     expected, logits = uncached(model, SOURCE, LENGTH)
     assert greedy(model, SOURCE) == expected
     with torch.no_grad():
@@ -67,13 +73,17 @@ def test_with_a_cache_come_the_same_tokens_and_logits_as_without(model: Translat
             tokens = logits[:, t].argmax(1)
 
 
-def test_words_end_at_different_places(model: Translator) -> None:
+def test_sentences_end_at_different_positions(model: Translator) -> None:
     lengths = {len(row) for row in greedy(model, SOURCE)}
     assert len(lengths) >= 3, "or the tests here would hold for decoders that never end, too"
 
 
-def test_a_beam_of_one_is_greedy(model: Translator) -> None:
-    assert beam_search(model, SOURCE, width=1) == greedy(model, SOURCE)
+def test_a_beam_of_one_writes_what_greedy_decoding_of_an_engine_writes(model: Translator) -> None:
+    def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            return {"logits": model(*(torch.from_numpy(feeds[name]) for name in ("source", "target"))).numpy()}
+
+    assert beam_search(model, SOURCE, width=1) == greedy_tokens(run, SOURCE.numpy(), LENGTH)
 
 
 @torch.no_grad()
@@ -86,7 +96,7 @@ def log_probabilities(module: Translator, source: torch.Tensor, sentences: list[
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
-def test_a_beam_as_wide_as_all_there_is_finds_the_best_sentence(model: Translator, penalty: float) -> None:
+def test_an_exhaustive_beam_finds_the_best_sentence(model: Translator, penalty: float) -> None:
     limit = 3
     tokens = [token for token in range(VOCABULARY) if token != END]
     for source in SOURCE:
@@ -99,19 +109,19 @@ def test_a_beam_as_wide_as_all_there_is_finds_the_best_sentence(model: Translato
         assert scores[tuple(got)] == pytest.approx(max(scores.values()), abs=1e-5)
 
 
-def test_a_wider_beam_finds_sentences_that_are_as_likely_or_likelier(model: Translator) -> None:
+def test_a_wider_beam_finds_sentences_that_are_at_least_as_likely(model: Translator) -> None:
     wide = beam_search(model, SOURCE, width=40, length_penalty=0.0)
     for source, best, first in zip(SOURCE, wide, greedy(model, SOURCE), strict=True):
         likelihood, of_greedy = (log_probabilities(model, source, [words]).item() for words in (best, first))
         assert likelihood >= of_greedy - 1e-5
 
 
-def test_sentences_of_a_batch_do_not_know_of_each_other(model: Translator) -> None:
+def test_sentences_of_a_batch_are_independent(model: Translator) -> None:
     assert greedy(model, SOURCE) == [greedy(model, row[None])[0] for row in SOURCE]
     assert beam_search(model, SOURCE, width=3) == [beam_search(model, row[None], width=3)[0] for row in SOURCE]
 
 
-def test_a_cache_goes_on_with_the_rows_that_are_selected(model: Translator) -> None:
+def test_a_cache_continues_with_the_selected_rows(model: Translator) -> None:
     with torch.no_grad():
         both, one = Writer(model, SOURCE), Writer(model, SOURCE[2:3])
         both.write(torch.full((4,), BEGIN))
@@ -122,7 +132,7 @@ def test_a_cache_goes_on_with_the_rows_that_are_selected(model: Translator) -> N
         assert not torch.allclose(got[0], got[1])
 
 
-def test_no_more_tokens_than_asked_for_are_written(model: Translator) -> None:
+def test_the_limit_is_respected(model: Translator) -> None:
     whole = greedy(model, SOURCE)
     assert max(map(len, whole)) > 3
     assert greedy(model, SOURCE, limit=3) == [row[:3] for row in whole]
@@ -130,11 +140,11 @@ def test_no_more_tokens_than_asked_for_are_written(model: Translator) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, LENGTH + 1])
-def test_a_limit_that_the_model_has_no_places_for_is_refused(model: Translator, limit: int) -> None:
+def test_error_on_a_limit_above_the_model_length(model: Translator, limit: int) -> None:
     with pytest.raises(ValueError, match=f"expected a limit of 1 to {LENGTH} tokens.*got {limit}"):
         greedy(model, SOURCE, limit=limit)
 
 
-def test_a_beam_of_no_width_is_refused(model: Translator) -> None:
-    with pytest.raises(ValueError, match="width 1 or more, got 0"):
+def test_error_on_a_beam_of_width_0(model: Translator) -> None:
+    with pytest.raises(ValueError, match="beam width of at least 1, got 0"):
         beam_search(model, SOURCE, width=0)

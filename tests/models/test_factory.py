@@ -43,7 +43,7 @@ _names = itertools.count()
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Name of a module that lies in the current folder, which is on no path yet."""
+    """Name of a module in the current folder, which is not on the import path yet."""
     name = f"user_module_{next(_names)}"
     (tmp_path / f"{name}.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
@@ -54,7 +54,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("attribute", ["net", "Net", "ready", "Net.Inner"])
-def test_a_function_a_class_and_a_module_in_the_current_folder_all_serve(user: str, attribute: str) -> None:
+def test_a_factory_can_be_a_function_a_class_or_a_module(user: str, attribute: str) -> None:
     module = module_from_factory(f"{user}:{attribute}")
     assert isinstance(module, nn.Module)
     assert not module.training
@@ -73,7 +73,7 @@ def test_arguments_reach_the_factory(user: str) -> None:
         ("no_such_package.inner:net", UsageError, "no module named 'no_such_package'"),
         ("USER.inner:net", UsageError, "no module named 'USER.inner'"),
         ("USER:ne", UsageError, "has no attribute 'ne'\ndid you mean net"),
-        ("USER:constant", UsageError, "expected a function or class that gives a torch.nn.Module, got int"),
+        ("USER:constant", UsageError, "expected a function or class that returns a torch.nn.Module, got int"),
         ("USER:number", ExportError, "expected it to return a torch.nn.Module, got int"),
         ("USER:broken", ExportError, "failed when called with (): KeyError: 'no such layer'"),
     ],
@@ -86,7 +86,7 @@ def test_error_says_what_is_wrong_with_the_factory(
     assert expected.replace("USER", user) in str(caught.value).replace("'USER'", f"'{user}'")
 
 
-def test_error_on_arguments_that_the_factory_does_not_take(user: str) -> None:
+def test_error_on_unknown_arguments_of_the_factory(user: str) -> None:
     with pytest.raises(ExportError, match=r"called with \(depth=3\): TypeError"):
         module_from_factory(f"{user}:net", {"depth": 3})
 
@@ -99,13 +99,13 @@ def test_error_on_arguments_that_the_factory_does_not_take(user: str) -> None:
         ("import no_such_thing", "no_such_thing"),
     ],
 )
-def test_error_on_a_module_that_fails_while_it_is_imported(user: str, line: str, expected: str) -> None:
+def test_error_on_a_module_that_fails_on_import(user: str, line: str, expected: str) -> None:
     Path(f"{user}.py").write_text(line)
     with pytest.raises(ExportError, match=expected):
         module_from_factory(f"{user}:net")
 
 
-def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone() -> None:
+def test_the_seed_sets_the_weights_and_keeps_the_random_state() -> None:
     recipe = load_recipe("yolov3-tiny")
     before = torch.get_rng_state()
     states = [module_from_recipe(recipe, seed=seed).state_dict() for seed in (3, 3, 4)]
@@ -114,7 +114,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone(
     assert not torch.equal(states[0]["head32.weight"], states[2]["head32.weight"])
 
 
-def test_error_on_another_number_of_parameters_than_the_recipe_says() -> None:
+def test_error_if_the_number_of_parameters_differs_from_the_recipe() -> None:
     recipe = load_recipe("yolov3-tiny")
     wrong = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, parameters=3))
     with pytest.raises(RecipeError, match="model.parameters: expected 8852366, .* got 3"):

@@ -1,4 +1,4 @@
-"""The first models of the course, from the recipe to the engine."""
+"""The first models of the course, from recipe to engine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from edgekit.recipe.schema import load_recipe
 torch.set_num_threads(1)
 
 SIGNAL_TO_NOISE_DB = {"linear-regression": 37.1, "softmax-regression": 43.5, "mlp": 38.1, "lenet": 35.7}
-"""Measured on inputs that the engines were not calibrated on, with weights of 8 bits."""
+"""Measured on inputs outside of the calibration set, with 8-bit weights."""
 
 SLACK_DB = 1 if OnnxRuntime().scheme().weight_bits == 8 else 5
 
 
 @pytest.mark.parametrize(("name", "expected_db"), SIGNAL_TO_NOISE_DB.items())
-def test_engine_in_int8_answers_as_the_module_does(
+def test_int8_engine_agrees_with_the_module(
     name: str, expected_db: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))

@@ -17,7 +17,7 @@ def pictures(count: int) -> torch.Tensor:
     return torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def test_every_line_of_the_docstrings_table_is_so() -> None:
+def test_the_table_in_the_docstring_is_correct() -> None:
     module = lenet5()
     shapes: dict[str, tuple[int, ...]] = {}
     for name, layer in module.named_children():
@@ -40,7 +40,7 @@ def test_recipe_has_the_textbooks_numbers() -> None:
     assert module_from_recipe(recipe)(torch.zeros(recipe.inputs[0].shape)).shape == (1, 10)
 
 
-def test_paper_and_ink_are_what_they_are_in_the_paper() -> None:
+def test_background_and_foreground_values_are_those_of_the_paper() -> None:
     preprocess = load_recipe("lenet").preprocess
     assert preprocess is not None
     paper, ink = ((value - preprocess.mean[0]) / preprocess.std[0] for value in (0, 1))

@@ -34,7 +34,7 @@ def test_closed_form_is_that_of_numpy(count: int, features: int, outputs: int, s
     np.testing.assert_allclose(np.vstack([weight.numpy().T, bias.numpy()]), expected, rtol=1e-6, atol=1e-8)
 
 
-def test_closed_form_holds_where_a_feature_is_the_sum_of_two_others() -> None:
+def test_closed_form_works_if_a_feature_is_the_sum_of_two_others() -> None:
     x, y = examples(50, 3, 1)
     x[:, 2] = x[:, 0] + x[:, 1]
     weight, bias = least_squares(torch.from_numpy(x), torch.from_numpy(y))
@@ -49,7 +49,7 @@ def test_gradient_of_the_squared_error_is_zero_at_the_closed_form() -> None:
     assert max(parameter.grad.abs().max().item() for parameter in model.parameters()) < 1e-12
 
 
-def test_gradient_descent_arrives_at_the_closed_form() -> None:
+def test_gradient_descent_converges_to_the_closed_form() -> None:
     x, y = (torch.from_numpy(values) for values in examples(100, 4, 1))
     solved, trained = LinearRegression(4, 1).double(), LinearRegression(4, 1).double()
     solved.solve(x, y)
@@ -62,7 +62,7 @@ def test_gradient_descent_arrives_at_the_closed_form() -> None:
     torch.testing.assert_close(trained.linear.bias, solved.linear.bias, rtol=0, atol=1e-8)
 
 
-def test_weights_behind_noisy_examples_are_found() -> None:
+def test_weights_are_recovered_from_noisy_examples() -> None:
     random = np.random.default_rng(0)
     x = random.standard_normal((1000, 2)).astype(np.float32)
     y = x @ np.array([[2.0], [-3.4]], np.float32) + 4.2 + random.normal(0, 0.01, (1000, 1)).astype(np.float32)
@@ -72,7 +72,7 @@ def test_weights_behind_noisy_examples_are_found() -> None:
     assert bias.tolist() == pytest.approx([4.2], abs=2e-3)
 
 
-def test_gradient_of_softmax_regression_is_prediction_less_truth() -> None:
+def test_gradient_of_softmax_regression_is_prediction_minus_truth() -> None:
     model = SoftmaxRegression(12, 5).double()
     pictures = torch.randn(7, 1, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     truth = torch.tensor([0, 1, 2, 3, 4, 0, 1])

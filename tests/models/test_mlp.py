@@ -31,7 +31,7 @@ def test_outputs_are_those_of_the_matrix_products(hidden: tuple[int, ...]) -> No
     torch.testing.assert_close(model(pictures(4)), x @ layers[-1].weight.T + layers[-1].bias)
 
 
-def test_layers_with_nothing_between_them_are_one() -> None:
+def test_layers_without_activations_equal_one_layer() -> None:
     model = mlp(20, (30, 40), 5).double()
     linear = nn.Sequential(*[layer for layer in model.modules() if isinstance(layer, nn.Linear)])
     x = torch.randn(6, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -38,7 +38,7 @@ def test_maps_have_the_sizes_of_caffes() -> None:
 
 
 @pytest.mark.parametrize("size", [(39, 39), (224, 320), (256, 256)])
-def test_pictures_of_other_sizes_give_as_many_logits(size: tuple[int, int]) -> None:
+def test_other_image_sizes_give_the_same_number_of_logits(size: tuple[int, int]) -> None:
     assert without_data(classes=7)(torch.empty(2, 3, *size, device="meta")).shape == (2, 7)
 
 

@@ -30,7 +30,7 @@ def seeded() -> None:
 
 
 def trained(module: nn.Module) -> nn.Module:
-    """Weights and biases of which none is 0 or 1, as training leaves them."""
+    """Sets weights and biases that are neither 0 nor 1, as after training."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
     return module.eval()
@@ -122,7 +122,7 @@ def test_a_file_of_torch_s_transformer_and_an_embedding_is_loaded(tmp_path: Path
     assert module.embedding.weight.eq(1).all()
 
 
-def test_weights_of_a_transformer_with_more_layers_are_refused(tmp_path: Path) -> None:
+def test_error_on_weights_of_a_transformer_with_more_layers(tmp_path: Path) -> None:
     torch.save(
         ours.Translator(20, length=12, width=WIDTH, heads=HEADS, hidden=HIDDEN, layers=3).state_dict(), tmp_path / "w"
     )
@@ -140,7 +140,7 @@ def test_positions_are_the_paper_s_formula() -> None:
             assert got[t][2 * i + 1] == pytest.approx(math.cos(angle), abs=1e-6)
 
 
-def test_a_translator_computes_what_torch_s_parts_do_in_a_row() -> None:
+def test_a_translator_equals_torch_modules_in_sequence() -> None:
     module = small()
     theirs = nn.Transformer(WIDTH, num_encoder_layers=LAYERS, num_decoder_layers=LAYERS, **SIZES).eval()
     theirs.load_state_dict(module.transformer.state_dict())
@@ -153,7 +153,7 @@ def test_a_translator_computes_what_torch_s_parts_do_in_a_row() -> None:
     torch.testing.assert_close(module(source, target), out @ table.T, rtol=1e-5, atol=1e-5)
 
 
-def test_padding_of_the_source_and_what_stands_behind_a_token_change_nothing() -> None:
+def test_source_padding_and_later_tokens_have_no_effect() -> None:
     module = small()
     source, target = torch.tensor([[4, 5, 6, 2]]), torch.tensor([[1, 8, 9, 10, 11]])
     longer = torch.tensor([[4, 5, 6, 2, 0, 0, 0]])
@@ -163,20 +163,20 @@ def test_padding_of_the_source_and_what_stands_behind_a_token_change_nothing() -
     torch.testing.assert_close(module(source, padded)[:, :3], expected[:, :3], rtol=1e-5, atol=1e-5)
 
 
-def test_a_source_that_is_all_padding_gives_numbers() -> None:
+def test_a_source_that_is_all_padding_gives_finite_outputs() -> None:
     source, target = torch.tensor([[4, 5, 2], [0, 0, 0]]), torch.tensor([[1, 8], [1, 0]])
     both, alone = small()(source, target), small()
     assert torch.isfinite(both).all()
     assert torch.isfinite(alone(source[1:], target[1:])).all()
 
 
-def test_untrained_logits_have_the_size_of_a_trained_model_s_at_its_first_step() -> None:
+def test_untrained_logits_have_the_expected_magnitude() -> None:
     module = module_from_recipe(load_recipe("transformer-tiny"))
     logits = module(torch.randint(4, 43, (4, 8)), torch.randint(4, 43, (4, 52)))
     assert 0.5 < logits.std() < 2
 
 
-def test_dropout_is_for_training_alone() -> None:
+def test_dropout_is_only_active_in_training() -> None:
     module = small(dropout=0.5)
     source, target = torch.tensor([[4, 5, 2]]), torch.tensor([[1, 8]])
     assert torch.equal(module(source, target), module(source, target))
@@ -184,7 +184,7 @@ def test_dropout_is_for_training_alone() -> None:
     assert not torch.equal(module(source, target), module(source, target))
 
 
-def test_every_weight_is_learned() -> None:
+def test_every_weight_gets_a_gradient() -> None:
     module = small(norm_first=True)
     module(torch.tensor([[4, 5, 2]]), torch.tensor([[1, 8]])).square().mean().backward()
     for name, parameter in module.named_parameters():
@@ -208,7 +208,7 @@ def test_the_base_model_has_the_paper_s_sizes() -> None:
     assert load_recipe("transformer-base").model.parameters == pytest.approx(65e6, rel=0.05)
 
 
-def test_the_tiny_model_has_room_and_words_for_the_spelling_task() -> None:
+def test_the_tiny_model_has_the_length_and_vocabulary_of_the_spelling_task() -> None:
     recipe = load_recipe("transformer-tiny")
     assert recipe.labels.names == SPELLING_VOCABULARY
     assert len(recipe.labels.names) == recipe.model.arguments["vocabulary"]
@@ -218,7 +218,7 @@ def test_the_tiny_model_has_room_and_words_for_the_spelling_task() -> None:
     assert recipe.model.arguments["length"] >= target.shape[1]
 
 
-def test_positions_of_odd_width_are_refused() -> None:
+def test_error_on_positions_of_odd_width() -> None:
     with pytest.raises(ValueError, match="even width, got 5"):
         ours.sinusoidal_positions(4, 5)
 

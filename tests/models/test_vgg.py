@@ -22,24 +22,24 @@ def test_name_says_how_many_layers_have_weights(depths: tuple[int, ...], layers:
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()) == sum(depths)
 
 
-def test_first_full_layer_is_three_quarters_of_the_net() -> None:
+def test_first_fully_connected_layer_has_three_quarters_of_the_weights() -> None:
     module = without_data(VGG16)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     assert module.get_parameter("classifier.0.weight").numel() / parameters == pytest.approx(0.75, abs=0.01)
 
 
-def test_convolutions_of_one_stage_cost_what_those_of_the_stage_before_do() -> None:
+def test_convolutions_of_all_stages_have_the_same_cost() -> None:
     module = without_data(VGG16)
     macs: list[int] = []
     for layer in module.features:
         if isinstance(layer, nn.Conv2d) and layer.in_channels == layer.out_channels:
             layer.register_forward_hook(lambda conv, _, y: macs.append(y.numel() * conv.weight[0].numel()))
     module(torch.empty(1, 3, 224, 224, device="meta"))
-    # the last stage is no wider than the one before, and so a quarter of its cost
+    # the last stage has the width of the one before, so a quarter of its cost
     assert set(macs[:6]) == {macs[0]} and set(macs[6:]) == {macs[0] // 4}
 
 
-def test_pictures_of_other_sizes_give_as_many_logits() -> None:
+def test_other_image_sizes_give_the_same_number_of_logits() -> None:
     module = without_data(VGG11, classes=7)
     for height, width in ((32, 32), (224, 320), (256, 256)):
         assert module(torch.empty(2, 3, height, width, device="meta")).shape == (2, 7)

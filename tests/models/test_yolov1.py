@@ -12,7 +12,7 @@ from edgekit.recipe.schema import load_recipe
 
 
 def local_by_loops(layer: LocallyConnected, x: np.ndarray, stride: int, padding: int) -> np.ndarray:
-    """``forward_local_layer`` of Darknet: at place ``j`` the ``j``-th of its matrices times what its kernel sees."""
+    """``forward_local_layer`` of Darknet: at position ``j`` the ``j``-th matrix times the patch of the kernel."""
     channels, height, width = layer.bias.shape
     out = np.repeat(layer.bias.detach().double().numpy()[None], len(x), axis=0)
     kernels = layer.weight.detach().double().numpy().reshape(height * width, channels, -1)
@@ -31,7 +31,9 @@ def local_by_loops(layer: LocallyConnected, x: np.ndarray, stride: int, padding:
     ("size", "kernel", "stride", "padding"),
     [((7, 7), 3, 1, 1), ((5, 4), 3, 1, 0), ((6, 8), 2, 2, 0), ((3, 3), 1, 1, 0)],
 )
-def test_locally_connected_is_darknet_s_loops(size: tuple[int, int], kernel: int, stride: int, padding: int) -> None:
+def test_locally_connected_matches_darknet_s_loops(
+    size: tuple[int, int], kernel: int, stride: int, padding: int
+) -> None:
     torch.manual_seed(0)
     layer = LocallyConnected(3, 5, kernel, size, stride=stride, padding=padding)
     nn.init.normal_(layer.bias)
@@ -53,7 +55,7 @@ def test_locally_connected_with_one_kernel_everywhere_is_a_convolution() -> None
         torch.testing.assert_close(layer(x), conv(x), rtol=1e-5, atol=1e-5)
 
 
-def test_cells_are_found_where_darknet_s_indices_point() -> None:
+def test_cells_are_at_darknet_s_indices() -> None:
     side, boxes, classes = 4, 3, 5
     numbers = np.random.default_rng(0).random((2, side * side * (classes + 5 * boxes)), dtype=np.float32)
     cells = CellGrid(side, boxes, classes)(torch.from_numpy(numbers)).numpy()
@@ -92,14 +94,14 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def test_the_paper_s_network_ends_in_7_x_7_x_30_after_24_convolutions_and_two_full_layers() -> None:
+def test_the_paper_s_network_has_24_convolutions_and_outputs_7_x_7_x_30() -> None:
     with torch.device("meta"):
         module = yolov1()
         assert module(torch.empty(1, 3, 448, 448)).shape == (1, 30, 7, 7)
     kinds = [type(part) for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
     assert kinds == [nn.Conv2d] * 24 + [nn.Linear] * 2
     filters = sum(part.out_channels for part in module.modules() if isinstance(part, nn.Conv2d))
-    assert parameters(module) - filters == 271_703_550  # with biases in place of scales and shifts
+    assert parameters(module) - filters == 271_703_550  # with biases instead of scales and shifts
 
 
 def test_the_published_network_has_a_local_layer_and_three_boxes() -> None:

@@ -32,7 +32,7 @@ def reorg_cpu(x: np.ndarray, stride: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("shape", "stride"), [((1, 64, 4, 6), 2), ((2, 8, 2, 2), 2), ((2, 18, 6, 3), 3), ((1, 5, 3, 2), 1)]
 )
-def test_passthrough_takes_numbers_in_darknet_s_order(shape: tuple[int, ...], stride: int) -> None:
+def test_passthrough_uses_darknet_s_order(shape: tuple[int, ...], stride: int) -> None:
     x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     assert np.array_equal(Passthrough(stride)(torch.from_numpy(x)).numpy(), reorg_cpu(x, stride))
 
@@ -80,7 +80,7 @@ def test_the_tiny_one_for_voc_is_wider_before_its_head() -> None:
     assert module.get_submodule("head32").weight.shape == (125, 1024, 1, 1)
 
 
-def test_another_number_of_classes_changes_the_head_alone() -> None:
+def test_the_number_of_classes_only_changes_the_head() -> None:
     with torch.device("meta"):
         few, many = yolov2(3).state_dict(), yolov2(80).state_dict()
     differing = {name for name in few if few[name].shape != many[name].shape}

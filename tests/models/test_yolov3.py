@@ -57,7 +57,7 @@ def test_float_bytes_of_the_module_are_those_of_the_published_file(name: str) ->
 
 
 @pytest.mark.parametrize("factory", ["yolov3", "yolov3_spp", "yolov3_tiny"])
-def test_another_number_of_classes_changes_the_heads_alone(factory: str) -> None:
+def test_the_number_of_classes_only_changes_the_heads(factory: str) -> None:
     with torch.device("meta"):
         few, many = (module_from_factory(f"edgekit.models.yolov3:{factory}", {"classes": n}) for n in (3, 80))
     differing = {
@@ -88,7 +88,7 @@ def test_untrained_activations_neither_vanish_nor_explode(name: str) -> None:
         assert objectness.mean() < 0.05
 
 
-def test_a_narrow_yolov3_tiny_has_that_part_of_the_channels() -> None:
+def test_width_scales_the_channels_of_yolov3_tiny() -> None:
     recipe = load_recipe("yolov3-tiny-scenes")
     narrow, wide = without_data(recipe), module_from_factory("edgekit.models.yolov3:yolov3_tiny", {"classes": 10})
     assert [name for name, _ in narrow.named_modules()] == [name for name, _ in wide.named_modules()]

@@ -17,7 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import nn
 
 import edgekit
-from edgekit.engine.bundle import staging
+from edgekit import storage
 from edgekit.engine.bundle.manifest import read_bundle, read_manifest
 from edgekit.errors import BackendUnavailable, BuildError, CalibrationError, EdgeKitError, GraphError, UsageError
 from edgekit.extras import install_command
@@ -427,7 +427,7 @@ def test_a_place_that_is_taken_is_refused_before_the_model_is_read(classifier: P
 
 
 def test_too_little_room_is_said_before_the_engine_is_built(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "free_bytes", lambda place: 1000)
+    monkeypatch.setattr(storage, "free_bytes", lambda place: 1000)
     noted = Noted()
     with pytest.raises(BuildError, match=r"/out: the disk is full; [\d,]+ bytes needed, 1,000 bytes free"):
         edgekit.build(classifier, output="out", progress=noted)

@@ -21,7 +21,7 @@ from edgekit.graph.file import save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.measure import compare as side_by_side
 from edgekit.measure.inspection import inspection_from_bundle
-from edgekit.pipeline.compile import compile_bundle
+from edgekit.pipeline.compile_bundle import compile_bundle
 from edgekit.serving.triton import export_triton
 from edgekit.specs import ShapeRange, TensorSpec
 
@@ -192,8 +192,16 @@ def test_error_on_two_sizes_of_what_the_module_wants_equal(target: str) -> None:
 @pytest.mark.parametrize(
     ("module", "sizes", "message"),
     [
-        (Folded(), {"x": (1, 3, (4, 8, 16))}, r"input x: .*: Folded takes dimension 2 in one size alone, 8: expected"),
-        (Words(), {"ids:int64": (1, (2, 5, 16)), "mask:int64": (1, (2, 5, 16))}, r"does not take its end .*\(1, 16\)"),
+        (
+            Folded(),
+            {"x": (1, 3, (4, 8, 16))},
+            r"input x: .*: expected a fixed size for dimension 2, because Folded accepts only 8, got",
+        ),
+        (
+            Words(),
+            {"ids:int64": (1, (2, 5, 16)), "mask:int64": (1, (2, 5, 16))},
+            r"does not accept the min or max shape .*\(1, 16\)",
+        ),
         (Words(), {"ids:int64": (1, (2, 5, 8)), "mask:int64": (1, (2, 5, 9))}, "one range .*, got 2:5:9 and 2:5:8"),
     ],
 )
@@ -212,7 +220,7 @@ def test_error_on_an_end_that_the_graph_does_not_take(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
     with pytest.raises(GraphError) as caught:
         build(tmp_path / "m.onnx", input={"x": (1, (8, 8, 16))})
-    assert "zeros for x: float32 (1, 16)" in caught.value.hint
+    assert "zeros of x: float32 (1, 16)" in caught.value.hint
 
 
 @pytest.fixture

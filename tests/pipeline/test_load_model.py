@@ -111,7 +111,7 @@ def test_a_recipe_brings_all_that_is_known_of_it(source: Callable[..., LoadedMod
         ({"weights": "coca"}, "got 'coca', which is neither", "did you mean coco?"),
         ({"weights": "gone.weights"}, "got 'gone.weights', which is neither", "known: coco"),
         ({"preprocess": {"color": "gray", "mean": [0.0], "std": [1.0]}}, "that of the channels is 1, got", ""),
-        ({"preprocess": {"color": "gray"}}, "expected 1 numbers, one a channel of 'gray', got", "mean=0 and"),
+        ({"preprocess": {"color": "gray"}}, "expected 1 numbers, one per channel of 'gray', got", "mean=0 and"),
     ],
 )
 def test_an_option_that_a_recipe_cannot_have_is_named_at_once(

@@ -24,7 +24,7 @@ from edgekit.recipe.schema import Preprocess
         }),
     ],
 )  # fmt: skip
-def test_given_fields_are_those_and_no_others(given: Any, plain: dict[str, Any]) -> None:
+def test_given_fields_returns_only_the_given_fields(given: Any, plain: dict[str, Any]) -> None:
     assert given_fields(given) == plain
 
 
@@ -32,21 +32,21 @@ def test_given_fields_are_those_and_no_others(given: Any, plain: dict[str, Any])
     ("given", "message"),
     [
         ({"colr": "bgr"}, "preprocess: colr: unknown field\ndid you mean color?"),
-        ({"pad": "0"}, "preprocess: pad: expected a whole number, got '0'"),
+        ({"pad": "0"}, "preprocess: pad: expected an integer, got '0'"),
         ({"mean": 0.5}, "preprocess: mean: expected a list, got 0.5"),
         ({"mean": (0.0,), "std": (1.0, 1.0, 1.0)}, "preprocess: std: expected 1 numbers"),
         (["color=bgr"], "preprocess: expected a Preprocess or a mapping of its fields"),
     ],
 )
-def test_error_on_fields_that_no_preprocessing_can_have(given: Any, message: str) -> None:
+def test_error_on_invalid_fields(given: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         given_fields(given)
     assert message in str(caught.value)
 
 
-def test_a_merge_replaces_what_is_given_and_keeps_the_rest() -> None:
+def test_a_merge_replaces_the_given_fields_and_keeps_the_others() -> None:
     base = Preprocess(resize="letterbox", mean=(0.5, 0.25, 0.125))
     assert merged(base, {"color": "bgr"}) == Preprocess(resize="letterbox", color="bgr", mean=(0.5, 0.25, 0.125))
-    with pytest.raises(UsageError, match="--preprocess: mean: expected 1 numbers, one a channel of 'gray'") as caught:
+    with pytest.raises(UsageError, match="--preprocess: mean: expected 1 numbers, one per channel of 'gray'") as caught:
         merged(base, {"color": "gray"})
     assert "--preprocess mean=0 and --preprocess std=1" in caught.value.hint

@@ -64,7 +64,7 @@ def read(folder: Path, text: str) -> Recipe:
     return recipe_from_file(folder / "pair.toml")
 
 
-def test_a_recipe_is_read_with_its_labels(folder: Path) -> None:
+def test_a_recipe_is_loaded_with_its_labels(folder: Path) -> None:
     recipe = read(folder, VALID)
     assert recipe.labels.names == ("cat", "dog")
     assert recipe.inputs[0].name == "images"
@@ -72,7 +72,7 @@ def test_a_recipe_is_read_with_its_labels(folder: Path) -> None:
     assert recipe.postprocess is not None and recipe.postprocess.heads[1].anchors == ((5.0, 6.0), (7.0, 8.0))
 
 
-def test_heads_of_yolov1_have_boxes_in_place_of_anchors(folder: Path) -> None:
+def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
     start = VALID.index("heads = [")
     heads = VALID[start : VALID.index("]\n\n", start) + 2]
     text = VALID.replace('kind = "yolov3"', 'kind = "yolov1"')
@@ -91,10 +91,10 @@ def test_heads_of_yolov1_have_boxes_in_place_of_anchors(folder: Path) -> None:
         ("[weights.first]", "[weights]", "weights.url: expected a table, got 'https://example.org/a.weights'"),
         ('title = "A model of two classes"', "", "title: expected a value, got none"),
         ("parameters = 34", "", "model.parameters: expected a value, got none"),
-        ("parameters = 34", 'parameters = "many"', "model.parameters: expected a whole number, got 'many'"),
-        ("parameters = 34", "parameters = 3.5", "model.parameters: expected a whole number, got 3.5"),
-        ("parameters = 34", "parameters = true", "model.parameters: expected a whole number, got True"),
-        ("parameters = 34", "parameters = -1", "model.parameters: expected a whole number >= 0, got -1"),
+        ("parameters = 34", 'parameters = "many"', "model.parameters: expected an integer, got 'many'"),
+        ("parameters = 34", "parameters = 3.5", "model.parameters: expected an integer, got 3.5"),
+        ("parameters = 34", "parameters = true", "model.parameters: expected an integer, got True"),
+        ("parameters = 34", "parameters = -1", "model.parameters: expected an integer >= 0, got -1"),
         (
             'task = "detect"',
             'task = "detekt"',
@@ -107,7 +107,7 @@ def test_heads_of_yolov1_have_boxes_in_place_of_anchors(folder: Path) -> None:
         ),
         ('name = "pair"', 'name = "A pair"', "name: expected lower-case letters, digits"),
         ('"package.module:factory"', '"package"', "model.factory: expected package.module:callable, got 'package'"),
-        ("[1, 3, 64, 96]", "[1, 3, -64, 96]", "inputs[0].shape[2]: expected a whole number >= 1, got -64"),
+        ("[1, 3, 64, 96]", "[1, 3, -64, 96]", "inputs[0].shape[2]: expected an integer >= 1, got -64"),
         ("[1, 3, 64, 96]", "[]", "inputs[0].shape: expected a list of length >= 1, got []"),
         (
             "[1, 3, 64, 96]",
@@ -150,50 +150,54 @@ def test_heads_of_yolov1_have_boxes_in_place_of_anchors(folder: Path) -> None:
         (
             "[1, 3, 64, 96]",
             '[1, 3, 64, 96]\n[[inputs]]\nname = "images"\nshape = [1]',
-            "inputs: expected names that differ, got ['images', 'images']",
+            "inputs: expected unique names, got ['images', 'images']",
         ),
         (
             "[1, 3, 64, 96]",
             '[1, 3, 64, 96]\n[[inputs]]\nname = "mask"\nshape = [1]',
-            "inputs: expected one, the picture, since there is a [preprocess], got ['images', 'mask']",
+            "inputs: expected one image, since there is a [preprocess], got ['images', 'mask']",
         ),
         ("[1, 3, 64, 96]", "[1, 3, 64, 90]", "postprocess.heads[0].stride: expected a divisor"),
         ("[1, 2, 3]", "[1, 0, 3]", "preprocess.std[1]: expected a number > 0, got 0.0"),
         ("[1, 2, 3]", "[1, nan, 3]", "preprocess.std[1]: expected a finite number, got nan"),
-        ("[1, 2, 3]", "[1, 2]", "preprocess.std: expected 3 numbers, one a channel of 'rgb', got [1.0, 2.0]"),
+        ("[1, 2, 3]", "[1, 2]", "preprocess.std: expected 3 numbers, one per channel of 'rgb', got [1.0, 2.0]"),
         ("[0.1, 0.2, 0.3]", "[0.1, inf, 0.3]", "preprocess.mean[1]: expected a finite number, got inf"),
-        ('"letterbox"', '"letterbox"\npad = 256', "preprocess.pad: expected a whole number <= 255, got 256"),
+        ('"letterbox"', '"letterbox"\npad = 256', "preprocess.pad: expected an integer <= 255, got 256"),
         ('"letterbox"', '"letterbox"\ndivisor = 0', "preprocess.divisor: expected a number > 0.0, got 0"),
         ("= 0.5", "= 1.5", "postprocess.score_threshold: expected a number <= 1.0, got 1.5"),
         ("= 0.5", "= nan", "postprocess.score_threshold: expected a number >= 0.0, got nan"),
         ('output = "near"', 'output = "neer"', "postprocess.heads[1].output: expected one of far, near, got 'neer'"),
-        ('output = "near"', 'output = "far"', "postprocess.heads[1].output: expected an output that no other head has"),
+        (
+            'output = "near"',
+            'output = "far"',
+            "postprocess.heads[1].output: expected an output that no other head uses",
+        ),
         (
             "[[5, 6], [7, 8]]",
             "[[5, 6]]",
-            "postprocess.heads[1].anchors: expected 2 anchors, as many as heads[0] has, got 1",
+            "postprocess.heads[1].anchors: expected 2 anchors, the same number as heads[0], got 1",
         ),
         ("[[5, 6], [7, 8]]", "[[5, 6], [7]]", "postprocess.heads[1].anchors[1]: expected a list of length 2, got [7]"),
         ("[[5, 6], [7, 8]]", "[[5, 6], [7, 0]]", "postprocess.heads[1].anchors[1]: expected a width and a height > 0"),
-        ('["far", "near"]', '["far", "near", "far"]', "outputs: expected names that differ"),
-        ("classes = 2", "classes = 3", "labels: expected 3 names, as model.arguments.classes says, got 2"),
-        ('"names.txt"', '"none.txt"', "labels.file: expected a text file, one name a line, got"),
+        ('["far", "near"]', '["far", "near", "far"]', "outputs: expected unique names"),
+        ("classes = 2", "classes = 3", "labels: expected 3 names, since model.arguments.classes = 3, got 2"),
+        ('"names.txt"', '"none.txt"', "labels.file: expected a text file with one name per line, got"),
         (
             'file = "names.txt"',
             'file = "names.txt"\nnames = ["a"]',
-            "labels.file: expected none, since there are names, got 'names.txt'",
+            "labels.file: expected none, since names is set, got 'names.txt'",
         ),
-        ("size_bytes = 12", "size_bytes = -1", "weights.first.size_bytes: expected a whole number >= 0, got -1"),
+        ("size_bytes = 12", "size_bytes = -1", "weights.first.size_bytes: expected an integer >= 0, got -1"),
         ('"https://', '"file://', "weights.first.url: expected an http or https address, got 'file://"),
         ('sha256 = "0', 'sha256 = "x', "weights.first.sha256: expected 8 to 64 of the digits 0-9 and a-f, got 'x000"),
-        ("macs = 12", "macs = 1" + "0" * 30, "macs: expected a whole number <= 9223372036854775807, got 1000"),
+        ("macs = 12", "macs = 1" + "0" * 30, "macs: expected an integer <= 9223372036854775807, got 1000"),
         ("macs = 12", "macs = ", "line 5, column 8: not valid TOML: Invalid value"),
         ("[model]", "[model", "not valid TOML"),
         ("macs = 12", "macs = 1" + "0" * 5000, "not valid TOML"),
         ("macs = 12", "macs = " + "[" * 5000, "not valid TOML: nested too deeply"),
     ],
 )
-def test_error_names_file_field_and_what_was_expected(folder: Path, old: str, new: str, expected: str) -> None:
+def test_error_names_the_file_the_field_and_the_expected_value(folder: Path, old: str, new: str, expected: str) -> None:
     assert VALID.count(old) >= 1
     with pytest.raises(RecipeError) as caught:
         read(folder, VALID.replace(old, new, 1))
@@ -208,7 +212,7 @@ def test_error_on_a_detector_without_its_tables(folder: Path, table: str) -> Non
         read(folder, text)
 
 
-def test_error_on_a_file_that_is_missing_a_folder_or_not_text(tmp_path: Path) -> None:
+def test_error_on_a_missing_file_a_folder_and_a_binary_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(RecipeError, match="expected a TOML file, got: "):
             recipe_from_file(path)
@@ -226,7 +230,7 @@ def test_error_on_labels_that_are_not_text(folder: Path) -> None:
         read(folder, VALID)
 
 
-def test_error_on_an_unknown_name_has_the_nearest_ones() -> None:
+def test_error_on_an_unknown_name_suggests_the_nearest_names() -> None:
     with pytest.raises(UsageError, match="unknown recipe 'yolo3'") as caught:
         load_recipe("yolo3")
     assert "yolov3" in caught.value.hint
@@ -257,7 +261,7 @@ def test_recipes_are_found_inside_an_installed_package(tmp_path: Path) -> None:
     assert run.stdout.split() == [str(place / "recipe" / "schema.py"), "yolov3", str(place / "_shipped" / "recipes")]
 
 
-def test_error_when_the_installation_lacks_its_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_if_the_installation_has_no_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.recipe.schema.__file__", str(tmp_path / "edgekit" / "recipe" / "schema.py"))
     with pytest.raises(EdgeKitError, match="folder 'recipes'"):
         recipe_names()
@@ -282,7 +286,7 @@ VALUES = st.one_of(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, len(LINES) - 1), VALUES, st.booleans())
-def test_any_change_of_a_line_gives_a_recipe_or_a_recipe_error(
+def test_any_changed_line_gives_a_recipe_or_a_recipe_error(
     folder: Path, number: int, value: str, keep_key: bool
 ) -> None:
     line = f"{LINES[number].partition('=')[0]}= {value}" if keep_key else value

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgekit.data.examples import Boxes, Example
 from edgekit.data.images import preprocess
 from edgekit.errors import DataError
-from edgekit.kernels import reference
+from edgekit.kernels.nms.reference import iou
 from edgekit.recipe.schema import load_recipe
 from edgekit.training.anchors import anchors_from_sizes, mean_overlap, size_iou, sizes_from_examples
 
@@ -20,15 +20,15 @@ def sizes_around(centers: np.ndarray, count: int = 50) -> np.ndarray:
     return np.concatenate([center * random.uniform(0.95, 1.05, (count, 2)) for center in centers])
 
 
-def test_the_overlap_of_sizes_is_that_of_boxes_on_one_centre() -> None:
+def test_size_iou_is_the_iou_of_centered_boxes() -> None:
     random = np.random.default_rng(0)
     a, b = random.uniform(1, 50, (6, 2)), random.uniform(1, 50, (4, 2))
-    expected = [[reference.iou((-w, -h, w, h), (-v, -k, v, k)) for v, k in b] for w, h in a]
+    expected = [[iou((-w, -h, w, h), (-v, -k, v, k)) for v, k in b] for w, h in a]
     np.testing.assert_allclose(size_iou(a, b), expected)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_sizes_that_lie_around_some_centres_have_these_as_anchors(seed: int) -> None:
+def test_anchors_are_the_centers_of_the_clusters(seed: int) -> None:
     centers = np.array([[10.0, 12.0], [20.0, 60.0], [90.0, 30.0], [150.0, 160.0]])
     found = anchors_from_sizes(sizes_around(centers), 4, seed=seed)
     np.testing.assert_allclose(found, centers[np.argsort(centers.prod(1))], rtol=0.02)
@@ -53,7 +53,7 @@ def test_anchors_lie_among_the_sizes_and_are_sorted(count: int, sizes: list[tupl
 
 
 @pytest.mark.parametrize("size", [(80, 160), (200, 100), (64, 64)])
-def test_sizes_are_those_in_the_input_that_pictures_are_letterboxed_into(few: Any, size: tuple[int, int]) -> None:
+def test_sizes_are_in_px_of_the_letterboxed_input(few: Any, size: tuple[int, int]) -> None:
     corners = np.array([[4, 8, 24, 48], [0, 0, 64, 64]], np.float32)
     ignored = Boxes(np.array([[0, 0, 9, 9]], np.float32), np.array([0]))
     picture = np.zeros((*size, 3), np.uint8)
@@ -64,10 +64,10 @@ def test_sizes_are_those_in_the_input_that_pictures_are_letterboxed_into(few: An
     moved = placement.to_input(corners)
     found = sizes_from_examples(few("scenes", 1, examples=[Example("one", picture, boxes)]), (160, 160))
     np.testing.assert_allclose(found.sizes, moved[:, 2:] - moved[:, :2], rtol=0.01)
-    assert (found.pictures, found.skipped) == (1, [])
+    assert (found.images, found.skipped) == (1, [])
 
 
-def test_pictures_that_cannot_be_read_are_left_out_and_counted(few: Any) -> None:
+def test_unreadable_images_are_skipped_and_counted(few: Any) -> None:
     class Broken(list[Example]):
         def __getitem__(self, index: Any) -> Any:
             if index == 0:
@@ -79,7 +79,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_counted(few: Any) -> None
     told: list[float] = []
     found = sizes_from_examples(examples, (20, 20), advance=told.append)
     assert found.sizes.tolist() == [[10, 20]]
-    assert (found.pictures, found.skipped, sum(told)) == (1, ["a.jpg: broken image"], 2)
+    assert (found.images, found.skipped, sum(told)) == (1, ["a.jpg: broken image"], 2)
 
 
 def test_the_anchors_of_the_scenes_are_about_as_good_as_new_ones() -> None:

@@ -26,7 +26,7 @@ from edgekit.training.batches import Batches
 from edgekit.training.fit import Epoch, Training, fit
 from edgekit.training.train import checkpoint_of, train_model
 
-# Everything that keeps something from one batch to the next: momentum, moving averages, a schedule with a warm-up,
+# Everything that keeps state between batches: momentum, moving averages, a schedule with a warm-up,
 # batch normalization, dropout, augmentation.
 RUNS = {
     "lenet": ("digits", Train(optimizer="momentum", lr=0.02, schedule="onecycle", epochs=3, batch=4)),
@@ -46,7 +46,7 @@ class Interrupt(Exception):
 
 
 class Interrupting:
-    """A progress that ends the program after so many batches."""
+    """A progress that exits the program after a number of batches."""
 
     def __init__(self, batches: int, end: Callable[[], None]) -> None:
         self._left, self._end = batches, end
@@ -75,9 +75,9 @@ def training(name: str, few: Any, checkpoint: Path | None = None, **changes: Any
     return Training(
         recipe=recipe,
         module=module_from_recipe(recipe),
-        learn=examples,
-        test=examples,
-        how=how,
+        train_set=examples,
+        test_set=examples,
+        options=how,
         checkpoint=checkpoint,
         checkpoint_s=0,
         **changes,
@@ -95,7 +95,9 @@ def without_time(epochs: list[Epoch]) -> list[tuple[float, float, float, dict[st
 
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("batches", [2, 5])
-def test_what_is_resumed_ends_as_what_was_not_interrupted(few: Any, tmp_path: Path, name: str, batches: int) -> None:
+def test_resumed_training_gives_the_same_weights_as_uninterrupted_training(
+    few: Any, tmp_path: Path, name: str, batches: int
+) -> None:
     whole = training(name, few)
     expected = fit(whole)
 
@@ -111,13 +113,13 @@ def test_what_is_resumed_ends_as_what_was_not_interrupted(few: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("schedule", "warmup"), [("constant", 0), ("constant", 2), ("inverse-sqrt", 2)])
-def test_a_training_can_be_made_longer_where_its_schedule_knows_no_end(
+def test_training_can_be_extended_if_its_schedule_is_extendable(
     few: Any, tmp_path: Path, schedule: str, warmup: int
 ) -> None:
     def lenet(epochs: int, checkpoint: Path | None = None) -> Training:
         how: Any = {"schedule": schedule, "warmup": warmup, "epochs": epochs}
         how = Train(optimizer="momentum", lr=0.02, batch=4, **how)
-        return dataclasses.replace(training("lenet", few, checkpoint), how=how)
+        return dataclasses.replace(training("lenet", few, checkpoint), options=how)
 
     whole, longer = lenet(4), lenet(4, tmp_path / "c")
     expected = fit(whole)
@@ -128,29 +130,33 @@ def test_a_training_can_be_made_longer_where_its_schedule_knows_no_end(
 
 
 @pytest.mark.parametrize(("schedule", "warmup"), [("cosine", 0), ("step", 0), ("onecycle", 0), ("constant", 8)])
-def test_error_on_more_epochs_for_a_schedule_that_is_laid_out_over_all(
+def test_error_on_more_epochs_for_a_schedule_that_depends_on_their_number(
     few: Any, tmp_path: Path, schedule: str, warmup: int
 ) -> None:
     def lenet(epochs: int) -> Training:
         how = Train(schedule=schedule, warmup=warmup, epochs=epochs, batch=4)  # type: ignore[arg-type]
-        return dataclasses.replace(training("lenet", few, tmp_path / "c"), how=how)
+        return dataclasses.replace(training("lenet", few, tmp_path / "c"), options=how)
 
     with pytest.raises(Interrupt):
         fit(lenet(2), progress=Interrupting(2, raise_interrupt))
-    with pytest.raises(TrainError, match=f"--epochs: expected 2, .* the schedule '{schedule}'.* is laid out over all"):
+    with pytest.raises(
+        TrainError, match=f"--epochs: expected 2, .* the schedule '{schedule}'.* depends on the number of epochs"
+    ):
         fit(lenet(4), resume=True)
 
 
 def test_error_on_fewer_epochs_than_are_begun(few: Any, tmp_path: Path) -> None:
-    run = dataclasses.replace(training("lenet", few, tmp_path / "c"), how=Train(schedule="constant", epochs=3, batch=4))
+    run = dataclasses.replace(
+        training("lenet", few, tmp_path / "c"), options=Train(schedule="constant", epochs=3, batch=4)
+    )
     with pytest.raises(Interrupt):
         fit(run, progress=Interrupting(5, raise_interrupt))
-    shorter = dataclasses.replace(run, how=Train(schedule="constant", epochs=1, batch=4))
-    with pytest.raises(TrainError, match="--epochs: expected 2 at least, as so many are begun, got 1"):
+    shorter = dataclasses.replace(run, options=Train(schedule="constant", epochs=1, batch=4))
+    with pytest.raises(TrainError, match="--epochs: expected at least 2, the number of epochs begun, got 1"):
         fit(shorter, resume=True)
 
 
-def test_error_on_a_checkpoint_of_a_network_that_has_changed(few: Any, tmp_path: Path) -> None:
+def test_error_on_a_checkpoint_of_a_changed_network(few: Any, tmp_path: Path) -> None:
     run = training("lenet", few, tmp_path / "c")
     with pytest.raises(Interrupt):
         fit(run, progress=Interrupting(2, raise_interrupt))
@@ -158,7 +164,7 @@ def test_error_on_a_checkpoint_of_a_network_that_has_changed(few: Any, tmp_path:
         fit(dataclasses.replace(run, module=OnePixel()), resume=True)
 
 
-def test_a_detector_whose_recipe_names_no_classes_is_trained(few: Any, tmp_path: Path) -> None:
+def test_a_detector_without_class_names_is_trained(few: Any, tmp_path: Path) -> None:
     conv = "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=2\npad=1\nactivation=leaky\n\n"
     for classes, kind in ((10, "digits"), (2, "two")):
         (tmp_path / f"{kind}.cfg").write_text(
@@ -170,11 +176,13 @@ def test_a_detector_whose_recipe_names_no_classes_is_trained(few: Any, tmp_path:
     def of(kind: str) -> Training:
         recipe = recipe_from_cfg(tmp_path / f"{kind}.cfg")
         module = module_from_recipe(recipe)
-        return Training(recipe=recipe, module=module, learn=examples, test=examples, how=Train(epochs=1, batch=2))
+        return Training(
+            recipe=recipe, module=module, train_set=examples, test_set=examples, options=Train(epochs=1, batch=2)
+        )
 
     (epoch,) = fit(of("digits"))
     assert list(epoch.figures) == ["map50", "map50_95"]
-    with pytest.raises(DataError, match="expected objects of the model's 2 classes, 0 to 1, got one of class [2-9]"):
+    with pytest.raises(DataError, match="expected class indices from 0 to 1, as the model has 2 classes, got [2-9]"):
         fit(of("two"))
 
 
@@ -185,7 +193,7 @@ def test_other_seeds_give_other_weights(few: Any) -> None:
     assert not same_bits(first.module, second.module)
 
 
-def test_training_leaves_the_random_numbers_of_others_alone(few: Any) -> None:
+def test_training_keeps_the_global_random_state(few: Any) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -207,7 +215,7 @@ train_model(
 """
 
 
-def test_a_training_that_kill_9_ended_goes_on_to_the_same_file(tmp_path: Path) -> None:
+def test_training_killed_by_kill_9_resumes_to_the_same_file(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
     changes = {"epochs": 2, "batch": 256}
     train_model("lenet", data="digits", output=whole, changes=changes)
@@ -218,7 +226,7 @@ def test_a_training_that_kill_9_ended_goes_on_to_the_same_file(tmp_path: Path) -
     )
     assert done.returncode == -signal.SIGKILL
     assert not killed.exists()
-    with pytest.raises(UsageError, match="expected no checkpoint, got one of a training that did not end"):
+    with pytest.raises(UsageError, match="expected no checkpoint, got one of an unfinished training"):
         train_model("lenet", data="digits", output=killed)
     train_model("lenet", output=killed, resume=True)
 
@@ -243,11 +251,13 @@ def test_a_classifier_learns_digits(tmp_path: Path) -> None:
     assert right.float().mean().item() == pytest.approx(epochs[-1].figures["accuracy"])
 
 
-def test_a_detector_learns_one_scene_by_heart(few: Any) -> None:
+def test_a_detector_overfits_one_scene(few: Any) -> None:
     recipe = load_recipe("yolov3-tiny-scenes")
     examples = few("scenes", 2)
     how = Train(optimizer="adam", lr=0.005, schedule="onecycle", epochs=40, batch=2)
-    last = fit(Training(recipe=recipe, module=module_from_recipe(recipe), learn=examples, test=examples, how=how))[-1]
+    last = fit(
+        Training(recipe=recipe, module=module_from_recipe(recipe), train_set=examples, test_set=examples, options=how)
+    )[-1]
     assert last.figures["map50"] > 0.9
 
 
@@ -262,12 +272,14 @@ def test_a_regression_finds_the_least_squares(few: Any) -> None:
         "rows", "regress", (), [Example(str(i), r, t) for i, (r, t) in enumerate(zip(rows, targets, strict=True))]
     )
     how = Train(optimizer="momentum", lr=0.02, schedule="cosine", epochs=60, batch=16)
-    last = fit(Training(recipe=recipe, module=module_from_recipe(recipe), learn=examples, test=examples, how=how))[-1]
+    last = fit(
+        Training(recipe=recipe, module=module_from_recipe(recipe), train_set=examples, test_set=examples, options=how)
+    )[-1]
     assert last.figures["r2"] > 0.99
     assert list(last.figures)[0] == "mse"
 
 
-def test_error_on_a_loss_that_is_no_number(few: Any) -> None:
+def test_error_on_a_loss_that_is_not_finite(few: Any) -> None:
     run = training("lenet", few)
     with torch.no_grad():
         next(run.module.parameters()).fill_(math.nan)
@@ -280,7 +292,7 @@ def test_error_on_a_loss_that_is_no_number(few: Any) -> None:
 
 
 class OnePixel(nn.Module):
-    """Batch normalization of a single number a channel, which PyTorch refuses to learn from."""
+    """Batch normalization of one value per channel, which PyTorch cannot train."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -299,13 +311,15 @@ def test_error_on_a_batch_too_small_for_its_norm(few: Any) -> None:
     with pytest.raises(
         TrainError, match="training lenet: the module failed on a batch of 1: Expected more than 1 value"
     ):
-        fit(Training(recipe=load_recipe("lenet"), module=OnePixel(), learn=examples, test=examples, how=how))
+        fit(
+            Training(recipe=load_recipe("lenet"), module=OnePixel(), train_set=examples, test_set=examples, options=how)
+        )
 
 
 def test_error_on_a_checkpoint_of_another_model(few: Any, tmp_path: Path) -> None:
     with pytest.raises(Interrupt):
         fit(training("lenet", few, tmp_path / "c"), progress=Interrupting(2, raise_interrupt))
-    with pytest.raises(TrainError, match="model: expected transformer-tiny, got lenet: it is of another training"):
+    with pytest.raises(TrainError, match="model: expected transformer-tiny, got lenet in the checkpoint"):
         fit(training("transformer-tiny", few, tmp_path / "c"), resume=True)
 
 
@@ -320,35 +334,35 @@ def test_error_on_a_checkpoint_with_another_learning_rate(tmp_path: Path) -> Non
             checkpoint_s=0,
             progress=Interrupting(2, raise_interrupt),
         )
-    with pytest.raises(TrainError, match=r"lr: expected 0.5, got 0.\d+: it is of another training"):
+    with pytest.raises(TrainError, match=r"lr: expected 0.5, got 0.\d+ in the checkpoint"):
         train_model("lenet", output=file, resume=True, changes={"lr": 0.5})
     assert checkpoint_of(file).exists()
 
 
-def test_error_on_a_checkpoint_that_is_none(tmp_path: Path) -> None:
+def test_error_on_a_file_that_is_not_a_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "lenet.safetensors"
-    with pytest.raises(TrainError, match="expected a training to resume, got no such file"):
+    with pytest.raises(TrainError, match="expected a checkpoint to resume from, got no such file"):
         train_model("lenet", output=file, resume=True)
     checkpoint_of(file).write_bytes(b"no checkpoint")
-    with pytest.raises(TrainError, match="expected one that `edgekit train` has written"):
+    with pytest.raises(TrainError, match="expected a checkpoint written by `edgekit train`"):
         train_model("lenet", output=file, resume=True)
     torch.save({"format": 99}, checkpoint_of(file))
     with pytest.raises(TrainError, match="expected format 1, got 99"):
         train_model("lenet", output=file, resume=True)
 
 
-def test_error_on_a_place_that_cannot_be_written_comes_before_the_first_batch(tmp_path: Path) -> None:
+def test_error_on_an_unwritable_path_comes_before_the_first_batch(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainError, match="cannot write"):
         train_model("lenet", data="digits", output=tmp_path / "file" / "lenet.safetensors")
 
 
-def test_error_on_a_model_that_learns_nothing(tmp_path: Path) -> None:
+def test_error_on_a_model_that_cannot_be_trained(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected a model whose task is detect, classify, regress or translate"):
         train_model("self-attention", data="digits", output=tmp_path / "x.safetensors")
 
 
-def test_error_on_an_option_that_there_is_none_of(tmp_path: Path) -> None:
+def test_error_on_an_unknown_option(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown option 'learning_rate'"):
         train_model("lenet", data="digits", output=tmp_path / "x.safetensors", changes={"learning_rate": 1})
     with pytest.raises(UsageError, match="--lr: expected a finite number, got nan"):

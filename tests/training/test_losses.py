@@ -44,7 +44,7 @@ def test_cross_entropy_of_sequences_is_that_of_torch_without_the_padding(smoothi
     assert torch.autograd.gradcheck(lambda x: sequence_cross_entropy(x, tokens, label_smoothing=smoothing), logits)
 
 
-def test_what_stands_at_padding_has_no_gradient() -> None:
+def test_padding_has_no_gradient() -> None:
     logits = normal(1, 4, 5)
     sequence_cross_entropy(logits, torch.tensor([[3, 9 % 5, 0, 0]]), label_smoothing=0.1).backward()
     assert logits.grad is not None
@@ -52,5 +52,5 @@ def test_what_stands_at_padding_has_no_gradient() -> None:
     assert logits.grad[0, 2:].abs().max() == 0
 
 
-def test_sequences_of_padding_alone_lose_nothing() -> None:
+def test_the_loss_of_padding_is_zero() -> None:
     assert sequence_cross_entropy(normal(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)).item() == 0

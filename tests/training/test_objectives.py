@@ -10,22 +10,27 @@ import torch
 from edgekit.data.examples import Example
 from edgekit.data.vocabulary import BEGIN, END, PAD
 from edgekit.errors import DataError
-from edgekit.models.decoding import greedy
 from edgekit.models.factory import module_from_recipe
 from edgekit.recipe.schema import Labels, Model, Train, load_recipe
+from edgekit.runtime.tasks.translate import greedy_tokens
 from edgekit.training.batches import Batch, Batches
 from edgekit.training.objectives import objective_from_recipe
 
 
-def test_texts_that_are_right_at_once_are_those_that_greedy_decoding_writes(few: Any) -> None:
+def test_teacher_forcing_and_greedy_decoding_agree_on_correct_texts(few: Any) -> None:
     recipe, count, limit = load_recipe("transformer-tiny"), 32, 40
     module = module_from_recipe(recipe)
     with torch.no_grad():
-        module.get_parameter("embedding.weight")[END] *= 3  # or else it would not end what it writes
+        module.get_parameter("embedding.weight")[END] *= 3  # otherwise decoding would not end
     source = next(Batches(few("spelling", count), recipe, size=count).in_order()).inputs[0]
-    written = greedy(module, source, limit=limit)  # type: ignore[arg-type]
 
-    # The right answers are what it writes, but for a token in every other one.
+    def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            return {"logits": module(*(torch.from_numpy(feeds[name]) for name in ("source", "target"))).numpy()}
+
+    written = greedy_tokens(run, source.numpy(), limit)
+
+    # The targets are the decoded texts, with one wrong token in every second one.
     answers = [[token if token != PAD else 4 for token in tokens] for tokens in written]
     for answer in answers[::2]:
         answer[len(answer) // 2] = 4 + (answer[len(answer) // 2] + 1) % 30
@@ -42,7 +47,7 @@ def test_texts_that_are_right_at_once_are_those_that_greedy_decoding_writes(few:
     assert objective.figures() == {"sequence_accuracy": sum(expected) / count}
 
 
-def test_a_text_with_one_wrong_token_is_wrong_and_padding_is_not_looked_at() -> None:
+def test_a_text_with_one_wrong_token_is_wrong_and_padding_is_ignored() -> None:
     recipe = load_recipe("transformer-tiny")
     targets = torch.tensor([[5, 6, END, PAD], [5, 6, END, PAD]])
     logits = torch.zeros(2, 4, 43)
@@ -64,9 +69,9 @@ def test_error_on_a_class_beyond_the_logits() -> None:
         objective_from_recipe(recipe, Train()).loss({"logits": torch.zeros(1, 10)}, batch)
 
 
-def test_error_on_more_numbers_than_the_model_foretells() -> None:
+def test_error_on_more_targets_than_the_model_has_outputs() -> None:
     recipe = load_recipe("linear-regression")
     examples = (Example("line 2", np.zeros(4, np.float32), np.zeros(3, np.float32)),)
     batch = Batch((torch.zeros(1, 4),), torch.zeros(1, 3), examples)
-    with pytest.raises(DataError, match="line 2: expected 1 numbers to be foretold, as the model does, got 3"):
+    with pytest.raises(DataError, match="line 2: expected 1 target values, the size of the model's output, got 3"):
         objective_from_recipe(recipe, Train()).loss({recipe.outputs[0]: torch.zeros(1, 1)}, batch)

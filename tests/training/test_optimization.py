@@ -28,7 +28,9 @@ def rates(train: Train, batches: int) -> list[float]:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 4])
-def test_every_optimizer_goes_with_every_schedule_to_the_last_batch(optimizer: str, schedule: str, warmup: int) -> None:
+def test_every_optimizer_works_with_every_schedule_to_the_last_batch(
+    optimizer: str, schedule: str, warmup: int
+) -> None:
     seen = rates(Train(optimizer=optimizer, schedule=schedule, lr=0.1, warmup=warmup), 20)  # type: ignore[arg-type]
     assert max(seen) == pytest.approx(0.1, rel=0.02)
     assert min(seen) > 0
@@ -52,17 +54,17 @@ def test_every_optimizer_finds_the_least_squares(optimizer: str) -> None:
     assert loss.item() < 1e-3
 
 
-def test_step_is_a_tenth_late_and_a_hundredth_at_the_end() -> None:
+def test_step_falls_to_a_tenth_then_to_a_hundredth() -> None:
     seen = rates(Train(schedule="step", lr=1.0), 20)
     assert seen == pytest.approx([1.0] * 16 + [0.1] * 2 + [0.01] * 2)
 
 
-def test_cosine_falls_as_its_paper_says() -> None:
+def test_cosine_matches_its_formula() -> None:
     seen = rates(Train(schedule="cosine", lr=2.0), 10)
     assert seen == pytest.approx([1 + math.cos(math.pi * t / 10) for t in range(10)])
 
 
-def test_inverse_sqrt_rises_in_a_line_and_falls_as_the_transformer_s() -> None:
+def test_inverse_sqrt_matches_the_transformer_schedule() -> None:
     warmup = 5
     seen = rates(Train(schedule="inverse-sqrt", lr=1.0, warmup=warmup), 30)
     assert seen[:warmup] == pytest.approx([(t + 1) / (warmup + 1) for t in range(warmup)])

@@ -21,7 +21,7 @@ from edgekit.training.train import Trained, checkpoint_of, train_model
 
 
 class Notes(Silent):
-    """A progress that keeps what it is told."""
+    """A progress that records its notes."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -35,7 +35,7 @@ class Interrupt(Exception):
 
 
 class Interrupting(Silent):
-    """A progress that ends the training after so many batches."""
+    """A progress that stops training after a number of batches."""
 
     def __init__(self, batches: int) -> None:
         self._left = batches
@@ -87,7 +87,7 @@ def leave_a_checkpoint(train: Callable[..., Trained], data: Path, batches: int =
 # Checkpoints.
 
 
-def test_a_training_that_fails_on_its_first_batch_leaves_nothing_in_the_way(
+def test_training_that_fails_on_its_first_batch_leaves_no_checkpoint(
     train: Callable[..., Trained], tmp_path: Path
 ) -> None:
     with pytest.raises(TrainError, match="batch 1: expected a finite loss"):
@@ -96,7 +96,7 @@ def test_a_training_that_fails_on_its_first_batch_leaves_nothing_in_the_way(
     train(table(tmp_path / "t.csv"))
 
 
-def test_a_checkpoint_that_a_kill_left_before_the_first_step_is_written_over(
+def test_a_checkpoint_without_steps_is_overwritten(
     train: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as killed:
@@ -106,10 +106,10 @@ def test_a_checkpoint_that_a_kill_left_before_the_first_step_is_written_over(
     train(tmp_path / "t.csv", changes={"lr": 0.1})
 
 
-def test_errors_of_a_checkpoint_say_how_to_begin_anew(train: Callable[..., Trained], tmp_path: Path) -> None:
-    data, delete = table(tmp_path / "t.csv"), f"delete {checkpoint_of(tmp_path / 'w.safetensors')} to begin anew"
+def test_checkpoint_errors_say_how_to_start_over(train: Callable[..., Trained], tmp_path: Path) -> None:
+    data, delete = table(tmp_path / "t.csv"), f"delete {checkpoint_of(tmp_path / 'w.safetensors')} to start over"
     leave_a_checkpoint(train, data)
-    with pytest.raises(UsageError, match="got one of a training that did not end") as error:
+    with pytest.raises(UsageError, match="got one of an unfinished training") as error:
         train(data)
     assert delete in error.value.hint
     with pytest.raises(TrainError, match=r"lr: expected 0\.5, got 0\.001") as other:
@@ -117,7 +117,7 @@ def test_errors_of_a_checkpoint_say_how_to_begin_anew(train: Callable[..., Train
     assert delete in other.value.hint
 
 
-def test_weights_do_not_go_with_resume(train: Callable[..., Trained], tmp_path: Path) -> None:
+def test_weights_and_resume_conflict(train: Callable[..., Trained], tmp_path: Path) -> None:
     data = table(tmp_path / "t.csv")
     leave_a_checkpoint(train, data)
     with pytest.raises(UsageError, match="--weights: expected none with --resume, .* got 'mine.pt'"):
@@ -125,13 +125,11 @@ def test_weights_do_not_go_with_resume(train: Callable[..., Trained], tmp_path: 
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04 cut off", pickle.dumps(Path("x")), pickle.dumps({"format": 1})[:-4]])
-def test_a_broken_checkpoint_is_told_in_our_words(
-    train: Callable[..., Trained], tmp_path: Path, content: bytes
-) -> None:
+def test_error_on_a_damaged_checkpoint(train: Callable[..., Trained], tmp_path: Path, content: bytes) -> None:
     checkpoint_of(tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(TrainError) as error:
         train(None, resume=True)
-    assert error.value.message.endswith("has written, got another file, or a damaged one")
+    assert error.value.message.endswith("`edgekit train`, got another or a damaged file")
     assert error.value.hint.startswith("delete ")
 
 
@@ -158,7 +156,7 @@ def test_a_darknet_cfg_file_is_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("model", "got"), [("net.onnx", "an ONNX file"), ("my.package:make", "a factory")])
-def test_error_on_a_model_that_does_not_say_what_it_learns(train: Callable[..., Trained], model: str, got: str) -> None:
+def test_error_on_a_model_without_a_training_task(train: Callable[..., Trained], model: str, got: str) -> None:
     with pytest.raises(UsageError, match=f"training '{model}': expected a name .* a Darknet cfg file, got {got}"):
         train("digits", model)
 
@@ -166,7 +164,7 @@ def test_error_on_a_model_that_does_not_say_what_it_learns(train: Callable[..., 
 # The data set.
 
 
-def test_a_table_of_another_width_is_told_by_its_first_row(train: Callable[..., Trained], tmp_path: Path) -> None:
+def test_error_on_a_table_of_another_width_names_its_first_row(train: Callable[..., Trained], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected float32 10 for the input 'features', got float32 3") as error:
         train(table(tmp_path / "t.csv", features=3))
     assert error.value.message.startswith(f"{tmp_path / 't.csv'}, line ")
@@ -174,7 +172,7 @@ def test_a_table_of_another_width_is_told_by_its_first_row(train: Callable[..., 
     assert [file.name for file in tmp_path.iterdir()] == ["t.csv"]
 
 
-def test_the_column_that_is_named_is_foretold(train: Callable[..., Trained], tmp_path: Path) -> None:
+def test_the_named_column_is_the_target(train: Callable[..., Trained], tmp_path: Path) -> None:
     data = table(tmp_path / "t.csv", column="first", rows=80)
     changes = {"epochs": 40, "lr": 0.05}
     trained = train(data, column="y", changes=changes)
@@ -188,12 +186,12 @@ def test_the_column_that_is_named_is_foretold(train: Callable[..., Trained], tmp
 def test_a_resumed_training_keeps_its_column(train: Callable[..., Trained], tmp_path: Path) -> None:
     data = table(tmp_path / "t.csv", column="first")
     leave_a_checkpoint(train, data, column="y")
-    with pytest.raises(TrainError, match="column: expected x3, got y: it is of another training"):
+    with pytest.raises(TrainError, match="column: expected x3, got y in the checkpoint"):
         train(data, resume=True, column="x3")
     assert train(None, resume=True).column == "y"
 
 
-def test_texts_with_what_the_vocabulary_lacks_are_counted(train: Callable[..., Trained], tmp_path: Path) -> None:
+def test_texts_with_unknown_tokens_are_counted(train: Callable[..., Trained], tmp_path: Path) -> None:
     pairs = [("1", "one"), ("2", "twö"), ("3", "thrée"), ("4", "four")]
     for name in ("train", "test"):
         (tmp_path / f"{name}.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
@@ -201,10 +199,10 @@ def test_texts_with_what_the_vocabulary_lacks_are_counted(train: Callable[..., T
     train(f"text:{tmp_path}", "transformer-tiny", changes={"batch": 4}, progress=notes)
     learned = [note for note in notes.texts if "train.tsv" in note]
     assert len(learned) == 1
-    assert "2 texts of" in learned[0] and "such as 'ö' in" in learned[0] and "learned as <unknown>" in learned[0]
+    assert "2 texts of" in learned[0] and "such as 'ö' in" in learned[0] and "replaced by <unknown>" in learned[0]
 
 
-def test_what_is_left_out_is_counted(train: Callable[..., Trained], tmp_path: Path) -> None:
+def test_skipped_examples_are_counted(train: Callable[..., Trained], tmp_path: Path) -> None:
     for split in ("train", "test"):
         for name in ("0", "1"):
             folder = tmp_path / "photos" / split / name
@@ -214,11 +212,11 @@ def test_what_is_left_out_is_counted(train: Callable[..., Trained], tmp_path: Pa
     (tmp_path / "photos" / "test" / "1" / "9.png").write_bytes(b"\x89PNG\r\n\x1a\n no picture")
     notes = Notes()
     train(tmp_path / "photos", "softmax-regression", changes={"batch": 4}, progress=notes)
-    (note,) = (text for text in notes.texts if "left out" in text)
-    assert note.startswith("1 example of ") and "left out: " in note and "9.png" in note
+    (note,) = (text for text in notes.texts if "skipped" in text)
+    assert note.startswith("skipped 1 example of ") and "9.png" in note
 
 
-# Options that would do nothing.
+# Options that do not apply.
 
 
 @pytest.mark.parametrize(
@@ -228,13 +226,13 @@ def test_what_is_left_out_is_counted(train: Callable[..., Trained], tmp_path: Pa
         ("lenet", {"schedule": "onecycle", "warmup": 5}, "--warmup: expected 0 with the schedule 'onecycle'"),
         ("yolov3-tiny-scenes", {"label_smoothing": 0.1}, "--label-smoothing: expected 0 for yolov3-tiny-scenes"),
         ("linear-regression", {"label_smoothing": 0.1}, "--label-smoothing: expected 0 for linear-regression"),
-        ("lenet", {"schedule": "onecycle", "epochs": 1, "batch": 10**6}, "expected 2 batches at least in all epochs"),
+        ("lenet", {"schedule": "onecycle", "epochs": 1, "batch": 10**6}, "expected at least 2 batches in all epochs"),
         ("lenet", {"lr": 1e9}, "--lr: expected a number <= 1000000.0, got 1000000000.0"),
         ("lenet", {"weight_decay": -1.0}, "--weight-decay: expected a number >= 0.0, got -1.0"),
         ("lenet", {"augment": ["spin"]}, "--augment[0]: expected one of "),
     ],
 )
-def test_error_on_options_that_do_nothing_or_cannot_be(
+def test_error_on_options_that_do_not_apply_or_are_invalid(
     train: Callable[..., Trained], tmp_path: Path, model: str, changes: dict[str, Any], message: str
 ) -> None:
     data = {"lenet": "digits", "yolov3-tiny-scenes": "scenes"}.get(model, "digits")
@@ -245,12 +243,12 @@ def test_error_on_options_that_do_nothing_or_cannot_be(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_can_be_done_about_mosaic_is_a_command(train: Callable[..., Trained]) -> None:
+def test_the_hint_on_mosaic_is_an_option(train: Callable[..., Trained]) -> None:
     with pytest.raises(UsageError) as error:
         train("digits", "lenet", changes={"augment": ["flip", "mosaic"]})
     assert error.value.hint == "--augment flip"
 
 
-def test_error_on_a_column_of_what_is_no_table(train: Callable[..., Trained]) -> None:
+def test_error_on_a_column_without_a_table(train: Callable[..., Trained]) -> None:
     with pytest.raises(UsageError, match="data set digits: expected a CSV table, .* got digits for the column 'y'"):
         train("digits", "lenet", column="y")

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from edgekit.kernels import reference
+from edgekit.kernels.decode import reference
+from edgekit.kernels.nms.reference import iou
 from edgekit.recipe.schema import YoloHead
 from edgekit.training.yolo_loss import (
     IGNORED_V2,
@@ -22,7 +23,7 @@ HEADS = (
     YoloHead(output="head32", stride=32, anchors=((30.0, 24.0), (50.0, 60.0))),
     YoloHead(output="head16", stride=16, anchors=((8.0, 10.0), (20.0, 14.0))),
 )
-# Two objects of different classes in one box of one cell, one whose centre is on the far border, one alone.
+# Two objects of different classes in one box of one cell, one whose center is on the far border, one alone.
 TRUTH = Truth(
     torch.tensor([0, 0, 0, 1]),
     torch.tensor([[2.0, 4.0, 34.0, 28.0], [4.0, 4.0, 36.0, 30.0], [88.0, 20.0, 104.0, 36.0], [40.0, 30.0, 49.0, 39.0]]),
@@ -52,10 +53,10 @@ def entropy(logit: float, target: float) -> float:
 
 
 def best_box(corners: list[float]) -> tuple[int, int]:
-    """Head and anchor of the greatest overlap with an object on the same centre."""
+    """Head and anchor with the highest IoU with an object of the same center."""
     width, height = corners[2] - corners[0], corners[3] - corners[1]
     overlaps = {
-        (h, a): reference.iou((-w / 2, -t / 2, w / 2, t / 2), (-width / 2, -height / 2, width / 2, height / 2))
+        (h, a): iou((-w / 2, -t / 2, w / 2, t / 2), (-width / 2, -height / 2, width / 2, height / 2))
         for h, head in enumerate(HEADS)
         for a, (w, t) in enumerate(head.anchors)
     }
@@ -65,7 +66,7 @@ def best_box(corners: list[float]) -> tuple[int, int]:
 def slow_loss(raw: Outputs, truth: Truth, version: int) -> float:
     """The formulas of YOLOv2 or YOLOv3, box by box, object by object, in the order of Darknet's own loops."""
     total = 0.0
-    objects = list(zip(truth.picture.tolist(), truth.corners.tolist(), truth.classes.tolist(), strict=True))
+    objects = list(zip(truth.image.tolist(), truth.corners.tolist(), truth.classes.tolist(), strict=True))
     for h, head in enumerate(HEADS):
         numbers = raw[head.output].detach()
         pictures, _, rows, columns = numbers.shape
@@ -78,7 +79,7 @@ def slow_loss(raw: Outputs, truth: Truth, version: int) -> float:
                         bx, by = (x + column) * head.stride, (y + row) * head.stride
                         bw, bh = pw * math.exp(t[2]), ph * math.exp(t[3])
                         box = (bx - bw / 2, by - bh / 2, bx + bw / 2, by + bh / 2)
-                        overlaps = [reference.iou(box, corners) for p, corners, _ in objects if p == picture]
+                        overlaps = [iou(box, corners) for p, corners, _ in objects if p == picture]
                         own = [
                             (corners, kind)
                             for p, corners, kind in objects
@@ -101,7 +102,7 @@ def slow_loss(raw: Outputs, truth: Truth, version: int) -> float:
                         sides = ((t[2] - math.log(w / pw)) ** 2 + (t[3] - math.log(h_ / ph)) ** 2) / 2
                         if version == 2:
                             total += weight * (((x - tx) ** 2 + (y - ty) ** 2) / 2 + sides)
-                            total += 5 * (objectness - reference.iou(box, corners)) ** 2 / 2
+                            total += 5 * (objectness - iou(box, corners)) ** 2 / 2
                             total -= math.log(math.exp(t[5 + kind]) / sum(math.exp(c) for c in t[5:]))
                         else:
                             total += weight * (entropy(t[0], tx) + entropy(t[1], ty) + sides)
@@ -146,7 +147,7 @@ def test_gradients_are_those_of_the_formula(version: int) -> None:
 
 
 def test_gradient_of_yolov3_is_the_truth_minus_the_prediction() -> None:
-    """Section 2.1 of the paper, and the class of section 2.2, for the one object of the second picture."""
+    """Section 2.1 of the paper, and the class of section 2.2, for the one object of the second image."""
     raw = outputs(5)
     loss_v3(raw, TRUTH).backward()
     corners = TRUTH.corners[3].tolist()
@@ -168,9 +169,9 @@ def test_gradient_of_yolov3_is_the_truth_minus_the_prediction() -> None:
     torch.testing.assert_close(delta, expected, check_dtype=False)
 
 
-def test_a_box_that_overlaps_an_object_is_not_blamed_for_it() -> None:
+def test_a_box_that_overlaps_an_object_is_ignored() -> None:
     raw = {name: torch.full_like(tensor.detach(), -9.0) for name, tensor in outputs(0).items()}
-    # An anchor of the coarse head, which the object does not belong to, predicts it all the same.
+    # An anchor of the coarse head predicts the object, although the object is assigned to another head.
     for number, value in zip(range(8, 13), [0.0, 0.0, math.log(9 / 50), math.log(9 / 60), 8.0], strict=True):
         raw["head32"][1, number, 1, 1] = value
     near = Truth(torch.tensor([1]), torch.tensor([[43.5, 43.5, 52.5, 52.5]]), torch.tensor([0]))
@@ -195,4 +196,4 @@ def test_gradient_descent_on_the_raw_numbers_finds_the_objects(version: int) -> 
     (box, score, kind) = max(decoded, key=lambda found: found[1])
     assert kind == 1
     assert score > 0.8
-    assert reference.iou(box, TRUTH.corners[3].tolist()) > 0.95
+    assert iou(box, TRUTH.corners[3].tolist()) > 0.95

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgekit.kernels import reference
+from edgekit.kernels.nms.reference import iou
 from edgekit.training.yolo_loss import Truth
 from edgekit.training.yolov1_loss import AssignedCells, assign_cells, yolov1_loss
 
 S, B, CLASSES = 3, 2, 4
 SIZE = (60, 90)
-# Two objects in one cell, of which the first counts, one whose centre is on the far border, one alone.
+# Two objects in one cell, of which the first counts, one whose center is on the far border, one alone.
 TRUTH = Truth(
     torch.tensor([0, 0, 0, 1]),
     torch.tensor([[2.0, 4.0, 34.0, 16.0], [4.0, 4.0, 36.0, 18.0], [70.0, 40.0, 110.0, 60.0], [30.0, 21.0, 59.0, 39.0]]),
@@ -35,7 +35,7 @@ def slow_loss(raw: torch.Tensor, truth: Truth) -> float:
                 numbers = raw[picture, :, row, column].tolist()
                 own = None
                 for p, corners, kind in zip(
-                    truth.picture.tolist(), truth.corners.tolist(), truth.classes.tolist(), strict=True
+                    truth.image.tolist(), truth.corners.tolist(), truth.classes.tolist(), strict=True
                 ):
                     x, y = (corners[0] + corners[2]) / 2 / SIZE[1] * S, (corners[1] + corners[3]) / 2 / SIZE[0] * S
                     here = (p, min(int(y), S - 1), min(int(x), S - 1)) == (picture, row, column)
@@ -55,7 +55,7 @@ def slow_loss(raw: torch.Tensor, truth: Truth) -> float:
                     box = numbers[start : start + 4]
                     cx, cy = (box[0] + column) / S * SIZE[1], (box[1] + row) / S * SIZE[0]
                     half = box[2] ** 2 * SIZE[1] / 2, box[3] ** 2 * SIZE[0] / 2
-                    overlaps.append(reference.iou((cx - half[0], cy - half[1], cx + half[0], cy + half[1]), corners))
+                    overlaps.append(iou((cx - half[0], cy - half[1], cx + half[0], cy + half[1]), corners))
                     distances.append(sum((a - c) ** 2 for a, c in zip(box, wanted, strict=True)))
                     boxes.append(box)
                 best = overlaps.index(max(overlaps)) if max(overlaps) > 0 else distances.index(min(distances))
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_equation_3() -> None:
     assert torch.autograd.gradcheck(lambda x: yolov1_loss(x, assigned), raw)
 
 
-def test_where_no_box_overlaps_the_nearest_is_responsible() -> None:
+def test_if_no_box_overlaps_the_nearest_is_responsible() -> None:
     raw = output(0).detach()
     first = CLASSES + B
     raw[1, first : first + 8, 1, 1] = torch.tensor([0.9, 0.9, 0.0, 0.0, 0.4, 0.4, 0.0, 0.0])
@@ -87,7 +87,7 @@ def test_where_no_box_overlaps_the_nearest_is_responsible() -> None:
     assert assigned.iou[1].max() == 0
 
 
-def test_a_picture_without_objects_asks_for_no_confidence() -> None:
+def test_the_confidence_target_of_an_empty_image_is_zero() -> None:
     raw = output(0)
     nothing = Truth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     yolov1_loss(raw, assign_cells(raw, nothing, boxes=B, size=SIZE)).backward()

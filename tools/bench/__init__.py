@@ -4,7 +4,7 @@ From the root of a checkout, with EdgeKit's extras ``build``, ``cpu``, ``openvin
 
     python -m tools.bench all                  # everything, into tools/bench/results/
     python -m tools.bench latency --quick      # one part, few runs: does it work?
-    python -m tools.bench table                # the results as tables for the README
+    python -m tools.bench table                # the results as tables; then: python -m tools.docs
 
 ONNX Runtime's own quantizer comes with the extra ``build``. NNCF and ModelOpt pin other versions than EdgeKit, so that
 they live in environments of their own, whose interpreters are named by ``--peers`` (once for each) or by

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import edgekit
-from edgekit.device.cuda.driver import device_properties
+from edgekit.device.cuda.choose import device_properties
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import EdgeKitError

@@ -45,7 +45,7 @@ def steps() -> dict[str, Step]:
 def _device(quick: bool) -> dict[str, Any]:
     import msgspec
 
-    from edgekit.device.cuda.driver import device_properties, driver
+    from edgekit.device.cuda.choose import device_properties, driver
     from edgekit.device.nvidia import gpus
 
     shown = gpus()

@@ -1,4 +1,4 @@
-"""The command line: trains, builds and measures every case, and prints the table that stands in the README."""
+"""The command line: trains, builds and measures every case, and prints the table of docs/train-evaluate.md."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import re
 from importlib import metadata
 
 from edgekit.cli.doctor.finding import Finding
-from edgekit.device.cuda.driver import device_properties, driver
+from edgekit.device.cuda.choose import device_properties, driver
 from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.jetson import Jetson, jetpack_stack
 from edgekit.device.nvidia import Gpu

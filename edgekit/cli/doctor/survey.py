@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -21,8 +20,8 @@ from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable
 from edgekit.extras import install_command
 from edgekit.measure.machine import system_name
-from edgekit.models.weights.download import weights_cache
 from edgekit.report.wording import BACKEND_NAMES, bytes_in_words
+from edgekit.storage import cache_folder, free_bytes
 
 __all__ = ["Finding", "Survey", "survey"]
 
@@ -77,7 +76,7 @@ def _machine(here: Cpu, board: Jetson | None, cards: tuple[Gpu, ...]) -> list[Fi
         Finding(group="machine", name="processor", status="fact", value=cores),
         _integers(here),
         _memory(here),
-        _disk(weights_cache()),
+        _disk(cache_folder()),
     ]
     return [*findings, *jetson_findings(board), *gpu_findings(cards, board), *cuda_findings(cards, board)]
 
@@ -107,11 +106,7 @@ def _memory(here: Cpu) -> Finding:
 
 
 def _disk(cache: Path) -> Finding:
-    place = next((folder for folder in (cache, *cache.parents) if folder.is_dir()), Path("/"))
-    try:
-        free = shutil.disk_usage(place).free
-    except OSError as e:
-        return Finding(group="machine", name="cache", status="caution", value=f"{cache}", hint=f"unreadable: {e}")
+    free = free_bytes(cache)
     value = f"{cache}, {bytes_in_words(free)} free"
     if free >= DISK_NEEDS_BYTES:
         return Finding(group="machine", name="cache", status="ok", value=value)

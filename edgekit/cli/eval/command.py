@@ -24,7 +24,6 @@ Examples:
   edgekit eval engines/lenet-int8-cpu --data digits --limit 100 --json
   edgekit eval fp32 int8 --data coco:val2017 --per-class
 """
-MEASURED = ("classify", "detect", "regress", "translate")
 MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
 
 
@@ -107,11 +106,12 @@ def evaluate(
 def _fitting(words: tuple[str, ...], data: str, split: Literal["train", "test"], column: str | None) -> DataSet:
     """Returns the data set; checks before a model is built that the data set fits it."""
     from edgekit.data.examples import data_set
+    from edgekit.evaluation.evaluators.choose import measures
     from edgekit.evaluation.labels import model_classes_from_labels
 
     task, labels = _task_and_labels(words[0])
     examples = data_set(data, split=split, task=task, target=column)
-    if labels and task in ("classify", "detect"):
+    if labels and task and measures()[task].class_figure:
         model_classes_from_labels(labels, examples.labels, name=examples.name)
     return examples
 
@@ -119,6 +119,7 @@ def _fitting(words: tuple[str, ...], data: str, split: Literal["train", "test"],
 def _task_and_labels(word: str) -> tuple[Task | None, tuple[str, ...]]:
     """Returns the task of an engine or a model, if it has one, and the classes of a model that is not built yet."""
     from edgekit.engine.bundle.manifest import read_manifest
+    from edgekit.evaluation.evaluators.choose import measures
     from edgekit.models.cfg.recipe import recipe_from_cfg
     from edgekit.pipeline.model_kind import kind_of
     from edgekit.recipe.schema import load_recipe
@@ -130,23 +131,31 @@ def _task_and_labels(word: str) -> tuple[Task | None, tuple[str, ...]]:
     elif (kind := kind_of(word)) in ("recipe", "cfg"):
         recipe = load_recipe(word) if kind == "recipe" else recipe_from_cfg(Path(word))
         task, labels = recipe.task, recipe.labels.names
-    return (task if task in MEASURED else None), labels  # type: ignore[return-value]
+    measure = measures().get(task)
+    return (None if measure is None else measure.task), labels
 
 
 def _check_options(task: Task, *, per_class: bool, score_threshold: float | None) -> None:
     """Raises `UsageError` for options that have no effect for the task."""
     from edgekit.errors import UsageError
+    from edgekit.evaluation.evaluators.choose import measures
 
-    if score_threshold is not None and task != "detect":
+    with_scores = [name for name, measure in measures().items() if measure.has_scores]
+    if score_threshold is not None and task not in with_scores:
         raise UsageError(
-            f"--score-threshold: expected a task with scores, 'detect', got '{task}'",
+            f"--score-threshold: expected a task with scores, {_quoted(with_scores)}, got '{task}'",
             hint="leave --score-threshold out",
         )
-    if per_class and task not in ("classify", "detect"):
+    with_classes = [name for name, measure in measures().items() if measure.class_figure]
+    if per_class and task not in with_classes:
         raise UsageError(
-            f"--per-class: expected a task with classes, 'classify' or 'detect', got '{task}'",
+            f"--per-class: expected a task with classes, {_quoted(with_classes)}, got '{task}'",
             hint="leave --per-class out",
         )
+
+
+def _quoted(names: list[str]) -> str:
+    return " or ".join(f"'{name}'" for name in names)
 
 
 def _is_engine(word: str) -> bool:

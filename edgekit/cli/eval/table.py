@@ -10,7 +10,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.evaluation.evaluate import FIGURES, Evaluation, Figure
+from edgekit.evaluation.evaluate import FIGURES, Evaluation
+from edgekit.evaluation.evaluators.base import Figure
+from edgekit.evaluation.evaluators.choose import measures
 from edgekit.report.terminal import notes_panel
 
 __all__ = ["class_table", "differences", "headings", "print_summary"]
@@ -18,7 +20,8 @@ __all__ = ["class_table", "differences", "headings", "print_summary"]
 COARSE_POINTS = 0.1
 """If one example changes a figure by more than this number of points, a remark says so."""
 UNKNOWN = "–"
-CLASS_FIGURE = FIGURES["accuracy"]
+# What is shown of a class is a share, of which more is better, whatever the task calls it.
+CLASS_FIGURE = Figure("")
 
 
 def differences(first: Evaluation, other: Evaluation) -> dict[str, float]:
@@ -53,8 +56,7 @@ def print_summary(console: Console, found: Sequence[Evaluation], names: Sequence
 
 def class_table(found: Sequence[Evaluation], names: Sequence[str]) -> RenderableType:
     """Renders the figure of each class; a class without examples is shown as unknown."""
-    what = "mAP 0.50:0.95" if found[0].task == "detect" else "accuracy"
-    table = _table(what, ["count", *headings(found, names)])
+    table = _table(measures()[found[0].task].class_figure, ["count", *headings(found, names)])
     for rows in zip(*(evaluation.per_class for evaluation in found), strict=True):
         values = [row.value for row in rows]
         # With differences, three or more engines would need too many lines per class.
@@ -131,7 +133,7 @@ def _notes(found: Sequence[Evaluation], columns: Sequence[str]) -> list[str]:
 def _remarks(found: Sequence[Evaluation]) -> list[str]:
     first, remarks = found[0], []
     weight = 100 / first.examples
-    if weight > COARSE_POINTS and {"accuracy", "sequence_accuracy"} & set(first.figures):
+    if weight > COARSE_POINTS and any(FIGURES[name].counts_examples for name in first.figures):
         remarks.append(f"one example is {weight:.2f} percentage points")
     skipped = list(dict.fromkeys(text for evaluation in found for text in evaluation.skipped))
     if skipped:

@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from edgekit.runtime.session import Session
+    from edgekit.runtime.tasks.task import InputKind
 
 __all__ = ["run"]
 
@@ -21,6 +22,11 @@ Examples:
   edgekit run other input.npy --save outputs.npz
 """
 ARRAYS = (".npy", ".npz")
+TAKEN = {
+    "pictures": "a picture or a folder of pictures",
+    "texts": "--text TEXT, or a file with a text a line",
+    "arrays": "arrays in a .npy or .npz file",
+}
 
 
 @click.command(epilog=EPILOG, short_help="Run an engine on images, texts or arrays.")
@@ -56,61 +62,51 @@ def run(
 ) -> None:
     """Run ENGINE on a picture, on every picture of a folder, on a text, or on arrays in a .npy or .npz file."""
     from edgekit.runtime.session import session_from_bundle
+    from edgekit.runtime.tasks.choose import task_of
+    from edgekit.runtime.tasks.task import PictureTask, TextTask
 
+    options = {"top": top, "score_threshold": score_threshold, "iou_threshold": iou_threshold}
     with session_from_bundle(engine, threads=threads) as session:
         for note in session.manifest.notes:
             _note(note)
-        if text is not None and session.manifest.task != "translate":
-            raise _no_translator(session)
-        if text is not None or (source is not None and _are_texts(session, source)):
+        task = task_of(session.manifest)
+        takes = task.takes(session.manifest)
+        if text is not None and takes != "texts":
+            raise _no_text(session, takes)
+        if text is None and source is None:
+            raise _nothing_to_run_on(session, takes)
+        are_arrays = text is None and source is not None and source.suffix.lower() in ARRAYS
+        if isinstance(task, TextTask) and not are_arrays:
             from edgekit.cli.run.texts import run_texts
 
-            run_texts(session, source, text, save, as_json=as_json)
+            run_texts(session, task, source, text, save, as_json=as_json)
             return
-        if source is None:
-            raise _nothing_to_run_on(session)
-        task = "arrays" if source.suffix.lower() in ARRAYS else session.manifest.task
-        if task == "detect":
-            from edgekit.cli.run.images import detect_pictures
+        assert source is not None
+        if isinstance(task, PictureTask) and takes == "pictures" and not are_arrays:
+            from edgekit.cli.run.images import run_pictures
 
-            thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
-            detect_pictures(session, source, save, thresholds, as_json=as_json, note=_note)
-        elif task == "classify" and session.manifest.preprocess is not None:
-            from edgekit.cli.run.images import classify_pictures
-
-            classify_pictures(session, source, save, top=top, as_json=as_json, note=_note)
+            own = {name: options[name] for name in task.options}
+            run_pictures(session, task, source, save, own, as_json=as_json, note=_note)
         else:
             from edgekit.cli.run.arrays import run_arrays
 
             run_arrays(session, source, save, as_json=as_json)
 
 
-def _are_texts(session: Session, source: Path) -> bool:
-    return session.manifest.task == "translate" and source.suffix.lower() not in ARRAYS
-
-
-def _no_translator(session: Session) -> Exception:
+def _no_text(session: Session, takes: InputKind) -> Exception:
     from edgekit.errors import UsageError
+    from edgekit.runtime.tasks.choose import tasks
 
+    expected = " or ".join(task.engine for task in tasks().values() if task.kind == "texts")
     return UsageError(
-        f"--text: expected a translator, got an engine for task '{session.manifest.task}'",
-        hint=f"give it {_taken(session)}",
+        f"--text: expected {expected}, got an engine for task '{session.manifest.task}'", hint=f"give it {TAKEN[takes]}"
     )
 
 
-def _nothing_to_run_on(session: Session) -> Exception:
+def _nothing_to_run_on(session: Session, takes: InputKind) -> Exception:
     from edgekit.errors import UsageError
 
-    return UsageError(f"'{session.manifest.name}': expected {_taken(session)}, got nothing to run it on")
-
-
-def _taken(session: Session) -> str:
-    takes = {
-        "detect": "a picture or a folder of pictures",
-        "classify": "a picture or a folder of pictures",
-        "translate": "--text TEXT, or a file with a text a line",
-    }
-    return takes.get(session.manifest.task, "arrays in a .npy or .npz file")
+    return UsageError(f"'{session.manifest.name}': expected {TAKEN[takes]}, got nothing to run it on")
 
 
 def _note(text: str) -> None:

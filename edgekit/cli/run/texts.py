@@ -1,4 +1,4 @@
-"""``edgekit run`` for translators: a text on the command line, or a file with one a line."""
+"""``edgekit run`` for engines that take texts: a text on the command line, or a file with one a line."""
 
 from __future__ import annotations
 
@@ -14,33 +14,37 @@ from rich.text import Text
 from edgekit.cli.output import write_file
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session
+from edgekit.runtime.tasks.task import TextTask
 
 __all__ = ["run_texts"]
 
 
-def run_texts(session: Session, source: Path | None, text: str | None, save: Path | None, *, as_json: bool) -> None:
-    """Translates, and says what came out.
+def run_texts(
+    session: Session, task: TextTask, source: Path | None, text: str | None, save: Path | None, *, as_json: bool
+) -> None:
+    """Runs the session on each text and shows the results.
 
     Args:
-        session: a translator.
+        session: the engine.
+        task: its task.
         source: a file with a text a line; None where ``text`` is given.
         text: the text.
-        save: file for the translations, one a line.
+        save: file for the results, one a line.
         as_json: print a list of both instead of a table.
     """
     if text is not None and source is not None:
         raise UsageError(f"expected --text or a file, got both: {text!r} and {source}")
     texts = [text] if text is not None else _lines(source)
-    pairs = [(line, session.translate(line)) for line in texts]
+    pairs = [(line, task.answer(session, line)) for line in texts]
     if save is not None:
-        write_file(save, "".join(f"{translation}\n" for _, translation in pairs).encode())
+        write_file(save, "".join(f"{result}\n" for _, result in pairs).encode())
         click.echo(f"wrote {save}", err=True)
     if as_json:
-        click.echo(json.dumps([{"source": a, "translation": b} for a, b in pairs], indent=1, ensure_ascii=False))
+        click.echo(json.dumps([{"source": a, task.result: b} for a, b in pairs], indent=1, ensure_ascii=False))
     elif save is None and text is not None:
         click.echo(pairs[0][1])
     elif save is None:
-        _print_table(pairs)
+        _print_table(pairs, task.result)
 
 
 def _lines(source: Path | None) -> list[str]:
@@ -56,10 +60,10 @@ def _lines(source: Path | None) -> list[str]:
     return lines
 
 
-def _print_table(pairs: list[tuple[str, str]]) -> None:
+def _print_table(pairs: list[tuple[str, str]], result: str) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("source", style="bold", overflow="fold")
-    table.add_column("translation", overflow="fold")
-    for source, translation in pairs:
-        table.add_row(Text(source), Text(translation))
+    table.add_column(result, overflow="fold")
+    for source, answer in pairs:
+        table.add_row(Text(source), Text(answer))
     Console(highlight=False).print(table)

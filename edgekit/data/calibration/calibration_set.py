@@ -1,4 +1,4 @@
-"""Calibration sets: what a model is shown so that the ranges of its tensors can be measured, one input at a time."""
+"""Calibration sets: the inputs that a model runs on while the ranges of its tensors are measured."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edgekit.data.images import images_in, is_image, preprocess, read_image
 from edgekit.errors import CalibrationError, DataError, UsageError, nearest
 from edgekit.recipe.schema import Preprocess, shipped
 from edgekit.specs import ShapeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
+from edgekit.storage import sha256_of
 
 __all__ = ["CalibrationSet", "Sample", "calibration_set", "calibration_set_names"]
 
@@ -27,8 +28,8 @@ class Sample:
     """One element of a calibration set.
 
     Attributes:
-        id: what it is called in messages.
-        value: a picture, uint8 RGB of shape ``(H, W, 3)``; or arrays by name; or one array without a name.
+        id: name in messages.
+        value: an image, uint8 RGB of shape ``(H, W, 3)``; or arrays by name; or one unnamed array.
     """
 
     id: str
@@ -36,7 +37,7 @@ class Sample:
 
 
 class _Entry(Protocol):
-    """Something that a sample can be read from."""
+    """Source of one sample."""
 
     @property
     def id(self) -> str: ...
@@ -45,16 +46,16 @@ class _Entry(Protocol):
     def path(self) -> Path: ...
 
     def read(self) -> np.ndarray | dict[str, np.ndarray]:
-        """The sample's value; raises `DataError` if the file is broken."""
+        """Reads the sample's value; raises `DataError` if the file is broken."""
         ...
 
     def fingerprint(self) -> str:
-        """What the value depends on."""
+        """Everything that determines the value, as a string."""
         ...
 
 
 @dataclass(frozen=True)
-class _PictureFile:
+class _ImageFile:
     path: Path
 
     @property
@@ -69,7 +70,7 @@ class _PictureFile:
 
 
 @dataclass(frozen=True)
-class _PictureView:
+class _ImageView:
     path: Path
     sha256: str
     view: View
@@ -81,11 +82,11 @@ class _PictureView:
     def read(self) -> np.ndarray:
         if (got := _sha256(self.path)) != self.sha256:
             raise CalibrationError(f"{self.path}: expected the sha256 {self.sha256}, got {got}")
-        picture = read_image(self.path)
-        height, width = picture.shape[:2]
+        image = read_image(self.path)
+        height, width = image.shape[:2]
         left, top, right, bottom = self.view.crop
         x, y = int(left * width), int(top * height)
-        part = picture[y : max(y + 1, round(bottom * height)), x : max(x + 1, round(right * width))]
+        part = image[y : max(y + 1, round(bottom * height)), x : max(x + 1, round(right * width))]
         return np.ascontiguousarray(part[:, ::-1] if self.view.mirror else part)
 
     def fingerprint(self) -> str:
@@ -105,7 +106,7 @@ class _ArrayFile:
             with self.path.open("rb") as file:
                 loaded = np.load(file, allow_pickle=False)
                 return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-        except Exception as e:  # a broken header or archive ends in almost any of Python's errors
+        except Exception as e:  # a broken header or archive may raise almost any exception
             raise DataError(f"{self.path}: expected a numpy file, got: {e}") from e
 
     def fingerprint(self) -> str:
@@ -113,11 +114,11 @@ class _ArrayFile:
 
 
 class CalibrationSet:
-    """Samples, read from their files one at a time and as often as the set is iterated over.
+    """Iterable of samples, read from their files one at a time on each iteration.
 
     Attributes:
-        name: the set's name, or the path of its folder or manifest.
-        skipped: names of the broken files that the last iteration passed over, each with the reason.
+        name: name of the set, or path of its folder or manifest.
+        skipped: broken files that the last iteration skipped, each with the reason.
     """
 
     def __init__(self, name: str, entries: Sequence[_Entry]) -> None:
@@ -126,19 +127,19 @@ class CalibrationSet:
         self._entries = tuple(entries)
 
     def __len__(self) -> int:
-        """How many samples there are if no file is broken."""
+        """Number of samples, including broken files."""
         return len(self._entries)
 
     @property
-    def pictures(self) -> bool:
-        """Whether the samples are pictures, and not arrays."""
+    def has_images(self) -> bool:
+        """Whether the samples are images rather than arrays."""
         return not isinstance(self._entries[0], _ArrayFile)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Samples in a fixed order.
+        """Yields the samples in a fixed order.
 
         Raises:
-            CalibrationError: all files are broken, or one is not the one that the manifest declares.
+            CalibrationError: all files are broken, or a file's hash differs from the manifest.
         """
         skipped: list[str] = []
         self.skipped = skipped
@@ -154,7 +155,7 @@ class CalibrationSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, over what is in the files and which views are made of it, names left aside.
+        """SHA-256, in hexadecimal, of the files' contents and views, independent of names.
 
         Raises:
             CalibrationError: a file cannot be read.
@@ -165,44 +166,43 @@ class CalibrationSet:
     def feeds(
         self, inputs: Sequence[TensorSpec], how: Preprocess | None, shapes: Mapping[str, ShapeRange] = {}
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Every sample as the inputs of a model, with the sample's id.
+        """Yields the id and the model inputs of every sample.
 
         Args:
-            inputs: what the model takes.
-            how: how a picture becomes the model's input; None where it takes no pictures.
-            shapes: ranges of the inputs whose sizes are chosen at run time. Pictures are made to fit the usual ones;
-                arrays have their own.
+            inputs: specs of the model's inputs.
+            how: image preprocessing; None if the model takes no images.
+            shapes: shape ranges of the dynamic inputs. Images are resized to the ``opt`` shape; arrays keep theirs.
 
         Raises:
-            CalibrationError: as iteration; or the samples are not what the model takes.
+            CalibrationError: as iteration; or the samples do not match the inputs.
         """
         for sample in self:
             where = f"calibration set {self.name}: {sample.id}"
-            if self.pictures and isinstance(sample.value, np.ndarray):
-                yield sample.id, _picture_feed(sample.value, inputs, how, shapes, where)
+            if self.has_images and isinstance(sample.value, np.ndarray):
+                yield sample.id, _image_feed(sample.value, inputs, how, shapes, where)
             else:
                 yield sample.id, _array_feed(sample.value, inputs, shapes, where)
 
 
 def calibration_set_names() -> list[str]:
-    """Names of the calibration sets that EdgeKit ships, sorted."""
+    """Returns the names of the calibration sets shipped with EdgeKit, sorted."""
     return sorted(file.stem for file in shipped("calibration").glob("*.toml"))
 
 
 def calibration_set(source: str | Path, *, limit: int | None = None) -> CalibrationSet:
-    """The calibration set of that name, in that folder, or declared by that manifest.
+    """Opens a calibration set by name, folder or manifest.
 
-    A shipped name comes before a folder of the same name; write ``./sample`` to mean the folder.
+    A shipped name takes precedence over a folder of the same name; write ``./sample`` for the folder.
 
     Args:
-        source: a name out of `calibration_set_names`; a manifest that ends in ``.toml``; or a folder of images, or
-            of ``.npy`` and ``.npz`` files with a model's inputs by name. Folders in a folder are not searched.
-        limit: at most so many samples: of a folder, files spread evenly over its names in order; of a manifest, the
-            first view of each picture before the second of any.
+        source: a name from `calibration_set_names`; a manifest file ending in ``.toml``; or a folder of images, or of
+            ``.npy`` and ``.npz`` files with a model's inputs by name. Subfolders are not searched.
+        limit: maximum number of samples. From a folder, files are selected evenly over the sorted names; from a
+            manifest, the first view of each image comes before the second view of any.
 
     Raises:
-        UsageError: there is no such set or folder, or ``limit`` is less than 1.
-        CalibrationError: the folder holds nothing to calibrate with, or the manifest is wrong.
+        UsageError: the set or folder does not exist, or ``limit`` is less than 1.
+        CalibrationError: the folder has no usable files, or the manifest is invalid.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit: expected at least 1, got {limit}")
@@ -215,7 +215,7 @@ def calibration_set(source: str | Path, *, limit: int | None = None) -> Calibrat
         if path.is_dir():
             return _from_folder(name, path, limit)
     except OSError as e:
-        raise CalibrationError(f"calibration set {name}: expected a folder that can be read, got: {e.strerror}") from e
+        raise CalibrationError(f"calibration set {name}: expected a readable folder, got: {e.strerror}") from e
     raise UsageError(
         f"unknown calibration set '{name}': expected a name, a folder or a .toml file",
         hint=nearest(name, calibration_set_names()),
@@ -225,9 +225,7 @@ def calibration_set(source: str | Path, *, limit: int | None = None) -> Calibrat
 def _from_manifest(name: str, file: Path, limit: int | None) -> CalibrationSet:
     manifest = manifest_from_file(file)
     entries = [
-        _PictureView(file.parent / image.file, image.sha256, view)
-        for view in manifest.views
-        for image in manifest.images
+        _ImageView(file.parent / image.file, image.sha256, view) for view in manifest.views for image in manifest.images
     ]
     return CalibrationSet(name, entries[:limit])
 
@@ -239,21 +237,21 @@ def _from_folder(name: str, folder: Path, limit: int | None) -> CalibrationSet:
     if arrays:
         return CalibrationSet(name, [_ArrayFile(path) for path in _spread(arrays, limit)])
     try:
-        pictures = images_in(folder)
+        images = images_in(folder)
     except DataError as e:
         raise CalibrationError(f"calibration set {e.message}", hint=e.hint) from e
-    return CalibrationSet(name, [_PictureFile(path) for path in _spread(pictures, limit)])
+    return CalibrationSet(name, [_ImageFile(path) for path in _spread(images, limit)])
 
 
 def _spread(files: list[Path], limit: int | None) -> list[Path]:
-    # Names often sort by class or by time, so the first ones would be too much alike.
+    # Names often sort by class or by time, so the first files would be too similar.
     if limit is None or limit >= len(files):
         return files
     return [files[i * len(files) // limit] for i in range(limit)]
 
 
-def _picture_feed(
-    picture: np.ndarray,
+def _image_feed(
+    image: np.ndarray,
     inputs: Sequence[TensorSpec],
     how: Preprocess | None,
     shapes: Mapping[str, ShapeRange],
@@ -261,12 +259,12 @@ def _picture_feed(
 ) -> dict[str, np.ndarray]:
     if how is None or len(inputs) != 1:
         raise CalibrationError(
-            f"{where}: expected arrays for {'; '.join(map(str, inputs))}, got a picture",
-            hint="a folder of .npz files, one a sample, with the inputs by name, takes its place",
+            f"{where}: expected arrays for {'; '.join(map(str, inputs))}, got an image",
+            hint="use a folder of .npz files, one per sample, with the inputs by name",
         )
     spec = inputs[0]
-    array, _ = preprocess(picture, how, specs_at(inputs, shapes)[0].shape)
-    # A graph that takes only whole batches is shown the same picture that many times: ranges stay the same.
+    array, _ = preprocess(image, how, specs_at(inputs, shapes)[0].shape)
+    # Repeating the image to fill a fixed batch leaves the ranges unchanged.
     return {spec.name: whole_batch(array, spec, shapes)}
 
 
@@ -279,7 +277,7 @@ def _array_feed(
     names = [spec.name for spec in inputs]
     if isinstance(value, np.ndarray):
         if len(inputs) != 1:
-            raise CalibrationError(f"{where}: expected arrays {', '.join(names)}, got one without a name")
+            raise CalibrationError(f"{where}: expected arrays {', '.join(names)}, got one unnamed array")
         value = {names[0]: value}
     if sorted(value) != sorted(names):
         raise CalibrationError(f"{where}: expected arrays {', '.join(sorted(names))}, got {', '.join(sorted(value))}")
@@ -291,11 +289,7 @@ def _array_feed(
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as e:
-        raise CalibrationError(f"{path}: expected a file to calibrate with, got: {e.strerror}") from e
-    return digest.hexdigest()
+        raise CalibrationError(f"{path}: expected a readable calibration file, got: {e.strerror}") from e

@@ -1,4 +1,4 @@
-"""A data set as something to calibrate on: what a model is shown of its examples, one at a time."""
+"""Calibration inputs from a data set, one example at a time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from edgekit.specs import ShapeRange, TensorSpec
 __all__ = ["ENOUGH", "ExampleFeeds", "spread"]
 
 ENOUGH = 256
-"""Ranges hardly grow beyond so many examples, where nobody names another number."""
+"""Default number of examples; ranges hardly grow with more."""
 
 
 def spread(length: int, limit: int | None) -> Sequence[int]:
-    """At most ``limit`` places of ``length``, evenly spread: what stands side by side in a set is often alike.
+    """Returns at most ``limit`` evenly spaced indices below ``length``, since neighboring examples are often similar.
 
     Raises:
         UsageError: ``limit`` is less than 1.
@@ -32,20 +32,20 @@ def spread(length: int, limit: int | None) -> Sequence[int]:
 
 
 class ExampleFeeds:
-    """Examples of a data set as a model's inputs; what is broken is passed over and counted.
+    """Converts examples of a data set to model inputs; broken examples are skipped and counted.
 
     Attributes:
-        name: the data set's.
-        skipped: names of the broken examples that the last iteration passed over, each with the reason.
+        name: name of the data set.
+        skipped: broken examples that the last iteration skipped, each with the reason.
     """
 
     def __init__(self, examples: DataSet, *, limit: int | None = None, labels: Sequence[str] = ()) -> None:
-        """Takes ``limit`` examples at most, spread evenly over the set.
+        """Selects at most ``limit`` examples, evenly spaced over the data set.
 
         Args:
-            examples: the part of the set that is to learn from: what is calibrated on is not to be measured on.
-            limit: `ENOUGH` where it is None.
-            labels: the model's own: for texts its vocabulary. The data set's where there are none.
+            examples: the train split; accuracy must not be measured on calibration data.
+            limit: maximum number of examples; None for `ENOUGH`.
+            labels: the model's labels, or its vocabulary for texts; if empty, the data set's.
 
         Raises:
             UsageError: ``limit`` is less than 1.
@@ -55,21 +55,21 @@ class ExampleFeeds:
         self.skipped: list[str] = []
         self._examples = examples
         self._labels = tuple(labels or examples.labels)
-        self._places = spread(len(examples), ENOUGH if limit is None else limit)
-        if not self._places:
+        self._indices = spread(len(examples), ENOUGH if limit is None else limit)
+        if not self._indices:
             raise CalibrationError(f"calibration set {self.name}: expected examples, got none")
 
     def __len__(self) -> int:
-        """How many there are if none is broken."""
-        return len(self._places)
+        """Number of examples, including broken ones."""
+        return len(self._indices)
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, over what the examples hold and the labels, names left aside."""
+        """SHA-256, in hexadecimal, of the examples' contents and the labels, independent of names."""
         total = hashlib.sha256(repr(self._labels).encode())
-        for place in self._places:
+        for index in self._indices:
             try:
-                example = self._examples[place]
+                example = self._examples[index]
             except DataError:
                 continue
             total.update(hashlib.sha256(_content(example)).digest())
@@ -78,26 +78,26 @@ class ExampleFeeds:
     def feeds(
         self, inputs: Sequence[TensorSpec], how: Preprocess | None, shapes: Mapping[str, ShapeRange] = {}
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Every example as the inputs of a model, with its id.
+        """Yields the id and the model inputs of every example.
 
         Args:
-            inputs: what the model takes.
-            how: how a picture becomes the model's input; None where it takes no pictures.
-            shapes: ranges of the inputs whose sizes are chosen at run time; pictures are made to fit the usual ones,
-                rows and texts are as long as they are.
+            inputs: specs of the model's inputs.
+            how: image preprocessing; None if the model takes no images.
+            shapes: shape ranges of the dynamic inputs. Images are resized to the ``opt`` shape; rows and texts keep
+                their own length.
 
         Raises:
-            CalibrationError: no example can be read, or none is what the model takes.
+            CalibrationError: no example can be read, or none matches the inputs.
         """
         skipped: list[str] = []
         self.skipped = skipped
-        for place in self._places:
+        for index in self._indices:
             try:
-                example = self._examples[place]
+                example = self._examples[index]
                 feeds = feeds_from_example(example, inputs, how, self._labels, shapes)
             except DataError as e:
                 skipped.append(e.message)
-                if len(skipped) == len(self._places):
+                if len(skipped) == len(self._indices):
                     raise CalibrationError(
                         f"calibration set {self.name}: none of {len(skipped)} examples can be used: {skipped[0]}",
                         hint=e.hint,
@@ -107,7 +107,7 @@ class ExampleFeeds:
 
 
 def _content(example: Example) -> bytes:
-    """What the feeds of the example depend on."""
+    """Everything that determines the model inputs of the example, as bytes."""
     if isinstance(example.input, str):
         return f"{example.input!r} {example.target!r}".encode()
     return f"{example.input.dtype} {example.input.shape} ".encode() + np.ascontiguousarray(example.input).tobytes()

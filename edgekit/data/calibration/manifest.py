@@ -1,4 +1,4 @@
-"""The TOML files that declare calibration sets: which pictures, whose they are, and which views are made of each."""
+"""Calibration set manifests (TOML): the images with their licenses, and the views of each."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Manifest", "Picture", "View", "manifest_from_file"]
+__all__ = ["Manifest", "CalibrationImage", "View", "manifest_from_file"]
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 
-class Picture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One picture and whose it is.
+class CalibrationImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One image and its origin.
 
     Attributes:
-        file: its path, from the manifest's folder.
+        file: path, relative to the manifest's folder.
         sha256: hash of the file, in hexadecimal.
-        license: SPDX identifier, or the words in which it was given away.
-        author: who took it.
-        source: where it came from.
+        license: SPDX identifier, or the text of the license.
+        author: author of the image.
+        source: origin of the file.
     """
 
     file: _Text
@@ -41,12 +41,12 @@ class Picture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a picture.
+    """A crop of an image, optionally mirrored.
 
     Attributes:
-        name: what it is called in messages.
-        crop: left, top, right and bottom, as fractions of the picture's width and height.
-        mirror: left and right are exchanged.
+        name: name in messages.
+        crop: left, top, right and bottom, as fractions of the image's width and height.
+        mirror: flip horizontally.
     """
 
     name: _Text
@@ -59,24 +59,24 @@ class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A calibration set: every view of every picture.
+    """A calibration set: every view of every image.
 
     Attributes:
-        title: one line for lists.
-        images: the pictures.
-        views: what is made of each; the whole picture where none is declared.
+        title: one-line description.
+        images: the images.
+        views: views of each image; the whole image by default.
     """
 
     title: _Text
-    images: Annotated[tuple[Picture, ...], msgspec.Meta(min_length=1)]
+    images: Annotated[tuple[CalibrationImage, ...], msgspec.Meta(min_length=1)]
     views: Annotated[tuple[View, ...], msgspec.Meta(min_length=1)] = (View("whole"),)
 
 
 def manifest_from_file(file: Path) -> Manifest:
-    """The manifest in a TOML file.
+    """Reads a manifest from a TOML file.
 
     Raises:
-        CalibrationError: the file cannot be read, is not TOML, or a field of it is wrong; names file, field and value.
+        CalibrationError: the file cannot be read, is not TOML, or has an invalid field; names file, field and value.
     """
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Random numbers in place of a calibration set, for models that no shipped picture can be shown to."""
+"""Random inputs in place of a calibration set, for models that the shipped images do not fit."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["RandomInputs"]
 
 
 class RandomInputs:
-    """The same numbers every time; read like a `CalibrationSet`.
+    """Reproducible random inputs with the interface of a `CalibrationSet`.
 
     Attributes:
-        name: what it is called in reports.
-        digest: of what is in it.
-        skipped: nothing ever is.
+        name: name in reports.
+        digest: identifies the numbers.
+        skipped: always empty.
     """
 
     name = "random numbers"
     skipped: Sequence[str] = ()
 
     def __init__(self, count: int, num_values: Mapping[str, int] | None = None) -> None:
-        """Makes ``count`` inputs; integers of the input ``name`` are less than ``num_values[name]``."""
+        """Creates ``count`` inputs; integers of the input ``name`` are less than ``num_values[name]``."""
         self._count = count
-        self._below = dict(num_values or {})
-        self.digest = f"random {count} {sorted(self._below.items())}"
+        self._num_values = dict(num_values or {})
+        self.digest = f"random {count} {sorted(self._num_values.items())}"
 
     def __len__(self) -> int:
         return self._count
@@ -36,10 +36,10 @@ class RandomInputs:
     def feeds(
         self, inputs: Sequence[TensorSpec], how: Preprocess | None, shapes: Mapping[str, ShapeRange] = {}
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Name and arrays of each input: floats are normal; integers of which nothing is known are 0 or 1.
+        """Yields name and arrays of each input: floats are normally distributed; integers are 0 or 1 by default.
 
-        These are valid as index, mask and flag. Dimensions that are chosen at run time have the usual size of their
-        range in ``shapes``.
+        0 and 1 are valid as an index, a mask and a flag. Dynamic dimensions have the ``opt`` size of their range in
+        ``shapes``.
         """
         sized = specs_at(inputs, shapes)
         for index in range(self._count):
@@ -51,7 +51,7 @@ class RandomInputs:
                 numbers = (
                     generator.standard_normal(sizes)
                     if floats
-                    else generator.integers(0, self._below.get(spec.name, 2), sizes)
+                    else generator.integers(0, self._num_values.get(spec.name, 2), sizes)
                 )
                 feeds[spec.name] = np.asarray(numbers).astype(spec.dtype)
             yield f"random input {index}", feeds

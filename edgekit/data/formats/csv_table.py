@@ -1,4 +1,4 @@
-"""CSV: rows of numbers, of which one column is to be foretold from the others."""
+"""Reads CSV tables: numeric feature columns and one target column."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from edgekit.recipe.schema import Task
 __all__ = ["CsvTable", "csv_from_path", "is_table"]
 
 _SEPARATORS = (",", ";", "\t")
-_MOST_CLASSES = 10_000
+_MAX_CLASSES = 10_000
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a file's rows are read.
+    """Column layout of a file.
 
     Attributes:
-        separator: what stands between columns.
-        header: names of the columns; empty if the first line is a row.
-        columns: how many there are.
-        target: which is to be foretold.
+        separator: column separator.
+        header: column names; empty if the first line is a row.
+        columns: number of columns.
+        target: index of the target column.
     """
 
     separator: str
@@ -40,23 +40,23 @@ class _Layout:
     target: int
 
     def title(self, column: int) -> str:
-        """What a message calls a column: by its header, or by its number from 1."""
+        """Name of a column in messages: its header, or its number from 1."""
         return f"column '{self.header[column][:40]}'" if self.header else f"column {column + 1}"
 
 
 @dataclass
 class _Rows:
-    """Where the rows of a split begin."""
+    """Line numbers and byte offsets of a split's rows."""
 
     lines: array[int]
     offsets: array[int]
 
 
 class CsvTable:
-    """Rows, read from their file on use; numbers are foretold, or classes where the task is to classify."""
+    """Rows of a CSV file, read on access; the target is a number, or a class for classification."""
 
     def __init__(self, path: Path, layout: _Layout, rows: _Rows, labels: tuple[str, ...], task: Task) -> None:
-        """Takes the places of the rows; without labels the target is a number."""
+        """Creates the data set from the positions of its rows; ``labels`` is empty for regression."""
         self.name = str(path)
         self.task: Task = task
         self.labels = labels
@@ -79,22 +79,23 @@ class CsvTable:
             return Example(where, features, np.array([number], np.float32))
         target = fields[self._layout.target]
         if target not in self._label_index:
-            raise DataError(f"{where}: expected a class of those that were there before, got '{target[:40]}'")
+            raise DataError(f"{where}: expected a class found when the file was opened, got '{target[:40]}'")
         return Example(where, features, self._label_index[target])
 
 
 def csv_from_path(path: Path, choice: Choice) -> CsvTable:
-    """The table in a file, or in the one of a folder whose name tells the split (``train.csv``, ``test.csv``).
+    """Opens a table: a CSV file, or the file in a folder whose name contains the split (``train.csv``, ``test.csv``).
 
-    Commas, semicolons or tabs separate. The first line is a header if a field of it is no number. All columns but the
-    target are numbers; the target is one too, or a class if the task is ``classify``, or if none is asked for and the
-    first row's is no number. Of a file whose name tells no split, a fifth of the rows is the test, by a hash of their
-    line's text, so equal rows are in the same. Of two files, a class has the same number in both.
+    Columns are separated by commas, semicolons or tabs. The first line is a header if one of its fields is not a
+    number. All feature columns are numeric. The target is a class if the task is ``classify``, or if no task is given
+    and the first row's target is not a number; otherwise it is a number. If the file name contains no split, a fifth of
+    the rows is the test split, by a hash of the line, so that equal rows are in the same split. A class has the same
+    index in the train and the test file.
 
     Raises:
-        UsageError: no column has the header that the target names.
-        DataError: a field is no finite number, a row is too long or too short; names the line. Every row is checked
-            before the first is handed out.
+        UsageError: no column has the target's name.
+        DataError: a field is not a finite number, or a row has too many or too few fields; names the line. All rows
+            are checked when the file is opened.
     """
     file = _file(path, choice)
     layout = _layout(file, choice)
@@ -119,7 +120,7 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
 
 
 def is_table(path: Path) -> bool:
-    """Whether the file's second line, or its only one, is a row of two numbers or more."""
+    """Whether the file's second line, or its only one, is a row of at least two numbers."""
     lines = []
     for line in text_lines(path):
         lines.append(line.text)
@@ -142,7 +143,7 @@ def _file(path: Path, choice: Choice) -> Path:
 
 
 def _task(file: Path, layout: _Layout, choice: Choice) -> Task:
-    """What is asked for; where nothing is, the first row's target tells."""
+    """Returns the requested task; without one, infers it from the first row's target."""
     if choice.task is not None:
         return "classify" if choice.task == "classify" else "regress"
     first = next(_lines(file, layout), None)
@@ -150,7 +151,7 @@ def _task(file: Path, layout: _Layout, choice: Choice) -> Task:
 
 
 def _lines(file: Path, layout: _Layout) -> Iterator[tuple[Line, list[str], str]]:
-    """Each row's line, its fields, and where it stands."""
+    """Yields line, fields and location of each row."""
     for i, line in enumerate(text_lines(file)):
         where = f"{file}, line {line.number}"
         if i or not layout.header:
@@ -162,8 +163,8 @@ def _layout(file: Path, choice: Choice) -> _Layout:
     separator = _separator(first.text)
     fields = _split(first.text, separator, f"{file}, line {first.number}")
     if len(fields) < 2:
-        raise DataError(f"{file}, line {first.number}: expected two columns or more, got '{first.text[:60]}'")
-    # Without a header, the target of a table to classify may be a word, and it is the last.
+        raise DataError(f"{file}, line {first.number}: expected at least two columns, got '{first.text[:60]}'")
+    # Without a header, the last column of a classification table is the target and may be a word.
     numbers = [_is_number(field) for field in fields]
     headless = all(numbers) or (choice.task == "classify" and choice.target is None and all(numbers[:-1]))
     header = () if headless else tuple(fields)
@@ -193,7 +194,7 @@ def _split(text: str, separator: str, where: str) -> list[str]:
     try:
         row = next(csv.reader([text.rstrip("\r\n")], delimiter=separator, skipinitialspace=True, strict=True))
     except (csv.Error, StopIteration) as e:
-        raise DataError(f"{where}: expected fields between '{separator}', got: {e}") from e
+        raise DataError(f"{where}: expected fields separated by '{separator}', got: {e}") from e
     return [field.strip() for field in row]
 
 
@@ -219,14 +220,17 @@ def _is_number(text: str) -> bool:
 
 def _count(classes: dict[str, int], name: str, where: str) -> None:
     if not name:
-        raise DataError(f"{where}: expected a class in the target's column, got nothing")
+        raise DataError(f"{where}: expected a class in the target column, got an empty field")
     classes[name] = classes.get(name, 0) + 1
-    if len(classes) > _MOST_CLASSES:
-        raise DataError(f"{where}: expected at most {_MOST_CLASSES:,} classes, got more", hint="is it a number?")
+    if len(classes) > _MAX_CLASSES:
+        raise DataError(
+            f"{where}: expected at most {_MAX_CLASSES:,} classes, got more",
+            hint="check that the target column is not numeric",
+        )
 
 
 def _count_other_file(classes: dict[str, int], path: Path, choice: Choice) -> None:
-    """Adds the classes of the other split's file, if there is one: a class has the same number in both."""
+    """Adds the classes of the other split's file, if it exists, so that a class has the same index in both."""
     try:
         file = _file(path, replace(choice, split="train" if choice.split == "test" else "test"))
     except DataError:

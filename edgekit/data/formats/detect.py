@@ -1,4 +1,4 @@
-"""Which format a path has, found out by looking at what is there, and at the least of it that tells."""
+"""Detects the data set format of a path, reading as little as possible."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from edgekit.errors import DataError
 __all__ = ["format_from_path"]
 
 _EXPECTED = (
-    "one of: folders of pictures, one a class; MNIST's IDX files; COCO's .json; VOC's Annotations; YOLO's images and "
+    "one of: folders of images, one per class; MNIST's IDX files; COCO's .json; VOC's Annotations; YOLO's images and "
     "labels; a .csv; a .tsv or .src and .tgt"
 )
 
 
 def format_from_path(path: Path) -> str:
-    """The name of the format, as it stands in front of a path: ``coco`` for ``coco:annotations.json``.
+    """Returns the format's name, which is also its path prefix: ``coco`` as in ``coco:annotations.json``.
 
     Raises:
-        DataError: it is none that EdgeKit reads.
+        DataError: the format is not supported.
     """
     try:
         found = _of_folder(path) if path.is_dir() else _of_file(path)
     except OSError as e:
-        raise DataError(f"{path}: expected a file or a folder that can be read, got: {e.strerror or e}") from e
+        raise DataError(f"{path}: expected a readable file or folder, got: {e.strerror or e}") from e
     if found is None:
         raise DataError(
-            f"{path}: expected {_EXPECTED}; got {'a folder' if path.is_dir() else 'a file'} of none of them",
-            hint="say which it is, such as folder:PATH, idx:, coco:, voc:, yolo:, csv: or text:",
+            f"{path}: expected {_EXPECTED}; got {'a folder' if path.is_dir() else 'a file'} in an unknown format",
+            hint="specify the format with a prefix, such as folder:PATH, idx:, coco:, voc:, yolo:, csv: or text:",
         )
     return found
 

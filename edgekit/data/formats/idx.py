@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and Fashion-MNIST: pictures in one file, classes in another, plain or gzipped."""
+"""Reads IDX files (MNIST, Fashion-MNIST): images in one file, labels in another, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -40,20 +40,21 @@ _BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 class IdxFile:
-    """An array of bytes in a file, read an element at a time.
+    """A uint8 array in a file, read one element at a time.
 
-    A gzipped file is unpacked to a nameless file on disk first, since gzip can only be read from the front.
+    A gzipped file is unpacked to an anonymous temporary file first, because gzip has no random access.
 
     Attributes:
         path: the file.
-        shape: as its header says; the first is the number of elements.
+        shape: shape from the header; the first dimension is the number of elements.
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads the header and checks that the file is as long as it says.
+        """Reads the header and checks the file's length against it.
 
         Raises:
-            DataError: it cannot be read, is no IDX file of bytes, or is shorter or longer than its header says.
+            DataError: the file cannot be read, is not an IDX file of bytes, or does not have the length that its
+                header gives.
         """
         self.path = path
         self._unpacked: np.ndarray | None = None
@@ -68,14 +69,14 @@ class IdxFile:
             raise DataError(f"{path}: expected an IDX file, got: {e.strerror or e}") from e
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """The element at ``index``, uint8 of ``shape[1:]``."""
+        """Returns the element at ``index``, uint8 of ``shape[1:]``."""
         if not 0 <= index < self.shape[0]:
             raise IndexError(f"{self.path}: expected an index from 0 to {self.shape[0] - 1}, got {index}")
         element: np.ndarray = self._read(index, 1)[0]
         return element
 
     def all(self) -> np.ndarray:
-        """All elements, uint8 of ``shape``."""
+        """Returns all elements, uint8 of ``shape``."""
         return self._read(0, self.shape[0])
 
     def _read(self, first: int, count: int) -> np.ndarray:
@@ -89,77 +90,75 @@ class IdxFile:
         except OSError as e:
             raise DataError(f"{self.path}: element {first}: cannot be read: {e.strerror or e}") from e
         if len(content) != count * each:
-            raise DataError(f"{self.path}: element {first}: expected {count * each} bytes, the file has become shorter")
+            raise DataError(f"{self.path}: element {first}: expected {count * each} bytes, got {len(content)}")
         return np.frombuffer(content, np.uint8).reshape(count, *self.shape[1:])
 
 
 class IdxSet:
-    """Grey pictures of an IDX file with the classes of another."""
+    """Grayscale images from an IDX file with classes from another."""
 
     task: Task = "classify"
 
-    def __init__(self, pictures: IdxFile, classes: np.ndarray, labels: tuple[str, ...], notes: list[str]) -> None:
-        """Takes the classes as int64 ``(N,)``, one a picture."""
-        self.name = str(pictures.path)
+    def __init__(self, images: IdxFile, classes: np.ndarray, labels: tuple[str, ...], notes: list[str]) -> None:
+        """Creates the data set; ``classes`` is int64 ``(N,)``, one per image."""
+        self.name = str(images.path)
         self.labels = labels
         self.notes = notes
-        self._pictures = pictures
+        self._images = images
         self._classes = classes
 
     def __len__(self) -> int:
         return len(self._classes)
 
     def __getitem__(self, index: int) -> Example:
-        return Example(f"{self._pictures.path.name}[{index}]", self._pictures[index], int(self._classes[index]))
+        return Example(f"{self._images.path.name}[{index}]", self._images[index], int(self._classes[index]))
 
 
 def idx_from_path(path: Path, choice: Choice) -> IdxSet:
-    """The set in a folder with MNIST's four files, or of a file of pictures that has one of classes beside it.
+    """Opens an IDX data set: a folder with MNIST's four files, or an image file with its label file next to it.
 
-    Files are found by the names that MNIST, Fashion-MNIST and EMNIST give them: ``train-images-idx3-ubyte``,
-    ``t10k-labels.idx1-ubyte.gz``. Classes have the names that a file ``labels.txt`` beside them gives; else those of
-    Fashion-MNIST where a folder is called so; else their numbers.
+    Files are found by the names used in MNIST, Fashion-MNIST and EMNIST: ``train-images-idx3-ubyte``,
+    ``t10k-labels.idx1-ubyte.gz``. Class names come from a file ``labels.txt`` next to them, or are those of
+    Fashion-MNIST if a folder name contains "fashion", or are the class numbers.
 
     Raises:
-        DataError: a file is missing, damaged, or does not fit the other.
+        DataError: a file is missing or damaged, or the two files do not match.
     """
     folder = path if path.is_dir() else path.parent
     files = [file for file in sorted(folder.iterdir()) if is_idx_name(file.name) and file.is_file()]
-    of_pictures = [file for file in files if "images" in file.name]
+    image_files = [file for file in files if "images" in file.name]
     if path.is_dir() or split_from_name(path.name) not in (choice.split, None):
-        pictures_path = split_path(of_pictures, choice.split, f"{folder}: files of images")
+        image_path = split_path(image_files, choice.split, f"{folder}: files of images")
     else:
-        pictures_path = path
-    pictures = IdxFile(pictures_path)
-    if len(pictures.shape) != 3 or 0 in pictures.shape:
+        image_path = path
+    images = IdxFile(image_path)
+    if len(images.shape) != 3 or 0 in images.shape:
+        raise DataError(f"{image_path}: expected the shape (images, height, width) in the header, got {images.shape}")
+    classes = _classes(_labels_path(image_path, files))
+    if len(classes) != images.shape[0]:
         raise DataError(
-            f"{pictures_path}: expected the shape (pictures, height, width) in the header, got {pictures.shape}"
+            f"{_labels_path(image_path, files)}: expected {images.shape[0]:,} labels, one per image of "
+            f"{image_path.name}, got {len(classes):,}"
         )
-    classes = _classes(_labels_path(pictures_path, files))
-    if len(classes) != pictures.shape[0]:
-        raise DataError(
-            f"{_labels_path(pictures_path, files)}: expected {pictures.shape[0]:,} labels, one a picture of "
-            f"{pictures_path.name}, got {len(classes):,}"
-        )
-    labels = _names(folder, _other_classes(files, split_from_name(pictures_path.name), classes))
-    _check_range(classes, labels, _labels_path(pictures_path, files))
+    labels = _names(folder, _other_classes(files, split_from_name(image_path.name), classes))
+    _check_range(classes, labels, _labels_path(image_path, files))
     counts = np.bincount(classes, minlength=len(labels))
     empty = [labels[i] for i in np.flatnonzero(counts == 0)]
-    return IdxSet(pictures, classes, labels, empty_classes(empty, "pictures"))
+    return IdxSet(images, classes, labels, empty_classes(empty, "images"))
 
 
 def is_idx_name(name: str) -> bool:
-    """Whether a file is called as IDX files are."""
+    """Whether a file is named like an IDX file."""
     return re.search(r"[.-]idx\d-ubyte(\.gz)?$", name) is not None
 
 
-def _labels_path(pictures: Path, files: list[Path]) -> Path:
-    wanted = re.sub(r"idx\d", "idx1", pictures.name.replace("images", "labels")).removesuffix(".gz")
+def _labels_path(images: Path, files: list[Path]) -> Path:
+    wanted = re.sub(r"idx\d", "idx1", images.name.replace("images", "labels")).removesuffix(".gz")
     plain = re.sub(r"[.-]idx", ".idx", wanted)
     for file in files:
-        if re.sub(r"[.-]idx", ".idx", file.name.removesuffix(".gz")) == plain and file != pictures:
+        if re.sub(r"[.-]idx", ".idx", file.name.removesuffix(".gz")) == plain and file != images:
             return file
-    raise DataError(f"{pictures}: expected the labels in {wanted} beside it, got no such file")
+    raise DataError(f"{images}: expected the labels in {wanted} next to it, got no such file")
 
 
 def _classes(path: Path) -> np.ndarray:
@@ -170,7 +169,7 @@ def _classes(path: Path) -> np.ndarray:
 
 
 def _other_classes(files: list[Path], split: Split | None, classes: np.ndarray) -> int:
-    """How many classes there are in both splits: a test may lack the last ones."""
+    """Counts the classes over both splits, because a test split may lack the last ones."""
     count = int(classes.max()) + 1
     for file in files:
         if "labels" in file.name and split_from_name(file.name) not in (split, None):
@@ -196,7 +195,7 @@ def _check_range(classes: np.ndarray, labels: tuple[str, ...], path: Path) -> No
 
 
 def _header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:
-    """Sizes of the dimensions, and where the elements begin (http://yann.lecun.com/exdb/mnist: THE IDX FILE FORMAT)."""
+    """Reads the shape and the offset of the first element (http://yann.lecun.com/exdb/mnist: THE IDX FILE FORMAT)."""
     start = file.read(4)
     if looks_like_html(start + file.read(60)):
         raise DataError(f"{path}: expected an IDX file, got a web page", hint="download the file itself")
@@ -208,7 +207,7 @@ def _header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:
     file.seek(4)
     sizes = file.read(4 * count)
     if len(sizes) != 4 * count:
-        raise DataError(f"{path}: expected {count} sizes in the IDX header, the file ends in the midst of them")
+        raise DataError(f"{path}: expected {count} sizes in the IDX header, got a truncated file")
     return tuple(int(size) for size in np.frombuffer(sizes, ">u4")), 4 + 4 * count
 
 
@@ -229,20 +228,20 @@ def _unpacked_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]
 
 
 def _unpacked(path: Path, shape: tuple[int, ...], start: int) -> np.ndarray:
-    """The elements of a gzipped file, in a file that nobody else sees and that ends with the array."""
-    most, written = start + math.prod(shape), 0
+    """Unpacks a gzipped file into an anonymous temporary file, which is deleted together with the array."""
+    expected, written = start + math.prod(shape), 0
     with tempfile.TemporaryFile() as unpacked:
         try:
             with gzip.open(path) as content:
                 while block := content.read(_BLOCK_BYTES):
                     written += len(block)
-                    if written > most:
-                        raise DataError(f"{path}: expected {most:,} bytes, as its header {shape} says, got more")
+                    if written > expected:
+                        raise DataError(f"{path}: expected {expected:,} bytes, as its header {shape} says, got more")
                     unpacked.write(block)
         except _BROKEN_GZIP as e:
             raise _damaged(path, written, e) from e
-        if written < most:
-            raise DataError(f"{path}: expected {most:,} bytes, as its header {shape} says, got {written:,}")
+        if written < expected:
+            raise DataError(f"{path}: expected {expected:,} bytes, as its header {shape} says, got {written:,}")
         unpacked.flush()
         if not math.prod(shape):
             return np.zeros(shape, np.uint8)
@@ -251,6 +250,6 @@ def _unpacked(path: Path, shape: tuple[int, ...], start: int) -> np.ndarray:
 
 def _damaged(path: Path, written: int, reason: Exception) -> DataError:
     return DataError(
-        f"{path}: expected a whole gzip file, got a damaged one after {written:,} bytes: {reason}",
+        f"{path}: expected a complete gzip file, got a damaged one after {written:,} bytes: {reason}",
         hint="download it again",
     )

@@ -1,4 +1,4 @@
-"""Folders of pictures, one a class: ``cat/1.jpg``, or ``train/cat/1.jpg`` and ``test/cat/2.jpg``."""
+"""Reads image folders, one per class: ``cat/1.jpg``, or ``train/cat/1.jpg`` and ``test/cat/2.jpg``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["ImageFolder", "image_folder_from_path", "split_folders"]
 
 
 class ImageFolder:
-    """Pictures whose class is the folder that they lie in; classes are numbered in the order of their names."""
+    """Images whose class is the name of their folder; classes are numbered in alphabetical order."""
 
     task: Task = "classify"
 
     def __init__(self, name: str, labels: tuple[str, ...], files: list[tuple[Path, int]], notes: list[str]) -> None:
-        """Takes each picture's path with its class."""
+        """Creates the data set from the path and class of each image."""
         self.name = name
         self.labels = labels
         self.notes = notes
@@ -36,16 +36,16 @@ class ImageFolder:
 
 
 def image_folder_from_path(root: Path, choice: Choice) -> ImageFolder:
-    """The pictures below a folder.
+    """Opens a folder with one subfolder of images per class.
 
-    Where its sub-folders are called train and test (or val), these are the splits, and a class has the same number in
-    both whether or not both have it. Elsewhere a fifth of each class is the test.
+    Subfolders named train and test (or val) are the splits, and a class has the same index in both even if one of them
+    lacks it. Otherwise a fifth of each class is the test split.
 
     Raises:
-        DataError: there are no classes, or one has no pictures.
+        DataError: there are no classes, or a class has no images.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: expected a folder with one folder a class, got a file")
+        raise DataError(f"{root}: expected a folder with one subfolder per class, got a file")
     splits = split_folders(root)
     if splits:
         return _declared(root, splits, choice.split)
@@ -57,12 +57,12 @@ def image_folder_from_path(root: Path, choice: Choice) -> ImageFolder:
         if not part:
             missing.append(folder.name)
         files += [(path, label) for path in part]
-    notes = [*_strays(root), *empty_classes(missing, "pictures")]
-    return _with_pictures(root, tuple(folder.name for folder in classes), files, notes)
+    notes = [*_strays(root), *empty_classes(missing, "images")]
+    return _checked_set(root, tuple(folder.name for folder in classes), files, notes)
 
 
 def split_folders(root: Path) -> dict[Split, Path]:
-    """The sub-folders that are splits, by the split; empty unless one of them is to learn from or to be measured on."""
+    """Returns the subfolders that are named after a split and contain folders, by split."""
     found: dict[Split, Path] = {}
     for split, names in SPLIT_NAMES.items():
         for name in names:
@@ -79,20 +79,20 @@ def _declared(root: Path, splits: dict[Split, Path], split: Split) -> ImageFolde
     names = {other: {each.name for each in _class_folders(path)} for other, path in splits.items()}
     labels = tuple(sorted(set().union(*names.values())))
     files = [(path, labels.index(each.name)) for each in _class_folders(folder) for path in images_in(each)]
-    notes = [*_strays(folder), *empty_classes([label for label in labels if label not in names[split]], "pictures")]
-    return _with_pictures(folder, labels, files, notes)
+    notes = [*_strays(folder), *empty_classes([label for label in labels if label not in names[split]], "images")]
+    return _checked_set(folder, labels, files, notes)
 
 
-def _with_pictures(root: Path, labels: tuple[str, ...], files: list[tuple[Path, int]], notes: list[str]) -> ImageFolder:
+def _checked_set(root: Path, labels: tuple[str, ...], files: list[tuple[Path, int]], notes: list[str]) -> ImageFolder:
     if not files:
-        raise DataError(f"{root}: expected at least two pictures in a class, to learn from and to measure, got one")
+        raise DataError(f"{root}: expected at least two images in a class, one per split, got one")
     return ImageFolder(str(root), labels, files, notes)
 
 
 def _class_folders(root: Path) -> list[Path]:
     folders = list(_folders(root))
     if not folders:
-        raise DataError(f"{root}: expected one folder a class, got none")
+        raise DataError(f"{root}: expected one subfolder per class, got none")
     return folders
 
 
@@ -100,9 +100,9 @@ def _folders(root: Path) -> Iterator[Path]:
     try:
         yield from sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
     except OSError as e:
-        raise DataError(f"{root}: expected a folder that can be read, got: {e.strerror}") from e
+        raise DataError(f"{root}: expected a readable folder, got: {e.strerror}") from e
 
 
 def _strays(root: Path) -> Iterator[str]:
     if strays := sum(is_image(path) for path in root.iterdir()):
-        yield f"{strays} pictures lie in {root} itself and belong to no class"
+        yield f"{strays} images are in {root} itself and belong to no class"

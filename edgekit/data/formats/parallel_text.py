@@ -1,4 +1,4 @@
-"""Parallel texts: what is to be translated and its translation, a line each."""
+"""Reads parallel texts: source and translation, one pair per line."""
 
 from __future__ import annotations
 
@@ -21,16 +21,22 @@ _PAIR = (".src", ".tgt")
 
 
 class ParallelText:
-    """Pairs of texts, read from their files on use.
+    """Pairs of texts, read from their files on access.
 
     Attributes:
-        labels: the special tokens, and every character that stands in the files.
+        labels: the special tokens and every character in the files.
     """
 
     task: Task = "translate"
 
     def __init__(self, files: tuple[Path, ...], places: list[array[int]], characters: set[str]) -> None:
-        """Takes one file of pairs with a tab between, or two; and the number and the offset of each line in each."""
+        """Creates the data set from one file of tab-separated pairs, or two files, and the positions of their lines.
+
+        Args:
+            files: one file, or source and target.
+            places: for each file, the line numbers, then the byte offsets.
+            characters: all characters in the files.
+        """
         self.name = str(files[0])
         self.labels = (*SPECIAL_TOKENS, *sorted(characters))
         self.notes: list[str] = []
@@ -50,13 +56,13 @@ class ParallelText:
 
 
 def text_from_path(path: Path, choice: Choice) -> ParallelText:
-    """The texts of a file with a tab in each line, or of ``FILE.src`` and ``FILE.tgt``, by either name.
+    """Opens a file of tab-separated pairs, or ``FILE.src`` and ``FILE.tgt`` by either name.
 
-    Of a folder, the file is taken whose name tells the split. Of one whose name tells none, a fifth of the pairs is the
-    test, by a hash of the source, so that a text has all its translations in the same split.
+    In a folder, the file whose name contains the split is read. If the name contains no split, a fifth of the pairs is
+    the test split, by a hash of the source, so that all translations of a text are in the same split.
 
     Raises:
-        DataError: a line has no tab or several, a text is empty, or the two files have not the same lines; names file
+        DataError: a line has no tab or several, a text is empty, or the lines of the two files do not match; names file
             and line.
     """
     files = _files(path, choice)
@@ -79,7 +85,7 @@ def text_from_path(path: Path, choice: Choice) -> ParallelText:
 
 
 def is_parallel_text(path: Path) -> bool:
-    """Whether the file's first line is two texts with a tab between, or it is one of a pair of files."""
+    """Whether the file's first line is two texts separated by a tab, or the file is one of a pair."""
     if path.suffix in _PAIR:
         return True
     line = next(text_lines(path), Line(1, 0, ""))
@@ -98,12 +104,12 @@ def _files(path: Path, choice: Choice) -> tuple[Path, ...]:
     pair = tuple(path.with_suffix(suffix) for suffix in _PAIR)
     for file in pair:
         if not file.is_file():
-            raise DataError(f"{path}: expected {file.name} beside it, got no such file")
+            raise DataError(f"{path}: expected {file.name} next to it, got no such file")
     return pair
 
 
 def _rows(files: tuple[Path, ...]) -> Iterator[tuple[Line, ...]]:
-    """The lines that belong together: of the same number, where there are two files."""
+    """Yields the lines of each pair; of two files, those with the same line number."""
     for lines in zip_longest(*(text_lines(file) for file in files)):
         first = min(line.number for line in lines if line is not None)
         for file, line in zip(files, lines, strict=True):

@@ -1,4 +1,4 @@
-"""Text files of data sets, a line at a time, with errors that name the line."""
+"""Reads text files line by line, with errors that name the line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgekit.errors import DataError
 
 __all__ = ["Line", "file_bytes", "looks_like_html", "names_in", "text_line_at", "text_lines"]
 
-_LONGEST_LINE_BYTES = 1 << 20
+_MAX_LINE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Line:
     """One line of a file.
 
     Attributes:
-        number: from 1.
-        offset: where it begins in the file, in bytes.
-        text: without the end of the line.
+        number: line number, from 1.
+        offset: byte offset of the line in the file.
+        text: text without the line ending.
     """
 
     number: int
@@ -30,16 +30,16 @@ class Line:
 
 
 def text_lines(path: Path) -> Iterator[Line]:
-    """The lines of a UTF-8 file, those left out that hold only spaces.
+    """Yields the lines of a UTF-8 file; blank lines are skipped.
 
     Raises:
-        DataError: the file cannot be read, or a line is not UTF-8 or longer than a megabyte.
+        DataError: the file cannot be read, or a line is not UTF-8 or longer than 1 MiB.
     """
     offset = 0
     try:
         with path.open("rb") as file:
             number = 0
-            while raw := file.readline(_LONGEST_LINE_BYTES + 1):
+            while raw := file.readline(_MAX_LINE_BYTES + 1):
                 number += 1
                 text = _decoded(raw, path, number)
                 if text.strip():
@@ -50,62 +50,64 @@ def text_lines(path: Path) -> Iterator[Line]:
 
 
 def text_line_at(path: Path, line: int, offset: int) -> str:
-    """The text of a line whose number and offset `text_lines` has told.
+    """Reads the line at a position that `text_lines` returned.
 
     Raises:
-        DataError: the file cannot be read, or was changed since so that no text begins there.
+        DataError: the file cannot be read, or has changed so that no text begins at the offset.
     """
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            raw = file.readline(_LONGEST_LINE_BYTES + 1)
+            raw = file.readline(_MAX_LINE_BYTES + 1)
     except OSError as e:
         raise DataError(f"{path}: expected a text file, got: {e.strerror or e}") from e
     return _decoded(raw, path, line)
 
 
 def names_in(path: Path) -> tuple[str, ...]:
-    """Names of classes in a file, one a line.
+    """Reads class names from a file, one per line.
 
     Raises:
-        DataError: the file cannot be read, holds no name, or one twice.
+        DataError: the file cannot be read, has no names, or has a duplicate.
     """
     first: dict[str, int] = {}
     for line in text_lines(path):
         name = line.text.strip()
         if name in first:
-            raise DataError(f"{path}, line {line.number}: expected another name than line {first[name]}, got '{name}'")
+            raise DataError(
+                f"{path}, line {line.number}: expected a unique name, got '{name}', as in line {first[name]}"
+            )
         first[name] = line.number
     if not first:
-        raise DataError(f"{path}: expected names of classes, one a line, got none")
+        raise DataError(f"{path}: expected class names, one per line, got none")
     return tuple(first)
 
 
-def file_bytes(path: Path, most: int) -> bytes:
-    """The whole file.
+def file_bytes(path: Path, max_bytes: int) -> bytes:
+    """Reads a whole file.
 
     Raises:
-        DataError: it cannot be read, or is longer than ``most``.
+        DataError: the file cannot be read, or is longer than ``max_bytes``.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            content = file.read(max_bytes + 1)
     except OSError as e:
-        raise DataError(f"{path}: expected a file that can be read, got: {e.strerror or e}") from e
-    if len(content) > most:
-        raise DataError(f"{path}: expected at most {most:,} bytes, got more")
+        raise DataError(f"{path}: expected a readable file, got: {e.strerror or e}") from e
+    if len(content) > max_bytes:
+        raise DataError(f"{path}: expected at most {max_bytes:,} bytes, got more")
     return content
 
 
 def looks_like_html(content: bytes) -> bool:
-    """Whether it is a web page: what one gets when a server answers with a page in place of the file."""
+    """Whether ``content`` is an HTML page, which servers often return in place of a missing file."""
     start = content[:256].removeprefix(codecs.BOM_UTF8).lstrip().lower()
     return start.startswith((b"<!doctype html", b"<html"))
 
 
 def _decoded(raw: bytes, path: Path, number: int) -> str:
-    if len(raw) > _LONGEST_LINE_BYTES:
-        raise DataError(f"{path}, line {number}: expected at most {_LONGEST_LINE_BYTES:,} bytes in a line, got more")
+    if len(raw) > _MAX_LINE_BYTES:
+        raise DataError(f"{path}, line {number}: expected at most {_MAX_LINE_BYTES:,} bytes in a line, got more")
     if number == 1:
         if looks_like_html(raw):
             raise DataError(f"{path}: expected a text file, got a web page", hint="download the file itself")

@@ -1,11 +1,11 @@
-"""Pascal VOC: one XML file a picture, and lists of the pictures of each split; so LabelImg and CVAT write them too."""
+"""Reads Pascal VOC: one XML file per image and an image list per split, as written by LabelImg and CVAT."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.data.detection_set import AnnotatedPicture, BoxList, DetectionSet, Tally
+from edgekit.data.detection_set import AnnotatedImage, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Choice, Split
 from edgekit.data.formats.text_lines import names_in, text_lines
 from edgekit.data.formats.xml_tree import Element, element_from_file
@@ -21,14 +21,14 @@ VOC_NAMES = tuple(
     "sofa train tvmonitor".split()
 )
 
-# Lists of ImageSets/Main in the order of preference. VOC2007 is trained on trainval, as its test has labels; later ones
-# keep theirs secret, and are measured on val.
+# Lists of ImageSets/Main in order of preference. VOC2007 is trained on trainval, because its test split has labels;
+# later years do not publish theirs and are evaluated on val.
 _LISTS: dict[Split, tuple[str, ...]] = {"train": ("trainval", "train"), "test": ("test", "val", "valid")}
 
 
 @dataclass(frozen=True)
 class _Object:
-    """A box as the file has it."""
+    """A box from an annotation file."""
 
     name: str
     corners: tuple[float, float, float, float]
@@ -38,7 +38,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _Annotation:
-    """What an XML file says."""
+    """Contents of an annotation file."""
 
     file: Path
     filename: str
@@ -47,16 +47,16 @@ class _Annotation:
 
 
 def voc_from_path(path: Path, choice: Choice) -> DetectionSet:
-    """The set in a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``, or of XML files with pictures.
+    """Opens a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``, or a folder of XML files and images.
 
-    Without lists of splits, a fifth of the pictures is the test. Classes are those of ``labels.txt`` or
-    ``classes.txt``; else VOC's twenty in their order where the files name all of them, or the folder is called as VOC's
-    (``VOC2007``) and they name no other; else all that the files name, sorted. VOC counts pixels from 1 and means the
-    last one too, so ``(1, 1, 500, 375)`` becomes ``(0, 0, 500, 375)``. Difficult objects are set aside (see
-    `Boxes.ignored`), as in VOC's own evaluation.
+    Without split lists, a fifth of the images is the test split. Classes are read from ``labels.txt`` or
+    ``classes.txt``. Otherwise they are VOC's 20 classes if the annotations use all of them, or use no others and the
+    folder is named like VOC's (``VOC2007``); otherwise all class names in the annotations, sorted. VOC pixel
+    coordinates start at 1 and include the last pixel, so ``(1, 1, 500, 375)`` becomes ``(0, 0, 500, 375)``. Difficult
+    objects become `Boxes.ignored`, as in VOC's own evaluation.
 
     Raises:
-        DataError: a file is missing or is not such XML; names file and line; or a box lies outside its picture.
+        DataError: a file is missing or is not VOC XML (names file and line), or a box is outside its image.
     """
     root = voc_root(path)
     if root is None:
@@ -66,12 +66,12 @@ def voc_from_path(path: Path, choice: Choice) -> DetectionSet:
     read = {file.stem: _annotation(file) for file in files}
     tally = Tally()
     labels = _labels(root, list(read.values()))
-    pictures = [_picture(root, read[stem], labels, tally) for stem in _chosen(root, list(read), choice.split)]
-    return DetectionSet(str(path), labels, pictures, tally.notes())
+    images = [_annotated_image(root, read[stem], labels, tally) for stem in _chosen(root, list(read), choice.split)]
+    return DetectionSet(str(path), labels, images, tally.notes())
 
 
 def voc_root(path: Path) -> Path | None:
-    """The folder that is a VOC set: this one, or the last year of a ``VOCdevkit``; None if there is none."""
+    """Returns the root of a VOC data set: ``path`` itself, or the latest year in a ``VOCdevkit``; None if not VOC."""
     if not path.is_dir():
         return None
     if (path / "Annotations").is_dir() and any((path / "Annotations").glob("*.xml")):
@@ -96,7 +96,7 @@ def _annotation(file: Path) -> _Annotation:
 def _object(element: Element, file: Path) -> _Object:
     name = _inner(element, "name", file)
     if not name.text:
-        raise DataError(f"{file}, line {name.line}: expected the name of a class, got none")
+        raise DataError(f"{file}, line {name.line}: expected a class name, got none")
     box = _inner(element, "bndbox", file)
     x1, y1, x2, y2 = (_number(_inner(box, tag, file), file) for tag in ("xmin", "ymin", "xmax", "ymax"))
     difficult = element.find("difficult")
@@ -139,7 +139,7 @@ def _chosen(root: Path, stems: list[str], split: Split) -> list[str]:
     lists = root / "ImageSets" / "Main"
     there = [name for name in _LISTS[split] if (lists / f"{name}.txt").is_file()]
     if "trainval" in there and not (lists / "test.txt").is_file():
-        there.remove("trainval")  # it holds what is measured on
+        there.remove("trainval")  # it includes val, which is the test split here
     if not there:
         if any((lists / f"{name}.txt").is_file() for names in _LISTS.values() for name in names):
             raise DataError(
@@ -157,21 +157,21 @@ def _chosen(root: Path, stems: list[str], split: Split) -> list[str]:
     return chosen
 
 
-def _picture(root: Path, annotation: _Annotation, labels: tuple[str, ...], tally: Tally) -> AnnotatedPicture:
+def _annotated_image(root: Path, annotation: _Annotation, labels: tuple[str, ...], tally: Tally) -> AnnotatedImage:
     boxes = BoxList(annotation.size, tally)
     for item in annotation.objects:
         where = f"{annotation.file}, line {item.line}"
         if item.name not in labels:
             raise DataError(
-                f"{where}: expected the name of a class, got '{item.name[:80]}'", hint=nearest(item.name, labels)
+                f"{where}: expected a known class name, got '{item.name[:80]}'", hint=nearest(item.name, labels)
             )
         boxes.add(item.corners, labels.index(item.name), where, ignored=item.difficult)
-    path = _picture_path(root, annotation)
-    return AnnotatedPicture(path, boxes.boxes(), annotation.size, annotation.file.name)
+    path = _image_path(root, annotation)
+    return AnnotatedImage(path, boxes.boxes(), annotation.size, annotation.file.name)
 
 
-def _picture_path(root: Path, annotation: _Annotation) -> Path:
-    """The picture of the same name as the file, else the one that the file names."""
+def _image_path(root: Path, annotation: _Annotation) -> Path:
+    """Finds the image with the annotation file's stem, or else the file name given in the annotation."""
     folder = next((root / name for name in ("JPEGImages", "images") if (root / name).is_dir()), root)
     stem = annotation.file.stem
     names = [f"{stem}{suffix}" for suffix in (".jpg", *IMAGE_SUFFIXES, ".JPG", ".JPEG", ".PNG")]
@@ -180,4 +180,4 @@ def _picture_path(root: Path, annotation: _Annotation) -> Path:
     path = first_file(folder / name for name in names)
     if path is not None:
         return path
-    raise DataError(f"{annotation.file}: expected its picture {stem}.jpg in {folder}, got no such file")
+    raise DataError(f"{annotation.file}: expected its image {stem}.jpg in {folder}, got no such file")

@@ -1,4 +1,4 @@
-"""Small XML files as trees whose elements know their line; what could make a small file large is refused."""
+"""Parses small XML files into trees with line numbers; document types and entities are rejected."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from edgekit.errors import DataError
 
 __all__ = ["Element", "element_from_file"]
 
-_MOST_BYTES = 4 << 20
-_DEEPEST = 64
+_MAX_BYTES = 4 << 20
+_MAX_DEPTH = 64
 
 
 @dataclass
 class Element:
-    """One element.
+    """One XML element.
 
     Attributes:
-        tag: its name.
-        line: where it begins, from 1.
-        text: what stands in it before its first child, without spaces around.
-        children: the elements in it, in order.
+        tag: tag name.
+        line: line of the start tag, from 1.
+        text: text before the first child, stripped.
+        children: child elements, in order.
     """
 
     tag: str
@@ -32,25 +32,24 @@ class Element:
     children: list[Element] = field(default_factory=list)
 
     def all(self, tag: str) -> list[Element]:
-        """The children of that name."""
+        """Returns the children with this tag."""
         return [child for child in self.children if child.tag == tag]
 
     def find(self, tag: str) -> Element | None:
-        """The first child of that name."""
+        """Returns the first child with this tag, or None."""
         return next(iter(self.all(tag)), None)
 
 
 def element_from_file(path: Path) -> Element:
-    """The root of a file's tree.
+    """Parses a file and returns its root element.
 
-    A document type is refused, and with it every entity of a file's own: a few lines of them expand to gigabytes, or
-    read other files (CWE-776, CWE-611).
+    A document type is rejected, because its entities can expand to gigabytes or read other files (CWE-776, CWE-611).
 
     Raises:
-        DataError: the file cannot be read, is not XML, has a document type, or is nested more than 64 deep; names the
-            line.
+        DataError: the file cannot be read, is not XML, has a document type, or is nested deeper than 64 levels; names
+            the line.
     """
-    content = file_bytes(path, _MOST_BYTES)
+    content = file_bytes(path, _MAX_BYTES)
     if looks_like_html(content):
         raise DataError(f"{path}: expected XML, got a web page", hint="download the file itself")
     parser = expat.ParserCreate()
@@ -59,13 +58,13 @@ def element_from_file(path: Path) -> Element:
         parser.Parse(content, True)
     except expat.ExpatError as e:
         raise DataError(f"{path}, line {e.lineno}: expected XML, got: {expat.ErrorString(e.code)}") from e
-    except (LookupError, ValueError) as e:  # an encoding that Python does not know, or cannot use here
+    except (LookupError, ValueError) as e:  # an encoding that Python does not support here
         raise DataError(f"{path}: expected XML in UTF-8, got: {e}") from e
     return tree.root.children[0]
 
 
 class _Tree:
-    """Handlers that build the tree."""
+    """Expat handlers that build the tree."""
 
     def __init__(self, path: Path, parser: expat.XMLParserType) -> None:
         self.root = Element("", 0)
@@ -80,8 +79,8 @@ class _Tree:
 
     def _start(self, tag: str, attributes: object) -> None:
         line = self._parser.CurrentLineNumber
-        if len(self._open) > _DEEPEST:
-            raise DataError(f"{self._path}, line {line}: expected at most {_DEEPEST} elements in each other, got more")
+        if len(self._open) > _MAX_DEPTH:
+            raise DataError(f"{self._path}, line {line}: expected at most {_MAX_DEPTH} nested elements, got more")
         element = Element(tag, line)
         self._open[-1].children.append(element)
         self._open.append(element)
@@ -92,7 +91,7 @@ class _Tree:
 
     def _characters(self, text: str) -> None:
         element = self._open[-1]
-        if not element.children:  # no format here has text between elements, only spaces
+        if not element.children:  # the supported formats have only whitespace between elements
             element.text += text
 
     def _doctype(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""What YOLO's data sets say of themselves: the few shapes of YAML in a ``data.yaml``, and Darknet's ``obj.data``."""
+"""Parses YOLO data set configurations: the YAML subset of a ``data.yaml``, and Darknet's ``obj.data``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Settings", "names_from_value", "settings_from_data", "settings_from_
 Settings: TypeAlias = "dict[str, str | list[str] | dict[int, str]]"
 
 _QUOTED = r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*\""""
-# A text without quotes ends at a comma, a closing bracket or a comment; a space may stand inside.
+# An unquoted text ends at a comma, a closing bracket or a comment; it may contain spaces.
 _ITEM = re.compile(rf"\s*(?:({_QUOTED})|([^\s,\[\]{{}}'\"#][^,\[\]{{}}#]*?))\s*(,|$)")
 _KEY = re.compile(r"([A-Za-z_][\w-]*)\s*:(?:\s+(.*))?$")
 _NUMBERED = re.compile(r"(\d{1,6})\s*:\s+(.*)$")
 
 
 def settings_from_data(file: Path) -> Settings:
-    """The ``key = value`` lines of Darknet's file.
+    """Reads the ``key = value`` lines of a Darknet ``obj.data`` file.
 
     Raises:
-        DataError: it cannot be read, or a line is no such line.
+        DataError: the file cannot be read, or a line has another form.
     """
     settings: Settings = {}
     for line in text_lines(file):
@@ -39,12 +39,12 @@ def settings_from_data(file: Path) -> Settings:
 
 
 def settings_from_yaml(file: Path) -> Settings:
-    """The texts, lists of texts and numbered texts at the top of a YAML file.
+    """Reads the top-level strings, lists of strings and numbered strings of a YAML file.
 
-    That is what data sets are described with; other things, such as a script for downloading, are passed over.
+    Data sets are described with these; other entries, such as a download script, are ignored.
 
     Raises:
-        DataError: it cannot be read, or its names are written in a way that is not understood; names the line.
+        DataError: the file cannot be read, or its class names are in an unsupported form; names the line.
     """
     settings: Settings = {}
     block: list[Line] = []
@@ -61,10 +61,10 @@ def settings_from_yaml(file: Path) -> Settings:
 
 
 def names_from_value(value: object, file: Path) -> tuple[str, ...]:
-    """The names of classes in the order of their numbers.
+    """Returns the class names in the order of their numbers.
 
     Raises:
-        DataError: there are none, or a number is missing or a name is empty.
+        DataError: there are no names, a number is missing, or a name is empty.
     """
     if isinstance(value, dict):
         missing = next((i for i in range(len(value)) if i not in value), None)
@@ -72,7 +72,7 @@ def names_from_value(value: object, file: Path) -> tuple[str, ...]:
             raise DataError(f"{file}: names: expected 0 to {len(value) - 1}, got none for {missing}")
         value = [value[i] for i in range(len(value))]
     if not isinstance(value, list) or not value:
-        raise DataError(f"{file}: names: expected the classes' names, got none", hint="such as names: [cat, dog]")
+        raise DataError(f"{file}: names: expected class names, got none", hint="such as names: [cat, dog]")
     if "" in value:
         raise DataError(f"{file}: names: expected a name for class {value.index('')}, got none")
     return tuple(value)
@@ -85,9 +85,9 @@ def _lines(file: Path) -> Iterator[Line]:
 
 
 def _take(settings: Settings, key: str, first: Line, block: list[Line], file: Path) -> None:
-    """Adds what stands behind a key, on its own line and on those below."""
+    """Parses the value of a key, from its own line and the lines below."""
     if key in settings:
-        raise DataError(f"{file}, line {first.number}: expected '{key}' once, got it again")
+        raise DataError(f"{file}, line {first.number}: expected '{key}' once, got a duplicate")
     text = " ".join([first.text, *(line.text for line in block)]).strip()
     if text.startswith("["):
         settings[key] = _flow_list(
@@ -108,7 +108,7 @@ def _numbered(block: list[Line], file: Path) -> dict[int, str]:
     for line in block:
         match = _match(r"\s*(\d{1,6})\s*:\s+(.*)$", line, "NUMBER: NAME", file)
         if int(match[1]) in names:
-            raise DataError(f"{file}, line {line.number}: expected another number than before, got {match[1]}")
+            raise DataError(f"{file}, line {line.number}: expected a unique number, got a duplicate: {match[1]}")
         names[int(match[1])] = _scalar(match[2])
     return names
 

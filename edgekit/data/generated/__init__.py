@@ -1,1 +1,1 @@
-"""Data sets that are generated or ship with a package, so that nothing is downloaded."""
+"""Built-in data sets, generated or installed with a package, so that nothing is downloaded."""

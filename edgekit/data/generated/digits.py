@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: a data set to classify that comes with a package instead of a download."""
+"""Scikit-learn's handwritten digits: a classification data set that needs no download."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["DIGIT_SIDE_PX", "Digits", "digit_arrays", "digits_from_name"]
 
 DIGIT_SIDE_PX = 32
 
-_TESTED = 360
+_TEST_COUNT = 360
 
 
 class Digits:
-    """1797 digits, grey and bright on dark, made four times as wide as they are stored: 1437 to learn from, 360 else.
+    """1797 grayscale digits, bright on dark, upscaled by a factor of 4: 1437 for train, 360 for test.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998;
-    8 x 8 px of 17 levels.
+    8 x 8 px with 17 levels.
     """
 
     name = "digits"
@@ -33,25 +33,25 @@ class Digits:
     notes: tuple[str, ...] = ()
 
     def __init__(self, choice: Choice) -> None:
-        """Takes one split.
+        """Loads one split.
 
         Raises:
             BackendUnavailable: scikit-learn is not installed.
         """
         self._split = choice.split
-        self._pictures, self._classes = digit_arrays(choice.split)
+        self._images, self._classes = digit_arrays(choice.split)
 
     def __len__(self) -> int:
         return len(self._classes)
 
     def __getitem__(self, index: int) -> Example:
-        small = Image.fromarray(self._pictures[index])
-        picture = small.resize((DIGIT_SIDE_PX, DIGIT_SIDE_PX), Image.Resampling.BICUBIC)
-        return Example(f"digits, {self._split} {index}", np.array(picture), int(self._classes[index]))
+        small = Image.fromarray(self._images[index])
+        image = small.resize((DIGIT_SIDE_PX, DIGIT_SIDE_PX), Image.Resampling.BICUBIC)
+        return Example(f"digits, {self._split} {index}", np.array(image), int(self._classes[index]))
 
 
 def digits_from_name(size: str, choice: Choice) -> Digits:
-    """The set that ``digits`` names; ``size`` is what stands behind its colon, which must be nothing."""
+    """Opens the data set ``digits``; ``size`` is the text after the name's colon and must be empty."""
     if size:
         raise UsageError(f"data set digits:{size}: expected nothing after 'digits', got '{size}'")
     return Digits(choice)
@@ -59,7 +59,7 @@ def digits_from_name(size: str, choice: Choice) -> Digits:
 
 @lru_cache(maxsize=2)
 def digit_arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """The digits of a split: uint8 ``(N, 8, 8)``, bright on dark, and int64 ``(N,)``.
+    """Returns the digits and classes of a split: uint8 ``(N, 8, 8)``, bright on dark, and int64 ``(N,)``.
 
     Raises:
         BackendUnavailable: scikit-learn is not installed.
@@ -72,8 +72,8 @@ def digit_arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
             hint=install_command("train", "scikit-learn"),
         ) from e
     loaded = load_digits()
-    pictures = np.round(loaded.images * (255 / 16)).astype(np.uint8)
+    images = np.round(loaded.images * (255 / 16)).astype(np.uint8)
     classes = loaded.target.astype(np.int64)
     order = sorted(range(len(classes)), key=lambda i: fraction_from_key(f"digit {i}"))
-    chosen = order[:_TESTED] if split == "test" else order[_TESTED:]
-    return pictures[chosen], classes[chosen]
+    chosen = order[:_TEST_COUNT] if split == "test" else order[_TEST_COUNT:]
+    return images[chosen], classes[chosen]

@@ -1,4 +1,4 @@
-"""Pictures of digits on textured ground, with boxes: a set for detectors, drawn when asked for."""
+"""Synthetic detection data set: images of digits on textured backgrounds, with boxes, rendered on access."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["SCENE_SIDE_PX", "Scenes", "scenes_from_name"]
 SCENE_SIDE_PX = 160
 
 _COUNT: dict[Split, int] = {"train": 4000, "test": 400}
-_SMALLEST_SIDE_PX, _LARGEST_SIDE_PX = 32, 2048
-_MOST_DIGITS = 6
+_MIN_SIDE_PX, _MAX_SIDE_PX = 32, 2048
+_MAX_DIGITS = 6
 _TRIES = 12
-# A digit may cover so much of another's box, no more: what is hidden could not be told.
-_MOST_COVERED = 0.2
+# Largest overlap of two boxes, as a fraction of the smaller one: a hidden digit could not be recognized.
+_MAX_COVERED = 0.2
 # Height of a digit, as a fraction of the scene's shorter side.
-_LOWEST, _HIGHEST = 0.15, 0.45
+_MIN_HEIGHT, _MAX_HEIGHT = 0.15, 0.45
 
 
 class Scenes:
-    """Scenes of one to six digits of all sizes, tilted and coloured, on ground with gradients, stains and strokes.
+    """Scenes of one to six digits of varying size, rotation and color on backgrounds with gradients, blobs and strokes.
 
-    A digit of the test's scenes is in no scene to learn from, not in another size or colour either. A scene depends on
-    its split, its index and its size alone.
+    Test scenes use digits that appear in no train scene, not even in another size or color. A scene depends on its
+    split, its index and its size alone.
     """
 
     task: Task = "detect"
@@ -38,10 +38,10 @@ class Scenes:
     notes: tuple[str, ...] = ()
 
     def __init__(self, choice: Choice, width: int = SCENE_SIDE_PX, height: int = SCENE_SIDE_PX) -> None:
-        """Takes one split.
+        """Loads the digits of one split.
 
         Raises:
-            BackendUnavailable: scikit-learn, whose digits these are, is not installed.
+            BackendUnavailable: scikit-learn, the source of the digits, is not installed.
         """
         self.name = "scenes" if width == height == SCENE_SIDE_PX else f"scenes:{width}x{height}"
         self._split = choice.split
@@ -58,7 +58,7 @@ class Scenes:
         scene = _ground(self._size, random)
         corners: list[tuple[int, int, int, int]] = []
         classes: list[int] = []
-        for _ in range(int(random.integers(1, _MOST_DIGITS, endpoint=True))):
+        for _ in range(int(random.integers(1, _MAX_DIGITS, endpoint=True))):
             which = int(random.integers(len(self._classes)))
             ink = _ink(self._glyphs[which], self._size, random)
             box = _free_place(ink, self._size, corners, random)
@@ -67,25 +67,25 @@ class Scenes:
                 corners.append(box)
                 classes.append(int(self._classes[which]))
         scene += random.standard_normal(scene.shape, np.float32) * np.float32(random.uniform(0, 8))
-        picture = np.clip(scene, 0, 255).astype(np.uint8)
+        image = np.clip(scene, 0, 255).astype(np.uint8)
         boxes = Boxes(np.array(corners, np.float32).reshape(-1, 4), np.array(classes, np.int64))
-        return Example(f"{self.name}, {self._split} {index}", picture, boxes)
+        return Example(f"{self.name}, {self._split} {index}", image, boxes)
 
 
 def scenes_from_name(size: str, choice: Choice) -> Scenes:
-    """The set that ``scenes`` names; ``size`` is what stands behind its colon: nothing, ``224`` or ``320x240``.
+    """Opens the data set ``scenes``; ``size`` is the text after the name's colon: empty, ``224`` or ``320x240``.
 
     Raises:
-        UsageError: the size is not one.
+        UsageError: the size is invalid.
         BackendUnavailable: scikit-learn is not installed.
     """
     if not size:
         return Scenes(choice)
     match = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", size)
     sides = [int(side) for side in (match[1], match[2] or match[1])] if match else []
-    if not sides or not all(_SMALLEST_SIDE_PX <= side <= _LARGEST_SIDE_PX for side in sides):
+    if not sides or not all(_MIN_SIDE_PX <= side <= _MAX_SIDE_PX for side in sides):
         raise UsageError(
-            f"data set scenes:{size}: expected a side or WIDTHxHEIGHT, {_SMALLEST_SIDE_PX} to {_LARGEST_SIDE_PX} px, "
+            f"data set scenes:{size}: expected a side or WIDTHxHEIGHT, {_MIN_SIDE_PX} to {_MAX_SIDE_PX} px, "
             f"got '{size}'",
             hint="such as scenes:224 or scenes:320x240",
         )
@@ -93,7 +93,7 @@ def scenes_from_name(size: str, choice: Choice) -> Scenes:
 
 
 def _ground(size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """Float32 ``(H, W, 3)``: a colour, noise of three grains, and a few strokes to mistake for digits."""
+    """Draws a background, float32 ``(H, W, 3)``: a color, noise at three scales, and a few strokes as distractors."""
     width, height = size
     ground = np.full((height, width, 3), random.uniform(40, 215, 3), np.float32)
     for cells, strength in ((2, 45), (7, 22), (29, 12)):
@@ -110,14 +110,14 @@ def _ground(size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
 
 
 def _ink(glyph: np.ndarray, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """How much of each pixel is ink, float32 in ``[0, 1]``, cut to where there is any."""
-    height = max(8, round(min(size) * float(np.exp(random.uniform(np.log(_LOWEST), np.log(_HIGHEST))))))
+    """Renders a digit as ink coverage per pixel, float32 in ``[0, 1]``, cropped to the ink."""
+    height = max(8, round(min(size) * float(np.exp(random.uniform(np.log(_MIN_HEIGHT), np.log(_MAX_HEIGHT))))))
     width = max(6, round(height * random.uniform(0.75, 1.1)))
     framed = Image.fromarray(np.pad(glyph, 2))
-    # A margin of two cells holds what a tilted digit needs; all of it but the digit is cut away again.
+    # A margin of two cells leaves room for the rotation; it is cropped afterwards.
     large = framed.resize((width * 12 // 8, height * 12 // 8), Image.Resampling.BICUBIC)
     tilted = large.rotate(random.uniform(-15, 15), Image.Resampling.BICUBIC)
-    # Eight px made sixty have soft edges, which pens do not draw.
+    # Sharpens the edges, which are soft after scaling 8 px up to 60.
     ink = np.clip((np.asarray(tilted, np.float32) / 255 - 0.3) * 2.5, 0, 1)
     rows, columns = np.flatnonzero(ink.max(1) > 0.5), np.flatnonzero(ink.max(0) > 0.5)
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -131,13 +131,13 @@ def _free_place(
         x = int(random.integers(0, size[0] - width, endpoint=True))
         y = int(random.integers(0, size[1] - height, endpoint=True))
         box = (x, y, x + width, y + height)
-        if all(_covered(box, other) <= _MOST_COVERED for other in taken):
+        if all(_covered(box, other) <= _MAX_COVERED for other in taken):
             return box
     return None
 
 
 def _covered(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """The part of the smaller box that the larger one covers."""
+    """Intersection as a fraction of the smaller box's area."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
@@ -147,7 +147,7 @@ def _covered(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> floa
 def _paint(scene: np.ndarray, ink: np.ndarray, box: tuple[int, int, int, int], random: np.random.Generator) -> None:
     ground = scene[box[1] : box[3], box[0] : box[2]]
     mean = ground.mean((0, 1))
-    # Ink differs from its ground by a third of the range at least, in brightness and not in colour alone.
+    # Ink and background differ in brightness by at least a third of the range, not in color alone.
     brighter = mean.mean() < random.uniform(100, 155)
     contrast = random.uniform(85, 150)
     color = np.clip(mean + (contrast if brighter else -contrast) + random.uniform(-25, 25, 3), 0, 255)

@@ -1,4 +1,4 @@
-"""A task for a Transformer that needs no download: whole numbers, and how they are spoken in English."""
+"""Synthetic translation data set: integers and their spelling in English."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = [
 
 SPELLING_VOCABULARY = (*SPECIAL_TOKENS, *string.digits, *string.ascii_lowercase, " ", "-", ",")
 
-# Characters of 99,999 and of 73,373 in words; an input holds one token more, which begins or ends them.
+# Characters of 99,999 and of 73,373 in words; an input has one token more, the begin or end token.
 LONGEST_NUMBER = 5
 LONGEST_SPELLING = 50
 
-_BELOW = 100_000
+_NUM_VALUES = 100_000
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
@@ -36,8 +36,7 @@ _TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
 class Spelling:
     """Numbers below 100,000, each in one split only: ``1742`` is ``one thousand seven hundred forty-two``.
 
-    Numbers below 100 are all to learn from, since some words (zero) stand nowhere else. A number of the test is never
-    seen in training.
+    All numbers below 100 are in the train split, because some words (zero) occur nowhere else.
     """
 
     name = "spelling"
@@ -46,9 +45,8 @@ class Spelling:
     notes: tuple[str, ...] = ()
 
     def __init__(self, choice: Choice) -> None:
-        """Takes the numbers of one split: 20,000 to learn from, or 1,000 to be measured on."""
-        wanted = range(_BELOW)
-        shuffled = sorted(wanted, key=lambda number: fraction_from_key(f"spelling {number}"))
+        """Selects the numbers of one split: 20,000 for train or 1,000 for test."""
+        shuffled = sorted(range(_NUM_VALUES), key=lambda number: fraction_from_key(f"spelling {number}"))
         tested = [number for number in shuffled if number >= 100][:1000]
         if choice.split == "test":
             self._numbers = tested
@@ -67,14 +65,14 @@ class Spelling:
 
 
 def spelling_from_name(size: str, choice: Choice) -> Spelling:
-    """The set that ``spelling`` names; ``size`` is what stands behind its colon, which must be nothing."""
+    """Opens the data set ``spelling``; ``size`` is the text after the name's colon and must be empty."""
     if size:
         raise UsageError(f"data set spelling:{size}: expected nothing after 'spelling', got '{size}'")
     return Spelling(choice)
 
 
 def number_in_words(number: int) -> str:
-    """A number from 0 to 999,999 in American English, without "and"."""
+    """Spells a number from 0 to 999,999 in American English, without "and"."""
     if number >= 1000:
         rest = f" {number_in_words(number % 1000)}" if number % 1000 else ""
         return f"{number_in_words(number // 1000)} thousand{rest}"

@@ -22,7 +22,8 @@ class CudaBindings:
     has_graphs = True
 
     def __init__(self) -> None:
-        from cuda.bindings import driver  # noqa: TID251  this is the file
+        # The package is optional, and this file is imported where it is not installed.
+        from cuda.bindings import driver  # noqa: TID251
 
         self._cu: Any = driver
 

@@ -1,22 +1,18 @@
-"""The boundary to CUDA: the little of it that EdgeKit needs, and which of two Python packages provides it.
+"""The boundary to CUDA: the part of its driver API that EdgeKit uses, as handles and addresses.
 
-`Driver` is that little, as handles and addresses; `cuda_bindings.py` and `cuda_pycuda.py` are the only files that talk
-to CUDA, and `cuda_resources.py` makes objects of the handles, which give themselves back.
+`Driver` is the protocol. `bindings.py` and `pycuda_driver.py` implement it and are the only files that talk to CUDA,
+`choose.py` chooses between them, and `resources.py` wraps handles in objects that free them.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
-from edgekit.device.cuda.packages import bindings_command
-from edgekit.errors import BackendUnavailable
-
-__all__ = ["DeviceProperties", "Driver", "Handle", "device_properties", "driver"]
+__all__ = ["NO_DRIVER", "DeviceProperties", "Driver", "Handle"]
 
 NO_DRIVER = (
     "install NVIDIA's driver (on a Jetson it comes with JetPack), or start the container with --gpus all; "
@@ -192,56 +188,3 @@ class Driver(Protocol):
     def destroy_executable(self, executable: Handle) -> None: ...
 
     def launch_graph(self, executable: Handle, stream: Handle) -> None: ...
-
-
-def driver() -> Driver:
-    """CUDA as it is found here: by cuda-bindings, else by pycuda; the same one for every call that succeeds.
-
-    Raises:
-        BackendUnavailable: neither package is here, or NVIDIA's driver is not, or it shows no device.
-    """
-    return _found()
-
-
-def device_properties(index: int = 0) -> DeviceProperties:
-    """Of the GPU with that number.
-
-    Raises:
-        BackendUnavailable: there is no such GPU, or no CUDA; see `driver`.
-    """
-    return driver().properties(index)
-
-
-@functools.cache
-def _found() -> Driver:
-    missing = []
-    for find in (_cuda_bindings, _pycuda):
-        try:
-            found = find()
-        except ModuleNotFoundError as e:
-            missing.append(f"{e.name}: not installed")
-        except ImportError as e:
-            missing.append(str(e))
-        else:
-            found.init()
-            return found
-    if any("libcuda" in reason for reason in missing):
-        raise BackendUnavailable(
-            f"CUDA needs NVIDIA's driver, libcuda.so.1, which is not here ({'; '.join(missing)})", hint=NO_DRIVER
-        )
-    raise BackendUnavailable(
-        f"CUDA needs the package 'cuda-bindings' or 'pycuda', and neither works here ({'; '.join(missing)})",
-        hint=f"{bindings_command()}; on a Jetson, pycuda works in its place: pip install pycuda",
-    )
-
-
-def _cuda_bindings() -> Driver:
-    from edgekit.device.cuda.bindings import CudaBindings
-
-    return CudaBindings()
-
-
-def _pycuda() -> Driver:
-    from edgekit.device.cuda.pycuda_driver import PyCuda
-
-    return PyCuda()

@@ -30,7 +30,8 @@ class PyCuda:
     has_graphs = False
 
     def __init__(self) -> None:
-        import pycuda.driver  # noqa: TID251  this is the file
+        # The package is optional, and this file is imported where it is not installed.
+        import pycuda.driver  # noqa: TID251
 
         self._cu: Any = pycuda.driver
         self._contexts: dict[int, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import re
 from collections.abc import Iterable, Iterator
@@ -14,11 +13,12 @@ import msgspec
 
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import Backend, backend
-from edgekit.engine.bundle.staging import staged_folder, storage_error
+from edgekit.engine.bundle.staging import staged_folder
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import Precision, ShapeRange, TensorSpec
+from edgekit.storage import sha256_of, storage_error
 
 __all__ = [
     "FORMAT",
@@ -304,13 +304,7 @@ def _check_format(file: Path, got: object, hint: str) -> None:
 
 
 def _file_info(file: Path) -> FileInfo:
-    digest = hashlib.sha256()
-    size = 0
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
-    return FileInfo(size, digest.hexdigest())
+    return FileInfo(file.stat().st_size, sha256_of(file))
 
 
 def _check_file(folder: Path, name: str, expected: FileInfo, hint: str) -> None:

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgekit.errors import BuildError, UsageError
+from edgekit.errors import UsageError
+from edgekit.storage import folder_bytes, is_storage, lacks_room, staging_place, storage_error
 
-__all__ = ["free_bytes", "is_storage", "named_place", "require_room", "staged_folder", "storage_error"]
-
-_NO_ROOM = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than allowed",
-}
-_STAGING = re.compile(r"\.(.+)\.partial-\d+")
-_NOT_OURS = {
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "no permission to write there",
-    errno.EPERM: "no permission to write there",
-    errno.ENOTDIR: "a part of the path is a file",
-    errno.ENAMETOOLONG: "the name is too long",
-}
+__all__ = ["staged_folder"]
 
 
 @contextmanager
@@ -46,7 +31,7 @@ def staged_folder(output: Path) -> Iterator[Path]:
         UsageError: another thread of this process is writing the same folder.
         BuildError: the disk is full, read-only, or not ours to write.
     """
-    staging = output.parent / f".{output.name}.partial-{os.getpid()}"
+    staging = staging_place(output)
     made: list[Path] = []
     ours = False
     try:
@@ -58,7 +43,7 @@ def staged_folder(output: Path) -> Iterator[Path]:
             yield staging
             _replace(output, staging)
     except BaseException as e:
-        written = _size(staging)
+        written = folder_bytes(staging)
         if ours:
             shutil.rmtree(staging, ignore_errors=True)
         for parent in reversed(made):
@@ -66,57 +51,9 @@ def staged_folder(output: Path) -> Iterator[Path]:
                 parent.rmdir()
         # A file elsewhere that may not be read, a model or a picture, is not our place's fault.
         at_place = not ours or str(getattr(e, "filename", "")).startswith(str(staging))
-        if isinstance(e, OSError) and (e.errno in _NO_ROOM or (e.errno in _NOT_OURS and at_place)):
+        if isinstance(e, OSError) and (lacks_room(e) or (is_storage(e) and at_place)):
             raise storage_error(e, output, written_bytes=written) from e
         raise
-
-
-def is_storage(error: OSError) -> bool:
-    """Whether the error is about the place that was to be written, and not a mistake of ours."""
-    return error.errno in _NO_ROOM or error.errno in _NOT_OURS
-
-
-def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written_bytes: int = 0) -> BuildError:
-    """What to tell about a file that could not be written below ``place``; of a staging folder, what it is for."""
-    number = error.errno or 0
-    staging, place = _staging(place), named_place(place)
-    half = 0 if staging is None else _size(staging)  # is free again when this is read
-    file = Path(str(error.filename)) if error.filename else place
-    at = "" if file == place else f" ({file.name if _staging(file) else file})"
-    why = _NO_ROOM.get(number) or _NOT_OURS.get(number) or error.strerror or str(error)
-    need = f"{needed_bytes:,} bytes needed" if needed_bytes else f"more than {written_bytes or half:,} bytes needed"
-    free = f"{need}, {free_bytes(place) + half:,} bytes free"
-    room = "make room or " if number in _NO_ROOM else ""
-    return BuildError(f"cannot write {place}{at}: {why}; {free}", hint=f"{room}choose another place with --output")
-
-
-def named_place(folder: Path) -> Path:
-    """What the user named, where ``folder`` is the staging folder of it or lies in one."""
-    staging = _staging(folder)
-    return folder if staging is None else staging.parent / _STAGING.sub(r"\1", staging.name)
-
-
-def require_room(output: Path, needed_bytes: int) -> None:
-    """Says that the disk is too full before time is spent on what would not fit.
-
-    Raises:
-        BuildError: fewer than ``needed_bytes`` are free where ``output`` is to be.
-    """
-    if needed_bytes > free_bytes(output):
-        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise storage_error(full, output.resolve(), needed_bytes=needed_bytes)
-
-
-def free_bytes(place: Path) -> int:
-    """Room on the file system that holds ``place``, which need not be there yet."""
-    for existing in (place.resolve(), *place.resolve().parents):
-        with suppress(OSError):  # not there yet, or not ours to look at
-            return shutil.disk_usage(existing).free
-    return 0
-
-
-def _staging(path: Path) -> Path | None:
-    return next((folder for folder in (path, *path.parents) if _STAGING.fullmatch(folder.name)), None)
 
 
 def _make_parents(folder: Path) -> list[Path]:
@@ -167,7 +104,7 @@ def _recover(output: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.rename(output)
-    for staging in output.parent.glob(_escape(f".{output.name}.partial-") + "*"):
+    for staging in output.parent.glob(_escape(staging_place(output).name.rpartition("-")[0]) + "-*"):
         if _abandoned(staging):
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -188,11 +125,3 @@ def _replace(output: Path, staging: Path) -> None:
         aside.rename(output)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.stat().st_size
-    return total

@@ -12,18 +12,15 @@ import numpy as np
 from edgekit.device.cpu import cpu
 from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
-from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
+from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.planes import with_planes_as_one
+from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
-from edgekit.lower.leaky_relu import replace_leaky_relus
-from edgekit.lower.matmul import fuse_integer_products
-from edgekit.lower.nearest_resize import replace_nearest_resizes
-from edgekit.lower.rewriting import element_counts, saved_beside
-from edgekit.lower.split_weights import split_float_weights, with_planes_as_one
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 if TYPE_CHECKING:
-    import onnx
+    import onnx_ir as ir
     import onnxruntime
 
 __all__ = ["OnnxRuntime"]
@@ -39,15 +36,6 @@ INTEGER_OPERATORS = frozenset(
     "Add AveragePool Concat Conv Flatten Gemm GlobalAveragePool LeakyRelu MatMul MaxPool Mul Reshape Resize Sigmoid "
     "Slice Split Squeeze Transpose Unsqueeze".split()
 )
-
-# What `optimize` makes of convolutions and matrix products, by operator.
-BUILT_DTYPES = {
-    **dict.fromkeys(
-        "QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul".split(),
-        "int8",
-    ),
-    **dict.fromkeys("Conv ConvTranspose FusedConv Gemm FusedGemm MatMul FusedMatMul".split(), "float32"),
-}
 
 NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
 
@@ -83,7 +71,7 @@ class OnnxRuntime:
         return QuantScheme(
             activation_dtype="uint8",
             operators=INTEGER_OPERATORS,
-            # `fuse_integer_products` gives its results out as floats.
+            # `FuseIntegerMatMul` gives its results out as floats.
             quantize_outputs=INTEGER_OPERATORS - {"MatMul"},
             fused_activations=frozenset({"Relu", "Clip"}),
             per_channel_weights=True,
@@ -106,24 +94,24 @@ class OnnxRuntime:
         """
         ort = _library()
         source = read_graph(graph)
-        lowers = options.precision is Precision.INT8
-        usual = element_counts(source, options.shapes) if lowers and options.shapes else {}
-        large = sum(file.stat().st_size for file in _weight_files(graph, source)) > INLINE_LIMIT_BYTES
+        quantized, lowers = quantized_layers(source), options.precision is Precision.INT8
+        usual = _usual_element_counts(source, options) if lowers else {}
+        large = sum(file.stat().st_size for file in (graph, *weight_files(source))) > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         settings.optimized_model_filepath = str(folder / ENGINE)
         if large:
             settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         try:
-            with _rewritten(graph, source, folder, large) as path:
+            with _fused(graph, source, folder, large) as path:
                 _session(ort, path, settings)
         except _failures(ort) as e:
             raise _build_error(graph, e) from e
         built = read_graph(folder / ENGINE)
         if lowers and _lower_for_this_processor(built, usual):
-            (folder / ENGINE).write_bytes(built.SerializeToString())
+            _save(built, folder / ENGINE)
         layers = _layers(built)
-        assert_precision(self.name, options.precision, quantized_layers(source), layers)
+        assert_precision(self.name, options.precision, quantized, layers)
         return BuildResult(
             engine=ENGINE,
             files=tuple(name for name in (ENGINE, WEIGHTS) if (folder / name).exists()),
@@ -191,28 +179,45 @@ def _settings(ort: Any, threads: int) -> Any:
     return settings
 
 
-def _rewritten(graph: Path, model: onnx.ModelProto, folder: Path, large: bool) -> AbstractContextManager[Path]:
-    """The graph with `fuse_integer_products`, in a file of its own for as long as it is read; as it is without any."""
-    return saved_beside(model, graph, folder, large=large) if fuse_integer_products(model) else nullcontext(graph)
+def _usual_element_counts(source: ir.Model, options: BuildOptions) -> Mapping[str, int]:
+    from edgekit.lower.rewriting import usual_element_counts  # needs onnx_ir, which boards that run engines lack
+
+    return usual_element_counts(source, options.shapes)
 
 
-def _lower_for_this_processor(built: onnx.ModelProto, usual: Mapping[str, int]) -> int:
-    """Replaces operators by others that were measured to be faster here; how many were replaced.
+def _fused(graph: Path, model: ir.Model, folder: Path, large: bool) -> AbstractContextManager[Path]:
+    """The graph with `FuseIntegerMatMul`, in a file of its own for as long as it is read; as it is without any."""
+    # These need onnx_ir, which boards that run engines lack.
+    from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
+    from edgekit.lower.rewriting import lower
+
+    return saved_beside(model, folder, large=large) if lower(model, [FuseIntegerMatMul()]) else nullcontext(graph)
+
+
+def _lower_for_this_processor(built: ir.Model, usual: Mapping[str, int]) -> bool:
+    """Replaces operators by others that were measured to be faster here; whether there were any.
 
     Measured on x86 alone. On Arm everything stays as ONNX Runtime wrote it.
     """
+    # These need onnx_ir, which boards that run engines lack.
+    from edgekit.lower.replace_leaky_relu import ReplaceLeakyRelu
+    from edgekit.lower.resize_as_gather import ResizeAsGather
+    from edgekit.lower.rewriting import lower
+    from edgekit.lower.split_float_weights import SplitFloatWeights
+
     here = cpu()
     if here.arch != "x86_64":
-        return 0
+        return False
     # Without VNNI, sums of products with 8-bit weights do not fit (`OnnxRuntime.scheme`).
-    split = split_float_weights(built) if here.fast_int8 else 0
-    return split + replace_leaky_relus(built, usual) + replace_nearest_resizes(built, _run_small)
+    split = [SplitFloatWeights()] if here.fast_int8 else []
+    return lower(built, [*split, ReplaceLeakyRelu(usual), ResizeAsGather()])
 
 
-def _run_small(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    ort = _library()
-    session = ort.InferenceSession(model.SerializeToString(), _settings(ort, 1), providers=["CPUExecutionProvider"])
-    return list(session.run(None, feeds))
+def _save(built: ir.Model, engine: Path) -> None:
+    """Writes the graph; weights that lie in a file beside it stay there."""
+    import onnx_ir as ir
+
+    ir.save(built, engine)
 
 
 def _session(ort: Any, model: Path, settings: Any) -> Any:
@@ -248,19 +253,16 @@ def _build_error(graph: Path, error: Exception) -> EdgeKitError:
     return BuildError(f"ONNX Runtime failed to build {graph.name}: {words}")
 
 
-def _weight_files(graph: Path, model: onnx.ModelProto) -> set[Path]:
-    beside = {
-        graph.parent / entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
+def _layers(built: ir.Model) -> list[Layer]:
+    """Convolutions and matrix products of the graph that ONNX Runtime has fused."""
+    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # `edgekit.graph` is for those who read graphs
+
+    dtypes = {
+        **dict.fromkeys(INTEGER_PRODUCTS | {"DynamicQuantizeMatMul"}, "int8"),
+        **dict.fromkeys(PRODUCTS | {"FusedConv", "FusedGemm", "FusedMatMul"}, "float32"),
     }
-    return {graph, *(file for file in beside if file.exists())}
-
-
-def _layers(built: onnx.ModelProto) -> list[Layer]:
-    products = (node for node in built.graph.node if node.op_type in BUILT_DTYPES)
-    return with_planes_as_one(Layer((node.name,), BUILT_DTYPES[node.op_type]) for node in products)
+    products = (node for node in built.graph if node.op_type in dtypes)
+    return with_planes_as_one(Layer((node.name or "",), dtypes[node.op_type]) for node in products)
 
 
 def _spec(value: onnxruntime.NodeArg) -> TensorSpec:

@@ -12,17 +12,15 @@ import numpy as np
 from edgekit.device.cpu import cpu
 from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
-from edgekit.engine.layers import Layer, assert_precision, layer_counts, quantized_layers, read_graph
+from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.planes import with_planes_as_one
+from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
-from edgekit.lower.channels_last import FIRST, put_channels_last
-from edgekit.lower.padded_bytes import pad_bytes
-from edgekit.lower.rewriting import element_counts, saved_beside
-from edgekit.lower.split_weights import LEAST_CHANNELS, split_float_weights, with_planes_as_one
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 if TYPE_CHECKING:
-    import onnx
+    import onnx_ir as ir
 
 __all__ = ["OpenVino"]
 
@@ -41,6 +39,9 @@ OUTPUTS = ["edgekit", "outputs"]
 
 # And of those whose channels are last in the engine, and not in the graph.
 CHANNELS_LAST = ["edgekit", "channels_last"]
+
+# Axes of such an output in the order that the graph means.
+CHANNELS_FIRST = (0, 3, 1, 2)
 
 # On processors with AMX or AVX512-BF16 the plugin computes float32 graphs in bfloat16 unless it is told not to,
 # with 8 bits of mantissa instead of 24. What is built is what was asked for.
@@ -82,6 +83,8 @@ class OpenVino:
         1.00, 1.02 and 1.05, of which the float heads are the rest. Signed activations are as fast as unsigned.
         Without VNNI, oneDNN's products of 8 bits overflow as ONNX Runtime's do.
         """
+        from edgekit.lower.split_float_weights import LEAST_CHANNELS  # needs onnx_ir, as those who quantize do
+
         here = cpu()
         return QuantScheme(
             activation_dtype="uint8",
@@ -100,15 +103,14 @@ class OpenVino:
         engine = folder / ENGINE
         quantized = quantized_layers(source, joining=True)
         lowered, turned = _lower_for_this_processor(source, options)
-        large = any(tensor.external_data for tensor in source.graph.initializer)
-        with saved_beside(source, graph, folder, large=large) if lowered else nullcontext(graph) as path:
+        with saved_beside(source, folder, large=bool(weight_files(source))) if lowered else nullcontext(graph) as path:
             try:
                 model = ov.Core().read_model(path)
             except RuntimeError as e:
                 raise GraphError(f"OpenVINO cannot take {graph.name}: {_words(e)}") from e
             _bound(ov, model, options)
             # A tensor may have several names, and lose one when it is saved and read.
-            model.set_rt_info("\n".join(output.name for output in source.graph.output), OUTPUTS)
+            model.set_rt_info("\n".join(output.name or "" for output in source.graph.outputs), OUTPUTS)
             model.set_rt_info("\n".join(turned), CHANNELS_LAST)
             model.set_rt_info(HINTS[options.precision], ARITHMETIC)
             try:
@@ -142,7 +144,7 @@ class Request:
         self._turned = {index for index, name in enumerate(names) if name in turned}
         self.inputs = tuple(_spec(port, port.get_any_name()) for port in compiled.inputs)
         self.outputs = tuple(
-            _spec(port, name, FIRST if index in self._turned else None)
+            _spec(port, name, CHANNELS_FIRST if index in self._turned else None)
             for index, (port, name) in enumerate(zip(compiled.outputs, names, strict=True))
         )
 
@@ -155,7 +157,7 @@ class Request:
         except (RuntimeError, ValueError, TypeError) as e:
             raise RunError(f"OpenVINO failed while running: {_words(e)}") from e
         return {
-            spec.name: results[index].transpose(FIRST) if index in self._turned else results[index]
+            spec.name: results[index].transpose(CHANNELS_FIRST) if index in self._turned else results[index]
             for index, spec in enumerate(self.outputs)
         }
 
@@ -196,15 +198,20 @@ def _may_lower() -> bool:
     return here.arch == "x86_64" and here.fast_int8
 
 
-def _lower_for_this_processor(model: onnx.ModelProto, options: BuildOptions) -> tuple[bool, list[str]]:
+def _lower_for_this_processor(model: ir.Model, options: BuildOptions) -> tuple[bool, list[str]]:
     """Makes what was measured to be faster here of a graph; whether it did, and the outputs with channels last."""
-    opsets = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
+    # These need onnx_ir, which boards that run engines lack.
+    from edgekit.lower.outputs_channels_last import OutputsChannelsLast
+    from edgekit.lower.pad_integer_inputs import PadIntegerInputs
+    from edgekit.lower.rewriting import lower, usual_element_counts
+    from edgekit.lower.split_float_weights import SplitFloatWeights
+
+    opsets = [version for domain, version in model.opset_imports.items() if domain in ("", "ai.onnx")]
     if options.precision is not Precision.INT8 or not _may_lower() or min(opsets, default=0) < LEAST_OPSET:
         return False, []
-    usual = element_counts(model, options.shapes) if options.shapes else {}
-    changed = split_float_weights(model, fused=False) + pad_bytes(model, usual)
-    turned = put_channels_last(model)
-    return bool(changed or turned), turned
+    outputs = OutputsChannelsLast()
+    usual = usual_element_counts(model, options.shapes)
+    return lower(model, [SplitFloatWeights(fused=False), PadIntegerInputs(usual), outputs]), outputs.turned
 
 
 def _may_chain_integer_products(model: Any) -> bool:

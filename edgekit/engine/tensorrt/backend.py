@@ -7,7 +7,6 @@ network is strongly typed, and there is neither a calibrator nor a precision tha
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit.device.cuda.driver import DeviceProperties, device_properties
+from edgekit.device.cuda.choose import device_properties
+from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.jetson import jetson
 from edgekit.engine.backend import BuildOptions, BuildResult, Engine
@@ -37,10 +37,12 @@ from edgekit.engine.tensorrt.layers import (
 from edgekit.engine.tensorrt.log import builder_log, last_words, made_with_log
 from edgekit.engine.tensorrt.network import add_profile, parse_graph
 from edgekit.engine.tensorrt.options import TensorRtOptions
+from edgekit.engine.tensorrt.runtime import load_engine
+from edgekit.engine.tensorrt.scheme import SCHEME
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
 from edgekit.extras import requirements
-from edgekit.models.weights.download import weights_cache
 from edgekit.specs import Precision, QuantScheme
+from edgekit.storage import cache_folder
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -92,8 +94,6 @@ class TensorRt:
 
     def scheme(self) -> QuantScheme:
         """See `Backend.scheme`."""
-        from edgekit.engine.tensorrt.scheme import SCHEME
-
         return SCHEME
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
@@ -103,7 +103,8 @@ class TensorRt:
         gpu = self._gpu()
         with builder_log(library) as log:
             plan, network, notes = self._built(library, log, graph, options, gpu)
-            _write(folder / ENGINE, plan)
+            # The plan may be large and is written from where it lies.
+            (folder / ENGINE).write_bytes(memoryview(plan))
             built = inspected_layers(library, plan, log) if gpu else ()
         (folder / LAYERS).write_bytes(_lines(built or network))
         return BuildResult(
@@ -117,8 +118,6 @@ class TensorRt:
 
     def load(self, engine: Path, *, threads: int = 0) -> Engine:
         """See `Backend.load`."""
-        from edgekit.engine.tensorrt.runtime import load_engine
-
         return load_engine(self._library(), engine, name=self.name)
 
     def _library(self) -> Any:
@@ -174,7 +173,7 @@ class TensorRt:
         if gpu is None:
             return ""
         name = f"{self.name}-{self.version()}-{'-'.join(gpu.name.split())}.cache"
-        return str(weights_cache() / "timing" / name)
+        return str(cache_folder() / "timing" / name)
 
     def _capabilities(self, library: Any, options: TensorRtOptions, gpu: DeviceProperties | None) -> tuple[str, ...]:
         if options.hardware_compatible:
@@ -279,11 +278,3 @@ def _covers(built: str, here: tuple[int, int]) -> bool:
 def _lines(layers: Sequence[EngineLayer]) -> bytes:
     """JSON with a layer on each line."""
     return b"[\n" + b",\n".join(map(msgspec.json.encode, layers)) + b"\n]\n"
-
-
-def _write(file: Path, plan: trt.IHostMemory) -> None:
-    """Writes the plan, which may be large, from where it lies."""
-    half = file.with_suffix(".part")
-    with half.open("wb") as opened:
-        opened.write(memoryview(plan))
-    os.replace(half, file)

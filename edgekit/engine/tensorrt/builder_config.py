@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from edgekit.engine.backend import BuildOptions
 from edgekit.engine.tensorrt.options import TensorRtOptions
 from edgekit.errors import UsageError
 from edgekit.specs import Precision
+from edgekit.storage import write_atomic
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -74,13 +73,9 @@ def save_timing_cache(library: Any, config: trt.IBuilderConfig, file: str) -> li
     if not _keeps_timing_cache(library, file):
         return []
     cache: trt.ITimingCache = config.get_timing_cache()
-    place = Path(file)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed into its place: builds that run at once do not see each other's halves.
-        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}-", delete=False) as half:
-            half.write(memoryview(cache.serialize()))
-        os.replace(half.name, place)
+        # Atomically, since builds that run at once read and write the same file.
+        write_atomic(Path(file), memoryview(cache.serialize()))
     except OSError as e:
         return [f"the timing cache could not be written, the next build measures again: {e}"]
     return []

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 from edgekit.engine.tensorrt.log import made_with_log, process_log
 from edgekit.errors import EngineMismatch, RunError
-from edgekit.models.weights.download import weights_cache
+from edgekit.storage import cache_folder, write_atomic
 
 __all__ = ["Plan", "RuntimeCache"]
 
@@ -166,7 +165,7 @@ class RuntimeCache:
         reason = ""
         for file in self._files:
             try:
-                _replace(file, blob)
+                write_atomic(file, blob)
             except OSError as e:
                 reason = f"{file}: {e.strerror}"
             else:
@@ -178,17 +177,4 @@ class RuntimeCache:
 def _cache_files(plan: Path) -> tuple[Path, Path]:
     place = str(plan.resolve())
     name = f"{plan.stem}-{hashlib.sha256(place.encode()).hexdigest()[:16]}.cache"
-    return plan.parent / f".{plan.name}.runtime-cache", weights_cache() / "runtime" / name
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Writes the file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    return plan.parent / f".{plan.name}.runtime-cache", cache_folder() / "runtime" / name

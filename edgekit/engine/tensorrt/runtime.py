@@ -14,9 +14,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgekit.device.cuda.driver import Driver, driver
+from edgekit.device.cuda.choose import driver
+from edgekit.device.cuda.driver import Driver
 from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.cuda.resources import Context, Event, Graph, Stream, give_back
+from edgekit.engine.base import BaseEngine
 from edgekit.engine.tensorrt.context import Execution
 from edgekit.engine.tensorrt.plan import Plan
 from edgekit.engine.tensorrt.slot import Lanes, Recording, Shapes, Slot, Tensor
@@ -65,7 +67,7 @@ def load_engine(library: Any, plan: Path, *, name: str, cuda: Driver | None = No
     return TensorRtEngine(library, plan, cuda or driver(), name=name, index=index)
 
 
-class TensorRtEngine:
+class TensorRtEngine(BaseEngine):
     """An engine on the GPU, with a CUDA context, streams and buffers of its own.
 
     Several engines of one file share its weights. Threads may share an engine; one of them at a time is served.
@@ -108,12 +110,7 @@ class TensorRtEngine:
         self.inputs = tuple(_spec(tensor) for tensor in self._execution.inputs)
         self.outputs = tuple(_spec(tensor) for tensor in self._execution.outputs)
 
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `Engine.run`.
-
-        Raises:
-            RunError: the engine was not built for these shapes, or it failed, or is closed.
-        """
+    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self._lock:
             return self._started(feeds, self._together, slots=1).result()
 
@@ -126,6 +123,7 @@ class TensorRtEngine:
         Raises:
             RunError: the engine was not built for these shapes, or it failed, or is closed.
         """
+        self._require_open()
         with self._lock:
             return self._started(feeds, self._lanes_apart(), slots=SLOTS)
 
@@ -135,8 +133,8 @@ class TensorRtEngine:
         Raises:
             RunError: see `run`.
         """
+        self._require_open()
         with self._lock, ExitStack() as stack:
-            self._expect_open()
             events = [stack.enter_context(Event(self._context, timing=True)) for _ in range(4)]
             clock: list[float] = []
 
@@ -158,22 +156,18 @@ class TensorRtEngine:
             end_to_end_ms=(end - start) * 1e3,
         )
 
-    def close(self) -> None:
-        """See `Engine.close`; runs that were started are finished, and their outputs can still be had."""
+    def _release(self) -> None:
+        """Finishes the runs that were started; their outputs can still be asked for."""
         with self._lock:
             for slot in list(self._pending):
                 self._collect(slot)
             self._slots.clear()
             self._finalizer()
 
-    def _expect_open(self) -> None:
-        if not self._finalizer.alive:
-            raise RunError("the engine is closed")
-
     def _started(
         self, feeds: dict[str, np.ndarray], lanes: Lanes, *, slots: int, mark: Callable[[], None] = lambda: None
     ) -> PendingRun:
-        self._expect_open()
+        # Refuses a run whose engine another thread has closed since that was checked.
         with self._context.current():
             slot = self._free_slot(slots)
             try:
@@ -266,7 +260,6 @@ class TensorRtEngine:
         if self._shared_memory:
             return self._together
         if self._apart is None:
-            self._expect_open()
             with ExitStack() as stack:
                 copy_in, copy_out = (stack.enter_context(Stream(self._context)) for _ in range(2))
                 self._stack.callback(stack.pop_all().close)

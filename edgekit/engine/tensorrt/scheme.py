@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from edgekit.graph.operators import PRODUCTS
 from edgekit.specs import Precision, QuantScheme
 
 __all__ = ["SCHEME"]
 
 SCHEME = QuantScheme(
     activation_dtype="int8",
-    operators=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    operators=PRODUCTS,
     propagated=frozenset("Add Concat Flatten MaxPool Reshape Resize Squeeze Transpose Unsqueeze".split()),
     fused_activations=frozenset(
         "Clip Elu Gelu HardSigmoid HardSwish LeakyRelu Mish Mul PRelu Relu Sigmoid Softplus Tanh".split()

@@ -1,1 +1,1 @@
-"""PyTorch modules exported to ONNX graphs."""
+"""Exports PyTorch modules to ONNX graphs."""

@@ -1,4 +1,4 @@
-"""A module becomes a graph: `torch.onnx.export`, silent, its errors named after the module they came from."""
+"""Exports a module to a graph with `torch.onnx.export`, silently; errors name the module that caused them."""
 
 from __future__ import annotations
 
@@ -40,25 +40,24 @@ def graph_from_module(
     opset: int = 20,
     ranges: Mapping[str, SizeRange] | None = None,
 ) -> ir.Model:
-    """Exports a module as it computes in evaluation mode; its own mode is left as it was.
+    """Exports a module in evaluation mode; the module's own mode is restored.
 
-    Constants are folded; the rest is left to `edgekit.graph.passes.optimize`. Weights are shared with the module,
-    not copied. Nodes and values are named after the modules they came from (see `edgekit.graph.export.module_names`).
+    Constants are folded; other optimizations are left to `edgekit.graph.passes.optimize`. Weights are shared with the
+    module, not copied. Nodes and values are named after their modules (see `edgekit.graph.export.module_names`).
 
     Args:
         module: takes ``inputs`` as positional arguments; returns a tensor or any nesting of tuples, lists and
             dictionaries of tensors.
-        inputs: name, element type and shape of each; a string in a shape names a dimension that is chosen at
-            run time. Dimensions of one name are one; where the module itself wants others to be equal, they get the
-            name of the first of them.
-        outputs: names of the graph's outputs in the order the module returns them; the exporter's own if empty.
-        opset: the version of ONNX's operators, 18 or newer.
-        ranges: of the dimensions, by name; those that are not there may have any size (the module is traced with 2 for
-            the first dimension and 64 for others).
+        inputs: name, element type and shape of each input; a string in a shape names a dynamic dimension. Dimensions
+            with the same name are equal; dimensions that the module requires to be equal get the name of the first.
+        outputs: names of the graph's outputs in the order the module returns them; the exporter's names if empty.
+        opset: ONNX opset version, 18 or newer.
+        ranges: size ranges of the dynamic dimensions, by name; others may have any size (the module is traced with 2
+            for the first dimension and 64 for others).
 
     Raises:
-        ExportError: names the operator and the module that could not be exported, or the outputs' count.
-        UsageError: the module takes one size alone of what is to be chosen at run time.
+        ExportError: names the operator and module that could not be exported, or the number of outputs is wrong.
+        UsageError: the module accepts only one size of a dynamic dimension.
     """
     with _silence(), _evaluation_mode(module), torch.no_grad():
         program = _captured(module, inputs, ranges or {})
@@ -85,12 +84,12 @@ def _captured(
         _refuse_specialized(module, inputs, e)
         raise ExportError(
             f"{type(module).__name__} cannot be traced{_where_traced(module, e)}: {_first_line(e)}",
-            hint="torch.export.export(module, example_inputs) shows the whole report",
+            hint="run torch.export.export(module, example_inputs) for the full report",
         ) from e
 
 
 def _refuse_specialized(module: nn.Module, inputs: Sequence[TensorSpec], error: Exception) -> None:
-    """Says in the user's own words that a dimension cannot be open, where that is what PyTorch says."""
+    """Raises a `UsageError` if PyTorch's error says that a dynamic dimension was specialized to one size."""
     found = _SPECIALIZED.search(str(error))
     if found is None:
         return
@@ -99,9 +98,9 @@ def _refuse_specialized(module: nn.Module, inputs: Sequence[TensorSpec], error: 
     index = int(place) if place is not None else arguments.index(argument) if argument in arguments else 0
     spec = inputs[min(index, len(inputs) - 1)]
     raise UsageError(
-        f"input {spec}: {type(module).__name__} takes dimension {axis} in one size alone, {size}: expected a number "
-        "for it, got a range",
-        hint="full layers behind pixels, tables of positions and branches on sizes do that",
+        f"input {spec}: expected a fixed size for dimension {axis}, because {type(module).__name__} accepts only "
+        f"{size}, got a range",
+        hint="fully connected layers on pixels, position tables and branches on sizes fix the size",
     ) from error
 
 
@@ -118,14 +117,14 @@ def _example(spec: TensorSpec, ranges: Mapping[str, SizeRange]) -> torch.Tensor:
 
 
 def _example_size(range_: SizeRange | None, axis: int) -> int:
-    """A size to trace with; a 1 would be taken for a dimension that is always 1."""
+    """Returns a size to trace with; never 1, which PyTorch would specialize."""
     if range_ is None:
         return _EXAMPLE_BATCH if axis == 0 else _EXAMPLE_SIZE_PX
     return max(range_.opt, 2)
 
 
 def _dimension(name: str, shared: bool, range_: SizeRange | None) -> Any:
-    """What `torch.export` is told of it: with a name of its own it is never found to be equal to another."""
+    """Returns the dimension for `torch.export`; a named one could not be equal to a dimension of another name."""
     bounds = {} if range_ is None else {"min": range_.min, "max": range_.max}
     if not shared:
         return torch.export.Dim.DYNAMIC(**bounds)
@@ -135,7 +134,7 @@ def _dimension(name: str, shared: bool, range_: SizeRange | None) -> Any:
 
 
 def _by_argument(module: nn.Module, shapes: tuple[dict[int, Any], ...]) -> Any:
-    """Shapes as `torch.export` takes them: a starred parameter is one entry that holds them all."""
+    """Arranges shapes for `torch.export`: a ``*args`` parameter is one entry that holds them all."""
     if not any(shapes):
         return None
     if module.forward.__code__.co_flags & 0x04 and module.forward.__code__.co_argcount == 1:
@@ -149,14 +148,14 @@ def _translated(
     returned = len(program.graph_signature.user_outputs)
     if outputs and returned != len(outputs):
         raise ExportError(
-            f"the module returns {returned} tensors, expected {len(outputs)}: {', '.join(outputs)}",
+            f"expected a module that returns {len(outputs)} tensors ({', '.join(outputs)}), got {returned}",
             hint="name as many outputs as the module returns",
         )
     taken = {spec.name for spec in inputs}.intersection(outputs)
     if taken:
         raise ExportError(f"'{taken.pop()}' names both an input and an output; expected different names")
     try:
-        # The exporter's own optimization would fold BatchNorm too, but loses the names of what it folds.
+        # The exporter's optimization would fold BatchNorm too, but loses the names of the folded nodes.
         exported = torch.onnx.export(
             program,
             (),
@@ -171,7 +170,7 @@ def _translated(
         operator, where = _untranslated(e)
         raise ExportError(
             f"operator {operator}{where} has no ONNX counterpart: {_first_line(_root(e))}",
-            hint="replace the operator in the module, or pass an ONNX file of your own",
+            hint="replace the operator in the module, or pass your own ONNX file",
         ) from e
     assert exported is not None
     _name_dimensions(exported.model, inputs)
@@ -179,7 +178,7 @@ def _translated(
 
 
 def _drop_invented_biases(graph: ir.Model) -> None:
-    """Takes away the zeros that the exporter computes for a convolution without bias, and nothing of the module's."""
+    """Removes the zero biases that the exporter adds to convolutions without bias; keeps the module's own biases."""
     computed = [
         node
         for node in graph.graph.all_nodes()
@@ -200,7 +199,7 @@ def _is_stored(value: ir.Value | None) -> bool:
 
 
 def _name_dimensions(graph: ir.Model, inputs: Sequence[TensorSpec]) -> None:
-    """Gives dimensions the names that were asked for, wherever the exporter's own (``s17``, ``2*s17``) stand."""
+    """Replaces the exporter's dimension names (``s17``, ``2*s17``) with the requested ones, on all values."""
     names: dict[str, str] = {}
     for value, spec in zip(graph.graph.inputs, inputs, strict=True):
         for dim, wanted in zip(value.shape or (), spec.shape, strict=False):
@@ -220,10 +219,10 @@ def _name_dimensions(graph: ir.Model, inputs: Sequence[TensorSpec]) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps the exporter's advice, such as about a missing torchvision, from the user's screen.
+    """Suppresses the exporter's output, such as the advice to install torchvision.
 
-    What matters of it comes back as an `ExportError`. PyTorch gives many of its loggers levels and handlers of
-    their own, so that only the switch for all of logging reaches them; a graph that cannot be traced is printed.
+    Errors are reported as an `ExportError`. Many of PyTorch's loggers have their own levels and handlers, so only
+    disabling all of logging silences them; a graph that cannot be traced is printed to stderr.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -247,7 +246,7 @@ def _evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 def _where_traced(module: nn.Module, error: BaseException) -> str:
-    """The innermost part of ``module`` whose code was running when ``error`` was raised."""
+    """Names the innermost submodule whose code was running when ``error`` was raised."""
     names = {id(part): name for name, part in module.named_modules()}
     where = ""
     for frame in _frames(error):
@@ -257,7 +256,7 @@ def _where_traced(module: nn.Module, error: BaseException) -> str:
 
 
 def _untranslated(error: BaseException) -> tuple[str, str]:
-    """The operator and the module of the node that the exporter was translating."""
+    """Names the operator and the module of the node that the exporter was translating."""
     node: torch.fx.Node | None = None
     cause: BaseException | None = error
     while cause is not None:

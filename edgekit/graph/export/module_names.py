@@ -1,4 +1,4 @@
-"""Names that lead back to the module: a node is called what the code calls the module it came from."""
+"""Names the nodes of an exported graph after the modules that they come from."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ _CLASSES = "pkg.torch.onnx.class_hierarchy"
 def name_after_modules(graph: ir.Model, module: nn.Module) -> None:
     """Names nodes and values of an exported graph after the modules of ``module``, in place.
 
-    A module without parts that became one operation gives its path: node and value ``backbone.stem.conv``. Any
-    other operation gives path and function: ``backbone.stage1.0.add``. What an operation needs beside its main
-    node is called ``backbone.stem.conv.expand``. Second and later uses of a
-    name get ``_1``, ``_2`` and so on, in the order of the graph, so that names are unique and the same in
-    every export.
+    A leaf module that became one operation is named by its path: node and value ``backbone.stem.conv``. Any other
+    operation is named by path and function: ``backbone.stage1.0.add``. Helper nodes of an operation are named
+    ``backbone.stem.conv.expand``. Later uses of a name get ``_1``, ``_2`` and so on, in graph order, so that names are
+    unique and the same in every export.
 
-    The exporter's own remarks (scopes, stack traces with paths of this machine) are dropped.
+    The exporter's metadata (scopes, stack traces with local paths) is removed.
 
     Args:
-        graph: as `torch.onnx.export` made it, not optimized; inputs, outputs and initializers keep their names.
-        module: what was exported.
+        graph: unoptimized result of `torch.onnx.export`; inputs, outputs and initializers keep their names.
+        module: the exported module.
     """
     nodes = list(graph.graph.all_nodes())
     operations = [_operation(node) for node in nodes]
@@ -51,14 +50,14 @@ def name_after_modules(graph: ir.Model, module: nn.Module) -> None:
         base = base_of[operation]
         name = base if last_of[operation] is node else names.unique(f"{base}.{node.op_type.lower()}")
         _rename(node, name)
-    _drop_remarks(graph)
+    _drop_metadata(graph)
 
 
 def _operation(node: ir.Node) -> tuple[str, str, str]:
-    """Path of the module, name of the function, and name of the one call that ``node`` is part of.
+    """Returns the module path, the function name, and the name of the call that ``node`` belongs to.
 
-    Sizes of dynamic dimensions are read outside of any module; torch.export then gives the name of a hook of its
-    own for the path.
+    Sizes of dynamic dimensions are read outside of any module; torch.export then uses the name of an internal hook as
+    the path.
     """
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
     if not scopes:
@@ -77,7 +76,7 @@ def _rename(node: ir.Node, name: str) -> None:
             value.name = name if len(node.outputs) == 1 else f"{name}.{index}"
 
 
-def _drop_remarks(graph: ir.Model) -> None:
+def _drop_metadata(graph: ir.Model) -> None:
     graph.metadata_props.clear()
     graph.graph.metadata_props.clear()
     for node in graph.graph.all_nodes():

@@ -1,1 +1,1 @@
-"""ONNX files read, checked and upgraded to a current opset."""
+"""Reads ONNX files, validates them and upgrades their opset."""

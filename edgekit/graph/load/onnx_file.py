@@ -1,4 +1,4 @@
-"""Somebody else's ONNX file becomes a graph in the form that EdgeKit works on, or one clear error."""
+"""Loads an ONNX file as a graph in the form that EdgeKit works on, or raises one clear error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["graph_from_onnx"]
 
 _OLDEST_IR = 10
 _NAMELESS = frozenset({None, "", "?", "-1", "None"})
-"""What exporters (Paddle's, Keras') call a dimension of which they know nothing; two of them need not be equal."""
+"""Names that exporters (Paddle, Keras) give to unknown dimensions; two of these dimensions need not be equal."""
 _ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 _OTHER_FORMATS = (
@@ -36,18 +36,18 @@ _OTHER_FORMATS = (
 
 
 def graph_from_onnx(path: Path) -> ir.Model:
-    """Reads an ONNX file of any opset that ONNX itself can lift to 20; newer ones keep theirs.
+    """Reads an ONNX file and upgrades it to opset 20; newer opsets are kept.
 
-    Functions are inlined, initializers are no inputs, and shapes are inferred. Weights in files of their own are
-    read when they are used, so that file must stay where it is until the graph is saved.
+    Functions are inlined, initializers are removed from the inputs, and shapes are inferred. External weights are read
+    on use, so their file must stay in place until the graph is saved.
 
     Args:
-        path: an ONNX file; its external data stands beside it.
+        path: an ONNX file; its external data is next to it.
 
     Raises:
-        GraphError: the file is missing, cut short or no ONNX; external data is missing or too short; an
-            operator or its domain is unknown (named, with its node); the graph is not valid; an input has no
-            rank or is no tensor; ONNX cannot lift the opset.
+        GraphError: the file is missing, truncated or not ONNX; external data is missing or too short; an operator or
+            its domain is unknown (named, with its node); the graph is not valid; an input has no rank or is not a
+            tensor; ONNX cannot upgrade the opset.
     """
     path = Path(path)
     model = _parsed(path)
@@ -55,7 +55,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         _require_external_data(model, path)
         _require_known_operators(model, path)
         _require_tensor_inputs(model, path)
-    except TypeError as e:  # protobuf gives a string that is not UTF-8 as bytes
+    except TypeError as e:  # protobuf returns a string that is not UTF-8 as bytes
         raise GraphError(f"{path}: not a valid graph: a name in it is not text") from e
     _require_valid(model, path)
     try:
@@ -92,12 +92,12 @@ def _parsed(path: Path) -> onnx.ModelProto:
         model: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except DecodeError as e:
         raise GraphError(
-            f"{path}: expected an ONNX file, got {len(content)} bytes that are none, or that were cut short",
+            f"{path}: expected an ONNX file, got {len(content)} bytes that are not ONNX, or a truncated file",
             hint="download or export it again",
         ) from e
     if not model.ir_version or not model.HasField("graph") or not model.graph.output:
         raise GraphError(
-            f"{path}: expected an ONNX file with a graph and its outputs, found none in its {len(content)} bytes",
+            f"{path}: expected an ONNX file with a graph and outputs, got {len(content)} bytes without them",
             hint="download or export it again",
         )
     return model
@@ -108,7 +108,7 @@ def _require_not_another_format(content: bytes, path: Path) -> None:
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise GraphError(
             f"{path}: expected an ONNX file, got a page of HTML or XML",
-            hint="the download was answered with a web page: check its address",
+            hint="the download returned a web page: check its address",
         )
     for magic, what, hint in _OTHER_FORMATS:
         if content.startswith(magic):
@@ -126,13 +126,13 @@ def _require_external_data(model: onnx.ModelProto, path: Path) -> None:
         data = (folder / entries.get("location", "")).resolve()
         if not entries.get("location") or not data.is_relative_to(folder):
             raise GraphError(
-                f"{path}: weight '{tensor.name}': expected external data beside the file, "
+                f"{path}: weight '{tensor.name}': expected external data next to the file, "
                 f"got '{entries.get('location', '')}'"
             )
         if not data.is_file():
             raise GraphError(
                 f"{path}: weight '{tensor.name}' is in '{entries['location']}', which is missing",
-                hint=f"put it beside {path.name}",
+                hint=f"put it next to {path.name}",
             )
         _require_length(entries, tensor, data, path)
 
@@ -146,13 +146,13 @@ def _require_length(entries: dict[str, str], tensor: onnx.TensorProto, data: Pat
         if length < 0:
             length = count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except (ValueError, KeyError, TypeError) as e:
-        raise GraphError(f"{path}: weight '{tensor.name}': external data is described wrongly: {e}") from e
+        raise GraphError(f"{path}: weight '{tensor.name}': invalid external data entry: {e}") from e
     size = data.stat().st_size
     if offset < 0 or offset + length > size:
         raise GraphError(
             f"{path}: weight '{tensor.name}': expected bytes {offset} to {offset + length} in '{data.name}', "
-            f"which has {size}",
-            hint="the file was cut short, or belongs to another model",
+            f"got a file of {size} bytes",
+            hint="the file is truncated, or belongs to another model",
         )
 
 
@@ -205,7 +205,7 @@ def _require_valid(model: onnx.ModelProto, path: Path) -> None:
 
 @contextlib.contextmanager
 def _with_output_shapes(model: onnx.ModelProto) -> Iterator[None]:
-    """The checker wants a shape on every output, but ONNX Runtime does not, and many files have none."""
+    """Adds empty shapes to outputs without one: the checker requires them, ONNX Runtime and many files do not."""
     shapeless = [
         output.type.tensor_type
         for output in model.graph.output
@@ -240,7 +240,7 @@ def _require_tensor_inputs(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _own_weights(graph: ir.Model) -> None:
-    """Takes weights out of the protobuf, of which every look at them would make a copy anew."""
+    """Converts weights to arrays, because a protobuf tensor is copied on every access."""
     for value in graph.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.serde.TensorProtoTensor) and tensor.dtype != ir.DataType.STRING:
@@ -248,7 +248,7 @@ def _own_weights(graph: ir.Model) -> None:
 
 
 def _read_small_data(graph: ir.Model) -> None:
-    """Reads external data that others read with the nodes: what is small, or belongs to a graph inside of a node."""
+    """Loads external data that is small or belongs to a subgraph; later steps read it with the nodes."""
     for part in graph.graphs():
         for value in part.initializers.values():
             tensor = value.const_value
@@ -257,7 +257,7 @@ def _read_small_data(graph: ir.Model) -> None:
 
 
 def _name_dimensions(graph: ir.Model) -> None:
-    """Gives a name of its own to each input's dimension that has none: left out, -1 or a word for "unknown"."""
+    """Gives each unnamed input dimension a unique name: one that is missing, -1 or a word for "unknown"."""
     for value in graph.graph.inputs:
         assert value.shape is not None
         value.shape = ir.Shape(

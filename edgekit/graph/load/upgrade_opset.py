@@ -1,4 +1,4 @@
-"""An old graph becomes one of opset 20, by ONNX's own version converter."""
+"""Upgrades older graphs to opset 20 with ONNX's version converter."""
 
 from __future__ import annotations
 
@@ -12,57 +12,56 @@ from edgekit.graph.passes.infer_shapes import InferShapes
 __all__ = ["OPSET", "upgrade_opset"]
 
 OPSET = 20
-"""What EdgeKit exports to, and what older graphs are lifted to."""
+"""Opset that EdgeKit exports to, and that older graphs are upgraded to."""
 
 _ONE_WAY_BROADCAST = 7
-"""Since this opset a PRelu's slope is aligned with the last axis of its input, before with the channels."""
+"""Since this opset a PRelu's slope is aligned with the last axis of its input; before, with the channels."""
 
 
 def upgrade_opset(graph: ir.Model, name: str) -> ir.Model:
-    """The graph in opset 20.
+    """Converts the graph to opset 20.
 
-    Large weights do not go through the converter, so that it takes no memory for them and graphs over 2 GB
-    pass.
+    Large weights bypass the converter, which saves memory and allows graphs over 2 GB.
 
     Args:
-        graph: in an older opset; its initializers are no inputs.
-        name: for messages.
+        graph: a graph in an older opset, without initializers among its inputs.
+        name: name for messages.
 
     Raises:
-        GraphError: ONNX's converter cannot; says why.
+        GraphError: ONNX's converter failed; gives the reason.
     """
     before = graph.opset_imports.get("", 1)
     if before < _ONE_WAY_BROADCAST:
         _align_slopes(graph)
-    held = {
+    removed = {
         key: value.const_value
         for key, value in graph.graph.initializers.items()
         if value.const_value is not None and value.const_value.nbytes > INLINE_BYTES
     }
-    for key, tensor in held.items():
+    for key, tensor in removed.items():
         value = graph.graph.initializers.pop(key)
         value.shape, value.dtype, value.const_value = ir.Shape(tensor.shape.numpy()), tensor.dtype, None
         graph.graph.inputs.append(value)
-    # Before version 4 of the format a weight had to be an input too; the converter keeps to the version it sees.
+    # Before IR version 4 a weight had to be an input too, and the converter follows the graph's IR version.
     graph.ir_version = max(graph.ir_version, 8)
     try:
-        lifted = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(graph), OPSET))
+        upgraded = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(graph), OPSET))
     except Exception as e:
         reason = str(e).strip().splitlines()
         raise GraphError(
-            f"{name}: opset {before} cannot be lifted to {OPSET}: {reason[-1] if reason else type(e).__name__}",
+            f"{name}: opset {before} cannot be upgraded to {OPSET}: {reason[-1] if reason else type(e).__name__}",
             hint="export the model again with opset 20",
         ) from e
-    # One by one: values that leave in a slice still say that they are inputs (onnx-ir 1.1.0).
-    weights = [lifted.graph.inputs.pop() for _ in held]
+    # One by one: values removed as a slice stay marked as inputs (onnx-ir 1.1.0).
+    weights = [upgraded.graph.inputs.pop() for _ in removed]
     for value in reversed(weights):
-        value.const_value = held[value.name or ""]
-        lifted.graph.register_initializer(value)
-    return lifted
+        value.const_value = removed[value.name or ""]
+        upgraded.graph.register_initializer(value)
+    return upgraded
 
 
 def _align_slopes(graph: ir.Model) -> None:
-    """Gives slopes of PRelu, one a channel, the shape they need since opset 7; ONNX's converter forgets it."""
+    """Reshapes per-channel PRelu slopes as opset 7 requires; ONNX's converter does not do it."""
     InferShapes()(graph)
     for node in graph.graph.all_nodes():
         value = node.inputs[1] if node.op_type == "PRelu" else None

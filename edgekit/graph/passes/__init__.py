@@ -1,4 +1,4 @@
-"""Passes that make a graph smaller and plainer without changing what it computes; `optimize` runs them all."""
+"""Passes that simplify a graph without changing its results; `optimize` runs all of them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = [
     "optimize",
 ]
 
-_MOST_ROUNDS = 10
+_MAX_ROUNDS = 10
 
 
 def optimize(graph: ir.Model) -> ir.Model:
-    """Runs all passes, again and again until none changes anything.
+    """Runs all passes repeatedly until none changes the graph.
 
-    Names and order of the graph's inputs and outputs stay, and so do their element types and shapes; outputs are
-    the same up to rounding (folding BatchNorm rounds weights once more).
+    Names, order, element types and shapes of the graph's inputs and outputs are kept; output values are the same up to
+    rounding (folding BatchNorm rounds weights once more).
 
     Args:
-        graph: changed in place.
+        graph: the graph; changed in place.
 
     Returns:
         The same graph.
@@ -46,7 +46,7 @@ def optimize(graph: ir.Model) -> ir.Model:
     """
     rounds = ir.passes.PassManager(
         [InferShapes(), FoldConstants(), FoldSelections(), RemoveIdentity(), FoldPad(), FoldBatchNorm(), RemoveDead()],
-        steps=_MOST_ROUNDS,
+        steps=_MAX_ROUNDS,
         early_stop=True,
     )
     try:

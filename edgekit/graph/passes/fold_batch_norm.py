@@ -1,16 +1,17 @@
-"""Puts a BatchNormalization into the weights of the layer before it."""
+"""Folds a BatchNormalization into the weights of the layer before it."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.graph.operators import BIASED_PRODUCTS
 from edgekit.graph.stats import FOLDED_PARAMETERS
 
 __all__ = ["FoldBatchNorm"]
 
 _EPSILON = 1e-5
-"""What ONNX's BatchNormalization adds to the variance unless told otherwise."""
+"""Default ``epsilon`` of ONNX's BatchNormalization."""
 
 
 class FoldBatchNorm(ir.passes.InPlacePass):
@@ -20,11 +21,11 @@ class FoldBatchNorm(ir.passes.InPlacePass):
     ``factor = scale / sqrt(var + epsilon)``, weights become ``weight * factor``, output channel by output
     channel, and the bias becomes ``(bias - mean) * factor + shift``; computed in float64 and rounded once.
 
-    Preconditions: Constant nodes have been lifted to initializers (`FoldConstants`).
+    Preconditions: Constant nodes have been converted to initializers (`FoldConstants`).
     Postconditions: no BatchNormalization in inference mode follows a layer that has constant weights and no
-        other user. The layer keeps its name, and its output takes the normalization's. A weight that other
-        layers use too is not changed but copied. How many learned numbers went into fewer stands in a remark on the
-        layer, so that they are still counted.
+        other user. The layer keeps its name; its output takes the name of the normalization's output. A weight shared
+        with other layers is copied, not changed. The layer's metadata records the number of parameters removed by
+        folding, so that they are still counted.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -47,8 +48,8 @@ def _fold(norm: ir.Node) -> bool:
         return False
 
     had_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None
-    learned = 2 * len(factor) - (0 if had_bias else len(factor))
-    layer.metadata_props[FOLDED_PARAMETERS] = str(int(layer.metadata_props.get(FOLDED_PARAMETERS, 0)) + learned)
+    removed = 2 * len(factor) - (0 if had_bias else len(factor))
+    layer.metadata_props[FOLDED_PARAMETERS] = str(int(layer.metadata_props.get(FOLDED_PARAMETERS, 0)) + removed)
     factors = _factors_like(weight, factor, layer)
     _replace_input(layer, 1, (weight * factors).astype(weight.dtype))
     _replace_input(layer, 2, ((bias - mean) * factor + shift).astype(weight.dtype))
@@ -61,7 +62,7 @@ def _fold(norm: ir.Node) -> bool:
 def _layer_before(norm: ir.Node) -> ir.Node | None:
     value = norm.inputs[0]
     layer = value.producer() if value is not None else None
-    if layer is None or layer.domain != "" or layer.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+    if layer is None or layer.domain != "" or layer.op_type not in BIASED_PRODUCTS:
         return None
     statistics_used = any(extra.uses() or extra.is_graph_output() for extra in norm.outputs[1:])
     shared = len(layer.outputs[0].uses()) != 1 or layer.outputs[0].is_graph_output()
@@ -75,7 +76,7 @@ def _constant(value: ir.Value | None) -> np.ndarray | None:
 
 
 def _bias(layer: ir.Node, channels: int) -> np.ndarray | None:
-    """The bias, one number a channel, in float64; zeros where there is none; None where it is something else."""
+    """Returns the bias per channel in float64, zeros if there is none, or None if it cannot be folded."""
     if len(layer.inputs) < 3 or layer.inputs[2] is None:
         return np.zeros(channels)
     bias = _constant(layer.inputs[2])
@@ -85,10 +86,10 @@ def _bias(layer: ir.Node, channels: int) -> np.ndarray | None:
 
 
 def _factors_like(weight: np.ndarray, factor: np.ndarray, layer: ir.Node) -> np.ndarray:
-    """``factor`` in a shape that multiplies ``weight`` along its output channels.
+    """Reshapes ``factor`` to broadcast along the output channels of ``weight``.
 
     Conv has weights ``(c_out, c_in / groups, ...)``, Gemm ``(c_in, c_out)`` or its transpose, ConvTranspose
-    ``(c_in, c_out / groups, ...)`` where the first axis runs through the groups.
+    ``(c_in, c_out / groups, ...)`` with the groups along the first axis.
     """
     if layer.op_type == "ConvTranspose":
         groups = layer.attributes.get_int("group", 1)
@@ -100,7 +101,7 @@ def _factors_like(weight: np.ndarray, factor: np.ndarray, layer: ir.Node) -> np.
 
 
 def _replace_input(layer: ir.Node, index: int, array: np.ndarray) -> None:
-    """Gives ``layer`` the initializer ``array``, under the old one's name where nobody else uses that."""
+    """Replaces an input of ``layer`` with the initializer ``array``; reuses the old name if nothing else uses it."""
     graph = layer.graph
     assert isinstance(graph, ir.Graph)
     old = layer.inputs[index] if index < len(layer.inputs) else None
@@ -119,7 +120,7 @@ def _replace_input(layer: ir.Node, index: int, array: np.ndarray) -> None:
 
 
 def _name_of_part(layer: ir.Node, index: int, graph: ir.Graph) -> str:
-    """``backbone.conv.bias`` for the layer with ``backbone.conv.weight``, else after the layer, and unique."""
+    """Returns a unique name: ``backbone.conv.bias`` for ``backbone.conv.weight``, otherwise from the layer's name."""
     weight = layer.inputs[1]
     stem = (weight.name or "").removesuffix("weight") if weight is not None and len(weight.uses()) == 1 else ""
     if index == 2 and stem.endswith("."):
@@ -133,7 +134,7 @@ def _name_of_part(layer: ir.Node, index: int, graph: ir.Graph) -> str:
 
 
 def _take_over(value: ir.Value, norm: ir.Node) -> None:
-    """``value`` takes the place and the name of what ``norm`` computes, and ``norm`` goes."""
+    """Replaces the output of ``norm`` with ``value``, which takes its name, and removes ``norm``."""
     result, graph = norm.outputs[0], norm.graph
     assert graph is not None
     name, value.shape = result.name, result.shape or value.shape

@@ -1,4 +1,4 @@
-"""Lets convolutions and poolings pad for themselves."""
+"""Folds Pad nodes into the padding of convolutions and poolings."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["FoldPad"]
 class FoldPad(ir.passes.InPlacePass):
     """Folds a constant Pad into the ``pads`` of the Conv, MaxPool or AveragePool that reads it.
 
-    That takes away a copy of the whole tensor and, before a MaxPool, the infinities that PyTorch users write
-    for an asymmetric padding (Darknet's pooling of stride 1), which no quantized type has.
+    This saves a copy of the whole tensor and, before a MaxPool, removes the infinities that PyTorch users pad with for
+    asymmetric padding (Darknet's pooling with stride 1), which no quantized type can represent.
 
-    A Conv takes zeros. A MaxPool takes minus infinity or the lowest number of its type. An AveragePool takes
+    A Conv accepts zeros. A MaxPool accepts minus infinity or the lowest number of its type. An AveragePool accepts
     zeros and counts them (``count_include_pad``). A pooling's pads stay smaller than its kernel, as ONNX Runtime
-    demands, and a pooling with ``ceil_mode``, dilation or indices is left alone: there ONNX's own padding gives
-    another result.
+    requires. A pooling with ``ceil_mode``, dilation or indices is not changed, because ONNX's own padding gives
+    another result there.
 
-    Preconditions: Constant nodes have been lifted to initializers (`FoldConstants`).
-    Postconditions: the reader has all padding in ``pads``, even where sides differ; a Pad stays for others
-        that read it, and is left to `RemoveDead` where there are none.
+    Preconditions: Constant nodes have been converted to initializers (`FoldConstants`).
+    Postconditions: the reader has all padding in ``pads``, even if sides differ; the Pad stays for its other users, or
+        is left to `RemoveDead`.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -41,7 +41,7 @@ def _fold(reader: ir.Node) -> bool:
         return False
     added, own = _spatial_pads(pad), _own_pads(reader)
     if added is not None and not any(added):
-        reader.replace_input_with(0, pad.inputs[0])  # it pads nothing, with whatever number
+        reader.replace_input_with(0, pad.inputs[0])  # no padding: the fill value does not matter
         return True
     if added is None or own is None or len(added) != len(own) or not _takes(reader, _fill(pad), own):
         return False
@@ -58,7 +58,7 @@ def _fold(reader: ir.Node) -> bool:
 
 
 def _spatial_pads(pad: ir.Node) -> list[int] | None:
-    """Begins, then ends, of the axes after the second; None where they are unknown, negative or elsewhere."""
+    """Returns begin, then end pads of the spatial axes; None if unknown, negative or on other axes."""
     pads, axes = _constant(pad, 1), _constant(pad, 3)
     axes_given = len(pad.inputs) > 3 and pad.inputs[3] is not None
     if pads is None or pad.attributes.get_string("mode", "constant") != "constant" or (axes_given and axes is None):
@@ -90,14 +90,14 @@ def _spatial_rank(reader: ir.Node) -> int | None:
 
 
 def _fill(pad: ir.Node) -> np.ndarray | None:
-    """The number that ``pad`` writes, in its own type; None where it is unknown."""
+    """Returns the fill value of ``pad`` in its own type; None if unknown."""
     if len(pad.inputs) > 2 and pad.inputs[2] is not None:
         return _constant(pad, 2)
     return np.zeros(())
 
 
 def _takes(reader: ir.Node, fill: np.ndarray | None, own_pads: Sequence[int]) -> bool:
-    """Whether ``fill`` is what ``reader`` computes with in its own padding."""
+    """Whether ``reader`` pads with a value equivalent to ``fill``."""
     if fill is None or fill.size != 1:
         return False
     if reader.op_type == "MaxPool":

@@ -1,4 +1,4 @@
-"""Weights that a graph cuts out of larger ones, or turns around, become initializers of their own."""
+"""Folds Slice, Split and Transpose of weights into separate initializers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Arrays = Sequence[np.ndarray]
 
 
 class FoldSelections(ir.passes.InPlacePass):
-    """Computes Slice, Split and Transpose of initializers, of any size, once for each reader.
+    """Folds Slice, Split and Transpose of initializers of any size, also if an initializer has several readers.
 
-    `FoldConstants` leaves Split, which has many results, and whatever is large and read by more than one node. An
-    attention's projections are all of that: rows of one packed weight, transposed. Only what is an initializer can be
-    quantized channel by channel.
+    `FoldConstants` skips Split, which has several outputs, and large initializers that more than one node reads. An
+    attention's projections have both: they are rows of one packed weight, transposed. Only initializers can be
+    quantized per channel.
 
-    Postconditions: the products of a packed or shared weight read initializers; none is larger than what it was cut
-        out of. A node that gives an output of the graph stays.
+    Postconditions: the products of a packed or shared weight read initializers; none is larger than its source. Nodes
+        that produce a graph output are kept.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -44,7 +44,7 @@ def _reads_constants(node: ir.Node) -> bool:
 
 
 def _array(value: ir.Value | None) -> np.ndarray:
-    """What an initializer holds; nothing where an input is left out."""
+    """Returns an initializer's array; empty for an omitted input."""
     return np.empty(0) if value is None or value.const_value is None else value.const_value.numpy()
 
 
@@ -78,7 +78,7 @@ def _split(node: ir.Node, inputs: Arrays) -> Arrays:
     data, axis = inputs[0], node.attributes.get_int("axis", 0)
     if len(inputs) > 1 and inputs[1].size:
         return np.split(data, np.cumsum(inputs[1])[:-1], axis)
-    size = -(-data.shape[axis] // len(node.outputs))  # the last is smaller where they are not equal
+    size = -(-data.shape[axis] // len(node.outputs))  # the last part is smaller if the size does not divide evenly
     return np.split(data, range(size, size * len(node.outputs), size), axis)
 
 

@@ -1,4 +1,4 @@
-"""Gives every value the element type and the shape that ONNX's inference finds."""
+"""Infers element types and shapes of all values with ONNX's shape inference."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["InferShapes"]
 
 
 class InferShapes(ir.passes.InPlacePass):
-    """Runs ONNX's shape inference, without the large weights, so that graphs over 2 GB pass too.
+    """Runs ONNX's shape inference without the large weights, so that graphs over 2 GB work too.
 
-    onnx_ir's own pass is not used because it makes tensors of the values that are sequences.
+    onnx_ir's own pass is not used because it changes sequences to tensors.
 
     Preconditions: nodes are in topological order.
-    Postconditions: types and shapes that ONNX can find are on the values; operators that it does not know keep
-        what they had. Nodes, names and weights are untouched.
+    Postconditions: values have the types and shapes that ONNX can infer; outputs of operators unknown to ONNX keep
+        theirs. Nodes, names and weights are unchanged.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -31,17 +31,17 @@ class InferShapes(ir.passes.InPlacePass):
         except Exception as e:
             raise GraphError(f"the shapes of graph '{model.graph.name}' contradict each other: {e}") from e
         found = {value.name: value for value in _values(ir.from_proto(inferred))}
-        modified = [_learn(value, found.get(value.name)) for value in _values(model)]
+        modified = [_update(value, found.get(value.name)) for value in _values(model)]
         return ir.passes.PassResult(model, modified=any(modified))
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
-    """What nodes compute, in the graph and in the graphs inside of nodes."""
+    """Yields the node outputs of the graph and its subgraphs."""
     for node in model.graph.all_nodes():
         yield from node.outputs
 
 
-def _learn(value: ir.Value, found: ir.Value | None) -> bool:
+def _update(value: ir.Value, found: ir.Value | None) -> bool:
     if found is None:
         return False
     modified = False

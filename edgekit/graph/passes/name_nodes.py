@@ -1,4 +1,4 @@
-"""Gives every node and every value a name of its own."""
+"""Gives every node and value a unique name."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["NameNodes"]
 
 
 class NameNodes(ir.passes.InPlacePass):
-    """Names nodes that have none after their first output; makes names of nodes and of values unique.
+    """Names unnamed nodes after their first output, and makes the names of nodes and values unique.
 
     Preconditions: none.
-    Postconditions: every node and value has a name that no other in the model has. Inputs and outputs of the
-        graph keep theirs. Weights, order and connections are untouched.
+    Postconditions: every node and value has a name that is unique in the model. Inputs and outputs of the graph keep
+        theirs. Weights, order and connections are unchanged.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

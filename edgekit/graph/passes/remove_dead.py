@@ -1,4 +1,4 @@
-"""Drops what no output depends on."""
+"""Removes nodes and initializers that no output depends on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["RemoveDead"]
 
 
 class RemoveDead(ir.passes.InPlacePass):
-    """Removes nodes, initializers, functions and operator-set imports that nothing uses.
+    """Removes unused nodes, initializers, functions and opset imports.
 
     Preconditions: none.
-    Postconditions: every node leads to an output of its graph; inputs and outputs are untouched, even an input
-        that nothing reads.
+    Postconditions: every node contributes to an output of its graph; inputs and outputs are unchanged, including
+        unused inputs.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -1,4 +1,4 @@
-"""Removes nodes whose output is their input."""
+"""Removes nodes whose output equals their input."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["RemoveIdentity"]
 
 
 class RemoveIdentity(ir.passes.InPlacePass):
-    """Removes Identity, Dropout outside of training, and Cast, Reshape, Transpose and pools that change nothing.
+    """Removes Identity, Dropout in inference mode, and Cast, Reshape, Transpose and pooling nodes that change nothing.
 
-    Preconditions: shapes have been inferred (`InferShapes`); a Reshape, Flatten, Squeeze, Unsqueeze or Expand
-        goes only where both shapes are static and equal.
-    Postconditions: users read the node's input instead. A node stays where it gives a graph's output the value
-        of an input, an initializer or another output, which ONNX cannot say in another way.
+    Preconditions: shapes have been inferred (`InferShapes`); a Reshape, Flatten, Squeeze, Unsqueeze or Expand is
+        removed only if both shapes are static and equal.
+    Postconditions: users read the node's input instead. A node is kept if it connects a graph output to an input, an
+        initializer or another output, because ONNX requires a node there.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -52,7 +52,7 @@ def _always(node: ir.Node) -> bool:
 
 
 def _is_inference(dropout: ir.Node) -> bool:
-    """The third input switches training on; it may be left out. The mask (second output) must not be used."""
+    """Whether a Dropout is in inference mode (optional third input false) and its mask (second output) is unused."""
     mask_used = len(dropout.outputs) > 1 and (bool(dropout.outputs[1].uses()) or dropout.outputs[1].is_graph_output())
     if mask_used or len(dropout.inputs) < 3 or dropout.inputs[2] is None:
         return not mask_used
@@ -77,7 +77,7 @@ def _keeps_order(transpose: ir.Node) -> bool:
 
 
 def _is_of_one_pixel(pool: ir.Node) -> bool:
-    """An adaptive pool is exported so where the map has the wanted size already."""
+    """Whether a pooling has a window of 1 x 1, as exported for an adaptive pool with the output size as its input."""
     indices_used = any(output.uses() or output.is_graph_output() for output in pool.outputs[1:])
     ones = (*pool.attributes.get_ints("kernel_shape", (0,)), *pool.attributes.get_ints("strides", ()))
     return not indices_used and set(ones) == {1} and not any(pool.attributes.get_ints("pads", ()))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgekit.errors import RunError
-from edgekit.kernels.reference import MAX_EXPONENT, MAX_ROOT
+from edgekit.kernels.decode.limits import MAX_EXPONENT, MAX_ROOT
 from edgekit.recipe.schema import Postprocess, YoloHead
 
 __all__ = ["Candidates", "decode", "decode_yolov1", "decode_yolov2", "decode_yolov3"]
@@ -52,7 +52,7 @@ def decode(
 def decode_yolov1(
     outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float, picture: int = 0
 ) -> Candidates:
-    """Candidates of one picture; the formulas stand in `edgekit.kernels.reference.decode_yolov1`.
+    """Candidates of one picture; the formulas stand in `edgekit.kernels.decode.reference.decode_yolov1`.
 
     Args:
         outputs: by name; float32, shape ``(N, classes + 5 * boxes, h, w)``.
@@ -73,7 +73,7 @@ def decode_yolov1(
 def decode_yolov2(
     outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float, picture: int = 0
 ) -> Candidates:
-    """Candidates of one picture; the formulas stand in `edgekit.kernels.reference.decode_yolov2`.
+    """Candidates of one picture; the formulas stand in `edgekit.kernels.decode.reference.decode_yolov2`.
 
     A score is at most the objectness, so classes are looked at only where that passes the threshold by itself.
 
@@ -96,7 +96,7 @@ def decode_yolov2(
 def decode_yolov3(
     outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float, picture: int = 0
 ) -> Candidates:
-    """Candidates of one picture; the formulas stand in `edgekit.kernels.reference.decode_yolov3`.
+    """Candidates of one picture; the formulas stand in `edgekit.kernels.decode.reference.decode_yolov3`.
 
     Every class whose score is greater than the threshold makes a candidate of its own, as in Darknet, where others
     keep only the best class of a box: suppression looks at one class at a time, so both lists lead to the

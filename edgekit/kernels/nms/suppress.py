@@ -1,4 +1,4 @@
-"""Non-maximum suppression in numpy: the result of `edgekit.kernels.reference.nms`, fast."""
+"""Non-maximum suppression in numpy: the result of `edgekit.kernels.nms.reference.nms`, fast."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from edgekit.errors import UsageError
 
-__all__ = ["check_thresholds", "nms"]
+__all__ = ["nms"]
 
 # Candidates that are compared with each other at once: large enough to leave Python's overhead behind, small enough
 # that few comparisons are made in vain once `max_detections` is reached.
@@ -22,7 +22,7 @@ def nms(
     iou_threshold: float,
     max_detections: int,
 ) -> np.ndarray:
-    """Class-aware greedy suppression; what is kept, and in which order, is said in `edgekit.kernels.reference.nms`.
+    """Class-aware greedy suppression; what is kept, and in which order, is said in `edgekit.kernels.nms.reference.nms`.
 
     Args:
         boxes: corners ``(x1, y1, x2, y2)``; float32, shape ``(M, 4)``.
@@ -38,7 +38,7 @@ def nms(
     Raises:
         UsageError: a threshold is not between 0 and 1, or ``max_detections`` is negative.
     """
-    check_thresholds(score_threshold, iou_threshold, max_detections)
+    _check_thresholds(score_threshold, iou_threshold, max_detections)
     candidates = np.flatnonzero((scores > np.float32(score_threshold)) & np.isfinite(boxes).all(axis=1))
     order = candidates[np.argsort(-scores[candidates], kind="stable")]
     corners, kinds = np.ascontiguousarray(boxes[order].T, np.float64), np.asarray(classes)[order]
@@ -54,7 +54,7 @@ def nms(
     return order[kept[:max_detections]].astype(np.int64, copy=False)
 
 
-def check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
+def _check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
     """Raises `UsageError` for a threshold that is not between 0 and 1, or a negative number of detections."""
     for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
         if not 0 <= value <= 1:

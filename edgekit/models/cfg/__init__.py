@@ -1,1 +1,1 @@
-"""Networks out of Darknet's ``.cfg`` files: text, layers, sections, heads, module, recipe, in this order."""
+"""Networks from Darknet ``.cfg`` files, in the order: text, layers, sections, heads, module, recipe."""

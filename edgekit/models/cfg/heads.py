@@ -1,4 +1,4 @@
-"""The sections that decode: ``[yolo]``, ``[region]`` and ``[detection]``, and what the layer before each must give."""
+"""Parsers of the detection sections ``[yolo]``, ``[region]`` and ``[detection]``, and checks of their inputs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["check_heads", "detection", "region", "yolo"]
 
 
 def check_heads(network: Network) -> None:
-    """Checks that heads go together, and that the last layer is one.
+    """Checks that the heads are compatible, and that the last layer is a head.
 
     Raises:
-        RecipeError: they do not: names the line of the one that differs from the first.
+        RecipeError: a check failed; names the line of the head that differs from the first.
     """
     if not network.heads:
         return
@@ -27,26 +27,26 @@ def check_heads(network: Network) -> None:
                     f"expected the same {what} as in line {first.section.line}, {expected}, got {got}"
                 )
         if not head.anchors:
-            raise head.section.error(f"expected one [detection], got another in line {first.section.line}")
+            raise head.section.error(f"expected only one [detection], got another in line {first.section.line}")
     if (last := network.layers[-1]).kind != first.section.name:
-        raise last.section.error("expected nothing after the last head, got a layer that nothing reads")
+        raise last.section.error("expected nothing after the last head, got an unused layer")
 
 
 def yolo(read: Reader) -> Layer:
-    """A head of YOLOv3: those of its anchors that ``mask`` chooses, in px."""
+    """Parses a YOLOv3 head; ``mask`` selects its anchors, in px."""
     read.options(*"anchors classes mask num nms_kind beta_nms".split(), only={"scale_x_y": 1.0, "new_coords": 0.0})
     if (kind := read.section.text("nms_kind", "default")) not in ("default", "greedynms"):
-        raise read.section.error(f"only greedynms is taken, got '{kind}'", "nms_kind")
+        raise read.section.error(f"expected greedynms, the only supported value, got '{kind}'", "nms_kind")
     pairs = _anchors(read)
-    chosen = read.section.integers("mask", least=0) or list(range(len(pairs)))
+    chosen = read.section.integers("mask", minimum=0) or list(range(len(pairs)))
     for number in chosen:
         if number >= len(pairs):
-            raise read.section.error(f"expected numbers of its {len(pairs)} anchors, from 0 on, got {number}", "mask")
+            raise read.section.error(f"expected anchor indices from 0 to {len(pairs) - 1}, got {number}", "mask")
     return _anchored(read, [pairs[number] for number in chosen], in_cells=False)
 
 
 def region(read: Reader) -> Layer:
-    """The head of YOLOv2: anchors in cells, a softmax over the classes."""
+    """Parses a YOLOv2 head: anchors in cells, a softmax over the classes."""
     read.options("anchors", "classes", "num", only={"coords": 4.0, "softmax": 1.0, "background": 0.0, "classfix": 0.0})
     if "softmax" not in read.section.options:
         raise read.section.error("expected softmax=1, got none")
@@ -54,9 +54,9 @@ def region(read: Reader) -> Layer:
 
 
 def _raw(read: Reader) -> Shape:
-    """Shape of what the head decodes."""
+    """Returns the shape of the raw output that the head decodes."""
     if not read.network.layers:
-        raise read.section.error("expected layers before it, got none")
+        raise read.section.error("expected a layer before it, got none")
     return read.before
 
 
@@ -65,7 +65,7 @@ def _anchors(read: Reader) -> list[tuple[float, float]]:
     count = read.positive("num", 1)
     if len(sides) != 2 * count:
         raise read.section.error(
-            f"expected {2 * count} numbers, two for each of num={count}, got {len(sides)}", "anchors"
+            f"expected {2 * count} numbers, two per anchor with num={count}, got {len(sides)}", "anchors"
         )
     if min(sides) <= 0:
         raise read.section.error(f"expected widths and heights > 0, got {min(sides):g}", "anchors")
@@ -77,8 +77,8 @@ def _anchored(read: Reader, anchors: list[tuple[float, float]], *, in_cells: boo
     expected = len(anchors) * (5 + classes)
     if before.channels != expected:
         raise read.section.error(
-            f"expected {expected} channels, {len(anchors)} anchors * (5 + {classes} classes), from the layer before "
-            f"it, got {before.channels}",
+            f"expected {expected} channels, {len(anchors)} anchors * (5 + {classes} classes), from the previous "
+            f"layer, got {before.channels}",
             hint=_hint(read, "convolutional", "filters", expected),
         )
     stride = _stride(read, before.height, before.width)
@@ -88,7 +88,7 @@ def _anchored(read: Reader, anchors: list[tuple[float, float]], *, in_cells: boo
 
 
 def detection(read: Reader) -> Layer:
-    """The head of YOLOv1: cells of ``num`` boxes each and no anchors."""
+    """Parses a YOLOv1 head: ``num`` boxes per cell, no anchors."""
     read.options("classes", "num", "side", only={"coords": 4.0, "softmax": 0.0, "sqrt": 1.0, "reorg": 0.0})
     for key in ("coords", "sqrt"):
         if key not in read.section.options:
@@ -97,8 +97,8 @@ def detection(read: Reader) -> Layer:
     expected = side * side * (classes + 5 * boxes)
     if (got := _raw(read).numbers) != expected:
         raise read.section.error(
-            f"expected {expected} numbers, {side} * {side} * ({classes} classes + 5 * {boxes}), from the layer before "
-            f"it, got {got}",
+            f"expected {expected} values, {side} * {side} * ({classes} classes + 5 * {boxes}), from the previous "
+            f"layer, got {got}",
             hint=_hint(read, "connected", "output", expected),
         )
     stride = _stride(read, side, side)
@@ -131,22 +131,22 @@ def _head(
 
 
 def _stride(read: Reader, rows: int, columns: int) -> int:
-    """Px that a cell covers."""
-    picture = read.network.picture
-    stride = picture.height // rows
-    if (stride * rows, stride * columns) != picture[1:]:
+    """Computes the side of a cell in px."""
+    image = read.network.image
+    stride = image.height // rows
+    if (stride * rows, stride * columns) != image[1:]:
         raise read.section.error(
-            f"expected an input of square cells of whole pixels, got {picture.height}x{picture.width} px for "
+            f"expected square cells with a whole number of px, got an input of {image.height}x{image.width} px with "
             f"{rows}x{columns} cells"
         )
     return stride
 
 
 def _hint(read: Reader, kind: str, key: str, number: int) -> str:
-    """How the layer before a head comes to give so many numbers."""
+    """Returns a hint on how to change the previous layer's output size."""
     section = read.network.layers[-1].section
     if section.name != kind:
-        return f"put a [{kind}] with {key}={number} and activation=linear before it"
+        return f"add a [{kind}] with {key}={number} and activation=linear before it"
     if key in section.options:
-        return f"write {key}={number} in line {section.options[key].line}"
-    return f"write {key}={number} below line {section.line}"
+        return f"set {key}={number} in line {section.options[key].line}"
+    return f"add {key}={number} after line {section.line}"

@@ -1,6 +1,6 @@
-"""Layers of a Darknet network as values: what each reads, its shape, and its parameters; and how a section becomes one.
+"""Layers of a Darknet network as data: inputs, shape and parameters; and the reader that creates them from sections.
 
-Whatever does not close is found while these are made, before anything is allocated, and is named with its line.
+Invalid values and shapes are found here, before any allocation; error messages name the line.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from edgekit.models.cfg.text import LARGEST, Section
 
 __all__ = ["ACTIVATIONS", "HEADS", "Head", "Layer", "Network", "Reader", "Shape"]
 
-PICTURE = -1
-"""What the first layer reads."""
+IMAGE = -1
+"""Index of the input image, which the first layer reads."""
 
 ACTIVATIONS = (
     "elu",
@@ -32,7 +32,7 @@ ACTIVATIONS = (
     "tanh",
 )
 
-# Options that only training looks at.
+# Options that only affect training.
 TRAINING = frozenset(
     "angle bias_match burnin_update cls_normalizer coord_scale counters_per_class dontsave exposure flip focal_loss "
     "forced ignore_thresh iou_loss iou_normalizer iou_thresh jitter label_smooth_eps learning_rate log max max_delta "
@@ -42,7 +42,7 @@ TRAINING = frozenset(
 
 
 IDLE = ("cost", "dropout")
-"""Layers that do nothing but in training."""
+"""Layers that have no effect outside of training."""
 
 HEADS: dict[str, Literal["yolov1", "yolov2", "yolov3"]] = {
     "detection": "yolov1",
@@ -52,7 +52,7 @@ HEADS: dict[str, Literal["yolov1", "yolov2", "yolov3"]] = {
 
 
 class Shape(NamedTuple):
-    """Of one picture's numbers; full layers have one row and one column."""
+    """Shape of the features of one image; fully connected layers have one row and one column."""
 
     channels: int
     height: int
@@ -60,7 +60,7 @@ class Shape(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """How many there are."""
+        """Number of elements."""
         return self.channels * self.height * self.width
 
     def __str__(self) -> str:
@@ -72,27 +72,27 @@ class Layer:
     """One layer.
 
     Attributes:
-        section: what the file says of it.
-        index: Darknet's number of it, from 0.
-        sources: numbers of the layers that it reads; `PICTURE` is the picture.
-        taken: shapes of those.
-        shape: of what it gives.
-        parameters: how many learned numbers it has.
+        section: the section in the file.
+        index: Darknet's layer number, from 0.
+        sources: indices of its input layers; `IMAGE` for the input image.
+        source_shapes: shapes of its inputs.
+        shape: shape of its output.
+        parameters: number of parameters.
         activation: one of `ACTIVATIONS`.
-        filters: channels of a convolution, or numbers of a full layer.
-        size: of a kernel.
-        stride: of a kernel, or how often larger or smaller height and width become.
-        padding: of a convolution on each side, of a max-pool in all.
-        groups: of a convolution.
-        norm: whether a batch normalization follows.
-        adjust: whether a crop also moves numbers from 0..1 to -1..1.
-        boxes: that a cell of a ``[detection]`` predicts.
+        filters: output channels of a convolution, or outputs of a fully connected layer.
+        size: kernel size.
+        stride: stride of a kernel, or the factor by which height and width change.
+        padding: padding of a convolution per side, or of a max-pool in total.
+        groups: groups of a convolution.
+        norm: whether batch normalization follows.
+        adjust: whether a crop also maps values from 0..1 to -1..1.
+        boxes: boxes per cell of a ``[detection]``.
     """
 
     section: Section
     index: int
     sources: tuple[int, ...]
-    taken: tuple[Shape, ...]
+    source_shapes: tuple[Shape, ...]
     shape: Shape
     parameters: int = 0
     activation: str = "linear"
@@ -113,16 +113,16 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """One ``[yolo]``, ``[region]`` or ``[detection]``.
+    """One detection head: ``[yolo]``, ``[region]`` or ``[detection]``.
 
     Attributes:
-        section: what the file says of it.
-        output: number of the layer whose raw numbers it decodes.
-        predicts: number of the layer that computes them.
-        stride: px of the input that a cell covers.
-        anchors: in px of the input; none for ``[detection]``.
-        boxes: that a cell of a ``[detection]`` predicts.
-        classes: how many there are.
+        section: the section in the file.
+        output: index of the layer whose raw output it decodes.
+        predicts: index of the layer that computes the predictions.
+        stride: side of a cell in input px.
+        anchors: anchors in input px; none for ``[detection]``.
+        boxes: boxes per cell of a ``[detection]``.
+        classes: number of classes.
     """
 
     section: Section
@@ -139,40 +139,40 @@ class Network:
     """All layers of a file.
 
     Attributes:
-        file: where it stands.
-        picture: shape of the input.
-        layers: in Darknet's order.
-        heads: in the order of the file; none for networks that are no detectors.
+        file: the cfg file.
+        image: shape of the input.
+        layers: layers in Darknet's order.
+        heads: detection heads in file order; empty if the network is not a detector.
     """
 
     file: Path
-    picture: Shape
+    image: Shape
     layers: list[Layer] = field(default_factory=list)
     heads: list[Head] = field(default_factory=list)
 
     @property
     def parameters(self) -> int:
-        """How many learned numbers it has."""
+        """Number of parameters."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
     def kind(self) -> Literal["yolov1", "yolov2", "yolov3"] | None:
-        """How its heads are decoded."""
+        """Decoding of its heads."""
         return HEADS[self.heads[0].section.name] if self.heads else None
 
     @property
     def classifies(self) -> bool:
-        """Whether it ends in a softmax, which is left to whoever reads the logits before it."""
+        """Whether it ends in a softmax, which is omitted, so that the outputs are logits."""
         return not self.heads and self._last.kind == "softmax" and self._last.index > 0
 
     def outputs(self) -> list[int]:
-        """Numbers of the layers that the network gives out."""
+        """Returns the indices of the output layers."""
         if self.heads:
             return [head.output for head in self.heads]
         return [self._last.index - 1 if self.classifies else self._last.index]
 
     def names(self) -> dict[int, str]:
-        """A name for each layer: its section and number, or ``head`` and the stride of what it predicts."""
+        """Returns a name for each layer: its section and index, or ``head`` and the stride for prediction layers."""
         names = {layer.index: f"{layer.kind}{layer.index}" for layer in self.layers}
         for head in self.heads:
             name = f"head{head.stride}"
@@ -186,7 +186,7 @@ class Network:
 
 
 class Reader:
-    """One section, the layers before it, and what readers of all kinds do with them."""
+    """Creates a layer from one section and the layers before it; shared code of all section parsers."""
 
     def __init__(self, network: Network, section: Section) -> None:
         self.network, self.section = network, section
@@ -194,13 +194,13 @@ class Reader:
 
     @property
     def before(self) -> Shape:
-        """Shape of what the layer before gives.
+        """Output shape of the previous layer.
 
         Raises:
-            RecipeError: it is a head.
+            RecipeError: the previous layer is a head.
         """
         if not self.network.layers:
-            return self.network.picture
+            return self.network.image
         layer = self.network.layers[-1]
         if layer.kind in HEADS:
             raise self.section.error(f"expected a [route] after the [{layer.kind}] in line {layer.section.line}")
@@ -215,29 +215,29 @@ class Reader:
         activation: str = "linear",
         **own: Any,
     ) -> Layer:
-        """The layer.
+        """Creates the layer.
 
         Args:
-            shape: of what it gives.
-            sources: numbers of the layers that it reads; the one before if empty.
-            parameters: how many learned numbers it has.
+            shape: shape of its output.
+            sources: indices of its input layers; default: the previous layer.
+            parameters: number of parameters.
             activation: one of `ACTIVATIONS`.
-            **own: attributes of `Layer` that are its kind's own.
+            **own: other attributes of `Layer`.
 
         Raises:
-            RecipeError: it would give nothing, or more than any machine holds.
+            RecipeError: the output is empty or too large.
         """
         sources = sources or (self.index - 1,)
         if min(shape) < 1:
-            raise self.section.error(f"nothing is left: {self.before} becomes {shape}")
+            raise self.section.error(f"expected a non-empty output, got {shape} from {self.before}")
         if shape.numbers > LARGEST:
-            raise self.section.error(f"expected {LARGEST} numbers at most, got {shape}")
-        taken = tuple(self.shape_of(source) for source in sources)
+            raise self.section.error(f"expected at most {LARGEST} values, got {shape}")
+        source_shapes = tuple(self.shape_of(source) for source in sources)
         return Layer(
             section=self.section,
             index=self.index,
             sources=sources,
-            taken=taken,
+            source_shapes=source_shapes,
             shape=shape,
             parameters=parameters,
             activation=activation,
@@ -245,40 +245,38 @@ class Reader:
         )
 
     def shape_of(self, index: int) -> Shape:
-        """Shape of what a layer gives."""
-        return self.network.picture if index == PICTURE else self.network.layers[index].shape
+        """Returns the output shape of a layer, or of the input image."""
+        return self.network.image if index == IMAGE else self.network.layers[index].shape
 
-    def place(self, key: str, written: int) -> int:
-        """The number of a layer that an option names: from the first one on or, below zero, back from this one.
+    def resolve(self, key: str, number: int) -> int:
+        """Resolves a layer number in an option: absolute, or relative to this layer if negative.
 
         Raises:
-            RecipeError: there is no such layer before this one, or it is a head.
+            RecipeError: no earlier layer has this number, or it is a head.
         """
-        index = written if written >= 0 else self.index + written
+        index = number if number >= 0 else self.index + number
         if not 0 <= index < self.index:
-            raise self.section.error(
-                f"expected a layer before this one, which is number {self.index}, got {written}", key
-            )
+            raise self.section.error(f"expected a layer before this one, number {self.index}, got {number}", key)
         layer = self.network.layers[index]
         if layer.kind in HEADS:
-            raise self.section.error(f"expected a layer of features, got the head in line {layer.section.line}", key)
+            raise self.section.error(f"expected a feature layer, got the head in line {layer.section.line}", key)
         return index
 
     def options(self, *keys: str, only: dict[str, float] | None = None) -> None:
-        """Checks that the section has no options but these, those of training, and those of which one value is taken.
+        """Checks that the section has only these options, training options, and ``only`` options with their value.
 
         Raises:
-            RecipeError: it has.
+            RecipeError: an option is unknown, or has an unsupported value.
         """
         only = only or {}
         self.section.known({*keys, *only, *TRAINING})
         self.section.only(only)
 
     def activation(self, default: str) -> str:
-        """The name of the layer's activation, one of `ACTIVATIONS`.
+        """Returns the name of the layer's activation, one of `ACTIVATIONS`.
 
         Raises:
-            RecipeError: there is no such.
+            RecipeError: the activation is unknown.
         """
         name = self.section.text("activation", default)
         if name not in ACTIVATIONS:
@@ -288,9 +286,9 @@ class Reader:
         return name
 
     def positive(self, key: str, default: int) -> int:
-        """A whole number above zero.
+        """Returns an option that is an integer above 0.
 
         Raises:
-            RecipeError: it is none.
+            RecipeError: the value is not.
         """
-        return self.section.integer(key, default, least=1)
+        return self.section.integer(key, default, minimum=1)

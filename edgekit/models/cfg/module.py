@@ -1,4 +1,4 @@
-"""A Darknet network as a PyTorch module: one submodule a layer, in Darknet's order."""
+"""A Darknet network as a PyTorch module, with one submodule per layer, in Darknet's order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgekit.models.blocks import (
     initialize,
     scale_branches,
 )
-from edgekit.models.cfg.layers import PICTURE, Layer, Network
+from edgekit.models.cfg.layers import IMAGE, Layer, Network
 from edgekit.models.cfg.sections import network_from_cfg
 from edgekit.models.yolo_head import initialize_heads
 from edgekit.models.yolov1 import CellGrid, initialize_cells
@@ -31,26 +31,26 @@ __all__ = ["DarknetNetwork", "module_from_cfg"]
 
 
 def module_from_cfg(path: str, height: int, width: int) -> nn.Module:
-    """The network in a cfg file, with random weights.
+    """Creates the network in a cfg file, with random weights.
 
     Args:
         path: the file.
-        height: of the input, in px.
-        width: of the input, in px.
+        height: height of the input in px.
+        width: width of the input in px.
 
     Returns:
-        A module that takes ``(N, channels, height, width)`` and returns its heads raw, in the order of the file: one
-        tensor, or a tuple of them. A classifier returns its logits ``(N, classes)``, any other network what its last
-        layer gives.
+        A module that takes ``(N, channels, height, width)`` and returns the raw outputs of its heads in file order: one
+        tensor, or a tuple of tensors. A classifier returns logits ``(N, classes)``; any other network returns the
+        output of its last layer.
 
     Raises:
-        RecipeError: the file is not a network, or has something that is not taken: names the line.
+        RecipeError: the file is invalid or not supported; names the line.
     """
     return DarknetNetwork(network_from_cfg(Path(path), (height, width)))
 
 
 class DarknetNetwork(nn.Module):
-    """Layers that run one after the other, each of which may read any before it."""
+    """Runs layers in order; each may read any earlier layer."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class DarknetNetwork(nn.Module):
         for layer in self.layers:
             self.add_module(self.names[layer.index], _MAKERS[layer.kind](layer))
         initialize(self)
-        self._tame_shortcuts()
+        self._scale_shortcuts()
         for head in network.heads:
             part = self.get_submodule(self.names[head.predicts])
             if isinstance(full := getattr(part, "full", None), nn.Linear):
@@ -71,20 +71,20 @@ class DarknetNetwork(nn.Module):
             initialize_heads(self, len(network.heads[0].anchors), network.heads[0].classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """The raw heads, the logits, or what the last layer gives."""
-        given = {PICTURE: images}
+        """Computes the raw heads, the logits, or the output of the last layer."""
+        values = {IMAGE: images}
         for layer in self.layers:
             part = self.get_submodule(self.names[layer.index])
-            given[layer.index] = part(*(given[source] for source in layer.sources))
+            values[layer.index] = part(*(values[source] for source in layer.sources))
             for source in layer.sources:
                 if self._last_reader[source] == layer.index and source not in self.outputs:
-                    given.pop(source, None)
+                    values.pop(source, None)
         if self.classifies:
-            return given[self.outputs[0]].flatten(1)
-        return given[self.outputs[0]] if len(self.outputs) == 1 else tuple(given[index] for index in self.outputs)
+            return values[self.outputs[0]].flatten(1)
+        return values[self.outputs[0]] if len(self.outputs) == 1 else tuple(values[index] for index in self.outputs)
 
-    def _tame_shortcuts(self) -> None:
-        """Residual branches start small, as those of the modules written by hand do."""
+    def _scale_shortcuts(self) -> None:
+        """Initializes residual branches to a small scale, as in the handwritten modules."""
         shortcuts = [layer for layer in self.layers if layer.kind == "shortcut" and layer.index > 0]
         before = [getattr(self, self.names[layer.index - 1], None) for layer in shortcuts]
         norms = [part.norm for part in before if isinstance(part, ConvNormAct)]
@@ -99,7 +99,7 @@ class Ramp(nn.Module):
 
 
 class PaddedMaxPool(nn.Module):
-    """``[maxpool]`` whose last windows reach beyond the picture; what lies there never wins."""
+    """``[maxpool]`` with windows that extend beyond the feature map; the padding is never the maximum."""
 
     def __init__(self, size: int, stride: int, padding: tuple[int, int, int, int]) -> None:
         super().__init__()
@@ -112,14 +112,14 @@ class PaddedMaxPool(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """``[route]``: the channels of one layer after those of another."""
+    """``[route]``: concatenates the channels of layers."""
 
     def forward(self, *parts: torch.Tensor) -> torch.Tensor:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class Sum(nn.Module):
-    """``[shortcut]``."""
+    """``[shortcut]``: adds two layers, with an activation."""
 
     def __init__(self, act: nn.Module) -> None:
         super().__init__()
@@ -131,13 +131,13 @@ class Sum(nn.Module):
 
 
 class Crop(nn.Module):
-    """``[crop]`` as it is outside of training: the middle and, without ``noadjust``, numbers from -1 to 1."""
+    """``[crop]`` in inference: the center crop and, without ``noadjust``, values from -1 to 1."""
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
-        taken = layer.taken[0]
+        source = layer.source_shapes[0]
         self.height, self.width = layer.shape[1:]
-        self.top, self.left = (taken.height - self.height) // 2, (taken.width - self.width) // 2
+        self.top, self.left = (source.height - self.height) // 2, (source.width - self.width) // 2
         self.adjust = layer.adjust
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -166,7 +166,7 @@ def _act(layer: Layer) -> nn.Module:
 
 
 def _convolutional(layer: Layer) -> nn.Module:
-    channels = layer.taken[0].channels
+    channels = layer.source_shapes[0].channels
     if layer.norm or layer.activation != "linear":
         return ConvNormAct(
             channels,
@@ -184,9 +184,9 @@ def _convolutional(layer: Layer) -> nn.Module:
 
 
 def _local(layer: Layer) -> nn.Module:
-    taken = layer.taken[0]
+    source = layer.source_shapes[0]
     local = LocallyConnected(
-        taken.channels, layer.filters, layer.size, taken[1:], stride=layer.stride, padding=layer.padding
+        source.channels, layer.filters, layer.size, source[1:], stride=layer.stride, padding=layer.padding
     )
     return nn.Sequential(OrderedDict(local=local, act=_act(layer)))
 
@@ -194,11 +194,11 @@ def _local(layer: Layer) -> nn.Module:
 def _connected(layer: Layer) -> nn.Module:
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["flatten"] = nn.Flatten()
-    parts["full"] = nn.Linear(layer.taken[0].numbers, layer.filters, bias=not layer.norm)
+    parts["full"] = nn.Linear(layer.source_shapes[0].numbers, layer.filters, bias=not layer.norm)
     if layer.norm:
         parts["norm"] = nn.BatchNorm1d(layer.filters, eps=NORM_EPSILON)
     parts["act"] = _act(layer)
-    # Layers that take pictures may follow.
+    # Layers that need a height and width may follow.
     parts["shape"] = nn.Unflatten(1, (layer.filters, 1, 1))
     return nn.Sequential(parts)
 
@@ -206,15 +206,15 @@ def _connected(layer: Layer) -> nn.Module:
 def _maxpool(layer: Layer) -> nn.Module:
     if layer.stride == 1 and layer.padding == layer.size - 1:
         return MaxPoolSame(layer.size)
-    before = layer.padding // 2
+    padding_before = layer.padding // 2
     missing = [
-        (given - 1) * layer.stride + layer.size - before - taken
-        for given, taken in zip(layer.shape[1:], layer.taken[0][1:], strict=True)
+        (out - 1) * layer.stride + layer.size - padding_before - source
+        for out, source in zip(layer.shape[1:], layer.source_shapes[0][1:], strict=True)
     ]
-    if before == 0 and max(missing) <= 0:
+    if padding_before == 0 and max(missing) <= 0:
         return nn.MaxPool2d(layer.size, layer.stride)
     below, right = (max(each, 0) for each in missing)
-    return PaddedMaxPool(layer.size, layer.stride, (before, right, before, below))
+    return PaddedMaxPool(layer.size, layer.stride, (padding_before, right, padding_before, below))
 
 
 def _detection(layer: Layer) -> nn.Module:

@@ -1,4 +1,4 @@
-"""A recipe out of a Darknet ``.cfg`` file: the same that a ``.toml`` says, as far as the network itself says it."""
+"""Recipes from Darknet ``.cfg`` files, with the fields that the file defines."""
 
 from __future__ import annotations
 
@@ -14,41 +14,40 @@ from edgekit.recipe.schema import Input, Labels, Model, Postprocess, Preprocess,
 
 __all__ = ["recipe_from_cfg"]
 
-COLOURS = {1: Preprocess(color="gray", mean=(0.0,), std=(1.0,)), 3: Preprocess()}
+PREPROCESS_BY_CHANNELS = {1: Preprocess(color="gray", mean=(0.0,), std=(1.0,)), 3: Preprocess()}
 
 
 def recipe_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Recipe:
     """Reads a cfg file as a recipe.
 
-    A network with ``[yolo]``, ``[region]`` or ``[detection]`` is a detector, with the strides, anchors and thresholds
-    that those have; one that ends in ``[softmax]`` is a classifier. Names of classes are in the file beside it that has
-    its name and ends in ``.names``, one a line, if there is one.
+    A network with ``[yolo]``, ``[region]`` or ``[detection]`` is a detector, with their strides, anchors and
+    thresholds; a network that ends in ``[softmax]`` is a classifier. Class names are read from the file with the same
+    name and the suffix ``.names``, one per line, if it exists.
 
-    Pictures become inputs as Darknet's own commands make them: letterboxed for ``[yolo]`` and ``[region]``
-    (``detector.c``), stretched for ``[detection]`` (``yolo.c``), cut out of the middle for classifiers
-    (``classifier.c``); numbers are from 0 to 1.
+    Preprocessing is that of Darknet's own commands: letterbox for ``[yolo]`` and ``[region]`` (``detector.c``), stretch
+    for ``[detection]`` (``yolo.c``), center crop for classifiers (``classifier.c``); values are from 0 to 1.
 
     Args:
         path: the file.
-        size: height and width of the input; the file's own if None.
+        size: height and width of the input; default: the file's.
 
     Raises:
-        RecipeError: the file is not a network, has something that is not taken, or does not close: names the line.
+        RecipeError: the file is invalid or not supported, or layers do not fit together; names the line.
     """
     network = network_from_cfg(path, size)
-    picture = network.picture
+    image = network.image
     task, outputs = _task(network)
     classes = network.heads[0].classes if network.heads else network.layers[network.outputs()[0]].shape.channels
     return Recipe(
         name=re.sub(r"[^a-z0-9._-]", "-", path.stem.lower()).lstrip("._-") or "network",
-        title=f"{path.name}, {picture.width} x {picture.height}",
+        title=f"{path.name}, {image.width} x {image.height}",
         task=task,
         model=Model(
             factory="edgekit.models.cfg.module:module_from_cfg",
-            arguments={"path": str(path), "height": picture.height, "width": picture.width},
+            arguments={"path": str(path), "height": image.height, "width": image.width},
             parameters=network.parameters,
         ),
-        inputs=(Input(name="images", shape=(1, *picture)),),
+        inputs=(Input(name="images", shape=(1, *image)),),
         outputs=outputs,
         preprocess=_preprocess(network),
         postprocess=_postprocess(network),
@@ -58,22 +57,22 @@ def recipe_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Recipe:
 
 
 def _task(network: Network) -> tuple[Task, tuple[str, ...]]:
-    """What the network is for, and names of its outputs."""
+    """Returns the task of the network, and the names of its outputs."""
     if network.heads:
         return "detect", tuple(network.names()[head.predicts] for head in network.heads)
     return ("classify", ("logits",)) if network.classifies else ("tensor", ("output",))
 
 
 def _preprocess(network: Network) -> Preprocess | None:
-    channels = network.picture.channels
-    if channels not in COLOURS:
+    channels = network.image.channels
+    if channels not in PREPROCESS_BY_CHANNELS:
         if network.heads:
-            raise network.heads[0].section.error(f"expected a picture of 1 or 3 channels, got {channels}")
+            raise network.heads[0].section.error(f"expected an input of 1 or 3 channels, got {channels}")
         return None
-    colour = COLOURS[channels]
+    preprocess = PREPROCESS_BY_CHANNELS[channels]
     if network.kind in ("yolov2", "yolov3"):
-        return msgspec.structs.replace(colour, resize="letterbox", pad=128)
-    return msgspec.structs.replace(colour, resize="crop") if network.classifies else colour
+        return msgspec.structs.replace(preprocess, resize="letterbox", pad=128)
+    return msgspec.structs.replace(preprocess, resize="crop") if network.classifies else preprocess
 
 
 def _postprocess(network: Network) -> Postprocess | None:
@@ -88,7 +87,7 @@ def _postprocess(network: Network) -> Postprocess | None:
 
 
 def _float_layers(network: Network) -> tuple[str, ...]:
-    """Patterns of the convolutions that predict; a full layer, as YOLOv1 has it, is too large to be kept in float."""
+    """Returns patterns of prediction convolutions; YOLOv1's fully connected one is too large to stay in float."""
     layers = [network.layers[head.predicts] for head in network.heads]
     names = network.names()
     return tuple(f"{names[layer.index]}*" for layer in layers if layer.kind == "convolutional")
@@ -100,12 +99,12 @@ def _labels(path: Path, classes: int) -> tuple[str, ...]:
     except FileNotFoundError:
         return ()
     except OSError as e:
-        raise RecipeError(f"labels {path}: expected a text file, one name a line, got: {e.strerror or e}") from e
+        raise RecipeError(f"labels {path}: expected a text file with one name per line, got: {e.strerror or e}") from e
     except ValueError as e:
-        raise RecipeError(f"labels {path}: expected a text file in UTF-8, got something else") from e
+        raise RecipeError(f"labels {path}: expected a text file in UTF-8, got another encoding") from e
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != classes:
         raise RecipeError(
-            f"labels {path}: expected {classes} names, as many as the network has classes, got {len(names)}"
+            f"labels {path}: expected {classes} names, the number of classes of the network, got {len(names)}"
         )
     return names

@@ -1,4 +1,4 @@
-"""From the sections of a file to a network, layer by layer; what is not given is what Darknet's ``parser.c`` takes."""
+"""Builds a network from the sections of a cfg file, with the default values of Darknet's ``parser.c``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from edgekit.models.cfg.text import read_cfg
 
 __all__ = ["network_from_cfg"]
 
-MOST_PARAMETERS = 2**31 - 1
-"""More than any network of Darknet's has; what is larger is a slip of the pen."""
+MAX_PARAMETERS = 2**31 - 1
+"""More than any Darknet network has; a larger number is a typing error."""
 
 
 def network_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Network:
@@ -21,23 +21,23 @@ def network_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Network
 
     Args:
         path: the file.
-        size: height and width of the input; the file's own if None.
+        size: height and width of the input; default: the file's.
 
     Raises:
-        RecipeError: the file cannot be read, has something that is not taken, or does not close: names the line.
+        RecipeError: the file cannot be read, is not supported, or its layers do not fit together; names the line.
     """
     sections = read_cfg(path)
     net = sections[0]
-    height, width = size or (net.integer("height", 0, least=1), net.integer("width", 0, least=1))
-    network = Network(path, Shape(net.integer("channels", 0, least=1), height, width))
+    height, width = size or (net.integer("height", 0, minimum=1), net.integer("width", 0, minimum=1))
+    network = Network(path, Shape(net.integer("channels", 0, minimum=1), height, width))
     if len(sections) == 1:
         raise net.error("expected layers after it, got none")
     for section in sections[1:]:
         if section.name not in _READERS:
-            raise section.error("a layer that is not taken", hint=nearest(section.name, _READERS))
+            raise section.error("unsupported layer", hint=nearest(section.name, _READERS))
         network.layers.append(_READERS[section.name](Reader(network, section)))
-        if network.parameters > MOST_PARAMETERS:
-            raise section.error(f"expected {MOST_PARAMETERS} parameters in all at most, got {network.parameters}")
+        if network.parameters > MAX_PARAMETERS:
+            raise section.error(f"expected at most {MAX_PARAMETERS} parameters in total, got {network.parameters}")
     check_heads(network)
     return network
 
@@ -73,13 +73,13 @@ def _local(read: Reader) -> Layer:
     filters, size, stride = (read.positive(key, 1) for key in ("filters", "size", "stride"))
     padding = read.section.integer("pad", 0)
     if padding and (padding, size) != (1, 3):
-        # Darknet pads by this number, but reckons as if it were half of the kernel.
+        # Darknet pads by this number, but computes the output size as if it were half of the kernel.
         raise read.section.error(f"expected 0, or 1 with size=3, got {padding} with size={size}", "pad")
     height, width = ((side + 2 * padding - size) // stride + 1 for side in before[1:])
-    places = max(height, 0) * max(width, 0)
+    positions = max(height, 0) * max(width, 0)
     return read.layer(
         Shape(filters, height, width),
-        parameters=places * filters * (before.channels * size * size + 1),
+        parameters=positions * filters * (before.channels * size * size + 1),
         activation=read.activation("logistic"),
         filters=filters,
         size=size,
@@ -106,7 +106,7 @@ def _maxpool(read: Reader) -> Layer:
     size = read.positive("size", stride)
     padding = read.section.integer("padding", size - 1)
     if padding > 2 * (size - 1):
-        raise read.section.error(f"expected {2 * (size - 1)} at most with size={size}, got {padding}", "padding")
+        raise read.section.error(f"expected at most {2 * (size - 1)} with size={size}, got {padding}", "padding")
     height, width = ((side + padding - size) // stride + 1 for side in before[1:])
     return read.layer(Shape(before.channels, height, width), size=size, stride=stride, padding=padding)
 
@@ -119,7 +119,7 @@ def _avgpool(read: Reader) -> Layer:
 def _softmax(read: Reader) -> Layer:
     read.options(only={"groups": 1.0, "temperature": 1.0, "spatial": 0.0, "noloss": 0.0})
     if read.before[1:] != (1, 1):
-        raise read.section.error(f"expected one row and one column of numbers, got {read.before}")
+        raise read.section.error(f"expected an input with one row and one column, got {read.before}")
     return read.layer(read.before)
 
 
@@ -138,21 +138,21 @@ def _crop(read: Reader) -> Layer:
     before = read.before
     height, width = read.positive("crop_height", 1), read.positive("crop_width", 1)
     if height > before.height or width > before.width:
-        raise read.section.error(f"expected {before.height}x{before.width} at most, got {height}x{width}")
+        raise read.section.error(f"expected at most {before.height}x{before.width}, got {height}x{width}")
     return read.layer(Shape(before.channels, height, width), adjust=not read.section.integer("noadjust", 0))
 
 
 def _route(read: Reader) -> Layer:
     read.options("layers", only={"groups": 1.0, "group_id": 0.0})
-    written = read.section.integers("layers")
-    if not written:
-        raise read.section.error("expected layers=, the layers that it joins")
-    sources = tuple(read.place("layers", number) for number in written)
+    numbers = read.section.integers("layers")
+    if not numbers:
+        raise read.section.error("expected layers=, the layers to concatenate")
+    sources = tuple(read.resolve("layers", number) for number in numbers)
     shapes = [read.shape_of(source) for source in sources]
-    for number, shape in zip(written, shapes, strict=True):
+    for number, shape in zip(numbers, shapes, strict=True):
         if shape[1:] != shapes[0][1:]:
             raise read.section.error(
-                f"expected layers of one height and width, got {shapes[0]} from {written[0]} and {shape} from {number}",
+                f"expected layers of equal size, got {shapes[0]} from {numbers[0]} and {shape} from {number}",
                 "layers",
             )
     channels = sum(shape.channels for shape in shapes)
@@ -161,12 +161,12 @@ def _route(read: Reader) -> Layer:
 
 def _shortcut(read: Reader) -> Layer:
     read.options("from", "activation", only={"alpha": 1.0, "beta": 0.0})
-    if len(written := read.section.integers("from")) != 1:
-        raise read.section.error(f"expected from=, one layer that is added, got {len(written)}", "from")
-    before, source = read.before, read.place("from", written[0])
+    if len(numbers := read.section.integers("from")) != 1:
+        raise read.section.error(f"expected from= with one layer, got {len(numbers)}", "from")
+    before, source = read.before, read.resolve("from", numbers[0])
     if (added := read.shape_of(source)) != before:
         raise read.section.error(
-            f"expected two layers of one shape, got {before} and, from {written[0]}, {added}", "from"
+            f"expected two layers of the same shape, got {before} and, from {numbers[0]}, {added}", "from"
         )
     return read.layer(before, sources=(read.index - 1, source), activation=read.activation("linear"))
 
@@ -182,7 +182,7 @@ def _reorg(read: Reader) -> Layer:
     before, stride = read.before, read.positive("stride", 1)
     if before.height % stride or before.width % stride or before.channels % stride**2:
         raise read.section.error(
-            f"expected height and width that are multiples of the stride, and channels of its square, got {before}",
+            f"expected multiples of the stride as height and width, and of its square as channels, got {before}",
             "stride",
         )
     shape = Shape(before.channels * stride**2, before.height // stride, before.width // stride)

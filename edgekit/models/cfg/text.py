@@ -1,8 +1,8 @@
-"""The text of Darknet's ``.cfg`` files: sections in brackets, options below them, each with the line it stands on.
+"""Parser of Darknet ``.cfg`` files: sections and options, with line numbers.
 
-As Darknet reads it (``read_cfg`` in ``parser.c``, ``read_option`` in ``option_list.c``): white space means nothing
-wherever it stands, and lines that begin with ``#`` or ``;`` are comments. Unlike Darknet's own reader this one lets
-nothing pass in silence: options it does not know, numbers that are none, and an option that is given twice.
+As in Darknet (``read_cfg`` in ``parser.c``, ``read_option`` in ``option_list.c``), all white space is ignored, and
+lines that begin with ``#`` or ``;`` are comments. Unlike Darknet, this parser reports unknown options, invalid numbers
+and duplicate options.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Option(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """One section: its name without brackets, the line it begins on, its options by name.
+    """One section: name without brackets, first line, and options by name.
 
     Attributes:
-        file: the file, for messages.
-        name: in Darknet's long form, as ``convolutional``.
-        line: counted from 1.
-        options: the first of each name, which is the one that Darknet takes.
-        repeated: options that are given again with another value.
+        file: the file, for error messages.
+        name: Darknet's long name, such as ``convolutional``.
+        line: line number, from 1.
+        options: the first option of each name, which is the one that Darknet uses.
+        repeated: options that are repeated with another value.
     """
 
     file: Path
@@ -55,79 +55,79 @@ class Section:
     repeated: dict[str, Option] = field(default_factory=dict)
 
     def error(self, message: str, key: str = "", *, hint: str = "") -> RecipeError:
-        """An error at the section, or at one of its options."""
+        """Creates an error for the section, or for one of its options."""
         line = self.options[key].line if key in self.options else self.line
         what = f"[{self.name}]{f' {key}' if key else ''}"
         return RecipeError(f"cfg {self.file}, line {line}: {what}: {message}", hint=hint)
 
     def text(self, key: str, default: str) -> str:
-        """An option as it is written, without white space.
+        """Returns the text of an option, without white space.
 
         Raises:
-            RecipeError: it is given twice.
+            RecipeError: the option is given twice.
         """
         if key in self.repeated:
             again = self.repeated[key]
             raise self.error(
-                f"expected it once, got '{self.options[key].value}' and, in line {again.line}, '{again.value}'", key
+                f"expected one value, got '{self.options[key].value}' and, in line {again.line}, '{again.value}'", key
             )
         return self.options[key].value if key in self.options else default
 
-    def integer(self, key: str, default: int, *, least: int = 0) -> int:
-        """An option that is a whole number.
+    def integer(self, key: str, default: int, *, minimum: int = 0) -> int:
+        """Returns an option that is an integer.
 
         Raises:
-            RecipeError: it is not, or is less than ``least``.
+            RecipeError: the value is not an integer, or is less than ``minimum``.
         """
-        return self._integer(key, self.text(key, str(default)), least)
+        return self._integer(key, self.text(key, str(default)), minimum)
 
-    def integers(self, key: str, *, least: int = -LARGEST) -> list[int]:
-        """An option that is a list of whole numbers with commas between them; empty where it is not given.
+    def integers(self, key: str, *, minimum: int = -LARGEST) -> list[int]:
+        """Returns an option that is a comma-separated list of integers; empty if it is not set.
 
         Raises:
-            RecipeError: one of them is no whole number, or less than ``least``.
+            RecipeError: a value is not an integer, or is less than ``minimum``.
         """
-        return [self._integer(key, word, least) for word in self._words(key)]
+        return [self._integer(key, word, minimum) for word in self._words(key)]
 
     def numbers(self, key: str) -> list[float]:
-        """An option that is a list of numbers with commas between them; empty where it is not given.
+        """Returns an option that is a comma-separated list of numbers; empty if it is not set.
 
         Raises:
-            RecipeError: one of them is no finite number.
+            RecipeError: a value is not a finite number.
         """
         return [self._number(key, word) for word in self._words(key)]
 
     def only(self, allowed: Mapping[str, float]) -> None:
-        """Raises unless each of these options is not given or has the one value that is taken.
+        """Checks that each of these options is absent or has its only supported value.
 
         Raises:
-            RecipeError: one of them has another value.
+            RecipeError: an option has another value.
         """
         for key, value in allowed.items():
             text = self.text(key, str(value))
             if self._number(key, text) != value:
-                raise self.error(f"only {value:g} is taken, got {text}", key)
+                raise self.error(f"expected {value:g}, the only supported value, got {text}", key)
 
     def known(self, keys: Collection[str]) -> None:
-        """Raises if there is an option of another name.
+        """Checks that the section has no options with other names.
 
         Raises:
-            RecipeError: names the option and what it may have been meant to be.
+            RecipeError: an option is unknown; the hint suggests similar names.
         """
         for key in self.options:
             if key not in keys:
-                raise self.error("an option that is not known", key, hint=nearest(key, keys))
+                raise self.error("unknown option", key, hint=nearest(key, keys))
 
     def _words(self, key: str) -> list[str]:
-        text = self.text(key, "").rstrip(",")  # Darknet does not mind a comma at the end
+        text = self.text(key, "").rstrip(",")  # Darknet accepts a trailing comma
         return text.split(",") if text else []
 
-    def _integer(self, key: str, text: str, least: int) -> int:
+    def _integer(self, key: str, text: str, minimum: int) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,10}", text):
-            raise self.error(f"expected a whole number, got '{_short(text)}'", key)
+            raise self.error(f"expected an integer, got '{_short(text)}'", key)
         value = int(text)
-        if not least <= value <= LARGEST:
-            raise self.error(f"expected a number from {least} to {LARGEST}, got {text}", key)
+        if not minimum <= value <= LARGEST:
+            raise self.error(f"expected a number from {minimum} to {LARGEST}, got {text}", key)
         return value
 
     def _number(self, key: str, text: str) -> float:
@@ -141,17 +141,17 @@ class Section:
 
 
 def read_cfg(path: Path) -> list[Section]:
-    """The sections of a file, in its order, the first of which is ``[net]``.
+    """Parses a file into sections, in file order; the first is ``[net]``.
 
     Raises:
-        RecipeError: the file cannot be read, or is not of that form: names the line.
+        RecipeError: the file cannot be read or is not a cfg file; names the line.
     """
     try:
         text = path.read_bytes().decode()
     except OSError as e:
         raise RecipeError(f"cfg {path}: expected a Darknet cfg file, got: {e.strerror or e}") from e
     except ValueError as e:
-        raise RecipeError(f"cfg {path}: expected a text file in UTF-8, got something else") from e
+        raise RecipeError(f"cfg {path}: expected a text file in UTF-8, got another encoding") from e
     sections: list[Section] = []
     for number, raw in enumerate(re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff")), start=1):
         line = re.split("[#;]", re.sub(r"\s", "", raw), maxsplit=1)[0]

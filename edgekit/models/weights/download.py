@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import http.client
 import os
 import re
@@ -16,29 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgekit.errors import ModelError, UsageError, nearest
-from edgekit.progress import Advance, Progress
+from edgekit.progress import BYTES, Advance, Progress
 from edgekit.recipe.schema import Recipe, Weights
+from edgekit.storage import cache_folder, is_storage, sha256_of
 
-__all__ = ["fetch_weights", "sha256_of", "weights_cache", "weights_file"]
+__all__ = ["fetch_weights", "weights_file"]
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
 _ATTEMPTS = 3
 """A server that breaks off in the middle is asked this often in a row for the rest."""
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
-
 
 class _BrokenOff(Exception):
     """The server ended its answer before the end of the file."""
-
-
-def weights_cache() -> Path:
-    """Where downloads are kept: ``EDGEKIT_CACHE``, else ``edgekit`` under ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    if own := os.environ.get("EDGEKIT_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(shared).expanduser() / "edgekit"
 
 
 def fetch_weights(weights: Weights, *, progress: Progress, cache: Path | None = None) -> Path:
@@ -50,7 +39,7 @@ def fetch_weights(weights: Weights, *, progress: Progress, cache: Path | None = 
     Args:
         weights: address, length and hash.
         progress: is told how many bytes have come.
-        cache: the folder to keep it in; `weights_cache` if None.
+        cache: the folder to keep it in; `cache_folder` if None.
 
     Returns:
         A file whose length and SHA-256 are those of ``weights``.
@@ -59,7 +48,7 @@ def fetch_weights(weights: Weights, *, progress: Progress, cache: Path | None = 
         ModelError: the server cannot be reached or has another file, or the cache cannot be written.
     """
     name = Path(urllib.parse.urlsplit(weights.url).path).name or "weights"
-    folder = (cache or weights_cache()) / "weights"
+    folder = (cache or cache_folder()) / "weights"
     # the hash in the name: two recipes may publish different files under one name
     target = folder / f"{weights.sha256[:12]}-{name}"
     try:
@@ -110,19 +99,10 @@ def _is_right(file: Path, weights: Weights) -> bool:
     return sha256_of(file).startswith(weights.sha256)
 
 
-def sha256_of(file: Path) -> str:
-    """SHA-256 of what is in a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _download(weights: Weights, target: Path, progress: Progress) -> None:
     part = target.with_name(f"{target.name}.part")
     title = f"download {target.name.partition('-')[2]}"
-    with progress.stage(title, total=weights.size_bytes or None, unit="B") as advance:
+    with progress.stage(title, total=weights.size_bytes or None, unit=BYTES) as advance:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 _fetch_rest(weights, part, advance)
@@ -131,7 +111,7 @@ def _download(weights: Weights, target: Path, progress: Progress) -> None:
                 if attempt == _ATTEMPTS:
                     raise _broken_off(weights, part, e) from e
             except (urllib.error.URLError, http.client.HTTPException, OSError) as e:
-                if isinstance(e, OSError) and e.errno in _DISK_ERRORS:
+                if isinstance(e, OSError) and is_storage(e):
                     raise
                 raise _unreachable(weights, target, e) from e
     got = sha256_of(part)

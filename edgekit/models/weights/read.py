@@ -1,4 +1,4 @@
-"""Trained weights from a file into a module: Darknet's ``.weights``, PyTorch's ``.pt``, ``.safetensors``."""
+"""Loads weights into a module from Darknet ``.weights``, PyTorch ``.pt`` and ``.safetensors`` files."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from edgekit.models.darknet import is_darknet, load_darknet
 __all__ = ["Renaming", "load_weights"]
 
 _NESTED = ("state_dict", "model", "model_state_dict")
-"""Where training scripts put the state dict inside a checkpoint."""
+"""Keys under which training scripts store the state dict in a checkpoint."""
 
-_OTHER_MODEL = "these are the weights of another model"
+_OTHER_MODEL = "the file is for another model"
 
 _FORMATS = "a Darknet .weights file, a .pt file of tensors, or a .safetensors file"
 
 
 @runtime_checkable
 class Renaming(Protocol):
-    """A module whose published weights have other names than its own state dict."""
+    """A module whose published weights have different names from its state dict."""
 
     def own_name(self, published: str) -> str | None:
-        """The module's name of a tensor, or None if the module does without it.
+        """Returns the module's name for a published tensor, or None if the module does not use it.
 
         Args:
-            published: a name in the file that is none of the module's; one that nothing is known of is returned.
+            published: a name in the file that is not in the state dict; an unknown name is returned unchanged.
         """
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Fills the module with the numbers in a file, whose content (not its name) says what format it has.
+    """Loads weights from a file into a module; detects the format from the content, not from the name.
 
     Args:
-        module: what is filled, in place.
+        module: the module to load into, in place.
         path: Darknet's ``.weights``; a state dict saved by ``torch.save``, plain or under ``state_dict`` or
             ``model``; or ``.safetensors``.
 
     Raises:
-        ModelError: the file is missing, is something else, or does not fit the module: names the first tensor
-            that does not, the shape expected and the shape got. After an error the module may be partly filled.
+        ModelError: the file is missing, has another format, or does not fit the module; names the first tensor that
+            does not fit, with its expected and actual shape. After an error the module may be partly loaded.
     """
     file = Path(path)
     try:
@@ -79,9 +79,9 @@ def _head(file: Path) -> bytes:
 
 def _unknown_format(file: Path, head: bytes) -> ModelError:
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        got, hint = "an HTML page", "the server answered with a page instead of the file: fetch the file again"
+        got, hint = "an HTML page", "the server sent a web page instead of the file: download the file again"
     elif head.startswith(b"version https://git-lfs"):
-        got, hint = "a Git LFS pointer", "fetch the file itself: git lfs pull"
+        got, hint = "a Git LFS pointer", "download the file itself: git lfs pull"
     else:
         got, hint = f"a file that begins with {head[:12]!r}", ""
     return ModelError(f"weights {file}: expected {_FORMATS}, got {got}", hint=hint)
@@ -97,16 +97,16 @@ def _safetensors_state(file: Path) -> Mapping[str, Any]:
 def _torch_state(file: Path) -> Mapping[str, Any]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of pickles that it then refuses
+            warnings.simplefilter("ignore")  # torch.load warns about pickles that it then rejects
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise ModelError(
-            f"weights {file}: expected tensors by name, got a pickle of other objects, or one that is damaged",
+            f"weights {file}: expected tensors by name, got a pickle of other objects or a damaged file",
             hint="save them with torch.save(module.state_dict(), path)",
         ) from e
-    except Exception as e:  # torch.load raises RuntimeError, EOFError, KeyError, ... on what is not its own
+    except Exception as e:  # torch.load raises RuntimeError, EOFError, KeyError, ... on other files
         first_line = str(e).partition("\n")[0]
-        raise ModelError(f"weights {file}: not a file that torch.save has written: {first_line}") from e
+        raise ModelError(f"weights {file}: not a file written by torch.save: {first_line}") from e
     for key in _NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -126,10 +126,10 @@ def _described(state: Any) -> str:
 
 def _assign(module: nn.Module, state: Mapping[str, Any], file: Path) -> None:
     own = module.state_dict()
-    state = _under_own_names(module, own, state)
+    state = _renamed_state(module, own, state)
     for name, tensor in own.items():
         if name not in state:
-            if name.endswith("num_batches_tracked"):  # counts training steps; nothing reads it in eval mode
+            if name.endswith("num_batches_tracked"):  # counts training steps; unused in eval mode
                 continue
             raise ModelError(
                 f"weights {file}: expected a tensor '{name}' {_shape(tensor)}, got none",
@@ -138,7 +138,7 @@ def _assign(module: nn.Module, state: Mapping[str, Any], file: Path) -> None:
         _check_tensor(file, name, tensor, state[name])
     if extra := [name for name in state if name not in own]:
         raise ModelError(
-            f"weights {file}: expected {len(own)} tensors, got {len(extra)} more, the first '{extra[0]}'",
+            f"weights {file}: expected {len(own)} tensors, got {len(extra)} extra, the first '{extra[0]}'",
             hint=_OTHER_MODEL,
         )
     with torch.no_grad():
@@ -147,10 +147,10 @@ def _assign(module: nn.Module, state: Mapping[str, Any], file: Path) -> None:
                 tensor.copy_(state[name])
 
 
-def _under_own_names(module: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed_state(module: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
     renamed: dict[str, Any] = {}
     for published, value in state.items():
-        # DataParallel puts 'module.' before every name
+        # DataParallel adds the prefix 'module.' to every name.
         name: str | None = str(published).removeprefix("module.")
         if isinstance(module, Renaming) and name is not None and name not in own:
             name = module.own_name(name)
@@ -165,7 +165,7 @@ def _check_tensor(file: Path, name: str, expected: torch.Tensor, got: Any) -> No
     if got.shape != expected.shape:
         raise ModelError(
             f"weights {file}: '{name}': expected {_shape(expected)}, got {_shape(got)}",
-            hint="these are the weights of another model, or of another number of classes",
+            hint="the file is for another model, or for another number of classes",
         )
     if got.is_floating_point() != expected.is_floating_point():
         raise ModelError(f"weights {file}: '{name}': expected {expected.dtype}, got {got.dtype}")

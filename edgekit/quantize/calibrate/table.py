@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from edgekit.quantize.calibrate.collect import CalibrationTable
+from edgekit.storage import write_atomic
 
 __all__ = ["cached_table", "keep_table", "write_table"]
 
 
 def write_table(table: CalibrationTable, path: Path) -> None:
     """Writes ``calibration.json``, indented; over an older one it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
 
 
 def keep_table(table: CalibrationTable, cache: Path) -> None:

@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from edgekit.errors import GraphError
 from edgekit.graph.insert import inserted_cast
+from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import NameNodes, RemoveDead
 from edgekit.quantize.half.policy import PrecisionPolicy, lost_in_half
 from edgekit.quantize.half.types import HALF, HalfType, is_float
-from edgekit.quantize.plan import PRODUCTS
 from edgekit.specs import Precision
 
 __all__ = ["HalfGraph", "half_from_graph"]

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.graph.operators import PRODUCTS
 from edgekit.quantize.half.types import HalfPlaces, HalfType, half_places, is_float
-from edgekit.quantize.plan import PRODUCTS, matching, selects
+from edgekit.quantize.plan import matching, selects
 
 __all__ = ["PrecisionPolicy", "lost_in_half"]
 

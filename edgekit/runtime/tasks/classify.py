@@ -1,17 +1,21 @@
-"""What a classifier's raw outputs mean: classes with their probabilities."""
+"""Task ``classify``: a picture in, the likeliest classes with their probabilities out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from edgekit.data.images import ImageSource
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError, UsageError
+from edgekit.runtime.tasks.choose import require_task
+from edgekit.runtime.tasks.task import OpenSession, PictureTask, Shown
 
-__all__ = ["Class", "Classes", "classes_from_outputs", "logits_from_outputs", "softmax"]
+__all__ = ["TASK", "Class", "Classes", "classes_from_outputs", "logits_from_outputs", "softmax"]
 
 
 class Class(NamedTuple):
@@ -88,8 +92,7 @@ def classes_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest, 
         RunError: the engine is no classifier, or what came out are no numbers.
         UsageError: ``top`` is less than 1.
     """
-    if manifest.task != "classify":
-        raise RunError(f"'{manifest.name}': expected a classifier, got an engine for task '{manifest.task}'")
+    require_task(TASK, manifest)
     if top < 1:
         raise UsageError(f"top: expected 1 or more, got {top}")
     logits = logits_from_outputs(outputs, manifest)[0]
@@ -101,3 +104,34 @@ def classes_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest, 
     probabilities = softmax(logits)
     order = np.argsort(-logits.astype(np.float64), kind="stable")[:top]
     return Classes(order, probabilities[order], manifest.labels)
+
+
+class Classify(PictureTask[Classes]):
+    """See `PictureTask`."""
+
+    name = "classify"
+    engine = "a classifier"
+    method = "classify() takes a picture"
+    options = ("top",)
+
+    def answer(self, session: OpenSession, image: ImageSource, *, top: int = 5) -> Classes:
+        """See `Session.classify`."""
+        require_task(self, session.manifest)
+        feeds, _ = session.preprocess(image)
+        return classes_from_outputs(session.run(feeds), session.manifest, top=top)
+
+    def shown(self, result: Classes) -> Shown:
+        """See `PictureTask.shown`."""
+        rows = [(label, f"{100 * probability:.2f} %") for label, probability in result]
+        return Shown(result[0].label, ("label", "probability"), rows)
+
+    def entries(self, result: Classes, picture: Path, image_id: int) -> list[dict[str, Any]]:
+        """One entry a picture, with the list of its classes."""
+        classes = [
+            {"label": each.label, "index": index, "probability": round(each.probability, 6)}
+            for each, index in zip(result, result.indices.tolist(), strict=True)
+        ]
+        return [{"file_name": picture.name, "classes": classes}]
+
+
+TASK = Classify()

@@ -1,21 +1,26 @@
-"""What a task's raw outputs mean: detections, and the form in which COCO's tools take them."""
+"""Task ``detect``: a picture in, boxes with classes and scores out, and the form in which COCO's tools take them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from edgekit.data.coco import COCO_CATEGORY_IDS, is_coco
-from edgekit.data.images import Placement
+from edgekit.data.images import ImageSource, Placement
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError
 from edgekit.kernels.decode.yolo import decode
-from edgekit.kernels.nms.suppress import check_thresholds, nms
+from edgekit.kernels.nms.suppress import nms
+from edgekit.runtime.draw import draw
+from edgekit.runtime.tasks.choose import require_task
+from edgekit.runtime.tasks.task import OpenSession, PictureTask, Shown
 
-__all__ = ["Detection", "Detections", "coco_results", "detections_from_outputs"]
+__all__ = ["TASK", "Detection", "Detections", "coco_results", "detections_from_outputs"]
 
 
 class Detection(NamedTuple):
@@ -84,7 +89,6 @@ def detections_from_outputs(
     score_threshold = how.score_threshold if score_threshold is None else score_threshold
     iou_threshold = how.iou_threshold if iou_threshold is None else iou_threshold
     max_detections = how.max_detections if max_detections is None else max_detections
-    check_thresholds(score_threshold, iou_threshold, max_detections)
 
     # Sizes of boxes are exponentials, which soon leave the range of half precision.
     wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in outputs.items()}
@@ -97,7 +101,7 @@ def detections_from_outputs(
         iou_threshold=iou_threshold,
         max_detections=max_detections,
     )
-    corners = placement.to_picture(boxes[kept])
+    corners = placement.to_image(boxes[kept])
     visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
     kept = kept[visible]
     return Detections(corners[visible], scores[kept], classes[kept], manifest.labels)
@@ -125,3 +129,54 @@ def coco_results(detections: Detections, image_id: int) -> list[dict[str, Any]]:
         {"image_id": image_id, "category_id": ids[kind], "bbox": bbox, "score": round(score, 6)}
         for kind, bbox, score in rows
     ]
+
+
+class Detect(PictureTask[Detections]):
+    """See `PictureTask`."""
+
+    name = "detect"
+    engine = "a detector"
+    method = "detect() takes a picture"
+    options = ("score_threshold", "iou_threshold")
+    draws = "boxes"
+
+    def answer(
+        self,
+        session: OpenSession,
+        image: ImageSource,
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+    ) -> Detections:
+        """See `Session.detect`."""
+        require_task(self, session.manifest)
+        feeds, placement = session.preprocess(image)
+        return detections_from_outputs(
+            session.run(feeds),
+            session.manifest,
+            placement,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+        )
+
+    def shown(self, result: Detections) -> Shown:
+        """See `PictureTask.shown`."""
+        count = f"{len(result)} object{'' if len(result) == 1 else 's'}"
+        rows = [(each.label, f"{each.score:.3f}", *(f"{corner:.0f}" for corner in each.box)) for each in result]
+        return Shown(count, ("label", "score", "left", "top", "right", "bottom"), rows)
+
+    def entries(self, result: Detections, picture: Path, image_id: int) -> list[dict[str, Any]]:
+        """COCO's entries, one an object, with two fields for people, which COCO's tools ignore."""
+        return [
+            {**entry, "file_name": picture.name, "label": label}
+            for entry, label in zip(coco_results(result, image_id), result.labels, strict=True)
+        ]
+
+    def drawn(self, result: Detections, image: ImageSource) -> Image.Image:
+        """See `PictureTask.drawn`."""
+        return draw(image, result)
+
+
+TASK = Detect()

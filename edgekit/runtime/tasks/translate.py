@@ -1,4 +1,4 @@
-"""Greedy decoding: an engine that foretells one token at a time writes a whole text."""
+"""Task ``translate``: a text in, a text out, decoded greedily: the engine predicts one token at a time."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from edgekit.data.vocabulary import BEGIN, END, PAD, source_ids
+from edgekit.data.vocabulary import BEGIN, END, PAD, source_ids, text_from_ids
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError
+from edgekit.runtime.tasks.choose import require_task
+from edgekit.runtime.tasks.task import OpenSession, TextTask
 from edgekit.specs import TensorSpec
 
-__all__ = ["LOGITS", "SOURCE", "TARGET", "greedy_tokens", "source_from_texts"]
+__all__ = ["LOGITS", "SOURCE", "TARGET", "TASK", "greedy_tokens", "source_from_texts"]
 
 SOURCE, TARGET, LOGITS = "source", "target", "logits"
 
@@ -91,3 +93,43 @@ def _logits(outputs: Mapping[str, np.ndarray], shape: tuple[int, int]) -> np.nda
         got = "; ".join(f"{name} {array.shape}" for name, array in outputs.items())
         raise RunError(f"output '{LOGITS}': expected ({shape[0]}, {shape[1]}, vocabulary), got {got}")
     return logits
+
+
+class Translate(TextTask):
+    """See `TextTask`."""
+
+    name = "translate"
+    engine = "a translator"
+    method = "translate() takes a text"
+    result = "translation"
+
+    def example(self, manifest: Manifest) -> str:
+        """A number to spell out for the shipped model, which knows digits; else a file."""
+        return "--text 1742" if "7" in manifest.labels else "texts.txt"
+
+    def answer(self, session: OpenSession, text: str) -> str:
+        """See `Session.translate`."""
+        require_task(self, session.manifest)
+        (tokens,) = self.tokens(session, source_from_texts([text], _input(session, SOURCE), session.manifest))
+        return text_from_ids(tokens, session.manifest.labels)
+
+    def tokens(self, session: OpenSession, source: np.ndarray) -> list[list[int]]:
+        """See `Session.tokens`."""
+        require_task(self, session.manifest)
+        length = _input(session, TARGET).shape[1]
+        if not isinstance(length, int):
+            raise RunError(f"input '{TARGET}': expected an engine with a fixed length, got '{length}'")
+        return greedy_tokens(session.run, source, length)
+
+
+def _input(session: OpenSession, name: str) -> TensorSpec:
+    found = [spec for spec in session.inputs if spec.name == name and len(spec.shape) == 2]
+    if len(found) == 1 and len(session.inputs) == 2:
+        return found[0]
+    raise RunError(
+        f"'{session.manifest.name}': expected a translator's inputs '{SOURCE}' and '{TARGET}' of shape (N, length), "
+        f"got {'; '.join(map(str, session.inputs))}"
+    )
+
+
+TASK = Translate()

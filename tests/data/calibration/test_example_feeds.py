@@ -21,7 +21,7 @@ HOW = Preprocess(resize="stretch")
 
 @dataclass
 class Listed:
-    """Examples out of a list, in which a text is the message of an example that cannot be read."""
+    """Data set from a list; a string raises a DataError with that message."""
 
     items: list[Example | str]
     labels: tuple[str, ...] = ("cat", "dog")
@@ -39,9 +39,9 @@ class Listed:
         return item
 
 
-def picture(seed: int, target: int | Boxes = 0) -> Example:
+def image(seed: int, target: int | Boxes = 0) -> Example:
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    return Example(f"picture {seed}", pixels, target)
+    return Example(f"image {seed}", pixels, target)
 
 
 @given(st.integers(0, 50), st.integers(1, 60))
@@ -56,24 +56,24 @@ def test_places_are_spread_without_repeats_from_the_first_on(length: int, limit:
 
 
 def test_examples_become_the_inputs_of_the_model() -> None:
-    feeds = dict(ExampleFeeds(Listed([picture(0), picture(1)])).feeds(IMAGES, HOW))
-    assert list(feeds) == ["picture 0", "picture 1"]
-    expected = picture(1).input.transpose(2, 0, 1)[None] / np.float32(255)
-    np.testing.assert_allclose(feeds["picture 1"]["images"], expected, rtol=1e-6)
+    feeds = dict(ExampleFeeds(Listed([image(0), image(1)])).feeds(IMAGES, HOW))
+    assert list(feeds) == ["image 0", "image 1"]
+    expected = image(1).input.transpose(2, 0, 1)[None] / np.float32(255)
+    np.testing.assert_allclose(feeds["image 1"]["images"], expected, rtol=1e-6)
 
 
-def test_pictures_are_shown_as_those_of_a_folder_are(tmp_path) -> None:
+def test_images_are_shown_as_those_of_a_folder_are(tmp_path) -> None:
     from PIL import Image
 
-    Image.fromarray(picture(3).input).save(tmp_path / "3.png")
+    Image.fromarray(image(3).input).save(tmp_path / "3.png")
     ((_, from_folder),) = calibration_set(tmp_path).feeds(IMAGES, HOW)
-    ((_, from_set),) = ExampleFeeds(Listed([picture(3)])).feeds(IMAGES, HOW)
+    ((_, from_set),) = ExampleFeeds(Listed([image(3)])).feeds(IMAGES, HOW)
     np.testing.assert_array_equal(from_set["images"], from_folder["images"])
 
 
-def test_a_graph_that_takes_whole_batches_is_shown_them() -> None:
+def test_a_fixed_batch_is_filled() -> None:
     specs = (TensorSpec("images", "float32", (4, 3, 8, 8)),)
-    ((_, feeds),) = ExampleFeeds(Listed([picture(0)])).feeds(specs, HOW)
+    ((_, feeds),) = ExampleFeeds(Listed([image(0)])).feeds(specs, HOW)
     assert feeds["images"].shape == (4, 3, 8, 8)
     assert (feeds["images"] == feeds["images"][:1]).all()
 
@@ -88,9 +88,9 @@ def test_texts_are_read_with_the_models_vocabulary() -> None:
     assert feeds["source"].tolist() == [[4, 5, 2, 0]]
 
 
-def test_what_cannot_be_read_is_passed_over_and_counted() -> None:
-    feeds = ExampleFeeds(Listed([picture(0), "b.jpg: broken image", picture(2)]))
-    assert [name for name, _ in feeds.feeds(IMAGES, HOW)] == ["picture 0", "picture 2"]
+def test_unreadable_examples_are_skipped_and_counted() -> None:
+    feeds = ExampleFeeds(Listed([image(0), "b.jpg: broken image", image(2)]))
+    assert [name for name, _ in feeds.feeds(IMAGES, HOW)] == ["image 0", "image 2"]
     assert feeds.skipped == ["b.jpg: broken image"]
     assert len(feeds) == 3
     assert len(list(feeds.feeds(IMAGES, HOW))) == 2
@@ -103,24 +103,24 @@ def test_error_when_none_can_be_read() -> None:
 
 
 def test_error_when_none_is_what_the_model_takes() -> None:
-    with pytest.raises(CalibrationError, match="picture 0: expected"):
-        list(ExampleFeeds(Listed([picture(0)])).feeds((*IMAGES, *IMAGES), None))
+    with pytest.raises(CalibrationError, match="image 0: expected"):
+        list(ExampleFeeds(Listed([image(0)])).feeds((*IMAGES, *IMAGES), None))
 
 
 def test_error_on_an_empty_set_and_on_a_limit_of_nothing() -> None:
     with pytest.raises(CalibrationError, match="expected examples, got none"):
         ExampleFeeds(Listed([]))
     with pytest.raises(UsageError, match="at least 1, got 0"):
-        ExampleFeeds(Listed([picture(0)]), limit=0)
+        ExampleFeeds(Listed([image(0)]), limit=0)
 
 
 def test_a_digest_depends_on_what_is_shown_and_not_on_what_it_is_called() -> None:
-    one = ExampleFeeds(Listed([picture(0), picture(1)]))
-    renamed = [Example("other", picture(seed).input, 1) for seed in (0, 1)]
+    one = ExampleFeeds(Listed([image(0), image(1)]))
+    renamed = [Example("other", image(seed).input, 1) for seed in (0, 1)]
     assert one.digest == ExampleFeeds(Listed(renamed, name="else")).digest == one.digest
-    assert one.digest != ExampleFeeds(Listed([picture(0), picture(2)])).digest
-    assert one.digest != ExampleFeeds(Listed([picture(1), picture(0)])).digest
-    assert one.digest != ExampleFeeds(Listed([picture(0), picture(1)]), limit=1).digest
+    assert one.digest != ExampleFeeds(Listed([image(0), image(2)])).digest
+    assert one.digest != ExampleFeeds(Listed([image(1), image(0)])).digest
+    assert one.digest != ExampleFeeds(Listed([image(0), image(1)]), limit=1).digest
 
 
 def test_a_digest_of_texts_depends_on_targets_and_vocabulary() -> None:
@@ -132,6 +132,6 @@ def test_a_digest_of_texts_depends_on_targets_and_vocabulary() -> None:
     assert len(digests) == 4
 
 
-def test_no_more_than_enough_where_nobody_says_how_many() -> None:
-    assert len(ExampleFeeds(Listed([picture(0)] * (ENOUGH + 5)))) == ENOUGH
-    assert len(ExampleFeeds(Listed([picture(0)] * (ENOUGH + 5)), limit=ENOUGH + 1)) == ENOUGH + 1
+def test_the_default_limit_is_enough() -> None:
+    assert len(ExampleFeeds(Listed([image(0)] * (ENOUGH + 5)))) == ENOUGH
+    assert len(ExampleFeeds(Listed([image(0)] * (ENOUGH + 5)), limit=ENOUGH + 1)) == ENOUGH + 1

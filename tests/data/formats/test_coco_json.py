@@ -55,7 +55,7 @@ def test_crowds_are_set_aside_and_counted(tmp_path):
     assert len(found[1].target) == 0
     assert found[1].target.ignored.corners.tolist() == [[0, 0, 40, 30]]
     assert found[0].target.ignored is None
-    assert "1 boxes of crowds or difficult objects are neither right nor wrong" in found.notes
+    assert "1 boxes of crowds or difficult objects are ignored" in found.notes
 
 
 def test_boxes_are_those_of_pycocotools(tmp_path):
@@ -126,24 +126,24 @@ def box(bbox, **changes):
     return {"image_id": 0, "category_id": 3, "bbox": bbox} | changes
 
 
-def test_a_box_that_sticks_out_is_clipped_and_counted(tmp_path):
+def test_a_box_beyond_the_edge_is_clipped_and_counted(tmp_path):
     boxes = [box([-5, 2, 10, 10]), box([30, 20, 20, 20]), box([0, 0, 40.0001, 30])]
     found = coco_from_path(write(tmp_path / "val.json", annotations(annotations=boxes)), Choice())
     assert found[0].target.corners.tolist() == [[0, 2, 5, 12], [30, 20, 40, 30], [0, 0, 40, 30]]
-    assert "2 boxes stuck out of their picture and were clipped to it" in found.notes
+    assert "2 boxes extended beyond their image and were clipped to it" in found.notes
 
 
 def test_a_box_without_area_is_left_out_and_counted(tmp_path):
     boxes = [box([5, 2, 0, 10]), box([1, 1, 2, 2])]
     found = coco_from_path(write(tmp_path / "val.json", annotations(annotations=boxes)), Choice())
     assert found[0].target.corners.tolist() == [[1, 1, 3, 3]]
-    assert "1 boxes had no area and were left out" in found.notes
+    assert "1 boxes had no area and were dropped" in found.notes
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": [box([50, 2, 10, 10])]}, r"annotations\[0\].bbox: expected a box in the picture of 40 x 30"),
+        ({"annotations": [box([50, 2, 10, 10])]}, r"annotations\[0\].bbox: expected a box in the image of 40 x 30"),
         ({"annotations": [box([5, 2, -3, 10])]}, r"annotations\[0\].bbox: expected x1 <= x2"),
         ({"annotations": [box([1e308, 2, 1e308, 10])]}, r"annotations\[0\].bbox: expected finite numbers"),
         ({"annotations": [box([1, 2, 3])]}, r"annotations\[0\].bbox: expected `array` of length 4"),
@@ -153,15 +153,15 @@ def test_a_box_without_area_is_left_out_and_counted(tmp_path):
             {"annotations": [box([1, 2, 3, 4], category_id=99)]},
             r"annotations\[0\].category_id: expected one of 3, 7, got 99",
         ),
-        ({"annotations": [box([1, 2, 3, 4], image_id=5)]}, r"annotations\[0\].image_id: expected the id of one of"),
+        ({"annotations": [box([1, 2, 3, 4], image_id=5)]}, r"annotations\[0\].image_id: expected the id of an image"),
         ({"categories": []}, "categories: expected at least one, got none"),
         (
             {"categories": [{"id": 3, "name": "a"}] * 2},
-            r"categories\[1\].id: expected another than those before, got 3",
+            r"categories\[1\].id: expected a unique id, got a duplicate: 3",
         ),
         (
             {"images": [{"id": 0, "file_name": "0.png", "width": 40, "height": 30}] * 2},
-            r"images\[1\].id: expected another",
+            r"images\[1\].id: expected a unique id",
         ),
         (
             {"images": [{"id": 0, "file_name": "0.png", "width": 0, "height": 30}]},
@@ -170,7 +170,7 @@ def test_a_box_without_area_is_left_out_and_counted(tmp_path):
         ({"images": {}}, r"images: expected `array`, got `object`"),
     ],
 )
-def test_what_cannot_be_is_an_error_that_names_its_place(tmp_path, changes, message):
+def test_an_invalid_field_is_an_error_that_names_it(tmp_path, changes, message):
     with pytest.raises(DataError, match=f"val.json: {message}"):
         coco_from_path(write(tmp_path / "val.json", json.dumps(annotations() | changes)), Choice())
 
@@ -181,14 +181,14 @@ def test_what_cannot_be_is_an_error_that_names_its_place(tmp_path, changes, mess
         ("", "expected JSON"),
         ('{"images": [],\n "annotations": [}', r"val.json, line 2: expected JSON"),
         ("<!DOCTYPE html>\n<html>", "expected JSON, got a web page"),
-        ("[]", "the whole: expected `object`, got `array`"),
-        ("{}", "the whole: object missing required field `images`"),
+        ("[]", "top level: expected `object`, got `array`"),
+        ("{}", "top level: object missing required field `images`"),
         ("[" * 100_000, "val.json"),
         ('{"images": ' + "[" * 100_000, "val.json"),
         ('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
     ],
 )
-def test_what_is_no_such_json_is_an_error(tmp_path, content, message):
+def test_other_json_is_an_error(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         coco_from_path(write(tmp_path / "val.json", content), Choice())
 
@@ -199,21 +199,21 @@ def test_bytes_that_are_no_text_are_an_error(tmp_path):
         coco_from_path(tmp_path / "val.json", Choice())
 
 
-def test_no_pictures_are_an_error(tmp_path):
+def test_no_images_are_an_error(tmp_path):
     with pytest.raises(DataError, match="images: expected at least one"):
         coco_from_path(write(tmp_path / "val.json", annotations(0, annotations=[])), Choice())
     with pytest.raises(DataError, match="images: expected at least one for the test split, got 1"):
         coco_from_path(write(tmp_path / "x.json", annotations(1, annotations=[])), Choice())
 
 
-def test_a_picture_that_is_not_there_is_an_error_that_says_where_it_was_looked_for(tmp_path):
+def test_an_image_that_is_not_there_is_an_error_that_says_where_it_was_looked_for(tmp_path):
     file = write(tmp_path / "val.json")
     (tmp_path / "0.png").unlink()
     with pytest.raises(DataError, match=r"images\[0\].file_name: expected a file in one of .*images"):
         coco_from_path(file, Choice())
 
 
-def test_a_picture_of_another_size_is_an_error_when_it_is_read(tmp_path):
+def test_an_image_of_another_size_is_an_error_when_it_is_read(tmp_path):
     found = coco_from_path(write(tmp_path / "val.json", size=(30, 40)), Choice())
     with pytest.raises(
         DataError, match=r"0.png: expected 40 x 30 px, as images\[0\] of val.json says, got 30 x 40"

@@ -88,7 +88,7 @@ def test_a_file_too_small_for_both_splits_is_an_error_that_says_how_they_are_dra
     with pytest.raises(DataError, match="one row for the (train|test) split, got none") as caught:
         assert len(csv_from_path(file, Choice("train"))) == 9
         csv_from_path(file, Choice("test"))
-    assert "write two files, train and test" in caught.value.hint
+    assert "write files train and test" in caught.value.hint
 
 
 def test_rows_are_read_on_use(tmp_path):
@@ -104,8 +104,8 @@ def test_rows_are_read_on_use(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: expected two columns or more"),
-        ("1\n2\n", "line 1: expected two columns or more, got '1'"),
+        ("", "line 1: expected at least two columns"),
+        ("1\n2\n", "line 1: expected at least two columns, got '1'"),
         ("a,b\n", "expected at least one row for the train split, got none"),
         ("a,b\n\n1,2\n3\n", "line 4: expected 2 columns, as in the first line, got 1"),
         ("1,2\n3,4,5\n", "line 2: expected 2 columns, as in the first line, got 3"),
@@ -116,12 +116,12 @@ def test_rows_are_read_on_use(tmp_path):
         ("1,2\nnan,4\n", "got 'nan'"),
         ("1,2\n1e39,4\n", "got '1e39'"),
         ("1,2\n1_0,4\n", "got '1_0'"),
-        ('1,2\n"3,4\n', "line 2: expected fields between ','"),
+        ('1,2\n"3,4\n', "line 2: expected fields separated by ','"),
         ("<!DOCTYPE html>\n", "got a web page"),
         ("1,2\n" + "3" * (2 << 20) + ",4\n", "line 2: expected at most 1,048,576 bytes in a line"),
     ],
 )
-def test_a_row_that_cannot_be_is_an_error_that_names_its_line(tmp_path, text, message):
+def test_an_invalid_row_is_an_error_that_names_its_line(tmp_path, text, message):
     with pytest.raises(DataError, match=f"train.csv.*{message}"):
         csv_from_path(write(tmp_path / "train.csv", text), Choice("train"))
 
@@ -137,7 +137,7 @@ def test_a_target_of_words_is_a_class_unless_numbers_are_asked_for(tmp_path):
 
 
 def test_an_empty_class_name_and_too_many_classes_are_errors(tmp_path):
-    with pytest.raises(DataError, match="line 2: expected a class in the target's column, got nothing"):
+    with pytest.raises(DataError, match="line 2: expected a class in the target column, got an empty field"):
         data_set(str(write(tmp_path / "train.csv", "1,a\n2,\n")), split="train", task="classify")
     text = "".join(f"1,{i}\n" for i in range(10_001))
     with pytest.raises(DataError, match="line 10001: expected at most 10,000 classes"):

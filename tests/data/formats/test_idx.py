@@ -28,28 +28,28 @@ def write(path, array, packed=False):
 def mnist(folder, names="{}-{}-idx{}-ubyte", packed=False, count=12):
     made = {}
     for split, size in (("train", count), ("t10k", 7)):
-        pictures, classes = random.integers(0, 256, (size, 5, 4), np.uint8), np.arange(size, dtype=np.uint8) % 10
+        images, classes = random.integers(0, 256, (size, 5, 4), np.uint8), np.arange(size, dtype=np.uint8) % 10
         end = ".gz" if packed else ""
-        write(folder / (names.format(split, "images", 3) + end), pictures, packed)
+        write(folder / (names.format(split, "images", 3) + end), images, packed)
         write(folder / (names.format(split, "labels", 1) + end), classes, packed)
-        made["test" if split == "t10k" else split] = pictures, classes
+        made["test" if split == "t10k" else split] = images, classes
     return made
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("names", ["{}-{}-idx{}-ubyte", "{}-{}.idx{}-ubyte", "emnist-letters-{}-{}-idx{}-ubyte"])
-def test_pictures_and_classes_come_back(tmp_path, names, packed):
+def test_images_and_classes_come_back(tmp_path, names, packed):
     made = mnist(tmp_path, names.replace("t10k", "test"), packed)
     for split in ("train", "test"):
         found = idx_from_path(tmp_path, Choice(split))
-        pictures, classes = made[split]
-        assert len(found) == len(pictures) and found.labels == tuple("0123456789")
+        images, classes = made[split]
+        assert len(found) == len(images) and found.labels == tuple("0123456789")
         for i in (len(found) - 1, 0, 3):
-            np.testing.assert_array_equal(found[i].input, pictures[i])
+            np.testing.assert_array_equal(found[i].input, images[i])
             assert found[i].target == classes[i] and isinstance(found[i].target, int)
 
 
-def test_a_file_of_pictures_finds_its_classes_and_its_other_split(tmp_path):
+def test_a_file_of_images_finds_its_classes_and_its_other_split(tmp_path):
     made = mnist(tmp_path)
     train = tmp_path / "train-images-idx3-ubyte"
     for split in ("train", "test"):
@@ -60,7 +60,7 @@ def test_a_test_without_the_last_classes_has_the_labels_of_the_training(tmp_path
     mnist(tmp_path)
     found = idx_from_path(tmp_path, Choice("test"))
     assert len(found.labels) == 10
-    assert found.notes == ["no pictures in this split: '7', '8', '9'"]
+    assert found.notes == ["no images in this split: '7', '8', '9'"]
 
 
 def test_fashion_mnist_has_names(tmp_path):
@@ -85,12 +85,12 @@ def test_an_index_beyond_the_end_is_one(tmp_path):
 
 
 def test_elements_are_read_and_not_kept(tmp_path):
-    """Of 40 MB, plain or packed, hardly anything is in memory."""
+    """A set of 40 MB, plain or gzipped, takes hardly any memory."""
     import tracemalloc
 
-    pictures = np.zeros((10_000, 64, 64), np.uint8)
+    images = np.zeros((10_000, 64, 64), np.uint8)
     for packed in (False, True):
-        path = write(tmp_path / f"big-images-idx3-ubyte{packed}", pictures, packed)
+        path = write(tmp_path / f"big-images-idx3-ubyte{packed}", images, packed)
         tracemalloc.start()
         file = IdxFile(path)
         for i in range(0, 10_000, 500):
@@ -109,7 +109,7 @@ def test_elements_are_read_and_not_kept(tmp_path):
         (b"\0\0\x07\3" + bytes(12), r"got 00 00 07 03"),
         (b"\0\0\x08\0", "expected an IDX header"),
         (b"\0\0\x0d\3" + bytes(12), r"expected unsigned bytes, got 32-bit floats \(0x0d\)"),
-        (b"\0\0\x08\3" + bytes(7), "expected 3 sizes in the IDX header, the file ends"),
+        (b"\0\0\x08\3" + bytes(7), "expected 3 sizes in the IDX header, got a truncated file"),
         (b"\0\0\x08\3" + struct.pack(">3I", 2, 3, 4) + bytes(23), r"expected 24 bytes .*got 23"),
         (b"\0\0\x08\3" + struct.pack(">3I", 2, 3, 4) + bytes(25), r"expected 24 bytes .*got 25"),
         (b"\0\0\x08\3" + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 2**32 - 1), r"expected 79,228,162,"),
@@ -143,7 +143,7 @@ def test_a_gzip_file_with_another_checksum_is_an_error(tmp_path):
 
 
 def test_a_gzip_file_stops_where_its_header_says(tmp_path):
-    """So no small file fills the disk."""
+    """Otherwise a small file could fill the disk."""
     path = tmp_path / "bomb.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(content(np.zeros((1, 2, 2), np.uint8)))
@@ -162,15 +162,15 @@ def test_labels_that_are_missing_or_too_few_are_an_error(tmp_path):
     with pytest.raises(DataError, match=r"expected the shape \(labels,\)"):
         idx_from_path(tmp_path, Choice())
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(DataError, match="expected the labels in t10k-labels-idx1-ubyte beside it"):
+    with pytest.raises(DataError, match="expected the labels in t10k-labels-idx1-ubyte next to it"):
         idx_from_path(tmp_path, Choice())
 
 
-def test_pictures_without_pixels_are_an_error(tmp_path):
+def test_images_without_pixels_are_an_error(tmp_path):
     mnist(tmp_path)
     for shape in ((0, 5, 4), (7, 0, 4), (7, 20)):
         write(tmp_path / "t10k-images-idx3-ubyte", np.zeros(shape, np.uint8))
-        with pytest.raises(DataError, match=r"expected the shape \(pictures, height, width\)"):
+        with pytest.raises(DataError, match=r"expected the shape \(images, height, width\)"):
             idx_from_path(tmp_path, Choice())
 
 

@@ -41,7 +41,7 @@ def test_a_class_has_the_same_number_in_both_splits_where_one_lacks_it(tmp_path)
     found = image_folder_from_path(tmp_path, Choice("test"))
     assert found.labels == ("ant", "bee", "cow")
     assert [found[i].target for i in range(2)] == [1, 2]
-    assert found.notes == ["no pictures in this split: 'ant'"]
+    assert found.notes == ["no images in this split: 'ant'"]
 
 
 def test_without_splits_a_fifth_of_each_class_is_the_test(tmp_path):
@@ -61,11 +61,11 @@ def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path):
     assert one == other
 
 
-def test_a_single_picture_is_learned_from_and_the_test_says_that_it_has_none(tmp_path):
+def test_a_single_image_is_learned_from_and_the_test_says_that_it_has_none(tmp_path):
     write(tmp_path / "ant" / "1.png")
     for i in range(5):
         write(tmp_path / "bee" / f"{i}.png")
-    assert image_folder_from_path(tmp_path, Choice("test")).notes == ["no pictures in this split: 'ant'"]
+    assert image_folder_from_path(tmp_path, Choice("test")).notes == ["no images in this split: 'ant'"]
     assert "ant/1.png" in ids(image_folder_from_path(tmp_path, Choice("train")))
 
 
@@ -83,21 +83,21 @@ def test_a_split_that_is_not_there_is_an_error(tmp_path):
 
 
 def test_no_classes_at_all_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="expected one folder a class, got none"):
+    with pytest.raises(DataError, match="expected one subfolder per class, got none"):
         image_folder_from_path(tmp_path, Choice())
     write(tmp_path / "ant" / "1.png")
-    with pytest.raises(DataError, match="expected at least two pictures"):
+    with pytest.raises(DataError, match="expected at least two images"):
         image_folder_from_path(tmp_path, Choice("test"))
     with pytest.raises(DataError, match="got a file"):
         image_folder_from_path(tmp_path / "ant" / "1.png", Choice())
 
 
-def test_pictures_of_no_class_are_noted(tmp_path):
+def test_images_of_no_class_are_noted(tmp_path):
     write(tmp_path / "stray.png")
     for i in range(2):
         write(tmp_path / "ant" / f"{i}.png")
     assert image_folder_from_path(tmp_path, Choice()).notes == [
-        f"1 pictures lie in {tmp_path} itself and belong to no class"
+        f"1 images are in {tmp_path} itself and belong to no class"
     ]
 
 
@@ -108,7 +108,7 @@ def test_hidden_folders_are_no_classes(tmp_path):
     assert image_folder_from_path(tmp_path, Choice()).labels == ("ant",)
 
 
-def test_a_broken_picture_is_an_error_when_it_is_read(tmp_path):
+def test_a_broken_image_is_an_error_when_it_is_read(tmp_path):
     for i in range(2):
         (tmp_path / "ant").mkdir(exist_ok=True)
         (tmp_path / "ant" / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")

@@ -98,7 +98,7 @@ def test_two_files_that_do_not_fit_are_an_error(tmp_path, sources, targets, mess
 
 def test_a_file_whose_partner_is_missing_is_an_error(tmp_path):
     pair(tmp_path, "train", "a\n", "b\n").with_suffix(".tgt").unlink()
-    with pytest.raises(DataError, match="expected train.tgt beside it, got no such file"):
+    with pytest.raises(DataError, match="expected train.tgt next to it, got no such file"):
         data_set(str(tmp_path / "train.src"), split="train")
 
 

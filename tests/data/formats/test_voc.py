@@ -62,7 +62,7 @@ def test_difficult_objects_are_set_aside(tmp_path):
     root = write(tmp_path, {"a": annotation(thing(), thing(difficult=1))}, {"val": ["a"]})
     found = voc_from_path(root, Choice())
     assert len(found[0].target) == 1 and len(found[0].target.ignored) == 1
-    assert "1 boxes of crowds or difficult objects are neither right nor wrong" in found.notes
+    assert "1 boxes of crowds or difficult objects are ignored" in found.notes
 
 
 def test_boxes_are_those_that_elementtree_reads(tmp_path):
@@ -92,7 +92,7 @@ def test_voc_is_known_by_its_twenty_classes_or_its_name(tmp_path):
     assert found.labels == VOC_NAMES and found[0].target.classes.tolist() == [VOC_NAMES.index("dog")]
 
 
-def test_lists_are_the_splits_and_what_is_measured_on_is_not_learned_from(tmp_path):
+def test_lists_are_the_splits_and_test_images_are_not_in_train(tmp_path):
     contents = {stem: annotation(thing()) for stem in "abc"}
     root = write(tmp_path, contents, {"train": ["a"], "val": ["b  1"], "trainval": ["a", "b"]})
     assert ids(voc_from_path(root, Choice("train"))) == ["a.jpg"]
@@ -108,14 +108,14 @@ def test_without_lists_a_fifth_is_the_test(tmp_path):
     assert len(test) == 2 and sorted(train + test) == [f"{i}.jpg" for i in range(10)]
 
 
-def test_xml_files_beside_their_pictures_are_read(tmp_path):
+def test_xml_files_beside_their_images_are_read(tmp_path):
     for i in range(5):
         (tmp_path / f"{i}.xml").write_text(annotation(thing()))
         Image.new("RGB", (40, 30)).save(tmp_path / f"{i}.png")
     assert ids(data_set(str(tmp_path), split="train"))[0].endswith(".png")
 
 
-def test_a_picture_may_be_called_as_its_file_says(tmp_path):
+def test_an_image_may_be_called_as_its_file_says(tmp_path):
     root = write(tmp_path, {"a": annotation(thing(), filename="photo 1.jpg")}, {"val": ["a"]})
     (root / "JPEGImages" / "a.jpg").rename(root / "JPEGImages" / "photo 1.jpg")
     assert ids(voc_from_path(root, Choice())) == ["photo 1.jpg"]
@@ -124,18 +124,18 @@ def test_a_picture_may_be_called_as_its_file_says(tmp_path):
 def test_a_class_that_is_not_listed_is_an_error_that_names_the_nearest(tmp_path):
     root = write(tmp_path, {"a": annotation(thing("catt"))}, {"val": ["a"]})
     (root / "labels.txt").write_text("dog\ncat\n")
-    with pytest.raises(DataError, match=r"a.xml, line \d+: expected the name of a class, got 'catt'") as e:
+    with pytest.raises(DataError, match=r"a.xml, line \d+: expected a known class name, got 'catt'") as e:
         voc_from_path(root, Choice())
     assert "cat" in e.value.hint
 
 
-def test_a_box_that_sticks_out_is_clipped_and_one_outside_is_an_error(tmp_path):
+def test_a_box_beyond_the_edge_is_clipped_and_one_outside_is_an_error(tmp_path):
     root = write(tmp_path, {"a": annotation(thing(corners=(0, 1, 45, 30)))}, {"val": ["a"]})
     found = voc_from_path(root, Choice())
     assert found[0].target.corners.tolist() == [[0, 0, 40, 30]]
-    assert found.notes == ["1 boxes stuck out of their picture and were clipped to it"]
+    assert found.notes == ["1 boxes extended beyond their image and were clipped to it"]
     root = write(tmp_path, {"a": annotation(thing(), thing(corners=(50, 1, 60, 30)))}, {"val": ["a"]})
-    with pytest.raises(DataError, match=r"a.xml, line 13: expected a box in the picture of 40 x 30"):
+    with pytest.raises(DataError, match=r"a.xml, line 13: expected a box in the image of 40 x 30"):
         voc_from_path(root, Choice())
 
 
@@ -151,16 +151,16 @@ def test_a_box_that_sticks_out_is_clipped_and_one_outside_is_an_error(tmp_path):
         (annotation(size=("wide", 30)), "line 3: expected a number in <width>, got 'wide'"),
         (annotation(size=("inf", 30)), "line 3: expected px > 0 in <width>"),
         (annotation("<object>\n</object>"), "line 4: expected <name> in <object>"),
-        (annotation("<object>\n<name> </name></object>"), "line 5: expected the name of a class"),
+        (annotation("<object>\n<name> </name></object>"), "line 5: expected a class name"),
         (annotation("<object><name>a</name></object>"), "line 4: expected <bndbox> in <object>"),
         (annotation(thing(corners=(1, 2, "x", 4))), "line 8: expected a number in <xmax>, got 'x'"),
         (annotation(thing(corners=(1, 2, "nan", 4))), "line 8: expected finite numbers"),
         (annotation(thing(corners=(9, 2, 3, 4))), "line 8: expected x1 <= x2"),
-        ("<a>" * 100 + "</a>" * 100, "expected at most 64 elements in each other"),
+        ("<a>" * 100 + "</a>" * 100, "expected at most 64 nested elements"),
         ('<?xml version="1.0" encoding="klingon"?><annotation/>', "expected XML in UTF-8, got: unknown encoding"),
     ],
 )
-def test_what_cannot_be_is_an_error_that_names_its_line(tmp_path, content, message):
+def test_an_invalid_annotation_is_an_error_that_names_its_line(tmp_path, content, message):
     with pytest.raises(DataError, match=f"a.xml.*{message}"):
         voc_from_path(write(tmp_path, {"a": content}, {"val": ["a"]}), Choice())
 
@@ -197,7 +197,7 @@ def test_files_that_are_missing_are_errors(tmp_path):
         voc_from_path(root, Choice("train"))
     write(root, {}, {"val": ["a"]})
     (root / "JPEGImages" / "a.jpg").unlink()
-    with pytest.raises(DataError, match="a.xml: expected its picture a.jpg"):
+    with pytest.raises(DataError, match="a.xml: expected its image a.jpg"):
         voc_from_path(root, Choice())
 
 

@@ -11,15 +11,15 @@ from edgekit.errors import DataError
 LINE = "0 0.5 0.5 0.5 0.5\n"
 
 
-def picture(path, size=(40, 20)):
+def image(path, size=(40, 20)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size).save(path)
 
 
 def write(root, texts, names=("cat", "dog")):
-    """A set of pictures ``images/…``, of texts ``labels/…``."""
+    """A set of images ``images/…``, of texts ``labels/…``."""
     for name, text in texts.items():
-        picture(root / "images" / f"{name}.png")
+        image(root / "images" / f"{name}.png")
         if text is not None:
             label = root / "labels" / f"{name}.txt"
             label.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def ids(examples):
     return [examples[i].id for i in range(len(examples))]
 
 
-def test_fractions_become_px_of_the_picture(tmp_path):
+def test_fractions_become_px_of_the_image(tmp_path):
     write(tmp_path, {"train/a": "1 0.5 0.5 0.25 0.5\n\n0 0.1 0.2 0.2 0.4\r\n", "val/b": ""})
     example = yolo_from_path(tmp_path, Choice("train"))[0]
     np.testing.assert_allclose(example.target.corners, [[15, 5, 25, 15], [0, 0, 8, 8]], atol=1e-5)
@@ -61,11 +61,11 @@ def test_an_outline_is_the_box_around_it(tmp_path):
     np.testing.assert_allclose(got, [[4, 4, 20, 16]], atol=1e-5)
 
 
-def test_a_picture_without_text_shows_nothing_and_is_counted(tmp_path):
+def test_an_image_without_text_shows_nothing_and_is_counted(tmp_path):
     write(tmp_path, {"train/a": None, "train/b": LINE})
     found = yolo_from_path(tmp_path, Choice("train"))
     assert [len(found[i].target) for i in range(2)] == [0, 1]
-    assert "1 pictures have no text file, and so show none of the classes" in found.notes
+    assert "1 images have no label file and are taken as images without objects" in found.notes
 
 
 def test_boxes_over_the_edge_are_clipped_and_counted(tmp_path):
@@ -73,8 +73,8 @@ def test_boxes_over_the_edge_are_clipped_and_counted(tmp_path):
     found = yolo_from_path(tmp_path, Choice("train"))
     np.testing.assert_allclose(found[0].target.corners, [[0, 5, 12, 15], [0, 0, 40, 20]], atol=1e-5)
     assert found.notes[:2] == [
-        "1 boxes stuck out of their picture and were clipped to it",
-        "1 boxes had no area and were left out",
+        "1 boxes extended beyond their image and were clipped to it",
+        "1 boxes had no area and were dropped",
     ]
 
 
@@ -83,7 +83,7 @@ def test_boxes_over_the_edge_are_clipped_and_counted(tmp_path):
 def test_layouts_of_ultralytics_and_roboflow_are_found(tmp_path, layout, word):
     for split in ("train", word):
         path = tmp_path / layout.format(split)
-        picture(path)
+        image(path)
         label = tmp_path / layout.replace("images", "labels").format(split)
         label.parent.mkdir(parents=True)
         label.with_suffix(".txt").write_text(LINE)
@@ -91,9 +91,9 @@ def test_layouts_of_ultralytics_and_roboflow_are_found(tmp_path, layout, word):
     assert len(data_set(str(tmp_path), split="train")[0].target) == 1
 
 
-def test_texts_beside_their_pictures_are_found_and_split_by_hash(tmp_path):
+def test_texts_beside_their_images_are_found_and_split_by_hash(tmp_path):
     for i in range(10):
-        picture(tmp_path / f"{i}.jpg")
+        image(tmp_path / f"{i}.jpg")
         (tmp_path / f"{i}.txt").write_text(LINE)
     train, test = (ids(data_set(str(tmp_path), split=split)) for split in ("train", "test"))
     assert len(test) == 2 and sorted(train + test) == [f"{i}.jpg" for i in range(10)]
@@ -103,7 +103,7 @@ def test_without_names_classes_are_called_by_their_numbers(tmp_path):
     write(tmp_path, {"train/a": "2 0.5 0.5 0.5 0.5\n"}, names=())
     found = yolo_from_path(tmp_path, Choice("train"))
     assert found.labels == ("0", "1", "2")
-    assert "no data.yaml or classes.txt names the classes, so they are called 0 to 2" in found.notes
+    assert "no data.yaml or classes.txt has class names, so classes are named 0 to 2" in found.notes
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_data_yaml_names_classes_and_places(tmp_path, names):
 
 def test_roboflows_path_with_one_step_too_many_is_found(tmp_path):
     for split in ("train", "valid"):
-        picture(tmp_path / split / "images" / "x.png")
+        image(tmp_path / split / "images" / "x.png")
         (tmp_path / split / "labels").mkdir()
         (tmp_path / split / "labels" / "x.txt").write_text(LINE)
     (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['cat']\n")
@@ -166,11 +166,11 @@ def test_darknets_data_file_is_read(tmp_path):
         ("0 0.5 0.5 0.5 0.5 0.9", r"got 5"),
         ("0", "got 0"),
         ("0 0.5 0.5 0.5 wide", "expected numbers after the class"),
-        ("0 120 80 40 20", "line 1: expected fractions of the picture, 0 to 1, got '120 80 40 20'"),
+        ("0 120 80 40 20", "line 1: expected fractions of the image, 0 to 1, got '120 80 40 20'"),
         ("0 0.5 0.5 -0.5 0.5", "expected fractions"),
         ("0 nan 0.5 0.5 0.5", "expected fractions"),
         ("0 inf 0.5 0.5 0.5", "expected fractions"),
-        ("0 1.009 0.5 0.01 0.5", "line 1: expected a box in the picture of 1 x 1, got one outside it"),
+        ("0 1.009 0.5 0.01 0.5", "line 1: expected a box in the image of 1 x 1, got one outside it"),
         ("<!DOCTYPE html>\n", "got a web page"),
         ("0 0.5 \udcff", "line 1: expected UTF-8 text, got the byte 0xff at 7"),
     ],
@@ -185,24 +185,24 @@ def test_a_line_that_is_no_box_is_an_error(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("names: cat\ntrain: images", "names: expected the classes' names, got none"),
-        ("train: images\n", "names: expected the classes' names"),
-        ("names: []\n", "names: expected the classes' names"),
+        ("names: cat\ntrain: images", "names: expected class names, got none"),
+        ("train: images\n", "names: expected class names"),
+        ("names: []\n", "names: expected class names"),
         ("names: [cat, ]x\n", "line 1: expected a list that ends with ]"),
         ("names: [cat, {a: b}]\n", "line 1: expected names and commas"),
         ("names: ['cat]\n", "line 1: expected names and commas"),
         ("names:\n  0: cat\n  2: dog\n", "names: expected 0 to 1, got none for 1"),
-        ("names:\n  0: cat\n  0: dog\n", "line 3: expected another number than before, got 0"),
+        ("names:\n  0: cat\n  0: dog\n", "line 3: expected a unique number, got a duplicate: 0"),
         ("names:\n  0: cat\n  dog\n", "line 3: expected NUMBER: NAME, got 'dog'"),
         ("names:\n  - cat\n  dog\n", "line 3: expected - NAME, got 'dog'"),
         ("names:\n  {0: cat}\n", "line 1: names: expected a list of names"),
         ("names: ['', cat]\n", "names: expected a name for class 0, got none"),
-        ("nc: 2\nnames: [cat]\ntrain: images", "nc: expected 1, as there are so many names, got '2'"),
+        ("nc: 2\nnames: [cat]\ntrain: images", "nc: expected 1, the number of names, got '2'"),
         ("names: [cat]\nnames: [dog]\n", "line 2: expected 'names' once"),
-        ("names: [a, b, c]\ntrain: nowhere\n", "train: expected a file or a folder, got nothing there: nowhere"),
+        ("names: [a, b, c]\ntrain: nowhere\n", "train: expected a file or a folder, got no such path: nowhere"),
         (
             "names: [a, b, c]\nval: images/train\n",
-            r"expected pictures of the train split \(train or training\), got none",
+            r"expected images of the train split \(train or training\), got none",
         ),
     ],
 )
@@ -220,21 +220,21 @@ def test_a_data_file_that_is_not_understood_is_an_error(tmp_path):
     (tmp_path / "obj.data").write_text("train = list.txt\nnames = n.txt\n")
     (tmp_path / "n.txt").write_text("cat\ncat\n")
     (tmp_path / "list.txt").write_text("\nx.png\n")
-    with pytest.raises(DataError, match="n.txt, line 2: expected another name than line 1, got 'cat'"):
+    with pytest.raises(DataError, match="n.txt, line 2: expected a unique name, got 'cat', as in line 1"):
         yolo_from_path(tmp_path / "obj.data", Choice("train"))
     (tmp_path / "n.txt").write_text("cat\n")
-    with pytest.raises(DataError, match="list.txt, line 2: expected the path of a picture, got x.png"):
+    with pytest.raises(DataError, match="list.txt, line 2: expected the path of an image, got x.png"):
         yolo_from_path(tmp_path / "obj.data", Choice("train"))
 
 
-def test_no_texts_or_no_pictures_are_an_error(tmp_path):
+def test_no_texts_or_no_images_are_an_error(tmp_path):
     write(tmp_path, {"train/a": None})
     with pytest.raises(DataError, match="expected files in labels/"):
         yolo_from_path(tmp_path, Choice("train"))
-    with pytest.raises(DataError, match=r"expected pictures of the test split \(test or testing or val"):
+    with pytest.raises(DataError, match=r"expected images of the test split \(test or testing or val"):
         yolo_from_path(tmp_path, Choice("test"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="expected pictures, got none"):
+    with pytest.raises(DataError, match="expected images, got none"):
         yolo_from_path(tmp_path / "empty", Choice("train"))
 
 

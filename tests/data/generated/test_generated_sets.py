@@ -26,11 +26,11 @@ from edgekit.specs import TensorSpec
 def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 
-    pictures = np.concatenate([digit_arrays(split)[0] for split in ("train", "test")])
-    assert pictures.dtype == np.uint8 and pictures.max() == 255
-    levels = np.round(pictures.astype(float) * 16 / 255)
-    known = {picture.tobytes() for picture in load_digits().images}
-    assert {picture.tobytes() for picture in levels} == known
+    images = np.concatenate([digit_arrays(split)[0] for split in ("train", "test")])
+    assert images.dtype == np.uint8 and images.max() == 255
+    levels = np.round(images.astype(float) * 16 / 255)
+    known = {image.tobytes() for image in load_digits().images}
+    assert {image.tobytes() for image in levels} == known
 
 
 def test_digits_are_split_1437_to_360_and_every_class_is_in_both():
@@ -47,10 +47,10 @@ def test_digits_keep_their_classes():
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
-    classes = {picture.tobytes(): target for picture, target in zip(loaded.images, loaded.target, strict=True)}
-    pictures, targets = digit_arrays("test")
-    for picture, target in zip(pictures, targets, strict=True):
-        assert classes[np.round(picture.astype(float) * 16 / 255).tobytes()] == target
+    classes = {image.tobytes(): target for image, target in zip(loaded.images, loaded.target, strict=True)}
+    images, targets = digit_arrays("test")
+    for image, target in zip(images, targets, strict=True):
+        assert classes[np.round(image.astype(float) * 16 / 255).tobytes()] == target
 
 
 def test_digits_without_scikit_learn_say_how_to_install_it(monkeypatch):
@@ -107,7 +107,7 @@ def test_boxes_of_scenes_lie_inside_and_hardly_cover_each_other(name):
 
 
 def test_a_box_of_a_scene_is_where_its_digit_is():
-    """What is in a box differs from the ground of the frame around it."""
+    """Pixels inside a box differ from the background around it."""
     scenes = data_set("scenes", split="train")
     contrasts = []
     for i in range(30):
@@ -138,7 +138,7 @@ def test_numbers_are_spoken_as_in_american_english():
 
 
 def value_of(words):
-    """The number again, by the rules of reading instead of those of speaking."""
+    """Parses a spelled number, independently of the code that spells it."""
     small = {number_in_words(i): i for i in [*range(20), *range(20, 100, 10)]}
     total = part = 0
     for word in re.split(r"[ -]", words):
@@ -189,17 +189,17 @@ def test_a_text_comes_back_from_its_tokens():
     assert text_from_ids([1, 4, 5, END, 4], words) == "good day"
 
 
-def test_what_a_decoder_reads_is_what_it_is_to_answer_one_place_later():
+def test_decoder_outputs_are_its_inputs_shifted_by_one():
     read, answer = (ids("ab", SPELLING_VOCABULARY) for ids in (target_input_ids, target_output_ids))
     assert read[1:] == answer[:-1] and len(read) == len(answer)
     assert source_ids("ab", SPELLING_VOCABULARY) == answer
 
 
-def test_tokens_that_a_vocabulary_lacks_are_told_in_their_order():
+def test_unknown_tokens_are_returned_in_text_order():
     assert unknown_tokens("oné ?", SPELLING_VOCABULARY) == ["é", "?"]
     assert unknown_tokens("good <end> night", ("<pad>", "<begin>", "<end>", "<unknown>", "good")) == ["<end>", "night"]
 
 
-def test_an_unknown_token_is_told_apart():
+def test_an_unknown_token_is_decoded_as_a_replacement_character():
     assert ids_from_text("a?", SPELLING_VOCABULARY)[1] == UNKNOWN
     assert text_from_ids([14, UNKNOWN, 999], SPELLING_VOCABULARY) == "a\ufffd\ufffd"

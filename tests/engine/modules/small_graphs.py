@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+
+from edgekit.lower.rewriting import lower
 
 SHAPE = (1, 4, 8, 8)
 
@@ -74,6 +77,20 @@ def run_unfused(model: onnx.ModelProto | Path, feeds: dict[str, np.ndarray]) -> 
     given = model if isinstance(model, Path) else model.SerializeToString()
     session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     return [np.asarray(output) for output in session.run(None, feeds)]
+
+
+def rewritten(model: onnx.ModelProto, *passes: ir.passes.InPlacePass) -> tuple[onnx.ModelProto, bool]:
+    """The graph after passes and without what nothing reads any more, and whether it was changed."""
+    graph = ir.from_proto(model)
+    modified = lower(graph, passes)
+    return ir.to_proto(graph), modified
+
+
+def stays(model: onnx.ModelProto, one: ir.passes.InPlacePass) -> bool:
+    """Whether a pass leaves the graph as it is, and says so."""
+    graph = ir.from_proto(model)
+    before = ir.to_proto(graph).SerializeToString()
+    return not one(graph).modified and ir.to_proto(graph).SerializeToString() == before
 
 
 def save(model: onnx.ModelProto, folder: Path) -> Path:

@@ -272,6 +272,14 @@ def test_runs_in_flight_are_finished_by_close_and_can_still_be_asked_for(
             refused(frame(1))
 
 
+def test_a_run_that_another_thread_closes_the_engine_before_is_refused(gpu: FakeDriver, write_plan: WritePlan) -> None:
+    engine = load(gpu, write_plan())
+    engine._release()  # after the check that the engine is open
+    for refused in (engine.run, engine.run_async, engine.time_run):
+        with pytest.raises(RunError, match="expected an open CUDA context, got a closed one"):
+            refused(frame(1))
+
+
 def test_an_engine_that_is_forgotten_gives_everything_back(gpu: FakeDriver, write_plan: WritePlan) -> None:
     engine = load(gpu, write_plan())
     engine.run_async(frame(1))

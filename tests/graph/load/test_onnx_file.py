@@ -71,7 +71,7 @@ def test_onnx_own_test_models_give_their_expected_outputs(name):
 
 
 @pytest.mark.parametrize("name", ["resnet50", "shufflenet", "squeezenet", "inception_v2"])
-def test_published_networks_compute_the_same_after_lifting_and_optimizing(run_in_onnxruntime, name):
+def test_published_networks_compute_the_same_after_upgrading_and_optimizing(run_in_onnxruntime, name):
     path = ONNX_DATA / "light" / f"light_{name}.onnx"
     graph = graph_from_onnx(path)
     (spec,) = input_specs(graph)
@@ -127,8 +127,8 @@ def test_foreign_model_computes_the_same_after_optimizing(run_in_onnxruntime, pa
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"),
         (b"\x1c\x00\x00\x00TFL3" + b"0" * 100, "TensorFlow Lite"),
         (b"nothing of the kind", "expected an ONNX file"),
-        (small_model().SerializeToString()[:-40], "cut short"),
-        (onnx.ModelProto(ir_version=8).SerializeToString(), "a graph and its outputs"),
+        (small_model().SerializeToString()[:-40], "truncated"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "a graph and outputs"),
     ],
     ids=["empty", "html", "zip", "lfs", "tflite", "text", "cut", "no graph"],
 )
@@ -172,7 +172,7 @@ def test_operator_that_onnxruntime_lacks_is_named(tmp_path):
         check_runs(graph_from_onnx(written(tmp_path, model)))
 
 
-def test_graph_that_reads_what_nobody_computes_is_not_valid(tmp_path):
+def test_graph_with_an_undefined_value_is_not_valid(tmp_path):
     model = small_model()
     model.graph.node[1].input[0] = "nowhere"
     with pytest.raises(GraphError, match="not a valid graph.*nowhere|nowhere"):
@@ -273,7 +273,7 @@ def test_shape_that_does_not_fit_the_input_is_refused(tmp_path, shapes):
     ("operator", "quantized"),
     [("QuantizeLinear", True), ("QLinearConv", True), ("ConvInteger", True), ("MatMulNBits", True), ("Conv", False)],
 )
-def test_quantized_graph_is_told_apart(operator, quantized):
+def test_quantized_graph_is_recognized(operator, quantized):
     node = ir.Node("", operator, [])
     graph = ir.Graph([], [], nodes=[node], opset_imports={"": 20})
     assert is_quantized(ir.Model(graph, ir_version=10)) is quantized
@@ -309,7 +309,7 @@ def test_weights_do_not_hold_the_protobuf(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensor.numpy(), weight)
 
 
-def test_weights_of_a_lifted_graph_are_no_inputs(tmp_path, write_classifier):
+def test_weights_of_an_upgraded_graph_are_no_inputs(tmp_path, write_classifier):
     graph = graph_from_onnx(write_classifier(tmp_path / "net.onnx", opset=11))
     assert graph.opset_imports[""] == 20
     assert [value.name for value in graph.graph.inputs] == ["x"]

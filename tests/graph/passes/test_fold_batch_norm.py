@@ -102,7 +102,7 @@ def conv_and_norm(graph_of, tail: str, outputs: str):
     ],
     ids=["another user", "an output"],
 )
-def test_convolution_that_somebody_else_reads_is_not_folded(graph_of, tail, outputs):
+def test_convolution_with_another_user_is_not_folded(graph_of, tail, outputs):
     graph = conv_and_norm(graph_of, tail, outputs)
     assert not FoldBatchNorm()(graph).modified
     assert "BatchNormalization" in operators(graph)

@@ -73,7 +73,7 @@ def test_each_part_of_a_split_weight_becomes_a_weight(run_in_onnxruntime, graph_
 
 
 @pytest.mark.parametrize("order", ["<perm = [1, 0]>", ""])
-def test_transposed_weight_that_somebody_else_reads_too_becomes_a_weight(run_in_onnxruntime, graph_of, order):
+def test_transposed_weight_with_another_user_becomes_a_weight(run_in_onnxruntime, graph_of, order):
     text = f"""agraph (float[2, 8] x) => (float[2, 6] y, float[6, 8] z) {{
         t = Transpose {order} (w) y = MatMul (x, t) z = Neg (w)
     }}"""

@@ -1,4 +1,4 @@
-"""Networks out of cfg files against OpenCV's reader of the same files, and against the modules written by hand."""
+"""Networks from cfg files compared with OpenCV and with the handwritten modules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FIXED_PX = {"yolov1-tiny": 448}
 
 
 def randomize(module: nn.Module) -> None:
-    """Statistics and biases that no two channels share, so that a wrong order shows."""
+    """Sets statistics and biases that differ by channel, so that a wrong order is detected."""
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -58,8 +58,8 @@ def outputs(module: nn.Module, images: np.ndarray) -> list[np.ndarray]:
 
 
 def opencv(text: str, weights: Path, images: np.ndarray, folder: Path) -> list[np.ndarray]:
-    """What OpenCV computes before each head or, where there is none, last."""
-    text = re.sub(r"\[detection\][^\[]*", "", text)  # which it does not know, but which computes nothing
+    """OpenCV's outputs before each head, or its last output if there are no heads."""
+    text = re.sub(r"\[detection\][^\[]*", "", text)  # unknown to OpenCV, and without computation
     (folder / "opencv.cfg").write_text(text)
     net = cv2.dnn.readNetFromDarknet(str(folder / "opencv.cfg"), str(weights))
     net.setInput(images)
@@ -82,7 +82,7 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("name", [*BY_HAND[1:], "yolov2-tiny-voc"])
-def test_detectors_are_those_of_opencv_and_those_written_by_hand(name: str, tmp_path: Path) -> None:
+def test_detectors_match_opencv_and_the_handwritten_modules(name: str, tmp_path: Path) -> None:
     px = FIXED_PX.get(name, 96)
     path, weights = sized(name, px, tmp_path), tmp_path / "net.weights"
     torch.manual_seed(1)
@@ -97,13 +97,13 @@ def test_detectors_are_those_of_opencv_and_those_written_by_hand(name: str, tmp_
         load_darknet(by_hand, weights)
         assert_same(outputs(by_hand, images), ours)
     weights.unlink()
-    if name.startswith("yolov1"):  # OpenCV ends before cells are put together
+    if name.startswith("yolov1"):  # OpenCV ends before the cells are reordered
         theirs = outputs(module.get_submodule("detection15"), theirs[0])
     assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["darknet19", "darknet53"])
-def test_classifiers_are_those_of_opencv(name: str, tmp_path: Path) -> None:
+def test_classifiers_match_opencv(name: str, tmp_path: Path) -> None:
     path, weights = sized(name, 64, tmp_path), tmp_path / "net.weights"
     torch.manual_seed(2)
     module = module_from_cfg(str(path), 64, 64)
@@ -118,13 +118,13 @@ def test_classifiers_are_those_of_opencv(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if (CFG / f"{name}.cfg").exists()])
-def test_cfg_and_recipe_say_the_same(name: str) -> None:
+def test_cfg_and_recipe_agree(name: str) -> None:
     by_hand, by_cfg = load_recipe(name), recipe_from_cfg(CFG / f"{name}.cfg")
     for field in ("name", "task", "inputs", "outputs", "preprocess"):
         assert getattr(by_cfg, field) == getattr(by_hand, field), field
     assert by_cfg.model.parameters == by_hand.model.parameters
     assert by_cfg.postprocess is not None and by_hand.postprocess is not None
-    if name == "yolov3-tiny":  # whose cfg names other anchors than its weights were trained with
+    if name == "yolov3-tiny":  # its cfg has other anchors than its weights were trained with
         assert by_cfg.postprocess.heads[0] == by_hand.postprocess.heads[0]
     else:
         assert by_cfg.postprocess == by_hand.postprocess
@@ -133,15 +133,15 @@ def test_cfg_and_recipe_say_the_same(name: str) -> None:
     assert [tensor.shape for tensor in ours.values()] == [tensor.shape for tensor in theirs.values()]
 
 
-def test_every_network_of_yolo_s_authors_that_we_have_by_hand_is_compared() -> None:
+def test_every_handwritten_darknet_model_is_compared() -> None:
     assert [name for name in recipe_names() if (CFG / f"{name}.cfg").exists()] == BY_HAND
 
 
-ACTIVATIONS = ["leaky", "linear", "logistic", "swish", "mish"]  # what OpenCV has of them
+ACTIVATIONS = ["leaky", "linear", "logistic", "swish", "mish"]  # those that OpenCV supports
 
 
 def drawn_layer(draw: st.DrawFn, shapes: list[tuple[int, int, int]]) -> str:
-    """A section that fits behind layers of these shapes."""
+    """A section that fits after layers of these shapes."""
     like_last = [i for i, shape in enumerate(shapes) if shape == shapes[-1]]
     as_large = [i for i, shape in enumerate(shapes) if shape[1:] == shapes[-1][1:]]
     kinds = ["convolutional", "convolutional", "maxpool", "upsample", "route"]
@@ -172,8 +172,8 @@ def drawn_layer(draw: st.DrawFn, shapes: list[tuple[int, int, int]]) -> str:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_any_network_of_these_layers_is_the_one_that_opencv_builds(tmp_path: Path, data: st.DataObject) -> None:
-    height = data.draw(st.integers(5, 12))  # OpenCV follows one side only where it counts the numbers of full layers
+def test_any_network_of_these_layers_matches_opencv(tmp_path: Path, data: st.DataObject) -> None:
+    height = data.draw(st.integers(5, 12))  # OpenCV only uses one side for the input size of fully connected layers
     text = f"[net]\nwidth={height}\nheight={height}\nchannels=2\n[convolutional]\nfilters=4\nsize=1\nactivation=leaky\n"
     path, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
     for _ in range(data.draw(st.integers(1, 7))):
@@ -184,7 +184,7 @@ def test_any_network_of_these_layers_is_the_one_that_opencv_builds(tmp_path: Pat
         try:
             shape = network_from_cfg(path).layers[-1].shape
         except RecipeError as e:
-            assert "nothing is left" in str(e)
+            assert "expected a non-empty output" in str(e)
             continue
         text = longer if shape.numbers < 20_000 else text
     if data.draw(st.booleans()):
@@ -201,7 +201,7 @@ def test_any_network_of_these_layers_is_the_one_that_opencv_builds(tmp_path: Pat
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(["darknet19", "yolov1-tiny", "yolov2-tiny", "yolov3-tiny"]), st.randoms(), st.integers(1, 3))
-def test_whatever_is_accepted_runs_and_has_the_planned_shapes(
+def test_every_accepted_cfg_runs_with_the_computed_shapes(
     tmp_path: Path, name: str, rng: random.Random, cuts: int
 ) -> None:
     lines = (CFG / f"{name}.cfg").read_text().splitlines()
@@ -216,15 +216,15 @@ def test_whatever_is_accepted_runs_and_has_the_planned_shapes(
     except RecipeError:
         return
     with torch.device("meta"):
-        module = module_from_cfg(str(path), *network.picture[1:])
-        given = module.eval()(torch.empty(2, *network.picture))
+        module = module_from_cfg(str(path), *network.image[1:])
+        given = module.eval()(torch.empty(2, *network.image))
     assert sum(parameter.numel() for parameter in module.parameters()) == network.parameters
     for tensor, index in zip(given if isinstance(given, tuple) else (given,), network.outputs(), strict=True):
         shape = network.layers[index].shape
         assert tensor.shape == ((2, shape.channels) if network.classifies else (2, *shape))
 
 
-def test_layers_that_opencv_does_not_know_are_computed_as_darknet_does(tmp_path: Path) -> None:
+def test_layers_unknown_to_opencv_match_darknet(tmp_path: Path) -> None:
     path = tmp_path / "net.cfg"
     path.write_text(
         "[net]\nwidth=8\nheight=8\nchannels=3\n[crop]\ncrop_width=4\ncrop_height=6\n"
@@ -252,7 +252,7 @@ def test_layers_that_opencv_does_not_know_are_computed_as_darknet_does(tmp_path:
     ("leaky", lambda x: np.where(x > 0, x, 0.1 * x)),
     ("linear", lambda x: x),
 ])  # fmt: skip
-def test_activations_are_those_of_darknet_s_header(name: str, function: object, tmp_path: Path) -> None:
+def test_activations_match_darknet_s_header(name: str, function: object, tmp_path: Path) -> None:
     path = tmp_path / "net.cfg"
     path.write_text(f"[net]\nwidth=4\nheight=4\nchannels=1\n[activation]\nactivation={name}\n")
     x = np.linspace(-3, 3, 16, dtype=np.float32).reshape(1, 1, 4, 4)

@@ -32,11 +32,11 @@ def test_anchors_in_cells_become_px(tmp_path: Path) -> None:
     assert recipe.quantize.keep_float == ("head4*",)
 
 
-def test_another_size_is_another_input_with_the_same_strides(tmp_path: Path) -> None:
+def test_another_size_changes_the_input_and_keeps_the_strides(tmp_path: Path) -> None:
     recipe = recipe_from_cfg(write(tmp_path, DETECTOR), (96, 48))
     assert recipe.inputs[0].shape == (1, 3, 96, 48)
     assert recipe.postprocess is not None and recipe.postprocess.heads[0].stride == 4
-    with pytest.raises(RecipeError, match="line 15: .region.: expected an input of square cells of whole pixels"):
+    with pytest.raises(RecipeError, match="line 15: .region.: expected square cells with a whole number of px"):
         recipe_from_cfg(tmp_path / "net.cfg", (97, 48))
 
 
@@ -50,7 +50,7 @@ def test_another_size_is_another_input_with_the_same_strides(tmp_path: Path) -> 
         (NET + "[maxpool]\nsize=2", 5, None),
     ],
 )
-def test_pictures_become_inputs_as_darknet_s_commands_make_them(
+def test_preprocessing_is_that_of_darknet_s_commands(
     text: str, channels: int, expected: Preprocess | None, tmp_path: Path
 ) -> None:
     assert recipe_from_cfg(write(tmp_path, text, channels)).preprocess == expected
@@ -62,7 +62,7 @@ def test_a_softmax_at_the_end_makes_a_classifier_of_logits(tmp_path: Path) -> No
     assert recipe_from_cfg(write(tmp_path, CLASSIFIER.replace("[softmax]\n", ""))).task == "tensor"
 
 
-def test_labels_are_those_in_the_file_beside_it(tmp_path: Path) -> None:
+def test_labels_are_read_from_the_names_file(tmp_path: Path) -> None:
     path = write(tmp_path, DETECTOR)
     assert recipe_from_cfg(path).labels.names == ()
     (tmp_path / "net.names").write_text("cat\n\ndog\nbird \n")
@@ -72,8 +72,8 @@ def test_labels_are_those_in_the_file_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"cat\ndog\n", "net.names: expected 3 names, as many as the network has classes, got 2"),
-        (b"\xff", "net.names: expected a text file in UTF-8, got something else"),
+        (b"cat\ndog\n", "net.names: expected 3 names, the number of classes of the network, got 2"),
+        (b"\xff", "net.names: expected a text file in UTF-8, got another encoding"),
     ],
 )
 def test_error_on_labels_that_do_not_fit(content: bytes, expected: str, tmp_path: Path) -> None:
@@ -84,19 +84,19 @@ def test_error_on_labels_that_do_not_fit(content: bytes, expected: str, tmp_path
     assert expected in str(caught.value)
 
 
-def test_error_on_a_detector_of_something_else_than_pictures(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="line 15: .region.: expected a picture of 1 or 3 channels, got 5"):
+def test_error_on_a_detector_without_image_input(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="line 15: .region.: expected an input of 1 or 3 channels, got 5"):
         recipe_from_cfg(write(tmp_path, DETECTOR, 5))
 
 
 @pytest.mark.parametrize(
     ("file", "name"), [("Tiny YOLO.cfg", "tiny-yolo"), ("_.cfg", "network"), ("Ä1.cfg", "-1"), ("yolov3.cfg", "yolov3")]
 )
-def test_a_name_is_made_of_what_names_are_made_of(file: str, name: str, tmp_path: Path) -> None:
+def test_names_only_have_valid_characters(file: str, name: str, tmp_path: Path) -> None:
     assert recipe_from_cfg(write(tmp_path, DETECTOR, name=file)).name == name.lstrip("-")
 
 
-def test_a_cfg_is_read_without_torch() -> None:
+def test_a_cfg_is_read_without_torch_import() -> None:
     code = (
         "import sys; from pathlib import Path; from edgekit.models.cfg.recipe import recipe_from_cfg;"
         f"recipe_from_cfg(Path({str(CFG / 'yolov2.cfg')!r})); print('torch' in sys.modules, 'numpy' in sys.modules)"

@@ -1,4 +1,4 @@
-"""What closes and what does not: shapes, parameters, and errors that name the line."""
+"""Shapes and parameters of layers, and errors that name the line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekit.models.cfg.sections import network_from_cfg
 
 CFGS = {path.stem: path.read_text() for path in sorted(Path(__file__).parent.glob("*.cfg"))}
 
-# of the networks, as Darknet's authors or others print them
+# published parameter counts of the networks
 PARAMETERS = {"yolov3": 61_949_149, "yolov3-tiny": 8_852_366, "yolov3-spp": 62_998_749}
 
 NET = "[net]\nwidth=32\nheight=32\nchannels=3\n"
@@ -61,94 +61,106 @@ def test_parameters_are_as_many_as_published(name: str, parameters: int, tmp_pat
         ("[activation]\nactivation=relu", (3, 32, 32)),
     ],
 )
-def test_shapes_are_darknet_s(section: str, shape: tuple[int, int, int], tmp_path: Path) -> None:
+def test_shapes_match_darknet(section: str, shape: tuple[int, int, int], tmp_path: Path) -> None:
     assert network(tmp_path, f"{NET}{section}\n").layers[0].shape == shape
 
 
 @pytest.mark.parametrize(
     ("section", "line", "expected"),
     [
-        ("[lstm]\noutput=3", 12, "[lstm]: a layer that is not taken"),
+        ("[lstm]\noutput=3", 12, "[lstm]: unsupported layer"),
         ("[convolution]", 12, "did you mean convolutional"),
-        ("[convolutional]\nfiltres=3", 13, "[convolutional] filtres: an option that is not known"),
+        ("[convolutional]\nfiltres=3", 13, "[convolutional] filtres: unknown option"),
         ("[convolutional]\nactivation=lhtan", 13, "[convolutional] activation: expected one of elu, hardtan"),
         ("[convolutional]\nfilters=0", 13, "[convolutional] filters: expected a number from 1 to"),
-        ("[convolutional]\nfilters=4\nsize=99", 12, "[convolutional]: nothing is left: 8x32x32 becomes 4x-66x-66"),
+        (
+            "[convolutional]\nfilters=4\nsize=99",
+            12,
+            "[convolutional]: expected a non-empty output, got 4x-66x-66 from 8x32x32",
+        ),
         ("[convolutional]\nfilters=9\ngroups=3", 14, "groups: expected a divisor of its 8 channels, got 3"),
         ("[convolutional]\nfilters=9\ngroups=2", 14, "groups: expected a divisor of its 9 filters, got 2"),
-        ("[convolutional]\nflipped=1", 13, "[convolutional] flipped: only 0 is taken, got 1"),
-        ("[convolutional]\nfilters=2000000000\nsize=9", 12, "expected 2147483647 numbers at most"),
-        ("[connected]\noutput=2000000", 12, "[connected]: expected 2147483647 parameters in all at most"),
-        ("[upsample]\nstride=2000000000", 12, "[upsample]: expected 2147483647 numbers at most"),
-        ("[maxpool]\nsize=2\nstride=2\npadding=5", 15, "padding: expected 2 at most with size=2, got 5"),
+        ("[convolutional]\nflipped=1", 13, "[convolutional] flipped: expected 0, the only supported value, got 1"),
+        ("[convolutional]\nfilters=2000000000\nsize=9", 12, "expected at most 2147483647 values"),
+        ("[connected]\noutput=2000000", 12, "[connected]: expected at most 2147483647 parameters in total"),
+        ("[upsample]\nstride=2000000000", 12, "[upsample]: expected at most 2147483647 values"),
+        ("[maxpool]\nsize=2\nstride=2\npadding=5", 15, "padding: expected at most 2 with size=2, got 5"),
         ("[local]\nsize=5\npad=1", 14, "[local] pad: expected 0, or 1 with size=3, got 1 with size=5"),
-        ("[route]", 12, "[route]: expected layers=, the layers that it joins"),
-        ("[route]\nlayers=-2", 13, "layers: expected a layer before this one, which is number 1, got -2"),
-        ("[route]\nlayers=1", 13, "layers: expected a layer before this one, which is number 1, got 1"),
-        ("[route]\nlayers=-1\ngroups=2", 14, "[route] groups: only 1 is taken, got 2"),
+        ("[route]", 12, "[route]: expected layers=, the layers to concatenate"),
+        ("[route]\nlayers=-2", 13, "layers: expected a layer before this one, number 1, got -2"),
+        ("[route]\nlayers=1", 13, "layers: expected a layer before this one, number 1, got 1"),
+        ("[route]\nlayers=-1\ngroups=2", 14, "[route] groups: expected 1, the only supported value, got 2"),
         ("[maxpool]\nstride=2\n[route]\nlayers=-1,-2", 15, "got 8x16x16 from -1 and 8x32x32 from -2"),
-        ("[shortcut]\nactivation=linear", 12, "[shortcut] from: expected from=, one layer that is added, got 0"),
-        ("[shortcut]\nfrom=-9", 13, "from: expected a layer before this one, which is number 1, got -9"),
+        ("[shortcut]\nactivation=linear", 12, "[shortcut] from: expected from= with one layer, got 0"),
+        ("[shortcut]\nfrom=-9", 13, "from: expected a layer before this one, number 1, got -9"),
         (
             "[convolutional]\nfilters=4\n[shortcut]\nfrom=-2",
             15,
-            "[shortcut] from: expected two layers of one shape, got 4x32x32 and, from -2, 8x32x32",
+            "[shortcut] from: expected two layers of the same shape, got 4x32x32 and, from -2, 8x32x32",
         ),
-        ("[reorg]\nstride=3", 13, "[reorg] stride: expected height and width that are multiples of the stride"),
+        ("[reorg]\nstride=3", 13, "[reorg] stride: expected multiples of the stride as height and width"),
         (
             "[reorg]\nstride=4",
             13,
-            "[reorg] stride: expected height and width that are multiples of the stride, and chann",
+            "[reorg] stride: expected multiples of the stride as height and width, and of its square as channels",
         ),
-        ("[softmax]", 12, "[softmax]: expected one row and one column of numbers, got 8x32x32"),
-        ("[softmax]\ngroups=2", 13, "[softmax] groups: only 1 is taken, got 2"),
-        ("[crop]\ncrop_width=99\ncrop_height=9", 12, "[crop]: expected 32x32 at most, got 9x99"),
+        ("[softmax]", 12, "[softmax]: expected an input with one row and one column, got 8x32x32"),
+        ("[softmax]\ngroups=2", 13, "[softmax] groups: expected 1, the only supported value, got 2"),
+        ("[crop]\ncrop_width=99\ncrop_height=9", 12, "[crop]: expected at most 32x32, got 9x99"),
         ("[region]\nnum=1\nanchors=1,1\nclasses=3", 12, "[region]: expected softmax=1, got none"),
         (
             "[region]\nnum=1\nanchors=1,1\nclasses=4\nsoftmax=1",
             12,
-            "[region]: expected 9 channels, 1 anchors * (5 + 4 classes), from the layer before it, got 8\n"
-            "write filters=9 in line 7",
+            "[region]: expected 9 channels, 1 anchors * (5 + 4 classes), from the previous layer, got 8\n"
+            "set filters=9 in line 7",
         ),
         (
             "[maxpool]\n[yolo]\nnum=1\nanchors=1,1\nclasses=4",
             13,
-            "from the layer before it, got 8\nput a [convolutional] with filters=9 and activation=linear before it",
+            "from the previous layer, got 8\nadd a [convolutional] with filters=9 and activation=linear before it",
         ),
         (
             "[connected]\n[detection]\nclasses=2\ncoords=4\nsqrt=1",
             13,
-            "from the layer before it, got 1\nwrite output=343 below line 12",
+            "from the previous layer, got 1\nadd output=343 after line 12",
         ),
         (
             "[region]\nnum=2\nanchors=1,1\nclasses=3\nsoftmax=1",
             14,
-            "anchors: expected 4 numbers, two for each of num=2",
+            "anchors: expected 4 numbers, two per anchor with num=2",
         ),
         ("[region]\nnum=1\nanchors=1,-1\nclasses=3\nsoftmax=1", 14, "anchors: expected widths and heights > 0, got -1"),
-        ("[region]\nnum=1\nanchors=1,1\nclasses=3\nsoftmax=1\ntree=9k.tree", 17, "tree: an option that is not known"),
+        ("[region]\nnum=1\nanchors=1,1\nclasses=3\nsoftmax=1\ntree=9k.tree", 17, "tree: unknown option"),
         (
             "[yolo]\nnum=1\nanchors=1,1\nclasses=3\nmask=1",
             16,
-            "mask: expected numbers of its 1 anchors, from 0 on, got 1",
+            "mask: expected anchor indices from 0 to 0, got 1",
         ),
         (
             "[yolo]\nnum=1\nanchors=1,1\nclasses=3\nnms_kind=diounms",
             16,
-            "nms_kind: only greedynms is taken, got 'diounms'",
+            "nms_kind: expected greedynms, the only supported value, got 'diounms'",
         ),
-        ("[yolo]\nnum=1\nanchors=1,1\nclasses=3\nscale_x_y=1.05", 16, "scale_x_y: only 1 is taken, got 1.05"),
+        (
+            "[yolo]\nnum=1\nanchors=1,1\nclasses=3\nscale_x_y=1.05",
+            16,
+            "scale_x_y: expected 1, the only supported value, got 1.05",
+        ),
         (
             "[detection]\nclasses=2\ncoords=4\nnum=1\nside=7\nsqrt=1",
             12,
-            "[detection]: expected 343 numbers, 7 * 7 * (2 classes + 5 * 1), from the layer before it, got 8192",
+            "[detection]: expected 343 values, 7 * 7 * (2 classes + 5 * 1), from the previous layer, got 8192",
         ),
-        ("[detection]\nclasses=2\ncoords=4\nsqrt=0", 15, "[detection] sqrt: only 1 is taken, got 0"),
+        (
+            "[detection]\nclasses=2\ncoords=4\nsqrt=0",
+            15,
+            "[detection] sqrt: expected 1, the only supported value, got 0",
+        ),
         ("[detection]\nclasses=2\ncoords=4", 12, "[detection]: expected sqrt=1, got none"),
         (
             "[connected]\noutput=343\n[detection]\nclasses=2\ncoords=4\nsqrt=1",
             14,
-            "[detection]: expected an input of square cells of whole pixels, got 32x32 px for 7x7 cells",
+            "[detection]: expected square cells with a whole number of px, got an input of 32x32 px with 7x7 cells",
         ),
         ("[yolo]\nnum=1\nanchors=1,1\nclasses=3\n[maxpool]", 16, "expected a [route] after the [yolo] in line 12"),
         ("[yolo]\nnum=1\nanchors=1,1\nclasses=3\n[route]\nlayers=-1", 17, "got the head in line 12"),
@@ -164,7 +176,7 @@ def test_shapes_are_darknet_s(section: str, shape: tuple[int, int, int], tmp_pat
         ),
     ],
 )
-def test_error_on_what_does_not_close_names_the_line(section: str, line: int, expected: str, tmp_path: Path) -> None:
+def test_error_on_invalid_layers_names_the_line(section: str, line: int, expected: str, tmp_path: Path) -> None:
     message = error(tmp_path, f"{NET}{CONV}{section}\n")
     assert f"net.cfg, line {line}: " in message and expected in message
 
@@ -178,16 +190,16 @@ def test_error_on_what_does_not_close_names_the_line(section: str, line: int, ex
         ),
         ("[net]\nwidth=32\nheight=32\n[avgpool]", "line 1: [net] channels: expected a number from 1 to"),
         (NET, "line 1: [net]: expected layers after it, got none"),
-        (f"{NET}[yolo]\nnum=1\nanchors=1,1\nclasses=3", "line 5: [yolo]: expected layers before it, got none"),
-        (f"{NET}[detection]\nclasses=1\ncoords=4\nsqrt=1", "line 5: [detection]: expected layers before it, got none"),
-        (f"{NET}[route]\nlayers=-1", "line 6: [route] layers: expected a layer before this one, which is number 0"),
+        (f"{NET}[yolo]\nnum=1\nanchors=1,1\nclasses=3", "line 5: [yolo]: expected a layer before it, got none"),
+        (f"{NET}[detection]\nclasses=1\ncoords=4\nsqrt=1", "line 5: [detection]: expected a layer before it, got none"),
+        (f"{NET}[route]\nlayers=-1", "line 6: [route] layers: expected a layer before this one, number 0"),
     ],
 )
-def test_error_on_a_network_that_lacks_something(text: str, expected: str, tmp_path: Path) -> None:
+def test_error_on_an_incomplete_network(text: str, expected: str, tmp_path: Path) -> None:
     assert expected in error(tmp_path, text)
 
 
-def test_training_s_options_and_net_s_own_are_nobody_s_business(tmp_path: Path) -> None:
+def test_training_options_and_net_options_are_ignored(tmp_path: Path) -> None:
     text = NET.replace("[net]", "[net]\nbatch=64\nsteps=-1,100\npolicy=steps\nhue=.1\nburn_in=1000\nmosaic=1")
     yolo = "[yolo]\nnum=1\nanchors=1,1\nclasses=3\njitter=.3\nignore_thresh=.7\ntruth_thresh=1\nrandom=1\nmax=200"
     assert network(tmp_path, f"{text}{CONV}stopbackward=1\n{yolo}").kind == "yolov3"
@@ -195,7 +207,7 @@ def test_training_s_options_and_net_s_own_are_nobody_s_business(tmp_path: Path) 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(CFGS)), st.integers(0, 2**32 - 1), st.integers(1, 4))
-def test_no_mutilated_cfg_raises_anything_but_a_recipe_error(tmp_path: Path, name: str, seed: int, cuts: int) -> None:
+def test_a_damaged_cfg_only_raises_recipe_error(tmp_path: Path, name: str, seed: int, cuts: int) -> None:
     rng = random.Random(seed)
     lines = CFGS[name].splitlines()
     for _ in range(cuts):

@@ -24,7 +24,7 @@ def error(tmp_path: Path, text: str | bytes) -> str:
     return str(caught.value)
 
 
-def test_white_space_and_comments_mean_nothing(tmp_path: Path) -> None:
+def test_white_space_and_comments_are_ignored(tmp_path: Path) -> None:
     text = "\ufeff# a comment\r\n; another\n\n[ net ]\t\r\n wi dth = 4 1 6 # px\n\n[conv]\nfilters=8;eight\n  size =\t3"
     net, convolution = sections(tmp_path, text)
     assert (net.name, net.line, net.integer("width", 0)) == ("net", 4, 416)
@@ -33,12 +33,12 @@ def test_white_space_and_comments_mean_nothing(tmp_path: Path) -> None:
     assert convolution.options["size"].line == 9
 
 
-def test_what_is_not_given_is_the_default(tmp_path: Path) -> None:
+def test_missing_options_have_their_default(tmp_path: Path) -> None:
     (net,) = sections(tmp_path, "[net]")
     assert (net.integer("stride", 7), net.text("activation", "logistic"), net.integers("mask")) == (7, "logistic", [])
 
 
-def test_lists_have_commas_between_them_and_perhaps_one_at_the_end(tmp_path: Path) -> None:
+def test_lists_are_comma_separated_with_an_optional_trailing_comma(tmp_path: Path) -> None:
     (net,) = sections(tmp_path, "[net]\nanchors = 10,13,  16.5,.3,\nlayers=-1, 36")
     assert net.numbers("anchors") == [10, 13, 16.5, 0.3]
     assert net.integers("layers") == [-1, 36]
@@ -55,33 +55,33 @@ def test_lists_have_commas_between_them_and_perhaps_one_at_the_end(tmp_path: Pat
         ("[net]\n=3", "net.cfg, line 2: expected key=value, got '=3'"),
         ("[net", "net.cfg, line 1: expected a section such as [net], got '[net'"),
         ("[net]\n[]", "net.cfg, line 2: expected a section such as [net], got '[]'"),
-        (b"[net]\nwidth=\xff", "net.cfg: expected a text file in UTF-8, got something else"),
+        (b"[net]\nwidth=\xff", "net.cfg: expected a text file in UTF-8, got another encoding"),
     ],
 )
-def test_error_on_text_of_another_form_names_the_line(tmp_path: Path, text: str | bytes, expected: str) -> None:
+def test_error_on_invalid_text_names_the_line(tmp_path: Path, text: str | bytes, expected: str) -> None:
     assert expected in error(tmp_path, text)
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("3.5", "line 2: [net] size: expected a whole number, got '3.5'"),
-        ("three", "line 2: [net] size: expected a whole number, got 'three'"),
-        ("٣", "line 2: [net] size: expected a whole number, got '٣'"),
-        ("9" * 5000, "line 2: [net] size: expected a whole number, got '9999"),
+        ("3.5", "line 2: [net] size: expected an integer, got '3.5'"),
+        ("three", "line 2: [net] size: expected an integer, got 'three'"),
+        ("٣", "line 2: [net] size: expected an integer, got '٣'"),
+        ("9" * 5000, "line 2: [net] size: expected an integer, got '9999"),
         ("4294967296", "line 2: [net] size: expected a number from 1 to 2147483647, got 4294967296"),
         ("0", "line 2: [net] size: expected a number from 1 to 2147483647, got 0"),
     ],
 )
-def test_error_on_a_number_that_is_none(tmp_path: Path, value: str, expected: str) -> None:
+def test_error_on_an_invalid_number(tmp_path: Path, value: str, expected: str) -> None:
     (net,) = sections(tmp_path, f"[net]\nsize={value}")
     with pytest.raises(RecipeError) as caught:
-        net.integer("size", 1, least=1)
+        net.integer("size", 1, minimum=1)
     assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "1,,2", "one"])
-def test_error_on_a_list_with_something_that_is_no_number(tmp_path: Path, value: str) -> None:
+def test_error_on_an_invalid_number_in_a_list(tmp_path: Path, value: str) -> None:
     (net,) = sections(tmp_path, f"[net]\nanchors={value}")
     with pytest.raises(RecipeError, match=r"line 2: \[net\] anchors: expected a number, got '"):
         net.numbers("anchors")
@@ -90,11 +90,11 @@ def test_error_on_a_list_with_something_that_is_no_number(tmp_path: Path, value:
 def test_error_on_an_option_that_is_given_twice_names_both_lines(tmp_path: Path) -> None:
     (net,) = sections(tmp_path, "[net]\nbatch=1\nwidth=32\nwidth=64\nbatch=1")
     assert net.integer("batch", 0) == 1
-    with pytest.raises(RecipeError, match="line 3: .net. width: expected it once, got '32' and, in line 4, '64'"):
+    with pytest.raises(RecipeError, match="line 3: .net. width: expected one value, got '32' and, in line 4, '64'"):
         net.integer("width", 0)
 
 
-def test_error_on_a_file_that_is_none(tmp_path: Path) -> None:
+def test_error_on_a_missing_file_and_on_a_folder(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"absent.cfg: expected a Darknet cfg file, got: No such file"):
         read_cfg(tmp_path / "absent.cfg")
     with pytest.raises(RecipeError, match="expected a Darknet cfg file, got: Is a directory"):
@@ -103,7 +103,7 @@ def test_error_on_a_file_that_is_none(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(max_size=200), st.text(alphabet="[]=,#; \n\tnetconv019.-", max_size=120).map(str.encode)))
-def test_no_bytes_raise_anything_but_a_recipe_error(tmp_path: Path, content: bytes) -> None:
+def test_any_bytes_only_raise_recipe_error(tmp_path: Path, content: bytes) -> None:
     try:
         found = sections(tmp_path, content)
     except RecipeError as e:

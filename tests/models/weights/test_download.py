@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import multiprocessing
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,10 +14,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
+from edgekit.cli import progress as progress_module
+from edgekit.cli.progress import PlainProgress, TerminalProgress, live_bars
 from edgekit.errors import ModelError
-from edgekit.models.weights.download import fetch_weights, weights_cache
-from edgekit.progress import Silent
+from edgekit.models.weights.download import fetch_weights
+from edgekit.progress import BYTES, Silent
 from edgekit.recipe.schema import Weights
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB
@@ -95,7 +100,7 @@ class Counted(Silent):
     def stage(self, title: str, *, total: float | None = None, unit: str = ""):  # type: ignore[no-untyped-def]
         from contextlib import nullcontext
 
-        assert total == len(CONTENT) and unit == "B" and title == "download model.weights"
+        assert total == len(CONTENT) and unit == BYTES and title == "download model.weights"
         return nullcontext(self.add)
 
     def add(self, amount: float) -> None:
@@ -127,6 +132,25 @@ def test_a_file_is_fetched_whole_and_only_once(server: Server, tmp_path: Path) -
     assert fetch_weights(weights(server.url), progress=progress, cache=tmp_path) == file
     assert server.requests == [""]
     assert leftovers(tmp_path) == [file.name]
+
+
+def test_the_log_of_a_download_counts_megabytes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress_module, "SILENCE_S", -1.0)  # a line for every chunk
+    fetch_weights(weights(server.url), progress=PlainProgress(), cache=tmp_path)
+    first, *counts, last = capsys.readouterr().err.splitlines()
+    assert first == "download model.weights ..."
+    assert "  1.0 MB of 3.1 MB, 0 s" in counts
+    assert re.fullmatch(r"  done in \d+\.\d s, 3\.1 MB(, \d+(\.\d)? MB/s)?", last)
+
+
+def test_the_bar_of_a_download_counts_megabytes(server: Server, tmp_path: Path) -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=100, color_system=None)
+    with live_bars(console) as bars:
+        fetch_weights(weights(server.url), progress=TerminalProgress(bars), cache=tmp_path)
+    assert re.search(r"✓ download model\.weights .* s   3\.1 MB", text.getvalue())
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_anew(server: Server, tmp_path: Path) -> None:
@@ -253,24 +277,6 @@ def test_two_processes_fetch_it_once(server: Server, tmp_path: Path) -> None:
         process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0, 0]
     assert server.requests == [""]
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"EDGEKIT_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
-        ({"XDG_CACHE_HOME": "/b"}, "/b/edgekit"),
-        ({"HOME": "/c"}, "/c/.cache/edgekit"),
-    ],
-)
-def test_cache_is_where_the_environment_says(
-    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("EDGEKIT_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert weights_cache() == Path(expected)
 
 
 def without_length(wanted: Weights, digits: int = 8) -> Weights:

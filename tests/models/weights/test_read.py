@@ -54,7 +54,7 @@ def test_state_dicts_of_torch_save_are_loaded(wrap: Callable[[State], Any], name
     assert same(loaded, module())
 
 
-def test_old_torch_files_that_are_no_archives_are_loaded(tmp_path: Path) -> None:
+def test_legacy_torch_files_are_loaded(tmp_path: Path) -> None:
     torch.save(module().state_dict(), tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     loaded = module(1)
     load_weights(loaded, tmp_path / "a.pt")
@@ -88,7 +88,7 @@ def test_half_precision_weights_are_widened(tmp_path: Path) -> None:
             "'2.weight': expected (2, 4, 1, 1), got (9, 4, 1, 1)",
         ),
         (lambda s: s.pop("1.bias"), "expected a tensor '1.bias' (4,), got none"),
-        (lambda s: s.update({"x": torch.zeros(1)}), "got 1 more, the first 'x'"),
+        (lambda s: s.update({"x": torch.zeros(1)}), "got 1 extra, the first 'x'"),
         (lambda s: s.update({"1.bias": torch.full((4,), torch.nan)}), "'1.bias': expected finite numbers"),
         (lambda s: s.update({"1.bias": torch.zeros(4, dtype=torch.int8)}), "expected torch.float32, got torch.int8"),
     ],
@@ -102,11 +102,11 @@ def test_error_names_the_first_tensor_that_does_not_fit(
     assert expected in error_of(tmp_path / "weights")
 
 
-def test_weights_of_another_model_are_called_so_and_their_names_are_not_listed(tmp_path: Path) -> None:
+def test_error_on_another_model_s_weights_does_not_suggest_names(tmp_path: Path) -> None:
     torch.save({f"linear{i}.weight": torch.zeros(1) for i in range(300)}, tmp_path / "a.pt")
     with pytest.raises(ModelError, match=r"expected a tensor '0.weight' \(4, 3, 3, 3\), got none") as caught:
         load_weights(module(), tmp_path / "a.pt")
-    assert caught.value.hint == "these are the weights of another model"
+    assert caught.value.hint == "the file is for another model"
 
 
 class Planted:
@@ -114,7 +114,7 @@ class Planted:
         return (Path.touch, (Path("planted"),))
 
 
-def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_with_code_is_rejected_and_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.pt").write_bytes(pickle.dumps(Planted()))
     assert "got a pickle of other objects" in error_of(tmp_path / "a.pt")
@@ -124,7 +124,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1, 2], "text"])
-def test_a_pickle_of_other_things_is_refused(content: Any, tmp_path: Path) -> None:
+def test_a_pickle_of_other_objects_is_rejected(content: Any, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(pickle.dumps(content))
     assert "save them with torch.save" in error_of(tmp_path / "a.pt")
 
@@ -142,7 +142,7 @@ def test_error_on_a_torch_file_without_tensors_by_name(content: Any, tmp_path: P
         (b"\n<!DOCTYPE html><html>404</html>", "got an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "got a Git LFS pointer"),
         (b"hello, here are no weights", "got a file that begins with b'hello, here "),
-        (b"PK\x03\x04 and nothing else", "not a file that torch.save has written"),
+        (b"PK\x03\x04 and nothing else", "not a file written by torch.save"),
         (struct.pack("<q", 2) + b"{}x", "not a valid .safetensors file"),
         (struct.pack("<q", 99) + b"{}", "not a valid .safetensors file"),
     ],
@@ -153,20 +153,20 @@ def test_error_says_what_the_file_is_instead(content: bytes, expected: str, name
     assert expected in error_of(tmp_path / name)
 
 
-def test_error_on_no_file_and_on_a_folder(tmp_path: Path) -> None:
+def test_error_on_a_missing_file_and_on_a_folder(tmp_path: Path) -> None:
     assert "no such file" in error_of(tmp_path / "none.weights")
     assert "got a folder" in error_of(tmp_path)
 
 
-def test_error_on_a_torch_file_that_is_cut_short(tmp_path: Path) -> None:
+def test_error_on_a_truncated_torch_file(tmp_path: Path) -> None:
     torch.save(module().state_dict(), tmp_path / "a.pt")
     content = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(content[: len(content) // 2])
-    assert "not a file that torch.save has written" in error_of(tmp_path / "a.pt")
+    assert "not a file written by torch.save" in error_of(tmp_path / "a.pt")
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([b"PK\x03\x04", b"\x80\x02", b"\x10\0\0\0\0\0\0\0{", b""]), st.binary(max_size=200))
-def test_no_bytes_raise_anything_but_a_model_error(tmp_path: Path, start: bytes, rest: bytes) -> None:
+def test_any_bytes_only_raise_model_error(tmp_path: Path, start: bytes, rest: bytes) -> None:
     (tmp_path / "fuzz").write_bytes(start + rest)
     assert "weights" in error_of(tmp_path / "fuzz")

@@ -166,7 +166,7 @@ def test_a_flattened_picture_goes_into_a_linear_layer_as_integers(pairs) -> None
     assert pairs(LINEAR) == {"x": ["a"], "r": ["f"], "f": ["y"]}
 
 
-def test_attention_multiplies_its_activations_in_float_and_its_weights_in_integers(pairs) -> None:
+def test_attention_multiplies_its_activations_in_float_and_its_weights_in_integers(calibrated, feeds_for) -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     graph = optimize(graph_from_module(layer, [TensorSpec("x", "float32", (1, 6, 16))]))
@@ -175,7 +175,8 @@ def test_attention_multiplies_its_activations_in_float_and_its_weights_in_intege
         node.name for node in graph.graph if node.op_type == "MatMul" and node.inputs[1].const_value is None
     }
     assert len(of_activations) == 2 and len(products) == 6
-    reading = {reader for readers in pairs(graph).values() for reader in readers}
+    graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME).graph
+    reading = {reader for readers in read_from_pairs(graph).values() for reader in readers}
     by_integers = {
         node.name
         for node in graph.graph

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgekit.data.vocabulary import END, PAD
-from edgekit.models.decoding import greedy
+from edgekit.models.decoding import beam_search
 from edgekit.models.factory import module_from_recipe
 from edgekit.recipe.schema import load_recipe
 from edgekit.runtime.tasks.translate import greedy_tokens
@@ -23,7 +23,7 @@ def test_an_engine_writes_what_the_transformer_writes_with_its_cache(seed: int) 
     random = np.random.default_rng(seed)
     source = np.full((3, source_length), PAD, np.int64)
     for row, count in zip(source, (1, 4, source_length - 1), strict=True):
-        row[:count] = random.integers(4, recipe.inputs[0].below, count)
+        row[:count] = random.integers(4, recipe.inputs[0].num_values, count)
         row[count] = END
 
     def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -31,4 +31,4 @@ def test_an_engine_writes_what_the_transformer_writes_with_its_cache(seed: int) 
             logits = module(*(torch.from_numpy(feeds[name]) for name in ("source", "target")))
         return {"logits": logits.numpy()}
 
-    assert greedy_tokens(run, source, length) == greedy(module, torch.from_numpy(source), limit=length)
+    assert greedy_tokens(run, source, length) == beam_search(module, torch.from_numpy(source), width=1, limit=length)

@@ -1,0 +1,85 @@
+"""``edgekit demo``: from nothing to boxes on a photo, with the commands that do it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+__all__ = ["demo"]
+
+MODEL = "yolov3-tiny"
+PHOTO = "coffee.jpg"
+RANDOM_WEIGHTS = (
+    "the download failed, so the demo uses random weights: latency and size are real, boxes mean nothing. With a "
+    "network, run it again; or give a downloaded file: --weights FILE"
+)
+
+EPILOG = """\b
+Examples:
+  edgekit demo
+  edgekit demo my-demo --weights yolov3-tiny.weights
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Build a small detector and run it on a shipped photo.")
+@click.argument("folder", metavar="[DIR]", default="edgekit-demo", type=click.Path(path_type=Path))
+@click.option(
+    "--weights",
+    metavar="FILE|NAME",
+    default="coco",
+    show_default=True,
+    help="Weights of yolov3-tiny; random ones if the default cannot be downloaded.",
+)
+def demo(folder: Path, weights: str) -> None:
+    """Build a small detector in INT8 and run it on a photo that EdgeKit ships.
+
+    The demo writes to DIR, by default edgekit-demo, and prints each command before it runs it. The weights, 35 MB,
+    are downloaded once. Without a network it uses random weights, whose boxes mean nothing.
+    """
+    photo, engine, boxes = folder / "photo.jpg", folder / "tiny", folder / "boxes.jpg"
+    _copy_photo(photo)
+    trained = _has_weights(weights)
+    _run("build", MODEL, "--int8", *(["--weights", weights] if trained else []), "-o", str(engine))
+    _run("run", str(engine), str(photo), "--save", str(boxes))
+    click.echo()
+    click.echo(f"{click.style('result:', fg='green', bold=True)} {boxes}")
+    click.echo(f"{click.style('report:', fg='green', bold=True)} {engine / 'report.html'}")
+    if not trained:
+        click.echo("Without a download, real outputs need scikit-learn: edgekit train lenet --data digits")
+
+
+def _copy_photo(photo: Path) -> None:
+    from edgekit.cli.output import write_file
+    from edgekit.recipe.schema import shipped
+
+    source = shipped("calibration") / "sample" / PHOTO
+    write_file(photo, source.read_bytes())
+    click.echo(f"{click.style('photo:', fg='green', bold=True)} {photo}")
+
+
+def _has_weights(name: str) -> bool:
+    """Whether the weights are there, after a download if they are a published set."""
+    from edgekit.cli.progress import progress_on_stderr
+    from edgekit.errors import ModelError
+    from edgekit.models.weights.download import weights_file
+    from edgekit.recipe.schema import load_recipe
+
+    recipe = load_recipe(MODEL)
+    with progress_on_stderr() as progress:
+        try:
+            weights_file(name, recipe, progress=progress)
+        except ModelError as e:
+            progress.note(e.message)
+            progress.note(RANDOM_WEIGHTS)
+            return False
+    return True
+
+
+def _run(*words: str) -> None:
+    """Prints a command of EdgeKit and runs it in this process."""
+    from edgekit.cli.main import cli
+
+    click.echo(f"\n{click.style('$', dim=True)} {click.style(shlex.join(['edgekit', *words]), bold=True)}")
+    cli.main(args=list(words), prog_name="edgekit", standalone_mode=False)

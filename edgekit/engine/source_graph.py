@@ -1,0 +1,99 @@
+"""The graph that an engine is built from: it is read, asked for its quantized layers, and saved if it was rewritten.
+
+This module imports onnx_ir and `edgekit.graph` inside functions: backends import it, and a board that only runs engines
+has no onnx_ir. TensorRT reads graphs by its own parser and uses none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.errors import BackendUnavailable, GraphError
+from edgekit.extras import install_command
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["quantized_layers", "read_graph", "saved_beside", "weight_files"]
+
+_REWRITTEN = "rewritten.onnx"
+_SMALL_BYTES = 1024
+"""Smaller weights stay in the graph's own file: they may be axes or shapes, which libraries read with the nodes."""
+
+
+def read_graph(path: Path) -> ir.Model:
+    """Reads an ONNX file. Weights in files beside it are read when they are used.
+
+    Raises:
+        GraphError: not an ONNX file.
+        BackendUnavailable: the packages that read it are not installed.
+    """
+    try:
+        import google.protobuf.message
+        import onnx_ir as ir
+    except ImportError as e:
+        raise BackendUnavailable(
+            "building an engine needs the package 'onnx-ir', which is not installed",
+            hint=install_command("build", "onnx", "onnx-ir"),
+        ) from e
+    try:
+        return ir.load(path)
+    except (google.protobuf.message.DecodeError, ir.serde.SerdeError, OSError) as e:
+        raise GraphError(f"cannot read {path}: expected an ONNX file: {e}") from e
+
+
+def quantized_layers(graph: ir.Model, *, joining: bool = False) -> tuple[str, ...]:
+    """Names of the convolutions and matrix products of integers, or of two factors from DequantizeLinear, in order.
+
+    Args:
+        graph: of any operators.
+        joining: the target joins integers without a Q behind: factors come through a Concat too.
+    """
+    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # `edgekit.graph` is for those who read graphs
+
+    dequantized: set[ir.Value | None] = set()
+    for node in graph.graph:
+        joins = joining and node.op_type == "Concat" and dequantized.issuperset(node.inputs)
+        if node.op_type == "DequantizeLinear" or joins:
+            dequantized.update(node.outputs)
+    return tuple(
+        node.name or ""
+        for node in graph.graph
+        if node.op_type in INTEGER_PRODUCTS or (node.op_type in PRODUCTS and dequantized.issuperset(node.inputs[:2]))
+    )
+
+
+def weight_files(graph: ir.Model) -> set[Path]:
+    """The files beside the graph's own that weights lie in."""
+    import onnx_ir as ir
+
+    tensors = (value.const_value for value in graph.graph.initializers.values())
+    files = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    return {file for file in files if file.is_file()}
+
+
+@contextmanager
+def saved_beside(graph: ir.Model, folder: Path, *, large: bool) -> Iterator[Path]:
+    """Saves a rewritten graph for as long as the context lasts.
+
+    Args:
+        graph: weights that lie in files are copied.
+        folder: where the file goes.
+        large: the weights do not fit into one file with it.
+    """
+    import onnx_ir as ir
+
+    path, weights = folder / _REWRITTEN, f"{_REWRITTEN}.data"
+    try:
+        if large:
+            ir.save(graph, path, external_data=weights, size_threshold_bytes=_SMALL_BYTES)
+        else:
+            ir.external_data.load_to_model(graph)
+            ir.save(graph, path)
+        yield path
+    finally:
+        for name in (_REWRITTEN, weights):
+            (folder / name).unlink(missing_ok=True)

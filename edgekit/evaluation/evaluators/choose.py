@@ -1,0 +1,39 @@
+"""Which evaluator measures an engine: every module of this package that has a ``MEASURE`` is for one task."""
+
+from __future__ import annotations
+
+import functools
+
+import edgekit.evaluation.evaluators
+from edgekit.data.examples import DataSet
+from edgekit.errors import UsageError
+from edgekit.evaluation.evaluators.base import Measure, TaskEvaluator
+from edgekit.runtime.session import Session
+from edgekit.runtime.tasks.choose import declared_in
+
+__all__ = ["evaluator_from_session", "measures"]
+
+
+@functools.cache
+def measures() -> dict[str, Measure]:
+    """How engines are measured, by task."""
+    return {measure.task: measure for measure in declared_in(edgekit.evaluation.evaluators, "MEASURE")}
+
+
+def evaluator_from_session(session: Session, examples: DataSet, *, score_threshold: float) -> TaskEvaluator:
+    """The evaluator for an engine's task on a data set.
+
+    An engine of which no task is known, made of an ONNX file or a module, is measured at the data set's task.
+
+    Raises:
+        UsageError: the data set is for another task, or has other classes.
+        BackendUnavailable: a detector cannot be measured without pycocotools.
+    """
+    own, measure = session.manifest.task, measures().get(examples.task)
+    fits = measure is not None and (own == measure.task or (own == "tensor" and measure.measures_tensors))
+    if measure is None or not fits:
+        raise UsageError(
+            f"data set {examples.name}: expected one for the task '{own}' of '{session.manifest.name}', got one for "
+            f"'{examples.task}'"
+        )
+    return measure.make(session, examples, score_threshold)

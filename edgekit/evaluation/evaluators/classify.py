@@ -1,0 +1,69 @@
+"""Task ``classify``: the share of pictures whose class is recognized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgekit.data.examples import DataSet
+from edgekit.errors import RunError
+from edgekit.evaluation.evaluators.base import (
+    ClassFigure,
+    Figure,
+    Measure,
+    Ready,
+    SessionEvaluator,
+    matched_classes,
+)
+from edgekit.evaluation.metrics import ranks, share
+from edgekit.runtime.session import Session
+from edgekit.runtime.tasks.classify import logits_from_outputs
+
+__all__ = ["MEASURE"]
+
+TOP = 5
+
+
+class ClassifyEvaluator(SessionEvaluator):
+    """See `TaskEvaluator`."""
+
+    def __init__(self, session: Session, examples: DataSet) -> None:
+        super().__init__(session)
+        self._map, self._count = matched_classes(session, examples)
+        self._labels = examples.labels
+        self._targets: list[np.ndarray] = []
+        self._ranks: list[np.ndarray] = []
+
+    def evaluate(self, batch: Sequence[Ready]) -> None:
+        logits = logits_from_outputs(self._run(batch), self._session.manifest)
+        if logits.shape[1] != self._count:
+            raise RunError(
+                f"'{self._session.manifest.name}': expected a logit for each of {self._count} classes, "
+                f"got {logits.shape[1]}"
+            )
+        targets = self._map[np.array([ready.example.target for ready in batch], np.int64)]
+        self._targets.append(targets)
+        self._ranks.append(ranks(logits[: len(batch)], targets))
+
+    def figures(self) -> dict[str, float]:
+        found = np.concatenate(self._ranks)
+        figures = {"accuracy": share(found < 1)}
+        return figures | {"top5": share(found < TOP)} if self._count > TOP else figures
+
+    def per_class(self) -> tuple[ClassFigure, ...]:
+        right, targets = np.concatenate(self._ranks) < 1, np.concatenate(self._targets)
+        own = [right[targets == i] for i in self._map]
+        return tuple(
+            ClassFigure(label=label, count=len(mine), value=share(mine))
+            for label, mine in zip(self._labels, own, strict=True)
+        )
+
+
+MEASURE = Measure(
+    task="classify",
+    make=lambda session, examples, threshold: ClassifyEvaluator(session, examples),
+    figures={"accuracy": Figure("accuracy", counts_examples=True), "top5": Figure("top-5 accuracy")},
+    class_figure="accuracy",
+    measures_tensors=True,
+)

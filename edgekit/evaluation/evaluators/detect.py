@@ -1,0 +1,88 @@
+"""Task ``detect``: mean average precision, as COCO computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgekit.data.examples import Boxes, DataSet, Example, input_from_image
+from edgekit.errors import DataError, RunError
+from edgekit.evaluation.evaluators.base import (
+    ClassFigure,
+    Figure,
+    Measure,
+    Ready,
+    SessionEvaluator,
+    matched_classes,
+)
+from edgekit.evaluation.metrics import MAX_DETECTIONS, AveragePrecision, FoundBoxes
+from edgekit.runtime.session import Session
+
+__all__ = ["MEASURE"]
+
+
+class DetectEvaluator(SessionEvaluator):
+    """See `TaskEvaluator`."""
+
+    def __init__(self, session: Session, examples: DataSet, score_threshold: float) -> None:
+        super().__init__(session)
+        self._map, self._count = matched_classes(session, examples)
+        self._labels = examples.labels
+        self._score_threshold = score_threshold
+        self._precision = AveragePrecision(self._count)
+        self._counts = np.zeros(self._count, np.int64)
+        self._per_class: tuple[float, ...] = ()
+
+    def ready(self, example: Example) -> Ready:
+        how, spec = self._session.manifest.preprocess, self._specs[0]
+        if how is None:
+            raise DataError(f"{example.id}: expected an engine that takes pictures, got one that takes arrays")
+        array, placement = input_from_image(example, spec, how)
+        return Ready(example, {spec.name: array}, placement)
+
+    def evaluate(self, batch: Sequence[Ready]) -> None:
+        outputs = self._run(batch)
+        for i, ready in enumerate(batch):
+            self._add(ready, {name: array[i : i + 1] for name, array in outputs.items()})
+
+    def _add(self, ready: Ready, outputs: Mapping[str, np.ndarray]) -> None:
+        expected = ready.example.target
+        assert isinstance(expected, Boxes) and ready.placement is not None
+        found = self._session.postprocess(
+            outputs, ready.placement, score_threshold=self._score_threshold, max_detections=MAX_DETECTIONS
+        )
+        if len(found) and found.classes.max() >= self._count:
+            raise RunError(
+                f"'{self._session.manifest.name}': expected objects of {self._count} classes, got one of class "
+                f"{found.classes.max()}"
+            )
+        classes = self._map[expected.classes]
+        self._counts += np.bincount(classes, minlength=self._count)
+        ignored = expected.ignored
+        self._precision.add(
+            FoundBoxes(expected.corners, classes),
+            FoundBoxes(found.boxes, found.classes, found.scores),
+            None if ignored is None else FoundBoxes(ignored.corners, self._map[ignored.classes]),
+        )
+
+    def figures(self) -> dict[str, float]:
+        found = self._precision.figures()
+        self._per_class = found.per_class
+        return {"map50": found.map50, "map50_95": found.map50_95}
+
+    def per_class(self) -> tuple[ClassFigure, ...]:
+        per_class = self._per_class or self._precision.figures().per_class
+        return tuple(
+            ClassFigure(label=label, count=int(self._counts[i]), value=per_class[i])
+            for label, i in zip(self._labels, self._map, strict=True)
+        )
+
+
+MEASURE = Measure(
+    task="detect",
+    make=DetectEvaluator,
+    figures={"map50": Figure("mAP 0.50"), "map50_95": Figure("mAP 0.50:0.95")},
+    class_figure="mAP 0.50:0.95",
+    has_scores=True,
+)

@@ -1,0 +1,14 @@
+"""Which of ONNX's and ONNX Runtime's operators are convolutions and matrix products."""
+
+from __future__ import annotations
+
+__all__ = ["BIASED_PRODUCTS", "INTEGER_PRODUCTS", "PRODUCTS"]
+
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Of floats; of integers where both factors come from DequantizeLinear and the backend fuses the two."""
+
+BIASED_PRODUCTS = PRODUCTS - {"MatMul"}
+"""Those whose third input is a bias."""
+
+INTEGER_PRODUCTS = frozenset("QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat".split())
+"""What multiplies integers and nothing else: ONNX Runtime's fused operators, and what other quantizers write."""

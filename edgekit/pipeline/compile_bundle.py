@@ -1,0 +1,139 @@
+"""`edgekit compile`: a bundle's graph becomes an engine on the machine that it is for, without PyTorch and onnx."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import edgekit
+from edgekit.config import BackendOptions, compile_command
+from edgekit.engine.backend import Backend, BuildOptions, BuildResult, backend
+from edgekit.engine.builder import engine_from_graph
+from edgekit.engine.bundle.manifest import (
+    Manifest,
+    check_files,
+    read_manifest,
+    seal,
+    this_machine,
+    write_bundle,
+)
+from edgekit.engine.table import BACKENDS
+from edgekit.errors import EngineMismatch, UsageError, nearest
+from edgekit.option import given_options
+from edgekit.pipeline.validate import engine_options
+from edgekit.progress import Progress, Silent
+
+__all__ = ["GRAPH", "compile_bundle", "now", "plain_options"]
+
+GRAPH = "graph.onnx"
+KEPT = (GRAPH, f"{GRAPH}.data", "calibration.json")
+
+
+def compile_bundle(
+    bundle: str | Path,
+    *,
+    target: str | None = None,
+    output: str | Path | None = None,
+    engine: BackendOptions | Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Builds the engine of a bundle from the graph in it, for this machine.
+
+    Args:
+        bundle: the folder that ``edgekit build`` wrote, with ``--graph-only`` or without.
+        target: ``tensorrt`` or ``tensorrt-rtx``; default: the bundle's own.
+        output: the folder of the new bundle; default: it replaces the old one.
+        engine: options of the target's backend: its struct, or some of its fields by name.
+        progress: gets a stage for each step.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        UsageError: no bundle, or one whose graph is not for that target.
+        EngineMismatch: a file of the bundle is missing or was changed.
+        BackendUnavailable: the target's library is not installed here.
+        BuildError: the builder failed; see `engine_from_graph`.
+    """
+    place = Path(bundle)
+    manifest = read_manifest(place)
+    target = target or manifest.backend
+    library = _library(place, manifest, target)
+    library.require()
+    options = engine_options(target, engine)
+    names = [name for name in KEPT if name in manifest.files]
+    if GRAPH not in names:
+        raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, the manifest lists none")
+    check_files(place, manifest, names)
+    progress = progress or Silent()
+    goal = Path(output) if output is not None else place
+    with write_bundle(goal) as folder:
+        for name in names:
+            # Both stand on one file system as a rule, and the graph is the larger part of a bundle.
+            _link(place / name, folder / name)
+        with progress.stage(f"building the {str(manifest.precision).upper()} engine for {target}"):
+            request = BuildOptions(precision=manifest.precision, shapes=manifest.shapes, engine=plain_options(options))
+            result = engine_from_graph(folder / GRAPH, folder, target, request)
+        for note in result.notes:
+            progress.note(note)
+        seal(folder, _recompiled(manifest, target, options, result, compile_command(goal, target, options)))
+    return goal
+
+
+def _library(place: Path, manifest: Manifest, target: str) -> Backend:
+    on_gpu = [name for name in BACKENDS if backend(name).on_gpu]
+    if target not in BACKENDS:
+        raise UsageError(f"unknown target '{target}'", hint=nearest(target, BACKENDS))
+    if target not in on_gpu or manifest.backend not in on_gpu:
+        wrong = target if manifest.backend in on_gpu else manifest.backend
+        raise UsageError(
+            f"{place}: expected a graph for {' or '.join(on_gpu)} and one of them as target, got '{wrong}': "
+            "graphs for processors have their Q/DQ pairs elsewhere",
+            hint=f"build it anew: {manifest.rebuild}" if manifest.rebuild else "",
+        )
+    return backend(target)
+
+
+def _link(source: Path, place: Path) -> None:
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)
+
+
+def _recompiled(
+    manifest: Manifest, target: str, options: BackendOptions, result: BuildResult, command: str
+) -> Manifest:
+    return msgspec.structs.replace(
+        manifest,
+        edgekit=edgekit.__version__,
+        created=now(),
+        backend=target,
+        backend_version=result.backend_version,
+        layers=result.layers,
+        engine=result.engine,
+        engine_options=plain_options(options),
+        compile_command=command,
+        machine=this_machine(),
+        compute_capabilities=result.compute_capabilities,
+        notes=tuple(dict.fromkeys((*manifest.notes, *result.notes))),
+    )
+
+
+def plain_options(engine: BackendOptions) -> dict[str, Any]:
+    """The options of a backend that were given, as plain values by name."""
+    plain: dict[str, Any] = msgspec.to_builtins(
+        {found.name: getattr(engine, found.name) for found in given_options(engine)}
+    )
+    return plain
+
+
+def now() -> str:
+    """The time of a build for its manifest: ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,49 @@
+"""The tasks, found by looking: every module of this package that has a ``TASK``."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import edgekit.runtime.tasks
+from edgekit.engine.bundle.manifest import Manifest
+from edgekit.errors import RunError
+from edgekit.runtime.tasks.task import EngineTask
+
+__all__ = ["declared_in", "require_task", "task_of", "tasks"]
+
+
+@functools.cache
+def tasks() -> dict[str, EngineTask]:
+    """All tasks by name."""
+    return {task.name: task for task in declared_in(edgekit.runtime.tasks, "TASK")}
+
+
+def task_of(manifest: Manifest) -> EngineTask:
+    """The task of an engine; a task that is not known here is taken for ``tensor``, arrays in and arrays out."""
+    return tasks().get(manifest.task, tasks()["tensor"])
+
+
+def require_task(task: EngineTask, manifest: Manifest) -> None:
+    """Makes sure that an engine is for a task.
+
+    Raises:
+        RunError: it is for another one.
+    """
+    if manifest.task != task.name:
+        raise RunError(
+            f"'{manifest.name}': expected {task.engine}, got an engine for task '{manifest.task}'",
+            hint=task_of(manifest).method,
+        )
+
+
+def declared_in(package: ModuleType, name: str) -> Iterator[Any]:
+    """What is called ``name`` in each module of a package that has it, in the order of the modules' names."""
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        found = getattr(importlib.import_module(module.name), name, None)
+        if found is not None:
+            yield found

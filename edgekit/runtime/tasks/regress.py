@@ -1,0 +1,17 @@
+"""Task ``regress``: numbers in, a number out."""
+
+from __future__ import annotations
+
+from edgekit.runtime.tasks.task import EngineTask
+
+__all__ = ["TASK"]
+
+
+class Regress(EngineTask):
+    """See `EngineTask`."""
+
+    name = "regress"
+    engine = "a regression"
+
+
+TASK = Regress()

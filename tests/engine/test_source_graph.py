@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from small_graphs import conv_graph, save
+
+from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
+from edgekit.errors import BackendUnavailable, GraphError
+from edgekit.extras import install_command
+from edgekit.specs import Precision
+
+JOINED = """<ir_version: 10, opset_import: ["" : 20]>
+g (uint8[1, 4, 2, 2] x, float[1, 4, 2, 2] f) => (float[1, 4, 2, 2] y) {
+  a = DequantizeLinear(x, scale, zero)
+  w = DequantizeLinear(weight, scale, zero)
+  j = Concat<axis = 1>(a, a)
+  m = Concat<axis = 1>(a, f)
+  [first] p = Conv(a, w)
+  [second] q = Conv(j, w)
+  [third] r = Conv(m, w)
+  [fourth] s = com.microsoft.QLinearConv(x, scale, zero, weight, scale, zero, scale, zero)
+  [fifth] y = Conv(f, w)
+}"""
+
+
+def _external(folder: Path) -> Path:
+    path = folder / "graph.onnx"
+    onnx.save(conv_graph(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+def test_layers_are_quantized_whose_factors_are_dequantized() -> None:
+    graph = ir.from_proto(onnx.parser.parse_model(JOINED))
+    assert quantized_layers(graph) == ("first", "fourth")
+    assert quantized_layers(graph, joining=True) == ("first", "second", "fourth")
+
+
+def test_weights_in_files_are_not_read(tmp_path: Path) -> None:
+    path = _external(tmp_path)
+    graph = read_graph(path)
+    assert weight_files(graph) == {tmp_path / "weights.bin"}
+    (tmp_path / "weights.bin").unlink()
+    assert quantized_layers(read_graph(path)) == ()
+    assert weight_files(graph) == set()
+
+
+@pytest.mark.parametrize("external", [False, True], ids=["inline", "weights in a file"])
+@pytest.mark.parametrize("large", [False, True])
+def test_a_rewritten_graph_is_whole_and_goes_afterwards(tmp_path: Path, external: bool, large: bool) -> None:
+    graph = read_graph(_external(tmp_path) if external else save(conv_graph(), tmp_path))
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    with saved_beside(graph, folder, large=large) as path:
+        saved = onnx.load(path)
+        onnx.checker.check_model(path, full_check=True)
+        assert len(list(folder.iterdir())) == (2 if large else 1)
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in saved.graph.initializer}
+    for tensor in conv_graph().graph.initializer:
+        assert np.array_equal(weights[tensor.name], onnx.numpy_helper.to_array(tensor))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"no graph", b"\x08\x0a\x3a\xff"])
+def test_error_on_a_file_that_is_no_graph(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(content)
+    with pytest.raises(GraphError, match="expected an ONNX file"):
+        read_graph(tmp_path / "graph.onnx")
+
+
+def test_error_on_a_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=r"cannot read .*graph\.onnx"):
+        read_graph(tmp_path / "graph.onnx")
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino", "null"])
+def test_error_on_building_where_onnx_ir_is_missing(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = save(conv_graph(), tmp_path)
+    for name in [name for name in sys.modules if name.startswith(("edgekit.lower", "edgekit.graph."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    with pytest.raises(BackendUnavailable) as caught:
+        backend(target).build(graph, tmp_path, BuildOptions(precision=Precision.INT8))
+    assert caught.value.hint == install_command("build", "onnx", "onnx-ir")

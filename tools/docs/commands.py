@@ -1,0 +1,89 @@
+"""The reference of commands, from click's own objects."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import click
+
+from edgekit.cli.main import cli
+from tools.docs.markdown import code, note_on_origin, table
+
+__all__ = ["commands_of", "markdown_from_commands"]
+
+INTRODUCTION = """\
+# Commands
+
+{note}
+
+`edgekit --help` lists the commands, `edgekit COMMAND --help` shows one. `edgekit -v COMMAND ...` shows where an error
+came from, cause by cause. Every error has a message, and a hint where something can be done about it.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | success |
+| 1 | the command failed: the message says what was expected and what was found |
+| 2 | a wrong option, name or recipe |
+| 3 | a library, driver or device is missing; the hint says how to get it |
+| 4 | the result is not accurate enough |
+| 70 | a bug in EdgeKit |
+| 130 | interrupted with Ctrl-C |
+"""
+
+
+def commands_of(group: click.Group, name: str = "edgekit") -> Iterator[tuple[str, click.Command]]:
+    """Every command below a group with its whole name, such as ``edgekit export triton``."""
+    context = click.Context(group, info_name=name)
+    for word in group.list_commands(context):
+        command = group.get_command(context, word)
+        if isinstance(command, click.Group):
+            yield from commands_of(command, f"{name} {word}")
+        elif command is not None and not command.hidden:
+            yield f"{name} {word}", command
+
+
+def markdown_from_commands() -> str:
+    commands = list(commands_of(cli))
+    lines = [INTRODUCTION.format(note=note_on_origin("the commands of edgekit/cli/"))]
+    lines += table(
+        ("command", "what it does"),
+        ((f"[{code(name)}](#{name.replace(' ', '-')})", command.short_help or "") for name, command in commands),
+    )
+    for name, command in commands:
+        lines += ["", *_command(name, command)]
+    return "\n".join(lines) + "\n"
+
+
+def _command(name: str, command: click.Command) -> Iterator[str]:
+    context = click.Context(command, info_name=name)
+    yield f"## {name}"
+    yield from ("", "```text", " ".join([name, *command.collect_usage_pieces(context)]), "```", "")
+    yield inspect.cleandoc(command.help or "")
+    headings: dict[str, list[click.Option]] = {}
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            headings.setdefault(getattr(option, "heading", ""), []).append(option)
+    others = headings.pop("", [])
+    titles = {**headings, ("Other options" if headings else "Options"): others}
+    for title, options in titles.items():
+        if options:
+            yield from ("", f"**{title}**", "")
+            yield from table(("option", "default", "meaning"), (_row(option, context) for option in options))
+    if command.epilog:
+        _, _, examples = inspect.cleandoc(command.epilog).replace("\b", "").strip().partition("\n")
+        yield from ("", "```bash", inspect.cleandoc(examples), "```")
+
+
+def _row(option: click.Option, context: click.Context) -> tuple[str, str, str]:
+    record = option.get_help_record(context)
+    spelling = record[0] if record else option.opts[0]
+    return code(spelling), code(_default(option)), " ".join((option.help or "").split())
+
+
+def _default(option: click.Option) -> str:
+    """The default that the option declares; nothing for flags, and where the command decides."""
+    value = option.default
+    if option.is_flag or not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        return ""
+    return str(value)
