@@ -19,7 +19,9 @@ Examples:
 """
 
 
-@click.command("compile", cls=GroupedCommand, epilog=EPILOG, short_help="Build a bundle's engine for this machine.")
+@click.command(
+    "compile", cls=GroupedCommand, epilog=EPILOG, short_help="Build the engine of a bundle for this machine."
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", metavar="NAME", help="tensorrt or tensorrt-rtx.  [default: the bundle's target]")
 @click.option(

@@ -21,7 +21,6 @@ __all__ = [
     "augmentation_from_names",
     "augmented",
     "clipped_boxes",
-    "cropped",
     "flipped",
     "jittered",
     "moved_boxes",
@@ -133,13 +132,8 @@ def flipped(
     return mirrored, Boxes(corners, boxes.classes, ignored)
 
 
-def cropped(image: np.ndarray, boxes: Boxes | None, window: Window) -> tuple[np.ndarray, Boxes | None]:
-    """Crops to the window ``(left, top, right, bottom)`` in px, which must be non-empty and inside the image."""
-    return padded_crop(image, boxes, window, 0)
-
-
 def padded_crop(image: np.ndarray, boxes: Boxes | None, window: Window, pad: int) -> tuple[np.ndarray, Boxes | None]:
-    """Crops like `cropped`, and fills pixels outside the image with ``pad``."""
+    """Crops to the non-empty window ``(left, top, right, bottom)`` in px; pixels outside the image become ``pad``."""
     left, top, right, bottom = window
     height, width = image.shape[:2]
     part = np.full((bottom - top, right - left, *image.shape[2:]), pad, np.uint8)

@@ -15,7 +15,6 @@ __all__ = ["expect", "recipe_error", "toml_error"]
 
 Keys = tuple["str | int", ...]
 
-_NOT_SET = object()
 _TOML_NAMES = {
     "array": "a list",
     "bool": "true or false",

@@ -39,7 +39,6 @@ FACT_LABELS = {
     "calibration_set": "calibration set",
     "calibration_skipped": "inputs skipped",
     "export_error": "largest export error",
-    "kept_in_float": "layers kept in float",
     "macs": "multiply-accumulates",
     "sqnr_db": "INT8 SQNR",
 }

@@ -12,7 +12,6 @@ from edgekit.data.augment import (
     augmentation_from_names,
     augmented,
     clipped_boxes,
-    cropped,
     flipped,
     jittered,
     padded_crop,
@@ -71,17 +70,17 @@ def test_a_box_follows_a_flip(axis):
 
 def test_a_box_follows_a_crop():
     corners = [13, 5, 32, 25]
-    image, moved = cropped(painted(40, 30, corners), boxes(corners), (10, 3, 40, 28))
+    image, moved = padded_crop(painted(40, 30, corners), boxes(corners), (10, 3, 40, 28), 0)
     assert image.shape == (25, 30, 3)
     assert moved.corners[0].tolist() == found(image) == [3, 2, 22, 22]
-    image, moved = cropped(painted(40, 30, corners), boxes(corners), (20, 10, 40, 20))
+    image, moved = padded_crop(painted(40, 30, corners), boxes(corners), (20, 10, 40, 20), 0)
     assert moved.corners[0].tolist() == found(image) == [0, 0, 12, 10]
 
 
 def test_a_crop_around_a_crop_gives_the_image_back():
     image, moved = padded_crop(NOISE, boxes([5, 6, 20, 21]), (-7, -3, 50, 33), 128)
     assert image.shape == (36, 57, 3) and (image[0] == 128).all() and (image[:, -1] == 128).all()
-    back, again = cropped(image, moved, (7, 3, 47, 33))
+    back, again = padded_crop(image, moved, (7, 3, 47, 33), 0)
     np.testing.assert_array_equal(back, NOISE)
     assert again.corners.tolist() == [[5, 6, 20, 21]]
 

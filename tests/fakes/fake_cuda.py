@@ -188,7 +188,9 @@ class FakeDriver:
         stream.queue.append(again)
 
     def memory_at(self, address: int) -> Memory:
-        for _, thing in self.live.values():
+        with self.lock:
+            things = [thing for _, thing in self.live.values()]
+        for thing in things:
             if isinstance(thing, Memory) and thing.address <= address < thing.address + max(1, thing.data.size):
                 if thing.host and not thing.mapped:
                     break
@@ -240,12 +242,6 @@ class FakeDriver:
         if not self._stack():
             raise Misuse("pop without push")
         self._stack().pop()
-
-    @call
-    def synchronize(self) -> None:
-        self._expect_current()
-        for stream in list(self.streams.values()):
-            self._run(stream)
 
     @call
     def allocate(self, size_bytes: int) -> Memory:

@@ -60,7 +60,6 @@ R cuCtxPushCurrent(void *c) { TRY; if (c != &context_ || !retained) return INVAL
 R cuCtxPopCurrent(void **c) { if (!depth) return INVALID_CONTEXT; depth--; if (c) *c = &context_; return OK; }
 R cuCtxGetCurrent(void **c) { *c = depth ? &context_ : 0; return OK; }
 R cuCtxGetDevice(int *d) { IN_CONTEXT; *d = 0; return OK; }
-R cuCtxSynchronize(void) { IN_CONTEXT; return OK; }
 
 R cuMemAlloc(Ptr *p, size_t n) { IN_CONTEXT; if (!n) return INVALID_VALUE; *p = (Ptr)make(n); return OK; }
 R cuMemFree(Ptr p) { return drop((void *)p); }

@@ -52,7 +52,6 @@ def main(package: str) -> None:
                 stream_of_two.synchronize()
             end.synchronize()
             assert end.done
-            driver.synchronize()
             print(values.tolist(), start.elapsed_ms(end))
             mapped.array[:] = 7
     print("left:", ctypes.CDLL("libcuda.so.1").fakeLive())

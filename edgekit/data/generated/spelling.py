@@ -11,8 +11,6 @@ from edgekit.errors import UsageError
 from edgekit.recipe.schema import Task
 
 __all__ = [
-    "LONGEST_NUMBER",
-    "LONGEST_SPELLING",
     "SPELLING_VOCABULARY",
     "Spelling",
     "number_in_words",
@@ -20,10 +18,6 @@ __all__ = [
 ]
 
 SPELLING_VOCABULARY = (*SPECIAL_TOKENS, *string.digits, *string.ascii_lowercase, " ", "-", ",")
-
-# Characters of 99,999 and of 73,373 in words; an input has one token more, the begin or end token.
-LONGEST_NUMBER = 5
-LONGEST_SPELLING = 50
 
 _NUM_VALUES = 100_000
 _ONES = (

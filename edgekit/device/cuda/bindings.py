@@ -73,10 +73,6 @@ class CudaBindings:
         """See `Driver.pop`."""
         self._call(self._cu.cuCtxPopCurrent)
 
-    def synchronize(self) -> None:
-        """See `Driver.synchronize`."""
-        self._call(self._cu.cuCtxSynchronize)
-
     def allocate(self, size_bytes: int) -> Handle:
         """See `Driver.allocate`."""
         return self._call(self._cu.cuMemAlloc, size_bytes)

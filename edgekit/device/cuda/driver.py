@@ -78,10 +78,6 @@ class Driver(Protocol):
 
     def pop(self) -> None: ...
 
-    def synchronize(self) -> None:
-        """Waits for all that was ever asked of the current context."""
-        ...
-
     def allocate(self, size_bytes: int) -> Handle:
         """Memory of the device; ``int`` of the handle is its address."""
         ...

@@ -85,11 +85,6 @@ class PyCuda:
         with self._errors():
             self._cu.Context.pop()
 
-    def synchronize(self) -> None:
-        """See `Driver.synchronize`."""
-        with self._errors():
-            self._cu.Context.synchronize()
-
     def allocate(self, size_bytes: int) -> Handle:
         """See `Driver.allocate`."""
         with self._errors():
