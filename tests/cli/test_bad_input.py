@@ -51,7 +51,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_classifier: Wri
 
 
 class Said:
-    """What a command has said on standard error: notes aside, one error and one hint."""
+    """The error and the hint that a command printed to standard error, without notes."""
 
     def __init__(self, text: str) -> None:
         assert "Traceback" not in text
