@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,14 @@ TENSOR = {
     "inputs": (TensorSpec("x", "float32", (2, 8)),),
     "outputs": (TensorSpec("y", "float32", (2, 4)),),
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives each of several test processes a core of its own: engines that share cores spin and wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture

@@ -202,7 +202,7 @@ def test_every_hint_names_packages_and_never_edgekit(
         "cuda": "cuda-bindings",
         "digits": "scikit-learn",
         "eval": "pycocotools",
-        "onnx": "onnx",
+        "onnx": "onnx-ir",
         "build": "torch",
     }.items():
         assert package in found[name]

@@ -1,1 +1,1 @@
-"""The command line. Commands import what they use when they run, so that ``--help`` loads nothing heavy."""
+"""The command line: one file per command, imported on use, so that ``--help`` loads nothing heavy."""

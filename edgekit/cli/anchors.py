@@ -1,4 +1,4 @@
-"""``edgekit anchors``: the sizes that a data set's boxes have most often, for the heads of a YOLO's recipe."""
+"""``edgekit anchors``: computes anchors for the heads of a YOLO recipe from the boxes of a data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.options.parameters import one_picture_shape
+from edgekit.cli.options.parameters import image_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["anchors"]
 
-A_HEAD = 3
-"""Each head of YOLOv3 and its kin has three anchors; YOLOv2 has one head with all of them."""
+ANCHORS_PER_HEAD = 3
+"""Each head of YOLOv3 and later has three anchors; the only head of YOLOv2 has all of them."""
 
 EPILOG = """\b
 Examples:
@@ -27,21 +27,23 @@ Examples:
 
 @click.command("anchors", epilog=EPILOG, short_help="Find anchors that fit the boxes of a data set.")
 @click.argument("data", metavar="SET")
-@click.option("--count", type=click.IntRange(min=1), default=9, show_default=True, metavar="N", help="How many.")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=9, show_default=True, metavar="N", help="Number of anchors."
+)
 @click.option(
     "--shape",
-    callback=one_picture_shape,
+    callback=image_shape,
     default="416x416",
     show_default=True,
     metavar="HxW",
-    help="Input of the model, in px; pictures keep their aspect ratio in it.",
+    help="Input size of the model in px; images keep their aspect ratio.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON to standard output.")
 def anchors(data: str, count: int, shape: tuple[int, ...], as_json: bool) -> None:
-    """Find anchors that fit the boxes of SET, a data set as `edgekit train` takes it, by k-means on their overlap.
+    """Find anchors that fit the boxes of SET, by k-means clustering on their IoU.
 
-    Printed are lines for a recipe's heads, small anchors first: three a head, or all for one head where they do not
-    come in threes. Looked at is the part of the set to learn from.
+    SET is a data set as for `edgekit train`; its training split is used. Prints the anchors as lines for the heads of
+    a recipe, small anchors first: three per head, or all for one head if N is not a multiple of three.
     """
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.data.examples import data_set
@@ -51,20 +53,20 @@ def anchors(data: str, count: int, shape: tuple[int, ...], as_json: bool) -> Non
     height, width = shape[-2:]
     examples = data_set(data, split="train", task="detect")
     with progress_on_stderr() as progress:
-        with progress.stage("reading boxes", total=len(examples), unit="pictures") as advance:
+        with progress.stage("reading boxes", total=len(examples), unit="images") as advance:
             found = sizes_from_examples(examples, (height, width), advance=advance)
         for note in examples.notes:
             progress.note(note)
         if found.skipped:
-            progress.note(f"left out {len(found.skipped)} of {len(examples)} pictures: {found.skipped[0]}")
+            progress.note(f"skipped {len(found.skipped)} of {len(examples)} images: {found.skipped[0]}")
         if len(found.sizes) < count:
             raise DataError(
-                f"data set {examples.name}: expected {count} boxes at least, for as many anchors, got "
+                f"data set {examples.name}: expected at least {count} boxes for {count} anchors, got "
                 f"{len(found.sizes)}",
                 hint=f"--count {len(found.sizes)}" if len(found.sizes) else "",
             )
         with progress.stage(f"clustering {len(found.sizes):,} boxes"):
-            # Whole px, as recipes and Darknet's cfg files have them: what is printed is what is measured.
+            # In whole px, as in recipes and Darknet's cfg files, so that the overlap is that of the printed anchors.
             rounded = anchors_from_sizes(found.sizes, count).round().clip(min=1)
     overlap = mean_overlap(found.sizes, rounded)
     if as_json:
@@ -89,10 +91,10 @@ def _print_json(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tup
 
 def _print_lines(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tuple[int, int]) -> None:
     pairs = rounded.astype(int).tolist()
-    step = A_HEAD if len(pairs) % A_HEAD == 0 else len(pairs)
+    step = ANCHORS_PER_HEAD if len(pairs) % ANCHORS_PER_HEAD == 0 else len(pairs)
     click.echo(
-        f"mean overlap {overlap:.3f}: {len(found.sizes):,} boxes of {found.images:,} pictures, each with the best of "
-        f"{len(pairs)} anchors, in px of {shape[0]}x{shape[1]}"
+        f"mean IoU {overlap:.3f} of {len(found.sizes):,} boxes in {found.images:,} images with the best of "
+        f"{len(pairs)} anchors, in px of a {shape[0]}x{shape[1]} input"
     )
     click.echo()
     for start in range(0, len(pairs), step):

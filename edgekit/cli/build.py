@@ -1,4 +1,4 @@
-"""``edgekit build``: a model in, an engine out, with the numbers that say what it gained."""
+"""``edgekit build``: compiles a model into an engine and measures what it gains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Examples:
 """
 
 
-@click.command(cls=GroupedCommand, epilog=EPILOG, short_help="Compile a model into an engine, and measure it.")
+@click.command(cls=GroupedCommand, epilog=EPILOG, short_help="Compile a model into an engine and measure it.")
 @click.argument("model", required=False)
 @model_or_cfg
 @options_from(ModelConfig, "Model")
@@ -37,11 +37,10 @@ Examples:
 @backend_options
 @options_from(OutputConfig, "Output")
 def build(model: str, **options: Any) -> None:
-    """Compile MODEL into an engine, and measure it.
+    """Compile MODEL into an engine and measure it.
 
-    MODEL is a name that `edgekit models` lists, a Darknet cfg file, an ONNX file, or package.module:factory for your
-    own PyTorch module. The engine is a folder: the compiled model, the graph it was made from, a manifest, and a
-    report.
+    MODEL is a name from `edgekit models`, a Darknet cfg file, an ONNX file, or package.module:factory for your own
+    PyTorch module. The engine is a folder with the compiled model, its graph, a manifest and a report.
     """
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.pipeline.build import build as build_engine
@@ -52,7 +51,7 @@ def build(model: str, **options: Any) -> None:
 
 
 def _show(bundle: Path) -> None:
-    """The report, the place, and what to type next."""
+    """Prints the report, the folder, and the next commands."""
     from rich.console import Console
 
     from edgekit.engine.backend import backend
@@ -78,7 +77,7 @@ def _show(bundle: Path) -> None:
     (here if _runs_here(manifest) else there).extend(
         [f"edgekit run {place} {_example_of(manifest)}", f"edgekit profile {place} --html report.html"]
     )
-    for title, commands in (("next:", here), ("next, on the machine that the engine is for:", there)):
+    for title, commands in (("next:", here), ("next, on the target machine:", there)):
         if commands:
             console.print(f"[dim]{title}[/]")
         for command in commands:
@@ -97,7 +96,7 @@ def _runs_here(manifest: Manifest) -> bool:
 
 
 def _example_of(manifest: Manifest) -> str:
-    """What `edgekit run` may be given for that engine."""
+    """Returns example arguments of `edgekit run` for an engine."""
     if manifest.task == "detect":
         return "photo.jpg --save boxes.jpg"
     if manifest.task == "classify" and manifest.preprocess is not None:

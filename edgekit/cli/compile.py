@@ -1,4 +1,4 @@
-"""``edgekit compile``: a bundle's graph becomes an engine on the machine that it is for."""
+"""``edgekit compile``: builds the engine of a bundle on its target machine."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ Examples:
 """
 
 
-@click.command("compile", cls=GroupedCommand, epilog=EPILOG, short_help="Build a bundle's engine for this machine.")
+@click.command(
+    "compile", cls=GroupedCommand, epilog=EPILOG, short_help="Build the engine of a bundle for this machine."
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", metavar="NAME", help="tensorrt or tensorrt-rtx; the bundle's own without it.")
+@click.option("--target", metavar="NAME", help="tensorrt or tensorrt-rtx.  [default: the bundle's target]")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write to; in place without it."
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write to.  [default: BUNDLE]"
 )
 @backend_options
 def compile_engine(bundle: Path, **options: Any) -> None:
-    """Build the engine of BUNDLE for this machine, from the graph in it.
+    """Build the engine of BUNDLE for this machine, from its graph.
 
-    BUNDLE comes from `edgekit build … --target tensorrt --graph-only`, or holds an engine for another GPU or version.
-    Neither PyTorch nor the package onnx is needed.
+    BUNDLE is the result of `edgekit build … --target tensorrt --graph-only`, or has an engine for another GPU or
+    another TensorRT version. Needs neither PyTorch nor the package onnx.
     """
     from rich.console import Console
 

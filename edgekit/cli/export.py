@@ -1,4 +1,4 @@
-"""``edgekit export``: an engine in the form that another program wants; a command a program."""
+"""``edgekit export``: exports an engine for another program; one subcommand per program."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Examples:
 """
 
 
-@click.group(short_help="Write an engine in the form that another program wants.")
+@click.group(short_help="Export an engine for another program.")
 def export() -> None:
-    """Write an engine in the form that another program wants."""
+    """Export an engine for another program."""
 
 
-@export.command(epilog=EPILOG, short_help="A model repository of Triton Inference Server.")
+@export.command(epilog=EPILOG, short_help="Export to a Triton Inference Server model repository.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("repository", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--name", help="What the model is called there; its own name without it.")
+@click.option("--name", help="Name of the exported model.  [default: the model's name]")
 def triton(bundle: Path, repository: Path, name: str | None) -> None:
-    """Write the engine in BUNDLE into DIR, a model repository of Triton Inference Server.
+    """Export the engine in BUNDLE to DIR, a model repository of Triton Inference Server.
 
-    DIR/NAME gets config.pbtxt, the engine as version 1, and the labels. An engine need not run here to be exported.
+    Writes config.pbtxt, the engine as version 1, and the labels to DIR/NAME. The engine does not have to run here.
     """
     from edgekit.serving.triton import export_triton
 

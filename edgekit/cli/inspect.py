@@ -1,4 +1,4 @@
-"""``edgekit inspect``: what an engine, an ONNX file or a model consists of, layer by layer."""
+"""``edgekit inspect``: lists the layers of an engine, an ONNX file or a model."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ Examples:
   edgekit inspect tiny --graph tiny.html
 """
 PIPED_COLUMNS = 160
-"""Width where no terminal has one: names of layers are then written out."""
+"""Output width without a terminal, enough for full layer names."""
 
 
-@click.command(epilog=EPILOG, short_help="Show what an engine or a model consists of, layer by layer.")
+@click.command(epilog=EPILOG, short_help="List the layers of an engine or a model.")
 @click.argument("model", metavar="ENGINE|FILE.onnx|FILE.cfg|MODEL", required=False)
 @model_or_cfg
-@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the inspection as JSON.")
 @options_from(ModelConfig, only=("shape", "input"))
 @click.option(
     "--precision",
     type=click.Choice(["int8", "fp16", "fp32"]),
-    help="Count bytes as in this precision; not of an engine.",
+    help="Count bytes in this precision; for models only.",
 )
 @click.option(
     "--graph",
     type=click.Path(path_type=Path),
     metavar="F.svg|F.html",
-    help="Draw the graph: a picture, or a page whose blocks unfold on a click.",
+    help="Draw the graph: as an image, or as a page whose blocks unfold on a click.",
 )
 @click.option(
-    "--depth", type=click.IntRange(min=1), metavar="N", help="Levels of blocks that --graph unfolds; 1 is none."
+    "--depth", type=click.IntRange(min=1), metavar="N", help="Levels of blocks that --graph shows; 1 unfolds none."
 )
 def inspect(
     model: str,
@@ -58,11 +58,10 @@ def inspect(
     graph: Path | None,
     depth: int | None,
 ) -> None:
-    """Show what an engine or a model consists of, layer by layer.
+    """List the layers of an engine or a model.
 
-    Of each layer: operator, shape of its output, the element type that it computes in, parameters,
-    multiply-accumulates, bytes of its weights and of what it reads and writes, and operations a byte. An engine need
-    not run here to be looked at.
+    Shows for each layer: operator, output shape, element type, parameters, multiply-accumulates, bytes of weights and
+    of activations, and operations per byte. An engine does not have to run here.
     """
     import msgspec
 
@@ -104,6 +103,6 @@ def _print(found: Inspection) -> None:
 
     from edgekit.report.layer_table import terminal_from_inspection
 
-    told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(highlight=False, width=None if told else PIPED_COLUMNS)
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(highlight=False, width=None if has_width else PIPED_COLUMNS)
     console.print(terminal_from_inspection(found, console.width))

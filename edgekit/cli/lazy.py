@@ -1,4 +1,4 @@
-"""A click group whose commands are imported when they are used, so that ``--help`` stays quick."""
+"""A click group that imports its commands on use, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["LazyGroup"]
 
 
 class LazyGroup(click.Group):
-    """Commands by name, each with its ``module:attribute`` and the line that lists show for it."""
+    """A group whose commands are given by name, each as ``module:attribute`` and its short help."""
 
     def __init__(self, *args: Any, commands_on_use: dict[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.commands_on_use = commands_on_use
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        # In the order in which they are used, not of the alphabet.
+        # In the order in which they are usually used, not alphabetical.
         return list(self.commands_on_use)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -37,6 +37,6 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # Click would import every command for its first line.
+        # Click's own method would import every command for its short help.
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in self.commands_on_use.items()])

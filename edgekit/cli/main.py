@@ -1,4 +1,4 @@
-"""``edgekit``: the table of commands, and the one place where errors become messages and exit codes."""
+"""``edgekit``: the entry point, the table of commands, and the conversion of errors to messages and exit codes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from edgekit.errors import EdgeKitError
 __all__ = ["cli", "main"]
 
 BUG = 70
-"""Exit code of a bug of ours: EX_SOFTWARE of sysexits.h."""
+"""Exit code of an internal error: EX_SOFTWARE of sysexits.h."""
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 1
-"""As click ends when it is the one to notice."""
+"""The exit code that click uses too."""
 
 EPILOG = """\b
 Example:
@@ -36,42 +36,42 @@ Example:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     commands_on_use={
         "demo": ("edgekit.cli.demo:demo", "Build a small detector and run it on a shipped photo."),
-        "build": ("edgekit.cli.build:build", "Compile a model into an engine, and measure it."),
+        "build": ("edgekit.cli.build:build", "Compile a model into an engine and measure it."),
         "compile": ("edgekit.cli.compile:compile_engine", "Build the engine of a bundle for this machine."),
-        "run": ("edgekit.cli.run.command:run", "Run an engine on pictures, texts or arrays."),
-        "profile": ("edgekit.cli.profile:profile", "Measure how fast an engine is, stage by stage."),
-        "eval": ("edgekit.cli.eval.command:evaluate", "Measure how right an engine or a model is on a data set."),
+        "run": ("edgekit.cli.run.command:run", "Run an engine on images, texts or arrays."),
+        "profile": ("edgekit.cli.profile:profile", "Measure the latency of an engine, stage by stage."),
+        "eval": ("edgekit.cli.eval.command:evaluate", "Measure the accuracy of an engine or a model."),
         "train": ("edgekit.cli.train:train", "Train a model on a data set."),
         "anchors": ("edgekit.cli.anchors:anchors", "Find anchors that fit the boxes of a data set."),
-        "inspect": ("edgekit.cli.inspect:inspect", "Show what an engine or a model consists of, layer by layer."),
-        "export": ("edgekit.cli.export:export", "Write an engine in the form that another program wants."),
-        "doctor": ("edgekit.cli.doctor.command:doctor", "Tell what this machine can build and run."),
-        "models": ("edgekit.cli.models:models", "List the models that EdgeKit knows by name."),
+        "inspect": ("edgekit.cli.inspect:inspect", "List the layers of an engine or a model."),
+        "export": ("edgekit.cli.export:export", "Export an engine for another program."),
+        "doctor": ("edgekit.cli.doctor.command:doctor", "Show what this machine can build and run."),
+        "models": ("edgekit.cli.models:models", "List the models that EdgeKit includes."),
     },
 )
 @click.version_option(edgekit.__version__, "-V", "--version", message="edgekit %(version)s")
-@click.option("-v", "--verbose", is_flag=True, help="Show where an error came from, cause by cause.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 @click.pass_obj
 def cli(shown: dict[str, bool] | None, verbose: bool) -> None:
     """Compile PyTorch and ONNX models into INT8 engines for edge devices.
 
-    An engine is a folder: build it once, run it, profile it, copy it to another machine of its kind.
+    An engine is a folder: build it once, run it, profile it, or copy it to a similar machine.
     """
     if shown is not None:
         shown["causes"] = verbose
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code; every error becomes a message here and nowhere else.
+    """Runs the command line and returns its exit code; converts every error to a message.
 
     Args:
-        arguments: what follows ``edgekit``; ``sys.argv`` where None.
+        arguments: arguments after ``edgekit``; None for those of ``sys.argv``.
     """
     shown = {"causes": False}
     try:
         result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, obj=shown)
         sys.stdout.flush()
-        # Without standalone mode, click returns the code of `ctx.exit` or the value of the command.
+        # Without standalone mode, click returns the exit code of `ctx.exit`, or what the command returns.
         return result if isinstance(result, int) else 0
     except EdgeKitError as error:
         if shown["causes"]:
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(error.message, error.hint)
         return error.exit_code
     except click.ClickException as error:
-        # What click proposes for an unknown option goes into the hint.
+        # Click's suggestions for an unknown option go into the hint.
         message = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
         _say(_as_ours(message), _hint_of(error))
         return error.exit_code
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo("\ninterrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone (`edgekit models | head`). Python would complain once more when it flushes at its end.
+        # The reader has ended (`edgekit models | head`). Without this, Python reports the error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except Exception:
@@ -105,7 +105,7 @@ def _hint_of(error: click.ClickException) -> str:
 
 
 def _as_ours(message: str) -> str:
-    """Click's sentences in the form of ours: no capital, no full stop."""
+    """Converts click's messages to EdgeKit's form: no capital, no full stop."""
     return message[:1].lower() + message[1:].rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""``edgekit models``: the recipes, and where their weights come from."""
+"""``edgekit models``: lists the recipes and the sources of their weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["models"]
 HEADINGS = ("model", "params", "MACs", "input", "--weights")
 STYLES = ("bold", "", "", "", "cyan")
 TITLE = 24
-"""Columns that are left from which on titles are shown."""
+"""Titles are shown if this number of terminal columns is left for them."""
 
 
-@click.command(short_help="List the models that EdgeKit knows by name.")
+@click.command(short_help="List the models that EdgeKit includes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-@click.option("--names", is_flag=True, help="Print the names alone, one a line.")
+@click.option("--names", is_flag=True, help="Print only the names, one per line.")
 @click.option("--course", is_flag=True, help="Order the models as a course, simple ones first, with the file to read.")
 def models(as_json: bool, names: bool, course: bool) -> None:
-    """List the models that EdgeKit knows by name.
+    """List the models that EdgeKit includes.
 
-    Any ONNX file, and any PyTorch module of yours, builds as well: see `edgekit build --help`.
+    `edgekit build` also accepts any ONNX file and your own PyTorch modules.
     """
     from edgekit.errors import UsageError
     from edgekit.recipe.schema import load_recipe, recipe_names
@@ -71,7 +71,7 @@ def _file(module: str) -> str:
 
 
 def _row(recipe: Recipe) -> dict[str, Any]:
-    """One recipe for programs."""
+    """Returns a recipe as JSON values."""
     return {
         "name": recipe.name,
         "title": recipe.title,
@@ -145,7 +145,7 @@ def _cells(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _grid(rows: Sequence[Sequence[str]], widths: list[int], titles: list[str], room: int, style: str = "") -> Table:
-    """Rows in columns of the same widths in every part; titles last, where there is room for them."""
+    """Renders rows in columns that have the same widths in every section; titles come last, if they fit."""
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
@@ -160,7 +160,7 @@ def _grid(rows: Sequence[Sequence[str]], widths: list[int], titles: list[str], r
 
 
 def _origins(recipe: Recipe) -> list[tuple[str, str]]:
-    """Of each published set its name, and who trained it, without what it reaches."""
+    """Returns the name of each set of weights, and its source and licence without its accuracy."""
     return [
         (name, f"{weights.source.partition(': ')[0]}. Licence: {weights.license}")
         for name, weights in recipe.weights.items()

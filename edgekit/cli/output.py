@@ -1,4 +1,4 @@
-"""Files that a command writes because it was asked to."""
+"""Writes the output files of commands."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["write_file"]
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes ``content`` to ``path``; folders on the way are made.
+    """Writes ``content`` to ``path``; creates missing folders.
 
     Raises:
-        UsageError: the system would not let us: no permission, no space, a folder of that name.
+        UsageError: the file cannot be written: no permission, no space, a folder of that name.
     """
     try:
         write_atomic(path, content)
     except OSError as e:
-        raise UsageError(f"{path}: cannot be written: {e.strerror}", hint="name another file") from e
+        raise UsageError(f"{path}: cannot be written: {e.strerror}", hint="choose another file") from e

@@ -1,4 +1,4 @@
-"""``edgekit profile``: how long an engine takes, stage by stage, and whether the machine was quiet enough to tell."""
+"""``edgekit profile``: measures the latency of an engine, stage by stage."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG, short_help="Measure how fast an engine is, stage by stage.")
+@click.command(epilog=EPILOG, short_help="Measure the latency of an engine, stage by stage.")
 @click.argument("engine", type=click.Path(path_type=Path))
 @click.option("--runs", type=click.IntRange(min=1), metavar="N", help="Measure N runs.")
-@click.option("--duration", type=float, metavar="S", help="Measure for S seconds; 10 where neither is given.")
-@click.option(
-    "--warmup", type=click.IntRange(min=0), default=10, show_default=True, help="Runs before, which do not count."
-)
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
-@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Picture to feed a detector.")
+@click.option("--duration", type=float, metavar="S", help="Measure for S seconds.  [default: 10, without --runs]")
+@click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True, help="Number of warm-up runs.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets the backend choose.")
+@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Input image of a detector.")
 @click.option(
     "--input",
     "sizes",
     callback=fixed_shapes,
     multiple=True,
     metavar="[NAME:]SHAPE",
-    help="Shape to measure at, of an engine that takes several, such as x:1x3x48x640; repeatable. Else the usual one.",
+    help="Input shape, for an engine with dynamic shapes, such as x:1x3x48x640; repeatable.  [default: the opt shape]",
 )
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one HTML page.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as an HTML page.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as JSON.")
 def profile(
     engine: Path,
@@ -48,10 +46,10 @@ def profile(
     html: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Measure how fast ENGINE is, stage by stage.
+    """Measure the latency of ENGINE, stage by stage.
 
-    A detector is fed one picture again and again: from pixels to input, through the engine, from outputs to
-    detections, each timed apart. Other engines are fed random numbers.
+    A detector runs on one image repeatedly; preprocessing, inference and postprocessing are measured separately. Other
+    engines run on random numbers.
     """
     from rich.console import Console
 

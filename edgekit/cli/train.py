@@ -1,4 +1,4 @@
-"""``edgekit train``: a model and a data set in, a file of weights out, with the figures of each epoch."""
+"""``edgekit train``: trains a model on a data set and writes a weights file."""
 
 from __future__ import annotations
 
@@ -28,31 +28,33 @@ Examples:
 @click.command(epilog=EPILOG, short_help="Train a model on a data set.")
 @click.argument("model")
 @click.option("--data", metavar="SET|PATH", help="Data set: digits, scenes, spelling, or files of a known format.")
-@click.option("--column", metavar="NAME", help="Of a CSV table, the column to be foretold; the last one otherwise.")
+@click.option("--column", metavar="NAME", help="Target column of a CSV table.  [default: the last one]")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Weights to write: NAME.safetensors."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights file to write.  [default: MODEL.safetensors]",
 )
-@click.option("--weights", metavar="FILE|NAME", help="Weights to start from; random ones without it.")
-@click.option("--resume", is_flag=True, help="Go on where a training that was killed has left off.")
-@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="How weights follow their gradients.")
+@click.option("--weights", metavar="FILE|NAME", help="Initial weights.  [default: random]")
+@click.option("--resume", is_flag=True, help="Resume an interrupted training run from its last checkpoint.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Optimizer.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Learning rate.")
-@click.option("--schedule", type=click.Choice(SCHEDULES), help="How the learning rate goes.")
-@click.option("--warmup", type=click.IntRange(min=0), metavar="N", help="Batches over which it rises first.")
-@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="How often each example is seen.")
-@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Examples a step.")
-@click.option("--weight-decay", type=click.FloatRange(min=0), metavar="X", help="What weights shrink by.")
-@click.option("--clip", type=click.FloatRange(min=0), metavar="X", help="Largest norm of a gradient; 0 for any.")
-@click.option("--label-smoothing", type=click.FloatRange(0, 1), metavar="X", help="Share of a label that all get.")
+@click.option("--schedule", type=click.Choice(SCHEDULES), help="Learning rate schedule.")
+@click.option("--warmup", type=click.IntRange(min=0), metavar="N", help="Number of warm-up batches of the schedule.")
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Number of epochs.")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size.")
+@click.option("--weight-decay", type=click.FloatRange(min=0), metavar="X", help="Weight decay.")
+@click.option("--clip", type=click.FloatRange(min=0), metavar="X", help="Max norm of the gradients; 0 turns it off.")
+@click.option("--label-smoothing", type=click.FloatRange(0, 1), metavar="X", help="Label smoothing.")
 @click.option(
     "--augment",
     metavar="LIST",
-    help=f"What is done to pictures, as in flip,color: {', '.join(AUGMENTATIONS)}; or none.",
+    help=f"Image augmentations, such as flip,color: any of {', '.join(AUGMENTATIONS)}; or none.",
 )
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="What all that is random is drawn with.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets PyTorch choose.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print all figures as JSON, and nothing else, on standard output."
-)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Random seed.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets PyTorch choose.")
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON to standard output.")
 def train(
     model: str,
     data: str | None,
@@ -65,9 +67,10 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train MODEL, a name out of `edgekit models`, a recipe's file or a Darknet cfg file, on a data set.
+    """Train MODEL on a data set and write its weights, which `edgekit build --weights` accepts.
 
-    What is not said is as in the model's recipe; with --resume, as it was. The weights go to `edgekit build --weights`.
+    MODEL is a name from `edgekit models`, a recipe file or a Darknet cfg file. Options default to the values of the
+    model's recipe; with --resume, to those of the interrupted run.
     """
     import msgspec
     import torch
@@ -114,13 +117,13 @@ def _names(text: str) -> list[str]:
     for name in names:
         if name not in AUGMENTATIONS:
             raise click.BadParameter(
-                f"expected some of {', '.join(AUGMENTATIONS)}, or none, got '{name}'", param_hint="'--augment'"
+                f"expected any of {', '.join(AUGMENTATIONS)}, or none, got '{name}'", param_hint="'--augment'"
             )
     return names
 
 
 def _print(epoch: Epoch, of: int) -> None:
-    """One line an epoch."""
+    """Prints the figures of an epoch on one line."""
     from edgekit.evaluation.evaluate import FIGURES
 
     texts = [

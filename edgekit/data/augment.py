@@ -133,7 +133,7 @@ def flipped(
 
 
 def padded_crop(image: np.ndarray, boxes: Boxes | None, window: Window, pad: int) -> tuple[np.ndarray, Boxes | None]:
-    """Crops to the window ``(left, top, right, bottom)`` in px, not empty; pixels outside the image are ``pad``."""
+    """Crops to the non-empty window ``(left, top, right, bottom)`` in px; pixels outside the image become ``pad``."""
     left, top, right, bottom = window
     height, width = image.shape[:2]
     part = np.full((bottom - top, right - left, *image.shape[2:]), pad, np.uint8)

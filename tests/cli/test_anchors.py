@@ -11,12 +11,12 @@ from PIL import Image
 from edgekit.cli.main import main
 
 SIZES = ((10, 20), (30, 30), (60, 40), (80, 90))
-"""Widths and heights in px, of pictures of 100 x 100 px, that the boxes are near."""
+"""Widths and heights in px, of the boxes, about, in images of 100 x 100 px."""
 
 
 @pytest.fixture
 def boxes(tmp_path: Path) -> str:
-    """A set in YOLO's form: each picture has a box near each of `SIZES`."""
+    """A data set in YOLO format: each image has a box of about each of `SIZES`."""
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind in ("images", "labels"):
@@ -31,7 +31,7 @@ def boxes(tmp_path: Path) -> str:
 
 
 def anchors_in(line: str) -> list[list[int]]:
-    """Those in a line of TOML, which here is JSON behind the name."""
+    """Parses a line of TOML, which here is JSON after the name."""
     found: list[list[int]] = json.loads(line.removeprefix("anchors = "))
     return found
 
@@ -39,7 +39,7 @@ def anchors_in(line: str) -> list[list[int]]:
 def test_lines_for_a_recipe_are_printed_small_to_large(boxes: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["anchors", boxes, "--count", "4", "--shape", "200x300"]) == 0
     first, _, *lines = capsys.readouterr().out.splitlines()
-    match = re.match(r"mean overlap (0\.\d+): 40 boxes of 10 pictures, each with the best of 4 anchors", first)
+    match = re.match(r"mean IoU (0\.\d+) of 40 boxes in 10 images with the best of 4 anchors", first)
     assert match and float(match[1]) > 0.95
     assert len(lines) == 1
     # 200 px high at most: everything is twice as large.
@@ -47,7 +47,7 @@ def test_lines_for_a_recipe_are_printed_small_to_large(boxes: str, capsys: pytes
     np.testing.assert_allclose(found, np.array(SIZES) * 2, atol=3)
 
 
-def test_anchors_in_threes_are_a_line_a_head(boxes: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_multiple_of_three_anchors_is_one_line_per_head(boxes: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["anchors", boxes, "--count", "6", "--shape", "100x100"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
     heads = [anchors_in(line) for line in lines]
@@ -67,7 +67,7 @@ def test_json_says_the_same(boxes: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_error_on_fewer_boxes_than_anchors(boxes: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["anchors", boxes, "--count", "41"]) == 1
     err = capsys.readouterr().err
-    assert "expected 41 boxes at least, for as many anchors, got 40" in err
+    assert "expected at least 41 boxes for 41 anchors, got 40" in err
     assert "hint: --count 40" in err
 
 

@@ -51,7 +51,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_classifier: Wri
 
 
 class Said:
-    """What a command has said on standard error: notes aside, one error and one hint."""
+    """The error and the hint that a command printed to standard error, without notes."""
 
     def __init__(self, text: str) -> None:
         assert "Traceback" not in text
@@ -153,9 +153,9 @@ class Weights:
     ("kind", "error", "hint"),
     [
         ("truncated", "expected 8858734 floats, got 249995: the file ends in 'backbone.conv5.conv'", "truncated"),
-        ("too_long", "expected 8858734 floats, got 8858834: 100 are left over", "another model"),
+        ("too_long", "expected 8858734 floats, got 8858834: 100 remain", "another model"),
         ("another_model", "expected 8858734 floats, got", "number of classes"),
-        ("web_page", "got an HTML page", "fetch the file again"),
+        ("web_page", "got an HTML page", "download the file again"),
         ("pickle_of_code", "expected tensors by name, got a pickle of other objects", "torch.save(module.state_dict()"),
         ("no_tensors", "got a dict with 'epoch'", "torch.save(module.state_dict()"),
         ("other_tensors", "expected a tensor 'backbone.conv1.conv.weight' (16, 3, 3, 3), got none", ""),

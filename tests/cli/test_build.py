@@ -19,7 +19,7 @@ from edgekit.report.write import write_build_report
 
 
 class Pipeline:
-    """Stands where `edgekit.pipeline.build` is: keeps what `build` is called with."""
+    """Replaces `edgekit.pipeline.build` and records the arguments of `build`."""
 
     def __init__(self, bundle: Path) -> None:
         self.bundle = bundle
@@ -43,7 +43,7 @@ def pipeline(detector: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     return stand_in
 
 
-def test_int8_is_built_unless_told_otherwise(pipeline: Pipeline) -> None:
+def test_int8_is_the_default(pipeline: Pipeline) -> None:
     assert main(["build", "yolov3"]) == 0
     assert pipeline.model == "yolov3"
     assert pipeline.options["precision"] == "int8"
@@ -51,7 +51,7 @@ def test_int8_is_built_unless_told_otherwise(pipeline: Pipeline) -> None:
     assert pipeline.options["precision"] == "fp32"
 
 
-def test_what_is_not_given_is_left_to_the_pipeline(pipeline: Pipeline) -> None:
+def test_options_that_are_not_given_are_left_to_the_pipeline(pipeline: Pipeline) -> None:
     main(["build", "yolov3"])
     given = {name: value for name, value in pipeline.options.items() if value is not None}
     assert given == {
@@ -117,7 +117,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         (["--sm", "8x"], "expected compute capabilities, such as 86,89,120, got '8x'"),
     ],
 )
-def test_error_on_values_that_are_no_batch_and_no_gpu(
+def test_error_on_an_invalid_batch_or_gpu(
     pipeline: Pipeline, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build", "yolov3", *given]) == 2
@@ -145,7 +145,7 @@ def test_inputs_are_shapes_by_name(pipeline: Pipeline, given: list[str], expecte
 
 
 @pytest.mark.parametrize("given", ["320:416:640x416", "1x3x320:416:640x416"])
-def test_a_picture_may_have_a_range_of_sizes(pipeline: Pipeline, given: str) -> None:
+def test_an_image_input_may_have_a_range_of_sizes(pipeline: Pipeline, given: str) -> None:
     assert main(["build", "m.onnx", "--shape", given]) == 0
     assert pipeline.options["shape"][-2:] == ((320, 416, 640), 416)
 
@@ -175,7 +175,7 @@ def test_a_picture_may_have_a_range_of_sizes(pipeline: Pipeline, given: str) -> 
         (["--opset", "x"], "--opset"),
     ],
 )
-def test_error_on_a_value_that_makes_no_sense(
+def test_error_on_an_invalid_value(
     pipeline: Pipeline, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build", "yolov3", *wrong]) == 2
@@ -185,7 +185,7 @@ def test_error_on_a_value_that_makes_no_sense(
     assert pipeline.model == ""
 
 
-def test_the_report_the_place_and_what_to_type_next_are_printed(
+def test_the_report_the_folder_and_the_next_commands_are_printed(
     pipeline: Pipeline, make_bundle: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = profile_bundle(pipeline.bundle, runs=20)
@@ -200,7 +200,7 @@ def test_the_report_the_place_and_what_to_type_next_are_printed(
 
 
 @pytest.mark.parametrize("built", [True, False])
-def test_what_cannot_be_done_here_is_proposed_for_the_machine_that_the_engine_is_for(
+def test_commands_that_cannot_run_here_are_suggested_for_the_target_machine(
     built: bool, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = read_manifest(pipeline.bundle)
@@ -212,16 +212,14 @@ def test_what_cannot_be_done_here_is_proposed_for_the_machine_that_the_engine_is
 
     monkeypatch.setattr(backend("tensorrt").__class__, "require_device", no_device)
     assert main(["build", "yolov3", "--no-profile"]) == 0
-    here, there = capsys.readouterr().out.split("next, on the machine that the engine is for:")
+    here, there = capsys.readouterr().out.split("next, on the target machine:")
     assert f"edgekit inspect {pipeline.bundle}" in here
     assert "edgekit run" not in here
     assert ("edgekit compile" in there) is not built
     assert there.index("edgekit run") < there.index("edgekit profile")
 
 
-def test_notes_are_printed_even_where_nothing_was_measured(
-    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_notes_are_printed_even_without_a_measurement(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "yolov3", "--no-profile"]) == 0
     out = capsys.readouterr().out
     assert "please note" in out

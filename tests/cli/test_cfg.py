@@ -107,7 +107,7 @@ def test_another_shape_makes_another_input(workplace: Path, capsys: pytest.Captu
     ("words", "expected"),
     [
         ([], "missing argument 'MODEL'"),
-        (["yolov3", "--cfg", "yolov3.cfg"], "--cfg is a model by itself: expected one, got 'yolov3' and 'yolov3.cfg'"),
+        (["yolov3", "--cfg", "yolov3.cfg"], "--cfg and MODEL: expected one of them, got 'yolov3.cfg' and 'yolov3'"),
         (["--cfg", "yolov3"], "expected a Darknet file that ends in .cfg, got 'yolov3'"),
         (["--cfg", "absent.cfg"], "'absent.cfg': expected a Darknet cfg file, got no such file"),
         (["--cfg", "odd.cfg"], "cfg odd.cfg, line 5: [lstm]: unsupported layer"),

@@ -61,7 +61,7 @@ def test_everything_is_printed_and_the_exit_code_is_0(capsys: pytest.CaptureFixt
     )
 
 
-def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_same_findings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     names = {item["name"] for item in content["findings"]}
@@ -107,7 +107,7 @@ def test_integers_are_fast_with_dot_products_only(
     assert any("hardly faster" in line for line in found.verdict) == (status == "caution")
 
 
-def test_without_vnni_the_known_issue_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dot_products_the_known_issue_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     processor(monkeypatch, "avx2")
     assert "microsoft/onnxruntime #17389" in finding(survey(), "8-bit integers").hint
 
@@ -140,7 +140,7 @@ def test_the_cache_folder_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatc
     assert finding(survey(), "cache").value.startswith(str(tmp_path / "cache"))
 
 
-def test_targets_are_named_as_users_type_them_and_libraries_as_their_makers_call_them(
+def test_targets_and_libraries_have_their_own_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "backend", lambda name: Present())
@@ -158,12 +158,12 @@ def test_a_library_without_a_device_builds_but_does_not_run(monkeypatch: pytest.
     found = survey()
     rtx = finding(found, "tensorrt-rtx")
     assert (rtx.status, rtx.hint) == ("caution", "plug one in")
-    assert rtx.value == "TensorRT-RTX 1.0 builds engines, and runs none here: there is no GPU"
+    assert rtx.value == "TensorRT-RTX 1.0 can build engines, but not run them here: there is no GPU"
     assert "tensorrt-rtx" not in found.can_run and "tensorrt" in found.can_run
     assert any("tensorrt-rtx" in line and "need a GPU" in line for line in found.verdict) == found.can_build
 
 
-def test_a_missing_tensorrt_names_its_commands_and_what_can_be_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorrt_names_its_commands_and_the_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     class Missing:
         def require(self) -> None:
             raise BackendUnavailable("not installed", hint="sudo apt-get install python3-libnvinfer")
@@ -188,20 +188,20 @@ def test_a_broken_library_is_a_finding_and_no_crash(monkeypatch: pytest.MonkeyPa
 
 
 def board_of(monkeypatch: pytest.MonkeyPatch, python: str = "3.10.12") -> None:
-    """The Jetson whose texts were recorded."""
+    """Replaces the machine with the recorded Jetson."""
     monkeypatch.setattr(module, "jetson", lambda: jetson(RECORDED / "jetson-orin-nano"))
     monkeypatch.setattr(survey_nvidia.platform, "python_version", lambda: python)
 
 
-def test_a_jetson_says_what_its_jetpack_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jetson_shows_what_its_jetpack_includes(monkeypatch: pytest.MonkeyPatch) -> None:
     board_of(monkeypatch)
     found = survey()
     assert finding(found, "Jetson").value.startswith("NVIDIA Jetson Orin Nano Developer Kit, JetPack 6.2")
-    assert finding(found, "JetPack").value == "brings TensorRT 10.3, CUDA 12.6, Python 3.10"
+    assert finding(found, "JetPack").value == "includes TensorRT 10.3, CUDA 12.6, Python 3.10"
     assert finding(found, "JetPack").status == "fact"
 
 
-def test_a_python_that_jetpacks_tensorrt_is_not_for_is_a_caution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_that_does_not_match_jetpacks_tensorrt_is_a_caution(monkeypatch: pytest.MonkeyPatch) -> None:
     board_of(monkeypatch, python="3.12.3")
     found = finding(survey(), "JetPack")
     assert found.status == "caution"
@@ -218,11 +218,11 @@ def cuda_is(monkeypatch: pytest.MonkeyPatch, *, graphs: bool) -> None:
     monkeypatch.setattr(survey_nvidia.metadata, "version", lambda name: "12.9.1")
 
 
-def test_cuda_is_told_with_its_package_driver_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_is_shown_with_its_package_driver_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda_is(monkeypatch, graphs=True)
     found = finding(survey(), "CUDA")
     assert found.status == "ok"
-    assert found.value == "cuda-bindings 12.9.1, driver for CUDA 12.6: Orin, 8.7, memory shared with the processor"
+    assert found.value == "cuda-bindings 12.9.1, driver for CUDA 12.6: Orin, 8.7, memory shared with the CPU"
 
 
 def test_pycuda_alone_has_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def engine(workplace: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(workplace: Path) -> Path:
-    """Pictures of every kind that there is, and a broken one."""
+    """Images of every supported kind, and a broken one."""
     folder = workplace / "pictures"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -74,16 +74,14 @@ def test_the_command_in_the_manifest_builds_the_same_in_the_same_place(
     assert "calibrating" not in captured.err
     assert "note: the weights are random" in captured.err
     assert "calibrated on the shipped set 'sample' of 2 pictures" in captured.err
-    assert all(word in captured.out for word in ("FP32", "INT8", "signal to noise", "dB"))
+    assert all(word in captured.out for word in ("FP32", "INT8", "SQNR", "dB"))
     assert f"edgekit run {engine} photo.jpg" in captured.out
     assert (engine / "graph.onnx").read_bytes() == before
     assert [path.name for path in engine.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_json_is_all_there_is_on_standard_output(
-    engine: Path, pictures: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """At file descriptors, so that what libraries print past Python is seen too."""
+def test_standard_output_is_json_only(engine: Path, pictures: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Captures file descriptors, to see what libraries print outside of Python too."""
     assert main(["run", str(engine), str(pictures / "1.jpg"), "--json", "--score-threshold", "0.001"]) == 0
     captured = capfd.readouterr()
     results = json.loads(captured.out)
@@ -92,7 +90,7 @@ def test_json_is_all_there_is_on_standard_output(
     assert "the weights are random" in captured.err
 
 
-def test_every_kind_of_picture_runs_and_a_broken_one_is_skipped(
+def test_every_kind_of_image_runs_and_a_broken_one_is_skipped(
     engine: Path, pictures: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = workplace / "saved"
@@ -106,7 +104,7 @@ def test_every_kind_of_picture_runs_and_a_broken_one_is_skipped(
     assert [size_of(saved / name) for name in ("1.jpg", "6-turned.jpg")] == [(80, 60), (60, 80)]
 
 
-def test_every_kind_of_picture_calibrates_and_a_broken_one_is_counted(
+def test_every_kind_of_image_calibrates_and_a_broken_one_is_counted(
     pictures: Path, tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, place = write_classifier(tmp_path / "m.onnx"), tmp_path / "mixed"
@@ -122,7 +120,7 @@ def test_every_kind_of_picture_calibrates_and_a_broken_one_is_counted(
     assert json.loads((place / "calibration.json").read_text())["skipped"][0].startswith("9-broken.jpg")
 
 
-def test_a_profile_is_written_for_people_and_for_programs(engine: Path, workplace: Path) -> None:
+def test_a_profile_is_written_as_html_and_json(engine: Path, workplace: Path) -> None:
     page, numbers = workplace / "r.html", workplace / "r.json"
     assert main(["profile", str(engine), "--runs", "20", "--html", str(page), "--json", str(numbers)]) == 0
     report = json.loads(numbers.read_text())
@@ -131,7 +129,7 @@ def test_a_profile_is_written_for_people_and_for_programs(engine: Path, workplac
     assert "<html" in page.read_text()
 
 
-def test_python_and_the_command_line_see_the_same(
+def test_python_and_the_command_line_give_the_same_result(
     engine: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = pictures / "1.jpg"
@@ -144,7 +142,7 @@ def test_python_and_the_command_line_see_the_same(
     np.testing.assert_allclose(corners, found.boxes, atol=0.01)
 
 
-def test_a_module_of_ones_own_is_built_from_the_folder_it_stands_in(
+def test_a_users_module_is_built_from_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine").mkdir()

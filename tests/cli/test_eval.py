@@ -55,7 +55,7 @@ def test_one_engine_is_measured(
     assert re.search(r"classifier on .*, test: 4 examples", out)
     assert re.search(r"accuracy +75\.00 %", out)
     assert "difference" not in out
-    assert "one example more or less is 25.00 points" in out
+    assert "one example is 25.00 percentage points" in out
 
 
 def test_json_alone_is_on_standard_output(classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +139,7 @@ def test_a_broken_picture_is_counted_and_named(
     assert main(["eval", str(classifier), "--data", str(photos)]) == 0
     out = capsys.readouterr().out
     assert "4 examples" in out
-    assert re.search(r"1 skipped, which count nowhere: .*9\.jpg", out)
+    assert re.search(r"1 skipped, not counted: .*9\.jpg", out)
 
 
 def test_notes_of_an_engine_are_shown_with_whose_they_are(
@@ -199,12 +199,12 @@ def test_a_set_that_does_not_fit_a_model_is_told_before_that_is_built(
 
 def test_error_on_a_model_among_engines(classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = error_of([str(classifier), "lenet", "--data", str(photos)], capsys)
-    assert "expected one model or any number of engines, got 2 of which 'lenet' is a model" in error
+    assert "expected one model or any number of engines, got 2 names, of which 'lenet' is a model" in error
 
 
 def test_error_on_weights_for_an_engine(classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = error_of([str(classifier), "--data", str(photos), "--weights", "w.safetensors"], capsys)
-    assert error.startswith("error: --weights: expected a model, which it is for, got engines")
+    assert error.startswith("error: --weights: expected a model, got engines")
 
 
 @pytest.mark.parametrize("option", [["--per-class"], ["--score-threshold", "0.1"]])

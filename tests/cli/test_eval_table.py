@@ -40,13 +40,13 @@ def printed(found: list[Evaluation], names: list[str] | None = None, width: int 
     return console.file.getvalue()
 
 
-def test_shares_are_told_in_percent_and_their_difference_in_points() -> None:
+def test_shares_are_percentages_and_their_differences_points() -> None:
     out = printed([evaluation({"accuracy": 0.98765}), evaluation({"accuracy": 0.98}, precision="int8")])
     assert re.search(r"FP32 +INT8 +difference", out)
     assert re.search(r"accuracy +98\.77 % +98\.00 % +-0\.77 points", out)
 
 
-def test_errors_are_told_as_numbers() -> None:
+def test_errors_are_plain_numbers() -> None:
     figures = {"mse": 0.25, "rmse": 0.5, "r2": 0.875}
     worse = {"mse": 0.36, "rmse": 0.6, "r2": 0.82}
     out = printed([evaluation(figures), evaluation(worse, precision="int8")])
@@ -55,7 +55,7 @@ def test_errors_are_told_as_numbers() -> None:
 
 
 @pytest.mark.parametrize(("name", "better"), [("accuracy", 0.9), ("mse", 0.1)])
-def test_what_got_better_is_green_and_what_got_worse_is_not(name: str, better: float) -> None:
+def test_better_figures_are_green_and_worse_ones_are_not(name: str, better: float) -> None:
     from edgekit.cli.eval.table import _change
 
     change = better - 0.5
@@ -65,12 +65,12 @@ def test_what_got_better_is_green_and_what_got_worse_is_not(name: str, better: f
     assert "±0.00" in _change(1e-6, FIGURES["accuracy"]).plain
 
 
-def test_a_figure_that_is_not_known_is_a_dash() -> None:
+def test_an_unknown_figure_is_a_dash() -> None:
     out = printed([evaluation({"map50": math.nan}), evaluation({"map50": 0.5}, precision="int8")])
     assert re.search(r"mAP 0\.50 +– +50\.00 % +–", out)
 
 
-def test_columns_say_what_tells_the_engines_apart() -> None:
+def test_headings_are_what_distinguishes_the_engines() -> None:
     fp32, int8 = evaluation({}), evaluation({}, precision="int8")
     assert headings([fp32], ["x"]) == ["FP32"]
     assert headings([fp32, int8], ["x", "y"]) == ["FP32", "INT8", "difference"]
@@ -79,12 +79,12 @@ def test_columns_say_what_tells_the_engines_apart() -> None:
     assert headings(others, ["x", "y", "z"]) == ["a cpu", "b openvino", "model cpu"]
 
 
-def test_the_weight_of_one_example_is_told_where_it_is_large() -> None:
-    assert "is 0.50 points" in printed([evaluation({"accuracy": 1.0}, examples=200)])
+def test_the_weight_of_one_example_is_shown_if_it_is_large() -> None:
+    assert "is 0.50 percentage points" in printed([evaluation({"accuracy": 1.0}, examples=200)])
     assert "points" not in printed([evaluation({"accuracy": 1.0}, examples=5000)])
 
 
-def test_names_with_brackets_are_no_markup() -> None:
+def test_names_with_brackets_are_not_markup() -> None:
     odd = evaluation({"accuracy": 1.0}, name="[red]model", data="[set]", notes=("[note]",))
     out = printed([odd, evaluation({"accuracy": 1.0})], ["a", "b"])
     assert "[red]model" in out

@@ -65,7 +65,7 @@ def test_an_engine_is_told_with_what_it_is_and_is_for(
     for text in (
         "net, INT8 for null",
         "calibration",
-        "2 inputs, by minmax",
+        "2 inputs, method minmax",
         "graph.onnx",
         "onnx net.onnx",
         "GlobalAve",
@@ -141,7 +141,7 @@ def test_bytes_are_those_of_the_precision_that_is_asked_for(
         assert found["precision_from"] == "option"
     assert bytes_of["fp32"] == 2 * bytes_of["fp16"] == 4 * bytes_of["int8"]
     assert main(["inspect", str(model), "--precision", "int8"]) == 0
-    assert "counted as asked: 4 in int8" in capsys.readouterr().out
+    assert "as requested: 4 in int8" in capsys.readouterr().out
 
 
 def test_error_on_a_precision_for_what_has_its_own(

@@ -36,7 +36,7 @@ def test_help_lists_every_command_with_a_line_and_an_example(capsys: pytest.Capt
     assert "edgekit build yolov3-tiny --int8" in out
 
 
-def test_the_lines_of_the_list_are_the_commands_own() -> None:
+def test_the_command_list_shows_the_commands_short_help() -> None:
     context = click.Context(cli)
     lines = {name: cli.get_command(context, name).short_help for name in cli.list_commands(context)}
     assert lines == {name: summary for name, (_, summary) in cli.commands_on_use.items()}
@@ -86,7 +86,7 @@ def test_a_mistyped_command_line_says_what_was_meant(
         (AccuracyError("m"), 4),
     ],
 )
-def test_our_errors_are_a_message_and_their_exit_code(
+def test_errors_of_edgekit_are_a_message_and_their_exit_code(
     failing: Callable[[BaseException], None], error: EdgeKitError, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing(error)
@@ -102,7 +102,7 @@ def test_every_line_of_a_hint_is_marked(
     assert capsys.readouterr().err == "error: what\nhint: first\nhint: second\n"
 
 
-def test_verbose_shows_where_an_error_came_from(
+def test_verbose_shows_the_traceback(
     failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = EdgeKitError("ours")
@@ -148,7 +148,7 @@ def test_ctrl_c_ends_a_command_that_runs(arrays_engine: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes break in another way on Windows")
-def test_a_reader_that_goes_away_is_no_error_of_ours() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -159,7 +159,7 @@ def test_a_reader_that_goes_away_is_no_error_of_ours() -> None:
     assert done.stderr == b""
 
 
-def test_messages_have_no_colour_where_there_is_no_terminal() -> None:
+def test_messages_have_no_colour_without_a_terminal() -> None:
     done = subprocess.run([sys.executable, "-m", "edgekit", "bild"], capture_output=True, check=False)
     assert done.returncode == 2
     assert b"\x1b" not in done.stderr

@@ -13,12 +13,12 @@ from edgekit.models import COURSE
 from edgekit.recipe.schema import TASK_TITLES, Task, load_recipe, recipe_names
 
 
-def test_names_are_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_one_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--names"]) == 0
     assert capsys.readouterr().out.splitlines() == recipe_names()
 
 
-def test_json_says_what_the_recipes_say(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_values_of_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == recipe_names()
@@ -28,7 +28,7 @@ def test_json_says_what_the_recipes_say(capsys: pytest.CaptureFixture[str]) -> N
     assert rows["yolov3-tiny"]["weights"]["coco"]["url"] == tiny.weights["coco"].url
 
 
-def test_the_table_has_a_row_a_model_and_fits_80_columns(
+def test_the_table_has_one_row_per_model_and_fits_80_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -41,7 +41,7 @@ def test_the_table_has_a_row_a_model_and_fits_80_columns(
     assert "…" not in out
 
 
-def test_models_of_a_task_stand_together(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_are_grouped_by_task(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     parts = capsys.readouterr().out.split("\n\n")
     for name in recipe_names():
@@ -49,13 +49,11 @@ def test_models_of_a_task_stand_together(capsys: pytest.CaptureFixture[str]) -> 
         assert part.startswith(TASK_TITLES[load_recipe(name).task])
 
 
-def test_every_task_has_a_part_in_the_table() -> None:
+def test_every_task_has_a_section_in_the_table() -> None:
     assert set(TASK_TITLES) == set(get_args(Task))
 
 
-def test_a_wide_table_says_what_the_models_are(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wide_table_has_the_titles(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     assert main(["models"]) == 0
     out = capsys.readouterr().out

@@ -39,14 +39,14 @@ def test_error_on_a_report_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("wrong", [["--runs", "0"], ["--runs", "x"], ["--duration", "-1"], ["--warmup", "-1"]])
-def test_error_on_lengths_that_make_no_sense(
+def test_error_on_lengths_out_of_range(
     arrays_engine: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["profile", str(arrays_engine), *wrong]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_the_size_to_measure_at_is_one_of_the_range(
+def test_the_measured_size_must_be_in_the_range(
     make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     x, y = TensorSpec("x", "float32", (1, "w")), TensorSpec("y", "float32", (1,))
@@ -58,7 +58,7 @@ def test_the_size_to_measure_at_is_one_of_the_range(
     assert "x: float32 (1, 8:16:64)" in capsys.readouterr().out
     assert main(["profile", wide, "--runs", "1", "--input", "x:1x65"]) == 2
     assert main(["profile", wide, "--runs", "1", "--input", "x:1x8:16:64"]) == 2
-    assert "expected one size a dimension, got a range" in capsys.readouterr().err
+    assert "expected one size per dimension, got a range" in capsys.readouterr().err
 
 
 def test_error_on_an_engine_that_was_changed(detector: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_what_can_be_chosen_is_what_recipes_may_say() -> None:
+def test_choices_are_those_of_recipes() -> None:
     fields = get_type_hints(Train)
     assert get_args(fields["optimizer"]) == command.OPTIMIZERS
     assert get_args(fields["schedule"]) == command.SCHEDULES
@@ -27,7 +27,7 @@ def test_what_can_be_chosen_is_what_recipes_may_say() -> None:
     assert set(AUGMENTATIONS) == set(command.AUGMENTATIONS)
 
 
-def test_train_tells_each_epoch_and_writes_weights_that_build_takes(
+def test_train_prints_each_epoch_and_writes_weights_that_build_accepts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     threads = torch.get_num_threads()
@@ -46,7 +46,7 @@ def test_train_tells_each_epoch_and_writes_weights_that_build_takes(
     assert "the weights are random" not in capsys.readouterr().out
 
 
-def test_weights_are_tuned_further(capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_are_fine_tuned(capsys: pytest.CaptureFixture[str]) -> None:
     fast = ["--epochs", "1", "--batch", "64", "--optimizer", "adam", "--lr", "0.003", "--json"]
     assert main(["train", "lenet", "--data", "digits", *fast]) == 0
     first = json.loads(capsys.readouterr().out)
@@ -72,7 +72,7 @@ def test_weights_are_tuned_further(capsys: pytest.CaptureFixture[str]) -> None:
         (["lenet", "--data", "scenes"], 1, "expected one for the task 'classify'"),
         (["lenet", "--data", "digits", "--lr", "0"], 2, "is not in the range x>0"),
         (["lenet", "--data", "digits", "--lr", "nan"], 2, "nan"),
-        (["lenet", "--data", "digits", "--augment", "spin"], 2, "expected some of flip, crop"),
+        (["lenet", "--data", "digits", "--augment", "spin"], 2, "expected any of flip, crop"),
         (["lenet", "--data", "digits", "--weights", "nowhere.pt"], 2, "got 'nowhere.pt', which is neither"),
         (["lenet", "--data", "digits", "--resume"], 1, "expected a checkpoint to resume from, got no such file"),
         (["lenet", "--data", "digits", "-o", "x.pt"], 2, "expected a name that ends in .safetensors, got '.pt'"),
@@ -87,9 +87,7 @@ def test_bad_input_has_a_message_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_column_that_was_foretold_is_left_out_of_calibration(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_target_column_is_left_out_of_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["y", *(f"x{i}" for i in range(10))]
     rows = [",".join(str((i * 7 + j * 3) % 10 / 10) for j in range(11)) for i in range(30)]
     (tmp_path / "t.csv").write_text("\n".join([",".join(names), *rows]) + "\n")
@@ -106,6 +104,6 @@ def test_the_column_that_was_foretold_is_left_out_of_calibration(
     assert "expected a column 'z'" in capsys.readouterr().err
 
 
-def test_a_model_that_has_a_set_needs_no_option() -> None:
+def test_a_model_with_a_data_set_needs_no_option() -> None:
     own = {name: load_recipe(name).train.data for name in recipe_names()}
     assert {name for name, data in own.items() if data} >= {"lenet", "transformer-tiny", "yolov3-tiny-scenes"}

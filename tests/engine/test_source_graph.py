@@ -12,6 +12,7 @@ from small_graphs import conv_graph, save
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, GraphError
+from edgekit.extras import install_command
 from edgekit.specs import Precision
 
 JOINED = """<ir_version: 10, opset_import: ["" : 20]>
@@ -87,4 +88,4 @@ def test_error_on_building_where_onnx_ir_is_missing(
     monkeypatch.setitem(sys.modules, "onnx_ir", None)
     with pytest.raises(BackendUnavailable) as caught:
         backend(target).build(graph, tmp_path, BuildOptions(precision=Precision.INT8))
-    assert caught.value.hint == "pip install 'edgekit[build]'"
+    assert caught.value.hint == install_command("build", "onnx", "onnx-ir")

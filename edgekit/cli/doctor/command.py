@@ -1,4 +1,4 @@
-"""``edgekit doctor``: what this machine can build and run, and what is missing for the rest."""
+"""``edgekit doctor``: shows what this machine can build and run, and what is missing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MARKS = {"ok": "[green]✓[/]", "missing": "[red]✗[/]", "caution": "[yellow]![
 GROUPS = {"machine": "Machine", "backends": "Backends", "build": "Build tools"}
 
 
-@click.command(short_help="Tell what this machine can build and run.")
-@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+@click.command(short_help="Show what this machine can build and run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(as_json: bool) -> None:
-    """Tell what this machine can build and run, and how to install what is missing."""
+    """Show what this machine can build and run, and how to install what is missing."""
     from edgekit.cli.doctor.survey import survey
 
     found = survey()

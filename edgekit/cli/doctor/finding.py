@@ -1,4 +1,4 @@
-"""One line of what `edgekit doctor` has found."""
+"""One finding of `edgekit doctor`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ Status = Literal["ok", "missing", "caution", "fact"]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the survey.
+    """One finding.
 
     Attributes:
         group: ``machine``, ``backends`` or ``build``.
-        name: what was looked at.
-        status: ``ok``; ``missing``, and ``hint`` installs it; ``caution``, and ``hint`` says why; or a mere ``fact``.
+        name: what was checked.
+        status: ``ok``; ``missing``: ``hint`` is the command that installs it; ``caution``: ``hint`` is the reason;
+            ``fact``: information only.
         value: what was found.
-        hint: what to do, or what follows.
+        hint: what to do, or the consequence.
     """
 
     group: Literal["machine", "backends", "build"]

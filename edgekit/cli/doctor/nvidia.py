@@ -1,4 +1,4 @@
-"""What this machine has of NVIDIA: the board, the GPUs, and the way to them through CUDA."""
+"""Findings about NVIDIA hardware: the Jetson board, the GPUs, and access to them through CUDA."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from edgekit.report.wording import bytes_in_words
 
 __all__ = ["cuda_findings", "gpu_findings", "jetson_findings"]
 
-OLDEST_JETPACK = (6, 1)
+MIN_JETPACK = (6, 1)
 PACKAGES = ("cuda-bindings", "pycuda")
 
 
 def jetson_findings(board: Jetson | None) -> list[Finding]:
-    """The board, and what its JetPack brings."""
+    """Returns findings about the board and its JetPack."""
     if board is None:
         return []
     words = [board.board, board.power_mode and f"power mode {board.power_mode}"]
     words.insert(1, f"JetPack {board.jetpack}" if board.jetpack else f"L4T {board.l4t or 'unknown'}")
     value = ", ".join(word for word in words if word)
     numbers = tuple(map(int, re.findall(r"\d+", board.jetpack)[:2]))
-    if numbers and numbers < OLDEST_JETPACK[: len(numbers)]:
-        hint = "EdgeKit supports JetPack 6.1 and newer, which brings TensorRT 10.3: " + (
-            "JetPack 5 and older are out of its scope, flash a newer one"
+    if numbers and numbers < MIN_JETPACK[: len(numbers)]:
+        hint = "EdgeKit supports JetPack 6.1 (TensorRT 10.3) and newer: " + (
+            "JetPack 5 and older are not supported, flash a newer one"
             if numbers < (6,)
-            else "upgrade it with apt, as NVIDIA's JetPack documentation says"
+            else "upgrade it with apt, see NVIDIA's JetPack documentation"
         )
         return [Finding(group="machine", name="Jetson", status="caution", value=value, hint=hint)]
     return [Finding(group="machine", name="Jetson", status="ok", value=value), *_stack_findings(board)]
@@ -42,20 +42,20 @@ def _stack_findings(board: Jetson) -> list[Finding]:
     stack = jetpack_stack(board.jetpack)
     if stack is None:
         return []
-    value = f"brings TensorRT {stack.tensorrt}, CUDA {stack.cuda}, Python {stack.python}"
+    value = f"includes TensorRT {stack.tensorrt}, CUDA {stack.cuda}, Python {stack.python}"
     if platform.python_version().startswith(f"{stack.python}."):
         return [Finding(group="machine", name="JetPack", status="fact", value=value)]
     hint = (
-        f"its TensorRT is for Python {stack.python}, and this is {platform.python_version()}: "
+        f"its TensorRT needs Python {stack.python}, and this is Python {platform.python_version()}: "
         f"/usr/bin/python{stack.python} -m venv --system-site-packages ENVIRONMENT"
     )
     return [Finding(group="machine", name="JetPack", status="caution", value=value, hint=hint)]
 
 
 def gpu_findings(cards: tuple[Gpu, ...], board: Jetson | None) -> list[Finding]:
-    """The GPUs that the driver shows."""
+    """Returns findings about the GPUs that the driver reports."""
     if not cards and board is None:
-        value = "no NVIDIA GPU, or no driver that shows one"
+        value = "no NVIDIA GPU, or no NVIDIA driver"
         return [Finding(group="machine", name="GPU", status="fact", value=value)]
     return [Finding(group="machine", name="GPU", status="fact", value=_card(card)) for card in cards]
 
@@ -68,25 +68,25 @@ def _card(card: Gpu) -> str:
 
 
 def cuda_findings(cards: tuple[Gpu, ...], board: Jetson | None) -> list[Finding]:
-    """How Python gets at the GPU; a mere fact where there is none."""
+    """Returns the finding about CUDA in Python; it is only a fact if there is no GPU."""
     installed = ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name)))
     try:
         found, device = driver(), device_properties()
     except EdgeKitError as e:
         if not cards and board is None:
-            value = f"{installed or 'neither cuda-bindings nor pycuda'}, and no GPU to use"
+            value = f"{installed or 'neither cuda-bindings nor pycuda'}, and no GPU"
             return [Finding(group="machine", name="CUDA", status="fact", value=value)]
         return [Finding(group="machine", name="CUDA", status="missing", value=e.message, hint=e.hint)]
-    except Exception as e:  # a package that is there and broken
+    except Exception as e:  # a package that is installed but broken
         value = f"{installed} does not work: {type(e).__name__}: {e}"
         hint = bindings_command(options="--force-reinstall")
         return [Finding(group="machine", name="CUDA", status="missing", value=value, hint=hint)]
     capability = ".".join(map(str, device.compute_capability))
-    shared = ", memory shared with the processor" if device.integrated else ""
+    shared = ", memory shared with the CPU" if device.integrated else ""
     value = f"{found.name} {_version(found.name)}, driver for CUDA {device.driver_version}: {device.name}, {capability}"
     if not found.has_graphs:
         command = bindings_command(cuda=device.driver_version)
-        hint = f"{found.name} has no CUDA graphs, which make small models faster: {command}"
+        hint = f"{found.name} does not support CUDA graphs, which make small models faster: {command}"
         return [Finding(group="machine", name="CUDA", status="caution", value=value + shared, hint=hint)]
     return [Finding(group="machine", name="CUDA", status="ok", value=value + shared)]
 

@@ -1,4 +1,4 @@
-"""What this machine has: the facts behind ``edgekit doctor``, and what follows from them."""
+"""Collects the findings of ``edgekit doctor``, and concludes what this machine can build and run."""
 
 from __future__ import annotations
 
@@ -27,18 +27,20 @@ __all__ = ["Finding", "Survey", "survey"]
 
 BUILD_NEEDS_BYTES = 3_000_000_000
 DISK_NEEDS_BYTES = 2_000_000_000
-GRAPH_ONLY = "without it, edgekit build … --target tensorrt --graph-only makes a bundle for a machine that has it"
+GRAPH_ONLY = (
+    "without TensorRT, edgekit build … --target tensorrt --graph-only writes a bundle for a machine that has it"
+)
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
-    """All findings, and what follows from them.
+    """All findings, and the conclusions.
 
     Attributes:
         edgekit: version of EdgeKit.
-        findings: line by line.
+        findings: the findings, in the order in which they are printed.
         can_build: whether models can be compiled here.
-        can_run: backends that engines can run on here.
-        verdict: the same in sentences.
+        can_run: backends that can run engines here.
+        verdict: the conclusions as sentences.
     """
 
     edgekit: str
@@ -49,7 +51,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def survey() -> Survey:
-    """Looks at this machine; backends are loaded to see whether they work, torch and its kin are not."""
+    """Checks this machine; imports the backends to test them, but not PyTorch and the other build packages."""
     here, board, cards = cpu(), jetson(), gpus()
     backends = _backends()
     build = _build_extra()
@@ -66,7 +68,7 @@ def survey() -> Survey:
 
 
 def _machine(here: Cpu, board: Jetson | None, cards: tuple[Gpu, ...]) -> list[Finding]:
-    cores = f"{here.name}, {here.arch}, {here.cores} cores, {here.threads} threads for us"
+    cores = f"{here.name}, {here.arch}, {here.cores} cores, {here.threads} threads for this process"
     findings = [
         Finding(group="machine", name="EdgeKit", status="ok", value=edgekit.__version__),
         Finding(group="machine", name="Python", status="ok", value=f"{platform.python_version()}, {sys.executable}"),
@@ -87,19 +89,19 @@ def _integers(here: Cpu) -> Finding:
         group="machine",
         name="8-bit integers",
         status="caution",
-        value=f"no dot-product instructions ({features or 'none known'})",
-        hint="INT8 engines run and are smaller, but gain little speed without VNNI, AMX or Arm's dot product "
+        value=f"no dot-product instructions ({features or 'no known instruction set'})",
+        hint="INT8 engines run and are smaller, but hardly faster without VNNI, AMX or Arm's dot product instructions "
         "(microsoft/onnxruntime #17389)",
     )
 
 
 def _memory(here: Cpu) -> Finding:
     if not here.memory_bytes:
-        return Finding(group="machine", name="memory", status="fact", value="the system does not tell")
+        return Finding(group="machine", name="memory", status="fact", value="unknown")
     value = f"{bytes_in_words(here.available_bytes)} of {bytes_in_words(here.memory_bytes)} free"
     if here.available_bytes >= BUILD_NEEDS_BYTES:
         return Finding(group="machine", name="memory", status="ok", value=value)
-    hint = f"building YOLOv3 in INT8 takes up to {bytes_in_words(BUILD_NEEDS_BYTES)}; running engines takes far less"
+    hint = f"building YOLOv3 in INT8 needs up to {bytes_in_words(BUILD_NEEDS_BYTES)}; running engines needs far less"
     return Finding(group="machine", name="memory", status="caution", value=value, hint=hint)
 
 
@@ -108,7 +110,7 @@ def _disk(cache: Path) -> Finding:
     value = f"{cache}, {bytes_in_words(free)} free"
     if free >= DISK_NEEDS_BYTES:
         return Finding(group="machine", name="cache", status="ok", value=value)
-    hint = "downloads go there; EDGEKIT_CACHE names another folder"
+    hint = "downloads are stored there; set EDGEKIT_CACHE to use another folder"
     return Finding(group="machine", name="cache", status="caution", value=value, hint=hint)
 
 
@@ -117,7 +119,7 @@ def _backends() -> list[Finding]:
 
 
 def _backend(name: str) -> Finding:
-    """Whether engines are built and run on the target; a library that is there and broken is told like any other."""
+    """Checks whether a target builds and runs engines; any exception of its library becomes a finding."""
     hint = GRAPH_ONLY if name == "tensorrt" else ""
     try:
         library = backend(name)
@@ -126,21 +128,21 @@ def _backend(name: str) -> Finding:
         try:
             library.require_device(())
         except BackendUnavailable as e:
-            value = f"{value} builds engines, and runs none here: {e.message}"
+            value = f"{value} can build engines, but not run them here: {e.message}"
             return Finding(group="backends", name=name, status="caution", value=value, hint=e.hint)
     except BackendUnavailable as e:
         hint = "\n".join(line for line in (e.hint, hint) if line)
         return Finding(group="backends", name=name, status="missing", value=e.message, hint=hint)
     except Exception as e:
         value = f"installed, but does not work: {type(e).__name__}: {e}"
-        hint = "install it anew, with pip install --force-reinstall"
+        hint = "reinstall it with pip install --force-reinstall"
         return Finding(group="backends", name=name, status="missing", value=value, hint=hint)
-    value = "answers zeros, for tests" if name == "null" else value
+    value = "outputs zeros, for tests" if name == "null" else value
     return Finding(group="backends", name=name, status="ok", value=value)
 
 
 def _build_extra() -> list[Finding]:
-    """The packages of the extra ``build``, by what is installed: importing torch takes seconds."""
+    """Checks the packages of the extra ``build`` without importing them: importing torch takes seconds."""
     findings = []
     for name in ("torch", "onnx", "onnx-ir", "onnxscript", "safetensors"):
         try:
@@ -153,7 +155,7 @@ def _build_extra() -> list[Finding]:
 
 def _verdict(can_build: bool, can_run: tuple[str, ...], no_device: tuple[str, ...], here: Cpu) -> list[str]:
     if can_build and can_run:
-        first = f"This machine can build engines, and run them on: {', '.join(can_run)}."
+        first = f"This machine can build engines and run them on: {', '.join(can_run)}."
     elif can_run:
         first = (
             f"This machine can run engines on: {', '.join(can_run)}. To build engines here as well: "
@@ -167,7 +169,7 @@ def _verdict(can_build: bool, can_run: tuple[str, ...], no_device: tuple[str, ..
         first = f"This machine can neither build nor run engines yet. To do both: {install_command('build')}"
     lines = [first]
     if can_build and no_device:
-        lines.append(f"It builds engines for {', '.join(no_device)} as well, which need a GPU to run.")
+        lines.append(f"It can also build engines for {', '.join(no_device)}, which need a GPU to run.")
     if can_run and not here.fast_int8:
-        lines.append("INT8 will make engines smaller here, but hardly faster: the processor has no VNNI.")
+        lines.append("INT8 makes engines smaller here, but hardly faster: the CPU has no dot-product instructions.")
     return lines

@@ -1,4 +1,4 @@
-"""``edgekit eval``: how right an engine is on a data set, or a model in FP32 and INT8 side by side."""
+"""``edgekit eval``: measures the accuracy of engines on a data set, or of a model in FP32 and INT8."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ Examples:
 MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
 
 
-@click.command("eval", epilog=EPILOG, short_help="Measure how right an engine or a model is on a data set.")
+@click.command("eval", epilog=EPILOG, short_help="Measure the accuracy of an engine or a model.")
 @click.argument("engines", metavar="ENGINE|MODEL...", nargs=-1, required=True)
 @click.option(
     "--data",
     required=True,
     metavar="SET",
-    help="What to measure on: digits, scenes, spelling, or a path; folder:, idx:, coco:, voc:, yolo:, csv: or text: "
-    "before it says of what format it is.",
+    help="Data set: digits, scenes, spelling, or a path; the prefix folder:, idx:, coco:, voc:, yolo:, csv: or text: "
+    "sets its format.",
 )
-@click.option("--column", metavar="NAME", help="Of a CSV table, the column that is foretold; the last one otherwise.")
+@click.option("--column", metavar="NAME", help="Target column of a CSV table.  [default: the last one]")
 @click.option(
     "--split",
     type=click.Choice(["test", "train"]),
     default="test",
     show_default=True,
-    help="The part of the set to measure on.",
+    help="Split of the data set.",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Measure on N examples at most, spread over the set."
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N examples, spread over the data set."
 )
 @click.option("--weights", metavar="FILE|NAME", help="Weights of MODEL: a file, or a published set.")
-@click.option("--calib", metavar="DIR|SET", help="What MODEL is calibrated on; the set's part to learn from otherwise.")
-@click.option("--calib-images", type=click.IntRange(min=1), metavar="N", help="Calibrate on N examples at most.")
-@click.option("--target", metavar="NAME", help="Backend that MODEL's engines are built for; cpu otherwise.")
+@click.option("--calib", metavar="DIR|SET", help="Calibration data of MODEL.  [default: the training split of SET]")
+@click.option("--calib-images", type=click.IntRange(min=1), metavar="N", help="Calibrate on at most N examples.")
+@click.option("--target", metavar="NAME", help="Backend of MODEL's engines.  [default: cpu]")
 @click.option(
     "--score-threshold",
     type=click.FloatRange(0, 1),
     metavar="X",
-    help="Of a detector, count what scores above X; 0.001 otherwise, so that the whole curve counts.",
+    help="Use detections with a score above X.  [default: 0.001, for the whole precision-recall curve]",
 )
-@click.option("--per-class", is_flag=True, help="Show every class by itself too.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
+@click.option("--per-class", is_flag=True, help="Show figures per class too.")
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON to standard output.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets the backend choose.")
 def evaluate(
     engines: tuple[str, ...],
     data: str,
@@ -71,14 +71,13 @@ def evaluate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure how right an engine, or several, or a model is on a data set.
+    """Measure the accuracy of engines, or of a model, on a data set.
 
-    ENGINE is a folder that `edgekit build` has made; of several, each is compared with the first. MODEL is a name out
-    of `edgekit models`: it is built in FP32 and in INT8, calibrated on the set's part to learn from, and both are
-    shown side by side.
+    ENGINE is a folder that `edgekit build` wrote; with several, each is compared with the first. MODEL is a name from
+    `edgekit models`: it is built in FP32 and in INT8, calibrated on the training split, and both are compared.
 
-    Shown are accuracy and top-5 accuracy of classifiers, mean average precision of detectors as COCO computes it,
-    squared errors of regressions, and right tokens and whole right sequences of translators.
+    The figures are accuracy and top-5 accuracy for classifiers, COCO's mean average precision for detectors, squared
+    errors for regression, and token and sequence accuracy for translation.
     """
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.evaluation.evaluate import SCORE_THRESHOLD, evaluate_bundle
@@ -105,7 +104,7 @@ def evaluate(
 
 
 def _fitting(words: tuple[str, ...], data: str, split: Literal["train", "test"], column: str | None) -> DataSet:
-    """What to measure on; of a model it is found out before that is built whether the two go together."""
+    """Returns the data set; checks before a model is built that the data set fits it."""
     from edgekit.data.examples import data_set
     from edgekit.evaluation.evaluators.choose import measures
     from edgekit.evaluation.labels import model_classes_from_labels
@@ -118,7 +117,7 @@ def _fitting(words: tuple[str, ...], data: str, split: Literal["train", "test"],
 
 
 def _task_and_labels(word: str) -> tuple[Task | None, tuple[str, ...]]:
-    """What an engine or a model is measured at, if it says so, and the classes of a model that is still to be built."""
+    """Returns the task of an engine or a model, if it has one, and the classes of a model that is not built yet."""
     from edgekit.engine.bundle.manifest import read_manifest
     from edgekit.evaluation.evaluators.choose import measures
     from edgekit.models.cfg.recipe import recipe_from_cfg
@@ -137,7 +136,7 @@ def _task_and_labels(word: str) -> tuple[Task | None, tuple[str, ...]]:
 
 
 def _check_options(task: Task, *, per_class: bool, score_threshold: float | None) -> None:
-    """Refuses what would do nothing for that task."""
+    """Raises `UsageError` for options that have no effect for the task."""
     from edgekit.errors import UsageError
     from edgekit.evaluation.evaluators.choose import measures
 
@@ -167,7 +166,7 @@ def _is_engine(word: str) -> bool:
 def _built(
     words: tuple[str, ...], data: str, options: dict[str, Any], threads: int, progress: Progress
 ) -> Iterator[list[Path]]:
-    """The engines' folders; of a model two, which are gone when the context ends."""
+    """Yields the folders of the engines; builds a model into two temporary ones."""
     from edgekit.errors import UsageError
     from edgekit.pipeline.build import build
     from edgekit.pipeline.model_kind import kind_of
@@ -176,15 +175,15 @@ def _built(
     given = [f"--{name.replace('_', '-')}" for name in MODEL_OPTIONS if options[name] is not None]
     if not models:
         if given:
-            raise UsageError(f"{given[0]}: expected a model, which it is for, got engines, which are built already")
+            raise UsageError(f"{given[0]}: expected a model, got engines, which are already built")
         yield [Path(word) for word in words]
         return
     for model in models:
         kind_of(model)
     if len(words) > 1:
         raise UsageError(
-            f"expected one model or any number of engines, got {len(words)} of which '{models[0]}' is a model",
-            hint="build what is to be compared with `edgekit build`, then name the engines",
+            f"expected one model or any number of engines, got {len(words)} names, of which '{models[0]}' is a model",
+            hint="build each model with `edgekit build`, then compare the engines",
         )
     with tempfile.TemporaryDirectory(prefix="edgekit-eval-") as folder:
         common = {
@@ -210,12 +209,12 @@ def _print_json(found: list[Evaluation], paths: list[Path]) -> None:
 
     engines = []
     for path, evaluation in zip(paths, found, strict=True):
-        place = str(path) if path.exists() else None  # those of a model are gone by now
+        place = str(path) if path.exists() else None  # a model's engines were temporary
         figures = msgspec.to_builtins(evaluation)
         engines.append({"engine": place, **figures, "difference": differences(found[0], evaluation)})
     first = found[0]
     content = {"data": first.data, "split": first.split, "task": first.task, "engines": engines}
-    # The encoder writes what is not a number as null, which JSON has no other word for.
+    # The encoder writes NaN as null, because JSON has no NaN.
     click.echo(msgspec.json.format(msgspec.json.encode(content), indent=1).decode())
 
 

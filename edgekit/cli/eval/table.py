@@ -1,4 +1,4 @@
-"""Evaluations as tables: a column an engine, and how far each is from the first."""
+"""Renders evaluations as tables: one column per engine, and its difference from the first."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from edgekit.report.terminal import notes_panel
 __all__ = ["class_table", "differences", "headings", "print_summary"]
 
 COARSE_POINTS = 0.1
-"""Where one example weighs more than this, it is said how much."""
+"""If one example changes a figure by more than this number of points, a remark says so."""
 UNKNOWN = "–"
 # What is shown of a class is a share, of which more is better, whatever the task calls it.
 CLASS_FIGURE = Figure("")
 
 
 def differences(first: Evaluation, other: Evaluation) -> dict[str, float]:
-    """Each figure of ``other`` less that of ``first``; shares as shares, not as points."""
+    """Returns each figure of ``other`` minus that of ``first``; shares stay fractions, not percentage points."""
     return {name: value - first.figures[name] for name, value in other.figures.items() if name in first.figures}
 
 
 def print_summary(console: Console, found: Sequence[Evaluation], names: Sequence[str]) -> None:
-    """All figures, what one example weighs, what was skipped, and what the user has to know.
+    """Prints all figures, the weight of one example, the skipped examples, and the notes.
 
     Args:
-        console: where to.
-        found: an evaluation an engine, all of them on the same set.
-        names: what the engines are called where nothing else tells them apart.
+        console: the console to print to.
+        found: one evaluation per engine, all on the same data set.
+        names: names of the engines, used if nothing else distinguishes them.
     """
     first = found[0]
     table = _table("", headings(found, names))
@@ -44,7 +44,7 @@ def print_summary(console: Console, found: Sequence[Evaluation], names: Sequence
         values = [evaluation.figures.get(name, math.nan) for evaluation in found]
         table.add_row(figure.title, *_cells(values, figure))
     rates = [Text(_rate(evaluation.examples_per_s), style="dim") for evaluation in found]
-    table.add_row(Text("examples a second", style="dim"), *rates)
+    table.add_row(Text("examples per second", style="dim"), *rates)
     console.print()
     console.print(_title(found), soft_wrap=True)
     console.print(table)
@@ -55,11 +55,11 @@ def print_summary(console: Console, found: Sequence[Evaluation], names: Sequence
 
 
 def class_table(found: Sequence[Evaluation], names: Sequence[str]) -> RenderableType:
-    """The figure of each class; those of which there is no example come as unknown."""
+    """Renders the figure of each class; a class without examples is shown as unknown."""
     table = _table(measures()[found[0].task].class_figure, ["count", *headings(found, names)])
     for rows in zip(*(evaluation.per_class for evaluation in found), strict=True):
         values = [row.value for row in rows]
-        # Three or more lines a class would be too much to read.
+        # With differences, three or more engines would need too many lines per class.
         few = len(rows) < 3
         cells = _cells(values, CLASS_FIGURE) if few else [Text(_value(value, CLASS_FIGURE)) for value in values]
         table.add_row(Text(rows[0].label), str(rows[0].count), *cells)
@@ -67,11 +67,11 @@ def class_table(found: Sequence[Evaluation], names: Sequence[str]) -> Renderable
 
 
 def headings(found: Sequence[Evaluation], names: Sequence[str]) -> list[str]:
-    """What tells the engines apart: of name, precision and backend what differs, else the names of their folders."""
+    """Returns the column headings: those of name, precision and backend that differ, else the folder names."""
     columns = list(zip(*((e.name, e.precision.upper(), e.backend) for e in found), strict=True))
     differing = [column for column in columns if len(set(column)) > 1] or [columns[1]]
-    told = [" ".join(parts) for parts in zip(*differing, strict=True)]
-    own = told if len(set(told)) == len(told) else list(names)
+    texts = [" ".join(parts) for parts in zip(*differing, strict=True)]
+    own = texts if len(set(texts)) == len(texts) else list(names)
     return [*own, "difference"] if len(found) == 2 else own
 
 
@@ -94,7 +94,7 @@ def _title(found: Sequence[Evaluation]) -> Text:
 
 
 def _cells(values: Sequence[float], figure: Figure) -> list[Text]:
-    """One cell an engine; of two engines the difference in a column of its own, of more below each figure."""
+    """Renders one cell per engine; the difference of two engines is a column, that of more is below each figure."""
     cells = [Text(_value(value, figure)) for value in values]
     changes = [_change(value - values[0], figure) for value in values[1:]]
     if len(values) == 2:
@@ -122,7 +122,7 @@ def _rate(per_second: float) -> str:
 
 
 def _notes(found: Sequence[Evaluation], columns: Sequence[str]) -> list[str]:
-    """Every note once; one that does not hold for all engines says for which it does."""
+    """Returns the notes without duplicates; a note that is not for all engines is prefixed with its engines."""
     whose: dict[str, list[str]] = {}
     for evaluation, column in zip(found, columns, strict=False):
         for note in evaluation.notes:
@@ -134,9 +134,9 @@ def _remarks(found: Sequence[Evaluation]) -> list[str]:
     first, remarks = found[0], []
     weight = 100 / first.examples
     if weight > COARSE_POINTS and any(FIGURES[name].counts_examples for name in first.figures):
-        remarks.append(f"one example more or less is {weight:.2f} points")
+        remarks.append(f"one example is {weight:.2f} percentage points")
     skipped = list(dict.fromkeys(text for evaluation in found for text in evaluation.skipped))
     if skipped:
         rest = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        remarks.append(f"{len(skipped)} skipped, which count nowhere: {skipped[0]}{rest}")
+        remarks.append(f"{len(skipped)} skipped, not counted: {skipped[0]}{rest}")
     return remarks

@@ -18,7 +18,7 @@ Command: TypeAlias = "Callable[..., Any]"
 
 
 class HeadedOption(click.Option):
-    """An option that knows its heading in ``--help``, and has spellings that are not shown there."""
+    """An option with a heading in ``--help``, and with hidden aliases."""
 
     def __init__(self, *args: Any, heading: str = "", aliases: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -71,7 +71,7 @@ def options_from(kind: type[Any], heading: str = "", *, only: Sequence[str] = ()
 
 
 def backend_options(command: Command) -> Command:
-    """Adds the options of all backends; the command gets those that were given as one dictionary, ``engine``."""
+    """Adds the options of all backends; passes those that were given to the command as a dictionary, ``engine``."""
     structs = list(all_options())
     defaults = {field.name: field.default for struct in structs for field, _ in option_fields(struct)}
 
@@ -90,7 +90,7 @@ def backend_options(command: Command) -> Command:
 def _click_options(found: Option, default: Any, heading: str) -> Iterable[Callable[[Command], Command]]:
     if found.kind == "choice":
         for name, help in (found.choices or {}).items():
-            # Click reads a default of None as a value of the whole parameter.
+            # Click treats a default of None as a value.
             settings = {"default": name} if name == default else {}
             spelled = (f"--{name}", found.name)
             yield click.option(*spelled, cls=HeadedOption, heading=heading, flag_value=name, help=help, **settings)

@@ -1,4 +1,4 @@
-"""Options that several commands share and that are no build options."""
+"""Options that several commands share and that are not build options."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import click
 from edgekit.cli.options.declare import HeadedOption
 from edgekit.config import parse_named_shapes
 
-__all__ = ["fixed_shapes", "model_or_cfg", "one_picture_shape"]
+__all__ = ["fixed_shapes", "image_shape", "model_or_cfg"]
 
 
-def one_picture_shape(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """``416x416`` or ``1x3x416x416`` as numbers."""
+def image_shape(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Parses ``416x416`` or ``1x3x416x416``."""
     if value is None:
         return None
     shape = tuple(map(int, value.split("x"))) if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", value) else ()
@@ -28,7 +28,7 @@ def one_picture_shape(ctx: click.Context, option: click.Parameter, value: str | 
 def fixed_shapes(
     ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, tuple[int, ...]] | None:
-    """``images:1x3x224x224`` as numbers by input name, without ranges."""
+    """Parses shapes such as ``images:1x3x224x224`` into sizes by input name; ranges are an error."""
     found: dict[str, tuple[int, ...]] = {}
     try:
         shapes = parse_named_shapes(values) or {}
@@ -37,22 +37,22 @@ def fixed_shapes(
     for name, sizes in shapes.items():
         found[name] = tuple(size for size in sizes if isinstance(size, int))
         if len(found[name]) != len(sizes):
-            raise click.BadParameter(f"expected one size a dimension, got a range in '{' '.join(values)}'")
+            raise click.BadParameter(f"expected one size per dimension, got a range in '{' '.join(values)}'")
     return found or None
 
 
 def model_or_cfg(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds ``--cfg FILE.cfg``, which says the same as the file in the place of MODEL."""
+    """Adds ``--cfg FILE.cfg``, the same as the file as MODEL."""
 
     @functools.wraps(command)
     def with_model(*args: Any, model: str | None, cfg: str | None, **options: Any) -> None:
         if model is None and cfg is None:
             raise click.UsageError("Missing argument 'MODEL'.")
         if model is not None and cfg is not None:
-            raise click.UsageError(f"--cfg is a model by itself: expected one, got '{model}' and '{cfg}'")
+            raise click.UsageError(f"--cfg and MODEL: expected one of them, got '{cfg}' and '{model}'")
         if cfg is not None and not cfg.endswith(".cfg"):
             raise click.BadParameter(f"expected a Darknet file that ends in .cfg, got '{cfg}'", param_hint="--cfg")
         command(*args, model=model or cfg, **options)
 
-    help = "A Darknet network; the same as giving the file as MODEL."
+    help = "A Darknet cfg file; the same as the file as MODEL."
     return click.option("--cfg", cls=HeadedOption, heading="Model", metavar="FILE.cfg", help=help)(with_model)

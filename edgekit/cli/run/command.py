@@ -29,7 +29,7 @@ TAKEN = {
 }
 
 
-@click.command(epilog=EPILOG, short_help="Run an engine on pictures, texts or arrays.")
+@click.command(epilog=EPILOG, short_help="Run an engine on images, texts or arrays.")
 @click.argument("engine", type=click.Path(path_type=Path))
 @click.argument("source", metavar="[IMAGE|DIR|TEXTS|ARRAYS]", required=False, type=click.Path(path_type=Path))
 @click.option("--text", metavar="TEXT", help="A text to translate, instead of a file with one a line.")
