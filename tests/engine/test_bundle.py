@@ -18,6 +18,7 @@ import edgekit
 from edgekit.device.cpu import Cpu
 from edgekit.engine.bundle import manifest as bundle_module
 from edgekit.engine.bundle.manifest import (
+    FORMAT,
     Manifest,
     Source,
     read_bundle,
@@ -72,7 +73,7 @@ def test_a_bundle_reads_back_as_written(tmp_path: Path) -> None:
     bundle = read_bundle(make(tmp_path / "a" / "b"))
     assert bundle.path == tmp_path / "a" / "b"
     assert bundle.manifest.inputs == manifest().inputs
-    assert bundle.manifest.format == bundle_module.FORMAT
+    assert bundle.manifest.format == FORMAT
     assert set(bundle.manifest.files) == {"engine.json", "extra/report.json"}
     assert leftovers(bundle.path) == []
 
@@ -247,9 +248,9 @@ def test_a_file_elsewhere_that_cannot_be_read_is_not_blamed_on_the_bundle(tmp_pa
         (lambda out: (out / "engine.json").write_text("enginee"), "expected 6 bytes, got 7"),
         (lambda out: (out / "engine.json").write_text("engina"), "expected sha256"),
         (lambda out: (out / "extra/report.json").write_text("[]"), "'extra/report.json' was changed"),
-        (lambda out: edit(out, format=2), "newer than this EdgeKit's, 1"),
-        (lambda out: edit(out, format=0), "expected format 1, got 0"),
-        (lambda out: edit(out, format="1"), "expected 'format' 1"),
+        (lambda out: edit(out, format=FORMAT + 1), f"newer than this EdgeKit's, {FORMAT}"),
+        (lambda out: edit(out, format=FORMAT - 1), f"expected format {FORMAT}, got {FORMAT - 1}"),
+        (lambda out: edit(out, format=str(FORMAT)), f"expected 'format' {FORMAT}, got {FORMAT}"),
         (lambda out: edit(out, precision="int4"), r"Invalid enum value 'int4' - at `\$.precision`"),
         (lambda out: edit(out, engine="other.json"), "does not list engine 'other.json'"),
         (lambda out: edit(out, backend="onnx"), "does not know"),
