@@ -37,7 +37,7 @@ def measure_calibration(shop: Workshop) -> dict[str, Any]:
         turns.setdefault(f"EdgeKit entropy, {images} images", []).append(_edgekit(shop, graph, feeds, images))
         for peer, (name, suffix, options) in PEERS.items():
             if shop.interpreter(peer) is not None:
-                made = shop.peer_graph(peer, graph, feeds, images, suffix, *options, anew=True)
+                made = shop.peer_graph(peer, graph, feeds, images, suffix, *options, fresh=True)
                 taken = made.seconds, made.largest_bytes, made.others
                 turns.setdefault(f"{name.format(made.version)}, {images} images", []).append(taken)
     for count in counts:

@@ -102,7 +102,7 @@ class Workshop:
         return None
 
     def peer_graph(
-        self, peer: str, graph: Path, feeds: Path, images: int, suffix: str, *options: str, anew: bool = False
+        self, peer: str, graph: Path, feeds: Path, images: int, suffix: str, *options: str, fresh: bool = False
     ) -> PeerGraph:
         """Returns the graph that a peer quantizes from the float graph and the feeds.
 
@@ -113,7 +113,7 @@ class Workshop:
             images: number of files to use.
             suffix: suffix of the output file.
             options: options of the peer's script.
-            anew: whether to quantize even if the graph exists, to measure the time.
+            fresh: whether to quantize even if the graph exists, to measure the time.
         """
         python = self.interpreter(peer)
         assert python is not None
@@ -124,7 +124,7 @@ class Workshop:
         )
         output = self.folder / f"{peer}-{key}{suffix}"
         record = output.with_suffix(".json")
-        if anew or not record.exists():
+        if fresh or not record.exists():
             done = run_watched([python, script, graph, feeds, output, images, *options], environment=self.environment)
             facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
             record.write_text(json.dumps({**facts, "largest_bytes": done.largest_bytes, "others": done.others}))

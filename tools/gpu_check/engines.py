@@ -78,7 +78,9 @@ def compared(session: Session, reference: Session, precision: str) -> dict[str, 
     if not np.isfinite(worst):
         problems.append(f"outputs are not finite: relative errors {errors}")
     elif precision in TOLERANCE and worst > TOLERANCE[precision]:
-        problems.append(f"outputs are off by {worst:.3g} of the greatest, {TOLERANCE[precision]:g} is allowed")
+        problems.append(
+            f"outputs: expected an error of at most {TOLERANCE[precision]:g} of the max output, got {worst:.3g}"
+        )
     photos = photos_at_hand() if session.manifest.task == "detect" else []
     if photos:
         found, total = found_again(session, reference, photos)

@@ -85,7 +85,7 @@ def second_start() -> dict[str, Any]:
         size = cache.stat().st_size if cache.is_file() else 0
         cache.write_bytes(b"damaged")
         seconds.append(_start(plan))
-    problems = [] if size else ["no runtime cache was kept beside the plan"]
+    problems = [] if size else ["no runtime cache was written next to the plan"]
     names = ("first_start_s", "second_start_s", "damaged_cache_start_s")
     return dict(zip(names, seconds, strict=True)) | {"cache_bytes": size, "problems": problems}
 
