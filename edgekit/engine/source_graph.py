@@ -31,6 +31,9 @@ def read_graph(path: Path) -> ir.Model:
         GraphError: not an ONNX file.
         BackendUnavailable: the packages that read it are not installed.
     """
+    from edgekit.graph.lazy_sympy import load_sympy_on_first_use  # `edgekit.graph` is for those who read graphs
+
+    load_sympy_on_first_use()
     try:
         import google.protobuf.message
         import onnx_ir as ir

@@ -375,7 +375,7 @@ def test_a_file_where_the_engine_should_go_is_left_alone(fails: Callable[..., Sa
 
 
 @pytest.fixture
-def building(place: Path, photos: Path) -> Iterator[subprocess.Popen[str]]:
+def building(place: Path, photos: Path, interruptible: None) -> Iterator[subprocess.Popen[str]]:
     """A build in its own process group, as a shell starts it."""
     command = [sys.executable, "-m", "edgekit", "build", "model.onnx", "-o", "out", "--calib", "photos"]
     pipe = subprocess.PIPE

@@ -133,6 +133,7 @@ def test_ctrl_c_is_one_line_and_130(
     assert capsys.readouterr().err.strip() == "interrupted"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_command_that_runs(arrays_engine: Path) -> None:
     command = [sys.executable, "-m", "edgekit", "profile", str(arrays_engine), "--duration", "60"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:

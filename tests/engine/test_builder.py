@@ -108,6 +108,7 @@ def test_a_builder_that_takes_too_long_is_stopped(graph: Path, folder: Path, bro
     assert _gone(int(graph.with_suffix(".pid").read_text()))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_builder(graph: Path, tmp_path: Path, broken: Callable[[str], str]) -> None:
     def interrupt() -> None:
         _wait_for(graph.with_suffix(".pid"))

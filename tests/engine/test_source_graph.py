@@ -88,4 +88,4 @@ def test_error_on_building_where_onnx_ir_is_missing(
     monkeypatch.setitem(sys.modules, "onnx_ir", None)
     with pytest.raises(BackendUnavailable) as caught:
         backend(target).build(graph, tmp_path, BuildOptions(precision=Precision.INT8))
-    assert caught.value.hint == install_command("build", "onnx", "onnx-ir")
+    assert caught.value.hint.startswith("pip install ") and "onnx-ir" in caught.value.hint

@@ -251,7 +251,7 @@ def test_files_with_published_names_are_loaded(name: str, tmp_path: Path) -> Non
     ("saved", "wanted", "expected"),
     [
         ("resnet18", "resnet34", "expected a tensor 'layer1.2.conv1.weight'"),
-        ("resnet34", "resnet18", "got 96 more, the first 'layer1.2.conv1.weight'"),
+        ("resnet34", "resnet18", "got 96 extra, the first 'layer1.2.conv1.weight'"),
         ("mobilenet-v2", "efficientnet-lite0", "'features.4.conv.1.0.weight': expected (144, 1, 5, 5), got"),
         ("googlenet", "resnet18", "expected a tensor 'conv1.weight'"),
     ],

@@ -171,7 +171,7 @@ def test_outputs_that_are_off_are_a_problem(gpu_session: Session) -> None:
         (problem,) = engines.compared(zeros, gpu_session, "fp16")["problems"]
         assert problem == "outputs: expected an error of at most 0.01 of the max output, got 1"
         (problem,) = engines.compared(gpu_session, zeros, "fp32")["problems"]
-        assert "0.001 is allowed" in problem
+        assert "at most 0.001" in problem
 
 
 def found(*objects: tuple[str, list[float]]) -> Detections:
