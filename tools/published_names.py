@@ -1,7 +1,7 @@
-"""Writes tests/models/published: names and shapes of the tensors in the weights that our classifiers take.
+"""Writes tests/models/published: names and shapes of the tensors in published weights of EdgeKit's classifiers.
 
-python -m tools.published_names needs torchvision and timm. The tables that it writes are what tests compare with where
-neither is installed.
+python -m tools.published_names needs torchvision and timm. The tests compare with its tables, so that they need
+neither.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TORCHVISION = {
     "densenet121": "densenet121",
     "mobilenet-v2": "mobilenet_v2",
 }
-"""Our recipes, and what torchvision calls them."""
+"""torchvision's names of EdgeKit's recipes."""
 TIMM = {"efficientnet-lite0": "tf_efficientnet_lite0"}
 
 _undefined = re.compile(r"operator torchvision::(\w+) does not exist")
@@ -40,10 +40,10 @@ _operators: list[torch.library.Library] = []
 
 
 def torchvision_models() -> ModuleType:
-    """``torchvision.models``, beside any build of PyTorch.
+    """Imports ``torchvision.models`` with any build of PyTorch.
 
-    The wheels on PyPI are compiled for PyTorch with CUDA. Beside another build their operators cannot be loaded, and
-    importing torchvision fails for want of them, though no classifier uses one: they are declared here.
+    The wheels on PyPI are compiled for PyTorch with CUDA. With another build, their operators cannot be loaded, and
+    importing torchvision fails. No classifier uses these operators, so declaring them is enough.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -59,11 +59,11 @@ def torchvision_models() -> ModuleType:
                 raise
             library = torch.library.Library("torchvision", "FRAGMENT")
             library.define(f"{missing[1]}() -> ()")
-            _operators.append(library)  # what it declares goes when it does
+            _operators.append(library)  # a declaration ends with its library object
 
 
 def classifier_of_torchvision(name: str) -> nn.Module:
-    """torchvision's module for a recipe of ours, without numbers, as the weights that it publishes are for it."""
+    """Returns torchvision's module of a recipe, without weights, as its published weights expect it."""
     arguments: dict[str, Any] = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
     factory: Callable[..., nn.Module] = getattr(torchvision_models(), TORCHVISION[name])
     with torch.device("meta"):
@@ -71,7 +71,7 @@ def classifier_of_torchvision(name: str) -> nn.Module:
 
 
 def classifier_of_timm(name: str) -> nn.Module:
-    """timm's module for a recipe of ours, without numbers."""
+    """Returns timm's module of a recipe, without weights."""
     torchvision_models()  # timm imports it
     import timm
 
@@ -81,7 +81,7 @@ def classifier_of_timm(name: str) -> nn.Module:
 
 
 def table(state: Mapping[str, torch.Tensor]) -> str:
-    """A line a tensor: its name, and its shape; ``-`` is that of a single number."""
+    """Returns one line per tensor: its name and its shape; ``-`` is the shape of a scalar."""
     return "".join(f"{name} {'x'.join(map(str, tensor.shape)) or '-'}\n" for name, tensor in state.items())
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong ends in one message that says how to mend it, its exit code, and nothing half-written."""
+"""Every error ends in one message with a fix and an exit code, and leaves no partial output."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ TINY = ["yolov3-tiny", "--shape", "64x64"]
 
 
 def environment() -> dict[str, str]:
-    """For other processes, which stand in another folder, with the same EdgeKit."""
+    """The environment of a process in another folder with the same EdgeKit."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_classifier: WriteClassifier) -> Path:
-    """An empty folder to stand in, with ``model.onnx`` in it."""
+    """The working directory, with only ``model.onnx`` in it."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     here = tmp_path / "here"
     here.mkdir()
@@ -64,7 +64,7 @@ class Said:
 @pytest.fixture
 def fails(place: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     def run(code: int, *arguments: str) -> Said:
-        """Runs ``edgekit ARGUMENTS``, which has to end with this code and to leave nothing behind."""
+        """Runs ``edgekit ARGUMENTS`` and checks the exit code, and that no file is left."""
         before = sorted(path.relative_to(place) for path in place.rglob("*"))
         assert main(list(arguments)) == code
         captured = capsys.readouterr()
@@ -118,7 +118,7 @@ def test_a_wrong_recipe_names_file_field_and_value(
 
 
 class Weights:
-    """Files of weights, each wrong in its own way."""
+    """Weights files, each with a different error."""
 
     def truncated(self, path: Path) -> None:
         save_darknet(yolov3_tiny(), path)
@@ -214,7 +214,7 @@ def test_an_onnx_file_that_cannot_be_built_names_the_place(
     ("content", "error"),
     [(slice(0, 20_000), "20000 bytes that are not ONNX, or a truncated file"), (slice(0, 0), "an empty file")],
 )
-def test_an_onnx_file_that_is_cut_short_is_told_from_a_whole_one(
+def test_a_truncated_onnx_file_is_recognized(
     fails: Callable[..., Said], place: Path, content: slice, error: str
 ) -> None:
     file = place / "model.onnx"
@@ -222,7 +222,7 @@ def test_an_onnx_file_that_is_cut_short_is_told_from_a_whole_one(
     assert error in fails(1, "build", "model.onnx").error
 
 
-def test_an_onnx_file_that_is_not_there_names_its_neighbour(fails: Callable[..., Said]) -> None:
+def test_a_missing_onnx_file_names_a_similar_one(fails: Callable[..., Said]) -> None:
     said = fails(2, "build", "modle.onnx")
     assert said.error == "'modle.onnx': expected an ONNX file, got no such file"
     assert said.hint == "did you mean model.onnx?"
@@ -252,7 +252,7 @@ def test_an_onnx_file_that_is_not_there_names_its_neighbour(fails: Callable[...,
         (["--weights", "w.pt"], 2, "--weights does not go with model.onnx", ""),
     ],
 )
-def test_a_wrong_option_says_what_would_be_right(
+def test_an_invalid_option_says_what_was_expected(
     fails: Callable[..., Said], place: Path, arguments: list[str], code: int, error: str, hint: str
 ) -> None:
     (place / "empty").mkdir()
@@ -264,13 +264,13 @@ def test_a_wrong_option_says_what_would_be_right(
     assert hint in said.hint
 
 
-def test_a_side_that_the_detector_cannot_have_names_the_nearest(fails: Callable[..., Said]) -> None:
+def test_an_unsupported_input_size_names_the_nearest(fails: Callable[..., Said]) -> None:
     said = fails(2, "build", "yolov3-tiny", "--shape", "100x330")
     assert said.error == "--shape: yolov3-tiny expects a height and a width that are multiples of 32, got 100x330"
     assert said.hint == "the nearest is --shape 96x320"
 
 
-def test_nan_names_the_tensor_and_the_picture(
+def test_nan_names_the_tensor_and_the_image(
     fails: Callable[..., Said], place: Path, photos: Path, write_classifier: WriteClassifier
 ) -> None:
     write_classifier(place / "model.onnx", b1=np.full(32, np.nan, np.float32))
@@ -291,7 +291,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("foreseen", [True, False])
-def test_a_full_disk_is_named_and_nothing_stays_on_it(
+def test_a_full_disk_is_named_and_left_without_output(
     fails: Callable[..., Said], tiny_disk: Path, monkeypatch: pytest.MonkeyPatch, foreseen: bool
 ) -> None:
     if not foreseen:
@@ -305,7 +305,7 @@ def test_a_full_disk_is_named_and_nothing_stays_on_it(
         assert said.error.endswith(" bytes free")
 
 
-def test_a_file_that_cannot_be_written_to_its_end_leaves_nothing(place: Path) -> None:
+def test_a_partly_written_file_is_removed(place: Path) -> None:
     # A limit on the length of files does what a full disk does, and needs no right to mount one.
     done = subprocess.run(
         [sys.executable, "-m", "edgekit", "build", "model.onnx", "-o", "out", "--calib-images", "2"],
@@ -322,7 +322,7 @@ def test_a_file_that_cannot_be_written_to_its_end_leaves_nothing(place: Path) ->
 
 @pytest.fixture(params=[0o555, 0o000], ids=["read-only", "not to be looked at"])
 def closed(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A folder that is closed, beside a model, for somebody who is not the superuser."""
+    """A folder without permissions next to a model, for a user who is not root."""
     with tempfile.TemporaryDirectory() as name:
         beside, folder = Path(name), Path(name) / "closed"
         folder.mkdir()
@@ -357,7 +357,7 @@ def test_a_folder_that_cannot_be_written_is_named(closed: Path, capsys: pytest.C
     ],
 )
 @pytest.mark.parametrize("closed", [0o000], indirect=True)
-def test_what_may_not_be_looked_at_is_named(
+def test_an_unreadable_folder_is_named(
     closed: Path, capsys: pytest.CaptureFixture[str], model: str, options: list[str], error: str
 ) -> None:
     beside = closed.parent
@@ -376,7 +376,7 @@ def test_a_file_where_the_engine_should_go_is_left_alone(fails: Callable[..., Sa
 
 @pytest.fixture
 def building(place: Path, photos: Path, interruptible: None) -> Iterator[subprocess.Popen[str]]:
-    """A build in a process group of its own, as a shell starts it."""
+    """A build in its own process group, as a shell starts it."""
     command = [sys.executable, "-m", "edgekit", "build", "model.onnx", "-o", "out", "--calib", "photos"]
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -410,7 +410,7 @@ def test_ctrl_c_ends_the_build_and_leaves_nothing(place: Path, building: subproc
 
 
 def builders_in(place: Path) -> list[str]:
-    """Processes that work below the folder."""
+    """Returns the processes whose working directory is below the folder."""
     found = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
         try:
@@ -481,7 +481,7 @@ def test_an_engine_with_a_file_missing_or_a_byte_changed_does_not_run(
     assert said.hint.startswith("rebuild it: edgekit build ")
 
 
-def test_an_engine_without_its_manifest_is_none(
+def test_a_folder_without_a_manifest_is_not_an_engine(
     fails: Callable[..., Said], place: Path, photos: Path, built: Path
 ) -> None:
     shutil.copytree(built, place / "out")

@@ -1,4 +1,4 @@
-"""Darknet's files as they are: a network and its weights in, an engine out."""
+"""Builds engines from unchanged Darknet cfg and weights files."""
 
 from __future__ import annotations
 

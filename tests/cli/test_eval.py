@@ -26,7 +26,7 @@ CLASSIFIER = {
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder with three cats and a dog to be measured on; the null backend takes everything for a cat."""
+    """A data set of three cats and a dog; the null backend predicts a cat for every image."""
     for name, count in (("cat", 3), ("dog", 1)):
         for split in ("train", "test"):
             folder = tmp_path / "photos" / split / name
@@ -58,7 +58,7 @@ def test_one_engine_is_measured(
     assert "one example is 25.00 percentage points" in out
 
 
-def test_json_alone_is_on_standard_output(classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_standard_output_is_json_only(classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(classifier), "--data", str(photos), "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
     (engine,) = written["engines"]
@@ -70,7 +70,7 @@ def test_json_alone_is_on_standard_output(classifier: Path, photos: Path, capsys
     assert (written["split"], written["task"]) == ("test", "classify")
 
 
-def test_two_engines_come_with_their_difference(
+def test_two_engines_are_shown_with_their_difference(
     classifier: Path, photos: Path, make_bundle: Callable[..., Path], narrow: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # One that knows the same classes in another order takes everything for a dog.
@@ -97,7 +97,7 @@ def test_every_engine_of_several_is_compared_with_the_first(
 
 @pytest.fixture
 def table_engine(make_bundle: Callable[..., Path]) -> Path:
-    """The null backend foretells 0 of whatever ten numbers."""
+    """A regression model whose null engine predicts 0."""
     specs = {
         "inputs": (TensorSpec("features", "float32", (1, 10)),),
         "outputs": (TensorSpec("prediction", "float32", (1, 1)),),
@@ -107,7 +107,7 @@ def table_engine(make_bundle: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """A table to be measured on, with 2 in the first column and 1 in all others."""
+    """A table with 2 in the first column and 1 in all others."""
     names = ["y", *(f"x{i}" for i in range(10))]
     path = tmp_path / "rows-test.csv"
     path.write_text("\n".join([",".join(names), *["2" + ",1" * 10] * 5]) + "\n")
@@ -115,7 +115,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("column", "mse"), [([], 1.0), (["--column", "y"], 4.0)])
-def test_the_column_that_is_named_is_measured(
+def test_the_named_column_is_the_target(
     column: list[str], mse: float, table_engine: Path, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["eval", str(table_engine), "--data", str(rows), *column, "--json"]) == 0
@@ -123,7 +123,7 @@ def test_the_column_that_is_named_is_measured(
     assert engine["figures"]["mse"] == mse
 
 
-def test_the_part_to_learn_from_can_be_measured_too_and_less_of_it(
+def test_the_training_split_and_a_limit_can_be_chosen(
     classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["eval", str(classifier), "--data", str(photos), "--split", "train", "--limit", "2", "--json"]) == 0
@@ -132,7 +132,7 @@ def test_the_part_to_learn_from_can_be_measured_too_and_less_of_it(
     assert written["engines"][0]["examples"] == 2
 
 
-def test_a_broken_picture_is_counted_and_named(
+def test_a_broken_image_is_counted_and_named(
     classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "test" / "dog" / "9.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
@@ -142,7 +142,7 @@ def test_a_broken_picture_is_counted_and_named(
     assert re.search(r"1 skipped, not counted: .*9\.jpg", out)
 
 
-def test_notes_of_an_engine_are_shown_with_whose_they_are(
+def test_notes_are_shown_with_their_engine(
     classifier: Path, photos: Path, make_bundle: Callable[..., Path], narrow: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = make_bundle("other", kind=CLASSIFIER, notes=("the weights are random",))
@@ -173,11 +173,11 @@ def test_error_on_a_set_for_another_task(detector: Path, photos: Path, capsys: p
     assert "expected one for the task 'detect', got one for 'classify'" in error
 
 
-def test_error_on_a_set_that_is_not_there(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_on_a_missing_data_set(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown data set 'digit'" in error_of([str(classifier), "--data", "digit"], capsys)
 
 
-def test_error_on_a_model_that_is_not_there(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_on_an_unknown_model(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = error_of(["lenett", "--data", str(photos)], capsys)
     assert "unknown model 'lenett'" in error
     assert "lenet" in error.partition("hint:")[2]
@@ -190,7 +190,7 @@ def test_error_on_a_model_that_is_not_there(photos: Path, capsys: pytest.Capture
         ("yolov3-tiny", 1, "expected one for the task 'detect', got one for 'classify'"),
     ],
 )
-def test_a_set_that_does_not_fit_a_model_is_told_before_that_is_built(
+def test_a_data_set_that_does_not_fit_is_reported_before_the_build(
     model: str, code: int, message: str, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = error_of([model, "--data", f"folder:{photos}"], capsys, code=code)
@@ -208,7 +208,7 @@ def test_error_on_weights_for_an_engine(classifier: Path, photos: Path, capsys: 
 
 
 @pytest.mark.parametrize("option", [["--per-class"], ["--score-threshold", "0.1"]])
-def test_error_on_options_that_do_nothing_for_the_task(
+def test_error_on_options_without_effect_for_the_task(
     option: list[str], table_engine: Path, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = error_of([str(table_engine), "--data", str(rows), *option], capsys)
@@ -223,7 +223,7 @@ def test_error_on_a_threshold_for_a_classifier(
     assert "--score-threshold: expected a task with scores, 'detect', got 'classify'" in error
 
 
-def test_error_on_pictures_for_an_engine_that_takes_arrays(
+def test_error_on_images_for_an_engine_that_expects_arrays(
     arrays_engine: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = error_of([str(arrays_engine), "--data", str(photos)], capsys, code=1)
@@ -232,10 +232,10 @@ def test_error_on_pictures_for_an_engine_that_takes_arrays(
     assert "are broken" not in error
 
 
-def test_a_model_is_calibrated_on_rows_without_the_column_that_is_foretold(
+def test_a_model_is_calibrated_on_rows_without_the_target_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The last column alone is large: ranges of rows without it would clip what the model is told."""
+    """Only the last column has large values, so calibration without it would clip the inputs."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     rows = np.random.default_rng(0).random((100, 11)) * np.append(np.ones(10), 1000)
     names = ["y", *(f"x{i}" for i in range(10))]
@@ -246,7 +246,7 @@ def test_a_model_is_calibrated_on_rows_without_the_column_that_is_foretold(
     assert int8 == pytest.approx(fp32, rel=0.1)
 
 
-def test_error_without_anything_to_measure_on(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_without_a_data_set(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--data" in error_of([str(classifier)], capsys)
 
 

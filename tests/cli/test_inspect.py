@@ -31,7 +31,7 @@ def test_large_models_have_the_parameters_of_their_papers(name: str, capsys: pyt
     assert (found["parameters"], found["macs"]) == (recipe.model.parameters, recipe.macs)
 
 
-def test_a_picture_of_another_shape_takes_other_macs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_input_of_another_shape_has_other_macs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "yolov3-tiny", "--shape", "832x832", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["macs"] == load_recipe("yolov3-tiny").macs * 4
 
@@ -51,7 +51,7 @@ def test_an_engine_keeps_what_its_model_has(
     assert built["manifest"]["backend"] == "null"
 
 
-def test_an_engine_is_told_with_what_it_is_and_is_for(
+def test_an_engine_is_shown_with_its_origin_and_target(
     tmp_path: Path,
     write_classifier: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
@@ -129,7 +129,7 @@ def test_an_engine_of_a_model_has_its_parameters_and_macs(
     assert (found["parameters"], found["macs"]) == (recipe.model.parameters, recipe.macs)
 
 
-def test_bytes_are_those_of_the_precision_that_is_asked_for(
+def test_bytes_are_those_of_the_requested_precision(
     tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_classifier(tmp_path / "net.onnx")
@@ -144,7 +144,7 @@ def test_bytes_are_those_of_the_precision_that_is_asked_for(
     assert "as requested: 4 in int8" in capsys.readouterr().out
 
 
-def test_error_on_a_precision_for_what_has_its_own(
+def test_error_on_a_precision_for_quantized_models_and_engines(
     tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_classifier(tmp_path / "net.onnx")
@@ -170,7 +170,7 @@ def test_a_graph_is_drawn_of_a_model_and_of_its_engine(
             assert ElementTree.fromstring(text).tag.endswith("svg")
 
 
-def test_json_and_a_drawing_come_together(
+def test_json_and_a_drawing_can_be_combined(
     tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_classifier(tmp_path / "net.onnx")
@@ -188,7 +188,7 @@ def test_json_and_a_drawing_come_together(
         (["--precision", "int4"], "int4"),
     ],
 )
-def test_error_on_options_that_cannot_be(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_on_invalid_options(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "lenet", *options]) == 2
     assert message in capsys.readouterr().err
 

@@ -98,7 +98,7 @@ def test_one_step_that_fails_does_not_stop_the_others(
 
 def test_a_folder_without_wheels_is_recorded_and_the_present_environment_used(tmp_path: Path) -> None:
     python, found = gpu_check._environment(tmp_path, tmp_path)
-    assert python == sys.executable and not found["ok"] and "no wheels" in found["error"]
+    assert python == sys.executable and not found["ok"] and "expected wheels" in found["error"]
 
 
 def test_every_step_that_is_listed_exists() -> None:
@@ -169,9 +169,9 @@ def test_outputs_that_are_off_are_a_problem(gpu_session: Session) -> None:
     assert engines.compared(gpu_session, gpu_session, "fp32")["problems"] == []
     with Session(Zeros(Specs(gpu_session.inputs, gpu_session.outputs)), gpu_session.manifest) as zeros:
         (problem,) = engines.compared(zeros, gpu_session, "fp16")["problems"]
-        assert problem == "outputs are off by 1 of the greatest, 0.01 is allowed"
+        assert problem == "outputs: expected an error of at most 0.01 of the max output, got 1"
         (problem,) = engines.compared(gpu_session, zeros, "fp32")["problems"]
-        assert "0.001 is allowed" in problem
+        assert "at most 0.001" in problem
 
 
 def found(*objects: tuple[str, list[float]]) -> Detections:

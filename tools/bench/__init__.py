@@ -1,4 +1,4 @@
-"""EdgeKit beside its peers: latency, calibration, builds and accuracy, measured side by side in one run.
+"""Benchmarks EdgeKit against other tools (peers): latency, calibration, builds and accuracy, in one run.
 
 From the root of a checkout, with EdgeKit's extras ``build``, ``cpu``, ``openvino`` and ``eval`` installed::
 
@@ -6,15 +6,15 @@ From the root of a checkout, with EdgeKit's extras ``build``, ``cpu``, ``openvin
     python -m tools.bench latency --quick      # one part, few runs: does it work?
     python -m tools.bench table                # the results as tables; then: python -m tools.docs
 
-ONNX Runtime's own quantizer comes with the extra ``build``. NNCF and ModelOpt pin other versions than EdgeKit, so that
-they live in environments of their own, whose interpreters are named by ``--peers`` (once for each) or by
-``EDGEKIT_BENCH_PEERS``, separated by colons. What none of them can import is left out, and named::
+ONNX Runtime's own quantizer is part of the extra ``build``. NNCF and ModelOpt pin other versions than EdgeKit, so they
+need their own environments. Give their interpreters with ``--peers`` (repeatable) or in ``EDGEKIT_BENCH_PEERS``,
+separated by colons. A peer that no interpreter can import is skipped, with a message::
 
     python -m venv nncf && nncf/bin/pip install nncf==3.4.0 onnx onnxruntime openvino==2026.4.1
     python -m venv modelopt && modelopt/bin/pip install torch==2.13.0 'nvidia-modelopt[onnx]==0.47.0'
     python -m tools.bench all --peers nncf/bin/python --peers modelopt/bin/python
 
-A peer's environment quantizes only. Everything is timed by EdgeKit's own environment, so that all candidates run on
-the same ONNX Runtime or OpenVINO. ``accuracy`` and ``detect`` need trained weights and photos: ``EDGEKIT_TEST_DATA``
-names a folder with ``yolov3-tiny/yolov3-tiny.weights`` and ``photos/``.
+A peer's environment only quantizes. EdgeKit's environment measures everything, so that all candidates run on the same
+ONNX Runtime or OpenVINO. ``accuracy`` and ``detect`` need trained weights and photos: ``EDGEKIT_TEST_DATA`` is a folder
+with ``yolov3-tiny/yolov3-tiny.weights`` and ``photos/``.
 """

@@ -1,4 +1,4 @@
-"""The command line: one command a part, ``all``, and ``table``."""
+"""The command line: one command per part, ``all``, and ``table``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARTS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
 LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
 
 
-@click.command(help="Measure PARTS of EdgeKit beside its peers: " + ", ".join([*PARTS, "all", "table"]) + ".")
+@click.command(help="Benchmark PARTS of EdgeKit against its peers: " + ", ".join([*PARTS, "all", "table"]) + ".")
 @click.argument("parts", nargs=-1, required=True, type=click.Choice([*PARTS, "all", "table"]))
 @click.option(
     "--peers",
@@ -41,14 +41,16 @@ LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
     envvar="EDGEKIT_BENCH_PEERS",
     help="Python interpreter of an environment with a peer; repeatable.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="To compute with; all cores by default.")
-@click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Folder to keep peers' graphs in.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, help="For the results.")
-@click.option("--quick", is_flag=True, help="Few images, few runs: shows that it works, and nothing else.")
+@click.option("--threads", type=click.IntRange(min=1), help="Number of threads.  [default: one per core]")
+@click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps the peers' graphs.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, help="Folder for the results."
+)
+@click.option("--quick", is_flag=True, help="Use few images and runs, as a smoke test.")
 def bench(
     parts: tuple[str, ...], peers: tuple[Path, ...], threads: int | None, work: Path | None, output: Path, quick: bool
 ) -> None:
-    """Measures, writes a JSON file a part, and prints all results as Markdown."""
+    """Measures, writes one JSON file per part, and prints all results as Markdown."""
     wanted = [name for name in PARTS if name in parts or "all" in parts]
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

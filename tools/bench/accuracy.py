@@ -1,4 +1,4 @@
-"""Accuracy and speed together: YOLOv3-tiny with trained weights, in INT8, against its FP32 self."""
+"""Measures accuracy and latency together: YOLOv3-tiny with trained weights in INT8, compared with FP32."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class _Scored:
 
 
 def test_data() -> Path | None:
-    """The folder with trained weights and photos; None where ``EDGEKIT_TEST_DATA`` names none."""
+    """Returns the folder with trained weights and photos; None if ``EDGEKIT_TEST_DATA`` is not set."""
     named = os.environ.get("EDGEKIT_TEST_DATA")
     return Path(named) if named else None
 
 
 def measure_accuracy(shop: Workshop) -> dict[str, Any]:
-    """Agreement with FP32 on photos that nobody was calibrated on, and latency, all on ONNX Runtime."""
+    """Measures agreement with FP32 on photos that were not used for calibration, and latency, on ONNX Runtime."""
     data = test_data()
     if data is None:
         return {"skipped": "EDGEKIT_TEST_DATA is not set"}
@@ -55,15 +55,15 @@ def measure_accuracy(shop: Workshop) -> dict[str, Any]:
             shutil.copy(file, folder / file.name)
     fp32 = shop.bundle(MODEL, "fp32", "cpu", "--weights", str(weights))
     scored = [*_ours(shop, weights, folder), *_peers(shop, fp32, folder)]
-    pictures = [view for name in EVALUATED for view in list(views(photos[name]))[: 2 if shop.quick else None]]
-    truth = _detections(shop, Candidate("FP32", "edgekit", fp32), fp32, pictures)
+    images = [view for name in EVALUATED for view in list(views(photos[name]))[: 2 if shop.quick else None]]
+    truth = _detections(shop, Candidate("FP32", "edgekit", fp32), fp32, images)
     feed = shop.feeds(str(folder), 1, fp32) / "0000.npy"
     candidates = [Candidate("FP32", "edgekit", fp32), *(entry.candidate for entry in scored)]
     rounds, runs = (3, 3) if shop.quick else (12, 40)
     rows = measure_by_turns(candidates, feed, threads=shop.threads, rounds=rounds, runs=runs)
     rows["FP32"].update(agreement=1.0, calibration="")
     for entry in scored:
-        found = _detections(shop, entry.candidate, fp32, pictures)
+        found = _detections(shop, entry.candidate, fp32, images)
         rows[entry.candidate.name].update(agreement=round(agreement(truth, found), 4), calibration=entry.calibration)
     theirs = next(row["ratio"] for name, row in rows.items() if name.startswith("ONNX Runtime"))
     for row in rows.values():
@@ -72,7 +72,7 @@ def measure_accuracy(shop: Workshop) -> dict[str, Any]:
     return {
         "title": f"{MODEL} with trained weights: agreement with FP32 (mAP 0.50:0.95) and latency on ONNX Runtime",
         "relative_to": "FP32",
-        "pictures": len(pictures),
+        "pictures": len(images),
         "objects": sum(int((found.scores > 0.25).sum()) for found in truth),
         "target": {scored[0].candidate.name: limits},
         "rows": rows,
@@ -90,7 +90,7 @@ def _ours(shop: Workshop, weights: Path, photos: Path) -> list[_Scored]:
 
 
 def _peers(shop: Workshop, fp32: Path, photos: Path) -> Iterator[_Scored]:
-    """Each as it comes, and with the head convolutions left in float where it can be told to."""
+    """Yields each peer's graph with default settings, and with float head convolutions if the peer has that option."""
     images = len(list(photos.iterdir()))
     feeds = shop.feeds(str(photos), images, fp32)
     settings: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
@@ -106,14 +106,14 @@ def _peers(shop: Workshop, fp32: Path, photos: Path) -> Iterator[_Scored]:
             yield _Scored(Candidate(name.format(made.version) + variant, "onnxruntime", made.path), "photos")
 
 
-def _detections(shop: Workshop, candidate: Candidate, fp32: Path, pictures: list[np.ndarray]) -> list[Detections]:
-    """What a candidate finds; every one's pictures and outputs are treated by EdgeKit's own code."""
+def _detections(shop: Workshop, candidate: Candidate, fp32: Path, images: list[np.ndarray]) -> list[Detections]:
+    """Returns the detections of a candidate; EdgeKit preprocesses and postprocesses for all candidates."""
     manifest = shop.manifest(fp32)
     assert manifest.preprocess is not None
     with _run(candidate, shop.threads) as run:
         found = []
-        for picture in pictures:
-            array, placement = preprocess(picture, manifest.preprocess, manifest.inputs[0].shape)
+        for image in images:
+            array, placement = preprocess(image, manifest.preprocess, manifest.inputs[0].shape)
             found.append(
                 detections_from_outputs(
                     run({manifest.inputs[0].name: array}),

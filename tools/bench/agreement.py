@@ -1,4 +1,4 @@
-"""How far a quantized detector agrees with its float self: COCO's mAP with what FP32 finds as the truth."""
+"""Measures how well a quantized detector agrees with its float version: COCO's mAP with FP32 as ground truth."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIDDLE = (0.15, 0.15, 0.85, 0.85)
 
 
 def views(photo: Path) -> Iterator[np.ndarray]:
-    """Twelve pictures of one: the whole, its four corners and its middle, 70 % of each side, and all mirrored."""
+    """Yields twelve views of a photo: the whole, crops of 70 % of each side at the corners and the centre, mirrored."""
     with Image.open(photo) as opened:
         whole = np.asarray(opened.convert("RGB"))
     height, width = whole.shape[:2]
@@ -34,11 +34,11 @@ def views(photo: Path) -> Iterator[np.ndarray]:
 
 
 def agreement(truth: Sequence[Detections], found: Sequence[Detections]) -> float:
-    """Mean average precision over IoU 0.50:0.95 (pycocotools) of ``found`` against ``truth``, picture by picture.
+    """Returns the mean average precision over IoU 0.50:0.95 (pycocotools) of ``found`` against ``truth``.
 
     Args:
-        truth: of the float engine; what it scores over 0.25 is to be found.
-        found: of the quantized engine, down to scores of 0.01.
+        truth: detections of the float engine, one entry per image; those with a score over 0.25 are the ground truth.
+        found: detections of the quantized engine, down to a score of 0.01.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -65,8 +65,8 @@ def agreement(truth: Sequence[Detections], found: Sequence[Detections]) -> float
     return float(evaluation.stats[0])
 
 
-def _entries(pictures: Sequence[Detections]) -> Iterator[dict[str, Any]]:
-    for index, detections in enumerate(pictures):
+def _entries(images: Sequence[Detections]) -> Iterator[dict[str, Any]]:
+    for index, detections in enumerate(images):
         corners = detections.boxes.astype(np.float64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         for box, score, kind in zip(

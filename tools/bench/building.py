@@ -1,4 +1,4 @@
-"""Time and memory of the whole command ``edgekit build yolov3 --int8``."""
+"""Measures time and memory of the command ``edgekit build yolov3 --int8``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PEAK_LIMIT_BYTES = 3_000_000_000
 
 
 def measure_build(shop: Workshop) -> dict[str, Any]:
-    """As a user types it, with nothing in the cache."""
+    """Runs the command as a user does, with an empty cache."""
     images = 4 if shop.quick else IMAGES
     rows: dict[str, dict[str, Any]] = {}
     for _ in range(1 if shop.quick else 3):

@@ -1,4 +1,4 @@
-"""Time and memory of calibration: EdgeKit's entropy beside NNCF's and ModelOpt's quantization of the same graph."""
+"""Measures time and memory of calibration: EdgeKit's entropy method, and NNCF and ModelOpt on the same graph."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PEERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 def measure_calibration(shop: Workshop) -> dict[str, Any]:
-    """From the loaded float graph to the quantized one, on the same arrays, each in a process of its own, by turns."""
+    """Measures from loaded float graph to quantized graph, on the same arrays, in turns, each in a new process."""
     images, counts, rounds = (4, (2, 8), 1) if shop.quick else (IMAGES, FLAT, ROUNDS)
     fp32 = shop.bundle(MODEL, "fp32", "cpu")
     feeds = shop.feeds("sample", max(counts), fp32)
@@ -37,7 +37,7 @@ def measure_calibration(shop: Workshop) -> dict[str, Any]:
         turns.setdefault(f"EdgeKit entropy, {images} images", []).append(_edgekit(shop, graph, feeds, images))
         for peer, (name, suffix, options) in PEERS.items():
             if shop.interpreter(peer) is not None:
-                made = shop.peer_graph(peer, graph, feeds, images, suffix, *options, anew=True)
+                made = shop.peer_graph(peer, graph, feeds, images, suffix, *options, fresh=True)
                 taken = made.seconds, made.largest_bytes, made.others
                 turns.setdefault(f"{name.format(made.version)}, {images} images", []).append(taken)
     for count in counts:
@@ -58,14 +58,14 @@ def measure_calibration(shop: Workshop) -> dict[str, Any]:
 
 
 def _row(taken: list[tuple[float, int, float]]) -> dict[str, Any]:
-    """The median time and the highest peak of several turns."""
+    """Returns the median time and the highest peak of several turns."""
     seconds, peaks, others = zip(*taken, strict=True)
     return {"seconds": round(median(seconds), 2), "peak_bytes": max(peaks), "others": max(others), "turns": len(taken)}
 
 
 def _edgekit(shop: Workshop, graph: Path, feeds: Path, images: int) -> tuple[float, int, float]:
     output = shop.folder / "calibrated"
-    # Nothing may be found that an earlier run has measured.
+    # An empty cache, because a calibration table of an earlier run would be reused.
     environment = {**shop.environment, "EDGEKIT_CACHE": str(shop.folder / "cache-calibration")}
     shutil.rmtree(environment["EDGEKIT_CACHE"], ignore_errors=True)
     command = [sys.executable, "-m", "tools.bench.edgekit_calibration", graph, feeds, output, images, "entropy"]

@@ -1,7 +1,7 @@
-"""A turn of one candidate, in a process of its own: loads it, warms it up, and times as many runs as it is told.
+"""The process of one turn of a candidate: loads it, warms it up, and times a number of runs.
 
-Called as ``python -m tools.bench.candidate RUNTIME PATH FEED THREADS RUNS``. Prints the milliseconds of each run, with
-what others used of the processors meanwhile.
+Called as ``python -m tools.bench.candidate RUNTIME PATH FEED THREADS RUNS``. Prints the milliseconds of each run, and
+the CPU load of other processes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _edgekit(path: Path, threads: int) -> Run:
 
 
 def _onnxruntime(path: Path, threads: int) -> Run:
-    """A graph as it is, with the session options that EdgeKit uses: all optimizations, threads that spin."""
+    """Loads an unchanged graph with EdgeKit's session options: all optimizations, spinning threads."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -46,7 +46,7 @@ def _onnxruntime(path: Path, threads: int) -> Run:
 
 
 def _openvino(path: Path, threads: int) -> Run:
-    """A graph as it is, with the settings that EdgeKit uses: for latency, floats in float32."""
+    """Loads an unchanged graph with EdgeKit's settings: optimized for latency, floats in float32."""
     import openvino as ov
 
     settings = {

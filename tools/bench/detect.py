@@ -1,4 +1,4 @@
-"""What ``.detect`` does beside inference, on one core: from a photo to the input, from the outputs to detections."""
+"""Measures preprocessing and postprocessing of ``.detect`` on one core."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BOTH_LIMIT_MS = 12.0
 
 
 def measure_detect(shop: Workshop) -> dict[str, Any]:
-    """Preprocess and postprocess of a 768 x 576 photo at the default thresholds.
+    """Measures preprocessing and postprocessing of a 768 x 576 photo at the default thresholds.
 
-    YOLOv3-tiny has trained weights and finds what is there. YOLOv3 has more cells but, without a download, random
-    weights; how many boxes pass its threshold says whether that is easy or hard.
+    YOLOv3-tiny has trained weights. YOLOv3 has more cells, but random weights, because its weights would have to be
+    downloaded; the number of boxes above its threshold shows how much postprocessing has to do.
     """
     data = test_data()
     if data is None:

@@ -1,4 +1,4 @@
-"""The process that calibrates and quantizes by EdgeKit; prints what that took as JSON.
+"""The process that calibrates and quantizes with EdgeKit; prints time and memory as JSON.
 
 Called as ``python -m tools.bench.edgekit_calibration GRAPH FEEDS OUTPUT IMAGES METHOD``.
 """
@@ -15,12 +15,12 @@ import edgekit
 from edgekit.progress import Advance
 from tools.bench.process import peak_bytes
 
-# What peers do in their one call: everything between the loaded float graph and the quantized one.
+# The stages that correspond to the one call of the peers: from the loaded float graph to the quantized graph.
 STAGES = ("calibrating", "quantizing")
 
 
 class Stopwatch:
-    """A `Progress` that remembers how long each stage took, and the process's peak memory at its end."""
+    """A `Progress` that records the duration of each stage and the process's peak memory at its end."""
 
     def __init__(self) -> None:
         self.stages: dict[str, tuple[float, int]] = {}

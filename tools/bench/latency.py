@@ -1,4 +1,4 @@
-"""Latency of INT8 beside each peer's INT8 and beside FP32, on ONNX Runtime and on OpenVINO."""
+"""Compares INT8 latency with the INT8 of each peer and with FP32, on ONNX Runtime and on OpenVINO."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LIMIT = 1.0
 
 
 def measure_latency(shop: Workshop) -> dict[str, Any]:
-    """EdgeKit's INT8 on ``cpu`` against ONNX Runtime's ``quantize_static`` of the same float graph.
+    """Compares EdgeKit's INT8 on ``cpu`` with ONNX Runtime's ``quantize_static`` of the same float graph.
 
-    As it comes, and with the heads left in float, as EdgeKit's are.
+    The peer runs with default settings, and with float heads, as EdgeKit's.
     """
     images = _images(shop)
     fp32 = shop.bundle(MODEL, "fp32")
@@ -34,9 +34,9 @@ def measure_latency(shop: Workshop) -> dict[str, Any]:
 
 
 def measure_openvino(shop: Workshop) -> dict[str, Any]:
-    """EdgeKit's INT8 on ``openvino`` against NNCF's, as it comes and with the heads left in float, as EdgeKit's are."""
+    """Compares EdgeKit's INT8 on ``openvino`` with NNCF's, with default settings and with float heads."""
     if shop.interpreter("nncf") is None:
-        return {"skipped": "NNCF is not there: see --peers"}
+        return {"skipped": "NNCF is not installed: see --peers"}
     images = _images(shop)
     fp32 = shop.bundle(MODEL, "fp32", "openvino")
     feeds = shop.feeds("sample", images, fp32)
@@ -53,7 +53,7 @@ def measure_openvino(shop: Workshop) -> dict[str, Any]:
 
 
 def _images(shop: Workshop) -> int:
-    # Latency hangs on the graph, not on the ranges in it.
+    # Latency depends on the graph, not on its ranges.
     return 4 if shop.quick else 8
 
 

@@ -1,4 +1,4 @@
-"""The process that times pre- and postprocessing on one core; prints medians as JSON.
+"""The process that times preprocessing and postprocessing on one core; prints medians as JSON.
 
 Called as ``python -m tools.bench.one_core BUNDLE PHOTO RUNS``.
 """
@@ -20,7 +20,7 @@ from edgekit.data.images import ImageSource, read_image
 
 def main(bundle: str, photo: str, runs: str) -> None:
     """See the module."""
-    # Before numpy or the runtime count the cores; all threads that they start stay on this one.
+    # Before numpy and the runtime count the cores, so that all their threads stay on this one.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     pixels = read_image(Path(photo))
     sources: dict[str, ImageSource] = {"a file": Path(photo), "an array": pixels}

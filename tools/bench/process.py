@@ -1,4 +1,4 @@
-"""Runs a command and watches how long it takes and how much memory it and its children hold (Linux)."""
+"""Runs a command and measures its duration, and the memory of the command and its child processes (Linux)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ INTERVAL_S = 0.01
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that has ended well.
+    """A command that succeeded.
 
     Attributes:
-        stdout: what it wrote.
-        wall_s: from its start to its end.
-        largest_bytes: the most memory (resident) that one of its processes ever held, as the kernel keeps it.
-        sum_bytes: the most that all of them together held at one moment; pages that they share count twice.
-        others: share of the processors that everybody else used meanwhile.
+        stdout: its standard output.
+        wall_s: wall-clock time.
+        largest_bytes: largest peak resident set size of one of its processes, as the kernel records it.
+        sum_bytes: peak of the sum of all resident set sizes; shared pages count more than once.
+        others: CPU load of other processes, as a share of all CPUs.
     """
 
     stdout: str
@@ -37,10 +37,10 @@ class Finished:
 
 
 def run_watched(command: Sequence[object], *, environment: Mapping[str, str] | None = None) -> Finished:
-    """Runs ``command`` to its end.
+    """Runs ``command`` and waits for it.
 
     Raises:
-        RuntimeError: it failed; with the last lines that it wrote to its standard error.
+        RuntimeError: it failed; with the last lines of its standard error.
     """
     before, own_before_s = processor_time(), _children_s()
     process = subprocess.Popen(
@@ -63,13 +63,13 @@ def run_watched(command: Sequence[object], *, environment: Mapping[str, str] | N
 
 
 def _children_s() -> float:
-    """Processor time of all processes that were started from here and have ended, theirs included."""
+    """Returns the CPU time of all child processes that have ended, including their children."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def peak_bytes(pid: int | str = "self") -> int:
-    """The most memory (resident) that a process has held since it began, in bytes; 0 if it is gone."""
+    """Returns the peak resident set size of a process in bytes; 0 if it has ended."""
     return _status_bytes(pid, "VmHWM")
 
 
@@ -89,7 +89,7 @@ class _Watch(threading.Thread):
 
 
 def _family(root: int) -> list[int]:
-    """The process and all that descend from it."""
+    """Returns a process and all its descendants."""
     found, waiting = [], [root]
     while waiting:
         pid = waiting.pop()

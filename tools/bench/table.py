@@ -29,7 +29,7 @@ AT_LEAST = {"agreement"}
 
 
 def markdown_from_results(results: list[dict[str, Any]]) -> str:
-    """A table a result, each with the machine, the versions and the date under it."""
+    """Renders one table per result, with the machine, the versions and the date below it."""
     parts = [_part(result) for result in results]
     return "\n".join(parts)
 

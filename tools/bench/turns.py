@@ -1,10 +1,12 @@
-"""Candidates that are timed by turns, in another order each time, each turn in a process of its own.
+"""Times candidates in turns, in random order, each turn in a new process.
 
-In one process, threads of one runtime that spin for work disturb the next, and heaps grow together. One candidate after
-the other, a machine that warms up or gets busy favours one of them. By turns and apart, both are shared alike.
+In one process, spinning threads of one runtime disturb the next runtime, and their heaps mix. If each candidate ran all
+its turns at once, a machine that warms up or gets busy would favour one of them. Turns in separate processes distribute
+both effects equally.
 
-Where the pages of a process lie in memory makes it up to 4 % faster or slower than another of the same program, for as
-long as it lives (seen on YOLOv3-416 in INT8). So each turn has a new one, and a ratio is the median over many.
+The placement of a process's pages in memory makes it up to 4 % faster or slower than another process of the same
+program, for its lifetime (measured with YOLOv3-416 in INT8). So each turn is a new process, and a ratio is the median
+of many turns.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ __all__ = ["Candidate", "measure_by_turns"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something whose inference is timed.
+    """An engine or graph whose inference is timed.
 
     Attributes:
-        name: in the tables.
+        name: name in the tables.
         runtime: ``edgekit`` for a bundle, ``onnxruntime`` or ``openvino`` for a graph.
-        path: of the bundle or graph.
+        path: path of the bundle or graph.
     """
 
     name: str
@@ -53,26 +55,26 @@ def measure_by_turns(
     """Times ``rounds`` times ``runs`` runs of each candidate.
 
     Args:
-        candidates: the first one is what ratios are relative to.
-        feed: ``.npy`` file of the one input.
-        threads: that each candidate computes with.
-        rounds: turns of each candidate, each in a new process; a ratio is taken within each round.
-        runs: in one turn, after a second that is not counted.
+        candidates: ratios are relative to the first one.
+        feed: ``.npy`` file of the only input.
+        threads: number of threads of each candidate.
+        rounds: number of turns of each candidate, each in a new process; a ratio is computed within each round.
+        runs: number of runs per turn, after one second of warm-up.
 
     Returns:
         By name: ``median_ms``, ``p10_ms`` and ``p90_ms`` of all runs; ``ratio``, the median over rounds of this
-        candidate's median by the first one's, with its quartiles; ``others``, the share of the processors that
-        everybody else used meanwhile.
+        candidate's median divided by the first one's, with its quartiles; ``others``, the CPU load of other processes
+        as a share of all CPUs.
     """
-    answers: dict[str, list[dict[str, Any]]] = {candidate.name: [] for candidate in candidates}
+    results: dict[str, list[dict[str, Any]]] = {candidate.name: [] for candidate in candidates}
     shuffled = random.Random(0)
     for _ in range(rounds):
-        # Whoever comes after a heavy neighbour pays for its heat: nobody follows the same one every time.
+        # In random order: a candidate runs slower after one that heats the CPU.
         for candidate in shuffled.sample(candidates, len(candidates)):
-            answers[candidate.name].append(_turn(candidate, feed, threads, runs))
-    medians = {name: np.array([np.median(turn["ms"]) for turn in turns]) for name, turns in answers.items()}
+            results[candidate.name].append(_turn(candidate, feed, threads, runs))
+    medians = {name: np.array([np.median(turn["ms"]) for turn in turns]) for name, turns in results.items()}
     base = medians[candidates[0].name]
-    return {name: _summary(answers[name], medians[name] / base) for name in answers}
+    return {name: _summary(results[name], medians[name] / base) for name in results}
 
 
 def _summary(turns: Sequence[dict[str, Any]], ratios: np.ndarray) -> dict[str, Any]:

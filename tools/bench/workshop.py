@@ -1,4 +1,4 @@
-"""What is measured has to be made first: EdgeKit's bundles, the peers' graphs, and the arrays to calibrate all on."""
+"""Makes what the benchmarks measure: EdgeKit's bundles, the peers' graphs, and the calibration arrays."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MODULES = {"onnxruntime": "onnxruntime.quantization", "nncf": "nncf", "modelopt"
 
 @dataclass(frozen=True)
 class PeerGraph:
-    """A graph that a peer has quantized.
+    """A graph that a peer quantized.
 
     Attributes:
-        path: of the graph.
-        seconds: from the loaded float graph and the files of feeds to the quantized graph in memory.
+        path: path of the graph.
+        seconds: from the loaded float graph and the feed files to the quantized graph in memory.
         largest_bytes: peak of its largest process, imports included.
-        version: of the peer.
-        others: share of the processors that everybody else used meanwhile.
+        version: version of the peer.
+        others: CPU load of other processes, as a share of all CPUs.
     """
 
     path: Path
@@ -45,13 +45,13 @@ class PeerGraph:
 
 
 class Workshop:
-    """Makes things in one folder, each once a run.
+    """Makes bundles, graphs and arrays in one folder, each once per run.
 
     Args:
-        folder: a peer's graph that lies there already is taken as it is, if it was made of the same.
-        interpreters: Python interpreters in whose environments peers are looked for.
-        threads: for building and measuring.
-        quick: few images, few runs.
+        folder: output folder; a peer's graph in it is reused if it was made from the same inputs.
+        interpreters: Python interpreters whose environments may have peers.
+        threads: number of threads for building and measuring.
+        quick: whether to use few images and runs.
     """
 
     def __init__(self, folder: Path, interpreters: Sequence[Path], *, threads: int, quick: bool) -> None:
@@ -59,12 +59,12 @@ class Workshop:
         self.threads = threads
         self.quick = quick
         self._interpreters = interpreters
-        # Calibration tables of earlier runs must not be found.
+        # A cache of its own, without calibration tables of earlier runs.
         self.environment = {**os.environ, "EDGEKIT_CACHE": str(folder / "cache")}
 
     @functools.cache  # noqa: B019 - lives as long as the run
     def bundle(self, model: str, precision: str, target: str = "cpu", *options: str) -> Path:
-        """A bundle that ``edgekit build`` makes anew."""
+        """Builds a bundle with ``edgekit build``."""
         name = "-".join((Path(model).stem, precision, target, hashlib.sha256(repr(options).encode()).hexdigest()[:6]))
         output = self.folder / name
         command = [sys.executable, "-m", "edgekit", "build", model, f"--{precision}", "--target", target, *options]
@@ -72,14 +72,14 @@ class Workshop:
         return output
 
     def manifest(self, bundle: Path) -> Manifest:
-        """What the bundle says of itself."""
+        """Returns the manifest of a bundle."""
         return read_manifest(bundle)
 
     @functools.cache  # noqa: B019
     def feeds(self, source: str, images: int, bundle: Path) -> Path:
-        """Pictures of a calibration set as the bundle's engine takes them, ``.npy`` files in a folder.
+        """Writes the preprocessed images of a calibration set as ``.npy`` files, and returns their folder.
 
-        Sets that are smaller than ``images`` are shown again from the start.
+        A set with fewer than ``images`` images is repeated.
         """
         manifest = self.manifest(bundle)
         folder = self.folder / f"feeds-{Path(source).stem}-{images}-{manifest.name}"
@@ -92,28 +92,28 @@ class Workshop:
 
     @functools.cache  # noqa: B019
     def interpreter(self, peer: str) -> Path | None:
-        """The interpreter whose environment has the peer; None where there is none."""
+        """Returns the interpreter whose environment has the peer; None if there is none."""
         candidates = [Path(sys.executable)] if peer == "onnxruntime" else list(self._interpreters)
         for python in candidates:
             probe = subprocess.run([python, "-c", f"import {MODULES[peer]}"], capture_output=True)
             if probe.returncode == 0:
                 return python
-        print(f"{peer}: no interpreter of --peers can import it, left out", file=sys.stderr)
+        print(f"{peer}: skipped, no interpreter of --peers can import it", file=sys.stderr)
         return None
 
     def peer_graph(
-        self, peer: str, graph: Path, feeds: Path, images: int, suffix: str, *options: str, anew: bool = False
+        self, peer: str, graph: Path, feeds: Path, images: int, suffix: str, *options: str, fresh: bool = False
     ) -> PeerGraph:
-        """The graph as the peer quantizes it, from the same float graph and the same feeds.
+        """Returns the graph that a peer quantizes from the float graph and the feeds.
 
         Args:
-            peer: its name; the environment of one of the interpreters has it.
+            peer: name of the peer; the environment of one of the interpreters has it.
             graph: the float graph.
             feeds: folder of ``.npy`` files.
-            images: how many of them are used.
-            suffix: of the file to make.
-            options: for the peer's script.
-            anew: quantize now, because the time it takes is what counts.
+            images: number of files to use.
+            suffix: suffix of the output file.
+            options: options of the peer's script.
+            fresh: whether to quantize even if the graph exists, to measure the time.
         """
         python = self.interpreter(peer)
         assert python is not None
@@ -124,7 +124,7 @@ class Workshop:
         )
         output = self.folder / f"{peer}-{key}{suffix}"
         record = output.with_suffix(".json")
-        if anew or not record.exists():
+        if fresh or not record.exists():
             done = run_watched([python, script, graph, feeds, output, images, *options], environment=self.environment)
             facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
             record.write_text(json.dumps({**facts, "largest_bytes": done.largest_bytes, "others": done.others}))

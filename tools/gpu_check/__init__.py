@@ -1,16 +1,16 @@
-"""What EdgeKit does on a GPU that is at hand: does it work, is it right, how fast is it; all of it in one JSON.
+"""Checks EdgeKit on a GPU: whether it works, its accuracy and its speed; writes the results to one JSON file.
 
 Needs a CUDA machine, Python, a checkout, and either an environment with EdgeKit's dependencies or a folder of wheels::
 
     python -m tools.gpu_check --output result.json                    # in the present environment
-    python -m tools.gpu_check --wheels wheels/ --output result.json   # in a new one, made of what lies in wheels/
+    python -m tools.gpu_check --wheels wheels/ --output result.json   # in a new one, from the wheels in wheels/
 
-The folder of wheels is made elsewhere, for the machine's Python::
+Make the folder of wheels on another machine, for the Python of the GPU machine::
 
     pip download -d wheels -c constraints.txt pytest -r <(the extras build, cpu, tensorrt and rtx)
 
-Every step runs in a process of its own: one that fails, crashes or hangs is recorded in its own words, and the rest
-goes on. Exit status: 0 all is well, 1 a step failed, 3 there is no device. ``EDGEKIT_TEST_DATA`` names a folder with
-``yolov3-tiny/yolov3-tiny.weights`` and ``photos/``; without it weights are random, and INT8 cannot be judged by its
-detections.
+Each step runs in its own process: if it fails, crashes or hangs, its error is recorded, and the next step runs. Exit
+status: 0 all steps passed, 1 a step failed, 3 no device. ``EDGEKIT_TEST_DATA`` is a folder with
+``yolov3-tiny/yolov3-tiny.weights`` and ``photos/``; without it, weights are random, and the detections of INT8 are not
+checked.
 """

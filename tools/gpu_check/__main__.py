@@ -1,4 +1,4 @@
-"""The command line: makes the environment, runs one step after the other, writes the JSON; standard library alone."""
+"""The command line: makes the environment, runs the steps, writes the JSON; uses only the standard library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 FORMAT = 1
 LAST_LINES = 40
 
-# In order; each of them for so many seconds at most.
+# The steps in order, with their timeouts in seconds.
 STEPS = {
     "device": 120,
     "versions": 60,
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"no device: {result['steps'][name]['error']}", file=sys.stderr)
                 return NO_DEVICE
     failed = [name for name, step in result["steps"].items() if not step["ok"]]
-    print(f"{options.output}: {len(result['steps']) - len(failed)} steps are well", file=sys.stderr)
+    print(f"{options.output}: {len(result['steps']) - len(failed)} steps passed", file=sys.stderr)
     for name in failed:
         print(f"  {name}: {result['steps'][name]['error'].splitlines()[0]}", file=sys.stderr)
     return 1 if failed else 0
@@ -71,19 +71,19 @@ def main(arguments: list[str] | None = None) -> int:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.gpu_check", description="Checks EdgeKit on the GPU here.")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file")
-    parser.add_argument("--wheels", type=Path, help="make an environment of the wheels in this folder")
-    parser.add_argument("--only", action="append", choices=STEPS, help="this step alone; may come several times")
-    parser.add_argument("--quick", action="store_true", help="few runs: does it work?")
-    parser.add_argument("--commit", default="", help="of the checkout, where it has no .git")
+    parser.add_argument("--wheels", type=Path, help="make an environment from the wheels in this folder")
+    parser.add_argument("--only", action="append", choices=STEPS, help="run only this step; repeatable")
+    parser.add_argument("--quick", action="store_true", help="use few runs, as a smoke test")
+    parser.add_argument("--commit", default="", help="commit of the checkout, if it has no .git")
     return parser.parse_args(arguments)
 
 
 def _step(python: str, name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
-    """Runs a step in a process of its own; what it does to that process is recorded."""
+    """Runs a step in its own process, and records its result, exception, signal or timeout."""
     print(f"== {name}", file=sys.stderr, flush=True)
-    answer = folder / f"{name.replace(' ', '-')}.json"
-    log = answer.with_suffix(".log")
-    command = [python, "-m", "tools.gpu_check.step", name, str(answer), *(["--quick"] if quick else [])]
+    output = folder / f"{name.replace(' ', '-')}.json"
+    log = output.with_suffix(".log")
+    command = [python, "-m", "tools.gpu_check.step", name, str(output), *(["--quick"] if quick else [])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     start = time.perf_counter()
     with log.open("wb") as stream:
@@ -96,9 +96,9 @@ def _step(python: str, name: str, folder: Path, *, quick: bool) -> dict[str, Any
             died = f"not done after {STEPS[name]} s"
     seconds = round(time.perf_counter() - start, 3)
     try:
-        found = json.loads(answer.read_text())
+        found = json.loads(output.read_text())
     except (OSError, ValueError):
-        found = {"ok": False, "error": died or "it wrote no answer"}
+        found = {"ok": False, "error": died or "the step wrote no result"}
     lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
     found |= {"seconds": seconds} | ({} if found["ok"] else {"log": lines})
     places = {str(folder): "TEMPORARY", str(ROOT): "CHECKOUT", sys.prefix: "ENVIRONMENT", str(Path.home()): "HOME"}
@@ -106,7 +106,7 @@ def _step(python: str, name: str, folder: Path, *, quick: bool) -> dict[str, Any
 
 
 def _without_places(found: Any, places: dict[str, str]) -> Any:
-    """Results are published; where things lie on the machine is nobody's business."""
+    """Replaces paths of the machine, because results are published."""
     if isinstance(found, str):
         for place, name in places.items():
             found = found.replace(place, name)
@@ -118,13 +118,13 @@ def _without_places(found: Any, places: dict[str, str]) -> Any:
 
 
 def _environment(wheels: Path, folder: Path) -> tuple[str, dict[str, Any]]:
-    """A virtual environment with all projects whose wheels lie in the folder; the present one where that fails."""
+    """Makes a virtual environment from all wheels in a folder; returns the current interpreter if that fails."""
     start = time.perf_counter()
-    names = sorted({wheel.name.split("-", 1)[0] for wheel in wheels.glob("*.whl")} - {"edgekit"})
+    names = sorted({wheel.name.split("-", 1)[0] for wheel in wheels.glob("*.whl")} - {"edgekit_compiler"})
     python = folder / "venv" / "bin" / "python"
     try:
         if not names:
-            raise OSError(f"{wheels}: no wheels in it")
+            raise OSError(f"{wheels}: expected wheels, found none")
         install = [str(python), "-m", "pip", "install", "--no-index", "--no-deps", "--find-links", str(wheels), *names]
         for command in ([sys.executable, "-m", "venv", str(folder / "venv")], install):
             subprocess.run(command, check=True, capture_output=True, text=True)
@@ -150,7 +150,7 @@ def _commit() -> str:
 
 
 def _write(output: Path, result: dict[str, Any]) -> None:
-    """After every step, so that a machine that goes away leaves what was found until then."""
+    """Writes the results; called after each step, so that they survive if the machine goes away."""
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.name}.part")
     part.write_text(json.dumps(result, indent=2) + "\n")

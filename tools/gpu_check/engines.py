@@ -1,4 +1,4 @@
-"""One model as an engine of one target and precision: is it right, and how fast is it."""
+"""Checks the accuracy and the speed of an engine, for one target and precision."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from edgekit.specs import TensorSpec
 
 MODEL = "yolov3-tiny"
 
-# Greatest deviation from ONNX Runtime's FP32, as a part of the greatest output.
+# Max error against ONNX Runtime's FP32, relative to the max output.
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
 
-# Of the objects that FP32 finds, INT8 finds so many again: of the same class, and in about the same place.
+# The share of FP32's objects that INT8 has to find: with the same class, and an IoU of at least OVERLAP.
 FOUND_AGAIN = 0.8
 OVERLAP = 0.5
 SCORE = 0.3
 
 
 def check_engine(target: str, precision: str, *, quick: bool = False) -> dict[str, Any]:
-    """Builds YOLOv3-tiny, compares it with ONNX Runtime on the processor, and times it.
+    """Builds YOLOv3-tiny, compares it with ONNX Runtime on the CPU, and measures its latency.
 
     Raises:
-        EdgeKitError: it could not be built, loaded or run.
+        EdgeKitError: it cannot be built, loaded or run.
     """
     weights = trained_weights()
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def trained_weights() -> Path | None:
 
 
 def compared(session: Session, reference: Session, precision: str) -> dict[str, Any]:
-    """How far the outputs are from the reference's, and what of that is more than allowed."""
+    """Returns the errors of the outputs against the reference, and those that are above the tolerance."""
     problems = []
     errors = []
     for seed in range(3):
@@ -78,7 +78,9 @@ def compared(session: Session, reference: Session, precision: str) -> dict[str, 
     if not np.isfinite(worst):
         problems.append(f"outputs are not finite: relative errors {errors}")
     elif precision in TOLERANCE and worst > TOLERANCE[precision]:
-        problems.append(f"outputs are off by {worst:.3g} of the greatest, {TOLERANCE[precision]:g} is allowed")
+        problems.append(
+            f"outputs: expected an error of at most {TOLERANCE[precision]:g} of the max output, got {worst:.3g}"
+        )
     photos = photos_at_hand() if session.manifest.task == "detect" else []
     if photos:
         found, total = found_again(session, reference, photos)
@@ -91,24 +93,24 @@ def compared(session: Session, reference: Session, precision: str) -> dict[str, 
 
 
 def photos_at_hand() -> list[Path]:
-    """Photographs that the trained weights find something in, where both are here."""
+    """Returns photos with objects that the trained weights detect; empty without trained weights."""
     return sorted((Path(os.environ["EDGEKIT_TEST_DATA"]) / "photos").glob("*.jpg")) if trained_weights() else []
 
 
 def random_inputs(specs: Iterable[TensorSpec], seed: int) -> dict[str, np.ndarray]:
-    """Pictures of noise, from 0 to 1, one at a time."""
+    """Returns images of noise from 0 to 1, with batch 1."""
     random = np.random.default_rng(seed)
     shapes = {spec.name: [size if isinstance(size, int) else 1 for size in spec.shape] for spec in specs}
     return {spec.name: random.random(shapes[spec.name]).astype(spec.dtype) for spec in specs}
 
 
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
-    """The greatest deviation, as a part of the greatest value."""
+    """Returns the max error, relative to the max expected value."""
     return float(np.abs(got.astype(np.float64) - expected).max() / max(np.abs(expected).max(), 1e-30))
 
 
 def found_again(session: Session, reference: Session, photos: Iterable[Path]) -> tuple[int, int]:
-    """How many of the objects that the reference finds the session finds too, and how many there are."""
+    """Returns how many of the reference's objects the session finds, and the number of the reference's objects."""
     found = total = 0
     for photo in photos:
         got = session.detect(photo, score_threshold=SCORE / 2)
@@ -119,7 +121,7 @@ def found_again(session: Session, reference: Session, photos: Iterable[Path]) ->
 
 
 def matches(got: Detections, expected: Detections) -> int:
-    """How many objects of ``expected`` have one of the same class in about the same place in ``got``, each its own."""
+    """Counts objects of ``expected`` with a match in ``got``: one to one, same class, IoU of at least OVERLAP."""
     left = list(range(len(got)))
     count = 0
     for box, label in zip(expected.boxes, expected.labels, strict=True):
@@ -138,10 +140,10 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def timed(session: Session, *, runs: int) -> dict[str, Any]:
-    """Where the time goes, with CUDA graphs and without, and how many frames a second a stream makes."""
+    """Measures the parts of a run with and without CUDA graphs, and the frames per second of a stream."""
     engine = session._engine
     if not isinstance(engine, TensorRtEngine):
-        raise EdgeKitError(f"expected an engine of TensorRT's, got {type(engine).__name__}")
+        raise EdgeKitError(f"expected a TensorRT engine, got {type(engine).__name__}")
     feeds = random_inputs(session.inputs, 0)
     with_graphs = engine.use_graphs
     figures: dict[str, Any] = {}

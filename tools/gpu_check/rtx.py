@@ -1,4 +1,4 @@
-"""TensorRT-RTX on a GPU that it may not list: which engines load here, and how fast the second start is."""
+"""Checks TensorRT-RTX on a GPU that it may not support: which engines load, and how fast the second start is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.gpu_check.engines import MODEL, random_inputs, relative_error, traine
 
 
 def try_all_ways() -> dict[str, Any]:
-    """Builds for several compute capabilities and tries each here; that some fail is a result, and no problem."""
+    """Builds for several compute capabilities and tries each here; a failure is a result, not an error."""
     major, minor = device_properties().compute_capability
     here = 10 * major + minor
     ways: dict[str, Mapping[str, Any]] = {
@@ -46,7 +46,7 @@ def _reference(folder: Path) -> Path:
 
 
 def _tried(output: Path, way: dict[str, Any], feeds: Any, expected: Any) -> dict[str, Any]:
-    """Loads past the check of the manifest, since what the library itself says is what is asked."""
+    """Loads the engine without checking the manifest, to get the library's own result."""
     result: dict[str, Any] = {}
     try:
         start = time.perf_counter()
@@ -76,7 +76,7 @@ def _tried(output: Path, way: dict[str, Any], feeds: Any, expected: Any) -> dict
 
 
 def second_start() -> dict[str, Any]:
-    """Loads and runs an engine three times: without the runtime cache, with it, and with one that is damaged."""
+    """Loads and runs an engine three times: without the runtime cache, with it, and with a damaged one."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = edgekit.build(MODEL, precision="fp16", target="tensorrt-rtx", output=Path(folder) / "e", profile=False)
         plan = bundle / read_manifest(bundle).engine
@@ -85,7 +85,7 @@ def second_start() -> dict[str, Any]:
         size = cache.stat().st_size if cache.is_file() else 0
         cache.write_bytes(b"damaged")
         seconds.append(_start(plan))
-    problems = [] if size else ["no runtime cache was kept beside the plan"]
+    problems = [] if size else ["no runtime cache was written next to the plan"]
     names = ("first_start_s", "second_start_s", "damaged_cache_start_s")
     return dict(zip(names, seconds, strict=True)) | {"cache_bytes": size, "problems": problems}
 

@@ -1,4 +1,4 @@
-"""The process of one step, ``python -m tools.gpu_check.step NAME ANSWER``: writes what it found or why it failed."""
+"""The process of one step, ``python -m tools.gpu_check.step NAME OUTPUT``: writes its result or its error."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Step = Callable[[bool], dict[str, Any]]
 
 
 def main(arguments: list[str]) -> int:
-    name, answer, *rest = arguments
+    name, output, *rest = arguments
     try:
         found: dict[str, Any] = {"ok": True, "figures": steps()[name]("--quick" in rest)}
         problems = found["figures"].pop("problems", [])
         if problems:
             found |= {"ok": False, "error": "\n".join(problems)}
-    except Exception as e:  # whatever it is, it is the step's result
+    except Exception as e:  # any exception is the step's result
         found = {"ok": False, "error": str(e) or type(e).__name__, "kind": type(e).__name__}
         traceback.print_exc()
-    Path(answer).write_text(json.dumps(found))
+    Path(output).write_text(json.dumps(found))
     return 0 if found["ok"] else 1
 
 
 def steps() -> dict[str, Step]:
-    """Every step by name; what it needs is imported when it is run."""
+    """Returns the steps by name; each imports what it needs when it runs."""
     return {
         "device": _device,
         "versions": _versions,

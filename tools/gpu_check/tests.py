@@ -1,4 +1,4 @@
-"""Runs ``tests/gpu`` and counts."""
+"""Runs ``tests/gpu`` and counts the results."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_tests() -> dict[str, Any]:
-    """How many tests passed, failed and were skipped, and what those say that did not pass.
+    """Returns the numbers of passed, failed and skipped tests, and the messages of those that did not pass.
 
     Raises:
-        RuntimeError: pytest did not get as far as running one.
+        RuntimeError: pytest ran no tests.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -32,7 +32,7 @@ def run_tests() -> dict[str, Any]:
 
 
 def counted(report: ElementTree.Element) -> dict[str, Any]:
-    """What is in a JUnit report; failures are the problems."""
+    """Returns the results of a JUnit report; failures are its problems."""
     counts: Counter[str] = Counter()
     messages: dict[str, dict[str, str]] = {"failed": {}, "skipped": {}}
     for case in report.iter("testcase"):

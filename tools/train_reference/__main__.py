@@ -27,19 +27,19 @@ from edgekit.recipe.schema import load_recipe
 from edgekit.training.fit import Epoch
 from edgekit.training.train import train_model
 
-MOST_SECONDS = 600.0
+MAX_SECONDS = 600.0
 LIBRARIES = ("edgekit", "torch", "onnxruntime", "scikit-learn", "pycocotools")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the figure that it is judged by, and what is asked of it.
+    """A model, its figure, and its targets.
 
     Attributes:
-        model: the recipe, which names the data set and how it is trained.
-        figure: by the names of `edgekit.evaluation.evaluate.FIGURES`.
-        at_least: what FP32 has to reach, 0 to 1.
-        may_lose: what INT8 may have less, in points of a hundred.
+        model: the recipe, which has the data set and the training options.
+        figure: a key of `edgekit.evaluation.evaluate.FIGURES`.
+        at_least: min figure of FP32, 0 to 1.
+        may_lose: max loss of INT8, in percentage points.
     """
 
     model: str
@@ -60,18 +60,18 @@ CASES = (
     "--only",
     multiple=True,
     type=click.Choice([case.model for case in CASES]),
-    help="Models to take; all without it; repeatable.",
+    help="Train only this model; repeatable.",
 )
-@click.option("--threads", default=2, show_default=True, help="Threads to train on.")
+@click.option("--threads", default=2, show_default=True, help="Number of training threads.")
 @click.option(
     "--keep",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder for weights and engines. Weights that it holds already are measured as they are.",
+    help="Folder for weights and engines. Weights that are already there are measured without training.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="File to write the results to.")
 def train_reference(only: tuple[str, ...], threads: int, keep: Path | None, json_file: Path | None) -> None:
-    """Exits with 1 if a model missed what is asked of it."""
+    """Exits with 1 if a model misses a target."""
     torch.set_num_threads(threads)
     results = []
     with ExitStack() as stack:
@@ -114,7 +114,7 @@ def _result(case: Case, folder: Path, threads: int, progress: Progress) -> dict[
         "int8": int8,
         "lost": lost,
         "seconds": trained["seconds"],
-        "reached": fp32 >= case.at_least and lost <= case.may_lose and trained["seconds"] <= MOST_SECONDS,
+        "reached": fp32 >= case.at_least and lost <= case.may_lose and trained["seconds"] <= MAX_SECONDS,
         "examples": engines["fp32"].examples,
         "epochs": trained["epochs"],
         "threads": trained["threads"],
@@ -125,7 +125,7 @@ def _result(case: Case, folder: Path, threads: int, progress: Progress) -> dict[
 
 
 def _trained(case: Case, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Trains, or finds weights that were trained before; how that went stands beside them."""
+    """Trains the model, or uses the weights and the training record in the folder."""
     weights, record = folder / f"{case.model}.safetensors", folder / f"{case.model}.json"
     if weights.exists() and record.exists():
         found: dict[str, Any] = json.loads(record.read_text())
@@ -157,7 +157,7 @@ def _version(name: str) -> str:
 
 
 def markdown_from_results(results: list[dict[str, Any]]) -> str:
-    """The table, with what was to be reached beside what was not."""
+    """Renders the table; a figure that misses its target is shown with the target."""
     lines = [
         "| model | data | trained in | measured by | FP32 | INT8 | lost |",
         "| --- | --- | ---: | --- | ---: | ---: | ---: |",
@@ -166,7 +166,7 @@ def markdown_from_results(results: list[dict[str, Any]]) -> str:
         title = FIGURES[result["figure"]].title
         reached = _unless(result["fp32"] >= result["at_least"], f"≥ {100 * result['at_least']:.0f} %")
         kept = _unless(result["lost"] <= result["may_lose"], f"≤ {result['may_lose']:g}")
-        quick = _unless(result["seconds"] <= MOST_SECONDS, f"≤ {MOST_SECONDS:.0f} s")
+        quick = _unless(result["seconds"] <= MAX_SECONDS, f"≤ {MAX_SECONDS:.0f} s")
         lines.append(
             f"| `{result['model']}` | {result['data']}, {result['examples']} | {result['seconds']:.0f} s{quick} "
             f"| {title} | {100 * result['fp32']:.2f} %{reached} | {100 * result['int8']:.2f} % "

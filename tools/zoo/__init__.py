@@ -1,1 +1,1 @@
-"""Every recipe there is, and other people's models, built through the command line: `python -m tools.zoo`."""
+"""Builds every recipe and third-party models through the command line: `python -m tools.zoo`."""

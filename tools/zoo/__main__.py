@@ -1,4 +1,4 @@
-"""The command line: builds every case, and prints what passed, what failed and why, and how long each took."""
+"""The command line: builds every case, and prints the results, the reasons of failures and the durations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 @dataclass(frozen=True)
 class Result:
-    """How a build went: ``passed``, ``failed`` or ``skipped``, in how many seconds, and what there is to say of it."""
+    """The result of a build: ``passed``, ``failed`` or ``skipped``, the duration in seconds, and a text."""
 
     name: str
     precision: str
@@ -42,12 +42,12 @@ class Result:
     text: str
 
 
-@click.command(help="Build every recipe, and models of others, through the command line.")
+@click.command(help="Build every recipe and third-party models through the command line.")
 @click.option("--target", default="tensorrt-rtx", show_default=True, help="Backend to build for.")
-@click.option("--only", default="*", metavar="PATTERN", help="Models to build, as in 'yolo*'.")
-@click.option("--recipes", is_flag=True, help="Build EdgeKit's own recipes alone.")
-@click.option("--precision", type=click.Choice(list(DTYPES)), help="Build in this precision alone.")
-@click.option("--batch", type=click.Choice(["fixed", "open"]), help="Build with such a batch, or such sizes, alone.")
+@click.option("--only", default="*", metavar="PATTERN", help="Models to build, such as 'yolo*'.")
+@click.option("--recipes", is_flag=True, help="Build only EdgeKit's recipes.")
+@click.option("--precision", type=click.Choice(list(DTYPES)), help="Build only in this precision.")
+@click.option("--batch", type=click.Choice(["fixed", "open"]), help="Build only with fixed or dynamic (open) sizes.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="File to write the results to.")
 def zoo(
     target: str, only: str, recipes: bool, precision: str | None, batch: str | None, json_file: Path | None
@@ -79,14 +79,14 @@ def _result(case: Case, target: str) -> Result:
         output = Path(folder) / "engine"
         command = [sys.executable, "-m", "edgekit", "build", *_prepared(case, Path(folder)), f"--{case.precision}"]
         command += ["--target", target, "-o", str(output), *case.options]
-        # On the processor a build is as a user has it, measured beside FP32.
+        # A build for the CPU has its default options, with measurement and an FP32 engine.
         if backend(target).on_gpu:
             command += ["--no-profile", *(FEW_IMAGES if case.precision == "int8" else ())]
         started = time.perf_counter()
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         except subprocess.TimeoutExpired:
-            return result("failed", PATIENCE_S, "took too long")
+            return result("failed", PATIENCE_S, "timed out")
         seconds = time.perf_counter() - started
         if done.returncode != 0:
             return result("failed", seconds, _last_words(done.stderr))
@@ -98,7 +98,7 @@ def _result(case: Case, target: str) -> Result:
 
 
 def _prepared(case: Case, folder: Path) -> list[str]:
-    """The model, and what it is calibrated on where photographs will not do."""
+    """Returns the model argument, and the calibration option if photos do not suit the model."""
     model = case.model
     if case.light:
         model = str(folder / f"{case.name}.onnx")
@@ -115,30 +115,30 @@ def _prepared(case: Case, folder: Path) -> list[str]:
 
 
 def _wrong(case: Case, manifest: Manifest, output: Path) -> str:
-    """What is not as it was asked for; nothing where all is."""
+    """Returns the first difference from the request, or an empty string."""
     if not manifest.engine or not (output / manifest.engine).stat().st_size:
-        return "there is no engine"
+        return "no engine"
     if not manifest.layers.get(DTYPES[case.precision]):
         return f"no layer is in {DTYPES[case.precision]}: {manifest.layers}"
     if case.batch == "open" and not manifest.shapes:
-        return "no size is open"
+        return "no dynamic size"
     return ""
 
 
 def _noise(manifest: Manifest, output: Path) -> str:
-    """INT8's signal to noise, where it was measured or computed."""
+    """Returns the SQNR of INT8, if it was measured or computed."""
     report = build_report_from_bundle(output)
     measured = (report.facts.get("sqnr_db") or {}) if report is not None else {}
     if measured:
         return f"; signal to noise {min(measured.values()):.1f} dB"
-    told = [note.rpartition(": ")[2] for note in manifest.notes if note.startswith("INT8's signal to noise")]
-    return f"; signal to noise {told[0]}" if told else ""
+    noted = [note.rpartition(": ")[2] for note in manifest.notes if note.startswith("INT8's signal to noise")]
+    return f"; signal to noise {noted[0]}" if noted else ""
 
 
 def _last_words(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("error:")]
-    return (told or lines or ["it said nothing"])[-1].removeprefix("error: ")
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or ["no output"])[-1].removeprefix("error: ")
 
 
 def _table(results: list[Result]) -> Table:

@@ -1,4 +1,4 @@
-"""What is built: recipes by name, models that packages bring as ONNX files, and modules of PyTorch's own."""
+"""Lists the builds: recipes, ONNX files from installed packages, and PyTorch modules."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Case:
     """One build.
 
     Attributes:
-        name: of the model.
-        model: what `edgekit build` is given; empty where the package that brings it is not installed.
+        name: name of the model.
+        model: argument of `edgekit build`; empty if the package with the model is not installed.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        options: besides.
-        needs: the package that brings the model.
-        samples: what it is calibrated on instead of photographs: ``bytes``, or writing of that size: ``320x48``.
-        light: its weights have to be drawn first.
-        own: it is a recipe.
+        options: further options.
+        needs: the package that contains the model.
+        samples: calibration data instead of photos: ``bytes``, or the size of images of text: ``320x48``.
+        light: whether its weights have to be generated first.
+        own: whether it is a recipe.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Case:
 
     @property
     def batch(self) -> str:
-        """``open`` where the engine takes several sizes of batches, or of its inputs, else ``fixed``."""
+        """``open`` if the engine has a dynamic batch or dynamic input sizes, else ``fixed``."""
         return "open" if any(RANGE.search(option) for option in self.options) else "fixed"
 
 
@@ -83,7 +83,7 @@ FOREIGN: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 def cases(known: Collection[Precision]) -> Iterator[Case]:
-    """All builds: INT8 and the fastest float that is known; fixed sizes, and open ones where the model has them."""
+    """Yields all builds: in INT8 and the fastest known float type; with fixed sizes, and dynamic ones if possible."""
     floats = [precision for precision in (Precision.FP16, Precision.FP32) if precision in known]
     precisions = [str(precision) for precision in (*floats[:1], Precision.INT8)]
     for name in recipe_names():

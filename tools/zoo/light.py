@@ -1,4 +1,4 @@
-"""onnx's light test models with weights drawn at random: as they come, each weight is one number over and over."""
+"""Writes onnx's light test models with random weights; the originals have constant weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import onnx
 __all__ = ["write_with_weights"]
 
 FACTORS = {("BatchNormalization", 1), ("BatchNormalization", 4), ("Mul", 1)}
-"""Inputs that are multiplied with, or divided by, and so are around 1."""
+"""Inputs that are factors or divisors, and so have values near 1."""
 
 
 def write_with_weights(light: Path, place: Path, seed: int = 0) -> None:
-    """Writes the model with an initializer in the place of each ConstantOfShape: He's normal, small biases."""
+    """Writes the model with an initializer for each ConstantOfShape: He normal weights, small biases."""
     model = onnx.load(light)
     random = np.random.default_rng(seed)
     shapes = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -29,13 +29,13 @@ def write_with_weights(light: Path, place: Path, seed: int = 0) -> None:
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
     del model.graph.node[:]
     model.graph.node.extend(kept)
-    # Before version 4, every initializer had to be an input as well.
+    # Before IR version 4, every initializer had to be an input too.
     model.ir_version = max(model.ir_version, 4)
     onnx.save(model, place)
 
 
 def _readers(model: onnx.ModelProto) -> dict[str, tuple[str, int]]:
-    """Operator and place of who reads each value, behind Unsqueeze."""
+    """Returns the operator and the input index that reads each value, after an Unsqueeze if there is one."""
     readers: dict[str, tuple[str, int]] = {}
     for node in reversed(model.graph.node):
         for place, name in enumerate(node.input):

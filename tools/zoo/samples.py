@@ -1,4 +1,4 @@
-"""What models are calibrated on that photographs tell nothing: writing, and the bytes of files."""
+"""Writes calibration data for models that photos do not suit: images of text, and the bytes of files."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ LINES = (
 
 
 def write_texts(folder: Path, *, width: int, height: int) -> None:
-    """Writes a picture a line, the line so large that it fills the picture's width or height."""
+    """Writes one image per line of text, which fills the image's width or height."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, line in enumerate(LINES):
         shade = 255 - 16 * i
-        picture = Image.new("RGB", (width, height), (shade, shade, 255 - 8 * i))
-        draw = ImageDraw.Draw(picture)
+        image = Image.new("RGB", (width, height), (shade, shade, 255 - 8 * i))
+        draw = ImageDraw.Draw(image)
         font = ImageFont.load_default(size=min(int(0.7 * height), int(1.9 * width / len(line))))
         rows = max(1, int(height // (1.5 * font.size)))
         for row in range(rows):
             place = (width // 2, int((row + 0.5) * height / rows))
             draw.text(place, LINES[(i + row) % len(LINES)] if rows > 1 else line, (16 * i, 0, 0), font, anchor="mm")
-        picture.save(folder / f"{i}.png")
+        image.save(folder / f"{i}.png")
 
 
 def write_bytes(folder: Path) -> None:
-    """Writes the first and the last 1024 bytes of files that lie here, as Magika reads them; 256 is none."""
+    """Writes the first and last 1024 bytes of files in this folder, in Magika's input format; 256 is padding."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, file in enumerate(sorted(Path(__file__).parent.glob("*.py"))):
         content = np.frombuffer(file.read_bytes(), np.uint8).astype(np.int32)

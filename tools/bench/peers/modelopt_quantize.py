@@ -1,4 +1,4 @@
-"""Quantizes a float ONNX graph by NVIDIA ModelOpt; prints what it took as JSON. Runs where ModelOpt is installed.
+"""Quantizes a float ONNX graph with NVIDIA ModelOpt; prints the time as JSON. Needs an environment with ModelOpt.
 
 Called as ``python modelopt_quantize.py GRAPH FEEDS OUTPUT IMAGES [entropy|max]``. All other settings are its defaults.
 """

@@ -1,4 +1,4 @@
-"""Quantizes a float ONNX graph by NNCF; prints what it took as JSON. Runs in an environment that has NNCF.
+"""Quantizes a float ONNX graph with NNCF; prints the time as JSON. Needs an environment with NNCF.
 
 Called as ``python nncf_quantize.py GRAPH FEEDS OUTPUT IMAGES [--float-heads]``: ``FEEDS`` is a folder of ``.npy``
 files; the suffix of ``OUTPUT`` chooses NNCF's backend, ``.onnx`` or ``.xml`` (OpenVINO). All settings are its defaults.
@@ -43,7 +43,7 @@ def main(graph: Path, feeds: Path, output: Path, images: int, float_heads: bool)
 
 
 def _product(node: Any) -> str:
-    """The convolution that an output comes from; its bias is an operator of its own."""
+    """Returns the convolution that computes an output; its bias is a separate operator."""
     while node.get_type_name() != "Convolution":
         node = node.input_value(0).get_node()
     return str(node.get_friendly_name())

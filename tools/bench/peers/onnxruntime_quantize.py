@@ -1,4 +1,4 @@
-"""Quantizes a float ONNX graph by ONNX Runtime's own ``quantize_static``; prints what it took as JSON.
+"""Quantizes a float ONNX graph with ONNX Runtime's ``quantize_static``; prints the time as JSON.
 
 Called as ``python onnxruntime_quantize.py GRAPH FEEDS OUTPUT IMAGES [--float-heads]``: uint8 activations by
 minmax, int8 weights by channel, Q/DQ format, as its documentation advises for x86.
