@@ -48,7 +48,7 @@ def no_gpu() -> None:
 def test_a_machine_without_nvidias_driver_is_told_so() -> None:
     pytest.importorskip("cuda.bindings")
     for ask in (cuda.driver, cuda.device_properties, cuda.driver):
-        with pytest.raises(BackendUnavailable, match=r"libcuda\.so\.1, which is not here") as caught:
+        with pytest.raises(BackendUnavailable, match=r"libcuda\.so\.1, which was not found") as caught:
             ask()
         assert "install NVIDIA's driver" in caught.value.hint and caught.value.exit_code == 3
 
@@ -57,7 +57,7 @@ def test_a_machine_without_nvidias_driver_is_told_so() -> None:
 def test_a_machine_without_either_package_is_told_both(monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("cuda", "cuda.bindings", "pycuda", "pycuda.driver"):
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(BackendUnavailable, match="'cuda-bindings' or 'pycuda', and neither works here") as caught:
+    with pytest.raises(BackendUnavailable, match="'cuda-bindings' or 'pycuda', but neither works here") as caught:
         cuda.driver()
     assert "pip install 'cuda-bindings" in caught.value.hint and "pip install pycuda" in caught.value.hint
 
@@ -132,7 +132,7 @@ def test_a_driver_that_shows_no_device_is_unavailable(fake_libcuda: Path) -> Non
     pytest.importorskip("cuda.bindings")
     done = whole_life(fake_libcuda, FAKE_CUDA_NO_DEVICE="1")
     assert done.returncode == 3
-    assert done.stdout.startswith("BackendUnavailable CUDA finds no device that works")
+    assert done.stdout.startswith("BackendUnavailable CUDA finds no working device")
 
 
 # What is lent, and given back.
