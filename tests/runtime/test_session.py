@@ -52,7 +52,7 @@ def test_error_on_wrong_input_shape(session):
         "build it with --shape 320x256",
     )
     _, hint = message_and_hint(session, {"images": ones(3, 416, 416)})
-    assert hint == "add the batch's axis: array[None]"
+    assert hint == "add the batch axis: array[None]"
     _, hint = message_and_hint(session, {"images": ones(1, 1, 416, 416)})
     assert "edgekit build yolov3-tiny" in hint
 
@@ -69,7 +69,7 @@ def test_error_on_missing_and_unknown_inputs(session):
     assert message == "unknown input 'image'" and hint == "did you mean images?"
     message, hint = message_and_hint(session, {})
     assert message == "input 'images': expected float32 (1, 3, 416, 416), got nothing"
-    assert hint == "given: no input at all"
+    assert hint == "given inputs: none"
 
 
 def test_error_on_what_is_no_array_or_no_dictionary(session):
@@ -81,8 +81,8 @@ def test_error_on_what_is_no_array_or_no_dictionary(session):
 
 def test_error_when_a_named_dimension_has_two_sizes(adder):
     message, hint = message_and_hint(adder, {"left": ones(3, 4), "right": np.arange(2)})
-    assert message == "input 'right': expected int64 (N,), got (2,): 'N' is 3 at an input before"
-    assert hint == "dimensions of one name have one size in a run"
+    assert message == "input 'right': expected int64 (N,), got (2,): 'N' is 3 in another input"
+    assert hint == "dimensions with the same name must have the same size in a run"
 
 
 def test_closed_session_is_closed_once_and_refuses_to_run(engine, detector):
@@ -92,7 +92,7 @@ def test_closed_session_is_closed_once_and_refuses_to_run(engine, detector):
     session.close()
     assert engine.closed == 1 and "closed" in repr(session)
     message, _ = message_and_hint(session, {"images": ones(1, 3, 416, 416)})
-    assert message == "session of 'yolov3-tiny': expected an open one, got a closed one"
+    assert message == "'yolov3-tiny': expected an open session, got a closed one"
 
 
 def test_context_closes_the_engine_after_an_error_too(engine, detector):
@@ -159,13 +159,13 @@ def test_detect_is_preprocess_run_and_postprocess(session):
 def test_error_names_the_task_of_an_engine_that_is_no_detector(adder):
     with pytest.raises(RunError, match="'adder': expected a detector, got an engine for task 'tensor'"):
         adder.detect(PICTURE)
-    with pytest.raises(RunError, match="expected an engine that takes pictures, .* with the inputs left, right"):
+    with pytest.raises(RunError, match="expected an engine that takes images, .* with the inputs left, right"):
         adder.preprocess(PICTURE)
 
 
 def test_error_on_pictures_for_an_engine_that_takes_several_at_once(engine, detector):
     engine.inputs = (TensorSpec("images", "float32", (4, 3, 416, 416)),)
-    with pytest.raises(RunError, match="one picture at a time, got an engine built for 4"):
+    with pytest.raises(RunError, match="expected an engine with batch size 1, got one built for 4"):
         Session(engine, detector).detect(PICTURE)
 
 
