@@ -442,9 +442,10 @@ def _fitting(preprocess: Preprocess, spec: TensorSpec) -> Preprocess:
         for layout in sorted(places, key=lambda layout: layout != preprocess.layout):
             if all(wanted in (0, size) for wanted, size in zip(places[layout], spec.shape, strict=True)):
                 return msgspec.structs.replace(preprocess, layout=layout)
+    channels = "1 channel" if preprocess.channels == 1 else f"{preprocess.channels} channels"
     raise UsageError(
-        f"preprocessing with color={preprocess.color}: expected a float32 input with 4 dimensions and "
-        f"{preprocess.channels} channels, got {spec}",
+        f"preprocessing with color={preprocess.color}: expected a float32 input with 4 dimensions and {channels}, "
+        f"got {spec}",
         hint="for one channel: --preprocess color=gray --preprocess mean=0 --preprocess std=1"
         if preprocess.channels == 3
         else "",

@@ -274,7 +274,7 @@ def test_a_model_that_came_quantized_is_built_and_not_quantized_again(classifier
     assert manifest.layers == {"int8": 4}
     assert manifest.calibration is None and not (place / "calibration.json").exists()
     assert "calibrating" not in noted.stages and "quantizing" not in noted.stages
-    assert [note for note in manifest.notes if "the model came quantized and is built as it is" in note]
+    assert [note for note in manifest.notes if "the model is already quantized and is built unchanged" in note]
     inputs = random_inputs(2, x=(1, 3, 32, 32))
     np.testing.assert_allclose(
         answers_of(place, inputs)[0]["y"], reference_answers(model, inputs)[0]["y"], rtol=0.1, atol=0.02

@@ -1,4 +1,4 @@
-"""What a model is calibrated on: what is named, by whom it is named, and what is taken where nobody names anything."""
+"""The calibration inputs of a model: from the user, from the recipe, or the defaults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Heard(Silent):
 
 @pytest.fixture
 def pictures(tmp_path: Path, write_classifier: Callable[..., Path]) -> LoadedModel:
-    """A model that takes pictures, as it comes from an ONNX file."""
+    """A model from an ONNX file that takes images."""
     graph = graph_from_onnx(write_classifier(tmp_path / "classifier.onnx"))
     return LoadedModel(
         name="classifier",
@@ -56,14 +56,14 @@ def asked(**fields: object) -> CalibrationConfig:
 def test_photographs_are_taken_where_nobody_names_a_set(pictures: LoadedModel) -> None:
     heard = Heard()
     assert calibration_inputs(pictures, asked(calib_images=3), heard).name == "sample"
-    assert "shipped set 'sample' of 3 pictures" in heard.notes[0]
+    assert "shipped set 'sample' of 3 images" in heard.notes[0]
 
 
 def test_random_numbers_are_taken_where_no_picture_goes_in(pictures: LoadedModel) -> None:
     heard = Heard()
     found = calibration_inputs(replace(pictures, preprocess=None, num_values={"ids": 9}), asked(), heard)
     assert isinstance(found, RandomInputs)
-    assert "its accuracy is not" in heard.notes[0]
+    assert "the accuracy is not" in heard.notes[0]
     arrays = next(found.feeds([TensorSpec("ids", "int64", (1, 200))], None))[1]
     assert arrays["ids"].max() == 8
 

@@ -108,9 +108,9 @@ def test_a_recipe_brings_all_that_is_known_of_it(source: Callable[..., LoadedMod
         ({"shape": (8, 300)}, "multiples of 32, got 8x300", "--shape 32x288"),
         ({"shape": (1, 4, 96, 96)}, "expects 3 channels, got 4", "--shape HxW"),
         ({"input": {"": (1, 3, 96, 96)}}, "--input does not go with the recipe", "--shape"),
-        ({"weights": "coca"}, "got 'coca', which is neither", "did you mean coco?"),
-        ({"weights": "gone.weights"}, "got 'gone.weights', which is neither", "known: coco"),
-        ({"preprocess": {"color": "gray", "mean": [0.0], "std": [1.0]}}, "that of the channels is 1, got", ""),
+        ({"weights": "coca"}, "weight set of yolov3-tiny, got 'coca'", "did you mean coco?"),
+        ({"weights": "gone.weights"}, "weight set of yolov3-tiny, got 'gone.weights'", "known: coco"),
+        ({"preprocess": {"color": "gray", "mean": [0.0], "std": [1.0]}}, "4 dimensions and 1 channel, got", ""),
         ({"preprocess": {"color": "gray"}}, "expected 1 numbers, one per channel of 'gray', got", "mean=0 and"),
     ],
 )
@@ -129,11 +129,11 @@ def test_an_option_that_a_recipe_cannot_have_is_named_at_once(
         (
             "lenet",
             {"shape": (28, 28)},
-            "lenet, made for 1x1x32x32, cannot take 1x1x28x28: ",
+            "lenet expects 1x1x32x32, got 1x1x28x28, which cannot be exported: ",
             "leave it out",
         ),
-        ("linear-regression", {"shape": (1, 12)}, "cannot take", "recipe of your own"),
-        ("transformer-tiny", {"input": {"source": (1, 12)}}, "--input does not go with the", "recipe of your own"),
+        ("linear-regression", {"shape": (1, 12)}, "cannot be exported", "your own recipe"),
+        ("transformer-tiny", {"input": {"source": (1, 12)}}, "--input does not go with the", "your own recipe"),
     ],
 )
 def test_a_shape_that_a_recipe_cannot_take_is_told_with_what_can_be_done(
@@ -159,7 +159,7 @@ def test_an_onnx_file_is_optimized_and_its_picture_guessed(
     assert model.preprocess == Preprocess()
     assert model.origin.kind == "onnx" and len(model.origin.sha256) == 64
     assert model.stats.macs > 0
-    assert [note for note in noted.notes if "taken for a picture: RGB, from 0 to 1" in note]
+    assert [note for note in noted.notes if "assumed to be an image: RGB, from 0 to 1" in note]
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 16, 18, 21])
@@ -225,7 +225,7 @@ def test_the_layout_is_seen_in_the_shape(
     assert source(tmp_path / "nhwc.onnx").preprocess == Preprocess(layout="nhwc")
     got = source(tmp_path / "nhwc.onnx", preprocess={"mean": (0.5, 0.5, 0.5)}).preprocess
     assert got == Preprocess(layout="nhwc", mean=(0.5, 0.5, 0.5))
-    with pytest.raises(UsageError, match=r"that of the channels is 1, got x: float32 \(1, 32, 32, 3\)"):
+    with pytest.raises(UsageError, match=r"4 dimensions and 1 channel, got x: float32 \(1, 32, 32, 3\)"):
         source(tmp_path / "nhwc.onnx", preprocess={"color": "gray", "mean": (0.0,), "std": (1.0,)})
 
 

@@ -34,7 +34,7 @@ def test_products_are_built_in_half_and_the_error_is_told(precision: str, layers
     manifest = read_manifest(bundle)
     assert manifest.layers == layers
     assert {spec.dtype for spec in (*manifest.inputs, *manifest.outputs)} == {"float32"}
-    assert any(note.startswith(f"{precision.upper()}'s largest relative error") for note in manifest.notes)
+    assert any(note.startswith(f"largest relative error of {precision.upper()}") for note in manifest.notes)
 
 
 def test_inputs_and_outputs_are_half_where_that_is_asked() -> None:

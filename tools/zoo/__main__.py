@@ -126,12 +126,12 @@ def _wrong(case: Case, manifest: Manifest, output: Path) -> str:
 
 
 def _noise(manifest: Manifest, output: Path) -> str:
-    """INT8's signal to noise, where it was measured or computed."""
+    """Returns INT8's signal-to-noise ratio, if it was measured or computed."""
     report = build_report_from_bundle(output)
     measured = (report.facts.get("sqnr_db") or {}) if report is not None else {}
     if measured:
         return f"; signal to noise {min(measured.values()):.1f} dB"
-    told = [note.rpartition(": ")[2] for note in manifest.notes if note.startswith("INT8's signal to noise")]
+    told = [note.rpartition(": ")[2] for note in manifest.notes if note.startswith(("INT8 signal", "INT8's signal"))]
     return f"; signal to noise {told[0]}" if told else ""
 
 
