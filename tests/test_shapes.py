@@ -59,9 +59,14 @@ def test_a_shape_without_a_name_is_the_first_inputs() -> None:
         ((PICTURE,), {}, r"input x: float32 \(N, 3, h, w\): .* none for h and w", "--input x:1x3x224x224"),
         ((IDS,), {}, "none for length", "--input ids:1x128"),
         ((IDS,), {"inputs": {"idx": (1, 2)}}, "the model has no input 'idx'", "did you mean ids?"),
-        ((PICTURE,), {"inputs": {"x": (1, 4, 8, 8)}}, "fits x: float32 .*, got 1x4x8x8", "only names can be given"),
-        ((PICTURE,), {"inputs": {"x": (3, 8, 8)}}, "got 3x8x8", "only names can be given"),
-        ((PICTURE,), {"shape": (8,)}, r"expected HxW of a picture, or all 4 sizes of \(N, 3, h, w\), got 8", ""),
+        (
+            (PICTURE,),
+            {"inputs": {"x": (1, 4, 8, 8)}},
+            "fits x: float32 .*, got 1x4x8x8",
+            "only named dimensions can be given",
+        ),
+        ((PICTURE,), {"inputs": {"x": (3, 8, 8)}}, "got 3x8x8", "only named dimensions can be given"),
+        ((PICTURE,), {"shape": (8,)}, r"expected HxW of an image, or all 4 sizes of \(N, 3, h, w\), got 8", ""),
         ((IDS,), {"shape": (8, 8, 8)}, "or all 2 sizes", ""),
         ((TensorSpec("x", "float32", (1, 3, 32, 32)),), {"shape": (64, 64)}, "got 1x3x64x64", "fixed when it was"),
         ((), {"shape": (64, 64)}, "the model has no inputs", ""),
@@ -132,7 +137,7 @@ def test_error_on_two_batches(said: Size) -> None:
 
 def test_error_on_two_sizes_of_one_dimension() -> None:
     given: dict[str, Shape] = {"ids": (1, SizeRange(1, 8, 16)), "mask": (1, 8)}
-    with pytest.raises(UsageError, match="one size of the dimension 'length' at all inputs, got 1:8:16 and 8, .* mask"):
+    with pytest.raises(UsageError, match="one size of the dimension 'length' in all inputs, got 1:8:16 and 8, .* mask"):
         shapes(IDS, MASK, inputs=given)
 
 
