@@ -1,4 +1,4 @@
-"""Batches: fixed, or chosen at run time between a least and a greatest one."""
+"""Batches: fixed, or dynamic between a min and a max."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle's graph becomes an engine on the machine that it is for, without torch and onnx."""
+"""Engines are compiled from a bundle's graph on the target machine, without torch and onnx."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ sys.meta_path.insert(0, Absent())
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle that waits for its engine."""
+    """A bundle with a graph and without an engine."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return edgekit.build(

@@ -50,7 +50,7 @@ def test_a_file_that_ends_in_cfg_is_a_darknet_network(tmp_path: Path) -> None:
         (".", "expected a model, got a folder", ""),
     ],
 )
-def test_what_is_no_model_gets_a_way_out(
+def test_the_error_on_something_that_is_not_a_model_has_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str, hint: str
 ) -> None:
     (tmp_path / "detector.onnx").write_bytes(b"")

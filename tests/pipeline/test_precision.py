@@ -1,4 +1,4 @@
-"""Half precision from the model to the plan: what is typed, what is measured, and what is refused."""
+"""Half precision from the model to the plan: types, errors, and models that are refused."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_is_kept_in_float_is_float32_in_half_precision_and_half_in_int8() -
 
 def test_error_on_an_output_that_half_precision_cannot_hold() -> None:
     class Cancelling(nn.Module):
-        """Loses in a difference of like numbers what half precision had of them."""
+        """Subtracts almost equal numbers, which loses all digits of half precision."""
 
         def __init__(self) -> None:
             super().__init__()

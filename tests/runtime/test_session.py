@@ -11,7 +11,7 @@ from edgekit.errors import DataError, RunError, UsageError
 from edgekit.runtime.session import Session, session_from_bundle
 from edgekit.specs import TensorSpec
 
-PICTURE = np.zeros((576, 768, 3), np.uint8)
+IMAGE = np.zeros((576, 768, 3), np.uint8)
 
 
 def ones(*shape, dtype=np.float32):
@@ -72,7 +72,7 @@ def test_error_on_missing_and_unknown_inputs(session):
     assert hint == "given inputs: none"
 
 
-def test_error_on_what_is_no_array_or_no_dictionary(session):
+def test_error_on_a_value_that_is_not_an_array_or_not_a_dictionary(session):
     message, hint = message_and_hint(session, {"images": [1.0, 2.0]})
     assert message.endswith("got list") and "numpy.asarray" in hint
     message, hint = message_and_hint(session, ones(1, 3, 416, 416))
@@ -120,10 +120,10 @@ def test_threads_take_turns_at_the_engine(adder, adder_engine):
     assert not wrong and len(adder_engine.given) == 30 and adder_engine.most_running == 1
 
 
-def test_objects_are_found_where_they_lie_in_the_picture(session, engine):
-    found = session.detect(PICTURE)
+def test_boxes_are_in_px_of_the_image(session, engine):
+    found = session.detect(IMAGE)
     assert found.labels == ["dog", "car"]
-    # cell 6 of 13: the middle; anchors 135 x 169 and 81 x 82 px of an input that is 416/768 of the picture
+    # cell 6 of 13: the middle; anchors 135 x 169 and 81 x 82 px of an input that is 416/768 of the image
     scale = 768 / 416
     dog = [384 - 135 / 2 * scale, 288 - 169 / 2 * scale, 384 + 135 / 2 * scale, 288 + 169 / 2 * scale]
     np.testing.assert_allclose(found.boxes[0], dog, rtol=1e-5)
@@ -133,40 +133,40 @@ def test_objects_are_found_where_they_lie_in_the_picture(session, engine):
 
 
 def test_files_and_pillow_images_and_arrays_give_the_same_detections(session, tmp_path):
-    Image.fromarray(PICTURE).save(tmp_path / "a.png")
-    expected = session.detect(PICTURE)
-    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(PICTURE)):
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    expected = session.detect(IMAGE)
+    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(IMAGE)):
         np.testing.assert_array_equal(session.detect(image).boxes, expected.boxes)
     with pytest.raises(DataError):
         session.detect(tmp_path / "none.png")
 
 
 def test_thresholds_are_the_recipe_s_unless_given(session):
-    assert session.detect(PICTURE, score_threshold=0.8).labels == ["dog"]
-    assert session.detect(PICTURE, score_threshold=0.99).labels == []
-    assert session.detect(PICTURE, max_detections=1).labels == ["dog"]
-    assert session.detect(PICTURE, iou_threshold=0.0).labels == ["dog", "car"]
+    assert session.detect(IMAGE, score_threshold=0.8).labels == ["dog"]
+    assert session.detect(IMAGE, score_threshold=0.99).labels == []
+    assert session.detect(IMAGE, max_detections=1).labels == ["dog"]
+    assert session.detect(IMAGE, iou_threshold=0.0).labels == ["dog", "car"]
     with pytest.raises(UsageError, match="iou_threshold: expected 0 to 1, got 2"):
-        session.detect(PICTURE, iou_threshold=2)
+        session.detect(IMAGE, iou_threshold=2)
 
 
 def test_detect_is_preprocess_run_and_postprocess(session):
-    feeds, placement = session.preprocess(PICTURE)
+    feeds, placement = session.preprocess(IMAGE)
     detections = session.postprocess(session.run(feeds), placement)
-    np.testing.assert_array_equal(detections.boxes, session.detect(PICTURE).boxes)
+    np.testing.assert_array_equal(detections.boxes, session.detect(IMAGE).boxes)
 
 
 def test_error_names_the_task_of_an_engine_that_is_no_detector(adder):
     with pytest.raises(RunError, match="'adder': expected a detector, got an engine for task 'tensor'"):
-        adder.detect(PICTURE)
+        adder.detect(IMAGE)
     with pytest.raises(RunError, match="expected an engine that takes images, .* with the inputs left, right"):
-        adder.preprocess(PICTURE)
+        adder.preprocess(IMAGE)
 
 
-def test_error_on_pictures_for_an_engine_that_takes_several_at_once(engine, detector):
+def test_error_on_an_image_for_an_engine_with_a_larger_batch(engine, detector):
     engine.inputs = (TensorSpec("images", "float32", (4, 3, 416, 416)),)
     with pytest.raises(RunError, match="expected an engine with batch size 1, got one built for 4"):
-        Session(engine, detector).detect(PICTURE)
+        Session(engine, detector).detect(IMAGE)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from edgekit.runtime.session import Session
 
 
 class Gate:
-    """An engine that adds 1 when it is let; it remembers in which threads it ran."""
+    """An engine that waits for a signal before it adds 1, and records the threads in which it ran."""
 
     def __init__(self, manifest):
         self.inputs, self.outputs = manifest.inputs, manifest.outputs

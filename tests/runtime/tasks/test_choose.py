@@ -26,7 +26,7 @@ from edgekit.runtime.session import session_from_bundle
 from edgekit.runtime.tasks.choose import require_task, task_of, tasks
 from edgekit.specs import TensorSpec
 
-PICTURE = (TensorSpec("images", "float32", (1, 3, 8, 8)),)
+IMAGE = (TensorSpec("images", "float32", (1, 3, 8, 8)),)
 SCORES = (TensorSpec("scores", "float32", (1, 2)),)
 
 BRIGHTNESS = """
@@ -89,7 +89,7 @@ def brightness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.fixture
 def light_meter(make_bundle: Callable[..., Path]) -> Path:
-    kind = {"task": "brightness", "inputs": PICTURE, "outputs": SCORES, "preprocess": Preprocess(resize="stretch")}
+    kind = {"task": "brightness", "inputs": IMAGE, "outputs": SCORES, "preprocess": Preprocess(resize="stretch")}
     return make_bundle("meter", kind=kind)
 
 
@@ -153,7 +153,7 @@ TRANSLATOR = {"task": "translate", "labels": (*SPECIAL_TOKENS, "7"), "preprocess
         (TRANSLATOR, "texts", "--text 1742"),
         ({**TRANSLATOR, "labels": (*SPECIAL_TOKENS, "x")}, "texts", "texts.txt"),
         ({"task": "regress", "preprocess": None}, "arrays", "input.npy --save outputs.npz"),
-        ({"task": "tensor", "inputs": (*PICTURE, *SCORES)}, "arrays", "inputs.npz --save outputs.npz"),
+        ({"task": "tensor", "inputs": (*IMAGE, *SCORES)}, "arrays", "inputs.npz --save outputs.npz"),
     ],
 )
 def test_a_task_knows_what_its_engines_take(
