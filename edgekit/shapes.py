@@ -70,7 +70,7 @@ def input_shapes(
 
 
 def _take_batch(specs: Sequence[TensorSpec], batch: Size, sizes: dict[str, Size]) -> None:
-    """Writes the batch size into ``sizes``; it replaces a 1, which shapes in examples begin with."""
+    """Writes the batch size into ``sizes``; it may replace a size of 1, with which example shapes begin."""
     fixed = None
     for spec in specs:
         own = spec.shape[0] if spec.shape else batch

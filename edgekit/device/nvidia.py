@@ -1,4 +1,4 @@
-"""Finds NVIDIA GPUs without a CUDA library."""
+"""Finds NVIDIA GPUs and the CUDA version of the driver, without a CUDA library."""
 
 from __future__ import annotations
 

@@ -413,7 +413,7 @@ def _fix_shapes(graph: ir.Model, config: ModelConfig) -> tuple[list[TensorSpec],
 
 
 def _preprocess(config: ModelConfig, specs: Sequence[TensorSpec], progress: Progress) -> Preprocess | None:
-    """Returns the user's preprocessing fields on top of a guess, which needs a single input with an image's shape."""
+    """Returns the preprocessing: the user's fields on top of a guess from the input's shape; None if there is none."""
     guess = _guessed(specs[0]) if len(specs) == 1 else None
     if config.preprocess is not None:
         if len(specs) != 1:

@@ -17,7 +17,7 @@ __all__ = ["PyCuda"]
 
 
 class Memory(list[Any]):
-    """A holder of a pycuda object, so that the object is destroyed when it is freed, in its own context."""
+    """Holds a pycuda object, so that it can be destroyed at a given time, while its context is current."""
 
     def __int__(self) -> int:
         return int(self[0])
