@@ -1,1 +1,1 @@
-"""The stages of a build."""
+"""The stages of a build: load, calibrate, quantize, verify and compile."""

@@ -34,7 +34,7 @@ class Heard(Silent):
 
 
 @pytest.fixture
-def images(tmp_path: Path, write_classifier: Callable[..., Path]) -> LoadedModel:
+def image_model(tmp_path: Path, write_classifier: Callable[..., Path]) -> LoadedModel:
     """A model from an ONNX file that takes images."""
     graph = graph_from_onnx(write_classifier(tmp_path / "classifier.onnx"))
     return LoadedModel(
@@ -53,24 +53,24 @@ def asked(**fields: object) -> CalibrationConfig:
     return CalibrationConfig(**fields)  # type: ignore[arg-type]
 
 
-def test_the_shipped_images_are_the_default(images: LoadedModel) -> None:
+def test_the_shipped_images_are_the_default(image_model: LoadedModel) -> None:
     heard = Heard()
-    assert calibration_inputs(images, asked(calib_images=3), heard).name == "sample"
+    assert calibration_inputs(image_model, asked(calib_images=3), heard).name == "sample"
     assert "shipped set 'sample' of 3 images" in heard.notes[0]
 
 
-def test_random_numbers_are_the_default_for_models_that_take_no_images(images: LoadedModel) -> None:
+def test_random_numbers_are_the_default_for_models_that_take_no_images(image_model: LoadedModel) -> None:
     heard = Heard()
-    found = calibration_inputs(replace(images, preprocess=None, num_values={"ids": 9}), asked(), heard)
+    found = calibration_inputs(replace(image_model, preprocess=None, num_values={"ids": 9}), asked(), heard)
     assert isinstance(found, RandomInputs)
     assert "the accuracy is not" in heard.notes[0]
     arrays = next(found.feeds([TensorSpec("ids", "int64", (1, 200))], None))[1]
     assert arrays["ids"].max() == 8
 
 
-def test_a_recipe_names_a_data_set_and_its_labels_are_the_vocabulary(images: LoadedModel) -> None:
+def test_a_recipe_names_a_data_set_and_its_labels_are_the_vocabulary(image_model: LoadedModel) -> None:
     recipe = load_recipe("transformer-tiny")
-    model = replace(images, preprocess=None, labels=recipe.labels.names, policy=Quantize(calibration="spelling"))
+    model = replace(image_model, preprocess=None, labels=recipe.labels.names, policy=Quantize(calibration="spelling"))
     heard = Heard()
     found = calibration_inputs(model, asked(calib_images=4), heard)
     assert isinstance(found, ExampleFeeds) and len(found) == 4 and heard.notes == []
@@ -80,12 +80,12 @@ def test_a_recipe_names_a_data_set_and_its_labels_are_the_vocabulary(images: Loa
     assert all(arrays["target"][0, 0] == 1 for arrays in feeds)  # <begin>
 
 
-def test_the_users_set_replaces_that_of_the_recipe(images: LoadedModel) -> None:
-    model = replace(images, policy=Quantize(calibration="spelling"))
+def test_the_users_set_replaces_that_of_the_recipe(image_model: LoadedModel) -> None:
+    model = replace(image_model, policy=Quantize(calibration="spelling"))
     assert calibration_inputs(model, asked(calib="sample"), Silent()).name == "sample"
 
 
-def test_folders_of_classes_calibrate_on_their_training_split(images: LoadedModel, tmp_path: Path) -> None:
+def test_folders_of_classes_calibrate_on_their_training_split(image_model: LoadedModel, tmp_path: Path) -> None:
     for split in ("train", "test"):
         for label in ("cat", "dog"):
             folder = tmp_path / "pets" / split / label
@@ -93,32 +93,32 @@ def test_folders_of_classes_calibrate_on_their_training_split(images: LoadedMode
             for i in range(2):
                 shade = np.full((8, 8, 3), 40 * i + 100 * (split == "test"), np.uint8)
                 Image.fromarray(shade).save(folder / f"{split}{i}.png")
-    found = calibration_inputs(images, asked(calib=str(tmp_path / "pets")), Silent())
-    arrays = list(found.feeds(images.inputs, images.preprocess))
+    found = calibration_inputs(image_model, asked(calib=str(tmp_path / "pets")), Silent())
+    arrays = list(found.feeds(image_model.inputs, image_model.preprocess))
     assert len(arrays) == 4
     assert all("train" in name for name, _ in arrays)
 
 
-def test_error_on_an_unknown_set_names_what_is_near(images: LoadedModel) -> None:
+def test_error_on_an_unknown_set_names_what_is_near(image_model: LoadedModel) -> None:
     with pytest.raises(UsageError, match="unknown calibration set 'spellng'") as caught:
-        calibration_inputs(images, asked(calib="spellng"), Silent())
+        calibration_inputs(image_model, asked(calib="spellng"), Silent())
     assert caught.value.hint == "did you mean spelling?"
 
 
-def test_error_on_an_empty_folder(images: LoadedModel, tmp_path: Path) -> None:
+def test_error_on_an_empty_folder(image_model: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CalibrationError, match="expected images"):
-        calibration_inputs(images, asked(calib=str(tmp_path / "empty")), Silent())
+        calibration_inputs(image_model, asked(calib=str(tmp_path / "empty")), Silent())
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
-def test_dark_images_do_not_make_bright_ones_overflow(images: LoadedModel, tmp_path: Path, method: str) -> None:
+def test_dark_images_do_not_make_bright_ones_overflow(image_model: LoadedModel, tmp_path: Path, method: str) -> None:
     folder = tmp_path / "dark"
     folder.mkdir()
     dark = np.random.default_rng(0).integers(20, 60, (8, 40, 40, 3), dtype=np.uint8)
     for i, pixels in enumerate(dark):
         Image.fromarray(pixels).save(folder / f"{i}.png")
-    source = replace(images, preprocess=Preprocess(mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.25)))
+    source = replace(image_model, preprocess=Preprocess(mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.25)))
     config = asked(calib=str(folder), calib_method=method)
     table = measured_ranges(
         source, calibration_inputs(source, config, Silent()), config, cache=tmp_path / "cache", progress=Silent()
@@ -126,14 +126,18 @@ def test_dark_images_do_not_make_bright_ones_overflow(images: LoadedModel, tmp_p
     assert table.ranges[source.inputs[0].name] == pytest.approx((-1.2, 2.8))
 
 
-def test_the_range_of_arrays_is_not_widened(images: LoadedModel, tmp_path: Path) -> None:
+def test_the_range_of_arrays_is_not_widened(image_model: LoadedModel, tmp_path: Path) -> None:
     folder = tmp_path / "arrays"
     folder.mkdir()
-    spec = images.inputs[0]
+    spec = image_model.inputs[0]
     shape = [size if isinstance(size, int) else 1 for size in spec.shape]
     np.savez(folder / "0.npz", **{spec.name: np.linspace(-3, 5, int(np.prod(shape)), dtype=np.float32).reshape(shape)})
     config = asked(calib=str(folder), calib_method="minmax")
     table = measured_ranges(
-        images, calibration_inputs(images, config, Silent()), config, cache=tmp_path / "cache", progress=Silent()
+        image_model,
+        calibration_inputs(image_model, config, Silent()),
+        config,
+        cache=tmp_path / "cache",
+        progress=Silent(),
     )
     assert table.ranges[spec.name] == pytest.approx((-3, 5))
