@@ -68,7 +68,7 @@ def run_pictures(
 
 def _not_drawn(save: Path, task: PictureTask[Any]) -> UsageError:
     drawing = [
-        f"{each.engine}, to draw {each.draws}"
+        f"{each.engine} to draw {each.draws}"
         for each in tasks().values()
         if isinstance(each, PictureTask) and each.draws
     ]

@@ -234,7 +234,7 @@ def test_a_partial_file_that_the_server_knows_no_rest_of_is_dropped(server: Serv
     wanted = weights(server.url)
     server.content = CONTENT[:500]
     part(tmp_path, wanted).write_bytes(CONTENT[:1000])
-    assert "it has no bytes from 500 on" in error_of(wanted, tmp_path)
+    assert "the server has no bytes from 500 on" in error_of(wanted, tmp_path)
     assert server.requests == ["bytes=1000-", "", "bytes=500-"]
 
 
