@@ -122,8 +122,8 @@ def test_errors_have_cudas_own_names_and_leave_nothing_behind(fake_libcuda: Path
     done = whole_life(fake_libcuda, *functions)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("cu")] == [
-        f"{function}: CUDA failed: {function.removesuffix('WithFlags')} returned CUDA_ERROR_OUT_OF_MEMORY (out of memory); "
-        "left: 0"
+        f"{function}: CUDA failed: {function.removesuffix('WithFlags')} returned CUDA_ERROR_OUT_OF_MEMORY "
+        "(out of memory); left: 0"
         for function in functions
     ]
 
