@@ -1,6 +1,6 @@
-"""EdgeKit compiles PyTorch and ONNX models into INT8 engines for edge devices, and measures what that cost and gained.
+"""EdgeKit compiles PyTorch and ONNX models into INT8 engines for edge devices, and measures their speed and accuracy.
 
-``import edgekit`` loads neither numpy nor any machine-learning library: the functions are imported on first use.
+``import edgekit`` loads neither numpy nor any machine-learning library: functions are imported on first use.
 """
 
 from __future__ import annotations

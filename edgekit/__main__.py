@@ -1,4 +1,4 @@
-"""``python -m edgekit``."""
+"""Runs the command line with ``python -m edgekit``."""
 
 import sys
 

@@ -40,11 +40,11 @@ _SIZE = r"[1-9]\d*(?::[1-9]\d*:[1-9]\d*)?"
 """A number, or the minimum, optimum and maximum of a range."""
 
 _LISTS = ("mean", "std")
-"""Fields of a preprocessing that hold several numbers."""
+"""Preprocessing fields that hold several numbers."""
 
 
 def parse_shape(text: str) -> Sizes:
-    """``1x3x48x32:320:2048`` as numbers and ranges; empty if the text is no shape."""
+    """Parses a shape such as ``1x3x48x32:320:2048``; returns an empty tuple if the text is not a shape."""
     return tuple(map(_size, text.split("x"))) if re.fullmatch(f"{_SIZE}(x{_SIZE})*", text) else ()
 
 
@@ -64,7 +64,7 @@ def _parse_image_shape(text: str) -> Sizes:
 
 
 def parse_named_shapes(texts: Sequence[str]) -> dict[str, Sizes] | None:
-    """``images:1x3x48x32:320:2048`` as shape by name; the name is empty where only a shape is given."""
+    """Parses texts such as ``images:1x3x48x32:320:2048`` to shapes by name; the name is empty if none is given."""
     shapes: dict[str, Sizes] = {}
     for text in texts:
         name, shape = _named_shape(text)
@@ -74,15 +74,15 @@ def parse_named_shapes(texts: Sequence[str]) -> dict[str, Sizes] | None:
                 f"images:1x3x48x32:320:2048, got '{text}'"
             )
         if name in shapes or (shapes and "" in (name, *shapes)):
-            raise ValueError(f"expected a name of its own before each of several shapes, got '{text}'")
+            raise ValueError(f"expected a different name before each of several shapes, got '{text}'")
         shapes[name] = shape
     return shapes or None
 
 
 def _named_shape(text: str) -> tuple[str, Sizes]:
-    """Name and shape of ``name:1x3x48x32:320:2048``; the shape is empty if the text is something else."""
-    # Names that exporters write may contain colons, as ranges do: the name is the shortest prefix that leaves a shape,
-    # and a prefix that looks like a shape itself is no name.
+    """Splits ``name:1x3x48x32:320:2048`` into name and shape; the shape is empty if the text has another form."""
+    # Names from exporters may contain colons, as ranges do: the name is the shortest prefix that leaves a shape, and a
+    # prefix that looks like a shape is not a name.
     words = text.split(":")
     for count in range(len(words)):
         name, shape = ":".join(words[:count]), parse_shape(":".join(words[count:]))
@@ -167,7 +167,7 @@ def _convert_path(value: str | Path | None) -> Path | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The model, and the graph to make of it.
+    """The model, and how its graph is built.
 
     Attributes:
         model: name or file of a recipe, a Darknet cfg file, an ONNX file, ``package.module:factory``, or an
@@ -183,8 +183,7 @@ class ModelConfig:
     )
     shape: Shape | None = option(
         None,
-        "Shape of the input image. MIN:OPT:MAX in place of a number leaves it open until run time, as in "
-        "320:416:640x320:416:640.",
+        "Shape of the input image. MIN:OPT:MAX is a size that is chosen at run time, as in 320:416:640x320:416:640.",
         metavar="HxW|NxCxHxW",
         parse=_parse_image_shape,
         write=lambda shape: [_write_shape(shape)],
@@ -193,8 +192,8 @@ class ModelConfig:
     input: Mapping[str, Shape] = option(
         {},
         "Shape of an input of your own model, such as 1x3x224x224 or images:1x3x224x224; repeatable. MIN:OPT:MAX "
-        "leaves a size open until run time, as in x:1x3x48x32:320:2048. Inputs of modules are float32, or the type in "
-        "ids:int64:1x128.",
+        "is a size that is chosen at run time, as in x:1x3x48x32:320:2048. Module inputs are float32 unless a type is "
+        "given, as in ids:int64:1x128.",
         metavar="[NAME:]SHAPE",
         repeated=True,
         parse=parse_named_shapes,
@@ -203,7 +202,7 @@ class ModelConfig:
     )
     preprocess: Mapping[str, Any] | None = option(
         None,
-        "Preprocessing of images, field by field as in a recipe; repeatable.",
+        "A field of the image preprocessing, as in a recipe; repeatable.",
         metavar="FIELD=VALUE",
         repeated=True,
         parse=_parse_preprocess,
@@ -223,7 +222,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationConfig:
-    """What INT8 is calibrated on, how ranges are chosen, and what stays in float."""
+    """The calibration data and method, and the nodes that stay in float."""
 
     calib: str | None = option(
         None,
@@ -237,9 +236,7 @@ class CalibrationConfig:
         choices=dict.fromkeys(("minmax", "percentile", "entropy", "mse"), ""),
     )
     calib_images: int | None = option(None, "Calibrate on at most N images.", metavar="N", kind="integer", minimum=1)
-    calib_column: str | None = option(
-        None, "Target column of a CSV table, which is no input; default: the last one.", metavar="NAME"
-    )
+    calib_column: str | None = option(None, "Target column of a CSV table; default: the last one.", metavar="NAME")
     keep_float: tuple[str, ...] = option(
         (),
         "Nodes that stay in float, as in 'head*'; repeatable.",
@@ -251,7 +248,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BackendOptions:
-    """Options that only one backend has; a backend with options declares a subclass in its folder."""
+    """Base class of backend-specific options; a backend declares its subclass in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +266,7 @@ class TargetConfig:
         choices={
             "int8": "8-bit integers; the default.",
             "fp16": "16-bit floats, on GPUs.",
-            "bf16": "16-bit floats with the range of 32, on GPUs.",
+            "bf16": "16-bit floats with the range of 32-bit floats, on GPUs.",
             "fp32": "32-bit floats.",
         },
         convert=_convert_precision,
@@ -291,23 +288,23 @@ class TargetConfig:
         kind="flag",
         aliases=("--plan-only",),
     )
-    half_io: bool = option(False, "Inputs and outputs in half precision too.", kind="flag")
+    half_io: bool = option(False, "Use half precision for inputs and outputs too.", kind="flag")
     engine: BackendOptions = field(default_factory=BackendOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
-    """Where the engine goes, and whether it is measured."""
+    """The output folder, and whether the engine is measured."""
 
     output: Path | None = option(
         None, "Folder to write the engine to.", short="-o", metavar="DIR", kind="path", convert=_convert_path
     )
-    profile: bool = option(True, "Measure the engine, and FP32 beside it; on by default.", kind="switch")
+    profile: bool = option(True, "Measure the engine and compare it with FP32; on by default.", kind="switch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """Everything `edgekit.build` was asked for."""
+    """All options of one `edgekit.build` call."""
 
     model: ModelConfig
     calibration: CalibrationConfig
@@ -316,12 +313,12 @@ class BuildConfig:
 
     @property
     def groups(self) -> tuple[Any, ...]:
-        """The structs that hold options, in the order in which `edgekit build --help` shows them."""
+        """The structs with options, in the order of `edgekit build --help`."""
         return self.model, self.calibration, self.target, self.target.engine, self.output
 
 
 def build_command(config: BuildConfig) -> str:
-    """The command line that repeats a build; empty for a module that was passed as an object."""
+    """Returns the command line that repeats a build; empty for a module that was passed as an object."""
     if not isinstance(config.model.model, (str, Path)):
         return ""
     groups = (config.target, config.model, config.calibration, config.target.engine, config.output)
@@ -330,5 +327,5 @@ def build_command(config: BuildConfig) -> str:
 
 
 def compile_command(bundle: Path, target: str, engine: BackendOptions) -> str:
-    """The command line that repeats `edgekit compile`."""
+    """Returns the command line that repeats `edgekit compile`."""
     return shlex.join(["edgekit", "compile", str(bundle), "--target", target, *option_words(engine)])

@@ -11,7 +11,7 @@ EdgeKitError              exit 1; has .hint
 ├── TrainError            a loss that is not finite, a checkpoint of another training run: names the step
 ├── BackendUnavailable    exit 3; what is missing and the command that installs it
 ├── BuildError            the last lines of the builder's log, its exit code or signal
-├── EngineMismatch        built for another GPU, backend or model, or changed since: how to rebuild
+├── EngineMismatch        built for another GPU, backend or model, or modified since: how to rebuild
 ├── RunError              wrong input: name, shape and dtype, expected and got
 └── AccuracyError         exit 4; measured value, reference, tolerance
 
@@ -109,7 +109,7 @@ class BuildError(EdgeKitError):
 
 
 class EngineMismatch(EdgeKitError):
-    """An engine that was built for another machine, backend or model, or was changed since."""
+    """An engine that was built for another machine, backend or model, or was modified since."""
 
 
 class RunError(EdgeKitError):
@@ -124,10 +124,10 @@ class AccuracyError(EdgeKitError):
 
 @contextlib.contextmanager
 def needs_extra(what: str, extra: str) -> Iterator[None]:
-    """Raises a failed import inside the block as `BackendUnavailable`, with the command that installs the extra.
+    """Converts an import error inside the block to `BackendUnavailable`, with the command that installs the extra.
 
     Args:
-        what: what needs the imports, as in "building an engine".
+        what: the operation that needs the imports, as in "building an engine".
         extra: the extra that installs the packages, such as ``build``.
 
     Raises:
@@ -138,7 +138,7 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
     except ImportError as e:
         if (e.name or "").startswith("edgekit"):  # a bug in EdgeKit
             raise
-        # Reads the metadata of packages, which nothing but this hint needs.
+        # Only this hint needs the metadata of packages.
         from edgekit.extras import install_command
 
         raise BackendUnavailable(
@@ -147,7 +147,7 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns a hint with the known names that are nearest to ``name``, or with all of them if none is near."""
+    """Returns a hint with the known names that are most similar to ``name``, or with all names if none is similar."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:

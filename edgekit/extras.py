@@ -1,4 +1,4 @@
-"""The commands that install the packages of EdgeKit's extras, for hints.
+"""Install commands for the packages of EdgeKit's extras, for hints.
 
 Hints name the packages themselves, because the package ``edgekit`` on PyPI is another project.
 """
@@ -16,7 +16,7 @@ __all__ = ["DISTRIBUTION", "EXTRAS", "install_command", "requirements"]
 DISTRIBUTION = "edgekit-compiler"
 
 _BUILD = ("ml-dtypes", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "safetensors", "torch")
-# The names alone, for a source folder that is not installed and so has no metadata.
+# Names without versions, for a source folder that is not installed and so has no metadata.
 EXTRAS = {
     "build": _BUILD,
     "cpu": ("onnxruntime",),
@@ -33,7 +33,7 @@ def install_command(extra: str, *packages: str) -> str:
 
     Args:
         extra: a key of `EXTRAS`.
-        packages: normalized names of the only packages to install; all of the extra if empty.
+        packages: normalized names of the packages to install; all packages of the extra if empty.
     """
     return " ".join(["pip install", *map(shlex.quote, requirements(extra, *packages))])
 
@@ -41,18 +41,18 @@ def install_command(extra: str, *packages: str) -> str:
 def requirements(extra: str, *packages: str) -> list[str]:
     """Returns the requirements of an extra that this environment does not meet, such as ``openvino>=2025.0``.
 
-    If it meets all, all are returned: a package is installed, but cannot be imported.
+    If it meets all of them, all are returned, because an installed package cannot be imported.
 
     Args:
         extra: a key of `EXTRAS`.
-        packages: normalized names of the only packages to return; all of the extra if empty.
+        packages: normalized names of the packages to return; all packages of the extra if empty.
     """
     found = [each for name, each in _of_extra(extra).items() if not packages or name in packages]
     return [_text(each) for each in found if not _is_met(each)] or [_text(each) for each in found]
 
 
 def _of_extra(extra: str) -> dict[str, Requirement]:
-    """The requirements that an extra adds on this machine, by normalized name."""
+    """Returns the requirements that an extra adds on this machine, by normalized name."""
     try:
         found = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
     except metadata.PackageNotFoundError:
@@ -67,7 +67,7 @@ def _of_extra(extra: str) -> dict[str, Requirement]:
 
 
 def _text(requirement: Requirement) -> str:
-    """Name and versions, without the marker."""
+    """Returns the name and versions of a requirement, without its marker."""
     return f"{requirement.name}{requirement.specifier}"
 
 

@@ -1,4 +1,4 @@
-"""Options: dataclass fields that carry their command line spelling, help text, parser and writer.
+"""Options: dataclass fields with their command-line spelling, help text, parser and writer.
 
 An option is declared once, as a field of a config struct. The click options, the rebuild command and the record in the
 manifest are derived from these fields.
@@ -31,11 +31,11 @@ class Option:
         choices: the allowed values; for the kind ``choice``, each with its own help text.
         minimum: the smallest integer.
         repeated: the option may be given several times.
-        parse: converts the text of the command line, or the texts where ``repeated``, to what a Python caller would
-            pass; raises ``ValueError`` with a message that begins with "expected".
-        write: converts the field's value to the texts of the command line; one text, or several where ``repeated``.
-        convert: converts what a caller passes to the field's value; raises `UsageError`.
-        always: recorded in the manifest and the rebuild command even if it has its default.
+        parse: converts the command-line text, or the list of texts if ``repeated``, to the value that a Python caller
+            would pass; raises ``ValueError`` with a message that begins with "expected".
+        write: converts the field's value to command-line texts: one, or several if ``repeated``.
+        convert: converts a caller's value to the field's value; raises `UsageError`.
+        always: recorded in the manifest and the rebuild command even if it has its default value.
     """
 
     help: str
@@ -55,7 +55,7 @@ class Option:
 
 
 def option(default: Any, help: str, **changes: Any) -> Any:
-    """A dataclass field that is an option; ``changes`` are fields of `Option`."""
+    """Declares a dataclass field as an option; ``changes`` are fields of `Option`."""
     metadata = {_KEY: Option(help=help, **changes)}
     if isinstance(default, Mapping):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -63,7 +63,7 @@ def option(default: Any, help: str, **changes: Any) -> Any:
 
 
 def option_fields(config: Any) -> Iterator[tuple[dataclasses.Field[Any], Option]]:
-    """The fields of a config, or of its class, that are options, in the order of their declaration."""
+    """Yields the fields of a config or config class that are options, in the order of their declaration."""
     for field in dataclasses.fields(config):
         declared = field.metadata.get(_KEY)
         if declared is not None:
@@ -72,7 +72,7 @@ def option_fields(config: Any) -> Iterator[tuple[dataclasses.Field[Any], Option]
 
 
 def given_options(config: Any) -> list[Option]:
-    """The options of a config that are always recorded, or whose values differ from their defaults."""
+    """Returns the options of a config that are always recorded or differ from their defaults."""
     return [
         found
         for field, found in option_fields(config)
@@ -81,7 +81,7 @@ def given_options(config: Any) -> list[Option]:
 
 
 def option_words(config: Any) -> list[str]:
-    """The command line words that set these options; those with default values are left out."""
+    """Returns the command-line arguments that set a config's options; defaults are left out."""
     words: list[str] = []
     for found in given_options(config):
         words += _words(found, getattr(config, found.name))

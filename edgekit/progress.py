@@ -1,4 +1,4 @@
-"""The protocol by which long stages report their progress; the command line shows it, Python callers can ignore it."""
+"""Progress reports of long stages: the command line shows them, Python callers can ignore them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["BYTES", "Advance", "Progress", "Silent"]
 Advance = Callable[[float], None]
 
 BYTES = "bytes"
-"""The unit of stages that count bytes, which are shown in MB."""
+"""The unit of stages that count bytes; progress is shown in MB."""
 
 
 class Progress(Protocol):
     """Receives the progress of a stage."""
 
     def stage(self, title: str, *, total: float | None = None, unit: str = "") -> AbstractContextManager[Advance]:
-        """Opens a stage, which ends with the context.
+        """Starts a stage, which ends with the context.
 
         Args:
             title: what the stage does.
@@ -26,12 +26,12 @@ class Progress(Protocol):
             unit: what is counted, such as ``images`` or `BYTES`.
 
         Returns:
-            A context manager whose value is a function that advances the stage by a number of units.
+            A context manager that yields a function, which advances the stage by a number of units.
         """
         ...
 
     def note(self, text: str) -> None:
-        """Reports something that the user should know; stays on the screen, and ``build`` writes it to the manifest."""
+        """Reports a message that stays on the screen; ``build`` also writes it to the manifest."""
         ...
 
 

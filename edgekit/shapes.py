@@ -1,4 +1,4 @@
-"""Which sizes a model's inputs are built with: those that the user names, put into those that the model leaves open."""
+"""Resolves the shapes of a model's inputs: fills dynamic dimensions with the sizes and ranges that the user gives."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = [
 OpenShape: TypeAlias = "Sequence[Size | str]"
 
 BATCH = "batch"
-"""What a first dimension is called that is chosen at run time, where the model has no name for it."""
+"""Name of a dynamic batch dimension that the model does not name."""
 
-# What the example in a message says; pictures are seldom smaller than what most classifiers take.
+# Examples in messages: 224 is the input size of most classifiers.
 EXAMPLE_SIDE = 224
 EXAMPLE_LENGTH = 128
 EXAMPLE_SIDES = SizeRange(160, EXAMPLE_SIDE, 320)
@@ -37,20 +37,19 @@ def input_shapes(
     image_shape: Shape | None = None,
     batch: Size | None = None,
 ) -> dict[str, Shape]:
-    """A number, or the range of what is chosen at run time, for each dimension of each input of an ONNX file.
+    """Returns the shape of each input of an ONNX file: a size, or a range for a dynamic dimension.
 
-    A dimension that several inputs share needs to be given at one of them. The first dimension, the batch, is 1 unless
-    it is given.
+    A dimension that several inputs share needs to be given for one of them only. The first dimension, the batch, is 1
+    unless it is given.
 
     Args:
         specs: the model's inputs.
-        given: shapes by input name; the name ``""`` is the first input's.
-        image_shape: of the first input: ``(H, W)`` or all its sizes.
-        batch: of all inputs.
+        given: shapes by input name; the name ``""`` is the first input.
+        image_shape: shape of the first input: ``(H, W)`` or all its sizes.
+        batch: batch size of all inputs.
 
     Raises:
-        UsageError: a shape is for an input that is not there or does not fit it; a dimension stays open, or is said
-            to be of two sizes.
+        UsageError: a shape is for an unknown input or does not fit its input; a dimension has no size, or two.
     """
     given = _given(specs, given, image_shape)
     sizes: dict[str, Size] = {}
@@ -58,9 +57,9 @@ def input_shapes(
         for own, size in zip(spec.shape, given.get(spec.name, ()), strict=False):
             if isinstance(own, str) and sizes.setdefault(own, size) != size:
                 raise UsageError(
-                    f"--input or --shape: expected one size of the dimension '{own}' at all inputs, got {sizes[own]} "
-                    f"and {size}, the latter at {spec}",
-                    hint="say it at one of the inputs, or the same at all",
+                    f"--input or --shape: expected one size of the dimension '{own}' in all inputs, got {sizes[own]} "
+                    f"and {size}, the latter in {spec}",
+                    hint="give it for one of the inputs, or the same size for all",
                 )
     if batch is not None:
         _take_batch(specs, batch, sizes)
@@ -71,7 +70,7 @@ def input_shapes(
 
 
 def _take_batch(specs: Sequence[TensorSpec], batch: Size, sizes: dict[str, Size]) -> None:
-    """Writes the batch into ``sizes``; a 1 there is what examples of shapes begin with, and gives way."""
+    """Writes the batch size into ``sizes``; it may replace a size of 1, with which example shapes begin."""
     fixed = None
     for spec in specs:
         own = spec.shape[0] if spec.shape else batch
@@ -81,25 +80,25 @@ def _take_batch(specs: Sequence[TensorSpec], batch: Size, sizes: dict[str, Size]
             fixed = fixed or spec
     if fixed is not None and not any(spec.shape and isinstance(spec.shape[0], str) for spec in specs):
         raise UsageError(
-            f"--batch: expected an input whose batch is open, got {fixed}",
-            hint="the batch was fixed when the model was exported; export it with a dynamic one (dynamic_axes)",
+            f"--batch: expected an input with a dynamic batch dimension, got {fixed}",
+            hint="the batch size was fixed at export; export the model with a dynamic batch (dynamic_axes)",
         )
 
 
-def _batch(said: Size, batch: Size) -> Size:
-    if said not in (1, batch):
+def _batch(given: Size, batch: Size) -> Size:
+    if given not in (1, batch):
         raise UsageError(
-            f"--batch {batch}: expected the same first dimension in --input or --shape, or 1 there, got {said}",
-            hint="say it in one of the two places",
+            f"--batch {batch}: expected the same first dimension in --input or --shape, or 1, got {given}",
+            hint="give the batch size in one of the two places",
         )
     return batch
 
 
 def with_batch(shape: Shape, batch: Size | None) -> Shape:
-    """A shape with the batch that was asked for, in the place of a first dimension of 1.
+    """Replaces a first dimension of 1 with the batch size that the user gives.
 
     Raises:
-        UsageError: the shape has another batch already.
+        UsageError: the shape already has another batch size.
     """
     return shape if batch is None or not shape else (_batch(shape[0], batch), *shape[1:])
 
@@ -107,29 +106,29 @@ def with_batch(shape: Shape, batch: Size | None) -> Shape:
 def open_shape(
     name: str, shape: Shape, own: Sequence[int | str] = (), *, batched: bool = True
 ) -> tuple[int | str, ...]:
-    """The shape of an input in a graph, where a name stands for each range.
+    """Returns the shape of a graph input, with a name for each dimension that has a range.
 
     Args:
-        name: of the input.
-        shape: numbers and ranges.
-        own: the shape that the model has so far; its names are kept.
-        batched: the first dimension is the batch, the same at all inputs.
+        name: the input's name.
+        shape: sizes and ranges.
+        own: the input's shape in the model; its names are kept.
+        batched: the first dimension is the batch, the same for all inputs.
     """
     names = [BATCH if axis == 0 and batched else f"{name}_{axis}" for axis in range(len(shape))]
     for axis, size in enumerate(own):
         names[axis] = size if isinstance(size, str) else names[axis]
-    return tuple(called if isinstance(size, SizeRange) else size for called, size in zip(names, shape, strict=True))
+    return tuple(name if isinstance(size, SizeRange) else size for name, size in zip(names, shape, strict=True))
 
 
 def ranges_of_sizes(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape]) -> dict[str, SizeRange]:
-    """The range of each named dimension.
+    """Returns the range of each named dimension.
 
     Args:
-        specs: the inputs, with names where a dimension is chosen at run time.
-        shapes: by input, with the ranges in the places of the names.
+        specs: the inputs, with names for dynamic dimensions.
+        shapes: the shapes by input name, with ranges for dynamic dimensions.
 
     Raises:
-        UsageError: a name stands for two ranges.
+        UsageError: one name has two ranges.
     """
     ranges: dict[str, SizeRange] = {}
     for spec in specs:
@@ -137,18 +136,18 @@ def ranges_of_sizes(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape]) ->
             if isinstance(name, str) and isinstance(size, SizeRange) and ranges.setdefault(name, size) != size:
                 raise UsageError(
                     f"--input: expected one range for dimension {axis} of '{spec.name}' and the dimension '{name}', "
-                    f"which the model has equal, got {size} and {ranges[name]}",
-                    hint="say the same range at both",
+                    f"which must be equal in the model, got {size} and {ranges[name]}",
+                    hint="give the same range for both",
                 )
     return ranges
 
 
 def ranges_of_specs(specs: Sequence[TensorSpec], sizes: Mapping[str, SizeRange]) -> dict[str, ShapeRange]:
-    """The least, usual and greatest shape of each input that has a dimension which is chosen at run time.
+    """Returns the min, opt and max shapes of each input with a dynamic dimension.
 
     Args:
         specs: the inputs of a graph.
-        sizes: by the name of a dimension; every name in ``specs`` is there.
+        sizes: ranges by dimension name; has every name in ``specs``.
     """
     ranges = {}
     for spec in specs:
@@ -159,10 +158,10 @@ def ranges_of_specs(specs: Sequence[TensorSpec], sizes: Mapping[str, SizeRange])
 
 
 def picture_shape(own: OpenShape, wanted: Shape | None) -> Shape:
-    """The picture's shape with ``wanted`` put in its place: height and width, or everything; an open batch is 1.
+    """Returns the shape of an image input with ``wanted``, ``(H, W)`` or all sizes, filled in; a dynamic batch is 1.
 
     Raises:
-        UsageError: ``wanted`` is neither, or there is no picture.
+        UsageError: ``wanted`` has another length, or the input is not an image.
     """
     shape = [1 if axis == 0 and isinstance(size, str) else size for axis, size in enumerate(own)]
     if wanted is not None and len(wanted) == len(own):
@@ -170,16 +169,16 @@ def picture_shape(own: OpenShape, wanted: Shape | None) -> Shape:
     elif wanted is not None:
         if len(own) != 4 or len(wanted) != 2:
             raise UsageError(
-                f"--shape: expected HxW of a picture, or all {len(own)} sizes of ({', '.join(map(str, own))}), "
+                f"--shape: expected HxW of an image, or all {len(own)} sizes of ({', '.join(map(str, own))}), "
                 f"got {'x'.join(map(str, wanted))}"
             )
         first = 1 if own[3] in (1, 3) and own[1] not in (1, 3) else 2
         shape[first : first + 2] = wanted
-    return tuple(shape)  # type: ignore[arg-type]  # what is still open is found by whoever asked
+    return tuple(shape)  # type: ignore[arg-type]  # callers check for names that remain
 
 
 def _given(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape], image_shape: Shape | None) -> dict[str, Shape]:
-    """The shapes that the user gives, by name."""
+    """Returns the user's shapes by input name, after checking that they fit."""
     given = dict(shapes)
     if not specs and (given or image_shape):
         raise UsageError("a shape was given, but the model has no inputs")
@@ -204,13 +203,13 @@ def _require_fitting(spec: TensorSpec, shape: Shape) -> None:
     if not fits:
         raise UsageError(
             f"--input or --shape: expected a shape that fits {spec}, got {'x'.join(map(str, shape))}",
-            hint="the numbers in the model's shape were fixed when it was exported; only names can be given a size "
+            hint="the numbers in the model's shape were fixed at export; only named dimensions can be given a size "
             "or a range",
         )
 
 
 def _closed(spec: TensorSpec, sizes: Mapping[str, Size]) -> Shape:
-    """The input's own shape with a size or a range in the place of each name."""
+    """Returns an input's shape with a size or a range for each name."""
     shape = [sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape]
     unknown = [size for size in shape if isinstance(size, str)]
     if not unknown:
@@ -222,5 +221,6 @@ def _closed(spec: TensorSpec, sizes: Mapping[str, Size]) -> Shape:
     raise UsageError(
         f"input {spec}: expected a size, or a range MIN:OPT:MAX, for each dimension, got none for "
         f"{' and '.join(unknown)}",
-        hint=f"say which: --input {spec.name}:{one}; or, where it is chosen at run time: --input {spec.name}:{several}",
+        hint=f"for one size: --input {spec.name}:{one}; for a size that is chosen at run time: "
+        f"--input {spec.name}:{several}",
     )

@@ -1,4 +1,4 @@
-"""Values that the stages hand on: frozen, comparable, and written to JSON as they are."""
+"""Specs of tensors, shapes, precisions and quantization that stages pass on: frozen, comparable, JSON-serializable."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ __all__ = [
 ]
 
 SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
-"""First in every vocabulary: a translator, its data sets and its engines agree on what their numbers mean."""
+"""The first tokens of every vocabulary, so that translators, data sets and engines agree on their numbers."""
 
 PAD, BEGIN, END, UNKNOWN = range(len(SPECIAL_TOKENS))
 
 
 class Precision(str, enum.Enum):
-    """The arithmetic that a graph is typed in; what a backend does beyond it is read back after the build."""
+    """The numeric precision of a graph; the precision of each layer in the engine is read after the build."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -57,7 +57,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
     Attributes:
         name: the tensor's name in the graph.
         dtype: numpy's name of the element type, such as ``float32`` or ``uint8``.
-        shape: one entry a dimension; a string names a dimension that is chosen at run time.
+        shape: one entry for each dimension; a string names a dynamic dimension, which is chosen at run time.
     """
 
     name: str
@@ -69,11 +69,11 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
 
 class SizeRange(NamedTuple):
-    """The sizes that one dimension may have at run time; as text ``32:320:2048``.
+    """The size range of a dynamic dimension; as text ``32:320:2048``.
 
     Attributes:
         min: the smallest size.
-        opt: the size the engine is tuned for, calibrated and measured at.
+        opt: the size that the engine is tuned for, calibrated and measured at.
         max: the largest size.
     """
 
@@ -90,7 +90,7 @@ Shape: TypeAlias = "tuple[Size, ...]"
 
 
 class ShapeRange(msgspec.Struct, frozen=True):
-    """The shapes that an input may have at run time; TensorRT's optimization profile.
+    """The shape range of an input with dynamic dimensions, as in a TensorRT optimization profile.
 
     Attributes:
         min: smallest size of each dimension.
@@ -104,16 +104,16 @@ class ShapeRange(msgspec.Struct, frozen=True):
 
     @property
     def sizes(self) -> Shape:
-        """A number, or the range, for each dimension."""
+        """The size of each dimension, or its range if it is dynamic."""
         ranges = map(SizeRange, self.min, self.opt, self.max)
         return tuple(range_ if range_.min != range_.max else range_.min for range_ in ranges)
 
 
 def precision_from_name(name: str) -> Precision:
-    """The precision of that name.
+    """Returns the precision with a name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the name is unknown.
     """
     known = [str(precision) for precision in Precision]
     if name not in known:
@@ -123,10 +123,10 @@ def precision_from_name(name: str) -> Precision:
 
 
 def size_from_value(value: int | Sequence[int], option: str) -> Size:
-    """One dimension: a number, or the range that its least, usual and greatest size are; a number if all are equal.
+    """Converts a number, or a sequence of min, opt and max, to a size; a range of equal sizes becomes a number.
 
     Raises:
-        UsageError: they are not three, fall, or one is below 1; ``option`` is what the message begins with.
+        UsageError: there are not three sizes, they decrease, or one is below 1; the message begins with ``option``.
     """
     numbers = tuple(value) if isinstance(value, Sequence) else (value,)
     whole = [operator.index(number) for number in numbers if isinstance(number, SupportsIndex)]
@@ -138,16 +138,16 @@ def size_from_value(value: int | Sequence[int], option: str) -> Size:
         raise UsageError(
             f"{option}: expected a number of 1 or more, or a range MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, got "
             f"{':'.join(map(str, numbers))}",
-            hint="least, usual and greatest size, in this order, as in 1:4:16",
+            hint="give the min, opt and max size in this order, as in 1:4:16",
         )
     return whole[0] if whole[0] == whole[-1] else SizeRange(*whole)
 
 
 def shape_from_sizes(sizes: Sequence[int | Sequence[int]], option: str) -> Shape:
-    """A shape, a number or a range a dimension; see `size_from_value`.
+    """Converts a size or range for each dimension to a shape; see `size_from_value`.
 
     Raises:
-        UsageError: a dimension is neither.
+        UsageError: a dimension is neither a size nor a range.
     """
     return tuple(size_from_value(size, option) for size in sizes)
 
@@ -157,7 +157,7 @@ def specs_at(
     shapes: Mapping[str, ShapeRange],
     which: Literal["min", "opt", "max"] = "opt",
 ) -> tuple[TensorSpec, ...]:
-    """The inputs with a number for each dimension: those that ``shapes`` has are of this size of their ranges."""
+    """Returns the inputs with fixed shapes: those in ``shapes`` get the min, opt or max shape of their range."""
     return tuple(
         msgspec.structs.replace(spec, shape=getattr(shapes[spec.name], which)) if spec.name in shapes else spec
         for spec in specs
@@ -165,12 +165,12 @@ def specs_at(
 
 
 def sizes_of(spec: TensorSpec, shapes: Mapping[str, ShapeRange]) -> tuple[Size | str, ...]:
-    """The input's sizes, with the ranges that ``shapes`` has in the places of names."""
+    """Returns an input's shape, with the ranges in ``shapes`` for dynamic dimensions."""
     return shapes[spec.name].sizes if spec.name in shapes else spec.shape
 
 
 def sizes_take(sizes: Sequence[Size | str], shape: Sequence[int]) -> bool:
-    """Whether an array of that shape fits, where a name stands for any size and a range for those in it."""
+    """Whether an array of a shape fits ``sizes``; a name accepts any size, a range accepts the sizes in it."""
     return len(sizes) == len(shape) and all(
         own.min <= size <= own.max if isinstance(own, SizeRange) else isinstance(own, str) or own == size
         for own, size in zip(sizes, shape, strict=True)
@@ -178,37 +178,36 @@ def sizes_take(sizes: Sequence[Size | str], shape: Sequence[int]) -> bool:
 
 
 def specs_text(specs: Iterable[TensorSpec], shapes: Mapping[str, ShapeRange]) -> str:
-    """The inputs as a message shows them: ``x: float32 (1, 3, 48, 32:320:2048); …``."""
+    """Formats inputs for a message: ``x: float32 (1, 3, 48, 32:320:2048); …``."""
     return "; ".join(f"{spec.name}: {spec.dtype} ({', '.join(map(str, sizes_of(spec, shapes)))})" for spec in specs)
 
 
 class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backend wants a quantized graph to look like, so that its integer kernels are used.
+    """The form of a quantized graph that makes a backend use its integer kernels.
 
     Attributes:
         activation_dtype: element type of quantized activations; ``int8`` is symmetric with zero point 0,
-            ``uint8`` has a zero point of its own.
-        operators: ONNX operators that are to run on integers; Q/DQ pairs stand at their inputs.
-        quantize_outputs: a Q/DQ pair stands at the outputs of these operators too, so that chains of
-            them stay in integers (ONNX Runtime fuses ``DQ -> op -> Q``). Empty where the backend fuses what
-            follows the operator (TensorRT).
-        fused_activations: activation functions that the backend fuses into the operator before them: no
-            Q/DQ stands between the two.
-        propagated: operators that the backend takes into integers with what reads them: where a product wants a pair at
-            its input, one stands before them too (see `edgekit.quantize.passes.propagate_qdq`).
-        per_channel_weights: one scale an output channel instead of one a tensor.
-        weight_bits: 8, or 7 where the backend's 8-bit multiply-add saturates (x86 without VNNI).
+            ``uint8`` is asymmetric.
+        operators: ONNX operators to quantize; their inputs get Q/DQ pairs.
+        quantize_outputs: operators whose outputs get a Q/DQ pair too, so that chains of them stay in integers (ONNX
+            Runtime fuses ``DQ -> op -> Q``). Empty if the backend fuses the operators that follow (TensorRT).
+        fused_activations: activation functions that the backend fuses into the operator before them: no Q/DQ pair is
+            placed between the two.
+        propagated: operators that the backend runs on integers together with their consumers: if a product needs a
+            Q/DQ pair at its input, one is placed before them too (see `edgekit.quantize.passes.propagate_qdq`).
+        per_channel_weights: one scale for each output channel instead of one for each tensor.
+        weight_bits: 8, or 7 if the backend's 8-bit multiply-add saturates (x86 without VNNI).
         float_bias: the bias stays float; otherwise it is int32 with the scale of input times weight.
-        stem_channels: the first two convolutions from an input stay in float while they read no more channels
-            than this and the image shrinks behind them, unless ``quantize_outputs`` and their activation is fused:
-            there integers gain little time, and lose most of what all of quantization loses.
-        rest: what is not quantized is typed in this: FP32 between INT8 makes TensorRT slower than FP16 throughout
+        stem_channels: the first two convolutions after an input stay in float if they read at most this many channels
+            and reduce the image size, unless ``quantize_outputs`` is set and their activation is fused: INT8 saves
+            little time in them, but causes most of the accuracy loss.
+        rest: precision of what is not quantized: FP32 between INT8 layers makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
-        channel_multiple: convolutions that read fewer channels get channels of zeros up to this number, where the
-            backend's fast kernels take channels by the group.
-        split_channels: a 1x1 convolution that stays in float and reads as many channels or more is handed bytes where
-            what stands before it runs on integers: the backend multiplies them by weights of 16 bits
-            (`edgekit.lower.split_float_weights`). 0 if it does not.
+        channel_multiple: channel padding: convolutions that read fewer channels are padded with zeros to this number,
+            if the backend's fast kernels process channels in groups.
+        split_channels: minimum number of input channels of a 1x1 convolution that stays in float but reads 8-bit
+            activations, if its input is computed in integers: the backend multiplies them by 16-bit weights
+            (`edgekit.lower.split_float_weights`). 0 disables this.
     """
 
     activation_dtype: Literal["uint8", "int8"]

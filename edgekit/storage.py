@@ -1,4 +1,4 @@
-"""Files on disk: the cache's place, files written whole or not at all, hashes, free space, and errors of storage."""
+"""Files on disk: the cache folder, atomic writes, hashes, free space, and storage errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _CHUNK_BYTES = 1 << 20
-# File systems allow 255 bytes; this many characters, of 4 bytes at most, leave room for what is added.
+# File systems allow 255 bytes; this many characters, of 4 bytes at most, leave room for the suffix.
 _NAME_LENGTH = 40
 _NO_ROOM = {
     errno.ENOSPC: "the disk is full",
@@ -51,7 +51,7 @@ _counter = itertools.count()
 
 
 def cache_folder() -> Path:
-    """The user's cache: ``EDGEKIT_CACHE``, else ``edgekit`` under ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Returns the user's cache: ``EDGEKIT_CACHE``, else ``edgekit`` under ``XDG_CACHE_HOME`` or ``~/.cache``."""
     if own := os.environ.get("EDGEKIT_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -60,19 +60,19 @@ def cache_folder() -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` that replaces it when the context ends well, and is deleted otherwise.
+    """Yields a temporary file that replaces ``path`` if the context succeeds, and is deleted otherwise.
 
-    A crash leaves either the old content or the new. Parent folders are made, a symbolic link is followed, and the
-    permissions of a file that is replaced are kept. A pipe or a device is written directly.
+    A crash leaves either the old content or the new. Parent folders are created, a symbolic link is followed, and the
+    permissions of an existing file are kept. A pipe or a device is written directly.
 
     Args:
-        path: the file's place.
+        path: the file to write.
 
     Yields:
-        The file to write.
+        The temporary file to write to.
 
     Raises:
-        OSError: the file cannot be written; ``filename`` is never that of the file beside it.
+        OSError: the file cannot be written; ``filename`` is never the temporary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
@@ -81,7 +81,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield path
         return
     target = path.resolve()
-    # A folder's permissions alone decide about a rename: without this, a write-protected file would be replaced.
+    # A rename needs permissions of the folder only: without this check, a write-protected file would be replaced.
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     partial = target.with_name(f".{target.name[:_NAME_LENGTH]}.part-{os.getpid()}-{next(_counter)}")
@@ -102,7 +102,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: bytes | memoryview) -> None:
-    """Writes ``content`` to ``path``, whole or not at all; see `atomic_file`.
+    """Writes ``content`` to ``path`` atomically; see `atomic_file`.
 
     Raises:
         OSError: the file cannot be written.
@@ -112,7 +112,7 @@ def write_atomic(path: Path, content: bytes | memoryview) -> None:
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal.
+    """Returns the SHA-256 of a file's content, in hexadecimal.
 
     Raises:
         OSError: the file cannot be read.
@@ -125,7 +125,7 @@ def sha256_of(file: Path) -> str:
 
 
 def free_bytes(place: Path) -> int:
-    """Room on the file system that holds ``place``, which need not exist yet."""
+    """Returns the free space of the file system of ``place``, which need not exist yet."""
     for existing in (place.resolve(), *place.resolve().parents):
         with suppress(OSError):  # it does not exist yet, or its status may not be read
             return shutil.disk_usage(existing).free
@@ -133,7 +133,7 @@ def free_bytes(place: Path) -> int:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Length of all files in a folder and below."""
+    """Returns the total size of all files in a folder and its subfolders."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
@@ -142,10 +142,10 @@ def folder_bytes(folder: Path) -> int:
 
 
 def require_room(output: Path, needed_bytes: int) -> None:
-    """Raises an error before time is spent on a result that would not fit on the disk.
+    """Checks that the disk has room for an output before time is spent on it.
 
     Raises:
-        BuildError: fewer than ``needed_bytes`` are free where ``output`` is to be.
+        BuildError: fewer than ``needed_bytes`` are free on the disk of ``output``.
     """
     if needed_bytes > free_bytes(output):
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -153,43 +153,43 @@ def require_room(output: Path, needed_bytes: int) -> None:
 
 
 def lacks_room(error: OSError) -> bool:
-    """Whether the error is that the disk, the quota or the limit of a file's length is used up."""
+    """Whether an error means that the disk is full, or that the quota or the file size limit is reached."""
     return error.errno in _NO_ROOM
 
 
 def is_storage(error: OSError) -> bool:
-    """Whether the error is about the place that is written: no room, or no permission to write."""
+    """Whether an error is about the file's location: no room, or no permission to write."""
     return error.errno in _NO_ROOM or error.errno in _NOT_OURS
 
 
 def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written_bytes: int = 0) -> BuildError:
-    """The error to raise where a file could not be written below ``place``.
+    """Returns the error to raise if a file in ``place`` could not be written.
 
     Args:
-        error: of the system.
+        error: the system's error.
         place: the output, or its staging folder; the message names the output.
-        needed_bytes: length of the whole output, if it is known.
-        written_bytes: how much was written before the error; where none is given, what lies in the staging folder.
+        needed_bytes: size of the whole output, if it is known.
+        written_bytes: bytes written before the error; default: the size of the staging folder.
     """
     number = error.errno or 0
     staging, place = _staging(place), named_place(place)
-    half = 0 if staging is None else folder_bytes(staging)  # is deleted, so free again, when the message is read
+    staged = 0 if staging is None else folder_bytes(staging)  # deleted, so free again, when the message is read
     file = Path(str(error.filename)) if error.filename else place
     at = "" if file == place else f" ({file.name if _staging(file) else file})"
     why = _NO_ROOM.get(number) or _NOT_OURS.get(number) or error.strerror or str(error)
-    need = f"{needed_bytes:,} bytes needed" if needed_bytes else f"more than {written_bytes or half:,} bytes needed"
-    free = f"{need}, {free_bytes(place) + half:,} bytes free"
+    need = f"{needed_bytes:,} bytes needed" if needed_bytes else f"more than {written_bytes or staged:,} bytes needed"
+    free = f"{need}, {free_bytes(place) + staged:,} bytes free"
     room = "make room or " if number in _NO_ROOM else ""
     return BuildError(f"cannot write {place}{at}: {why}; {free}", hint=f"{room}choose another place with --output")
 
 
 def staging_place(output: Path) -> Path:
-    """The folder beside ``output`` in which this process makes it."""
+    """Returns this process's staging folder for ``output``, in the same parent folder."""
     return output.parent / f".{output.name}.partial-{os.getpid()}"
 
 
 def named_place(folder: Path) -> Path:
-    """The output, where ``folder`` is its `staging_place` or lies in it; else the folder itself."""
+    """Returns the output of a staging folder or of a folder in it; returns any other folder itself."""
     staging = _staging(folder)
     return folder if staging is None else staging.parent / _STAGING.sub(r"\1", staging.name)
 

@@ -79,7 +79,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
-    """Writes a bundle of the null backend, which answers zeros: a detector scores 0.25 everywhere."""
+    """Writes a bundle of the null backend, which returns zeros: a detector scores 0.25 everywhere."""
 
     def make(name: str = "engine", *, kind: dict[str, Any] = DETECTOR, **changes: Any) -> Path:
         what = kind | changes
@@ -114,13 +114,13 @@ def detector(make_bundle: MakeBundle) -> Path:
 
 @pytest.fixture
 def arrays_engine(make_bundle: MakeBundle) -> Path:
-    """The bundle of an engine that takes arrays and knows no pictures."""
+    """The bundle of an engine that takes arrays and no images."""
     return make_bundle("arrays", kind=TENSOR)
 
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    """A picture of 100 x 60 px."""
+    """An image of 100 x 60 px."""
     pixels = np.random.default_rng(0).integers(0, 256, (60, 100, 3), dtype=np.uint8)
     path = tmp_path / "picture.png"
     Image.fromarray(pixels).save(path)

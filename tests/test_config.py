@@ -82,7 +82,7 @@ ARGUMENTS: list[dict[str, Any]] = [
 
 
 def asked_by(command: str, monkeypatch: pytest.MonkeyPatch) -> BuildConfig:
-    """The config that a command line asks for."""
+    """Returns the config of a command line."""
     asked: list[BuildConfig] = []
 
     def build(model: str, *, progress: object, **options: Any) -> Path:
@@ -160,7 +160,7 @@ class Toy(Null):
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Registers the toy backend; the command line is made anew with its options."""
+    """Registers the toy backend and rebuilds the command line with its options."""
     module = types.ModuleType("toy_backend")
     module.Toy, module.ToyOptions = Toy, ToyOptions  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "toy_backend", module)

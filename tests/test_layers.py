@@ -10,7 +10,7 @@ import edgekit
 
 PACKAGE = Path(edgekit.__file__).parent
 
-# A package imports only what stands before it here.
+# A package imports only packages that are listed before it.
 LAYERS = (
     "extras errors progress specs shapes storage option recipe config device kernels data models graph quantize lower "
     "engine runtime serving measure evaluation report training pipeline cli"

@@ -18,7 +18,7 @@ BUILD_ONLY = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 VENDORS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cv2")
 HEAVY = {*BUILD_ONLY, *VENDORS, "numpy", "PIL"}
 
-# What a board has: the base dependencies, and nothing of the extras.
+# The packages on a board: the base dependencies, without the extras.
 ON_THE_BOARD = ("cli", "data", "device", "engine", "evaluation", "kernels", "report", "runtime")
 
 # Where a compilation for TensorRT on a board enters. Its scheme is asked for where graphs are quantized.
@@ -68,7 +68,7 @@ def file_of(module: str) -> Path | None:
 
 
 def imported_by(tree: ast.AST) -> Iterator[str]:
-    """What a module imports when it runs, inside of functions too; maybe names in modules among it."""
+    """Yields the imports of a module, also inside functions; some may be names in modules."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
@@ -79,7 +79,7 @@ def imported_by(tree: ast.AST) -> Iterator[str]:
 
 
 def reached_from(modules: tuple[str, ...], but: str) -> set[str]:
-    """EdgeKit's modules that these may import, directly or by way of others, and themselves."""
+    """Returns the EdgeKit modules that these modules import, directly or indirectly, and themselves."""
     found: set[str] = set()
     ahead = set(modules)
     while ahead:

@@ -32,7 +32,7 @@ TYPES = set(
     "Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
 )
 
-# Names that users have in their programs; more may be added, none may go.
+# Names that users' programs contain; names may be added, but not removed.
 PARAMETERS = {
     "build": ["model", "precision", "target", "weights", "calib", "output"],
     "compile": ["bundle", "target", "output", "engine"],

@@ -12,7 +12,7 @@ from edgekit.errors import UsageError
 from edgekit.shapes import input_shapes, open_shape, picture_shape, ranges_of_sizes, ranges_of_specs
 from edgekit.specs import Shape, ShapeRange, Size, SizeRange, TensorSpec, shape_from_sizes, size_from_value
 
-PICTURE = TensorSpec("x", "float32", ("N", 3, "h", "w"))
+IMAGE = TensorSpec("x", "float32", ("N", 3, "h", "w"))
 NHWC = TensorSpec("x", "float32", ("N", "h", "w", 3))
 IDS = TensorSpec("ids", "int64", ("batch", "length"))
 MASK = TensorSpec("mask", "int64", ("batch", "length"))
@@ -34,36 +34,41 @@ def test_an_open_batch_is_one() -> None:
 @pytest.mark.parametrize(
     ("spec", "shape", "expected"),
     [
-        (PICTURE, (64, 48), (1, 3, 64, 48)),
-        (PICTURE, (2, 3, 64, 48), (2, 3, 64, 48)),
+        (IMAGE, (64, 48), (1, 3, 64, 48)),
+        (IMAGE, (2, 3, 64, 48), (2, 3, 64, 48)),
         (NHWC, (64, 48), (1, 64, 48, 3)),
         (TensorSpec("x", "float32", (1, "c", "h", "w")), (1, 5, 6, 7), (1, 5, 6, 7)),
     ],
 )
-def test_shape_is_that_of_the_picture(spec: TensorSpec, shape: Shape, expected: Shape) -> None:
+def test_shape_is_that_of_the_image(spec: TensorSpec, shape: Shape, expected: Shape) -> None:
     assert shapes(spec, shape=shape) == {"x": expected}
 
 
-def test_a_dimension_with_a_name_is_said_once() -> None:
+def test_a_named_dimension_is_given_once() -> None:
     assert shapes(IDS, MASK, inputs={"mask": (2, 7)}) == {"ids": (2, 7), "mask": (2, 7)}
     assert shapes(IDS, MASK, inputs={"": (2, 7)}) == {"ids": (2, 7), "mask": (2, 7)}
 
 
 def test_a_shape_without_a_name_is_the_first_inputs() -> None:
-    assert shapes(PICTURE, SCALAR, inputs={"": (4, 3, 8, 8)}) == {"x": (4, 3, 8, 8), "rate": ()}
+    assert shapes(IMAGE, SCALAR, inputs={"": (4, 3, 8, 8)}) == {"x": (4, 3, 8, 8), "rate": ()}
 
 
 @pytest.mark.parametrize(
     ("specs", "given", "message", "hint"),
     [
-        ((PICTURE,), {}, r"input x: float32 \(N, 3, h, w\): .* none for h and w", "--input x:1x3x224x224"),
+        ((IMAGE,), {}, r"input x: float32 \(N, 3, h, w\): .* none for h and w", "--input x:1x3x224x224"),
         ((IDS,), {}, "none for length", "--input ids:1x128"),
         ((IDS,), {"inputs": {"idx": (1, 2)}}, "the model has no input 'idx'", "did you mean ids?"),
-        ((PICTURE,), {"inputs": {"x": (1, 4, 8, 8)}}, "fits x: float32 .*, got 1x4x8x8", "only names can be given"),
-        ((PICTURE,), {"inputs": {"x": (3, 8, 8)}}, "got 3x8x8", "only names can be given"),
-        ((PICTURE,), {"shape": (8,)}, r"expected HxW of a picture, or all 4 sizes of \(N, 3, h, w\), got 8", ""),
+        (
+            (IMAGE,),
+            {"inputs": {"x": (1, 4, 8, 8)}},
+            "fits x: float32 .*, got 1x4x8x8",
+            "only named dimensions can be given",
+        ),
+        ((IMAGE,), {"inputs": {"x": (3, 8, 8)}}, "got 3x8x8", "only named dimensions can be given"),
+        ((IMAGE,), {"shape": (8,)}, r"expected HxW of an image, or all 4 sizes of \(N, 3, h, w\), got 8", ""),
         ((IDS,), {"shape": (8, 8, 8)}, "or all 2 sizes", ""),
-        ((TensorSpec("x", "float32", (1, 3, 32, 32)),), {"shape": (64, 64)}, "got 1x3x64x64", "fixed when it was"),
+        ((TensorSpec("x", "float32", (1, 3, 32, 32)),), {"shape": (64, 64)}, "got 1x3x64x64", "were fixed at export"),
         ((), {"shape": (64, 64)}, "the model has no inputs", ""),
     ],
 )
@@ -75,8 +80,8 @@ def test_a_shape_that_does_not_fit_says_what_would(
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize("spec", [PICTURE, IDS])
-def test_both_hints_of_an_open_shape_work_as_they_stand(spec: TensorSpec) -> None:
+@pytest.mark.parametrize("spec", [IMAGE, IDS])
+def test_both_hints_for_a_dynamic_shape_are_valid_options(spec: TensorSpec) -> None:
     with pytest.raises(UsageError) as caught:
         shapes(spec)
     hints = re.findall(r"--input ([^\s;]+)", caught.value.hint)
@@ -87,9 +92,9 @@ def test_both_hints_of_an_open_shape_work_as_they_stand(spec: TensorSpec) -> Non
         assert shapes(spec, inputs=given) == given
 
 
-def test_a_range_is_said_in_the_place_of_a_number() -> None:
-    assert shapes(PICTURE, inputs={"": (1, 3, 48, WIDTH)}) == {"x": (1, 3, 48, WIDTH)}
-    assert shapes(PICTURE, shape=(WIDTH, 64)) == {"x": (1, 3, WIDTH, 64)}
+def test_a_range_is_given_in_place_of_a_number() -> None:
+    assert shapes(IMAGE, inputs={"": (1, 3, 48, WIDTH)}) == {"x": (1, 3, 48, WIDTH)}
+    assert shapes(IMAGE, shape=(WIDTH, 64)) == {"x": (1, 3, WIDTH, 64)}
     assert shapes(NHWC, shape=(64, WIDTH), batch=SizeRange(1, 2, 3)) == {"x": (SizeRange(1, 2, 3), 64, WIDTH, 3)}
 
 
@@ -105,7 +110,7 @@ def test_a_shape_is_read_as_it_is_written(name: str, sizes: list[int | list[int]
     assert shape_from_sizes(parsed[name], "--input") == shape
 
 
-def test_a_range_that_has_a_name_is_said_once() -> None:
+def test_a_named_range_is_given_once() -> None:
     length = SizeRange(16, 128, 512)
     assert shapes(IDS, MASK, inputs={"mask": (1, length)}) == {"ids": (1, length), "mask": (1, length)}
 
@@ -118,21 +123,21 @@ def test_a_batch_goes_wherever_its_name_stands() -> None:
 
 
 @pytest.mark.parametrize("said", [1, SizeRange(1, 4, 16)])
-def test_a_batch_may_be_said_twice(said: Size) -> None:
+def test_a_batch_may_be_given_twice(said: Size) -> None:
     batch = SizeRange(1, 4, 16)
-    assert shapes(PICTURE, inputs={"x": (said, 3, 8, 8)}, batch=batch) == {"x": (batch, 3, 8, 8)}
+    assert shapes(IMAGE, inputs={"x": (said, 3, 8, 8)}, batch=batch) == {"x": (batch, 3, 8, 8)}
 
 
 @pytest.mark.parametrize("said", [2, SizeRange(1, 2, 16)])
 def test_error_on_two_batches(said: Size) -> None:
     with pytest.raises(UsageError, match=f"--batch 1:4:16: expected the same first dimension .*, got {said}") as caught:
-        shapes(PICTURE, inputs={"x": (said, 3, 8, 8)}, batch=SizeRange(1, 4, 16))
+        shapes(IMAGE, inputs={"x": (said, 3, 8, 8)}, batch=SizeRange(1, 4, 16))
     assert "one of the two places" in caught.value.hint
 
 
 def test_error_on_two_sizes_of_one_dimension() -> None:
     given: dict[str, Shape] = {"ids": (1, SizeRange(1, 8, 16)), "mask": (1, 8)}
-    with pytest.raises(UsageError, match="one size of the dimension 'length' at all inputs, got 1:8:16 and 8, .* mask"):
+    with pytest.raises(UsageError, match="one size of the dimension 'length' in all inputs, got 1:8:16 and 8, .* mask"):
         shapes(IDS, MASK, inputs=given)
 
 
@@ -172,5 +177,5 @@ def test_ranges_of_shapes_are_those_of_their_dimensions() -> None:
         ranges_of_sizes(specs, {**sizes, "y": (SizeRange(1, 2, 3), 2)})
 
 
-def test_without_a_wish_a_picture_keeps_its_shape() -> None:
+def test_an_image_keeps_its_shape_by_default() -> None:
     assert picture_shape((1, 3, 416, 416), None) == (1, 3, 416, 416)

@@ -1,4 +1,4 @@
-"""``edgekit demo``: from nothing to boxes on a photo, with the commands that do it."""
+"""The command ``edgekit demo``: builds a small detector and runs it on a shipped photo."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["demo"]
 MODEL = "yolov3-tiny"
 PHOTO = "coffee.jpg"
 RANDOM_WEIGHTS = (
-    "the download failed, so the demo uses random weights: latency and size are real, boxes mean nothing. With a "
-    "network, run it again; or give a downloaded file: --weights FILE"
+    "the download failed, so the demo uses random weights: latency and size are real, boxes are meaningless. Run it "
+    "again with a network connection, or give a downloaded file: --weights FILE"
 )
 
 EPILOG = """\b
@@ -36,7 +36,7 @@ def demo(folder: Path, weights: str) -> None:
     """Build a small detector in INT8 and run it on a photo that EdgeKit ships.
 
     The demo writes to DIR, by default edgekit-demo, and prints each command before it runs it. The weights, 35 MB,
-    are downloaded once. Without a network it uses random weights, whose boxes mean nothing.
+    are downloaded once. Without a network, the demo uses random weights, whose boxes are meaningless.
     """
     photo, engine, boxes = folder / "photo.jpg", folder / "tiny", folder / "boxes.jpg"
     _copy_photo(photo)
@@ -47,7 +47,8 @@ def demo(folder: Path, weights: str) -> None:
     click.echo(f"{click.style('result:', fg='green', bold=True)} {boxes}")
     click.echo(f"{click.style('report:', fg='green', bold=True)} {engine / 'report.html'}")
     if not trained:
-        click.echo("Without a download, real outputs need scikit-learn: edgekit train lenet --data digits")
+        click.echo("To get real outputs without a download, train a model (needs scikit-learn):")
+        click.echo("  edgekit train lenet --data digits")
 
 
 def _copy_photo(photo: Path) -> None:
@@ -60,7 +61,7 @@ def _copy_photo(photo: Path) -> None:
 
 
 def _has_weights(name: str) -> bool:
-    """Whether the weights are there, after a download if they are a published set."""
+    """Whether the weights are available; downloads a published set."""
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.errors import ModelError
     from edgekit.models.weights.download import weights_file
@@ -78,7 +79,7 @@ def _has_weights(name: str) -> bool:
 
 
 def _run(*words: str) -> None:
-    """Prints a command of EdgeKit and runs it in this process."""
+    """Prints an EdgeKit command and runs it in this process."""
     from edgekit.cli.main import cli
 
     click.echo(f"\n{click.style('$', dim=True)} {click.style(shlex.join(['edgekit', *words]), bold=True)}")

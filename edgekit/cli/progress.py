@@ -1,4 +1,4 @@
-"""What a build looks like while it works: a line a stage, a bar where there is something to count, notes in yellow."""
+"""Shows the progress of a command: one line per stage, a bar for stages that count, notes in yellow."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from edgekit.progress import BYTES, Progress
 __all__ = ["PlainProgress", "TerminalProgress", "live_bars", "progress_on_stderr"]
 
 WIDE = 100
-"""Columns of a terminal that a long bar leaves room in for the longest counts."""
-SILENCE_S = 15.0
-"""A log shows a stage's count this often, so that a slow stage can be told from a dead one."""
+"""Minimum terminal width for a long bar next to the longest counts."""
+LOG_INTERVAL_S = 15.0
+"""Interval at which a log shows a stage's count, to distinguish a slow stage from one that hangs."""
 
 
 @contextmanager
 def progress_on_stderr() -> Iterator[Progress]:
-    """Live lines where standard error is a terminal, plain lines where it is a file or a pipe."""
+    """Yields a `Progress` on standard error: live on a terminal, plain lines in a file or a pipe."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield PlainProgress()
@@ -35,7 +35,7 @@ def progress_on_stderr() -> Iterator[Progress]:
 
 
 def live_bars(console: Console) -> Bars:
-    """What a `TerminalProgress` draws with: title, bar, count and time of each stage."""
+    """Returns the live display of a `TerminalProgress`: title, bar, count and time of each stage."""
     return Bars(
         SpinnerColumn(style="cyan"),
         TextColumn("{task.description}"),
@@ -48,7 +48,7 @@ def live_bars(console: Console) -> Bars:
 
 
 class TerminalProgress:
-    """A `Progress` on a terminal: a stage at work is live at the bottom; when it ends, its line stays above."""
+    """A `Progress` on a terminal: the running stage is live at the bottom; finished stages stay above it."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
@@ -72,19 +72,19 @@ class TerminalProgress:
 
 
 class PlainProgress:
-    """A `Progress` for logs: one line when a stage starts, one when it ends, and a sign of life in between."""
+    """A `Progress` for logs: prints a line when a stage starts, when it ends, and at intervals in between."""
 
     @contextmanager
     def stage(self, title: str, *, total: float | None = None, unit: str = "") -> Iterator[Callable[[float], None]]:
-        start = said = time.monotonic()
+        start = logged = time.monotonic()
         done = 0.0
 
         def advance(amount: float) -> None:
-            nonlocal done, said
+            nonlocal done, logged
             done += amount
-            if time.monotonic() - said > SILENCE_S:
-                said = time.monotonic()
-                _log(f"  {_amount(done, total, unit)}, {said - start:.0f} s")
+            if time.monotonic() - logged > LOG_INTERVAL_S:
+                logged = time.monotonic()
+                _log(f"  {_amount(done, total, unit)}, {logged - start:.0f} s")
 
         _log(f"{title} ...")
         ending = "failed after"
@@ -101,7 +101,7 @@ class PlainProgress:
 
 
 class _Bar(ProgressColumn):
-    """A bar for stages that count something; nothing for the others, whose spinner is enough."""
+    """A bar for stages with a known total; empty for others, which have a spinner."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def _finished(mark: str, style: str, title: str, counted: str, seconds: float) -
 
 
 def _counted(done: float, unit: str, seconds: float, total: float | None = None) -> str:
-    """Such as ``12 of 32 images, 4.1 images/s``; nothing where nothing was counted."""
+    """Formats a count and its rate, such as ``12 of 32 images, 4.1 images/s``; empty if nothing was counted."""
     if not done:
         return ""
     amount = _amount(done, total, unit)
@@ -142,7 +142,7 @@ def _counted(done: float, unit: str, seconds: float, total: float | None = None)
 
 
 def _amount(done: float, total: float | None, unit: str) -> str:
-    """Such as ``12 of 32 images`` or ``35 MB of 248 MB``."""
+    """Formats a count, such as ``12 of 32 images`` or ``35 MB of 248 MB``."""
     if unit == BYTES:
         return _megabytes(done) if total is None else f"{_megabytes(done)} of {_megabytes(total)}"
     of = "" if total is None else f" of {total:g}"

@@ -1,1 +1,1 @@
-"""The hardware that EdgeKit runs on: processors, boards and GPUs, read from what the system says of itself."""
+"""Detection of the hardware that EdgeKit runs on: CPUs, boards and GPUs."""

@@ -1,4 +1,4 @@
-"""The processor and its memory: what it is called, what it can do in 8-bit integers, and how much of it is ours."""
+"""Detects the CPU and its memory: name, 8-bit integer instructions, and the share that this process may use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Cpu", "cpu", "peak_memory_bytes"]
 
 ROOT = Path("/")
 
-# The kernel's word for a feature -> ours; only what decides how fast and how exact 8-bit kernels are.
+# The kernel's name of a feature -> EdgeKit's; only features that affect the speed or exactness of 8-bit kernels.
 X86_FEATURES = {name: name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")}
 ARM_FEATURES = {"asimd": "neon", "asimddp": "asimddp", "i8mm": "i8mm", "sve": "sve"}
 
@@ -48,16 +48,16 @@ ARM_PARTS = {
 
 
 class Cpu(msgspec.Struct, frozen=True, kw_only=True):
-    """A processor, as far as this process may use it.
+    """A CPU, with the limits of this process.
 
     Attributes:
-        name: the processor's name, such as ``AMD EPYC 7763`` or ``Cortex-A78AE``.
-        arch: ``x86_64`` or ``aarch64``; elsewhere what the system calls it.
+        name: name of the CPU, such as ``AMD EPYC 7763`` or ``Cortex-A78AE``.
+        arch: ``x86_64`` or ``aarch64``; for others, the system's name.
         cores: physical cores of the machine.
-        threads: logical processors that this process may use: its affinity and its control group's quota.
-        features: instruction sets that matter to INT8, of those in `X86_FEATURES` and `ARM_FEATURES`.
-        memory_bytes: memory of the machine or of the control group, whichever is less; 0 if unknown.
-        available_bytes: how much of it can still be had without swapping; 0 if unknown.
+        threads: logical processors that this process may use, limited by its affinity and its cgroup's quota.
+        features: instruction sets that matter to INT8, from `X86_FEATURES` and `ARM_FEATURES`.
+        memory_bytes: memory of the machine or of the cgroup, whichever is less; 0 if unknown.
+        available_bytes: memory that is available without swapping; 0 if unknown.
     """
 
     name: str
@@ -70,17 +70,17 @@ class Cpu(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fast_int8(self) -> bool:
-        """Whether it multiplies and adds four 8-bit integers in one exact step (VNNI, AMX, Arm's dot product)."""
+        """Whether the CPU has an exact 8-bit dot product instruction (VNNI, AMX, Arm's dot product)."""
         return not DOT_PRODUCTS.isdisjoint(self.features)
 
     @property
     def compute_threads(self) -> int:
-        """How many threads matrix products gain from: those we may use, at most one a physical core."""
+        """Number of threads for matrix products: those that this process may use, at most one per physical core."""
         return max(1, min(self.threads, self.cores))
 
 
 def cpu(root: Path = ROOT) -> Cpu:
-    """The processor that this process runs on.
+    """Returns the CPU that this process runs on.
 
     Args:
         root: where ``proc`` and ``sys`` are found.
@@ -102,10 +102,9 @@ def cpu(root: Path = ROOT) -> Cpu:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held at once since it started; 0 where the system does not tell.
+    """Returns the peak memory of this process since it started; 0 if unknown.
 
-    Linux's ``ru_maxrss`` is not used where ``VmHWM`` is there: a process that was just started inherits its
-    parent's peak in the former.
+    Reads ``VmHWM`` on Linux, because a new process inherits its parent's peak in ``ru_maxrss``.
     """
     peak = re.search(r"^VmHWM:\s+(\d+) kB", _read(ROOT / "proc/self/status"), re.MULTILINE)
     if peak:
@@ -119,7 +118,7 @@ def peak_memory_bytes() -> int:
 
 
 def _read(path: Path) -> str:
-    """The file's text, or nothing: these files are there on some systems only."""
+    """Returns the text of a file, or an empty string if the system does not have it."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -144,7 +143,7 @@ def _name(blocks: list[dict[str, str]], arch: str) -> str:
     names: dict[str, None] = {}
     for block in blocks:
         part = (block.get("CPU implementer", ""), block.get("CPU part", ""))
-        # A big.LITTLE processor has several kinds of core; each is named once, in order.
+        # A big.LITTLE CPU has several kinds of cores; each is named once, in order.
         names[ARM_PARTS.get(part) or block.get("model name", "")] = None
     found = " + ".join(re.sub(r"\s+", " ", name) for name in names if name)
     return found or platform.processor() or arch
@@ -161,27 +160,27 @@ def _features(blocks: list[dict[str, str]], arch: str) -> tuple[str, ...]:
     known = X86_FEATURES if arch == "x86_64" else ARM_FEATURES
     words = [set((b.get("flags") or b.get("Features") or "").split()) for b in blocks]
     if not words and sys.platform == "darwin" and arch == "aarch64":
-        return ("neon", "asimddp")  # every Apple M has them; sysctl is the only one to tell of the others
-    # A thread may move to any core, so that only what all of them have can be counted on.
+        return ("neon", "asimddp")  # every Apple M has them; only sysctl lists the others
+    # A thread may move to any core, so only features of all cores can be used.
     common = set.intersection(*words) if words else set()
     return tuple(ours for theirs, ours in known.items() if theirs in common)
 
 
 def _control_group(root: Path, controller: str) -> list[Path]:
-    """Folders of this process's control groups for a controller, innermost first."""
+    """Returns the folders of this process's cgroups for a controller, innermost first."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
         if controllers and controller not in controllers.split(","):
             continue
         base = root / "sys/fs/cgroup" / (controller if controllers else "")
         inner = base / path.lstrip("/")
-        # In a container the path is the host's, and only the base is mounted.
+        # In a container, the path is that of the host, and only the base is mounted.
         return [inner, *(p for p in inner.parents if p.is_relative_to(base))]
     return []
 
 
 def _quota(root: Path) -> float:
-    """How many processors' worth of time the control groups allow; 0 if as many as there are."""
+    """Returns the CPU quota of the cgroups, in processors; 0 if there is no limit."""
     quotas = []
     for folder in _control_group(root, "cpu"):
         v1 = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
@@ -192,14 +191,14 @@ def _quota(root: Path) -> float:
 
 
 def _memory(root: Path) -> tuple[int, int]:
-    """Total and available bytes."""
+    """Returns total and available bytes of memory."""
     sizes = {key: int(kb) * 1024 for key, kb in re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.M)}
     total = sizes.get("MemTotal", 0) or _memory_by_sysconf()
     available = sizes.get("MemAvailable", total)
     for folder in _control_group(root, "memory"):
         limit = (_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")).strip()
         used = (_read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")).strip()
-        # Version 1 says "no limit" by a number larger than any memory.
+        # cgroup version 1 uses a number larger than any memory for "no limit".
         if not limit.isdigit() or int(limit) >= total:
             continue
         total = int(limit)

@@ -1,4 +1,4 @@
-"""Which Jetson this is, if it is one: board, L4T, JetPack and power mode."""
+"""Detects a Jetson: its board, L4T, JetPack and power mode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 __all__ = ["Jetson", "JetPackStack", "jetpack_stack", "jetson"]
 
-# NVIDIA, "JetPack Archive": the JetPack that each L4T release came with.
+# NVIDIA, "JetPack Archive": the JetPack of each L4T release.
 JETPACK_BY_L4T = {
     "32.4.3": "4.4",
     "32.4.4": "4.4.1",
@@ -44,7 +44,7 @@ JETPACK_BY_L4T = {
 
 
 class JetPackStack(msgspec.Struct, frozen=True, kw_only=True):
-    """What a JetPack brings: versions of TensorRT, of CUDA, and of the Python that TensorRT's package is for."""
+    """The versions in a JetPack: TensorRT, CUDA, and the Python version of TensorRT's package."""
 
     tensorrt: str
     cuda: str
@@ -65,10 +65,10 @@ class Jetson(msgspec.Struct, frozen=True, kw_only=True):
     """A Jetson board.
 
     Attributes:
-        board: its name in the device tree.
-        l4t: version of Linux for Tegra, such as ``36.4.3``; empty if the release file is not there.
-        jetpack: the JetPack that came with it; empty if L4T is newer than `JETPACK_BY_L4T`.
-        power_mode: name of the ``nvpmodel`` mode that is set; empty if it cannot be read.
+        board: name of the board in the device tree.
+        l4t: version of Linux for Tegra, such as ``36.4.3``; empty if the release file is missing.
+        jetpack: version of JetPack; empty if L4T is newer than `JETPACK_BY_L4T`.
+        power_mode: name of the current ``nvpmodel`` mode; empty if it cannot be read.
     """
 
     board: str
@@ -78,7 +78,7 @@ class Jetson(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def jetson(root: Path = Path("/")) -> Jetson | None:
-    """The Jetson that this is, or None.
+    """Returns the Jetson that this process runs on, or None on another machine.
 
     Args:
         root: where ``etc``, ``proc`` and ``var`` are found.
@@ -97,26 +97,27 @@ def jetson(root: Path = Path("/")) -> Jetson | None:
 
 
 def jetpack_stack(jetpack: str) -> JetPackStack | None:
-    """What that JetPack brings, patches aside; None where it is not known."""
+    """Returns the versions in a JetPack, which are the same for its patch releases; None if it is unknown."""
     return STACK_BY_JETPACK.get(".".join(jetpack.split(".")[:2]))
 
 
 def _read(path: Path) -> str:
     try:
-        # Strings of the device tree end with NUL.
+        # Device tree strings end with NUL.
         return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
         return ""
 
 
 def _l4t(release: str) -> str:
-    """``# R36 (release), REVISION: 4.3, …`` is 36.4.3; ``REVISION: 3.0`` stays 36.3.0, as NVIDIA writes it."""
+    """Parses ``# R36 (release), REVISION: 4.3, …`` to 36.4.3; ``REVISION: 3.0`` becomes 36.3.0, as NVIDIA writes it."""
     found = re.search(r"R(\d+) \(release\), REVISION: (\d+)(?:\.(\d+))?", release)
     return f"{found[1]}.{found[2]}.{found[3] or 0}" if found else ""
 
 
 def _power_mode(root: Path) -> str:
-    """The daemon keeps the mode's number in one file, and the modes' names in another; neither needs root."""
+    """Returns the name of the current ``nvpmodel`` mode, or its number if it has no name."""
+    # The daemon writes the mode's number to one file; another has the names. Neither needs root.
     number = re.search(r"pmode:(\d+)", _read(root / "var/lib/nvpmodel/status"))
     if not number:
         return ""

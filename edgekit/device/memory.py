@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system."""
+"""Returns freed memory to the system."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["return_freed_memory"]
 
 
 def return_freed_memory() -> None:
-    """Hands back what the process has freed, where its C library keeps it and can be asked: glibc's ``malloc_trim``.
+    """Returns the freed memory of this process to the system, with glibc's ``malloc_trim``; no-op without glibc.
 
-    glibc raises the size from which blocks go back by themselves to 32 MB as large ones are freed. Without this, half a
-    gigabyte stays behind of a session that has run YOLOv3 once.
+    glibc returns large blocks by itself, but raises the threshold up to 32 MB as large blocks are freed. Without this,
+    the process keeps half a gigabyte after a session that has run YOLOv3 once.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs the driver shows, asked without any CUDA library."""
+"""Finds NVIDIA GPUs and the CUDA version of the driver, without a CUDA library."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ QUERY = "--query-gpu=name,driver_version,memory.total,compute_cap"
 # The first release of L4T, and of the driver elsewhere, that supports a CUDA version.
 CUDA_BY_L4T = {36: 12, 38: 13}
 CUDA_BY_DRIVER = {525: 12, 580: 13}
-PATIENCE_S = 10  # a driver that hangs must not hang `doctor`
+TIMEOUT_S = 10  # a driver that hangs must not hang `doctor`
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """A GPU that the driver shows.
+    """A GPU that NVIDIA's driver reports.
 
     Attributes:
-        name: such as ``NVIDIA RTX A2000``.
+        name: name of the GPU, such as ``NVIDIA RTX A2000``.
         driver: the driver's version; empty if unknown.
-        memory_bytes: its own memory; 0 if unknown or shared with the processor.
-        compute_capability: such as ``8.6``; empty if unknown.
+        memory_bytes: memory of the GPU; 0 if unknown or shared with the CPU.
+        compute_capability: compute capability, such as ``8.6``; empty if unknown.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def gpus(root: Path = Path("/")) -> tuple[Gpu, ...]:
-    """The GPUs that NVIDIA's driver shows: asked of ``nvidia-smi``, else read from ``/proc``; empty if none.
+    """Returns the GPUs that ``nvidia-smi`` lists, else those in ``/proc``; empty if none.
 
     Args:
         root: where ``proc`` is found.
@@ -46,7 +46,7 @@ def gpus(root: Path = Path("/")) -> tuple[Gpu, ...]:
 
 
 def driver_cuda_major(root: Path = Path("/")) -> int | None:
-    """Returns the major CUDA version that NVIDIA's driver supports, found without CUDA; None if unknown.
+    """Returns the major CUDA version that NVIDIA's driver supports, without using CUDA; None if unknown.
 
     Sources: the CUDA release notes, "CUDA Toolkit and Corresponding Driver Versions", and `JETPACK_BY_L4T`.
 
@@ -70,15 +70,15 @@ def _from_nvidia_smi() -> tuple[Gpu, ...]:
         return ()
     command = [program, QUERY, "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
-        return ()  # installed without a driver that works: /proc has the last word
-    rows = ([cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines())
+        return ()  # installed without a working driver: the caller reads /proc
+    rows = ([cell.strip() for cell in line.split(",")] for line in completed.stdout.splitlines())
     return tuple(_gpu(*row) for row in rows if len(row) == 4)
 
 
 def _gpu(name: str, driver: str, memory_mib: str, capability: str) -> Gpu:
-    """A row of ``nvidia-smi``; a cell that the board has no value for is ``[N/A]``."""
+    """Converts a row of ``nvidia-smi``; a missing value is ``[N/A]``."""
     return Gpu(
         name=name,
         driver=driver if driver[:1].isdigit() else "",

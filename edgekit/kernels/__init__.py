@@ -1,1 +1,1 @@
-"""Decoding of detector heads and non-maximum suppression, each beside its slow, obvious reference."""
+"""Decoding of detector heads and non-maximum suppression, each with a simple reference implementation."""

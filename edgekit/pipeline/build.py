@@ -1,4 +1,4 @@
-"""A build: the stages in their order. The one module that sees them all."""
+"""Runs the stages of a build in order; the only module that knows all of them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def build(
             ``nn.Module``.
         precision: ``int8``, ``fp16``, ``bf16`` or ``fp32``; not every target has all of them.
         target: the backend; default: ``tensorrt`` if TensorRT and a GPU are found, else ``cpu``.
-        weights: a Darknet, PyTorch or safetensors file, or a set that the recipe publishes, such as ``coco``.
+        weights: a Darknet, PyTorch or safetensors file, or a published weight set of the recipe, such as ``coco``.
         calib: images to calibrate INT8 on: a folder, a manifest, or the name of a shipped set.
         calib_method: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
         calib_images: calibrate on at most this many images.
@@ -75,26 +75,26 @@ def build(
         shape: ``(H, W)`` of the image, or all sizes of the first input.
         input: shapes of the inputs of a module or an ONNX file by name; the name ``""`` is the first input. Inputs of
             a module are float32, unless the name ends in another element type: ``ids:int64``. Here and in ``shape``,
-            three numbers in place of one, the minimum, optimum and maximum, leave a dimension open until run time:
-            ``(1, 3, 48, (32, 320, 2048))``.
-        preprocess: how images become inputs: a complete `Preprocess`, or the fields that replace those of the recipe
-            or of the guess: ``{"color": "bgr"}``.
+            a tuple of min, opt and max in place of a number makes a dimension dynamic: its size is chosen at run time,
+            as in ``(1, 3, 48, (32, 320, 2048))``.
+        preprocess: how images become inputs: a complete `Preprocess`, or fields that replace those of the recipe or
+            the defaults: ``{"color": "bgr"}``.
         opset: the ONNX opset to export to.
         seed: seed of random weights.
         threads: threads that the engine runs on; 0 lets the backend choose.
-        profile: measure the engine, and FP32 beside it.
-        batch: batch size: a number, or the minimum, optimum and maximum of a range. It replaces a first dimension of 1
-            in ``input`` and ``shape``.
-        half_io: inputs and outputs are in half precision too, where the engine is.
+        profile: measure the engine and compare it with FP32.
+        batch: batch size: a number, or the min, opt and max of a range. It replaces a first dimension of 1 in
+            ``input`` and ``shape``.
+        half_io: use half precision for inputs and outputs too.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
         engine: options of the target's backend: its struct, or some of its fields by name.
-        progress: gets every stage and note.
+        progress: receives every stage and note.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        EdgeKitError: see `edgekit.errors`; nothing half-built is left behind.
+        EdgeKitError: see `edgekit.errors`; no partial output is left behind.
     """
     arguments = {name: value for name, value in locals().items() if name != "progress"}
     config = build_config(**arguments)
@@ -107,7 +107,7 @@ def build(
 
 
 class _Recorder:
-    """Passes progress on, and keeps the notes for the manifest."""
+    """Forwards progress and keeps the notes for the manifest."""
 
     def __init__(self, to: Progress) -> None:
         self._to = to
@@ -124,7 +124,7 @@ class _Recorder:
 
 def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recorder) -> None:
     """Runs the stages in the staging folder of the bundle at ``place``."""
-    # Imported here: PyTorch and onnx load only when a model is built, and are named if they are missing.
+    # Imported here: PyTorch and onnx load only when a model is built, and an error names them if they are missing.
     with needs_extra("building an engine", "build"):
         from edgekit.pipeline.calibrate import calibrate
         from edgekit.pipeline.compile import compile_engines
@@ -157,11 +157,11 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
 
 
 def _runs_here(target: TargetConfig, progress: Progress) -> bool:
-    """Whether the engine can be measured; notes the reason where it cannot."""
+    """Whether the engine can be measured; notes the reason if it cannot."""
     if target.graph_only:
         return False
     try:
-        # The engine's compute capabilities are known once it is built; any device will do for now.
+        # The engine's compute capabilities are not known before it is built, so any device is accepted here.
         backend(target.target).require_device(())
     except BackendUnavailable as e:
         progress.note(f"the engine was not measured: {e.message}")
@@ -170,7 +170,7 @@ def _runs_here(target: TargetConfig, progress: Progress) -> bool:
 
 
 def _is_for_here(manifest: Manifest, progress: Progress) -> bool:
-    """Whether the engine, which may have been built for another GPU, runs on this one."""
+    """Whether the engine runs on this GPU; it may be built for another."""
     try:
         backend(manifest.backend).require_device(manifest.compute_capabilities)
     except EngineMismatch as e:
@@ -186,7 +186,7 @@ def _compared(
     target: TargetConfig,
     progress: Progress,
 ) -> Comparison:
-    """Latency of the engines, and how far the outputs of the last are from FP32's."""
+    """Measures the engines and compares the outputs of the last with those of FP32."""
     inputs = (calibration.feeds, calibration.min_max_feeds) if len(engines) > 1 else ((), ())
     found = compare_engines(engines, *inputs, threads=target.threads, progress=progress)
     if found.sqnr_db:
@@ -195,7 +195,7 @@ def _compared(
 
 
 def _facts(model: LoadedModel, typed: TypedGraph, calibration: Calibration, target: TargetConfig) -> dict[str, Any]:
-    """What the report shows besides the measurements."""
+    """Returns the facts that the report shows besides the measurements."""
     facts: dict[str, Any] = {"macs": model.stats.macs, "export_error": model.export_error}
     table = calibration.table
     if table is not None and target.precision is Precision.INT8:
@@ -209,7 +209,7 @@ def _facts(model: LoadedModel, typed: TypedGraph, calibration: Calibration, targ
 
 
 def _needed_bytes(model: LoadedModel, config: BuildConfig) -> int:
-    """Disk space for graphs and engines, roughly: each holds the weights; in INT8 they take a quarter."""
+    """Estimates the disk space of graphs and engines: each holds the weights, which take a quarter in INT8."""
     in_place = 2 * model.stats.weight_bytes
     if model.quantized or config.target.precision is Precision.FP32:
         return in_place

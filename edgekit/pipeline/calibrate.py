@@ -1,4 +1,4 @@
-"""Calibration: the inputs a model is shown, and the ranges of its tensors, measured now or found in the cache."""
+"""Calibration: chooses the inputs of a model and measures the ranges of its tensors, or reads them from the cache."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ DEFAULT_METHOD = "minmax"
 DEFAULT_SET = "sample"
 RANDOM_INPUTS = 16
 HALF_IMAGES = 8
-"""Half precision only needs to know by how much a range overflows, not where it ends."""
+"""Number of images for half precision, which needs to know which ranges overflow, but not their exact limits."""
 COMPARED_INPUTS = 4
-"""Inputs that engines are compared on."""
+"""Number of inputs to compare engines on."""
 
 Feed: TypeAlias = "dict[str, np.ndarray]"
 Samples: TypeAlias = "CalibrationSet | ExampleFeeds | RandomInputs"
@@ -55,13 +55,13 @@ Samples: TypeAlias = "CalibrationSet | ExampleFeeds | RandomInputs"
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What later stages need to know about a model's numbers.
+    """The result of a calibration.
 
     Attributes:
-        policy: what stays in float.
-        table: the ranges of the float graph's tensors; None where nothing was measured.
+        policy: the layers that stay in float.
+        table: the ranges of the float graph's tensors; None if nothing was measured.
         feeds: a few of the inputs, to compare engines on.
-        min_max_feeds: the same, made to fit the min and the max shapes of the inputs.
+        min_max_feeds: the same inputs, resized to the min and the max shapes.
     """
 
     policy: QuantPolicy = QuantPolicy()
@@ -71,10 +71,10 @@ class Calibration:
 
 
 def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfig, progress: Progress) -> Calibration:
-    """Measures the ranges that the target's precision needs; none for FP32 and for models that came quantized.
+    """Measures the ranges that the target's precision needs; none for FP32 and for models that are already quantized.
 
     Raises:
-        UsageError: there is no such calibration set, or a pattern of ``keep_float`` matches no node.
+        UsageError: the calibration set is unknown, or a pattern of ``keep_float`` matches no node.
         CalibrationError: no input can be read or fits the model, or a tensor has a NaN.
         GraphError: nothing in the graph can be quantized.
     """
@@ -86,7 +86,7 @@ def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfi
         samples = calibration_inputs(model, config, progress)
     else:
         config = replace(config, calib_images=config.calib_images or HALF_IMAGES, calib_method="minmax")
-        # These inputs only tell which ranges overflow, so there is nothing that the user has to know about them.
+        # These inputs only show which ranges overflow, so notes about them do not help the user.
         samples = calibration_inputs(model, config, Silent())
     table = measured_ranges(model, samples, config, threads=target.threads, progress=progress)
     feeds = _first_feeds(samples, model)
@@ -94,7 +94,7 @@ def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfi
 
 
 def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:
-    """What stays in float. For INT8, a recipe names its heads; in other models they are looked for."""
+    """Returns the layers that stay in float. For INT8, a recipe names its heads; in other models they are detected."""
     if precision is not Precision.INT8:
         return QuantPolicy(config.keep_float)
     if model.policy is None:
@@ -103,11 +103,11 @@ def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision)
 
 
 def calibration_inputs(model: LoadedModel, config: CalibrationConfig, progress: Progress) -> Samples:
-    """The inputs to calibrate on: those that the user or the recipe names, else photographs, else random numbers.
+    """Returns the inputs to calibrate on: the set of the user or the recipe, else shipped images, else random numbers.
 
     Raises:
-        UsageError: there is no such set.
-        CalibrationError: there is nothing in it.
+        UsageError: the set is unknown.
+        CalibrationError: the set is empty.
     """
     named = config.calib or (model.policy.calibration if model.policy else "")
     if config.calib_column is not None:
@@ -120,20 +120,20 @@ def calibration_inputs(model: LoadedModel, config: CalibrationConfig, progress: 
     if model.preprocess is None:
         count = config.calib_images or RANDOM_INPUTS
         progress.note(
-            f"calibrated on {count} random inputs: INT8's latency is real, its accuracy is not. "
-            "Give real ones with --calib DIR, a folder of .npy or .npz files"
+            f"calibrated on {count} random inputs: the INT8 latency is real, the accuracy is not. "
+            "Give real inputs with --calib DIR, a folder of .npy or .npz files"
         )
         return RandomInputs(count, model.num_values)
     samples = calibration_set(DEFAULT_SET, limit=config.calib_images)
     progress.note(
-        f"calibrated on the shipped set '{DEFAULT_SET}' of {len(samples)} pictures; "
-        "pictures of your own task (--calib DIR) keep more accuracy"
+        f"calibrated on the shipped set '{DEFAULT_SET}' of {len(samples)} images; "
+        "images of your own task (--calib DIR) keep more accuracy"
     )
     return samples
 
 
 def _named_inputs(name: str, model: LoadedModel, config: CalibrationConfig) -> Samples:
-    """A calibration set, or the training split of a data set, since the other split is for measuring."""
+    """Returns a calibration set, or the training split of a data set; the other split is for evaluation."""
     try:
         return calibration_set(name, limit=config.calib_images)
     except UsageError as e:
@@ -160,15 +160,15 @@ def measured_ranges(
     cache: Path | None = None,
     progress: Progress,
 ) -> CalibrationTable:
-    """The ranges of the graph's tensors: those of an earlier calibration on the same inputs, or measured now.
+    """Returns the ranges of the graph's tensors: cached from a calibration on the same inputs, or measured now.
 
     Args:
         model: its float graph is run.
         samples: the inputs.
         config: how ranges are chosen.
-        threads: to run on; 0 is as many as this process may use.
-        cache: the folder of earlier calibrations; None is the user's cache folder.
-        progress: gets the stage and its notes.
+        threads: number of threads; 0 is as many as this process may use.
+        cache: folder of cached calibrations; None is the user's cache folder.
+        progress: receives the stage and its notes.
 
     Raises:
         CalibrationError: no sample can be read or fits the inputs, or a tensor has a NaN.
@@ -187,7 +187,7 @@ def measured_ranges(
             samples.feeds(model.inputs, model.preprocess, model.shapes),
             method=method,
             total=len(samples),
-            # ONNX Runtime would count the host's processors, whatever a container may use.
+            # By default, ONNX Runtime uses all processors of the host, even in a container with a CPU limit.
             threads=threads or cpu().compute_threads,
             progress=progress,
         )
@@ -201,23 +201,24 @@ def measured_ranges(
             ranges=ranges_from_statistics(collected.statistics, method),
             channels={} if needs_histogram(method) else channels_from_statistics(model.graph, collected.statistics),
         )
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+        with contextlib.suppress(OSError):  # without a cache, the next build calibrates again
             keep_table(table, cache)
     if table.skipped:
         count = len(table.skipped)
         others = f"; calibration.json lists the other {count - 1}" if count > 1 else ""
         progress.note(f"skipped {count} of {table.images + count} calibration inputs: {table.skipped[0]}{others}")
-    return _from_black_to_white(table, model, samples)
+    return _with_black_and_white(table, model, samples)
 
 
-def _from_black_to_white(table: CalibrationTable, model: LoadedModel, samples: Samples) -> CalibrationTable:
-    """The input's range is all that a picture can hold, however dark those were that the model was shown."""
+def _with_black_and_white(table: CalibrationTable, model: LoadedModel, samples: Samples) -> CalibrationTable:
+    """Widens the range of an image input to black..white."""
+    # Dark calibration images must not make bright images overflow.
     spec = specs_at(model.inputs, model.shapes)[0]
     shown = not isinstance(samples, CalibrationSet) or samples.has_images
     if model.preprocess is None or not shown or spec.name not in table.ranges:
         return table
     plain = [np.full((1, 1, 3), level, np.uint8) for level in (0, 255)]
-    inputs = [preprocess(picture, model.preprocess, spec.shape)[0] for picture in plain]
+    inputs = [preprocess(image, model.preprocess, spec.shape)[0] for image in plain]
     lo, hi = table.ranges[spec.name]
     whole = min(lo, *(float(array.min()) for array in inputs)), max(hi, *(float(array.max()) for array in inputs))
     return msgspec.structs.replace(table, ranges={**table.ranges, spec.name: whole})
@@ -229,9 +230,9 @@ def _first_feeds(samples: Samples, model: LoadedModel) -> list[Feed]:
 
 
 def _min_max_feeds(feeds: Sequence[Feed], model: LoadedModel) -> list[list[Feed]]:
-    """What ``feeds`` show, made to fit the sizes at each end of the ranges that the inputs may have.
+    """Resizes ``feeds`` to the min and the max shapes of the inputs.
 
-    Pictures are stretched, so that all of them is seen; of everything else there is as much as fits, or it is repeated.
+    Images are stretched, so that no part is cut off; other arrays are cut or repeated.
     """
     stretched = model.preprocess is not None
     return [
@@ -248,6 +249,6 @@ def _fitted(array: np.ndarray, spec: TensorSpec, *, stretched: bool) -> np.ndarr
 
 
 def _digest_of_feeds(model: LoadedModel, samples: Samples) -> str:
-    """Hash over all that decides what the graph is shown."""
+    """Returns a hash of everything that determines the inputs of the graph."""
     what = (samples.digest, model.preprocess, [specs_text([spec], model.shapes) for spec in model.inputs])
     return hashlib.sha256(repr(what).encode()).hexdigest()

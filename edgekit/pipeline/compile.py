@@ -1,4 +1,4 @@
-"""Compilation: from a typed graph to an engine, and to the FP32 engine that it is compared with."""
+"""Compilation: builds the engine from the typed graph, and the FP32 engine that it is compared with."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ def compile_engines(
     *,
     reference: bool,
 ) -> list[BuiltEngine]:
-    """Builds the engine in ``folder``, and before it the FP32 engine to compare with.
+    """Builds the engine in ``folder``, and first the FP32 engine to compare it with.
 
     Args:
-        folder: gets the engine and its graph.
-        scratch: gets the FP32 engine.
-        model: the model of both.
+        folder: receives the engine and its graph.
+        scratch: receives the FP32 engine.
+        model: the loaded model.
         typed: the graph of the engine.
-        calibration: for the manifest.
-        config: of the build; manifests record it.
-        progress: gets a stage for each engine.
-        reference: whether to build an FP32 engine too, if the engine is not FP32 itself.
+        calibration: the calibration that the manifest records.
+        config: the build config that the manifest records.
+        progress: receives a stage for each engine.
+        reference: whether to build an FP32 engine too, unless the engine itself is FP32.
 
     Returns:
         The engines, FP32 first.
 
     Raises:
         BuildError: a builder failed; see `edgekit.engine.builder.engine_from_graph`.
-        GraphError: the backend cannot take the graph.
+        GraphError: the backend does not support the graph.
     """
     engines = []
     if reference and typed.kept_in_float is not None:
@@ -123,14 +123,14 @@ def _compiled_graph(
         options=_plain_config(config),
         engine_options=plain_options(target.engine),
         build_command=build_command(config),
-        # What is measured is weighed too; hashes come when the bundle is sealed.
+        # Measurements need the file sizes; hashes are added when the bundle is sealed.
         files={name: FileInfo((folder / name).stat().st_size, "") for name in result.files},
     )
     return BuiltEngine(folder, manifest)
 
 
 def _plain_config(config: BuildConfig) -> dict[str, Any]:
-    """The options of a build that were given, as plain values by name, for the manifest."""
+    """Returns the build options that the user gave, as plain values by name, for the manifest."""
     given = {found.name: getattr(group, found.name) for group in config.groups for found in given_options(group)}
     plain: dict[str, Any] = msgspec.to_builtins(given, enc_hook=str)
     return plain

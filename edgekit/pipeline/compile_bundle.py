@@ -1,4 +1,4 @@
-"""`edgekit compile`: a bundle's graph becomes an engine on the machine that it is for, without PyTorch and onnx."""
+"""`edgekit compile`: builds an engine from a bundle's graph on the target machine, without PyTorch and onnx."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def compile_bundle(
     engine: BackendOptions | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Builds the engine of a bundle from the graph in it, for this machine.
+    """Builds an engine for this machine from the graph of a bundle.
 
     Args:
-        bundle: the folder that ``edgekit build`` wrote, with ``--graph-only`` or without.
-        target: ``tensorrt`` or ``tensorrt-rtx``; default: the bundle's own.
-        output: the folder of the new bundle; default: it replaces the old one.
+        bundle: the folder that ``edgekit build`` wrote, with or without ``--graph-only``.
+        target: ``tensorrt`` or ``tensorrt-rtx``; default: the target of the bundle.
+        output: the folder of the new bundle; default: replaces the old bundle.
         engine: options of the target's backend: its struct, or some of its fields by name.
-        progress: gets a stage for each step.
+        progress: receives a stage for each step.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        UsageError: no bundle, or one whose graph is not for that target.
-        EngineMismatch: a file of the bundle is missing or was changed.
-        BackendUnavailable: the target's library is not installed here.
+        UsageError: the folder is not a bundle, or its graph is not for the target.
+        EngineMismatch: a file of the bundle is missing or was modified.
+        BackendUnavailable: the target's library is not installed.
         BuildError: the builder failed; see `engine_from_graph`.
     """
     place = Path(bundle)
@@ -69,13 +69,13 @@ def compile_bundle(
     options = engine_options(target, engine)
     names = [name for name in KEPT if name in manifest.files]
     if GRAPH not in names:
-        raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, the manifest lists none")
+        raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, got a manifest that does not list it")
     check_files(place, manifest, names)
     progress = progress or Silent()
     goal = Path(output) if output is not None else place
     with write_bundle(goal) as folder:
         for name in names:
-            # Both stand on one file system as a rule, and the graph is the larger part of a bundle.
+            # The graph is the largest part of a bundle, and both folders are usually on one file system.
             _link(place / name, folder / name)
         with progress.stage(f"building the {str(manifest.precision).upper()} engine for {target}"):
             request = BuildOptions(precision=manifest.precision, shapes=manifest.shapes, engine=plain_options(options))
@@ -94,8 +94,8 @@ def _library(place: Path, manifest: Manifest, target: str) -> Backend:
         wrong = target if manifest.backend in on_gpu else manifest.backend
         raise UsageError(
             f"{place}: expected a graph for {' or '.join(on_gpu)} and one of them as target, got '{wrong}': "
-            "graphs for processors have their Q/DQ pairs elsewhere",
-            hint=f"build it anew: {manifest.rebuild}" if manifest.rebuild else "",
+            "graphs for CPUs have their Q/DQ pairs in other places",
+            hint=f"rebuild it: {manifest.rebuild}" if manifest.rebuild else "",
         )
     return backend(target)
 
@@ -127,7 +127,7 @@ def _recompiled(
 
 
 def plain_options(engine: BackendOptions) -> dict[str, Any]:
-    """The options of a backend that were given, as plain values by name."""
+    """Returns the backend options that the user gave, as plain values by name."""
     plain: dict[str, Any] = msgspec.to_builtins(
         {found.name: getattr(engine, found.name) for found in given_options(engine)}
     )
@@ -135,5 +135,5 @@ def plain_options(engine: BackendOptions) -> dict[str, Any]:
 
 
 def now() -> str:
-    """The time of a build for its manifest: ISO 8601, UTC."""
+    """Returns the current time for a manifest: ISO 8601, UTC."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

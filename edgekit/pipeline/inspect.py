@@ -27,18 +27,18 @@ def inspect(
     input: Mapping[str, Sizes] | None = None,
     precision: Literal["int8", "fp16", "fp32"] | None = None,
 ) -> Inspection:
-    """Lists what an engine or a model consists of, layer by layer.
+    """Lists the layers of a model or an engine with their shapes, precisions and sizes.
 
     Args:
-        model: the folder of an engine, which need not run here; or a model, as `edgekit.build` takes it. A reference
-            model is made with random weights.
+        model: the folder of an engine, which need not run on this machine; or a model, as in `edgekit.build`. A
+            reference model gets random weights.
         shape: ``(H, W)`` of the image, or all sizes of the first input; not for an engine.
         input: shapes of the inputs of a module or an ONNX file by name; not for an engine.
         precision: count bytes as in this precision; not for an engine.
 
     Raises:
-        UsageError: there is no such model, or an option that does not go with an engine.
-        BackendUnavailable: a model, and PyTorch or onnx is not installed.
+        UsageError: the model does not exist, or an option does not go with an engine.
+        BackendUnavailable: PyTorch or onnx, which models need, is not installed.
         EdgeKitError: the model cannot be loaded; see `edgekit.build`.
     """
     if not isinstance(model, (str, Path)) or not Path(model).is_dir():
@@ -50,7 +50,7 @@ def inspect(
         )
     if precision:
         raise UsageError(
-            "--precision goes with models, not with an engine, which has its own",
+            "--precision goes with models, not with an engine: its precision was fixed when it was built",
             hint="inspect the model that it was built from",
         )
     return inspection_from_bundle(Path(model))
@@ -70,7 +70,7 @@ def _of_model(
     if precision is not None:
         if loaded.quantized:
             raise UsageError(
-                f"--precision: expected a float model, got {loaded.name}, whose graph is quantized already",
+                f"--precision: expected a float model, got {loaded.name}, whose graph is already quantized",
                 hint="leave it out",
             )
         opt = {name: found.opt for name, found in loaded.shapes.items()}

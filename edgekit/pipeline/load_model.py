@@ -1,4 +1,4 @@
-"""From what the user names (a recipe, an ONNX file, a module of their own) to a float graph and what is known of it."""
+"""Loads a model (a recipe, a Darknet cfg file, an ONNX file or a module) as an optimized and checked graph."""
 
 from __future__ import annotations
 
@@ -50,34 +50,36 @@ __all__ = ["LoadedModel", "load_model"]
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 EXAMPLE_INPUT = "give it with --input, such as --input 1x3x224x224"
-OWN_RECIPE = "write a recipe of your own with other shapes, and give its file"
-FITTED = "leave it out: pictures of any size are made to fit"
-UNTRAINED = "the weights are random: latency and size are real, answers mean nothing. Give trained ones with {where}"
+OWN_RECIPE = "write your own recipe with other shapes, and give its file"
+FITTED = "leave it out: images of any size are resized to fit"
+UNTRAINED = (
+    "the weights are random: latency and size are real, outputs are meaningless. Give trained weights with {where}"
+)
 GUESSED = (
-    "input '{name}' is taken for a picture: {color}, from 0 to 1, stretched to fit. If the model was trained on other "
-    "numbers, say so with --preprocess, such as mean=… and std=…"
+    "input '{name}' is assumed to be an image: {color}, from 0 to 1, stretched to fit. If the model was trained with "
+    "other preprocessing, set it with --preprocess, such as mean=… and std=…"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A graph, optimized and checked, and all that later stages want to know of its model.
+    """An optimized and checked graph, with the facts about its model that later stages need.
 
     Attributes:
-        name: for the bundle and its reports.
-        graph: float, unless ``quantized``.
-        inputs: of the graph.
-        quantized: somebody else has quantized it already.
-        stats: parameters, multiply-accumulates and bytes of the graph as it came.
-        task: the recipe's; ``tensor`` where there is none.
-        origin: for the manifest.
-        preprocess: how pictures become inputs; None where the model takes none.
+        name: name of the bundle and its reports.
+        graph: the float graph, or a quantized graph if ``quantized``.
+        inputs: inputs of the graph.
+        quantized: the model was already quantized when it was loaded.
+        stats: parameters, multiply-accumulates and bytes of the graph.
+        task: the recipe's task; ``tensor`` without a recipe.
+        origin: the model's source, for the manifest.
+        preprocess: how images become inputs; None if the model takes no images.
         postprocess: how outputs become detections.
         labels: names of classes.
-        policy: what the recipe says of INT8; None where there is no recipe.
-        num_values: what integers of an input are less than, where it is known.
-        shapes: of the inputs that have dimensions which are chosen at run time.
-        min_max: the sizes, besides the usual ones, that checks of numbers are to look at.
+        policy: the recipe's INT8 policy; None without a recipe.
+        num_values: exclusive upper bound of the integers of an input, by input name, if it is known.
+        shapes: min, opt and max shapes of the inputs with dynamic dimensions.
+        min_max: the min and max inputs, which numerical checks use besides the opt inputs.
         export_error: largest relative difference between graph and module; None for ONNX files.
     """
 
@@ -102,12 +104,12 @@ def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
     """Loads, exports, optimizes and checks the model.
 
     Raises:
-        UsageError: there is no such model, or an option does not go with it.
-        RecipeError: a recipe or a Darknet cfg file that is not valid.
+        UsageError: the model does not exist, or an option does not go with it.
+        RecipeError: the recipe or the Darknet cfg file is not valid.
         ModelError: the weights do not fit.
         ExportError: the module cannot be exported.
         GraphError: the ONNX file is not valid, or cannot be run.
-        AccuracyError: the graph computes something else than the module.
+        AccuracyError: the outputs of the graph differ from those of the module.
     """
     kind = kind_of(config.model)
     if kind == "recipe":
@@ -136,14 +138,14 @@ def _from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -> Loa
         module = module_from_recipe(recipe, seed=config.seed)
     weights = _load(module, recipe, config, progress)
     num_values = {spec.name: spec.num_values for spec in recipe.inputs if spec.num_values}
-    with _told_of_shape(recipe, config):
+    with _explain_shape_error(recipe, config):
         made = _exported(module, specs, shapes, recipe.outputs, config.opset, recipe.tolerance, num_values, progress)
     return LoadedModel(
         name=recipe.name,
         graph=made.graph,
         inputs=input_specs(made.graph),
         quantized=False,
-        stats=_stats(made.graph, made.shapes, one_picture=recipe.postprocess is not None),
+        stats=_stats(made.graph, made.shapes, one_image=recipe.postprocess is not None),
         task=recipe.task,
         origin=bundle.Source(kind="recipe", name=recipe.name, weights=weights),
         preprocess=preprocess,
@@ -158,8 +160,9 @@ def _from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -> Loa
 
 
 def _from_cfg(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
-    """A Darknet cfg file is a recipe in another form; a picture of another shape makes another network of it."""
+    """Loads a Darknet cfg file, which becomes a recipe."""
     recipe = recipe_from_cfg(path)
+    # The layers depend on the input shape, so that another shape needs another recipe.
     if config.shape is not None:
         recipe = recipe_from_cfg(path, _one_size(recipe, _recipe_shape(recipe, config.shape)))
     source = _from_recipe(recipe, config, progress)
@@ -168,7 +171,7 @@ def _from_cfg(path: Path, config: ModelConfig, progress: Progress) -> LoadedMode
 
 
 def _recipe_shapes(recipe: Recipe, config: ModelConfig) -> dict[str, Shape]:
-    """The shapes of the recipe's inputs, the first of them, if it is asked for, another one."""
+    """Returns the shapes of the recipe's inputs; ``--shape`` replaces the shape of a single input."""
     shapes: dict[str, Shape] = {spec.name: spec.shape for spec in recipe.inputs}
     if config.shape is not None:
         if len(shapes) > 1:
@@ -190,7 +193,7 @@ def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
     sides = _one_size(recipe, shape)
     if recipe.postprocess.kind == "yolov1" and sides != own[2:4]:
         raise UsageError(
-            f"--shape: {recipe.name} expects {own[2]}x{own[3]}, which its full layers are made for, got "
+            f"--shape: {recipe.name} expects {own[2]}x{own[3]}, because it has fully connected layers, got "
             f"{sides[0]}x{sides[1]}",
             hint=FITTED,
         )
@@ -206,21 +209,22 @@ def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
 
 
 def _one_size(recipe: Recipe, shape: Shape) -> tuple[int, int]:
-    """Height and width; raises `UsageError` where one is a range."""
+    """Returns height and width; raises `UsageError` if one is a range."""
     height, width = shape[2:4]
     if isinstance(height, int) and isinstance(width, int):
         return height, width
-    usual = "x".join(str(side.opt if isinstance(side, SizeRange) else side) for side in (height, width))
+    opt = "x".join(str(side.opt if isinstance(side, SizeRange) else side) for side in (height, width))
     raise UsageError(
-        f"--shape: {recipe.name} expects one height and one width, which its network is made and its boxes are decoded "
-        f"for, got {height}x{width}",
-        hint=f"build an engine for each size, as with --shape {usual}; the batch alone may be a range",
+        f"--shape: {recipe.name} expects one height and one width, because its boxes are decoded for a fixed size, "
+        f"got {height}x{width}",
+        hint=f"build an engine for each size, as with --shape {opt}; only the batch size may be a range",
     )
 
 
 @contextlib.contextmanager
-def _told_of_shape(recipe: Recipe, config: ModelConfig) -> Iterator[None]:
-    """A recipe's own shape can be exported; where another cannot, that is why, as with full layers."""
+def _explain_shape_error(recipe: Recipe, config: ModelConfig) -> Iterator[None]:
+    """Converts an export error to `UsageError` if ``--shape`` is given."""
+    # A recipe can be exported in its own shape, so another shape is the cause, as with fully connected layers.
     try:
         yield
     except ExportError as e:
@@ -229,7 +233,7 @@ def _told_of_shape(recipe: Recipe, config: ModelConfig) -> Iterator[None]:
         shapes = (recipe.inputs[0].shape, _recipe_shape(recipe, config.shape))
         own, wanted = ("x".join(map(str, shape)) for shape in shapes)
         raise UsageError(
-            f"--shape: {recipe.name}, made for {own}, cannot take {wanted}: {e.message}",
+            f"--shape: {recipe.name} expects {own}, got {wanted}, which cannot be exported: {e.message}",
             hint=FITTED if recipe.preprocess is not None else OWN_RECIPE,
         ) from e
 
@@ -251,7 +255,7 @@ def _from_module(module: object, config: ModelConfig, progress: Progress) -> Loa
     if not isinstance(module, nn.Module):
         raise UsageError(
             f"model: expected a torch.nn.Module, or text that names a model, got {name}",
-            hint="save other kinds of models as an ONNX file and give its path",
+            hint="save a model of another kind as an ONNX file and give its path",
         )
     if config.shape is not None:
         raise UsageError("--shape goes with recipes and ONNX files, not with a module", hint=EXAMPLE_INPUT)
@@ -280,9 +284,9 @@ def _from_module(module: object, config: ModelConfig, progress: Progress) -> Loa
 
 
 def _module_inputs(module: nn.Module, config: ModelConfig) -> tuple[list[TensorSpec], dict[str, Shape]]:
-    """The inputs in the order in which the module takes them, where their names are those of its arguments.
+    """Returns the specs and shapes of a module's inputs, in the order of its arguments if the names match.
 
-    A name may end in an element type, ``ids:int64``, or be nothing else.
+    A name may end in an element type, as in ``ids:int64``, or be only an element type.
     """
     specs: list[TensorSpec] = []
     shapes: dict[str, Shape] = {}
@@ -292,7 +296,7 @@ def _module_inputs(module: nn.Module, config: ModelConfig) -> tuple[list[TensorS
         name = name or "input"
         shapes[name] = with_batch(shape, config.batch)
         specs.append(TensorSpec(name, dtype, ()))
-    # Ranges that differ are not those of one batch.
+    # Inputs with different ranges in the first dimension do not share one batch.
     batched = len({shape[0] for shape in shapes.values() if shape and isinstance(shape[0], SizeRange)}) < 2
     specs = [
         msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], batched=batched)) for spec in specs
@@ -304,7 +308,7 @@ def _module_inputs(module: nn.Module, config: ModelConfig) -> tuple[list[TensorS
 
 
 class _Export(NamedTuple):
-    """A graph that agrees with its module; see `LoadedModel`."""
+    """An exported graph whose outputs match its module; see `LoadedModel`."""
 
     graph: ir.Model
     error: float
@@ -331,39 +335,39 @@ def _exported(
             f"--opset: expected a version that PyTorch {torch.__version__} exports to, got {opset}",
             hint=f"leave it out: EdgeKit exports to {OPSET}",
         )
-    # Dimensions that the module wants to be equal have one name by now, and so have to have one range.
+    # The export gives one name to dimensions that the module needs to be equal, so they must have one range.
     specs = input_specs(graph)
     shapes = ranges_of_specs(specs, ranges_of_sizes(specs, sizes))
     min_max = _min_max(graph, shapes, progress)
     with progress.stage("checking the graph against PyTorch"):
-        usual = specs_at(specs, shapes)
-        # Each of the sizes is run once, those that are fixed with other numbers a second time.
+        opt = specs_at(specs, shapes)
+        # With dynamic shapes, the min, opt and max inputs are run once each; fixed shapes are run with two seeds.
         seeds = (0,) if shapes else (0, 1)
-        check = compare_with_module(graph, module, usual, tolerance.export, seeds, num_values, min_max.sizes)
+        check = compare_with_module(graph, module, opt, tolerance.export, seeds, num_values, min_max.sizes)
     error = max((output.relative_error for output in check.outputs), default=0.0)
     return _Export(graph, error, shapes, min_max)
 
 
 def _min_max(graph: ir.Model, shapes: Mapping[str, ShapeRange], progress: Progress) -> MinMaxInputs:
-    """The sizes that checks look at besides the usual ones; says so where they leave the greatest out."""
+    """Returns the min and max inputs for numerical checks; notes those that are skipped."""
     found = min_max_inputs(graph, shapes) if shapes else MinMaxInputs()
     if found.skipped:
         text = "; ".join(map(str, found.skipped))
-        progress.note(f"the greatest inputs cost too much to check numbers with: nothing was computed for {text}")
+        progress.note(f"the largest inputs are too expensive for numerical checks: skipped {text}")
     return found
 
 
-def _stats(graph: ir.Model, shapes: Mapping[str, ShapeRange], *, one_picture: bool = False) -> GraphStats:
-    """What the graph costs in the sizes that it is measured with: the usual ones, but a detector's pictures alone."""
-    alone = {name: (1, *shape.opt[1:]) for name, shape in shapes.items() if one_picture and shape.min[0] == 1}
-    return stats_at(graph, {name: shape.opt for name, shape in shapes.items()} | alone)
+def _stats(graph: ir.Model, shapes: Mapping[str, ShapeRange], *, one_image: bool = False) -> GraphStats:
+    """Returns the statistics of the graph at the sizes that it is measured at: opt, but a detector at batch size 1."""
+    single = {name: (1, *shape.opt[1:]) for name, shape in shapes.items() if one_image and shape.min[0] == 1}
+    return stats_at(graph, {name: shape.opt for name, shape in shapes.items()} | single)
 
 
 def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
     if config.weights is not None:
-        raise UsageError(f"--weights does not go with {path.name}: an ONNX file has its own")
+        raise UsageError(f"--weights does not go with {path.name}: an ONNX file contains its weights")
     if config.opset is not None:
-        raise UsageError(f"--opset does not go with {path.name}: it is for modules that are exported")
+        raise UsageError(f"--opset does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
         chosen, shapes = _fix_shapes(graph, config)
@@ -375,8 +379,8 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         min_max = _min_max(graph, shapes, progress)
         check_runs(graph, [specs_at(input_specs(graph), shapes), *min_max.sizes] if shapes else ())
     if chosen:
-        one = "inputs of one size" if not shapes else "inputs of these sizes"
-        progress.note(f"the engine takes {one}: {specs_text(chosen, shapes)}")
+        sizes = "inputs of one size" if not shapes else "inputs of these sizes"
+        progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")
     return LoadedModel(
         name=path.stem,
         graph=graph,
@@ -392,10 +396,10 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
 
 
 def _fix_shapes(graph: ir.Model, config: ModelConfig) -> tuple[list[TensorSpec], dict[str, ShapeRange]]:
-    """Gives every dimension a number, save those that were given a range.
+    """Sets the input shapes of the graph; only dimensions with a range stay dynamic.
 
     Returns:
-        The inputs, as they are now, of which some dimension was named and is a number; and all ranges.
+        The inputs whose shapes changed, with their new shapes; and the ranges of all dynamic inputs.
     """
     specs = input_specs(graph)
     shapes = input_shapes(specs, config.input, image_shape=config.shape, batch=config.batch)
@@ -409,12 +413,12 @@ def _fix_shapes(graph: ir.Model, config: ModelConfig) -> tuple[list[TensorSpec],
 
 
 def _preprocess(config: ModelConfig, specs: Sequence[TensorSpec], progress: Progress) -> Preprocess | None:
-    """A guess, where there is one input of the shape of a picture, and in it what the user says."""
+    """Returns the preprocessing: the user's fields on top of a guess from the input's shape; None if there is none."""
     guess = _guessed(specs[0]) if len(specs) == 1 else None
     if config.preprocess is not None:
         if len(specs) != 1:
             names = ", ".join(spec.name for spec in specs)
-            raise UsageError(f"--preprocess: expected a model with one input, a picture, got the inputs {names}")
+            raise UsageError(f"--preprocess: expected a model with one image input, got the inputs {names}")
         return _fitting(merged(guess or Preprocess(), config.preprocess), specs[0])
     if guess is not None:
         color = "grey" if guess.color == "gray" else guess.color.upper()
@@ -423,7 +427,7 @@ def _preprocess(config: ModelConfig, specs: Sequence[TensorSpec], progress: Prog
 
 
 def _guessed(spec: TensorSpec) -> Preprocess | None:
-    """What a float input of four dimensions, one of them of 1 or 3 channels, is most likely to want."""
+    """Guesses the preprocessing of a float input with four dimensions and 1 or 3 channels; None for other inputs."""
     rgb, gray = Preprocess(), Preprocess(color="gray", mean=(0.0,), std=(1.0,))
     for guess in (rgb, gray):
         with contextlib.suppress(UsageError):
@@ -432,16 +436,17 @@ def _guessed(spec: TensorSpec) -> Preprocess | None:
 
 
 def _fitting(preprocess: Preprocess, spec: TensorSpec) -> Preprocess:
-    """``preprocess``, with the layout that the input has: its place for the channels can be seen in its shape."""
+    """Returns ``preprocess`` with the layout that fits the channels in the input's shape."""
     places = {"nchw": (0, preprocess.channels, 0, 0), "nhwc": (0, 0, 0, preprocess.channels)}
     if spec.dtype == "float32" and len(spec.shape) == 4:
         for layout in sorted(places, key=lambda layout: layout != preprocess.layout):
             if all(wanted in (0, size) for wanted, size in zip(places[layout], spec.shape, strict=True)):
                 return msgspec.structs.replace(preprocess, layout=layout)
+    channels = "1 channel" if preprocess.channels == 1 else f"{preprocess.channels} channels"
     raise UsageError(
-        f"preprocessing of pictures with color={preprocess.color}: expected a float32 input of 4 dimensions, of which "
-        f"that of the channels is {preprocess.channels}, got {spec}",
-        hint="--preprocess color=gray --preprocess mean=0 --preprocess std=1 is for inputs of one channel"
+        f"preprocessing with color={preprocess.color}: expected a float32 input with 4 dimensions and {channels}, "
+        f"got {spec}",
+        hint="for one channel: --preprocess color=gray --preprocess mean=0 --preprocess std=1"
         if preprocess.channels == 3
         else "",
     )

@@ -1,4 +1,4 @@
-"""What kind of model a caller names, and the name of its engine, found without importing PyTorch or ONNX."""
+"""Finds the kind of a model and the default name of its engine, without importing PyTorch or ONNX."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".weights")
 
 
 def kind_of(model: object) -> str:
-    """What sort of model that is: ``recipe``, ``cfg``, ``onnx``, ``factory`` or ``module``.
+    """Returns the kind of a model: ``recipe``, ``cfg``, ``onnx``, ``factory`` or ``module``.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: the model does not exist.
     """
     if not isinstance(model, (str, Path)):
         return "module"
@@ -27,7 +27,7 @@ def kind_of(model: object) -> str:
         return "recipe"
     if path.suffix in WEIGHTS:
         raise UsageError(
-            f"'{text}': expected a model, got a file of weights",
+            f"'{text}': expected a model, got a weights file",
             hint=f"name the model that they belong to, as in: edgekit build yolov3 --weights {shlex.quote(text)}",
         )
     for suffix, what in ((".onnx", "an ONNX file"), (".cfg", "a Darknet cfg file")):
@@ -40,7 +40,7 @@ def kind_of(model: object) -> str:
         return "onnx"
     if os.path.isdir(path):
         engine = os.path.isfile(path / "manifest.json")
-        hint = f"it is an engine already: edgekit run {shlex.quote(text)}" if engine else ""
+        hint = f"the folder is an engine; run it: edgekit run {shlex.quote(text)}" if engine else ""
         raise UsageError(f"'{text}': expected a model, got a folder", hint=hint)
     if ":" in text:
         return "factory"
@@ -53,7 +53,7 @@ def kind_of(model: object) -> str:
 
 
 def _is_missing(path: Path) -> bool:
-    """Whether nothing is there; what may not be looked at is not missing, and whoever reads it says why it cannot."""
+    """Whether a path does not exist; a path without access is not missing, and reading it raises the reason."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -64,10 +64,10 @@ def _is_missing(path: Path) -> bool:
 
 
 def name_of(model: object) -> str:
-    """What engines of that model are called where nobody says.
+    """Returns the default name of a model's engine.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: the model does not exist.
     """
     kind = kind_of(model)
     if kind == "recipe":

@@ -1,4 +1,4 @@
-"""Precision: the graph typed as the target wants it, with Q/DQ pairs for INT8 and casts for FP16 and BF16."""
+"""Precision: types the graph for the target, with Q/DQ pairs for INT8 and casts for FP16 and BF16."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TypedGraph(NamedTuple):
 
     Attributes:
         graph: shares the weights that did not change with the model's float graph.
-        kept_in_float: number of layers that stay in float; None where the graph is as it came.
+        kept_in_float: number of layers that stay in float; None if the graph is unchanged.
     """
 
     graph: ir.Model
@@ -36,13 +36,13 @@ def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConf
     """Types the model's graph in the target's precision; the model's own graph does not change.
 
     Raises:
-        GraphError: the graph cannot be typed so.
+        GraphError: the graph cannot be typed in this precision.
         CalibrationError: a tensor has no range.
         UsageError: a pattern of ``keep_float`` matches no node.
     """
     table = calibration.table
     if model.quantized:
-        progress.note("the model came quantized and is built as it is: nothing was calibrated or kept in float")
+        progress.note("the model is already quantized and is built unchanged: nothing was calibrated or kept in float")
         return TypedGraph(model.graph)
     if target.precision is Precision.FP32 or table is None:
         return TypedGraph(model.graph)
@@ -64,6 +64,6 @@ def _int8_graph(model: LoadedModel, table: CalibrationTable, policy: QuantPolicy
     scheme = backend(target.target).scheme()
     graph, plan = quantized_from_graph(model.graph, table, scheme, policy)
     if scheme.rest is not Precision.FP32:
-        # Layers that stay in float are half too: one FP32 layer between INT8 layers costs more than they gain.
+        # Layers that stay in float become half too: an FP32 layer between INT8 layers costs more time than they save.
         graph = half_from_graph(graph, scheme.rest, table.ranges, io=target.half_io).graph
     return TypedGraph(graph, len(plan.skipped))

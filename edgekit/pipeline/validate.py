@@ -1,4 +1,4 @@
-"""Validates a build before any time is spent on it."""
+"""Validates the options of a build before it starts."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["build_config", "engine_options", "model_config", "require_buildable"
 def build_config(
     *, engine: BackendOptions | Mapping[str, Any] | None = None, target: str | None = None, **given: Any
 ) -> BuildConfig:
-    """The config of a build from the arguments of `edgekit.build`.
+    """Makes the config of a build from the arguments of `edgekit.build`.
 
     Raises:
-        UsageError: a value that its option does not take, or an option that the target does not have.
+        UsageError: a value is invalid for its option, or the target does not have an option.
     """
     target = default_target() if target is None else target
     chosen = _struct(TargetConfig, given, target=target, engine=engine_options(target, engine))
@@ -42,17 +42,17 @@ def build_config(
 
 
 def model_config(**given: Any) -> ModelConfig:
-    """The config of a model from arguments as `edgekit.build` takes them.
+    """Makes the config of a model from arguments of `edgekit.build`.
 
     Raises:
-        UsageError: a value that its option does not take.
+        UsageError: a value is invalid for its option.
     """
     found: ModelConfig = _struct(ModelConfig, given, model=given["model"])
     return found
 
 
 def _struct(kind: Any, given: Mapping[str, Any], **ready: Any) -> Any:
-    """A config struct of its fields in ``given``, each converted as its option says; ``ready`` need no conversion."""
+    """Makes a config struct from the options in ``given``, which are converted, and the values in ``ready``."""
     values = dict(ready)
     for field, found in option_fields(kind):
         if field.name in given and field.name not in ready:
@@ -62,10 +62,10 @@ def _struct(kind: Any, given: Mapping[str, Any], **ready: Any) -> Any:
 
 
 def engine_options(target: str, given: BackendOptions | Mapping[str, Any] | None) -> BackendOptions:
-    """The options of a target's backend: all of them as a struct, some of them by name, or none.
+    """Makes the options of a target's backend from its struct, from options by name, or from None.
 
     Raises:
-        UsageError: there is no such target, or it does not have one of the options.
+        UsageError: the target is unknown, or it does not have one of the options.
     """
     kind = options_of(target)
     if isinstance(given, kind):
@@ -94,15 +94,15 @@ def _unknown_option(target: str, kind: type[BackendOptions], name: str) -> Usage
 
 
 def require_buildable(config: BuildConfig) -> None:
-    """Checks that options go together, and that this machine has what the build needs.
+    """Checks that the options are compatible, and that this machine has the libraries that the target needs.
 
     Raises:
-        UsageError: options that do not go together, or with the target.
+        UsageError: options exclude each other, or do not go with the target.
         BackendUnavailable: a library that the target needs is not installed.
     """
     precision = config.target.precision
     given = [found.flag for found in given_options(config.calibration)]
-    # Half precision measures ranges too, to find what overflows, but with a method of its own.
+    # Half precision measures ranges too, to find overflows, but always with the same method.
     refused = {Precision.INT8: [], Precision.FP32: given}.get(precision, [f for f in given if f == "--calib-method"])
     if refused:
         raise UsageError(f"{refused[0]} does not go with --{precision}", hint="leave one of them out")

@@ -1,4 +1,4 @@
-"""Verification: the typed graph compared with the float graph, on the CPU, before an engine is built."""
+"""Verification: compares the typed graph with the float graph on the CPU before an engine is built."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from edgekit.specs import Precision
 __all__ = ["verify_graph"]
 
 COMPARED_ON_CPU = 2
-"""Inputs that a graph is compared on with ONNX Runtime."""
+"""Number of inputs to compare graphs on with ONNX Runtime."""
 MIN_MAX_TOLERANCE = 0.5
-"""The largest relative error of half precision on inputs that were made to fit the min or max shapes: their content is
-not what the model was made for, so the error varies. Overflows and wrong shapes are further off."""
+"""Maximum relative error of half precision on inputs that were resized to the min or max shapes: they are unlike the
+data that the model was trained on, so the error varies. Overflows and wrong shapes cause larger errors."""
 
 Feed: TypeAlias = "Mapping[str, np.ndarray]"
 
@@ -42,18 +42,18 @@ def verify_graph(
 ) -> None:
     """Compares the typed graph with the float graph in ONNX Runtime on the CPU.
 
-    Half precision is always checked here, INT8 only where its engine is not going to be measured on this machine.
+    Half precision is always checked here, INT8 only if its engine is not measured on this machine.
 
     Args:
         model: has the float graph.
         typed: the graph of the engine.
         calibration: the inputs to compare on.
         target: the engine's precision and backend.
-        progress: gets a stage and notes.
-        measured: whether the engine is going to be measured and compared on this machine.
+        progress: receives a stage and notes.
+        measured: whether the engine will be measured and compared on this machine.
 
     Raises:
-        AccuracyError: an output lost more than the precision may lose; names the worst.
+        AccuracyError: the error of an output exceeds the tolerance of the precision; names the worst output.
     """
     if typed.kept_in_float is None:
         return
@@ -61,13 +61,13 @@ def verify_graph(
     if target.precision is not Precision.INT8:
         _verify_half(model, typed.graph, feeds, target, progress, measured=measured)
     elif backend(target.target).on_gpu and not measured:
-        with progress.stage("checking the quantized graph on the processor"):
+        with progress.stage("checking the quantized graph on the CPU"):
             expected, got = (_outputs(graph, feeds) for graph in (model.graph, typed.graph))
         found = [noise_db(a, b) for a, b in zip(expected, got, strict=True)]
         require_signal(found, model.min_max.sizes, target.target, progress)
         worst = min(found[0], key=lambda name: found[0][name], default="")
         if worst:
-            progress.note(f"INT8's signal to noise, computed on the processor: {found[0][worst]:.1f} dB at '{worst}'")
+            progress.note(f"INT8 signal-to-noise ratio, computed on the CPU: {found[0][worst]:.1f} dB at '{worst}'")
 
 
 def _verify_half(
@@ -89,10 +89,10 @@ def _verify_half(
         require_small_errors(found, target.precision, tolerance=MIN_MAX_TOLERANCE, given=given)
     if not measured:
         name, worst = str(target.precision).upper(), max(errors.values(), default=0.0)
-        progress.note(f"{name}'s largest relative error, computed on the processor: {worst:.1e}")
+        progress.note(f"largest relative error of {name}, computed on the CPU: {worst:.1e}")
 
 
 def _outputs(graph: ir.Model, feeds: Iterable[Iterable[Feed]]) -> list[list[dict[str, np.ndarray]]]:
-    """The outputs of ``graph`` in ONNX Runtime for each feed; where it stores halves, they are rounded to."""
+    """Runs ``graph`` in ONNX Runtime on each feed; values that it stores in half precision are rounded to it."""
     evaluator = Evaluator(rounding_graph(graph), threads=cpu().compute_threads)
     return [[evaluator.run(dict(arrays)) for arrays in each] for each in feeds]

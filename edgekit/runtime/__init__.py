@@ -1,1 +1,1 @@
-"""A built engine at work: sessions, detections, and pictures of them."""
+"""Runs engines: sessions, tasks, and drawing of detections."""

@@ -1,4 +1,4 @@
-"""A loaded engine that checks what it is given: arrays in and out, or a picture in and detections or classes out."""
+"""Sessions: run an engine on checked arrays, images or texts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgekit.specs import Size, SizeRange, TensorSpec, sizes_of, sizes_take, spe
 
 __all__ = ["Session", "session_from_bundle"]
 
-# While one frame is computed the next is made ready; more would only be late.
+# While one frame is computed, the next is prepared; more frames in flight only add latency.
 IN_FLIGHT = 2
 
 
@@ -35,11 +35,11 @@ def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
 
     Args:
         path: the bundle's folder.
-        threads: threads that the engine runs on; 0 leaves it to the backend.
+        threads: threads that the engine runs on; 0 lets the backend choose.
 
     Raises:
-        EngineMismatch: the bundle was built for another machine or backend, or was changed since.
-        BackendUnavailable: the backend that it was built for is not installed here.
+        EngineMismatch: the bundle was built for another machine or backend, or was modified since.
+        BackendUnavailable: the backend of the engine is not installed.
     """
     bundle = read_bundle(Path(path))
     target = backend(bundle.manifest.backend)
@@ -47,14 +47,14 @@ def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
 
 
 class Session:
-    """An engine and what is known of it; a context manager, which closes it.
+    """A loaded engine with its manifest; a context manager that closes the engine.
 
-    Several threads may use a session. The engine runs for one of them at a time, under a lock; what happens to a
-    picture before and to its detections after runs side by side.
+    Several threads may use a session. The engine runs for one thread at a time, under a lock; preprocessing and
+    postprocessing run in parallel.
 
     Args:
         engine: the loaded engine; the session closes it.
-        manifest: what is known of it.
+        manifest: the manifest of its bundle.
     """
 
     def __init__(self, engine: Engine, manifest: Manifest) -> None:
@@ -62,7 +62,7 @@ class Session:
         self._engine: Engine | None = engine
         self._lock = threading.Lock()
         self._starting = threading.Lock()
-        self._closing = False  # set without the lock, so that no further run begins before it is ours
+        self._closing = False  # set without the lock, so that no run starts while `close` waits for the lock
         self._worker: ThreadPoolExecutor | None = None
         self.inputs = tuple(engine.inputs)
         self.outputs = tuple(engine.outputs)
@@ -79,13 +79,13 @@ class Session:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user has to know: of how the engine was built, and of how it runs here."""
+        """Notes for the user from the build and from the loaded engine."""
         return (*self.manifest.notes, *(self._engine.notes if self._engine is not None else ()))
 
     def close(self) -> None:
-        """Gives back what the engine holds, after the run that may be going on; a second call does nothing.
+        """Closes the engine after the current run, if any; a second call does nothing.
 
-        Runs that were started with `run_async` and have not begun are refused; their `result` says so.
+        Runs of `run_async` that have not begun are not executed; their ``result()`` raises `RunError`.
         """
         self._closing = True
         with self._lock, self._starting:
@@ -97,11 +97,11 @@ class Session:
                 engine.close()
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name for inputs by name.
+        """Runs the engine on arrays by name and returns its outputs by name.
 
-        Types and shapes must be the engine's own, and sizes that are chosen at run time in the range that it was built
-        for; memory order and byte order need not be. Values are not looked at: NaN goes in as it is. Outputs are the
-        caller's own, and may be views in another memory order; `numpy.ascontiguousarray` makes one in C order.
+        Types and shapes must be those of the engine, and dynamic sizes must be in the range that it was built for;
+        memory order and byte order may differ. Values are not checked: NaN is passed on. The caller owns the outputs.
+        They may be views that are not contiguous; use `numpy.ascontiguousarray` for C order.
 
         Raises:
             RunError: an input is missing, unknown, of another type or shape, or out of range; the session is closed.
@@ -109,13 +109,14 @@ class Session:
         return self._run(_checked(feeds, self.inputs, self.manifest))
 
     def run_async(self, feeds: Mapping[str, np.ndarray]) -> Pending:
-        """Starts a run and returns before it is done; ``result()`` of what it returns waits for the outputs.
+        """Starts a run and returns immediately; ``result()`` of the returned object waits for the outputs.
 
-        Runs are done in the order in which they were started. The arrays may be changed at once. On a GPU two runs are
-        in flight at most, so that copying the second overlaps computing the first; the third waits for the first.
+        Runs execute in the order in which they were started. The caller may change the arrays after the call. On a
+        GPU, at most two runs are in flight, so that copying the second overlaps computing the first; a third call waits
+        for the first run.
 
         Raises:
-            RunError: as `run` does.
+            RunError: as in `run`.
         """
         arrays = _checked(feeds, self.inputs, self.manifest)
         if isinstance(self._open_engine(), StartsRuns):
@@ -123,7 +124,7 @@ class Session:
                 engine = self._open_engine()
                 assert isinstance(engine, StartsRuns)
                 return engine.run_async(arrays)
-        # Not under the engine's lock, which the run before this one holds until it is done.
+        # Not under the engine's lock, which the previous run holds until it is done.
         with self._starting:
             self._open_engine()
             if self._worker is None:
@@ -131,15 +132,15 @@ class Session:
             return self._worker.submit(self._run, {name: array.copy() for name, array in arrays.items()})
 
     def stream(self, frames: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-        """Outputs of one frame after the other, for video: the next frame is taken and made ready meanwhile.
+        """Yields the outputs of each frame, for video: the next frame is read and started while one is computed.
 
-        So the outputs of a frame come when the next one has been taken, and two frames are held at most.
+        The outputs of a frame are yielded after the next frame is read; at most two frames are in memory.
 
         Args:
-            frames: inputs as `run` takes them, in order; may be endless.
+            frames: inputs as in `run`, in order; may be infinite.
 
         Raises:
-            RunError: as `run` does, when it is that frame's turn.
+            RunError: as in `run`, when the frame is started or its outputs are yielded.
         """
         pending: deque[Pending] = deque()
         for feeds in frames:
@@ -155,37 +156,37 @@ class Session:
 
     def _open_engine(self) -> Engine:
         if self._engine is None or self._closing:
-            raise RunError(f"session of '{self.manifest.name}': expected an open one, got a closed one")
+            raise RunError(f"'{self.manifest.name}': expected an open session, got a closed one")
         return self._engine
 
     def preprocess(self, image: ImageSource) -> tuple[dict[str, np.ndarray], Placement]:
-        """A picture as `run` takes it, and its place in the input.
+        """Converts an image to inputs for `run`; also returns its placement in the input.
 
-        Where the engine takes pictures of several sizes, it is made to fit the usual one.
+        If the engine has dynamic image sizes, the image is resized to the opt size.
 
         Args:
             image: a file, a Pillow image, or a uint8 RGB array of shape ``(H, W, 3)``.
 
         Raises:
-            DataError: the picture cannot be read.
-            RunError: the engine takes no pictures, or only several at once.
+            DataError: the image cannot be read.
+            RunError: the engine does not take images, or does not support a batch of 1.
         """
         how = self.manifest.preprocess
         if how is None or len(self.inputs) != 1:
             raise RunError(
-                f"'{self.manifest.name}': expected an engine that takes pictures, got one for task "
+                f"'{self.manifest.name}': expected an engine that takes images, got one for task "
                 f"'{self.manifest.task}' with the inputs {', '.join(spec.name for spec in self.inputs)}",
-                hint="hand arrays to run()",
+                hint="pass arrays to run()",
             )
         spec = self.inputs[0]
         first = sizes_of(spec, self.manifest.shapes)[0]
         if not sizes_take([first], [1]):
             raise RunError(
-                f"input '{spec.name}': expected one picture at a time, got an engine built for {first}",
-                hint="build it with a batch of 1, or hand arrays to run()",
+                f"input '{spec.name}': expected an engine with batch size 1, got one built for {first}",
+                hint="build it with a batch size of 1, or pass arrays to run()",
             )
         batch, placement = preprocess(image, how, specs_at([spec], self.manifest.shapes)[0].shape)
-        return {spec.name: np.asarray(batch, spec.dtype)}, placement  # half, where the engine's inputs are
+        return {spec.name: np.asarray(batch, spec.dtype)}, placement  # the engine's inputs may be half precision
 
     def postprocess(
         self,
@@ -196,7 +197,7 @@ class Session:
         iou_threshold: float | None = None,
         max_detections: int | None = None,
     ) -> Detections:
-        """Detections out of what `run` has returned; see `detections_from_outputs`."""
+        """Converts the outputs of `run` to detections; see `detections_from_outputs`."""
         return detections_from_outputs(
             outputs,
             self.manifest,
@@ -214,17 +215,18 @@ class Session:
         iou_threshold: float | None = None,
         max_detections: int | None = None,
     ) -> Detections:
-        """Finds objects in a picture: `preprocess`, `run` and `postprocess` in one.
+        """Finds objects in an image: `preprocess`, `run` and `postprocess` in one call.
 
         Args:
             image: a file, a Pillow image, or a uint8 RGB array of shape ``(H, W, 3)``.
-            score_threshold: a detection's score is greater; the recipe's where none is given, as with the others.
+            score_threshold: only detections with a greater score are returned. The default of this and of the other
+                options is the recipe's value.
             iou_threshold: a box that overlaps a better one of its class by more than this is dropped.
-            max_detections: at most so many.
+            max_detections: maximum number of detections.
 
         Raises:
-            DataError: the picture cannot be read.
-            RunError: the engine is no detector, or the session is closed.
+            DataError: the image cannot be read.
+            RunError: the engine is not a detector, or the session is closed.
             UsageError: a threshold is out of range.
         """
         return DETECT.answer(
@@ -236,43 +238,43 @@ class Session:
         )
 
     def classify(self, image: ImageSource, *, top: int = 5) -> Classes:
-        """The likeliest classes of a picture with their probabilities, best first.
+        """Classifies an image: returns the most probable classes, best first.
 
         Args:
             image: a file, a Pillow image, or a uint8 RGB array of shape ``(H, W, 3)``.
-            top: at most so many.
+            top: maximum number of classes.
 
         Raises:
-            DataError: the picture cannot be read.
-            RunError: the engine is no classifier of pictures, or the session is closed.
+            DataError: the image cannot be read.
+            RunError: the engine is not an image classifier, or the session is closed.
             UsageError: ``top`` is less than 1.
         """
         return CLASSIFY.answer(self, image, top=top)
 
     def translate(self, text: str) -> str:
-        """The text that the engine makes of ``text``, decoded greedily.
+        """Translates a text with greedy decoding.
 
-        Characters and words that its vocabulary lacks are handed to it as unknown ones.
+        Characters and words that are not in the vocabulary become the unknown token.
 
         Raises:
-            RunError: the text is too long; the engine is no translator, or takes several texts at once.
+            RunError: the text is too long; the engine is not a translator, or does not support a batch of 1.
         """
         return TRANSLATE.answer(self, text)
 
     def tokens(self, source: np.ndarray) -> list[list[int]]:
-        """The tokens that a translator writes for each row of ``source``, decoded greedily; see `greedy_tokens`.
+        """Translates each row of ``source`` to tokens with greedy decoding; see `greedy_tokens`.
 
         Args:
-            source: numbers of tokens, the one that ends a text behind it, then padding; int64, shape ``(N, S)``.
+            source: token ids of each text, then the end token, then padding; int64, shape ``(N, S)``.
 
         Raises:
-            RunError: as `run` does; or the engine is no translator.
+            RunError: as in `run`; or the engine is not a translator.
         """
         return TRANSLATE.tokens(self, source)
 
 
 def _checked(feeds: Any, specs: tuple[TensorSpec, ...], manifest: Manifest) -> dict[str, np.ndarray]:
-    """The arrays as an engine takes them: contiguous, in native byte order."""
+    """Checks the inputs and returns them contiguous and in native byte order."""
     names = [spec.name for spec in specs]
     if not isinstance(feeds, Mapping):
         raise RunError(
@@ -292,22 +294,22 @@ def _checked_array(
     sizes = sizes_of(spec, manifest.shapes)
     expected = f"input '{spec.name}': expected {spec.dtype} ({_dimensions(sizes)})"
     if spec.name not in feeds:
-        raise RunError(f"{expected}, got nothing", hint=f"given: {', '.join(map(str, feeds)) or 'no input at all'}")
+        raise RunError(f"{expected}, got nothing", hint=f"given inputs: {', '.join(map(str, feeds)) or 'none'}")
     array = feeds[spec.name]
     if not isinstance(array, np.ndarray):
-        raise RunError(f"{expected}, got {type(array).__name__}", hint="numpy.asarray makes an array of it")
+        raise RunError(f"{expected}, got {type(array).__name__}", hint="convert it with numpy.asarray")
     got = f"({_dimensions(array.shape)})"
     if array.dtype.name != spec.dtype:
         raise RunError(f"{expected}, got {array.dtype.name} {got}", hint=f"convert it: array.astype('{spec.dtype}')")
     if not sizes_take(sizes, array.shape):
         raise RunError(f"{expected}, got {got}", hint=_shape_hint(array.shape, sizes, manifest.rebuild))
-    # Not every engine keeps the names that dimensions have in the graph.
+    # Some engines lose the names that dimensions have in the graph.
     named = next((own.shape for own in manifest.inputs if own.name == spec.name), spec.shape)
     for size, name in zip(array.shape, named, strict=True):
         if isinstance(name, str) and chosen.setdefault(name, size) != size:
             raise RunError(
-                f"{expected}, got {got}: '{name}' is {chosen[name]} at an input before",
-                hint="dimensions of one name have one size in a run",
+                f"{expected}, got {got}: '{name}' is {chosen[name]} in another input",
+                hint="dimensions with the same name must have the same size in a run",
             )
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
 
@@ -318,7 +320,7 @@ def _dimensions(shape: Sequence[Size | str]) -> str:
 
 def _shape_hint(got: tuple[int, ...], expected: Sequence[Size | str], rebuild: str) -> str:
     if expected[0] == 1 and sizes_take(expected[1:], got):
-        return "add the batch's axis: array[None]"
+        return "add the batch axis: array[None]"
     ranged = any(isinstance(size, SizeRange) for size in expected)
     if not ranged and len(got) == len(expected) == 4 and got[:2] == tuple(expected[:2]):
         return f"build it with --shape {got[2]}x{got[3]}"

@@ -1,4 +1,4 @@
-"""Runs that were started and not waited for: what they look like, and which engines have them of their own."""
+"""Protocols of asynchronous runs, and of engines that support them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["Pending", "StartsRuns"]
 
 
 class Pending(Protocol):
-    """A run that was started; `concurrent.futures.Future` is one."""
+    """A started run; `concurrent.futures.Future` implements this protocol."""
 
     def done(self) -> bool:
-        """Whether `result` would return at once."""
+        """Whether the run is done, so that `result` returns immediately."""
         ...
 
     def result(self) -> dict[str, np.ndarray]:
-        """Outputs by name; waits for them.
+        """Waits for the outputs and returns them by name.
 
         Raises:
             RunError: the run failed, or the session was closed before it began.
@@ -27,8 +27,8 @@ class Pending(Protocol):
 
 @runtime_checkable
 class StartsRuns(Protocol):
-    """An engine that copies and computes by itself, so that no thread has to wait for it."""
+    """An engine with asynchronous runs, which need no thread of the host."""
 
     def run_async(self, feeds: dict[str, np.ndarray]) -> Pending:
-        """Starts a run; the arrays may be changed when it returns."""
+        """Starts a run; the caller may change the arrays after this method returns."""
         ...

@@ -248,7 +248,7 @@ def test_a_missing_onnx_file_names_a_similar_one(fails: Callable[..., Said]) -> 
         (["--calib", "empty", "--calib-column", "y"], 2, "expected a CSV table", ""),
         (["--fp32", "--calib-column", "y"], 2, "--calib-column does not go with --fp32", "leave one of them out"),
         (["--fp32", "--calib", "empty"], 2, "--calib does not go with --fp32", "leave one of them out"),
-        (["--shape", "64x64"], 2, "got 1x3x64x64", "fixed when it was exported"),
+        (["--shape", "64x64"], 2, "got 1x3x64x64", "fixed at export"),
         (["--weights", "w.pt"], 2, "--weights does not go with model.onnx", ""),
     ],
 )

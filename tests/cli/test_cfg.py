@@ -112,7 +112,7 @@ def test_another_shape_makes_another_input(workplace: Path, capsys: pytest.Captu
         (["--cfg", "absent.cfg"], "'absent.cfg': expected a Darknet cfg file, got no such file"),
         (["--cfg", "odd.cfg"], "cfg odd.cfg, line 5: [lstm]: unsupported layer"),
         (["yolov3.cfg", "--shape", "60x64"], "expects a height and a width that are multiples of 8, got 60x64"),
-        (["yolov1.cfg", "--shape", "32x32"], "expects 64x64, which its full layers are made for, got 32x32"),
+        (["yolov1.cfg", "--shape", "32x32"], "expects 64x64, because it has fully connected layers, got 32x32"),
     ],
 )
 @pytest.mark.parametrize("command", ["build", "inspect"])

@@ -51,7 +51,7 @@ def test_demo_without_a_network_uses_random_weights_and_says_so(
     assert started[0] == ("build", "yolov3-tiny", "--int8", "-o", str(tmp_path / "d" / "tiny"))
     captured = capsys.readouterr()
     assert "cannot be downloaded: no network" in captured.err
-    assert "boxes mean nothing" in captured.err
+    assert "boxes are meaningless" in captured.err
     assert "edgekit train lenet --data digits" in captured.out
 
 

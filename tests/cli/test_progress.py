@@ -27,7 +27,7 @@ def test_a_log_counts(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_log_says_that_a_slow_stage_is_alive(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "SILENCE_S", 0.0)
+    monkeypatch.setattr(module, "LOG_INTERVAL_S", 0.0)
     with PlainProgress().stage("Calibrate", total=8, unit="images") as advance:
         advance(2)
         assert "  2 of 8 images, 0 s" in capsys.readouterr().err
@@ -99,7 +99,7 @@ def test_a_bar_counts_in_the_unit_of_its_stage(total: float | None, unit: str, s
 
 
 def test_a_log_counts_bytes_in_megabytes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(module, "SILENCE_S", -1.0)
+    monkeypatch.setattr(module, "LOG_INTERVAL_S", -1.0)
     with PlainProgress().stage("Download", total=248e6, unit=BYTES) as advance:
         advance(35e6)
         assert "  35 MB of 248 MB, 0 s" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_error_on_saving_what_has_no_boxes(
     classifier: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", str(classifier), str(picture), "--save", str(tmp_path / "out.png")]) == 2
-    assert "expected a detector, whose boxes are drawn, got a classifier" in capsys.readouterr().err
+    assert "expected a detector to draw boxes, got a classifier" in capsys.readouterr().err
     assert not (tmp_path / "out.png").exists()
 
 
@@ -136,12 +136,12 @@ def test_error_on_a_text_for_another_engine(classifier: Path, capsys: pytest.Cap
     assert main(["run", str(classifier), "--text", "7"]) == 2
     error = capsys.readouterr().err
     assert "--text: expected a translator, got an engine for task 'classify'" in error
-    assert "hint: give it a picture or a folder of pictures" in error
+    assert "hint: give it an image or a folder of images" in error
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [(CLASSIFIER, "a picture or a folder"), (TRANSLATOR, "--text TEXT"), ({**CLASSIFIER, "task": "tensor"}, "arrays")],
+    [(CLASSIFIER, "an image or a folder"), (TRANSLATOR, "--text TEXT"), ({**CLASSIFIER, "task": "tensor"}, "arrays")],
 )
 def test_error_without_anything_to_run_on(
     make_bundle: Callable[..., Path], kind: dict[str, object], expected: str, capsys: pytest.CaptureFixture[str]
@@ -149,7 +149,7 @@ def test_error_without_anything_to_run_on(
     assert main(["run", str(make_bundle(kind=kind))]) == 2
     error = capsys.readouterr().err
     assert expected in error
-    assert "got nothing to run it on" in error
+    assert "got no input" in error
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,11 @@ def test_weights_are_fine_tuned(capsys: pytest.CaptureFixture[str]) -> None:
         (["lenet", "--data", "digits", "--lr", "0"], 2, "is not in the range x>0"),
         (["lenet", "--data", "digits", "--lr", "nan"], 2, "nan"),
         (["lenet", "--data", "digits", "--augment", "spin"], 2, "expected any of flip, crop"),
-        (["lenet", "--data", "digits", "--weights", "nowhere.pt"], 2, "got 'nowhere.pt', which is neither"),
+        (
+            ["lenet", "--data", "digits", "--weights", "nowhere.pt"],
+            2,
+            "expected a file or a published weight set of lenet, got 'nowhere.pt'",
+        ),
         (["lenet", "--data", "digits", "--resume"], 1, "expected a checkpoint to resume from, got no such file"),
         (["lenet", "--data", "digits", "-o", "x.pt"], 2, "expected a name that ends in .safetensors, got '.pt'"),
         (["transformer-tiny", "--data", "spelling", "--augment", "flip"], 2, "which has no image input"),

@@ -45,25 +45,25 @@ def no_gpu() -> None:
 
 
 @pytest.mark.usefixtures("no_gpu", "search_anew")
-def test_a_machine_without_nvidias_driver_is_told_so() -> None:
+def test_error_without_nvidias_driver() -> None:
     pytest.importorskip("cuda.bindings")
     for ask in (cuda.driver, cuda.device_properties, cuda.driver):
-        with pytest.raises(BackendUnavailable, match=r"libcuda\.so\.1, which is not here") as caught:
+        with pytest.raises(BackendUnavailable, match=r"libcuda\.so\.1, which was not found") as caught:
             ask()
         assert "install NVIDIA's driver" in caught.value.hint and caught.value.exit_code == 3
 
 
 @pytest.mark.usefixtures("search_anew")
-def test_a_machine_without_either_package_is_told_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_either_package_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("cuda", "cuda.bindings", "pycuda", "pycuda.driver"):
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(BackendUnavailable, match="'cuda-bindings' or 'pycuda', and neither works here") as caught:
+    with pytest.raises(BackendUnavailable, match="'cuda-bindings' or 'pycuda', but neither works here") as caught:
         cuda.driver()
     assert "pip install 'cuda-bindings" in caught.value.hint and "pip install pycuda" in caught.value.hint
 
 
 @pytest.mark.usefixtures("search_anew")
-def test_a_pycuda_without_nvidias_driver_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_on_pycuda_without_nvidias_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     class WithoutLibrary:
         def find_spec(self, name: str, *where: object) -> None:
             if name.startswith("pycuda"):
@@ -75,7 +75,7 @@ def test_a_pycuda_without_nvidias_driver_is_told_so(monkeypatch: pytest.MonkeyPa
         cuda.driver()
 
 
-# The package itself, on a libcuda that pretends.
+# The package itself, on a fake libcuda.
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def whole_life(folder: Path, *failing: str, **environment: str) -> subprocess.Co
     )
 
 
-def test_cuda_bindings_does_all_that_is_asked_of_it_and_gives_it_back(fake_libcuda: Path) -> None:
+def test_cuda_bindings_runs_the_whole_driver_protocol_and_frees_everything(fake_libcuda: Path) -> None:
     pytest.importorskip("cuda.bindings")
     done = whole_life(fake_libcuda)
     assert (done.returncode, done.stderr) == (0, "")
@@ -122,8 +122,8 @@ def test_errors_have_cudas_own_names_and_leave_nothing_behind(fake_libcuda: Path
     done = whole_life(fake_libcuda, *functions)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("cu")] == [
-        f"{function}: CUDA failed: {function.removesuffix('WithFlags')} gave CUDA_ERROR_OUT_OF_MEMORY (out of memory); "
-        "left: 0"
+        f"{function}: CUDA failed: {function.removesuffix('WithFlags')} returned CUDA_ERROR_OUT_OF_MEMORY "
+        "(out of memory); left: 0"
         for function in functions
     ]
 
@@ -132,10 +132,10 @@ def test_a_driver_that_shows_no_device_is_unavailable(fake_libcuda: Path) -> Non
     pytest.importorskip("cuda.bindings")
     done = whole_life(fake_libcuda, FAKE_CUDA_NO_DEVICE="1")
     assert done.returncode == 3
-    assert done.stdout.startswith("BackendUnavailable CUDA finds no device that works")
+    assert done.stdout.startswith("BackendUnavailable CUDA finds no working device")
 
 
-# What is lent, and given back.
+# Resources are freed.
 
 MAKE: list[Callable[[Context], Owned]] = [
     lambda context: DeviceMemory(context, 8),
@@ -149,7 +149,9 @@ NAMES = ["device memory", "host memory", "mapped memory", "stream", "event", "mo
 
 
 @pytest.mark.parametrize("make", MAKE, ids=NAMES)
-def test_closing_twice_is_harmless_and_forgetting_gives_back(gpu: FakeDriver, make: Callable[[Context], Owned]) -> None:
+def test_closing_twice_is_harmless_and_garbage_collection_frees(
+    gpu: FakeDriver, make: Callable[[Context], Owned]
+) -> None:
     with Context(gpu) as context:
         before = gpu.leaks()
         with make(context) as thing:
@@ -163,7 +165,7 @@ def test_closing_twice_is_harmless_and_forgetting_gives_back(gpu: FakeDriver, ma
 
 
 @pytest.mark.parametrize("make", MAKE, ids=NAMES)
-def test_what_belongs_to_a_context_keeps_it_alive(gpu: FakeDriver, make: Callable[[Context], Owned]) -> None:
+def test_a_resource_keeps_its_context_alive(gpu: FakeDriver, make: Callable[[Context], Owned]) -> None:
     thing = make(Context(gpu))
     gc.collect()
     assert gpu.leaks()["context"] == 1
@@ -174,7 +176,7 @@ def test_what_belongs_to_a_context_keeps_it_alive(gpu: FakeDriver, make: Callabl
 
 
 @pytest.mark.parametrize("make", MAKE, ids=NAMES)
-def test_what_fails_half_way_leaves_nothing_behind(make: Callable[[Context], Owned]) -> None:
+def test_a_failed_allocation_leaves_no_resources(make: Callable[[Context], Owned]) -> None:
     reached = 0
     for fail_at in range(1, 12):
         driver = FakeDriver()
@@ -188,7 +190,7 @@ def test_what_fails_half_way_leaves_nothing_behind(make: Callable[[Context], Own
             driver.fail_at = None
             assert set(driver.leaks()) == {"context"}, driver.failed
         assert not driver.leaks()
-    # To enter, make and leave; and to enter, give back and leave.
+    # Enter, create and leave; then enter, free and leave.
     assert reached >= 6
 
 
@@ -243,7 +245,7 @@ def test_events_tell_the_time_between_them(gpu: FakeDriver) -> None:
                 start.elapsed_ms(bare)
 
 
-# The fake notices what a GPU does not say.
+# The fake detects misuse that a GPU does not report.
 
 
 def test_the_fake_catches_use_after_free_and_double_free(gpu: FakeDriver) -> None:

@@ -35,7 +35,7 @@ def _filled() -> mmap.mmap:
 
 
 def _moves() -> bool:
-    """Whether the kernel moves pages when it is told to."""
+    """Whether the kernel supports MADV_COLLAPSE."""
     release = re.match(r"(\d+)\.(\d+)", platform.release())
     return module._size_on_demand() == HUGE and release is not None and tuple(map(int, release.groups())) >= (6, 1)
 
@@ -66,7 +66,9 @@ def test_memory_that_is_hardly_used_does_not_grow() -> None:
 
 
 @pytest.mark.parametrize("said", ["[always] madvise never\n", "always madvise [never]\n", None])
-def test_nothing_is_moved_where_nobody_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None) -> None:
+def test_nothing_is_moved_unless_the_system_is_set_to_madvise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None
+) -> None:
     asked = []
     if said is not None:
         (tmp_path / "enabled").write_text(said)
@@ -79,7 +81,7 @@ def test_nothing_is_moved_where_nobody_asks(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Huge pages are there for the asking; the file that stands for the map of the process."""
+    """Makes huge pages available on request; returns a file in place of the process's memory map."""
     (tmp_path / "enabled").write_text("always [madvise] never\n")
     (tmp_path / "hpage_pmd_size").write_text("2097152\n")
     monkeypatch.setattr(module, "HUGE_PAGES", tmp_path)

@@ -38,11 +38,11 @@ def test_a_power_mode_without_a_name_is_its_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("jetpack", "tensorrt"), [("6.1", "10.3"), ("6.2.1", "10.3"), ("7.1", "10.13"), ("7.2.2", "10.16")]
 )
-def test_what_a_jetpack_brings_is_the_same_for_its_patches(jetpack: str, tensorrt: str) -> None:
+def test_patch_releases_of_a_jetpack_have_the_same_versions(jetpack: str, tensorrt: str) -> None:
     stack = jetpack_stack(jetpack)
     assert isinstance(stack, JetPackStack) and stack.tensorrt == tensorrt
 
 
 @pytest.mark.parametrize("jetpack", ["", "5.1.3", "6.0", "9.9"])
-def test_nothing_is_claimed_of_an_unknown_jetpack(jetpack: str) -> None:
+def test_an_unknown_jetpack_has_no_versions(jetpack: str) -> None:
     assert jetpack_stack(jetpack) is None

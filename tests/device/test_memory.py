@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system where the C library can be asked, and nothing happens where it cannot."""
+"""Freed memory is returned to the system if the C library supports it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_was_freed_leaves_this_process() -> None:
     if not hasattr(ctypes.CDLL(None), "malloc_trim"):
         pytest.skip("this C library has no malloc_trim")
-    # Blocks below the size that is mapped by itself, with one above them all that keeps the heap from shrinking.
+    # Blocks that are too small for a mapping of their own, and one at the top that keeps the heap from shrinking.
     blocks = [bytearray(100_000) for _ in range(2000)]
     top = bytearray(100_000)
     del blocks

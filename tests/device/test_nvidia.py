@@ -25,7 +25,7 @@ def test_a_machine_without_the_driver_has_no_gpus() -> None:
     assert gpus(RECORDED / "raspberry-pi-5") == ()
 
 
-def test_nvidia_smi_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvidia_smi_is_used_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _answers(tmp_path, monkeypatch, "NVIDIA H200, 570.124.06, 143771, 9.0\nOrin (nvgpu), 540.4.0, [N/A], [N/A]")
     assert gpus(RECORDED / "rtx") == (
         Gpu(name="NVIDIA H200", driver="570.124.06", memory_bytes=143771 * 2**20, compute_capability="9.0"),
@@ -33,7 +33,7 @@ def test_nvidia_smi_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
-def test_an_nvidia_smi_that_fails_leaves_proc_the_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proc_is_read_if_nvidia_smi_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _answers(tmp_path, monkeypatch, "NVIDIA-SMI has failed because it couldn't communicate with the driver", code=9)
     assert gpus(RECORDED / "rtx")[0].name == "NVIDIA RTX A2000"
     assert gpus(RECORDED / "raspberry-pi-5") == ()

@@ -1,4 +1,4 @@
-"""pycuda, built where there is a CUDA toolkit and no driver, does what is asked of it on a libcuda that pretends."""
+"""Runs pycuda, built with a CUDA toolkit, on a fake libcuda."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cuda_toolkit() -> Path | None:
 
 
 @pytest.mark.slow
-def test_pycuda_does_all_that_is_asked_of_it(tmp_path: Path) -> None:
+def test_pycuda_runs_the_whole_driver_protocol(tmp_path: Path) -> None:
     toolkit = cuda_toolkit()
     if toolkit is None or not shutil.which("gcc"):
         pytest.skip("needs a CUDA toolkit and gcc to build pycuda with")

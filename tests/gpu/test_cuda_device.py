@@ -53,7 +53,7 @@ def test_the_device_says_what_it_is() -> None:
     here = device_properties()
     assert here.name and here.compute_capability >= (5, 0)
     assert 0 < here.free_bytes <= here.memory_bytes
-    with pytest.raises(BackendUnavailable, match="there is no GPU 99"):
+    with pytest.raises(BackendUnavailable, match="GPU 99 was not found"):
         device_properties(99)
 
 

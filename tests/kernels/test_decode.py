@@ -88,12 +88,12 @@ def test_a_cell_written_by_hand_is_decoded_as_in_the_paper():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_of_a_batch_are_decoded_each_for_itself(kind):
+def test_images_of_a_batch_are_decoded_independently(kind):
     fast, _, heads = KINDS[kind]
     outputs = raw(np.random.default_rng(0), batch=3)
-    for picture in range(3):
-        alone = {name: array[picture : picture + 1] for name, array in outputs.items()}
-        one = fast(outputs, heads, score_threshold=0.1, picture=picture)
+    for index in range(3):
+        alone = {name: array[index : index + 1] for name, array in outputs.items()}
+        one = fast(outputs, heads, score_threshold=0.1, index=index)
         for got, expected in zip(one, fast(alone, heads, score_threshold=0.1), strict=True):
             np.testing.assert_array_equal(got, expected)
 

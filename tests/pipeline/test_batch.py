@@ -1,4 +1,4 @@
-"""Batches: fixed, or chosen at run time between a least and a greatest one."""
+"""Batches: fixed, or dynamic between a min and a max."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def test_a_file_with_an_open_batch_takes_either(tmp_path: Path, batch: object, s
 
 def test_error_on_a_file_whose_batch_is_fixed(tmp_path: Path) -> None:
     model = model_file(tmp_path / "m.onnx", 1)
-    with pytest.raises(UsageError, match=r"--batch: expected an input whose batch is open, got x: float32 \(1, 3") as e:
+    with pytest.raises(
+        UsageError, match=r"--batch: expected an input with a dynamic batch dimension, got x: float32 \(1, 3"
+    ) as e:
         edgekit.build(model, precision="fp32", batch=(1, 2, 4), target="cpu")
     assert "dynamic" in e.value.hint
     edgekit.build(model, precision="fp32", batch=1, target="cpu", profile=False)

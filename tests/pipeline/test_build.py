@@ -34,7 +34,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Noted(Silent):
-    """Keeps what a user would be told."""
+    """Records stages and notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -89,13 +89,13 @@ def normal(*shape: int) -> np.ndarray:
     return (np.random.default_rng(0).standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
 
 
-def answers_of(bundle: Path, inputs: list[Arrays]) -> list[dict[str, np.ndarray]]:
+def outputs_of(bundle: Path, inputs: list[Arrays]) -> list[dict[str, np.ndarray]]:
     with edgekit.load(bundle) as session:
         return [session.run(arrays) for arrays in inputs]
 
 
-def reference_answers(model: Path, inputs: list[Arrays]) -> list[dict[str, np.ndarray]]:
-    """What ONNX Runtime makes of the user's own file."""
+def reference_outputs(model: Path, inputs: list[Arrays]) -> list[dict[str, np.ndarray]]:
+    """The outputs of ONNX Runtime for the user's own file."""
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return [dict(zip(names, session.run(names, dict(arrays)), strict=True)) for arrays in inputs]
@@ -140,8 +140,8 @@ def test_a_bundle_holds_what_it_says_and_nothing_else(built: Path, target: str) 
 
 def test_int8_is_close_to_float_and_the_report_says_how_close(built: Path) -> None:
     inputs: list[Arrays] = [{"x": np.load(file)} for file in sorted((built / "arrays").iterdir())]
-    expected = reference_answers(built / "classifier.onnx", inputs)
-    measured = sqnr_db(expected, answers_of(built / "out", inputs), "y")
+    expected = reference_outputs(built / "classifier.onnx", inputs)
+    measured = sqnr_db(expected, outputs_of(built / "out", inputs), "y")
     assert measured > 25
     report = build_report_from_bundle(built / "out")
     assert report is not None
@@ -155,13 +155,13 @@ def test_fp32_computes_what_the_file_computes(classifier: Path, target: str) -> 
     place = edgekit.build(classifier, precision="fp32", target=target, profile=False)
     assert place == Path(f"engines/classifier-fp32-{target}")
     inputs = random_inputs(1, x=(1, 3, 32, 32))
-    got, expected = answers_of(place, inputs), reference_answers(classifier, inputs)
+    got, expected = outputs_of(place, inputs), reference_outputs(classifier, inputs)
     np.testing.assert_allclose(got[0]["y"], expected[0]["y"], rtol=1e-3, atol=1e-5)
     assert {path.name for path in place.iterdir()} >= {"manifest.json", "graph.onnx"}
     assert not (place / "report.json").exists()
 
 
-def test_a_module_is_built_as_it_stands() -> None:
+def test_a_module_is_built() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.SiLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(),
@@ -174,7 +174,7 @@ def test_a_module_is_built_as_it_stands() -> None:
     x = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
     with torch.no_grad():
         expected = module.eval()(torch.from_numpy(x)).numpy()
-    (got,) = answers_of(place, [{"input": x}])[0].values()
+    (got,) = outputs_of(place, [{"input": x}])[0].values()
     ratio = signal_to_noise_db([expected], [got])
     assert ratio is not None and ratio > 20
 
@@ -189,7 +189,7 @@ def test_a_transformer_multiplies_its_activations_in_integers(target: str) -> No
     x = np.random.default_rng(1).standard_normal((1, 16, 64)).astype(np.float32)
     with torch.no_grad():
         expected = encoder(torch.from_numpy(x)).numpy()
-    (got,) = answers_of(place, [{"src": x}])[0].values()
+    (got,) = outputs_of(place, [{"src": x}])[0].values()
     ratio = signal_to_noise_db([expected], [got])
     assert ratio is not None and ratio > 25
 
@@ -200,7 +200,7 @@ def test_weights_in_a_file_beside_the_model_are_built_in(classifier: Path) -> No
     place = edgekit.build("moved/m.onnx", calib=write_arrays(Path("arrays")), profile=False)
     Path("moved/m.data").unlink()
     inputs = [{"x": np.load(file)} for file in sorted(Path("arrays").iterdir())]
-    assert sqnr_db(reference_answers(classifier, inputs), answers_of(place, inputs), "y") > 25
+    assert sqnr_db(reference_outputs(classifier, inputs), outputs_of(place, inputs), "y") > 25
 
 
 def test_several_inputs_of_any_type_are_calibrated_on_what_is_given(target: str) -> None:
@@ -228,10 +228,10 @@ def test_several_inputs_of_any_type_are_calibrated_on_what_is_given(target: str)
     manifest = read_manifest(place)
     assert [spec.shape for spec in manifest.inputs] == [(1, 6), (1, 6, 16)]
     assert manifest.layers["int8"] >= 2
-    assert sqnr_db(reference_answers(model, inputs), answers_of(place, inputs), "y") > 25
+    assert sqnr_db(reference_outputs(model, inputs), outputs_of(place, inputs), "y") > 25
 
 
-def test_without_samples_a_model_that_takes_no_pictures_is_calibrated_on_random_numbers() -> None:
+def test_without_samples_a_model_that_takes_no_images_is_calibrated_on_random_numbers() -> None:
     model = write_onnx(
         Path("mlp.onnx"),
         "mlp (float[1, 16] x) => (float[1, 4] y) { h = MatMul (x, w1)\n r = Relu (h)\n y = MatMul (r, w2) }",
@@ -266,7 +266,7 @@ def quantized_by_onnxruntime(model: Path, how: str) -> Path:
 
 
 @pytest.mark.parametrize("how", ["qdq", "operators", "dynamic"])
-def test_a_model_that_came_quantized_is_built_and_not_quantized_again(classifier: Path, how: str) -> None:
+def test_a_quantized_model_is_built_and_not_quantized_again(classifier: Path, how: str) -> None:
     model = quantized_by_onnxruntime(classifier, how)
     noted = Noted()
     place = edgekit.build(model, output="out", progress=noted)
@@ -274,21 +274,21 @@ def test_a_model_that_came_quantized_is_built_and_not_quantized_again(classifier
     assert manifest.layers == {"int8": 4}
     assert manifest.calibration is None and not (place / "calibration.json").exists()
     assert "calibrating" not in noted.stages and "quantizing" not in noted.stages
-    assert [note for note in manifest.notes if "the model came quantized and is built as it is" in note]
+    assert [note for note in manifest.notes if "the model is already quantized and is built unchanged" in note]
     inputs = random_inputs(2, x=(1, 3, 32, 32))
     np.testing.assert_allclose(
-        answers_of(place, inputs)[0]["y"], reference_answers(model, inputs)[0]["y"], rtol=0.1, atol=0.02
+        outputs_of(place, inputs)[0]["y"], reference_outputs(model, inputs)[0]["y"], rtol=0.1, atol=0.02
     )
     with pytest.raises(BuildError, match="4 of 4 layers in int8, expected float32") as caught:
         edgekit.build(model, precision="fp32", output="float")
     assert "build it with --int8" in caught.value.hint
 
 
-def test_an_engine_of_ours_is_told_apart_as_quantized(built: Path, target: str) -> None:
+def test_an_edgekit_graph_is_recognized_as_quantized(built: Path, target: str) -> None:
     first = built / "out"
     again = edgekit.build(first / "graph.onnx", target=target, output="again", profile=False)
     inputs = random_inputs(1, x=(1, 3, 32, 32))
-    np.testing.assert_array_equal(answers_of(first, inputs)[0]["y"], answers_of(again, inputs)[0]["y"])
+    np.testing.assert_array_equal(outputs_of(first, inputs)[0]["y"], outputs_of(again, inputs)[0]["y"])
     assert read_manifest(again).layers == read_manifest(first).layers
 
 
@@ -328,7 +328,7 @@ def test_outputs_whose_shape_depends_on_the_values_are_not_compared() -> None:
     assert list(report.facts["sqnr_db"]) == ["y"]
 
 
-def test_a_second_build_takes_its_ranges_from_the_first(classifier: Path) -> None:
+def test_a_second_build_reads_its_ranges_from_the_cache(classifier: Path) -> None:
     folder, first, second = write_arrays(Path("arrays")), Noted(), Noted()
     one = edgekit.build(classifier, calib=folder, output="one", profile=False, progress=first)
     two = edgekit.build(classifier, calib=folder, output="two", profile=False, progress=second)
@@ -352,7 +352,9 @@ def test_a_second_build_takes_its_ranges_from_the_first(classifier: Path) -> Non
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_changes_the_ranges_calibrates_anew(write_classifier: WriteClassifier, change: dict[str, Any]) -> None:
+def test_options_that_change_the_ranges_calibrate_again(
+    write_classifier: WriteClassifier, change: dict[str, Any]
+) -> None:
     write_classifier(Path("classifier.onnx"), shape=("N", 3, "h", "w"))
     write_classifier(Path("other.onnx"), shape=("N", 3, "h", "w"), seed=1)
     for seed, name in enumerate(("arrays", "others")):
@@ -426,7 +428,9 @@ def test_a_place_that_is_taken_is_refused_before_the_model_is_read(classifier: P
     assert Path("out/mine.txt").read_text() == "precious"
 
 
-def test_too_little_room_is_said_before_the_engine_is_built(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_is_an_error_before_the_engine_is_built(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(storage, "free_bytes", lambda place: 1000)
     noted = Noted()
     with pytest.raises(BuildError, match=r"/out: the disk is full; [\d,]+ bytes needed, 1,000 bytes free"):
@@ -461,7 +465,7 @@ def test_a_board_without_the_build_extra_says_how_to_get_it(classifier: Path) ->
     assert hint == install_command("build")
 
 
-def test_a_detector_for_several_pictures_is_built_and_measured_on_arrays() -> None:
+def test_a_detector_with_a_batch_is_built_and_measured_on_arrays() -> None:
     place = edgekit.build("yolov3-tiny", target="null", precision="fp32", shape=(2, 3, 64, 64))
     report = build_report_from_bundle(place)
     assert report is not None

@@ -1,4 +1,4 @@
-"""What a model is calibrated on: what is named, by whom it is named, and what is taken where nobody names anything."""
+"""The calibration inputs of a model: from the user, from the recipe, or the defaults."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Heard(Silent):
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, write_classifier: Callable[..., Path]) -> LoadedModel:
-    """A model that takes pictures, as it comes from an ONNX file."""
+def image_model(tmp_path: Path, write_classifier: Callable[..., Path]) -> LoadedModel:
+    """A model from an ONNX file that takes images."""
     graph = graph_from_onnx(write_classifier(tmp_path / "classifier.onnx"))
     return LoadedModel(
         name="classifier",
@@ -53,24 +53,24 @@ def asked(**fields: object) -> CalibrationConfig:
     return CalibrationConfig(**fields)  # type: ignore[arg-type]
 
 
-def test_photographs_are_taken_where_nobody_names_a_set(pictures: LoadedModel) -> None:
+def test_the_shipped_images_are_the_default(image_model: LoadedModel) -> None:
     heard = Heard()
-    assert calibration_inputs(pictures, asked(calib_images=3), heard).name == "sample"
-    assert "shipped set 'sample' of 3 pictures" in heard.notes[0]
+    assert calibration_inputs(image_model, asked(calib_images=3), heard).name == "sample"
+    assert "shipped set 'sample' of 3 images" in heard.notes[0]
 
 
-def test_random_numbers_are_taken_where_no_picture_goes_in(pictures: LoadedModel) -> None:
+def test_random_numbers_are_the_default_for_models_that_take_no_images(image_model: LoadedModel) -> None:
     heard = Heard()
-    found = calibration_inputs(replace(pictures, preprocess=None, num_values={"ids": 9}), asked(), heard)
+    found = calibration_inputs(replace(image_model, preprocess=None, num_values={"ids": 9}), asked(), heard)
     assert isinstance(found, RandomInputs)
-    assert "its accuracy is not" in heard.notes[0]
+    assert "the accuracy is not" in heard.notes[0]
     arrays = next(found.feeds([TensorSpec("ids", "int64", (1, 200))], None))[1]
     assert arrays["ids"].max() == 8
 
 
-def test_a_recipe_names_a_data_set_and_its_labels_are_the_vocabulary(pictures: LoadedModel) -> None:
+def test_a_recipe_names_a_data_set_and_its_labels_are_the_vocabulary(image_model: LoadedModel) -> None:
     recipe = load_recipe("transformer-tiny")
-    model = replace(pictures, preprocess=None, labels=recipe.labels.names, policy=Quantize(calibration="spelling"))
+    model = replace(image_model, preprocess=None, labels=recipe.labels.names, policy=Quantize(calibration="spelling"))
     heard = Heard()
     found = calibration_inputs(model, asked(calib_images=4), heard)
     assert isinstance(found, ExampleFeeds) and len(found) == 4 and heard.notes == []
@@ -80,14 +80,12 @@ def test_a_recipe_names_a_data_set_and_its_labels_are_the_vocabulary(pictures: L
     assert all(arrays["target"][0, 0] == 1 for arrays in feeds)  # <begin>
 
 
-def test_what_the_user_names_comes_before_what_the_recipe_names(pictures: LoadedModel) -> None:
-    model = replace(pictures, policy=Quantize(calibration="spelling"))
+def test_the_users_set_replaces_that_of_the_recipe(image_model: LoadedModel) -> None:
+    model = replace(image_model, policy=Quantize(calibration="spelling"))
     assert calibration_inputs(model, asked(calib="sample"), Silent()).name == "sample"
 
 
-def test_folders_of_classes_are_calibrated_on_by_their_part_to_learn_from(
-    pictures: LoadedModel, tmp_path: Path
-) -> None:
+def test_folders_of_classes_calibrate_on_their_training_split(image_model: LoadedModel, tmp_path: Path) -> None:
     for split in ("train", "test"):
         for label in ("cat", "dog"):
             folder = tmp_path / "pets" / split / label
@@ -95,32 +93,32 @@ def test_folders_of_classes_are_calibrated_on_by_their_part_to_learn_from(
             for i in range(2):
                 shade = np.full((8, 8, 3), 40 * i + 100 * (split == "test"), np.uint8)
                 Image.fromarray(shade).save(folder / f"{split}{i}.png")
-    found = calibration_inputs(pictures, asked(calib=str(tmp_path / "pets")), Silent())
-    arrays = list(found.feeds(pictures.inputs, pictures.preprocess))
+    found = calibration_inputs(image_model, asked(calib=str(tmp_path / "pets")), Silent())
+    arrays = list(found.feeds(image_model.inputs, image_model.preprocess))
     assert len(arrays) == 4
     assert all("train" in name for name, _ in arrays)
 
 
-def test_error_on_an_unknown_set_names_what_is_near(pictures: LoadedModel) -> None:
+def test_error_on_an_unknown_set_names_what_is_near(image_model: LoadedModel) -> None:
     with pytest.raises(UsageError, match="unknown calibration set 'spellng'") as caught:
-        calibration_inputs(pictures, asked(calib="spellng"), Silent())
+        calibration_inputs(image_model, asked(calib="spellng"), Silent())
     assert caught.value.hint == "did you mean spelling?"
 
 
-def test_error_on_a_folder_of_nothing(pictures: LoadedModel, tmp_path: Path) -> None:
+def test_error_on_an_empty_folder(image_model: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CalibrationError, match="expected images"):
-        calibration_inputs(pictures, asked(calib=str(tmp_path / "empty")), Silent())
+        calibration_inputs(image_model, asked(calib=str(tmp_path / "empty")), Silent())
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
-def test_dark_pictures_do_not_make_bright_ones_overflow(pictures: LoadedModel, tmp_path: Path, method: str) -> None:
+def test_dark_images_do_not_make_bright_ones_overflow(image_model: LoadedModel, tmp_path: Path, method: str) -> None:
     folder = tmp_path / "dark"
     folder.mkdir()
     dark = np.random.default_rng(0).integers(20, 60, (8, 40, 40, 3), dtype=np.uint8)
     for i, pixels in enumerate(dark):
         Image.fromarray(pixels).save(folder / f"{i}.png")
-    source = replace(pictures, preprocess=Preprocess(mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.25)))
+    source = replace(image_model, preprocess=Preprocess(mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.25)))
     config = asked(calib=str(folder), calib_method=method)
     table = measured_ranges(
         source, calibration_inputs(source, config, Silent()), config, cache=tmp_path / "cache", progress=Silent()
@@ -128,14 +126,18 @@ def test_dark_pictures_do_not_make_bright_ones_overflow(pictures: LoadedModel, t
     assert table.ranges[source.inputs[0].name] == pytest.approx((-1.2, 2.8))
 
 
-def test_arrays_have_the_range_that_they_have(pictures: LoadedModel, tmp_path: Path) -> None:
+def test_the_range_of_arrays_is_not_widened(image_model: LoadedModel, tmp_path: Path) -> None:
     folder = tmp_path / "arrays"
     folder.mkdir()
-    spec = pictures.inputs[0]
+    spec = image_model.inputs[0]
     shape = [size if isinstance(size, int) else 1 for size in spec.shape]
     np.savez(folder / "0.npz", **{spec.name: np.linspace(-3, 5, int(np.prod(shape)), dtype=np.float32).reshape(shape)})
     config = asked(calib=str(folder), calib_method="minmax")
     table = measured_ranges(
-        pictures, calibration_inputs(pictures, config, Silent()), config, cache=tmp_path / "cache", progress=Silent()
+        image_model,
+        calibration_inputs(image_model, config, Silent()),
+        config,
+        cache=tmp_path / "cache",
+        progress=Silent(),
     )
     assert table.ranges[spec.name] == pytest.approx((-3, 5))

@@ -1,4 +1,4 @@
-"""An INT8 engine whose answers are noise is no engine."""
+"""A build is refused if the outputs of its INT8 engine are noise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ offset (float[1, 3, 16, 16] x) => (float[1, N] y) {
 
 @pytest.fixture
 def offset(tmp_path: Path) -> Path:
-    """Small numbers on top of a large one, which is taken off again: 8 bits hold the large one only."""
+    """A model that adds a large number to small ones and subtracts it again: 8 bits hold only the large number."""
     random = np.random.default_rng(0)
     mix = np.abs(random.standard_normal((8, 32, 1, 1)))
     weights = {

@@ -1,4 +1,4 @@
-"""A bundle's graph becomes an engine on the machine that it is for, without torch and onnx."""
+"""Engines are compiled from a bundle's graph on the target machine, without torch and onnx."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ sys.meta_path.insert(0, Absent())
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle that waits for its engine."""
+    """A bundle with a graph and without an engine."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return edgekit.build(
@@ -53,7 +53,7 @@ def test_a_plan_holds_the_typed_graph_and_no_engine(plan: Path) -> None:
     manifest = read_manifest(plan)
     assert (manifest.engine, manifest.backend_version, manifest.layers) == ("", "", {})
     assert {file.name for file in plan.iterdir()} == {"graph.onnx", "calibration.json", "manifest.json"}
-    assert any("signal to noise" in note for note in manifest.notes)
+    assert any("signal-to-noise" in note for note in manifest.notes)
     with pytest.raises(EngineMismatch, match="holds a graph for tensorrt, and no engine yet") as error:
         edgekit.load(plan)
     assert error.value.hint == f"edgekit compile {plan} --target tensorrt"

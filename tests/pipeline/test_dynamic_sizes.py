@@ -1,4 +1,4 @@
-"""Sizes that are chosen at run time, of any dimension: engines that are right at both ends of their ranges."""
+"""Dynamic sizes of any dimension: engines are correct at the min and max of their ranges."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgekit.serving.triton import export_triton
 from edgekit.specs import ShapeRange, TensorSpec
 
 SIDES = (8, 16, 24)
-PICTURE = ShapeRange((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
+IMAGE = ShapeRange((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 24, 24))
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def _in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Pixels(nn.Module):
-    """A stride, a sum, a slope and a table of pixels: what an engine may have planned for one size."""
+    """A stride, a sum, a slope and a table of pixels, which an engine could plan for one size only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Pixels(nn.Module):
 
 
 class Words(nn.Module):
-    """One layer of a Transformer over ``ids`` of which ``mask`` hides some; positions are a table of 12."""
+    """One Transformer layer over ``ids`` with ``mask``; positions are a table of 12."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Words(nn.Module):
 
 
 class Folded(nn.Module):
-    """Takes one width alone."""
+    """Takes a single width only."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.reshape(x.shape[0], 24)
@@ -107,14 +107,14 @@ def relative_error(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndar
     ("target", "precision", "allowed"),
     [("cpu", "fp32", 1e-5), ("cpu", "int8", 0.05), ("openvino", "fp32", 1e-5), ("openvino", "int8", 0.05)],
 )
-def test_an_engine_is_right_at_both_ends_of_its_range(
+def test_an_engine_is_correct_at_the_min_and_max_of_its_range(
     pixels: Path, target: str, precision: str, allowed: float
 ) -> None:
     if target == "openvino":
         pytest.importorskip("openvino")
     bundle = build(pixels, target=target, precision=precision, input={"": (1, 3, SIDES, SIDES)})
     manifest = read_manifest(bundle)
-    assert manifest.shapes == {"x": PICTURE}
+    assert manifest.shapes == {"x": IMAGE}
     assert manifest.inputs == (TensorSpec("x", "float32", (1, 3, "h", "w")),)
     assert "--input 1x3x8:16:24x8:16:24" in manifest.rebuild
     if target == "openvino":  # which plans memory by it
@@ -132,22 +132,22 @@ def test_tensorrt_rtx_gets_the_range_as_its_profile(pixels: Path, precision: str
     sizes = {"x": (1, 3, SIDES, SIDES)}
     bundle = build(pixels, target="tensorrt-rtx", precision=precision, input=sizes)
     manifest = read_manifest(bundle)
-    assert manifest.shapes == {"x": PICTURE}
+    assert manifest.shapes == {"x": IMAGE}
     assert manifest.engine == "engine.plan"
     assert manifest.layers.get({"fp16": "float16", "int8": "int8"}[precision])
 
 
-def test_a_plan_for_later_keeps_its_ranges(pixels: Path) -> None:
+def test_a_graph_only_bundle_keeps_its_ranges(pixels: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     planned = build(pixels, target="tensorrt", precision="fp16", graph_only=True, shape=(SIDES, SIDES))
-    assert read_manifest(planned).shapes == {"x": PICTURE}
+    assert read_manifest(planned).shapes == {"x": IMAGE}
     compiled = compile_bundle(planned, target="tensorrt-rtx", output="compiled")
-    assert read_manifest(compiled).shapes == {"x": PICTURE}
+    assert read_manifest(compiled).shapes == {"x": IMAGE}
     model = export_triton(compiled, Path("models"))
     assert "dims: [ 1, 3, -1, -1 ]" in (model.path / "config.pbtxt").read_text()
 
 
-def test_a_module_takes_ranges_and_what_it_wants_equal_is_one_dimension() -> None:
+def test_dimensions_that_a_module_needs_equal_become_one() -> None:
     module, sizes = Words().eval(), (1, (2, 5, 12))
     bundle = build(module, input={"ids:int64": sizes, "mask:int64": sizes}, batch=(1, 2, 3))
     manifest = read_manifest(bundle)
@@ -162,13 +162,13 @@ def test_a_module_takes_ranges_and_what_it_wants_equal_is_one_dimension() -> Non
 
 
 class Lengths(nn.Module):
-    """Means of two inputs, each as long as it is."""
+    """Means of two inputs of independent lengths."""
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return left.mean(0), right.mean(0)
 
 
-def test_dimensions_that_the_module_does_not_want_equal_have_ranges_of_their_own() -> None:
+def test_independent_dimensions_have_separate_ranges() -> None:
     bundle = build(Lengths(), input={"left": ((2, 5, 12), 4), "right": ((3, 5, 9), 4)})
     assert [spec.shape for spec in read_manifest(bundle).inputs] == [("left_0", 4), ("right_0", 4)]
     left, right = np.ones((2, 4), np.float32), np.ones((9, 4), np.float32)
@@ -178,13 +178,13 @@ def test_dimensions_that_the_module_does_not_want_equal_have_ranges_of_their_own
 
 
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
-def test_error_on_two_sizes_of_what_the_module_wants_equal(target: str) -> None:
+def test_error_on_two_sizes_of_one_dimension(target: str) -> None:
     if target == "openvino":  # which forgets the names of dimensions
         pytest.importorskip("openvino")
     bundle = build(Words().eval(), target=target, input={"ids:int64": (1, (2, 5, 9)), "mask:int64": (1, (2, 5, 9))})
     with (
         edgekit.load(bundle) as session,
-        pytest.raises(RunError, match=r"got \(1, 8\): 'ids_1' is 9 at an input before"),
+        pytest.raises(RunError, match=r"got \(1, 8\): 'ids_1' is 9 in another input"),
     ):
         session.run({"ids": np.ones((1, 9), np.int64), "mask": np.ones((1, 8), np.int64)})
 
@@ -212,7 +212,7 @@ def test_error_on_a_range_that_the_module_does_not_take(
         build(module.eval(), input=sizes)
 
 
-def test_error_on_an_end_that_the_graph_does_not_take(tmp_path: Path) -> None:
+def test_error_on_a_min_or_max_that_the_graph_does_not_take(tmp_path: Path) -> None:
     text = (
         '<ir_version: 10, opset_import: ["" : 20]> g (float[1, w] x) => (float[2, 4] y) '
         "<int64[2] shape = {2, 4}> { y = Reshape (x, shape) }"
@@ -225,7 +225,7 @@ def test_error_on_an_end_that_the_graph_does_not_take(tmp_path: Path) -> None:
 
 @pytest.fixture
 def noise_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
-    """Lets the INT8 engine of `Pixels` have such a noise at inputs of that side, in dB."""
+    """Sets the signal-to-noise ratio of the INT8 engine of `Pixels` at inputs of one side, in dB."""
     found: dict[int, float] = {}
 
     def noise_db(reference: list[dict[str, np.ndarray]], got: list[dict[str, np.ndarray]]) -> dict[str, float]:
@@ -236,13 +236,15 @@ def noise_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
     return found.__setitem__
 
 
-def test_error_on_an_end_where_an_output_is_lost(pixels: Path, noise_at: Callable[[int, float], None]) -> None:
+def test_error_on_an_output_that_is_lost_in_noise_at_the_max(
+    pixels: Path, noise_at: Callable[[int, float], None]
+) -> None:
     noise_at(24, -1.0)
     with pytest.raises(AccuracyError, match=r"given x: float32 \(1, 3, 24, 24\) is lost in noise: .* more than 0 dB"):
         build(pixels, precision="int8", shape=(SIDES, SIDES), profile=True)
 
 
-def test_what_is_hardly_out_of_the_noise_is_told_of_at_an_end_and_refused_where_it_is_far_worse(
+def test_an_snr_near_0_db_at_the_min_or_max_is_noted_and_a_worse_one_is_an_error(
     pixels: Path, noise_at: Callable[[int, float], None]
 ) -> None:
     noise_at(16, 2.0)
@@ -254,12 +256,10 @@ def test_what_is_hardly_out_of_the_noise_is_told_of_at_an_end_and_refused_where_
         build(pixels, precision="int8", shape=(SIDES, SIDES), profile=True)
 
 
-def test_what_costs_too_much_at_the_greatest_size_is_not_computed_and_said(
-    pixels: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checks_at_an_expensive_max_are_skipped_with_a_note(pixels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_sizes, "CHEAP_MACS", 1)
     notes = read_manifest(build(pixels, shape=(SIDES, SIDES))).notes
-    assert any("cost too much to check" in note and "x: float32 (1, 3, 24, 24)" in note for note in notes)
+    assert any("too expensive for numerical checks" in note and "x: float32 (1, 3, 24, 24)" in note for note in notes)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 7, 8), (1, 3, 8, 25), (2, 3, 8, 8)])
@@ -274,7 +274,7 @@ def test_error_on_an_input_out_of_range(pixels: Path, shape: tuple[int, ...]) ->
         assert caught.value.hint.startswith("build it for another range: edgekit build ")
 
 
-def test_a_picture_is_made_to_fit_the_usual_size(pixels: Path) -> None:
+def test_an_image_is_resized_to_the_opt_size(pixels: Path) -> None:
     bundle = build(pixels, shape=(SIDES, (8, 20, 24)), target="null")
     with edgekit.load(bundle) as session:
         feeds, _ = session.preprocess(np.zeros((50, 60, 3), np.uint8))
@@ -296,7 +296,7 @@ def test_arrays_of_any_size_in_the_range_calibrate(pixels: Path, tmp_path: Path)
         build(pixels, precision="int8", shape=(SIDES, SIDES), calib=samples)
 
 
-def test_layers_are_counted_at_the_usual_size(pixels: Path) -> None:
+def test_layers_are_counted_at_the_opt_size(pixels: Path) -> None:
     bundle = build(pixels, shape=(SIDES, SIDES), target="null")
     found = inspection_from_bundle(bundle)
     assert found.assumed_sizes == {"h": 16, "w": 16}

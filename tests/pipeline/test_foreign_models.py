@@ -1,4 +1,4 @@
-"""Other people's published models through `edgekit.build`, where the packages that bring them are installed."""
+"""Builds models that other packages publish, if those packages are installed."""
 
 from __future__ import annotations
 

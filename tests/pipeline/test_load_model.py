@@ -23,7 +23,7 @@ torch.set_num_threads(2)
 
 
 class Noted(Silent):
-    """Keeps what a user would be told."""
+    """Records stages and notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -88,7 +88,7 @@ def quantized(path: Path) -> Path:
     return path
 
 
-def test_a_recipe_brings_all_that_is_known_of_it(source: Callable[..., LoadedModel], noted: Noted) -> None:
+def test_a_loaded_recipe_has_all_facts_of_its_file(source: Callable[..., LoadedModel], noted: Noted) -> None:
     tiny = source("yolov3-tiny", shape=(64, 96))
     assert (tiny.name, tiny.task, tiny.quantized) == ("yolov3-tiny", "detect", False)
     assert [str(spec) for spec in tiny.inputs] == ["images: float32 (1, 3, 64, 96)"]
@@ -108,13 +108,13 @@ def test_a_recipe_brings_all_that_is_known_of_it(source: Callable[..., LoadedMod
         ({"shape": (8, 300)}, "multiples of 32, got 8x300", "--shape 32x288"),
         ({"shape": (1, 4, 96, 96)}, "expects 3 channels, got 4", "--shape HxW"),
         ({"input": {"": (1, 3, 96, 96)}}, "--input does not go with the recipe", "--shape"),
-        ({"weights": "coca"}, "got 'coca', which is neither", "did you mean coco?"),
-        ({"weights": "gone.weights"}, "got 'gone.weights', which is neither", "known: coco"),
-        ({"preprocess": {"color": "gray", "mean": [0.0], "std": [1.0]}}, "that of the channels is 1, got", ""),
+        ({"weights": "coca"}, "weight set of yolov3-tiny, got 'coca'", "did you mean coco?"),
+        ({"weights": "gone.weights"}, "weight set of yolov3-tiny, got 'gone.weights'", "known: coco"),
+        ({"preprocess": {"color": "gray", "mean": [0.0], "std": [1.0]}}, "4 dimensions and 1 channel, got", ""),
         ({"preprocess": {"color": "gray"}}, "expected 1 numbers, one per channel of 'gray', got", "mean=0 and"),
     ],
 )
-def test_an_option_that_a_recipe_cannot_have_is_named_at_once(
+def test_an_option_that_a_recipe_cannot_have_is_an_error_before_the_export(
     source: Callable[..., LoadedModel], noted: Noted, options: dict[str, Any], message: str, hint: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as caught:
@@ -129,14 +129,14 @@ def test_an_option_that_a_recipe_cannot_have_is_named_at_once(
         (
             "lenet",
             {"shape": (28, 28)},
-            "lenet, made for 1x1x32x32, cannot take 1x1x28x28: ",
+            "lenet expects 1x1x32x32, got 1x1x28x28, which cannot be exported: ",
             "leave it out",
         ),
-        ("linear-regression", {"shape": (1, 12)}, "cannot take", "recipe of your own"),
-        ("transformer-tiny", {"input": {"source": (1, 12)}}, "--input does not go with the", "recipe of your own"),
+        ("linear-regression", {"shape": (1, 12)}, "cannot be exported", "your own recipe"),
+        ("transformer-tiny", {"input": {"source": (1, 12)}}, "--input does not go with the", "your own recipe"),
     ],
 )
-def test_a_shape_that_a_recipe_cannot_take_is_told_with_what_can_be_done(
+def test_an_error_on_a_shape_that_a_recipe_cannot_take_has_a_hint(
     source: Callable[..., LoadedModel], recipe: str, options: dict[str, Any], message: str, hint: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as caught:
@@ -151,7 +151,7 @@ def test_given_fields_replace_those_of_the_recipe_and_no_others(source: Callable
     assert got == msgspec.structs.replace(own, color="bgr")
 
 
-def test_an_onnx_file_is_optimized_and_its_picture_guessed(
+def test_an_onnx_file_is_optimized_and_its_preprocessing_guessed(
     source: Callable[..., LoadedModel], noted: Noted, tmp_path: Path, write_classifier: Callable[..., Path]
 ) -> None:
     model = source(write_classifier(tmp_path / "my.onnx"))
@@ -159,11 +159,11 @@ def test_an_onnx_file_is_optimized_and_its_picture_guessed(
     assert model.preprocess == Preprocess()
     assert model.origin.kind == "onnx" and len(model.origin.sha256) == 64
     assert model.stats.macs > 0
-    assert [note for note in noted.notes if "taken for a picture: RGB, from 0 to 1" in note]
+    assert [note for note in noted.notes if "assumed to be an image: RGB, from 0 to 1" in note]
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 16, 18, 21])
-def test_graphs_of_all_opsets_give_the_same_answers(
+def test_graphs_of_all_opsets_give_the_same_outputs(
     source: Callable[..., LoadedModel], tmp_path: Path, write_classifier: Callable[..., Path], opset: int
 ) -> None:
     feeds = {"x": np.random.default_rng(1).random((1, 3, 32, 32), np.float32)}
@@ -174,7 +174,7 @@ def test_graphs_of_all_opsets_give_the_same_answers(
     np.testing.assert_allclose(answers[0], answers[1], rtol=1e-4, atol=1e-5)
 
 
-def test_open_dimensions_get_a_number_and_the_user_is_told(
+def test_dynamic_dimensions_get_a_number_and_a_note(
     source: Callable[..., LoadedModel], noted: Noted, tmp_path: Path, write_classifier: Callable[..., Path]
 ) -> None:
     path = write_classifier(tmp_path / "my.onnx", shape=("N", 3, "h", "w"))
@@ -184,9 +184,7 @@ def test_open_dimensions_get_a_number_and_the_user_is_told(
     assert "the engine takes inputs of one size: x: float32 (1, 3, 48, 32)" in noted.notes
 
 
-def test_a_model_that_came_quantized_is_left_as_it_is_but_for_names(
-    source: Callable[..., LoadedModel], tmp_path: Path
-) -> None:
+def test_a_quantized_model_is_unchanged_except_for_names(source: Callable[..., LoadedModel], tmp_path: Path) -> None:
     model = source(quantized(tmp_path / "q.onnx"))
     assert model.quantized
     assert [node.op_type for node in model.graph.graph] == [
@@ -225,11 +223,11 @@ def test_the_layout_is_seen_in_the_shape(
     assert source(tmp_path / "nhwc.onnx").preprocess == Preprocess(layout="nhwc")
     got = source(tmp_path / "nhwc.onnx", preprocess={"mean": (0.5, 0.5, 0.5)}).preprocess
     assert got == Preprocess(layout="nhwc", mean=(0.5, 0.5, 0.5))
-    with pytest.raises(UsageError, match=r"that of the channels is 1, got x: float32 \(1, 32, 32, 3\)"):
+    with pytest.raises(UsageError, match=r"4 dimensions and 1 channel, got x: float32 \(1, 32, 32, 3\)"):
         source(tmp_path / "nhwc.onnx", preprocess={"color": "gray", "mean": (0.0,), "std": (1.0,)})
 
 
-def test_a_grey_picture_is_guessed_and_other_inputs_are_no_pictures(source: Callable[..., LoadedModel]) -> None:
+def test_a_gray_image_is_guessed_and_other_inputs_are_not_images(source: Callable[..., LoadedModel]) -> None:
     gray = source(nn.Conv2d(1, 4, 3), input={"": (1, 1, 8, 8)})
     assert gray.preprocess is not None and gray.preprocess.color == "gray"
     given = source(nn.Conv2d(1, 4, 3), input={"": (1, 1, 8, 8)}, preprocess={"divisor": 1.0}).preprocess
@@ -269,7 +267,7 @@ def test_an_input_may_say_its_element_type(source: Callable[..., LoadedModel], n
         (5, {"input": {"": (1, 3)}}, r"expected a torch\.nn\.Module, or text that names a model, got int", "ONNX"),
     ],
 )
-def test_a_module_that_cannot_be_exported_so_says_how_it_can(
+def test_the_error_on_a_module_that_cannot_be_exported_has_a_hint(
     source: Callable[..., LoadedModel], model: Any, options: dict[str, Any], message: str, hint: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Half precision from the model to the plan: what is typed, what is measured, and what is refused."""
+"""Half precision from the model to the plan: types, errors, and models that are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_products_are_built_in_half_and_the_error_is_told(precision: str, layers
     manifest = read_manifest(bundle)
     assert manifest.layers == layers
     assert {spec.dtype for spec in (*manifest.inputs, *manifest.outputs)} == {"float32"}
-    assert any(note.startswith(f"{precision.upper()}'s largest relative error") for note in manifest.notes)
+    assert any(note.startswith(f"largest relative error of {precision.upper()}") for note in manifest.notes)
 
 
 def test_inputs_and_outputs_are_half_where_that_is_asked() -> None:
@@ -57,7 +57,7 @@ def test_what_is_kept_in_float_is_float32_in_half_precision_and_half_in_int8() -
 
 def test_error_on_an_output_that_half_precision_cannot_hold() -> None:
     class Cancelling(nn.Module):
-        """Loses in a difference of like numbers what half precision had of them."""
+        """Subtracts almost equal numbers, which loses all digits of half precision."""
 
         def __init__(self) -> None:
             super().__init__()

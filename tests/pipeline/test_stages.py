@@ -1,4 +1,4 @@
-"""The stages as functions: their order, and that none changes what it is given."""
+"""Stages run in order, and none of them modifies its inputs."""
 
 from __future__ import annotations
 

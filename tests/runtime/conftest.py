@@ -9,7 +9,7 @@ from edgekit.specs import Precision, TensorSpec
 
 
 class ScriptedEngine:
-    """Returns what it was told to, and remembers what it was given."""
+    """Returns scripted outputs and records its inputs."""
 
     notes = ()
 
@@ -70,7 +70,7 @@ def detector():
 
 @pytest.fixture
 def tensors(detector):
-    """Manifest of a model that takes two arrays and no picture."""
+    """Manifest of a model that takes two arrays and no image."""
     return msgspec.structs.replace(
         detector,
         name="adder",

@@ -19,13 +19,13 @@ def is_color(pixels, color):
     return (np.asarray(pixels) == color).all(axis=-1)
 
 
-def test_picture_is_left_as_it_is_and_so_is_a_copy_without_objects():
-    picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    before = picture.copy()
-    drawn = draw(picture, found((10, 10, 50, 50)))
-    np.testing.assert_array_equal(picture, before)
+def test_the_image_is_unchanged_and_so_is_a_copy_without_objects():
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    before = image.copy()
+    drawn = draw(image, found((10, 10, 50, 50)))
+    np.testing.assert_array_equal(image, before)
     assert drawn.mode == "RGB" and drawn.size == (80, 60) and (np.asarray(drawn) != before).any()
-    np.testing.assert_array_equal(np.asarray(draw(picture, found())), before)
+    np.testing.assert_array_equal(np.asarray(draw(image, found())), before)
 
 
 def test_box_is_drawn_along_its_edges_in_the_color_of_its_class():
@@ -36,14 +36,14 @@ def test_box_is_drawn_along_its_edges_in_the_color_of_its_class():
 
 
 @pytest.mark.parametrize("box", [(0, 0, 400, 400), (390, 390, 400, 400), (0, 0, 5, 5), (395, 0, 400, 400)])
-def test_label_lies_within_the_picture(box):
+def test_label_lies_within_the_image(box):
     background = (1, 2, 3)
     drawn = np.asarray(
         draw(Image.new("RGB", (400, 400), background), found(box, classes=[5], names=("",) * 5 + ("giraffe",)))
     )
     colored = is_color(drawn, class_color(5))
     rows, columns = np.flatnonzero(colored.sum(axis=1) >= 40), np.flatnonzero(colored.any(axis=0))
-    # the whole label, and not what a picture that ends earlier would have left of it
+    # the whole label, not one that is cut off at the edge of the image
     assert rows.max() - rows.min() >= 14 and columns.max() - columns.min() >= 40
     text = ~colored & ~is_color(drawn, background)
     assert text.sum() > 100
@@ -63,7 +63,7 @@ def test_neighbouring_classes_have_colors_far_apart():
     assert np.abs(colors[1:] - colors[:-1]).sum(axis=1).min() > 100
 
 
-def test_lines_grow_with_the_picture():
+def test_lines_scale_with_the_image():
     widths = []
     for side in (200, 2000):
         drawn = np.asarray(draw(Image.new("RGB", (side, side)), found((side / 4, side / 4, side / 2, side / 2))))
@@ -83,6 +83,6 @@ sides = st.integers(1, 300)
 
 @settings(max_examples=50, deadline=None)
 @given(sides, sides, st.lists(st.tuples(*[st.floats(0, 1)] * 4), max_size=4))
-def test_any_boxes_in_any_picture_are_drawn(width, height, fractions):
+def test_any_boxes_in_any_image_are_drawn(width, height, fractions):
     boxes = [(min(a, c) * width, min(b, d) * height, max(a, c) * width, max(b, d) * height) for a, b, c, d in fractions]
     assert draw(Image.new("RGB", (width, height)), found(*boxes)).size == (width, height)

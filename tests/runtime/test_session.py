@@ -11,7 +11,7 @@ from edgekit.errors import DataError, RunError, UsageError
 from edgekit.runtime.session import Session, session_from_bundle
 from edgekit.specs import TensorSpec
 
-PICTURE = np.zeros((576, 768, 3), np.uint8)
+IMAGE = np.zeros((576, 768, 3), np.uint8)
 
 
 def ones(*shape, dtype=np.float32):
@@ -52,7 +52,7 @@ def test_error_on_wrong_input_shape(session):
         "build it with --shape 320x256",
     )
     _, hint = message_and_hint(session, {"images": ones(3, 416, 416)})
-    assert hint == "add the batch's axis: array[None]"
+    assert hint == "add the batch axis: array[None]"
     _, hint = message_and_hint(session, {"images": ones(1, 1, 416, 416)})
     assert "edgekit build yolov3-tiny" in hint
 
@@ -69,10 +69,10 @@ def test_error_on_missing_and_unknown_inputs(session):
     assert message == "unknown input 'image'" and hint == "did you mean images?"
     message, hint = message_and_hint(session, {})
     assert message == "input 'images': expected float32 (1, 3, 416, 416), got nothing"
-    assert hint == "given: no input at all"
+    assert hint == "given inputs: none"
 
 
-def test_error_on_what_is_no_array_or_no_dictionary(session):
+def test_error_on_a_value_that_is_not_an_array_or_not_a_dictionary(session):
     message, hint = message_and_hint(session, {"images": [1.0, 2.0]})
     assert message.endswith("got list") and "numpy.asarray" in hint
     message, hint = message_and_hint(session, ones(1, 3, 416, 416))
@@ -81,8 +81,8 @@ def test_error_on_what_is_no_array_or_no_dictionary(session):
 
 def test_error_when_a_named_dimension_has_two_sizes(adder):
     message, hint = message_and_hint(adder, {"left": ones(3, 4), "right": np.arange(2)})
-    assert message == "input 'right': expected int64 (N,), got (2,): 'N' is 3 at an input before"
-    assert hint == "dimensions of one name have one size in a run"
+    assert message == "input 'right': expected int64 (N,), got (2,): 'N' is 3 in another input"
+    assert hint == "dimensions with the same name must have the same size in a run"
 
 
 def test_closed_session_is_closed_once_and_refuses_to_run(engine, detector):
@@ -92,7 +92,7 @@ def test_closed_session_is_closed_once_and_refuses_to_run(engine, detector):
     session.close()
     assert engine.closed == 1 and "closed" in repr(session)
     message, _ = message_and_hint(session, {"images": ones(1, 3, 416, 416)})
-    assert message == "session of 'yolov3-tiny': expected an open one, got a closed one"
+    assert message == "'yolov3-tiny': expected an open session, got a closed one"
 
 
 def test_context_closes_the_engine_after_an_error_too(engine, detector):
@@ -120,10 +120,10 @@ def test_threads_take_turns_at_the_engine(adder, adder_engine):
     assert not wrong and len(adder_engine.given) == 30 and adder_engine.most_running == 1
 
 
-def test_objects_are_found_where_they_lie_in_the_picture(session, engine):
-    found = session.detect(PICTURE)
+def test_boxes_are_in_px_of_the_image(session, engine):
+    found = session.detect(IMAGE)
     assert found.labels == ["dog", "car"]
-    # cell 6 of 13: the middle; anchors 135 x 169 and 81 x 82 px of an input that is 416/768 of the picture
+    # cell 6 of 13: the middle; anchors 135 x 169 and 81 x 82 px of an input that is 416/768 of the image
     scale = 768 / 416
     dog = [384 - 135 / 2 * scale, 288 - 169 / 2 * scale, 384 + 135 / 2 * scale, 288 + 169 / 2 * scale]
     np.testing.assert_allclose(found.boxes[0], dog, rtol=1e-5)
@@ -133,40 +133,40 @@ def test_objects_are_found_where_they_lie_in_the_picture(session, engine):
 
 
 def test_files_and_pillow_images_and_arrays_give_the_same_detections(session, tmp_path):
-    Image.fromarray(PICTURE).save(tmp_path / "a.png")
-    expected = session.detect(PICTURE)
-    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(PICTURE)):
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    expected = session.detect(IMAGE)
+    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(IMAGE)):
         np.testing.assert_array_equal(session.detect(image).boxes, expected.boxes)
     with pytest.raises(DataError):
         session.detect(tmp_path / "none.png")
 
 
 def test_thresholds_are_the_recipe_s_unless_given(session):
-    assert session.detect(PICTURE, score_threshold=0.8).labels == ["dog"]
-    assert session.detect(PICTURE, score_threshold=0.99).labels == []
-    assert session.detect(PICTURE, max_detections=1).labels == ["dog"]
-    assert session.detect(PICTURE, iou_threshold=0.0).labels == ["dog", "car"]
+    assert session.detect(IMAGE, score_threshold=0.8).labels == ["dog"]
+    assert session.detect(IMAGE, score_threshold=0.99).labels == []
+    assert session.detect(IMAGE, max_detections=1).labels == ["dog"]
+    assert session.detect(IMAGE, iou_threshold=0.0).labels == ["dog", "car"]
     with pytest.raises(UsageError, match="iou_threshold: expected 0 to 1, got 2"):
-        session.detect(PICTURE, iou_threshold=2)
+        session.detect(IMAGE, iou_threshold=2)
 
 
 def test_detect_is_preprocess_run_and_postprocess(session):
-    feeds, placement = session.preprocess(PICTURE)
+    feeds, placement = session.preprocess(IMAGE)
     detections = session.postprocess(session.run(feeds), placement)
-    np.testing.assert_array_equal(detections.boxes, session.detect(PICTURE).boxes)
+    np.testing.assert_array_equal(detections.boxes, session.detect(IMAGE).boxes)
 
 
 def test_error_names_the_task_of_an_engine_that_is_no_detector(adder):
     with pytest.raises(RunError, match="'adder': expected a detector, got an engine for task 'tensor'"):
-        adder.detect(PICTURE)
-    with pytest.raises(RunError, match="expected an engine that takes pictures, .* with the inputs left, right"):
-        adder.preprocess(PICTURE)
+        adder.detect(IMAGE)
+    with pytest.raises(RunError, match="expected an engine that takes images, .* with the inputs left, right"):
+        adder.preprocess(IMAGE)
 
 
-def test_error_on_pictures_for_an_engine_that_takes_several_at_once(engine, detector):
+def test_error_on_an_image_for_an_engine_with_a_larger_batch(engine, detector):
     engine.inputs = (TensorSpec("images", "float32", (4, 3, 416, 416)),)
-    with pytest.raises(RunError, match="one picture at a time, got an engine built for 4"):
-        Session(engine, detector).detect(PICTURE)
+    with pytest.raises(RunError, match="expected an engine with batch size 1, got one built for 4"):
+        Session(engine, detector).detect(IMAGE)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from edgekit.runtime.session import Session
 
 
 class Gate:
-    """An engine that adds 1 when it is let; it remembers in which threads it ran."""
+    """An engine that waits for a signal before it adds 1, and records the threads in which it ran."""
 
     def __init__(self, manifest):
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
@@ -133,7 +133,7 @@ def test_close_waits_for_the_run_that_has_begun_and_refuses_the_others(gate, ten
     closing.join(timeout=10)
     assert not closing.is_alive() and gate.closed == 1
     np.testing.assert_array_equal(begun.result()["sum"], frame(2)["left"])
-    with pytest.raises(RunError, match="expected an open one, got a closed one"):
+    with pytest.raises(RunError, match="expected an open session, got a closed one"):
         waiting.result()
     with pytest.raises(RunError, match="closed"):
         session.run_async(frame(1))

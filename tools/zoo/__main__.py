@@ -131,8 +131,8 @@ def _noise(manifest: Manifest, output: Path) -> str:
     measured = (report.facts.get("sqnr_db") or {}) if report is not None else {}
     if measured:
         return f"; signal to noise {min(measured.values()):.1f} dB"
-    noted = [note.rpartition(": ")[2] for note in manifest.notes if note.startswith("INT8's signal to noise")]
-    return f"; signal to noise {noted[0]}" if noted else ""
+    told = [note.rpartition(": ")[2] for note in manifest.notes if note.startswith(("INT8 signal", "INT8's signal"))]
+    return f"; signal to noise {told[0]}" if told else ""
 
 
 def _last_words(stderr: str) -> str:

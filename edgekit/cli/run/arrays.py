@@ -1,4 +1,4 @@
-"""``edgekit run`` for engines that take arrays: from a ``.npy`` or ``.npz`` file to one."""
+"""``edgekit run`` for engines that take arrays: reads and writes ``.npy`` and ``.npz`` files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["run_arrays"]
 
 
 def run_arrays(session: Session, source: Path, save: Path | None, *, as_json: bool) -> None:
-    """Runs the session on the arrays in ``source`` and says what came out.
+    """Runs the session on the arrays in ``source`` and prints a summary of the outputs.
 
     Args:
         session: the engine.
-        source: ``.npy`` for an engine with one input, ``.npz`` with an array an input, or a picture where the
-            engine knows how pictures become inputs.
-        save: where the outputs go, as ``.npz``.
+        source: ``.npy`` for an engine with one input, ``.npz`` with an array for each input, or an image if the
+            engine has a preprocessing.
+        save: ``.npz`` file to write the outputs to.
         as_json: print the summary as JSON instead of a table.
     """
     outputs = session.run(_feeds(session, source))
@@ -49,7 +49,7 @@ def _feeds(session: Session, source: Path) -> dict[str, np.ndarray]:
         if session.manifest.preprocess is not None:
             return session.preprocess(source)[0]
         raise RunError(
-            f"{source}: '{session.manifest.name}' takes arrays, expected a .npy or .npz file",
+            f"{source}: expected a .npy or .npz file, because '{session.manifest.name}' takes arrays",
             hint="inputs: " + "; ".join(str(spec) for spec in session.inputs),
         )
     loaded = _loaded(source)
@@ -57,13 +57,16 @@ def _feeds(session: Session, source: Path) -> dict[str, np.ndarray]:
         return loaded
     if len(session.inputs) != 1:
         names = ", ".join(spec.name for spec in session.inputs)
-        raise RunError(f"{source}: one array, but the engine has the inputs {names}", hint="save them as one .npz file")
+        raise RunError(
+            f"{source}: expected an array for each of the inputs {names}, got one array",
+            hint="save them in one .npz file",
+        )
     return {session.inputs[0].name: loaded}
 
 
 def _loaded(source: Path) -> np.ndarray | dict[str, np.ndarray]:
     try:
-        # Pickles run code; arrays do not need them.
+        # Loading pickles can run code; arrays do not need them.
         content = np.load(source, allow_pickle=False)
         if isinstance(content, np.ndarray):
             return content

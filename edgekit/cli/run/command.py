@@ -1,4 +1,4 @@
-"""``edgekit run``: an engine on a picture, a folder of pictures, a text, or arrays in a file."""
+"""The command ``edgekit run``: runs an engine on an image, a folder of images, a text, or arrays in a file."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Examples:
 """
 ARRAYS = (".npy", ".npz")
 TAKEN = {
-    "pictures": "a picture or a folder of pictures",
-    "texts": "--text TEXT, or a file with a text a line",
+    "images": "an image or a folder of images",
+    "texts": "--text TEXT, or a file with one text per line",
     "arrays": "arrays in a .npy or .npz file",
 }
 
@@ -32,21 +32,21 @@ TAKEN = {
 @click.command(epilog=EPILOG, short_help="Run an engine on images, texts or arrays.")
 @click.argument("engine", type=click.Path(path_type=Path))
 @click.argument("source", metavar="[IMAGE|DIR|TEXTS|ARRAYS]", required=False, type=click.Path(path_type=Path))
-@click.option("--text", metavar="TEXT", help="A text to translate, instead of a file with one a line.")
+@click.option("--text", metavar="TEXT", help="Text to translate, instead of a file with one text per line.")
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Draw the boxes into OUT: a file for one picture, a folder for several; for arrays, an .npz file.",
+    help="Draw the boxes into OUT: a file for one image, a folder for several; for arrays, an .npz file.",
 )
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print JSON, of detectors COCO's results, and nothing else, on standard output.",
+    help="Print only JSON on standard output; for detectors, in COCO's results format.",
 )
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show of a picture.")
-@click.option("--score-threshold", type=float, metavar="X", help="Keep detections that score above X.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
+@click.option("--score-threshold", type=float, metavar="X", help="Keep detections with a score above X.")
 @click.option("--iou-threshold", type=float, metavar="X", help="Drop boxes that overlap a better one by more than X.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
 def run(
@@ -60,7 +60,7 @@ def run(
     iou_threshold: float | None,
     threads: int,
 ) -> None:
-    """Run ENGINE on a picture, on every picture of a folder, on a text, or on arrays in a .npy or .npz file."""
+    """Run ENGINE on an image, on every image of a folder, on a text, or on arrays in a .npy or .npz file."""
     from edgekit.runtime.session import session_from_bundle
     from edgekit.runtime.tasks.choose import task_of
     from edgekit.runtime.tasks.task import PictureTask, TextTask
@@ -82,7 +82,7 @@ def run(
             run_texts(session, task, source, text, save, as_json=as_json)
             return
         assert source is not None
-        if isinstance(task, PictureTask) and takes == "pictures" and not are_arrays:
+        if isinstance(task, PictureTask) and takes == "images" and not are_arrays:
             from edgekit.cli.run.images import run_pictures
 
             own = {name: options[name] for name in task.options}
@@ -106,7 +106,7 @@ def _no_text(session: Session, takes: InputKind) -> Exception:
 def _nothing_to_run_on(session: Session, takes: InputKind) -> Exception:
     from edgekit.errors import UsageError
 
-    return UsageError(f"'{session.manifest.name}': expected {TAKEN[takes]}, got nothing to run it on")
+    return UsageError(f"'{session.manifest.name}': expected {TAKEN[takes]}, got no input")
 
 
 def _note(text: str) -> None:

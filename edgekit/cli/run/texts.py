@@ -1,4 +1,4 @@
-"""``edgekit run`` for engines that take texts: a text on the command line, or a file with one a line."""
+"""``edgekit run`` for engines that take texts: a text on the command line, or a file with one text per line."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def run_texts(
 
     Args:
         session: the engine.
-        task: its task.
-        source: a file with a text a line; None where ``text`` is given.
+        task: the engine's task.
+        source: a file with one text per line; None if ``text`` is given.
         text: the text.
-        save: file for the results, one a line.
-        as_json: print a list of both instead of a table.
+        save: file to write the results to, one per line.
+        as_json: print texts and results as JSON instead of a table.
     """
     if text is not None and source is not None:
         raise UsageError(f"expected --text or a file, got both: {text!r} and {source}")
@@ -52,11 +52,11 @@ def _lines(source: Path | None) -> list[str]:
     try:
         lines = source.read_text(encoding="utf-8-sig").splitlines()
     except OSError as e:
-        raise DataError(f"{source}: expected a file of texts, got: {e.strerror}") from e
+        raise DataError(f"{source}: expected a text file, got: {e.strerror}") from e
     except UnicodeDecodeError as e:
         raise DataError(f"{source}: expected a text in UTF-8, got: {e}") from e
     if not lines:
-        raise DataError(f"{source}: expected a text a line, got an empty file")
+        raise DataError(f"{source}: expected one text per line, got an empty file")
     return lines
 
 

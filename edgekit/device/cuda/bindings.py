@@ -1,4 +1,4 @@
-"""CUDA by NVIDIA's own package, cuda-bindings."""
+"""The CUDA driver API through NVIDIA's package cuda-bindings."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class CudaBindings:
     has_graphs = True
 
     def __init__(self) -> None:
-        # The package is optional, and this file is imported where it is not installed.
+        # The package is optional: this file must be importable without it.
         from cuda.bindings import driver  # noqa: TID251
 
         self._cu: Any = driver
 
     def init(self) -> None:
-        """See `Driver.init`; the package finds libcuda.so.1 only now."""
+        """See `Driver.init`; this loads libcuda.so.1."""
         try:
             self._call(self._cu.cuInit, 0)
         except RuntimeError as e:
-            # The package's own words, which the cause keeps, tell how it has searched.
+            # The cause has the package's own message, which lists where it searched.
             raise BackendUnavailable(
-                "CUDA needs NVIDIA's driver, libcuda.so.1, which is not here", hint=NO_DRIVER
+                "CUDA needs NVIDIA's driver, libcuda.so.1, which was not found", hint=NO_DRIVER
             ) from e
         except RunError as e:
-            raise BackendUnavailable(f"CUDA finds no device that works: {e.message}", hint=NO_DRIVER) from e
+            raise BackendUnavailable(f"CUDA finds no working device: {e.message}", hint=NO_DRIVER) from e
 
     def properties(self, index: int) -> DeviceProperties:
         """See `Driver.properties`."""
@@ -159,7 +159,7 @@ class CudaBindings:
         self._call(self._cu.cuMemcpyDtoHAsync, host.ctypes.data, address, host.nbytes, stream)
 
     def load_module(self, image: bytes) -> Handle:
-        """See `Driver.load_module`; PTX has to end with a zero, which a cubin does not mind."""
+        """See `Driver.load_module`; appends the NUL that PTX must end with, which a cubin ignores."""
         return self._call(self._cu.cuModuleLoadData, image + b"\0")
 
     def unload_module(self, module: Handle) -> None:
@@ -186,7 +186,7 @@ class CudaBindings:
         self._call(self._cu.cuLaunchKernel, function, *grid, *block, shared_bytes, stream, addresses.ctypes.data, 0)
 
     def begin_capture(self, stream: Handle) -> None:
-        """See `Driver.begin_capture`; other threads may go on allocating meanwhile."""
+        """See `Driver.begin_capture`; other threads may allocate memory during the capture."""
         self._call(
             self._cu.cuStreamBeginCapture, stream, self._cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         )
@@ -215,14 +215,14 @@ class CudaBindings:
         try:
             return self._call(self._cu.cuDeviceGet, index)
         except RunError as e:
-            raise BackendUnavailable(f"there is no GPU {index}: {e.message}", hint=NO_DRIVER) from e
+            raise BackendUnavailable(f"GPU {index} was not found: {e.message}", hint=NO_DRIVER) from e
 
     def _attribute(self, name: str, device: Any) -> int:
         attribute = getattr(self._cu.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
         return int(self._call(self._cu.cuDeviceGetAttribute, attribute, device))
 
     def _memory_bytes(self, index: int) -> tuple[int, int]:
-        """Free and total; CUDA tells it to those who have a context."""
+        """Returns free and total bytes of memory; CUDA needs a context for this."""
         context = self.retain(index)
         try:
             self.push(context)
@@ -235,7 +235,7 @@ class CudaBindings:
         return int(free_bytes), int(memory_bytes)
 
     def _call(self, function: Any, *arguments: Any) -> Any:
-        """What the function gives besides its status: nothing, one value, or a tuple.
+        """Calls a CUDA function and returns its results without the status: None, one value, or a tuple.
 
         Raises:
             RunError: the status is an error.
@@ -257,5 +257,5 @@ class CudaBindings:
         if status == self._cu.CUresult.CUDA_SUCCESS:
             return
         _, text = self._cu.cuGetErrorString(status)
-        words = f" ({text.decode()})" if text else ""
-        raise RunError(f"CUDA failed: {function} gave {getattr(status, 'name', status)}{words}")
+        detail = f" ({text.decode()})" if text else ""
+        raise RunError(f"CUDA failed: {function} returned {getattr(status, 'name', status)}{detail}")

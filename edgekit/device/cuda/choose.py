@@ -1,4 +1,4 @@
-"""Which of two Python packages, cuda-bindings or pycuda, gives access to CUDA here."""
+"""Chooses the Python package for CUDA: cuda-bindings or pycuda."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ IMPLEMENTATIONS: tuple[type[Driver], ...] = (CudaBindings, PyCuda)
 
 @functools.cache
 def driver() -> Driver:
-    """The CUDA driver API through cuda-bindings, else through pycuda; a call that succeeds is remembered.
+    """Returns the CUDA driver API through cuda-bindings, else through pycuda; the result is cached.
 
     Raises:
-        BackendUnavailable: neither package is installed, NVIDIA's driver is missing, or it shows no device.
+        BackendUnavailable: neither package is installed, NVIDIA's driver is missing, or it finds no device.
     """
     missing = []
     for implementation in IMPLEMENTATIONS:
@@ -36,18 +36,18 @@ def driver() -> Driver:
             return found
     if any("libcuda" in reason for reason in missing):
         raise BackendUnavailable(
-            f"CUDA needs NVIDIA's driver, libcuda.so.1, which is not here ({'; '.join(missing)})", hint=NO_DRIVER
+            f"CUDA needs NVIDIA's driver, libcuda.so.1, which was not found ({'; '.join(missing)})", hint=NO_DRIVER
         )
     raise BackendUnavailable(
-        f"CUDA needs the package 'cuda-bindings' or 'pycuda', and neither works here ({'; '.join(missing)})",
-        hint=f"{bindings_command()}; on a Jetson, pycuda works in its place: pip install pycuda",
+        f"CUDA needs the package 'cuda-bindings' or 'pycuda', but neither works here ({'; '.join(missing)})",
+        hint=f"{bindings_command()}; on a Jetson, pycuda also works: pip install pycuda",
     )
 
 
 def device_properties(index: int = 0) -> DeviceProperties:
-    """Properties of the GPU with that number.
+    """Returns the properties of a GPU.
 
     Raises:
-        BackendUnavailable: there is no such GPU, or no CUDA; see `driver`.
+        BackendUnavailable: the GPU or CUDA is not available; see `driver`.
     """
     return driver().properties(index)

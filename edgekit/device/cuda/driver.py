@@ -1,7 +1,7 @@
-"""The boundary to CUDA: the part of its driver API that EdgeKit uses, as handles and addresses.
+"""The protocol of the CUDA driver API: the functions that EdgeKit uses, with handles and addresses.
 
-`Driver` is the protocol. `bindings.py` and `pycuda_driver.py` implement it and are the only files that talk to CUDA,
-`choose.py` chooses between them, and `resources.py` wraps handles in objects that free them.
+`bindings.py` and `pycuda_driver.py` implement the protocol `Driver` and are the only files that call CUDA. `choose.py`
+chooses between them, and `resources.py` wraps handles in objects that free them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ NO_DRIVER = (
     "nvidia-smi shows whether it works"
 )
 
-# What a driver gives for a thing it has made: an object or a number, which only that driver can read.
+# An object or number that identifies a CUDA resource; only the driver that created it can use it.
 Handle = Any
 
 
 class DeviceProperties(msgspec.Struct, frozen=True, kw_only=True):
-    """A GPU, as CUDA shows it.
+    """Properties of a GPU that CUDA reports.
 
     Attributes:
-        name: such as ``NVIDIA RTX A2000``.
+        name: name of the GPU, such as ``NVIDIA RTX A2000``.
         compute_capability: major and minor, such as ``(8, 6)``.
-        memory_bytes: all of its memory; what it shares with the processor where it is integrated.
-        free_bytes: how much of that is free now.
-        integrated: it shares memory with the processor, as on a Jetson, so that nothing needs to be copied.
-        driver_version: the CUDA version that the driver is for, such as ``12.6``.
+        memory_bytes: total memory; of an integrated GPU, the memory that it shares with the CPU.
+        free_bytes: free memory.
+        integrated: the GPU shares memory with the CPU, as on a Jetson, so that copies are not needed.
+        driver_version: the CUDA version that the driver supports, such as ``12.6``.
     """
 
     name: str
@@ -44,32 +44,32 @@ class DeviceProperties(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Driver(Protocol):
-    """What EdgeKit needs of CUDA.
+    """The part of the CUDA driver API that EdgeKit uses.
 
-    Whatever is made here is given back by the call that stands beside it, once. Calls after `push` act on that context
-    until `pop`, in the calling thread alone. Copies, launches and records return before they are done.
+    Every resource is freed once, by the method next to the one that creates it. Calls after `push` use that context
+    until `pop`, in the calling thread only. Copies, launches and records are asynchronous.
 
-    Every call raises `RunError` with CUDA's own name for what went wrong; `init` and `properties` raise
-    `BackendUnavailable` where there is no device.
+    Every call raises `RunError` with CUDA's name of the error; `init` and `properties` raise `BackendUnavailable` if
+    there is no device.
 
     Attributes:
-        name: of the Python package behind it.
-        has_graphs: launches can be captured and replayed.
+        name: name of the Python package that is used.
+        has_graphs: CUDA graphs are supported.
     """
 
     name: str
     has_graphs: bool
 
     def init(self) -> None:
-        """Finds the devices; comes before any other call, and may come twice."""
+        """Initializes CUDA; must be called before any other method, and may be called twice."""
         ...
 
     def properties(self, index: int) -> DeviceProperties:
-        """Of the device with that number."""
+        """Returns the properties of a device."""
         ...
 
     def retain(self, index: int) -> Handle:
-        """The device's primary context, which TensorRT and PyTorch use too."""
+        """Retains the device's primary context, which TensorRT and PyTorch use too."""
         ...
 
     def release(self, context: Handle) -> None: ...
@@ -79,41 +79,41 @@ class Driver(Protocol):
     def pop(self) -> None: ...
 
     def allocate(self, size_bytes: int) -> Handle:
-        """Memory of the device; ``int`` of the handle is its address."""
+        """Allocates device memory; ``int`` of the handle is its address."""
         ...
 
     def free(self, memory: Handle) -> None: ...
 
     def allocate_host(self, size_bytes: int, *, mapped: bool) -> Handle:
-        """Pinned memory of the host, which the device can read by itself; if ``mapped``, its kernels can too."""
+        """Allocates pinned host memory for asynchronous copies; if ``mapped``, kernels can access it too."""
         ...
 
     def free_host(self, memory: Handle) -> None: ...
 
     def host_array(self, memory: Handle) -> np.ndarray:
-        """Pinned memory as an array of uint8; not to be touched once it is freed."""
+        """Returns pinned memory as a uint8 array, which must not be used after the memory is freed."""
         ...
 
     def mapped_address(self, memory: Handle) -> int:
-        """Where the device sees memory that is mapped."""
+        """Returns the device address of mapped host memory."""
         ...
 
     def create_stream(self) -> Handle:
-        """A stream that does not wait for the default stream."""
+        """Creates a stream that does not wait for the default stream."""
         ...
 
     def destroy_stream(self, stream: Handle) -> None: ...
 
     def stream_address(self, stream: Handle) -> int:
-        """The stream as other libraries take it."""
+        """Returns the stream's handle as an integer, for other libraries."""
         ...
 
     def synchronize_stream(self, stream: Handle) -> None:
-        """Waits for all that was asked of the stream."""
+        """Waits for all work in the stream."""
         ...
 
     def wait_event(self, stream: Handle, event: Handle) -> None:
-        """What is asked of the stream from now on comes after the event; the host does not wait."""
+        """Makes later work in the stream wait for an event; the host does not wait."""
         ...
 
     def create_event(self, *, timing: bool) -> Handle: ...
@@ -121,37 +121,37 @@ class Driver(Protocol):
     def destroy_event(self, event: Handle) -> None: ...
 
     def record_event(self, event: Handle, stream: Handle) -> None:
-        """The event happens when what was asked of the stream until now is done."""
+        """Records an event in a stream, after the work that is in it now."""
         ...
 
     def synchronize_event(self, event: Handle) -> None:
-        """Waits until the event has happened."""
+        """Waits for an event."""
         ...
 
     def event_done(self, event: Handle) -> bool:
-        """Whether it has happened."""
+        """Whether the work before an event is done."""
         ...
 
     def elapsed_ms(self, start: Handle, end: Handle) -> float:
-        """Time between two events that have happened."""
+        """Returns the time between two events, which must be done."""
         ...
 
     def copy_to_device(self, address: int, host: np.ndarray, stream: Handle) -> None:
-        """Copies an array of pinned memory; it must stay as it is until the stream has come so far."""
+        """Copies from pinned memory to the device; the array must not change until the copy is done."""
         ...
 
     def copy_to_host(self, host: np.ndarray, address: int, stream: Handle) -> None:
-        """Copies into an array of pinned memory; it must not be read until the stream has come so far."""
+        """Copies from the device to pinned memory; the array must not be read until the copy is done."""
         ...
 
     def load_module(self, image: bytes) -> Handle:
-        """Compiled kernels: a cubin, a fatbin or PTX."""
+        """Loads compiled kernels from a cubin, a fatbin or PTX."""
         ...
 
     def unload_module(self, module: Handle) -> None: ...
 
     def function(self, module: Handle, name: str) -> Handle:
-        """A kernel, which lives as long as its module."""
+        """Returns a kernel of a module; it is valid as long as the module is loaded."""
         ...
 
     def launch(
@@ -164,21 +164,21 @@ class Driver(Protocol):
         shared_bytes: int,
         stream: Handle,
     ) -> None:
-        """Starts a kernel; a pointer is given as ``np.uint64(address)``, every other argument as its own type."""
+        """Launches a kernel; a pointer argument is ``np.uint64(address)``, other arguments have their numpy type."""
         ...
 
     def begin_capture(self, stream: Handle) -> None:
-        """What this thread asks of the stream from now on is noted down, and not done."""
+        """Starts to capture the work that this thread submits to the stream, instead of running it."""
         ...
 
     def end_capture(self, stream: Handle) -> Handle:
-        """What was noted down, as a graph."""
+        """Ends the capture and returns the captured graph."""
         ...
 
     def destroy_graph(self, graph: Handle) -> None: ...
 
     def instantiate(self, graph: Handle) -> Handle:
-        """The graph, ready to be launched; the graph itself is no longer needed."""
+        """Makes an executable from a graph; the graph may be destroyed afterwards."""
         ...
 
     def destroy_executable(self, executable: Handle) -> None: ...

@@ -1,4 +1,4 @@
-"""The command that installs the CUDA package that fits NVIDIA's driver."""
+"""The install command of the CUDA package for NVIDIA's driver."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CUDA_13 = "cuda-bindings>=13.0"
 
 
 def bindings_command(*others: str, cuda: str = "", options: str = "", root: Path = Path("/")) -> str:
-    """Returns the command that installs cuda-bindings for the driver; names both versions if that is unknown.
+    """Returns the command that installs cuda-bindings for the driver; names both versions if the driver is unknown.
 
     Args:
-        others: requirements to install with it.
+        others: other requirements to install.
         cuda: CUDA version that the driver supports, such as ``12.6``; detected without CUDA if empty.
-        options: of ``pip install``, such as ``--force-reinstall``.
+        options: options of ``pip install``, such as ``--force-reinstall``.
         root: where ``etc`` and ``proc`` are found.
     """
     major = int(cuda.partition(".")[0]) if cuda else driver_cuda_major(root)

@@ -1,4 +1,4 @@
-"""CUDA by pycuda, which is what most who work with a Jetson have; it knows no CUDA graphs."""
+"""The CUDA driver API through pycuda, which is common on Jetsons but does not support CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["PyCuda"]
 
 
 class Memory(list[Any]):
-    """A pycuda object in a box, so that it goes when it is freed, and in the context that it belongs to."""
+    """Holds a pycuda object, so that it can be destroyed at a given time, while its context is current."""
 
     def __int__(self) -> int:
         return int(self[0])
@@ -30,12 +30,13 @@ class PyCuda:
     has_graphs = False
 
     def __init__(self) -> None:
-        # The package is optional, and this file is imported where it is not installed.
+        # The package is optional: this file must be importable without it.
         import pycuda.driver  # noqa: TID251
 
         self._cu: Any = pycuda.driver
         self._contexts: dict[int, Any] = {}
-        weakref.finalize(self, _let_go, self._contexts)  # before all that is made later, and so after it at the end
+        # Finalizers run in reverse order at exit: registered first, this one runs after those of all resources.
+        weakref.finalize(self, _detach, self._contexts)
 
     def init(self) -> None:
         """See `Driver.init`."""
@@ -43,7 +44,7 @@ class PyCuda:
             with self._errors():
                 self._cu.init()
         except RunError as e:
-            raise BackendUnavailable(f"CUDA finds no device that works: {e.message}", hint=NO_DRIVER) from e
+            raise BackendUnavailable(f"CUDA finds no working device: {e.message}", hint=NO_DRIVER) from e
 
     def properties(self, index: int) -> DeviceProperties:
         """See `Driver.properties`."""
@@ -61,10 +62,10 @@ class PyCuda:
             )
 
     def retain(self, index: int) -> Handle:
-        """See `Driver.retain`; kept until the process ends.
+        """See `Driver.retain`; the context is retained until the process ends.
 
-        When pycuda lets go of a primary context, it pushes it and does not pop it again; from another thread than that
-        which has retained it, it does nothing.
+        When pycuda releases a primary context, it pushes it without popping it; in another thread than the one that
+        retained it, pycuda does nothing.
         """
         if index not in self._contexts:
             device = self._device(index)
@@ -235,10 +236,10 @@ class PyCuda:
             with self._errors():
                 return self._cu.Device(index)
         except RunError as e:
-            raise BackendUnavailable(f"there is no GPU {index}: {e.message}", hint=NO_DRIVER) from e
+            raise BackendUnavailable(f"GPU {index} was not found: {e.message}", hint=NO_DRIVER) from e
 
     def _memory_bytes(self, index: int) -> tuple[int, int]:
-        """Free and total; CUDA tells it to those who have a context."""
+        """Returns free and total bytes of memory; CUDA needs a context for this."""
         context = self.retain(index)
         try:
             self.push(context)
@@ -253,19 +254,20 @@ class PyCuda:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """The package's errors as ours, which name CUDA's function and say in words what it gave."""
+        """Converts pycuda's errors to `RunError`; their text names the CUDA function and the error."""
         try:
             yield
         except self._cu.Error as e:
             raise RunError(f"CUDA failed: {e}") from e
 
 
-def _let_go(contexts: dict[int, Any]) -> None:
-    """Pycuda itself would take them for contexts that it has created, and complain when the process ends."""
+def _detach(contexts: dict[int, Any]) -> None:
+    """Detaches retained contexts before the process ends."""
+    # Otherwise pycuda treats them as contexts that it created, and reports an error at exit.
     for context in contexts.values():
         context.detach()
     contexts.clear()
 
 
 def _no_graphs() -> RunError:
-    return RunError("pycuda has no CUDA graphs", hint=bindings_command())
+    return RunError("pycuda does not support CUDA graphs", hint=bindings_command())

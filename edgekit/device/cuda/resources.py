@@ -1,4 +1,4 @@
-"""What CUDA lends, as objects that give it back: when closed, at the end of ``with``, or when forgotten."""
+"""Owners of CUDA resources: they free them when closed, at the end of ``with``, or when garbage-collected."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ T = TypeVar("T", bound="Owned")
 
 
 class Owned:
-    """What is given back once: closing it twice is harmless, and so is forgetting it.
+    """Base class of CUDA resources, which are freed once, on `close` or garbage collection.
 
-    Methods of what belongs to a context, other than making and closing it, are called while that context is current.
+    Methods other than the constructor and `close` are called while the resource's context is current.
     """
 
     _finalizer: weakref.finalize[..., Owned] | None = None
@@ -31,13 +31,13 @@ class Owned:
         self._finalizer = weakref.finalize(self, call, *arguments)
 
     def close(self) -> None:
-        """Gives it back; a second call does nothing."""
+        """Frees the resource; a second call does nothing."""
         if self._finalizer is not None:
             self._finalizer()
 
     @property
     def closed(self) -> bool:
-        """Whether it has been given back."""
+        """Whether the resource was freed."""
         return self._finalizer is None or not self._finalizer.alive
 
     def __enter__(self: T) -> T:
@@ -48,7 +48,7 @@ class Owned:
 
 
 class Context(Owned):
-    """The primary context of a device, held while this is open."""
+    """The primary context of a device, retained until `close`."""
 
     def __init__(self, driver: Driver, index: int = 0) -> None:
         self.driver = driver
@@ -57,7 +57,7 @@ class Context(Owned):
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Makes it the one that this thread's calls act on."""
+        """Makes this the current context of the calling thread."""
         if self.closed:
             raise RunError("expected an open CUDA context, got a closed one")
         self.driver.push(self._handle)
@@ -81,20 +81,20 @@ class _InContext(Owned):
 
 
 def give_back(context: Context, call: Callable[..., object], *arguments: object) -> None:
-    """Calls what gives something of the context's back, while that is current, if it still can be."""
+    """Calls a function that frees a resource, with the resource's context current if possible."""
     entered = False
     try:
         with context.current():
             entered = True
             call(*arguments)
     finally:
-        if not entered:  # a context that cannot be entered is broken; what is in it is still ours to hand back
+        if not entered:  # a context that cannot be entered is broken, but its resources must still be freed
             with suppress(RunError):
                 call(*arguments)
 
 
 class DeviceMemory(_InContext):
-    """Memory of the device; not initialized."""
+    """Device memory; not initialized."""
 
     def __init__(self, context: Context, size_bytes: int) -> None:
         driver = context.driver
@@ -104,11 +104,11 @@ class DeviceMemory(_InContext):
 
 
 class HostMemory(_InContext):
-    """Pinned memory of the host: the device copies from and to it by itself.
+    """Pinned host memory, which the device can access for asynchronous copies.
 
     Attributes:
-        array: the memory, uint8; not to be touched once this is closed.
-        mapped_address: where the device sees it; 0 unless ``mapped``.
+        array: the memory, uint8; must not be used after `close`.
+        mapped_address: device address of the memory; 0 unless ``mapped``.
     """
 
     def __init__(self, context: Context, size_bytes: int, *, mapped: bool = False) -> None:
@@ -124,22 +124,22 @@ class HostMemory(_InContext):
 
 
 class Stream(_InContext):
-    """Work that the device does in order."""
+    """A CUDA stream: a queue of work that the device runs in order."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, context.driver.create_stream, context.driver.destroy_stream)
 
     @property
     def address(self) -> int:
-        """The stream as other libraries take it."""
+        """The stream's handle as an integer, for other libraries."""
         return self.driver.stream_address(self.handle)
 
     def synchronize(self) -> None:
-        """Waits for all that was asked of it."""
+        """Waits for all work in the stream."""
         self.driver.synchronize_stream(self.handle)
 
     def wait(self, event: Event) -> None:
-        """What is asked of it from now on comes after the event; the host does not wait."""
+        """Makes later work in the stream wait for an event; the host does not wait."""
         self.driver.wait_event(self.handle, event.handle)
 
     def copy_to_device(self, address: int, host: np.ndarray) -> None:
@@ -152,40 +152,40 @@ class Stream(_InContext):
 
 
 class Event(_InContext):
-    """A point in a stream's work; with ``timing``, the time between two of them can be asked for."""
+    """A CUDA event: a point in a stream's work; with ``timing``, it can measure elapsed time."""
 
     def __init__(self, context: Context, *, timing: bool = False) -> None:
         driver = context.driver
         super().__init__(context, lambda: driver.create_event(timing=timing), driver.destroy_event)
 
     def record(self, stream: Stream) -> None:
-        """It happens when what was asked of the stream until now is done."""
+        """Records the event in a stream, after the work that is in it now."""
         self.driver.record_event(self.handle, stream.handle)
 
     def synchronize(self) -> None:
-        """Waits until it has happened."""
+        """Waits for the event."""
         self.driver.synchronize_event(self.handle)
 
     @property
     def done(self) -> bool:
-        """Whether it has happened."""
+        """Whether the work before the event is done."""
         return self.driver.event_done(self.handle)
 
     def elapsed_ms(self, end: Event) -> float:
-        """Time from this event to ``end``; both have happened."""
+        """Returns the time from this event to ``end``; both must be done."""
         return self.driver.elapsed_ms(self.handle, end.handle)
 
 
 class Graph(_InContext):
-    """Work that was asked of a stream once and is replayed as a whole, which costs the host a single call.
+    """A CUDA graph: captured work of a stream that is launched with a single call.
 
     Args:
-        context: the current one.
-        stream: what ``work`` asks of this stream is captured and not done.
-        work: asks it.
+        context: the context of the stream.
+        stream: the stream to capture.
+        work: function that submits work to the stream; the work is captured, but not run.
 
     Raises:
-        RunError: it cannot be captured; the stream is as it was before.
+        RunError: the work cannot be captured; the stream is unchanged.
     """
 
     def __init__(self, context: Context, stream: Stream, work: Callable[[], None]) -> None:
@@ -193,7 +193,7 @@ class Graph(_InContext):
         super().__init__(context, lambda: _instantiate(driver, stream, work), driver.destroy_executable)
 
     def launch(self, stream: Stream) -> None:
-        """Asks all of it of the stream."""
+        """Launches the graph in a stream."""
         self.driver.launch_graph(self.handle, stream.handle)
 
 
@@ -202,7 +202,7 @@ def _instantiate(driver: Driver, stream: Stream, work: Callable[[], None]) -> Ha
     try:
         work()
     except BaseException:
-        with suppress(RunError):  # what has broken the capture is what is raised
+        with suppress(RunError):  # the original error is raised instead
             driver.destroy_graph(driver.end_capture(stream.handle))
         raise
     graph = driver.end_capture(stream.handle)
@@ -217,10 +217,10 @@ def _instantiate(driver: Driver, stream: Stream, work: Callable[[], None]) -> Ha
 
 
 class Module(_InContext):
-    """Compiled kernels.
+    """A CUDA module with compiled kernels.
 
     Args:
-        context: that they are loaded into.
+        context: the context to load the module into.
         image: a cubin, a fatbin or PTX.
     """
 
@@ -240,7 +240,7 @@ class Module(_InContext):
         *,
         shared_bytes: int = 0,
     ) -> None:
-        """Starts the kernel of that name; see `Driver.launch`."""
+        """Launches a kernel by name; see `Driver.launch`."""
         if name not in self._functions:
             self._functions[name] = self.driver.function(self.handle, name)
         function = self._functions[name]
@@ -248,5 +248,5 @@ class Module(_InContext):
 
 
 def _unload(driver: Driver, functions: dict[str, Handle], module: Handle) -> None:
-    functions.clear()  # pycuda's hold on to their module
+    functions.clear()  # pycuda's functions keep a reference to their module
     driver.unload_module(module)

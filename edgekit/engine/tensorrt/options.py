@@ -14,7 +14,7 @@ __all__ = ["TensorRtOptions"]
 
 
 def _parse_capabilities(text: str) -> tuple[int, ...]:
-    """``86,89`` or ``8.6,8.9`` as numbers."""
+    """Parses compute capabilities such as ``86,89`` or ``8.6,8.9``."""
     if not re.fullmatch(r"\d+\.?\d(,\d+\.?\d)*", text):
         raise ValueError(f"expected compute capabilities, such as 86,89,120, got '{text}'")
     return tuple(int(word.replace(".", "")) for word in text.split(","))
@@ -29,15 +29,15 @@ class TensorRtOptions(BackendOptions):
     """Options of the targets ``tensorrt`` and ``tensorrt-rtx``.
 
     Attributes:
-        sm: compute capabilities of the GPUs to build for, such as 86 and 89; empty is the GPU of this machine, or, for
-            TensorRT-RTX, every GPU from 8.0 on that it knows.
-        workspace_mib: the most memory that a layer may use while kernels are timed; 0 is what is free.
+        sm: compute capabilities of the GPUs to build for, such as 86 and 89; if empty, the GPU of this machine, or, for
+            TensorRT-RTX, every GPU that it supports from 8.0 on.
+        workspace_mib: maximum memory of a layer while kernels are timed; 0 is all free memory.
         timing_cache: file of measured kernel times, read and written; None is EdgeKit's own file for this device and
             version.
-        dla: number of the deep-learning accelerator that runs what it can; None is the GPU alone.
-        version_compatible: the engine loads in later versions of the library too.
-        hardware_compatible: the engine runs on other GPUs of this generation and later ones too.
-        refittable: weights can be replaced in the built engine.
+        dla: number of the deep-learning accelerator to run supported layers on; None runs all layers on the GPU.
+        version_compatible: the engine also loads in later versions of the library.
+        hardware_compatible: the engine also runs on other GPUs of this generation and later.
+        refittable: the weights of the built engine can be replaced.
         strip_weights: the engine is written without weights; they are read from the graph when it is loaded.
     """
 
@@ -52,13 +52,18 @@ class TensorRtOptions(BackendOptions):
         convert=tuple,
     )
     workspace_mib: int = option(
-        0, "Memory for timing kernels.", flag="--workspace", metavar="MIB", kind="integer", minimum=0
+        0,
+        "Maximum memory for timing kernels; 0 is all free memory.",
+        flag="--workspace",
+        metavar="MIB",
+        kind="integer",
+        minimum=0,
     )
     timing_cache: str | None = option(
         None, "File of measured kernel times; default: one per GPU and version.", metavar="FILE"
     )
-    dla: int | None = option(None, "Deep-learning accelerator to run on.", metavar="N", kind="integer", minimum=0)
-    version_compatible: bool = option(False, "Load in later versions of TensorRT too.", kind="flag")
-    hardware_compatible: bool = option(False, "Run on other GPUs too.", kind="flag")
+    dla: int | None = option(None, "Deep-learning accelerator (DLA) to run on.", metavar="N", kind="integer", minimum=0)
+    version_compatible: bool = option(False, "Make the engine load in later TensorRT versions too.", kind="flag")
+    hardware_compatible: bool = option(False, "Make the engine run on other GPUs too.", kind="flag")
     refittable: bool = option(False, "Allow weights to be replaced in the built engine.", kind="flag")
     strip_weights: bool = option(False, "Leave the weights out of the engine; they stay in graph.onnx.", kind="flag")

@@ -1,1 +1,1 @@
-"""What an engine makes of examples, compared with what they stand for, one file per task."""
+"""Evaluators compare an engine's outputs with the targets of examples, one file per task."""

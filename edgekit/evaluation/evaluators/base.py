@@ -1,4 +1,4 @@
-"""What evaluators of all tasks have in common, and how a task says how its engines are measured."""
+"""The common parts of all evaluators, and the declaration of a task's evaluator and figures."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Arrays = dict[str, np.ndarray]
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """How a figure is shown.
+    """The name and kind of an accuracy figure.
 
     Attributes:
-        title: its name in tables.
-        is_share: between 0 and 1, shown in percent.
-        more_is_better: of two engines that with the greater one is better.
-        counts_examples: the share of examples that are right, so that one example weighs the same as any other.
+        title: name in tables.
+        is_share: the figure is between 0 and 1 and shown in percent.
+        more_is_better: a greater figure is better.
+        counts_examples: the figure is the share of correct examples, so that all examples have equal weight.
     """
 
     title: str
@@ -48,12 +48,12 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class ClassFigure(msgspec.Struct, frozen=True, kw_only=True):
-    """How right the engine is on one class.
+    """The accuracy figure of one class.
 
     Attributes:
-        label: the class.
-        count: how many there were of it.
-        value: between 0 and 1, what `Measure.class_figure` names. NaN where there were none.
+        label: name of the class.
+        count: number of examples or objects of the class.
+        value: the figure that `Measure.class_figure` names, between 0 and 1; NaN if ``count`` is 0.
     """
 
     label: str
@@ -62,7 +62,7 @@ class ClassFigure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(NamedTuple):
-    """An example made ready for the engine: its inputs, for a batch of one, and where a picture lies in them."""
+    """A preprocessed example: the engine's inputs, for a batch of one, and the placement of an image in them."""
 
     example: Example
     feeds: Arrays
@@ -70,40 +70,40 @@ class Ready(NamedTuple):
 
 
 class TaskEvaluator(Protocol):
-    """Asks an engine and counts what it gets right."""
+    """Runs an engine on examples and computes its accuracy figures."""
 
     def ready(self, example: Example) -> Ready:
-        """The example as the engine's inputs.
+        """Converts an example to the engine's inputs.
 
         Raises:
-            DataError: it is not what the engine takes.
+            DataError: the example does not fit the engine.
         """
         ...
 
     def evaluate(self, batch: Sequence[Ready]) -> None:
-        """Runs the engine on as many examples as it takes at once, or fewer."""
+        """Runs the engine on a batch of examples, which may be smaller than the engine's batch."""
         ...
 
     def figures(self) -> dict[str, float]:
-        """The figures of all examples so far, by name."""
+        """Returns the figures of all examples so far, by name."""
         ...
 
     def per_class(self) -> tuple[ClassFigure, ...]:
-        """Those of each class, in the data set's order; nothing where there are no classes."""
+        """Returns the figure of each class, in the data set's order; empty if there are no classes."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """How engines for one task are measured; each module of this package has one, called ``MEASURE``.
+    """The evaluator and figures of a task; each module of this package has one, called ``MEASURE``.
 
     Attributes:
-        task: as in recipes and manifests.
+        task: name of the task in recipes and manifests.
         make: makes the evaluator of a session on a data set; the number is the score threshold.
-        figures: what is measured, by name.
-        class_figure: title of the figure of a single class; empty where there are no classes.
-        has_scores: what an engine finds has scores, and below a threshold it does not count.
-        measures_tensors: an engine of which no task is known can be measured at this one.
+        figures: the figures by name.
+        class_figure: title of the figure of a single class; empty if there are no classes.
+        has_scores: results have scores, and the score threshold applies.
+        measures_tensors: engines whose task is unknown (``tensor``) can be evaluated for this task.
     """
 
     task: Task
@@ -115,7 +115,7 @@ class Measure:
 
 
 def batch_of(session: Session) -> int:
-    """How many examples the engine takes at once; of an open batch, the usual number."""
+    """Returns the engine's batch size; if it is dynamic, the opt size."""
     spec = session.inputs[0]
     size = spec.shape[0] if spec.shape else 1
     if isinstance(size, int):
@@ -125,17 +125,17 @@ def batch_of(session: Session) -> int:
 
 
 def _one(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """The inputs for a single example."""
+    """Returns the inputs with a batch size of 1."""
     return [msgspec.structs.replace(spec, shape=(1, *spec.shape[1:])) for spec in specs]
 
 
 def stacked(session: Session, batch: Sequence[Ready]) -> Arrays:
-    """The batch as the engine takes it: with the last example again where there are fewer than it can do with."""
+    """Concatenates a batch to the engine's inputs; repeats the last example if the batch is too small."""
     spec = session.inputs[0]
-    least = spec.shape[0]
-    if not isinstance(least, int):
-        least = session.manifest.shapes[spec.name].min[0] if spec.name in session.manifest.shapes else 1
-    rows = [*batch, *[batch[-1]] * (least - len(batch))]
+    min_batch = spec.shape[0]
+    if not isinstance(min_batch, int):
+        min_batch = session.manifest.shapes[spec.name].min[0] if spec.name in session.manifest.shapes else 1
+    rows = [*batch, *[batch[-1]] * (min_batch - len(batch))]
     dtypes = {spec.name: np.dtype(spec.dtype) for spec in session.inputs}
     return {
         name: np.concatenate([row.feeds[name] for row in rows]).astype(dtypes[name], copy=False)
@@ -144,15 +144,15 @@ def stacked(session: Session, batch: Sequence[Ready]) -> Arrays:
 
 
 def matched_classes(session: Session, examples: DataSet) -> tuple[np.ndarray, int]:
-    """The model's number of each class of the set, and how many classes the model has."""
+    """Returns the model's index of each class of the data set, and the model's number of classes."""
     own = session.manifest.labels
-    if not own:  # an ONNX file's: its classes can only be meant in the set's order
+    if not own:  # an ONNX file has no labels: its classes are assumed to be in the set's order
         return np.arange(len(examples.labels)), len(examples.labels)
     return model_classes_from_labels(own, examples.labels, name=examples.name), len(own)
 
 
 class SessionEvaluator:
-    """The part of a `TaskEvaluator` that most tasks share: an example becomes inputs, and a batch is run."""
+    """Base class of evaluators: converts examples to inputs and runs batches."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

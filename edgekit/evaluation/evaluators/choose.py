@@ -1,4 +1,4 @@
-"""Which evaluator measures an engine: every module of this package that has a ``MEASURE`` is for one task."""
+"""Chooses the evaluator of an engine: every module of this package that declares a ``MEASURE`` is for one task."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["evaluator_from_session", "measures"]
 
 @functools.cache
 def measures() -> dict[str, Measure]:
-    """How engines are measured, by task."""
+    """Returns the measures of all tasks, by task."""
     return {measure.task: measure for measure in declared_in(edgekit.evaluation.evaluators, "MEASURE")}
 
 
 def evaluator_from_session(session: Session, examples: DataSet, *, score_threshold: float) -> TaskEvaluator:
-    """The evaluator for an engine's task on a data set.
+    """Makes the evaluator of an engine on a data set.
 
-    An engine of which no task is known, made of an ONNX file or a module, is measured at the data set's task.
+    An engine from an ONNX file or a module, whose task is unknown, is evaluated for the data set's task.
 
     Raises:
         UsageError: the data set is for another task, or has other classes.
-        BackendUnavailable: a detector cannot be measured without pycocotools.
+        BackendUnavailable: pycocotools, which detectors need, is not installed.
     """
     own, measure = session.manifest.task, measures().get(examples.task)
     fits = measure is not None and (own == measure.task or (own == "tensor" and measure.measures_tensors))

@@ -1,4 +1,4 @@
-"""Task ``classify``: the share of pictures whose class is recognized."""
+"""Evaluator of the task ``classify``: top-1 and top-5 accuracy."""
 
 from __future__ import annotations
 

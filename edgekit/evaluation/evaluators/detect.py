@@ -1,4 +1,4 @@
-"""Task ``detect``: mean average precision, as COCO computes it."""
+"""Evaluator of the task ``detect``: mean average precision, as COCO computes it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DetectEvaluator(SessionEvaluator):
     def ready(self, example: Example) -> Ready:
         how, spec = self._session.manifest.preprocess, self._specs[0]
         if how is None:
-            raise DataError(f"{example.id}: expected an engine that takes pictures, got one that takes arrays")
+            raise DataError(f"{example.id}: expected an engine that takes images, got one that takes arrays")
         array, placement = input_from_image(example, spec, how)
         return Ready(example, {spec.name: array}, placement)
 

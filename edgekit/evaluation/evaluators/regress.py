@@ -1,4 +1,4 @@
-"""Task ``regress``: squared errors."""
+"""Evaluator of the task ``regress``: MSE, RMSE and R²."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RegressEvaluator(SessionEvaluator):
         if len(outputs) != 1 or got[: len(batch)].size != expected.size:
             shapes = "; ".join(f"{name} {array.shape}" for name, array in outputs.items())
             raise RunError(
-                f"'{self._session.manifest.name}': expected one output with {expected.shape[1]} numbers an example, "
+                f"'{self._session.manifest.name}': expected one output with {expected.shape[1]} numbers per example, "
                 f"got {shapes}"
             )
         self._predicted.append(got[: len(batch)].reshape(expected.shape))
@@ -44,7 +44,7 @@ MEASURE = Measure(
     make=lambda session, examples, threshold: RegressEvaluator(session),
     figures={
         "mse": Figure("mean squared error", is_share=False, more_is_better=False),
-        "rmse": Figure("its root", is_share=False, more_is_better=False),
+        "rmse": Figure("RMSE", is_share=False, more_is_better=False),
         "r2": Figure("R²", is_share=False),
     },
     measures_tensors=True,

@@ -1,4 +1,4 @@
-"""Task ``translate``: the share of right tokens and of texts that are right as a whole."""
+"""Evaluator of the task ``translate``: the share of correct tokens and of completely correct texts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TranslateEvaluator(SessionEvaluator):
         self._predicted += written
         for ready in batch:
             ids = ids_from_text(str(ready.example.target), self._vocabulary)
-            # What the vocabulary lacks cannot be written: an engine that says so is not right.
+            # Tokens that are not in the vocabulary cannot be predicted: an unknown token is not correct.
             self._expected.append([None if token == UNKNOWN else token for token in ids])
 
     def figures(self) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Detector heads decoded to candidate boxes."""
+"""Decoding of detector heads to candidate boxes."""

@@ -1,11 +1,11 @@
-"""Where raw numbers of detector heads are clipped, so that areas of boxes stay finite in float32."""
+"""Clipping limits of raw detector outputs, so that box areas stay finite in float32."""
 
 from __future__ import annotations
 
 __all__ = ["MAX_EXPONENT", "MAX_ROOT"]
 
 MAX_EXPONENT = 16.0
-"""Of YOLOv2 and YOLOv3: a side is at most ``exp`` of this times the anchor, nine million anchors."""
+"""For YOLOv2 and YOLOv3: a side is at most ``exp`` of this times the anchor, nine million anchors."""
 
 MAX_ROOT = 1000.0
-"""Of YOLOv1: a side is at most the square of this times the picture."""
+"""For YOLOv1: a side is at most the square of this times the image."""

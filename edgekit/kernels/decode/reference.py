@@ -1,4 +1,4 @@
-"""Decoding of detector heads one cell at a time, in float64: slow and obvious, what `yolo` is tested against."""
+"""Reference decoding of detector heads, one cell at a time in float64: simple but slow, to test `yolo` against."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Found = tuple[tuple[float, float, float, float], float, int]
 
 
 def sigmoid(x: float) -> float:
-    """``1 / (1 + exp(-x))`` for any ``x``."""
+    """Computes ``1 / (1 + exp(-x))`` for any ``x`` without overflow."""
     return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
 
 
 def softmax(x: Sequence[float]) -> list[float]:
-    """``exp(x[i])`` over the sum of them all, for any ``x``."""
+    """Computes ``exp(x[i]) / sum_j exp(x[j])`` for any ``x`` without overflow."""
     largest = max(x)
     powers = [math.exp(each - largest) for each in x]
     return [power / sum(powers) for power in powers]
@@ -31,23 +31,23 @@ def softmax(x: Sequence[float]) -> list[float]:
 def decode_yolov1(
     outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float
 ) -> list[Found]:
-    """Boxes of a YOLOv1's raw outputs (Redmon et al. 2016, section 2), in float64.
+    """Decodes the raw outputs of YOLOv1 (Redmon et al. 2016, section 2), in float64.
 
-    A cell in column ``cx`` and row ``cy`` says of each class how probable it is, and of each of its boxes first a
-    confidence, then, after those of all boxes, ``x, y, w, h``. As Darknet has it with ``sqrt=1``, ``w`` and ``h`` are
-    square roots of fractions of the picture::
+    A cell in column ``cx`` and row ``cy`` has a probability for each class, then a confidence for each box, then
+    ``x, y, w, h`` for each box. As in Darknet with ``sqrt=1``, ``w`` and ``h`` are square roots of fractions of the
+    image::
 
         bx = (x + cx) * stride        bw = w**2 * width of the input
         by = (y + cy) * stride        bh = h**2 * height of the input
         score of class c = confidence of the box * probability of class c
 
-    The numbers are taken as they are: what a linear layer gives need not be a probability. Roots end at 1000, so that
-    areas stay finite in float32.
+    The values are used without an activation, as they come from a linear layer, so they need not be probabilities.
+    Roots are clipped to 1000, so that areas stay finite in float32.
 
     Args:
-        outputs: by name, shape ``(1, classes + 5 * boxes, h, w)``.
+        outputs: outputs by name, shape ``(1, classes + 5 * boxes, h, w)``.
         heads: the outputs' names, strides and numbers of boxes.
-        score_threshold: a candidate's score is greater.
+        score_threshold: only candidates with a greater score are returned.
 
     Returns:
         Candidates in the order heads, boxes, rows, columns, classes.
@@ -76,17 +76,16 @@ def decode_yolov1(
 def decode_yolov2(
     outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float
 ) -> list[Found]:
-    """Boxes of a YOLOv2's raw outputs (Redmon and Farhadi 2017, section 2), in float64.
+    """Decodes the raw outputs of YOLOv2 (Redmon and Farhadi 2017, section 2), in float64.
 
-    Boxes and objectness are those of `decode_yolov3`, which took them over; but one softmax is over all classes of a
-    box::
+    Boxes and objectness are the same as in `decode_yolov3`, but the classes of a box share one softmax::
 
         score of class c = sigmoid(objectness) * exp(class c) / sum over all classes k of exp(class k)
 
     Args:
-        outputs: by name, shape ``(1, anchors * (5 + classes), h, w)``.
+        outputs: outputs by name, shape ``(1, anchors * (5 + classes), h, w)``.
         heads: the outputs' names, strides and anchors.
-        score_threshold: a candidate's score is greater.
+        score_threshold: only candidates with a greater score are returned.
 
     Returns:
         Candidates in the order heads, anchors, rows, columns, classes.
@@ -97,21 +96,21 @@ def decode_yolov2(
 def decode_yolov3(
     outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float
 ) -> list[Found]:
-    """Boxes of a YOLOv3's raw outputs (Redmon and Farhadi 2018, section 2.1), in float64.
+    """Decodes the raw outputs of YOLOv3 (Redmon and Farhadi 2018, section 2.1), in float64.
 
-    With raw numbers ``t`` of a cell in column ``cx`` and row ``cy``, and an anchor of ``pw`` by ``ph`` px::
+    With the raw values ``t`` of a cell in column ``cx`` and row ``cy``, and an anchor of ``pw`` by ``ph`` px::
 
         bx = (sigmoid(tx) + cx) * stride        bw = pw * exp(tw)
         by = (sigmoid(ty) + cy) * stride        bh = ph * exp(th)
         score of class c = sigmoid(objectness) * sigmoid(class c)
 
-    Every class whose score is greater than the threshold makes a candidate, as in Darknet's ``get_yolo_detections``.
-    Exponents end at 16, nine million anchors, so that areas stay finite in float32.
+    Every class whose score is greater than the threshold is a candidate, as in Darknet's ``get_yolo_detections``.
+    Exponents are clipped to 16, nine million anchors, so that areas stay finite in float32.
 
     Args:
-        outputs: by name, shape ``(1, anchors * (5 + classes), h, w)``.
+        outputs: outputs by name, shape ``(1, anchors * (5 + classes), h, w)``.
         heads: the outputs' names, strides and anchors.
-        score_threshold: a candidate's score is greater.
+        score_threshold: only candidates with a greater score are returned.
 
     Returns:
         Candidates in the order heads, anchors, rows, columns, classes.

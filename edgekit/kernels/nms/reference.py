@@ -1,4 +1,4 @@
-"""Non-maximum suppression one box at a time: slow and obvious, what `suppress` is tested against."""
+"""Reference non-maximum suppression, one box at a time: simple but slow, to test `suppress` against."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["iou", "nms"]
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes ``(x1, y1, x2, y2)``; a box of no area overlaps nothing."""
+    """Computes intersection over union of two boxes ``(x1, y1, x2, y2)``; a box without area overlaps nothing."""
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     area_a = max(0.0, a[2] - a[0]) * max(0.0, a[3] - a[1])
@@ -29,20 +29,20 @@ def nms(
     iou_threshold: float,
     max_detections: int,
 ) -> np.ndarray:
-    """Class-aware greedy suppression.
+    """Selects boxes by class-aware greedy suppression.
 
-    Candidates are taken by descending score, ties by lower index. One is kept if its score is greater than
+    Candidates are processed by descending score, ties by lower index. One is kept if its score is greater than
     ``score_threshold`` and it overlaps no kept box of its class by more than ``iou_threshold``, until
-    ``max_detections`` are kept. A candidate with a NaN, or with an infinite corner, is none. Scores are compared in
-    float32, so the threshold is rounded to that; overlaps are computed in float64.
+    ``max_detections`` are kept. A candidate with a NaN or an infinite corner is ignored. Scores are compared in
+    float32, so the threshold is rounded to float32; overlaps are computed in float64.
 
     Args:
         boxes: corners ``(x1, y1, x2, y2)``; float32, shape ``(M, 4)``.
         scores: float32, shape ``(M,)``.
         classes: integers, shape ``(M,)``.
-        score_threshold: a kept score is greater.
-        iou_threshold: a kept box overlaps a better one of its class by this or less.
-        max_detections: at most so many are kept.
+        score_threshold: only boxes with a greater score are kept.
+        iou_threshold: maximum overlap of a kept box with a better box of its class.
+        max_detections: maximum number of kept boxes.
 
     Returns:
         Indices of the kept candidates, best first; int64, shape ``(K,)``.

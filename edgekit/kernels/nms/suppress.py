@@ -1,4 +1,4 @@
-"""Non-maximum suppression in numpy: the result of `edgekit.kernels.nms.reference.nms`, fast."""
+"""Fast non-maximum suppression in numpy, with the same results as `edgekit.kernels.nms.reference.nms`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from edgekit.errors import UsageError
 
 __all__ = ["nms"]
 
-# Candidates that are compared with each other at once: large enough to leave Python's overhead behind, small enough
-# that few comparisons are made in vain once `max_detections` is reached.
+# Number of candidates that are compared at once: large enough to hide Python's overhead, small enough that few
+# comparisons are wasted when `max_detections` is reached.
 _BLOCK = 128
 
 
@@ -22,15 +22,15 @@ def nms(
     iou_threshold: float,
     max_detections: int,
 ) -> np.ndarray:
-    """Class-aware greedy suppression; what is kept, and in which order, is said in `edgekit.kernels.nms.reference.nms`.
+    """Selects boxes by class-aware greedy suppression; see `edgekit.kernels.nms.reference.nms` for the exact rules.
 
     Args:
         boxes: corners ``(x1, y1, x2, y2)``; float32, shape ``(M, 4)``.
         scores: float32, shape ``(M,)``.
         classes: integers, shape ``(M,)``.
-        score_threshold: a kept score is greater; 0 to 1.
-        iou_threshold: a kept box overlaps a better one of its class by this or less; 0 to 1.
-        max_detections: at most so many are kept.
+        score_threshold: only boxes with a greater score are kept; 0 to 1.
+        iou_threshold: maximum overlap of a kept box with a better box of its class; 0 to 1.
+        max_detections: maximum number of kept boxes.
 
     Returns:
         Indices of the kept candidates, best first; int64, shape ``(K,)``.
@@ -64,7 +64,7 @@ def _check_thresholds(score_threshold: float, iou_threshold: float, max_detectio
 
 
 def _greedy(suppress: np.ndarray) -> np.ndarray:
-    """Which candidates are kept, given which suppress each other, best first; bool."""
+    """Returns a bool mask of the candidates to keep, from the matrix of those that suppress each other, best first."""
     alive = np.ones(len(suppress), bool)
     for i in np.flatnonzero(np.triu(suppress, 1).any(axis=1)):
         if alive[i]:
@@ -75,7 +75,7 @@ def _greedy(suppress: np.ndarray) -> np.ndarray:
 def _suppress(
     corners: np.ndarray, kinds: np.ndarray, rows: np.ndarray, columns: np.ndarray, iou_threshold: float
 ) -> np.ndarray:
-    """Which of ``rows`` overlaps which of ``columns`` by more than the threshold, in the same class; bool matrix."""
+    """Returns a bool matrix: whether a row's box overlaps a column's box of its class by more than the threshold."""
     a, b = corners[:, rows, None], corners[:, None, columns]
     width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
     height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])

@@ -1,4 +1,4 @@
-"""Published weights, fetched once into the user's cache and checked against the recipe's hash."""
+"""Downloads published weights to the user's cache and checks them against the recipe's hash."""
 
 from __future__ import annotations
 
@@ -23,33 +23,32 @@ __all__ = ["fetch_weights", "weights_file"]
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
 _ATTEMPTS = 3
-"""A server that breaks off in the middle is asked this often in a row for the rest."""
+"""Number of attempts to resume a download after the connection breaks."""
 
 
-class _BrokenOff(Exception):
-    """The server ended its answer before the end of the file."""
+class _Interrupted(Exception):
+    """The server ended its response before the end of the file."""
 
 
 def fetch_weights(weights: Weights, *, progress: Progress, cache: Path | None = None) -> Path:
-    """The weights' file, from the cache or from its authors' server.
+    """Returns a weights file from the cache, after downloading it if it is not there.
 
-    A download that was interrupted is resumed. Of two processes that want the same file one downloads it and
-    the other waits.
+    An interrupted download is resumed. If two processes need the same file, one downloads it and the other waits.
 
     Args:
-        weights: address, length and hash.
-        progress: is told how many bytes have come.
-        cache: the folder to keep it in; `cache_folder` if None.
+        weights: URL, size and hash.
+        progress: receives the number of bytes.
+        cache: the cache folder; `cache_folder` if None.
 
     Returns:
-        A file whose length and SHA-256 are those of ``weights``.
+        A file with the size and the SHA-256 of ``weights``.
 
     Raises:
         ModelError: the server cannot be reached or has another file, or the cache cannot be written.
     """
     name = Path(urllib.parse.urlsplit(weights.url).path).name or "weights"
     folder = (cache or cache_folder()) / "weights"
-    # the hash in the name: two recipes may publish different files under one name
+    # The name contains the hash, because two recipes may publish different files with the same name.
     target = folder / f"{weights.sha256[:12]}-{name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,18 +57,18 @@ def fetch_weights(weights: Weights, *, progress: Progress, cache: Path | None = 
                 _download(weights, target, progress)
     except OSError as e:
         raise ModelError(
-            f"weights {weights.url}: cannot be kept in {folder}: {e.strerror or e}",
-            hint="set EDGEKIT_CACHE to a folder with room, or give a file: --weights FILE",
+            f"weights {weights.url}: cannot be saved in {folder}: {e.strerror or e}",
+            hint="set EDGEKIT_CACHE to a writable folder with free space, or give a file: --weights FILE",
         ) from e
     return target
 
 
 def weights_file(name: str, recipe: Recipe, *, progress: Progress) -> Path:
-    """The file that ``--weights NAME`` means: a set that the recipe publishes, fetched, or else the file of that name.
+    """Returns the file of ``--weights NAME``: a published weight set of the recipe, downloaded, or a local file.
 
     Raises:
-        UsageError: it is neither.
-        ModelError: the set cannot be fetched.
+        UsageError: the name is neither.
+        ModelError: the set cannot be downloaded.
     """
     if name in recipe.weights:
         return fetch_weights(recipe.weights[name], progress=progress)
@@ -78,18 +77,18 @@ def weights_file(name: str, recipe: Recipe, *, progress: Progress) -> Path:
         file.stat()
     except (FileNotFoundError, NotADirectoryError) as e:
         raise UsageError(
-            f"--weights: expected a file or a set that is published for {recipe.name}, got '{name}', which is neither",
+            f"--weights: expected a file or a published weight set of {recipe.name}, got '{name}'",
             hint=nearest(name, recipe.weights),
         ) from e
     except OSError:
-        pass  # something is there that may not be looked at: whoever reads it says why
+        pass  # the file exists without access: reading it raises the reason
     return file
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the system releases it when the process ends, however it ends
+        fcntl.flock(file, fcntl.LOCK_EX)  # the system releases the lock when the process ends, even after a crash
         yield
 
 
@@ -107,9 +106,9 @@ def _download(weights: Weights, target: Path, progress: Progress) -> None:
             try:
                 _fetch_rest(weights, part, advance)
                 break
-            except _BrokenOff as e:
+            except _Interrupted as e:
                 if attempt == _ATTEMPTS:
-                    raise _broken_off(weights, part, e) from e
+                    raise _interrupted(weights, part, e) from e
             except (urllib.error.URLError, http.client.HTTPException, OSError) as e:
                 if isinstance(e, OSError) and is_storage(e):
                     raise
@@ -119,13 +118,13 @@ def _download(weights: Weights, target: Path, progress: Progress) -> None:
         part.unlink()
         raise ModelError(
             f"weights {weights.url}: expected sha256 {weights.sha256}, got {got}; the file was deleted",
-            hint="the server has another file than the recipe was written for",
+            hint="the file on the server has changed since the recipe was written",
         )
     os.replace(part, target)
 
 
 def _fetch_rest(weights: Weights, part: Path, advance: Advance) -> None:
-    """Gets what the partial file lacks, or all of it from a server that knows no ranges."""
+    """Downloads the rest of the partial file, or the whole file if the server does not support ranges."""
     have = part.stat().st_size if part.exists() else 0
     wanted = weights.size_bytes
     if wanted and have > wanted:
@@ -136,7 +135,7 @@ def _fetch_rest(weights: Weights, part: Path, advance: Advance) -> None:
         return
     got = 0
     try:
-        with _answer(weights, part, have) as response:
+        with _response(weights, part, have) as response:
             got = _start(response, have, part)
             wanted = wanted or _announced(response, got)
             advance(got)
@@ -149,8 +148,8 @@ def _fetch_rest(weights: Weights, part: Path, advance: Advance) -> None:
                         break
                     advance(len(chunk))
         if got < wanted:
-            raise _BrokenOff(f"it ended after {got} bytes")
-    except _BrokenOff:
+            raise _Interrupted(f"the response ended after {got} bytes")
+    except _Interrupted:
         advance(-got)  # the next attempt counts them again
         raise
     if wanted and got > wanted:
@@ -158,7 +157,7 @@ def _fetch_rest(weights: Weights, part: Path, advance: Advance) -> None:
         raise ModelError(f"weights {weights.url}: expected {wanted} bytes, got more; the file was deleted")
 
 
-def _answer(weights: Weights, part: Path, have: int) -> http.client.HTTPResponse:
+def _response(weights: Weights, part: Path, have: int) -> http.client.HTTPResponse:
     request = urllib.request.Request(weights.url, headers={"User-Agent": "edgekit"})
     if have:
         request.add_header("Range", f"bytes={have}-")
@@ -169,23 +168,23 @@ def _answer(weights: Weights, part: Path, have: int) -> http.client.HTTPResponse
         if e.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise
         part.unlink()
-        raise _BrokenOff(f"it has no bytes from {have} on") from e
+        raise _Interrupted(f"the server has no bytes from {have} on") from e
     return response
 
 
 def _start(response: http.client.HTTPResponse, have: int, part: Path) -> int:
-    """Where in the file the answer begins: where it was asked to, or at 0 from a server that knows no ranges."""
+    """Returns the file offset of the response: the requested one, or 0 if the server does not support ranges."""
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         return 0
     match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     if match is None or int(match[1]) != have:
         part.unlink()
-        raise _BrokenOff(f"asked for the bytes from {have} on, it sent others")
+        raise _Interrupted(f"the server sent other bytes than those from {have} on")
     return have
 
 
 def _announced(response: http.client.HTTPResponse, start: int) -> int:
-    """How long the whole file is by the answer's own words; 0 where it does not say."""
+    """Returns the size of the whole file from the response's Content-Length; 0 if it has none."""
     length = response.headers.get("Content-Length", "")
     return start + int(length) if length.isdecimal() else 0
 
@@ -195,19 +194,19 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
             chunk = response.read(_CHUNK_BYTES)
         except (OSError, http.client.HTTPException) as e:
-            raise _BrokenOff(f"{type(e).__name__}: {e}") from e
+            raise _Interrupted(f"{type(e).__name__}: {e}") from e
         if not chunk:
             return
         yield chunk
 
 
-def _broken_off(weights: Weights, part: Path, reason: Exception) -> ModelError:
+def _interrupted(weights: Weights, part: Path, reason: Exception) -> ModelError:
     have = part.stat().st_size if part.exists() else 0
     of = f" of {weights.size_bytes}" if weights.size_bytes else ""
     return ModelError(
-        f"weights {weights.url}: the server breaks off, {_ATTEMPTS} times in a row: {reason}; {have}{of} "
-        "bytes are here",
-        hint="try again later; what is here is kept, and the rest will be asked for",
+        f"weights {weights.url}: the download was interrupted {_ATTEMPTS} times in a row: {reason}; {have}{of} "
+        "bytes are downloaded",
+        hint="try again later; the download resumes from here",
     )
 
 
@@ -216,5 +215,5 @@ def _unreachable(weights: Weights, target: Path, error: Exception) -> ModelError
     code = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
     return ModelError(
         f"weights {weights.url}: cannot be downloaded: {code}{reason}",
-        hint=f"fetch it by other means and give it with --weights FILE, or put it at {target}",
+        hint=f"download it by other means and give it with --weights FILE, or save it as {target}",
     )

@@ -1,1 +1,1 @@
-"""Tasks: what the outputs of an engine mean, one file per task."""
+"""Tasks: convert inputs and outputs of engines, one file per task."""

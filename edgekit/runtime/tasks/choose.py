@@ -1,4 +1,4 @@
-"""The tasks, found by looking: every module of this package that has a ``TASK``."""
+"""Finds the tasks: every module of this package that declares a ``TASK``."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["declared_in", "require_task", "task_of", "tasks"]
 
 @functools.cache
 def tasks() -> dict[str, EngineTask]:
-    """All tasks by name."""
+    """Returns all tasks by name."""
     return {task.name: task for task in declared_in(edgekit.runtime.tasks, "TASK")}
 
 
 def task_of(manifest: Manifest) -> EngineTask:
-    """The task of an engine; a task that is not known here is taken for ``tensor``, arrays in and arrays out."""
+    """Returns the task of an engine; an unknown task becomes ``tensor``, which takes and returns arrays."""
     return tasks().get(manifest.task, tasks()["tensor"])
 
 
 def require_task(task: EngineTask, manifest: Manifest) -> None:
-    """Makes sure that an engine is for a task.
+    """Checks that an engine is for a task.
 
     Raises:
-        RunError: it is for another one.
+        RunError: the engine is for another task.
     """
     if manifest.task != task.name:
         raise RunError(
@@ -42,7 +42,7 @@ def require_task(task: EngineTask, manifest: Manifest) -> None:
 
 
 def declared_in(package: ModuleType, name: str) -> Iterator[Any]:
-    """What is called ``name`` in each module of a package that has it, in the order of the modules' names."""
+    """Yields the attribute ``name`` of each module in a package that has it, in the order of the module names."""
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         found = getattr(importlib.import_module(module.name), name, None)
         if found is not None:

@@ -1,4 +1,4 @@
-"""Task ``classify``: a picture in, the likeliest classes with their probabilities out."""
+"""Task ``classify``: returns the most probable classes of an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["TASK", "Class", "Classes", "classes_from_outputs", "logits_from_outp
 
 
 class Class(NamedTuple):
-    """One class that a picture may be of, and how likely that is."""
+    """The label of a class and its probability for an image."""
 
     label: str
     probability: float
@@ -27,12 +27,12 @@ class Class(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Classes:
-    """The likeliest classes of one picture, best first.
+    """The most probable classes of one image, best first.
 
     Attributes:
-        indices: numbers of the classes; int64, shape ``(K,)``.
-        probabilities: float32, shape ``(K,)``; those of all classes add up to 1.
-        names: names of all classes that the model knows; may be empty.
+        indices: indices of the classes; int64, shape ``(K,)``.
+        probabilities: float32, shape ``(K,)``; those of all classes of the model add up to 1.
+        names: names of all classes of the model; may be empty.
     """
 
     indices: np.ndarray
@@ -41,7 +41,7 @@ class Classes:
 
     @property
     def labels(self) -> list[str]:
-        """The name of each class, or its number where the model's classes have no names."""
+        """The name of each class, or its index if the model has no class names."""
         return [self.names[i] if i < len(self.names) else str(i) for i in self.indices.tolist()]
 
     def __len__(self) -> int:
@@ -55,9 +55,9 @@ class Classes:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities ``exp(x_i) / sum_j exp(x_j)`` over the last axis; float32.
+    """Computes ``exp(x_i) / sum_j exp(x_j)`` over the last axis; float32.
 
-    The greatest logit is taken from all of them first, which changes nothing but that no exponential overflows.
+    The largest logit is subtracted first, so that no exponential overflows; this does not change the result.
     """
     wide = logits.astype(np.float64)
     exponentials = np.exp(wide - wide.max(axis=-1, keepdims=True))
@@ -66,30 +66,30 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def logits_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest) -> np.ndarray:
-    """The one output of a classifier, of which each row is a picture's: floats, shape ``(N, classes)``.
+    """Returns the logits of a classifier; floats, shape ``(N, classes)``.
 
     Raises:
-        RunError: there are several outputs, or the one has another number of dimensions than a classifier's.
+        RunError: the engine has several outputs, or its output does not have the shape of logits.
     """
     if len(outputs) == 1:
         (logits,) = outputs.values()
-        # Classifiers that end in a global average, as NiN, may keep its two sides of 1.
+        # Classifiers that end in global average pooling, such as NiN, may keep two dimensions of size 1.
         if logits.ndim >= 2 and all(size == 1 for size in logits.shape[2:]):
             return logits.reshape(logits.shape[:2])
     got = "; ".join(f"{name} {array.shape}" for name, array in outputs.items())
-    raise RunError(f"'{manifest.name}': expected one output (N, classes), as classifiers have, got {got}")
+    raise RunError(f"'{manifest.name}': expected one output (N, classes), got {got}")
 
 
 def classes_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest, *, top: int = 5) -> Classes:
-    """The likeliest classes, of equal ones that with the lower number first.
+    """Converts logits to the most probable classes; ties are ordered by class index.
 
     Args:
-        outputs: the engine's outputs by name, for a batch of one picture: logits.
+        outputs: the engine's outputs by name, for a batch of one image: logits.
         manifest: has the names of the classes.
-        top: at most so many.
+        top: maximum number of classes.
 
     Raises:
-        RunError: the engine is no classifier, or what came out are no numbers.
+        RunError: the engine is not a classifier, or the logits are not finite.
         UsageError: ``top`` is less than 1.
     """
     require_task(TASK, manifest)
@@ -99,7 +99,7 @@ def classes_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest, 
     if np.isnan(logits).any() or np.isposinf(logits).any():
         raise RunError(
             f"'{manifest.name}': expected finite logits, got NaN or infinity",
-            hint="weights or input are broken, or half precision overflowed: build it in FP32 and compare",
+            hint="weights or input are invalid, or half precision overflowed: build the model in FP32 and compare",
         )
     probabilities = softmax(logits)
     order = np.argsort(-logits.astype(np.float64), kind="stable")[:top]
@@ -111,7 +111,7 @@ class Classify(PictureTask[Classes]):
 
     name = "classify"
     engine = "a classifier"
-    method = "classify() takes a picture"
+    method = "use classify(), which takes an image"
     options = ("top",)
 
     def answer(self, session: OpenSession, image: ImageSource, *, top: int = 5) -> Classes:
@@ -125,13 +125,13 @@ class Classify(PictureTask[Classes]):
         rows = [(label, f"{100 * probability:.2f} %") for label, probability in result]
         return Shown(result[0].label, ("label", "probability"), rows)
 
-    def entries(self, result: Classes, picture: Path, image_id: int) -> list[dict[str, Any]]:
-        """One entry a picture, with the list of its classes."""
+    def entries(self, result: Classes, image: Path, image_id: int) -> list[dict[str, Any]]:
+        """Returns one entry for the image, with the list of its classes."""
         classes = [
             {"label": each.label, "index": index, "probability": round(each.probability, 6)}
             for each, index in zip(result, result.indices.tolist(), strict=True)
         ]
-        return [{"file_name": picture.name, "classes": classes}]
+        return [{"file_name": image.name, "classes": classes}]
 
 
 TASK = Classify()

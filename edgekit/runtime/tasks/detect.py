@@ -1,4 +1,4 @@
-"""Task ``detect``: a picture in, boxes with classes and scores out, and the form in which COCO's tools take them."""
+"""Task ``detect``: finds objects in an image, and converts them to COCO's results format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["TASK", "Detection", "Detections", "coco_results", "detections_from_o
 
 
 class Detection(NamedTuple):
-    """One found object: its label, its score and its corners ``(x1, y1, x2, y2)`` in px of the picture."""
+    """A detected object: its label, its score and its corners ``(x1, y1, x2, y2)`` in px of the image."""
 
     label: str
     score: float
@@ -33,13 +33,13 @@ class Detection(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """The objects found in one picture, best first.
+    """The detected objects in one image, best first.
 
     Attributes:
-        boxes: corners ``(x1, y1, x2, y2)`` in px of the picture; float32, shape ``(N, 4)``.
+        boxes: corners ``(x1, y1, x2, y2)`` in px of the image; float32, shape ``(N, 4)``.
         scores: float32, shape ``(N,)``.
         classes: int64, shape ``(N,)``.
-        names: names of all classes that the model knows; may be empty.
+        names: names of all classes of the model; may be empty.
     """
 
     boxes: np.ndarray
@@ -49,7 +49,7 @@ class Detections:
 
     @property
     def labels(self) -> list[str]:
-        """The name of each object's class, or its number where the model's classes have no names."""
+        """The class name of each object, or the class index if the model has no class names."""
         return [self.names[c] if c < len(self.names) else str(c) for c in self.classes.tolist()]
 
     def __len__(self) -> int:
@@ -69,18 +69,18 @@ def detections_from_outputs(
     iou_threshold: float | None = None,
     max_detections: int | None = None,
 ) -> Detections:
-    """Decoding, suppression, and the way back to the picture; boxes that lie outside it altogether are left out.
+    """Decodes outputs, applies non-maximum suppression, and maps boxes to the image; drops boxes outside of it.
 
     Args:
-        outputs: the engine's outputs by name, for a batch of one picture.
-        manifest: says how outputs are decoded, and the thresholds that hold where none is given.
-        placement: where the picture lay in the input.
-        score_threshold: a detection's score is greater; 0 to 1.
+        outputs: the engine's outputs by name, for a batch of one image.
+        manifest: has the decoder and the default thresholds.
+        placement: placement of the image in the input.
+        score_threshold: only detections with a greater score are returned; 0 to 1.
         iou_threshold: a box that overlaps a better one of its class by more is dropped; 0 to 1.
-        max_detections: at most so many.
+        max_detections: maximum number of detections.
 
     Raises:
-        RunError: the engine is no detector, or an output is not as the manifest says.
+        RunError: the engine is not a detector, or an output does not fit the manifest.
         UsageError: a threshold is out of range.
     """
     how = manifest.postprocess
@@ -90,7 +90,7 @@ def detections_from_outputs(
     iou_threshold = how.iou_threshold if iou_threshold is None else iou_threshold
     max_detections = how.max_detections if max_detections is None else max_detections
 
-    # Sizes of boxes are exponentials, which soon leave the range of half precision.
+    # Box sizes are exponentials, which easily overflow half precision.
     wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in outputs.items()}
     boxes, scores, classes = decode(wide, how, score_threshold=score_threshold)
     kept = nms(
@@ -108,18 +108,18 @@ def detections_from_outputs(
 
 
 def coco_results(detections: Detections, image_id: int) -> list[dict[str, Any]]:
-    """Detections as entries of a COCO results file (https://cocodataset.org/#format-results).
+    """Converts detections to entries of a COCO results file (https://cocodataset.org/#format-results).
 
-    Category ids are COCO's own, 1 to 90 with gaps, where the model's classes are COCO's 80 in their order, by
-    COCO's names or Darknet's; for all others they are the class numbers counted from 1.
+    Category ids are COCO's own, 1 to 90 with gaps, if the model has COCO's 80 classes in order, with COCO's names or
+    Darknet's; otherwise they are the class indices plus 1.
 
     Args:
-        detections: what was found.
-        image_id: the picture's id in the annotation file.
+        detections: the detections of one image.
+        image_id: the image's id in the annotation file.
 
     Returns:
-        One dictionary a detection: ``image_id``, ``category_id``, ``bbox`` as ``[x, y, width, height]`` in px of
-        the picture, ``score``; made of plain numbers that `json` takes.
+        One dictionary for each detection: ``image_id``, ``category_id``, ``bbox`` as ``[x, y, width, height]`` in px of
+        the image, ``score``; with plain Python numbers, for `json`.
     """
     ids = COCO_CATEGORY_IDS if is_coco(detections.names) else range(1, int(detections.classes.max(initial=0)) + 2)
     corners = detections.boxes.astype(np.float64)
@@ -136,7 +136,7 @@ class Detect(PictureTask[Detections]):
 
     name = "detect"
     engine = "a detector"
-    method = "detect() takes a picture"
+    method = "use detect(), which takes an image"
     options = ("score_threshold", "iou_threshold")
     draws = "boxes"
 
@@ -167,10 +167,10 @@ class Detect(PictureTask[Detections]):
         rows = [(each.label, f"{each.score:.3f}", *(f"{corner:.0f}" for corner in each.box)) for each in result]
         return Shown(count, ("label", "score", "left", "top", "right", "bottom"), rows)
 
-    def entries(self, result: Detections, picture: Path, image_id: int) -> list[dict[str, Any]]:
-        """COCO's entries, one an object, with two fields for people, which COCO's tools ignore."""
+    def entries(self, result: Detections, image: Path, image_id: int) -> list[dict[str, Any]]:
+        """Returns a COCO results entry for each object, with file name and label, which COCO's tools ignore."""
         return [
-            {**entry, "file_name": picture.name, "label": label}
+            {**entry, "file_name": image.name, "label": label}
             for entry, label in zip(coco_results(result, image_id), result.labels, strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""Task ``regress``: numbers in, a number out."""
+"""Task ``regress``: predicts a number from numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Regress(EngineTask):
     """See `EngineTask`."""
 
     name = "regress"
-    engine = "a regression"
+    engine = "a regression model"
 
 
 TASK = Regress()

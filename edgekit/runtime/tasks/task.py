@@ -1,4 +1,4 @@
-"""What tasks differ in: the inputs that engines take, the results that outputs become, and how results are shown."""
+"""Base classes of tasks: the inputs of their engines, their results, and how results are shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.specs import TensorSpec
 
 __all__ = ["EngineTask", "InputKind", "OpenSession", "PictureTask", "Shown", "TextTask"]
 
-InputKind = Literal["pictures", "texts", "arrays"]
+InputKind = Literal["images", "texts", "arrays"]
 Result = TypeVar("Result")
 
 
@@ -40,8 +40,8 @@ class Shown(NamedTuple):
 
     Attributes:
         headline: the result in a few words.
-        columns: headings of a table.
-        rows: of the table, which is left out where there are none.
+        columns: headings of the table.
+        rows: rows of the table; there is no table if empty.
     """
 
     headline: str
@@ -55,41 +55,41 @@ class EngineTask:
     Each module of this package has an instance of a subclass, called ``TASK``.
 
     Attributes:
-        name: as in recipes and manifests.
-        engine: what messages call an engine for it, such as ``a detector``.
-        method: the method of `Session` for it and what that takes, as a hint.
-        kind: what ``edgekit run`` gives to an engine.
+        name: name of the task in recipes and manifests.
+        engine: phrase for an engine of this task in messages, such as ``a detector``.
+        method: hint that names the method of `Session` for this task.
+        kind: kind of input that ``edgekit run`` passes to an engine.
     """
 
     name: ClassVar[str]
     engine: ClassVar[str]
-    method: ClassVar[str] = "hand arrays to run()"
+    method: ClassVar[str] = "pass arrays to run()"
     kind: ClassVar[InputKind] = "arrays"
 
     def takes(self, manifest: Manifest) -> InputKind:
-        """What ``edgekit run`` gives to this engine."""
+        """Returns the kind of input that ``edgekit run`` passes to this engine."""
         return self.kind
 
     def example(self, manifest: Manifest) -> str:
-        """Arguments of ``edgekit run`` that fit this engine."""
+        """Returns example arguments of ``edgekit run`` for this engine."""
         return f"input{'.npy' if len(manifest.inputs) == 1 else 's.npz'} --save outputs.npz"
 
 
 class PictureTask(EngineTask, ABC, Generic[Result]):
-    """A task whose engines take a picture.
+    """A task whose engines take an image.
 
     Attributes:
         options: the options of ``edgekit run`` that `answer` takes.
-        draws: what `drawn` draws, such as ``boxes``; empty where results cannot be drawn.
+        draws: what `drawn` draws, such as ``boxes``; empty if results cannot be drawn.
     """
 
-    kind = "pictures"
+    kind = "images"
     options: ClassVar[tuple[str, ...]] = ()
     draws: ClassVar[str] = ""
 
     def takes(self, manifest: Manifest) -> InputKind:
-        """``pictures`` where the engine has a preprocessing, else ``arrays``."""
-        return "arrays" if manifest.preprocess is None else "pictures"
+        """Returns ``images`` if the engine has a preprocessing, else ``arrays``."""
+        return "arrays" if manifest.preprocess is None else "images"
 
     def example(self, manifest: Manifest) -> str:
         """See `EngineTask.example`."""
@@ -99,32 +99,32 @@ class PictureTask(EngineTask, ABC, Generic[Result]):
 
     @abstractmethod
     def answer(self, *arguments: Any, **options: Any) -> Result:
-        """The result for a picture: ``answer(session, image, **options)``, with `options` of the task's own.
+        """Returns the result for an image; called as ``answer(session, image, **options)`` with the task's `options`.
 
         Raises:
-            DataError: the picture cannot be read.
+            DataError: the image cannot be read.
             RunError: the engine is for another task, or the session is closed.
             UsageError: an option is out of range.
         """
 
     @abstractmethod
     def shown(self, result: Result) -> Shown:
-        """A result for the terminal."""
+        """Formats a result for the terminal."""
 
     @abstractmethod
-    def entries(self, result: Result, picture: Path, image_id: int) -> list[dict[str, Any]]:
-        """A result for JSON, as the entries of a picture in a list of all pictures' entries."""
+    def entries(self, result: Result, image: Path, image_id: int) -> list[dict[str, Any]]:
+        """Converts a result to JSON: the image's entries in the list of all images."""
 
     def drawn(self, result: Result, image: ImageSource) -> Image.Image | None:
-        """The picture with the result drawn into it; None where results cannot be drawn."""
+        """Returns the image with the result drawn into it; None if results cannot be drawn."""
         return None
 
 
 class TextTask(EngineTask, ABC):
-    """A task whose engines make a text of a text.
+    """A task whose engines convert a text to a text.
 
     Attributes:
-        result: what tables and JSON call the text that comes out.
+        result: name of the output text in tables and JSON.
     """
 
     kind = "texts"
@@ -132,7 +132,7 @@ class TextTask(EngineTask, ABC):
 
     @abstractmethod
     def answer(self, session: OpenSession, text: str) -> str:
-        """The text that the engine makes of ``text``.
+        """Returns the output text for ``text``.
 
         Raises:
             RunError: the text does not fit the engine, the engine is for another task, or the session is closed.

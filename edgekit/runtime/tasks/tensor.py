@@ -1,4 +1,4 @@
-"""Task ``tensor``: arrays in, arrays out, of parts of networks and of models of which no task is known."""
+"""Task ``tensor``: takes and returns arrays, for models whose task is unknown."""
 
 from __future__ import annotations
 

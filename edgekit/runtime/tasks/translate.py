@@ -1,4 +1,4 @@
-"""Task ``translate``: a text in, a text out, decoded greedily: the engine predicts one token at a time."""
+"""Task ``translate``: translates a text with greedy decoding, one token per engine run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 def source_from_texts(texts: Sequence[str], spec: TensorSpec, manifest: Manifest) -> np.ndarray:
-    """What the encoder reads: each text's tokens and the one that ends it, then padding; int64, shape ``(N, length)``.
+    """Converts texts to the encoder's input: tokens, the end token, then padding; int64, shape ``(N, length)``.
 
     Raises:
         RunError: a text has more tokens than the engine's input; or the engine has no vocabulary.
@@ -29,7 +29,7 @@ def source_from_texts(texts: Sequence[str], spec: TensorSpec, manifest: Manifest
     if not manifest.labels:
         raise RunError(
             f"'{manifest.name}': expected the vocabulary as labels, got none",
-            hint="hand numbers of tokens to run()",
+            hint="pass token ids to run()",
         )
     rows = [source_ids(text, manifest.labels) for text in texts]
     length = spec.shape[1] if isinstance(spec.shape[1], int) else max(map(len, rows))
@@ -38,7 +38,7 @@ def source_from_texts(texts: Sequence[str], spec: TensorSpec, manifest: Manifest
             shown = text if len(text) <= 40 else f"{text[:39]}…"
             raise RunError(
                 f"input '{spec.name}': expected a text of at most {length - 1} tokens, got {len(ids) - 1}: {shown!r}",
-                hint="give it in parts",
+                hint="split the text",
             )
     source = np.full((len(rows), length), PAD, np.int64)
     for row, ids in zip(source, rows, strict=True):
@@ -47,38 +47,38 @@ def source_from_texts(texts: Sequence[str], spec: TensorSpec, manifest: Manifest
 
 
 def greedy_tokens(run: Run, source: np.ndarray, length: int) -> list[list[int]]:
-    """The tokens that an engine writes: at each place the likeliest one, given those before it, until it ends the text.
+    """Decodes greedily: chooses the most probable token at each position until the end token.
 
-    The engine is run once a token on the whole text so far, which is padded to its fixed length: what stands after a
-    place changes nothing at that place, since the decoder's mask is causal.
+    The engine runs once for each token on the whole text so far, padded to the fixed length: later positions do not
+    affect earlier ones, because the decoder's mask is causal.
 
     Args:
         run: an engine with the inputs ``source`` and ``target`` and the output ``logits``.
-        source: numbers of tokens; int64, shape ``(N, S)``.
-        length: of the input ``target``; no text has more tokens.
+        source: token ids; int64, shape ``(N, S)``.
+        length: length of the input ``target``, and the maximum number of tokens of a text.
 
     Returns:
-        Numbers of tokens of each text, those that begin and end it left out.
+        Token ids of each text, without the begin and end tokens.
 
     Raises:
-        RunError: what came out are not the logits of a token at each place.
+        RunError: the engine does not return logits for each position, or they are NaN.
     """
     batch = len(source)
     target = np.full((batch, length), PAD, np.int64)
     target[:, 0] = BEGIN
     written = np.full((batch, length), END, np.int64)
     going = np.ones(batch, bool)
-    for place in range(length):
-        logits = _logits(run({SOURCE: source, TARGET: target}), (batch, length))[:, place]
+    for position in range(length):
+        logits = _logits(run({SOURCE: source, TARGET: target}), (batch, length))[:, position]
         if np.isnan(logits[going]).any():
-            raise RunError(f"output '{LOGITS}': expected numbers, got NaN at place {place}")
+            raise RunError(f"output '{LOGITS}': expected numbers, got NaN at position {position}")
         tokens = np.where(going, logits.argmax(axis=-1), END)
-        written[:, place] = tokens
+        written[:, position] = tokens
         going &= tokens != END
         if not going.any():
             break
-        if place + 1 < length:
-            target[:, place + 1] = np.where(going, tokens, PAD)
+        if position + 1 < length:
+            target[:, position + 1] = np.where(going, tokens, PAD)
     return [row[: _end(row)].tolist() for row in written]
 
 
@@ -100,11 +100,11 @@ class Translate(TextTask):
 
     name = "translate"
     engine = "a translator"
-    method = "translate() takes a text"
+    method = "use translate(), which takes a text"
     result = "translation"
 
     def example(self, manifest: Manifest) -> str:
-        """A number to spell out for the shipped model, which knows digits; else a file."""
+        """Returns a number for the shipped model, whose vocabulary has digits; else a file."""
         return "--text 1742" if "7" in manifest.labels else "texts.txt"
 
     def answer(self, session: OpenSession, text: str) -> str:

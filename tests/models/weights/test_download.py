@@ -137,7 +137,7 @@ def test_a_file_is_fetched_whole_and_only_once(server: Server, tmp_path: Path) -
 def test_the_log_of_a_download_counts_megabytes(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress_module, "SILENCE_S", -1.0)  # a line for every chunk
+    monkeypatch.setattr(progress_module, "LOG_INTERVAL_S", -1.0)  # a line for every chunk
     fetch_weights(weights(server.url), progress=PlainProgress(), cache=tmp_path)
     first, *counts, last = capsys.readouterr().err.splitlines()
     assert first == "download model.weights ..."
@@ -227,14 +227,14 @@ def test_error_on_a_longer_file_and_it_is_deleted(server: Server, tmp_path: Path
 
 def test_error_on_a_shorter_file(server: Server, tmp_path: Path) -> None:
     server.content = CONTENT[:1000]
-    assert "breaks off" in error_of(weights(server.url), tmp_path)
+    assert "was interrupted 3 times in a row" in error_of(weights(server.url), tmp_path)
 
 
 def test_a_partial_file_that_the_server_knows_no_rest_of_is_dropped(server: Server, tmp_path: Path) -> None:
     wanted = weights(server.url)
     server.content = CONTENT[:500]
     part(tmp_path, wanted).write_bytes(CONTENT[:1000])
-    assert "it has no bytes from 500 on" in error_of(wanted, tmp_path)
+    assert "the server has no bytes from 500 on" in error_of(wanted, tmp_path)
     assert server.requests == ["bytes=1000-", "", "bytes=500-"]
 
 

@@ -1,4 +1,4 @@
-"""Tasks are found by looking, so that another one needs a file for its results and a file for its figures."""
+"""Tasks are found in their packages: a new task needs one file for its results and one for its figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgekit.runtime.session import session_from_bundle
 from edgekit.runtime.tasks.choose import require_task, task_of, tasks
 from edgekit.specs import TensorSpec
 
-PICTURE = (TensorSpec("images", "float32", (1, 3, 8, 8)),)
+IMAGE = (TensorSpec("images", "float32", (1, 3, 8, 8)),)
 SCORES = (TensorSpec("scores", "float32", (1, 2)),)
 
 BRIGHTNESS = """
@@ -89,7 +89,7 @@ def brightness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.fixture
 def light_meter(make_bundle: Callable[..., Path]) -> Path:
-    kind = {"task": "brightness", "inputs": PICTURE, "outputs": SCORES, "preprocess": Preprocess(resize="stretch")}
+    kind = {"task": "brightness", "inputs": IMAGE, "outputs": SCORES, "preprocess": Preprocess(resize="stretch")}
     return make_bundle("meter", kind=kind)
 
 
@@ -107,9 +107,9 @@ def test_another_task_needs_a_file_for_its_results(
     assert main(["run", str(light_meter), str(picture), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"file_name": "picture.png", "brightness": 5.0}]
     assert main(["run", str(light_meter)]) == 2
-    assert "expected a picture or a folder of pictures" in capsys.readouterr().err
+    assert "expected an image or a folder of images" in capsys.readouterr().err
     assert main(["run", str(light_meter), str(picture), "--save", "out.png"]) == 2
-    assert "expected a detector, whose boxes are drawn, got a light meter" in capsys.readouterr().err
+    assert "expected a detector to draw boxes, got a light meter" in capsys.readouterr().err
 
 
 class Pictures:
@@ -147,13 +147,13 @@ TRANSLATOR = {"task": "translate", "labels": (*SPECIAL_TOKENS, "7"), "preprocess
 @pytest.mark.parametrize(
     ("changes", "takes", "example"),
     [
-        (DETECTOR, "pictures", "photo.jpg --save boxes.jpg"),
-        (CLASSIFIER, "pictures", "photo.jpg"),
+        (DETECTOR, "images", "photo.jpg --save boxes.jpg"),
+        (CLASSIFIER, "images", "photo.jpg"),
         ({**CLASSIFIER, "preprocess": None}, "arrays", "input.npy --save outputs.npz"),
         (TRANSLATOR, "texts", "--text 1742"),
         ({**TRANSLATOR, "labels": (*SPECIAL_TOKENS, "x")}, "texts", "texts.txt"),
         ({"task": "regress", "preprocess": None}, "arrays", "input.npy --save outputs.npz"),
-        ({"task": "tensor", "inputs": (*PICTURE, *SCORES)}, "arrays", "inputs.npz --save outputs.npz"),
+        ({"task": "tensor", "inputs": (*IMAGE, *SCORES)}, "arrays", "inputs.npz --save outputs.npz"),
     ],
 )
 def test_a_task_knows_what_its_engines_take(
@@ -167,4 +167,4 @@ def test_a_task_knows_what_its_engines_take(
 def test_error_on_an_engine_for_another_task_names_the_method_for_it(detector: Manifest) -> None:
     with pytest.raises(RunError, match="expected a translator, got an engine for task 'detect'") as caught:
         require_task(tasks()["translate"], detector)
-    assert caught.value.hint == "detect() takes a picture"
+    assert caught.value.hint == "use detect(), which takes an image"

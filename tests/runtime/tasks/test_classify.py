@@ -94,10 +94,10 @@ CLASSIFIER = {
 }
 
 
-def test_a_session_classifies_a_picture(make_bundle, picture: Path) -> None:
+def test_a_session_classifies_an_image(make_bundle, picture: Path) -> None:
     with edgekit.load(make_bundle(kind=CLASSIFIER)) as session:
         found = session.classify(picture, top=2)
-    assert list(found) == [("dot", 0.25), ("line", 0.25)]  # the null backend answers zeros
+    assert list(found) == [("dot", 0.25), ("line", 0.25)]  # the null backend returns zeros
 
 
 def test_a_session_of_a_detector_does_not_classify(detector_bundle, picture: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_session_of_a_classifier_does_not_detect(make_bundle, picture: Path) -
         session.detect(picture)
 
 
-def test_error_on_a_picture_that_cannot_be_read(make_bundle, tmp_path: Path) -> None:
+def test_error_on_an_image_that_cannot_be_read(make_bundle, tmp_path: Path) -> None:
     with edgekit.load(make_bundle(kind=CLASSIFIER)) as session, pytest.raises(DataError, match="no such file"):
         session.classify(tmp_path / "missing.png")
 

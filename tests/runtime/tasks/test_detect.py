@@ -26,8 +26,8 @@ def test_detections_iterate_best_first(dog_and_car, detector):
     assert found.boxes.dtype == found.scores.dtype == np.float32 and found.classes.dtype == np.int64
 
 
-def test_boxes_outside_the_picture_are_left_out(dog_and_car, detector):
-    lower = Placement((1.0, 1.0), (0.0, 300.0), (416, 116))  # the picture begins below both objects
+def test_boxes_outside_the_image_are_left_out(dog_and_car, detector):
+    lower = Placement((1.0, 1.0), (0.0, 300.0), (416, 116))  # the image begins below both objects
     assert len(detections_from_outputs(dog_and_car, detector, lower)) == 0
     empty = detections_from_outputs(dog_and_car, detector, WHOLE, score_threshold=0.99)
     assert len(empty) == 0 and empty.boxes.shape == (0, 4) and empty.labels == [] and coco_results(empty, 1) == []

@@ -114,7 +114,7 @@ def test_error_on_inputs_of_other_names(translator: Manifest) -> None:
 
 def test_error_on_logits_that_are_no_numbers_or_of_another_shape() -> None:
     source = np.zeros((1, LENGTH), np.int64)
-    with pytest.raises(RunError, match="got NaN at place 0"):
+    with pytest.raises(RunError, match="got NaN at position 0"):
         greedy_tokens(lambda feeds: {"logits": np.full((1, LENGTH, 7), np.nan, np.float32)}, source, LENGTH)
     with pytest.raises(RunError, match=r"expected \(1, 6, vocabulary\), got logits \(1, 7\)"):
         greedy_tokens(lambda feeds: {"logits": np.zeros((1, 7), np.float32)}, source, LENGTH)
