@@ -16,7 +16,7 @@ from small_graphs import rewritten, run_unfused, stays
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.table import entry_of
-from edgekit.lower.split_float_weights import MIN_CHANNELS, MAX_CHANNELS, SplitFloatWeights
+from edgekit.lower.split_float_weights import MAX_CHANNELS, MIN_CHANNELS, SplitFloatWeights
 from edgekit.specs import Precision
 
 SCALE, ZERO = np.float32(0.03), np.uint8(20)
