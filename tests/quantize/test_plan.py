@@ -181,7 +181,7 @@ def test_a_bias_that_is_not_one_number_a_channel_keeps_a_product_in_float_where_
     text = f"g (float[4, 8] x{computed}) => (float[4, 6] y) {{ y = Gemm (x, w, b) }}"
     own = {} if shape is None else {"b": weights(*shape)}
     graph = graph_of(text, w=weights(8, 6), **own)
-    assert planned(graph, CPU)[2] == {"y": "its bias is not one constant a channel"}
+    assert planned(graph, CPU)[2] == {"y": "its bias is not one constant per channel"}
     assert planned(graph, OPENVINO) == (["x"], ["y"], {})
 
 

@@ -101,7 +101,7 @@ def test_layer_normalization_is_right_whatever_the_size_of_what_it_reads(graph_o
     graph = done.graph
     graph = done.graph
     assert errors["y"] < 2e-3
-    assert done.kept["n"] == "it adds up squares" and "y" not in done.kept
+    assert done.kept["n"] == "it sums squares" and "y" not in done.kept
     assert ("a" in done.kept) == (size >= 1e4)  # four times of what was seen is more than 65504
 
 
@@ -218,7 +218,7 @@ def test_graphs_inside_of_nodes_read_and_give_float32(graph_of, weights, halved)
     done, errors = halved(graph)
     graph = done.graph
     graph = done.graph
-    assert done.kept == {"c": "it holds graphs"} and errors["y"] < 2e-3
+    assert done.kept == {"c": "it has subgraphs"} and errors["y"] < 2e-3
 
 
 def test_the_shape_of_a_value_is_read_in_the_type_that_it_has(graph_of, weights, halved) -> None:
@@ -241,7 +241,7 @@ def test_bf16_of_operators_that_have_none_is_float32(graph_of, weights, halved) 
     text = f"g ({IN}) => (float[1, 4, 8, 3] y, int64[1, 4, 8, 3] i) {{ a = Conv (x, w)  y, i = TopK (a, k) }}"
     done, _ = halved(graph_of(text, w=weights(4, 4, 1, 1), k=np.array([3])), BF16)
     graph_of = done.graph
-    assert done.kept == {"y": "ONNX has no BFLOAT16 for it"}
+    assert done.kept == {"y": "ONNX does not support BFLOAT16 for it"}
 
 
 def test_bf16_does_not_change_what_a_group_normalization_means() -> None:
@@ -275,7 +275,7 @@ def test_a_transformer_encoder_agrees_and_tensorrt_reads_its_types(halved, parse
     graph = done.graph
     graph = done.graph
     assert max(errors.values()) < TOLERANCE[precision] / 4
-    assert set(done.kept.values()) == {"it adds up squares"} and len(done.kept) == 4
+    assert set(done.kept.values()) == {"it sums squares"} and len(done.kept) == 4
     half = {FP16: "HALF", BF16: "BF16"}[precision]
     layers = parsed(graph)
     products = [layer for layer in layers if layer.kind == "MATRIX_MULTIPLY"]
@@ -341,7 +341,7 @@ def test_scales_that_half_does_not_hold_stay_float32(graph_of, weights, halved) 
     done, errors = halved(graph)
     graph = done.graph
     graph = done.graph
-    assert done.kept["d"] == "its scale 'tiny' goes down to 3e-08" and errors["y"] < 2e-3
+    assert done.kept["d"] == "its scale 'tiny' is as small as 3e-08" and errors["y"] < 2e-3
 
 
 def test_what_overflows_between_two_nodes_is_seen_though_onnxruntime_does_not(graph_of, run_in_onnxruntime) -> None:
