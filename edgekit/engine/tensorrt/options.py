@@ -14,7 +14,7 @@ __all__ = ["TensorRtOptions"]
 
 
 def _parse_capabilities(text: str) -> tuple[int, ...]:
-    """``86,89`` or ``8.6,8.9`` as numbers."""
+    """Parses compute capabilities such as ``86,89`` or ``8.6,8.9``."""
     if not re.fullmatch(r"\d+\.?\d(,\d+\.?\d)*", text):
         raise ValueError(f"expected compute capabilities, such as 86,89,120, got '{text}'")
     return tuple(int(word.replace(".", "")) for word in text.split(","))
@@ -29,12 +29,12 @@ class TensorRtOptions(BackendOptions):
     """Options of the targets ``tensorrt`` and ``tensorrt-rtx``.
 
     Attributes:
-        sm: compute capabilities of the GPUs to build for, such as 86 and 89; empty is the GPU of this machine, or, for
-            TensorRT-RTX, every GPU from 8.0 on that it knows.
-        workspace_mib: the most memory that a layer may use while kernels are timed; 0 is what is free.
-        timing_cache: file of measured kernel times, read and written; None is EdgeKit's own file for this device and
+        sm: compute capabilities of the GPUs to build for, such as 86 and 89; empty: the GPU of this machine, or, for
+            TensorRT-RTX, all that it supports from 8.0 on.
+        workspace_mib: max memory in MiB that a layer may use while kernels are timed; 0: the free memory.
+        timing_cache: file of measured kernel times, read and written; None: EdgeKit's own file for this device and
             version.
-        dla: number of the deep-learning accelerator that runs what it can; None is the GPU alone.
+        dla: number of the deep-learning accelerator (DLA) for the layers that it supports; None: GPU only.
         version_compatible: the engine loads in later versions of the library too.
         hardware_compatible: the engine runs on other GPUs of this generation and later ones too.
         refittable: weights can be replaced in the built engine.
