@@ -38,7 +38,7 @@ class PadIntegerInputs(RewritePass):
     points of 0, after a ReLU, cost nothing; those after LeakyReLU, SiLU and HardSwish are not 0.
 
     Args:
-        usual: number of elements of values at the opt shapes, by name; see `usual_element_counts`.
+        opt_counts: number of elements of values at the opt shapes, by name; see `usual_element_counts`.
 
     Preconditions: operators are standard ones of opset 13 or later. Values have their shapes. Scales, zero points and
         weights are initializers.
@@ -50,9 +50,9 @@ class PadIntegerInputs(RewritePass):
 
     operator = "Conv"
 
-    def __init__(self, usual: Mapping[str, int] | None = None) -> None:
+    def __init__(self, opt_counts: Mapping[str, int] | None = None) -> None:
         super().__init__()
-        self._usual = usual or {}
+        self._opt_counts = opt_counts or {}
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         pads = node.attributes.get_ints("pads", ())
@@ -76,7 +76,7 @@ class PadIntegerInputs(RewritePass):
         weights = stored_constant(source.inputs[0]) if source is not None else None
         if weights is None or node.inputs[0] is None:
             raise NotApplicable("its weights are not 8-bit constants, or are external")
-        elements = element_count(node.inputs[0], self._usual)
+        elements = element_count(node.inputs[0], self._opt_counts)
         if elements is None or weights.size < MIN_WEIGHTS * elements:
             read = "an unknown number of" if elements is None else elements
             raise NotApplicable(f"the copy does not pay off for {weights.size} weights and {read} elements")

@@ -38,7 +38,7 @@ class ReplaceLeakyRelu(RewritePass):
     between two (2 of 384,000 random cases).
 
     Args:
-        usual: number of elements of values at the opt shapes, by name; see `usual_element_counts`.
+        opt_counts: number of elements of values at the opt shapes, by name; see `usual_element_counts`.
 
     Preconditions: ONNX Runtime has fused the operators. Values have their shapes.
     Postconditions: a QLinearLeakyRelu of `MIN_ELEMENTS` or more, with a constant scale and zero point and a slope
@@ -47,9 +47,9 @@ class ReplaceLeakyRelu(RewritePass):
 
     operator = "QLinearLeakyRelu"
 
-    def __init__(self, usual: Mapping[str, int] | None = None) -> None:
+    def __init__(self, opt_counts: Mapping[str, int] | None = None) -> None:
         super().__init__()
-        self._usual = usual or {}
+        self._opt_counts = opt_counts or {}
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         x, scale, zero, *written = node.inputs
@@ -59,7 +59,7 @@ class ReplaceLeakyRelu(RewritePass):
         slope = np.float32(node.attributes.get_float("alpha", _DEFAULT_SLOPE))
         if not 0 < slope < 1:
             raise NotApplicable("its slope is not between 0 and 1")
-        elements = element_count(node.outputs[0], self._usual)
+        elements = element_count(node.outputs[0], self._opt_counts)
         if elements is None or elements < MIN_ELEMENTS:
             raise NotApplicable(f"the look-up table is faster for {elements or 'an unknown number of'} elements")
         y = node.outputs[0].name

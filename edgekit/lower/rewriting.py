@@ -127,17 +127,17 @@ def usual_element_counts(model: ir.Model, shapes: Mapping[str, ShapeRange]) -> d
     return {value.name or "": _count(value.shape) for value in values if value.shape is not None}
 
 
-def element_count(value: ir.Value, usual: Mapping[str, int]) -> int | None:
-    """Returns the number of elements of a value: from ``usual``, else from its shape, with dynamic sizes as 1.
+def element_count(value: ir.Value, opt_counts: Mapping[str, int]) -> int | None:
+    """Returns the number of elements of a value: from ``opt_counts``, else from its shape, with dynamic sizes as 1.
 
     Args:
         value: any value.
-        usual: see `usual_element_counts`.
+        opt_counts: see `usual_element_counts`.
 
     Returns:
         None if the shape is unknown.
     """
-    counted = usual.get(value.name or "")
+    counted = opt_counts.get(value.name or "")
     return _count(value.shape) if counted is None and value.shape is not None else counted
 
 

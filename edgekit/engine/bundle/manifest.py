@@ -268,7 +268,7 @@ _MAKE_ONE = "edgekit build MODEL --output FOLDER makes one"
 
 
 def _rebuild(command: str) -> str:
-    return f"rebuild it: {command}" if command else "build it anew with edgekit build"
+    return f"rebuild it: {command}" if command else "rebuild it with edgekit build"
 
 
 def _command_in(raw: object) -> str:

@@ -95,7 +95,7 @@ class OnnxRuntime:
         ort = _library()
         source = read_graph(graph)
         quantized, lowers = quantized_layers(source), options.precision is Precision.INT8
-        usual = _usual_element_counts(source, options) if lowers else {}
+        opt_counts = _usual_element_counts(source, options) if lowers else {}
         large = sum(file.stat().st_size for file in (graph, *weight_files(source))) > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -108,7 +108,7 @@ class OnnxRuntime:
         except _failures(ort) as e:
             raise _build_error(graph, e) from e
         built = read_graph(folder / ENGINE)
-        if lowers and _lower_for_this_processor(built, usual):
+        if lowers and _lower_for_this_processor(built, opt_counts):
             _save(built, folder / ENGINE)
         layers = _layers(built)
         assert_precision(self.name, options.precision, quantized, layers)
@@ -194,7 +194,7 @@ def _fused(graph: Path, model: ir.Model, folder: Path, large: bool) -> AbstractC
     return saved_beside(model, folder, large=large) if lower(model, [FuseIntegerMatMul()]) else nullcontext(graph)
 
 
-def _lower_for_this_processor(built: ir.Model, usual: Mapping[str, int]) -> bool:
+def _lower_for_this_processor(built: ir.Model, opt_counts: Mapping[str, int]) -> bool:
     """Replaces operators by others that were measured to be faster on this CPU; returns whether any were replaced.
 
     Measured on x86 only. On Arm, the graph stays as ONNX Runtime wrote it.
@@ -210,7 +210,7 @@ def _lower_for_this_processor(built: ir.Model, usual: Mapping[str, int]) -> bool
         return False
     # Without VNNI, sums of products with 8-bit weights overflow (`OnnxRuntime.scheme`).
     split = [SplitFloatWeights()] if here.fast_int8 else []
-    return lower(built, [*split, ReplaceLeakyRelu(usual), ResizeAsGather()])
+    return lower(built, [*split, ReplaceLeakyRelu(opt_counts), ResizeAsGather()])
 
 
 def _save(built: ir.Model, engine: Path) -> None:

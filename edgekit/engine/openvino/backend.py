@@ -211,8 +211,8 @@ def _lower_for_this_processor(model: ir.Model, options: BuildOptions) -> tuple[b
     if options.precision is not Precision.INT8 or not _may_lower() or min(opsets, default=0) < MIN_OPSET:
         return False, []
     outputs = OutputsChannelsLast()
-    usual = usual_element_counts(model, options.shapes)
-    return lower(model, [SplitFloatWeights(fused=False), PadIntegerInputs(usual), outputs]), outputs.turned
+    opt_counts = usual_element_counts(model, options.shapes)
+    return lower(model, [SplitFloatWeights(fused=False), PadIntegerInputs(opt_counts), outputs]), outputs.turned
 
 
 def _may_chain_integer_products(model: Any) -> bool:

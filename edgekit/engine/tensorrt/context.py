@@ -112,7 +112,7 @@ class Execution:
             return "its output shapes are data-dependent, so that TensorRT waits for them"
         address = self._stream.address
         if hasattr(self._context, "is_stream_capturable") and not self._context.is_stream_capturable(address):
-            return "TensorRT says that it cannot be captured"
+            return "TensorRT reports that it cannot be captured"
         return ""
 
     def _output_shape(self, name: str) -> tuple[int, ...]:

@@ -106,7 +106,7 @@ def _refit_weights(library: Any, engine: Any, file: Path) -> None:
         return
     graph = file.parent / GRAPH
     if not graph.is_file():
-        raise EngineMismatch(f"{file} has no weights, and there is no {GRAPH} beside it to take them from")
+        raise EngineMismatch(f"{file} has no weights, and there is no {GRAPH} next to it to read them from")
     words = process_log(library)
     words.take()
     refitter = made_with_log(library.Refitter, engine, words)

@@ -192,7 +192,7 @@ def test_a_node_that_tensorrt_cannot_take_leads_back_to_the_module_it_came_from(
 
     graph = unknown_operator()
     graph.graph.node[0].name = "backbone.stage1.0.roll"
-    with pytest.raises(GraphError, match=r"node 'backbone\.stage1\.0\.roll', called after its module,"):
+    with pytest.raises(GraphError, match=r"node 'backbone\.stage1\.0\.roll', named after its module,"):
         build(graph)
 
 

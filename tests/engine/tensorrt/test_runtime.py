@@ -117,7 +117,7 @@ def test_without_graphs_every_run_is_enqueued_and_a_note_says_why(write_plan: Wr
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"capturable": False}, "TensorRT says that it cannot be captured"),
+        ({"capturable": False}, "TensorRT reports that it cannot be captured"),
         ({"fail_enqueue": "capturing"}, "operation not permitted when stream is capturing"),
     ],
 )
@@ -204,7 +204,7 @@ def test_outputs_with_data_dependent_shapes_have_their_actual_shape(gpu: FakeDri
             np.testing.assert_array_equal(run.result()["x_out"], 2 * x[x > 0] + 1)
             np.testing.assert_array_equal(engine.run({"x": x})["x_out"], 2 * x[x > 0] + 1)
     (note,) = engine.notes
-    assert "shapes of its outputs depend on values" in note
+    assert "its output shapes are data-dependent" in note
     engine.close()
 
 
