@@ -1,1 +1,1 @@
-"""Engines: how backends build, load and keep them."""
+"""Builds, loads and runs engines, one module per backend."""

@@ -1,4 +1,4 @@
-"""What a backend is, and the one table of backends."""
+"""The interface of a backend, and access to backends by name."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
 
 
 class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a builder is given besides the graph.
+    """Options of a builder.
 
     Attributes:
-        precision: what the graph is typed in; the builder asserts that it was really built so.
-        threads: threads that the engine is meant to run on; 0 leaves it to the backend.
-        shapes: of the inputs that have a dynamic dimension.
+        precision: precision of the graph; the builder checks that the engine has it.
+        threads: number of threads that the engine will run on; 0: the backend's default.
+        shapes: min, opt and max shapes of the inputs with dynamic dimensions.
         engine: the backend's own options by name, as plain values.
     """
 
@@ -43,18 +43,19 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a builder made.
+    """The result of a build.
 
     Attributes:
-        engine: name of the engine's main file, in the folder that the builder was given.
-        files: names of all files it wrote, ``engine`` among them.
-        layers: how many convolutions and matrix products run in which element type, such as
-            ``{"int8": 72, "float32": 3}``, read back from the engine itself.
+        engine: name of the engine's main file, in the output folder.
+        files: names of all files written, including ``engine``.
+        layers: number of convolutions and matrix products by element type, such as ``{"int8": 72, "float32": 3}``,
+            read back from the engine itself.
         backend_version: version of the vendor's library.
-        seconds: how long the build took.
-        peak_memory_bytes: the most memory that the process of the build held at once; 0 if unknown.
-        compute_capabilities: the GPUs that the engine runs on, such as ``8.6``; empty where it runs on the processor.
-        notes: what the user has to know about what was built.
+        seconds: duration of the build.
+        peak_memory_bytes: peak memory of the build process; 0 if unknown.
+        compute_capabilities: compute capabilities of the GPUs that the engine runs on, such as ``8.6``; empty for the
+            CPU.
+        notes: notes for the user about the engine.
     """
 
     engine: str
@@ -68,12 +69,12 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(Protocol):
-    """An engine that is loaded and ready; used by one thread at a time.
+    """A loaded engine; used by one thread at a time.
 
     Attributes:
-        inputs: what goes in.
-        outputs: what comes out.
-        notes: what the user has to know of how it runs here, such as why there is no CUDA graph.
+        inputs: specifications of the inputs.
+        outputs: specifications of the outputs.
+        notes: notes for the user about how it runs here, such as why there is no CUDA graph.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -83,21 +84,21 @@ class Engine(Protocol):
     def notes(self) -> Sequence[str]: ...
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name for inputs by name; the caller has checked names, types and shapes."""
+        """Computes outputs by name from inputs by name; the caller has checked names, types and shapes."""
         ...
 
     def close(self) -> None:
-        """Gives back what the engine holds; a second call does nothing."""
+        """Frees the engine's resources; a second call does nothing."""
         ...
 
 
 class Backend(Protocol):
-    """One way to build and run engines.
+    """A backend: builds and loads engines.
 
     Attributes:
-        name: in the table of backends.
-        precisions: what it builds.
-        on_gpu: engines run on a GPU; else on the processor.
+        name: name in the table of backends.
+        precisions: the precisions it supports.
+        on_gpu: engines run on a GPU; else on the CPU.
     """
 
     name: str
@@ -105,52 +106,52 @@ class Backend(Protocol):
     on_gpu: bool
 
     def require(self) -> None:
-        """Raises `BackendUnavailable`: what building needs and is missing, and the command that installs it."""
+        """Raises `BackendUnavailable` if something needed for building is missing, with the command to install it."""
         ...
 
     def require_device(self, compute_capabilities: Sequence[str]) -> None:
-        """Makes sure that an engine for these GPUs can run here.
+        """Checks that an engine for these compute capabilities can run here.
 
         Raises:
-            BackendUnavailable: there is no device, driver or library to run it on; says how to get it.
-            EngineMismatch: the device is another one.
+            BackendUnavailable: the device, driver or library is missing; the hint says how to get it.
+            EngineMismatch: the device is not one of them.
         """
         ...
 
     def version(self) -> str:
-        """Version of the vendor's library."""
+        """Returns the version of the vendor's library."""
         ...
 
     def scheme(self) -> QuantScheme:
-        """What a quantized graph has to look like here."""
+        """Returns the quantization scheme of this backend."""
         ...
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
-        """Builds the engine of the ONNX file ``graph`` into ``folder``; called in a child process."""
+        """Builds an engine from the ONNX file ``graph`` into ``folder``; called in a child process."""
         ...
 
     def load(self, engine: Path, *, threads: int = 0) -> Engine:
-        """Loads the engine file that `build` has made."""
+        """Loads an engine file written by `build`."""
         ...
 
 
 def backend_at(entry: str) -> Backend:
-    """The backend at ``module:attribute``, which is imported now."""
+    """Imports and returns the backend at ``module:attribute``."""
     module, _, attribute = entry.partition(":")
     return cast(Backend, getattr(importlib.import_module(module), attribute)())
 
 
 def backend(name: str) -> Backend:
-    """The backend of that name.
+    """Returns the backend with this name.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no such backend.
     """
     return backend_at(entry_of(name).backend)
 
 
 def default_target() -> str:
-    """``tensorrt`` where TensorRT and a GPU are found, else ``cpu``."""
+    """Returns ``tensorrt`` if TensorRT and a GPU are available, else ``cpu``."""
     if importlib.util.find_spec("tensorrt") is None:
         return "cpu"
     tensorrt = backend("tensorrt")

@@ -1,4 +1,4 @@
-"""What loaded engines of all backends have in common."""
+"""The base class of loaded engines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["BaseEngine"]
 
 
 class BaseEngine(ABC):
-    """An `Engine` that refuses to run once it is closed.
+    """An `Engine` that raises an error if it is used after it was closed.
 
-    A backend implements `_run` and `_release`, neither of which has to check whether the engine is open.
+    A backend implements `_run` and `_release`, which do not need to check whether the engine is open.
     """
 
     _closed = False
@@ -23,7 +23,7 @@ class BaseEngine(ABC):
         """See `Engine.run`.
 
         Raises:
-            RunError: the engine failed, or is closed.
+            RunError: the run failed, or the engine is closed.
         """
         self._require_open()
         return self._run(feeds)

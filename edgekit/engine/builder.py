@@ -1,4 +1,4 @@
-"""Runs a backend's builder in a process of its own, so that one that crashes takes nothing else with it."""
+"""Runs a backend's builder in a child process, so that a crash does not affect the caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import msgspec
 
 import edgekit.errors
 from edgekit.engine.backend import BuildOptions, BuildResult
-from edgekit.engine.child import Answer, Failure, Request
+from edgekit.engine.child import Failure, Request, Response
 from edgekit.engine.table import entry_of
 from edgekit.errors import BuildError, EdgeKitError
 from edgekit.storage import free_bytes, is_storage, named_place, storage_error
@@ -25,29 +25,29 @@ from edgekit.storage import free_bytes, is_storage, named_place, storage_error
 __all__ = ["engine_from_graph"]
 
 LOG_LINES = 15
-TERM_PATIENCE_S = 2.0
-LITTLE_ROOM_BYTES = 16 * 2**20
-LEAST_ROOM_BYTES = 2**16
+TERM_TIMEOUT_S = 2.0
+LOW_SPACE_BYTES = 16 * 2**20
+MIN_SPACE_BYTES = 2**16
 
 
 def engine_from_graph(
     graph: Path, folder: Path, target: str, options: BuildOptions, *, timeout_s: float | None = None
 ) -> BuildResult:
-    """Builds the engine of an ONNX file.
+    """Builds an engine from an ONNX file.
 
     Args:
         graph: the ONNX file.
-        folder: an existing folder, which gets the engine's files, or nothing if the build fails.
+        folder: an existing folder for the engine's files; unchanged if the build fails.
         target: name of the backend.
-        options: what the builder is told.
-        timeout_s: how long it may take; None is as long as it likes.
+        options: the builder's options.
+        timeout_s: timeout; None: no limit.
 
     Returns:
-        What was built, with the time it took and the most memory its process held.
+        The result, including the duration and the peak memory of the child process.
 
     Raises:
-        BuildError: the builder crashed, was killed, took too long or failed; with the last lines of its log.
-        EdgeKitError: whatever the backend itself raises, such as `GraphError` or `BackendUnavailable`.
+        BuildError: the builder crashed, was killed, timed out or failed; with the last lines of its log.
+        EdgeKitError: any error that the backend raises, such as `GraphError` or `BackendUnavailable`.
     """
     entry = entry_of(target).backend
     graph, folder = Path(graph).resolve(), Path(folder).resolve()
@@ -67,33 +67,33 @@ def engine_from_graph(
 
 
 def _run(target: str, scratch: Path, request: Request, timeout_s: float | None) -> BuildResult:
-    asked, answered, log = scratch / "request.json", scratch / "answer.json", scratch / "build.log"
-    asked.write_bytes(msgspec.json.encode(request))
-    command = [sys.executable, "-m", "edgekit.engine.child", str(asked), str(answered)]
+    request_file, response_file, log = scratch / "request.json", scratch / "response.json", scratch / "build.log"
+    request_file.write_bytes(msgspec.json.encode(request))
+    command = [sys.executable, "-m", "edgekit.engine.child", str(request_file), str(response_file)]
     with _child(command, scratch, log) as process:
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise BuildError(
                 f"building for '{target}' took longer than {timeout_s:g} s and was stopped{_tail(log)}",
-                hint="allow it more time, or build on a faster machine",
+                hint="increase the timeout, or build on a faster machine",
             ) from None
-    answer = _answer(answered)
-    if code == 0 and answer.result:
-        return answer.result
-    failure = _error(answer.failure, _room_hint(log)) if answer.failure else _death(target, code, log)
-    # It may not have had the room to say what it lacked, and libraries seldom do: OpenVINO takes back what it wrote and
-    # tells of an "iostream error". An engine is about as large as its graph.
-    lacks_room = free_bytes(log) < max(LEAST_ROOM_BYTES, os.path.getsize(request.graph))
-    if type(failure) is BuildError and (code >= 0 or -code == signal.SIGBUS) and lacks_room:
+    response = _read_response(response_file)
+    if code == 0 and response.result:
+        return response.result
+    failure = _error(response.failure, _space_hint(log)) if response.failure else _crash(target, code, log)
+    # With a full disk, the child may fail to report the cause, and libraries seldom report it: OpenVINO deletes what it
+    # wrote and reports an "iostream error". An engine is about as large as its graph.
+    disk_full = free_bytes(log) < max(MIN_SPACE_BYTES, os.path.getsize(request.graph))
+    if type(failure) is BuildError and (code >= 0 or -code == signal.SIGBUS) and disk_full:
         raise storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), scratch) from failure
     raise failure
 
 
 @contextmanager
 def _child(command: list[str], scratch: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, in a group of its own, which is ended when the context is left early (Ctrl-C, time-out)."""
-    # It works in an empty folder and imports from where we do: a file onnx.py where the user stands is not ours.
+    """Starts the child process in its own process group; ends it if the context exits early (Ctrl-C, timeout)."""
+    # Runs in an empty folder with our import path, so that a file onnx.py in the user's current folder is not imported.
     paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
     with log.open("wb") as output:
@@ -109,17 +109,17 @@ def _child(command: list[str], scratch: Path, log: Path) -> Iterator[subprocess.
     try:
         yield process
     finally:
-        _end(process)
+        _terminate(process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process, if it still runs, and all that it has started; a second Ctrl-C does not keep it alive."""
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process, if it still runs, and all its children, even on a second Ctrl-C."""
     if process.poll() is not None:
         return
     try:
         _signal_group(process, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(TERM_PATIENCE_S)
+            process.wait(TERM_TIMEOUT_S)
     finally:
         _signal_group(process, signal.SIGKILL)
         process.wait()
@@ -130,35 +130,35 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-def _answer(file: Path) -> Answer:
+def _read_response(file: Path) -> Response:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Answer)
+        return msgspec.json.decode(file.read_bytes(), type=Response)
     except (FileNotFoundError, msgspec.DecodeError):
-        return Answer()  # it died before it could say anything, or in the middle of it
+        return Response()  # the process ended before or while it wrote the file
 
 
-def _error(failure: Failure, room: str) -> EdgeKitError:
+def _error(failure: Failure, space_hint: str) -> EdgeKitError:
     kind = getattr(edgekit.errors, failure.error, None)
     if not (isinstance(kind, type) and issubclass(kind, EdgeKitError)):
         kind = BuildError
-    # A library that cannot write says so in words of its own, if at all.
-    return kind(failure.message, hint=failure.hint or (room if kind is BuildError else ""))
+    # A library that cannot write a file reports it in its own way, or not at all.
+    return kind(failure.message, hint=failure.hint or (space_hint if kind is BuildError else ""))
 
 
-def _death(target: str, code: int, log: Path) -> BuildError:
-    hint = _room_hint(log)
+def _crash(target: str, code: int, log: Path) -> BuildError:
+    hint = _space_hint(log)
     if code >= 0:
         return BuildError(f"the builder for '{target}' failed with exit code {code}{_tail(log)}", hint=hint)
     name = _signal_name(-code)
     if -code == signal.SIGKILL:
-        hint = "the system kills what needs more memory than there is: close programs, add swap or build elsewhere"
+        hint = "the system probably ran out of memory: close programs, add swap or build on another machine"
     return BuildError(f"the builder for '{target}' was ended by {name}{_tail(log)}", hint=hint)
 
 
-def _room_hint(log: Path) -> str:
+def _space_hint(log: Path) -> str:
     free = free_bytes(log)
     place = named_place(log.parent.parent)
-    return f"only {free:,} bytes are free for {place}: make room" if free < LITTLE_ROOM_BYTES else ""
+    return f"only {free:,} bytes are free for {place}: make room" if free < LOW_SPACE_BYTES else ""
 
 
 def _signal_name(number: int) -> str:
@@ -169,17 +169,17 @@ def _signal_name(number: int) -> str:
 
 
 def _tail(log: Path) -> str:
-    """The last lines of the log, indented, or nothing if it has none."""
+    """Returns the last lines of the log, indented; empty if the log is empty."""
     with log.open(encoding="utf-8", errors="replace") as lines:
         last = deque((line.rstrip() for line in lines if line.strip()), maxlen=LOG_LINES)
     return "; the last lines of its log:\n" + "\n".join(f"  {line}" for line in last) if last else ""
 
 
 def _collect(target: str, result: BuildResult, made: Path, folder: Path) -> None:
-    """Moves what was built into the folder."""
+    """Moves the built files into the folder."""
     missing = [name for name in {result.engine, *result.files} if not (made / name).is_file()]
     if missing:
-        raise BuildError(f"the builder for '{target}' says it wrote {', '.join(sorted(missing))}; it did not")
+        raise BuildError(f"the builder for '{target}' did not write {', '.join(sorted(missing))}, which it reported")
     for name in result.files:
         place = folder / name
         if place.is_dir():

@@ -1,4 +1,4 @@
-"""The process that a builder runs in, ``python -m edgekit.engine.child REQUEST ANSWER``; see `builder.py`."""
+"""The child process that runs a builder: ``python -m edgekit.engine.child REQUEST RESPONSE``; see `builder.py`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from edgekit.engine.backend import BuildOptions, BuildResult, backend_at
 from edgekit.errors import EdgeKitError
 from edgekit.storage import is_storage, storage_error
 
-__all__ = ["Answer", "Failure", "Request", "main"]
+__all__ = ["Failure", "Request", "Response", "main"]
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WATCH_S = 0.5
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be built.
+    """A build request.
 
     Attributes:
-        parent: process id of whoever asks; its death ends this process.
-        backend: ``module:attribute``.
+        parent: process id of the parent; this process ends when the parent ends.
+        backend: the backend, as ``module:attribute``.
         graph: the ONNX file.
-        folder: where the engine's files go.
-        options: what the builder is told.
+        folder: output folder of the engine's files.
+        options: the builder's options.
     """
 
     parent: int
@@ -42,22 +42,22 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """An `EdgeKitError` that travels: its class, message and hint."""
+    """A serialized `EdgeKitError`: its class, message and hint."""
 
     error: str
     message: str
     hint: str
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it; neither if the process died or failed in a way that nobody foresaw."""
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """The result or the failure of a build; neither if the process crashed or raised an unexpected exception."""
 
     result: BuildResult | None = None
     failure: Failure | None = None
 
 
 def main(arguments: list[str]) -> int:
-    """Builds what the request says and writes the answer; any other exception keeps its traceback for the log."""
+    """Builds an engine as requested and writes the response; unexpected exceptions leave a traceback in the log."""
     request = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Request)
     _die_with(request.parent)
     start = time.perf_counter()
@@ -66,26 +66,27 @@ def main(arguments: list[str]) -> int:
         backend.require()
         result = backend.build(Path(request.graph), Path(request.folder), request.options)
     except EdgeKitError as e:
-        answer = Answer(failure=Failure(error=type(e).__name__, message=e.message, hint=e.hint))
+        response = Response(failure=Failure(error=type(e).__name__, message=e.message, hint=e.hint))
     except OSError as e:
         if not is_storage(e):
             raise
-        lack = storage_error(e, Path(request.folder))
-        answer = Answer(failure=Failure(error=type(lack).__name__, message=lack.message, hint=lack.hint))
+        error = storage_error(e, Path(request.folder))
+        response = Response(failure=Failure(error=type(error).__name__, message=error.message, hint=error.hint))
     else:
         seconds = time.perf_counter() - start
-        answer = Answer(result=msgspec.structs.replace(result, seconds=seconds, peak_memory_bytes=peak_memory_bytes()))
-    Path(arguments[1]).write_bytes(msgspec.json.encode(answer))
-    return 0 if answer.result else 1
+        result = msgspec.structs.replace(result, seconds=seconds, peak_memory_bytes=peak_memory_bytes())
+        response = Response(result=result)
+    Path(arguments[1]).write_bytes(msgspec.json.encode(response))
+    return 0 if response.result else 1
 
 
 def _die_with(parent: int) -> None:
-    """Ends this process when its parent ends, so that a killed build leaves no builder behind."""
+    """Ends this process when its parent ends, so that a killed build does not leave a builder running."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:  # it died before the signal was asked for
+    if os.getppid() != parent:  # the parent ended before the signal was requested
         os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""The convolutions and matrix products of an engine, and whether they run in the element type that was asked for."""
+"""Checks the element types of an engine's convolutions and matrix products against the requested precision."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Layer(msgspec.Struct, frozen=True):
     """A convolution or matrix product of an engine.
 
     Attributes:
-        names: the graph's nodes that it was made of.
-        dtype: element type that it multiplies in: ``int8`` (signed or not), ``float32``, ``float16``, ``bfloat16``, or
-            ``int16``, for a float layer whose weights are multiplied as integers of 16 bits (`SplitFloatWeights`).
+        names: names of the graph's nodes that the layer was made from.
+        dtype: element type of the multiplication: ``int8`` (signed or not), ``float32``, ``float16``, ``bfloat16``, or
+            ``int16`` for a float layer with 16-bit integer weights (`SplitFloatWeights`).
     """
 
     names: tuple[str, ...]
@@ -29,28 +29,28 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 def layer_counts(layers: Iterable[Layer]) -> dict[str, int]:
-    """How many layers run in which element type, most first."""
+    """Counts the layers by element type, most frequent first."""
     return dict(collections.Counter(layer.dtype for layer in layers).most_common())
 
 
 def assert_precision(target: str, precision: Precision, quantized: Sequence[str], built: Sequence[Layer]) -> None:
-    """Checks that an engine multiplies in the element type that was asked for.
+    """Checks that an engine multiplies in the requested precision.
 
     Args:
-        target: the backend's name.
-        precision: what was asked for.
-        quantized: names of the layers that the graph wants in integers.
+        target: name of the backend.
+        precision: the requested precision.
+        quantized: names of the layers that are quantized in the graph.
         built: the layers of the engine.
 
     Raises:
-        BuildError: a layer runs in another type, which is named.
+        BuildError: a layer runs in another type; the message names both.
     """
     if precision is Precision.INT8:
         _assert_int8(target, quantized, built)
         return
     wanted = DTYPES[precision]
     others = [layer for layer in built if layer.dtype != wanted]
-    # A graph in half precision may keep some layers in float32 on purpose; one in float32 keeps none elsewhere.
+    # A half-precision graph may keep some layers in float32 on purpose; a float32 graph has no other layers.
     if others and (precision is Precision.FP32 or len(others) == len(built)):
         raise BuildError(
             f"{target} runs {len(others)} of {len(built)} layers in {_dtypes(others)}, expected {wanted}: "
@@ -67,16 +67,16 @@ def _assert_int8(target: str, quantized: Sequence[str], built: Sequence[Layer]) 
         )
     others = [layer for layer in built if layer.dtype != "int8"]
     elsewhere = {name for layer in others for name in layer.names}
-    fallen = [name for name in quantized if name in elsewhere]
-    # A node without a name can only be counted.
+    not_int8 = [name for name in quantized if name in elsewhere]
+    # Nodes without names can only be counted.
     unnamed = "" in quantized and len(built) - len(others) < len(quantized)
-    if fallen or unnamed:
-        count = len(fallen) or len(quantized) - (len(built) - len(others))
-        which = f": {_some(fallen)}" if any(fallen) else ""
+    if not_int8 or unnamed:
+        count = len(not_int8) or len(quantized) - (len(built) - len(others))
+        which = f": {_some(not_int8)}" if any(not_int8) else ""
         raise BuildError(
             f"{target} runs {count} of {len(quantized)} quantized layers in {_dtypes(others)}, expected int8{which}",
             hint=f"the Q/DQ pairs are not where {target} fuses them: keep these layers in float with --keep-float, or, "
-            "if the model came quantized, build it from its float original",
+            "if the model was quantized already, build it from its float original",
         )
 
 

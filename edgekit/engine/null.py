@@ -1,4 +1,4 @@
-"""The backend ``null``: takes any graph, answers zeros; what is around engines is tested with it."""
+"""The backend ``null``: takes any graph and outputs zeros; used to test the code around engines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENGINE = "engine.json"
 
 
 class Specs(msgspec.Struct, frozen=True):
-    """The engine's file: what goes in and what comes out."""
+    """The contents of the engine file: inputs and outputs."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -43,15 +43,15 @@ class Null:
         """See `Backend.require`."""
 
     def require_device(self, compute_capabilities: Sequence[str]) -> None:
-        """See `Backend.require_device`; the processor is always there."""
+        """See `Backend.require_device`; the CPU is always available."""
 
     def version(self) -> str:
-        """EdgeKit's own version."""
+        """Returns EdgeKit's own version."""
         return edgekit.__version__
 
     def scheme(self) -> QuantScheme:
-        """Q/DQ pairs at the inputs of convolutions and matrix products."""
-        from edgekit.graph.operators import PRODUCTS  # `edgekit.graph` is for those who read graphs
+        """Returns a scheme with Q/DQ pairs at the inputs of convolutions and matrix products."""
+        from edgekit.graph.operators import PRODUCTS  # needs onnx_ir
 
         return QuantScheme(activation_dtype="int8", operators=PRODUCTS)
 
@@ -83,7 +83,7 @@ class Null:
 
 
 class Zeros(BaseEngine):
-    """An `Engine` whose outputs are zeros; a dimension that is chosen at run time is that of the input, else 1."""
+    """An `Engine` whose outputs are zeros; a dynamic size is that of the input with the same name, else 1."""
 
     notes: Sequence[str] = ()
 
@@ -101,7 +101,7 @@ class Zeros(BaseEngine):
         }
 
     def _release(self) -> None:
-        pass  # it holds nothing
+        pass  # it has no resources
 
 
 def _spec(value: ir.Value) -> TensorSpec:

@@ -1,4 +1,4 @@
-"""Layers whose weights were split into two planes count as one."""
+"""Merges the two products of a layer whose weights were split into two planes into one layer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ __all__ = ["with_planes_as_one"]
 
 
 def with_planes_as_one(layers: Iterable[Layer]) -> list[Layer]:
-    """The layers of an engine, the two products of each one that `SplitFloatWeights` has split as one of ``int16``."""
-    from edgekit.lower.split_float_weights import LOWER, UPPER  # needs onnx_ir, which boards that run engines lack
+    """Merges the two products of each layer split by `SplitFloatWeights` into one layer of type ``int16``."""
+    from edgekit.lower.split_float_weights import LOWER, UPPER  # needs onnx_ir, which runtime-only boards lack
 
     named = [(next((name for name in layer.names if name.endswith((UPPER, LOWER))), ""), layer) for layer in layers]
     lower = {plane.removesuffix(LOWER): layer.dtype for plane, layer in named if plane.endswith(LOWER)}

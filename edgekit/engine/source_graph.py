@@ -1,7 +1,7 @@
-"""The graph that an engine is built from: it is read, asked for its quantized layers, and saved if it was rewritten.
+"""Reads the graph that an engine is built from, finds its quantized layers, and saves it after a rewrite.
 
 This module imports onnx_ir and `edgekit.graph` inside functions: backends import it, and a board that only runs engines
-has no onnx_ir. TensorRT reads graphs by its own parser and uses none of it.
+has no onnx_ir. TensorRT reads graphs with its own parser and does not use this module.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ __all__ = ["quantized_layers", "read_graph", "saved_beside", "weight_files"]
 
 _REWRITTEN = "rewritten.onnx"
 _SMALL_BYTES = 1024
-"""Smaller weights stay in the graph's own file: they may be axes or shapes, which libraries read with the nodes."""
+"""Smaller weights stay in the graph file: they may be axes or shapes, which libraries read with the nodes."""
 
 
 def read_graph(path: Path) -> ir.Model:
-    """Reads an ONNX file. Weights in files beside it are read when they are used.
+    """Reads an ONNX file; external weights are read on use.
 
     Raises:
-        GraphError: not an ONNX file.
-        BackendUnavailable: the packages that read it are not installed.
+        GraphError: the file is not an ONNX file.
+        BackendUnavailable: the packages that read ONNX files are not installed.
     """
     from edgekit.graph.lazy_sympy import load_sympy_on_first_use  # `edgekit.graph` is for those who read graphs
 
@@ -49,18 +49,20 @@ def read_graph(path: Path) -> ir.Model:
 
 
 def quantized_layers(graph: ir.Model, *, joining: bool = False) -> tuple[str, ...]:
-    """Names of the convolutions and matrix products of integers, or of two factors from DequantizeLinear, in order.
+    """Returns the names of quantized convolutions and matrix products, in order.
+
+    These are integer operators, and products whose factors both come from DequantizeLinear.
 
     Args:
-        graph: of any operators.
-        joining: the target joins integers without a Q behind: factors come through a Concat too.
+        graph: any graph.
+        joining: the target concatenates integers without a Q after the Concat: factors may come through a Concat too.
     """
-    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # `edgekit.graph` is for those who read graphs
+    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # needs onnx_ir
 
     dequantized: set[ir.Value | None] = set()
     for node in graph.graph:
-        joins = joining and node.op_type == "Concat" and dequantized.issuperset(node.inputs)
-        if node.op_type == "DequantizeLinear" or joins:
+        integer_concat = joining and node.op_type == "Concat" and dequantized.issuperset(node.inputs)
+        if node.op_type == "DequantizeLinear" or integer_concat:
             dequantized.update(node.outputs)
     return tuple(
         node.name or ""
@@ -70,7 +72,7 @@ def quantized_layers(graph: ir.Model, *, joining: bool = False) -> tuple[str, ..
 
 
 def weight_files(graph: ir.Model) -> set[Path]:
-    """The files beside the graph's own that weights lie in."""
+    """Returns the files that contain the graph's external weights."""
     import onnx_ir as ir
 
     tensors = (value.const_value for value in graph.graph.initializers.values())
@@ -80,12 +82,12 @@ def weight_files(graph: ir.Model) -> set[Path]:
 
 @contextmanager
 def saved_beside(graph: ir.Model, folder: Path, *, large: bool) -> Iterator[Path]:
-    """Saves a rewritten graph for as long as the context lasts.
+    """Saves a rewritten graph to a temporary file, which is deleted when the context exits.
 
     Args:
-        graph: weights that lie in files are copied.
-        folder: where the file goes.
-        large: the weights do not fit into one file with it.
+        graph: the graph; its external weights are copied.
+        folder: folder of the file.
+        large: write the weights to an external file, because they exceed the size limit of an ONNX file.
     """
     import onnx_ir as ir
 

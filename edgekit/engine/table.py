@@ -1,4 +1,4 @@
-"""The table of backends: where each one is, and which options it has. Light: no backend is imported here."""
+"""The table of backends: their modules and their options. Imports no backend."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["BACKENDS", "Entry", "all_options", "entry_of", "options_of"]
 
 
 class Entry(NamedTuple):
-    """One row of the table; both values are ``module:attribute`` and imported on use.
+    """A row of the table; both values are ``module:attribute`` and imported on use.
 
     Attributes:
         backend: the class that implements `edgekit.engine.backend.Backend`.
-        options: the backend's subclass of `BackendOptions`; its module imports nothing heavy.
+        options: the backend's subclass of `BackendOptions`; its module has no slow imports.
     """
 
     backend: str
@@ -36,10 +36,10 @@ BACKENDS = {
 
 
 def entry_of(name: str) -> Entry:
-    """The row of a backend.
+    """Returns the table row of a backend.
 
     Raises:
-        UsageError: there is no backend of that name.
+        UsageError: there is no backend with this name.
     """
     try:
         return BACKENDS[name]
@@ -48,16 +48,16 @@ def entry_of(name: str) -> Entry:
 
 
 def options_of(name: str) -> type[BackendOptions]:
-    """The options that a backend has.
+    """Returns the options class of a backend.
 
     Raises:
-        UsageError: there is no backend of that name.
+        UsageError: there is no backend with this name.
     """
     return _options_at(entry_of(name).options)
 
 
 def all_options() -> Iterator[type[BackendOptions]]:
-    """The options of all backends, each struct once."""
+    """Yields the options classes of all backends, each class once."""
     return (_options_at(place) for place in dict.fromkeys(entry.options for entry in BACKENDS.values()))
 
 

@@ -1,4 +1,4 @@
-"""Fuses matrix products of integers whose results are floats, with their bias."""
+"""Fuses integer matrix products with float results, including their bias."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["FuseIntegerMatMul"]
 
 
 class FuseIntegerMatMul(RewritePass):
-    """Replaces ``MatMul(DQ, DQ)`` that no Q follows, and the sum with its bias, by ``MatMulIntegerToFloat``.
+    """Replaces ``MatMul(DQ, DQ)`` without a Q after it, and the Add of its bias, by ``MatMulIntegerToFloat``.
 
-    ONNX Runtime fuses ``DQ -> MatMul -> Q``. What a Transformer adds to a product (bias, residual, mask) is no integer,
-    so that a Q/DQ pair between the two costs accuracy and time for nothing: MiniLM's sentences keep 0.93 of their
-    cosine with it, 0.99 without. Where there is no Q behind, ONNX Runtime (1.29 and later) makes a ``MatMulNBits``,
-    which quantizes again while it runs and takes longer.
+    ONNX Runtime fuses ``DQ -> MatMul -> Q``. What a Transformer adds to a product (bias, residual, mask) is float, so a
+    Q/DQ pair between the two costs accuracy and time without benefit: the cosine similarity of MiniLM's sentences is
+    0.93 with it, 0.99 without. Without a Q after it, ONNX Runtime (1.29 and later) makes a ``MatMulNBits``, which
+    quantizes again at run time and takes longer.
 
-    Preconditions: operators are standard ones, as quantization writes them. Scales and zero points are initializers.
-    Postconditions: a MatMul of two factors that are dequantized from bytes, the first by one scale and the second by
-        one or by one a column, is left only where a QuantizeLinear reads it, directly or behind a ReLU: ONNX Runtime
-        fuses these. The new node has the MatMul's name. If the only reader of the product adds a vector of one number a
-        column, the new node takes that as its bias and gives the sum. DequantizeLinears that nothing reads any more are
-        left to `RemoveDead`. Weights are not read.
+    Preconditions: operators are the standard ones that quantization writes. Scales and zero points are initializers.
+    Postconditions: a MatMul of two factors that are dequantized from 8 bits, the first with one scale and the second
+        with one scale or one per column, remains only if a QuantizeLinear reads it, directly or after a ReLU: ONNX
+        Runtime fuses these. The new node has the MatMul's name. If the only consumer of the product adds a vector with
+        one number per column, this becomes the bias of the new node, which outputs the sum. Unused DequantizeLinears
+        are left to `RemoveDead`. Weights are not read.
     """
 
     operator = "MatMul"
@@ -38,14 +38,14 @@ class FuseIntegerMatMul(RewritePass):
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         a, b = (dequantizer(value) for value in node.inputs[:2])
         if a is None or b is None:
-            raise NotApplicable("a factor is not dequantized from bytes by constants")
+            raise NotApplicable("a factor is not dequantized from 8 bits with constant scales")
         if _sizes(a.inputs[1]):
             raise NotApplicable("its first factor has more than one scale")
         if not _has_scales_by_column(b):
-            raise NotApplicable("the scales of its second factor are not those of its columns")
+            raise NotApplicable("the scales of its second factor are not per column")
         if _is_quantized(node.outputs[0]):
-            raise NotApplicable("ONNX Runtime fuses it with the QuantizeLinear behind it")
-        add = _only_reader(node)
+            raise NotApplicable("ONNX Runtime fuses it with the QuantizeLinear after it")
+        add = _only_consumer(node)
         bias = _bias(add, b.inputs[0]) if add is not None else None
         inputs = [a.inputs[0], b.inputs[0], a.inputs[1], b.inputs[1], a.inputs[2], b.inputs[2]]
         inputs += [] if bias is None else [bias]
@@ -55,13 +55,13 @@ class FuseIntegerMatMul(RewritePass):
 
 
 def _sizes(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape of a constant; None for what is none."""
+    """Returns the shape of a constant; None if ``value`` is not constant."""
     tensor = constant(value)
     return None if tensor is None else tuple(tensor.shape.numpy())
 
 
 def _has_scales_by_column(b: ir.Node) -> bool:
-    """Whether the scales can be multiplied in after the product: there is one, or one a column of a matrix."""
+    """Whether the scales can be applied after the product: there is one, or one per column of a matrix."""
     scales, weights = _sizes(b.inputs[1]), _sizes(b.inputs[0])
     if not scales:
         return True
@@ -70,13 +70,13 @@ def _has_scales_by_column(b: ir.Node) -> bool:
 
 
 def _is_quantized(product: ir.Value) -> bool:
-    """Whether a Q follows. A ReLU before it is its saturation: ONNX Runtime makes one operator of all three."""
+    """Whether a Q follows, directly or after a ReLU: ONNX Runtime fuses all three into one operator."""
     readers = [use.node for use in product.uses()]
     beyond = [use.node for relu in readers if relu.op_type == "Relu" for use in relu.outputs[0].uses()]
     return any(reader.op_type == "QuantizeLinear" for reader in readers + beyond)
 
 
-def _only_reader(node: ir.Node) -> ir.Node | None:
+def _only_consumer(node: ir.Node) -> ir.Node | None:
     product = node.outputs[0]
     uses = product.uses()
     reader = next(iter(uses)).node if len(uses) == 1 and not product.is_graph_output() else None
@@ -84,7 +84,7 @@ def _only_reader(node: ir.Node) -> ir.Node | None:
 
 
 def _bias(add: ir.Node, weight: ir.Value | None) -> ir.Value | None:
-    """The vector, a number a column of ``weight``, that ``add`` adds to the product; None if it does anything else."""
+    """Returns the vector (one number per column of ``weight``) that ``add`` adds; None if there is none."""
     columns, others = _sizes(weight), [value for value in add.inputs if constant(value) is not None]
     if add.op_type != "Add" or not columns or [_sizes(other) for other in others] != [columns[-1:]]:
         return None

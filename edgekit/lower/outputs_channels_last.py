@@ -1,4 +1,4 @@
-"""Gives out the results of integer convolutions in the order in which they are computed: with channels last."""
+"""Outputs the results of integer convolutions in the layout in which they are computed: channels last."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["OutputsChannelsLast"]
 
 
 class OutputsChannelsLast(ir.passes.InPlacePass):
-    """Puts a ``Transpose`` behind outputs of four dimensions that a quantized ``Conv`` computes, or a sum of such.
+    """Adds a ``Transpose`` to channels-last after each 4-D output of a quantized ``Conv``, or of a sum of two.
 
-    ONNX has channels first, for which a backend that computes with channels last copies each output once more. A view
-    of the array with its axes in ONNX's order needs no copy.
+    ONNX is channels-first, so a backend that computes channels-last copies each output once more. A view of the array
+    with its axes in ONNX's order needs no copy.
 
     Attributes:
-        turned: names of the outputs that have been turned, in the order of the graph's outputs.
+        turned: names of the transposed outputs, in the order of the graph's outputs.
 
     Preconditions: operators are standard ones. Scales and zero points are initializers.
-    Postconditions: the axes of the outputs in ``turned`` are ``(N, H, W, C)``; their names and element types stay. They
-        are those of four dimensions that a Conv of two factors from DequantizeLinear of bytes computes, or an Add of
-        two of these. Other readers of such a value still read it with channels first, as ``<output>.channels_first``.
+    Postconditions: the axes of the outputs in ``turned`` are ``(N, H, W, C)``; their names and element types stay.
+        These are the 4-D outputs of a Conv whose factors are both dequantized from 8 bits, or of an Add of two such
+        Convs. Other consumers of such a value still read it channels-first, as ``<output>.channels_first``.
     """
 
     def __init__(self) -> None:
@@ -31,15 +31,15 @@ class OutputsChannelsLast(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         outputs = model.graph.outputs
         self.turned = [
-            _turn(model.graph, index)
+            _transpose_output(model.graph, index)
             for index, value in enumerate(list(outputs))
-            if value.shape is not None and len(value.shape) == len(NHWC) and _is_of_integers(value)
+            if value.shape is not None and len(value.shape) == len(NHWC) and _is_quantized_result(value)
         ]
         return ir.passes.PassResult(model, modified=bool(self.turned))
 
 
-def _is_of_integers(value: ir.Value) -> bool:
-    """Whether a quantized convolution computes it, or an Add of such."""
+def _is_quantized_result(value: ir.Value) -> bool:
+    """Whether a quantized convolution, or an Add of such, computes ``value``."""
     node = value.producer()
     if node is not None and node.op_type == "Add":
         return all(summand is not None and _is_convolved(summand) for summand in node.inputs)
@@ -53,7 +53,7 @@ def _is_convolved(value: ir.Value) -> bool:
     return all(dequantizer(factor) is not None for factor in node.inputs[:2])
 
 
-def _turn(graph: ir.Graph, index: int) -> str:
+def _transpose_output(graph: ir.Graph, index: int) -> str:
     first = graph.outputs[index]
     name = first.name or ""
     assert first.shape is not None

@@ -1,4 +1,4 @@
-"""Pads the bytes that a quantized convolution reads, so that the convolution itself does not pad."""
+"""Pads the integer input of a quantized convolution with a separate operator, instead of in the convolution."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from edgekit.lower.rewriting import (
     stored_constant,
 )
 
-__all__ = ["LEAST_WEIGHTS", "PadIntegerInputs"]
+__all__ = ["MIN_WEIGHTS", "PadIntegerInputs"]
 
-LEAST_WEIGHTS = 10
-"""Weights for each element of the input, from which on the copy pays.
+MIN_WEIGHTS = 10
+"""Min number of weights per input element for which the copy pays off.
 
 Measured on YOLOv3-416, two threads, with 54 (13 x 13 x 512): 0.15 ms of 2.05 are saved for a copy of 0.01 ms; with 14
 (26 x 26 x 512, to half of that): 0.12 ms for 0.03; with 7 (26 x 26 x 256): 0.02 ms for 0.02; with 2: nothing.
@@ -29,31 +29,30 @@ Measured on YOLOv3-416, two threads, with 54 (13 x 13 x 512): 0.15 ms of 2.05 ar
 
 
 class PadIntegerInputs(RewritePass):
-    """Puts a ``Pad`` of the bytes in front of a padded ``Conv(DQ)`` or ``Conv(MaxPool(DQ))``, where that pays.
+    """Adds a ``Pad`` of the integers before a padded ``Conv(DQ)`` or ``Conv(MaxPool(DQ))``, if that saves time.
 
-    With ``x = s (q - z)``, a convolution of ``x`` is that of ``s q`` less ``s z`` times the sum of its weights. oneDNN,
-    which OpenVINO computes with, knows that sum beforehand, except where a convolution is padded: an output at the
-    border lacks some of the weights, so that it adds all of them up again in each run. With 1024 x 512 x 3 x 3 of them
-    that is a tenth of the time it takes at 13 x 13. A copy of the input that is padded with ``z`` already has no
-    border. ReLUs leave zero points of zero, which cost nothing. LeakyReLU, SiLU and HardSwish do not.
+    With ``x = s (q - z)``, a convolution of ``x`` is that of ``s q`` minus ``s z`` times the weights' sum. oneDNN,
+    OpenVINO's kernel library, computes this sum in advance, except for a padded convolution: an output at the border
+    uses only some of the weights, so oneDNN sums all of them again in each run. With 1024 x 512 x 3 x 3 weights this is
+    a tenth of the time of a 13 x 13 convolution. An input that is padded with ``z`` in advance has no border. Zero
+    points of 0, after a ReLU, cost nothing; those after LeakyReLU, SiLU and HardSwish are not 0.
 
     Args:
-        usual: how many elements values have at the usual sizes, by name; see `usual_element_counts`.
+        opt_counts: number of elements of values at the opt shapes, by name; see `usual_element_counts`.
 
     Preconditions: operators are standard ones of opset 13 or later. Values have their shapes. Scales, zero points and
         weights are initializers.
-    Postconditions: a Conv has no pads any more if it reads uint8 of one scale and of a zero point other than 0, and its
-        weights are bytes, `LEAST_WEIGHTS` and more for each element that it reads. It reads a DequantizeLinear of its
-        own behind a Pad; a MaxPool between DequantizeLinear and Conv is copied in front of the Pad and pools bytes.
-        What other nodes read stays, and what nothing reads any more is left to `RemoveDead`. A Conv whose weights or
-        zero point lie in a file of weights stays as it is.
+    Postconditions: a Conv has no pads any more if it reads uint8 with one scale and a zero point other than 0, and has
+        `MIN_WEIGHTS` or more 8-bit weights per input element. It reads a DequantizeLinear of its own after a Pad; a
+        MaxPool between DequantizeLinear and Conv is copied before the Pad and pools integers. Inputs of other nodes
+        stay, and unused nodes are left to `RemoveDead`. A Conv whose weights or zero point are external stays as it is.
     """
 
     operator = "Conv"
 
-    def __init__(self, usual: Mapping[str, int] | None = None) -> None:
+    def __init__(self, opt_counts: Mapping[str, int] | None = None) -> None:
         super().__init__()
-        self._usual = usual or {}
+        self._opt_counts = opt_counts or {}
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         pads = node.attributes.get_ints("pads", ())
@@ -62,7 +61,7 @@ class PadIntegerInputs(RewritePass):
         pool = _pool_before(node)
         source = dequantizer(node.inputs[0] if pool is None else pool.inputs[0])
         if source is None or not _is_shifted(source):
-            raise NotApplicable("it does not read uint8 of one scale and of a zero point other than 0")
+            raise NotApplicable("it does not read uint8 with one scale and a zero point other than 0")
         self._require_gain(node)
         y, half = node.outputs[0].name, len(pads) // 2
         around = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], dtype=np.int64)
@@ -72,25 +71,25 @@ class PadIntegerInputs(RewritePass):
         del node.attributes["pads"]
 
     def _require_gain(self, node: ir.Node) -> None:
-        """Raises `NotApplicable` unless the convolution has weights of bytes, and so many that the copy pays."""
+        """Raises `NotApplicable` unless the convolution has enough 8-bit weights for the copy to pay off."""
         source = dequantizer(node.inputs[1])
         weights = stored_constant(source.inputs[0]) if source is not None else None
         if weights is None or node.inputs[0] is None:
-            raise NotApplicable("its weights are no constant bytes, or lie in another file")
-        elements = element_count(node.inputs[0], self._usual)
-        if elements is None or weights.size < LEAST_WEIGHTS * elements:
+            raise NotApplicable("its weights are not 8-bit constants, or are external")
+        elements = element_count(node.inputs[0], self._opt_counts)
+        if elements is None or weights.size < MIN_WEIGHTS * elements:
             read = "an unknown number of" if elements is None else elements
-            raise NotApplicable(f"the copy does not pay for {weights.size} weights and {read} elements")
+            raise NotApplicable(f"the copy does not pay off for {weights.size} weights and {read} elements")
 
 
 def _pool_before(node: ir.Node) -> ir.Node | None:
-    """The MaxPool that ``node`` reads, if it gives out no indices."""
+    """Returns the MaxPool that ``node`` reads, if it does not output indices."""
     pool = node.inputs[0].producer() if node.inputs[0] is not None else None
     return pool if pool is not None and pool.op_type == "MaxPool" and len(pool.outputs) == 1 else None
 
 
 def _is_shifted(source: ir.Node) -> bool:
-    """Whether the bytes are uint8 of one scale, and 0 does not stand for 0."""
+    """Whether the input is uint8 with one scale and a zero point other than 0."""
     scale, zero = constant(source.inputs[1]), stored_constant(source.inputs[2])
     if scale is None or zero is None or scale.shape.numpy() or zero.dtype != ir.DataType.UINT8:
         return False
@@ -98,7 +97,7 @@ def _is_shifted(source: ir.Node) -> bool:
 
 
 def _padded(source: ir.Node, pool: ir.Node | None, pads: ir.Value, y: str) -> list[ir.Node]:
-    """Copies of what stands before a convolution, named after its output ``y``; the Pad in front of the DQ."""
+    """Copies the nodes before a convolution, named after its output ``y``, with the Pad before the DQ."""
     x, scale, zero = source.inputs
     pooled = []
     if pool is not None:

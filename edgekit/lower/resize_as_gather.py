@@ -1,4 +1,4 @@
-"""Enlarges tensors of bytes by copying rows and columns."""
+"""Resizes 8-bit tensors by copying rows and columns."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ __all__ = ["ResizeAsGather"]
 _ROWS, _COLUMNS = 1, 2
 """Axes, with channels last."""
 
-_MOST_PIXELS = 1 << 24
-"""Pixels are numbered in float32, which holds integers up to this one."""
+_MAX_PIXELS = 1 << 24
+"""Pixels are numbered in float32, which represents integers exactly up to this one."""
 
 _BYTES = frozenset({ir.DataType.UINT8, ir.DataType.INT8})
 
 
 class ResizeAsGather(RewritePass):
-    """Replaces ``Resize`` of bytes to the nearest neighbour by two ``Gather``, one of rows and one of columns.
+    """Replaces nearest-neighbour ``Resize`` of 8-bit tensors by two ``Gather``, one of rows and one of columns.
 
-    ONNX Runtime's ``Resize`` works out the source of each number by itself. With channels last, a pixel's bytes lie
-    side by side, and ``Gather`` copies them at once: 8 to 33 times as fast, measured on x86 from 13 x 13 x 128 to
-    40 x 40 x 256. ONNX Runtime itself is asked which pixel each one is a copy of, so that its rounding is kept.
+    ONNX Runtime's ``Resize`` computes the source of each element separately. With channels last, a pixel's bytes are
+    contiguous, and ``Gather`` copies them at once: 8 to 33 times as fast, measured on x86 from 13 x 13 x 128 to
+    40 x 40 x 256. ONNX Runtime itself computes the source of each pixel when the graph is built, so that the rounding
+    is the same.
 
     Preconditions: values have their element types and shapes.
-    Postconditions: a Resize in mode ``nearest`` is left only if it does not read bytes of four dimensions with a known
-        height and width, of 2**24 pixels at most, if it resizes the batch or the channels too, if its scales or sizes
+    Postconditions: a Resize in mode ``nearest`` remains only if its input is not an 8-bit 4-D tensor with a known
+        height and width, of 2**24 pixels at most, if it resizes the batch or channel axis too, if its scales or sizes
         are computed, or in the mode ``tf_crop_and_resize``. The second Gather has the name of the Resize. Results are
-        equal. Scales and sizes that nothing reads any more are left to `RemoveDead`.
+        equal. Unused scales and sizes are left to `RemoveDead`.
     """
 
     operator = "Resize"
@@ -49,10 +50,10 @@ class ResizeAsGather(RewritePass):
         _require_copies(node)
         shape = _shape_of_bytes(node.inputs[0])
         if shape is None:
-            raise NotApplicable("it does not read bytes of four dimensions with a known height and width")
+            raise NotApplicable("its input is not an 8-bit 4-D tensor with a known height and width")
         pixels = _sources(node, shape)
         if pixels is None:
-            raise NotApplicable("it resizes the batch or the channels too")
+            raise NotApplicable("it resizes the batch or channel axis too")
         y, width = node.outputs[0].name, shape[3]
         rows = initializer(graph, f"{y}_rows", pixels[:, 0] // width)
         columns = initializer(graph, f"{y}_columns", pixels[0] % width)
@@ -64,7 +65,7 @@ def _require_copies(node: ir.Node) -> None:
     if node.attributes.get_string("mode", "nearest") != "nearest":
         raise NotApplicable("it interpolates")
     if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
-        raise NotApplicable("its mode tf_crop_and_resize fills what lies outside")
+        raise NotApplicable("its mode tf_crop_and_resize fills pixels outside the image")
     if any(value is not None and constant(value) is None for value in node.inputs[1:]):
         raise NotApplicable("its scales or sizes are computed")
 
@@ -84,15 +85,15 @@ def _gathers(node: ir.Node, rows: ir.Value, columns: ir.Value) -> list[ir.Node]:
 
 
 def _shape_of_bytes(value: ir.Value | None) -> tuple[int, ...] | None:
-    """Four dimensions, 0 where it is open; None if it is not of bytes, or its height or width is open."""
+    """Returns the four sizes, 0 for a dynamic one; None if not 8-bit, or if height or width is dynamic."""
     if value is None or value.dtype not in _BYTES or value.shape is None:
         return None
     shape = tuple(size if isinstance(size, int) else 0 for size in value.shape)
-    return shape if len(shape) == 4 and 0 < shape[2] * shape[3] <= _MOST_PIXELS else None
+    return shape if len(shape) == 4 and 0 < shape[2] * shape[3] <= _MAX_PIXELS else None
 
 
 def _sources(node: ir.Node, shape: tuple[int, ...]) -> np.ndarray | None:
-    """For each pixel of the result, the number of the one that it is a copy of; None if other axes are resized too."""
+    """Returns the index of the source pixel of each output pixel; None if other axes are resized too."""
     numbered = np.arange(shape[2] * shape[3], dtype=np.float32).reshape(1, 1, *shape[2:])
     result = Evaluator(_probe(node, numbered.shape)).run({"x": numbered})["y"]
     sizes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
@@ -101,7 +102,7 @@ def _sources(node: ir.Node, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _probe(node: ir.Node, shape: tuple[int, ...]) -> ir.Model:
-    """A graph with nothing but ``node``, for float32 and one channel."""
+    """Makes a graph of ``node`` alone, for float32 and one channel."""
     assert node.graph is not None
     read = {value: ir.val(value.name, const_value=constant(value)) for value in node.inputs[1:] if value is not None}
     x = ir.val("x", ir.DataType.FLOAT, shape)

@@ -1,4 +1,4 @@
-"""What the passes share: the loop over a graph's nodes, questions about values, and replacement of nodes."""
+"""Shared code of the lowering passes: the loop over a graph's nodes, queries on values, and node replacement."""
 
 from __future__ import annotations
 
@@ -33,27 +33,26 @@ __all__ = [
 ]
 
 RUNTIME_DOMAIN = "com.microsoft"
-"""Of the operators that only ONNX Runtime has."""
+"""Domain of the operators that only ONNX Runtime has."""
 
 NHWC, NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
-"""Orders of axes: which ones of a tensor with channels first make one with channels last, and the other way round."""
+"""Axis permutations: from channels-first to channels-last, and back."""
 
 _BYTES = frozenset({ir.DataType.UINT8, ir.DataType.INT8})
 _log = logging.getLogger(__name__)
 
 
 class NotApplicable(Exception):
-    """A pass leaves a node as it is; the message says why."""
+    """A pass does not apply to a node; the message gives the reason."""
 
 
 class RewritePass(ir.passes.InPlacePass):
-    """Rewrites the nodes of one operator, in the order of the graph, where that is possible and pays.
+    """Rewrites the nodes of one operator, in graph order, if that is possible and saves time.
 
-    Nodes in the graphs inside of other nodes stay. For each other node of the operator that stays, the pass logs the
-    reason at level DEBUG.
+    Nodes in subgraphs stay. For each other node of the operator that stays, the pass logs the reason at level DEBUG.
 
     Attributes:
-        operator: the operator's name.
+        operator: name of the operator.
     """
 
     operator: str
@@ -71,15 +70,15 @@ class RewritePass(ir.passes.InPlacePass):
 
     @abc.abstractmethod
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
-        """Replaces ``node`` by other nodes, or puts nodes in front of it.
+        """Replaces ``node`` by other nodes, or inserts nodes before it.
 
         Raises:
-            NotApplicable: the node stays, and the graph was not changed.
+            NotApplicable: the node stays, and the graph was not modified.
         """
 
 
 def lower(model: ir.Model, passes: Sequence[ir.passes.InPlacePass]) -> bool:
-    """Runs the passes in order, then removes what nothing reads any more; returns whether a pass changed the model."""
+    """Runs the passes in order, then removes unused nodes; returns whether a pass changed the model."""
     modified = any([one(model).modified for one in passes])
     if modified:
         RemoveDead()(model)
@@ -87,9 +86,9 @@ def lower(model: ir.Model, passes: Sequence[ir.passes.InPlacePass]) -> bool:
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The tensor of an initializer, which may lie in a file of weights and is not read; None for other values.
+    """Returns the tensor of an initializer, without reading external weights; None for other values.
 
-    An initializer that is an input too is the default of that input, and not constant.
+    An initializer that is also an input is the default of that input, and not constant.
     """
     if value is None or not value.is_initializer() or value.is_graph_input():
         return None
@@ -97,13 +96,13 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def stored_constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The same, but None for tensors in files of weights, which a rewritten graph does not copy."""
+    """Like `constant`, but None for external weights, which a rewritten graph does not copy."""
     tensor = constant(value)
     return None if isinstance(tensor, ir.ExternalTensor) else tensor
 
 
 def dequantizer(value: ir.Value | None) -> ir.Node | None:
-    """The DequantizeLinear of bytes to float32 that computes ``value``, if its scales and zero points are constant."""
+    """Returns the 8-bit to float32 DequantizeLinear that computes ``value``, if its parameters are constant."""
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
         return None
@@ -114,11 +113,11 @@ def dequantizer(value: ir.Value | None) -> ir.Node | None:
 
 
 def usual_element_counts(model: ir.Model, shapes: Mapping[str, ShapeRange]) -> dict[str, int]:
-    """How many elements each computed value has at the usual sizes, by name, where shape inference finds its shape.
+    """Returns the number of elements of each computed value at the opt shapes, by name, if its shape is inferred.
 
     Args:
-        model: is not changed; its weights are not read.
-        shapes: ranges of the inputs whose sizes are chosen at run time; without any, the result is empty.
+        model: not modified; its weights are not read.
+        shapes: min, opt and max shapes of the inputs with dynamic dimensions; if empty, the result is empty.
     """
     if not shapes:
         return {}
@@ -128,17 +127,17 @@ def usual_element_counts(model: ir.Model, shapes: Mapping[str, ShapeRange]) -> d
     return {value.name or "": _count(value.shape) for value in values if value.shape is not None}
 
 
-def element_count(value: ir.Value, usual: Mapping[str, int]) -> int | None:
-    """How many elements a value has: the usual number, else that of its shape, in which open sizes count as 1.
+def element_count(value: ir.Value, opt_counts: Mapping[str, int]) -> int | None:
+    """Returns the number of elements of a value: from ``opt_counts``, else from its shape, with dynamic sizes as 1.
 
     Args:
         value: any value.
-        usual: see `usual_element_counts`.
+        opt_counts: see `usual_element_counts`.
 
     Returns:
         None if the shape is unknown.
     """
-    counted = usual.get(value.name or "")
+    counted = opt_counts.get(value.name or "")
     return _count(value.shape) if counted is None and value.shape is not None else counted
 
 
@@ -147,7 +146,7 @@ def _count(shape: ir.Shape) -> int:
 
 
 def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Adds a constant to the graph."""
+    """Adds an initializer to the graph."""
     value = ir.val(name, const_value=ir.tensor(array, name=name))
     graph.register_initializer(value)
     return value
@@ -162,15 +161,15 @@ def new_node(
     output: str | None = None,
     domain: str = "",
 ) -> ir.Node:
-    """Makes a node of one output, which is not part of a graph yet.
+    """Makes a node with one output, which is not part of a graph yet.
 
     Args:
-        operator: its name.
-        inputs: what it reads; None for one that is left out.
-        attributes: its attributes.
-        name: the node's name.
-        output: the output's name; None if the output is going to take the place and the name of another value.
-        domain: the operator's domain.
+        operator: name of the operator.
+        inputs: the node's inputs; None for an omitted one.
+        attributes: the node's attributes.
+        name: name of the node.
+        output: name of the output; None if the output will replace another value and take its name.
+        domain: domain of the operator.
     """
     return ir.node(operator, inputs, attributes, domain=domain, name=name, outputs=[ir.Value(name=output)])
 
@@ -184,9 +183,9 @@ def replace_node(node: ir.Node, others: Sequence[ir.Node], *, last: ir.Node | No
     """Replaces a node by others, and its output by the output of the last of them.
 
     Args:
-        node: a node of one output.
-        others: in topological order.
-        last: the only reader of ``node``, if it is replaced too; then its output is the one that is replaced.
+        node: a node with one output.
+        others: the new nodes, in topological order.
+        last: the only consumer of ``node``, if it is replaced too; then its output is replaced.
     """
     assert node.graph is not None
     gone = [node] if last is None else [node, last]

@@ -1,4 +1,4 @@
-"""Computes float 1x1 convolutions of bytes on integer kernels: weights of 16 bits, in two planes of 8."""
+"""Computes float 1x1 convolutions of 8-bit inputs with integer kernels: 16-bit weights, as two 8-bit planes."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from edgekit.lower.rewriting import (
     transposed,
 )
 
-__all__ = ["LEAST_CHANNELS", "LOWER", "MOST_CHANNELS", "UPPER", "SplitFloatWeights"]
+__all__ = ["LOWER", "MAX_CHANNELS", "MIN_CHANNELS", "UPPER", "SplitFloatWeights"]
 
 UPPER, LOWER = ".upper_plane", ".lower_plane"
-"""What is put behind a convolution's name to name its two products."""
+"""Suffixes of a convolution's name that name its two products."""
 
-LEAST_CHANNELS = 128
-"""Channels of the input from which on two integer products are faster than one of floats.
+MIN_CHANNELS = 128
+"""Min number of input channels for which two integer products are faster than one float product.
 
-Measured on x86 with VNNI, two threads, 18 to 255 outputs: from 256 channels on it takes half of the time and less, with
-128 channels 0.3 to 1.1 of it, and with 64 up to 1.7, as planes have to be added up.
+Measured on x86 with VNNI, two threads, 18 to 255 outputs: with 256 channels or more, half of the time or less; with
+128 channels, 0.3 to 1.1 of the time; with 64, up to 1.7, since the planes have to be added.
 """
 
-MOST_CHANNELS = 1 << 15
-"""Sums of products of 8 bits stay within int32: 2**15 * 255 * 127 < 2**31."""
+MAX_CHANNELS = 1 << 15
+"""Sums of 8-bit products fit into int32: 2**15 * 255 * 127 < 2**31."""
 
 # The upper plane rounds by half a step at most, which the lower one resolves in 127 steps to either side.
 _LARGEST = 127
@@ -44,21 +44,21 @@ _STEPS = 2 * _LARGEST
 
 
 class SplitFloatWeights(RewritePass):
-    """Replaces a float 1x1 ``Conv`` behind a ``DequantizeLinear`` of uint8 by two integer products and their sum.
+    """Replaces a float 1x1 ``Conv`` after a ``DequantizeLinear`` of uint8 by two integer products and their sum.
 
-    A convolution that is kept in float, as a detector's heads are, mostly reads bytes all the same, because what stands
-    before it is quantized. With weights ``w = s (w1 + w0 / 254)``, ``w1`` and ``w0`` of 8 bits each, it is the sum of
-    two integer products, which VNNI computes four times as fast as a float32 one each, with exact sums. A weight is
-    then off by ``2**-16`` of its channel's largest one, a thirtieth of what half precision rounds that one by.
+    A convolution that is kept in float, such as a detector's head, usually reads 8-bit integers, because the layers
+    before it are quantized. With weights ``w = s (w1 + w0 / 254)``, ``w1`` and ``w0`` of 8 bits each, it is the sum of
+    two integer products. VNNI computes each of them four times as fast as a float32 one, with exact sums. The error of
+    a weight is ``2**-16`` of its channel's largest one, a thirtieth of that weight's rounding error in half precision.
 
     Args:
-        fused: the products are ONNX Runtime's ``MatMulIntegerToFloat``; else they are ``Conv`` of quantized weights.
+        fused: the products are ONNX Runtime's ``MatMulIntegerToFloat``; else they are ``Conv`` with quantized weights.
 
     Preconditions: scales, zero points and weights are initializers.
-    Postconditions: a Conv is replaced if it reads uint8 through a DequantizeLinear of one scale, has a kernel of 1 x 1,
-        stride 1, neither pads nor groups, 128 to 32768 input channels, and constant weights in the graph's own file.
-        The output keeps its name. The products are named after the Conv, or its output if it has no name, with `UPPER`
-        and `LOWER` behind it. Weights and DequantizeLinears that nothing reads any more are left to `RemoveDead`.
+    Postconditions: a Conv is replaced if it reads uint8 through a DequantizeLinear with one scale, has a 1 x 1 kernel,
+        stride 1, neither pads nor groups, 128 to 32768 input channels, and constant weights that are not external.
+        The output keeps its name. The products are named after the Conv, or its output if it has no name, with the
+        suffixes `UPPER` and `LOWER`. Unused weights and DequantizeLinears are left to `RemoveDead`.
     """
 
     operator = "Conv"
@@ -70,11 +70,11 @@ class SplitFloatWeights(RewritePass):
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         weight = stored_constant(node.inputs[1])
         if weight is None or any(value is not None and constant(value) is None for value in node.inputs[2:]):
-            raise NotApplicable("its weights are computed, or lie in another file")
+            raise NotApplicable("its weights are computed, or are external")
         _require_pointwise(node, weight.shape.numpy())
         source = dequantizer(node.inputs[0])
         if source is None or not _is_of_unsigned(source):
-            raise NotApplicable("it does not read uint8 of one scale")
+            raise NotApplicable("it does not read uint8 with one scale")
         node.name = node.name or node.outputs[0].name  # its parts are named after it
         planes = _planes(weight.numpy()[:, :, 0, 0])
         replace_node(node, _fused_products(node, source, planes) if self._fused else _quantized_products(node, planes))
@@ -83,14 +83,14 @@ class SplitFloatWeights(RewritePass):
 
 
 class _Plane(NamedTuple):
-    """Weights of 8 bits, (outputs, channels), and a scale for each output."""
+    """8-bit weights, ``(outputs, channels)``, and a scale for each output."""
 
     weights: np.ndarray
     scales: np.ndarray
 
 
 def _require_pointwise(node: ir.Node, shape: Sequence[int]) -> None:
-    """Raises `NotApplicable` unless it multiplies each pixel's channels by a matrix, and does nothing else."""
+    """Raises `NotApplicable` unless the Conv only multiplies each pixel's channels by a matrix."""
     if len(shape) != 4 or tuple(shape[2:]) != (1, 1):
         raise NotApplicable("its kernel is not 1 x 1")
     if any(stride != 1 for stride in node.attributes.get_ints("strides", ())):
@@ -99,8 +99,8 @@ def _require_pointwise(node: ir.Node, shape: Sequence[int]) -> None:
         raise NotApplicable("it has pads")
     if node.attributes.get_int("group", 1) != 1:
         raise NotApplicable("it has groups")
-    if not LEAST_CHANNELS <= shape[1] <= MOST_CHANNELS:
-        raise NotApplicable(f"two integer products do not pay for {shape[1]} channels, or overflow")
+    if not MIN_CHANNELS <= shape[1] <= MAX_CHANNELS:
+        raise NotApplicable(f"two integer products do not pay off for {shape[1]} channels, or overflow")
 
 
 def _is_of_unsigned(source: ir.Node) -> bool:
@@ -109,13 +109,13 @@ def _is_of_unsigned(source: ir.Node) -> bool:
 
 
 def _planes(weights: np.ndarray) -> tuple[_Plane, _Plane]:
-    """The two planes that weights, (outputs, channels), are the sum of."""
+    """Splits weights, ``(outputs, channels)``, into two planes, whose sum they are."""
     matrix = weights.astype(np.float64)
-    # A row of zeros has no scale of its own; any does.
+    # For a row of zeros, any scale is exact.
     scale = (np.abs(matrix).max(axis=1) / _LARGEST).astype(np.float32)
     scale[scale == 0] = 1
     upper = np.rint(matrix / scale[:, None])
-    # What is left is measured from the scales as they are stored.
+    # The remainder is computed from the scales as they are stored, in float32.
     fine = (scale / np.float32(_STEPS)).astype(np.float32)
     lower = np.rint((matrix - upper * scale[:, None]) / fine[:, None])
     first, second = (np.clip(values, -_LARGEST, _LARGEST).astype(np.int8) for values in (upper, lower))
@@ -131,7 +131,7 @@ def _fused_products(node: ir.Node, source: ir.Node, planes: tuple[_Plane, _Plane
     for part, plane in zip((UPPER, LOWER), planes, strict=True):
         weights = initializer(node.graph, f"{node.name}{part}.weight", np.ascontiguousarray(plane.weights.T))
         scales = initializer(node.graph, f"{node.name}{part}.scale", plane.scales)
-        # No zero point of the weights: they are symmetric. The bias goes with one of the two.
+        # The weights are symmetric, without a zero point. The bias is added to one of the two products.
         inputs = [last.outputs[0], weights, scale, scales, zero, *([None, *bias] if bias and part == UPPER else [])]
         name, output = f"{node.name}{part}", f"{y}{part}"
         products.append(new_node("MatMulIntegerToFloat", inputs, name=name, output=output, domain=RUNTIME_DOMAIN))
@@ -141,7 +141,7 @@ def _fused_products(node: ir.Node, source: ir.Node, planes: tuple[_Plane, _Plane
 
 
 def _quantized_products(node: ir.Node, planes: tuple[_Plane, _Plane]) -> list[ir.Node]:
-    """Two convolutions of what ``node`` reads, and their sum."""
+    """Makes two convolutions of the input of ``node``, and their sum."""
     assert node.graph is not None
     dequantized, products = [], []
     for part, plane in zip((UPPER, LOWER), planes, strict=True):
@@ -152,7 +152,7 @@ def _quantized_products(node: ir.Node, planes: tuple[_Plane, _Plane]) -> list[ir
         real = new_node(
             "DequantizeLinear", [weights, scales, zeros], {"axis": 0}, name=f"{name}.real", output=f"{name}.real"
         )
-        # OpenVINO computes the one with the bias and the sum at once, and multiplies by the scales afterwards.
+        # OpenVINO fuses the one with the bias with the sum, and multiplies by the scales afterwards.
         bias = node.inputs[2:] if part == LOWER else ()
         products.append(new_node("Conv", [node.inputs[0], real.outputs[0], *bias], name=name, output=name))
         dequantized.append(real)

@@ -1,4 +1,4 @@
-"""From a float graph to a quantized one: measure ranges once, place Q/DQ pairs as each target wants them."""
+"""Quantizes a float graph: calibrates ranges once, then inserts the Q/DQ pairs that each target needs."""
 
 from __future__ import annotations
 

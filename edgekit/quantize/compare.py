@@ -14,17 +14,17 @@ from edgekit.specs import TensorSpec
 __all__ = ["noise_db", "require_signal", "signal_to_noise_db"]
 
 LEEWAY_DB = 10.0
-"""How much lower the SNR may be at the min or max shapes where it is near 0 dB at the usual ones."""
+"""How much lower the SNR may be at the min or max shapes when it is near 0 dB at the opt shapes."""
 
 Arrays = Mapping[str, np.ndarray]
 
 
 def signal_to_noise_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float | None:
-    """Energy of the reference by energy of the difference, over all arrays, in decibels.
+    """Computes the energy of the reference divided by that of the difference, over all arrays, in decibels.
 
     Returns:
-        None where there is no noise or no signal, or where the two cannot be compared: shapes that depend on the
-        values, numbers that are not finite.
+        None if there is no noise or no signal, or if the two cannot be compared: data-dependent shapes, or values
+        that are not finite.
     """
     signal = noise = 0.0
     for a, b in zip(reference, got, strict=True):
@@ -38,15 +38,15 @@ def signal_to_noise_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray
 
 
 def noise_db(reference: Sequence[Arrays], got: Sequence[Arrays]) -> dict[str, float]:
-    """`signal_to_noise_db` of each output by name, where there is one.
+    """Computes `signal_to_noise_db` for each output, by name; leaves out outputs that have none.
 
     Args:
-        reference: outputs by name, of each input.
-        got: the same of another engine.
+        reference: outputs by name, for each input.
+        got: the same from another engine.
     """
     found = {}
     for name in reference[0] if reference else ():
-        ratio = signal_to_noise_db([answer[name] for answer in reference], [answer[name] for answer in got])
+        ratio = signal_to_noise_db([outputs[name] for outputs in reference], [outputs[name] for outputs in got])
         if ratio is not None:
             found[name] = ratio
     return found
@@ -55,19 +55,19 @@ def noise_db(reference: Sequence[Arrays], got: Sequence[Arrays]) -> dict[str, fl
 def require_signal(
     found: Sequence[Mapping[str, float]], min_max: Sequence[Sequence[TensorSpec]], target: str, progress: Progress
 ) -> None:
-    """Raises `AccuracyError` where an output is further from FP32's than zeros would be.
+    """Raises `AccuracyError` if the SNR of an output is below 0 dB: zeros would be closer to FP32.
 
-    Where an output is near 0 dB at the usual shapes already, as that of a detector that finds nothing in its
-    calibration images, the min and max shapes get a note, and are refused only if they are far worse.
+    If an output is near 0 dB at the opt shapes already (a detector that finds nothing in its calibration images),
+    the min and max shapes get a note, and are an error only if they are much worse.
 
     Args:
-        found: SNR of each output by name, at the usual shapes first, then at the min and max shapes.
+        found: SNR of each output by name, first at the opt shapes, then at the min and max shapes.
         min_max: the inputs at the min and max shapes.
-        target: for messages.
-        progress: gets the notes.
+        target: name of the target, for messages.
+        progress: receives the notes.
 
     Raises:
-        AccuracyError: names the worst output.
+        AccuracyError: the message names the worst output.
     """
     usual_db, *min_max_db = found
     _refuse_noise(usual_db, target)

@@ -1,4 +1,4 @@
-"""Which nodes of a graph run on integers for a target, and so which tensors get a Q/DQ pair."""
+"""Chooses which nodes of a graph run on integers for a target, and which tensors get a Q/DQ pair."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Plan", "QuantPolicy", "head_layers", "matching", "plan_from_graph", 
 SELECTIONS = frozenset(
     "Flatten Identity MaxPool Reshape Resize Slice Split Squeeze Transpose Unsqueeze Upsample".split()
 )
-"""Operators that only pick or move numbers: what comes out has the scale of what goes in."""
+"""Operators that only select or move elements: output and input have the same scale."""
 
 STEM_DEPTH = 2
-LEAST_SHRINKAGE = 4
+MIN_DOWNSAMPLING = 4
 
-# A convolution with fewer weights than this, on the way to an output, belongs to the decoding (the one that
-# turns a distribution over distances into its mean, in YOLOv8, has 16).
+# A convolution before an output with fewer weights than this is part of the decoding (the one in YOLOv8 that
+# computes the mean of a distribution over distances has 16).
 DECODING_WEIGHTS = 256
 
 
@@ -35,7 +35,7 @@ class QuantPolicy:
 
     Attributes:
         keep_float: patterns of node names.
-        keep_heads: the layers that `head_layers` finds stay in float too.
+        keep_heads: keep the layers that `head_layers` finds in float too.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -44,14 +44,14 @@ class QuantPolicy:
 
 @dataclass(eq=False)
 class Plan:
-    """What is quantized.
+    """A quantization plan: what is quantized.
 
     Attributes:
-        nodes: the nodes that run on integers, in the order of the graph.
-        tensors: the activations that get a Q/DQ pair, in the order of the graph.
-        integers: those of ``tensors`` that a node of ``nodes`` computes; all their readers read the DQ.
+        nodes: the nodes that run on integers, in graph order.
+        tensors: the activations that get a Q/DQ pair, in graph order.
+        integers: the members of ``tensors`` that a node in ``nodes`` computes; all their consumers read the DQ.
         split: products that stay in float and read the DQ (`QuantScheme.split_channels`).
-        skipped: products that stay in float, with the reason.
+        skipped: products that stay in float, by node name, with the reason.
     """
 
     nodes: list[ir.Node] = field(default_factory=list)
@@ -64,16 +64,16 @@ class Plan:
 def plan_from_graph(
     graph: ir.Model, scheme: QuantScheme, keep_float: Sequence[str] = (), *, keep_heads: bool = False
 ) -> Plan:
-    """Chooses what runs on integers.
+    """Chooses the nodes that run on integers.
 
-    Products (convolutions and matrix products) do, unless they are kept in float; other operators of the scheme
-    do where all they read is integer already, so that no pair is added for their sake alone.
+    Products (convolutions and matrix products) do, unless they are kept in float. Other operators of the scheme
+    do if all their inputs are integers already, so that no pair is added only for them.
 
     Args:
-        graph: is not changed; node names are unique.
-        scheme: what the target wants.
+        graph: not modified; node names are unique.
+        scheme: the target's quantization scheme.
         keep_float: patterns of names of nodes that stay in float.
-        keep_heads: the layers that `head_layers` finds stay in float too.
+        keep_heads: keep the layers that `head_layers` finds in float too.
 
     Raises:
         UsageError: a pattern matches no node.
@@ -81,7 +81,7 @@ def plan_from_graph(
     kept = {**(head_layers(graph) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
     plan = _planned(graph, scheme, kept)
     if not plan.nodes and scheme.stem_channels:
-        # A net of two narrow convolutions is nothing but a stem.
+        # A network of two narrow convolutions consists of a stem only.
         plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0), kept)
     return plan
 
@@ -96,13 +96,13 @@ def _planned(graph: ir.Model, scheme: QuantScheme, kept: dict[ir.Node, str]) -> 
             plan.skipped[node.name or ""] = reason
             if _is_split(node, scheme, plan):
                 _take_input(node.inputs[0], scheme, plan)
-                # Not what was picked of a tensor whose pair serves it too.
+                # Not a selection from a tensor whose pair serves it too.
                 plan.split.update({node} if node.inputs[0] in plan.tensors else ())
     return plan
 
 
 def range_source(value: ir.Value) -> ir.Value:
-    """The tensor whose range ``value`` is quantized with: another one where selections made ``value`` of it."""
+    """Returns the tensor whose range ``value`` is quantized with: the one that ``value`` was selected from, if any."""
     node = value.producer()
     while node is not None and selects(node) and node.inputs[0] is not None:
         value = node.inputs[0]
@@ -111,27 +111,27 @@ def range_source(value: ir.Value) -> ir.Value:
 
 
 def selects(node: ir.Node) -> bool:
-    """Whether what ``node`` gives out lies within the range of what it takes; cubic interpolation reaches beyond."""
+    """Whether the output of ``node`` lies within the range of its input; cubic interpolation overshoots."""
     return node.op_type in SELECTIONS and node.attributes.get_string("mode", "") != "cubic"
 
 
 def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
-    """The last convolutions or matrix products before outputs that are no plain vector of scores.
+    """Finds the last convolutions or matrix products before each output that is not a vector of scores.
 
-    Boxes, key points and masks are numbers that 8 bits are too coarse for (ultralytics/yolov5 #2509: 0.362 mAP becomes
-    0.054), and their layers are a small part of the work. A classifier's last layer, before an output ``(N, C)``,
-    is quantized like any other.
+    8 bits are too coarse for boxes, key points and masks (ultralytics/yolov5 #2509: 0.362 mAP becomes 0.054), and
+    these layers are a small part of the work. A classifier's last layer, before an output ``(N, C)``, is quantized
+    like any other.
     """
     found: dict[ir.Node, str] = {}
     for output in graph.graph.outputs:
         if output.shape is None or len(output.shape) > 2:
             found.update(dict.fromkeys(_last_products(output), "the last layer before an output"))
-    # A residual sum leads from the output to the last layer of every block: what a later one reads is no head.
+    # Residual sums lead from the output to the last layer of every block: a layer that feeds a later one is no head.
     return {node: reason for node, reason in found.items() if not _feeds_another(node, found)}
 
 
 def _last_products(output: ir.Value) -> Iterator[ir.Node]:
-    """The first products on every way back from ``output``, and those before a product that only decodes."""
+    """Yields the first product on each path back from ``output``, and those before a product that only decodes."""
     seen: set[ir.Value] = set()
     stack = [output]
     while stack:
@@ -153,7 +153,7 @@ def _decodes(node: ir.Node) -> bool:
 
 
 def _feeds_another(node: ir.Node, found: Collection[ir.Node]) -> bool:
-    """Whether any other of ``found`` that does not merely decode is computed from ``node``."""
+    """Whether another node in ``found``, other than a decoding one, depends on ``node``."""
     seen: set[ir.Node] = {node}
     stack = [node]
     while stack:
@@ -168,7 +168,7 @@ def _feeds_another(node: ir.Node, found: Collection[ir.Node]) -> bool:
 
 
 def matching(nodes: Sequence[ir.Node], patterns: Sequence[str]) -> dict[ir.Node, str]:
-    """The nodes whose names fit one of ``patterns``, each with the reason why it stays in float.
+    """Finds the nodes whose names match one of ``patterns``, each with the reason why it stays in float.
 
     Raises:
         UsageError: a pattern matches no node.
@@ -193,9 +193,9 @@ def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], pla
         return "the target has no integer kernel for it"
     if node.op_type in PRODUCTS:
         return _why_float_product(node, scheme)
-    # An activation that the target fuses reads what stands between it and its product: no tensor of its own.
+    # A fused activation function reads its product's result directly; no separate tensor is quantized there.
     if not _reads_integers(node, scheme, plan):
-        return None if _is_fused(node, scheme, plan) else "it reads floats"
+        return None if _is_fused(node, scheme, plan) else "its inputs are not quantized"
     if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
         return "it interpolates"
     return None
@@ -219,20 +219,20 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     ):
         return "it scales or transposes its factors"
     if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1:
-        return "it is transposed in groups"  # OpenVINO 2026.4 computes it in float, with any scales
+        return "it is a grouped transposed convolution"  # OpenVINO 2026.4 computes it in float, with any scales
     if not scheme.float_bias and not _has_fitting_bias(node):
-        return "its bias is not one constant a channel"
+        return "its bias is not one constant per channel"
     if _is_stem(node, scheme):
         return f"it is one of the first convolutions and reads {weight.const_value.shape.numpy()[1]} channels"
     return None
 
 
 def _is_stem(node: ir.Node, scheme: QuantScheme, depth: int = STEM_DEPTH) -> bool:
-    """Whether at most one other convolution stands on any way from an input to ``node``, and all read few channels.
+    """Whether each path from an input to ``node`` has at most one other convolution, and all read few channels.
 
-    A convolution whose output is quantized at full size is none: on YOLOv3 that took the 0.8 ms that it had gained. Nor
-    is one whose activation is Q's saturation there and costs nothing: in float, the first convolution of a ResNet-18
-    took 0.8 ms more of 6, and what INT8 loses was the same (37.6 dB and 37.8 dB).
+    A convolution whose output is quantized at full resolution is not a stem: on YOLOv3 this cost the 0.8 ms that was
+    gained. Nor is one whose activation function is the saturation of Q, at no cost: in float, the first convolution
+    of a ResNet-18 took 0.8 ms more of 6, and the INT8 SNR was the same (37.6 dB and 37.8 dB).
     """
     weight = node.inputs[1]
     if depth == 0 or node.op_type != "Conv" or weight is None or weight.const_value is None:
@@ -245,7 +245,7 @@ def _is_stem(node: ir.Node, scheme: QuantScheme, depth: int = STEM_DEPTH) -> boo
 
 
 def _products_before(node: ir.Node) -> set[ir.Node]:
-    """The products that ``node`` reads, with none between."""
+    """Returns the products whose results ``node`` reads without another product between."""
     found: set[ir.Node] = set()
     seen = set(node.inputs[:1])
     stack = list(seen)
@@ -255,7 +255,7 @@ def _products_before(node: ir.Node) -> set[ir.Node]:
         if producer is not None and producer.op_type in PRODUCTS:
             found.add(producer)
         elif producer is not None:
-            # Shapes are computed of activations too, and are none.
+            # Shapes are computed from activations too, but are no activations.
             new = {source for source in producer.inputs if _is_activation(source)} - seen
             seen |= new
             stack += new
@@ -263,9 +263,9 @@ def _products_before(node: ir.Node) -> set[ir.Node]:
 
 
 def _shrinks(node: ir.Node) -> bool:
-    """Whether a convolution, or the pooling behind it, leaves a quarter of the pixels or fewer to be quantized."""
+    """Whether a convolution, or the pooling after it, leaves a quarter of the pixels or fewer to be quantized."""
     while True:
-        if math.prod(node.attributes.get_ints("strides", ())) >= LEAST_SHRINKAGE:
+        if math.prod(node.attributes.get_ints("strides", ())) >= MIN_DOWNSAMPLING:
             return True
         readers = [use.node for use in node.outputs[0].uses()]
         if len(readers) != 1 or readers[0].op_type in PRODUCTS | {"Add", "Concat"} or not readers[0].outputs:
@@ -276,8 +276,8 @@ def _shrinks(node: ir.Node) -> bool:
 def _why_float_computed(node: ir.Node, scheme: QuantScheme) -> str | None:
     if node.op_type != "MatMul":
         return "its weights are computed"
-    # Where Q/DQ stand at inputs only, the target has its own kernels for attention: OpenVINO 2026.4 computes a product
-    # of two activations in float outside of those, whatever stands before it.
+    # Targets with Q/DQ at inputs only have their own kernels for attention: outside of those, OpenVINO 2026.4 computes
+    # a product of two activations in float, with or without Q/DQ.
     return None if scheme.quantize_outputs else "it multiplies two activations"
 
 
@@ -286,12 +286,12 @@ def _has_fitting_bias(node: ir.Node) -> bool:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is None:
         return True
-    # A Gemm may add a whole matrix, or one number a row.
+    # A Gemm may add a whole matrix, or one number per row.
     return bias.const_value is not None and all(size == 1 for size in bias.const_value.shape.numpy()[:-1])
 
 
 def _data_inputs(node: ir.Node) -> int | None:
-    """How many of the inputs are data; the rest are shapes, scales and limits."""
+    """Returns how many of the inputs are data (None: all); the others are shapes, scales and limits."""
     return None if node.op_type in ("Add", "Mul", "Concat") else 1
 
 
@@ -308,11 +308,11 @@ def _is_fused(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
 
 
 def _reads_integers(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
-    """Whether all that ``node`` reads is there in integers, or, with Q/DQ at inputs only, can be as soon as it asks."""
+    """Whether all data inputs of ``node`` are integers, or, with Q/DQ at inputs only, can become integers."""
     read = [value for value in node.inputs[: _data_inputs(node)] if value is not None]
     if scheme.quantize_outputs:
-        # A pair that a product wants serves other readers too: the shortcut around the first block behind a float stem.
-        # What the model is given may be finer than bytes, and is not rounded for a sum's sake.
+        # A pair at a product's input serves other consumers too: the shortcut around the first block after a float
+        # stem. A model input may be finer than 8 bits, and is not rounded only for a sum.
         return bool(read) and all(value in plan.tensors and value.producer() is not None for value in read)
     return bool(read) and node.op_type in scheme.operators and all(value.producer() in plan.nodes for value in read)
 
@@ -329,7 +329,7 @@ def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:
     if len(outputs) == 1 and _fused_reader(outputs[0], scheme) is not None:
         return
     if node.op_type == "Gemm" and outputs[0].is_graph_output():
-        return  # it can give out floats, and scores are worth more than 8 bits
+        return  # its kernel can output floats, and scores need more than 8 bits
     for value in outputs:
         plan.tensors.append(value)
         plan.integers.add(value)
@@ -341,7 +341,7 @@ def _take_input(value: ir.Value | None, scheme: QuantScheme, plan: Plan) -> None
 
 
 def _is_split(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
-    """Whether ``node``, which stays in float, can read what a node of the plan has computed as bytes."""
+    """Whether ``node``, which stays in float, can read the 8-bit result of a node in the plan."""
     data, weight = node.inputs[0], node.inputs[1]
     if not scheme.split_channels or node.op_type != "Conv" or weight is None or weight.const_value is None:
         return False
@@ -352,7 +352,7 @@ def _is_split(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
 
 
 def _fused_reader(value: ir.Value, scheme: QuantScheme) -> ir.Node | None:
-    """The activation function that the target computes together with the node that gives ``value``."""
+    """Returns the activation function that the target fuses with the producer of ``value``."""
     readers = [use.node for use in value.uses()]
     producer = value.producer()
     if len(readers) != 1 or value.is_graph_output() or producer is None or producer.op_type not in PRODUCTS | {"Add"}:
@@ -361,11 +361,11 @@ def _fused_reader(value: ir.Value, scheme: QuantScheme) -> ir.Node | None:
 
 
 def _fuses(node: ir.Node, scheme: QuantScheme) -> bool:
-    """Whether the target computes the activation function ``node`` together with the product before it."""
+    """Whether the target fuses the activation function ``node`` with the product before it."""
     if node.op_type == "Clip" and scheme.quantize_outputs:
-        # The saturation of Q stands for it, and begins at 0 exactly; at no other number.
-        least = node.inputs[1] if len(node.inputs) > 1 else None
-        return "Clip" in scheme.fused_activations and _is_zero(least)
+        # The saturation of Q replaces it, and its lower limit is exact at 0 only.
+        lower_limit = node.inputs[1] if len(node.inputs) > 1 else None
+        return "Clip" in scheme.fused_activations and _is_zero(lower_limit)
     return node.op_type in scheme.fused_activations
 
 
@@ -378,7 +378,7 @@ def _is_activation(value: ir.Value | None) -> bool:
 
 
 def _is_selected(value: ir.Value | None, scheme: QuantScheme, plan: Plan) -> bool:
-    """Whether ``value`` was picked of integers whose pair serves it too: a second one is not fused by OpenVINO."""
+    """Whether ``value`` was selected from a tensor whose pair serves it too: OpenVINO does not fuse a second pair."""
     producer = value.producer() if value is not None else None
     return producer is not None and producer in plan.nodes and selects(producer) and not scheme.quantize_outputs
 

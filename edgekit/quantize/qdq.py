@@ -1,4 +1,4 @@
-"""Writes a plan and measured ranges into the graph as QuantizeLinear and DequantizeLinear nodes."""
+"""Inserts QuantizeLinear and DequantizeLinear nodes, from a plan and measured ranges."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ __all__ = ["QuantParameters", "insert_qdq", "parameters_from_range", "scales_in"
 
 Range = tuple[float, float]
 
-# The scale of a tensor that is zero throughout: any will do, and this one survives float16.
-SCALE_OF_NOTHING = 1.0 / 255.0
-# Products of two scales, which biases are divided by, have to be float32 numbers too.
+# The scale of a tensor of zeros: any scale is exact, and this one is a normal float16 number.
+SCALE_OF_ZEROS = 1.0 / 255.0
+# Biases are divided by the product of two scales, which must be a float32 number too.
 SMALLEST_SCALE = 1e-20
 INT32_ROOM = 2.0**30
 
 
 @dataclass(frozen=True)
 class QuantParameters:
-    """``real = scale * (quantized - zero_point)``, with the element type of what is quantized."""
+    """Scale and zero point: ``real = scale * (quantized - zero_point)``; the zero point has the quantized type."""
 
     scale: np.float32
     zero_point: np.ndarray
 
 
 def parameters_from_range(lo: float, hi: float, dtype: str) -> QuantParameters:
-    """Scale and zero point that spread the integers of ``dtype`` over ``[lo, hi]``, with zero exact.
+    """Computes the scale and zero point that map ``[lo, hi]`` to the integers of ``dtype``, with zero exact.
 
     Args:
-        lo: least number to represent, at most 0.
-        hi: greatest number to represent, at least 0.
+        lo: smallest value to represent, at most 0.
+        hi: largest value to represent, at least 0.
         dtype: ``uint8`` has a zero point; ``int8`` is symmetric, from -127 to 127.
     """
     if dtype == "int8":
@@ -53,23 +53,23 @@ def parameters_from_range(lo: float, hi: float, dtype: str) -> QuantParameters:
 
 def _scale(span: float, steps: int) -> np.float32:
     if span / steps < SMALLEST_SCALE:
-        return np.float32(SCALE_OF_NOTHING)
+        return np.float32(SCALE_OF_ZEROS)
     scale = np.float32(span / steps)
-    # Rounded down: ONNX Runtime keeps a Clip in float where the integers reach beyond its limit.
+    # Rounded down: ONNX Runtime keeps a Clip in float if the integers exceed its limit.
     return scale if float(scale) * steps <= span else np.nextafter(scale, np.float32(0))
 
 
 def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) -> None:
-    """Puts a Q/DQ pair at every tensor of the plan and quantizes the weights of its products, in place.
+    """Inserts a Q/DQ pair at each tensor of the plan and quantizes the weights of its products, in place.
 
     Args:
         graph: the graph that ``plan`` was made from.
         plan: what is quantized.
-        ranges: least and greatest number of each tensor by name.
-        scheme: element types, and what becomes of biases.
+        ranges: min and max of each tensor by name.
+        scheme: element types, and whether biases stay in float.
 
     Raises:
-        CalibrationError: a tensor has no range; names it.
+        CalibrationError: a tensor has no range; the message names it.
     """
     parameters: dict[ir.Value, QuantParameters] = {}
     for value in plan.tensors:
@@ -84,21 +84,21 @@ def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme:
     quantized = {*plan.nodes, *plan.split}
     for value, how in parameters.items():
         _insert_pair(graph, value, how, quantized, everywhere=value in plan.integers)
-    NameNodes()(graph)  # it may have had an 'x' and an 'x_scale' of its own
+    NameNodes()(graph)  # the graph may have contained both an 'x' and an 'x_scale' already
 
 
 def weight_scales(weight: np.ndarray, axis: int | None, bits: int) -> np.ndarray:
-    """Scale of each channel along ``axis``, or one of all: the largest magnitude by ``2**(bits - 1) - 1``."""
+    """Computes the scale of each channel along ``axis``, or one for all: max magnitude / ``(2**(bits - 1) - 1)``."""
     magnitudes = np.abs(weight)
     largest = magnitudes.max() if axis is None else magnitudes.max(tuple(a for a in range(weight.ndim) if a != axis))
     scales = np.atleast_1d(largest).astype(np.float64) / (2 ** (bits - 1) - 1)
-    return np.where(scales > SMALLEST_SCALE, scales, SCALE_OF_NOTHING)
+    return np.where(scales > SMALLEST_SCALE, scales, SCALE_OF_ZEROS)
 
 
 def scales_in(scales: np.ndarray | np.floating, precision: Precision) -> np.ndarray:
-    """The nearest scales, float32, that lose nothing in ``precision``, so that integers are chosen for what is written.
+    """Rounds scales to values that ``precision`` represents exactly, as float32, so that integers match stored scales.
 
-    FP16 has steps of 6e-8 near zero: a channel of weights below 7e-6 gets fewer than 127 of its integers.
+    FP16 has steps of 6e-8 near zero: a channel of weights below 7e-6 uses fewer than 127 of its integers.
     """
     if precision is Precision.FP16:
         half = np.finfo(np.float16)
@@ -121,7 +121,7 @@ def _quantize_weights(
     bias = node.inputs[2] if len(node.inputs) > 2 and not scheme.float_bias else None
     biases = None
     if bias is not None and bias.const_value is not None:
-        # A Gemm's may be one number for all channels.
+        # A Gemm's bias may be one number for all channels.
         biases = np.broadcast_to(bias.const_value.numpy().reshape(-1), _channels(node, array.shape)).astype(np.float64)
         scales = _with_room_for(biases, scales, float(parameters[data].scale))
     scales = scales_in(scales, scheme.rest)
@@ -146,25 +146,25 @@ def _integers(node: ir.Node, scaled: np.ndarray, largest: int) -> np.ndarray:
 
 
 def _with_room_for(biases: np.ndarray, scales: np.ndarray, input_scale: float) -> np.ndarray:
-    """Weight scales at which biases fit into 32 bits, for channels of tiny weights and a large bias."""
+    """Increases weight scales until biases fit into 32 bits, for channels with tiny weights and a large bias."""
     largest = np.abs(biases).reshape(-1, len(scales)).max(0)
     return np.asarray(np.maximum(scales, largest / (input_scale * INT32_ROOM)))
 
 
 def _channel_axis(node: ir.Node, rank: int) -> int | None:
-    """The axis of a weight along which output channels lie; None where a scale for each does not help."""
+    """Returns the output channel axis of a weight; None if per-channel scales do not help."""
     if node.op_type == "Conv":
         return 0
     if node.op_type == "ConvTranspose":
         return 1
     if node.op_type == "Gemm":
         return 0 if node.attributes.get_int("transB", 0) else 1
-    # Stacked matrices: QLinearMatMul takes scales of the columns of one matrix only.
+    # Batched matrices: QLinearMatMul takes per-column scales for a single matrix only.
     return 1 if rank == 2 else None
 
 
 def _channels(node: ir.Node, shape: tuple[int, ...]) -> int:
-    """How many numbers the bias of ``node`` stands for, with a weight of this shape."""
+    """Returns the number of bias elements of ``node``, with a weight of this shape."""
     groups = node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
     return shape[_channel_axis(node, len(shape)) or 0] * groups
 
@@ -172,7 +172,7 @@ def _channels(node: ir.Node, shape: tuple[int, ...]) -> int:
 def _constant_dq(
     graph: ir.Model, node: ir.Node, name: str, integers: np.ndarray, scales: np.ndarray, axis: int | None
 ) -> ir.Value:
-    """A DequantizeLinear of new initializers before ``node``; its output. One a node, as weights may be shared."""
+    """Inserts a DequantizeLinear of new initializers before ``node``: one per node, since weights may be shared."""
     stem = f"{name}_of_{node.name}" if f"{name}_quantized" in graph.graph.initializers else name
     scale = scales if axis is not None else scales.reshape(())
     inputs = [_initializer(graph, f"{stem}_quantized", integers), _initializer(graph, f"{stem}_scale", scale)]
@@ -186,7 +186,7 @@ def _constant_dq(
 
 
 def _described(node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
-    """The output of a new node, with what shape inference would find out."""
+    """Returns the output of a new node, with the name, type and shape set."""
     value = node.outputs[0]
     value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
     return value
@@ -210,11 +210,11 @@ def _insert_pair(
         if everywhere or node in quantized:
             node.replace_input_with(index, output)
     if everywhere and value.is_graph_output():
-        _give_out(graph, value, output)
+        _replace_output(graph, value, output)
 
 
-def _give_out(graph: ir.Model, value: ir.Value, output: ir.Value) -> None:
-    """Makes ``output`` the graph's output under the name that ``value`` had."""
+def _replace_output(graph: ir.Model, value: ir.Value, output: ir.Value) -> None:
+    """Makes ``output`` the graph output in place of ``value``, with its name."""
     name = value.name
     value.name = f"{name}_float"
     output.name = name

@@ -1,4 +1,4 @@
-"""Quantizes a float graph for one target, from its calibration table."""
+"""Quantizes a float graph for one target, using its calibration table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class QuantizedGraph(NamedTuple):
 
     Attributes:
         graph: the new graph; weights that did not change are shared with the float graph.
-        plan: what was quantized, and which layers were not and why.
+        plan: what is quantized, and which layers are not, with the reasons.
     """
 
     graph: ir.Model
@@ -39,10 +39,10 @@ class QuantizedGraph(NamedTuple):
 
 
 def require_quantizable(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> Plan:
-    """The plan that `quantized_from_graph` makes with the same arguments, before anything is calibrated.
+    """Returns the plan that `quantized_from_graph` makes from the same arguments; needs no calibration.
 
     Raises:
-        GraphError: nothing in the graph can be quantized; says why.
+        GraphError: nothing in the graph can be quantized; the message says why.
         UsageError: a pattern matches no node.
     """
     plan = plan_from_graph(graph, scheme, policy.keep_float, keep_heads=policy.keep_heads)
@@ -58,7 +58,7 @@ def require_quantizable(graph: ir.Model, scheme: QuantScheme, policy: QuantPolic
 
 
 def _products(graph: ir.Model, plan: Plan) -> str:
-    """The products that the graph has."""
+    """Describes the convolutions and matrix products of the graph, for an error message."""
     if plan.skipped:
         return f"{len(plan.skipped)} that stay in float ({'; '.join(sorted(set(plan.skipped.values())))})"
     inside = sum(node.op_type in PRODUCTS for node in graph.graph.all_nodes())
@@ -68,24 +68,24 @@ def _products(graph: ir.Model, plan: Plan) -> str:
 def quantized_from_graph(
     graph: ir.Model, table: CalibrationTable, scheme: QuantScheme, policy: QuantPolicy = NOTHING_KEPT
 ) -> QuantizedGraph:
-    """Quantizes a graph as ``scheme`` wants it.
+    """Quantizes a graph for a target's quantization scheme.
 
     Args:
-        graph: the float graph that ``table`` was measured on; it does not change.
+        graph: the float graph that ``table`` was measured on; not modified.
         table: ranges of its tensors.
-        scheme: of the target.
+        scheme: the target's quantization scheme.
         policy: what stays in float.
 
     Raises:
-        GraphError: there is nothing in the graph to quantize.
+        GraphError: nothing in the graph can be quantized.
         CalibrationError: the table lacks a tensor.
         UsageError: a pattern matches no node.
     """
     graph = graph.clone(deep_copy=False)
     plan = require_quantizable(graph, scheme, policy)
     ranges: Mapping[str, tuple[float, float]] = table.ranges
-    # Where the activation function is computed before anything is quantized, what lies far below zero has lost its
-    # size already, and scaling channels only brings it back: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
+    # If the activation function is computed before quantization, large negative values are already small, and
+    # scaling channels makes them large again: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
     if table.channels and scheme.quantize_outputs:
         ranges = equalized_ranges(graph, plan, ranges, table.channels)
     elif not scheme.quantize_outputs and not scheme.propagated:

@@ -1,4 +1,4 @@
-"""Puts ``modules`` on the path: builders run in a process of their own, which imports from where we do."""
+"""Adds ``modules`` to the import path: builders run in a child process with the same path."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
-    """Puts a backend into the table for the length of a test; returns its name."""
+    """Registers a backend for the duration of a test; returns its name."""
 
     def register(name: str, place: str) -> str:
         monkeypatch.setitem(BACKENDS, name, Entry(place))

@@ -18,7 +18,7 @@ INT8 = BuildOptions(precision=Precision.INT8)
 LIBRARIES = {"cpu": "onnxruntime", "openvino": "openvino"}
 
 
-# Those of GPUs have tests of their own, which need none.
+# GPU backends have their own tests, which need no GPU.
 ON_PROCESSORS = sorted(name for name in BACKENDS if not backend(name).on_gpu)
 
 
@@ -51,7 +51,7 @@ def _reference(graph: Path, images: np.ndarray) -> np.ndarray:
     return run_unfused(graph, {"images": images})[0]
 
 
-def test_float_engines_compute_what_the_graph_says(real_backend: Backend, tmp_path: Path) -> None:
+def test_float_engines_match_the_graph(real_backend: Backend, tmp_path: Path) -> None:
     graph = save(conv_graph(), tmp_path)
     engine = _loaded(real_backend, graph, FP32)
     for seed in range(3):
@@ -59,16 +59,16 @@ def test_float_engines_compute_what_the_graph_says(real_backend: Backend, tmp_pa
         np.testing.assert_allclose(engine.run({"images": images})["head"], _reference(graph, images), atol=1e-4)
 
 
-def test_integer_engines_compute_what_the_graph_says(real_backend: Backend, tmp_path: Path) -> None:
+def test_integer_engines_match_the_graph(real_backend: Backend, tmp_path: Path) -> None:
     graph = save(conv_graph(quantized=True), tmp_path)
     engine = _loaded(real_backend, graph, INT8)
     images = _images()
-    # One step of the output's scale, 0.1, through the head's weights: roundings of halves may differ.
+    # One step of the output's scale, 0.1, through the head's weights: ties may be rounded either way.
     difference = np.abs(engine.run({"images": images})["head"] - _reference(graph, images))
     assert np.quantile(difference, 0.9) < 1e-3 and difference.max() < 0.4
 
 
-def test_what_was_built_is_read_back(any_backend: Backend, tmp_path: Path) -> None:
+def test_the_layers_of_the_engine_are_read_back(any_backend: Backend, tmp_path: Path) -> None:
     assert any_backend.build(save(conv_graph(), tmp_path), tmp_path, FP32).layers == {"float32": 2}
     quantized = any_backend.build(save(conv_graph(quantized=True), tmp_path), tmp_path, INT8)
     assert quantized.layers == {"int8": 1, "float32": 1}
@@ -84,7 +84,7 @@ def test_inputs_and_outputs_are_those_of_the_graph(any_backend: Backend, tmp_pat
     assert {name: (value.shape, value.dtype) for name, value in results.items()} == {"head": ((1, 3, 6, 6), np.float32)}
 
 
-def test_a_dimension_may_be_chosen_at_run_time(any_backend: Backend, tmp_path: Path) -> None:
+def test_a_dimension_may_be_dynamic(any_backend: Backend, tmp_path: Path) -> None:
     engine = _loaded(any_backend, save(conv_graph(batch="batch"), tmp_path), FP32)
     assert isinstance(engine.inputs[0].shape[0], str)
     assert engine.inputs[0].shape[1:] == SHAPE[1:]
@@ -92,7 +92,7 @@ def test_a_dimension_may_be_chosen_at_run_time(any_backend: Backend, tmp_path: P
         assert engine.run({"images": np.zeros((batch, *SHAPE[1:]), np.float32)})["head"].shape == (batch, 3, 6, 6)
 
 
-def test_results_stay_when_the_engine_runs_again(any_backend: Backend, tmp_path: Path) -> None:
+def test_results_are_not_overwritten_by_the_next_run(any_backend: Backend, tmp_path: Path) -> None:
     engine = _loaded(any_backend, save(conv_graph(), tmp_path), FP32)
     first = engine.run({"images": _images(1)})["head"]
     kept = first.copy()
@@ -124,19 +124,19 @@ def test_error_on_fp32_of_a_quantized_graph(any_backend: Backend, tmp_path: Path
         any_backend.build(save(conv_graph(quantized=True), tmp_path), tmp_path, FP32)
 
 
-def test_error_on_an_operator_that_nobody_has(real_backend: Backend, tmp_path: Path) -> None:
+def test_error_on_an_unknown_operator(real_backend: Backend, tmp_path: Path) -> None:
     with pytest.raises(GraphError, match=r"cannot take graph\.onnx: .*nobody.Frobnicate"):
         real_backend.build(save(unknown_operator(), tmp_path), tmp_path, FP32)
 
 
-def test_error_on_a_graph_that_is_cut_short(any_backend: Backend, tmp_path: Path) -> None:
+def test_error_on_a_truncated_graph(any_backend: Backend, tmp_path: Path) -> None:
     graph = save(conv_graph(), tmp_path)
     graph.write_bytes(graph.read_bytes()[:-100])
     with pytest.raises(GraphError, match="expected an ONNX file"):
         any_backend.build(graph, tmp_path, FP32)
 
 
-def test_error_on_an_engine_that_is_cut_short(any_backend: Backend, tmp_path: Path) -> None:
+def test_error_on_a_truncated_engine(any_backend: Backend, tmp_path: Path) -> None:
     result = any_backend.build(save(conv_graph(), tmp_path), tmp_path, FP32)
     engine = tmp_path / result.engine
     engine.write_bytes(engine.read_bytes()[:-20])

@@ -27,7 +27,7 @@ def broken(registered: Callable[[str, str], str]) -> Callable[[str], str]:
     return lambda name: registered("broken", f"broken_backends:{name}")
 
 
-def test_engine_is_built_in_a_process_of_its_own(graph: Path, folder: Path) -> None:
+def test_the_engine_is_built_in_a_child_process(graph: Path, folder: Path) -> None:
     result = engine_from_graph(graph, folder, "null", FP32)
     assert result.layers == {"float32": 2}
     assert sorted(p.name for p in folder.iterdir()) == ["engine.json"]
@@ -47,7 +47,7 @@ def test_engine_is_built_in_a_process_of_its_own(graph: Path, folder: Path) -> N
         ("Forgets", ["'broken'", "engine.bin", "did not"]),
     ],
 )
-def test_a_builder_that_dies_is_a_build_error(
+def test_a_builder_that_crashes_is_a_build_error(
     name: str, words: list[str], graph: Path, folder: Path, broken: Callable[[str], str]
 ) -> None:
     with pytest.raises(BuildError) as caught:
@@ -57,7 +57,7 @@ def test_a_builder_that_dies_is_a_build_error(
 
 
 @pytest.mark.parametrize("name", ["FillsTheDisk", "FillsTheDiskInItsOwnWords", "FillsTheDiskAndCrashes"])
-def test_a_disk_that_fills_up_while_the_builder_runs_is_named_as_the_user_did(
+def test_a_disk_that_fills_up_during_the_build_is_named_by_the_users_path(
     name: str, graph: Path, tiny_disk: Path, broken: Callable[[str], str]
 ) -> None:
     target = broken(name)
@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_while_the_builder_runs_is_named_as_the_user_did(
     assert list(tiny_disk.iterdir()) == []
 
 
-def test_the_last_lines_of_the_log_are_told(graph: Path, folder: Path, broken: Callable[[str], str]) -> None:
+def test_the_last_lines_of_the_log_are_in_the_error(graph: Path, folder: Path, broken: Callable[[str], str]) -> None:
     with pytest.raises(BuildError) as caught:
         engine_from_graph(graph, folder, broken("Exits"), FP32)
     steps = [line.strip() for line in str(caught.value).splitlines() if "step" in line]
@@ -85,7 +85,7 @@ def test_the_last_lines_of_the_log_are_told(graph: Path, folder: Path, broken: C
         ("NotInstalled", BackendUnavailable, "needs libfoo", "pip install foo"),
     ],
 )
-def test_errors_of_the_backend_come_through_as_they_are(
+def test_errors_of_the_backend_are_passed_on_unchanged(
     name: str, kind: type[Exception], message: str, hint: str, graph: Path, folder: Path, broken: Callable[[str], str]
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -157,7 +157,7 @@ def test_a_killed_build_leaves_neither_bundle_nor_builder(graph: Path, tmp_path:
     assert list(tmp_path.glob(".out.*")) == []
 
 
-def test_modules_where_the_user_stands_are_not_imported(
+def test_modules_in_the_current_folder_are_not_imported(
     graph: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -169,10 +169,10 @@ def test_modules_where_the_user_stands_are_not_imported(
 
 
 @pytest.mark.parametrize(("name", "library"), [("Cpu", "onnxruntime"), ("Openvino", "openvino")])
-def test_the_builders_process_loads_what_it_uses(
+def test_the_child_process_imports_only_what_it_uses(
     name: str, library: str, tmp_path: Path, folder: Path, registered: Callable[[str, str], str]
 ) -> None:
-    """sympy, which onnx_ir imports, takes longer to load than all else; PyTorch and onnxscript are for exports."""
+    """sympy, which onnx_ir imports, takes the longest to load; PyTorch and onnxscript are for export."""
     pytest.importorskip(library)
     from small_graphs import SHAPE, conv_graph, save
 
@@ -193,7 +193,7 @@ def _wait_for(file: Path, seconds: float = 30) -> None:
 
 
 def _gone(process: int, seconds: float = 10) -> bool:
-    """Whether it ends in time; one that nobody has collected yet has ended too."""
+    """Whether the process ends in time; a zombie process has ended too."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

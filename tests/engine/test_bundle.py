@@ -90,7 +90,7 @@ def test_a_manifest_is_json_that_a_person_can_read(tmp_path: Path) -> None:
     assert '\n  "backend": "null",\n' in text
 
 
-def test_a_newer_bundle_takes_the_place_of_an_older(tmp_path: Path) -> None:
+def test_a_newer_bundle_replaces_an_older_one(tmp_path: Path) -> None:
     make(tmp_path / "out", "old")
     make(tmp_path / "out", "new")
     assert (tmp_path / "out/engine.json").read_text() == "new"
@@ -114,7 +114,9 @@ def test_a_build_that_fails_leaves_the_old_bundle(tmp_path: Path) -> None:
     assert leftovers(tmp_path / "out") == []
 
 
-def test_the_old_bundle_returns_if_the_new_one_cannot_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_bundle_is_restored_if_the_new_one_cannot_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path / "out", "old")
     rename = Path.rename
 
@@ -130,7 +132,7 @@ def test_the_old_bundle_returns_if_the_new_one_cannot_be_moved(tmp_path: Path, m
     assert leftovers(tmp_path / "out") == []
 
 
-def test_an_old_bundle_that_a_killed_build_moved_aside_returns(tmp_path: Path) -> None:
+def test_an_old_bundle_that_a_killed_build_renamed_is_restored(tmp_path: Path) -> None:
     make(tmp_path / "out", "old").rename(tmp_path / ".out.replaced-1-1")
     with pytest.raises(ValueError), write_bundle(tmp_path / "out"):
         raise ValueError
@@ -145,7 +147,7 @@ time.sleep(60)
 """
 
 
-def test_leftovers_go_and_builds_that_run_stay(tmp_path: Path) -> None:
+def test_leftover_folders_are_removed_and_those_of_running_builds_stay(tmp_path: Path) -> None:
     (tmp_path / ".out.partial-1").mkdir()
     (tmp_path / f".out.partial-{os.getpid()}").mkdir()
     (tmp_path / ".out.partial-1/engine.json").write_text("half")
@@ -186,13 +188,13 @@ def test_files_of_the_user_are_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "mine/thesis.txt").read_text() == (tmp_path / "out/thesis.txt").read_text() == "years of work"
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert read_bundle(make(tmp_path / "out")).manifest.name == "tiny"
 
 
 @pytest.mark.parametrize("method", ["is_dir", "is_file", "read_bytes"])
-def test_error_on_an_engine_that_may_not_be_looked_at(
+def test_error_on_an_engine_without_read_permission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     place = make(tmp_path / "out")
@@ -211,7 +213,7 @@ def test_a_full_disk_is_a_build_error_and_leaves_nothing(tiny_disk: Path) -> Non
     assert list(tiny_disk.iterdir()) == []
 
 
-def test_too_little_room_is_seen_before_the_build(tmp_path: Path) -> None:
+def test_too_little_disk_space_is_detected_before_the_build(tmp_path: Path) -> None:
     needed = 2**60
     with pytest.raises(
         BuildError, match=rf"{tmp_path}/out: the disk is full; {needed:,} bytes needed, [\d,]+ bytes free"
@@ -270,7 +272,7 @@ def test_error_on_a_bundle_that_was_changed(tmp_path: Path, spoil: Callable[[Pat
     assert caught.value.hint
 
 
-def test_what_is_wrong_comes_with_the_command_that_rebuilds(tmp_path: Path) -> None:
+def test_errors_have_the_rebuild_command_as_a_hint(tmp_path: Path) -> None:
     output = make(tmp_path / "out")
     (output / "engine.json").write_text("engina")
     with pytest.raises(EngineMismatch) as caught:
@@ -278,7 +280,7 @@ def test_what_is_wrong_comes_with_the_command_that_rebuilds(tmp_path: Path) -> N
     assert caught.value.hint == f"rebuild it: {REBUILD}"
 
 
-def test_error_on_what_is_no_bundle(tmp_path: Path) -> None:
+def test_error_on_a_path_that_is_not_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"expected a folder with manifest\.json, there is nothing"):
         read_bundle(tmp_path / "absent")
     (tmp_path / "file").write_text("")
@@ -305,7 +307,7 @@ def test_error_on_another_architecture(tmp_path: Path) -> None:
         ("int8", ("neon", "asimddp"), ("neon",), True),
     ],
 )
-def test_int8_of_8_bits_is_not_run_where_it_overflows(
+def test_8_bit_products_are_rejected_on_a_cpu_where_they_overflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, built: Any, here: Any, fits: bool
 ) -> None:
     machine = msgspec.structs.replace(this_machine(), arch="x86_64", features=built)
@@ -365,7 +367,7 @@ def test_no_manifest_with_other_values_raises_anything_else(tmp_path: Path, data
 
 
 def _refusal(file: Path, good: bytes, bad: bytes) -> str | None:
-    """What is said of a bundle with that manifest; None where it is still a good one."""
+    """Returns the error for a bundle with that manifest; None if it is still valid."""
     file.write_bytes(bad)
     try:
         read_bundle(file.parent)

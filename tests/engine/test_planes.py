@@ -12,7 +12,7 @@ def test_two_planes_are_one_layer() -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_plane_that_runs_in_float_is_told(which: int) -> None:
+def test_a_plane_that_runs_in_float_is_reported(which: int) -> None:
     dtypes = ["int8", "int8"]
     dtypes[which] = "float32"
     planes = [Layer((f"a.{part}_plane",), dtype) for part, dtype in zip(("upper", "lower"), dtypes, strict=True)]

@@ -12,7 +12,6 @@ from small_graphs import conv_graph, save
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, GraphError
-from edgekit.extras import install_command
 from edgekit.specs import Precision
 
 JOINED = """<ir_version: 10, opset_import: ["" : 20]>

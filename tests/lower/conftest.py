@@ -1,4 +1,4 @@
-"""Puts the small graphs of the engines' tests on the path."""
+"""Adds the small graphs of the engine tests to the import path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine" / "modules"))
 
 @pytest.fixture
 def reasons(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Why nodes stayed, since it was asked last."""
+    """Returns the reasons why nodes stayed, since the last call."""
     caplog.set_level(logging.DEBUG, logger="edgekit.lower")
 
     def told() -> list[str]:

@@ -99,7 +99,7 @@ def test_a_product_and_its_bias_become_one_operator_of_the_same_result(swapped: 
 
 
 @pytest.mark.parametrize("shape", [(1, COLUMNS), (TOKENS, COLUMNS), (1,), ()], ids=str)
-def test_what_is_no_vector_is_added_by_itself(shape: tuple[int, ...]) -> None:
+def test_an_addend_that_is_not_a_vector_stays_an_add(shape: tuple[int, ...]) -> None:
     model = _with_bias(np.full(shape, 0.5, np.float32))
     expected = _run(model, _x())
     model, modified = rewritten(model, FuseIntegerMatMul())
@@ -108,7 +108,7 @@ def test_what_is_no_vector_is_added_by_itself(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(_run(model, _x())[0], expected[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_product_that_is_read_twice_or_given_out_keeps_its_own_result() -> None:
+def test_a_product_with_two_consumers_or_a_graph_output_keeps_its_result() -> None:
     model = _with_bias(VECTOR)
     model.graph.output.append(helper.make_tensor_value_info("product", TensorProto.FLOAT, ["N", TOKENS, COLUMNS]))
     expected = _run(model, _x())
@@ -120,7 +120,7 @@ def test_a_product_that_is_read_twice_or_given_out_keeps_its_own_result() -> Non
 
 
 def test_a_product_of_two_activations_and_a_pair_that_others_read() -> None:
-    """``a @ a.T`` where ``a`` is given out too, so that its DequantizeLinear stays."""
+    """``a @ a.T`` where ``a`` is a graph output too, so that its DequantizeLinear stays."""
     pair, of_pair = _quantized("a", "x", 0.02, 117)
     other, of_other = _quantized("b", "turned", 0.03, 99)
     nodes = [
@@ -139,7 +139,7 @@ def test_a_product_of_two_activations_and_a_pair_that_others_read() -> None:
         np.testing.assert_allclose(built, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_what_does_not_fit_is_left_alone(reasons: Callable[[], list[str]]) -> None:
+def test_unsupported_products_stay(reasons: Callable[[], list[str]]) -> None:
     rows = _with_bias(VECTOR, axis=0)  # a scale a row cannot be multiplied in afterwards
     behind = _with_bias(VECTOR)  # ONNX Runtime makes one operator of the product and the Q behind it
     after, constants = _quantized("c", "product", 0.1, 128)
@@ -158,19 +158,19 @@ def test_what_does_not_fit_is_left_alone(reasons: Callable[[], list[str]]) -> No
     by_channel = _with_bias(VECTOR)  # a scale for each row of the first factor
     by_channel.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full(TOKENS, 0.02, np.float32), "a.scale"))
     for model, reason in (
-        (rows, "the scales of its second factor are not those of its columns"),
-        (behind, "ONNX Runtime fuses it with the QuantizeLinear behind it"),
-        (relu, "ONNX Runtime fuses it with the QuantizeLinear behind it"),
-        (unpaired, "a factor is not dequantized from bytes by constants"),
-        (without_zero, "a factor is not dequantized from bytes by constants"),
-        (wider, "a factor is not dequantized from bytes by constants"),
+        (rows, "the scales of its second factor are not per column"),
+        (behind, "ONNX Runtime fuses it with the QuantizeLinear after it"),
+        (relu, "ONNX Runtime fuses it with the QuantizeLinear after it"),
+        (unpaired, "a factor is not dequantized from 8 bits with constant scales"),
+        (without_zero, "a factor is not dequantized from 8 bits with constant scales"),
+        (wider, "a factor is not dequantized from 8 bits with constant scales"),
         (by_channel, "its first factor has more than one scale"),
     ):
         assert stays(model, FuseIntegerMatMul())
         assert reasons() == [f"FuseIntegerMatMul: MatMul 'dense.matmul' stays: {reason}"]
 
 
-def test_what_a_caller_may_replace_is_no_constant() -> None:
+def test_an_initializer_that_is_an_input_is_not_constant() -> None:
     """An initializer that is an input too is the input's default."""
     model = _with_bias(VECTOR)
     model.graph.input.append(helper.make_tensor_value_info("w.scale", TensorProto.FLOAT, [COLUMNS]))
@@ -186,7 +186,7 @@ def test_weights_in_a_file_are_not_read(tmp_path: Path) -> None:
     assert [node.op_type for node in graph.graph][-1] == "MatMulIntegerToFloat"
 
 
-def test_stacked_matrices_with_a_scale_a_row_are_left_alone() -> None:
+def test_batched_matrices_with_one_scale_per_row_stay() -> None:
     """Their axis 1 is not that of the columns."""
     rng = np.random.default_rng(3)
     pair, of_pair = _quantized("a", "x", 0.02, 117)
@@ -203,7 +203,7 @@ def test_stacked_matrices_with_a_scale_a_row_are_left_alone() -> None:
     assert stays(_model(nodes, [*of_pair, *constants], {"y": ["N", TOKENS, COLUMNS]}), FuseIntegerMatMul())
 
 
-def test_what_a_branch_reads_stays() -> None:
+def test_inputs_of_a_subgraph_stay() -> None:
     model = _with_bias(VECTOR)
     kept = helper.make_graph(
         [helper.make_node("Identity", ["product"], ["inside"])],
@@ -222,7 +222,7 @@ def test_what_a_branch_reads_stays() -> None:
         np.testing.assert_allclose(built, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_nodes_without_names_are_told_apart() -> None:
+def test_nodes_without_names_get_distinct_names() -> None:
     model = _with_bias(VECTOR)
     for node in model.graph.node:
         node.name = ""
@@ -233,7 +233,7 @@ def test_nodes_without_names_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("external", [False, True], ids=["inline", "external data"])
-def test_the_engine_multiplies_integers_and_gives_out_floats(external: bool, tmp_path: Path) -> None:
+def test_the_engine_multiplies_integers_and_outputs_floats(external: bool, tmp_path: Path) -> None:
     model = _with_bias(VECTOR)
     expected = _run(model, _x())[0]
     path = tmp_path / "graph.onnx"

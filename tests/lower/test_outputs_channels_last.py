@@ -37,7 +37,7 @@ def _model(nodes: str) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     "nodes", ["y = Conv(a, w)", "p = Conv(a, w)  q = Conv(a, w)  y = Add(p, q)"], ids=["a convolution", "a sum of two"]
 )
-def test_turned_back_it_is_what_it_was(nodes: str) -> None:
+def test_transposed_back_the_output_is_unchanged(nodes: str) -> None:
     model = _model(nodes)
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 2, 5), dtype=np.uint8)
     expected = run_unfused(model, {"x": x})[0]
@@ -53,7 +53,7 @@ def test_turned_back_it_is_what_it_was(nodes: str) -> None:
     assert np.array_equal(last.transpose(FIRST), expected)
 
 
-def test_who_else_reads_an_output_still_can() -> None:
+def test_other_consumers_of_an_output_are_unchanged() -> None:
     model = _model("y = Conv(a, w)  other = Relu(y)")
     model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["N", 3, 2, 5]))
     x = np.random.default_rng(0).integers(0, 256, (1, 4, 2, 5), dtype=np.uint8)

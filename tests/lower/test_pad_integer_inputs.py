@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from small_graphs import rewritten, run_unfused, stays
 
-from edgekit.lower.pad_integer_inputs import LEAST_WEIGHTS, PadIntegerInputs
+from edgekit.lower.pad_integer_inputs import MIN_WEIGHTS, PadIntegerInputs
 
 SCALE, ZERO = np.float32(0.03), np.uint8(20)
 AROUND = [1, 1, 1, 1]
-OTHER_INPUT = "it does not read uint8 of one scale and of a zero point other than 0"
+OTHER_INPUT = "it does not read uint8 with one scale and a zero point other than 0"
 
 
 def _model(
@@ -67,7 +67,7 @@ def _model(
     pooled=st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
-def test_the_border_is_what_it_was(
+def test_results_at_the_border_are_unchanged(
     batch: int, groups: int, size: tuple[int, int], pads: tuple[int, ...], stride: int, dilation: int, pooled: bool
 ) -> None:
     pool = {"kernel_shape": [2, 2], "pads": [0, 0, 1, 1], "strides": [1, 1]} if pooled else None
@@ -96,7 +96,7 @@ def test_the_border_is_what_it_was(
     assert np.allclose(run_unfused(model, {"x": x})[0], expected, rtol=1e-5, atol=1e-4)
 
 
-def test_who_else_reads_the_picture_still_can() -> None:
+def test_other_consumers_of_the_input_are_unchanged() -> None:
     model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
     model.graph.node.append(helper.make_node("Relu", ["real"], ["other"]))
     model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, None))
@@ -105,7 +105,7 @@ def test_who_else_reads_the_picture_still_can() -> None:
     assert np.allclose(run_unfused(model, {"x": x})[1], SCALE * 10)
 
 
-def test_nodes_without_names_are_told_apart() -> None:
+def test_nodes_without_names_get_distinct_names() -> None:
     model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
     conv = model.graph.node[-1]
     conv.name = ""
@@ -119,14 +119,14 @@ def test_nodes_without_names_are_told_apart() -> None:
         assert np.allclose(got, exact, rtol=1e-5, atol=1e-4)
 
 
-def test_it_takes_many_weights_to_pay() -> None:
+def test_padding_pays_off_only_with_many_weights() -> None:
     shape, taps = (1, 8, 6, 6), 8 * 9
-    enough = LEAST_WEIGHTS * 8 * 6 * 6 // taps
+    enough = MIN_WEIGHTS * 8 * 6 * 6 // taps
     assert rewritten(_model(shape, (enough, 8, 3, 3), pads=AROUND), PadIntegerInputs())[1]
     assert stays(_model(shape, (enough - 1, 8, 3, 3), pads=AROUND), PadIntegerInputs())
 
 
-def test_open_sizes_count_as_they_usually_are() -> None:
+def test_dynamic_sizes_count_as_their_opt_sizes() -> None:
     model = _model((1, 8, "H", "W"), (40, 8, 3, 3), pads=AROUND)
     assert stays(model, PadIntegerInputs({"real": 8 * 6 * 7}))
     assert rewritten(model, PadIntegerInputs({"real": 8 * 4 * 4}))[1]
@@ -164,7 +164,7 @@ def test_unknown_sizes_stay() -> None:
 
 
 @pytest.mark.parametrize("name", ["weight", "zero"])
-def test_what_lies_in_another_file_stays(name: str) -> None:
+def test_external_weights_stay(name: str) -> None:
     model = _model((1, 8, 4, 4), (160, 8, 3, 3), pads=AROUND)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
     tensor.external_data.add(key="location", value="weights.data")

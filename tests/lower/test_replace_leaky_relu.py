@@ -13,10 +13,10 @@ from small_graphs import rewritten, run_unfused, stays
 
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
-from edgekit.lower.replace_leaky_relu import LEAST_ELEMENTS, ReplaceLeakyRelu
+from edgekit.lower.replace_leaky_relu import MIN_ELEMENTS, ReplaceLeakyRelu
 from edgekit.specs import Precision, ShapeRange
 
-LARGE = [1, LEAST_ELEMENTS // 256, 16, 16]
+LARGE = [1, MIN_ELEMENTS // 256, 16, 16]
 
 
 def _model(scale: float, zero: int, out_scale: float, out_zero: int, slope: float, shape: list[int]) -> onnx.ModelProto:
@@ -52,7 +52,7 @@ def _run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     slope=st.sampled_from([0.01, 0.1, 0.2, 0.5]),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_byte_becomes_what_the_look_up_says(
+def test_every_byte_maps_to_the_same_value_as_in_the_table(
     scale: float, ratio: float, zero: int, out_zero: int, slope: float
 ) -> None:
     model = _model(scale, zero, scale * ratio, out_zero, slope, LARGE)
@@ -73,7 +73,7 @@ def test_every_byte_becomes_what_the_look_up_says(
 @pytest.mark.parametrize(
     ("slope", "shape", "reason"),
     [
-        (0.1, [1, 8, 16, 16], "the look-up is faster for 2048 elements"),
+        (0.1, [1, 8, 16, 16], "the look-up table is faster for 2048 elements"),
         (0.0, LARGE, "its slope is not between 0 and 1"),
         (1.5, LARGE, "its slope is not between 0 and 1"),
         (-0.1, LARGE, "its slope is not between 0 and 1"),
@@ -87,10 +87,10 @@ def test_small_tensors_and_other_slopes_are_left_alone(
     assert reasons() == [f"ReplaceLeakyRelu: QLinearLeakyRelu 'act' stays: {reason}"]
 
 
-def test_the_usual_sizes_count_where_they_are_known() -> None:
+def test_opt_sizes_are_used_if_they_are_known() -> None:
     model = _model(0.1, 10, 0.1, 10, 0.1, [1, 8, 16, 16])
-    assert rewritten(model, ReplaceLeakyRelu({"y": LEAST_ELEMENTS}))[1]
-    assert stays(model, ReplaceLeakyRelu({"y": LEAST_ELEMENTS - 1}))
+    assert rewritten(model, ReplaceLeakyRelu({"y": MIN_ELEMENTS}))[1]
+    assert stays(model, ReplaceLeakyRelu({"y": MIN_ELEMENTS - 1}))
 
 
 def test_one_without_a_scalar_zero_point_or_a_shape_is_left_alone() -> None:
@@ -106,10 +106,10 @@ def test_one_without_a_scalar_zero_point_or_a_shape_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("sides", [(256, 256), ("h", "w")])
-def test_an_engine_with_a_large_leaky_relu_computes_what_its_graph_says(
+def test_an_engine_with_a_large_leaky_relu_matches_its_graph(
     tmp_path: Path, sides: tuple[int | str, int | str]
 ) -> None:
-    """``Conv -> LeakyRelu`` between Q and DQ, built by ONNX Runtime, whose open batch counts as one image."""
+    """``Conv -> LeakyRelu`` between Q and DQ, built by ONNX Runtime; the dynamic batch size counts as 1."""
     rng = np.random.default_rng(0)
     size = 256
     constants = {

@@ -18,15 +18,15 @@ from edgekit.lower.resize_as_gather import ResizeAsGather
 from edgekit.specs import Precision
 
 ASYMMETRIC = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-NOT_KNOWN = "it does not read bytes of four dimensions with a known height and width"
-OTHER_AXES = "it resizes the batch or the channels too"
+NOT_KNOWN = "its input is not an 8-bit 4-D tensor with a known height and width"
+OTHER_AXES = "it resizes the batch or channel axis too"
 TWICE = {"scales": np.array([1, 1, 2, 2], np.float32)}
 
 
 def _model(
     shape: tuple[Any, ...], constants: dict[str, np.ndarray], dtype: Any = np.uint8, **attributes: Any
 ) -> onnx.ModelProto:
-    """x -> Resize -> Identity -> out; ``constants`` are what ``Resize`` has behind x, by its names for them."""
+    """x -> Resize -> Identity -> out; ``constants`` are the other inputs of ``Resize``, by ONNX name."""
     names = [name if name in constants else "" for name in ("roi", "scales", "sizes")]
     while names and not names[-1]:
         names.pop()
@@ -78,7 +78,7 @@ def test_every_pixel_is_a_copy_of_the_same_one(
     assert np.array_equal(run_unfused(model, {"x": x})[0], expected)
 
 
-def test_the_batch_may_be_open() -> None:
+def test_the_batch_size_may_be_dynamic() -> None:
     model = _model(("N", 3, 4, 5), TWICE, **ASYMMETRIC)
     model, modified = rewritten(model, ResizeAsGather())
     assert modified
@@ -103,7 +103,7 @@ def test_the_batch_may_be_open() -> None:
             {"roi": np.array([0, 0, 0, 0, 1, 1, 2, 2], np.float32), "sizes": np.array([1, 3, 8, 10])},
             np.uint8,
             {"coordinate_transformation_mode": "tf_crop_and_resize"},
-            "its mode tf_crop_and_resize fills what lies outside",
+            "its mode tf_crop_and_resize fills pixels outside the image",
         ),
     ],
 )
@@ -121,7 +121,7 @@ def test_others_stay(
     assert told == f"ResizeAsGather: Resize 'up' stays: {reason}"
 
 
-def test_factors_that_are_computed_stay(reasons: Callable[[], list[str]]) -> None:
+def test_computed_scales_stay(reasons: Callable[[], list[str]]) -> None:
     model = _model((1, 3, 4, 5), TWICE, **ASYMMETRIC)
     model.graph.node.insert(0, helper.make_node("Identity", ["scales"], ["computed"]))
     model.graph.node[1].input[2] = "computed"

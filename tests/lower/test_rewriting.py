@@ -23,14 +23,14 @@ def graph() -> ir.Model:
     return ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(TEXT)))
 
 
-def test_elements_are_counted_at_the_usual_sizes(graph: ir.Model) -> None:
+def test_elements_are_counted_at_the_opt_sizes(graph: ir.Model) -> None:
     before = ir.to_proto(graph).SerializeToString()
     assert usual_element_counts(graph, RANGE) == {"a": 480, "y": 480, "z": 6}
     assert ir.to_proto(graph).SerializeToString() == before
     assert usual_element_counts(graph, {}) == {}
 
 
-def test_open_sizes_count_as_one_where_nothing_else_is_known(graph: ir.Model) -> None:
+def test_dynamic_sizes_count_as_one_without_opt_sizes(graph: ir.Model) -> None:
     a = graph.graph[0].outputs[0]
     assert element_count(a, {}) == 3
     assert element_count(a, {"a": 480}) == 480

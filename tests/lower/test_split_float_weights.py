@@ -16,7 +16,7 @@ from small_graphs import rewritten, run_unfused, stays
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.table import entry_of
-from edgekit.lower.split_float_weights import LEAST_CHANNELS, MOST_CHANNELS, SplitFloatWeights
+from edgekit.lower.split_float_weights import MAX_CHANNELS, MIN_CHANNELS, SplitFloatWeights
 from edgekit.specs import Precision
 
 SCALE, ZERO = np.float32(0.03), np.uint8(20)
@@ -49,7 +49,7 @@ def _weight(*shape: int, seed: int = 0) -> np.ndarray:
 
 @given(
     batch=st.integers(1, 3),
-    channels=st.integers(LEAST_CHANNELS, LEAST_CHANNELS + 40),
+    channels=st.integers(MIN_CHANNELS, MIN_CHANNELS + 40),
     outputs=st.integers(1, 70),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     magnitude=st.sampled_from([1e-6, 1.0, 1e4]),
@@ -58,7 +58,7 @@ def _weight(*shape: int, seed: int = 0) -> np.ndarray:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=80, deadline=None)
-def test_results_are_off_by_what_16_bits_round_the_weights_by(
+def test_the_error_is_that_of_rounding_weights_to_16_bits(
     batch: int,
     channels: int,
     outputs: int,
@@ -82,7 +82,7 @@ def test_results_are_off_by_what_16_bits_round_the_weights_by(
     assert (np.abs(run_unfused(model, {"x": x})[0] - exact) <= bound + 1e-5 * magnitude).all()
 
 
-def test_half_precision_would_be_further_off() -> None:
+def test_half_precision_has_a_larger_error() -> None:
     weight = _weight(64, 512, 1, 1)
     x = np.random.default_rng(0).integers(0, 256, (1, 512, 8, 8), dtype=np.uint8)
     real = SCALE * (x.astype(np.float64) - ZERO)
@@ -94,8 +94,8 @@ def test_half_precision_would_be_further_off() -> None:
     assert np.std(split - exact) < 0.25 * np.std(half - exact)
 
 
-def test_what_is_no_longer_read_goes() -> None:
-    model, _ = rewritten(_model(_weight(4, LEAST_CHANNELS, 1, 1)), SplitFloatWeights())
+def test_unused_nodes_are_removed() -> None:
+    model, _ = rewritten(_model(_weight(4, MIN_CHANNELS, 1, 1)), SplitFloatWeights())
     assert [node.op_type for node in model.graph.node] == [
         "Transpose",
         "MatMulIntegerToFloat",
@@ -109,21 +109,21 @@ def test_what_is_no_longer_read_goes() -> None:
 
 
 def test_in_standard_operators_both_planes_are_convolutions() -> None:
-    model, _ = rewritten(_model(_weight(4, LEAST_CHANNELS, 1, 1), _weight(4)), SplitFloatWeights(fused=False))
+    model, _ = rewritten(_model(_weight(4, MIN_CHANNELS, 1, 1), _weight(4)), SplitFloatWeights(fused=False))
     names = [node.op_type for node in model.graph.node]
     assert names == ["DequantizeLinear"] * 3 + ["Conv", "Conv", "Add"]
     assert "weight" not in {tensor.name for tensor in model.graph.initializer}
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_nodes_without_names_are_told_apart(fused: bool) -> None:
-    model = _model(_weight(4, LEAST_CHANNELS, 1, 1))
+def test_nodes_without_names_get_distinct_names(fused: bool) -> None:
+    model = _model(_weight(4, MIN_CHANNELS, 1, 1))
     first = model.graph.node[1]
     first.name = ""
     model.graph.node.append(helper.make_node("Conv", ["real", "other_weight"], ["z"]))
-    model.graph.initializer.append(numpy_helper.from_array(_weight(6, LEAST_CHANNELS, 1, 1, seed=1), "other_weight"))
+    model.graph.initializer.append(numpy_helper.from_array(_weight(6, MIN_CHANNELS, 1, 1, seed=1), "other_weight"))
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", "O", "h", "w"]))
-    x = np.random.default_rng(0).integers(0, 256, (1, LEAST_CHANNELS, 3, 3), dtype=np.uint8)
+    x = np.random.default_rng(0).integers(0, 256, (1, MIN_CHANNELS, 3, 3), dtype=np.uint8)
     expected = run_unfused(model, {"x": x})
     model, modified = rewritten(model, SplitFloatWeights(fused=fused))
     assert modified
@@ -133,11 +133,11 @@ def test_nodes_without_names_are_told_apart(fused: bool) -> None:
         assert np.allclose(got, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
 
 
-def test_who_else_reads_the_floats_still_can() -> None:
-    model = _model(_weight(4, LEAST_CHANNELS, 1, 1))
+def test_other_consumers_of_the_floats_are_unchanged() -> None:
+    model = _model(_weight(4, MIN_CHANNELS, 1, 1))
     model.graph.node.append(helper.make_node("Relu", ["real"], ["other"]))
     model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, None))
-    x = np.full((1, LEAST_CHANNELS, 2, 2), 30, np.uint8)
+    x = np.full((1, MIN_CHANNELS, 2, 2), 30, np.uint8)
     model, _ = rewritten(model, SplitFloatWeights())
     assert np.allclose(run_unfused(model, {"x": x})[1], SCALE * 10)
 
@@ -145,14 +145,14 @@ def test_who_else_reads_the_floats_still_can() -> None:
 @pytest.mark.parametrize(
     ("shape", "attributes", "reason"),
     [
-        ((4, LEAST_CHANNELS, 3, 3), {"pads": [1, 1, 1, 1]}, "its kernel is not 1 x 1"),
-        ((4, LEAST_CHANNELS, 1, 1), {"pads": [1, 1, 1, 1]}, "it has pads"),
-        ((4, LEAST_CHANNELS, 1, 1), {"strides": [2, 2]}, "its stride is not 1"),
-        ((4, LEAST_CHANNELS, 1, 1), {"group": 2}, "it has groups"),
-        ((4, LEAST_CHANNELS, 1), {}, "its kernel is not 1 x 1"),
-        ((4, LEAST_CHANNELS - 1, 1, 1), {}, "two integer products do not pay for 127 channels, or overflow"),
-        ((1, MOST_CHANNELS + 1, 1, 1), {}, "two integer products do not pay for 32769 channels, or overflow"),
-        ((4, LEAST_CHANNELS, 1, 1), {"dtype": np.int8}, "it does not read uint8 of one scale"),
+        ((4, MIN_CHANNELS, 3, 3), {"pads": [1, 1, 1, 1]}, "its kernel is not 1 x 1"),
+        ((4, MIN_CHANNELS, 1, 1), {"pads": [1, 1, 1, 1]}, "it has pads"),
+        ((4, MIN_CHANNELS, 1, 1), {"strides": [2, 2]}, "its stride is not 1"),
+        ((4, MIN_CHANNELS, 1, 1), {"group": 2}, "it has groups"),
+        ((4, MIN_CHANNELS, 1), {}, "its kernel is not 1 x 1"),
+        ((4, MIN_CHANNELS - 1, 1, 1), {}, "two integer products do not pay off for 127 channels, or overflow"),
+        ((1, MAX_CHANNELS + 1, 1, 1), {}, "two integer products do not pay off for 32769 channels, or overflow"),
+        ((4, MIN_CHANNELS, 1, 1), {"dtype": np.int8}, "it does not read uint8 with one scale"),
     ],
 )
 def test_others_stay(
@@ -164,13 +164,13 @@ def test_others_stay(
     assert told == f"SplitFloatWeights: Conv 'head' stays: {reason}"
 
 
-def test_weights_in_another_file_stay(reasons: Callable[[], list[str]]) -> None:
-    model = _model(_weight(4, LEAST_CHANNELS, 1, 1))
+def test_external_weights_stay(reasons: Callable[[], list[str]]) -> None:
+    model = _model(_weight(4, MIN_CHANNELS, 1, 1))
     model.graph.initializer[2].external_data.add(key="location", value="weights.data")
     model.graph.initializer[2].data_location = TensorProto.EXTERNAL
     assert stays(model, SplitFloatWeights())
     (told,) = reasons()
-    assert told.endswith("its weights are computed, or lie in another file")
+    assert told.endswith("its weights are computed, or are external")
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -185,8 +185,8 @@ def test_the_engine_splits_where_it_is_fast(
     if fast and not here.fast_int8:
         pytest.skip("it runs on integers with VNNI only")
     monkeypatch.setattr(module, "cpu", lambda: _Processor(here, "x86_64", fast))
-    model = _model(_weight(4, LEAST_CHANNELS, 1, 1), _weight(4))
-    x = np.random.default_rng(0).integers(0, 256, (2, LEAST_CHANNELS, 5, 3), dtype=np.uint8)
+    model = _model(_weight(4, MIN_CHANNELS, 1, 1), _weight(4))
+    x = np.random.default_rng(0).integers(0, 256, (2, MIN_CHANNELS, 5, 3), dtype=np.uint8)
     exact = run_unfused(model, {"x": x})[0]
     onnx.save(_with_a_quantized_convolution(model), tmp_path / "graph.onnx")
     result = backend(target).build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.INT8))
@@ -200,16 +200,16 @@ def test_the_engine_splits_where_it_is_fast(
 
 
 class _Processor:
-    """This one, said to be another."""
+    """This machine, with other CPU features."""
 
     def __init__(self, here: Any, arch: str, fast_int8: bool) -> None:
         self.arch, self.fast_int8, self.compute_threads = arch, fast_int8, here.compute_threads
 
 
 def _with_a_quantized_convolution(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` and, on the same input, a convolution of integers, without which no engine counts as INT8."""
+    """``model`` plus an integer convolution on the same input, without which no engine counts as INT8."""
     graph = model.graph
-    weight = np.ones((1, LEAST_CHANNELS, 1, 1), np.int8)
+    weight = np.ones((1, MIN_CHANNELS, 1, 1), np.int8)
     graph.initializer.append(numpy_helper.from_array(weight, "ones"))
     graph.initializer.append(numpy_helper.from_array(np.int8(0), "none"))
     graph.node.extend(

@@ -27,7 +27,7 @@ Feeds = list[dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class ParsedLayer:
-    """A layer of TensorRT's network: its kind, the types that it reads and gives, and the layers that it reads."""
+    """A layer of TensorRT's network: its type, its input and output element types, and its input layers."""
 
     name: str
     kind: str
@@ -78,7 +78,7 @@ def feeds_for() -> Callable[..., Feeds]:
 
 @pytest.fixture(scope="session")
 def calibrated() -> Callable[..., CalibrationTable]:
-    """The ranges of a graph's tensors on some inputs, and those of channels where equalization is wanted."""
+    """Calibrates a graph on some inputs; includes channel ranges for equalization."""
 
     def measure(graph: ir.Model, feeds: Feeds, method: str = "minmax", *, equalize: bool = False) -> CalibrationTable:
         named = [(f"input {i}", arrays) for i, arrays in enumerate(feeds)]
@@ -98,7 +98,7 @@ def calibrated() -> Callable[..., CalibrationTable]:
 
 @pytest.fixture(scope="session")
 def run_in_onnxruntime() -> Callable[[ir.Model | Path, Feeds], list[dict[str, np.ndarray]]]:
-    """Outputs by name in ONNX Runtime with its graph optimizations disabled, by its plain interface."""
+    """Computes outputs by name in ONNX Runtime with graph optimizations disabled."""
 
     def run(graph: ir.Model | Path, feeds: Feeds) -> list[dict[str, np.ndarray]]:
         source = ir.to_proto(graph).SerializeToString() if isinstance(graph, ir.Model) else str(graph)
@@ -115,7 +115,7 @@ def run_in_onnxruntime() -> Callable[[ir.Model | Path, Feeds], list[dict[str, np
 
 @pytest.fixture(scope="session")
 def sqnr_db() -> Callable[[Sequence[dict[str, np.ndarray]], Iterable[dict[str, np.ndarray]]], dict[str, float]]:
-    """Signal to noise of each output, over all inputs, in decibels."""
+    """Computes the SNR of each output, over all inputs, in decibels."""
 
     def compare(exact: Sequence[dict[str, np.ndarray]], got: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
         got = list(got)

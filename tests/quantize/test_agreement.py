@@ -1,4 +1,4 @@
-"""YOLOv3-tiny with its published weights: what INT8 finds on photos that nobody was calibrated on."""
+"""YOLOv3-tiny with its published weights: INT8 detections on photos outside the calibration set."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def theirs(bundles: dict[str, Path], photos: Path, manifest: Manifest) -> Path:
 
 
 def views() -> Iterator[np.ndarray]:
-    """The whole of each photo and its middle, as they are and mirrored."""
+    """Yields each photo and its center crop, both also mirrored."""
     for name in EVALUATED:
         with Image.open(Path(os.environ["EDGEKIT_TEST_DATA"]) / "photos" / name) as photo:
             pixels = np.asarray(photo.convert("RGB"))
@@ -122,7 +122,7 @@ def entries(pictures: list[Detections]) -> list[dict[str, object]]:
 
 
 def mean_average_precision(truth: list[Detections], found: list[Detections]) -> float:
-    """Over IoU 0.50:0.95 and the classes that there are, by COCO's own tool."""
+    """Computes the mAP over IoU 0.50:0.95 and all classes that occur, with COCO's own tool."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -157,11 +157,11 @@ def run_of(model: Path) -> Run:
     return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def test_int8_finds_what_fp32_finds_and_does_so_better_than_onnxruntime_s_own(
+def test_int8_detections_match_fp32_better_than_onnxruntimes_own_int8(
     bundles: dict[str, Path], theirs: Path, manifest: Manifest
 ) -> None:
     truth = detections(run_of(bundles["fp32"] / "graph.onnx"), manifest, 0.25)
-    assert sum(map(len, truth)) > 40  # or there is nothing to agree on
+    assert sum(map(len, truth)) > 40  # otherwise there is nothing to compare
     with edgekit.load(bundles["int8"], threads=2) as session:
         ours = mean_average_precision(truth, detections(session.run, manifest, 0.01))
     others = mean_average_precision(truth, detections(run_of(theirs), manifest, 0.01))

@@ -1,4 +1,4 @@
-"""Graphs that others' exporters have written: published models where their packages are installed, and ONNX's own."""
+"""Graphs from other exporters: published models, if their packages are installed, and ONNX's own."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from edgekit.specs import Precision
 
 INT8 = BuildOptions(precision=Precision.INT8, threads=1)
 
-# Package, file, input shapes, and the least signal to noise that random numbers come through with, in decibels:
-# a detector's scores of noise are next to nothing.
+# Package, file, input shapes, and the min SNR of the outputs for random inputs, in decibels: a detector's scores of
+# noise are close to 0.
 PUBLISHED = {
     "text detector": ("rapidocr_onnxruntime", "models/ch_PP-OCRv4_det_infer.onnx", {"x": (1, 3, 64, 64)}, None),
     "text recognizer": ("rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx", {"x": (1, 3, 48, 64)}, None),
@@ -86,9 +86,9 @@ SMALL = {"squeezenet": 26, "shufflenet": 50}
 
 
 def with_random_weights(graph):
-    """ONNX's own models say of each weight only that it is one number throughout: gives them numbers.
+    """Replaces the weights of ONNX's own models, which are constant-filled, by random numbers.
 
-    Variances are 1, and all else is drawn so that layers keep the size of what they take.
+    Variances are 1, and all other weights are drawn so that activations keep their magnitude.
     """
     computed = {node.outputs[0] for node in graph.graph if all(i.const_value is not None for i in node.inputs)}
     for node in graph.graph:

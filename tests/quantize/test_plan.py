@@ -32,7 +32,7 @@ def chain(graph_of, weights):
 
 
 def planned(graph, scheme, *keep, **options):
-    """Tensors with a pair, nodes on integers, and why products stay in float."""
+    """Returns the tensors with a pair, the nodes on integers, and the reasons why products stay in float."""
     plan = plan_from_graph(graph, scheme, keep, **options)
     return [value.name for value in plan.tensors], [node.name for node in plan.nodes], plan.skipped
 
@@ -41,17 +41,17 @@ def test_a_chain_stays_in_integers_from_the_first_layer_to_the_last(chain):
     assert planned(chain("LeakyRelu <alpha = 0.1>"), CPU) == (["x", "a", "l", "y"], ["a", "l", "y"], {})
 
 
-def test_pairs_stand_at_inputs_only_where_the_backend_carries_integers_on_itself(chain):
+def test_pairs_are_at_inputs_only_if_the_backend_propagates_integers(chain):
     assert planned(chain("LeakyRelu <alpha = 0.1>"), OPENVINO)[0] == ["x", "l"]
 
 
 @SCHEMES
-def test_no_pair_stands_between_a_product_and_the_activation_that_is_fused(chain, scheme):
+def test_there_is_no_pair_between_a_product_and_its_fused_activation(chain, scheme):
     assert "a" not in planned(chain("Relu"), scheme)[0]
 
 
 @pytest.mark.parametrize(("lo", "fused"), [(0.0, True), (-1.0, False), (0.5, False)])
-def test_a_clip_is_what_rounding_does_only_if_it_begins_at_zero(graph_of, weights, lo, fused):
+def test_saturation_replaces_a_clip_only_if_its_lower_limit_is_zero(graph_of, weights, lo, fused):
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] y) {
         a = Conv (x, w)  l = Clip (a, lo, hi)  y = Conv (l, w) }"""
     graph = graph_of(text, w=weights(4, 4, 3, 3), lo=np.float32(lo), hi=np.float32(1))
@@ -59,20 +59,20 @@ def test_a_clip_is_what_rounding_does_only_if_it_begins_at_zero(graph_of, weight
     assert planned(graph, OPENVINO)[0] == ["x", "l"]
 
 
-def test_an_activation_is_not_fused_where_something_else_reads_the_product_too(graph_of, weights):
+def test_an_activation_is_not_fused_if_the_product_has_another_consumer(graph_of, weights):
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 6, 6] y, float[1, 4, 6, 6] z) {
         a = Conv (x, w)  y = Relu (a)  z = Neg (a) }"""
     assert planned(graph_of(text, w=weights(4, 4, 3, 3)), CPU)[0] == ["x", "a", "y"]
 
 
-def test_a_sum_is_computed_on_integers_only_if_both_summands_are(graph_of, weights):
+def test_a_sum_runs_on_integers_only_if_both_inputs_are_integers(graph_of, weights):
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y, float[1, 4, 8, 8] z) {
         a = Conv (x, w)  b = Conv (a, w)  s = Add (a, b)  y = Relu (s)  z = Add (a, x) }"""
     tensors, nodes, _ = planned(graph_of(text, w=weights(4, 4, 1, 1)), CPU)
     assert tensors == ["x", "a", "b", "y"] and nodes == ["a", "b", "s", "y"]
 
 
-def test_a_sum_has_pairs_at_both_summands_where_pairs_stand_at_inputs_only(graph_of, weights):
+def test_a_sum_has_pairs_at_both_inputs_if_pairs_are_at_inputs_only(graph_of, weights):
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y, float[1, 4, 8, 8] z) {
         a = Conv (x, w)  r = Relu (a)  b = Conv (r, w)
         s = Add (r, b)  t = Relu (s)  y = Conv (t, w)  z = Add (t, x) }"""
@@ -80,7 +80,7 @@ def test_a_sum_has_pairs_at_both_summands_where_pairs_stand_at_inputs_only(graph
     assert tensors == ["x", "r", "b", "t"] and nodes == ["a", "r", "b", "s", "t", "y"]
 
 
-def test_what_pools_and_joins_integers_stays_in_integers(graph_of, weights):
+def test_pooling_and_concatenation_of_integers_run_on_integers(graph_of, weights):
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) {
         a = Conv (x, w)  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)
         u = Resize <mode = "nearest"> (p, , s)  l = Resize <mode = "linear"> (p, , s)
@@ -88,10 +88,10 @@ def test_what_pools_and_joins_integers_stays_in_integers(graph_of, weights):
     graph = graph_of(text, w=weights(4, 4, 1, 1), v=weights(4, 12, 1, 1), s=np.array([1, 1, 2, 2], np.float32))
     assert planned(graph, CPU)[1] == ["a", "p", "u", "c", "y"]  # interpolation is done in float
     tensors, nodes, _ = planned(graph, OPENVINO)
-    assert (tensors, nodes) == (["x", "a", "d"], ["a", "p", "u", "c", "y"])  # none behind what only picks
+    assert (tensors, nodes) == (["x", "a", "d"], ["a", "p", "u", "c", "y"])  # no pair after a selection
 
 
-def test_what_is_picked_of_a_tensor_has_its_range(graph_of, weights):
+def test_a_selection_from_a_tensor_has_its_range(graph_of, weights):
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 16, 16] y, float[1, 4, 16, 16] z) {
         a = Conv (x, w)  t = Transpose <perm = [0, 1, 3, 2]> (a)
         m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (t)
@@ -103,13 +103,13 @@ def test_what_is_picked_of_a_tensor_has_its_range(graph_of, weights):
     assert {value.name for value in observed_tensors(graph)} == {"x", *sources.values()}
 
 
-def test_indices_of_a_pooling_are_no_activations(graph_of, weights):
+def test_pooling_indices_are_not_activations(graph_of, weights):
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] p, int64[1, 4, 4, 4] i) {
         a = Conv (x, w)  p, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a) }"""
     assert planned(graph_of(text, w=weights(4, 4, 1, 1)), CPU)[0] == ["x", "a", "p"]
 
 
-def test_a_classifier_gives_out_floats(graph_of, weights):
+def test_a_classifier_outputs_floats(graph_of, weights):
     text = """g (float[1, 4, 8, 8] x) => (float[1, 10] y) {
         a = Conv (x, w)  r = Relu (a)  p = GlobalAveragePool (r)  f = Flatten (p)  y = Gemm (f, v, b) }"""
     graph = graph_of(text, w=weights(8, 4, 3, 3), v=weights(8, 10), b=weights(10, 1).ravel())
@@ -130,7 +130,7 @@ def test_the_first_convolutions_stay_in_float_while_they_read_few_channels(graph
     assert planned(graph, OPENVINO)[2] == {}
 
 
-def test_a_shortcut_around_the_first_block_runs_on_integers_behind_a_float_stem(graph_of, weights):
+def test_a_shortcut_around_the_first_block_after_a_float_stem_runs_on_integers(graph_of, weights):
     text = """g (float[1, 3, 8, 8] x) => (float[1, 8, 4, 4] y) {
         a = Conv <strides = [2, 2]> (x, w)  r = LeakyRelu (a)  b = Conv (r, v)  s = Add (r, b)  y = Conv (s, v) }"""
     scheme = msgspec.structs.replace(CPU, stem_channels=3)
@@ -142,7 +142,7 @@ def test_a_shortcut_around_the_first_block_runs_on_integers_behind_a_float_stem(
     )
 
 
-def test_grouped_convolutions_are_no_stem(graph_of, weights):
+def test_grouped_convolutions_are_not_a_stem(graph_of, weights):
     text = "g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) { y = Conv <group = 4> (x, w) }"
     scheme = msgspec.structs.replace(CPU, stem_channels=16)
     assert planned(graph_of(text, w=weights(4, 1, 1, 1)), scheme)[2] == {}
@@ -174,14 +174,14 @@ def test_products_that_have_no_integer_kernel_stay_in_float(graph_of, weights, s
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (4, 6), None])
-def test_a_bias_that_is_not_one_number_a_channel_keeps_a_product_in_float_where_biases_are_integers(
+def test_a_bias_that_is_not_one_number_per_channel_keeps_a_product_in_float_if_biases_are_integers(
     graph_of, weights, shape
 ):
     computed = ", float[6] b" if shape is None else ""
     text = f"g (float[4, 8] x{computed}) => (float[4, 6] y) {{ y = Gemm (x, w, b) }}"
     own = {} if shape is None else {"b": weights(*shape)}
     graph = graph_of(text, w=weights(8, 6), **own)
-    assert planned(graph, CPU)[2] == {"y": "its bias is not one constant a channel"}
+    assert planned(graph, CPU)[2] == {"y": "its bias is not one constant per channel"}
     assert planned(graph, OPENVINO) == (["x"], ["y"], {})
 
 
@@ -213,7 +213,7 @@ def test_error_on_a_pattern_that_matches_nothing(graph_of, weights, scheme):
 
 
 class Detector(torch.nn.Module):
-    """A head as YOLOv8 has it: boxes as distributions over distances, whose means a convolution computes."""
+    """A head as in YOLOv8: boxes as distributions over distances, whose means a convolution computes."""
 
     def __init__(self):
         super().__init__()
@@ -268,7 +268,7 @@ SPLIT = """g (float[1, 4, 8, 8] x) => (float[1, 6, 6, 6] y) {{
         (SPLIT.format(window="", read="x"), 4, False),
     ],
 )
-def test_a_head_in_float_reads_bytes_where_the_backend_splits_its_weights(graph_of, weights, text, channels, read):
+def test_a_float_head_reads_integers_if_the_backend_splits_its_weights(graph_of, weights, text, channels, read):
     inputs = 4 if "(x, head)" in text else 8
     graph = graph_of(text, w=weights(8, 4, 3, 3), head=weights(6, inputs, 1, 1))
     scheme = msgspec.structs.replace(OPENVINO, split_channels=channels)
@@ -282,7 +282,7 @@ def test_a_head_in_float_reads_bytes_where_the_backend_splits_its_weights(graph_
     assert head.inputs[1].const_value.numpy().dtype == np.float32
 
 
-def test_blocks_of_a_residual_backbone_are_no_heads(graph_of, weights):
+def test_blocks_of_a_residual_backbone_are_not_heads(graph_of, weights):
     text = """g (float[1, 32, 8, 8] x) => (float[1, 32, 8, 8] y) {
         a = Conv <kernel_shape = [1, 1]> (x, w1) s = Add (x, a)
         b = Conv <kernel_shape = [1, 1]> (s, w2) t = Add (s, b)

@@ -42,7 +42,7 @@ def test_uint8_has_zero_and_reaches_both_ends_within_half_a_step(lo, hi):
         assert abs(scale * (nearest - zero) - end) <= scale * 0.5001
     if hi - lo > 1e-17:  # and all integers are used
         assert scale * 255 == pytest.approx(hi - lo, rel=1e-6)
-    # A limit that begins at zero is not passed: ONNX Runtime drops a Clip only then.
+    # The integers do not exceed a range from zero: only then does ONNX Runtime remove a Clip.
     if lo == 0 and hi > 1e-17:
         assert zero == 0 and np.float32(np.float32(255) * how.scale) <= hi
 
@@ -121,7 +121,7 @@ def product(graph_of, weights):
 def dequantized_weight(
     run_in_onnxruntime, graph, feeds, op_types=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 ):
-    """The integers of the product's weight, its scales, and what ONNX Runtime makes of them."""
+    """Returns the integers of the product's weight, its scales, and the dequantized weight from ONNX Runtime."""
     (node,) = [node for node in graph.graph if node.op_type in op_types]
     dequantize = node.inputs[1].producer()
     integers, scales = (value.const_value.numpy() for value in dequantize.inputs[:2])
@@ -163,7 +163,7 @@ def test_weights_are_within_a_step(
 
 @pytest.mark.parametrize("scheme", [CPU, TENSORRT], ids=["cpu", "TensorRT"])
 @pytest.mark.parametrize("kind", PRODUCTS)
-def test_quantized_products_compute_what_the_float_ones_do(
+def test_quantized_products_match_the_float_ones(
     product, feeds_for, calibrated, run_in_onnxruntime, sqnr_db, kind, scheme
 ):
     graph, _, _ = product(kind)
@@ -177,7 +177,7 @@ def test_quantized_products_compute_what_the_float_ones_do(
 @pytest.mark.parametrize("float_bias", [False, True], ids=["int32 bias", "float bias"])
 @pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
 @pytest.mark.parametrize("size", [0.0, 1e-44, 1e-20, 1e-9])
-def test_a_large_bias_survives_beside_tiny_weights(
+def test_a_large_bias_is_preserved_with_tiny_weights(
     graph_of, weights, feeds_for, calibrated, run_in_onnxruntime, size, per_channel, float_bias
 ):
     kernels = weights(3, 4, 3, 3) * np.array([size, 1, size], np.float32).reshape(-1, 1, 1, 1)
@@ -194,7 +194,7 @@ def test_a_large_bias_survives_beside_tiny_weights(
     np.testing.assert_allclose(got["y"][:, 2], exact["y"][:, 2], atol=1e-4)
 
 
-def test_float_weights_are_gone_and_the_graph_is_valid(product, feeds_for, calibrated):
+def test_float_weights_are_removed_and_the_graph_is_valid(product, feeds_for, calibrated):
     graph, _, _ = product("Conv")
     graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), CPU).graph
     assert not {"w", "b"} & set(graph.graph.initializers)
@@ -232,7 +232,7 @@ def test_shared_weights_and_biases_are_quantized_for_each_reader(
 
 
 @pytest.mark.parametrize("taken", ["a_scale", "a_zero_point", "a_quantized", "w_scale", "x_dequantized"])
-def test_names_that_the_graph_has_already_are_not_taken(
+def test_new_names_do_not_collide_with_existing_names(
     graph_of, weights, feeds_for, calibrated, run_in_onnxruntime, sqnr_db, taken
 ):
     text = f"""g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] y) {{

@@ -1,4 +1,4 @@
-"""Quantized graphs in the engines themselves: every product that is planned runs on integers, and the answer stays."""
+"""Quantized graphs in real engines: every planned product runs on integers, and outputs agree."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ CONSTANTS = {
     "four": np.array([4]),
     "one": np.array([1]),
 }
-# What these leave in float, and where.
+# The products that stay in float, by target and graph.
 IN_FLOAT = {
     ("cpu", "transposed"): {"y"},
     ("cpu", "transposed in groups"): {"y"},
@@ -202,7 +202,7 @@ def scheme_of(target):
 
 @pytest.fixture
 def engine(tmp_path):
-    """The engine of a quantized graph, with what it computes in. Building asserts that it is what was planned."""
+    """Builds the engine of a quantized graph; the build checks that layers run in the planned types."""
 
     def build(target, graph):
         path = tmp_path / "graph.onnx"
@@ -215,7 +215,7 @@ def engine(tmp_path):
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_every_planned_product_runs_on_integers_and_the_answer_stays(
+def test_every_planned_product_runs_on_integers_and_outputs_agree(
     graph, engine, feeds_for, calibrated, run_in_onnxruntime, sqnr_db, target, name
 ):
     quantized = graph(name)
@@ -233,7 +233,7 @@ def test_every_planned_product_runs_on_integers_and_the_answer_stays(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_keeps_the_answer(
+def test_outputs_agree_with_every_calibration_method(
     graph, engine, feeds_for, calibrated, run_in_onnxruntime, sqnr_db, target, method
 ):
     quantized = graph("concatenation of pooled and resized branches")
@@ -241,7 +241,7 @@ def test_every_method_keeps_the_answer(
     exact = run_in_onnxruntime(quantized, feeds)
     quantized = quantized_from_graph(quantized, calibrated(quantized, feeds, method), scheme_of(target)).graph
     built, _ = engine(target, quantized)
-    # So few numbers look all alike to entropy, which cuts off what it has seen once.
+    # With so few values, entropy clips those that occur once.
     assert sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"] > (20 if method == "entropy" else 25)
 
 
@@ -263,7 +263,7 @@ def test_clips_of_any_limits_are_built(
     text = """g (float[1, 4, 12, 12] x) => (float[1, 5, 8, 8] y) {
         a = Conv (x, w)  c = Clip (a, lo, hi)  y = Conv (c, v) }"""
     lo, hi = (np.float32(limit) for limit in limits)
-    # All limits are reached, and so the range ends at them.
+    # All limits are reached, so they are the limits of the range.
     quantized = graph_of(text, w=10 * weights(8, 4, 3, 3), v=weights(5, 8, 3, 3), lo=lo, hi=hi)
     feeds = feeds_for(quantized)
     exact = run_in_onnxruntime(quantized, feeds)
@@ -275,7 +275,7 @@ def test_clips_of_any_limits_are_built(
     assert sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"] > 25
 
 
-# Tensors beside and behind those whose channels are equalized.
+# Tensors next to and after those whose channels are equalized.
 EQUALIZED = {
     "pooled before its Relu": (
         f"""(float[1, 4, 12, 12] x) => (float[1, 5, 6, 6] y) {{
@@ -341,7 +341,7 @@ def test_layers_that_are_kept_in_float_are(graph, engine, feeds_for, calibrated,
     assert sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"] > 25
 
 
-def test_numbers_beyond_what_was_calibrated_saturate(graph, engine, feeds_for, calibrated, target):
+def test_values_outside_the_calibrated_range_saturate(graph, engine, feeds_for, calibrated, target):
     quantized = graph("LeakyRelu")
     feeds = feeds_for(quantized)
     quantized = quantized_from_graph(quantized, calibrated(quantized, feeds), scheme_of(target)).graph
@@ -359,7 +359,7 @@ def test_the_quantized_graph_is_four_times_smaller(graph_of, weights, feeds_for,
     quantized = quantized_from_graph(
         quantized, calibrated(quantized, feeds_for(quantized)), scheme_of("cpu"), QuantPolicy(keep_float=("a",))
     ).graph
-    assert ir.to_proto(quantized).ByteSize() < before + 64 * 64 + 4000  # one reader's copy
+    assert ir.to_proto(quantized).ByteSize() < before + 64 * 64 + 4000  # the copy of one consumer
     other = graph_of(text, w=weights(64, 64, 1, 1))
     other = quantized_from_graph(other, calibrated(other, feeds_for(other)), scheme_of("cpu")).graph
-    assert ir.to_proto(other).ByteSize() < before / 2 + 4000  # each reader its own
+    assert ir.to_proto(other).ByteSize() < before / 2 + 4000  # a copy for each consumer

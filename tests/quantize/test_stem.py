@@ -1,4 +1,4 @@
-"""Which convolutions stay in float because they are the first and read few channels."""
+"""Stem convolutions stay in float: the first ones, with few input channels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCHEME = OnnxRuntime().scheme()
 
 
 def floats(module: nn.Module, scheme: QuantScheme = SCHEME) -> set[str]:
-    """Names of the modules whose products stay in float, by their place in ``module``."""
+    """Returns the names, within ``module``, of the modules whose products stay in float."""
     graph = optimize(graph_from_module(module, [TensorSpec("x", "float32", (1, 3, 32, 32))], ["y"]))
     skipped = plan_from_graph(graph, scheme).skipped
     assert all("one of the first convolutions" in reason for reason in skipped.values())
@@ -47,7 +47,7 @@ def conv(before: int, after: int, **options: int) -> nn.Sequential:
         ((1, 8, 64, 64), 2),
     ],
 )
-def test_the_first_two_are_while_they_read_few_channels(
+def test_the_first_two_convolutions_are_a_stem_if_they_read_few_channels(
     graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray], channels: tuple[int, ...], expected: int
 ) -> None:
     pairs = list(enumerate(zip(channels, channels[1:], strict=False)))
@@ -66,33 +66,33 @@ def test_the_first_two_are_while_they_read_few_channels(
     ("activation", "expected"),
     [(nn.ReLU, set()), (nn.ReLU6, set()), (nn.SiLU, {"0"}), (nn.LeakyReLU, {"0"}), (nn.Identity, {"0"})],
 )
-def test_it_is_not_where_its_activation_costs_nothing_on_integers(
+def test_a_convolution_is_not_a_stem_if_its_activation_costs_nothing_on_integers(
     activation: type[nn.Module], expected: set[str]
 ) -> None:
     module = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2), activation(), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 3))
     assert floats(module) == expected
 
 
-def test_none_is_for_a_target_that_asks_for_none() -> None:
+def test_there_is_no_stem_for_a_target_without_stem_channels() -> None:
     scheme = QuantScheme(activation_dtype="int8", operators=frozenset({"Conv"}))
     assert floats(nn.Sequential(conv(3, 8), conv(8, 8), conv(8, 8)), scheme) == set()
 
 
-def test_pools_and_activations_between_do_not_count() -> None:
+def test_pooling_and_activations_between_stem_convolutions_do_not_count() -> None:
     module = nn.Sequential(
         nn.MaxPool2d(2), conv(3, 8), nn.MaxPool2d(2), nn.Sigmoid(), conv(8, 8), nn.SiLU(), conv(8, 8)
     )
     assert floats(module) == {"1.0", "4.0"}
 
 
-def test_depthwise_convolutions_are_none_and_end_the_stem() -> None:
+def test_depthwise_convolutions_end_the_stem() -> None:
     mobilenet = nn.Sequential(conv(3, 16, stride=2), conv(16, 16, groups=16), nn.Conv2d(16, 16, 1), conv(16, 16))
     assert floats(mobilenet) == {"0.0"}
     assert floats(nn.Sequential(conv(3, 3, groups=3), conv(3, 16), conv(16, 16))) == set()
 
 
 class Block(nn.Module):
-    """A ResNet's, with a sum or a concatenation at its end."""
+    """A ResNet block, with a sum or a concatenation at its end."""
 
     def __init__(self, channels: int, how: str) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def test_residual_blocks_run_on_integers(how: str) -> None:
 
 
 class Split(nn.Module):
-    """Two branches that both read the input, and are joined."""
+    """Two branches that both read the input, and are concatenated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Split(nn.Module):
         return self.last(self.joined(torch.cat([self.left(x), self.right(x)], 1)))
 
 
-def test_branches_of_the_input_are_all_first() -> None:
+def test_all_branches_of_the_input_are_first_convolutions() -> None:
     assert floats(Split()) == {"left.0", "right.0", "joined.0"}
 
 
@@ -139,7 +139,7 @@ class Scaled(nn.Module):
         return self.fourth(self.third(torch.sigmoid(self.scale * torch.sigmoid(self.convs(x)))))
 
 
-def test_a_constant_factor_is_no_input_of_the_graph() -> None:
+def test_a_constant_factor_is_not_a_graph_input() -> None:
     assert floats(Scaled()) == {"convs.0.0", "convs.1.0"}
 
 
@@ -154,7 +154,7 @@ def test_a_net_that_is_all_stem_is_quantized(graph_of, weights):
 
 
 @pytest.mark.parametrize(("behind", "is_stem"), [("MaxPool", True), ("Relu", False)])
-def test_it_is_float_only_where_the_image_shrinks_behind_it(graph_of, weights, behind, is_stem):
+def test_a_stem_is_float_only_if_the_image_is_downsampled_after_it(graph_of, weights, behind, is_stem):
     how = "<kernel_shape = [2, 2], strides = [2, 2]>" if behind == "MaxPool" else ""
     text = f"""g (float[1, 3, 16, 16] x) => (float[1, N] y) {{
         a = Conv (x, v) b = {behind} {how} (a) c = Conv (b, w) d = Conv (c, w) y = Flatten (d)

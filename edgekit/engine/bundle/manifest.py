@@ -1,4 +1,4 @@
-"""The folder an engine lives in: written whole, sealed with hashes, and checked before it is loaded."""
+"""Writes and reads bundles, the folders that contain an engine, and checks their files and the machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ X86_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine was built on, and so is for.
+    """The machine that the engine was built on, and is built for.
 
     Attributes:
         arch: ``x86_64`` or ``aarch64``.
@@ -61,7 +61,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WeightsInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the weights came from; ``trained`` is false when they are random."""
+    """The source of the weights; ``trained`` is false if they are random."""
 
     source: str
     sha256: str = ""
@@ -69,7 +69,7 @@ class WeightsInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine was built from: ``kind`` is ``recipe``, ``cfg``, ``onnx`` or ``module``."""
+    """The model that the engine was built from: ``kind`` is ``recipe``, ``cfg``, ``onnx`` or ``module``."""
 
     kind: str
     name: str
@@ -78,7 +78,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibrationInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What INT8's ranges were measured on."""
+    """The calibration set and method."""
 
     set: str
     method: str
@@ -87,14 +87,14 @@ class CalibrationInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileInfo(msgspec.Struct, frozen=True):
-    """Length and hash of a file in the bundle."""
+    """Size and SHA-256 of a file in the bundle."""
 
     size_bytes: int
     sha256: str
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """``manifest.json``: all that is known of the engine beside it.
+    """The contents of ``manifest.json``: the description of an engine.
 
     Attributes:
         format: version of this file's format.
@@ -104,16 +104,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         task: ``detect`` or ``tensor``.
         backend: name in the table of backends.
         backend_version: version of the vendor's library that built it.
-        precision: what was asked for.
-        layers: what was built: convolutions and matrix products by element type.
-        engine: name of the engine's file; empty in a bundle that `edgekit compile` is to build one for.
-        compute_capabilities: the GPUs that the engine runs on; empty where it runs on the processor.
-        shapes: of the inputs that have a dynamic dimension.
+        precision: the requested precision.
+        layers: number of convolutions and matrix products by element type, as built.
+        engine: name of the engine file; empty in a bundle that `edgekit compile` builds an engine for.
+        compute_capabilities: compute capabilities of the GPUs that the engine runs on; empty for the CPU.
+        shapes: min, opt and max shapes of the inputs with dynamic dimensions.
         options: the options of ``edgekit build`` that were given, by name.
         engine_options: the options that the engine's backend was given, by name.
         build_command: the ``edgekit build`` command that repeats the build; empty for a module passed as an object.
-        compile_command: the ``edgekit compile`` command that made the engine, where it was compiled anew.
-        notes: what the user has to know when reading any of its results.
+        compile_command: the ``edgekit compile`` command that made the engine, if it was compiled separately.
+        notes: notes for the user about the results.
         files: every other file of the bundle.
     """
 
@@ -146,19 +146,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rebuild(self) -> str:
-        """The command line that builds the engine anew; empty if there is none."""
+        """The command line that rebuilds the engine; empty if there is none."""
         return " && ".join(command for command in (self.build_command, self.compile_command) if command)
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """A bundle that was read and found whole and fit for this machine."""
+    """A bundle whose files are intact and whose engine runs on this machine."""
 
     path: Path
     manifest: Manifest
 
 
 def this_machine() -> Machine:
-    """What an engine that is built here is for."""
+    """Returns the description of this machine, for the manifest."""
     here = cpu()
     system = f"{platform.system()} {platform.release()}"
     return Machine(arch=here.arch, cpu=here.name, features=here.features, system=system)
@@ -166,17 +166,16 @@ def this_machine() -> Machine:
 
 @contextmanager
 def write_bundle(output: Path) -> Iterator[Path]:
-    """A staging folder that becomes the bundle ``output`` when the context ends well; see `staged_folder`.
+    """Yields a staging folder, which becomes the bundle ``output`` if the context exits normally; see `staged_folder`.
 
-    A bundle that stands there is replaced. Nothing else is: neither a folder that is no bundle, nor a bundle
-    into which somebody has put files of their own.
+    An existing bundle is replaced. A folder that is not a bundle, or a bundle with other files in it, is not.
 
     Args:
-        output: the bundle's place; its parents are made.
+        output: path of the bundle; parent folders are created.
 
     Raises:
-        UsageError: something else stands at ``output``.
-        BuildError: the disk is full, read-only, or not ours to write.
+        UsageError: something else exists at ``output``.
+        BuildError: the disk is full, read-only, or write access is denied.
     """
     output = Path(output).resolve()
     try:
@@ -188,7 +187,7 @@ def write_bundle(output: Path) -> Iterator[Path]:
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
-    """Writes ``manifest.json`` with the length and the hash of every file in ``folder``.
+    """Writes ``manifest.json`` with the size and hash of each file in ``folder``.
 
     Returns:
         The manifest as written.
@@ -202,18 +201,18 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the bundle at ``path``; neither its files nor this machine are looked at.
+    """Reads the manifest of the bundle at ``path``; does not check the bundle's files or this machine.
 
     Raises:
-        UsageError: ``path`` is no bundle.
-        EngineMismatch: its manifest is damaged or of another format.
+        UsageError: ``path`` is not a bundle.
+        EngineMismatch: the manifest is damaged or has another format.
     """
     path = Path(path)
     file = path / MANIFEST
     try:
         _refuse_other_than_bundles(path)
         data = file.read_bytes()
-    except OSError as e:  # a folder on the way that may not be searched, or a manifest that may not be read
+    except OSError as e:  # no permission to search a folder or to read the manifest
         raise EngineMismatch(f"cannot read {file}: {e.strerror}", hint=_MAKE_ONE) from e
     raw = _json(data)
     hint = _rebuild(_command_in(raw))
@@ -227,11 +226,11 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """The bundle at ``path``, whose files are whole and whose engine is for this machine.
+    """Reads the bundle at ``path``, and checks its files and that its engine runs on this machine.
 
     Raises:
-        UsageError: ``path`` is no bundle.
-        EngineMismatch: a file is missing or was changed, or the engine is for another backend, version or processor.
+        UsageError: ``path`` is not a bundle.
+        EngineMismatch: a file is missing or was changed, or the engine is for another backend, version or CPU.
         BackendUnavailable: the backend is not installed.
     """
     path = Path(path)
@@ -243,7 +242,7 @@ def read_bundle(path: Path) -> Bundle:
     if manifest.engine not in manifest.files:
         raise EngineMismatch(f"{path / MANIFEST} is damaged: it does not list engine '{manifest.engine}'", hint=hint)
     check_files(path, manifest)
-    # The graph in the bundle is good for every GPU; only the engine has to be made anew.
+    # The graph in the bundle is valid for every GPU; only the engine has to be rebuilt.
     hint = f"build its engine for this machine: {compile_it}" if manifest.compute_capabilities else hint
     _check_machine(path, manifest, hint)
     _check_backend(path, manifest, hint)
@@ -251,15 +250,15 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def check_files(path: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
-    """Makes sure that files of the bundle are there and as they were written.
+    """Checks that files of the bundle exist and are unchanged.
 
     Args:
         path: the bundle's folder.
         manifest: its manifest.
-        names: which ones; all where None.
+        names: the files to check; None: all.
 
     Raises:
-        EngineMismatch: one is missing or was changed.
+        EngineMismatch: a file is missing or was changed.
     """
     for name in manifest.files if names is None else names:
         _check_file(path, name, manifest.files[name], _rebuild(manifest.rebuild))
@@ -269,11 +268,11 @@ _MAKE_ONE = "edgekit build MODEL --output FOLDER makes one"
 
 
 def _rebuild(command: str) -> str:
-    return f"rebuild it: {command}" if command else "build it anew with edgekit build"
+    return f"rebuild it: {command}" if command else "rebuild it with edgekit build"
 
 
 def _command_in(raw: object) -> str:
-    """The command that builds the engine anew, from a manifest of this format or of format 1."""
+    """Returns the command that rebuilds the engine, from a manifest of this format or of format 1."""
     found = [raw.get(name) for name in ("build_command", "compile_command", "rebuild")] if isinstance(raw, dict) else []
     return " && ".join(command for command in found if command and isinstance(command, str))
 
@@ -334,10 +333,10 @@ def _check_machine(folder: Path, manifest: Manifest, hint: str) -> None:
     built, here = manifest.machine, cpu()
     if built.arch != here.arch:
         raise EngineMismatch(f"{folder} was built for {built.arch} ({built.cpu}), this is {here.arch}", hint=hint)
-    # On x86 with VNNI weights have 8 bits; without, the same products overflow 16 bits and the results are wrong.
-    # Everywhere else an engine is slower on a lesser processor, but right.
-    on_processor = not manifest.compute_capabilities and manifest.precision is Precision.INT8
-    needs = X86_DOT_PRODUCTS & set(built.features) if on_processor else frozenset()
+    # On x86 with VNNI, weights have 8 bits; without VNNI, their products overflow 16 bits and the results are wrong.
+    # In all other cases an engine is slower on a CPU with fewer instruction sets, but correct.
+    int8_on_cpu = not manifest.compute_capabilities and manifest.precision is Precision.INT8
+    needs = X86_DOT_PRODUCTS & set(built.features) if int8_on_cpu else frozenset()
     if needs and X86_DOT_PRODUCTS.isdisjoint(here.features):
         raise EngineMismatch(
             f"{folder} was built for {built.cpu} with {', '.join(sorted(needs))}; {here.name} has "
@@ -361,7 +360,7 @@ def _check_backend(folder: Path, manifest: Manifest, hint: str) -> None:
 
 
 def _release(version: str) -> tuple[str, ...]:
-    """Major and minor: engines are kept over patches, and nothing more is promised by the libraries."""
+    """Returns the major and minor version: libraries keep engines compatible across patch releases only."""
     return tuple(re.findall(r"\d+", version)[:2])
 
 

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: made beside their place, renamed into it."""
+"""Writes a folder atomically: in a staging folder next to it, which is renamed at the end."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["staged_folder"]
 
 @contextmanager
 def staged_folder(output: Path) -> Iterator[Path]:
-    """A folder beside ``output`` that takes its place when the context ends well, and is removed otherwise.
+    """Yields a folder next to ``output`` that replaces it if the context exits normally, and is removed otherwise.
 
-    What stands at ``output`` is moved aside first and deleted last, so that one of the two is always whole.
-    The staging folder is locked as long as its process lives; one without a lock was left by a process that
-    was killed, and is removed by the next call for the same ``output``.
+    An existing folder ``output`` is renamed first and deleted last, so that one of the two is always complete.
+    The staging folder is locked while its process runs; one without a lock was left by a process that was killed,
+    and is removed by the next call for the same ``output``.
 
     Args:
-        output: the folder's place; its parents are made.
+        output: path of the folder; parent folders are created.
 
     Raises:
         UsageError: another thread of this process is writing the same folder.
-        BuildError: the disk is full, read-only, or not ours to write.
+        BuildError: the disk is full, read-only, or write access is denied.
     """
     staging = staging_place(output)
     made: list[Path] = []
@@ -49,15 +49,15 @@ def staged_folder(output: Path) -> Iterator[Path]:
         for parent in reversed(made):
             with suppress(OSError):
                 parent.rmdir()
-        # A file elsewhere that may not be read, a model or a picture, is not our place's fault.
-        at_place = not ours or str(getattr(e, "filename", "")).startswith(str(staging))
-        if isinstance(e, OSError) and (lacks_room(e) or (is_storage(e) and at_place)):
+        # An error on another file, such as a model or an image that cannot be read, is not about this folder.
+        in_staging = not ours or str(getattr(e, "filename", "")).startswith(str(staging))
+        if isinstance(e, OSError) and (lacks_room(e) or (is_storage(e) and in_staging)):
             raise storage_error(e, output, written_bytes=written) from e
         raise
 
 
 def _make_parents(folder: Path) -> list[Path]:
-    """Makes the folder with its parents; returns those that were not there, outermost first."""
+    """Creates the folder and its parents; returns the created ones, outermost first."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()][::-1]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
@@ -72,10 +72,10 @@ def _claim(folder: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    # The kernel drops the lock when the process dies, however it dies: process ids are reused, locks are not.
+    # The kernel releases the lock when the process ends, in any way: process ids are reused, locks are not.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # NFS has no locks on folders; there, leftovers stay
+        with suppress(OSError):  # NFS cannot lock folders; there, leftover folders stay
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -98,7 +98,7 @@ def _abandoned(folder: Path) -> bool:
 
 
 def _recover(output: Path) -> None:
-    """Puts right what killed processes have left: half-made folders go, an old one that was moved aside returns."""
+    """Cleans up after killed processes: removes incomplete folders, restores an old one that was renamed."""
     for aside in sorted(output.parent.glob(_escape(f".{output.name}.replaced-") + "*")):
         if output.exists():
             shutil.rmtree(aside, ignore_errors=True)

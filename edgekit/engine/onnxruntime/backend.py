@@ -1,4 +1,4 @@
-"""The backend ``cpu``: ONNX Runtime on the processor. The only file that talks to ONNX Runtime's sessions."""
+"""The backend ``cpu``: ONNX Runtime on the CPU. The only module that uses ONNX Runtime sessions."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["OnnxRuntime"]
 ENGINE = "engine.onnx"
 WEIGHTS = "engine.onnx.data"
 
-# A protobuf cannot be larger than 2 GiB; weights go into a file of their own before that.
+# A protobuf is limited to 2 GiB; above this size, weights are written to an external file.
 INLINE_LIMIT_BYTES = 1_800_000_000
 
-# ONNX Runtime computes these on integers if `DQ -> operator -> Q` stands around them (its QDQ selectors).
+# Operators that ONNX Runtime computes on integers in the pattern `DQ -> operator -> Q` (its QDQ selectors).
 INTEGER_OPERATORS = frozenset(
     "Add AveragePool Concat Conv Flatten Gemm GlobalAveragePool LeakyRelu MatMul MaxPool Mul Reshape Resize Sigmoid "
     "Slice Split Squeeze Transpose Unsqueeze".split()
@@ -52,33 +52,33 @@ class OnnxRuntime:
         _library()
 
     def require_device(self, compute_capabilities: Sequence[str]) -> None:
-        """See `Backend.require_device`; the processor is always there."""
+        """See `Backend.require_device`; the CPU is always available."""
 
     def version(self) -> str:
         """See `Backend.version`."""
         return str(_library().__version__)
 
     def scheme(self) -> QuantScheme:
-        """uint8 activations around every operator; weights of 7 bits where 8 would overflow.
+        """Returns a scheme with uint8 activations around every operator, and 7-bit weights where 8 bits would overflow.
 
-        Measured on YOLOv3-416 with VNNI, 133 ms against 200 ms with int8 at the inputs of convolutions only. x86's
-        kernels multiply unsigned by signed bytes, so that int8 activations are converted first. Arm's take both
-        at the same speed (MLAS: ``MlasGemmU8X8DispatchUdot`` and ``…Ummla``), and uint8 spends no code on
-        what a ReLU has cut off. Without VNNI, ``vpmaddubsw`` adds two products in 16 bits: 2 * 255 * 127 does not
-        fit, 2 * 255 * 63 does. A ReLU or Clip before Q is what the rounding's saturation does anyway.
+        Measured on YOLOv3-416 with VNNI: 133 ms, against 200 ms with int8 at the inputs of convolutions only. x86
+        kernels multiply unsigned by signed bytes, so int8 activations are converted first. Arm kernels take both
+        at the same speed (MLAS: ``MlasGemmU8X8DispatchUdot`` and ``…Ummla``), and uint8 uses all its values after a
+        ReLU. Without VNNI, ``vpmaddubsw`` adds two products in 16 bits: 2 * 255 * 127 does not fit, 2 * 255 * 63
+        does. A ReLU or Clip before Q is the same as the saturation of Q.
         """
         here = cpu()
         return QuantScheme(
             activation_dtype="uint8",
             operators=INTEGER_OPERATORS,
-            # `FuseIntegerMatMul` gives its results out as floats.
+            # `FuseIntegerMatMul` outputs floats.
             quantize_outputs=INTEGER_OPERATORS - {"MatMul"},
             fused_activations=frozenset({"Relu", "Clip"}),
             per_channel_weights=True,
             weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
             float_bias=False,
-            # Measured on YOLOv3-tiny, whose LeakyReLUs are look-ups on integers: with both convolutions of its stem in
-            # float it is as fast as without, and they are the source of half of the noise.
+            # Measured on YOLOv3-tiny, whose LeakyReLUs are table look-ups on integers: with both convolutions of the
+            # stem in float it is equally fast, and they cause half of the quantization noise.
             stem_channels=16,
             channel_multiple=4,
         )
@@ -86,16 +86,16 @@ class OnnxRuntime:
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Fuses the graph and writes it as ONNX; see `Backend.build`.
 
-        The optimizations that are saved are those that hold on any processor (``ENABLE_EXTENDED``: constant
-        folding, ``DQ -> Conv -> Q`` to ``QLinearConv``, activations into convolutions). The memory layouts that fit
-        this processor (``ENABLE_ALL``: NHWC for integers, NCHWc for floats) are chosen on loading. Saved so and
-        loaded, a graph has the same operators, results and latency as one that is optimized at once, and the file
-        may travel to another processor.
+        The saved optimizations are those that are valid on any CPU (``ENABLE_EXTENDED``: constant folding,
+        ``DQ -> Conv -> Q`` to ``QLinearConv``, activations into convolutions). The memory layouts for this CPU
+        (``ENABLE_ALL``: NHWC for integers, NCHWc for floats) are chosen when the engine is loaded. A graph that is
+        saved and loaded this way has the same operators, results and latency as one that is optimized in one step,
+        and the file can be used on another CPU.
         """
         ort = _library()
         source = read_graph(graph)
         quantized, lowers = quantized_layers(source), options.precision is Precision.INT8
-        usual = _usual_element_counts(source, options) if lowers else {}
+        opt_counts = _usual_element_counts(source, options) if lowers else {}
         large = sum(file.stat().st_size for file in (graph, *weight_files(source))) > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -108,7 +108,7 @@ class OnnxRuntime:
         except _failures(ort) as e:
             raise _build_error(graph, e) from e
         built = read_graph(folder / ENGINE)
-        if lowers and _lower_for_this_processor(built, usual):
+        if lowers and _lower_for_this_processor(built, opt_counts):
             _save(built, folder / ENGINE)
         layers = _layers(built)
         assert_precision(self.name, options.precision, quantized, layers)
@@ -132,7 +132,7 @@ class OnnxRuntime:
 
 
 class Session:
-    """An `Engine` that ONNX Runtime runs."""
+    """An `Engine` that runs on ONNX Runtime."""
 
     notes: Sequence[str] = ()
 
@@ -148,7 +148,7 @@ class Session:
         if self._session is None:
             raise RunError("the engine is closed")
         try:
-            # Bound buffers were measured and are no faster: outputs are small beside the arithmetic.
+            # I/O binding was measured and is not faster: copying outputs takes little time.
             return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
         except self._failures as e:
             raise RunError(f"ONNX Runtime failed while running: {_words(e)}") from e
@@ -169,37 +169,37 @@ def _library() -> Any:
 
 def _settings(ort: Any, threads: int) -> Any:
     settings = ort.SessionOptions()
-    # Its own guess counts the host's cores, whatever the container may use.
+    # ONNX Runtime's default counts the host's cores, not those of the container.
     settings.intra_op_num_threads = threads or cpu().compute_threads
     settings.inter_op_num_threads = 1
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # Threads that spin between operators: a tenth less latency for INT8 on two cores, measured, for cores kept busy.
+    # Threads spin between operators: measured, 10 % lower INT8 latency on two cores, but the cores stay busy.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    settings.log_severity_level = 4  # what matters comes as an exception
+    settings.log_severity_level = 4  # errors are raised as exceptions
     return settings
 
 
 def _usual_element_counts(source: ir.Model, options: BuildOptions) -> Mapping[str, int]:
-    from edgekit.lower.rewriting import usual_element_counts  # needs onnx_ir, which boards that run engines lack
+    from edgekit.lower.rewriting import usual_element_counts  # needs onnx_ir, which runtime-only boards lack
 
     return usual_element_counts(source, options.shapes)
 
 
 def _fused(graph: Path, model: ir.Model, folder: Path, large: bool) -> AbstractContextManager[Path]:
-    """The graph with `FuseIntegerMatMul`, in a file of its own for as long as it is read; as it is without any."""
-    # These need onnx_ir, which boards that run engines lack.
+    """Applies `FuseIntegerMatMul`, and returns the path of a temporary file, or ``graph`` if nothing changed."""
+    # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
     from edgekit.lower.rewriting import lower
 
     return saved_beside(model, folder, large=large) if lower(model, [FuseIntegerMatMul()]) else nullcontext(graph)
 
 
-def _lower_for_this_processor(built: ir.Model, usual: Mapping[str, int]) -> bool:
-    """Replaces operators by others that were measured to be faster here; whether there were any.
+def _lower_for_this_processor(built: ir.Model, opt_counts: Mapping[str, int]) -> bool:
+    """Replaces operators by others that were measured to be faster on this CPU; returns whether any were replaced.
 
-    Measured on x86 alone. On Arm everything stays as ONNX Runtime wrote it.
+    Measured on x86 only. On Arm, the graph stays as ONNX Runtime wrote it.
     """
-    # These need onnx_ir, which boards that run engines lack.
+    # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.replace_leaky_relu import ReplaceLeakyRelu
     from edgekit.lower.resize_as_gather import ResizeAsGather
     from edgekit.lower.rewriting import lower
@@ -208,13 +208,13 @@ def _lower_for_this_processor(built: ir.Model, usual: Mapping[str, int]) -> bool
     here = cpu()
     if here.arch != "x86_64":
         return False
-    # Without VNNI, sums of products with 8-bit weights do not fit (`OnnxRuntime.scheme`).
+    # Without VNNI, sums of products with 8-bit weights overflow (`OnnxRuntime.scheme`).
     split = [SplitFloatWeights()] if here.fast_int8 else []
-    return lower(built, [*split, ReplaceLeakyRelu(usual), ResizeAsGather()])
+    return lower(built, [*split, ReplaceLeakyRelu(opt_counts), ResizeAsGather()])
 
 
 def _save(built: ir.Model, engine: Path) -> None:
-    """Writes the graph; weights that lie in a file beside it stay there."""
+    """Writes the graph; external weights stay in their file."""
     import onnx_ir as ir
 
     ir.save(built, engine)
@@ -225,14 +225,14 @@ def _session(ort: Any, model: Path, settings: Any) -> Any:
         str(model),
         settings,
         providers=["CPUExecutionProvider"],
-        # It moves a Q in front of the pooling before it, and so out of the blocked layout of a float convolution:
-        # on YOLOv3-tiny the first pooling then took 14 ms instead of 0.6 ms.
+        # It moves a Q in front of the pooling before it, so that the pooling leaves the blocked layout of the float
+        # convolution: on YOLOv3-tiny the first pooling then took 14 ms instead of 0.6 ms.
         disabled_optimizers=["QDQPropagationTransformer"],
     )
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:
-    """ONNX Runtime's exceptions, which have no base class of their own."""
+    """Returns ONNX Runtime's exception classes, which have no common base class."""
     state = ort.capi.onnxruntime_pybind11_state
     found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
     return (*found, RuntimeError, ValueError)
@@ -254,8 +254,8 @@ def _build_error(graph: Path, error: Exception) -> EdgeKitError:
 
 
 def _layers(built: ir.Model) -> list[Layer]:
-    """Convolutions and matrix products of the graph that ONNX Runtime has fused."""
-    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # `edgekit.graph` is for those who read graphs
+    """Returns the convolutions and matrix products of the graph that ONNX Runtime has optimized."""
+    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # needs onnx_ir
 
     dtypes = {
         **dict.fromkeys(INTEGER_PRODUCTS | {"DynamicQuantizeMatMul"}, "int8"),
@@ -266,7 +266,7 @@ def _layers(built: ir.Model) -> list[Layer]:
 
 
 def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
-    """``tensor(float)`` and a shape in which what is not known is None or a name."""
+    """Converts ``tensor(float)`` and a shape in which dynamic sizes are None or a name."""
     element = value.type.removeprefix("tensor(").removesuffix(")")
     shape = tuple(
         size if isinstance(size, int) else str(size or f"{value.name}_{axis}") for axis, size in enumerate(value.shape)

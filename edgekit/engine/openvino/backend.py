@@ -1,4 +1,4 @@
-"""The backend ``openvino``: OpenVINO's CPU plugin. The only file that talks to OpenVINO."""
+"""The backend ``openvino``: OpenVINO's CPU plugin. The only module that uses OpenVINO."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ INTEGER_OPERATORS = frozenset(
     "Add AveragePool Concat Conv ConvTranspose Gemm GlobalAveragePool MatMul MaxPool ReduceMean Resize".split()
 )
 
-# Where the arithmetic of what is not quantized is kept in the engine's own file.
+# Key of the precision of layers that are not quantized, in the engine file.
 ARITHMETIC = ["edgekit", "arithmetic"]
 
-# And the names of its outputs, in order.
+# Key of the names of its outputs, in order.
 OUTPUTS = ["edgekit", "outputs"]
 
-# And of those whose channels are last in the engine, and not in the graph.
+# Key of the names of the outputs that are channels-last in the engine, but not in the graph.
 CHANNELS_LAST = ["edgekit", "channels_last"]
 
-# Axes of such an output in the order that the graph means.
+# Axes of such an output in the order of the graph.
 CHANNELS_FIRST = (0, 3, 1, 2)
 
-# On processors with AMX or AVX512-BF16 the plugin computes float32 graphs in bfloat16 unless it is told not to,
-# with 8 bits of mantissa instead of 24. What is built is what was asked for.
+# On CPUs with AMX or AVX512-BF16 the plugin computes float32 graphs in bfloat16 by default, with 8 bits of mantissa
+# instead of 24. The hint sets the requested precision.
 HINTS = {Precision.FP32: "f32", Precision.FP16: "f16", Precision.BF16: "bf16", Precision.INT8: "f32"}
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
 
-# The first with an axis of DequantizeLinear; Pad and MaxPool take bytes from 12 on.
-LEAST_OPSET = 13
+# The first opset with an axis of DequantizeLinear; Pad and MaxPool take 8-bit integers since 12.
+MIN_OPSET = 13
 
 PRODUCTS = frozenset({"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"})
 
 
 class OpenVino:
-    """OpenVINO on the processor."""
+    """OpenVINO on the CPU."""
 
     name = "openvino"
     precisions = frozenset({Precision.FP32, Precision.INT8})
@@ -67,23 +67,24 @@ class OpenVino:
         _library()
 
     def require_device(self, compute_capabilities: Sequence[str]) -> None:
-        """See `Backend.require_device`; the processor is always there."""
+        """See `Backend.require_device`; the CPU is always available."""
 
     def version(self) -> str:
-        """Such as ``2026.4.1``; what follows in OpenVINO's own words names the commit."""
+        """Returns the version, such as ``2026.4.1``; the rest of OpenVINO's version string names the commit."""
         return str(_library().__version__).split("-", 1)[0]
 
     def scheme(self) -> QuantScheme:
-        """uint8 activations at the inputs of products, and of what stands between one and the next.
+        """Returns a scheme with uint8 activations at the inputs of products, and of the operators between them.
 
-        OpenVINO fuses activation functions, residual sums and the next Q into the convolution before if Q/DQ stand at
-        both summands, and it pools and joins integers if Q/DQ stand before and not behind. With pairs at products
-        only, sums and poolings run in float32 and numbers go to and fro: measured against NNCF's INT8, 1.33 times
-        as slow on residual blocks as in ResNet, 1.10 on YOLOv3 and 1.09 on YOLOv3-tiny; with them at all of these,
-        1.00, 1.02 and 1.05, of which the float heads are the rest. Signed activations are as fast as unsigned.
-        Without VNNI, oneDNN's products of 8 bits overflow as ONNX Runtime's do.
+        OpenVINO fuses activation functions, residual sums and the next Q into the convolution before them if both
+        inputs of the sum have Q/DQ, and it pools and concatenates integers if Q/DQ are before and not after the
+        operator. With pairs at products only, sums and poolings run in float32 with conversions around them: measured
+        against NNCF's INT8, this takes 1.33 times as long on residual blocks as in ResNet, 1.10 on YOLOv3 and 1.09 on
+        YOLOv3-tiny; with pairs at all of these operators, 1.00, 1.02 and 1.05, where the rest is due to the float
+        heads. Signed activations are as fast as unsigned. Without VNNI, oneDNN's 8-bit products overflow as ONNX
+        Runtime's do.
         """
-        from edgekit.lower.split_float_weights import LEAST_CHANNELS  # needs onnx_ir, as those who quantize do
+        from edgekit.lower.split_float_weights import MIN_CHANNELS  # needs onnx_ir, as quantization does
 
         here = cpu()
         return QuantScheme(
@@ -93,11 +94,11 @@ class OpenVino:
             per_channel_weights=True,
             weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
             float_bias=True,
-            split_channels=LEAST_CHANNELS if _may_lower() else 0,
+            split_channels=MIN_CHANNELS if _may_lower() else 0,
         )
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
-        """Writes the graph in OpenVINO's format, and compiles it once to read back what it computes in."""
+        """Writes the graph in OpenVINO's format, and compiles it once to read back the element types."""
         ov = _library()
         source = read_graph(graph)
         engine = folder / ENGINE
@@ -109,12 +110,12 @@ class OpenVino:
             except RuntimeError as e:
                 raise GraphError(f"OpenVINO cannot take {graph.name}: {_words(e)}") from e
             _bound(ov, model, options)
-            # A tensor may have several names, and lose one when it is saved and read.
+            # A tensor may have several names, and may lose one when the model is saved and loaded.
             model.set_rt_info("\n".join(output.name or "" for output in source.graph.outputs), OUTPUTS)
             model.set_rt_info("\n".join(turned), CHANNELS_LAST)
             model.set_rt_info(HINTS[options.precision], ARITHMETIC)
             try:
-                # Half-precision weights, its default, would round what the graph says.
+                # OpenVINO's default, half-precision weights, would round the graph's weights.
                 ov.save_model(model, engine, compress_to_fp16=False)
                 layers = _layers(_compile(ov, engine, options.threads)[0].get_runtime_model())
             except RuntimeError as e:
@@ -135,7 +136,7 @@ class OpenVino:
 
 
 class Request:
-    """An `Engine` that OpenVINO runs."""
+    """An `Engine` that runs on OpenVINO."""
 
     notes: Sequence[str] = ()
 
@@ -176,7 +177,7 @@ def _library() -> Any:
 
 
 def _compile(ov: Any, engine: Path, threads: int) -> tuple[Any, list[str], list[str]]:
-    """The engine, the names of its outputs, and of those with channels last."""
+    """Returns the compiled engine, the names of its outputs, and the names of the channels-last outputs."""
     core = ov.Core()
     model = core.read_model(engine)
     settings = {
@@ -187,39 +188,39 @@ def _compile(ov: Any, engine: Path, threads: int) -> tuple[Any, list[str], list[
     if _may_chain_integer_products(model):
         settings["SNIPPETS_MODE"] = "DISABLE"
     names = model.get_rt_info(OUTPUTS).astype(str).split("\n")
-    # Engines that were built before there was such a thing have none.
+    # Engines from earlier versions do not have this key.
     turned = model.get_rt_info(CHANNELS_LAST).astype(str).split("\n") if model.has_rt_info(CHANNELS_LAST) else []
     return core.compile_model(model, "CPU", settings), names, turned
 
 
 def _may_lower() -> bool:
-    """Whether this is x86 with VNNI, where alone it was measured. Elsewhere OpenVINO gets graphs as they are."""
+    """Whether this is x86 with VNNI, where lowering was measured. On other CPUs, graphs are not lowered."""
     here = cpu()
     return here.arch == "x86_64" and here.fast_int8
 
 
 def _lower_for_this_processor(model: ir.Model, options: BuildOptions) -> tuple[bool, list[str]]:
-    """Makes what was measured to be faster here of a graph; whether it did, and the outputs with channels last."""
-    # These need onnx_ir, which boards that run engines lack.
+    """Applies the rewrites that were measured to be faster here; returns whether any did, and channels-last outputs."""
+    # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.outputs_channels_last import OutputsChannelsLast
     from edgekit.lower.pad_integer_inputs import PadIntegerInputs
     from edgekit.lower.rewriting import lower, usual_element_counts
     from edgekit.lower.split_float_weights import SplitFloatWeights
 
     opsets = [version for domain, version in model.opset_imports.items() if domain in ("", "ai.onnx")]
-    if options.precision is not Precision.INT8 or not _may_lower() or min(opsets, default=0) < LEAST_OPSET:
+    if options.precision is not Precision.INT8 or not _may_lower() or min(opsets, default=0) < MIN_OPSET:
         return False, []
     outputs = OutputsChannelsLast()
-    usual = usual_element_counts(model, options.shapes)
-    return lower(model, [SplitFloatWeights(fused=False), PadIntegerInputs(usual), outputs]), outputs.turned
+    opt_counts = usual_element_counts(model, options.shapes)
+    return lower(model, [SplitFloatWeights(fused=False), PadIntegerInputs(opt_counts), outputs]), outputs.turned
 
 
 def _may_chain_integer_products(model: Any) -> bool:
-    """Whether there are two quantized matrix products of two dimensions, which the plugin may fuse into one kernel.
+    """Whether there are two quantized 2-D matrix products, which the plugin may fuse into one kernel.
 
-    OpenVINO 2026.4 does so for few rows, 4 and not 1 or 64, by its code generator "snippets", and where the first
-    product has no bias the result is garbage: -185 dB, while without snippets it is 37 dB. Other engines keep them:
-    they are 2 % faster so on YOLOv3-tiny and 5 % on a small transformer, whose products have three dimensions.
+    OpenVINO 2026.4 fuses them for few rows (4, but not 1 or 64) with its code generator "snippets", and if the first
+    product has no bias, the result is wrong: an SNR of -185 dB, against 37 dB without snippets. Other engines keep
+    snippets: YOLOv3-tiny is 2 % faster with them, and a small transformer, with 3-D products, 5 %.
     """
     operators = model.get_ops()
     ranks = [op.get_output_partial_shape(0).rank for op in operators if op.get_type_name() == "MatMul"]
@@ -228,7 +229,7 @@ def _may_chain_integer_products(model: Any) -> bool:
 
 
 def _bound(ov: Any, model: Any, options: BuildOptions) -> None:
-    """Tells the plugin the range of each size that is chosen at run time, which it plans memory by."""
+    """Sets the range of each dynamic size, which the plugin uses to plan memory."""
     names = {port: port.get_any_name() for port in model.inputs}
     bounds = {
         name: ov.PartialShape(list(map(ov.Dimension, options.shapes[name].min, options.shapes[name].max)))
@@ -240,12 +241,12 @@ def _bound(ov: Any, model: Any, options: BuildOptions) -> None:
 
 
 def _layers(executed: Any) -> list[Layer]:
-    """Convolutions and matrix products of the graph that the plugin executes."""
+    """Returns the convolutions and matrix products of the graph that the plugin executes."""
     layers = []
     for operator in executed.get_ops():
         facts = operator.get_rt_info()
         if _text(facts["layerType"]) in PRODUCTS:
-            # A bias that it moves elsewhere leaves `name/WithoutBiases` behind.
+            # If the plugin moves a bias to another node, it renames the product `name/WithoutBiases`.
             names = (n.removesuffix("/WithoutBiases") for n in _text(facts["originalLayersNames"]).split(","))
             dtype = DTYPES.get(_text(facts["runtimePrecision"]), "float32")
             layers.append(Layer(tuple(dict.fromkeys(names)), dtype))
@@ -257,14 +258,14 @@ def _text(value: Any) -> str:
 
 
 def _words(error: Exception) -> str:
-    """OpenVINO's own words, without the lines that name its source files."""
+    """Returns OpenVINO's error message without the lines that name its source files."""
     lines = (line.strip() for line in str(error).splitlines())
     kept = [line for line in lines if line and not line.startswith(("Exception from src", "Check '"))]
     return " ".join(kept) or str(error).strip()
 
 
 def _spec(port: Any, name: str, order: Sequence[int] | None = None) -> TensorSpec:
-    """``order``: of the axes, if it is another one."""
+    """Makes the specification of a port; ``order`` permutes the axes."""
     sizes = list(port.get_partial_shape())
     sizes = sizes if order is None else [sizes[axis] for axis in order]
     shape = tuple(f"{name}_{axis}" if size.is_dynamic else size.get_length() for axis, size in enumerate(sizes))

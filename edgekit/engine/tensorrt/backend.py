@@ -1,7 +1,7 @@
-"""The backends ``tensorrt`` and ``tensorrt-rtx``: one way to build, with the two libraries' differences asked for.
+"""The backends ``tensorrt`` and ``tensorrt-rtx``: shared code, with checks for the differences of the two libraries.
 
-Graphs are read by TensorRT's own parser, so that a board needs neither torch nor onnx. Types stand in the graph: the
-network is strongly typed, and there is neither a calibrator nor a precision that the builder could choose.
+TensorRT's own parser reads the graphs, so that a board needs neither torch nor onnx. The network is strongly typed:
+the graph sets all types, and there is neither a calibrator nor a precision for the builder to choose.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ __all__ = ["TensorRt", "TensorRtRtx"]
 ENGINE = "engine.plan"
 LAYERS = "layers.json"
 
-# What an engine that runs on Ampere and all that came after it says it was built for.
+# The compute capability of an engine that runs on Ampere and later GPUs.
 AMPERE_AND_LATER = "8.0+"
 
-# Where JetPack's packages, and Debian's, put Python modules: a virtual environment does not look there by itself.
+# Where the packages of JetPack and Debian put Python modules; a virtual environment does not see them by default.
 SYSTEM_MODULES = "usr/lib/python3*/dist-packages/tensorrt"
 
 RTX_INT8 = (
@@ -65,7 +65,7 @@ RTX_INT8 = (
 
 
 class TensorRt:
-    """TensorRT, on Jetson and on GPUs in desktops and data centres; builds for the GPU that is here."""
+    """TensorRT, on Jetson and on GPUs in desktops and data centres; builds for the GPU of this machine."""
 
     name = "tensorrt"
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8})
@@ -73,12 +73,12 @@ class TensorRt:
     module = "tensorrt"
 
     def require(self) -> None:
-        """See `Backend.require`; the builder tunes the engine on the GPU, so there has to be one."""
+        """See `Backend.require`; needs a GPU, on which the builder tunes the engine."""
         self._library()
         device_properties()
 
     def require_device(self, compute_capabilities: Sequence[str]) -> None:
-        """See `Backend.require_device`; ``8.0+`` is that compute capability and all above it."""
+        """See `Backend.require_device`; ``8.0+`` means compute capability 8.0 and higher."""
         self._library()
         here = device_properties()
         if compute_capabilities and not any(_covers(built, here.compute_capability) for built in compute_capabilities):
@@ -97,13 +97,13 @@ class TensorRt:
         return SCHEME
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
-        """Builds ``engine.plan``, as trtexec and Triton take it, and ``layers.json``; see `Backend.build`."""
+        """Builds ``engine.plan``, in the format of trtexec and Triton, and ``layers.json``; see `Backend.build`."""
         library = self._library()
         self._check(engine_options(options))
         gpu = self._gpu()
         with builder_log(library) as log:
             plan, network, notes = self._built(library, log, graph, options, gpu)
-            # The plan may be large and is written from where it lies.
+            # The plan may be large, so it is written without a copy.
             (folder / ENGINE).write_bytes(memoryview(plan))
             built = inspected_layers(library, plan, log) if gpu else ()
         (folder / LAYERS).write_bytes(_lines(built or network))
@@ -147,7 +147,7 @@ class TensorRt:
         )
 
     def _check(self, options: TensorRtOptions) -> None:
-        """Raises `UsageError` on an option that this library has no use for."""
+        """Raises `UsageError` if an option does not apply to this library."""
         if options.sm:
             raise UsageError(
                 f"--sm goes with tensorrt-rtx: target '{self.name}' builds for the GPU that is here",
@@ -158,18 +158,18 @@ class TensorRt:
         return []
 
     def _gpu(self) -> DeviceProperties | None:
-        """The GPU that the builder works on; None where it needs none."""
+        """Returns the GPU that the builder uses; None if it needs none."""
         return device_properties()
 
     def _memory_bytes(self, gpu: DeviceProperties | None) -> int:
-        """Memory that the builder may use for trying kernels; 0 leaves it to the library."""
+        """Returns the memory that the builder may use for timing kernels; 0: the library's default."""
         if gpu is None:
             return 0
-        # On a Jetson the GPU's memory is the processor's, and the builder needs some of that beside.
+        # On a Jetson, GPU and CPU share memory, and the builder also needs CPU memory.
         return gpu.free_bytes // 2 if gpu.integrated else gpu.free_bytes
 
     def _timing_cache(self, gpu: DeviceProperties | None) -> str:
-        """EdgeKit's own file of the kernel times that were measured on this GPU with this version."""
+        """Returns EdgeKit's own timing cache file for this GPU and TensorRT version."""
         if gpu is None:
             return ""
         name = f"{self.name}-{self.version()}-{'-'.join(gpu.name.split())}.cache"
@@ -183,10 +183,10 @@ class TensorRt:
     def _built(
         self, library: Any, log: Any, graph: Path, options: BuildOptions, gpu: DeviceProperties | None
     ) -> tuple[trt.IHostMemory, tuple[EngineLayer, ...], list[str]]:
-        """The plan, the layers of its network, and notes; the weights that the builder held are free again."""
+        """Returns the plan, the layers of its network, and notes; frees the builder and its weights."""
         try:
             builder: trt.Builder = made_with_log(library.Builder, log)
-        except TypeError as e:  # pybind11's word for a null pointer
+        except TypeError as e:  # pybind11 raises it for a null pointer
             raise BackendUnavailable(f"TensorRT cannot use the GPU: {last_words(log)}") from e
         engine = engine_options(options)
         parsed = parse_graph(library, builder, log, graph, for_dla=engine.dla is not None)
@@ -198,13 +198,13 @@ class TensorRt:
         plan: trt.IHostMemory | None = builder.build_serialized_network(parsed.network, config)
         if plan is None:
             words = last_words(log)
-            raise BuildError(f"{self.name} failed to build the engine: {words}", hint=self._way_out(engine, words))
+            raise BuildError(f"{self.name} failed to build the engine: {words}", hint=self._hint(engine, words))
         notes = [*self._notes(network), *save_timing_cache(library, config, cache)]
         if engine.dla is not None:
             notes.append(dla_note(config, parsed.network))
         return plan, network, notes
 
-    def _way_out(self, options: TensorRtOptions, words: str) -> str:
+    def _hint(self, options: TensorRtOptions, words: str) -> str:
         if "bad_alloc" in words or "out of memory" in words.lower():
             return "it needs more memory than there is: close programs, add swap, or lower --workspace"
         return "allow it more memory with --workspace, or leave the option out" if options.workspace_mib else ""
@@ -212,14 +212,14 @@ class TensorRt:
     def _assert_precision(
         self, options: BuildOptions, network: Sequence[EngineLayer], built: Sequence[EngineLayer]
     ) -> list[Layer]:
-        """The products as they were built, which is as they were asked for, or a `BuildError`."""
+        """Returns the convolutions and matrix products as built; raises `BuildError` on another precision."""
         products = product_layers(network, built)
         assert_precision(self.name, options.precision, quantized_products(network), products)
         return products
 
 
 class TensorRtRtx(TensorRt):
-    """TensorRT for desktop RTX GPUs: builds ahead of time, without a GPU, and finishes on the GPU that it runs on."""
+    """TensorRT for desktop RTX GPUs: builds ahead of time, without a GPU; kernels are compiled on the target GPU."""
 
     name = "tensorrt-rtx"
     module = "tensorrt_rtx"
@@ -250,7 +250,7 @@ class TensorRtRtx(TensorRt):
             return None
 
     def _memory_bytes(self, gpu: DeviceProperties | None) -> int:
-        return 0  # nothing is tried while it builds
+        return 0  # no kernels are timed in the build
 
     def _capabilities(self, library: Any, options: TensorRtOptions, gpu: DeviceProperties | None) -> tuple[str, ...]:
         listed = listed_capabilities(library)
@@ -259,10 +259,10 @@ class TensorRtRtx(TensorRt):
         chosen = options.sm or [number for number in listed if number >= 80]
         return tuple(_text(divmod(number, 10)) for number in chosen)
 
-    def _way_out(self, options: TensorRtOptions, words: str) -> str:
+    def _hint(self, options: TensorRtOptions, words: str) -> str:
         if (options.refittable or options.strip_weights) and self._gpu() is None:
             return "TensorRT-RTX needs a GPU to build refittable plans and plans without weights: build it there"
-        return super()._way_out(options, words)
+        return super()._hint(options, words)
 
 
 def _text(compute_capability: Sequence[int]) -> str:
@@ -276,5 +276,5 @@ def _covers(built: str, here: tuple[int, int]) -> bool:
 
 
 def _lines(layers: Sequence[EngineLayer]) -> bytes:
-    """JSON with a layer on each line."""
+    """Encodes layers as JSON, one per line."""
     return b"[\n" + b",\n".join(map(msgspec.json.encode, layers)) + b"\n]\n"

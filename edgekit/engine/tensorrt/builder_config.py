@@ -1,4 +1,4 @@
-"""What TensorRT's builder is told besides the network."""
+"""Creates TensorRT's builder configuration."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ __all__ = ["config_from_options", "dla_note", "engine_options", "listed_capabili
 
 
 def engine_options(options: BuildOptions) -> TensorRtOptions:
-    """TensorRT's own options out of a build request, where they are plain values."""
+    """Converts the plain values in the build options to TensorRT's options."""
     return msgspec.convert(options.engine, TensorRtOptions)
 
 
 def config_from_options(
     library: Any, builder: trt.Builder, options: BuildOptions, memory_bytes: int, timing_cache: str = ""
 ) -> trt.IBuilderConfig:
-    """The builder's configuration.
+    """Creates the builder's configuration.
 
     Args:
         library: ``tensorrt`` or ``tensorrt_rtx``.
-        builder: of that library.
-        options: what the user wants.
-        memory_bytes: how much may be used for trying kernels where the user does not say; 0 is as much as there is.
-        timing_cache: file of measured kernel times; empty for none.
+        builder: the library's builder.
+        options: the build options.
+        memory_bytes: memory for timing kernels if the user sets no limit; 0: no limit.
+        timing_cache: file of measured kernel times; empty: none.
 
     Raises:
-        UsageError: the library or the board has not what an option asks for.
+        UsageError: the library or the board does not support an option.
     """
     config: trt.IBuilderConfig = builder.create_builder_config()
-    # On by default, and rounds the factors of float32 products to 10 bits of mantissa: types say what is computed.
+    # TF32 is on by default and rounds the factors of float32 products to 10 bits of mantissa.
     config.clear_flag(library.BuilderFlag.TF32)
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     engine = engine_options(options)
@@ -56,25 +56,25 @@ def config_from_options(
 
 
 def listed_capabilities(library: Any) -> list[int]:
-    """The compute capabilities that the library can build for without such a GPU, as 75 for 7.5; empty if none."""
+    """Returns the compute capabilities that the library can build for without a GPU, as 75 for 7.5; empty if none."""
     members = getattr(getattr(library, "ComputeCapability", None), "__members__", {})
     return sorted(int(name.removeprefix("SM")) for name in members if name.startswith("SM"))
 
 
 def dla_note(config: trt.IBuilderConfig, network: trt.INetworkDefinition) -> str:
-    """How much of the network the DLA takes: which layers, in which types, depends on the version and the board."""
+    """Returns a note on how many layers the DLA can run, which depends on the version and the board."""
     layers: list[trt.ILayer] = [network.get_layer(index) for index in range(network.num_layers)]
     taken = sum(config.can_run_on_DLA(layer) for layer in layers)
     return f"the DLA can run {taken} of {len(layers)} layers of the network, the GPU runs the others"
 
 
 def save_timing_cache(library: Any, config: trt.IBuilderConfig, file: str) -> list[str]:
-    """Writes what was measured to the timing cache, if one is kept, and returns a note if that was not possible."""
+    """Writes the timing cache, if there is one; returns a note if that failed."""
     if not _keeps_timing_cache(library, file):
         return []
     cache: trt.ITimingCache = config.get_timing_cache()
     try:
-        # Atomically, since builds that run at once read and write the same file.
+        # Atomic, since concurrent builds read and write the same file.
         write_atomic(Path(file), memoryview(cache.serialize()))
     except OSError as e:
         return [f"the timing cache could not be written, the next build measures again: {e}"]
@@ -82,7 +82,7 @@ def save_timing_cache(library: Any, config: trt.IBuilderConfig, file: str) -> li
 
 
 def _aim_at_capabilities(library: Any, config: Any, wanted: tuple[int, ...]) -> None:
-    """TensorRT-RTX alone can be told; the backend refuses the option for the other."""
+    """Sets the compute capabilities, with TensorRT-RTX only; the backend rejects the option for TensorRT."""
     if not wanted:
         return
     listed = listed_capabilities(library)
@@ -105,7 +105,7 @@ def _use_timing_cache(library: Any, config: trt.IBuilderConfig, file: str) -> No
         return
     place = Path(file)
     cache: trt.ITimingCache = config.create_timing_cache(place.read_bytes() if place.is_file() else b"")
-    if not config.set_timing_cache(cache, False):  # measured on another device
+    if not config.set_timing_cache(cache, False):  # it is from another device
         config.set_timing_cache(config.create_timing_cache(b""), False)
     editable = getattr(library.BuilderFlag, "EDITABLE_TIMING_CACHE", None)
     if editable is not None:
@@ -113,7 +113,7 @@ def _use_timing_cache(library: Any, config: trt.IBuilderConfig, file: str) -> No
 
 
 def _keeps_timing_cache(library: Any, file: str) -> bool:
-    """TensorRT-RTX, which builds for GPUs that are not here, times nothing and warns of its functions for it."""
+    """Whether to use a timing cache: TensorRT-RTX does not time kernels, and warns if its functions are called."""
     return bool(file) and not listed_capabilities(library)
 
 
@@ -139,7 +139,7 @@ def _use_dla(
 def _set_portability(library: Any, config: trt.IBuilderConfig, options: TensorRtOptions) -> None:
     if options.version_compatible:
         config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
-        if listed_capabilities(library):  # TensorRT-RTX comes without the lean runtime that would be put in the plan
+        if listed_capabilities(library):  # TensorRT-RTX does not include the lean runtime that would go into the plan
             config.set_flag(library.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if options.hardware_compatible:
         config.hardware_compatibility_level = library.HardwareCompatibilityLevel.AMPERE_PLUS
@@ -151,5 +151,5 @@ def _set_weights(library: Any, config: trt.IBuilderConfig, options: TensorRtOpti
     if options.strip_weights:
         config.set_flag(library.BuilderFlag.STRIP_PLAN)
         if not options.refittable:
-            # The same weights come back: unlike REFIT, it costs no fusions.
+            # For a refit with the same weights; unlike REFIT, it does not prevent fusions.
             config.set_flag(library.BuilderFlag.REFIT_IDENTICAL)

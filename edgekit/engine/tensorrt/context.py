@@ -1,4 +1,4 @@
-"""TensorRT's execution context: what it wants to be told before it computes, and what it says of shapes."""
+"""Wraps TensorRT's execution context: shapes, optimization profiles, addresses and output allocators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgekit.errors import EngineMismatch, RunError
 
 __all__ = ["Execution"]
 
-# TensorRT's names of element types that numpy has too.
+# TensorRT's names of the element types that numpy supports.
 DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -30,17 +30,17 @@ DTYPES = {
 
 
 class Execution:
-    """An ``IExecutionContext``, which enqueues one run after the other.
+    """An ``IExecutionContext``, which enqueues one run at a time.
 
     Args:
         library: the module ``tensorrt`` or ``tensorrt_rtx``.
         plan: the engine.
-        file: that it came from.
-        stream: that it computes on.
+        file: the engine's file.
+        stream: the stream to compute on.
 
     Raises:
-        EngineMismatch: the engine has an input or an output that cannot be served.
-        RunError: TensorRT failed, mostly for lack of memory.
+        EngineMismatch: the engine has an unsupported input or output.
+        RunError: TensorRT failed, usually because memory is short.
     """
 
     def __init__(self, library: Any, plan: Plan, file: Path, stream: Stream) -> None:
@@ -65,7 +65,7 @@ class Execution:
             raise
 
     def close(self) -> None:
-        """Gives back what TensorRT holds for it, the engine aside."""
+        """Frees the context's TensorRT objects, but not the engine."""
         self._context = None
         self._allocators.clear()
         self._config = None
@@ -73,10 +73,10 @@ class Execution:
         self._engine = None
 
     def prepare(self, shapes: Shapes) -> bool:
-        """Makes ready for inputs of these shapes, and waits until the stream is idle where that needs it.
+        """Sets the input shapes; waits until the stream is idle if the optimization profile changes.
 
         Returns:
-            Whether the optimization profile was changed, so that what was captured is void.
+            Whether the optimization profile was changed, which invalidates captured graphs.
 
         Raises:
             RunError: the engine was not built for these shapes.
@@ -95,11 +95,11 @@ class Execution:
         return changed
 
     def output_shapes(self) -> list[tuple[int, ...]]:
-        """Of the outputs of what was enqueued last."""
+        """Returns the output shapes of the last enqueued run."""
         return [self._output_shape(tensor.name) for tensor in self.outputs]
 
     def enqueue(self, addresses: Mapping[str, int]) -> None:
-        """Asks the stream to compute, with the tensors at these addresses."""
+        """Enqueues a run on the stream, with the tensors at these addresses."""
         for name, address in addresses.items():
             if not self._context.set_tensor_address(name, address):
                 raise self._error(f"the address of '{name}'")
@@ -107,12 +107,12 @@ class Execution:
             raise self._error("to run")
 
     def obstacle(self) -> str:
-        """Why what it enqueues now cannot be captured, or nothing if it may be tried."""
+        """Returns why a run cannot be captured in a CUDA graph; empty if it may be possible."""
         if self._allocators:
-            return "shapes of its outputs depend on values, so that TensorRT waits for them"
+            return "its output shapes are data-dependent, so that TensorRT waits for them"
         address = self._stream.address
         if hasattr(self._context, "is_stream_capturable") and not self._context.is_stream_capturable(address):
-            return "TensorRT says that it cannot be captured"
+            return "TensorRT reports that it cannot be captured"
         return ""
 
     def _output_shape(self, name: str) -> tuple[int, ...]:
@@ -126,7 +126,7 @@ class Execution:
         if hasattr(self._config, "create_runtime_cache"):
             self.cache = RuntimeCache(self._config, file)
             if dynamic and hasattr(library, "DynamicShapesKernelSpecializationStrategy"):
-                # Otherwise slow kernels run until fast ones are compiled in the background, and are what is captured.
+                # Otherwise slow kernels run, and are captured, until fast ones are compiled in the background.
                 eager = library.DynamicShapesKernelSpecializationStrategy.EAGER
                 self._config.dynamic_shapes_kernel_specialization_strategy = eager
             context = self._engine.create_execution_context(runtime_config=self._config)
@@ -137,29 +137,29 @@ class Execution:
         return context
 
     def _ranges(self, inputs: Sequence[Tensor]) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-        """Least and greatest shape of each input, a profile after the other."""
+        """Returns the min and max shape of each input, for each profile."""
         ranges = []
         for profile in range(max(1, self._engine.num_optimization_profiles)):
             row = []
             for tensor in inputs:
-                least = greatest = tensor.shape
+                min_shape = max_shape = tensor.shape
                 if -1 in tensor.shape:
-                    least, _, greatest = map(tuple, self._engine.get_tensor_profile_shape(tensor.name, profile))
-                row.append((least, greatest))
+                    min_shape, _, max_shape = map(tuple, self._engine.get_tensor_profile_shape(tensor.name, profile))
+                row.append((min_shape, max_shape))
             ranges.append(row)
         return ranges
 
     def _sized(
         self, library: Any, tensors: Mapping[str, Tensor], inputs: Sequence[str]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Inputs and outputs with the size of the greatest that any profile allows."""
+        """Returns inputs and outputs with their max size in bytes over all profiles."""
         self.inputs = [tensors[name] for name in inputs]
         self.outputs = [tensor for name, tensor in tensors.items() if name not in inputs]
         sizes = dict.fromkeys(tensors, 0)
         for ranges in self._profiles:
-            greatest = tuple(high for _, high in ranges)
-            self.prepare(greatest)
-            for tensor, shape in zip(self.inputs, greatest, strict=True):
+            max_shapes = tuple(high for _, high in ranges)
+            self.prepare(max_shapes)
+            for tensor, shape in zip(self.inputs, max_shapes, strict=True):
                 sizes[tensor.name] = max(sizes[tensor.name], tensor.size_of(shape))
             for tensor in self.outputs:
                 shape = tuple(self._context.get_tensor_shape(tensor.name))
@@ -170,14 +170,14 @@ class Execution:
         return [_with_size(t, sizes) for t in self.inputs], [_with_size(t, sizes) for t in self.outputs]
 
     def _allocator(self, library: Any, name: str) -> Any:
-        """What TensorRT tells the shape of an output to, where that depends on values."""
+        """Sets and returns the allocator that receives the shape of a data-dependent output."""
         allocator = _given_memory(library)
         if not self._context.set_output_allocator(name, allocator):
             raise self._error(f"an allocator for '{name}'")
         return allocator
 
     def _fitting(self, shapes: Shapes) -> int:
-        """The profile for these shapes: the current one if it serves, since changing it costs time."""
+        """Returns a profile for these shapes: the current one if possible, since changing it costs time."""
         order = sorted(range(len(self._profiles)), key=lambda profile: profile != self._profile)
         for profile in order:
             if all(_within(shape, *bounds) for shape, bounds in zip(shapes, self._profiles[profile], strict=True)):
@@ -201,7 +201,7 @@ class Execution:
 
 
 def _given_memory(library: Any) -> Any:
-    """An allocator that has but the memory that the tensor was given, which is enough for the greatest."""
+    """Returns an allocator that always uses the tensor's own buffer, which fits the max size."""
 
     class GivenMemory(library.IOutputAllocator):  # type: ignore[misc]  # known at run time alone
         def __init__(self) -> None:
@@ -233,11 +233,11 @@ def _with_size(tensor: Tensor, sizes: Mapping[str, int]) -> Tensor:
     return msgspec.structs.replace(tensor, size_bytes=sizes[tensor.name])
 
 
-def _within(shape: tuple[int, ...], least: tuple[int, ...], greatest: tuple[int, ...]) -> bool:
-    return len(shape) == len(least) and all(
-        low <= size <= high for low, size, high in zip(least, shape, greatest, strict=True)
+def _within(shape: tuple[int, ...], min_shape: tuple[int, ...], max_shape: tuple[int, ...]) -> bool:
+    return len(shape) == len(min_shape) and all(
+        low <= size <= high for low, size, high in zip(min_shape, shape, max_shape, strict=True)
     )
 
 
-def _span(least: tuple[int, ...], greatest: tuple[int, ...]) -> str:
-    return str(least) if least == greatest else f"{least} to {greatest}"
+def _span(min_shape: tuple[int, ...], max_shape: tuple[int, ...]) -> str:
+    return str(min_shape) if min_shape == max_shape else f"{min_shape} to {max_shape}"

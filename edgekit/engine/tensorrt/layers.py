@@ -1,4 +1,4 @@
-"""Which layers a TensorRT engine has, and in what they compute: read from the engine, or else from its network."""
+"""Lists the layers of a TensorRT engine and their precision, read from the engine, or else from its network."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = [
     "quantized_products",
 ]
 
-# TensorRT's layer types of what ONNX calls Conv, ConvTranspose, Gemm and MatMul.
+# TensorRT's layer types for ONNX's Conv, ConvTranspose, Gemm and MatMul.
 PRODUCTS = frozenset({"convolution", "deconvolution", "matrix_multiply"})
 
-# The parser puts these between a DequantizeLinear and its reader; they move numbers and change none.
+# The parser inserts these between a DequantizeLinear and its consumer; they do not change values.
 MOVES = frozenset({"SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE"})
 
 DTYPES = {
@@ -38,7 +38,7 @@ DTYPES = {
     "FP4": "float4",
 }
 
-# The inspector's words, such as "Channel major FP16 format where channel % 8 == 0", "Half" or "Row major Int8 format".
+# The inspector's formats, such as "Channel major FP16 format where channel % 8 == 0", "Half", "Row major Int8 format".
 INSPECTED_DTYPES = (
     (re.compile(r"\bint8\b", re.I), "int8"),
     (re.compile(r"\b(bf16|bfloat16)\b", re.I), "bfloat16"),
@@ -52,7 +52,7 @@ INSPECTED_DTYPES = (
     (re.compile(r"\bbool\b", re.I), "bool"),
 )
 
-# Kernels of integers in tensor cores: "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32", "ampere_imma_...".
+# Integer tensor core kernels: "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32", "ampere_imma_...".
 INTEGER_KERNEL = re.compile(r"i8i8|_imma_|_int8_")
 
 ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -62,11 +62,11 @@ class EngineLayer(msgspec.Struct, frozen=True, kw_only=True):
     """A layer of an engine, or of the network that it is built from.
 
     Attributes:
-        name: TensorRT's name for it.
-        type: what it does, such as ``convolution``.
-        precision: element type that it computes in; empty if TensorRT does not tell.
-        outputs: shapes, in which -1 is chosen at run time.
-        nodes: the graph's nodes that it was made of.
+        name: TensorRT's name of the layer.
+        type: layer type, such as ``convolution``.
+        precision: element type of the computation; empty if TensorRT does not report it.
+        outputs: shapes of the outputs; -1 is a dynamic size.
+        nodes: names of the graph's nodes that the layer was made from.
     """
 
     name: str
@@ -77,13 +77,13 @@ class EngineLayer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """The inspector's JSON; an entry is a string where the engine was built without details."""
+    """The inspector's JSON; an entry is a string if the engine was built without detailed profiling verbosity."""
 
     Layers: tuple[dict[str, Any] | str, ...] = ()
 
 
 def layers_of_network(library: Any, network: trt.INetworkDefinition) -> tuple[EngineLayer, ...]:
-    """The network's layers, constants left out; a product of two dequantized factors computes in int8."""
+    """Returns the network's layers without constants; a product of two dequantized factors is int8."""
     layers: list[trt.ILayer] = [network.get_layer(index) for index in range(network.num_layers)]
     makers = {tensor.name: layer for layer in layers for tensor in _outputs(layer)}
     return tuple(
@@ -100,39 +100,39 @@ def layers_of_network(library: Any, network: trt.INetworkDefinition) -> tuple[En
 
 
 def inspected_layers(library: Any, plan: trt.IHostMemory, log: Any) -> tuple[EngineLayer, ...]:
-    """The layers of a built engine, as TensorRT's inspector tells them; none where it cannot be loaded here.
+    """Returns the layers of a built engine from TensorRT's inspector; empty if the engine cannot be loaded here.
 
     Args:
         library: ``tensorrt`` or ``tensorrt_rtx``.
         plan: the engine.
-        log: of the builder: there is one for all of a process.
+        log: the builder's logger, one per process.
     """
     runtime: trt.Runtime = made_with_log(library.Runtime, log)
-    runtime.engine_host_code_allowed = True  # a version-compatible plan brings its runtime along, and we have built it
+    runtime.engine_host_code_allowed = True  # a version-compatible plan contains a runtime; it is safe, we built it
     engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return ()
     inspector: trt.EngineInspector = engine.create_engine_inspector()
-    told = inspector.get_engine_information(library.LayerInformationFormat.JSON)
-    return layers_from_inspector(told)
+    information = inspector.get_engine_information(library.LayerInformationFormat.JSON)
+    return layers_from_inspector(information)
 
 
-def layers_from_inspector(told: str) -> tuple[EngineLayer, ...]:
-    """What the inspector's JSON says; a layer that it only names has no precision."""
+def layers_from_inspector(information: str) -> tuple[EngineLayer, ...]:
+    """Parses the inspector's JSON; skips layers of which it gives only the name."""
     try:
-        entries = msgspec.json.decode(told, type=Inspection).Layers
-    except msgspec.MsgspecError:  # what is read back is not needed for the engine to be good
+        entries = msgspec.json.decode(information, type=Inspection).Layers
+    except msgspec.MsgspecError:  # the engine is valid without this information
         return ()
     return tuple(_inspected(entry) for entry in entries if isinstance(entry, dict))
 
 
 def product_layers(network: Sequence[EngineLayer], built: Sequence[EngineLayer]) -> list[Layer]:
-    """The network's convolutions and matrix products, with what each of them computes in.
+    """Returns the network's convolutions and matrix products, with their element types as built.
 
     Args:
-        network: the layers that the engine was built from.
-        built: those of the engine, if it could be read back, which may each hold several of the network's; what it does
-            not name was computed while building, or goes by another name, and keeps the network's type.
+        network: the layers of the network.
+        built: the layers of the engine, if it could be read back; each may contain several network layers. A network
+            layer that is not in ``built`` was computed in the build, or has another name, and keeps its type.
     """
     by_node: defaultdict[str, list[str]] = defaultdict(list)
     for layer in built:
@@ -146,17 +146,17 @@ def product_layers(network: Sequence[EngineLayer], built: Sequence[EngineLayer])
 
 
 def quantized_products(network: Sequence[EngineLayer]) -> tuple[str, ...]:
-    """Names of the convolutions and matrix products that the graph wants in integers."""
+    """Returns the names of the convolutions and matrix products that are quantized in the graph."""
     return tuple(layer.name for layer in network if layer.type in PRODUCTS and layer.precision == "int8")
 
 
 def _as_built(layer: EngineLayer, dtypes: Sequence[str]) -> str:
-    """Out of what the layers compute in that came of its nodes: a Gemm's sum with the bias may be one of them."""
+    """Chooses the type of a layer from those of the built layers: one of them may only add a Gemm's bias."""
     return "int8" if "int8" in dtypes else next(iter(dtypes), layer.precision)
 
 
 def _precision(library: Any, layer: trt.ILayer, makers: dict[str, trt.ILayer]) -> str:
-    """Products compute in the type of their factors, all else in that of its output."""
+    """Returns the type of a layer: that of its factors for a product, else that of its output."""
     if layer.type.name.lower() not in PRODUCTS:
         first = next(_outputs(layer), None)
         return "" if first is None else _dtype(first)
@@ -168,7 +168,7 @@ def _precision(library: Any, layer: trt.ILayer, makers: dict[str, trt.ILayer]) -
 
 
 def _dequantized(library: Any, tensor: trt.ITensor, makers: dict[str, trt.ILayer]) -> str:
-    """The type that a tensor was dequantized from, or nothing if it was not."""
+    """Returns the type that a tensor was dequantized from; empty if it was not."""
     maker = makers.get(tensor.name)
     while maker is not None and maker.type.name in MOVES:
         maker = makers.get(maker.get_input(0).name)
@@ -184,7 +184,7 @@ def _outputs(layer: trt.ILayer) -> Iterator[trt.ITensor]:
 def _sizes(tensor: trt.ITensor) -> tuple[int, ...]:
     try:
         return tuple(tensor.shape)
-    except ValueError:  # the rank is chosen at run time
+    except ValueError:  # the rank is dynamic
         return ()
 
 
@@ -205,9 +205,9 @@ def _inspected(entry: dict[str, Any]) -> EngineLayer:
 
 
 def _inspected_precision(entry: dict[str, Any]) -> str:
-    """The type of its weights; where they are not told apart from other inputs, integers among these or in its kernel.
+    """Returns the type of the weights if listed separately; else int8 if an input or the kernel name has it.
 
-    Numbers may be quantized and dequantized inside of the kernel, so that those that go in and out are no proof of what
+    A kernel may quantize and dequantize internally, so the types of its inputs and outputs do not prove in which type
     it multiplies.
     """
     weights = entry.get("Weights")

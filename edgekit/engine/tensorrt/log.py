@@ -1,4 +1,4 @@
-"""What TensorRT says: errors are kept for our messages, and a builder's words passed on to the process's own log."""
+"""TensorRT's logger: keeps errors for EdgeKit's messages, and copies a builder's messages to stderr."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["builder_log", "last_words", "made_with_log", "process_log"]
 
 KEPT = 20
-TOLD = 4
+REPORTED = 4
 
 
 @contextmanager
 def builder_log(library: Any) -> Iterator[Any]:
-    """`process_log`, which forgets what was before, and inside writes to stderr too."""
+    """Yields `process_log`, cleared, which also writes to stderr within the context."""
     log = process_log(library)
     log.take()
     log.shown = True
@@ -32,20 +32,20 @@ def builder_log(library: Any) -> Iterator[Any]:
 
 
 def process_log(library: Any) -> Any:
-    """TensorRT's logger for this process, which keeps errors and warnings in ``failures`` and ``cautions``.
+    """Returns TensorRT's logger of this process, which keeps errors in ``failures`` and warnings in ``cautions``.
 
-    There is one for builders and runtimes: the library warns of a second one, and goes on telling some things to the
-    first alone for as long as anything lives that was made with it.
+    Builders and runtimes share one logger: the library warns about a second one, and sends some messages only to the
+    first while any object made with it exists.
     """
     return _log_of(library.ILogger)
 
 
 def made_with_log(kind: Callable[..., Any], *arguments: Any) -> Any:
-    """A builder, runtime or refitter: ``kind(*arguments)``, the logger among them.
+    """Creates a builder, runtime or refitter: ``kind(*arguments)``, where one argument is the logger.
 
-    Where there is another logger in the process, that of a program that uses TensorRT itself, the library warns of it
-    with a lock in hand. Freeing a builder takes the same lock: were one among the garbage that Python collects while
-    the logger writes the warning down, the process would wait for itself for ever. So nothing is collected meanwhile.
+    If the process has another logger, from a program that uses TensorRT itself, the library warns about it while it
+    holds a lock. Freeing a builder takes the same lock: if Python's garbage collector freed one while the logger
+    handles the warning, the process would deadlock. So garbage collection is disabled here.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -75,8 +75,8 @@ def _log_of(base: Any) -> Any:
                 print(f"{severity.name.lower()}: {text}", file=sys.stderr)
 
         def take(self) -> str:
-            """The errors since the last call as one text; the next call begins anew."""
-            words = _text(list(self.failures))  # the library may tell of more meanwhile, from a thread of its own
+            """Returns the errors since the last call as one text, and clears the log."""
+            words = _text(list(self.failures))  # a copy: the library may log more from another thread
             self.failures.clear()
             self.cautions.clear()
             return words
@@ -85,8 +85,8 @@ def _log_of(base: Any) -> Any:
 
 
 def last_words(log: Any) -> str:
-    """The last errors that the library told since `take`, or warnings if it told none."""
-    return _text(list(log.failures or log.cautions)[-TOLD:]) or "it does not say why"
+    """Returns the last errors since `take`, or the last warnings if there are no errors."""
+    return _text(list(log.failures or log.cautions)[-REPORTED:]) or "it gives no reason"
 
 
 def _text(words: Sequence[str]) -> str:

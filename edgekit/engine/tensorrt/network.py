@@ -1,4 +1,4 @@
-"""From an ONNX file to TensorRT's network, by TensorRT's own parser, and the shapes that it is built for."""
+"""Parses an ONNX file into a TensorRT network with TensorRT's own parser, and adds its optimization profile."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ REPLACE = "replace the operator in the model, or build for --target cpu"
 
 
 class Parsed(NamedTuple):
-    """A network, and the parser that owns its weights and has to outlive it."""
+    """A network and its parser, which owns the weights and must outlive the network."""
 
     network: trt.INetworkDefinition
     parser: trt.OnnxParser
 
 
 def parse_graph(library: Any, builder: trt.Builder, log: Any, graph: Path, *, for_dla: bool = False) -> Parsed:
-    """The network of an ONNX file; types are those of the file.
+    """Parses an ONNX file into a network; types are those of the file.
 
     Args:
         library: ``tensorrt`` or ``tensorrt_rtx``.
-        builder: of that library.
-        log: `process_log`, which is the builder's.
-        graph: the ONNX file; weights may stand in files beside it.
-        for_dla: it is to run on a deep-learning accelerator.
+        builder: the library's builder.
+        log: the builder's logger, from `process_log`.
+        graph: the ONNX file; may have external weights.
+        for_dla: the network will run on a deep-learning accelerator (DLA).
 
     Raises:
-        GraphError: not an ONNX file, or an operator that TensorRT cannot take, which is named with its node.
+        GraphError: the file is not an ONNX file, or has an unsupported operator; the message names it and its node.
     """
     network: trt.INetworkDefinition = builder.create_network(_creation_flags(library))
     parser: trt.OnnxParser = library.OnnxParser(network, log)
-    # Since 11: changes layers and shapes so that more of them run on the DLA.
+    # Since TensorRT 11: changes layers and shapes so that more of them run on the DLA.
     adjust = getattr(library.OnnxParserFlag, "ADJUST_FOR_DLA", None)
     if for_dla and adjust is not None:
         parser.set_flag(adjust)
     if not parser.parse_from_file(str(graph)):
         raise _graph_error(parser, log, graph)
-    if not network.num_outputs:  # protobuf takes many a file for an empty model
+    if not network.num_outputs:  # protobuf parses many other files as an empty model
         raise GraphError(f"cannot read {graph}: expected an ONNX file with outputs")
     _let_attention_decompose(library, network)
     return Parsed(network, parser)
@@ -59,13 +59,13 @@ def add_profile(
     network: trt.INetworkDefinition,
     shapes: Mapping[str, ShapeRange],
 ) -> None:
-    """Tells the builder the shapes of inputs whose sizes are chosen at run time.
+    """Adds an optimization profile with the shapes of dynamic inputs.
 
     Args:
-        builder: made the network.
-        config: gets the optimization profile, if one is needed.
+        builder: the network's builder.
+        config: receives the optimization profile, if one is needed.
         network: the parsed graph.
-        shapes: by name of the input.
+        shapes: min, opt and max shapes by name of the input.
 
     Raises:
         UsageError: a shape is missing, or does not fit the input.
@@ -84,7 +84,7 @@ def add_profile(
 
 
 def _creation_flags(library: Any) -> int:
-    """Explicit batches and strong types: flags in TensorRT 10, the only way in 11."""
+    """Returns the flags for explicit batch and strong typing, which TensorRT 10 needs and 11 always uses."""
     flags = 0
     for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"):
         flag = getattr(library.NetworkDefinitionCreationFlag, name, None)
@@ -94,9 +94,9 @@ def _creation_flags(library: Any) -> int:
 
 
 def _let_attention_decompose(library: Any, network: trt.INetworkDefinition) -> None:
-    """Lets the builder take attention apart where it has no kernel for it as a whole, in place of failing.
+    """Lets the builder decompose attention if it has no fused kernel for it, instead of failing.
 
-    With shapes that it has a kernel for the engine comes out the same.
+    For shapes that have a fused kernel, the engine is the same.
     """
     output_layer = getattr(library, "IAttentionOutputLayer", None)  # TensorRT has it since 10.14
     if output_layer is None:
@@ -104,7 +104,7 @@ def _let_attention_decompose(library: Any, network: trt.INetworkDefinition) -> N
     for index in range(network.num_layers):
         layer: Any = network.get_layer(index)
         if layer.type == library.LayerType.ATTENTION_OUTPUT:
-            # The bindings hand out base classes; this is the cast that NVIDIA's own tools use.
+            # The bindings return base classes; NVIDIA's own tools use this cast.
             layer.__class__ = output_layer
             layer.attention.decomposable = True
 
@@ -115,7 +115,7 @@ def _range(name: str, sizes: tuple[int, ...], shapes: Mapping[str, ShapeRange]) 
     if shape is None:
         only_batch = -1 not in sizes[1:]
         raise UsageError(
-            f"input '{name}' ({text}) has sizes that are chosen at run time: expected the range of them, got none",
+            f"input '{name}' ({text}) has dynamic sizes: expected a range for them, got none",
             hint="give it with --batch, such as --batch 1:4:16"
             if only_batch
             else "give it with --input, such as --input x:1x3x48x32:320:2048",
@@ -126,8 +126,7 @@ def _range(name: str, sizes: tuple[int, ...], shapes: Mapping[str, ShapeRange]) 
             raise UsageError(f"input '{name}': expected a shape like ({text}), got ({', '.join(map(str, given))})")
     if not all(a <= b <= c for a, b, c in zip(shape.min, shape.opt, shape.max, strict=True)):
         raise UsageError(
-            f"input '{name}': expected sizes from least over usual to greatest, got {shape.min}, {shape.opt}, "
-            f"{shape.max}"
+            f"input '{name}': expected shapes with min <= opt <= max, got {shape.min}, {shape.opt}, {shape.max}"
         )
     return shape
 
@@ -140,8 +139,8 @@ def _graph_error(parser: trt.OnnxParser, log: Any, graph: Path) -> GraphError:
     if not error.node_operator():
         return GraphError(f"TensorRT cannot take {graph.name}: {words}")
     node = error.node_name()
-    # Graphs that EdgeKit exports call nodes after the modules they come from; others have paths with slashes.
-    module = ", called after its module," if "." in node and "/" not in node else ""
+    # Graphs that EdgeKit exports name nodes after their modules; others have paths with slashes.
+    module = ", named after its module," if "." in node and "/" not in node else ""
     return GraphError(
         f"TensorRT cannot take operator '{error.node_operator()}', node '{node}'{module} of {graph.name}: {words}",
         hint=OTHER_TARGET if "zero point" in words.lower() or "zeropoint" in words.lower() else REPLACE,

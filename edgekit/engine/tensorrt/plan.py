@@ -1,4 +1,4 @@
-"""An engine file of TensorRT's, deserialized: once for all who load it, with its weights put back if it has none."""
+"""Deserializes TensorRT plan files, once per process, and refits the weights of weight-stripped plans."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from edgekit.storage import cache_folder, write_atomic
 
 __all__ = ["Plan", "RuntimeCache"]
 
-# What weights are put back from, beside the plan.
+# The file next to the plan that weights are refitted from.
 GRAPH = "graph.onnx"
 
-# A version-compatible plan has a runtime in it: code of whoever has built it, which is run by who says so alone.
+# A version-compatible plan contains a runtime, that is code from its builder, which runs only if this is set to 1.
 TRUST = "EDGEKIT_ENGINE_CODE"
 
 REBUILD = "rebuild it with edgekit build, or on this machine with edgekit compile"
@@ -28,7 +28,7 @@ _lock = threading.Lock()
 
 
 class Plan:
-    """A deserialized engine, which all sessions of this process share: its weights are on the device once.
+    """A deserialized engine, shared by all sessions of this process, so that its weights are on the device once.
 
     Attributes:
         engine: TensorRT's ``ICudaEngine``.
@@ -40,16 +40,16 @@ class Plan:
         self._runtime: Any = _runtime(library)
         self.engine: Any = _deserialized(library, self._runtime, file)
         if self.engine.refittable:
-            _put_weights_back(library, self.engine, file)
+            _refit_weights(library, self.engine, file)
 
     @classmethod
     def acquire(cls, library: Any, file: Path) -> Plan:
-        """The engine in ``file``, deserialized now if nobody here uses it yet; to be released as often.
+        """Returns the engine in ``file``, deserialized if this process does not use it yet; pair with `release`.
 
-        The CUDA context is current.
+        The CUDA context must be current.
 
         Raises:
-            EngineMismatch: the file cannot be read, or TensorRT does not take it, in its own words.
+            EngineMismatch: the file cannot be read, or TensorRT rejects it; the message has TensorRT's reason.
         """
         try:
             status = file.stat()
@@ -63,7 +63,7 @@ class Plan:
             return plan
 
     def release(self) -> None:
-        """Gives the engine back if nobody here uses it any more."""
+        """Frees the engine if this process does not use it any more."""
         with _lock:
             self._users -= 1
             if not self._users:
@@ -77,7 +77,7 @@ def _runtime(library: Any) -> Any:
     words.take()
     try:
         return made_with_log(library.Runtime, words)
-    except (RuntimeError, TypeError) as e:  # TypeError: what pybind11 makes of a factory that gives nothing
+    except (RuntimeError, TypeError) as e:  # TypeError: pybind11 raises it if a factory returns null
         raise RunError(f"{_title(library)} does not start: {words.take() or e}") from e
 
 
@@ -95,18 +95,18 @@ def _deserialized(library: Any, runtime: Any, file: Path) -> Any:
     if engine is None:
         reason = words.take() or "it gives no reason"
         code = not trusted and "HostCodeAllowed" in reason
-        hint = f"it has a runtime of its own in it, which is run if you trust it: {TRUST}=1" if code else REBUILD
+        hint = f"it contains a runtime of its own; if you trust it, set {TRUST}=1" if code else REBUILD
         raise EngineMismatch(f"{_title(library)} does not take {file}: {reason}", hint=hint)
     return engine
 
 
-def _put_weights_back(library: Any, engine: Any, file: Path) -> None:
+def _refit_weights(library: Any, engine: Any, file: Path) -> None:
     """Refits an engine that was written without weights."""
     if not _stripped(library, engine):
         return
     graph = file.parent / GRAPH
     if not graph.is_file():
-        raise EngineMismatch(f"{file} has no weights, and there is no {GRAPH} beside it to take them from")
+        raise EngineMismatch(f"{file} has no weights, and there is no {GRAPH} next to it to read them from")
     words = process_log(library)
     words.take()
     refitter = made_with_log(library.Refitter, engine, words)
@@ -117,7 +117,7 @@ def _put_weights_back(library: Any, engine: Any, file: Path) -> None:
 
 
 def _stripped(library: Any, engine: Any) -> bool:
-    """Whether the plan was written without weights; where the library cannot tell, putting them back does no harm."""
+    """Whether the plan was written without weights; True if unknown, since refitting is harmless."""
     if not hasattr(library, "EngineStat"):
         return hasattr(library, "OnnxParserRefitter")
     return int(engine.get_engine_stat(library.EngineStat.STRIPPED_WEIGHTS_SIZE)) > 0
@@ -128,14 +128,14 @@ def _title(library: Any) -> str:
 
 
 class RuntimeCache:
-    """What TensorRT-RTX has compiled for this GPU, kept in a file so that the next start is fast.
+    """TensorRT-RTX's runtime cache: kernels compiled for this GPU, in a file, so that the next start is fast.
 
-    The file stands beside the plan, hidden, since it is no part of the bundle; where that folder cannot be written,
-    in the user's cache. The library itself refuses one of another GPU, driver or version.
+    The file is next to the plan, hidden, since it is not part of the bundle; if that folder is not writable, it is in
+    the user's cache. The library itself rejects a cache from another GPU, driver or version.
 
     Args:
-        config: TensorRT-RTX's ``IRuntimeConfig``, which gets the cache.
-        plan: file of the engine.
+        config: TensorRT-RTX's ``IRuntimeConfig``, which receives the cache.
+        plan: the engine's file.
     """
 
     def __init__(self, config: Any, plan: Path) -> None:
@@ -153,10 +153,10 @@ class RuntimeCache:
         config.set_runtime_cache(self._cache)
 
     def save(self) -> str:
-        """Writes the file if there is anything new.
+        """Writes the file if the cache has changed.
 
         Returns:
-            Why it could not be written, or nothing.
+            Why the file could not be written; empty on success.
         """
         memory = self._cache.serialize()
         blob = bytes(memory) if memory is not None else b""
@@ -171,7 +171,7 @@ class RuntimeCache:
             else:
                 self._known = blob
                 return ""
-        return f"what was compiled for this GPU could not be kept for the next start: {reason}"
+        return f"the runtime cache of kernels compiled for this GPU could not be written: {reason}"
 
 
 def _cache_files(plan: Path) -> tuple[Path, Path]:

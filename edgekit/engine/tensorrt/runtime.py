@@ -1,4 +1,4 @@
-"""Runs TensorRT's engines: buffers made once, copies that overlap computing, the steady state as one CUDA graph."""
+"""Runs TensorRT engines: preallocated buffers, copies that overlap computation, and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from edgekit.specs import TensorSpec
 
 __all__ = ["PendingRun", "RunTimes", "TensorRtEngine", "load_engine"]
 
-# While one run computes, the inputs of the next are copied; a third could only wait.
+# While one run computes, the inputs of the next are copied; a third run would only wait.
 SLOTS = 2
 
 
 class RunTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of one run went, in ms.
+    """The durations of the parts of one run, in ms.
 
     Attributes:
-        copy_in_ms: inputs to the device; about 0 where memory is shared.
-        gpu_ms: computing.
-        copy_out_ms: outputs to the host.
-        enqueue_ms: the host's time to ask for the computing; where it exceeds ``gpu_ms``, the GPU waits for the host.
-        end_to_end_ms: from arrays to arrays, on the host's clock.
+        copy_in_ms: copy of the inputs to the device; about 0 if host and device share memory.
+        gpu_ms: computation.
+        copy_out_ms: copy of the outputs to the host.
+        enqueue_ms: host time to enqueue the computation; if it exceeds ``gpu_ms``, the GPU waits for the host.
+        end_to_end_ms: from input arrays to output arrays, by the host's clock.
     """
 
     copy_in_ms: float
@@ -50,33 +50,33 @@ class RunTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_engine(library: Any, plan: Path, *, name: str, cuda: Driver | None = None, index: int = 0) -> TensorRtEngine:
-    """Loads an engine file of TensorRT's onto the GPU.
+    """Loads a TensorRT plan file onto the GPU.
 
     Args:
         library: the module ``tensorrt`` or ``tensorrt_rtx``.
-        plan: the engine's file; weights of one that has none are taken from the graph beside it.
-        name: of the backend, for messages.
-        cuda: the driver; the one that is found here if None.
+        plan: the plan file; if it has no weights, they are read from the graph next to it.
+        name: name of the backend, for messages.
+        cuda: the driver; None: the one of this machine.
         index: number of the GPU.
 
     Raises:
-        BackendUnavailable: there is no GPU, or no package that talks to it.
-        EngineMismatch: the file is for another GPU or version, or is none.
+        BackendUnavailable: there is no GPU, or no package with CUDA bindings.
+        EngineMismatch: the file is for another GPU or version, or is not a plan file.
         RunError: the GPU has too little memory.
     """
     return TensorRtEngine(library, plan, cuda or driver(), name=name, index=index)
 
 
 class TensorRtEngine(BaseEngine):
-    """An engine on the GPU, with a CUDA context, streams and buffers of its own.
+    """An engine on the GPU, with its own CUDA context, streams and buffers.
 
-    Several engines of one file share its weights. Threads may share an engine; one of them at a time is served.
+    Several engines of one file share its weights. Threads may share an engine; runs are serialized by a lock.
 
     Attributes:
-        inputs: what goes in.
-        outputs: what comes out.
-        notes: what the user has to know of how it runs, such as why there is no CUDA graph.
-        use_graphs: runs are replayed from CUDA graphs, each after the first of its shapes.
+        inputs: specifications of the inputs.
+        outputs: specifications of the outputs.
+        notes: notes for the user about how it runs, such as why there is no CUDA graph.
+        use_graphs: runs are replayed from CUDA graphs, after the first run of each shape.
     """
 
     def __init__(self, library: Any, plan: Path, cuda: Driver, *, name: str, index: int = 0) -> None:
@@ -115,20 +115,20 @@ class TensorRtEngine(BaseEngine):
             return self._started(feeds, self._together, slots=1).result()
 
     def run_async(self, feeds: dict[str, np.ndarray]) -> PendingRun:
-        """Starts a run and returns before it is done; the arrays may be changed at once.
+        """Starts a run and returns immediately; the arrays may be changed after the call.
 
-        Two runs are in flight at most, so that the inputs of the second are copied while the first computes; before a
-        third starts, the first is waited for.
+        At most two runs are in flight, so that the inputs of the second are copied while the first computes; a third
+        call waits for the first run.
 
         Raises:
-            RunError: the engine was not built for these shapes, or it failed, or is closed.
+            RunError: the engine was not built for these shapes, the run failed, or the engine is closed.
         """
         self._require_open()
         with self._lock:
             return self._started(feeds, self._lanes_apart(), slots=SLOTS)
 
     def time_run(self, feeds: dict[str, np.ndarray]) -> RunTimes:
-        """Runs once and says where the time went; the first run of some shapes is slow, and captures the graph.
+        """Runs once and returns the durations of its parts; the first run of each shape is slow and captures the graph.
 
         Raises:
             RunError: see `run`.
@@ -157,7 +157,7 @@ class TensorRtEngine(BaseEngine):
         )
 
     def _release(self) -> None:
-        """Finishes the runs that were started; their outputs can still be asked for."""
+        """Waits for the runs in flight, whose outputs stay available, and frees all resources."""
         with self._lock:
             for slot in list(self._pending):
                 self._collect(slot)
@@ -167,7 +167,7 @@ class TensorRtEngine(BaseEngine):
     def _started(
         self, feeds: dict[str, np.ndarray], lanes: Lanes, *, slots: int, mark: Callable[[], None] = lambda: None
     ) -> PendingRun:
-        # Refuses a run whose engine another thread has closed since that was checked.
+        # Raises an error if another thread has closed the engine since the check.
         with self._context.current():
             slot = self._free_slot(slots)
             try:
@@ -182,7 +182,7 @@ class TensorRtEngine(BaseEngine):
     def _submit(
         self, slot: Slot, feeds: dict[str, np.ndarray], lanes: Lanes, mark: Callable[[], None]
     ) -> list[tuple[int, ...]]:
-        """Asks for all of a run, and captures it if it is the first of its shapes; gives the outputs' shapes."""
+        """Enqueues a run, and captures it if it is the first of its shapes; returns the output shapes."""
         shapes = tuple(feeds[tensor.name].shape for tensor in self._execution.inputs)
         recording = slot.recording(shapes) if self.use_graphs else None
         if recording is None and self._execution.prepare(shapes):
@@ -205,7 +205,7 @@ class TensorRtEngine(BaseEngine):
         return output_shapes
 
     def _after_first(self, slot: Slot, shapes: Shapes, output_shapes: list[tuple[int, ...]]) -> None:
-        """Captures what was just asked for. TensorRT wants one run of new shapes before that, and now it had it."""
+        """Captures a run in a CUDA graph; TensorRT needs one plain run of new shapes before."""
         if self.use_graphs:
             graph = self._captured(slot)
             if graph is not None:
@@ -222,7 +222,7 @@ class TensorRtEngine(BaseEngine):
         except RunError as e:
             reason = e.message
         self.use_graphs = False
-        self._note(f"no CUDA graph, so every layer is started by itself: {reason}")
+        self._note(f"no CUDA graph, so every layer is launched by itself: {reason}")
         return None
 
     def _free_slot(self, slots: int) -> Slot:
@@ -240,7 +240,7 @@ class TensorRtEngine(BaseEngine):
         return oldest
 
     def _collect(self, slot: Slot) -> None:
-        """Waits for the run in this slot, and keeps what came of it for whoever asks."""
+        """Waits for the run in this slot, and stores its outputs or its error."""
         pending = self._pending.pop(slot)
         try:
             with self._context.current():
@@ -251,12 +251,12 @@ class TensorRtEngine(BaseEngine):
             self._settle()
 
     def _settle(self) -> None:
-        """Waits until nothing is in flight, after a failure that has been reported already."""
+        """Waits until no run is in flight, after a failure that is reported already."""
         with suppress(RunError):
             give_back(self._context, _wait_for, self._streams)
 
     def _lanes_apart(self) -> Lanes:
-        """A stream for each direction of copying and one to compute; where memory is shared nothing is copied."""
+        """Returns separate streams for copies in each direction and computation; one stream if memory is shared."""
         if self._shared_memory:
             return self._together
         if self._apart is None:
@@ -277,7 +277,7 @@ class TensorRtEngine(BaseEngine):
 
 
 class PendingRun:
-    """A run that was started."""
+    """A run in flight."""
 
     def __init__(self, engine: TensorRtEngine, slot: Slot, output_shapes: list[tuple[int, ...]]) -> None:
         self.output_shapes = output_shapes
@@ -287,7 +287,7 @@ class PendingRun:
         self._slot = slot
 
     def done(self) -> bool:
-        """Whether `result` would return at once."""
+        """Whether `result` returns without waiting."""
         with self._engine._lock:
             if self._engine._pending.get(self._slot) is not self:
                 return True
@@ -295,7 +295,7 @@ class PendingRun:
                 return self._slot.finished.done
 
     def result(self) -> dict[str, np.ndarray]:
-        """Outputs by name; waits for them.
+        """Waits for the outputs and returns them by name.
 
         Raises:
             RunError: the run failed.
@@ -321,6 +321,6 @@ def _wait_for(streams: list[Stream]) -> None:
 
 
 def _spec(tensor: Tensor) -> TensorSpec:
-    """Sizes that are chosen at run time get names; the plan has not kept the graph's."""
+    """Makes a tensor's specification; dynamic sizes get new names, since the plan does not keep those of the graph."""
     shape = tuple(f"{tensor.name}_{axis}" if size == -1 else size for axis, size in enumerate(tensor.shape))
     return TensorSpec(tensor.name, tensor.dtype.name, shape)

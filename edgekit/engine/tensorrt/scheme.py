@@ -1,4 +1,4 @@
-"""What TensorRT wants a quantized graph to look like; the same for TensorRT 10, 11 and TensorRT-RTX."""
+"""TensorRT's quantization scheme; the same for TensorRT 10, 11 and TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ SCHEME = QuantScheme(
 )
 """int8 with zero point 0, a scale for each output channel of weights, and pairs at the inputs of products only.
 
-TensorRT moves Q towards the input and DQ towards the output of what only moves numbers, fuses DQ into the product that
-reads it and what follows the product, up to the next Q, into its epilogue (NVIDIA, "Working with Quantized Types", on
-the processing and placement of Q/DQ). So no pair stands between a product and its activation function; at a residual
-sum one stands at the shortcut, and none at the other summand, which the convolution still holds in its accumulator.
-Biases are added there too and stay in float. What is left is FP16, or INT8 comes out slower than FP16 alone.
+TensorRT moves Q towards the input and DQ towards the output of operators that only move elements, fuses DQ into the
+product that reads it, and fuses the operators after the product, up to the next Q, into its epilogue (NVIDIA, "Working
+with Quantized Types", on the processing and placement of Q/DQ). So there is no pair between a product and its
+activation function. At a residual sum, there is one at the shortcut, and none at the other input, which is still in
+the convolution's accumulator. Biases are added there too and stay in float. All other operators are FP16, or INT8
+would be slower than FP16 alone.
 
-A first convolution that reads a picture stays in FP16: three channels fill no integer kernel, and on YOLOv3-tiny the
-agreement with FP32 rises from 0.955 to 0.979 (calibrated on the shipped set; 0.972 to 0.983 on five photos).
+A first convolution that reads an image stays in FP16: three channels do not fill an integer kernel, and on YOLOv3-tiny
+the agreement with FP32 rises from 0.955 to 0.979 (calibrated on the shipped set; 0.972 to 0.983 on five photos).
 """

@@ -1,4 +1,4 @@
-"""The memory that one run of a TensorRT engine needs, on both sides of the bus, and the graphs captured with it."""
+"""Buffers of one TensorRT run, on host and device, and the CUDA graphs captured with them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, H
 
 __all__ = ["Lanes", "Recording", "Shapes", "Slot", "Tensor"]
 
-# A graph holds on to memory of its own; an engine that is run with ever new shapes must not grow without bound.
+# Each graph uses memory; an engine that runs with ever new shapes must not use more and more.
 GRAPHS_KEPT = 8
 
-# Of all inputs, in the engine's order.
+# The shapes of all inputs, in the engine's order.
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -25,10 +25,10 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
     """An input or an output of the engine.
 
     Attributes:
-        name: in the engine.
-        dtype: of its elements.
-        shape: with -1 for what is chosen at run time.
-        size_bytes: of the greatest there may be.
+        name: name in the engine.
+        dtype: element type.
+        shape: shape; -1 is a dynamic size.
+        size_bytes: max size.
     """
 
     name: str
@@ -37,19 +37,19 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
 
     def size_of(self, shape: tuple[int, ...]) -> int:
-        """Bytes of an array of that shape."""
+        """Returns the size in bytes of an array with this shape."""
         return math.prod(shape) * self.dtype.itemsize
 
 
 class Recording(msgspec.Struct, frozen=True):
-    """A run that was captured, and the shapes of its outputs."""
+    """A captured run, and the shapes of its outputs."""
 
     graph: Graph
     output_shapes: list[tuple[int, ...]]
 
 
 class Lanes(msgspec.Struct, frozen=True):
-    """The streams of a run: three, so that copies overlap other runs' computing, or one and the same."""
+    """The streams of a run: three, so that copies overlap the computation of other runs, or the same one thrice."""
 
     copy_in: Stream
     compute: Stream
@@ -57,7 +57,7 @@ class Lanes(msgspec.Struct, frozen=True):
 
 
 class Buffer:
-    """Memory of one tensor: pinned on the host and its like on the device, or one that both see."""
+    """Memory of one tensor: pinned host memory and device memory, or memory that both share."""
 
     def __init__(self, context: Context, tensor: Tensor, stack: ExitStack, *, shared: bool) -> None:
         self.tensor = tensor
@@ -92,13 +92,13 @@ class Buffer:
 
 
 class Slot:
-    """What a run in flight needs; it is free when nothing of it is in flight and nobody waits for its outputs.
+    """The resources of one run in flight; reusable when the run is done and its outputs are collected.
 
     Args:
         context: the CUDA context.
-        inputs: of the engine.
-        outputs: of the engine.
-        shared: host and device see the same memory.
+        inputs: the engine's inputs.
+        outputs: the engine's outputs.
+        shared: host and device share memory.
     """
 
     def __init__(self, context: Context, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, shared: bool) -> None:
@@ -111,15 +111,15 @@ class Slot:
             self._stack = stack.pop_all()
 
     def close(self) -> None:
-        """Gives all of it back; nothing may be in flight."""
+        """Frees all resources; no run may be in flight."""
         self._stack.close()
 
     def addresses(self) -> dict[str, int]:
-        """Where the device finds each tensor."""
+        """Returns the device address of each tensor."""
         return {buffer.tensor.name: buffer.address for buffer in (*self._inputs, *self._outputs)}
 
     def send(self, feeds: Mapping[str, np.ndarray], lanes: Lanes) -> None:
-        """Inputs to the device; what is asked of the computing stream from now on finds them there."""
+        """Enqueues the copy of inputs to the device; later work on the compute stream waits for it."""
         for buffer in self._inputs:
             array = feeds[buffer.tensor.name]
             buffer.fill(array)
@@ -127,38 +127,38 @@ class Slot:
         _follow(lanes.compute, lanes.copy_in, self._copied_in)
 
     def fetch(self, shapes: Sequence[tuple[int, ...]], lanes: Lanes) -> None:
-        """Outputs to the host, after what was asked of the computing stream until now; `finished` says when."""
+        """Enqueues the copy of outputs to the host, after the current work on the compute stream; sets `finished`."""
         _follow(lanes.copy_out, lanes.compute, self._computed)
         for buffer, shape in zip(self._outputs, shapes, strict=True):
             buffer.to_host(lanes.copy_out, shape)
         self.finished.record(lanes.copy_out)
 
     def outputs(self, shapes: Sequence[tuple[int, ...]]) -> dict[str, np.ndarray]:
-        """Copies of what was fetched, by name; `finished` has happened."""
+        """Returns copies of the fetched outputs by name; `finished` must have occurred."""
         return {buffer.tensor.name: buffer.read(shape) for buffer, shape in zip(self._outputs, shapes, strict=True)}
 
     def recording(self, shapes: Shapes) -> Recording | None:
-        """What was captured for inputs of these shapes."""
+        """Returns the run captured for these input shapes, if any."""
         found = self._recordings.get(shapes)
         if found is not None:
             self._recordings.move_to_end(shapes)
         return found
 
     def keep(self, shapes: Shapes, recording: Recording) -> None:
-        """Keeps it for the next run; the one that was not used for longest goes if there are too many."""
+        """Stores a captured run; removes the least recently used one if there are too many."""
         self._recordings[shapes] = recording
         if len(self._recordings) > GRAPHS_KEPT:
             self._recordings.popitem(last=False)[1].graph.close()
 
     def drop_recordings(self) -> None:
-        """Forgets what was captured; nothing may be in flight."""
+        """Removes all captured runs; no run may be in flight."""
         with ExitStack() as stack:
             while self._recordings:
                 stack.callback(self._recordings.popitem()[1].graph.close)
 
 
 def _follow(later: Stream, earlier: Stream, event: Event) -> None:
-    """What is asked of ``later`` comes after what was asked of ``earlier``."""
+    """Makes later work on ``later`` wait for the current work on ``earlier``."""
     if later is not earlier:
         event.record(earlier)
         later.wait(event)

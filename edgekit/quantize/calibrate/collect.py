@@ -1,4 +1,4 @@
-"""Shows a graph its calibration set, once, and remembers what each tensor looked like."""
+"""Runs a graph on its calibration set once, and collects statistics of each tensor."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ Feeds = Iterable[tuple[str, dict[str, np.ndarray]]]
 
 
 class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
-    """``calibration.json``: ranges that were measured once and hold for every target.
+    """The contents of ``calibration.json``: ranges, measured once and valid for every target.
 
     Attributes:
         format: version of this format.
-        method: how ranges were chosen.
+        method: the calibration method.
         set: name of the calibration set.
-        set_digest: hash of what was in it.
+        set_digest: hash of its contents.
         graph_digest: hash of the float graph.
-        images: how many inputs were shown.
-        skipped: the broken files among them, each with the reason.
-        ranges: least and greatest number of each tensor.
-        channels: least and greatest number of each channel of convolutions' outputs, where ``method`` is ``minmax``.
+        images: number of inputs used.
+        skipped: files that could not be read, each with the reason.
+        ranges: min and max of each tensor.
+        channels: min and max of each output channel of convolutions, if ``method`` is ``minmax``.
     """
 
     format: int = 1
@@ -61,7 +61,7 @@ class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class Collected:
-    """What `collect_statistics` saw."""
+    """The result of `collect_statistics`: statistics by tensor name, and the number of inputs."""
 
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
     inputs: int = 0
@@ -77,22 +77,22 @@ def collect_statistics(
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Collected:
-    """Runs the float graph on every input and looks at ``tensors``.
+    """Runs the float graph on each input and collects statistics of ``tensors``.
 
-    One input is held in memory at a time, and of each tensor only its statistics are kept. What a LeakyRelu reads
-    is worked out from what it gives, so that ONNX Runtime can go on computing it together with the convolution.
+    Only one input is in memory at a time, and only statistics of each tensor are kept. The input of a LeakyRelu is
+    computed from its output, so that ONNX Runtime can still fuse it with the convolution.
 
     Args:
-        graph: the float graph, which is not changed.
-        tensors: values of it.
-        feeds: each input's id and its arrays by name.
-        method: decides whether histograms are needed.
-        total: how many inputs there are, for the progress bar.
-        threads: for ONNX Runtime; 0 leaves it the choice.
-        progress: is told of every input.
+        graph: the float graph; not modified.
+        tensors: values of the graph.
+        feeds: id of each input and its arrays by name.
+        method: the calibration method; decides whether histograms are needed.
+        total: number of inputs, for the progress bar.
+        threads: for ONNX Runtime; 0: its default.
+        progress: updated after each input.
 
     Raises:
-        CalibrationError: there are no inputs, or a tensor has a NaN: names the tensor and the input.
+        CalibrationError: there are no inputs, or a tensor has a NaN; the message names the tensor and the input.
     """
     histogram = needs_histogram(method)
     wanted = {str(value.name): value for value in tensors if value.name}
@@ -103,7 +103,7 @@ def collect_statistics(
     evaluator = Evaluator(graph, also=sorted(observed - inputs), threads=threads, optimized=True)
     with (progress or Silent()).stage("calibrating", total=total, unit="inputs") as advance:
         for name, arrays in feeds:
-            _look(collected, {**arrays, **evaluator.run(arrays)}, name)
+            _update(collected, {**arrays, **evaluator.run(arrays)}, name)
             collected.inputs += 1
             advance(1)
     if not collected.inputs:
@@ -114,39 +114,39 @@ def collect_statistics(
     return collected
 
 
-def _look(collected: Collected, results: Mapping[str, np.ndarray], input_id: str) -> None:
+def _update(collected: Collected, results: Mapping[str, np.ndarray], input_id: str) -> None:
     for name, statistics in collected.statistics.items():
         if not statistics.update(results[name]):
             raise CalibrationError(
                 f"tensor '{name}' has a NaN at calibration input '{input_id}', expected finite numbers",
-                hint="the model gives NaN in float already: check its weights and its preprocessing",
+                hint="the float model outputs NaN already: check its weights and its preprocessing",
             )
 
 
 def observed_tensors(graph: ir.Model) -> list[ir.Value]:
-    """The activations whose ranges any target may ask for: what goes in, and what operators make that compute.
+    """Returns the activations whose ranges a target may need: graph inputs, and outputs of operators that compute.
 
-    What selections (pooling, reshaping) give out has the range of what they take, and is left out.
+    Outputs of selections (pooling, reshaping) have the range of their inputs, and are left out.
     """
     made = [
         output
         for node in graph.graph
         if not selects(node)
         for output in node.outputs
-        if output.name and output.dtype == ir.DataType.FLOAT and _is_looked_at(output)
+        if output.name and output.dtype == ir.DataType.FLOAT and _values_are_read(output)
     ]
     return [value for value in graph.graph.inputs if value.dtype == ir.DataType.FLOAT] + made
 
 
 def ranges_from_statistics(statistics: Mapping[str, TensorStatistics], method: str) -> dict[str, tuple[float, float]]:
-    """Each tensor's range by ``method``."""
+    """Computes the range of each tensor by ``method``."""
     return {name: range_from_statistics(seen, method) for name, seen in statistics.items()}
 
 
 def channels_from_statistics(
     graph: ir.Model, statistics: Mapping[str, TensorStatistics]
 ) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Least and greatest number of each channel of what convolutions give out."""
+    """Returns the min and max of each output channel of convolutions."""
     names = [str(node.outputs[0].name) for node in graph.graph if node.op_type == "Conv"]
     seen = {name: statistics[name] for name in names if name in statistics}
     return {
@@ -157,7 +157,7 @@ def channels_from_statistics(
 
 
 def graph_digest(graph: ir.Model) -> str:
-    """SHA-256 over what the graph computes and the names of its tensors, in hexadecimal."""
+    """Computes the SHA-256 of the graph's nodes, constants and tensor names, in hexadecimal."""
     digest = hashlib.sha256(repr(sorted(graph.opset_imports.items())).encode())
     _digest_graph(digest, graph.graph)
     return digest.hexdigest()
@@ -190,13 +190,13 @@ def _digest_attribute(digest: hashlib._Hash, value: object) -> None:
         digest.update(repr(value).encode())
 
 
-def _is_looked_at(value: ir.Value) -> bool:
+def _values_are_read(value: ir.Value) -> bool:
     readers = (use.node.op_type for use in value.uses())
     return value.is_graph_output() or any(reader not in ("Shape", "Size", "Cast") for reader in readers)
 
 
 def _leaky_reader(value: ir.Value) -> ir.Node | None:
-    """The LeakyRelu that alone reads ``value``, if its slope can be undone."""
+    """Returns the LeakyRelu that is the only consumer of ``value``, if it is invertible."""
     readers = [use.node for use in value.uses()]
     if len(readers) != 1 or readers[0].op_type != "LeakyRelu" or value.is_graph_output():
         return None

@@ -1,6 +1,6 @@
-"""From what was seen of a tensor to the range that its 256 integers are spread over: four methods.
+"""Four calibration methods, which compute a tensor's quantization range from its statistics.
 
-All work on `TensorStatistics`, so one pass over the calibration set serves each of them.
+All use `TensorStatistics`, so one pass over the calibration set serves each of them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ KL_BINS = 2048
 KL_LEVELS = 128
 KL_STRIDE = 5
 KL_DIGITS = 9
-"""Sums of the same numbers in another order differ behind these."""
+"""Sums of the same numbers in another order differ beyond these digits."""
 FINITE_BINS = 0x7F80
-"""Of one sign; behind them are the infinities."""
+"""Histogram bins of finite numbers of one sign; the infinities follow."""
 
 Range = tuple[float, float]
 
 
 def needs_histogram(method: str) -> bool:
-    """Whether the method looks at more than the extremes.
+    """Whether the method needs more than the min and max.
 
     Raises:
         UsageError: there is no such method.
@@ -39,10 +39,10 @@ def needs_histogram(method: str) -> bool:
 
 
 def range_from_statistics(statistics: TensorStatistics, method: str) -> Range:
-    """Least and greatest number that is represented; what lies beyond saturates. Zero is always inside.
+    """Computes the min and max that are represented; values outside saturate. Zero is always inside.
 
     Args:
-        statistics: with a histogram, unless the method is ``minmax``.
+        statistics: has a histogram, unless the method is ``minmax``.
         method: a key of `METHODS`.
     """
     lo, hi = METHODS[method](statistics)
@@ -50,12 +50,12 @@ def range_from_statistics(statistics: TensorStatistics, method: str) -> Range:
 
 
 def _minmax(statistics: TensorStatistics) -> Range:
-    """All that was seen. Nothing saturates, and rare large numbers decide the step for all others."""
+    """The full range. Nothing saturates, and rare large values determine the step size for all others."""
     return statistics.lo, statistics.hi
 
 
 def _percentile(statistics: TensorStatistics) -> Range:
-    """All but the outermost 0.01 % on each side."""
+    """The range without the outermost 0.01 % on each side."""
     centers, counts = _finite_bins(statistics)
     if not len(counts):
         return 0.0, 0.0
@@ -67,11 +67,11 @@ def _percentile(statistics: TensorStatistics) -> Range:
 
 
 def _mse(statistics: TensorStatistics) -> Range:
-    """The range of least mean squared error between numbers and their quantized selves.
+    """The range with the smallest mean squared error between values and their quantized values.
 
-    Inside the range the error is that of rounding, ``step² / 12``, but for what is rounded to zero, which is its own
-    error (a ReLU's zeros have none); beyond the range, it is the square of the distance to its end.
-    Both ends are searched in turn among 100 parts of the extremes, which settles in a few rounds.
+    Inside the range the squared error is that of rounding, ``step² / 12``, except for values that are rounded to
+    zero, where it is their square (0 for a ReLU's zeros); outside, it is the squared distance to the range.
+    Min and max are searched in turn among 100 fractions of the extremes, which converges in a few rounds.
     """
     centers, counts = _finite_bins(statistics)
     if not len(counts):
@@ -90,7 +90,7 @@ def _mse(statistics: TensorStatistics) -> Range:
 
 
 def _squared_errors(centers: np.ndarray, counts: np.ndarray, los: np.ndarray, his: np.ndarray) -> np.ndarray:
-    """Sum of squared errors for each candidate range, from cumulated moments of the histogram."""
+    """Computes the sum of squared errors for each candidate range, from cumulative moments of the histogram."""
     moments = [np.concatenate([[0.0], np.cumsum(counts * centers**k)]) for k in range(3)]
     below = np.searchsorted(centers, los, side="left")
     above = np.searchsorted(centers, his, side="right")
@@ -114,28 +114,28 @@ def _squared_errors(centers: np.ndarray, counts: np.ndarray, los: np.ndarray, hi
 
 
 def _entropy(statistics: TensorStatistics) -> Range:
-    """The threshold of least Kullback-Leibler divergence between magnitudes and their quantized selves.
+    """The threshold with the smallest Kullback-Leibler divergence between magnitudes and their quantized values.
 
     As in S. Migacz, "8-bit Inference with TensorRT", GTC 2017: 2048 bins of magnitudes, 128 levels; the outliers of a
-    candidate are added to its last bin; a level's count is spread evenly over those of its bins that hold anything.
+    candidate are added to its last bin; a level's count is spread evenly over its non-empty bins.
     """
     magnitudes = _magnitudes(statistics)
     largest = max(abs(statistics.lo), abs(statistics.hi))
     if largest == 0.0:
         return 0.0, 0.0
-    # Zeros are exact at any scale and would outweigh all else.
+    # Zeros are exact at any scale and would outweigh all other values.
     magnitudes[0] = magnitudes[1]
-    # A stride that divides 128 would see lengths only that the levels divide evenly, where divergence jumps.
-    coarse = _of_least_kl(magnitudes, np.append(np.arange(KL_LEVELS, KL_BINS, KL_STRIDE), KL_BINS))
+    # A stride that divides 128 would only try lengths that the levels divide evenly, where the divergence jumps.
+    coarse = _with_min_kl(magnitudes, np.append(np.arange(KL_LEVELS, KL_BINS, KL_STRIDE), KL_BINS))
     near = np.arange(max(KL_LEVELS, coarse - KL_STRIDE), min(KL_BINS, coarse + KL_STRIDE) + 1)
-    threshold = (_of_least_kl(magnitudes, near) + 0.5) * largest / KL_BINS
+    threshold = (_with_min_kl(magnitudes, near) + 0.5) * largest / KL_BINS
     return max(statistics.lo, -threshold), min(statistics.hi, threshold)
 
 
 def _magnitudes(statistics: TensorStatistics) -> np.ndarray:
-    """Counts of magnitudes in `KL_BINS` even parts of the largest one.
+    """Computes a histogram of magnitudes, with `KL_BINS` bins of equal width up to the largest.
 
-    The histogram's own bins are up to 16 times as wide there; what one holds is spread evenly over what it covers.
+    The bins of the statistics are up to 16 times as wide there; the count of each is spread evenly over its width.
     """
     histogram = _histogram(statistics)
     ends = np.linspace(0.0, max(abs(statistics.lo), abs(statistics.hi)), KL_BINS + 1)
@@ -147,23 +147,24 @@ def _magnitudes(statistics: TensorStatistics) -> np.ndarray:
     return magnitudes
 
 
-def _of_least_kl(magnitudes: np.ndarray, lengths: np.ndarray) -> int:
+def _with_min_kl(magnitudes: np.ndarray, lengths: np.ndarray) -> int:
     return int(lengths[int(np.argmin(_kl_divergences(magnitudes, lengths)))])
 
 
 def _kl_divergences(magnitudes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """For each length n, of the first n bins with what lies beyond in the last one, from those bins at 128 levels.
+    """Computes, for each length n, the divergence of the first n bins (the last one with the outliers) from 128 levels.
 
-    With counts m, their sum S, that of the first n bins C, and s_l in f_l filled bins of level l, a bin's share is
-    ``p = m / S``, quantized ``q = s_l / f_l / C``. So the sum of ``p log(p / q)`` over all bins but the last is that of
-    ``m log m``, which accumulates over bins, less that of ``s_l log(s_l / f_l)`` over levels, and constants.
+    With counts m, their sum S, the sum of the first n bins C, and s_l in f_l non-empty bins of level l, a bin's
+    probability is ``p = m / S``, quantized ``q = s_l / f_l / C``. So the sum of ``p log(p / q)`` over all bins but the
+    last is the sum of ``m log m``, cumulative over bins, minus that of ``s_l log(s_l / f_l)`` over levels, and
+    constants.
 
     Args:
-        magnitudes: counts, float64 ``(KL_BINS,)``, above 0 somewhere.
+        magnitudes: counts, float64 ``(KL_BINS,)``, not all 0.
         lengths: candidates, int ``(N,)``.
 
     Returns:
-        Divergences, float64 ``(N,)``; infinite where nothing lies in the first n bins.
+        Divergences, float64 ``(N,)``; infinite if the first n bins are empty.
     """
     tiny = np.finfo(np.float64).tiny
     count, entropy, held = (
@@ -177,7 +178,7 @@ def _kl_divergences(magnitudes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     logs = np.log(np.maximum(sums, tiny) / np.maximum(filled, 1.0))
     total, within, last = count[-1], np.maximum(count[lengths], tiny), magnitudes[lengths - 1]
     outer = last + total - count[lengths]
-    # A bin that only the outliers fill has nothing to stand for it: the smallest probability there is.
+    # A last bin with outliers only has a quantized probability of 0: use the smallest positive number.
     outer_q = np.where(last > 0, logs[:, -1] - np.log(within), np.log(tiny))
     before = count[lengths - 1]
     inner = (
@@ -189,7 +190,7 @@ def _kl_divergences(magnitudes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _finite_bins(statistics: TensorStatistics) -> tuple[np.ndarray, np.ndarray]:
-    """Middles of the bins that hold anything, ascending, and their counts."""
+    """Returns the centers of the non-empty bins, ascending, and their counts."""
     histogram = _histogram(statistics)
     low, high = BIN_EDGES
     held = np.flatnonzero(histogram)

@@ -1,4 +1,4 @@
-"""Calibration tables on disk: in a bundle for people to read, and in the user's cache to be used again."""
+"""Reads and writes calibration tables: in a bundle, for people to read, and in the user's cache, for later builds."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["cached_table", "keep_table", "write_table"]
 
 
 def write_table(table: CalibrationTable, path: Path) -> None:
-    """Writes ``calibration.json``, indented; over an older one it appears whole or not at all."""
+    """Writes ``calibration.json``, indented; replaces an older file atomically."""
     write_atomic(path, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
 
 
 def keep_table(table: CalibrationTable, cache: Path) -> None:
-    """Puts the table where `cached_table` finds it."""
+    """Writes the table to the cache, where `cached_table` finds it."""
     write_table(table, _place(cache, table.graph_digest, table.set_digest, table.method))
 
 
 def cached_table(cache: Path, *, graph_digest: str, set_digest: str, method: str) -> CalibrationTable | None:
-    """An earlier calibration of the same graph on the same inputs by the same method, if there was one.
+    """Reads the cached calibration of the same graph on the same inputs by the same method; None if there is none.
 
-    A file that is damaged, or was written by a version with another format, counts as none.
+    A file that is damaged, or has another format version, counts as none.
     """
     path = _place(cache, graph_digest, set_digest, method)
     try:

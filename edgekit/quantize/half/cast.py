@@ -1,4 +1,4 @@
-"""Types a graph in FP16 or BF16, with explicit casts at the borders of what stays in float32."""
+"""Casts a graph to FP16 or BF16, with explicit casts around the nodes that stay in float32."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from edgekit.specs import Precision
 __all__ = ["HalfGraph", "half_from_graph"]
 
 BF16_OPSET = 22
-"""The first in which convolutions and poolings may be BF16."""
+"""The first opset in which convolutions and poolings may be BF16."""
 
 
 @dataclass(frozen=True)
 class HalfGraph:
-    """A graph in half precision, and what `half_from_graph` did.
+    """The result of `half_from_graph`: a graph in half precision.
 
     Attributes:
         graph: the new graph; weights that stay in float32 are shared with the float graph.
-        precision: of what is not float32.
-        halved: how many nodes compute in it.
+        precision: the half precision.
+        halved: number of nodes that compute in half precision.
         kept: name of each node that stays in float32, with the reason.
-        lost: name of each weight that lost digits because its numbers are too small, with the part of its size
-            (the root of the sum of squares) that was lost.
-        casts: how many casts between the two there are.
+        lost: name of each weight that lost digits because its values are too small, with the fraction of its
+            Euclidean norm that was lost.
+        casts: number of casts between float32 and half precision.
     """
 
     graph: ir.Model
@@ -54,21 +54,21 @@ def half_from_graph(
 ) -> HalfGraph:
     """Casts weights and activations to half precision, except for nodes that would lose too much accuracy.
 
-    In float32 stay nodes that read or give numbers which half does not hold, by their ranges and their constants; sums,
-    squares and exponentials (`edgekit.quantize.half.policy`); what ONNX has no half for; and what holds graphs. Q/DQ
-    are typed like the numbers between them: DequantizeLinear gives half. Biases in integers become half, as TensorRT
-    takes no others.
+    These stay in float32: nodes whose ranges or constants exceed the range of half precision; sums, squares and
+    exponentials (`edgekit.quantize.half.policy`); operators without half precision in ONNX; and nodes with subgraphs.
+    Q/DQ have the type of the values around them: DequantizeLinear outputs half precision. Integer biases become half
+    precision, since TensorRT takes no others.
 
     Args:
-        graph: float32, or with Q/DQ; shapes and types are inferred; it does not change. BF16 upgrades the new graph to
+        graph: float32, or with Q/DQ; shapes and types are inferred; not modified. BF16 upgrades the new graph to
             opset 22.
         precision: FP16 or BF16.
-        ranges: least and greatest number of each tensor of the float graph, as calibration measures them.
+        ranges: min and max of each tensor of the float graph, from calibration.
         keep_float: patterns of names of nodes that stay in float32.
-        io: the graph's inputs and outputs become half too; else they stay as they are.
+        io: cast the graph's inputs and outputs too; else their types stay.
 
     Raises:
-        GraphError: BF16, and an operator that opset 22 has changed.
+        GraphError: BF16, and an operator that changed in opset 22.
         UsageError: a pattern matches no node.
     """
     half = HALF[precision]
@@ -79,9 +79,9 @@ def half_from_graph(
     policy = PrecisionPolicy(graph, half, ranges, keep_float, io=io)
     caster = _Caster(graph, half, policy, io=io)
     caster.type_values()
-    caster.meet()
-    caster.give_out()
-    _remove_detours(graph, half)
+    caster.insert_casts()
+    caster.set_outputs()
+    _remove_redundant_casts(graph, half)
     RemoveDead()(graph)
     NameNodes()(graph)
     return HalfGraph(
@@ -90,12 +90,12 @@ def half_from_graph(
         halved=sum(node not in policy.why for node in policy.places),
         kept={node.name or "": reason for node, reason in policy.why.items()},
         lost=caster.lost,
-        casts=sum(_is_border(node, half) for node in graph.graph),
+        casts=sum(_is_cast(node, half) for node in graph.graph),
     )
 
 
 class _Caster:
-    """Gives values their types, and casts to those who want another."""
+    """Sets the types of values, and inserts casts for consumers that need another type."""
 
     def __init__(self, graph: ir.Model, half: HalfType, policy: PrecisionPolicy, *, io: bool) -> None:
         self._graph, self._half, self._policy, self._io = graph.graph, half, policy, io
@@ -106,15 +106,15 @@ class _Caster:
         self.lost: dict[str, float] = {}
 
     def type_values(self) -> None:
-        """What nodes give out in half is half."""
+        """Sets the type of half-precision outputs, and of the graph inputs if ``io``."""
         for node, places in self._places.items():
             for index in places.outputs:
                 node.outputs[index].type = ir.TensorType(self._half.dtype)
         for value in self._inputs if self._io else ():
             value.type = ir.TensorType(self._half.dtype)
 
-    def meet(self) -> None:
-        """Gives every reader the type that it wants."""
+    def insert_casts(self) -> None:
+        """Casts values for each consumer that needs another type."""
         for value in self._constants:
             uses = [(use.node, use.idx) for use in value.uses()]
             halves = [use for use in uses if self._wants_half(*use)]
@@ -131,8 +131,8 @@ class _Caster:
                 for node, index in others:
                     node.replace_input_with(index, cast)
 
-    def give_out(self) -> None:
-        """Outputs of the graph keep their names, and their type unless it is to be half."""
+    def set_outputs(self) -> None:
+        """Casts graph outputs to their final type; they keep their names."""
         computed = set(self._computed)
         for index, value in enumerate(self._graph.outputs):
             if value in computed and self._is_half(value) != self._io:
@@ -159,7 +159,7 @@ class _Caster:
         if part > self._half.step / 2 and any(node.op_type in PRODUCTS for node, _ in uses):
             self.lost[str(value.name)] = part
         name = value.name if alone else self._free(f"{value.name}_{_name(self._half.dtype)}")
-        with np.errstate(over="ignore"):  # infinities that stand for "no limit"
+        with np.errstate(over="ignore"):  # infinities that mean "no limit"
             tensor = ir.tensor(value.const_value.numpy().astype(self._half.numpy), name=name)
         if alone:
             value.const_value, value.type = tensor, ir.TensorType(self._half.dtype)
@@ -175,7 +175,7 @@ class _Caster:
         return name
 
     def _cast(self, value: ir.Value, name: str | None) -> ir.Value:
-        """``value`` in the other type."""
+        """Inserts a cast of ``value`` to the other type."""
         dtype = ir.DataType.FLOAT if self._is_half(value) else self._half.dtype
         kind = _name(dtype)
         return inserted_cast(self._graph, value, dtype, f"{value.name}_to_{kind}", name or f"{value.name}_{kind}")
@@ -186,7 +186,7 @@ def _name(dtype: ir.DataType) -> str:
 
 
 def _upgrade(graph: ir.Model) -> None:
-    """To opset 22, which differs from 20 in the types that operators take, and in GroupNormalization's scale."""
+    """Upgrades to opset 22, which differs from 20 in the types of operators, and in GroupNormalization's scale."""
     opset = graph.opset_imports.get("", 1)
     if opset < BF16_OPSET:
         changed = [node for node in graph.graph.all_nodes() if node.op_type == "GroupNormalization"]
@@ -200,7 +200,7 @@ def _upgrade(graph: ir.Model) -> None:
 
 
 def _fold_integer_biases(graph: ir.Model) -> None:
-    """Biases of 32 bits, as other quantizers write them, become numbers: no half holds their scales."""
+    """Folds int32 biases, which other quantizers write, into floats: half precision cannot represent their scales."""
     for node in list(graph.graph):
         constants = [value.const_value if value is not None else None for value in node.inputs]
         if node.op_type != "DequantizeLinear" or constants[0] is None or constants[1] is None:
@@ -218,20 +218,20 @@ def _fold_integer_biases(graph: ir.Model) -> None:
     RemoveDead()(graph)
 
 
-def _is_border(node: ir.Node, half: HalfType) -> bool:
+def _is_cast(node: ir.Node, half: HalfType) -> bool:
     if node.op_type != "Cast" or node.inputs[0] is None:
         return False
     return {node.inputs[0].dtype, node.outputs[0].dtype} == {half.dtype, ir.DataType.FLOAT}
 
 
-def _remove_detours(graph: ir.Model, half: HalfType) -> None:
-    """Removes casts of half to half, and of half to float32 and back."""
+def _remove_redundant_casts(graph: ir.Model, half: HalfType) -> None:
+    """Removes casts from half to half, and from half to float32 and back."""
     for node in list(graph.graph):
         if node.op_type != "Cast" or node.outputs[0].dtype != half.dtype or node.outputs[0].is_graph_output():
             continue
         source = node.inputs[0]
         before = source.producer() if source is not None else None
-        if source is not None and source.dtype != half.dtype and before is not None and _is_border(before, half):
+        if source is not None and source.dtype != half.dtype and before is not None and _is_cast(before, half):
             source = before.inputs[0]
         if source is not None and source.dtype == half.dtype:
             ir.convenience.replace_all_uses_with(node.outputs[0], source)

@@ -1,4 +1,4 @@
-"""What typing a graph in half precision costs, by the numbers."""
+"""Measures the error of a graph in half precision against its float32 original."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from edgekit.specs import Precision
 __all__ = ["TOLERANCE", "cast_errors", "require_small_errors", "rounding_graph"]
 
 TOLERANCE = {Precision.FP16: 5e-2, Precision.BF16: 1e-1}
-"""The largest relative error of an output that is put up with: 26 and 20 dB."""
+"""Max relative error of an output: an SNR of 26 and 20 dB."""
 
-SHARES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
+PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 PASSED_ON = frozenset({"Cast", "Concat"})
-LEAST_SHARE = 1e-3
-"""A probability of less is none: where all are, half precision's error is compared with this."""
+MIN_PROBABILITY = 1e-3
+"""If all probabilities of an output are below this, the error is measured relative to this number."""
 
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -32,26 +32,26 @@ Arrays = Mapping[str, np.ndarray]
 def cast_errors(
     graph: ir.Model, feeds: Iterable[Arrays], expected: Iterable[Arrays], *, threads: int = 0
 ) -> dict[str, float]:
-    """The relative error of each output over some inputs: the norm of the difference by that of what was expected.
+    """Computes the relative error of each output: the norm of the difference divided by that of the reference.
 
-    One number that is far off, as at the edge of a letter in a text detector's map, is not the error of all. Outputs
-    that are probabilities are not expected to be right in digits that nobody looks at; see `LEAST_SHARE`.
+    The norm is taken over the whole output: single elements may be far off, such as at the edge of a letter in a text
+    detector's map. For very small probabilities, the error is relative to `MIN_PROBABILITY`.
 
     Args:
-        graph: in half precision, as `edgekit.quantize.half.cast.half_from_graph` leaves it.
+        graph: a half-precision graph from `edgekit.quantize.half.cast.half_from_graph`.
         feeds: inputs of the float graph, by name.
-        expected: what the float graph gives for each of them.
-        threads: to compute with; 0 leaves it to ONNX Runtime.
+        expected: outputs of the float graph, for each input.
+        threads: number of threads; 0: ONNX Runtime's default.
 
     Returns:
-        An error for each output of floats whose size does not depend on its numbers; infinite where infinities or NaNs
-        are not where they were.
+        The largest error of each float output whose shape is not data-dependent; infinite if infinities or NaNs
+        differ from the reference.
 
     Raises:
         GraphError: ONNX Runtime cannot run the graph.
     """
     evaluator = Evaluator(rounding_graph(graph), threads=threads)
-    floors = {str(value.name): LEAST_SHARE if _is_share(value) else 0.0 for value in graph.graph.outputs}
+    floors = {str(value.name): MIN_PROBABILITY if _is_probability(value) else 0.0 for value in graph.graph.outputs}
     worst: dict[str, float] = {}
     for arrays, reference in zip(feeds, expected, strict=True):
         for name, array in evaluator.run(dict(arrays)).items():
@@ -63,7 +63,7 @@ def cast_errors(
 def require_small_errors(
     errors: Mapping[str, float], precision: Precision, *, tolerance: float | None = None, given: str = ""
 ) -> None:
-    """Raises `AccuracyError`, with the worst output, where one exceeds ``tolerance``: `TOLERANCE`, if it is None."""
+    """Raises `AccuracyError`, naming the worst output, if an error exceeds ``tolerance`` (None: `TOLERANCE`)."""
     allowed = TOLERANCE[precision] if tolerance is None else tolerance
     worst = max(errors, key=lambda name: errors[name], default="")
     if worst and not errors[worst] <= allowed:
@@ -75,14 +75,14 @@ def require_small_errors(
 
 
 def rounding_graph(graph: ir.Model) -> ir.Model:
-    """A graph that computes in float32 and rounds to half precision where ``graph`` stores halves.
+    """Makes a graph that computes in float32 and rounds to half precision wherever ``graph`` stores half precision.
 
-    ONNX Runtime runs FP16 on the CPU by casting to float32 and back, but drops the casts between one node and the next,
-    so that nothing is rounded or overflows there; BF16 it hardly runs at all. GPUs add up products in float32 and
-    store halves, which is what this graph does.
+    ONNX Runtime runs FP16 on the CPU by casting to float32 and back, but removes the casts between two nodes, so that
+    nothing is rounded or overflows there; it supports few operators in BF16. GPUs accumulate in float32 and store
+    half precision, which is what this graph does.
 
     Args:
-        graph: is not changed; weights are shared with it.
+        graph: not modified; weights are shared with it.
 
     Returns:
         A copy with float32 inputs and outputs.
@@ -111,7 +111,7 @@ def _read_wide(main: ir.Graph, node: ir.Node) -> None:
 
 
 def _round(main: ir.Graph, value: ir.Value) -> None:
-    """Makes ``value`` float32, and all who read it read it rounded."""
+    """Makes ``value`` float32, and all its consumers read it rounded."""
     dtype = value.dtype
     assert dtype is not None
     uses = [(use.node, use.idx) for use in value.uses()]
@@ -129,12 +129,12 @@ def _cast(main: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     return inserted_cast(main, value, dtype, f"{value.name}_as_{dtype.name.lower()}")
 
 
-def _is_share(value: ir.Value) -> bool:
-    """Whether ``value`` holds nothing but numbers from 0 to 1 of which 1 is all."""
+def _is_probability(value: ir.Value) -> bool:
+    """Whether ``value`` holds probabilities, from 0 to 1."""
     node = value.producer()
     while node is not None and (selects(node) or node.op_type in PASSED_ON) and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    return node is not None and node.op_type in SHARES
+    return node is not None and node.op_type in PROBABILITIES
 
 
 def _relative_error(array: np.ndarray, reference: np.ndarray, floor: float) -> float:

@@ -1,4 +1,4 @@
-"""Which nodes of a graph would lose too much in half precision, by the ranges of their numbers and by their kind."""
+"""Chooses the nodes that stay in float32, by their ranges and their operators, because half precision is too coarse."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["PrecisionPolicy", "lost_in_half"]
 
 Range = tuple[float, float]
 
-SUMS = "it adds up many numbers"
-SQUARES = "it adds up squares"
-KINDS = {
-    "Cos": "it takes an angle modulo a turn",
+SUMS = "it sums many values"
+SQUARES = "it sums squares"
+OPERATORS = {
+    "Cos": "it reduces an angle modulo a full turn",
     "CumSum": SUMS,
-    "Exp": "it makes large errors of small ones",
+    "Exp": "it amplifies errors",
     "GroupNormalization": SQUARES,
     "InstanceNormalization": SQUARES,
     "LayerNormalization": SQUARES,
@@ -29,41 +29,41 @@ KINDS = {
     "Pow": "it squares",
     "RMSNormalization": SQUARES,
     "Range": "it counts",
-    "Reciprocal": "it makes large numbers of small ones",
+    "Reciprocal": "it turns small values into large ones",
     "ReduceL1": SUMS,
     "ReduceL2": SQUARES,
     "ReduceLogSum": SUMS,
     "ReduceLogSumExp": SUMS,
     "ReduceMean": SUMS,
-    "ReduceProd": "it multiplies many numbers",
+    "ReduceProd": "it multiplies many values",
     "ReduceSum": SUMS,
     "ReduceSumSquare": SQUARES,
-    "Sin": "it takes an angle modulo a turn",
+    "Sin": "it reduces an angle modulo a full turn",
     "Sqrt": "it reads squares",
     "Sum": SUMS,
 }
-"""Operators that stay in float32 whatever their ranges are: what they hold on the way, no calibration sees."""
+"""Operators that stay in float32 whatever their ranges are: calibration does not see their intermediate values."""
 
 EXPONENTIALS = frozenset({"Exp", "LogSoftmax", "Softmax"})
 
 HEADROOM = 4.0
-"""How many times as large as in calibration numbers may become."""
+"""Values may be this many times as large as in calibration."""
 
-MOST_LOST = 4.0
-"""Of the half type's ``step``, the part of constants that rounding may take; where digits are missing it takes more."""
+MAX_LOSS_STEPS = 4.0
+"""Max relative rounding error of constants, in units of the half type's ``step``; subnormal numbers lose more."""
 
-MOST_OF_EXPONENT = 2.0**-5
-"""How far rounding may move what an exponential reads, and so the part by which what it gives may be off."""
+MAX_EXPONENT_ERROR = 2.0**-5
+"""Max rounding error of the input of an exponential, and so the max relative error of its output."""
 
 INTEGERS = frozenset(t for t in ir.DataType if t.is_integer())
 
 
 class PrecisionPolicy:
-    """The nodes that stay in float32, each with the reason, and where the others may be half.
+    """The nodes that stay in float32, each with the reason, and the inputs and outputs of the others that may be half.
 
     Attributes:
-        why: reason by node, in no order.
-        places: by node of the main graph that is no island.
+        why: reason by node that stays in float32, in no order.
+        places: half-precision inputs and outputs, by node of the main graph that has any.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class PrecisionPolicy:
             if reason:
                 self.why[node] = reason
         for node in self._nodes:
-            self._keep_what_leads_to(node)
+            self._keep_producers(node)
         while self._fill_gaps():
             pass
 
     def _reason(self, node: ir.Node) -> str | None:
-        """Why ``node`` stays in float32, seen by itself."""
-        if node.op_type in KINDS:
-            return KINDS[node.op_type]
+        """Returns why ``node`` stays in float32, regardless of other nodes; None if it need not."""
+        if node.op_type in OPERATORS:
+            return OPERATORS[node.op_type]
         for value in (*node.inputs, *node.outputs):
             if is_float(value) and value is not None and not self.places[node].of_any_type:
                 reason = self._of_range(value) if value.const_value is None else self._of_constant(node, value)
@@ -105,7 +105,7 @@ class PrecisionPolicy:
         size = max(-measured[0], measured[1])
         if size * HEADROOM > self._half.largest:
             return f"'{value.name}' reaches {size:.2g}"
-        if 0 < size < self._half.least:
+        if 0 < size < self._half.smallest_normal:
             return f"'{value.name}' reaches no more than {size:.2g}"
         return None
 
@@ -118,8 +118,8 @@ class PrecisionPolicy:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             return self._of_scale(value, array, size)
         if node.op_type in PRODUCTS and index == 2:
-            return None  # a bias of small numbers counts for little
-        if 0 < size < self._half.least or lost_in_half(value, self._half) > MOST_LOST * self._half.step:
+            return None  # a bias of small values hardly matters
+        if 0 < size < self._half.smallest_normal or lost_in_half(value, self._half) > MAX_LOSS_STEPS * self._half.step:
             return f"its constant '{value.name}' reaches no more than {size:.2g}"
         return None
 
@@ -127,12 +127,12 @@ class PrecisionPolicy:
         if size * 128 > self._half.largest:
             return f"its scale '{value.name}' reaches {size:.2g}"
         lost = np.abs(scales.astype(self._half.numpy).astype(np.float32) - scales)
-        if (lost > MOST_LOST * self._half.step * scales).any():  # one of zero is none, and TensorRT refuses it
-            return f"its scale '{value.name}' goes down to {scales.min():.2g}"
+        if (lost > MAX_LOSS_STEPS * self._half.step * scales).any():  # a scale of zero is invalid; TensorRT rejects it
+            return f"its scale '{value.name}' is as small as {scales.min():.2g}"
         return None
 
     def _range(self, value: ir.Value) -> Range | None:
-        """As measured, of ``value`` or of what it was picked or quantized of."""
+        """Returns the measured range of ``value``, or of the tensor that it was selected or quantized from."""
         while (measured := self._ranges.get(str(value.name))) is None:
             node = value.producer()
             if node is None or not (selects(node) or node.op_type in ("QuantizeLinear", "DequantizeLinear")):
@@ -143,20 +143,20 @@ class PrecisionPolicy:
             value = first
         return measured
 
-    def _keep_what_leads_to(self, node: ir.Node) -> None:
-        """Keeps in float32 what computes exponents, if they are large, or whole numbers."""
+    def _keep_producers(self, node: ir.Node) -> None:
+        """Keeps the nodes that compute large exponents or integers in float32."""
         if node.op_type in EXPONENTIALS:
             size = self._exponent(node)
             if size is None:
-                self.why.setdefault(node, "nothing is known of what it reads")
-            elif size * self._half.step / 2 > MOST_OF_EXPONENT:
-                self.why.setdefault(node, f"it reads numbers up to {size:.2g}")
-                self._keep_back(node, f"it leads to '{node.name}', which reads numbers up to {size:.2g}", products=True)
+                self.why.setdefault(node, "the range of its input is unknown")
+            elif size * self._half.step / 2 > MAX_EXPONENT_ERROR:
+                self.why.setdefault(node, f"it reads values up to {size:.2g}")
+                self._keep_back(node, f"it feeds '{node.name}', which reads values up to {size:.2g}", products=True)
         elif node.op_type == "Cast" and node.outputs[0].dtype in INTEGERS:
-            self._keep_back(node, f"it leads to the whole numbers of '{node.name}'", products=False)
+            self._keep_back(node, f"it feeds '{node.name}', which outputs integers", products=False)
 
     def _exponent(self, node: ir.Node) -> float | None:
-        """The size of the largest numbers that are raised; those far below them count for nothing."""
+        """Returns the magnitude of the largest inputs of an exponential; those far below do not matter."""
         value = node.inputs[0]
         measured = self._range(value) if value is not None else None
         if measured is None:
@@ -164,13 +164,13 @@ class PrecisionPolicy:
         return measured[1] if measured[1] > 0 else -measured[0]
 
     def _keep_back(self, node: ir.Node, reason: str, *, products: bool) -> None:
-        ends = KINDS.keys() | EXPONENTIALS | {"DequantizeLinear"} | (frozenset() if products else PRODUCTS)
+        limits = OPERATORS.keys() | EXPONENTIALS | {"DequantizeLinear"} | (frozenset() if products else PRODUCTS)
         seen: set[ir.Node] = set()
         stack = list(node.inputs)
         while stack:
             value = stack.pop()
             before = value.producer() if is_float(value) and value is not None else None
-            if before is None or before in seen or before.op_type in ends:
+            if before is None or before in seen or before.op_type in limits:
                 continue
             seen.add(before)
             self.why.setdefault(before, reason)
@@ -178,9 +178,9 @@ class PrecisionPolicy:
                 stack += before.inputs
 
     def _fill_gaps(self) -> bool:
-        """Keeps what stands between islands in float32, where half would be two casts and nothing else."""
+        """Keeps nodes between float32 nodes in float32 if half precision would only add two casts."""
         found = [node for node in self._nodes if node not in self.why and self._is_gap(node)]
-        self.why.update(dict.fromkeys(found, "it stands between nodes in float32"))
+        self.why.update(dict.fromkeys(found, "it is between float32 nodes"))
         return bool(found)
 
     def _is_gap(self, node: ir.Node) -> bool:
@@ -204,7 +204,7 @@ class PrecisionPolicy:
 
 
 def lost_in_half(value: ir.Value, half: HalfType) -> float:
-    """The part of a constant's size that rounding takes; more than ``half.step / 2`` where digits are missing."""
+    """Computes a constant's relative rounding error in half precision; subnormals exceed ``half.step / 2``."""
     array = _finite(value)
     size = float(np.linalg.norm(array))
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""The two floats of two bytes, and which inputs and outputs of ONNX's operators may be one."""
+"""The half-precision types FP16 and BF16, and the inputs and outputs of ONNX operators that may have them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["HALF", "HalfPlaces", "HalfType", "half_places", "is_float"]
 
 @dataclass(frozen=True)
 class HalfType:
-    """A float of two bytes.
+    """A 16-bit floating-point type.
 
     Attributes:
-        dtype: ONNX's name of it.
-        numpy: numpy's.
-        largest: number that it holds.
-        least: number that it holds with all its digits.
-        step: from 1 to the next number.
+        dtype: ONNX type.
+        numpy: numpy type.
+        largest: largest finite number.
+        smallest_normal: smallest positive normal number, which has full precision.
+        step: distance from 1 to the next number.
     """
 
     dtype: ir.DataType
     numpy: np.dtype
     largest: float
-    least: float
+    smallest_normal: float
     step: float
 
 
@@ -44,12 +44,12 @@ HALF = {
 
 @dataclass(frozen=True)
 class HalfPlaces:
-    """Indices of the float32 inputs and outputs of a node that become half together.
+    """Indices of the float32 inputs and outputs of a node that become half precision together.
 
     Attributes:
-        inputs: that can be read in half.
-        outputs: that are half then.
-        of_any_type: the node reads one number or its shape and gives no float: it takes what comes.
+        inputs: inputs that may be half precision.
+        outputs: outputs that are half precision then.
+        of_any_type: the node has one float input and no float output, and takes either type.
     """
 
     inputs: frozenset[int]
@@ -58,35 +58,35 @@ class HalfPlaces:
 
 
 def is_float(value: ir.Value | None) -> bool:
-    """Whether ``value`` is a tensor of float32."""
+    """Whether ``value`` is a float32 tensor."""
     return value is not None and isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.FLOAT
 
 
 def half_places(node: ir.Node, opset: int, half: HalfType) -> HalfPlaces | str:
-    """Where ``node`` may be half by ONNX's schema of its operator; the reason why it may not be anywhere.
+    """Returns where ``node`` may be half precision by ONNX's operator schema, or the reason why nowhere.
 
     Args:
         node: its values have the types of the float graph.
-        opset: of the graph.
-        half: which half.
+        opset: the graph's opset.
+        half: the half-precision type.
     """
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, "" if node.domain == "ai.onnx" else node.domain)
     except onnx.defs.SchemaError:
-        return "it is no operator of ONNX"
+        return "it is not an ONNX operator"
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-        return "it holds graphs"
+        return "it has subgraphs"
     if any(_is_strange(value) for value in (*node.inputs, *node.outputs)):
-        return "it reads or gives no tensor of a known type"
+        return "it has an input or output that is not a tensor of a known type"
     kind = f"tensor({half.dtype.name.lower()})"
     takes = {c.type_param_str for c in schema.type_constraints if kind in c.allowed_type_strs}
     inputs = {i: _variable(schema.inputs, i) for i, value in enumerate(node.inputs) if is_float(value)}
     outputs = {i: _variable(schema.outputs, i) for i, value in enumerate(node.outputs) if is_float(value)}
     bound = takes.intersection(inputs.values())
     if inputs and not bound:
-        return f"ONNX has no {half.dtype.name} for it"
+        return f"ONNX does not support {half.dtype.name} for it"
     if inputs and not bound.issuperset(outputs.values()) and node.op_type != "Cast":
-        return "an attribute says its type"
+        return "its type is set by an attribute"
     return HalfPlaces(
         frozenset(i for i, variable in inputs.items() if variable in bound),
         frozenset(i for i, variable in outputs.items() if variable in bound),

@@ -1,10 +1,10 @@
-"""Gives the channels of a tensor ranges that are alike, so that one scale serves all of them.
+"""Equalizes the ranges of a tensor's channels, so that one scale serves all of them.
 
 LeakyRelu, Relu, pooling, resizing and concatenation are homogeneous: ``f(x / s) = f(x) / s`` for ``s > 0``. So a
-convolution's output channel may be divided by a number if all that read it multiply their input channel by it; the
-model computes the same, and a channel of small numbers no longer drowns in the step that a channel of large ones
-needs (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, which takes
-the ranges of weights; here it is those of activations).
+convolution's output channel may be divided by a number if all consumers multiply their input channel by it. The
+model computes the same, and a channel of small values is no longer lost in the step size that a channel of large
+values needs (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, which
+uses the ranges of weights; here it is those of activations).
 """
 
 from __future__ import annotations
@@ -22,43 +22,44 @@ __all__ = ["equalized_ranges", "matched_ranges"]
 Range = tuple[float, float]
 Channels = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
 
-# Measured on YOLOv3-tiny: 0 is no equalization, 1 gives every channel the same range and leaves none of them room
-# for numbers that calibration did not see.
+# Measured on YOLOv3-tiny: 0 is no equalization, 1 gives every channel the same range, without room for values that
+# did not occur in calibration.
 STRENGTH = 0.7
 HEADROOM = 1.3
-LEAST_PART = 1e-3
-# How far below zero a LeakyRelu's input is represented, in parts of its largest: what lies beyond comes
-# out at a small part of itself, and would cost all others resolution.
+MIN_PART = 1e-3
+# The lower limit of a LeakyRelu's input, as a fraction of its max: lower values are scaled down by the LeakyRelu, and
+# would cost all others resolution.
 NEGATIVE_PART = 1.0
 STEEPEST_CLIPPED_SLOPE = 0.25
-# Where numbers below zero come out larger than this part of the largest, they are what the tensor has to say.
-MOST_CLIPPED_PART = 0.3
-# Nor is a channel clipped that would lose more of its own range than this: one that is negative nearly everywhere.
-MOST_CLIPPED_SHARE = 0.3
-# Outside, products of scales and weights may not be float32 numbers.
-LEAST_SIZE, GREATEST_SIZE = 1e-12, 1e12
+# Not clipped if negative outputs are larger than this fraction of the max: then they carry information.
+MAX_CLIPPED_PART = 0.3
+# Nor if a channel, negative nearly everywhere, would lose more of its own range than this.
+MAX_CLIPPED_SHARE = 0.3
+# Outside these limits, products of scales and weights may not be float32 numbers.
+MIN_SIZE, MAX_SIZE = 1e-12, 1e12
 
 HOMOGENEOUS = frozenset({"AveragePool", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Relu", "Resize"})
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """A convolution that multiplies the equalized channels, and where they begin among its input channels."""
+    """A convolution that reads the equalized channels, and the index of the first of them in its input."""
 
     node: ir.Node
     offset: int
 
 
 def equalized_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], channels: Channels) -> dict[str, Range]:
-    """Equalizes what can be, in place, and clips the negative ends that LeakyRelus make little of.
+    """Equalizes channels where possible, in place, and clips the large negative inputs of LeakyRelus.
 
-    An equalized tensor is scaled so that its largest channel reaches 1, or as far as what it is concatenated to.
+    An equalized tensor is scaled so that the max of its largest channel is 1, or that of the tensors it is
+    concatenated with.
 
     Args:
-        graph: the float graph; weights and biases of its convolutions change, what it computes does not.
+        graph: the float graph; weights and biases of its convolutions change, its results do not.
         plan: what will be quantized.
-        ranges: least and greatest number of each tensor, nothing left out (``minmax``).
-        channels: least and greatest number of each channel of convolutions' outputs.
+        ranges: min and max of each tensor, unclipped (``minmax``).
+        channels: min and max of each output channel of convolutions.
 
     Returns:
         The ranges of the tensors of the new graph.
@@ -77,15 +78,15 @@ def equalized_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], c
 
 
 def matched_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """Scales whole tensors, in place, so that what is concatenated spans as much as what it is joined to.
+    """Scales whole tensors, in place, so that all inputs of a Concat have ranges of the same width.
 
-    Then one scale serves all of it at little loss (`edgekit.quantize.passes.concat_scales`). What anything else than
-    convolutions behind Concats reads stays as it is, and the rest is matched to the widest of it.
+    Then one scale serves all of them at little loss (`edgekit.quantize.passes.concat_scales`). A tensor with consumers
+    other than convolutions after Concats stays as it is, and the others are matched to the widest of these.
 
     Args:
-        graph: the float graph; weights and biases of its convolutions change, what it computes does not.
+        graph: the float graph; weights and biases of its convolutions change, its results do not.
         plan: what will be quantized.
-        ranges: least and greatest number of each tensor.
+        ranges: min and max of each tensor.
 
     Returns:
         The ranges of the tensors of the new graph.
@@ -101,7 +102,7 @@ def matched_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range]) -> 
         target = max(fixed or spans)
         for source, span, found in zip(sources, spans, scalable, strict=True):
             width = _width(source)
-            if found is None or width is None or not all(LEAST_SIZE < size < GREATEST_SIZE for size in (span, target)):
+            if found is None or width is None or not all(MIN_SIZE < size < MAX_SIZE for size in (span, target)):
                 continue
             product, readers = found
             factor = span / target
@@ -109,9 +110,9 @@ def matched_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range]) -> 
             for value in {product.outputs[0], source}:
                 lo, hi = new[str(value.name)]
                 new[str(value.name)] = lo / factor, hi / factor
-        for joined in graph.graph:
-            if joined.op_type == "Concat":
-                _follow(joined, new, ranges)
+        for concat in graph.graph:
+            if concat.op_type == "Concat":
+                _follow(concat, new, ranges)
     return new
 
 
@@ -121,7 +122,7 @@ def _span_of(value: ir.Value, ranges: Mapping[str, Range]) -> float:
 
 
 def _scalable(source: ir.Value, ranges: Mapping[str, Range]) -> tuple[ir.Node, list[_Reader]] | None:
-    """The convolution that computes ``source``, and those that read it behind Concats, if nothing else reads either."""
+    """Returns the convolution that computes ``source``, and those that read it through Concats; None if others do."""
     node = source.producer()
     if node is not None and node.op_type in ("LeakyRelu", "Relu") and node.inputs[0] is not None:
         before = node.inputs[0]
@@ -136,7 +137,7 @@ def _scalable(source: ir.Value, ranges: Mapping[str, Range]) -> tuple[ir.Node, l
 
 
 def _readers_behind_concats(value: ir.Value) -> Iterator[_Reader | None]:
-    """As `_readers`, through nothing but what copies and joins."""
+    """Like `_readers`, but only through operators that copy or concatenate."""
     between = {use.node for use in value.uses()}
     seen = set(between)
     while between:
@@ -160,7 +161,7 @@ def _treat(
     ranges: dict[str, Range],
     seen: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> None:
-    """Equalizes one convolution's output, or at least clips it; writes its ranges."""
+    """Equalizes one convolution's output, or only clips it; updates its range."""
     output = node.outputs[0]
     activation = _activation(output)
     slope = _slope(activation)
@@ -168,48 +169,49 @@ def _treat(
     quantized = output in plan.tensors
     readers = list(_readers(output, 0)) if _own_weights(node) is not None else [None]
     largest = float(hi.max(initial=0.0))
-    if LEAST_SIZE < largest < GREATEST_SIZE and readers and None not in readers:
+    if MIN_SIZE < largest < MAX_SIZE and readers and None not in readers:
         reach = HEADROOM * np.maximum(hi, -lo * (1.0 if quantized else abs(slope)))
-        part = np.clip(reach / largest, LEAST_PART, 1.0) ** STRENGTH
-        end = _largest_beside(output, ranges) or 1.0
-        _scale_channels(graph, node, [r for r in readers if r is not None], largest / end * part)
-        lo, hi, largest = lo / (largest / end * part), hi / (largest / end * part), end
-    least = float(lo.min(initial=0.0))
+        part = np.clip(reach / largest, MIN_PART, 1.0) ** STRENGTH
+        new_max = _largest_in_concats(output, ranges) or 1.0
+        scales = largest / new_max * part
+        _scale_channels(graph, node, [r for r in readers if r is not None], scales)
+        lo, hi, largest = lo / scales, hi / scales, new_max
+    smallest = float(lo.min(initial=0.0))
     if quantized and activation is not None and activation.op_type == "LeakyRelu":
-        said, clipped = hi - slope * lo, slope * np.maximum(-NEGATIVE_PART * largest - lo, 0.0)
-        small = -slope * least <= MOST_CLIPPED_PART * largest and (clipped <= MOST_CLIPPED_SHARE * said).all()
+        widths, clipped = hi - slope * lo, slope * np.maximum(-NEGATIVE_PART * largest - lo, 0.0)
+        small = -slope * smallest <= MAX_CLIPPED_PART * largest and (clipped <= MAX_CLIPPED_SHARE * widths).all()
         if 0.0 <= slope <= STEEPEST_CLIPPED_SLOPE and small:
-            least = max(least, -NEGATIVE_PART * largest)
-    ranges[str(output.name)] = (least, largest)
+            smallest = max(smallest, -NEGATIVE_PART * largest)
+    ranges[str(output.name)] = (smallest, largest)
 
 
-def _largest_beside(value: ir.Value, ranges: Mapping[str, Range]) -> float:
-    """The largest number of all that ``value`` is concatenated to, so that none drowns beside the others; 0 if none."""
+def _largest_in_concats(value: ir.Value, ranges: Mapping[str, Range]) -> float:
+    """Returns the largest max of the Concats that ``value`` feeds, so that all inputs get similar ranges; else 0."""
     largest = 0.0
     for node in (use.node for use in value.uses()):
         if node.op_type == "Concat":
             largest = max(largest, ranges.get(str(node.outputs[0].name), (0.0, 0.0))[1])
         if node.op_type in HOMOGENEOUS | {"Concat"}:
-            largest = max(largest, _largest_beside(node.outputs[0], ranges))
+            largest = max(largest, _largest_in_concats(node.outputs[0], ranges))
     return largest
 
 
 def _activation(value: ir.Value) -> ir.Node | None:
-    """The LeakyRelu or Relu that alone reads ``value``."""
+    """Returns the LeakyRelu or Relu that is the only consumer of ``value``."""
     readers = [use.node for use in value.uses()]
     alone = len(readers) == 1 and not value.is_graph_output()
     return readers[0] if alone and readers[0].op_type in ("LeakyRelu", "Relu") else None
 
 
 def _slope(activation: ir.Node | None) -> float:
-    """Of what is below zero."""
+    """Returns the slope for negative inputs."""
     if activation is None:
         return 1.0
     return activation.attributes.get_float("alpha", 0.01) if activation.op_type == "LeakyRelu" else 0.0
 
 
 def _readers(value: ir.Value, offset: int) -> Iterator[_Reader | None]:
-    """All convolutions that read ``value`` through homogeneous operators; None for a reader that is none."""
+    """Yields all convolutions that read ``value`` through homogeneous operators; None for any other consumer."""
     if value.is_graph_output():
         yield None
     for use in value.uses():
@@ -273,7 +275,7 @@ def _scale_channels(graph: ir.Model, node: ir.Node, readers: list[_Reader], scal
 
 
 def _multiply(value: ir.Value, factors: np.ndarray, *, axis: int, offset: int) -> None:
-    """Multiplies the slices of a constant from ``offset`` on along ``axis``."""
+    """Multiplies slices of a constant along ``axis`` by ``factors``, starting at ``offset``."""
     assert value.const_value is not None
     array = value.const_value.numpy().astype(np.float32, copy=True)
     part = [slice(None)] * array.ndim
@@ -285,7 +287,7 @@ def _multiply(value: ir.Value, factors: np.ndarray, *, axis: int, offset: int) -
 
 
 def _follow(node: ir.Node, new: dict[str, Range], old: Mapping[str, Range]) -> None:
-    """What is computed of tensors that were scaled reaches as far as they do."""
+    """Updates the range of a node's output after its inputs were scaled."""
     data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
     sources = [str(range_source(value).name) for value in data if value is not None]
     if not any(name in new and new[name] != old.get(name) for name in sources) or any(s not in new for s in sources):
@@ -301,10 +303,10 @@ def _is_cut(value: ir.Value) -> bool:
 
 
 def _share(node: ir.Node, ranges: dict[str, Range]) -> None:
-    """Lets tensors that are concatenated have one range where that costs little: then the copy is exact."""
+    """Gives concatenated tensors one range if that costs little: then the copy is exact."""
     sources = [range_source(value) for value in (*node.inputs, *node.outputs) if value is not None]
     names = [str(source.name) for source in sources]
-    # A Relu or Clip is left to the saturation of its own range's ends (`Plan`), and runs in float with others.
+    # The saturation at its own range replaces a Relu or Clip (`Plan`); with another range it runs in float.
     if any(name not in ranges for name in names) or any(_is_cut(source) for source in sources):
         return
     lo, hi = min(ranges[name][0] for name in names), max(ranges[name][1] for name in names)

@@ -1,4 +1,4 @@
-"""Takes the maximum before the activation function, on a quarter of the numbers."""
+"""Moves max pooling before the activation function, which then has a quarter of the elements."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ __all__ = ["pool_first"]
 
 
 def pool_first(graph: ir.Model, plan: Plan) -> None:
-    """Swaps ``Conv -> LeakyRelu -> MaxPool`` to ``Conv -> MaxPool -> LeakyRelu`` where all of it is quantized.
+    """Rewrites ``Conv -> LeakyRelu -> MaxPool`` to ``Conv -> MaxPool -> LeakyRelu`` if all three are quantized.
 
-    A LeakyRelu of positive slope is monotone, so the results are the same; on integers it is a look-up for each
-    number, and pooling comes cheaper. In float it is computed with the convolution, and stays there.
+    A LeakyRelu with a positive slope is monotone, so the results are the same. On integers it is a table look-up for
+    each element, and pooling is cheaper. In float it is fused with the convolution, and stays there.
 
     Args:
-        graph: changed in place; the LeakyRelu's output keeps its name, and so its range.
-        plan: its nodes and tensors go on to hold after the swap.
+        graph: modified in place; the LeakyRelu's output keeps its name, and so its range.
+        plan: updated for the new order.
     """
     quantized = set(plan.nodes)
     for leaky in list(graph.graph):
         if leaky.op_type != "LeakyRelu" or leaky.attributes.get_float("alpha", 0.01) < 0:
             continue
         if leaky.inputs[0] not in plan.integers or leaky not in quantized:
-            continue  # in float, or fused with its convolution: pooling between the two would part them
+            continue  # in float, or fused with its convolution: pooling between the two would prevent that
         readers = [use.node for use in leaky.outputs[0].uses()]
         if len(readers) == 1 and readers[0] in quantized and _is_plain_pool(readers[0]):
             _swap(graph, leaky, readers[0], plan)

@@ -1,4 +1,4 @@
-"""Takes what moves, joins or adds numbers into integers, where whoever reads the result wants integers anyway."""
+"""Propagates Q/DQ pairs through operators that move, concatenate or add, if consumers need integers anyway."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
 
 def propagate_qdq(graph: ir.Model, plan: Plan, scheme: QuantScheme) -> None:
-    """Puts pairs before the scheme's ``propagated`` operators too, where there is one behind.
+    """Adds pairs before the scheme's ``propagated`` operators if there is a pair after them.
 
-    From the end of the graph to its beginning. Both pairs of a pooling, say, have one scale, so that the second loses
-    nothing, and the pooling between DQ and Q runs on integers; so it is with each of what a Concat joins
+    Visits the graph from its end to its start. Both pairs around a pooling, for example, have one scale, so that the
+    second loses nothing, and the pooling between DQ and Q runs on integers. The same holds for the inputs of a Concat
     (`share_concat_ranges` gives them one scale). At the sum of a convolution and a shortcut, the shortcut gets a pair.
 
     Args:
-        graph: is not changed.
-        plan: made for the scheme's ``operators``; its ``nodes`` and ``tensors`` are changed, and kept in order.
-        scheme: of the target.
+        graph: not modified.
+        plan: made for the scheme's ``operators``; its ``nodes`` and ``tensors`` are updated, in graph order.
+        scheme: the target's quantization scheme.
     """
     propagated = _Propagation(graph, plan, scheme)
     for node in reversed(graph.graph):
@@ -36,17 +36,17 @@ def propagate_qdq(graph: ir.Model, plan: Plan, scheme: QuantScheme) -> None:
 
 
 class _Propagation:
-    """What has a pair, and what reads it, as far as the graph has been gone through."""
+    """The state of the traversal: tensors that have a pair, and nodes that read one."""
 
     def __init__(self, graph: ir.Model, plan: Plan, scheme: QuantScheme) -> None:
         self.paired = set(plan.tensors)
-        # An activation function reads what its product computes, not the pair that stands there for others.
+        # A fused activation function reads its product's result, not the pair that other consumers read.
         self.quantized = {node for node in plan.nodes if node.op_type in scheme.operators}
         self._fused = scheme.fused_activations
         self._position = {node: index for index, node in enumerate(graph.graph)}
 
     def take(self, node: ir.Node) -> None:
-        """Puts pairs before ``node`` if that is where they belong."""
+        """Adds pairs before ``node`` if it can run on integers."""
         output = node.outputs[0]
         if node.op_type == "Add":
             before = self._shortcut(node)
@@ -61,7 +61,7 @@ class _Propagation:
             self.quantized.add(node)
 
     def _only_moves(self, node: ir.Node) -> bool:
-        """Whether ``node`` picks or moves numbers that nobody wants in float afterwards."""
+        """Whether ``node`` selects or moves elements that no consumer reads in float."""
         output = node.outputs[0]
         if output not in self.paired or output.is_graph_output():
             return False
@@ -73,19 +73,19 @@ class _Propagation:
         return all(use.node in self.quantized for use in output.uses())
 
     def _shortcut(self, node: ir.Node) -> Sequence[ir.Value | None]:
-        """The summand that is not in a convolution's accumulator when it is added."""
+        """Returns the input of an Add that is not in a convolution's accumulator."""
         first, second = node.inputs
         if first is None or second is None or first is second or first.shape != second.shape:
             return ()
         held = [value for value in (first, second) if self._is_accumulated(value)]
         if not held:
             return ()
-        # What is projected onto more channels beside a block is a convolution's too, and comes first.
+        # A projection shortcut is a convolution too, and comes before the block's own one.
         latest = max(held, key=lambda value: self._position[value.producer()])  # type: ignore[index]
         return (second,) if latest is first else (first,)
 
     def _is_accumulated(self, value: ir.Value) -> bool:
-        """Whether ``value`` is there in integers' sums only: a product's, through activation functions."""
+        """Whether ``value`` stays in an accumulator: a product's result, through fused activation functions."""
         if value in self.paired or len(value.uses()) != 1 or value.is_graph_output():
             return False
         node = value.producer()

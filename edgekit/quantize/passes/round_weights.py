@@ -1,4 +1,4 @@
-"""Weights to integers, so that errors within a kernel cancel."""
+"""Rounds weights to integers so that the rounding errors within a kernel cancel."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import numpy as np
 __all__ = ["rounded_weights"]
 
 BLOCK = 1 << 17
-"""Weights that are rounded at once."""
+"""Number of weights rounded at once."""
 
 
 def rounded_weights(scaled: np.ndarray, largest: int) -> np.ndarray:
-    """Rounds a convolution's weights, each to one of its two neighbours.
+    """Rounds a convolution's weights up or down, so that the errors of each kernel sum up to nearly zero.
 
-    Neighbouring pixels are alike, so what a kernel adds to its output is mostly the sum of its errors. As SQuant does
-    (Guo et al., "SQuant: On-the-Fly Data-Free Quantization via Diagonal Hessian Approximation", ICLR 2022), as many of
-    each kernel's numbers as its sum of errors says are rounded to their other neighbour, those nearest to the
-    middle first. On YOLOv3-tiny that takes a third off the error that weights cause.
+    Neighbouring pixels are similar, so the error of a kernel's output is mostly the sum of its rounding errors. As in
+    SQuant (Guo et al., "SQuant: On-the-Fly Data-Free Quantization via Diagonal Hessian Approximation", ICLR 2022), the
+    weights nearest to the midpoint are rounded the other way, as many per kernel as its sum of errors. On YOLOv3-tiny
+    this reduces the error that weights cause by a third.
 
     Args:
-        scaled: weights by their scales; float, ``(c_out, c_in, ...)``; kernels of one number are rounded to nearest.
-        largest: magnitude that no integer exceeds.
+        scaled: weights divided by their scales; float, ``(c_out, c_in, ...)``; kernels of one weight are rounded to
+            nearest.
+        largest: max magnitude of the integers.
 
     Returns:
         int8, of the same shape.
@@ -28,7 +29,7 @@ def rounded_weights(scaled: np.ndarray, largest: int) -> np.ndarray:
     integers = np.empty(scaled.shape, np.int8)
     if not integers.size:
         return integers
-    # What is in hand stays in the processor's cache.
+    # Blocks that fit into the CPU's cache.
     step = max(1, BLOCK // scaled[0].size)
     for first in range(0, len(scaled), step):
         block = scaled[first : first + step]
@@ -41,13 +42,13 @@ def rounded_weights(scaled: np.ndarray, largest: int) -> np.ndarray:
 
 
 def _flip(rounded: np.ndarray, kernels: np.ndarray) -> None:
-    """Moves numbers of ``rounded``, a kernel a row, to their other neighbour until no row's errors sum up to 1."""
+    """Rounds elements of ``rounded``, one kernel per row, the other way until each row's errors sum up to below 1."""
     errors = rounded - kernels
     flips = np.rint(errors.sum(1))
     rows = np.flatnonzero(flips)
     sign, left = np.sign(flips[rows]), np.abs(flips[rows])
     errors = errors[rows] * sign[:, None]
-    # Few kernels have more than one or two to flip: one round each is cheaper than sorting all.
+    # Few kernels have more than one or two weights to flip: one pass for each is cheaper than sorting all.
     while len(rows):
         worst = errors.argmax(1)
         rounded[rows, worst] -= sign

@@ -1,4 +1,4 @@
-"""Backends whose builders fail in every way that builders fail, for real."""
+"""Backends whose builders crash, hang, fill the disk or raise errors."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class FindsTheDiskFull(Null):
 
 
 class FillsTheDisk(Null):
-    """Writes until there is no room at all, and dies of it."""
+    """Writes until the disk is full, and crashes."""
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         with (folder / "engine.bin").open("wb", buffering=0) as file:
@@ -94,7 +94,7 @@ class Forgets(Null):
 
 
 class Sleeps(Null):
-    """Says who it is in a file beside the graph, starts a program of its own, and takes a minute."""
+    """Writes its process id to a file next to the graph, starts a child process, and takes a minute."""
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         print("sleeping", flush=True)

@@ -1,4 +1,4 @@
-"""TensorRT-RTX's builder, brought to an end in the middle of its work in every way that builders end."""
+"""TensorRT-RTX backends whose builder crashes, hangs or runs out of memory during a build."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT_WORK = "Compiler backend is used during engine build"
 
 
 class _Interrupted(TensorRtRtx):
-    """Does something as soon as the library says that it builds, on the library's own stack."""
+    """Calls a function from the logger as soon as the library reports that it builds."""
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         @contextmanager
@@ -50,7 +50,7 @@ class Aborts(_Interrupted):
 
 
 class IsKilledForMemory(_Interrupted):
-    """The kernel's way to make room."""
+    """Sends SIGKILL, as the kernel's out-of-memory killer does."""
 
     def interrupt(self, graph: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -62,7 +62,7 @@ class TakesLong(_Interrupted):
 
 
 class HasNoMemory(TensorRtRtx):
-    """May have no more memory than it has when the build begins."""
+    """Limits the memory to what is used at the start of the build."""
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         self._library()
@@ -73,7 +73,7 @@ class HasNoMemory(TensorRtRtx):
 
 
 class LeavesAttentionWhole(TensorRtRtx):
-    """Does not allow the builder to take attention apart."""
+    """Does not allow the builder to decompose attention."""
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         tensorrt_network._let_attention_decompose = lambda library, network: None

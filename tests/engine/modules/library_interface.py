@@ -1,4 +1,4 @@
-"""``python library_interface.py MODULE``: what the module offers, as JSON; from its docstrings the arguments too."""
+"""``python library_interface.py MODULE``: prints the module's interface as JSON, with arguments from docstrings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 
 def signatures(thing: Any, name: str) -> list[list[str]]:
-    """The parameters of each overload that pybind11 tells of, as ``name`` or ``name=``; none if it is no function."""
+    """Returns the parameters of each pybind11 overload, as ``name`` or ``name=``; empty if it is not a function."""
     lines = re.findall(rf"^(?:\d+\. )?{re.escape(name)}\((.*)\) ->", inspect.getdoc(thing) or "", re.MULTILINE)
     return [parameters(line) for line in lines if not line.startswith("*args")]
 
 
 def parameters(line: str) -> list[str]:
-    """``self: a.b, flags: int = 0`` -> ``self``, ``flags=``; commas within brackets part nothing."""
+    """``self: a.b, flags: int = 0`` -> ``self``, ``flags=``; commas within brackets do not separate."""
     parts, depth = [""], 0
     for letter in line:
         depth += (letter in "[(<") - (letter in "])>")
@@ -30,7 +30,7 @@ def parameters(line: str) -> list[str]:
 
 
 def interface(library: Any) -> dict[str, dict[str, list[list[str]]]]:
-    """Classes, their members, and these members' parameters."""
+    """Returns the classes, their members, and the parameters of these."""
     return {
         name: {member: signatures(getattr(kind, member), member) for member in dir(kind)}
         for name, kind in vars(library).items()

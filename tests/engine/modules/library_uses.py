@@ -1,6 +1,6 @@
-"""What code takes from a library: read from its source, so that no list of it can go stale.
+"""Finds the names of a library that code uses, from the source of the code.
 
-``library`` is the library's module wherever it is handed on; what has a type of the library's is annotated ``trt.X``.
+Parameters named ``library`` are the library's module; objects of the library's types are annotated ``trt.X``.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 @dataclass
 class Uses:
-    """What is used, and where.
+    """The names that are used, and where.
 
     Attributes:
         names: ``library.A`` and ``library.A.B``, as ``A`` or ``A.B``.
         members: ``A.b`` for ``x.b`` where x is annotated as A.
         calls: ``A.b`` with the number of positional arguments and the names of the others.
-        attributes: attributes of what is not known to be of another type, by name.
+        attributes: attributes of objects of unknown type, by name.
         methods: the same with arguments, as in `calls`.
-        asked: names that are asked for by ``hasattr`` or ``getattr`` before they are used.
+        asked: names that are checked with ``hasattr`` or ``getattr`` before use.
     """
 
     names: dict[str, str] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Uses:
 
 
 def uses_of(files: list[Path]) -> Uses:
-    """What the files use."""
+    """Collects the names that the files use."""
     uses = Uses()
     for file in files:
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ def _collect_typed(uses: Uses, function: ast.FunctionDef | ast.AsyncFunctionDef,
 def _collect_untyped(
     uses: Uses, function: ast.FunctionDef | ast.AsyncFunctionDef, file: str, imported: set[str]
 ) -> None:
-    """What may be the library's, though nobody says so."""
+    """Collects attributes and calls of objects without annotation, which may be the library's."""
     others = imported | {name for name, kind in _annotations(function) if kind != "Any" and not kind.startswith("trt.")}
     for node in ast.walk(function):
         if isinstance(node, ast.Attribute) and _root(node) not in others:
@@ -95,14 +95,14 @@ def _collect_untyped(
 
 
 def _root(node: ast.expr) -> str:
-    """``x`` of ``x.y.z``; nothing if that is no name."""
+    """Returns ``x`` of ``x.y.z``; empty if that is not a name."""
     while isinstance(node, ast.Attribute):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def _annotated(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[str, str]]:
-    """Names of parameters and variables with the library's class that they are annotated with."""
+    """Returns the library class of each annotated parameter and variable, by name."""
     for name, annotation in _annotations(function):
         text = annotation.removesuffix(" | None")
         if text.startswith("trt.") and text[4:].isidentifier():

@@ -1,4 +1,4 @@
-"""Small ONNX graphs, made by onnx's own helpers, and quantized by ONNX Runtime's own tool or by hand."""
+"""Small ONNX graphs, made with onnx's helpers, and quantized with ONNX Runtime's tool or by hand."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def conv_graph(quantized: bool = False, quantized_output: bool = True, batch: in
 
 
 def unknown_operator() -> onnx.ModelProto:
-    """A graph with an operator that nobody has."""
+    """A graph with an unknown operator."""
     node = helper.make_node("Frobnicate", ["images"], ["head"], "odd", domain="nobody")
     value = helper.make_tensor_value_info
     return _model([node], value("images", TensorProto.FLOAT, [1]), value("head", TensorProto.FLOAT, [1]), [], "nobody")
 
 
 def run_unfused(model: onnx.ModelProto | Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What the graph says, operator by operator: ONNX Runtime without its fusions."""
+    """Runs the graph operator by operator: ONNX Runtime without its fusions."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     given = model if isinstance(model, Path) else model.SerializeToString()
@@ -80,14 +80,14 @@ def run_unfused(model: onnx.ModelProto | Path, feeds: dict[str, np.ndarray]) -> 
 
 
 def rewritten(model: onnx.ModelProto, *passes: ir.passes.InPlacePass) -> tuple[onnx.ModelProto, bool]:
-    """The graph after passes and without what nothing reads any more, and whether it was changed."""
+    """Returns the graph after passes, without unused nodes, and whether it was changed."""
     graph = ir.from_proto(model)
     modified = lower(graph, passes)
     return ir.to_proto(graph), modified
 
 
 def stays(model: onnx.ModelProto, one: ir.passes.InPlacePass) -> bool:
-    """Whether a pass leaves the graph as it is, and says so."""
+    """Whether a pass leaves the graph unchanged, and reports that."""
     graph = ir.from_proto(model)
     before = ir.to_proto(graph).SerializeToString()
     return not one(graph).modified and ir.to_proto(graph).SerializeToString() == before

@@ -1,4 +1,4 @@
-"""Backends that write down which modules their builder's process has imported."""
+"""Backends that record the modules imported in the builder's process."""
 
 from __future__ import annotations
 

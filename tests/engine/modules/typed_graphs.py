@@ -1,4 +1,4 @@
-"""Small ONNX graphs whose types are written out: half precision, and Q/DQ pairs with scales in half precision."""
+"""Small ONNX graphs with explicit types: half precision, and Q/DQ pairs with half-precision scales."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def half_graph(batch: int | str = 1) -> onnx.ModelProto:
 
 
 def quantized_graph(batch: int | str = 1) -> onnx.ModelProto:
-    """A convolution with Q/DQ pairs whose scales are float16, its LeakyReLU, and a convolution in float16 behind it."""
+    """A convolution with Q/DQ pairs whose scales are float16, its LeakyReLU, and a convolution in float16 after it."""
     return _model(
         QUANTIZED.format(batch=batch),
         **_activation(),
@@ -83,7 +83,7 @@ def quantized_graph(batch: int | str = 1) -> onnx.ModelProto:
 
 
 def quantized_products() -> onnx.ModelProto:
-    """A MatMul whose weights are broadcast and a Gemm whose weights are transposed, both of integers."""
+    """A MatMul whose weights are broadcast and a Gemm whose weights are transposed, both quantized."""
     return _model(
         PRODUCTS,
         **_activation(),
@@ -99,17 +99,17 @@ def quantized_products() -> onnx.ModelProto:
 
 
 def quantized_weights() -> onnx.ModelProto:
-    """A MatMul in float16 whose weights alone are quantized."""
+    """A MatMul in float16 with weight-only quantization."""
     return _model(WEIGHTS_ONLY, w=_int8(64, 32), ws=np.full(32, 0.01, np.float16), wz=np.zeros(32, np.int8))
 
 
 def attention_graph(*, of_one_tensor: bool = False) -> onnx.ModelProto:
-    """Attention in float32, which has no kernel of its own; TensorRT-RTX 1.7 crashes if Q, K and V are one tensor."""
+    """Attention in float32, which has no fused kernel; TensorRT-RTX 1.7 crashes if Q, K and V are one tensor."""
     return _model(ATTENTION_OF_ONE_TENSOR if of_one_tensor else ATTENTION, opset=23)
 
 
 def save(model: onnx.ModelProto, folder: Path, *, weights_beside: bool = False) -> Path:
-    """The graph as a file, with its weights in another one beside it if ``weights_beside``."""
+    """Writes the graph to a file, with external weights if ``weights_beside``."""
     file = folder / "graph.onnx"
     onnx.save(model, file, save_as_external_data=weights_beside, location="graph.onnx.data", size_threshold=0)
     return file

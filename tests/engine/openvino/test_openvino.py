@@ -1,4 +1,4 @@
-"""What OpenVINO 2026.4 gets wrong by itself, and what is rewritten for it, against float ONNX Runtime."""
+"""Workarounds for errors in OpenVINO 2026.4, and lowered graphs, compared with float ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ chain (float[{rows}, 64] x) => (float[{rows}, 8] y) {{
     ["MatMul(x, first)", "Gemm(x, first, number)", "Gemm(x, first, bias)"],
     ids=["no bias", "a bias of one number", "bias"],
 )
-def test_chained_integer_products_compute_what_the_graph_says(tmp_path: Path, first: str, rows: int) -> None:
+def test_chained_integer_products_match_the_graph(tmp_path: Path, first: str, rows: int) -> None:
     rng = np.random.default_rng(0)
     model = onnx.parser.parse_model(CHAIN.format(first=first, rows=rows))
     constants = {
@@ -79,9 +79,7 @@ net (float[{batch}, 8, {size}, {size}] x) => (float[{batch}, 5, {size}, {size}] 
 
 
 @pytest.mark.parametrize(("batch", "size"), [(1, "4"), (2, "4"), (1, "size"), ("batch", "4")])
-def test_padded_bytes_split_heads_and_channels_last_are_what_the_graph_says(
-    tmp_path: Path, batch: int | str, size: str
-) -> None:
+def test_lowered_graphs_match_the_original(tmp_path: Path, batch: int | str, size: str) -> None:
     rng = np.random.default_rng(0)
     model = onnx.parser.parse_model(NET.format(batch=batch, size=size))
     constants = {
@@ -127,7 +125,7 @@ def test_padded_bytes_split_heads_and_channels_last_are_what_the_graph_says(
 
 
 def _quantized(tmp_path: Path, text: str) -> Path:
-    """A graph with 128 channels behind ``DequantizeLinear``, built as it is."""
+    """Builds a graph with 128 channels after ``DequantizeLinear``."""
     model = onnx.parser.parse_model(text)
     rng = np.random.default_rng(0)
     constants = {
@@ -161,7 +159,7 @@ joined (float[1, 128, 4, 4] x) => (float[1, 8, h, w_] y) {{
 """
 
 
-def test_a_layer_behind_a_concat_is_asserted_too(tmp_path: Path) -> None:
+def test_a_layer_after_a_concat_is_checked_too(tmp_path: Path) -> None:
     conv = _quantized(tmp_path, JOINED.format(operator="Conv", weight="wide"))
     options = BuildOptions(precision=Precision.INT8)
     if cpu().fast_int8:
@@ -179,7 +177,7 @@ def test_floats_are_not_split_in_an_engine_of_floats(tmp_path: Path) -> None:
     assert "plane" not in (tmp_path / "engine.xml").read_text()
 
 
-def test_engines_of_before_there_were_channels_last_load(tmp_path: Path) -> None:
+def test_engines_from_before_channels_last_outputs_load(tmp_path: Path) -> None:
     text = """<ir_version: 10, opset_import: ["" : 20]>
     head (uint8[1, 128, 4, 4] x) => (float[1, 8, 4, 4] y) { a = DequantizeLinear(x, scale, zero) y = Conv(a, float) }"""
     backend("openvino").build(_quantized(tmp_path, text), tmp_path, BuildOptions(precision=Precision.FP32))

@@ -1,4 +1,4 @@
-"""What ``tensorrt`` does otherwise than ``tensorrt-rtx``.
+"""Differences of ``tensorrt`` from ``tensorrt-rtx``.
 
 TensorRT itself builds on a GPU alone. TensorRT-RTX with those names hidden that TensorRT has not takes its place: the
 code that asks for names is the same, and so is the library's interface (see test_tensorrt_contract.py).
@@ -46,7 +46,7 @@ FP32 = BuildOptions(precision=Precision.FP32, engine={"timing_cache": ""})
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Puts a GPU into this machine, or takes it away."""
+    """Simulates a GPU in this machine, or none."""
 
     def put(gpu: DeviceProperties | None) -> None:
         def properties(index: int = 0) -> DeviceProperties:
@@ -61,7 +61,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Stands in for TensorRT; the tests may take names away from it."""
+    """Replaces TensorRT; tests may remove names from it."""
     rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     stand_in = ModuleType("tensorrt")
     stand_in.__dict__.update({name: value for name, value in vars(rtx).items() if name != "ComputeCapability"})
@@ -85,7 +85,7 @@ def graph_in(folder: Path) -> Path:
 def configured(library: Any, options: BuildOptions, memory_bytes: int = 0) -> Any:
     builder = library.Builder(process_log(library))
     with warnings.catch_warnings():
-        # TensorRT-RTX's word for its functions around timing caches, which TensorRT needs.
+        # TensorRT-RTX warns that its timing cache functions, which TensorRT needs, are deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
         cache = options.engine.get("timing_cache", "")
         return config_from_options(library, builder, options, memory_bytes, cache), builder
@@ -109,7 +109,7 @@ def test_a_hardware_compatible_engine_is_for_later_gpus_too(
     assert "setHardwareCompatibilityLevel()" in capfd.readouterr().err  # RTX takes the call, and says it has no use
 
 
-def test_a_library_that_finds_no_gpu_says_so_in_its_words(tmp_path: Path, library: Any, here: Any) -> None:
+def test_a_library_that_finds_no_gpu_reports_its_own_message(tmp_path: Path, library: Any, here: Any) -> None:
     here(DESKTOP)
 
     def builder(log: Any) -> None:
@@ -121,7 +121,7 @@ def test_a_library_that_finds_no_gpu_says_so_in_its_words(tmp_path: Path, librar
         TensorRt().build(graph_in(tmp_path), tmp_path, FP32)
 
 
-def test_gpus_are_not_chosen_where_the_builder_uses_the_one_that_is_here(
+def test_compute_capabilities_are_rejected_if_the_builder_uses_the_local_gpu(
     tmp_path: Path, library: Any, here: Any
 ) -> None:
     here(DESKTOP)
@@ -131,14 +131,14 @@ def test_gpus_are_not_chosen_where_the_builder_uses_the_one_that_is_here(
 
 
 @pytest.mark.parametrize(("gpu", "limit"), [(DESKTOP, 10 * 2**30), (ORIN, 3 * 2**30)])
-def test_kernels_are_tried_in_free_memory_of_which_a_jetson_keeps_half(
+def test_kernels_are_timed_in_free_memory_and_a_jetson_keeps_half(
     gpu: DeviceProperties, limit: int, library: Any
 ) -> None:
     config, _ = configured(library, FP32, TensorRt()._memory_bytes(gpu))
     assert config.get_memory_pool_limit(library.MemoryPoolType.WORKSPACE) == limit
 
 
-def test_the_user_has_the_last_word_on_memory(library: Any) -> None:
+def test_the_users_workspace_limit_takes_precedence(library: Any) -> None:
     config, _ = configured(library, BuildOptions(precision=Precision.FP32, engine={"workspace_mib": 64}), 2**30)
     assert config.get_memory_pool_limit(library.MemoryPoolType.WORKSPACE) == 2**26
 
@@ -182,7 +182,7 @@ def test_tensorrt_rtx_which_times_nothing_keeps_no_cache(tmp_path: Path) -> None
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_dla_that_the_board_has_not_is_refused(library: Any) -> None:
+def test_error_on_a_dla_that_the_board_does_not_have(library: Any) -> None:
     with pytest.raises(UsageError, match="--dla 0: .* it has none"):
         configured(library, BuildOptions(precision=Precision.FP16, engine={"dla": 0}))
 
@@ -200,7 +200,7 @@ class BoardWithDla:
         config, told = self.builder.create_builder_config(), self.told
 
         class Config:
-            """Remembers what it is told: where there is no DLA, the library forgets which one it was."""
+            """Records the settings: without a DLA, the library ignores the DLA core."""
 
             def __getattr__(self, name: str) -> Any:
                 return getattr(config, name)
@@ -225,7 +225,7 @@ def test_a_dla_is_counted_from_0_and_computes_no_float32(options: BuildOptions, 
         config_from_options(library, board, options, 0)
 
 
-def test_what_a_dla_cannot_compute_falls_back_to_the_gpu(library: Any) -> None:
+def test_layers_that_a_dla_does_not_support_run_on_the_gpu(library: Any) -> None:
     board: Any = BoardWithDla(library.Builder(process_log(library)))
     config = config_from_options(library, board, BuildOptions(precision=Precision.FP16, engine={"dla": 1}), 0)
     assert board.told["default_device_type"] == library.DeviceType.DLA
@@ -233,7 +233,7 @@ def test_what_a_dla_cannot_compute_falls_back_to_the_gpu(library: Any) -> None:
     assert config.get_flag(library.BuilderFlag.GPU_FALLBACK)
 
 
-def test_how_much_a_dla_takes_is_a_note(tmp_path: Path, library: Any) -> None:
+def test_the_number_of_dla_layers_is_a_note(tmp_path: Path, library: Any) -> None:
     builder = library.Builder(log := process_log(library))
     network = parse_graph(library, builder, log, graph_in(tmp_path), for_dla=True)
     note = dla_note(builder.create_builder_config(), network.network)
@@ -276,7 +276,7 @@ def test_a_package_that_fails_while_it_is_imported_is_named(tmp_path: Path, monk
         TensorRt().require()
 
 
-def test_a_board_is_told_of_its_own_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hint_on_a_board_names_its_own_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "base_prefix", "elsewhere")
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n")
@@ -301,7 +301,7 @@ def test_an_engine_for_this_gpu_may_run_here(built: tuple[str, ...], library: An
 
 
 @pytest.mark.parametrize("built", [("8.7",), ("8.0", "8.9"), ("12.0+",)])
-def test_an_engine_for_another_gpu_says_what_is_here_and_how_to_build_it(
+def test_an_engine_for_another_gpu_names_this_gpu_and_the_build_command(
     built: tuple[str, ...], library: Any, here: Any
 ) -> None:
     here(DESKTOP)
@@ -311,7 +311,7 @@ def test_an_engine_for_another_gpu_says_what_is_here_and_how_to_build_it(
 
 
 def _refusal(built: tuple[str, ...]) -> str:
-    """Why an engine for those GPUs may not run here; nothing where it may."""
+    """Returns why an engine for those GPUs cannot run here; empty if it can."""
     try:
         TensorRt().require_device(built)
     except EngineMismatch as e:

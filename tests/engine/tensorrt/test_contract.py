@@ -27,8 +27,7 @@ VERSIONS = {
 }
 STUBS = "tensorrt-stubs==10.13.0.35.1"
 
-# Members that not every version has, with the name that is asked for before they are used: where the one is, there is
-# the other.
+# Members that some versions lack, with the name that is checked before use: a version has both or neither.
 ASKED_FIRST = {
     "LayerType.ATTENTION_OUTPUT": "IAttentionOutputLayer",
     "attention": "IAttentionOutputLayer",
@@ -44,10 +43,10 @@ ASKED_FIRST = {
 # The same for arguments.
 ARGUMENTS_ASKED_FIRST = {"runtime_config": "create_runtime_config"}
 
-# What others write for TensorRT to call: plugins and streams, whose members are called `read`, `write` or `enqueue`.
+# Interfaces that users implement: plugins and streams, with members such as `read`, `write` or `enqueue`.
 NOT_FOR_US = ("IPlugin", "IStream", "IGpu", "IOutputAllocator")
 
-# Attributes of EdgeKit's own that some version has too.
+# EdgeKit's own attributes with a name that some version has too.
 OURS = {"precision"}
 
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
@@ -72,7 +71,7 @@ def uses() -> Any:
 
 @pytest.fixture(scope="session")
 def interfaces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Interface]:
-    """What each version offers; those are left out that pip cannot get for this Python."""
+    """Returns the interface of each version, without those that pip cannot install for this Python."""
     if not shutil.which("cc"):
         pytest.skip("there is no C compiler")
     folder = tmp_path_factory.mktemp("bindings")
@@ -151,7 +150,7 @@ def lacking(interfaces: dict[str, Interface], used: dict[str, str]) -> list[str]
 
 
 def takes(parameters: list[str], positional: int, keywords: tuple[str, ...]) -> bool:
-    """Whether a function with these parameters, the first of which is itself, can be called so."""
+    """Whether a method with these parameters, including self, can be called with these arguments."""
     names = [name.rstrip("=") for name in parameters[1:]]
     required = {name for name in parameters[1:] if not name.endswith("=")}
     given = {*names[:positional], *keywords}
@@ -165,7 +164,7 @@ def test_a_version_is_compared_with_what_is_used(version: str, interfaces: dict[
     assert has(interfaces[version], "Builder.build_serialized_network")
 
 
-def test_names_of_the_library_are_in_every_version_or_asked_for_first(
+def test_names_of_the_library_are_in_every_version_or_checked_first(
     uses: Any, interfaces: dict[str, Interface]
 ) -> None:
     used = {name: where for name, where in uses.names.items() if not name.startswith("__")}
@@ -176,7 +175,7 @@ def test_names_of_the_library_are_in_every_version_or_asked_for_first(
         if name.partition(".")[0] not in uses.asked and name not in ASKED_FIRST
     }
     assert lacking(interfaces, everywhere) == []
-    # Where the first part is, which is asked for, all of it is.
+    # If the first part, which is checked, exists, all of it does.
     for name in used.keys() - everywhere.keys() - ASKED_FIRST.keys():
         having = [offered for offered in interfaces.values() if has(offered, name.partition(".")[0])]
         assert having and all(has(offered, name) for offered in having), f"{name} ({used[name]})"
@@ -199,7 +198,7 @@ def test_calls_fit_the_functions_of_every_version(uses: Any, interfaces: dict[st
     assert wrong == []
 
 
-def test_calls_of_what_may_be_the_librarys_fit_a_function_of_that_name(
+def test_calls_of_possible_library_functions_fit_a_function_of_that_name(
     uses: Any, interfaces: dict[str, Interface]
 ) -> None:
     wrong = []
@@ -215,7 +214,7 @@ def test_calls_of_what_may_be_the_librarys_fit_a_function_of_that_name(
     assert "\n".join(wrong) == ""
 
 
-def test_what_not_every_version_has_is_asked_for_before_it_is_used(uses: Any, interfaces: dict[str, Interface]) -> None:
+def test_names_that_some_versions_lack_are_checked_before_use(uses: Any, interfaces: dict[str, Interface]) -> None:
     members = {version: members_of(offered) for version, offered in interfaces.items()}
     anywhere, everywhere = set().union(*members.values()), set.intersection(*members.values())
     of_names = {part for name in uses.names for part in name.split(".")}
@@ -230,9 +229,7 @@ def test_what_not_every_version_has_is_asked_for_before_it_is_used(uses: Any, in
         assert [v for v in having if not (has(interfaces[v], name) if "." in name else name in members[v])] == []
 
 
-def test_names_that_are_asked_for_are_spelled_as_some_version_has_them(
-    uses: Any, interfaces: dict[str, Interface]
-) -> None:
+def test_names_that_are_checked_exist_in_some_version(uses: Any, interfaces: dict[str, Interface]) -> None:
     known = {name for offered in interfaces.values() for kind in offered for name in (kind, *offered[kind])}
     assert {name: where for name, where in uses.asked.items() if name not in known | {"__members__"}} == {}
 
@@ -257,12 +254,12 @@ def test_types_are_those_of_the_stubs(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, env=os.environ | {"MYPYPATH": str(stubs)}, capture_output=True, text=True)
     ours = [line for line in done.stdout.splitlines() if line.startswith("edgekit/engine/tensorrt/")]
     assert "errors prevented further checking" not in done.stdout, done.stdout[-2000:]
-    # What the bindings take and give for shapes is any sequence of integers; the stubs know of one class alone.
+    # The bindings take and return any sequence of integers as a shape; the stubs declare a single class.
     assert [line for line in ours if '"Dims"' not in line and ": note: " not in line] == []
 
 
 def mend(stub: Path) -> None:
-    """The stubs as they are published are no Python: two mistakes of the program that made them."""
+    """The published stubs are not valid Python: the generator made two mistakes."""
     text = stub.read_text(encoding="utf-8")
     text = text.replace(", in: list[", ", in_: list[").replace("channel_axis: int)", "channel_axis: int = 0)")
     stub.write_text(text, encoding="utf-8")

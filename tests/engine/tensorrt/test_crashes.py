@@ -1,4 +1,4 @@
-"""A builder that crashes, is killed or never ends takes nothing with it; all of these end inside of TensorRT-RTX."""
+"""A builder that crashes, is killed or hangs inside TensorRT-RTX does not affect the caller."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_attention_that_crashes_the_library_is_a_build_error(tmp_path: Path, fol
     assert list(folder.iterdir()) == []
 
 
-def test_attention_that_may_not_be_taken_apart_fails_in_the_librarys_words(
+def test_attention_that_may_not_be_decomposed_fails_with_the_librarys_message(
     tmp_path: Path, folder: Path, crashing: Callable[[str], str]
 ) -> None:
     from typed_graphs import attention_graph, save
@@ -47,7 +47,7 @@ def test_attention_that_may_not_be_taken_apart_fails_in_the_librarys_words(
     ("name", "words"),
     [("Aborts", ["SIGABRT"]), ("IsKilledForMemory", ["SIGKILL", "memory", "swap"])],
 )
-def test_a_builder_that_dies_at_work_is_a_build_error_with_its_last_lines(
+def test_a_builder_that_crashes_during_the_build_is_a_build_error_with_its_last_lines(
     name: str, words: list[str], graph: Path, folder: Path, crashing: Callable[[str], str]
 ) -> None:
     with pytest.raises(BuildError) as caught:

@@ -1,4 +1,4 @@
-"""What TensorRT's engine inspector tells, in the forms that NVIDIA's documentation and its versions have."""
+"""Parses the JSON of TensorRT's engine inspector, in the forms of NVIDIA's documentation and of its versions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def layer(name: str, precision: str, *, type: str = "convolution") -> EngineLaye
 WANTED = (layer("a", "int8"), layer("relu", "float16", type="activation"), layer("b", "float16"), layer("c", "int8"))
 
 
-def test_a_layer_is_told_with_its_nodes_shapes_and_precision() -> None:
+def test_a_layer_has_its_nodes_shapes_and_precision() -> None:
     read = layers_from_inspector(told(entry(("a", "relu"), (INT8_FORMAT,), HALF_FORMAT)))
     assert read == (
         EngineLayer(
@@ -59,11 +59,11 @@ def test_a_layer_is_told_with_its_nodes_shapes_and_precision() -> None:
     ("inputs", "more", "precision"),
     [
         ((INT8_FORMAT,), {"Weights": {"Type": "Int8", "Count": 216}}, "int8"),
-        # Quantizes what it reads: half precision goes in and out.
+        # Quantizes its inputs: inputs and outputs are half precision.
         ((HALF_FORMAT,), {"Weights": {"Type": "Int8", "Count": 216}}, "int8"),
         (("Half",), {"TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw"}, "int8"),
         (("Half", "Int8"), {}, "int8"),
-        # Reads integers, and multiplies what it makes of them.
+        # Reads integers and dequantizes them before multiplying.
         ((INT8_FORMAT,), {"Weights": {"Type": "Half", "Count": 216}}, "float16"),
         ((HALF_FORMAT,), {}, "float16"),
         (("Row major linear FP32",), {}, "float32"),
@@ -73,7 +73,7 @@ def test_a_layer_is_told_with_its_nodes_shapes_and_precision() -> None:
         ((), {}, "float16"),
     ],
 )
-def test_a_convolution_computes_in_what_it_multiplies(
+def test_the_precision_of_a_convolution_is_that_of_its_multiplication(
     inputs: tuple[str, ...], more: dict[str, Any], precision: str
 ) -> None:
     (read,) = layers_from_inspector(told(entry(("a",), inputs, "Half", **more)))
@@ -81,20 +81,20 @@ def test_a_convolution_computes_in_what_it_multiplies(
 
 
 @pytest.mark.parametrize("text", [told("a + relu", "b"), told(), "{}", "", "no JSON", '{"Layers": 3}'])
-def test_an_engine_that_tells_no_details_has_no_layers(text: str) -> None:
+def test_an_engine_without_details_has_no_layers(text: str) -> None:
     assert layers_from_inspector(text) == ()
 
 
-def test_one_layer_of_an_engine_may_hold_several_products() -> None:
+def test_one_layer_of_an_engine_may_contain_several_products() -> None:
     read = layers_from_inspector(told(entry(("a", "relu", "b", "c"), ("Int8", "Half"), "Half", LayerType="kgen")))
     assert layer_counts(product_layers(WANTED, read)) == {"int8": 3}
 
 
-def test_what_an_engine_does_not_name_keeps_the_type_of_its_graph() -> None:
+def test_layers_that_an_engine_does_not_name_keep_the_type_of_the_graph() -> None:
     assert product_layers(WANTED, ()) == [Layer(("a",), "int8"), Layer(("b",), "float16"), Layer(("c",), "int8")]
 
 
-def test_a_bias_that_is_added_in_half_precision_leaves_an_integer_product_what_it_is() -> None:
+def test_a_bias_added_in_half_precision_does_not_change_an_integer_product() -> None:
     read = layers_from_inspector(told(entry(("a",), ("Half",), "Half"), entry(("a",), ("Int8",), "Half")))
     assert product_layers(WANTED[:1], read) == [Layer(("a",), "int8")]
 

@@ -1,4 +1,4 @@
-"""The logger that TensorRT gets: one a process, and no garbage collected while the library holds its lock."""
+"""TensorRT's logger: one per process, and no garbage collection while the library holds its lock."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def library() -> Any:
 @pytest.mark.parametrize("log", ["process_log(library)", "library.Logger()"])
 @pytest.mark.parametrize("kind", ["Builder", "Runtime"])
 def test_a_builder_among_the_garbage_does_not_stop_the_next_one_for_ever(kind: str, log: str, library: Any) -> None:
-    """The library asks for a lock to free one, and holds it while it warns of a second logger."""
+    """The library takes a lock to free an object, and holds it while it warns about a second logger."""
     script = LEFT_BEHIND + (
         f"leave_behind({log})\n"
         "sys.stderr = Collects()\n"
@@ -101,12 +101,12 @@ def test_a_builders_words_are_shown_and_a_runtimes_kept(library: Any, capsys: py
 
 def test_warnings_are_the_last_words_where_there_are_no_errors(library: Any) -> None:
     with builder_log(library) as log:
-        assert last_words(log) == "it does not say why"
+        assert last_words(log) == "it gives no reason"
         for number in range(6):
             log.log(library.ILogger.WARNING, f"warning {number // 2}")
         assert last_words(log) == "warning 1; warning 2"
     with builder_log(library) as log:
-        assert last_words(log) == "it does not say why"
+        assert last_words(log) == "it gives no reason"
 
 
 def test_the_log_is_no_longer_shown_after_a_build_that_failed(library: Any) -> None:

@@ -1,4 +1,4 @@
-"""Real builds by TensorRT-RTX, which needs no GPU for them; see test_tensorrt_backend.py for TensorRT itself."""
+"""Builds with TensorRT-RTX, which needs no GPU for them; see test_backend.py for TensorRT itself."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def build(tmp_path: Path, folder: Path) -> Build:
 
 
 def layers(folder: Path) -> dict[str, dict[str, Any]]:
-    """What ``layers.json`` says, by name."""
+    """Reads the layers from ``layers.json``, by name."""
     return {layer["name"]: layer for layer in json.loads((folder / "layers.json").read_text())}
 
 
@@ -58,7 +58,7 @@ def test_a_float_graph_becomes_a_raw_plan_with_its_layers_beside_it(build: Build
     result = build(conv_graph())
     assert result.engine == "engine.plan"
     assert sorted(file.name for file in folder.iterdir()) == sorted(result.files) == ["engine.plan", "layers.json"]
-    assert (folder / "engine.plan").read_bytes()[1:4] == b"trt"  # no header of ours in front: as trtexec takes it
+    assert (folder / "engine.plan").read_bytes()[1:4] == b"trt"  # without a header, as trtexec expects it
     assert result.layers == {"float32": 2}
     assert result.backend_version == backend("tensorrt-rtx").version()
     assert result.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
@@ -192,7 +192,7 @@ def test_a_node_that_tensorrt_cannot_take_leads_back_to_the_module_it_came_from(
 
     graph = unknown_operator()
     graph.graph.node[0].name = "backbone.stage1.0.roll"
-    with pytest.raises(GraphError, match=r"node 'backbone\.stage1\.0\.roll', called after its module,"):
+    with pytest.raises(GraphError, match=r"node 'backbone\.stage1\.0\.roll', named after its module,"):
         build(graph)
 
 

@@ -37,7 +37,7 @@ def write_plan(tmp_path: Path) -> WritePlan:
 
 @pytest.fixture
 def gpu() -> Iterator[FakeDriver]:
-    """A discrete GPU; nothing of it may be left behind."""
+    """A discrete GPU, on which no resource may leak."""
     driver = FakeDriver()
     yield driver
     gc.collect()
@@ -57,7 +57,7 @@ def assert_computed(outputs: dict[str, np.ndarray], feeds: dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-def test_every_run_gives_what_the_engine_computes(write_plan: WritePlan, integrated: bool) -> None:
+def test_every_run_returns_the_engines_outputs(write_plan: WritePlan, integrated: bool) -> None:
     driver = FakeDriver(integrated=integrated)
     engine = load(driver, write_plan())
     assert [str(spec) for spec in (*engine.inputs, *engine.outputs)] == ["x: float32 (2, 3)", "x_out: float32 (2, 3)"]
@@ -69,7 +69,7 @@ def test_every_run_gives_what_the_engine_computes(write_plan: WritePlan, integra
     assert not driver.leaks()
 
 
-def test_outputs_stay_what_they_were_when_the_engine_runs_again(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_outputs_are_not_overwritten_by_the_next_run(gpu: FakeDriver, write_plan: WritePlan) -> None:
     engine = load(gpu, write_plan())
     first = engine.run(frame(1))
     engine.run(frame(2))
@@ -117,7 +117,7 @@ def test_without_graphs_every_run_is_enqueued_and_a_note_says_why(write_plan: Wr
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"capturable": False}, "TensorRT says that it cannot be captured"),
+        ({"capturable": False}, "TensorRT reports that it cannot be captured"),
         ({"fail_enqueue": "capturing"}, "operation not permitted when stream is capturing"),
     ],
 )
@@ -135,7 +135,7 @@ def test_an_engine_that_cannot_be_captured_runs_and_a_note_says_why(
     engine.close()
 
 
-def test_an_engine_that_fails_while_running_says_so_in_its_own_words(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_an_engine_that_fails_in_a_run_reports_its_own_message(gpu: FakeDriver, write_plan: WritePlan) -> None:
     library = fake_tensorrt.library(gpu)
     engine = load_engine(library, write_plan(), name="tensorrt", cuda=gpu)
     library.fail_enqueue = "always"
@@ -163,7 +163,7 @@ def test_batches_of_two_profiles_in_any_order_compute_and_are_captured_each(
     engine.close()
 
 
-def test_graphs_do_not_pile_up(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_the_number_of_cuda_graphs_is_limited(gpu: FakeDriver, write_plan: WritePlan) -> None:
     plan = write_plan({"inputs": {"x": [-1, 3]}, "profiles": [[[1, 3], [2, 3], [40, 3]]]})
     engine = load(gpu, plan)
     for batch in range(1, 21):
@@ -172,9 +172,7 @@ def test_graphs_do_not_pile_up(gpu: FakeDriver, write_plan: WritePlan) -> None:
     engine.close()
 
 
-def test_a_shape_outside_of_all_profiles_is_refused_and_the_next_run_is_well(
-    gpu: FakeDriver, write_plan: WritePlan
-) -> None:
+def test_error_on_a_shape_outside_all_profiles_and_the_next_run_works(gpu: FakeDriver, write_plan: WritePlan) -> None:
     engine = load(gpu, write_plan(BATCHES))
     engine.run(frame(1, 4, 3))
     with pytest.raises(RunError) as caught:
@@ -184,7 +182,7 @@ def test_a_shape_outside_of_all_profiles_is_refused_and_the_next_run_is_well(
     engine.close()
 
 
-def test_half_precision_and_integers_go_through(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_half_precision_and_integer_tensors_work(gpu: FakeDriver, write_plan: WritePlan) -> None:
     for dtype, numpy_name in (("HALF", "float16"), ("INT32", "int32")):
         engine = load(gpu, write_plan(dtype=dtype))
         outputs = engine.run({"x": np.arange(6, dtype=numpy_name).reshape(2, 3)})
@@ -193,7 +191,7 @@ def test_half_precision_and_integers_go_through(gpu: FakeDriver, write_plan: Wri
         engine.close()
 
 
-def test_outputs_whose_shape_depends_on_values_come_in_that_shape(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_outputs_with_data_dependent_shapes_have_their_actual_shape(gpu: FakeDriver, write_plan: WritePlan) -> None:
     engine = load(gpu, write_plan(BATCHES, values_decide=True))
     assert [str(spec) for spec in engine.outputs] == ["x_out: float32 (x_out_0)"]
     random = np.random.default_rng(0)
@@ -206,7 +204,7 @@ def test_outputs_whose_shape_depends_on_values_come_in_that_shape(gpu: FakeDrive
             np.testing.assert_array_equal(run.result()["x_out"], 2 * x[x > 0] + 1)
             np.testing.assert_array_equal(engine.run({"x": x})["x_out"], 2 * x[x > 0] + 1)
     (note,) = engine.notes
-    assert "shapes of its outputs depend on values" in note
+    assert "its output shapes are data-dependent" in note
     engine.close()
 
 
@@ -215,7 +213,7 @@ def test_outputs_whose_shape_depends_on_values_come_in_that_shape(gpu: FakeDrive
 
 @pytest.mark.parametrize("integrated", [False, True])
 @pytest.mark.parametrize("has_graphs", [False, True])
-def test_runs_in_flight_give_their_own_outputs(write_plan: WritePlan, integrated: bool, has_graphs: bool) -> None:
+def test_runs_in_flight_return_their_own_outputs(write_plan: WritePlan, integrated: bool, has_graphs: bool) -> None:
     driver = FakeDriver(integrated=integrated, has_graphs=has_graphs)
     engine = load(driver, write_plan(BATCHES))
     shapes = [(1 + number % 4, 3) for number in range(9)]
@@ -227,16 +225,14 @@ def test_runs_in_flight_give_their_own_outputs(write_plan: WritePlan, integrated
     assert not driver.leaks()
 
 
-def test_inputs_of_the_next_frame_are_copied_before_this_one_is_computed_to_the_end(
-    gpu: FakeDriver, write_plan: WritePlan
-) -> None:
+def test_inputs_of_the_next_frame_are_copied_while_this_one_is_computed(gpu: FakeDriver, write_plan: WritePlan) -> None:
     engine = load(gpu, write_plan())
     first, second = engine.run_async(frame(1)), engine.run_async(frame(2))
     assert gpu.calls.count("copy_to_device") == 2
-    # Nothing was waited for yet, and so nothing is done on this GPU.
+    # Nothing has been waited for, so nothing has run on this GPU.
     assert gpu.trace == [] and not first.done() and not second.done()
     assert_computed(first.result(), frame(1))
-    # The first is done without the second, whose inputs came by a stream of their own.
+    # The first run is done before the second, whose inputs are copied on their own stream.
     assert gpu.trace == ["copy to device", "compute", "copy to host"]
     assert_computed(second.result(), frame(2))
     engine.close()
@@ -251,7 +247,7 @@ def test_arrays_may_be_changed_as_soon_as_a_run_was_started(gpu: FakeDriver, wri
     engine.close()
 
 
-def test_a_run_that_nobody_asks_for_does_not_stop_the_others(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_a_run_whose_result_is_not_read_does_not_block_others(gpu: FakeDriver, write_plan: WritePlan) -> None:
     engine = load(gpu, write_plan())
     for number in range(5):
         engine.run_async(frame(number))
@@ -259,9 +255,7 @@ def test_a_run_that_nobody_asks_for_does_not_stop_the_others(gpu: FakeDriver, wr
     engine.close()
 
 
-def test_runs_in_flight_are_finished_by_close_and_can_still_be_asked_for(
-    gpu: FakeDriver, write_plan: WritePlan
-) -> None:
+def test_close_finishes_runs_in_flight_and_their_results_stay_available(gpu: FakeDriver, write_plan: WritePlan) -> None:
     engine = load(gpu, write_plan())
     runs = [engine.run_async(frame(number)) for number in range(3)]
     engine.close()
@@ -272,7 +266,7 @@ def test_runs_in_flight_are_finished_by_close_and_can_still_be_asked_for(
             refused(frame(1))
 
 
-def test_a_run_that_another_thread_closes_the_engine_before_is_refused(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_error_on_a_run_after_another_thread_closed_the_engine(gpu: FakeDriver, write_plan: WritePlan) -> None:
     engine = load(gpu, write_plan())
     engine._release()  # after the check that the engine is open
     for refused in (engine.run, engine.run_async, engine.time_run):
@@ -280,7 +274,7 @@ def test_a_run_that_another_thread_closes_the_engine_before_is_refused(gpu: Fake
             refused(frame(1))
 
 
-def test_an_engine_that_is_forgotten_gives_everything_back(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_a_garbage_collected_engine_frees_its_resources(gpu: FakeDriver, write_plan: WritePlan) -> None:
     engine = load(gpu, write_plan())
     engine.run_async(frame(1))
     del engine
@@ -294,7 +288,7 @@ def test_times_are_those_of_the_events(gpu: FakeDriver, write_plan: WritePlan) -
         engine.use_graphs = use_graphs
         engine.run(frame(1))
         times = engine.time_run(frame(1))
-        # On this GPU everything takes 1 ms, and so does looking at the clock.
+        # On this GPU each operation takes 1 ms, and so does reading the clock.
         assert (times.copy_in_ms, times.gpu_ms, times.copy_out_ms) == (2, 2, 3)
         assert 0 < times.enqueue_ms < times.end_to_end_ms
     engine.close()
@@ -308,7 +302,7 @@ def test_engines_of_one_file_share_it_and_have_contexts_of_their_own(gpu: FakeDr
     plan = write_plan()
     engines = [load_engine(library, plan, name="tensorrt", cuda=gpu) for _ in range(3)]
     assert library.engines == 1
-    # The weights once, and what each context computes in.
+    # The weights once, and the memory of each context.
     assert gpu.leaks()["library's memory"] == 1 + 3
     engines[0].close()
     assert_computed(engines[1].run(frame(1)), frame(1))
@@ -340,11 +334,11 @@ def test_threads_with_an_engine_each_and_threads_that_share_one(gpu: FakeDriver,
     shared.close()
 
 
-# What goes wrong.
+# Errors.
 
 
 def use(driver: FakeDriver, plan: Path, library: Any) -> list[str]:
-    """All that an engine does, from loading to closing; gives its notes."""
+    """Loads, runs and closes an engine; returns its notes."""
     engine = load_engine(library, plan, name="tensorrt", cuda=driver)
     try:
         for number, shape in enumerate([(1, 3), (1, 3), (8, 3)]):
@@ -359,7 +353,7 @@ def use(driver: FakeDriver, plan: Path, library: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-def test_whatever_call_fails_the_error_is_ours_and_nothing_leaks(write_plan: WritePlan, integrated: bool) -> None:
+def test_any_failing_call_raises_our_error_and_nothing_leaks(write_plan: WritePlan, integrated: bool) -> None:
     plan = write_plan(BATCHES)
     calls = []
     gc.freeze()
@@ -384,7 +378,7 @@ def test_whatever_call_fails_the_error_is_ours_and_nothing_leaks(write_plan: Wri
     assert ("copy_to_device" in calls) is not integrated and ("mapped_address" in calls) is integrated
 
 
-def test_a_gpu_without_room_says_so_and_nothing_leaks(write_plan: WritePlan) -> None:
+def test_a_full_gpu_is_reported_and_nothing_leaks(write_plan: WritePlan) -> None:
     driver = FakeDriver(memory_bytes=300)
     engine = load(driver, write_plan(BATCHES))
     with pytest.raises(RunError, match="OUT_OF_MEMORY"):
@@ -397,7 +391,7 @@ def test_a_gpu_without_room_says_so_and_nothing_leaks(write_plan: WritePlan) -> 
     ("content", "words"),
     [(b"", "empty"), (b"\0\1\2", "Magic tag does not match")],
 )
-def test_a_file_that_is_no_engine_is_refused_in_tensorrts_words(
+def test_a_file_that_is_not_an_engine_is_rejected_with_tensorrts_message(
     gpu: FakeDriver, tmp_path: Path, content: bytes, words: str
 ) -> None:
     plan = tmp_path / "engine.plan"
@@ -407,7 +401,9 @@ def test_a_file_that_is_no_engine_is_refused_in_tensorrts_words(
 
 
 @pytest.mark.parametrize("content", [b"", bytes(100), b"ftrt" + bytes(4096)], ids=["empty", "zeros", "magic"])
-def test_tensorrt_rtx_itself_refuses_what_is_no_engine(gpu: FakeDriver, tmp_path: Path, content: bytes) -> None:
+def test_tensorrt_rtx_itself_rejects_a_file_that_is_not_an_engine(
+    gpu: FakeDriver, tmp_path: Path, content: bytes
+) -> None:
     library = pytest.importorskip("tensorrt_rtx")
     plan = tmp_path / "engine.plan"
     plan.write_bytes(content)
@@ -416,7 +412,7 @@ def test_tensorrt_rtx_itself_refuses_what_is_no_engine(gpu: FakeDriver, tmp_path
     assert "it gives no reason" not in caught.value.message
 
 
-def test_a_library_that_does_not_start_says_why(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_a_library_that_does_not_start_reports_the_reason(gpu: FakeDriver, write_plan: WritePlan) -> None:
     library = fake_tensorrt.library(gpu)
 
     def fail(logger: Any) -> None:
@@ -439,7 +435,7 @@ def test_code_in_a_plan_is_run_only_if_the_user_trusts_it(
     load(gpu, plan).close()
 
 
-def test_a_file_that_is_not_there_is_a_mismatch(gpu: FakeDriver, tmp_path: Path) -> None:
+def test_a_missing_file_is_a_mismatch(gpu: FakeDriver, tmp_path: Path) -> None:
     with pytest.raises(EngineMismatch, match=r"cannot read .*engine\.plan: No such file"):
         load(gpu, tmp_path / "engine.plan")
 
@@ -452,14 +448,14 @@ def test_a_file_that_is_not_there_is_a_mismatch(gpu: FakeDriver, tmp_path: Path)
         ({"no_context": True}, RunError, "out of device memory"),
     ],
 )
-def test_an_engine_that_cannot_be_served_is_refused(
+def test_error_on_an_engine_with_unsupported_tensors(
     gpu: FakeDriver, write_plan: WritePlan, change: dict[str, Any], error: type[EdgeKitError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
         load(gpu, write_plan(**change))
 
 
-def test_weights_are_put_back_from_the_graph_beside_the_plan(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_weights_are_refitted_from_the_graph_next_to_the_plan(gpu: FakeDriver, write_plan: WritePlan) -> None:
     library = fake_tensorrt.library(gpu)
     plan = write_plan(stripped=True)
     with pytest.raises(EngineMismatch, match=r"no graph\.onnx beside it"):
@@ -478,7 +474,7 @@ def test_weights_are_put_back_from_the_graph_beside_the_plan(gpu: FakeDriver, wr
 # TensorRT-RTX's runtime cache.
 
 
-def test_what_was_compiled_is_kept_beside_the_plan_for_the_next_start(gpu: FakeDriver, write_plan: WritePlan) -> None:
+def test_the_runtime_cache_is_next_to_the_plan(gpu: FakeDriver, write_plan: WritePlan) -> None:
     library = fake_tensorrt.library(gpu, rtx=True)
     plan = write_plan(BATCHES)
     for _ in range(2):
@@ -494,13 +490,13 @@ def test_what_was_compiled_is_kept_beside_the_plan_for_the_next_start(gpu: FakeD
     assert library.compiled == 2 and cache.read_bytes() == b"compiled"
 
 
-def test_what_was_compiled_is_kept_in_the_users_cache_where_the_bundle_is_read_only(
+def test_the_runtime_cache_is_in_the_users_cache_if_the_bundle_is_read_only(
     gpu: FakeDriver, write_plan: WritePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = fake_tensorrt.library(gpu, rtx=True)
     plan = write_plan()
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    # A folder in its place; permissions do not keep root out.
+    # A folder at the path of the file; permissions do not stop root.
     (plan.parent / ".engine.plan.runtime-cache").mkdir()
     for _ in range(2):
         engine = load_engine(library, plan, name="tensorrt-rtx", cuda=gpu)
@@ -511,11 +507,11 @@ def test_what_was_compiled_is_kept_in_the_users_cache_where_the_bundle_is_read_o
     engine = load_engine(library, plan, name="tensorrt-rtx", cuda=gpu)
     assert library.compiled == 2
     (note,) = engine.notes
-    assert "could not be kept for the next start" in note
+    assert "the runtime cache of kernels compiled for this GPU could not be written" in note
     engine.close()
 
 
-# The fake would notice.
+# Tests of the fake itself.
 
 
 def test_a_runtime_that_does_not_wait_for_the_copy_in_is_caught(

@@ -28,7 +28,7 @@ TABLE = CalibrationTable(
     set_digest="b" * 64,
     graph_digest="a" * 64,
     images=3,
-    skipped=("broken.jpg: not a picture",),
+    skipped=("broken.jpg: not an image",),
     ranges={"x": (-1.25, 0.1), "y": (0.0, 3e38)},
 )
 
@@ -42,8 +42,8 @@ def leaky(graph_of, weights):
 
 
 def images(count, batch=1):
-    pictures = np.random.default_rng(0).standard_normal((count, 4, 16, 16)).astype(np.float32)
-    return [(f"image {i}", {"x": pictures[i : i + batch]}) for i in range(0, count, batch)]
+    images = np.random.default_rng(0).standard_normal((count, 4, 16, 16)).astype(np.float32)
+    return [(f"image {i}", {"x": images[i : i + batch]}) for i in range(0, count, batch)]
 
 
 def collected(graph, feeds, method="mse"):
@@ -80,7 +80,7 @@ def test_statistics_do_not_depend_on_the_batch(leaky):
         np.testing.assert_allclose([other.lo, other.hi], [statistics.lo, statistics.hi], rtol=1e-5)
         np.testing.assert_allclose(other.channel_lo, statistics.channel_lo, rtol=1e-5)
         np.testing.assert_allclose(other.channel_hi, statistics.channel_hi, rtol=1e-5)
-        # A sum that was added up in another order may fall into the next bin.
+        # A sum in another order may fall into the next bin.
         assert np.abs(other.histogram - statistics.histogram).sum() <= statistics.histogram.sum() / 1000
 
 
@@ -143,7 +143,7 @@ def test_outputs_of_the_graph_have_ranges_and_reshaped_tensors_do_not(graph_of, 
     assert [value.name for value in observed_tensors(graph)] == ["x", "y"]
 
 
-def test_a_table_survives_the_disk(tmp_path):
+def test_a_table_reads_back_as_written(tmp_path):
     write_table(TABLE, tmp_path / "folder" / "calibration.json")
     written = (tmp_path / "folder" / "calibration.json").read_bytes()
     assert msgspec.json.decode(written, type=CalibrationTable) == TABLE
@@ -155,7 +155,7 @@ def wanted(table):
     return {"graph_digest": table.graph_digest, "set_digest": table.set_digest, "method": table.method}
 
 
-def test_a_table_is_found_again_in_the_cache(tmp_path):
+def test_a_table_is_read_from_the_cache(tmp_path):
     assert cached_table(tmp_path, **wanted(TABLE)) is None
     keep_table(TABLE, tmp_path)
     assert cached_table(tmp_path, **wanted(TABLE)) == TABLE
@@ -165,7 +165,7 @@ def test_a_table_is_found_again_in_the_cache(tmp_path):
 def test_a_table_of_something_else_is_not_used(tmp_path, field):
     keep_table(TABLE, tmp_path)
     assert cached_table(tmp_path, **wanted(TABLE) | {field: "other"}) is None
-    # Not even where its file has the other's name.
+    # Not even if its file has the other's name.
     other = msgspec.structs.replace(TABLE, **{field: "other"})
     (kept,) = tmp_path.rglob("*.json")
     kept.write_bytes(msgspec.json.encode(other))
@@ -200,7 +200,7 @@ DIGESTED = """g (float[1, 4, 8, 8] x) => (float[1, 4, 6, 6] y) {
     a = Conv (x, w)  y = LeakyRelu <alpha = 0.1> (a) }"""
 
 
-def test_the_digest_of_a_graph_stays_over_the_disk_and_other_names_of_nodes(graph_of, weights, tmp_path):
+def test_the_digest_of_a_graph_does_not_depend_on_the_file_or_node_names(graph_of, weights, tmp_path):
     graph = graph_of(DIGESTED, w=weights(4, 4, 3, 3))
     digest = graph_digest(graph)
     ir.save(graph, tmp_path / "graph.onnx", external_data="weights", size_threshold_bytes=0)
@@ -221,7 +221,7 @@ def test_the_digest_of_a_graph_stays_over_the_disk_and_other_names_of_nodes(grap
         lambda text, w: (text.replace("a = C", "b = C").replace("(a)", "(b)"), w),
     ],
 )
-def test_the_digest_of_a_graph_changes_with_what_it_computes(graph_of, weights, change):
+def test_the_digest_of_a_graph_depends_on_its_computation(graph_of, weights, change):
     array = weights(4, 4, 3, 3)
     text, changed = change(DIGESTED, array)
     assert graph_digest(graph_of(text, w=changed)) != graph_digest(graph_of(DIGESTED, w=array))

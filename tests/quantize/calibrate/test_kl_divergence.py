@@ -25,7 +25,7 @@ def divergence(counts: np.ndarray, length: int) -> float:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_all_lengths_at_once_are_each_by_itself(seed: int) -> None:
+def test_divergences_of_all_lengths_at_once_equal_each_one_alone(seed: int) -> None:
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 1000, KL_BINS) * rng.integers(0, 2, KL_BINS) * np.exp(-np.arange(KL_BINS) / 300)
     counts[1500:] = 0

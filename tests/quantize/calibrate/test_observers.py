@@ -41,14 +41,14 @@ def measured(*arrays):
 
 
 def squared_error(numbers, lo, hi):
-    """What uint8 with the real range ``[lo, hi]`` makes wrong, in float64; all real numbers may be zero points."""
+    """Computes the squared error of uint8 with the range ``[lo, hi]``, in float64, with a real-valued zero point."""
     step = (hi - lo) / 255
     return np.square(np.clip(np.rint(numbers / step), np.rint(lo / step), np.rint(hi / step)) * step - numbers).mean()
 
 
 @settings(max_examples=40, deadline=None)
 @given(array=hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32, allow_nan=False)))
-def test_minmax_is_all_that_was_seen_with_zero(array):
+def test_minmax_is_the_full_range_including_zero(array):
     kept = np.append(array[np.isfinite(array)], np.float32(0))
     assert range_from_statistics(measured(array), "minmax") == (kept.min(), kept.max())
 
@@ -56,7 +56,7 @@ def test_minmax_is_all_that_was_seen_with_zero(array):
 @every_method
 @settings(max_examples=40, deadline=None)
 @given(array=hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32, allow_nan=False)))
-def test_every_method_stays_within_what_was_seen_and_holds_zero(method, array):
+def test_every_range_is_within_the_min_and_max_and_contains_zero(method, array):
     lo, hi = range_from_statistics(measured(array), method)
     kept = np.append(array[np.isfinite(array)], np.float32(0))
     assert kept.min() <= lo <= 0 <= hi <= kept.max()
@@ -64,7 +64,7 @@ def test_every_method_stays_within_what_was_seen_and_holds_zero(method, array):
 
 @every_sample
 def test_percentile_is_numpys(sample):
-    sample = sample[:-1]  # of 40,000 numbers, 0.01 % ends between two
+    sample = sample[:-1]  # 0.01 % of 40,000 values is between two values
     lo, hi = range_from_statistics(measured(sample), "percentile")
     below, above = np.percentile(sample, [0.01, 99.99], method="inverted_cdf")
     assert lo == pytest.approx(min(below, 0), rel=BIN)
@@ -91,7 +91,7 @@ def test_entropy_threshold_is_that_of_tensorrts_algorithm(name):
 
 
 def kl_threshold(magnitudes, bins=2048, levels=128):
-    """The slides "Entropy Calibration - pseudocode" of Migacz's talk, step by step, on the numbers themselves."""
+    """The slides "Entropy Calibration - pseudocode" of Migacz's talk, step by step, on the values themselves."""
     counts, edges = np.histogram(magnitudes, bins, (0, magnitudes.max()))
     counts = counts.astype(np.float64)
     counts[0] = counts[1]
@@ -111,7 +111,7 @@ def kl_threshold(magnitudes, bins=2048, levels=128):
     return (min(divergences, key=divergences.__getitem__) + 0.5) * edges[1]
 
 
-def test_entropy_cuts_off_what_is_rare():
+def test_entropy_clips_rare_values():
     lo, hi = range_from_statistics(measured(SAMPLES["outliers"]), "entropy")
     assert -6 < lo < -3 and 3 < hi < 6
 
@@ -136,7 +136,7 @@ def test_entropy_cuts_off_what_is_rare():
 )
 def test_degenerate_tensors_have_a_range(method, array, expected):
     lo, hi = range_from_statistics(measured(array), method)
-    # One step of the histogram, or one of the 100 parts of mse.
+    # One bin of the histogram, or one of the 100 fractions of mse.
     assert (lo, hi) == (
         pytest.approx(expected[0], rel=0.03, abs=1e-43),
         pytest.approx(expected[1], rel=0.03, abs=1e-43),
@@ -150,7 +150,7 @@ def test_infinities_do_not_change_a_range(method):
     assert range_from_statistics(measured(padded), method) == range_from_statistics(measured(sample), method)
 
 
-def test_only_minmax_does_without_a_histogram():
+def test_only_minmax_needs_no_histogram():
     assert [method for method in METHODS if not needs_histogram(method)] == ["minmax"]
     without = TensorStatistics(with_histogram=False)
     without.update(SAMPLES["normal"])

@@ -31,7 +31,7 @@ def seen(arrays, with_histogram=True):
 
 
 def facts(statistics):
-    """All that is kept, in a form in which equality is equality of bits."""
+    """Returns all statistics, in a form in which equality is bit equality."""
     channels = [statistics.channel_lo, statistics.channel_hi]
     return (
         statistics.lo,
@@ -44,7 +44,7 @@ def facts(statistics):
 
 @settings(max_examples=80, deadline=None)
 @given(arrays=batches(), data=st.data())
-def test_order_and_batches_do_not_change_what_is_kept(arrays, data):
+def test_order_and_batches_do_not_change_the_statistics(arrays, data):
     shuffled = data.draw(st.permutations(arrays))
     one_by_one = [image[None] for array in arrays for image in array]
     assert facts(seen(arrays)) == facts(seen(shuffled)) == facts(seen(one_by_one))
@@ -75,11 +75,11 @@ def test_each_finite_number_is_counted_once_in_a_bin_that_holds_it(array):
     histogram = seen([array]).histogram
     kept = np.sort(array[np.isfinite(array)].astype(np.float64))
     assert histogram.sum() == kept.size
-    # The counts up to any bin's upper edge are those of the numbers themselves.
+    # The count up to any bin's upper edge equals the number of elements up to it.
     held = np.flatnonzero(histogram)
     held = held[np.argsort(BIN_EDGES[1][held], kind="stable")]
     edges = BIN_EDGES[1][held]
-    # Zero lies in two bins, one a sign.
+    # Zero is in two bins, one per sign.
     several = np.where(edges == 0, np.count_nonzero(kept == 0) - np.count_nonzero((array == 0) & np.signbit(array)), 0)
     np.testing.assert_array_equal(np.cumsum(histogram[held]), np.searchsorted(kept, edges, side="right") - several)
 
@@ -102,7 +102,7 @@ def test_an_array_with_a_nan_is_refused_and_changes_nothing(arrays, bad, data):
     assert facts(statistics) == before
 
 
-def test_tensors_without_an_axis_of_channels_have_extremes_all_the_same():
+def test_tensors_without_a_channel_axis_have_a_min_and_max():
     assert facts(seen([np.float32(3), np.float32(-2)]))[:2] == (-2, 3)
     changing = seen(
         [np.ones((1, 3, 2), np.float32), np.full((1, 5, 2), 2, np.float32), np.zeros((1, 3, 2), np.float32)]
@@ -123,9 +123,9 @@ def test_other_layouts_and_element_types_are_read_right():
     arrays=batches(st.floats(-(2.0**40), 2.0**40, width=32, allow_subnormal=False)),
     slope=st.sampled_from([0.01, 0.1, 0.25, 1.5]),
 )
-def test_what_a_leaky_relu_read_is_known_from_what_it_gave(arrays, slope):
+def test_statistics_before_a_leaky_relu_follow_from_those_after_it(arrays, slope):
     slope = float(np.float32(slope))
-    # A product below the smallest normal number loses digits that nothing brings back.
+    # A product below the smallest normal number loses digits irreversibly.
     arrays = [np.where(np.abs(array) < 1e-30, np.float32(0), array) for array in arrays]
     truth = seen(arrays)
     leaky = [np.where(array < 0, array * np.float32(slope), array) for array in arrays]
@@ -136,10 +136,10 @@ def test_what_a_leaky_relu_read_is_known_from_what_it_gave(arrays, slope):
         np.testing.assert_allclose(worked_out.channel_lo, truth.channel_lo, **exactly)
         np.testing.assert_allclose(worked_out.channel_hi, truth.channel_hi, **exactly)
     assert worked_out.infinities == truth.infinities
-    for sign in (0, 1 << 15):  # bins of one sign lie in the order of their magnitudes
+    for sign in (0, 1 << 15):  # bins of one sign are ordered by magnitude
         half = slice(sign, sign + (1 << 15))
         true, found = (np.repeat(np.arange(1 << 15), s.histogram[half]) for s in (truth, worked_out))
-        if sign == 0:  # a zero has no sign worth keeping
+        if sign == 0:  # the sign of zero does not matter
             np.testing.assert_array_equal(true[true > 0], found[found > 0])
         else:
             true, found = true[true > 0], found[found > 0]
@@ -171,8 +171,8 @@ def test_memory_does_not_grow_with_the_number_of_images(with_histogram):
     assert after_128 - after_8 < 4096
 
 
-def test_a_sample_of_a_large_tensor_stands_for_all_of_it() -> None:
-    width = 416  # that of a detector's first activation, whose columns are not alike
+def test_a_sample_of_a_large_tensor_is_representative() -> None:
+    width = 416  # the size of a detector's first activation, whose columns differ
     numbers = np.random.default_rng(0).standard_normal((2, 8, width, width)).astype(np.float32)
     numbers *= np.linspace(0.1, 1, width, dtype=np.float32)
     seen = TensorStatistics(with_histogram=True)
@@ -187,7 +187,7 @@ def test_a_sample_of_a_large_tensor_stands_for_all_of_it() -> None:
         assert middles[order][np.searchsorted(shares, share)] == pytest.approx(expected, abs=0.02)
 
 
-def test_what_is_counted_does_not_depend_on_the_batch() -> None:
+def test_counted_elements_do_not_depend_on_the_batch() -> None:
     numbers = np.random.default_rng(1).standard_normal((3, 4, 300, 301)).astype(np.float32)
     together, apart = TensorStatistics(with_histogram=True), TensorStatistics(with_histogram=True)
     together.update(numbers)

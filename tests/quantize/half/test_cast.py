@@ -1,4 +1,4 @@
-"""Graphs in FP16 and BF16: what stays in float32, what it costs by the numbers, and that others take the result."""
+"""Graphs in FP16 and BF16: nodes that stay in float32, accuracy, and whether ONNX Runtime and TensorRT take them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IN, OUT = "float[1, 4, 8, 8] x", "float[1, 4, 8, 8] y"
 
 @pytest.fixture
 def halved(calibrated, feeds_for):
-    """Casts a graph, makes sure that it is valid; what was done, and each output's relative error."""
+    """Casts a graph and checks that it is valid; returns the result and each output's relative error."""
 
     def run(graph, precision=FP16, *, scale=1.0, feeds=None, **options):
         feeds = feeds or [{n: np.asarray(a * scale, a.dtype) for n, a in f.items()} for f in feeds_for(graph, 2)]
@@ -74,7 +74,7 @@ def test_a_chain_is_half_between_casts_at_the_graph_s_ends(graph_of, weights, ha
 
 
 @HALVES
-def test_inputs_and_outputs_become_half_where_that_is_asked_for(graph_of, weights, halved, precision) -> None:
+def test_inputs_and_outputs_become_half_with_io(graph_of, weights, halved, precision) -> None:
     graph = graph_of(CHAIN, w=weights(4, 4, 1, 1))
     done, errors = halved(graph, precision, io=True)
     graph = done.graph
@@ -93,7 +93,7 @@ def test_onnxruntime_takes_the_graph_in_fp16(graph_of, weights, feeds_for, run_i
 
 
 @pytest.mark.parametrize("size", [1.0, 1e3, 1e4, 1e5])
-def test_layer_normalization_is_right_whatever_the_size_of_what_it_reads(graph_of, weights, halved, size) -> None:
+def test_layer_normalization_is_accurate_for_inputs_of_any_size(graph_of, weights, halved, size) -> None:
     text = """g (float[1, 16, 64] x) => (float[1, 16, 64] y) {
         a = MatMul (x, w)  n = LayerNormalization (a, s, b)  y = MatMul (n, w) }"""
     graph = graph_of(text, w=weights(64, 64), s=np.ones(64, np.float32), b=np.zeros(64, np.float32))
@@ -101,12 +101,12 @@ def test_layer_normalization_is_right_whatever_the_size_of_what_it_reads(graph_o
     graph = done.graph
     graph = done.graph
     assert errors["y"] < 2e-3
-    assert done.kept["n"] == "it adds up squares" and "y" not in done.kept
-    assert ("a" in done.kept) == (size >= 1e4)  # four times of what was seen is more than 65504
+    assert done.kept["n"] == "it sums squares" and "y" not in done.kept
+    assert ("a" in done.kept) == (size >= 1e4)  # four times the calibrated max is more than 65504
 
 
 @pytest.mark.parametrize("size", [1.0, 1e3, 1e5])
-def test_a_normalization_in_its_parts_is_float32_throughout(graph_of, weights, halved, size) -> None:
+def test_a_decomposed_normalization_is_float32_throughout(graph_of, weights, halved, size) -> None:
     text = """g (float[1, 16, 64] x) => (float[1, 16, 64] y) {
         a = MatMul (x, w)  m = ReduceMean (a, axis)  d = Sub (a, m)  q = Pow (d, two)  v = ReduceMean (q, axis)
         e = Add (v, epsilon)  r = Sqrt (e)  n = Div (d, r)  y = MatMul (n, w) }"""
@@ -122,7 +122,7 @@ def test_a_normalization_in_its_parts_is_float32_throughout(graph_of, weights, h
 
 @HALVES
 @pytest.mark.parametrize(("size", "kept"), [(1.0, False), (1e4, True)])
-def test_what_a_softmax_reads_is_exact_where_it_is_large(graph_of, weights, halved, precision, size, kept) -> None:
+def test_large_softmax_inputs_are_computed_in_float32(graph_of, weights, halved, precision, size, kept) -> None:
     text = """g (float[1, 16, 64] x) => (float[1, 16, 64] y) {
         s = MatMul (x, w)  k = Mul (s, size)  p = Softmax <axis = -1> (k)  y = MatMul (p, w) }"""
     graph = graph_of(text, w=weights(64, 64), size=np.float32(size))
@@ -144,16 +144,16 @@ def test_a_mask_of_the_lowest_float_stays_one(graph_of, weights, halved) -> None
 
 
 @HALVES
-def test_box_sizes_are_raised_in_float32(graph_of, weights, halved, precision) -> None:
+def test_exponentials_of_box_sizes_are_float32(graph_of, weights, halved, precision) -> None:
     text = f"g ({IN}) => ({OUT}) {{ a = Conv (x, w)  c = Clip (a, lo, hi)  e = Exp (c)  y = Mul (e, anchors) }}"
     limits = {"lo": np.float32(-12), "hi": np.float32(12), "anchors": np.float32(16)}
     done, errors = halved(graph_of(text, w=weights(4, 4, 1, 1), **limits), precision, scale=30.0)
     graph_of = done.graph
-    assert {"e", "y"} <= done.kept.keys()  # 162755 is no number of FP16
+    assert {"e", "y"} <= done.kept.keys()  # 162755 is outside the range of FP16
     assert errors["y"] < TOLERANCE[precision]
 
 
-def test_what_becomes_whole_numbers_is_computed_in_float32(graph_of, weights, halved) -> None:
+def test_values_that_are_cast_to_integers_are_computed_in_float32(graph_of, weights, halved) -> None:
     text = f"""g ({IN}) => (int64[1, 4, 8, 8] i, {OUT}) {{
         a = Conv (x, w)  b = Mul (a, size)  f = Floor (b)  i = Cast <to = 7> (f)  y = Sigmoid (a) }}"""
     graph = graph_of(text, w=weights(4, 4, 1, 1), size=np.float32(1000))
@@ -170,7 +170,7 @@ def test_weights_that_do_not_fit_keep_their_node_in_float32(graph_of, weights, h
     assert done.kept["a"].startswith(f"its constant 'odd' {words} ")
 
 
-def test_digits_that_small_weights_lose_are_told(graph_of, weights, halved) -> None:
+def test_lost_digits_of_small_weights_are_reported(graph_of, weights, halved) -> None:
     small = weights(8, 8, 1, 1) * np.float32(3e-5)
     small[0, 0] = 7e-5
     text = "g (float[1, 8, 8, 8] x) => (float[1, 8, 8, 8] y) { y = Conv (x, small) }"
@@ -179,7 +179,7 @@ def test_digits_that_small_weights_lose_are_told(graph_of, weights, halved) -> N
     assert done.lost.keys() == {"small"} and 2**-11 < done.lost["small"] < 2**-8
 
 
-def test_a_weight_that_a_float_and_a_half_node_share_is_there_in_both_types(graph_of, weights, halved) -> None:
+def test_a_weight_shared_by_a_float_and_a_half_node_exists_in_both_types(graph_of, weights, halved) -> None:
     text = f"g ({IN}) => ({OUT}, float[1, 4, 8, 8] z) {{ y = Conv (x, w)  z = Conv (x, w) }}"
     graph = graph_of(text, w=weights(4, 4, 1, 1))
     done, errors = halved(graph, keep_float=["z"])
@@ -192,12 +192,12 @@ def test_a_weight_that_a_float_and_a_half_node_share_is_there_in_both_types(grap
     }
 
 
-def test_a_pattern_that_matches_nothing_is_told(graph_of, weights) -> None:
+def test_error_on_a_pattern_that_matches_no_node(graph_of, weights) -> None:
     with pytest.raises(UsageError, match="'nothing' matches no node"):
         graph_of = half_from_graph(graph_of(CHAIN, w=weights(4, 4, 1, 1)), FP16, keep_float=["nothing"]).graph
 
 
-def test_scales_of_a_resize_stay_float32_and_its_picture_does_not(graph_of, weights, halved) -> None:
+def test_scales_of_a_resize_stay_float32_and_its_image_does_not(graph_of, weights, halved) -> None:
     text = f"""g ({IN}) => (float[1, 4, 16, 16] y) {{
         a = Conv (x, w)  r = Resize <mode = "linear"> (a, , twice)  y = Relu (r) }}"""
     graph = graph_of(text, w=weights(4, 4, 1, 1), twice=np.array([1, 1, 2, 2], np.float32))
@@ -208,7 +208,7 @@ def test_scales_of_a_resize_stay_float32_and_its_picture_does_not(graph_of, weig
     assert graph.graph.initializers["twice"].const_value.dtype == ir.DataType.FLOAT
 
 
-def test_graphs_inside_of_nodes_read_and_give_float32(graph_of, weights, halved) -> None:
+def test_subgraphs_read_and_output_float32(graph_of, weights, halved) -> None:
     text = f"""g ({IN}, bool b) => ({OUT}) {{
         a = Conv (x, w)
         c = If (b) <then_branch = t () => (float[1, 4, 8, 8] p) {{ p = Relu (a) }},
@@ -218,7 +218,7 @@ def test_graphs_inside_of_nodes_read_and_give_float32(graph_of, weights, halved)
     done, errors = halved(graph)
     graph = done.graph
     graph = done.graph
-    assert done.kept == {"c": "it holds graphs"} and errors["y"] < 2e-3
+    assert done.kept == {"c": "it has subgraphs"} and errors["y"] < 2e-3
 
 
 def test_the_shape_of_a_value_is_read_in_the_type_that_it_has(graph_of, weights, halved) -> None:
@@ -237,14 +237,14 @@ def test_casts_that_cancel_are_removed(graph_of, weights, halved) -> None:
     assert casts(graph) == [("x", "h"), ("s", "y")]
 
 
-def test_bf16_of_operators_that_have_none_is_float32(graph_of, weights, halved) -> None:
+def test_operators_without_bf16_stay_float32(graph_of, weights, halved) -> None:
     text = f"g ({IN}) => (float[1, 4, 8, 3] y, int64[1, 4, 8, 3] i) {{ a = Conv (x, w)  y, i = TopK (a, k) }}"
     done, _ = halved(graph_of(text, w=weights(4, 4, 1, 1), k=np.array([3])), BF16)
     graph_of = done.graph
-    assert done.kept == {"y": "ONNX has no BFLOAT16 for it"}
+    assert done.kept == {"y": "ONNX does not support BFLOAT16 for it"}
 
 
-def test_bf16_does_not_change_what_a_group_normalization_means() -> None:
+def test_bf16_does_not_change_the_semantics_of_a_group_normalization() -> None:
     text = """<ir_version: 10, opset_import: ["" : 20]>
         g (float[1, 4, 8, 8] x, float[2] s) => (float[1, 4, 8, 8] y) {
             y = GroupNormalization <num_groups = 2> (x, s, s) }"""
@@ -275,7 +275,7 @@ def test_a_transformer_encoder_agrees_and_tensorrt_reads_its_types(halved, parse
     graph = done.graph
     graph = done.graph
     assert max(errors.values()) < TOLERANCE[precision] / 4
-    assert set(done.kept.values()) == {"it adds up squares"} and len(done.kept) == 4
+    assert set(done.kept.values()) == {"it sums squares"} and len(done.kept) == 4
     half = {FP16: "HALF", BF16: "BF16"}[precision]
     layers = parsed(graph)
     products = [layer for layer in layers if layer.kind == "MATRIX_MULTIPLY"]
@@ -286,7 +286,7 @@ def test_a_transformer_encoder_agrees_and_tensorrt_reads_its_types(halved, parse
 
 @pytest.fixture(scope="module")
 def tiny(feeds_for):
-    """Makes YOLOv3-tiny as its recipe says, with random weights, and two pictures of noise."""
+    """Makes YOLOv3-tiny as its recipe says, with random weights, and two images of noise."""
     recipe = load_recipe("yolov3-tiny")
     spec = TensorSpec(recipe.inputs[0].name, "float32", recipe.inputs[0].shape)
     module = module_from_recipe(recipe)
@@ -317,7 +317,7 @@ def test_yolov3_tiny_in_int8_has_its_first_convolution_and_its_heads_in_fp16(tin
     done = half_from_graph(graph, FP16, table.ranges)
     graph = done.graph
     require_valid(graph)
-    # A number on the edge between two integers falls to either side, so that a step of INT8 is what it may cost.
+    # A value halfway between two integers may be rounded either way, an error of one INT8 step.
     assert max(cast_errors(graph, feeds, expected).values()) < 0.1
     assert done.kept == {}
     convolutions = [layer for layer in parsed(graph) if layer.kind == "CONVOLUTION"]
@@ -334,17 +334,17 @@ def test_integer_biases_become_half(graph_of, weights, halved) -> None:
     assert types(graph) == {"y": "FLOAT16"} and errors["y"] < 2e-3
 
 
-def test_scales_that_half_does_not_hold_stay_float32(graph_of, weights, halved) -> None:
+def test_scales_that_half_cannot_represent_stay_float32(graph_of, weights, halved) -> None:
     text = f"""g ({IN}) => ({OUT}) {{
         d = DequantizeLinear <axis = 0> (q, tiny)  a = Conv (x, w)  y = Conv (a, d) }}"""
     graph = graph_of(text, w=weights(4, 4, 1, 1), q=np.full((4, 4, 1, 1), 99, np.int8), tiny=np.full(4, 3e-8, "f4"))
     done, errors = halved(graph)
     graph = done.graph
     graph = done.graph
-    assert done.kept["d"] == "its scale 'tiny' goes down to 3e-08" and errors["y"] < 2e-3
+    assert done.kept["d"] == "its scale 'tiny' is as small as 3e-08" and errors["y"] < 2e-3
 
 
-def test_what_overflows_between_two_nodes_is_seen_though_onnxruntime_does_not(graph_of, run_in_onnxruntime) -> None:
+def test_an_overflow_between_two_nodes_is_detected_although_onnxruntime_hides_it(graph_of, run_in_onnxruntime) -> None:
     text = "g (float[4] x) => (float[4] y) { a = Mul (x, k)  b = Mul (a, k)  c = Div (b, k)  y = Div (c, k) }"
     graph = graph_of(text, k=np.float32(300))
     feeds = [{"x": np.ones(4, np.float32)}]
@@ -357,7 +357,7 @@ def test_what_overflows_between_two_nodes_is_seen_though_onnxruntime_does_not(gr
     require_small_errors({"y": 0.09}, BF16)
 
 
-def test_a_rounding_graph_leaves_its_original_alone(graph_of, weights, feeds_for) -> None:
+def test_a_rounding_graph_does_not_modify_its_original(graph_of, weights, feeds_for) -> None:
     graph = graph_of(CHAIN, w=weights(4, 4, 1, 1))
     graph = half_from_graph(graph, FP16).graph
     before = ir.to_proto(graph).SerializeToString()
@@ -385,7 +385,7 @@ OPERATORS = {
 
 @st.composite
 def texts(draw) -> str:
-    """A graph of a few operators, each of which reads what is there already."""
+    """Draws a graph of a few operators, each of which reads earlier values."""
     lines, names = [], ["x", "w"]
     for number in range(draw(st.integers(1, 8))):
         operator = draw(st.sampled_from(sorted(OPERATORS)))
@@ -415,7 +415,7 @@ def test_any_graph_stays_valid_and_nothing_in_it_overflows(
 
 
 @pytest.mark.parametrize(("last", "kept"), [("Sigmoid", True), ("Softmax", True), ("Exp", False)])
-def test_digits_of_probabilities_that_are_none_are_no_error(graph_of, last, kept):
+def test_errors_of_negligible_probabilities_are_ignored(graph_of, last, kept):
     text = f"g (float[4] x) => (float[4] y) {{ a = Mul (x, k)  b = {last} (a)  y = Identity (b) }}"
     graph = graph_of(text, k=np.float32(1))
     feeds = [{"x": np.full(4, -12.0, np.float32)}]
@@ -425,7 +425,7 @@ def test_digits_of_probabilities_that_are_none_are_no_error(graph_of, last, kept
     assert (errors["y"] < 2e-3) is kept
 
 
-def test_one_number_that_is_far_off_is_not_the_error_of_all(graph_of):
+def test_one_outlier_does_not_dominate_the_error(graph_of):
     graph = graph_of("g (float[1000] x) => (float[1000] y) { y = Neg (x) }")
     feeds = [{"x": np.ones(1000, np.float32)}]
     graph = half_from_graph(graph, FP16).graph

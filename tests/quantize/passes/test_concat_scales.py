@@ -1,4 +1,4 @@
-"""What a Concat joins has one scale, unless one of its inputs would be too coarse in it."""
+"""The inputs of a Concat share one scale, unless it would be too coarse for one of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def test_an_input_that_would_lose_more_than_a_bit_keeps_its_own(graph: ir.Model)
     assert share_concat_ranges(plan_from_graph(graph, CPU), ranges, CPU) == ranges
 
 
-def test_concats_in_a_row_share_one(graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray]) -> None:
+def test_consecutive_concats_share_one_range(
+    graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray]
+) -> None:
     graph = graph_of(
         """g (float[1, 4, 9, 9] x) => (float[1, 8, h, w] y) {
             a = Conv (x, w) b = Conv (a, w) j = Concat <axis = 1> (a, b) c = Conv (j, v)
@@ -63,7 +65,7 @@ def test_concats_in_a_row_share_one(graph_of: Callable[..., ir.Model], weights: 
 
 
 @pytest.mark.parametrize(("low", "share"), [(0.0, True), (-0.5, False)])
-def test_where_saturation_stands_for_a_relu_it_goes_on_to(
+def test_ranges_stay_if_saturation_replaces_a_relu(
     graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray], low: float, share: bool
 ) -> None:
     graph = graph_of(
@@ -80,7 +82,7 @@ def test_where_saturation_stands_for_a_relu_it_goes_on_to(
     assert (joined == ranges) is not share
 
 
-def test_integers_of_one_scale_are_joined_without_a_pair_behind(graph: ir.Model) -> None:
+def test_integers_with_one_scale_are_concatenated_without_a_pair_after(graph: ir.Model) -> None:
     scheme = OpenVino().scheme()
     plan = plan_from_graph(graph, scheme)
     assert [value.name for value in plan.tensors] == ["x", "d", "b", "j"]
@@ -91,7 +93,7 @@ def test_integers_of_one_scale_are_joined_without_a_pair_behind(graph: ir.Model)
     assert without_pairs_behind(plan, alike, scheme) == plan.tensors
 
 
-def test_pairs_behind_stay_where_the_target_wants_them_at_outputs(graph: ir.Model) -> None:
+def test_pairs_after_a_concat_stay_if_the_target_has_pairs_at_outputs(graph: ir.Model) -> None:
     plan = plan_from_graph(graph, CPU)
     alike = dict.fromkeys("xabcdujey", (-1.0, 4.0))
     assert without_pairs_behind(plan, alike, CPU) == plan.tensors
@@ -108,7 +110,7 @@ def test_pairs_behind_stay_where_the_target_wants_them_at_outputs(graph: ir.Mode
     ],
     ids=["another Concat reads it", "another axis", "pooled too"],
 )
-def test_pairs_behind_stay_where_bytes_are_wanted_before_the_reader(
+def test_pairs_after_a_concat_stay_if_a_consumer_needs_them(
     graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray], text: str
 ) -> None:
     graph = graph_of(

@@ -1,4 +1,4 @@
-"""What is concatenated spans as much, where somebody can take up the difference; the model computes what it did."""
+"""Concatenated tensors get ranges of one width if a consumer can be rescaled; the model's outputs do not change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgekit.quantize.plan import plan_from_graph
 
 SCHEME = msgspec.structs.replace(OpenVino().scheme(), split_channels=0)
 
-# A wide tensor `r` that is enlarged, and a narrow one `t` that is read elsewhere too.
+# A wide tensor `r` that is resized, and a narrow one `t` that has other consumers too.
 ROUTE = """g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y, float[1, 4, 8, 8] z) {
     x0 = Conv (x, w0) a = Conv (x, w1) t = LeakyRelu <alpha = 0.1> (a) s = Add (t, x0)
     p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (s) b = Conv (p, w2, b2) r = LeakyRelu <alpha = 0.1> (b)
@@ -35,7 +35,7 @@ def _ranges(graph: ir.Model, feeds: list[dict[str, np.ndarray]]) -> dict[str, tu
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(power=st.floats(-3, 3), seed=st.integers(0, 99))
-def test_a_wide_summand_is_scaled_to_the_one_that_others_read(
+def test_a_wide_input_is_scaled_to_the_one_with_other_consumers(
     graph_of: Callable[..., ir.Model], power: float, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
@@ -71,7 +71,9 @@ def test_a_wide_summand_is_scaled_to_the_one_that_others_read(
             np.testing.assert_allclose(new[name], old[name], rtol=1e-4, atol=1e-4 * np.abs(old[name]).max())
 
 
-def test_what_nobody_can_take_up_stays(graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray]) -> None:
+def test_tensors_without_a_scalable_consumer_stay(
+    graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray]
+) -> None:
     graph = graph_of(
         """g (float[1, 4, 8, 8] x) => (float[1, 8, 8, 8] j) {
             a = Conv (x, w) b = Conv (x, v) j = Concat <axis = 1> (a, b) }""",
@@ -94,7 +96,7 @@ def test_what_nobody_can_take_up_stays(graph_of: Callable[..., ir.Model], weight
     ],
     ids=["a product and its activation", "pooled too", "activated behind", "another axis", "activated twice"],
 )
-def test_what_is_read_in_another_way_stays(
+def test_tensors_with_other_consumers_stay(
     graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray], text: str
 ) -> None:
     graph = graph_of(
@@ -112,7 +114,7 @@ def test_what_is_read_in_another_way_stays(
     assert found["c"] == measured["c"]
 
 
-def test_a_concat_of_concats_is_matched_from_the_inside(
+def test_nested_concats_are_matched_from_the_innermost(
     graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray]
 ) -> None:
     graph = graph_of(

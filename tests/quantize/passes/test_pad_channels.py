@@ -1,4 +1,4 @@
-"""Convolutions of a picture's three channels read four, and give the same numbers."""
+"""Convolutions of an image's three channels read four after padding, with the same results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pads(graph: ir.Model) -> int:
 
 
 @pytest.mark.parametrize(("text", "count"), [(ONE, 1), (SEVERAL, 1), (CHANNELS_LAST, 1), (SOUND, 1)])
-def test_the_numbers_stay(
+def test_results_are_unchanged(
     graph_of: Callable[..., ir.Model],
     weights: Callable[..., np.ndarray],
     feeds_for: Any,

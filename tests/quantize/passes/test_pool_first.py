@@ -1,4 +1,4 @@
-"""A maximum is taken before the LeakyRelu where both run on integers, and nothing else is moved."""
+"""MaxPool moves before LeakyRelu if both run on integers, and nothing else moves."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_float_and_integer_outputs_are_the_same_numbers(
             np.testing.assert_array_equal(one["y"], other["y"])
 
 
-def test_plan_goes_on_to_hold(built: Any) -> None:
+def test_the_plan_stays_valid(built: Any) -> None:
     graph = built(chain())
     plan = plan_from_graph(graph, SCHEME)
     before = {value.name for value in plan.tensors}, {value.name for value in plan.integers}, set(plan.nodes)

@@ -1,4 +1,4 @@
-"""Where Q/DQ pairs stand for TensorRT: which tensors have one, who reads it, and what TensorRT's parser makes of it."""
+"""Q/DQ placement for TensorRT: tensors with a pair, their consumers, and the layers that TensorRT's parser makes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ g (float[1, 4, 8, 8] x) => (float[1, 10] y) {
 
 @pytest.fixture
 def known_graph(graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray]) -> Callable[[str], ir.Model]:
-    """A graph from its text, with those of some weights that it names."""
+    """Makes a graph from its text, with the weights that it names."""
     known = {
         "w": weights(4, 4, 1, 1),
         "v": weights(4, 8, 1, 1),
@@ -75,7 +75,7 @@ def pairs(
     feeds_for: Callable[..., list[dict[str, np.ndarray]]],
     calibrated: Callable[..., object],
 ) -> Callable[..., dict[str, list[str]]]:
-    """Quantizes a graph; which nodes read the DQ of each tensor that has a pair."""
+    """Quantizes a graph; returns the nodes that read the DQ of each tensor with a pair."""
 
     def quantize(graph: str | ir.Model) -> dict[str, list[str]]:
         if isinstance(graph, str):
@@ -103,7 +103,7 @@ def scales(graph: ir.Model) -> dict[str, float]:
     }
 
 
-def test_at_a_residual_sum_the_shortcut_has_a_pair_and_the_convolution_beside_it_none(pairs) -> None:
+def test_at_a_residual_sum_the_shortcut_has_a_pair_and_the_convolution_has_none(pairs) -> None:
     assert pairs(RESIDUAL) == {"x": ["a"], "r": ["b", "s"], "b": ["c"], "t": ["y"]}
 
 
@@ -116,28 +116,28 @@ def test_a_shortcut_around_an_activation_function_has_a_pair_too(pairs, block) -
     assert pairs(block) == {"x": ["a"], "l": ["b", "s"], "s": ["y"]}
 
 
-def test_no_pair_stands_between_a_convolution_and_its_activation_function(pairs) -> None:
+def test_there_is_no_pair_between_a_convolution_and_its_activation_function(pairs) -> None:
     text = "g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) { a = Conv (x, w)  l = LeakyRelu (a)  y = Conv (l, w) }"
     assert pairs(text) == {"x": ["a"], "l": ["y"]}
 
 
-def test_an_activation_function_reads_its_convolution_where_another_one_reads_the_pair(pairs) -> None:
+def test_an_activation_function_reads_its_convolution_if_another_consumer_reads_the_pair(pairs) -> None:
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y, float[1, 4, 8, 8] z) {
         a = Conv (x, w)  l = LeakyRelu (a)  y = Conv (l, w)  z = Conv (a, w) }"""
     assert pairs(text) == {"x": ["a"], "a": ["z"], "l": ["y"]}
 
 
-def test_a_pooling_takes_the_integers_of_what_others_read_too(pairs) -> None:
+def test_a_pooling_shares_the_integers_with_other_consumers(pairs) -> None:
     assert pairs(POOL) == {"x": ["a"], "r": ["p", "z"], "p": ["y"]}
 
 
-def test_a_pooling_that_somebody_reads_in_float_is_left_in_float(pairs) -> None:
+def test_a_pooling_with_a_float_consumer_stays_in_float(pairs) -> None:
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] y, float[1, 4, 4, 4] z) {
         a = Conv (x, w)  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)  y = Conv (p, w)  z = Exp (p) }"""
     assert pairs(text) == {"x": ["a"], "p": ["y"]}
 
 
-def test_what_is_joined_has_pairs_before_and_behind_with_one_scale(graph_of, weights, feeds_for, calibrated) -> None:
+def test_a_concat_has_pairs_before_and_after_it_with_one_scale(graph_of, weights, feeds_for, calibrated) -> None:
     two = np.array([1, 1, 2, 2], np.float32)
     graph = graph_of(CONCAT, w=weights(4, 4, 1, 1), v=weights(4, 8, 1, 1), twice=two)
     graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME).graph
@@ -156,13 +156,13 @@ def test_interpolation_is_done_in_float(pairs) -> None:
     }
 
 
-def test_what_no_product_reads_is_joined_and_added_in_float(pairs) -> None:
+def test_concats_and_sums_without_a_product_as_consumer_stay_in_float(pairs) -> None:
     text = """g (float[1, 4, 8, 8] x) => (float[1, 8, 8, 8] y, float[1, 4, 8, 8] z) {
         a = Relu (x)  b = Relu (a)  y = Concat <axis = 1> (a, b)  z = Conv (x, w) }"""
     assert pairs(text) == {"x": ["z"]}
 
 
-def test_a_flattened_picture_goes_into_a_linear_layer_as_integers(pairs) -> None:
+def test_a_flattened_image_goes_into_a_linear_layer_as_integers(pairs) -> None:
     assert pairs(LINEAR) == {"x": ["a"], "r": ["f"], "f": ["y"]}
 
 
@@ -193,14 +193,14 @@ def test_biases_are_never_quantized(known_graph, feeds_for, calibrated) -> None:
     assert gemm.inputs[2].const_value.dtype == ir.DataType.FLOAT
 
 
-def test_a_first_convolution_that_reads_a_picture_stays_in_float(graph_of, weights, pairs) -> None:
+def test_a_first_convolution_that_reads_an_image_stays_in_float(graph_of, weights, pairs) -> None:
     text = """g (float[1, 3, 8, 8] x) => (float[1, 4, 4, 4] y) {
         a = Conv <strides = [2, 2]> (x, v)  r = Relu (a)  y = Conv (r, w) }"""
     assert pairs(graph_of(text, v=weights(4, 3, 1, 1), w=weights(4, 4, 1, 1))) == {"r": ["y"]}
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-5, 1e-9])
-def test_scales_are_numbers_that_half_precision_holds(graph_of, weights, feeds_for, calibrated, size) -> None:
+def test_scales_are_representable_in_half_precision(graph_of, weights, feeds_for, calibrated, size) -> None:
     text = "g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) { y = Conv (x, w) }"
     graph = graph_of(text, w=weights(4, 4, 3, 3) * np.float32(size))
     graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME).graph
@@ -215,7 +215,9 @@ def test_scales_are_numbers_that_half_precision_holds(graph_of, weights, feeds_f
     [RESIDUAL, PROJECTED, DARKNET, SILU, POOL, CONCAT, LINEAR],
     ids="residual projected darknet silu pool concat linear".split(),
 )
-def test_tensorrt_reads_products_of_integers_that_give_halves(known_graph, feeds_for, calibrated, parsed, text) -> None:
+def test_tensorrt_parses_integer_products_with_half_precision_outputs(
+    known_graph, feeds_for, calibrated, parsed, text
+) -> None:
     graph = known_graph(text)
     table = calibrated(graph, feeds_for(graph))
     products = {node.name for node in graph.graph if node.op_type in ("Conv", "Gemm")}

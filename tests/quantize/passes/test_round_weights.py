@@ -1,4 +1,4 @@
-"""Weights to integers whose errors cancel within a kernel, against the same rule spelled out number by number."""
+"""Rounding in which a kernel's errors cancel, compared with a direct implementation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ KERNELS = ((3,), (2, 2), (5,), (3, 3), (1, 7), (3, 3, 3))
 
 
 def slowly_rounded(kernel: list[float]) -> list[int]:
-    """Rounds to nearest; then, while the sum is off by more than a half, the number that is nearest to its other one.
+    """Rounds to nearest; then, while the sum of errors exceeds a half, rounds the weight nearest to a midpoint.
 
-    Between two that are equally near to theirs the first is taken.
+    Of two equally near ones, it takes the first.
     """
     nearest = [round(number) for number in kernel]
     errors = [integer - number for integer, number in zip(nearest, kernel, strict=True)]
@@ -32,7 +32,7 @@ def slowly_rounded(kernel: list[float]) -> list[int]:
 
 @st.composite
 def scaled_weights(draw: st.DrawFn) -> np.ndarray:
-    """Of one to three by one to three kernels, between -126 and 126; in a quarter of cases halves and wholes."""
+    """Weights of one to three by one to three kernels, -126 to 126; in a quarter of the cases multiples of a half."""
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), *draw(st.sampled_from(KERNELS)))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     spread = draw(st.sampled_from([0.2, 2.0, 126.0]))
@@ -41,26 +41,28 @@ def scaled_weights(draw: st.DrawFn) -> np.ndarray:
 
 
 @given(scaled_weights())
-def test_numbers_are_those_of_the_rule_spelled_out(scaled: np.ndarray) -> None:
+def test_integers_equal_those_of_a_direct_implementation(scaled: np.ndarray) -> None:
     kernels = scaled.reshape(-1, math.prod(scaled.shape[2:]))
     expected = np.array([slowly_rounded(kernel.tolist()) for kernel in kernels]).reshape(scaled.shape)
     got = rounded_weights(scaled, 127)
     assert got.dtype == np.int8
-    # Where two errors are equal but for the last bits of float64, either may be taken.
+    # If two errors are equal except for the last bits of float64, either weight may be chosen.
     np.testing.assert_array_equal(
         np.sort(got - scaled, axis=None).round(9), np.sort(expected - scaled, axis=None).round(9)
     )
 
 
 @given(scaled_weights())
-def test_each_integer_is_a_neighbour_and_errors_of_a_kernel_add_up_to_half_a_step(scaled: np.ndarray) -> None:
+def test_each_weight_is_rounded_up_or_down_and_errors_of_a_kernel_sum_to_half_a_step_at_most(
+    scaled: np.ndarray,
+) -> None:
     errors = rounded_weights(scaled, 127) - scaled
-    assert np.abs(errors).max() < 1  # so an integer stays what it is
+    assert np.abs(errors).max() < 1  # so integers do not change
     assert np.abs(errors.reshape(*scaled.shape[:2], -1).sum(-1)).max() <= 0.5 + 1e-9
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(3,), (5,), (2, 2), (2, 3)]))
-def test_no_other_neighbours_with_such_a_sum_are_nearer(seed: int, kernel: tuple[int, ...]) -> None:
+def test_no_other_rounding_with_such_a_sum_is_nearer(seed: int, kernel: tuple[int, ...]) -> None:
     scaled = np.random.default_rng(seed).uniform(-5, 5, (1, 1, *kernel))
     energy = np.square(rounded_weights(scaled, 127) - scaled).sum()
     flat = scaled.ravel()
@@ -76,7 +78,7 @@ def test_error_energy_of_random_weights_stays_below_three_times_that_of_nearest(
     assert np.square(rounded_weights(scaled, 127) - scaled).mean() < 3 * nearest
 
 
-def test_what_a_kernel_adds_on_even_pictures_is_three_times_nearer_than_by_rounding_each() -> None:
+def test_the_output_error_on_smooth_images_is_a_third_of_that_of_rounding_to_nearest() -> None:
     scaled = np.random.default_rng(1).normal(0, 40, (16, 16, 5, 5)).clip(-127, 127)
     nearest, ours = (
         np.square((r - scaled).sum((2, 3))).mean() for r in (np.rint(scaled), rounded_weights(scaled, 127))
@@ -99,7 +101,7 @@ def test_no_integer_exceeds_the_largest(seed: int, largest: int) -> None:
     assert np.abs(got - scaled)[inside].max() < 1
 
 
-def test_what_is_given_is_left_alone() -> None:
+def test_the_argument_is_not_modified() -> None:
     scaled = np.random.default_rng(0).uniform(-9, 9, (2, 2, 3, 3))
     before = scaled.copy()
     rounded_weights(scaled, 127)
