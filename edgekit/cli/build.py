@@ -58,6 +58,7 @@ def _show(bundle: Path) -> None:
     from edgekit.engine.bundle.manifest import read_manifest
     from edgekit.measure.reports import build_report_from_bundle
     from edgekit.report.terminal import notes_panel, terminal_from_build
+    from edgekit.runtime.tasks.choose import task_of
 
     console = Console(highlight=False)
     manifest = read_manifest(bundle)
@@ -75,7 +76,7 @@ def _show(bundle: Path) -> None:
     if not manifest.engine:
         there.append(f"edgekit compile {place} --target {manifest.backend}")
     (here if _runs_here(manifest) else there).extend(
-        [f"edgekit run {place} {_example_of(manifest)}", f"edgekit profile {place} --html report.html"]
+        [f"edgekit run {place} {task_of(manifest).example(manifest)}", f"edgekit profile {place} --html report.html"]
     )
     for title, commands in (("next:", here), ("next, on the target machine:", there)):
         if commands:
@@ -93,14 +94,3 @@ def _runs_here(manifest: Manifest) -> bool:
     except (BackendUnavailable, EngineMismatch):
         return False
     return bool(manifest.engine)
-
-
-def _example_of(manifest: Manifest) -> str:
-    """Returns example arguments of `edgekit run` for an engine."""
-    if manifest.task == "detect":
-        return "photo.jpg --save boxes.jpg"
-    if manifest.task == "classify" and manifest.preprocess is not None:
-        return "photo.jpg"
-    if manifest.task == "translate":
-        return "--text 1742" if "7" in manifest.labels else "texts.txt"
-    return f"input{'.npy' if len(manifest.inputs) == 1 else 's.npz'} --save outputs.npz"

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from edgekit.cli.build import _example_of
 from edgekit.cli.main import main
 from edgekit.data.vocabulary import SPECIAL_TOKENS
-from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.recipe.schema import Preprocess
 from edgekit.specs import TensorSpec
 
@@ -150,19 +148,3 @@ def test_error_without_anything_to_run_on(
     error = capsys.readouterr().err
     assert expected in error
     assert "got no input" in error
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        (CLASSIFIER, "photo.jpg"),
-        ({**CLASSIFIER, "preprocess": None}, "input.npy --save outputs.npz"),
-        (TRANSLATOR, "--text 1742"),
-        ({**TRANSLATOR, "labels": (*SPECIAL_TOKENS, "x", "y")}, "texts.txt"),
-        ({**TRANSLATOR, "task": "tensor"}, "inputs.npz --save outputs.npz"),
-    ],
-)
-def test_what_build_proposes_fits_the_task(
-    make_bundle: Callable[..., Path], kind: dict[str, object], expected: str
-) -> None:
-    assert _example_of(read_manifest(make_bundle(kind=kind))) == expected

@@ -12,6 +12,7 @@ import numpy as np
 from edgekit.device.cpu import cpu
 from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
+from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
@@ -131,31 +132,27 @@ class OnnxRuntime:
             raise EngineMismatch(f"ONNX Runtime {ort.__version__} cannot load {engine}: {_words(e)}") from e
 
 
-class Session:
+class Session(BaseEngine):
     """An `Engine` that runs on ONNX Runtime."""
 
     notes: Sequence[str] = ()
 
     def __init__(self, ort: Any, session: onnxruntime.InferenceSession) -> None:
         self._failures = _failures(ort)
-        self._session: onnxruntime.InferenceSession | None = session
+        self._session: onnxruntime.InferenceSession = session
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `Engine.run`."""
-        if self._session is None:
-            raise RunError("the engine is closed")
+    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
             # I/O binding was measured and is not faster: copying outputs takes little time.
             return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
         except self._failures as e:
             raise RunError(f"ONNX Runtime failed while running: {_words(e)}") from e
 
-    def close(self) -> None:
-        """See `Engine.close`."""
-        self._session = None
+    def _release(self) -> None:
+        del self._session
 
 
 def _library() -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from edgekit.device.cpu import cpu
 from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
+from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
@@ -135,7 +136,7 @@ class OpenVino:
             raise EngineMismatch(f"OpenVINO {self.version()} cannot load {engine}: {_words(e)}") from e
 
 
-class Request:
+class Request(BaseEngine):
     """An `Engine` that runs on OpenVINO."""
 
     notes: Sequence[str] = ()
@@ -149,10 +150,7 @@ class Request:
             for index, (port, name) in enumerate(zip(compiled.outputs, names, strict=True))
         )
 
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `Engine.run`."""
-        if self._request is None:
-            raise RunError("the engine is closed")
+    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
             results = self._request.infer(feeds, share_inputs=True)
         except (RuntimeError, ValueError, TypeError) as e:
@@ -162,9 +160,8 @@ class Request:
             for index, spec in enumerate(self.outputs)
         }
 
-    def close(self) -> None:
-        """See `Engine.close`."""
-        self._request = None
+    def _release(self) -> None:
+        del self._request
 
 
 def _library() -> Any:
