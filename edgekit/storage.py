@@ -1,4 +1,4 @@
-"""Files on disk: the cache folder, atomic writes, hashes, free space, and storage errors."""
+"""Files on disk: cache folder, atomic writes, hashes, free space, and errors of storage."""
 
 from __future__ import annotations
 

@@ -38,7 +38,6 @@ from edgekit.engine.tensorrt.log import builder_log, last_words, made_with_log
 from edgekit.engine.tensorrt.network import add_profile, parse_graph
 from edgekit.engine.tensorrt.options import TensorRtOptions
 from edgekit.engine.tensorrt.runtime import load_engine
-from edgekit.engine.tensorrt.scheme import SCHEME
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
 from edgekit.extras import requirements
 from edgekit.specs import Precision, QuantScheme
@@ -94,6 +93,9 @@ class TensorRt:
 
     def scheme(self) -> QuantScheme:
         """See `Backend.scheme`."""
+        # Only a build quantizes: `edgekit compile` on a board does not reach `edgekit.graph`, which the scheme uses.
+        from edgekit.engine.tensorrt.scheme import SCHEME
+
         return SCHEME
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
