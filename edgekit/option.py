@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Literal
 
-__all__ = ["Option", "given_options", "option", "option_fields", "option_words"]
+__all__ = ["Option", "given_options", "given_values", "option", "option_fields", "option_words"]
 
 _KEY = "edgekit.option"
 
@@ -78,6 +79,12 @@ def given_options(config: Any) -> list[Option]:
         for field, found in option_fields(config)
         if found.always or getattr(config, field.name) != _default(field)
     ]
+
+
+def given_values(config: Any) -> dict[str, Any]:
+    """Returns the values of `given_options` by name, for a record in a JSON file; paths as text."""
+    values = {found.name: getattr(config, found.name) for found in given_options(config)}
+    return {name: str(value) if isinstance(value, PurePath) else value for name, value in values.items()}
 
 
 def option_words(config: Any) -> list[str]:

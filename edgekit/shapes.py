@@ -1,4 +1,4 @@
-"""Resolves the shapes of a model's inputs: fills dynamic dimensions with the sizes and ranges that the user gives."""
+"""Shapes of a model's inputs: the sizes that the user gives, combined with those that the model leaves open."""
 
 from __future__ import annotations
 

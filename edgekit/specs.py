@@ -1,4 +1,4 @@
-"""Specs of tensors, shapes, precisions and quantization that stages pass on: frozen, comparable, JSON-serializable."""
+"""Values passed between stages: frozen, comparable, and written to JSON as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files on disk: the cache folder, atomic writes, hashes, free space, and storage errors."""
+"""Files on disk: cache folder, atomic writes, hashes, free space, and errors of storage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from edgekit.errors import BuildError
 __all__ = [
     "atomic_file",
     "cache_folder",
+    "first_file",
     "folder_bytes",
     "free_bytes",
     "is_storage",
+    "is_there",
     "lacks_room",
     "named_place",
     "require_room",
@@ -196,3 +198,16 @@ def named_place(folder: Path) -> Path:
 
 def _staging(path: Path) -> Path | None:
     return next((folder for folder in (path, *path.parents) if _STAGING.fullmatch(folder.name)), None)
+
+
+def is_there(path: Path) -> bool:
+    """Whether ``path`` exists; False if it is too long for a file name or contains a zero byte."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def first_file(candidates: Iterable[Path]) -> Path | None:
+    """Returns the first candidate that is a file, or None."""
+    return next((path for path in candidates if is_there(path) and path.is_file()), None)

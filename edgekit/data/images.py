@@ -11,9 +11,9 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from edgekit.data.paths import first_file, is_there
 from edgekit.errors import DataError, RecipeError
 from edgekit.recipe.schema import Preprocess
+from edgekit.storage import first_file, is_there
 
 __all__ = ["IMAGE_SUFFIXES", "ImageSource", "Placement", "images_in", "preprocess", "read_image"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Cpu", "cpu", "peak_memory_bytes"]
+__all__ = ["Cpu", "cpu", "peak_memory_bytes", "return_freed_memory"]
 
 ROOT = Path("/")
 
@@ -213,3 +214,14 @@ def _memory_by_sysconf() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 0
+
+
+def return_freed_memory() -> None:
+    """Returns the freed memory of this process to the system, with glibc's ``malloc_trim``; no-op without glibc.
+
+    glibc returns large blocks by itself, but raises the threshold up to 32 MB as large blocks are freed. Without this,
+    the process keeps half a gigabyte after a session that has run YOLOv3 once.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

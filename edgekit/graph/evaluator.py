@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from edgekit.device.memory import return_freed_memory
+from edgekit.device.cpu import return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import external_weights
 

@@ -16,8 +16,7 @@ from edgekit.data.images import ImageSource, read_image
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.errors import UsageError, nearest
 from edgekit.measure.latency import disturbances, statistics_ms
-from edgekit.measure.machine import resident_bytes, this_machine
-from edgekit.measure.other_load import disturbance_by_others, processor_time
+from edgekit.measure.machine import disturbance_by_others, processor_time, resident_bytes, this_machine
 from edgekit.measure.reports import LatencyReport, Memory
 from edgekit.progress import Progress, Silent
 from edgekit.runtime.session import session_from_bundle

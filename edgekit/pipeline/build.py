@@ -21,7 +21,7 @@ from edgekit.pipeline.validate import build_config, require_buildable
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.quantize.compare import require_signal
 from edgekit.recipe.schema import Preprocess
-from edgekit.report.write import write_build_report
+from edgekit.report.html.page import write_build_report
 from edgekit.specs import Precision
 from edgekit.storage import require_room
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import onnx_ir as ir
 
 import edgekit
@@ -15,16 +13,17 @@ from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import (
     FORMAT,
+    GRAPH,
     CalibrationInfo,
     FileInfo,
     Manifest,
     this_machine,
+    timestamp,
 )
 from edgekit.graph.file import input_specs, output_specs, save_graph
 from edgekit.measure.compare import BuiltEngine
-from edgekit.option import given_options
+from edgekit.option import given_values
 from edgekit.pipeline.calibrate import Calibration
-from edgekit.pipeline.compile_bundle import GRAPH, now, plain_options
 from edgekit.pipeline.load_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph
 from edgekit.progress import Progress
@@ -93,7 +92,7 @@ def _compiled_graph(
             precision=target.precision,
             threads=target.threads,
             shapes=dict(model.shapes),
-            engine=plain_options(target.engine),
+            engine=given_values(target.engine),
         )
         with progress.stage(f"building the {str(target.precision).upper()} engine for {target.target}"):
             result = engine_from_graph(folder / GRAPH, folder, target.target, options)
@@ -102,7 +101,7 @@ def _compiled_graph(
     manifest = Manifest(
         format=FORMAT,
         edgekit=edgekit.__version__,
-        created=now(),
+        created=timestamp(),
         name=model.name,
         task=model.task,
         backend=target.target,
@@ -120,17 +119,10 @@ def _compiled_graph(
         postprocess=model.postprocess,
         labels=model.labels,
         calibration=calibration,
-        options=_plain_config(config),
-        engine_options=plain_options(target.engine),
+        options={name: value for group in config.groups for name, value in given_values(group).items()},
+        engine_options=given_values(target.engine),
         build_command=build_command(config),
         # Measurements need the file sizes; hashes are added when the bundle is sealed.
         files={name: FileInfo((folder / name).stat().st_size, "") for name in result.files},
     )
     return BuiltEngine(folder, manifest)
-
-
-def _plain_config(config: BuildConfig) -> dict[str, Any]:
-    """Returns the build options that the user gave, as plain values by name, for the manifest."""
-    given = {found.name: getattr(group, found.name) for group in config.groups for found in given_options(group)}
-    plain: dict[str, Any] = msgspec.to_builtins(given, enc_hook=str)
-    return plain

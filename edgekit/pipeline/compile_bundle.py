@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,22 +15,23 @@ from edgekit.config import BackendOptions, compile_command
 from edgekit.engine.backend import Backend, BuildOptions, BuildResult, backend
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import (
+    GRAPH,
     Manifest,
     check_files,
     read_manifest,
     seal,
     this_machine,
+    timestamp,
     write_bundle,
 )
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
-from edgekit.option import given_options
+from edgekit.option import given_values
 from edgekit.pipeline.validate import engine_options
 from edgekit.progress import Progress, Silent
 
-__all__ = ["GRAPH", "compile_bundle", "now", "plain_options"]
+__all__ = ["compile_bundle"]
 
-GRAPH = "graph.onnx"
 KEPT = (GRAPH, f"{GRAPH}.data", "calibration.json")
 
 
@@ -78,7 +78,7 @@ def compile_bundle(
             # The graph is the largest part of a bundle, and both folders are usually on one file system.
             _link(place / name, folder / name)
         with progress.stage(f"building the {str(manifest.precision).upper()} engine for {target}"):
-            request = BuildOptions(precision=manifest.precision, shapes=manifest.shapes, engine=plain_options(options))
+            request = BuildOptions(precision=manifest.precision, shapes=manifest.shapes, engine=given_values(options))
             result = engine_from_graph(folder / GRAPH, folder, target, request)
         for note in result.notes:
             progress.note(note)
@@ -113,27 +113,14 @@ def _recompiled(
     return msgspec.structs.replace(
         manifest,
         edgekit=edgekit.__version__,
-        created=now(),
+        created=timestamp(),
         backend=target,
         backend_version=result.backend_version,
         layers=result.layers,
         engine=result.engine,
-        engine_options=plain_options(options),
+        engine_options=given_values(options),
         compile_command=command,
         machine=this_machine(),
         compute_capabilities=result.compute_capabilities,
         notes=tuple(dict.fromkeys((*manifest.notes, *result.notes))),
     )
-
-
-def plain_options(engine: BackendOptions) -> dict[str, Any]:
-    """Returns the backend options that the user gave, as plain values by name."""
-    plain: dict[str, Any] = msgspec.to_builtins(
-        {found.name: getattr(engine, found.name) for found in given_options(engine)}
-    )
-    return plain
-
-
-def now() -> str:
-    """Returns the current time for a manifest: ISO 8601, UTC."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

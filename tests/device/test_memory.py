@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgekit.device import memory
+from edgekit.device import cpu as memory
 
 
 def resident_bytes() -> int:

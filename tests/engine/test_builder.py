@@ -179,7 +179,8 @@ def test_the_child_process_imports_only_what_it_uses(
     graph = save(conv_graph(quantized=True, batch="batch"), tmp_path)
     shapes = {"images": ShapeRange(SHAPE, SHAPE, (4, *SHAPE[1:]))}
     options = BuildOptions(precision=Precision.INT8, shapes=shapes)
-    assert engine_from_graph(graph, folder, registered("told", f"told_imports:{name}"), options).layers["int8"] == 1
+    target = registered("recorded", f"recorded_imports:{name}")
+    assert engine_from_graph(graph, folder, target, options).layers["int8"] == 1
     modules = set(json.loads((folder / "modules.json").read_text()))
     assert {"onnx_ir", "edgekit.lower.split_float_weights", library} <= modules
     assert modules & {"sympy", "onnx_ir._symbolic_shapes", "torch", "onnxscript"} == set()

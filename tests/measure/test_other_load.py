@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.measure.other_load import ProcessorTime, disturbance_by_others, processor_time
+from edgekit.measure.machine import ProcessorTime, disturbance_by_others, processor_time
 
 START = ProcessorTime(wall_s=100.0, all_s=5000.0, stolen_s=10.0, own_s=50.0, processors=4)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import edgekit
-from edgekit.measure.other_load import processor_time
+from edgekit.measure.machine import processor_time
 
 WARMUP_S = 1.0
 

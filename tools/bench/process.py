@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.measure.other_load import processor_time
+from edgekit.measure.machine import processor_time
 
 __all__ = ["Finished", "peak_bytes", "run_watched"]
 

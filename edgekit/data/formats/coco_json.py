@@ -12,9 +12,9 @@ from edgekit.data.coco import COCO_NAMES, is_coco
 from edgekit.data.detection_set import AnnotatedImage, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Choice
 from edgekit.data.formats.text_lines import file_bytes, looks_like_html
-from edgekit.data.paths import first_file
 from edgekit.data.splits import part_of, split_from_folder, split_from_name, split_path
 from edgekit.errors import DataError
+from edgekit.storage import first_file
 
 __all__ = ["coco_from_path", "coco_json_files"]
 

@@ -15,10 +15,10 @@ import numpy as np
 from edgekit.data.detection_set import empty_classes
 from edgekit.data.examples import Choice, Example, Split
 from edgekit.data.formats.text_lines import looks_like_html, names_in
-from edgekit.data.paths import first_file
 from edgekit.data.splits import split_from_name, split_path
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
+from edgekit.storage import first_file
 
 __all__ = ["FASHION_MNIST_NAMES", "IdxFile", "IdxSet", "idx_from_path", "is_idx_name"]
 

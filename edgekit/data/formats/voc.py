@@ -10,9 +10,9 @@ from edgekit.data.examples import Choice, Split
 from edgekit.data.formats.text_lines import names_in, text_lines
 from edgekit.data.formats.xml_tree import Element, element_from_file
 from edgekit.data.images import IMAGE_SUFFIXES
-from edgekit.data.paths import first_file
 from edgekit.data.splits import part_of
 from edgekit.errors import DataError, nearest
+from edgekit.storage import first_file
 
 __all__ = ["VOC_NAMES", "voc_from_path", "voc_root"]
 

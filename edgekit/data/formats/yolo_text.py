@@ -12,9 +12,9 @@ from edgekit.data.examples import Boxes, Choice, Split
 from edgekit.data.formats.text_lines import names_in, text_lines
 from edgekit.data.formats.yolo_yaml import names_from_value, settings_from_data, settings_from_yaml
 from edgekit.data.images import is_image
-from edgekit.data.paths import first_file, is_there
 from edgekit.data.splits import SPLIT_NAMES, part_of
 from edgekit.errors import DataError
+from edgekit.storage import first_file, is_there
 
 __all__ = ["yolo_config", "yolo_from_path"]
 

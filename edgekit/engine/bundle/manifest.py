@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import platform
 import re
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from edgekit.storage import sha256_of, storage_error
 
 __all__ = [
     "FORMAT",
+    "GRAPH",
     "MANIFEST",
     "Bundle",
     "CalibrationInfo",
@@ -35,11 +37,13 @@ __all__ = [
     "read_manifest",
     "seal",
     "this_machine",
+    "timestamp",
     "write_bundle",
 ]
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+GRAPH = "graph.onnx"
 
 X86_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
@@ -162,6 +166,11 @@ def this_machine() -> Machine:
     here = cpu()
     system = f"{platform.system()} {platform.release()}"
     return Machine(arch=here.arch, cpu=here.name, features=here.features, system=system)
+
+
+def timestamp() -> str:
+    """Returns the time now for a manifest: ISO 8601, UTC, in seconds."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 @contextmanager

@@ -93,7 +93,7 @@ class TensorRt:
 
     def scheme(self) -> QuantScheme:
         """See `Backend.scheme`."""
-        # It imports `edgekit.graph`, which compiling on a board must not: only quantization asks for the scheme.
+        # Only a build quantizes: `edgekit compile` on a board does not reach `edgekit.graph`, which the scheme uses.
         from edgekit.engine.tensorrt.scheme import SCHEME
 
         return SCHEME

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
+from typing import Any
 
 from edgekit.measure.latency import Statistics
-from edgekit.measure.reports import BuildReport, LatencyReport
+from edgekit.measure.reports import (
+    BUILD_REPORT_FILE,
+    BuildReport,
+    LatencyReport,
+    build_report_from_measurements,
+    json_from_report,
+)
 from edgekit.report.assets import asset
 from edgekit.report.html.charts import Bar, Series, bars, histogram, time_line
 from edgekit.report.wording import (
@@ -22,7 +30,7 @@ from edgekit.report.wording import (
     unit_of,
 )
 
-__all__ = ["html_from_build", "html_from_report"]
+__all__ = ["html_from_build", "html_from_report", "write_build_report"]
 
 COLUMNS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
 STAGE_COLOURS = {"preprocess": "pre", "inference": "two", "postprocess": "post"}
@@ -211,3 +219,17 @@ def _page(page_title: str, body: Iterable[str]) -> str:
         + "\n".join(part for part in body if part)
         + "\n</main>\n</body>\n</html>\n"
     )
+
+
+def write_build_report(folder: Path, reports: dict[str, LatencyReport], extra: dict[str, Any]) -> BuildReport:
+    """Writes both files into ``folder`` and returns the report.
+
+    Args:
+        folder: the bundle, which must exist.
+        reports: measurements by precision, the reference first: ``{"fp32": …, "int8": …}``.
+        extra: further measurements; a name that ends in ``_s``, ``_ms`` or ``_bytes`` is shown with that unit.
+    """
+    report = build_report_from_measurements(reports, extra)
+    (folder / BUILD_REPORT_FILE).write_bytes(json_from_report(report))
+    (folder / "report.html").write_text(html_from_build(report), encoding="utf-8")
+    return report

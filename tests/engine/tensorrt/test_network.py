@@ -146,7 +146,10 @@ def test_a_batch_that_is_chosen_at_run_time_gets_a_profile(build: Build, folder:
         ({}, ["'images' (?, 4, 8, 8)", "got none", "--batch 1:4:16"]),
         ({"images": ShapeRange((1, 4, 8), (4, 4, 8), (16, 4, 8))}, ["(?, 4, 8, 8)", "got (1, 4, 8)"]),
         ({"images": ShapeRange((1, 3, 8, 8), (4, 3, 8, 8), (9, 3, 8, 8))}, ["(?, 4, 8, 8)", "got (1, 3, 8, 8)"]),
-        ({"images": ShapeRange((4, 4, 8, 8), (1, 4, 8, 8), (9, 4, 8, 8))}, ["'images'", "least", "(4, 4, 8, 8)"]),
+        (
+            {"images": ShapeRange((4, 4, 8, 8), (1, 4, 8, 8), (9, 4, 8, 8))},
+            ["'images'", "min <= opt <= max", "(4, 4, 8, 8)"],
+        ),
     ],
 )
 def test_shapes_that_are_missing_or_do_not_fit_are_named(
@@ -187,7 +190,7 @@ def test_an_operator_that_tensorrt_has_not_is_named_with_its_node(build: Build) 
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-def test_a_node_that_tensorrt_cannot_take_leads_back_to_the_module_it_came_from(build: Build) -> None:
+def test_an_unsupported_node_is_named_with_its_module(build: Build) -> None:
     from small_graphs import unknown_operator
 
     graph = unknown_operator()
@@ -204,7 +207,7 @@ def test_a_graph_that_was_quantized_for_the_processor_says_so(build: Build) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x08\x0a" * 50], ids=["empty", "text", "numbers"])
-def test_a_file_that_is_no_graph_is_refused(content: bytes, tmp_path: Path, folder: Path) -> None:
+def test_a_file_that_is_not_a_graph_is_rejected(content: bytes, tmp_path: Path, folder: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(content)
     with pytest.raises(GraphError, match=r"graph\.onnx"):
         engine_from_graph(
@@ -212,7 +215,7 @@ def test_a_file_that_is_no_graph_is_refused(content: bytes, tmp_path: Path, fold
         )
 
 
-def test_attention_without_a_kernel_of_its_own_is_taken_apart(build: Build) -> None:
+def test_attention_without_a_fused_kernel_is_decomposed(build: Build) -> None:
     from typed_graphs import attention_graph
 
     assert build(attention_graph()).files == ("engine.plan", "layers.json")
@@ -225,7 +228,7 @@ def test_a_version_compatible_plan_is_built(build: Build, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["refittable", "strip_weights"])
-def test_plans_that_weights_are_put_in_later_are_built_or_say_that_they_need_a_gpu(option: str, build: Build) -> None:
+def test_refittable_and_stripped_plans_are_built_or_need_a_gpu(option: str, build: Build) -> None:
     from small_graphs import conv_graph
 
     try:

@@ -17,14 +17,14 @@ MODULES = "modules.json"
 
 class Cpu(OnnxRuntime):
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
-        return _told(super().build(graph, folder, options), folder)
+        return _recorded(super().build(graph, folder, options), folder)
 
 
 class Openvino(OpenVino):
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
-        return _told(super().build(graph, folder, options), folder)
+        return _recorded(super().build(graph, folder, options), folder)
 
 
-def _told(result: BuildResult, folder: Path) -> BuildResult:
+def _recorded(result: BuildResult, folder: Path) -> BuildResult:
     (folder / MODULES).write_text(json.dumps(sorted(sys.modules)))
     return msgspec.structs.replace(result, files=(*result.files, MODULES))
