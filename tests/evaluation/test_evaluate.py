@@ -90,7 +90,7 @@ def test_an_engine_without_names_has_the_classes_of_the_set(make_session, listed
 
 def test_error_on_an_engine_without_names_and_another_number_of_classes(make_session, listed) -> None:
     session, _ = make_session(brightest, labels=(), task="tensor")
-    with pytest.raises(RunError, match="one logit per class, 4, got 3"):
+    with pytest.raises(RunError, match="expected a logit for each of 4 classes, got 3"):
         evaluate_session(session, listed(FOUR, (*COLOURS, "pink")))
 
 
@@ -329,7 +329,7 @@ def test_a_detector_with_a_batch_gets_several_at_once(make_session, listed) -> N
 
 def test_error_on_a_detector_with_more_classes_than_the_set(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **{**DETECTOR, "labels": ()})
-    with pytest.raises(RunError, match="expected detections of 1 classes, got class 1"):
+    with pytest.raises(RunError, match="expected objects of 1 classes, got one of class 1"):
         evaluate_session(session, listed([scene((0, 8, 32, 24), kind=0)], ("cat",), task="detect"))
 
 

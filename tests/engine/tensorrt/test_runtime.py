@@ -458,7 +458,7 @@ def test_error_on_an_engine_with_unsupported_tensors(
 def test_weights_are_refitted_from_the_graph_next_to_the_plan(gpu: FakeDriver, write_plan: WritePlan) -> None:
     library = fake_tensorrt.library(gpu)
     plan = write_plan(stripped=True)
-    with pytest.raises(EngineMismatch, match=r"no graph\.onnx beside it"):
+    with pytest.raises(EngineMismatch, match=r"no graph\.onnx next to it"):
         load_engine(library, plan, name="tensorrt", cuda=gpu)
     graph = plan.parent / "graph.onnx"
     graph.write_bytes(b"another model")
