@@ -14,6 +14,7 @@ import pytest
 import edgekit
 from edgekit import extras
 from edgekit.data.examples import data_set
+from edgekit.data.generated.digits import digit_arrays
 from edgekit.device.cuda import choose as cuda
 from edgekit.device.cuda.packages import CUDA_12, CUDA_13, bindings_command
 from edgekit.engine.backend import backend
@@ -190,7 +191,8 @@ def test_every_hint_names_packages_and_never_edgekit(
     for name in (*LIBRARIES, "onnx_ir", "pycocotools", "pycocotools.cocoeval", "sklearn.datasets"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    cuda.driver.cache_clear()
+    for remembered in (cuda.driver, digit_arrays):
+        remembered.cache_clear()
     found = hints(tmp_path)
     cuda.driver.cache_clear()
     assert {name: hint for name, hint in found.items() if ANOTHER_PROJECT.search(hint)} == {}
