@@ -250,7 +250,6 @@ def test_the_hint_on_mosaic_is_an_option(train: Callable[..., Trained]) -> None:
 
 
 def test_error_on_a_column_without_a_table(train: Callable[..., Trained]) -> None:
-    with pytest.raises(
-        UsageError, match="data set digits: expected a CSV table for the target column 'y', got the format digits"
-    ):
+    message = "data set digits: expected a CSV table for the target column 'y', got the format digits"
+    with pytest.raises(UsageError, match=message):
         train("digits", "lenet", column="y")
