@@ -12,7 +12,7 @@ __all__ = [
     "BATCH",
     "input_shapes",
     "open_shape",
-    "picture_shape",
+    "image_shape_of",
     "ranges_of_sizes",
     "ranges_of_specs",
     "with_batch",
@@ -157,7 +157,7 @@ def ranges_of_specs(specs: Sequence[TensorSpec], sizes: Mapping[str, SizeRange])
     return ranges
 
 
-def picture_shape(own: OpenShape, wanted: Shape | None) -> Shape:
+def image_shape_of(own: OpenShape, wanted: Shape | None) -> Shape:
     """Returns the shape of an image input with ``wanted``, ``(H, W)`` or all sizes, filled in; a dynamic batch is 1.
 
     Raises:
@@ -185,7 +185,7 @@ def _given(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape], image_shape
     if "" in given:
         given[specs[0].name] = given.pop("")
     if image_shape is not None:
-        given[specs[0].name] = picture_shape(specs[0].shape, image_shape)
+        given[specs[0].name] = image_shape_of(specs[0].shape, image_shape)
     known = [spec.name for spec in specs]
     for name in given:
         if name not in known:

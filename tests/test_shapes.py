@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgekit.config import parse_named_shapes
 from edgekit.errors import UsageError
-from edgekit.shapes import input_shapes, open_shape, picture_shape, ranges_of_sizes, ranges_of_specs
+from edgekit.shapes import image_shape_of, input_shapes, open_shape, ranges_of_sizes, ranges_of_specs
 from edgekit.specs import Shape, ShapeRange, Size, SizeRange, TensorSpec, shape_from_sizes, size_from_value
 
 IMAGE = TensorSpec("x", "float32", ("N", 3, "h", "w"))
@@ -178,4 +178,4 @@ def test_ranges_of_shapes_are_those_of_their_dimensions() -> None:
 
 
 def test_an_image_keeps_its_shape_by_default() -> None:
-    assert picture_shape((1, 3, 416, 416), None) == (1, 3, 416, 416)
+    assert image_shape_of((1, 3, 416, 416), None) == (1, 3, 416, 416)

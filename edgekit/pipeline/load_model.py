@@ -36,9 +36,9 @@ from edgekit.progress import Progress
 from edgekit.recipe.preprocess import merged
 from edgekit.recipe.schema import Postprocess, Preprocess, Quantize, Recipe, Tolerance, load_recipe
 from edgekit.shapes import (
+    image_shape_of,
     input_shapes,
     open_shape,
-    picture_shape,
     ranges_of_sizes,
     ranges_of_specs,
     with_batch,
@@ -185,7 +185,7 @@ def _recipe_shapes(recipe: Recipe, config: ModelConfig) -> dict[str, Shape]:
 
 def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
     own = recipe.inputs[0].shape
-    shape = picture_shape(own, wanted)
+    shape = image_shape_of(own, wanted)
     if len(own) == 4 and shape[1] != own[1]:
         raise UsageError(f"--shape: {recipe.name} expects {own[1]} channels, got {shape[1]}", hint="give --shape HxW")
     if recipe.postprocess is None:

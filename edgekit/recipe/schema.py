@@ -50,8 +50,8 @@ Task = Literal["detect", "classify", "regress", "translate", "tensor"]
 
 TASK_TITLES: dict[Task, str] = {
     "regress": "Regression: numbers in, numbers out",
-    "classify": "Classification: a picture in, a class out",
-    "detect": "Detection: a picture in, boxes out",
+    "classify": "Classification: an image in, a class out",
+    "detect": "Detection: an image in, boxes out",
     "translate": "Translation: tokens in, tokens out",
     "tensor": "Parts and embeddings: arrays in, arrays out",
 }

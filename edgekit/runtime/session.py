@@ -229,7 +229,7 @@ class Session:
             RunError: the engine is not a detector, or the session is closed.
             UsageError: a threshold is out of range.
         """
-        return DETECT.answer(
+        return DETECT.predict(
             self,
             image,
             score_threshold=score_threshold,
@@ -249,7 +249,7 @@ class Session:
             RunError: the engine is not an image classifier, or the session is closed.
             UsageError: ``top`` is less than 1.
         """
-        return CLASSIFY.answer(self, image, top=top)
+        return CLASSIFY.predict(self, image, top=top)
 
     def translate(self, text: str) -> str:
         """Translates a text with greedy decoding.
@@ -259,7 +259,7 @@ class Session:
         Raises:
             RunError: the text is too long; the engine is not a translator, or does not support a batch of 1.
         """
-        return TRANSLATE.answer(self, text)
+        return TRANSLATE.predict(self, text)
 
     def tokens(self, source: np.ndarray) -> list[list[int]]:
         """Translates each row of ``source`` to tokens with greedy decoding; see `greedy_tokens`.

@@ -63,7 +63,7 @@ def run(
     """Run ENGINE on an image, on every image of a folder, on a text, or on arrays in a .npy or .npz file."""
     from edgekit.runtime.session import session_from_bundle
     from edgekit.runtime.tasks.choose import task_of
-    from edgekit.runtime.tasks.task import PictureTask, TextTask
+    from edgekit.runtime.tasks.task import ImageTask, TextTask
 
     options = {"top": top, "score_threshold": score_threshold, "iou_threshold": iou_threshold}
     with session_from_bundle(engine, threads=threads) as session:
@@ -82,11 +82,11 @@ def run(
             run_texts(session, task, source, text, save, as_json=as_json)
             return
         assert source is not None
-        if isinstance(task, PictureTask) and takes == "images" and not are_arrays:
-            from edgekit.cli.run.images import run_pictures
+        if isinstance(task, ImageTask) and takes == "images" and not are_arrays:
+            from edgekit.cli.run.images import run_images
 
             own = {name: options[name] for name in task.options}
-            run_pictures(session, task, source, save, own, as_json=as_json, note=_note)
+            run_images(session, task, source, save, own, as_json=as_json, note=_note)
         else:
             from edgekit.cli.run.arrays import run_arrays
 

@@ -20,17 +20,17 @@ from edgekit.data.images import images_in
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.choose import tasks
-from edgekit.runtime.tasks.task import PictureTask, Shown
+from edgekit.runtime.tasks.task import ImageTask, Shown
 
-__all__ = ["run_pictures"]
+__all__ = ["run_images"]
 
 Note = Callable[[str], None]
 Result = TypeVar("Result")
 
 
-def run_pictures(
+def run_images(
     session: Session,
-    task: PictureTask[Any],
+    task: ImageTask[Any],
     source: Path,
     save: Path | None,
     options: Mapping[str, Any],
@@ -45,7 +45,7 @@ def run_pictures(
         task: the engine's task.
         source: the image or the folder.
         save: where to write images with results drawn into them: a file for one image, a folder for several.
-        options: see `PictureTask.answer`.
+        options: see `ImageTask.predict`.
         as_json: print one JSON list of all results instead of tables.
         note: receives a message for each image that is skipped or written.
     """
@@ -55,7 +55,7 @@ def run_pictures(
     ids = _image_ids(images)
     entries: list[dict[str, Any]] = []
     for image, result, seconds in _each(
-        images, lambda path: task.answer(session, path, **options), several, source, note
+        images, lambda path: task.predict(session, path, **options), several, source, note
     ):
         entries.extend(task.entries(result, image, ids[image]))
         if not as_json:
@@ -66,11 +66,9 @@ def run_pictures(
         click.echo(json.dumps(entries, indent=1))
 
 
-def _not_drawn(save: Path, task: PictureTask[Any]) -> UsageError:
+def _not_drawn(save: Path, task: ImageTask[Any]) -> UsageError:
     drawing = [
-        f"{each.engine} to draw {each.draws}"
-        for each in tasks().values()
-        if isinstance(each, PictureTask) and each.draws
+        f"{each.engine} to draw {each.draws}" for each in tasks().values() if isinstance(each, ImageTask) and each.draws
     ]
     return UsageError(
         f"--save {save}: expected {' or '.join(drawing)}, got {task.engine}",
@@ -130,7 +128,7 @@ def _print(image: Path, shown: Shown, seconds: float) -> None:
 
 
 def _save_image(drawn: Image.Image | None, path: Path, note: Note) -> None:
-    assert drawn is not None  # `run_pictures` has checked that the task draws
+    assert drawn is not None  # `run_images` has checked that the task draws
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(path)

@@ -35,7 +35,7 @@ def run_texts(
     if text is not None and source is not None:
         raise UsageError(f"expected --text or a file, got both: {text!r} and {source}")
     texts = [text] if text is not None else _lines(source)
-    pairs = [(line, task.answer(session, line)) for line in texts]
+    pairs = [(line, task.predict(session, line)) for line in texts]
     if save is not None:
         write_file(save, "".join(f"{result}\n" for _, result in pairs).encode())
         click.echo(f"wrote {save}", err=True)
@@ -64,6 +64,6 @@ def _print_table(pairs: list[tuple[str, str]], result: str) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("source", style="bold", overflow="fold")
     table.add_column(result, overflow="fold")
-    for source, answer in pairs:
-        table.add_row(Text(source), Text(answer))
+    for source, translation in pairs:
+        table.add_row(Text(source), Text(translation))
     Console(highlight=False).print(table)

@@ -13,7 +13,7 @@ from edgekit.data.images import ImageSource
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError, UsageError
 from edgekit.runtime.tasks.choose import require_task
-from edgekit.runtime.tasks.task import OpenSession, PictureTask, Shown
+from edgekit.runtime.tasks.task import ImageTask, OpenSession, Shown
 
 __all__ = ["TASK", "Class", "Classes", "classes_from_outputs", "logits_from_outputs", "softmax"]
 
@@ -106,22 +106,22 @@ def classes_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest, 
     return Classes(order, probabilities[order], manifest.labels)
 
 
-class Classify(PictureTask[Classes]):
-    """See `PictureTask`."""
+class Classify(ImageTask[Classes]):
+    """See `ImageTask`."""
 
     name = "classify"
     engine = "a classifier"
     method = "use classify(), which takes an image"
     options = ("top",)
 
-    def answer(self, session: OpenSession, image: ImageSource, *, top: int = 5) -> Classes:
+    def predict(self, session: OpenSession, image: ImageSource, *, top: int = 5) -> Classes:
         """See `Session.classify`."""
         require_task(self, session.manifest)
         feeds, _ = session.preprocess(image)
         return classes_from_outputs(session.run(feeds), session.manifest, top=top)
 
     def shown(self, result: Classes) -> Shown:
-        """See `PictureTask.shown`."""
+        """See `ImageTask.shown`."""
         rows = [(label, f"{100 * probability:.2f} %") for label, probability in result]
         return Shown(result[0].label, ("label", "probability"), rows)
 

@@ -18,7 +18,7 @@ from edgekit.kernels.decode.yolo import decode
 from edgekit.kernels.nms.suppress import nms
 from edgekit.runtime.draw import draw
 from edgekit.runtime.tasks.choose import require_task
-from edgekit.runtime.tasks.task import OpenSession, PictureTask, Shown
+from edgekit.runtime.tasks.task import ImageTask, OpenSession, Shown
 
 __all__ = ["TASK", "Detection", "Detections", "coco_results", "detections_from_outputs"]
 
@@ -131,8 +131,8 @@ def coco_results(detections: Detections, image_id: int) -> list[dict[str, Any]]:
     ]
 
 
-class Detect(PictureTask[Detections]):
-    """See `PictureTask`."""
+class Detect(ImageTask[Detections]):
+    """See `ImageTask`."""
 
     name = "detect"
     engine = "a detector"
@@ -140,7 +140,7 @@ class Detect(PictureTask[Detections]):
     options = ("score_threshold", "iou_threshold")
     draws = "boxes"
 
-    def answer(
+    def predict(
         self,
         session: OpenSession,
         image: ImageSource,
@@ -162,7 +162,7 @@ class Detect(PictureTask[Detections]):
         )
 
     def shown(self, result: Detections) -> Shown:
-        """See `PictureTask.shown`."""
+        """See `ImageTask.shown`."""
         count = f"{len(result)} object{'' if len(result) == 1 else 's'}"
         rows = [(each.label, f"{each.score:.3f}", *(f"{corner:.0f}" for corner in each.box)) for each in result]
         return Shown(count, ("label", "score", "left", "top", "right", "bottom"), rows)
@@ -175,7 +175,7 @@ class Detect(PictureTask[Detections]):
         ]
 
     def drawn(self, result: Detections, image: ImageSource) -> Image.Image:
-        """See `PictureTask.drawn`."""
+        """See `ImageTask.drawn`."""
         return draw(image, result)
 
 

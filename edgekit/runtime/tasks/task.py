@@ -14,7 +14,7 @@ from edgekit.data.images import ImageSource, Placement
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.specs import TensorSpec
 
-__all__ = ["EngineTask", "InputKind", "OpenSession", "PictureTask", "Shown", "TextTask"]
+__all__ = ["EngineTask", "InputKind", "OpenSession", "ImageTask", "Shown", "TextTask"]
 
 InputKind = Literal["images", "texts", "arrays"]
 Result = TypeVar("Result")
@@ -75,11 +75,11 @@ class EngineTask:
         return f"input{'.npy' if len(manifest.inputs) == 1 else 's.npz'} --save outputs.npz"
 
 
-class PictureTask(EngineTask, ABC, Generic[Result]):
+class ImageTask(EngineTask, ABC, Generic[Result]):
     """A task whose engines take an image.
 
     Attributes:
-        options: the options of ``edgekit run`` that `answer` takes.
+        options: the options of ``edgekit run`` that `predict` takes.
         draws: what `drawn` draws, such as ``boxes``; empty if results cannot be drawn.
     """
 
@@ -98,8 +98,8 @@ class PictureTask(EngineTask, ABC, Generic[Result]):
         return f"photo.jpg --save {self.draws}.jpg" if self.draws else "photo.jpg"
 
     @abstractmethod
-    def answer(self, *arguments: Any, **options: Any) -> Result:
-        """Returns the result for an image; called as ``answer(session, image, **options)`` with the task's `options`.
+    def predict(self, *arguments: Any, **options: Any) -> Result:
+        """Returns the result for an image; called as ``predict(session, image, **options)`` with the task's `options`.
 
         Raises:
             DataError: the image cannot be read.
@@ -131,7 +131,7 @@ class TextTask(EngineTask, ABC):
     result: ClassVar[str]
 
     @abstractmethod
-    def answer(self, session: OpenSession, text: str) -> str:
+    def predict(self, session: OpenSession, text: str) -> str:
         """Returns the output text for ``text``.
 
         Raises:

@@ -107,7 +107,7 @@ class Translate(TextTask):
         """Returns a number for the shipped model, whose vocabulary has digits; else a file."""
         return "--text 1742" if "7" in manifest.labels else "texts.txt"
 
-    def answer(self, session: OpenSession, text: str) -> str:
+    def predict(self, session: OpenSession, text: str) -> str:
         """See `Session.translate`."""
         require_task(self, session.manifest)
         (tokens,) = self.tokens(session, source_from_texts([text], _input(session, SOURCE), session.manifest))

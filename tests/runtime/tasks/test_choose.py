@@ -31,14 +31,14 @@ SCORES = (TensorSpec("scores", "float32", (1, 2)),)
 
 BRIGHTNESS = """
 from edgekit.runtime.tasks.choose import require_task
-from edgekit.runtime.tasks.task import PictureTask, Shown
+from edgekit.runtime.tasks.task import ImageTask, Shown
 
-class Brightness(PictureTask):
+class Brightness(ImageTask):
     name = "brightness"
     engine = "a light meter"
     options = ("top",)
 
-    def answer(self, session, image, *, top):
+    def predict(self, session, image, *, top):
         require_task(self, session.manifest)
         feeds, _ = session.preprocess(image)
         return float(session.run(feeds)["scores"].sum()) + top
