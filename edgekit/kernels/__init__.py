@@ -1,1 +1,1 @@
-"""Decoding of detector heads and non-maximum suppression, each with a simple reference implementation."""
+"""Decoding of detector heads and non-maximum suppression, each with a simple reference; CUDA kernels, compiled."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgekit.errors import UsageError
 
-__all__ = ["nms"]
+__all__ = ["check_thresholds", "nms"]
 
 # Number of candidates that are compared at once: large enough to hide Python's overhead, small enough that few
 # comparisons are wasted when `max_detections` is reached.
@@ -38,7 +38,7 @@ def nms(
     Raises:
         UsageError: a threshold is not between 0 and 1, or ``max_detections`` is negative.
     """
-    _check_thresholds(score_threshold, iou_threshold, max_detections)
+    check_thresholds(score_threshold, iou_threshold, max_detections)
     candidates = np.flatnonzero((scores > np.float32(score_threshold)) & np.isfinite(boxes).all(axis=1))
     order = candidates[np.argsort(-scores[candidates], kind="stable")]
     corners, kinds = np.ascontiguousarray(boxes[order].T, np.float64), np.asarray(classes)[order]
@@ -54,7 +54,7 @@ def nms(
     return order[kept[:max_detections]].astype(np.int64, copy=False)
 
 
-def _check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
+def check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
     """Raises `UsageError` for a threshold that is not between 0 and 1, or a negative number of detections."""
     for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
         if not 0 <= value <= 1:
