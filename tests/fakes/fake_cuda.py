@@ -7,6 +7,7 @@ into it is done. Any call can be made to fail.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 import threading
@@ -141,11 +142,21 @@ class FakeDriver:
         integrated: host and device share memory.
         has_graphs: it can capture.
         memory_bytes: of the device; more than that cannot be allocated.
+        kernels: a library made with ``tests/kernels/standin``, whose kernels run on the device's memory; without it,
+            every kernel adds its last argument to all bytes of the memory that its first points to.
     """
 
     name = "fake"
 
-    def __init__(self, *, integrated: bool = False, has_graphs: bool = True, memory_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        *,
+        integrated: bool = False,
+        has_graphs: bool = True,
+        memory_bytes: int = 1 << 30,
+        kernels: ctypes.CDLL | None = None,
+    ) -> None:
+        self.kernels = kernels
         self.has_graphs = has_graphs
         self.integrated = integrated
         self.memory_bytes = memory_bytes
@@ -378,8 +389,10 @@ class FakeDriver:
         shared_bytes: int,
         stream: Stream,
     ) -> None:
-        """Every kernel adds its last argument to all bytes of the memory that its first points to."""
         self._expect_live("module", function[0])
+        if self.kernels is not None:
+            self._launch_standin(self.kernels, function[1], grid, block, arguments, stream)
+            return
         memory, amount = self.memory_at(int(arguments[0])), int(arguments[-1])
 
         def add() -> None:
@@ -482,6 +495,31 @@ class FakeDriver:
 
         reads, writes = ([memory], [pinned]) if to_host else ([pinned], [memory])
         self.enqueue(stream, Work(name, reads, writes, copy))
+
+    def _launch_standin(
+        self,
+        library: ctypes.CDLL,
+        name: str,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: Sequence[np.generic],
+        stream: Stream,
+    ) -> None:
+        memories, values = [], []
+        for argument in arguments:
+            if isinstance(argument, np.uint64):  # a pointer; see `Driver.launch`
+                memory = self.memory_at(int(argument))
+                memories.append(memory)
+                argument = np.uint64(memory.data.ctypes.data + int(argument) - memory.address)
+            values.append(np.array([argument]))
+        sizes = [(ctypes.c_uint * 3)(*numbers) for numbers in (grid, block)]
+        pointers = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
+
+        def run() -> None:
+            assert len(values) == len(pointers)  # keeps the arguments alive
+            getattr(library, f"standin_{name}")(*sizes, pointers)
+
+        self.enqueue(stream, Work(name, memories, memories, run))
 
     def _run(self, stream: Stream, until: Record | None = None) -> None:
         while stream.queue and not (until is not None and until.done):

@@ -24,6 +24,7 @@ STEPS = {
     "device": 120,
     "versions": 60,
     "tests": 900,
+    "nms": 120,
     "tensorrt fp32": 600,
     "tensorrt fp16": 600,
     "tensorrt int8": 600,

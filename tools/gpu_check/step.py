@@ -32,6 +32,7 @@ def steps() -> dict[str, Step]:
         "device": _device,
         "versions": _versions,
         "tests": _tests,
+        "nms": _nms,
         **{
             f"{target} {precision}": _engine(target, precision)
             for target in ("tensorrt", "tensorrt-rtx")
@@ -70,6 +71,12 @@ def _tests(quick: bool) -> dict[str, Any]:
     from tools.gpu_check.tests import run_tests
 
     return run_tests()
+
+
+def _nms(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.nms import CASES, check_nms
+
+    return check_nms(CASES[:2] if quick else CASES)
 
 
 def _engine(target: str, precision: str) -> Step:
