@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import lzma
 import re
 import shutil
@@ -20,7 +19,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from edgekit.kernels.compiled import FLAGS, INDEX, Binary, source_hash
+import msgspec
+
+from edgekit.kernels.compiled import FLAGS, INDEX, Binary, Index, source_hash
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (ROOT / "edgekit" / "kernels" / "nms" / "nms.cu",)
@@ -48,13 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
         for architecture in NVCC_ARCHITECTURES:
             image = _nvcc(options.nvcc, source, architecture)
             binaries.append(_write(folder, f"sm_{architecture}.cubin", architecture, image))
-        index = {
-            "source_sha256": source_hash(source),
-            "flags": list(FLAGS),
-            "compilers": {"nvrtc": nvrtc.release, "nvcc": _nvcc_release(options.nvcc)},
-            "binaries": [{name: getattr(binary, name) for name in Binary.__struct_fields__} for binary in binaries],
-        }
-        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+        index = Index(
+            source_sha256=source_hash(source),
+            flags=FLAGS,
+            compilers={"nvrtc": nvrtc.release, "nvcc": _nvcc_release(options.nvcc)},
+            binaries=tuple(binaries),
+        )
+        (folder / INDEX).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
         size = sum(path.stat().st_size for path in folder.iterdir())
         print(f"{source.relative_to(ROOT)}: {len(binaries)} binaries, {size / 1024:.0f} KiB")
     return 0

@@ -11,6 +11,7 @@ import lzma
 from pathlib import Path
 
 import msgspec
+from packaging.version import Version
 
 from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.errors import BackendUnavailable
@@ -78,21 +79,20 @@ def choose(name: str, device: DeviceProperties) -> Binary:
     """
     major, minor = device.compute_capability
     here = 10 * major + minor
+    binaries = read_index(name).binaries
     fitting = [
-        binary
-        for binary in read_index(name).binaries
-        if (here >= binary.architecture if binary.is_ptx else here == binary.architecture)
+        binary for binary in binaries if (here >= binary.architecture if binary.is_ptx else here == binary.architecture)
     ]
     for binary in sorted(fitting, key=lambda binary: binary.is_ptx):
-        if _version(device.driver_version) >= _version(binary.minimum_driver):
+        if Version(device.driver_version) >= Version(binary.minimum_driver):
             return binary
     if not fitting:
-        oldest = min(binary.architecture for binary in read_index(name).binaries)
+        oldest = min(binary.architecture for binary in binaries)
         raise BackendUnavailable(
             f"expected a GPU of compute capability {oldest / 10} or later for the kernel '{name}', "
             f"got {major}.{minor} ({device.name})"
         )
-    needed = min((binary.minimum_driver for binary in fitting), key=_version)
+    needed = min((binary.minimum_driver for binary in fitting), key=Version)
     raise BackendUnavailable(
         f"the kernel '{name}' needs a driver of CUDA {needed} or later on {device.name}, got CUDA "
         f"{device.driver_version}",
@@ -107,7 +107,3 @@ def image(name: str, binary: Binary) -> bytes:
 
 def _folder(name: str) -> Path:
     return Path(__file__).parent / name / "compiled"
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
