@@ -208,28 +208,21 @@ def test_a_python_that_does_not_match_jetpacks_tensorrt_is_a_caution(monkeypatch
     assert "/usr/bin/python3.10 -m venv --system-site-packages" in found.hint
 
 
-def cuda_is(monkeypatch: pytest.MonkeyPatch, *, graphs: bool) -> None:
+def cuda_is(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     class Driver:
-        name = "cuda-bindings" if graphs else "pycuda"
-        has_graphs = graphs
+        name = package
 
     monkeypatch.setattr(survey_nvidia, "driver", Driver)
     monkeypatch.setattr(survey_nvidia, "device_properties", lambda: ORIN)
     monkeypatch.setattr(survey_nvidia.metadata, "version", lambda name: "12.9.1")
 
 
-def test_cuda_is_shown_with_its_package_driver_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda_is(monkeypatch, graphs=True)
+@pytest.mark.parametrize("package", ["cuda-bindings", "pycuda"])
+def test_cuda_is_shown_with_its_package_driver_and_device(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    cuda_is(monkeypatch, package)
     found = finding(survey(), "CUDA")
     assert found.status == "ok"
-    assert found.value == "cuda-bindings 12.9.1, driver for CUDA 12.6: Orin, 8.7, memory shared with the CPU"
-
-
-def test_pycuda_alone_has_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda_is(monkeypatch, graphs=False)
-    found = finding(survey(), "CUDA")
-    assert found.status == "caution"
-    assert "pip install 'cuda-bindings>=12.6,<13'" in found.hint
+    assert found.value == f"{package} 12.9.1, driver for CUDA 12.6: Orin, 8.7, memory shared with the CPU"
 
 
 def no_driver() -> None:

@@ -128,6 +128,22 @@ def test_errors_have_cudas_own_names_and_leave_nothing_behind(fake_libcuda: Path
     ]
 
 
+def test_an_error_of_what_pycuda_lacks_has_cudas_own_name(fake_libcuda: Path) -> None:
+    program = (
+        "from edgekit.device.cuda.libcuda import Libcuda\n"
+        "from edgekit.errors import RunError\n"
+        "try:\n    Libcuda().instantiate(0)\nexcept RunError as e:\n    print(e.message)\n"
+    )
+    environment = {
+        "LD_LIBRARY_PATH": str(fake_libcuda),
+        "PYTHONPATH": str(Path(edgekit.__file__).parents[1]),
+        "FAKE_CUDA_FAILS": "cuGraphInstantiateWithFlags",
+    }
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | environment)
+    expected = "CUDA failed: cuGraphInstantiateWithFlags returned CUDA_ERROR_OUT_OF_MEMORY (out of memory)\n"
+    assert (done.stdout, done.stderr) == (expected, "")
+
+
 def test_a_driver_that_shows_no_device_is_unavailable(fake_libcuda: Path) -> None:
     pytest.importorskip("cuda.bindings")
     done = whole_life(fake_libcuda, FAKE_CUDA_NO_DEVICE="1")

@@ -140,7 +140,6 @@ class FakeDriver:
 
     Args:
         integrated: host and device share memory.
-        has_graphs: it can capture.
         memory_bytes: of the device; more than that cannot be allocated.
         kernels: a library made with ``tests/kernels/standin``, whose kernels run on the device's memory; without it,
             every kernel adds its last argument to all bytes of the memory that its first points to.
@@ -152,12 +151,10 @@ class FakeDriver:
         self,
         *,
         integrated: bool = False,
-        has_graphs: bool = True,
         memory_bytes: int = 1 << 30,
         kernels: ctypes.CDLL | None = None,
     ) -> None:
         self.kernels = kernels
-        self.has_graphs = has_graphs
         self.integrated = integrated
         self.memory_bytes = memory_bytes
         self.calls: list[str] = []
@@ -167,6 +164,7 @@ class FakeDriver:
         self.live: dict[int, tuple[str, Any]] = {}
         self.streams: dict[int, Stream] = {}
         self.trace: list[str] = []
+        self.waited_for: list[int] = []  # streams of other libraries
         self._addresses = itertools.count()
         self._numbers = itertools.count(1)
         self._clock_ms = itertools.count()
@@ -312,6 +310,12 @@ class FakeDriver:
         self._run(stream)
 
     @call
+    def synchronize_foreign(self, address: int) -> None:
+        if address in self.streams:
+            self._run(self.streams[address])
+        self.waited_for.append(address)
+
+    @call
     def wait_event(self, stream: Stream, event: Event) -> None:
         self._expect_live("stream", stream)
         self._expect_live("event", event)
@@ -356,11 +360,23 @@ class FakeDriver:
 
     @call
     def copy_to_device(self, address: int, host: np.ndarray, stream: Stream) -> None:
-        self._copy("copy to device", self.memory_at(address), host, stream, to_host=False)
+        self._copy("copy to device", address, host, stream, to_host=False)
 
     @call
     def copy_to_host(self, host: np.ndarray, address: int, stream: Stream) -> None:
-        self._copy("copy to host", self.memory_at(address), host, stream, to_host=True)
+        self._copy("copy to host", address, host, stream, to_host=True)
+
+    @call
+    def copy_on_device(self, target: int, source: int, size_bytes: int, stream: Stream) -> None:
+        written, read = self.memory_at(target), self.memory_at(source)
+        to, of = target - written.address, source - read.address
+        if to + size_bytes > written.data.size or of + size_bytes > read.data.size:
+            raise Misuse(f"a copy of {size_bytes} bytes leaves the memory that it reads or writes")
+
+        def copy() -> None:
+            written.data[to : to + size_bytes] = read.data[of : of + size_bytes]
+
+        self.enqueue(stream, Work("copy on device", [read], [written], copy))
 
     @call
     def load_module(self, image: bytes) -> bytearray:
@@ -478,12 +494,14 @@ class FakeDriver:
     def _used(self) -> int:
         return sum(thing.data.size for kind, thing in self.live.values() if "memory" in kind and kind[0] != "h")
 
-    def _copy(self, name: str, memory: Memory, host: np.ndarray, stream: Stream, *, to_host: bool) -> None:
+    def _copy(self, name: str, address: int, host: np.ndarray, stream: Stream, *, to_host: bool) -> None:
         pinned = getattr(host, "memory", None)
         if pinned is None:
             raise Misuse("an asynchronous copy needs pinned memory")
         self._expect_live("host memory", pinned)
-        plain, device = host.view(np.ndarray), memory.data[: host.size]
+        memory = self.memory_at(address)
+        first = address - memory.address
+        plain, device = host.view(np.ndarray), memory.data[first : first + host.size]
         if device.size < host.size:
             raise Misuse(f"a copy of {host.size} bytes needs more than the {memory.data.size} that are there")
 

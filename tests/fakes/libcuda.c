@@ -78,6 +78,9 @@ R cuMemcpyHtoDAsync(Ptr to, const void *from, size_t n, Stream *s) {
 R cuMemcpyDtoHAsync(void *to, Ptr from, size_t n, Stream *s) {
   IN_CONTEXT; Op op = {0, (Ptr)to, from, n, 0}; return ask(s, op);
 }
+R cuMemcpyDtoDAsync(Ptr to, Ptr from, size_t n, Stream *s) {
+  IN_CONTEXT; Op op = {0, to, from, n, 0}; return ask(s, op);
+}
 
 R cuStreamCreate(Stream **s, unsigned flags) {
   IN_CONTEXT; if (flags != 1) return INVALID_VALUE;
@@ -154,7 +157,7 @@ R cuGetErrorString(R r, const char **text) { *text = r == OUT_OF_MEMORY ? "out o
 #define ALSO(name, version) __typeof__(name) name##version __attribute__((alias(#name)))
 ALSO(cuDeviceTotalMem, _v2); ALSO(cuMemGetInfo, _v2); ALSO(cuDevicePrimaryCtxRelease, _v2); ALSO(cuCtxPushCurrent, _v2);
 ALSO(cuCtxPopCurrent, _v2); ALSO(cuMemAlloc, _v2); ALSO(cuMemFree, _v2); ALSO(cuMemHostGetDevicePointer, _v2);
-ALSO(cuMemcpyHtoDAsync, _v2); ALSO(cuMemcpyDtoHAsync, _v2); ALSO(cuStreamDestroy, _v2); ALSO(cuEventDestroy, _v2);
+ALSO(cuMemcpyHtoDAsync, _v2); ALSO(cuMemcpyDtoHAsync, _v2); ALSO(cuMemcpyDtoDAsync, _v2); ALSO(cuStreamDestroy, _v2); ALSO(cuEventDestroy, _v2);
 ALSO(cuEventElapsedTime, _v2); ALSO(cuStreamBeginCapture, _v2);
 
 R cuGetProcAddress_v2(const char *symbol, void **function, int version, uint64_t flags, int *status) {

@@ -27,7 +27,7 @@ def main(package: str) -> None:
         start, end = (stack.enter_context(Event(context, timing=True)) for _ in range(2))
         host = stack.enter_context(HostMemory(context, 12))
         mapped = stack.enter_context(HostMemory(context, 16, mapped=True))
-        device = stack.enter_context(DeviceMemory(context, 12))
+        device, copy = (stack.enter_context(DeviceMemory(context, 12)) for _ in range(2))
         module = stack.enter_context(Module(context, PTX))
         with context.current():
             assert mapped.mapped_address and not host.mapped_address and stream.address
@@ -41,13 +41,14 @@ def main(package: str) -> None:
                 module.launch("add", (2, 1, 1), (32, 1, 1), arguments, stream, shared_bytes=64)
 
             work()
-            if driver.has_graphs:
-                graph = stack.enter_context(Graph(context, stream, work))
-                for _ in range(2):
-                    graph.launch(stream)
+            graph = stack.enter_context(Graph(context, stream, work))
+            for _ in range(2):
+                graph.launch(stream)
             end.record(stream)
             other.wait(end)
-            other.copy_to_host(host.array, device.address)
+            driver.synchronize_foreign(stream.address)
+            other.copy_on_device(copy.address, device.address, 12)
+            other.copy_to_host(host.array, copy.address)
             for stream_of_two in (stream, other):
                 stream_of_two.synchronize()
             end.synchronize()

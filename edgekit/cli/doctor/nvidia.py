@@ -84,10 +84,6 @@ def cuda_findings(cards: tuple[Gpu, ...], board: Jetson | None) -> list[Finding]
     capability = ".".join(map(str, device.compute_capability))
     shared = ", memory shared with the CPU" if device.integrated else ""
     value = f"{found.name} {_version(found.name)}, driver for CUDA {device.driver_version}: {device.name}, {capability}"
-    if not found.has_graphs:
-        command = bindings_command(cuda=device.driver_version)
-        hint = f"{found.name} does not support CUDA graphs, which make small models faster: {command}"
-        return [Finding(group="machine", name="CUDA", status="caution", value=value + shared, hint=hint)]
     return [Finding(group="machine", name="CUDA", status="ok", value=value + shared)]
 
 

@@ -19,7 +19,6 @@ class CudaBindings:
     """See `Driver`."""
 
     name = "cuda-bindings"
-    has_graphs = True
 
     def __init__(self) -> None:
         # The package is optional: this file must be importable without it.
@@ -115,6 +114,10 @@ class CudaBindings:
         """See `Driver.synchronize_stream`."""
         self._call(self._cu.cuStreamSynchronize, stream)
 
+    def synchronize_foreign(self, address: int) -> None:
+        """See `Driver.synchronize_foreign`."""
+        self._call(self._cu.cuStreamSynchronize, address)
+
     def wait_event(self, stream: Handle, event: Handle) -> None:
         """See `Driver.wait_event`."""
         self._call(self._cu.cuStreamWaitEvent, stream, event, 0)
@@ -157,6 +160,10 @@ class CudaBindings:
     def copy_to_host(self, host: np.ndarray, address: int, stream: Handle) -> None:
         """See `Driver.copy_to_host`."""
         self._call(self._cu.cuMemcpyDtoHAsync, host.ctypes.data, address, host.nbytes, stream)
+
+    def copy_on_device(self, target: int, source: int, size_bytes: int, stream: Handle) -> None:
+        """See `Driver.copy_on_device`."""
+        self._call(self._cu.cuMemcpyDtoDAsync, target, source, size_bytes, stream)
 
     def load_module(self, image: bytes) -> Handle:
         """See `Driver.load_module`; appends the NUL that PTX must end with, which a cubin ignores."""

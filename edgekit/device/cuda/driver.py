@@ -54,11 +54,9 @@ class Driver(Protocol):
 
     Attributes:
         name: name of the Python package that is used.
-        has_graphs: CUDA graphs are supported.
     """
 
     name: str
-    has_graphs: bool
 
     def init(self) -> None:
         """Initializes CUDA; must be called before any other method, and may be called twice."""
@@ -112,6 +110,10 @@ class Driver(Protocol):
         """Waits for all work in the stream."""
         ...
 
+    def synchronize_foreign(self, address: int) -> None:
+        """Waits for all work in a stream of another library, given as an integer; 1 is the legacy default stream."""
+        ...
+
     def wait_event(self, stream: Handle, event: Handle) -> None:
         """Makes later work in the stream wait for an event; the host does not wait."""
         ...
@@ -142,6 +144,10 @@ class Driver(Protocol):
 
     def copy_to_host(self, host: np.ndarray, address: int, stream: Handle) -> None:
         """Copies from the device to pinned memory; the array must not be read until the copy is done."""
+        ...
+
+    def copy_on_device(self, target: int, source: int, size_bytes: int, stream: Handle) -> None:
+        """Copies device memory to device memory, from address to address."""
         ...
 
     def load_module(self, image: bytes) -> Handle:

@@ -1,4 +1,4 @@
-"""The CUDA driver API through pycuda, which is common on Jetsons but does not support CUDA graphs."""
+"""The CUDA driver API through pycuda, which is common on Jetsons; CUDA graphs, which it lacks, through ctypes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.device.cuda.driver import NO_DRIVER, DeviceProperties, Handle
-from edgekit.device.cuda.packages import bindings_command
+from edgekit.device.cuda.libcuda import Libcuda
 from edgekit.errors import BackendUnavailable, RunError
 
 __all__ = ["PyCuda"]
@@ -27,13 +27,13 @@ class PyCuda:
     """See `Driver`."""
 
     name = "pycuda"
-    has_graphs = False
 
     def __init__(self) -> None:
         # The package is optional: this file must be importable without it.
         import pycuda.driver  # noqa: TID251
 
         self._cu: Any = pycuda.driver
+        self._lib = Libcuda()
         self._contexts: dict[int, Any] = {}
         # Finalizers run in reverse order at exit: registered first, this one runs after those of all resources.
         weakref.finalize(self, _detach, self._contexts)
@@ -135,6 +135,10 @@ class PyCuda:
         with self._errors():
             stream[0].synchronize()
 
+    def synchronize_foreign(self, address: int) -> None:
+        """See `Driver.synchronize_foreign`."""
+        self._lib.synchronize(address)
+
     def wait_event(self, stream: Handle, event: Handle) -> None:
         """See `Driver.wait_event`."""
         with self._errors():
@@ -179,6 +183,11 @@ class PyCuda:
         with self._errors():
             self._cu.memcpy_dtoh_async(host, address, stream[0])
 
+    def copy_on_device(self, target: int, source: int, size_bytes: int, stream: Handle) -> None:
+        """See `Driver.copy_on_device`."""
+        with self._errors():
+            self._cu.memcpy_dtod_async(target, source, size_bytes, stream[0])
+
     def load_module(self, image: bytes) -> Handle:
         """See `Driver.load_module`."""
         with self._errors():
@@ -209,27 +218,27 @@ class PyCuda:
 
     def begin_capture(self, stream: Handle) -> None:
         """See `Driver.begin_capture`."""
-        raise _no_graphs()
+        self._lib.begin_capture(self.stream_address(stream))
 
     def end_capture(self, stream: Handle) -> Handle:
         """See `Driver.end_capture`."""
-        raise _no_graphs()
+        return self._lib.end_capture(self.stream_address(stream))
 
     def destroy_graph(self, graph: Handle) -> None:
         """See `Driver.destroy_graph`."""
-        raise _no_graphs()
+        self._lib.destroy_graph(graph)
 
     def instantiate(self, graph: Handle) -> Handle:
         """See `Driver.instantiate`."""
-        raise _no_graphs()
+        return self._lib.instantiate(graph)
 
     def destroy_executable(self, executable: Handle) -> None:
         """See `Driver.destroy_executable`."""
-        raise _no_graphs()
+        self._lib.destroy_executable(executable)
 
     def launch_graph(self, executable: Handle, stream: Handle) -> None:
         """See `Driver.launch_graph`."""
-        raise _no_graphs()
+        self._lib.launch_graph(executable, self.stream_address(stream))
 
     def _device(self, index: int) -> Any:
         try:
@@ -267,7 +276,3 @@ def _detach(contexts: dict[int, Any]) -> None:
     for context in contexts.values():
         context.detach()
     contexts.clear()
-
-
-def _no_graphs() -> RunError:
-    return RunError("pycuda does not support CUDA graphs", hint=bindings_command())

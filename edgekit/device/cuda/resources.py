@@ -150,6 +150,10 @@ class Stream(_InContext):
         """Copies from the device to pinned memory; see `Driver.copy_to_host`."""
         self.driver.copy_to_host(host, address, self.handle)
 
+    def copy_on_device(self, target: int, source: int, size_bytes: int) -> None:
+        """Copies device memory to device memory; see `Driver.copy_on_device`."""
+        self.driver.copy_on_device(target, source, size_bytes, self.handle)
+
 
 class Event(_InContext):
     """A CUDA event: a point in a stream's work; with ``timing``, it can measure elapsed time."""

@@ -16,7 +16,6 @@ import numpy as np
 
 from edgekit.device.cuda.choose import driver
 from edgekit.device.cuda.driver import Driver
-from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.cuda.resources import Context, Event, Graph, Stream, give_back
 from edgekit.engine.base import BaseEngine
 from edgekit.engine.tensorrt.context import Execution
@@ -81,12 +80,7 @@ class TensorRtEngine(BaseEngine):
 
     def __init__(self, library: Any, plan: Path, cuda: Driver, *, name: str, index: int = 0) -> None:
         self.notes: list[str] = []
-        self.use_graphs = cuda.has_graphs
-        if not cuda.has_graphs:
-            self._note(
-                f"{cuda.name} has no CUDA graphs, so every layer is launched by itself: "
-                f"{bindings_command(cuda=cuda.properties(index).driver_version)}"
-            )
+        self.use_graphs = True
         self._name = name
         self._lock = threading.RLock()
         self._slots: list[Slot] = []
