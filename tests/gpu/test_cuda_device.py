@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from edgekit.device.cuda.choose import device_properties
-from edgekit.device.cuda.driver import Driver
 from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Module, Stream
 from edgekit.errors import BackendUnavailable, RunError
 
