@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.images import ImageSource, Placement, preprocess
+from edgekit.device.cuda.arrays import DeviceArray, is_on_device
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import Manifest, read_bundle
-from edgekit.errors import RunError, nearest
-from edgekit.runtime.stream import Pending, StartsRuns
+from edgekit.errors import RunError
+from edgekit.runtime.inputs import checked, host_arrays
+from edgekit.runtime.on_device import run_on_device
+from edgekit.runtime.stream import Pending, RunsOnDevice, StartsRuns
 from edgekit.runtime.tasks.classify import TASK as CLASSIFY
 from edgekit.runtime.tasks.classify import Classes
 from edgekit.runtime.tasks.detect import TASK as DETECT
 from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
 from edgekit.runtime.tasks.translate import TASK as TRANSLATE
-from edgekit.specs import Size, SizeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
+from edgekit.specs import sizes_of, sizes_take, specs_at, specs_text
 
 __all__ = ["Session", "session_from_bundle"]
 
@@ -96,8 +99,11 @@ class Session:
             if engine is not None:
                 engine.close()
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the engine on arrays by name and returns its outputs by name.
+
+        If an input is an array in the memory of the GPU (PyTorch, CuPy, or any other with DLPack or
+        ``__cuda_array_interface__``), it is read there, and the outputs are `DeviceArray`, which stay there.
 
         Types and shapes must be those of the engine, and dynamic sizes must be in the range that it was built for;
         memory order and byte order may differ. Values are not checked: NaN is passed on. The caller owns the outputs.
@@ -106,7 +112,9 @@ class Session:
         Raises:
             RunError: an input is missing, unknown, of another type or shape, or out of range; the session is closed.
         """
-        return self._run(_checked(feeds, self.inputs, self.manifest))
+        if isinstance(feeds, Mapping) and any(map(is_on_device, feeds.values())):
+            return dict(self._run_on_device(feeds))
+        return self._run(host_arrays(checked(feeds, self.inputs, self.manifest)))
 
     def run_async(self, feeds: Mapping[str, np.ndarray]) -> Pending:
         """Starts a run and returns immediately; ``result()`` of the returned object waits for the outputs.
@@ -118,7 +126,7 @@ class Session:
         Raises:
             RunError: as in `run`.
         """
-        arrays = _checked(feeds, self.inputs, self.manifest)
+        arrays = host_arrays(checked(feeds, self.inputs, self.manifest))
         if isinstance(self._open_engine(), StartsRuns):
             with self._lock:
                 engine = self._open_engine()
@@ -153,6 +161,16 @@ class Session:
     def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self._lock:
             return self._open_engine().run(arrays)
+
+    def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        with self._lock:
+            engine = self._open_engine()
+            if not isinstance(engine, RunsOnDevice):
+                raise RunError(
+                    f"'{self.manifest.name}': expected numpy arrays for an engine on the CPU, got arrays on a GPU",
+                    hint="copy them first: x.cpu().numpy()",
+                )
+            return run_on_device(engine, self.outputs, feeds, self.inputs, self.manifest)
 
     def _open_engine(self) -> Engine:
         if self._engine is None or self._closing:
@@ -271,59 +289,3 @@ class Session:
             RunError: as in `run`; or the engine is not a translator.
         """
         return TRANSLATE.tokens(self, source)
-
-
-def _checked(feeds: Any, specs: tuple[TensorSpec, ...], manifest: Manifest) -> dict[str, np.ndarray]:
-    """Checks the inputs and returns them contiguous and in native byte order."""
-    names = [spec.name for spec in specs]
-    if not isinstance(feeds, Mapping):
-        raise RunError(
-            f"inputs: expected a dictionary of arrays by name, got {type(feeds).__name__}",
-            hint=f"names: {', '.join(names)}",
-        )
-    for name in feeds:
-        if name not in names:
-            raise RunError(f"unknown input '{name}'", hint=nearest(str(name), names))
-    chosen: dict[str, int] = {}
-    return {spec.name: _checked_array(feeds, spec, chosen, manifest) for spec in specs}
-
-
-def _checked_array(
-    feeds: Mapping[str, Any], spec: TensorSpec, chosen: dict[str, int], manifest: Manifest
-) -> np.ndarray:
-    sizes = sizes_of(spec, manifest.shapes)
-    expected = f"input '{spec.name}': expected {spec.dtype} ({_dimensions(sizes)})"
-    if spec.name not in feeds:
-        raise RunError(f"{expected}, got nothing", hint=f"given inputs: {', '.join(map(str, feeds)) or 'none'}")
-    array = feeds[spec.name]
-    if not isinstance(array, np.ndarray):
-        raise RunError(f"{expected}, got {type(array).__name__}", hint="convert it with numpy.asarray")
-    got = f"({_dimensions(array.shape)})"
-    if array.dtype.name != spec.dtype:
-        raise RunError(f"{expected}, got {array.dtype.name} {got}", hint=f"convert it: array.astype('{spec.dtype}')")
-    if not sizes_take(sizes, array.shape):
-        raise RunError(f"{expected}, got {got}", hint=_shape_hint(array.shape, sizes, manifest.rebuild))
-    # Some engines lose the names that dimensions have in the graph.
-    named = next((own.shape for own in manifest.inputs if own.name == spec.name), spec.shape)
-    for size, name in zip(array.shape, named, strict=True):
-        if isinstance(name, str) and chosen.setdefault(name, size) != size:
-            raise RunError(
-                f"{expected}, got {got}: '{name}' is {chosen[name]} in another input",
-                hint="dimensions with the same name must have the same size in a run",
-            )
-    return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
-
-
-def _dimensions(shape: Sequence[Size | str]) -> str:
-    return f"{shape[0]}," if len(shape) == 1 else ", ".join(map(str, shape))
-
-
-def _shape_hint(got: tuple[int, ...], expected: Sequence[Size | str], rebuild: str) -> str:
-    if expected[0] == 1 and sizes_take(expected[1:], got):
-        return "add the batch axis: array[None]"
-    ranged = any(isinstance(size, SizeRange) for size in expected)
-    if not ranged and len(got) == len(expected) == 4 and got[:2] == tuple(expected[:2]):
-        return f"build it with --shape {got[2]}x{got[3]}"
-    if not rebuild:
-        return ""
-    return f"build it for {'another range' if ranged else 'another shape'}: {rebuild}"

@@ -1,12 +1,15 @@
-"""Protocols of asynchronous runs, and of engines that support them."""
+"""Protocols of asynchronous runs and of runs in device memory, and of the engines that support them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Pending", "StartsRuns"]
+from edgekit.device.cuda.resources import Context, Stream
+
+__all__ = ["Pending", "RunsOnDevice", "StartsRuns"]
 
 
 class Pending(Protocol):
@@ -31,4 +34,46 @@ class StartsRuns(Protocol):
 
     def run_async(self, feeds: dict[str, np.ndarray]) -> Pending:
         """Starts a run; the caller may change the arrays after this method returns."""
+        ...
+
+
+@runtime_checkable
+class RunsOnDevice(Protocol):
+    """An engine that reads its inputs from device memory and leaves its outputs there.
+
+    Methods are called by one thread at a time, while `context` is current.
+
+    Attributes:
+        context: the CUDA context of the engine's memory.
+        stream: the stream that the engine computes on.
+        graphs_dropped: how often captured runs became invalid; who has captured `enqueue` compares it.
+    """
+
+    @property
+    def context(self) -> Context: ...
+
+    @property
+    def stream(self) -> Stream: ...
+
+    @property
+    def graphs_dropped(self) -> int: ...
+
+    def output_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of the outputs for these shapes of the inputs.
+
+        Raises:
+            RunError: the engine was not built for these shapes, or a shape depends on the values of the inputs.
+        """
+        ...
+
+    def enqueue(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
+        """Submits a run to `stream`; the inputs and outputs are at these device addresses.
+
+        Raises:
+            RunError: the engine was not built for these shapes, or it failed.
+        """
+        ...
+
+    def capture_obstacle(self) -> str:
+        """Returns why `enqueue` cannot be captured in a CUDA graph; empty if it may be possible."""
         ...

@@ -34,7 +34,7 @@ def run_arrays(session: Session, source: Path, save: Path | None, *, as_json: bo
     outputs = session.run(_feeds(session, source))
     if save is not None:
         buffer = io.BytesIO()
-        np.savez(buffer, **outputs)  # type: ignore[arg-type]  # numpy types its flag among the arrays
+        np.savez(buffer, **outputs)
         write_file(save, buffer.getvalue())
         click.echo(f"wrote {save}", err=True)
     summary = {name: _summary(array) for name, array in outputs.items()}

@@ -152,10 +152,9 @@ class DeviceArray:
             RunError: CUDA failed.
         """
         with HostMemory(self._context, max(1, self.size_bytes)) as host, Stream(self._context) as stream:
-            with self._context.current():
+            with self._context.current(), stream.until_done():
                 if self.size_bytes:
                     stream.copy_to_host(host.array[: self.size_bytes], self.address)
-                stream.synchronize()
             return np.array(host.array[: self.size_bytes].view(np.ndarray).view(self.dtype).reshape(self.shape))
 
     @property

@@ -52,6 +52,7 @@ class Context(Owned):
 
     def __init__(self, driver: Driver, index: int = 0) -> None:
         self.driver = driver
+        self.index = index
         self._handle = driver.retain(index)
         self._give_back_by(driver.release, self._handle)
 
@@ -137,6 +138,17 @@ class Stream(_InContext):
     def synchronize(self) -> None:
         """Waits for all work in the stream."""
         self.driver.synchronize_stream(self.handle)
+
+    @contextmanager
+    def until_done(self) -> Iterator[None]:
+        """Waits for all work at the end of ``with``, also after an error, so that memory that it uses can be freed."""
+        try:
+            yield
+            self.synchronize()
+        except BaseException:
+            with suppress(RunError):  # the original error is raised instead
+                self.synchronize()
+            raise
 
     def wait(self, event: Event) -> None:
         """Makes later work in the stream wait for an event; the host does not wait."""

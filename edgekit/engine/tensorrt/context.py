@@ -106,9 +106,14 @@ class Execution:
         if not self._context.execute_async_v3(self._stream.address):
             raise self._error("to run")
 
+    @property
+    def decides_by_values(self) -> bool:
+        """Whether the shape of an output depends on the values of the inputs, and is known only after a run."""
+        return bool(self._allocators)
+
     def obstacle(self) -> str:
         """Returns why a run cannot be captured in a CUDA graph; empty if it may be possible."""
-        if self._allocators:
+        if self.decides_by_values:
             return "its output shapes are data-dependent, so that TensorRT waits for them"
         address = self._stream.address
         if hasattr(self._context, "is_stream_capturable") and not self._context.is_stream_capturable(address):

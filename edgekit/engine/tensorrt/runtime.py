@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class TensorRtEngine(BaseEngine):
         outputs: specifications of the outputs.
         notes: notes for the user about how it runs, such as why there is no CUDA graph.
         use_graphs: runs are replayed from CUDA graphs, after the first run of each shape.
+        graphs_dropped: see `RunsOnDevice`.
     """
 
     def __init__(self, library: Any, plan: Path, cuda: Driver, *, name: str, index: int = 0) -> None:
@@ -86,6 +87,7 @@ class TensorRtEngine(BaseEngine):
         self._slots: list[Slot] = []
         self._pending: dict[Slot, PendingRun] = {}
         self._apart: Lanes | None = None
+        self.graphs_dropped = 0
         self._known_shapes: set[Shapes] = set()
         self._shared_memory = cuda.properties(index).integrated
         with ExitStack() as stack:
@@ -150,6 +152,40 @@ class TensorRtEngine(BaseEngine):
             end_to_end_ms=(end - start) * 1e3,
         )
 
+    @property
+    def context(self) -> Context:
+        """See `RunsOnDevice`."""
+        return self._context
+
+    @property
+    def stream(self) -> Stream:
+        """See `RunsOnDevice`."""
+        return self._stream
+
+    def output_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """See `RunsOnDevice.output_shapes`."""
+        self._require_open()
+        with self._lock:
+            if self._execution.decides_by_values:
+                raise RunError("the shapes of its outputs depend on the values of its inputs")
+            self._prepare(self._in_order(shapes))
+            names = [tensor.name for tensor in self._execution.outputs]
+            return dict(zip(names, self._execution.output_shapes(), strict=True))
+
+    def enqueue(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
+        """See `RunsOnDevice.enqueue`."""
+        self._require_open()
+        with self._lock:
+            self._prepare(self._in_order(shapes))
+            self._execution.enqueue(addresses)
+
+    def capture_obstacle(self) -> str:
+        """See `RunsOnDevice.capture_obstacle`."""
+        return self._execution.obstacle()
+
+    def _in_order(self, shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+        return tuple(shapes[tensor.name] for tensor in self._execution.inputs)
+
     def _release(self) -> None:
         """Waits for the runs in flight, whose outputs stay available, and frees all resources."""
         with self._lock:
@@ -179,9 +215,8 @@ class TensorRtEngine(BaseEngine):
         """Enqueues a run, and captures it if it is the first of its shapes; returns the output shapes."""
         shapes = tuple(feeds[tensor.name].shape for tensor in self._execution.inputs)
         recording = slot.recording(shapes) if self.use_graphs else None
-        if recording is None and self._execution.prepare(shapes):
-            for other in self._slots:
-                other.drop_recordings()
+        if recording is None:
+            self._prepare(shapes)
         mark()
         slot.send(feeds, lanes)
         mark()
@@ -197,6 +232,12 @@ class TensorRtEngine(BaseEngine):
         if recording is None:
             self._after_first(slot, shapes, output_shapes)
         return output_shapes
+
+    def _prepare(self, shapes: Shapes) -> None:
+        if self._execution.prepare(shapes):
+            self.graphs_dropped += 1
+            for slot in self._slots:
+                slot.drop_recordings()
 
     def _after_first(self, slot: Slot, shapes: Shapes, output_shapes: list[tuple[int, ...]]) -> None:
         """Captures a run in a CUDA graph; TensorRT needs one plain run of new shapes before."""

@@ -1,0 +1,87 @@
+"""Checks the inputs of a run: names, types, shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edgekit.device.cuda.arrays import ForeignArray
+from edgekit.engine.bundle.manifest import Manifest
+from edgekit.errors import RunError, nearest
+from edgekit.specs import Size, SizeRange, TensorSpec, sizes_of, sizes_take
+
+__all__ = ["Array", "checked", "host_arrays"]
+
+Array: TypeAlias = "np.ndarray | ForeignArray"
+
+
+def checked(feeds: Any, specs: tuple[TensorSpec, ...], manifest: Manifest) -> dict[str, Array]:
+    """Checks inputs and returns them by name, in the engine's order.
+
+    Raises:
+        RunError: an input is missing, unknown, of another type or shape, or out of range.
+    """
+    names = [spec.name for spec in specs]
+    if not isinstance(feeds, Mapping):
+        raise RunError(
+            f"inputs: expected a dictionary of arrays by name, got {type(feeds).__name__}",
+            hint=f"names: {', '.join(names)}",
+        )
+    for name in feeds:
+        if name not in names:
+            raise RunError(f"unknown input '{name}'", hint=nearest(str(name), names))
+    chosen: dict[str, int] = {}
+    return {spec.name: _checked_array(feeds, spec, chosen, manifest) for spec in specs}
+
+
+def host_arrays(arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """Returns arrays in host memory as engines take them: contiguous, and in native byte order."""
+    return {
+        name: np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+        for name, array in arrays.items()
+        if isinstance(array, np.ndarray)
+    }
+
+
+def _checked_array(feeds: Mapping[str, Any], spec: TensorSpec, chosen: dict[str, int], manifest: Manifest) -> Array:
+    sizes = sizes_of(spec, manifest.shapes)
+    expected = f"input '{spec.name}': expected {spec.dtype} ({_dimensions(sizes)})"
+    if spec.name not in feeds:
+        raise RunError(f"{expected}, got nothing", hint=f"given inputs: {', '.join(map(str, feeds)) or 'none'}")
+    array = feeds[spec.name]
+    if not isinstance(array, (np.ndarray, ForeignArray)):
+        raise RunError(f"{expected}, got {type(array).__name__}", hint="convert it with numpy.asarray")
+    got = f"({_dimensions(array.shape)})"
+    dtype = array.dtype.name if isinstance(array, np.ndarray) else array.dtype
+    if dtype != spec.dtype:
+        raise RunError(f"{expected}, got {dtype} {got}", hint=f"convert it: array.astype('{spec.dtype}')")
+    if not sizes_take(sizes, array.shape):
+        raise RunError(f"{expected}, got {got}", hint=_shape_hint(array.shape, sizes, manifest.rebuild))
+    # Some engines lose the names that dimensions have in the graph.
+    named = next((own.shape for own in manifest.inputs if own.name == spec.name), spec.shape)
+    for size, name in zip(array.shape, named, strict=True):
+        if isinstance(name, str) and chosen.setdefault(name, size) != size:
+            raise RunError(
+                f"{expected}, got {got}: '{name}' is {chosen[name]} in another input",
+                hint="dimensions with the same name must have the same size in a run",
+            )
+    if isinstance(array, ForeignArray) and not array.is_contiguous:
+        raise RunError(f"{expected}, contiguous, got strides of {array.strides} bytes", hint="copy it: x.contiguous()")
+    return array
+
+
+def _dimensions(shape: Sequence[Size | str]) -> str:
+    return f"{shape[0]}," if len(shape) == 1 else ", ".join(map(str, shape))
+
+
+def _shape_hint(got: tuple[int, ...], expected: Sequence[Size | str], rebuild: str) -> str:
+    if expected[0] == 1 and sizes_take(expected[1:], got):
+        return "add the batch axis: array[None]"
+    ranged = any(isinstance(size, SizeRange) for size in expected)
+    if not ranged and len(got) == len(expected) == 4 and got[:2] == tuple(expected[:2]):
+        return f"build it with --shape {got[2]}x{got[3]}"
+    if not rebuild:
+        return ""
+    return f"build it for {'another range' if ranged else 'another shape'}: {rebuild}"
