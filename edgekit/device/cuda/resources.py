@@ -14,7 +14,18 @@ import numpy as np
 from edgekit.device.cuda.driver import Driver, Handle
 from edgekit.errors import RunError
 
-__all__ = ["Context", "DeviceMemory", "Event", "Graph", "HostMemory", "Module", "Stream", "give_back"]
+__all__ = [
+    "Context",
+    "DeviceMemory",
+    "Event",
+    "Graph",
+    "HostMemory",
+    "Module",
+    "Stream",
+    "close_when_idle",
+    "give_back",
+    "settle",
+]
 
 T = TypeVar("T", bound="Owned")
 
@@ -92,6 +103,24 @@ def give_back(context: Context, call: Callable[..., object], *arguments: object)
         if not entered:  # a context that cannot be entered is broken, but its resources must still be freed
             with suppress(RunError):
                 call(*arguments)
+
+
+def close_when_idle(context: Context, streams: Sequence[Stream], stack: ExitStack) -> None:
+    """Waits until streams of a context are idle, and then closes the resources in ``stack``, also after an error."""
+    with stack:
+        give_back(context, _wait_for, streams)
+
+
+def settle(context: Context, streams: Sequence[Stream]) -> None:
+    """Waits until streams are idle, after a failure that is reported already."""
+    with suppress(RunError):
+        give_back(context, _wait_for, streams)
+
+
+def _wait_for(streams: Sequence[Stream]) -> None:
+    with ExitStack() as stack:
+        for stream in streams:
+            stack.callback(stream.synchronize)
 
 
 class DeviceMemory(_InContext):

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from edgekit.device.cuda.choose import driver
 from edgekit.device.cuda.driver import Driver
-from edgekit.device.cuda.resources import Context, Event, Graph, Stream, give_back
+from edgekit.device.cuda.resources import Context, Event, Graph, Stream, close_when_idle, give_back, settle
 from edgekit.engine.base import BaseEngine
 from edgekit.engine.tensorrt.context import Execution
 from edgekit.engine.tensorrt.plan import Plan
@@ -101,7 +101,7 @@ class TensorRtEngine(BaseEngine):
             self._keep_compiled()
             self._stack = stack.pop_all()
         self._streams = [self._stream]
-        self._finalizer = weakref.finalize(self, _tear_down, self._context, self._streams, self._stack)
+        self._finalizer = weakref.finalize(self, close_when_idle, self._context, self._streams, self._stack)
         self._together = Lanes(self._stream, self._stream, self._stream)
         self.inputs = tuple(_spec(tensor) for tensor in self._execution.inputs)
         self.outputs = tuple(_spec(tensor) for tensor in self._execution.outputs)
@@ -287,8 +287,7 @@ class TensorRtEngine(BaseEngine):
 
     def _settle(self) -> None:
         """Waits until no run is in flight, after a failure that is reported already."""
-        with suppress(RunError):
-            give_back(self._context, _wait_for, self._streams)
+        settle(self._context, self._streams)
 
     def _lanes_apart(self) -> Lanes:
         """Returns separate streams for copies in each direction and computation; one stream if memory is shared."""
@@ -342,17 +341,6 @@ class PendingRun:
             raise self.error
         assert self.outputs is not None
         return self.outputs
-
-
-def _tear_down(context: Context, streams: list[Stream], stack: ExitStack) -> None:
-    with stack:
-        give_back(context, _wait_for, streams)
-
-
-def _wait_for(streams: list[Stream]) -> None:
-    with ExitStack() as stack:
-        for stream in streams:
-            stack.callback(stream.synchronize)
 
 
 def _spec(tensor: Tensor) -> TensorSpec:
