@@ -11,11 +11,12 @@ import numpy as np
 from edgekit.device.cuda.arrays import DeviceArray, ForeignArray, foreign_array, is_on_device
 from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory
 from edgekit.engine.bundle.manifest import Manifest
+from edgekit.errors import RunError
 from edgekit.runtime.inputs import Array, checked
 from edgekit.runtime.stream import RunsOnDevice
 from edgekit.specs import TensorSpec
 
-__all__ = ["run_on_device"]
+__all__ = ["copied_to_host", "run_on_device"]
 
 
 def run_on_device(
@@ -57,6 +58,23 @@ def run_on_device(
             addresses = {name: _address(engine, array, stack) for name, array in arrays.items()}
             engine.enqueue(shapes, addresses | {name: array.address for name, array in made.items()})
     return made
+
+
+def copied_to_host(engine: RunsOnDevice, array: Any) -> np.ndarray:
+    """Copies an array of another library from device memory.
+
+    Raises:
+        RunError: CUDA failed, or the array has gaps.
+    """
+    with engine.context.current():
+        found = foreign_array(array, engine.stream)
+        if not found.is_contiguous:
+            raise RunError(
+                f"array: expected a contiguous one, got strides of {found.strides} bytes for shape {found.shape}",
+                hint="copy it: x.contiguous()",
+            )
+        engine.stream.synchronize()  # until the array's producer is done
+        return DeviceArray(engine.context, found.address, found.shape, np.dtype(found.dtype), owner=found).numpy()
 
 
 def _address(engine: RunsOnDevice, array: Array, stack: ExitStack) -> int:

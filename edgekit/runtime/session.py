@@ -6,24 +6,29 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from edgekit.data.images import ImageSource, Placement, preprocess
+from edgekit.data.frames import Format, rgb_frame
+from edgekit.data.images import ImageSource, Placement, preprocess, read_image
 from edgekit.device.cuda.arrays import DeviceArray, is_on_device
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import Manifest, read_bundle
-from edgekit.errors import RunError
+from edgekit.errors import BackendUnavailable, RunError
+from edgekit.runtime.detection import DetectionPipeline, PendingRows
 from edgekit.runtime.inputs import checked, host_arrays
-from edgekit.runtime.on_device import run_on_device
+from edgekit.runtime.on_device import copied_to_host, run_on_device
 from edgekit.runtime.stream import Pending, RunsOnDevice, StartsRuns
+from edgekit.runtime.tasks.choose import task_of
 from edgekit.runtime.tasks.classify import TASK as CLASSIFY
 from edgekit.runtime.tasks.classify import Classes
 from edgekit.runtime.tasks.detect import TASK as DETECT
 from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
+from edgekit.runtime.tasks.task import ImageTask
 from edgekit.runtime.tasks.translate import TASK as TRANSLATE
 from edgekit.specs import sizes_of, sizes_take, specs_at, specs_text
 
@@ -67,6 +72,9 @@ class Session:
         self._starting = threading.Lock()
         self._closing = False  # set without the lock, so that no run starts while `close` waits for the lock
         self._worker: ThreadPoolExecutor | None = None
+        self._pipeline: DetectionPipeline | None = None
+        self._device_notes: tuple[str, ...] = ()
+        self._detects_on_device = True  # until the first frame shows that it does not
         self.inputs = tuple(engine.inputs)
         self.outputs = tuple(engine.outputs)
 
@@ -82,8 +90,9 @@ class Session:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for the user from the build and from the loaded engine."""
-        return (*self.manifest.notes, *(self._engine.notes if self._engine is not None else ()))
+        """Notes for the user from the build, from the loaded engine, and about what runs on the CPU in its place."""
+        engine = self._engine.notes if self._engine is not None else ()
+        return (*self.manifest.notes, *engine, *self._device_notes)
 
     def close(self) -> None:
         """Closes the engine after the current run, if any; a second call does nothing.
@@ -96,8 +105,12 @@ class Session:
             worker, self._worker = self._worker, None
             if worker is not None:
                 worker.shutdown(wait=False)
-            if engine is not None:
-                engine.close()
+            pipeline, self._pipeline = self._pipeline, None
+            with ExitStack() as stack:
+                if engine is not None:
+                    stack.callback(engine.close)
+                if pipeline is not None:
+                    stack.callback(pipeline.close)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the engine on arrays by name and returns its outputs by name.
@@ -116,7 +129,7 @@ class Session:
             return dict(self._run_on_device(feeds))
         return self._run(host_arrays(checked(feeds, self.inputs, self.manifest)))
 
-    def run_async(self, feeds: Mapping[str, np.ndarray]) -> Pending:
+    def run_async(self, feeds: Mapping[str, np.ndarray]) -> Pending[dict[str, np.ndarray]]:
         """Starts a run and returns immediately; ``result()`` of the returned object waits for the outputs.
 
         Runs execute in the order in which they were started. The caller may change the arrays after the call. On a
@@ -139,24 +152,82 @@ class Session:
                 self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgekit")
             return self._worker.submit(self._run, {name: array.copy() for name, array in arrays.items()})
 
-    def stream(self, frames: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-        """Yields the outputs of each frame, for video: the next frame is read and started while one is computed.
+    def stream(self, frames: Iterable[Any], *, format: Format = "rgb", **options: Any) -> Iterator[Any]:
+        """Yields the result of each frame, for video: the next frame is read and started while one is computed.
 
-        The outputs of a frame are yielded after the next frame is read; at most two frames are in memory.
+        A frame is an image, as in `detect`, or inputs by name, as in `run`; the result is that of `detect` or
+        `classify`, or the outputs by name. The result of a frame is yielded after the next frame is read; at most two
+        frames are in memory.
 
         Args:
-            frames: inputs as in `run`, in order; may be infinite.
+            frames: the frames in order; may be infinite.
+            format: pixel format of images that are arrays; see `detect`.
+            options: options of `detect` or `classify`.
 
         Raises:
-            RunError: as in `run`, when the frame is started or its outputs are yielded.
+            DataError: an image cannot be read.
+            RunError: as in `run`, when the frame is started or its result is yielded.
+            UsageError: an option is out of range.
         """
-        pending: deque[Pending] = deque()
-        for feeds in frames:
-            pending.append(self.run_async(feeds))
+        pending: deque[Pending[Any]] = deque()
+        for frame in frames:
+            pending.append(self._started(frame, format, options))
             if len(pending) == IN_FLIGHT:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+    def _started(self, frame: Any, format: Format, options: dict[str, Any]) -> Pending[Any]:
+        task = task_of(self.manifest)
+        if isinstance(frame, Mapping) or not isinstance(task, ImageTask):
+            return self.run_async(frame)
+        return task.start(self, frame, format=format, **options)
+
+    def detect_on_device(
+        self, image: ImageSource, format: Format, *, score_threshold: float, iou_threshold: float, max_detections: int
+    ) -> Pending[np.ndarray] | None:
+        """Starts a detection whose every step runs on the GPU; `detect` and `stream` use it.
+
+        Returns:
+            The detections to be, of type `edgekit.kernels.decode.device.DETECTION`. None if a step has to run on the
+            CPU; `notes` has the reason if the engine runs on a GPU.
+
+        Raises:
+            DataError: the image cannot be read.
+            RunError: the run failed, or the session is closed.
+        """
+        if not self._detects_on_device or not isinstance(self._open_engine(), RunsOnDevice):
+            return None
+        # Images are decoded outside of the lock.
+        frame = image if is_on_device(image) or isinstance(image, np.ndarray) else read_image(image)
+        with self._lock:
+            pipeline = self._open_pipeline(max_detections)
+            if pipeline is None:
+                return None
+            started = pipeline.start(
+                frame,
+                format,
+                score_threshold=score_threshold,
+                iou_threshold=iou_threshold,
+                max_detections=max_detections,
+            )
+            return _Started(self._lock, pipeline, started)
+
+    def _open_pipeline(self, max_detections: int) -> DetectionPipeline | None:
+        engine = self._open_engine()
+        assert isinstance(engine, RunsOnDevice)
+        if self._pipeline is not None and self._pipeline.max_detections < max_detections:
+            self._pipeline.close()
+            self._pipeline = None
+        if self._pipeline is None and self._detects_on_device:
+            try:
+                self._pipeline = DetectionPipeline(
+                    engine, self.inputs, self.outputs, self.manifest, max_detections=max_detections
+                )
+            except (RunError, BackendUnavailable) as e:
+                self._detects_on_device = False
+                self._device_notes = (f"frames are preprocessed and decoded on the CPU: {e.message}",)
+        return self._pipeline
 
     def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self._lock:
@@ -166,24 +237,28 @@ class Session:
         with self._lock:
             engine = self._open_engine()
             if not isinstance(engine, RunsOnDevice):
-                raise RunError(
-                    f"'{self.manifest.name}': expected numpy arrays for an engine on the CPU, got arrays on a GPU",
-                    hint="copy them first: x.cpu().numpy()",
-                )
+                raise self._expects_host_arrays()
             return run_on_device(engine, self.outputs, feeds, self.inputs, self.manifest)
+
+    def _expects_host_arrays(self) -> RunError:
+        return RunError(
+            f"'{self.manifest.name}': expected numpy arrays for an engine on the CPU, got arrays on a GPU",
+            hint="copy them first: x.cpu().numpy()",
+        )
 
     def _open_engine(self) -> Engine:
         if self._engine is None or self._closing:
             raise RunError(f"'{self.manifest.name}': expected an open session, got a closed one")
         return self._engine
 
-    def preprocess(self, image: ImageSource) -> tuple[dict[str, np.ndarray], Placement]:
+    def preprocess(self, image: ImageSource, *, format: Format = "rgb") -> tuple[dict[str, np.ndarray], Placement]:
         """Converts an image to inputs for `run`; also returns its placement in the input.
 
         If the engine has dynamic image sizes, the image is resized to the opt size.
 
         Args:
-            image: a file, a Pillow image, or a uint8 RGB array of shape ``(H, W, 3)``.
+            image: a file, a Pillow image, or a uint8 array; of shape ``(H, W, 3)`` in RGB.
+            format: pixel format of an array; see `edgekit.data.frames.frame_size` for the shapes.
 
         Raises:
             DataError: the image cannot be read.
@@ -203,8 +278,20 @@ class Session:
                 f"input '{spec.name}': expected an engine with batch size 1, got one built for {first}",
                 hint="build it with a batch size of 1, or pass arrays to run()",
             )
+        if is_on_device(image):
+            image = self._on_host(image)
+        if isinstance(image, np.ndarray):
+            image = rgb_frame(image, format)
         batch, placement = preprocess(image, how, specs_at([spec], self.manifest.shapes)[0].shape)
         return {spec.name: np.asarray(batch, spec.dtype)}, placement  # the engine's inputs may be half precision
+
+    def _on_host(self, array: Any) -> np.ndarray:
+        """Copies an array from the GPU, for a step that has to run on the CPU."""
+        with self._lock:
+            engine = self._open_engine()
+            if not isinstance(engine, RunsOnDevice):
+                raise self._expects_host_arrays()
+            return copied_to_host(engine, array)
 
     def postprocess(
         self,
@@ -229,14 +316,21 @@ class Session:
         self,
         image: ImageSource,
         *,
+        format: Format = "rgb",
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
     ) -> Detections:
         """Finds objects in an image: `preprocess`, `run` and `postprocess` in one call.
 
+        An engine on a GPU preprocesses, decodes and suppresses there too, without host synchronization in between.
+        Where that is not possible, `notes` says why, and those steps run on the CPU, with the same results.
+
         Args:
-            image: a file, a Pillow image, or a uint8 RGB array of shape ``(H, W, 3)``.
+            image: a file, a Pillow image, or a uint8 array: on the host, or on the GPU (PyTorch, CuPy, or any other
+                with DLPack or ``__cuda_array_interface__``), where it is read without a copy.
+            format: pixel format of an array. ``rgb`` and ``bgr`` have the shape ``(H, W, 3)``, ``rgba`` and ``bgra``
+                ``(H, W, 4)``, ``gray`` ``(H, W)``, and ``nv12`` ``(H * 3 / 2, W)``.
             score_threshold: only detections with a greater score are returned. The default of this and of the other
                 options is the recipe's value.
             iou_threshold: a box that overlaps a better one of its class by more than this is dropped.
@@ -250,16 +344,18 @@ class Session:
         return DETECT.predict(
             self,
             image,
+            format=format,
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
         )
 
-    def classify(self, image: ImageSource, *, top: int = 5) -> Classes:
+    def classify(self, image: ImageSource, *, format: Format = "rgb", top: int = 5) -> Classes:
         """Classifies an image: returns the most probable classes, best first.
 
         Args:
-            image: a file, a Pillow image, or a uint8 RGB array of shape ``(H, W, 3)``.
+            image: a file, a Pillow image, or a uint8 array.
+            format: pixel format of an array; see `detect`.
             top: maximum number of classes.
 
         Raises:
@@ -267,7 +363,7 @@ class Session:
             RunError: the engine is not an image classifier, or the session is closed.
             UsageError: ``top`` is less than 1.
         """
-        return CLASSIFY.predict(self, image, top=top)
+        return CLASSIFY.predict(self, image, format=format, top=top)
 
     def translate(self, text: str) -> str:
         """Translates a text with greedy decoding.
@@ -289,3 +385,20 @@ class Session:
             RunError: as in `run`; or the engine is not a translator.
         """
         return TRANSLATE.tokens(self, source)
+
+
+class _Started:
+    """A detection on the GPU that is in flight; see `Pending`."""
+
+    def __init__(self, lock: threading.Lock, pipeline: DetectionPipeline, rows: PendingRows) -> None:
+        self._lock = lock
+        self._pipeline = pipeline
+        self._rows = rows
+
+    def done(self) -> bool:
+        with self._lock:
+            return self._pipeline.is_done(self._rows)
+
+    def result(self) -> np.ndarray:
+        with self._lock:
+            return self._pipeline.collect(self._rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -11,16 +11,18 @@ from edgekit.device.cuda.resources import Context, Stream
 
 __all__ = ["Pending", "RunsOnDevice", "StartsRuns"]
 
+T_co = TypeVar("T_co", covariant=True)
 
-class Pending(Protocol):
+
+class Pending(Protocol[T_co]):
     """A started run; `concurrent.futures.Future` implements this protocol."""
 
     def done(self) -> bool:
         """Whether the run is done, so that `result` returns immediately."""
         ...
 
-    def result(self) -> dict[str, np.ndarray]:
-        """Waits for the outputs and returns them by name.
+    def result(self) -> T_co:
+        """Waits for the result and returns it: of an engine's run, the outputs by name.
 
         Raises:
             RunError: the run failed, or the session was closed before it began.
@@ -32,7 +34,7 @@ class Pending(Protocol):
 class StartsRuns(Protocol):
     """An engine with asynchronous runs, which need no thread of the host."""
 
-    def run_async(self, feeds: dict[str, np.ndarray]) -> Pending:
+    def run_async(self, feeds: dict[str, np.ndarray]) -> Pending[dict[str, np.ndarray]]:
         """Starts a run; the caller may change the arrays after this method returns."""
         ...
 

@@ -7,12 +7,14 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import edgekit.runtime.tasks
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError
-from edgekit.runtime.tasks.task import EngineTask
+
+if TYPE_CHECKING:  # its module imports this one
+    from edgekit.runtime.tasks.task import EngineTask
 
 __all__ = ["declared_in", "require_task", "task_of", "tasks"]
 

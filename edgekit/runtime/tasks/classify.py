@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgekit.data.images import ImageSource
+from edgekit.data.images import Placement
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError, UsageError
 from edgekit.runtime.tasks.choose import require_task
-from edgekit.runtime.tasks.task import ImageTask, OpenSession, Shown
+from edgekit.runtime.tasks.task import ImageTask, Shown
 
 __all__ = ["TASK", "Class", "Classes", "classes_from_outputs", "logits_from_outputs", "softmax"]
 
@@ -114,11 +114,11 @@ class Classify(ImageTask[Classes]):
     method = "use classify(), which takes an image"
     options = ("top",)
 
-    def predict(self, session: OpenSession, image: ImageSource, *, top: int = 5) -> Classes:
-        """See `Session.classify`."""
-        require_task(self, session.manifest)
-        feeds, _ = session.preprocess(image)
-        return classes_from_outputs(session.run(feeds), session.manifest, top=top)
+    def result(
+        self, outputs: Mapping[str, np.ndarray], manifest: Manifest, placement: Placement, **options: Any
+    ) -> Classes:
+        """See `classes_from_outputs`."""
+        return classes_from_outputs(outputs, manifest, **options)
 
     def shown(self, result: Classes) -> Shown:
         """See `ImageTask.shown`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +11,16 @@ import numpy as np
 from PIL import Image
 
 from edgekit.data.coco import COCO_CATEGORY_IDS, is_coco
+from edgekit.data.frames import Format
 from edgekit.data.images import ImageSource, Placement
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError
 from edgekit.kernels.decode.yolo import decode
-from edgekit.kernels.nms.suppress import nms
+from edgekit.kernels.nms.suppress import check_thresholds, nms
 from edgekit.runtime.draw import draw
+from edgekit.runtime.stream import Pending
 from edgekit.runtime.tasks.choose import require_task
-from edgekit.runtime.tasks.task import ImageTask, OpenSession, Shown
+from edgekit.runtime.tasks.task import ImageTask, OpenSession, Shown, Started
 
 __all__ = ["TASK", "Detection", "Detections", "coco_results", "detections_from_outputs"]
 
@@ -60,6 +62,46 @@ class Detections:
         return (Detection(label, score, tuple(box)) for label, score, box in rows)
 
 
+@dataclass(frozen=True)
+class Thresholds:
+    """What is detected.
+
+    Attributes:
+        score_threshold: only boxes with a greater score; 0 to 1.
+        iou_threshold: maximum overlap of a detection with a better one of its class; 0 to 1.
+        max_detections: maximum number of detections of an image.
+    """
+
+    score_threshold: float
+    iou_threshold: float
+    max_detections: int
+
+
+def thresholds_of(
+    manifest: Manifest,
+    *,
+    score_threshold: float | None = None,
+    iou_threshold: float | None = None,
+    max_detections: int | None = None,
+) -> Thresholds:
+    """Returns the given thresholds, and those of the manifest where none is given.
+
+    Raises:
+        RunError: the engine is not a detector.
+        UsageError: a threshold is out of range.
+    """
+    how = manifest.postprocess
+    if how is None:
+        raise RunError(f"'{manifest.name}': expected a detector, got an engine for task '{manifest.task}'")
+    found = Thresholds(
+        how.score_threshold if score_threshold is None else score_threshold,
+        how.iou_threshold if iou_threshold is None else iou_threshold,
+        how.max_detections if max_detections is None else max_detections,
+    )
+    check_thresholds(found.score_threshold, found.iou_threshold, found.max_detections)
+    return found
+
+
 def detections_from_outputs(
     outputs: Mapping[str, np.ndarray],
     manifest: Manifest,
@@ -83,28 +125,24 @@ def detections_from_outputs(
         RunError: the engine is not a detector, or an output does not fit the manifest.
         UsageError: a threshold is out of range.
     """
-    how = manifest.postprocess
-    if how is None:
-        raise RunError(f"'{manifest.name}': expected a detector, got an engine for task '{manifest.task}'")
-    score_threshold = how.score_threshold if score_threshold is None else score_threshold
-    iou_threshold = how.iou_threshold if iou_threshold is None else iou_threshold
-    max_detections = how.max_detections if max_detections is None else max_detections
-
+    thresholds = thresholds_of(
+        manifest, score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections
+    )
+    assert manifest.postprocess is not None  # checked by `thresholds_of`
     # Box sizes are exponentials, which easily overflow half precision.
     wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in outputs.items()}
-    boxes, scores, classes = decode(wide, how, score_threshold=score_threshold)
-    kept = nms(
-        boxes,
-        scores,
-        classes,
-        score_threshold=score_threshold,
-        iou_threshold=iou_threshold,
-        max_detections=max_detections,
-    )
+    boxes, scores, classes = decode(wide, manifest.postprocess, score_threshold=thresholds.score_threshold)
+    kept = nms(boxes, scores, classes, **asdict(thresholds))
     corners = placement.to_image(boxes[kept])
     visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
     kept = kept[visible]
     return Detections(corners[visible], scores[kept], classes[kept], manifest.labels)
+
+
+def detections_from_rows(rows: np.ndarray, manifest: Manifest) -> Detections:
+    """Converts the rows of `edgekit.kernels.decode.device.DETECTION`, in px of the image, to detections."""
+    boxes, scores, classes = (np.ascontiguousarray(rows[name]) for name in ("box", "score", "class"))
+    return Detections(boxes, scores, classes.astype(np.int64), manifest.labels)
 
 
 def coco_results(detections: Detections, image_id: int) -> list[dict[str, Any]]:
@@ -141,25 +179,32 @@ class Detect(ImageTask[Detections]):
     draws = "boxes"
 
     def predict(
-        self,
-        session: OpenSession,
-        image: ImageSource,
-        *,
-        score_threshold: float | None = None,
-        iou_threshold: float | None = None,
-        max_detections: int | None = None,
+        self, session: OpenSession, image: ImageSource, *, format: Format = "rgb", **options: Any
     ) -> Detections:
         """See `Session.detect`."""
         require_task(self, session.manifest)
-        feeds, placement = session.preprocess(image)
-        return detections_from_outputs(
-            session.run(feeds),
-            session.manifest,
-            placement,
-            score_threshold=score_threshold,
-            iou_threshold=iou_threshold,
-            max_detections=max_detections,
-        )
+        thresholds = thresholds_of(session.manifest, **options)
+        started = session.detect_on_device(image, format, **asdict(thresholds))
+        if started is None:
+            return super().predict(session, image, format=format, **options)
+        return detections_from_rows(started.result(), session.manifest)
+
+    def start(
+        self, session: OpenSession, image: ImageSource, *, format: Format = "rgb", **options: Any
+    ) -> Pending[Detections]:
+        """See `Session.stream`."""
+        require_task(self, session.manifest)
+        thresholds = thresholds_of(session.manifest, **options)
+        started = session.detect_on_device(image, format, **asdict(thresholds))
+        if started is None:
+            return super().start(session, image, format=format, **options)
+        return Started(started, lambda rows: detections_from_rows(rows, session.manifest))
+
+    def result(
+        self, outputs: Mapping[str, np.ndarray], manifest: Manifest, placement: Placement, **options: Any
+    ) -> Detections:
+        """See `detections_from_outputs`."""
+        return detections_from_outputs(outputs, manifest, placement, **options)
 
     def shown(self, result: Detections) -> Shown:
         """See `ImageTask.shown`."""

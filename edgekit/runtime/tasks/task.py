@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from edgekit.data.frames import Format
 from edgekit.data.images import ImageSource, Placement
 from edgekit.engine.bundle.manifest import Manifest
+from edgekit.runtime.stream import Pending
+from edgekit.runtime.tasks.choose import require_task
 from edgekit.specs import TensorSpec
 
 __all__ = ["EngineTask", "InputKind", "OpenSession", "ImageTask", "Shown", "TextTask"]
 
 InputKind = Literal["images", "texts", "arrays"]
+Raw = TypeVar("Raw")
 Result = TypeVar("Result")
 
 
@@ -30,8 +34,18 @@ class OpenSession(Protocol):
         """See `Session.run`."""
         ...
 
-    def preprocess(self, image: ImageSource) -> tuple[dict[str, np.ndarray], Placement]:
+    def run_async(self, feeds: Mapping[str, np.ndarray]) -> Pending[dict[str, np.ndarray]]:
+        """See `Session.run_async`."""
+        ...
+
+    def preprocess(self, image: ImageSource, *, format: Format = "rgb") -> tuple[dict[str, np.ndarray], Placement]:
         """See `Session.preprocess`."""
+        ...
+
+    def detect_on_device(
+        self, image: ImageSource, format: Format, *, score_threshold: float, iou_threshold: float, max_detections: int
+    ) -> Pending[np.ndarray] | None:
+        """See `Session.detect_on_device`."""
         ...
 
 
@@ -47,6 +61,22 @@ class Shown(NamedTuple):
     headline: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+
+
+class Started(Generic[Raw, Result]):
+    """A run that is in flight, and what makes the result of its outputs."""
+
+    def __init__(self, run: Pending[Raw], finish: Callable[[Raw], Result]) -> None:
+        self._run = run
+        self._finish = finish
+
+    def done(self) -> bool:
+        """See `Pending.done`."""
+        return self._run.done()
+
+    def result(self) -> Result:
+        """See `Pending.result`."""
+        return self._finish(self._run.result())
 
 
 class EngineTask:
@@ -97,13 +127,41 @@ class ImageTask(EngineTask, ABC, Generic[Result]):
             return super().example(manifest)
         return f"photo.jpg --save {self.draws}.jpg" if self.draws else "photo.jpg"
 
-    @abstractmethod
-    def predict(self, *arguments: Any, **options: Any) -> Result:
-        """Returns the result for an image; called as ``predict(session, image, **options)`` with the task's `options`.
+    def predict(self, session: OpenSession, image: ImageSource, *, format: Format = "rgb", **options: Any) -> Result:
+        """Returns the result for an image.
+
+        Args:
+            session: the session of the engine.
+            image: a file, a Pillow image, or an array.
+            format: the pixel format of an array.
+            options: the task's `options`.
 
         Raises:
             DataError: the image cannot be read.
             RunError: the engine is for another task, or the session is closed.
+            UsageError: an option is out of range.
+        """
+        require_task(self, session.manifest)
+        feeds, placement = session.preprocess(image, format=format)
+        return self.result(session.run(feeds), session.manifest, placement, **options)
+
+    def start(
+        self, session: OpenSession, image: ImageSource, *, format: Format = "rgb", **options: Any
+    ) -> Pending[Result]:
+        """Starts the prediction for an image and returns immediately; see `predict`."""
+        require_task(self, session.manifest)
+        feeds, placement = session.preprocess(image, format=format)
+        run = session.run_async(feeds)
+        return Started(run, lambda outputs: self.result(outputs, session.manifest, placement, **options))
+
+    @abstractmethod
+    def result(
+        self, outputs: Mapping[str, np.ndarray], manifest: Manifest, placement: Placement, **options: Any
+    ) -> Result:
+        """Converts the outputs of an engine, for a batch of one image, to the result.
+
+        Raises:
+            RunError: the outputs do not fit the manifest.
             UsageError: an option is out of range.
         """
 
