@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, TypeAlias
@@ -11,7 +12,7 @@ import numpy as np
 from edgekit.device.cuda.resources import Context, Module, Stream
 from edgekit.errors import UsageError
 from edgekit.kernels import compiled
-from edgekit.kernels.preprocess.geometry import Geometry, block_average, placement
+from edgekit.kernels.preprocess.geometry import antialiasing, placement
 from edgekit.recipe.schema import Preprocess
 
 __all__ = ["PARAMETERS", "DevicePreprocess", "Format", "Frame"]
@@ -32,6 +33,7 @@ PARAMETERS = np.dtype(
         *((name, np.int32) for name in ("left", "top", "inner_width", "inner_height", "skipped_x", "skipped_y")),
         *((name, np.int32) for name in ("part_left", "part_top", "part_right", "part_bottom", "factor_x", "factor_y")),
         *((name, np.float32) for name in ("box_left", "box_top", "box_right", "box_bottom")),
+        ("vertical_first", np.int32),
         *((name, np.int32) for name in ("out_width", "out_height", "gray", "bgr", "nhwc", "half", "pad")),
         ("divisor", np.float32),
         ("mean", np.float32, (3,)),
@@ -105,19 +107,10 @@ class DevicePreprocess:
             raise UsageError(f"dtype: expected float32 or float16, got {dtype}")
         self.how = how
         self.size = (width, height)
+        self.dtype = np.dtype(dtype)
         self.images = images
         antialiased = how.interpolation == "bilinear" and how.antialias
         self._kernel = f"preprocess_{'antialiased' if antialiased else how.interpolation}"
-        self._settings = {
-            "out_width": width,
-            "out_height": height,
-            "gray": how.color == "gray",
-            "bgr": how.color == "bgr",
-            "nhwc": how.layout == "nhwc",
-            "half": dtype == np.float16,
-            "pad": how.pad,
-            "divisor": how.divisor,
-        }
         binary = compiled.choose("preprocess", context.driver.properties(index))
         self._module = Module(context, compiled.image("preprocess", binary))
 
@@ -138,24 +131,11 @@ class DevicePreprocess:
             RecipeError: ``how.resize_to`` is smaller than the input.
             UsageError: the frame's sizes do not fit each other or its format.
         """
-        _check(frame)
-        where = placement(self.how, (frame.width, frame.height), self.size)
-        fields = {
-            "address": frame.address,
-            "chroma_address": frame.chroma_address,
-            "pitch_bytes": frame.pitch_bytes,
-            "chroma_pitch_bytes": frame.chroma_pitch_bytes,
-            "width": frame.width,
-            "height": frame.height,
-            "format": _FORMATS[frame.format],
-            **_place(where),
-            **self._settings,
-        }
-        record = np.zeros((), PARAMETERS)
-        for name, value in fields.items():
-            record[name] = value
-        record["mean"][: self.how.channels], record["std"][: self.how.channels] = self.how.mean, self.how.std
-        return record[()]  # type: ignore[no-any-return]
+        record: np.void = _record(self.how, self.size, self.dtype, frame.width, frame.height, frame.format).copy()
+        _check_pitches(frame)
+        for name in ("address", "pitch_bytes", "chroma_address", "chroma_pitch_bytes"):
+            record[name] = getattr(frame, name)
+        return record
 
     def launch(self, stream: Stream, *, parameters: int, output: int, images: int) -> None:
         """Submits the preprocessing of a batch to a stream of the current context.
@@ -181,33 +161,52 @@ class DevicePreprocess:
         )
 
 
-def _place(where: Geometry) -> dict[str, float]:
-    blocks = block_average(where)
-    pairs = {
+@functools.lru_cache(maxsize=64)  # a camera's frames have one size, and a record is made for each
+def _record(
+    how: Preprocess, size: tuple[int, int], dtype: np.dtype, width: int, height: int, format: Format
+) -> np.void:
+    """Returns a record without addresses and pitches."""
+    if format not in _FORMATS:
+        raise UsageError(f"frame.format: expected one of {', '.join(_FORMATS)}, got '{format}'")
+    for name, side in (("width", width), ("height", height)):
+        if not 1 <= side < 2**24:
+            raise UsageError(f"frame.{name}: expected 1 to {2**24 - 1} px, got {side}")
+    where = placement(how, (width, height), size)
+    steps = antialiasing(where)
+    fields: dict[tuple[str, ...], tuple[float, ...]] = {
+        ("width", "height"): (width, height),
+        ("out_width", "out_height"): size,
         ("left", "top"): where.corner,
         ("inner_width", "inner_height"): where.size,
         ("skipped_x", "skipped_y"): where.skipped,
         ("step_x", "step_y"): where.step,
-        ("factor_x", "factor_y"): blocks.factor,
-        ("part_left", "part_top", "part_right", "part_bottom"): blocks.part,
-        ("box_left", "box_top", "box_right", "box_bottom"): blocks.box,
+        ("factor_x", "factor_y"): steps.factor,
+        ("part_left", "part_top", "part_right", "part_bottom"): steps.part,
+        ("box_left", "box_top", "box_right", "box_bottom"): steps.box,
+        ("format", "vertical_first", "half"): (_FORMATS[format], steps.vertical_first, dtype == np.float16),
+        ("gray", "bgr", "nhwc"): (how.color == "gray", how.color == "bgr", how.layout == "nhwc"),
+        ("pad", "divisor"): (how.pad, how.divisor),
     }
-    return {name: value for names, values in pairs.items() for name, value in zip(names, values, strict=True)}
+    record: np.void = np.zeros(1, PARAMETERS)[0]
+    for names, values in fields.items():
+        for name, value in zip(names, values, strict=True):
+            record[name] = value
+    record["mean"][: how.channels], record["std"][: how.channels] = how.mean, how.std
+    return record
 
 
-def _check(frame: Frame) -> None:
-    if frame.format not in _FORMATS:
-        raise UsageError(f"frame.format: expected one of {', '.join(_FORMATS)}, got '{frame.format}'")
-    for name, value in (("width", frame.width), ("height", frame.height)):
-        if not 1 <= value < 2**24:
-            raise UsageError(f"frame.{name}: expected 1 to {2**24 - 1} px, got {value}")
+def _check_pitches(frame: Frame) -> None:
     pitches = {"pitch_bytes": (frame.pitch_bytes, frame.width * _BYTES_PER_PIXEL[frame.format])}
     if frame.format == "nv12":
         pitches["chroma_pitch_bytes"] = (frame.chroma_pitch_bytes, (frame.width + 1) // 2 * 2)
-        if not frame.chroma_address:
-            raise UsageError("frame.chroma_address: expected the address of the second plane of NV12, got 0")
     for name, (pitch, least) in pitches.items():
         if not least <= pitch < 2**31:
             raise UsageError(
                 f"frame.{name}: expected at least {least} bytes for {frame.width} px of {frame.format}, got {pitch}"
             )
+    for name, address, is_read in (
+        ("address", frame.address, True),
+        ("chroma_address", frame.chroma_address, frame.format == "nv12"),
+    ):
+        if is_read and not address:
+            raise UsageError(f"frame.{name}: expected the address of a plane of {frame.format}, got 0")

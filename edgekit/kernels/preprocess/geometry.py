@@ -6,15 +6,20 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import PIL
+from packaging.version import Version
 
 from edgekit.errors import RecipeError
 from edgekit.recipe.schema import Preprocess
 
-__all__ = ["REDUCING_GAP", "BlockAverage", "Geometry", "Placement", "block_average", "placement"]
+__all__ = ["REDUCING_GAP", "Antialiasing", "Geometry", "Placement", "antialiasing", "placement"]
 
-# Pillow averages whole blocks first if an image shrinks more than twice this factor: the difference is invisible, and 20
-# megapixels take a fraction of the time.
+# Pillow averages whole blocks first if an image shrinks more than twice this factor: the difference is invisible, and
+# 20 megapixels take a fraction of the time.
 REDUCING_GAP = 3.0
+
+# Since version 13, Pillow resizes the vertical axis first if the height shrinks far more than the width.
+_MAY_START_VERTICALLY = Version(PIL.__version__) >= Version("13.0")
 
 
 @dataclass(frozen=True)
@@ -131,35 +136,42 @@ def _crop(image: tuple[int, int], size: tuple[int, int], short_side: int) -> Geo
 
 
 @dataclass(frozen=True)
-class BlockAverage:
-    """What Pillow's antialiased resizing does before it resizes: it averages blocks of a part of the image.
+class Antialiasing:
+    """The steps of Pillow's antialiased resizing: it may average blocks of a part of the image before it resizes.
 
     Attributes:
         part: the part that is averaged, ``(left, top, right, bottom)`` in image px.
         factor: width and height of a block; ``(1, 1)`` if there is nothing to average.
         box: the part that is resized then, ``(left, top, right, bottom)`` in px of the averaged image.
+        vertical_first: whether the vertical axis is resized first; the result of the first axis is rounded to 8 bits.
     """
 
     part: tuple[int, int, int, int]
     factor: tuple[int, int]
     box: tuple[float, float, float, float]
+    vertical_first: bool
 
 
-def block_average(where: Geometry) -> BlockAverage:
-    """Computes the blocks that Pillow averages, as ``Image.resize(size, BILINEAR, part, REDUCING_GAP)``."""
+def antialiasing(where: Geometry) -> Antialiasing:
+    """Computes the steps of Pillow's ``Image.resize(where.size, BILINEAR, where.part, REDUCING_GAP)``."""
     box, (width, height) = where.part, where.image
     scale = ((box[2] - box[0]) / where.size[0], (box[3] - box[1]) / where.size[1])
     factor = (int(scale[0] / REDUCING_GAP) or 1, int(scale[1] / REDUCING_GAP) or 1)
-    if factor == (1, 1):
-        return BlockAverage((0, 0, width, height), factor, box)
-    # The part has a margin, half the width of the triangle less half a px.
-    margin = (scale[0] / 2, scale[1] / 2)
-    left, top = max(0, int(box[0] - margin[0])), max(0, int(box[1] - margin[1]))
-    right, bottom = min(width, math.ceil(box[2] + margin[0])), min(height, math.ceil(box[3] + margin[1]))
-    moved = (
-        (box[0] - left) / factor[0],
-        (box[1] - top) / factor[1],
-        (box[2] - left) / factor[0],
-        (box[3] - top) / factor[1],
-    )
-    return BlockAverage((left, top, right, bottom), factor, moved)
+    part = (0, 0, width, height)
+    if factor != (1, 1):
+        # The part has a margin, half the width of the triangle less half a px.
+        margin = (scale[0] / 2, scale[1] / 2)
+        part = (
+            max(0, int(box[0] - margin[0])),
+            max(0, int(box[1] - margin[1])),
+            min(width, math.ceil(box[2] + margin[0])),
+            min(height, math.ceil(box[3] + margin[1])),
+        )
+        box = (
+            (box[0] - part[0]) / factor[0],
+            (box[1] - part[1]) / factor[1],
+            (box[2] - part[0]) / factor[0],
+            (box[3] - part[1]) / factor[1],
+        )
+    lost_x, lost_y = (math.ceil((part[axis + 2] - part[axis]) / factor[axis]) - where.size[axis] for axis in (0, 1))
+    return Antialiasing(part, factor, box, _MAY_START_VERTICALLY and lost_y > max(0, 2 * lost_x))

@@ -16,7 +16,10 @@ constexpr int LINEAR_BITS = 11;     // OpenCV's fixed-point weights of 8-bit ima
 
 // Blocks are averaged first if an image shrinks more than six-fold, so a triangle is at most 6 px wide on each side.
 constexpr int TAPS = 13;
+constexpr int SOURCE_COLUMNS = 6 * (COLUMNS - 1) + TAPS + 1;
 constexpr int SOURCE_ROWS = 6 * (ROWS - 1) + TAPS + 1;
+constexpr int BETWEEN = SOURCE_ROWS * COLUMNS;  // pixels of a block between the two axes
+static_assert(SOURCE_COLUMNS * ROWS <= BETWEEN, "either axis may be first");
 
 enum Format : int { RGB = 0, BGR = 1, GRAY = 2, NV12 = 3, RGBA = 4, BGRA = 5 };
 
@@ -35,6 +38,7 @@ struct Parameters {
   int part_left, part_top, part_right, part_bottom;
   int factor_x, factor_y;
   float box_left, box_top, box_right, box_bottom;
+  int vertical_first;  // the axis that is resized first; its result is rounded to 8 bits
   int out_width, out_height;
   int gray, bgr, nhwc, half;  // 1 channel instead of 3; order of 3 channels; layout; float16 instead of float32
   int pad;                    // pixel value of the padding
@@ -232,40 +236,53 @@ __device__ inline void triangle(int index, int outputs, float begin, float end, 
 // Number of blocks along an axis; the last one may be smaller.
 __device__ inline int blocks_of(int length, int factor) { return (length + factor - 1) / factor; }
 
+// A range along one axis of the averaged image.
+struct Range {
+  int first, length;
+};
+
+// The pixels that a block needs along an axis. `start` is the place of the image's rectangle in the block, in px.
+__device__ inline Range needed(const Taps* taps, int start, int length, int block, int most) {
+  const int begin = max(start, 0), end = min(start + length, block);
+  if (begin >= end) return {0, 0};
+  return {taps[begin].first, min(taps[end - 1].first + taps[end - 1].count - taps[begin].first, most)};
+}
+
 template <int CHANNELS>
 __device__ inline void antialiased(const Parameters& frame, const Output& output, Taps* across, Taps* down,
-                                   unsigned char (*resized)[COLUMNS][CHANNELS]) {
+                                   unsigned char (*between)[CHANNELS]) {
   const int thread_x = threadIdx.x, thread_y = threadIdx.y;
   int column, row;
   const bool is_inside = inside(frame, output, &column, &row);
-  if (thread_y == 0 && column >= 0 && column < frame.inner_width) {
+  const bool in_columns = column >= 0 && column < frame.inner_width, in_rows = row >= 0 && row < frame.inner_height;
+  if (thread_y == 0 && in_columns) {
     triangle(column, frame.inner_width, frame.box_left, frame.box_right,
              blocks_of(frame.part_right - frame.part_left, frame.factor_x), &across[thread_x]);
   }
-  if (thread_x == 0 && row >= 0 && row < frame.inner_height) {
+  if (thread_x == 0 && in_rows) {
     triangle(row, frame.inner_height, frame.box_top, frame.box_bottom,
              blocks_of(frame.part_bottom - frame.part_top, frame.factor_y), &down[thread_y]);
   }
   __syncthreads();
 
-  // The source rows of the block's rows that belong to the image.
-  const int uppermost = max(thread_y - row, 0), end = min(thread_y - row + frame.inner_height, ROWS);
-  const int first_row = uppermost < end ? down[uppermost].first : 0;
-  const int last_row = uppermost < end ? down[end - 1].first + down[end - 1].count : 0;
-  const int rows = min(last_row - first_row, SOURCE_ROWS);
-
-  // Resizes the rows to the output's columns, rounded to 8 bits. No sum exceeds 255.5: weights are not negative.
-  if (column >= 0 && column < frame.inner_width) {
-    const Taps& taps = across[thread_x];
-    for (int source = thread_y; source < rows; source += ROWS) {
+  // The first axis: each thread keeps its output column (or row) and walks along the other axis of the source.
+  const bool vertical = frame.vertical_first;
+  const Range other = vertical ? needed(across, thread_x - column, frame.inner_width, COLUMNS, SOURCE_COLUMNS)
+                               : needed(down, thread_y - row, frame.inner_height, ROWS, SOURCE_ROWS);
+  const int step = vertical ? 1 : COLUMNS, start = vertical ? thread_y * SOURCE_COLUMNS : thread_x;
+  if (vertical ? in_rows : in_columns) {
+    const Taps& taps = vertical ? down[thread_y] : across[thread_x];
+    for (int source = vertical ? thread_x : thread_y; source < other.length; source += vertical ? COLUMNS : ROWS) {
       int sums[CHANNELS], pixel[CHANNELS];
       for (int channel = 0; channel < CHANNELS; ++channel) sums[channel] = 1 << (PRECISION_BITS - 1);
       for (int i = 0; i < taps.count; ++i) {
-        load_block<CHANNELS>(frame, taps.first + i, first_row + source, pixel);
+        const int along = taps.first + i, beside = other.first + source;
+        load_block<CHANNELS>(frame, vertical ? beside : along, vertical ? along : beside, pixel);
         for (int channel = 0; channel < CHANNELS; ++channel) sums[channel] += pixel[channel] * taps.weights[i];
       }
+      // No sum exceeds 255.5 * 2^PRECISION_BITS: weights are not negative.
       for (int channel = 0; channel < CHANNELS; ++channel) {
-        resized[source][thread_x][channel] = static_cast<unsigned char>(sums[channel] >> PRECISION_BITS);
+        between[start + source * step][channel] = static_cast<unsigned char>(sums[channel] >> PRECISION_BITS);
       }
     }
   }
@@ -273,13 +290,12 @@ __device__ inline void antialiased(const Parameters& frame, const Output& output
 
   if (output.x >= frame.out_width || output.y >= frame.out_height) return;
   if (!is_inside) return store_padding<CHANNELS>(frame, output);
-  const Taps& taps = down[thread_y];
+  const Taps& taps = vertical ? across[thread_x] : down[thread_y];
   int sums[CHANNELS];
   for (int channel = 0; channel < CHANNELS; ++channel) sums[channel] = 1 << (PRECISION_BITS - 1);
   for (int i = 0; i < taps.count; ++i) {
-    for (int channel = 0; channel < CHANNELS; ++channel) {
-      sums[channel] += resized[taps.first - first_row + i][thread_x][channel] * taps.weights[i];
-    }
+    const unsigned char* pixel = between[start + (taps.first - other.first + i) * step];
+    for (int channel = 0; channel < CHANNELS; ++channel) sums[channel] += pixel[channel] * taps.weights[i];
   }
   for (int channel = 0; channel < CHANNELS; ++channel) sums[channel] >>= PRECISION_BITS;
   store<CHANNELS>(frame, output, sums);
@@ -311,7 +327,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* ROWS)
 extern "C" __global__ void __launch_bounds__(COLUMNS* ROWS)
     preprocess_antialiased(const Parameters* __restrict__ parameters, void* data) {
   __shared__ Taps across[COLUMNS], down[ROWS];
-  __shared__ unsigned char gray[SOURCE_ROWS][COLUMNS][1], rgb[SOURCE_ROWS][COLUMNS][3];
+  __shared__ unsigned char gray[BETWEEN][1], rgb[BETWEEN][3];
   const Parameters& frame = parameters[blockIdx.z];
   const Output output = output_here(data);
   if (frame.gray) {

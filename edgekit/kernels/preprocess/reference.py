@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import PIL
 
 from edgekit.recipe.schema import Preprocess
 
@@ -66,7 +67,7 @@ def preprocess(image: np.ndarray, how: Preprocess, size: tuple[int, int]) -> np.
     whole[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
     if how.color == "bgr":
         whole = whole[..., ::-1]
-    values = whole.astype(np.float32) / np.float32(how.divisor)
+    values: np.ndarray = whole.astype(np.float32) / np.float32(how.divisor)
     values = (values - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
     return values.transpose(2, 0, 1) if how.layout == "nchw" else values
 
@@ -157,7 +158,8 @@ def antialiased(image: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarra
 
     A resized px is the mean of the px below a triangle, which is two resized px wide, or two px when enlarging. Each
     axis by itself, first the horizontal one, rounded to 8 bits; the weights have 22 bits. Where the image shrinks more
-    than six-fold, blocks are averaged first.
+    than six-fold, blocks are averaged first. Pillow 13 starts with the vertical axis if the height loses more than
+    twice as many px as the width.
 
     Args:
         image: the image.
@@ -178,8 +180,15 @@ def antialiased(image: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarra
             (box[2] - left) / factor_x,
             (box[3] - top) / factor_y,
         )
-    image = _triangles(image, size[0], box[0], box[2])
-    return _triangles(image.transpose(1, 0, 2), size[1], box[1], box[3]).transpose(1, 0, 2)
+    axes = [(0, size[0], box[0], box[2]), (1, size[1], box[1], box[3])]
+    lost_x, lost_y = image.shape[1] - size[0], image.shape[0] - size[1]
+    if int(PIL.__version__.split(".")[0]) >= 13 and lost_y > max(0, 2 * lost_x):
+        axes.reverse()
+    for is_vertical, length, begin, end in axes:
+        rows = image.transpose(1, 0, 2) if is_vertical else image
+        rows = _triangles(rows, length, begin, end)
+        image = rows.transpose(1, 0, 2) if is_vertical else rows
+    return image
 
 
 def block_averages(image: np.ndarray, factor: tuple[int, int]) -> np.ndarray:

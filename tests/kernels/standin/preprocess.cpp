@@ -1,4 +1,7 @@
 // preprocess.cu on the CPU.
+#include <cstddef>
+#include <string>
+
 #include "cuda_standin.h"
 
 #include "../../../edgekit/kernels/preprocess/preprocess.cu"
@@ -35,7 +38,7 @@ const Field FIELDS[] = {
     FIELD(inner_height), FIELD(skipped_x),     FIELD(skipped_y),   FIELD(part_left),
     FIELD(part_top),    FIELD(part_right),     FIELD(part_bottom), FIELD(factor_x),
     FIELD(factor_y),    FIELD(box_left),       FIELD(box_top),     FIELD(box_right),
-    FIELD(box_bottom),  FIELD(out_width),      FIELD(out_height),  FIELD(gray),
+    FIELD(box_bottom),  FIELD(vertical_first), FIELD(out_width),      FIELD(out_height),  FIELD(gray),
     FIELD(bgr),         FIELD(nhwc),           FIELD(half),        FIELD(pad),
     FIELD(divisor),     FIELD(mean),           FIELD(std),
 };
