@@ -131,7 +131,8 @@ class DevicePreprocess:
             RecipeError: ``how.resize_to`` is smaller than the input.
             UsageError: the frame's sizes do not fit each other or its format.
         """
-        record: np.void = _record(self.how, self.size, self.dtype, frame.width, frame.height, frame.format).copy()
+        template = _template(self.how, self.size, self.dtype, frame.width, frame.height, frame.format)
+        record: np.void = np.frombuffer(bytearray(template), PARAMETERS)[0]
         _check_pitches(frame)
         for name in ("address", "pitch_bytes", "chroma_address", "chroma_pitch_bytes"):
             record[name] = getattr(frame, name)
@@ -162,15 +163,15 @@ class DevicePreprocess:
 
 
 @functools.lru_cache(maxsize=64)  # a camera's frames have one size, and a record is made for each
-def _record(
+def _template(
     how: Preprocess, size: tuple[int, int], dtype: np.dtype, width: int, height: int, format: Format
-) -> np.void:
+) -> bytes:
     """Returns a record without addresses and pitches."""
     if format not in _FORMATS:
         raise UsageError(f"frame.format: expected one of {', '.join(_FORMATS)}, got '{format}'")
     for name, side in (("width", width), ("height", height)):
-        if not 1 <= side < 2**24:
-            raise UsageError(f"frame.{name}: expected 1 to {2**24 - 1} px, got {side}")
+        if not 1 <= side < 2**15:
+            raise UsageError(f"frame.{name}: expected 1 to {2**15 - 1} px, got {side}")
     where = placement(how, (width, height), size)
     steps = antialiasing(where)
     fields: dict[tuple[str, ...], tuple[float, ...]] = {
@@ -187,12 +188,12 @@ def _record(
         ("gray", "bgr", "nhwc"): (how.color == "gray", how.color == "bgr", how.layout == "nhwc"),
         ("pad", "divisor"): (how.pad, how.divisor),
     }
-    record: np.void = np.zeros(1, PARAMETERS)[0]
+    records = np.zeros(1, PARAMETERS)
     for names, values in fields.items():
         for name, value in zip(names, values, strict=True):
-            record[name] = value
-    record["mean"][: how.channels], record["std"][: how.channels] = how.mean, how.std
-    return record
+            records[name] = value
+    records["mean"][:, : how.channels], records["std"][:, : how.channels] = how.mean, how.std
+    return records.tobytes()
 
 
 def _check_pitches(frame: Frame) -> None:
