@@ -78,6 +78,7 @@ ARGUMENTS: list[dict[str, Any]] = [
         "input": {"ids:1": ((1, 1, 8), (16, 128, 512)), "x": ((1, 1, 8), 4)},
     },
     {"model": "m.onnx", "target": "cpu", "preprocess": {"color": "gray", "mean": (0.5,), "resize": "crop"}},
+    {"model": "m.onnx", "target": "cpu", "preprocess": {"interpolation": "nearest", "antialias": False}},
 ]
 
 

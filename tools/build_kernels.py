@@ -24,7 +24,7 @@ import msgspec
 from edgekit.kernels.compiled import FLAGS, INDEX, Binary, Index, source_hash
 
 ROOT = Path(__file__).parents[1]
-SOURCES = (ROOT / "edgekit" / "kernels" / "nms" / "nms.cu",)
+SOURCES = tuple(ROOT / "edgekit" / "kernels" / name / f"{name}.cu" for name in ("nms", "preprocess"))
 NVRTC_ARCHITECTURES = (75, 80, 86, 87, 89, 90)
 NVCC_ARCHITECTURES = (110, 120, 121)
 PTX_ARCHITECTURE = 80

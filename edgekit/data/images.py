@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +11,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from edgekit.errors import DataError, RecipeError
+from edgekit.kernels.preprocess.geometry import Placement, placement
+from edgekit.kernels.preprocess.resample import normalize, resample
 from edgekit.recipe.schema import Preprocess
 from edgekit.storage import first_file, is_there
 
@@ -34,33 +35,6 @@ _TURN_UPRIGHT = {
 
 # Warning filters are global to the process: two threads that change them at once could leave them changed.
 _warning_filters = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Maps image coordinates to model input coordinates: ``input = image * scale + offset``, for each axis.
-
-    Boxes are corners ``(x1, y1, x2, y2)``.
-
-    Attributes:
-        scale: input px per image px, ``(x, y)``; the two differ if sizes were rounded to whole px.
-        offset: position of the image's upper left corner in input px, ``(x, y)``; negative after a crop.
-        size: width and height of the image in px.
-    """
-
-    scale: tuple[float, float]
-    offset: tuple[float, float]
-    size: tuple[int, int]
-
-    def to_image(self, boxes: np.ndarray) -> np.ndarray:
-        """Converts corners in input px, shape ``(N, 4)``, to float32 corners in image px, clipped to the image."""
-        corners = (boxes.astype(np.float64).reshape(-1, 2, 2) - self.offset) / self.scale
-        return np.clip(corners, 0, self.size).reshape(-1, 4).astype(np.float32)
-
-    def to_input(self, boxes: np.ndarray) -> np.ndarray:
-        """Converts corners in image px, shape ``(N, 4)``, to float32 corners in input px."""
-        corners = boxes.astype(np.float64).reshape(-1, 2, 2) * self.scale + self.offset
-        return corners.reshape(-1, 4).astype(np.float32)
 
 
 def read_image(source: ImageSource) -> np.ndarray:
@@ -128,80 +102,16 @@ def preprocess(source: ImageSource, how: Preprocess, shape: tuple[int | str, ...
         RecipeError: ``shape`` does not match ``how``.
     """
     height, width = _height_width(how, shape)
-    image = _rgb_image(source)
+    image: np.ndarray | Image.Image
     if how.color == "gray":
-        image = image.convert("L")
-    image, placement = _resized(image, how, (width, height))
-    planes = image.split()
-    if how.color == "bgr":
-        planes = planes[::-1]
-
-    batch = np.empty(
-        (1, how.channels, height, width) if how.layout == "nchw" else (1, height, width, how.channels), np.float32
-    )
-    targets = batch[0] if how.layout == "nchw" else batch[0].transpose(2, 0, 1)
-    left, top = (max(0, int(offset)) for offset in placement.offset)
-    for plane, target, mean, std in zip(planes, targets, how.mean, how.std, strict=True):
-        if image.size != (width, height):
-            target[...] = how.pad
-        target[top : top + image.height, left : left + image.width] = np.asarray(plane)
-        # Pixels are integers up to here and the quotient is rounded once, so quantizing the input with the scale
-        # 1/divisor and zero point 0 is lossless.
-        target /= np.float32(how.divisor)
-        if mean != 0:
-            target -= np.float32(mean)
-        if std != 1:
-            target /= np.float32(std)
-    return batch, placement
-
-
-def _resized(image: Image.Image, how: Preprocess, size: tuple[int, int]) -> tuple[Image.Image, Placement]:
-    """Resizes the image for an input of ``size``; returns it with its placement."""
-    if how.resize == "letterbox":
-        return _letterboxed(image, size)
-    if how.resize == "crop":
-        return _cropped(image, size, how.resize_to)
-    scale = (size[0] / image.width, size[1] / image.height)
-    return _scaled(image, size), Placement(scale, (0.0, 0.0), image.size)
-
-
-def _letterboxed(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, Placement]:
-    """Letterboxes like Darknet's ``letterbox_image``: aspect kept, sizes and offsets rounded down, image centered."""
-    (width, height), (out_width, out_height) = image.size, size
-    if out_width * height < out_height * width:
-        inner = (out_width, max(1, height * out_width // width))
+        image = _rgb_image(source).convert("L")
+    elif how.interpolation == "bilinear" and how.antialias:
+        image = _rgb_image(source)
     else:
-        inner = (max(1, width * out_height // height), out_height)
-    offset = ((out_width - inner[0]) // 2, (out_height - inner[1]) // 2)
-    placement = Placement((inner[0] / width, inner[1] / height), (float(offset[0]), float(offset[1])), image.size)
-    return _scaled(image, inner), placement
-
-
-def _cropped(image: Image.Image, size: tuple[int, int], short_side: int) -> tuple[Image.Image, Placement]:
-    """Crops like torchvision's ``Resize(short_side)`` and ``CenterCrop(size)``, with the same rounding."""
-    (width, height), (out_width, out_height) = image.size, size
-    if 0 < short_side < max(size):
-        raise RecipeError(
-            f"preprocess.resize_to: expected 0 or at least {max(size)}, the input's size, got {short_side}"
-        )
-    if short_side:
-        inner = (max(short_side, short_side * width // height), max(short_side, short_side * height // width))
-    else:
-        inner = (max(out_width, out_height * width // height), max(out_height, out_width * height // width))
-    left, top = round((inner[0] - out_width) / 2), round((inner[1] - out_height) / 2)
-    scale = (inner[0] / width, inner[1] / height)
-    # Only the part that is kept is computed: otherwise an image of 1 x 10,000 px would be resized to gigabytes first.
-    part = (left / scale[0], top / scale[1], (left + out_width) / scale[0], (top + out_height) / scale[1])
-    part = (part[0], part[1], min(part[2], width), min(part[3], height))  # rounding may exceed the edge
-    return _scaled(image, size, part), Placement(scale, (float(-left), float(-top)), image.size)
-
-
-def _scaled(
-    image: Image.Image, size: tuple[int, int], part: tuple[float, float, float, float] | None = None
-) -> Image.Image:
-    # With a gap of 3, Pillow averages whole blocks first if an image shrinks more than six-fold: the difference is
-    # invisible, and 20 megapixels take a fraction of the time.
-    return image.resize(size, Image.Resampling.BILINEAR, box=part, reducing_gap=3.0)
+        image = read_image(source)
+    size = (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
+    where = placement(how, size, (width, height))
+    return normalize(resample(image, how, where), how, where, (width, height)), where.placement
 
 
 def _height_width(how: Preprocess, shape: tuple[int | str, ...]) -> tuple[int, int]:

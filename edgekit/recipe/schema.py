@@ -105,6 +105,9 @@ class Preprocess(_Table, frozen=True, kw_only=True):
     Attributes:
         resize: ``letterbox`` keeps the aspect ratio and fills the rest with ``pad``; ``stretch`` does not keep
             it; ``crop`` resizes the short side to ``resize_to`` and takes the center crop.
+        interpolation: how pixels are computed when resizing; ``nearest`` is OpenCV's ``INTER_NEAREST``.
+        antialias: weight all pixels that a bilinear interpolation shrinks into one, as Pillow, instead of the four
+            around a point, as OpenCV's ``INTER_LINEAR``; for ``bilinear`` only.
         resize_to: length of the short side in px before the center crop; the input size if 0.
         color: channel order.
         layout: axis order.
@@ -116,6 +119,8 @@ class Preprocess(_Table, frozen=True, kw_only=True):
 
     resize: Literal["letterbox", "stretch", "crop"] = "stretch"
     resize_to: Annotated[int, msgspec.Meta(ge=0, le=2**16)] = 0
+    interpolation: Literal["bilinear", "nearest"] = "bilinear"
+    antialias: bool = True
     color: Literal["rgb", "bgr", "gray"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
     pad: Annotated[int, msgspec.Meta(ge=0, le=255)] = 128

@@ -38,7 +38,7 @@ class Misuse(AssertionError):
 class Memory:
     def __init__(self, driver: FakeDriver, size_bytes: int, *, host: bool, mapped: bool = False) -> None:
         self.data = np.full(size_bytes, GARBAGE, np.uint8)
-        self.address = driver.new_address()
+        self.address = driver.new_address(self.data)
         self.host = host
         self.mapped = mapped
         self.freed = False
@@ -142,7 +142,8 @@ class FakeDriver:
         integrated: host and device share memory.
         memory_bytes: of the device; more than that cannot be allocated.
         kernels: a library made with ``tests/kernels/standin``, whose kernels run on the device's memory; without it,
-            every kernel adds its last argument to all bytes of the memory that its first points to.
+            every kernel adds its last argument to all bytes of the memory that its first points to. With it,
+            addresses are real, so that kernels may read addresses from memory.
     """
 
     name = "fake"
@@ -166,6 +167,7 @@ class FakeDriver:
         self.trace: list[str] = []
         self.waited_for: list[int] = []  # streams of other libraries
         self._addresses = itertools.count()
+        self._kept: list[np.ndarray] = []
         self._numbers = itertools.count(1)
         self._clock_ms = itertools.count()
         self._local = threading.local()
@@ -211,7 +213,10 @@ class FakeDriver:
             raise Misuse(f"0x{address:x} is no stream")
         return self.streams[address]
 
-    def new_address(self) -> int:
+    def new_address(self, data: np.ndarray | None = None) -> int:
+        if self.kernels is not None and data is not None:
+            self._kept.append(data)  # so that no other memory gets its address
+            return int(data.ctypes.data)
         return FIRST_ADDRESS + next(self._addresses) * (1 << 32)
 
     # The driver.
@@ -526,9 +531,7 @@ class FakeDriver:
         memories, values = [], []
         for argument in arguments:
             if isinstance(argument, np.uint64):  # a pointer; see `Driver.launch`
-                memory = self.memory_at(int(argument))
-                memories.append(memory)
-                argument = np.uint64(memory.data.ctypes.data + int(argument) - memory.address)
+                memories.append(self.memory_at(int(argument)))
             values.append(np.array([argument]))
         sizes = [(ctypes.c_uint * 3)(*numbers) for numbers in (grid, block)]
         pointers = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])

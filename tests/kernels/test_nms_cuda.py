@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
-import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +17,6 @@ import edgekit
 from edgekit.kernels.nms import reference
 
 SOURCE = Path(edgekit.__file__).parent / "kernels" / "nms" / "nms.cu"
-RECORDED = Path(__file__).parent / "recorded" / "ptxas.json"
-ARCHITECTURES = (75, 80, 86, 87, 89, 90, 110, 120, 121)
 
 Batch = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -174,24 +169,15 @@ def test_what_is_kept_and_what_is_dropped_has_its_reason(
         assert scores[index] <= score_threshold or any(suppresses(k, index) for k in better)
 
 
-def test_neither_addresses_nor_arithmetic_go_wrong(on_cpu: Callable[..., Path]) -> None:
-    library = on_cpu("nms", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    program = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+def test_neither_addresses_nor_arithmetic_go_wrong(sanitized: Callable[[str, str], str]) -> None:
+    printed = sanitized(
+        "nms",
         "from test_nms_cuda import OPTIONS, OnCpu, candidates\n"
-        f"nms = OnCpu({str(library)!r})\n"
+        "nms = OnCpu(library)\n"
         "for count in (0, 1, 64, 700, 2100):\n"
-        "    print(len(nms(candidates(count, spread=900), **OPTIONS)[0]))\n"
+        "    print(len(nms(candidates(count, spread=900), **OPTIONS)[0]))\n",
     )
-    environment = os.environ | {
-        "LD_PRELOAD": runtime.stdout.strip(),
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[:2] == ["0", "1"]
+    assert printed.split()[:2] == ["0", "1"]
 
 
 def test_a_barrier_that_some_threads_miss_is_found(tmp_path: Path, on_cpu: Callable[..., Path]) -> None:
@@ -207,18 +193,7 @@ def test_a_barrier_that_some_threads_miss_is_found(tmp_path: Path, on_cpu: Calla
     assert done.returncode < 0 and "4 of 8 threads wait at a barrier" in done.stderr
 
 
-def nvcc_release() -> str:
-    done = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True)
-    return re.search(r"V([\d.]+)", done.stdout)[1]  # type: ignore[index]
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_kernel_spills_and_each_takes_what_is_recorded(
-    architecture: int, resources: Callable[[Path, int], dict[str, dict[str, int]]]
+    architecture: int, check_resources: Callable[[Path, int, set[str]], None]
 ) -> None:
-    found = resources(SOURCE, architecture)
-    assert set(found) == {"nms_select", "nms_overlaps", "nms_sweep"}
-    assert {kernel: numbers["spilled_bytes"] for kernel, numbers in found.items()} == dict.fromkeys(found, 0)
-    recorded = json.loads(RECORDED.read_text())
-    if recorded["nvcc"] == nvcc_release():
-        assert found == recorded["nms"][f"sm_{architecture}"]
+    check_resources(SOURCE, architecture, {"nms_select", "nms_overlaps", "nms_sweep"})

@@ -19,8 +19,8 @@ from edgekit.recipe.schema import Preprocess
         (types.MappingProxyType({"pad": 0}), {"pad": 0}),
         ({}, {}),
         (Preprocess(color="gray", mean=(0.5,), std=(2.0,)), {
-            "resize": "stretch", "resize_to": 0, "color": "gray", "layout": "nchw", "pad": 128, "divisor": 255.0,
-            "mean": (0.5,), "std": (2.0,),
+            "resize": "stretch", "resize_to": 0, "interpolation": "bilinear", "antialias": True, "color": "gray",
+            "layout": "nchw", "pad": 128, "divisor": 255.0, "mean": (0.5,), "std": (2.0,),
         }),
     ],
 )  # fmt: skip
@@ -28,11 +28,18 @@ def test_given_fields_returns_only_the_given_fields(given: Any, plain: dict[str,
     assert given_fields(given) == plain
 
 
+def test_text_is_converted_to_the_fields_types() -> None:
+    given = {"interpolation": "nearest", "antialias": "false", "pad": "114"}
+    assert given_fields(given, text=True) == {"interpolation": "nearest", "antialias": False, "pad": 114}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"colr": "bgr"}, "preprocess: colr: unknown field\ndid you mean color?"),
         ({"pad": "0"}, "preprocess: pad: expected an integer, got '0'"),
+        ({"interpolation": "cubic"}, "preprocess: interpolation: expected one of bilinear, nearest, got 'cubic'"),
+        ({"antialias": "maybe"}, "preprocess: antialias: expected true or false, got 'maybe'"),
         ({"mean": 0.5}, "preprocess: mean: expected a list, got 0.5"),
         ({"mean": (0.0,), "std": (1.0, 1.0, 1.0)}, "preprocess: std: expected 1 numbers"),
         (["color=bgr"], "preprocess: expected a Preprocess or a mapping of its fields"),

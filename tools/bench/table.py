@@ -15,6 +15,7 @@ def _megabytes(value: float) -> str:
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "agreement": ("agreement", "{:.3f}".format),
     "median_ms": ("median", "{:.1f} ms".format),
+    "short_ms": ("median", "{:.2f} ms".format),
     "preprocess_ms": ("preprocess", "{:.1f} ms".format),
     "postprocess_ms": ("postprocess", "{:.1f} ms".format),
     "both_ms": ("both", "{:.1f} ms".format),

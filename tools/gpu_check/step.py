@@ -33,6 +33,7 @@ def steps() -> dict[str, Step]:
         "versions": _versions,
         "tests": _tests,
         "nms": _nms,
+        "preprocess": _preprocess,
         **{
             f"{target} {precision}": _engine(target, precision)
             for target in ("tensorrt", "tensorrt-rtx")
@@ -77,6 +78,12 @@ def _nms(quick: bool) -> dict[str, Any]:
     from tools.gpu_check.nms import CASES, check_nms
 
     return check_nms(CASES[:2] if quick else CASES)
+
+
+def _preprocess(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.preprocess import BATCHES, check_preprocess
+
+    return check_preprocess(batches=BATCHES[:1] if quick else BATCHES)
 
 
 def _engine(target: str, precision: str) -> Step:

@@ -1,0 +1,1 @@
+"""Image preprocessing: resizing, channel order and normalization."""
