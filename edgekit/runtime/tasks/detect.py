@@ -92,7 +92,7 @@ def detections_from_outputs(
 
     # Box sizes are exponentials, which easily overflow half precision.
     wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in outputs.items()}
-    boxes, scores, classes = decode(wide, how, score_threshold=score_threshold)
+    boxes, scores, classes, _ = decode(wide, how, score_threshold=score_threshold)
     kept = nms(
         boxes,
         scores,
