@@ -40,9 +40,9 @@ def test_equals_the_reference_in_values_and_order(kind, threshold, seed):
     expected = slow(outputs, heads, score_threshold=threshold)
     boxes, scores, classes, _ = fast(outputs, heads, score_threshold=threshold)
     assert boxes.dtype == scores.dtype == np.float32 and classes.dtype == np.int64
-    assert classes.tolist() == [kind for _, _, kind in expected]
-    np.testing.assert_allclose(scores, [score for _, score, _ in expected], rtol=2e-6)
-    np.testing.assert_allclose(boxes, np.array([box for box, _, _ in expected]).reshape(-1, 4), rtol=1e-5, atol=2e-3)
+    assert classes.tolist() == [kind for _, _, kind, _ in expected]
+    np.testing.assert_allclose(scores, [score for _, score, *_ in expected], rtol=2e-6)
+    np.testing.assert_allclose(boxes, np.array([box for box, *_ in expected]).reshape(-1, 4), rtol=1e-5, atol=2e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

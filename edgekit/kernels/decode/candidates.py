@@ -61,7 +61,8 @@ def passing(
         values = raw[cell, kind]
     scores = sigmoid(values) if activation == "sigmoid" else values
     if objectness is not None:
-        scores = objectness[cell] * scores
+        with np.errstate(over="ignore", invalid="ignore"):  # values that should be probabilities need not be
+            scores = objectness[cell] * scores
     passed = scores > np.float32(score_threshold)
     return cell[passed], kind[passed], scores[passed]
 

@@ -273,6 +273,8 @@ __device__ void filter_planes(const Outputs& outputs, const Head& head, float th
   if (__ballot_sync(ALL_LANES, possible) == 0) return;  // the same for all warps of the block: these are its cells
 
   Softmax softmax{0.0f, 1.0f};
+  float largest = 0.0f;
+  int only = head.classes;
   if (!head.multi_label || head.activation == SOFTMAX) {
     float best = minus_infinity();
     int best_kind = head.classes;
@@ -306,20 +308,19 @@ __device__ void filter_planes(const Outputs& outputs, const Head& head, float th
       softmax.sum = 0.0f;
       for (int i = 0; i < GROUPS; ++i) softmax.sum += sums[i][lane];
     }
-    if (!head.multi_label) {
-      if (group != 0) return;
-      const float score = score_of(head, best, objectness, softmax);
-      const bool passes = possible && best_kind < head.classes && score > threshold && is_box(head, place);
-      append(passes, score, static_cast<unsigned>(cell * head.classes + best_kind), lane, list, counter);
-      return;
-    }
+    largest = best;
+    only = best_kind;
+    if (!head.multi_label && group != 0) return;
   }
   const float least = least_of(head, threshold);
-  for (int kind = group; kind < head.classes; kind += GROUPS) {
+  const int last = head.multi_label ? head.classes : 1;
+  for (int i = group; i < last; i += GROUPS) {
+    const int kind = head.multi_label ? i : only;
     bool passes = false;
     float score = 0.0f;
-    if (possible) {
-      const float value = load<HALF>(place.classes, place.slot + static_cast<size_t>(kind) * place.step);
+    if (possible && kind < head.classes) {
+      const float value =
+          head.multi_label ? load<HALF>(place.classes, place.slot + static_cast<size_t>(kind) * place.step) : largest;
       if (value > least) {
         score = score_of(head, value, objectness, softmax);
         passes = score > threshold && is_box(head, place);
@@ -341,13 +342,6 @@ __device__ void filter_rows(const Outputs& outputs, const Head& head, int rows, 
   if (head.objectness && possible) {
     own_objectness = objectness_of(head, locate(head, outputs, image, own));
     possible = own_objectness > threshold;
-  }
-  if (head.family == END2END) {
-    const Place place = locate(head, outputs, image, possible ? own : 0);
-    const float kind = possible ? load(place.boxes, place.box + 5, head.half_boxes) : -1.0f;
-    const bool passes = kind >= 0.0f && kind < MAX_CLASS && is_box(head, place);
-    append(passes, own_objectness, static_cast<unsigned>(own), lane, list, counter);
-    return;
   }
   const float least = least_of(head, threshold);
   unsigned waiting = __ballot_sync(ALL_LANES, possible);
@@ -373,23 +367,9 @@ __device__ void filter_rows(const Outputs& outputs, const Head& head, int rows, 
         softmax.sum += __shfl_xor_sync(ALL_LANES, softmax.sum, step);
       }
     }
-    if (head.multi_label) {
-      for (int start = 0; start < head.classes; start += WARP) {
-        const int kind = start + lane;
-        bool passes = false;
-        float score = 0.0f;
-        if (kind < head.classes) {
-          const float value = load<HALF>(place.classes, classes + static_cast<size_t>(kind));
-          if (value > least) {
-            score = score_of(head, value, objectness, softmax);
-            passes = score > threshold && is_box(head, place);
-          }
-        }
-        append(passes, score, static_cast<unsigned>(cell * head.classes + kind), lane, list, counter);
-      }
-    } else {
-      float best = minus_infinity();
-      int best_kind = head.classes;
+    float best = minus_infinity();
+    int best_kind = head.classes;
+    if (!head.multi_label) {
       for (int kind = lane; kind < head.classes; kind += WARP) {
         const float value = load<HALF>(place.classes, classes + static_cast<size_t>(kind));
         if (value > best) {
@@ -405,15 +385,38 @@ __device__ void filter_rows(const Outputs& outputs, const Head& head, int rows, 
           best_kind = other_kind;
         }
       }
+    }
+    const int last = head.multi_label ? head.classes : 1;
+    for (int start = 0; start < last; start += WARP) {
+      const int kind = head.multi_label ? start + lane : lane == 0 ? best_kind : head.classes;
       bool passes = false;
       float score = 0.0f;
-      if (lane == 0 && best_kind < head.classes && best > least) {
-        score = score_of(head, best, objectness, softmax);
-        passes = score > threshold && is_box(head, place);
+      if (kind < head.classes) {
+        const float value = head.multi_label ? load<HALF>(place.classes, classes + static_cast<size_t>(kind)) : best;
+        if (value > least) {
+          score = score_of(head, value, objectness, softmax);
+          passes = score > threshold && is_box(head, place);
+        }
       }
-      append(passes, score, static_cast<unsigned>(cell * head.classes + best_kind), lane, list, counter);
+      append(passes, score, static_cast<unsigned>(cell * head.classes + kind), lane, list, counter);
     }
   }
+}
+
+// One lane per row: score and class are two of its values.
+__device__ inline void filter_scored(const Outputs& outputs, const Head& head, int rows, float threshold, Word* list,
+                                     unsigned* counter) {
+  const int lane = threadIdx.x % WARP, image = blockIdx.y;
+  const int own = (blockIdx.x * ROW_WARPS + threadIdx.x / WARP) * rows + lane;
+  bool passes = lane < rows && own < head.cells;
+  float score = 0.0f;
+  if (passes) {
+    const Place place = locate(head, outputs, image, own);
+    score = load(place.boxes, place.objectness, head.half_boxes);
+    const float kind = load(place.boxes, place.box + 5, head.half_boxes);
+    passes = score > threshold && kind >= 0.0f && kind < MAX_CLASS && is_box(head, place);
+  }
+  append(passes, score, static_cast<unsigned>(own), lane, list, counter);
 }
 
 __device__ inline size_t candidates_of(const Head& head) {
@@ -448,7 +451,9 @@ extern "C" __global__ void __launch_bounds__(WARP* ROW_WARPS)
   const Outputs outputs{{a, b, b, b}};
   const float threshold = parameters[image].score_threshold;
   Word* list = lists + static_cast<size_t>(image) * candidates_of(head);
-  if (head.half_classes) {
+  if (head.family == END2END) {
+    filter_scored(outputs, head, rows, threshold, list, counters + image);
+  } else if (head.half_classes) {
     filter_rows<true>(outputs, head, rows, threshold, list, counters + image);
   } else {
     filter_rows<false>(outputs, head, rows, threshold, list, counters + image);

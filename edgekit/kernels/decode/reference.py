@@ -23,11 +23,8 @@ __all__ = [
     "sigmoid",
 ]
 
-Found = tuple[tuple[float, float, float, float], float, int]
-"""Corners in px of the input, score, class."""
-
-InCell = tuple[tuple[float, ...], float, int, int]
-"""Corners, or center, sides and angle of a rotated box; score; class; index of the cell."""
+Found = tuple[tuple[float, ...], float, int, int]
+"""Corners in px of the input, or center, sides and angle of a rotated box; score; class; index of the cell."""
 
 
 def sigmoid(x: float) -> float:
@@ -67,7 +64,8 @@ def decode_yolov1(
     Returns:
         Candidates in the order heads, boxes, rows, columns, classes.
     """
-    found = []
+    found: list[Found] = []
+    index = -1
     for head in heads:
         raw = outputs[head.output][0].astype(np.float64)
         channels, rows, columns = raw.shape
@@ -75,6 +73,7 @@ def decode_yolov1(
         for b in range(head.boxes):
             for row in range(rows):
                 for column in range(columns):
+                    index += 1
                     cell = raw[:, row, column].tolist()
                     t = cell[classes + head.boxes + 4 * b :][:4]
                     x, y = (t[0] + column) * head.stride, (t[1] + row) * head.stride
@@ -84,7 +83,7 @@ def decode_yolov1(
                     for c in _chosen(cell[:classes], multi_label):
                         score = cell[classes + b] * cell[c]
                         if score > score_threshold:
-                            found.append((box, score, c))
+                            found.append((box, score, c, index))
     return found
 
 
@@ -144,7 +143,8 @@ def _decode_anchors(
     multi_label: bool,
     probabilities: Callable[[Sequence[float]], Sequence[float]],
 ) -> list[Found]:
-    found = []
+    found: list[Found] = []
+    index = -1
     for head in heads:
         raw = outputs[head.output][0].astype(np.float64)
         rows, columns = raw.shape[1:]
@@ -152,6 +152,7 @@ def _decode_anchors(
         for a, (anchor_width, anchor_height) in enumerate(head.anchors):
             for row in range(rows):
                 for column in range(columns):
+                    index += 1
                     t = raw[a * per_anchor : (a + 1) * per_anchor, row, column].tolist()
                     x = (sigmoid(t[0]) + column) * head.stride
                     y = (sigmoid(t[1]) + row) * head.stride
@@ -162,11 +163,11 @@ def _decode_anchors(
                     for c in _chosen(t[5:], multi_label):
                         score = sigmoid(t[4]) * chances[c]
                         if score > score_threshold:
-                            found.append((box, score, c))
+                            found.append((box, score, c, index))
     return found
 
 
-def decode_yolov8(output: np.ndarray, head: YoloV8, *, score_threshold: float) -> list[InCell]:
+def decode_yolov8(output: np.ndarray, head: YoloV8, *, score_threshold: float) -> list[Found]:
     """Decodes the output of YOLOv8 and later (Ultralytics ``Detect``, ``Segment``, ``Pose``, ``OBB``), in float64.
 
     A cell has ``cx, cy, w, h`` in px, a score for each class, and extras. The model has decoded the boxes already.
@@ -182,7 +183,7 @@ def decode_yolov8(output: np.ndarray, head: YoloV8, *, score_threshold: float) -
         Candidates in the order cells, classes.
     """
     rows = output[0].T if head.layout == "channels-first" else output[0]
-    found: list[InCell] = []
+    found: list[Found] = []
     for cell, row in enumerate(rows.astype(np.float64).tolist()):
         box = (*row[:4], row[-1]) if head.angle else _corners(*row[:4])
         raw = row[4 : len(row) - head.extras]
@@ -191,7 +192,7 @@ def decode_yolov8(output: np.ndarray, head: YoloV8, *, score_threshold: float) -
     return found
 
 
-def decode_yolov5(output: np.ndarray, head: YoloV5, *, score_threshold: float) -> list[InCell]:
+def decode_yolov5(output: np.ndarray, head: YoloV5, *, score_threshold: float) -> list[Found]:
     """Decodes the output of YOLOv5 and v7 (Ultralytics YOLOv5, ``non_max_suppression``), in float64.
 
     A cell has ``cx, cy, w, h`` in px, objectness, a probability for each class, and extras. The score of a class is
@@ -205,7 +206,7 @@ def decode_yolov5(output: np.ndarray, head: YoloV5, *, score_threshold: float) -
     Returns:
         Candidates in the order cells, classes.
     """
-    found: list[InCell] = []
+    found: list[Found] = []
     for cell, row in enumerate(output[0].astype(np.float64).tolist()):
         raw = row[5 : len(row) - head.extras]
         found += _with_objectness(_corners(*row[:4]), row[4], raw, cell, head, score_threshold)
@@ -214,7 +215,7 @@ def decode_yolov5(output: np.ndarray, head: YoloV5, *, score_threshold: float) -
 
 def decode_yolox(
     output: np.ndarray, head: YoloX, input_size: tuple[int, int], *, score_threshold: float
-) -> list[InCell]:
+) -> list[Found]:
     """Decodes the output of YOLOX (Ge et al. 2021, arXiv:2107.08430; ``demo_postprocess`` of its code), in float64.
 
     A cell has ``x, y, w, h``, objectness and a probability for each class. For each stride there is a grid of cells, row
@@ -238,7 +239,7 @@ def decode_yolox(
         for row in range(input_size[1] // stride)
         for column in range(input_size[0] // stride)
     ]
-    found: list[InCell] = []
+    found: list[Found] = []
     for cell, row in enumerate(output[0].astype(np.float64).tolist()):
         x, y, width, height = row[:4]
         if not head.decoded:
@@ -249,7 +250,7 @@ def decode_yolox(
     return found
 
 
-def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float) -> list[InCell]:
+def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float) -> list[Found]:
     """Decodes the output of YOLOv10 and of YOLO26 (Ultralytics, ``end2end``), in float64.
 
     A row has ``x1, y1, x2, y2`` in px, score, class, and extras; with ``angle``, ``cx, cy, w, h`` instead of corners, and
@@ -263,7 +264,7 @@ def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float)
     Returns:
         Candidates in the order of the rows.
     """
-    found: list[InCell] = []
+    found: list[Found] = []
     for cell, row in enumerate(output[0].astype(np.float64).tolist()):
         if row[4] > score_threshold and 0 <= row[5] < 2**24:
             box = (*row[:4], row[-1]) if head.angle else tuple(row[:4])
@@ -278,7 +279,7 @@ def decode_detr(
     input_size: tuple[int, int],
     *,
     score_threshold: float,
-) -> list[InCell]:
+) -> list[Found]:
     """Decodes the outputs of DETR (Carion et al. 2020, arXiv:2005.12872) and its successors, in float64.
 
     A query has ``cx, cy, w, h`` as fractions of the input's size, and a value for each slot. A slot is a class, or the
@@ -294,7 +295,7 @@ def decode_detr(
     Returns:
         Candidates in the order queries, classes.
     """
-    found: list[InCell] = []
+    found: list[Found] = []
     width, height = input_size
     rows = zip(boxes[0].astype(np.float64).tolist(), logits[0].astype(np.float64).tolist(), strict=True)
     for query, ((x, y, w, h), raw) in enumerate(rows):
@@ -311,7 +312,7 @@ def decode_detr(
 
 def _with_objectness(
     box: tuple[float, ...], objectness: float, raw: Sequence[float], cell: int, head: YoloV5 | YoloX, threshold: float
-) -> list[InCell]:
+) -> list[Found]:
     sure = _activated(objectness, head.activation)
     if not sure > threshold:
         return []

@@ -225,12 +225,15 @@ void launch(dim3 grid, dim3 block, unsigned seed, Function function) {
   }
 }
 
+inline unsigned launch_seed = 0;  // of what `launch_with` runs
+
 // Launches a kernel as cuLaunchKernel does: with an array of the addresses of its arguments.
 template <typename... Types, size_t... Indices>
 void launch_with(void (*function)(Types...), const unsigned* grid, const unsigned* block, void** arguments,
                  std::index_sequence<Indices...>) {
   const std::tuple<Types...> values(*static_cast<Types*>(arguments[Indices])...);
-  launch({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, 0, [&] { std::apply(function, values); });
+  launch({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, launch_seed,
+         [&] { std::apply(function, values); });
 }
 
 template <typename... Types>
