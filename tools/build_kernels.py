@@ -21,10 +21,10 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.kernels.compiled import FLAGS, INDEX, Binary, Index, source_hash
+from edgekit.kernels.compiled import FLAGS, INDEX, Binary, Index, source_hash, source_text
 
 ROOT = Path(__file__).parents[1]
-SOURCES = tuple(ROOT / "edgekit" / "kernels" / name / f"{name}.cu" for name in ("nms", "preprocess"))
+SOURCES = tuple(ROOT / "edgekit" / "kernels" / name / f"{name}.cu" for name in ("nms", "decode", "preprocess"))
 NVRTC_ARCHITECTURES = (75, 80, 86, 87, 89, 90)
 NVCC_ARCHITECTURES = (110, 120, 121)
 PTX_ARCHITECTURE = 80
@@ -105,12 +105,19 @@ class Nvrtc:
         return lambda: self._compiled(source, f"sm_{architecture}", "CUBIN")
 
     def ptx(self, source: Path, architecture: int) -> Callable[[], bytes]:
-        return lambda: self._compiled(source, f"compute_{architecture}", "PTX")
+        # Comments number the calls, through all compilations of a process.
+        return lambda: re.sub(rb"// callseq .*", b"", self._compiled(source, f"compute_{architecture}", "PTX"))
 
     def _compiled(self, source: Path, architecture: str, kind: str) -> bytes:
         program = ctypes.c_void_p()
         self._check(
-            "nvrtcCreateProgram", ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None
+            "nvrtcCreateProgram",
+            ctypes.byref(program),
+            source_text(source).encode(),
+            source.name.encode(),
+            0,
+            None,
+            None,
         )
         options = [option.encode() for option in (f"--gpu-architecture={architecture}", *FLAGS)]
         status = self._library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import re
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from packaging.version import Version
 from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.errors import BackendUnavailable
 
-__all__ = ["FLAGS", "INDEX", "Binary", "Index", "choose", "image", "read_index", "source_hash"]
+__all__ = ["FLAGS", "INDEX", "Binary", "Index", "choose", "image", "read_index", "source_hash", "source_text"]
 
 # A fused multiply-add rounds once where the reference rounds twice.
 FLAGS = ("-std=c++17", "-fmad=false")
@@ -57,9 +58,18 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     binaries: tuple[Binary, ...]
 
 
+def source_text(source: Path) -> str:
+    """Returns a kernel's source, with the files that it includes in place of its ``#include "..."`` lines."""
+
+    def included(line: re.Match[str]) -> str:
+        return source_text(source.parent / line[1])
+
+    return re.sub(r'^#include "(.+)"$', included, source.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
 def source_hash(source: Path) -> str:
     """Returns the SHA-256 of a kernel's source and the compilers' flags."""
-    return hashlib.sha256(" ".join(FLAGS).encode() + b"\0" + source.read_bytes()).hexdigest()
+    return hashlib.sha256(" ".join(FLAGS).encode() + b"\0" + source_text(source).encode()).hexdigest()
 
 
 def read_index(name: str) -> Index:

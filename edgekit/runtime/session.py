@@ -220,6 +220,8 @@ class Session:
             self._pipeline.close()
             self._pipeline = None
         if self._pipeline is None and self._detects_on_device:
+            how = self.manifest.postprocess
+            max_detections = max(1, max_detections, how.max_detections if how is not None else 0)
             try:
                 self._pipeline = DetectionPipeline(
                     engine, self.inputs, self.outputs, self.manifest, max_detections=max_detections

@@ -182,7 +182,7 @@ class _Detect:
             self._precision = AveragePrecision(self._classes(outputs))
         arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
         for i, (example, placement) in enumerate(zip(batch.examples, batch.placements, strict=True)):
-            boxes, scores, classes = decode(arrays, self._how, score_threshold=MIN_SCORE, index=i)
+            boxes, scores, classes, _ = decode(arrays, self._how, score_threshold=MIN_SCORE, index=i)
             kept = nms(
                 boxes,
                 scores,

@@ -38,11 +38,11 @@ def test_equals_the_reference_in_values_and_order(kind, threshold, seed):
     fast, slow, heads = KINDS[kind]
     outputs = raw(np.random.default_rng(seed), classes=1 + seed)
     expected = slow(outputs, heads, score_threshold=threshold)
-    boxes, scores, classes = fast(outputs, heads, score_threshold=threshold)
+    boxes, scores, classes, _ = fast(outputs, heads, score_threshold=threshold)
     assert boxes.dtype == scores.dtype == np.float32 and classes.dtype == np.int64
-    assert classes.tolist() == [kind for _, _, kind in expected]
-    np.testing.assert_allclose(scores, [score for _, score, _ in expected], rtol=2e-6)
-    np.testing.assert_allclose(boxes, np.array([box for box, _, _ in expected]).reshape(-1, 4), rtol=1e-5, atol=2e-3)
+    assert classes.tolist() == [kind for _, _, kind, _ in expected]
+    np.testing.assert_allclose(scores, [score for _, score, *_ in expected], rtol=2e-6)
+    np.testing.assert_allclose(boxes, np.array([box for box, *_ in expected]).reshape(-1, 4), rtol=1e-5, atol=2e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,7 +59,7 @@ def test_a_cell_of_yolov1_written_by_hand_is_decoded_as_in_the_paper():
     outputs = {"cells": np.zeros((1, 2 + 10, 7, 7), np.float32)}
     # cell in row 1, column 0: two classes, two confidences, and two boxes of which the second is sure
     outputs["cells"][0, :, 1, 0] = [0.9, 0.5, 0.1, 0.8, 0, 0, 0, 0, 0.5, 0.25, 0.5, 1]
-    boxes, scores, classes = decode_yolov1(outputs, (CELLS,), score_threshold=0.25)
+    boxes, scores, classes, _ = decode_yolov1(outputs, (CELLS,), score_threshold=0.25)
     # centre (0.5, 1.25) * 64, a quarter of the width 448 and all of the height
     np.testing.assert_allclose(boxes, [[32 - 56, 80 - 224, 32 + 56, 80 + 224]] * 2)
     np.testing.assert_allclose(scores, [0.72, 0.4])
@@ -70,7 +70,7 @@ def test_a_cell_of_yolov2_written_by_hand_shares_one_softmax_among_its_classes()
     outputs = {"coarse": np.full((1, 3 * 8, 2, 2), -100, np.float32)}
     cell = outputs["coarse"].reshape(3, 8, 2, 2)[0, :, 0, 1]  # first anchor, upper right
     cell[:] = [0, 0, np.log(2), 0, 100, np.log(3), np.log(2), np.log(1)]
-    boxes, scores, classes = decode_yolov2(outputs, (COARSE,), score_threshold=0.25)
+    boxes, scores, classes, _ = decode_yolov2(outputs, (COARSE,), score_threshold=0.25)
     np.testing.assert_allclose(boxes, [[48 - 81, 16 - 41, 48 + 81, 16 + 41]] * 2, rtol=1e-6)
     np.testing.assert_allclose(scores, [1 / 2, 1 / 3], rtol=1e-6)
     assert classes.tolist() == [0, 1]
@@ -80,7 +80,7 @@ def test_a_cell_written_by_hand_is_decoded_as_in_the_paper():
     outputs = {"coarse": np.full((1, 3 * 7, 2, 2), -100, np.float32)}
     cell = outputs["coarse"].reshape(3, 7, 2, 2)[1, :, 1, 0]  # second anchor, lower left
     cell[:] = [0, 0, 0, np.log(2), 100, 100, 0]
-    boxes, scores, classes = decode_yolov3(outputs, (COARSE,), score_threshold=0.25)
+    boxes, scores, classes, _ = decode_yolov3(outputs, (COARSE,), score_threshold=0.25)
     # center (0.5, 1.5) * 32, size 135 x 338; class 0 with probability 1, class 1 with 1/2
     np.testing.assert_allclose(boxes, [[16 - 67.5, 48 - 169, 16 + 67.5, 48 + 169]] * 2, rtol=1e-6)
     np.testing.assert_allclose(scores, [1, 0.5])
@@ -118,7 +118,7 @@ def test_what_is_kept_is_what_opencv_s_layer_keeps(section, kind, seed, tmp_path
     rows = net.forward().reshape(-1, 5 + classes)
 
     how = Postprocess(kind=kind, heads=(YoloHead(output="head", stride=1, anchors=anchors),))
-    boxes, scores, kinds = decode({"head": numbers}, how, score_threshold=0.2)
+    boxes, scores, kinds, _ = decode({"head": numbers}, how, score_threshold=0.2)
     kept = nms(boxes, scores, kinds, score_threshold=0.2, iou_threshold=0.4, max_detections=1000)
     row, theirs = np.nonzero(rows[:, 5:])
     center, size = rows[row, :2] * side, rows[row, 2:4] * side
@@ -135,7 +135,7 @@ extreme = st.one_of(st.floats(width=32), st.sampled_from([np.inf, -np.inf, np.na
 @settings(deadline=None)
 @given(hnp.arrays(np.float32, (1, 3 * 7, 2, 3), elements=extreme), st.sampled_from([0.0, 0.25, 0.99]))
 def test_extreme_numbers_overflow_nothing_and_nan_scores_are_left_out(numbers, threshold):
-    boxes, scores, _ = decode_yolov3({"coarse": numbers}, (COARSE,), score_threshold=threshold)
+    boxes, scores, *_ = decode_yolov3({"coarse": numbers}, (COARSE,), score_threshold=threshold)
     assert ((scores > threshold) & (scores <= 1)).all()
     sizes = boxes[:, 2:] - boxes[:, :2]
     assert not np.isinf(boxes).any() and np.isfinite(sizes.prod(axis=1)[~np.isnan(boxes).any(axis=1)]).all()
@@ -144,14 +144,14 @@ def test_extreme_numbers_overflow_nothing_and_nan_scores_are_left_out(numbers, t
 @settings(deadline=None)
 @given(hnp.arrays(np.float32, (1, 3 * 7, 2, 3), elements=extreme), st.sampled_from([0.0, 0.25, 0.99]))
 def test_extreme_numbers_of_yolov2_overflow_nothing_either(numbers, threshold):
-    boxes, scores, _ = decode_yolov2({"coarse": numbers}, (COARSE,), score_threshold=threshold)
+    boxes, scores, *_ = decode_yolov2({"coarse": numbers}, (COARSE,), score_threshold=threshold)
     assert ((scores > threshold) & (scores <= 1)).all() and not np.isinf(boxes).any()
 
 
 @settings(deadline=None)
 @given(hnp.arrays(np.float32, (1, 12, 2, 3), elements=extreme), st.sampled_from([0.0, 0.25, 0.99]))
 def test_extreme_numbers_of_yolov1_are_taken_in_silence(numbers, threshold):
-    boxes, scores, classes = decode_yolov1({"cells": numbers}, (CELLS,), score_threshold=threshold)
+    boxes, scores, classes, _ = decode_yolov1({"cells": numbers}, (CELLS,), score_threshold=threshold)
     assert (scores > threshold).all()
     kept = nms(boxes, scores, classes, score_threshold=threshold, iou_threshold=0.45, max_detections=300)
     assert np.isfinite(boxes[kept]).all()
@@ -160,7 +160,7 @@ def test_extreme_numbers_of_yolov1_are_taken_in_silence(numbers, threshold):
 @settings(deadline=None, max_examples=50)
 @given(hnp.arrays(np.float32, (1, 3 * 9, 2, 2), elements=st.floats(-20, 20, width=32)))
 def test_scores_of_a_box_of_yolov2_add_up_to_its_objectness(numbers):
-    _, scores, _ = decode_yolov2({"coarse": numbers}, (COARSE,), score_threshold=0.0)
+    _, scores, *_ = decode_yolov2({"coarse": numbers}, (COARSE,), score_threshold=0.0)
     objectness = 1 / (1 + np.exp(-numbers.reshape(3, 9, 2, 2)[:, 4].astype(np.float64)))
     # what is at most float32's smallest number is no candidate
     assert scores.sum() == pytest.approx(objectness.sum(), rel=1e-4)

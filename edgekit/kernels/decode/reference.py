@@ -8,12 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from edgekit.kernels.decode.limits import MAX_EXPONENT, MAX_ROOT
+from edgekit.recipe.heads import Detr, End2End, YoloV5, YoloV8, YoloX
 from edgekit.recipe.schema import YoloHead
 
-__all__ = ["decode_yolov1", "decode_yolov2", "decode_yolov3", "sigmoid"]
+__all__ = [
+    "decode_detr",
+    "decode_end2end",
+    "decode_yolov1",
+    "decode_yolov2",
+    "decode_yolov3",
+    "decode_yolov5",
+    "decode_yolov8",
+    "decode_yolox",
+    "sigmoid",
+]
 
-Found = tuple[tuple[float, float, float, float], float, int]
-"""Corners in px of the input, score, class."""
+Found = tuple[tuple[float, ...], float, int, int]
+"""Corners in px of the input, or center, sides and angle of a rotated box; score; class; index of the cell."""
 
 
 def sigmoid(x: float) -> float:
@@ -29,7 +40,7 @@ def softmax(x: Sequence[float]) -> list[float]:
 
 
 def decode_yolov1(
-    outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float
+    outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float, multi_label: bool = True
 ) -> list[Found]:
     """Decodes the raw outputs of YOLOv1 (Redmon et al. 2016, section 2), in float64.
 
@@ -48,11 +59,13 @@ def decode_yolov1(
         outputs: outputs by name, shape ``(1, classes + 5 * boxes, h, w)``.
         heads: the outputs' names, strides and numbers of boxes.
         score_threshold: only candidates with a greater score are returned.
+        multi_label: otherwise only the class of a box with the largest raw value may be a candidate.
 
     Returns:
         Candidates in the order heads, boxes, rows, columns, classes.
     """
-    found = []
+    found: list[Found] = []
+    index = -1
     for head in heads:
         raw = outputs[head.output][0].astype(np.float64)
         channels, rows, columns = raw.shape
@@ -60,21 +73,22 @@ def decode_yolov1(
         for b in range(head.boxes):
             for row in range(rows):
                 for column in range(columns):
+                    index += 1
                     cell = raw[:, row, column].tolist()
                     t = cell[classes + head.boxes + 4 * b :][:4]
                     x, y = (t[0] + column) * head.stride, (t[1] + row) * head.stride
                     root_w, root_h = (min(max(root, -MAX_ROOT), MAX_ROOT) for root in t[2:])
                     width, height = root_w**2 * columns * head.stride, root_h**2 * rows * head.stride
                     box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-                    for c in range(classes):
+                    for c in _chosen(cell[:classes], multi_label):
                         score = cell[classes + b] * cell[c]
                         if score > score_threshold:
-                            found.append((box, score, c))
+                            found.append((box, score, c, index))
     return found
 
 
 def decode_yolov2(
-    outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float
+    outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float, multi_label: bool = True
 ) -> list[Found]:
     """Decodes the raw outputs of YOLOv2 (Redmon and Farhadi 2017, section 2), in float64.
 
@@ -86,15 +100,16 @@ def decode_yolov2(
         outputs: outputs by name, shape ``(1, anchors * (5 + classes), h, w)``.
         heads: the outputs' names, strides and anchors.
         score_threshold: only candidates with a greater score are returned.
+        multi_label: otherwise only the class of a box with the largest raw value may be a candidate.
 
     Returns:
         Candidates in the order heads, anchors, rows, columns, classes.
     """
-    return _decode_anchors(outputs, heads, score_threshold, softmax)
+    return _decode_anchors(outputs, heads, score_threshold, multi_label, softmax)
 
 
 def decode_yolov3(
-    outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float
+    outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float, multi_label: bool = True
 ) -> list[Found]:
     """Decodes the raw outputs of YOLOv3 (Redmon and Farhadi 2018, section 2.1), in float64.
 
@@ -111,20 +126,25 @@ def decode_yolov3(
         outputs: outputs by name, shape ``(1, anchors * (5 + classes), h, w)``.
         heads: the outputs' names, strides and anchors.
         score_threshold: only candidates with a greater score are returned.
+        multi_label: otherwise only the class of a box with the largest raw value may be a candidate.
 
     Returns:
         Candidates in the order heads, anchors, rows, columns, classes.
     """
-    return _decode_anchors(outputs, heads, score_threshold, lambda classes: [sigmoid(t) for t in classes])
+    return _decode_anchors(
+        outputs, heads, score_threshold, multi_label, lambda classes: [sigmoid(t) for t in classes]
+    )
 
 
 def _decode_anchors(
     outputs: Mapping[str, np.ndarray],
     heads: Sequence[YoloHead],
     score_threshold: float,
+    multi_label: bool,
     probabilities: Callable[[Sequence[float]], Sequence[float]],
 ) -> list[Found]:
-    found = []
+    found: list[Found] = []
+    index = -1
     for head in heads:
         raw = outputs[head.output][0].astype(np.float64)
         rows, columns = raw.shape[1:]
@@ -132,14 +152,185 @@ def _decode_anchors(
         for a, (anchor_width, anchor_height) in enumerate(head.anchors):
             for row in range(rows):
                 for column in range(columns):
+                    index += 1
                     t = raw[a * per_anchor : (a + 1) * per_anchor, row, column].tolist()
                     x = (sigmoid(t[0]) + column) * head.stride
                     y = (sigmoid(t[1]) + row) * head.stride
                     width = anchor_width * math.exp(min(t[2], MAX_EXPONENT))
                     height = anchor_height * math.exp(min(t[3], MAX_EXPONENT))
                     box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-                    for c, probability in enumerate(probabilities(t[5:])):
-                        score = sigmoid(t[4]) * probability
+                    chances = probabilities(t[5:])
+                    for c in _chosen(t[5:], multi_label):
+                        score = sigmoid(t[4]) * chances[c]
                         if score > score_threshold:
-                            found.append((box, score, c))
+                            found.append((box, score, c, index))
     return found
+
+
+def decode_yolov8(output: np.ndarray, head: YoloV8, *, score_threshold: float) -> list[Found]:
+    """Decodes the output of YOLOv8 and later (Ultralytics ``Detect``, ``Segment``, ``Pose``, ``OBB``), in float64.
+
+    A cell has ``cx, cy, w, h`` in px, a score for each class, and extras. The model has decoded the boxes already.
+    With ``angle``, a box is rotated, and its angle is the last extra.
+
+    Args:
+        output: shape ``(1, 4 + classes + extras, cells)``, or ``(1, cells, 4 + classes + extras)`` if the layout is
+            ``channels-last``.
+        head: the parameters.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order cells, classes.
+    """
+    rows = output[0].T if head.layout == "channels-first" else output[0]
+    found: list[Found] = []
+    for cell, row in enumerate(rows.astype(np.float64).tolist()):
+        box = (*row[:4], row[-1]) if head.angle else _corners(*row[:4])
+        raw = row[4 : len(row) - head.extras]
+        scores = [_activated(value, head.activation) for value in raw]
+        found += [(box, scores[c], c, cell) for c in _chosen(raw, head.multi_label) if scores[c] > score_threshold]
+    return found
+
+
+def decode_yolov5(output: np.ndarray, head: YoloV5, *, score_threshold: float) -> list[Found]:
+    """Decodes the output of YOLOv5 and v7 (Ultralytics YOLOv5, ``non_max_suppression``), in float64.
+
+    A cell has ``cx, cy, w, h`` in px, objectness, a probability for each class, and extras. The score of a class is
+    objectness times probability. A cell counts only if its objectness passes the threshold too.
+
+    Args:
+        output: shape ``(1, cells, 5 + classes + extras)``.
+        head: the parameters.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order cells, classes.
+    """
+    found: list[Found] = []
+    for cell, row in enumerate(output[0].astype(np.float64).tolist()):
+        raw = row[5 : len(row) - head.extras]
+        found += _with_objectness(_corners(*row[:4]), row[4], raw, cell, head, score_threshold)
+    return found
+
+
+def decode_yolox(
+    output: np.ndarray, head: YoloX, input_size: tuple[int, int], *, score_threshold: float
+) -> list[Found]:
+    """Decodes the output of YOLOX (Ge et al. 2021, arXiv:2107.08430; ``demo_postprocess`` of its code), in float64.
+
+    A cell has ``x, y, w, h``, objectness and a probability for each class. For each stride there is a grid of cells, row
+    by row. If the model has not decoded the boxes, a cell in column ``gx`` and row ``gy`` has::
+
+        cx = (x + gx) * stride        width = exp(w) * stride
+        cy = (y + gy) * stride        height = exp(h) * stride
+
+    Args:
+        output: shape ``(1, cells, 5 + classes)``.
+        head: the parameters.
+        input_size: width and height of the input in px.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order cells, classes.
+    """
+    places = [
+        (column, row, stride)
+        for stride in head.strides
+        for row in range(input_size[1] // stride)
+        for column in range(input_size[0] // stride)
+    ]
+    found: list[Found] = []
+    for cell, row in enumerate(output[0].astype(np.float64).tolist()):
+        x, y, width, height = row[:4]
+        if not head.decoded:
+            grid_x, grid_y, stride = places[cell]
+            x, y = (x + grid_x) * stride, (y + grid_y) * stride
+            width, height = (math.exp(side) * stride if side < 700 else math.inf for side in (width, height))
+        found += _with_objectness(_corners(x, y, width, height), row[4], row[5:], cell, head, score_threshold)
+    return found
+
+
+def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float) -> list[Found]:
+    """Decodes the output of YOLOv10 and of YOLO26 (Ultralytics, ``end2end``), in float64.
+
+    A row has ``x1, y1, x2, y2`` in px, score, class, and extras; with ``angle``, ``cx, cy, w, h`` instead of corners, and
+    the angle as the last extra. A row whose class is negative or no number is padding.
+
+    Args:
+        output: shape ``(1, boxes, 6 + extras)``.
+        head: the parameters.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order of the rows.
+    """
+    found: list[Found] = []
+    for cell, row in enumerate(output[0].astype(np.float64).tolist()):
+        if row[4] > score_threshold and 0 <= row[5] < 2**24:
+            box = (*row[:4], row[-1]) if head.angle else tuple(row[:4])
+            found.append((box, row[4], int(row[5]), cell))
+    return found
+
+
+def decode_detr(
+    boxes: np.ndarray,
+    logits: np.ndarray,
+    head: Detr,
+    input_size: tuple[int, int],
+    *,
+    score_threshold: float,
+) -> list[Found]:
+    """Decodes the outputs of DETR (Carion et al. 2020, arXiv:2005.12872) and its successors, in float64.
+
+    A query has ``cx, cy, w, h`` as fractions of the input's size, and a value for each slot. A slot is a class, or the
+    background. A softmax (DETR) is taken over all slots, a sigmoid (Deformable DETR, RT-DETR) of each.
+
+    Args:
+        boxes: shape ``(1, queries, 4)``.
+        logits: shape ``(1, queries, slots)``.
+        head: the parameters.
+        input_size: width and height of the input in px.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order queries, classes.
+    """
+    found: list[Found] = []
+    width, height = input_size
+    rows = zip(boxes[0].astype(np.float64).tolist(), logits[0].astype(np.float64).tolist(), strict=True)
+    for query, ((x, y, w, h), raw) in enumerate(rows):
+        if head.activation == "softmax":
+            probabilities = softmax(raw)
+        else:
+            probabilities = [_activated(value, head.activation) for value in raw]
+        kept = slice(head.background == "first", len(raw) - (head.background == "last"))
+        raw, scores = raw[kept], probabilities[kept]
+        box = _corners(x * width, y * height, w * width, h * height)
+        found += [(box, scores[c], c, query) for c in _chosen(raw, head.multi_label) if scores[c] > score_threshold]
+    return found
+
+
+def _with_objectness(
+    box: tuple[float, ...], objectness: float, raw: Sequence[float], cell: int, head: YoloV5 | YoloX, threshold: float
+) -> list[Found]:
+    sure = _activated(objectness, head.activation)
+    if not sure > threshold:
+        return []
+    scores = [sure * _activated(value, head.activation) for value in raw]
+    return [(box, scores[c], c, cell) for c in _chosen(raw, head.multi_label) if scores[c] > threshold]
+
+
+def _corners(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _activated(value: float, activation: str) -> float:
+    return sigmoid(value) if activation == "sigmoid" else value
+
+
+def _chosen(raw: Sequence[float], multi_label: bool) -> list[int]:
+    """Returns the classes that may be candidates: all, or the first one with the largest value; NaN is none."""
+    classes = [c for c, value in enumerate(raw) if not math.isnan(value)]
+    if multi_label or not classes:
+        return classes
+    return [max(classes, key=lambda c: (raw[c], -c))]

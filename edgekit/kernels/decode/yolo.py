@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from edgekit.errors import RunError
+from edgekit.kernels.decode.candidates import (
+    LOGIT_SLACK,
+    Candidates,
+    best_classes,
+    concatenated,
+    corners,
+    logit,
+    passing,
+    sigmoid,
+    softmax,
+)
 from edgekit.kernels.decode.limits import MAX_EXPONENT, MAX_ROOT
 from edgekit.recipe.schema import Postprocess, YoloHead
 
-__all__ = ["Candidates", "decode", "decode_yolov1", "decode_yolov2", "decode_yolov3"]
-
-# Logits are first compared with a threshold that is lower by this; then the scores are compared exactly.
-_LOGIT_SLACK = 1e-3
-
-
-class Candidates(NamedTuple):
-    """Candidate boxes before non-maximum suppression.
-
-    Attributes:
-        boxes: corners ``(x1, y1, x2, y2)`` in px of the input, not clipped to the input; float32, shape ``(M, 4)``.
-        scores: objectness times class probability; float32, shape ``(M,)``.
-        classes: int64, shape ``(M,)``.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    classes: np.ndarray
-
+__all__ = ["decode", "decode_yolov1", "decode_yolov2", "decode_yolov3"]
 
 def decode(
     outputs: Mapping[str, np.ndarray], how: Postprocess, *, score_threshold: float, index: int = 0
@@ -50,7 +41,12 @@ def decode(
 
 
 def decode_yolov1(
-    outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float, index: int = 0
+    outputs: Mapping[str, np.ndarray],
+    heads: Sequence[YoloHead],
+    *,
+    score_threshold: float,
+    index: int = 0,
+    multi_label: bool = True,
 ) -> Candidates:
     """Decodes YOLOv1 outputs of one image; see `edgekit.kernels.decode.reference.decode_yolov1` for the formulas.
 
@@ -59,6 +55,7 @@ def decode_yolov1(
         heads: the outputs' names, strides and numbers of boxes.
         score_threshold: only candidates with a greater score are returned; 0 to 1.
         index: index of the image in the batch.
+        multi_label: otherwise only the class of a box with the largest raw value may be a candidate.
 
     Returns:
         Candidates in the order heads, boxes, rows, columns, classes; those with a NaN score are left out.
@@ -66,12 +63,17 @@ def decode_yolov1(
     Raises:
         RunError: an output is missing or its channels do not fit the boxes.
     """
-    found = [_decode_cells(_raw_cells(outputs, head, index), head, score_threshold) for head in heads]
-    return _concatenated(found)
+    raw = [_raw_cells(outputs, head, index) for head in heads]
+    return _numbered(_decode_cells, raw, heads, score_threshold, multi_label)
 
 
 def decode_yolov2(
-    outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float, index: int = 0
+    outputs: Mapping[str, np.ndarray],
+    heads: Sequence[YoloHead],
+    *,
+    score_threshold: float,
+    index: int = 0,
+    multi_label: bool = True,
 ) -> Candidates:
     """Decodes YOLOv2 outputs of one image; see `edgekit.kernels.decode.reference.decode_yolov2` for the formulas.
 
@@ -82,6 +84,7 @@ def decode_yolov2(
         heads: the outputs' names, strides and anchors.
         score_threshold: only candidates with a greater score are returned; 0 to 1.
         index: index of the image in the batch.
+        multi_label: otherwise only the class of a box with the largest raw value may be a candidate.
 
     Returns:
         Candidates in the order heads, anchors, rows, columns, classes; those with a NaN score are left out.
@@ -89,12 +92,17 @@ def decode_yolov2(
     Raises:
         RunError: an output is missing or its channels do not fit the anchors.
     """
-    found = [_decode_softmax_head(_raw_head(outputs, head, index), head, score_threshold) for head in heads]
-    return _concatenated(found)
+    raw = [_raw_head(outputs, head, index) for head in heads]
+    return _numbered(_decode_softmax_head, raw, heads, score_threshold, multi_label)
 
 
 def decode_yolov3(
-    outputs: Mapping[str, np.ndarray], heads: Sequence[YoloHead], *, score_threshold: float, index: int = 0
+    outputs: Mapping[str, np.ndarray],
+    heads: Sequence[YoloHead],
+    *,
+    score_threshold: float,
+    index: int = 0,
+    multi_label: bool = True,
 ) -> Candidates:
     """Decodes YOLOv3 outputs of one image; see `edgekit.kernels.decode.reference.decode_yolov3` for the formulas.
 
@@ -110,6 +118,7 @@ def decode_yolov3(
         heads: the outputs' names, strides and anchors.
         score_threshold: only candidates with a greater score are returned; 0 to 1.
         index: index of the image in the batch.
+        multi_label: otherwise only the class of a box with the largest raw value may be a candidate.
 
     Returns:
         Candidates in the order heads, anchors, rows, columns, classes; those with a NaN score are left out.
@@ -117,13 +126,24 @@ def decode_yolov3(
     Raises:
         RunError: an output is missing or its channels do not fit the anchors.
     """
-    found = [_decode_head(_raw_head(outputs, head, index), head, score_threshold) for head in heads]
-    return _concatenated(found)
+    raw = [_raw_head(outputs, head, index) for head in heads]
+    return _numbered(_decode_head, raw, heads, score_threshold, multi_label)
 
 
-def _concatenated(found: Sequence[Candidates]) -> Candidates:
-    """Concatenates the candidates of all heads, in order."""
-    return Candidates(*(np.concatenate(column) for column in zip(*found, strict=True)))
+def _numbered(
+    decoder: Callable[[np.ndarray, YoloHead, float, bool], Candidates],
+    raw: Sequence[np.ndarray],
+    heads: Sequence[YoloHead],
+    score_threshold: float,
+    multi_label: bool,
+) -> Candidates:
+    """Concatenates the candidates of all heads, in order, and numbers their cells."""
+    found, before = [], 0
+    for values, head in zip(raw, heads, strict=True):
+        candidates = decoder(values, head, score_threshold, multi_label)
+        found.append(candidates._replace(cells=before + candidates.cells))
+        before += (head.boxes or len(head.anchors)) * values.shape[-2] * values.shape[-1]
+    return concatenated(found)
 
 
 def _raw_head(outputs: Mapping[str, np.ndarray], head: YoloHead, index: int) -> np.ndarray:
@@ -150,72 +170,66 @@ def _raw(outputs: Mapping[str, np.ndarray], head: YoloHead, expected: str, fits:
     return raw
 
 
-def _decode_cells(raw: np.ndarray, head: YoloHead, score_threshold: float) -> Candidates:
+def _decode_cells(raw: np.ndarray, head: YoloHead, score_threshold: float, multi_label: bool) -> Candidates:
     classes = len(raw) - 5 * head.boxes
     confidences, boxes = raw[classes : classes + head.boxes], raw[classes + head.boxes :]
     with np.errstate(over="ignore", invalid="ignore"):  # outputs of a linear layer are unbounded
         scores = confidences[:, None] * raw[:classes]
-        box, kind, row, column = np.nonzero(scores > np.float32(score_threshold))
+        passed = scores > np.float32(score_threshold)
+        if not multi_label:
+            best = best_classes(raw[:classes].reshape(classes, -1).T).reshape(raw.shape[1:])
+            passed &= np.arange(classes)[:, None, None] == best
+        box, kind, row, column = np.nonzero(passed)
         order = np.lexsort((kind, column, row, box))
         box, kind, row, column = box[order], kind[order], row[order], column[order]
         x, y, *roots = boxes.reshape(head.boxes, 4, *raw.shape[1:])[box, :, row, column].T
         stride = np.float32(head.stride)
         center = np.stack([x + column.astype(np.float32), y + row.astype(np.float32)], axis=1) * stride
         sides = np.clip(np.stack(roots, axis=1), -MAX_ROOT, MAX_ROOT) ** 2
-        half = sides * np.array([raw.shape[2], raw.shape[1]], np.float32) * stride / 2
-        corners = np.concatenate([center - half, center + half], axis=1)
-    return Candidates(corners, scores[box, kind, row, column], kind.astype(np.int64, copy=False))
+        sides = sides * np.array([raw.shape[2], raw.shape[1]], np.float32) * stride
+    cells = np.ravel_multi_index((box, row, column), (head.boxes, *raw.shape[1:]))
+    return Candidates(
+        corners(center, sides), scores[box, kind, row, column], kind.astype(np.int64, copy=False), cells.astype(np.int64)
+    )
 
 
-def _decode_softmax_head(raw: np.ndarray, head: YoloHead, score_threshold: float) -> Candidates:
-    min_logit = _logit(score_threshold) - _LOGIT_SLACK
-    anchor, row, column = np.nonzero(raw[:, 4] > min_logit)
-    cells = raw[anchor, :, row, column]
-    scores = _sigmoid(cells[:, 4:5]) * _softmax(cells[:, 5:])
-    cell, kind = np.nonzero(scores > np.float32(score_threshold))
-    boxes = _boxes(cells[cell], anchor[cell], np.stack([column, row], axis=1)[cell], head)
-    return Candidates(boxes, scores[cell, kind], kind.astype(np.int64, copy=False))
-
-
-def _decode_head(raw: np.ndarray, head: YoloHead, score_threshold: float) -> Candidates:
-    min_logit = _logit(score_threshold) - _LOGIT_SLACK
-    anchor, row, column = np.nonzero(raw[:, 4] > min_logit)
-    cells = raw[anchor, :, row, column]
-    cell, kind = np.nonzero(cells[:, 5:] > min_logit)
-    scores = _sigmoid(cells[cell, 4]) * _sigmoid(cells[cell, 5 + kind])
+def _decode_softmax_head(raw: np.ndarray, head: YoloHead, score_threshold: float, multi_label: bool) -> Candidates:
+    anchor, row, column = np.nonzero(raw[:, 4] > np.float32(logit(score_threshold) - LOGIT_SLACK))
+    values = raw[anchor, :, row, column]
+    probabilities = softmax(values[:, 5:])
+    if multi_label:
+        cell, kind = np.nonzero(probabilities > np.float32(score_threshold))
+    else:
+        cell, kind = np.arange(len(values)), best_classes(values[:, 5:])
+    scores = sigmoid(values[cell, 4]) * probabilities[cell, kind]
     passed = scores > np.float32(score_threshold)
-    cell = cell[passed]
-    boxes = _boxes(cells[cell], anchor[cell], np.stack([column, row], axis=1)[cell], head)
-    return Candidates(boxes, scores[passed], kind[passed].astype(np.int64, copy=False))
+    return _anchored(raw, head, (anchor, row, column), values, cell[passed], kind[passed], scores[passed])
 
 
-def _boxes(cells: np.ndarray, anchor: np.ndarray, position: np.ndarray, head: YoloHead) -> np.ndarray:
-    """Decodes the first four values of each cell to corners; ``position`` is the cell's column and row."""
-    center = (_sigmoid(cells[:, 0:2]) + position.astype(np.float32)) * np.float32(head.stride)
+def _decode_head(raw: np.ndarray, head: YoloHead, score_threshold: float, multi_label: bool) -> Candidates:
+    anchor, row, column = np.nonzero(raw[:, 4] > np.float32(logit(score_threshold) - LOGIT_SLACK))
+    values = raw[anchor, :, row, column]
+    found = passing(values[:, 5:], sigmoid(values[:, 4]), "sigmoid", score_threshold, multi_label=multi_label)
+    return _anchored(raw, head, (anchor, row, column), values, *found)
+
+
+def _anchored(
+    raw: np.ndarray,
+    head: YoloHead,
+    places: tuple[np.ndarray, np.ndarray, np.ndarray],
+    values: np.ndarray,
+    cell: np.ndarray,
+    kind: np.ndarray,
+    scores: np.ndarray,
+) -> Candidates:
+    """Decodes boxes; ``cell`` is the position in ``values`` and in ``places`` (anchor, row, column)."""
+    values = values[cell]
+    anchor, row, column = (place[cell] for place in places)
+    center = (sigmoid(values[:, 0:2]) + np.stack([column, row], axis=1).astype(np.float32)) * np.float32(head.stride)
     sizes = np.asarray(head.anchors, np.float32)[anchor]
-    half = sizes * np.exp(np.minimum(cells[:, 2:4], np.float32(MAX_EXPONENT))) / 2
-    return np.concatenate([center - half, center + half], axis=1)
-
-
-def _logit(probability: float) -> float:
-    if probability <= 0:
-        return -math.inf
-    return math.log(probability / (1 - probability)) if probability < 1 else math.inf
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    # exp of a positive number can overflow, but not of a negative number.
-    small = np.exp(-np.abs(x))
-    result: np.ndarray = np.where(x >= 0, np.float32(1), small) / (1 + small)
-    return result
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    """Computes the softmax over the last axis; NaN if a value is infinite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        powers = np.exp(x - x.max(axis=-1, keepdims=True))
-        result: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
-    return result
+    sides = sizes * np.exp(np.minimum(values[:, 2:4], np.float32(MAX_EXPONENT)))
+    cells = np.ravel_multi_index((anchor, row, column), (len(raw), *raw.shape[2:]))
+    return Candidates(corners(center, sides), scores, kind.astype(np.int64, copy=False), cells.astype(np.int64))
 
 
 _DECODERS: dict[str, Callable[..., Candidates]] = {

@@ -12,13 +12,15 @@ from edgekit.errors import UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.nms.suppress import check_thresholds
 
-__all__ = ["CAPACITY", "BatchedNms"]
+__all__ = ["BITS", "CAPACITY", "SELECT_THREADS", "SWEEP_THREADS", "TILES", "WORDS", "BatchedNms"]
 
-# Constants of nms.cu.
+# Constants of suppression.cuh.
 CAPACITY = 2048
-_BITS = 64
-_WORDS = CAPACITY // _BITS
-_SELECT_THREADS = 1024
+BITS = 64
+WORDS = CAPACITY // BITS
+TILES = WORDS * (WORDS + 1) // 2
+SELECT_THREADS = 1024
+SWEEP_THREADS = 256
 
 
 class BatchedNms:
@@ -47,7 +49,7 @@ class BatchedNms:
             self._module = stack.enter_context(Module(context, compiled.image("nms", binary)))
             self._order = stack.enter_context(DeviceMemory(context, images * CAPACITY * 4))
             self._found = stack.enter_context(DeviceMemory(context, images * 4))
-            self._matrix = stack.enter_context(DeviceMemory(context, images * CAPACITY * _WORDS * 8))
+            self._matrix = stack.enter_context(DeviceMemory(context, images * CAPACITY * WORDS * 8))
             self._resources = stack.pop_all()
 
     def close(self) -> None:
@@ -106,7 +108,7 @@ class BatchedNms:
         self._module.launch(
             "nms_select",
             (images, 1, 1),
-            (_SELECT_THREADS, 1, 1),
+            (SELECT_THREADS, 1, 1),
             [
                 np.uint64(boxes),
                 np.uint64(scores),
@@ -120,15 +122,15 @@ class BatchedNms:
         )
         self._module.launch(
             "nms_overlaps",
-            (_WORDS, _WORDS, images),
-            (_BITS, 1, 1),
+            (TILES, 1, images),
+            (BITS, 1, 1),
             [np.uint64(boxes), np.uint64(classes), order, found, stride, np.float64(iou_threshold), matrix],
             stream,
         )
         self._module.launch(
             "nms_sweep",
             (images, 1, 1),
-            (_BITS, 1, 1),
+            (SWEEP_THREADS, 1, 1),
             [matrix, order, found, np.int32(max_detections), np.uint64(kept), np.uint64(number)],
             stream,
         )

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Literal
+
 import numpy as np
 
 from edgekit.errors import UsageError
+from edgekit.kernels.nms.rotated import near, probiou, rotated_iou
 
-__all__ = ["check_thresholds", "nms"]
+__all__ = ["Overlap", "check_thresholds", "nms"]
+
+Overlap = Literal["corners", "rotated", "probiou"]
+"""Intersection over union of boxes with corners; of rotated boxes; or of rotated boxes as Gaussians."""
 
 # Number of candidates that are compared at once: large enough to hide Python's overhead, small enough that few
 # comparisons are wasted when `max_detections` is reached.
@@ -21,16 +28,19 @@ def nms(
     score_threshold: float,
     iou_threshold: float,
     max_detections: int,
+    overlap: Overlap = "corners",
 ) -> np.ndarray:
     """Selects boxes by class-aware greedy suppression; see `edgekit.kernels.nms.reference.nms` for the exact rules.
 
     Args:
-        boxes: corners ``(x1, y1, x2, y2)``; float32, shape ``(M, 4)``.
+        boxes: corners ``(x1, y1, x2, y2)``; float32, shape ``(M, 4)``. Rotated boxes are ``(center x, center y, width,
+            height, angle)``, shape ``(M, 5)``, the angle in radians.
         scores: float32, shape ``(M,)``.
         classes: integers, shape ``(M,)``.
         score_threshold: only boxes with a greater score are kept; 0 to 1.
         iou_threshold: maximum overlap of a kept box with a better box of its class; 0 to 1.
         max_detections: maximum number of kept boxes.
+        overlap: how much two boxes overlap.
 
     Returns:
         Indices of the kept candidates, best first; int64, shape ``(K,)``.
@@ -43,11 +53,12 @@ def nms(
     order = candidates[np.argsort(-scores[candidates], kind="stable")]
     corners, kinds = np.ascontiguousarray(boxes[order].T, np.float64), np.asarray(classes)[order]
 
+    suppress = _suppress if overlap == "corners" else functools.partial(_suppress_rotated, overlap)
     kept = np.empty(0, np.int64)  # positions in `order`
     for start in range(0, len(order), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(order)))
-        block = block[~_suppress(corners, kinds, block, kept, iou_threshold).any(axis=1)]
-        block = block[_greedy(_suppress(corners, kinds, block, block, iou_threshold))]
+        block = block[~suppress(corners, kinds, block, kept, iou_threshold).any(axis=1)]
+        block = block[_greedy(suppress(corners, kinds, block, block, iou_threshold))]
         kept = np.concatenate([kept, block])
         if len(kept) >= max_detections:
             break
@@ -83,6 +94,27 @@ def _suppress(
     union = _area(a) + _area(b) - intersection
     iou = np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
     result: np.ndarray = (iou > iou_threshold) & (kinds[rows, None] == kinds[None, columns])
+    return result
+
+
+def _suppress_rotated(
+    overlap: Overlap,
+    corners: np.ndarray,
+    kinds: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    iou_threshold: float,
+) -> np.ndarray:
+    """Does the same as `_suppress` for rotated boxes; only pairs of one class that are near are compared."""
+    boxes = corners.T
+    result = kinds[rows, None] == kinds[None, columns]
+    if overlap == "rotated":  # Gaussians have no end
+        result &= near(boxes[rows, None], boxes[None, columns])
+    i, j = np.nonzero(result)
+    measure = rotated_iou if overlap == "rotated" else probiou
+    # The better box comes first, in both calls, as in the kernel: the two orders may round differently.
+    first, second = np.minimum(rows[i], columns[j]), np.maximum(rows[i], columns[j])
+    result[i, j] = measure(boxes[first], boxes[second]) > iou_threshold
     return result
 
 

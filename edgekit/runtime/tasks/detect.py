@@ -131,7 +131,7 @@ def detections_from_outputs(
     assert manifest.postprocess is not None  # checked by `thresholds_of`
     # Box sizes are exponentials, which easily overflow half precision.
     wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in outputs.items()}
-    boxes, scores, classes = decode(wide, manifest.postprocess, score_threshold=thresholds.score_threshold)
+    boxes, scores, classes, _ = decode(wide, manifest.postprocess, score_threshold=thresholds.score_threshold)
     kept = nms(boxes, scores, classes, **asdict(thresholds))
     corners = placement.to_image(boxes[kept])
     visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])

@@ -19,11 +19,9 @@ extern "C" void nms_batch(const float* boxes, const float* scores, const int* cl
   const unsigned batch = static_cast<unsigned>(images);
   standin::launch({batch, 1, 1}, {SELECT_THREADS, 1, 1}, seed,
                   [&] { nms_select(corners, scores, counts, stride, score_threshold, order.data(), found.data()); });
-  const int longest = *std::max_element(found.begin(), found.end());
-  const unsigned words = static_cast<unsigned>(std::max(1, (longest + BITS - 1) / BITS));
-  standin::launch({words, words, batch}, {BITS, 1, 1}, seed + 1, [&] {
+  standin::launch({TILES, 1, batch}, {BITS, 1, 1}, seed + 1, [&] {
     nms_overlaps(corners, classes, order.data(), found.data(), stride, iou_threshold, matrix.data());
   });
-  standin::launch({batch, 1, 1}, {BITS, 1, 1}, seed + 2,
+  standin::launch({batch, 1, 1}, {SWEEP_THREADS, 1, 1}, seed + 2,
                   [&] { nms_sweep(matrix.data(), order.data(), found.data(), limit, kept, number); });
 }

@@ -1,0 +1,30 @@
+"""Decodes outputs of YOLOv10 and YOLO26; see `edgekit.kernels.decode.reference.decode_end2end` for the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgekit.kernels.decode.candidates import Candidates
+from edgekit.recipe.heads import End2End
+
+__all__ = ["MAX_CLASS", "decode_end2end"]
+
+MAX_CLASS = 2**24
+"""A class number is a float, so it must be less than this to be exact."""
+
+
+def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float) -> Candidates:
+    """Decodes the output of one image.
+
+    Args:
+        output: float32, shape ``(boxes, 6 + extras)``.
+        head: the parameters.
+        score_threshold: only candidates with a greater score are returned; 0 to 1.
+
+    Returns:
+        Candidates in the order of the rows; those whose score or class is no number are left out.
+    """
+    kind = output[:, 5]
+    cells = np.flatnonzero((output[:, 4] > np.float32(score_threshold)) & (kind >= 0) & (kind < MAX_CLASS))
+    columns = [0, 1, 2, 3, -1] if head.angle else [0, 1, 2, 3]
+    return Candidates(output[cells][:, columns], output[cells, 4], kind[cells].astype(np.int64), cells)
