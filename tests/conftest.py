@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ from edgekit.measure.machine import this_machine as measured_machine
 from edgekit.measure.reports import LatencyReport, Memory
 from edgekit.recipe.schema import Postprocess, Preprocess, YoloHead
 from edgekit.specs import Precision, TensorSpec
+
+STANDIN = Path(__file__).parent / "kernels" / "standin"
+HOST_FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 
 MakeBundle = Callable[..., Path]
 MakeReport = Callable[..., LatencyReport]
@@ -195,3 +201,18 @@ def make_report() -> MakeReport:
         return LatencyReport(**(fields | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles ``standin/NAME.cpp`` to a shared library; more flags may follow."""
+
+    @functools.cache
+    def compile(name: str, *flags: str) -> Path:
+        if shutil.which("g++") is None:
+            pytest.skip("needs g++")
+        output = tmp_path_factory.mktemp("standin") / f"{name}.so"
+        subprocess.run(["g++", *HOST_FLAGS, *flags, "-o", output, STANDIN / f"{name}.cpp"], check=True)
+        return output
+
+    return compile

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 import numpy as np
 
 from edgekit.errors import DataError
+from edgekit.kernels.preprocess.device import Format
 
 __all__ = ["Format", "frame_size", "rgb_frame"]
-
-Format: TypeAlias = Literal["rgb", "bgr", "gray", "nv12", "rgba", "bgra"]
 
 _CHANNELS = {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4}
 

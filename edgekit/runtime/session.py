@@ -92,7 +92,8 @@ class Session:
     def notes(self) -> tuple[str, ...]:
         """Notes for the user from the build, from the loaded engine, and about what runs on the CPU in its place."""
         engine = self._engine.notes if self._engine is not None else ()
-        return (*self.manifest.notes, *engine, *self._device_notes)
+        pipeline = self._pipeline.notes if self._pipeline is not None else ()
+        return (*self.manifest.notes, *engine, *self._device_notes, *pipeline)
 
     def close(self) -> None:
         """Closes the engine after the current run, if any; a second call does nothing.

@@ -158,6 +158,7 @@ class FakeDriver:
         self.kernels = kernels
         self.integrated = integrated
         self.memory_bytes = memory_bytes
+        self.compute_capability = (8, 7)
         self.calls: list[str] = []
         self.fail_at: int | None = None
         self.failed = ""
@@ -231,7 +232,7 @@ class FakeDriver:
             raise BackendUnavailable(f"there is no GPU {index}")
         return DeviceProperties(
             name="Fake GPU",
-            compute_capability=(8, 7),
+            compute_capability=self.compute_capability,
             memory_bytes=self.memory_bytes,
             free_bytes=self.memory_bytes - self._used(),
             integrated=self.integrated,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -16,29 +15,12 @@ import pytest
 
 from edgekit.kernels.compiled import FLAGS
 
-STANDIN = Path(__file__).parent / "standin"
-HOST_FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 DEVICE_FLAGS = (*FLAGS, "-cubin", "-Xptxas", "-v")
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 110, 120, 121)
 RECORDED = Path(__file__).parent / "recorded" / "ptxas.json"
 
 Resources = dict[str, dict[str, int]]
-
-
-@pytest.fixture(scope="session")
-def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compiles ``standin/NAME.cpp`` to a shared library; more flags may follow."""
-
-    @functools.cache
-    def compile(name: str, *flags: str) -> Path:
-        if shutil.which("g++") is None:
-            pytest.skip("needs g++")
-        output = tmp_path_factory.mktemp("standin") / f"{name}.so"
-        subprocess.run(["g++", *HOST_FLAGS, *flags, "-o", output, STANDIN / f"{name}.cpp"], check=True)
-        return output
-
-    return compile
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,18 @@ from edgekit.kernels.decode.yolov5 import decode_yolov5
 from edgekit.kernels.decode.yolov8 import decode_yolov8
 from edgekit.kernels.decode.yolox import decode_yolox
 from edgekit.kernels.nms.suppress import Overlap, check_thresholds, nms
-from edgekit.recipe.heads import Detr, End2End, Head, YoloV1, YoloV2, YoloV3, YoloV5, YoloV8, YoloX, head_from_postprocess
+from edgekit.recipe.heads import (
+    Detr,
+    End2End,
+    Head,
+    YoloV1,
+    YoloV2,
+    YoloV3,
+    YoloV5,
+    YoloV8,
+    YoloX,
+    head_from_postprocess,
+)
 from edgekit.recipe.schema import Postprocess
 
 __all__ = ["DETECTION", "as_head", "decode", "detect", "is_rotated", "overlap_of"]

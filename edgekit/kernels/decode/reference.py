@@ -131,9 +131,7 @@ def decode_yolov3(
     Returns:
         Candidates in the order heads, anchors, rows, columns, classes.
     """
-    return _decode_anchors(
-        outputs, heads, score_threshold, multi_label, lambda classes: [sigmoid(t) for t in classes]
-    )
+    return _decode_anchors(outputs, heads, score_threshold, multi_label, lambda classes: [sigmoid(t) for t in classes])
 
 
 def _decode_anchors(
