@@ -24,7 +24,6 @@ FRAME, SIDE, PAD = (1080, 1920, 3), 640, 114
 LIMIT_MS = 3.0
 BILINEAR = "EdgeKit, bilinear"
 OPENCV = "OpenCV and numpy"
-# A candidate's work, and the module that it needs.
 Work = Callable[[], Any]
 
 

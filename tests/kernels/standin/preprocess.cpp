@@ -32,15 +32,12 @@ struct Field {
 };
 
 const Field FIELDS[] = {
-    FIELD(address),     FIELD(chroma_address), FIELD(step_x),      FIELD(step_y),
-    FIELD(pitch_bytes), FIELD(chroma_pitch_bytes), FIELD(width),   FIELD(height),
-    FIELD(format),      FIELD(left),           FIELD(top),         FIELD(inner_width),
-    FIELD(inner_height), FIELD(skipped_x),     FIELD(skipped_y),   FIELD(part_left),
-    FIELD(part_top),    FIELD(part_right),     FIELD(part_bottom), FIELD(factor_x),
-    FIELD(factor_y),    FIELD(box_left),       FIELD(box_top),     FIELD(box_right),
-    FIELD(box_bottom),  FIELD(vertical_first), FIELD(out_width),      FIELD(out_height),  FIELD(gray),
-    FIELD(bgr),         FIELD(nhwc),           FIELD(half),        FIELD(pad),
-    FIELD(divisor),     FIELD(mean),           FIELD(std),
+    FIELD(address), FIELD(chroma_address), FIELD(step_x), FIELD(step_y), FIELD(pitch_bytes),
+    FIELD(chroma_pitch_bytes), FIELD(width), FIELD(height), FIELD(format), FIELD(left), FIELD(top),
+    FIELD(inner_width), FIELD(inner_height), FIELD(skipped_x), FIELD(skipped_y), FIELD(part_left), FIELD(part_top),
+    FIELD(part_right), FIELD(part_bottom), FIELD(factor_x), FIELD(factor_y), FIELD(box_left), FIELD(box_top),
+    FIELD(box_right), FIELD(box_bottom), FIELD(vertical_first), FIELD(out_width), FIELD(out_height), FIELD(gray),
+    FIELD(bgr), FIELD(nhwc), FIELD(half), FIELD(pad), FIELD(divisor), FIELD(mean), FIELD(std),
 };
 
 extern "C" const Field* preprocess_fields(int* count, size_t* size) {
