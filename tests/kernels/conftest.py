@@ -50,6 +50,15 @@ def resources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, int],
     return compile
 
 
+@pytest.fixture(scope="session")
+def nvcc_release() -> str:
+    """The version of the compiler; what ptxas reports depends on it."""
+    if shutil.which("nvcc") is None:
+        pytest.skip("needs nvcc")
+    done = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True)
+    return re.search(r"V([\d.]+)", done.stdout)[1]  # type: ignore[index]
+
+
 def resources_from_ptxas(text: str) -> Resources:
     """Registers, shared memory and spilled bytes of each kernel, from the output of ``ptxas -v``."""
     found: Resources = {}

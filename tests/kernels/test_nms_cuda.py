@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -207,18 +206,36 @@ def test_a_barrier_that_some_threads_miss_is_found(tmp_path: Path, on_cpu: Calla
     assert done.returncode < 0 and "4 of 8 threads wait at a barrier" in done.stderr
 
 
-def nvcc_release() -> str:
-    done = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True)
-    return re.search(r"V([\d.]+)", done.stdout)[1]  # type: ignore[index]
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("if (threadIdx.x < 4) __ballot_sync(0xFF, true);", "4 of 8 threads wait at a vote"),
+        ("if (threadIdx.x < 4) __ballot_sync(0xFF, true); else __syncthreads();", "4 of 8 threads wait at a vote"),
+        ("__ballot_sync(0xF0, true);", "whose mask does not have its lane"),
+        ("if (threadIdx.x) __shfl_sync(0xFE, 1, 1); else __syncthreads();", "1 of 8 threads wait at a barrier"),
+    ],
+)
+def test_a_vote_that_some_lanes_miss_is_found(
+    tmp_path: Path, on_cpu: Callable[..., Path], body: str, message: str
+) -> None:
+    header = Path(__file__).parent / "standin" / "cuda_standin.h"
+    source = tmp_path / "missed.cpp"
+    source.write_text(
+        f'#include "{header}"\nint main() {{ standin::launch({{1, 1, 1}}, {{8, 1, 1}}, 0, [] {{ {body} }}); }}\n'
+    )
+    on_cpu("nms")  # skips without g++
+    subprocess.run(["g++", "-std=c++17", "-o", tmp_path / "missed", source], check=True)
+    done = subprocess.run([tmp_path / "missed"], capture_output=True, text=True)
+    assert done.returncode < 0 and message in done.stderr
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_kernel_spills_and_each_takes_what_is_recorded(
-    architecture: int, resources: Callable[[Path, int], dict[str, dict[str, int]]]
+    architecture: int, resources: Callable[[Path, int], dict[str, dict[str, int]]], nvcc_release: str
 ) -> None:
     found = resources(SOURCE, architecture)
     assert set(found) == {"nms_select", "nms_overlaps", "nms_sweep"}
     assert {kernel: numbers["spilled_bytes"] for kernel, numbers in found.items()} == dict.fromkeys(found, 0)
     recorded = json.loads(RECORDED.read_text())
-    if recorded["nvcc"] == nvcc_release():
+    if recorded["nvcc"] == nvcc_release:
         assert found == recorded["nms"][f"sm_{architecture}"]
