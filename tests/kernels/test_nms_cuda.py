@@ -193,7 +193,30 @@ def test_a_barrier_that_some_threads_miss_is_found(tmp_path: Path, on_cpu: Calla
     assert done.returncode < 0 and "4 of 8 threads wait at a barrier" in done.stderr
 
 
-def test_no_kernel_spills_and_each_takes_what_is_recorded(
-    architecture: int, check_resources: Callable[[Path, int, set[str]], None]
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("if (threadIdx.x < 4) __ballot_sync(0xFF, true);", "4 of 8 threads wait at a vote"),
+        ("if (threadIdx.x < 4) __ballot_sync(0xFF, true); else __syncthreads();", "4 of 8 threads wait at a vote"),
+        ("__ballot_sync(0xF0, true);", "whose mask does not have its lane"),
+        ("if (threadIdx.x) __shfl_sync(0xFE, 1, 1); else __syncthreads();", "1 of 8 threads wait at a barrier"),
+    ],
+)
+def test_a_vote_that_some_lanes_miss_is_found(
+    tmp_path: Path, on_cpu: Callable[..., Path], body: str, message: str
 ) -> None:
-    check_resources(SOURCE, architecture, {"nms_select", "nms_overlaps", "nms_sweep"})
+    header = Path(__file__).parent / "standin" / "cuda_standin.h"
+    source = tmp_path / "missed.cpp"
+    source.write_text(
+        f'#include "{header}"\nint main() {{ standin::launch({{1, 1, 1}}, {{8, 1, 1}}, 0, [] {{ {body} }}); }}\n'
+    )
+    on_cpu("nms")  # skips without g++
+    subprocess.run(["g++", "-std=c++17", "-o", tmp_path / "missed", source], check=True)
+    done = subprocess.run([tmp_path / "missed"], capture_output=True, text=True)
+    assert done.returncode < 0 and message in done.stderr
+
+
+def test_no_kernel_spills_and_each_takes_what_is_recorded(
+    architecture: int, check_resources: Callable[[Path, int], None]
+) -> None:
+    check_resources(SOURCE, architecture)

@@ -2,6 +2,7 @@
 //
 // The rules are those of families.py. Kernels run one after the other on one stream:
 //
+//   decode_reset                    sets the numbers of candidates to 0
 //   decode_filter_planes or _rows   scores of all cells; a key for each candidate whose score passes
 //   decode_select                   the best CAPACITY keys over all, sorted; only these boxes are decoded
 //   decode_overlaps or _rotated     which candidates suppress which; not for heads without suppression
@@ -62,7 +63,8 @@ struct Head {
 
 struct Parameters {
   double iou_threshold;
-  double scale[2], offset[2], size[2];
+  double pixels[2];  // of the image per pixel of the input: a product is much cheaper than a division in float64
+  double offset[2], size[2];
   float score_threshold;
   int max_detections;
 };
@@ -423,6 +425,11 @@ __device__ inline size_t candidates_of(const Head& head) {
   return static_cast<size_t>(head.cells) * static_cast<size_t>(head.multi_label ? head.classes : 1);
 }
 
+// Sets the counters to 0. Grid: 1. Block: any.
+extern "C" __global__ void decode_reset(unsigned* counters, int images) {
+  for (int i = threadIdx.x; i < images; i += blockDim.x) counters[i] = 0;
+}
+
 // Finds candidates in outputs whose channels come first. Grid: (cells / WARP, images). Block: (WARP, GROUPS).
 //
 // parameters  [images]
@@ -460,13 +467,14 @@ extern "C" __global__ void __launch_bounds__(WARP* ROW_WARPS)
   }
 }
 
-// Selects and decodes the best candidates of each image, and resets its counter. Grid: images. Block: SELECT_THREADS.
+// Selects and decodes the best candidates of each image. Grid: images. Block: SELECT_THREADS.
 //
 // keys, boxes, angles, kinds   [images][CAPACITY]   best first
 // found                        [images]             their number
 extern "C" __global__ void __launch_bounds__(SELECT_THREADS)
-    decode_select(const void* a, const void* b, const void* c, const void* d, const Word* lists, unsigned* counters,
-                  Word* keys, Box* boxes, float* angles, int* kinds, int* found, const __grid_constant__ Head head) {
+    decode_select(const void* a, const void* b, const void* c, const void* d, const Word* lists,
+                  const unsigned* counters, Word* keys, Box* boxes, float* angles, int* kinds, int* found,
+                  const __grid_constant__ Head head) {
   __shared__ Selection shared;
   const int image = blockIdx.x, thread = threadIdx.x;
   const Outputs outputs{{a, b, c, d}};
@@ -483,10 +491,7 @@ extern "C" __global__ void __launch_bounds__(SELECT_THREADS)
     angles[place] = box.angle;
     kinds[place] = head.classes > 0 ? candidate % classes : box.kind;
   }
-  if (thread == 0) {
-    found[image] = length;
-    counters[image] = 0;
-  }
+  if (thread == 0) found[image] = length;
 }
 
 // Computes which candidates suppress which. Grid: (TILES, 1, images). Block: BITS.
@@ -594,7 +599,7 @@ extern "C" __global__ void __launch_bounds__(BITS)
 __device__ inline bool to_image(const Parameters& at, const Box& box, Detection& detection) {
   const float corners[4] = {box.x1, box.y1, box.x2, box.y2};
   for (int i = 0; i < 4; ++i) {
-    const double corner = (corners[i] - at.offset[i % 2]) / at.scale[i % 2];
+    const double corner = (corners[i] - at.offset[i % 2]) * at.pixels[i % 2];
     detection.box[i] = static_cast<float>(fmin(fmax(corner, 0.0), at.size[i % 2]));
   }
   return detection.box[2] > detection.box[0] && detection.box[3] > detection.box[1];
@@ -603,11 +608,11 @@ __device__ inline bool to_image(const Parameters& at, const Box& box, Detection&
 // The same for a rotated box: its center, the lengths of its sides, and the angle of its width are mapped.
 __device__ inline bool rotated_to_image(const Parameters& at, const Box& box, float angle, Detection& detection) {
   const double cosine = cos(static_cast<double>(angle)), sine = sin(static_cast<double>(angle));
-  const double x = (box.x1 - at.offset[0]) / at.scale[0], y = (box.y1 - at.offset[1]) / at.scale[1];
-  const double width = box.x2 * hypot(cosine / at.scale[0], sine / at.scale[1]);
-  const double height = box.y2 * hypot(sine / at.scale[0], cosine / at.scale[1]);
+  const double x = (box.x1 - at.offset[0]) * at.pixels[0], y = (box.y1 - at.offset[1]) * at.pixels[1];
+  const double width = box.x2 * hypot(cosine * at.pixels[0], sine * at.pixels[1]);
+  const double height = box.y2 * hypot(sine * at.pixels[0], cosine * at.pixels[1]);
   const double turned =
-      at.scale[0] == at.scale[1] ? static_cast<double>(angle) : atan2(sine / at.scale[1], cosine / at.scale[0]);
+      at.pixels[0] == at.pixels[1] ? static_cast<double>(angle) : atan2(sine * at.pixels[1], cosine * at.pixels[0]);
   detection.box[0] = static_cast<float>(x);
   detection.box[1] = static_cast<float>(y);
   detection.box[2] = static_cast<float>(width);
@@ -665,9 +670,4 @@ extern "C" __global__ void __launch_bounds__(SWEEP_THREADS)
     __syncthreads();
   }
   if (thread == 0) number[image] = written;
-}
-
-// Sets the counters to 0, once. Grid: 1. Block: any.
-extern "C" __global__ void decode_reset(unsigned* counters, int images) {
-  for (int i = threadIdx.x; i < images; i += blockDim.x) counters[i] = 0;
 }

@@ -23,7 +23,7 @@ __all__ = ["DETECTION", "HEAD", "PARAMETERS", "DeviceDetector"]
 PARAMETERS = np.dtype(
     [
         ("iou_threshold", np.float64),
-        ("scale", np.float64, 2),
+        ("pixels", np.float64, 2),
         ("offset", np.float64, 2),
         ("size", np.float64, 2),
         ("score_threshold", np.float32),
@@ -131,12 +131,6 @@ class DeviceDetector:
             self._workspace = {
                 name: stack.enter_context(DeviceMemory(context, size_bytes)) for name, size_bytes in self._sizes()
             }
-            stream = stack.enter_context(Stream(context))
-            with context.current():
-                counters = np.uint64(self._workspace["counters"].address)
-                self._module.launch("decode_reset", (1, 1, 1), (_WARP, 1, 1), [counters, np.int32(images)], stream)
-                stream.synchronize()
-            stream.close()
             self._resources = stack.pop_all()
 
     @staticmethod
@@ -203,7 +197,7 @@ class DeviceDetector:
             raise UsageError(f"scale and size: expected positive numbers, got {tuple(scale)} and {tuple(size)}")
         record = np.zeros((), PARAMETERS)
         record["iou_threshold"], record["score_threshold"] = iou_threshold, score_threshold
-        record["scale"], record["offset"], record["size"] = scale, offset, size
+        record["pixels"], record["offset"], record["size"] = 1 / np.asarray(scale, np.float64), offset, size
         record["max_detections"] = max_detections
         found: np.void = record[()]
         return found
@@ -240,6 +234,7 @@ class DeviceDetector:
         own = [np.uint64(outputs[name]) for name in self._names]
         own += [own[-1]] * (_OUTPUTS - len(own))
         records, work = np.uint64(parameters), {name: np.uint64(m.address) for name, m in self._workspace.items()}
+        self._module.launch("decode_reset", (1, 1, 1), (_WARP, 1, 1), [work["counters"], np.int32(images)], stream)
         self._filter(stream, own, records, work, images)
         picked = [work[name] for name in ("keys", "boxes", "angles", "kinds", "found")]
         self._module.launch(

@@ -94,10 +94,11 @@ def probiou(a: Sequence[float], b: Sequence[float]) -> float:
     gaussians = [_covariance(box) for box in (a, b)]
     mean = (gaussians[0] + gaussians[1]) / 2
     offset = np.array([a[0] - b[0], a[1] - b[1]])
-    if not np.linalg.det(mean) > 0:
+    area, areas = np.linalg.det(mean), np.prod([np.linalg.det(each) for each in gaussians])
+    if not (area > 0 and areas > 0):  # too thin for float64
         return 0.0
     distance = float(offset @ np.linalg.solve(mean, offset)) / 8
-    distance += math.log(np.linalg.det(mean) / math.sqrt(np.prod([np.linalg.det(each) for each in gaussians]))) / 2
+    distance += math.log(area / math.sqrt(areas)) / 2
     return 1 - math.sqrt(1 - math.exp(-max(distance, 0.0)))
 
 
