@@ -9,8 +9,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgekit.errors import UsageError
+from edgekit.kernels import host
 from edgekit.kernels.nms import reference, suppress
 from edgekit.kernels.nms.suppress import nms
+
+
+@pytest.fixture(params=["compiled", "numpy"], scope="module", autouse=True)
+def implementation(request):
+    if request.param == "compiled" and host.library("nms") is None:
+        pytest.skip("there is no compiled library for this system")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setattr(host, "library", lambda name: None)
+        yield
+
 
 thresholds = st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 1.0])
 
@@ -162,6 +174,30 @@ def test_ties_go_to_the_lower_index_and_classes_do_not_suppress_each_other():
     scores = np.full(4, 0.5, np.float32)
     kept = nms(boxes, scores, np.array([7, 7, 3, 3]), score_threshold=0.1, iou_threshold=0.5, max_detections=300)
     assert kept.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("kinds", [np.int8, np.int32, np.uint64, np.float64])
+@pytest.mark.parametrize("coordinates", [np.float16, np.float32, np.float64])
+def test_equals_the_reference_for_arrays_of_other_types_and_strides(coordinates, kinds):
+    boxes, scores, classes = clusters(500, 5, 0)
+    boxes, scores, classes = boxes.astype(coordinates)[::-2], scores[::-2], classes.astype(kinds)[::-2]
+    options = {"score_threshold": 0.01, "iou_threshold": 0.45, "max_detections": 100}
+    kept = nms(boxes, scores, classes, **options)
+    assert kept.tolist() == reference.nms(boxes, scores, classes, **options).tolist()
+
+
+@pytest.mark.parametrize(("boxes", "classes"), [(9, 10), (10, 9)])
+def test_error_on_too_few_boxes_or_classes(boxes, classes):
+    found = np.ones((boxes, 4), np.float32), np.ones(10, np.float32), np.zeros(classes, np.int64)
+    with pytest.raises(IndexError):
+        nms(*found, score_threshold=0.25, iou_threshold=0.45, max_detections=300)
+
+
+def test_far_apart_classes_do_not_suppress_each_other():
+    kinds = np.array([-(2**63), -1, 0, 511, 512, 1024, 2**63 - 1])
+    boxes, scores = np.ones((7, 1), np.float32) * np.float32([0, 0, 4, 4]), np.full(7, 0.5, np.float32)
+    kept = nms(boxes, scores, kinds, score_threshold=0.1, iou_threshold=0.5, max_detections=300)
+    assert kept.tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_nothing_comes_from_nothing():

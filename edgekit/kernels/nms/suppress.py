@@ -1,12 +1,17 @@
-"""Fast non-maximum suppression in numpy, with the same results as `edgekit.kernels.nms.reference.nms`."""
+"""Fast non-maximum suppression on the CPU, with the same results as `edgekit.kernels.nms.reference.nms`.
+
+A compiled library for this machine does it, see `edgekit.kernels.host`, or else numpy.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 
 import numpy as np
 
 from edgekit.errors import UsageError
+from edgekit.kernels import host
 
 __all__ = ["check_thresholds", "nms"]
 
@@ -18,6 +23,8 @@ _PAIRS = 32768
 _ROUND = 8192
 # Area of a box that has none: avoids 0 / 0, and is lost in a sum with any other product of two float32 numbers.
 _NO_AREA = 5e-324
+
+_KEPT_BYTES = 7 * 8  # size of `Kept` in greedy.c
 
 
 def nms(
@@ -46,18 +53,13 @@ def nms(
         UsageError: a threshold is not between 0 and 1, or ``max_detections`` is negative.
     """
     check_thresholds(score_threshold, iou_threshold, max_detections)
-    order = _best_first(scores, score_threshold)
-    kept = order[:0]
-    done, size = 0, min(max_detections + 64, _BLOCK)
-    if len(order) < 2 * size:
-        size = len(order)
-    while done < len(order) and len(kept) < max_detections:
-        kept = _extended(kept, order[done : done + size], boxes, classes, iou_threshold)
-        done += size
-        # As many more as should be enough, if the same share of them is kept.
-        missing = (max_detections - len(kept)) * done / max(len(kept), 1)
-        size = int(min(32 + 1.25 * missing, 4 * done, _BLOCK))
-    return kept[:max_detections]
+    order, classes = _best_first(scores, score_threshold), np.asarray(classes)
+    library = host.library("nms")
+    # The library trusts its arguments; numpy takes other types too, and raises an error for shapes that do not fit.
+    fits = boxes.shape == (len(scores), 4) and classes.shape == (len(scores),)
+    if library is not None and fits and boxes.dtype == np.float32 and classes.dtype.kind in "iu":
+        return _nms_compiled(library, order, boxes, classes, iou_threshold, max_detections)
+    return _nms_numpy(order, boxes, classes, iou_threshold, max_detections)
 
 
 def check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
@@ -83,6 +85,42 @@ def _best_first(scores: np.ndarray, threshold: float) -> np.ndarray:
     return key
 
 
+def _nms_compiled(
+    library: ctypes.CDLL,
+    order: np.ndarray,
+    boxes: np.ndarray,
+    classes: np.ndarray,
+    iou_threshold: float,
+    max_detections: int,
+) -> np.ndarray:
+    """Calls greedy.c, which overwrites ``order``."""
+    most = min(int(max_detections), len(order))
+    work = np.empty(most * _KEPT_BYTES, np.uint8)
+    arrays = np.ascontiguousarray(boxes), np.ascontiguousarray(classes, np.int64), order, work
+    corners, kinds, best, room = (ctypes.c_void_p(array.__array_interface__["data"][0]) for array in arrays)
+    sizes = ctypes.c_int64(len(order)), ctypes.c_double(iou_threshold), ctypes.c_int64(most)
+    function = library.edgekit_nms
+    function.restype = ctypes.c_int64
+    return order[: function(corners, kinds, best, *sizes, room, best)].copy()
+
+
+def _nms_numpy(
+    order: np.ndarray, boxes: np.ndarray, classes: np.ndarray, iou_threshold: float, max_detections: int
+) -> np.ndarray:
+    """Takes candidates in blocks, so that those after the last kept one cost nothing; ``order`` is best first."""
+    kept = order[:0]
+    done, size = 0, min(max_detections + 64, _BLOCK)
+    if len(order) < 2 * size:
+        size = len(order)
+    while done < len(order) and len(kept) < max_detections:
+        kept = _extended(kept, order[done : done + size], boxes, classes, iou_threshold)
+        done += size
+        # As many more as should be enough, if the same share of them is kept.
+        missing = (max_detections - len(kept)) * done / max(len(kept), 1)
+        size = int(min(32 + 1.25 * missing, 4 * done, _BLOCK))
+    return kept[:max_detections]
+
+
 def _extended(
     kept: np.ndarray, block: np.ndarray, boxes: np.ndarray, classes: np.ndarray, iou_threshold: float
 ) -> np.ndarray:
@@ -92,7 +130,7 @@ def _extended(
     if not finite.all():
         block = block[finite.all(axis=1)]
     indices = np.concatenate([kept, block])
-    kinds = np.asarray(classes)[indices]
+    kinds = classes[indices]
     by_class = kinds.argsort(kind="stable")
     corners = boxes[indices[by_class]].T.astype(np.float64, order="C")
     np.negative(corners[:2], out=corners[:2])
