@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,3 +68,40 @@ def test_no_library_where_it_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert host.library("nms") is None
+
+
+def test_neither_addresses_nor_arithmetic_go_wrong(tmp_path: Path) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    library = tmp_path / "greedy.so"
+    checks = ["-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = [flag for flag in host.FLAGS if flag not in ("-nostdlib", "-s")]
+    subprocess.run(["gcc", *flags, *checks, "-o", library, NMS / "greedy.c"], check=True)
+    runtime = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    program = (
+        "import ctypes\n"
+        "import numpy as np\n"
+        "from edgekit.kernels import host\n"
+        "from edgekit.kernels.nms.suppress import nms\n"
+        f"library = ctypes.CDLL({str(library)!r})\n"
+        "host.library = lambda name: library\n"
+        "random = np.random.default_rng(0)\n"
+        "for count in (0, 1, 2, 600, 5000):\n"
+        "    corner = random.uniform(-50, 900, (count, 2))\n"
+        "    boxes = np.concatenate([corner, corner + random.uniform(0, 90, (count, 2))], axis=1).astype(np.float32)\n"
+        "    boxes[::7, 2] = np.inf\n"
+        "    kinds = random.integers(-(2**63), 2**63 - 1, count)\n"
+        "    for classes in (kinds, kinds % 3):\n"
+        "        for most in (0, 1, 300, 10_000):\n"
+        "            options = {'score_threshold': 0.1, 'iou_threshold': 0.4, 'max_detections': most}\n"
+        "            print(len(nms(boxes, random.random(count, np.float32), classes, **options)))\n"
+    )
+    environment = os.environ | {
+        "LD_PRELOAD": runtime.stdout.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    numbers = list(map(int, done.stdout.split()))
+    assert len(numbers) == 40 and max(numbers) > 3000
