@@ -25,17 +25,43 @@ static int suppresses(const Kept *kept, const Kept *box, double iou_threshold) {
     return intersection / (box->area + kept->area - intersection) > iou_threshold && kept->kind == box->kind;
 }
 
-/* boxes: corners, 4 per candidate; classes: 1 per candidate; order: `count` indices of candidates, best first.
-   work: room for `most` boxes. Writes the kept indices to `selected`, which may be `order`; returns their number. */
+/* A candidate as a number: more for a greater score, which is positive, then for a lower index. */
+static uint64_t key_of(float score, int64_t index) {
+    union { float value; uint32_t bits; } number = {score};
+    return (uint64_t)number.bits << 32 | (UINT32_MAX - (uint32_t)index);
+}
+
+/* Moves the number at `place` down, until none below it in the heap is greater. */
+static void sift(uint64_t *heap, int64_t count, int64_t place) {
+    uint64_t moved = heap[place];
+    for (int64_t child = 2 * place + 1; child < count; child = 2 * place + 1) {
+        if (child + 1 < count && heap[child + 1] > heap[child]) child++;
+        if (heap[child] <= moved) break;
+        heap[place] = heap[child];
+        place = child;
+    }
+    heap[place] = moved;
+}
+
+/* boxes: corners, 4 per candidate; scores, classes: 1 per candidate, of which there are `count`, less than 2^32.
+   selected: room for the indices of `most` boxes; work: for `most` boxes; heap: for `count` numbers.
+   Writes the kept indices, best first; returns their number. */
 __attribute__((visibility("default"))) int64_t edgekit_nms(
-    const float *boxes, const int64_t *classes, const int64_t *order, int64_t count, double iou_threshold, int64_t most,
-    Kept *work, int64_t *selected
+    const float *boxes, const float *scores, const int64_t *classes, int64_t count, float score_threshold,
+    double iou_threshold, int64_t most, int64_t *selected, Kept *work, uint64_t *heap
 ) {
+    int64_t left = 0;
+    for (int64_t index = 0; index < count; index++)
+        if (scores[index] > score_threshold) heap[left++] = key_of(scores[index], index);
+    for (int64_t place = left / 2 - 1; place >= 0; place--) sift(heap, left, place);
+
     int64_t heads[SLOTS];
     for (int slot = 0; slot < SLOTS; slot++) heads[slot] = -1;
     int64_t number = 0;
-    for (int64_t place = 0; place < count && number < most; place++) {
-        int64_t index = order[place];
+    while (left > 0 && number < most) {
+        int64_t index = UINT32_MAX - (uint32_t)heap[0];
+        heap[0] = heap[--left];
+        sift(heap, left, 0);
         const float *corner = boxes + 4 * index;
         if (!(is_finite(corner[0]) && is_finite(corner[1]) && is_finite(corner[2]) && is_finite(corner[3]))) continue;
         Kept box = {corner[0], corner[1], corner[2], corner[3], 0, classes[index], -1};

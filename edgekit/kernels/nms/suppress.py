@@ -6,7 +6,8 @@ A compiled library for this machine does it, see `edgekit.kernels.host`, or else
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -24,7 +25,7 @@ _ROUND = 8192
 # Area of a box that has none: avoids 0 / 0, and is lost in a sum with any other product of two float32 numbers.
 _NO_AREA = 5e-324
 
-_KEPT_BYTES = 7 * 8  # size of `Kept` in greedy.c
+_KEPT_WORDS = 7  # size of `Kept` in greedy.c, in 8 bytes
 
 
 def nms(
@@ -53,13 +54,12 @@ def nms(
         UsageError: a threshold is not between 0 and 1, or ``max_detections`` is negative.
     """
     check_thresholds(score_threshold, iou_threshold, max_detections)
-    order, classes = _best_first(scores, score_threshold), np.asarray(classes)
-    library = host.library("nms")
+    classes, function = np.asarray(classes), _compiled()
     # The library trusts its arguments; numpy takes other types too, and raises an error for shapes that do not fit.
     fits = boxes.shape == (len(scores), 4) and classes.shape == (len(scores),)
-    if library is not None and fits and boxes.dtype == np.float32 and classes.dtype.kind in "iu":
-        return _nms_compiled(library, order, boxes, classes, iou_threshold, max_detections)
-    return _nms_numpy(order, boxes, classes, iou_threshold, max_detections)
+    if function and fits and boxes.dtype == scores.dtype == np.float32 and classes.dtype.kind in "iu":
+        return _nms_compiled(function, boxes, scores, classes, score_threshold, iou_threshold, max_detections)
+    return _nms_numpy(_best_first(scores, score_threshold), boxes, classes, iou_threshold, max_detections)
 
 
 def check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
@@ -85,23 +85,40 @@ def _best_first(scores: np.ndarray, threshold: float) -> np.ndarray:
     return key
 
 
+@functools.cache
+def _compiled() -> Callable[..., int] | None:
+    """Returns the function of greedy.c, or None if there is no library for this system."""
+    library = host.library("nms")
+    if library is None:
+        return None
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    function: Callable[..., int] = library.edgekit_nms
+    function.argtypes = [  # type: ignore[attr-defined]
+        *(address, address, address, number, ctypes.c_float, ctypes.c_double, number, address, address, address)
+    ]
+    function.restype = number  # type: ignore[attr-defined]
+    return function
+
+
 def _nms_compiled(
-    library: ctypes.CDLL,
-    order: np.ndarray,
+    function: Callable[..., int],
     boxes: np.ndarray,
+    scores: np.ndarray,
     classes: np.ndarray,
+    score_threshold: float,
     iou_threshold: float,
     max_detections: int,
 ) -> np.ndarray:
-    """Calls greedy.c, which overwrites ``order``."""
-    most = min(int(max_detections), len(order))
-    work = np.empty(most * _KEPT_BYTES, np.uint8)
-    arrays = np.ascontiguousarray(boxes), np.ascontiguousarray(classes, np.int64), order, work
-    corners, kinds, best, room = (ctypes.c_void_p(array.__array_interface__["data"][0]) for array in arrays)
-    sizes = ctypes.c_int64(len(order)), ctypes.c_double(iou_threshold), ctypes.c_int64(most)
-    function = library.edgekit_nms
-    function.restype = ctypes.c_int64
-    return order[: function(corners, kinds, best, *sizes, room, best)].copy()
+    count = len(scores)
+    most = min(int(max_detections), count)
+    arrays = np.ascontiguousarray(boxes), np.ascontiguousarray(scores), np.ascontiguousarray(classes, np.int64)
+    room = np.empty(most * (1 + _KEPT_WORDS) + count, np.int64)
+    selected = room.ctypes.data
+    work = selected + 8 * most
+    heap = work + 8 * _KEPT_WORDS * most
+    addresses = [array.ctypes.data for array in arrays]
+    found = function(*addresses, count, score_threshold, iou_threshold, most, selected, work, heap)
+    return room[:found].copy()
 
 
 def _nms_numpy(
