@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -8,8 +9,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgekit.errors import UsageError
-from edgekit.kernels.nms import reference
+from edgekit.kernels import host
+from edgekit.kernels.nms import reference, suppress
 from edgekit.kernels.nms.suppress import nms
+
+
+@pytest.fixture(params=["compiled", "numpy"], scope="module", autouse=True)
+def implementation(request):
+    if request.param == "compiled" and host.library("nms") is None:
+        pytest.skip("there is no compiled library for this system")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setattr(suppress, "_compiled", lambda: None)
+        yield
+
 
 thresholds = st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 1.0])
 
@@ -61,6 +74,74 @@ def test_equals_the_reference_across_blocks(count, most):
     assert nms(boxes, scores, kinds, **options).tolist() == reference.nms(boxes, scores, kinds, **options).tolist()
 
 
+def clusters(count, classes, seed):
+    """Boxes as a detector gives them: many around few objects, the best ones closest, and scores with ties."""
+    rng = np.random.default_rng(seed)
+    near = rng.integers(0, 12, count)
+    center, size = rng.uniform(50, 590, (12, 2))[near], rng.uniform(20, 150, (12, 2))[near]
+    quality = rng.random((count, 1)) ** 3
+    center += rng.normal(0, 0.3, center.shape) * (1 - quality) * size
+    size *= np.exp(rng.normal(0, 0.3, size.shape) * (1 - quality))
+    kinds = np.where(rng.random(count) < 0.7, near % classes, rng.integers(0, classes, count))
+    return corners(center - size / 2, size), quality[:, 0].round(2).astype(np.float32), kinds
+
+
+# Few pairs and few boxes at a time, so that even small inputs need all steps: several blocks, several rounds of heads,
+# and several slices of pairs.
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_equals_the_reference_whatever_is_compared_at_once(data):
+    found = clusters(data.draw(st.integers(0, 150)), data.draw(st.sampled_from([1, 3, 80])), data.draw(st.integers(0)))
+    most = data.draw(st.sampled_from([0, 1, 5, 40, 300]))
+    options = {"score_threshold": 0.01, "iou_threshold": data.draw(thresholds), "max_detections": most}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, sizes in {"_BLOCK": (1, 7, 64, 4096), "_PAIRS": (1, 50, 32768), "_ROUND": (1, 200, 8192)}.items():
+            patch.setattr(suppress, name, data.draw(st.sampled_from(sizes)))
+        kept = nms(*found, **options)
+    assert kept.tolist() == reference.nms(*found, **options).tolist()
+
+
+@pytest.mark.parametrize("classes", [1, 5, 80])
+@pytest.mark.parametrize("count", [363, 364, 365, 727, 728, 3000])
+def test_equals_the_reference_on_clusters_of_more_than_a_block(count, classes):
+    found = clusters(count, classes, count)
+    for most in (20, 300):
+        options = {"score_threshold": 0.001, "iou_threshold": 0.45, "max_detections": most}
+        assert nms(*found, **options).tolist() == reference.nms(*found, **options).tolist()
+
+
+def spread(count, classes):
+    rng = np.random.default_rng(classes)
+    boxes = corners(rng.uniform(0, 600, (count, 2)), rng.uniform(4, 64, (count, 2)))
+    return boxes, rng.random(count).astype(np.float32), rng.integers(0, classes, count)
+
+
+MANY = 100_000
+
+
+@pytest.mark.parametrize("most", [300, 3000])
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(spread(MANY, 1), id="one class"),
+        pytest.param(spread(MANY, 80), id="80 classes"),
+        pytest.param((*spread(MANY, 1)[:2], np.arange(MANY)), id="all classes distinct"),
+        pytest.param((np.ones((MANY, 1), np.float32) * [2, 3, 5, 7], *spread(MANY, 1)[1:]), id="identical boxes"),
+        pytest.param((spread(MANY, 1)[0], np.full(MANY, 0.5, np.float32), spread(MANY, 80)[2]), id="equal scores"),
+        pytest.param(clusters(MANY, 80, 0), id="clusters"),
+    ],
+)
+def test_a_hundred_thousand_candidates_need_less_than_32_megabytes(found, most):
+    tracemalloc.start()
+    try:
+        kept = nms(*found, score_threshold=0.001, iou_threshold=0.45, max_detections=most)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0 < len(kept) <= most
+    assert peak < 32e6
+
+
 # OpenCV computes overlaps of its own accord in float32 or float64, so a threshold stays clear of the fractions that
 # boxes of whole numbers can have.
 @settings(deadline=None)
@@ -93,6 +174,30 @@ def test_ties_go_to_the_lower_index_and_classes_do_not_suppress_each_other():
     scores = np.full(4, 0.5, np.float32)
     kept = nms(boxes, scores, np.array([7, 7, 3, 3]), score_threshold=0.1, iou_threshold=0.5, max_detections=300)
     assert kept.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("kinds", [np.int8, np.int32, np.uint64, np.float64])
+@pytest.mark.parametrize("coordinates", [np.float16, np.float32, np.float64])
+def test_equals_the_reference_for_arrays_of_other_types_and_strides(coordinates, kinds):
+    boxes, scores, classes = clusters(500, 5, 0)
+    boxes, scores, classes = boxes.astype(coordinates)[::-2], scores[::-2], classes.astype(kinds)[::-2]
+    options = {"score_threshold": 0.01, "iou_threshold": 0.45, "max_detections": 100}
+    kept = nms(boxes, scores, classes, **options)
+    assert kept.tolist() == reference.nms(boxes, scores, classes, **options).tolist()
+
+
+@pytest.mark.parametrize(("boxes", "classes"), [(9, 10), (10, 9)])
+def test_error_on_too_few_boxes_or_classes(boxes, classes):
+    found = np.ones((boxes, 4), np.float32), np.ones(10, np.float32), np.zeros(classes, np.int64)
+    with pytest.raises(IndexError):
+        nms(*found, score_threshold=0.25, iou_threshold=0.45, max_detections=300)
+
+
+def test_far_apart_classes_do_not_suppress_each_other():
+    kinds = np.array([-(2**63), -1, 0, 511, 512, 1024, 2**63 - 1])
+    boxes, scores = np.ones((7, 1), np.float32) * np.float32([0, 0, 4, 4]), np.full(7, 0.5, np.float32)
+    kept = nms(boxes, scores, kinds, score_threshold=0.1, iou_threshold=0.5, max_detections=300)
+    assert kept.tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_nothing_comes_from_nothing():

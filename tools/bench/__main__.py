@@ -17,7 +17,7 @@ import msgspec
 
 from edgekit.device.cpu import cpu
 from edgekit.measure.machine import this_machine
-from tools.bench import accuracy, building, calibration, detect, latency, preprocess, table
+from tools.bench import accuracy, building, calibration, detect, latency, nms, preprocess, table
 from tools.bench.workshop import Workshop
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "accuracy": accuracy.measure_accuracy,
     "detect": detect.measure_detect,
     "preprocess": preprocess.measure_preprocess,
+    "nms": nms.measure_nms,
 }
 LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
 

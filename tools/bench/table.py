@@ -16,6 +16,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "agreement": ("agreement", "{:.3f}".format),
     "median_ms": ("median", "{:.1f} ms".format),
     "short_ms": ("median", "{:.2f} ms".format),
+    "median_us": ("median", "{:,.0f} µs".format),
     "preprocess_ms": ("preprocess", "{:.1f} ms".format),
     "postprocess_ms": ("postprocess", "{:.1f} ms".format),
     "both_ms": ("both", "{:.1f} ms".format),
@@ -25,6 +26,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "peak_bytes": ("peak memory, largest process", _megabytes),
     "sum_bytes": ("all processes", _megabytes),
     "detections": ("detections", str),
+    "differing": ("boxes kept by only one of it and EdgeKit", str),
 }
 AT_LEAST = {"agreement"}
 

@@ -1,23 +1,36 @@
-"""Fast non-maximum suppression in numpy, with the same results as `edgekit.kernels.nms.reference.nms`."""
+"""Fast non-maximum suppression on the CPU, with the same results as `edgekit.kernels.nms.reference.nms`.
+
+A compiled library for this machine does it, see `edgekit.kernels.host`, or else numpy.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import functools
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
 
 from edgekit.errors import UsageError
-from edgekit.kernels.nms.rotated import near, probiou, rotated_iou
+from edgekit.kernels import host
+from edgekit.kernels.nms.suppress_rotated import kept_rotated
 
 __all__ = ["Overlap", "check_thresholds", "nms"]
 
 Overlap = Literal["corners", "rotated", "probiou"]
 """Intersection over union of boxes with corners; of rotated boxes; or of rotated boxes as Gaussians."""
 
-# Number of candidates that are compared at once: large enough to hide Python's overhead, small enough that few
-# comparisons are wasted when `max_detections` is reached.
-_BLOCK = 128
+# Candidates are taken best first in blocks of at most so many: most images reach `max_detections` within a few hundred.
+_BLOCK = 4096
+# Pairs of boxes that are compared at once: few enough that the arrays stay in the cache of one core.
+_PAIRS = 32768
+# Pairs per round to aim for: more heads per round save numpy calls, but compare more boxes that another head removes.
+_ROUND = 8192
+# Area of a box that has none: avoids 0 / 0, and is lost in a sum with any other product of two float32 numbers.
+_NO_AREA = 5e-324
+
+_KEPT_WORDS = 7  # size of `Kept` in greedy.c, in 8 bytes
 
 
 def nms(
@@ -49,20 +62,16 @@ def nms(
         UsageError: a threshold is not between 0 and 1, or ``max_detections`` is negative.
     """
     check_thresholds(score_threshold, iou_threshold, max_detections)
-    candidates = np.flatnonzero((scores > np.float32(score_threshold)) & np.isfinite(boxes).all(axis=1))
-    order = candidates[np.argsort(-scores[candidates], kind="stable")]
-    corners, kinds = np.ascontiguousarray(boxes[order].T, np.float64), np.asarray(classes)[order]
-
-    suppress = _suppress if overlap == "corners" else functools.partial(_suppress_rotated, overlap)
-    kept = np.empty(0, np.int64)  # positions in `order`
-    for start in range(0, len(order), _BLOCK):
-        block = np.arange(start, min(start + _BLOCK, len(order)))
-        block = block[~suppress(corners, kinds, block, kept, iou_threshold).any(axis=1)]
-        block = block[_greedy(suppress(corners, kinds, block, block, iou_threshold))]
-        kept = np.concatenate([kept, block])
-        if len(kept) >= max_detections:
-            break
-    return order[kept[:max_detections]].astype(np.int64, copy=False)
+    classes, function = np.asarray(classes), _compiled()
+    if overlap != "corners":
+        order = _best_first(scores, score_threshold)
+        order = order[np.isfinite(boxes[order]).all(axis=1)]
+        return order[kept_rotated(boxes[order], classes[order], overlap, iou_threshold, max_detections)]
+    # The library trusts its arguments; numpy takes other types too, and raises an error for shapes that do not fit.
+    fits = boxes.shape == (len(scores), 4) and classes.shape == (len(scores),)
+    if function and fits and boxes.dtype == scores.dtype == np.float32 and classes.dtype.kind in "iu":
+        return _nms_compiled(function, boxes, scores, classes, score_threshold, iou_threshold, max_detections)
+    return _nms_numpy(_best_first(scores, score_threshold), boxes, classes, iou_threshold, max_detections)
 
 
 def check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
@@ -74,50 +83,167 @@ def check_thresholds(score_threshold: float, iou_threshold: float, max_detection
         raise UsageError(f"max_detections: expected 0 or more, got {max_detections}")
 
 
-def _greedy(suppress: np.ndarray) -> np.ndarray:
-    """Returns a bool mask of the candidates to keep, from the matrix of those that suppress each other, best first."""
-    alive = np.ones(len(suppress), bool)
-    for i in np.flatnonzero(np.triu(suppress, 1).any(axis=1)):
-        if alive[i]:
-            alive[i + 1 :] &= ~suppress[i, i + 1 :]
-    return alive
+def _best_first(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns the indices of scores above the threshold, by descending score, ties by lower index; int64."""
+    scores = np.asarray(scores, np.float32)
+    passing = (scores > np.float32(threshold)).nonzero()[0]
+    # The bits of positive float32 numbers have the order of the numbers. With the index in the low half, keys are
+    # unique, so that the default sort, which is faster than the stable one, gives the same order.
+    key = scores[passing].view(np.int32).astype(np.int64)
+    key *= -(1 << 32)
+    key += passing
+    key.sort()
+    key &= 0xFFFFFFFF
+    return key
 
 
-def _suppress(
-    corners: np.ndarray, kinds: np.ndarray, rows: np.ndarray, columns: np.ndarray, iou_threshold: float
-) -> np.ndarray:
-    """Returns a bool matrix: whether a row's box overlaps a column's box of its class by more than the threshold."""
-    a, b = corners[:, rows, None], corners[:, None, columns]
-    width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
-    height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
-    intersection = np.maximum(width, 0) * np.maximum(height, 0)
-    union = _area(a) + _area(b) - intersection
-    iou = np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
-    result: np.ndarray = (iou > iou_threshold) & (kinds[rows, None] == kinds[None, columns])
-    return result
+@functools.cache
+def _compiled() -> Callable[..., int] | None:
+    """Returns the function of greedy.c, or None if there is no library for this system."""
+    library = host.library("nms")
+    if library is None:
+        return None
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    function: Callable[..., int] = library.edgekit_nms
+    function.argtypes = [  # type: ignore[attr-defined]
+        *(address, address, address, number, ctypes.c_float, ctypes.c_double, number, address, address, address)
+    ]
+    function.restype = number  # type: ignore[attr-defined]
+    return function
 
 
-def _suppress_rotated(
-    overlap: Overlap,
-    corners: np.ndarray,
-    kinds: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
+def _nms_compiled(
+    function: Callable[..., int],
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    score_threshold: float,
     iou_threshold: float,
+    max_detections: int,
 ) -> np.ndarray:
-    """Does the same as `_suppress` for rotated boxes; only pairs of one class that are near are compared."""
-    boxes = corners.T
-    result = kinds[rows, None] == kinds[None, columns]
-    if overlap == "rotated":  # Gaussians have no end
-        result &= near(boxes[rows, None], boxes[None, columns])
-    i, j = np.nonzero(result)
-    measure = rotated_iou if overlap == "rotated" else probiou
-    # The better box comes first, in both calls, as in the kernel: the two orders may round differently.
-    first, second = np.minimum(rows[i], columns[j]), np.maximum(rows[i], columns[j])
-    result[i, j] = measure(boxes[first], boxes[second]) > iou_threshold
+    count = len(scores)
+    most = min(int(max_detections), count)
+    arrays = np.ascontiguousarray(boxes), np.ascontiguousarray(scores), np.ascontiguousarray(classes, np.int64)
+    room = np.empty(most * (1 + _KEPT_WORDS) + count, np.int64)
+    selected = room.ctypes.data
+    work = selected + 8 * most
+    heap = work + 8 * _KEPT_WORDS * most
+    addresses = [array.ctypes.data for array in arrays]
+    found = function(*addresses, count, score_threshold, iou_threshold, most, selected, work, heap)
+    return room[:found].copy()
+
+
+def _nms_numpy(
+    order: np.ndarray, boxes: np.ndarray, classes: np.ndarray, iou_threshold: float, max_detections: int
+) -> np.ndarray:
+    """Takes candidates in blocks, so that those after the last kept one cost nothing; ``order`` is best first."""
+    kept = order[:0]
+    done, size = 0, min(max_detections + 64, _BLOCK)
+    if len(order) < 2 * size:
+        size = len(order)
+    while done < len(order) and len(kept) < max_detections:
+        kept = _extended(kept, order[done : done + size], boxes, classes, iou_threshold)
+        done += size
+        # As many more as should be enough, if the same share of them is kept.
+        missing = (max_detections - len(kept)) * done / max(len(kept), 1)
+        size = int(min(32 + 1.25 * missing, 4 * done, _BLOCK))
+    return kept[:max_detections]
+
+
+def _extended(
+    kept: np.ndarray, block: np.ndarray, boxes: np.ndarray, classes: np.ndarray, iou_threshold: float
+) -> np.ndarray:
+    """Returns the kept indices, and those of the next block of candidates that are to be kept."""
+    corners = boxes[block]
+    finite = np.isfinite(corners)
+    if not finite.all():
+        block = block[finite.all(axis=1)]
+    indices = np.concatenate([kept, block])
+    kinds = classes[indices]
+    by_class = kinds.argsort(kind="stable")
+    corners = boxes[indices[by_class]].T.astype(np.float64, order="C")
+    np.negative(corners[:2], out=corners[:2])
+    decided = by_class < len(kept)
+    best = by_class[_keep_within_classes(corners, kinds[by_class], decided, iou_threshold)]
+    best.sort()
+    result: np.ndarray = indices[best]
     return result
 
 
-def _area(corners: np.ndarray) -> np.ndarray:
-    area: np.ndarray = np.maximum(corners[2] - corners[0], 0) * np.maximum(corners[3] - corners[1], 0)
-    return area
+def _keep_within_classes(
+    corners: np.ndarray, kinds: np.ndarray, decided: np.ndarray, iou_threshold: float
+) -> np.ndarray:
+    """Returns a bool mask of the boxes to keep.
+
+    In rounds: the best few boxes of every class, its heads, are compared with all worse boxes of the class. Then
+    greedy suppression is finished for the heads, and the next round only has the others that no kept head suppresses.
+
+    Args:
+        corners: ``-x1``, ``-y1``, ``x2``, ``y2`` of boxes, sorted by class, best first; float64, shape ``(4, N)``.
+        kinds: the classes, shape ``(N,)``.
+        decided: bool mask of boxes that are known to be kept, the first ones of their classes.
+        iou_threshold: see `nms`.
+    """
+    sizes = np.maximum(corners[:2] + corners[2:], 0)
+    areas = np.maximum(sizes[0] * sizes[1], _NO_AREA)
+    alive = bytearray(b"\1") * len(kinds)
+    mask = np.frombuffer(alive, np.bool_)
+    left = np.arange(len(kinds))  # boxes of this round
+    while len(left):
+        number = len(left)
+        stops = np.append((kinds[1:] != kinds[:-1]).nonzero()[0] + 1, number)  # ends of the classes
+        counts = np.diff(stops, prepend=0)
+        stop, start = stops.repeat(counts), (stops - counts).repeat(counts)
+        known = np.add.reduceat(decided, stops - counts, dtype=np.int64).repeat(counts)
+        position = np.arange(number)
+        is_head = position - start < known + max(1, _ROUND // number)
+        heads = is_head.nonzero()[0]
+        first = np.maximum(position + 1, start + known)[heads]  # boxes that are kept already need no comparison
+        for a, b in _pairs(heads, first, stop[heads] - first):
+            hits = _overlapping(corners, areas, left[a], left[b], iou_threshold)
+            _sweep(alive, mask, left[a[hits]], left[b[hits]])
+        rest = (mask[left] & ~is_head).nonzero()[0]
+        left, kinds, decided = left[rest], kinds[rest], np.zeros(len(rest), bool)
+    return mask
+
+
+def _pairs(heads: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs ``heads[i]`` with each of the ``counts[i]`` numbers from ``first[i]`` on; about `_PAIRS` at once."""
+    ends = counts.cumsum()
+    start = before = 0
+    while start < len(heads):
+        stop = max(start + 1, int(ends.searchsorted(before + _PAIRS, "right")))
+        part, number = slice(start, stop), counts[start:stop]
+        shift = (first - ends + counts)[part].repeat(number)
+        yield heads[part].repeat(number), shift + np.arange(before, before + len(shift))
+        start, before = stop, before + len(shift)
+
+
+def _sweep(alive: bytearray, mask: np.ndarray, heads: np.ndarray, others: np.ndarray) -> None:
+    """Clears each ``others[i]`` whose ``heads[i]`` is alive, in order; ``mask`` is a view of the bytes of ``alive``.
+
+    Pairs with the same head are neighbors, so there is one step per head. Bytes are faster to test than numpy's bools.
+    """
+    starts = np.flatnonzero(np.diff(heads, prepend=-1))
+    stops = [*starts[1:].tolist(), len(heads)] if len(heads) else []
+    for start, stop, head in zip(starts.tolist(), stops, heads[starts].tolist(), strict=True):
+        if alive[head]:
+            mask[others[start:stop]] = False
+
+
+def _overlapping(
+    corners: np.ndarray, areas: np.ndarray, a: np.ndarray, b: np.ndarray, iou_threshold: float
+) -> np.ndarray:
+    """Returns the positions of the pairs ``(a[i], b[i])`` that overlap by more than the threshold."""
+    # With the first corner negated, one minimum finds both corners of the intersection.
+    inner = np.minimum(corners.take(a, axis=1), corners.take(b, axis=1))
+    sizes = inner[:2]
+    sizes += inner[2:]
+    np.maximum(sizes, 0, out=sizes)
+    intersection = sizes[0] * sizes[1]
+    union = areas.take(a)
+    union += areas.take(b)
+    union -= intersection
+    intersection /= union
+    hits: np.ndarray = (intersection > iou_threshold).nonzero()[0]
+    return hits

@@ -1,0 +1,72 @@
+"""Non-maximum suppression of rotated boxes in numpy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from edgekit.kernels.nms.rotated import near, probiou, rotated_iou
+
+__all__ = ["kept_rotated"]
+
+# Number of candidates that are compared at once: large enough to hide Python's overhead, small enough that few
+# comparisons are wasted when `max_detections` is reached.
+_BLOCK = 128
+
+
+def kept_rotated(
+    boxes: np.ndarray,
+    classes: np.ndarray,
+    overlap: Literal["rotated", "probiou"],
+    iou_threshold: float,
+    max_detections: int,
+) -> np.ndarray:
+    """Returns the positions of the boxes that greedy suppression keeps; int64, shape ``(K,)``.
+
+    Args:
+        boxes: ``(center x, center y, width, height, angle)``, best first, finite; shape ``(M, 5)``.
+        classes: integers, shape ``(M,)``.
+        overlap: how much two boxes overlap.
+        iou_threshold: maximum overlap of a kept box with a better box of its class.
+        max_detections: maximum number of kept boxes.
+    """
+    wide = boxes.astype(np.float64)
+    kept = np.empty(0, np.int64)
+    for start in range(0, len(wide), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(wide)))
+        block = block[~_suppress(overlap, wide, classes, block, kept, iou_threshold).any(axis=1)]
+        block = block[_greedy(_suppress(overlap, wide, classes, block, block, iou_threshold))]
+        kept = np.concatenate([kept, block])
+        if len(kept) >= max_detections:
+            break
+    return kept[:max_detections]
+
+
+def _greedy(suppress: np.ndarray) -> np.ndarray:
+    """Returns a bool mask of the candidates to keep, from the matrix of those that suppress each other, best first."""
+    alive = np.ones(len(suppress), bool)
+    for i in np.flatnonzero(np.triu(suppress, 1).any(axis=1)):
+        if alive[i]:
+            alive[i + 1 :] &= ~suppress[i, i + 1 :]
+    return alive
+
+
+def _suppress(
+    overlap: Literal["rotated", "probiou"],
+    boxes: np.ndarray,
+    kinds: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    iou_threshold: float,
+) -> np.ndarray:
+    """Returns a bool matrix: whether a row's box overlaps a column's box of its class by more than the threshold."""
+    result: np.ndarray = kinds[rows, None] == kinds[None, columns]
+    if overlap == "rotated":  # only boxes that are near can overlap; Gaussians have no end
+        result &= near(boxes[rows, None], boxes[None, columns])
+    i, j = np.nonzero(result)
+    measure = rotated_iou if overlap == "rotated" else probiou
+    # The better box comes first, in both calls, as in the kernel: the two orders may round differently.
+    first, second = np.minimum(rows[i], columns[j]), np.maximum(rows[i], columns[j])
+    result[i, j] = measure(boxes[first], boxes[second]) > iou_threshold
+    return result
