@@ -148,8 +148,8 @@ __device__ inline void nearest(const Parameters& frame, const Output& output) {
 }
 
 // The left of the two neighbors of a resized image's pixel (or the upper one), and the distance from it, 0 to 1.
-__device__ inline int neighbor(int index, double scale, float* distance) {
-  const float position = static_cast<float>((index + 0.5) * scale - 0.5);
+__device__ inline int neighbor(int index, double step, float* distance) {
+  const float position = static_cast<float>((index + 0.5) * step - 0.5);
   const float first = floorf(position);
   *distance = position - first;
   return static_cast<int>(first);
