@@ -25,7 +25,9 @@ def test_equals_the_reference_in_values_and_order(name: str, threshold: float) -
     case = CASES[name]
     expected = decoded(case, threshold)
     found = decode(case.outputs, case.head, input_size=case.size, score_threshold=threshold)
-    assert found.boxes.dtype == found.scores.dtype == np.float32 and found.classes.dtype == found.cells.dtype == np.int64
+    assert (
+        found.boxes.dtype == found.scores.dtype == np.float32 and found.classes.dtype == found.cells.dtype == np.int64
+    )
     assert found.classes.tolist() == [kind for _, _, kind, _ in expected]
     assert found.cells.tolist() == [cell for *_, cell in expected]
     width = 5 if getattr(case.head, "angle", False) else 4

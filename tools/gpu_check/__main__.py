@@ -25,6 +25,7 @@ STEPS = {
     "versions": 60,
     "tests": 900,
     "nms": 120,
+    "decode": 300,
     "tensorrt fp32": 600,
     "tensorrt fp16": 600,
     "tensorrt int8": 600,

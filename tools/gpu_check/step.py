@@ -33,6 +33,7 @@ def steps() -> dict[str, Step]:
         "versions": _versions,
         "tests": _tests,
         "nms": _nms,
+        "decode": _decode,
         **{
             f"{target} {precision}": _engine(target, precision)
             for target in ("tensorrt", "tensorrt-rtx")
@@ -77,6 +78,12 @@ def _nms(quick: bool) -> dict[str, Any]:
     from tools.gpu_check.nms import CASES, check_nms
 
     return check_nms(CASES[:2] if quick else CASES)
+
+
+def _decode(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.decode import CASES, check_decode
+
+    return check_decode(CASES[:2] if quick else CASES)
 
 
 def _engine(target: str, precision: str) -> Step:

@@ -8,7 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["LOGIT_SLACK", "Candidates", "best_classes", "concatenated", "corners", "logit", "passing", "sigmoid", "softmax"]
+__all__ = [
+    "LOGIT_SLACK",
+    "Candidates",
+    "best_classes",
+    "concatenated",
+    "corners",
+    "logit",
+    "passing",
+    "sigmoid",
+    "softmax",
+]
 
 # Logits are first compared with a threshold that is lower by this; then the scores are compared exactly.
 LOGIT_SLACK = 1e-3

@@ -23,6 +23,7 @@ from edgekit.recipe.schema import Postprocess, YoloHead
 
 __all__ = ["decode", "decode_yolov1", "decode_yolov2", "decode_yolov3"]
 
+
 def decode(
     outputs: Mapping[str, np.ndarray], how: Postprocess, *, score_threshold: float, index: int = 0
 ) -> Candidates:
@@ -189,7 +190,10 @@ def _decode_cells(raw: np.ndarray, head: YoloHead, score_threshold: float, multi
         sides = sides * np.array([raw.shape[2], raw.shape[1]], np.float32) * stride
     cells = np.ravel_multi_index((box, row, column), (head.boxes, *raw.shape[1:]))
     return Candidates(
-        corners(center, sides), scores[box, kind, row, column], kind.astype(np.int64, copy=False), cells.astype(np.int64)
+        corners(center, sides),
+        scores[box, kind, row, column],
+        kind.astype(np.int64, copy=False),
+        cells.astype(np.int64),
     )
 
 

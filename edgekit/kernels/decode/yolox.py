@@ -12,9 +12,7 @@ from edgekit.recipe.heads import YoloX
 __all__ = ["decode_yolox"]
 
 
-def decode_yolox(
-    output: np.ndarray, head: YoloX, *, input_size: tuple[int, int], score_threshold: float
-) -> Candidates:
+def decode_yolox(output: np.ndarray, head: YoloX, *, input_size: tuple[int, int], score_threshold: float) -> Candidates:
     """Decodes the output of one image.
 
     Args:

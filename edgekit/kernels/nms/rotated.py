@@ -58,7 +58,9 @@ def _clipped(polygon: np.ndarray, inside: np.ndarray) -> np.ndarray:
     kept = np.stack([inside >= 0, crosses], axis=2).reshape(pairs, 2 * count)
     order = np.argsort(~kept, axis=1, kind="stable")[:, : count + 1]
     last = np.maximum(kept.sum(axis=1) - 1, 0)
-    order = np.where(np.arange(count + 1) <= last[:, None], order, order[np.arange(pairs), np.minimum(last, count), None])
+    order = np.where(
+        np.arange(count + 1) <= last[:, None], order, order[np.arange(pairs), np.minimum(last, count), None]
+    )
     result: np.ndarray = np.take_along_axis(points, order[..., None], axis=1)
     return result
 

@@ -107,7 +107,7 @@ def _suppress_rotated(
 ) -> np.ndarray:
     """Does the same as `_suppress` for rotated boxes; only pairs of one class that are near are compared."""
     boxes = corners.T
-    result = kinds[rows, None] == kinds[None, columns]
+    result: np.ndarray = kinds[rows, None] == kinds[None, columns]
     if overlap == "rotated":  # Gaussians have no end
         result &= near(boxes[rows, None], boxes[None, columns])
     i, j = np.nonzero(result)
