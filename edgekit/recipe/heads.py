@@ -1,7 +1,7 @@
 """Detector heads: one struct per family, with the parameters in which models of that family differ.
 
-The family is the tag of a struct, ``{"family": "yolov8", ...}``. Numbers of classes are not stored: they follow from the
-shapes of the outputs, see `edgekit.kernels.decode.layout`. `edgekit.kernels.decode.reference` has the formulas.
+The family is the tag of a struct, ``{"family": "yolov8", ...}``. Numbers of classes are not stored: they follow from
+the shapes of the outputs, see `edgekit.kernels.decode.layout`. `edgekit.kernels.decode.reference` has the formulas.
 """
 
 from __future__ import annotations

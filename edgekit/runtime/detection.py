@@ -390,10 +390,10 @@ def _input_shape(inputs: Sequence[TensorSpec], manifest: Manifest) -> tuple[int,
     if len(inputs) != 1:
         raise RunError(f"expected one input, got {len(inputs)}")
     spec = specs_at(inputs, manifest.shapes)[0]
-    shape = (1, *spec.shape[1:])
-    if not sizes_take(sizes_of(inputs[0], manifest.shapes), shape) or not all(isinstance(s, int) for s in shape):
+    shape = tuple(int(size) for size in (1, *spec.shape[1:]) if not isinstance(size, str))
+    if not sizes_take(sizes_of(inputs[0], manifest.shapes), shape):
         raise RunError(f"input '{spec.name}': expected one that takes a batch of 1, got {inputs[0].shape}")
-    return tuple(int(size) for size in shape)
+    return shape
 
 
 def _require_dense_rows(shape: tuple[int, ...], strides: tuple[int, ...], format: Format) -> None:

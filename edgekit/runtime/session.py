@@ -19,6 +19,7 @@ from edgekit.device.cuda.arrays import DeviceArray, is_on_device
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import Manifest, read_bundle
 from edgekit.errors import BackendUnavailable, RunError
+from edgekit.kernels.nms.device import CAPACITY
 from edgekit.runtime.detection import DetectionPipeline, PendingRows
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
@@ -191,13 +192,16 @@ class Session:
 
         Returns:
             The detections to be, of type `edgekit.kernels.decode.device.DETECTION`. None if a step has to run on the
-            CPU; `notes` has the reason if the engine runs on a GPU.
+            CPU: the engine runs there, or more detections are wanted than the GPU's kernels compare, or for the reason
+            that is in `notes`.
 
         Raises:
             DataError: the image cannot be read.
             RunError: the run failed, or the session is closed.
         """
         if not self._detects_on_device or not isinstance(self._open_engine(), RunsOnDevice):
+            return None
+        if max_detections > CAPACITY:
             return None
         # Images are decoded outside of the lock.
         frame = image if is_on_device(image) or isinstance(image, np.ndarray) else read_image(image)

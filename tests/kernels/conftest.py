@@ -89,6 +89,8 @@ def resources_from_ptxas(text: str) -> Resources:
     """Registers, shared memory and spilled bytes of each kernel, from the output of ``ptxas -v``."""
     found: Resources = {}
     for part in re.split(r"Function properties for ", text)[1:]:
+        if part.startswith("__internal"):  # a function of CUDA's own, such as that for sines of large angles
+            continue
         numbers = {
             "spilled_bytes": r"(\d+) bytes spill stores",
             "registers": r"Used (\d+) registers",

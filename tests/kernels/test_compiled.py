@@ -14,7 +14,7 @@ from edgekit.errors import BackendUnavailable
 from edgekit.kernels import compiled
 
 KERNELS = Path(edgekit.__file__).parent / "kernels"
-NAMES = ["nms", "preprocess"]
+NAMES = ["nms", "preprocess", "decode"]
 EM_CUDA = 190  # ELF machine number
 
 

@@ -1,4 +1,4 @@
-"""`DeviceDetector` through the recording driver, whose kernels are decode.cu on the CPU: raw outputs in, detections out."""
+"""`DeviceDetector` through the recording driver, whose kernels are decode.cu on the CPU: outputs in, detections out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -29,6 +30,7 @@ from edgekit.recipe.heads import Detr, End2End, Head, YoloV3, YoloV5, YoloV8, Yo
 from edgekit.recipe.schema import Postprocess, YoloHead
 from tests.fakes.fake_cuda import FakeDriver
 from tests.kernels.detectors import Case, cases, decoded, detected
+from tools.gpu_check import decode as gpu_check
 
 SOURCE = Path(edgekit.__file__).parent / "kernels" / "decode" / "decode.cu"
 LIMIT = 60
@@ -229,9 +231,12 @@ def test_the_best_candidates_are_chosen_over_all(driver: FakeDriver, count: int)
     case = Case(YoloV8(output="o"), (10 * count, 64), {"o": outputs})
     options = {**OPTIONS, "score_threshold": 0.0, "max_detections": count}
     placed = {"scale": (1.0, 1.0), "offset": (-5.0, -5.0), "size": (10 * count, 64)}
-    (found,) = on_device(driver, case, {**options, **placed}, limit=count)
+    options["max_detections"] = min(count, CAPACITY)
+    (found,) = on_device(driver, case, {**options, **placed}, limit=CAPACITY)
     best = np.argsort(-outputs[0, 4], kind="stable")[:CAPACITY]
     assert found["index"].tolist() == best.tolist()
+    in_numpy = detect(case.outputs, case.head, input_size=case.size, capacity=CAPACITY, **options, **placed)
+    assert in_numpy["index"].tolist() == best.tolist()
 
 
 def small(outputs: np.ndarray, **changed: Any) -> Case:
@@ -576,12 +581,49 @@ def test_a_wrong_argument_is_refused_before_anything_is_launched(
         assert driver.calls.count("launch") == launches
 
 
-@pytest.mark.parametrize("numbers", [{"images": 0}, {"max_detections": 0}])
-def test_a_detector_for_nothing_is_refused(numbers: dict[str, int]) -> None:
+@pytest.mark.parametrize("numbers", [{"images": 0}, {"max_detections": 0}, {"max_detections": 2049}])
+def test_a_detector_for_nothing_or_too_much_is_refused(numbers: dict[str, int]) -> None:
     outputs = {"o": (SINGLE, (1, 6, 9))}
     given = {"images": 1, "max_detections": 1, **numbers}
-    with Context(FakeDriver()) as context, pytest.raises(UsageError, match="expected 1 or more, got 0"):
+    with Context(FakeDriver()) as context, pytest.raises(UsageError, match=r"expected 1 to \d+, got"):
         DeviceDetector(context, YoloV8(output="o"), outputs=outputs, input_size=(64, 64), **given)
+
+
+def test_the_check_for_gpus_finds_kernels_that_are_not_exact(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "driver", lambda: driver)
+    cases = (("yolov8", 1, 1000), ("yolov3", 2, 100))
+    few: dict[str, Any] = {"cases": cases, "warmup": 1, "repeats": 2}
+    assert gpu_check.check_decode(**few) == {
+        "cases": [  # a tick of 1 ms for each kernel and event
+            {"family": family, "images": images, "candidates": count, "median_us": 6000}
+            for family, images, count in cases
+        ],
+        "problems": [],
+        "goals": {"goal_us": 50, "goal_times_torchvision": 5, "yolov8_us": 6000},
+    }
+    found = detect
+
+    def worse(*arguments: Any, **options: Any) -> np.ndarray:
+        return found(*arguments, **{**options, "iou_threshold": 0.2})
+
+    monkeypatch.setattr(gpu_check, "detect", worse)
+    assert [problem.split(": ")[0] for problem in gpu_check.check_decode(**few)["problems"]] == [
+        "yolov8, 1 images, 1000 candidates", "yolov3, 2 images, 100 candidates",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", gpu_check.FAMILIES)
+def test_what_the_check_measures_in_torch_gives_the_same_boxes(family: str) -> None:
+    head, size, outputs = gpu_check.made(family, 1, 1000)
+    tensors = {name: torch.from_numpy(array[0]) for name, array in outputs.items()}
+    boxes, scores, classes = gpu_check.detected_by_torch(head, tensors, gpu_check.greedy)
+    expected = detect(outputs, head, input_size=size, **gpu_check.OPTIONS, **gpu_check.PLACED)
+    shown = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    assert classes[shown].tolist() == expected["class"].tolist() and len(expected) > 100
+    np.testing.assert_allclose(scores[shown], expected["score"], rtol=1e-5)
+    np.testing.assert_allclose(boxes[shown], expected["box"], rtol=1e-4, atol=1e-3)
 
 
 def test_no_kernel_spills_and_each_takes_what_is_recorded(

@@ -26,6 +26,7 @@ STEPS = {
     "tests": 900,
     "nms": 120,
     "preprocess": 300,
+    "decode": 300,
     "tensorrt fp32": 600,
     "tensorrt fp16": 600,
     "tensorrt int8": 600,

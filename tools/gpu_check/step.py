@@ -34,6 +34,7 @@ def steps() -> dict[str, Step]:
         "tests": _tests,
         "nms": _nms,
         "preprocess": _preprocess,
+        "decode": _decode,
         **{
             f"{target} {precision}": _engine(target, precision)
             for target in ("tensorrt", "tensorrt-rtx")
@@ -84,6 +85,12 @@ def _preprocess(quick: bool) -> dict[str, Any]:
     from tools.gpu_check.preprocess import BATCHES, check_preprocess
 
     return check_preprocess(batches=BATCHES[:1] if quick else BATCHES)
+
+
+def _decode(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.decode import CASES, check_decode
+
+    return check_decode(CASES[:2] if quick else CASES)
 
 
 def _engine(target: str, precision: str) -> Step:

@@ -1,10 +1,11 @@
-"""Raw outputs of a detector to detections in device memory, with the results of `families.detect`; see ``decode.cu``."""
+"""Raw outputs of a detector to detections on the GPU, with the results of `families.detect`; see ``decode.cu``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 
@@ -35,6 +36,7 @@ PARAMETERS = np.dtype(
 # Constants of decode.cu.
 _OUTPUTS = _LEVELS = 4
 _ANCHORS = 9
+_MAX_IMAGES = 2**16 - 1  # of a grid in y and z
 _WARP = 32
 _GROUPS = 8
 _ROW_WARPS = 8
@@ -94,7 +96,7 @@ class DeviceDetector:
         outputs: element type and shape of each output, the batch first.
         input_size: width and height of the model's input in px.
         images: maximum number of images of a batch.
-        max_detections: number of records per image in the array of detections.
+        max_detections: number of records per image in the array of detections; 1 to 2048.
         index: number of the GPU.
 
     Raises:
@@ -114,9 +116,9 @@ class DeviceDetector:
         max_detections: int,
         index: int = 0,
     ) -> None:
-        for name, number in (("images", images), ("max_detections", max_detections)):
-            if number < 1:
-                raise UsageError(f"{name}: expected 1 or more, got {number}")
+        for name, number, most in (("images", images, _MAX_IMAGES), ("max_detections", max_detections, CAPACITY)):
+            if not 1 <= number <= most:
+                raise UsageError(f"{name}: expected 1 to {most}, got {number}")
         head = as_head(head)
         if reason := self.supports(head, outputs):
             raise UsageError(f"expected a head that the GPU can decode, got '{type(head).__name__}': {reason}")
@@ -199,8 +201,7 @@ class DeviceDetector:
         record["iou_threshold"], record["score_threshold"] = iou_threshold, score_threshold
         record["pixels"], record["offset"], record["size"] = 1 / np.asarray(scale, np.float64), offset, size
         record["max_detections"] = max_detections
-        found: np.void = record[()]
-        return found
+        return cast(np.void, record[()])
 
     def launch(
         self,
@@ -236,7 +237,7 @@ class DeviceDetector:
         records, work = np.uint64(parameters), {name: np.uint64(m.address) for name, m in self._workspace.items()}
         self._module.launch("decode_reset", (1, 1, 1), (_WARP, 1, 1), [work["counters"], np.int32(images)], stream)
         self._filter(stream, own, records, work, images)
-        picked = [work[name] for name in ("keys", "boxes", "angles", "kinds", "found")]
+        picked: list[np.generic] = [work[name] for name in ("keys", "boxes", "angles", "kinds", "found")]
         self._module.launch(
             "decode_select",
             (images, 1, 1),
@@ -250,8 +251,8 @@ class DeviceDetector:
             arguments = [boxes, kinds, found, records, work["matrix"]]
             self._module.launch("decode_overlaps", grid, block, arguments, stream)
         elif overlap:
-            turned = [boxes, angles, kinds, found, records, work["matrix"], np.int32(overlap)]
-            self._module.launch("decode_overlaps_rotated", grid, block, turned, stream)
+            arguments = [boxes, angles, kinds, found, records, work["matrix"], np.int32(overlap)]
+            self._module.launch("decode_overlaps_rotated", grid, block, arguments, stream)
         self._module.launch(
             "decode_emit",
             (images, 1, 1),
@@ -270,7 +271,7 @@ class DeviceDetector:
     ) -> None:
         cells = int(self._head["cells"])
         if not self._head["channels_last"]:
-            arguments = [*outputs, records, work["lists"], work["counters"], self._head]
+            arguments: list[np.generic] = [*outputs, records, work["lists"], work["counters"], self._head]
             grid = (-(-cells // _WARP), images, 1)
             self._module.launch("decode_filter_planes", grid, (_WARP, _GROUPS, 1), arguments, stream)
             return
@@ -329,8 +330,7 @@ def _head_record(head: Head, outputs: Outputs, input_size: tuple[int, int], limi
         _fill_queries(record, head, shapes)
     else:
         _fill_cells(record, head, shapes, input_size)
-    found: np.void = record[()]
-    return found
+    return cast(np.void, record[()])
 
 
 def _fill_grids(record: np.ndarray, head: YoloV1 | YoloV2 | YoloV3, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -43,8 +43,8 @@ DETECTION = np.dtype(
 """One detection.
 
 ``box`` has the corners ``(x1, y1, x2, y2)`` in px of the image, clipped to it; or, for rotated boxes, center x, center
-y, width and height, with ``angle`` in radians. ``index`` says which of the boxes that the model predicts it is, for mask
-coefficients and key points.
+y, width and height, with ``angle`` in radians. ``index`` says which of the boxes that the model predicts it is, for
+mask coefficients and key points.
 """
 
 
@@ -121,6 +121,7 @@ def detect(
     iou_threshold: float,
     max_detections: int,
     index: int = 0,
+    capacity: int | None = None,
 ) -> np.ndarray:
     """Decodes the outputs of one image, suppresses overlapping boxes, and maps the others to the image.
 
@@ -135,6 +136,7 @@ def detect(
         iou_threshold: a box that overlaps a better one of its class by more is dropped; 0 to 1.
         max_detections: maximum number of detections.
         index: index of the image in the batch.
+        capacity: only so many of the best candidates are used, as on a GPU; all by default.
 
     Returns:
         `DETECTION` records, best first, without those outside of the image.
@@ -145,6 +147,8 @@ def detect(
     """
     head = as_head(head)
     candidates = decode(outputs, head, input_size=input_size, score_threshold=score_threshold, index=index)
+    if capacity is not None and len(candidates.scores) > capacity:
+        candidates = _best(candidates, capacity)
     overlap = overlap_of(head)
     if overlap is None:
         check_thresholds(score_threshold, iou_threshold, max_detections)
@@ -168,7 +172,15 @@ def detect(
         return found[_touches(boxes, size)]
     corners = (candidates.boxes[kept].astype(np.float64).reshape(-1, 2, 2) - offset) / scale
     found["box"] = box = np.clip(corners, 0, size).reshape(-1, 4).astype(np.float32)
-    return found[(box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])]
+    shown: np.ndarray = found[(box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])]
+    return shown
+
+
+def _best(candidates: Candidates, capacity: int) -> Candidates:
+    """Returns the best candidates by score and index, in their order; those that are not finite do not count."""
+    finite = np.flatnonzero(np.isfinite(candidates.boxes).all(axis=1))
+    best = np.sort(finite[np.argsort(-candidates.scores[finite], kind="stable")[:capacity]])
+    return Candidates(*(each[best] for each in candidates))
 
 
 def _rotated_to_image(boxes: np.ndarray, scale: tuple[float, float], offset: tuple[float, float]) -> np.ndarray:
@@ -186,5 +198,5 @@ def _touches(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     cos, sin = np.abs(np.cos(boxes[:, 4])), np.abs(np.sin(boxes[:, 4]))
     half = np.column_stack([boxes[:, 2] * cos + boxes[:, 3] * sin, boxes[:, 2] * sin + boxes[:, 3] * cos]) / 2
     inside = (boxes[:, :2] + half > 0) & (boxes[:, :2] - half < size)
-    result: np.ndarray = inside.all(axis=1) & (boxes[:, 2:4] > 0).all(axis=1)
+    result: np.ndarray = np.column_stack([inside, boxes[:, 2:4] > 0]).all(axis=1)
     return result

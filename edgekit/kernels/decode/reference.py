@@ -216,8 +216,8 @@ def decode_yolox(
 ) -> list[Found]:
     """Decodes the output of YOLOX (Ge et al. 2021, arXiv:2107.08430; ``demo_postprocess`` of its code), in float64.
 
-    A cell has ``x, y, w, h``, objectness and a probability for each class. For each stride there is a grid of cells, row
-    by row. If the model has not decoded the boxes, a cell in column ``gx`` and row ``gy`` has::
+    A cell has ``x, y, w, h``, objectness and a probability for each class. For each stride there is a grid of cells,
+    row by row. If the model has not decoded the boxes, a cell in column ``gx`` and row ``gy`` has::
 
         cx = (x + gx) * stride        width = exp(w) * stride
         cy = (y + gy) * stride        height = exp(h) * stride
@@ -251,8 +251,8 @@ def decode_yolox(
 def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float) -> list[Found]:
     """Decodes the output of YOLOv10 and of YOLO26 (Ultralytics, ``end2end``), in float64.
 
-    A row has ``x1, y1, x2, y2`` in px, score, class, and extras; with ``angle``, ``cx, cy, w, h`` instead of corners, and
-    the angle as the last extra. A row whose class is negative or no number is padding.
+    A row has ``x1, y1, x2, y2`` in px, score, class, and extras; with ``angle``, ``cx, cy, w, h`` instead of corners,
+    and the angle as the last extra. A row whose class is negative or no number is padding.
 
     Args:
         output: shape ``(1, boxes, 6 + extras)``.
