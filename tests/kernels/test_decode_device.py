@@ -606,7 +606,7 @@ def test_the_check_for_gpus_finds_kernels_that_are_not_exact(
     found = detect
 
     def worse(*arguments: Any, **options: Any) -> np.ndarray:
-        return found(*arguments, **{**options, "iou_threshold": 0.2})
+        return found(*arguments, **{**options, "score_threshold": 0.6})
 
     monkeypatch.setattr(gpu_check, "detect", worse)
     assert [problem.split(": ")[0] for problem in gpu_check.check_decode(**few)["problems"]] == [

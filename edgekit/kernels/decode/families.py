@@ -169,11 +169,13 @@ def detect(
     if is_rotated(head):
         boxes = _rotated_to_image(candidates.boxes[kept].astype(np.float64), scale, offset)
         found["box"], found["angle"] = boxes[:, :4], boxes[:, 4]
-        return found[_touches(boxes, size)]
-    corners = (candidates.boxes[kept].astype(np.float64).reshape(-1, 2, 2) - offset) / scale
-    found["box"] = box = np.clip(corners, 0, size).reshape(-1, 4).astype(np.float32)
-    shown: np.ndarray = found[(box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])]
-    return shown
+        shown = _touches(boxes, size)
+    else:
+        corners = (candidates.boxes[kept].astype(np.float64).reshape(-1, 2, 2) - offset) / scale
+        found["box"] = box = np.clip(corners, 0, size).reshape(-1, 4).astype(np.float32)
+        shown = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
+    visible: np.ndarray = found[shown]
+    return visible
 
 
 def _best(candidates: Candidates, capacity: int) -> Candidates:
@@ -198,5 +200,4 @@ def _touches(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     cos, sin = np.abs(np.cos(boxes[:, 4])), np.abs(np.sin(boxes[:, 4]))
     half = np.column_stack([boxes[:, 2] * cos + boxes[:, 3] * sin, boxes[:, 2] * sin + boxes[:, 3] * cos]) / 2
     inside = (boxes[:, :2] + half > 0) & (boxes[:, :2] - half < size)
-    result: np.ndarray = np.column_stack([inside, boxes[:, 2:4] > 0]).all(axis=1)
-    return result
+    return np.asarray(np.column_stack([inside, boxes[:, 2:4] > 0]).all(axis=1))
