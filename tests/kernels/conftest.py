@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.kernels.compiled import FLAGS
+from tools.build_kernels import resources_from_ptxas
 
 STANDIN = Path(__file__).parent / "standin"
 HOST_FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
@@ -48,18 +48,3 @@ def resources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, int],
         return resources_from_ptxas(done.stderr)
 
     return compile
-
-
-def resources_from_ptxas(text: str) -> Resources:
-    """Registers, shared memory and spilled bytes of each kernel, from the output of ``ptxas -v``."""
-    found: Resources = {}
-    for part in re.split(r"Function properties for ", text)[1:]:
-        numbers = {
-            "spilled_bytes": r"(\d+) bytes spill stores",
-            "registers": r"Used (\d+) registers",
-            "shared_bytes": r"(\d+) bytes smem",
-        }
-        found[part.split()[0]] = {
-            name: int(match[1]) if (match := re.search(pattern, part)) else 0 for name, pattern in numbers.items()
-        }
-    return found

@@ -56,12 +56,16 @@ def parts() -> tuple[tuple[str, int], ...]:
     return tuple((type_name, head_size) for type_name in TYPES for head_size in HEAD_SIZES)
 
 
-def variants(type_name: str, head_size: int) -> dict[str, Variant]:
-    """Returns the kernels of a type and a head size, by name."""
+def variants(type_name: str, head_size: int, *, capability: int = 80) -> dict[str, Variant]:
+    """Returns the kernels of a type and a head size, by name.
+
+    ``capability`` is that of Triton's target, 80 or 90. The warps and the block of queries do not depend on it.
+    """
     found = {}
     for precision in ("", "_int8") if type_name == "float16" else ("",):
         for masked in (False, True):
-            found[f"forward{precision}{'_mask' if masked else ''}"] = _forward(head_size, masked, bool(precision))
+            name = f"forward{precision}{'_mask' if masked else ''}"
+            found[name] = _forward(head_size, masked, bool(precision), capability)
     a, b = split(head_size)
     found["decode"] = Variant(
         function="decode",
@@ -79,11 +83,12 @@ def variants(type_name: str, head_size: int) -> dict[str, Variant]:
     return found
 
 
-def _forward(head_size: int, masked: bool, int8: bool) -> Variant:
+def _forward(head_size: int, masked: bool, int8: bool, capability: int) -> Variant:
     # A mask takes registers, so its tiles are smaller. Windows with a bias, as in Swin, are short, too: blocks of 128
     # queries would be half empty. Shared memory holds the keys and values of each stage; a block has at most 99 KiB on
-    # sm_86, 89 and 120.
-    query_block, key_block = (64, 32) if masked else (128, KEY_BLOCK)
+    # sm_86, 89 and 120. With 64 keys, head size 64 spills registers, but not with wgmma, which has operands in memory.
+    query_block = 64 if masked else 128
+    key_block = 32 if masked or (head_size == 64 and capability < 90) else KEY_BLOCK
     a, b = split(head_size)
     stages = 3 if masked or head_size <= 64 else 2
     return Variant(
