@@ -25,6 +25,7 @@ STEPS = {
     "versions": 60,
     "tests": 900,
     "nms": 120,
+    "attention": 180,
     "tensorrt fp32": 600,
     "tensorrt fp16": 600,
     "tensorrt int8": 600,

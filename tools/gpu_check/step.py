@@ -33,6 +33,7 @@ def steps() -> dict[str, Step]:
         "versions": _versions,
         "tests": _tests,
         "nms": _nms,
+        "attention": _attention,
         **{
             f"{target} {precision}": _engine(target, precision)
             for target in ("tensorrt", "tensorrt-rtx")
@@ -77,6 +78,12 @@ def _nms(quick: bool) -> dict[str, Any]:
     from tools.gpu_check.nms import CASES, check_nms
 
     return check_nms(CASES[:2] if quick else CASES)
+
+
+def _attention(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.attention import LENGTHS, check_attention
+
+    return check_attention(LENGTHS[:3] if quick else LENGTHS)
 
 
 def _engine(target: str, precision: str) -> Step:
