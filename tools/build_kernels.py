@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +48,7 @@ PTXAS_ARCHITECTURES = (80, 86, 87, 89, 90)
 TRITON_ARCHITECTURES = (80, 90)
 # Triton's code for sm_90 multiplies matrices with wgmma, which only the target sm_90a has.
 FEATURE_ARCHITECTURES = (90,)
+MAX_REGISTERS = 255
 
 T = TypeVar("T")
 # PTX and shared memory of each kernel.
@@ -184,12 +185,18 @@ def _triton(capability: int, type_name: str, head_size: int) -> Kernels:
     return found
 
 
-def _merged(module: Kernels) -> str:
-    """Merges the PTX of kernels: what stands before the kernels once, then the kernels."""
+def _merged(module: Kernels, unlimited: Collection[str] = ()) -> str:
+    """Merges the PTX of kernels: what stands before the kernels once, then the kernels.
+
+    Kernels in ``unlimited`` may have as many registers as a thread can. Otherwise ptxas also fits blocks into a
+    multiprocessor, and spills registers for it.
+    """
     declarations: dict[str, None] = {}
     kernels = []
-    for kernel in module.values():
+    for name, kernel in module.items():
         before, entry, text = kernel["ptx"].partition(".visible .entry")
+        if name in unlimited:
+            text = re.sub(r"(?<=\n)\.reqntid \d+", rf"\g<0>\n.maxnreg {MAX_REGISTERS}", text, count=1)
         lines = (line.partition("//")[0].strip() for line in before.splitlines())
         declarations |= dict.fromkeys(line for line in lines if line)
         kernels.append((entry + text).rstrip())
@@ -198,22 +205,28 @@ def _merged(module: Kernels) -> str:
 
 def _cubin(ptxas: Path, architecture: int, module: Kernels) -> tuple[bytes, dict[str, dict[str, int]]]:
     """Assembles a module, twice; returns it and the resources of its kernels."""
+    image, text = _twice(f"sm_{architecture}", lambda: _assembled(ptxas, architecture, _merged(module)))
+    if spilling := _spilling(text):
+        merged = _merged(module, spilling)
+        image, text = _twice(f"sm_{architecture}", lambda: _assembled(ptxas, architecture, merged))
+    resources = resources_from_ptxas(text)
+    if _spilling(text) or set(resources) != set(module):
+        raise SystemExit(f"sm_{architecture}: expected {len(module)} kernels without spills, got:\n{text}")
+    return image, resources
+
+
+def _assembled(ptxas: Path, architecture: int, ptx: str) -> tuple[bytes, str]:
     name = f"sm_{architecture}{'a' if architecture in FEATURE_ARCHITECTURES else ''}"
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder) / "kernels.ptx", Path(folder) / "kernels.cubin"
-        source.write_text(_merged(module))
+        source.write_text(ptx)
+        command = [str(ptxas), "-v", f"--gpu-name={name}", str(source), "-o", str(output)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return output.read_bytes(), re.sub(r"[\d.]+ ms", "", done.stderr)
 
-        def assemble() -> tuple[bytes, str]:
-            command = [str(ptxas), "-v", f"--gpu-name={name}", str(source), "-o", str(output)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            return output.read_bytes(), re.sub(r"[\d.]+ ms", "", done.stderr)
 
-        image, text = _twice(name, assemble)
-    resources = resources_from_ptxas(text)
-    spilled = [kernel for kernel, row in resources.items() if row["spilled_bytes"]]
-    if spilled or set(resources) != set(module):
-        raise SystemExit(f"{name}: expected {len(module)} kernels without spills, got spills in {spilled}:\n{text}")
-    return image, resources
+def _spilling(text: str) -> list[str]:
+    return [kernel for kernel, row in resources_from_ptxas(text).items() if row["spilled_bytes"]]
 
 
 def _write_parts(

@@ -12,22 +12,30 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from edgekit.device.cuda.resources import Context, DeviceMemory, Graph, HostMemory, Stream
+from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Stream
 from edgekit.kernels.attention.device import Array, Attention, AttentionShape, workspace_bytes
 from edgekit.kernels.attention.variants import variants
 from tests.fakes.fake_cuda import FakeDriver, Pointer
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
 
 class Frame:
-    """Inputs, output and workspace of one shape in device memory; each array may have rows with gaps."""
+    """Inputs, output and workspace of one shape in device memory.
+
+    Arrays are in memory as (batch, length, heads, head size), as a projection writes them, with a gap between rows, or
+    as (batch, heads, length, head size) if ``heads_first``, as a mask always is.
+    """
 
     def __init__(
-        self, stack: ExitStack, driver: FakeDriver, arrays: dict[str, np.ndarray], *, gap: int = 0, **options: Any
+        self,
+        stack: ExitStack,
+        driver: FakeDriver,
+        arrays: dict[str, np.ndarray],
+        *,
+        gap: int = 0,
+        heads_first: bool = False,
+        **options: Any,
     ) -> None:
         q, k = arrays["q"], arrays["k"]
         self.shape = AttentionShape(
@@ -38,42 +46,36 @@ class Frame:
             key_length=k.shape[2],
             head_size=q.shape[3],
         )
-        self.dtype = q.dtype
         self.options = options | {"dtype": q.dtype.name}
+        self.gap, self.heads_first = gap, heads_first
         self.context = stack.enter_context(Context(driver))
         self.stream = stack.enter_context(Stream(self.context))
         self.attention = stack.enter_context(Attention(self.context))
         self.host: dict[str, HostMemory] = {}
         self.device: dict[str, DeviceMemory] = {}
+        self.views: dict[str, np.ndarray] = {}
         self.arrays: dict[str, Array] = {}
-        given = arrays | {"out": np.empty(q.shape, q.dtype)}
-        for name, array in given.items():
-            # Rows of (batch, length, heads, head size), as a projection writes them, with a gap between rows.
-            row = array.shape[-1] if name == "mask" else array.shape[-1] + gap
-            order = (0, 1, 2, 3) if name == "mask" or array.ndim < 4 else (0, 2, 1, 3)
-            sizes = [array.shape[axis] for axis in order[:3]] + [row] if array.ndim == 4 else list(array.shape)
-            size_bytes = math.prod(sizes) * array.itemsize
-            self.host[name] = stack.enter_context(HostMemory(self.context, size_bytes))
-            self.device[name] = stack.enter_context(DeviceMemory(self.context, size_bytes))
+        for name, array in (arrays | {"out": np.empty(q.shape, q.dtype)}).items():
+            sizes, axes = self._layout(name, array)
+            self.host[name] = stack.enter_context(HostMemory(self.context, math.prod(sizes) * array.itemsize))
+            self.device[name] = stack.enter_context(DeviceMemory(self.context, math.prod(sizes) * array.itemsize))
+            view = self.host[name].array[:].view(np.ndarray).view(array.dtype).reshape(sizes)
+            self.views[name] = view[..., : array.shape[-1]].transpose(axes)
             if array.ndim == 4:
-                strides = np.array([sizes[1] * sizes[2] * row, sizes[2] * row, row])
-                strides = np.where(np.array(sizes[:3]) == 1, 0, strides) if name == "mask" else strides
-                self.arrays[name] = Array(
-                    self.device[name].address,
-                    tuple(strides[list(order[:3])].tolist()),  # type: ignore[arg-type]
-                )
-        int8 = bool(options.get("int8"))
-        size = workspace_bytes(self.shape, int8=int8, masked="mask" in arrays)
+                strides = [stride // array.itemsize for stride in self.views[name].strides[:3]]
+                if name == "mask":
+                    strides = [0 if size == 1 else stride for size, stride in zip(array.shape, strides, strict=False)]
+                self.arrays[name] = Array(self.device[name].address, (strides[0], strides[1], strides[2]))
+        size = workspace_bytes(self.shape, int8=bool(options.get("int8")), masked="mask" in arrays)
         self.workspace = stack.enter_context(DeviceMemory(self.context, size)) if size else None
-        self.gap = gap
 
-    def view(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """The pinned array, in the order (batch, heads, length, head size)."""
-        array = self.host[name].array[:].view(np.ndarray)
-        if name in ("mask", "key_lengths"):
-            return array.view(dtype).reshape(shape)
-        batch, heads, length, size = shape
-        return array.view(dtype).reshape(batch, length, heads, size + self.gap)[..., :size].transpose(0, 2, 1, 3)
+    def _layout(self, name: str, array: np.ndarray) -> tuple[list[int], tuple[int, ...]]:
+        """Sizes in memory, and the axes that make them (batch, heads, length, head size)."""
+        if array.ndim != 4 or name == "mask":
+            return list(array.shape), tuple(range(array.ndim))
+        axes = (0, 1, 2, 3) if self.heads_first else (0, 2, 1, 3)
+        sizes = [array.shape[axis] for axis in axes]
+        return [*sizes[:3], sizes[3] + self.gap], axes
 
     def submit(self) -> None:
         for name in self.host:
@@ -92,28 +94,19 @@ class Frame:
 
     def fill(self, arrays: dict[str, np.ndarray]) -> None:
         for name, array in arrays.items():
-            self.view(name, array.shape, array.dtype)[...] = array
+            self.views[name][...] = array
 
     def result(self) -> np.ndarray:
-        shape = self.shape
-        sizes = (shape.batch, shape.heads, shape.query_length, shape.head_size)
-        return self.view("out", sizes, self.dtype).copy()
+        return self.views["out"].copy()
 
 
-def attention_on_host(
-    driver: FakeDriver, arrays: dict[str, np.ndarray], *, captured: bool = False, gap: int = 0, **options: Any
-) -> np.ndarray:
+def attention_on_host(driver: FakeDriver, arrays: dict[str, np.ndarray], **options: Any) -> np.ndarray:
     """Runs `Attention.launch` with arrays ``q``, ``k``, ``v`` and, if any, ``mask`` and ``key_lengths``."""
     with ExitStack() as stack:
-        frame = Frame(stack, driver, arrays, gap=gap, **options)
+        frame = Frame(stack, driver, arrays, **options)
         frame.fill(arrays)
         with frame.context.current():
-            if captured:
-                frame.attention.prepare(dtype=arrays["q"].dtype.name, head_size=frame.shape.head_size)
-                graph = stack.enter_context(Graph(frame.context, frame.stream, frame.submit))
-                graph.launch(frame.stream)
-            else:
-                frame.submit()
+            frame.submit()
             frame.stream.synchronize()
             return frame.result()
 

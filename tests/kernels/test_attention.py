@@ -20,6 +20,7 @@ from edgekit.kernels.attention.variants import HEAD_SIZES
 from tests.fakes.fake_cuda import FakeDriver, Pointer
 from tests.kernels.attention_in_numpy import numpy_kernels
 from tests.kernels.attention_on_host import Frame, attention_on_host
+from tools.gpu_check import attention as gpu_check
 
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2}
 INT8_TOLERANCE = 2e-2
@@ -277,3 +278,30 @@ def test_only_int8_and_single_queries_over_many_keys_need_a_workspace() -> None:
     # 2 heads, 20 splits: 32 values, and 2 sums, in float32.
     assert workspace_bytes(shape(query_length=1, key_length=5000)) == 2 * 20 * 32 * 4 + 512
     assert workspace_bytes(shape(), int8=True) == 5 * 256
+
+
+# The check for GPUs.
+
+
+def test_the_check_for_gpus_finds_a_kernel_that_is_not_exact(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "driver", lambda: driver)
+    few: dict[str, Any] = {"tokens": 128, "exactness": gpu_check.EXACTNESS[-7:], "warmup": 1, "repeats": 2}
+    found = gpu_check.check_attention((128,), **few)
+    assert found["problems"] == []
+    assert [row["case"] for row in found["errors"][::2]] == [name for name, *_ in gpu_check.EXACTNESS[-7:]]
+    assert all(0 < row["relative_error"] < 2e-2 for row in found["errors"])
+    # A tick of 1 ms for each kernel and each event: INT8 takes four kernels.
+    assert [(row["head_size"], row["causal"]) for row in found["speed"]] == [
+        (64, False), (64, True), (128, False), (128, True),
+    ]  # fmt: skip
+    assert {(row["fp16_median_us"], row["int8_median_us"]) for row in found["speed"]} == {(2000, 5000)}
+    # 4 x 16 heads x 128^2 x 64 operations in 2 ms.
+    assert found["speed"][0]["fp16_tflops"] == pytest.approx(4 * 16 * 128**2 * 64 / 2e-3 / 1e12)
+    monkeypatch.setattr(gpu_check, "attention", lambda *arrays, **named: np.ones(named["q"].shape))
+    few["exactness"] = gpu_check.EXACTNESS[:1]
+    assert re.fullmatch(
+        r"head size 32, FP16: expected a relative error of 0.002, got \d\.\d+e\+\d\d",
+        gpu_check.check_attention((), **few)["problems"][0],
+    )

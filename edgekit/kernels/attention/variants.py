@@ -89,6 +89,8 @@ def _forward(head_size: int, masked: bool, int8: bool, capability: int) -> Varia
     # sm_86, 89 and 120. With 64 keys, head size 64 spills registers, but not with wgmma, which has operands in memory.
     query_block = 64 if masked else 128
     key_block = 32 if masked or (head_size == 64 and capability < 90) else KEY_BLOCK
+    # INT8 with a mask has 128 columns of everything at the largest head size, too many registers for 4 warps.
+    many = head_size == 128 if masked and int8 else head_size > 64 and not masked
     a, b = split(head_size)
     stages = 3 if masked or head_size <= 64 else 2
     return Variant(
@@ -104,6 +106,6 @@ def _forward(head_size: int, masked: bool, int8: bool, capability: int) -> Varia
             "INT8": int8,
             "STAGES": stages,
         },
-        warps=4 if masked or head_size <= 64 else 8,
+        warps=8 if many else 4,
         stages=stages,
     )
