@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import lzma
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,18 +25,22 @@ FLAGS = ("-std=c++17", "-fmad=false")
 INDEX = "compiled.json"
 
 
-class Binary(msgspec.Struct, frozen=True, kw_only=True):
+class Binary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One compiled file.
 
     Attributes:
         file: file name; ``.cubin.xz`` runs on its architecture only, ``.ptx.xz`` on it and all later ones.
         architecture: compute capability times ten, such as 87 for Orin.
         minimum_driver: the CUDA version that the driver must support, such as ``12.5``.
+        parts: modules in the file, one after the other: name and size in bytes; without them, the file is one module.
+        shared_bytes: dynamic shared memory of each kernel that needs any.
     """
 
     file: str
     architecture: int
     minimum_driver: str
+    parts: dict[str, int] = {}
+    shared_bytes: dict[str, int] = {}
 
     @property
     def is_ptx(self) -> bool:
@@ -67,9 +72,10 @@ def source_text(source: Path) -> str:
     return re.sub(r'^#include "(.+)"$', included, source.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
-def source_hash(source: Path) -> str:
-    """Returns the SHA-256 of a kernel's source and the compilers' flags."""
-    return hashlib.sha256(" ".join(FLAGS).encode() + b"\0" + source_text(source).encode()).hexdigest()
+def source_hash(*sources: Path, flags: Sequence[str] = FLAGS) -> str:
+    """Returns the SHA-256 of a kernel's source files and the compilers' flags."""
+    texts = [" ".join(flags), *(source_text(source) for source in sources)]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def read_index(name: str) -> Index:
@@ -110,9 +116,14 @@ def choose(name: str, device: DeviceProperties) -> Binary:
     )
 
 
-def image(name: str, binary: Binary) -> bytes:
-    """Returns a compiled file, uncompressed, for `edgekit.device.cuda.resources.Module`."""
-    return lzma.decompress((_folder(name) / binary.file).read_bytes())
+def image(name: str, binary: Binary, part: str = "") -> bytes:
+    """Returns a compiled file, or one part of it, uncompressed, for `edgekit.device.cuda.resources.Module`."""
+    data = lzma.decompress((_folder(name) / binary.file).read_bytes())
+    if not part:
+        return data
+    names = list(binary.parts)
+    start = sum(binary.parts[name] for name in names[: names.index(part)])
+    return data[start : start + binary.parts[part]]
 
 
 def _folder(name: str) -> Path:

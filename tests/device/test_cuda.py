@@ -116,8 +116,8 @@ def test_errors_have_cudas_own_names_and_leave_nothing_behind(fake_libcuda: Path
     pytest.importorskip("cuda.bindings")
     functions = (
         "cuDevicePrimaryCtxRetain cuCtxPushCurrent cuMemAlloc cuMemHostAlloc cuMemHostGetDevicePointer cuStreamCreate "
-        "cuEventCreate cuMemcpyHtoDAsync cuModuleLoadData cuModuleGetFunction cuLaunchKernel cuStreamBeginCapture "
-        "cuGraphInstantiateWithFlags cuGraphLaunch cuEventElapsedTime"
+        "cuEventCreate cuMemcpyHtoDAsync cuModuleLoadData cuModuleGetFunction cuFuncSetAttribute cuLaunchKernel "
+        "cuStreamBeginCapture cuGraphInstantiateWithFlags cuGraphLaunch cuEventElapsedTime"
     ).split()
     done = whole_life(fake_libcuda, *functions)
     assert done.returncode == 0, done.stderr

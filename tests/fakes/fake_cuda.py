@@ -14,7 +14,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,20 @@ class Memory:
 
     def __int__(self) -> int:
         return self.address
+
+
+class Pointer(NamedTuple):
+    """An argument of a kernel that is a pointer; null has no memory."""
+
+    memory: np.ndarray
+    offset: int
+
+    def array(self, dtype: str) -> np.ndarray:
+        size_bytes = (self.memory.size - self.offset) // np.dtype(dtype).itemsize * np.dtype(dtype).itemsize
+        return self.memory[self.offset : self.offset + size_bytes].view(dtype)
+
+
+PythonKernels = Callable[[str, tuple[int, int, int], list[Any]], None]
 
 
 class HostArray(np.ndarray):
@@ -141,9 +155,10 @@ class FakeDriver:
     Args:
         integrated: host and device share memory.
         memory_bytes: of the device; more than that cannot be allocated.
-        kernels: a library made with ``tests/kernels/standin``, whose kernels run on the device's memory; without it,
-            every kernel adds its last argument to all bytes of the memory that its first points to. With it,
-            addresses are real, so that kernels may read addresses from memory.
+        kernels: a library made with ``tests/kernels/standin``, whose kernels run on the device's memory, or a function
+            that stands in for every kernel, given its name, grid and arguments, with a `Pointer` for each pointer;
+            without it, every kernel adds its last argument to all bytes of the memory that its first points to. With a
+            library, addresses are real, so that kernels may read addresses from memory.
     """
 
     name = "fake"
@@ -153,12 +168,14 @@ class FakeDriver:
         *,
         integrated: bool = False,
         memory_bytes: int = 1 << 30,
-        kernels: ctypes.CDLL | None = None,
+        kernels: ctypes.CDLL | PythonKernels | None = None,
+        compute_capability: tuple[int, int] = (8, 7),
     ) -> None:
         self.kernels = kernels
+        self.compute_capability = compute_capability
+        self.allowed_shared_bytes: dict[tuple[int, str], int] = {}
         self.integrated = integrated
         self.memory_bytes = memory_bytes
-        self.compute_capability = (8, 7)
         self.calls: list[str] = []
         self.fail_at: int | None = None
         self.failed = ""
@@ -401,6 +418,11 @@ class FakeDriver:
         return module, name
 
     @call
+    def allow_shared_memory(self, function: tuple[bytearray, str], size_bytes: int) -> None:
+        self._expect_live("module", function[0])
+        self.allowed_shared_bytes[id(function[0]), function[1]] = size_bytes
+
+    @call
     def launch(
         self,
         function: tuple[bytearray, str],
@@ -412,8 +434,13 @@ class FakeDriver:
         stream: Stream,
     ) -> None:
         self._expect_live("module", function[0])
-        if self.kernels is not None:
+        if shared_bytes > self.allowed_shared_bytes.get((id(function[0]), function[1]), 48 << 10):
+            raise RunError("CUDA failed: launch gave CUDA_ERROR_INVALID_VALUE")
+        if isinstance(self.kernels, ctypes.CDLL):
             self._launch_standin(self.kernels, function[1], grid, block, arguments, stream)
+            return
+        if self.kernels is not None:
+            self._launch_python(self.kernels, function[1], grid, arguments, stream)
             return
         memory, amount = self.memory_at(int(arguments[0])), int(arguments[-1])
 
@@ -542,6 +569,26 @@ class FakeDriver:
             getattr(library, f"standin_{name}")(*sizes, pointers)
 
         self.enqueue(stream, Work(name, memories, memories, run))
+
+    def _launch_python(
+        self,
+        kernels: PythonKernels,
+        name: str,
+        grid: tuple[int, int, int],
+        arguments: Sequence[np.generic],
+        stream: Stream,
+    ) -> None:
+        memories, values = [], []
+        for argument in arguments:
+            if not isinstance(argument, np.uint64):
+                values.append(argument.item())
+            elif argument == 0:
+                values.append(Pointer(np.empty(0, np.uint8), 0))
+            else:
+                memory = self.memory_at(int(argument))
+                memories.append(memory)
+                values.append(Pointer(memory.data, int(argument) - memory.address))
+        self.enqueue(stream, Work(name, memories, memories, lambda: kernels(name, grid, values)))
 
     def _run(self, stream: Stream, until: Record | None = None) -> None:
         while stream.queue and not (until is not None and until.done):

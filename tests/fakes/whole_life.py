@@ -38,7 +38,7 @@ def main(package: str) -> None:
 
             def work() -> None:
                 arguments = (np.uint64(device.address), np.int32(3), np.float32(0.5))
-                module.launch("add", (2, 1, 1), (32, 1, 1), arguments, stream, shared_bytes=64)
+                module.launch("add", (2, 1, 1), (32, 1, 1), arguments, stream, shared_bytes=64 << 10)
 
             work()
             graph = stack.enter_context(Graph(context, stream, work))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.kernels.compiled import FLAGS
+from tools.build_kernels import resources_from_ptxas
 
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 DEVICE_FLAGS = (*FLAGS, "-cubin", "-Xptxas", "-v")
@@ -83,20 +84,3 @@ def resources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, int],
 def nvcc_release() -> str:
     done = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True)
     return re.search(r"V([\d.]+)", done.stdout)[1]  # type: ignore[index]
-
-
-def resources_from_ptxas(text: str) -> Resources:
-    """Registers, shared memory and spilled bytes of each kernel, from the output of ``ptxas -v``."""
-    found: Resources = {}
-    for part in re.split(r"Function properties for ", text)[1:]:
-        if part.startswith("__internal"):  # a function of CUDA's own, such as that for sines of large angles
-            continue
-        numbers = {
-            "spilled_bytes": r"(\d+) bytes spill stores",
-            "registers": r"Used (\d+) registers",
-            "shared_bytes": r"(\d+) bytes smem",
-        }
-        found[part.split()[0]] = {
-            name: int(match[1]) if (match := re.search(pattern, part)) else 0 for name, pattern in numbers.items()
-        }
-    return found

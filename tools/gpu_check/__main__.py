@@ -27,6 +27,7 @@ STEPS = {
     "nms": 120,
     "preprocess": 300,
     "decode": 300,
+    "attention": 180,
     "tensorrt fp32": 600,
     "tensorrt fp16": 600,
     "tensorrt int8": 600,

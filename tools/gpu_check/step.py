@@ -35,6 +35,7 @@ def steps() -> dict[str, Step]:
         "nms": _nms,
         "preprocess": _preprocess,
         "decode": _decode,
+        "attention": _attention,
         **{
             f"{target} {precision}": _engine(target, precision)
             for target in ("tensorrt", "tensorrt-rtx")
@@ -91,6 +92,12 @@ def _decode(quick: bool) -> dict[str, Any]:
     from tools.gpu_check.decode import CASES, check_decode
 
     return check_decode(CASES[:2] if quick else CASES)
+
+
+def _attention(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.attention import LENGTHS, check_attention
+
+    return check_attention(LENGTHS[:3] if quick else LENGTHS)
 
 
 def _engine(target: str, precision: str) -> Step:

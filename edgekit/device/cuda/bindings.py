@@ -177,6 +177,11 @@ class CudaBindings:
         """See `Driver.function`."""
         return self._call(self._cu.cuModuleGetFunction, module, name.encode())
 
+    def allow_shared_memory(self, function: Handle, size_bytes: int) -> None:
+        """See `Driver.allow_shared_memory`."""
+        attribute = self._cu.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        self._call(self._cu.cuFuncSetAttribute, function, attribute, size_bytes)
+
     def launch(
         self,
         function: Handle,

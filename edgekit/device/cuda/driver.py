@@ -160,6 +160,10 @@ class Driver(Protocol):
         """Returns a kernel of a module; it is valid as long as the module is loaded."""
         ...
 
+    def allow_shared_memory(self, function: Handle, size_bytes: int) -> None:
+        """Allows launches of a kernel with more dynamic shared memory than the default of 48 KiB."""
+        ...
+
     def launch(
         self,
         function: Handle,

@@ -202,6 +202,11 @@ class PyCuda:
         with self._errors():
             return module[0].get_function(name)
 
+    def allow_shared_memory(self, function: Handle, size_bytes: int) -> None:
+        """See `Driver.allow_shared_memory`."""
+        with self._errors():
+            function.set_attribute(self._cu.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, size_bytes)
+
     def launch(
         self,
         function: Handle,

@@ -29,6 +29,9 @@ __all__ = [
 
 T = TypeVar("T", bound="Owned")
 
+# Dynamic shared memory that a kernel may have without being allowed more; CUDA C++ Programming Guide, "Shared Memory".
+DEFAULT_SHARED_BYTES = 48 << 10
+
 
 class Owned:
     """Base class of CUDA resources, which are freed once, on `close` or garbage collection.
@@ -272,6 +275,7 @@ class Module(_InContext):
     def __init__(self, context: Context, image: bytes) -> None:
         driver = context.driver
         self._functions: dict[str, Handle] = {}
+        self._shared_bytes: dict[str, int] = {}
         unload = functools.partial(_unload, driver, self._functions)
         super().__init__(context, lambda: driver.load_module(image), unload)
 
@@ -285,10 +289,13 @@ class Module(_InContext):
         *,
         shared_bytes: int = 0,
     ) -> None:
-        """Launches a kernel by name; see `Driver.launch`."""
+        """Launches a kernel by name, with any dynamic shared memory that the GPU has; see `Driver.launch`."""
         if name not in self._functions:
             self._functions[name] = self.driver.function(self.handle, name)
         function = self._functions[name]
+        if shared_bytes > self._shared_bytes.get(name, DEFAULT_SHARED_BYTES):
+            self.driver.allow_shared_memory(function, shared_bytes)
+            self._shared_bytes[name] = shared_bytes
         self.driver.launch(function, grid, block, arguments, shared_bytes=shared_bytes, stream=stream.handle)
 
 
