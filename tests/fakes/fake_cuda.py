@@ -22,6 +22,7 @@ from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.errors import BackendUnavailable, RunError
 
 GARBAGE = 0xAB
+ALIGNMENT = 256
 FIRST_ADDRESS = 0x7F00_0000_0000
 
 # These do what they are asked even when they report an error, which may be that of an earlier, asynchronous call.
@@ -37,7 +38,10 @@ class Misuse(AssertionError):
 
 class Memory:
     def __init__(self, driver: FakeDriver, size_bytes: int, *, host: bool, mapped: bool = False) -> None:
-        self.data = np.full(size_bytes, GARBAGE, np.uint8)
+        # Aligned as CUDA's own allocations are.
+        whole = np.full(size_bytes + ALIGNMENT, GARBAGE, np.uint8)
+        start = -whole.ctypes.data % ALIGNMENT
+        self.data = whole[start : start + size_bytes]
         self.address = driver.new_address(self.data)
         self.host = host
         self.mapped = mapped
