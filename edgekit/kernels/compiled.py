@@ -18,7 +18,21 @@ from packaging.version import Version
 from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.errors import BackendUnavailable
 
-__all__ = ["FLAGS", "INDEX", "Binary", "Index", "choose", "image", "read_index", "source_hash", "source_text"]
+__all__ = [
+    "FLAGS",
+    "INDEX",
+    "NAMES",
+    "Binary",
+    "Index",
+    "choose",
+    "image",
+    "read_index",
+    "source_hash",
+    "source_text",
+]
+
+NAMES = ("preprocess", "decode", "nms", "attention")
+"""The kernels, in the order in which a frame meets them."""
 
 # A fused multiply-add rounds once where the reference rounds twice.
 FLAGS = ("-std=c++17", "-fmad=false")

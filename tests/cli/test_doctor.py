@@ -6,6 +6,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgekit.cli.doctor import nvidia as survey_nvidia
@@ -223,6 +224,25 @@ def test_cuda_is_shown_with_its_package_driver_and_device(monkeypatch: pytest.Mo
     found = finding(survey(), "CUDA")
     assert found.status == "ok"
     assert found.value == f"{package} 12.9.1, driver for CUDA 12.6: Orin, 8.7, memory shared with the CPU"
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "status", "value"),
+    [
+        ((8, 7), "12.6", "ok", "preprocess, decode, nms, attention: sm_87.cubin"),
+        ((12, 0), "12.8", "ok", "preprocess, decode, nms, attention: compute_80.ptx"),
+        ((7, 2), "12.6", "caution", "preprocess, decode, nms, attention: none for this GPU"),
+    ],
+)
+def test_the_kernels_that_run_on_the_gpu_are_named(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], driver: str, status: str, value: str
+) -> None:
+    cuda_is(monkeypatch, "pycuda")
+    device = msgspec.structs.replace(ORIN, compute_capability=capability, driver_version=driver)
+    monkeypatch.setattr(survey_nvidia, "device_properties", lambda: device)
+    found = finding(survey(), "CUDA kernels")
+    assert (found.status, found.value) == (status, value)
+    assert ("expected a GPU of compute capability 7.5 or later" in found.hint) == (status == "caution")
 
 
 def no_driver() -> None:

@@ -8,10 +8,12 @@ from importlib import metadata
 
 from edgekit.cli.doctor.finding import Finding
 from edgekit.device.cuda.choose import device_properties, driver
+from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.jetson import Jetson, jetpack_stack
 from edgekit.device.nvidia import Gpu
-from edgekit.errors import EdgeKitError
+from edgekit.errors import BackendUnavailable, EdgeKitError
+from edgekit.kernels import compiled
 from edgekit.report.wording import bytes_in_words
 
 __all__ = ["cuda_findings", "gpu_findings", "jetson_findings"]
@@ -84,7 +86,25 @@ def cuda_findings(cards: tuple[Gpu, ...], board: Jetson | None) -> list[Finding]
     capability = ".".join(map(str, device.compute_capability))
     shared = ", memory shared with the CPU" if device.integrated else ""
     value = f"{found.name} {_version(found.name)}, driver for CUDA {device.driver_version}: {device.name}, {capability}"
-    return [Finding(group="machine", name="CUDA", status="ok", value=value + shared)]
+    return [Finding(group="machine", name="CUDA", status="ok", value=value + shared), _kernels(device)]
+
+
+def _kernels(device: DeviceProperties) -> Finding:
+    """Returns the finding about the compiled kernels that run on this GPU; the rest of their work is the CPU's."""
+    binaries: dict[str, list[str]] = {}
+    reasons = []
+    for name in compiled.NAMES:
+        try:
+            file = compiled.choose(name, device).file.removesuffix(".xz")
+        except BackendUnavailable as e:
+            file = "none for this GPU"
+            reasons.append(e.message)
+        binaries.setdefault(file, []).append(name)
+    value = "; ".join(f"{', '.join(names)}: {file}" for file, names in binaries.items())
+    if not reasons:
+        return Finding(group="machine", name="CUDA kernels", status="ok", value=value)
+    hint = f"the CPU does their work: {reasons[0]}"
+    return Finding(group="machine", name="CUDA kernels", status="caution", value=value, hint=hint)
 
 
 def _version(package: str) -> str:
