@@ -483,7 +483,7 @@ def test_all_arguments_of_kernels_can_be_hashed(driver: FakeDriver, monkeypatch:
 
 
 def test_neither_addresses_nor_arithmetic_go_wrong(on_cpu: Callable[..., Path]) -> None:
-    sanitized = on_cpu("decode", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    sanitized = on_cpu("decode", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     program = (
         "import ctypes\n"
