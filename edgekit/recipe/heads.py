@@ -67,7 +67,7 @@ class YoloV2(_Cells, frozen=True, kw_only=True, tag="yolov2"):
 
 
 class YoloV3(_Cells, frozen=True, kw_only=True, tag="yolov3"):
-    """YOLOv3 and v4: anchors, objectness times the sigmoid of each class.
+    """YOLOv3: anchors, objectness times the sigmoid of each class.
 
     Attributes:
         heads: the outputs.

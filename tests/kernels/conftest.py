@@ -44,7 +44,11 @@ def sanitized(on_cpu: Callable[..., Path]) -> Callable[[str, str], str]:
     return run
 
 
-@pytest.fixture(params=ARCHITECTURES)
+# Each compilation takes seconds: the other architectures are compiled with the slow tests.
+SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in ARCHITECTURES if each not in (87, 120)]
+
+
+@pytest.fixture(params=[87, 120, *SLOW])
 def architecture(request: pytest.FixtureRequest) -> int:
     """Compute capability times ten of each GPU that EdgeKit has a binary for."""
     return int(request.param)

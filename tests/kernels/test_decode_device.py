@@ -470,8 +470,18 @@ def test_structs_are_as_large_in_python_as_in_cuda(on_cpu: Callable[..., Path]) 
     assert HEAD.itemsize % 8 == 0  # pycuda places what follows a struct without a gap
 
 
+def test_all_arguments_of_kernels_can_be_hashed(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    launch = driver.launch
+    monkeypatch.setattr(driver, "launch", lambda *rest, **named: (given.append(rest[3]), launch(*rest, **named))[1])
+    found = on_device(driver, cases()["yolov8 rotated"], {**OPTIONS, **PLACED})
+    assert len(found[0]) > 3 and len(given) == 5
+    for arguments in given:
+        assert len({*arguments}) > 1
+
+
 def test_neither_addresses_nor_arithmetic_go_wrong(on_cpu: Callable[..., Path]) -> None:
-    sanitized = on_cpu("decode", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    sanitized = on_cpu("decode", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     program = (
         "import ctypes\n"
@@ -606,7 +616,7 @@ def test_the_check_for_gpus_finds_kernels_that_are_not_exact(
     found = detect
 
     def worse(*arguments: Any, **options: Any) -> np.ndarray:
-        return found(*arguments, **{**options, "score_threshold": 0.6})
+        return found(*arguments, **{**options, "max_detections": 5})
 
     monkeypatch.setattr(gpu_check, "detect", worse)
     assert [problem.split(": ")[0] for problem in gpu_check.check_decode(**few)["problems"]] == [

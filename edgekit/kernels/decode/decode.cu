@@ -172,7 +172,9 @@ __device__ inline Box box_around(float x, float y, float width, float height) {
 
 __device__ inline Decoded decoded(const Head& head, const Place& place) {
   float t[4];
-  for (int i = 0; i < 4; ++i) t[i] = load(place.boxes, place.box + static_cast<size_t>(i) * place.step, head.half_boxes);
+  for (int i = 0; i < 4; ++i) {
+    t[i] = load(place.boxes, place.box + static_cast<size_t>(i) * place.step, head.half_boxes);
+  }
   Decoded result{{t[0], t[1], t[2], t[3]}, 0.0f, 0};
   const Level& level = head.level[place.level];
   const float column = static_cast<float>(level.columns > 0 ? place.position % level.columns : 0);

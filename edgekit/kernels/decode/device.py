@@ -126,6 +126,9 @@ class DeviceDetector:
         self.max_detections = max_detections
         self._names = outputs_of(head)
         self._head = _head_record(head, outputs, input_size, max_detections)
+        # As an argument of kernels: read-only numbers can be hashed, which pycuda does with arguments after 2026.1.
+        words = np.dtype([(f"word{i}", np.int64) for i in range(HEAD.itemsize // 8)])
+        self._head_argument = cast(np.void, np.frombuffer(self._head.tobytes(), words)[0])
         self._rows_per_warp = _WARP if self._head["objectness"] else 4
         with ExitStack() as stack:
             binary = compiled.choose("decode", context.driver.properties(index))
@@ -242,7 +245,7 @@ class DeviceDetector:
             "decode_select",
             (images, 1, 1),
             (SELECT_THREADS, 1, 1),
-            [*own, work["lists"], work["counters"], *picked, self._head],
+            [*own, work["lists"], work["counters"], *picked, self._head_argument],
             stream,
         )
         _, boxes, angles, kinds, found = picked
@@ -257,7 +260,7 @@ class DeviceDetector:
             "decode_emit",
             (images, 1, 1),
             (SWEEP_THREADS, 1, 1),
-            [work["matrix"], *picked, records, np.uint64(detections), np.uint64(number), self._head],
+            [work["matrix"], *picked, records, np.uint64(detections), np.uint64(number), self._head_argument],
             stream,
         )
 
@@ -271,12 +274,12 @@ class DeviceDetector:
     ) -> None:
         cells = int(self._head["cells"])
         if not self._head["channels_last"]:
-            arguments: list[np.generic] = [*outputs, records, work["lists"], work["counters"], self._head]
+            arguments: list[np.generic] = [*outputs, records, work["lists"], work["counters"], self._head_argument]
             grid = (-(-cells // _WARP), images, 1)
             self._module.launch("decode_filter_planes", grid, (_WARP, _GROUPS, 1), arguments, stream)
             return
         rows = self._rows_per_warp
-        arguments = [*outputs[:2], records, work["lists"], work["counters"], self._head, np.int32(rows)]
+        arguments = [*outputs[:2], records, work["lists"], work["counters"], self._head_argument, np.int32(rows)]
         grid = (-(-cells // (rows * _ROW_WARPS)), images, 1)
         self._module.launch("decode_filter_rows", grid, (_WARP * _ROW_WARPS, 1, 1), arguments, stream)
 
