@@ -40,6 +40,9 @@ class Arguments:
         assert last < array.size, f"{name}: the last element is beyond the memory"
         return as_strided(array, sizes, [stride * array.itemsize for stride in strides])
 
+    def read(self, name: str, *sizes: int) -> np.ndarray:
+        return np.array(self.strided(name, *sizes), np.float64, order="C")
+
     def key_lengths(self, batch: int, length: int) -> np.ndarray:
         return np.clip(self.flat("lengths", batch), 0, length) if self.has_lengths else np.full(batch, length)
 
@@ -63,24 +66,26 @@ def forward(given: Arguments, grid: tuple[int, int, int]) -> None:
     batch = grid[0] // blocks // heads
     assert grid == (blocks * batch * heads, 1, 1)
     key_heads = heads // given.group
-    q = given.strided("queries", batch, heads, rows, width).astype(np.float64)
-    k = given.strided("keys", batch, key_heads, length, width).astype(np.float64)
-    v = given.strided("values", batch, key_heads, length, size).astype(np.float64)
+    q = given.read("queries", batch, heads, rows, width)
+    k = given.read("keys", batch, key_heads, length, width)
+    v = given.read("values", batch, key_heads, length, size)
     scale = given.scale * np.log2(np.e)
     if given.constants["INT8"]:
         q *= scales(given, "query_scales", batch, heads, rows)
         k *= scales(given, "key_scales", batch, key_heads, length)
         scale = 1.0
-    logits = scale * q @ k.repeat(given.group, 1).swapaxes(2, 3)
+    # Not a call of BLAS, whose threads wait for each other on small products.
+    logits = scale * np.einsum("bhid,bhjd->bhij", q, k.repeat(given.group, 1))
     if given.constants["HAS_MASK"]:
-        logits += np.log2(np.e) * given.strided("mask", batch, heads, rows, length).astype(np.float64)
+        logits += np.log2(np.e) * given.read("mask", batch, heads, rows, length)
     index = np.arange(length)
     logits[np.broadcast_to(index >= given.key_lengths(batch, length)[:, None, None, None], logits.shape)] = -np.inf
     if given.causal:
         logits[..., index > np.arange(rows)[:, None] + given.causal_offset] = -np.inf
     weights, _ = softmax_parts(logits)
     total = weights.sum(-1, keepdims=True)
-    given.strided("out", batch, heads, rows, size)[...] = weights @ v.repeat(given.group, 1) / np.where(total, total, 1)
+    mean = np.einsum("bhij,bhjd->bhid", weights, v.repeat(given.group, 1)) / np.where(total, total, 1)
+    given.strided("out", batch, heads, rows, size)[...] = mean
 
 
 def scales(given: Arguments, name: str, batch: int, heads: int, rows: int) -> np.ndarray:
@@ -90,7 +95,7 @@ def scales(given: Arguments, name: str, batch: int, heads: int, rows: int) -> np
 
 def mean(given: Arguments, grid: tuple[int, int, int]) -> None:
     batch, size = grid[0] // given.heads, given.constants["HEAD_SIZE"]
-    keys = given.strided("keys", batch, given.heads, given.length, size).astype(np.float64)
+    keys = given.read("keys", batch, given.heads, given.length, size)
     means = given.flat("means", batch, given.heads, given.constants["COLUMNS"])
     for b, length in enumerate(given.key_lengths(batch, given.length)):
         means[b, :, :size] = keys[b, :, :length].sum(1) / max(1, length)
@@ -101,7 +106,7 @@ def quantize(given: Arguments, grid: tuple[int, int, int]) -> None:
     blocks = -(-rows // SCALE_BLOCK)
     batch = grid[0] // blocks // heads
     assert grid == (blocks * batch * heads, 1, 1)
-    source = given.strided("source", batch, heads, rows, size).astype(np.float64)
+    source = given.read("source", batch, heads, rows, size)
     if given.has_means:
         source -= given.flat("means", batch, heads, given.constants["COLUMNS"])[:, :, None, :size]
     source[np.arange(rows) >= given.key_lengths(batch, rows)[:, None, None].repeat(heads, 1)] = 0
@@ -123,9 +128,9 @@ def decode(given: Arguments, grid: tuple[int, int, int]) -> None:
     assert grid == (splits * batch * key_heads, -(-group // given.constants["ROWS"]), 1)
     assert splits * given.keys_per_split >= length
     heads = key_heads * group
-    q = given.strided("queries", batch, heads, 1, size).astype(np.float64)
-    k = given.strided("keys", batch, key_heads, length, size).astype(np.float64).repeat(group, 1)
-    v = given.strided("values", batch, key_heads, length, size).astype(np.float64).repeat(group, 1)
+    q = given.read("queries", batch, heads, 1, size)
+    k = given.read("keys", batch, key_heads, length, size).repeat(group, 1)
+    v = given.read("values", batch, key_heads, length, size).repeat(group, 1)
     logits = given.scale * np.log2(np.e) * (q @ k.swapaxes(2, 3))[:, :, 0]
     logits[np.arange(length) >= given.key_lengths(batch, length)[:, None, None].repeat(heads, 1)] = -np.inf
     for split in range(splits):

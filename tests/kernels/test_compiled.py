@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import lzma
 import re
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -36,10 +36,17 @@ def device(capability: tuple[int, int], driver: str) -> DeviceProperties:
     )
 
 
-def images(name: str) -> Iterator[tuple[compiled.Binary, bytes]]:
+@functools.cache
+def images(name: str) -> list[tuple[compiled.Binary, bytes]]:
+    """Each module of each file."""
+    found = []
     for binary in compiled.read_index(name).binaries:
-        for part in binary.parts or [""]:
-            yield binary, compiled.image(name, binary, part)
+        rest = compiled.image(name, binary)
+        for size in binary.parts.values() or [len(rest)]:
+            found.append((binary, rest[:size]))
+            rest = rest[size:]
+        assert not rest
+    return found
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,6 +143,7 @@ def test_a_part_of_a_file_is_one_module(tmp_path: Path, monkeypatch: pytest.Monk
 # Attention. Triton's kernels have no shared memory that the compiler knows: it is given at launch.
 
 
+@functools.cache
 def attention_resources() -> dict[int, dict[str, dict[str, int]]]:
     """Registers and local memory of each kernel by architecture, as the shipped binaries have them."""
     found: dict[int, dict[str, dict[str, int]]] = {}

@@ -22,6 +22,9 @@ class Registry:
     def __init__(self) -> None:
         self.created: list[str] = []
 
+    def get_creator(self, name: str, version: str, namespace: str) -> None:
+        return None
+
     def register_creator(self, creator: Any, namespace: str) -> None:
         self.created.append(f"{namespace}::{creator.name}")
 
@@ -78,10 +81,10 @@ def main() -> None:
             {
                 "name": name,
                 "ptx": ptx.decode(),
-                "grid": [getattr(launch, f"grid_{axis}")().expr.value for axis in "xyz"],
-                "block": launch.block_x().expr.value,
-                "shared": launch.shared_mem().expr.value,
-                "integers": [expression().expr.value for expression in extra],
+                "grid": [getattr(launch, f"grid_{axis}")._expr.value for axis in "xyz"],
+                "block": launch.block_x._expr.value,
+                "shared": launch.shared_mem._expr.value,
+                "integers": [expression._expr.value for expression in extra if isinstance(expression, plugin.SymInt32)],
             }
         )
     print(json.dumps({"created": registry.created, "kernels": kernels}))
