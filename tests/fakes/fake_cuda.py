@@ -440,11 +440,11 @@ class FakeDriver:
         self._expect_live("module", function[0])
         if shared_bytes > self.allowed_shared_bytes.get((id(function[0]), function[1]), 48 << 10):
             raise RunError("CUDA failed: launch gave CUDA_ERROR_INVALID_VALUE")
-        if isinstance(self.kernels, ctypes.CDLL):
-            self._launch_standin(self.kernels, function[1], grid, block, arguments, stream)
+        if callable(self.kernels):
+            self._launch_python(self.kernels, function[1], grid, arguments, stream)
             return
         if self.kernels is not None:
-            self._launch_python(self.kernels, function[1], grid, arguments, stream)
+            self._launch_standin(self.kernels, function[1], grid, block, arguments, stream)
             return
         memory, amount = self.memory_at(int(arguments[0])), int(arguments[-1])
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from edgekit.device.cuda.choose import driver
-from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Stream
+from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Stream
 from edgekit.kernels.attention.device import Array, Attention, AttentionShape, workspace_bytes
 from edgekit.kernels.attention.reference import attention
 from edgekit.kernels.attention.variants import HEAD_SIZES
+from tools.gpu_check.timing import times_of_graph_ms
 
 TOLERANCE, INT8_TOLERANCE = 2e-3, 2e-2
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -178,7 +179,6 @@ class _OnDevice:
         with ExitStack() as stack:
             stack.enter_context(context.current())
             self._stream = stack.enter_context(Stream(context))
-            self._start, self._end = (stack.enter_context(Event(context, timing=True)) for _ in range(2))
             self._memory = {}
             self._host = {}
             sizes = (shape.batch, shape.heads, shape.query_length, shape.head_size)
@@ -224,22 +224,8 @@ class _OnDevice:
         return self._host["out"].array[:].view(np.float16).reshape(sizes).copy()
 
     def median_us(self, warmup: int, repeats: int) -> float:
-        with ExitStack() as stack:
-            submit: Callable[[], None] = self.launch
-            if self._context.driver.has_graphs:
-                graph = stack.enter_context(Graph(self._context, self._stream, self.launch))
-
-                def submit() -> None:
-                    graph.launch(self._stream)
-
-            times_ms = []
-            for _ in range(warmup + repeats):
-                self._start.record(self._stream)
-                submit()
-                self._end.record(self._stream)
-                self._end.synchronize()
-                times_ms.append(self._start.elapsed_ms(self._end))
-        return 1000 * statistics.median(times_ms[warmup:])
+        times_ms = times_of_graph_ms(self._context, self._stream, self.launch, warmup=warmup, repeats=repeats)
+        return 1000 * statistics.median(times_ms)
 
 
 def _array(address: int, array: np.ndarray) -> Array:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from edgekit.device.cuda.choose import driver
-from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Stream
+from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Stream
 from edgekit.kernels.decode.device import DETECTION, PARAMETERS, DeviceDetector
 from edgekit.kernels.decode.families import detect
 from edgekit.kernels.nms.device import CAPACITY
 from edgekit.recipe.heads import Head, YoloV3, YoloV8
 from edgekit.recipe.schema import YoloHead
+from tools.gpu_check.timing import times_of_graph_ms
 
 CLASSES, SIZE = 80, 640
 OPTIONS: dict[str, Any] = {"score_threshold": 0.25, "iou_threshold": 0.45, "max_detections": 300}
@@ -145,23 +146,14 @@ def _measured(
             for name, array in inputs.items():
                 host[name].array[:] = np.frombuffer(array.tobytes(), np.uint8)
                 stream.copy_to_device(addresses[name], host[name].array)
-            graph = stack.enter_context(Graph(context, stream, launch)) if context.driver.has_graphs else None
-            start = stack.enter_context(Event(context, timing=True))
-            end = stack.enter_context(Event(context, timing=True))
-            times_ms = []
-            for _ in range(warmup + repeats):
-                start.record(stream)
-                graph.launch(stream) if graph else launch()
-                end.record(stream)
-                end.synchronize()
-                times_ms.append(start.elapsed_ms(end))
+            times_ms = times_of_graph_ms(context, stream, launch, warmup=warmup, repeats=repeats)
             for name in results:
                 stream.copy_to_host(host[name].array, addresses[name])
             stream.synchronize()
             rows = np.array(host["detections"].array[:]).view(DETECTION).reshape(images, limit)
             number = host["number"].array[:].view(np.int32).tolist()
             found = [row[:count] for row, count in zip(rows, number, strict=True)]
-    return found, times_ms[warmup:]
+    return found, times_ms
 
 
 def _peers_us(head: Head, outputs: Outputs, warmup: int, repeats: int) -> dict[str, float]:

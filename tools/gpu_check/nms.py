@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgekit.device.cuda.choose import driver
-from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Stream
+from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Stream
 from edgekit.kernels.nms.device import CAPACITY, BatchedNms
 from edgekit.kernels.nms.suppress import nms
+from tools.gpu_check.timing import times_of_graph_ms
 
 # YOLOv8's number of boxes at 640 x 640, the classes of COCO, and the usual thresholds.
 BOXES, CLASSES = 8400, 80
@@ -93,23 +94,14 @@ def _measured(
             for name in (*inputs, "counts"):
                 host[name].array[:] = np.frombuffer(arrays[name].tobytes(), np.uint8)
                 stream.copy_to_device(addresses[name], host[name].array)
-            graph = stack.enter_context(Graph(context, stream, launch))
-            start = stack.enter_context(Event(context, timing=True))
-            end = stack.enter_context(Event(context, timing=True))
-            times_ms = []
-            for _ in range(warmup + repeats):
-                start.record(stream)
-                graph.launch(stream)
-                end.record(stream)
-                end.synchronize()
-                times_ms.append(start.elapsed_ms(end))
+            times_ms = times_of_graph_ms(context, stream, launch, warmup=warmup, repeats=repeats)
             for name in outputs:
                 stream.copy_to_host(host[name].array, addresses[name])
             stream.synchronize()
             kept = host["kept"].array[:].view(np.int32).reshape(images, limit)
             number = host["number"].array[:].view(np.int32)
             found = [row[:count].tolist() for row, count in zip(kept, number, strict=True)]
-    return found, times_ms[warmup:]
+    return found, times_ms
 
 
 def _torchvision_us(inputs: dict[str, np.ndarray], warmup: int, repeats: int) -> float:
@@ -131,4 +123,4 @@ def _torchvision_us(inputs: dict[str, np.ndarray], warmup: int, repeats: int) ->
         end.record()
         end.synchronize()
         times_ms.append(start.elapsed_time(end))
-    return 1000 * statistics.median(times_ms[warmup:])
+    return 1000 * statistics.median(times_ms)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgekit.device.cuda.choose import driver
-from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Stream
+from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Stream
 from edgekit.kernels.preprocess import reference
 from edgekit.kernels.preprocess.device import PARAMETERS, DevicePreprocess, Format, Frame
 from edgekit.recipe.schema import Preprocess
+from tools.gpu_check.timing import times_of_graph_ms
 
 # A camera's frame, and the input of a YOLO detector.
 FRAME, SIZE = (1920, 1080), (640, 640)
@@ -131,17 +132,8 @@ def _measured(
             def launch() -> None:
                 kernel.launch(stream, parameters=parameters, output=output.address, images=images)
 
-            graph = stack.enter_context(Graph(context, stream, launch))
-            start = stack.enter_context(Event(context, timing=True))
-            end = stack.enter_context(Event(context, timing=True))
-            times_ms = []
-            for _ in range(warmup + repeats):
-                start.record(stream)
-                graph.launch(stream)
-                end.record(stream)
-                end.synchronize()
-                times_ms.append(start.elapsed_ms(end))
+            times_ms = times_of_graph_ms(context, stream, launch, warmup=warmup, repeats=repeats)
             stream.copy_to_host(result.array, output.address)
             stream.synchronize()
             values: np.ndarray = result.array[:].view(dtype).reshape(images, *shape).copy()
-    return values, times_ms[warmup:]
+    return values, times_ms
