@@ -145,13 +145,13 @@ def _measured(
             for name, array in inputs.items():
                 host[name].array[:] = np.frombuffer(array.tobytes(), np.uint8)
                 stream.copy_to_device(addresses[name], host[name].array)
-            graph = stack.enter_context(Graph(context, stream, launch)) if context.driver.has_graphs else None
+            graph = stack.enter_context(Graph(context, stream, launch))
             start = stack.enter_context(Event(context, timing=True))
             end = stack.enter_context(Event(context, timing=True))
             times_ms = []
             for _ in range(warmup + repeats):
                 start.record(stream)
-                graph.launch(stream) if graph else launch()
+                graph.launch(stream)
                 end.record(stream)
                 end.synchronize()
                 times_ms.append(start.elapsed_ms(end))
