@@ -86,9 +86,9 @@ def batched_nms(
             "boxes": call.taken("boxes", boxes, "float32", (count, 4)).address,
             "scores": call.taken("scores", scores, "float32", (count,)).address,
             "classes": call.taken("classes", kinds, "int32", (count,)).address,
-            "counts": call.sent(np.int32([count])),
+            "counts": call.sent(np.array([count], np.int32)),
             "kept": call.memory(4 * limit).address,
-            "number": call.sent(np.int32([0])),
+            "number": call.sent(np.array([0], np.int32)),
         }
         if count and limit:
             call.nms.launch(
@@ -292,4 +292,4 @@ def _array(found: ForeignArray) -> Array:
     )
     if found.shape[3] != 1 and steps[3] != 1:
         raise UsageError(f"expected arrays whose last axis is contiguous, got strides of {found.strides} bytes")
-    return Array(found.address, steps[:3])
+    return Array(found.address, (steps[0], steps[1], steps[2]))

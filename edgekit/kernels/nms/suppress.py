@@ -66,7 +66,8 @@ def nms(
     if overlap != "corners":
         order = _best_first(scores, score_threshold)
         order = order[np.isfinite(boxes[order]).all(axis=1)]
-        return order[kept_rotated(boxes[order], classes[order], overlap, iou_threshold, max_detections)]
+        kept: np.ndarray = order[kept_rotated(boxes[order], classes[order], overlap, iou_threshold, max_detections)]
+        return kept
     # The library trusts its arguments; numpy takes other types too, and raises an error for shapes that do not fit.
     fits = boxes.shape == (len(scores), 4) and classes.shape == (len(scores),)
     if function and fits and boxes.dtype == scores.dtype == np.float32 and classes.dtype.kind in "iu":
