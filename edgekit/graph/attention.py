@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgekit.graph.shape_values import elements_of, number_of, sizes_of, target_of
 
-__all__ = ["HIDING", "Attention", "Heads", "Mask", "find_attention"]
+__all__ = ["HIDING", "Attention", "Heads", "Mask", "attention_at", "find_attention"]
 
 HIDING = -1e4
 """What is added to a score, or replaces it, hides the key if it is this or less: ``exp(-1e4)`` is 0, and half precision
@@ -74,6 +74,7 @@ class Attention:
         output: ``(..., S, V)``, the output of ``mean``.
         scale: product of all constant factors between ``query``, ``key`` and the Softmax.
         score_scales: the nodes among ``path`` that scale the scores; other factors are applied to the query or the key.
+        score_scale: product of the factors of ``score_scales``.
         masks: in the order in which they are applied.
         causal: a mask, which is constant or is computed by Trilu, hides the keys after the query and no others.
         guard: the IsNaN and the Where that make the weights 0 if no key is visible; empty if there are none.
@@ -81,7 +82,7 @@ class Attention:
         softmax: the Softmax; it is over the last axis.
         mean: the product of weights and value.
         path: the nodes from ``scores`` to ``mean``; only the next of them reads what each computes.
-        dequantized: whether both factors of both products come from Q/DQ pairs.
+        pairs: number of Q/DQ pairs among the four factors of the two products.
         heads: number of heads, in the third dimension from the last, if there are four and it is fixed.
         head_size: ``D``, if it is fixed.
         query_heads: how the query was split into heads; None if not by one Transpose.
@@ -98,6 +99,7 @@ class Attention:
     output: ir.Value
     scale: float
     score_scales: tuple[ir.Node, ...]
+    score_scale: float
     masks: tuple[Mask, ...]
     causal: bool
     guard: tuple[ir.Node, ...]
@@ -105,7 +107,7 @@ class Attention:
     softmax: ir.Node
     mean: ir.Node
     path: tuple[ir.Node, ...]
-    dequantized: bool
+    pairs: int
     heads: int | None
     head_size: int | None
     query_heads: Heads | None
@@ -125,8 +127,7 @@ def find_attention(graph: ir.Model) -> tuple[Attention, ...]:
     Args:
         graph: not modified; values have their inferred types and shapes.
     """
-    softmaxes = [node for node in graph.graph if node.op_type == "Softmax" and node.domain in _DOMAINS]
-    return tuple(found for node in softmaxes if (found := _attention_around(node)) is not None)
+    return tuple(found for node in graph.graph if (found := attention_at(node)) is not None)
 
 
 @dataclass(eq=False)
@@ -160,7 +161,10 @@ class _Factor:
     turned: bool = False
 
 
-def _attention_around(softmax: ir.Node) -> Attention | None:
+def attention_at(softmax: ir.Node) -> Attention | None:
+    """Returns the attention that a Softmax is part of; None if it is none; see `find_attention`."""
+    if softmax.op_type != "Softmax" or softmax.domain not in _DOMAINS:
+        return None
     source, rank = softmax.inputs[0], _rank(softmax.inputs[0])
     if source is None or rank < 3 or softmax.attributes.get_int("axis", -1) not in (-1, rank - 1):
         return None
@@ -187,6 +191,7 @@ def _attention_around(softmax: ir.Node) -> Attention | None:
         output=output,
         scale=scale,
         score_scales=tuple(scores.scales),
+        score_scale=scores.scale,
         masks=tuple(scores.masks),
         causal=any(_is_causal(mask) for mask in scores.masks),
         guard=weights.guard,
@@ -194,7 +199,7 @@ def _attention_around(softmax: ir.Node) -> Attention | None:
         softmax=softmax,
         mean=weights.product,
         path=(*scores.path, softmax, *weights.path),
-        dequantized=all(each.dequantized for each in (query, key, value, weights)),
+        pairs=sum(each.dequantized for each in (query, key, value, weights)),
         heads=heads if rank == 4 and isinstance(heads, int) else None,
         head_size=size if isinstance(size, int) else None,
         query_heads=_heads_of(query.value, _SPLIT),
