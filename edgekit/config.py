@@ -288,6 +288,12 @@ class TargetConfig:
         kind="flag",
         aliases=("--plan-only",),
     )
+    attention: str = option(
+        "auto",
+        "How attention runs: auto uses the target's fused operator where it measures faster; off leaves it in single "
+        "operators.",
+        choices={"auto": "", "off": ""},
+    )
     half_io: bool = option(False, "Use half precision for inputs and outputs too.", kind="flag")
     engine: BackendOptions = field(default_factory=BackendOptions)
 

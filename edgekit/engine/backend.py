@@ -33,12 +33,14 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
         precision: precision of the graph; the builder checks that the engine has it.
         threads: number of threads that the engine will run on; 0: the backend's default.
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
+        attention: ``auto``: use fused operators for attention where they measure faster; ``off``: use none.
         engine: the backend's own options by name, as plain values.
     """
 
     precision: Precision
     threads: int = 0
     shapes: dict[str, ShapeRange] = {}
+    attention: str = "auto"
     engine: dict[str, Any] = {}
 
 

@@ -107,7 +107,7 @@ class OnnxRuntime:
         if large:
             settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         try:
-            lowered, notes = _lowered(source)
+            lowered, notes = _lowered(source, options)
             with saved_beside(source, folder, large=large) if lowered else nullcontext(graph) as path:
                 _session(ort, path, settings)
         except _failures(ort) as e:
@@ -187,7 +187,7 @@ def _usual_element_counts(source: ir.Model, options: BuildOptions) -> Mapping[st
     return usual_element_counts(source, options.shapes)
 
 
-def _lowered(source: ir.Model) -> tuple[bool, tuple[str, ...]]:
+def _lowered(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[str, ...]]:
     """Replaces patterns that ONNX Runtime does not fuse itself; returns whether any were replaced, and notes."""
     # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.fuse_attention import FuseAttention
@@ -196,7 +196,8 @@ def _lowered(source: ir.Model) -> tuple[bool, tuple[str, ...]]:
 
     attention = FuseAttention()
     # Measured on x86 only.
-    modified = lower(source, [FuseIntegerMatMul(), *([attention] if cpu().arch == "x86_64" else [])])
+    wanted = options.attention == "auto" and cpu().arch == "x86_64"
+    modified = lower(source, [FuseIntegerMatMul(), *([attention] if wanted else [])])
     return modified, attention.notes()
 
 
