@@ -132,13 +132,17 @@ def find_attention(graph: ir.Model) -> tuple[Attention, ...]:
 
 @dataclass(eq=False)
 class _Scores:
-    """What was found between the product and the Softmax."""
+    """What was found from the Softmax back to the product, which is the first of ``path``.
 
-    product: ir.Node
+    Attributes:
+        view: the Reshape back from another rank, while the one to it was not found yet.
+    """
+
     path: list[ir.Node] = field(default_factory=list)
     scales: list[ir.Node] = field(default_factory=list)
     scale: float = 1.0
     masks: list[Mask] = field(default_factory=list)
+    view: ir.Node | None = None
 
 
 @dataclass(eq=False)
@@ -171,7 +175,8 @@ def attention_at(softmax: ir.Node) -> Attention | None:
     weights, scores = _weights_after(softmax), _scores_before(source)
     if weights is None or scores is None:
         return None
-    a, b, c = scores.product.inputs[0], scores.product.inputs[1], weights.product.inputs[1]
+    product = scores.path[0]
+    a, b, c = product.inputs[0], product.inputs[1], weights.product.inputs[1]
     assert a is not None and b is not None and c is not None
     query, key, value = _factor(a), _factor(b, turns=True), _factor(c, scaled=False)
     output = weights.product.outputs[0]
@@ -195,7 +200,7 @@ def attention_at(softmax: ir.Node) -> Attention | None:
         masks=tuple(scores.masks),
         causal=any(_is_causal(mask) for mask in scores.masks),
         guard=weights.guard,
-        scores=scores.product,
+        scores=product,
         softmax=softmax,
         mean=weights.product,
         path=(*scores.path, softmax, *weights.path),
@@ -239,7 +244,8 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 def _weights_after(softmax: ir.Node) -> _Weights | None:
     """Follows the weights from the Softmax to the product with the values."""
-    value, path, guard, dequantized = softmax.outputs[0], [], (), False
+    value, path, dequantized = softmax.outputs[0], list[ir.Node](), False
+    guard: tuple[ir.Node, ...] = ()
     while True:
         guarded = _guard_after(value)
         if guarded is not None and not guard:
@@ -288,49 +294,46 @@ def _is_float(value: ir.Value) -> bool:
 
 def _scores_before(value: ir.Value) -> _Scores | None:
     """Follows the scores from the Softmax back to the product of queries and keys."""
-    path: list[ir.Node] = []
-    scales: list[ir.Node] = []
-    masks: list[Mask] = []
-    scale, scaled_masks = 1.0, False
-    views: list[ir.Node] = []
-    while True:
-        node = _producer(value)
-        if node is None or len(_readers(value)) != 1:
-            return None
-        path.append(node)
+    found = _Scores()
+    while len(_readers(value)) == 1 and (node := _producer(value)) is not None:
+        found.path.insert(0, node)
         if node.op_type == "MatMul":
-            if any(_constant(each) for each in node.inputs) or views or scaled_masks:
-                return None
-            return _Scores(node, path[::-1], scales[::-1], scale, masks[::-1])
-        before = None
-        if node.op_type == "Reshape":
-            before = _view_before(node, views)
-        elif _only_forwards(node):
-            before = node.inputs[0]
-        elif (scaled := _scaled(node)) is not None:
-            before, factor = scaled
-            scale, scales = scale * factor, [*scales, node]
-        elif (masked := _masked(node, views)) is not None:
-            before, mask = masked
-            scaled_masks = bool(scales)  # a factor that is applied later scales this mask too
-            if scaled_masks:
-                return None
-            masks.append(mask)
+            computed = not any(_constant(each) for each in node.inputs)
+            return found if computed and found.view is None else None
+        before = _score_before(node, found)
         if before is None:
             return None
         value = before
+    return None
 
 
-def _view_before(node: ir.Node, views: list[ir.Node]) -> ir.Value | None:
-    """Goes back through one of the two Reshapes around a mask in another rank; ``views`` holds the one after it."""
-    source = node.inputs[0]
-    if source is None:
+def _score_before(node: ir.Node, found: _Scores) -> ir.Value | None:
+    """Adds what ``node`` does to the scores to ``found``; returns the scores before; None if it does something else."""
+    if node.op_type == "Reshape":
+        return _score_before_view(node, found)
+    if _only_forwards(node):
+        return node.inputs[0]
+    scaled = _scaled(node)
+    if scaled is not None:
+        found.scale *= scaled[1]
+        found.scales.insert(0, node)
+        return scaled[0]
+    # A scale that is applied later scales a mask too.
+    masked = _masked(node, in_view=found.view is not None) if not found.scales else None
+    if masked is None:
         return None
-    if not views:
-        views.append(node)
+    found.masks.insert(0, masked[1])
+    return masked[0]
+
+
+def _score_before_view(node: ir.Node, found: _Scores) -> ir.Value | None:
+    """Goes back through one of the two Reshapes around a mask in another rank."""
+    source = node.inputs[0]
+    if source is None or found.view is None:
+        found.view = node
         return source
-    after = target_of(views.pop())
-    before = sizes_of(source)
+    after, before = target_of(found.view), sizes_of(source)
+    found.view = None
     return source if before is not None and before == after and None not in before else None
 
 
@@ -349,16 +352,16 @@ def _scaled(node: ir.Node) -> tuple[ir.Value, float] | None:
     return None
 
 
-def _masked(node: ir.Node, views: list[ir.Node]) -> tuple[ir.Value, Mask] | None:
+def _masked(node: ir.Node, *, in_view: bool) -> tuple[ir.Value, Mask] | None:
     """Returns the scores and the mask that ``node`` applies to them."""
     if node.op_type == "Add":
         first, second = node.inputs
         for scores, other in ((first, second), (second, first)):
             if scores is None or other is None or not _leads_to_product(scores):
                 continue
-            if scores.shape != node.outputs[0].shape and not _broadcasts_to(other, scores):
+            if not _broadcasts_to(other, scores):
                 return None
-            return scores, Mask("added", other, node, view=scores if views else None)
+            return scores, Mask("added", other, node, view=scores if in_view else None)
     if node.op_type == "Where":
         condition, then, otherwise = node.inputs
         for scores, other, kind in ((then, otherwise, "visible"), (otherwise, then, "hidden")):
@@ -367,7 +370,7 @@ def _masked(node: ir.Node, views: list[ir.Node]) -> tuple[ir.Value, Mask] | None
                 continue
             if not _broadcasts_to(condition, scores):
                 return None
-            return scores, Mask(kind, condition, node, fill, scores if views else None)  # type: ignore[arg-type]
+            return scores, Mask(kind, condition, node, fill, scores if in_view else None)  # type: ignore[arg-type]
     return None
 
 

@@ -46,8 +46,8 @@ def number_of(value: ir.Value | None) -> float | None:
 
 def target_of(reshape: ir.Node) -> tuple[Element, ...] | None:
     """Returns the sizes that a Reshape makes; those that it infers (-1) are None, or fixed by shape inference."""
-    source, target = reshape.inputs[0], elements_of(reshape.inputs[1])
-    known = sizes_of(reshape.outputs[0])
+    source, shape = reshape.inputs[:2]
+    known, target = sizes_of(reshape.outputs[0]), elements_of(shape) if shape is not None else None
     if source is None or target is None:
         return known
     sizes: list[Element] = []
@@ -85,15 +85,15 @@ def elements_of(value: ir.Value) -> tuple[Element, ...] | None:
 
 
 def _selected(operator: str, read: list[tuple[Element, ...] | None]) -> tuple[Element, ...] | None:
-    source, *places = read
-    if source is None or any(place is None for place in places):
+    """Returns the elements that a Gather, or a Slice with step 1, takes of a vector."""
+    source = read[0]
+    firsts = [place[0] for place in read[1:] if place is not None and len(place) == 1]
+    places = [first for first in firsts if isinstance(first, int)]
+    if source is None or len(places) != len(read) - 1:
         return None
-    numbers = [[element for element in place or () if isinstance(element, int)] for place in places]
     if operator == "Gather":
-        return tuple(source[index] for index in numbers[0]) if len(numbers[0]) == len(places[0] or ()) else None
-    if len(numbers) < 2 or any(len(each) != 1 for each in numbers) or numbers[3:] not in ([], [[1]]):
-        return None
-    return source[numbers[0][0] : numbers[1][0]]
+        return source[places[0] :][:1] if places[0] >= -len(source) else None
+    return source[places[0] : places[1]] if len(places) > 1 and places[3:] in ([], [1]) else None
 
 
 def _computed(operator: str, read: list[tuple[Element, ...] | None]) -> tuple[Element, ...] | None:

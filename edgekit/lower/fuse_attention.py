@@ -54,7 +54,6 @@ class FuseAttention(RewritePass):
         graph.opset_imports.setdefault(RUNTIME_DOMAIN, 1)
         self.fused += 1
 
-
     def notes(self) -> tuple[str, ...]:
         """Returns the note of a build: how many attentions were replaced, and why others were not."""
         if not self.found:

@@ -294,7 +294,13 @@ def exported(module: nn.Module, inputs: tuple[torch.Tensor, ...], folder: Path, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module.eval(), inputs, path, dynamo=dynamo, opset_version=18 if dynamo else 17, external_data=False, verbose=False
+            module.eval(),
+            inputs,
+            path,
+            dynamo=dynamo,
+            opset_version=18 if dynamo else 17,
+            external_data=False,
+            verbose=False,
         )
     return graph_from_onnx(path)
 

@@ -34,9 +34,19 @@ PLAIN = f"{TURNED}\n{SCORES}\n{SOFTMAX}"
 
 
 def graph(
-    body: str = PLAIN, *, inputs: str = "", outputs: str = "", constants: str = "", dynamic: bool = False, keys: int = KEYS, dtype: str = "float"
+    body: str = PLAIN,
+    *,
+    inputs: str = "",
+    outputs: str = "",
+    constants: str = "",
+    dynamic: bool = False,
+    keys: int = KEYS,
+    dtype: str = "float",
 ) -> onnx.ModelProto:
-    """Returns a checked graph with shapes, of ``dtype`` in place of float; ``body`` computes ``weights`` from ``qh``, ``k4`` and what it adds."""
+    """Returns a checked graph with shapes, of ``dtype`` in place of float.
+
+    ``body`` computes ``weights`` from ``qh``, ``k4`` and what it adds.
+    """
     sizes = {"n": "N", "s": "S", "t": "T"} if dynamic else {"n": BATCH, "s": QUERIES, "t": keys}
     text = HEAD.format(body=body, inputs=inputs, outputs=outputs, constants=constants, **sizes)
     model = onnx.parser.parse_model(text.replace("float[", f"{dtype}["))
