@@ -290,8 +290,7 @@ class TargetConfig:
     )
     attention: str = option(
         "auto",
-        "How attention runs: auto uses the target's fused operator where it measures faster; off leaves it in single "
-        "operators.",
+        "How attention runs: auto takes what measured fastest on the target; off treats it as any other operators.",
         choices={"auto": "", "off": ""},
     )
     half_io: bool = option(False, "Use half precision for inputs and outputs too.", kind="flag")

@@ -87,9 +87,12 @@ def elements_of(value: ir.Value) -> tuple[Element, ...] | None:
 def _selected(operator: str, read: list[tuple[Element, ...] | None]) -> tuple[Element, ...] | None:
     """Returns the elements that a Gather, or a Slice with step 1, takes of a vector."""
     source = read[0]
-    firsts = [place[0] for place in read[1:] if place is not None and len(place) == 1]
-    places = [first for first in firsts if isinstance(first, int)]
-    if source is None or len(places) != len(read) - 1:
+    places: list[int] = []
+    for place in read[1:]:
+        if place is None or len(place) != 1 or not isinstance(place[0], int):
+            return None
+        places.append(place[0])
+    if source is None:
         return None
     if operator == "Gather":
         return source[places[0] :][:1] if places[0] >= -len(source) else None

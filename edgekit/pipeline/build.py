@@ -86,8 +86,8 @@ def build(
         profile: measure the engine and compare it with FP32.
         batch: batch size: a number, or the min, opt and max of a range. It replaces a first dimension of 1 in
             ``input`` and ``shape``.
-        attention: ``auto`` uses the target's fused operator for attention where it measures faster; ``off`` leaves it
-            in single operators.
+        attention: ``auto`` computes attention in the way that measured fastest on the target; ``off`` treats it as any
+            other operators.
         half_io: use half precision for inputs and outputs too.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
         engine: options of the target's backend: its struct, or some of its fields by name.

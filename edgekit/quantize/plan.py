@@ -79,11 +79,11 @@ def plan_from_graph(
     Raises:
         UsageError: a pattern matches no node.
     """
+    kept = {**(head_layers(graph) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
     attention = _attention_products(graph) if scheme.float_attention else {}
-    kept = {**attention, **(head_layers(graph) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
-    plan = _planned(graph, scheme, kept)
-    if not plan.nodes and scheme.stem_channels:
-        # A network of two narrow convolutions consists of a stem only.
+    plan = _planned(graph, scheme, {**attention, **kept})
+    if not plan.nodes and (scheme.stem_channels or attention):
+        # A network of two narrow convolutions consists of a stem only, and one may consist of an attention only.
         plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0), kept)
     return plan
 
