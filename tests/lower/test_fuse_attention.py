@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import attention_graphs as small
 import numpy as np
@@ -10,7 +11,10 @@ import onnx_ir as ir
 import pytest
 from small_graphs import rewritten, run_unfused, stays
 
+import edgekit
+from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.graph.passes import InferShapes
 from edgekit.lower.fuse_attention import FuseAttention
 from edgekit.quantize.plan import plan_from_graph
@@ -139,6 +143,20 @@ def here(arch: str, *, fast: bool) -> object:
     return Cpu()
 
 
+def projected() -> onnx.ModelProto:
+    """An attention between two linear layers; the one before the output is a head, which stays in float."""
+    model = small.graph()
+    rng = np.random.default_rng(1)
+    for name in ("first", "head"):
+        weight = rng.standard_normal((24, 24), dtype=np.float32) / 5
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, f"{name}.weight"))
+    model.graph.node[0].input[0] = "projected"
+    model.graph.node.insert(0, onnx.helper.make_node("MatMul", ["q", "first.weight"], ["projected"], name="first"))
+    model.graph.node.append(onnx.helper.make_node("MatMul", ["y", "head.weight"], ["z"], name="head"))
+    model.graph.output[0].name = "z"
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
 @pytest.mark.parametrize(
     ("arch", "fast", "in_float"), [("x86_64", False, True), ("x86_64", True, False), ("aarch64", False, False)]
 )
@@ -146,12 +164,47 @@ def test_attention_stays_in_float_where_that_was_measured_to_be_faster(
     arch: str, fast: bool, in_float: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit.engine.onnxruntime.backend.cpu", lambda: here(arch, fast=fast))
-    scheme = backend("cpu").scheme()
-    graph = ir.from_proto(small.graph())
-    plan = plan_from_graph(graph, scheme)
-    products = {node.name for node in graph.graph if node.op_type == "MatMul"}
-    assert (set(plan.skipped) == products) == in_float
-    assert {node.name for node in plan.nodes if node.op_type == "MatMul"} == (set() if in_float else products)
+    graph = ir.from_proto(projected())
+    plan = plan_from_graph(graph, backend("cpu").scheme())
+    products = {node.name for node in graph.graph if node.op_type == "MatMul"} - {"first", "head"}
+    assert set(plan.skipped) == (products if in_float else set())
+    assert {node.name for node in plan.nodes if node.op_type == "MatMul"} - products == {"first", "head"}
+
+
+def test_a_graph_with_no_other_products_is_quantized_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.engine.onnxruntime.backend.cpu", lambda: here("x86_64", fast=False))
+    plan = plan_from_graph(ir.from_proto(small.graph()), backend("cpu").scheme())
+    assert len([node for node in plan.nodes if node.op_type == "MatMul"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("attention", "layers", "note"),
+    [
+        ("auto", {"int8": 1, "float32": 2}, "attention: 1 of 1 run as MultiHeadAttention"),
+        ("off", {"int8": 3, "float32": 1}, None),
+    ],
+)
+def test_an_int8_build_computes_attention_in_float_and_says_so(
+    attention: Literal["auto", "off"],
+    layers: dict[str, int],
+    note: str | None,
+    tmp_path: Path,
+) -> None:
+    if not (cpu().arch == "x86_64" and not cpu().fast_int8):
+        pytest.skip("the builder runs in a child process, on a CPU for which attention stays quantized")
+    path = tmp_path / "model.onnx"
+    onnx.save(projected(), path)
+    folder = edgekit.build(
+        path, precision="int8", target="cpu", attention=attention, profile=False, output=tmp_path / "engine"
+    )
+    manifest = read_manifest(folder)
+    assert manifest.layers == layers
+    assert [text for text in manifest.notes if text.startswith("attention")] == ([note] if note else [])
+    assert ("--attention off" in manifest.build_command) == (attention == "off")
+    (expected,) = run_unfused(projected(), small.feeds())
+    with edgekit.load(folder, threads=1) as session:
+        got = session.run(small.feeds())["z"]
+    assert np.square(got - expected).sum() < 0.01 * np.square(expected).sum()
 
 
 def test_other_products_of_two_activations_are_quantized_all_the_same() -> None:
