@@ -21,7 +21,8 @@ class AddWindowMasks(ir.passes.InPlacePass):
 
     Swin computes the attention of all windows of all images in one batch, ``(images * windows, heads, S, S)``, and
     views it as ``(images, windows, heads, S, S)`` for a mask ``(1, windows, 1, S, S)``. OpenVINO does not fuse an
-    attention with these Reshapes in it; ONNX Runtime takes 0.97 of the time of a Swin-T without them. The mask is repeated for each image, which needs a fixed batch size.
+    attention with these Reshapes in it; ONNX Runtime takes 0.97 of the time of a Swin-T without them. The mask is
+    repeated for each image, which needs a fixed batch size.
 
     Preconditions: values have their types and shapes.
     Postconditions: a constant mask that broadcasts over images and heads is added in four dimensions, if it has

@@ -87,6 +87,19 @@ def test_a_guard_is_dropped_if_a_constant_mask_shows_a_key_to_each_query(
     np.testing.assert_allclose(run_in_onnxruntime(graph, small.feeds())[0], expected, rtol=1e-6, atol=1e-6)
 
 
+def test_a_guard_stays_behind_the_product_if_a_constant_condition_hides_all_keys(run_in_onnxruntime: Run) -> None:
+    body = GUARDED.replace(
+        " mask = Where(m, zero, minus)\n scores = Add(dots, mask)", " scores = Where(m, dots, minus)"
+    )
+    model = small.graph(body, inputs=", bool[5, 7] m")
+    del model.graph.input[3]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(visible()[0, 0], "m"))
+    (expected,) = run_in_onnxruntime(model, small.feeds())
+    graph = applied(model, MoveNanGuard())
+    assert "IsNaN" in operators(graph)
+    np.testing.assert_allclose(run_in_onnxruntime(graph, small.feeds())[0], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_a_guarded_attention_that_is_a_graph_output_keeps_its_name(run_in_onnxruntime: Run) -> None:
     model = small.graph(GUARDED, inputs=", bool[2, 1, 5, 7] m", outputs=", float[2, 3, 5, 8] mean")
     feeds = {**small.feeds(), "m": visible()}
