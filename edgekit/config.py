@@ -288,6 +288,11 @@ class TargetConfig:
         kind="flag",
         aliases=("--plan-only",),
     )
+    attention: str = option(
+        "auto",
+        "How attention runs: auto takes what measured fastest on the target; off treats it as any other operators.",
+        choices={"auto": "", "off": ""},
+    )
     half_io: bool = option(False, "Use half precision for inputs and outputs too.", kind="flag")
     engine: BackendOptions = field(default_factory=BackendOptions)
 

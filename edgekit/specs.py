@@ -201,6 +201,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         stem_channels: the first two convolutions after an input stay in float if they read at most this many channels
             and reduce the image size, unless ``quantize_outputs`` is set and their activation is fused: INT8 saves
             little time in them, but causes most of the accuracy loss.
+        float_attention: both products of an attention stay in float, because the backend computes them faster so.
         rest: precision of what is not quantized: FP32 between INT8 layers makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
         channel_multiple: channel padding: convolutions that read fewer channels are padded with zeros to this number,
@@ -221,4 +222,5 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     stem_channels: int = 0
     channel_multiple: int = 1
     split_channels: int = 0
+    float_attention: bool = False
     rest: Precision = Precision.FP32

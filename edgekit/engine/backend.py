@@ -33,12 +33,14 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
         precision: precision of the graph; the builder checks that the engine has it.
         threads: number of threads that the engine will run on; 0: the backend's default.
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
+        attention: ``auto``: compute it in the way that measured fastest; ``off``: as any other operators.
         engine: the backend's own options by name, as plain values.
     """
 
     precision: Precision
     threads: int = 0
     shapes: dict[str, ShapeRange] = {}
+    attention: str = "auto"
     engine: dict[str, Any] = {}
 
 

@@ -53,6 +53,7 @@ def build(
     threads: int = 0,
     profile: bool = True,
     batch: int | Sequence[int] | None = None,
+    attention: Literal["auto", "off"] = "auto",
     half_io: bool = False,
     graph_only: bool = False,
     engine: BackendOptions | Mapping[str, Any] | None = None,
@@ -85,6 +86,8 @@ def build(
         profile: measure the engine and compare it with FP32.
         batch: batch size: a number, or the min, opt and max of a range. It replaces a first dimension of 1 in
             ``input`` and ``shape``.
+        attention: ``auto`` computes attention in the way that measured fastest on the target; ``off`` treats it as any
+            other operators.
         half_io: use half precision for inputs and outputs too.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
         engine: options of the target's backend: its struct, or some of its fields by name.

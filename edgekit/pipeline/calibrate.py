@@ -36,7 +36,7 @@ from edgekit.quantize.calibrate.observers import needs_histogram
 from edgekit.quantize.calibrate.table import cached_table, keep_table
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import require_quantizable
-from edgekit.specs import Precision, TensorSpec, specs_at, specs_text
+from edgekit.specs import Precision, QuantScheme, TensorSpec, specs_at, specs_text
 from edgekit.storage import cache_folder
 
 __all__ = ["Calibration", "Samples", "calibrate", "calibration_inputs", "measured_ranges"]
@@ -82,7 +82,7 @@ def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfi
     if model.quantized or target.precision is Precision.FP32:
         return Calibration(policy=policy)
     if target.precision is Precision.INT8:
-        require_quantizable(model.graph, backend(target.target).scheme(), policy)
+        require_quantizable(model.graph, scheme_of(target), policy)
         samples = calibration_inputs(model, config, progress)
     else:
         config = replace(config, calib_images=config.calib_images or HALF_IMAGES, calib_method="minmax")
@@ -91,6 +91,12 @@ def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfi
     table = measured_ranges(model, samples, config, threads=target.threads, progress=progress)
     feeds = _first_feeds(samples, model)
     return Calibration(policy=policy, table=table, feeds=feeds, min_max_feeds=_min_max_feeds(feeds, model))
+
+
+def scheme_of(target: TargetConfig) -> QuantScheme:
+    """Returns the target's quantization scheme; ``--attention off`` quantizes attention's products like any others."""
+    scheme = backend(target.target).scheme()
+    return msgspec.structs.replace(scheme, float_attention=False) if target.attention == "off" else scheme
 
 
 def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:

@@ -92,6 +92,7 @@ def _compiled_graph(
             precision=target.precision,
             threads=target.threads,
             shapes=dict(model.shapes),
+            attention=target.attention,
             engine=given_values(target.engine),
         )
         with progress.stage(f"building the {str(target.precision).upper()} engine for {target.target}"):

@@ -78,7 +78,12 @@ def compile_bundle(
             # The graph is the largest part of a bundle, and both folders are usually on one file system.
             _link(place / name, folder / name)
         with progress.stage(f"building the {str(manifest.precision).upper()} engine for {target}"):
-            request = BuildOptions(precision=manifest.precision, shapes=manifest.shapes, engine=given_values(options))
+            request = BuildOptions(
+                precision=manifest.precision,
+                shapes=manifest.shapes,
+                attention=manifest.options.get("attention", "auto"),
+                engine=given_values(options),
+            )
             result = engine_from_graph(folder / GRAPH, folder, target, request)
         for note in result.notes:
             progress.note(note)

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from edgekit.config import TargetConfig
-from edgekit.engine.backend import backend
-from edgekit.pipeline.calibrate import Calibration
+from edgekit.pipeline.calibrate import Calibration, scheme_of
 from edgekit.pipeline.load_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import CalibrationTable
@@ -61,7 +60,7 @@ def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConf
 
 
 def _int8_graph(model: LoadedModel, table: CalibrationTable, policy: QuantPolicy, target: TargetConfig) -> TypedGraph:
-    scheme = backend(target.target).scheme()
+    scheme = scheme_of(target)
     graph, plan = quantized_from_graph(model.graph, table, scheme, policy)
     if scheme.rest is not Precision.FP32:
         # Layers that stay in float become half too: an FP32 layer between INT8 layers costs more time than they save.

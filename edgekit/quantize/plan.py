@@ -11,6 +11,7 @@ import msgspec
 import onnx_ir as ir
 
 from edgekit.errors import UsageError, nearest
+from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
 from edgekit.specs import QuantScheme
 
@@ -79,11 +80,17 @@ def plan_from_graph(
         UsageError: a pattern matches no node.
     """
     kept = {**(head_layers(graph) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
-    plan = _planned(graph, scheme, kept)
-    if not plan.nodes and scheme.stem_channels:
-        # A network of two narrow convolutions consists of a stem only.
+    attention = _attention_products(graph) if scheme.float_attention else {}
+    plan = _planned(graph, scheme, {**attention, **kept})
+    if not plan.nodes and (scheme.stem_channels or attention):
+        # A network of two narrow convolutions consists of a stem only, and one may consist of an attention only.
         plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0), kept)
     return plan
+
+
+def _attention_products(graph: ir.Model) -> dict[ir.Node, str]:
+    products = (product for found in find_attention(graph) for product in (found.scores, found.mean))
+    return dict.fromkeys(products, "the target computes attention faster in float")
 
 
 def _planned(graph: ir.Model, scheme: QuantScheme, kept: dict[ir.Node, str]) -> Plan:

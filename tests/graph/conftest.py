@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 torch.set_num_threads(2)
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine" / "modules"))  # attention_graphs
 
 Outputs = list[np.ndarray]
 

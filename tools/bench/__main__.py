@@ -17,7 +17,7 @@ import msgspec
 
 from edgekit.device.cpu import cpu
 from edgekit.measure.machine import this_machine
-from tools.bench import accuracy, building, calibration, detect, latency, nms, preprocess, table
+from tools.bench import accuracy, attention, building, calibration, detect, latency, nms, preprocess, table
 from tools.bench.workshop import Workshop
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "detect": detect.measure_detect,
     "preprocess": preprocess.measure_preprocess,
     "nms": nms.measure_nms,
+    "attention": attention.measure_attention,
 }
 LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
 

@@ -20,13 +20,13 @@ from edgekit.measure.machine import processor_time
 
 WARMUP_S = 1.0
 
-Run = Callable[[np.ndarray], Any]
+Run = Callable[[Any], Any]
 
 
 def _edgekit(path: Path, threads: int) -> Run:
     session = edgekit.load(path, threads=threads)
     name = session.inputs[0].name
-    return lambda feed: session.run({name: feed})
+    return lambda feed: session.run(feed if isinstance(feed, dict) else {name: feed})
 
 
 def _onnxruntime(path: Path, threads: int) -> Run:
@@ -65,7 +65,7 @@ RUNTIMES: dict[str, Callable[[Path, int], Run]] = {
 }
 
 
-def _turn(run: Run, feed: np.ndarray, runs: int) -> dict[str, Any]:
+def _turn(run: Run, feed: Any, runs: int) -> dict[str, Any]:
     samples_ms = []
     before = processor_time()
     for _ in range(runs):
@@ -86,6 +86,8 @@ def _turn(run: Run, feed: np.ndarray, runs: int) -> dict[str, Any]:
 def main(runtime: str, path: str, feed_file: str, threads: str, runs: str) -> None:
     """See the module."""
     feed = np.load(feed_file)
+    if isinstance(feed, np.lib.npyio.NpzFile):
+        feed = dict(feed)
     run = RUNTIMES[runtime](Path(path), int(threads))
     started = time.perf_counter()
     while time.perf_counter() - started < WARMUP_S:

@@ -14,6 +14,7 @@ def _megabytes(value: float) -> str:
 
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "agreement": ("agreement", "{:.3f}".format),
+    "sqnr_db": ("signal to noise", "{:.1f} dB".format),
     "median_ms": ("median", "{:.1f} ms".format),
     "short_ms": ("median", "{:.2f} ms".format),
     "median_us": ("median", "{:,.0f} µs".format),

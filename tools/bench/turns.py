@@ -56,7 +56,7 @@ def measure_by_turns(
 
     Args:
         candidates: ratios are relative to the first one.
-        feed: ``.npy`` file of the only input.
+        feed: ``.npy`` file of the only input; for bundles, also an ``.npz`` file of all inputs.
         threads: number of threads of each candidate.
         rounds: number of turns of each candidate, each in a new process; a ratio is computed within each round.
         runs: number of runs per turn, after one second of warm-up.

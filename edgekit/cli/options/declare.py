@@ -113,6 +113,7 @@ def _settings(found: Option, default: Any) -> dict[str, Any]:
         settings["type"] = click.Path(path_type=Path)
     elif found.choices:
         settings["type"] = click.Choice(list(found.choices))
+        settings |= {} if default is None else {"default": default}  # as above
     return settings
 
 

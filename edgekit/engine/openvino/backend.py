@@ -104,6 +104,7 @@ class OpenVino:
         source = read_graph(graph)
         engine = folder / ENGINE
         quantized = quantized_layers(source, joining=True)
+        attentions = _attention_products(source)
         lowered, turned = _lower_for_this_processor(source, options)
         with saved_beside(source, folder, large=bool(weight_files(source))) if lowered else nullcontext(graph) as path:
             try:
@@ -123,7 +124,11 @@ class OpenVino:
                 raise BuildError(f"OpenVINO failed to build {graph.name}: {_words(e)}") from e
         assert_precision(self.name, options.precision, quantized, layers)
         return BuildResult(
-            engine=ENGINE, files=(ENGINE, WEIGHTS), layers=layer_counts(layers), backend_version=self.version()
+            engine=ENGINE,
+            files=(ENGINE, WEIGHTS),
+            layers=layer_counts(layers),
+            backend_version=self.version(),
+            notes=_attention_notes(attentions, layers),
         )
 
     def load(self, engine: Path, *, threads: int = 0) -> Request:
@@ -248,6 +253,27 @@ def _layers(executed: Any) -> list[Layer]:
             dtype = DTYPES.get(_text(facts["runtimePrecision"]), "float32")
             layers.append(Layer(tuple(dict.fromkeys(names)), dtype))
     return with_planes_as_one(layers)
+
+
+def _attention_products(source: ir.Model) -> list[set[str]]:
+    """Returns the names of both products of each attention."""
+    from edgekit.graph.attention import find_attention  # needs onnx_ir
+
+    return [{found.scores.name or "", found.mean.name or ""} for found in find_attention(source)]
+
+
+def _attention_notes(attentions: Sequence[set[str]], layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Says how many attentions the plugin fuses.
+
+    It takes single operators and ``ScaledDotProductAttention`` alike: it decomposes the latter, and makes one kernel of
+    products, mask and Softmax with its code generator "snippets". Measured with 2026.4 on AVX2: the same kernels, and
+    0.98 to 1.09 of the time with the operator, so the graph keeps its single operators.
+    """
+    if not attentions:
+        return ()
+    alone = {name for layer in layers for name in layer.names}
+    fused = sum(names.isdisjoint(alone) for names in attentions)
+    return (f"attention: {fused} of {len(attentions)} run as one kernel each, which OpenVINO fuses itself",)
 
 
 def _text(value: Any) -> str:

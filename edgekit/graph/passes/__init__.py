@@ -5,21 +5,26 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.passes.add_window_masks import AddWindowMasks
 from edgekit.graph.passes.fold_batch_norm import FoldBatchNorm
 from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_pad import FoldPad
 from edgekit.graph.passes.fold_selections import FoldSelections
 from edgekit.graph.passes.infer_shapes import InferShapes
+from edgekit.graph.passes.move_nan_guard import MoveNanGuard
 from edgekit.graph.passes.name_nodes import NameNodes
 from edgekit.graph.passes.remove_dead import RemoveDead
 from edgekit.graph.passes.remove_identity import RemoveIdentity
+from edgekit.graph.passes.scale_queries import ScaleQueries
 
 __all__ = [
+    "AddWindowMasks",
     "FoldBatchNorm",
     "FoldConstants",
     "FoldPad",
     "FoldSelections",
     "InferShapes",
+    "MoveNanGuard",
     "NameNodes",
     "RemoveDead",
     "RemoveIdentity",
@@ -50,7 +55,8 @@ def optimize(graph: ir.Model) -> ir.Model:
         early_stop=True,
     )
     try:
-        ir.passes.Sequential(NameNodes(), rounds, NameNodes(), InferShapes())(graph)
+        attention = ir.passes.Sequential(MoveNanGuard(), ScaleQueries(), AddWindowMasks(), RemoveDead())
+        ir.passes.Sequential(NameNodes(), rounds, attention, NameNodes(), InferShapes())(graph)
     except ir.passes.PassError as e:
         raise GraphError(f"graph '{graph.graph.name}' cannot be optimized: {e.__cause__ or e}") from e
     return graph
