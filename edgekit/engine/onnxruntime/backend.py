@@ -82,9 +82,10 @@ class OnnxRuntime:
             # stem in float it is equally fast, and they cause half of the quantization noise.
             stem_channels=16,
             channel_multiple=4,
-            # Measured with AVX2, one thread: attention in float takes 0.47 to 0.96 of the time that it takes with Q/DQ
-            # pairs at its products for up to 200 tokens (MiniLM 0.85, ViT 0.96, one query 0.54), 0.94 to 1.05 for 500
-            # to 1500. Not measured with VNNI.
+            # Measured with AVX2, one thread, against attention with Q/DQ pairs at its products: in float, as one
+            # operator, it takes 0.47 to 1.06 of the time; as single operators, since it has a mask, 0.79 to 0.89 at 128
+            # tokens and 1.12 to 1.14 at 512. Whole models (ViT, MiniLM, BERT, Swin, Whisper, CLIP): 0.96 to 1.01. Not
+            # measured with VNNI.
             float_attention=here.arch == "x86_64" and not here.fast_int8,
         )
 
