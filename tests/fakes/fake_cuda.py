@@ -173,8 +173,6 @@ class FakeDriver:
         compute_capability: tuple[int, int] = (8, 7),
     ) -> None:
         self.kernels = kernels
-        self.compute_capability = compute_capability
-        self.allowed_shared_bytes: dict[tuple[int, str], int] = {}
         self.has_graphs = has_graphs
         self.integrated = integrated
         self.memory_bytes = memory_bytes
@@ -182,6 +180,8 @@ class FakeDriver:
         self.fail_at: int | None = None
         self.failed = ""
         self.lock = threading.RLock()
+        self.compute_capability = compute_capability
+        self.allowed_shared_bytes: dict[tuple[int, str], int] = {}
         self.live: dict[int, tuple[str, Any]] = {}
         self.streams: dict[int, Stream] = {}
         self.trace: list[str] = []

@@ -225,17 +225,11 @@ class _OnDevice:
 
     def median_us(self, warmup: int, repeats: int) -> float:
         with ExitStack() as stack:
-            submit: Callable[[], None] = self.launch
-            if self._context.driver.has_graphs:
-                graph = stack.enter_context(Graph(self._context, self._stream, self.launch))
-
-                def submit() -> None:
-                    graph.launch(self._stream)
-
+            graph = stack.enter_context(Graph(self._context, self._stream, self.launch))
             times_ms = []
             for _ in range(warmup + repeats):
                 self._start.record(self._stream)
-                submit()
+                graph.launch(self._stream)
                 self._end.record(self._stream)
                 self._end.synchronize()
                 times_ms.append(self._start.elapsed_ms(self._end))
