@@ -1,1 +1,1 @@
-"""Decoding of detector heads and non-maximum suppression, each with a simple reference; CUDA kernels, compiled."""
+"""Decoding of detector heads, non-maximum suppression, attention, each with a simple reference; compiled kernels."""

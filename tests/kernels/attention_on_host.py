@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import re
 import struct
@@ -137,7 +138,8 @@ class InterpretedKernels:
     def __init__(self) -> None:
         # The interpreter is chosen when Triton is imported, for the whole process.
         command = [sys.executable, str(Path(__file__).with_name("triton_interpreter.py"))]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     def __call__(self, kernel: str, grid: tuple[int, int, int], arguments: list[Any]) -> None:
         type_name, function, constants, names = parameters(kernel)

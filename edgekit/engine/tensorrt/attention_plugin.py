@@ -20,9 +20,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import mmap
+import re
 import struct
 from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
+from pathlib import Path
 from typing import Any
 
 from edgekit.errors import BackendUnavailable, UsageError
@@ -30,7 +33,7 @@ from edgekit.kernels import compiled
 from edgekit.kernels.attention.entry import ptx_with_parameters
 from edgekit.kernels.attention.variants import HEAD_SIZES, variants
 
-__all__ = ["NAMESPACE", "PLUGINS", "register_attention"]
+__all__ = ["NAMESPACE", "PLUGINS", "has_attention_plugins", "register_attention"]
 
 NAMESPACE = "edgekit"
 PLUGINS = {
@@ -47,6 +50,16 @@ STRIDES = {"queries": 16, "keys": 19, "values": 22, "out": 25, "mask": 28}
 NULL = (4, 5, 6, 7, 31, 32)
 
 
+def has_attention_plugins(graph: Path) -> bool:
+    """Returns whether an ONNX file has a node for one of the plugins; a board has no package that parses the file."""
+    if not graph.stat().st_size:
+        return False
+    # A string of the format is its length and its bytes.
+    names = "|".join(f"{chr(len(name))}{name}" for name in PLUGINS).encode()
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return re.search(b"\x22(?:" + names + b")", data) is not None  # field 4 of NodeProto, op_type
+
+
 def register_attention(library: Any) -> None:
     """Registers the plugins, so that the library's parser finds them; a second call does nothing.
 
@@ -55,7 +68,13 @@ def register_attention(library: Any) -> None:
 
     Raises:
         BackendUnavailable: this version has no ahead-of-time plugins.
+        UsageError: the library is TensorRT-RTX, which takes no plugins.
     """
+    if library.__name__ == "tensorrt_rtx":
+        raise UsageError(
+            "EdgeKit's attention in an engine goes with tensorrt: TensorRT-RTX takes no plugins",
+            hint="leave out --attention edgekit",
+        )
     try:
         # Older versions do not have this part of the package.
         plugin = importlib.import_module(f"{library.__name__}.plugin")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgekit.engine.tensorrt.attention_plugin import has_attention_plugins, register_attention
 from edgekit.engine.tensorrt.log import last_words
 from edgekit.errors import GraphError, UsageError
 from edgekit.specs import ShapeRange
@@ -38,7 +39,11 @@ def parse_graph(library: Any, builder: trt.Builder, log: Any, graph: Path, *, fo
 
     Raises:
         GraphError: the file is not an ONNX file, or has an unsupported operator; the message names it and its node.
+        UsageError: the graph has EdgeKit's attention in it, and the library is TensorRT-RTX, which takes no plugins.
+        BackendUnavailable: the graph has EdgeKit's attention in it, and this version of TensorRT has no such plugins.
     """
+    if has_attention_plugins(graph):
+        register_attention(library)
     network: trt.INetworkDefinition = builder.create_network(_creation_flags(library))
     parser: trt.OnnxParser = library.OnnxParser(network, log)
     # Since TensorRT 11: changes layers and shapes so that more of them run on the DLA.

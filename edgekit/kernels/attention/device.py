@@ -393,9 +393,9 @@ def _check(shape: AttentionShape, arrays: dict[str, Array], mask: Array | None) 
             raise UsageError(f"{name}: expected strides that are multiples of 8 elements, got {array.strides}")
     for name, array in (arrays | ({"mask": mask} if mask else {})).items():
         rows = shape.key_length if name in ("k", "v") else shape.query_length
-        columns = shape.key_length if name == "mask" else shape.head_size
+        length = shape.key_length if name == "mask" else shape.head_size
         batch, head, row = array.strides
-        if not all(0 <= offset <= _MAX_OFFSET for offset in (batch, head, row, (rows - 1) * row + columns)):
+        if not all(0 <= offset <= _MAX_OFFSET for offset in (batch, head, row, (rows - 1) * row + length)):
             raise UsageError(
                 f"{name}: expected strides, and elements of a head, from 0 to {_MAX_OFFSET}, "
                 f"got strides {array.strides} and {rows} rows"

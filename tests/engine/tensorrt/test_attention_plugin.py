@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit.engine.tensorrt.attention_plugin import PLUGINS
+from edgekit.engine.tensorrt.attention_plugin import PLUGINS, has_attention_plugins
+from edgekit.engine.tensorrt.network import parse_graph
 from edgekit.errors import UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.attention.entry import ptx_with_parameters
@@ -130,6 +132,28 @@ def given_to_the_kernel(kernel: dict[str, Any], right: list[Any]) -> list[Any]:
 def test_a_version_without_such_plugins_is_named(folder: Path, version: str) -> None:
     found = by_tensorrt(folder, version, [])
     assert re.match(r"EdgeKit's attention in an engine needs TensorRT 10.10 or later, got 10.3", found["unavailable"])
+
+
+def graph_with(folder: Path, operator: str) -> Path:
+    onnx = pytest.importorskip("onnx")
+    floats = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("EdgeKitAttention", "y")
+    ]
+    node = onnx.helper.make_node(operator, ["EdgeKitAttention"], ["y"], name="EdgeKitAttention")
+    path = folder / "graph.onnx"
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "EdgeKitAttention", floats[:1], floats[1:])), path)
+    return path
+
+
+@pytest.mark.parametrize(("operator", "found"), [*((name, True) for name in PLUGINS), ("Softmax", False)])
+def test_a_graph_with_a_plugin_is_told_from_others_by_its_operators(tmp_path: Path, operator: str, found: bool) -> None:
+    assert has_attention_plugins(graph_with(tmp_path, operator)) == found
+
+
+def test_tensorrt_rtx_refuses_a_graph_with_plugins(tmp_path: Path) -> None:
+    library = SimpleNamespace(__name__="tensorrt_rtx")
+    with pytest.raises(UsageError, match="TensorRT-RTX takes no plugins"):
+        parse_graph(library, None, None, graph_with(tmp_path, "EdgeKitMaskedAttention"))  # type: ignore[arg-type]
 
 
 PTX = """.version 8.0
