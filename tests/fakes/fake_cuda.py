@@ -184,8 +184,6 @@ class FakeDriver:
         self.fail_at: int | None = None
         self.failed = ""
         self.lock = threading.RLock()
-        self.compute_capability = compute_capability
-        self.allowed_shared_bytes: dict[tuple[int, str], int] = {}
         self.live: dict[int, tuple[str, Any]] = {}
         self.streams: dict[int, Stream] = {}
         self.trace: list[str] = []
