@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 import msgspec
 import numpy as np
 
+from edgekit.config import TargetConfig
 from edgekit.engine.table import entry_of
 from edgekit.errors import BackendUnavailable
 from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
@@ -23,6 +24,7 @@ __all__ = [
     "backend",
     "backend_at",
     "default_target",
+    "scheme_of",
 ]
 
 
@@ -150,6 +152,12 @@ def backend(name: str) -> Backend:
         UsageError: there is no such backend.
     """
     return backend_at(entry_of(name).backend)
+
+
+def scheme_of(target: TargetConfig) -> QuantScheme:
+    """Returns the target's quantization scheme; ``--attention off`` quantizes attention's products like any others."""
+    scheme = backend(target.target).scheme()
+    return msgspec.structs.replace(scheme, float_attention=False) if target.attention == "off" else scheme
 
 
 def default_target() -> str:

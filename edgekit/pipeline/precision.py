@@ -7,7 +7,8 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from edgekit.config import TargetConfig
-from edgekit.pipeline.calibrate import Calibration, scheme_of
+from edgekit.engine.backend import scheme_of
+from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.load_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import CalibrationTable
