@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tools.gpu_check.page import page_from_result
+
 ROOT = Path(__file__).parents[2]
 FORMAT = 1
 LAST_LINES = 40

@@ -1,4 +1,4 @@
-"""Checks detections from a frame to its boxes on a GPU: the boxes of the CPU, and the time with and without a CUDA graph.
+"""Checks detections on a GPU, from a frame to its boxes: those of the CPU, and the time with and without a CUDA graph.
 
 TensorRT is not needed: the engine is a stand-in, which copies recorded heads to its outputs.
 """
@@ -97,9 +97,7 @@ def check_frames(*, warmup: int = WARMUP, repeats: int = REPEATS) -> dict[str, A
 def _difference(boxes: np.ndarray, classes: np.ndarray, expected: np.ndarray) -> str:
     # Exponentials round differently on a GPU, which can change the order of scores that are nearly equal.
     shared = [
-        any(
-            kind == other["class"] and np.abs(box - other["box"]).max() <= MAX_DIFFERENCE_PX for other in expected
-        )
+        any(kind == other["class"] and np.abs(box - other["box"]).max() <= MAX_DIFFERENCE_PX for other in expected)
         for box, kind in zip(boxes, classes, strict=True)
     ]
     if sum(shared) >= MIN_SHARED * len(expected) and len(boxes) == len(expected):

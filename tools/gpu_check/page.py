@@ -23,7 +23,10 @@ def page_from_result(result: dict[str, Any]) -> str:
         "",
         "| step | result | seconds |",
         "| --- | --- | ---: |",
-        *(f"| {name} | {'passed' if step['ok'] else 'failed'} | {step['seconds']:.1f} |" for name, step in steps.items()),
+        *(
+            f"| {name} | {'passed' if step['ok'] else 'failed'} | {step['seconds']:.1f} |"
+            for name, step in steps.items()
+        ),
     ]
     for name, step in steps.items():
         lines += ["", f"## {name}", ""]
@@ -37,9 +40,7 @@ def _figures(value: Any, prefix: str = "") -> list[str]:
     if isinstance(value, dict):
         return [line for key, item in value.items() for line in _figures(item, f"{prefix}{' ' if prefix else ''}{key}")]
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return [
-            f"{prefix}: " + ", ".join(f"{key} {_figure(figure)}" for key, figure in item.items()) for item in value
-        ]
+        return [f"{prefix}: " + ", ".join(f"{key} {_figure(figure)}" for key, figure in item.items()) for item in value]
     return [f"{prefix}: {_figure(value)}"]
 
 
