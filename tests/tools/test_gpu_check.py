@@ -215,7 +215,7 @@ def test_frames_are_detected_as_on_the_cpu_and_a_difference_is_a_problem(
     found = frames.check_frames(warmup=1, repeats=1)
     assert found["problems"] == [] and found["graph_us"] > 0 and found["launches_us"] > 0
     detect = frames.detect
-    monkeypatch.setattr(frames, "detect", lambda *a, **options: detect(*a, **{**options, "score_threshold": 0.9}))
+    monkeypatch.setattr(frames, "detect", lambda *a, **options: detect(*a, **{**options, "max_detections": 5}))
     problems = frames.check_frames(warmup=0, repeats=1)["problems"]
     assert [problem.split(": expected")[0] for problem in problems] == ["graph", "launches"]
 
