@@ -33,7 +33,8 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
         precision: precision of the graph; the builder checks that the engine has it.
         threads: number of threads that the engine will run on; 0: the backend's default.
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
-        attention: ``auto``: compute it in the way that measured fastest; ``off``: as any other operators.
+        attention: ``auto``: compute it in the way that measured fastest; ``off``: as any other operators. What else
+            ``edgekit build`` takes is done to the graph before.
         engine: the backend's own options by name, as plain values.
     """
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from edgekit.config import CalibrationConfig, TargetConfig
+from edgekit.config import PLUGIN_ATTENTION, CalibrationConfig, TargetConfig
 from edgekit.data.calibration.calibration_set import CalibrationSet, calibration_set, calibration_set_names
 from edgekit.data.calibration.example_feeds import ExampleFeeds
 from edgekit.data.calibration.random_inputs import RandomInputs
@@ -94,9 +94,14 @@ def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfi
 
 
 def scheme_of(target: TargetConfig) -> QuantScheme:
-    """Returns the target's quantization scheme; ``--attention off`` quantizes attention's products like any others."""
+    """Returns the target's quantization scheme.
+
+    ``--attention off`` quantizes attention's products like any others; EdgeKit's kernels take them in float.
+    """
     scheme = backend(target.target).scheme()
-    return msgspec.structs.replace(scheme, float_attention=False) if target.attention == "off" else scheme
+    if target.attention == "auto":
+        return scheme
+    return msgspec.structs.replace(scheme, float_attention=target.attention in PLUGIN_ATTENTION)
 
 
 def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:

@@ -2,16 +2,7 @@
 
 They are quick deployable plugins with an ahead-of-time implementation (TensorRT 10.10 and later; ``tensorrt.plugin``):
 a plan with them needs neither Python nor EdgeKit when it runs. One launch of one kernel is a plugin, so INT8 attention,
-which is four kernels, is none. A node of an ONNX graph for them::
-
-    op_type    EdgeKitAttention (inputs q, k, v), EdgeKitPaddedAttention (q, k, v, key_lengths) or
-               EdgeKitMaskedAttention (q, k, v, mask)
-    attributes plugin_namespace="edgekit", aot=1, scale (float), head_size, causal (0 or 1) and bottom_right (0 or 1);
-               EdgeKitMaskedAttention: repeated, the sum of 1, 2 and 4 if the mask has one batch, head and row
-
-``q`` has the shape (batch, heads, query length, head size), ``k`` and ``v`` (batch, key heads, key length, head size),
-in FP16 or BF16; ``key_lengths`` is int32 (batch,); ``mask`` has the type of ``q``. See
-`edgekit.kernels.attention.device.Attention.launch` for what they mean.
+which is four kernels, is none. See `edgekit.kernels.attention.node` for the nodes of a graph.
 
 Not yet run by TensorRT on a GPU.
 """
@@ -31,16 +22,11 @@ from typing import Any
 from edgekit.errors import BackendUnavailable, UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.attention.entry import ptx_with_parameters
+from edgekit.kernels.attention.node import NAMESPACE, PLUGINS
 from edgekit.kernels.attention.variants import HEAD_SIZES, variants
 
-__all__ = ["NAMESPACE", "PLUGINS", "has_attention_plugins", "register_attention"]
+__all__ = ["has_attention_plugins", "register_attention"]
 
-NAMESPACE = "edgekit"
-PLUGINS = {
-    "EdgeKitAttention": (),
-    "EdgeKitPaddedAttention": ("key_lengths",),
-    "EdgeKitMaskedAttention": ("mask",),
-}
 WARP = 32
 
 # Parameters of ``forward`` in triton_kernels.py, by number.
