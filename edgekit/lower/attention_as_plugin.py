@@ -62,7 +62,9 @@ class AttentionAsPlugin(ReplaceAttention):
             "head_size": attention.head_size or 0,
             "causal": int(attention.causal),
             "bottom_right": 0,
-        } | ({"int8": 1} if self._int8 else {})
+        }
+        if self._int8:
+            attributes["int8"] = 1
         if lengths is not None:
             operator = "EdgeKitPaddedAttention"
             inputs.append(made.vector(lengths))
@@ -189,8 +191,6 @@ def _required_shape(mask: Mask, scores: tuple[Element, ...]) -> tuple[Element, .
     sizes = sizes_of(mask.value)
     if mask.view is not None or sizes is None or len(sizes) > _RANK:
         raise NotApplicable("its mask is added in other dimensions")
-    if mask.kind != "added" and not mask.fill <= HIDING:
-        raise NotApplicable(f"its mask replaces scores by {mask.fill:g}")
     shape = (*(1,) * (_RANK - len(sizes)), *sizes)
     fits = all(size in (1, whole) for size, whole in zip(shape, scores, strict=True))
     if not fits or shape[3] != scores[3]:
