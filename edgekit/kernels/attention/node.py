@@ -7,7 +7,7 @@ A node::
                EdgeKitMaskedAttention (q, k, v, mask)
     attributes plugin_namespace="edgekit", aot=1, scale (float), head_size, causal (0 or 1) and bottom_right (0 or 1);
                EdgeKitMaskedAttention: repeated, the sum of 1, 2 and 4 if the mask has one batch, head and row;
-               int8=1, in all nodes of a graph or in none: queries and keys are multiplied in INT8
+               int8 (0 or 1, default 0): queries and keys are multiplied in INT8
 
 ``q`` has the shape (batch, heads, query length, head size), ``k`` and ``v`` (batch, key heads, key length, head size),
 in FP16 or BF16 (with INT8, in FP16); ``key_lengths`` is int32 (batch,); ``mask`` has the type of ``q``. See
