@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekit.specs import Precision, Shape, Size
 
 __all__ = [
+    "PLUGIN_ATTENTION",
     "BackendOptions",
     "BuildConfig",
     "CalibrationConfig",
@@ -33,6 +34,9 @@ __all__ = [
     "parse_named_shapes",
     "parse_shape",
 ]
+
+PLUGIN_ATTENTION = ("edgekit", "edgekit-int8")
+"""Values of ``--attention`` that put EdgeKit's kernels into the engine, in half precision and in INT8."""
 
 Sizes = tuple["int | tuple[int, ...]", ...]
 
@@ -290,8 +294,9 @@ class TargetConfig:
     )
     attention: str = option(
         "auto",
-        "How attention runs: auto takes what measured fastest on the target; off treats it as any other operators.",
-        choices={"auto": "", "off": ""},
+        "How attention runs: auto takes what measured fastest on the target; off treats it as any other operators; "
+        "edgekit and edgekit-int8 are EdgeKit's own kernels, as plugins of tensorrt.",
+        choices=dict.fromkeys(("auto", "off", *PLUGIN_ATTENTION), ""),
     )
     half_io: bool = option(False, "Use half precision for inputs and outputs too.", kind="flag")
     engine: BackendOptions = field(default_factory=BackendOptions)

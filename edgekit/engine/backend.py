@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import msgspec
 import numpy as np
 
-from edgekit.config import TargetConfig
+from edgekit.config import PLUGIN_ATTENTION, TargetConfig
 from edgekit.engine.table import entry_of
 from edgekit.errors import BackendUnavailable
 from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
@@ -35,7 +35,8 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
         precision: precision of the graph; the builder checks that the engine has it.
         threads: number of threads that the engine will run on; 0: the backend's default.
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
-        attention: ``auto``: compute it in the way that measured fastest; ``off``: as any other operators.
+        attention: ``auto``: compute it in the way that measured fastest; ``off``: as any other operators. What else
+            ``edgekit build`` takes is done to the graph before.
         engine: the backend's own options by name, as plain values.
     """
 
@@ -155,9 +156,14 @@ def backend(name: str) -> Backend:
 
 
 def scheme_of(target: TargetConfig) -> QuantScheme:
-    """Returns the target's quantization scheme; ``--attention off`` quantizes attention's products like any others."""
+    """Returns the target's quantization scheme.
+
+    ``--attention off`` quantizes attention's products like any others; EdgeKit's kernels take them in float.
+    """
     scheme = backend(target.target).scheme()
-    return msgspec.structs.replace(scheme, float_attention=False) if target.attention == "off" else scheme
+    if target.attention == "auto":
+        return scheme
+    return msgspec.structs.replace(scheme, float_attention=target.attention in PLUGIN_ATTENTION)
 
 
 def default_target() -> str:

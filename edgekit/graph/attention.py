@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgekit.graph.shape_values import elements_of, number_of, sizes_of, target_of
 
-__all__ = ["HIDING", "Attention", "Heads", "Mask", "attention_at", "find_attention"]
+__all__ = ["HIDING", "Attention", "Heads", "Mask", "attention_at", "find_attention", "is_causal"]
 
 HIDING = -1e4
 """What is added to a score, or replaces it, hides the key if it is this or less: ``exp(-1e4)`` is 0, and half precision
@@ -198,7 +198,7 @@ def attention_at(softmax: ir.Node) -> Attention | None:
         score_scales=tuple(scores.scales),
         score_scale=scores.scale,
         masks=tuple(scores.masks),
-        causal=any(_is_causal(mask) for mask in scores.masks),
+        causal=any(is_causal(mask) for mask in scores.masks),
         guard=weights.guard,
         scores=product,
         softmax=softmax,
@@ -482,8 +482,8 @@ def _merge_after(output: ir.Value) -> ir.Node | None:
     return node if node is not None and node.op_type == "Transpose" and _order(node) == _SPLIT else None
 
 
-def _is_causal(mask: Mask) -> bool:
-    """Whether the mask hides the keys after the query, and no others."""
+def is_causal(mask: Mask) -> bool:
+    """Returns whether the mask hides the keys after the query, and no others."""
     tensor = mask.value.const_value if _constant(mask.value) else None
     if tensor is None or len(tensor.shape) < 2 or tensor.size > _MAX_MASK_ELEMENTS:
         return _is_computed_triangle(mask)

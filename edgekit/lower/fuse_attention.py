@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.graph.attention import Attention, Heads, attention_at
+from edgekit.graph.attention import Attention, Heads
 from edgekit.graph.shape_values import sizes_of
-from edgekit.lower.rewriting import RUNTIME_DOMAIN, NotApplicable, RewritePass, initializer, new_node, replace_node
+from edgekit.lower.replace_attention import ReplaceAttention
+from edgekit.lower.rewriting import RUNTIME_DOMAIN, NotApplicable, initializer, new_node, replace_node
 
 __all__ = ["FuseAttention"]
 
 
-class FuseAttention(RewritePass):
+class FuseAttention(ReplaceAttention):
     """Replaces an attention without masks, and the Transposes around it, by ``MultiHeadAttention``.
 
     Its kernel, flash attention (Dao et al. 2022, arXiv:2205.14135), keeps a block of the scores in the cache instead of
@@ -21,11 +22,6 @@ class FuseAttention(RewritePass):
     1500 (Whisper), 64 windows of 49 (Swin), and 8 heads of 32 for 100 queries of 850 keys (DETR). With a mask, ONNX
     Runtime does not use this kernel, and takes 0.93 to 1.09 of the time: masked attention stays.
 
-    Attributes:
-        found: number of attentions.
-        fused: number of attentions that were replaced.
-        reasons: why the others stay, each reason once.
-
     Preconditions: operators are standard ones. Values have their types and shapes.
     Postconditions: an attention that `find_attention` finds is replaced if it has neither masks nor Q/DQ pairs, is
         float32, and has fixed numbers and sizes of heads, which one Transpose each splits and merges. The new node has
@@ -33,33 +29,12 @@ class FuseAttention(RewritePass):
         rounding. Unused nodes are left to `RemoveDead`.
     """
 
-    operator = "Softmax"
+    runs_as = "MultiHeadAttention"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = self.fused = 0
-        self.reasons: list[str] = []
-
-    def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
-        attention = attention_at(node)
-        if attention is None:
-            raise NotApplicable("it is not part of an attention of known form")
-        self.found += 1
-        try:
-            heads = _required_heads(attention)
-        except NotApplicable as e:
-            self.reasons += [] if str(e) in self.reasons else [str(e)]
-            raise
-        _replace(graph, attention, *heads)
+    def replace(self, attention: Attention, graph: ir.Graph) -> None:
+        """See `ReplaceAttention.replace`."""
+        _replace(graph, attention, *_required_heads(attention))
         graph.opset_imports.setdefault(RUNTIME_DOMAIN, 1)
-        self.fused += 1
-
-    def notes(self) -> tuple[str, ...]:
-        """Returns the note of a build: how many attentions were replaced, and why others were not."""
-        if not self.found:
-            return ()
-        others = f"; the others stay as they are: {', '.join(self.reasons)}" if self.reasons else ""
-        return (f"attention: {self.fused} of {self.found} run as MultiHeadAttention{others}",)
 
 
 def _required_heads(attention: Attention) -> tuple[Heads, Heads, Heads, ir.Node]:

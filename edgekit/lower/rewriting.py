@@ -155,7 +155,7 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 def new_node(
     operator: str,
     inputs: Sequence[ir.Value | None],
-    attributes: Mapping[str, int | float | Sequence[int]] | None = None,
+    attributes: Mapping[str, int | float | str | Sequence[int]] | None = None,
     *,
     name: str | None,
     output: str | None = None,

@@ -53,7 +53,7 @@ def build(
     threads: int = 0,
     profile: bool = True,
     batch: int | Sequence[int] | None = None,
-    attention: Literal["auto", "off"] = "auto",
+    attention: Literal["auto", "off", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
     graph_only: bool = False,
     engine: BackendOptions | Mapping[str, Any] | None = None,
@@ -87,7 +87,7 @@ def build(
         batch: batch size: a number, or the min, opt and max of a range. It replaces a first dimension of 1 in
             ``input`` and ``shape``.
         attention: ``auto`` computes attention in the way that measured fastest on the target; ``off`` treats it as any
-            other operators.
+            other operators; ``edgekit`` and ``edgekit-int8`` compute it with EdgeKit's kernels, for ``tensorrt``.
         half_io: use half precision for inputs and outputs too.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
         engine: options of the target's backend: its struct, or some of its fields by name.
@@ -132,7 +132,7 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
         from edgekit.pipeline.calibrate import calibrate
         from edgekit.pipeline.compile import compile_engines
         from edgekit.pipeline.load_model import load_model
-        from edgekit.pipeline.precision import typed_graph
+        from edgekit.pipeline.precision import typed_graph, with_plugins
         from edgekit.pipeline.verify import verify_graph
         from edgekit.quantize.calibrate.table import write_table
 
@@ -144,6 +144,7 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
     calibration = calibrate(model, config.calibration, target, progress)
     typed = typed_graph(model, calibration, target, progress)
     verify_graph(model, typed, calibration, target, progress, measured=measured)
+    typed = with_plugins(typed, target, progress)
     with tempfile.TemporaryDirectory(prefix=".float-", dir=folder) as scratch:
         engines = compile_engines(
             folder, Path(scratch), model, typed, calibration, config, progress, reference=measured

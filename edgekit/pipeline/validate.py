@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.config import (
+    PLUGIN_ATTENTION,
     BackendOptions,
     BuildConfig,
     CalibrationConfig,
@@ -118,6 +119,12 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
         raise UsageError(
             f"target '{target.target}' runs on the CPU: {option} is for GPU targets",
             hint="add --target tensorrt or --target tensorrt-rtx, or leave it out",
+        )
+    if target.attention in PLUGIN_ATTENTION and target.target != "tensorrt":
+        why = "TensorRT-RTX takes no plugins" if target.target == "tensorrt-rtx" else "its kernels run on GPUs"
+        raise UsageError(
+            f"--attention {target.attention} goes with target tensorrt, got '{target.target}': {why}",
+            hint="leave it out, or add --target tensorrt",
         )
     if target.half_io and target.precision not in (Precision.FP16, Precision.INT8):
         raise UsageError(f"--half-io goes with --fp16 and --int8, not with --{target.precision}")

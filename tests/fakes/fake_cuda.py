@@ -332,6 +332,10 @@ class FakeDriver:
         return stream.address
 
     @call
+    def foreign_stream(self, address: int) -> Stream:
+        return self.stream_at(address)
+
+    @call
     def synchronize_stream(self, stream: Stream) -> None:
         self._expect_live("stream", stream)
         self._run(stream)

@@ -1,7 +1,8 @@
 """A TensorRT without a GPU: it computes ``y = 2 x + 1`` on the fake driver's memory, as strict as the real one.
 
 A plan is JSON: ``{"inputs": {"x": [-1, 4]}, "profiles": [[[1, 4], [2, 4], [8, 4]]], ...}``; for an input ``x`` there
-is an output ``x_out``.
+is an output ``x_out``. With ``"plugin": {"name": ..., "fields": {...}}``, a plugin computes one output from all inputs,
+of the type and the shape of the first.
 """
 
 from __future__ import annotations
@@ -35,6 +36,68 @@ class DataType(enum.Enum):
     HALF = "float16"
     INT32 = "int32"
     FP8 = ""
+
+
+class TensorFormat(enum.Enum):
+    LINEAR = 0
+    CHW32 = 1
+
+
+class PluginFieldType(enum.Enum):
+    FLOAT32 = 0
+    INT32 = 1
+
+
+class PluginField:
+    def __init__(self, name: str, data: np.ndarray, type: PluginFieldType) -> None:
+        self.name, self.data, self.type = name, data, type
+
+
+class PluginFieldCollection(list[PluginField]):
+    pass
+
+
+class IPluginV3:
+    def __init__(self) -> None:
+        self.made = {*getattr(self, "made", ()), "IPluginV3"}
+
+
+class IPluginV3OneCore:
+    def __init__(self) -> None:
+        self.made = {*getattr(self, "made", ()), "core"}
+
+
+class IPluginV3OneBuild:
+    def __init__(self) -> None:
+        self.made = {*getattr(self, "made", ()), "build"}
+
+
+class IPluginV3OneRuntime:
+    def __init__(self) -> None:
+        self.made = {*getattr(self, "made", ()), "runtime"}
+
+
+class IPluginCreatorV3One:
+    def __init__(self) -> None:
+        self.made = True
+
+
+class PluginRegistry:
+    def __init__(self) -> None:
+        self.creators: dict[tuple[str, str, str], Any] = {}
+
+    def register_creator(self, creator: Any, plugin_namespace: str = "") -> bool:
+        assert creator.made, "a creator whose base was not initialized crashes the real one"
+        key = (creator.name, creator.plugin_version, plugin_namespace)
+        return self.creators.setdefault(key, creator) is creator
+
+
+class TensorDesc:
+    """PluginTensorDesc, and DynamicPluginTensorDesc, which has all sizes."""
+
+    def __init__(self, dims: Sequence[int], type: DataType, least: Sequence[int] = (), greatest: Sequence[int] = ()):
+        self.dims, self.type, self.format, self.desc = tuple(dims), type, TensorFormat.LINEAR, self
+        self.min, self.max = tuple(least), tuple(greatest)
 
 
 class EngineStat(enum.Enum):
@@ -94,6 +157,12 @@ def library(driver: FakeDriver, *, rtx: bool = False, name: str = "fake_tensorrt
     )
     if rtx:
         made.DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy
+    registry = PluginRegistry()
+    made.get_plugin_registry = lambda: registry
+    for kind in (IPluginV3, IPluginV3OneCore, IPluginV3OneBuild, IPluginV3OneRuntime, IPluginCreatorV3One):
+        setattr(made, kind.__name__, kind)
+    for kind in (PluginField, PluginFieldCollection, PluginFieldType, TensorFormat):
+        setattr(made, kind.__name__, kind)
     made.Runtime = lambda logger: Runtime(made, logger)
     made.Refitter = Refitter
     made.OnnxParserRefitter = OnnxParserRefitter
@@ -117,19 +186,37 @@ class Runtime:
         if plan.get("host_code") and not self.engine_host_code_allowed:
             self.logger.log(ILogger.Severity.ERROR, "IRuntime::getEngineHostCodeAllowed() is false.")
             return None
+        plugin = self._plugin(plan["plugin"]) if "plugin" in plan else None
+        if "plugin" in plan and plugin is None:
+            self.logger.log(ILogger.Severity.ERROR, "getPluginCreator could not find the plugin's creator")
+            return None
         self.library.engines += 1
+        if plugin is not None:
+            return Engine(self, plan, plugin)
         return RtxEngine(self, plan) if self.library.rtx else Engine(self, plan)
+
+    def _plugin(self, given: dict[str, Any]) -> Any:
+        creator = self.library.get_plugin_registry().creators.get((given["name"], "1", "edgekit"))
+        if creator is None:
+            return None
+        known = {field.name: field for field in creator.field_names}
+        kinds = {PluginFieldType.FLOAT32: np.float32, PluginFieldType.INT32: np.int32}
+        values = [(known[name], value) for name, value in given["fields"].items()]
+        fields = [PluginField(one.name, np.array([value], kinds[one.type]), one.type) for one, value in values]
+        return creator.create_plugin(given["name"], PluginFieldCollection(fields), "RUNTIME")
 
 
 class Engine:
-    def __init__(self, runtime: Runtime, plan: dict[str, Any]) -> None:
+    def __init__(self, runtime: Runtime, plan: dict[str, Any], plugin: Any = None) -> None:
+        self.plugin = plugin
         self.library = runtime.library
         self.logger = runtime.logger
         self.plan = plan
         self.weights = not plan.get("stripped")
         self.refittable = bool(plan.get("stripped"))
         self.num_optimization_profiles = len(plan.get("profiles", [])) or 1
-        self._names = [*plan["inputs"], *(f"{name}_out" for name in plan["inputs"])]
+        outputs = list(plan["inputs"])[: 1 if plugin else None]
+        self._names = [*plan["inputs"], *(f"{name}_out" for name in outputs)]
         self.num_io_tensors = len(self._names)
         self._stack = ExitStack()
         self._stack.enter_context(self.library.driver.library_memory(SCRATCH_BYTES))
@@ -144,7 +231,7 @@ class Engine:
         return TensorIOMode.INPUT if name in self.plan["inputs"] else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return DataType[self.plan.get("dtype", "FLOAT")]
+        return DataType[self.plan.get("dtypes", {}).get(name, self.plan.get("dtype", "FLOAT"))]
 
     def get_tensor_location(self, name: str) -> TensorLocation:
         return TensorLocation[self.plan.get("location", "DEVICE")]
@@ -181,9 +268,23 @@ class ExecutionContext:
         self._profile = 0
         self._new_shapes = True
         self._allocators: dict[str, Any] = {}
+        self._plugin: Any = None
+        if engine.plugin is not None:
+            self._plugin = engine.plugin.attach_to_context(self)
+            assert self._plugin.made == {"IPluginV3", "core", "build", "runtime"}
+            inputs = self._descriptions()
+            size = self._plugin.get_workspace_size(inputs, inputs[:1])
+            self._workspace = self._stack.enter_context(self.driver.library_memory(size)) if size else None
+
+    def _descriptions(self) -> list[TensorDesc]:
+        """The inputs of a plugin, which are of fixed sizes."""
+        tensors = [(self.engine.get_tensor_shape(name), name) for name in self.engine.plan["inputs"]]
+        return [TensorDesc(shape, self.engine.get_tensor_dtype(name), shape, shape) for shape, name in tensors]
 
     def __del__(self) -> None:
         assert "context" in self.driver.leaks(), "the CUDA context went before TensorRT's"
+        if self._plugin is not None:
+            self._plugin.destroy()
         self._stack.close()
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
@@ -236,6 +337,8 @@ class ExecutionContext:
         if refused or (capturing and self._new_shapes):
             self.logger.log(ILogger.Severity.ERROR, "operation not permitted when stream is capturing")
             return False
+        if self._plugin is not None:
+            return self._run_plugin(stream)
         for name in self.engine.plan["inputs"]:
             shape = self._shapes.get(name, self.engine.get_tensor_shape(name))
             assert -1 not in shape, "a shape was not set"
@@ -243,6 +346,20 @@ class ExecutionContext:
                 self._compact(where, stream, name, shape)
             else:
                 self._enqueue(where, self._addresses[name], self._addresses[f"{name}_out"], shape)
+        self._new_shapes = False
+        return True
+
+    def _run_plugin(self, stream: int) -> bool:
+        inputs = self._descriptions()
+        if self._new_shapes:
+            self._plugin.on_shape_change(inputs, inputs[:1])
+        names = list(self.engine.plan["inputs"])
+        addresses = [self._addresses[name] for name in (*names, f"{names[0]}_out")]
+        workspace = self._workspace.address if self._workspace else 0
+        try:
+            self._plugin.enqueue(inputs, inputs[:1], addresses[:-1], addresses[-1:], workspace, stream)
+        except Exception:  # the real one prints it
+            return False
         self._new_shapes = False
         return True
 

@@ -8,7 +8,16 @@ from contextlib import ExitStack
 import numpy as np
 
 from edgekit.device.cuda import choose as cuda
-from edgekit.device.cuda.resources import Context, DeviceMemory, Event, Graph, HostMemory, Module, Stream
+from edgekit.device.cuda.resources import (
+    Context,
+    DeviceMemory,
+    Event,
+    ForeignStream,
+    Graph,
+    HostMemory,
+    Module,
+    Stream,
+)
 from edgekit.errors import BackendUnavailable, RunError
 
 PTX = b".version 7.4 .target sm_80 .visible .entry add"
@@ -38,7 +47,9 @@ def main(package: str) -> None:
 
             def work() -> None:
                 arguments = (np.uint64(device.address), np.int32(3), np.float32(0.5))
-                module.launch("add", (2, 1, 1), (32, 1, 1), arguments, stream, shared_bytes=64 << 10)
+                place = ForeignStream(context, stream.address)
+                module.launch("add", (2, 1, 1), (32, 1, 1), arguments, place, shared_bytes=64 << 10)
+                place.close()
 
             work()
             graph = stack.enter_context(Graph(context, stream, work))

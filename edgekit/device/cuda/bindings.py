@@ -110,6 +110,10 @@ class CudaBindings:
         """See `Driver.stream_address`."""
         return int(stream)
 
+    def foreign_stream(self, address: int) -> Handle:
+        """See `Driver.foreign_stream`."""
+        return self._cu.CUstream(address)
+
     def synchronize_stream(self, stream: Handle) -> None:
         """See `Driver.synchronize_stream`."""
         self._call(self._cu.cuStreamSynchronize, stream)

@@ -106,6 +106,10 @@ class Driver(Protocol):
         """Returns the stream's handle as an integer, for other libraries."""
         ...
 
+    def foreign_stream(self, address: int) -> Handle:
+        """Returns the handle of a stream that another library has created and destroys, given as an integer."""
+        ...
+
     def synchronize_stream(self, stream: Handle) -> None:
         """Waits for all work in the stream."""
         ...

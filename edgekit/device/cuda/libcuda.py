@@ -1,4 +1,6 @@
-"""The functions of NVIDIA's driver library that pycuda does not have, through ctypes.
+"""Functions of NVIDIA's driver library, through ctypes, for the driver on pycuda.
+
+pycuda has no CUDA graphs, and launches kernels in streams of its own only.
 
 Names, types and status codes are those of the CUDA driver API's reference, https://docs.nvidia.com/cuda/cuda-driver-api/.
 """
@@ -6,12 +8,16 @@ Names, types and status codes are those of the CUDA driver API's reference, http
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+
+import numpy as np
 
 from edgekit.errors import BackendUnavailable, RunError
 
 __all__ = ["Libcuda"]
 
 _POINTER, _POINTER_OUT = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
+_MAX_DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate memory during the capture
 
 # Each function's arguments. The suffixes are what cuda.h makes of the names in the reference.
@@ -23,6 +29,11 @@ _FUNCTIONS: dict[str, tuple[object, ...]] = {
     "cuGraphDestroy": (_POINTER,),
     "cuGraphLaunch": (_POINTER, _POINTER),
     "cuGraphExecDestroy": (_POINTER,),
+    "cuModuleLoadData": (_POINTER_OUT, ctypes.c_char_p),
+    "cuModuleUnload": (_POINTER,),
+    "cuModuleGetFunction": (_POINTER_OUT, _POINTER, ctypes.c_char_p),
+    "cuFuncSetAttribute": (_POINTER, ctypes.c_int, ctypes.c_int),
+    "cuLaunchKernel": (_POINTER, *[ctypes.c_uint] * 7, _POINTER, ctypes.POINTER(ctypes.c_void_p), _POINTER),
     "cuGetErrorName": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
     "cuGetErrorString": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
 }
@@ -80,6 +91,41 @@ class Libcuda:
     def destroy_executable(self, executable: int) -> None:
         """See `Driver.destroy_executable`."""
         self._call("cuGraphExecDestroy", executable)
+
+    def load_module(self, image: bytes) -> int:
+        """See `Driver.load_module`."""
+        module = ctypes.c_void_p()
+        self._call("cuModuleLoadData", ctypes.byref(module), image + b"\0")
+        return module.value or 0
+
+    def unload_module(self, module: int) -> None:
+        """See `Driver.unload_module`."""
+        self._call("cuModuleUnload", module)
+
+    def function(self, module: int, name: str) -> int:
+        """See `Driver.function`."""
+        function = ctypes.c_void_p()
+        self._call("cuModuleGetFunction", ctypes.byref(function), module, name.encode())
+        return function.value or 0
+
+    def allow_shared_memory(self, function: int, size_bytes: int) -> None:
+        """See `Driver.allow_shared_memory`."""
+        self._call("cuFuncSetAttribute", function, _MAX_DYNAMIC_SHARED_BYTES, size_bytes)
+
+    def launch(
+        self,
+        function: int,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: Sequence[np.generic],
+        *,
+        shared_bytes: int,
+        stream: int,
+    ) -> None:
+        """See `Driver.launch`."""
+        values = [np.array([argument]) for argument in arguments]
+        addresses = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
+        self._call("cuLaunchKernel", function, *grid, *block, shared_bytes, stream, addresses, None)
 
     def _call(self, name: str, *arguments: object) -> None:
         status = getattr(self._library, name)(*arguments)

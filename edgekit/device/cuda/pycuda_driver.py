@@ -1,10 +1,11 @@
-"""The CUDA driver API through pycuda, which is common on Jetsons; CUDA graphs, which it lacks, through ctypes."""
+"""The CUDA driver API through pycuda, which is common on Jetsons; graphs and kernels through ctypes."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,10 @@ class PyCuda:
         """See `Driver.stream_address`."""
         return int(stream[0].handle)
 
+    def foreign_stream(self, address: int) -> Handle:
+        """See `Driver.foreign_stream`; the handle can only launch kernels and capture."""
+        return Memory([SimpleNamespace(handle=address)])
+
     def synchronize_stream(self, stream: Handle) -> None:
         """See `Driver.synchronize_stream`."""
         with self._errors():
@@ -190,22 +195,19 @@ class PyCuda:
 
     def load_module(self, image: bytes) -> Handle:
         """See `Driver.load_module`."""
-        with self._errors():
-            return Memory([self._cu.module_from_buffer(image + b"\0")])
+        return self._lib.load_module(image)
 
     def unload_module(self, module: Handle) -> None:
         """See `Driver.unload_module`."""
-        module.clear()
+        self._lib.unload_module(module)
 
     def function(self, module: Handle, name: str) -> Handle:
         """See `Driver.function`."""
-        with self._errors():
-            return module[0].get_function(name)
+        return self._lib.function(module, name)
 
     def allow_shared_memory(self, function: Handle, size_bytes: int) -> None:
         """See `Driver.allow_shared_memory`."""
-        with self._errors():
-            function.set_attribute(self._cu.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, size_bytes)
+        self._lib.allow_shared_memory(function, size_bytes)
 
     def launch(
         self,
@@ -218,8 +220,8 @@ class PyCuda:
         stream: Handle,
     ) -> None:
         """See `Driver.launch`."""
-        with self._errors():
-            function(*arguments, grid=grid, block=block, shared=shared_bytes, stream=stream[0])
+        address = self.stream_address(stream)
+        self._lib.launch(function, grid, block, arguments, shared_bytes=shared_bytes, stream=address)
 
     def begin_capture(self, stream: Handle) -> None:
         """See `Driver.begin_capture`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +17,7 @@ __all__ = [
     "Context",
     "DeviceMemory",
     "Event",
+    "ForeignStream",
     "Graph",
     "HostMemory",
     "Module",
@@ -199,6 +199,20 @@ class Stream(_InContext):
         self.driver.copy_on_device(target, source, size_bytes, self.handle)
 
 
+class ForeignStream(Stream):
+    """A stream of another library, which that library destroys.
+
+    Args:
+        context: the context of the stream.
+        address: the stream's handle as an integer.
+    """
+
+    def __init__(self, context: Context, address: int) -> None:
+        self.context = context
+        self.driver = context.driver
+        self.handle = context.driver.foreign_stream(address)
+
+
 class Event(_InContext):
     """A CUDA event: a point in a stream's work; with ``timing``, it can measure elapsed time."""
 
@@ -276,8 +290,7 @@ class Module(_InContext):
         driver = context.driver
         self._functions: dict[str, Handle] = {}
         self._shared_bytes: dict[str, int] = {}
-        unload = functools.partial(_unload, driver, self._functions)
-        super().__init__(context, lambda: driver.load_module(image), unload)
+        super().__init__(context, lambda: driver.load_module(image), driver.unload_module)
 
     def launch(
         self,
@@ -297,8 +310,3 @@ class Module(_InContext):
             self.driver.allow_shared_memory(function, shared_bytes)
             self._shared_bytes[name] = shared_bytes
         self.driver.launch(function, grid, block, arguments, shared_bytes=shared_bytes, stream=stream.handle)
-
-
-def _unload(driver: Driver, functions: dict[str, Handle], module: Handle) -> None:
-    functions.clear()  # pycuda's functions keep a reference to their module
-    driver.unload_module(module)

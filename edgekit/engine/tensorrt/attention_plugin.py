@@ -2,16 +2,7 @@
 
 They are quick deployable plugins with an ahead-of-time implementation (TensorRT 10.10 and later; ``tensorrt.plugin``):
 a plan with them needs neither Python nor EdgeKit when it runs. One launch of one kernel is a plugin, so INT8 attention,
-which is four kernels, is none. A node of an ONNX graph for them::
-
-    op_type    EdgeKitAttention (inputs q, k, v), EdgeKitPaddedAttention (q, k, v, key_lengths) or
-               EdgeKitMaskedAttention (q, k, v, mask)
-    attributes plugin_namespace="edgekit", aot=1, scale (float), head_size, causal (0 or 1) and bottom_right (0 or 1);
-               EdgeKitMaskedAttention: repeated, the sum of 1, 2 and 4 if the mask has one batch, head and row
-
-``q`` has the shape (batch, heads, query length, head size), ``k`` and ``v`` (batch, key heads, key length, head size),
-in FP16 or BF16; ``key_lengths`` is int32 (batch,); ``mask`` has the type of ``q``. See
-`edgekit.kernels.attention.device.Attention.launch` for what they mean.
+which is four kernels, is none: `attention_runtime.py` has it. `edgekit.kernels.attention.node` describes the nodes.
 
 Not yet run by TensorRT on a GPU.
 """
@@ -26,21 +17,18 @@ import struct
 from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from edgekit.errors import BackendUnavailable, UsageError
+from edgekit.device.cuda.choose import driver
+from edgekit.engine.tensorrt.attention_runtime import mask_strides, register_runtime_attention
+from edgekit.errors import UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.attention.entry import ptx_with_parameters
+from edgekit.kernels.attention.node import NAMESPACE, PLUGINS
 from edgekit.kernels.attention.variants import HEAD_SIZES, variants
 
-__all__ = ["NAMESPACE", "PLUGINS", "has_attention_plugins", "register_attention"]
+__all__ = ["attention_plugins", "register_attention"]
 
-NAMESPACE = "edgekit"
-PLUGINS = {
-    "EdgeKitAttention": (),
-    "EdgeKitPaddedAttention": ("key_lengths",),
-    "EdgeKitMaskedAttention": ("mask",),
-}
 WARP = 32
 
 # Parameters of ``forward`` in triton_kernels.py, by number.
@@ -50,46 +38,53 @@ STRIDES = {"queries": 16, "keys": 19, "values": 22, "out": 25, "mask": 28}
 NULL = (4, 5, 6, 7, 31, 32)
 
 
-def has_attention_plugins(graph: Path) -> bool:
-    """Returns whether an ONNX file has a node for one of the plugins; a board has no package that parses the file."""
+def attention_plugins(graph: Path) -> Literal["", "half", "int8"]:
+    """Returns the type of the plugins' nodes in an ONNX file, which a board has no package to parse; empty if none."""
     if not graph.stat().st_size:
-        return False
+        return ""
     # A string of the format is its length and its bytes.
     names = "|".join(f"{chr(len(name))}{name}" for name in PLUGINS).encode()
     with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return re.search(b"\x22(?:" + names + b")", data) is not None  # field 4 of NodeProto, op_type
+        if re.search(b"\x22(?:" + names + b")", data) is None:  # field 4 of NodeProto, op_type
+            return ""
+        # Fields 1 and 3 of AttributeProto, name and i.
+        return "half" if data.find(b"\x0a\x04int8\x18\x01") < 0 else "int8"
 
 
-def register_attention(library: Any) -> None:
-    """Registers the plugins, so that the library's parser finds them; a second call does nothing.
+def register_attention(library: Any, graph: Path) -> bool:
+    """Registers the plugins of a graph, so that the library's parser finds them; a second call does nothing.
 
     Args:
         library: ``tensorrt``.
+        graph: the ONNX file.
+
+    Returns:
+        Whether the engine needs EdgeKit when it runs.
 
     Raises:
-        BackendUnavailable: this version has no ahead-of-time plugins.
-        UsageError: the library is TensorRT-RTX, which takes no plugins.
+        UsageError: the graph has plugins in it, and the library is TensorRT-RTX, which takes none.
     """
-    if library.__name__ == "tensorrt_rtx":
+    kind = attention_plugins(graph)
+    if kind and library.__name__ == "tensorrt_rtx":
         raise UsageError(
             "EdgeKit's attention in an engine goes with tensorrt: TensorRT-RTX takes no plugins",
-            hint="leave out --attention edgekit",
+            hint="rebuild the graph without --attention edgekit",
         )
+    plugin = _ahead_of_time(library) if kind == "half" else None
+    if plugin is not None:
+        _registered(plugin)
+    elif kind:
+        register_runtime_attention(library, driver())
+    return bool(kind) and plugin is None
+
+
+def _ahead_of_time(library: Any) -> Any:
+    """Returns the library's module for ahead-of-time plugins; None if it is older than 10.10 and has none."""
     try:
-        # Older versions do not have this part of the package.
         plugin = importlib.import_module(f"{library.__name__}.plugin")
-    except ImportError as e:
-        raise _too_old(library) from e
-    if not hasattr(plugin, "aot_impl"):
-        raise _too_old(library)
-    _registered(plugin)
-
-
-def _too_old(library: Any) -> BackendUnavailable:
-    return BackendUnavailable(
-        f"EdgeKit's attention in an engine needs TensorRT 10.10 or later, got {library.__version__}",
-        hint="leave out --attention edgekit",
-    )
+    except ImportError:
+        return None
+    return plugin if hasattr(plugin, "aot_impl") else None
 
 
 @functools.cache
@@ -176,7 +171,7 @@ def _kernel(
         constants |= dict.fromkeys(range(STRIDES["mask"], STRIDES["mask"] + 3), 0)
     else:
         pointers.append(MASK)
-        integers |= dict(enumerate(_mask_strides(repeated, heads, query_length, key_length), STRIDES["mask"]))
+        integers |= dict(enumerate(mask_strides(repeated, heads, query_length, key_length), STRIDES["mask"]))
 
     type_name = {"HALF": "float16", "BF16": "bfloat16"}[inputs[0].dtype.name]
     name = "forward" if repeated is None else "forward_mask"
@@ -194,11 +189,3 @@ def _kernel(
         expressions[place] = plugin.SymInt32(integers[number])
     text = ptx_with_parameters(ptx, kernel, [*pointers, *numbers, OUT], constants)
     return kernel, text.encode(), launch, expressions
-
-
-def _mask_strides(repeated: int, heads: Any, query_length: Any, key_length: Any) -> list[Any]:
-    """Strides of batch, heads and rows of a contiguous mask; 0 where it is repeated."""
-    row = 0 if repeated & 4 else key_length
-    head_elements = key_length if repeated & 4 else query_length * key_length
-    batch_elements = head_elements if repeated & 2 else heads * head_elements
-    return [0 if repeated & 1 else batch_elements, 0 if repeated & 2 else head_elements, row]

@@ -20,6 +20,7 @@ from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.jetson import jetson
 from edgekit.engine.backend import BuildOptions, BuildResult, Engine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.tensorrt.attention_runtime import PLUGINS_FILE
 from edgekit.engine.tensorrt.builder_config import (
     config_from_options,
     dla_note,
@@ -40,6 +41,7 @@ from edgekit.engine.tensorrt.options import TensorRtOptions
 from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
 from edgekit.extras import requirements
+from edgekit.kernels.attention.node import NAMESPACE, PLUGINS
 from edgekit.specs import Precision, QuantScheme
 from edgekit.storage import cache_folder
 
@@ -56,6 +58,8 @@ AMPERE_AND_LATER = "8.0+"
 
 # Where the packages of JetPack and Debian put Python modules; a virtual environment does not see them by default.
 SYSTEM_MODULES = "usr/lib/python3*/dist-packages/tensorrt"
+
+NEEDS_EDGEKIT = "the engine's attention runs in EdgeKit, which has to load it: trtexec and Triton cannot"
 
 RTX_INT8 = (
     "TensorRT-RTX's support matrix lists INT8 for weight-only matrix products alone; how fast it runs convolutions and "
@@ -99,19 +103,27 @@ class TensorRt:
         return SCHEME
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
-        """Builds ``engine.plan``, in the format of trtexec and Triton, and ``layers.json``; see `Backend.build`."""
+        """Builds ``engine.plan``, in the format of trtexec and Triton, and ``layers.json``; see `Backend.build`.
+
+        If EdgeKit runs some of its layers, there is ``plugins.json`` too, which makes `load` register them.
+        """
         library = self._library()
         self._check(engine_options(options))
         gpu = self._gpu()
         with builder_log(library) as log:
-            plan, network, notes = self._built(library, log, graph, options, gpu)
+            plan, network, notes, needs_edgekit = self._built(library, log, graph, options, gpu)
             # The plan may be large, so it is written without a copy.
             (folder / ENGINE).write_bytes(memoryview(plan))
             built = inspected_layers(library, plan, log) if gpu else ()
         (folder / LAYERS).write_bytes(_lines(built or network))
+        files: tuple[str, ...] = (ENGINE, LAYERS)
+        if needs_edgekit:
+            (folder / PLUGINS_FILE).write_bytes(msgspec.json.encode([f"{NAMESPACE}::{name}" for name in PLUGINS]))
+            files = (*files, PLUGINS_FILE)
+            notes.append(f"{library.__name__} {library.__version__}: {NEEDS_EDGEKIT}")
         return BuildResult(
             engine=ENGINE,
-            files=(ENGINE, LAYERS),
+            files=files,
             layers=layer_counts(self._assert_precision(options, network, built)),
             backend_version=self.version(),
             compute_capabilities=self._capabilities(library, engine_options(options), gpu),
@@ -184,8 +196,8 @@ class TensorRt:
 
     def _built(
         self, library: Any, log: Any, graph: Path, options: BuildOptions, gpu: DeviceProperties | None
-    ) -> tuple[trt.IHostMemory, tuple[EngineLayer, ...], list[str]]:
-        """Returns the plan, the layers of its network, and notes; frees the builder and its weights."""
+    ) -> tuple[trt.IHostMemory, tuple[EngineLayer, ...], list[str], bool]:
+        """Returns the plan, its network's layers, notes, and if it needs EdgeKit; frees the builder and weights."""
         try:
             builder: trt.Builder = made_with_log(library.Builder, log)
         except TypeError as e:  # pybind11 raises it for a null pointer
@@ -204,7 +216,7 @@ class TensorRt:
         notes = [*self._notes(network), *save_timing_cache(library, config, cache)]
         if engine.dla is not None:
             notes.append(dla_note(config, parsed.network))
-        return plan, network, notes
+        return plan, network, notes, parsed.needs_edgekit
 
     def _hint(self, options: TensorRtOptions, words: str) -> str:
         if "bad_alloc" in words or "out of memory" in words.lower():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgekit.engine.tensorrt.attention_plugin import has_attention_plugins, register_attention
+from edgekit.engine.tensorrt.attention_plugin import register_attention
 from edgekit.engine.tensorrt.log import last_words
 from edgekit.errors import GraphError, UsageError
 from edgekit.specs import ShapeRange
@@ -21,10 +21,15 @@ REPLACE = "replace the operator in the model, or build for --target cpu"
 
 
 class Parsed(NamedTuple):
-    """A network and its parser, which owns the weights and must outlive the network."""
+    """A network and its parser, which owns the weights and must outlive the network.
+
+    Attributes:
+        needs_edgekit: the engine has plugins that EdgeKit runs.
+    """
 
     network: trt.INetworkDefinition
     parser: trt.OnnxParser
+    needs_edgekit: bool = False
 
 
 def parse_graph(library: Any, builder: trt.Builder, log: Any, graph: Path, *, for_dla: bool = False) -> Parsed:
@@ -40,10 +45,8 @@ def parse_graph(library: Any, builder: trt.Builder, log: Any, graph: Path, *, fo
     Raises:
         GraphError: the file is not an ONNX file, or has an unsupported operator; the message names it and its node.
         UsageError: the graph has EdgeKit's attention in it, and the library is TensorRT-RTX, which takes no plugins.
-        BackendUnavailable: the graph has EdgeKit's attention in it, and this version of TensorRT has no such plugins.
     """
-    if has_attention_plugins(graph):
-        register_attention(library)
+    needs_edgekit = register_attention(library, graph)
     network: trt.INetworkDefinition = builder.create_network(_creation_flags(library))
     parser: trt.OnnxParser = library.OnnxParser(network, log)
     # Since TensorRT 11: changes layers and shapes so that more of them run on the DLA.
@@ -55,7 +58,7 @@ def parse_graph(library: Any, builder: trt.Builder, log: Any, graph: Path, *, fo
     if not network.num_outputs:  # protobuf parses many other files as an empty model
         raise GraphError(f"cannot read {graph}: expected an ONNX file with outputs")
     _let_attention_decompose(library, network)
-    return Parsed(network, parser)
+    return Parsed(network, parser, needs_edgekit)
 
 
 def add_profile(

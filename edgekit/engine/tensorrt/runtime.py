@@ -18,6 +18,7 @@ from edgekit.device.cuda.choose import driver
 from edgekit.device.cuda.driver import Driver
 from edgekit.device.cuda.resources import Context, Event, Graph, Stream, close_when_idle, give_back, settle
 from edgekit.engine.base import BaseEngine
+from edgekit.engine.tensorrt.attention_runtime import register_for_plan
 from edgekit.engine.tensorrt.context import Execution
 from edgekit.engine.tensorrt.plan import Plan
 from edgekit.engine.tensorrt.slot import Lanes, Recording, Shapes, Slot, Tensor
@@ -93,6 +94,7 @@ class TensorRtEngine(BaseEngine):
         with ExitStack() as stack:
             self._context = stack.enter_context(Context(cuda, index))
             self._stream = stack.enter_context(Stream(self._context))
+            register_for_plan(library, plan, cuda)
             with self._context.current():
                 loaded = Plan.acquire(library, plan)
                 stack.callback(give_back, self._context, loaded.release)

@@ -12,8 +12,9 @@ NUMBERS = {"scale": 0.25, "root": 0.5, "four": 4, "zero": 0, "hidden": -1e4, "mi
 
 HEAD = """
 <ir_version: 10, opset_import: ["" : 20]>
-g (float[{n}, {s}, 24] q, float[{n}, {t}, 24] k, float[{n}, {t}, 24] v{inputs}) => (float[{n}, {s}, 24] y{outputs})
-<int64[4] split = {{0, 0, 3, 8}}, int64[3] merge = {{0, 0, 24}}{constants}>
+g (float[{n}, {s}, {width}] q, float[{n}, {t}, {width}] k, float[{n}, {t}, {width}] v{inputs})
+ => (float[{n}, {s}, {width}] y{outputs})
+<int64[4] split = {{0, 0, 3, {size}}}, int64[3] merge = {{0, 0, {width}}}{constants}>
 {{
   q4 = Reshape(q, split)
   k4 = Reshape(k, split)
@@ -21,7 +22,7 @@ g (float[{n}, {s}, 24] q, float[{n}, {t}, 24] k, float[{n}, {t}, 24] v{inputs}) 
   qh = Transpose<perm = [0, 2, 1, 3]>(q4)
   vh = Transpose<perm = [0, 2, 1, 3]>(v4)
   {body}
-  mean = MatMul(weights, vh)
+  {mean}
   merged = Transpose<perm = [0, 2, 1, 3]>(mean)
   y = Reshape(merged, merge)
 }}
@@ -31,6 +32,7 @@ TURNED = "kt = Transpose<perm = [0, 2, 3, 1]>(k4)"
 SCORES = "qs = Mul(qh, scale)\n scores = MatMul(qs, kt)"
 SOFTMAX = "weights = Softmax<axis = -1>(scores)"
 PLAIN = f"{TURNED}\n{SCORES}\n{SOFTMAX}"
+MEAN = "mean = MatMul(weights, vh)"
 
 
 def graph(
@@ -42,13 +44,16 @@ def graph(
     dynamic: bool = False,
     keys: int = KEYS,
     dtype: str = "float",
+    size: int = SIZE,
+    mean: str = MEAN,
 ) -> onnx.ModelProto:
     """Returns a checked graph with shapes, of ``dtype`` in place of float.
 
-    ``body`` computes ``weights`` from ``qh``, ``k4`` and what it adds.
+    ``body`` computes ``weights`` from ``qh``, ``k4`` and what it adds, and ``mean`` the output from them.
     """
     sizes = {"n": "N", "s": "S", "t": "T"} if dynamic else {"n": BATCH, "s": QUERIES, "t": keys}
-    text = HEAD.format(body=body, inputs=inputs, outputs=outputs, constants=constants, **sizes)
+    given = {"body": body, "mean": mean, "inputs": inputs, "outputs": outputs, "constants": constants}
+    text = HEAD.format(width=HEADS * size, size=size, **given, **sizes)
     model = onnx.parser.parse_model(text.replace("float[", f"{dtype}["))
     kind = np.float16 if dtype == "float16" else np.float32
     read = {name for node in model.graph.node for name in node.input}

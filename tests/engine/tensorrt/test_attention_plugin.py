@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit.engine.tensorrt.attention_plugin import PLUGINS, has_attention_plugins
+from edgekit.engine.tensorrt.attention_plugin import attention_plugins
 from edgekit.engine.tensorrt.network import parse_graph
 from edgekit.errors import UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.attention.entry import ptx_with_parameters
+from edgekit.kernels.attention.node import PLUGINS
 from tests.engine.tensorrt.test_contract import VERSIONS, compile_empty, unpacked
 from tests.fakes.fake_cuda import FakeDriver, Pointer
 from tests.kernels.attention_on_host import attention_on_host
@@ -56,24 +57,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bindings")
 
 
-def by_tensorrt(folder: Path, version: str, cases: list[Case]) -> dict[str, Any]:
+def by_tensorrt(folder: Path, version: str, cases: list[Case], kind: str) -> dict[str, Any]:
     if not shutil.which("cc"):
         pytest.skip("there is no C compiler")
-    place = unpacked(folder / version, VERSIONS[version])
+    place: Path | None = folder / version
+    if not (folder / version / "tensorrt_bindings").exists():
+        place = unpacked(folder / version, VERSIONS[version])
     if place is None:
         pytest.skip(f"the bindings of TensorRT {version} cannot be had for this Python")
     libraries = folder / f"libraries-{version}"
-    libraries.mkdir()
+    libraries.mkdir(exist_ok=True)
     compile_empty(libraries, version.split(".")[0])
     paths = {"PYTHONPATH": f"{place}:{Path(edgekit.__file__).parents[1]}", "LD_LIBRARY_PATH": str(libraries)}
-    command = [sys.executable, str(PROGRAM), json.dumps(cases)]
+    command = [sys.executable, str(PROGRAM), kind, json.dumps(cases)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | paths)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def by_launcher(case: Case) -> dict[str, Any]:
+def by_launcher(case: Case) -> list[dict[str, Any]]:
     """What `Attention.launch` gives the driver for the same sizes: name, grid, and arguments in the kernel's order."""
     launched: list[dict[str, Any]] = []
 
@@ -86,19 +89,18 @@ def by_launcher(case: Case) -> dict[str, Any]:
         arrays[name] = np.zeros(shape, np.int32 if name == "key_lengths" else kind)
     queries, keys = case["shapes"][0][2], case["shapes"][1][2]
     offset = (keys - queries if attributes["bottom_right"] else 0) if attributes["causal"] else None
-    attention_on_host(
-        FakeDriver(kernels=record), arrays, heads_first=True, scale=attributes["scale"], causal_offset=offset
-    )
-    return launched[0]
+    options = {"scale": attributes["scale"], "causal_offset": offset, "int8": bool(attributes.get("int8"))}
+    attention_on_host(FakeDriver(kernels=record), arrays, heads_first=True, **options)
+    return launched
 
 
 @pytest.mark.parametrize("version", ["10.13", "11.4"])
 def test_a_plugin_launches_what_the_launcher_launches(folder: Path, version: str) -> None:
-    found = by_tensorrt(folder, version, list(CASES.values()))
+    found = by_tensorrt(folder, version, list(CASES.values()), "ahead of time")
     assert found["created"] == [f"edgekit::{name}" for name in PLUGINS]
     binary = next(binary for binary in compiled.read_index("attention").binaries if binary.is_ptx)
     for name, kernel in zip(CASES, found["kernels"], strict=True):
-        right = by_launcher(CASES[name])
+        (right,) = by_launcher(CASES[name])
         assert (kernel["name"], kernel["grid"]) == (right["name"], right["grid"]), name
         assert kernel["shared"] == binary.shared_bytes[kernel["name"]]
         assert kernel["block"] == int(re.search(r"\.reqntid (\d+)", kernel["ptx"])[1])  # type: ignore[index]
@@ -128,26 +130,20 @@ def given_to_the_kernel(kernel: dict[str, Any], right: list[Any]) -> list[Any]:
     return [passed.get(number, value) for number, value in enumerate(right)]
 
 
-@pytest.mark.parametrize("version", ["10.3"])
-def test_a_version_without_such_plugins_is_named(folder: Path, version: str) -> None:
-    found = by_tensorrt(folder, version, [])
-    assert re.match(r"EdgeKit's attention in an engine needs TensorRT 10.10 or later, got 10.3", found["unavailable"])
-
-
-def graph_with(folder: Path, operator: str) -> Path:
+def graph_with(folder: Path, operator: str, **attributes: int) -> Path:
     onnx = pytest.importorskip("onnx")
     floats = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("EdgeKitAttention", "y")
     ]
-    node = onnx.helper.make_node(operator, ["EdgeKitAttention"], ["y"], name="EdgeKitAttention")
+    node = onnx.helper.make_node(operator, ["EdgeKitAttention"], ["y"], name="EdgeKitAttention", **attributes)
     path = folder / "graph.onnx"
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "EdgeKitAttention", floats[:1], floats[1:])), path)
     return path
 
 
-@pytest.mark.parametrize(("operator", "found"), [*((name, True) for name in PLUGINS), ("Softmax", False)])
-def test_a_graph_with_a_plugin_is_told_from_others_by_its_operators(tmp_path: Path, operator: str, found: bool) -> None:
-    assert has_attention_plugins(graph_with(tmp_path, operator)) == found
+@pytest.mark.parametrize(("operator", "found"), [*((name, "half") for name in PLUGINS), ("Softmax", "")])
+def test_a_graph_with_a_plugin_is_told_from_others_by_its_operators(tmp_path: Path, operator: str, found: str) -> None:
+    assert attention_plugins(graph_with(tmp_path, operator)) == found
 
 
 def test_tensorrt_rtx_refuses_a_graph_with_plugins(tmp_path: Path) -> None:

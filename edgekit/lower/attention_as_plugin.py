@@ -1,0 +1,251 @@
+"""Computes attention with EdgeKit's own kernels in a TensorRT engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.graph.attention import HIDING, Attention, Mask, is_causal
+from edgekit.graph.shape_values import Element, sizes_of
+from edgekit.kernels.attention.node import DOMAIN, NAMESPACE
+from edgekit.kernels.attention.variants import HEAD_SIZES
+from edgekit.lower.replace_attention import ReplaceAttention
+from edgekit.lower.rewriting import NotApplicable, constant, initializer, new_node, replace_node, transposed
+
+__all__ = ["AttentionAsPlugin"]
+
+_HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
+_RANK = 4
+# Comparisons that are true for the first keys of a row, as (keys, lengths), and those that are false for them.
+_SHOWS = {("Less", 0), ("Greater", 1)}
+_HIDES = {("GreaterOrEqual", 0), ("LessOrEqual", 1)}
+_KEEPS_ORDER = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Identity"})
+
+
+class AttentionAsPlugin(ReplaceAttention):
+    """Replaces an attention in half precision by a node that TensorRT runs as a plugin; see `kernels.attention.node`.
+
+    The kernels add and compute the softmax in FP32. Not yet measured on a GPU.
+
+    Args:
+        int8: multiply queries and keys in INT8.
+
+    Preconditions: operators are standard ones. Values have their types and shapes.
+    Postconditions: an attention that `find_attention` finds is replaced if its queries, keys and values are FP16, or
+        BF16 without ``int8``, have three or four dimensions, equal batch sizes and numbers of heads, and a head size
+        that has a kernel, and if the shapes of its masks are known to be those of the scores, or to be repeated. A
+        causal mask and the number of keys of each row become the kernel's own; other masks are added. Results are the
+        same up to rounding, except that a row that sees no key gives zeros. Unused nodes are left to `RemoveDead`.
+    """
+
+    runs_as = "EdgeKit's kernel, a plugin of TensorRT"
+
+    def __init__(self, *, int8: bool = False) -> None:
+        super().__init__()
+        self._int8 = int8
+
+    def replace(self, attention: Attention, graph: ir.Graph) -> None:
+        """See `ReplaceAttention.replace`."""
+        sizes = self._required_sizes(attention)
+        masks = [mask for mask in attention.masks if not is_causal(mask)]
+        shapes = [_required_shape(mask, sizes) for mask in masks]
+        lengths = _key_lengths(masks[0], shapes[0], sizes) if len(masks) == 1 else None
+        made = _Nodes(graph, attention)
+        operator, inputs = "EdgeKitAttention", made.factors()
+        attributes: dict[str, int | float | str] = {
+            "plugin_namespace": NAMESPACE,
+            "aot": 1,
+            "scale": attention.scale,
+            "head_size": attention.head_size or 0,
+            "causal": int(attention.causal),
+            "bottom_right": 0,
+        }
+        if self._int8:
+            attributes["int8"] = 1
+        if lengths is not None:
+            operator = "EdgeKitPaddedAttention"
+            inputs.append(made.vector(lengths))
+        elif masks:
+            operator = "EdgeKitMaskedAttention"
+            inputs.append(made.added_mask(masks))
+            repeated = [all(shape[axis] == 1 for shape in shapes) for axis in range(3)]
+            attributes["repeated"] = sum(2**axis for axis in range(3) if repeated[axis])
+        made.add(operator, inputs, attributes, "merged" if made.flat else None, domain=DOMAIN)
+        if made.flat:
+            made.add("Squeeze", [made.nodes[-1].outputs[0], made.axes(0)], {}, None)
+        graph.opset_imports.setdefault(DOMAIN, 1)
+        replace_node(attention.mean, made.nodes)
+
+    def _required_sizes(self, attention: Attention) -> tuple[Element, ...]:
+        """Returns the sizes of the scores, in four dimensions; raises `NotApplicable` if the kernels do not fit."""
+        query, key, value = (sizes_of(each) or () for each in (attention.query, attention.key, attention.value))
+        types = {each.dtype for each in (attention.query, attention.key, attention.value, attention.output)}
+        if attention.pairs or len(types) != 1 or not types <= _HALF:
+            raise NotApplicable("it is not half precision")
+        if self._int8 and types != {ir.DataType.FLOAT16}:
+            raise NotApplicable("it is bfloat16, and INT8 needs float16")
+        if len(query) not in (3, _RANK):
+            raise NotApplicable(f"it has {len(query)} dimensions")
+        if attention.key_turned:
+            key = (*key[:-2], key[-1], key[-2])
+        if not query[:-2] == key[:-2] == value[:-2]:
+            raise NotApplicable("queries, keys and values have other batch sizes or numbers of heads")
+        if query[-1] not in HEAD_SIZES or value[-1] != query[-1]:
+            listed = ", ".join(map(str, HEAD_SIZES))
+            raise NotApplicable(f"its head size is {_text(value[-1])}, and kernels have {listed}")
+        if attention.scale <= 0:
+            raise NotApplicable("its scale is not positive")
+        batch = (1,) if len(query) < _RANK else ()
+        return (*batch, *query[:-1], key[-2])
+
+
+class _Nodes:
+    """New nodes before the second product of an attention.
+
+    Attributes:
+        nodes: the nodes, in order.
+        flat: heads and images are one dimension.
+    """
+
+    def __init__(self, graph: ir.Graph, attention: Attention) -> None:
+        self.nodes: list[ir.Node] = []
+        self._graph = graph
+        self._attention = attention
+        self._stem = attention.output.name
+        self.flat = len(attention.query.shape or ()) < _RANK
+
+    def add(
+        self,
+        operator: str,
+        inputs: Sequence[ir.Value],
+        attributes: dict[str, int | float | str],
+        name: str | None,
+        domain: str = "",
+    ) -> ir.Value:
+        """Adds a node; ``name`` None is the last one, whose output replaces that of the attention."""
+        output = None if name is None else f"{self._stem}.{name}"
+        fused = self._attention.scores.name if domain else f"{self._stem}.{name or 'flat'}"
+        self.nodes.append(new_node(operator, inputs, attributes, name=fused, output=output, domain=domain))
+        return self.nodes[-1].outputs[0]
+
+    def axes(self, *numbers: int) -> ir.Value:
+        name = f"{self._stem}.axes{len(self._graph.initializers)}"
+        return initializer(self._graph, name, np.array(numbers, np.int64))
+
+    def factors(self) -> list[ir.Value]:
+        """Returns queries, keys and values in four dimensions."""
+        attention = self._attention
+        key = attention.key
+        if attention.key_turned:
+            heads = attention.key_heads
+            swap = (0, 2, 1) if self.flat else (0, 1, 3, 2)
+            source, order = (key, swap) if heads is None else (heads.source, (0, 2, 1, 3))
+            node = transposed(source, order, name=f"{self._stem}.key", output=f"{self._stem}.key")
+            self.nodes.append(node)
+            key = node.outputs[0]
+        factors = [attention.query, key, attention.value]
+        if self.flat:
+            return [
+                self.add("Unsqueeze", [factor, self.axes(0)], {}, f"{name}4")
+                for name, factor in zip("qkv", factors, strict=True)
+            ]
+        return factors
+
+    def vector(self, lengths: ir.Value) -> ir.Value:
+        """Returns the numbers of keys as the kernel reads them."""
+        flat = self.add("Reshape", [lengths, self.axes(-1)], {}, "lengths")
+        return self.add("Cast", [flat], {"to": int(ir.DataType.INT32)}, "lengths32")
+
+    def added_mask(self, masks: Sequence[Mask]) -> ir.Value:
+        """Returns the sum of the masks, in the type of the queries and in four dimensions."""
+        dtype = self._attention.query.dtype
+        assert dtype is not None
+        total: ir.Value | None = None
+        rank = 0
+        for index, mask in enumerate(masks):
+            value = mask.value
+            rank = max(rank, len(value.shape or ()))
+            if mask.kind != "added":
+                numbers = {
+                    name: initializer(
+                        self._graph, f"{self._stem}.{name}{index}", np.asarray(number, np.float32).astype(dtype.numpy())
+                    )
+                    for name, number in (("shown", 0.0), ("hidden", -np.inf))
+                }
+                order = ("shown", "hidden") if mask.kind == "visible" else ("hidden", "shown")
+                value = self.add("Where", [value, *(numbers[name] for name in order)], {}, f"mask{index}")
+            elif value.dtype != dtype:
+                value = self.add("Cast", [value], {"to": int(dtype)}, f"mask{index}")
+            total = value if total is None else self.add("Add", [total, value], {}, f"sum{index}")
+        assert total is not None
+        if rank < _RANK:
+            total = self.add("Unsqueeze", [total, self.axes(*range(_RANK - rank))], {}, "mask4")
+        return total
+
+
+def _required_shape(mask: Mask, scores: tuple[Element, ...]) -> tuple[Element, ...]:
+    """Returns the shape of a mask in four dimensions; raises `NotApplicable` if the kernels cannot add it."""
+    sizes = sizes_of(mask.value)
+    if mask.view is not None or sizes is None or len(sizes) > _RANK:
+        raise NotApplicable("its mask is added in other dimensions")
+    shape = (*(1,) * (_RANK - len(sizes)), *sizes)
+    fits = all(size in (1, whole) for size, whole in zip(shape, scores, strict=True))
+    if not fits or shape[3] != scores[3]:
+        raise NotApplicable("its mask is not known to have the shape of the scores")
+    return shape
+
+
+def _key_lengths(mask: Mask, shape: tuple[Element, ...], scores: tuple[Element, ...]) -> ir.Value | None:
+    """Returns the numbers of keys, if the mask shows the first keys of each row and hides the others."""
+    value, shows = mask.value, mask.kind == "visible"
+    if shape[1:3] != (1, 1) or shape[0] != scores[0]:
+        return None
+    if mask.kind == "added":
+        choice = _before(value, _KEEPS_ORDER)
+        if choice is None or choice.op_type != "Where":
+            return None
+        numbers = [_number(each) for each in choice.inputs[1:]]
+        if 0.0 not in numbers or not any(number is not None and number <= HIDING for number in numbers):
+            return None
+        value, shows = choice.inputs[0], numbers[0] == 0.0  # type: ignore[assignment]
+    compare = _before(value, _KEEPS_ORDER)
+    if compare is not None and compare.op_type == "Not":
+        compare, shows = _before(compare.inputs[0], _KEEPS_ORDER), not shows
+    if compare is None or len(compare.inputs) != 2:
+        return None
+    places = [place for place, each in enumerate(compare.inputs) if _counts_up(each, scores[3])]
+    if len(places) != 1 or (compare.op_type, places[0]) not in (_SHOWS if shows else _HIDES):
+        return None
+    lengths = compare.inputs[1 - places[0]]
+    sizes = sizes_of(lengths) if lengths is not None else None
+    if lengths is None or not sizes or sizes[-1] != 1 or lengths.dtype not in _INTEGERS:
+        return None
+    return lengths if [size for size in sizes if size != 1] == [size for size in scores[:1] if size != 1] else None
+
+
+def _before(value: ir.Value | None, passed: frozenset[str]) -> ir.Node | None:
+    """Returns the node that computes a value, before nodes that only change its shape."""
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in passed and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node
+
+
+def _number(value: ir.Value | None) -> float | None:
+    tensor = constant(value)
+    return float(tensor.numpy().reshape(())) if tensor is not None and tensor.size == 1 else None
+
+
+def _counts_up(value: ir.Value | None, count: Element) -> bool:
+    """Whether a constant is ``0, 1, …, count - 1`` in its last dimension, and has no other."""
+    tensor = constant(value)
+    if tensor is None or tensor.size != count or not tensor.shape or tensor.shape[-1] != count:
+        return False
+    return bool((tensor.numpy().reshape(-1) == np.arange(tensor.size)).all())
+
+
+def _text(size: Element) -> str:
+    return str(size) if isinstance(size, (int, str)) else "not fixed"
