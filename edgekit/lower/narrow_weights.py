@@ -79,7 +79,7 @@ def _parameters(node: ir.Node) -> tuple[np.ndarray, np.ndarray]:
     if scale is None or scale.dtype != ir.DataType.FLOAT or rank is None:
         raise NotApplicable("its scale is not a float32 constant")
     shape = scale.shape.numpy()
-    if len(shape) > 1 or node.attributes.get_int("block_size", 0):
+    if len(shape) > 1:
         raise NotApplicable("its scales are per block")
     around = [1] * rank
     if shape and rank:
@@ -100,4 +100,4 @@ def _integers(node: ir.Node, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
         raise NotApplicable("its input is not an 8-bit constant")
     kept = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     limits = np.iinfo(np.uint8 if kept is None else kept.numpy().dtype)
-    return np.clip(np.rint(floats.numpy() / scale) + zero, limits.min, limits.max)
+    return np.asarray(np.clip(np.rint(floats.numpy() / scale) + zero, limits.min, limits.max))

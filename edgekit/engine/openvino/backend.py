@@ -107,11 +107,8 @@ class OpenVino:
         attentions = _attention_products(source)
         narrowed = _narrow_for_this_processor(source, options)
         lowered, turned = _lower_for_this_processor(source, options)
-        with (
-            saved_beside(source, folder, large=bool(weight_files(source)))
-            if lowered or narrowed
-            else nullcontext(graph) as path
-        ):
+        changed = lowered or narrowed > 0
+        with saved_beside(source, folder, large=bool(weight_files(source))) if changed else nullcontext(graph) as path:
             try:
                 model = ov.Core().read_model(path)
             except RuntimeError as e:
