@@ -132,6 +132,9 @@ class OnnxRuntime:
         ort = _library()
         settings = _settings(ort, threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        # Weights of 8 bits, which a graph that was quantized elsewhere has, become unsigned where products of unsigned
+        # by signed bytes overflow (`scheme`). Those of 7 bits and other CPUs' stay as they are, and so does the file.
+        settings.add_session_config_entry("session.x64quantprecision", "1")
         try:
             with huge_pages():
                 return Session(ort, _session(ort, engine, settings))
