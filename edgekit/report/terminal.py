@@ -16,20 +16,17 @@ from edgekit.measure.reports import BuildReport, LatencyReport
 from edgekit.measure.throughput import Throughput
 from edgekit.report.wording import (
     bytes_in_words,
-    condition_rows,
     disturbances_of,
     engine_rows,
+    environment_rows,
     fact_rows,
-    machine_rows,
     milliseconds,
     percentile_name,
     percentile_note,
-    power_rows,
     rate,
     ratio,
     title,
     unit_of,
-    verdict,
 )
 
 __all__ = ["label_grid", "notes_panel", "terminal_from_build", "terminal_from_report"]
@@ -50,16 +47,9 @@ def terminal_from_report(report: LatencyReport) -> RenderableType:
         Text(),
         label_grid(engine_rows(report)[1:]),
         Text(),
-        label_grid([*machine_rows(report.machine), *_condition_rows(report), ("verdict", verdict(report))]),
+        label_grid(environment_rows(report)),
         *_cautions(report.notes, [item.text for item in report.disturbances]),
     )
-
-
-def _condition_rows(report: LatencyReport) -> list[tuple[str, str]]:
-    return [
-        *(condition_rows(report.conditions) if report.conditions else []),
-        *(power_rows(report.power) if report.power else []),
-    ]
 
 
 def terminal_from_build(report: BuildReport) -> RenderableType:

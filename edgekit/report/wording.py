@@ -17,15 +17,13 @@ __all__ = [
     "BACKEND_NAMES",
     "bound_in_words",
     "bytes_in_words",
-    "condition_rows",
     "disturbances_of",
     "engine_rows",
+    "environment_rows",
     "fact_rows",
-    "machine_rows",
     "milliseconds",
     "percentile_name",
     "percentile_note",
-    "power_rows",
     "rate",
     "ratio",
     "short_figure",
@@ -114,9 +112,7 @@ def condition_rows(conditions: Conditions) -> list[tuple[str, str]]:
         rows.append(("clock", f"{min(clocks):.0f} to {max(clocks):.0f}{top} MHz"))
     degrees = [each.temperature_c for each in seen if each.temperature_c is not None]
     if degrees:
-        rows.append(
-            ("temperature", f"{degrees[0]:.0f} °C before, {degrees[-1]:.0f} °C after, at most {max(degrees):.0f}")
-        )
+        rows.append(("temperature", f"{degrees[0]:.0f} to {degrees[-1]:.0f} °C, at most {max(degrees):.0f} °C"))
     if first.throttle_events is not None and last.throttle_events is not None:
         rows.append(("throttling", f"{last.throttle_events - first.throttle_events} events during the runs"))
     for index, gpu in enumerate(last.gpus):
@@ -127,6 +123,18 @@ def condition_rows(conditions: Conditions) -> list[tuple[str, str]]:
         ]
         rows.append((f"GPU {index} after", ", ".join(facts)))
     return rows
+
+
+def environment_rows(report: LatencyReport) -> list[tuple[str, str]]:
+    """Returns the facts of the machine, its state around the runs and the verdict, as labels and values."""
+    rows = machine_rows(report.machine)
+    if report.conditions is not None:
+        rows += condition_rows(report.conditions)
+    elif report.machine.load is not None:
+        rows.append(("load", f"{report.machine.load:.2f} in the minute before the end of the runs"))
+    if report.power is not None:
+        rows += power_rows(report.power)
+    return [*rows, ("verdict", verdict(report))]
 
 
 def power_rows(power: Power) -> list[tuple[str, str]]:
@@ -216,8 +224,6 @@ def machine_rows(machine: Machine) -> list[tuple[str, str]]:
         ("system", machine.system),
         ("Python", f"{machine.python}, numpy {machine.numpy}"),
     ]
-    if machine.load is not None:
-        rows.append(("load", f"{machine.load:.2f} in the minute before"))
     return [("board", machine.board), *rows] if machine.board else rows
 
 

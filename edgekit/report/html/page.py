@@ -22,8 +22,8 @@ from edgekit.report.wording import (
     bytes_in_words,
     disturbances_of,
     engine_rows,
+    environment_rows,
     fact_rows,
-    machine_rows,
     milliseconds,
     percentile_name,
     percentile_note,
@@ -31,7 +31,6 @@ from edgekit.report.wording import (
     ratio,
     title,
     unit_of,
-    verdict,
 )
 
 __all__ = ["html_from_build", "html_from_report", "write_build_report"]
@@ -54,7 +53,7 @@ def html_from_report(report: LatencyReport) -> str:
         _section("Run by run", _TIME_LINE_TEXT, time_line([inference])),
         _section("All figures", ". ".join(percentile_note(report)), _statistics(report)),
         _section("The engine", "", _facts(engine_rows(report))),
-        _section("The machine", f"Verdict: {verdict(report)}.", _facts(machine_rows(report.machine))),
+        _section("The machine", "", _facts(environment_rows(report))),
         _footer(report, "edgekit profile"),
     ]
     return _page(f"{report.name}: latency", body)
@@ -74,19 +73,18 @@ def html_from_build(report: BuildReport) -> str:
         f"<h3>{escape(one.name)}</h3>{histogram(one, _marks(engine))}"
         for one, engine in zip(series, engines.values(), strict=True)
     )
-    disturbed = disturbances_of(report)
     body = [
         _header(report.name, title(last), report.created),
         _notes(report.notes),
         _figures(_figures_of_build(report)),
-        _disturbed(disturbed),
+        _disturbed(disturbances_of(report)),
         _stages({name.upper(): engine for name, engine in engines.items()}),
         _section("Latency histogram", _HISTOGRAM_TEXT, histograms),
         _section("Run by run", _TIME_LINE_TEXT, time_line(series) + _legend([(s.colour, s.name) for s in series])),
         *(_section(f"All figures, {name.upper()}", "", _statistics(engine)) for name, engine in engines.items()),
         _section("The build", "", _facts(fact_rows(report))) if report.facts else "",
         _section("The engine", "", _facts(engine_rows(last))),
-        _section("The machine", f"Verdict: {verdict(last)}.", _facts(machine_rows(last.machine))),
+        _section("The machine", "", _facts(environment_rows(last))),
         _footer(last, "edgekit build"),
     ]
     return _page(f"{report.name}: build report", body)
