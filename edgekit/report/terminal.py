@@ -29,7 +29,7 @@ from edgekit.report.wording import (
     unit_of,
 )
 
-__all__ = ["label_grid", "notes_panel", "terminal_from_build", "terminal_from_report"]
+__all__ = ["caution_panels", "label_grid", "notes_panel", "terminal_from_build", "terminal_from_report"]
 
 COLUMNS = ("mean", "std", "min", "p50")
 NOT_CLAIMED = "–"
@@ -48,7 +48,7 @@ def terminal_from_report(report: LatencyReport) -> RenderableType:
         label_grid(engine_rows(report)[1:]),
         Text(),
         label_grid(environment_rows(report)),
-        *_cautions(report.notes, [item.text for item in report.disturbances]),
+        *caution_panels(report.notes, [item.text for item in report.disturbances]),
     )
 
 
@@ -62,7 +62,7 @@ def terminal_from_build(report: BuildReport) -> RenderableType:
         table.add_column("gain", justify="right", style="green")
     for label, cells, gain in _comparison(report):
         table.add_row(label, *cells, *([gain] if report.speedup is not None else []))
-    return Group(table, label_grid(fact_rows(report)), *_cautions(report.notes, disturbances_of(report)))
+    return Group(table, label_grid(fact_rows(report)), *caution_panels(report.notes, disturbances_of(report)))
 
 
 def _comparison(report: BuildReport) -> list[tuple[str, list[str], str]]:
@@ -168,7 +168,8 @@ def notes_panel(notes: Iterable[str]) -> Panel:
     return _panel("please note", notes)
 
 
-def _cautions(notes: Sequence[str], disturbed: Sequence[str]) -> list[RenderableType]:
+def caution_panels(notes: Sequence[str], disturbed: Sequence[str]) -> list[RenderableType]:
+    """Renders notes, and what disturbed the measurement, in panels; an empty list without any."""
     panels: list[RenderableType] = [notes_panel(notes)] if notes else []
     return [*panels, _panel("these figures may be inaccurate", disturbed)] if disturbed else panels
 
