@@ -30,8 +30,8 @@ ERRORS = {
 }
 FUNCTIONS = {"build", "compare", "compile", "evaluate", "inspect", "load", "profile", "train"}
 TYPES = set(
-    "BackendOptions Class Classes CompareReport Detection Detections Evaluation Inspection LatencyReport Manifest Pending "
-    "Preprocess Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
+    "BackendOptions Class Classes CompareReport Detection Detections Evaluation Inspection LatencyReport Manifest "
+    "Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
 )
 
 # Names that users' programs contain; names may be added, but not removed.

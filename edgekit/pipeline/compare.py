@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def compare(
             progress=progress,
         )
         machine = this_machine()
-        disturbances = disturbances_from_conditions(watch.conditions(), machine.threads)
+        disturbances = disturbances_from_conditions(watch.conditions(), os.cpu_count() or 1)
     else:
         turns = [[_turn_of_report(each)] for each in contenders]
     figures = _figures(contenders, evaluation)

@@ -155,6 +155,6 @@ def _how(report: CompareReport) -> str:
     if not report.interleaved:
         return "Ratios are to the first, with 95 % confidence intervals; of runs that were measured earlier."
     return (
-        f"Ratios are to the first, with 95 % confidence intervals, over {report.rounds} rounds in random order, each turn "
-        "in a new process."
+        f"Ratios are to the first, with 95 % confidence intervals, over {report.rounds} rounds in random order, each "
+        "turn in a new process."
     )
