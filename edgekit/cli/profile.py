@@ -31,10 +31,12 @@ def _percentile(ctx: click.Context, option: click.Parameter, value: str | None) 
 
 
 def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
     from edgekit.measure.throughput import streams_from_text
 
     try:
-        return None if value is None else streams_from_text(value)
+        return streams_from_text(value)
     except ValueError as e:
         raise click.BadParameter(str(e)) from e
 

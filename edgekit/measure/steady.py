@@ -35,7 +35,8 @@ def steady_state(samples_ms: Sequence[float]) -> SteadyState:
 
     The rule drops the first d batches for which the squared standard error of the remaining mean,
     ``sum((x - mean)**2) / (m - d)**2``, is least; d in the second half means that the runs do not settle (White, Cobb
-    and Spratt 2000, "A comparison of five steady-state truncation heuristics for simulation"). Medians instead of means
+    and Spratt 2000, "A comparison of five steady-state truncation heuristics for simulation"). Here d is the first
+    whose error is the least one within its own accuracy, as chance alone moves the least one further. Medians instead of means
     of the batches keep single slow runs from being taken for a warm-up. The runs before are a warm-up only if their
     median differs from that of the others by more than 2 %, and by more than four of its standard errors.
 
@@ -52,7 +53,9 @@ def steady_state(samples_ms: Sequence[float]) -> SteadyState:
     sums, squares = (np.cumsum(each[::-1])[::-1] for each in (medians, medians**2))
     errors = np.maximum(squares - sums**2 / left, 0) / left**2
     # The last few batches are too few for a standard error (White 1997 excludes them too).
-    dropped = int(errors[: batches - BATCH].argmin())
+    errors = errors[: batches - BATCH]
+    # Past the warm-up the errors are equal but for chance; a variance of m values has a relative error of sqrt(2 / m).
+    dropped = int(np.argmax(errors <= errors.min() * (1 + (2 / batches) ** 0.5)))
     first = dropped * BATCH
     if first == 0 or not _differ(values[:first], values[first:]):
         return SteadyState(first_run=0, after_ms=float(np.median(values)))
