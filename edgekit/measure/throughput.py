@@ -33,6 +33,7 @@ class StreamPoint(msgspec.Struct, frozen=True, kw_only=True):
         threads: threads of each engine; 0 on a GPU.
         runs: number of runs of all streams.
         per_s: inputs per second of all streams together; a batch counts as its inputs.
+        mean_ms: mean latency of a run.
         p50_ms: median latency of a run.
         p90_ms: 90th percentile of the latencies of these runs.
         max_ms: the slowest run.
@@ -42,6 +43,7 @@ class StreamPoint(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     runs: int
     per_s: float
+    mean_ms: float
     p50_ms: float
     p90_ms: float
     max_ms: float
@@ -53,7 +55,7 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         how: what a stream is for this backend.
         points: by number of streams, ascending.
-        knee: the number of streams with the most throughput per latency (Kleinrock 1979, "Power and deterministic
+        knee: the number of streams with the most throughput per mean latency (Kleinrock 1979, "Power and deterministic
             rules of thumb for probabilistic problems in computer communications"): more streams cost more latency than
             they gain.
         best: the number of streams with the highest throughput.
@@ -123,7 +125,7 @@ def measure_throughput(
     return Throughput(
         how=how,
         points=tuple(points),
-        knee=max(points, key=lambda point: point.per_s / point.p50_ms).streams,
+        knee=max(points, key=lambda point: point.per_s / point.mean_ms).streams,
         best=max(points, key=lambda point: point.per_s).streams,
     )
 
@@ -148,6 +150,7 @@ def _point(path: Path, feeds: Mapping[str, np.ndarray], streams: int, threads: i
         threads=threads,
         runs=len(ends),
         per_s=_rate(spans, _batch(feeds)),
+        mean_ms=float(latencies_ms.mean()),
         p50_ms=float(p50),
         p90_ms=float(p90),
         max_ms=float(latencies_ms.max()),

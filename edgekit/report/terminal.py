@@ -126,7 +126,7 @@ def _cells(statistics: Statistics, bounds: Sequence[PercentileBound]) -> list[st
 def _streams_table(throughput: Throughput, unit: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=throughput.how, caption_justify="left")
     table.add_column("streams", justify="right", style="bold")
-    for column in ("threads each", f"{unit}/s", "p50 ms", "max ms"):
+    for column in ("threads each", f"{unit}/s", "mean ms", "p50 ms", "max ms"):
         table.add_column(column, justify="right")
     table.add_column()
     for point in throughput.points:
@@ -139,6 +139,7 @@ def _streams_table(throughput: Throughput, unit: str) -> Table:
             str(point.streams),
             str(point.threads or "–"),
             rate(point.per_s).split()[0],
+            milliseconds(point.mean_ms),
             milliseconds(point.p50_ms),
             milliseconds(point.max_ms),
             ", ".join(marks),
