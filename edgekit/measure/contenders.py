@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import MANIFEST, Manifest, read_manifest
 from edgekit.engine.onnxruntime.backend import load_plain
 from edgekit.errors import DataError, UsageError
@@ -95,8 +96,6 @@ def _engine(path: Path) -> Contender:
 
 
 def _onnx(path: Path) -> Contender:
-    from edgekit.engine.backend import backend
-
     return Contender(
         name=path.name,
         kind="onnx",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -36,7 +36,9 @@ RESAMPLES = 4000
 MIN_ROUNDS = 5
 METRICS = ("p50", "p90", "p95", "p99", "mean", "memory", "size")
 
-Metric = Callable[[np.ndarray], float]
+Metric = Callable[[np.ndarray], Any]
+"""Reduces the last axis of an array of samples to a figure."""
+CHUNK = 2_000_000
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,7 +221,7 @@ def ratio_of_pooled_rounds(
         metric: the metric of the samples of all rounds.
         seed: seed of the resampling.
     """
-    value = metric(np.concatenate(own)) / metric(np.concatenate(base))
+    value = float(metric(np.concatenate(own)) / metric(np.concatenate(base)))
     rounds = len(own)
     if rounds < MIN_ROUNDS:
         return Ratio(value=value)
@@ -255,8 +257,10 @@ def _block_bootstrap(samples: np.ndarray, metric: Metric, random: np.random.Gene
     n = len(samples)
     length = math.isqrt(n)
     starts = random.integers(0, n - length + 1, (RESAMPLES // 4, math.ceil(n / length)))
-    indices = (starts[:, :, None] + np.arange(length)).reshape(len(starts), -1)[:, :n]
-    return np.array([metric(samples[row]) for row in indices])
+    blocks = np.lib.stride_tricks.sliding_window_view(samples, length)
+    step = max(1, CHUNK // n)  # all resamples at once may not fit into memory
+    parts = (starts[i : i + step] for i in range(0, len(starts), step))
+    return np.concatenate([metric(blocks[part].reshape(len(part), -1)[:, :n]) for part in parts])
 
 
 def result_of_limit(limit: Limit, other: Compared) -> LimitResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,6 +80,7 @@ def compare(
         raise UsageError(f"expected at least one round of more than 0 s, got {rounds} of {seconds:g} s")
     contenders = contenders_from_paths(paths)
     interleaved = all(each.kind != "report" for each in contenders)
+    figures = _figures(contenders, evaluation)
     machine, disturbances = None, tuple[Disturbance, ...]()
     if interleaved:
         watch = ConditionWatch()
@@ -95,7 +97,6 @@ def compare(
         disturbances = disturbances_from_conditions(watch.conditions(), os.cpu_count() or 1)
     else:
         turns = [[_turn_of_report(each)] for each in contenders]
-    figures = _figures(contenders, evaluation)
     compared = [_compared(each, own, figures[each.name]) for each, own in zip(contenders, turns, strict=True)]
     compared[1:] = [
         msgspec.structs.replace(other, ratios=_ratios(other, compared[0], interleaved, seed)) for other in compared[1:]
@@ -151,7 +152,7 @@ def _ratios(other: Compared, first: Compared, interleaved: bool, seed: int) -> d
     own, base = ([np.array(samples) for samples in each.rounds_ms] for each in (other, first))
     fewest = min(sum(map(len, own)), sum(map(len, base)))
     tails = {f"p{each}": _percentile(each) for each in PERCENTILES if fewest >= runs_needed(each)}
-    levels: dict[str, Metric] = {"p50": np.median, "mean": np.mean}
+    levels: dict[str, Metric] = {"p50": _percentile(50), "mean": functools.partial(np.mean, axis=-1)}
     if interleaved:
         found = {name: ratio_of_rounds(own, base, metric, seed) for name, metric in levels.items()}
         # A turn has too few runs for these.
@@ -169,7 +170,7 @@ def _ratios(other: Compared, first: Compared, interleaved: bool, seed: int) -> d
 
 
 def _percentile(percentile: float) -> Metric:
-    return lambda samples: float(np.percentile(samples, percentile))
+    return functools.partial(np.percentile, q=percentile, axis=-1)
 
 
 def _figures(contenders: Sequence[Contender], evaluation: Path | None) -> dict[str, dict[str, float]]:

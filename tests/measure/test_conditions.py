@@ -62,7 +62,9 @@ def write_tree(root: Path, files: dict[str, str]) -> Path:
 
 
 def state(**changes: object) -> Snapshot:
-    quiet = Snapshot(time_s=0.0, load=0.2, pressure_s=5.0, clock_mhz=3000.0, temperature_c=60.0, trip_c=95.0, throttle_events=7)
+    quiet = Snapshot(
+        time_s=0.0, load=0.2, pressure_s=5.0, clock_mhz=3000.0, temperature_c=60.0, trip_c=95.0, throttle_events=7
+    )
     return msgspec.structs.replace(quiet, **changes)
 
 
@@ -157,7 +159,11 @@ def test_a_throttled_gpu_is_reported_with_the_reason() -> None:
 def test_gpus_are_parsed_from_what_nvidia_smi_prints() -> None:
     hot, idle = gpu_states("83, 1395, 69.12, 98, 0x0000000000000024\n31, 210, [N/A], 0, 0x0000000000000001\n")
     assert hot == GpuState(
-        temperature_c=83, clock_mhz=1395, power_w=69.12, utilization=0.98, throttled_by=("a power cap", "its temperature")
+        temperature_c=83,
+        clock_mhz=1395,
+        power_w=69.12,
+        utilization=0.98,
+        throttled_by=("a power cap", "its temperature"),
     )
     assert idle == GpuState(temperature_c=31, clock_mhz=210, power_w=None, utilization=0.0)
 

@@ -21,7 +21,7 @@ RAPL = {
     "intel-rapl:0:1/energy_uj": "5000000\n",
     "intel-rapl:0:1/max_energy_range_uj": "65712999613\n",
 }
-# Jetson Orin Nano: NVIDIA's Jetson Linux Developer Guide lists the rails of its INA3221. Voltages in mV, currents in mA.
+# Jetson Orin Nano: NVIDIA's Jetson Linux Developer Guide lists the rails of its INA3221. Values in mV and mA.
 ORIN_NANO = {
     "hwmon0/name": "ina3221\n",
     "hwmon0/in1_label": "VDD_IN\n",

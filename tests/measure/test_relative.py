@@ -80,7 +80,7 @@ def test_intervals_of_separate_measurements_are_wider_where_runs_depend_on_each_
         dependent[:, i] = 0.9 * dependent[:, i - 1] + np.sqrt(1 - 0.81) * steps[:, i]
     widths = []
     for values in (steps, dependent):
-        found = ratio_of_samples(*np.exp(0.05 * values), np.median)
+        found = ratio_of_samples(*np.exp(0.05 * values), median)
         assert found.low is not None and found.high is not None
         widths.append(found.high - found.low)
     # The mean of an AR(1) process of 0.9 has 19 times the variance.
@@ -89,6 +89,10 @@ def test_intervals_of_separate_measurements_are_wider_where_runs_depend_on_each_
 
 def test_a_handful_of_runs_have_no_interval() -> None:
     assert ratio_of_samples(np.array([2.0, 2.0]), np.array([1.0, 1.0]), np.median) == Ratio(value=2)
+
+
+def median(samples: np.ndarray) -> np.ndarray:
+    return np.median(samples, axis=-1)
 
 
 def compared(**ratios: Ratio) -> Compared:

@@ -55,7 +55,9 @@ def test_streams_add_throughput_until_the_processors_are_busy(machine: Machine, 
     assert 10 <= one.p50_ms < 20
 
 
-def test_past_the_knee_streams_only_wait(machine: Machine, arrays_engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_past_the_knee_streams_only_wait(
+    machine: Machine, arrays_engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(throughput, "_up_to", lambda limit: [1, 2, 8])
     found = measure_throughput(arrays_engine, FEEDS, seconds=0.4)
     assert found.knee == 2
@@ -69,7 +71,9 @@ def test_streams_share_the_cores(machine: Machine, arrays_engine: Path) -> None:
 
 
 def test_a_given_number_of_threads_is_kept(machine: Machine, arrays_engine: Path) -> None:
-    assert {point.threads for point in measure_throughput(arrays_engine, FEEDS, streams=2, threads=5, seconds=0.05).points} == {5}
+    assert {
+        point.threads for point in measure_throughput(arrays_engine, FEEDS, streams=2, threads=5, seconds=0.05).points
+    } == {5}
 
 
 def test_an_error_of_a_stream_ends_the_measurement(machine: Machine, arrays_engine: Path) -> None:

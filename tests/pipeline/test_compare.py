@@ -114,10 +114,13 @@ def test_accuracy_comes_from_the_build_and_from_an_evaluation(
     bundles = [make_bundle("fp32"), make_bundle("int8")]
     write_build_report(bundles[1], {"int8": make_report()}, {"sqnr_db": {"y": 31.5}})
     evaluation = tmp_path / "eval.json"
-    figures = [{"engine": str(path), "figures": {"mAP": value}} for path, value in zip(bundles, (0.331, 0.329), strict=True)]
+    figures = [
+        {"engine": str(path), "figures": {"map50_95": value}}
+        for path, value in zip(bundles, (0.331, 0.329), strict=True)
+    ]
     evaluation.write_text(json.dumps({"engines": figures}))
     found = compare(bundles, **FAST, evaluation=evaluation)
-    assert found.contenders[1].accuracy == {"SQNR of y (dB)": 31.5, "mAP": 0.329}
+    assert found.contenders[1].accuracy == {"SQNR of y (dB)": 31.5, "map50_95": 0.329}
     assert "0.2 % lower" in found.sentences[0]
     evaluation.write_text(json.dumps({"engines": [{"engine": "elsewhere", "figures": {}}]}))
     with pytest.raises(DataError, match="expected figures of"):
