@@ -113,11 +113,12 @@ def _from_report(path: Path) -> Contender:
         raise DataError(f"{path}: expected a report, got: {e.strerror}") from e
     facts: Mapping[str, Any] = {}
     try:
-        try:
-            report = msgspec.json.decode(data, type=LatencyReport)
-        except msgspec.ValidationError:
-            built = msgspec.json.decode(data, type=BuildReport)
+        content = msgspec.json.decode(data)
+        if isinstance(content, dict) and "engines" in content:
+            built = msgspec.convert(content, BuildReport)
             report, facts = list(built.engines.values())[-1], built.facts
+        else:
+            report = msgspec.convert(content, LatencyReport)
     except (msgspec.DecodeError, IndexError) as e:
         raise DataError(f"{path}: expected a report of `edgekit profile --json-file` or of a build, got {e}") from e
     # Every bundle's report has the same name; its folder tells them apart.

@@ -65,3 +65,33 @@ def test_error_on_an_engine_that_was_changed(detector: Path, capsys: pytest.Capt
     (detector / "engine.json").write_bytes((detector / "engine.json").read_bytes().replace(b"head", b"haed"))
     assert main(["profile", str(detector)]) == 1
     assert "hint: rebuild it: edgekit build" in capsys.readouterr().err
+
+
+def test_a_percentile_is_claimed_or_the_missing_runs_are_named(
+    arrays_engine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", str(arrays_engine), "--runs", "20"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "no p90:" in out and "more runs are needed (20 runs" in out
+    assert "--claim p99" in out
+    assert main(["profile", str(arrays_engine), "--claim", "p50", "--duration", "20"]) == 0
+    assert "p50 <=" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [["--claim", "99"], ["--claim", "p0"], ["--claim", "p100"], ["--streams", "x"]])
+def test_error_on_what_is_no_percentile_or_number_of_streams(
+    arrays_engine: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", str(arrays_engine), *wrong]) == 2
+    assert "expected a" in capsys.readouterr().err
+
+
+def test_markdown_has_the_percentiles_the_machine_and_the_warnings(detector: Path, tmp_path: Path) -> None:
+    assert main(["profile", str(detector), "--runs", "20", "--markdown", str(tmp_path / "summary.md")]) == 0
+    text = (tmp_path / "summary.md").read_text()
+    assert text.startswith("### detector: FP32 on null")
+    assert (
+        "| ms | p50 | p90 ≤ | p95 ≤ | p99 ≤ | max |\n| --- | ---: | ---: | ---: | ---: | ---: |\n| preprocess |" in text
+    )
+    assert "- verdict: " in text
+    assert "> The weights are random: latency is real, detections are not." in text
