@@ -275,7 +275,7 @@ def test_a_report_of_format_1_is_still_read(detector: Path) -> None:
     content = msgspec.to_builtins(profile_bundle(detector, runs=25))
     for name in ("percentiles", "steady", "conditions", "power", "throughput"):
         del content[name]
-    content["format"] = 1
+    content |= {"format": 1, "disturbances": []}
     for statistics in (content["latency_ms"], content["total_ms"], *content["stages"].values()):
         statistics |= {"p90": 1.0, "p95": 1.0, "p99": 1.0}
     report = msgspec.json.decode(msgspec.json.encode(content), type=LatencyReport)
