@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from edgekit.measure.reports import LatencyReport, build_report_from_measurements
-from tools.docs.json_schema import SCHEMAS, json_from_schema
+from tools.docs.json_schema import json_from_schema
 
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
 
@@ -68,7 +68,7 @@ def test_what_is_no_report_does_not_fit(make_report: Callable[..., LatencyReport
     assert len(fits(content, schema, schema["$defs"])) == 3
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", ["profile", "build-report", "compare"])
 def test_every_property_has_the_text_of_its_docstring(name: str) -> None:
     schema = json.loads(json_from_schema(name))
     bare = [
