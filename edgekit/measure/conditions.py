@@ -210,7 +210,7 @@ def load_limit(processors: int) -> float:
 def _load(conditions: Conditions, processors: int) -> Disturbance | None:
     others = [
         (each.load - each.own_load, when)
-        for each, when in ((conditions.before, "before"), (conditions.after, "after"))
+        for each, when in ((conditions.before, "beginning"), (conditions.after, "end"))
         if each.load is not None
     ]
     load, when = max(others, default=(0.0, ""))
@@ -218,8 +218,8 @@ def _load(conditions: Conditions, processors: int) -> Disturbance | None:
         return None
     return Disturbance(
         kind="load",
-        text=f"Other processes had a load average of {load:.1f} on {processors} processors in the minute {when} the "
-        f"{'runs' if when == 'before' else 'end of the runs'}.",
+        text=f"Other processes had a load average of {load:.1f} on {processors} processors in the minute before the "
+        f"{when} of the runs.",
     )
 
 

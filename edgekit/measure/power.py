@@ -31,7 +31,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         source: what was read, such as ``RAPL package-0, dram``; empty if nothing is readable.
         unreadable: why nothing is readable here; empty if something is.
-        idle_w: mean power in the second before the runs, in watts.
+        idle_w: mean power of the idle machine, in the second before the warm-up, in watts.
         mean_w: mean power during the runs.
         over_idle_w: mean power during the runs, without that of the idle machine.
         mj_per_run: energy of a run in millijoules, from the first stage to the last, with what the idle machine draws.
@@ -39,7 +39,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
         slowest_w: mean power during the slowest tenth of the runs; well below ``mean_w``, they were throttled or
             waited; None if the sensor is too slow to tell them apart.
         run_ends_s: end of each run, in seconds since the first run began.
-        samples_s: times of the samples, on the same clock; the idle ones are negative.
+        samples_s: times of the samples, on the same clock; the idle ones are negative, and so are those of the warm-up.
         samples_w: power at those times, in watts.
     """
 
@@ -261,6 +261,7 @@ class PowerWatch:
         self._source = source
         self._readings: list[tuple[float, Reading]] = []
         self._ended = threading.Event()
+        self._idle_until_s = 0.0
 
     @contextlib.contextmanager
     def idle_then_beside(self) -> Iterator[None]:
@@ -272,6 +273,7 @@ class PowerWatch:
         thread.start()
         try:
             time.sleep(IDLE_S)
+            self._idle_until_s = time.perf_counter()
             yield
         finally:
             self._ended.set()
@@ -297,7 +299,9 @@ class PowerWatch:
         joules = [reading.joules for _, reading in self._readings if reading.joules is not None]
         watts = [reading.watts for _, reading in self._readings if reading.watts is not None]
         energy = np.array(joules) if joules else _energy(times, watts)
-        return power_from_samples(self._source.source, times, energy, run_starts_s, run_ends_s)
+        return power_from_samples(
+            self._source.source, times, energy, run_starts_s, run_ends_s, idle_until_s=self._idle_until_s
+        )
 
 
 def _energy(times_s: Sequence[float], watts: Sequence[float]) -> np.ndarray:
@@ -312,6 +316,8 @@ def power_from_samples(
     energy_j: np.ndarray,
     run_starts_s: Sequence[float],
     run_ends_s: Sequence[float],
+    *,
+    idle_until_s: float,
 ) -> Power:
     """Joins samples of an energy counter with the runs; the counter is interpolated linearly between samples.
 
@@ -321,10 +327,11 @@ def power_from_samples(
         energy_j: joules at those times; float64, shape ``(n,)``.
         run_starts_s: begin of each run, on the same clock.
         run_ends_s: end of each run.
+        idle_until_s: until when the machine was idle; warm-up runs follow.
     """
     times, starts, ends = np.asarray(times_s), np.asarray(run_starts_s), np.asarray(run_ends_s)
     origin = float(starts[0])
-    idle = times <= origin
+    idle = times <= idle_until_s
     if idle.sum() < 2 or times[-1] <= origin:
         return Power(source="", unreadable="not readable here: the sensor gave too few values")
     idle_w = float((energy_j[idle][-1] - energy_j[0]) / (times[idle][-1] - times[0]))

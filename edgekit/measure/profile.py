@@ -147,15 +147,15 @@ def measure(
     _check_claim(claim, runs)
     progress = progress or Silent()
     stages, once, source, inputs = _run_of(session, image, seed, sizes or {})
-    for _ in range(warmup):
-        once()
-    after = resident_bytes()
     on_gpu = backend(session.manifest.backend).on_gpu
     watched = PowerWatch(sensor(on_gpu=on_gpu) if power else "")
     with watched.idle_then_beside():
+        for _ in range(warmup):
+            once()
+        after = resident_bytes()
         watch = ConditionWatch(gpus=on_gpu)
         before = processor_time()
-        rows, ends = _rows(once, _Length(runs, duration_s, claim), watch, progress)
+        rows, ends = _rows(once, _Length(runs, duration_s, claim, stages.index("inference")), watch, progress)
         others = disturbance_by_others(before, processor_time())
     conditions = watch.conditions()
     samples = {stage: [row[i] for row in rows] for i, stage in enumerate(stages)}
@@ -226,8 +226,8 @@ def _check_claim(claim: float | None, runs: int | None) -> None:
 class _Length:
     """Decides when there are enough runs."""
 
-    def __init__(self, runs: int | None, duration_s: float | None, claim: float | None) -> None:
-        self._claim = claim
+    def __init__(self, runs: int | None, duration_s: float | None, claim: float | None, inference: int) -> None:
+        self._claim, self._inference = claim, inference
         self._next_look = 0 if claim is None else runs_needed(claim)
         if claim is not None:
             duration_s, self._min, self.max = duration_s or CLAIM_SECONDS, 1, None
@@ -244,8 +244,8 @@ class _Length:
         if self._claim is None or len(rows) < self._next_look:
             return False
         self._next_look = math.ceil(len(rows) * CLAIM_GROWTH)
-        # Of the engine, and of all stages together: both are printed.
-        columns = [*zip(*rows, strict=True), [sum(row) for row in rows]]
+        # Of the engine, and of all stages together; short stages may depend on each other without an effect on these.
+        columns = ([row[self._inference] for row in rows], [sum(row) for row in rows])
         return all(not percentile_bound(column, self._claim).missing_runs for column in columns)
 
 

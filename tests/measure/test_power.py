@@ -155,7 +155,9 @@ def test_energy_and_power_of_runs_come_from_the_counter_at_their_ends() -> None:
     busy = np.zeros_like(times)
     for start, end in zip(starts, ends, strict=True):
         busy += np.clip(times - start, 0, end - start)
-    found = power_from_samples("meter", times.tolist(), 10 * times + 20 * busy, starts.tolist(), ends.tolist())
+    found = power_from_samples(
+        "meter", times.tolist(), 10 * times + 20 * busy, starts.tolist(), ends.tolist(), idle_until_s=2.0
+    )
     assert found.idle_w == pytest.approx(10)
     assert found.mean_w == pytest.approx(30)
     assert found.over_idle_w == pytest.approx(20)
@@ -163,6 +165,14 @@ def test_energy_and_power_of_runs_come_from_the_counter_at_their_ends() -> None:
     assert found.mj_over_idle_per_run == pytest.approx(10_000)
     assert found.run_ends_s == pytest.approx((0.5, 1.5, 2.5))
     assert len(found.samples_w) == len(found.samples_s) == len(times) - 1
+
+
+def test_the_power_of_warm_up_runs_is_not_that_of_the_idle_machine() -> None:
+    times = np.arange(0, 4, 0.01)
+    energy = np.cumsum(np.where(times < 1, 10.0, 30.0)) * 0.01
+    found = power_from_samples("meter", times.tolist(), energy, [2.0], [3.0], idle_until_s=0.99)
+    assert found.idle_w == pytest.approx(10)
+    assert found.over_idle_w == pytest.approx(20)
 
 
 def test_the_slowest_runs_of_a_throttled_machine_draw_less() -> None:
@@ -173,7 +183,7 @@ def test_the_slowest_runs_of_a_throttled_machine_draw_less() -> None:
     # 20 W, and 12 W from where the runs are slow; a little noise, as real sensors have.
     watts = np.where(times < starts[18], 20.0, 12.0) + np.random.default_rng(0).normal(0, 0.01, len(times))
     energy = np.concatenate([[0], np.cumsum(watts[:-1] * np.diff(times))])
-    found = power_from_samples("meter", times.tolist(), energy, starts.tolist(), ends.tolist())
+    found = power_from_samples("meter", times.tolist(), energy, starts.tolist(), ends.tolist(), idle_until_s=2.0)
     assert found.slowest_w == pytest.approx(12, abs=0.2)
     assert found.mean_w == pytest.approx((1.8 * 20 + 0.4 * 12) / 2.2, abs=0.2)
 
@@ -183,7 +193,12 @@ def test_runs_shorter_than_the_sensors_updates_are_not_told_apart() -> None:
     watts = 10 + np.random.default_rng(0).random(len(times))
     energy = np.concatenate([[0], np.cumsum(watts[:-1] * np.diff(times))])
     ends = 2 + 0.01 * np.arange(1, 100)
-    assert power_from_samples("meter", times.tolist(), energy, (ends - 0.01).tolist(), ends.tolist()).slowest_w is None
+    assert (
+        power_from_samples(
+            "meter", times.tolist(), energy, (ends - 0.01).tolist(), ends.tolist(), idle_until_s=2.0
+        ).slowest_w
+        is None
+    )
 
 
 class Meter:
