@@ -11,6 +11,7 @@ import pytest
 
 import edgekit
 from edgekit.errors import DataError, UsageError
+from edgekit.measure.conditions import Snapshot
 from edgekit.measure.profile import generated_image, measure, profile_bundle
 from edgekit.measure.reports import LatencyReport
 from edgekit.report.wording import engine_rows, environment_rows
@@ -281,3 +282,20 @@ def test_a_report_of_format_1_is_still_read(detector: Path) -> None:
     report = msgspec.json.decode(msgspec.json.encode(content), type=LatencyReport)
     assert (report.format, report.latency_ms.p99, report.conditions) == (1, 1.0, None)
     assert "not recorded" in dict(environment_rows(report))["verdict"]
+
+
+@pytest.mark.parametrize("disturbed", [{"load": 8.0}, {"throttle_events": 1}])
+def test_a_machine_that_is_not_quiet_is_never_called_quiet(
+    arrays_engine: Path, monkeypatch: pytest.MonkeyPatch, disturbed: dict[str, float]
+) -> None:
+    states = iter([Snapshot(time_s=0.0, load=0.0, throttle_events=0)])
+
+    def state(*args: object, **kwargs: object) -> Snapshot:
+        return next(states, Snapshot(time_s=9.0, **({"load": 0.0, "throttle_events": 0} | disturbed)))
+
+    monkeypatch.setattr("edgekit.measure.conditions.snapshot", state)
+    report = profile_bundle(arrays_engine, runs=30)
+    assert dict(environment_rows(report))["verdict"].startswith("disturbed: ")
+    assert {"load": "load", "throttle_events": "throttling"}[next(iter(disturbed))] in {
+        item.kind for item in report.disturbances
+    }
