@@ -14,7 +14,16 @@ import msgspec
 
 from edgekit.measure.latency import Disturbance
 
-__all__ = ["ConditionWatch", "Conditions", "GpuState", "Snapshot", "disturbances_from_conditions", "snapshot"]
+__all__ = [
+    "ConditionWatch",
+    "Conditions",
+    "GpuState",
+    "Snapshot",
+    "disturbances_from_conditions",
+    "gpu_states",
+    "load_limit",
+    "snapshot",
+]
 
 ROOT = Path("/")
 INTERVAL_S = 0.5

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 import edgekit
+from edgekit.engine.backend import backend
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluate import FIGURES
 from edgekit.measure.conditions import ConditionWatch, disturbances_from_conditions
@@ -83,7 +84,7 @@ def compare(
     figures = _figures(contenders, evaluation)
     machine, disturbances = None, tuple[Disturbance, ...]()
     if interleaved:
-        watch = ConditionWatch()
+        watch = ConditionWatch(gpus=any(each.manifest and backend(each.manifest.backend).on_gpu for each in contenders))
         turns = measure_by_turns(
             contenders,
             same_feeds(contenders, sizes, seed),
