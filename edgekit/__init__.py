@@ -20,8 +20,10 @@ from edgekit.errors import (
     GraphError,
     ModelError,
     RecipeError,
+    RegressionError,
     RunError,
     TrainError,
+    UndecidedError,
     UsageError,
 )
 
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
     from edgekit.measure.inspection import Inspection
     from edgekit.measure.latency import Statistics
     from edgekit.measure.profile import profile_bundle as profile
+    from edgekit.measure.relative import CompareReport
     from edgekit.measure.reports import LatencyReport
     from edgekit.pipeline.build import build
+    from edgekit.pipeline.compare import compare
     from edgekit.pipeline.compile_bundle import compile_bundle as compile
     from edgekit.pipeline.inspect import inspect
     from edgekit.progress import Progress
@@ -57,6 +61,7 @@ __all__ = [
     "CalibrationError",
     "Class",
     "Classes",
+    "CompareReport",
     "DataError",
     "Detection",
     "Detections",
@@ -73,6 +78,7 @@ __all__ = [
     "Preprocess",
     "Progress",
     "RecipeError",
+    "RegressionError",
     "RunError",
     "Session",
     "Statistics",
@@ -80,9 +86,11 @@ __all__ = [
     "TensorSpec",
     "TrainError",
     "Trained",
+    "UndecidedError",
     "UsageError",
     "__version__",
     "build",
+    "compare",
     "compile",
     "evaluate",
     "inspect",
@@ -97,6 +105,7 @@ _ON_USE = {
     "BackendOptions": "edgekit.config:BackendOptions",
     "Class": "edgekit.runtime.tasks.classify:Class",
     "Classes": "edgekit.runtime.tasks.classify:Classes",
+    "CompareReport": "edgekit.measure.relative:CompareReport",
     "Detection": "edgekit.runtime.tasks.detect:Detection",
     "Detections": "edgekit.runtime.tasks.detect:Detections",
     "Evaluation": "edgekit.evaluation.evaluate:Evaluation",
@@ -112,6 +121,7 @@ _ON_USE = {
     "TensorSpec": "edgekit.specs:TensorSpec",
     "Trained": "edgekit.training.train:Trained",
     "build": "edgekit.pipeline.build:build",
+    "compare": "edgekit.pipeline.compare:compare",
     "compile": "edgekit.pipeline.compile_bundle:compile_bundle",
     "evaluate": "edgekit.evaluation.evaluate:evaluate_bundle",
     "inspect": "edgekit.pipeline.inspect:inspect",

@@ -11,6 +11,7 @@ import click
 
 from edgekit.cli.options.declare import options_from
 from edgekit.cli.options.parameters import model_or_cfg
+from edgekit.cli.output import JsonOutput, json_options
 from edgekit.config import ModelConfig, Sizes
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ PIPED_COLUMNS = 160
 @click.command(epilog=EPILOG, short_help="List the layers of an engine or a model.")
 @click.argument("model", metavar="ENGINE|FILE.onnx|FILE.cfg|MODEL", required=False)
 @model_or_cfg
-@click.option("--json", "as_json", is_flag=True, help="Print the inspection as JSON.")
+@json_options("the inspection")
 @options_from(ModelConfig, only=("shape", "input"))
 @click.option(
     "--precision",
@@ -51,7 +52,7 @@ PIPED_COLUMNS = 160
 )
 def inspect(
     model: str,
-    as_json: bool,
+    json: JsonOutput,
     shape: Sizes | None,
     input: dict[str, Sizes] | None,
     precision: Literal["int8", "fp16", "fp32"] | None,
@@ -71,11 +72,10 @@ def inspect(
     found = inspect_model(model, shape=shape, input=input, precision=precision)
     if graph is not None:
         _draw(found, graph, depth)
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
-    elif graph is not None:
-        click.echo(f"wrote {graph}")
-    else:
+        click.echo(f"wrote {graph}", err=json.printed)
+    if json.wanted:
+        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    if graph is None and not json.printed:
         _print(found)
 
 

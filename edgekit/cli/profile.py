@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
 from edgekit.cli.options.parameters import fixed_shapes
+from edgekit.cli.output import JsonOutput, json_options
 
 __all__ = ["profile"]
 
@@ -14,14 +16,42 @@ EPILOG = """\b
 Examples:
   edgekit profile tiny
   edgekit profile tiny --runs 200 --threads 1 --image photo.jpg
-  edgekit profile tiny --duration 30 --html report.html --json report.json
+  edgekit profile tiny --claim p99 --duration 60 --html report.html
+  edgekit profile tiny --streams auto --power --json-file report.json
 """
+
+
+def _percentile(ctx: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """Parses ``p99`` or ``p99.9``."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"p\d{1,2}(\.\d+)?", value) or not float(value[1:]):
+        raise click.BadParameter(f"expected a percentile, such as p90 or p99.9, got '{value}'")
+    return float(value[1:])
+
+
+def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    from edgekit.measure.throughput import streams_from_text
+
+    try:
+        return streams_from_text(value)
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from e
 
 
 @click.command(epilog=EPILOG, short_help="Measure the latency of an engine, stage by stage.")
 @click.argument("engine", type=click.Path(path_type=Path))
 @click.option("--runs", type=click.IntRange(min=1), metavar="N", help="Measure N runs.")
 @click.option("--duration", type=float, metavar="S", help="Measure for S seconds.  [default: 10, without --runs]")
+@click.option(
+    "--claim",
+    callback=_percentile,
+    metavar="pN",
+    help="Measure until a bound of this percentile, such as p99, holds with a confidence of 99 %, or --duration "
+    "ends.  [default duration: 120]",
+)
 @click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True, help="Number of warm-up runs.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets the backend choose.")
 @click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Input image of a detector.")
@@ -33,8 +63,16 @@ Examples:
     metavar="[NAME:]SHAPE",
     help="Input shape, for an engine with dynamic shapes, such as x:1x3x48x640; repeatable.  [default: the opt shape]",
 )
+@click.option(
+    "--streams",
+    callback=_streams,
+    metavar="N|auto",
+    help="Also measure throughput with N engines side by side; auto finds the knee of the curve.",
+)
+@click.option("--power", is_flag=True, help="Measure power and energy beside the runs, where they are readable.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as an HTML page.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as JSON.")
+@click.option("--markdown", type=click.Path(path_type=Path), metavar="F", help="Write the summary for a pull request.")
+@json_options("the report")
 def profile(
     engine: Path,
     runs: int | None,
@@ -43,8 +81,12 @@ def profile(
     threads: int,
     image: Path | None,
     sizes: dict[str, tuple[int, ...]] | None,
+    claim: float | None,
+    streams: int | None,
+    power: bool,
     html: Path | None,
-    json_file: Path | None,
+    markdown: Path | None,
+    json: JsonOutput,
 ) -> None:
     """Measure the latency of ENGINE, stage by stage.
 
@@ -58,6 +100,7 @@ def profile(
     from edgekit.measure.profile import profile_bundle
     from edgekit.measure.reports import json_from_report
     from edgekit.report.html.page import html_from_report
+    from edgekit.report.markdown import markdown_from_report
     from edgekit.report.terminal import terminal_from_report
 
     with progress_on_stderr() as progress:
@@ -70,13 +113,16 @@ def profile(
             image=image,
             sizes=sizes,
             progress=progress,
+            claim=claim,
+            power=power,
+            streams=streams,
         )
-    if html is not None:
-        write_file(html, html_from_report(report).encode())
-    if json_file is not None:
-        write_file(json_file, json_from_report(report))
-    console = Console(highlight=False)
-    console.print(terminal_from_report(report))
-    for path in (html, json_file):
+    files = {html: html_from_report, markdown: markdown_from_report}
+    for path, render in files.items():
         if path is not None:
-            console.print(f"wrote {path}", soft_wrap=True, markup=False)
+            write_file(path, render(report).encode())
+            click.echo(f"wrote {path}", err=True)
+    if json.wanted:
+        json.write(json_from_report(report))
+    if not json.printed:
+        Console(highlight=False).print(terminal_from_report(report))

@@ -9,8 +9,13 @@ import msgspec
 
 from edgekit import specs
 from edgekit.errors import DataError
+from edgekit.measure.conditions import Conditions
+from edgekit.measure.confidence import PercentileBound
 from edgekit.measure.latency import Disturbance, Statistics
 from edgekit.measure.machine import Machine
+from edgekit.measure.power import Power
+from edgekit.measure.steady import SteadyState
+from edgekit.measure.throughput import Throughput
 
 __all__ = [
     "BUILD_REPORT_FILE",
@@ -22,7 +27,8 @@ __all__ = [
     "json_from_report",
 ]
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had no percentile bounds, and always numbers for p90, p95 and p99; it is still read."""
 BUILD_REPORT_FILE = "report.json"
 
 
@@ -39,7 +45,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The latency of one engine, and how it was measured; the JSON that ``edgekit profile --json`` writes.
+    """The latency of one engine, and how it was measured; the JSON that ``edgekit profile --json`` prints.
 
     Attributes:
         format: version of this format.
@@ -67,6 +73,11 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
         disturbances: reasons why the figures may be worse than this machine allows.
         notes: the engine's notes, such as that its weights are random.
         shapes: the shape ranges of inputs with dynamic shapes.
+        percentiles: upper bounds of percentiles with their confidence, by stage, and of the ``total`` of several.
+        steady: where the warm-up ends in the samples.
+        conditions: the state of the machine before, during and after.
+        power: power and energy beside the runs; None if it was not asked for.
+        throughput: throughput against latency with several streams; None if it was not asked for.
     """
 
     format: int = FORMAT
@@ -94,6 +105,11 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
     disturbances: tuple[Disturbance, ...] = ()
     notes: tuple[str, ...] = ()
     shapes: dict[str, specs.ShapeRange] = {}
+    percentiles: dict[str, tuple[PercentileBound, ...]] = {}
+    steady: SteadyState | None = None
+    conditions: Conditions | None = None
+    power: Power | None = None
+    throughput: Throughput | None = None
 
 
 class BuildReport(msgspec.Struct, frozen=True, kw_only=True):

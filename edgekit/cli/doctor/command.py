@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.output import JsonOutput, json_options
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -18,16 +20,17 @@ GROUPS = {"machine": "Machine", "backends": "Backends", "build": "Build tools"}
 
 
 @click.command(short_help="Show what this machine can build and run.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(as_json: bool) -> None:
+@json_options("the findings")
+def doctor(json: JsonOutput) -> None:
     """Show what this machine can build and run, and how to install what is missing."""
     from edgekit.cli.doctor.survey import survey
 
     found = survey()
-    if as_json:
+    if json.wanted:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    if json.printed:
         return
     from rich.console import Console
 

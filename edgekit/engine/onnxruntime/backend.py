@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import onnxruntime
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["OnnxRuntime", "load_plain"]
 
 ENGINE = "engine.onnx"
 WEIGHTS = "engine.onnx.data"
@@ -137,6 +137,30 @@ class OnnxRuntime:
                 return Session(ort, _session(ort, engine, settings))
         except _failures(ort) as e:
             raise EngineMismatch(f"ONNX Runtime {ort.__version__} cannot load {engine}: {_words(e)}") from e
+
+
+def load_plain(path: Path, *, threads: int = 0) -> Session:
+    """Loads an ONNX file with ONNX Runtime's default optimizations, as a baseline for EdgeKit's engines.
+
+    Only the number of threads is set, to that of EdgeKit's engines: ONNX Runtime's default counts the cores of the
+    host, not those of a container.
+
+    Args:
+        path: the ONNX file; the graph is not changed.
+        threads: threads of the session; 0 for one per core that this process may use.
+
+    Raises:
+        GraphError: ONNX Runtime cannot load the file.
+        BackendUnavailable: ONNX Runtime is not installed.
+    """
+    ort = _library()
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads or cpu().compute_threads
+    settings.log_severity_level = 4  # errors are raised as exceptions
+    try:
+        return Session(ort, ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"]))
+    except _failures(ort) as e:
+        raise GraphError(f"ONNX Runtime {ort.__version__} cannot load {path}: {_words(e)}") from e
 
 
 class Session(BaseEngine):

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from edgekit.measure.confidence import PercentileBound
 from edgekit.measure.latency import Statistics
 from edgekit.measure.reports import (
     BUILD_REPORT_FILE,
@@ -21,9 +22,11 @@ from edgekit.report.wording import (
     bytes_in_words,
     disturbances_of,
     engine_rows,
+    environment_rows,
     fact_rows,
-    machine_rows,
     milliseconds,
+    percentile_name,
+    percentile_note,
     rate,
     ratio,
     title,
@@ -32,9 +35,9 @@ from edgekit.report.wording import (
 
 __all__ = ["html_from_build", "html_from_report", "write_build_report"]
 
-COLUMNS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
+COLUMNS = ("mean", "std", "min", "p50")
+TAIL = "slow runs"
 STAGE_COLOURS = {"preprocess": "pre", "inference": "two", "postprocess": "post"}
-QUIET = "No disturbance: no wide spread, no drift, no two levels of speed, and no load from other processes."
 
 
 def html_from_report(report: LatencyReport) -> str:
@@ -48,9 +51,9 @@ def html_from_report(report: LatencyReport) -> str:
         _stages({"median": report}),
         _section("Latency histogram", _HISTOGRAM_TEXT, histogram(inference, _marks(report))),
         _section("Run by run", _TIME_LINE_TEXT, time_line([inference])),
-        _section("All figures", "", _statistics(report)),
+        _section("All figures", ". ".join(percentile_note(report)), _statistics(report)),
         _section("The engine", "", _facts(engine_rows(report))),
-        _section("The machine", "" if report.disturbances else QUIET, _facts(machine_rows(report.machine))),
+        _section("The machine", "", _facts(environment_rows(report))),
         _footer(report, "edgekit profile"),
     ]
     return _page(f"{report.name}: latency", body)
@@ -70,19 +73,18 @@ def html_from_build(report: BuildReport) -> str:
         f"<h3>{escape(one.name)}</h3>{histogram(one, _marks(engine))}"
         for one, engine in zip(series, engines.values(), strict=True)
     )
-    disturbed = disturbances_of(report)
     body = [
         _header(report.name, title(last), report.created),
         _notes(report.notes),
         _figures(_figures_of_build(report)),
-        _disturbed(disturbed),
+        _disturbed(disturbances_of(report)),
         _stages({name.upper(): engine for name, engine in engines.items()}),
         _section("Latency histogram", _HISTOGRAM_TEXT, histograms),
         _section("Run by run", _TIME_LINE_TEXT, time_line(series) + _legend([(s.colour, s.name) for s in series])),
         *(_section(f"All figures, {name.upper()}", "", _statistics(engine)) for name, engine in engines.items()),
         _section("The build", "", _facts(fact_rows(report))) if report.facts else "",
         _section("The engine", "", _facts(engine_rows(last))),
-        _section("The machine", "" if disturbed else QUIET, _facts(machine_rows(last.machine))),
+        _section("The machine", "", _facts(environment_rows(last))),
         _footer(last, "edgekit build"),
     ]
     return _page(f"{report.name}: build report", body)
@@ -95,7 +97,28 @@ _TIME_LINE_TEXT = (
 
 
 def _marks(report: LatencyReport) -> list[tuple[str, float]]:
-    return [("p50", report.latency_ms.p50), ("p99", report.latency_ms.p99)]
+    bound = _highest(report)
+    return [
+        ("p50", report.latency_ms.p50),
+        *([(percentile_name(bound.percentile), bound.upper_ms)] if bound and bound.upper_ms is not None else []),
+    ]
+
+
+def _highest(report: LatencyReport) -> PercentileBound | None:
+    """Returns the bound of the highest percentile that can be claimed of the engine."""
+    bounds = report.percentiles.get("inference", ())
+    return next((bound for bound in reversed(bounds) if bound.upper_ms is not None), None)
+
+
+def _tail_figure(report: LatencyReport) -> tuple[str, str, str]:
+    latency, bound = report.latency_ms, _highest(report)
+    if bound is None or bound.upper_ms is None:
+        return TAIL, f"{milliseconds(latency.max)} <small>ms</small>", f"of {report.runs:,} runs"
+    return (
+        TAIL,
+        f"{milliseconds(bound.upper_ms)} <small>ms</small>",
+        f"{percentile_name(bound.percentile)} or less; slowest {milliseconds(latency.max)} ms",
+    )
 
 
 def _figures_of(report: LatencyReport) -> list[tuple[str, str, str]]:
@@ -103,11 +126,7 @@ def _figures_of(report: LatencyReport) -> list[tuple[str, str, str]]:
     latency = report.latency_ms
     figures = [
         ("median latency", f"{milliseconds(latency.p50)} <small>ms</small>", "the engine alone"),
-        (
-            "99th percentile",
-            f"{milliseconds(latency.p99)} <small>ms</small>",
-            f"slowest {milliseconds(latency.max)} ms",
-        ),
+        _tail_figure(report),
         ("throughput", _with_unit(rate(report.throughput_per_s, unit_of(report))), "one run after the other"),
         ("engine size", _with_unit(bytes_in_words(report.engine_bytes)), f"built in {report.precision.upper()}"),
         ("peak memory", _with_unit(bytes_in_words(report.memory.peak_bytes)), "of the whole process"),
@@ -125,7 +144,7 @@ def _figures_of_build(report: BuildReport) -> list[tuple[str, str, str]]:
         first = list(report.engines)[0].upper()
         verb = "as fast as" if report.speedup >= 1 else "the speed of"
         figures.insert(0, ("speed", _with_unit(ratio(report.speedup)), f"{verb} {first}"))
-        figures = [f for f in figures if f[0] not in ("99th percentile", "peak memory")]
+        figures = [f for f in figures if f[0] not in (TAIL, "peak memory")]
         figures.append(("size", _with_unit(ratio(report.size_ratio)), f"smaller than {first}"))
     return figures
 
@@ -157,10 +176,13 @@ def _stages(reports: dict[str, LatencyReport]) -> str:
 
 
 def _statistics(report: LatencyReport) -> str:
-    head = "".join(f'<th scope="col">{column}</th>' for column in COLUMNS)
-    rows = "".join(_statistics_row(stage, statistics, "") for stage, statistics in report.stages.items())
+    percentiles = [percentile_name(bound.percentile) for bound in next(iter(report.percentiles.values()), ())]
+    names = [*COLUMNS, *(f"{name} ≤" for name in percentiles), "max"]
+    head = "".join(f'<th scope="col">{column}</th>' for column in names)
+    bounds = report.percentiles
+    rows = "".join(_statistics_row(stage, each, bounds.get(stage, ()), "") for stage, each in report.stages.items())
     if report.total_ms is not None:
-        rows += _statistics_row("total", report.total_ms, ' class="total"')
+        rows += _statistics_row("total", report.total_ms, bounds.get("total", ()), ' class="total"')
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="All figures"><table>'
         f'<thead><tr><th scope="col">ms</th>{head}</tr></thead>'
@@ -168,8 +190,13 @@ def _statistics(report: LatencyReport) -> str:
     )
 
 
-def _statistics_row(name: str, statistics: Statistics, attributes: str) -> str:
-    cells = "".join(f"<td>{milliseconds(getattr(statistics, column))}</td>" for column in COLUMNS)
+def _statistics_row(name: str, statistics: Statistics, bounds: Sequence[PercentileBound], attributes: str) -> str:
+    values = [
+        *(milliseconds(getattr(statistics, column)) for column in COLUMNS),
+        *("–" if bound.upper_ms is None else milliseconds(bound.upper_ms) for bound in bounds),
+        milliseconds(statistics.max),
+    ]
+    cells = "".join(f"<td>{value}</td>" for value in values)
     return f'<tr{attributes}><th scope="row">{escape(name)}</th>{cells}</tr>'
 
 
