@@ -14,6 +14,7 @@ from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.onnxruntime.layer_timer import OnnxRuntimeLayerTimer
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
@@ -122,14 +123,7 @@ class OnnxRuntime:
 
     def load(self, engine: Path, *, threads: int = 0) -> Session:
         """See `Backend.load`."""
-        ort = _library()
-        settings = _settings(ort, threads)
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        try:
-            with huge_pages():
-                return Session(ort, _session(ort, engine, settings))
-        except _failures(ort) as e:
-            raise EngineMismatch(f"ONNX Runtime {ort.__version__} cannot load {engine}: {_words(e)}") from e
+        return Session(_library(), engine, threads)
 
 
 class Session(BaseEngine):
@@ -137,17 +131,32 @@ class Session(BaseEngine):
 
     notes: Sequence[str] = ()
 
-    def __init__(self, ort: Any, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, ort: Any, engine: Path, threads: int) -> None:
         self._failures = _failures(ort)
-        self._session: onnxruntime.InferenceSession = session
+        self._loaded = (ort, engine, threads)
+        self._session: onnxruntime.InferenceSession = _loaded(ort, engine, threads)
+        session = self._session
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
+    def layer_timer(self) -> OnnxRuntimeLayerTimer:
+        """See `TimesLayers.layer_timer`."""
+        self._require_open()
+        ort, engine, threads = self._loaded
+        return OnnxRuntimeLayerTimer(
+            lambda prefix: _loaded(ort, engine, threads, profile=prefix), self._run_session, engine
+        )
+
     def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._run_session(self._session, feeds)
+
+    def _run_session(
+        self, session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         try:
             # I/O binding was measured and is not faster: copying outputs takes little time.
-            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+            return dict(zip(self._names, session.run(self._names, feeds), strict=True))
         except self._failures as e:
             raise RunError(f"ONNX Runtime failed while running: {_words(e)}") from e
 
@@ -162,6 +171,20 @@ def _library() -> Any:
         hint = install_command("cpu")
         raise BackendUnavailable(f"target 'cpu' needs the package 'onnxruntime': {e}", hint=hint) from e
     return onnxruntime
+
+
+def _loaded(ort: Any, engine: Path, threads: int, *, profile: str = "") -> onnxruntime.InferenceSession:
+    """Loads an engine; with ``profile``, its profiler writes a file whose name starts so."""
+    settings = _settings(ort, threads)
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    if profile:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = profile
+    try:
+        with huge_pages():
+            return _session(ort, engine, settings)
+    except _failures(ort) as e:
+        raise EngineMismatch(f"ONNX Runtime {ort.__version__} cannot load {engine}: {_words(e)}") from e
 
 
 def _settings(ort: Any, threads: int) -> Any:
