@@ -62,9 +62,9 @@ class _Partition:
                 self._claim(self._named(name), index)
         for index, layer in enumerate(self._layers):
             self._claim_between(index, layer)
-        self._fuse_into_producers()
+        self._fuse_into_producers(FUSED_FORWARD)
         self._fuse_into_readers()
-        self._fuse_into_producers()
+        self._fuse_into_producers(frozenset())
         parts: list[list[ir.Node]] = [[] for _ in self._layers]
         for node in self._order:
             for index in self._owners.get(node, ()):
@@ -95,9 +95,9 @@ class _Partition:
                     self._claim(producer, index)
                     waiting.append(producer)
 
-    def _fuse_into_producers(self) -> None:
+    def _fuse_into_producers(self, others: frozenset[str]) -> None:
         for node in self._order:
-            if node not in self._owners and node.op_type not in FUSED_FORWARD and not _is_about_shapes(node):
+            if node not in self._owners and node.op_type not in others and not _is_about_shapes(node):
                 before = self._owners_of(value.producer() for value in _activations(node))
                 if before:
                     # It needs all its inputs, so it runs with the last of them.

@@ -14,8 +14,10 @@ import numpy as np
 import edgekit
 from edgekit.data.images import ImageSource, read_image
 from edgekit.device.cpu import peak_memory_bytes
+from edgekit.engine.bundle.manifest import GRAPH
 from edgekit.errors import UsageError, nearest
 from edgekit.measure.latency import disturbances, statistics_ms
+from edgekit.measure.layers import measure_layers
 from edgekit.measure.machine import disturbance_by_others, processor_time, resident_bytes, this_machine
 from edgekit.measure.reports import LatencyReport, Memory
 from edgekit.progress import Progress, Silent
@@ -47,6 +49,7 @@ def profile_bundle(
     image: ImageSource | None = None,
     seed: int = 0,
     sizes: Mapping[str, Sequence[int]] | None = None,
+    layers: bool = False,
     progress: Progress | None = None,
 ) -> LatencyReport:
     """Measures the latency of the engine in the folder ``path``.
@@ -61,15 +64,17 @@ def profile_bundle(
         seed: seed of generated inputs.
         sizes: shapes of generated inputs by name, for an engine with dynamic shapes; the name ``""`` is the first
             input. Other inputs have their opt shapes. A detector is then fed random arrays too.
+        layers: measure the time of each layer too, after the latency.
         progress: receives the progress of the measurement.
 
     Raises:
         EngineMismatch: the bundle is for another machine, or was changed.
         UsageError: a number is out of range, the engine accepts no images, or it does not accept ``sizes``.
+        RunError: the backend does not report the times of layers.
     """
     before = resident_bytes()
     with session_from_bundle(path, threads=threads) as session:
-        return measure(
+        report = measure(
             session,
             runs=runs,
             duration_s=duration_s,
@@ -81,6 +86,20 @@ def profile_bundle(
             progress=progress,
             resident_before_bytes=before,
         )
+        if not layers:
+            return report
+        found = measure_layers(
+            session,
+            lambda timed: _run_of(timed, image, seed, sizes or {})[:2],
+            end_to_end_ms=report.latency_ms.p50,
+            inputs=report.inputs,
+            graph=Path(path) / GRAPH,
+            runs=runs,
+            duration_s=duration_s,
+            warmup=warmup,
+            progress=progress,
+        )
+        return msgspec.structs.replace(report, layer_times=found)
 
 
 def measure(

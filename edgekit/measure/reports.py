@@ -10,6 +10,7 @@ import msgspec
 from edgekit import specs
 from edgekit.errors import DataError
 from edgekit.measure.latency import Disturbance, Statistics
+from edgekit.measure.layers import LayerTimes
 from edgekit.measure.machine import Machine
 
 __all__ = [
@@ -67,6 +68,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
         disturbances: reasons why the figures may be worse than this machine allows.
         notes: the engine's notes, such as that its weights are random.
         shapes: the shape ranges of inputs with dynamic shapes.
+        layer_times: the time of each layer; None if it was not measured.
     """
 
     format: int = FORMAT
@@ -94,6 +96,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
     disturbances: tuple[Disturbance, ...] = ()
     notes: tuple[str, ...] = ()
     shapes: dict[str, specs.ShapeRange] = {}
+    layer_times: LayerTimes | None = None
 
 
 class BuildReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from edgekit.data.images import ImageSource, Placement, preprocess
 from edgekit.device.cuda.arrays import DeviceArray, is_on_device
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import Manifest, read_bundle
+from edgekit.engine.layer_timer import LayerTimer, TimesLayers
 from edgekit.errors import RunError
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import run_on_device
@@ -157,6 +158,21 @@ class Session:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+    def layer_timer(self) -> LayerTimer:
+        """Loads another instance of the engine, which times each layer; the caller closes it.
+
+        Raises:
+            RunError: the backend does not report the times of layers, or the session is closed.
+        """
+        with self._lock:
+            engine = self._open_engine()
+            if not isinstance(engine, TimesLayers):
+                raise RunError(
+                    f"'{self.manifest.name}': the backend '{self.manifest.backend}' does not report the times of layers",
+                    hint="build it for a target that does: cpu, openvino, tensorrt or tensorrt-rtx",
+                )
+            return engine.layer_timer()
 
     def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self._lock:
