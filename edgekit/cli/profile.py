@@ -15,6 +15,7 @@ Examples:
   edgekit profile tiny
   edgekit profile tiny --runs 200 --threads 1 --image photo.jpg
   edgekit profile tiny --duration 30 --html report.html --json report.json
+  edgekit profile tiny --layers --trace trace.json
 """
 
 
@@ -33,6 +34,13 @@ Examples:
     metavar="[NAME:]SHAPE",
     help="Input shape, for an engine with dynamic shapes, such as x:1x3x48x640; repeatable.  [default: the opt shape]",
 )
+@click.option("--layers", is_flag=True, help="Measure the time of each layer too, and of each module.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a time line of stages and layers for Perfetto (ui.perfetto.dev); implies --layers.",
+)
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as an HTML page.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as JSON.")
 def profile(
@@ -43,6 +51,8 @@ def profile(
     threads: int,
     image: Path | None,
     sizes: dict[str, tuple[int, ...]] | None,
+    layers: bool,
+    trace: Path | None,
     html: Path | None,
     json_file: Path | None,
 ) -> None:
@@ -58,7 +68,9 @@ def profile(
     from edgekit.measure.profile import profile_bundle
     from edgekit.measure.reports import json_from_report
     from edgekit.report.html.page import html_from_report
+    from edgekit.report.layer_times import terminal_from_layer_times
     from edgekit.report.terminal import terminal_from_report
+    from edgekit.report.trace import trace_from_report
 
     with progress_on_stderr() as progress:
         report = profile_bundle(
@@ -69,14 +81,19 @@ def profile(
             threads=threads,
             image=image,
             sizes=sizes,
+            layers=layers or trace is not None,
             progress=progress,
         )
     if html is not None:
         write_file(html, html_from_report(report).encode())
     if json_file is not None:
         write_file(json_file, json_from_report(report))
+    if trace is not None:
+        write_file(trace, trace_from_report(report))
     console = Console(highlight=False)
     console.print(terminal_from_report(report))
-    for path in (html, json_file):
+    if report.layer_times is not None:
+        console.print(terminal_from_layer_times(report.layer_times, console.width))
+    for path in (html, json_file, trace):
         if path is not None:
             console.print(f"wrote {path}", soft_wrap=True, markup=False)

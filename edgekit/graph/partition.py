@@ -82,7 +82,7 @@ class _Partition:
                 owners.append(index)
 
     def _claim_between(self, index: int, layer: Executed) -> None:
-        """Claims the nodes between the values that a layer writes and those that it reads, if the graph has them all."""
+        """Claims the nodes between what a layer writes and what it reads, if the graph has the values that it writes."""
         if not layer.writes or not all(value in self._values for value in layer.writes):
             return
         waiting = [self._values[value] for value in layer.writes]

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from edgekit.graph.stats import GraphStats
 
-__all__ = ["Inspection", "LayerRow", "graph_and_stats", "inspection_from_bundle", "inspection_from_stats", "module_path"]
+__all__ = [
+    "Inspection",
+    "LayerRow",
+    "graph_and_stats",
+    "inspection_from_bundle",
+    "inspection_from_stats",
+    "module_path",
+]
 
 GRAPH_FILE = "graph.onnx"
 LAYERS_FILE = "layers.json"

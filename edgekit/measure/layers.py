@@ -276,9 +276,7 @@ def _repeat(
 
 
 def _without(timings: LayerTimings, warmup: int) -> LayerTimings:
-    return msgspec.structs.replace(
-        timings, times_ms=timings.times_ms[warmup:], starts_ms=timings.starts_ms[warmup:]
-    )
+    return msgspec.structs.replace(timings, times_ms=timings.times_ms[warmup:], starts_ms=timings.starts_ms[warmup:])
 
 
 def _layers(
@@ -368,7 +366,7 @@ def _origins(graph: Path | None, inputs: Sequence[TensorSpec], layers: Sequence[
     if graph is None or not graph.is_file():
         return []
     try:
-        model, stats = graph_and_stats(graph, {spec.name: spec.shape for spec in inputs})
+        model, stats = graph_and_stats(graph, {spec.name: [int(size) for size in spec.shape] for spec in inputs})
         # Boards have no onnx_ir; their layers have times and names alone.
         from edgekit.graph.element_types import carries_type
         from edgekit.graph.partition import Executed, nodes_by_layer
@@ -390,7 +388,7 @@ def _origins(graph: Path | None, inputs: Sequence[TensorSpec], layers: Sequence[
 
 
 def _module(part: Sequence[ir.Node], counted: Mapping[str, LayerStats]) -> str:
-    """Returns the path of the module of the node with most arithmetic; for Q, DQ and casts, that of what they convert."""
+    """Returns the module of the node with most arithmetic; for Q, DQ and casts, that of the value that they convert."""
     from edgekit.graph.element_types import computed_of  # as above
 
     nodes = [node for node in part if node.name in counted]
@@ -411,15 +409,19 @@ def _by_module(layers: Sequence[LayerTime]) -> tuple[LayerGroup, ...]:
     paths = [tuple(layer.module.split(".")) if layer.module else () for layer in layers]
     names = [path[:1] for path in paths]
     for depth in range(2, MAX_DEPTH + 1):
-        groups = {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
-        for name, members in groups.items():
-            share = sum(layers[i].share for i in members)
-            if name and share > DOMINANT and len({paths[i][:depth] for i in members}) > 1:
-                for i in members:
-                    names[i] = paths[i][:depth]
-    groups_found = _grouped(layers, [".".join(name) for name in names])
-    informative = 1 < len(groups_found) <= len(layers) / 2
-    return groups_found if informative else ()
+        shares: dict[tuple[str, ...], float] = {}
+        for name, layer in zip(names, layers, strict=True):
+            shares[name] = shares.get(name, 0.0) + layer.share
+        divided = [path[:depth] if shares[name] > DOMINANT else name for path, name in zip(paths, names, strict=True)]
+        if not _informative(divided):
+            break
+        names = divided
+    return _grouped(layers, [".".join(name) for name in names]) if _informative(names) else ()
+
+
+def _informative(names: Sequence[tuple[str, ...]]) -> bool:
+    """Whether there are several groups, of two layers or more on average."""
+    return 1 < len(set(names)) <= len(names) / 2
 
 
 def _grouped(layers: Sequence[LayerTime], names: Sequence[str]) -> tuple[LayerGroup, ...]:

@@ -169,8 +169,9 @@ class Session:
             engine = self._open_engine()
             if not isinstance(engine, TimesLayers):
                 raise RunError(
-                    f"'{self.manifest.name}': the backend '{self.manifest.backend}' does not report the times of layers",
-                    hint="build it for a target that does: cpu, openvino, tensorrt or tensorrt-rtx",
+                    f"'{self.manifest.name}': expected a backend that reports the times of layers, got "
+                    f"'{self.manifest.backend}', which does not",
+                    hint="build it for another target, such as cpu",
                 )
             return engine.layer_timer()
 

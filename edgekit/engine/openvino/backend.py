@@ -189,9 +189,7 @@ def _library() -> Any:
     return openvino
 
 
-def _compile(
-    ov: Any, engine: Path, threads: int, *, counters: bool = False
-) -> tuple[Any, list[str], list[str]]:
+def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> tuple[Any, list[str], list[str]]:
     """Returns the compiled engine, the names of its outputs, and the names of the channels-last outputs."""
     core = ov.Core()
     model = core.read_model(engine)

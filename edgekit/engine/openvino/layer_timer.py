@@ -88,7 +88,7 @@ def _fact(operator: Any, name: str) -> str:
 
 
 def _layer(operator: Any) -> TimedLayer:
-    sources = [value for value in operator.input_values() if _fact(value.get_node(), "layerType") != CONSTANT]
+    sources = [value for value in operator.input_values() if not _is_constant(value.get_node())]
     precision = _fact(operator, "runtimePrecision")
     return TimedLayer(
         name=operator.get_friendly_name(),
@@ -99,6 +99,14 @@ def _layer(operator: Any) -> TimedLayer:
         outputs=tuple(_shape(value) for value in operator.outputs()),
         activation_bytes=_sum(_bytes(value) for value in (*sources, *operator.outputs())),
         kernel=_fact(operator, "primitiveType"),
+    )
+
+
+def _is_constant(operator: Any) -> bool:
+    """Whether an operator of the executed graph outputs a constant, or one in another shape or layout."""
+    values = operator.input_values()
+    return _fact(operator, "layerType") == CONSTANT or (
+        bool(values) and all(_is_constant(value.get_node()) for value in values)
     )
 
 
