@@ -7,12 +7,12 @@ DequantizeLinear into the layer after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import onnx_ir as ir
 
-from edgekit.graph.element_types import constant_of
+from edgekit.graph.element_types import computed_of, constant_of
 from edgekit.graph.operators import PRODUCTS
 
 __all__ = ["Executed", "nodes_by_layer"]
@@ -82,7 +82,7 @@ class _Partition:
                 owners.append(index)
 
     def _claim_between(self, index: int, layer: Executed) -> None:
-        """Claims the nodes between what a layer writes and what it reads, if the graph has the values that it writes."""
+        """Claims the nodes between what a layer writes and what it reads, if the graph has what it writes."""
         if not layer.writes or not all(value in self._values for value in layer.writes):
             return
         waiting = [self._values[value] for value in layer.writes]
@@ -98,24 +98,28 @@ class _Partition:
     def _fuse_into_producers(self, others: frozenset[str]) -> None:
         for node in self._order:
             if node not in self._owners and node.op_type not in others and not _is_about_shapes(node):
-                before = self._owners_of(value.producer() for value in _activations(node))
-                if before:
-                    # It needs all its inputs, so it runs with the last of them.
-                    self._claim(node, max(before))
+                before = [self._owners.get(producer, []) for producer in _producers(node)]
+                # It needs all its inputs, so it runs with the last of them, if all are known.
+                if before and all(before):
+                    self._claim(node, max(max(owners) for owners in before))
 
     def _fuse_into_readers(self) -> None:
         for node in reversed(self._order):
             if node not in self._owners and not _is_about_shapes(node):
-                after = self._owners_of(use.node for value in node.outputs for use in value.uses())
+                uses = (use.node for value in node.outputs for use in value.uses())
+                after = [index for user in uses for index in self._owners.get(user, ())]
                 if after:
                     self._claim(node, min(after))
-
-    def _owners_of(self, nodes: Iterable[ir.Node | None]) -> list[int]:
-        return [index for node in nodes if node is not None for index in self._owners.get(node, ())]
 
 
 def _activations(node: ir.Node) -> Iterator[ir.Value]:
     return (value for value in node.inputs if value is not None and constant_of(value) is None)
+
+
+def _producers(node: ir.Node) -> list[ir.Node]:
+    """Returns the nodes that compute its inputs, in whatever type it reads them."""
+    found = (computed_of(value).producer() for value in _activations(node))
+    return [producer for producer in found if producer is not None]
 
 
 def _is_about_shapes(node: ir.Node) -> bool:

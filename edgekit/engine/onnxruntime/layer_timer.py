@@ -219,7 +219,9 @@ def _precision(operator: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor
 
 
 def _threads(event: Event) -> tuple[str, ...]:
-    scheduled = event.args.get("thread_scheduling_stats", {})
+    scheduled = event.args.get("thread_scheduling_stats")
+    if not isinstance(scheduled, dict):  # with one thread, it is an empty string
+        return ()
     main = scheduled.get("main_thread", {}).get("thread_id")
     return (*([str(main)] if main else []), *map(str, scheduled.get("sub_threads", {})))
 
