@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from edgekit.graph.stats import LayerStats
 
-__all__ = ["LayerGroup", "LayerTime", "LayerTimes", "TimelineRun", "measure_layers"]
+__all__ = ["LayerGroup", "LayerTime", "LayerTimes", "TimelineRun", "groups_by_module", "measure_layers"]
 
 RUNS = 100
 SECONDS = 10.0
@@ -250,7 +250,7 @@ def measure_layers(
         overhead_ms=_overhead(layers),
         mapped=bool(origins),
         unmapped=unmapped if origins else 0,
-        by_module=_by_module(layers),
+        by_module=groups_by_module(layers),
         by_operator=_grouped(layers, [layer.operator for layer in layers]),
         timeline=tuple(_timeline(timings, stages, rows, starts_ns, spans_ns)),
         starts_measured=bool(timings.starts_ms),
@@ -404,7 +404,7 @@ def _module(part: Sequence[ir.Node], counted: Mapping[str, LayerStats]) -> str:
     return ".".join(path[:-1] if own else path)
 
 
-def _by_module(layers: Sequence[LayerTime]) -> tuple[LayerGroup, ...]:
+def groups_by_module(layers: Sequence[LayerTime]) -> tuple[LayerGroup, ...]:
     """Groups layers by the first part of their modules, and divides groups with over half of the time further."""
     paths = [tuple(layer.module.split(".")) if layer.module else () for layer in layers]
     names = [path[:1] for path in paths]
@@ -420,8 +420,8 @@ def _by_module(layers: Sequence[LayerTime]) -> tuple[LayerGroup, ...]:
 
 
 def _informative(names: Sequence[tuple[str, ...]]) -> bool:
-    """Whether there are several groups, of two layers or more on average."""
-    return 1 < len(set(names)) <= len(names) / 2
+    """Whether there are several groups, with three layers in two of them on average."""
+    return 1 < len(set(names)) <= len(names) * 2 / 3
 
 
 def _grouped(layers: Sequence[LayerTime], names: Sequence[str]) -> tuple[LayerGroup, ...]:
