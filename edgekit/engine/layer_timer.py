@@ -21,6 +21,7 @@ class TimedLayer(msgspec.Struct, frozen=True, kw_only=True):
             own record; others may have been fused into it.
         reads: names of the values that it reads, if the backend has a graph with the names of the original graph.
         writes: names of the values that it computes, likewise.
+        readers: names of the layers that read its outputs, if they are reported.
         precision: numpy's name of the element type that it computes in, or ``int8``; empty if it is not reported.
         inputs: shapes of its inputs, without constants.
         outputs: shapes of its outputs.
@@ -33,6 +34,7 @@ class TimedLayer(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
     precision: str = ""
     inputs: tuple[tuple[int, ...], ...] = ()
     outputs: tuple[tuple[int, ...], ...] = ()

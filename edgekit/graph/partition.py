@@ -28,11 +28,13 @@ class Executed(NamedTuple):
         names: names of nodes, or of values that nodes compute, that it was made from.
         reads: names of values that it reads, if known.
         writes: names of values that it computes, if known.
+        readers: indices of the layers that read its outputs, if known.
     """
 
     names: Sequence[str]
     reads: Sequence[str] = ()
     writes: Sequence[str] = ()
+    readers: Sequence[int] = ()
 
 
 def nodes_by_layer(graph: ir.Graph, layers: Sequence[Executed]) -> list[tuple[ir.Node, ...]]:
@@ -62,6 +64,8 @@ class _Partition:
                 self._claim(self._named(name), index)
         for index, layer in enumerate(self._layers):
             self._claim_between(index, layer)
+        for index in reversed(range(len(self._layers))):
+            self._claim_before_readers(index)
         self._fuse_into_producers(FUSED_FORWARD)
         self._fuse_into_readers()
         self._fuse_into_producers(frozenset())
@@ -94,6 +98,20 @@ class _Partition:
                 if producer is not None and producer not in self._owners and value.name not in layer.reads:
                     self._claim(producer, index)
                     waiting.append(producer)
+
+    def _claim_before_readers(self, index: int) -> None:
+        """Claims what the readers of a layer without nodes read, and no layer computes."""
+        if any(index in owners for owners in self._owners.values()):
+            return
+        read = {
+            producer
+            for node, owners in self._owners.items()
+            if set(owners).intersection(self._layers[index].readers)
+            for producer in _producers(node)
+        }
+        for node in self._order:
+            if node in read and node not in self._owners and not _is_about_shapes(node):
+                self._claim(node, index)
 
     def _fuse_into_producers(self, others: frozenset[str]) -> None:
         for node in self._order:

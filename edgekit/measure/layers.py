@@ -163,8 +163,9 @@ class _Origin(NamedTuple):
         operators: their operator types.
         converts: they only change the element type.
         module: path of its module.
-        products: MACs of each node that it computes, by name.
+        macs: MACs of each node that it computes, by name.
         weights: bytes of constants, likewise.
+        helps: the backend names no nodes for it; they are those of the layer that reads it, which counts them.
     """
 
     nodes: tuple[str, ...] = ()
@@ -173,6 +174,7 @@ class _Origin(NamedTuple):
     module: str = ""
     macs: Mapping[str, int] = {}
     weights: Mapping[str, int] = {}
+    helps: bool = False
 
 
 class _TimedEngine:
@@ -285,13 +287,13 @@ def _layers(
     total_ms = sum(medians_ms)
     slowest: dict[str, int] = {}
     for index, origin in enumerate(origins):
-        for node in origin.nodes:
+        for node in origin.nodes if not origin.helps else ():
             if node not in slowest or medians_ms[index] > medians_ms[slowest[node]]:
                 slowest[node] = index
     layers = []
     for index, (layer, median_ms) in enumerate(zip(timed, medians_ms, strict=True)):
         origin = origins[index] if origins else _Origin()
-        own = [node for node in origin.nodes if slowest[node] == index]
+        own = [node for node in origin.nodes if slowest.get(node) == index]
         layers.append(
             LayerTime(
                 name=layer.name,
@@ -372,8 +374,13 @@ def _origins(graph: Path | None, inputs: Sequence[TensorSpec], layers: Sequence[
         from edgekit.graph.partition import Executed, nodes_by_layer
     except ImportError:
         return []
-    parts = nodes_by_layer(model.graph, [Executed(layer.nodes, layer.reads, layer.writes) for layer in layers])
+    readers = _readers(layers)
+    executed = [
+        Executed(layer.nodes, layer.reads, layer.writes, after) for layer, after in zip(layers, readers, strict=True)
+    ]
+    parts = nodes_by_layer(model.graph, executed)
     counted = {layer.name: layer for layer in stats.layers}
+    helps = _take_over(readers, parts)
     return [
         _Origin(
             nodes=tuple(node.name or "" for node in part),
@@ -382,9 +389,34 @@ def _origins(graph: Path | None, inputs: Sequence[TensorSpec], layers: Sequence[
             module=_module(part, counted),
             macs={node.name or "": counted[node.name or ""].macs for node in part if node.name in counted},
             weights={node.name or "": counted[node.name or ""].weight_bytes for node in part if node.name in counted},
+            helps=helping,
         )
-        for part in parts
+        for part, helping in zip(parts, helps, strict=True)
     ]
+
+
+def _readers(layers: Sequence[TimedLayer]) -> list[tuple[int, ...]]:
+    """Returns the indices of each layer's readers; none for conversions of types and layouts, which have no nodes."""
+    places = {layer.name: index for index, layer in enumerate(layers)}
+    return [
+        ()
+        if layer.operator.lower() in QUANTIZERS | REFORMATTERS | TRANSPOSERS
+        else tuple(places[name] for name in layer.readers if places.get(name, -1) > index)
+        for index, layer in enumerate(layers)
+    ]
+
+
+def _take_over(readers: Sequence[Sequence[int]], parts: list[tuple[ir.Node, ...]]) -> list[bool]:
+    """Gives a layer without nodes those of the layer that reads it, in place; returns which layers have such nodes.
+
+    ONNX Runtime divides a MatMul into a Reshape and a Gemm, for example, of which only the Gemm has the node's name.
+    """
+    helps = [False] * len(parts)
+    for index in reversed(range(len(parts))):
+        if not parts[index] and readers[index]:
+            parts[index] = parts[readers[index][0]]
+            helps[index] = bool(parts[index])
+    return helps
 
 
 def _module(part: Sequence[ir.Node], counted: Mapping[str, LayerStats]) -> str:

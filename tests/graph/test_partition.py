@@ -85,6 +85,12 @@ def test_a_layer_of_the_backends_own_has_no_nodes() -> None:
     assert names(graph_of(BLOCK), Executed(["conv0"]), Executed(["ReorderOutput"]), Executed(["conv1"]))[1] == ()
 
 
+def test_a_layer_without_names_computes_what_its_reader_reads_and_nobody_computes() -> None:
+    # OpenVINO computes a LayerNormalization as "MVN_12", and its scale and shift in the layers after it.
+    layers = (Executed(["conv0"]), Executed(["MVN_12"], readers=[2]), Executed(["conv1"]), Executed(["relu1"]))
+    assert names(graph_of(BLOCK), *layers) == [("conv0",), ("relu0",), ("conv1", "add"), ("relu1",)]
+
+
 def test_dequantizers_belong_to_their_reader_and_quantizers_to_what_they_quantize() -> None:
     layers = (Executed(["x_quantize"]), Executed(["conv"]), Executed(["r_dequantize"]))
     assert names(graph_of(QUANTIZED), *layers) == [

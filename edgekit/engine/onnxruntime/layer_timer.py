@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -132,7 +133,7 @@ def timings_from_events(events: Sequence[Event], names: Sequence[Names] = ()) ->
     by_node = {node.node: node for node in names}
     by_value = {value: node for node in names for value in node.writes}
     return LayerTimings(
-        layers=tuple(_layer(event, by_node, by_value) for event in first.values()),
+        layers=_with_readers([_layer(event, by_node, by_value) for event in first.values()]),
         times_ms=tuple(tuple(row.get(key, (0.0, 0.0))[0] for key in first) for row in rows),
         starts_ms=tuple(tuple(row.get(key, (0.0, 0.0))[1] for key in first) for row in rows),
         threads=tuple(_threads(event) for event in first.values()),
@@ -182,6 +183,17 @@ def _layer(event: Event, by_node: Mapping[str, Names], by_value: Mapping[str, Na
         inputs=tuple(shape for _, shape in activations),
         outputs=tuple(shape for _, shape in outputs),
         activation_bytes=read_bytes + int(event.args.get("output_size", 0)),
+    )
+
+
+def _with_readers(layers: Sequence[TimedLayer]) -> tuple[TimedLayer, ...]:
+    readers: defaultdict[str, list[str]] = defaultdict(list)
+    for layer in layers:
+        for value in layer.reads:
+            readers[value].append(layer.name)
+    return tuple(
+        msgspec.structs.replace(layer, readers=tuple(name for value in layer.writes for name in readers[value]))
+        for layer in layers
     )
 
 

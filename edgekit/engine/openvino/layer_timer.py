@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class OpenVinoLayerTimer:
         executed = self._compiled.get_runtime_model().get_ops()
         in_order = sorted(executed, key=lambda operator: int(_fact(operator, "execOrder")))
         names = {name for row in self._rows for name in row}
-        layers = [_layer(operator) for operator in in_order if operator.get_friendly_name() in names]
+        layers = [_layer(operator, names) for operator in in_order if operator.get_friendly_name() in names]
         return LayerTimings(
             layers=tuple(layers),
             times_ms=tuple(tuple(row.get(layer.name, 0.0) for layer in layers) for row in self._rows),
@@ -87,19 +87,31 @@ def _fact(operator: Any, name: str) -> str:
     return text_of(operator.get_rt_info()[name])
 
 
-def _layer(operator: Any) -> TimedLayer:
+def _layer(operator: Any, executed: Collection[str]) -> TimedLayer:
     sources = [value for value in operator.input_values() if not _is_constant(value.get_node())]
     precision = _fact(operator, "runtimePrecision")
     return TimedLayer(
         name=operator.get_friendly_name(),
         operator=_fact(operator, "layerType"),
         nodes=original_names(operator),
+        readers=tuple(dict.fromkeys(_readers(operator, executed))),
         precision=DTYPES.get(precision, precision),
         inputs=tuple(_shape(value) for value in sources),
         outputs=tuple(_shape(value) for value in operator.outputs()),
         activation_bytes=_sum(_bytes(value) for value in (*sources, *operator.outputs())),
         kernel=_fact(operator, "primitiveType"),
     )
+
+
+def _readers(operator: Any, executed: Collection[str]) -> Iterator[str]:
+    """Yields the names of the executed layers that read an operator's outputs, if only through others."""
+    for value in operator.outputs():
+        for port in value.get_target_inputs():
+            reader = port.get_node()
+            if reader.get_friendly_name() in executed:
+                yield str(reader.get_friendly_name())
+            else:
+                yield from _readers(reader, executed)
 
 
 def _is_constant(operator: Any) -> bool:
