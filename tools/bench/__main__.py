@@ -17,7 +17,7 @@ import msgspec
 
 from edgekit.device.cpu import cpu
 from edgekit.measure.machine import this_machine
-from tools.bench import accuracy, building, calibration, detect, latency, table
+from tools.bench import accuracy, building, calibration, detect, latency, profiler, table
 from tools.bench.workshop import Workshop
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "build": building.measure_build,
     "accuracy": accuracy.measure_accuracy,
     "detect": detect.measure_detect,
+    "profiler": profiler.measure_profiler,
 }
 LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
 
