@@ -16,6 +16,7 @@ import edgekit
 from edgekit.engine.layer_timer import LayerTimings, TimedLayer
 from edgekit.errors import RunError
 from edgekit.measure import layers as measuring
+from edgekit.measure.inspection import inspection_from_bundle
 from edgekit.measure.layers import LayerTime, LayerTimes, measure_layers
 from edgekit.measure.profile import profile_bundle
 from edgekit.measure.reports import LatencyReport, json_from_report
@@ -137,6 +138,19 @@ def test_a_board_without_onnx_sees_times_and_names(built: Build, monkeypatch: py
 def test_a_report_with_layer_times_is_read_back_from_json(built: Build) -> None:
     report = profile_bundle(built("openvino", "fp32"), runs=5, warmup=0, threads=1, layers=True)
     assert msgspec.json.decode(json_from_report(report), type=LatencyReport) == report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize("recipe", ["lenet", "resnet18", "yolov3-tiny", "transformer-tiny", "mobilenet-v2"])
+def test_every_node_of_a_recipe_has_a_layer(recipe: str, target: str, tmp_path: Path) -> None:
+    pytest.importorskip({"cpu": "onnxruntime", "openvino": "openvino"}[target])
+    bundle = edgekit.build(recipe, precision="int8", target=target, profile=False, output=tmp_path, calib_images=2)  # type: ignore[arg-type]
+    times = layer_times(bundle, runs=3)
+    assert times.unmapped == 0
+    operators = nodes_of(bundle / "graph.onnx")
+    assert {node for layer in times.layers for node in layer.nodes} == set(operators)
+    assert sum(layer.macs or 0 for layer in times.layers) == inspection_from_bundle(bundle).macs
 
 
 SLOW = """
