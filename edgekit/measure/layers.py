@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerGroup", "LayerTime", "LayerTimes", "TimelineRun", "groups_by_module", "measure_layers"]
 
-RUNS = 100
+MAX_RUNS = 100
+"""Enough for medians; ONNX Runtime's profile has about 1 kB for each layer of each run."""
 SECONDS = 10.0
 MIN_RUNS = 5
 TIMELINE_RUNS = 5
@@ -219,7 +220,7 @@ def measure_layers(
         end_to_end_ms: median time of ``inference`` without profiling, to compare with.
         inputs: the engine's inputs with the measured shapes, for the MACs of an engine with dynamic shapes.
         graph: the graph that the engine was built from; without it, or without ``onnx_ir``, layers are not mapped.
-        runs: number of runs; default: 100, or fewer if they take longer than ``duration_s``.
+        runs: number of runs; 100 at most, which is the default; fewer if they take longer than ``duration_s``.
         duration_s: duration of the measurement; default: 10 s, and five runs or more.
         warmup: runs before the measurement.
         progress: receives the progress.
@@ -267,7 +268,7 @@ def _repeat(
         once()
     rows: list[tuple[float, ...]] = []
     starts_ns: list[int] = []
-    max_runs = runs or RUNS
+    max_runs = min(runs or MAX_RUNS, MAX_RUNS)
     deadline = time.perf_counter() + (duration_s or SECONDS)
     with progress.stage("Time layers", total=max_runs, unit="runs") as advance:
         while len(rows) < max_runs and (len(rows) < MIN_RUNS or time.perf_counter() < deadline):

@@ -20,6 +20,7 @@ from edgekit.measure.inspection import inspection_from_bundle
 from edgekit.measure.layers import LayerTime, LayerTimes, measure_layers
 from edgekit.measure.profile import profile_bundle
 from edgekit.measure.reports import LatencyReport, json_from_report
+from edgekit.progress import Silent
 from edgekit.runtime.session import Session, session_from_bundle
 
 # Outputs x kernel x input channels of the three convolutions and the Gemm of `write_classifier`.
@@ -313,6 +314,11 @@ def test_layers_without_starts_stand_one_after_the_other_in_the_time_line(measur
     assert not times.starts_measured
     assert times.timeline[1].layers == ((0.0, 1.0), (1.0, 3.0), (4.0, 0.5))
     assert times.timeline[1].start_ms == pytest.approx(5.0)
+
+
+def test_the_number_of_runs_is_limited_because_the_backends_record_grows(clock: Clock) -> None:
+    rows, _ = measuring._repeat(lambda: (1.0,), 10_000, None, 0, Silent())
+    assert len(rows) == 100
 
 
 def test_copies_belong_to_the_sum_and_are_no_overhead(measured: Measured) -> None:
