@@ -18,6 +18,7 @@ Examples:
   edgekit profile tiny --runs 200 --threads 1 --image photo.jpg
   edgekit profile tiny --claim p99 --duration 60 --html report.html
   edgekit profile tiny --streams auto --power --json-file report.json
+  edgekit profile tiny --layers --trace trace.json
 """
 
 
@@ -70,6 +71,13 @@ def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     help="Also measure throughput with N engines side by side; auto finds the knee of the curve.",
 )
 @click.option("--power", is_flag=True, help="Measure power and energy beside the runs, where they are readable.")
+@click.option("--layers", is_flag=True, help="Measure the time of each layer too, and of each module.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a time line of stages and layers for Perfetto (ui.perfetto.dev); implies --layers.",
+)
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as an HTML page.")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="F", help="Write the summary for a pull request.")
 @json_options("the report")
@@ -84,6 +92,8 @@ def profile(
     claim: float | None,
     streams: int | None,
     power: bool,
+    layers: bool,
+    trace: Path | None,
     html: Path | None,
     markdown: Path | None,
     json: JsonOutput,
@@ -100,8 +110,10 @@ def profile(
     from edgekit.measure.profile import profile_bundle
     from edgekit.measure.reports import json_from_report
     from edgekit.report.html.page import html_from_report
+    from edgekit.report.layer_times import terminal_from_layer_times
     from edgekit.report.markdown import markdown_from_report
     from edgekit.report.terminal import terminal_from_report
+    from edgekit.report.trace import trace_from_report
 
     with progress_on_stderr() as progress:
         report = profile_bundle(
@@ -112,17 +124,23 @@ def profile(
             threads=threads,
             image=image,
             sizes=sizes,
+            layers=layers or trace is not None,
             progress=progress,
             claim=claim,
             power=power,
             streams=streams,
         )
     files = {html: html_from_report, markdown: markdown_from_report}
-    for path, render in files.items():
-        if path is not None:
-            write_file(path, render(report).encode())
-            click.echo(f"wrote {path}", err=True)
+    contents = {path: render(report).encode() for path, render in files.items() if path is not None}
+    if trace is not None:
+        contents[trace] = trace_from_report(report)
+    for path, content in contents.items():
+        write_file(path, content)
+        click.echo(f"wrote {path}", err=True)
     if json.wanted:
         json.write(json_from_report(report))
     if not json.printed:
-        Console(highlight=False).print(terminal_from_report(report))
+        console = Console(highlight=False)
+        console.print(terminal_from_report(report))
+        if report.layer_times is not None:
+            console.print(terminal_from_layer_times(report.layer_times, console.width))

@@ -17,10 +17,12 @@ import edgekit
 from edgekit.data.images import ImageSource, read_image
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import backend
+from edgekit.engine.bundle.manifest import GRAPH
 from edgekit.errors import UsageError, nearest
 from edgekit.measure.conditions import Conditions, ConditionWatch, disturbances_from_conditions
 from edgekit.measure.confidence import PERCENTILES, percentile_bound, percentile_bounds, runs_needed
 from edgekit.measure.latency import Disturbance, disturbances, statistics_ms
+from edgekit.measure.layers import measure_layers
 from edgekit.measure.machine import disturbance_by_others, processor_time, resident_bytes, this_machine
 from edgekit.measure.power import PowerWatch, sensor
 from edgekit.measure.reports import LatencyReport, Memory
@@ -58,6 +60,7 @@ def profile_bundle(
     image: ImageSource | None = None,
     seed: int = 0,
     sizes: Mapping[str, Sequence[int]] | None = None,
+    layers: bool = False,
     progress: Progress | None = None,
     claim: float | None = None,
     power: bool = False,
@@ -75,6 +78,7 @@ def profile_bundle(
         seed: seed of generated inputs.
         sizes: shapes of generated inputs by name, for an engine with dynamic shapes; the name ``""`` is the first
             input. Other inputs have their opt shapes. A detector is then fed random arrays too.
+        layers: measure the time of each layer too, after the latency.
         progress: receives the progress of the measurement.
         claim: a percentile, such as 99: measure until an upper bound of it can be stated with a confidence of 99 %, or
             until ``duration_s``, 120 s if not given, has passed.
@@ -84,6 +88,7 @@ def profile_bundle(
     Raises:
         EngineMismatch: the bundle is for another machine, or was changed.
         UsageError: a number is out of range, the engine accepts no images, or it does not accept ``sizes``.
+        RunError: the backend does not report the times of layers.
     """
     before = resident_bytes()
     with session_from_bundle(path, threads=threads) as session:
@@ -102,6 +107,19 @@ def profile_bundle(
             power=power,
         )
         feeds = _feeds(report.inputs, seed)
+        if layers:
+            found = measure_layers(
+                session,
+                lambda timed: _run_of(timed, image, seed, sizes or {})[:2],
+                end_to_end_ms=report.latency_ms.p50,
+                inputs=report.inputs,
+                graph=Path(path) / GRAPH,
+                runs=runs,
+                duration_s=duration_s,
+                warmup=warmup,
+                progress=progress,
+            )
+            report = msgspec.structs.replace(report, layer_times=found)
     if streams is None:
         return report
     # After the session is closed, whose threads may still spin.

@@ -12,6 +12,7 @@ from edgekit.errors import DataError
 from edgekit.measure.conditions import Conditions
 from edgekit.measure.confidence import PercentileBound
 from edgekit.measure.latency import Disturbance, Statistics
+from edgekit.measure.layers import LayerTimes
 from edgekit.measure.machine import Machine
 from edgekit.measure.power import Power
 from edgekit.measure.steady import SteadyState
@@ -78,6 +79,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
         conditions: the state of the machine before, during and after.
         power: power and energy beside the runs; None if it was not asked for.
         throughput: throughput against latency with several streams; None if it was not asked for.
+        layer_times: the time of each layer; None if it was not measured.
     """
 
     format: int = FORMAT
@@ -110,6 +112,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
     conditions: Conditions | None = None
     power: Power | None = None
     throughput: Throughput | None = None
+    layer_times: LayerTimes | None = None
 
 
 class BuildReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,3 +95,29 @@ def test_markdown_has_the_percentiles_the_machine_and_the_warnings(detector: Pat
     )
     assert "- verdict: " in text
     assert "> The weights are random: latency is real, detections are not." in text
+
+
+def test_layers_and_a_time_line_of_a_real_engine(
+    tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    graph = write_classifier(tmp_path / "net.onnx")
+    engine, trace, report = tmp_path / "engine", tmp_path / "trace.json", tmp_path / "report.json"
+    build = ["build", str(graph), "--fp32", "--target", "cpu", "--no-profile", "-o", str(engine)]
+    assert main(build) == 0
+    capsys.readouterr()
+    assert main(["profile", str(engine), "--runs", "5", "--trace", str(trace), "--json-file", str(report)]) == 0
+    printed = capsys.readouterr()
+    assert all(words in printed.out for words in ("sum of layers", "end to end", "operator"))
+    assert f"wrote {trace}" in printed.err
+    content = json.loads(report.read_text())["layer_times"]
+    assert content["runs"] == 5 and sum(layer["macs"] > 0 for layer in content["layers"]) == 4
+    names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"run 1", "run 5", "inference"} <= names
+
+
+def test_error_for_layers_of_a_backend_that_does_not_time_them(
+    arrays_engine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", str(arrays_engine), "--runs", "1", "--layers"]) == 1
+    assert "expected a backend that reports the times of layers, got 'null'" in capsys.readouterr().err
