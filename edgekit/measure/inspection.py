@@ -44,6 +44,7 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
         strides: strides of that window; empty if all are 1.
         reads: names of the activations that it reads: the graph's inputs, and outputs of other layers.
         writes: names of the values that it writes, including the graph's outputs.
+        write_bytes: size of each of ``writes``, in the element type in which it is written.
         module: path of the module that it came from, if the graph has it; otherwise ``name`` has the path.
     """
 
@@ -60,6 +61,7 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
     strides: tuple[int, ...] = ()
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    write_bytes: tuple[int, ...] = ()
     module: str = ""
 
 
@@ -182,6 +184,7 @@ def _rows(stats: GraphStats, precisions: Mapping[str, str]) -> list[LayerRow]:
             strides=layer.strides,
             reads=layer.reads,
             writes=layer.writes,
+            write_bytes=layer.write_bytes,
             module=layer.module,
         )
         for layer in stats.layers
