@@ -2,7 +2,7 @@
 
     python -m tools.published_models NAME=MODEL[@HxW] ...
 
-MODEL is a recipe or an ONNX file, such as what `yolo export model=yolo11n.pt format=onnx` of Ultralytics 8.3 writes. Only
+MODEL is a recipe or an ONNX file, such as Ultralytics 8.3 writes by `yolo export model=yolo11n.pt format=onnx`. Only
 counts are kept: no weights. Models that the file has already and that are not named stay as they are.
 """
 
@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> None:
         name, _, model = argument.partition("=")
         known[name] = layers_of(model)
         print(name, known[name]["input"], len(known[name]["layers"]), sum(row[0] for row in known[name]["layers"]))
-    lines = [f"{msgspec.json.encode(name).decode()}: {msgspec.json.encode(known[name]).decode()}" for name in known]
-    MODELS_FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        lines = [f"{msgspec.json.encode(key).decode()}: {msgspec.json.encode(known[key]).decode()}" for key in known]
+        MODELS_FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

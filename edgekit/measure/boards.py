@@ -16,7 +16,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Board", "Boards", "Source", "board_from_name", "boards", "peaks_from_board"]
+__all__ = ["Board", "Boards", "Source", "board_from_name", "boards", "peaks_from_board", "sources_of"]
 
 FILE = Path(__file__).with_name("boards.toml")
 
@@ -143,3 +143,10 @@ def peaks_from_board(board: Board) -> Peaks:
         bytes_per_s=board.bandwidth.gb_per_s * 1e9,
         cache_bytes=int(board.cache_mb * 2**20),
     )
+
+
+def sources_of(board: Board) -> tuple[Source, ...]:
+    """Returns the sources of the figures of a board, each once."""
+    found = boards()
+    keys = [rate.source or found.architectures[board.architecture].source for rate in board.rates.values()]
+    return tuple(found.sources[key] for key in dict.fromkeys([*keys, board.bandwidth.source]))

@@ -45,7 +45,7 @@ class Operator(Protocol):
 
     @property
     def precision(self) -> str:
-        """numpy's name of the element type that it computes in."""
+        """Name of the element type that it computes in, as numpy has it."""
         ...
 
 
@@ -66,7 +66,7 @@ class Peaks(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: the machine.
-        kind: ``measured``: the most that kernels reached here; ``published``: from data sheets, which no kernel reaches.
+        kind: ``measured``: the most that kernels reached here; ``published``: what data sheets state.
         macs_per_s: multiply-accumulates per second by numpy's name of the precision.
         bytes_per_s: bandwidth of the memory.
         cache_bytes: data of at most this size may stay in a cache whose bandwidth is not known: they take no time.
