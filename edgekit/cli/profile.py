@@ -33,6 +33,10 @@ Examples:
     metavar="[NAME:]SHAPE",
     help="Input shape, for an engine with dynamic shapes, such as x:1x3x48x640; repeatable.  [default: the opt shape]",
 )
+@click.option("--roofline", is_flag=True, help="Compare with the least time that this machine's peaks allow.")
+@click.option(
+    "--board", metavar="NAME", help="With --roofline: the peaks of this board; see edgekit estimate --boards."
+)
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as an HTML page.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as JSON.")
 def profile(
@@ -43,6 +47,8 @@ def profile(
     threads: int,
     image: Path | None,
     sizes: dict[str, tuple[int, ...]] | None,
+    roofline: bool,
+    board: str | None,
     html: Path | None,
     json_file: Path | None,
 ) -> None:
@@ -55,12 +61,15 @@ def profile(
 
     from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
+    from edgekit.measure.engine_roofline import peaks_of_engine, with_roofline
     from edgekit.measure.profile import profile_bundle
     from edgekit.measure.reports import json_from_report
     from edgekit.report.html.page import html_from_report
     from edgekit.report.terminal import terminal_from_report
 
     with progress_on_stderr() as progress:
+        asked = roofline or board is not None
+        peaks = peaks_of_engine(engine, threads=threads, board=board, progress=progress) if asked else None
         report = profile_bundle(
             engine,
             runs=runs,
@@ -71,6 +80,8 @@ def profile(
             sizes=sizes,
             progress=progress,
         )
+    if peaks is not None:
+        report = with_roofline(report, engine, peaks)
     if html is not None:
         write_file(html, html_from_report(report).encode())
     if json_file is not None:

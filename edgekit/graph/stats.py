@@ -223,7 +223,9 @@ def _layer(node: ir.Node, sizes: _Sizes, counted: set[str]) -> LayerStats:
     parameters += int(node.metadata_props.get(FOLDED_PARAMETERS, 0))
     zeros = _zeros(node, sizes)
     written = {
-        name: sizes.nbytes(value, sizes.type_of(written_type(value))) for value in node.outputs for name in _names(value)
+        name: sizes.nbytes(value, sizes.type_of(written_type(value)))
+        for value in node.outputs
+        for name in _names(value)
     }
     return LayerStats(
         name=node.name or "",

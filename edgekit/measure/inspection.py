@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,12 +115,16 @@ def inspection_from_stats(
     return _from_rows(name, _rows(stats, {}), stats, inputs, outputs)
 
 
-def inspection_from_bundle(path: Path) -> Inspection:
+def inspection_from_bundle(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Inspection:
     """Returns the inspection of the engine in the folder ``path``; the engine does not have to run here.
 
     Layers, parameters and arithmetic are read from the bundle's graph. Precisions are read from the engine if its
     library reports them (``layers.json``), else from the graph's Q/DQ. Without the package ``onnx``, the layers are
     those that the engine's library reports, with shapes and precisions only.
+
+    Args:
+        path: the folder of the engine.
+        shapes: fixed shapes of inputs with dynamic dimensions, by name; default: the opt shapes.
 
     Raises:
         UsageError: ``path`` is not a bundle.
@@ -131,7 +135,7 @@ def inspection_from_bundle(path: Path) -> Inspection:
     manifest = read_manifest(path)
     engine = _engine_layers(path / LAYERS_FILE)
     try:
-        stats = _stats(path / GRAPH_FILE, manifest)
+        stats = _stats(path / GRAPH_FILE, manifest, shapes or {})
     except ImportError as e:
         if engine is None:
             raise BackendUnavailable(
@@ -154,7 +158,7 @@ def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:
         raise EngineMismatch(f"{file} is damaged: {e}", hint="build the engine again") from e
 
 
-def _stats(file: Path, manifest: Manifest) -> GraphStats:
+def _stats(file: Path, manifest: Manifest, shapes: Mapping[str, Sequence[int]]) -> GraphStats:
     # Boards have no onnx: an engine with a list of its layers is inspected without it.
     import onnx_ir
     from google.protobuf.message import DecodeError
@@ -165,7 +169,7 @@ def _stats(file: Path, manifest: Manifest) -> GraphStats:
         graph = onnx_ir.load(file)
     except (OSError, DecodeError, ValueError) as e:
         raise GraphError(f"cannot read {file}: expected the graph of the engine: {e}") from e
-    return stats_at(graph, {name: shape.opt for name, shape in manifest.shapes.items()})
+    return stats_at(graph, {name: shapes.get(name, shape.opt) for name, shape in manifest.shapes.items()})
 
 
 def _rows(stats: GraphStats, precisions: Mapping[str, str]) -> list[LayerRow]:

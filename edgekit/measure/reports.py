@@ -11,6 +11,7 @@ from edgekit import specs
 from edgekit.errors import DataError
 from edgekit.measure.latency import Disturbance, Statistics
 from edgekit.measure.machine import Machine
+from edgekit.measure.roofline import Roofline
 
 __all__ = [
     "BUILD_REPORT_FILE",
@@ -67,6 +68,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
         disturbances: reasons why the figures may be worse than this machine allows.
         notes: the engine's notes, such as that its weights are random.
         shapes: the shape ranges of inputs with dynamic shapes.
+        roofline: the least time by the machine's peaks, and the share of it that was reached; None if not asked for.
     """
 
     format: int = FORMAT
@@ -94,6 +96,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
     disturbances: tuple[Disturbance, ...] = ()
     notes: tuple[str, ...] = ()
     shapes: dict[str, specs.ShapeRange] = {}
+    roofline: Roofline | None = None
 
 
 class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
