@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from edgekit.engine.tensorrt.options import TensorRtOptions
     from edgekit.evaluation.evaluate import Evaluation
     from edgekit.evaluation.evaluate import evaluate_bundle as evaluate
+    from edgekit.measure.estimate import Estimate
     from edgekit.measure.inspection import Inspection
     from edgekit.measure.latency import Statistics
     from edgekit.measure.profile import profile_bundle as profile
     from edgekit.measure.reports import LatencyReport
     from edgekit.pipeline.build import build
     from edgekit.pipeline.compile_bundle import compile_bundle as compile
+    from edgekit.pipeline.estimate import estimate
     from edgekit.pipeline.inspect import inspect
     from edgekit.progress import Progress
     from edgekit.recipe.schema import Preprocess
@@ -62,6 +64,7 @@ __all__ = [
     "Detections",
     "EdgeKitError",
     "EngineMismatch",
+    "Estimate",
     "Evaluation",
     "ExportError",
     "GraphError",
@@ -84,6 +87,7 @@ __all__ = [
     "__version__",
     "build",
     "compile",
+    "estimate",
     "evaluate",
     "inspect",
     "load",
@@ -99,6 +103,7 @@ _ON_USE = {
     "Classes": "edgekit.runtime.tasks.classify:Classes",
     "Detection": "edgekit.runtime.tasks.detect:Detection",
     "Detections": "edgekit.runtime.tasks.detect:Detections",
+    "Estimate": "edgekit.measure.estimate:Estimate",
     "Evaluation": "edgekit.evaluation.evaluate:Evaluation",
     "Inspection": "edgekit.measure.inspection:Inspection",
     "LatencyReport": "edgekit.measure.reports:LatencyReport",
@@ -113,6 +118,7 @@ _ON_USE = {
     "Trained": "edgekit.training.train:Trained",
     "build": "edgekit.pipeline.build:build",
     "compile": "edgekit.pipeline.compile_bundle:compile_bundle",
+    "estimate": "edgekit.pipeline.estimate:estimate",
     "evaluate": "edgekit.evaluation.evaluate:evaluate_bundle",
     "inspect": "edgekit.pipeline.inspect:inspect",
     "load": "edgekit.runtime.session:session_from_bundle",

@@ -26,16 +26,17 @@ ERRORS = {
     "TrainError": 1,
     "UsageError": 2,
 }
-FUNCTIONS = {"build", "compile", "evaluate", "inspect", "load", "profile", "train"}
+FUNCTIONS = {"build", "compile", "estimate", "evaluate", "inspect", "load", "profile", "train"}
 TYPES = set(
-    "BackendOptions Class Classes Detection Detections Evaluation Inspection LatencyReport Manifest Pending Preprocess "
-    "Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
+    "BackendOptions Class Classes Detection Detections Estimate Evaluation Inspection LatencyReport Manifest Pending "
+    "Preprocess Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
 )
 
 # Names that users' programs contain; names may be added, but not removed.
 PARAMETERS = {
     "build": ["model", "precision", "target", "weights", "calib", "output"],
     "compile": ["bundle", "target", "output", "engine"],
+    "estimate": ["model", "board", "precision", "shape", "input"],
     "evaluate": ["path", "data", "split", "limit", "score_threshold", "threads"],
     "inspect": ["model", "shape", "input", "precision"],
     "load": ["path", "threads"],

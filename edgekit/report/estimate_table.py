@@ -50,8 +50,8 @@ def _layers_table(made: Estimate, width: int) -> Table:
             short_figure(point.bytes),
             short_figure(point.intensity),
             point.bound,
-            milliseconds(point.bound_ms) if point.bound_ms else "",
-            *([milliseconds(time)] if made.layer_ms else []),
+            _milliseconds(point.bound_ms) if point.bound_ms else "",
+            *([_milliseconds(time)] if made.layer_ms else []),
             f"{100 * time / whole:.1f} %",
         ]
         for point, time in zip(made.roofline.points, times, strict=True)
@@ -68,6 +68,11 @@ def _layers_table(made: Estimate, width: int) -> Table:
     return table
 
 
+def _milliseconds(value_ms: float) -> str:
+    """Formats a duration as `milliseconds` does, but with two digits where that would have one or none."""
+    return milliseconds(value_ms) if value_ms >= 0.01 else f"{value_ms:.2g}"
+
+
 def _rows(made: Estimate) -> list[tuple[str, str]]:
     roofline = made.roofline
     compute_ms = sum(point.bound_ms for point in roofline.points if point.bound == "compute")
@@ -78,15 +83,18 @@ def _rows(made: Estimate) -> list[tuple[str, str]]:
         ("board", f"{made.board_name}: {_peaks(roofline.peaks)}"),
         (
             "lower bound",
-            f"{milliseconds(roofline.bound_ms)} ms: layers bound by compute {milliseconds(compute_ms)} ms, by memory "
-            f"{milliseconds(memory_ms)} ms. No engine can be faster at these peaks.",
+            f"{_milliseconds(roofline.bound_ms)} ms: layers bound by compute {_milliseconds(compute_ms)} ms, by memory "
+            f"{_milliseconds(memory_ms)} ms; no engine is faster at these peaks",
         ),
     ]
     if made.efficiency is not None and made.latency_ms is not None:
-        rows += [("estimate", _estimate(made)), *_fit(made.efficiency)]
+        rows += [("estimate", _estimate(made, made.latency_ms)), *_fit(made.efficiency)]
     elif made.sources:
         rows.append(("estimate", f"none: {made.pairs} latencies of such boards are published, {MIN_PAIRS} are needed"))
-    return rows + [("source", f"{source.title}, {source.url}") for source in made.sources]
+    if made.sources:
+        titles = "; ".join(source.title for source in made.sources)
+        rows.append(("peaks from", f"{titles} (addresses: --json)"))
+    return rows
 
 
 def _peaks(peaks: Peaks) -> str:
@@ -98,11 +106,12 @@ def _peaks(peaks: Peaks) -> str:
     return f"{rates} T operations/s (dense), {peaks.bytes_per_s / 1e9:.4g} GB/s, {peaks.kind}{threads}"
 
 
-def _estimate(made: Estimate) -> str:
-    assert made.latency_ms is not None and made.low_ms is not None and made.high_ms is not None
+def _estimate(made: Estimate, latency_ms: float) -> str:
+    low_ms, high_ms = _milliseconds(made.low_ms or 0.0), _milliseconds(made.high_ms or 0.0)
+    reached = 100 * made.roofline.bound_ms / latency_ms
     return (
-        f"{milliseconds(made.latency_ms)} ms with TensorRT, 80 % error bar {milliseconds(made.low_ms)} to "
-        f"{milliseconds(made.high_ms)} ms; {100 * made.roofline.bound_ms / made.latency_ms:.0f} % of the peaks reached"
+        f"{_milliseconds(latency_ms)} ms with TensorRT, error bar (80 %) {low_ms} to {high_ms} ms; the bound is "
+        f"{reached:.2g} % of it"
     )
 
 
@@ -110,10 +119,10 @@ def _fit(found: Efficiency) -> list[tuple[str, str]]:
     return [
         ("fitted on", f"{found.pairs} published latencies of {found.models} models on {', '.join(found.boards)}"),
         (
-            "checked",
-            f"each model predicted without it: median error {100 * found.model_error:.0f} %, 80 % of the published "
-            f"latencies are {found.low:.2f} to {found.high:.2f} times the prediction; each board predicted without it: "
-            f"median error {100 * found.board_error:.0f} %",
+            "left out",
+            f"each model in turn, and predicted by the others: median error {100 * found.model_error:.0f} %; 80 % of "
+            f"the published latencies are {found.low:.2f} to {found.high:.2f} times the prediction. Each board in "
+            f"turn: median error {100 * found.board_error:.0f} %",
         ),
         ("worst", "; ".join(map(_held_out, _worst(found)))),
     ]
@@ -128,11 +137,10 @@ def _worst(found: Efficiency) -> list[HeldOut]:
 
 
 def _held_out(pair: HeldOut) -> str:
+    batch = f" x{pair.batch}" if pair.batch > 1 else ""
     precision = SHORT_NAMES.get(pair.precision, pair.precision).upper()
-    return (
-        f"{pair.model} {precision} on {pair.board}: published {milliseconds(pair.published_ms)}, predicted "
-        f"{milliseconds(pair.predicted_ms)} ms"
-    )
+    times = f"{milliseconds(pair.predicted_ms)} ms, not {milliseconds(pair.published_ms)}"
+    return f"{pair.model}{batch} {precision} on {pair.board}: {times}"
 
 
 def terminal_from_boards(found: Boards) -> RenderableType:
