@@ -63,11 +63,11 @@ def fused_layers(found: Inspection) -> tuple[FusedLayer, ...]:
     """
     owner = _owners(found.layers)
     members: dict[int, list[LayerRow]] = {}
-    for index, row in enumerate(found.layers):
-        if owner[index] is not None:
-            members.setdefault(owner[index] or 0, []).append(row)
+    for row, own in zip(found.layers, owner, strict=True):
+        if own is not None:
+            members.setdefault(own, []).append(row)
     sizes = _value_bytes(found)
-    needed = _needed_outside(found.layers, owner)
+    needed = _needed_outside(found, owner)
     return tuple(_merged(rows, sizes, needed[leader]) for leader, rows in sorted(members.items()))
 
 
@@ -105,21 +105,17 @@ def _input_bytes(spec: TensorSpec, smallest: int, assumed: Mapping[str, int]) ->
     return math.prod(sizes) * (min(itemsize, smallest) if spec.dtype.startswith("float") else itemsize)
 
 
-def _needed_outside(layers: Sequence[LayerRow], owner: Sequence[int | None]) -> dict[int, set[str]]:
-    """Returns for each merged layer the values of it that other layers, or nobody in the graph, read."""
+def _needed_outside(found: Inspection, owner: Sequence[int | None]) -> dict[int, set[str]]:
+    """Returns for each merged layer the values of it that other layers read or that are outputs of the graph."""
+    outputs = {spec.name for spec in found.outputs}
     readers: dict[str, set[int | None]] = {}
-    for row, own in zip(layers, owner, strict=True):
+    for row, own in zip(found.layers, owner, strict=True):
         for name in row.reads:
             readers.setdefault(name, set()).add(own)
-    needed: dict[int, set[str]] = {}
-    for row, own in zip(layers, owner, strict=True):
-        if own is None:
-            continue
-        for name in row.writes:
-            # A value that no layer reads is an output of the graph.
-            if readers.get(name, {None}) - {own}:
-                needed.setdefault(own, set()).add(name)
-        needed.setdefault(own, set())
+    needed: dict[int, set[str]] = {own: set() for own in owner if own is not None}
+    for row, own in zip(found.layers, owner, strict=True):
+        if own is not None:
+            needed[own] |= {name for name in row.writes if name in outputs or readers.get(name, set()) - {own}}
     return needed
 
 
