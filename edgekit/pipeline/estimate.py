@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekit.errors import UsageError
+from edgekit.measure.boards import board_from_name
 from edgekit.measure.estimate import Estimate, estimate_from_layers
 from edgekit.measure.fused_layers import fused_layers
 from edgekit.measure.peaks import machine_peaks, peaks_from_machine
@@ -46,6 +47,8 @@ def estimate(
         UsageError: the model or the board does not exist, or the board does not compute in that precision.
         BackendUnavailable: a package that is needed is not installed.
     """
+    if board != THIS_MACHINE:
+        board_from_name(board)  # an unknown board is reported before time is spent on the model
     is_engine = isinstance(model, (str, Path)) and Path(model).is_dir()
     wanted = precision if is_engine else precision or "int8"
     found = inspect(model, shape=shape, input=input, precision=wanted)

@@ -7,9 +7,15 @@ from edgekit.measure.boards import Board, board_from_name, boards, peaks_from_bo
 
 KNOWN = boards()
 NAMES = (
-    "orin-nano orin-nano-super orin-nx-8gb orin-nx-16gb agx-orin-32gb agx-orin-64gb agx-thor rtx-3060 rtx-3070 rtx-3080 "
-    "rtx-3090 rtx-4060 rtx-4070 rtx-4080 rtx-4090 rtx-5060 rtx-5070 rtx-5080 rtx-5090 l4 a100 h100 h200"
+    "orin-nano orin-nano-super orin-nx-8gb orin-nx-16gb agx-orin-32gb agx-orin-64gb agx-thor rtx-3060 rtx-3070 "
+    "rtx-3080 rtx-3090 rtx-4060 rtx-4070 rtx-4080 rtx-4090 rtx-5060 rtx-5070 rtx-5080 rtx-5090 l4 a100 h100 h200"
 ).split()
+ADDRESSES = (
+    "https://www.nvidia.com/",
+    "https://developer.nvidia.com/",
+    "https://images.nvidia.com/",
+    "https://github.com/NVIDIA/",
+)
 EACH = pytest.mark.parametrize("board", KNOWN.boards.values(), ids=list(KNOWN.boards))
 
 
@@ -55,8 +61,7 @@ def test_every_figure_has_a_source_with_an_address(board: Board) -> None:
     keys += [rate.source for rate in board.rates.values() if rate.dense is not None]
     for key in keys:
         assert KNOWN.sources[key].title.startswith("NVIDIA, ")
-        assert KNOWN.sources[key].url.startswith(("https://www.nvidia.com/", "https://developer.nvidia.com/",
-                                                  "https://images.nvidia.com/", "https://github.com/NVIDIA/"))  # fmt: skip
+        assert KNOWN.sources[key].url.startswith(ADDRESSES)
     assert all(rate.source or rate.dense is rate.sparse is None for rate in board.rates.values())
 
 
