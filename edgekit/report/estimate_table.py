@@ -181,6 +181,9 @@ def terminal_from_peaks(found: MachinePeaks) -> RenderableType:
         memory.add_row(bytes_in_words(size), *(f"{rates[count] / 1e9:.1f}" for count in counts))
     versions = ", ".join(f"{name} {version}" for name, version in found.backends.items())
     rows = [("measured", f"{found.created}, in {found.seconds:.0f} s, with {versions}")]
+    if found.theoretical:
+        limits = "every cycle used, at the clock that the system reports; a turbo clock can be higher"
+        rows.append(("theoretical", limits))
     parts: list[RenderableType] = [compute, Text(), memory, Text(), label_grid(rows)]
     if found.disturbance:
         parts += [Text(), notes_panel([f"{found.disturbance} Measure again with --recalibrate."])]
