@@ -120,7 +120,7 @@ def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
 
 def roofline_in_words(found: Roofline) -> str:
     """Returns the bound of a roofline and the share of it that was reached, as a sentence."""
-    reached = f", {100 * found.reached:.0f} % of it reached" if found.reached is not None else ""
+    reached = f", {100 * found.reached:.0f} % of the peaks reached" if found.reached is not None else ""
     peaks = f"{found.peaks.kind} peaks of {found.peaks.name}"
     return f"at least {milliseconds(found.bound_ms)} ms, mostly bound by {found.bound}{reached} ({peaks})"
 

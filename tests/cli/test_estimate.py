@@ -148,4 +148,4 @@ def test_a_profile_with_roofline_tells_the_share_that_was_reached(
     assert roofline["measured_ms"] == found["latency_ms"]["p50"]
     assert roofline["reached"] == pytest.approx(roofline["bound_ms"] / found["latency_ms"]["p50"])
     assert sum(point["macs"] for point in roofline["points"]) == edgekit.inspect(classifier).macs
-    assert "of it reached" in " ".join(capsys.readouterr().out.split())
+    assert "of the peaks reached" in " ".join(capsys.readouterr().out.split())
