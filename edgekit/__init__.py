@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgekit.engine.tensorrt.options import TensorRtOptions
     from edgekit.evaluation.evaluate import Evaluation
     from edgekit.evaluation.evaluate import evaluate_bundle as evaluate
+    from edgekit.measure.estimate import Estimate
     from edgekit.measure.inspection import Inspection
     from edgekit.measure.latency import Statistics
     from edgekit.measure.profile import profile_bundle as profile
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from edgekit.pipeline.build import build
     from edgekit.pipeline.compare import compare
     from edgekit.pipeline.compile_bundle import compile_bundle as compile
+    from edgekit.pipeline.estimate import estimate
     from edgekit.pipeline.inspect import inspect
     from edgekit.progress import Progress
     from edgekit.recipe.schema import Preprocess
@@ -67,6 +69,7 @@ __all__ = [
     "Detections",
     "EdgeKitError",
     "EngineMismatch",
+    "Estimate",
     "Evaluation",
     "ExportError",
     "GraphError",
@@ -92,6 +95,7 @@ __all__ = [
     "build",
     "compare",
     "compile",
+    "estimate",
     "evaluate",
     "inspect",
     "load",
@@ -108,6 +112,7 @@ _ON_USE = {
     "CompareReport": "edgekit.measure.relative:CompareReport",
     "Detection": "edgekit.runtime.tasks.detect:Detection",
     "Detections": "edgekit.runtime.tasks.detect:Detections",
+    "Estimate": "edgekit.measure.estimate:Estimate",
     "Evaluation": "edgekit.evaluation.evaluate:Evaluation",
     "Inspection": "edgekit.measure.inspection:Inspection",
     "LatencyReport": "edgekit.measure.reports:LatencyReport",
@@ -123,6 +128,7 @@ _ON_USE = {
     "build": "edgekit.pipeline.build:build",
     "compare": "edgekit.pipeline.compare:compare",
     "compile": "edgekit.pipeline.compile_bundle:compile_bundle",
+    "estimate": "edgekit.pipeline.estimate:estimate",
     "evaluate": "edgekit.evaluation.evaluate:evaluate_bundle",
     "inspect": "edgekit.pipeline.inspect:inspect",
     "load": "edgekit.runtime.session:session_from_bundle",

@@ -78,6 +78,10 @@ def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     metavar="FILE",
     help="Write a time line of stages and layers for Perfetto (ui.perfetto.dev); implies --layers.",
 )
+@click.option("--roofline", is_flag=True, help="Compare with the least time that this machine's peaks allow.")
+@click.option(
+    "--board", metavar="NAME", help="With --roofline: the peaks of this board; see edgekit estimate --boards."
+)
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as an HTML page.")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="F", help="Write the summary for a pull request.")
 @json_options("the report")
@@ -94,6 +98,8 @@ def profile(
     power: bool,
     layers: bool,
     trace: Path | None,
+    roofline: bool,
+    board: str | None,
     html: Path | None,
     markdown: Path | None,
     json: JsonOutput,
@@ -107,6 +113,7 @@ def profile(
 
     from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
+    from edgekit.measure.engine_roofline import peaks_of_engine, with_roofline
     from edgekit.measure.profile import profile_bundle
     from edgekit.measure.reports import json_from_report
     from edgekit.report.html.page import html_from_report
@@ -116,6 +123,8 @@ def profile(
     from edgekit.report.trace import trace_from_report
 
     with progress_on_stderr() as progress:
+        asked = roofline or board is not None
+        peaks = peaks_of_engine(engine, threads=threads, board=board, progress=progress) if asked else None
         report = profile_bundle(
             engine,
             runs=runs,
@@ -130,6 +139,8 @@ def profile(
             power=power,
             streams=streams,
         )
+    if peaks is not None:
+        report = with_roofline(report, engine, peaks)
     files = {html: html_from_report, markdown: markdown_from_report}
     contents = {path: render(report).encode() for path, render in files.items() if path is not None}
     if trace is not None:

@@ -53,6 +53,7 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
         strides: strides of that window; empty if all are 1.
         reads: names of the activations that it reads: the graph's inputs, and outputs of other layers.
         writes: names of the values that it writes, including the graph's outputs.
+        write_bytes: size of each of ``writes``, in the element type in which it is written.
         module: path of the module that it came from, if the graph has it; otherwise ``name`` has the path.
     """
 
@@ -69,6 +70,7 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
     strides: tuple[int, ...] = ()
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    write_bytes: tuple[int, ...] = ()
     module: str = ""
 
 
@@ -143,12 +145,16 @@ def inspection_from_stats(
     return _from_rows(name, _rows(stats, {}), stats, inputs, outputs)
 
 
-def inspection_from_bundle(path: Path) -> Inspection:
+def inspection_from_bundle(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Inspection:
     """Returns the inspection of the engine in the folder ``path``; the engine does not have to run here.
 
     Layers, parameters and arithmetic are read from the bundle's graph. Precisions are read from the engine if its
     library reports them (``layers.json``), else from the graph's Q/DQ. Without the package ``onnx``, the layers are
     those that the engine's library reports, with shapes and precisions only.
+
+    Args:
+        path: the folder of the engine.
+        shapes: fixed shapes of inputs with dynamic dimensions, by name; default: the opt shapes.
 
     Raises:
         UsageError: ``path`` is not a bundle.
@@ -159,7 +165,8 @@ def inspection_from_bundle(path: Path) -> Inspection:
     manifest = read_manifest(path)
     engine = _engine_layers(path / LAYERS_FILE)
     try:
-        _, stats = graph_and_stats(path / GRAPH_FILE, {name: shape.opt for name, shape in manifest.shapes.items()})
+        wanted = {name: (shapes or {}).get(name, shape.opt) for name, shape in manifest.shapes.items()}
+        _, stats = graph_and_stats(path / GRAPH_FILE, wanted)
     except ImportError as e:
         if engine is None:
             raise BackendUnavailable(
@@ -218,6 +225,7 @@ def _rows(stats: GraphStats, precisions: Mapping[str, str]) -> list[LayerRow]:
             strides=layer.strides,
             reads=layer.reads,
             writes=layer.writes,
+            write_bytes=layer.write_bytes,
             module=layer.module,
         )
         for layer in stats.layers

@@ -15,6 +15,7 @@ from edgekit.measure.latency import Disturbance, Statistics
 from edgekit.measure.layers import LayerTimes
 from edgekit.measure.machine import Machine
 from edgekit.measure.power import Power
+from edgekit.measure.roofline import Roofline
 from edgekit.measure.steady import SteadyState
 from edgekit.measure.throughput import Throughput
 
@@ -80,6 +81,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
         power: power and energy beside the runs; None if it was not asked for.
         throughput: throughput against latency with several streams; None if it was not asked for.
         layer_times: the time of each layer; None if it was not measured.
+        roofline: the least time by the machine's peaks, and the share of it that was reached; None if not asked for.
     """
 
     format: int = FORMAT
@@ -113,6 +115,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
     power: Power | None = None
     throughput: Throughput | None = None
     layer_times: LayerTimes | None = None
+    roofline: Roofline | None = None
 
 
 class BuildReport(msgspec.Struct, frozen=True, kw_only=True):

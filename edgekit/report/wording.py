@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgekit.measure.machine import Machine
     from edgekit.measure.power import Power
     from edgekit.measure.reports import BuildReport, LatencyReport
+    from edgekit.measure.roofline import Roofline
 
 __all__ = [
     "BACKEND_NAMES",
@@ -26,6 +27,7 @@ __all__ = [
     "percentile_note",
     "rate",
     "ratio",
+    "roofline_in_words",
     "short_figure",
     "title",
     "verdict",
@@ -210,7 +212,16 @@ def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
     ]
     if report.memory.engine_bytes is not None:
         rows.append(("engine memory", f"{bytes_in_words(report.memory.engine_bytes)} added by loading and warming up"))
+    if report.roofline is not None:
+        rows.append(("roofline", roofline_in_words(report.roofline)))
     return rows
+
+
+def roofline_in_words(found: Roofline) -> str:
+    """Returns the bound of a roofline and the share of it that was reached, as a sentence."""
+    reached = f", {100 * found.reached:.0f} % of the peaks reached" if found.reached is not None else ""
+    peaks = f"{found.peaks.kind} peaks of {found.peaks.name}"
+    return f"at least {milliseconds(found.bound_ms)} ms, mostly bound by {found.bound}{reached} ({peaks})"
 
 
 def machine_rows(machine: Machine) -> list[tuple[str, str]]:

@@ -85,6 +85,7 @@ def arguments(
         "edgekit compare": compare,
         "edgekit compile": compile_,
         "edgekit doctor": list,
+        "edgekit estimate": lambda: [str(write_classifier(tmp_path / "net.onnx")), "--board", "orin-nano"],
         "edgekit eval": lambda: [str(regression()), "--data", table(11)],
         "edgekit export triton": export,
         "edgekit inspect": lambda: [str(write_classifier(tmp_path / "net.onnx")), "--graph", "graph.svg"],
