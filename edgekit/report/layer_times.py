@@ -17,7 +17,7 @@ from edgekit.report.wording import bytes_in_words, milliseconds, short_figure
 if TYPE_CHECKING:
     from edgekit.measure.layers import LayerGroup, LayerTime, LayerTimes
 
-__all__ = ["terminal_from_layer_times"]
+__all__ = ["layer_sums", "terminal_from_layer_times"]
 
 MAX_LAYERS = 20
 MAX_GROUPS = 10
@@ -32,7 +32,7 @@ def terminal_from_layer_times(times: LayerTimes, width: int) -> RenderableType:
         times: the times to show.
         width: width of the terminal in columns.
     """
-    parts: list[RenderableType] = [Text(), _layers_table(times, width), Text(), label_grid(_sums(times)), Text()]
+    parts: list[RenderableType] = [Text(), _layers_table(times, width), Text(), label_grid(layer_sums(times)), Text()]
     if times.by_module:
         parts += [_groups_table("module", times.by_module, width), Text()]
     return Group(*parts, _groups_table("operator", times.by_operator, width), *map(Text, times.notes))
@@ -86,7 +86,8 @@ def _figures(layers: Sequence[LayerTime]) -> list[str]:
     ]
 
 
-def _sums(times: LayerTimes) -> list[tuple[str, str]]:
+def layer_sums(times: LayerTimes) -> list[tuple[str, str]]:
+    """Returns the sum of the layers, how far it agrees with a run, and the overhead, as labels and values."""
     rows = [
         ("sum of layers", f"{milliseconds(times.sum_ms)} ms, medians of {times.runs} runs"),
         ("end to end", f"{milliseconds(times.end_to_end_ms)} ms without profiling, {100 * times.difference:+.1f} %"),
