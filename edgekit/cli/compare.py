@@ -73,6 +73,7 @@ def _limits(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
     help="Exit with 5 if a ratio to the first is beyond LIMIT with its whole interval, with 6 if that is undecided; "
     "such as p50>1.05x, of p50, p90, p95, p99, mean, memory or size; repeatable.",
 )
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the comparison as an HTML page.")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="F", help="Write the summary for a pull request.")
 @json_options("the comparison")
 def compare(
@@ -83,6 +84,7 @@ def compare(
     sizes: dict[str, tuple[int, ...]] | None,
     evaluation: Path | None,
     limits: list[Limit],
+    html: Path | None,
     markdown: Path | None,
     json: JsonOutput,
 ) -> None:
@@ -98,6 +100,7 @@ def compare(
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.pipeline.compare import compare as compare_paths
     from edgekit.report.comparison import markdown_from_comparison, terminal_from_comparison
+    from edgekit.report.html.compare import html_from_comparison
 
     with progress_on_stderr() as progress:
         report = compare_paths(
@@ -110,9 +113,10 @@ def compare(
             limits=limits,
             progress=progress,
         )
-    if markdown is not None:
-        write_file(markdown, markdown_from_comparison(report).encode())
-        click.echo(f"wrote {markdown}", err=True)
+    for path, render in ((html, html_from_comparison), (markdown, markdown_from_comparison)):
+        if path is not None:
+            write_file(path, render(report).encode())
+            click.echo(f"wrote {path}", err=True)
     if json.wanted:
         json.write(msgspec.json.format(msgspec.json.encode(report), indent=2))
     if not json.printed:

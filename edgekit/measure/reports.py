@@ -9,6 +9,7 @@ import msgspec
 
 from edgekit import specs
 from edgekit.errors import DataError
+from edgekit.measure.agreement import Accuracy
 from edgekit.measure.conditions import Conditions
 from edgekit.measure.confidence import PercentileBound
 from edgekit.measure.latency import Disturbance, Statistics
@@ -130,6 +131,7 @@ class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
         size_ratio: size of the first engine divided by that of the last; None with one engine.
         facts: further measurements of the build, by name: ``export_error``, ``calibration_images``, ``build_s``, ...
         notes: the notes of all engines, without duplicates.
+        accuracy: how far the outputs of the last engine agree with those of the first; None if they were not compared.
     """
 
     format: int = FORMAT
@@ -140,9 +142,12 @@ class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
     size_ratio: float | None
     facts: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
 
 
-def build_report_from_measurements(reports: dict[str, LatencyReport], facts: dict[str, Any]) -> BuildReport:
+def build_report_from_measurements(
+    reports: dict[str, LatencyReport], facts: dict[str, Any], accuracy: Accuracy | None = None
+) -> BuildReport:
     """Combines several reports into one, which compares the last with the first.
 
     Raises:
@@ -160,6 +165,7 @@ def build_report_from_measurements(reports: dict[str, LatencyReport], facts: dic
         size_ratio=first.engine_bytes / last.engine_bytes if compared and last.engine_bytes else None,
         facts=dict(facts),
         notes=tuple(dict.fromkeys(note for report in reports.values() for note in report.notes)),
+        accuracy=accuracy,
     )
 
 

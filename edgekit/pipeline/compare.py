@@ -20,6 +20,7 @@ from edgekit.measure.conditions import ConditionWatch, disturbances_from_conditi
 from edgekit.measure.confidence import percentile_bounds, runs_needed
 from edgekit.measure.contenders import Contender, contenders_from_paths, same_feeds
 from edgekit.measure.latency import Disturbance, statistics_ms
+from edgekit.measure.layers import LayerTimes
 from edgekit.measure.machine import this_machine
 from edgekit.measure.relative import (
     CONFIDENCE,
@@ -209,10 +210,9 @@ def _evaluated(file: Path) -> dict[Path, dict[str, float]]:
 
 def _changed_layers(contenders: Sequence[Contender]) -> tuple[ChangedLayer, ...]:
     """Returns the modules whose times changed most; operator types where there are no modules."""
-    base = _groups(contenders[0])
     found: list[ChangedLayer] = []
     for other in contenders[1:]:
-        own = _groups(other)
+        base, own = _group_times(contenders[0], other)
         if base and own:
             changed = [
                 ChangedLayer(
@@ -224,11 +224,25 @@ def _changed_layers(contenders: Sequence[Contender]) -> tuple[ChangedLayer, ...]
     return tuple(found)
 
 
-def _groups(contender: Contender) -> dict[str, float]:
-    """Returns milliseconds by module, from the layer times in the contender's report, if it has them."""
-    times = getattr(contender.report, "layer_times", None)
-    groups = getattr(times, "by_module", ()) or getattr(times, "by_operator", ())
-    return {group.name: group.median_ms for group in groups if group.name}
+def _group_times(one: Contender, other: Contender) -> list[dict[str, float]]:
+    """Returns milliseconds by module of both, or by operator type where one of them has no modules.
+
+    The reports may divide modules to different depths: each layer counts for the longest name of either report.
+    """
+    times = [each.report.layer_times if each.report else None for each in (one, other)]
+    if not all(each is not None and each.by_module for each in times):
+        return [{group.name: group.median_ms for group in each.by_operator} if each else {} for each in times]
+    names = sorted({group.name for each in times if each for group in each.by_module if group.name}, key=len)
+    return [_times_by_name(each, names[::-1]) if each else {} for each in times]
+
+
+def _times_by_name(times: LayerTimes, names: Sequence[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for layer in times.layers:
+        name = next((name for name in names if f"{layer.module}.".startswith(f"{name}.")), "")
+        if name:
+            found[name] = found.get(name, 0.0) + layer.median_ms
+    return found
 
 
 def _notes(contenders: Sequence[Contender], interleaved: bool, rounds: int) -> tuple[str, ...]:

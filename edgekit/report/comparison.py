@@ -14,7 +14,14 @@ from edgekit.report.markdown import markdown_table, quoted
 from edgekit.report.terminal import caution_panels
 from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, milliseconds, percentile_name
 
-__all__ = ["markdown_from_comparison", "ratio_in_words", "terminal_from_comparison"]
+__all__ = [
+    "comparison_rows",
+    "how_compared",
+    "limit_lines",
+    "markdown_from_comparison",
+    "ratio_in_words",
+    "terminal_from_comparison",
+]
 
 RATIOS = ("p50", "p90", "p95", "p99")
 
@@ -30,7 +37,7 @@ def terminal_from_comparison(report: CompareReport) -> RenderableType:
     """Renders a comparison: a column for each contender, the sentences, and the results of the limits."""
     several = len(report.contenders) > 3
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    rows = _rows(report)
+    rows = comparison_rows(report)
     if several:  # more columns than a terminal has: a contender a row
         for index, (label, _) in enumerate([("", []), *rows]):
             table.add_column(
@@ -48,8 +55,8 @@ def terminal_from_comparison(report: CompareReport) -> RenderableType:
         table,
         *(Text(line, style="bold") for line in report.sentences),
         *([_layer_table(report.layers)] if report.layers else []),
-        *(Text(line) for line in _limit_lines(report)),
-        Text(_how(report), style="dim"),
+        *(Text(line) for line in limit_lines(report)),
+        Text(how_compared(report), style="dim"),
         *caution_panels(report.notes, [item.text for item in report.disturbances]),
     )
 
@@ -59,10 +66,10 @@ def markdown_from_comparison(report: CompareReport) -> str:
     names = [each.name for each in report.contenders]
     parts = [
         "\n".join(f"**{line}**" for line in report.sentences),
-        markdown_table(["", *names], [[label, *cells] for label, cells in _rows(report)]),
-        "\n".join(f"- {line}" for line in _limit_lines(report)),
+        markdown_table(["", *names], [[label, *cells] for label, cells in comparison_rows(report)]),
+        "\n".join(f"- {line}" for line in limit_lines(report)),
         "" if not report.layers else markdown_table(LAYER_HEADING, _layer_rows(report.layers)),
-        _how(report),
+        how_compared(report),
         *quoted("These figures may be inaccurate:", [item.text for item in report.disturbances]),
         *quoted("Please note:", report.notes),
     ]
@@ -94,7 +101,7 @@ def _layer_table(layers: Sequence[ChangedLayer]) -> Table:
     return table
 
 
-def _rows(report: CompareReport) -> list[tuple[str, list[str]]]:
+def comparison_rows(report: CompareReport) -> list[tuple[str, list[str]]]:
     """Returns labels, and a cell for each contender; a row without any value is left out."""
     contenders = report.contenders
     rows = [
@@ -142,7 +149,8 @@ def _accuracy_rows(contenders: Sequence[Compared]) -> list[tuple[str, list[str]]
     ]
 
 
-def _limit_lines(report: CompareReport) -> list[str]:
+def limit_lines(report: CompareReport) -> list[str]:
+    """Returns the result of each limit as a line."""
     return [
         f"{each.limit}: {each.result} for {each.contender}"
         + (f", {ratio_in_words(each.ratio)}" if each.ratio else "")
@@ -151,7 +159,8 @@ def _limit_lines(report: CompareReport) -> list[str]:
     ]
 
 
-def _how(report: CompareReport) -> str:
+def how_compared(report: CompareReport) -> str:
+    """Returns how the ratios were measured."""
     if not report.interleaved:
         return "Ratios are to the first, with 95 % confidence intervals; of runs that were measured earlier."
     return (

@@ -22,6 +22,7 @@ __all__ = [
     "engine_rows",
     "environment_rows",
     "fact_rows",
+    "machine_rows",
     "milliseconds",
     "percentile_name",
     "percentile_note",

@@ -14,7 +14,7 @@ from edgekit.measure.contenders import Contender, contenders_from_paths, same_fe
 from edgekit.measure.reports import LatencyReport, json_from_report
 from edgekit.pipeline import compare as module
 from edgekit.pipeline.compare import compare, sentence
-from edgekit.report.html.page import write_build_report
+from edgekit.report.html.build import write_build_report
 from edgekit.specs import ShapeRange, TensorSpec
 
 MakeBundle = Callable[..., Path]

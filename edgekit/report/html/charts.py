@@ -359,6 +359,32 @@ def run_line(rows: Sequence[tuple[str, Sequence[tuple[str, str, float, float]]]]
     return _svg(width, bottom + 50, f"Time line of one run: {names}.", parts)
 
 
+def intervals(rows: Sequence[tuple[str, float, float | None, float | None, str]], width: int) -> str:
+    """Draws ratios with their confidence intervals beside the line at 1, on a logarithmic axis.
+
+    Args:
+        rows: label, ratio, the ends of its interval or None, and a colour class.
+        width: width of the chart in px.
+    """
+    values = [1.0, *(float(v) for _, *ends, _ in rows for v in ends if v)]
+    left, right, step = 10, width - 10, 44
+    x = _Scale(min(values) / 1.15, max(values) * 1.15, left, right, log=True)
+    bottom = step * len(rows) + 8
+    ticks = _ticks(x.low, x.high, 4 if width < NARROW else 8)
+    parts = [_x_ticks(x, bottom, 9, ticks=[tick for tick in ticks if tick > 0])]
+    parts.append(f'<line class="mark" x1="{x(1):.1f}" x2="{x(1):.1f}" y1="0" y2="{bottom}"/>')
+    for index, (label, value, low, high, colour) in enumerate(rows):
+        at = index * step + 32
+        spread = f" ({low:.3g} to {high:.3g})" if low and high else " (no interval)"
+        parts.append(_text(left, at - 14, _cut(f"{label}: {value:.3g} ×{spread}", width - 20), "small", "start"))
+        if low and high:
+            parts.append(f'<path class="curve {colour}" d="M{x(low):.1f} {at}H{x(high):.1f}" stroke-linecap="round"/>')
+        parts.append(f'<circle class="{colour}" cx="{x(value):.1f}" cy="{at}" r="5"/>')
+    parts.append(_text(right, bottom + 40, "ratio of medians; below 1 is faster", "small", "end"))
+    described = "; ".join(f"{label} {value:.3g}" for label, value, *_ in rows)
+    return _svg(width, bottom + 46, f"Ratios: {described}.", parts)
+
+
 def _bins(samples: Sequence[np.ndarray], axis: _LatencyAxis, narrow: bool) -> int:
     """Returns the number of columns by the rule of Freedman and Diaconis for the densest series, within limits."""
     most = MAX_BINS[narrow]
@@ -444,11 +470,17 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-def _x_ticks(x: _Scale, bottom: float, about: int, name: Callable[[float], str] = _plain) -> str:
+def _x_ticks(
+    x: _Scale,
+    bottom: float,
+    about: int,
+    name: Callable[[float], str] = _plain,
+    ticks: Sequence[float] | None = None,
+) -> str:
     return "".join(
         f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
         f"{_text(x(tick), bottom + 20, name(tick), 'small', 'middle')}"
-        for tick in x.ticks(about)
+        for tick in (x.ticks(about) if ticks is None else ticks)
     )
 
 

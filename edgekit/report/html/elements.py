@@ -206,8 +206,9 @@ def table(
     body = "".join(
         f"<tr{_class(row_classes[i] if row_classes else '')}>{_row(cells)}</tr>" for i, cells in enumerate(rows)
     )
+    kind = _class("sorts" if sorts else "")
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table{_class("sorts" if sorts else "")}>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table{kind}>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

@@ -11,7 +11,8 @@ import pytest
 from edgekit.measure.latency import Disturbance, statistics_ms
 from edgekit.measure.reports import LatencyReport, build_report_from_measurements
 from edgekit.report.html.charts import Bar, Series, bars, histogram, time_line
-from edgekit.report.html.page import html_from_build, html_from_report
+from edgekit.report.html.build import html_from_build
+from edgekit.report.html.page import html_from_report
 
 MakeReport = Callable[..., LatencyReport]
 VOID = {"meta"}
