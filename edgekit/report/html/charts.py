@@ -19,6 +19,7 @@ __all__ = [
     "axis_note",
     "curves",
     "distribution",
+    "intervals",
     "run_line",
     "scatter",
     "time_line",
@@ -190,7 +191,7 @@ def distribution(series: Sequence[Series], width: int) -> str:
         parts.append(_columns(one, values, edges, axis, floor, height - head - 6))
         parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
         if one.name:
-            name = f"{one.name}, {len(values):,} runs"
+            name = f"{one.name}, {len(values):,} run{'' if len(values) == 1 else 's'}"
             parts.append(_text(left, top + 16, _cut(name, width - 20), "strong", "start"))
         first = top + (22 if one.name else 0)
         parts += [_mark(mark, axis, first + 16 + 20 * i, floor, width) for i, mark in enumerate(one.marks)]

@@ -27,7 +27,7 @@ from edgekit.report.wording import machine_rows, milliseconds, percentile_name
 
 __all__ = ["html_from_comparison"]
 
-KINDS = {"good": "good", "bad": "bad", "soft": "unsure"}
+KINDS = {"good": "good", "bad": "bad", "three": "unsure"}
 
 
 def html_from_comparison(report: CompareReport) -> str:
@@ -73,8 +73,8 @@ def _colour(other: Compared) -> str:
     """Returns green for what is faster, orange for what is slower, and neither where it cannot be told."""
     ratio = other.ratios.get("p50")
     if ratio is None or ratio.low is None or ratio.high is None:
-        return "soft"
-    return "good" if ratio.high < 1 else "bad" if ratio.low > 1 else "soft"
+        return "three"
+    return "good" if ratio.high < 1 else "bad" if ratio.low > 1 else "three"
 
 
 def _marks(each: Compared) -> tuple[tuple[str, float], ...]:
