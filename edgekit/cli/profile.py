@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgekit.cli.options.parameters import fixed_shapes
 from edgekit.cli.output import JsonOutput, json_options
+
+if TYPE_CHECKING:
+    from edgekit.measure.reports import LatencyReport
 
 __all__ = ["profile"]
 
@@ -141,8 +145,11 @@ def profile(
         )
     if peaks is not None:
         report = with_roofline(report, engine, peaks)
-    files = {html: html_from_report, markdown: markdown_from_report}
-    contents = {path: render(report).encode() for path, render in files.items() if path is not None}
+    contents: dict[Path, bytes] = {}
+    if html is not None:
+        contents[html] = html_from_report(report, _graph(engine, report)).encode()
+    if markdown is not None:
+        contents[markdown] = markdown_from_report(report).encode()
     if trace is not None:
         contents[trace] = trace_from_report(report)
     for path, content in contents.items():
@@ -155,3 +162,15 @@ def profile(
         console.print(terminal_from_report(report))
         if report.layer_times is not None:
             console.print(terminal_from_layer_times(report.layer_times, console.width))
+
+
+def _graph(engine: Path, report: LatencyReport) -> str:
+    """Returns the drawing of the engine's graph with the times of its layers, if they are mapped to it."""
+    from edgekit.measure.inspection import inspection_from_bundle
+    from edgekit.report.drawing.contents import drawing_from_inspection
+    from edgekit.report.drawing.svg import svg_from_drawing
+
+    if report.layer_times is None or not report.layer_times.mapped:
+        return ""
+    found = inspection_from_bundle(engine, {spec.name: tuple(map(int, spec.shape)) for spec in report.inputs})
+    return svg_from_drawing(drawing_from_inspection(found), times=report.layer_times)

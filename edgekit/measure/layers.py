@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from edgekit.engine.layer_timer import LayerTimer, LayerTimings, TimedLayer
+from edgekit.errors import DataError
 from edgekit.measure.inspection import graph_and_stats, module_path
 from edgekit.progress import Progress, Silent
 from edgekit.runtime.session import Session
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 
     from edgekit.graph.stats import LayerStats
 
-__all__ = ["LayerGroup", "LayerTime", "LayerTimes", "TimelineRun", "groups_by_module", "measure_layers"]
+__all__ = [
+    "LayerGroup",
+    "LayerTime",
+    "LayerTimes",
+    "TimelineRun",
+    "groups_by_module",
+    "layer_times_from_report",
+    "measure_layers",
+]
 
 MAX_RUNS = 100
 """Enough for medians; ONNX Runtime's profile has about 1 kB for each layer of each run."""
@@ -435,6 +444,24 @@ def _module(part: Sequence[ir.Node], counted: Mapping[str, LayerStats]) -> str:
     # A name with dots is the path of a module, or of a function in it; otherwise the last part is the node's own name.
     own = bool(main.module) or "/" in main.name
     return ".".join(path[:-1] if own else path)
+
+
+def layer_times_from_report(file: Path) -> LayerTimes:
+    """Reads the times of layers from the JSON of ``edgekit profile --layers``.
+
+    Raises:
+        DataError: the file cannot be read, or has no times of layers.
+    """
+    try:
+        content = msgspec.json.decode(file.read_bytes())
+        return msgspec.convert(content["layer_times"], LayerTimes)
+    except OSError as e:
+        raise DataError(f"{file}: cannot be read: {e.strerror}") from e
+    except (msgspec.MsgspecError, KeyError, TypeError) as e:
+        raise DataError(
+            f"{file}: expected the JSON of a report with times of layers, got: {e}",
+            hint=f"edgekit profile ENGINE --layers --json-file {file}",
+        ) from e
 
 
 def groups_by_module(layers: Sequence[LayerTime]) -> tuple[LayerGroup, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 
 import numpy as np
@@ -62,8 +63,13 @@ DISTRIBUTION_TEXT = "The engine alone, from input arrays to output arrays; no ru
 RUNS_TEXT = "Each dot is a run, in order; the dashed line is the median. A slope indicates heat, steps clock changes."
 
 
-def html_from_report(report: LatencyReport) -> str:
-    """Renders the latency report of one engine."""
+def html_from_report(report: LatencyReport, graph_svg: str = "") -> str:
+    """Renders the latency report of one engine.
+
+    Args:
+        report: the report.
+        graph_svg: a drawing of the engine's graph, coloured by the times of its layers; empty for none.
+    """
     series = latency_series(report, "", "two")
     steady_from = report.steady.first_run if report.steady else None
     body = [
@@ -87,6 +93,7 @@ def html_from_report(report: LatencyReport) -> str:
         layers_section(report.layer_times, report.roofline),
         roofline_section(report.roofline),
         run_section(report.layer_times),
+        _graph_section(graph_svg),
         section(
             "Run by run",
             f"{RUNS_TEXT} {_steady_in_words(report)}",
@@ -99,6 +106,20 @@ def html_from_report(report: LatencyReport) -> str:
         footer(f"Measured by edgekit profile, EdgeKit {report.edgekit}. Warm-up runs are not counted."),
     ]
     return page(f"{report.name}: latency", body)
+
+
+def _graph_section(svg: str) -> str:
+    if not svg:
+        return ""
+    # As an image, the drawing keeps its style sheet to itself.
+    data = base64.b64encode(svg.encode()).decode("ascii")
+    image = f'<img alt="The graph, with its layers coloured by time" src="data:image/svg+xml;base64,{data}">'
+    text = (
+        "Layers coloured by time. To unfold, zoom and search it: "
+        "edgekit inspect ENGINE --graph F.html --times REPORT.json"
+    )
+    area = '<div class="graph-image" tabindex="0" role="region" aria-label="Graph">'
+    return section("Graph", text, f"{area}{image}</div>")
 
 
 def verdict_sentence(report: LatencyReport) -> str:
