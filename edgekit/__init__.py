@@ -20,8 +20,10 @@ from edgekit.errors import (
     GraphError,
     ModelError,
     RecipeError,
+    RegressionError,
     RunError,
     TrainError,
+    UndecidedError,
     UsageError,
 )
 
@@ -31,12 +33,16 @@ if TYPE_CHECKING:
     from edgekit.engine.tensorrt.options import TensorRtOptions
     from edgekit.evaluation.evaluate import Evaluation
     from edgekit.evaluation.evaluate import evaluate_bundle as evaluate
+    from edgekit.measure.estimate import Estimate
     from edgekit.measure.inspection import Inspection
     from edgekit.measure.latency import Statistics
     from edgekit.measure.profile import profile_bundle as profile
+    from edgekit.measure.relative import CompareReport
     from edgekit.measure.reports import LatencyReport
     from edgekit.pipeline.build import build
+    from edgekit.pipeline.compare import compare
     from edgekit.pipeline.compile_bundle import compile_bundle as compile
+    from edgekit.pipeline.estimate import estimate
     from edgekit.pipeline.inspect import inspect
     from edgekit.progress import Progress
     from edgekit.recipe.schema import Preprocess
@@ -57,11 +63,13 @@ __all__ = [
     "CalibrationError",
     "Class",
     "Classes",
+    "CompareReport",
     "DataError",
     "Detection",
     "Detections",
     "EdgeKitError",
     "EngineMismatch",
+    "Estimate",
     "Evaluation",
     "ExportError",
     "GraphError",
@@ -73,6 +81,7 @@ __all__ = [
     "Preprocess",
     "Progress",
     "RecipeError",
+    "RegressionError",
     "RunError",
     "Session",
     "Statistics",
@@ -80,10 +89,13 @@ __all__ = [
     "TensorSpec",
     "TrainError",
     "Trained",
+    "UndecidedError",
     "UsageError",
     "__version__",
     "build",
+    "compare",
     "compile",
+    "estimate",
     "evaluate",
     "inspect",
     "load",
@@ -97,8 +109,10 @@ _ON_USE = {
     "BackendOptions": "edgekit.config:BackendOptions",
     "Class": "edgekit.runtime.tasks.classify:Class",
     "Classes": "edgekit.runtime.tasks.classify:Classes",
+    "CompareReport": "edgekit.measure.relative:CompareReport",
     "Detection": "edgekit.runtime.tasks.detect:Detection",
     "Detections": "edgekit.runtime.tasks.detect:Detections",
+    "Estimate": "edgekit.measure.estimate:Estimate",
     "Evaluation": "edgekit.evaluation.evaluate:Evaluation",
     "Inspection": "edgekit.measure.inspection:Inspection",
     "LatencyReport": "edgekit.measure.reports:LatencyReport",
@@ -112,7 +126,9 @@ _ON_USE = {
     "TensorSpec": "edgekit.specs:TensorSpec",
     "Trained": "edgekit.training.train:Trained",
     "build": "edgekit.pipeline.build:build",
+    "compare": "edgekit.pipeline.compare:compare",
     "compile": "edgekit.pipeline.compile_bundle:compile_bundle",
+    "estimate": "edgekit.pipeline.estimate:estimate",
     "evaluate": "edgekit.evaluation.evaluate:evaluate_bundle",
     "inspect": "edgekit.pipeline.inspect:inspect",
     "load": "edgekit.runtime.session:session_from_bundle",

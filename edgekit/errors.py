@@ -13,7 +13,9 @@ EdgeKitError              exit 1; has .hint
 ├── BuildError            the last lines of the builder's log, its exit code or signal
 ├── EngineMismatch        built for another GPU, backend or model, or modified since: how to rebuild
 ├── RunError              wrong input: name, shape and dtype, expected and got
-└── AccuracyError         exit 4; measured value, reference, tolerance
+├── AccuracyError         exit 4; measured value, reference, tolerance
+├── RegressionError       exit 5; an engine that is beyond a limit of `edgekit compare --fail-if`, for certain
+└── UndecidedError        exit 6; a limit that the runs neither confirm nor refute: how to get more of them
 
 A message has the order: what, expected, got, fix. A fix that is a command or an action goes into ``hint``, which the
 terminal prints on its own line.
@@ -37,8 +39,10 @@ __all__ = [
     "GraphError",
     "ModelError",
     "RecipeError",
+    "RegressionError",
     "RunError",
     "TrainError",
+    "UndecidedError",
     "UsageError",
     "nearest",
     "needs_extra",
@@ -120,6 +124,18 @@ class AccuracyError(EdgeKitError):
     """A result that differs from its reference by more than the tolerance."""
 
     exit_code = 4
+
+
+class RegressionError(EdgeKitError):
+    """An engine that is beyond a limit relative to another, with its whole confidence interval."""
+
+    exit_code = 5
+
+
+class UndecidedError(EdgeKitError):
+    """A limit that the measured runs can neither confirm nor refute."""
+
+    exit_code = 6
 
 
 @contextlib.contextmanager

@@ -16,9 +16,12 @@ from PIL import Image
 
 import edgekit
 from edgekit.engine.bundle.manifest import FORMAT, Manifest, Source, seal, this_machine, write_bundle
+from edgekit.measure.conditions import Conditions, Snapshot
+from edgekit.measure.confidence import percentile_bounds
 from edgekit.measure.latency import disturbances, statistics_ms
 from edgekit.measure.machine import this_machine as measured_machine
 from edgekit.measure.reports import LatencyReport, Memory
+from edgekit.measure.steady import steady_state
 from edgekit.recipe.schema import Postprocess, Preprocess, YoloHead
 from edgekit.specs import Precision, TensorSpec
 
@@ -197,6 +200,12 @@ def make_report() -> MakeReport:
             "memory": Memory(peak_bytes=300_000_000, engine_bytes=60_000_000),
             "machine": measured_machine(),
             "disturbances": disturbances(samples["inference"]),
+            "percentiles": {
+                **{stage: percentile_bounds(values) for stage, values in samples.items()},
+                "total": percentile_bounds([sum(row) for row in zip(*samples.values(), strict=True)]),
+            },
+            "steady": steady_state(samples["inference"]),
+            "conditions": Conditions(before=Snapshot(time_s=0.0), during=(), after=Snapshot(time_s=9.0)),
         }
         return LatencyReport(**(fields | changes))
 

@@ -106,7 +106,20 @@ def test_help_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("anchors", "build", "compile", "demo", "doctor", "eval", "export", "inspect", "models", "profile", "run"),
+        *(
+            "anchors",
+            "build",
+            "compare",
+            "compile",
+            "demo",
+            "doctor",
+            "eval",
+            "export",
+            "inspect",
+            "models",
+            "profile",
+            "run",
+        ),
         "train",
     ],
 )

@@ -22,20 +22,24 @@ ERRORS = {
     "GraphError": 1,
     "ModelError": 1,
     "RecipeError": 2,
+    "RegressionError": 5,
     "RunError": 1,
     "TrainError": 1,
+    "UndecidedError": 6,
     "UsageError": 2,
 }
-FUNCTIONS = {"build", "compile", "evaluate", "inspect", "load", "profile", "train"}
+FUNCTIONS = {"build", "compare", "compile", "estimate", "evaluate", "inspect", "load", "profile", "train"}
 TYPES = set(
-    "BackendOptions Class Classes Detection Detections Evaluation Inspection LatencyReport Manifest Pending Preprocess "
-    "Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
+    "BackendOptions Class Classes CompareReport Detection Detections Estimate Evaluation Inspection LatencyReport "
+    "Manifest Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
 )
 
 # Names that users' programs contain; names may be added, but not removed.
 PARAMETERS = {
     "build": ["model", "precision", "target", "weights", "calib", "output"],
+    "compare": ["paths", "rounds", "seconds", "threads", "sizes"],
     "compile": ["bundle", "target", "output", "engine"],
+    "estimate": ["model", "board", "precision", "shape", "input"],
     "evaluate": ["path", "data", "split", "limit", "score_threshold", "threads"],
     "inspect": ["model", "shape", "input", "precision"],
     "load": ["path", "threads"],

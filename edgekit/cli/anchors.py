@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.options.parameters import image_shape
+from edgekit.cli.output import JsonOutput, json_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +39,8 @@ Examples:
     metavar="HxW",
     help="Input size of the model in px; images keep their aspect ratio.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print only JSON to standard output.")
-def anchors(data: str, count: int, shape: tuple[int, ...], as_json: bool) -> None:
+@json_options("the anchors")
+def anchors(data: str, count: int, shape: tuple[int, ...], json: JsonOutput) -> None:
     """Find anchors that fit the boxes of SET, by k-means clustering on their IoU.
 
     SET is a data set as for `edgekit train`; its training split is used. Prints the anchors as lines for the heads of
@@ -69,13 +70,13 @@ def anchors(data: str, count: int, shape: tuple[int, ...], as_json: bool) -> Non
             # In whole px, as in recipes and Darknet's cfg files, so that the overlap is that of the printed anchors.
             rounded = anchors_from_sizes(found.sizes, count).round().clip(min=1)
     overlap = mean_overlap(found.sizes, rounded)
-    if as_json:
-        _print_json(rounded, overlap, found, (height, width))
-    else:
+    if json.wanted:
+        json.write(_json_from(rounded, overlap, found, (height, width)))
+    if not json.printed:
         _print_lines(rounded, overlap, found, (height, width))
 
 
-def _print_json(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tuple[int, int]) -> None:
+def _json_from(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tuple[int, int]) -> str:
     import json
 
     content = {
@@ -86,7 +87,7 @@ def _print_json(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tup
         "pictures": found.images,
         "skipped": found.skipped,
     }
-    click.echo(json.dumps(content, indent=2))
+    return json.dumps(content, indent=2)
 
 
 def _print_lines(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tuple[int, int]) -> None:

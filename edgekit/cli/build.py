@@ -10,6 +10,7 @@ import click
 
 from edgekit.cli.options.declare import GroupedCommand, backend_options, options_from
 from edgekit.cli.options.parameters import model_or_cfg
+from edgekit.cli.output import JsonOutput, json_options
 from edgekit.config import CalibrationConfig, ModelConfig, OutputConfig, TargetConfig
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ Examples:
 @options_from(TargetConfig, "Target")
 @backend_options
 @options_from(OutputConfig, "Output")
-def build(model: str, **options: Any) -> None:
+@json_options("the engine's manifest and report")
+def build(model: str, json: JsonOutput, **options: Any) -> None:
     """Compile MODEL into an engine and measure it.
 
     MODEL is a name from `edgekit models`, a Darknet cfg file, an ONNX file, or package.module:factory for your own
@@ -47,7 +49,24 @@ def build(model: str, **options: Any) -> None:
 
     with progress_on_stderr() as progress:
         bundle = build_engine(model, progress=progress, **options)
-    _show(bundle)
+    if json.wanted:
+        json.write(_json_from(bundle))
+    if not json.printed:
+        _show(bundle)
+
+
+def _json_from(bundle: Path) -> bytes:
+    import msgspec
+
+    from edgekit.engine.bundle.manifest import read_manifest
+    from edgekit.measure.reports import build_report_from_bundle
+
+    content = {
+        "engine": str(bundle),
+        "manifest": read_manifest(bundle),
+        "report": build_report_from_bundle(bundle),
+    }
+    return msgspec.json.format(msgspec.json.encode(content), indent=2)
 
 
 def _show(bundle: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgekit.cli.options.declare import GroupedCommand, backend_options
+from edgekit.cli.output import JsonOutput, json_options
 
 __all__ = ["compile_engine"]
 
@@ -28,7 +29,8 @@ Examples:
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write to.  [default: BUNDLE]"
 )
 @backend_options
-def compile_engine(bundle: Path, **options: Any) -> None:
+@json_options("the engine's manifest")
+def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
     """Build the engine of BUNDLE for this machine, from its graph.
 
     BUNDLE is the result of `edgekit build … --target tensorrt --graph-only`, or has an engine for another GPU or
@@ -41,6 +43,15 @@ def compile_engine(bundle: Path, **options: Any) -> None:
 
     with progress_on_stderr() as progress:
         place = compile_bundle(bundle, progress=progress, **options)
+    if json.wanted:
+        import msgspec
+
+        from edgekit.engine.bundle.manifest import read_manifest
+
+        content = {"engine": str(place), "manifest": read_manifest(place)}
+        json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
+    if json.printed:
+        return
     console = Console(highlight=False)
     console.print(f"[bold green]engine:[/] {place}", soft_wrap=True)
     console.print("[dim]next:[/]")

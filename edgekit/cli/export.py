@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from edgekit.cli.output import JsonOutput, json_options
+
 __all__ = ["export"]
 
 EPILOG = """\b
@@ -25,16 +27,23 @@ def export() -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("repository", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the exported model.  [default: the model's name]")
-def triton(bundle: Path, repository: Path, name: str | None) -> None:
+@json_options("the path of the exported model")
+def triton(bundle: Path, repository: Path, name: str | None, json: JsonOutput) -> None:
     """Export the engine in BUNDLE to DIR, a model repository of Triton Inference Server.
 
     Writes config.pbtxt, the engine as version 1, and the labels to DIR/NAME. The engine does not have to run here.
     """
+    import msgspec
+
     from edgekit.serving.triton import export_triton
 
     model = export_triton(bundle, repository, name=name)
     for note in model.notes:
         click.echo(f"{click.style('note:', fg='yellow', bold=True)} {note}", err=True)
+    if json.wanted:
+        json.write(msgspec.json.encode({"model": str(model.path), "notes": model.notes}))
+    if json.printed:
+        return
     click.echo(f"{click.style('model:', fg='green', bold=True)} {model.path}")
     click.echo(f"{click.style('next:', dim=True)}")
     click.echo(f"  tritonserver --model-repository {shlex.quote(str(model.path.parent))}")

@@ -11,6 +11,7 @@ import click
 
 from edgekit.cli.options.declare import options_from
 from edgekit.cli.options.parameters import model_or_cfg
+from edgekit.cli.output import JsonOutput, json_options
 from edgekit.config import ModelConfig, Sizes
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ Examples:
   edgekit inspect yolov3 --shape 608x608
   edgekit inspect resnet50 --precision int8
   edgekit inspect detector.onnx --json
-  edgekit inspect tiny --graph tiny.html
+  edgekit inspect tiny --graph tiny.html --times report.json
 """
 PIPED_COLUMNS = 160
 """Output width without a terminal, enough for full layer names."""
@@ -33,7 +34,7 @@ PIPED_COLUMNS = 160
 @click.command(epilog=EPILOG, short_help="List the layers of an engine or a model.")
 @click.argument("model", metavar="ENGINE|FILE.onnx|FILE.cfg|MODEL", required=False)
 @model_or_cfg
-@click.option("--json", "as_json", is_flag=True, help="Print the inspection as JSON.")
+@json_options("the inspection")
 @options_from(ModelConfig, only=("shape", "input"))
 @click.option(
     "--precision",
@@ -47,15 +48,22 @@ PIPED_COLUMNS = 160
     help="Draw the graph: as an image, or as a page whose blocks unfold on a click.",
 )
 @click.option(
+    "--times",
+    type=click.Path(path_type=Path),
+    metavar="F.json",
+    help="Colour the blocks of --graph by time: JSON of `edgekit profile ENGINE --layers --json-file`.",
+)
+@click.option(
     "--depth", type=click.IntRange(min=1), metavar="N", help="Levels of blocks that --graph shows; 1 unfolds none."
 )
 def inspect(
     model: str,
-    as_json: bool,
+    json: JsonOutput,
     shape: Sizes | None,
     input: dict[str, Sizes] | None,
     precision: Literal["int8", "fp16", "fp32"] | None,
     graph: Path | None,
+    times: Path | None,
     depth: int | None,
 ) -> None:
     """List the layers of an engine or a model.
@@ -67,35 +75,37 @@ def inspect(
 
     from edgekit.pipeline.inspect import inspect as inspect_model
 
-    _check_drawing(graph, depth)
+    _check_drawing(graph, depth, times)
     found = inspect_model(model, shape=shape, input=input, precision=precision)
     if graph is not None:
-        _draw(found, graph, depth)
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
-    elif graph is not None:
-        click.echo(f"wrote {graph}")
-    else:
+        _draw(found, graph, depth, times)
+        click.echo(f"wrote {graph}", err=json.printed)
+    if json.wanted:
+        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    if graph is None and not json.printed:
         _print(found)
 
 
-def _check_drawing(graph: Path | None, depth: int | None) -> None:
+def _check_drawing(graph: Path | None, depth: int | None, times: Path | None) -> None:
     from edgekit.errors import UsageError
 
-    if graph is None and depth is not None:
-        raise UsageError("--depth goes with --graph", hint="add --graph FILE.svg")
+    for option, value in (("--depth", depth), ("--times", times)):
+        if graph is None and value is not None:
+            raise UsageError(f"{option} goes with --graph", hint="add --graph FILE.svg")
     if graph is not None and graph.suffix.lower() not in (".svg", ".html"):
         raise UsageError(f"--graph: expected a file that ends in .svg or .html, got '{graph}'")
 
 
-def _draw(found: Inspection, file: Path, depth: int | None) -> None:
+def _draw(found: Inspection, file: Path, depth: int | None, times: Path | None) -> None:
     from edgekit.cli.output import write_file
+    from edgekit.measure.layers import layer_times_from_report
     from edgekit.report.drawing.contents import drawing_from_inspection
     from edgekit.report.drawing.page import html_from_drawing
     from edgekit.report.drawing.svg import svg_from_drawing
 
+    measured = None if times is None else layer_times_from_report(times)
     draw = svg_from_drawing if file.suffix.lower() == ".svg" else html_from_drawing
-    write_file(file, draw(drawing_from_inspection(found), depth).encode())
+    write_file(file, draw(drawing_from_inspection(found), depth, measured).encode())
 
 
 def _print(found: Inspection) -> None:

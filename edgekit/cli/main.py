@@ -40,10 +40,12 @@ Example:
         "compile": ("edgekit.cli.compile:compile_engine", "Build the engine of a bundle for this machine."),
         "run": ("edgekit.cli.run.command:run", "Run an engine on images, texts or arrays."),
         "profile": ("edgekit.cli.profile:profile", "Measure the latency of an engine, stage by stage."),
+        "compare": ("edgekit.cli.compare:compare", "Compare engines, or reports, by their latency."),
         "eval": ("edgekit.cli.eval.command:evaluate", "Measure the accuracy of an engine or a model."),
         "train": ("edgekit.cli.train:train", "Train a model on a data set."),
         "anchors": ("edgekit.cli.anchors:anchors", "Find anchors that fit the boxes of a data set."),
         "inspect": ("edgekit.cli.inspect:inspect", "List the layers of an engine or a model."),
+        "estimate": ("edgekit.cli.estimate:estimate", "Estimate the latency on a board that is not here."),
         "export": ("edgekit.cli.export:export", "Export an engine for another program."),
         "doctor": ("edgekit.cli.doctor.command:doctor", "Show what this machine can build and run."),
         "models": ("edgekit.cli.models:models", "List the models that EdgeKit includes."),
@@ -81,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         # Click's suggestions for an unknown option go into the hint.
         message = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
-        _say(_as_ours(message), _hint_of(error))
+        _say(_as_ours(message), _hint_of(error, sys.argv[1:] if arguments is None else arguments))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("\ninterrupted", err=True)
@@ -96,7 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BUG
 
 
-def _hint_of(error: click.ClickException) -> str:
+def _hint_of(error: click.ClickException, arguments: Sequence[str]) -> str:
+    after_json = [word for flag, word in zip(arguments, arguments[1:], strict=False) if flag == "--json"]
+    if isinstance(error, click.UsageError) and any(word.endswith(".json") for word in after_json):
+        # Before --json meant the same on every command, `profile --json FILE` wrote a file.
+        return f"--json prints to standard output; to write a file: --json-file {after_json[0]}"
     if isinstance(error, click.NoSuchOption) and error.possibilities:
         return f"did you mean {' or '.join(sorted(error.possibilities))}?"
     if isinstance(error, click.UsageError):

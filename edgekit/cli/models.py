@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from edgekit.cli.output import JsonOutput, json_options
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,10 +23,10 @@ TITLE = 24
 
 
 @click.command(short_help="List the models that EdgeKit includes.")
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@json_options("the list")
 @click.option("--names", is_flag=True, help="Print only the names, one per line.")
 @click.option("--course", is_flag=True, help="Order the models as a course, simple ones first, with the file to read.")
-def models(as_json: bool, names: bool, course: bool) -> None:
+def models(json: JsonOutput, names: bool, course: bool) -> None:
     """List the models that EdgeKit includes.
 
     `edgekit build` also accepts any ONNX file and your own PyTorch modules.
@@ -32,26 +34,30 @@ def models(as_json: bool, names: bool, course: bool) -> None:
     from edgekit.errors import UsageError
     from edgekit.recipe.schema import load_recipe, recipe_names
 
-    if as_json and names:
+    if json.printed and names:
         raise UsageError("--json and --names exclude each other", hint="give one of them")
-    if names and not course:
+    if names and not course and not json.wanted:
         click.echo("\n".join(recipe_names()))
         return
     recipes = [load_recipe(name) for name in recipe_names()]
     if course:
         recipes.sort(key=_place_in_course)
+    if json.wanted:
+        json.write(_json_from(recipes))
+    if json.printed:
+        return
     if names:
         click.echo("\n".join(recipe.name for recipe in recipes))
-        return
-    if as_json:
-        import json
-
-        click.echo(json.dumps([_row(recipe) for recipe in recipes], indent=2))
-        return
-    if course:
+    elif course:
         _print_course(recipes)
     else:
         _print(recipes)
+
+
+def _json_from(recipes: Sequence[Recipe]) -> str:
+    import json
+
+    return json.dumps([_row(recipe) for recipe in recipes], indent=2)
 
 
 def _place_in_course(recipe: Recipe) -> tuple[int, int]:

@@ -1,13 +1,18 @@
-"""Writes the output files of commands."""
+"""Writes the output files of commands, and their results as JSON."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
 
 from edgekit.errors import UsageError
 from edgekit.storage import write_atomic
 
-__all__ = ["write_file"]
+__all__ = ["JsonOutput", "json_options", "write_file"]
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -20,3 +25,52 @@ def write_file(path: Path, content: bytes) -> None:
         write_atomic(path, content)
     except OSError as e:
         raise UsageError(f"{path}: cannot be written: {e.strerror}", hint="choose another file") from e
+
+
+class JsonOutput(NamedTuple):
+    """Where a command writes its result as JSON.
+
+    Attributes:
+        printed: to standard output, where nothing else may be written then.
+        file: to this file.
+    """
+
+    printed: bool
+    file: Path | None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether JSON is written at all."""
+        return self.printed or self.file is not None
+
+    def write(self, content: bytes | str) -> None:
+        """Writes JSON where it was asked for, and says on standard error which file was written."""
+        text = content.decode() if isinstance(content, bytes) else content
+        text = text.rstrip("\n") + "\n"
+        if self.file is not None:
+            write_file(self.file, text.encode())
+            click.echo(f"wrote {self.file}", err=True)
+        if self.printed:
+            click.echo(text, nl=False)
+
+
+def json_options(content: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds ``--json`` and ``--json-file`` to a command; it gets a `JsonOutput` as ``json``.
+
+    Args:
+        content: what the JSON is, for ``--help``, as in "the report".
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_json(*args: Any, as_json: bool, json_file: Path | None, **options: Any) -> Any:
+            return command(*args, json=JsonOutput(as_json, json_file), **options)
+
+        print_help = f"Print {content} as JSON, and nothing else, to standard output."
+        write_help = f"Write {content} as JSON to F."
+        decorated = click.option(
+            "--json-file", type=click.Path(path_type=Path, dir_okay=False), metavar="F", help=write_help
+        )(with_json)
+        return click.option("--json", "as_json", is_flag=True, help=print_help)(decorated)
+
+    return add

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.output import JsonOutput, json_options
+
 if TYPE_CHECKING:
     from edgekit.training.fit import Epoch
 
@@ -54,7 +56,7 @@ Examples:
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Random seed.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets PyTorch choose.")
-@click.option("--json", "as_json", is_flag=True, help="Print only JSON to standard output.")
+@json_options("the figures of every epoch")
 def train(
     model: str,
     data: str | None,
@@ -64,7 +66,7 @@ def train(
     resume: bool,
     seed: int | None,
     threads: int,
-    as_json: bool,
+    json: JsonOutput,
     **options: Any,
 ) -> None:
     """Train MODEL on a data set and write its weights, which `edgekit build --weights` accepts.
@@ -93,17 +95,18 @@ def train(
             seed=seed,
             resume=resume,
             changes=changes,
-            on_epoch=(lambda epoch, of: None) if as_json else _print,
+            on_epoch=(lambda epoch, of: None) if json.printed else _print,
             progress=progress,
         )
-    if as_json:
+    if json.wanted:
         content = {
             "weights": str(trained.weights),
             "data": trained.data,
             "column": trained.column,
             "epochs": trained.epochs,
         }
-        click.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
+    if json.printed:
         return
     click.echo()
     click.echo(f"{click.style('weights:', fg='green', bold=True)} {trained.weights}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Cpu", "cpu", "peak_memory_bytes", "return_freed_memory"]
+__all__ = ["Cpu", "clock_mhz", "cpu", "last_cache_bytes", "peak_memory_bytes", "return_freed_memory"]
 
 ROOT = Path("/")
 
@@ -116,6 +116,32 @@ def peak_memory_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def clock_mhz(root: Path = ROOT) -> float | None:
+    """Returns the highest clock that the system reports, in MHz; None if it reports none.
+
+    Virtual machines report the base clock, and a turbo clock may be higher.
+
+    Args:
+        root: where ``proc`` and ``sys`` are found.
+    """
+    highest = _read(root / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").strip()  # kHz
+    if highest.isdigit():
+        return int(highest) / 1000
+    clocks = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _read(root / "proc/cpuinfo"), re.MULTILINE)
+    return max(map(float, clocks), default=None)
+
+
+def last_cache_bytes(root: Path = ROOT) -> int:
+    """Returns the size of the CPU's largest cache in bytes; 0 if the system does not report it.
+
+    Args:
+        root: where ``sys`` is found.
+    """
+    sizes = (_read(file).strip() for file in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
+    units = {"K": 2**10, "M": 2**20}
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if re.fullmatch(r"\d+[KM]", size)), default=0)
 
 
 def _read(path: Path) -> str:

@@ -103,6 +103,7 @@ class LayerStats(msgspec.Struct, frozen=True, kw_only=True):
         strides: strides of the window; empty if all are 1.
         reads: names of its non-constant inputs, traced back through Q, DQ and casts.
         writes: names of its outputs, and of graph outputs derived from them by Q, DQ and casts alone.
+        write_bytes: size of each of ``writes``, in the element type in which it is written.
         module: path of its module, if the exporter recorded one; empty if the node's name already gives it.
     """
 
@@ -118,6 +119,7 @@ class LayerStats(msgspec.Struct, frozen=True, kw_only=True):
     strides: tuple[int, ...] = ()
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    write_bytes: tuple[int, ...] = ()
     module: str = ""
 
 
@@ -220,6 +222,11 @@ def _layer(node: ir.Node, sizes: _Sizes, counted: set[str]) -> LayerStats:
     parameters = sum(_new_parameters(value, counted) for value in _parameter_inputs(node))
     parameters += int(node.metadata_props.get(FOLDED_PARAMETERS, 0))
     zeros = _zeros(node, sizes)
+    written = {
+        name: sizes.nbytes(value, sizes.type_of(written_type(value)))
+        for value in node.outputs
+        for name in _names(value)
+    }
     return LayerStats(
         name=node.name or "",
         operator=node.op_type,
@@ -235,7 +242,8 @@ def _layer(node: ir.Node, sizes: _Sizes, counted: set[str]) -> LayerStats:
         kernel=_kernel(node, sizes),
         strides=tuple(stride) if max(stride := node.attributes.get_ints("strides", ()), default=1) > 1 else (),
         reads=tuple(dict.fromkeys(computed_of(value).name or "" for value in (*activations, *_captured(node)))),
-        writes=tuple(dict.fromkeys(name for value in node.outputs for name in _names(value))),
+        writes=tuple(written),
+        write_bytes=tuple(written.values()),
         module=_module(node),
     )
 

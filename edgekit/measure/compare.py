@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest
+from edgekit.measure.agreement import Accuracy, ComparedPicture, accuracy_from_outputs, compared_pictures
 from edgekit.measure.profile import measure
 from edgekit.measure.reports import LatencyReport
 from edgekit.progress import Progress
@@ -24,6 +25,7 @@ MIN_RUNS = 20
 MAX_RUNS = 200
 MEASURE_S = 2.0
 WARMUP = 3
+PICTURES = 4
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -42,11 +44,15 @@ class Comparison(NamedTuple):
         reports: latency by precision, in the order of the engines.
         sqnr_db: signal to quantization noise ratio of each output of the last engine against the first, in dB.
         min_max_db: the same for the inputs of the min sizes and of the max sizes.
+        accuracy: how far the outputs and results agree; None with one engine.
+        pictures: a few of the pictures, with the detections of both; empty for other tasks.
     """
 
     reports: dict[str, LatencyReport]
     sqnr_db: dict[str, float]
     min_max_db: list[dict[str, float]]
+    accuracy: Accuracy | None = None
+    pictures: Sequence[ComparedPicture] = ()
 
 
 def compare_engines(
@@ -78,7 +84,11 @@ def compare_engines(
     if len(outputs) < 2:
         return Comparison(reports, {}, [])
     sqnr_db, *min_max_db = [noise_db(a, b) for a, b in zip(outputs[0], outputs[-1], strict=True)]
-    return Comparison(reports, sqnr_db, min_max_db)
+    manifest, first, last = engines[-1].manifest, outputs[0][0], outputs[-1][0]
+    accuracy = accuracy_from_outputs(first, last, manifest)
+    return Comparison(
+        reports, sqnr_db, min_max_db, accuracy, compared_pictures(inputs, first, last, manifest, PICTURES)
+    )
 
 
 def _typed(arrays: Arrays, session: Session) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,18 @@ from edgekit.extras import install_command
 from edgekit.specs import TensorSpec
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from edgekit.graph.stats import GraphStats
 
-__all__ = ["Inspection", "LayerRow", "inspection_from_bundle", "inspection_from_stats"]
+__all__ = [
+    "Inspection",
+    "LayerRow",
+    "graph_and_stats",
+    "inspection_from_bundle",
+    "inspection_from_stats",
+    "module_path",
+]
 
 GRAPH_FILE = "graph.onnx"
 LAYERS_FILE = "layers.json"
@@ -44,6 +53,7 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
         strides: strides of that window; empty if all are 1.
         reads: names of the activations that it reads: the graph's inputs, and outputs of other layers.
         writes: names of the values that it writes, including the graph's outputs.
+        write_bytes: size of each of ``writes``, in the element type in which it is written.
         module: path of the module that it came from, if the graph has it; otherwise ``name`` has the path.
     """
 
@@ -60,6 +70,7 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
     strides: tuple[int, ...] = ()
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    write_bytes: tuple[int, ...] = ()
     module: str = ""
 
 
@@ -106,6 +117,27 @@ class EngineLayer(msgspec.Struct, frozen=True):
     nodes: tuple[str, ...] = ()
 
 
+def module_path(name: str, module: str, operator: str) -> tuple[str, ...]:
+    """Returns the path of a layer: the modules that contain it, from the outermost, then its own name.
+
+    Args:
+        name: the layer's name: a path with dots, or one with slashes as PyTorch's older exporter writes them
+            (``/layer1/layer1.0/conv1/Conv``).
+        module: path of its module, if the graph has it.
+        operator: the last part for a layer without a name.
+    """
+    if module:
+        return (*module.split("."), name)
+    if "/" not in name:
+        return tuple(part for part in name.split(".") if part) or (operator,)
+    path: list[str] = []
+    before = ""
+    for part in filter(None, name.split("/")):
+        path.append(part.removeprefix(f"{before}."))
+        before = part
+    return tuple(path) or (operator,)
+
+
 def inspection_from_stats(
     name: str, stats: GraphStats, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> Inspection:
@@ -113,12 +145,16 @@ def inspection_from_stats(
     return _from_rows(name, _rows(stats, {}), stats, inputs, outputs)
 
 
-def inspection_from_bundle(path: Path) -> Inspection:
+def inspection_from_bundle(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Inspection:
     """Returns the inspection of the engine in the folder ``path``; the engine does not have to run here.
 
     Layers, parameters and arithmetic are read from the bundle's graph. Precisions are read from the engine if its
     library reports them (``layers.json``), else from the graph's Q/DQ. Without the package ``onnx``, the layers are
     those that the engine's library reports, with shapes and precisions only.
+
+    Args:
+        path: the folder of the engine.
+        shapes: fixed shapes of inputs with dynamic dimensions, by name; default: the opt shapes.
 
     Raises:
         UsageError: ``path`` is not a bundle.
@@ -129,7 +165,8 @@ def inspection_from_bundle(path: Path) -> Inspection:
     manifest = read_manifest(path)
     engine = _engine_layers(path / LAYERS_FILE)
     try:
-        stats = _stats(path / GRAPH_FILE, manifest)
+        wanted = {name: (shapes or {}).get(name, shape.opt) for name, shape in manifest.shapes.items()}
+        _, stats = graph_and_stats(path / GRAPH_FILE, wanted)
     except ImportError as e:
         if engine is None:
             raise BackendUnavailable(
@@ -152,7 +189,13 @@ def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:
         raise EngineMismatch(f"{file} is damaged: {e}", hint="build the engine again") from e
 
 
-def _stats(file: Path, manifest: Manifest) -> GraphStats:
+def graph_and_stats(file: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[ir.Model, GraphStats]:
+    """Reads the graph of a bundle, and computes its statistics for these shapes of the inputs with dynamic dimensions.
+
+    Raises:
+        GraphError: the file is not a graph.
+        ImportError: ``onnx_ir`` is not installed, as on boards.
+    """
     # Boards have no onnx: an engine with a list of its layers is inspected without it.
     import onnx_ir
     from google.protobuf.message import DecodeError
@@ -163,7 +206,7 @@ def _stats(file: Path, manifest: Manifest) -> GraphStats:
         graph = onnx_ir.load(file)
     except (OSError, DecodeError, ValueError) as e:
         raise GraphError(f"cannot read {file}: expected the graph of the engine: {e}") from e
-    return stats_at(graph, {name: shape.opt for name, shape in manifest.shapes.items()})
+    return graph, stats_at(graph, shapes)
 
 
 def _rows(stats: GraphStats, precisions: Mapping[str, str]) -> list[LayerRow]:
@@ -182,6 +225,7 @@ def _rows(stats: GraphStats, precisions: Mapping[str, str]) -> list[LayerRow]:
             strides=layer.strides,
             reads=layer.reads,
             writes=layer.writes,
+            write_bytes=layer.write_bytes,
             module=layer.module,
         )
         for layer in stats.layers

@@ -8,6 +8,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgekit.measure.confidence import runs_needed
+from edgekit.measure.steady import steady_state
+
 __all__ = ["Disturbance", "Statistics", "disturbances", "statistics_ms"]
 
 MIN_RUNS = 20
@@ -15,12 +18,16 @@ SPREAD_LIMIT = 0.15
 DRIFT_LIMIT = 0.05
 TWO_LEVELS_LIMIT = 0.10
 TIMER_FLOOR_MS = 0.05
+TAIL_LIMIT = 2.0
 MAD_TO_SIGMA = 1.4826
 MEDIAN_TO_SIGMA = 1.2533
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Statistics of a list of durations; every value in milliseconds.
+    """Statistics of the measured runs; every value in milliseconds.
+
+    A percentile describes these runs only; `PercentileBound` is what can be claimed of the engine. It is None where the
+    runs are fewer than a claim with a confidence of 99 % needs: 44 for p90, 90 for p95, 459 for p99.
 
     Attributes:
         mean: arithmetic mean.
@@ -37,9 +44,9 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     std: float
     min: float
     p50: float
-    p90: float
-    p95: float
-    p99: float
+    p90: float | None
+    p95: float | None
+    p99: float | None
     max: float
 
 
@@ -47,12 +54,26 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
     """One reason why the figures may be inaccurate.
 
     Attributes:
-        kind: ``few`` runs, a wide ``spread``, a ``drift`` over time, ``two_levels`` of speed, or ``others``: other
-            processes used the CPU.
+        kind: from the runs: ``few`` runs, a wide ``spread``, a long ``tail``, a ``drift`` over time, ``two_levels`` of
+            speed, a ``warm_up``. From the machine: CPU time of ``others``, the ``load`` average, ``pressure`` on the
+            processors, a changing ``clock``, ``heat``, ``throttling``.
         text: what was measured and its usual cause, as a sentence.
     """
 
-    kind: Literal["few", "spread", "drift", "two_levels", "others"]
+    kind: Literal[
+        "few",
+        "spread",
+        "tail",
+        "drift",
+        "two_levels",
+        "warm_up",
+        "others",
+        "load",
+        "pressure",
+        "clock",
+        "heat",
+        "throttling",
+    ]
     text: str
 
 
@@ -68,12 +89,14 @@ def statistics_ms(samples_ms: Sequence[float]) -> Statistics:
     if not len(samples_ms):
         raise ValueError("statistics: expected at least one run, got none")
     values = np.asarray(samples_ms, dtype=np.float64)
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(values, (50, 90, 95, 99)))
+    p90, p95, p99 = (
+        float(np.percentile(values, each)) if len(values) >= runs_needed(each) else None for each in (90, 95, 99)
+    )
     return Statistics(
         mean=float(values.mean()),
         std=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
         min=float(values.min()),
-        p50=p50,
+        p50=float(np.median(values)),
         p90=p90,
         p95=p95,
         p99=p99,
@@ -84,9 +107,11 @@ def statistics_ms(samples_ms: Sequence[float]) -> Statistics:
 def disturbances(samples_ms: Sequence[float]) -> tuple[Disturbance, ...]:
     """Detects disturbances of the machine while ``samples_ms`` were taken; returns an empty tuple if there were none.
 
-    There are three rules. Each uses quantiles or medians, so a single slow run does not trigger them:
+    There are five rules. Each uses quantiles or medians, so a single slow run in a hundred does not trigger them:
 
     * spread: the 5th and the 95th percentile differ by more than 15 % of the median;
+    * tail: the 99th percentile of the runs is more than twice the median;
+    * warm-up: the first runs are on another level than the others (`steady_state`);
     * drift: the medians of the first and the last third of the runs differ by more than 5 %, and by more than four
       standard errors of that difference (robust: 1.4826 times the median absolute deviation);
     * two levels: the runs split into two groups, each with a tenth of the runs or more, that explain over 85 % of the
@@ -102,7 +127,7 @@ def disturbances(samples_ms: Sequence[float]) -> tuple[Disturbance, ...]:
     if len(values) < MIN_RUNS:
         text = f"Only {len(values)} runs were measured; {MIN_RUNS} or more are needed to judge their spread."
         return (Disturbance(kind="few", text=text),)
-    found = (_spread(values), _drift(values), _two_levels(values))
+    found = (_spread(values), _tail(values), _warm_up(values) or _drift(values), _two_levels(values))
     return tuple(disturbance for disturbance in found if disturbance)
 
 
@@ -114,6 +139,33 @@ def _spread(values: np.ndarray) -> Disturbance | None:
         kind="spread",
         text=f"90 % of the runs took between {p5:.3g} and {p95:.3g} ms, a spread of "
         f"{100 * (p95 - p5) / p50:.0f} % of the median: another process may have used the machine.",
+    )
+
+
+def _tail(values: np.ndarray) -> Disturbance | None:
+    p50, p99 = (float(value) for value in np.percentile(values, (50, 99)))
+    if p99 - p50 <= max((TAIL_LIMIT - 1) * p50, TIMER_FLOOR_MS):
+        return None
+    return Disturbance(
+        kind="tail",
+        text=f"The slowest 1 % of the runs took {p99 / p50:.3g} times the median or longer: the system ran something "
+        "else on this processor in between.",
+    )
+
+
+def _warm_up(values: np.ndarray) -> Disturbance | None:
+    found = steady_state(values.tolist())
+    if not found.first_run or found.before_ms is None or found.after_ms is None:
+        return None
+    if abs(found.before_ms - found.after_ms) <= TIMER_FLOOR_MS:
+        return None
+    share = 100 * abs(found.before_ms - found.after_ms) / found.after_ms
+    slower = found.before_ms > found.after_ms
+    cause = "they are a warm-up; use a longer --warmup" if slower else "the clock frequency fell afterwards"
+    return Disturbance(
+        kind="warm_up",
+        text=f"The first {found.first_run} runs were {share:.0f} % {'slower' if slower else 'faster'} than the others: "
+        f"{cause}.",
     )
 
 

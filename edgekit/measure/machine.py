@@ -107,6 +107,7 @@ def _board() -> str:
 
 STAT = Path("/proc/stat")
 SHARE_LIMIT = 0.20
+BUSY_LIMIT = 4.0
 STOLEN_LIMIT = 0.02
 
 
@@ -150,7 +151,7 @@ def processor_time(stat: Path = STAT) -> ProcessorTime | None:
 
 
 def disturbance_by_others(before: ProcessorTime | None, after: ProcessorTime | None) -> Disturbance | None:
-    """Detects load from other processes: over 20 % of the CPU time of all processors, or over 2 % stolen time.
+    """Detects load from other processes: over 20 % of all CPU time, over four processors, or over 2 % stolen time.
 
     A constant load slows all runs down equally, so the statistics of the runs cannot show it.
     """
@@ -165,8 +166,8 @@ def disturbance_by_others(before: ProcessorTime | None, after: ProcessorTime | N
         text = f"Other virtual machines took {100 * stolen:.0f} % of the CPU time (steal time)."
         return Disturbance(kind="others", text=text)
     others = ((after.all_s - before.all_s) - (after.own_s - before.own_s)) / capacity_s
-    if others <= SHARE_LIMIT:
-        return None
     busy = others * after.processors
+    if others <= SHARE_LIMIT and busy <= BUSY_LIMIT:
+        return None
     text = f"Other processes kept {busy:.1f} of {after.processors} processors busy during the measurement."
     return Disturbance(kind="others", text=text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +16,18 @@ import numpy as np
 import edgekit
 from edgekit.data.images import ImageSource, read_image
 from edgekit.device.cpu import peak_memory_bytes
+from edgekit.engine.backend import backend
+from edgekit.engine.bundle.manifest import GRAPH
 from edgekit.errors import UsageError, nearest
-from edgekit.measure.latency import disturbances, statistics_ms
+from edgekit.measure.conditions import Conditions, ConditionWatch, disturbances_from_conditions
+from edgekit.measure.confidence import PERCENTILES, percentile_bound, percentile_bounds, runs_needed
+from edgekit.measure.latency import Disturbance, disturbances, statistics_ms
+from edgekit.measure.layers import measure_layers
 from edgekit.measure.machine import disturbance_by_others, processor_time, resident_bytes, this_machine
+from edgekit.measure.power import PowerWatch, sensor
 from edgekit.measure.reports import LatencyReport, Memory
+from edgekit.measure.steady import steady_state
+from edgekit.measure.throughput import measure_throughput
 from edgekit.progress import Progress, Silent
 from edgekit.runtime.session import session_from_bundle
 from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at, specs_text
@@ -31,6 +41,9 @@ DEFAULT_WARMUP = 10
 DEFAULT_SECONDS = 10.0
 MIN_RUNS = 20
 MAX_RUNS = 1000
+CLAIM_SECONDS = 120.0
+CLAIM_GROWTH = 1.15
+"""Each look at the runs is at 15 % more of them: a look after each run would stop at the first lucky estimate."""
 IMAGE_SIZE_PX = (768, 576)
 """Width and height of the generated image; Darknet's ``dog.jpg`` has this size."""
 
@@ -47,7 +60,11 @@ def profile_bundle(
     image: ImageSource | None = None,
     seed: int = 0,
     sizes: Mapping[str, Sequence[int]] | None = None,
+    layers: bool = False,
     progress: Progress | None = None,
+    claim: float | None = None,
+    power: bool = False,
+    streams: int | None = None,
 ) -> LatencyReport:
     """Measures the latency of the engine in the folder ``path``.
 
@@ -61,15 +78,21 @@ def profile_bundle(
         seed: seed of generated inputs.
         sizes: shapes of generated inputs by name, for an engine with dynamic shapes; the name ``""`` is the first
             input. Other inputs have their opt shapes. A detector is then fed random arrays too.
+        layers: measure the time of each layer too, after the latency.
         progress: receives the progress of the measurement.
+        claim: a percentile, such as 99: measure until an upper bound of it can be stated with a confidence of 99 %, or
+            until ``duration_s``, 120 s if not given, has passed.
+        power: measure power and energy beside the runs, after a second of idling.
+        streams: also measure throughput with this number of streams; 0 for several numbers; None does not.
 
     Raises:
         EngineMismatch: the bundle is for another machine, or was changed.
         UsageError: a number is out of range, the engine accepts no images, or it does not accept ``sizes``.
+        RunError: the backend does not report the times of layers.
     """
     before = resident_bytes()
     with session_from_bundle(path, threads=threads) as session:
-        return measure(
+        report = measure(
             session,
             runs=runs,
             duration_s=duration_s,
@@ -80,7 +103,28 @@ def profile_bundle(
             sizes=sizes,
             progress=progress,
             resident_before_bytes=before,
+            claim=claim,
+            power=power,
         )
+        feeds = _feeds(report.inputs, seed)
+        if layers:
+            found = measure_layers(
+                session,
+                lambda timed: _run_of(timed, image, seed, sizes or {})[:2],
+                end_to_end_ms=report.latency_ms.p50,
+                inputs=report.inputs,
+                graph=Path(path) / GRAPH,
+                runs=runs,
+                duration_s=duration_s,
+                warmup=warmup,
+                progress=progress,
+            )
+            report = msgspec.structs.replace(report, layer_times=found)
+    if streams is None:
+        return report
+    # After the session is closed, whose threads may still spin.
+    curve = measure_throughput(path, feeds, streams=streams, threads=threads, progress=progress)
+    return msgspec.structs.replace(report, throughput=curve)
 
 
 def measure(
@@ -95,6 +139,8 @@ def measure(
     sizes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress | None = None,
     resident_before_bytes: int | None = None,
+    claim: float | None = None,
+    power: bool = False,
 ) -> LatencyReport:
     """Measures the latency of a loaded session.
 
@@ -112,19 +158,29 @@ def measure(
         sizes: see `profile_bundle`.
         progress: see `profile_bundle`.
         resident_before_bytes: resident set size before the engine was loaded; None if unknown.
+        claim: see `profile_bundle`.
+        power: see `profile_bundle`.
     """
     _check_lengths(runs, duration_s, warmup)
+    _check_claim(claim, runs)
     progress = progress or Silent()
     stages, once, source, inputs = _run_of(session, image, seed, sizes or {})
-    for _ in range(warmup):
-        once()
-    after = resident_bytes()
-    before = processor_time()
-    rows = _rows(once, runs, duration_s, progress)
-    others = disturbance_by_others(before, processor_time())
+    on_gpu = backend(session.manifest.backend).on_gpu
+    watched = PowerWatch(sensor(on_gpu=on_gpu) if power else "")
+    with watched.idle_then_beside():
+        for _ in range(warmup):
+            once()
+        after = resident_bytes()
+        watch = ConditionWatch(gpus=on_gpu)
+        before = processor_time()
+        rows, ends = _rows(once, _Length(runs, duration_s, claim, stages.index("inference")), watch, progress)
+        others = disturbance_by_others(before, processor_time())
+    conditions = watch.conditions()
     samples = {stage: [row[i] for row in rows] for i, stage in enumerate(stages)}
     total = [sum(row) for row in rows]
+    timed = samples if len(stages) == 1 else {**samples, "total": total}
     latency = statistics_ms(samples["inference"])
+    machine = this_machine()
     manifest = session.manifest
     grown = None if after is None or resident_before_bytes is None else max(0, after - resident_before_bytes)
     return LatencyReport(
@@ -149,10 +205,24 @@ def measure(
         throughput_per_s=_batch(inputs) * 1000 / latency.mean if latency.mean else 0.0,
         engine_bytes=_engine_bytes(session),
         memory=Memory(peak_bytes=peak_memory_bytes(), engine_bytes=grown),
-        machine=this_machine(),
-        disturbances=(*disturbances(samples["inference"]), *([others] if others else [])),
+        machine=machine,
+        disturbances=_all_disturbances(samples["inference"], others, conditions),
         notes=session.notes,
+        percentiles={
+            stage: percentile_bounds(values, sorted({*PERCENTILES, *([claim] if claim else [])}))
+            for stage, values in timed.items()
+        },
+        steady=steady_state(samples["inference"]),
+        conditions=conditions,
+        power=watched.power([end - 1e-3 * ms for end, ms in zip(ends, total, strict=True)], ends) if power else None,
     )
+
+
+def _all_disturbances(
+    samples_ms: Sequence[float], others: Disturbance | None, conditions: Conditions
+) -> tuple[Disturbance, ...]:
+    machine = disturbances_from_conditions(conditions, os.cpu_count() or 1)
+    return (*disturbances(samples_ms), *([others] if others else []), *machine)
 
 
 def _check_lengths(runs: int | None, duration_s: float | None, warmup: int) -> None:
@@ -164,20 +234,52 @@ def _check_lengths(runs: int | None, duration_s: float | None, warmup: int) -> N
         raise UsageError(f"warmup: expected 0 or more, got {warmup}")
 
 
-def _rows(once: Run, runs: int | None, duration_s: float | None, progress: Progress) -> list[tuple[float, ...]]:
-    """Measures until there are enough runs; returns one tuple of durations (ms) per run."""
-    if runs is None and duration_s is None:
-        duration_s, min_runs = DEFAULT_SECONDS, MIN_RUNS
-    else:
-        min_runs = 1
-    max_runs = runs if runs is not None else MAX_RUNS if min_runs > 1 else None
-    deadline = time.perf_counter() + duration_s if duration_s is not None else float("inf")
+def _check_claim(claim: float | None, runs: int | None) -> None:
+    if claim is not None and not 0 < claim < 100:
+        raise UsageError(f"claim: expected a percentile between 0 and 100, got {claim:g}")
+    if claim is not None and runs is not None:
+        raise UsageError("--claim and --runs: expected one of them, got both", hint="limit --claim with --duration")
+
+
+class _Length:
+    """Decides when there are enough runs."""
+
+    def __init__(self, runs: int | None, duration_s: float | None, claim: float | None, inference: int) -> None:
+        self._claim, self._inference = claim, inference
+        self._next_look = 0 if claim is None else runs_needed(claim)
+        if claim is not None:
+            duration_s, self._min, self.max = duration_s or CLAIM_SECONDS, 1, None
+        elif runs is None and duration_s is None:
+            duration_s, self._min, self.max = DEFAULT_SECONDS, MIN_RUNS, MAX_RUNS
+        else:
+            self._min, self.max = 1, runs
+        self._deadline = float("inf") if duration_s is None else time.perf_counter() + duration_s
+
+    def ends(self, rows: Sequence[tuple[float, ...]]) -> bool:
+        """Whether no further run is needed."""
+        if len(rows) == self.max or (len(rows) >= self._min and time.perf_counter() >= self._deadline):
+            return True
+        if self._claim is None or len(rows) < self._next_look:
+            return False
+        self._next_look = math.ceil(len(rows) * CLAIM_GROWTH)
+        # Of the engine, and of all stages together; short stages may depend on each other without an effect on these.
+        columns = ([row[self._inference] for row in rows], [sum(row) for row in rows])
+        return all(not percentile_bound(column, self._claim).missing_runs for column in columns)
+
+
+def _rows(
+    once: Run, length: _Length, watch: ConditionWatch, progress: Progress
+) -> tuple[list[tuple[float, ...]], list[float]]:
+    """Measures until there are enough runs; returns a tuple of durations (ms) per run, and when each run ended."""
     rows: list[tuple[float, ...]] = []
-    with progress.stage("Measure", total=runs, unit="runs") as advance:
-        while len(rows) != max_runs and (len(rows) < min_runs or time.perf_counter() < deadline):
+    ends: list[float] = []
+    with progress.stage("Measure", total=length.max, unit="runs") as advance:
+        while not length.ends(rows):
             rows.append(once())
+            ends.append(time.perf_counter())
+            watch.look()
             advance(1)
-    return rows
+    return rows, ends
 
 
 def _run_of(
@@ -198,8 +300,11 @@ def _run_of(
             hint="leave --image out: random numbers are used",
         )
     inputs = _sized(session, sizes)
-    feeds = {spec.name: _random(spec, np.random.default_rng(seed)) for spec in inputs}
-    return ("inference",), _plain(session, feeds), "random numbers", inputs
+    return ("inference",), _plain(session, _feeds(inputs, seed)), "random numbers", inputs
+
+
+def _feeds(inputs: Sequence[TensorSpec], seed: int) -> dict[str, np.ndarray]:
+    return {spec.name: _random(spec, np.random.default_rng(seed)) for spec in inputs}
 
 
 def _takes_one(session: Session) -> bool:

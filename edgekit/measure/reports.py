@@ -9,8 +9,16 @@ import msgspec
 
 from edgekit import specs
 from edgekit.errors import DataError
+from edgekit.measure.agreement import Accuracy
+from edgekit.measure.conditions import Conditions
+from edgekit.measure.confidence import PercentileBound
 from edgekit.measure.latency import Disturbance, Statistics
+from edgekit.measure.layers import LayerTimes
 from edgekit.measure.machine import Machine
+from edgekit.measure.power import Power
+from edgekit.measure.roofline import Roofline
+from edgekit.measure.steady import SteadyState
+from edgekit.measure.throughput import Throughput
 
 __all__ = [
     "BUILD_REPORT_FILE",
@@ -22,7 +30,8 @@ __all__ = [
     "json_from_report",
 ]
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had no percentile bounds, and always numbers for p90, p95 and p99; it is still read."""
 BUILD_REPORT_FILE = "report.json"
 
 
@@ -39,7 +48,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The latency of one engine, and how it was measured; the JSON that ``edgekit profile --json`` writes.
+    """The latency of one engine, and how it was measured; the JSON that ``edgekit profile --json`` prints.
 
     Attributes:
         format: version of this format.
@@ -67,6 +76,13 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
         disturbances: reasons why the figures may be worse than this machine allows.
         notes: the engine's notes, such as that its weights are random.
         shapes: the shape ranges of inputs with dynamic shapes.
+        percentiles: upper bounds of percentiles with their confidence, by stage, and of the ``total`` of several.
+        steady: where the warm-up ends in the samples.
+        conditions: the state of the machine before, during and after.
+        power: power and energy beside the runs; None if it was not asked for.
+        throughput: throughput against latency with several streams; None if it was not asked for.
+        layer_times: the time of each layer; None if it was not measured.
+        roofline: the least time by the machine's peaks, and the share of it that was reached; None if not asked for.
     """
 
     format: int = FORMAT
@@ -94,6 +110,13 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
     disturbances: tuple[Disturbance, ...] = ()
     notes: tuple[str, ...] = ()
     shapes: dict[str, specs.ShapeRange] = {}
+    percentiles: dict[str, tuple[PercentileBound, ...]] = {}
+    steady: SteadyState | None = None
+    conditions: Conditions | None = None
+    power: Power | None = None
+    throughput: Throughput | None = None
+    layer_times: LayerTimes | None = None
+    roofline: Roofline | None = None
 
 
 class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +131,7 @@ class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
         size_ratio: size of the first engine divided by that of the last; None with one engine.
         facts: further measurements of the build, by name: ``export_error``, ``calibration_images``, ``build_s``, ...
         notes: the notes of all engines, without duplicates.
+        accuracy: how far the outputs of the last engine agree with those of the first; None if they were not compared.
     """
 
     format: int = FORMAT
@@ -118,9 +142,12 @@ class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
     size_ratio: float | None
     facts: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
 
 
-def build_report_from_measurements(reports: dict[str, LatencyReport], facts: dict[str, Any]) -> BuildReport:
+def build_report_from_measurements(
+    reports: dict[str, LatencyReport], facts: dict[str, Any], accuracy: Accuracy | None = None
+) -> BuildReport:
     """Combines several reports into one, which compares the last with the first.
 
     Raises:
@@ -138,6 +165,7 @@ def build_report_from_measurements(reports: dict[str, LatencyReport], facts: dic
         size_ratio=first.engine_bytes / last.engine_bytes if compared and last.engine_bytes else None,
         facts=dict(facts),
         notes=tuple(dict.fromkeys(note for report in reports.values() for note in report.notes)),
+        accuracy=accuracy,
     )
 
 

@@ -21,7 +21,7 @@ from edgekit.pipeline.validate import build_config, require_buildable
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.quantize.compare import require_signal
 from edgekit.recipe.schema import Preprocess
-from edgekit.report.html.page import write_build_report
+from edgekit.report.html.build import write_build_report
 from edgekit.specs import Precision
 from edgekit.storage import require_room
 
@@ -156,7 +156,7 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
             found = _compared(model, engines, calibration, target, progress)
             facts = _facts(model, typed, calibration, target)
             facts |= {"build_s": time.perf_counter() - started, "sqnr_db": found.sqnr_db or None}
-            write_build_report(folder, found.reports, facts)
+            write_build_report(folder, found.reports, facts, found.accuracy, found.pictures)
     seal(folder, msgspec.structs.replace(manifest, notes=tuple(progress.notes)))
 
 

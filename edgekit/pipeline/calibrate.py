@@ -46,8 +46,10 @@ DEFAULT_SET = "sample"
 RANDOM_INPUTS = 16
 HALF_IMAGES = 8
 """Number of images for half precision, which needs to know which ranges overflow, but not their exact limits."""
-COMPARED_INPUTS = 4
+COMPARED_INPUTS = 8
 """Number of inputs to compare engines on."""
+MIN_MAX_INPUTS = 4
+"""Number of them that are resized to the min and max shapes."""
 
 Feed: TypeAlias = "dict[str, np.ndarray]"
 Samples: TypeAlias = "CalibrationSet | ExampleFeeds | RandomInputs"
@@ -90,7 +92,9 @@ def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfi
         samples = calibration_inputs(model, config, Silent())
     table = measured_ranges(model, samples, config, threads=target.threads, progress=progress)
     feeds = _first_feeds(samples, model)
-    return Calibration(policy=policy, table=table, feeds=feeds, min_max_feeds=_min_max_feeds(feeds, model))
+    return Calibration(
+        policy=policy, table=table, feeds=feeds, min_max_feeds=_min_max_feeds(feeds[:MIN_MAX_INPUTS], model)
+    )
 
 
 def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:

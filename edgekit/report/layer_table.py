@@ -16,7 +16,7 @@ from edgekit.report.terminal import label_grid, notes_panel
 from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, short_figure
 from edgekit.specs import ShapeRange
 
-__all__ = ["terminal_from_inspection"]
+__all__ = ["SHORT_NAMES", "WIDE", "cut_end", "cut_start", "terminal_from_inspection"]
 
 WIDE = 100
 """Terminal width in columns from which the table has wider gaps."""
@@ -54,7 +54,7 @@ def _layers_table(found: Inspection, width: int) -> Table:
     longest = MAX_OPERATOR_LENGTH[wide]
     rows = [
         [
-            _cut_end(layer.operator, longest),
+            cut_end(layer.operator, longest),
             "x".join(map(str, layer.output_shape)) or "-",
             SHORT_NAMES.get(layer.precision, layer.precision) or "-",
             *(short_figure(figure(layer)) for _, figure in figures),
@@ -74,16 +74,17 @@ def _layers_table(found: Inspection, width: int) -> Table:
     for heading, (justify, style) in zip(headings, STYLES + [("right", "")] * len(figures), strict=True):
         table.add_column(heading, justify=justify, style=style, no_wrap=True)
     for layer, cells in zip(found.layers, rows, strict=True):
-        table.add_row(Text(_cut_start(layer.name, room)), *map(Text, cells))
+        table.add_row(Text(cut_start(layer.name, room)), *map(Text, cells))
     return table
 
 
-def _cut_start(text: str, room: int) -> str:
+def cut_start(text: str, room: int) -> str:
     """Cuts the start of a path, because its end identifies the layer."""
     return text if len(text) <= room else f"…{text[-(room - 1) :]}"
 
 
-def _cut_end(text: str, room: int) -> str:
+def cut_end(text: str, room: int) -> str:
+    """Cuts the end of a text that has no room."""
     return text if len(text) <= room else f"{text[: room - 1]}…"
 
 

@@ -10,24 +10,29 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from edgekit.measure.confidence import PercentileBound
 from edgekit.measure.latency import Statistics
 from edgekit.measure.reports import BuildReport, LatencyReport
+from edgekit.measure.throughput import Throughput
 from edgekit.report.wording import (
     bytes_in_words,
     disturbances_of,
     engine_rows,
+    environment_rows,
     fact_rows,
-    machine_rows,
     milliseconds,
+    percentile_name,
+    percentile_note,
     rate,
     ratio,
     title,
     unit_of,
 )
 
-__all__ = ["label_grid", "notes_panel", "terminal_from_build", "terminal_from_report"]
+__all__ = ["caution_panels", "label_grid", "notes_panel", "terminal_from_build", "terminal_from_report"]
 
-COLUMNS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
+COLUMNS = ("mean", "std", "min", "p50")
+NOT_CLAIMED = "–"
 
 
 def terminal_from_report(report: LatencyReport) -> RenderableType:
@@ -35,12 +40,15 @@ def terminal_from_report(report: LatencyReport) -> RenderableType:
     return Group(
         Text.assemble("\n", (report.name, "bold"), "  ", title(report)),
         _statistics_table(report),
+        *(Text(line, style="dim") for line in percentile_note(report)),
+        Text(),
         _throughput(report),
+        *([_streams_table(report.throughput, unit_of(report))] if report.throughput else []),
         Text(),
         label_grid(engine_rows(report)[1:]),
         Text(),
-        label_grid(machine_rows(report.machine)),
-        *_cautions(report.notes, [item.text for item in report.disturbances]),
+        label_grid(environment_rows(report)),
+        *caution_panels(report.notes, [item.text for item in report.disturbances]),
     )
 
 
@@ -54,14 +62,14 @@ def terminal_from_build(report: BuildReport) -> RenderableType:
         table.add_column("gain", justify="right", style="green")
     for label, cells, gain in _comparison(report):
         table.add_row(label, *cells, *([gain] if report.speedup is not None else []))
-    return Group(table, label_grid(fact_rows(report)), *_cautions(report.notes, disturbances_of(report)))
+    return Group(table, label_grid(fact_rows(report)), *caution_panels(report.notes, disturbances_of(report)))
 
 
 def _comparison(report: BuildReport) -> list[tuple[str, list[str], str]]:
     engines = list(report.engines.values())
     rows = [
         ("median latency", [f"{milliseconds(e.latency_ms.p50)} ms" for e in engines], _gain(report.speedup)),
-        ("p99 latency", [f"{milliseconds(e.latency_ms.p99)} ms" for e in engines], ""),
+        *_tail_rows(engines),
         ("throughput", [rate(e.throughput_per_s, unit_of(e)) for e in engines], ""),
         ("engine size", [bytes_in_words(e.engine_bytes) for e in engines], _gain(report.size_ratio)),
     ]
@@ -71,25 +79,72 @@ def _comparison(report: BuildReport) -> list[tuple[str, list[str], str]]:
     return rows
 
 
+def _tail_rows(engines: Sequence[LatencyReport]) -> list[tuple[str, list[str], str]]:
+    """Returns the row of the highest percentile that can be claimed of every engine, if any."""
+    claimed = [
+        {bound.percentile: bound.upper_ms for bound in e.percentiles.get("inference", ()) if bound.upper_ms is not None}
+        for e in engines
+    ]
+    common = set.intersection(*map(set, claimed))
+    if not common:
+        return []
+    highest = max(common)
+    cells = [f"<= {milliseconds(bounds[highest])} ms" for bounds in claimed]
+    return [(f"{percentile_name(highest)} latency", cells, "")]
+
+
 def _gain(value: float | None) -> str:
     return "" if value is None else ratio(value)
 
 
 def _statistics_table(report: LatencyReport) -> Table:
+    bounds = report.percentiles
+    percentiles = [bound.percentile for bound in next(iter(bounds.values()), ())]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("ms", style="bold")
     for column in COLUMNS:
         table.add_column(column, justify="right", style="cyan" if column == "p50" else "")
+    for percentile in percentiles:
+        table.add_column(f"{percentile_name(percentile)} <=", justify="right")
+    table.add_column("max", justify="right")
     for stage, statistics in report.stages.items():
-        table.add_row(stage, *_cells(statistics))
+        table.add_row(stage, *_cells(statistics, bounds.get(stage, ())))
     if report.total_ms is not None:
         table.add_section()
-        table.add_row("total", *_cells(report.total_ms))
+        table.add_row("total", *_cells(report.total_ms, bounds.get("total", ())))
     return table
 
 
-def _cells(statistics: Statistics) -> list[str]:
-    return [milliseconds(getattr(statistics, column)) for column in COLUMNS]
+def _cells(statistics: Statistics, bounds: Sequence[PercentileBound]) -> list[str]:
+    return [
+        *(milliseconds(getattr(statistics, column)) for column in COLUMNS),
+        *(NOT_CLAIMED if bound.upper_ms is None else milliseconds(bound.upper_ms) for bound in bounds),
+        milliseconds(statistics.max),
+    ]
+
+
+def _streams_table(throughput: Throughput, unit: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=throughput.how, caption_justify="left")
+    table.add_column("streams", justify="right", style="bold")
+    for column in ("threads each", f"{unit}/s", "mean ms", "p50 ms", "max ms"):
+        table.add_column(column, justify="right")
+    table.add_column()
+    for point in throughput.points:
+        marks = [
+            text
+            for text, streams in (("knee", throughput.knee), ("most", throughput.best))
+            if streams == point.streams and len(throughput.points) > 1
+        ]
+        table.add_row(
+            str(point.streams),
+            str(point.threads or "–"),
+            rate(point.per_s).split()[0],
+            milliseconds(point.mean_ms),
+            milliseconds(point.p50_ms),
+            milliseconds(point.max_ms),
+            ", ".join(marks),
+        )
+    return table
 
 
 def _throughput(report: LatencyReport) -> Text:
@@ -114,7 +169,8 @@ def notes_panel(notes: Iterable[str]) -> Panel:
     return _panel("please note", notes)
 
 
-def _cautions(notes: Sequence[str], disturbed: Sequence[str]) -> list[RenderableType]:
+def caution_panels(notes: Sequence[str], disturbed: Sequence[str]) -> list[RenderableType]:
+    """Renders notes, and what disturbed the measurement, in panels; an empty list without any."""
     panels: list[RenderableType] = [notes_panel(notes)] if notes else []
     return [*panels, _panel("these figures may be inaccurate", disturbed)] if disturbed else panels
 

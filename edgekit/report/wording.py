@@ -7,21 +7,31 @@ from typing import TYPE_CHECKING, Any
 from edgekit.specs import specs_text
 
 if TYPE_CHECKING:
+    from edgekit.measure.conditions import Conditions
+    from edgekit.measure.confidence import PercentileBound
     from edgekit.measure.machine import Machine
+    from edgekit.measure.power import Power
     from edgekit.measure.reports import BuildReport, LatencyReport
+    from edgekit.measure.roofline import Roofline
 
 __all__ = [
     "BACKEND_NAMES",
+    "bound_in_words",
     "bytes_in_words",
     "disturbances_of",
     "engine_rows",
+    "environment_rows",
     "fact_rows",
     "machine_rows",
     "milliseconds",
+    "percentile_name",
+    "percentile_note",
     "rate",
     "ratio",
+    "roofline_in_words",
     "short_figure",
     "title",
+    "verdict",
 ]
 
 BACKEND_NAMES = {
@@ -48,6 +58,98 @@ def milliseconds(value_ms: float) -> str:
     """Formats a duration with three significant digits, without a unit: ``0.123``, ``1.23``, ``12.3``, ``1234``."""
     decimals = 3 if value_ms < 1 else 2 if value_ms < 10 else 1 if value_ms < 100 else 0
     return f"{value_ms:.{decimals}f}"
+
+
+def percentile_name(percentile: float) -> str:
+    """Formats a percentile: ``p99``, ``p99.9``."""
+    return f"p{percentile:g}"
+
+
+def bound_in_words(bound: PercentileBound) -> str:
+    """Formats a bound: ``p99 <= 12.4 ms (99 % confidence, 1,024 runs)``, or how many runs it needs."""
+    name = percentile_name(bound.percentile)
+    runs = f"{bound.runs:,} run{'' if bound.runs == 1 else 's'}"
+    if bound.effective_runs < bound.runs:
+        runs += f" that count as {bound.effective_runs:,}, as they depend on each other"
+    if bound.upper_ms is None:
+        return f"no {name}: {bound.missing_runs:,} more runs are needed ({runs})"
+    return f"{name} <= {milliseconds(bound.upper_ms)} ms ({100 * bound.confidence:g} % confidence, {runs})"
+
+
+def percentile_note(report: LatencyReport) -> list[str]:
+    """Returns what can be claimed of the engine alone, as lines: the highest percentile, then those that cannot be."""
+    bounds = report.percentiles.get("inference", ())
+    claimed = [bound for bound in bounds if bound.upper_ms is not None]
+    missing = [bound for bound in bounds if bound.upper_ms is None]
+    lines = [bound_in_words(claimed[-1])] if claimed else []
+    if missing:
+        first = bound_in_words(missing[0])
+        others = [f"{percentile_name(bound.percentile)}: {bound.missing_runs:,} more" for bound in missing[1:]]
+        lines.append("; ".join([first, *others]))
+        lines.append(f"to measure until it can be claimed: --claim {percentile_name(missing[-1].percentile)}")
+    return lines
+
+
+def verdict(report: LatencyReport) -> str:
+    """Returns whether the machine was quiet, and what it does not report."""
+    if report.disturbances:
+        return f"disturbed: {', '.join(dict.fromkeys(item.kind.replace('_', ' ') for item in report.disturbances))}"
+    if report.conditions is None:
+        # A report of format 1: only the rules of that time were applied to its runs.
+        return "no disturbance was found in the runs; the state of the machine was not recorded"
+    unread = report.conditions.unreadable
+    return "quiet" + (f", as far as it is readable here (not: {', '.join(unread)})" if unread else "")
+
+
+def condition_rows(conditions: Conditions) -> list[tuple[str, str]]:
+    """Returns the state of the machine before and after, as labels and values; without what is not readable."""
+    first, last = conditions.before, conditions.after
+    seen = (first, *conditions.during, last)
+    rows = []
+    if first.load is not None and last.load is not None:
+        own = f", of which this process {last.own_load:.2f}" if last.own_load >= 0.005 else ""
+        rows.append(("load", f"{first.load:.2f} before, {last.load:.2f} after{own}"))
+    clocks = [each.clock_mhz for each in seen if each.clock_mhz]
+    if clocks:
+        top = f" of {last.max_clock_mhz:.0f}" if last.max_clock_mhz else ""
+        rows.append(("clock", f"{min(clocks):.0f} to {max(clocks):.0f}{top} MHz"))
+    degrees = [each.temperature_c for each in seen if each.temperature_c is not None]
+    if degrees:
+        rows.append(("temperature", f"{degrees[0]:.0f} to {degrees[-1]:.0f} °C, at most {max(degrees):.0f} °C"))
+    if first.throttle_events is not None and last.throttle_events is not None:
+        rows.append(("throttling", f"{last.throttle_events - first.throttle_events} events during the runs"))
+    for index, gpu in enumerate(last.gpus):
+        facts = [
+            f"{value:.0f} {unit}"
+            for value, unit in ((gpu.temperature_c, "°C"), (gpu.clock_mhz, "MHz"), (gpu.power_w, "W"))
+            if value is not None
+        ]
+        rows.append((f"GPU {index} after", ", ".join(facts)))
+    return rows
+
+
+def environment_rows(report: LatencyReport) -> list[tuple[str, str]]:
+    """Returns the facts of the machine, its state around the runs and the verdict, as labels and values."""
+    rows = machine_rows(report.machine)
+    if report.conditions is not None:
+        rows += condition_rows(report.conditions)
+    elif report.machine.load is not None:
+        rows.append(("load", f"{report.machine.load:.2f} in the minute before the end of the runs"))
+    if report.power is not None:
+        rows += power_rows(report.power)
+    return [*rows, ("verdict", verdict(report))]
+
+
+def power_rows(power: Power) -> list[tuple[str, str]]:
+    """Returns power and energy, as labels and values."""
+    if power.mean_w is None or power.idle_w is None or power.mj_per_run is None or power.mj_over_idle_per_run is None:
+        return [("power", power.unreadable)]
+    slowest = "" if power.slowest_w is None else f"; {power.slowest_w:.2f} W in the slowest tenth of the runs"
+    return [
+        ("power", f"{power.mean_w:.2f} W during the runs, {power.idle_w:.2f} W idle{slowest}"),
+        ("energy", f"{power.mj_per_run:.3g} mJ per run, {power.mj_over_idle_per_run:.3g} mJ over idle"),
+        ("power source", power.source),
+    ]
 
 
 def bytes_in_words(length: float) -> str:
@@ -111,7 +213,16 @@ def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
     ]
     if report.memory.engine_bytes is not None:
         rows.append(("engine memory", f"{bytes_in_words(report.memory.engine_bytes)} added by loading and warming up"))
+    if report.roofline is not None:
+        rows.append(("roofline", roofline_in_words(report.roofline)))
     return rows
+
+
+def roofline_in_words(found: Roofline) -> str:
+    """Returns the bound of a roofline and the share of it that was reached, as a sentence."""
+    reached = f", {100 * found.reached:.0f} % of the peaks reached" if found.reached is not None else ""
+    peaks = f"{found.peaks.kind} peaks of {found.peaks.name}"
+    return f"at least {milliseconds(found.bound_ms)} ms, mostly bound by {found.bound}{reached} ({peaks})"
 
 
 def machine_rows(machine: Machine) -> list[tuple[str, str]]:
@@ -125,8 +236,6 @@ def machine_rows(machine: Machine) -> list[tuple[str, str]]:
         ("system", machine.system),
         ("Python", f"{machine.python}, numpy {machine.numpy}"),
     ]
-    if machine.load is not None:
-        rows.append(("load", f"{machine.load:.2f} in the minute before"))
     return [("board", machine.board), *rows] if machine.board else rows
 
 

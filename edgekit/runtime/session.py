@@ -18,6 +18,7 @@ from edgekit.data.images import ImageSource, Placement, preprocess, read_image
 from edgekit.device.cuda.arrays import DeviceArray, is_on_device
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import Manifest, read_bundle
+from edgekit.engine.layer_timer import LayerTimer, TimesLayers
 from edgekit.errors import BackendUnavailable, RunError
 from edgekit.kernels.nms.device import CAPACITY
 from edgekit.runtime.detection import DetectionPipeline, PendingRows
@@ -235,6 +236,22 @@ class Session:
                 self._detects_on_device = False
                 self._device_notes = (f"frames are preprocessed and decoded on the CPU: {e.message}",)
         return self._pipeline
+
+    def layer_timer(self) -> LayerTimer:
+        """Loads another instance of the engine, which times each layer; the caller closes it.
+
+        Raises:
+            RunError: the backend does not report the times of layers, or the session is closed.
+        """
+        with self._lock:
+            engine = self._open_engine()
+            if not isinstance(engine, TimesLayers):
+                raise RunError(
+                    f"'{self.manifest.name}': expected a backend that reports the times of layers, got "
+                    f"'{self.manifest.backend}', which does not",
+                    hint="build it for another target, such as cpu",
+                )
+            return engine.layer_timer()
 
     def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self._lock:

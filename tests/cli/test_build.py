@@ -15,7 +15,7 @@ from edgekit.engine.bundle.manifest import read_manifest, seal
 from edgekit.errors import BackendUnavailable, BuildError
 from edgekit.measure.profile import profile_bundle
 from edgekit.progress import Progress
-from edgekit.report.html.page import write_build_report
+from edgekit.report.html.build import write_build_report
 
 
 class Pipeline:

@@ -122,7 +122,7 @@ def test_every_kind_of_image_calibrates_and_a_broken_one_is_counted(
 
 def test_a_profile_is_written_as_html_and_json(engine: Path, workplace: Path) -> None:
     page, numbers = workplace / "r.html", workplace / "r.json"
-    assert main(["profile", str(engine), "--runs", "20", "--html", str(page), "--json", str(numbers)]) == 0
+    assert main(["profile", str(engine), "--runs", "20", "--html", str(page), "--json-file", str(numbers)]) == 0
     report = json.loads(numbers.read_text())
     assert set(report["stages"]) == {"preprocess", "inference", "postprocess"}
     assert report["layers"] == read_manifest(engine).layers

@@ -58,7 +58,11 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["bild"], "did you mean build?"),
         (["modles"], "did you mean models?"),
-        (["zzz"], "known: anchors, build, compile, demo, doctor, eval, export, inspect, models, profile, run, train"),
+        (
+            ["zzz"],
+            "known: anchors, build, compare, compile, demo, doctor, estimate, eval, export, inspect, models, profile, "
+            "run, train",
+        ),
         (["build", "--in8"], "did you mean --input or --int8?"),
         (["profile", "--rns", "3"], "did you mean --runs?"),
         (["build"], "see edgekit build --help"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.device.cpu import Cpu, cpu, peak_memory_bytes
+from edgekit.device.cpu import Cpu, clock_mhz, cpu, last_cache_bytes, peak_memory_bytes
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -143,3 +143,23 @@ def _write(root: Path, name: str, text: str) -> None:
     file = root / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
+
+
+def test_the_clock_is_the_highest_that_the_system_allows(tmp_path: Path) -> None:
+    assert clock_mhz(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("cpu MHz\t\t: 1200.5\n\ncpu MHz\t\t: 2445.4\n")
+    assert clock_mhz(tmp_path) == 2445.4
+    folder = tmp_path / "sys/devices/system/cpu/cpu0/cpufreq"
+    folder.mkdir(parents=True)
+    (folder / "cpuinfo_max_freq").write_text("3700000\n")
+    assert clock_mhz(tmp_path) == 3700
+
+
+def test_the_last_cache_is_the_largest(tmp_path: Path) -> None:
+    assert last_cache_bytes(tmp_path) == 0
+    for index, size in enumerate(("32K", "512K", "32M", "")):
+        folder = tmp_path / f"sys/devices/system/cpu/cpu0/cache/index{index}"
+        folder.mkdir(parents=True)
+        (folder / "size").write_text(f"{size}\n")
+    assert last_cache_bytes(tmp_path) == 32 * 2**20

@@ -2,7 +2,7 @@
 
 A plan is JSON: ``{"inputs": {"x": [-1, 4]}, "profiles": [[[1, 4], [2, 4], [8, 4]]], ...}``; for an input ``x`` there
 is an output ``x_out``. With ``"plugin": {"name": ..., "fields": {...}}``, a plugin computes one output from all inputs,
-of the type and the shape of the first.
+of the type and the shape of the first. Its layers are entries of the inspector's JSON, with their time as ``ms``.
 """
 
 from __future__ import annotations
@@ -124,6 +124,16 @@ class IOutputAllocator:
         self.made = True
 
 
+class LayerInformationFormat(enum.Enum):
+    ONELINE = 0
+    JSON = 1
+
+
+class IProfiler:
+    def __init__(self) -> None:
+        self.made = True
+
+
 class Library(types.SimpleNamespace):
     """The module, for one driver; hashable, as modules are."""
 
@@ -147,6 +157,8 @@ def library(driver: FakeDriver, *, rtx: bool = False, name: str = "fake_tensorrt
         EngineStat=EngineStat,
         ILogger=ILogger,
         IOutputAllocator=IOutputAllocator,
+        IProfiler=IProfiler,
+        LayerInformationFormat=LayerInformationFormat,
         driver=driver,
         rtx=rtx,
         engines=0,
@@ -247,11 +259,29 @@ class Engine:
     def get_engine_stat(self, stat: EngineStat) -> int:
         return -1 if self.weights else 1000
 
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector(self)
+
     def create_execution_context(self) -> Any:
         if self.plan.get("no_context"):
             self.logger.log(ILogger.Severity.ERROR, "out of device memory")
             return None
         return ExecutionContext(self)
+
+
+class EngineInspector:
+    """Describes layers in detail if the plan was built so, else by their names; sizes are those of its context."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.execution_context: ExecutionContext | None = None
+
+    def get_engine_information(self, format: LayerInformationFormat) -> str:
+        assert format is LayerInformationFormat.JSON
+        layers = self.engine.plan.get("layers", [])
+        if not self.engine.plan.get("detailed", True):
+            layers = [layer["Name"] for layer in layers]
+        return json.dumps({"Layers": layers, "Bindings": self.engine._names})
 
 
 class ExecutionContext:
@@ -275,6 +305,8 @@ class ExecutionContext:
             inputs = self._descriptions()
             size = self._plugin.get_workspace_size(inputs, inputs[:1])
             self._workspace = self._stack.enter_context(self.driver.library_memory(size)) if size else None
+        self.profiler: IProfiler | None = None
+        self.enqueue_emits_profile = True
 
     def _descriptions(self) -> list[TensorDesc]:
         """The inputs of a plugin, which are of fixed sizes."""
@@ -347,6 +379,8 @@ class ExecutionContext:
             else:
                 self._enqueue(where, self._addresses[name], self._addresses[f"{name}_out"], shape)
         self._new_shapes = False
+        if self.profiler is not None and self.enqueue_emits_profile:
+            self._report(where)
         return True
 
     def _run_plugin(self, stream: int) -> bool:
@@ -362,6 +396,14 @@ class ExecutionContext:
             return False
         self._new_shapes = False
         return True
+
+    def _report(self, where: Any) -> None:
+        """Reports each layer's time, for which it waits."""
+        assert self.profiler is not None and self.profiler.made, "a profiler without its base crashes the real one"
+        assert where.captured is None, "times of layers are not reported while capturing"
+        self.driver.synchronize_stream(where)
+        for layer in self.engine.plan.get("layers", []):
+            self.profiler.report_layer_time(layer["Name"], layer["ms"])
 
     def _compact(self, where: Any, stream: int, name: str, shape: Sequence[int]) -> None:
         """Keeps what is positive; how many that are is waited for."""

@@ -193,6 +193,23 @@ def test_times_of_a_run_add_up(session: Session) -> None:
     assert times.copy_in_ms + times.gpu_ms + times.copy_out_ms < times.end_to_end_ms + 0.5
 
 
+def test_layers_have_names_and_times_and_the_engine_stays_as_it_is(session: Session) -> None:
+    engine: Any = session._engine
+    feeds = feeds_of(session, images(4))
+    expected = session.run(feeds)
+    timer = session.layer_timer()
+    for _ in range(3):
+        outputs = timer.run(feeds)
+    timings = timer.finish()
+    timer.close()
+    for name, value in expected.items():
+        np.testing.assert_allclose(outputs[name], value, rtol=1e-3, atol=1e-3)
+    assert timings.layers[0].operator == timings.layers[-1].operator == "Copy"
+    assert len(timings.layers) > 2 and all(layer.name for layer in timings.layers)
+    assert all(sum(row[1:-1]) > 0 for row in timings.times_ms)
+    assert engine.use_graphs == (not any("CUDA graph" in note for note in engine.notes))
+
+
 def test_a_plan_that_was_damaged_is_refused_and_the_process_lives(target: str, tmp_path: Path) -> None:
     for content in (b"", b"ptrt" + bytes(4096), bytes(100)):
         plan = tmp_path / "engine.plan"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edgekit.measure.latency import disturbances, statistics_ms
 
 SAMPLES = st.lists(st.floats(1e-3, 1e4), min_size=2, max_size=200)
+MANY_SAMPLES = st.integers(2, 600).map(lambda runs: np.random.default_rng(runs).gamma(2, 3, runs).tolist())
 
 
 def quiet(runs: int = 200, seed: int = 0, base_ms: float = 25.0) -> np.ndarray:
@@ -21,7 +22,7 @@ def kinds(samples: np.ndarray) -> set[str]:
     return {disturbance.kind for disturbance in disturbances(samples.tolist())}
 
 
-@given(SAMPLES)
+@given(SAMPLES | MANY_SAMPLES)
 def test_mean_deviation_and_quantiles_are_those_of_the_standard_library(samples: list[float]) -> None:
     ours = statistics_ms(samples)
     # Inclusive quantiles: the i-th of n cut points lies at rank (len - 1) * i / n, as numpy's do.
@@ -29,13 +30,14 @@ def test_mean_deviation_and_quantiles_are_those_of_the_standard_library(samples:
     assert ours.mean == pytest.approx(statistics.fmean(samples))
     assert ours.std == pytest.approx(statistics.stdev(samples), abs=1e-9)
     assert ours.p50 == pytest.approx(statistics.median(samples))
-    assert [ours.p90, ours.p95, ours.p99] == pytest.approx([cuts[89], cuts[94], cuts[98]])
+    for percentile, least, ours_is in ((90, 44, ours.p90), (95, 90, ours.p95), (99, 459, ours.p99)):
+        assert ours_is == (pytest.approx(cuts[percentile - 1]) if len(samples) >= least else None)
     assert (ours.min, ours.max) == (min(samples), max(samples))
 
 
 def test_one_run_has_no_deviation() -> None:
     only = statistics_ms([3.0])
-    assert (only.mean, only.std, only.p99) == (3.0, 0.0, 3.0)
+    assert (only.mean, only.std, only.p50, only.p90) == (3.0, 0.0, 3.0, None)
 
 
 def test_error_on_no_runs() -> None:
@@ -55,8 +57,28 @@ def test_a_quiet_machine_triggers_no_rule_however_many_runs(runs: int) -> None:
 
 def test_single_slow_runs_trigger_no_rule() -> None:
     samples = quiet()
-    samples[[17, 90, 151]] *= 4
+    samples[[17, 151]] *= 4
     assert kinds(samples) == set()
+
+
+def test_a_slow_run_in_fifty_is_a_tail() -> None:
+    samples = quiet()
+    samples[::50] *= 4
+    assert kinds(samples) == {"tail"}
+
+
+def test_a_tail_of_200_times_the_median_is_never_quiet() -> None:
+    samples = quiet(1000, base_ms=0.05)
+    samples[::80] = 10.4
+    assert "tail" in kinds(samples)
+
+
+def test_slow_first_runs_are_a_warm_up_and_no_drift() -> None:
+    samples = quiet()
+    samples[:40] *= 1.1
+    (found,) = disturbances(samples.tolist())
+    assert found.kind == "warm_up"
+    assert "The first 40 runs were 10 % slower" in found.text
 
 
 def test_ten_percent_disturbed_runs_are_a_spread() -> None:

@@ -11,9 +11,10 @@ import pytest
 
 import edgekit
 from edgekit.errors import DataError, UsageError
+from edgekit.measure.conditions import Snapshot
 from edgekit.measure.profile import generated_image, measure, profile_bundle
 from edgekit.measure.reports import LatencyReport
-from edgekit.report.wording import engine_rows
+from edgekit.report.wording import engine_rows, environment_rows
 from edgekit.runtime.session import Session, session_from_bundle
 from edgekit.specs import ShapeRange, TensorSpec
 
@@ -216,3 +217,85 @@ def test_error_on_a_missing_image(detector: Path, tmp_path: Path) -> None:
 def test_a_report_survives_json(detector: Path) -> None:
     report = profile_bundle(detector, runs=3)
     assert msgspec.json.decode(msgspec.json.encode(report), type=LatencyReport) == report
+
+
+def test_percentiles_are_bounds_of_every_stage_and_of_the_total(detector: Path) -> None:
+    report = profile_bundle(detector, runs=60)
+    assert set(report.percentiles) == {"preprocess", "inference", "postprocess", "total"}
+    for bounds in report.percentiles.values():
+        assert [bound.percentile for bound in bounds] == [90, 95, 99]
+        assert bounds[2].upper_ms is None and bounds[2].missing_runs >= 459 - 60
+    assert report.latency_ms.p99 is None
+
+
+def test_a_claim_measures_until_it_can_be_made(slow: Session) -> None:
+    report = measure(slow, claim=50, warmup=3)
+    # Seven runs are the least for a bound of the median.
+    assert report.runs >= 7
+    bound = next(each for each in report.percentiles["inference"] if each.percentile == 50)
+    assert bound.upper_ms is not None and bound.upper_ms <= report.latency_ms.max
+
+
+def test_a_claim_ends_with_the_duration_and_says_what_is_missing(slow: Session) -> None:
+    report = measure(slow, claim=99.9, duration_s=0.2, warmup=3)
+    assert report.runs <= 50
+    bound = report.percentiles["inference"][-1]
+    assert (bound.percentile, bound.upper_ms) == (99.9, None)
+    assert bound.missing_runs >= 4603 - 50
+
+
+def test_error_on_a_claim_with_a_number_of_runs_or_of_no_percentile(slow: Session) -> None:
+    with pytest.raises(UsageError, match="--claim and --runs"):
+        measure(slow, claim=99, runs=10)
+    with pytest.raises(UsageError, match="between 0 and 100, got 100"):
+        measure(slow, claim=100)
+
+
+def test_nothing_is_clipped(slow: Session) -> None:
+    report = measure(slow, runs=60, warmup=0)
+    assert report.latency_ms.max >= 50
+    assert len(report.samples_ms["inference"]) == report.runs == 60
+
+
+def test_the_state_of_the_machine_is_in_the_report(slow: Session) -> None:
+    report = measure(slow, duration_s=1.2, warmup=0)
+    assert report.conditions is not None
+    times = [each.time_s for each in (report.conditions.before, *report.conditions.during, report.conditions.after)]
+    assert times == sorted(times) and len(times) >= 3
+    assert times[-1] >= 1.2
+
+
+def test_power_is_measured_or_the_report_says_why_not(slow: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.measure.profile.sensor", lambda **kind: "not readable here: no sensor")
+    report = measure(slow, runs=5, power=True)
+    assert report.power is not None and report.power.unreadable == "not readable here: no sensor"
+    assert measure(slow, runs=5).power is None
+
+
+def test_a_report_of_format_1_is_still_read(detector: Path) -> None:
+    content = msgspec.to_builtins(profile_bundle(detector, runs=25))
+    for name in ("percentiles", "steady", "conditions", "power", "throughput"):
+        del content[name]
+    content |= {"format": 1, "disturbances": []}
+    for statistics in (content["latency_ms"], content["total_ms"], *content["stages"].values()):
+        statistics |= {"p90": 1.0, "p95": 1.0, "p99": 1.0}
+    report = msgspec.json.decode(msgspec.json.encode(content), type=LatencyReport)
+    assert (report.format, report.latency_ms.p99, report.conditions) == (1, 1.0, None)
+    assert "not recorded" in dict(environment_rows(report))["verdict"]
+
+
+@pytest.mark.parametrize("disturbed", [{"load": 8.0}, {"throttle_events": 1}])
+def test_a_machine_that_is_not_quiet_is_never_called_quiet(
+    arrays_engine: Path, monkeypatch: pytest.MonkeyPatch, disturbed: dict[str, float]
+) -> None:
+    states = iter([Snapshot(time_s=0.0, load=0.0, throttle_events=0)])
+
+    def state(*args: object, **kwargs: object) -> Snapshot:
+        return next(states, Snapshot(time_s=9.0, **({"load": 0.0, "throttle_events": 0} | disturbed)))
+
+    monkeypatch.setattr("edgekit.measure.conditions.snapshot", state)
+    report = profile_bundle(arrays_engine, runs=30)
+    assert dict(environment_rows(report))["verdict"].startswith("disturbed: ")
+    assert {"load": "load", "throttle_events": "throttling"}[next(iter(disturbed))] in {
+        item.kind for item in report.disturbances
+    }

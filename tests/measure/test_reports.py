@@ -13,7 +13,7 @@ from edgekit.measure.reports import (
     build_report_from_measurements,
     json_from_report,
 )
-from edgekit.report.html.page import write_build_report
+from edgekit.report.html.build import write_build_report
 
 MakeReport = Callable[..., LatencyReport]
 

@@ -17,7 +17,7 @@ import msgspec
 
 from edgekit.device.cpu import cpu
 from edgekit.measure.machine import this_machine
-from tools.bench import accuracy, attention, building, calibration, detect, latency, nms, preprocess, table
+from tools.bench import accuracy, attention, building, calibration, detect, latency, nms, preprocess, profiler, table
 from tools.bench.workshop import Workshop
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,6 +31,7 @@ PARTS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "preprocess": preprocess.measure_preprocess,
     "nms": nms.measure_nms,
     "attention": attention.measure_attention,
+    "profiler": profiler.measure_profiler,
 }
 LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
 

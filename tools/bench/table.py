@@ -22,6 +22,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "postprocess_ms": ("postprocess", "{:.1f} ms".format),
     "both_ms": ("both", "{:.1f} ms".format),
     "seconds": ("time", "{:.1f} s".format),
+    "difference": ("differs by", "{:.1%}".format),
     "ratio": ("relative to {relative_to}", "{:.3f} ×".format),
     "ratio_to_onnxruntime": ("relative to ONNX Runtime's INT8", "{:.3f} ×".format),
     "peak_bytes": ("peak memory, largest process", _megabytes),

@@ -15,6 +15,7 @@ def docs(check: bool) -> None:
     stale = stale_pages()
     for name, text in stale.items():
         if not check:
+            (DOCS / name).parent.mkdir(exist_ok=True)
             (DOCS / name).write_text(text, encoding="utf-8")
         click.echo(f"docs/{name}: {'stale' if check else 'written'}")
     if stale and check:

@@ -27,6 +27,8 @@ came from, cause by cause. Every error has a message, and a hint where something
 | 2 | a wrong option, name or recipe |
 | 3 | a library, driver or device is missing; the hint says how to get it |
 | 4 | the result is not accurate enough |
+| 5 | an engine is beyond a limit of `edgekit compare --fail-if`, with its whole confidence interval |
+| 6 | the runs are too few to decide a limit of `edgekit compare --fail-if` |
 | 70 | a bug in EdgeKit |
 | 130 | interrupted with Ctrl-C |
 """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from tools.docs.commands import markdown_from_commands
+from tools.docs.json_schema import SCHEMAS, json_from_schema
 from tools.docs.layout import drawing_of_packages
 from tools.docs.measured import markdown_from_benchmarks
 from tools.docs.schema import markdown_from_schema
@@ -17,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 PAGES: dict[str, Callable[[], str]] = {"commands.md": markdown_from_commands, "recipes.md": markdown_from_schema}
+PAGES |= {f"schema/{name}.json": functools.partial(json_from_schema, name) for name in SCHEMAS}
 REGIONS: dict[str, dict[str, Callable[[], str]]] = {
     "design.md": {"layout": drawing_of_packages},
     "benchmarks.md": {"tables": markdown_from_benchmarks},

@@ -13,7 +13,7 @@ import msgspec.inspect as types
 from edgekit.recipe.schema import Recipe
 from tools.docs.markdown import code, note_on_origin, table
 
-__all__ = ["markdown_from_schema"]
+__all__ = ["documented", "markdown_from_schema"]
 
 INTRODUCTION = """\
 # Recipes
@@ -63,7 +63,7 @@ def _struct_in(kind: types.Type) -> tuple[types.StructType | None, bool, bool]:
 
 
 def _section(path: str, struct: types.StructType) -> Iterator[str]:
-    summary, attributes = _documented(struct.cls)
+    summary, attributes = documented(struct.cls)
     yield f"## {_heading(path)}"
     yield from ("", summary, "")
     rows = [(field, attributes.get(field.name, "")) for field in struct.fields if _struct_in(field.type)[0] is None]
@@ -79,7 +79,7 @@ def _heading(path: str) -> str:
     return f"[[{path.removesuffix('[]')}]]" if path.endswith("[]") else f"[{path}]"
 
 
-def _documented(cls: Any) -> tuple[str, dict[str, str]]:
+def documented(cls: Any) -> tuple[str, dict[str, str]]:
     """The text of a docstring before ``Attributes:``, and the attributes in it, as Markdown."""
     text, _, listed = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")
     attributes = re.split(r"^ {4}(\w+): ", listed, flags=re.MULTILINE)[1:]

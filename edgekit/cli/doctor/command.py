@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.output import JsonOutput, json_options
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -18,22 +20,46 @@ GROUPS = {"machine": "Machine", "backends": "Backends", "build": "Build tools"}
 
 
 @click.command(short_help="Show what this machine can build and run.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(as_json: bool) -> None:
+@json_options("the findings, or the peaks")
+@click.option(
+    "--peaks", is_flag=True, help="Show the peaks of the CPU instead: arithmetic and bandwidth, measured once."
+)
+@click.option("--recalibrate", is_flag=True, help="Measure the peaks again; takes some seconds.")
+def doctor(json: JsonOutput, peaks: bool, recalibrate: bool) -> None:
     """Show what this machine can build and run, and how to install what is missing."""
+    if peaks or recalibrate:
+        _show_peaks(json, recalibrate)
+        return
     from edgekit.cli.doctor.survey import survey
 
     found = survey()
-    if as_json:
+    if json.wanted:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    if json.printed:
         return
     from rich.console import Console
 
     console = Console(highlight=False)
     for part in _parts(found):
         console.print(part)
+
+
+def _show_peaks(json: JsonOutput, recalibrate: bool) -> None:
+    import msgspec
+    from rich.console import Console
+
+    from edgekit.cli.progress import progress_on_stderr
+    from edgekit.measure.peaks import machine_peaks
+    from edgekit.report.estimate_table import terminal_from_peaks
+
+    with progress_on_stderr() as progress:
+        found = machine_peaks(recalibrate=recalibrate, progress=progress)
+    if json.wanted:
+        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    if not json.printed:
+        Console(highlight=False).print(terminal_from_peaks(found))
 
 
 def _parts(found: Survey) -> list[RenderableType]:

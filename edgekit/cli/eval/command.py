@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from edgekit.cli.output import JsonOutput, json_options
+
 if TYPE_CHECKING:
     from edgekit.data.examples import DataSet
     from edgekit.evaluation.evaluate import Evaluation
@@ -58,7 +60,7 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
     help="Use detections with a score above X.  [default: 0.001, for the whole precision-recall curve]",
 )
 @click.option("--per-class", is_flag=True, help="Show figures per class too.")
-@click.option("--json", "as_json", is_flag=True, help="Print only JSON to standard output.")
+@json_options("the figures")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets the backend choose.")
 def evaluate(
     engines: tuple[str, ...],
@@ -68,7 +70,7 @@ def evaluate(
     score_threshold: float | None,
     threads: int,
     per_class: bool,
-    as_json: bool,
+    json: JsonOutput,
     **options: Any,
 ) -> None:
     """Measure the accuracy of engines, or of a model, on a data set.
@@ -97,9 +99,9 @@ def evaluate(
             )
             for path in paths
         ]
-    if as_json:
-        _print_json(found, paths)
-    else:
+    if json.wanted:
+        json.write(_json_from(found, paths))
+    if not json.printed:
         _print_tables(found, paths, per_class=per_class)
 
 
@@ -202,7 +204,7 @@ def _built(
         ]
 
 
-def _print_json(found: list[Evaluation], paths: list[Path]) -> None:
+def _json_from(found: list[Evaluation], paths: list[Path]) -> bytes:
     import msgspec
 
     from edgekit.cli.eval.table import differences
@@ -215,7 +217,7 @@ def _print_json(found: list[Evaluation], paths: list[Path]) -> None:
     first = found[0]
     content = {"data": first.data, "split": first.split, "task": first.task, "engines": engines}
     # The encoder writes NaN as null, because JSON has no NaN.
-    click.echo(msgspec.json.format(msgspec.json.encode(content), indent=1).decode())
+    return msgspec.json.format(msgspec.json.encode(content), indent=1)
 
 
 def _print_tables(found: list[Evaluation], paths: list[Path], *, per_class: bool) -> None:

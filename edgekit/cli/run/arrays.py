@@ -14,14 +14,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from edgekit.cli.output import write_file
+from edgekit.cli.output import JsonOutput, write_file
 from edgekit.errors import DataError, RunError
 from edgekit.runtime.session import Session
 
 __all__ = ["run_arrays"]
 
 
-def run_arrays(session: Session, source: Path, save: Path | None, *, as_json: bool) -> None:
+def run_arrays(session: Session, source: Path, save: Path | None, *, json_output: JsonOutput) -> None:
     """Runs the session on the arrays in ``source`` and prints a summary of the outputs.
 
     Args:
@@ -29,7 +29,7 @@ def run_arrays(session: Session, source: Path, save: Path | None, *, as_json: bo
         source: ``.npy`` for an engine with one input, ``.npz`` with an array for each input, or an image if the
             engine has a preprocessing.
         save: ``.npz`` file to write the outputs to.
-        as_json: print the summary as JSON instead of a table.
+        json_output: where to write the summary as JSON.
     """
     outputs = session.run(_feeds(session, source))
     if save is not None:
@@ -38,9 +38,9 @@ def run_arrays(session: Session, source: Path, save: Path | None, *, as_json: bo
         write_file(save, buffer.getvalue())
         click.echo(f"wrote {save}", err=True)
     summary = {name: _summary(array) for name, array in outputs.items()}
-    if as_json:
-        click.echo(json.dumps(summary, indent=1))
-    else:
+    if json_output.wanted:
+        json_output.write(json.dumps(summary, indent=1))
+    if not json_output.printed:
         _print_table(summary)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.output import JsonOutput, json_options
+
 if TYPE_CHECKING:
     from edgekit.runtime.session import Session
     from edgekit.runtime.tasks.task import InputKind
@@ -39,12 +41,7 @@ TAKEN = {
     metavar="OUT",
     help="Draw the boxes into OUT: a file for one image, a folder for several; for arrays, an .npz file.",
 )
-@click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Print only JSON on standard output; for detectors, in COCO's results format.",
-)
+@json_options("the results (of detectors in COCO's format)")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
 @click.option("--score-threshold", type=float, metavar="X", help="Keep detections with a score above X.")
 @click.option("--iou-threshold", type=float, metavar="X", help="Drop boxes that overlap a better one by more than X.")
@@ -54,7 +51,7 @@ def run(
     source: Path | None,
     text: str | None,
     save: Path | None,
-    as_json: bool,
+    json: JsonOutput,
     top: int,
     score_threshold: float | None,
     iou_threshold: float | None,
@@ -79,18 +76,18 @@ def run(
         if isinstance(task, TextTask) and not are_arrays:
             from edgekit.cli.run.texts import run_texts
 
-            run_texts(session, task, source, text, save, as_json=as_json)
+            run_texts(session, task, source, text, save, json_output=json)
             return
         assert source is not None
         if isinstance(task, ImageTask) and takes == "images" and not are_arrays:
             from edgekit.cli.run.images import run_images
 
             own = {name: options[name] for name in task.options}
-            run_images(session, task, source, save, own, as_json=as_json, note=_note)
+            run_images(session, task, source, save, own, json_output=json, note=_note)
         else:
             from edgekit.cli.run.arrays import run_arrays
 
-            run_arrays(session, source, save, as_json=as_json)
+            run_arrays(session, source, save, json_output=json)
 
 
 def _no_text(session: Session, takes: InputKind) -> Exception:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
 from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgekit.cli.output import JsonOutput
 from edgekit.data.images import images_in
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session
@@ -35,7 +35,7 @@ def run_images(
     save: Path | None,
     options: Mapping[str, Any],
     *,
-    as_json: bool,
+    json_output: JsonOutput,
     note: Note,
 ) -> None:
     """Runs the session on an image, or on every image of a folder, and shows the results.
@@ -46,7 +46,7 @@ def run_images(
         source: the image or the folder.
         save: where to write images with results drawn into them: a file for one image, a folder for several.
         options: see `ImageTask.predict`.
-        as_json: print one JSON list of all results instead of tables.
+        json_output: where to write one JSON list of all results.
         note: receives a message for each image that is skipped or written.
     """
     if save is not None and not task.draws:
@@ -58,12 +58,12 @@ def run_images(
         images, lambda path: task.predict(session, path, **options), several, source, note
     ):
         entries.extend(task.entries(result, image, ids[image]))
-        if not as_json:
+        if not json_output.printed:
             _print(image, task.shown(result), seconds)
         if save is not None:
             _save_image(task.drawn(result, image), save / image.name if several else save, note)
-    if as_json:
-        click.echo(json.dumps(entries, indent=1))
+    if json_output.wanted:
+        json_output.write(json.dumps(entries, indent=1))
 
 
 def _not_drawn(save: Path, task: ImageTask[Any]) -> UsageError:
@@ -72,7 +72,7 @@ def _not_drawn(save: Path, task: ImageTask[Any]) -> UsageError:
     ]
     return UsageError(
         f"--save {save}: expected {' or '.join(drawing)}, got {task.engine}",
-        hint="write the results as JSON: --json > results.json",
+        hint="write the results as JSON: --json-file results.json",
     )
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.cli.output import write_file
+from edgekit.cli.output import JsonOutput, write_file
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.task import TextTask
@@ -20,7 +20,13 @@ __all__ = ["run_texts"]
 
 
 def run_texts(
-    session: Session, task: TextTask, source: Path | None, text: str | None, save: Path | None, *, as_json: bool
+    session: Session,
+    task: TextTask,
+    source: Path | None,
+    text: str | None,
+    save: Path | None,
+    *,
+    json_output: JsonOutput,
 ) -> None:
     """Runs the session on each text and shows the results.
 
@@ -30,7 +36,7 @@ def run_texts(
         source: a file with one text per line; None if ``text`` is given.
         text: the text.
         save: file to write the results to, one per line.
-        as_json: print texts and results as JSON instead of a table.
+        json_output: where to write texts and results as JSON.
     """
     if text is not None and source is not None:
         raise UsageError(f"expected --text or a file, got both: {text!r} and {source}")
@@ -39,9 +45,12 @@ def run_texts(
     if save is not None:
         write_file(save, "".join(f"{result}\n" for _, result in pairs).encode())
         click.echo(f"wrote {save}", err=True)
-    if as_json:
-        click.echo(json.dumps([{"source": a, task.result: b} for a, b in pairs], indent=1, ensure_ascii=False))
-    elif save is None and text is not None:
+    if json_output.wanted:
+        rows = [{"source": a, task.result: b} for a, b in pairs]
+        json_output.write(json.dumps(rows, indent=1, ensure_ascii=False))
+    if json_output.printed:
+        return
+    if save is None and text is not None:
         click.echo(pairs[0][1])
     elif save is None:
         _print_table(pairs, task.result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.onnxruntime.layer_timer import OnnxRuntimeLayerTimer
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import onnxruntime
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["OnnxRuntime", "load_plain"]
 
 ENGINE = "engine.onnx"
 WEIGHTS = "engine.onnx.data"
@@ -130,34 +131,72 @@ class OnnxRuntime:
     def load(self, engine: Path, *, threads: int = 0) -> Session:
         """See `Backend.load`."""
         ort = _library()
-        settings = _settings(ort, threads)
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        # Weights of 8 bits, which a graph that was quantized elsewhere has, become unsigned where products of unsigned
-        # by signed bytes overflow (`scheme`). Those of 7 bits and other CPUs' stay as they are, and so does the file.
-        settings.add_session_config_entry("session.x64quantprecision", "1")
-        try:
-            with huge_pages():
-                return Session(ort, _session(ort, engine, settings))
-        except _failures(ort) as e:
-            raise EngineMismatch(f"ONNX Runtime {ort.__version__} cannot load {engine}: {_words(e)}") from e
+        return Session(ort, engine, lambda profile: _loaded(ort, engine, threads, profile=profile))
+
+
+def load_plain(path: Path, *, threads: int = 0) -> Session:
+    """Loads an ONNX file with ONNX Runtime's default optimizations, as a baseline for EdgeKit's engines.
+
+    Only the number of threads is set, to that of EdgeKit's engines: ONNX Runtime's default counts the cores of the
+    host, not those of a container.
+
+    Args:
+        path: the ONNX file; the graph is not changed.
+        threads: threads of the session; 0 for one per core that this process may use.
+
+    Raises:
+        GraphError: ONNX Runtime cannot load the file.
+        BackendUnavailable: ONNX Runtime is not installed.
+    """
+    ort = _library()
+
+    def loaded(profile: str) -> onnxruntime.InferenceSession:
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = threads or cpu().compute_threads
+        settings.log_severity_level = 4  # errors are raised as exceptions
+        _enable_profile(settings, profile)
+        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+    try:
+        return Session(ort, path, loaded)
+    except _failures(ort) as e:
+        raise GraphError(f"ONNX Runtime {ort.__version__} cannot load {path}: {_words(e)}") from e
 
 
 class Session(BaseEngine):
-    """An `Engine` that runs on ONNX Runtime."""
+    """An `Engine` that runs on ONNX Runtime.
+
+    Args:
+        ort: the module ``onnxruntime``.
+        engine: the file.
+        load: loads it; its argument is the start of the name of the file that the profiler writes, or empty.
+    """
 
     notes: Sequence[str] = ()
 
-    def __init__(self, ort: Any, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, ort: Any, engine: Path, load: Callable[[str], onnxruntime.InferenceSession]) -> None:
         self._failures = _failures(ort)
-        self._session: onnxruntime.InferenceSession = session
+        self._engine, self._load = engine, load
+        self._session: onnxruntime.InferenceSession = load("")
+        session = self._session
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
+    def layer_timer(self) -> OnnxRuntimeLayerTimer:
+        """See `TimesLayers.layer_timer`."""
+        self._require_open()
+        return OnnxRuntimeLayerTimer(self._load, self._run_session, self._engine)
+
     def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._run_session(self._session, feeds)
+
+    def _run_session(
+        self, session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         try:
             # I/O binding was measured and is not faster: copying outputs takes little time.
-            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+            return dict(zip(self._names, session.run(self._names, feeds), strict=True))
         except self._failures as e:
             raise RunError(f"ONNX Runtime failed while running: {_words(e)}") from e
 
@@ -172,6 +211,27 @@ def _library() -> Any:
         hint = install_command("cpu")
         raise BackendUnavailable(f"target 'cpu' needs the package 'onnxruntime': {e}", hint=hint) from e
     return onnxruntime
+
+
+def _loaded(ort: Any, engine: Path, threads: int, *, profile: str = "") -> onnxruntime.InferenceSession:
+    """Loads an engine; with ``profile``, its profiler writes a file whose name starts so."""
+    settings = _settings(ort, threads)
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Weights of 8 bits, which a graph that was quantized elsewhere has, become unsigned where products of unsigned by
+    # signed bytes overflow (`scheme`). Those of 7 bits and other CPUs' stay as they are, and so does the file.
+    settings.add_session_config_entry("session.x64quantprecision", "1")
+    _enable_profile(settings, profile)
+    try:
+        with huge_pages():
+            return _session(ort, engine, settings)
+    except _failures(ort) as e:
+        raise EngineMismatch(f"ONNX Runtime {ort.__version__} cannot load {engine}: {_words(e)}") from e
+
+
+def _enable_profile(settings: Any, start_of_name: str) -> None:
+    if start_of_name:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = start_of_name
 
 
 def _settings(ort: Any, threads: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
+from edgekit.engine.openvino.layer_timer import OpenVinoLayerTimer, original_names, text_of
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
@@ -138,7 +139,7 @@ class OpenVino:
         ov = _library()
         try:
             with huge_pages():
-                return Request(*_compile(ov, engine, threads))
+                return Request(ov, engine, threads)
         except RuntimeError as e:
             raise EngineMismatch(f"OpenVINO {self.version()} cannot load {engine}: {_words(e)}") from e
 
@@ -148,7 +149,9 @@ class Request(BaseEngine):
 
     notes: Sequence[str] = ()
 
-    def __init__(self, compiled: Any, names: Sequence[str], turned: Collection[str]) -> None:
+    def __init__(self, ov: Any, engine: Path, threads: int) -> None:
+        compiled, names, turned = _compile(ov, engine, threads)
+        self._loaded = (ov, engine, threads)
         self._request = compiled.create_infer_request()
         self._turned = {index for index, name in enumerate(names) if name in turned}
         self.inputs = tuple(_spec(port, port.get_any_name()) for port in compiled.inputs)
@@ -157,9 +160,22 @@ class Request(BaseEngine):
             for index, (port, name) in enumerate(zip(compiled.outputs, names, strict=True))
         )
 
-    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def layer_timer(self) -> OpenVinoLayerTimer:
+        """See `TimesLayers.layer_timer`."""
+        self._require_open()
+        ov, engine, threads = self._loaded
         try:
-            results = self._request.infer(feeds, share_inputs=True)
+            with huge_pages():
+                return OpenVinoLayerTimer(_compile(ov, engine, threads, counters=True)[0], self._run_request)
+        except RuntimeError as e:
+            raise EngineMismatch(f"OpenVINO cannot load {engine} with performance counters: {_words(e)}") from e
+
+    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._run_request(self._request, feeds)
+
+    def _run_request(self, request: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            results = request.infer(feeds, share_inputs=True)
         except (RuntimeError, ValueError, TypeError) as e:
             raise RunError(f"OpenVINO failed while running: {_words(e)}") from e
         return {
@@ -180,7 +196,7 @@ def _library() -> Any:
     return openvino
 
 
-def _compile(ov: Any, engine: Path, threads: int) -> tuple[Any, list[str], list[str]]:
+def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> tuple[Any, list[str], list[str]]:
     """Returns the compiled engine, the names of its outputs, and the names of the channels-last outputs."""
     core = ov.Core()
     model = core.read_model(engine)
@@ -189,6 +205,8 @@ def _compile(ov: Any, engine: Path, threads: int) -> tuple[Any, list[str], list[
         "INFERENCE_NUM_THREADS": threads or cpu().compute_threads,
         "INFERENCE_PRECISION_HINT": model.get_rt_info(ARITHMETIC).astype(str),
     }
+    if counters:
+        settings["PERF_COUNT"] = True
     if _may_chain_integer_products(model):
         settings["SNIPPETS_MODE"] = "DISABLE"
     names = model.get_rt_info(OUTPUTS).astype(str).split("\n")
@@ -265,11 +283,9 @@ def _layers(executed: Any) -> list[Layer]:
     layers = []
     for operator in executed.get_ops():
         facts = operator.get_rt_info()
-        if _text(facts["layerType"]) in PRODUCTS:
-            # If the plugin moves a bias to another node, it renames the product `name/WithoutBiases`.
-            names = (n.removesuffix("/WithoutBiases") for n in _text(facts["originalLayersNames"]).split(","))
-            dtype = DTYPES.get(_text(facts["runtimePrecision"]), "float32")
-            layers.append(Layer(tuple(dict.fromkeys(names)), dtype))
+        if text_of(facts["layerType"]) in PRODUCTS:
+            dtype = DTYPES.get(text_of(facts["runtimePrecision"]), "float32")
+            layers.append(Layer(original_names(operator), dtype))
     return with_planes_as_one(layers)
 
 
@@ -292,10 +308,6 @@ def _attention_notes(attentions: Sequence[set[str]], layers: Sequence[Layer]) ->
     alone = {name for layer in layers for name in layer.names}
     fused = sum(names.isdisjoint(alone) for names in attentions)
     return (f"attention: {fused} of {len(attentions)} run as one kernel each, which OpenVINO fuses itself",)
-
-
-def _text(value: Any) -> str:
-    return str(getattr(value, "value", value))
 
 
 def _words(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -14,6 +14,9 @@ from edgekit.engine.tensorrt.log import process_log
 from edgekit.engine.tensorrt.plan import Plan, RuntimeCache
 from edgekit.engine.tensorrt.slot import Shapes, Tensor
 from edgekit.errors import EngineMismatch, RunError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 __all__ = ["Execution"]
 
@@ -51,6 +54,7 @@ class Execution:
         self._profile = 0
         self._allocators: dict[str, Any] = {}
         self._config: Any = None
+        self._profiler: Any = None
         self.cache: RuntimeCache | None = None
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == library.TensorIOMode.INPUT]
@@ -67,6 +71,7 @@ class Execution:
     def close(self) -> None:
         """Frees the context's TensorRT objects, but not the engine."""
         self._context = None
+        self._profiler = None
         self._allocators.clear()
         self._config = None
         self.cache = None
@@ -105,6 +110,18 @@ class Execution:
                 raise self._error(f"the address of '{name}'")
         if not self._context.execute_async_v3(self._stream.address):
             raise self._error("to run")
+
+    def profile(self, profiler: Any) -> None:
+        """Attaches an ``IProfiler``; from now on, a run waits for its layers' times, and cannot be captured."""
+        # By default ("enqueue_emits_profile"), each run reports its layers before it returns.
+        self._profiler = profiler  # TensorRT keeps a pointer, not a reference
+        self._context.profiler = profiler
+
+    def layer_information(self, library: Any) -> str:
+        """Returns the inspector's JSON about the layers, with the shapes of the last run."""
+        inspector: trt.EngineInspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._context
+        return str(inspector.get_engine_information(library.LayerInformationFormat.JSON))
 
     @property
     def decides_by_values(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit.engine.layer_timer import TimedLayer
 from edgekit.engine.layers import Layer
 from edgekit.engine.tensorrt.log import made_with_log
 
@@ -22,6 +24,7 @@ __all__ = [
     "layers_of_network",
     "product_layers",
     "quantized_products",
+    "timed_layers_from_inspector",
 ]
 
 # TensorRT's layer types for ONNX's Conv, ConvTranspose, Gemm and MatMul.
@@ -54,6 +57,14 @@ INSPECTED_DTYPES = (
 
 # Integer tensor core kernels: "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32", "ampere_imma_...".
 INTEGER_KERNEL = re.compile(r"i8i8|_imma_|_int8_")
+
+BYTES = {
+    **dict.fromkeys(("int64",), 8.0),
+    **dict.fromkeys(("float32", "int32"), 4.0),
+    **dict.fromkeys(("float16", "bfloat16"), 2.0),
+    **dict.fromkeys(("int8", "float8", "bool"), 1.0),
+    **dict.fromkeys(("float4", "int4"), 0.5),
+}
 
 ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
@@ -124,6 +135,15 @@ def layers_from_inspector(information: str) -> tuple[EngineLayer, ...]:
     except msgspec.MsgspecError:  # the engine is valid without this information
         return ()
     return tuple(_inspected(entry) for entry in entries if isinstance(entry, dict))
+
+
+def timed_layers_from_inspector(information: str) -> dict[str, TimedLayer]:
+    """Describes layers by the inspector's JSON, by name, as its profiler names them; see `layers_from_inspector`."""
+    try:
+        entries = msgspec.json.decode(information, type=Inspection).Layers
+    except msgspec.MsgspecError:  # the engine is valid without this information
+        return {}
+    return {str(entry["Name"]): _timed(entry) for entry in entries if isinstance(entry, dict) and "Name" in entry}
 
 
 def product_layers(network: Sequence[EngineLayer], built: Sequence[EngineLayer]) -> list[Layer]:
@@ -202,6 +222,27 @@ def _inspected(entry: dict[str, Any]) -> EngineLayer:
         outputs=tuple(tuple(tensor.get("Dimensions", ())) for tensor in outputs),
         nodes=tuple(ONNX_NODE.findall(str(entry.get("Metadata", "")))),
     )
+
+
+def _timed(entry: dict[str, Any]) -> TimedLayer:
+    layer, inputs, outputs = _inspected(entry), entry.get("Inputs", []), entry.get("Outputs", [])
+    sizes = [_tensor_bytes(tensor) for tensor in (*inputs, *outputs)]
+    return TimedLayer(
+        name=layer.name,
+        operator=str(entry.get("LayerType", "")),
+        nodes=layer.nodes,
+        precision=layer.precision,
+        inputs=tuple(tuple(tensor.get("Dimensions", ())) for tensor in inputs),
+        outputs=layer.outputs,
+        activation_bytes=None if None in sizes else sum(size for size in sizes if size is not None),
+        kernel=str(entry.get("TacticName", "")),
+    )
+
+
+def _tensor_bytes(tensor: dict[str, Any]) -> int | None:
+    """Returns the size of a tensor without the padding of its format; None if its type or a size is not known."""
+    each, sizes = BYTES.get(_inspected_dtype(_format(tensor))), tensor.get("Dimensions", ())
+    return None if each is None or any(size < 0 for size in sizes) else math.ceil(each * math.prod(sizes))
 
 
 def _inspected_precision(entry: dict[str, Any]) -> str:

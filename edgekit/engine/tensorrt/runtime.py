@@ -18,8 +18,11 @@ from edgekit.device.cuda.choose import driver
 from edgekit.device.cuda.driver import Driver
 from edgekit.device.cuda.resources import Context, Event, Graph, Stream, close_when_idle, give_back, settle
 from edgekit.engine.base import BaseEngine
+from edgekit.engine.layer_timer import TimedLayer
 from edgekit.engine.tensorrt.attention_runtime import register_for_plan
 from edgekit.engine.tensorrt.context import Execution
+from edgekit.engine.tensorrt.layer_timer import TensorRtLayerTimer, layer_profiler
+from edgekit.engine.tensorrt.layers import timed_layers_from_inspector
 from edgekit.engine.tensorrt.plan import Plan
 from edgekit.engine.tensorrt.slot import Lanes, Recording, Shapes, Slot, Tensor
 from edgekit.errors import RunError
@@ -88,6 +91,7 @@ class TensorRtEngine(BaseEngine):
         self._slots: list[Slot] = []
         self._pending: dict[Slot, PendingRun] = {}
         self._apart: Lanes | None = None
+        self._loaded = (library, plan, cuda, index)
         self.graphs_dropped = 0
         self._known_shapes: set[Shapes] = set()
         self._shared_memory = cuda.properties(index).integrated
@@ -131,6 +135,33 @@ class TensorRtEngine(BaseEngine):
         Raises:
             RunError: see `run`.
         """
+        return self._run_and_times(feeds)[1]
+
+    def layer_timer(self) -> TensorRtLayerTimer:
+        """See `TimesLayers.layer_timer`; the weights are shared with this engine."""
+        self._require_open()
+        library, plan, cuda, index = self._loaded
+        return TensorRtLayerTimer(TensorRtEngine(library, plan, cuda, name=self._name, index=index))
+
+    def profile(self, report: Callable[[str, float], None]) -> None:
+        """See `ProfiledEngine.profile`."""
+        self._require_open()
+        with self._lock, self._context.current():
+            self.use_graphs = False
+            self._execution.profile(layer_profiler(self._loaded[0], report))
+
+    def run_and_time_copies(self, feeds: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float, float]:
+        """See `ProfiledEngine.run_and_time_copies`."""
+        outputs, times = self._run_and_times(feeds)
+        return outputs, times.copy_in_ms, times.copy_out_ms
+
+    def describe_layers(self) -> dict[str, TimedLayer]:
+        """See `ProfiledEngine.describe_layers`."""
+        self._require_open()
+        with self._lock, self._context.current():
+            return timed_layers_from_inspector(self._execution.layer_information(self._loaded[0]))
+
+    def _run_and_times(self, feeds: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], RunTimes]:
         self._require_open()
         with self._lock, ExitStack() as stack:
             events = [stack.enter_context(Event(self._context, timing=True)) for _ in range(4)]
@@ -141,18 +172,19 @@ class TensorRtEngine(BaseEngine):
                 clock.append(time.perf_counter())
 
             start = time.perf_counter()
-            self._started(feeds, self._together, slots=1, mark=mark).result()
+            outputs = self._started(feeds, self._together, slots=1, mark=mark).result()
             end = time.perf_counter()
             with self._context.current():
                 events[-1].synchronize()
                 spans = [before.elapsed_ms(after) for before, after in itertools.pairwise(events)]
-        return RunTimes(
+        times = RunTimes(
             copy_in_ms=spans[0],
             gpu_ms=spans[1],
             copy_out_ms=spans[2],
             enqueue_ms=(clock[2] - clock[1]) * 1e3,
             end_to_end_ms=(end - start) * 1e3,
         )
+        return outputs, times
 
     @property
     def context(self) -> Context:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekit.measure.inspection import LayerRow
+from edgekit.measure.layers import LayerTimes
 from edgekit.report.drawing.contents import Drawing
 from edgekit.report.drawing.tree import Block
-from edgekit.report.wording import short_figure
+from edgekit.report.wording import milliseconds, short_figure
 
 __all__ = ["Card", "Painter"]
 
@@ -33,6 +34,13 @@ KINDS = {
 }  # fmt: skip
 KIND_OF = {operator: kind for kind, (_, operators) in KINDS.items() for operator in operators.split()}
 OTHER = ("other", "other")
+HEAT = (
+    (0.10, "heat4", "10 % of the time or more"),
+    (0.05, "heat3", "5 %"),
+    (0.02, "heat2", "2 %"),
+    (0.005, "heat1", "0.5 %"),
+)
+COLD = ("other", "less")
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Card:
         figures: parameters and multiply-accumulates; empty if it has none.
         tip: tooltip with the full name, all operators and exact figures.
         colours: classes of the style sheet and their shares, which add up to 1.
+        time: time and share of the total, if they were measured.
     """
 
     title: str
@@ -56,13 +65,16 @@ class Card:
     figures: str
     tip: str
     colours: tuple[tuple[str, float], ...]
+    time: str = ""
 
 
 class Painter:
-    """Makes the cards of one drawing; colours show precisions in an engine, else kinds of operators."""
+    """Makes the cards of one drawing; colours show times if there are any, precisions in an engine, else operators."""
 
-    def __init__(self, drawing: Drawing) -> None:
+    def __init__(self, drawing: Drawing, times: LayerTimes | None = None) -> None:
         self._drawing = drawing
+        self._times_ms = _times_ms(drawing.found.layers, times) if times else {}
+        self._total_ms = times.sum_ms if times else 0.0
         layers = drawing.found.layers
         quantized = any(PRECISIONS.get(layer.precision, OTHER)[0] == "int8" and layer.macs for layer in layers)
         self._by_precision = quantized or drawing.found.manifest is not None
@@ -77,6 +89,13 @@ class Painter:
         tip = [block.path, operators, shape]
         tip += [f"{parameters:,} parameters, {macs:,} MACs"] if figures else []
         tip += [", ".join(f"{name} {share:.0%}" for name, share in self._shares(rows).items())]
+        time_ms = sum(self._times_ms.get(row, 0.0) for row in block.rows)
+        share = time_ms / self._total_ms if self._total_ms else 0.0
+        time = f"{milliseconds(time_ms)} ms, {100 * share:.1f} %" if time_ms else ""
+        colours = tuple((self._class(name), share) for name, share in self._shares(rows).items())
+        if self._times_ms:
+            colours = ((next((colour for least, colour, _ in HEAT if share >= least), COLD[0]), 1.0),)
+            tip += [time or "no time of its own"]
         return Card(
             title=block.label,
             copies=f"×{block.copies}" if block.copies > 1 else "",
@@ -84,11 +103,14 @@ class Painter:
             shape=shape,
             figures=" · ".join(figures),
             tip="\n".join(filter(None, tip)),
-            colours=tuple((self._class(name), share) for name, share in self._shares(rows).items()),
+            colours=colours,
+            time=time,
         )
 
     def legend(self) -> list[tuple[str, str]]:
         """Returns the classes of the style sheet that the drawing uses, and their names."""
+        if self._times_ms:
+            return [*((colour, words) for _, colour, words in HEAT), COLD]
         names = self._shares(self._drawing.found.layers)
         layers = [self._name(layer) for layer in self._drawing.found.layers]
         ordered = [name for name in (*self._names(), OTHER[1]) if name in names or name in layers]
@@ -117,6 +139,18 @@ class Painter:
         if not total:
             return {self._name(rows[0]): 1.0}
         return {name: weight / total for name, weight in weights.most_common() if weight}
+
+
+def _times_ms(rows: Sequence[LayerRow], times: LayerTimes) -> dict[int, float]:
+    """Returns the time of each row; that of a fused layer belongs to its row with the most multiply-accumulates."""
+    index = {row.name: place for place, row in enumerate(rows)}
+    found: dict[int, float] = {}
+    for layer in times.layers:
+        own = [index[node] for node in layer.nodes if node in index]
+        if own:
+            largest = max(own, key=lambda place: rows[place].macs or 0)
+            found[largest] = found.get(largest, 0.0) + layer.median_ms
+    return found
 
 
 def _operator(layer: LayerRow) -> str:

@@ -1,12 +1,14 @@
 """Renders a graph as one self-contained HTML page, whose blocks unfold on a click or a key.
 
-The browser positions the boxes in the rows and columns of the layout; a script in the page draws the edges.
+The browser positions the boxes in the rows and columns of the layout; a script in the page draws the edges, moves and
+scales the drawing, searches it, and shows the facts of what is clicked.
 """
 
 from __future__ import annotations
 
 from html import escape
 
+from edgekit.measure.layers import LayerTimes
 from edgekit.report.assets import asset
 from edgekit.report.drawing.cards import Card, Painter
 from edgekit.report.drawing.contents import Contents, Drawing, Port
@@ -17,14 +19,15 @@ from edgekit.report.drawing.tree import Block
 __all__ = ["html_from_drawing"]
 
 
-def html_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
+def html_from_drawing(drawing: Drawing, depth: int | None = None, times: LayerTimes | None = None) -> str:
     """Renders the page.
 
     Args:
         drawing: the graph to draw.
         depth: number of visible levels when the page opens; None for as many as fit.
+        times: times of the engine's layers, which colour the blocks.
     """
-    writer = _Writer(drawing, drawing.unfolded(depth))
+    writer = _Writer(drawing, drawing.unfolded(depth), times)
     name = escape(drawing.found.name)
     legend = "".join(f'<li><i class="{colour}"></i>{escape(words)}</li>' for colour, words in writer.painter.legend())
     return (
@@ -33,23 +36,28 @@ def html_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
         f"<title>{name}: computation graph</title>\n"
         f"<style>\n{asset('page.css')}{asset('graph.css')}</style>\n</head>\n<body>\n"
         f"<header><h1>{name}</h1><p>{escape(heading_of(drawing))}</p>"
-        f'<ul class="legend">{legend}</ul>{_BUTTONS}</header>\n'
-        f'<main class="graph">{writer.contents(drawing.contents())}</main>\n'
+        f'<ul class="legend">{legend}</ul>{_TOOLS}</header>\n'
+        f'<main class="graph"><div class="view">{writer.contents(drawing.contents())}</div></main>\n'
+        '<canvas id="map" hidden></canvas><aside id="facts" hidden></aside>\n'
         f"<script>\n{asset('graph.js')}</script>\n</body>\n</html>\n"
     )
 
 
-_BUTTONS = (
-    '<p class="buttons"><button type="button" data-do="more">Unfold one level</button>'
+_TOOLS = (
+    '<p class="tools" hidden><button type="button" data-do="more">Unfold one level</button>'
     '<button type="button" data-do="all">Unfold all</button><button type="button" data-do="none">Fold all</button>'
-    "<span>Click a block, or press Enter on it, to unfold it; arrow keys move.</span></p>"
-    "<noscript><p>Blocks unfold without JavaScript; drawing edges needs it.</p></noscript>"
+    '<button type="button" data-do="in" aria-label="Zoom in">+</button>'
+    '<button type="button" data-do="out" aria-label="Zoom out">−</button>'
+    '<button type="button" data-do="fit">Fit</button>'
+    '<input type="search" placeholder="find a layer" aria-label="Find a layer">'
+    '<button type="button" data-do="next">Next</button><output></output></p>'
+    '<p class="hint">Blocks unfold on a click; drawing edges, zoom and search need JavaScript.</p>'
 )
 
 
 class _Writer:
-    def __init__(self, drawing: Drawing, opened: set[Block]) -> None:
-        self.painter = Painter(drawing)
+    def __init__(self, drawing: Drawing, opened: set[Block], times: LayerTimes | None) -> None:
+        self.painter = Painter(drawing, times)
         self._drawing = drawing
         self._opened = opened
 
@@ -93,7 +101,12 @@ def _area(place: Place) -> str:
 def _text(card: Card) -> str:
     bar = "".join(f'<i class="{colour}" style="flex:{share:.3f}"></i>' for colour, share in card.colours)
     copies = f" <em>{card.copies}</em>" if card.copies else ""
-    lines = (("operators", card.operators), ("shape", card.shape), ("cost", card.figures))
+    lines = (
+        ("operators", card.operators),
+        ("shape", card.shape),
+        ("cost", card.figures),
+        ("time", card.time),
+    )
     text = "".join(f'<span class="{kind}">{escape(line)}</span>' for kind, line in lines if line)
     return f'<span class="bar">{bar}</span><b>{escape(card.title)}{copies}</b>{text}'
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import NamedTuple
 
+from edgekit.measure.layers import LayerTimes
 from edgekit.report.assets import asset
 from edgekit.report.drawing.cards import Card, Painter
 from edgekit.report.drawing.contents import Contents, Drawing, Port
@@ -26,14 +27,15 @@ class _Drawn(NamedTuple):
     svg: str
 
 
-def svg_from_drawing(drawing: Drawing, depth: int | None = None) -> str:
+def svg_from_drawing(drawing: Drawing, depth: int | None = None, times: LayerTimes | None = None) -> str:
     """Renders the SVG.
 
     Args:
         drawing: the graph to draw.
         depth: number of visible levels; None for as many as fit.
+        times: times of the engine's layers, which colour the blocks.
     """
-    artist = _Artist(drawing, drawing.unfolded(depth))
+    artist = _Artist(drawing, drawing.unfolded(depth), times)
     graph = artist.contents(drawing.contents())
     legend = _legend(artist.painter)
     heading = _text(0, 24, "heading", drawing.found.name) + _text(0, 46, "soft", heading_of(drawing))
@@ -66,8 +68,8 @@ def heading_of(drawing: Drawing) -> str:
 class _Artist:
     """Draws blocks from the innermost outwards, each with its upper left corner at the origin."""
 
-    def __init__(self, drawing: Drawing, opened: set[Block]) -> None:
-        self.painter = Painter(drawing)
+    def __init__(self, drawing: Drawing, opened: set[Block], times: LayerTimes | None) -> None:
+        self.painter = Painter(drawing, times)
         self._drawing = drawing
         self._opened = opened
 
@@ -117,7 +119,7 @@ class _Artist:
         inner = self.contents(shown)
         head = PAD + 2 * LINE + 8
         above, below = (2 * PAD if _visible(node) else 0 for node in (shown.nodes[0], shown.nodes[-1]))
-        subtitle = " · ".join(filter(None, (card.shape, card.figures)))
+        subtitle = " · ".join(filter(None, (card.shape, card.figures, card.time)))
         width = max(inner.width + 2 * GAP, BOX, len(subtitle) * CHARACTER["line"] + 3 * PAD)
         room = width - 3 * PAD
         height = head + above + inner.height + below
@@ -151,7 +153,7 @@ def _spread(
 
 
 def _folded(card: Card, more: bool) -> _Drawn:
-    lines = [line for line in (card.operators, card.shape, card.figures) if line]
+    lines = [line for line in (card.operators, card.shape, card.figures, card.time) if line]
     height = 2 * PAD + LINE * (1 + len(lines)) - 3
     room = BOX - 2 * PAD - 8
     behind = f'<rect class="box" x="4" y="4" width="{BOX}" height="{height}" rx="8"/>' if card.copies else ""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekit.measure.inspection import Inspection, LayerRow
+from edgekit.measure.inspection import Inspection, LayerRow, module_path
 from edgekit.report.drawing.repeats import Run, runs_of_repeats
 
 __all__ = ["Block", "Wiring", "block_tree"]
@@ -99,7 +99,7 @@ def block_tree(wiring: Wiring) -> tuple[Block, ...]:
 def _module_paths(wiring: Wiring) -> list[Path]:
     """Returns the path of each layer: the modules around it, then its own name."""
     layers = wiring.layers
-    paths = [_path(layer) for layer in layers]
+    paths = [module_path(layer.name, layer.module, layer.operator) for layer in layers]
     for row in reversed(range(len(layers))):
         readers = [paths[reader][:-1] for reader in wiring.readers.get(row, ()) if reader is not None]
         if readers and not wiring.sources[row]:
@@ -111,20 +111,6 @@ def _module_paths(wiring: Wiring) -> list[Path]:
             paths[row] = (*around, paths[row][-1])
     modules = {path[:length] for path in paths for length in range(1, len(path))}
     return [(*path, layer.operator) if path in modules else path for path, layer in zip(paths, layers, strict=True)]
-
-
-def _path(layer: LayerRow) -> Path:
-    if layer.module:
-        return (*layer.module.split("."), layer.name)
-    if "/" not in layer.name:
-        return tuple(part for part in layer.name.split(".") if part) or (layer.operator,)
-    # PyTorch's older exporter: /layer1/layer1.0/conv1/Conv
-    path: list[str] = []
-    before = ""
-    for part in filter(None, layer.name.split("/")):
-        path.append(part.removeprefix(f"{before}."))
-        before = part
-    return tuple(path) or (layer.operator,)
 
 
 def _arranged(rows: Sequence[int], depth: int, paths: Sequence[Path], wiring: Wiring) -> tuple[Block, ...]:

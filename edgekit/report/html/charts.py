@@ -1,9 +1,9 @@
-"""Draws charts as SVG: a histogram, a time line, bars; colours come from the page's style sheet."""
+"""Draws charts as SVG, each for a given width; colours come from the page's style sheet."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -11,186 +11,485 @@ import numpy as np
 
 from edgekit.report.wording import milliseconds
 
-__all__ = ["Bar", "Series", "bars", "histogram", "time_line"]
+__all__ = [
+    "Curve",
+    "Line",
+    "Point",
+    "Series",
+    "axis_note",
+    "curves",
+    "distribution",
+    "intervals",
+    "run_line",
+    "scatter",
+    "time_line",
+]
 
-WIDTH = 720
-LEFT = 46
-RIGHT = 14
-MAX_BINS = 48
+MAX_BINS = {False: 64, True: 36}
+"""Number of columns of a histogram, on a wide and on a narrow chart."""
+NARROW = 500
+"""Charts below this width have fewer ticks and columns."""
+LOG_FROM = 12.0
+"""If the largest value on an axis is so many times the smallest, the axis is logarithmic."""
+BREAK_FROM = 1.25
+"""If the slowest run is so many times the end of the bulk, the axis is broken there."""
+TAIL_SHARE = 0.2
+"""Share of the width for the runs beyond the break."""
+MAX_DOTS = 3000
+SLOWEST_MARKED = 5
+CHARACTER = 7.4
+"""Width of a character in px, on average, at the size of text in charts."""
 
 
 class Series(NamedTuple):
     """The runs of one engine.
 
     Attributes:
-        name: name in the legend.
-        colour: class of the style sheet: ``one`` or ``two``.
+        name: name in the chart; empty for none.
+        colour: class of the style sheet.
         samples_ms: durations in the order of the runs.
+        marks: vertical lines, as label and ms.
     """
 
     name: str
     colour: str
     samples_ms: Sequence[float]
+    marks: tuple[tuple[str, float], ...] = ()
 
 
-class Bar(NamedTuple):
-    """One bar: a label, and parts, each with a name, a colour class and a length in ms."""
+class Curve(NamedTuple):
+    """A line through points.
 
+    Attributes:
+        name: what it is.
+        colour: class of the style sheet.
+        points: ``(x, y)``.
+        tips: tooltips of its points; default: name and values.
+        texts: texts beside its points; default: none.
+        dashed: it is a reference.
+    """
+
+    name: str
+    colour: str
+    points: Sequence[tuple[float, float]]
+    tips: Sequence[str] = ()
+    texts: Sequence[str] = ()
+    dashed: bool = False
+
+
+class Point(NamedTuple):
+    """A point of a scatter plot: its place, its radius in px, its colour class and its tooltip."""
+
+    x: float
+    y: float
+    radius: float
+    colour: str
+    tip: str
+
+
+class Line(NamedTuple):
+    """A line of a scatter plot through points, with a label at its right end."""
+
+    points: Sequence[tuple[float, float]]
     label: str
-    parts: tuple[tuple[str, str, float], ...]
+    colour: str = ""
 
 
-def histogram(one: Series, marks: Iterable[tuple[str, float]] = ()) -> str:
-    """Draws the histogram of the latency of one engine.
+class _Scale:
+    """Maps values to pixels, linearly or logarithmically."""
 
-    The axis ends at 1.5 times the 99th percentile at most, so that outliers do not flatten the rest. Slower runs are
-    counted in the last bin.
+    def __init__(self, low: float, high: float, start: float, end: float, *, log: bool) -> None:
+        self.low, self.high, self.log = low, high, log
+        self._start, self._end = start, end
+        self._from, self._to = (math.log10(low), math.log10(high)) if log else (low, high)
+
+    def __call__(self, value: float) -> float:
+        place = math.log10(max(value, self.low * 1e-3)) if self.log else value
+        share = (place - self._from) / ((self._to - self._from) or 1.0)
+        return self._start + min(max(share, 0.0), 1.0) * (self._end - self._start)
+
+    def ticks(self, about: int) -> list[float]:
+        found = _log_ticks(self.low, self.high) if self.log else _ticks(self.low, self.high, about)
+        while len(found) > about + 1:
+            found = found[::2]
+        return found
+
+
+class _LatencyAxis:
+    """The common axis of several distributions: linear or logarithmic, and broken where a few runs are far away.
+
+    Attributes:
+        bulk: scale of the larger part.
+        tail: logarithmic scale beyond the break; None without one.
+        beyond: number of runs beyond the break.
+    """
+
+    def __init__(self, samples: Sequence[np.ndarray], start: float, end: float) -> None:
+        low = min(float(values.min()) for values in samples)
+        top = max(float(values.max()) for values in samples)
+        bulk = min(max(map(_bulk_end, samples)), top)
+        broken = top > BREAK_FROM * bulk
+        high = bulk if broken else top
+        middle = start + (end - start) * (1 - TAIL_SHARE) if broken else end
+        log = low > 0 and high > LOG_FROM * low
+        room = 1.06 if log else 0.0
+        margin = max((high - low) * 0.04, high * 0.01, 1e-6)
+        first, last = (low / room, high * room) if log else (max(0.0, low - margin), high + margin)
+        self.bulk = _Scale(first, last, start, middle, log=log)
+        self.tail = _Scale(last, max(top * 1.05, last * 1.1), middle + 12, end, log=True) if broken else None
+        self.beyond = sum(int((values > last).sum()) for values in samples)
+        self.break_at = middle + 6
+
+    def __call__(self, value: float) -> float:
+        return self.tail(value) if self.tail is not None and value > self.bulk.high else self.bulk(value)
+
+    def edges(self, count: int) -> np.ndarray:
+        """Returns the edges of the columns: equally wide on paper."""
+        if self.bulk.log:
+            inner = np.geomspace(self.bulk.low, self.bulk.high, count + 1)
+        else:
+            inner = np.linspace(self.bulk.low, self.bulk.high, count + 1)
+        if self.tail is None:
+            return inner
+        return np.concatenate([inner, np.geomspace(self.tail.low, self.tail.high, max(4, count // 5) + 1)[1:]])
+
+
+def _bulk_end(values: np.ndarray) -> float:
+    """Returns where the bulk of the runs ends: five interquartile ranges above the third quartile."""
+    quarter, median, three_quarters = np.percentile(values, (25, 50, 75))
+    return float(max(three_quarters + 5 * (three_quarters - quarter), 1.1 * median))
+
+
+def axis_note(samples: Sequence[Sequence[float]]) -> str:
+    """Returns a sentence about the axis of `distribution`: whether it is logarithmic, and where it is broken."""
+    axis = _LatencyAxis([np.asarray(each, np.float64) for each in samples], 0, 1)
+    notes = ["The axis is logarithmic."] if axis.bulk.log else []
+    if axis.tail is not None:
+        runs = f"{axis.beyond:,} slower run{' is' if axis.beyond == 1 else 's are'}"
+        notes.append(f"The axis is broken at {milliseconds(axis.bulk.high)} ms: {runs} on a logarithmic scale.")
+    return " ".join(notes) or "The axis is linear and shows every run."
+
+
+def distribution(series: Sequence[Series], width: int) -> str:
+    """Draws the histograms of several engines one above the other, on one scale; every run is counted.
 
     Args:
-        one: the runs of one engine.
-        marks: vertical lines, as label and ms.
+        series: the runs of each engine; each has a height of its own.
+        width: width of the chart in px.
     """
-    values = np.asarray(one.samples_ms, dtype=np.float64)
-    top, base = 26, 166
-    ceiling = min(float(values.max()), _beyond(values))
-    axis = _Axis(float(values.min()), ceiling)
-    edges = np.linspace(axis.low, axis.high, _bins(values, axis) + 1)
-    parts = [_x_axis(axis, base, top), _columns(one, edges, axis, base, base - top - 14)]
-    parts.extend(_mark(label, value, axis, top, base) for label, value in marks if axis.low <= value <= axis.high)
-    if values.max() > ceiling:
-        parts.append(_text(WIDTH - RIGHT, base - 10, f"slowest {milliseconds(values.max())} ms ▸", "small", "end"))
-    described = f"{len(values)} runs from {milliseconds(values.min())} to {milliseconds(values.max())} ms"
-    return _svg(base + 30, f"Histogram of the latency of {one.name}: {described}.", parts)
+    samples = [np.asarray(one.samples_ms, np.float64) for one in series]
+    left, right = 10, width - 10
+    axis = _LatencyAxis(samples, left, right)
+    narrow = width < NARROW
+    edges = axis.edges(_bins(samples, axis, narrow))
+    head = 20 * max(len(one.marks) for one in series) + (22 if any(one.name for one in series) else 4)
+    height = (84 if len(series) > 1 else 130) + head
+    base = height * len(series)
+    parts = [_latency_ticks(axis, base, 5 if narrow else 9)]
+    for index, (one, values) in enumerate(zip(series, samples, strict=True)):
+        top, floor = height * index, height * (index + 1)
+        parts.append(_columns(one, values, edges, axis, floor, height - head - 6))
+        parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
+        if one.name:
+            name = f"{one.name}, {len(values):,} run{'' if len(values) == 1 else 's'}"
+            parts.append(_text(left, top + 16, _cut(name, width - 20), "strong", "start"))
+        first = top + (22 if one.name else 0)
+        parts += [_mark(mark, axis, first + 16 + 20 * i, floor, width) for i, mark in enumerate(one.marks)]
+    if axis.tail is not None:
+        zigzag = "".join(f"l{3 if i % 2 else -3} 6" for i in range(base // 6))
+        parts.append(f'<path class="break" d="M{axis.break_at:.1f} 0{zigzag}"/>')
+    scale = "ms, logarithmic" if axis.bulk.log else "ms"
+    parts.append(_text(left, base + 40, scale, "small", "start"))
+    if axis.tail is not None:
+        parts.append(_text(right, base + 40, "beyond the break: logarithmic", "small", "end"))
+    described = "; ".join(
+        f"{one.name or 'latency'}: {len(v):,} runs from {milliseconds(v.min())} to {milliseconds(v.max())} ms"
+        for one, v in zip(series, samples, strict=True)
+    )
+    return _svg(width, base + 46, f"Distribution of the latency. {described}.", parts)
 
 
-def time_line(series: Sequence[Series]) -> str:
+def time_line(series: Sequence[Series], width: int, *, steady_from: int | None = None) -> str:
     """Draws every run as a dot, in order, with a line at the median.
 
-    The axis starts at zero, unless all runs are so close together that their differences would be invisible. Runs
-    beyond 1.5 times the 99th percentile are drawn at the upper edge.
+    The axis is logarithmic where the slowest run is many times the fastest. Of more than `MAX_DOTS` runs, the fastest,
+    the median and the slowest of each of many equal parts are drawn.
+
+    Args:
+        series: the runs of each engine.
+        width: width of the chart in px.
+        steady_from: index of the first run of the steady state; the runs before it are shaded.
     """
-    top, bottom = 14, 204
-    values = np.concatenate([np.asarray(s.samples_ms, dtype=np.float64) for s in series])
-    ceiling = min(float(values.max()), _beyond(values)) * 1.02
-    low = 0.0 if values.min() < ceiling / 2 else float(values.min()) * 0.98
-    ticks = _ticks(low, ceiling, 5)
-    scale = (bottom - top) / (ceiling - low)
-
-    def y(value: float) -> float:
-        return bottom - (min(value, ceiling) - low) * scale
-
-    longest = max(len(s.samples_ms) for s in series)
-    step = (WIDTH - LEFT - RIGHT) / max(1, longest - 1)
-    radius = 3.0 if longest <= 120 else 2.2 if longest <= 400 else 1.5
-    parts = [_y_grid([(tick, y(tick)) for tick in ticks])]
-    for one in series:
-        dots = "".join(
-            f'<circle cx="{LEFT + i * step:.1f}" cy="{y(value):.1f}" r="{radius}">'
-            f"<title>run {i + 1}: {milliseconds(value)} ms</title></circle>"
-            for i, value in enumerate(one.samples_ms)
+    samples = [np.asarray(one.samples_ms, np.float64) for one in series]
+    top, bottom = 26, 226
+    low, high = min(float(v.min()) for v in samples), max(float(v.max()) for v in samples)
+    log = low > 0 and high > LOG_FROM * low
+    first = low / 1.1 if log else 0.0 if low < high / 2 else low * 0.98
+    y = _Scale(first, high * (1.1 if log else 1.02) or 1.0, bottom, top, log=log)
+    ticks = y.ticks(5)
+    left, right = _label_room(ticks), width - 10
+    longest = max(map(len, samples))
+    x = _Scale(0, max(1, longest - 1), left + 4, right - 4, log=False)
+    parts = [_y_grid(ticks, y, left, right)]
+    if steady_from:
+        edge = x(steady_from - 0.5)
+        parts.append(
+            f'<rect class="shade" x="{left}" y="{top}" width="{max(edge - left, 2):.1f}" height="{bottom - top}"/>'
         )
-        median = y(float(np.median(one.samples_ms)))
-        parts.append(f'<g class="dots {one.colour}">{dots}</g>')
-        parts.append(f'<line class="median" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{median:.1f}" y2="{median:.1f}"/>')
-    parts.append(_text(LEFT, bottom + 20, "first run", "small", "start"))
-    parts.append(_text(WIDTH - RIGHT, bottom + 20, f"run {longest}", "small", "end"))
-    parts.append(_text(LEFT - 8, top - 4, "ms", "small", "end"))
+    for one, values in zip(series, samples, strict=True):
+        indices = _shown(values)
+        radius = 3.2 if longest <= 150 else 2.4 if longest <= 600 else 1.7
+        dots = "".join(f"M{x(i):.1f} {y(float(values[i])):.1f}h0" for i in indices)
+        parts.append(f'<path class="dots {one.colour}" d="{dots}" stroke-width="{2 * radius}"/>')
+        for i in np.argsort(values)[-SLOWEST_MARKED:].tolist():
+            tip = f"{one.name + ', ' if one.name else ''}run {i + 1}: {milliseconds(float(values[i]))} ms"
+            spot = f'cx="{x(i):.1f}" cy="{y(float(values[i])):.1f}" r="{radius + 1}"'
+            parts.append(f'<circle class="slowest {one.colour}" {spot}><title>{escape(tip)}</title></circle>')
+        median = y(float(np.median(values)))
+        parts.append(f'<line class="median" x1="{left}" x2="{right}" y1="{median:.1f}" y2="{median:.1f}"/>')
+    parts.append(_text(left, top - 10, "ms, logarithmic" if log else "ms", "small", "start"))
+    if steady_from:
+        parts.append(_text(right, top - 10, f"shaded: warm-up, {steady_from} runs", "small", "end"))
+    parts.append(_text(left, bottom + 20, "first run", "small", "start"))
+    parts.append(_text(right, bottom + 20, f"run {longest:,}", "small", "end"))
     medians = "; ".join(f"{s.name}: median {milliseconds(float(np.median(s.samples_ms)))} ms" for s in series)
-    return _svg(bottom + 26, f"Latency of every run in order. {medians}.", parts)
+    return _svg(width, bottom + 26, f"Latency of every run in order. {medians}.", parts)
 
 
-def bars(rows: Sequence[Bar]) -> str:
-    """Draws horizontal bars of stacked parts; each part that is wide enough is labelled with its length."""
-    label_width, thick, gap, top = 108, 34, 14, 6
-    longest = max(sum(length for _, _, length in row.parts) for row in rows) or 1.0
-    scale = (WIDTH - label_width - 92) / longest
-    parts = []
-    for i, row in enumerate(rows):
-        y, x = top + i * (thick + gap), float(label_width)
-        parts.append(_text(label_width - 12, y + thick / 2 + 5, row.label, "label", "end"))
-        for name, colour, length in row.parts:
-            width = max(1.5, length * scale)
-            parts.append(
-                f'<rect class="{colour}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{thick}" rx="3">'
-                f"<title>{escape(name)}: {milliseconds(length)} ms</title></rect>"
-            )
-            if width > 58 and len(row.parts) > 1:
-                parts.append(_text(x + width / 2, y + thick / 2 + 5, milliseconds(length), "inside", "middle"))
-            x += width + 2
-        total = sum(length for _, _, length in row.parts)
-        parts.append(_text(x + 8, y + thick / 2 + 5, f"{milliseconds(total)} ms", "label strong", "start"))
-    described = "; ".join(
-        f"{row.label}: " + ", ".join(f"{name} {milliseconds(length)} ms" for name, _, length in row.parts)
-        for row in rows
-    )
-    return _svg(top * 2 + len(rows) * (thick + gap) - gap, f"Median durations. {described}.", parts)
+def curves(
+    lines: Sequence[Curve], width: int, *, x_label: str, y_label: str, log_y: bool = False, zero: bool = True
+) -> str:
+    """Draws lines on common axes.
+
+    Args:
+        lines: the lines; an empty one is left out.
+        width: width of the chart in px.
+        x_label: what the horizontal axis shows, with its unit.
+        y_label: what the vertical axis shows, with its unit.
+        log_y: the vertical axis is logarithmic; all values must be positive.
+        zero: a linear vertical axis begins at zero.
+    """
+    lines = [line for line in lines if len(line.points)]
+    xs, ys = ([float(point[i]) for line in lines for point in line.points] for i in (0, 1))
+    top, bottom = 28, 238
+    room = (max(ys) - min(ys)) * 0.06 or abs(max(ys)) * 0.06 or 1.0
+    low = min(ys) / 1.15 if log_y else 0.0 if zero and min(ys) >= 0 else min(ys) - room
+    y = _Scale(low, max(ys) * 1.15 if log_y else max(ys) + room, bottom, top, log=log_y)
+    y_ticks = y.ticks(5)
+    left, right = _label_room(y_ticks), width - 16
+    start = 0.0 if zero and min(xs) >= 0 and min(xs) < max(xs) / 2 else min(xs)
+    x = _Scale(start, max(xs) if max(xs) > start else start + 1, left + 6, right - 10, log=False)
+    parts = [_y_grid(y_ticks, y, left, right), _x_ticks(x, bottom, 4 if width < NARROW else 8)]
+    for line in lines:
+        places = [(x(a), y(b)) for a, b in line.points]
+        d = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
+        style = "curve dashed" if line.dashed else "curve"
+        parts.append(f'<path class="{style} {line.colour}" d="{d}"><title>{escape(line.name)}</title></path>')
+        if len(places) <= 60 and not line.dashed:
+            for (a, b), (vx, vy), words in zip(places, line.points, [*line.tips, *[""] * len(places)], strict=False):
+                tip = escape(words or f"{line.name}: {vy:.4g} at {vx:.4g}")
+                spot = f'cx="{a:.1f}" cy="{b:.1f}" r="4"'
+                parts.append(f'<circle class="{line.colour}" {spot}><title>{tip}</title></circle>')
+        for (a, b), words in zip(places, line.texts, strict=False):
+            parts.append(_text(a, b - 10, words, "small", "end" if a + len(words) * CHARACTER > right else "middle"))
+    parts.append(_text(left, top - 12, y_label + (", logarithmic" if log_y else ""), "small", "start"))
+    parts.append(_text(right, bottom + 40, x_label, "small", "end"))
+    return _svg(width, bottom + 46, f"{y_label} against {x_label}.", parts)
 
 
-class _Axis:
-    """A horizontal axis in ms with a margin on both sides."""
+def scatter(
+    points: Sequence[Point], lines: Sequence[Line], width: int, *, x_label: str, y_label: str, described: str
+) -> str:
+    """Draws points and lines on two logarithmic axes; each point has a tooltip.
 
-    def __init__(self, low: float, high: float) -> None:
-        room = max((high - low) * 0.04, high * 0.01, 1e-6)
-        self.low, self.high = max(0.0, low - room), high + room
+    Args:
+        points: the points, which must be positive.
+        lines: limits; their labels stand at their right ends, or above them.
+        width: width of the chart in px.
+        x_label: what the horizontal axis shows.
+        y_label: what the vertical axis shows.
+        described: what is to be seen, for screen readers.
+    """
+    spots = [(p.x, p.y) for p in points] + [spot for line in lines for spot in line.points]
+    xs, ys = ([spot[i] for spot in spots] for i in (0, 1))
+    top, bottom = 28, 320 if width < NARROW else 340
+    left, right = 54, width - 12
+    x = _Scale(min(xs) / 1.3, max(xs) * 1.3, left, right, log=True)
+    y = _Scale(min(ys) / 1.5, max(ys) * 1.8, bottom, top, log=True)
+    parts = [_y_grid(y.ticks(6), y, left, right, _short), _x_ticks(x, bottom, 4 if width < NARROW else 8, _short)]
+    used: list[tuple[float, float]] = []
+    for line in lines:
+        places = [(x(a), y(b)) for a, b in line.points]
+        d = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
+        parts.append(f'<path class="limit {line.colour}" d="{d}"/>')
+        at = places[-1][1] - 6
+        while any(abs(at - other) < 15 for _, other in used):
+            at += 15
+        used.append((places[-1][0], at))
+        parts.append(_text(right - 4, at, line.label, "small", "end"))
+    for point in sorted(points, key=lambda p: -p.radius):
+        spot = f'cx="{x(point.x):.1f}" cy="{y(point.y):.1f}" r="{point.radius:.1f}"'
+        circle = f'<circle class="layer {point.colour}" tabindex="0" {spot}>'
+        parts.append(f"{circle}<title>{escape(point.tip)}</title></circle>")
+    parts.append(_text(left, top - 12, y_label, "small", "start"))
+    parts.append(_text(right, bottom + 40, x_label, "small", "end"))
+    return _svg(width, bottom + 46, described, parts)
 
-    def x(self, value: float) -> float:
-        return LEFT + (value - self.low) / (self.high - self.low) * (WIDTH - LEFT - RIGHT)
+
+def run_line(rows: Sequence[tuple[str, Sequence[tuple[str, str, float, float]]]], width: int) -> str:
+    """Draws the time line of one run.
+
+    Args:
+        rows: a name for each row, and its slices: tooltip, colour class, start and duration in ms.
+        width: width of the chart in px.
+    """
+    end = max(start + length for _, slices in rows for _, _, start, length in slices)
+    left, right, thick = 10, width - 10, 30
+    x = _Scale(0, end or 1.0, left, right, log=False)
+    bottom = len(rows) * (thick + 26)
+    parts = [_x_ticks(x, bottom + 4, 5 if width < NARROW else 9)]
+    for index, (name, slices) in enumerate(rows):
+        top = index * (thick + 26) + 20
+        parts.append(_text(left, top - 5, name, "small", "start"))
+        for tip, colour, start, length in slices:
+            wide = max(x(start + length) - x(start) - 0.5, 0.6)
+            box = f'x="{x(start):.1f}" y="{top}" width="{wide:.1f}" height="{thick}"'
+            parts.append(f'<rect class="slice {colour}" {box}><title>{escape(tip)}</title></rect>')
+    parts.append(_text(right, bottom + 44, "ms since the start of the run", "small", "end"))
+    names = ", ".join(name for name, _ in rows)
+    return _svg(width, bottom + 50, f"Time line of one run: {names}.", parts)
 
 
-def _bins(values: np.ndarray, axis: _Axis) -> int:
-    """Returns the number of bins by the rule of Freedman and Diaconis, limited to `MAX_BINS`."""
-    quarter, three_quarters = np.percentile(values, (25, 75))
-    width = 2 * float(three_quarters - quarter) / len(values) ** (1 / 3)
-    return MAX_BINS if width <= 0 else int(np.clip((axis.high - axis.low) / width, 12, MAX_BINS))
+def intervals(rows: Sequence[tuple[str, float, float | None, float | None, str]], width: int) -> str:
+    """Draws ratios with their confidence intervals beside the line at 1, on a logarithmic axis.
+
+    Args:
+        rows: label, ratio, the ends of its interval or None, and a colour class.
+        width: width of the chart in px.
+    """
+    values = [1.0, *(float(v) for _, *ends, _ in rows for v in ends if v)]
+    left, right, step = 10, width - 10, 44
+    x = _Scale(min(values) / 1.15, max(values) * 1.15, left, right, log=True)
+    bottom = step * len(rows) + 8
+    ticks = _ticks(x.low, x.high, 4 if width < NARROW else 8)
+    parts = [_x_ticks(x, bottom, 9, ticks=[tick for tick in ticks if tick > 0])]
+    parts.append(f'<line class="mark" x1="{x(1):.1f}" x2="{x(1):.1f}" y1="0" y2="{bottom}"/>')
+    for index, (label, value, low, high, colour) in enumerate(rows):
+        at = index * step + 32
+        spread = f" ({low:.3g} to {high:.3g})" if low and high else " (no interval)"
+        parts.append(_text(left, at - 14, _cut(f"{label}: {value:.3g} ×{spread}", width - 20), "small", "start"))
+        if low and high:
+            parts.append(f'<path class="curve {colour}" d="M{x(low):.1f} {at}H{x(high):.1f}" stroke-linecap="round"/>')
+        parts.append(f'<circle class="{colour}" cx="{x(value):.1f}" cy="{at}" r="5"/>')
+    parts.append(_text(right, bottom + 40, "ratio of medians; below 1 is faster", "small", "end"))
+    described = "; ".join(f"{label} {value:.3g}" for label, value, *_ in rows)
+    return _svg(width, bottom + 46, f"Ratios: {described}.", parts)
 
 
-def _beyond(values: np.ndarray) -> float:
-    return 1.5 * float(np.percentile(values, 99))
+def _bins(samples: Sequence[np.ndarray], axis: _LatencyAxis, narrow: bool) -> int:
+    """Returns the number of columns by the rule of Freedman and Diaconis for the densest series, within limits."""
+    most = MAX_BINS[narrow]
+    if axis.bulk.log:
+        return most
+    widths = []
+    for values in samples:
+        quarter, three_quarters = np.percentile(values, (25, 75))
+        widths.append(2 * float(three_quarters - quarter) / len(values) ** (1 / 3))
+    narrowest = min(widths)
+    return most if narrowest <= 0 else int(np.clip((axis.bulk.high - axis.bulk.low) / narrowest, 12, most))
 
 
-def _columns(one: Series, edges: np.ndarray, axis: _Axis, base: int, height: int) -> str:
-    samples = np.clip(np.asarray(one.samples_ms), None, np.nextafter(edges[-1], 0))
-    counts, _ = np.histogram(samples, edges)
-    tallest = int(counts.max())
+def _columns(
+    one: Series, values: np.ndarray, edges: np.ndarray, axis: _LatencyAxis, floor: float, height: float
+) -> str:
+    counts, _ = np.histogram(values, edges)
+    tallest = int(counts.max()) or 1
     drawn = []
-    for count, left, right in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+    for count, low, high in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if count:
-            x, tall = axis.x(left), count / tallest * height
-            title = f"{milliseconds(left)} to {milliseconds(right)} ms: {count} of {len(samples)} runs"
+            # A column beyond the break has few runs: it must be seen.
+            tall = max(count / tallest * height, 3.0)
+            a = axis(low) if low < axis.bulk.high or axis.tail is None else axis.tail(low)
+            title = f"{milliseconds(low)} to {milliseconds(high)} ms: {count} of {len(values)} runs"
             drawn.append(
-                f'<rect x="{x + 0.75:.1f}" y="{base - tall:.1f}" width="{axis.x(right) - x - 1.5:.1f}" '
-                f'height="{tall:.1f}" rx="1.5"><title>{title}</title></rect>'
+                f'<rect x="{a + 0.5:.1f}" y="{floor - tall:.1f}" width="{max(axis(high) - a - 1, 1):.1f}" '
+                f'height="{tall:.1f}"><title>{title}</title></rect>'
             )
-    numbers = _text(LEFT - 8, base - height + 5, str(tallest), "small", "end") + _text(
-        LEFT - 8, base, "0", "small", "end"
-    )
-    line = f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>'
-    return f'<g class="{one.colour}">{"".join(drawn)}</g>{line}{numbers}'
+    return f'<g class="{one.colour}">{"".join(drawn)}</g>'
 
 
-def _x_axis(axis: _Axis, bottom: int, top: int) -> str:
-    ticks = [tick for tick in _ticks(axis.low, axis.high, 7) if axis.low <= tick <= axis.high]
-    lines = "".join(
-        f'<line class="grid" x1="{axis.x(t):.1f}" x2="{axis.x(t):.1f}" y1="{top}" y2="{bottom + 4}"/>'
-        f"{_text(axis.x(t), bottom + 20, f'{t:g}', 'small', 'middle')}"
-        for t in ticks
-    )
-    return f"<g>{lines}{_text(LEFT - 8, bottom + 20, 'ms', 'small', 'end')}</g>"
+def _latency_ticks(axis: _LatencyAxis, base: float, about: int) -> str:
+    found = [tick for tick in axis.bulk.ticks(about) if axis.bulk.low <= tick <= axis.bulk.high]
+    if axis.tail is not None:
+        found.append(float(f"{axis.tail.high / 1.05:.3g}"))
+    drawn, last = [], -math.inf
+    for tick in found:
+        at, text = axis(tick), f"{tick:g}"
+        half = len(text) * CHARACTER / 2
+        if at - half < last + 6:
+            continue
+        last = at + half
+        drawn.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="4" y2="{base + 4}"/>')
+        anchor = "end" if tick == found[-1] and axis.tail is not None else "middle"
+        drawn.append(_text(at, base + 20, text, "small", anchor))
+    return f"<g>{''.join(drawn)}</g>"
 
 
-def _y_grid(ticks: Iterable[tuple[float, float]]) -> str:
-    return "".join(
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f"{_text(LEFT - 8, y + 4, f'{tick:g}', 'small', 'end')}"
-        for tick, y in ticks
-    )
-
-
-def _mark(label: str, value: float, axis: _Axis, top: int, bottom: int) -> str:
-    x = axis.x(value)
+def _mark(mark: tuple[str, float], axis: _LatencyAxis, at: float, floor: float, width: int) -> str:
+    label, value = mark
+    x = axis(value)
+    text = f"{label} {milliseconds(value)} ms"
+    anchor, shift = ("start", 5) if x + len(text) * CHARACTER + 10 < width else ("end", -5)
     return (
-        f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 4}" y2="{bottom}"/>'
-        f"{_text(x, top - 10, label, 'small', 'middle')}"
+        f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{at - 11:.1f}" y2="{floor}"/>'
+        f"{_text(x + shift, at, text, 'small', anchor)}"
+    )
+
+
+def _shown(values: np.ndarray) -> list[int]:
+    if len(values) <= MAX_DOTS:
+        return list(range(len(values)))
+    shown: list[int] = []
+    for part in np.array_split(np.arange(len(values)), MAX_DOTS // 3):
+        order = part[np.argsort(values[part])]
+        shown += {int(order[0]), int(order[len(order) // 2]), int(order[-1])}
+    return shown
+
+
+def _label_room(ticks: Sequence[float]) -> float:
+    return 16 + CHARACTER * max((len(f"{tick:g}") for tick in ticks), default=1)
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}"
+
+
+def _short(value: float) -> str:
+    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:g}{letter}"
+    return f"{value:g}"
+
+
+def _x_ticks(
+    x: _Scale,
+    bottom: float,
+    about: int,
+    name: Callable[[float], str] = _plain,
+    ticks: Sequence[float] | None = None,
+) -> str:
+    return "".join(
+        f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
+        f"{_text(x(tick), bottom + 20, name(tick), 'small', 'middle')}"
+        for tick in (x.ticks(about) if ticks is None else ticks)
+    )
+
+
+def _y_grid(ticks: Iterable[float], y: _Scale, left: float, right: float, name: Callable[[float], str] = _plain) -> str:
+    return "".join(
+        f'<line class="grid" x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+        f"{_text(left - 6, y(tick) + 4, name(tick), 'small', 'end')}"
+        for tick in ticks
     )
 
 
@@ -203,9 +502,23 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Returns 1, 2 and 5 times powers of ten, or powers alone over more than two decades."""
+    factors = (1, 2, 5) if high < 300 * low else (1,)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    found = [float(f"{factor}e{decade}") for decade in decades for factor in factors]
+    return [tick for tick in found if low <= tick <= high]
+
+
+def _cut(text: str, room: float) -> str:
+    most = int(room / CHARACTER)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _text(x: float, y: float, text: str, style: str, anchor: str) -> str:
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(height: float, described: str, parts: Iterable[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(described)}">{"".join(parts)}</svg>'
+def _svg(width: float, height: float, described: str, parts: Iterable[str]) -> str:
+    box = f'viewBox="0 0 {width:g} {height:g}"'
+    return f'<svg {box} role="img" aria-label="{escape(described)}">{"".join(parts)}</svg>'

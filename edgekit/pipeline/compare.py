@@ -1,0 +1,303 @@
+"""Compares engines, ONNX files and reports with the first of them, and says the result in sentences."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import edgekit
+from edgekit.engine.backend import backend
+from edgekit.errors import DataError, UsageError
+from edgekit.evaluation.evaluate import FIGURES
+from edgekit.measure.conditions import ConditionWatch, disturbances_from_conditions
+from edgekit.measure.confidence import percentile_bounds, runs_needed
+from edgekit.measure.contenders import Contender, contenders_from_paths, same_feeds
+from edgekit.measure.latency import Disturbance, statistics_ms
+from edgekit.measure.layers import LayerTimes
+from edgekit.measure.machine import this_machine
+from edgekit.measure.relative import (
+    CONFIDENCE,
+    MIN_ROUNDS,
+    ChangedLayer,
+    Compared,
+    CompareReport,
+    Limit,
+    Metric,
+    Ratio,
+    ratio_of_pooled_rounds,
+    ratio_of_rounds,
+    ratio_of_samples,
+    result_of_limit,
+)
+from edgekit.measure.turn import TurnResponse
+from edgekit.measure.turns import measure_by_turns
+from edgekit.progress import Progress
+
+__all__ = ["ROUNDS", "SECONDS", "compare", "sentence"]
+
+ROUNDS = 10
+SECONDS = 1.0
+LAYERS_SHOWN = 5
+PERCENTILES = (90, 95, 99)
+
+
+def compare(
+    paths: Sequence[str | Path],
+    *,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    threads: int = 0,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+    evaluation: Path | None = None,
+    limits: Sequence[Limit] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> CompareReport:
+    """Compares engines with the first of them; see `Contender` for what can be compared.
+
+    Args:
+        paths: two or more bundles, ONNX files or reports.
+        rounds: rounds of turns; a confidence interval needs five or more.
+        seconds: duration of the measured runs of a turn.
+        threads: threads of each; 0 leaves it to the backend.
+        sizes: shapes of the inputs by name, where they are dynamic.
+        evaluation: JSON of `edgekit eval` for the same engines, whose figures are shown beside the latency.
+        limits: limits for CI.
+        seed: seed of the order, the inputs and the resampling.
+        progress: receives the progress.
+
+    Raises:
+        UsageError: there is nothing to compare, or the inputs do not fit each other.
+        DataError: a JSON file is not what it should be.
+        RunError: a turn failed.
+    """
+    if rounds < 1 or not seconds > 0:
+        raise UsageError(f"expected at least one round of more than 0 s, got {rounds} of {seconds:g} s")
+    contenders = contenders_from_paths(paths)
+    interleaved = all(each.kind != "report" for each in contenders)
+    figures = _figures(contenders, evaluation)
+    machine, disturbances = None, tuple[Disturbance, ...]()
+    if interleaved:
+        watch = ConditionWatch(gpus=any(each.manifest and backend(each.manifest.backend).on_gpu for each in contenders))
+        turns = measure_by_turns(
+            contenders,
+            same_feeds(contenders, sizes, seed),
+            rounds=rounds,
+            seconds=seconds,
+            threads=threads,
+            seed=seed,
+            progress=progress,
+        )
+        machine = this_machine()
+        disturbances = disturbances_from_conditions(watch.conditions(), os.cpu_count() or 1)
+    else:
+        turns = [[_turn_of_report(each)] for each in contenders]
+    compared = [_compared(each, own, figures[each.name]) for each, own in zip(contenders, turns, strict=True)]
+    compared[1:] = [
+        msgspec.structs.replace(other, ratios=_ratios(other, compared[0], interleaved, seed)) for other in compared[1:]
+    ]
+    layers = _changed_layers(contenders)
+    return CompareReport(
+        edgekit=edgekit.__version__,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        interleaved=interleaved,
+        rounds=rounds if interleaved else 0,
+        threads=threads,
+        contenders=tuple(compared),
+        sentences=tuple(sentence(compared[0], other, layers) for other in compared[1:]),
+        layers=layers,
+        limits=tuple(result_of_limit(limit, other) for limit in limits for other in compared[1:]),
+        machine=machine,
+        disturbances=disturbances,
+        notes=_notes(contenders, interleaved, rounds),
+    )
+
+
+def _turn_of_report(contender: Contender) -> TurnResponse:
+    assert contender.report is not None  # contenders_from_paths has read one for each
+    report = contender.report
+    return TurnResponse(
+        samples_ms=tuple(report.samples_ms["inference"]),
+        peak_bytes=report.memory.peak_bytes,
+        engine_bytes=report.memory.engine_bytes,
+    )
+
+
+def _compared(contender: Contender, turns: Sequence[TurnResponse], accuracy: dict[str, float]) -> Compared:
+    samples = [value for turn in turns for value in turn.samples_ms]
+    grown = [turn.engine_bytes for turn in turns if turn.engine_bytes is not None]
+    return Compared(
+        name=contender.name,
+        path=contender.path,
+        kind=contender.kind,
+        precision=contender.precision,
+        backend=contender.backend,
+        backend_version=contender.backend_version,
+        size_bytes=contender.size_bytes,
+        peak_bytes=int(np.median([turn.peak_bytes for turn in turns])),
+        engine_bytes=int(np.median(grown)) if grown else None,
+        latency_ms=statistics_ms(samples),
+        percentiles=percentile_bounds(samples),
+        rounds_ms=tuple(turn.samples_ms for turn in turns),
+        accuracy=accuracy,
+    )
+
+
+def _ratios(other: Compared, first: Compared, interleaved: bool, seed: int) -> dict[str, Ratio]:
+    own, base = ([np.array(samples) for samples in each.rounds_ms] for each in (other, first))
+    fewest = min(sum(map(len, own)), sum(map(len, base)))
+    tails = {f"p{each}": _percentile(each) for each in PERCENTILES if fewest >= runs_needed(each)}
+    levels: dict[str, Metric] = {"p50": _percentile(50), "mean": functools.partial(np.mean, axis=-1)}
+    if interleaved:
+        found = {name: ratio_of_rounds(own, base, metric, seed) for name, metric in levels.items()}
+        # A turn has too few runs for these.
+        found |= {name: ratio_of_pooled_rounds(own, base, metric, seed) for name, metric in tails.items()}
+    else:
+        metrics = levels | tails
+        found = {name: ratio_of_samples(own[0], base[0], metric, seed) for name, metric in metrics.items()}
+    for name, value, reference in (
+        ("memory", other.engine_bytes, first.engine_bytes),
+        ("size", other.size_bytes, first.size_bytes),
+    ):
+        if value and reference:
+            found[name] = Ratio(value=value / reference, low=value / reference, high=value / reference)
+    return found
+
+
+def _percentile(percentile: float) -> Metric:
+    return functools.partial(np.percentile, q=percentile, axis=-1)
+
+
+def _figures(contenders: Sequence[Contender], evaluation: Path | None) -> dict[str, dict[str, float]]:
+    """Returns accuracy by contender: the SQNR of the build, and the figures of an evaluation of the same path."""
+    found: dict[str, dict[str, float]] = {}
+    evaluated = _evaluated(evaluation) if evaluation is not None else {}
+    for contender in contenders:
+        sqnr = contender.facts.get("sqnr_db")
+        own = {f"SQNR of {name} (dB)": float(value) for name, value in sqnr.items()} if isinstance(sqnr, dict) else {}
+        found[contender.name] = {**own, **evaluated.get(Path(contender.path).resolve(), {})}
+    if evaluation is not None and not any(Path(each.path).resolve() in evaluated for each in contenders):
+        raise DataError(
+            f"{evaluation}: expected figures of {', '.join(each.path for each in contenders)}, got those of "
+            f"{', '.join(map(str, evaluated)) or 'no engine'}",
+            hint="edgekit eval A B --data SET --json-file FILE, with the same folders",
+        )
+    return found
+
+
+def _evaluated(file: Path) -> dict[Path, dict[str, float]]:
+    try:
+        content: Any = msgspec.json.decode(file.read_bytes())
+        return {
+            Path(engine["engine"]).resolve(): {
+                name: float(value) for name, value in engine["figures"].items() if value is not None
+            }
+            for engine in content["engines"]
+            if engine["engine"]
+        }
+    except OSError as e:
+        raise DataError(f"{file}: cannot be read: {e.strerror}") from e
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError) as e:
+        raise DataError(f"{file}: expected the JSON of `edgekit eval --json-file`, got: {e}") from e
+
+
+def _changed_layers(contenders: Sequence[Contender]) -> tuple[ChangedLayer, ...]:
+    """Returns the modules whose times changed most; operator types where there are no modules."""
+    found: list[ChangedLayer] = []
+    for other in contenders[1:]:
+        base, own = _group_times(contenders[0], other)
+        if base and own:
+            changed = [
+                ChangedLayer(
+                    contender=other.name, name=name, before_ms=base.get(name, 0.0), after_ms=own.get(name, 0.0)
+                )
+                for name in dict.fromkeys((*base, *own))
+            ]
+            found += sorted(changed, key=lambda layer: -abs(layer.after_ms - layer.before_ms))[:LAYERS_SHOWN]
+    return tuple(found)
+
+
+def _group_times(one: Contender, other: Contender) -> list[dict[str, float]]:
+    """Returns milliseconds by module of both, or by operator type where one of them has no modules.
+
+    The reports may divide modules to different depths: each layer counts for the longest name of either report.
+    """
+    times = [each.report.layer_times if each.report else None for each in (one, other)]
+    if not all(each is not None and each.by_module for each in times):
+        return [{group.name: group.median_ms for group in each.by_operator} if each else {} for each in times]
+    names = sorted({group.name for each in times if each for group in each.by_module if group.name}, key=len)
+    return [_times_by_name(each, names[::-1]) if each else {} for each in times]
+
+
+def _times_by_name(times: LayerTimes, names: Sequence[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for layer in times.layers:
+        name = next((name for name in names if f"{layer.module}.".startswith(f"{name}.")), "")
+        if name:
+            found[name] = found.get(name, 0.0) + layer.median_ms
+    return found
+
+
+def _notes(contenders: Sequence[Contender], interleaved: bool, rounds: int) -> tuple[str, ...]:
+    notes = []
+    if not interleaved:
+        notes.append(
+            "The runs are those of earlier measurements, which were not interleaved: the intervals do not include how "
+            "the machine changed between them."
+        )
+        machines = {each.report.machine.cpu for each in contenders if each.report is not None}
+        if len(machines) > 1:
+            notes.append(f"They were measured on different machines: {', '.join(sorted(machines))}.")
+    elif rounds < MIN_ROUNDS:
+        notes.append(f"There are no confidence intervals with {rounds} rounds: {MIN_ROUNDS} or more are needed.")
+    return tuple(notes)
+
+
+def sentence(first: Compared, other: Compared, layers: Sequence[ChangedLayer] = ()) -> str:
+    """Returns the result in words, such as "B is 1.31 x faster than A (95 %: 1.27 to 1.34); mAP is 0.2 % lower."."""
+    parts = [_speed(first, other)]
+    own = [layer for layer in layers if layer.contender == other.name]
+    if own:
+        parts[0] += f", mostly in {own[0].name}"
+    for name, value in other.accuracy.items():
+        if name in first.accuracy:
+            parts.append(_figure_change(name, value - first.accuracy[name]))
+    return "; ".join(parts) + "."
+
+
+def _speed(first: Compared, other: Compared) -> str:
+    ratio = other.ratios["p50"]
+    if ratio.low is None or ratio.high is None:
+        word, factor = ("faster", 1 / ratio.value) if ratio.value < 1 else ("slower", ratio.value)
+        return f"{other.name} is {factor:.2f} x {word} than {first.name} (no confidence interval)"
+    share = f"{100 * CONFIDENCE:g} %"
+    if ratio.high < 1:
+        return (
+            f"{other.name} is {1 / ratio.value:.2f} x faster than {first.name} "
+            f"({share}: {1 / ratio.high:.2f} to {1 / ratio.low:.2f})"
+        )
+    if ratio.low > 1:
+        return (
+            f"{other.name} is {ratio.value:.2f} x slower than {first.name} "
+            f"({share}: {ratio.low:.2f} to {ratio.high:.2f})"
+        )
+    return (
+        f"{other.name} and {first.name} cannot be told apart: {other.name} takes {ratio.value:.2f} x the time "
+        f"({share}: {ratio.low:.2f} to {ratio.high:.2f})"
+    )
+
+
+def _figure_change(name: str, change: float) -> str:
+    figure = FIGURES.get(name)
+    title = figure.title if figure else name
+    if not change:
+        return f"{title} is the same"
+    points = f"{100 * abs(change):.2g} %" if figure and figure.is_share else f"{abs(change):.3g}"
+    return f"{title} is {points} {'lower' if change < 0 else 'higher'}"

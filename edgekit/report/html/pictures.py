@@ -1,0 +1,44 @@
+"""Renders pictures with boxes as images that are part of the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from edgekit.runtime.draw import draw
+from edgekit.runtime.tasks.detect import Detections
+
+__all__ = ["picture", "pictures"]
+
+MAX_SIDE = 416
+QUALITY = 72
+
+
+def picture(pixels: np.ndarray, detections: Detections, caption: str) -> str:
+    """Renders a picture with its boxes as a figure; large ones are reduced.
+
+    Args:
+        pixels: uint8 RGB, shape ``(H, W, 3)``.
+        detections: boxes in px of the picture.
+        caption: the line below it.
+    """
+    drawn = draw(pixels, detections)
+    drawn.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    drawn.save(file, "JPEG", quality=QUALITY, optimize=True)
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    size = f'width="{drawn.width}" height="{drawn.height}"'
+    return (
+        f'<figure><img {size} alt="{escape(caption)}" src="data:image/jpeg;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def pictures(figures: Iterable[str]) -> str:
+    """Renders figures in two columns."""
+    return f'<div class="pictures">{"".join(figures)}</div>'

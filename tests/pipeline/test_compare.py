@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from edgekit.errors import DataError, RunError, UsageError
+from edgekit.measure import turns
+from edgekit.measure.contenders import Contender, contenders_from_paths, same_feeds
+from edgekit.measure.reports import LatencyReport, json_from_report
+from edgekit.pipeline import compare as module
+from edgekit.pipeline.compare import compare, sentence
+from edgekit.report.html.build import write_build_report
+from edgekit.specs import ShapeRange, TensorSpec
+
+MakeBundle = Callable[..., Path]
+MakeReport = Callable[..., LatencyReport]
+FAST = {"rounds": 2, "seconds": 0.02}
+
+
+@pytest.fixture
+def reports(make_report: MakeReport, tmp_path: Path) -> list[Path]:
+    """Reports of an engine of 50 ms and one of 20 ms."""
+    paths = []
+    for name, base_ms in (("before", 50.0), ("after", 20.0)):
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_bytes(json_from_report(make_report(base_ms=base_ms)))
+    return paths
+
+
+def test_engines_take_turns_in_new_processes_on_the_same_inputs(make_bundle: MakeBundle) -> None:
+    found = compare([make_bundle("a"), make_bundle("b")], **FAST)
+    assert found.interleaved and found.rounds == 2
+    a, b = found.contenders
+    assert (a.name, b.name, a.ratios) == ("a", "b", {})
+    assert len(a.rounds_ms) == len(b.rounds_ms) == 2
+    assert all(len(samples) >= 5 for samples in (*a.rounds_ms, *b.rounds_ms))
+    assert {"p50", "mean", "size"} <= set(b.ratios)
+    assert b.ratios["size"].value == 1
+    assert "no confidence intervals with 2 rounds" in found.notes[0]
+
+
+def test_the_order_of_turns_is_random_and_each_round_has_all(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def record(name: str, request: turns.TurnRequest, folder: Path) -> turns.TurnResponse:
+        seen.append(name)
+        return turns.TurnResponse(samples_ms=(1.0,) * 5, peak_bytes=1, engine_bytes=1)
+
+    monkeypatch.setattr(turns, "_turn", record)
+    compare([make_bundle(name) for name in "abc"], rounds=20, seconds=1)
+    orders = {tuple(seen[i : i + 3]) for i in range(0, 60, 3)}
+    assert all(sorted(order) == ["a", "b", "c"] for order in orders)
+    assert len(orders) > 3
+
+
+def test_a_foreign_onnx_file_is_run_by_plain_onnx_runtime(
+    write_classifier: Callable[..., Path], make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    foreign = write_classifier(tmp_path / "model.onnx")
+    kind = {
+        "inputs": (TensorSpec("input", "float32", (1, 3, 32, 32)),),
+        "outputs": (TensorSpec("y", "float32", (1, 10)),),
+        "task": "tensor",
+    }
+    found = compare([foreign, make_bundle("its-engine", kind=kind)], rounds=1, seconds=0.02)
+    assert [each.kind for each in found.contenders] == ["onnx", "engine"]
+    assert found.contenders[0].backend == "plain ONNX Runtime"
+    assert found.contenders[0].size_bytes == foreign.stat().st_size
+    # The null backend copies zeros; a network of three convolutions takes longer.
+    assert found.contenders[1].ratios["p50"].value < 1
+
+
+def test_a_turn_that_fails_says_whose_it_was(make_bundle: MakeBundle) -> None:
+    a, b = make_bundle("a"), make_bundle("b")
+    (b / "engine.json").write_bytes(b"{}")
+    with pytest.raises(RunError, match="b: .*was changed|b: ") as error:
+        compare([a, b], **FAST)
+    assert error.value.hint
+
+
+def test_reports_are_compared_by_their_runs_without_new_ones(reports: list[Path]) -> None:
+    found = compare(reports)
+    assert not found.interleaved and found.machine is None
+    ratio = found.contenders[1].ratios["p50"]
+    assert ratio.value == pytest.approx(0.4, rel=0.01)
+    assert ratio.low is not None and ratio.high is not None and ratio.low <= ratio.value <= ratio.high
+    assert found.sentences[0].startswith("after is 2.50 x faster than before (95 %: 2.4")
+    assert "not interleaved" in found.notes[0]
+
+
+def test_a_bundle_is_compared_with_a_report_by_its_own(
+    make_bundle: MakeBundle, make_report: MakeReport, reports: list[Path]
+) -> None:
+    bundle = make_bundle("c")
+    with pytest.raises(UsageError, match="expected a report"):
+        compare([reports[0], bundle])
+    write_build_report(bundle, {"fp32": make_report("fp32"), "int8": make_report(base_ms=25.0)}, {})
+    for path in (bundle, bundle / "report.json"):
+        found = compare([reports[0], path])
+        assert found.contenders[1].name == "c"
+        assert found.contenders[1].ratios["p50"].value == pytest.approx(0.5, rel=0.01)
+
+
+def test_accuracy_comes_from_the_build_and_from_an_evaluation(
+    make_bundle: MakeBundle, make_report: MakeReport, tmp_path: Path
+) -> None:
+    bundles = [make_bundle("fp32"), make_bundle("int8")]
+    write_build_report(bundles[1], {"int8": make_report()}, {"sqnr_db": {"y": 31.5}})
+    evaluation = tmp_path / "eval.json"
+    figures = [
+        {"engine": str(path), "figures": {"map50_95": value}}
+        for path, value in zip(bundles, (0.331, 0.329), strict=True)
+    ]
+    evaluation.write_text(json.dumps({"engines": figures}))
+    found = compare(bundles, **FAST, evaluation=evaluation)
+    assert found.contenders[1].accuracy == {"SQNR of y (dB)": 31.5, "map50_95": 0.329}
+    assert "0.2 % lower" in found.sentences[0]
+    evaluation.write_text(json.dumps({"engines": [{"engine": "elsewhere", "figures": {}}]}))
+    with pytest.raises(DataError, match="expected figures of"):
+        compare(bundles, **FAST, evaluation=evaluation)
+    evaluation.write_text("[1]")
+    with pytest.raises(DataError, match="expected the JSON of `edgekit eval"):
+        compare(bundles, **FAST, evaluation=evaluation)
+
+
+def test_the_modules_that_changed_most_are_named() -> None:
+    def contender(name: str, **modules: float) -> Contender:
+        groups = [SimpleNamespace(name=module, median_ms=ms) for module, ms in modules.items()]
+        report = SimpleNamespace(layer_times=SimpleNamespace(by_module=groups))
+        return Contender(name=name, kind="report", path=name, report=report)  # type: ignore[arg-type]
+
+    found = module._changed_layers([contender("A", stem=3.0, head=2.0), contender("B", stem=2.9, head=0.5, neck=0.2)])
+    assert [(layer.name, layer.before_ms, layer.after_ms) for layer in found] == [
+        ("head", 2.0, 0.5), ("neck", 0.0, 0.2), ("stem", 3.0, 2.9),
+    ]  # fmt: skip
+
+
+def test_engines_that_cannot_be_told_apart_are_not_ranked(reports: list[Path], tmp_path: Path) -> None:
+    same = tmp_path / "same.json"
+    same.write_bytes(reports[0].read_bytes())
+    found = compare([reports[0], same])
+    assert "cannot be told apart" in found.sentences[0]
+    assert sentence(found.contenders[0], found.contenders[1]) == found.sentences[0]
+
+
+def test_inputs_are_matched_by_position_where_names_differ_and_keep_their_types(make_bundle: MakeBundle) -> None:
+    kind = {"outputs": (TensorSpec("y", "float32", (1,)),), "task": "tensor"}
+    full = make_bundle("full", kind=kind | {"inputs": (TensorSpec("x", "float32", (2, 3)),)})
+    half = make_bundle("half", kind=kind | {"inputs": (TensorSpec("data", "float16", (2, 3)),)})
+    a, b = same_feeds(contenders_from_paths([full, half]))
+    assert (a["x"].dtype, b["data"].dtype) == (np.float32, np.float16)
+    assert np.allclose(a["x"], b["data"], atol=1e-2)
+
+
+def test_dynamic_sizes_are_those_that_all_take(make_bundle: MakeBundle) -> None:
+    kind = {"outputs": (TensorSpec("y", "float32", (1,)),), "task": "tensor"}
+    wide = make_bundle(
+        "wide",
+        kind=kind | {"inputs": (TensorSpec("x", "float32", (1, "w")),)},
+        shapes={"x": ShapeRange((1, 8), (1, 16), (1, 64))},
+    )
+    fixed = make_bundle("fixed", kind=kind | {"inputs": (TensorSpec("x", "float32", (1, 32)),)})
+    contenders = contenders_from_paths([wide, fixed])
+    with pytest.raises(UsageError, match="fixed: expected an input of 1x16, as wide has"):
+        same_feeds(contenders)
+    assert same_feeds(contenders, {"x": (1, 32)})[0]["x"].shape == (1, 32)
+    with pytest.raises(UsageError, match="has no input 'z'"):
+        same_feeds(contenders, {"z": (1, 32)})
+
+
+def test_error_on_too_few_and_on_what_cannot_be_compared(tmp_path: Path, detector: Path, arrays_engine: Path) -> None:
+    with pytest.raises(UsageError, match="two or more"):
+        compare([detector])
+    with pytest.raises(UsageError, match="got nothing"):
+        compare([detector, tmp_path / "nowhere"])
+    with pytest.raises(UsageError, match="got a folder without an engine"):
+        compare([detector, tmp_path])
+    with pytest.raises(UsageError, match="expected an input of"):
+        compare([detector, arrays_engine])
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    with pytest.raises(DataError, match="expected a report of `edgekit profile"):
+        compare([detector, tmp_path / "other.json"])
+    with pytest.raises(UsageError, match="at least one round"):
+        compare([detector, detector], rounds=0)
+
+
+def test_the_same_path_twice_gets_two_names(detector: Path) -> None:
+    names = [each.name for each in contenders_from_paths([detector, detector])]
+    assert len(set(names)) == 2

@@ -1,0 +1,132 @@
+"""The time line is a file in Chrome's trace event format that viewers can draw."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edgekit.measure.layers import LayerTime, LayerTimes, TimelineRun
+from edgekit.measure.reports import LatencyReport
+from edgekit.report.trace import trace_from_report
+
+MakeReport = Callable[..., LatencyReport]
+
+LAYERS = (
+    LayerTime(name="inputs to the device", operator="Copy", median_ms=0.5, share=0.1),
+    LayerTime(
+        name="conv_token_1",
+        operator="QLinearConv",
+        median_ms=3,
+        share=0.6,
+        nodes=("conv", "relu"),
+        module="stem.conv",
+        precision="int8",
+        inputs=((1, 3, 8, 8),),
+        outputs=((1, 4, 8, 8),),
+        macs=1234,
+    ),
+    LayerTime(name="dequantize", operator="DequantizeLinear", median_ms=1.5, share=0.3, overhead="quantize"),
+)
+
+
+@pytest.fixture
+def report(make_report: MakeReport) -> LatencyReport:
+    runs = tuple(
+        TimelineRun(
+            start_ms=start,
+            stages={"preprocess": 4.0, "inference": 6.0, "postprocess": 1.0},
+            engine_start_ms=4.25,
+            # The second layer ends one microsecond after the third starts: both were rounded.
+            layers=((0.0, 0.5), (0.5, 3.001), (3.5, 1.5)),
+        )
+        for start in (0.0, 11.5)
+    )
+    times = LayerTimes(
+        layers=LAYERS,
+        runs=2,
+        sum_ms=5,
+        profiled_ms=5.5,
+        end_to_end_ms=5.4,
+        difference=-0.07,
+        timeline=runs,
+        starts_measured=True,
+        threads=((), ("1", "2"), ("1",)),
+    )
+    return make_report(layer_times=times)
+
+
+def slices(report: LatencyReport) -> list[dict[str, Any]]:
+    return [event for event in json.loads(trace_from_report(report))["traceEvents"] if event["ph"] == "X"]
+
+
+def test_every_event_has_the_fields_of_its_phase(report: LatencyReport) -> None:
+    trace = json.loads(trace_from_report(report))
+    assert set(trace) == {"traceEvents", "displayTimeUnit", "otherData"}
+    assert trace["displayTimeUnit"] in ("ms", "ns")
+    for event in trace["traceEvents"]:
+        assert event["ph"] in ("X", "M")
+        assert isinstance(event["name"], str) and event["name"]
+        assert isinstance(event["pid"], int) and isinstance(event["tid"], int)
+        assert isinstance(event["args"], dict)
+        if event["ph"] == "X":
+            assert isinstance(event["cat"], str) and event["cat"]
+            assert event["ts"] >= 0 and event["dur"] >= 0
+        else:
+            assert event["name"] in ("process_name", "thread_name", "thread_sort_index")
+            key = "sort_index" if event["name"] == "thread_sort_index" else "name"
+            assert list(event["args"]) == [key]
+
+
+def test_every_track_has_a_name(report: LatencyReport) -> None:
+    events = json.loads(trace_from_report(report))["traceEvents"]
+    named = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    assert {named[event["tid"]] for event in events if event["ph"] == "X"} == {"stages", "layers", "copies"}
+
+
+def test_slices_of_one_track_are_inside_each_other_or_apart(report: LatencyReport) -> None:
+    tracks: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
+    for event in slices(report):
+        tracks[event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+    for spans in tracks.values():
+        for (a, b), (c, d) in itertools.combinations(spans, 2):
+            assert b <= c or d <= a or (a <= c and d <= b) or (c <= a and b <= d)
+
+
+def test_times_are_in_microseconds_from_the_first_run(report: LatencyReport) -> None:
+    found = {event["name"]: (event["ts"], event["dur"]) for event in slices(report)[:7]}
+    assert found == {
+        "run 1": (0, 11000),
+        "preprocess": (0, 4000),
+        "inference": (4000, 6000),
+        "postprocess": (10000, 1000),
+        "inputs to the device": (4250, 500),
+        "stem.conv": (4750, 3000),
+        "dequantize": (7750, 1500),
+    }
+    second = slices(report)[7:]
+    assert [event["ts"] - first["ts"] for event, first in zip(second, slices(report)[:7], strict=True)] == [11500] * 7
+
+
+def test_a_layer_says_what_it_is(report: LatencyReport) -> None:
+    (first, _) = [event for event in slices(report) if event["name"] == "stem.conv"]
+    assert first["args"] == {
+        "layer": "conv_token_1",
+        "operator": "QLinearConv",
+        "nodes": "conv, relu",
+        "type": "int8",
+        "inputs": "1x3x8x8",
+        "outputs": "1x4x8x8",
+        "MACs": 1234,
+        "threads": "1, 2",
+    }
+    assert {event["cat"] for event in slices(report)} == {"run", "stage", "copy", "layer", "quantize"}
+
+
+def test_error_without_layer_times(make_report: MakeReport) -> None:
+    with pytest.raises(ValueError, match="needs the times of layers"):
+        trace_from_report(make_report())
