@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 import msgspec
 import numpy as np
 
+from edgekit.config import PLUGIN_ATTENTION, TargetConfig
 from edgekit.engine.table import entry_of
 from edgekit.errors import BackendUnavailable
 from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
@@ -23,6 +24,7 @@ __all__ = [
     "backend",
     "backend_at",
     "default_target",
+    "scheme_of",
 ]
 
 
@@ -151,6 +153,17 @@ def backend(name: str) -> Backend:
         UsageError: there is no such backend.
     """
     return backend_at(entry_of(name).backend)
+
+
+def scheme_of(target: TargetConfig) -> QuantScheme:
+    """Returns the target's quantization scheme.
+
+    ``--attention off`` quantizes attention's products like any others; EdgeKit's kernels take them in float.
+    """
+    scheme = backend(target.target).scheme()
+    if target.attention == "auto":
+        return scheme
+    return msgspec.structs.replace(scheme, float_attention=target.attention in PLUGIN_ATTENTION)
 
 
 def default_target() -> str:

@@ -13,14 +13,14 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from edgekit.config import PLUGIN_ATTENTION, CalibrationConfig, TargetConfig
+from edgekit.config import CalibrationConfig, TargetConfig
 from edgekit.data.calibration.calibration_set import CalibrationSet, calibration_set, calibration_set_names
 from edgekit.data.calibration.example_feeds import ExampleFeeds
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.data.examples import data_set, data_set_names, is_data_set
 from edgekit.data.images import preprocess
 from edgekit.device.cpu import cpu
-from edgekit.engine.backend import backend
+from edgekit.engine.backend import scheme_of
 from edgekit.errors import CalibrationError, UsageError, nearest
 from edgekit.pipeline.load_model import LoadedModel
 from edgekit.progress import Progress, Silent
@@ -36,7 +36,7 @@ from edgekit.quantize.calibrate.observers import needs_histogram
 from edgekit.quantize.calibrate.table import cached_table, keep_table
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import require_quantizable
-from edgekit.specs import Precision, QuantScheme, TensorSpec, specs_at, specs_text
+from edgekit.specs import Precision, TensorSpec, specs_at, specs_text
 from edgekit.storage import cache_folder
 
 __all__ = ["Calibration", "Samples", "calibrate", "calibration_inputs", "measured_ranges"]
@@ -91,17 +91,6 @@ def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfi
     table = measured_ranges(model, samples, config, threads=target.threads, progress=progress)
     feeds = _first_feeds(samples, model)
     return Calibration(policy=policy, table=table, feeds=feeds, min_max_feeds=_min_max_feeds(feeds, model))
-
-
-def scheme_of(target: TargetConfig) -> QuantScheme:
-    """Returns the target's quantization scheme.
-
-    ``--attention off`` quantizes attention's products like any others; EdgeKit's kernels take them in float.
-    """
-    scheme = backend(target.target).scheme()
-    if target.attention == "auto":
-        return scheme
-    return msgspec.structs.replace(scheme, float_attention=target.attention in PLUGIN_ATTENTION)
 
 
 def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:

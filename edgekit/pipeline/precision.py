@@ -7,10 +7,11 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from edgekit.config import PLUGIN_ATTENTION, TargetConfig
+from edgekit.engine.backend import scheme_of
 from edgekit.graph.passes import InferShapes
 from edgekit.lower.attention_as_plugin import AttentionAsPlugin
 from edgekit.lower.rewriting import lower
-from edgekit.pipeline.calibrate import Calibration, scheme_of
+from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.load_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import CalibrationTable

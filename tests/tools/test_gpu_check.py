@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 import stat
@@ -21,7 +22,8 @@ from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.detect import Detections
 from tools.gpu_check import __main__ as gpu_check
-from tools.gpu_check import engines, step, tests
+from tools.gpu_check import engines, frames, sanitizer, step, tests
+from tools.gpu_check.page import page_from_result
 
 ROOT = Path(gpu_check.__file__).parents[2]
 
@@ -94,6 +96,7 @@ def test_one_step_that_fails_does_not_stop_the_others(
     assert "tests: no luck\n" in capsys.readouterr().err
     assert gpu_check.main(["--output", str(output), "--quick", "--only", "device", "--only", "versions"]) == 0
     assert list(json.loads(output.read_text())["steps"]) == ["device", "versions"]
+    assert "| versions | passed |" in output.with_suffix(".md").read_text()
 
 
 def test_a_folder_without_wheels_is_recorded_and_the_present_environment_used(tmp_path: Path) -> None:
@@ -191,3 +194,58 @@ def test_an_object_is_found_again_by_its_class_and_place_and_only_once() -> None
     assert engines.matches(found(("dog", far)), found(("dog", dog))) == 0
     assert engines.matches(found(("dog", near)), found(("dog", dog), ("dog", dog))) == 1
     assert engines.matches(found(), found(("dog", dog))) == 0
+
+
+@pytest.fixture(scope="session")
+def kernels(on_cpu: Callable[..., Path]) -> Any:
+    libraries = [ctypes.CDLL(str(on_cpu(name))) for name in ("preprocess", "decode")]
+
+    class Kernels:
+        def __getattr__(self, name: str) -> Any:
+            return next(getattr(library, name) for library in libraries if hasattr(library, name))
+
+    return Kernels()
+
+
+@pytest.mark.slow
+def test_frames_are_detected_as_on_the_cpu_and_a_difference_is_a_problem(
+    kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "driver", lambda: FakeDriver(kernels=kernels))
+    found = frames.check_frames(warmup=1, repeats=1)
+    assert found["problems"] == [] and found["graph_us"] > 0 and found["launches_us"] > 0
+    detect = frames.detect
+    monkeypatch.setattr(frames, "detect", lambda *a, **options: detect(*a, **{**options, "max_detections": 5}))
+    problems = frames.check_frames(warmup=0, repeats=1)["problems"]
+    assert [problem.split(": expected")[0] for problem in problems] == ["graph", "launches"]
+
+
+def test_the_sanitizers_words_are_recorded_and_errors_are_problems(tmp_path: Path) -> None:
+    program = tmp_path / "compute-sanitizer"
+    program.write_text('#!/bin/sh\n[ "$2" = racecheck ] && n=2 || n=0\necho "========= ERROR SUMMARY: $n errors"\n')
+    program.chmod(0o755)
+    found = sanitizer.check_sanitizer(str(program), checks=("nms",))
+    assert found == {
+        "memcheck nms": "ERROR SUMMARY: 0 errors",
+        "racecheck nms": "ERROR SUMMARY: 2 errors",
+        "problems": ["racecheck of nms: ERROR SUMMARY: 2 errors"],
+    }
+    missing = sanitizer.check_sanitizer("no-such-program")
+    assert missing == {"compute-sanitizer": "not installed; it is part of the CUDA toolkit"}
+
+
+def test_the_page_has_the_device_the_figures_and_the_errors() -> None:
+    result = {
+        "created": "2026-11-29T00:00:00+00:00", "commit": "abc", "system": "Linux 6", "arch": "aarch64",
+        "python": "3.10", "quick": False,
+        "device": {"name": "Orin", "compute_capability": [8, 7], "driver_version": "12.6", "package": "pycuda"},
+        "steps": {
+            "nms": {"ok": True, "seconds": 2.25, "figures": {"cases": [{"images": 1, "median_us": 31.24}], "goal": 50}},
+            "decode": {"ok": False, "seconds": 1.0, "error": "expected 3 boxes, got 2"},
+        },
+    }  # fmt: skip
+    page = page_from_result(result)
+    assert "- device: Orin, compute capability 8.7, CUDA 12.6 by pycuda" in page
+    assert "| nms | passed | 2.2 |\n| decode | failed | 1.0 |" in page
+    assert "## nms\n\n- cases: images 1, median_us 31.2\n- goal: 50\n" in page
+    assert "## decode\n\n```text\nexpected 3 boxes, got 2\n```" in page

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tools.gpu_check.page import page_from_result
+
 ROOT = Path(__file__).parents[2]
 FORMAT = 1
 LAST_LINES = 40
@@ -27,7 +29,9 @@ STEPS = {
     "nms": 120,
     "preprocess": 300,
     "decode": 300,
+    "frames": 120,
     "attention": 180,
+    "sanitizer": 900,
     "tensorrt fp32": 600,
     "tensorrt fp16": 600,
     "tensorrt int8": 600,
@@ -74,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.gpu_check", description="Checks EdgeKit on the GPU here.")
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file; a page is written beside it")
     parser.add_argument("--wheels", type=Path, help="make an environment from the wheels in this folder")
     parser.add_argument("--only", action="append", choices=STEPS, help="run only this step; repeatable")
     parser.add_argument("--quick", action="store_true", help="use few runs, as a smoke test")
@@ -156,9 +160,13 @@ def _commit() -> str:
 def _write(output: Path, result: dict[str, Any]) -> None:
     """Writes the results; called after each step, so that they survive if the machine goes away."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part")
-    part.write_text(json.dumps(result, indent=2) + "\n")
-    part.replace(output)
+    for path, text in (
+        (output, json.dumps(result, indent=2) + "\n"),
+        (output.with_suffix(".md"), page_from_result(result)),
+    ):
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(text)
+        part.replace(path)
 
 
 if __name__ == "__main__":

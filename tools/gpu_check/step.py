@@ -35,7 +35,9 @@ def steps() -> dict[str, Step]:
         "nms": _nms,
         "preprocess": _preprocess,
         "decode": _decode,
+        "frames": _frames,
         "attention": _attention,
+        "sanitizer": _sanitizer,
         **{
             f"{target} {precision}": _engine(target, precision)
             for target in ("tensorrt", "tensorrt-rtx")
@@ -92,6 +94,18 @@ def _decode(quick: bool) -> dict[str, Any]:
     from tools.gpu_check.decode import CASES, check_decode
 
     return check_decode(CASES[:2] if quick else CASES)
+
+
+def _frames(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.frames import check_frames
+
+    return check_frames(repeats=20) if quick else check_frames()
+
+
+def _sanitizer(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.sanitizer import CHECKS, check_sanitizer
+
+    return check_sanitizer(checks=CHECKS[:1] if quick else CHECKS)
 
 
 def _attention(quick: bool) -> dict[str, Any]:

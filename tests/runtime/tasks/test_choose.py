@@ -30,7 +30,6 @@ IMAGE = (TensorSpec("images", "float32", (1, 3, 8, 8)),)
 SCORES = (TensorSpec("scores", "float32", (1, 2)),)
 
 BRIGHTNESS = """
-from edgekit.runtime.tasks.choose import require_task
 from edgekit.runtime.tasks.task import ImageTask, Shown
 
 class Brightness(ImageTask):
@@ -38,10 +37,8 @@ class Brightness(ImageTask):
     engine = "a light meter"
     options = ("top",)
 
-    def predict(self, session, image, *, top):
-        require_task(self, session.manifest)
-        feeds, _ = session.preprocess(image)
-        return float(session.run(feeds)["scores"].sum()) + top
+    def result(self, outputs, manifest, placement, *, top):
+        return float(outputs["scores"].sum()) + top
 
     def shown(self, result):
         return Shown(f"[{result}]", (), [])
