@@ -63,6 +63,7 @@ from edgekit.graph.element_types import (
     written_type,
 )
 from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
+from edgekit.kernels.attention.node import PLUGINS
 from edgekit.specs import Precision
 
 __all__ = [
@@ -350,7 +351,7 @@ def macs_of(node: ir.Node, shape_of: ShapeOf, zeros: int = 0) -> int:
     """
     if node.op_type in _RECURRENT:
         return _recurrent(node, shape_of)
-    if node.op_type == "Attention":
+    if node.op_type == "Attention" or node.op_type in PLUGINS:
         return _attention(node, shape_of)
     if node.op_type == "Einsum":
         return _einsum(node, shape_of)

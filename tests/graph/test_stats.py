@@ -157,12 +157,13 @@ def test_recurrent_layers_have_the_parameters_of_pytorchs_and_a_product_a_weight
     assert stats.macs == steps * sum(p.numel() for name, p in module.named_parameters() if "weight" in name)
 
 
-def test_attention_in_one_node_counts_as_its_two_products():
-    text = """<ir_version: 11, opset_import: ["" : 23]>
-    agraph (float[2, 8, 16, 32] q, float[2, 8, 24, 32] k, float[2, 8, 24, 64] v) => (float[2, 8, 16, 64] y) {
-        y = Attention (q, k, v)
-    }"""
-    q, k, v = (torch.rand(2, 8, length, width) for length, width in ((16, 32), (24, 32), (24, 64)))
+@pytest.mark.parametrize(("operator", "size"), [("Attention", 64), ("trt.plugins.EdgeKitAttention", 32)])
+def test_attention_in_one_node_counts_as_its_two_products(operator, size):
+    text = f"""<ir_version: 11, opset_import: ["" : 23, "trt.plugins" : 1]>
+    agraph (float[2, 8, 16, 32] q, float[2, 8, 24, 32] k, float[2, 8, 24, {size}] v) => (float[2, 8, 16, {size}] y) {{
+        y = {operator} (q, k, v)
+    }}"""
+    q, k, v = (torch.rand(2, 8, length, width) for length, width in ((16, 32), (24, 32), (24, size)))
     with FlopCounterMode(display=False) as counter:
         torch.matmul(torch.softmax(torch.matmul(q, k.transpose(-1, -2)), -1), v)
     assert stats_from_graph(ir.from_proto(onnx.parser.parse_model(text))).macs * 2 == counter.get_total_flops()

@@ -7,6 +7,7 @@ import stat
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import numpy as np
 import pytest
 from fake_cuda import FakeDriver
 
+import edgekit
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.engine.null import Specs, Zeros
 from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.detect import Detections
+from tests.kernels.attention_in_numpy import numpy_kernels
 from tools.gpu_check import __main__ as gpu_check
-from tools.gpu_check import engines, frames, sanitizer, step, tests
+from tools.gpu_check import attention_engines, engines, frames, sanitizer, step, tests
 from tools.gpu_check.page import page_from_result
 
 ROOT = Path(gpu_check.__file__).parents[2]
@@ -249,3 +252,37 @@ def test_the_page_has_the_device_the_figures_and_the_errors() -> None:
     assert "| nms | passed | 2.2 |\n| decode | failed | 1.0 |" in page
     assert "## nms\n\n- cases: images 1, median_us 31.2\n- goal: 50\n" in page
     assert "## decode\n\n```text\nexpected 3 boxes, got 2\n```" in page
+
+
+def test_attention_in_engines_is_compared_with_the_single_operators(arrays_engine: Path, tmp_path: Path) -> None:
+    driver = FakeDriver(kernels=numpy_kernels)
+    library = fake_tensorrt.library(driver)
+    with ExitStack() as stack:
+        sessions = {}
+        for kind, scale, int8 in (("off", 0.25, 0), ("edgekit", 0.5, 0), ("edgekit-int8", 0.25, 1)):
+            fields = {"scale": scale, "head_size": 32, "int8": int8}
+            plan = {"inputs": {name: [1, 2, 20, 32] for name in "qkv"}, "dtype": "HALF"}
+            (tmp_path / kind).mkdir()
+            (tmp_path / kind / "plugins.json").write_text("[]")
+            file = tmp_path / kind / "engine.plan"
+            file.write_text(json.dumps(plan | {"plugin": {"name": "EdgeKitAttention", "fields": fields}}))
+            engine = load_engine(library, file, name="tensorrt", cuda=driver)
+            manifest = read_manifest(arrays_engine)
+            manifest = msgspec.structs.replace(
+                manifest, inputs=engine.inputs, outputs=engine.outputs, notes=("attention: 1 of 1", "other")
+            )
+            sessions[kind] = stack.enter_context(Session(engine, manifest))
+        found = attention_engines.compared(sessions, runs=2)
+    (problem,) = found["problems"]
+    assert problem.startswith("--attention edgekit: expected a relative error of 0.002, got ")
+    assert 0 < found["edgekit-int8"]["relative_error"] < 2e-2 and "relative_error" not in found["off"]
+    assert all(found[kind]["gpu_ms_p50"] > 0 for kind in sessions)
+    assert found["edgekit"]["notes"] == ["attention: 1 of 1"]
+
+
+def test_the_attention_that_is_checked_in_engines_becomes_a_plugin(tmp_path: Path) -> None:
+    model = attention_engines.write_model(tmp_path, tokens=16)
+    place = edgekit.build(
+        model, precision="fp16", target="tensorrt", attention="edgekit", graph_only=True, output=tmp_path / "engine"
+    )
+    assert "attention: 1 of 1 run as EdgeKit's kernel, a plugin of TensorRT" in read_manifest(place).notes

@@ -31,6 +31,7 @@ STEPS = {
     "decode": 300,
     "frames": 120,
     "attention": 180,
+    "attention in tensorrt": 300,
     "sanitizer": 900,
     "tensorrt fp32": 600,
     "tensorrt fp16": 600,

@@ -37,6 +37,7 @@ def steps() -> dict[str, Step]:
         "decode": _decode,
         "frames": _frames,
         "attention": _attention,
+        "attention in tensorrt": _attention_engines,
         "sanitizer": _sanitizer,
         **{
             f"{target} {precision}": _engine(target, precision)
@@ -112,6 +113,12 @@ def _attention(quick: bool) -> dict[str, Any]:
     from tools.gpu_check.attention import LENGTHS, check_attention
 
     return check_attention(LENGTHS[:3] if quick else LENGTHS)
+
+
+def _attention_engines(quick: bool) -> dict[str, Any]:
+    from tools.gpu_check.attention_engines import check_attention_engines
+
+    return check_attention_engines(quick=quick)
 
 
 def _engine(target: str, precision: str) -> Step:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,23 @@ import numpy as np
 import pytest
 from fake_cuda import FakeDriver
 
+import edgekit
+from edgekit.engine.backend import BuildOptions
 from edgekit.engine.tensorrt import attention_plugin
 from edgekit.engine.tensorrt.attention_runtime import PLUGINS_FILE, register_runtime_attention
+from edgekit.engine.tensorrt.backend import NEEDS_EDGEKIT, TensorRt
 from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.errors import EngineMismatch, RunError
 from edgekit.kernels.attention.device import AttentionShape, workspace_bytes
 from edgekit.kernels.attention.node import PLUGINS
 from edgekit.kernels.attention.reference import attention
+from edgekit.specs import Precision
 from tests.engine.tensorrt.test_attention_plugin import by_launcher, by_tensorrt, case, folder, graph_with
 from tests.kernels.attention_in_numpy import numpy_kernels
 
 __all__ = ["folder"]  # a fixture
 
+PARSER = Path(__file__).parents[1] / "modules" / "parsed_plugin.py"
 Q, K = [2, 4, 70, 32], [2, 2, 130, 32]
 LENGTHS = np.array([130, 77], np.int32)
 
@@ -157,3 +165,40 @@ def test_nvidias_bindings_take_the_plugins(folder: Path, version: str) -> None:
     for name, launched in zip(BINDINGS, found["launched"], strict=True):
         right = by_launcher(BINDINGS[name])
         assert [(kernel, grid) for kernel, grid in launched] == [(one["name"], one["grid"]) for one in right], name
+
+
+PARSED = """
+<ir_version: 10, opset_import: ["" : 20, "trt.plugins" : 1]>
+g (float16[2, 4, 70, 32] q, float16[2, 2, 130, 32] k, float16[1, 4, 70, 130] m) => (float16[2, 4, 70, 32] y) {
+  [layer] y = trt.plugins.EdgeKitMaskedAttention<plugin_namespace = "edgekit", aot = 1, scale = 0.125, head_size = 32,
+    causal = 1, bottom_right = 0, repeated = 1, int8 = 1>(q, k, k, m)
+}
+"""
+
+
+def test_nvidias_parser_finds_the_plugin_and_gives_it_the_nodes_attributes(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    onnx = pytest.importorskip("onnx")
+    onnx.save(onnx.parser.parse_model(PARSED), tmp_path / "graph.onnx")
+    environment = os.environ | {"PYTHONPATH": str(Path(edgekit.__file__).parents[1])}
+    command = [sys.executable, str(PARSER), str(tmp_path / "graph.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    settings = {"scale": 0.125, "head_size": 32, "causal": 1, "bottom_right": 0, "repeated": 1, "int8": 1}
+    assert json.loads(done.stdout.splitlines()[-1]) == ["EdgeKitMaskedAttention", "layer", settings]
+
+
+def test_an_engine_that_needs_edgekit_is_marked_and_a_note_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = fake_tensorrt.library(FakeDriver(), name="tensorrt")
+    target = TensorRt()
+    monkeypatch.setattr(target, "_library", lambda: library)
+    monkeypatch.setattr(target, "_gpu", lambda: None)
+    for needs_edgekit in (False, True):
+        built = (b"plan", (), [], needs_edgekit)
+        monkeypatch.setattr(target, "_built", lambda *given, built=built: built)
+        result = target.build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.FP16))
+        assert (PLUGINS_FILE in result.files) == (tmp_path / PLUGINS_FILE).exists() == needs_edgekit
+        assert [note.partition(": ")[2] for note in result.notes] == [NEEDS_EDGEKIT][: int(needs_edgekit)]
+    assert json.loads((tmp_path / PLUGINS_FILE).read_text()) == [f"edgekit::{name}" for name in PLUGINS]

@@ -56,8 +56,9 @@ SYMBOLS = (
     "initLibNvInferPlugins"
 ).split()
 
-# Plugins have a library of their own, `tensorrt.plugin`; test_attention_plugin.py runs them on NVIDIA's bindings.
-PLUGINS = {"attention_plugin.py"}
+# Plugins are classes and functions that the library calls: test_attention_plugin.py and test_attention_runtime.py run
+# them on NVIDIA's bindings.
+PLUGINS = {"attention_plugin.py", "attention_runtime.py"}
 FILES = sorted(file for file in Path(tensorrt.__file__).parent.glob("*.py") if file.name not in PLUGINS)
 PROGRAM = Path(__file__).parents[1] / "modules/library_interface.py"
 
