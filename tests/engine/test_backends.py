@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_graphs import SHAPE, conv_graph, run_unfused, save, unknown_operator
+from small_graphs import SHAPE, as_input, conv_graph, product_graph, run_unfused, save, unknown_operator
 
 from edgekit.engine.backend import Backend, BuildOptions, Engine, backend
 from edgekit.engine.table import BACKENDS
@@ -186,6 +186,24 @@ def test_weights_have_7_bits_where_8_overflow(real_backend: Backend, monkeypatch
         monkeypatch.setattr(module, "cpu", lambda here=here: here)
         bits[feature] = real_backend.scheme().weight_bits
     assert bits == {"avx2": 7, "avx_vnni": 8, "neon": 8, "asimddp": 8}
+
+
+@pytest.mark.parametrize("operator", ["Conv", "Gemm", "MatMul"])
+def test_products_with_8_bit_weights_do_not_overflow_on_any_processor(
+    real_backend: Backend, operator: str, tmp_path: Path
+) -> None:
+    """A graph that was quantized elsewhere: without VNNI, two products of 255 and 127 overflow 16 bits."""
+    rng = np.random.default_rng(3)
+    weights = rng.choice([-127, 0, 127], (32, 16), p=[0.2, 0.2, 0.6])  # in 7 bits, 63 steps, without rounding
+    x = rng.integers(200, 256, (6, 32))
+    exact = x @ weights
+    step = 800_000 / 127
+    assert np.abs(exact).max() < 127 * step
+    path = save(product_graph(operator, weights.astype(np.int8), step), tmp_path)
+    result = real_backend.build(path, tmp_path, INT8)
+    assert result.layers == {"int8": 1}
+    got = real_backend.load(tmp_path / result.engine, threads=1).run({"x": as_input(operator, x)})["y"]
+    np.testing.assert_allclose(got.reshape(6, 16), exact, atol=0.51 * step)
 
 
 def test_weights_beyond_a_protobuf_go_into_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,8 +105,10 @@ class OpenVino:
         engine = folder / ENGINE
         quantized = quantized_layers(source, joining=True)
         attentions = _attention_products(source)
+        narrowed = _narrow_for_this_processor(source, options)
         lowered, turned = _lower_for_this_processor(source, options)
-        with saved_beside(source, folder, large=bool(weight_files(source))) if lowered else nullcontext(graph) as path:
+        changed = lowered or narrowed > 0
+        with saved_beside(source, folder, large=bool(weight_files(source))) if changed else nullcontext(graph) as path:
             try:
                 model = ov.Core().read_model(path)
             except RuntimeError as e:
@@ -128,7 +130,7 @@ class OpenVino:
             files=(ENGINE, WEIGHTS),
             layers=layer_counts(layers),
             backend_version=self.version(),
-            notes=_attention_notes(attentions, layers),
+            notes=(*_narrowing_notes(narrowed), *_attention_notes(attentions, layers)),
         )
 
     def load(self, engine: Path, *, threads: int = 0) -> Request:
@@ -199,6 +201,23 @@ def _may_lower() -> bool:
     """Whether this is x86 with VNNI, where lowering was measured. On other CPUs, graphs are not lowered."""
     here = cpu()
     return here.arch == "x86_64" and here.fast_int8
+
+
+def _narrow_for_this_processor(model: ir.Model, options: BuildOptions) -> int:
+    """Rounds 8-bit weights to 7 bits where their products overflow (`OpenVino.scheme`); returns how many tensors."""
+    # These need onnx_ir, which runtime-only boards lack.
+    from edgekit.lower.narrow_weights import NarrowWeights
+    from edgekit.lower.rewriting import lower
+
+    here, narrow = cpu(), NarrowWeights()
+    if options.precision is Precision.INT8 and here.arch == "x86_64" and not here.fast_int8:
+        lower(model, [narrow])
+    return narrow.count
+
+
+def _narrowing_notes(count: int) -> tuple[str, ...]:
+    why = "sums of products with 8-bit weights would overflow on this processor"
+    return (f"weights of {count} quantized layers were rounded to 7 bits: {why}",) if count else ()
 
 
 def _lower_for_this_processor(model: ir.Model, options: BuildOptions) -> tuple[bool, list[str]]:

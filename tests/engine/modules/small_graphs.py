@@ -63,6 +63,39 @@ def conv_graph(quantized: bool = False, quantized_output: bool = True, batch: in
     )
 
 
+def product_graph(operator: str, weights: np.ndarray, step: float) -> onnx.ModelProto:
+    """One product of bytes x (see `as_input`) and int8 weights (inputs, outputs), rounded to steps of ``step``."""
+    rows, columns = weights.shape
+    conv = operator == "Conv"
+    constants = {
+        "one": np.float32(1),
+        "x.zero": np.uint8(0),
+        "w.zero": np.int8(0),
+        "w": weights.T[:, :, None, None].copy() if conv else weights,
+        "step": np.float32(step),
+        "y.zero": np.uint8(128),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "x.zero"], ["x.q"]),
+        helper.make_node("DequantizeLinear", ["x.q", "one", "x.zero"], ["x.dq"]),
+        helper.make_node("DequantizeLinear", ["w", "one", "w.zero"], ["w.dq"]),
+        helper.make_node(operator, ["x.dq", "w.dq"], ["product"], "product"),
+        helper.make_node("QuantizeLinear", ["product", "step", "y.zero"], ["y.q"]),
+        helper.make_node("DequantizeLinear", ["y.q", "step", "y.zero"], ["y"]),
+    ]
+    return _model(
+        nodes,
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", rows, 1, 1] if conv else ["N", rows]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", columns, 1, 1] if conv else ["N", columns]),
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+
+
+def as_input(operator: str, x: np.ndarray) -> np.ndarray:
+    """The rows of x as the input of `product_graph`."""
+    return (x[:, :, None, None] if operator == "Conv" else x).astype(np.float32)
+
+
 def unknown_operator() -> onnx.ModelProto:
     """A graph with an unknown operator."""
     node = helper.make_node("Frobnicate", ["images"], ["head"], "odd", domain="nobody")
@@ -76,6 +109,14 @@ def run_unfused(model: onnx.ModelProto | Path, feeds: dict[str, np.ndarray]) -> 
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     given = model if isinstance(model, Path) else model.SerializeToString()
     session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    return [np.asarray(output) for output in session.run(None, feeds)]
+
+
+def run_exactly(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Runs the graph with ONNX Runtime's fusions, and with sums of 8-bit products that do not overflow on any CPU."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return [np.asarray(output) for output in session.run(None, feeds)]
 
 
