@@ -126,4 +126,6 @@ def test_classifiers_of_onnx_itself_run_on_integers_throughout(
     result = backend(target).build(tmp_path / "graph.onnx", tmp_path, INT8)
     assert result.layers == {"int8": SMALL[name]}
     engine = backend(target).load(tmp_path / result.engine, threads=1)
-    assert min(sqnr_db(exact, [engine.run(arrays) for arrays in feeds]).values()) > 15
+    # The noise of weights doubles with each bit that they lack.
+    least = 15 - 20 * np.log10(2) * (8 - scheme.weight_bits)
+    assert min(sqnr_db(exact, [engine.run(arrays) for arrays in feeds]).values()) > least
