@@ -42,16 +42,15 @@ class NarrowWeights(RewritePass):
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         if not _feeds_product(node.outputs[0]):
             raise NotApplicable("no convolution or matrix product reads it")
-        scale, zero = _parameters(node)
-        values = _integers(node, scale, zero).astype(np.int32) - zero
+        weights = _weights(node)
+        shape, scale, zero = _parameters(node, weights.ndim)
+        values = _integers(node, weights, scale, zero) - zero
         others = None if scale.size == 1 else tuple(axis for axis in range(values.ndim) if scale.shape[axis] == 1)
         largest = np.abs(values).max(axis=others, keepdims=True, initial=0)
         if largest.max(initial=0) <= LARGEST:
             raise NotApplicable("its weights have 7 bits")
         factor = np.maximum(largest, LARGEST) / LARGEST
         name = node.outputs[0].name
-        # Scales are a scalar or a vector, as before.
-        shape = node.inputs[1].shape.numpy() if node.inputs[1] is not None and node.inputs[1].shape is not None else ()
         scales = (scale * factor).astype(np.float32).reshape(shape)
         narrow = [
             initializer(graph, f"{name}.narrow", np.rint(values / factor).astype(np.int8)),
@@ -72,32 +71,47 @@ def _feeds_product(value: ir.Value) -> bool:
     )
 
 
-def _parameters(node: ir.Node) -> tuple[np.ndarray, np.ndarray]:
-    """Returns scale and zero point of a node, each in a shape that is broadcast to that of its input."""
-    scale = constant(node.inputs[1])
-    rank = len(node.inputs[0].shape) if node.inputs[0] is not None and node.inputs[0].shape is not None else None
-    if scale is None or scale.dtype != ir.DataType.FLOAT or rank is None:
+def _weights(node: ir.Node) -> np.ndarray:
+    """Returns the constant that ``node`` dequantizes: 8-bit integers, or floats through a QuantizeLinear."""
+    source = node.inputs[0]
+    weights = constant(source)
+    if weights is not None and weights.dtype in _BYTES:
+        return np.asarray(weights.numpy())
+    quantizer = source.producer() if source is not None else None
+    if quantizer is not None and quantizer.op_type == "QuantizeLinear":
+        floats = constant(quantizer.inputs[0])
+        if floats is not None and list(quantizer.inputs[1:]) == list(node.inputs[1:]):
+            return np.asarray(floats.numpy(), np.float64)
+    raise NotApplicable("its input is not an 8-bit constant")
+
+
+def _parameters(node: ir.Node, rank: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """Returns the shape of a node's scale, and scale and zero point in a shape that is broadcast to its weights."""
+    scale, zero = constant(node.inputs[1]), _zero(node)
+    if scale is None or scale.dtype != ir.DataType.FLOAT:
         raise NotApplicable("its scale is not a float32 constant")
-    shape = scale.shape.numpy()
+    shape = tuple(scale.shape.numpy())
     if len(shape) > 1:
         raise NotApplicable("its scales are per block")
     around = [1] * rank
-    if shape and rank:
-        around[node.attributes.get_int("axis", 1) % rank] = shape[0]
-    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    zeros = np.zeros(shape, np.int32) if zero is None else zero.numpy().astype(np.int32)
-    return scale.numpy().astype(np.float64).reshape(around), zeros.reshape(around)
+    if shape:
+        around[node.attributes.get_int("axis", 1)] = shape[0]
+    zeros = np.zeros(shape, np.int32) if zero is None else zero.astype(np.int32)
+    return shape, scale.numpy().astype(np.float64).reshape(around), zeros.reshape(around)
 
 
-def _integers(node: ir.Node, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """Returns the constant 8-bit weights that ``node`` dequantizes."""
-    weights = constant(node.inputs[0])
-    if weights is not None and weights.dtype in _BYTES:
-        return np.asarray(weights.numpy())
-    quantizer = node.inputs[0].producer() if node.inputs[0] is not None else None
-    floats = constant(quantizer.inputs[0]) if quantizer is not None and quantizer.op_type == "QuantizeLinear" else None
-    if quantizer is None or floats is None or list(quantizer.inputs[1:]) != list(node.inputs[1:]):
-        raise NotApplicable("its input is not an 8-bit constant")
-    kept = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    limits = np.iinfo(np.uint8 if kept is None else kept.numpy().dtype)
-    return np.asarray(np.clip(np.rint(floats.numpy() / scale) + zero, limits.min, limits.max))
+def _zero(node: ir.Node) -> np.ndarray | None:
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return None
+    zero = constant(node.inputs[2])
+    if zero is None:
+        raise NotApplicable("its zero point is not constant")
+    return np.asarray(zero.numpy())
+
+
+def _integers(node: ir.Node, weights: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    if weights.dtype.kind != "f":
+        return weights.astype(np.int32)
+    given = _zero(node)
+    limits = np.iinfo(np.uint8 if given is None else given.dtype)
+    return np.asarray(np.clip(np.rint(weights / scale) + zero, limits.min, limits.max), np.int32)

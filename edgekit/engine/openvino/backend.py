@@ -223,7 +223,8 @@ def _may_lower() -> bool:
 
 def _narrow_for_this_processor(model: ir.Model, options: BuildOptions) -> int:
     """Rounds 8-bit weights to 7 bits where their products overflow (`OpenVino.scheme`); returns how many tensors."""
-    from edgekit.lower.narrow_weights import NarrowWeights  # needs onnx_ir
+    # These need onnx_ir, which runtime-only boards lack.
+    from edgekit.lower.narrow_weights import NarrowWeights
     from edgekit.lower.rewriting import lower
 
     here, narrow = cpu(), NarrowWeights()

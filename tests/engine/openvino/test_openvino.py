@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from msgspec import structs
+from small_graphs import product_graph, save
 
 import edgekit
 from edgekit.device.cpu import cpu
@@ -167,6 +169,26 @@ def test_a_layer_after_a_concat_is_checked_too(tmp_path: Path) -> None:
     transposed = _quantized(tmp_path, JOINED.format(operator="ConvTranspose<strides = [2, 2]>", weight="transposed"))
     with pytest.raises(BuildError, match="quantized layers in float32, expected int8: y"):
         backend("openvino").build(transposed, tmp_path, options)
+
+
+@pytest.mark.parametrize(
+    ("arch", "feature", "narrowed"),
+    [("x86_64", "avx2", True), ("x86_64", "avx512_vnni", False), ("aarch64", "neon", False)],
+)
+def test_weights_are_rounded_to_7_bits_where_8_overflow(
+    arch: str, feature: str, narrowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = structs.replace(cpu(), arch=arch, features=(feature,))
+    monkeypatch.setattr("edgekit.engine.openvino.backend.cpu", lambda: here)
+    path = save(product_graph("MatMul", np.full((32, 16), 127, np.int8), 8000.0), tmp_path)
+    result = backend("openvino").build(path, tmp_path, BuildOptions(precision=Precision.INT8))
+    why = "sums of products with 8-bit weights would overflow on this processor"
+    note = f"weights of 1 quantized layers were rounded to 7 bits: {why}"
+    assert result.notes == ((note,) if narrowed else ())
+    assert result.layers == {"int8": 1}
+    # EdgeKit's own weights have 7 bits already.
+    path = save(product_graph("MatMul", np.full((32, 16), 63, np.int8), 8000.0), tmp_path)
+    assert backend("openvino").build(path, tmp_path, BuildOptions(precision=Precision.INT8)).notes == ()
 
 
 def test_floats_are_not_split_in_an_engine_of_floats(tmp_path: Path) -> None:
