@@ -21,6 +21,7 @@ from edgekit.report.html.elements import (
     caution,
     footer,
     header,
+    heading,
     legend,
     page,
     section,
@@ -82,7 +83,7 @@ def _main_figure(evaluation: Evaluation) -> str:
 def _sentence(found: Sequence[Evaluation], names: Sequence[str]) -> str:
     name = next(iter(found[0].figures))
     figure, value = FIGURES[name], found[-1].figures[name]
-    text = f"{figure.title} of {names[-1]}: {_value(value, figure)}"
+    text = f"{heading(figure.title)} of {names[-1]}: {_value(value, figure)}"
     if len(found) < 2:
         return f"{text}."
     change = value - found[0].figures[name]
@@ -142,9 +143,9 @@ def _classes_section(found: Sequence[Evaluation], names: Sequence[str]) -> str:
         differs = [Cell(f"{100 * change:+.1f}" if known else "–", change if known else 0.0)] if len(found) > 1 else []
         rows.append([Cell(same[0].label), Cell(f"{same[0].count:,}", same[0].count), *cells, *differs])
     title = measures()[found[0].task].class_figure
-    heading = ["class", "count", *names, *(["points"] if len(found) > 1 else [])]
+    columns = ["class", "count", *names, *(["points"] if len(found) > 1 else [])]
     return (
-        section("Classes", f"{title}. Click a column to sort.", table(heading, rows, "Classes"), long=True)
+        section("Classes", f"{title}. Click a column to sort.", table(columns, rows, "Classes"), long=True)
         if rows
         else ""
     )
@@ -195,7 +196,11 @@ def _matrix_cell(count: int, total: int, *, right: bool) -> str:
 def _mistakes_section(evaluation: Evaluation, name: str, examples: DataSet) -> str:
     figures = [_mistake(each, evaluation, examples) for each in evaluation.details.mistakes[:PICTURES]]
     title = f"Worst examples{f', {name}' if name else ''}"
-    return section(title, "", pictures([figure for figure in figures if figure]), long=True) if any(figures) else ""
+    return (
+        section(title, "", pictures([figure for figure in figures if figure], pairs=False), long=True)
+        if any(figures)
+        else ""
+    )
 
 
 def _mistake(mistake: Mistake, evaluation: Evaluation, examples: DataSet) -> str:

@@ -14,6 +14,7 @@ from edgekit.report.html.elements import (
     cards,
     footer,
     header,
+    heading,
     legend,
     page,
     section,
@@ -70,7 +71,9 @@ def html_from_epochs(epochs: Sequence[EpochFigures], title: str, weights: str) -
         ),
         _chart("Loss", {"training": [e.loss for e in epochs], "test": [e.test_loss for e in epochs]}, epochs, "loss"),
         *(
-            _chart(FIGURES[each].title, {"test": [e.figures[each] for e in epochs]}, epochs, FIGURES[each].title)
+            _chart(
+                heading(FIGURES[each].title), {"test": [e.figures[each] for e in epochs]}, epochs, FIGURES[each].title
+            )
             for each in last.figures
         ),
         _chart("Learning rate", {"learning rate": [e.lr for e in epochs]}, epochs, "learning rate"),
@@ -104,9 +107,11 @@ def _chart(title: str, lines: dict[str, list[float]], epochs: Sequence[EpochFigu
         Curve(name, colour, list(zip(numbers, line, strict=True)))
         for colour, (name, line) in zip(COLOURS, lines.items(), strict=False)
     ]
-    log = min(values) > 0 and max(values) > LOG_FROM * min(values)
+    log = label == "loss" and min(values) > 0 and max(values) > LOG_FROM * min(values)
     zero = max(values) > 2 * min(values)
-    chart = both_widths(lambda width: curves(drawn, width, x_label="epoch", y_label=label, log_y=log, zero=zero))
+    chart = both_widths(
+        lambda width: curves(drawn, width, x_label="epoch", y_label=label, log_y=log, zero=zero, whole=True)
+    )
     return section(title, "", chart + (legend([(line.colour, line.name) for line in drawn]) if len(drawn) > 1 else ""))
 
 
