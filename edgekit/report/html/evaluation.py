@@ -112,8 +112,8 @@ def _figures(found: Sequence[Evaluation], names: Sequence[str]) -> str:
 def _curves_section(found: Sequence[Evaluation], names: Sequence[str]) -> str:
     lines = [
         Curve(
-            f"{name}, {threshold}" if len(found) > 1 else threshold,
-            COLOURS[(2 * index + dashed) % len(COLOURS)],
+            f"{f'{name}, ' if len(found) > 1 else ''}{threshold}{' (dashed)' if dashed else ''}",
+            COLOURS[(index + (len(found) == 1)) % len(COLOURS)],
             [(i / 100, value) for i, value in enumerate(curve) if not math.isnan(value)],
             dashed=bool(dashed),
         )
@@ -129,8 +129,11 @@ def _curves_section(found: Sequence[Evaluation], names: Sequence[str]) -> str:
 
 
 def _classes_section(found: Sequence[Evaluation], names: Sequence[str]) -> str:
-    rows = []
+    rows, without = [], 0
     for same in zip(*(each.per_class for each in found), strict=True):
+        if not same[0].count:
+            without += 1
+            continue
         values = [row.value for row in same]
         cells = [
             Cell(
