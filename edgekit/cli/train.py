@@ -56,6 +56,7 @@ Examples:
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Random seed.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets PyTorch choose.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the curves as an HTML page.")
 @json_options("the figures of every epoch")
 def train(
     model: str,
@@ -66,6 +67,7 @@ def train(
     resume: bool,
     seed: int | None,
     threads: int,
+    html: Path | None,
     json: JsonOutput,
     **options: Any,
 ) -> None:
@@ -77,7 +79,9 @@ def train(
     import msgspec
     import torch
 
+    from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
+    from edgekit.report.html.training import html_from_epochs
     from edgekit.training.train import train_model
 
     if threads:
@@ -98,6 +102,10 @@ def train(
             on_epoch=(lambda epoch, of: None) if json.printed else _print,
             progress=progress,
         )
+    if html is not None:
+        title = f"{Path(model).stem} on {trained.data}"
+        write_file(html, html_from_epochs(trained.epochs, title, str(trained.weights)).encode())
+        click.echo(f"wrote {html}", err=True)
     if json.wanted:
         content = {
             "weights": str(trained.weights),

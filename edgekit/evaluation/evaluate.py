@@ -11,7 +11,7 @@ import msgspec
 from edgekit.data.calibration.example_feeds import spread
 from edgekit.data.examples import DataSet, Split, check_first, data_set
 from edgekit.errors import DataError, UsageError
-from edgekit.evaluation.evaluators.base import ClassFigure, Ready, TaskEvaluator, batch_of
+from edgekit.evaluation.evaluators.base import ClassFigure, Details, Ready, TaskEvaluator, batch_of
 from edgekit.evaluation.evaluators.choose import evaluator_from_session, measures
 from edgekit.progress import Advance, Progress, Silent
 from edgekit.recipe.schema import Task
@@ -45,6 +45,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         examples_per_s: throughput, including reading and preprocessing.
         score_threshold: for detectors: detections with a lower score are ignored.
         notes: remarks on the engine or the data set.
+        details: confusion of classes, precision-recall curves, mistakes.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     examples_per_s: float
     score_threshold: float | None
     notes: tuple[str, ...]
+    details: Details = Details()
 
 
 def evaluate_bundle(
@@ -114,12 +116,12 @@ def evaluate_session(
     if not indices:
         raise DataError(f"data set {examples.name}: expected at least one example, got none")
     check_first(examples, indices, evaluator.ready)
-    manifest, skipped = session.manifest, list[str]()
+    manifest, skipped, used = session.manifest, list[str](), list[int]()
     title = f"evaluating {str(manifest.precision).upper()}"
     start = time.perf_counter()
     with (progress or Silent()).stage(title, total=len(indices), unit="examples") as advance:
         counted = 0
-        for batch in _batches(evaluator, examples, indices, batch_of(session), skipped, advance):
+        for batch in _batches(evaluator, examples, indices, batch_of(session), skipped, used, advance):
             evaluator.evaluate(batch)
             counted += len(batch)
             advance(len(batch))
@@ -141,7 +143,14 @@ def evaluate_session(
         examples_per_s=counted / seconds,
         score_threshold=score_threshold if measures()[examples.task].has_scores else None,
         notes=(*session.notes, *examples.notes, *_notes_of_classes(session, examples)),
+        details=_placed(evaluator.details(), used),
     )
+
+
+def _placed(details: Details, used: Sequence[int]) -> Details:
+    """Returns details whose mistakes have their places in the data set."""
+    mistakes = tuple(msgspec.structs.replace(each, index=used[each.index]) for each in details.mistakes)
+    return msgspec.structs.replace(details, mistakes=mistakes)
 
 
 def _notes_of_classes(session: Session, examples: DataSet) -> list[str]:
@@ -157,13 +166,15 @@ def _batches(
     indices: Sequence[int],
     size: int,
     skipped: list[str],
+    used: list[int],
     advance: Advance,
 ) -> Iterator[list[Ready]]:
-    """Yields batches of prepared examples; appends broken examples to ``skipped``."""
+    """Yields batches of prepared examples; appends broken examples to ``skipped``, indices of others to ``used``."""
     batch: list[Ready] = []
     for index in indices:
         try:
             batch.append(evaluator.ready(examples[index]))
+            used.append(index)
         except DataError as e:
             skipped.append(e.message)
             advance(1)

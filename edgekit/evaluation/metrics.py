@@ -13,11 +13,14 @@ import numpy as np
 
 from edgekit.errors import BackendUnavailable, UsageError
 from edgekit.extras import install_command
+from edgekit.measure.agreement import SAME_OBJECT, overlaps_of_boxes
 
 __all__ = [
     "AveragePrecision",
     "AveragePrecisions",
     "FoundBoxes",
+    "NO_OBJECT",
+    "matched_classes_of_boxes",
     "ranks",
     "regression_figures",
     "require_pycocotools",
@@ -25,6 +28,8 @@ __all__ = [
     "share",
 ]
 
+NO_OBJECT = -1
+"""Stands for a class where there is no object, or no detection of it."""
 MAX_DETECTIONS = 100
 """COCO evaluates at most the 100 highest-scoring detections per image."""
 
@@ -141,6 +146,31 @@ class FoundBoxes(NamedTuple):
     scores: np.ndarray | None = None
 
 
+def matched_classes_of_boxes(expected: FoundBoxes, found: FoundBoxes, ignored: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs boxes with the objects of one image, by an IoU of 0.5 or more, whatever their classes.
+
+    Args:
+        expected: the objects.
+        found: detections, best first: each takes the object left with the largest overlap.
+        ignored: corners of regions in which a detection without an object does not count, shape ``(N, 4)``.
+
+    Returns:
+        Expected and predicted class of each pair; `NO_OBJECT` for a false detection and for a missed object.
+    """
+    overlaps, hidden = (overlaps_of_boxes(found.corners, each) for each in (expected.corners, ignored))
+    free = np.ones(len(expected.classes), bool)
+    pairs = []
+    for row, kind in enumerate(found.classes.tolist()):
+        own = np.where(free, overlaps[row], 0.0)
+        best = int(own.argmax()) if own.size else 0
+        if own.size and own[best] >= SAME_OBJECT:
+            pairs.append((int(expected.classes[best]), kind))
+            free[best] = False
+        elif not (hidden[row] >= SAME_OBJECT).any():
+            pairs.append((NO_OBJECT, kind))
+    return pairs + [(kind, NO_OBJECT) for kind in expected.classes[free].tolist()]
+
+
 @dataclass(frozen=True)
 class AveragePrecisions:
     """Mean average precision, overall and per class.
@@ -149,11 +179,15 @@ class AveragePrecisions:
         map50: mAP at an IoU threshold of 0.50.
         map50_95: mean over the ten IoU thresholds 0.50, 0.55 ... 0.95, COCO's primary metric.
         per_class: ``map50_95`` of each class, by index; NaN for a class without boxes.
+        curve50: precision at the recalls 0, 0.01 ... 1 at an IoU threshold of 0.50, the mean over all classes.
+        curve75: the same at 0.75.
     """
 
     map50: float
     map50_95: float
     per_class: tuple[float, ...]
+    curve50: tuple[float, ...] = ()
+    curve75: tuple[float, ...] = ()
 
 
 def require_pycocotools() -> Any:
@@ -226,6 +260,8 @@ class AveragePrecision:
             map50=_mean(precision[0]),
             map50_95=_mean(precision),
             per_class=tuple(_mean(precision[:, :, i]) for i in range(self.classes)),
+            curve50=tuple(_mean(each) for each in precision[0]),
+            curve75=tuple(_mean(each) for each in precision[5]),
         )
 
     def _entries(self, boxes: FoundBoxes, before: int) -> list[dict[str, Any]]:

@@ -15,7 +15,16 @@ from edgekit.recipe.schema import Postprocess, YoloHead
 from edgekit.runtime.tasks.classify import logits_from_outputs
 from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
 
-__all__ = ["Accuracy", "Agreement", "ComparedPicture", "OutputNoise", "accuracy_from_outputs", "compared_pictures"]
+__all__ = [
+    "SAME_OBJECT",
+    "Accuracy",
+    "Agreement",
+    "ComparedPicture",
+    "OutputNoise",
+    "accuracy_from_outputs",
+    "compared_pictures",
+    "overlaps_of_boxes",
+]
 
 SAME_OBJECT = 0.5
 """Least intersection over union of two boxes of one object, as in PASCAL VOC."""
@@ -157,7 +166,7 @@ def _input_size(manifest: Manifest) -> tuple[int, int]:
 
 def _matched(reference: Detections, got: Detections) -> list[float]:
     """Returns the overlaps of boxes of one object: each box of the engine, best first, takes the nearest one left."""
-    overlaps = _iou(got.boxes, reference.boxes)
+    overlaps = overlaps_of_boxes(got.boxes, reference.boxes)
     overlaps[got.classes[:, None] != reference.classes[None]] = 0.0
     found = []
     for row in range(len(overlaps)):
@@ -168,7 +177,7 @@ def _matched(reference: Detections, got: Detections) -> list[float]:
     return found
 
 
-def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def overlaps_of_boxes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Returns the intersection over union of corners, shapes ``(N, 4)`` and ``(M, 4)``; shape ``(N, M)``."""
     a, b = one.astype(np.float64)[:, None], other.astype(np.float64)[None]
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)

@@ -60,6 +60,7 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
     help="Use detections with a score above X.  [default: 0.001, for the whole precision-recall curve]",
 )
 @click.option("--per-class", is_flag=True, help="Show figures per class too.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the figures as an HTML page.")
 @json_options("the figures")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets the backend choose.")
 def evaluate(
@@ -70,6 +71,7 @@ def evaluate(
     score_threshold: float | None,
     threads: int,
     per_class: bool,
+    html: Path | None,
     json: JsonOutput,
     **options: Any,
 ) -> None:
@@ -99,6 +101,8 @@ def evaluate(
             )
             for path in paths
         ]
+    if html is not None:
+        _write_page(html, found, paths, examples)
     if json.wanted:
         json.write(_json_from(found, paths))
     if not json.printed:
@@ -218,6 +222,16 @@ def _json_from(found: list[Evaluation], paths: list[Path]) -> bytes:
     content = {"data": first.data, "split": first.split, "task": first.task, "engines": engines}
     # The encoder writes NaN as null, because JSON has no NaN.
     return msgspec.json.format(msgspec.json.encode(content), indent=1)
+
+
+def _write_page(file: Path, found: list[Evaluation], paths: list[Path], examples: DataSet) -> None:
+    from edgekit.cli.eval.table import headings
+    from edgekit.cli.output import write_file
+    from edgekit.report.html.evaluation import html_from_evaluations
+
+    names = headings(found, [path.name for path in paths])[: len(found)]
+    write_file(file, html_from_evaluations(found, names, examples).encode())
+    click.echo(f"wrote {file}", err=True)
 
 
 def _print_tables(found: list[Evaluation], paths: list[Path], *, per_class: bool) -> None:

@@ -18,8 +18,11 @@ from edgekit.specs import TensorSpec
 
 __all__ = [
     "ClassFigure",
+    "Details",
     "Figure",
+    "MISTAKES",
     "Measure",
+    "Mistake",
     "Ready",
     "SessionEvaluator",
     "TaskEvaluator",
@@ -29,6 +32,8 @@ __all__ = [
 ]
 
 Arrays = dict[str, np.ndarray]
+MISTAKES = 12
+"""So many of the worst examples are kept."""
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -61,6 +66,43 @@ class ClassFigure(msgspec.Struct, frozen=True, kw_only=True):
     value: float
 
 
+class Mistake(msgspec.Struct, frozen=True, kw_only=True):
+    """An example on which the engine is wrong.
+
+    Attributes:
+        index: its place in the data set.
+        id: its name.
+        text: what is wrong, in words.
+        boxes: boxes that were found above the engine's score threshold, as ``(x1, y1, x2, y2)`` in px of the image;
+            empty if it is no detector.
+        classes: the model's class of each box.
+        scores: score of each box.
+    """
+
+    index: int
+    id: str
+    text: str
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    classes: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands behind the figures.
+
+    Attributes:
+        labels: names of the classes in ``confusion``.
+        confusion: expected class, predicted class, and number of examples or objects, without zeros; -1 is no object.
+        curves: precision at 101 recalls from 0 to 1, the mean over all classes, by threshold of the overlap.
+        mistakes: some of the examples on which the engine is wrong, the worst first.
+    """
+
+    labels: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, int, int], ...] = ()
+    curves: dict[str, tuple[float, ...]] = {}
+    mistakes: tuple[Mistake, ...] = ()
+
+
 class Ready(NamedTuple):
     """A preprocessed example: the engine's inputs, for a batch of one, and the placement of an image in them."""
 
@@ -90,6 +132,10 @@ class TaskEvaluator(Protocol):
 
     def per_class(self) -> tuple[ClassFigure, ...]:
         """Returns the figure of each class, in the data set's order; empty if there are no classes."""
+        ...
+
+    def details(self) -> Details:
+        """Returns what stands behind the figures; the index of a mistake is its place among those evaluated."""
         ...
 
 
@@ -167,6 +213,9 @@ class SessionEvaluator:
 
     def per_class(self) -> tuple[ClassFigure, ...]:
         return ()
+
+    def details(self) -> Details:
+        return Details()
 
     def _run(self, batch: Sequence[Ready]) -> dict[str, np.ndarray]:
         return self._session.run(stacked(self._session, batch))

@@ -9,15 +9,25 @@ import numpy as np
 from edgekit.data.examples import Boxes, DataSet, Example, input_from_image
 from edgekit.errors import DataError, RunError
 from edgekit.evaluation.evaluators.base import (
+    MISTAKES,
     ClassFigure,
+    Details,
     Figure,
     Measure,
+    Mistake,
     Ready,
     SessionEvaluator,
     matched_classes,
 )
-from edgekit.evaluation.metrics import MAX_DETECTIONS, AveragePrecision, FoundBoxes
+from edgekit.evaluation.metrics import (
+    MAX_DETECTIONS,
+    NO_OBJECT,
+    AveragePrecision,
+    FoundBoxes,
+    matched_classes_of_boxes,
+)
 from edgekit.runtime.session import Session
+from edgekit.runtime.tasks.detect import Detections
 
 __all__ = ["MEASURE"]
 
@@ -33,6 +43,10 @@ class DetectEvaluator(SessionEvaluator):
         self._precision = AveragePrecision(self._count)
         self._counts = np.zeros(self._count, np.int64)
         self._per_class: tuple[float, ...] = ()
+        self._curves: dict[str, tuple[float, ...]] = {}
+        self._confusion: dict[tuple[int, int], int] = {}
+        self._mistakes: list[tuple[int, Mistake]] = []
+        self._evaluated = 0
 
     def ready(self, example: Example) -> Ready:
         how, spec = self._session.manifest.preprocess, self._specs[0]
@@ -65,10 +79,41 @@ class DetectEvaluator(SessionEvaluator):
             FoundBoxes(found.boxes, found.classes, found.scores),
             None if ignored is None else FoundBoxes(ignored.corners, self._map[ignored.classes]),
         )
+        self._confuse(ready.example, expected, classes, found)
+
+    def _confuse(self, example: Example, expected: Boxes, classes: np.ndarray, found: Detections) -> None:
+        """Counts which classes are taken for which, at the engine's own score threshold."""
+        how = self._session.manifest.postprocess
+        assert how is not None  # the session has decoded boxes with it
+        kept = found.scores > how.score_threshold
+        boxes, kinds, scores = found.boxes[kept], found.classes[kept], found.scores[kept]
+        ignored = np.zeros((0, 4)) if expected.ignored is None else expected.ignored.corners
+        pairs = matched_classes_of_boxes(FoundBoxes(expected.corners, classes), FoundBoxes(boxes, kinds), ignored)
+        for pair in pairs:
+            self._confusion[pair] = self._confusion.get(pair, 0) + 1
+        counts = {
+            "missed": sum(b == NO_OBJECT for _, b in pairs),
+            "of another class": sum(NO_OBJECT not in (a, b) and a != b for a, b in pairs),
+            "false": sum(a == NO_OBJECT for a, _ in pairs),
+        }
+        wrong = sum(counts.values())
+        if wrong:
+            mistake = Mistake(
+                index=self._evaluated,
+                id=example.id,
+                text=", ".join(f"{count} {words}" for words, count in counts.items() if count),
+                boxes=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in boxes),
+                classes=tuple(map(int, kinds)),
+                scores=tuple(map(float, scores)),
+            )
+            self._mistakes.append((wrong, mistake))
+            self._mistakes = sorted(self._mistakes, key=lambda each: -each[0])[:MISTAKES]
+        self._evaluated += 1
 
     def figures(self) -> dict[str, float]:
         found = self._precision.figures()
         self._per_class = found.per_class
+        self._curves = {"IoU 0.50": found.curve50, "IoU 0.75": found.curve75}
         return {"map50": found.map50, "map50_95": found.map50_95}
 
     def per_class(self) -> tuple[ClassFigure, ...]:
@@ -76,6 +121,14 @@ class DetectEvaluator(SessionEvaluator):
         return tuple(
             ClassFigure(label=label, count=int(self._counts[i]), value=per_class[i])
             for label, i in zip(self._labels, self._map, strict=True)
+        )
+
+    def details(self) -> Details:
+        return Details(
+            labels=self._session.manifest.labels or tuple(self._labels),
+            confusion=tuple((a, b, n) for (a, b), n in sorted(self._confusion.items())),
+            curves=self._curves,
+            mistakes=tuple(mistake for _, mistake in self._mistakes),
         )
 
 

@@ -257,7 +257,14 @@ def time_line(series: Sequence[Series], width: int, *, steady_from: int | None =
 
 
 def curves(
-    lines: Sequence[Curve], width: int, *, x_label: str, y_label: str, log_y: bool = False, zero: bool = True
+    lines: Sequence[Curve],
+    width: int,
+    *,
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
+    zero: bool = True,
+    whole: bool = False,
 ) -> str:
     """Draws lines on common axes.
 
@@ -267,7 +274,8 @@ def curves(
         x_label: what the horizontal axis shows, with its unit.
         y_label: what the vertical axis shows, with its unit.
         log_y: the vertical axis is logarithmic; all values must be positive.
-        zero: a linear vertical axis begins at zero.
+        zero: a linear axis begins at zero.
+        whole: the horizontal axis counts something: ticks are whole numbers, from the first on.
     """
     lines = [line for line in lines if len(line.points)]
     xs, ys = ([float(point[i]) for line in lines for point in line.points] for i in (0, 1))
@@ -277,9 +285,10 @@ def curves(
     y = _Scale(low, max(ys) * 1.15 if log_y else max(ys) + room, bottom, top, log=log_y)
     y_ticks = y.ticks(5)
     left, right = _label_room(y_ticks), width - 16
-    start = 0.0 if zero and min(xs) >= 0 and min(xs) < max(xs) / 2 else min(xs)
+    start = 0.0 if zero and not whole and min(xs) >= 0 and min(xs) < max(xs) / 2 else min(xs)
     x = _Scale(start, max(xs) if max(xs) > start else start + 1, left + 6, right - 10, log=False)
-    parts = [_y_grid(y_ticks, y, left, right), _x_ticks(x, bottom, 4 if width < NARROW else 8)]
+    x_ticks = [tick for tick in x.ticks(4 if width < NARROW else 8) if not whole or tick == int(tick)]
+    parts = [_y_grid(y_ticks, y, left, right), _x_ticks(x, bottom, 0, ticks=x_ticks)]
     for line in lines:
         places = [(x(a), y(b)) for a, b in line.points]
         d = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)

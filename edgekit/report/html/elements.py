@@ -22,6 +22,7 @@ __all__ = [
     "facts",
     "footer",
     "header",
+    "heading",
     "legend",
     "page",
     "section",
@@ -98,6 +99,11 @@ def header(name: str, subtitle: str, created: str) -> str:
     """Renders the title of a page and the time of the measurement."""
     when = escape(created.replace("T", " ").replace("+00:00", " UTC"))
     return f"<header><h1>{escape(name)}</h1><p>{escape(subtitle)}{' · ' if when else ''}{when}</p></header>"
+
+
+def heading(text: str) -> str:
+    """Returns a text as a heading: with a capital letter, unless it has its own, as mAP."""
+    return text.capitalize() if text.islower() else text
 
 
 def footer(text: str) -> str:

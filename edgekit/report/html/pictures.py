@@ -39,6 +39,6 @@ def picture(pixels: np.ndarray, detections: Detections, caption: str) -> str:
     )
 
 
-def pictures(figures: Iterable[str]) -> str:
-    """Renders figures in two columns."""
-    return f'<div class="pictures">{"".join(figures)}</div>'
+def pictures(figures: Iterable[str], *, pairs: bool = True) -> str:
+    """Renders figures side by side: in pairs, or as many as fit."""
+    return f'<div class="pictures{"" if pairs else " gallery"}">{"".join(figures)}</div>'
