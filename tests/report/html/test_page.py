@@ -11,9 +11,6 @@ import pytest
 from edgekit.measure.latency import Disturbance, statistics_ms
 from edgekit.measure.reports import LatencyReport, build_report_from_measurements
 from edgekit.report.html.build import html_from_build
-<<<<<<< HEAD
-from edgekit.report.html.charts import Bar, Series, bars, histogram, time_line
-=======
 from edgekit.report.html.charts import (
     Curve,
     Line,
@@ -27,7 +24,6 @@ from edgekit.report.html.charts import (
     time_line,
 )
 from edgekit.report.html.elements import Bar, bars
->>>>>>> page
 from edgekit.report.html.page import html_from_report
 
 MakeReport = Callable[..., LatencyReport]
