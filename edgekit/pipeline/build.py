@@ -132,7 +132,7 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
         from edgekit.pipeline.calibrate import calibrate
         from edgekit.pipeline.compile import compile_engines
         from edgekit.pipeline.load_model import load_model
-        from edgekit.pipeline.precision import typed_graph, with_plugins
+        from edgekit.pipeline.precision import typed_graph
         from edgekit.pipeline.verify import verify_graph
         from edgekit.quantize.calibrate.table import write_table
 
@@ -144,7 +144,6 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
     calibration = calibrate(model, config.calibration, target, progress)
     typed = typed_graph(model, calibration, target, progress)
     verify_graph(model, typed, calibration, target, progress, measured=measured)
-    typed = with_plugins(typed, target, progress)
     with tempfile.TemporaryDirectory(prefix=".float-", dir=folder) as scratch:
         engines = compile_engines(
             folder, Path(scratch), model, typed, calibration, config, progress, reference=measured

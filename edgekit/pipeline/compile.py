@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 import edgekit
-from edgekit.config import BuildConfig, build_command
+from edgekit.config import PLUGIN_ATTENTION, BuildConfig, TargetConfig, build_command
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import (
@@ -21,6 +21,9 @@ from edgekit.engine.bundle.manifest import (
     timestamp,
 )
 from edgekit.graph.file import input_specs, output_specs, save_graph
+from edgekit.graph.passes import InferShapes
+from edgekit.lower.attention_as_plugin import AttentionAsPlugin
+from edgekit.lower.rewriting import lower
 from edgekit.measure.compare import BuiltEngine
 from edgekit.option import given_values
 from edgekit.pipeline.calibrate import Calibration
@@ -72,7 +75,21 @@ def compile_engines(
     info = None
     if table is not None:
         info = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
-    return [*engines, _compiled_graph(folder, typed.graph, model, info, config, progress)]
+    graph = _with_plugins(typed.graph, config.target, progress)
+    return [*engines, _compiled_graph(folder, graph, model, info, config, progress)]
+
+
+def _with_plugins(graph: ir.Model, target: TargetConfig, progress: Progress) -> ir.Model:
+    """Returns the graph with EdgeKit's own attention in it, if that was asked for; only TensorRT can run the result."""
+    if target.attention not in PLUGIN_ATTENTION:
+        return graph
+    graph = graph.clone(deep_copy=False)
+    InferShapes()(graph)
+    attention = AttentionAsPlugin(int8=target.attention == "edgekit-int8")
+    lower(graph, [attention])
+    for note in attention.notes() or (f"--attention {target.attention}: the model has no attention",):
+        progress.note(note)
+    return graph
 
 
 def _compiled_graph(

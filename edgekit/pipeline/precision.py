@@ -6,11 +6,8 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from edgekit.config import PLUGIN_ATTENTION, TargetConfig
+from edgekit.config import TargetConfig
 from edgekit.engine.backend import scheme_of
-from edgekit.graph.passes import InferShapes
-from edgekit.lower.attention_as_plugin import AttentionAsPlugin
-from edgekit.lower.rewriting import lower
 from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.load_model import LoadedModel
 from edgekit.progress import Progress
@@ -20,7 +17,7 @@ from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
 
-__all__ = ["TypedGraph", "typed_graph", "with_plugins"]
+__all__ = ["TypedGraph", "typed_graph"]
 
 
 class TypedGraph(NamedTuple):
@@ -61,19 +58,6 @@ def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConf
             io=target.half_io,
         )
     return TypedGraph(half.graph, len(half.kept))
-
-
-def with_plugins(typed: TypedGraph, target: TargetConfig, progress: Progress) -> TypedGraph:
-    """Returns the graph with EdgeKit's own attention in it, if that was asked for; only TensorRT can run the result."""
-    if target.attention not in PLUGIN_ATTENTION:
-        return typed
-    graph = typed.graph.clone(deep_copy=False)
-    InferShapes()(graph)
-    attention = AttentionAsPlugin(int8=target.attention == "edgekit-int8")
-    lower(graph, [attention])
-    for note in attention.notes() or (f"--attention {target.attention}: the model has no attention",):
-        progress.note(note)
-    return typed._replace(graph=graph)
 
 
 def _int8_graph(model: LoadedModel, table: CalibrationTable, policy: QuantPolicy, target: TargetConfig) -> TypedGraph:
