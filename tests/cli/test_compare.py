@@ -69,6 +69,14 @@ def test_engines_are_measured_in_turns(make_bundle: Callable[..., Path], capsys:
     assert "Measure ..." in captured.err
 
 
+def test_the_page_has_the_sentence_and_every_engine(reports: list[str], tmp_path: Path) -> None:
+    page = tmp_path / "a" / "page.html"
+    assert main(["compare", "before.json", "after.json", "same.json", "--html", str(page)]) == 0
+    text = page.read_text()
+    assert "after is 2.50 x faster than before" in text
+    assert all(f"{name}, 200 runs" in text for name in ("before", "after", "same"))
+
+
 @pytest.mark.parametrize("wrong", [["--fail-if", "p50>1.05"], ["--rounds", "0"], ["--seconds", "0"]])
 def test_error_on_wrong_options(reports: list[str], wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", *reports, *wrong]) == 2

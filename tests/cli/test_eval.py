@@ -47,6 +47,16 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
+def test_the_page_has_the_confusion_and_the_worst_pictures(classifier: Path, photos: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main(["eval", str(classifier), "--data", str(photos), "--html", str(page)]) == 0
+    text = page.read_text()
+    assert "Accuracy of FP32: 75.00 %." in text
+    assert re.search(r'<th scope="row">cat</th><td class="right"[^>]*>3</td><td class="wrong"></td>', text)
+    assert text.count('src="data:image/jpeg;base64,') == 1
+    assert "dog (50.0%), taken for cat" in text
+
+
 def test_one_engine_is_measured(
     classifier: Path, photos: Path, narrow: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -184,6 +184,7 @@ def test_json_and_a_drawing_can_be_combined(
     [
         (["--graph", "graph.png"], "ends in .svg or .html, got 'graph.png'"),
         (["--depth", "2"], "--depth goes with --graph"),
+        (["--times", "r.json"], "--times goes with --graph"),
         (["--graph", "graph.svg", "--depth", "0"], "x>=1"),
         (["--precision", "int4"], "int4"),
     ],
@@ -199,3 +200,13 @@ def test_error_on_a_drawing_that_cannot_be_written(
     (tmp_path / "g.svg").mkdir()
     assert main(["inspect", str(write_classifier(tmp_path / "net.onnx")), "--graph", str(tmp_path / "g.svg")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_error_on_times_that_are_none(write_classifier: WriteClassifier, tmp_path: Path, capsys) -> None:
+    model, report = str(write_classifier(tmp_path / "net.onnx")), tmp_path / "r.json"
+    draw = ["inspect", model, "--graph", str(tmp_path / "g.html"), "--times", str(report)]
+    assert main(draw) != 0
+    assert "cannot be read" in capsys.readouterr().err
+    report.write_text('{"layer_times": null}')
+    assert main(draw) != 0
+    assert "expected the JSON of a report with times of layers" in capsys.readouterr().err

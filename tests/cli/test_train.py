@@ -32,6 +32,7 @@ def test_train_prints_each_epoch_and_writes_weights_that_build_accepts(
 ) -> None:
     threads = torch.get_num_threads()
     options = ["--epochs", "2", "--batch", "128", "--optimizer", "momentum", "--lr", "0.05", "--threads", "1"]
+    options += ["--html", "page.html"]
     try:
         assert main(["train", "lenet", "--data", "digits", *options]) == 0
     finally:
@@ -40,6 +41,7 @@ def test_train_prints_each_epoch_and_writes_weights_that_build_accepts(
     assert out.count("accuracy ") == 2
     assert "epoch 2/2" in out
     assert "edgekit build lenet --weights lenet.safetensors --calib digits" in out
+    assert "The loss went from " in (tmp_path / "page.html").read_text()
     weights = tmp_path / "lenet.safetensors"
     build = ["build", "lenet", "--fp32", "--target", "null", "--no-profile", "--weights", str(weights)]
     assert main([*build, "-o", str(tmp_path / "engine")]) == 0

@@ -390,3 +390,50 @@ def test_texts_that_are_too_long_are_skipped(make_session, listed) -> None:
                                              task="translate"))  # fmt: skip
     assert found.examples == 1
     assert "at most 6 tokens" in found.skipped[0]
+
+
+def test_classes_that_are_taken_for_others_are_counted_and_the_worst_examples_named(make_session, listed) -> None:
+    session, _ = make_session(brightest)
+    found = evaluate_session(session, listed(FOUR, COLOURS)).details
+    assert set(found.confusion) == {(0, 0, 1), (1, 1, 1), (2, 2, 1), (1, 0, 1)}
+    (mistake,) = found.mistakes
+    assert (mistake.index, mistake.id) == (3, "red 1")
+    assert mistake.text.endswith("taken for red")
+
+
+def test_mistakes_have_their_places_in_the_data_set(make_session, listed) -> None:
+    session, _ = make_session(brightest)
+    broken = Example("broken", np.zeros((6, 5, 4), np.uint8), 0)
+    found = evaluate_session(session, listed([FOUR[0], broken, FOUR[3]], COLOURS))
+    assert len(found.skipped) == 1
+    assert [mistake.index for mistake in found.details.mistakes] == [2]
+
+
+def test_missed_false_and_confused_objects_are_counted_at_the_engines_threshold(make_session, listed) -> None:
+    scenes = [scene((0, 8, 32, 24)), scene((0, 8, 32, 24), kind=0), scene((40, 40, 60, 60))]
+    session, _ = make_session(dog_at(), **DETECTOR)
+    found = evaluate_session(session, listed(scenes, ANIMALS, task="detect")).details
+    # A dog that is found, a cat that is taken for one, and a dog elsewhere: missed, and a false one.
+    assert found.confusion == ((-1, 1, 1), (0, 1, 1), (1, -1, 1), (1, 1, 1))
+    assert [(m.index, m.text) for m in found.mistakes] == [(2, "1 missed, 1 false"), (1, "1 of another class")]
+    assert found.mistakes[0].boxes[0] == pytest.approx((0, 8, 32, 24), abs=0.01)
+    session, _ = make_session(dog_at(score=0.4), **DETECTOR)
+    found = evaluate_session(session, listed(scenes, ANIMALS, task="detect")).details
+    assert found.confusion == ((0, -1, 1), (1, -1, 2)), "scores of 0.4 are below the engine's threshold of 0.5"
+
+
+def test_detections_in_ignored_regions_are_not_false(make_session, listed) -> None:
+    crowd = Boxes(np.array([[0, 8, 32, 24]], np.float32), np.array([1]))
+    session, _ = make_session(dog_at(), **DETECTOR)
+    one = scene((40, 40, 60, 60), ignored=crowd)
+    found = evaluate_session(session, listed([one], ANIMALS, task="detect")).details
+    assert found.confusion == ((1, -1, 1),)
+
+
+def test_the_precision_recall_curve_has_the_area_of_the_mean_average_precision(make_session, listed) -> None:
+    session, _ = make_session(dog_at(), **DETECTOR)
+    scenes = [scene((0, 8, 32, 24)), scene((40, 40, 60, 60)), scene((0, 8, 32, 24))]
+    found = evaluate_session(session, listed(scenes, ANIMALS, task="detect"))
+    curve = found.details.curves["IoU 0.50"]
+    assert len(curve) == 101
+    assert np.mean(curve) == pytest.approx(found.figures["map50"])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,16 +130,29 @@ def test_accuracy_comes_from_the_build_and_from_an_evaluation(
         compare(bundles, **FAST, evaluation=evaluation)
 
 
-def test_the_modules_that_changed_most_are_named() -> None:
-    def contender(name: str, **modules: float) -> Contender:
-        groups = [SimpleNamespace(name=module, median_ms=ms) for module, ms in modules.items()]
-        report = SimpleNamespace(layer_times=SimpleNamespace(by_module=groups))
-        return Contender(name=name, kind="report", path=name, report=report)  # type: ignore[arg-type]
+def profiled(name: str, times_ms: dict[str, float], groups: Sequence[str]) -> Contender:
+    layers = [SimpleNamespace(module=layer, median_ms=ms) for layer, ms in times_ms.items()]
+    by_module = [SimpleNamespace(name=group) for group in groups]
+    report = SimpleNamespace(layer_times=SimpleNamespace(layers=layers, by_module=by_module))
+    return Contender(name=name, kind="report", path=name, report=report)  # type: ignore[arg-type]
 
-    found = module._changed_layers([contender("A", stem=3.0, head=2.0), contender("B", stem=2.9, head=0.5, neck=0.2)])
+
+def test_the_modules_that_changed_most_are_named() -> None:
+    one = profiled("A", {"stem.conv": 3.0, "head.conv": 1.0, "head.out": 1.0}, ["stem", "head"])
+    other = profiled("B", {"stem.conv": 2.9, "head.conv": 0.5, "neck.conv": 0.2}, ["stem", "head", "neck"])
+    found = module._changed_layers([one, other])
     assert [(layer.name, layer.before_ms, layer.after_ms) for layer in found] == [
         ("head", 2.0, 0.5), ("neck", 0.0, 0.2), ("stem", 3.0, 2.9),
     ]  # fmt: skip
+
+
+def test_modules_that_only_one_report_divides_are_compared_part_by_part() -> None:
+    times_ms = {"backbone.conv1": 3.0, "backbone.conv10": 4.0, "backbone.pool": 0.5, "head": 1.0}
+    one = profiled("A", times_ms, ["backbone", "head"])
+    other = profiled("B", times_ms | {"backbone.conv1": 5.0}, ["backbone.conv1", "backbone.conv10", "head"])
+    found = module._changed_layers([one, other])
+    assert (found[0].name, found[0].before_ms, found[0].after_ms) == ("backbone.conv1", 3.0, 5.0)
+    assert [layer.before_ms for layer in found[1:]] == [layer.after_ms for layer in found[1:]]
 
 
 def test_engines_that_cannot_be_told_apart_are_not_ranked(reports: list[Path], tmp_path: Path) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
+import numpy as np
 import pytest
+from chromium import Browser, Tab, needs_chromium
 
 from edgekit.errors import BackendUnavailable, GraphError
 from edgekit.measure.inspection import Inspection, LayerRow
+from edgekit.measure.layers import LayerTime, LayerTimes
 from edgekit.report.drawing.cards import Painter
 from edgekit.report.drawing.contents import Drawing, drawing_from_inspection
 from edgekit.report.drawing.page import html_from_drawing
@@ -174,7 +176,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append((tag, dict(attrs)))
-        if tag != "meta":
+        if tag not in ("meta", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -221,29 +223,27 @@ def edges_seen(node: ElementTree.Element) -> int:
     return len(node.get("data-edges", "").split()) + sum(map(edges_seen, node))
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Callable[..., Tab]:
+    def open_page(page: str, width: int = 1280, **options: Any) -> Tab:
+        file = tmp_path / "graph.html"
+        file.write_text(page, encoding="utf-8")
+        return browser.open(file, width, **options)
 
-
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-
-
-def in_browser(page: str, folder: Path) -> str:
-    """Returns the page of a browser after its scripts have run."""
-    file = folder / "graph.html"
-    file.write_text(page, encoding="utf-8")
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout, done.stderr
-    return done.stdout
+    return open_page
 
 
 @needs_chromium
 @pytest.mark.parametrize("depth", [1, 3])
-def test_the_script_draws_the_edges_of_unfolded_blocks(drawing: Drawing, tmp_path: Path, depth: int) -> None:
+def test_the_script_draws_the_edges_of_unfolded_blocks(
+    drawing: Drawing, opened: Callable[..., Tab], depth: int
+) -> None:
     page = html_from_drawing(drawing, depth)
-    drawn = in_browser(page, tmp_path).partition("<script>")[0]
-    assert drawn.count('<path d="') == edges_seen(main_of(page)) > 0
-    assert "NaN" not in drawn and "Infinity" not in drawn
+    tab = opened(page)
+    paths = tab.run("[...document.querySelectorAll('.edges path:not(.tip)')].map((path) => path.getAttribute('d'))")
+    assert len(paths) == edges_seen(main_of(page)) > 0
+    assert not [path for path in paths if "NaN" in path or "Infinity" in path]
+    assert tab.complaints() == []
 
 
 USED = """
@@ -257,14 +257,114 @@ press(stage, "ArrowLeft"); told.push(stage.parentElement.open);
 press(stage, "ArrowDown"); told.push(document.activeElement === others.at(-1));
 document.querySelector("[data-do=all]").click(); told.push(document.querySelectorAll("details[open]").length);
 document.querySelector("[data-do=none]").click(); told.push(document.querySelectorAll("details[open]").length);
-document.title = told.join(" ");
-</script>"""
+told.join(" ")"""
 
 
 @needs_chromium
-def test_clicks_and_keys_fold_and_unfold(drawing: Drawing, tmp_path: Path) -> None:
-    page = html_from_drawing(drawing, 1).replace("</script>", USED)
-    assert "<title>true false true false true 6 0</title>" in in_browser(page, tmp_path)
+def test_clicks_and_keys_fold_and_unfold(drawing: Drawing, opened: Callable[..., Tab]) -> None:
+    assert opened(html_from_drawing(drawing, 1)).run(USED) == "true false true false true 6 0"
+
+
+VIEW = "(({ x, y, width, height }) => [x, y, width, height])(document.querySelector('.view').getBoundingClientRect())"
+PORT = VIEW.replace(".view", ".graph")
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_drawing_zooms_under_the_pointer_fits_and_is_dragged(
+    drawing: Drawing, opened: Callable[..., Tab], width: int
+) -> None:
+    tab = opened(html_from_drawing(drawing, 3), width)
+    assert tab.run(
+        "document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight"
+    )
+    tab.click("[data-do=all]")
+    tab.click("[data-do=fit]")
+    left, top, wide, high = tab.run(PORT)
+    x, y, w, h = tab.run(VIEW)
+    assert left <= x and x + w <= left + wide + 1 and top <= y and y + h <= top + high + 1, "all of it is in sight"
+    at = (left + wide / 2, top + high / 2)
+    tab.mouse("mouseWheel", *at, deltaX=0, deltaY=-120, modifiers=2)  # with Ctrl
+    x2, y2, w2, _ = tab.run(VIEW)
+    zoomed = w2 / w
+    assert zoomed == pytest.approx(np.exp(120 / 200), rel=1e-3)
+    assert x2 - at[0] == pytest.approx((x - at[0]) * zoomed, abs=1), "what is under the pointer stays there"
+    assert y2 - at[1] == pytest.approx((y - at[1]) * zoomed, abs=1)
+    tab.mouse("mousePressed", left + 5, top + 50, button="left", clickCount=1)
+    for step in (20, 40):
+        tab.mouse("mouseMoved", left + 5 + step, top + 50 + step / 2, button="left", buttons=1)
+    tab.mouse("mouseReleased", left + 45, top + 70, button="left", clickCount=1)
+    x3, y3, *_ = tab.run(VIEW)
+    assert (x3 - x2, y3 - y2) == (pytest.approx(40, abs=1), pytest.approx(20, abs=1))
+    assert tab.complaints() == []
+
+
+@needs_chromium
+def test_a_search_unfolds_and_shows_what_it_finds_with_its_facts(drawing: Drawing, opened: Callable[..., Tab]) -> None:
+    tab = opened(html_from_drawing(drawing, 1))
+    tab.click("[type=search]")
+    tab.type("stage.block3 conv")
+    tab.press("Enter", 13)
+    found = tab.run("document.querySelectorAll('.hit').length")
+    assert tab.run("document.querySelector('.tools output').textContent") == f"1 of {found}"
+    assert "stage" in tab.run("document.querySelector('#facts').textContent")
+    x, y, w, h = tab.run(VIEW.replace(".view", ".chosen"))
+    left, top, wide, high = tab.run(PORT)
+    assert left <= x and x + w <= left + wide and top <= y and y + h <= top + high
+    tab.press("Escape", 27)
+
+
+@needs_chromium
+def test_a_click_on_a_layer_tells_its_facts(drawing: Drawing, opened: Callable[..., Tab]) -> None:
+    tab = opened(html_from_drawing(drawing, 1))
+    tab.run("document.querySelector('div.card').click()")
+    facts = tab.run("[...document.querySelectorAll('#facts > *')].map((line) => line.textContent)")
+    assert facts[0] and any("MACs" in line or "×" in line for line in facts[1:])
+
+
+@needs_chromium
+def test_a_deep_graph_unfolds_into_a_map_in_which_a_click_goes_to_a_place(opened: Callable[..., Tab]) -> None:
+    rows = [row("a.conv0", "Conv", "x")]
+    rows += [
+        row(
+            f"b{i // 40}.s{i // 8}.conv{i}",
+            "Conv",
+            rows[-1].name if i == 0 else f"b{(i - 1) // 40}.s{(i - 1) // 8}.conv{i - 1}",
+        )
+        for i in range(200)
+    ]
+    found = Inspection(
+        name="deep", parameters=1, macs=1, weight_bytes=1, activation_bytes=1, intensity=1.0, assumed_sizes={},
+        precision_from="graph", inputs=(TensorSpec("x", "float32", (1, 3, 8, 8)),),
+        outputs=(TensorSpec(rows[-1].name, "float32", (1, 3, 8, 8)),), layers=tuple(rows),
+    )  # fmt: skip
+    tab = opened(html_from_drawing(drawing_from_inspection(found)))
+    tab.click("[data-do=all]")
+    assert tab.run("document.querySelector('.view').offsetHeight") > 10_000
+    assert tab.run("document.querySelector('.view').getBoundingClientRect().width") > 200, "it is not shrunk to a line"
+    x, y, w, h = tab.run(VIEW.replace(".view", "#map"))
+    before = tab.run(VIEW)[1]
+    for kind in ("mousePressed", "mouseReleased"):
+        tab.mouse(kind, x + w / 2, y + h * 0.9, button="left", clickCount=1)
+    assert tab.run(VIEW)[1] < before - 5000
+    assert tab.run("document.documentElement.scrollHeight <= innerHeight")
+    assert tab.complaints() == []
+
+
+def test_layers_are_coloured_by_time(drawing: Drawing) -> None:
+    times = LayerTimes(
+        layers=(
+            LayerTime(name="x", operator="Conv", median_ms=9.0, share=0.9, nodes=("head.left",)),
+            LayerTime(name="y", operator="Conv", median_ms=1.0, share=0.1, nodes=("stem.act", "stem.down")),
+        ),
+        runs=9, sum_ms=10.0, profiled_ms=10.0, end_to_end_ms=10.0, difference=0.0,
+    )  # fmt: skip
+    painter = Painter(drawing, times)
+    cards = {card.title: card for card in map(painter.card, drawing.blocks)}
+    assert cards["stem"].time == "1.00 ms, 10.0 %" and cards["stem"].colours == (("heat4", 1.0),)
+    assert "no time of its own" in next(card.tip for card in cards.values() if not card.time)
+    for page in (html_from_drawing(drawing, 3, times), svg_from_drawing(drawing, 3, times)):
+        assert "9.00 ms, 90.0 %" in page and "10 % of the time or more" in page
 
 
 def test_a_dense_graph_is_drawn_quickly() -> None:
