@@ -202,7 +202,9 @@ def test_error_on_a_drawing_that_cannot_be_written(
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_error_on_times_that_are_none(write_classifier, tmp_path: Path, capsys) -> None:
+def test_error_on_times_that_are_none(
+    write_classifier: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, report = str(write_classifier(tmp_path / "net.onnx")), tmp_path / "r.json"
     draw = ["inspect", model, "--graph", str(tmp_path / "g.html"), "--times", str(report)]
     assert main(draw) != 0

@@ -193,7 +193,7 @@ def _accuracy_section(accuracy: Accuracy | None, names: Sequence[str], shown: Se
     ]
     if figures:
         content += f"<h3>{names[0]} beside {names[-1]}</h3>{pictures(figures)}"
-    return section("Accuracy", text, content or facts([("noise", "none: the outputs are equal")]), long=True)
+    return section("Accuracy", text, content or facts([("noise", "none: the outputs are equal")]), kind="long")
 
 
 def write_build_report(

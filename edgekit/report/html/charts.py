@@ -326,20 +326,22 @@ def scatter(
     x = _Scale(min(xs) / 1.3, max(xs) * 1.3, left, right, log=True)
     y = _Scale(min(ys) / 1.5, max(ys) * 1.8, bottom, top, log=True)
     parts = [_y_grid(y.ticks(6), y, left, right, _short), _x_ticks(x, bottom, 4 if width < NARROW else 8, _short)]
-    used: list[tuple[float, float]] = []
+    used: list[float] = []
+    labels = []
     for line in lines:
         places = [(x(a), y(b)) for a, b in line.points]
         d = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
         parts.append(f'<path class="limit {line.colour}" d="{d}"/>')
         at = places[-1][1] - 6
-        while any(abs(at - other) < 15 for _, other in used):
+        while any(abs(at - other) < 15 for other in used):
             at += 15
-        used.append((places[-1][0], at))
-        parts.append(_text(right - 4, at, line.label, "small", "end"))
+        used.append(at)
+        labels.append(_text(right - 4, at, line.label, "small", "end"))
     for point in sorted(points, key=lambda p: -p.radius):
         spot = f'cx="{x(point.x):.1f}" cy="{y(point.y):.1f}" r="{point.radius:.1f}"'
         circle = f'<circle class="layer {point.colour}" tabindex="0" {spot}>'
         parts.append(f"{circle}<title>{escape(point.tip)}</title></circle>")
+    parts += labels  # above the points, which may be large
     parts.append(_text(left, top - 12, y_label, "small", "start"))
     parts.append(_text(right, bottom + 40, x_label, "small", "end"))
     return _svg(width, bottom + 46, described, parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from edgekit.report.assets import asset
 
@@ -138,12 +138,19 @@ def caution(heading: str, lines: Sequence[str]) -> str:
     return f'<section class="caution" role="note"><h2>{escape(heading)}</h2>{text}</section>'
 
 
-def section(heading: str, text: str, content: str, *, long: bool = False) -> str:
-    """Renders a section; empty without content. A ``long`` one may be divided among printed pages."""
+def section(heading: str, text: str, content: str, *, kind: Literal["", "long", "screen"] = "") -> str:
+    """Renders a section; empty without content.
+
+    Args:
+        heading: its heading.
+        text: a paragraph below it.
+        content: HTML.
+        kind: ``long`` may be divided among printed pages, ``screen`` is not printed.
+    """
     if not content:
         return ""
     paragraph = f"<p>{escape(text)}</p>" if text else ""
-    return f"<section{_class('long' if long else '')}><h2>{escape(heading)}</h2>{paragraph}{content}</section>"
+    return f"<section{_class(kind)}><h2>{escape(heading)}</h2>{paragraph}{content}</section>"
 
 
 def cards(figures: Sequence[Card]) -> str:
@@ -232,8 +239,8 @@ def cell_html(cell: Cell, tag: str = "td") -> str:
     if cell.title:
         attributes += f' title="{escape(cell.title)}"'
     bar = "" if cell.share is None else f'<i class="share" style="width:{100 * min(cell.share, 1.0):.1f}%"></i>'
-    # A long name of a module breaks after a dot.
-    text = escape(cell.text).replace(".", ".<wbr>") if tag == "th" else escape(cell.text)
+    # A long name of a module breaks after a dot or an underscore.
+    text = escape(cell.text).replace(".", ".<wbr>").replace("_", "_<wbr>") if tag == "th" else escape(cell.text)
     return f"<{tag}{attributes}>{bar}{text}</{tag}>"
 
 

@@ -148,7 +148,7 @@ def _classes_section(found: Sequence[Evaluation], names: Sequence[str]) -> str:
     title = measures()[found[0].task].class_figure
     columns = ["class", "count", *names, *(["points"] if len(found) > 1 else [])]
     return (
-        section("Classes", f"{title}. Click a column to sort.", table(columns, rows, "Classes"), long=True)
+        section("Classes", f"{title}. Click a column to sort.", table(columns, rows, "Classes"), kind="long")
         if rows
         else ""
     )
@@ -200,7 +200,7 @@ def _mistakes_section(evaluation: Evaluation, name: str, examples: DataSet) -> s
     figures = [_mistake(each, evaluation, examples) for each in evaluation.details.mistakes[:PICTURES]]
     title = f"Worst examples{f', {name}' if name else ''}"
     return (
-        section(title, "", pictures([figure for figure in figures if figure], pairs=False), long=True)
+        section(title, "", pictures([figure for figure in figures if figure], pairs=False), kind="long")
         if any(figures)
         else ""
     )

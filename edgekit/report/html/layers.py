@@ -20,8 +20,10 @@ __all__ = ["STAGE_COLOURS", "layers_section", "roofline_section", "run_section"]
 STAGE_COLOURS = {"preprocess": "pre", "inference": "two", "postprocess": "post"}
 OVERHEAD_NAMES = {"quantize": "converts types", "reformat": "reformats", "transpose": "transposes"}
 PRECISION_COLOURS = {"int8": "int8", "uint8": "int8", "float16": "half", "bfloat16": "half"}
-COLUMNS = ("layer", "operator", "type", "output", "ms", "share", "of bound", "MACs", "bytes")
+COLUMNS = ("layer", "operator", "type", "output", "ms", "share", "bound", "MACs", "bytes")
 GROUPS_SHOWN = 12
+ABOVE = 1.05
+"""A layer that reaches more of its bound than this shows that the peaks are wrong."""
 
 
 def layers_section(times: LayerTimes | None, roofline: Roofline | None) -> str:
@@ -56,10 +58,11 @@ def layers_section(times: LayerTimes | None, roofline: Roofline | None) -> str:
     text = (
         f"Medians of {times.runs} runs with profiling, in the order of execution. Click a column to sort; rows with a "
         "coloured edge only convert types or layouts."
+        + (" Bound: the least time by the roofline, as a share of the time." if roofline else "")
     )
     kind = "module" if times.by_module else "operator"
     return section(f"Time by {kind}", "", bars(groups)) + section(
-        "Layers", text, facts(layer_sums(times)) + table, long=True
+        "Layers", text, facts(layer_sums(times)) + table, kind="long"
     )
 
 
@@ -92,7 +95,7 @@ def _row(index: int, layer: LayerTime, group: str, point: RooflinePoint | None, 
         Cell(output, math.prod(layer.outputs[0]) if layer.outputs else 0, colour="c-output"),
         Cell(milliseconds(layer.median_ms), layer.median_ms, colour="c-ms"),
         Cell(f"{100 * layer.share:.1f} %", layer.share, layer.share / longest, "c-share"),
-        Cell("" if share is None else f"{100 * share:.0f} %", share or 0, colour="c-of-bound"),
+        Cell("" if share is None else f"{100 * share:.0f} %", share or 0, colour="c-bound"),
         Cell(short_figure(layer.macs), layer.macs or 0, colour="c-macs"),
         Cell(short_figure(moved), moved, colour="c-bytes"),
     )
@@ -118,7 +121,7 @@ def _total_row(name: str, layers: Sequence[LayerTime], style: str) -> str:
         Cell("", colour="c-output"),
         Cell(milliseconds(sum(layer.median_ms for layer in layers)), colour="c-ms"),
         Cell(f"{100 * share:.1f} %", colour="c-share"),
-        Cell("", colour="c-of-bound"),
+        Cell("", colour="c-bound"),
         Cell(short_figure(sum(layer.macs or 0 for layer in layers)), colour="c-macs"),
         Cell(short_figure(moved), colour="c-bytes"),
     )
@@ -145,6 +148,12 @@ def roofline_section(roofline: Roofline | None) -> str:
         if measured
         else " The times of layers were not measured (--layers): each circle is on its bound."
     )
+    above = sum((point.reached or 0.0) > ABOVE for point in drawn)
+    if above:
+        text += (
+            f" {above} layer{' is' if above == 1 else 's are'} above the line: the peaks were measured lower than they "
+            "are, as on a machine that is busy."
+        )
     points = [_point(point, roofline) for point in drawn]
     lines = _limits(roofline.peaks, drawn)
     chart = both_widths(

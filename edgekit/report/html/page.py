@@ -119,7 +119,7 @@ def _graph_section(svg: str) -> str:
         "edgekit inspect ENGINE --graph F.html --times REPORT.json"
     )
     area = '<div class="graph-image" tabindex="0" role="region" aria-label="Graph">'
-    return section("Graph", text, f"{area}{image}</div>")
+    return section("Graph", text, f"{area}{image}</div>", kind="screen")
 
 
 def verdict_sentence(report: LatencyReport) -> str:

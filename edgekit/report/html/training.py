@@ -77,7 +77,7 @@ def html_from_epochs(epochs: Sequence[EpochFigures], title: str, weights: str) -
             for each in last.figures
         ),
         _chart("Learning rate", {"learning rate": [e.lr for e in epochs]}, epochs, "learning rate"),
-        section("Epochs", "", _table(epochs), long=True),
+        section("Epochs", "", _table(epochs), kind="long"),
         footer("Trained by edgekit train."),
     ]
     return page(f"{title}: training", body)
