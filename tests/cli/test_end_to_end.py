@@ -120,6 +120,17 @@ def test_every_kind_of_image_calibrates_and_a_broken_one_is_counted(
     assert json.loads((place / "calibration.json").read_text())["skipped"][0].startswith("9-broken.jpg")
 
 
+def test_the_report_of_a_build_has_accuracy_beside_speed(engine: Path) -> None:
+    report = json.loads((engine / "report.json").read_text())
+    heads = [head.output for head in read_manifest(engine).postprocess.heads]  # type: ignore[union-attr]
+    parts = {(each["output"], each["part"]) for each in report["accuracy"]["noise"]}
+    assert parts == {(head, part) for head in heads for part in ("boxes", "scores")}
+    agreement = report["accuracy"]["agreement"]
+    assert agreement["kind"] == "detections" and 0 < agreement["inputs"] <= 8
+    page = (engine / "report.html").read_text()
+    assert page.count('src="data:image/jpeg;base64,') == 2 * min(4, agreement["inputs"]), "FP32 beside INT8"
+
+
 def test_a_profile_is_written_as_html_and_json(engine: Path, workplace: Path) -> None:
     page, numbers = workplace / "r.html", workplace / "r.json"
     assert main(["profile", str(engine), "--runs", "20", "--html", str(page), "--json-file", str(numbers)]) == 0

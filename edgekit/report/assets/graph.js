@@ -236,4 +236,5 @@ new ResizeObserver(drawAll).observe(view);
 document.body.classList.add("zooms");
 drawNow();  // without waiting for a frame, which a background page never gets
 fit(false);
-addEventListener("resize", place);
+let width = port.clientWidth;
+addEventListener("resize", () => { x += (port.clientWidth - width) / 2; width = port.clientWidth; place(); });

@@ -141,7 +141,7 @@ class Tab:
         return base64.b64decode(self.send("Page.printToPDF", printBackground=False)["data"])
 
     def picture(self, file: Path) -> None:
-        file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+        file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
     def complaints(self) -> list[str]:
         """Returns errors of the console, exceptions, and requests for anything but the page itself."""
