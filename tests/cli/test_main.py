@@ -64,7 +64,7 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
             "run, train",
         ),
         (["build", "--in8"], "did you mean --input or --int8?"),
-        (["profile", "--rns", "3"], "did you mean --runs?"),
+        (["profile", "--rns", "3"], "did you mean --layers or --runs?"),
         (["build"], "see edgekit build --help"),
         (["build", "x", "--calib-method", "kl"], "see edgekit build --help"),
     ],
