@@ -142,7 +142,7 @@ def test_a_profile_with_roofline_tells_the_share_that_was_reached(
 ) -> None:
     engine = edgekit.build(classifier, target="cpu", precision="fp32", profile=False, output=tmp_path / "engine")
     report = tmp_path / "report.json"
-    assert main(["profile", str(engine), "--runs", "20", "--roofline", "--json", str(report)]) == 0
+    assert main(["profile", str(engine), "--runs", "20", "--roofline", "--json-file", str(report)]) == 0
     found = json.loads(report.read_text())
     roofline = found["roofline"]
     assert roofline["measured_ms"] == found["latency_ms"]["p50"]
