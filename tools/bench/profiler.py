@@ -81,7 +81,7 @@ def _slowest_ms(shop: Workshop, bundle: Path, runs: int) -> float:
         RuntimeError: it is not the planted one.
     """
     report = shop.folder / "planted.json"
-    command = ["profile", bundle, "--layers", "--runs", runs, "--threads", shop.threads, "--json", report]
+    command = ["profile", bundle, "--layers", "--runs", runs, "--threads", shop.threads, "--json-file", report]
     run_watched([sys.executable, "-m", "edgekit", *command])
     layers = json.loads(report.read_text())["layer_times"]["layers"]
     slowest = max(layers, key=lambda layer: layer["median_ms"])
