@@ -10,7 +10,10 @@ from tools.bench.table import markdown_from_results
 __all__ = ["markdown_from_benchmarks"]
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
-PARTS = ("latency", "openvino", "calibration", "build", "accuracy", "detect")
+PARTS = (
+    *("latency", "openvino", "calibration", "build", "accuracy", "detect"),
+    *("nms", "preprocess", "attention", "profiler"),
+)
 
 
 def markdown_from_benchmarks() -> str:
