@@ -37,8 +37,9 @@ def steady_state(samples_ms: Sequence[float]) -> SteadyState:
     ``sum((x - mean)**2) / (m - d)**2``, is least; d in the second half means that the runs do not settle (White, Cobb
     and Spratt 2000, "A comparison of five steady-state truncation heuristics for simulation"). Here d is the first
     whose error is as small as the least one, up to the accuracy of that error; the least one itself moves by chance.
-    Medians instead of means of the batches keep single slow runs from being taken for a warm-up. The runs before are a warm-up
-    only if their median differs from that of the others by more than 2 %, and by more than four of its standard errors.
+    Medians instead of means of the batches keep single slow runs from being taken for a warm-up. The runs before are a
+    warm-up only if their median differs from that of the others by more than 2 %, and by more than four of its
+    standard errors.
 
     Args:
         samples_ms: one duration per run in ms, in the order of the runs.
