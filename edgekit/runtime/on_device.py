@@ -48,9 +48,10 @@ def run_on_device(
         arrays = checked(there, inputs, manifest)
         shapes = {name: array.shape for name, array in arrays.items()}
         own = Context(context.driver, context.index)  # the outputs may live longer than the engine
+        output_shapes = engine.output_shapes(shapes)
         made = {}
         for spec in outputs:
-            shape, dtype = engine.output_shapes(shapes)[spec.name], np.dtype(spec.dtype)
+            shape, dtype = output_shapes[spec.name], np.dtype(spec.dtype)
             size_bytes = int(np.prod(shape)) * dtype.itemsize
             memory = DeviceMemory(own, max(1, size_bytes))
             made[spec.name] = DeviceArray(own, memory.address, shape, dtype, owner=memory, index=own.index)
