@@ -19,7 +19,7 @@ import msgspec
 from edgekit.kernels.host import FLAGS, INDEX, HostIndex, source_hash
 
 ROOT = Path(__file__).parents[1]
-SOURCES = (ROOT / "edgekit" / "kernels" / "nms" / "greedy.c",)
+SOURCES = (ROOT / "edgekit" / "kernels" / "suppression" / "greedy.c",)
 MACHINES = ("aarch64", "x86_64")
 RELEASE = "0.17.1"
 

@@ -31,17 +31,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.kernels.attention.variants import parts
-from edgekit.kernels.compiled import FLAGS, INDEX, Binary, Index, source_hash, source_text
+from edgekit.kernels.sdpa.variants import parts
+from edgekit.kernels.compiled import FLAGS, FOLDERS, INDEX, Binary, Index, source_hash, source_text
 from tools import triton_to_ptx
 
 ROOT = Path(__file__).parents[1]
-SOURCES = tuple(ROOT / "edgekit" / "kernels" / name / f"{name}.cu" for name in ("nms", "decode", "preprocess"))
+SOURCES = tuple(ROOT / "edgekit" / "kernels" / FOLDERS[name] / f"{name}.cu" for name in ("nms", "decode", "preprocess"))
 NVRTC_ARCHITECTURES = (75, 80, 86, 87, 89, 90)
 NVCC_ARCHITECTURES = (110, 120, 121)
 PTX_ARCHITECTURE = 80
 
-ATTENTION = ROOT / "edgekit" / "kernels" / "attention"
+ATTENTION = ROOT / "edgekit" / "kernels" / "sdpa"
 RESOURCES = ROOT / "tests" / "kernels" / "recorded" / "attention.json"
 # Triton does not use the tensor cores of sm_75.
 PTXAS_ARCHITECTURES = (80, 86, 87, 89, 90)

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 
-from edgekit.kernels.attention.variants import KEY_BLOCK, Variant, variants
+from edgekit.kernels.sdpa.variants import KEY_BLOCK, Variant, variants
 
 # The driver of CUDA 12.0 takes PTX 8.0, which is the first with the instructions of sm_90.
 OPTIONS = {"ptx_version": 80, "enable_fp_fusion": True}
@@ -47,7 +47,7 @@ def _compiled(variant: Variant, type_name: str, capability: int) -> tuple[str, i
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from edgekit.kernels.attention import triton_kernels
+    from edgekit.kernels.sdpa import triton_kernels
 
     function = getattr(triton_kernels, variant.function)
     types, attributes = {}, {}

@@ -63,7 +63,7 @@ from edgekit.graph.element_types import (
     written_type,
 )
 from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
-from edgekit.kernels.attention.node import PLUGINS
+from edgekit.kernels.sdpa.node import PLUGINS
 from edgekit.specs import Precision
 
 __all__ = [

@@ -20,6 +20,7 @@ from edgekit.errors import BackendUnavailable
 
 __all__ = [
     "FLAGS",
+    "FOLDERS",
     "INDEX",
     "NAMES",
     "Binary",
@@ -31,7 +32,10 @@ __all__ = [
     "source_text",
 ]
 
-NAMES = ("preprocess", "decode", "nms", "attention")
+FOLDERS = {"preprocess": "preprocess", "decode": "decode", "nms": "suppression", "attention": "sdpa"}
+"""The folder of each kernel; not `edgekit.kernels.nms` and `edgekit.kernels.attention`, which are functions."""
+
+NAMES = tuple(FOLDERS)
 """The kernels, in the order in which a frame meets them."""
 
 # A fused multiply-add rounds once where the reference rounds twice.
@@ -141,4 +145,4 @@ def image(name: str, binary: Binary, part: str = "") -> bytes:
 
 
 def _folder(name: str) -> Path:
-    return Path(__file__).parent / name / "compiled"
+    return Path(__file__).parent / FOLDERS[name] / "compiled"

@@ -20,8 +20,8 @@ from edgekit.device.cuda.arrays import DeviceArray, ForeignArray, foreign_array,
 from edgekit.device.cuda.choose import driver
 from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Stream
 from edgekit.errors import UsageError
-from edgekit.kernels.attention.device import Array, Attention, AttentionShape, workspace_bytes
-from edgekit.kernels.nms.device import CAPACITY, BatchedNms
+from edgekit.kernels.sdpa.device import Array, Attention, AttentionShape, workspace_bytes
+from edgekit.kernels.suppression.device import CAPACITY, BatchedNms
 
 __all__ = ["attention", "batched_nms", "nms"]
 
@@ -57,7 +57,7 @@ def batched_nms(
     max_detections: int = CAPACITY,
     index: int = 0,
 ) -> DeviceArray:
-    """Selects boxes of one image by class-aware greedy suppression; see `edgekit.kernels.nms.reference.nms`.
+    """Selects boxes of one image by class-aware greedy suppression; see `edgekit.kernels.suppression.reference.nms`.
 
     Args:
         boxes: corners ``(x1, y1, x2, y2)``; float32, shape ``(M, 4)``. Arrays may also be in host memory.

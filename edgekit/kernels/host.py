@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.kernels.compiled import FOLDERS
+
 __all__ = ["FLAGS", "INDEX", "HostIndex", "library", "read_index", "source_hash"]
 
 # A fused multiply-add rounds once where the reference rounds twice.
@@ -71,4 +73,4 @@ def library(name: str) -> ctypes.CDLL | None:
 
 
 def _folder(name: str) -> Path:
-    return Path(__file__).parent / name / "host"
+    return Path(__file__).parent / FOLDERS[name] / "host"

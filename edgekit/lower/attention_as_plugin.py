@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from edgekit.graph.attention import HIDING, Attention, Mask, is_causal
 from edgekit.graph.shape_values import Element, sizes_of
-from edgekit.kernels.attention.node import DOMAIN, NAMESPACE
-from edgekit.kernels.attention.variants import HEAD_SIZES
+from edgekit.kernels.sdpa.node import DOMAIN, NAMESPACE
+from edgekit.kernels.sdpa.variants import HEAD_SIZES
 from edgekit.lower.replace_attention import ReplaceAttention
 from edgekit.lower.rewriting import NotApplicable, constant, initializer, new_node, replace_node, transposed
 
@@ -26,7 +26,7 @@ _KEEPS_ORDER = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Identity"})
 
 
 class AttentionAsPlugin(ReplaceAttention):
-    """Replaces an attention in half precision by a node that TensorRT runs as a plugin; see `kernels.attention.node`.
+    """Replaces an attention in half precision by a node that TensorRT runs as a plugin; see `kernels.sdpa.node`.
 
     The kernels add and compute the softmax in FP32. Not yet measured on a GPU.
 

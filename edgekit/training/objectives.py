@@ -21,7 +21,7 @@ from edgekit.evaluation.metrics import (
     share,
 )
 from edgekit.kernels.decode.yolo import decode
-from edgekit.kernels.nms.suppress import nms
+from edgekit.kernels.suppression.suppress import nms
 from edgekit.recipe.schema import Postprocess, Recipe, Train
 from edgekit.training.batches import Batch
 from edgekit.training.losses import mean_squared_error, sequence_cross_entropy, softmax_cross_entropy

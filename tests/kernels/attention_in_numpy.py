@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from edgekit.kernels.attention.variants import SCALE_BLOCK
+from edgekit.kernels.sdpa.variants import SCALE_BLOCK
 from tests.fakes.fake_cuda import Pointer
 from tests.kernels.attention_on_host import dtype_of, parameters
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Stream
-from edgekit.kernels.attention.device import Array, Attention, AttentionShape, workspace_bytes
-from edgekit.kernels.attention.variants import variants
+from edgekit.kernels.sdpa.device import Array, Attention, AttentionShape, workspace_bytes
+from edgekit.kernels.sdpa.variants import variants
 from tests.fakes.fake_cuda import FakeDriver, Pointer
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgekit.kernels.decode import reference
-from edgekit.kernels.nms import reference as nms_reference
+from edgekit.kernels.suppression import reference as nms_reference
 from edgekit.recipe.heads import Detr, End2End, Head, YoloV1, YoloV2, YoloV3, YoloV5, YoloV8, YoloX
 from edgekit.recipe.schema import YoloHead
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgekit.data.images import preprocess
 from edgekit.kernels.decode.yolo import decode_yolov3
-from edgekit.kernels.nms.suppress import nms
+from edgekit.kernels.suppression.suppress import nms
 from edgekit.recipe.schema import YoloHead, load_recipe
 
 pytestmark = [

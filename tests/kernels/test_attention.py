@@ -14,9 +14,9 @@ import torch
 from edgekit.device.cuda.resources import Context, Graph, Stream
 from edgekit.errors import BackendUnavailable, RunError, UsageError
 from edgekit.kernels import compiled
-from edgekit.kernels.attention import reference
-from edgekit.kernels.attention.device import Array, Attention, AttentionShape, workspace_bytes
-from edgekit.kernels.attention.variants import HEAD_SIZES
+from edgekit.kernels.sdpa import reference
+from edgekit.kernels.sdpa.device import Array, Attention, AttentionShape, workspace_bytes
+from edgekit.kernels.sdpa.variants import HEAD_SIZES
 from tests.fakes.fake_cuda import FakeDriver, Pointer
 from tests.kernels.attention_in_numpy import numpy_kernels
 from tests.kernels.attention_on_host import Frame, attention_on_host

@@ -12,8 +12,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgekit.kernels.attention import reference
-from edgekit.kernels.attention.variants import HEAD_SIZES
+from edgekit.kernels.sdpa import reference
+from edgekit.kernels.sdpa.variants import HEAD_SIZES
 from tests.fakes.fake_cuda import FakeDriver
 from tests.kernels.attention_on_host import InterpretedKernels, attention_on_host
 from tests.kernels.test_attention import INT8_TOLERANCE, TOLERANCE, random_arrays, relative_error

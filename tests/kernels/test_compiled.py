@@ -16,12 +16,12 @@ import edgekit
 from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.errors import BackendUnavailable
 from edgekit.kernels import compiled
-from edgekit.kernels.attention import variants
+from edgekit.kernels.sdpa import variants
 from tools import triton_to_ptx
 
 KERNELS = Path(edgekit.__file__).parent / "kernels"
 NAMES = ["nms", "preprocess", "decode"]
-TRITON = [KERNELS / "attention" / name for name in ("triton_kernels.py", "variants.py")]
+TRITON = [KERNELS / "sdpa" / name for name in ("triton_kernels.py", "variants.py")]
 EM_CUDA = 190  # ELF machine number
 
 
@@ -52,12 +52,12 @@ def images(name: str) -> list[tuple[compiled.Binary, bytes]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_binaries_were_made_from_this_source(name: str) -> None:
     index = compiled.read_index(name)
-    assert index.source_sha256 == compiled.source_hash(KERNELS / name / f"{name}.cu"), (
+    assert index.source_sha256 == compiled.source_hash(KERNELS / compiled.FOLDERS[name] / f"{name}.cu"), (
         "run python -m tools.build_kernels"
     )
     assert index.flags == compiled.FLAGS
     listed = {binary.file for binary in index.binaries} | {compiled.INDEX}
-    assert listed == {path.name for path in (KERNELS / name / "compiled").iterdir()}
+    assert listed == {path.name for path in (KERNELS / compiled.FOLDERS[name] / "compiled").iterdir()}
 
 
 def test_the_binaries_of_attention_were_made_from_this_source() -> None:
@@ -66,7 +66,7 @@ def test_the_binaries_of_attention_were_made_from_this_source() -> None:
     assert index.source_sha256 == compiled.source_hash(*sources, flags=index.flags), "run python -m tools.build_kernels"
     assert index.flags == triton_to_ptx.FLAGS
     listed = {binary.file for binary in index.binaries} | {compiled.INDEX}
-    assert listed == {path.name for path in (KERNELS / "attention" / "compiled").iterdir()}
+    assert listed == {path.name for path in (KERNELS / "sdpa" / "compiled").iterdir()}
 
 
 def test_every_source_has_binaries() -> None:
@@ -127,7 +127,7 @@ def test_a_gpu_without_a_binary_is_refused(capability: tuple[int, int], driver: 
 
 
 def test_the_index_keeps_nothing_that_nobody_reads() -> None:
-    raw = msgspec.json.decode((KERNELS / "nms" / "compiled" / compiled.INDEX).read_bytes())
+    raw = msgspec.json.decode((KERNELS / "suppression" / "compiled" / compiled.INDEX).read_bytes())
     assert set(raw) == set(compiled.Index.__struct_fields__)
 
 

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from edgekit.errors import RunError
 from edgekit.kernels.decode import reference
 from edgekit.kernels.decode.yolo import decode, decode_yolov1, decode_yolov2, decode_yolov3
-from edgekit.kernels.nms.suppress import nms
+from edgekit.kernels.suppression.suppress import nms
 from edgekit.recipe.schema import Postprocess, YoloHead
 
 COARSE = YoloHead(output="coarse", stride=32, anchors=((81.0, 82.0), (135.0, 169.0), (344.0, 319.0)))

@@ -24,8 +24,8 @@ from edgekit.device.cuda.resources import Context, DeviceMemory, Graph, HostMemo
 from edgekit.errors import RunError, UsageError
 from edgekit.kernels.decode.device import DETECTION, HEAD, PARAMETERS, DeviceDetector
 from edgekit.kernels.decode.families import detect, overlap_of
-from edgekit.kernels.nms import reference as nms_reference
-from edgekit.kernels.nms.device import CAPACITY
+from edgekit.kernels.suppression import reference as nms_reference
+from edgekit.kernels.suppression.device import CAPACITY
 from edgekit.recipe.heads import Detr, End2End, Head, YoloV3, YoloV5, YoloV8, YoloX
 from edgekit.recipe.schema import Postprocess, YoloHead
 from tests.fakes.fake_cuda import FakeDriver

@@ -14,9 +14,10 @@ import pytest
 from edgekit.device.cuda.arrays import DeviceArray
 from edgekit.device.cuda.resources import Context, DeviceMemory
 from edgekit.errors import RunError, UsageError
+from edgekit import kernels
 from edgekit.kernels import functional
-from edgekit.kernels.attention import reference as attention_reference
-from edgekit.kernels.nms import reference as nms_reference
+from edgekit.kernels.sdpa import reference as attention_reference
+from edgekit.kernels.suppression import reference as nms_reference
 from tests.fakes.fake_cuda import FakeDriver
 from tests.kernels.attention_in_numpy import numpy_kernels
 
@@ -185,3 +186,13 @@ def test_whatever_fails_leaves_nothing_behind(on_cpu: Callable[..., Path], monke
                     failed.add(driver.failed)
                 driver.fail_at = result = None
     assert len(failed) > 5
+
+
+@pytest.mark.parametrize("name", functional.__all__)
+def test_functions_of_the_package_are_those_of_the_module(name: str) -> None:
+    assert getattr(kernels, name) is getattr(functional, name)
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'flash'"):
+        kernels.flash  # noqa: B018

@@ -16,7 +16,7 @@ import pytest
 import edgekit
 from edgekit.kernels import host
 
-NMS = Path(edgekit.__file__).parent / "kernels" / "nms"
+NMS = Path(edgekit.__file__).parent / "kernels" / "suppression"
 MACHINES = {"x86_64": 62, "aarch64": 183}  # with their ELF machine numbers
 PT_DYNAMIC, DT_NEEDED = 2, 1
 
@@ -82,7 +82,7 @@ def test_neither_addresses_nor_arithmetic_go_wrong(tmp_path: Path) -> None:
         "import ctypes\n"
         "import numpy as np\n"
         "from edgekit.kernels import host\n"
-        "from edgekit.kernels.nms.suppress import nms\n"
+        "from edgekit.kernels.suppression.suppress import nms\n"
         f"library = ctypes.CDLL({str(library)!r})\n"
         "host.library = lambda name: library\n"
         "random = np.random.default_rng(0)\n"

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from edgekit.errors import UsageError
 from edgekit.kernels import host
-from edgekit.kernels.nms import reference, suppress
-from edgekit.kernels.nms.suppress import nms
+from edgekit.kernels.suppression import reference, suppress
+from edgekit.kernels.suppression.suppress import nms
 
 
 @pytest.fixture(params=["compiled", "numpy"], scope="module", autouse=True)

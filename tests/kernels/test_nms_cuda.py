@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edgekit
-from edgekit.kernels.nms import reference
+from edgekit.kernels.suppression import reference
 
-SOURCE = Path(edgekit.__file__).parent / "kernels" / "nms" / "nms.cu"
+SOURCE = Path(edgekit.__file__).parent / "kernels" / "suppression" / "nms.cu"
 
 Batch = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 

@@ -15,8 +15,8 @@ import pytest
 from edgekit.device.cuda import choose
 from edgekit.device.cuda.resources import Context, DeviceMemory, Graph, HostMemory, Stream
 from edgekit.errors import UsageError
-from edgekit.kernels.nms import reference
-from edgekit.kernels.nms.device import CAPACITY, BatchedNms
+from edgekit.kernels.suppression import reference
+from edgekit.kernels.suppression.device import CAPACITY, BatchedNms
 from tests.fakes.fake_cuda import FakeDriver
 from tools.gpu_check import nms as gpu_check
 

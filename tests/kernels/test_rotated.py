@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.kernels.nms import reference, rotated
-from edgekit.kernels.nms.suppress import Overlap, nms
+from edgekit.kernels.suppression import reference, rotated
+from edgekit.kernels.suppression.suppress import Overlap, nms
 
 OVERLAPS = {"rotated": reference.rotated_iou, "probiou": reference.probiou}
 FAST = {"rotated": rotated.rotated_iou, "probiou": rotated.probiou}

@@ -14,7 +14,7 @@ import torch
 import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder
 
-from edgekit.kernels.attention import triton_kernels
+from edgekit.kernels.sdpa import triton_kernels
 
 
 def dot(builder: InterpreterBuilder, a: Any, b: Any, *rest: Any) -> Any:

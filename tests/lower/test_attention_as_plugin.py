@@ -19,8 +19,8 @@ from torch import nn
 import edgekit
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import UsageError
-from edgekit.kernels.attention.node import DOMAIN, PLUGINS
-from edgekit.kernels.attention.reference import attention
+from edgekit.kernels.sdpa.node import DOMAIN, PLUGINS
+from edgekit.kernels.sdpa.reference import attention
 from edgekit.lower.attention_as_plugin import AttentionAsPlugin
 
 BATCH, HEADS, TOKENS, SIZE = 2, 2, 12, 32

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgekit.data.examples import Boxes, Example
 from edgekit.data.images import preprocess
 from edgekit.errors import DataError
-from edgekit.kernels.nms.reference import iou
+from edgekit.kernels.suppression.reference import iou
 from edgekit.recipe.schema import load_recipe
 from edgekit.training.anchors import anchors_from_sizes, mean_overlap, size_iou, sizes_from_examples
 

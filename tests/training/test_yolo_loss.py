@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgekit.kernels.decode import reference
-from edgekit.kernels.nms.reference import iou
+from edgekit.kernels.suppression.reference import iou
 from edgekit.recipe.schema import YoloHead
 from edgekit.training.yolo_loss import (
     IGNORED_V2,

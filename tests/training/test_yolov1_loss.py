@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgekit.kernels.nms.reference import iou
+from edgekit.kernels.suppression.reference import iou
 from edgekit.training.yolo_loss import Truth
 from edgekit.training.yolov1_loss import AssignedCells, assign_cells, yolov1_loss
 

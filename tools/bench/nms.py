@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.kernels.nms.suppress import nms
+from edgekit.kernels.suppression.suppress import nms
 from tools.bench.process import run_watched
 from tools.bench.workshop import Workshop
 

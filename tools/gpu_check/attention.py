@@ -12,9 +12,9 @@ import numpy as np
 
 from edgekit.device.cuda.choose import driver
 from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Stream
-from edgekit.kernels.attention.device import Array, Attention, AttentionShape, workspace_bytes
-from edgekit.kernels.attention.reference import attention
-from edgekit.kernels.attention.variants import HEAD_SIZES
+from edgekit.kernels.sdpa.device import Array, Attention, AttentionShape, workspace_bytes
+from edgekit.kernels.sdpa.reference import attention
+from edgekit.kernels.sdpa.variants import HEAD_SIZES
 from tools.gpu_check.timing import times_of_graph_ms
 
 TOLERANCE, INT8_TOLERANCE = 2e-3, 2e-2

@@ -14,7 +14,7 @@ from edgekit.device.cuda.choose import driver
 from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Stream
 from edgekit.kernels.decode.device import DETECTION, PARAMETERS, DeviceDetector
 from edgekit.kernels.decode.families import detect
-from edgekit.kernels.nms.device import CAPACITY
+from edgekit.kernels.suppression.device import CAPACITY
 from edgekit.recipe.heads import Head, YoloV3, YoloV8
 from edgekit.recipe.schema import YoloHead
 from tools.gpu_check.timing import times_of_graph_ms

@@ -11,8 +11,8 @@ import numpy as np
 
 from edgekit.device.cuda.choose import driver
 from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Stream
-from edgekit.kernels.nms.device import CAPACITY, BatchedNms
-from edgekit.kernels.nms.suppress import nms
+from edgekit.kernels.suppression.device import CAPACITY, BatchedNms
+from edgekit.kernels.suppression.suppress import nms
 from tools.gpu_check.timing import times_of_graph_ms
 
 # YOLOv8's number of boxes at 640 x 640, the classes of COCO, and the usual thresholds.

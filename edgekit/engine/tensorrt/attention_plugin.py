@@ -2,7 +2,7 @@
 
 They are quick deployable plugins with an ahead-of-time implementation (TensorRT 10.10 and later; ``tensorrt.plugin``):
 a plan with them needs neither Python nor EdgeKit when it runs. One launch of one kernel is a plugin, so INT8 attention,
-which is four kernels, is none: `attention_runtime.py` has it. `edgekit.kernels.attention.node` describes the nodes.
+which is four kernels, is none: `attention_runtime.py` has it. `edgekit.kernels.sdpa.node` describes the nodes.
 
 Not yet run by TensorRT on a GPU.
 """
@@ -23,9 +23,9 @@ from edgekit.device.cuda.choose import driver
 from edgekit.engine.tensorrt.attention_runtime import mask_strides, register_runtime_attention
 from edgekit.errors import UsageError
 from edgekit.kernels import compiled
-from edgekit.kernels.attention.entry import ptx_with_parameters
-from edgekit.kernels.attention.node import NAMESPACE, PLUGINS
-from edgekit.kernels.attention.variants import HEAD_SIZES, variants
+from edgekit.kernels.sdpa.entry import ptx_with_parameters
+from edgekit.kernels.sdpa.node import NAMESPACE, PLUGINS
+from edgekit.kernels.sdpa.variants import HEAD_SIZES, variants
 
 __all__ = ["attention_plugins", "register_attention"]
 

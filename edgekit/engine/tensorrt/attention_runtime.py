@@ -22,8 +22,8 @@ from edgekit.device.cuda.driver import Driver
 from edgekit.device.cuda.resources import Context, ForeignStream
 from edgekit.engine.tensorrt.log import process_log
 from edgekit.errors import RunError
-from edgekit.kernels.attention.device import Array, Attention, AttentionShape, workspace_bytes
-from edgekit.kernels.attention.node import NAMESPACE, PLUGINS
+from edgekit.kernels.sdpa.device import Array, Attention, AttentionShape, workspace_bytes
+from edgekit.kernels.sdpa.node import NAMESPACE, PLUGINS
 
 __all__ = ["PLUGINS_FILE", "mask_strides", "register_for_plan", "register_runtime_attention"]
 
@@ -33,7 +33,7 @@ TYPES = {"HALF": "float16", "BF16": "bfloat16"}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The attributes of a node; see `edgekit.kernels.attention.node`."""
+    """The attributes of a node; see `edgekit.kernels.sdpa.node`."""
 
     scale: float
     head_size: int
@@ -194,7 +194,7 @@ class AttentionPlugin:
     def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         # The kernels are loaded now, since that is not possible while a graph is captured.
         kernels = self._loaded()
-        kernels.attention.prepare(dtype=TYPES[inputs[0].type.name], head_size=self.settings.head_size)
+        kernels.sdpa.prepare(dtype=TYPES[inputs[0].type.name], head_size=self.settings.head_size)
 
     def enqueue(
         self,
@@ -258,7 +258,7 @@ def _launch(
     if "mask" in more:
         lengths = (shape.query_length, shape.key_length)
         mask = Array(addresses[3], mask_strides(settings.repeated, shape.heads, *lengths))
-    kernels.attention.launch(
+    kernels.sdpa.launch(
         ForeignStream(kernels.context, stream),
         shape,
         q=_array(addresses[0], queries),

@@ -41,7 +41,7 @@ from edgekit.engine.tensorrt.options import TensorRtOptions
 from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
 from edgekit.extras import requirements
-from edgekit.kernels.attention.node import NAMESPACE, PLUGINS
+from edgekit.kernels.sdpa.node import NAMESPACE, PLUGINS
 from edgekit.specs import Precision, QuantScheme
 from edgekit.storage import cache_folder
 

@@ -10,7 +10,7 @@
 //
 // What may change from call to call is read from `Parameters`, so that captured launches can be replayed. Compile with
 // -fmad=false, as nms.cu.
-#include "../nms/suppression.cuh"
+#include "../suppression/suppression.cuh"
 
 constexpr int OUTPUTS = 4;
 constexpr int LEVELS = 4;

@@ -14,8 +14,8 @@ from edgekit.errors import RunError, UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.decode.families import DETECTION, as_head, is_rotated, overlap_of
 from edgekit.kernels.decode.layout import layout, outputs_of, yolox_grids
-from edgekit.kernels.nms.device import BITS, CAPACITY, SELECT_THREADS, SWEEP_THREADS, TILES, WORDS
-from edgekit.kernels.nms.suppress import check_thresholds
+from edgekit.kernels.suppression.device import BITS, CAPACITY, SELECT_THREADS, SWEEP_THREADS, TILES, WORDS
+from edgekit.kernels.suppression.suppress import check_thresholds
 from edgekit.recipe.heads import Detr, End2End, Head, YoloV1, YoloV2, YoloV3, YoloV5, YoloV8, YoloX
 from edgekit.recipe.schema import Postprocess
 

@@ -14,7 +14,7 @@ from edgekit.kernels.decode.yolo import decode_yolov1, decode_yolov2, decode_yol
 from edgekit.kernels.decode.yolov5 import decode_yolov5
 from edgekit.kernels.decode.yolov8 import decode_yolov8
 from edgekit.kernels.decode.yolox import decode_yolox
-from edgekit.kernels.nms.suppress import Overlap, check_thresholds, nms
+from edgekit.kernels.suppression.suppress import Overlap, check_thresholds, nms
 from edgekit.recipe.heads import (
     Detr,
     End2End,

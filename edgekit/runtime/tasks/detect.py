@@ -16,7 +16,7 @@ from edgekit.data.images import ImageSource, Placement
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError
 from edgekit.kernels.decode.yolo import decode
-from edgekit.kernels.nms.suppress import check_thresholds, nms
+from edgekit.kernels.suppression.suppress import check_thresholds, nms
 from edgekit.runtime.draw import draw
 from edgekit.runtime.stream import Pending
 from edgekit.runtime.tasks.choose import require_task

@@ -20,7 +20,7 @@ sys.modules["tensorrt"] = trt
 from edgekit.device.cuda.resources import Context, DeviceMemory, Stream  # noqa: E402
 from edgekit.engine.tensorrt import attention_plugin  # noqa: E402
 from edgekit.engine.tensorrt.attention_runtime import Settings, register_runtime_attention  # noqa: E402
-from edgekit.kernels.attention.node import PLUGINS  # noqa: E402
+from edgekit.kernels.sdpa.node import PLUGINS  # noqa: E402
 from tests.fakes.fake_cuda import FakeDriver  # noqa: E402
 
 KEPT: list[Any] = []  # plugins belong to the library, and the bindings of 10.3 crash when Python frees one

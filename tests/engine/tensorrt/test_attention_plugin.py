@@ -21,8 +21,8 @@ from edgekit.engine.tensorrt.attention_plugin import attention_plugins
 from edgekit.engine.tensorrt.network import parse_graph
 from edgekit.errors import UsageError
 from edgekit.kernels import compiled
-from edgekit.kernels.attention.entry import ptx_with_parameters
-from edgekit.kernels.attention.node import PLUGINS
+from edgekit.kernels.sdpa.entry import ptx_with_parameters
+from edgekit.kernels.sdpa.node import PLUGINS
 from tests.engine.tensorrt.test_contract import VERSIONS, compile_empty, unpacked
 from tests.fakes.fake_cuda import FakeDriver, Pointer
 from tests.kernels.attention_on_host import attention_on_host

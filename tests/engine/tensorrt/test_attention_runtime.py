@@ -22,9 +22,9 @@ from edgekit.engine.tensorrt.attention_runtime import PLUGINS_FILE, register_run
 from edgekit.engine.tensorrt.backend import NEEDS_EDGEKIT, TensorRt
 from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.errors import EngineMismatch, RunError
-from edgekit.kernels.attention.device import AttentionShape, workspace_bytes
-from edgekit.kernels.attention.node import PLUGINS
-from edgekit.kernels.attention.reference import attention
+from edgekit.kernels.sdpa.device import AttentionShape, workspace_bytes
+from edgekit.kernels.sdpa.node import PLUGINS
+from edgekit.kernels.sdpa.reference import attention
 from edgekit.specs import Precision
 from tests.engine.tensorrt.test_attention_plugin import by_launcher, by_tensorrt, case, folder, graph_with
 from tests.kernels.attention_in_numpy import numpy_kernels

@@ -1,7 +1,7 @@
 // nms.cu on the CPU: runs the three kernels for a batch, as the driver launches them.
 #include "cuda_standin.h"
 
-#include "../../../edgekit/kernels/nms/nms.cu"
+#include "../../../edgekit/kernels/suppression/nms.cu"
 
 STANDIN_KERNEL(nms_select)
 STANDIN_KERNEL(nms_overlaps)

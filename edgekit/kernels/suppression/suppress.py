@@ -1,4 +1,4 @@
-"""Fast non-maximum suppression on the CPU, with the same results as `edgekit.kernels.nms.reference.nms`.
+"""Fast non-maximum suppression on the CPU, with the same results as `edgekit.kernels.suppression.reference.nms`.
 
 A compiled library for this machine does it, see `edgekit.kernels.host`, or else numpy.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekit.errors import UsageError
 from edgekit.kernels import host
-from edgekit.kernels.nms.suppress_rotated import kept_rotated
+from edgekit.kernels.suppression.suppress_rotated import kept_rotated
 
 __all__ = ["Overlap", "check_thresholds", "nms"]
 
@@ -43,7 +43,7 @@ def nms(
     max_detections: int,
     overlap: Overlap = "corners",
 ) -> np.ndarray:
-    """Selects boxes by class-aware greedy suppression; see `edgekit.kernels.nms.reference.nms` for the exact rules.
+    """Selects boxes by class-aware greedy suppression; see `edgekit.kernels.suppression.reference.nms` for the exact rules.
 
     Args:
         boxes: corners ``(x1, y1, x2, y2)``; float32, shape ``(M, 4)``. Rotated boxes are ``(center x, center y, width,

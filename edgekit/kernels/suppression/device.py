@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.device.cuda.resources import Context, DeviceMemory, Module, Stream
 from edgekit.errors import UsageError
 from edgekit.kernels import compiled
-from edgekit.kernels.nms.suppress import check_thresholds
+from edgekit.kernels.suppression.suppress import check_thresholds
 
 __all__ = ["BITS", "CAPACITY", "SELECT_THREADS", "SWEEP_THREADS", "TILES", "WORDS", "BatchedNms"]
 
@@ -26,7 +26,7 @@ SWEEP_THREADS = 256
 class BatchedNms:
     """Selects boxes on the GPU by class-aware greedy suppression, without host synchronization.
 
-    The results are those of `edgekit.kernels.nms.reference.nms` on the best `CAPACITY` candidates of each image. The
+    The results are those of `edgekit.kernels.suppression.reference.nms` on the best `CAPACITY` candidates of each image. The
     launches can be captured in a CUDA graph. Not yet measured on a GPU.
 
     Args:

@@ -11,7 +11,7 @@ A node::
 
 ``q`` has the shape (batch, heads, query length, head size), ``k`` and ``v`` (batch, key heads, key length, head size),
 in FP16 or BF16 (with INT8, in FP16); ``key_lengths`` is int32 (batch,); ``mask`` has the type of ``q``. See
-`edgekit.kernels.attention.device.Attention.launch` for what they mean.
+`edgekit.kernels.sdpa.device.Attention.launch` for what they mean.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Overlap of pairs of rotated boxes in numpy; see `edgekit.kernels.nms.reference` for the definitions."""
+"""Overlap of pairs of rotated boxes in numpy; see `edgekit.kernels.suppression.reference` for the definitions."""
 
 from __future__ import annotations
 

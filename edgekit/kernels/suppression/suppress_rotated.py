@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgekit.kernels.nms.rotated import near, probiou, rotated_iou
+from edgekit.kernels.suppression.rotated import near, probiou, rotated_iou
 
 __all__ = ["kept_rotated"]
 

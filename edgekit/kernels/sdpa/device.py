@@ -12,7 +12,7 @@ import numpy as np
 from edgekit.device.cuda.resources import Context, Module, Stream
 from edgekit.errors import UsageError
 from edgekit.kernels import compiled
-from edgekit.kernels.attention.variants import (
+from edgekit.kernels.sdpa.variants import (
     HEAD_SIZES,
     KEY_BLOCK,
     MAX_SPLITS,
