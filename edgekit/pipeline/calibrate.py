@@ -22,7 +22,7 @@ from edgekit.data.images import preprocess
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
 from edgekit.errors import CalibrationError, UsageError, nearest
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress, Silent
 from edgekit.quantize.calibrate.collect import (
     CalibrationTable,

@@ -13,7 +13,7 @@ from edgekit.device.cpu import cpu
 from edgekit.engine.backend import backend
 from edgekit.graph.evaluator import Evaluator
 from edgekit.pipeline.calibrate import Calibration
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph
 from edgekit.progress import Progress
 from edgekit.quantize.compare import noise_db, require_signal
