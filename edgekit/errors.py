@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 from collections.abc import Iterable, Iterator
 
 __all__ = [
@@ -47,6 +48,11 @@ __all__ = [
     "nearest",
     "needs_extra",
 ]
+
+
+# A comparison of two names takes the product of their lengths.
+_MAX_NAME = 250
+_MAX_KNOWN = 5000
 
 
 class EdgeKitError(Exception):
@@ -164,8 +170,10 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns a hint with the known names that are most similar to ``name``, or with all names if none is similar."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    known = sorted(itertools.islice(known, _MAX_KNOWN))
+    close = difflib.get_close_matches(
+        name[:_MAX_NAME], [each for each in known if len(each) <= _MAX_NAME], n=3, cutoff=0.5
+    )
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(known)}" if known else ""

@@ -20,6 +20,7 @@ from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.child import Failure, Request, Response
 from edgekit.engine.table import entry_of
 from edgekit.errors import BuildError, EdgeKitError
+from edgekit.json_data import decoded_json
 from edgekit.storage import free_bytes, is_storage, named_place, storage_error
 
 __all__ = ["engine_from_graph"]
@@ -132,7 +133,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 
 def _read_response(file: Path) -> Response:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Response)
+        return decoded_json(file.read_bytes(), Response)
     except (FileNotFoundError, msgspec.DecodeError):
         return Response()  # the process ended before or while it wrote the file
 

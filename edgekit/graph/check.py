@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,8 +28,9 @@ def check_runs(graph: ir.Model, sizes: Sequence[Sequence[TensorSpec]] = ()) -> N
             shapes, if all are fixed.
 
     Raises:
-        GraphError: names the operator or node that cannot run.
+        GraphError: names the operator or node that cannot run, or the value that does not fit into memory.
     """
+    _require_fitting_memory(graph)
     evaluator = Evaluator(graph)
     own = input_specs(graph)
     fixed = all(isinstance(size, int) for spec in own for size in spec.shape)
@@ -38,6 +41,22 @@ def check_runs(graph: ir.Model, sizes: Sequence[Sequence[TensorSpec]] = ()) -> N
             text = "; ".join(map(str, specs))
             hint = f"the inputs were zeros of {text}; if these sizes are wrong, set others with --input or --shape"
             raise GraphError(e.message, hint=hint) from e
+
+
+def _require_fitting_memory(graph: ir.Model) -> None:
+    """Checks that each value with a fixed shape is smaller than the memory: a file of bytes can declare terabytes."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for value in (*graph.graph.inputs, *(value for node in graph.graph for value in node.outputs)):
+        if value.shape is None or value.dtype in (None, ir.DataType.STRING) or not value.shape.is_static():
+            continue
+        needed = math.prod(value.shape.numpy()) * value.dtype.itemsize
+        if needed > available:
+            shape = "x".join(map(str, value.shape.numpy()))
+            raise GraphError(
+                f"'{value.name}' {shape}: expected at most {available / 2**30:,.0f} GiB, the memory of this machine, "
+                f"got {needed / 2**30:,.0f} GiB",
+                hint="if the size of an input is wrong, set another with --input or --shape",
+            )
 
 
 def sizes_to_run(spec: TensorSpec) -> tuple[int, ...]:

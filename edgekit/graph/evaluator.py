@@ -67,7 +67,8 @@ class Evaluator:
 def _model_and_weights(graph: ir.Model, also: Sequence[str]) -> tuple[bytes, dict[str, tuple[np.ndarray, int]]]:
     """Serializes the graph with ``also`` as extra outputs; returns it and each weight with its ONNX type number."""
     outputs = list(graph.graph.outputs)
-    wanted = {value for node in graph.graph for value in node.outputs if value.name in set(also)}
+    names = set(also)
+    wanted = [value for node in graph.graph for value in node.outputs if value.name in names]
     with external_weights(graph) as removed:
         graph.graph.outputs.extend(value for value in wanted if not value.is_graph_output())
         try:

@@ -14,6 +14,7 @@ from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import MANIFEST, Manifest, read_manifest
 from edgekit.engine.onnxruntime.backend import load_plain
 from edgekit.errors import DataError, UsageError
+from edgekit.json_data import decoded_json
 from edgekit.measure.reports import BuildReport, LatencyReport, build_report_from_bundle
 from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at
 
@@ -113,7 +114,7 @@ def _from_report(path: Path) -> Contender:
         raise DataError(f"{path}: expected a report, got: {e.strerror}") from e
     facts: Mapping[str, Any] = {}
     try:
-        content = msgspec.json.decode(data)
+        content = decoded_json(data)
         if isinstance(content, dict) and "engines" in content:
             built = msgspec.convert(content, BuildReport)
             report, facts = list(built.engines.values())[-1], built.facts

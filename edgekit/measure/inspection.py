@@ -11,6 +11,7 @@ import msgspec
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
 from edgekit.errors import BackendUnavailable, EngineMismatch, GraphError
 from edgekit.extras import install_command
+from edgekit.json_data import decoded_json
 from edgekit.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:
     if not file.is_file():
         return None
     try:
-        return msgspec.json.decode(file.read_bytes(), type=tuple[EngineLayer, ...])
+        return decoded_json(file.read_bytes(), tuple[EngineLayer, ...])
     except (OSError, msgspec.MsgspecError) as e:
         raise EngineMismatch(f"{file} is damaged: {e}", hint="build the engine again") from e
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgekit.engine.layer_timer import LayerTimer, LayerTimings, TimedLayer
 from edgekit.errors import DataError
+from edgekit.json_data import decoded_json
 from edgekit.measure.inspection import graph_and_stats, module_path
 from edgekit.progress import Progress, Silent
 from edgekit.runtime.session import Session
@@ -453,7 +454,7 @@ def layer_times_from_report(file: Path) -> LayerTimes:
         DataError: the file cannot be read, or has no times of layers.
     """
     try:
-        content = msgspec.json.decode(file.read_bytes())
+        content = decoded_json(file.read_bytes())
         return msgspec.convert(content["layer_times"], LayerTimes)
     except OSError as e:
         raise DataError(f"{file}: cannot be read: {e.strerror}") from e

@@ -27,6 +27,7 @@ import numpy as np
 from edgekit.device.cpu import Cpu, clock_mhz, cpu, last_cache_bytes
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.errors import UsageError, needs_extra
+from edgekit.json_data import decoded_json
 from edgekit.measure.machine import Machine, disturbance_by_others, processor_time, this_machine
 from edgekit.measure.roofline import BandwidthLevel, Peaks
 from edgekit.progress import Progress, Silent
@@ -141,7 +142,7 @@ def cached_peaks(folder: Path | None = None) -> MachinePeaks | None:
     """
     file = _file(folder)
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=MachinePeaks)
+        found = decoded_json(file.read_bytes(), MachinePeaks)
     except (OSError, msgspec.MsgspecError):
         return None  # missing, or written by another version: measured again
     return found if found.format == FORMAT else None

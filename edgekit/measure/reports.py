@@ -9,6 +9,7 @@ import msgspec
 
 from edgekit import specs
 from edgekit.errors import DataError
+from edgekit.json_data import decoded_json
 from edgekit.measure.agreement import Accuracy
 from edgekit.measure.conditions import Conditions
 from edgekit.measure.confidence import PercentileBound
@@ -179,7 +180,7 @@ def build_report_from_bundle(bundle: Path) -> BuildReport | None:
     if not path.is_file():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=BuildReport)
+        return decoded_json(path.read_bytes(), BuildReport)
     except msgspec.DecodeError as e:
         raise DataError(f"{path}: expected a build report, got {e}", hint="build the engine again") from e
 

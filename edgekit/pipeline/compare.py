@@ -16,6 +16,7 @@ import edgekit
 from edgekit.engine.backend import backend
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluate import FIGURES
+from edgekit.json_data import decoded_json
 from edgekit.measure.conditions import ConditionWatch, disturbances_from_conditions
 from edgekit.measure.confidence import percentile_bounds, runs_needed
 from edgekit.measure.contenders import Contender, contenders_from_paths, same_feeds
@@ -194,7 +195,7 @@ def _figures(contenders: Sequence[Contender], evaluation: Path | None) -> dict[s
 
 def _evaluated(file: Path) -> dict[Path, dict[str, float]]:
     try:
-        content: Any = msgspec.json.decode(file.read_bytes())
+        content: Any = decoded_json(file.read_bytes())
         return {
             Path(engine["engine"]).resolve(): {
                 name: float(value) for name, value in engine["figures"].items() if value is not None

@@ -66,7 +66,8 @@ def voc_from_path(path: Path, choice: Choice) -> DetectionSet:
     read = {file.stem: _annotation(file) for file in files}
     tally = Tally()
     labels = _labels(root, list(read.values()))
-    images = [_annotated_image(root, read[stem], labels, tally) for stem in _chosen(root, list(read), choice.split)]
+    class_of = {name: index for index, name in reversed(list(enumerate(labels)))}
+    images = [_annotated_image(root, read[stem], class_of, tally) for stem in _chosen(root, list(read), choice.split)]
     return DetectionSet(str(path), labels, images, tally.notes())
 
 
@@ -157,15 +158,15 @@ def _chosen(root: Path, stems: list[str], split: Split) -> list[str]:
     return chosen
 
 
-def _annotated_image(root: Path, annotation: _Annotation, labels: tuple[str, ...], tally: Tally) -> AnnotatedImage:
+def _annotated_image(root: Path, annotation: _Annotation, class_of: dict[str, int], tally: Tally) -> AnnotatedImage:
     boxes = BoxList(annotation.size, tally)
     for item in annotation.objects:
         where = f"{annotation.file}, line {item.line}"
-        if item.name not in labels:
+        if item.name not in class_of:
             raise DataError(
-                f"{where}: expected a known class name, got '{item.name[:80]}'", hint=nearest(item.name, labels)
+                f"{where}: expected a known class name, got '{item.name[:80]}'", hint=nearest(item.name, class_of)
             )
-        boxes.add(item.corners, labels.index(item.name), where, ignored=item.difficult)
+        boxes.add(item.corners, class_of[item.name], where, ignored=item.difficult)
     path = _image_path(root, annotation)
     return AnnotatedImage(path, boxes.boxes(), annotation.size, annotation.file.name)
 

@@ -17,6 +17,7 @@ from edgekit.engine.backend import Backend, backend
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
+from edgekit.json_data import decoded_json
 from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import Precision, ShapeRange, TensorSpec
 from edgekit.storage import sha256_of, storage_error
@@ -296,8 +297,8 @@ def _refuse_other_than_bundles(path: Path) -> None:
 
 def _json(data: bytes) -> Any:
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return decoded_json(data)
+    except msgspec.DecodeError:
         return None
 
 

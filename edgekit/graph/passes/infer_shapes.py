@@ -30,8 +30,9 @@ class InferShapes(ir.passes.InPlacePass):
             inferred = onnx.shape_inference.infer_shapes(content, check_type=False, strict_mode=False, data_prop=True)
         except Exception as e:
             raise GraphError(f"the shapes of graph '{model.graph.name}' contradict each other: {e}") from e
-        found = {value.name: value for value in _values(ir.from_proto(inferred))}
-        modified = [_update(value, found.get(value.name)) for value in _values(model)]
+        # Only the types are read: to make the whole model an `ir.Model` again would take most of the time.
+        found = dict(_types(inferred.graph))
+        modified = [_update(value, found.get(value.name or "")) for value in _values(model)]
         return ir.passes.PassResult(model, modified=any(modified))
 
 
@@ -41,12 +42,25 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _update(value: ir.Value, found: ir.Value | None) -> bool:
+def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TypeProto]]:
+    """Yields names and types of the values of a graph and its subgraphs."""
+    for value in (*graph.value_info, *graph.output):
+        yield value.name, value.type
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _types(inner)
+
+
+def _update(value: ir.Value, found: onnx.TypeProto | None) -> bool:
+    """Sets the type and the shape of a value, if they were inferred; returns whether they are other than before."""
     if found is None:
         return False
     modified = False
-    if found.type is not None and found.type != value.type:
-        value.type, modified = found.type, True
-    if found.shape is not None and found.shape != value.shape:
-        value.shape, modified = found.shape, True
+    type_ = ir.serde.deserialize_type_proto_for_type(found)
+    if type_ is not None and type_ != value.type:
+        value.type, modified = type_, True
+    shape = ir.serde.deserialize_type_proto_for_shape(found)
+    if shape is not None and shape != value.shape:
+        value.shape, modified = shape, True
     return modified

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.json_data import decoded_json
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.storage import write_atomic
 
@@ -30,7 +31,7 @@ def cached_table(cache: Path, *, graph_digest: str, set_digest: str, method: str
     """
     path = _place(cache, graph_digest, set_digest, method)
     try:
-        table = msgspec.json.decode(path.read_bytes(), type=CalibrationTable)
+        table = decoded_json(path.read_bytes(), CalibrationTable)
     except (OSError, msgspec.DecodeError):
         return None
     same = (table.graph_digest, table.set_digest, table.method) == (graph_digest, set_digest, method)
