@@ -23,6 +23,7 @@ _NUMBERS: dict[str, Callable[..., float]] = {
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
     "Div": lambda a, b: a / b,
+    "Neg": lambda a: -a,
     "Pow": math.pow,
     "Reciprocal": lambda a: 1 / a,
     "Sqrt": math.sqrt,

@@ -264,14 +264,12 @@ _CFG = (
     b"activation=leaky\n\n[route]\nlayers=-1\n\n[convolutional]\nfilters=18\nsize=1\nstride=1\npad=1\nactivation=linear\n\n"
     b"[yolo]\nmask=0,1,2\nanchors=10,14, 23,27, 37,58\nclasses=1\nnum=3\n"
 )
-_MANIFEST = (
-    b'{"format":2,"edgekit":"1","created":"2026-01-01T00:00:00+00:00","name":"m","task":"detect","backend":"null",'
-    b'"backend_version":"'
-    + edgekit.__version__.encode()
-    + b'","precision":"int8","layers":{"int8":1},"engine":"e","machine":{"arch":"x86_64","cpu":"c",'
-    b'"features":[],"system":"Linux"},"source":{"kind":"onnx","name":"m.onnx"},"inputs":[{"name":"x","dtype":"float32",'
-    b'"shape":[1,3,8,8]}],"outputs":[],"labels":["cat"],"files":{"e":{"size_bytes":0,"sha256":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}}'
-)
+_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # the SHA-256 of an empty file
+_MANIFEST = f"""{{"format":2,"edgekit":"1","created":"2026-01-01T00:00:00+00:00","name":"m","task":"detect",
+"backend":"null","backend_version":"{edgekit.__version__}","precision":"int8","layers":{{"int8":1}},"engine":"e",
+"machine":{{"arch":"x86_64","cpu":"c","features":[],"system":"Linux"}},"source":{{"kind":"onnx","name":"m.onnx"}},
+"inputs":[{{"name":"x","dtype":"float32","shape":[1,3,8,8]}}],"outputs":[],"labels":["cat"],
+"files":{{"e":{{"size_bytes":0,"sha256":"{_NOTHING}"}}}}}}""".encode()
 _CALIBRATION_SET = (
     b'title = "t"\n[[images]]\nfile = "1.png"\nsha256 = "'
     + b"0" * 64
@@ -338,7 +336,7 @@ TARGETS: dict[str, Target] = {
     "yolo-data": Target(_yolo("obj.data"), lambda: [b"classes = 1\ntrain = images\nnames = labels/1.txt\n"]),
     "yolo-labels": Target(_yolo("labels/1.txt"), lambda: [b"0 0.5 0.5 0.2 0.2\n", b"1.0 0.1 0.1 0.2 0.1 0.2 0.2\n"]),
     "csv": Target(
-        _file("t.csv", _csv), lambda: [b"a,b,y\n1,2,3\n4,5,6\n7,8,9\n1,1,1\n", b'1;2;"a b"\n3;4;c\n5;6;d\n7;8;c\n']
+        _file("train.csv", _csv), lambda: [b"a,b,y\n1,2,3\n4,5,6\n7,8,9\n1,1,1\n", b'1;2;"a b"\n3;4;c\n5;6;d\n7;8;c\n']
     ),
     "idx": Target(_idx("t-idx3-ubyte"), lambda: [bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 2, 3, 4])]),
     "idx-gzip": Target(

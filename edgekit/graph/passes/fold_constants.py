@@ -33,6 +33,7 @@ _SLOW = frozenset(
 )
 """Operators that onnx's reference evaluator computes in loops of Python."""
 _MAX_SLOW_ELEMENTS = 1 << 12
+_MAX_RANK = 64
 
 
 class FoldConstants(ir.passes.InPlacePass):
@@ -80,8 +81,10 @@ class _Budget:
     def allows(self, node: ir.Node) -> bool | None:
         """Returns False for a node that is not to be computed; None leaves it to onnxscript's own rules."""
         sizes = [_size(value) for value in node.outputs]
+        if None in sizes and node.op_type in _GROWING:
+            sizes = [_largest_size(node)]
         known = [size for size in sizes if size is not None]
-        if len(known) < len(sizes) and node.op_type in _GROWING:
+        if not known and node.op_type in _GROWING:
             return False  # after the next shape inference its size is known
         if known and max(known) > self._max_elements and not _replaces_as_large(node, max(known)):
             return False
@@ -101,6 +104,18 @@ def _size(value: ir.Value) -> int | None:
     if value.shape is None or not value.shape.is_static():
         return None
     return math.prod(value.shape.numpy())
+
+
+def _largest_size(node: ir.Node) -> int | None:
+    """Returns a bound of the elements that a node with constant inputs makes; None if it is not known."""
+    constants = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
+    if node.op_type == "Range" and len(constants) == 3:
+        start, limit, delta = (float(constant.numpy().reshape(-1)[0]) for constant in constants)
+        return math.ceil(abs((limit - start) / delta)) if delta else None
+    if node.op_type in ("ConstantOfShape", "Expand", "Tile") and constants and constants[-1].size <= _MAX_RANK:
+        elements = constants[0].size if len(constants) > 1 else 1
+        return int(elements) * math.prod(int(size) for size in constants[-1].numpy().reshape(-1))
+    return None
 
 
 def _replaces_as_large(node: ir.Node, elements: int) -> bool:
