@@ -14,6 +14,7 @@ from edgekit.errors import UsageError, nearest
 __all__ = [
     "BEGIN",
     "END",
+    "EXACT_DB",
     "PAD",
     "SPECIAL_TOKENS",
     "UNKNOWN",
@@ -32,6 +33,9 @@ __all__ = [
     "specs_at",
     "specs_text",
 ]
+
+EXACT_DB = 200.0
+"""Signal-to-noise ratio of equal outputs; -200 dB is that of outputs with infinities or NaN where there are none."""
 
 SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
 """The first tokens of every vocabulary, so that translators, data sets and engines agree on their numbers."""
