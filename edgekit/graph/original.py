@@ -69,7 +69,7 @@ class ModuleOriginal:
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
 
     def run(self, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray]]:
-        from edgekit.graph.check import run_module
+        from edgekit.graph.check import run_module  # needs PyTorch, which an ONNX file does without
 
         module = self._open()
         return [
@@ -78,7 +78,7 @@ class ModuleOriginal:
         ]
 
     def inside(self, feed: Feed) -> dict[str, np.ndarray]:
-        from edgekit.graph.check import outputs_inside
+        from edgekit.graph.check import outputs_inside  # needs PyTorch, as above
 
         return outputs_inside(self._open(), [feed[name] for name in self._inputs])
 

@@ -19,7 +19,6 @@ __all__ = [
     "OutputNoise",
     "noise_of_outputs",
     "refuse_noise",
-    "signal_to_noise_db",
     "worst_noise",
 ]
 
@@ -81,21 +80,6 @@ LIMITS = {
     Precision.BF16: Limits(20.0, 0.5, 20.0),
     Precision.INT8: Limits(0.0, 0.0, 10.0),
 }
-
-
-def signal_to_noise_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float | None:
-    """Computes the energy of the reference divided by that of the difference, over all arrays, in decibels.
-
-    Returns:
-        None if there is no noise or no signal, or if the two cannot be compared: data-dependent shapes, or values
-        that are not finite.
-    """
-    for a, b in zip(reference, got, strict=True):
-        comparable = a.shape == b.shape and a.dtype.kind == b.dtype.kind == "f"
-        if not comparable or not (np.isfinite(a).all() and np.isfinite(b).all()):
-            return None
-    signal, noise = _energies(zip(reference, got, strict=True))
-    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
 
 
 def _energies(pairs: Iterable[Pair]) -> tuple[float, float]:
