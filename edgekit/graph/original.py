@@ -1,14 +1,14 @@
 """The model as its user brought it, which everything that EdgeKit makes of it is compared with.
 
-A module runs in PyTorch, an ONNX file in ONNX Runtime without optimizations, or, if that cannot run it, in ONNX's
-reference evaluator. A file in half or double precision is computed in float32, with its numbers as they are.
+A module runs in PyTorch (`edgekit.graph.export.original`), an ONNX file in ONNX Runtime without optimizations, or, if
+that cannot run it, in ONNX's reference evaluator. A file in half or double precision is computed in float32, with its
+numbers as they are.
 """
-
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -19,10 +19,7 @@ from edgekit.device.cpu import cpu, return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.evaluator import Evaluator, error_of_runtime
 
-if TYPE_CHECKING:
-    from torch import nn
-
-__all__ = ["ModuleOriginal", "OnnxOriginal", "Original"]
+__all__ = ["OnnxOriginal", "Original"]
 
 Feed = Mapping[str, np.ndarray]
 
@@ -52,43 +49,6 @@ class Original(Protocol):
     def close(self) -> None:
         """Frees the model; it cannot run any more."""
         ...
-
-
-class ModuleOriginal:
-    """A PyTorch module, in evaluation mode.
-
-    Args:
-        module: the module; takes the inputs in order.
-        inputs: names of the inputs.
-        outputs: names of the tensors that it returns, in order.
-    """
-
-    def __init__(self, module: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        self.name = "PyTorch"
-        self._module: nn.Module | None = module
-        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
-
-    def run(self, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray]]:
-        from edgekit.graph.check import run_module  # needs PyTorch, which an ONNX file does without
-
-        module = self._open()
-        return [
-            dict(zip(self._outputs, run_module(module, [feed[name] for name in self._inputs]), strict=True))
-            for feed in feeds
-        ]
-
-    def inside(self, feed: Feed) -> dict[str, np.ndarray]:
-        from edgekit.graph.check import outputs_inside  # needs PyTorch, as above
-
-        return outputs_inside(self._open(), [feed[name] for name in self._inputs])
-
-    def _open(self) -> nn.Module:
-        if self._module is None:
-            raise GraphError("the module was closed, and cannot run any more")
-        return self._module
-
-    def close(self) -> None:
-        self._module = None
 
 
 class OnnxOriginal:

@@ -27,7 +27,7 @@ from edgekit.storage import require_room
 
 if TYPE_CHECKING:
     from edgekit.pipeline.calibrate import Calibration
-    from edgekit.pipeline.load_model import LoadedModel
+    from edgekit.pipeline.loaded_model import LoadedModel
     from edgekit.pipeline.precision import TypedGraph
     from edgekit.pipeline.verify import Verifier
 

@@ -16,7 +16,7 @@ from edgekit.data.images import preprocess
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
 from edgekit.pipeline.inputs import Inputs, Samples
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import (
     CalibrationTable,

@@ -15,7 +15,7 @@ from edgekit.data.calibration.example_feeds import ExampleFeeds
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.data.examples import data_set, data_set_names, is_data_set
 from edgekit.errors import CalibrationError, UsageError, nearest
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress, Silent
 from edgekit.specs import Precision, TensorSpec
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.errors import GraphError
 from edgekit.pipeline.inputs import Inputs
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.output_parts import OutputForm, forms_of_outputs
 

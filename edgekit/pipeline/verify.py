@@ -18,7 +18,7 @@ from edgekit.errors import AccuracyError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.option import given_values
 from edgekit.pipeline.inputs import Inputs
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph
 from edgekit.pipeline.reference import Reference
 from edgekit.pipeline.values import engine_values, graph_values

@@ -15,7 +15,7 @@ import edgekit
 from edgekit.data.images import preprocess
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import ModelError
-from edgekit.graph.check import compare_with_module
+from edgekit.graph.export.check import compare_with_module
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.models.classifier_blocks import ConvSame

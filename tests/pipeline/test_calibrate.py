@@ -19,7 +19,7 @@ from edgekit.graph.file import input_specs
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.stats import stats_from_graph
 from edgekit.pipeline.calibrate import calibration_inputs, measured_ranges
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Silent
 from edgekit.recipe.schema import Preprocess, Quantize, load_recipe
 from edgekit.specs import TensorSpec

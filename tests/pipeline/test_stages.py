@@ -18,7 +18,8 @@ from edgekit.engine.backend import backend
 from edgekit.measure import compare
 from edgekit.pipeline.calibrate import Calibration, calibrate
 from edgekit.pipeline.inputs import model_inputs
-from edgekit.pipeline.load_model import LoadedModel, load_model
+from edgekit.pipeline.load_model import load_model
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import typed_graph
 from edgekit.progress import Silent
 from edgekit.quantize.half.cast import half_from_graph
