@@ -14,7 +14,7 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
-from edgekit.graph.passes import NameNodes, optimize
+from edgekit.graph.passes import NameNodes, is_widened, optimize, types_note
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.progress import Progress
@@ -70,6 +70,8 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
     if chosen:
         sizes = "inputs of one size" if not shapes else "inputs of these sizes"
         progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")
+    if note := types_note(graph):
+        progress.note(note)
     return LoadedModel(
         name=path.stem,
         graph=graph,
@@ -81,7 +83,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         preprocess=input_preprocess(config, input_specs(graph), progress),
         shapes=shapes,
         min_max=min_max,
-        original=OnnxOriginal(path),
+        original=OnnxOriginal(path, widen=is_widened(graph)),
     )
 
 
