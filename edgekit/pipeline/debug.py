@@ -33,7 +33,14 @@ from edgekit.pipeline.verify import Verifier
 from edgekit.progress import Progress, Silent
 from edgekit.quantize.compare import LIMITS
 from edgekit.quantize.half.check import rounding_graph
-from edgekit.quantize.layer_noise import LayerNoise, Values, first_collapse, layer_noise, observed_values
+from edgekit.quantize.layer_noise import (
+    LayerNoise,
+    Values,
+    first_collapse,
+    layer_noise,
+    nodes_on_integers,
+    observed_values,
+)
 from edgekit.specs import Precision
 
 __all__ = ["debug"]
@@ -104,6 +111,7 @@ class _Case:
         reference: what computes the right values, for the report.
         right: the graph whose values are right; ``right_values`` computes them.
         graph: the typed graph.
+        integers: names of its nodes that compute on integers.
         scaled: its channels may be scaled against those of ``right``.
         target: the backend.
         options: how an engine is built from ``graph``.
@@ -117,6 +125,7 @@ class _Case:
     right: ir.Model
     right_values: Values
     graph: ir.Model
+    integers: frozenset[str]
     scaled: bool
     target: str
     options: BuildOptions
@@ -164,6 +173,7 @@ def _case_of_model(config: BuildConfig, against: str | None, notes: _Notes, *, g
         right=model.graph,
         right_values=right_values,
         graph=typed.graph if on_engine else rounding_graph(typed.graph),
+        integers=nodes_on_integers(typed.graph.graph),
         scaled=precision is Precision.INT8 and typed.kept_in_float is not None,
         target=target.target,
         options=options,
@@ -208,6 +218,7 @@ def _case_of_engine(
         right=right,
         right_values=graph_values(right, feeds),
         graph=graph if on_engine else rounding_graph(graph),
+        integers=nodes_on_integers(graph.graph),
         scaled=against is not None and manifest.precision is Precision.INT8,
         target=manifest.backend,
         options=options,
@@ -233,7 +244,9 @@ def _report(case: _Case, notes: _Notes, save: Path | None) -> NoiseReport:
             case.graph.graph,
             case.right_values,
             case.values(case.graph, case.feeds),
+            integers=case.integers,
             scaled=case.scaled,
+            fused=case.on_engine,
         )
     limit_db = LIMITS[case.options.precision].warned_db
     first = first_collapse(layers, limit_db)
@@ -260,7 +273,8 @@ def _smallest(case: _Case, failing: LayerNoise, limit_db: float, save: Path | No
     # What an engine computes is compared with its own graph. A graph that is lost by itself is compared with the same
     # graph without rounding its activations: its channels may be scaled, other than those of the float graph.
     right = case.graph if case.on_engine else without_activation_pairs(case.graph)
-    read = observed_values(case.right.graph, case.graph.graph)[failing.value]
+    fused = case.integers if case.on_engine else ()
+    read = observed_values(case.right.graph, case.graph.graph, fused=fused)[failing.value]
 
     def run(part: ir.Model, arrays: dict[str, np.ndarray], output: str) -> np.ndarray:
         return case.values(part, [arrays])([output])[0][output]

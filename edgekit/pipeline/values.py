@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -15,8 +16,9 @@ from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import GRAPH
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import save_graph
+from edgekit.graph.file import is_quantized, save_graph
 from edgekit.quantize.layer_noise import Values
+from edgekit.specs import Precision
 
 __all__ = ["engine_values", "graph_values", "with_outputs"]
 
@@ -42,6 +44,8 @@ def engine_values(graph: ir.Model, target: str, options: BuildOptions, feeds: Se
         options: the options that the engine is built with.
         feeds: inputs by name.
     """
+    if options.precision is Precision.INT8 and not is_quantized(graph):  # a part of a graph in INT8 that stays in float
+        options = msgspec.structs.replace(options, precision=Precision.FP32)
 
     def values(names: Sequence[str]) -> list[dict[str, np.ndarray]]:
         with tempfile.TemporaryDirectory(prefix="edgekit-values-") as name:

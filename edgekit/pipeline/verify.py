@@ -25,7 +25,7 @@ from edgekit.pipeline.values import engine_values, graph_values
 from edgekit.progress import Progress
 from edgekit.quantize.compare import LIMITS, Limits, OutputNoise, noise_of_outputs, refuse_noise, worst_noise
 from edgekit.quantize.half.check import rounding_graph
-from edgekit.quantize.layer_noise import LayerNoise, first_collapse, layer_noise, noisiest
+from edgekit.quantize.layer_noise import LayerNoise, first_collapse, layer_noise, nodes_on_integers, noisiest
 from edgekit.specs import Precision, TensorSpec
 
 __all__ = ["Verifier"]
@@ -260,6 +260,7 @@ class Verifier:
             wide.graph,
             graph_values(self.model.graph, feeds),
             graph_values(wide, feeds),
+            integers=nodes_on_integers(typed.graph),
             scaled=True,
         )
 

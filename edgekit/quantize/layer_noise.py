@@ -7,17 +7,17 @@ reads it, so that reading it changes no kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.graph.element_types import carries_type, constant_of
+from edgekit.graph.element_types import carries_type, constant_of, precision_of
 from edgekit.specs import EXACT_DB
 
-__all__ = ["LayerNoise", "Values", "first_collapse", "layer_noise", "noisiest", "observed_values"]
+__all__ = ["LayerNoise", "Values", "first_collapse", "layer_noise", "nodes_on_integers", "noisiest", "observed_values"]
 
 VALUES_AT_ONCE = 64
 """Values that are read in one run: all of them at once would take gigabytes in a large network."""
@@ -54,20 +54,24 @@ class LayerNoise(msgspec.Struct, frozen=True, kw_only=True):
         return 10 ** (-self.sqnr_db / 10) - 10 ** (-(self.sqnr_db + self.lost_db) / 10)
 
 
-def observed_values(reference: ir.Graph, other: ir.Graph) -> dict[str, str]:
+def observed_values(reference: ir.Graph, other: ir.Graph, *, fused: Collection[str] = ()) -> dict[str, str]:
     """Returns the computed float values of ``reference`` that ``other`` has too, and where to read each there.
 
     Args:
         reference: the float graph.
         other: a graph made from it, with the same names.
+        fused: names of nodes on integers whose outputs are read only where they are stored in integers.
     """
     there = {value.name: value for node in other for value in node.outputs if value.name}
     found = {}
     for node in reference:
         for value in node.outputs:
             name = value.name or ""
-            if value.dtype == ir.DataType.FLOAT and name in there and constant_of(value) is None:
-                found[name] = _as_read(there[name])
+            if value.dtype != ir.DataType.FLOAT or name not in there or constant_of(value) is not None:
+                continue
+            read = _as_read(there[name])
+            if read != name or node.name not in fused or there[name].is_graph_output():
+                found[name] = read
     return found
 
 
@@ -127,7 +131,9 @@ def layer_noise(
     reference_values: Values,
     other_values: Values,
     *,
+    integers: Collection[str] = (),
     scaled: bool = False,
+    fused: bool = False,
 ) -> list[LayerNoise]:
     """Compares the values of two graphs, in the order of the first.
 
@@ -136,9 +142,12 @@ def layer_noise(
         other: a graph made from it, with the same names.
         reference_values: computes values of ``reference``.
         other_values: computes values of ``other``, or of an engine that was built from it.
+        integers: names of the nodes that compute on integers, see `nodes_on_integers`.
+        fused: ``other_values`` is an engine: a float value inside of an integer kernel, between a product and its
+            activation function, is not read, since that would take the kernel apart.
         scaled: the channels of feature maps may be scaled in ``other``.
     """
-    observed = observed_values(reference, other)
+    observed = observed_values(reference, other, fused=integers if fused else ())
     compared = _Compared(scaled)
     names = list(observed)
     for start in range(0, len(names), VALUES_AT_ONCE):
@@ -148,11 +157,10 @@ def layer_noise(
             for name, there in zip(part, read, strict=True):
                 compared.add(name, expected[name], got[there])
     decibels = {name: energies.decibels() for name, energies in compared.energies.items()}
-    return list(_by_node(reference, other, decibels))
+    return list(_by_node(reference, integers, decibels))
 
 
-def _by_node(reference: ir.Graph, other: ir.Graph, decibels: Mapping[str, float]) -> Iterator[LayerNoise]:
-    integers = {node.name for node in other if _on_integers(node)}
+def _by_node(reference: ir.Graph, integers: Collection[str], decibels: Mapping[str, float]) -> Iterator[LayerNoise]:
     # A value that is not observed passes on the noise of its inputs.
     reached: dict[ir.Value, float] = {}
     for node in reference:
@@ -172,14 +180,14 @@ def _by_node(reference: ir.Graph, other: ir.Graph, decibels: Mapping[str, float]
             )
 
 
+def nodes_on_integers(graph: ir.Graph) -> frozenset[str]:
+    """Returns the names of the nodes that compute on integers, or whose output is stored in them."""
+    return frozenset(node.name or "" for node in graph if not carries_type(node) and _on_integers(node))
+
+
 def _on_integers(node: ir.Node) -> bool:
-    if carries_type(node):
-        return False
-    producers = (value.producer() for value in node.inputs if value is not None)
     users = (use.node for value in node.outputs for use in value.uses())
-    return any(each is not None and each.op_type == "DequantizeLinear" for each in producers) or any(
-        each.op_type == "QuantizeLinear" for each in users
-    )
+    return precision_of(node) == "int8" or any(user.op_type == "QuantizeLinear" for user in users)
 
 
 def first_collapse(layers: Sequence[LayerNoise], limit_db: float) -> LayerNoise | None:

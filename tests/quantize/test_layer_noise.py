@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.engine.backend import backend
 from edgekit.graph.evaluator import Evaluator
-from edgekit.quantize.layer_noise import first_collapse, layer_noise, noisiest
+from edgekit.quantize.layer_noise import first_collapse, layer_noise, nodes_on_integers, noisiest
 from edgekit.quantize.quantize import quantized_from_graph
 
 TEXT = """g (float[1, 8, 8, 8] x) => (float[1, 8, 8, 8] y) {
@@ -51,7 +51,9 @@ def test_the_spoiled_layer_is_named(graph, feeds_for):
 def test_noise_of_a_quantized_graph_grows_from_layer_to_layer(graph, feeds_for, calibrated):
     feeds = feeds_for(graph, 2)
     typed = quantized_from_graph(graph, calibrated(graph, feeds), SCHEME).graph
-    layers = layer_noise(graph.graph, typed.graph, values_of(graph, feeds), values_of(typed, feeds), scaled=True)
+    integers = nodes_on_integers(typed.graph)
+    compared = (graph.graph, typed.graph, values_of(graph, feeds), values_of(typed, feeds))
+    layers = layer_noise(*compared, integers=integers, scaled=True)
     decibels = [each.sqnr_db for each in layers if each.op_type == "Conv"]
     assert decibels == sorted(decibels, reverse=True) and 20 < decibels[-1] < decibels[0] < 60
     assert all(each.quantized for each in layers if each.op_type == "Conv")
