@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from edgekit.arguments import argument, either
+from edgekit.errors import UsageError
 from edgekit.option import option, option_words
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def _parse_preprocess(texts: Sequence[str]) -> dict[str, Any] | None:
         if not value:
             raise ValueError(f"expected FIELD=VALUE, such as color=bgr or mean=0.5,0.5,0.5, got '{text}'")
         fields[name] = value.split(",") if name in _LISTS else value
-    return given_fields(fields, option="--preprocess", text=True)
+    return given_fields(fields, option=argument("preprocess"), text=True)
 
 
 def _write_shape(shape: Shape) -> str:
@@ -137,17 +139,24 @@ def _specs() -> ModuleType:
 
 
 def _convert_shape(shape: Sequence[int | Sequence[int]] | None) -> Shape | None:
-    return None if shape is None else _specs().shape_from_sizes(shape, "--shape")
+    return None if shape is None else _specs().shape_from_sizes(shape, argument("shape"))
 
 
 def _convert_inputs(shapes: Mapping[str, Sequence[int | Sequence[int]]] | None) -> dict[str, Shape]:
-    return {
-        name: _specs().shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (shapes or {}).items()
-    }
+    if not isinstance(shapes or {}, Mapping):
+        raise UsageError(
+            f"{argument('input')}: expected a mapping from names of inputs to shapes, got {shapes!r}",
+            hint=f"for the first input: {argument('input', {'': (1, 3, 224, 224)})}",
+        )
+    return {name: _specs().shape_from_sizes(sizes, _input_called(name)) for name, sizes in (shapes or {}).items()}
+
+
+def _input_called(name: str) -> str:
+    return either(f"--input {name}", f"input[{name!r}]") if name else argument("input")
 
 
 def _convert_batch(batch: int | Sequence[int] | None) -> Size | None:
-    return None if batch is None else _specs().size_from_value(batch, "--batch")
+    return None if batch is None else _specs().size_from_value(batch, argument("batch"))
 
 
 def _convert_preprocess(given: Any) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from edgekit.arguments import argument
 from edgekit.errors import AccuracyError, ExportError, GraphError, UsageError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import input_specs
@@ -128,7 +129,8 @@ def check_runs(graph: ir.Model, sizes: Sequence[Sequence[TensorSpec]] = ()) -> N
             evaluator.run({spec.name: np.zeros(_sizes(spec), spec.dtype) for spec in specs})
         except GraphError as e:
             text = "; ".join(map(str, specs))
-            hint = f"the inputs were zeros of {text}; if these sizes are wrong, set others with --input or --shape"
+            hint = f"the inputs were zeros of {text}; if these sizes are wrong, set others with "
+            f"{argument('input')} or {argument('shape')}"
             raise GraphError(e.message, hint=hint) from e
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from edgekit.arguments import argument
 from edgekit.config import (
     PLUGIN_ATTENTION,
     BackendOptions,
@@ -88,8 +89,9 @@ def _unknown_option(target: str, kind: type[BackendOptions], name: str) -> Usage
     owners = [other for other in BACKENDS if name in {field.name for field in dataclasses.fields(options_of(other))}]
     if owners:
         flags = {field.name: found.flag for each in all_options() for field, found in option_fields(each)}
-        hint = f"add {' or '.join(f'--target {owner}' for owner in owners)}, or leave it out"
-        return UsageError(f"target '{target}' does not have the option {flags[name]}", hint=hint)
+        hint = f"add {' or '.join(argument('target', owner) for owner in owners)}, or leave it out"
+        option = argument(name, flag=flags[name], within="engine")
+        return UsageError(f"target '{target}' does not have the option {option}", hint=hint)
     known = [field.name for field in dataclasses.fields(kind)]
     return UsageError(f"engine: unknown option '{name}' for target '{target}'", hint=nearest(name, known))
 
@@ -102,31 +104,38 @@ def require_buildable(config: BuildConfig) -> None:
         BackendUnavailable: a library that the target needs is not installed.
     """
     precision = config.target.precision
-    given = [found.flag for found in given_options(config.calibration)]
+    given = [found.name for found in given_options(config.calibration)]
     # Half precision measures ranges too, to find overflows, but always with the same method.
-    refused = {Precision.INT8: [], Precision.FP32: given}.get(precision, [f for f in given if f == "--calib-method"])
+    refused = {Precision.INT8: [], Precision.FP32: given}.get(precision, [n for n in given if n == "calib_method"])
     if refused:
-        raise UsageError(f"{refused[0]} does not go with --{precision}", hint="leave one of them out")
+        raise UsageError(
+            f"{argument(refused[0])} does not go with {argument('precision', precision)}", hint="leave one of them out"
+        )
     _check_target(config.target, backend(config.target.target))
 
 
 def _check_target(target: TargetConfig, library: Backend) -> None:
     if target.precision not in library.precisions:
-        known = ", ".join(f"--{precision}" for precision in Precision if precision in library.precisions)
+        known = ", ".join(
+            argument("precision", precision) for precision in Precision if precision in library.precisions
+        )
         raise UsageError(f"target '{target.target}' does not build {target.precision}: expected {known}")
     if not library.on_gpu and (target.graph_only or target.half_io):
-        option = "--graph-only" if target.graph_only else "--half-io"
+        option = argument("graph_only") if target.graph_only else argument("half_io")
         raise UsageError(
             f"target '{target.target}' runs on the CPU: {option} is for GPU targets",
-            hint="add --target tensorrt or --target tensorrt-rtx, or leave it out",
+            hint=f"add {argument('target', 'tensorrt')} or {argument('target', 'tensorrt-rtx')}, or leave it out",
         )
     if target.attention in PLUGIN_ATTENTION and target.target != "tensorrt":
         why = "TensorRT-RTX takes no plugins" if target.target == "tensorrt-rtx" else "its kernels run on GPUs"
         raise UsageError(
-            f"--attention {target.attention} goes with target tensorrt, got '{target.target}': {why}",
-            hint="leave it out, or add --target tensorrt",
+            f"{argument('attention', target.attention)} goes with target tensorrt, got '{target.target}': {why}",
+            hint=f"leave it out, or add {argument('target', 'tensorrt')}",
         )
     if target.half_io and target.precision not in (Precision.FP16, Precision.INT8):
-        raise UsageError(f"--half-io goes with --fp16 and --int8, not with --{target.precision}")
+        raise UsageError(
+            f"{argument('half_io')} goes with {argument('precision', 'fp16')} and "
+            f"{argument('precision', 'int8')}, not with {argument('precision', target.precision)}"
+        )
     if not target.graph_only:
         library.require()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.errors import AccuracyError
 from edgekit.progress import Progress
 from edgekit.specs import TensorSpec
@@ -88,6 +89,7 @@ def _refuse_noise(sqnr_db: Mapping[str, float], target: str, given: str = "", fl
         raise AccuracyError(
             f"output '{worst}' of the INT8 engine for {target}{given} is lost in noise: expected a signal to noise "
             f"of more than {floor_db:.0f} dB against FP32, got {sqnr_db[worst]:.1f} dB",
-            hint="calibrate on inputs of your own task (--calib DIR), try another --calib-method, "
-            "or keep sensitive layers in float (--keep-float PATTERN)",
+            hint=f"calibrate on inputs of your own task ({argument('calib', like='DIR')}), try another "
+            f"{argument('calib_method')}, "
+            f"or keep sensitive layers in float ({argument('keep_float', like='PATTERN')})",
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 import edgekit
+from edgekit.arguments import argument, either
 from edgekit.engine.bundle.manifest import Manifest, check_files, read_manifest
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
@@ -26,7 +27,7 @@ __all__ = ["TritonModel", "export_triton"]
 VERSION = "1"
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
-OTHER_FOLDER = "choose another DIR or another --name"
+OTHER_FOLDER = f"choose another {either('DIR', 'repository')} or another {argument('name')}"
 
 
 class Runner(msgspec.Struct, frozen=True):
@@ -77,7 +78,7 @@ VERSION_COMPATIBLE = (
 )
 RTX = (
     "the plan is for TensorRT-RTX, and Triton's images contain TensorRT, which cannot load it: serve it with a "
-    "tensorrt backend that is built with TensorRT-RTX, or build the engine with --target tensorrt"
+    f"tensorrt backend that is built with TensorRT-RTX, or build the engine with {argument('target', 'tensorrt')}"
 )
 
 
@@ -111,7 +112,7 @@ def export_triton(bundle: Path, repository: Path, *, name: str | None = None) ->
     check_files(bundle, manifest, names)
     called = re.sub(r"[^\w.-]", "_", manifest.name) if name is None else name
     if not re.fullmatch(r"\w[\w.-]*", called):
-        raise UsageError(f"--name: expected letters, digits, '.', '_' and '-', got '{called}'")
+        raise UsageError(f"{argument('name')}: expected letters, digits, '.', '_' and '-', got '{called}'")
     place = Path(repository).resolve() / called
     _require_own_folder(place)
     try:
@@ -131,7 +132,7 @@ def _runner(bundle: Path, manifest: Manifest) -> Runner:
     if manifest.backend not in RUNNERS:
         raise UsageError(
             f"{bundle}: Triton runs engines for {', '.join(RUNNERS)}, got one for '{manifest.backend}'",
-            hint="build it again with one of these as --target",
+            hint=f"build it again with one of these as {argument('target')}",
         )
     if not manifest.engine:
         raise EngineMismatch(
@@ -141,7 +142,7 @@ def _runner(bundle: Path, manifest: Manifest) -> Runner:
     if manifest.engine_options.get("strip_weights"):
         raise UsageError(
             f"{bundle}: the plan has no weights, and Triton cannot add them",
-            hint="build it again without --strip-weights",
+            hint=f"build it again without {argument('strip_weights', within='engine')}",
         )
     return RUNNERS[manifest.backend]
 

@@ -13,6 +13,7 @@ import msgspec
 import torch
 from torch import nn
 
+from edgekit.arguments import argument
 from edgekit.data.examples import DataSet
 from edgekit.data.vocabulary import UNKNOWN, unknown_tokens
 from edgekit.errors import TrainError
@@ -20,6 +21,7 @@ from edgekit.progress import Progress, Silent
 from edgekit.recipe.schema import Recipe, Train
 from edgekit.training.batches import Batch, Batches, prefetched
 from edgekit.training.checkpoint import load_checkpoint, save_checkpoint
+from edgekit.training.messages import train_argument
 from edgekit.training.objectives import Objective, Outputs, objective_from_recipe
 from edgekit.training.optimization import is_extendable, optimizer_from_train, schedule_from_train
 
@@ -277,16 +279,16 @@ class _Run:
             reason = str(e).partition("\n")[0]
             raise TrainError(
                 f"training {self.training.recipe.name}: the module failed on a batch of {len(batch)}: {reason}",
-                hint="change the number of examples per step with --batch",
+                hint=f"change the number of examples per step with {train_argument('batch')}",
             ) from e
 
     def _diverged(self, loss: float) -> TrainError:
         options, lr = self.training.options, self.optimizer.param_groups[0]["lr"]
-        clip = "" if options.clip else ", or clip gradients with --clip 1"
+        clip = "" if options.clip else f", or clip gradients with {train_argument('clip', 1)}"
         return TrainError(
             f"training {self.training.recipe.name}: epoch {len(self.epochs) + 1}, batch {self.batch + 1}: expected a "
             f"finite loss, got {loss} at a learning rate of {lr:.3g}",
-            hint=f"lower the learning rate with --lr {options.lr / 10:.1g}{clip}",
+            hint=f"lower the learning rate with {train_argument('lr', float(f'{options.lr / 10:.1g}'))}{clip}",
         )
 
     def save(self) -> None:
@@ -341,16 +343,19 @@ class _Run:
             return
         if options.epochs < begun:
             raise TrainError(
-                f"checkpoint {path}: --epochs: expected at least {begun}, the number of epochs begun, "
+                f"checkpoint {path}: {train_argument('epochs')}: expected at least {begun}, the number of epochs "
+                "begun, "
                 f"got {options.epochs}",
-                hint=f"--epochs {begun}",
+                hint=train_argument("epochs", begun),
             )
         if not is_extendable(options, batches=min(planned, options.epochs) * len(self.train_set)):
-            warmup = f" with --warmup {options.warmup}" if options.warmup else ""
+            warmup = f" with {train_argument('warmup', options.warmup)}" if options.warmup else ""
             raise TrainError(
-                f"checkpoint {path}: --epochs: expected {planned}, as at the start, since the schedule "
+                f"checkpoint {path}: {train_argument('epochs')}: expected {planned}, as at the start, since the "
+                "schedule "
                 f"'{options.schedule}'{warmup} depends on the number of epochs, got {options.epochs}",
-                hint="omit --epochs, and continue with --weights after the last epoch; only the schedules constant and "
+                hint=f"omit {train_argument('epochs')}, and continue with {argument('weights')} after the last "
+                "epoch; only the schedules constant and "
                 "inverse-sqrt can be extended",
             )
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from edgekit.arguments import argument
 from edgekit.data.examples import DataSet, data_set, data_set_names
 from edgekit.errors import UsageError, nearest
 from edgekit.evaluation.labels import knows_all
@@ -21,6 +22,7 @@ from edgekit.recipe.messages import recipe_error
 from edgekit.recipe.schema import Recipe, Train, load_recipe
 from edgekit.training.checkpoint import load_checkpoint, save_weights
 from edgekit.training.fit import CHECKPOINT_S, Epoch, Training, fit, has_steps
+from edgekit.training.messages import train_argument
 from edgekit.training.objectives import objective_from_recipe
 
 __all__ = ["Trained", "checkpoint_of", "train_model"]
@@ -146,7 +148,7 @@ def _output(output: str | Path | None, recipe: Recipe) -> Path:
     file = Path(output if output is not None else f"{recipe.name}{SUFFIX}")
     if file.suffix != SUFFIX:
         raise UsageError(
-            f"--output {file}: expected a name that ends in {SUFFIX}, got '{file.suffix}'",
+            f"{argument('output', file)}: expected a name that ends in {SUFFIX}, got '{file.suffix}'",
             hint=f"use {file.with_suffix(SUFFIX)}",
         )
     return file
@@ -156,15 +158,17 @@ def _resumed_identity(checkpoint: Path, resume: bool, weights: str | None) -> di
     """Returns the identity in the checkpoint to resume from; empty for a new training."""
     if resume and weights is not None:
         raise UsageError(
-            f"--weights: expected none with --resume, which uses the weights in {checkpoint}, got '{weights}'",
-            hint=f"omit --weights to resume; to start over with it, delete {checkpoint} and omit --resume",
+            f"{argument('weights')}: expected none with {argument('resume', True)}, which uses the weights in "
+            f"{checkpoint}, got '{weights}'",
+            hint=f"omit {argument('weights')} to resume; to start over with it, delete {checkpoint} and omit "
+            f"{argument('resume')}",
         )
     if resume:
         return load_checkpoint(checkpoint)[0]
     if checkpoint.exists() and has_steps(checkpoint):
         raise UsageError(
             f"{checkpoint}: expected no checkpoint, got one of an unfinished training",
-            hint=f"add --resume to continue, or delete {checkpoint} to start over",
+            hint=f"add {argument('resume', True)} to continue, or delete {checkpoint} to start over",
         )
     return {}
 
@@ -173,7 +177,7 @@ def _source(source: str, recipe: Recipe) -> str:
     if not source:
         raise UsageError(
             f"training {recipe.name}: expected a data set, got none",
-            hint=f"set one with --data: a path, or {' or '.join(data_set_names())}",
+            hint=f"set one with {argument('data')}: a path, or {' or '.join(data_set_names())}",
         )
     return source
 
@@ -190,18 +194,19 @@ def _merged(options: Train, changes: Mapping[str, Any]) -> Train:
             raise UsageError(f"training: unknown option '{name}'", hint=nearest(name, Train.__struct_fields__))
     for name, value in changes.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"--{name.replace('_', '-')}: expected a finite number, got {value}")
+            raise UsageError(f"{train_argument(name)}: expected a finite number, got {value}")
     fields = {**msgspec.to_builtins(options), **changes}
     try:
         changed = msgspec.convert(fields, Train)
     except msgspec.ValidationError as e:
         error = recipe_error(Path("training"), e, fields, Train)
         field, _, rest = error.message.removeprefix("recipe training: ").partition(":")
-        raise UsageError(f"--{field.replace('_', '-')}:{rest}", hint=error.hint) from e
+        raise UsageError(f"{train_argument(field)}:{rest}", hint=error.hint) from e
     if changed.schedule == "onecycle" and changed.warmup:
         raise UsageError(
-            f"--warmup: expected 0 with the schedule 'onecycle', which includes a warmup, got {changed.warmup}",
-            hint="use --warmup 0, or another --schedule",
+            f"{train_argument('warmup')}: expected 0 with the schedule 'onecycle', which includes a warmup, got "
+            f"{changed.warmup}",
+            hint=f"use {train_argument('warmup', 0)}, or another {train_argument('schedule')}",
         )
     return changed
 

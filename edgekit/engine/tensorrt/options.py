@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from edgekit.arguments import argument
 from edgekit.config import BackendOptions
-from edgekit.option import option
+from edgekit.option import option, option_fields
 
-__all__ = ["TensorRtOptions"]
+__all__ = ["TensorRtOptions", "engine_argument"]
+
+
+def engine_argument(name: str, *value: Any, shell: str | None = None) -> str:
+    """Returns an option of TensorRT's as the user writes it: ``--dla 0``, or ``engine={'dla': 0}`` in Python."""
+    declared = next(found for _, found in option_fields(TensorRtOptions) if found.name == name)
+    return argument(name, *value, flag=declared.flag, shell=shell, within="engine")
 
 
 def _parse_capabilities(text: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgekit.arguments import argument
 from edgekit.errors import ModelError, UsageError, nearest
 from edgekit.progress import BYTES, Advance, Progress
 from edgekit.recipe.schema import Recipe, Weights
@@ -58,7 +59,8 @@ def fetch_weights(weights: Weights, *, progress: Progress, cache: Path | None = 
     except OSError as e:
         raise ModelError(
             f"weights {weights.url}: cannot be saved in {folder}: {e.strerror or e}",
-            hint="set EDGEKIT_CACHE to a writable folder with free space, or give a file: --weights FILE",
+            hint="set EDGEKIT_CACHE to a writable folder with free space, or give a file: "
+            f"{argument('weights', like='FILE')}",
         ) from e
     return target
 
@@ -77,7 +79,7 @@ def weights_file(name: str, recipe: Recipe, *, progress: Progress) -> Path:
         file.stat()
     except (FileNotFoundError, NotADirectoryError) as e:
         raise UsageError(
-            f"--weights: expected a file or a published weight set of {recipe.name}, got '{name}'",
+            f"{argument('weights')}: expected a file or a published weight set of {recipe.name}, got '{name}'",
             hint=nearest(name, recipe.weights),
         ) from e
     except OSError:
@@ -215,5 +217,5 @@ def _unreachable(weights: Weights, target: Path, error: Exception) -> ModelError
     code = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
     return ModelError(
         f"weights {weights.url}: cannot be downloaded: {code}{reason}",
-        hint=f"download it by other means and give it with --weights FILE, or save it as {target}",
+        hint=f"download it by other means and give it with {argument('weights', like='FILE')}, or save it as {target}",
     )

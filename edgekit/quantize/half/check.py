@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.errors import AccuracyError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.insert import inserted_cast
@@ -70,7 +71,8 @@ def require_small_errors(
         raise AccuracyError(
             f"output '{worst}' in {str(precision).upper()}{given}: expected a relative error of at most "
             f"{allowed:g} against FP32, got {errors[worst]:.2g}",
-            hint="keep the layers before it in float (--keep-float PATTERN), or build it with --fp32",
+            hint=f"keep the layers before it in float ({argument('keep_float', like='PATTERN')}), or build it "
+            f"with {argument('precision', 'fp32')}",
         )
 
 
