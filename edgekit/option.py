@@ -7,11 +7,16 @@ manifest are derived from these fields.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
-__all__ = ["Option", "given_options", "given_values", "option", "option_fields", "option_words"]
+from edgekit.arguments import argument
+from edgekit.errors import UsageError, nearest
+
+__all__ = ["Option", "given_options", "given_values", "option", "option_value", "option_fields", "option_words"]
 
 _KEY = "edgekit.option"
 
@@ -70,6 +75,55 @@ def option_fields(config: Any) -> Iterator[tuple[dataclasses.Field[Any], Option]
         if declared is not None:
             flag = declared.flag or f"--{field.name.replace('_', '-')}"
             yield field, dataclasses.replace(declared, name=field.name, flag=flag)
+
+
+def option_value(field: dataclasses.Field[Any], declared: Option, value: Any, *, within: str = "") -> Any:
+    """Checks and converts the value that a caller gives for an option.
+
+    Args:
+        field: the field of the config.
+        declared: its option.
+        value: the caller's value.
+        within: see `argument`.
+
+    Returns:
+        The field's value.
+
+    Raises:
+        UsageError: the value has the wrong type, or is not one of the choices.
+    """
+    default = _default(field)
+    if value is None and default is None:
+        return None
+    expected = _expected(declared, value)
+    if expected:
+        name = argument(declared.name, flag=declared.flag, within=within)
+        hint = nearest(value, declared.choices) if declared.choices and isinstance(value, str) else ""
+        raise UsageError(f"{name}: expected {expected}, got {value!r}", hint=hint)
+    if declared.kind == "integer":
+        return operator.index(value)
+    return value if declared.convert is None else declared.convert(value)
+
+
+def _expected(declared: Option, value: Any) -> str:
+    """Says what an option expects; empty if the value is of that kind, or if the option's ``convert`` checks it."""
+    if declared.kind == "integer":
+        fits = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+        at_least = "" if declared.minimum is None else f" of {declared.minimum} or more"
+        if not fits or (declared.minimum is not None and operator.index(value) < declared.minimum):
+            return f"a whole number{at_least}"
+    elif declared.kind in ("flag", "switch"):
+        return "" if isinstance(value, bool) else "True or False"
+    elif declared.kind == "choice":
+        return ""
+    elif declared.choices:
+        return "" if value in declared.choices else " or ".join(map(repr, declared.choices))
+    elif declared.repeated and declared.parse is None:
+        texts = isinstance(value, Iterable) and not isinstance(value, str)
+        return "" if texts and all(isinstance(item, str) for item in value) else "a list of texts"
+    elif declared.parse is None and not isinstance(value, (str, os.PathLike)):
+        return "a text or a path" if declared.kind == "text" else "a path"
+    return ""
 
 
 def given_options(config: Any) -> list[Option]:

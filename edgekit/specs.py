@@ -117,9 +117,11 @@ def precision_from_name(name: str) -> Precision:
         UsageError: the name is unknown.
     """
     known = [str(precision) for precision in Precision]
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         expected = f"{', '.join(known[:-1])} or {known[-1]}"
-        raise UsageError(f"unknown precision '{name}': expected {expected}", hint=nearest(name, known))
+        raise UsageError(
+            f"unknown precision {str(name)!r}: expected {expected}", hint=nearest(str(name), known)
+        )
     return Precision(name)
 
 

@@ -13,7 +13,7 @@ from edgekit.data.examples import DataSet, Split, check_first, data_set
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluators.base import ClassFigure, Details, Ready, TaskEvaluator, batch_of
 from edgekit.evaluation.evaluators.choose import evaluator_from_session, measures
-from edgekit.progress import Advance, Progress, Silent
+from edgekit.progress import Advance, Progress, Warnings
 from edgekit.recipe.schema import Task
 from edgekit.runtime.session import Session, session_from_bundle
 
@@ -119,7 +119,7 @@ def evaluate_session(
     manifest, skipped, used = session.manifest, list[str](), list[int]()
     title = f"evaluating {str(manifest.precision).upper()}"
     start = time.perf_counter()
-    with (progress or Silent()).stage(title, total=len(indices), unit="examples") as advance:
+    with (progress or Warnings()).stage(title, total=len(indices), unit="examples") as advance:
         counted = 0
         for batch in _batches(evaluator, examples, indices, batch_of(session), skipped, used, advance):
             evaluator.evaluate(batch)

@@ -29,7 +29,7 @@ from edgekit.measure.power import PowerWatch, sensor
 from edgekit.measure.reports import LatencyReport, Memory
 from edgekit.measure.steady import steady_state
 from edgekit.measure.throughput import measure_throughput
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import session_from_bundle
 from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at, specs_text
 
@@ -164,7 +164,7 @@ def measure(
     """
     _check_lengths(runs, duration_s, warmup)
     _check_claim(claim, runs)
-    progress = progress or Silent()
+    progress = progress or Warnings()
     stages, once, source, inputs = _run_of(session, image, seed, sizes or {})
     on_gpu = backend(session.manifest.backend).on_gpu
     watched = PowerWatch(sensor(on_gpu=on_gpu) if power else "")

@@ -18,7 +18,7 @@ from edgekit.errors import BackendUnavailable, EngineMismatch, needs_extra
 from edgekit.measure.compare import BuiltEngine, Comparison, compare_engines
 from edgekit.pipeline.model_kind import name_of
 from edgekit.pipeline.validate import build_config, require_buildable
-from edgekit.progress import Advance, Progress, Silent
+from edgekit.progress import Advance, Progress, Warnings
 from edgekit.quantize.compare import require_signal
 from edgekit.recipe.schema import Preprocess
 from edgekit.report.html.build import write_build_report
@@ -105,7 +105,7 @@ def build(
     require_buildable(config)
     place = config.output.output or Path("engines") / f"{name}-{config.target.precision}-{config.target.target}"
     with write_bundle(place) as folder:
-        _run_stages(folder, place, config, _Recorder(progress or Silent()))
+        _run_stages(folder, place, config, _Recorder(progress or Warnings()))
     return place
 
 

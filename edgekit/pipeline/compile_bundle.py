@@ -28,7 +28,7 @@ from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.option import given_values
 from edgekit.pipeline.validate import engine_options
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 
 __all__ = ["compile_bundle"]
 
@@ -71,7 +71,7 @@ def compile_bundle(
     if GRAPH not in names:
         raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, got a manifest that does not list it")
     check_files(place, manifest, names)
-    progress = progress or Silent()
+    progress = progress or Warnings()
     goal = Path(output) if output is not None else place
     with write_bundle(goal) as folder:
         for name in names:

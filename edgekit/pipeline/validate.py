@@ -19,7 +19,7 @@ from edgekit.config import (
 from edgekit.engine.backend import Backend, backend, default_target
 from edgekit.engine.table import BACKENDS, all_options, options_of
 from edgekit.errors import UsageError, nearest
-from edgekit.option import given_options, option_fields
+from edgekit.option import given_options, option_fields, option_value
 from edgekit.specs import Precision
 
 __all__ = ["build_config", "engine_options", "model_config", "require_buildable"]
@@ -58,8 +58,7 @@ def _struct(kind: Any, given: Mapping[str, Any], **ready: Any) -> Any:
     values = dict(ready)
     for field, found in option_fields(kind):
         if field.name in given and field.name not in ready:
-            value = given[field.name]
-            values[field.name] = value if found.convert is None else found.convert(value)
+            values[field.name] = option_value(field, found, given[field.name])
     return kind(**values)
 
 
@@ -74,6 +73,8 @@ def engine_options(target: str, given: BackendOptions | Mapping[str, Any] | None
         return given
     if isinstance(given, BackendOptions):
         given = {found.name: getattr(given, found.name) for found in given_options(given)}
+    if given is not None and not isinstance(given, Mapping):
+        raise UsageError(f"engine: expected a {kind.__name__} or a mapping of its fields, got {given!r}")
     for name in given or {}:
         if name not in {field.name for field in dataclasses.fields(kind)}:
             raise _unknown_option(target, kind, name)
@@ -81,8 +82,11 @@ def engine_options(target: str, given: BackendOptions | Mapping[str, Any] | None
 
 
 def _converted(kind: type[BackendOptions], given: Mapping[str, Any]) -> dict[str, Any]:
-    found = {field.name: found.convert for field, found in option_fields(kind)}
-    return {name: convert(value) if (convert := found[name]) else value for name, value in given.items()}
+    return {
+        field.name: option_value(field, found, given[field.name], within="engine")
+        for field, found in option_fields(kind)
+        if field.name in given
+    }
 
 
 def _unknown_option(target: str, kind: type[BackendOptions], name: str) -> UsageError:

@@ -17,7 +17,7 @@ from edgekit.arguments import argument
 from edgekit.data.examples import DataSet
 from edgekit.data.vocabulary import UNKNOWN, unknown_tokens
 from edgekit.errors import TrainError
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 from edgekit.recipe.schema import Recipe, Train
 from edgekit.training.batches import Batch, Batches, prefetched
 from edgekit.training.checkpoint import load_checkpoint, save_checkpoint
@@ -125,7 +125,7 @@ def fit(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        run = _Run(training, progress or Silent())
+        run = _Run(training, progress or Warnings())
         if resume:
             run.resume()
         else:

@@ -17,7 +17,7 @@ from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.download import weights_file
 from edgekit.models.weights.read import load_weights
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 from edgekit.recipe.messages import recipe_error
 from edgekit.recipe.schema import Recipe, Train, load_recipe
 from edgekit.training.checkpoint import load_checkpoint, save_weights
@@ -88,7 +88,7 @@ def train_model(
         TrainError: the loss is not finite, or the checkpoint is of another training job.
         DataError: the data set is empty, or an example does not fit the model.
     """
-    progress = progress or Silent()
+    progress = progress or Warnings()
     recipe = _recipe(model)
     file = _output(output, recipe)
     identity = _resumed_identity(checkpoint_of(file), resume, weights)

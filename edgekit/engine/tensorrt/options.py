@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from edgekit.arguments import argument
 from edgekit.config import BackendOptions
+from edgekit.errors import UsageError
 from edgekit.option import option, option_fields
 
 __all__ = ["TensorRtOptions", "engine_argument"]
@@ -25,6 +26,12 @@ def _parse_capabilities(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+\.?\d(,\d+\.?\d)*", text):
         raise ValueError(f"expected compute capabilities, such as 86,89,120, got '{text}'")
     return tuple(int(word.replace(".", "")) for word in text.split(","))
+
+
+def _convert_capabilities(numbers: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(numbers, Sequence) and all(isinstance(number, int) for number in numbers):
+        return tuple(numbers)
+    raise UsageError(f"{argument('sm', within='engine')}: expected compute capabilities, as in (86, 89), got {numbers!r}")
 
 
 def _write_capabilities(numbers: Sequence[int]) -> list[str]:
@@ -56,7 +63,7 @@ class TensorRtOptions(BackendOptions):
         metavar="LIST",
         parse=_parse_capabilities,
         write=_write_capabilities,
-        convert=tuple,
+        convert=_convert_capabilities,
     )
     workspace_mib: int = option(
         0,
