@@ -319,6 +319,7 @@ class OutputConfig:
         None, "Folder to write the engine to.", short="-o", metavar="DIR", kind="path", convert=_convert_path
     )
     profile: bool = option(True, "Measure the engine and compare it with FP32; on by default.", kind="switch")
+    force: bool = option(False, "Replace an engine of another model, precision or target.", kind="flag", recorded=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,7 @@ class Option:
         write: converts the field's value to command-line texts: one, or several if ``repeated``.
         convert: converts a caller's value to the field's value; raises `UsageError`.
         always: recorded in the manifest and the rebuild command even if it has its default value.
+        recorded: recorded there at all.
     """
 
     help: str
@@ -58,6 +59,7 @@ class Option:
     write: Callable[[Any], Sequence[str]] | None = None
     convert: Callable[[Any], Any] | None = None
     always: bool = False
+    recorded: bool = True
 
 
 def option(default: Any, help: str, **changes: Any) -> Any:
@@ -131,7 +133,7 @@ def given_options(config: Any) -> list[Option]:
     return [
         found
         for field, found in option_fields(config)
-        if found.always or getattr(config, field.name) != _default(field)
+        if found.recorded and (found.always or getattr(config, field.name) != _default(field))
     ]
 
 

@@ -40,6 +40,7 @@ Examples:
 )
 @click.option("--weights", metavar="FILE|NAME", help="Initial weights.  [default: random]")
 @click.option("--resume", is_flag=True, help="Resume an interrupted training run from its last checkpoint.")
+@click.option("--force", is_flag=True, help="Replace the weights file if it exists.")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Optimizer.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Learning rate.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), help="Learning rate schedule.")
@@ -55,7 +56,12 @@ Examples:
     help=f"Image augmentations, such as flip,color: any of {', '.join(AUGMENTATIONS)}; or none.",
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Random seed.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets PyTorch choose.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Number of threads; 0 measures a few steps and takes the fastest.",
+)
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the curves as an HTML page.")
 @json_options("the figures of every epoch")
 def train(
@@ -67,6 +73,7 @@ def train(
     resume: bool,
     seed: int | None,
     threads: int,
+    force: bool,
     html: Path | None,
     json: JsonOutput,
     **options: Any,
@@ -77,15 +84,12 @@ def train(
     model's recipe; with --resume, to those of the interrupted run.
     """
     import msgspec
-    import torch
 
     from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.report.html.training import html_from_epochs
     from edgekit.training.train import train_model
 
-    if threads:
-        torch.set_num_threads(threads)
     changes = {name: value for name, value in options.items() if value is not None}
     if "augment" in changes:
         changes["augment"] = _names(changes["augment"])
@@ -98,6 +102,8 @@ def train(
             weights=weights,
             seed=seed,
             resume=resume,
+            force=force,
+            threads=threads,
             changes=changes,
             on_epoch=(lambda epoch, of: None) if json.printed else _print,
             progress=progress,

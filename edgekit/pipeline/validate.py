@@ -20,6 +20,7 @@ from edgekit.engine.backend import Backend, backend, default_target
 from edgekit.engine.table import BACKENDS, all_options, options_of
 from edgekit.errors import UsageError, nearest
 from edgekit.option import given_options, option_fields, option_value
+from edgekit.pipeline.given_paths import require_given_paths
 from edgekit.specs import Precision
 
 __all__ = ["build_config", "engine_options", "model_config", "require_buildable"]
@@ -104,7 +105,7 @@ def require_buildable(config: BuildConfig) -> None:
     """Checks that the options are compatible, and that this machine has the libraries that the target needs.
 
     Raises:
-        UsageError: options exclude each other, or do not go with the target.
+        UsageError: options exclude each other or do not go with the target, or a path does not exist.
         BackendUnavailable: a library that the target needs is not installed.
     """
     precision = config.target.precision
@@ -115,6 +116,7 @@ def require_buildable(config: BuildConfig) -> None:
         raise UsageError(
             f"{argument(refused[0])} does not go with {argument('precision', precision)}", hint="leave one of them out"
         )
+    require_given_paths(config)
     _check_target(config.target, backend(config.target.target))
 
 

@@ -27,7 +27,6 @@ __all__ = ["TritonModel", "export_triton"]
 VERSION = "1"
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
-OTHER_FOLDER = f"choose another {either('DIR', 'repository')} or another {argument('name')}"
 
 
 class Runner(msgspec.Struct, frozen=True):
@@ -76,10 +75,6 @@ DATA_TYPES = {
 VERSION_COMPATIBLE = (
     "the plan is version compatible: start Triton with --backend-config=tensorrt,version-compatible=true"
 )
-RTX = (
-    "the plan is for TensorRT-RTX, and Triton's images contain TensorRT, which cannot load it: serve it with a "
-    f"tensorrt backend that is built with TensorRT-RTX, or build the engine with {argument('target', 'tensorrt')}"
-)
 
 
 class TritonModel(msgspec.Struct, frozen=True):
@@ -124,8 +119,12 @@ def export_triton(bundle: Path, repository: Path, *, name: str | None = None) ->
                 (folder / LABELS).write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
             (folder / CONFIG).write_text(_sealed(_config(called, manifest, runner)), encoding="utf-8")
     except BuildError as e:
-        raise BuildError(e.message, hint=OTHER_FOLDER) from e
+        raise BuildError(e.message, hint=_other_folder()) from e
     return TritonModel(place, tuple(_notes(manifest)))
+
+
+def _other_folder() -> str:
+    return f"choose another {either('DIR', 'repository')} or another {argument('name')}"
 
 
 def _runner(bundle: Path, manifest: Manifest) -> Runner:
@@ -149,7 +148,10 @@ def _runner(bundle: Path, manifest: Manifest) -> Runner:
 
 def _notes(manifest: Manifest) -> Iterable[str]:
     if manifest.backend == "tensorrt-rtx":
-        yield RTX
+        yield (
+            "the plan is for TensorRT-RTX, and Triton's images contain TensorRT, which cannot load it: serve it with a "
+            f"tensorrt backend that is built with TensorRT-RTX, or build the engine with {argument('target', 'tensorrt')}"
+        )
     if manifest.engine_options.get("version_compatible"):
         yield VERSION_COMPATIBLE
     shapes = [manifest.shapes[spec.name] for spec in manifest.inputs if spec.name in manifest.shapes]
@@ -228,7 +230,7 @@ def _require_own_folder(place: Path) -> None:
     if not place.exists():
         return
     if not place.is_dir():
-        raise UsageError(f"cannot write a model to {place}: it is a file", hint=OTHER_FOLDER)
+        raise UsageError(f"cannot write a model to {place}: it is a file", hint=_other_folder())
     present = {p.relative_to(place).as_posix() for p in place.rglob("*") if not p.is_dir()}
     if not present:
         return
@@ -236,12 +238,12 @@ def _require_own_folder(place: Path) -> None:
     if strangers := sorted(present - ours):
         raise UsageError(
             f"{place} has files that EdgeKit did not write: {', '.join(strangers[:3])}; nothing was changed",
-            hint=f"move them away, or {OTHER_FOLDER}",
+            hint=f"move them away, or {_other_folder()}",
         )
     if not _is_ours(place / CONFIG):
         raise UsageError(
             f"{place / CONFIG} was edited after EdgeKit wrote it; nothing was changed",
-            hint=f"move the model away, or {OTHER_FOLDER}",
+            hint=f"move the model away, or {_other_folder()}",
         )
 
 

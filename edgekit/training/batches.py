@@ -6,7 +6,7 @@ therefore sees the same batches, without reading the earlier examples again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -240,7 +240,7 @@ def _augmentation(names: Sequence[str], recipe: Recipe) -> Augmentation | None:
     return augmentation_from_names(names, pad=recipe.preprocess.pad)
 
 
-def prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:
+def prefetched(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     """Yields the same batches, preparing the next one in a thread."""
     with ThreadPoolExecutor(1) as worker:
         coming = worker.submit(next, batches, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from edgekit.training.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.training.messages import train_argument
 from edgekit.training.objectives import Objective, Outputs, objective_from_recipe
 from edgekit.training.optimization import is_extendable, optimizer_from_train, schedule_from_train
+from edgekit.training.threads import fastest_threads, restored_threads
 
 __all__ = ["Epoch", "Training", "evaluate", "fit", "has_steps"]
 
@@ -45,6 +47,7 @@ class Epoch(msgspec.Struct, frozen=True):
         test_loss: mean loss over the test set, computed after the epoch.
         figures: metrics on the test set (accuracy, mean average precision, ...), the most important first.
         seconds: duration, including the evaluation.
+        threads: number of threads; 0 if a checkpoint without the number ends in this epoch.
     """
 
     epoch: int
@@ -53,6 +56,7 @@ class Epoch(msgspec.Struct, frozen=True):
     test_loss: float
     figures: dict[str, float]
     seconds: float
+    threads: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,7 @@ class Training:
         column: the target column of a table, if one was named.
         checkpoint: checkpoint file; none is written if None.
         checkpoint_s: seconds between checkpoints within an epoch; one is always written after each epoch.
+        threads: number of threads; 0 takes the number of the checkpoint, or the one that `fastest_threads` measures.
     """
 
     recipe: Recipe
@@ -82,6 +87,7 @@ class Training:
     column: str | None = None
     checkpoint: Path | None = None
     checkpoint_s: float = CHECKPOINT_S
+    threads: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -123,7 +129,7 @@ def fit(
         DataError: the data set is empty, or an example does not fit the model.
         UsageError: the model's task cannot be trained, or an option does not apply to it.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), restored_threads():
         torch.manual_seed(training.seed)
         run = _Run(training, progress or Warnings())
         if resume:
@@ -131,6 +137,7 @@ def fit(
         else:
             run.save()  # fails now, not after an hour, if the file cannot be written
         try:
+            run.set_threads()
             for epoch in run.epochs:
                 on_epoch(epoch)
             while len(run.epochs) < training.options.epochs:
@@ -184,6 +191,7 @@ class _Run:
     loss_sum: float = field(default=0.0, init=False)
     lr: float = field(default=0.0, init=False)
     seconds: float = field(default=0.0, init=False)
+    threads: int = field(default=0, init=False)
     is_worth_keeping: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -197,6 +205,27 @@ class _Run:
         training.module.to(memory_format=FORMAT)  # type: ignore[call-overload]
         self.optimizer = optimizer_from_train(training.module, options)
         self.schedule = schedule_from_train(self.optimizer, options, batches=options.epochs * len(self.train_set))
+
+    def set_threads(self) -> None:
+        """Sets PyTorch's number of threads: the caller's, that of the checkpoint, or the fastest."""
+        self.threads = self.training.threads or self.threads
+        if self.threads:
+            torch.set_num_threads(self.threads)
+            return
+        with self.progress.stage("choosing the number of threads"), torch.random.fork_rng(devices=[]):
+            module = copy.deepcopy(self.training.module).train()
+            batches = prefetched(self._endless())
+
+            def step() -> None:
+                batch = next(batches)
+                self.objective.loss(self._outputs(batch, module), batch).backward()  # type: ignore[no-untyped-call]
+
+            self.threads = fastest_threads(step)
+            batches.close()
+
+    def _endless(self) -> Iterator[Batch]:
+        while True:
+            yield from self.train_set.epoch(0)
 
     def one_epoch(self) -> Epoch:
         """Trains on the remaining batches of an epoch, then evaluates."""
@@ -214,7 +243,7 @@ class _Run:
             test_loss, figures = evaluate(training.module, self.test_set, self.objective, training.recipe)
         if number == 1:
             self._report_examples()
-        epoch = Epoch(number, self.lr, loss, test_loss, figures, time.monotonic() - start)
+        epoch = Epoch(number, self.lr, loss, test_loss, figures, time.monotonic() - start, self.threads)
         self.epochs.append(epoch)
         self.batch, self.loss_sum, self.seconds = 0, 0.0, 0.0
         self.save()
@@ -259,7 +288,7 @@ class _Run:
     def _step(self, batch: Batch) -> None:
         module, options = self.training.module, self.training.options
         self.optimizer.zero_grad()
-        loss = self.objective.loss(self._outputs(batch), batch)
+        loss = self.objective.loss(self._outputs(batch, module), batch)
         number = loss.item()
         if not math.isfinite(number):
             raise self._diverged(number)
@@ -271,9 +300,9 @@ class _Run:
         self.optimizer.step()
         self.schedule.step()
 
-    def _outputs(self, batch: Batch) -> Outputs:
+    def _outputs(self, batch: Batch, module: nn.Module) -> Outputs:
         try:
-            return outputs_of(self.training.module, batch, self.training.recipe)
+            return outputs_of(module, batch, self.training.recipe)
         except (RuntimeError, ValueError) as e:
             # PyTorch raises these if memory is full, or if batch normalization gets only one value per channel.
             reason = str(e).partition("\n")[0]
@@ -304,6 +333,7 @@ class _Run:
             "batch": self.batch,
             "loss_sum": self.loss_sum,
             "seconds": self.seconds,
+            "threads": self.threads,
         }
         save_checkpoint(self.training.checkpoint, self.training.identity, state)
         self.is_worth_keeping = bool(self.epochs or self.batch)
@@ -334,6 +364,7 @@ class _Run:
         torch.set_rng_state(state["random"])
         self.epochs[:] = msgspec.convert(state["epochs"], list[Epoch])
         self.batch, self.loss_sum, self.seconds = state["batch"], state["loss_sum"], state["seconds"]
+        self.threads = state.get("threads", 0)  # older checkpoints do not have it
         self.is_worth_keeping = bool(self.epochs or self.batch)
 
     def _check_epochs(self, path: Path, planned: int, *, begun: int) -> None:

@@ -15,7 +15,7 @@ from edgekit.errors import UsageError, nearest
 from edgekit.evaluation.labels import knows_all
 from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_recipe
-from edgekit.models.weights.download import weights_file
+from edgekit.models.weights.download import require_weights, weights_file
 from edgekit.models.weights.read import load_weights
 from edgekit.progress import Progress, Warnings
 from edgekit.recipe.messages import recipe_error
@@ -55,6 +55,8 @@ def train_model(
     weights: str | None = None,
     seed: int | None = None,
     resume: bool = False,
+    force: bool = False,
+    threads: int = 0,
     changes: Mapping[str, Any] | None = None,
     checkpoint_s: float = CHECKPOINT_S,
     on_epoch: Callable[[Epoch, int], None] = lambda epoch, of: None,
@@ -72,10 +74,12 @@ def train_model(
         weights: initial weights: a file, or the name of a set that the recipe publishes; default: random.
         seed: random seed for weights, order and augmentation; default: 0.
         resume: resume from the checkpoint; options that are None, or not in ``changes``, keep their values.
+        force: replace the weights file if it exists.
+        threads: number of threads; 0 measures a few steps and takes the number that is fastest.
         changes: overrides of the recipe's `Train` fields.
         checkpoint_s: seconds between checkpoints within an epoch.
         on_epoch: called after each epoch, with its result and the total number of epochs.
-        progress: receives the progress of each batch.
+        progress: receives the progress of each batch; without one, notes are warnings.
 
     Returns:
         The weights file, the data set and the results of all epochs.
@@ -91,6 +95,13 @@ def train_model(
     progress = progress or Warnings()
     recipe = _recipe(model)
     file = _output(output, recipe)
+    if file.exists() and not (force or resume):
+        raise UsageError(
+            f"{file}: expected no file, got weights, which training would replace",
+            hint=f"choose another {argument('output')}, or replace them with {argument('force', True)}",
+        )
+    if weights is not None:
+        require_weights(weights, recipe)
     identity = _resumed_identity(checkpoint_of(file), resume, weights)
     seed = identity.get("seed", 0) if seed is None else seed
     source = _source(data or identity.get("source") or recipe.train.data, recipe)
@@ -117,6 +128,7 @@ def train_model(
         column=column,
         checkpoint=checkpoint_of(file),
         checkpoint_s=checkpoint_s,
+        threads=threads,
     )
     epochs = fit(training, resume=resume, on_epoch=lambda epoch: on_epoch(epoch, options.epochs), progress=progress)
     save_weights(file, module)

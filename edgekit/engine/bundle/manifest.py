@@ -35,6 +35,7 @@ __all__ = [
     "Source",
     "WeightsInfo",
     "check_files",
+    "manifest_fields",
     "read_bundle",
     "read_manifest",
     "seal",
@@ -234,6 +235,15 @@ def read_manifest(path: Path) -> Manifest:
         return msgspec.convert(raw, Manifest)
     except (msgspec.ValidationError, RecursionError) as e:
         raise EngineMismatch(f"{file} is damaged: {e}", hint=hint) from e
+
+
+def manifest_fields(path: Path) -> dict[str, Any]:
+    """Returns the fields of the manifest in a folder, of any format; empty if there is none that can be read."""
+    try:
+        raw = _json((path / MANIFEST).read_bytes())
+    except OSError:
+        return {}
+    return raw if isinstance(raw, dict) else {}
 
 
 def read_bundle(path: Path) -> Bundle:

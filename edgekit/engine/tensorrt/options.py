@@ -31,7 +31,9 @@ def _parse_capabilities(text: str) -> tuple[int, ...]:
 def _convert_capabilities(numbers: Sequence[int]) -> tuple[int, ...]:
     if isinstance(numbers, Sequence) and all(isinstance(number, int) for number in numbers):
         return tuple(numbers)
-    raise UsageError(f"{argument('sm', within='engine')}: expected compute capabilities, as in (86, 89), got {numbers!r}")
+    raise UsageError(
+        f"{argument('sm', within='engine')}: expected compute capabilities, as in (86, 89), got {numbers!r}"
+    )
 
 
 def _write_capabilities(numbers: Sequence[int]) -> list[str]:

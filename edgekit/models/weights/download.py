@@ -19,7 +19,7 @@ from edgekit.progress import BYTES, Advance, Progress
 from edgekit.recipe.schema import Recipe, Weights
 from edgekit.storage import cache_folder, is_storage, sha256_of
 
-__all__ = ["fetch_weights", "weights_file"]
+__all__ = ["fetch_weights", "require_weights", "weights_file"]
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
@@ -72,11 +72,20 @@ def weights_file(name: str, recipe: Recipe, *, progress: Progress) -> Path:
         UsageError: the name is neither.
         ModelError: the set cannot be downloaded.
     """
+    require_weights(name, recipe)
+    return fetch_weights(recipe.weights[name], progress=progress) if name in recipe.weights else Path(name)
+
+
+def require_weights(name: str, recipe: Recipe) -> None:
+    """Checks that `weights_file` accepts a name, without a download.
+
+    Raises:
+        UsageError: the name is neither a published weight set of the recipe nor a file.
+    """
     if name in recipe.weights:
-        return fetch_weights(recipe.weights[name], progress=progress)
-    file = Path(name)
+        return
     try:
-        file.stat()
+        Path(name).stat()
     except (FileNotFoundError, NotADirectoryError) as e:
         raise UsageError(
             f"{argument('weights')}: expected a file or a published weight set of {recipe.name}, got '{name}'",
@@ -84,7 +93,6 @@ def weights_file(name: str, recipe: Recipe, *, progress: Progress) -> Path:
         ) from e
     except OSError:
         pass  # the file exists without access: reading it raises the reason
-    return file
 
 
 @contextmanager
