@@ -41,6 +41,8 @@ class Option:
             would pass; raises ``ValueError`` with a message that begins with "expected".
         write: converts the field's value to command-line texts: one, or several if ``repeated``.
         convert: converts a caller's value to the field's value; raises `UsageError`.
+        heading: heading in ``--help``, if it is not that of the config.
+        shown_default: the default in words, for ``--help``, if the field's value does not say it.
         always: recorded in the manifest and the rebuild command even if it has its default value.
         recorded: recorded there at all.
     """
@@ -58,6 +60,8 @@ class Option:
     parse: Callable[[Any], Any] | None = None
     write: Callable[[Any], Sequence[str]] | None = None
     convert: Callable[[Any], Any] | None = None
+    heading: str = ""
+    shown_default: str = ""
     always: bool = False
     recorded: bool = True
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgekit.arguments import is_on_command_line
 from edgekit.errors import RunError
 from edgekit.measure.contenders import Contender
 from edgekit.measure.turn import TurnRequest, TurnResponse
@@ -72,6 +73,7 @@ def measure_by_turns(
                         feeds=str(files[index]),
                         threads=threads,
                         seconds=seconds,
+                        on_command_line=is_on_command_line(),
                     )
                     turns[index].append(_turn(contender.name, request, Path(folder)))
                     advance(1)

@@ -150,7 +150,8 @@ def _notes(manifest: Manifest) -> Iterable[str]:
     if manifest.backend == "tensorrt-rtx":
         yield (
             "the plan is for TensorRT-RTX, and Triton's images contain TensorRT, which cannot load it: serve it with a "
-            f"tensorrt backend that is built with TensorRT-RTX, or build the engine with {argument('target', 'tensorrt')}"
+            "tensorrt backend that is built with TensorRT-RTX, or build the engine with "
+            f"{argument('target', 'tensorrt')}"
         )
     if manifest.engine_options.get("version_compatible"):
         yield VERSION_COMPATIBLE

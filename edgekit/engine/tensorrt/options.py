@@ -62,6 +62,7 @@ class TensorRtOptions(BackendOptions):
     sm: tuple[int, ...] = option(
         (),
         "GPUs to build for, as in 86,89,120.",
+        shown_default="the one that is here",
         metavar="LIST",
         parse=_parse_capabilities,
         write=_write_capabilities,
@@ -76,9 +77,16 @@ class TensorRtOptions(BackendOptions):
         minimum=0,
     )
     timing_cache: str | None = option(
-        None, "File of measured kernel times; default: one per GPU and version.", metavar="FILE"
+        None, "File of measured kernel times.", metavar="FILE", shown_default="one per GPU and version"
     )
-    dla: int | None = option(None, "Deep-learning accelerator (DLA) to run on.", metavar="N", kind="integer", minimum=0)
+    dla: int | None = option(
+        None,
+        "Deep-learning accelerator (DLA) to run on.",
+        metavar="N",
+        kind="integer",
+        minimum=0,
+        shown_default="the GPU alone",
+    )
     version_compatible: bool = option(False, "Make the engine load in later TensorRT versions too.", kind="flag")
     hardware_compatible: bool = option(False, "Make the engine run on other GPUs too.", kind="flag")
     refittable: bool = option(False, "Allow weights to be replaced in the built engine.", kind="flag")
