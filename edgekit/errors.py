@@ -169,10 +169,16 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
         ) from e
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns a hint with the known names that are most similar to ``name``, or with all names if none is similar."""
+def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """Returns a hint with the known names that are most similar to ``name``.
+
+    Args:
+        name: the unknown name.
+        known: the names to choose from.
+        listed: list all names if none is similar; if False, the hint is empty then.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(known)}" if known else ""
+    return f"known: {', '.join(known)}" if known and listed else ""

@@ -31,7 +31,7 @@ ERRORS = {
 FUNCTIONS = {"build", "compare", "compile", "estimate", "evaluate", "inspect", "load", "profile", "train"}
 TYPES = set(
     "BackendOptions Class Classes CompareReport Detection Detections Estimate Evaluation Inspection LatencyReport "
-    "Manifest Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
+    "EdgeKitWarning Manifest Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
 )
 
 # Names that users' programs contain; names may be added, but not removed.

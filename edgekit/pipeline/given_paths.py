@@ -39,7 +39,7 @@ def _require_calibration_data(source: str) -> None:
     raise UsageError(
         f"{argument('calib', source)}: expected a folder of images or arrays, a data set, or the name of a set, got no "
         "such path",
-        hint=nearest(source, [*known, *beside]) if beside or not colon else "",
+        hint=nearest(source, [*known, *beside], listed=False) or nearest(source, known),
     )
 
 

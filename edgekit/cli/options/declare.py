@@ -137,14 +137,15 @@ def _click_options(found: Option, default: Any, heading: str) -> Iterable[Callab
     spelling = f"{found.flag}/--no-{found.flag.removeprefix('--')}" if found.kind == "switch" else found.flag
     names = [*([found.short] if found.short else []), spelling, *found.aliases, found.name]
     settings = _settings(found, default)
-    yield click.option(*names, cls=HeadedOption, heading=heading, aliases=found.aliases, help=found.help, **settings)
+    help = f"{found.help}  [default: {found.shown_default}]" if found.shown_default else found.help
+    yield click.option(*names, cls=HeadedOption, heading=heading, aliases=found.aliases, help=help, **settings)
 
 
 def _settings(found: Option, default: Any) -> dict[str, Any]:
     if found.kind in ("flag", "switch"):
-        return {"is_flag": True, "default": default, "show_default": found.shown_default or None}
+        return {"is_flag": True, "default": default}
     settings: dict[str, Any] = {"metavar": found.metavar, "multiple": found.repeated}
-    settings["show_default"] = found.shown_default or (default is not None and not found.repeated)
+    settings["show_default"] = default is not None and not found.repeated
     if found.name in COMPLETIONS:
         settings["shell_complete"] = COMPLETIONS[found.name]
     if found.parse is not None:

@@ -26,7 +26,7 @@ class InputPath(click.Path):
             path.stat()
         except (FileNotFoundError, NotADirectoryError):
             what = "a file or a folder" if self.dir_okay else "a file"
-            hint = nearest(str(path), names_beside(path)) if names_beside(path) else ""
+            hint = nearest(str(path), names_beside(path), listed=False)
             raise HintedError(f"expected {what}, got no such path: {path}", hint, ctx, param) from None
         except (OSError, ValueError):
             pass  # without access, or no valid name: reading it raises the reason

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.options.paths import InputPath
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import note
 
@@ -37,7 +36,7 @@ TAKEN = {
 
 @click.command(epilog=EPILOG, short_help="Run an engine on images, texts or arrays.")
 @click.argument("engine", type=click.Path(path_type=Path))
-@click.argument("source", metavar="[IMAGE|DIR|TEXTS|ARRAYS]", required=False, type=InputPath())
+@click.argument("source", metavar="[IMAGE|DIR|TEXTS|ARRAYS]", required=False, type=click.Path(path_type=Path))
 @click.option("--text", metavar="TEXT", help="Text to translate, instead of a file with one text per line.")
 @click.option(
     "--save",
@@ -72,6 +71,7 @@ def run(
 
     if save is not None:
         _check_save(save, source, read_manifest(engine), force=force)
+    _check_source(source, text)
     options = {"top": top, "score_threshold": score_threshold, "iou_threshold": iou_threshold}
     with session_from_bundle(engine, threads=threads) as session:
         for each in session.manifest.notes:
@@ -118,6 +118,24 @@ def _check_save(save: Path, source: Path | None, manifest: Manifest, *, force: b
             check_image(save, source, force=force)
     else:
         check_suffix(save, ARRAYS if len(manifest.outputs) == 1 else ARRAYS[:1], "arrays")
+
+
+def _check_source(source: Path | None, text: str | None) -> None:
+    """Checks that there is one source, and that it exists, before the engine is loaded; reading it reports other errors."""
+    from edgekit.cli.options.paths import names_beside
+    from edgekit.errors import DataError, UsageError, nearest
+
+    if source is None:
+        return
+    if text is not None:
+        raise UsageError(f"expected --text or a file, got both: {text!r} and {source}")
+    try:
+        source.stat()
+    except (FileNotFoundError, NotADirectoryError) as e:
+        hint = nearest(str(source), names_beside(source), listed=False)
+        raise DataError(f"{source}: expected a file or a folder, got no such file", hint=hint) from e
+    except (OSError, ValueError):
+        return  # without access, or no valid name: reading it raises the reason
 
 
 def _no_text(session: Session, takes: InputKind) -> Exception:

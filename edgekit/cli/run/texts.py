@@ -12,7 +12,7 @@ from rich.text import Text
 
 from edgekit.cli.output import JsonOutput, write_file
 from edgekit.cli.terminal import console as terminal
-from edgekit.errors import DataError, UsageError
+from edgekit.errors import DataError
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.task import TextTask
 
@@ -38,8 +38,6 @@ def run_texts(
         save: file to write the results to, one per line.
         json_output: where to write texts and results as JSON.
     """
-    if text is not None and source is not None:
-        raise UsageError(f"expected --text or a file, got both: {text!r} and {source}")
     texts = [text] if text is not None else _lines(source)
     pairs = [(line, task.predict(session, line)) for line in texts]
     if save is not None:
