@@ -10,13 +10,23 @@ import dataclasses
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal, SupportsIndex
 
 from edgekit.arguments import argument
 from edgekit.errors import UsageError, nearest
 
-__all__ = ["Option", "given_options", "given_values", "option", "option_value", "option_fields", "option_words"]
+__all__ = [
+    "Option",
+    "given_number",
+    "given_options",
+    "given_path",
+    "given_values",
+    "option",
+    "option_value",
+    "option_fields",
+    "option_words",
+]
 
 _KEY = "edgekit.option"
 
@@ -104,7 +114,7 @@ def option_value(field: dataclasses.Field[Any], declared: Option, value: Any, *,
     expected = _expected(declared, value)
     if expected:
         name = argument(declared.name, flag=declared.flag, within=within)
-        hint = nearest(value, declared.choices) if declared.choices and isinstance(value, str) else ""
+        hint = nearest(value, declared.choices, listed=False) if declared.choices and isinstance(value, str) else ""
         raise UsageError(f"{name}: expected {expected}, got {value!r}", hint=hint)
     if declared.kind == "integer":
         return operator.index(value)
@@ -123,13 +133,40 @@ def _expected(declared: Option, value: Any) -> str:
     elif declared.kind == "choice":
         return ""
     elif declared.choices:
-        return "" if value in declared.choices else " or ".join(map(repr, declared.choices))
+        return "" if value in declared.choices else _one_of(declared.choices)
     elif declared.repeated and declared.parse is None:
         texts = isinstance(value, Iterable) and not isinstance(value, str)
         return "" if texts and all(isinstance(item, str) for item in value) else "a list of texts"
     elif declared.parse is None and not isinstance(value, (str, os.PathLike)):
         return "a text or a path" if declared.kind == "text" else "a path"
     return ""
+
+
+def _one_of(choices: Iterable[str]) -> str:
+    *first, last = map(repr, choices)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def given_path(name: str, value: Any) -> Path:
+    """Returns an argument of a Python function that is a path.
+
+    Raises:
+        UsageError: it is neither text nor a path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"{argument(name)}: expected a text or a path, got {value!r}")
+    return Path(value)
+
+
+def given_number(name: str, value: Any, minimum: int = 0) -> int:
+    """Returns an argument of a Python function that is a whole number.
+
+    Raises:
+        UsageError: it is not, or it is below ``minimum``.
+    """
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool) or operator.index(value) < minimum:
+        raise UsageError(f"{argument(name)}: expected a whole number of {minimum} or more, got {value!r}")
+    return operator.index(value)
 
 
 def given_options(config: Any) -> list[Option]:

@@ -119,7 +119,7 @@ def precision_from_name(name: str) -> Precision:
     known = [str(precision) for precision in Precision]
     if not isinstance(name, str) or name not in known:
         expected = f"{', '.join(known[:-1])} or {known[-1]}"
-        raise UsageError(f"unknown precision {str(name)!r}: expected {expected}", hint=nearest(str(name), known))
+        raise UsageError(f"unknown precision {name!r}: expected {expected}", hint=nearest(str(name), known))
     return Precision(name)
 
 

@@ -43,7 +43,7 @@ def entry_of(name: str) -> Entry:
     """
     if not isinstance(name, str) or name not in BACKENDS:
         known = ", ".join(BACKENDS)
-        raise UsageError(f"unknown target {str(name)!r}: expected {known}", hint=nearest(str(name), BACKENDS))
+        raise UsageError(f"unknown target {name!r}: expected {known}", hint=nearest(str(name), BACKENDS, listed=False))
     return BACKENDS[name]
 
 

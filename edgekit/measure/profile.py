@@ -29,6 +29,7 @@ from edgekit.measure.power import PowerWatch, sensor
 from edgekit.measure.reports import LatencyReport, Memory
 from edgekit.measure.steady import steady_state
 from edgekit.measure.throughput import measure_throughput
+from edgekit.option import given_number
 from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import session_from_bundle
 from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at, specs_text
@@ -91,6 +92,8 @@ def profile_bundle(
         UsageError: a number is out of range, the engine accepts no images, or it does not accept ``sizes``.
         RunError: the backend does not report the times of layers.
     """
+    _check_lengths(runs, duration_s, warmup)
+    _check_claim(claim, runs)
     before = resident_bytes()
     with session_from_bundle(path, threads=threads) as session:
         report = measure(
@@ -227,17 +230,17 @@ def _all_disturbances(
 
 
 def _check_lengths(runs: int | None, duration_s: float | None, warmup: int) -> None:
-    if runs is not None and runs < 1:
-        raise UsageError(f"runs: expected 1 or more, got {runs}")
-    if duration_s is not None and not duration_s > 0:
-        raise UsageError(f"duration: expected more than 0 s, got {duration_s:g}")
-    if warmup < 0:
-        raise UsageError(f"warmup: expected 0 or more, got {warmup}")
+    if runs is not None:
+        given_number("runs", runs, 1)
+    if duration_s is not None and not (isinstance(duration_s, (int, float)) and duration_s > 0):
+        name = argument("duration_s", flag="--duration")
+        raise UsageError(f"{name}: expected more than 0 s, got {duration_s!r}")
+    given_number("warmup", warmup)
 
 
 def _check_claim(claim: float | None, runs: int | None) -> None:
-    if claim is not None and not 0 < claim < 100:
-        raise UsageError(f"claim: expected a percentile between 0 and 100, got {claim:g}")
+    if claim is not None and not (isinstance(claim, (int, float)) and 0 < claim < 100):
+        raise UsageError(f"{argument('claim')}: expected a percentile between 0 and 100, got {claim!r}")
     if claim is not None and runs is not None:
         raise UsageError(
             f"{argument('claim')} and {argument('runs')}: expected one of them, got both",

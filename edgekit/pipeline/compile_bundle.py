@@ -27,7 +27,7 @@ from edgekit.engine.bundle.manifest import (
 from edgekit.engine.bundle.replacing import replaced_engine
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
-from edgekit.option import given_values
+from edgekit.option import given_path, given_values
 from edgekit.pipeline.validate import engine_options
 from edgekit.progress import Progress, Warnings
 
@@ -64,7 +64,7 @@ def compile_bundle(
         BackendUnavailable: the target's library is not installed.
         BuildError: the builder failed; see `engine_from_graph`.
     """
-    place = Path(bundle)
+    place = given_path("bundle", bundle)
     manifest = read_manifest(place)
     target = target or manifest.backend
     library = _library(place, manifest, target)
@@ -75,7 +75,7 @@ def compile_bundle(
         raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, got a manifest that does not list it")
     check_files(place, manifest, names)
     progress = progress or Warnings()
-    goal = Path(output) if output is not None else place
+    goal = given_path("output", output) if output is not None else place
     replaced = ""
     if goal.resolve() != place.resolve():  # compiling a bundle in its place is what the command is for
         replaced = replaced_engine(

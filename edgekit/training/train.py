@@ -17,6 +17,7 @@ from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.download import require_weights, weights_file
 from edgekit.models.weights.read import load_weights
+from edgekit.option import given_number, given_path
 from edgekit.progress import Progress, Warnings
 from edgekit.recipe.messages import recipe_error
 from edgekit.recipe.schema import Recipe, Train, load_recipe
@@ -50,7 +51,7 @@ def train_model(
     model: str | Path,
     *,
     output: str | Path | None = None,
-    data: str | None = None,
+    data: str | Path | None = None,
     column: str | None = None,
     weights: str | None = None,
     seed: int | None = None,
@@ -95,6 +96,11 @@ def train_model(
     progress = progress or Warnings()
     recipe = _recipe(model)
     file = _output(output, recipe)
+    given_number("threads", threads)
+    if seed is not None:
+        given_number("seed", seed)
+    if not isinstance(changes or {}, Mapping):
+        raise UsageError(f"changes: expected a mapping of options, such as {{'epochs': 3}}, got {changes!r}")
     if file.exists() and not (force or resume):
         raise UsageError(
             f"{file}: expected no file, got weights, which training would replace",
@@ -104,6 +110,7 @@ def train_model(
         require_weights(weights, recipe)
     identity = _resumed_identity(checkpoint_of(file), resume, weights)
     seed = identity.get("seed", 0) if seed is None else seed
+    data = None if data is None else str(given_path("data", data))
     source = _source(data or identity.get("source") or recipe.train.data, recipe)
     column = column if column is not None else identity.get("column")
     options = _merged(_options_from_identity(identity) or recipe.train, changes or {})
@@ -143,7 +150,7 @@ def checkpoint_of(weights: Path) -> Path:
 
 def _recipe(model: str | Path) -> Recipe:
     """Loads the recipe of a model; ONNX files and factories have none, so their training task is unknown."""
-    text, path = str(model), Path(model)
+    text, path = str(model), given_path("model", model)
     if path.suffix == ".cfg":
         return recipe_from_cfg(path)
     if path.suffix == ".onnx" or ":" in text:
@@ -157,7 +164,7 @@ def _recipe(model: str | Path) -> Recipe:
 
 
 def _output(output: str | Path | None, recipe: Recipe) -> Path:
-    file = Path(output if output is not None else f"{recipe.name}{SUFFIX}")
+    file = given_path("output", output if output is not None else f"{recipe.name}{SUFFIX}")
     if file.suffix != SUFFIX:
         raise UsageError(
             f"{argument('output', file)}: expected a name that ends in {SUFFIX}, got '{file.suffix}'",

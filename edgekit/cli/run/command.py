@@ -121,7 +121,7 @@ def _check_save(save: Path, source: Path | None, manifest: Manifest, *, force: b
 
 
 def _check_source(source: Path | None, text: str | None) -> None:
-    """Checks that there is one source, and that it exists, before the engine is loaded; reading it reports other errors."""
+    """Checks that there is one source, and that it exists, before the engine is loaded."""
     from edgekit.cli.options.paths import names_beside
     from edgekit.errors import DataError, UsageError, nearest
 
