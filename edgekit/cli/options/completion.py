@@ -39,7 +39,8 @@ def complete_weights(ctx: click.Context, parameter: click.Parameter, incomplete:
     """Completes the weight sets that the recipe on the command line publishes, and files."""
     from edgekit.recipe.schema import load_recipe, recipe_names
 
-    model = ctx.params.get("model")
+    # Click does not assign arguments if the last option still lacks its value.
+    model = ctx.params.get("model") or next(iter(ctx.args), None)
     published = load_recipe(model).weights if model in recipe_names() else {}
     return _names_or_files(list(published), incomplete)
 
