@@ -106,9 +106,9 @@ def train_model(
             f"{file}: expected no file, got weights, which training would replace",
             hint=f"choose another {argument('output')}, or replace them with {argument('force', True)}",
         )
+    identity = _resumed_identity(checkpoint_of(file), resume, weights)
     if weights is not None:
         require_weights(weights, recipe)
-    identity = _resumed_identity(checkpoint_of(file), resume, weights)
     seed = identity.get("seed", 0) if seed is None else seed
     data = None if data is None else str(given_path("data", data))
     source = _source(data or identity.get("source") or recipe.train.data, recipe)
@@ -220,7 +220,8 @@ def _merged(options: Train, changes: Mapping[str, Any]) -> Train:
     except msgspec.ValidationError as e:
         error = recipe_error(Path("training"), e, fields, Train)
         field, _, rest = error.message.removeprefix("recipe training: ").partition(":")
-        raise UsageError(f"{train_argument(field)}:{rest}", hint=error.hint) from e
+        name, bracket, index = field.partition("[")
+        raise UsageError(f"{train_argument(name)}{bracket}{index}:{rest}", hint=error.hint) from e
     if changed.schedule == "onecycle" and changed.warmup:
         raise UsageError(
             f"{train_argument('warmup')}: expected 0 with the schedule 'onecycle', which includes a warmup, got "
