@@ -68,7 +68,7 @@ def test_a_shape_without_a_name_is_the_first_inputs() -> None:
             "only named dimensions can be given",
         ),
         ((IMAGE,), {"inputs": {"x": (3, 8, 8)}}, "got 3x8x8", "only named dimensions can be given"),
-        ((IMAGE,), {"shape": (8,)}, r"expected HxW of an image, or all 4 sizes of \(N, 3, h, w\), got 8", ""),
+        ((IMAGE,), {"shape": (8,)}, r"expected \(H, W\) of an image, or all 4 sizes of \(N, 3, h, w\), got 8", ""),
         ((IDS,), {"shape": (8, 8, 8)}, "or all 2 sizes", ""),
         ((TensorSpec("x", "float32", (1, 3, 32, 32)),), {"shape": (64, 64)}, "got 1x3x64x64", "were fixed at export"),
         ((), {"shape": (64, 64)}, "the model has no inputs", ""),

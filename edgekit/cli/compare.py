@@ -22,7 +22,7 @@ Examples:
   edgekit compare tiny-fp32 tiny
   edgekit compare model.onnx out/its-engine --rounds 20
   edgekit compare before.json after.json --fail-if 'p50>1.05x'
-  edgekit compare main-engine pr-engine --fail-if 'p50>1.05x' --markdown comment.md
+  edgekit compare main pr --fail-if 'p50>1.05x' --markdown comment.md
 """
 
 

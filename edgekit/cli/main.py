@@ -36,8 +36,8 @@ Examples:
 \b
 Exit codes:
   0 success; 1 an error; 2 wrong usage; 3 a library or device is missing;
-  4 accuracy beyond its tolerance; 5 a limit of `compare` is exceeded, 6 undecided;
-  70 a bug in EdgeKit; 130 interrupted.
+  4 accuracy beyond its tolerance; 5 a limit of `compare` is exceeded,
+  6 is undecided; 70 a bug in EdgeKit; 130 interrupted.
 """
 
 
@@ -106,8 +106,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         _say(error.message, error.hint)
         return error.exit_code
     except click.ClickException as error:
-        # Click's suggestions for an unknown option go into the hint.
-        message = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
+        # Click's suggestions for an unknown option or subcommand go into the hint.
+        message = error.message if _possibilities(error) else error.format_message()
         _say(_as_ours(message), _hint_of(error, sys.argv[1:] if arguments is None else arguments))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -130,11 +130,15 @@ def _hint_of(error: click.ClickException, arguments: Sequence[str]) -> str:
         return f"--json prints to standard output; to write a file: --json-file {after_json[0]}"
     if isinstance(error, HintedError) and error.hint:
         return error.hint
-    if isinstance(error, click.NoSuchOption) and error.possibilities:
-        return f"did you mean {' or '.join(sorted(error.possibilities))}?"
+    if possibilities := _possibilities(error):
+        return f"did you mean {' or '.join(sorted(possibilities))}?"
     if isinstance(error, click.UsageError):
         return f"see {error.ctx.command_path if error.ctx else 'edgekit'} --help"
     return ""
+
+
+def _possibilities(error: click.ClickException) -> Sequence[str]:
+    return getattr(error, "possibilities", None) or ()
 
 
 def _as_ours(message: str) -> str:

@@ -26,7 +26,7 @@ AUGMENTATIONS = ("flip", "crop", "scale", "color", "mosaic")
 EPILOG = """\b
 Examples:
   edgekit train lenet --data digits
-  edgekit train resnet18 --data photos/ --weights imagenet --lr 0.001 -o mine.safetensors
+  edgekit train resnet18 --data photos/ --weights imagenet -o mine.safetensors
   edgekit train lenet --data digits --resume
 """
 
