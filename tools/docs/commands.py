@@ -17,8 +17,8 @@ INTRODUCTION = """\
 
 {note}
 
-`edgekit --help` lists the commands; `edgekit COMMAND --help` or `edgekit help COMMAND` shows one. `edgekit --version` or
-`edgekit version` prints the version. Every error has a message, and a hint where something can be done about it.
+`edgekit --help` lists the commands; `edgekit COMMAND --help` or `edgekit help COMMAND` shows one. `edgekit --version`
+or `edgekit version` prints the version. Every error has a message, and a hint where something can be done about it.
 
 These options go before or after the name of any command:
 
@@ -35,8 +35,8 @@ target, trained weights, and the source of `edgekit run --save` are replaced wit
 
 ## Completion
 
-The shell completes commands, options, models, targets, data sets, weights, boards and files after one of these lines, in
-`~/.bashrc`, `~/.zshrc` and `~/.config/fish/completions/edgekit.fish`:
+The shell completes commands, options, models, targets, data sets, weights, boards and files after one of these lines,
+in `~/.bashrc`, `~/.zshrc` and `~/.config/fish/completions/edgekit.fish`:
 
 ```bash
 eval "$(_EDGEKIT_COMPLETE=bash_source edgekit)"  # bash, from 4.4 on
