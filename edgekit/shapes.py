@@ -222,8 +222,9 @@ def _closed(spec: TensorSpec, sizes: Mapping[str, Size]) -> Shape:
         return tuple(shape)  # type: ignore[arg-type]
     side, sides = (EXAMPLE_SIDE, EXAMPLE_SIDES) if len(shape) == 4 else (EXAMPLE_LENGTH, EXAMPLE_LENGTHS)
     one, several = (tuple(example if isinstance(size, str) else size for size in shape) for example in (side, sides))
+    range_form = either("MIN:OPT:MAX", "(MIN, OPT, MAX)")
     raise UsageError(
-        f"input {spec}: expected a size, or a range {either('MIN:OPT:MAX', '(MIN, OPT, MAX)')}, for each dimension, got none for "
+        f"input {spec}: expected a size, or a range {range_form}, for each dimension, got none for "
         f"{' and '.join(unknown)}",
         hint=f"for one size: {argument('input', {spec.name: one})}; for a size that is chosen at run time: "
         f"{argument('input', {spec.name: several})}",
