@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgekit.engine.bundle.manifest import Manifest
 
 __all__ = ["build"]
+
+PrecisionName: TypeAlias = 'Literal["int8", "fp16", "bf16", "fp32"]'
 
 EPILOG = """\b
 Examples:
@@ -41,7 +43,7 @@ Examples:
 @backend_options
 @options_from(OutputConfig, "Output")
 @json_options("the engine's manifest and report")
-def build(model: str, json: JsonOutput, **options: Any) -> None:
+def build(model: str, json: JsonOutput, precision: PrecisionName = "int8", **options: Any) -> None:
     """Compile MODEL into an engine and measure it.
 
     MODEL is a name from `edgekit models`, a Darknet cfg file, an ONNX file, or package.module:factory for your own
@@ -51,7 +53,7 @@ def build(model: str, json: JsonOutput, **options: Any) -> None:
     from edgekit.pipeline.build import build as build_engine
 
     with progress_on_stderr() as progress:
-        bundle = build_engine(model, progress=progress, **options)
+        bundle = build_engine(model, precision=precision, progress=progress, **options)
     if json.wanted:
         json.write(_json_from(bundle))
     if not json.printed:
