@@ -63,7 +63,7 @@ def html_from_comparison(report: CompareReport) -> str:
             "Each dot is a run, in the order of each engine; the dashed lines are medians.",
             both_widths(lambda width: time_line(series, width)) + legend([(one.colour, one.name) for one in series]),
         ),
-        section("The machine", "", facts(machine_rows(report.machine)) if report.machine else ""),
+        section("The machine", "", facts(machine_rows(report.machine)) if report.machine else "", kind="long"),
         footer(f"Compared by edgekit compare, EdgeKit {report.edgekit}."),
     ]
     return page(f"{' and '.join(names[:2])}: comparison", body)
