@@ -14,6 +14,7 @@ import numpy as np
 from edgekit.engine.layer_timer import LayerTimer, LayerTimings, TimedLayer
 from edgekit.errors import DataError
 from edgekit.measure.inspection import graph_and_stats, module_of
+from edgekit.measure.units import milliseconds
 from edgekit.progress import Progress, Silent
 from edgekit.runtime.session import Session
 from edgekit.specs import TensorSpec
@@ -360,8 +361,8 @@ def _disagreement(
     runs_ms = np.asarray([(end - start) / 1e6 for start, end in spans_ns])
     between_ms = float(np.median(runs_ms - sums_ms))
     causes = {
-        f"runs took {profiled_ms:.3g} ms while layers were timed": profiled_ms - run_ms,
-        f"{between_ms:.3g} ms of a run pass between the layers": -between_ms,
+        f"runs took {milliseconds(profiled_ms)} ms while layers were timed": profiled_ms - run_ms,
+        f"{milliseconds(between_ms)} ms of a run pass between the layers": -between_ms,
         "single layers vary from run to run, so that their medians do not add up to the median of a run": sum_ms
         - float(np.median(sums_ms)),
     }
@@ -369,8 +370,8 @@ def _disagreement(
     cause = max(causes, key=lambda text: sign * causes[text])
     direction = "more" if sign > 0 else "less"
     yield (
-        f"The layers add up to {sum_ms:.3g} ms, {100 * abs(sum_ms / run_ms - 1):.0f} % {direction} than the "
-        f"{run_ms:.3g} ms of a run: {cause}."
+        f"The layers add up to {milliseconds(sum_ms)} ms, {100 * abs(sum_ms / run_ms - 1):.0f} % {direction} than the "
+        f"{milliseconds(run_ms)} ms of a run: {cause}."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgekit.measure.units import milliseconds, milliseconds_change
 from edgekit.specs import specs_text
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "least_milliseconds",
     "machine_rows",
     "milliseconds",
+    "milliseconds_change",
     "percentile_name",
     "percentile_note",
     "products_in_words",
@@ -55,12 +57,6 @@ FACT_LABELS = {
     "macs": "multiply-accumulates",
     "sqnr_db": "INT8 SQNR",
 }
-
-
-def milliseconds(value_ms: float) -> str:
-    """Formats a duration with three significant digits, without a unit: ``0.123``, ``1.23``, ``12.3``, ``1234``."""
-    decimals = 3 if value_ms < 1 else 2 if value_ms < 10 else 1 if value_ms < 100 else 0
-    return f"{value_ms:.{decimals}f}"
 
 
 def least_milliseconds(value_ms: float) -> str:

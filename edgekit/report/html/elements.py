@@ -26,6 +26,7 @@ __all__ = [
     "legend",
     "page",
     "section",
+    "summary",
     "summary_bar",
     "table",
     "verdict_box",
@@ -161,6 +162,26 @@ def cards(figures: Sequence[Card]) -> str:
         for card in figures
     )
     return f'<dl class="figures">{items}</dl>'
+
+
+def summary(
+    name: str, subtitle: str, figures: Sequence[tuple[str, str]], sentence: str, shown: Sequence[Card]
+) -> list[str]:
+    """Renders the top of a page whose result is neither good nor bad: title, bar, sentence and cards.
+
+    Args:
+        name: the title.
+        subtitle: what was done.
+        figures: those that stay in sight, as label and value.
+        sentence: the result in one sentence.
+        shown: the cards.
+    """
+    return [
+        header(name, subtitle, ""),
+        summary_bar(name, figures),
+        verdict_box(sentence, [], kind="plain"),
+        cards(shown),
+    ]
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
