@@ -322,9 +322,7 @@ def test_the_graph_in_a_page_zooms_fits_and_searches_and_the_wheel_scrolls_the_p
     pages: dict[str, str], opened: Callable[..., Tab]
 ) -> None:
     tab = opened(pages["estimate"])
-    view = (
-        "(() => { const b = document.querySelector('.view').getBoundingClientRect(); return [b.x, b.width]; })()"
-    )
+    view = "(() => { const b = document.querySelector('.view').getBoundingClientRect(); return [b.x, b.width]; })()"
     at = tab.middle(".graph")
     before, top = tab.run(view), tab.run("scrollY")
     tab.mouse("mouseWheel", *at, deltaX=0, deltaY=100)
