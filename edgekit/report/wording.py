@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgekit.measure.units import milliseconds, milliseconds_change
-from edgekit.specs import specs_text
+from edgekit.specs import EXACT_DB, specs_text
 
 if TYPE_CHECKING:
     from edgekit.measure.conditions import Conditions
@@ -20,6 +20,7 @@ __all__ = [
     "BACKEND_NAMES",
     "bound_in_words",
     "bytes_in_words",
+    "decibels",
     "disturbances_of",
     "engine_rows",
     "environment_rows",
@@ -55,7 +56,8 @@ FACT_LABELS = {
     "calibration_skipped": "inputs skipped",
     "export_error": "largest export error",
     "macs": "multiply-accumulates",
-    "sqnr_db": "INT8 SQNR",
+    "sqnr_db": "signal to noise",
+    "verified_db": "signal to noise by stage",
 }
 
 
@@ -64,6 +66,13 @@ def least_milliseconds(value_ms: float) -> str:
     if value_ms >= 0.01 or not value_ms:
         return milliseconds(value_ms)
     return f"{value_ms:.2g}" if value_ms >= 1e-4 else "<0.0001"
+
+
+def decibels(ratio_db: float) -> str:
+    """Formats a signal-to-noise ratio: ``31.2 dB``; ``equal`` if nothing differs."""
+    if abs(ratio_db) >= EXACT_DB:
+        return "equal" if ratio_db > 0 else "infinities or NaN"
+    return f"{ratio_db:.1f} dB"
 
 
 def percentile_name(percentile: float) -> str:
@@ -285,5 +294,5 @@ def _fact_value(name: str, value: Any) -> str:
     if name.endswith("_s"):
         return f"{value:.1f} s"
     if name.endswith("_db"):
-        return f"{value:.1f} dB"
+        return decibels(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
