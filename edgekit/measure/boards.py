@@ -23,7 +23,12 @@ FILE = Path(__file__).with_name("boards.toml")
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document with figures: its title, and where it is published."""
+    """A document with figures.
+
+    Attributes:
+        title: its title.
+        url: where it is published.
+    """
 
     title: str
     url: str

@@ -14,7 +14,8 @@ from edgekit.engine.bundle.manifest import Manifest, read_manifest, seal
 from edgekit.errors import UsageError
 from edgekit.measure import engine_estimate as module
 from edgekit.measure.boards import board_from_name, peaks_from_board
-from edgekit.measure.engine_estimate import estimate_of_bundle, why_not_measurable
+from edgekit.measure.engine_estimate import EngineEstimate, estimate_of_bundle, why_not_measurable
+from edgekit.measure.reports import json_from_report
 
 WriteClassifier = Callable[..., Path]
 REASON = "there is no GPU"
@@ -49,6 +50,13 @@ def test_bounds_are_those_of_the_peaks_of_the_board(engine: Path) -> None:
     assert sum(layer.share for layer in made.layers) == pytest.approx(1)
     assert made.estimate.roofline.bound_ms == pytest.approx(sum(layer.bound_ms for layer in made.layers))
     assert made.estimate.latency_ms is None
+
+
+def test_the_json_claims_no_latency(engine: Path) -> None:
+    content = json.loads(json_from_report(estimate_of_bundle(engine, reason=REASON, board="orin-nano")))
+    assert content["measured"] is False
+    assert {"latency_ms", "stages", "samples_ms", "percentiles", "throughput_per_s"}.isdisjoint(content)
+    assert msgspec.convert(content, EngineEstimate).estimate.board == "orin-nano"
 
 
 def test_layers_add_up_to_the_estimate_where_there_is_one(engine: Path) -> None:

@@ -38,8 +38,9 @@ def json_from_schema(name: str) -> str:
             component["properties"][field] = {**component["properties"][field], "description": text}
     if len(kinds) > 1:
         for kind in kinds:  # `measured` tells them apart
-            components[kind.__name__]["properties"]["measured"]["const"] = kind.__struct_defaults__[0]
-    root = found[0] if len(found) == 1 else {"oneOf": list(found)}
+            measured = components[kind.__name__]["properties"]["measured"]
+            measured["const"] = measured["default"]
+    root = found[0] if len(found) == 1 else {"anyOf": list(found)}
     schema = {"$schema": DIALECT, "title": source, **root, "$defs": dict(sorted(components.items()))}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
