@@ -20,6 +20,7 @@ __all__ = ["compare"]
 EPILOG = """\b
 Examples:
   edgekit compare tiny-fp32 tiny
+  edgekit compare tiny-fp32 tiny --layers --html compare.html
   edgekit compare model.onnx out/its-engine --rounds 20
   edgekit compare before.json after.json --fail-if 'p50>1.05x'
   edgekit compare main pr --fail-if 'p50>1.05x' --markdown comment.md
@@ -59,6 +60,7 @@ def _limits(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
     metavar="[NAME:]SHAPE",
     help="Input shape, where it is dynamic, such as x:1x3x48x640; repeatable.  [default: the opt shape]",
 )
+@click.option("--layers", is_flag=True, help="Measure the layers of each engine too, and show what changed most.")
 @click.option(
     "--eval",
     "evaluation",
@@ -86,6 +88,7 @@ def compare(
     seconds: float,
     threads: int,
     sizes: dict[str, tuple[int, ...]] | None,
+    layers: bool,
     evaluation: Path | None,
     limits: list[Limit],
     html: Path | None,
@@ -115,6 +118,7 @@ def compare(
             sizes=sizes,
             evaluation=evaluation,
             limits=limits,
+            layers=layers,
             progress=progress,
         )
     for path, render in ((html, html_from_comparison), (markdown, markdown_from_comparison)):

@@ -122,6 +122,11 @@ def _from_report(path: Path) -> Contender:
             built = msgspec.convert(content, BuildReport)
             report, facts = list(built.engines.values())[-1], built.facts
         else:
+            if isinstance(content, dict) and content.get("measured") is False:
+                raise DataError(
+                    f"{path}: expected a measured latency, got an estimate: {content.get('reason', '')}",
+                    hint="measure the engine on a machine that can run it",
+                )
             report = msgspec.convert(content, LatencyReport)
     except (msgspec.DecodeError, IndexError) as e:
         raise DataError(f"{path}: expected a report of `edgekit profile --json-file` or of a build, got {e}") from e

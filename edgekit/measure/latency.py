@@ -11,6 +11,7 @@ import numpy as np
 from edgekit.arguments import argument
 from edgekit.measure.confidence import runs_needed
 from edgekit.measure.steady import steady_state
+from edgekit.measure.units import milliseconds
 
 __all__ = ["Disturbance", "Statistics", "disturbances", "statistics_ms"]
 
@@ -138,7 +139,7 @@ def _spread(values: np.ndarray) -> Disturbance | None:
         return None
     return Disturbance(
         kind="spread",
-        text=f"90 % of the runs took between {p5:.3g} and {p95:.3g} ms, a spread of "
+        text=f"90 % of the runs took between {milliseconds(p5)} and {milliseconds(p95)} ms, a spread of "
         f"{100 * (p95 - p5) / p50:.0f} % of the median: another process may have used the machine.",
     )
 
@@ -213,8 +214,8 @@ def _two_levels(values: np.ndarray) -> Disturbance | None:
         return None
     return Disturbance(
         kind="two_levels",
-        text=f"The runs form two groups, around {low[split]:.3g} ms and {high[split]:.3g} ms: the clock switched "
-        "between two frequencies, or threads moved between cores.",
+        text=f"The runs form two groups, around {milliseconds(low[split])} ms and {milliseconds(high[split])} ms: "
+        "the clock switched between two frequencies, or threads moved between cores.",
     )
 
 

@@ -32,12 +32,13 @@ from edgekit.measure.throughput import measure_throughput
 from edgekit.option import given_number
 from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import session_from_bundle
-from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at, specs_text
+from edgekit.specs import ShapeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
 
 if TYPE_CHECKING:
+    from edgekit.engine.bundle.manifest import Manifest
     from edgekit.runtime.session import Session
 
-__all__ = ["measure", "profile_bundle"]
+__all__ = ["engine_bytes", "measure", "profile_bundle", "sized_inputs"]
 
 DEFAULT_WARMUP = 10
 DEFAULT_SECONDS = 10.0
@@ -207,7 +208,7 @@ def measure(
         stages={stage: statistics_ms(values) for stage, values in samples.items()},
         samples_ms=samples,
         throughput_per_s=_batch(inputs) * 1000 / latency.mean if latency.mean else 0.0,
-        engine_bytes=_engine_bytes(session),
+        engine_bytes=engine_bytes(manifest),
         memory=Memory(peak_bytes=peak_memory_bytes(), engine_bytes=grown),
         machine=machine,
         disturbances=_all_disturbances(samples["inference"], others, conditions),
@@ -309,7 +310,7 @@ def _run_of(
             f"{argument('image')}: {session.manifest.name} expects arrays and has no preprocessing, got an image",
             hint=f"leave {argument('image')} out: random numbers are used",
         )
-    inputs = _sized(session, sizes)
+    inputs = sized_inputs(session.inputs, shapes, sizes)
     return ("inference",), _plain(session, _feeds(inputs, seed)), "random numbers", inputs
 
 
@@ -322,17 +323,28 @@ def _takes_one(session: Session) -> bool:
     return sizes_take(sizes_of(first, session.manifest.shapes)[:1], [1])
 
 
-def _sized(session: Session, wanted: Mapping[str, Sequence[int]]) -> tuple[TensorSpec, ...]:
-    """Returns the inputs in the requested shapes, or else in the opt shapes of their ranges."""
-    shapes, names = session.manifest.shapes, [spec.name for spec in session.inputs]
+def sized_inputs(
+    found: Sequence[TensorSpec], shapes: Mapping[str, ShapeRange], wanted: Mapping[str, Sequence[int]]
+) -> tuple[TensorSpec, ...]:
+    """Returns the inputs of an engine in the requested shapes, or else in the opt shapes of their ranges.
+
+    Args:
+        found: the inputs.
+        shapes: their ranges of shapes.
+        wanted: shapes by name; the name ``""`` is the first input.
+
+    Raises:
+        UsageError: there is no such input, or it does not accept the shape.
+    """
+    names = [spec.name for spec in found]
     chosen = {name or names[0]: tuple(shape) for name, shape in wanted.items()}
     for name in chosen:
         if name not in names:
             raise UsageError(
                 f"{argument('sizes', flag='--input')}: the engine has no input '{name}'", hint=nearest(name, names)
             )
-    specs = specs_at(session.inputs, shapes)
-    for spec in session.inputs:
+    specs = specs_at(found, shapes)
+    for spec in found:
         if spec.name in chosen and not sizes_take(sizes_of(spec, shapes), chosen[spec.name]):
             raise UsageError(
                 f"{argument('sizes', flag='--input')}: expected a shape that fits {specs_text([spec], shapes)}, got "
@@ -396,8 +408,8 @@ def _batch(inputs: Sequence[TensorSpec]) -> int:
     return int(inputs[0].shape[0]) if inputs[0].shape else 1
 
 
-def _engine_bytes(session: Session) -> int:
+def engine_bytes(manifest: Manifest) -> int:
     """Returns the size of the engine's main file and of files with the same stem, such as OpenVINO's ``engine.bin``."""
-    engine, files = session.manifest.engine, session.manifest.files
+    engine, files = manifest.engine, manifest.files
     stem = Path(engine).stem
     return sum(info.size_bytes for name, info in files.items() if name == engine or name.startswith(f"{stem}."))

@@ -273,7 +273,7 @@ def _hint(precision: Precision) -> str:
     if precision is Precision.FP32:
         command = either("`edgekit debug`", "edgekit.debug")
         return (
-            f"please report it, with the smallest graph that differs, which {command} saves. Build it all the same with "
+            f"please report it, with the smallest graph that differs, which {command} saves, or use "
             f"{argument('allow_noise', True)}"
         )
     return f"keep the layers before it in float ({keep}), or build it with {argument('precision', 'fp32')}"
