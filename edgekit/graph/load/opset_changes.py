@@ -14,11 +14,12 @@ from edgekit.errors import GraphError
 
 __all__ = ["CHANGES", "Names", "Rewriter"]
 
-Attributes = Mapping[str, int | float | str | Sequence[int]]
+Attributes = Mapping[str, int | float | str | Sequence[int] | ir.TensorProtocol]
 
 _EPSILON = 1e-5
 """Default ``epsilon`` of BatchNormalization."""
-_NO_MASK = "export the model in evaluation mode, without training outputs"
+_BOOL_MASK = 10
+"""First opset in which the mask of a Dropout is of bool."""
 
 
 class Names:
@@ -52,13 +53,12 @@ class Rewriter:
         self._stem = node.name or next((value.name for value in node.outputs if value.name), None) or node.op_type
 
     def add(
-        self, operator: str, inputs: Sequence[ir.Value | None], attributes: Attributes | None = None, outputs: int = 1
+        self, operator: str, inputs: Sequence[ir.Value | None], attributes: Attributes | None = None
     ) -> ir.Value:
-        """Adds a node in front of the node, and returns its first output."""
-        stem = self._names.unique(f"{self._stem}_{operator.lower()}")
-        values = [ir.Value(name=stem if index == 0 else self._names.unique(stem)) for index in range(outputs)]
-        self._insert(ir.node(operator, inputs, attributes, name=stem, outputs=values))
-        return values[0]
+        """Adds a node with one output in front of the node, and returns the output."""
+        value = ir.Value(name=self._names.unique(f"{self._stem}_{operator.lower()}"))
+        self._insert(ir.node(operator, inputs, attributes, name=value.name, outputs=[value]))
+        return value
 
     def constant(self, array: np.ndarray) -> ir.Value:
         """Adds a Constant."""
@@ -152,14 +152,15 @@ def _clip(change: Rewriter) -> None:
 
 
 def _dropout(change: Rewriter) -> None:
-    """A Dropout has always been one of inference before opset 12; its mask was of the type of the data before 10."""
+    """Before opset 12 there was inference alone, and its mask was zeros: of the type of the data before 10, then bool."""
+    data = change.node.inputs[0]
     if change.used(1):
-        raise GraphError(
-            f"node '{change.node.name or change.node.outputs[0].name}': the mask of a Dropout of opset {change.opset} "
-            "is used, and has no meaning in inference",
-            hint=_NO_MASK,
-        )
-    change.replace(0, change.add("Identity", change.node.inputs[:1]))
+        zero = np.zeros(1, bool)
+        if change.opset < _BOOL_MASK and data is not None and data.dtype is not None:
+            zero = np.zeros(1, data.dtype.numpy())
+        shape = change.add("Shape", [data])
+        change.replace(1, change.add("ConstantOfShape", [shape], {"value": ir.tensor(zero)}))
+    change.replace(0, change.add("Identity", [data]))
     change.remove()
 
 
@@ -168,7 +169,7 @@ def _batch_normalization(change: Rewriter) -> None:
     if any(change.used(index) for index in range(1, len(node.outputs))):
         raise GraphError(
             f"node '{node.name or node.outputs[0].name}': the training outputs of BatchNormalization are used",
-            hint=_NO_MASK,
+            hint="export the model in evaluation mode",
         )
     node.resize_outputs(1)
     spatial = change.popped("spatial")

@@ -188,11 +188,11 @@ def _elementwise() -> Iterator[Case]:
         yield from _cases(operator, x)
     for shape in ((1,), (3, 1), (2, 3, 4)):
         yield from _cases("PRelu", x, constants={"s": floats(*shape, seed=2)})
-    for dtype in (np.float32, np.float64):
-        yield from _cases("Clip", {"x": floats(3, 4, dtype=dtype)}, {}, {"min": -0.5}, {"max": 0.3}, {"min": 0.0, "max": 6.0}, last=10)
+    yield from _cases("Clip", x, {}, {"min": -0.5}, {"max": 0.3}, {"min": 0.0, "max": 6.0}, last=10)
     yield from _cases("Clip", x, constants={"low": np.float32(-0.5) * np.ones((), np.float32)}, first=11)
     yield from _cases("Dropout", x, {}, {"ratio": 0.3}, last=11)
     yield from _cases("Dropout", x, {}, {"ratio": 0.3}, last=11, outputs=2, used=(0,))
+    yield from _cases("Dropout", x, outputs=2)
     yield from _cases("Dropout", x, first=12)
     yield from _cases("Cast", x, {"to": INT64}, {"to": BOOL}, {"to": TensorProto.DOUBLE})
     yield from _cases("CastLike", {**x, "b": np.ones(1, np.int64)}, first=15)
@@ -231,8 +231,7 @@ def _indexed() -> Iterator[Case]:
     limits = {"n": np.asarray([3]), "o": np.asarray([0.5], np.float32), "t": np.asarray([0.2], np.float32)}
     scores = {"b": boxes, "s": np.asarray([[[0.9, 0.8, 0.7], [0.1, 0.6, 0.3]]], np.float32)}
     yield from _cases("NonMaxSuppression", scores, {}, {"center_point_box": 1}, constants=limits, first=10)
-    for shape in ((3, 4, 5),):
-        yield from _cases("Concat", {"a": floats(*shape), "b": floats(*shape, seed=1)}, {"axis": 0}, {"axis": 2})
+    yield from _cases("Concat", {"a": floats(3, 4, 5), "b": floats(3, 4, 5, seed=1)}, {"axis": 0}, {"axis": 2})
     yield from _cases("Transpose", x, {}, {"perm": [2, 0, 1]})
     yield from _cases("Shape", x)
     yield from _cases("Shape", x, {"start": 1}, {"start": -2, "end": -1}, first=15)
@@ -244,8 +243,7 @@ def _indexed() -> Iterator[Case]:
     for operator, shape in (("DepthToSpace", (1, 8, 2, 3)), ("SpaceToDepth", (1, 2, 4, 6))):
         yield from _cases(operator, {"x": floats(*shape)}, {"blocksize": 2})
     yield from _cases("DepthToSpace", {"x": floats(1, 8, 2, 3)}, {"blocksize": 2, "mode": "CRD"}, first=11)
-    for dtype in (np.float32,):
-        yield from _cases("MatMul", {"a": floats(2, 3, dtype=dtype), "b": floats(3, 4, dtype=dtype)})
+    yield from _cases("MatMul", {"a": floats(2, 3), "b": floats(3, 4)})
     yield from _cases("TopK", {"x": floats(3, 5)}, {"k": 2}, {"k": 3, "axis": 0}, last=9, outputs=2)
     yield from _cases("TopK", {"x": floats(3, 5)}, {}, {"axis": 0}, constants={"k": np.asarray([2])}, first=10, outputs=2)
     yield from _cases("TopK", {"x": floats(3, 5)}, {"largest": 0}, constants={"k": np.asarray([2])}, first=11, outputs=2)
