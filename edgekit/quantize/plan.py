@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgekit.errors import UsageError, nearest
 from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
+from edgekit.quantize.kernel_limits import limit_of
 from edgekit.specs import QuantScheme
 
 __all__ = ["Plan", "QuantPolicy", "copies", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
@@ -225,6 +226,9 @@ def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], pla
         return None if _is_fused(node, scheme, plan) else "its inputs are not quantized"
     if node.op_type == "Resize" and not copies(node):
         return "it interpolates or extrapolates"
+    limit = limit_of(node, scheme.limits)
+    if limit is not None:
+        return limit
     return None
 
 

@@ -83,6 +83,7 @@ class OnnxRuntime:
             # stem in float it is equally fast, and they cause half of the quantization noise.
             stem_channels=16,
             channel_multiple=4,
+            limits=frozenset({"average-dilated", "average-of-pads-rounded-up"}),
             # Measured with AVX2, one thread, against attention with Q/DQ pairs at its products: in float, as one
             # operator, it takes 0.47 to 1.06 of the time; as single operators, since it has a mask, 0.79 to 0.89 at 128
             # tokens and 1.12 to 1.14 at 512. Whole models (ViT, MiniLM, BERT, Swin, Whisper, CLIP): 0.96 to 1.01. Not

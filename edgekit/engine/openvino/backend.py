@@ -97,6 +97,7 @@ class OpenVino:
             per_channel_weights=True,
             weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
             float_bias=True,
+            limits=frozenset({"average-of-pads", "concat-of-other-axes"}),
             split_channels=MIN_CHANNELS if _may_lower() else 0,
         )
 
@@ -107,9 +108,10 @@ class OpenVino:
         engine = folder / ENGINE
         quantized = quantized_layers(source, joining=True)
         attentions = _attention_products(source)
+        corrected = _compute_as_onnx(source)
         narrowed = _narrow_for_this_processor(source, options)
         lowered, turned = _lower_for_this_processor(source, options)
-        changed = lowered or narrowed > 0
+        changed = corrected or lowered or narrowed > 0
         with saved_beside(source, folder, large=bool(weight_files(source))) if changed else nullcontext(graph) as path:
             try:
                 model = ov.Core().read_model(path)
@@ -233,6 +235,23 @@ def _may_lower() -> bool:
     """Whether this is x86 with VNNI, where lowering was measured. On other CPUs, graphs are not lowered."""
     here = cpu()
     return here.arch == "x86_64" and here.fast_int8
+
+
+def _compute_as_onnx(model: ir.Model) -> bool:
+    """Replaces what OpenVINO computes otherwise than ONNX; returns whether anything was replaced.
+
+    Raises:
+        GraphError: names a node that cannot be replaced.
+    """
+    # These need onnx_ir, which runtime-only boards lack.
+    from edgekit.lower.explicit_pads import ExplicitPads
+    from edgekit.lower.quantize_before_max import QuantizeBeforeMax
+    from edgekit.lower.resize_as_product import ResizeAsProduct
+    from edgekit.lower.rewriting import lower
+
+    pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
+    largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
+    return lower(model, [*pools, ResizeAsProduct(), *largest])
 
 
 def _narrow_for_this_processor(model: ir.Model, options: BuildOptions) -> int:
