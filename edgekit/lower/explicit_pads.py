@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.passes.round_up_windows import Windows, windows_of
 from edgekit.lower.rewriting import NotApplicable, RewritePass, initializer, new_node, replace_node
 
 __all__ = ["ExplicitPads"]
@@ -45,13 +43,15 @@ class ExplicitPads(RewritePass):
         if not node.attributes.get_int("ceil_mode", 0) or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
             raise NotApplicable("its output's size is not rounded up")
         counts = self.operator == "AveragePool" and node.attributes.get_int("count_include_pad", 0) == 1
-        axes = _windows(node)
         if self.operator == "AveragePool" and not counts:
             raise NotApplicable("it does not count pads")
-        if self.operator == "MaxPool" and all(axis.end + axis.stride <= axis.reach for axis in axes):
+        if self.operator == "MaxPool" and not _may_start_behind(node):
             raise NotApplicable("no window starts behind the image")
+        axes = _require_windows(node)
         pads = [*(axis.begin for axis in axes), *(axis.needed for axis in axes)]
-        attributes = {name: each for name, each in node.attributes.items() if name not in ("ceil_mode", "count_include_pad")}
+        attributes = {
+            name: each for name, each in node.attributes.items() if name not in ("ceil_mode", "count_include_pad")
+        }
         attributes["pads"] = ir.AttrInt64s("pads", pads)
         pool = ir.node(
             node.op_type,
@@ -65,71 +65,39 @@ class ExplicitPads(RewritePass):
             return
         y = node.outputs[0].name
         pool.outputs[0].name = f"{y}.of_pixels"
-        share = functools.reduce(np.multiply.outer, [axis.share for axis in axes])
+        share = functools.reduce(np.multiply.outer, [_share(axis) for axis in axes])
         factor = initializer(graph, f"{y}.share_of_pads", share[np.newaxis, np.newaxis].astype(np.float32))
         replace_node(node, [pool, new_node("Mul", [pool.outputs[0], factor], name=f"{node.name}.with_pads")])
 
 
-class _Windows(NamedTuple):
-    """The windows of a pooling along one axis."""
-
-    size: int
-    kernel: int
-    stride: int
-    dilation: int
-    begin: int
-    end: int
-
-    @property
-    def reach(self) -> int:
-        """The number of elements from the first to the last of a window."""
-        return (self.kernel - 1) * self.dilation + 1
-
-    @property
-    def count(self) -> int:
-        """The number of windows: rounded up, without one that starts behind the image and its pads at the start."""
-        count = math.ceil((self.size + self.begin + self.end - self.reach) / self.stride) + 1
-        return count - 1 if (count - 1) * self.stride >= self.size + self.begin else count
-
-    @property
-    def needed(self) -> int:
-        """The pads at the end that the last window covers."""
-        return max(0, (self.count - 1) * self.stride + self.reach - self.size - self.begin)
-
-    @property
-    def share(self) -> np.ndarray:
-        """For each window, the elements of the image in it, as a share of those of the image and its pads."""
-        positions = np.arange(self.count)[:, None] * self.stride + np.arange(self.kernel)[None] * self.dilation
-        padded = (positions < self.begin + self.size + self.end).sum(axis=1)
-        inside = ((positions >= self.begin) & (positions < self.begin + self.size)).sum(axis=1)
-        return np.asarray(inside / np.maximum(padded, 1))
-
-
-def _windows(node: ir.Node) -> list[_Windows]:
+def _may_start_behind(node: ir.Node) -> bool:
     kernel = node.attributes.get_ints("kernel_shape") or ()
-    rank = len(kernel)
-    shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    sizes: Sequence[object] = list(shape)[2:] if shape is not None else []
-    if len(sizes) != rank or not all(isinstance(size, int) for size in sizes):
+    ones = [1] * len(kernel)
+    strides, dilations = (node.attributes.get_ints(name, ones) for name in ("strides", "dilations"))
+    ends = node.attributes.get_ints("pads", [0] * 2 * len(kernel))[len(kernel) :]
+    return any(
+        end + stride > (size - 1) * dilation + 1
+        for size, stride, dilation, end in zip(kernel, strides, dilations, ends, strict=True)
+    )
+
+
+def _share(axis: Windows) -> np.ndarray:
+    """For each window, the elements of the image in it, as a share of those of the image and its pads."""
+    positions = np.arange(axis.count)[:, None] * axis.stride + np.arange(axis.kernel)[None] * axis.dilation
+    padded = (positions < axis.begin + axis.size + axis.end).sum(axis=1)
+    inside = ((positions >= axis.begin) & (positions < axis.begin + axis.size)).sum(axis=1)
+    return np.asarray(inside / np.maximum(padded, 1))
+
+
+def _require_windows(node: ir.Node) -> list[Windows]:
+    windows = windows_of(node)
+    if windows is None:
         raise GraphError(
             f"node '{node.name or node.outputs[0].name}': this target computes {node.op_type} with ceil_mode otherwise "
             "than ONNX, and it cannot be rewritten because the size of its input is dynamic",
             hint="give the model a fixed size, or build it for --target cpu",
         )
-    ones, zeros = [1] * rank, [0] * 2 * rank
-    pads = node.attributes.get_ints("pads", zeros)
-    return [
-        _Windows(*each)  # type: ignore[arg-type]
-        for each in zip(
-            sizes,
-            kernel,
-            node.attributes.get_ints("strides", ones),
-            node.attributes.get_ints("dilations", ones),
-            pads[:rank],
-            pads[rank:],
-            strict=True,
-        )
-    ]
+    return windows
 
 
 def _replace(node: ir.Node, pool: ir.Node) -> None:

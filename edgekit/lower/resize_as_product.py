@@ -77,7 +77,9 @@ def _require_known(node: ir.Node) -> tuple[tuple[int, int], dict[str, np.ndarray
     data = node.inputs[0]
     shape = list(data.shape) if data is not None and data.shape is not None else []
     given = {
-        name: value for name, value in zip(_PARAMETERS, node.inputs[1:], strict=False) if value is not None and value.name
+        name: value
+        for name, value in zip(_PARAMETERS, node.inputs[1:], strict=False)
+        if value is not None and value.name
     }
     arrays = {name: tensor.numpy() for name, value in given.items() if (tensor := constant(value)) is not None}
     found = len(arrays) == len(given)
@@ -94,7 +96,10 @@ def _require_known(node: ir.Node) -> tuple[tuple[int, int], dict[str, np.ndarray
             if axis < rank - 2 and (keeps or each[axis] != unchanged) and name != "roi":
                 raise _refused(node, "it resizes other axes than the last two")
     ends = (rank - 2, rank - 1)
-    last = {name: [each.get(axis, _unchanged(name, sizes[axis - rank + 2])) for axis in ends] for name, each in by_axis.items()}
+    last = {
+        name: [each.get(axis, _unchanged(name, sizes[axis - rank + 2])) for axis in ends]
+        for name, each in by_axis.items()
+    }
     parameters = {name: np.asarray(numbers) for name, numbers in last.items()}
     if "roi" in parameters:
         parameters["roi"] = parameters["roi"].T.reshape(-1)
@@ -149,11 +154,15 @@ class _Probe(NamedTuple):
         x = ir.val("x", ir.DataType.FLOAT, images.shape)
         y = ir.val("y", ir.DataType.FLOAT)
         values = {
-            name: ir.val(name, const_value=ir.tensor(array.astype(np.int64 if name == "sizes" else np.float32), name=name))
+            name: ir.val(
+                name, const_value=ir.tensor(array.astype(np.int64 if name == "sizes" else np.float32), name=name)
+            )
             for name, array in self.parameters.items()
         }
         probe = ir.node("Resize", [x, *(values.get(name) for name in _PARAMETERS)], outputs=[y])
-        probe.attributes.update({name: each for name, each in self.node.attributes.items() if name != "extrapolation_value"})
+        probe.attributes.update(
+            {name: each for name, each in self.node.attributes.items() if name != "extrapolation_value"}
+        )
         probe.attributes["axes"] = ir.AttrInt64s("axes", [2, 3])
         graph = ir.Graph(
             [x], [y], nodes=[probe], initializers=list(values.values()), opset_imports={"": 20}, name="probe"

@@ -226,10 +226,7 @@ def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], pla
         return None if _is_fused(node, scheme, plan) else "its inputs are not quantized"
     if node.op_type == "Resize" and not copies(node):
         return "it interpolates or extrapolates"
-    limit = limit_of(node, scheme.limits)
-    if limit is not None:
-        return limit
-    return None
+    return limit_of(node, scheme.limits)
 
 
 def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:

@@ -246,12 +246,14 @@ def _compute_as_onnx(model: ir.Model) -> bool:
     # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.explicit_pads import ExplicitPads
     from edgekit.lower.quantize_before_max import QuantizeBeforeMax
+    from edgekit.lower.replace_hard_sigmoid import ReplaceHardSigmoid
     from edgekit.lower.resize_as_product import ResizeAsProduct
     from edgekit.lower.rewriting import lower
+    from edgekit.lower.separate_tied_weights import SeparateTiedWeights
 
     pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
     largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
-    return lower(model, [*pools, ResizeAsProduct(), *largest])
+    return lower(model, [*pools, ResizeAsProduct(), *largest, ReplaceHardSigmoid(), SeparateTiedWeights()])
 
 
 def _narrow_for_this_processor(model: ir.Model, options: BuildOptions) -> int:

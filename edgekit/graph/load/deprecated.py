@@ -36,7 +36,9 @@ def _replace(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
             continue
         nodes = []
         for node in part.node:
-            nodes += _group_normalization(node, f"{node.output[0]}_group{next(numbers)}") if _is_deprecated(node) else [node]
+            nodes += (
+                _group_normalization(node, f"{node.output[0]}_group{next(numbers)}") if _is_deprecated(node) else [node]
+            )
         del part.node[:]
         part.node.extend(nodes)
 

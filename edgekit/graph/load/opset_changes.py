@@ -52,9 +52,7 @@ class Rewriter:
         self.node, self.opset, self._names = node, opset, names
         self._stem = node.name or next((value.name for value in node.outputs if value.name), None) or node.op_type
 
-    def add(
-        self, operator: str, inputs: Sequence[ir.Value | None], attributes: Attributes | None = None
-    ) -> ir.Value:
+    def add(self, operator: str, inputs: Sequence[ir.Value | None], attributes: Attributes | None = None) -> ir.Value:
         """Adds a node with one output in front of the node, and returns the output."""
         value = ir.Value(name=self._names.unique(f"{self._stem}_{operator.lower()}"))
         self._insert(ir.node(operator, inputs, attributes, name=value.name, outputs=[value]))

@@ -114,7 +114,12 @@ def _replace_input(layer: ir.Node, index: int, array: np.ndarray) -> None:
     if index == len(layer.inputs):
         layer.resize_inputs(index + 1)
     layer.replace_input_with(index, value)
-    if old is not None and not old.uses() and graph.initializers.get(old.name or "") is old and not old.is_graph_output():
+    if (
+        old is not None
+        and not old.uses()
+        and graph.initializers.get(old.name or "") is old
+        and not old.is_graph_output()
+    ):
         del graph.initializers[old.name or ""]
     graph.register_initializer(value)
 

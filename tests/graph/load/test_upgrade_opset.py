@@ -17,7 +17,9 @@ from edgekit.graph.load.onnx_file import graph_from_onnx
 sys.path.insert(0, str(Path(__file__).parent))
 from upgrade_cases import Case, all_cases, floats  # noqa: E402
 
-CASES = {operator: list(cases) for operator, cases in itertools.groupby(sorted(all_cases(), key=str), lambda c: c.operator)}
+CASES = {
+    operator: list(cases) for operator, cases in itertools.groupby(sorted(all_cases(), key=str), lambda c: c.operator)
+}
 WITH_TESTS_OF_THEIR_OWN = {"Constant", "If", "Loop", "Scan"}
 NOT_IN_INFERENCE = {"NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"}
 NO_TENSORS = {"OptionalGetElement", "OptionalHasElement"}
@@ -132,7 +134,10 @@ def test_group_normalization_inside_a_function_is_replaced(tmp_path):
     x, scale, shift = floats(2, 4, 3), floats(2, seed=1), floats(2, seed=2)
     body = [helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)]
     function = helper.make_function("own", "Norm", ["x", "s", "b"], ["y"], body, [helper.make_opsetid("", 18)])
-    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in zip("xsb", (x, scale, shift), strict=True)]
+    infos = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape)
+        for n, a in zip("xsb", (x, scale, shift), strict=True)
+    ]
     graph = helper.make_graph(
         [helper.make_node("Norm", ["x", "s", "b"], ["z"], domain="own")],
         "g",

@@ -83,7 +83,14 @@ def _cases(
     for opset in _versions(operator, first, last):
         for attributes in settings or ({},):
             yield Case(
-                operator, opset, inputs, order, attributes, fixed, outputs, tuple(range(outputs)) if used is None else used
+                operator,
+                opset,
+                inputs,
+                order,
+                attributes,
+                fixed,
+                outputs,
+                tuple(range(outputs)) if used is None else used,
             )
 
 
@@ -142,20 +149,35 @@ def _resized() -> Iterator[Case]:
     crop = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 9.0, "mode": "linear"}
     yield from _cases("Resize", x, crop, constants={**roi, "s": np.asarray((1, 1, 2, 2), np.float32)}, first=11)
     old = {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "mode": "nearest"}
-    yield Case("Resize", 11, x, ("x", "roi", "s"), old, {"roi": np.empty(0, np.float32), "s": np.asarray((1, 1, 1.7, 2), np.float32)})
+    yield Case(
+        "Resize",
+        11,
+        x,
+        ("x", "roi", "s"),
+        old,
+        {"roi": np.empty(0, np.float32), "s": np.asarray((1, 1, 1.7, 2), np.float32)},
+    )
     grid = {"x": floats(1, 2, 4, 5), "g": np.random.default_rng(1).uniform(-1.2, 1.2, (1, 3, 4, 2)).astype(np.float32)}
     yield from _cases(
         "GridSample",
         grid,
         {},
-        *({"mode": mode, "align_corners": corners} for mode in ("bilinear", "nearest", "bicubic") for corners in (0, 1)),
+        *(
+            {"mode": mode, "align_corners": corners}
+            for mode in ("bilinear", "nearest", "bicubic")
+            for corners in (0, 1)
+        ),
         *({"padding_mode": how} for how in ("border", "reflection")),
         first=16,
     )
     boxes = {"r": np.asarray([[0, 0, 3, 3], [1, 1, 4, 5]], np.float32), "b": np.zeros(2, np.int64)}
     sizes = {"output_height": 2, "output_width": 3, "spatial_scale": 0.7}
     yield from _cases(
-        "RoiAlign", {"x": floats(1, 2, 6, 7)}, *({**sizes, "sampling_ratio": n} for n in (0, 2)), constants=boxes, first=10
+        "RoiAlign",
+        {"x": floats(1, 2, 6, 7)},
+        *({**sizes, "sampling_ratio": n} for n in (0, 2)),
+        constants=boxes,
+        first=10,
     )
 
 
@@ -245,8 +267,12 @@ def _indexed() -> Iterator[Case]:
     yield from _cases("DepthToSpace", {"x": floats(1, 8, 2, 3)}, {"blocksize": 2, "mode": "CRD"}, first=11)
     yield from _cases("MatMul", {"a": floats(2, 3), "b": floats(3, 4)})
     yield from _cases("TopK", {"x": floats(3, 5)}, {"k": 2}, {"k": 3, "axis": 0}, last=9, outputs=2)
-    yield from _cases("TopK", {"x": floats(3, 5)}, {}, {"axis": 0}, constants={"k": np.asarray([2])}, first=10, outputs=2)
-    yield from _cases("TopK", {"x": floats(3, 5)}, {"largest": 0}, constants={"k": np.asarray([2])}, first=11, outputs=2)
+    yield from _cases(
+        "TopK", {"x": floats(3, 5)}, {}, {"axis": 0}, constants={"k": np.asarray([2])}, first=10, outputs=2
+    )
+    yield from _cases(
+        "TopK", {"x": floats(3, 5)}, {"largest": 0}, constants={"k": np.asarray([2])}, first=11, outputs=2
+    )
 
 
 def _attributes_to_inputs() -> Iterator[Case]:
@@ -255,9 +281,7 @@ def _attributes_to_inputs() -> Iterator[Case]:
         data = {"x": np.abs(x["x"]) + 0.5} if operator == "LogSum" else x
         settings = ({}, {"axes": [1]}, {"axes": [0, 2], "keepdims": 0}, {"keepdims": 0})
         yield from _cases(f"Reduce{operator}", data, *settings, last=12 if operator == "Sum" else 17)
-        yield from _cases(
-            f"Reduce{operator}", data, {"axes": [-1]}, first=11, last=12 if operator == "Sum" else 17
-        )
+        yield from _cases(f"Reduce{operator}", data, {"axes": [-1]}, first=11, last=12 if operator == "Sum" else 17)
         yield from _cases(
             f"Reduce{operator}",
             data,
@@ -278,7 +302,11 @@ def _attributes_to_inputs() -> Iterator[Case]:
     yield from _cases("Unsqueeze", x, {"axes": [0]}, {"axes": [1, 4]}, last=12)
     yield from _cases("Unsqueeze", x, {"axes": [-1]}, first=11, last=12)
     yield from _cases("Unsqueeze", x, constants={"axes": np.asarray([-1, 0])}, first=13)
-    cuts = ({"starts": [1], "ends": [3]}, {"starts": [0, 1], "ends": [9, -1], "axes": [0, 2]}, {"starts": [-2], "ends": [9], "axes": [1]})
+    cuts = (
+        {"starts": [1], "ends": [3]},
+        {"starts": [0, 1], "ends": [9, -1], "axes": [0, 2]},
+        {"starts": [-2], "ends": [9], "axes": [1]},
+    )
     yield from _cases("Slice", x, *cuts, last=9)
     limits = {"starts": np.asarray([-1]), "ends": np.asarray([-9]), "axes": np.asarray([1]), "steps": np.asarray([-2])}
     yield from _cases("Slice", x, constants=limits, first=10)
@@ -290,7 +318,9 @@ def _attributes_to_inputs() -> Iterator[Case]:
     pads = [0, 1, 2, 0, 1, 0]
     for dtype in (np.float32, np.float64):
         data = {"x": floats(3, 4, 5, dtype=dtype)}
-        yield from _cases("Pad", data, {"pads": pads}, {"pads": pads, "value": 1.5}, {"pads": [0, -1, 0, 0, 0, -2]}, last=10)
+        yield from _cases(
+            "Pad", data, {"pads": pads}, {"pads": pads, "value": 1.5}, {"pads": [0, -1, 0, 0, 0, -2]}, last=10
+        )
     yield from _cases("Pad", x, *({"pads": pads, "mode": mode} for mode in ("reflect", "edge")), last=10)
     for mode in ("constant", "reflect", "edge"):
         yield from _cases("Pad", x, {"mode": mode}, constants={"pads": np.asarray(pads)}, first=11)
@@ -329,9 +359,7 @@ def _pooled() -> Iterator[Case]:
     wide = {"strides": [2, 2], "output_padding": [1, 1]}
     shaped = {"strides": [2, 2], "output_shape": [14, 16]}
     yield from _cases("ConvTranspose", x, {}, {"pads": [1, 0, 1, 2]}, wide, shaped, *same, constants=weight)
-    yield from _cases(
-        "Gemm", {"a": floats(3, 4), "b": floats(4, 5), "c": floats(5)}, {}, {"alpha": 0.5, "beta": 2.0}
-    )
+    yield from _cases("Gemm", {"a": floats(3, 4), "b": floats(4, 5), "c": floats(5)}, {}, {"alpha": 0.5, "beta": 2.0})
     yield from _cases("Gemm", {"a": floats(4, 3), "b": floats(5, 4), "c": floats(3, 1)}, {"transA": 1, "transB": 1})
     yield from _cases("Gemm", {"a": floats(3, 4), "b": floats(4, 5)}, first=11)
 
@@ -371,4 +399,6 @@ def _recurrent() -> Iterator[Case]:
             outputs = 3 if operator == "LSTM" else 2
             yield from _cases(operator, x, settings, constants=weights, outputs=outputs)
             if operator == "GRU":
-                yield from _cases(operator, x, {**settings, "linear_before_reset": 1}, constants=weights, outputs=outputs)
+                yield from _cases(
+                    operator, x, {**settings, "linear_before_reset": 1}, constants=weights, outputs=outputs
+                )
