@@ -15,8 +15,8 @@ __all__ = ["KeepAverageFloat"]
 class KeepAverageFloat(RewritePass):
     """Inserts a ``Sum`` of one tensor between an ``AveragePool`` and the QuantizeLinear behind it.
 
-    ONNX Runtime fuses ``DQ -> AveragePool -> Q``, whatever the pooling's attributes are. Its integer kernel ignores
-    dilations, and divides by other counts with ``ceil_mode`` and ``count_include_pad`` (1.32); the float kernel is right.
+    ONNX Runtime fuses ``DQ -> AveragePool -> Q``, whatever the pooling's attributes are. Its integer kernel (1.32)
+    has no dilations, and divides by other counts with ``ceil_mode`` and ``count_include_pad``.
 
     Args:
         limits: names in `edgekit.quantize.kernel_limits`.

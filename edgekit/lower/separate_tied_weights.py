@@ -18,9 +18,9 @@ __all__ = ["SeparateTiedWeights"]
 class SeparateTiedWeights(ir.passes.InPlacePass):
     """Changes the bytes of weights that are equal to those of another product and are read in another layout.
 
-    Autoencoders decode with the weights that they encode with. Measured on OpenVINO 2026.4: weights in a kernel's layout
-    are cached by their address and their shape, and equal constants have one address; so a ConvTranspose computes with
-    the weights of a Conv, or a Gemm with those of another one that transposes them (an SNR of -3 dB).
+    Autoencoders decode with the weights that they encode with. Measured on OpenVINO 2026.4: a ConvTranspose with the
+    weight of a Conv computes with that in the Conv's layout, and so does a Gemm with ``transB`` and the weight of one
+    without it (an SNR of -3 dB). Weights are probably cached by address and shape, and equal constants share one.
 
     Preconditions: weights are initializers.
     Postconditions: no Gemm with ``transB`` has the weight of another product; no ConvTranspose has that of a Conv: it

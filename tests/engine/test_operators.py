@@ -1,8 +1,7 @@
-"""Engines of every operator that they may compute otherwise, against ONNX Runtime without optimizations on the original."""
+"""Engines of many operators, against ONNX Runtime without optimizations on the original file."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from operator_graphs import Graph, feeds_of, float_graphs, floats, merged, quantized_graphs, single
+from operator_graphs import Graph, feeds_of, float_graphs, merged, quantized_graphs
 
 from edgekit.engine.backend import BuildOptions, backend
-from edgekit.errors import EdgeKitError, GraphError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx

@@ -258,7 +258,7 @@ def _usual_element_counts(source: ir.Model, options: BuildOptions) -> Mapping[st
 
 
 def _lowered(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[str, ...]]:
-    """Replaces patterns that ONNX Runtime does not fuse itself, or fuses wrongly; returns whether any were, and notes."""
+    """Replaces patterns that ONNX Runtime does not fuse, or fuses wrongly; returns whether any were, and notes."""
     # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.fuse_attention import FuseAttention
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul

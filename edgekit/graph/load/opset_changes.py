@@ -150,7 +150,7 @@ def _clip(change: Rewriter) -> None:
 
 
 def _dropout(change: Rewriter) -> None:
-    """Before opset 12 there was inference alone, and its mask was zeros: of the type of the data before 10, then bool."""
+    """Before opset 12 there was inference alone. Its mask was zeros, before 10 of the type of the data, then bool."""
     data = change.node.inputs[0]
     if change.used(1):
         zero = np.zeros(1, bool)

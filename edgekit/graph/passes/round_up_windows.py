@@ -55,7 +55,7 @@ def windows_of(pool: ir.Node) -> list[Windows] | None:
 class RoundUpWindows(ir.passes.InPlacePass):
     """Replaces ``ceil_mode`` of a MaxPool by pads at the end if its last window could start behind the image.
 
-    ONNX has no such window, as ONNX Runtime computes it; ONNX's own shape inference (1.23) and other libraries count it.
+    ONNX Runtime has no such window; ONNX's own shape inference (1.23) and other libraries count it.
 
     Preconditions: values have their shapes.
     Postconditions: no MaxPool with a fixed size of input has ``ceil_mode`` and a window that could start behind the

@@ -1,4 +1,4 @@
-"""Small graphs of one operator each, over its attributes; several in one model, so that a backend builds them at once."""
+"""Small graphs of one operator each, over its attributes; many in one model, so that a backend builds them at once."""
 
 from __future__ import annotations
 

@@ -182,6 +182,12 @@ def _resized() -> Iterator[Case]:
 
 
 def _elementwise() -> Iterator[Case]:
+    yield from _functions()
+    yield from _broadcast()
+    yield from _typed()
+
+
+def _functions() -> Iterator[Case]:
     x, positive = {"x": floats(2, 3, 4)}, {"x": np.abs(floats(2, 3, 4)) + 0.1}
     for operator in (
         "Abs Ceil Exp Floor Identity LeakyRelu Neg Reciprocal Relu Sigmoid Tanh Elu Selu Softplus Softsign HardSigmoid"
@@ -194,6 +200,10 @@ def _elementwise() -> Iterator[Case]:
     odd = np.asarray([np.inf, -np.inf, np.nan, 1], np.float32)
     yield from _cases("IsInf", {"x": odd}, {}, {"detect_negative": 0}, first=10)
     yield from _cases("LeakyRelu", x, {"alpha": 0.3})
+
+
+def _broadcast() -> Iterator[Case]:
+    x, positive = {"x": floats(2, 3, 4)}, {"x": np.abs(floats(2, 3, 4)) + 0.1}
     for shape in ((2, 3, 4), (4,), (3, 1), (1,), ()):
         for operator in ("Add", "Sub", "Mul", "Div"):
             yield from _cases(operator, {**x, "b": floats(*shape, seed=1)})
@@ -210,6 +220,10 @@ def _elementwise() -> Iterator[Case]:
         yield from _cases(operator, x)
     for shape in ((1,), (3, 1), (2, 3, 4)):
         yield from _cases("PRelu", x, constants={"s": floats(*shape, seed=2)})
+
+
+def _typed() -> Iterator[Case]:
+    x = {"x": floats(2, 3, 4)}
     yield from _cases("Clip", x, {}, {"min": -0.5}, {"max": 0.3}, {"min": 0.0, "max": 6.0}, last=10)
     yield from _cases("Clip", x, constants={"low": np.float32(-0.5) * np.ones((), np.float32)}, first=11)
     yield from _cases("Dropout", x, {}, {"ratio": 0.3}, last=11)

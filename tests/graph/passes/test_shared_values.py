@@ -51,7 +51,8 @@ GRAPHS = {
     ),
     "pad": (
         """g (float[1, 3, 6, 6] x) => (float[1, 4, 3, 3] y) {
-            p = Pad (x, pads)  c = Conv (p, w)  q = Pad (c, pads)  m = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (q)
+            p = Pad (x, pads)  c = Conv (p, w)  q = Pad (c, pads)
+            m = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (q)
             r = Pad (m, ones)  y = AveragePool <kernel_shape = [3, 3]> (r) }""",
         {"w": floats(4, 3, 4, 4), "pads": np.asarray([0, 0, 0, 0, 0, 0, 1, 1]), "ones": np.asarray([0, 0, 1, 1] * 2)},
     ),
