@@ -83,7 +83,7 @@ def _may_start_behind(node: ir.Node) -> bool:
 
 def _share(axis: Windows) -> np.ndarray:
     """For each window, the elements of the image in it, as a share of those of the image and its pads."""
-    positions = np.arange(axis.count)[:, None] * axis.stride + np.arange(axis.kernel)[None] * axis.dilation
+    positions = np.arange(axis.windows)[:, None] * axis.stride + np.arange(axis.kernel)[None] * axis.dilation
     padded = (positions < axis.begin + axis.size + axis.end).sum(axis=1)
     inside = ((positions >= axis.begin) & (positions < axis.begin + axis.size)).sum(axis=1)
     return np.asarray(inside / np.maximum(padded, 1))

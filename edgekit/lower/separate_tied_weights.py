@@ -56,7 +56,7 @@ def _of_equal_weights(nodes: list[ir.Node]) -> list[ir.Node]:
 
 def _confused(nodes: list[ir.Node]) -> list[ir.Node]:
     convolved = any(node.op_type == "Conv" for node in nodes)
-    turned = [node for node in nodes if node.op_type == "Gemm" and node.attributes.get_int("transB", 0)]
+    turned = [node for node in nodes if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1]
     plain = any(node.op_type in ("Gemm", "MatMul") and node not in turned for node in nodes)
     return [node for node in nodes if node.op_type == "ConvTranspose" and convolved] + (turned if plain else [])
 

@@ -14,6 +14,7 @@ from edgekit.errors import UsageError, nearest
 from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
 from edgekit.quantize.kernel_limits import limit_of
+from edgekit.quantize.output_parts import forms_of_outputs
 from edgekit.specs import QuantScheme
 
 __all__ = ["Plan", "QuantPolicy", "copies", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
@@ -144,15 +145,16 @@ def _fills(node: ir.Node) -> bool:
 
 
 def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
-    """Finds the last convolutions or matrix products before each output that is not a vector of scores.
+    """Finds the last convolutions or matrix products before each output that is more than a vector of scores.
 
     8 bits are too coarse for boxes, key points and masks (ultralytics/yolov5 #2509: 0.362 mAP becomes 0.054), and
     these layers are a small part of the work. A classifier's last layer, before an output ``(N, C)``, is quantized
-    like any other.
+    like any other; boxes and scores that are joined in such an output, as behind non-maximum suppression, are not.
     """
     found: dict[ir.Node, str] = {}
+    forms = forms_of_outputs(graph)
     for output in graph.graph.outputs:
-        if output.shape is None or len(output.shape) > 2:
+        if output.shape is None or len(output.shape) > 2 or len(forms[output.name or ""].parts) > 1:
             found.update(dict.fromkeys(_last_products(output), "the last layer before an output"))
     # Residual sums lead from the output to the last layer of every block: a layer that feeds a later one is no head.
     return {node: reason for node, reason in found.items() if not _feeds_another(node, found)}
@@ -236,6 +238,8 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     assert data is not None and weight is not None
     if data.const_value is not None:
         return "its first factor is constant"
+    if _joined_in_float(data, scheme):
+        return "it reads a concatenation that the target does not compute in integers"
     if weight.const_value is None:
         return _why_float_computed(node, scheme)
     if len(weight.const_value.shape) < 2:
@@ -253,6 +257,12 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     if _is_stem(node, scheme):
         return f"it is one of the first convolutions and reads {weight.const_value.shape.numpy()[1]} channels"
     return None
+
+
+def _joined_in_float(value: ir.Value, scheme: QuantScheme) -> bool:
+    """Whether ``value`` is a Concat that stays in float: OpenVINO moves the Q behind it in front, and does not fuse it."""
+    node = value.producer()
+    return node is not None and node.op_type == "Concat" and limit_of(node, scheme.limits) is not None
 
 
 def _is_stem(node: ir.Node, scheme: QuantScheme, depth: int = STEM_DEPTH) -> bool:

@@ -246,6 +246,7 @@ def _compute_as_onnx(model: ir.Model) -> bool:
     # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.explicit_pads import ExplicitPads
     from edgekit.lower.quantize_before_max import QuantizeBeforeMax
+    from edgekit.lower.reduce_of_no_axes import ReduceOfNoAxes
     from edgekit.lower.replace_hard_sigmoid import ReplaceHardSigmoid
     from edgekit.lower.resize_as_product import ResizeAsProduct
     from edgekit.lower.rewriting import lower
@@ -253,7 +254,8 @@ def _compute_as_onnx(model: ir.Model) -> bool:
 
     pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
     largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
-    return lower(model, [*pools, ResizeAsProduct(), *largest, ReplaceHardSigmoid(), SeparateTiedWeights()])
+    norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
+    return lower(model, [*pools, ResizeAsProduct(), *largest, *norms, ReplaceHardSigmoid(), SeparateTiedWeights()])
 
 
 def _narrow_for_this_processor(model: ir.Model, options: BuildOptions) -> int:

@@ -34,7 +34,7 @@ def _replace(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
     for part in _nested(graph):
         if not any(map(_is_deprecated, part.node)):
             continue
-        nodes = []
+        nodes: list[onnx.NodeProto] = []
         for node in part.node:
             nodes += (
                 _group_normalization(node, f"{node.output[0]}_group{next(numbers)}") if _is_deprecated(node) else [node]

@@ -213,8 +213,9 @@ def _resize(change: Rewriter) -> None:
         result = change.add("Resize", [data, None, scales], attributes)
     else:
         one = change.constant(np.ones(1, np.float32))
-        known = ir.convenience.get_const_tensor(scales)
-        result, array = data, known.numpy() if known is not None else None
+        known = ir.convenience.get_const_tensor(scales) if scales is not None else None
+        array = known.numpy() if known is not None else None
+        result = change.add("Identity", [data])
         for bound, rounding, needed in (
             ("Max", "floor", array is None or bool((array > 1).any())),
             ("Min", "ceil", array is None or bool((array < 1).any())),
@@ -223,9 +224,6 @@ def _resize(change: Rewriter) -> None:
                 limited = change.add(bound, [scales, one])
                 attributes["nearest_mode"] = rounding
                 result = change.add("Resize", [result, None, limited], attributes)
-        if result is data:
-            result = change.add("Identity", [data])
-    assert result is not None
     change.replace(0, result)
     change.remove()
 

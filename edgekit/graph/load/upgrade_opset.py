@@ -94,6 +94,7 @@ def _converted(graph: ir.Model, name: str) -> ir.Model:
     for value in reversed(weights):
         value.const_value = removed[value.name or ""]
         upgraded.graph.register_initializer(value)
+    upgraded.metadata_props.update(graph.metadata_props)
     return upgraded
 
 

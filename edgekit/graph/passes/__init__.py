@@ -17,6 +17,7 @@ from edgekit.graph.passes.remove_dead import RemoveDead
 from edgekit.graph.passes.remove_identity import RemoveIdentity
 from edgekit.graph.passes.round_up_windows import RoundUpWindows
 from edgekit.graph.passes.scale_queries import ScaleQueries
+from edgekit.graph.passes.widen_floats import WidenFloats, is_widened, source_types, types_note, widened
 
 __all__ = [
     "AddWindowMasks",
@@ -30,7 +31,12 @@ __all__ = [
     "RemoveDead",
     "RemoveIdentity",
     "RoundUpWindows",
+    "WidenFloats",
     "optimize",
+    "source_types",
+    "is_widened",
+    "types_note",
+    "widened",
 ]
 
 _MAX_ROUNDS = 10

@@ -84,7 +84,7 @@ def _is_of_one_pixel(pool: ir.Node) -> bool:
 
 
 def _reduces_nothing(node: ir.Node) -> bool:
-    """Whether a Reduce has no axes and shall keep all; ONNX Runtime returns its input then, ReduceL1 too."""
+    """Whether a Reduce has no axes and shall keep all of them."""
     return len([value for value in node.inputs if value is not None]) == 1 and (
         node.attributes.get_int("noop_with_empty_axes", 0) == 1
     )
@@ -103,7 +103,7 @@ _CHANGES_NOTHING: dict[str, Callable[[ir.Node], bool]] = {
     "AveragePool": _is_of_one_pixel,
     "MaxPool": _is_of_one_pixel,
     **dict.fromkeys(
-        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"),
+        ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"),
         _reduces_nothing,
     ),
 }

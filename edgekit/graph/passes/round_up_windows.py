@@ -27,7 +27,7 @@ class Windows(NamedTuple):
         return (self.kernel - 1) * self.dilation + 1
 
     @property
-    def count(self) -> int:
+    def windows(self) -> int:
         """The number of windows: rounded up, without one that starts behind the image and its pads at the start."""
         count = math.ceil((self.size + self.begin + self.end - self.reach) / self.stride) + 1
         return count - 1 if (count - 1) * self.stride >= self.size + self.begin else count
@@ -35,7 +35,7 @@ class Windows(NamedTuple):
     @property
     def needed(self) -> int:
         """The pads at the end that the last window covers."""
-        return max(0, (self.count - 1) * self.stride + self.reach - self.size - self.begin)
+        return max(0, (self.windows - 1) * self.stride + self.reach - self.size - self.begin)
 
 
 def windows_of(pool: ir.Node) -> list[Windows] | None:

@@ -183,7 +183,7 @@ def _products() -> Iterator[Graph]:
     for settings, shape in _convolutions(3):
         yield single("Conv", settings, x, {"w": floats(*shape, seed=1), "b": floats(shape[0], seed=2)})
     for settings, shape in _transposed_convolutions(3):
-        yield single("ConvTranspose", settings, x, {"w": floats(*shape, seed=1)})
+        yield single("ConvTranspose", settings, x, {"w": floats(*shape, seed=6)})
     for shape, kernel in (((2, 3, 9), (4, 3, 3)), ((1, 2, 5, 6, 7), (3, 2, 3, 3, 3))):
         for how in ("NOTSET", "SAME_UPPER", "SAME_LOWER"):
             settings = {"auto_pad": how, "strides": [2] * (len(shape) - 2)}
@@ -322,7 +322,12 @@ def _quantized_poolings() -> Iterator[Graph]:
         for activation in ("Relu", "LeakyRelu"):
             for operator, settings in _pooling_settings(len(shape) - 2):
                 some = activation == "Relu" and shape == IMAGE
-                if operator != "LpPool" and (some or settings["kernel_shape"][0] == 3):
+                # ONNX Runtime cannot run what follows such windows: ONNX infers another shape than it computes.
+                behind = (
+                    settings.get("ceil_mode")
+                    and settings["pads"][-1] + settings["strides"][0] > settings["kernel_shape"][0]
+                )
+                if operator != "LpPool" and not behind and (some or settings["kernel_shape"][0] == 3):
                     yield chain(operator, settings, shape=shape, activation=activation)
             for operator in ("GlobalAveragePool", "GlobalMaxPool"):
                 yield chain(operator, {}, shape=shape, activation=activation)
@@ -334,7 +339,7 @@ def _quantized_poolings() -> Iterator[Graph]:
 def _quantized_reductions() -> Iterator[Graph]:
     for operator, kept in itertools.product(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"), (0, 1)):
         for axes in ([0], [1], [2], [3], [2, 3], [0, 1], [0, 2, 3], [1, 2, 3], [-2, -1]):
-            yield chain(operator, {"keepdims": kept}, {"a": np.asarray(axes)})
+            yield chain(operator, {"keepdims": kept}, {"a": np.asarray(axes)}, activation="LeakyRelu")
     for operator in ("ReduceMean", "ReduceMax"):
         yield chain(operator, {}, {"a": np.asarray([2, 3])}, activation="Gelu")
 
@@ -401,11 +406,12 @@ def _quantized_elements() -> Iterator[Graph]:
 
 
 def _quantized_products() -> Iterator[Graph]:
-    for activation in ("Relu", "LeakyRelu"):
-        for settings, shape in _convolutions(8):
-            yield chain("Conv", settings, {"w": weights(*shape)}, activation=activation)
-        for settings, shape in _transposed_convolutions(8):
-            yield chain("ConvTranspose", settings, {"w": weights(*shape)}, activation=activation)
+    for settings, shape in _convolutions(8):
+        if shape[-1] > 1:  # with a window of 1 x 1 and a stride or pads, OpenVINO refuses integers
+            for activation in ("Relu", "LeakyRelu"):
+                yield chain("Conv", settings, {"w": weights(*shape)}, activation=activation)
+    for settings, shape in _transposed_convolutions(8):
+        yield chain("ConvTranspose", settings, {"w": weights(*shape, seed=6)})
     for shape in ((10,), (10, 5), (8, 10, 5), (2, 8, 10, 5)):
         yield chain("MatMul", {}, {"w": floats(*shape, seed=1) / 3})
     for shape in ((2, 8, 12), (1, 8, 5, 6, 7)):
