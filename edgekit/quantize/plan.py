@@ -260,7 +260,7 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
 
 
 def _joined_in_float(value: ir.Value, scheme: QuantScheme) -> bool:
-    """Whether ``value`` is a Concat that stays in float: OpenVINO moves the Q behind it in front, and does not fuse it."""
+    """Whether ``value`` is a Concat that stays in float: OpenVINO moves the Q behind it, and does not fuse it."""
     node = value.producer()
     return node is not None and node.op_type == "Concat" and limit_of(node, scheme.limits) is not None
 

@@ -240,6 +240,7 @@ def _elements() -> Iterator[Graph]:
         "Sigmoid Sign Sin Softplus Softsign Tanh ThresholdedRelu"
     ).split():
         yield single(operator, {}, {"x": edge})
+    yield single("HardSigmoid", {"alpha": 0.4, "beta": 0.0}, {"x": edge})
     x = {"x": floats(2, 3, 6, 8)}
     for mode in ("constant", "reflect", "edge"):
         for pads in ([0, 0, 1, 2, 0, 0, 2, 1], [0, 0, 0, -1, 0, 0, -2, 0], [1, 1, 0, 0, 0, 1, 0, 0]):
