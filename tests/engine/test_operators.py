@@ -29,8 +29,8 @@ from edgekit.specs import Precision
 
 TARGETS = pytest.mark.parametrize("target", ["cpu", "openvino"])
 AT_ONCE = 40
-MIN_SNR_DB = 20.0
-"""Of an INT8 engine against the original, on the inputs of the calibration."""
+MIN_SNR_DB = 12.0
+"""Of an INT8 engine against the original, on the inputs of the calibration; a minimum over many values is small."""
 MIN_ENGINE_SNR_DB = 30.0
 """Of an INT8 engine against its own Q/DQ graph: kernels round a few values to the next integer."""
 
