@@ -236,6 +236,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         split_channels: minimum number of input channels of a 1x1 convolution that stays in float but reads 8-bit
             activations, if its input is computed in integers: the backend multiplies them by 16-bit weights
             (`edgekit.lower.split_float_weights`). 0 disables this.
+        limits: names of limits of the backend's integer kernels (`edgekit.quantize.kernel_limits`): nodes that they
+            apply to stay in float.
     """
 
     activation_dtype: Literal["uint8", "int8"]
@@ -249,5 +251,6 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     stem_channels: int = 0
     channel_multiple: int = 1
     split_channels: int = 0
+    limits: frozenset[str] = frozenset()
     float_attention: bool = False
     rest: Precision = Precision.FP32

@@ -7,6 +7,7 @@ the graph sets all types, and there is neither a calibrator nor a precision for 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +34,12 @@ from edgekit.engine.tensorrt.layers import (
     EngineLayer,
     inspected_layers,
     layers_of_network,
+    nodes_in_words,
     product_layers,
     quantized_products,
 )
 from edgekit.engine.tensorrt.log import builder_log, last_words, made_with_log
-from edgekit.engine.tensorrt.network import add_profile, parse_graph
+from edgekit.engine.tensorrt.network import REPLACE, add_profile, parse_graph
 from edgekit.engine.tensorrt.options import TensorRtOptions, engine_argument
 from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
@@ -61,6 +63,13 @@ AMPERE_AND_LATER = "8.0+"
 SYSTEM_MODULES = "usr/lib/python3*/dist-packages/tensorrt"
 
 NEEDS_EDGEKIT = "the engine's attention runs in EdgeKit, which has to load it: trtexec and Triton cannot"
+
+NO_KERNEL = re.compile(r"no runners|could not find any implementation", re.I)
+
+RTX_INT8 = (
+    "TensorRT-RTX's support matrix lists INT8 for weight-only matrix products alone; how fast it runs convolutions and "
+    "products of two INT8 factors is not yet measured, and until it is --fp16 is recommended"
+)
 
 
 class TensorRt:
@@ -209,7 +218,10 @@ class TensorRt:
         plan: trt.IHostMemory | None = builder.build_serialized_network(parsed.network, config)
         if plan is None:
             words = last_words(log)
-            raise BuildError(f"{self.name} failed to build the engine: {words}", hint=self._hint(engine, words))
+            nodes = nodes_in_words(network, words)
+            where = f" at node {' and '.join(map(repr, nodes))}" if nodes else ""
+            hint = REPLACE if nodes and NO_KERNEL.search(words) else self._hint(engine, words)
+            raise BuildError(f"{self.name} failed to build the engine{where}: {words}", hint=hint)
         notes = [*self._notes(network), *save_timing_cache(library, config, cache)]
         if engine.dla is not None:
             notes.append(dla_note(config, parsed.network))
