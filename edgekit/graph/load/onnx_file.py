@@ -14,6 +14,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 from edgekit.errors import GraphError, nearest
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.upgrade_opset import OPSET, upgrade_opset
+from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.graph.passes.inline_functions import inlined
 from edgekit.graph.passes.widen_floats import WidenFloats
@@ -41,7 +42,8 @@ def graph_from_onnx(path: Path) -> ir.Model:
     """Reads an ONNX file and upgrades it to opset 20; newer opsets are kept.
 
     Functions are inlined, FP16, BF16 and FP64 become FP32 (see `WidenFloats`; `source_types` are the types that inputs
-    and outputs had), initializers are removed from the inputs, and shapes are inferred. External weights are read
+    and outputs had), fused operators of ONNX Runtime become ONNX's, initializers are removed from the inputs, and shapes
+    are inferred. External weights are read
     on use, so their file must stay in place until the graph is saved.
 
     Args:
@@ -79,6 +81,8 @@ def graph_from_onnx(path: Path) -> ir.Model:
         graph.metadata_props.update(types)
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
+    if DecomposeContrib()(graph).modified:
+        InferShapes()(graph)
     return graph
 
 
