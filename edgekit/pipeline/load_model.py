@@ -25,6 +25,7 @@ from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.load.upgrade_opset import OPSET
 from edgekit.graph.passes import NameNodes, optimize, types_note
+from edgekit.graph.passes.dequantize_weights import weights_note
 from edgekit.graph.sizes import MinMaxInputs, min_max_inputs, stats_at
 from edgekit.graph.stats import GraphStats
 from edgekit.models.cfg.recipe import recipe_from_cfg
@@ -381,7 +382,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
     if chosen:
         sizes = "inputs of one size" if not shapes else "inputs of these sizes"
         progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")
-    if note := types_note(graph):
+    for note in filter(None, (types_note(graph), weights_note(graph))):
         progress.note(note)
     return LoadedModel(
         name=path.stem,
