@@ -15,10 +15,10 @@ from edgekit.config import (
     OutputConfig,
     TargetConfig,
 )
-from edgekit.engine.backend import Backend, backend, default_target
+from edgekit.engine.backend import Backend, ChecksOptions, backend, default_target
 from edgekit.engine.table import BACKENDS, all_options, options_of
 from edgekit.errors import UsageError, nearest
-from edgekit.option import given_options, option_fields
+from edgekit.option import given_options, given_values, option_fields
 from edgekit.specs import Precision
 
 __all__ = ["build_config", "engine_options", "model_config", "require_buildable"]
@@ -130,3 +130,5 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
         raise UsageError(f"--half-io goes with --fp16 and --int8, not with --{target.precision}")
     if not target.graph_only:
         library.require()
+        if isinstance(library, ChecksOptions):
+            library.check_options(target.precision, given_values(target.engine))

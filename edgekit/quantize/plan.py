@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,7 +15,16 @@ from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
 from edgekit.specs import QuantScheme
 
-__all__ = ["Plan", "QuantPolicy", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
+__all__ = [
+    "NEEDS_ZERO_POINT",
+    "Plan",
+    "QuantPolicy",
+    "head_layers",
+    "matching",
+    "plan_from_graph",
+    "range_source",
+    "selects",
+]
 
 SELECTIONS = frozenset(
     "Flatten Identity MaxPool Reshape Resize Slice Split Squeeze Transpose Unsqueeze Upsample".split()
@@ -28,6 +37,8 @@ MIN_DOWNSAMPLING = 4
 # A convolution before an output with fewer weights than this is part of the decoding (the one in YOLOv8 that
 # computes the mean of a distribution over distances has 16).
 DECODING_WEIGHTS = 256
+
+NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,12 @@ class Plan:
 
 
 def plan_from_graph(
-    graph: ir.Model, scheme: QuantScheme, keep_float: Sequence[str] = (), *, keep_heads: bool = False
+    graph: ir.Model,
+    scheme: QuantScheme,
+    keep_float: Sequence[str] = (),
+    *,
+    keep_heads: bool = False,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Plan:
     """Chooses the nodes that run on integers.
 
@@ -75,17 +91,30 @@ def plan_from_graph(
         scheme: the target's quantization scheme.
         keep_float: patterns of names of nodes that stay in float.
         keep_heads: keep the layers that `head_layers` finds in float too.
+        ranges: min and max of each tensor by name; None before calibration.
 
     Raises:
         UsageError: a pattern matches no node.
     """
     kept = {**(head_layers(graph) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
+    kept |= _needing_zero_point(graph, scheme, ranges or {})
     attention = _attention_products(graph) if scheme.float_attention else {}
     plan = _planned(graph, scheme, {**attention, **kept})
     if not plan.nodes and (scheme.stem_channels or attention):
         # A network of two narrow convolutions consists of a stem only, and one may consist of an attention only.
         plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0), kept)
     return plan
+
+
+def _needing_zero_point(
+    graph: ir.Model, scheme: QuantScheme, ranges: Mapping[str, tuple[float, float]]
+) -> dict[ir.Node, str]:
+    """Finds the products that stay in float because their input has negative values."""
+    products = [
+        node for node in graph.graph if node.op_type in scheme.without_zero_point and node.inputs[0] is not None
+    ]
+    sources = {node: range_source(node.inputs[0]).name or "" for node in products if node.inputs[0] is not None}
+    return {node: NEEDS_ZERO_POINT for node, name in sources.items() if name in ranges and ranges[name][0] < 0}
 
 
 def _attention_products(graph: ir.Model) -> dict[ir.Node, str]:

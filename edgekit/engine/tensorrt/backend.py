@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from edgekit.engine.tensorrt.builder_config import (
     listed_capabilities,
     save_timing_cache,
 )
+from edgekit.engine.tensorrt.dla import require_dla
 from edgekit.engine.tensorrt.layers import (
     EngineLayer,
     inspected_layers,
@@ -102,13 +103,20 @@ class TensorRt:
 
         return SCHEME
 
+    def check_options(self, precision: Precision, options: Mapping[str, Any]) -> None:
+        """See `ChecksOptions`: the library's own options, and whether this version has a DLA for the precision."""
+        given = msgspec.convert(dict(options), TensorRtOptions)
+        self._check(given)
+        if given.dla is not None:
+            require_dla(self.version(), precision, jetson(), given.dla)
+
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Builds ``engine.plan``, in the format of trtexec and Triton, and ``layers.json``; see `Backend.build`.
 
         If EdgeKit runs some of its layers, there is ``plugins.json`` too, which makes `load` register them.
         """
         library = self._library()
-        self._check(engine_options(options))
+        self.check_options(options.precision, options.engine)
         gpu = self._gpu()
         with builder_log(library) as log:
             plan, network, notes, needs_edgekit = self._built(library, log, graph, options, gpu)
