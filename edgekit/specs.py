@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BEGIN",
     "END",
+    "EXACT_DB",
     "PAD",
     "SPECIAL_TOKENS",
     "UNKNOWN",
@@ -36,6 +37,9 @@ __all__ = [
     "specs_at",
     "specs_text",
 ]
+
+EXACT_DB = 200.0
+"""Signal-to-noise ratio of equal outputs; -200 dB is that of outputs with infinities or NaN where there are none."""
 
 SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
 """The first tokens of every vocabulary, so that translators, data sets and engines agree on their numbers."""

@@ -11,7 +11,7 @@ from edgekit.engine.backend import scheme_of
 from edgekit.graph.element_types import precision_of
 from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 from edgekit.pipeline.calibrate import Calibration
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.half.cast import half_from_graph

@@ -14,7 +14,7 @@ from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.graph.passes.inline_functions import inlined
 
-__all__ = ["SOURCE_TYPES", "WidenFloats", "source_types", "types_note", "widened"]
+__all__ = ["SOURCE_TYPES", "WidenFloats", "is_widened", "source_types", "types_note", "widened"]
 
 SOURCE_TYPES = "edgekit.source_types"
 """Graph metadata: element types that inputs and outputs had in the file, as in ``x:float16 y:float64``."""
@@ -47,6 +47,11 @@ def source_types(graph: ir.Model) -> dict[str, str]:
     """Element types that inputs and outputs had before `WidenFloats`, by name, for those that it changed."""
     text = graph.metadata_props.get(SOURCE_TYPES, "")
     return dict((name, dtype) for name, _, dtype in (item.rpartition(":") for item in text.split()))
+
+
+def is_widened(graph: ir.Model) -> bool:
+    """Whether `WidenFloats` changed the graph."""
+    return SOURCE_TYPES in graph.metadata_props
 
 
 def types_note(graph: ir.Model) -> str:
@@ -92,8 +97,7 @@ class WidenFloats(ir.passes.InPlacePass):
                 _widen_value(value, kept)
             for node in graph:
                 _widen_attributes(node, kept)
-        if changed:
-            model.metadata_props[SOURCE_TYPES] = " ".join(changed)
+        model.metadata_props[SOURCE_TYPES] = " ".join(changed)
         return ir.passes.PassResult(model, modified=True)
 
 
