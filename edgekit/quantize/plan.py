@@ -25,6 +25,7 @@ __all__ = [
     "plan_from_graph",
     "range_source",
     "selects",
+    "values_are_read",
 ]
 
 SELECTIONS = frozenset(
@@ -152,6 +153,12 @@ def selects(node: ir.Node) -> bool:
     return node.op_type in SELECTIONS and node.attributes.get_string("mode", "") != "cubic"
 
 
+def values_are_read(value: ir.Value) -> bool:
+    """Whether a node reads the numbers of ``value``, and not only its shape."""
+    readers = (use.node.op_type for use in value.uses())
+    return value.is_graph_output() or any(reader not in ("Shape", "Size", "Cast") for reader in readers)
+
+
 def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
     """Finds the last convolutions or matrix products before each output that is more than a vector of scores.
 
@@ -227,6 +234,8 @@ def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], pla
     """Why ``node`` stays in float; None where it does not."""
     if node in kept:
         return kept[node]
+    if not any(map(values_are_read, node.outputs)):
+        return "only its shape is read"
     if node.domain not in ("", "ai.onnx") or node.op_type not in scheme.operators | scheme.fused_activations:
         return "the target has no integer kernel for it"
     if node.op_type in PRODUCTS:

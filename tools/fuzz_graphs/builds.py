@@ -63,7 +63,9 @@ def reference_outputs(case: Case) -> list[Arrays] | None:
     """
     model = case.model
     others = (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    casts = any(attribute.i in others for node in model.graph.node for attribute in node.attribute if attribute.name == "to")
+    casts = any(
+        attribute.i in others for node in model.graph.node for attribute in node.attribute if attribute.name == "to"
+    )
     if casts or any(value.type.tensor_type.elem_type in others for value in model.graph.input):
         model = ir.to_proto(widened(ir.from_proto(model)))
     return _outputs(model, [_floats(feed) for feed in case.feeds])
@@ -163,9 +165,7 @@ def _outputs(model: onnx.ModelProto, feeds: list[Arrays]) -> list[Arrays] | None
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
     except Exception:  # ONNX Runtime's exceptions have no common base class
@@ -179,7 +179,9 @@ def _differences(target: str, expected: list[Arrays], got: list[Arrays], limits_
     for name, limit in zip(expected[0], limits_db, strict=True):
         a, b = expected[0][name], got[0].get(name)
         if b is None or a.shape != b.shape:
-            found.append(Finding(target, "shape", f"'{name}': expected {a.shape}, got {None if b is None else b.shape}"))
+            found.append(
+                Finding(target, "shape", f"'{name}': expected {a.shape}, got {None if b is None else b.shape}")
+            )
         elif a.dtype != b.dtype:
             found.append(Finding(target, "type", f"'{name}': expected {a.dtype}, got {b.dtype}"))
         elif (db := _db(expected, got, name)) < limit:

@@ -177,7 +177,9 @@ def _arrange(made: GraphMaker) -> bool:
     value = made.pick(least_rank=1)
     if value is None:
         return False
-    return made.choose.choice([_transpose, _reshape, _flatten, _unsqueeze, _squeeze, _tile, _expand, _blocks])(made, value)
+    return made.choose.choice([_transpose, _reshape, _flatten, _unsqueeze, _squeeze, _tile, _expand, _blocks])(
+        made, value
+    )
 
 
 def _transpose(made: GraphMaker, value: Tensor) -> bool:
@@ -291,7 +293,9 @@ def _gather(made: GraphMaker) -> bool:
     if value is None:
         return False
     axis = made.choose.randrange(value.rank)
-    numbers = [made.choose.randrange(-value.shape[axis] if made.opset >= 11 else 0, value.shape[axis]) for _ in range(2)]
+    numbers = [
+        made.choose.randrange(-value.shape[axis] if made.opset >= 11 else 0, value.shape[axis]) for _ in range(2)
+    ]
     indices = np.array(numbers if made.choose.random() < 0.7 else numbers[0], made.choose.choice([np.int64, np.int32]))
     return made.add("Gather", [value.name, made.constant(indices)], axis=axis, exact=value.exact) is not None
 
