@@ -228,6 +228,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         stem_channels: the first two convolutions after an input stay in float if they read at most this many channels
             and reduce the image size, unless ``quantize_outputs`` is set and their activation is fused: INT8 saves
             little time in them, but causes most of the accuracy loss.
+        without_zero_point: products that the backend runs on integers only if the zero point of their input is 0, which
+            takes a range that begins at 0.
         float_attention: both products of an attention stay in float, because the backend computes them faster so.
         rest: precision of what is not quantized: FP32 between INT8 layers makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
@@ -252,5 +254,6 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     channel_multiple: int = 1
     split_channels: int = 0
     limits: frozenset[str] = frozenset()
+    without_zero_point: frozenset[str] = frozenset()
     float_attention: bool = False
     rest: Precision = Precision.FP32

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ __all__ = [
     "Backend",
     "BuildOptions",
     "BuildResult",
+    "ChecksOptions",
     "Engine",
     "backend",
     "backend_at",
@@ -137,6 +138,20 @@ class Backend(Protocol):
 
     def load(self, engine: Path, *, threads: int = 0) -> Engine:
         """Loads an engine file written by `build`."""
+        ...
+
+
+@runtime_checkable
+class ChecksOptions(Protocol):
+    """A backend that can say before a build that an option cannot work here."""
+
+    def check_options(self, precision: Precision, options: Mapping[str, Any]) -> None:
+        """Raises `UsageError` if an option does not go with the precision, the library's version or the board.
+
+        Args:
+            precision: precision of the engine.
+            options: the options that were given, by name.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.operators import uses_quantized_values
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.specs import TensorSpec
 
@@ -15,8 +16,6 @@ __all__ = ["input_specs", "is_quantized", "output_specs", "save_graph", "set_inp
 
 _SINGLE_FILE_BYTES = 1_800_000_000
 """Largest total weight size in a single file: protobuf allows 2 GiB, and nodes and names need the rest."""
-
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
 
 def save_graph(graph: ir.Model, path: Path) -> None:
@@ -116,9 +115,4 @@ def is_quantized(graph: ir.Model) -> bool:
         *graph.graph.all_nodes(),
         *(node for function in graph.functions.values() for node in function.all_nodes()),
     ]
-    return any(
-        node.op_type in _QUANTIZED
-        or node.op_type.startswith(("QLinear", "QGemm", "QAttention", "DynamicQuantize"))
-        or node.op_type.endswith(("Integer", "IntegerToFloat", "NBits"))
-        for node in nodes
-    )
+    return any(map(uses_quantized_values, nodes))

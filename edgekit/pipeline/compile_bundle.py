@@ -12,7 +12,7 @@ import msgspec
 
 import edgekit
 from edgekit.config import BackendOptions, compile_command
-from edgekit.engine.backend import Backend, BuildOptions, BuildResult, backend
+from edgekit.engine.backend import Backend, BuildOptions, BuildResult, ChecksOptions, backend
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import (
     GRAPH,
@@ -70,6 +70,8 @@ def compile_bundle(
     library = _library(place, manifest, target)
     library.require()
     options = engine_options(target, engine)
+    if isinstance(library, ChecksOptions):
+        library.check_options(manifest.precision, given_values(options))
     names = [name for name in KEPT if name in manifest.files]
     if GRAPH not in names:
         raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, got a manifest that does not list it")

@@ -16,6 +16,7 @@ from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.passes import NameNodes, is_widened, optimize, types_note
+from edgekit.graph.passes.dequantize_weights import weights_note
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.progress import Progress
@@ -71,7 +72,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
     if chosen:
         sizes = "inputs of one size" if not shapes else "inputs of these sizes"
         progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")
-    if note := types_note(graph):
+    for note in filter(None, (types_note(graph), weights_note(graph))):
         progress.note(note)
     return LoadedModel(
         name=path.stem,

@@ -16,10 +16,10 @@ from edgekit.config import (
     OutputConfig,
     TargetConfig,
 )
-from edgekit.engine.backend import Backend, backend, default_target
+from edgekit.engine.backend import Backend, ChecksOptions, backend, default_target
 from edgekit.engine.table import BACKENDS, all_options, options_of
 from edgekit.errors import UsageError, nearest
-from edgekit.option import given_options, option_fields, option_value
+from edgekit.option import given_options, given_values, option_fields, option_value
 from edgekit.pipeline.given_paths import require_given_paths
 from edgekit.specs import Precision
 
@@ -147,3 +147,5 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
         )
     if not target.graph_only:
         library.require()
+        if isinstance(library, ChecksOptions):
+            library.check_options(target.precision, given_values(target.engine))

@@ -11,7 +11,7 @@ import msgspec
 
 import edgekit
 from edgekit.cli.doctor.finding import Finding
-from edgekit.cli.doctor.nvidia import cuda_findings, gpu_findings, jetson_findings
+from edgekit.cli.doctor.nvidia import cuda_findings, dla_findings, gpu_findings, jetson_findings
 from edgekit.device.cpu import Cpu, cpu
 from edgekit.device.jetson import Jetson, jetson
 from edgekit.device.nvidia import Gpu, gpus
@@ -78,7 +78,8 @@ def _machine(here: Cpu, board: Jetson | None, cards: tuple[Gpu, ...]) -> list[Fi
         _memory(here),
         _disk(cache_folder()),
     ]
-    return [*findings, *jetson_findings(board), *gpu_findings(cards, board), *cuda_findings(cards, board)]
+    boards = [*jetson_findings(board), *dla_findings(board)]
+    return [*findings, *boards, *gpu_findings(cards, board), *cuda_findings(cards, board)]
 
 
 def _integers(here: Cpu) -> Finding:

@@ -11,7 +11,6 @@ from edgekit.arguments import argument
 from edgekit.engine.backend import BuildOptions
 from edgekit.engine.tensorrt.options import TensorRtOptions, engine_argument
 from edgekit.errors import UsageError
-from edgekit.specs import Precision
 from edgekit.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def config_from_options(
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, workspace)
     _aim_at_capabilities(library, config, engine.sm)
     _use_timing_cache(library, config, timing_cache)
-    _use_dla(library, builder, config, options.precision, engine)
+    _use_dla(library, builder, config, engine)
     _set_portability(library, config, engine)
     _set_weights(library, config, engine)
     return config
@@ -120,9 +119,7 @@ def _keeps_timing_cache(library: Any, file: str) -> bool:
     return bool(file) and not listed_capabilities(library)
 
 
-def _use_dla(
-    library: Any, builder: trt.Builder, config: trt.IBuilderConfig, precision: Precision, options: TensorRtOptions
-) -> None:
+def _use_dla(library: Any, builder: trt.Builder, config: trt.IBuilderConfig, options: TensorRtOptions) -> None:
     if options.dla is None:
         return
     cores = builder.num_DLA_cores
@@ -132,11 +129,6 @@ def _use_dla(
             f"{engine_argument('dla', options.dla)}: expected a deep-learning accelerator that TensorRT finds on "
             f"this board; {have}",
             hint="leave it out" if not cores else "",
-        )
-    if precision is Precision.FP32:
-        raise UsageError(
-            f"{engine_argument('dla')} goes with {argument('precision', 'fp16')} or "
-            f"{argument('precision', 'int8')}: a DLA does not compute in float32"
         )
     config.default_device_type = library.DeviceType.DLA
     config.DLA_core = options.dla

@@ -15,7 +15,7 @@ from edgekit.specs import ShapeRange
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["Parsed", "add_profile", "parse_graph"]
+__all__ = ["Parsed", "add_profile", "parse_graph", "replace_operator"]
 
 EXAMPLE = {"x": (1, 3, 48, (32, 320, 2048))}
 
@@ -155,5 +155,10 @@ def _graph_error(parser: trt.OnnxParser, log: Any, graph: Path) -> GraphError:
         hint=f"the graph was quantized for another target: build it from its float original with "
         f"{argument('precision', 'int8')}"
         if "zero point" in words.lower() or "zeropoint" in words.lower()
-        else f"replace the operator in the model, or build it with {argument('target', 'cpu')}",
+        else replace_operator(),
     )
+
+
+def replace_operator() -> str:
+    """A hint for an operator that TensorRT does not have."""
+    return f"replace the operator in the model, or build it with {argument('target', 'cpu')}"

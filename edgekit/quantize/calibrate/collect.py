@@ -15,7 +15,7 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.progress import Progress, Warnings
 from edgekit.quantize.calibrate.observers import needs_histogram, range_from_statistics
 from edgekit.quantize.calibrate.statistics import TensorStatistics
-from edgekit.quantize.plan import selects
+from edgekit.quantize.plan import selects, values_are_read
 
 __all__ = [
     "CalibrationTable",
@@ -133,7 +133,7 @@ def observed_tensors(graph: ir.Model) -> list[ir.Value]:
         for node in graph.graph
         if not selects(node)
         for output in node.outputs
-        if output.name and output.dtype == ir.DataType.FLOAT and _values_are_read(output)
+        if output.name and output.dtype == ir.DataType.FLOAT and values_are_read(output)
     ]
     return [value for value in graph.graph.inputs if value.dtype == ir.DataType.FLOAT] + made
 
@@ -188,11 +188,6 @@ def _digest_attribute(digest: hashlib._Hash, value: object) -> None:
             _digest_attribute(digest, item)
     else:
         digest.update(repr(value).encode())
-
-
-def _values_are_read(value: ir.Value) -> bool:
-    readers = (use.node.op_type for use in value.uses())
-    return value.is_graph_output() or any(reader not in ("Shape", "Size", "Cast") for reader in readers)
 
 
 def _leaky_reader(value: ir.Value) -> ir.Node | None:
