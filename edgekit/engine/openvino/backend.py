@@ -20,6 +20,7 @@ from edgekit.engine.source_graph import quantized_layers, read_graph, saved_besi
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
 from edgekit.specs import Precision, QuantScheme, TensorSpec
+from edgekit.telemetry import import_openvino
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -189,11 +190,10 @@ class Request(BaseEngine):
 
 def _library() -> Any:
     try:
-        import openvino
+        return import_openvino()
     except ImportError as e:
         hint = install_command("openvino")
         raise BackendUnavailable(f"target 'openvino' needs the package 'openvino': {e}", hint=hint) from e
-    return openvino
 
 
 def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> tuple[Any, list[str], list[str]]:
