@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from types import ModuleType
+from typing import Any
 
 __all__ = ["SWITCH", "disable_onnxruntime", "import_openvino", "sends_nothing"]
 
@@ -29,7 +29,7 @@ def sends_nothing() -> bool:
     return os.environ.get(SWITCH, "").lower() in ("1", "true", "yes", "on")
 
 
-def import_openvino() -> ModuleType:
+def import_openvino() -> Any:
     """Imports OpenVINO without its telemetry.
 
     Without the package ``openvino_telemetry``, OpenVINO uses a stub that does nothing. For the time of the import, the

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from edgekit.engine.backend import backend
-from edgekit.engine.bundle.manifest import MANIFEST, Manifest, read_manifest
+from edgekit.engine.bundle.manifest import MANIFEST, Manifest, manifest_in, read_engine
 from edgekit.engine.onnxruntime.backend import load_plain
 from edgekit.errors import DataError, UsageError
 from edgekit.measure.reports import BuildReport, LatencyReport, build_report_from_bundle
@@ -77,8 +77,7 @@ def _contender(path: Path) -> Contender:
 
 
 def _engine(path: Path) -> Contender:
-    manifest = read_manifest(path)
-    built = build_report_from_bundle(path)
+    manifest, built = read_engine(path, lambda folder: (manifest_in(folder.at), build_report_from_bundle(folder.at)))
     stem = Path(manifest.engine).stem
     sizes = [info.size_bytes for name, info in manifest.files.items() if Path(name).name.startswith(f"{stem}.")]
     return Contender(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.engine.bundle.manifest import Manifest, manifest_in, read_engine
 from edgekit.errors import BackendUnavailable, EngineMismatch, GraphError
 from edgekit.extras import install_command
 from edgekit.specs import TensorSpec
@@ -161,11 +161,14 @@ def inspection_from_bundle(path: Path, shapes: Mapping[str, Sequence[int]] | Non
         EngineMismatch: the bundle is damaged.
         BackendUnavailable: ``onnx`` is needed, and not installed.
     """
-    path = Path(path)
-    manifest = read_manifest(path)
+    return read_engine(path, lambda folder: _inspection_in(folder.at, shapes or {}))
+
+
+def _inspection_in(path: Path, shapes: Mapping[str, Sequence[int]]) -> Inspection:
+    manifest = manifest_in(path)
     engine = _engine_layers(path / LAYERS_FILE)
     try:
-        wanted = {name: (shapes or {}).get(name, shape.opt) for name, shape in manifest.shapes.items()}
+        wanted = {name: shapes.get(name, shape.opt) for name, shape in manifest.shapes.items()}
         _, stats = graph_and_stats(path / GRAPH_FILE, wanted)
     except ImportError as e:
         if engine is None:

@@ -104,8 +104,9 @@ def build(
     name = name_of(model)
     require_buildable(config)
     place = config.output.output or Path("engines") / f"{name}-{config.target.precision}-{config.target.target}"
-    with write_bundle(place) as folder:
-        _run_stages(folder, place, config, _Recorder(progress or Silent()))
+    progress = progress or Silent()
+    with write_bundle(place, progress) as folder:
+        _run_stages(folder, place, config, _Recorder(progress))
     return place
 
 

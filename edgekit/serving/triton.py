@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 import edgekit
-from edgekit.engine.bundle.manifest import Manifest, check_files, read_manifest
+from edgekit.engine.bundle.manifest import Manifest, check_files, manifest_in, read_engine
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
 from edgekit.specs import TensorSpec
@@ -103,12 +103,17 @@ def export_triton(bundle: Path, repository: Path, *, name: str | None = None) ->
         EngineMismatch: the bundle is damaged, or has a graph but no engine.
         BuildError: the folder cannot be written.
     """
-    manifest = read_manifest(bundle)
+    return read_engine(bundle, lambda folder: _exported(folder.at, repository, name))
+
+
+def _exported(bundle: Path, repository: Path, name: str | None) -> TritonModel:
+    manifest = manifest_in(bundle)
     runner = _runner(bundle, manifest)
     names = [file for file in runner.files if file in manifest.files]
     if manifest.engine not in names:
         raise EngineMismatch(f"{bundle}: expected the engine '{next(iter(runner.files))}', got '{manifest.engine}'")
     check_files(bundle, manifest, names)
+    _require_one_line_labels(bundle, manifest)
     called = re.sub(r"[^\w.-]", "_", manifest.name) if name is None else name
     if not re.fullmatch(r"\w[\w.-]*", called):
         raise UsageError(f"--name: expected letters, digits, '.', '_' and '-', got '{called}'")
@@ -125,6 +130,15 @@ def export_triton(bundle: Path, repository: Path, *, name: str | None = None) ->
     except BuildError as e:
         raise BuildError(e.message, hint=OTHER_FOLDER) from e
     return TritonModel(place, tuple(_notes(manifest)))
+
+
+def _require_one_line_labels(bundle: Path, manifest: Manifest) -> None:
+    for label in manifest.labels:
+        if len(label.splitlines()) > 1 or label != label.strip("\r\n"):
+            raise UsageError(
+                f"{bundle}: expected labels of one line, which {LABELS} needs, got {label!r}",
+                hint="build the engine again with other labels",
+            )
 
 
 def _runner(bundle: Path, manifest: Manifest) -> Runner:
