@@ -24,7 +24,6 @@ terminal prints on its own line.
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterable, Iterator
 
 __all__ = [
@@ -164,6 +163,8 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns a hint with the known names that are most similar to ``name``, or with all names if none is similar."""
+    import difflib  # most commands end without it
+
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:

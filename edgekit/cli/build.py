@@ -10,7 +10,7 @@ import click
 
 from edgekit.cli.options.declare import GroupedCommand, backend_options, options_from
 from edgekit.cli.options.parameters import model_or_cfg
-from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.output import JsonOutput, echo, json_options, terminal
 from edgekit.config import CalibrationConfig, ModelConfig, OutputConfig, TargetConfig
 
 if TYPE_CHECKING:
@@ -71,23 +71,21 @@ def _json_from(bundle: Path) -> bytes:
 
 def _show(bundle: Path) -> None:
     """Prints the report, the folder, and the next commands."""
-    from rich.console import Console
-
     from edgekit.engine.backend import backend
     from edgekit.engine.bundle.manifest import read_manifest
     from edgekit.measure.reports import build_report_from_bundle
     from edgekit.report.terminal import notes_panel, terminal_from_build
     from edgekit.runtime.tasks.choose import task_of
 
-    console = Console(highlight=False)
+    console = terminal()
     manifest = read_manifest(bundle)
     report = build_report_from_bundle(bundle)
     if report is not None:
         console.print(terminal_from_build(report))
     elif manifest.notes:
         console.print(notes_panel(manifest.notes))
-    console.print()
-    console.print(f"[bold green]{'engine' if manifest.engine else 'graph'}:[/] {bundle}", soft_wrap=True)
+    echo()
+    echo(str(bundle), title="engine:" if manifest.engine else "graph:", color="green")
     place = shlex.quote(str(bundle))
     here, there = [], []
     if backend(manifest.backend).on_gpu:
@@ -99,9 +97,9 @@ def _show(bundle: Path) -> None:
     )
     for title, commands in (("next:", here), ("next, on the target machine:", there)):
         if commands:
-            console.print(f"[dim]{title}[/]")
+            echo(title, dim=True)
         for command in commands:
-            console.print(f"  {command}", soft_wrap=True, markup=False)
+            echo(f"  {command}")
 
 
 def _runs_here(manifest: Manifest) -> bool:

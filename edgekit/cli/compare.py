@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.options.parameters import fixed_shapes
-from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.output import JsonOutput, echo, json_options, terminal
 
 if TYPE_CHECKING:
     from edgekit.measure.relative import CompareReport, Limit
@@ -116,13 +116,11 @@ def compare(
     for path, render in ((html, html_from_comparison), (markdown, markdown_from_comparison)):
         if path is not None:
             write_file(path, render(report).encode())
-            click.echo(f"wrote {path}", err=True)
+            echo(f"wrote {path}", err=True)
     if json.wanted:
         json.write(msgspec.json.format(msgspec.json.encode(report), indent=2))
     if not json.printed:
-        from rich.console import Console
-
-        Console(highlight=False).print(terminal_from_comparison(report))
+        terminal().print(terminal_from_comparison(report))
     _decide(report)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgekit.cli.options.declare import GroupedCommand, backend_options
-from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.output import JsonOutput, echo, json_options
 
 __all__ = ["compile_engine"]
 
@@ -36,8 +36,6 @@ def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
     BUNDLE is the result of `edgekit build … --target tensorrt --graph-only`, or has an engine for another GPU or
     another TensorRT version. Needs neither PyTorch nor the package onnx.
     """
-    from rich.console import Console
-
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.pipeline.compile_bundle import compile_bundle
 
@@ -52,8 +50,7 @@ def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
         json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
     if json.printed:
         return
-    console = Console(highlight=False)
-    console.print(f"[bold green]engine:[/] {place}", soft_wrap=True)
-    console.print("[dim]next:[/]")
-    console.print(f"  edgekit inspect {shlex.quote(str(place))}", soft_wrap=True, markup=False)
-    console.print(f"  edgekit profile {shlex.quote(str(place))} --html report.html", soft_wrap=True, markup=False)
+    echo(str(place), title="engine:", color="green")
+    echo("next:", dim=True)
+    echo(f"  edgekit inspect {shlex.quote(str(place))}")
+    echo(f"  edgekit profile {shlex.quote(str(place))} --html report.html")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from edgekit.cli.output import echo, terminal, write_file
+
 __all__ = ["demo"]
 
 MODEL = "yolov3-tiny"
@@ -43,21 +45,20 @@ def demo(folder: Path, weights: str) -> None:
     trained = _has_weights(weights)
     _run("build", MODEL, "--int8", *(["--weights", weights] if trained else []), "-o", str(engine))
     _run("run", str(engine), str(photo), "--save", str(boxes))
-    click.echo()
-    click.echo(f"{click.style('result:', fg='green', bold=True)} {boxes}")
-    click.echo(f"{click.style('report:', fg='green', bold=True)} {engine / 'report.html'}")
+    echo()
+    echo(f"{boxes}", title="result:", color="green")
+    echo(f"{engine / 'report.html'}", title="report:", color="green")
     if not trained:
-        click.echo("To get real outputs without a download, train a model (needs scikit-learn):")
-        click.echo("  edgekit train lenet --data digits")
+        echo("To get real outputs without a download, train a model (needs scikit-learn):")
+        echo("  edgekit train lenet --data digits")
 
 
 def _copy_photo(photo: Path) -> None:
-    from edgekit.cli.output import write_file
     from edgekit.recipe.schema import shipped
 
     source = shipped("calibration") / "sample" / PHOTO
     write_file(photo, source.read_bytes())
-    click.echo(f"{click.style('photo:', fg='green', bold=True)} {photo}")
+    echo(f"{photo}", title="photo:", color="green")
 
 
 def _has_weights(name: str) -> bool:
@@ -80,7 +81,10 @@ def _has_weights(name: str) -> bool:
 
 def _run(*words: str) -> None:
     """Prints an EdgeKit command and runs it in this process."""
+    from rich.text import Text
+
     from edgekit.cli.main import cli
 
-    click.echo(f"\n{click.style('$', dim=True)} {click.style(shlex.join(['edgekit', *words]), bold=True)}")
+    command = Text.assemble("\n", ("$", "dim"), " ", (shlex.join(["edgekit", *words]), "bold"))
+    terminal().print(command, soft_wrap=True)
     cli.main(args=list(words), prog_name="edgekit", standalone_mode=False)

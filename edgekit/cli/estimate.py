@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from edgekit.cli.options.declare import options_from
-from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.output import JsonOutput, json_options, terminal
 from edgekit.config import ModelConfig, Sizes
 
 __all__ = ["estimate"]
@@ -56,7 +56,6 @@ def estimate(
     this-machine are measured once, for some seconds.
     """
     import msgspec
-    from rich.console import Console
 
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.measure.boards import boards
@@ -64,7 +63,7 @@ def estimate(
     from edgekit.report.estimate_table import terminal_from_boards, terminal_from_estimate
 
     has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(highlight=False, width=None if has_width else PIPED_COLUMNS)
+    console = terminal(width=None if has_width else PIPED_COLUMNS)
     if list_boards:
         console.print(terminal_from_boards(boards()))
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.output import JsonOutput, echo, json_options
 
 __all__ = ["export"]
 
@@ -39,11 +39,11 @@ def triton(bundle: Path, repository: Path, name: str | None, json: JsonOutput) -
 
     model = export_triton(bundle, repository, name=name)
     for note in model.notes:
-        click.echo(f"{click.style('note:', fg='yellow', bold=True)} {note}", err=True)
+        echo(f"{note}", title="note:", color="yellow", err=True)
     if json.wanted:
         json.write(msgspec.json.encode({"model": str(model.path), "notes": model.notes}))
     if json.printed:
         return
-    click.echo(f"{click.style('model:', fg='green', bold=True)} {model.path}")
-    click.echo(f"{click.style('next:', dim=True)}")
-    click.echo(f"  tritonserver --model-repository {shlex.quote(str(model.path.parent))}")
+    echo(f"{model.path}", title="model:", color="green")
+    echo("next:", dim=True)
+    echo(f"  tritonserver --model-repository {shlex.quote(str(model.path.parent))}")

@@ -11,7 +11,7 @@ import click
 
 from edgekit.cli.options.declare import options_from
 from edgekit.cli.options.parameters import model_or_cfg
-from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.output import JsonOutput, echo, json_options, terminal
 from edgekit.config import ModelConfig, Sizes
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def inspect(
     found = inspect_model(model, shape=shape, input=input, precision=precision)
     if graph is not None:
         _draw(found, graph, depth, times)
-        click.echo(f"wrote {graph}", err=json.printed)
+        echo(f"wrote {graph}", err=json.printed)
     if json.wanted:
         json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
     if graph is None and not json.printed:
@@ -109,10 +109,9 @@ def _draw(found: Inspection, file: Path, depth: int | None, times: Path | None) 
 
 
 def _print(found: Inspection) -> None:
-    from rich.console import Console
 
     from edgekit.report.layer_table import terminal_from_inspection
 
     has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(highlight=False, width=None if has_width else PIPED_COLUMNS)
+    console = terminal(width=None if has_width else PIPED_COLUMNS)
     console.print(terminal_from_inspection(found, console.width))

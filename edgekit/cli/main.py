@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 
 import click
 
 import edgekit
 from edgekit.cli.lazy import LazyGroup
+from edgekit.cli.output import echo
+from edgekit.cli.streams import (
+    discard_output,
+    escape_what_streams_lack,
+    output_failure,
+    watch_streams,
+)
 from edgekit.errors import EdgeKitError
 
 __all__ = ["cli", "main"]
@@ -19,8 +28,8 @@ __all__ = ["cli", "main"]
 BUG = 70
 """Exit code of an internal error: EX_SOFTWARE of sysexits.h."""
 INTERRUPTED = 128 + signal.SIGINT
-BROKEN_PIPE = 1
-"""The exit code that click uses too."""
+BROKEN_PIPE = 128 + signal.SIGPIPE
+"""What a shell reports of `ls | head -1`, whose `ls` is ended by that signal."""
 
 EPILOG = """\b
 Example:
@@ -70,32 +79,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: arguments after ``edgekit``; None for those of ``sys.argv``.
     """
     shown = {"causes": False}
-    try:
-        result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, obj=shown)
-        sys.stdout.flush()
-        # Without standalone mode, click returns the exit code of `ctx.exit`, or what the command returns.
-        return result if isinstance(result, int) else 0
-    except EdgeKitError as error:
-        if shown["causes"]:
-            traceback.print_exc()
+    watch_streams()
+    escape_what_streams_lack()
+    with _SeenInterrupts() as interrupts:
+        try:
+            result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, obj=shown)
+            sys.stdout.flush()
+            # Without standalone mode, click returns the exit code of `ctx.exit`, or what the command returns.
+            return result if isinstance(result, int) else 0
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, click.Abort)) or interrupts.seen:
+                # A library may convert the exception, as numpy does to an ImportError while it is imported.
+                _say_nothing_but("interrupted")
+                return INTERRUPTED
+            return _ended(error, shown["causes"], sys.argv[1:] if arguments is None else arguments)
+
+
+class _SeenInterrupts:
+    """Notices Ctrl-C, which raises KeyboardInterrupt as before."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __enter__(self) -> _SeenInterrupts:
+        # Only the main thread may set handlers, and a program that calls `main` may have its own.
+        main_thread = threading.current_thread() is threading.main_thread()
+        self._ours = main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._ours:
+            signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
+
+
+def _ended(error: BaseException, causes: bool, arguments: Sequence[str]) -> int:
+    """Says what ended a command, and returns the exit code."""
+    if isinstance(error, EdgeKitError):
+        if causes:
+            _say_traceback(error)
         _say(error.message, error.hint)
         return error.exit_code
-    except click.ClickException as error:
+    if isinstance(error, click.ClickException):
         # Click's suggestions for an unknown option go into the hint.
         message = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
-        _say(_as_ours(message), _hint_of(error, sys.argv[1:] if arguments is None else arguments))
+        _say(_as_ours(message), _hint_of(error, arguments))
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted", err=True)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has ended (`edgekit models | head`). Without this, Python reports the error again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # Before SystemExit, by which click ends a program whose output nobody reads.
+    if failure := output_failure():
+        discard_output()
+        if isinstance(failure, BrokenPipeError):
+            return BROKEN_PIPE
+        _say(f"cannot write to standard output: {failure.strerror}", "")
+        return EdgeKitError.exit_code
+    if isinstance(error, BrokenPipeError):  # standard error: nobody reads what is said here
         return BROKEN_PIPE
-    except Exception:
-        traceback.print_exc()
-        _say("this is a bug in EdgeKit", "please report the lines above together with what `edgekit doctor` prints")
-        return BUG
+    if isinstance(error, SystemExit):
+        raise error
+    _say_traceback(error)
+    _say("this is a bug in EdgeKit", "please report the lines above together with what `edgekit doctor` prints")
+    return BUG
 
 
 def _hint_of(error: click.ClickException, arguments: Sequence[str]) -> str:
@@ -115,7 +163,18 @@ def _as_ours(message: str) -> str:
     return message[:1].lower() + message[1:].rstrip(".")
 
 
+def _say_nothing_but(text: str) -> None:
+    with suppress(OSError):  # standard error is closed or full, and there is no other place to say so
+        echo(f"\n{text}", err=True)
+
+
 def _say(message: str, hint: str) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
-    for line in hint.splitlines():
-        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {line}", err=True)
+    with suppress(OSError):
+        echo(message, title="error:", color="red", err=True)
+        for line in hint.splitlines():
+            echo(line, title="hint:", color="cyan", err=True)
+
+
+def _say_traceback(error: BaseException) -> None:
+    with suppress(OSError):
+        echo("".join(traceback.format_exception(error)).rstrip("\n"), err=True)

@@ -1,18 +1,73 @@
-"""Writes the output files of commands, and their results as JSON."""
+"""Everything that a command writes: text for the terminal, JSON, and files.
+
+Texts from files (labels, names of layers, notes, paths) reach the terminal only through `echo` and `terminal`, which
+show control characters instead of sending them, and take no text for markup.
+"""
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from edgekit.errors import UsageError
 from edgekit.storage import write_atomic
 
-__all__ = ["JsonOutput", "json_options", "write_file"]
+if TYPE_CHECKING:
+    from edgekit.cli.console import SafeConsole
+
+__all__ = ["JsonOutput", "echo", "escaped", "json_options", "terminal", "visible", "write_file"]
+
+# Control characters but for line feed and tab; characters that reorder text (Unicode TR 36, 3.5: bidirectional
+# overrides); line separators; halves of surrogate pairs, by which Python represents bytes that are not UTF-8.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""Returns a text whose control characters are written as escapes, such as ``\x1b`` and ``\u202e``.
+
+    The escapes are those of JSON from U+0080 on, so that JSON keeps its meaning.
+    """
+    return _UNSAFE.sub(lambda found: escaped(found[0]), text)
+
+
+def escaped(character: str) -> str:
+    """Returns the escape of a character."""
+    number = ord(character)
+    if number < 0x7F:
+        return f"\\x{number:02x}"
+    if number < 0x10000:
+        return f"\\u{number:04x}"
+    high, low = divmod(number - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+
+
+def echo(text: str = "", *, title: str = "", color: str = "", dim: bool = False, err: bool = False) -> None:
+    """Prints a line.
+
+    Args:
+        text: the text; control characters are shown as escapes.
+        title: printed before the text in bold, as in ``error:``.
+        color: color of the title.
+        dim: print the text dim.
+        err: print to standard error.
+    """
+    styled = visible(text)
+    if dim:
+        styled = click.style(styled, dim=True)
+    start = f"{click.style(title, fg=color or None, bold=True)} " if title else ""
+    click.echo(start + styled, err=err)
+
+
+def terminal(*, stderr: bool = False, width: int | None = None) -> SafeConsole:
+    """Returns a console for rich's tables and texts that takes no text for markup, emoji codes or escape sequences."""
+    from edgekit.cli.console import SafeConsole  # rich takes longer to import than some commands to run
+
+    return SafeConsole(visible, stderr=stderr, width=width)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -49,9 +104,9 @@ class JsonOutput(NamedTuple):
         text = text.rstrip("\n") + "\n"
         if self.file is not None:
             write_file(self.file, text.encode())
-            click.echo(f"wrote {self.file}", err=True)
+            echo(f"wrote {self.file}", err=True)
         if self.printed:
-            click.echo(text, nl=False)
+            click.echo(visible(text), nl=False)
 
 
 def json_options(content: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.options.parameters import fixed_shapes
-from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.output import JsonOutput, echo, json_options, terminal
 
 if TYPE_CHECKING:
     from edgekit.measure.reports import LatencyReport
@@ -113,8 +113,6 @@ def profile(
     A detector runs on one image repeatedly; preprocessing, inference and postprocessing are measured separately. Other
     engines run on random numbers.
     """
-    from rich.console import Console
-
     from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.measure.engine_roofline import peaks_of_engine, with_roofline
@@ -154,11 +152,11 @@ def profile(
         contents[trace] = trace_from_report(report)
     for path, content in contents.items():
         write_file(path, content)
-        click.echo(f"wrote {path}", err=True)
+        echo(f"wrote {path}", err=True)
     if json.wanted:
         json.write(json_from_report(report))
     if not json.printed:
-        console = Console(highlight=False)
+        console = terminal()
         console.print(terminal_from_report(report))
         if report.layer_times is not None:
             console.print(terminal_from_layer_times(report.layer_times, console.width))

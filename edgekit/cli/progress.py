@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from rich.progress import ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from edgekit.cli.output import echo, terminal
 from edgekit.progress import BYTES, Progress
 
 __all__ = ["PlainProgress", "TerminalProgress", "live_bars", "progress_on_stderr"]
@@ -26,7 +26,7 @@ LOG_INTERVAL_S = 15.0
 @contextmanager
 def progress_on_stderr() -> Iterator[Progress]:
     """Yields a `Progress` on standard error: live on a terminal, plain lines in a file or a pipe."""
-    console = Console(stderr=True, highlight=False)
+    console = terminal(stderr=True)
     if not console.is_terminal:
         yield PlainProgress()
         return
@@ -38,7 +38,7 @@ def live_bars(console: Console) -> Bars:
     """Returns the live display of a `TerminalProgress`: title, bar, count and time of each stage."""
     return Bars(
         SpinnerColumn(style="cyan"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         _Bar(24 if console.width >= WIDE else 12),
         _Count(),
         _Seconds(),
@@ -154,4 +154,4 @@ def _megabytes(count: float) -> str:
 
 
 def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    echo(line, err=True)

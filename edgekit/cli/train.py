@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.output import JsonOutput, echo, json_options, terminal
 
 if TYPE_CHECKING:
     from edgekit.training.fit import Epoch
@@ -105,7 +105,7 @@ def train(
     if html is not None:
         title = f"{Path(model).stem} on {trained.data}"
         write_file(html, html_from_epochs(trained.epochs, title, str(trained.weights)).encode())
-        click.echo(f"wrote {html}", err=True)
+        echo(f"wrote {html}", err=True)
     if json.wanted:
         content = {
             "weights": str(trained.weights),
@@ -116,11 +116,11 @@ def train(
         json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
     if json.printed:
         return
-    click.echo()
-    click.echo(f"{click.style('weights:', fg='green', bold=True)} {trained.weights}")
-    click.echo(click.style("next:", dim=True))
+    echo()
+    echo(f"{trained.weights}", title="weights:", color="green")
+    echo("next:", dim=True)
     calibrated = ["--calib", trained.data, *(["--calib-column", trained.column] if trained.column else [])]
-    click.echo(f"  {shlex.join(['edgekit', 'build', model, '--weights', str(trained.weights), *calibrated])}")
+    echo(f"  {shlex.join(['edgekit', 'build', model, '--weights', str(trained.weights), *calibrated])}")
 
 
 def _names(text: str) -> list[str]:
@@ -135,14 +135,18 @@ def _names(text: str) -> list[str]:
 
 def _print(epoch: Epoch, of: int) -> None:
     """Prints the figures of an epoch on one line."""
+    from rich.text import Text
+
     from edgekit.evaluation.evaluate import FIGURES
 
     texts = [
         f"{FIGURES[name].title} {100 * value:.2f} %" if FIGURES[name].is_share else f"{FIGURES[name].title} {value:.4g}"
         for name, value in epoch.figures.items()
     ]
-    figures = "   ".join(texts)
-    click.echo(
+    line = Text.assemble(
         f"epoch {epoch.epoch:>{len(str(of))}}/{of}   lr {epoch.lr:<8.3g}   loss {epoch.loss:<8.4g}   "
-        f"test loss {epoch.test_loss:<8.4g}   {click.style(figures, bold=True)}   {epoch.seconds:.1f} s"
+        f"test loss {epoch.test_loss:<8.4g}   ",
+        ("   ".join(texts), "bold"),
+        f"   {epoch.seconds:.1f} s",
     )
+    terminal().print(line, soft_wrap=True)

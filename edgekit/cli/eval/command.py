@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.output import JsonOutput, echo, json_options, terminal
 
 if TYPE_CHECKING:
     from edgekit.data.examples import DataSet
@@ -231,15 +231,14 @@ def _write_page(file: Path, found: list[Evaluation], paths: list[Path], examples
 
     names = headings(found, [path.name for path in paths])[: len(found)]
     write_file(file, html_from_evaluations(found, names, examples).encode())
-    click.echo(f"wrote {file}", err=True)
+    echo(f"wrote {file}", err=True)
 
 
 def _print_tables(found: list[Evaluation], paths: list[Path], *, per_class: bool) -> None:
-    from rich.console import Console
 
     from edgekit.cli.eval.table import class_table, print_summary
 
-    console = Console(highlight=False)
+    console = terminal()
     names = [path.name for path in paths]
     print_summary(console, found, names)
     if per_class and found[0].per_class:

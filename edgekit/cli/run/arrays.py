@@ -8,13 +8,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from edgekit.cli.output import JsonOutput, write_file
+from edgekit.cli.output import JsonOutput, echo, terminal, write_file
 from edgekit.errors import DataError, RunError
 from edgekit.runtime.session import Session
 
@@ -36,7 +34,7 @@ def run_arrays(session: Session, source: Path, save: Path | None, *, json_output
         buffer = io.BytesIO()
         np.savez(buffer, **outputs)
         write_file(save, buffer.getvalue())
-        click.echo(f"wrote {save}", err=True)
+        echo(f"wrote {save}", err=True)
     summary = {name: _summary(array) for name, array in outputs.items()}
     if json_output.wanted:
         json_output.write(json.dumps(summary, indent=1))
@@ -94,4 +92,4 @@ def _print_table(summary: dict[str, dict[str, Any]]) -> None:
     for name, row in summary.items():
         numbers = [f"{row[column]:.4g}" if column in row else "" for column in ("min", "mean", "max")]
         table.add_row(name, row["dtype"], "x".join(map(str, row["shape"])) or "scalar", *numbers)
-    Console(highlight=False).print(table)
+    terminal().print(table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.output import JsonOutput, echo, json_options
 
 if TYPE_CHECKING:
     from edgekit.runtime.session import Session
@@ -107,4 +107,4 @@ def _nothing_to_run_on(session: Session, takes: InputKind) -> Exception:
 
 
 def _note(text: str) -> None:
-    click.echo(f"{click.style('note:', fg='yellow', bold=True)} {text}", err=True)
+    echo(f"{text}", title="note:", color="yellow", err=True)

@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 
 from PIL import Image
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.cli.output import JsonOutput
+from edgekit.cli.output import JsonOutput, terminal
 from edgekit.data.images import images_in
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session
@@ -113,7 +112,7 @@ def _image_ids(images: list[Path]) -> dict[Path, int]:
 
 
 def _print(image: Path, shown: Shown, seconds: float) -> None:
-    console = Console(highlight=False)
+    console = terminal()
     milliseconds = f"{seconds * 1000:.0f}" if seconds >= 0.01 else f"{seconds * 1000:.1f}"
     title = Text.assemble((image.name, "bold"), f": {shown.headline}, in {milliseconds} ms")
     console.print(title, soft_wrap=True)

@@ -1,0 +1,34 @@
+"""The console of the command line; made by `edgekit.cli.output.terminal`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+__all__ = ["SafeConsole"]
+
+
+class SafeConsole(Console):
+    """A rich console whose texts cannot control the terminal.
+
+    Args:
+        visible: makes the control characters of a text visible.
+        stderr: print to standard error.
+        width: columns; None: those of the terminal.
+    """
+
+    def __init__(self, visible: Callable[[str], str], *, stderr: bool, width: int | None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+        self._visible = visible
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Renders any object; its texts are made visible, rich's own control codes stay."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=self._visible(segment.text))
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Leaves the end of the program to `edgekit.cli.main`, as for every other output."""
+        raise BrokenPipeError
