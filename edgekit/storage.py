@@ -32,12 +32,15 @@ __all__ = [
     "lacks_room",
     "locked_folder",
     "named_place",
+    "path_for_library",
+    "read_cached",
     "remove_abandoned",
     "require_room",
     "sha256_of",
     "staging_place",
     "storage_error",
     "write_atomic",
+    "write_cached",
 ]
 
 _CHUNK_BYTES = 1 << 20
@@ -255,6 +258,24 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_cached(path: Path, content: bytes) -> None:
+    """Writes a file of the cache, with its hash in the first line, by which `read_cached` finds damage.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_atomic(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def read_cached(path: Path) -> bytes | None:
+    """Returns what `write_cached` wrote to a file of the cache; None if there is none, or if it was damaged."""
+    try:
+        digest, _, content = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return content if hashlib.sha256(content).hexdigest().encode() == digest else None
+
+
 def sha256_of(file: Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal.
 
@@ -358,6 +379,21 @@ def is_there(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+@contextmanager
+def path_for_library(path: Path) -> Iterator[str]:
+    """Yields a path for libraries that take only UTF-8; a folder of another name is named by its open descriptor."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield f"/proc/self/fd/{descriptor}/{path.name}"
+        finally:
+            os.close(descriptor)
+    else:
+        yield str(path)
 
 
 def first_file(candidates: Iterable[Path]) -> Path | None:

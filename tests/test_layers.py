@@ -12,7 +12,7 @@ PACKAGE = Path(edgekit.__file__).parent
 
 # A package imports only packages that are listed before it.
 LAYERS = (
-    "extras errors progress telemetry specs shapes storage option recipe config device kernels data models graph "
+    "extras errors progress telemetry text specs shapes storage option recipe config device kernels data models graph "
     "quantize lower engine runtime serving measure evaluation report training pipeline cli"
 ).split()
 RANK = {name: rank for rank, name in enumerate(LAYERS)}

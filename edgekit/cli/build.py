@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from edgekit.cli.options.declare import GroupedCommand, backend_options, options
 from edgekit.cli.options.parameters import model_or_cfg
 from edgekit.cli.output import JsonOutput, echo, json_options, terminal
 from edgekit.config import CalibrationConfig, ModelConfig, OutputConfig, TargetConfig
+from edgekit.text import json_bytes, shell_quoted
 
 if TYPE_CHECKING:
     from edgekit.engine.bundle.manifest import Manifest
@@ -56,8 +56,6 @@ def build(model: str, json: JsonOutput, **options: Any) -> None:
 
 
 def _json_from(bundle: Path) -> bytes:
-    import msgspec
-
     from edgekit.engine.bundle.manifest import read_manifest
     from edgekit.measure.reports import build_report_from_bundle
 
@@ -66,7 +64,7 @@ def _json_from(bundle: Path) -> bytes:
         "manifest": read_manifest(bundle),
         "report": build_report_from_bundle(bundle),
     }
-    return msgspec.json.format(msgspec.json.encode(content), indent=2)
+    return json_bytes(content, indent=2)
 
 
 def _show(bundle: Path) -> None:
@@ -86,7 +84,7 @@ def _show(bundle: Path) -> None:
         console.print(notes_panel(manifest.notes))
     echo()
     echo(str(bundle), title="engine:" if manifest.engine else "graph:", color="green")
-    place = shlex.quote(str(bundle))
+    place = shell_quoted(str(bundle))
     here, there = [], []
     if backend(manifest.backend).on_gpu:
         here.append(f"edgekit inspect {place}")

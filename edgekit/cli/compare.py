@@ -9,6 +9,7 @@ import click
 
 from edgekit.cli.options.parameters import fixed_shapes
 from edgekit.cli.output import JsonOutput, echo, json_options, terminal
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from edgekit.measure.relative import CompareReport, Limit
@@ -94,8 +95,6 @@ def compare(
     each turn in a new process. If one of the arguments is a JSON file of `edgekit profile` or of a build, the runs in
     the reports are compared, and nothing is measured.
     """
-    import msgspec
-
     from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.pipeline.compare import compare as compare_paths
@@ -118,7 +117,7 @@ def compare(
             write_file(path, render(report).encode())
             echo(f"wrote {path}", err=True)
     if json.wanted:
-        json.write(msgspec.json.format(msgspec.json.encode(report), indent=2))
+        json.write(json_bytes(report, indent=2))
     if not json.printed:
         terminal().print(terminal_from_comparison(report))
     _decide(report)

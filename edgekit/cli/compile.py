@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 
 from edgekit.cli.options.declare import GroupedCommand, backend_options
 from edgekit.cli.output import JsonOutput, echo, json_options
+from edgekit.text import json_bytes, shell_quoted
 
 __all__ = ["compile_engine"]
 
@@ -42,15 +42,13 @@ def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
     with progress_on_stderr() as progress:
         place = compile_bundle(bundle, progress=progress, **options)
     if json.wanted:
-        import msgspec
-
         from edgekit.engine.bundle.manifest import read_manifest
 
         content = {"engine": str(place), "manifest": read_manifest(place)}
-        json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
+        json.write(json_bytes(content, indent=2))
     if json.printed:
         return
     echo(str(place), title="engine:", color="green")
     echo("next:", dim=True)
-    echo(f"  edgekit inspect {shlex.quote(str(place))}")
-    echo(f"  edgekit profile {shlex.quote(str(place))} --html report.html")
+    echo(f"  edgekit inspect {shell_quoted(str(place))}")
+    echo(f"  edgekit profile {shell_quoted(str(place))} --html report.html")

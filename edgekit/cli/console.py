@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+
+from edgekit.text import visible
 
 __all__ = ["SafeConsole"]
 
@@ -15,19 +17,17 @@ class SafeConsole(Console):
     """A rich console whose texts cannot control the terminal.
 
     Args:
-        visible: makes the control characters of a text visible.
         stderr: print to standard error.
         width: columns; None: those of the terminal.
     """
 
-    def __init__(self, visible: Callable[[str], str], *, stderr: bool, width: int | None) -> None:
+    def __init__(self, *, stderr: bool, width: int | None) -> None:
         super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
-        self._visible = visible
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Renders any object; its texts are made visible, rich's own control codes stay."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=self._visible(segment.text))
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
     def on_broken_pipe(self) -> NoReturn:
         """Leaves the end of the program to `edgekit.cli.main`, as for every other output."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
 
 from edgekit.cli.output import echo, terminal, write_file
+from edgekit.text import shell_words
 
 __all__ = ["demo"]
 
@@ -85,6 +85,6 @@ def _run(*words: str) -> None:
 
     from edgekit.cli.main import cli
 
-    command = Text.assemble("\n", ("$", "dim"), " ", (shlex.join(["edgekit", *words]), "bold"))
+    command = Text.assemble("\n", ("$", "dim"), " ", (shell_words(["edgekit", *words]), "bold"))
     terminal().print(command, soft_wrap=True)
     cli.main(args=list(words), prog_name="edgekit", standalone_mode=False)

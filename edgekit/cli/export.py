@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
 
 from edgekit.cli.output import JsonOutput, echo, json_options
+from edgekit.text import json_bytes, shell_quoted
 
 __all__ = ["export"]
 
@@ -33,17 +33,15 @@ def triton(bundle: Path, repository: Path, name: str | None, json: JsonOutput) -
 
     Writes config.pbtxt, the engine as version 1, and the labels to DIR/NAME. The engine does not have to run here.
     """
-    import msgspec
-
     from edgekit.serving.triton import export_triton
 
     model = export_triton(bundle, repository, name=name)
     for note in model.notes:
         echo(f"{note}", title="note:", color="yellow", err=True)
     if json.wanted:
-        json.write(msgspec.json.encode({"model": str(model.path), "notes": model.notes}))
+        json.write(json_bytes({"model": str(model.path), "notes": model.notes}))
     if json.printed:
         return
     echo(f"{model.path}", title="model:", color="green")
     echo("next:", dim=True)
-    echo(f"  tritonserver --model-repository {shlex.quote(str(model.path.parent))}")
+    echo(f"  tritonserver --model-repository {shell_quoted(str(model.path.parent))}")

@@ -13,6 +13,7 @@ from edgekit.cli.options.declare import options_from
 from edgekit.cli.options.parameters import model_or_cfg
 from edgekit.cli.output import JsonOutput, echo, json_options, terminal
 from edgekit.config import ModelConfig, Sizes
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from edgekit.measure.inspection import Inspection
@@ -71,8 +72,6 @@ def inspect(
     Shows for each layer: operator, output shape, element type, parameters, multiply-accumulates, bytes of weights and
     of activations, and operations per byte. An engine does not have to run here.
     """
-    import msgspec
-
     from edgekit.pipeline.inspect import inspect as inspect_model
 
     _check_drawing(graph, depth, times)
@@ -81,7 +80,7 @@ def inspect(
         _draw(found, graph, depth, times)
         echo(f"wrote {graph}", err=json.printed)
     if json.wanted:
-        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        json.write(json_bytes(found, indent=2))
     if graph is None and not json.printed:
         _print(found)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -21,7 +24,7 @@ from edgekit.cli.streams import (
     output_failure,
     watch_streams,
 )
-from edgekit.errors import EdgeKitError
+from edgekit.errors import EdgeKitError, UsageError
 
 __all__ = ["cli", "main"]
 
@@ -141,6 +144,14 @@ def _ended(error: BaseException, causes: bool, arguments: Sequence[str]) -> int:
         return BROKEN_PIPE
     if isinstance(error, SystemExit):
         raise error
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        # The system refuses every use of such a name, the question whether it exists too.
+        name = Path(str(error.filename)).name
+        _say(f"{name[:40]}…: the name is too long for a file: {len(os.fsencode(name))} bytes", "use a shorter name")
+        return UsageError.exit_code
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        _say(f"{error.object!r}: expected a name in UTF-8, got other bytes", "rename the file or the folder")
+        return UsageError.exit_code
     _say_traceback(error)
     _say("this is a bug in EdgeKit", "please report the lines above together with what `edgekit doctor` prints")
     return BUG

@@ -7,7 +7,6 @@ show control characters instead of sending them, and take no text for markup.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,34 +15,12 @@ import click
 
 from edgekit.errors import UsageError
 from edgekit.storage import write_atomic
+from edgekit.text import visible
 
 if TYPE_CHECKING:
     from edgekit.cli.console import SafeConsole
 
-__all__ = ["JsonOutput", "echo", "escaped", "json_options", "terminal", "visible", "write_file"]
-
-# Control characters but for line feed and tab; characters that reorder text (Unicode TR 36, 3.5: bidirectional
-# overrides); line separators; halves of surrogate pairs, by which Python represents bytes that are not UTF-8.
-_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def visible(text: str) -> str:
-    r"""Returns a text whose control characters are written as escapes, such as ``\x1b`` and ``\u202e``.
-
-    The escapes are those of JSON from U+0080 on, so that JSON keeps its meaning.
-    """
-    return _UNSAFE.sub(lambda found: escaped(found[0]), text)
-
-
-def escaped(character: str) -> str:
-    """Returns the escape of a character."""
-    number = ord(character)
-    if number < 0x7F:
-        return f"\\x{number:02x}"
-    if number < 0x10000:
-        return f"\\u{number:04x}"
-    high, low = divmod(number - 0x10000, 0x400)
-    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+__all__ = ["JsonOutput", "echo", "json_options", "terminal", "write_file"]
 
 
 def echo(text: str = "", *, title: str = "", color: str = "", dim: bool = False, err: bool = False) -> None:
@@ -67,7 +44,7 @@ def terminal(*, stderr: bool = False, width: int | None = None) -> SafeConsole:
     """Returns a console for rich's tables and texts that takes no text for markup, emoji codes or escape sequences."""
     from edgekit.cli.console import SafeConsole  # rich takes longer to import than some commands to run
 
-    return SafeConsole(visible, stderr=stderr, width=width)
+    return SafeConsole(stderr=stderr, width=width)
 
 
 def write_file(path: Path, content: bytes) -> None:

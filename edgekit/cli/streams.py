@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from edgekit.cli.output import escaped
+from edgekit.text import escaped
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

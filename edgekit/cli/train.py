@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.cli.output import JsonOutput, echo, json_options, terminal
+from edgekit.text import json_bytes, shell_words
 
 if TYPE_CHECKING:
     from edgekit.training.fit import Epoch
@@ -76,7 +76,6 @@ def train(
     MODEL is a name from `edgekit models`, a recipe file or a Darknet cfg file. Options default to the values of the
     model's recipe; with --resume, to those of the interrupted run.
     """
-    import msgspec
     import torch
 
     from edgekit.cli.output import write_file
@@ -113,14 +112,14 @@ def train(
             "column": trained.column,
             "epochs": trained.epochs,
         }
-        json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
+        json.write(json_bytes(content, indent=2))
     if json.printed:
         return
     echo()
     echo(f"{trained.weights}", title="weights:", color="green")
     echo("next:", dim=True)
     calibrated = ["--calib", trained.data, *(["--calib-column", trained.column] if trained.column else [])]
-    echo(f"  {shlex.join(['edgekit', 'build', model, '--weights', str(trained.weights), *calibrated])}")
+    echo(f"  {shell_words(['edgekit', 'build', model, '--weights', str(trained.weights), *calibrated])}")
 
 
 def _names(text: str) -> list[str]:

@@ -16,6 +16,7 @@ from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import BuildOptions, BuildResult, backend_at
 from edgekit.errors import EdgeKitError
 from edgekit.storage import is_storage, storage_error
+from edgekit.text import json_bytes
 
 __all__ = ["Failure", "Request", "Response", "main"]
 
@@ -29,8 +30,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         parent: process id of the parent; this process ends when the parent ends.
         backend: the backend, as ``module:attribute``.
-        graph: the ONNX file.
-        folder: output folder of the engine's files.
+        graph: the ONNX file, relative to this process's folder.
+        folder: output folder of the engine's files, relative to it.
         options: the builder's options.
     """
 
@@ -70,13 +71,13 @@ def main(arguments: list[str]) -> int:
     except OSError as e:
         if not is_storage(e):
             raise
-        error = storage_error(e, Path(request.folder))
+        error = storage_error(e, Path(request.folder).resolve())
         response = Response(failure=Failure(error=type(error).__name__, message=error.message, hint=error.hint))
     else:
         seconds = time.perf_counter() - start
         result = msgspec.structs.replace(result, seconds=seconds, peak_memory_bytes=peak_memory_bytes())
         response = Response(result=result)
-    Path(arguments[1]).write_bytes(msgspec.json.encode(response))
+    Path(arguments[1]).write_bytes(json_bytes(response))
     return 0 if response.result else 1
 
 

@@ -19,6 +19,7 @@ from edgekit.measure.power import Power
 from edgekit.measure.roofline import Roofline
 from edgekit.measure.steady import SteadyState
 from edgekit.measure.throughput import Throughput
+from edgekit.text import json_bytes
 
 __all__ = [
     "BUILD_REPORT_FILE",
@@ -186,4 +187,4 @@ def build_report_from_bundle(bundle: Path) -> BuildReport | None:
 
 def json_from_report(report: LatencyReport | BuildReport) -> bytes:
     """Returns the report as indented JSON that ends with a newline."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    return json_bytes(report, indent=2) + b"\n"

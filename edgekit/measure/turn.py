@@ -18,6 +18,7 @@ from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.onnxruntime.backend import load_plain
 from edgekit.errors import EdgeKitError
 from edgekit.measure.machine import resident_bytes
+from edgekit.text import json_bytes
 
 __all__ = ["TurnRequest", "TurnResponse", "main"]
 
@@ -69,7 +70,7 @@ def main(request_file: str, response_file: str) -> None:
         response = _turn(request)
     except EdgeKitError as e:
         response = TurnResponse(error=e.message, hint=e.hint)
-    Path(response_file).write_bytes(msgspec.json.encode(response))
+    Path(response_file).write_bytes(json_bytes(response))
 
 
 def _turn(request: TurnRequest) -> TurnResponse:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from edgekit.engine.bundle.manifest import Manifest, check_files, manifest_in, r
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
 from edgekit.specs import TensorSpec
+from edgekit.text import shell_quoted
 
 __all__ = ["TritonModel", "export_triton"]
 
@@ -150,7 +150,7 @@ def _runner(bundle: Path, manifest: Manifest) -> Runner:
     if not manifest.engine:
         raise EngineMismatch(
             f"{bundle} has a graph for {manifest.backend}, but no engine yet",
-            hint=f"edgekit compile {shlex.quote(str(bundle))} --target {manifest.backend}",
+            hint=f"edgekit compile {shell_quoted(str(bundle))} --target {manifest.backend}",
         )
     if manifest.engine_options.get("strip_weights"):
         raise UsageError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.output import JsonOutput, json_options, terminal
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,9 +35,7 @@ def doctor(json: JsonOutput, peaks: bool, recalibrate: bool) -> None:
 
     found = survey()
     if json.wanted:
-        import msgspec
-
-        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        json.write(json_bytes(found, indent=2))
     if json.printed:
         return
 
@@ -46,8 +45,6 @@ def doctor(json: JsonOutput, peaks: bool, recalibrate: bool) -> None:
 
 
 def _show_peaks(json: JsonOutput, recalibrate: bool) -> None:
-    import msgspec
-
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.measure.peaks import machine_peaks
     from edgekit.report.estimate_table import terminal_from_peaks
@@ -55,7 +52,7 @@ def _show_peaks(json: JsonOutput, recalibrate: bool) -> None:
     with progress_on_stderr() as progress:
         found = machine_peaks(recalibrate=recalibrate, progress=progress)
     if json.wanted:
-        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        json.write(json_bytes(found, indent=2))
     if not json.printed:
         terminal().print(terminal_from_peaks(found))
 

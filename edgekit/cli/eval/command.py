@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from edgekit.cli.output import JsonOutput, echo, json_options, terminal
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from edgekit.data.examples import DataSet
@@ -221,7 +222,7 @@ def _json_from(found: list[Evaluation], paths: list[Path]) -> bytes:
     first = found[0]
     content = {"data": first.data, "split": first.split, "task": first.task, "engines": engines}
     # The encoder writes NaN as null, because JSON has no NaN.
-    return msgspec.json.format(msgspec.json.encode(content), indent=1)
+    return json_bytes(content, indent=1)
 
 
 def _write_page(file: Path, found: list[Evaluation], paths: list[Path], examples: DataSet) -> None:

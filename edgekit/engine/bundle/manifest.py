@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import platform
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from edgekit.progress import Progress
 from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import Precision, ShapeRange, TensorSpec
 from edgekit.storage import sha256_of, storage_error
+from edgekit.text import json_bytes, shell_quoted
 
 __all__ = [
     "FORMAT",
@@ -211,7 +211,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     files = {name: _file_info(folder / name) for name in names if name != MANIFEST}
     sealed = msgspec.structs.replace(manifest, format=FORMAT, files=files)
-    text = msgspec.json.format(msgspec.json.encode(sealed), indent=2)
+    text = json_bytes(sealed, indent=2)
     (folder / MANIFEST).write_bytes(text + b"\n")
     return sealed
 
@@ -240,7 +240,7 @@ def read_engine(path: str | Path, read: Callable[[OpenFolder], T], *, keep_open:
     except (FileNotFoundError, NotADirectoryError) as e:
         found = "it is a file" if path.exists() else "there is nothing"
         if aside := interrupted_replacement(path):
-            hint = f"its replacement was interrupted: mv {shlex.quote(str(aside))} {shlex.quote(str(path))}"
+            hint = f"its replacement was interrupted: mv {shell_quoted(str(aside))} {shell_quoted(str(path))}"
             raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=hint) from e
         raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_MAKE_ONE) from e
     except OSError as e:  # no permission to search a folder or to read the manifest
@@ -400,9 +400,9 @@ def _release(version: str) -> tuple[str, ...]:
 
 def _refuse_strangers(output: Path) -> None:
     other = "choose another --output"
-    if not output.exists():
-        return
     try:
+        if not output.exists():
+            return
         read_whole(output, lambda folder: _refuse_strangers_in(folder.at, other))
     except FileNotFoundError:
         return  # another process is replacing it

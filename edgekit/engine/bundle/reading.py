@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TypeVar
 
 from edgekit.engine.bundle.staging import interrupted_replacement
 from edgekit.errors import EdgeKitError, EngineMismatch
+from edgekit.text import shell_quoted
 
 __all__ = ["OpenFolder", "read_whole"]
 
@@ -64,7 +64,7 @@ class OpenFolder:
             yield
         except EdgeKitError as e:
             e.message = e.message.replace(str(self.at), str(self.path))
-            e.hint = e.hint.replace(str(self.at), shlex.quote(str(self.path)))  # part of a command
+            e.hint = e.hint.replace(str(self.at), shell_quoted(str(self.path)))  # part of a command
             e.args = (e.message,)
             raise
 

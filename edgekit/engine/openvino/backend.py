@@ -20,6 +20,7 @@ from edgekit.engine.source_graph import quantized_layers, read_graph, saved_besi
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
 from edgekit.specs import Precision, QuantScheme, TensorSpec
+from edgekit.storage import path_for_library
 from edgekit.telemetry import import_openvino
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ def _library() -> Any:
 def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> tuple[Any, list[str], list[str]]:
     """Returns the compiled engine, the names of its outputs, and the names of the channels-last outputs."""
     core = ov.Core()
-    model = core.read_model(engine)
+    with path_for_library(engine) as path:
+        model = core.read_model(path)
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads or cpu().compute_threads,
