@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["escaped", "html_text", "json_bytes", "shell_quoted", "shell_words", "visible"]
+__all__ = ["escaped", "html_text", "json_bytes", "json_value", "shell_quoted", "shell_words", "visible"]
 
 # Control characters but for line feed and tab; characters that reorder text (Unicode TR 36, 3.5: bidirectional
 # overrides); line separators; halves of surrogate pairs.
@@ -76,6 +76,22 @@ def json_bytes(value: Any, *, indent: int = 0) -> bytes:
     except UnicodeEncodeError:
         content = msgspec.json.encode(_as_utf8(msgspec.to_builtins(value)))
     return msgspec.json.format(content, indent=indent) if indent else content
+
+
+def json_value(content: bytes, type: Any = Any) -> Any:
+    """Decodes JSON from a file that anybody may have written.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON, not UTF-8, nested too deep, or does not have the type.
+    """
+    import msgspec
+
+    try:
+        return msgspec.json.decode(content, type=type)
+    except RecursionError as e:
+        raise msgspec.DecodeError("JSON is nested too deep") from e
+    except UnicodeDecodeError as e:
+        raise msgspec.DecodeError(f"JSON is not UTF-8: {e.reason} at byte {e.start}") from e
 
 
 def _as_utf8(value: Any) -> Any:

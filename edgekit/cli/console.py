@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from edgekit.text import visible
 
@@ -28,6 +29,10 @@ class SafeConsole(Console):
         """Renders any object; its texts are made visible, rich's own control codes stay."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Converts a string to a text, whose width is that of what is shown."""
+        return super().render_str(visible(text), **options)
 
     def on_broken_pipe(self) -> NoReturn:
         """Leaves the end of the program to `edgekit.cli.main`, as for every other output."""

@@ -7,6 +7,7 @@ show control characters instead of sending them, and take no text for markup.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,7 +38,8 @@ def echo(text: str = "", *, title: str = "", color: str = "", dim: bool = False,
     if dim:
         styled = click.style(styled, dim=True)
     start = f"{click.style(title, fg=color or None, bold=True)} " if title else ""
-    click.echo(start + styled, err=err)
+    # Without a file, click writes UTF-8 to streams in ASCII.
+    click.echo(start + styled, file=sys.stderr if err else sys.stdout)
 
 
 def terminal(*, stderr: bool = False, width: int | None = None) -> SafeConsole:
@@ -83,7 +85,7 @@ class JsonOutput(NamedTuple):
             write_file(self.file, text.encode())
             echo(f"wrote {self.file}", err=True)
         if self.printed:
-            click.echo(visible(text), nl=False)
+            click.echo(visible(text), nl=False, file=sys.stdout)
 
 
 def json_options(content: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -16,6 +16,7 @@ from edgekit.engine.onnxruntime.backend import load_plain
 from edgekit.errors import DataError, UsageError
 from edgekit.measure.reports import BuildReport, LatencyReport, build_report_from_bundle
 from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at
+from edgekit.text import json_value
 
 __all__ = ["Contender", "contenders_from_paths", "same_feeds"]
 
@@ -112,7 +113,7 @@ def _from_report(path: Path) -> Contender:
         raise DataError(f"{path}: expected a report, got: {e.strerror}") from e
     facts: Mapping[str, Any] = {}
     try:
-        content = msgspec.json.decode(data)
+        content = json_value(data)
         if isinstance(content, dict) and "engines" in content:
             built = msgspec.convert(content, BuildReport)
             report, facts = list(built.engines.values())[-1], built.facts

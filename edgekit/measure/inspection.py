@@ -12,6 +12,7 @@ from edgekit.engine.bundle.manifest import Manifest, manifest_in, read_engine
 from edgekit.errors import BackendUnavailable, EngineMismatch, GraphError
 from edgekit.extras import install_command
 from edgekit.specs import TensorSpec
+from edgekit.text import json_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -187,7 +188,7 @@ def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:
     if not file.is_file():
         return None
     try:
-        return msgspec.json.decode(file.read_bytes(), type=tuple[EngineLayer, ...])
+        return json_value(file.read_bytes(), type=tuple[EngineLayer, ...])
     except (OSError, msgspec.MsgspecError) as e:
         raise EngineMismatch(f"{file} is damaged: {e}", hint="build the engine again") from e
 

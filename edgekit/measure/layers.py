@@ -17,6 +17,7 @@ from edgekit.measure.inspection import graph_and_stats, module_path
 from edgekit.progress import Progress, Silent
 from edgekit.runtime.session import Session
 from edgekit.specs import TensorSpec
+from edgekit.text import json_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -453,7 +454,7 @@ def layer_times_from_report(file: Path) -> LayerTimes:
         DataError: the file cannot be read, or has no times of layers.
     """
     try:
-        content = msgspec.json.decode(file.read_bytes())
+        content = json_value(file.read_bytes())
         return msgspec.convert(content["layer_times"], LayerTimes)
     except OSError as e:
         raise DataError(f"{file}: cannot be read: {e.strerror}") from e

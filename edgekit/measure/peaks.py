@@ -32,7 +32,7 @@ from edgekit.measure.roofline import BandwidthLevel, Peaks
 from edgekit.progress import Progress, Silent
 from edgekit.specs import Precision
 from edgekit.storage import cache_folder, read_cached, write_cached
-from edgekit.text import json_bytes
+from edgekit.text import json_bytes, json_value
 
 __all__ = [
     "BandwidthPeak",
@@ -142,7 +142,7 @@ def cached_peaks(folder: Path | None = None) -> MachinePeaks | None:
     """
     content = read_cached(_file(folder))
     try:
-        found = msgspec.json.decode(content, type=MachinePeaks) if content else None
+        found = json_value(content, type=MachinePeaks) if content else None
     except msgspec.MsgspecError:
         return None  # written by another version: measured again
     return found if found is not None and found.format == FORMAT else None

@@ -19,7 +19,7 @@ from edgekit.measure.power import Power
 from edgekit.measure.roofline import Roofline
 from edgekit.measure.steady import SteadyState
 from edgekit.measure.throughput import Throughput
-from edgekit.text import json_bytes
+from edgekit.text import json_bytes, json_value
 
 __all__ = [
     "BUILD_REPORT_FILE",
@@ -180,7 +180,7 @@ def build_report_from_bundle(bundle: Path) -> BuildReport | None:
     if not path.is_file():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=BuildReport)
+        return json_value(path.read_bytes(), type=BuildReport)
     except msgspec.DecodeError as e:
         raise DataError(f"{path}: expected a build report, got {e}", hint="build the engine again") from e
 

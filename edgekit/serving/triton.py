@@ -134,7 +134,7 @@ def _exported(bundle: Path, repository: Path, name: str | None) -> TritonModel:
 
 def _require_one_line_labels(bundle: Path, manifest: Manifest) -> None:
     for label in manifest.labels:
-        if len(label.splitlines()) > 1 or label != label.strip("\r\n"):
+        if label and label.splitlines() != [label]:
             raise UsageError(
                 f"{bundle}: expected labels of one line, which {LABELS} needs, got {label!r}",
                 hint="build the engine again with other labels",

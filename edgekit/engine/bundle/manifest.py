@@ -22,7 +22,7 @@ from edgekit.progress import Progress
 from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import Precision, ShapeRange, TensorSpec
 from edgekit.storage import sha256_of, storage_error
-from edgekit.text import json_bytes, shell_quoted
+from edgekit.text import json_bytes, json_value, shell_quoted
 
 __all__ = [
     "FORMAT",
@@ -321,8 +321,8 @@ def _command_in(raw: object) -> str:
 
 def _json(data: bytes) -> Any:
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return json_value(data)
+    except msgspec.MsgspecError:
         return None
 
 

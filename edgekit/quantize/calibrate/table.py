@@ -9,7 +9,7 @@ import msgspec
 
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.storage import read_cached, write_atomic, write_cached
-from edgekit.text import json_bytes
+from edgekit.text import json_bytes, json_value
 
 __all__ = ["cached_table", "keep_table", "write_table"]
 
@@ -32,7 +32,7 @@ def cached_table(cache: Path, *, graph_digest: str, set_digest: str, method: str
     path = _place(cache, graph_digest, set_digest, method)
     content = read_cached(path)
     try:
-        table = msgspec.json.decode(content, type=CalibrationTable) if content else None
+        table = json_value(content, type=CalibrationTable) if content else None
     except msgspec.DecodeError:
         return None  # of another version
     if table is None:
