@@ -188,9 +188,10 @@ def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:
     if not file.is_file():
         return None
     try:
-        return json_value(file.read_bytes(), type=tuple[EngineLayer, ...])
+        found: tuple[EngineLayer, ...] = json_value(file.read_bytes(), type=tuple[EngineLayer, ...])
     except (OSError, msgspec.MsgspecError) as e:
         raise EngineMismatch(f"{file} is damaged: {e}", hint="build the engine again") from e
+    return found
 
 
 def graph_and_stats(file: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[ir.Model, GraphStats]:

@@ -180,9 +180,10 @@ def build_report_from_bundle(bundle: Path) -> BuildReport | None:
     if not path.is_file():
         return None
     try:
-        return json_value(path.read_bytes(), type=BuildReport)
+        found: BuildReport = json_value(path.read_bytes(), type=BuildReport)
     except msgspec.DecodeError as e:
         raise DataError(f"{path}: expected a build report, got {e}", hint="build the engine again") from e
+    return found
 
 
 def json_from_report(report: LatencyReport | BuildReport) -> bytes:

@@ -15,7 +15,6 @@ from edgekit.data.formats.text_lines import file_bytes, looks_like_html
 from edgekit.data.splits import part_of, split_from_folder, split_from_name, split_path
 from edgekit.errors import DataError
 from edgekit.storage import first_file
-from edgekit.text import json_value
 
 __all__ = ["coco_from_path", "coco_json_files"]
 
@@ -122,7 +121,7 @@ def _split_word(file: Path) -> str:
 def _parsed(file: Path) -> _File:
     content = file_bytes(file, _MAX_BYTES)
     try:
-        return json_value(content, type=_File)
+        return msgspec.json.decode(content, type=_File)
     except msgspec.ValidationError as e:
         text, _, place = str(e).rpartition(" - at ")
         where = place.strip("`").removeprefix("$.").removeprefix("$") if text else ""
