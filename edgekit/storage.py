@@ -300,9 +300,10 @@ def free_bytes(place: Path) -> int:
 def folder_bytes(folder: Path) -> int:
     """Returns the total size of all files in a folder and its subfolders."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.stat().st_size
+    for place, _, names in os.walk(folder):  # skips what is removed meanwhile
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
     return total
 
 
