@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
+from edgekit.cli.options.completion import complete_models
 from edgekit.cli.options.declare import GroupedCommand, backend_options, options_from
 from edgekit.cli.options.parameters import model_or_cfg
-from edgekit.cli.output import JsonOutput, echo, json_options, terminal
+from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
+from edgekit.cli.terminal import echo, show_next
 from edgekit.config import CalibrationConfig, ModelConfig, OutputConfig, TargetConfig
 from edgekit.text import json_bytes, shell_quoted
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from edgekit.engine.bundle.manifest import Manifest
 
 __all__ = ["build"]
+
+PrecisionName: TypeAlias = 'Literal["int8", "fp16", "bf16", "fp32"]'
 
 EPILOG = """\b
 Examples:
@@ -30,7 +35,7 @@ Examples:
 
 
 @click.command(cls=GroupedCommand, epilog=EPILOG, short_help="Compile a model into an engine and measure it.")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_models)
 @model_or_cfg
 @options_from(ModelConfig, "Model")
 @options_from(CalibrationConfig, "Calibration")
@@ -38,7 +43,7 @@ Examples:
 @backend_options
 @options_from(OutputConfig, "Output")
 @json_options("the engine's manifest and report")
-def build(model: str, json: JsonOutput, **options: Any) -> None:
+def build(model: str, json: JsonOutput, precision: PrecisionName = "int8", **options: Any) -> None:
     """Compile MODEL into an engine and measure it.
 
     MODEL is a name from `edgekit models`, a Darknet cfg file, an ONNX file, or package.module:factory for your own
@@ -48,7 +53,7 @@ def build(model: str, json: JsonOutput, **options: Any) -> None:
     from edgekit.pipeline.build import build as build_engine
 
     with progress_on_stderr() as progress:
-        bundle = build_engine(model, progress=progress, **options)
+        bundle = build_engine(model, precision=precision, progress=progress, **options)
     if json.wanted:
         json.write(_json_from(bundle))
     if not json.printed:
@@ -82,8 +87,8 @@ def _show(bundle: Path) -> None:
         console.print(terminal_from_build(report))
     elif manifest.notes:
         console.print(notes_panel(manifest.notes))
-    echo()
-    echo(str(bundle), title="engine:" if manifest.engine else "graph:", color="green")
+    console.print()
+    echo(str(bundle), title="engine:" if manifest.engine else "graph:", title_color="green")
     place = shell_quoted(str(bundle))
     here, there = [], []
     if backend(manifest.backend).on_gpu:
@@ -93,11 +98,8 @@ def _show(bundle: Path) -> None:
     (here if _runs_here(manifest) else there).extend(
         [f"edgekit run {place} {task_of(manifest).example(manifest)}", f"edgekit profile {place} --html report.html"]
     )
-    for title, commands in (("next:", here), ("next, on the target machine:", there)):
-        if commands:
-            echo(title, dim=True)
-        for command in commands:
-            echo(f"  {command}")
+    show_next(here)
+    show_next(there, title="next, on the target machine:")
 
 
 def _runs_here(manifest: Manifest) -> bool:

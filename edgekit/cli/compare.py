@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.options.parameters import fixed_shapes
-from edgekit.cli.output import JsonOutput, echo, json_options, terminal
+from edgekit.cli.options.paths import InputPath, OutputFile
+from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ Examples:
   edgekit compare tiny-fp32 tiny
   edgekit compare model.onnx out/its-engine --rounds 20
   edgekit compare before.json after.json --fail-if 'p50>1.05x'
-  edgekit compare main-engine pr-engine --fail-if 'p50>1.05x' --markdown comment.md
+  edgekit compare main pr --fail-if 'p50>1.05x' --markdown comment.md
 """
 
 
@@ -61,7 +63,7 @@ def _limits(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
 @click.option(
     "--eval",
     "evaluation",
-    type=click.Path(path_type=Path),
+    type=InputPath(dir_okay=False),
     metavar="F.json",
     help="Accuracy of the same engines, as `edgekit eval --json-file` writes it.",
 )
@@ -74,8 +76,10 @@ def _limits(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
     help="Exit with 5 if a ratio to the first is beyond LIMIT with its whole interval, with 6 if that is undecided; "
     "such as p50>1.05x, of p50, p90, p95, p99, mean, memory or size; repeatable.",
 )
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the comparison as an HTML page.")
-@click.option("--markdown", type=click.Path(path_type=Path), metavar="F", help="Write the summary for a pull request.")
+@click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the comparison as an HTML page.")
+@click.option(
+    "--markdown", type=OutputFile(".md", ".markdown", ".txt"), metavar="F", help="Write the summary for a pull request."
+)
 @json_options("the comparison")
 def compare(
     contenders: tuple[str, ...],
@@ -115,7 +119,6 @@ def compare(
     for path, render in ((html, html_from_comparison), (markdown, markdown_from_comparison)):
         if path is not None:
             write_file(path, render(report).encode())
-            echo(f"wrote {path}", err=True)
     if json.wanted:
         json.write(json_bytes(report, indent=2))
     if not json.printed:

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from edgekit.cli.options.completion import complete_targets
 from edgekit.cli.options.declare import GroupedCommand, backend_options
-from edgekit.cli.output import JsonOutput, echo, json_options
+from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import echo, show_next
 from edgekit.text import json_bytes, shell_quoted
 
 __all__ = ["compile_engine"]
@@ -24,10 +26,16 @@ Examples:
     "compile", cls=GroupedCommand, epilog=EPILOG, short_help="Build the engine of a bundle for this machine."
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", metavar="NAME", help="tensorrt or tensorrt-rtx.  [default: the bundle's target]")
+@click.option(
+    "--target",
+    shell_complete=complete_targets,
+    metavar="NAME",
+    help="tensorrt or tensorrt-rtx.  [default: the bundle's target]",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write to.  [default: BUNDLE]"
 )
+@click.option("--force", is_flag=True, help="Replace an engine of another model, precision or target.")
 @backend_options
 @json_options("the engine's manifest")
 def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
@@ -48,7 +56,6 @@ def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
         json.write(json_bytes(content, indent=2))
     if json.printed:
         return
-    echo(str(place), title="engine:", color="green")
-    echo("next:", dim=True)
-    echo(f"  edgekit inspect {shell_quoted(str(place))}")
-    echo(f"  edgekit profile {shell_quoted(str(place))} --html report.html")
+    echo(f"{place}", title="engine:", title_color="green")
+    quoted = shell_quoted(str(place))
+    show_next([f"edgekit inspect {quoted}", f"edgekit profile {quoted} --html report.html"])

@@ -1,4 +1,4 @@
-"""The console of the command line; made by `edgekit.cli.output.terminal`."""
+"""The console of the command line; made by `edgekit.cli.terminal.console`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,18 @@ class SafeConsole(Console):
     Args:
         stderr: print to standard error.
         width: columns; None: those of the terminal.
+        plain: no colours.
     """
 
-    def __init__(self, *, stderr: bool, width: int | None) -> None:
-        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+    def __init__(self, *, stderr: bool, width: int | None, plain: bool) -> None:
+        super().__init__(
+            stderr=stderr,
+            width=width,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            color_system=None if plain else "auto",
+        )
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Renders any object; its texts are made visible, rich's own control codes stay."""

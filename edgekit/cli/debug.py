@@ -11,7 +11,8 @@ import click
 
 from edgekit.cli.options.declare import GroupedCommand, backend_options, options_from
 from edgekit.cli.options.parameters import model_or_cfg
-from edgekit.cli.output import JsonOutput, echo, json_options, terminal
+from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 from edgekit.config import CalibrationConfig, ModelConfig, TargetConfig
 from edgekit.text import json_bytes
 
@@ -67,7 +68,6 @@ def debug(
         found = debug_model(model, against=against, save=save, progress=progress, **options)
     if graph is not None:
         _draw(found, model, graph, options)
-        echo(f"wrote {graph}", err=json.printed)
     if json.wanted:
         json.write(json_bytes(found, indent=2))
     if not json.printed:

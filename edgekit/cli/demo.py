@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgekit.cli.output import echo, terminal, write_file
+from edgekit.cli.terminal import console, echo
 from edgekit.text import shell_words
 
 __all__ = ["demo"]
@@ -46,19 +46,23 @@ def demo(folder: Path, weights: str) -> None:
     _run("build", MODEL, "--int8", *(["--weights", weights] if trained else []), "-o", str(engine))
     _run("run", str(engine), str(photo), "--save", str(boxes))
     echo()
-    echo(f"{boxes}", title="result:", color="green")
-    echo(f"{engine / 'report.html'}", title="report:", color="green")
+    echo(f"{boxes}", title="result:", title_color="green")
+    echo(f"{engine / 'report.html'}", title="report:", title_color="green")
     if not trained:
         echo("To get real outputs without a download, train a model (needs scikit-learn):")
         echo("  edgekit train lenet --data digits")
 
 
 def _copy_photo(photo: Path) -> None:
+    from edgekit.cli.output import write_file
+    from edgekit.errors import UsageError
     from edgekit.recipe.schema import shipped
 
     source = shipped("calibration") / "sample" / PHOTO
+    if photo.exists() and photo.read_bytes() != source.read_bytes():
+        raise UsageError(f"{photo}: expected no file, or the photo of the demo, got another", hint="choose another DIR")
     write_file(photo, source.read_bytes())
-    echo(f"{photo}", title="photo:", color="green")
+    echo(f"{photo}", title="photo:", title_color="green")
 
 
 def _has_weights(name: str) -> bool:
@@ -86,5 +90,5 @@ def _run(*words: str) -> None:
     from edgekit.cli.main import cli
 
     command = Text.assemble("\n", ("$", "dim"), " ", (shell_words(["edgekit", *words]), "bold"))
-    terminal().print(command, soft_wrap=True)
+    console().print(command, soft_wrap=True)
     cli.main(args=list(words), prog_name="edgekit", standalone_mode=False)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from edgekit.cli.output import JsonOutput, echo, json_options
+from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import echo, note, show_next
 from edgekit.text import json_bytes, shell_quoted
 
 __all__ = ["export"]
@@ -36,12 +37,11 @@ def triton(bundle: Path, repository: Path, name: str | None, json: JsonOutput) -
     from edgekit.serving.triton import export_triton
 
     model = export_triton(bundle, repository, name=name)
-    for note in model.notes:
-        echo(f"{note}", title="note:", color="yellow", err=True)
+    for each in model.notes:
+        note(each)
     if json.wanted:
         json.write(json_bytes({"model": str(model.path), "notes": model.notes}))
     if json.printed:
         return
-    echo(f"{model.path}", title="model:", color="green")
-    echo("next:", dim=True)
-    echo(f"  tritonserver --model-repository {shell_quoted(str(model.path.parent))}")
+    echo(f"{model.path}", title="model:", title_color="green")
+    show_next([f"tritonserver --model-repository {shell_quoted(str(model.path.parent))}"])

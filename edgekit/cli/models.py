@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from edgekit.cli.output import JsonOutput, echo, json_options, terminal
+from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
+from edgekit.cli.terminal import echo
 
 if TYPE_CHECKING:
     from rich.table import Table

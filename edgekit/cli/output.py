@@ -1,64 +1,34 @@
-"""Everything that a command writes: text for the terminal, JSON, and files.
-
-Texts from files (labels, names of layers, notes, paths) reach the terminal only through `echo` and `terminal`, which
-show control characters instead of sending them, and take no text for markup.
-"""
+"""Writes the output files of commands, and their results as JSON."""
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
+from edgekit.cli.options.paths import OutputFile
+from edgekit.cli.terminal import echo, say_written
 from edgekit.errors import UsageError
 from edgekit.storage import write_atomic
-from edgekit.text import visible
 
-if TYPE_CHECKING:
-    from edgekit.cli.console import SafeConsole
-
-__all__ = ["JsonOutput", "echo", "json_options", "terminal", "write_file"]
-
-
-def echo(text: str = "", *, title: str = "", color: str = "", dim: bool = False, err: bool = False) -> None:
-    """Prints a line.
-
-    Args:
-        text: the text; control characters are shown as escapes.
-        title: printed before the text in bold, as in ``error:``.
-        color: color of the title.
-        dim: print the text dim.
-        err: print to standard error.
-    """
-    styled = visible(text)
-    if dim:
-        styled = click.style(styled, dim=True)
-    start = f"{click.style(title, fg=color or None, bold=True)} " if title else ""
-    # Without a file, click writes UTF-8 to streams in ASCII.
-    click.echo(start + styled, file=sys.stderr if err else sys.stdout)
-
-
-def terminal(*, stderr: bool = False, width: int | None = None) -> SafeConsole:
-    """Returns a console for rich's tables and texts that takes no text for markup, emoji codes or escape sequences."""
-    from edgekit.cli.console import SafeConsole  # rich takes longer to import than some commands to run
-
-    return SafeConsole(stderr=stderr, width=width)
+__all__ = ["JsonOutput", "json_options", "write_file"]
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes ``content`` to ``path``; creates missing folders.
+    """Writes ``content`` to ``path`` and says so on standard error; creates missing folders.
 
     Raises:
         UsageError: the file cannot be written: no permission, no space, a folder of that name.
     """
+    replaced = path.exists()
     try:
         write_atomic(path, content)
     except OSError as e:
         raise UsageError(f"{path}: cannot be written: {e.strerror}", hint="choose another file") from e
+    say_written(path, replaced=replaced)
 
 
 class JsonOutput(NamedTuple):
@@ -83,9 +53,8 @@ class JsonOutput(NamedTuple):
         text = text.rstrip("\n") + "\n"
         if self.file is not None:
             write_file(self.file, text.encode())
-            echo(f"wrote {self.file}", err=True)
         if self.printed:
-            click.echo(visible(text), nl=False, file=sys.stdout)
+            echo(text.removesuffix("\n"))
 
 
 def json_options(content: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -102,9 +71,7 @@ def json_options(content: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
         print_help = f"Print {content} as JSON, and nothing else, to standard output."
         write_help = f"Write {content} as JSON to F."
-        decorated = click.option(
-            "--json-file", type=click.Path(path_type=Path, dir_okay=False), metavar="F", help=write_help
-        )(with_json)
+        decorated = click.option("--json-file", type=OutputFile(".json"), metavar="F", help=write_help)(with_json)
         return click.option("--json", "as_json", is_flag=True, help=print_help)(decorated)
 
     return add

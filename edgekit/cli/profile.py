@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.options.completion import complete_boards
 from edgekit.cli.options.parameters import fixed_shapes
-from edgekit.cli.output import JsonOutput, echo, json_options, terminal
+from edgekit.cli.options.paths import InputPath, OutputFile
+from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 
 if TYPE_CHECKING:
     from edgekit.measure.reports import LatencyReport
@@ -59,7 +62,7 @@ def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 )
 @click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True, help="Number of warm-up runs.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets the backend choose.")
-@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Input image of a detector.")
+@click.option("--image", type=InputPath(dir_okay=False), metavar="FILE", help="Input image of a detector.")
 @click.option(
     "--input",
     "sizes",
@@ -78,16 +81,21 @@ def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 @click.option("--layers", is_flag=True, help="Measure the time of each layer too, and of each module.")
 @click.option(
     "--trace",
-    type=click.Path(path_type=Path),
+    type=OutputFile(".json"),
     metavar="FILE",
     help="Write a time line of stages and layers for Perfetto (ui.perfetto.dev); implies --layers.",
 )
 @click.option("--roofline", is_flag=True, help="Compare with the least time that this machine's peaks allow.")
 @click.option(
-    "--board", metavar="NAME", help="With --roofline: the peaks of this board; see edgekit estimate --boards."
+    "--board",
+    shell_complete=complete_boards,
+    metavar="NAME",
+    help="With --roofline: the peaks of this board; see edgekit estimate --boards.",
 )
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as an HTML page.")
-@click.option("--markdown", type=click.Path(path_type=Path), metavar="F", help="Write the summary for a pull request.")
+@click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the report as an HTML page.")
+@click.option(
+    "--markdown", type=OutputFile(".md", ".markdown", ".txt"), metavar="F", help="Write the summary for a pull request."
+)
 @json_options("the report")
 def profile(
     engine: Path,
@@ -152,7 +160,6 @@ def profile(
         contents[trace] = trace_from_report(report)
     for path, content in contents.items():
         write_file(path, content)
-        echo(f"wrote {path}", err=True)
     if json.wanted:
         json.write(json_from_report(report))
     if not json.printed:

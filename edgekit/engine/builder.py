@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 import edgekit.errors
+from edgekit.arguments import is_on_command_line
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.child import Failure, Request, Response
 from edgekit.engine.table import entry_of
@@ -58,8 +59,14 @@ def engine_from_graph(
             made = scratch / "engine"
             made.mkdir()
             # Relative to the child's folder: another part of the path may hold bytes that are not UTF-8.
-            at, to = os.path.relpath(graph, scratch), os.path.relpath(made, scratch)
-            request = Request(parent=os.getpid(), backend=entry, graph=at, folder=to, options=options)
+            request = Request(
+                parent=os.getpid(),
+                backend=entry,
+                graph=os.path.relpath(graph, scratch),
+                folder=os.path.relpath(made, scratch),
+                options=options,
+                on_command_line=is_on_command_line(),
+            )
             result = _run(target, scratch, request, timeout_s)
             _collect(target, result, made, folder)
     except OSError as e:

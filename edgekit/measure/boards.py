@@ -114,8 +114,8 @@ def board_from_name(name: str) -> Board:
         UsageError: there is no such board.
     """
     known = boards().boards
-    if name not in known:
-        raise UsageError(f"unknown board '{name}'", hint=nearest(name, known))
+    if not isinstance(name, str) or name not in known:
+        raise UsageError(f"unknown board {name!r}", hint=nearest(str(name), known))
     return known[name]
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.measure.confidence import runs_needed
 from edgekit.measure.steady import steady_state
 
@@ -161,7 +162,9 @@ def _warm_up(values: np.ndarray) -> Disturbance | None:
         return None
     share = 100 * abs(found.before_ms - found.after_ms) / found.after_ms
     slower = found.before_ms > found.after_ms
-    cause = "they are a warm-up; use a longer --warmup" if slower else "the clock frequency fell afterwards"
+    cause = (
+        f"they are a warm-up; use a longer {argument('warmup')}" if slower else "the clock frequency fell afterwards"
+    )
     return Disturbance(
         kind="warm_up",
         text=f"The first {found.first_run} runs were {share:.0f} % {'slower' if slower else 'faster'} than the others: "
@@ -182,7 +185,7 @@ def _drift(values: np.ndarray) -> Disturbance | None:
     direction, cause = (
         ("slower", "heat or a power limit may have lowered the clock frequency")
         if change > 0
-        else ("faster", "the clock or the caches were still warming up; use a longer --warmup")
+        else ("faster", f"the clock or the caches were still warming up; use a longer {argument('warmup')}")
     )
     return Disturbance(
         kind="drift", text=f"The last third of the runs was {share:.0f} % {direction} than the first: {cause}."

@@ -14,7 +14,7 @@ import numpy as np
 from edgekit.engine.layer_timer import LayerTimer, LayerTimings, TimedLayer
 from edgekit.errors import DataError
 from edgekit.measure.inspection import graph_and_stats, module_path
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import Session
 from edgekit.specs import TensorSpec
 from edgekit.text import json_value
@@ -241,7 +241,7 @@ def measure_layers(
     with closing(session.layer_timer()) as timer:
         engine = _TimedEngine(timer, session.inputs, session.outputs)
         stages, once = stages_of(Session(engine, session.manifest))
-        rows, starts_ns = _repeat(once, runs, duration_s, warmup, progress or Silent())
+        rows, starts_ns = _repeat(once, runs, duration_s, warmup, progress or Warnings())
         timings = _without(timer.finish(), warmup)
     spans_ns = engine.spans_ns[warmup:]
     profiled_ms = float(np.median([(end - start) / 1e6 for start, end in spans_ns]))

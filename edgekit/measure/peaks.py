@@ -29,7 +29,7 @@ from edgekit.engine.backend import BuildOptions, backend
 from edgekit.errors import UsageError, needs_extra
 from edgekit.measure.machine import Machine, disturbance_by_others, processor_time, this_machine
 from edgekit.measure.roofline import BandwidthLevel, Peaks
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 from edgekit.specs import Precision
 from edgekit.storage import cache_folder, read_cached, write_cached
 from edgekit.text import json_bytes, json_value
@@ -164,7 +164,7 @@ def machine_peaks(
     """
     if not recalibrate and (found := cached_peaks(folder)) is not None:
         return found
-    made = _measured(progress or Silent())
+    made = _measured(progress or Warnings())
     file = _file(folder)
     try:
         write_cached(file, json_bytes(made))

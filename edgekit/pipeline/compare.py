@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 import edgekit
+from edgekit.arguments import argument
 from edgekit.engine.backend import backend
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluate import FIGURES
@@ -38,6 +39,7 @@ from edgekit.measure.relative import (
 )
 from edgekit.measure.turn import TurnResponse
 from edgekit.measure.turns import measure_by_turns
+from edgekit.option import given_number, given_path
 from edgekit.progress import Progress
 from edgekit.text import json_value
 
@@ -79,9 +81,13 @@ def compare(
         DataError: a JSON file is not what it should be.
         RunError: a turn failed.
     """
-    if rounds < 1 or not seconds > 0:
-        raise UsageError(f"expected at least one round of more than 0 s, got {rounds} of {seconds:g} s")
-    contenders = contenders_from_paths(paths)
+    given_number("rounds", rounds, 1)
+    given_number("threads", threads)
+    if not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise UsageError(f"{argument('seconds')}: expected more than 0 s, got {seconds!r}")
+    if isinstance(paths, (str, Path)) or not isinstance(paths, Sequence):
+        raise UsageError(f"paths: expected a list of two or more paths, got {paths!r}")
+    contenders = contenders_from_paths([given_path("paths", path) for path in paths])
     interleaved = all(each.kind != "report" for each in contenders)
     figures = _figures(contenders, evaluation)
     machine, disturbances = None, tuple[Disturbance, ...]()

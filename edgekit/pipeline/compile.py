@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 import edgekit
+from edgekit.arguments import argument
 from edgekit.config import PLUGIN_ATTENTION, BuildConfig, TargetConfig, build_command
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.builder import engine_from_graph
@@ -87,7 +88,7 @@ def _with_plugins(graph: ir.Model, target: TargetConfig, progress: Progress) -> 
     InferShapes()(graph)
     attention = AttentionAsPlugin(int8=target.attention == "edgekit-int8")
     lower(graph, [attention])
-    for note in attention.notes() or (f"--attention {target.attention}: the model has no attention",):
+    for note in attention.notes() or (f"{argument('attention', target.attention)}: the model has no attention",):
         progress.note(note)
     return graph
 

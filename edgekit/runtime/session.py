@@ -22,6 +22,7 @@ from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.layer_timer import LayerTimer, TimesLayers
 from edgekit.errors import BackendUnavailable, RunError
 from edgekit.kernels.suppression.device import CAPACITY
+from edgekit.option import given_number, given_path
 from edgekit.runtime.detection import DetectionPipeline, PendingRows
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
@@ -49,16 +50,18 @@ def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
         threads: threads that the engine runs on; 0 lets the backend choose.
 
     Raises:
+        UsageError: ``path`` is not a bundle.
         EngineMismatch: the bundle was built for another machine or backend, or was modified since.
         BackendUnavailable: the backend of the engine is not installed.
     """
+    given_number("threads", threads)
 
     def load(folder: OpenFolder) -> Session:
         manifest = bundle_in(folder.at)
         engine = backend(manifest.backend).load(folder.at / manifest.engine, threads=threads)
         return Session(engine, manifest, folder)
 
-    return read_engine(path, load, keep_open=True)
+    return read_engine(given_path("path", path), load, keep_open=True)
 
 
 class Session:

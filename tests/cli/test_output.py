@@ -23,7 +23,8 @@ from rich.text import Text
 
 import edgekit
 from edgekit.cli.main import main
-from edgekit.cli.output import echo, terminal
+from edgekit.cli.terminal import console as terminal
+from edgekit.cli.terminal import echo
 from edgekit.engine.bundle.manifest import read_manifest, seal
 from edgekit.errors import EdgeKitError
 
@@ -32,7 +33,7 @@ HOSTILE = "[/b]\x1b]0;title\x07\x1b[31m:smile: \u202e"
 SHOWN = r"[/b]\x1b]0;title\x07\x1b[31m:smile: \u202e"
 RAW = ("\x1b]", "\x07", "\u202e")
 
-ONE_PLACE = {"output.py", "console.py", "streams.py"}
+ONE_PLACE = {"terminal.py", "console.py", "streams.py"}
 
 
 def command(*words: str) -> list[str]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.output import JsonOutput, json_options, terminal
+from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 from edgekit.text import json_bytes
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgekit.arguments import argument, either
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import Backend, backend
 from edgekit.engine.bundle.reading import OpenFolder, read_whole
@@ -37,6 +38,7 @@ __all__ = [
     "WeightsInfo",
     "bundle_in",
     "check_files",
+    "manifest_fields",
     "manifest_in",
     "read_bundle",
     "read_engine",
@@ -259,16 +261,16 @@ def read_engine(path: str | Path, read: Callable[[OpenFolder], T], *, keep_open:
         if aside := interrupted_replacement(path):
             hint = f"its replacement was interrupted: mv {shell_quoted(str(aside))} {shell_quoted(str(path))}"
             raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=hint) from e
-        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_MAKE_ONE) from e
+        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_make_one()) from e
     except OSError as e:  # no permission to search a folder or to read the manifest
-        raise EngineMismatch(f"cannot read {path / MANIFEST}: {e.strerror}", hint=_MAKE_ONE) from e
+        raise EngineMismatch(f"cannot read {path / MANIFEST}: {e.strerror}", hint=_make_one()) from e
 
 
 def manifest_in(path: Path) -> Manifest:
     """Reads the manifest in the open folder ``path``; see `read_manifest`."""
     file = path / MANIFEST
     if not file.is_file():
-        raise UsageError(f"{path} is no engine: expected {MANIFEST} in it, there is none", hint=_MAKE_ONE)
+        raise UsageError(f"{path} is no engine: expected {MANIFEST} in it, there is none", hint=_make_one())
     raw = _json(file.read_bytes())
     hint = _rebuild(_command_in(raw))
     if not isinstance(raw, dict):
@@ -278,6 +280,15 @@ def manifest_in(path: Path) -> Manifest:
         return msgspec.convert(raw, Manifest)
     except (msgspec.ValidationError, RecursionError) as e:
         raise EngineMismatch(f"{file} is damaged: {e}", hint=hint) from e
+
+
+def manifest_fields(path: Path) -> dict[str, Any]:
+    """Returns the fields of the manifest in a folder, of any format; empty if there is none that can be read."""
+    try:
+        raw = _json((path / MANIFEST).read_bytes())
+    except OSError:
+        return {}
+    return raw if isinstance(raw, dict) else {}
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -295,7 +306,10 @@ def bundle_in(path: Path) -> Manifest:
     """Reads the manifest in the open folder ``path``, and checks what `read_bundle` checks."""
     manifest = manifest_in(path)
     hint = _rebuild(manifest.rebuild)
-    compile_it = f"edgekit compile {path} --target {manifest.backend}"
+    compile_it = either(
+        f"edgekit compile {shell_quoted(str(path))} --target {manifest.backend}",
+        f"edgekit.compile({str(path)!r}, target={manifest.backend!r})",
+    )
     if not manifest.engine:
         raise EngineMismatch(f"{path} holds a graph for {manifest.backend}, and no engine yet", hint=compile_it)
     if manifest.engine not in manifest.files:
@@ -323,7 +337,8 @@ def check_files(path: Path, manifest: Manifest, names: Iterable[str] | None = No
         _check_file(path, name, manifest.files[name], _rebuild(manifest.rebuild))
 
 
-_MAKE_ONE = "edgekit build MODEL --output FOLDER makes one"
+def _make_one() -> str:
+    return either("edgekit build MODEL --output FOLDER makes one", "edgekit.build(MODEL, output=FOLDER) makes one")
 
 
 def _rebuild(command: str) -> str:
@@ -416,7 +431,7 @@ def _release(version: str) -> tuple[str, ...]:
 
 
 def _refuse_strangers(output: Path) -> None:
-    other = "choose another --output"
+    other = f"choose another {argument('output')}"
     try:
         if not output.exists():
             return

@@ -64,7 +64,9 @@ class OpenFolder:
             yield
         except EdgeKitError as e:
             e.message = e.message.replace(str(self.at), str(self.path))
-            e.hint = e.hint.replace(str(self.at), shell_quoted(str(self.path)))  # part of a command
+            # A hint has the path as a part of a command: in Python's words, or in a shell's.
+            e.hint = e.hint.replace(repr(str(self.at)), repr(str(self.path)))
+            e.hint = e.hint.replace(str(self.at), shell_quoted(str(self.path)))
             e.args = (e.message,)
             raise
 
