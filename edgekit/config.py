@@ -8,7 +8,6 @@ their folder.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.arguments import argument, either
 from edgekit.errors import UsageError
 from edgekit.option import option, option_words
+from edgekit.text import shell_words
 
 if TYPE_CHECKING:
     from edgekit.specs import Precision, Shape, Size
@@ -370,9 +370,9 @@ def build_command(config: BuildConfig) -> str:
         return ""
     groups = (config.target, config.model, config.calibration, config.target.engine, config.output)
     words = ["edgekit", "build", str(config.model.model), *(word for group in groups for word in option_words(group))]
-    return shlex.join(words)
+    return shell_words(words)
 
 
 def compile_command(bundle: Path, target: str, engine: BackendOptions) -> str:
     """Returns the command line that repeats `edgekit compile`."""
-    return shlex.join(["edgekit", "compile", str(bundle), "--target", target, *option_words(engine)])
+    return shell_words(["edgekit", "compile", str(bundle), "--target", target, *option_words(engine)])

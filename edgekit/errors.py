@@ -26,7 +26,6 @@ terminal prints on its own line.
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterable, Iterator
 
 __all__ = [
@@ -177,6 +176,8 @@ def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:
         known: the names to choose from.
         listed: list all names if none is similar; if False, the hint is empty then.
     """
+    import difflib  # most commands end without it
+
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:

@@ -14,6 +14,9 @@ from edgekit.specs import TensorSpec
 
 __all__ = ["input_specs", "is_quantized", "output_specs", "save_graph", "set_input_shapes"]
 
+MAX_RANK = 64
+"""``NPY_MAXDIMS`` of numpy 2."""
+
 _SINGLE_FILE_BYTES = 1_800_000_000
 """Largest total weight size in a single file: protobuf allows 2 GiB, and nodes and names need the rest."""
 
@@ -48,6 +51,8 @@ def _spec(value: ir.Value) -> TensorSpec:
     name = value.name or ""
     if value.shape is None:
         return TensorSpec(name, _dtype_name(value), ("?",))
+    if len(value.shape) > MAX_RANK:
+        raise GraphError(f"'{name}': expected at most {MAX_RANK} dimensions, as numpy has, got {len(value.shape)}")
     shape = tuple(
         size if isinstance(size, int) else str(size.value or f"{name}_{axis}") for axis, size in enumerate(value.shape)
     )

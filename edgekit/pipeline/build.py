@@ -119,7 +119,7 @@ def build(
     replaced = replaced_engine(
         place, name=name, precision=str(config.target.precision), target=config.target.target, force=config.output.force
     )
-    with write_bundle(place) as folder:
+    with write_bundle(place, progress) as folder:
         _run_stages(folder, place, config, _Recorder(progress))
     if replaced:
         progress.note(replaced)

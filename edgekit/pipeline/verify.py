@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -28,6 +27,7 @@ from edgekit.quantize.compare import LIMITS, Limits, OutputNoise, noise_of_outpu
 from edgekit.quantize.half.check import rounding_graph
 from edgekit.quantize.layer_noise import LayerNoise, first_collapse, layer_noise, nodes_on_integers, noisiest
 from edgekit.specs import Precision, TensorSpec
+from edgekit.text import shell_quoted
 
 __all__ = ["Verifier"]
 
@@ -242,7 +242,7 @@ class Verifier:
         layers = noisiest(self._layers(typed.graph), NAMED_LAYERS)
         if layers:
             names = [each.node for each in layers]
-            options = " ".join(f"--keep-float {shlex.quote(name)}" for name in names)
+            options = " ".join(f"--keep-float {shell_quoted(name)}" for name in names)
             text += f". Most of the noise comes from {', '.join(names)}: try {either(options, f'keep_float={names}')}"
         self.progress.note(text)
 

@@ -15,6 +15,7 @@ from edgekit.cli.options.hinted import Choice
 from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from edgekit.data.examples import DataSet
@@ -233,7 +234,7 @@ def _json_from(found: list[Evaluation], paths: list[Path]) -> bytes:
     first = found[0]
     content = {"data": first.data, "split": first.split, "task": first.task, "engines": engines}
     # The encoder writes NaN as null, because JSON has no NaN.
-    return msgspec.json.format(msgspec.json.encode(content), indent=1)
+    return json_bytes(content, indent=1)
 
 
 def _write_page(file: Path, found: list[Evaluation], paths: list[Path], examples: DataSet) -> None:

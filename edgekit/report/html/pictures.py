@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
-from html import escape
 
 import numpy as np
 from PIL import Image
 
 from edgekit.runtime.draw import draw
 from edgekit.runtime.tasks.detect import Detections
+from edgekit.text import html_text as escape
 
 __all__ = ["picture", "pictures"]
 
