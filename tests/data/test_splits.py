@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.data.formats.text_lines import names_in, text_line_at, text_lines
-from edgekit.data.splits import fraction_from_key, part_of, split_from_folder, split_from_name, split_path
+from edgekit.data.splits import fraction_from_key, part_of, split_from_folder, split_from_name
 from edgekit.errors import DataError
 
 
