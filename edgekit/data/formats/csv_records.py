@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import math
@@ -106,10 +107,9 @@ def class_name(text: str) -> str:
 
 def _fit(path: Path, separator: str) -> tuple[bool, float, int]:
     """Returns how well a separator fits: rows of equal length, the share of numbers in them, and their columns."""
-    try:
-        rows = [record.fields for record in itertools.islice(records(path, separator), _SAMPLE)]
-    except DataError:
-        return False, 0.0, 0
+    rows: list[list[str]] = []
+    with contextlib.suppress(DataError):  # it is reported when the rows are read
+        rows += (record.fields for record in itertools.islice(records(path, separator), _SAMPLE))
     columns = len(rows[0]) if rows else 0
     fields = [field for row in rows for field in row]
     numbers = sum(number_from_text(field) is not None for field in fields)

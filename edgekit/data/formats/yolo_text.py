@@ -37,15 +37,16 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
         DataError: there are no images or labels, or most lines are no boxes (names file and line).
     """
     source = yolo_source(path)
+    wanted, notes = choice.split, list[str]()
+    if wanted == "test" and "val" in source.images and (why := _why_no_test(source)):
+        wanted, notes = "val", [f"{why}: the val split is used"]
     tally = Tally()
-    images, split, notes = _images(source, path, choice.split, tally)
+    images, split, others = _images(source, path, wanted, tally)
     read, missing = _read(images, source, tally)
     if missing == len(images):
-        hint = "select the validation split with --split val" if split == "test" and "val" in source.images else ""
-        raise DataError(
-            f"{path}: expected files in labels/ with the same names as those in images/, got none", hint=hint
-        )
+        raise DataError(f"{path}: expected files in labels/ with the same names as those in images/, got none")
     tally.require_boxes()
+    notes += others
     names = source.names or _numbers(read)
     entries = [AnnotatedImage(image, boxes, None, text.name) for image, text, boxes in read]
     notes += tally.notes()
@@ -54,6 +55,15 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
     if source.names is None:
         notes.append(f"no data.yaml or classes.txt has class names, so classes are named 0 to {len(names) - 1}")
     return DetectionSet(str(path), names, entries, notes, split=split)
+
+
+def _why_no_test(source: YoloSource) -> str:
+    """Returns why a declared test split cannot be used; empty if it can. Those of competitions have no labels."""
+    if "test" in source.missing:
+        return f"the test split has no images here ({source.missing['test'].message})"
+    labels = _LabelFiles()
+    images = _listed(source.images["test"], Tally()) if "test" in source.images else []
+    return "the test split has no label files" if images and not any(map(labels.of, images)) else ""
 
 
 def _images(source: YoloSource, path: Path, wanted: Split, tally: Tally) -> tuple[list[Path], Split, list[str]]:
