@@ -38,6 +38,11 @@ Examples:
     metavar="FILE",
     help="Weights file to write.  [default: MODEL.safetensors]",
 )
+@click.option(
+    "--labels",
+    metavar="FILE",
+    help="Class names of MODEL: a file with one per line, a data YAML or COCO JSON.  [default: the recipe's, or SET's]",
+)
 @click.option("--weights", metavar="FILE|NAME", help="Initial weights.  [default: random]")
 @click.option("--resume", is_flag=True, help="Resume an interrupted training run from its last checkpoint.")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Optimizer.")
@@ -62,6 +67,7 @@ def train(
     model: str,
     data: str | None,
     column: str | None,
+    labels: str | None,
     output: Path | None,
     weights: str | None,
     resume: bool,
@@ -95,6 +101,7 @@ def train(
             output=output,
             data=data,
             column=column,
+            labels=labels,
             weights=weights,
             seed=seed,
             resume=resume,
@@ -111,12 +118,15 @@ def train(
             "weights": str(trained.weights),
             "data": trained.data,
             "column": trained.column,
+            "evaluated_on": trained.split,
+            "labels": trained.labels,
             "epochs": trained.epochs,
         }
         json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
     if json.printed:
         return
     click.echo()
+    click.echo(f"evaluated on the {trained.split} split")
     click.echo(f"{click.style('weights:', fg='green', bold=True)} {trained.weights}")
     click.echo(click.style("next:", dim=True))
     calibrated = ["--calib", trained.data, *(["--calib-column", trained.column] if trained.column else [])]

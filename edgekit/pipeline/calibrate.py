@@ -19,6 +19,7 @@ from edgekit.data.calibration.example_feeds import ExampleFeeds
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.data.examples import data_set, data_set_names, is_data_set
 from edgekit.data.images import preprocess
+from edgekit.data.input_statistics import ENOUGH_INPUTS, InputStatistics, statistics_of_inputs
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
 from edgekit.errors import CalibrationError, UsageError, nearest
@@ -62,12 +63,14 @@ class Calibration:
     Attributes:
         policy: the layers that stay in float.
         table: the ranges of the float graph's tensors; None if nothing was measured.
+        input_statistics: statistics of the inputs; None if they are not those of the user or of the recipe.
         feeds: a few of the inputs, to compare engines on.
         min_max_feeds: the same inputs, resized to the min and the max shapes.
     """
 
     policy: QuantPolicy = QuantPolicy()
     table: CalibrationTable | None = None
+    input_statistics: InputStatistics | None = None
     feeds: Sequence[Feed] = ()
     min_max_feeds: Sequence[Sequence[Feed]] = ()
 
@@ -93,8 +96,22 @@ def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfi
     table = measured_ranges(model, samples, config, threads=target.threads, progress=progress)
     feeds = _first_feeds(samples, model)
     return Calibration(
-        policy=policy, table=table, feeds=feeds, min_max_feeds=_min_max_feeds(feeds[:MIN_MAX_INPUTS], model)
+        policy=policy,
+        table=table,
+        input_statistics=_input_statistics(samples, model, config),
+        feeds=feeds,
+        min_max_feeds=_min_max_feeds(feeds[:MIN_MAX_INPUTS], model),
     )
+
+
+def _input_statistics(samples: Samples, model: LoadedModel, config: CalibrationConfig) -> InputStatistics | None:
+    """Returns the statistics of calibration images; the shipped photos need not be like those of the user."""
+    own = config.calib or (model.policy.calibration if model.policy else "")
+    if model.preprocess is None or not own:
+        return None
+    feeds = itertools.islice(samples.feeds(model.inputs, model.preprocess, model.shapes), ENOUGH_INPUTS)
+    name = model.inputs[0].name
+    return statistics_of_inputs((feed[name] for _, feed in feeds), "calibration")
 
 
 def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:

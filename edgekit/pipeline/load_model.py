@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from edgekit.config import ModelConfig
+from edgekit.data.input_statistics import InputStatistics
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import ExportError, UsageError
 from edgekit.graph.check import check_runs, compare_with_module
@@ -76,6 +77,8 @@ class LoadedModel:
         preprocess: how images become inputs; None if the model takes no images.
         postprocess: how outputs become detections.
         labels: names of classes.
+        input_statistics: statistics of the inputs that the weights were trained on; None if they are unknown.
+        expects: what the model's images look like, in words; empty if it takes any.
         policy: the recipe's INT8 policy; None without a recipe.
         num_values: exclusive upper bound of the integers of an input, by input name, if it is known.
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
@@ -93,6 +96,8 @@ class LoadedModel:
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
     labels: tuple[str, ...] = ()
+    input_statistics: InputStatistics | None = None
+    expects: str = ""
     policy: Quantize | None = None
     num_values: Mapping[str, int] = field(default_factory=dict)
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
@@ -151,6 +156,7 @@ def _from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -> Loa
         preprocess=preprocess,
         postprocess=recipe.postprocess,
         labels=recipe.labels.names,
+        expects=recipe.expects,
         policy=recipe.quantize,
         num_values=num_values,
         shapes=made.shapes,

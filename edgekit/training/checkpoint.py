@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import TrainError
+from edgekit.models.weights.origin import WeightsOrigin
 from edgekit.storage import atomic_file, write_atomic
 
 __all__ = ["load_checkpoint", "save_checkpoint", "save_weights"]
@@ -65,8 +66,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return content["identity"], content["state"]
 
 
-def save_weights(path: Path, module: nn.Module) -> None:
+def save_weights(path: Path, module: nn.Module, origin: WeightsOrigin = WeightsOrigin()) -> None:
     """Writes the module's weights as ``.safetensors``, for `edgekit.models.weights.read.load_weights`.
+
+    Args:
+        path: the file.
+        module: the module.
+        origin: facts about the training, which are written with the weights.
 
     Raises:
         TrainError: the file cannot be written.
@@ -74,7 +80,7 @@ def save_weights(path: Path, module: nn.Module) -> None:
     # A shared tensor is written once per name, since the format does not support sharing.
     state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
     with _errors(path):
-        write_atomic(path, safetensors.torch.save(state))
+        write_atomic(path, safetensors.torch.save(state, origin.metadata()))
 
 
 @contextmanager

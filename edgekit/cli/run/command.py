@@ -45,6 +45,11 @@ TAKEN = {
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
 @click.option("--score-threshold", type=float, metavar="X", help="Keep detections with a score above X.")
 @click.option("--iou-threshold", type=float, metavar="X", help="Drop boxes that overlap a better one by more than X.")
+@click.option(
+    "--labels",
+    metavar="FILE",
+    help="Class names: a file with one per line, a data YAML or COCO JSON.  [default: the engine's own]",
+)
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
 def run(
     engine: Path,
@@ -55,6 +60,7 @@ def run(
     top: int,
     score_threshold: float | None,
     iou_threshold: float | None,
+    labels: str | None,
     threads: int,
 ) -> None:
     """Run ENGINE on an image, on every image of a folder, on a text, or on arrays in a .npy or .npz file."""
@@ -62,8 +68,13 @@ def run(
     from edgekit.runtime.tasks.choose import task_of
     from edgekit.runtime.tasks.task import ImageTask, TextTask
 
+    names: tuple[str, ...] = ()
+    if labels is not None:
+        from edgekit.data.label_files import labels_from_file
+
+        names = labels_from_file(Path(labels))
     options = {"top": top, "score_threshold": score_threshold, "iou_threshold": iou_threshold}
-    with session_from_bundle(engine, threads=threads) as session:
+    with session_from_bundle(engine, threads=threads, labels=names) as session:
         for note in session.manifest.notes:
             _note(note)
         task = task_of(session.manifest)

@@ -57,6 +57,8 @@ def run_images(
     for image, result, seconds in _each(
         images, lambda path: task.predict(session, path, **options), several, source, note
     ):
+        for text in _unlike_training(session, image):
+            note(text)
         entries.extend(task.entries(result, image, ids[image]))
         if not json_output.printed:
             _print(image, task.shown(result), seconds)
@@ -64,6 +66,18 @@ def run_images(
             _save_image(task.drawn(result, image), save / image.name if several else save, note)
     if json_output.wanted:
         json_output.write(json.dumps(entries, indent=1))
+
+
+def _unlike_training(session: Session, image: Path) -> Iterator[str]:
+    """Yields a note if an image is far from those that the model was trained or calibrated on."""
+    statistics, expects = session.manifest.input_statistics, session.manifest.expects
+    if statistics is None:
+        return
+    inputs, _ = session.preprocess(image)
+    why = statistics.why_far(next(iter(inputs.values())))
+    if why:
+        expected = f"; the model expects {expects}" if expects else ""
+        yield f"{image.name} is far from what the model was trained on, so the result may be wrong: {why}{expected}"
 
 
 def _not_drawn(save: Path, task: ImageTask[Any]) -> UsageError:

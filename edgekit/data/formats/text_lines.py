@@ -125,4 +125,9 @@ def _decoded(raw: bytes, path: Path, number: int) -> str:
         return raw.decode().rstrip("\r\n")
     except UnicodeDecodeError as e:
         byte = f"0x{raw[e.start]:02x}"
-        raise DataError(f"{path}, line {number}: expected UTF-8 text, got the byte {byte} at {e.start + 1}") from e
+        hint = (
+            "the file is UTF-16: save it as UTF-8" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
+        )
+        raise DataError(
+            f"{path}, line {number}: expected UTF-8 text, got the byte {byte} at {e.start + 1}", hint=hint
+        ) from e
