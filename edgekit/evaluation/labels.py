@@ -44,8 +44,8 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
         raise UsageError(
             f"data set {name}: expected classes of the model's {len(model)}, got {len(data)} of which "
             f"{difference(model, data)}",
-            hint="use a data set with classes that the model was trained on, or name the model's classes as the data set "
-            "does, with --labels FILE",
+            hint="use a data set with classes that the model was trained on, or give the model the set's names with "
+            "--labels FILE",
         )
     if twice := [label for label in theirs if own.count(label) > 1 or theirs.count(label) > 1]:
         raise UsageError(

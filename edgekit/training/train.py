@@ -71,7 +71,8 @@ def train_model(
 ) -> Trained:
     """Trains a recipe's model on a data set and writes its weights, with the names of its classes.
 
-    The model is evaluated after each epoch on the test split or, if the data set has none, on val. Keeps a checkpoint next to the weights file until training ends; see `checkpoint_of`.
+    The model is evaluated after each epoch on the test split or, if the data set has none, on val. Keeps a checkpoint
+    next to the weights file until training ends; see `checkpoint_of`.
 
     Args:
         model: a recipe name, a recipe file, or a Darknet cfg file.

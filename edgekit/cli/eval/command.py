@@ -52,7 +52,7 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
 @click.option(
     "--labels",
     metavar="FILE",
-    help="Class names of the engines or MODEL: a file with one per line, a data YAML or COCO JSON.  [default: their own]",
+    help="Class names of the engines: a file with one per line, a data YAML or COCO JSON.  [default: their own]",
 )
 @click.option("--weights", metavar="FILE|NAME", help="Weights of MODEL: a file, or a published set.")
 @click.option("--calib", metavar="DIR|SET", help="Calibration data of MODEL.  [default: the training split of SET]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +55,7 @@ def run_images(
     images, several = _images(source)
     ids = _image_ids(images)
     entries: list[dict[str, Any]] = []
+    noted: set[str] = set()
     for image, result, seconds in _each(
         images, lambda path: task.predict(session, path, **options), several, source, note
     ):
@@ -63,7 +65,14 @@ def run_images(
         if not json_output.printed:
             _print(image, task.shown(result), seconds)
         if save is not None:
-            _save_image(task.drawn(result, image), save / image.name if several else save, note)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                drawn = task.drawn(result, image)
+            for text in (str(warning.message) for warning in caught):
+                if text not in noted:
+                    noted.add(text)
+                    note(text)
+            _save_image(drawn, save / image.name if several else save, note)
     if json_output.wanted:
         json_output.write(json.dumps(entries, indent=1))
 

@@ -107,10 +107,11 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
     """Opens a table: a CSV file, or the file in a folder whose name contains the split (``train.csv``, ``test.csv``).
 
     Columns are separated by commas, semicolons or tabs; a field in quotes may contain separators and newlines. Numbers
-    have a decimal point or a decimal comma. The first line is a header if one of its fields is not a number. All feature columns are numeric. The target is a class if the task is ``classify``, or if no task is given
-    and the first row's target is not a number; otherwise it is a number. If the file name contains no split, a fifth of
-    the rows is the test split, by a hash of its fields, so that equal rows are in the same split. A class has the same
-    index in the files of all splits; ``1`` and ``1.0`` are one class.
+    have a decimal point or a decimal comma. The first line is a header if one of its fields is not a number. All
+    feature columns are numeric. The target is a class if the task is ``classify``, or if no task is given and the first
+    row's target is not a number; otherwise it is a number. If the file name contains no split, a fifth of the rows is
+    the test split, by a hash of its fields, so that equal rows are in the same split. A class has the same index in the
+    files of all splits; ``1`` and ``1.0`` are one class.
 
     Raises:
         UsageError: no column has the target's name.
