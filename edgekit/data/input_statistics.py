@@ -16,10 +16,10 @@ import numpy as np
 
 __all__ = ["ENOUGH_INPUTS", "InputStatistics", "statistics_of_inputs"]
 
-ENOUGH_INPUTS = 256
+ENOUGH_INPUTS = 64
 """Number of inputs that statistics are computed from."""
 
-_FEWEST = 8
+_FEWEST = 16
 """With fewer inputs, their spread says little."""
 _FAR = 6.0
 """Distance from the mean, in standard deviations, that hardly any input of the same kind has."""
