@@ -251,8 +251,10 @@ def test_a_name_that_no_file_can_have_is_no_file(name):
 
 
 def test_every_suffix_that_pillow_decodes_is_an_image(tmp_path):
-    formats = {"jpg": "JPEG", "jfif": "JPEG", "jpe": "JPEG", "jp2": "JPEG2000", "mpo": "MPO", "tga": "TGA", "ico": "ICO",
-               "pcx": "PCX", "qoi": "QOI", "dib": "DIB", "webp": "WEBP", "avif": "AVIF", "apng": "PNG"}  # fmt: skip
+    named = (
+        "jpg jfif jpe JPEG,jp2 JPEG2000,mpo MPO,tga TGA,ico ICO,pcx PCX,qoi QOI,dib DIB,webp WEBP,avif AVIF,apng PNG"
+    )
+    formats = {suffix: words.split()[-1] for words in named.split(",") for suffix in words.split()[:-1]}
     Image.init()
     formats = {suffix: name for suffix, name in formats.items() if name in Image.SAVE and name in Image.OPEN}
     for suffix, name in formats.items():
