@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.cli.output import JsonOutput
+from edgekit.data.coco_ids import CocoIds, ids_of_images
 from edgekit.data.images import images_in
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session
@@ -54,6 +55,11 @@ def run_images(
         raise _not_drawn(save, task)
     images, several = _images(source)
     ids = _image_ids(images)
+    annotated = (
+        ids_of_images(images, source if several else source.parent) if json_output.wanted and task.draws else None
+    )
+    if annotated is not None:
+        note(f"image ids, and category ids of the same names, are those of {annotated.file}")
     entries: list[dict[str, Any]] = []
     noted: set[str] = set()
     for image, result, seconds in _each(
@@ -61,7 +67,7 @@ def run_images(
     ):
         for text in _unlike_training(session, image):
             note(text)
-        entries.extend(task.entries(result, image, ids[image]))
+        entries.extend(_with_ids(task.entries(result, image, ids[image]), image, annotated))
         if not json_output.printed:
             _print(image, task.shown(result), seconds)
         if save is not None:
@@ -87,6 +93,20 @@ def _unlike_training(session: Session, image: Path) -> Iterator[str]:
     if why:
         expected = f"; the model expects {expects}" if expects else ""
         yield f"{image.name} is far from what the model was trained on, so the result may be wrong: {why}{expected}"
+
+
+def _with_ids(entries: list[dict[str, Any]], image: Path, annotated: CocoIds | None) -> list[dict[str, Any]]:
+    """Returns results with the ids of the annotation file that lists the image."""
+    if annotated is None:
+        return entries
+    return [
+        {
+            **entry,
+            "image_id": annotated.images[image],
+            "category_id": annotated.categories.get(entry["label"].strip().casefold(), entry["category_id"]),
+        }
+        for entry in entries
+    ]
 
 
 def _not_drawn(save: Path, task: ImageTask[Any]) -> UsageError:
