@@ -14,7 +14,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-__all__ = ["ENOUGH_INPUTS", "InputStatistics", "statistics_of_inputs"]
+from edgekit.recipe.schema import Preprocess
+
+__all__ = ["ENOUGH_INPUTS", "InputStatistics", "statistics_of_inputs", "without_padding"]
 
 ENOUGH_INPUTS = 64
 """Number of inputs that statistics are computed from."""
@@ -77,3 +79,8 @@ def statistics_of_inputs(
         std=float(np.std(means)),
         contrast=float(np.mean(deviations)),
     )
+
+
+def without_padding(how: Preprocess) -> Preprocess:
+    """Returns the preprocessing of images whose statistics are computed: padding says nothing about an image."""
+    return msgspec.structs.replace(how, resize="stretch") if how.resize == "letterbox" else how

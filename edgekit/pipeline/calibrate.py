@@ -19,7 +19,7 @@ from edgekit.data.calibration.example_feeds import ExampleFeeds
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.data.examples import data_set, data_set_names, is_data_set
 from edgekit.data.images import preprocess
-from edgekit.data.input_statistics import ENOUGH_INPUTS, InputStatistics, statistics_of_inputs
+from edgekit.data.input_statistics import ENOUGH_INPUTS, InputStatistics, statistics_of_inputs, without_padding
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
 from edgekit.errors import CalibrationError, UsageError, nearest
@@ -109,7 +109,9 @@ def _input_statistics(samples: Samples, model: LoadedModel, config: CalibrationC
     own = config.calib or (model.policy.calibration if model.policy else "")
     if model.preprocess is None or not own:
         return None
-    feeds = itertools.islice(samples.feeds(model.inputs, model.preprocess, model.shapes), ENOUGH_INPUTS)
+    feeds = itertools.islice(
+        samples.feeds(model.inputs, without_padding(model.preprocess), model.shapes), ENOUGH_INPUTS
+    )
     name = model.inputs[0].name
     return statistics_of_inputs((feed[name] for _, feed in feeds), "calibration")
 

@@ -11,7 +11,7 @@ import msgspec
 
 from edgekit.data.calibration.example_feeds import spread
 from edgekit.data.examples import DataSet, data_set, data_set_names, feeds_from_example, split_used
-from edgekit.data.input_statistics import ENOUGH_INPUTS, InputStatistics, statistics_of_inputs
+from edgekit.data.input_statistics import ENOUGH_INPUTS, InputStatistics, statistics_of_inputs, without_padding
 from edgekit.data.label_files import labels_from_file
 from edgekit.errors import DataError, UsageError, nearest
 from edgekit.evaluation.labels import difference, knows_all
@@ -269,10 +269,11 @@ def _input_statistics(train_set: DataSet, recipe: Recipe) -> InputStatistics | N
 
 
 def _inputs(train_set: DataSet, recipe: Recipe) -> Iterator[Any]:
+    assert recipe.preprocess is not None
     specs = [TensorSpec(spec.name, spec.dtype, (1, *spec.shape[1:])) for spec in recipe.inputs]
     for index in spread(len(train_set), ENOUGH_INPUTS):
         try:
             example = train_set[index]
         except DataError:  # the training has counted it
             continue
-        yield feeds_from_example(example, specs, recipe.preprocess, ())[specs[0].name]
+        yield feeds_from_example(example, specs, without_padding(recipe.preprocess), ())[specs[0].name]

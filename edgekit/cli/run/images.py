@@ -18,11 +18,13 @@ from rich.text import Text
 
 from edgekit.cli.output import JsonOutput
 from edgekit.data.coco_ids import CocoIds, ids_of_images
-from edgekit.data.images import images_in
+from edgekit.data.images import images_in, preprocess
+from edgekit.data.input_statistics import without_padding
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.choose import tasks
 from edgekit.runtime.tasks.task import ImageTask, Shown
+from edgekit.specs import specs_at
 
 __all__ = ["run_images"]
 
@@ -85,11 +87,12 @@ def run_images(
 
 def _unlike_training(session: Session, image: Path) -> Iterator[str]:
     """Yields a note if an image is far from those that the model was trained or calibrated on."""
-    statistics, expects = session.manifest.input_statistics, session.manifest.expects
-    if statistics is None:
+    manifest = session.manifest
+    statistics, expects, how = manifest.input_statistics, manifest.expects, manifest.preprocess
+    if statistics is None or how is None:
         return
-    inputs, _ = session.preprocess(image)
-    why = statistics.why_far(next(iter(inputs.values())))
+    shape = specs_at([session.inputs[0]], manifest.shapes)[0].shape
+    why = statistics.why_far(preprocess(image, without_padding(how), shape)[0])
     if why:
         expected = f"; the model expects {expects}" if expects else ""
         yield f"{image.name} is far from what the model was trained on, so the result may be wrong: {why}{expected}"
