@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from edgekit.measure.estimate import Estimate
     from edgekit.measure.inspection import Inspection
     from edgekit.measure.latency import Statistics
+    from edgekit.measure.noise_report import NoiseReport
     from edgekit.measure.profile import profile_bundle as profile
     from edgekit.measure.relative import CompareReport
     from edgekit.measure.reports import LatencyReport
     from edgekit.pipeline.build import build
     from edgekit.pipeline.compare import compare
     from edgekit.pipeline.compile_bundle import compile_bundle as compile
+    from edgekit.pipeline.debug import debug
     from edgekit.pipeline.estimate import estimate
     from edgekit.pipeline.inspect import inspect
     from edgekit.progress import Progress
@@ -77,6 +79,7 @@ __all__ = [
     "LatencyReport",
     "Manifest",
     "ModelError",
+    "NoiseReport",
     "Pending",
     "Preprocess",
     "Progress",
@@ -95,6 +98,7 @@ __all__ = [
     "build",
     "compare",
     "compile",
+    "debug",
     "estimate",
     "evaluate",
     "inspect",
@@ -116,6 +120,7 @@ _ON_USE = {
     "Evaluation": "edgekit.evaluation.evaluate:Evaluation",
     "Inspection": "edgekit.measure.inspection:Inspection",
     "LatencyReport": "edgekit.measure.reports:LatencyReport",
+    "NoiseReport": "edgekit.measure.noise_report:NoiseReport",
     "Manifest": "edgekit.engine.bundle.manifest:Manifest",
     "Pending": "edgekit.runtime.stream:Pending",
     "Preprocess": "edgekit.recipe.schema:Preprocess",
@@ -128,6 +133,7 @@ _ON_USE = {
     "build": "edgekit.pipeline.build:build",
     "compare": "edgekit.pipeline.compare:compare",
     "compile": "edgekit.pipeline.compile_bundle:compile_bundle",
+    "debug": "edgekit.pipeline.debug:debug",
     "estimate": "edgekit.pipeline.estimate:estimate",
     "evaluate": "edgekit.evaluation.evaluate:evaluate_bundle",
     "inspect": "edgekit.pipeline.inspect:inspect",

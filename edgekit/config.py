@@ -316,7 +316,10 @@ class OutputConfig:
     output: Path | None = option(
         None, "Folder to write the engine to.", short="-o", metavar="DIR", kind="path", convert=_convert_path
     )
-    profile: bool = option(True, "Measure the engine and compare it with FP32; on by default.", kind="switch")
+    profile: bool = option(True, "Measure the engine, and FP32 beside it; on by default.", kind="switch")
+    allow_noise: bool = option(
+        False, "Build an engine whose outputs are too far from those of the original model.", kind="flag"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import enum
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex, TypeAlias
 
 import msgspec
 
 from edgekit.errors import UsageError, nearest
 
+if TYPE_CHECKING:
+    import numpy as np
+
 __all__ = [
     "BEGIN",
     "END",
+    "EXACT_DB",
     "PAD",
     "SPECIAL_TOKENS",
     "UNKNOWN",
@@ -24,6 +28,7 @@ __all__ = [
     "Size",
     "SizeRange",
     "TensorSpec",
+    "in_float32",
     "precision_from_name",
     "shape_from_sizes",
     "size_from_value",
@@ -32,6 +37,9 @@ __all__ = [
     "specs_at",
     "specs_text",
 ]
+
+EXACT_DB = 200.0
+"""Signal-to-noise ratio of equal outputs; -200 dB is that of outputs with infinities or NaN where there are none."""
 
 SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
 """The first tokens of every vocabulary, so that translators, data sets and engines agree on their numbers."""
@@ -175,6 +183,22 @@ def sizes_take(sizes: Sequence[Size | str], shape: Sequence[int]) -> bool:
         own.min <= size <= own.max if isinstance(own, SizeRange) else isinstance(own, str) or own == size
         for own, size in zip(sizes, shape, strict=True)
     )
+
+
+def in_float32(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Converts an array of FP16, BF16 or FP64 for an input of float32; returns others unchanged.
+
+    FP64 is numpy's default, and models whose file is in FP16 or FP64 are built with inputs of float32.
+
+    Args:
+        array: the array.
+        dtype: element type of the input.
+    """
+    other = array.dtype.name in ("float16", "bfloat16", "float64")
+    if not other or dtype != "float32":
+        return array
+    converted: np.ndarray = array.astype(dtype)
+    return converted
 
 
 def specs_text(specs: Iterable[TensorSpec], shapes: Mapping[str, ShapeRange]) -> str:

@@ -28,10 +28,10 @@ ERRORS = {
     "UndecidedError": 6,
     "UsageError": 2,
 }
-FUNCTIONS = {"build", "compare", "compile", "estimate", "evaluate", "inspect", "load", "profile", "train"}
+FUNCTIONS = {"build", "compare", "compile", "debug", "estimate", "evaluate", "inspect", "load", "profile", "train"}
 TYPES = set(
     "BackendOptions Class Classes CompareReport Detection Detections Estimate Evaluation Inspection LatencyReport "
-    "Manifest Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
+    "Manifest NoiseReport Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
 )
 
 # Names that users' programs contain; names may be added, but not removed.
@@ -39,6 +39,7 @@ PARAMETERS = {
     "build": ["model", "precision", "target", "weights", "calib", "output"],
     "compare": ["paths", "rounds", "seconds", "threads", "sizes"],
     "compile": ["bundle", "target", "output", "engine"],
+    "debug": ["model", "precision", "target", "against", "graph_only", "save"],
     "estimate": ["model", "board", "precision", "shape", "input"],
     "evaluate": ["path", "data", "split", "limit", "score_threshold", "threads"],
     "inspect": ["model", "shape", "input", "precision"],

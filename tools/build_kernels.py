@@ -31,8 +31,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.kernels.sdpa.variants import parts
 from edgekit.kernels.compiled import FLAGS, FOLDERS, INDEX, Binary, Index, source_hash, source_text
+from edgekit.kernels.sdpa.variants import parts
 from tools import triton_to_ptx
 
 ROOT = Path(__file__).parents[1]

@@ -45,6 +45,7 @@ Example:
         "train": ("edgekit.cli.train:train", "Train a model on a data set."),
         "anchors": ("edgekit.cli.anchors:anchors", "Find anchors that fit the boxes of a data set."),
         "inspect": ("edgekit.cli.inspect:inspect", "List the layers of an engine or a model."),
+        "debug": ("edgekit.cli.debug:debug", "Find the layers in which a model loses its numbers."),
         "estimate": ("edgekit.cli.estimate:estimate", "Estimate the latency on a board that is not here."),
         "export": ("edgekit.cli.export:export", "Export an engine for another program."),
         "doctor": ("edgekit.cli.doctor.command:doctor", "Show what this machine can build and run."),

@@ -13,7 +13,9 @@ from edgekit.device.cpu import return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import external_weights
 
-__all__ = ["Evaluator"]
+__all__ = ["Evaluator", "error_of_runtime"]
+
+_RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
 
 class Evaluator:
@@ -47,7 +49,7 @@ class Evaluator:
             options.add_external_initializers(list(self._weights), values)
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as e:
-            raise GraphError(f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {_plain(e)}") from e
+            raise GraphError(f"{_RUNTIME} cannot load the graph: {error_of_runtime(e)}") from e
         return_freed_memory()  # temporary copies of the weights from layout conversion
         self.outputs = tuple(output.name for output in self._session.get_outputs())
 
@@ -60,7 +62,7 @@ class Evaluator:
         try:
             results = self._session.run(list(self.outputs), feeds)
         except Exception as e:
-            raise GraphError(f"ONNX Runtime {onnxruntime.__version__} cannot run the graph: {_plain(e)}") from e
+            raise GraphError(f"{_RUNTIME} cannot run the graph: {error_of_runtime(e)}") from e
         return dict(zip(self.outputs, results, strict=True))
 
 
@@ -82,7 +84,7 @@ def _model_and_weights(graph: ir.Model, also: Sequence[str]) -> tuple[bytes, dic
     return model, weights
 
 
-def _plain(error: Exception) -> str:
+def error_of_runtime(error: Exception) -> str:
     """Returns ONNX Runtime's message without error codes and source locations."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
     text = re.sub(r"\S+\.(cc|h):\d+ (?=\S)", "", text)

@@ -16,11 +16,11 @@ from edgekit.config import BackendOptions, BuildConfig, TargetConfig
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest, seal, write_bundle
 from edgekit.errors import BackendUnavailable, EngineMismatch, needs_extra
-from edgekit.measure.compare import BuiltEngine, Comparison, compare_engines
+from edgekit.measure.agreement import Accuracy, agreement_of_outputs, compared_pictures
+from edgekit.measure.compare import BuiltEngine, MeasuredEngine, measured_engine
 from edgekit.pipeline.model_kind import name_of
 from edgekit.pipeline.validate import build_config, require_buildable
 from edgekit.progress import Advance, Progress, Silent
-from edgekit.quantize.compare import require_signal
 from edgekit.recipe.schema import Preprocess
 from edgekit.report.html.build import write_build_report
 from edgekit.specs import Precision
@@ -28,10 +28,14 @@ from edgekit.storage import require_room
 
 if TYPE_CHECKING:
     from edgekit.pipeline.calibrate import Calibration
-    from edgekit.pipeline.load_model import LoadedModel
+    from edgekit.pipeline.loaded_model import LoadedModel
     from edgekit.pipeline.precision import TypedGraph
+    from edgekit.pipeline.verify import Verifier
 
 __all__ = ["build"]
+
+PICTURES = 4
+"""Number of pictures in the report, with the detections of the original model and of the engine."""
 
 
 def build(
@@ -54,6 +58,7 @@ def build(
     seed: int = 0,
     threads: int = 0,
     profile: bool = True,
+    allow_noise: bool = False,
     batch: int | Sequence[int] | None = None,
     attention: Literal["auto", "off", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
@@ -87,7 +92,10 @@ def build(
         opset: the ONNX opset to export to.
         seed: seed of random weights.
         threads: threads that the engine runs on; 0 lets the backend choose.
-        profile: measure the engine and compare it with FP32.
+        profile: measure the engine, and an FP32 engine beside it. Without it, the engine is only compared with the
+            original model.
+        allow_noise: build an engine whose outputs differ from those of the original model by more than its precision
+            explains; a note says by how much.
         batch: batch size: a number, or the min, opt and max of a range. It replaces a first dimension of 1 in
             ``input`` and ``shape``.
         attention: ``auto`` computes attention in the way that measured fastest on the target; ``off`` treats it as any
@@ -136,33 +144,56 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
         from edgekit.pipeline.calibrate import calibrate
         from edgekit.pipeline.class_names import with_class_names
         from edgekit.pipeline.compile import compile_engines
+        from edgekit.pipeline.inputs import model_inputs
         from edgekit.pipeline.load_model import load_model
         from edgekit.pipeline.precision import typed_graph
-        from edgekit.pipeline.verify import verify_graph
+        from edgekit.pipeline.reference import reference_outputs
+        from edgekit.pipeline.verify import Verifier
         from edgekit.quantize.calibrate.table import write_table
 
     started = time.perf_counter()
     target = config.target
     model = with_class_names(load_model(config.model, progress), config.model, progress)
     require_room(place, _needed_bytes(model, config))
-    measured = config.output.profile and _runs_here(target, progress)
-    calibration = calibrate(model, config.calibration, target, progress)
+    runs_here = _runs_here(target, progress)
+    inputs = model_inputs(model, config.calibration, target, progress)
+    reference = reference_outputs(model, inputs, progress)
+    verifier = Verifier(
+        model=model,
+        inputs=inputs,
+        reference=reference,
+        target=target,
+        allow_noise=config.output.allow_noise,
+        progress=progress,
+    )
+    verifier.verify_graph()
+    model.original.close()
+    calibration = calibrate(model, inputs, config.calibration, target, progress)
     model = replace(model, input_statistics=model.input_statistics or calibration.input_statistics)
     typed = typed_graph(model, calibration, target, progress)
-    verify_graph(model, typed, calibration, target, progress, measured=measured)
+    verifier.verify_typed(typed, measured=runs_here)
     with tempfile.TemporaryDirectory(prefix=".float-", dir=folder) as scratch:
         engines = compile_engines(
-            folder, Path(scratch), model, typed, calibration, config, progress, reference=measured
+            folder,
+            Path(scratch),
+            model,
+            typed,
+            calibration,
+            config,
+            progress,
+            reference=runs_here and config.output.profile,
         )
         manifest = engines[-1].manifest
         if calibration.table is not None and target.precision is Precision.INT8:
             write_table(calibration.table, folder / "calibration.json")
-        if measured and _is_for_here(manifest, progress):
-            found = _compared(model, engines, calibration, target, progress)
-            facts = _facts(model, typed, calibration, target)
-            facts |= {"build_s": time.perf_counter() - started, "sqnr_db": found.sqnr_db or None}
-            write_build_report(folder, found.reports, facts, found.accuracy, found.pictures)
-    seal(folder, msgspec.structs.replace(manifest, notes=tuple(progress.notes)))
+        if runs_here and _is_for_here(manifest, progress):
+            measured = _verified(engines, typed, verifier, latency=config.output.profile)
+            if config.output.profile:
+                facts = _facts(model, typed, calibration, target)
+                facts |= {"build_s": time.perf_counter() - started}
+                _write_report(folder, measured, facts, verifier, manifest)
+    verification = verifier.verification()
+    seal(folder, msgspec.structs.replace(manifest, verification=verification, notes=tuple(progress.notes)))
 
 
 def _runs_here(target: TargetConfig, progress: Progress) -> bool:
@@ -188,19 +219,39 @@ def _is_for_here(manifest: Manifest, progress: Progress) -> bool:
     return True
 
 
-def _compared(
-    model: LoadedModel,
-    engines: Sequence[BuiltEngine],
-    calibration: Calibration,
-    target: TargetConfig,
-    progress: Progress,
-) -> Comparison:
-    """Measures the engines and compares the outputs of the last with those of FP32."""
-    inputs = (calibration.feeds, calibration.min_max_feeds) if len(engines) > 1 else ((), ())
-    found = compare_engines(engines, *inputs, threads=target.threads, progress=progress)
-    if found.sqnr_db:
-        require_signal([found.sqnr_db, *found.min_max_db], model.min_max.sizes, target.target, progress)
-    return found
+def _verified(
+    engines: Sequence[BuiltEngine], typed: TypedGraph, verifier: Verifier, *, latency: bool
+) -> list[MeasuredEngine]:
+    """Runs the engines one after the other, and compares each with the original model."""
+    inputs = (verifier.inputs.feeds, *verifier.inputs.min_max_feeds)
+    measured = []
+    for built in engines:
+        found = measured_engine(
+            built, inputs, latency=latency, threads=verifier.target.threads, progress=verifier.progress
+        )
+        verifier.verify_engine(found.precision, found.outputs, typed if built is engines[-1] else None)
+        measured.append(found)
+    return measured
+
+
+def _write_report(
+    folder: Path,
+    measured: Sequence[MeasuredEngine],
+    facts: dict[str, Any],
+    verifier: Verifier,
+    manifest: Manifest,
+) -> None:
+    """Writes the report of the build: latencies, and how far the last engine agrees with the original model."""
+    reference, feeds = verifier.reference, verifier.inputs.feeds
+    reports = {str(each.precision): each.report for each in measured if each.report is not None}
+    accuracy, pictures = None, []
+    if reference.outputs:
+        outputs = measured[-1].outputs[0]
+        agreement = agreement_of_outputs(reference.outputs, outputs, manifest)
+        accuracy = Accuracy(reference=reference.name, noise=verifier.noise, agreement=agreement)
+        pictures = compared_pictures(feeds, reference.outputs, outputs, manifest, PICTURES)
+        facts = facts | {"sqnr_db": accuracy.sqnr_db or None, "verified_db": dict(verifier.found) or None}
+    write_build_report(folder, reports, facts, accuracy, pictures)
 
 
 def _facts(model: LoadedModel, typed: TypedGraph, calibration: Calibration, target: TargetConfig) -> dict[str, Any]:

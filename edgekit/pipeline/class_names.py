@@ -10,7 +10,7 @@ from edgekit.data.label_files import labels_from_file
 from edgekit.graph.file import output_specs
 from edgekit.models.cfg.recipe import names_file
 from edgekit.models.weights.origin import WeightsOrigin, origin_of_weights
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.recipe.classes import check_class_names, class_count
 

@@ -27,7 +27,7 @@ from edgekit.lower.rewriting import lower
 from edgekit.measure.compare import BuiltEngine
 from edgekit.option import given_values
 from edgekit.pipeline.calibrate import Calibration
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph
 from edgekit.progress import Progress
 from edgekit.specs import Precision

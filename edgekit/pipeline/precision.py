@@ -9,7 +9,7 @@ import onnx_ir as ir
 from edgekit.config import TargetConfig
 from edgekit.engine.backend import scheme_of
 from edgekit.pipeline.calibrate import Calibration
-from edgekit.pipeline.load_model import LoadedModel
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.half.cast import half_from_graph

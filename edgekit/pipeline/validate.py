@@ -103,8 +103,10 @@ def require_buildable(config: BuildConfig) -> None:
     """
     precision = config.target.precision
     given = [found.flag for found in given_options(config.calibration)]
-    # Half precision measures ranges too, to find overflows, but always with the same method.
-    refused = {Precision.INT8: [], Precision.FP32: given}.get(precision, [f for f in given if f == "--calib-method"])
+    # Every engine is compared with the original model on the calibration inputs. Half precision measures ranges too,
+    # to find overflows, but always with the same method.
+    never = {Precision.INT8: (), Precision.FP32: ("--calib-method", "--keep-float")}.get(precision, ("--calib-method",))
+    refused = [flag for flag in given if flag in never]
     if refused:
         raise UsageError(f"{refused[0]} does not go with --{precision}", hint="leave one of them out")
     _check_target(config.target, backend(config.target.target))

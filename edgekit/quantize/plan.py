@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgekit.errors import UsageError, nearest
 from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
+from edgekit.quantize.output_parts import forms_of_outputs
 from edgekit.specs import QuantScheme
 
 __all__ = ["Plan", "QuantPolicy", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
@@ -123,15 +124,16 @@ def selects(node: ir.Node) -> bool:
 
 
 def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
-    """Finds the last convolutions or matrix products before each output that is not a vector of scores.
+    """Finds the last convolutions or matrix products before each output that is more than a vector of scores.
 
     8 bits are too coarse for boxes, key points and masks (ultralytics/yolov5 #2509: 0.362 mAP becomes 0.054), and
     these layers are a small part of the work. A classifier's last layer, before an output ``(N, C)``, is quantized
-    like any other.
+    like any other; boxes and scores that are joined in such an output, as behind non-maximum suppression, are not.
     """
     found: dict[ir.Node, str] = {}
+    forms = forms_of_outputs(graph)
     for output in graph.graph.outputs:
-        if output.shape is None or len(output.shape) > 2:
+        if output.shape is None or len(output.shape) > 2 or len(forms[output.name or ""].parts) > 1:
             found.update(dict.fromkeys(_last_products(output), "the last layer before an output"))
     # Residual sums lead from the output to the last layer of every block: a layer that feeds a later one is no head.
     return {node: reason for node, reason in found.items() if not _feeds_another(node, found)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgekit.specs import specs_text
+from edgekit.specs import EXACT_DB, specs_text
 
 if TYPE_CHECKING:
     from edgekit.measure.conditions import Conditions
@@ -18,6 +18,7 @@ __all__ = [
     "BACKEND_NAMES",
     "bound_in_words",
     "bytes_in_words",
+    "decibels",
     "disturbances_of",
     "engine_rows",
     "environment_rows",
@@ -50,7 +51,8 @@ FACT_LABELS = {
     "calibration_skipped": "inputs skipped",
     "export_error": "largest export error",
     "macs": "multiply-accumulates",
-    "sqnr_db": "INT8 SQNR",
+    "sqnr_db": "signal to noise",
+    "verified_db": "signal to noise by stage",
 }
 
 
@@ -58,6 +60,13 @@ def milliseconds(value_ms: float) -> str:
     """Formats a duration with three significant digits, without a unit: ``0.123``, ``1.23``, ``12.3``, ``1234``."""
     decimals = 3 if value_ms < 1 else 2 if value_ms < 10 else 1 if value_ms < 100 else 0
     return f"{value_ms:.{decimals}f}"
+
+
+def decibels(ratio_db: float) -> str:
+    """Formats a signal-to-noise ratio: ``31.2 dB``; ``equal`` if nothing differs."""
+    if abs(ratio_db) >= EXACT_DB:
+        return "equal" if ratio_db > 0 else "infinities or NaN"
+    return f"{ratio_db:.1f} dB"
 
 
 def percentile_name(percentile: float) -> str:
@@ -273,5 +282,5 @@ def _fact_value(name: str, value: Any) -> str:
     if name.endswith("_s"):
         return f"{value:.1f} s"
     if name.endswith("_db"):
-        return f"{value:.1f} dB"
+        return decibels(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"

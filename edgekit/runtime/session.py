@@ -129,9 +129,10 @@ class Session:
         If an input is an array in the memory of the GPU (PyTorch, CuPy, or any other with DLPack or
         ``__cuda_array_interface__``), it is read there, and the outputs are `DeviceArray`, which stay there.
 
-        Types and shapes must be those of the engine, and dynamic sizes must be in the range that it was built for;
-        memory order and byte order may differ. Values are not checked: NaN is passed on. The caller owns the outputs.
-        They may be views that are not contiguous; use `numpy.ascontiguousarray` for C order.
+        Types and shapes must be those of the engine, but an input of float32 also takes FP16, BF16 and FP64 from the
+        host. Dynamic sizes must be in the range that it was built for; memory order and byte order may differ. Values
+        are not checked: NaN is passed on. The caller owns the outputs. They may be views that are not contiguous; use
+        `numpy.ascontiguousarray` for C order.
 
         Raises:
             RunError: an input is missing, unknown, of another type or shape, or out of range; the session is closed.

@@ -84,6 +84,7 @@ def arguments(
         "edgekit build": build,
         "edgekit compare": compare,
         "edgekit compile": compile_,
+        "edgekit debug": lambda: [str(write_classifier(tmp_path / "net.onnx")), "--fp32", "--target", "cpu"],
         "edgekit doctor": list,
         "edgekit estimate": lambda: [str(write_classifier(tmp_path / "net.onnx")), "--board", "orin-nano"],
         "edgekit eval": lambda: [str(regression()), "--data", table(11)],

@@ -60,7 +60,7 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
         (["modles"], "did you mean models?"),
         (
             ["zzz"],
-            "known: anchors, build, compare, compile, demo, doctor, estimate, eval, export, inspect, models, profile, "
+            "known: anchors, build, compare, compile, debug, demo, doctor, estimate, eval, export, inspect, models, profile, "
             "run, train",
         ),
         (["build", "--in8"], "did you mean --input or --int8?"),

@@ -168,7 +168,7 @@ def test_arrays_by_name_and_a_summary_as_json(
     ("write", "message"),
     [
         (lambda path: np.save(path, np.ones((2, 9), np.float32)), "(2, 9)"),
-        (lambda path: np.save(path, np.ones((2, 8))), "float64"),
+        (lambda path: np.save(path, np.ones((2, 8), int)), "int64"),
         (lambda path: path.write_bytes(b"\x93NUMPY\x01"), "expected arrays"),
         (lambda path: path.write_bytes(b""), "expected arrays"),
         (lambda path: np.save(path, np.array([{}], object), allow_pickle=True), "expected arrays"),

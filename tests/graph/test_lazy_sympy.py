@@ -22,7 +22,7 @@ def printed_by(code: str) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("package", ["graph", "quantize", "lower"])
+@pytest.mark.parametrize("package", ["graph", "quantize", "lower", "pipeline"])
 def test_onnx_ir_is_imported_without_sympy(package: str) -> None:
     assert printed_by(f"import edgekit.{package}, onnx_ir{SHOWN}") == []
 

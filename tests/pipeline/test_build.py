@@ -24,8 +24,8 @@ from edgekit.extras import install_command
 from edgekit.measure import compare as side_by_side
 from edgekit.measure.reports import build_report_from_bundle
 from edgekit.progress import Advance, Silent
-from edgekit.quantize.compare import signal_to_noise_db
 from edgekit.recipe.schema import Preprocess
+from tests.decibels import signal_to_noise_db
 
 torch.set_num_threads(2)
 

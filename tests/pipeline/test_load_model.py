@@ -15,7 +15,8 @@ from torch import nn
 from edgekit.config import ModelConfig
 from edgekit.errors import GraphError, UsageError
 from edgekit.graph.evaluator import Evaluator
-from edgekit.pipeline.load_model import LoadedModel, load_model
+from edgekit.pipeline.load_model import load_model
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Advance, Silent
 from edgekit.recipe.schema import Preprocess, load_recipe
 

@@ -16,7 +16,7 @@ from edgekit.data.files import files_in
 from edgekit.data.images import images_in, is_image, preprocess, read_image
 from edgekit.errors import CalibrationError, DataError, UsageError, nearest
 from edgekit.recipe.schema import Preprocess, shipped
-from edgekit.specs import ShapeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
+from edgekit.specs import ShapeRange, TensorSpec, in_float32, sizes_of, sizes_take, specs_at, specs_text
 from edgekit.storage import sha256_of
 
 __all__ = ["CalibrationSet", "Sample", "calibration_set", "calibration_set_names"]
@@ -281,6 +281,7 @@ def _array_feed(
         value = {names[0]: value}
     if sorted(value) != sorted(names):
         raise CalibrationError(f"{where}: expected arrays {', '.join(sorted(names))}, got {', '.join(sorted(value))}")
+    value = {spec.name: in_float32(value[spec.name], spec.dtype) for spec in inputs}
     for spec in inputs:
         array = value[spec.name]
         if array.dtype.name != spec.dtype or not sizes_take(sizes_of(spec, shapes), array.shape):

@@ -98,6 +98,21 @@ class FileInfo(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """How far each stage of the build keeps the outputs of the model as it came.
+
+    Attributes:
+        reference: what computed the outputs that they were compared with, such as ``ONNX Runtime on model.onnx``.
+        inputs: number of inputs.
+        sqnr_db: signal-to-noise ratio in dB of each stage's worst output, or part of one, in the order of the build;
+            200 if nothing differs.
+    """
+
+    reference: str
+    inputs: int
+    sqnr_db: dict[str, float]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The contents of ``manifest.json``: the description of an engine.
 
@@ -122,6 +137,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         engine_options: the options that the engine's backend was given, by name.
         build_command: the ``edgekit build`` command that repeats the build; empty for a module passed as an object.
         compile_command: the ``edgekit compile`` command that made the engine, if it was compiled separately.
+        verification: how far it agrees with the model as it came; None if nothing was compared.
         notes: notes for the user about the results.
         files: every other file of the bundle.
     """
@@ -152,6 +168,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     engine_options: dict[str, Any] = {}
     build_command: str = ""
     compile_command: str = ""
+    verification: Verification | None = None
     notes: tuple[str, ...] = ()
     files: dict[str, FileInfo] = {}
 

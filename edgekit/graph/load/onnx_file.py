@@ -9,12 +9,14 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
-from onnx_ir.passes.common import InlinePass, RemoveInitializersFromInputsPass, RemoveUnusedFunctionsPass
+from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
 from edgekit.errors import GraphError, nearest
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.upgrade_opset import OPSET, upgrade_opset
 from edgekit.graph.passes.infer_shapes import InferShapes
+from edgekit.graph.passes.inline_functions import inlined
+from edgekit.graph.passes.widen_floats import WidenFloats
 
 __all__ = ["graph_from_onnx"]
 
@@ -38,7 +40,8 @@ _OTHER_FORMATS = (
 def graph_from_onnx(path: Path) -> ir.Model:
     """Reads an ONNX file and upgrades it to opset 20; newer opsets are kept.
 
-    Functions are inlined, initializers are removed from the inputs, and shapes are inferred. External weights are read
+    Functions are inlined, FP16, BF16 and FP64 become FP32 (see `WidenFloats`; `source_types` are the types that inputs
+    and outputs had), initializers are removed from the inputs, and shapes are inferred. External weights are read
     on use, so their file must stay in place until the graph is saved.
 
     Args:
@@ -66,15 +69,14 @@ def graph_from_onnx(path: Path) -> ir.Model:
     del model
     ir.external_data.set_base_dir(graph.graph, path.parent.resolve())
     _read_small_data(graph)
-    try:
-        InlinePass()(graph)
-        RemoveUnusedFunctionsPass()(graph)  # type: ignore[no-untyped-call]
-    except Exception as e:
-        raise GraphError(f"{path}: its functions cannot be inlined: {_first_line(e)}") from e
+    graph = inlined(graph)
     RemoveInitializersFromInputsPass()(graph)
     _name_dimensions(graph)
+    WidenFloats()(graph)
+    types = graph.metadata_props
     if graph.opset_imports.get("", OPSET) < OPSET:
         graph = upgrade_opset(graph, path.name)
+        graph.metadata_props.update(types)
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
     return graph

@@ -16,6 +16,7 @@ from edgekit.graph.passes.name_nodes import NameNodes
 from edgekit.graph.passes.remove_dead import RemoveDead
 from edgekit.graph.passes.remove_identity import RemoveIdentity
 from edgekit.graph.passes.scale_queries import ScaleQueries
+from edgekit.graph.passes.widen_floats import WidenFloats, is_widened, source_types, types_note, widened
 
 __all__ = [
     "AddWindowMasks",
@@ -28,7 +29,12 @@ __all__ = [
     "NameNodes",
     "RemoveDead",
     "RemoveIdentity",
+    "WidenFloats",
     "optimize",
+    "source_types",
+    "is_widened",
+    "types_note",
+    "widened",
 ]
 
 _MAX_ROUNDS = 10

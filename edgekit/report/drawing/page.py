@@ -6,9 +6,11 @@ scales the drawing, searches it, and shows the facts of what is clicked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from edgekit.measure.layers import LayerTimes
+from edgekit.quantize.layer_noise import LayerNoise
 from edgekit.report.assets import asset
 from edgekit.report.drawing.cards import Card, Painter
 from edgekit.report.drawing.contents import Contents, Drawing, Port
@@ -19,15 +21,21 @@ from edgekit.report.drawing.tree import Block
 __all__ = ["html_from_drawing"]
 
 
-def html_from_drawing(drawing: Drawing, depth: int | None = None, times: LayerTimes | None = None) -> str:
+def html_from_drawing(
+    drawing: Drawing,
+    depth: int | None = None,
+    times: LayerTimes | None = None,
+    noise: Sequence[LayerNoise] | None = None,
+) -> str:
     """Renders the page.
 
     Args:
         drawing: the graph to draw.
         depth: number of visible levels when the page opens; None for as many as fit.
         times: times of the engine's layers, which colour the blocks.
+        noise: noise of the layers, which colours the blocks instead.
     """
-    writer = _Writer(drawing, drawing.unfolded(depth), times)
+    writer = _Writer(drawing, drawing.unfolded(depth), times, noise)
     name = escape(drawing.found.name)
     legend = "".join(f'<li><i class="{colour}"></i>{escape(words)}</li>' for colour, words in writer.painter.legend())
     return (
@@ -56,8 +64,14 @@ _TOOLS = (
 
 
 class _Writer:
-    def __init__(self, drawing: Drawing, opened: set[Block], times: LayerTimes | None) -> None:
-        self.painter = Painter(drawing, times)
+    def __init__(
+        self,
+        drawing: Drawing,
+        opened: set[Block],
+        times: LayerTimes | None,
+        noise: Sequence[LayerNoise] | None = None,
+    ) -> None:
+        self.painter = Painter(drawing, times, noise)
         self._drawing = drawing
         self._opened = opened
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgekit.errors import AccuracyError, ExportError, GraphError
-from edgekit.graph.check import compare_with_module
 from edgekit.graph.evaluator import Evaluator
+from edgekit.graph.export.check import compare_with_module
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.file import input_specs, output_specs
 from edgekit.graph.passes import optimize

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.errors import EdgeKitError, GraphError
-from edgekit.graph.check import check_runs
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import input_specs, is_quantized, output_specs, save_graph, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
@@ -59,7 +58,7 @@ def test_onnx_own_test_models_give_their_expected_outputs(name):
     folder = ONNX_DATA / name
     graph = optimize(graph_from_onnx(folder / "model.onnx"))
     assert graph.opset_imports[""] == 20
-    check_runs(graph)
+    Evaluator(graph)
     case = folder / "test_data_set_0"
     inputs, outputs = (
         [numpy_helper.to_array(onnx.load_tensor(path)) for path in sorted(case.glob(f"{kind}_*.pb"))]
@@ -161,7 +160,7 @@ def test_operators_of_onnxruntime_are_known(tmp_path):
     model = small_model()
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     model.graph.node[1].domain, model.graph.node[1].op_type = "com.microsoft", "Gelu"
-    check_runs(graph_from_onnx(written(tmp_path, model)))
+    Evaluator(graph_from_onnx(written(tmp_path, model)))
 
 
 def test_operator_that_onnxruntime_lacks_is_named(tmp_path):
@@ -169,7 +168,7 @@ def test_operator_that_onnxruntime_lacks_is_named(tmp_path):
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     model.graph.node[1].domain, model.graph.node[1].op_type = "com.microsoft", "NoSuchThing"
     with pytest.raises(GraphError, match="NoSuchThing"):
-        check_runs(graph_from_onnx(written(tmp_path, model)))
+        Evaluator(graph_from_onnx(written(tmp_path, model)))
 
 
 def test_graph_with_an_undefined_value_is_not_valid(tmp_path):
@@ -289,7 +288,7 @@ def test_damaged_file_raises_nothing_but_our_errors(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged.onnx"
     path.write_bytes(content[:cut])
     try:
-        check_runs(optimize(graph_from_onnx(path)))
+        Evaluator(optimize(graph_from_onnx(path)))
     except EdgeKitError as e:
         assert isinstance(e, GraphError)
 

@@ -1,4 +1,4 @@
-"""Checks that an exported graph matches its module, and that ONNX Runtime can run a loaded graph."""
+"""Checks that an exported graph computes what its PyTorch module computes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from edgekit.errors import AccuracyError, ExportError, GraphError, UsageError
+from edgekit.errors import AccuracyError, ExportError, UsageError
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import input_specs
 from edgekit.specs import TensorSpec
 
-__all__ = ["ExportCheck", "OutputCheck", "check_runs", "compare_with_module"]
+__all__ = ["ExportCheck", "OutputCheck", "compare_with_module", "outputs_inside", "run_module"]
 
 _DYNAMIC_SIZE = 2
 
@@ -76,7 +75,7 @@ def compare_with_module(
     for sizes, seed in (*((specs, seed) for seed in seeds), *((sizes, seeds[0]) for sizes in also)):
         feeds = _random_feeds(sizes, seed, num_values or {})
         with _size_errors(module, sizes, in_range=sizes is not specs):
-            expected = _run_module(module, list(feeds.values()))
+            expected = run_module(module, list(feeds.values()))
         got = evaluator.run(feeds)
         _require_same_outputs(got, expected)
         for (name, array), reference in zip(got.items(), expected, strict=True):
@@ -109,29 +108,6 @@ def _size_errors(module: nn.Module, specs: Sequence[TensorSpec], *, in_range: bo
         ) from e
 
 
-def check_runs(graph: ir.Model, sizes: Sequence[Sequence[TensorSpec]] = ()) -> None:
-    """Checks that ONNX Runtime can load ``graph`` and run it on zeros.
-
-    Args:
-        graph: the graph; it may have dynamic dimensions.
-        sizes: sets of inputs with fixed shapes; the graph is run once with each. By default it is run with its own
-            shapes, if all are fixed.
-
-    Raises:
-        GraphError: names the operator or node that cannot run.
-    """
-    evaluator = Evaluator(graph)
-    own = input_specs(graph)
-    fixed = all(isinstance(size, int) for spec in own for size in spec.shape)
-    for specs in sizes or ([own] if fixed else []):
-        try:
-            evaluator.run({spec.name: np.zeros(_sizes(spec), spec.dtype) for spec in specs})
-        except GraphError as e:
-            text = "; ".join(map(str, specs))
-            hint = f"the inputs were zeros of {text}; if these sizes are wrong, set others with --input or --shape"
-            raise GraphError(e.message, hint=hint) from e
-
-
 def _random_feeds(specs: Sequence[TensorSpec], seed: int, num_values: Mapping[str, int]) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     feeds = {}
@@ -147,7 +123,7 @@ def _sizes(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else _DYNAMIC_SIZE for size in spec.shape)
 
 
-def _run_module(module: nn.Module, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def run_module(module: nn.Module, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -184,7 +160,7 @@ def _first_off(graph: ir.Model, module: nn.Module, feeds: dict[str, np.ndarray],
     """Names the first value, in graph order, that differs from the output of the module with the same name."""
     outputs = {value.name for value in graph.graph.outputs}
     inside = [value for node in graph.graph for value in node.outputs if value.name not in outputs]
-    expected = _outputs_inside(module, feeds)
+    expected = outputs_inside(module, list(feeds.values()))
     also = [value.name for value in inside if value.name and value.name in expected]
     evaluator = Evaluator(graph, also=also)
     got = evaluator.run(feeds)
@@ -195,7 +171,7 @@ def _first_off(graph: ir.Model, module: nn.Module, feeds: dict[str, np.ndarray],
     return ""
 
 
-def _outputs_inside(module: nn.Module, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def outputs_inside(module: nn.Module, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Runs the module and returns the first output of each submodule that returns a single tensor."""
     seen: dict[str, np.ndarray] = {}
 
@@ -209,7 +185,7 @@ def _outputs_inside(module: nn.Module, feeds: dict[str, np.ndarray]) -> dict[str
         if name
     ]
     try:
-        _run_module(module, list(feeds.values()))
+        run_module(module, inputs)
     finally:
         for handle in handles:
             handle.remove()

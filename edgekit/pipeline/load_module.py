@@ -1,0 +1,281 @@
+"""Exports a recipe, a Darknet cfg file or a module with PyTorch, and checks the graph against the module."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from edgekit.config import ModelConfig
+from edgekit.engine.bundle import manifest as bundle
+from edgekit.errors import ExportError, UsageError
+from edgekit.graph.export.check import compare_with_module
+from edgekit.graph.export.module import graph_from_module
+from edgekit.graph.export.original import ModuleOriginal
+from edgekit.graph.file import input_specs
+from edgekit.graph.load.upgrade_opset import OPSET
+from edgekit.graph.passes import optimize
+from edgekit.graph.sizes import MinMaxInputs
+from edgekit.models.cfg.recipe import recipe_from_cfg
+from edgekit.models.factory import module_from_factory, module_from_recipe
+from edgekit.models.weights.download import weights_file
+from edgekit.models.weights.read import load_weights
+from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, fitting, input_preprocess, measured_stats
+from edgekit.progress import Progress
+from edgekit.recipe.preprocess import merged
+from edgekit.recipe.schema import Preprocess, Recipe, Tolerance
+from edgekit.shapes import image_shape_of, open_shape, ranges_of_sizes, ranges_of_specs, with_batch
+from edgekit.specs import Shape, ShapeRange, SizeRange, TensorSpec, specs_at
+from edgekit.storage import sha256_of
+
+__all__ = ["model_from_cfg", "model_from_factory", "model_from_module", "model_from_recipe"]
+
+DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+EXAMPLE_INPUT = "give it with --input, such as --input 1x3x224x224"
+OWN_RECIPE = "write your own recipe with other shapes, and give its file"
+FITTED = "leave it out: images of any size are resized to fit"
+UNTRAINED = (
+    "the weights are random: latency and size are real, outputs are meaningless. Give trained weights with {where}"
+)
+
+
+def model_from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -> LoadedModel:
+    if config.input:
+        hint = "use --shape, as in 320x320" if len(recipe.inputs) == 1 else OWN_RECIPE
+        raise UsageError(f"--input does not go with the recipe '{recipe.name}'", hint=hint)
+    shapes = _recipe_shapes(recipe, config)
+    specs = [TensorSpec(spec.name, spec.dtype, open_shape(spec.name, shapes[spec.name])) for spec in recipe.inputs]
+    preprocess = recipe.preprocess
+    if config.preprocess is not None:
+        preprocess = merged(preprocess or Preprocess(), config.preprocess)
+    if preprocess is not None:
+        preprocess = fitting(preprocess, specs[0])
+    with progress.stage(f"making {recipe.name}"):
+        module = module_from_recipe(recipe, seed=config.seed)
+    weights = _load(module, recipe, config, progress)
+    num_values = {spec.name: spec.num_values for spec in recipe.inputs if spec.num_values}
+    with _explain_shape_error(recipe, config):
+        made = _exported(module, specs, shapes, recipe.outputs, config.opset, recipe.tolerance, num_values, progress)
+    return LoadedModel(
+        name=recipe.name,
+        graph=made.graph,
+        inputs=input_specs(made.graph),
+        quantized=False,
+        stats=measured_stats(made.graph, made.shapes, one_image=recipe.postprocess is not None),
+        task=recipe.task,
+        origin=bundle.Source(kind="recipe", name=recipe.name, weights=weights),
+        preprocess=preprocess,
+        postprocess=recipe.postprocess,
+        labels=recipe.labels.names,
+        expects=recipe.expects,
+        policy=recipe.quantize,
+        num_values=num_values,
+        shapes=made.shapes,
+        min_max=made.min_max,
+        export_error=made.error,
+        original=made.original,
+    )
+
+
+def model_from_cfg(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
+    """Loads a Darknet cfg file, which becomes a recipe."""
+    recipe = recipe_from_cfg(path)
+    # The layers depend on the input shape, so that another shape needs another recipe.
+    if config.shape is not None:
+        recipe = recipe_from_cfg(path, _one_size(recipe, _recipe_shape(recipe, config.shape)))
+    source = model_from_recipe(recipe, config, progress)
+    origin = bundle.Source(kind="cfg", name=path.name, sha256=sha256_of(path), weights=source.origin.weights)
+    return dataclasses.replace(source, origin=origin)
+
+
+def _recipe_shapes(recipe: Recipe, config: ModelConfig) -> dict[str, Shape]:
+    """Returns the shapes of the recipe's inputs; ``--shape`` replaces the shape of a single input."""
+    shapes: dict[str, Shape] = {spec.name: spec.shape for spec in recipe.inputs}
+    if config.shape is not None:
+        if len(shapes) > 1:
+            raise UsageError(
+                f"--shape: expected a model with one input, got {recipe.name}, which has {', '.join(shapes)}",
+                hint=OWN_RECIPE,
+            )
+        shapes = {recipe.inputs[0].name: _recipe_shape(recipe, config.shape)}
+    return {name: with_batch(shape, config.batch) for name, shape in shapes.items()}
+
+
+def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
+    own = recipe.inputs[0].shape
+    shape = image_shape_of(own, wanted)
+    if len(own) == 4 and shape[1] != own[1]:
+        raise UsageError(f"--shape: {recipe.name} expects {own[1]} channels, got {shape[1]}", hint="give --shape HxW")
+    if recipe.postprocess is None:
+        return shape
+    sides = _one_size(recipe, shape)
+    if recipe.postprocess.kind == "yolov1" and sides != own[2:4]:
+        raise UsageError(
+            f"--shape: {recipe.name} expects {own[2]}x{own[3]}, because it has fully connected layers, got "
+            f"{sides[0]}x{sides[1]}",
+            hint=FITTED,
+        )
+    step = math.lcm(*(head.stride for head in recipe.postprocess.heads))
+    if any(side % step for side in sides):
+        height, width = (max(step, round(side / step) * step) for side in sides)
+        raise UsageError(
+            f"--shape: {recipe.name} expects a height and a width that are multiples of {step}, "
+            f"got {sides[0]}x{sides[1]}",
+            hint=f"the nearest is --shape {height}x{width}",
+        )
+    return shape
+
+
+def _one_size(recipe: Recipe, shape: Shape) -> tuple[int, int]:
+    """Returns height and width; raises `UsageError` if one is a range."""
+    height, width = shape[2:4]
+    if isinstance(height, int) and isinstance(width, int):
+        return height, width
+    opt = "x".join(str(side.opt if isinstance(side, SizeRange) else side) for side in (height, width))
+    raise UsageError(
+        f"--shape: {recipe.name} expects one height and one width, because its boxes are decoded for a fixed size, "
+        f"got {height}x{width}",
+        hint=f"build an engine for each size, as with --shape {opt}; only the batch size may be a range",
+    )
+
+
+@contextlib.contextmanager
+def _explain_shape_error(recipe: Recipe, config: ModelConfig) -> Iterator[None]:
+    """Converts an export error to `UsageError` if ``--shape`` is given."""
+    # A recipe can be exported in its own shape, so another shape is the cause, as with fully connected layers.
+    try:
+        yield
+    except ExportError as e:
+        if config.shape is None:
+            raise
+        shapes = (recipe.inputs[0].shape, _recipe_shape(recipe, config.shape))
+        own, wanted = ("x".join(map(str, shape)) for shape in shapes)
+        raise UsageError(
+            f"--shape: {recipe.name} expects {own}, got {wanted}, which cannot be exported: {e.message}",
+            hint=FITTED if recipe.preprocess is not None else OWN_RECIPE,
+        ) from e
+
+
+def _load(module: nn.Module, recipe: Recipe, config: ModelConfig, progress: Progress) -> bundle.WeightsInfo:
+    name = config.weights
+    if name is None:
+        published = f" or --weights {next(iter(recipe.weights))}" if recipe.weights else ""
+        progress.note(UNTRAINED.format(where=f"--weights FILE{published}"))
+        return bundle.WeightsInfo(source=f"random, seed {config.seed}", trained=False)
+    path = weights_file(name, recipe, progress=progress)
+    with progress.stage("reading weights"):
+        load_weights(module, path)
+    return bundle.WeightsInfo(source=name, sha256=sha256_of(path))
+
+
+def model_from_factory(config: ModelConfig, progress: Progress) -> LoadedModel:
+    """Calls a factory, ``package.module:function``, and exports the module that it returns."""
+    return model_from_module(module_from_factory(str(config.model), seed=config.seed), config, progress)
+
+
+def model_from_module(module: object, config: ModelConfig, progress: Progress) -> LoadedModel:
+    name = config.model if isinstance(config.model, str) else type(module).__name__
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            f"model: expected a torch.nn.Module, or text that names a model, got {name}",
+            hint="save a model of another kind as an ONNX file and give its path",
+        )
+    if config.shape is not None:
+        raise UsageError("--shape goes with recipes and ONNX files, not with a module", hint=EXAMPLE_INPUT)
+    if not config.input:
+        raise UsageError(f"'{name}': expected the shape of each input, got none", hint=EXAMPLE_INPUT)
+    weights = None
+    if config.weights is not None:
+        with progress.stage("reading weights"):
+            load_weights(module, config.weights)
+        weights = bundle.WeightsInfo(source=config.weights, sha256=sha256_of(Path(config.weights)))
+    specs, shapes = _module_inputs(module, config)
+    made = _exported(module, specs, shapes, (), config.opset, Tolerance(), {}, progress)
+    return LoadedModel(
+        name=name.rpartition(":")[2].rpartition(".")[2],
+        graph=made.graph,
+        inputs=input_specs(made.graph),
+        quantized=False,
+        stats=measured_stats(made.graph, made.shapes),
+        task="tensor",
+        origin=bundle.Source(kind="module", name=name, weights=weights),
+        preprocess=input_preprocess(config, input_specs(made.graph), progress),
+        shapes=made.shapes,
+        min_max=made.min_max,
+        export_error=made.error,
+        original=made.original,
+    )
+
+
+def _module_inputs(module: nn.Module, config: ModelConfig) -> tuple[list[TensorSpec], dict[str, Shape]]:
+    """Returns the specs and shapes of a module's inputs, in the order of its arguments if the names match.
+
+    A name may end in an element type, as in ``ids:int64``, or be only an element type.
+    """
+    specs: list[TensorSpec] = []
+    shapes: dict[str, Shape] = {}
+    for key, shape in config.input.items():
+        name, _, last = key.rpartition(":")
+        name, dtype = (name, last) if last in DTYPES else (key, "float32")
+        name = name or "input"
+        shapes[name] = with_batch(shape, config.batch)
+        specs.append(TensorSpec(name, dtype, ()))
+    # Inputs with different ranges in the first dimension do not share one batch.
+    batched = len({shape[0] for shape in shapes.values() if shape and isinstance(shape[0], SizeRange)}) < 2
+    specs = [
+        msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], batched=batched)) for spec in specs
+    ]
+    arguments = list(inspect.signature(module.forward).parameters)
+    if all(spec.name in arguments for spec in specs):
+        specs.sort(key=lambda spec: arguments.index(spec.name))
+    return specs, shapes
+
+
+class _Export(NamedTuple):
+    """An exported graph whose outputs match its module; see `LoadedModel`."""
+
+    graph: ir.Model
+    error: float
+    shapes: dict[str, ShapeRange]
+    min_max: MinMaxInputs
+    original: ModuleOriginal
+
+
+def _exported(
+    module: nn.Module,
+    specs: Sequence[TensorSpec],
+    sizes: Mapping[str, Shape],
+    outputs: Sequence[str],
+    opset: int | None,
+    tolerance: Tolerance,
+    num_values: Mapping[str, int],
+    progress: Progress,
+) -> _Export:
+    opset = opset or OPSET
+    with progress.stage("exporting to ONNX"):
+        ranges = ranges_of_sizes(specs, sizes)
+        graph = optimize(graph_from_module(module, specs, outputs, opset=opset, ranges=ranges))
+    if graph.opset_imports[""] != opset:
+        raise UsageError(
+            f"--opset: expected a version that PyTorch {torch.__version__} exports to, got {opset}",
+            hint=f"leave it out: EdgeKit exports to {OPSET}",
+        )
+    # The export gives one name to dimensions that the module needs to be equal, so they must have one range.
+    specs = input_specs(graph)
+    shapes = ranges_of_specs(specs, ranges_of_sizes(specs, sizes))
+    min_max = checked_sizes(graph, shapes, progress)
+    with progress.stage("checking the graph against PyTorch"):
+        opt = specs_at(specs, shapes)
+        check = compare_with_module(graph, module, opt, tolerance.export, (0,), num_values, min_max.sizes)
+    error = max((output.relative_error for output in check.outputs), default=0.0)
+    names = [value.name or "" for value in graph.graph.outputs]
+    return _Export(graph, error, shapes, min_max, ModuleOriginal(module, [spec.name for spec in specs], names))
