@@ -92,7 +92,7 @@ def test_names_of_the_data_set_are_in_the_weights_and_the_engine(cfg: Path, tmp_
     origin = origin_of_weights(found.weights)
     assert origin.labels == ("red", "blue") and origin.inputs is not None
     assert origin.inputs.mean == pytest.approx(1 / 3, abs=0.02)  # a third of the values is 1
-    engine = build(cfg, precision="fp32", target="null", weights=found.weights, output=tmp_path / "e", profile=False)
+    engine = build(cfg, precision="fp32", target="cpu", weights=found.weights, output=tmp_path / "e", profile=False)
     manifest = read_manifest(engine)
     assert manifest.labels == ("red", "blue") and manifest.input_statistics == origin.inputs
 
@@ -100,18 +100,18 @@ def test_names_of_the_data_set_are_in_the_weights_and_the_engine(cfg: Path, tmp_
 def test_labels_of_a_file_replace_those_of_the_weights(cfg: Path, tmp_path: Path) -> None:
     names = tmp_path / "data.yaml"
     names.write_text("names: [rot, blau]\n")
-    engine = build(cfg, precision="fp32", target="null", labels=names, output=tmp_path / "e", profile=False)
+    engine = build(cfg, precision="fp32", target="cpu", labels=names, output=tmp_path / "e", profile=False)
     manifest = read_manifest(engine)
     assert manifest.labels == ("rot", "blau") and f"--labels {names}" in manifest.build_command
     names.write_text("names: [rot, blau, grün]\n")
     with pytest.raises(UsageError, match="--labels: expected 2 names, the number of classes of 'toy', got 3"):
-        build(cfg, precision="fp32", target="null", labels=names, output=tmp_path / "f", profile=False)
+        build(cfg, precision="fp32", target="cpu", labels=names, output=tmp_path / "f", profile=False)
     assert not (tmp_path / "f").exists()
 
 
 def test_names_next_to_a_cfg_are_noted(cfg: Path, tmp_path: Path) -> None:
     cfg.with_name("obj.names").write_text("red\nblue\n")
-    engine = build(cfg, precision="fp32", target="null", output=tmp_path / "e", profile=False)
+    engine = build(cfg, precision="fp32", target="cpu", output=tmp_path / "e", profile=False)
     manifest = read_manifest(engine)
     assert manifest.labels == ("red", "blue")
     assert "the class names are those of obj.names, which is next to toy.cfg" in manifest.notes
@@ -119,7 +119,7 @@ def test_names_next_to_a_cfg_are_noted(cfg: Path, tmp_path: Path) -> None:
 
 def test_a_positional_match_is_noted_and_labels_end_it(cfg: Path, tmp_path: Path) -> None:
     split(tmp_path / "set", "test", {"blue": 1, "red": 2})
-    engine = build(cfg, precision="fp32", target="null", output=tmp_path / "e", profile=False)
+    engine = build(cfg, precision="fp32", target="cpu", output=tmp_path / "e", profile=False)
     examples = data_set(f"coco:{tmp_path / 'set'}")
     found = evaluate_bundle(engine, data=examples)
     assert any("the engine has no class names" in note and "blue, red" in note for note in found.notes)
