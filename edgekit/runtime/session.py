@@ -22,6 +22,7 @@ from edgekit.engine.bundle.manifest import Manifest, read_bundle
 from edgekit.engine.layer_timer import LayerTimer, TimesLayers
 from edgekit.errors import BackendUnavailable, RunError
 from edgekit.kernels.suppression.device import CAPACITY
+from edgekit.option import given_number, given_path
 from edgekit.recipe.classes import check_class_names, class_count
 from edgekit.runtime.detection import DetectionPipeline, PendingRows
 from edgekit.runtime.inputs import checked, host_arrays
@@ -51,11 +52,12 @@ def session_from_bundle(path: str | Path, *, threads: int = 0, labels: Sequence[
         labels: names of the model's classes, in its order; default: those that it was built with.
 
     Raises:
-        UsageError: the model has another number of classes.
+        UsageError: ``path`` is not a bundle, or the model has another number of classes.
         EngineMismatch: the bundle was built for another machine or backend, or was modified since.
         BackendUnavailable: the backend of the engine is not installed.
     """
-    bundle = read_bundle(Path(path))
+    given_number("threads", threads)
+    bundle = read_bundle(given_path("path", path))
     manifest = bundle.manifest
     if labels:
         check_class_names(labels, class_count(manifest.task, manifest.postprocess, manifest.outputs), manifest.name)

@@ -13,7 +13,8 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
 from edgekit.errors import GraphError, nearest
 from edgekit.graph.external_weights import INLINE_BYTES
-from edgekit.graph.load.upgrade_opset import OPSET, upgrade_opset
+from edgekit.graph.load.deprecated import replace_deprecated
+from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.graph.passes.inline_functions import inlined
 from edgekit.graph.passes.widen_floats import WidenFloats
@@ -58,6 +59,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         _require_external_data(model, path)
         _require_known_operators(model, path)
         _require_tensor_inputs(model, path)
+        replace_deprecated(model)
     except TypeError as e:  # protobuf returns a string that is not UTF-8 as bytes
         raise GraphError(f"{path}: not a valid graph: a name in it is not text") from e
     _require_valid(model, path)
@@ -73,10 +75,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
     RemoveInitializersFromInputsPass()(graph)
     _name_dimensions(graph)
     WidenFloats()(graph)
-    types = graph.metadata_props
-    if graph.opset_imports.get("", OPSET) < OPSET:
-        graph = upgrade_opset(graph, path.name)
-        graph.metadata_props.update(types)
+    graph = upgrade_opset(graph, path.name)
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
     return graph
