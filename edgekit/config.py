@@ -195,6 +195,13 @@ class ModelConfig:
         shown_default="random weights",
         convert=_convert_text,
     )
+    labels: Path | None = option(
+        None,
+        "Class names: a file with one per line, a data YAML or COCO JSON; default: those of the weights or the model.",
+        metavar="FILE",
+        kind="path",
+        convert=_convert_path,
+    )
     shape: Shape | None = option(
         None,
         "Shape of the input image. MIN:OPT:MAX is a size that is chosen at run time, as in 320:416:640x320:416:640.",

@@ -48,6 +48,11 @@ Examples:
     help="Weights file to write.  [default: MODEL.safetensors]",
 )
 @click.option(
+    "--labels",
+    metavar="FILE",
+    help="Class names of MODEL: a file with one per line, a data YAML or COCO JSON.  [default: the recipe's, or SET's]",
+)
+@click.option(
     "--weights", shell_complete=complete_weights, metavar="FILE|NAME", help="Initial weights.  [default: random]"
 )
 @click.option("--resume", is_flag=True, help="Resume an interrupted training run from its last checkpoint.")
@@ -79,6 +84,7 @@ def train(
     model: str,
     data: str | None,
     column: str | None,
+    labels: str | None,
     output: Path | None,
     weights: str | None,
     resume: bool,
@@ -108,6 +114,7 @@ def train(
             output=output,
             data=data,
             column=column,
+            labels=labels,
             weights=weights,
             seed=seed,
             resume=resume,
@@ -125,12 +132,15 @@ def train(
             "weights": str(trained.weights),
             "data": trained.data,
             "column": trained.column,
+            "evaluated_on": trained.split,
+            "labels": trained.labels,
             "epochs": trained.epochs,
         }
         json.write(json_bytes(content, indent=2))
     if json.printed:
         return
     echo()
+    echo(f"evaluated on the {trained.split} split")
     echo(f"{trained.weights}", title="weights:", title_color="green")
     calibrated = ["--calib", trained.data, *(["--calib-column", trained.column] if trained.column else [])]
     show_next([shell_words(["edgekit", "build", model, "--weights", str(trained.weights), *calibrated])])

@@ -151,6 +151,8 @@ def _compiled_graph(
         preprocess=model.preprocess,
         postprocess=model.postprocess,
         labels=model.labels,
+        input_statistics=model.input_statistics,
+        expects=model.expects,
         calibration=calibration,
         options={name: value for group in config.groups for name, value in given_values(group).items()},
         engine_options=given_values(target.engine),

@@ -77,6 +77,7 @@ def model_from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -
         preprocess=preprocess,
         postprocess=recipe.postprocess,
         labels=recipe.labels.names,
+        expects=recipe.expects,
         policy=recipe.quantize,
         num_values=num_values,
         shapes=made.shapes,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgekit.data.frames import Format, rgb_frame
@@ -23,6 +24,7 @@ from edgekit.engine.layer_timer import LayerTimer, TimesLayers
 from edgekit.errors import BackendUnavailable, RunError
 from edgekit.kernels.suppression.device import CAPACITY
 from edgekit.option import given_number, given_path
+from edgekit.recipe.classes import check_class_names, class_count
 from edgekit.runtime.detection import DetectionPipeline, PendingRows
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
@@ -42,15 +44,16 @@ __all__ = ["Session", "session_from_bundle"]
 IN_FLIGHT = 2
 
 
-def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
+def session_from_bundle(path: str | Path, *, threads: int = 0, labels: Sequence[str] = ()) -> Session:
     """Loads the engine of a bundle.
 
     Args:
         path: the bundle's folder.
         threads: threads that the engine runs on; 0 lets the backend choose.
+        labels: names of the model's classes, in its order; default: those that it was built with.
 
     Raises:
-        UsageError: ``path`` is not a bundle.
+        UsageError: ``path`` is not a bundle, or the model has another number of classes.
         EngineMismatch: the bundle was built for another machine or backend, or was modified since.
         BackendUnavailable: the backend of the engine is not installed.
     """
@@ -58,6 +61,9 @@ def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
 
     def load(folder: OpenFolder) -> Session:
         manifest = bundle_in(folder.at)
+        if labels:
+            check_class_names(labels, class_count(manifest.task, manifest.postprocess, manifest.outputs), manifest.name)
+            manifest = msgspec.structs.replace(manifest, labels=tuple(labels))
         engine = backend(manifest.backend).load(folder.at / manifest.engine, threads=threads)
         return Session(engine, manifest, folder)
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgekit.arguments import argument, either
+from edgekit.data.input_statistics import InputStatistics
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import Backend, backend
 from edgekit.engine.bundle.reading import OpenFolder, read_whole
@@ -135,6 +136,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         backend_version: version of the vendor's library that built it.
         precision: the requested precision.
         layers: number of convolutions and matrix products by element type, as built.
+        labels: names of the model's classes, in its order; empty if they are unknown.
+        input_statistics: statistics of the inputs that the model was trained or calibrated on; None if they are
+            unknown.
+        expects: what the model's images look like, in words; empty if it takes any.
         engine: name of the engine file; empty in a bundle that `edgekit compile` builds an engine for.
         compute_capabilities: compute capabilities of the GPUs that the engine runs on; empty for the CPU.
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
@@ -164,6 +169,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
     labels: tuple[str, ...] = ()
+    input_statistics: InputStatistics | None = None
+    expects: str = ""
     calibration: CalibrationInfo | None = None
     compute_capabilities: tuple[str, ...] = ()
     shapes: dict[str, ShapeRange] = {}

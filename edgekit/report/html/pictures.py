@@ -27,7 +27,9 @@ def picture(pixels: np.ndarray, detections: Detections, caption: str) -> str:
         detections: boxes in px of the picture.
         caption: the line below it.
     """
-    drawn = draw(pixels, detections)
+    notes: list[str] = []
+    drawn = draw(pixels, detections, note=notes.append)
+    caption = ". ".join([caption, *notes])
     drawn.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     drawn.save(file, "JPEG", quality=QUALITY, optimize=True)
