@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.config import (
+    NATIVE_ATTENTION,
     PLUGIN_ATTENTION,
     BackendOptions,
     BuildConfig,
@@ -120,13 +121,22 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
             f"target '{target.target}' runs on the CPU: {option} is for GPU targets",
             hint="add --target tensorrt or --target tensorrt-rtx, or leave it out",
         )
+    _check_attention(target, library)
+    if target.half_io and target.precision not in (Precision.FP16, Precision.INT8):
+        raise UsageError(f"--half-io goes with --fp16 and --int8, not with --{target.precision}")
+    if not target.graph_only:
+        library.require()
+
+
+def _check_attention(target: TargetConfig, library: Backend) -> None:
+    if target.attention == NATIVE_ATTENTION and not library.on_gpu:
+        raise UsageError(
+            f"--attention {NATIVE_ATTENTION} goes with targets tensorrt and tensorrt-rtx, got '{target.target}'",
+            hint="leave it out: auto takes what measured fastest there",
+        )
     if target.attention in PLUGIN_ATTENTION and target.target != "tensorrt":
         why = "TensorRT-RTX takes no plugins" if target.target == "tensorrt-rtx" else "its kernels run on GPUs"
         raise UsageError(
             f"--attention {target.attention} goes with target tensorrt, got '{target.target}': {why}",
             hint="leave it out, or add --target tensorrt",
         )
-    if target.half_io and target.precision not in (Precision.FP16, Precision.INT8):
-        raise UsageError(f"--half-io goes with --fp16 and --int8, not with --{target.precision}")
-    if not target.graph_only:
-        library.require()
