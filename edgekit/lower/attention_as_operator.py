@@ -33,7 +33,8 @@ class AttentionAsOperator(ReplaceAttention):
     Postconditions: an attention that `find_attention` finds is replaced if its factors have one float type, no Q/DQ
         pairs, three or four dimensions, equal batch sizes, numbers of heads and head sizes, and if the shapes of its
         masks are known to be those of the scores, or to be repeated. The graph then has opset 23. Results are the same
-        up to rounding. Unused nodes are left to `RemoveDead`.
+        up to rounding, except for a row that sees no key because all of them have the same finite score: it is weighed
+        as if it saw all. Unused nodes are left to `RemoveDead`.
     """
 
     runs_as = "ONNX's Attention, which TensorRT reads since 10.14"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from edgekit.device.cuda.resources import Context, Graph, Stream
-from edgekit.errors import BackendUnavailable, RunError, UsageError
+from edgekit.errors import BackendUnavailable, UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.sdpa import reference
 from edgekit.kernels.sdpa.device import Array, Attention, AttentionShape, workspace_bytes
@@ -20,6 +20,7 @@ from edgekit.kernels.sdpa.variants import HEAD_SIZES
 from tests.fakes.fake_cuda import FakeDriver, Pointer
 from tests.kernels.attention_in_numpy import numpy_kernels
 from tests.kernels.attention_on_host import Frame, attention_on_host
+from tests.kernels.failing_calls import calls_that_fail_and_leak_nothing
 from tools.gpu_check import attention as gpu_check
 
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2}
@@ -216,24 +217,12 @@ def test_a_gpu_whose_tensor_cores_triton_does_not_use_is_refused(capability: tup
 
 
 def test_everything_is_freed_whichever_call_fails() -> None:
-    calls = 0
-    while True:
-        driver = FakeDriver(kernels=numpy_kernels)
-        with Context(driver) as context:
-            driver.fail_at = len(driver.calls) + calls
-            try:
-                with Attention(context) as attention:
-                    attention.prepare(dtype="float16", head_size=32)
-                    attention.prepare(dtype="bfloat16", head_size=32)
-            except RunError as e:
-                assert "CUDA failed" in str(e)
-            done = not driver.failed
-            driver.fail_at = None
-        assert not driver.leaks()
-        if done:
-            break
-        calls += 1
-    assert calls > 10
+    def load(context: Context) -> None:
+        with Attention(context) as attention:
+            attention.prepare(dtype="float16", head_size=32)
+            attention.prepare(dtype="bfloat16", head_size=32)
+
+    assert calls_that_fail_and_leak_nothing(load, numpy_kernels) > 10
 
 
 SHAPE = {"batch": 1, "heads": 2, "key_heads": 2, "query_length": 4, "key_length": 4, "head_size": 32}
