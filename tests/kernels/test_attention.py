@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from contextlib import ExitStack
 from typing import Any
@@ -16,7 +17,7 @@ from edgekit.errors import BackendUnavailable, UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.sdpa import reference
 from edgekit.kernels.sdpa.device import Array, Attention, AttentionShape, workspace_bytes
-from edgekit.kernels.sdpa.variants import HEAD_SIZES
+from edgekit.kernels.sdpa.variants import HEAD_SIZES, TURING
 from tests.fakes.fake_cuda import FakeDriver, Pointer
 from tests.kernels.attention_in_numpy import numpy_kernels
 from tests.kernels.attention_on_host import Frame, attention_on_host
@@ -142,6 +143,20 @@ def test_each_type_and_head_size_has_its_kernels(driver: FakeDriver, dtype: str,
     assert kernels == [f"attention_{name}_{dtype}_{size}" for name in ("forward", "decode", "combine")]
 
 
+@pytest.mark.parametrize("size", HEAD_SIZES)
+def test_turing_has_float16_with_smaller_blocks_and_nothing_else(size: int) -> None:
+    turing = FakeDriver(kernels=functools.partial(numpy_kernels, capability=TURING), compute_capability=(7, 5))
+    for queries, mask in ((150, None), (150, (1, 2, 150, 300)), (1, None)):
+        arrays = random_arrays(1, 2, 2, queries, 300, size)
+        options = with_case(arrays, {"mask": mask} if mask else {})
+        assert relative_error(attention_on_host(turing, arrays, **options), expected(arrays)) < TOLERANCE["float16"]
+    for dtype, options in (("bfloat16", {}), ("float16", {"int8": True})):
+        arrays = random_arrays(1, 2, 2, 5, 9, size, dtype=dtype)
+        with pytest.raises(BackendUnavailable, match="needs a GPU of compute capability 8.0 or later, got 7.5"):
+            attention_on_host(turing, arrays, **options)
+    assert not turing.leaks()
+
+
 @pytest.mark.parametrize(
     ("case", "keys"),
     [({}, 1100), ({"key_lengths": [1100, 0]}, 1100), ({"causal_offset": 600}, 1100), ({}, 257), ({}, 33000)],
@@ -208,8 +223,8 @@ def test_only_kernels_with_much_shared_memory_are_allowed_more(driver: FakeDrive
     assert driver.calls.count("allow_shared_memory") == 1
 
 
-@pytest.mark.parametrize(("capability", "message"), [((7, 5), "8.0 or later"), ((6, 1), "8.0 or later")])
-def test_a_gpu_whose_tensor_cores_triton_does_not_use_is_refused(capability: tuple[int, int], message: str) -> None:
+@pytest.mark.parametrize(("capability", "message"), [((7, 2), "7.5 or later"), ((6, 1), "7.5 or later")])
+def test_a_gpu_older_than_all_kernels_is_refused(capability: tuple[int, int], message: str) -> None:
     driver = FakeDriver(compute_capability=capability)
     with Context(driver) as context, pytest.raises(BackendUnavailable, match=message):
         Attention(context)
