@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx.reference import ReferenceEvaluator
 from small_graphs import rewritten, stays
 
@@ -161,7 +162,7 @@ def test_the_lowest_float32_of_a_mask_stays_finite_in_float16() -> None:
     feeds = {name: array.astype(np.float16) for name, array in small.feeds().items()} | {"m": mask}
     found = reference_of(fused, feeds)
     assert np.isfinite(found).all()
-    with np.errstate(over="ignore"):  # the model's own cast
+    with np.errstate(over="ignore", invalid="ignore"):  # the model itself has -inf there
         expected = reference_of(model, feeds)
     np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=4e-3)
 
@@ -210,13 +211,13 @@ def test_a_build_writes_the_operator_and_says_so(mask: str, precision: Any, tmp_
         kinds = {"": kinds[""], "m:int64": kinds["m"]}
     outputs = {}
     for choice in ("native", "auto"):
+        torch.manual_seed(0)
         place = edgekit.build(
             Block(mask).eval(),
             precision=precision,
             target="tensorrt",
             attention=choice,  # type: ignore[arg-type]
             graph_only=True,
-            seed=3,
             input=kinds,
             output=tmp_path / choice,
         )
