@@ -150,10 +150,10 @@ def test_turing_has_float16_with_smaller_blocks_and_nothing_else(size: int) -> N
         arrays = random_arrays(1, 2, 2, queries, 300, size)
         options = with_case(arrays, {"mask": mask} if mask else {})
         assert relative_error(attention_on_host(turing, arrays, **options), expected(arrays)) < TOLERANCE["float16"]
-    for dtype, options in (("bfloat16", {}), ("float16", {"int8": True})):
-        arrays = random_arrays(1, 2, 2, 5, 9, size, dtype=dtype)
-        with pytest.raises(BackendUnavailable, match="needs a GPU of compute capability 8.0 or later, got 7.5"):
-            attention_on_host(turing, arrays, **options)
+    with Context(turing) as context, Attention(context) as attention:
+        for dtype, int8 in (("bfloat16", False), ("float16", True)):
+            with pytest.raises(BackendUnavailable, match="needs a GPU of compute capability 8.0 or later, got 7.5"):
+                attention.prepare(dtype=dtype, head_size=size, int8=int8)
     assert not turing.leaks()
 
 
