@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekit.specs import Precision, Shape, Size
 
 __all__ = [
+    "NATIVE_ATTENTION",
     "PLUGIN_ATTENTION",
     "BackendOptions",
     "BuildConfig",
@@ -39,6 +40,9 @@ __all__ = [
 
 PLUGIN_ATTENTION = ("edgekit", "edgekit-int8")
 """Values of ``--attention`` that put EdgeKit's kernels into the engine, in half precision and in INT8."""
+
+NATIVE_ATTENTION = "native"
+"""The value of ``--attention`` that writes ONNX's operator into the graph."""
 
 Sizes = tuple["int | tuple[int, ...]", ...]
 
@@ -329,8 +333,9 @@ class TargetConfig:
     attention: str = option(
         "auto",
         "How attention runs: auto takes what measured fastest on the target; off treats it as any other operators; "
-        "edgekit and edgekit-int8 are EdgeKit's own kernels, as plugins of tensorrt.",
-        choices=dict.fromkeys(("auto", "off", *PLUGIN_ATTENTION), ""),
+        "native is ONNX's Attention, which TensorRT reads since 10.14; edgekit and edgekit-int8 are EdgeKit's own "
+        "kernels, as plugins of tensorrt.",
+        choices=dict.fromkeys(("auto", "off", NATIVE_ATTENTION, *PLUGIN_ATTENTION), ""),
     )
     half_io: bool = option(False, "Use half precision for inputs and outputs too.", kind="flag", heading="Precision")
     engine: BackendOptions = field(default_factory=BackendOptions)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import msgspec
 import numpy as np
 
-from edgekit.config import PLUGIN_ATTENTION, TargetConfig
+from edgekit.config import TargetConfig
 from edgekit.engine.table import entry_of
 from edgekit.errors import BackendUnavailable
 from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
@@ -173,12 +173,13 @@ def backend(name: str) -> Backend:
 def scheme_of(target: TargetConfig) -> QuantScheme:
     """Returns the target's quantization scheme.
 
-    ``--attention off`` quantizes attention's products like any others; EdgeKit's kernels take them in float.
+    ``--attention off`` quantizes attention's products like any others; single operators for all of it take them in
+    float.
     """
     scheme = backend(target.target).scheme()
     if target.attention == "auto":
         return scheme
-    return msgspec.structs.replace(scheme, float_attention=target.attention in PLUGIN_ATTENTION)
+    return msgspec.structs.replace(scheme, float_attention=target.attention != "off")
 
 
 def default_target() -> str:

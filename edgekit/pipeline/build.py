@@ -61,7 +61,7 @@ def build(
     profile: bool = True,
     allow_noise: bool = False,
     batch: int | Sequence[int] | None = None,
-    attention: Literal["auto", "off", "edgekit", "edgekit-int8"] = "auto",
+    attention: Literal["auto", "off", "native", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
     graph_only: bool = False,
     force: bool = False,
@@ -101,7 +101,8 @@ def build(
         batch: batch size: a number, or the min, opt and max of a range. It replaces a first dimension of 1 in
             ``input`` and ``shape``.
         attention: ``auto`` computes attention in the way that measured fastest on the target; ``off`` treats it as any
-            other operators; ``edgekit`` and ``edgekit-int8`` compute it with EdgeKit's kernels, for ``tensorrt``.
+            other operators; ``native`` writes ONNX's ``Attention``, for TensorRT 10.14 and later and TensorRT-RTX;
+            ``edgekit`` and ``edgekit-int8`` compute it with EdgeKit's kernels, for ``tensorrt``.
         half_io: use half precision for inputs and outputs too.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
         force: replace an engine of another model, precision or target at ``output``.
