@@ -5,15 +5,20 @@ from __future__ import annotations
 import enum
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex, TypeAlias
 
 import msgspec
 
+from edgekit.arguments import either
 from edgekit.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "BEGIN",
     "END",
+    "EXACT_DB",
     "PAD",
     "SPECIAL_TOKENS",
     "UNKNOWN",
@@ -24,6 +29,7 @@ __all__ = [
     "Size",
     "SizeRange",
     "TensorSpec",
+    "in_float32",
     "precision_from_name",
     "shape_from_sizes",
     "size_from_value",
@@ -32,6 +38,9 @@ __all__ = [
     "specs_at",
     "specs_text",
 ]
+
+EXACT_DB = 200.0
+"""Signal-to-noise ratio of equal outputs; -200 dB is that of outputs with infinities or NaN where there are none."""
 
 SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
 """The first tokens of every vocabulary, so that translators, data sets and engines agree on their numbers."""
@@ -116,9 +125,9 @@ def precision_from_name(name: str) -> Precision:
         UsageError: the name is unknown.
     """
     known = [str(precision) for precision in Precision]
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         expected = f"{', '.join(known[:-1])} or {known[-1]}"
-        raise UsageError(f"unknown precision '{name}': expected {expected}", hint=nearest(name, known))
+        raise UsageError(f"unknown precision {name!r}: expected {expected}", hint=nearest(str(name), known))
     return Precision(name)
 
 
@@ -128,7 +137,7 @@ def size_from_value(value: int | Sequence[int], option: str) -> Size:
     Raises:
         UsageError: there are not three sizes, they decrease, or one is below 1; the message begins with ``option``.
     """
-    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
+    numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     whole = [operator.index(number) for number in numbers if isinstance(number, SupportsIndex)]
     if (
         len(numbers) != len(whole)
@@ -136,9 +145,9 @@ def size_from_value(value: int | Sequence[int], option: str) -> Size:
         or not 0 < whole[0] <= whole[len(whole) // 2] <= whole[-1]
     ):
         raise UsageError(
-            f"{option}: expected a number of 1 or more, or a range MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, got "
-            f"{':'.join(map(str, numbers))}",
-            hint="give the min, opt and max size in this order, as in 1:4:16",
+            f"{option}: expected a number of 1 or more, or a range {either('MIN:OPT:MAX', '(MIN, OPT, MAX)')} with "
+            f"1 <= MIN <= OPT <= MAX, got {either(':'.join(map(str, numbers)), repr(value))}",
+            hint=f"give the min, opt and max size in this order, as in {either('1:4:16', '(1, 4, 16)')}",
         )
     return whole[0] if whole[0] == whole[-1] else SizeRange(*whole)
 
@@ -149,6 +158,8 @@ def shape_from_sizes(sizes: Sequence[int | Sequence[int]], option: str) -> Shape
     Raises:
         UsageError: a dimension is neither a size nor a range.
     """
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise UsageError(f"{option}: expected a size for each dimension, as in (320, 320), got {sizes!r}")
     return tuple(size_from_value(size, option) for size in sizes)
 
 
@@ -177,6 +188,22 @@ def sizes_take(sizes: Sequence[Size | str], shape: Sequence[int]) -> bool:
     )
 
 
+def in_float32(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Converts an array of FP16, BF16 or FP64 for an input of float32; returns others unchanged.
+
+    FP64 is numpy's default, and models whose file is in FP16 or FP64 are built with inputs of float32.
+
+    Args:
+        array: the array.
+        dtype: element type of the input.
+    """
+    other = array.dtype.name in ("float16", "bfloat16", "float64")
+    if not other or dtype != "float32":
+        return array
+    converted: np.ndarray = array.astype(dtype)
+    return converted
+
+
 def specs_text(specs: Iterable[TensorSpec], shapes: Mapping[str, ShapeRange]) -> str:
     """Formats inputs for a message: ``x: float32 (1, 3, 48, 32:320:2048); …``."""
     return "; ".join(f"{spec.name}: {spec.dtype} ({', '.join(map(str, sizes_of(spec, shapes)))})" for spec in specs)
@@ -201,6 +228,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         stem_channels: the first two convolutions after an input stay in float if they read at most this many channels
             and reduce the image size, unless ``quantize_outputs`` is set and their activation is fused: INT8 saves
             little time in them, but causes most of the accuracy loss.
+        without_zero_point: products that the backend runs on integers only if the zero point of their input is 0, which
+            takes a range that begins at 0.
         float_attention: both products of an attention stay in float, because the backend computes them faster so.
         rest: precision of what is not quantized: FP32 between INT8 layers makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
@@ -209,6 +238,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         split_channels: minimum number of input channels of a 1x1 convolution that stays in float but reads 8-bit
             activations, if its input is computed in integers: the backend multiplies them by 16-bit weights
             (`edgekit.lower.split_float_weights`). 0 disables this.
+        limits: names of limits of the backend's integer kernels (`edgekit.quantize.kernel_limits`): nodes that they
+            apply to stay in float.
     """
 
     activation_dtype: Literal["uint8", "int8"]
@@ -222,5 +253,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     stem_channels: int = 0
     channel_multiple: int = 1
     split_channels: int = 0
+    limits: frozenset[str] = frozenset()
+    without_zero_point: frozenset[str] = frozenset()
     float_attention: bool = False
     rest: Precision = Precision.FP32

@@ -12,8 +12,11 @@ import onnxruntime
 from edgekit.device.cpu import return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import external_weights
+from edgekit.graph.memory import require_fitting_memory
 
-__all__ = ["Evaluator"]
+__all__ = ["Evaluator", "error_of_runtime"]
+
+_RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
 
 class Evaluator:
@@ -32,6 +35,7 @@ class Evaluator:
     """
 
     def __init__(self, graph: ir.Model, *, also: Sequence[str] = (), threads: int = 0, optimized: bool = False) -> None:
+        require_fitting_memory(graph)
         return_freed_memory()  # freed by earlier sessions
         options = onnxruntime.SessionOptions()
         level = onnxruntime.GraphOptimizationLevel
@@ -47,7 +51,7 @@ class Evaluator:
             options.add_external_initializers(list(self._weights), values)
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as e:
-            raise GraphError(f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {_plain(e)}") from e
+            raise GraphError(f"{_RUNTIME} cannot load the graph: {error_of_runtime(e)}") from e
         return_freed_memory()  # temporary copies of the weights from layout conversion
         self.outputs = tuple(output.name for output in self._session.get_outputs())
 
@@ -60,7 +64,7 @@ class Evaluator:
         try:
             results = self._session.run(list(self.outputs), feeds)
         except Exception as e:
-            raise GraphError(f"ONNX Runtime {onnxruntime.__version__} cannot run the graph: {_plain(e)}") from e
+            raise GraphError(f"{_RUNTIME} cannot run the graph: {error_of_runtime(e)}") from e
         return dict(zip(self.outputs, results, strict=True))
 
 
@@ -83,7 +87,7 @@ def _model_and_weights(graph: ir.Model, also: Sequence[str]) -> tuple[bytes, dic
     return model, weights
 
 
-def _plain(error: Exception) -> str:
+def error_of_runtime(error: Exception) -> str:
     """Returns ONNX Runtime's message without error codes and source locations."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
     text = re.sub(r"\S+\.(cc|h):\d+ (?=\S)", "", text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -10,18 +10,17 @@ import numpy as np
 
 from edgekit.data.images import Placement
 from edgekit.engine.bundle.manifest import Manifest
-from edgekit.quantize.compare import noise_db, signal_to_noise_db
-from edgekit.recipe.schema import Postprocess, YoloHead
+from edgekit.quantize.compare import OutputNoise
 from edgekit.runtime.tasks.classify import logits_from_outputs
 from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
+from edgekit.specs import EXACT_DB
 
 __all__ = [
     "SAME_OBJECT",
     "Accuracy",
     "Agreement",
     "ComparedPicture",
-    "OutputNoise",
-    "accuracy_from_outputs",
+    "agreement_of_outputs",
     "compared_pictures",
     "overlaps_of_boxes",
 ]
@@ -30,20 +29,6 @@ SAME_OBJECT = 0.5
 """Least intersection over union of two boxes of one object, as in PASCAL VOC."""
 
 Arrays = Mapping[str, np.ndarray]
-
-
-class OutputNoise(msgspec.Struct, frozen=True, kw_only=True):
-    """The noise of an output, or of a part of it.
-
-    Attributes:
-        output: name of the output.
-        part: ``boxes`` or ``scores`` (objectness and classes) of a known detector head; empty for the whole output.
-        sqnr_db: signal to quantization noise ratio in dB.
-    """
-
-    output: str
-    part: Literal["", "boxes", "scores"]
-    sqnr_db: float
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,15 +52,26 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the outputs of an engine agree with those of its reference, on some of the calibration inputs.
+    """How far the outputs of an engine agree with those of the original model, on some of the calibration inputs.
 
     Attributes:
-        noise: signal to noise of each output, divided into boxes and scores where the head is known.
+        reference: what computed the outputs of the original model.
+        noise: signal to noise of each output, divided into parts, such as boxes and scores.
         agreement: of detections or classes; None for other tasks.
     """
 
+    reference: str = ""
     noise: tuple[OutputNoise, ...] = ()
     agreement: Agreement | None = None
+
+    @property
+    def sqnr_db(self) -> dict[str, float]:
+        """The lowest ratio of the parts of each output, by name."""
+        found: dict[str, float] = {}
+        for each in self.noise:
+            if each.sqnr_db is not None:
+                found[each.output] = min(each.sqnr_db, found.get(each.output, EXACT_DB))
+        return found
 
 
 class ComparedPicture(NamedTuple):
@@ -92,40 +88,14 @@ class ComparedPicture(NamedTuple):
     got: Detections
 
 
-def accuracy_from_outputs(reference: Sequence[Arrays], got: Sequence[Arrays], manifest: Manifest) -> Accuracy:
-    """Compares outputs for the same inputs.
+def agreement_of_outputs(reference: Sequence[Arrays], got: Sequence[Arrays], manifest: Manifest) -> Agreement | None:
+    """Compares the detections or classes of outputs for the same inputs; None for other tasks.
 
     Args:
         reference: outputs of the reference, for each input.
         got: outputs of the engine.
         manifest: the engine's; has its task and head.
     """
-    return Accuracy(noise=tuple(_noise(reference, got, manifest)), agreement=_agreement(reference, got, manifest))
-
-
-def _noise(reference: Sequence[Arrays], got: Sequence[Arrays], manifest: Manifest) -> Iterator[OutputNoise]:
-    heads = {head.output: head for head in manifest.postprocess.heads} if manifest.postprocess else {}
-    for name, whole_db in noise_db(reference, got).items():
-        if name not in heads or manifest.postprocess is None:
-            yield OutputNoise(output=name, part="", sqnr_db=whole_db)
-            continue
-        pairs = [[_parts(each[name], heads[name], manifest.postprocess) for each in side] for side in (reference, got)]
-        for index, part in enumerate(("boxes", "scores")):
-            found = signal_to_noise_db(*([parts[index] for parts in side] for side in pairs))
-            if found is not None:
-                yield OutputNoise(output=name, part="boxes" if part == "boxes" else "scores", sqnr_db=found)
-
-
-def _parts(output: np.ndarray, head: YoloHead, how: Postprocess) -> tuple[np.ndarray, np.ndarray]:
-    """Divides a raw output into the numbers of boxes and those of scores; see `YoloHead` for their order."""
-    if how.kind == "yolov1":
-        first = output.shape[1] - 4 * head.boxes
-        return output[:, first:], output[:, :first]
-    cells = output.reshape(len(output), len(head.anchors), -1, *output.shape[2:])
-    return cells[:, :, :4], cells[:, :, 4:]
-
-
-def _agreement(reference: Sequence[Arrays], got: Sequence[Arrays], manifest: Manifest) -> Agreement | None:
     if manifest.postprocess is not None and manifest.preprocess is not None:
         pairs = list(zip(_detections(reference, manifest), _detections(got, manifest), strict=True))
         matched = [_matched(a, b) for a, b in pairs]

@@ -1,4 +1,4 @@
-"""Measures the engines of one model one after the other, and compares the outputs of the last with the first's."""
+"""Runs an engine that was just built, and measures it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ import numpy as np
 
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest
-from edgekit.measure.agreement import Accuracy, ComparedPicture, accuracy_from_outputs, compared_pictures
 from edgekit.measure.profile import measure
 from edgekit.measure.reports import LatencyReport
 from edgekit.progress import Progress
-from edgekit.quantize.compare import noise_db
 from edgekit.runtime.session import Session
-from edgekit.specs import specs_at
+from edgekit.specs import Precision
 
-__all__ = ["BuiltEngine", "Comparison", "compare_engines"]
+__all__ = ["BuiltEngine", "MeasuredEngine", "measured_engine"]
 
 MIN_RUNS = 20
 MAX_RUNS = 200
 MEASURE_S = 2.0
 WARMUP = 3
-PICTURES = 4
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -37,70 +34,58 @@ class BuiltEngine(NamedTuple):
     manifest: Manifest
 
 
-class Comparison(NamedTuple):
-    """Result of `compare_engines`.
+class MeasuredEngine(NamedTuple):
+    """An engine that ran on this machine.
 
     Attributes:
-        reports: latency by precision, in the order of the engines.
-        sqnr_db: signal to quantization noise ratio of each output of the last engine against the first, in dB.
-        min_max_db: the same for the inputs of the min sizes and of the max sizes.
-        accuracy: how far the outputs and results agree; None with one engine.
-        pictures: a few of the pictures, with the detections of both; empty for other tasks.
+        precision: its precision.
+        report: its latency; None if it was not asked for.
+        outputs: its outputs for each set of inputs.
     """
 
-    reports: dict[str, LatencyReport]
-    sqnr_db: dict[str, float]
-    min_max_db: list[dict[str, float]]
-    accuracy: Accuracy | None = None
-    pictures: Sequence[ComparedPicture] = ()
+    precision: Precision
+    report: LatencyReport | None
+    outputs: Sequence[Sequence[Mapping[str, np.ndarray]]]
 
 
-def compare_engines(
-    engines: Sequence[BuiltEngine],
-    inputs: Sequence[Arrays],
-    min_max: Sequence[Sequence[Arrays]] = (),
+def measured_engine(
+    built: BuiltEngine,
+    inputs: Sequence[Sequence[Arrays]],
     *,
+    latency: bool,
     threads: int,
     progress: Progress,
-) -> Comparison:
-    """Loads each engine, measures it for about two seconds, and compares the outputs of the last with the first's.
+) -> MeasuredEngine:
+    """Loads an engine, runs it on the inputs, and measures its latency for about two seconds.
 
     Args:
-        engines: the reference first; one engine is in memory at a time.
-        inputs: feeds on which the outputs are compared.
-        min_max: further feeds, of the min sizes and of the max sizes that the engines accept.
-        threads: threads for each engine; 0 leaves it to the backend.
-        progress: shows which engine is measured.
+        built: the engine.
+        inputs: sets of feeds: those of the opt shapes, then those of other sizes.
+        latency: whether to measure it too.
+        threads: threads for the engine; 0 leaves it to the backend.
+        progress: shows the engine.
     """
-    reports: dict[str, LatencyReport] = {}
-    outputs: list[list[list[dict[str, np.ndarray]]]] = []
-    for folder, manifest in engines:
-        precision = str(manifest.precision)
-        engine = backend(manifest.backend).load(folder / manifest.engine, threads=threads)
-        with Session(engine, manifest) as session, progress.stage(f"measuring {precision.upper()}"):
-            reports[precision] = measure(session, runs=_runs(session), warmup=WARMUP, threads=threads)
-            sets = (inputs, *min_max)
-            outputs.append([[session.run(_typed(arrays, session)) for arrays in feeds] for feeds in sets])
-    if len(outputs) < 2:
-        return Comparison(reports, {}, [])
-    sqnr_db, *min_max_db = [noise_db(a, b) for a, b in zip(outputs[0], outputs[-1], strict=True)]
-    manifest, first, last = engines[-1].manifest, outputs[0][0], outputs[-1][0]
-    accuracy = accuracy_from_outputs(first, last, manifest)
-    return Comparison(
-        reports, sqnr_db, min_max_db, accuracy, compared_pictures(inputs, first, last, manifest, PICTURES)
-    )
+    folder, manifest = built
+    precision = str(manifest.precision).upper()
+    engine = backend(manifest.backend).load(folder / manifest.engine, threads=threads)
+    title = f"measuring {precision}" if latency else f"running {precision}"
+    with Session(engine, manifest) as session, progress.stage(title):
+        report = None
+        if latency:
+            runs = _runs(session, inputs[0][0])
+            report = measure(session, runs=runs, warmup=WARMUP, threads=threads)
+        outputs = [[session.run(_typed(arrays, session)) for arrays in feeds] for feeds in inputs]
+    return MeasuredEngine(manifest.precision, report, outputs)
 
 
 def _typed(arrays: Arrays, session: Session) -> dict[str, np.ndarray]:
-    """Casts floats to the session's input types: one of the engines may have inputs in half precision."""
+    """Casts floats to the session's input types: an engine may have inputs in half precision."""
     dtypes = {spec.name: np.dtype(spec.dtype) for spec in session.inputs}
     return {n: a.astype(dtypes[n]) if a.dtype.kind == dtypes[n].kind == "f" else a for n, a in arrays.items()}
 
 
-def _runs(session: Session) -> int:
+def _runs(session: Session, arrays: Arrays) -> int:
     """Returns how many runs fit into two seconds, but at least as many as percentiles need."""
-    specs = specs_at(session.inputs, session.manifest.shapes)
-    feeds = {spec.name: np.zeros([int(size) for size in spec.shape], spec.dtype) for spec in specs}
     start = time.perf_counter()
-    session.run(feeds)
+    session.run(_typed(arrays, session))
     return int(min(MAX_RUNS, max(MIN_RUNS, MEASURE_S / max(time.perf_counter() - start, 1e-6))))

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,12 +15,13 @@ import msgspec
 from edgekit.config import BackendOptions, BuildConfig, TargetConfig
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest, seal, write_bundle
+from edgekit.engine.bundle.replacing import replaced_engine
 from edgekit.errors import BackendUnavailable, EngineMismatch, needs_extra
-from edgekit.measure.compare import BuiltEngine, Comparison, compare_engines
+from edgekit.measure.agreement import Accuracy, agreement_of_outputs, compared_pictures
+from edgekit.measure.compare import BuiltEngine, MeasuredEngine, measured_engine
 from edgekit.pipeline.model_kind import name_of
 from edgekit.pipeline.validate import build_config, require_buildable
-from edgekit.progress import Advance, Progress, Silent
-from edgekit.quantize.compare import require_signal
+from edgekit.progress import Advance, Progress, Warnings
 from edgekit.recipe.schema import Preprocess
 from edgekit.report.html.build import write_build_report
 from edgekit.specs import Precision
@@ -29,8 +31,12 @@ if TYPE_CHECKING:
     from edgekit.pipeline.calibrate import Calibration
     from edgekit.pipeline.loaded_model import LoadedModel
     from edgekit.pipeline.precision import TypedGraph
+    from edgekit.pipeline.verify import Verifier
 
 __all__ = ["build"]
+
+PICTURES = 4
+"""Number of pictures in the report, with the detections of the original model and of the engine."""
 
 
 def build(
@@ -39,6 +45,7 @@ def build(
     precision: Literal["int8", "fp16", "bf16", "fp32"] = "int8",
     target: Literal["cpu", "openvino", "tensorrt", "tensorrt-rtx", "null"] | None = None,
     weights: str | Path | None = None,
+    labels: str | Path | None = None,
     calib: str | Path | None = None,
     calib_method: Literal["minmax", "percentile", "entropy", "mse"] | None = None,
     calib_images: int | None = None,
@@ -52,10 +59,12 @@ def build(
     seed: int = 0,
     threads: int = 0,
     profile: bool = True,
+    allow_noise: bool = False,
     batch: int | Sequence[int] | None = None,
-    attention: Literal["auto", "off", "edgekit", "edgekit-int8"] = "auto",
+    attention: Literal["auto", "off", "native", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
     graph_only: bool = False,
+    force: bool = False,
     engine: BackendOptions | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -67,6 +76,8 @@ def build(
         precision: ``int8``, ``fp16``, ``bf16`` or ``fp32``; not every target has all of them.
         target: the backend; default: ``tensorrt`` if TensorRT and a GPU are found, else ``cpu``.
         weights: a Darknet, PyTorch or safetensors file, or a published weight set of the recipe, such as ``coco``.
+        labels: file with the names of the model's classes: one per line, a data YAML or COCO JSON; default: those that
+            the weights were trained with, else those of the model.
         calib: images to calibrate INT8 on: a folder, a manifest, or the name of a shipped set.
         calib_method: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
         calib_images: calibrate on at most this many images.
@@ -83,15 +94,20 @@ def build(
         opset: the ONNX opset to export to.
         seed: seed of random weights.
         threads: threads that the engine runs on; 0 lets the backend choose.
-        profile: measure the engine and compare it with FP32.
+        profile: measure the engine, and an FP32 engine beside it. Without it, the engine is only compared with the
+            original model.
+        allow_noise: build an engine whose outputs differ from those of the original model by more than its precision
+            explains; a note says by how much.
         batch: batch size: a number, or the min, opt and max of a range. It replaces a first dimension of 1 in
             ``input`` and ``shape``.
         attention: ``auto`` computes attention in the way that measured fastest on the target; ``off`` treats it as any
-            other operators; ``edgekit`` and ``edgekit-int8`` compute it with EdgeKit's kernels, for ``tensorrt``.
+            other operators; ``native`` writes ONNX's ``Attention``, for TensorRT 10.14 and later and TensorRT-RTX;
+            ``edgekit`` and ``edgekit-int8`` compute it with EdgeKit's kernels, for ``tensorrt``.
         half_io: use half precision for inputs and outputs too.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
+        force: replace an engine of another model, precision or target at ``output``.
         engine: options of the target's backend: its struct, or some of its fields by name.
-        progress: receives every stage and note.
+        progress: receives every stage and note; without one, notes are warnings of the category `EdgeKitWarning`.
 
     Returns:
         The bundle's folder.
@@ -104,8 +120,14 @@ def build(
     name = name_of(model)
     require_buildable(config)
     place = config.output.output or Path("engines") / f"{name}-{config.target.precision}-{config.target.target}"
-    with write_bundle(place) as folder:
-        _run_stages(folder, place, config, _Recorder(progress or Silent()))
+    progress = progress or Warnings()
+    replaced = replaced_engine(
+        place, name=name, precision=str(config.target.precision), target=config.target.target, force=config.output.force
+    )
+    with write_bundle(place, progress) as folder:
+        _run_stages(folder, place, config, _Recorder(progress))
+    if replaced:
+        progress.note(replaced)
     return place
 
 
@@ -130,33 +152,58 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
     # Imported here: PyTorch and onnx load only when a model is built, and an error names them if they are missing.
     with needs_extra("building an engine", "build"):
         from edgekit.pipeline.calibrate import calibrate
+        from edgekit.pipeline.class_names import with_class_names
         from edgekit.pipeline.compile import compile_engines
+        from edgekit.pipeline.inputs import model_inputs
         from edgekit.pipeline.load_model import load_model
         from edgekit.pipeline.precision import typed_graph
-        from edgekit.pipeline.verify import verify_graph
+        from edgekit.pipeline.reference import reference_outputs
+        from edgekit.pipeline.verify import Verifier
         from edgekit.quantize.calibrate.table import write_table
 
     started = time.perf_counter()
     target = config.target
-    model = load_model(config.model, progress)
+    model = with_class_names(load_model(config.model, progress), config.model, progress)
     require_room(place, _needed_bytes(model, config))
-    measured = config.output.profile and _runs_here(target, progress)
-    calibration = calibrate(model, config.calibration, target, progress)
+    runs_here = _runs_here(target, progress)
+    inputs = model_inputs(model, config.calibration, target, progress)
+    reference = reference_outputs(model, inputs, progress)
+    verifier = Verifier(
+        model=model,
+        inputs=inputs,
+        reference=reference,
+        target=target,
+        allow_noise=config.output.allow_noise,
+        progress=progress,
+    )
+    verifier.verify_graph()
+    model.original.close()
+    calibration = calibrate(model, inputs, config.calibration, target, progress)
+    model = replace(model, input_statistics=model.input_statistics or calibration.input_statistics)
     typed = typed_graph(model, calibration, target, progress)
-    verify_graph(model, typed, calibration, target, progress, measured=measured)
+    verifier.verify_typed(typed, measured=runs_here)
     with tempfile.TemporaryDirectory(prefix=".float-", dir=folder) as scratch:
         engines = compile_engines(
-            folder, Path(scratch), model, typed, calibration, config, progress, reference=measured
+            folder,
+            Path(scratch),
+            model,
+            typed,
+            calibration,
+            config,
+            progress,
+            reference=runs_here and config.output.profile,
         )
         manifest = engines[-1].manifest
         if calibration.table is not None and target.precision is Precision.INT8:
             write_table(calibration.table, folder / "calibration.json")
-        if measured and _is_for_here(manifest, progress):
-            found = _compared(model, engines, calibration, target, progress)
-            facts = _facts(model, typed, calibration, target)
-            facts |= {"build_s": time.perf_counter() - started, "sqnr_db": found.sqnr_db or None}
-            write_build_report(folder, found.reports, facts, found.accuracy, found.pictures)
-    seal(folder, msgspec.structs.replace(manifest, notes=tuple(progress.notes)))
+        if runs_here and _is_for_here(manifest, progress):
+            measured = _verified(engines, typed, verifier, latency=config.output.profile)
+            if config.output.profile:
+                facts = _facts(model, typed, calibration, target)
+                facts |= {"build_s": time.perf_counter() - started}
+                _write_report(folder, measured, facts, verifier, manifest)
+    verification = verifier.verification()
+    seal(folder, msgspec.structs.replace(manifest, verification=verification, notes=tuple(progress.notes)))
 
 
 def _runs_here(target: TargetConfig, progress: Progress) -> bool:
@@ -182,19 +229,39 @@ def _is_for_here(manifest: Manifest, progress: Progress) -> bool:
     return True
 
 
-def _compared(
-    model: LoadedModel,
-    engines: Sequence[BuiltEngine],
-    calibration: Calibration,
-    target: TargetConfig,
-    progress: Progress,
-) -> Comparison:
-    """Measures the engines and compares the outputs of the last with those of FP32."""
-    inputs = (calibration.feeds, calibration.min_max_feeds) if len(engines) > 1 else ((), ())
-    found = compare_engines(engines, *inputs, threads=target.threads, progress=progress)
-    if found.sqnr_db:
-        require_signal([found.sqnr_db, *found.min_max_db], model.min_max.sizes, target.target, progress)
-    return found
+def _verified(
+    engines: Sequence[BuiltEngine], typed: TypedGraph, verifier: Verifier, *, latency: bool
+) -> list[MeasuredEngine]:
+    """Runs the engines one after the other, and compares each with the original model."""
+    inputs = (verifier.inputs.feeds, *verifier.inputs.min_max_feeds)
+    measured = []
+    for built in engines:
+        found = measured_engine(
+            built, inputs, latency=latency, threads=verifier.target.threads, progress=verifier.progress
+        )
+        verifier.verify_engine(found.precision, found.outputs, typed if built is engines[-1] else None)
+        measured.append(found)
+    return measured
+
+
+def _write_report(
+    folder: Path,
+    measured: Sequence[MeasuredEngine],
+    facts: dict[str, Any],
+    verifier: Verifier,
+    manifest: Manifest,
+) -> None:
+    """Writes the report of the build: latencies, and how far the last engine agrees with the original model."""
+    reference, feeds = verifier.reference, verifier.inputs.feeds
+    reports = {str(each.precision): each.report for each in measured if each.report is not None}
+    accuracy, pictures = None, []
+    if reference.outputs:
+        outputs = measured[-1].outputs[0]
+        agreement = agreement_of_outputs(reference.outputs, outputs, manifest)
+        accuracy = Accuracy(reference=reference.name, noise=verifier.noise, agreement=agreement)
+        pictures = compared_pictures(feeds, reference.outputs, outputs, manifest, PICTURES)
+        facts = facts | {"sqnr_db": accuracy.sqnr_db or None, "verified_db": dict(verifier.found) or None}
+    write_build_report(folder, reports, facts, accuracy, pictures)
 
 
 def _facts(model: LoadedModel, typed: TypedGraph, calibration: Calibration, target: TargetConfig) -> dict[str, Any]:

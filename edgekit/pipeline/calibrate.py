@@ -1,29 +1,30 @@
-"""Calibration: chooses the inputs of a model and measures the ranges of its tensors, or reads them from the cache."""
+"""Calibration: measures the ranges of a model's tensors on its inputs, or reads them from the cache."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import msgspec
 import numpy as np
 
 from edgekit.config import CalibrationConfig, TargetConfig
-from edgekit.data.calibration.calibration_set import CalibrationSet, calibration_set, calibration_set_names
-from edgekit.data.calibration.example_feeds import ExampleFeeds
-from edgekit.data.calibration.random_inputs import RandomInputs
-from edgekit.data.examples import data_set, data_set_names, is_data_set
+from edgekit.data.calibration.calibration_set import CalibrationSet
 from edgekit.data.images import preprocess
+from edgekit.data.input_statistics import (
+    ENOUGH_INPUTS,
+    InputStatistics,
+    statistics_of_inputs,
+    without_padding,
+)
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
-from edgekit.errors import CalibrationError, UsageError, nearest
+from edgekit.pipeline.inputs import Inputs, Samples
 from edgekit.pipeline.loaded_model import LoadedModel
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import (
     CalibrationTable,
     channels_from_statistics,
@@ -36,23 +37,12 @@ from edgekit.quantize.calibrate.observers import needs_histogram
 from edgekit.quantize.calibrate.table import cached_table, keep_table
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import require_quantizable
-from edgekit.specs import Precision, TensorSpec, specs_at, specs_text
+from edgekit.specs import Precision, specs_at, specs_text
 from edgekit.storage import cache_folder
 
-__all__ = ["Calibration", "Samples", "calibrate", "calibration_inputs", "measured_ranges"]
+__all__ = ["Calibration", "calibrate", "measured_ranges"]
 
 DEFAULT_METHOD = "minmax"
-DEFAULT_SET = "sample"
-RANDOM_INPUTS = 16
-HALF_IMAGES = 8
-"""Number of images for half precision, which needs to know which ranges overflow, but not their exact limits."""
-COMPARED_INPUTS = 8
-"""Number of inputs to compare engines on."""
-MIN_MAX_INPUTS = 4
-"""Number of them that are resized to the min and max shapes."""
-
-Feed: TypeAlias = "dict[str, np.ndarray]"
-Samples: TypeAlias = "CalibrationSet | ExampleFeeds | RandomInputs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +52,21 @@ class Calibration:
     Attributes:
         policy: the layers that stay in float.
         table: the ranges of the float graph's tensors; None if nothing was measured.
-        feeds: a few of the inputs, to compare engines on.
-        min_max_feeds: the same inputs, resized to the min and the max shapes.
+        input_statistics: statistics of the inputs; None if they are not those of the user or of the recipe.
     """
 
     policy: QuantPolicy = QuantPolicy()
     table: CalibrationTable | None = None
-    feeds: Sequence[Feed] = ()
-    min_max_feeds: Sequence[Sequence[Feed]] = ()
+    input_statistics: InputStatistics | None = None
 
 
-def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfig, progress: Progress) -> Calibration:
+def calibrate(
+    model: LoadedModel, inputs: Inputs, config: CalibrationConfig, target: TargetConfig, progress: Progress
+) -> Calibration:
     """Measures the ranges that the target's precision needs; none for FP32 and for models that are already quantized.
 
     Raises:
-        UsageError: the calibration set is unknown, or a pattern of ``keep_float`` matches no node.
+        UsageError: a pattern of ``keep_float`` matches no node.
         CalibrationError: no input can be read or fits the model, or a tensor has a NaN.
         GraphError: nothing in the graph can be quantized.
     """
@@ -85,16 +75,21 @@ def calibrate(model: LoadedModel, config: CalibrationConfig, target: TargetConfi
         return Calibration(policy=policy)
     if target.precision is Precision.INT8:
         require_quantizable(model.graph, scheme_of(target), policy)
-        samples = calibration_inputs(model, config, progress)
     else:
-        config = replace(config, calib_images=config.calib_images or HALF_IMAGES, calib_method="minmax")
-        # These inputs only show which ranges overflow, so notes about them do not help the user.
-        samples = calibration_inputs(model, config, Silent())
-    table = measured_ranges(model, samples, config, threads=target.threads, progress=progress)
-    feeds = _first_feeds(samples, model)
-    return Calibration(
-        policy=policy, table=table, feeds=feeds, min_max_feeds=_min_max_feeds(feeds[:MIN_MAX_INPUTS], model)
-    )
+        config = replace(config, calib_method="minmax")
+    table = measured_ranges(model, inputs.samples, config, threads=target.threads, progress=progress)
+    return Calibration(policy=policy, table=table, input_statistics=_input_statistics(inputs.samples, model, config))
+
+
+def _input_statistics(samples: Samples, model: LoadedModel, config: CalibrationConfig) -> InputStatistics | None:
+    """Returns the statistics of calibration images; the shipped photos need not be like those of the user."""
+    own = config.calib or (model.policy.calibration if model.policy else "")
+    if model.preprocess is None or not own:
+        return None
+    how = without_padding(model.preprocess)
+    feeds = itertools.islice(samples.feeds(model.inputs, how, model.shapes), ENOUGH_INPUTS)
+    name = model.inputs[0].name
+    return statistics_of_inputs((feed[name] for _, feed in feeds), "calibration")
 
 
 def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:
@@ -104,55 +99,6 @@ def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision)
     if model.policy is None:
         return QuantPolicy(config.keep_float, keep_heads=True)
     return QuantPolicy((*model.policy.keep_float, *config.keep_float))
-
-
-def calibration_inputs(model: LoadedModel, config: CalibrationConfig, progress: Progress) -> Samples:
-    """Returns the inputs to calibrate on: the set of the user or the recipe, else shipped images, else random numbers.
-
-    Raises:
-        UsageError: the set is unknown.
-        CalibrationError: the set is empty.
-    """
-    named = config.calib or (model.policy.calibration if model.policy else "")
-    if config.calib_column is not None:
-        if not is_data_set(named):
-            got = f"'{named}'" if named else "none"
-            raise UsageError(f"--calib-column {config.calib_column}: expected a CSV table with --calib, got {got}")
-        return _examples(named, model, config)
-    if named:
-        return _named_inputs(named, model, config)
-    if model.preprocess is None:
-        count = config.calib_images or RANDOM_INPUTS
-        progress.note(
-            f"calibrated on {count} random inputs: the INT8 latency is real, the accuracy is not. "
-            "Give real inputs with --calib DIR, a folder of .npy or .npz files"
-        )
-        return RandomInputs(count, model.num_values)
-    samples = calibration_set(DEFAULT_SET, limit=config.calib_images)
-    progress.note(
-        f"calibrated on the shipped set '{DEFAULT_SET}' of {len(samples)} images; "
-        "images of your own task (--calib DIR) keep more accuracy"
-    )
-    return samples
-
-
-def _named_inputs(name: str, model: LoadedModel, config: CalibrationConfig) -> Samples:
-    """Returns a calibration set, or the training split of a data set; the other split is for evaluation."""
-    try:
-        return calibration_set(name, limit=config.calib_images)
-    except UsageError as e:
-        if not is_data_set(name):
-            known = [*calibration_set_names(), *data_set_names()]
-            raise UsageError(e.message, hint=e.hint and nearest(name, known)) from e
-    except CalibrationError:
-        if not is_data_set(name):
-            raise
-    return _examples(name, model, config)
-
-
-def _examples(name: str, model: LoadedModel, config: CalibrationConfig) -> ExampleFeeds:
-    examples = data_set(name, split="train", target=config.calib_column)
-    return ExampleFeeds(examples, limit=config.calib_images, labels=model.labels)
 
 
 def measured_ranges(
@@ -226,30 +172,6 @@ def _with_black_and_white(table: CalibrationTable, model: LoadedModel, samples: 
     lo, hi = table.ranges[spec.name]
     whole = min(lo, *(float(array.min()) for array in inputs)), max(hi, *(float(array.max()) for array in inputs))
     return msgspec.structs.replace(table, ranges={**table.ranges, spec.name: whole})
-
-
-def _first_feeds(samples: Samples, model: LoadedModel) -> list[Feed]:
-    feeds = samples.feeds(model.inputs, model.preprocess, model.shapes)
-    return [arrays for _, arrays in itertools.islice(feeds, COMPARED_INPUTS)]
-
-
-def _min_max_feeds(feeds: Sequence[Feed], model: LoadedModel) -> list[list[Feed]]:
-    """Resizes ``feeds`` to the min and the max shapes of the inputs.
-
-    Images are stretched, so that no part is cut off; other arrays are cut or repeated.
-    """
-    stretched = model.preprocess is not None
-    return [
-        [{spec.name: _fitted(feed[spec.name], spec, stretched=stretched) for spec in specs} for feed in feeds]
-        for specs in model.min_max.sizes
-    ]
-
-
-def _fitted(array: np.ndarray, spec: TensorSpec, *, stretched: bool) -> np.ndarray:
-    for axis, size in enumerate(spec.shape):
-        own, places = array.shape[axis], np.arange(int(size))
-        array = np.take(array, places * own // len(places) if stretched else places % own, axis)
-    return array
 
 
 def _digest_of_feeds(model: LoadedModel, samples: Samples) -> str:

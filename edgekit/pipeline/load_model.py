@@ -7,19 +7,22 @@ from pathlib import Path
 import msgspec
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.config import ModelConfig
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import UsageError, needs_extra
-from edgekit.graph.check import check_runs
+from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
-from edgekit.graph.passes import NameNodes, optimize
+from edgekit.graph.original import OnnxOriginal
+from edgekit.graph.passes import NameNodes, is_widened, optimize, types_note
+from edgekit.graph.passes.dequantize_weights import weights_note
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.progress import Progress
 from edgekit.recipe.schema import load_recipe
 from edgekit.shapes import input_shapes, open_shape, ranges_of_sizes, ranges_of_specs
-from edgekit.specs import ShapeRange, TensorSpec, specs_at, specs_text
+from edgekit.specs import ShapeRange, TensorSpec, specs_text
 from edgekit.storage import sha256_of
 
 __all__ = ["load_model"]
@@ -53,9 +56,9 @@ def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
 
 def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
     if config.weights is not None:
-        raise UsageError(f"--weights does not go with {path.name}: an ONNX file contains its weights")
+        raise UsageError(f"{argument('weights')} does not go with {path.name}: an ONNX file contains its weights")
     if config.opset is not None:
-        raise UsageError(f"--opset does not go with {path.name}: only modules are exported")
+        raise UsageError(f"{argument('opset')} does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
         chosen, shapes = _fix_shapes(graph, config)
@@ -65,10 +68,12 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         else:
             optimize(graph)
         min_max = checked_sizes(graph, shapes, progress)
-        check_runs(graph, [specs_at(input_specs(graph), shapes), *min_max.sizes] if shapes else ())
+        Evaluator(graph)  # names an operator that ONNX Runtime does not have
     if chosen:
         sizes = "inputs of one size" if not shapes else "inputs of these sizes"
         progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")
+    for note in filter(None, (types_note(graph), weights_note(graph))):
+        progress.note(note)
     return LoadedModel(
         name=path.stem,
         graph=graph,
@@ -80,6 +85,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         preprocess=input_preprocess(config, input_specs(graph), progress),
         shapes=shapes,
         min_max=min_max,
+        original=OnnxOriginal(path, widen=is_widened(graph)),
     )
 
 

@@ -1,98 +1,279 @@
-"""Verification: compares the typed graph with the float graph on the CPU before an engine is built."""
+"""Verification: compares each stage of a build, from the graph to the engine, with the original model's outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.arguments import argument, either
 from edgekit.config import TargetConfig
 from edgekit.device.cpu import cpu
-from edgekit.engine.backend import backend
+from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.bundle.manifest import Verification
+from edgekit.errors import AccuracyError
 from edgekit.graph.evaluator import Evaluator
-from edgekit.pipeline.calibrate import Calibration
+from edgekit.option import given_values
+from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph
+from edgekit.pipeline.reference import Reference
+from edgekit.pipeline.values import engine_values, graph_values
 from edgekit.progress import Progress
-from edgekit.quantize.compare import noise_db, require_signal
-from edgekit.quantize.half.check import cast_errors, require_small_errors, rounding_graph
-from edgekit.specs import Precision
+from edgekit.quantize.compare import LIMITS, Limits, OutputNoise, noise_of_outputs, refuse_noise, worst_noise
+from edgekit.quantize.half.check import rounding_graph
+from edgekit.quantize.layer_noise import LayerNoise, first_collapse, layer_noise, nodes_on_integers, noisiest
+from edgekit.specs import Precision, TensorSpec
+from edgekit.text import shell_quoted
 
-__all__ = ["verify_graph"]
+__all__ = ["Verifier"]
 
 COMPARED_ON_CPU = 2
-"""Number of inputs to compare graphs on with ONNX Runtime."""
-MIN_MAX_TOLERANCE = 0.5
-"""Maximum relative error of half precision on inputs that were resized to the min or max shapes: they are unlike the
-data that the model was trained on, so the error varies. Overflows and wrong shapes cause larger errors."""
+"""Number of inputs to compare graphs on in ONNX Runtime; engines are compared on all."""
+MIN_MAX = Limits(6.0, 0.0, 6.0)
+"""Limits of half precision on inputs that were resized to the min or max shapes: they are unlike the data that the
+model was trained on, so the error varies. Overflows and wrong shapes cause larger errors."""
+LEEWAY_DB = 10.0
+"""How much lower INT8's ratio may be at the min or max shapes when it is near 0 dB at the opt shapes."""
+QUANTIZED = Limits(20.0, 0.5, 20.0)
+"""Limits of a model that came quantized: kernels may round to the integer next to the right one."""
+NAMED_LAYERS = 3
 
-Feed: TypeAlias = "Mapping[str, np.ndarray]"
+PARTS = "; the first value that differs is '{value}', of {op_type} '{node}'"
+
+Arrays: TypeAlias = "Mapping[str, np.ndarray]"
+Parting: TypeAlias = "Callable[[], str]"
+Sets: TypeAlias = "Sequence[Sequence[Arrays]]"
+"""Outputs or inputs: those of the opt shapes, then those of the min and max shapes."""
 
 
-def verify_graph(
-    model: LoadedModel,
-    typed: TypedGraph,
-    calibration: Calibration,
-    target: TargetConfig,
-    progress: Progress,
-    *,
-    measured: bool,
-) -> None:
-    """Compares the typed graph with the float graph in ONNX Runtime on the CPU.
+@dataclass(kw_only=True)
+class Verifier:
+    """Compares the stages of one build with the original model, and keeps what it finds.
 
-    Half precision is always checked here, INT8 only if its engine is not measured on this machine.
-
-    Args:
-        model: has the float graph.
-        typed: the graph of the engine.
-        calibration: the inputs to compare on.
+    Attributes:
+        model: the loaded model.
+        inputs: the inputs to compare on.
+        reference: the outputs of the original model for them.
         target: the engine's precision and backend.
-        progress: receives a stage and notes.
-        measured: whether the engine will be measured and compared on this machine.
-
-    Raises:
-        AccuracyError: the error of an output exceeds the tolerance of the precision; names the worst output.
+        allow_noise: an output beyond its limit is a note, not an error.
+        progress: receives stages and notes.
+        found: the lowest signal-to-noise ratio of each stage in dB, at the opt shapes.
+        noise: the outputs of the last stage, part by part.
     """
-    if typed.kept_in_float is None:
-        return
-    feeds = [[*each[:COMPARED_ON_CPU]] for each in (calibration.feeds, *calibration.min_max_feeds)]
-    if target.precision is not Precision.INT8:
-        _verify_half(model, typed.graph, feeds, target, progress, measured=measured)
-    elif backend(target.target).on_gpu and not measured:
-        with progress.stage("checking the quantized graph on the CPU"):
-            expected, got = (_outputs(graph, feeds) for graph in (model.graph, typed.graph))
-        found = [noise_db(a, b) for a, b in zip(expected, got, strict=True)]
-        require_signal(found, model.min_max.sizes, target.target, progress)
-        worst = min(found[0], key=lambda name: found[0][name], default="")
-        if worst:
-            progress.note(f"INT8 signal-to-noise ratio, computed on the CPU: {found[0][worst]:.1f} dB at '{worst}'")
+
+    model: LoadedModel
+    inputs: Inputs
+    reference: Reference
+    target: TargetConfig
+    progress: Progress
+    allow_noise: bool = False
+    found: dict[str, float] = field(default_factory=dict)
+    noise: tuple[OutputNoise, ...] = ()
+
+    def verify_graph(self) -> None:
+        """Compares the optimized graph, in ONNX Runtime on the CPU, with the original model.
+
+        Raises:
+            AccuracyError: it differs by more than rounding; names the first node that does.
+            GraphError: ONNX Runtime cannot run the graph, while the original runs.
+        """
+        with self.progress.stage("checking the graph against the original"):
+            got = self._on_cpu(self.model.graph)
+        limits = QUANTIZED if self.model.quantized else LIMITS[Precision.FP32]
+        self._judge("optimized graph", got, limits, Precision.FP32, self._where_the_graph_parts)
+
+    def verify_typed(self, typed: TypedGraph, *, measured: bool) -> None:
+        """Compares the typed graph, in ONNX Runtime on the CPU, with the original model.
+
+        Half precision is always compared here, INT8 only if its engine does not run on this machine.
+
+        Args:
+            typed: the graph of the engine.
+            measured: whether the engine will be compared on this machine.
+
+        Raises:
+            AccuracyError: an output is beyond the limits of the precision; names the worst output.
+        """
+        precision = self.target.precision
+        if typed.kept_in_float is None or (precision is Precision.INT8 and (measured or not self._on_gpu)):
+            return
+        name = f"{str(precision).upper()} graph"
+        with self.progress.stage(f"checking the {name} on the CPU"):
+            got = self._on_cpu(rounding_graph(typed.graph))
+        self._judge(name, got, LIMITS[precision], precision, _nowhere)
+        worst = worst_noise(self.noise)
+        if worst is not None and not measured:
+            self.progress.note(
+                f"{str(precision).upper()} signal-to-noise ratio, computed on the CPU: {worst.sqnr_db:.1f} dB at "
+                f"{worst.where}"
+            )
+        self._warn(typed, precision)
+
+    def verify_engine(self, precision: Precision, outputs: Sets, typed: TypedGraph | None) -> None:
+        """Compares the outputs of an engine with those of the original model.
+
+        Args:
+            precision: the engine's.
+            outputs: its outputs for ``inputs.feeds``, and for each of ``inputs.min_max_feeds``.
+            typed: its graph; None for the FP32 engine that an INT8 engine is compared with.
+
+        Raises:
+            AccuracyError: an output is beyond the limits of the precision; names the worst output.
+        """
+        limits = QUANTIZED if self.model.quantized else LIMITS[precision]
+        parting = self._where_the_engine_parts if precision is Precision.FP32 else _nowhere
+        self._judge(f"{str(precision).upper()} engine for {self.target.target}", outputs, limits, precision, parting)
+        if typed is not None and not self.model.quantized:
+            self._warn(typed, precision)
+
+    def verification(self) -> Verification | None:
+        """Returns what was found, for the manifest; None if nothing was compared."""
+        if not self.found:
+            return None
+        return Verification(reference=self.reference.name, inputs=len(self.reference.outputs), sqnr_db=dict(self.found))
+
+    @property
+    def _on_gpu(self) -> bool:
+        return backend(self.target.target).on_gpu
+
+    @property
+    def _trained(self) -> bool:
+        weights = self.model.origin.weights
+        return weights is None or weights.trained
+
+    def _floor(self, precision: Precision) -> Limits:
+        """Limits at the min and max shapes, given what the opt shapes have."""
+        if precision is not Precision.INT8:
+            return LIMITS[precision] if precision is Precision.FP32 else MIN_MAX
+        worst = worst_noise(self.noise)
+        usual_db = worst.sqnr_db if worst is not None and worst.sqnr_db is not None else 0.0
+        return Limits(min(0.0, usual_db - LEEWAY_DB), 0.0, 0.0)
+
+    def _on_cpu(self, graph: ir.Model) -> Sets:
+        evaluator = Evaluator(graph, threads=cpu().compute_threads)
+        feeds = (self.inputs.feeds, *self.inputs.min_max_feeds)
+        return [[evaluator.run(dict(feed)) for feed in each[:COMPARED_ON_CPU]] for each in feeds]
+
+    def _judge(self, stage: str, got: Sets, limits: Limits, precision: Precision, parting: Parting) -> None:
+        """Compares the outputs of a stage.
+
+        Args:
+            stage: its name, with an article in messages.
+            got: its outputs.
+            limits: its limits at the opt shapes.
+            precision: its precision.
+            parting: finds the first node that parts from the original; called only to explain an error.
+        """
+        if not self.reference.outputs:
+            return
+        expected = (self.reference.outputs, *self.reference.min_max_outputs)
+        sizes: Iterable[Sequence[TensorSpec]] = ((), *self.model.min_max.sizes)
+        for specs, wanted, outputs in zip(sizes, expected, got, strict=False):
+            noise = noise_of_outputs(wanted[: len(outputs)], outputs, self.reference.forms)
+            if not specs:
+                self._keep(stage, noise)
+            given = f" given {'; '.join(map(str, specs))}" if specs else ""
+            self._refuse(noise, self._floor(precision) if specs else limits, f"the {stage}{given}", precision, parting)
+
+    def _keep(self, stage: str, noise: tuple[OutputNoise, ...]) -> None:
+        self.noise = noise
+        worst = worst_noise(noise)
+        if worst is not None and worst.sqnr_db is not None:
+            self.found[stage] = round(worst.sqnr_db, 1)
+
+    def _refuse(
+        self, noise: Sequence[OutputNoise], limits: Limits, what: str, precision: Precision, parting: Parting
+    ) -> None:
+        hint = _hint(precision)
+        try:
+            refuse_noise(noise, limits, what=what, reference=self.reference.name, hint=hint)
+        except AccuracyError as e:
+            # Outputs of random weights mean nothing, so quantization cannot spoil them.
+            if not (self.allow_noise or (precision is not Precision.FP32 and not self._trained)):
+                raise AccuracyError(e.message + parting(), hint=e.hint) from e
+            self.progress.note(e.message)
+
+    def _where_the_graph_parts(self) -> str:
+        """Names the first value of the optimized graph that differs from the original; empty if none of both does."""
+        feed, graph = self.inputs.feeds[0], self.model.graph
+        inside = self.model.original.inside(feed)
+        common = [value.name for node in graph.graph for value in node.outputs if value.name in inside]
+        own = Evaluator(graph, also=[name for name in common if name]).run(dict(feed))
+        for node in graph.graph:
+            for value in node.outputs:
+                name = value.name or ""
+                if name not in inside or name not in own:
+                    continue
+                worst = worst_noise(noise_of_outputs([{name: inside[name]}], [{name: own[name]}]))
+                if worst is not None and (worst.sqnr_db or 0.0) < LIMITS[Precision.FP32].refused_db:
+                    return PARTS.format(value=name, op_type=node.op_type, node=node.name)
+        return ""
+
+    def _where_the_engine_parts(self) -> str:
+        """Names the first node whose value in the FP32 engine differs from that in the graph."""
+        graph, feeds = self.model.graph, self.inputs.feeds[:1]
+        options = BuildOptions(
+            precision=Precision.FP32,
+            threads=self.target.threads,
+            shapes=dict(self.model.shapes),
+            attention=self.target.attention,
+            engine=given_values(self.target.engine),
+        )
+        with self.progress.stage("looking for the node that differs"):
+            values = engine_values(graph, self.target.target, options, feeds)
+            layers = layer_noise(graph.graph, graph.graph, graph_values(graph, feeds), values)
+        found = first_collapse(layers, LIMITS[Precision.FP32].refused_db)
+        return PARTS.format(value=found.value, op_type=found.op_type, node=found.node) if found else ""
+
+    def _warn(self, typed: TypedGraph, precision: Precision) -> None:
+        """Notes an output that is close to its limit, with the layers that most of the noise comes from."""
+        worst = worst_noise(self.noise)
+        limit_db = LIMITS[precision].warned_db
+        if worst is None or worst.sqnr_db is None or worst.sqnr_db >= limit_db or not self._trained:
+            return
+        text = (
+            f"{str(precision).upper()} keeps {worst.sqnr_db:.1f} dB of output {worst.where}, and less than "
+            f"{limit_db:.0f} dB is usually visible in the results"
+        )
+        layers = noisiest(self._layers(typed.graph), NAMED_LAYERS)
+        if layers:
+            names = [each.node for each in layers]
+            options = " ".join(f"--keep-float {shell_quoted(name)}" for name in names)
+            text += f". Most of the noise comes from {', '.join(names)}: try {either(options, f'keep_float={names}')}"
+        self.progress.note(text)
+
+    def _layers(self, typed: ir.Model) -> list[LayerNoise]:
+        feeds = self.inputs.feeds[:1]
+        wide = rounding_graph(typed)
+        return layer_noise(
+            self.model.graph.graph,
+            wide.graph,
+            graph_values(self.model.graph, feeds),
+            graph_values(wide, feeds),
+            integers=nodes_on_integers(typed.graph),
+            scaled=True,
+        )
 
 
-def _verify_half(
-    model: LoadedModel,
-    graph: ir.Model,
-    feeds: Sequence[Sequence[Feed]],
-    target: TargetConfig,
-    progress: Progress,
-    *,
-    measured: bool,
-) -> None:
-    expected = _outputs(model.graph, feeds)
-    threads = cpu().compute_threads
-    errors = cast_errors(graph, feeds[0], expected[0], threads=threads)
-    require_small_errors(errors, target.precision)
-    for specs, inputs, outputs in zip(model.min_max.sizes, feeds[1:], expected[1:], strict=True):
-        given = f" given {'; '.join(map(str, specs))}"
-        found = cast_errors(graph, inputs, outputs, threads=threads)
-        require_small_errors(found, target.precision, tolerance=MIN_MAX_TOLERANCE, given=given)
-    if not measured:
-        name, worst = str(target.precision).upper(), max(errors.values(), default=0.0)
-        progress.note(f"largest relative error of {name}, computed on the CPU: {worst:.1e}")
+def _nowhere() -> str:
+    return ""
 
 
-def _outputs(graph: ir.Model, feeds: Iterable[Iterable[Feed]]) -> list[list[dict[str, np.ndarray]]]:
-    """Runs ``graph`` in ONNX Runtime on each feed; values that it stores in half precision are rounded to it."""
-    evaluator = Evaluator(rounding_graph(graph), threads=cpu().compute_threads)
-    return [[evaluator.run(dict(arrays)) for arrays in each] for each in feeds]
+def _hint(precision: Precision) -> str:
+    keep = argument("keep_float", like="PATTERN")
+    if precision is Precision.INT8:
+        return (
+            f"calibrate on inputs of your own task ({argument('calib', like='DIR')}), try another "
+            f"{argument('calib_method')}, or keep sensitive layers in float ({keep})"
+        )
+    if precision is Precision.FP32:
+        command = either("`edgekit debug`", "edgekit.debug")
+        return (
+            f"please report it, with the smallest graph that differs, which {command} saves, or use "
+            f"{argument('allow_noise', True)}"
+        )
+    return f"keep the layers before it in float ({keep}), or build it with {argument('precision', 'fp32')}"

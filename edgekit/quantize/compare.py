@@ -1,93 +1,238 @@
-"""Compares the outputs of a quantized model with those of its float original: signal-to-noise ratio in decibels."""
+"""Compares outputs with those of the original model: signal-to-noise ratio in decibels, agreement, and their limits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from edgekit.errors import AccuracyError
-from edgekit.progress import Progress
-from edgekit.specs import TensorSpec
+from edgekit.quantize.output_parts import OutputForm, Part
+from edgekit.specs import EXACT_DB, Precision
 
-__all__ = ["noise_db", "require_signal", "signal_to_noise_db"]
+__all__ = [
+    "LIMITS",
+    "Limits",
+    "OutputNoise",
+    "noise_of_outputs",
+    "refuse_noise",
+    "worst_noise",
+]
 
-LEEWAY_DB = 10.0
-"""How much lower the SNR may be at the min or max shapes when it is near 0 dB at the opt shapes."""
+MIN_PROBABILITY = 1e-3
+"""Probabilities are compared by their logits; those closer to 0 or 1 than this count as this."""
+
+EXCHANGED = 0.1
+"""Share of selected rows that is not judged, those that differ most: near the limit, close scores exchange rows."""
+
+SAME_ROW = 0.1
+"""Distance of two rows that count as one, relative to the magnitude of each column."""
 
 Arrays = Mapping[str, np.ndarray]
+Pair = tuple[np.ndarray, np.ndarray]
 
 
-def signal_to_noise_db(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float | None:
-    """Computes the energy of the reference divided by that of the difference, over all arrays, in decibels.
+class OutputNoise(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an output, or a part of it, differs from the original model's.
 
-    Returns:
-        None if there is no noise or no signal, or if the two cannot be compared: data-dependent shapes, or values
-        that are not finite.
+    Attributes:
+        output: name of the output.
+        part: ``boxes``, ``scores``, or columns such as ``0:4``; empty for the whole output.
+        sqnr_db: signal to quantization noise ratio in dB; `EXACT_DB` if nothing differs; None for integers, and
+            without a signal.
+        agreement: share of equal elements of an integer output; share of the rows that both have, where rows are
+            selected by their values; else None.
     """
+
+    output: str
+    part: str = ""
+    sqnr_db: float | None = None
+    agreement: float | None = None
+
+    @property
+    def where(self) -> str:
+        """Output and part, for messages: ``'out' (columns 4:84)``."""
+        known = self.part and not self.part[0].isdigit()
+        part = f" ({self.part if known else f'columns {self.part}'})" if self.part else ""
+        return f"'{self.output}'{part}"
+
+
+class Limits(NamedTuple):
+    """What an engine has to keep of the original model.
+
+    Attributes:
+        refused_db: below this ratio, the build fails.
+        refused_agreement: below this agreement, it fails too.
+        warned_db: below this ratio, the build warns.
+    """
+
+    refused_db: float
+    refused_agreement: float
+    warned_db: float
+
+
+LIMITS = {
+    Precision.FP32: Limits(60.0, 0.9, 60.0),
+    Precision.FP16: Limits(26.0, 0.5, 26.0),
+    Precision.BF16: Limits(20.0, 0.5, 20.0),
+    Precision.INT8: Limits(0.0, 0.0, 10.0),
+}
+
+
+def _energies(pairs: Iterable[Pair]) -> tuple[float, float]:
     signal = noise = 0.0
-    for a, b in zip(reference, got, strict=True):
-        comparable = a.shape == b.shape and a.dtype.kind == b.dtype.kind == "f"
-        if not comparable or not (np.isfinite(a).all() and np.isfinite(b).all()):
-            return None
+    for a, b in pairs:
         wide = a.astype(np.float64)
         signal += float(np.square(wide).sum())
         noise += float(np.square(wide - b).sum())
-    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
+    return signal, noise
 
 
-def noise_db(reference: Sequence[Arrays], got: Sequence[Arrays]) -> dict[str, float]:
-    """Computes `signal_to_noise_db` for each output, by name; leaves out outputs that have none.
+def noise_of_outputs(
+    reference: Sequence[Arrays], got: Sequence[Arrays], forms: Mapping[str, OutputForm] | None = None
+) -> tuple[OutputNoise, ...]:
+    """Compares the outputs for the same inputs, part by part.
+
+    Probabilities are compared by their logits, so that scores near 0 count as much as others. Infinities and NaN of
+    the reference are not judged. Rows that are selected by their values, as by TopK, are matched first.
 
     Args:
-        reference: outputs by name, for each input.
-        got: the same from another engine.
+        reference: outputs of the original model by name, for each input.
+        got: those of the engine or graph.
+        forms: what the outputs' numbers are, see `edgekit.quantize.output_parts.forms_of_outputs`.
     """
-    found = {}
+    found: list[OutputNoise] = []
     for name in reference[0] if reference else ():
-        ratio = signal_to_noise_db([outputs[name] for outputs in reference], [outputs[name] for outputs in got])
-        if ratio is not None:
-            found[name] = ratio
-    return found
+        pairs = [(a[name], b[name]) for a, b in zip(reference, got, strict=True)]
+        if all(isinstance(array, np.ndarray) for pair in pairs for array in pair):
+            found += _noise_of_output(name, pairs, (forms or {}).get(name, OutputForm()))
+    return tuple(found)
 
 
-def require_signal(
-    found: Sequence[Mapping[str, float]], min_max: Sequence[Sequence[TensorSpec]], target: str, progress: Progress
+def _noise_of_output(name: str, pairs: Sequence[Pair], form: OutputForm) -> Iterator[OutputNoise]:
+    agreement = None
+    if form.selected or any(a.shape != b.shape for a, b in pairs):
+        matched = [_matched(a, b) for a, b in pairs]
+        pairs = [(a, b) for a, b, _ in matched]
+        agreement = sum(share for *_, share in matched) / len(matched)
+    if any(a.shape != b.shape for a, b in pairs):
+        yield OutputNoise(output=name, agreement=0.0)
+    elif all(a.dtype.kind in "biu" and b.dtype.kind in "biu" for a, b in pairs):
+        if agreement is None:
+            count = sum(a.size for a, _ in pairs)
+            agreement = sum(int((a == b).sum()) for a, b in pairs) / count if count else 1.0
+        yield OutputNoise(output=name, agreement=agreement)
+    elif all(a.dtype.kind in "biuf" and b.dtype.kind in "biuf" for a, b in pairs):
+        for part in form.parts_at([a for a, _ in pairs]):
+            yield OutputNoise(output=name, part=part.name, sqnr_db=_decibels(pairs, part), agreement=agreement)
+
+
+def _decibels(pairs: Sequence[Pair], part: Part) -> float | None:
+    judged = []
+    for a, b in pairs:
+        a, b = part.select(a).astype(np.float64), part.select(b).astype(np.float64)
+        finite = np.isfinite(a)
+        a, b = a[finite], b[finite]
+        if not np.isfinite(b).all():
+            return -EXACT_DB
+        judged.append((_logits(a), _logits(b)) if part.probability else (a, b))
+    signal, noise = _energies(judged)
+    if not noise:
+        return EXACT_DB
+    return min(10 * math.log10(signal / noise), EXACT_DB) if signal else None
+
+
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    p = np.clip(probabilities, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    return np.asarray(np.log(p / (1 - p)))
+
+
+def _matched(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Pairs the rows of two outputs whose rows are selected by value.
+
+    Returns:
+        The paired rows of both, without those that differ most, and the share of rows that both have.
+    """
+    if a.ndim != b.ndim or a.shape[-1:] != b.shape[-1:] and a.ndim > 2:
+        return a, b, 0.0
+    # Rows of numbers are the last but one axis of boxes (N, 4) or (B, N, 4); labels (N,) and (B, N) have one number.
+    single = a.ndim < 2 or (a.ndim == 2 and (a.shape[0] == b.shape[0] == 1 or a.shape[1] != b.shape[1]))
+    rows, others = (x.reshape(-1, 1) if single else x.reshape(-1, x.shape[-1]) for x in (a, b))
+    count = max(len(rows), len(others))
+    if not len(rows) or not len(others):
+        return rows[:0], others[:0], 1.0 if not count else 0.0
+    chosen, partners, distances = _nearest(rows.astype(np.float64), others.astype(np.float64))
+    keep = np.argsort(distances, kind="stable")[: max(1, round(len(distances) * (1 - EXCHANGED)))]
+    same = float((distances <= SAME_ROW).sum()) / count
+    return rows[chosen[keep]], others[partners[keep]], same
+
+
+def _nearest(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs each row with one of the others, nearest pairs first: indices of both, and the distances."""
+    scale = np.sqrt(np.square(rows).mean(axis=0))
+    scale[scale == 0] = 1.0
+    if rows.shape[1] == 1:  # the best pairing of single numbers is by order
+        first, second = (np.argsort(x[:, 0], kind="stable")[::-1] for x in (rows, others))
+        n = min(len(first), len(second))
+        first, second = first[:n], second[:n]
+        return first, second, np.abs(rows[first, 0] - others[second, 0]) / scale[0]
+    distances = np.abs(rows[:, None] / scale - others[None] / scale).max(axis=2)
+    order = np.argsort(distances, axis=None, kind="stable")
+    pairs: list[tuple[int, int]] = []
+    free_rows, free_others = np.ones(len(rows), bool), np.ones(len(others), bool)
+    for flat in order:
+        i, j = divmod(int(flat), len(others))
+        if free_rows[i] and free_others[j]:
+            free_rows[i] = free_others[j] = False
+            pairs.append((i, j))
+            if len(pairs) == min(len(rows), len(others)):
+                break
+    first, second = np.array(pairs).T
+    return first, second, distances[first, second]
+
+
+def worst_noise(noise: Iterable[OutputNoise]) -> OutputNoise | None:
+    """Returns the output or part with the lowest signal-to-noise ratio; None if none has one."""
+    judged = [each for each in noise if each.sqnr_db is not None]
+    return min(judged, key=lambda each: each.sqnr_db or 0.0, default=None)
+
+
+def refuse_noise(
+    noise: Sequence[OutputNoise], limits: Limits, *, what: str, reference: str, given: str = "", hint: str = ""
 ) -> None:
-    """Raises `AccuracyError` if the SNR of an output is below 0 dB: zeros would be closer to FP32.
-
-    If an output is near 0 dB at the opt shapes already (a detector that finds nothing in its calibration images),
-    the min and max shapes get a note, and are an error only if they are much worse.
+    """Raises an error if an output, or a part of one, is beyond the limits.
 
     Args:
-        found: SNR of each output by name, first at the opt shapes, then at the min and max shapes.
-        min_max: the inputs at the min and max shapes.
-        target: name of the target, for messages.
-        progress: receives the notes.
+        noise: the outputs.
+        limits: the limits of the precision.
+        what: what computed the outputs, for the message: ``the INT8 engine for cpu``.
+        reference: what computed the reference.
+        given: the inputs, such as `` given x: float32 (1, 3, 8, 8)``.
+        hint: how to go on.
 
     Raises:
-        AccuracyError: the message names the worst output.
+        AccuracyError: names the output and part, the limit, and what was found.
     """
-    usual_db, *min_max_db = found
-    _refuse_noise(usual_db, target)
-    floor_db = min(0.0, min(usual_db.values(), default=0.0) - LEEWAY_DB)
-    for specs, sqnr_db in zip(min_max, min_max_db, strict=False):
-        given = f" given {'; '.join(map(str, specs))}"
-        _refuse_noise(sqnr_db, target, given, floor_db)
-        worst = min(sqnr_db, key=lambda name: sqnr_db[name], default="")
-        if worst and sqnr_db[worst] < 0.0:
-            progress.note(
-                f"INT8's signal to noise{given}: {sqnr_db[worst]:.1f} dB at '{worst}', which is lost in noise"
+    for each in noise:
+        if each.agreement is not None and each.agreement < limits.refused_agreement:
+            raise AccuracyError(
+                f"output {each.where} of {what}{given}: expected {100 * limits.refused_agreement:.0f} % of its values "
+                f"as in {reference}, got {100 * each.agreement:.1f} %",
+                hint=hint,
             )
+    worst = worst_noise(noise)
+    if worst is None or worst.sqnr_db is None or worst.sqnr_db >= limits.refused_db:
+        return
+    lost = " is lost in noise" if worst.sqnr_db < 0 else ""
+    raise AccuracyError(
+        f"output {worst.where} of {what}{given}{lost}: expected a signal-to-noise ratio of at least "
+        f"{limits.refused_db:.0f} dB against {reference}, got {_shown(worst.sqnr_db)}",
+        hint=hint,
+    )
 
 
-def _refuse_noise(sqnr_db: Mapping[str, float], target: str, given: str = "", floor_db: float = 0.0) -> None:
-    worst = min(sqnr_db, key=lambda name: sqnr_db[name], default="")
-    if worst and sqnr_db[worst] < floor_db:
-        raise AccuracyError(
-            f"output '{worst}' of the INT8 engine for {target}{given} is lost in noise: expected a signal to noise "
-            f"of more than {floor_db:.0f} dB against FP32, got {sqnr_db[worst]:.1f} dB",
-            hint="calibrate on inputs of your own task (--calib DIR), try another --calib-method, "
-            "or keep sensitive layers in float (--keep-float PATTERN)",
-        )
+def _shown(decibels: float) -> str:
+    return "infinities or NaN" if decibels <= -EXACT_DB else f"{decibels:.1f} dB"

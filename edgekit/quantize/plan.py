@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,25 @@ import onnx_ir as ir
 from edgekit.errors import UsageError, nearest
 from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
+from edgekit.quantize.kernel_limits import limit_of
+from edgekit.quantize.output_parts import forms_of_outputs
 from edgekit.specs import QuantScheme
 
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-__all__ = ["Plan", "QuantPolicy", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
+__all__ = [
+    "NEEDS_ZERO_POINT",
+    "Plan",
+    "QuantPolicy",
+    "copies",
+    "head_layers",
+    "matching",
+    "plan_from_graph",
+    "range_source",
+    "selects",
+    "values_are_read",
+]
 
 SELECTIONS = frozenset(
     "Flatten Identity MaxPool Reshape Resize Slice Split Squeeze Transpose Unsqueeze Upsample".split()
@@ -32,6 +45,8 @@ MIN_DOWNSAMPLING = 4
 # A convolution before an output with fewer weights than this is part of the decoding (the one in YOLOv8 that
 # computes the mean of a distribution over distances has 16).
 DECODING_WEIGHTS = 256
+
+NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,12 @@ class Plan:
 
 
 def plan_from_graph(
-    graph: ir.Model, scheme: QuantScheme, keep_float: Sequence[str] = (), *, keep_heads: bool = False
+    graph: ir.Model,
+    scheme: QuantScheme,
+    keep_float: Sequence[str] = (),
+    *,
+    keep_heads: bool = False,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Plan:
     """Chooses the nodes that run on integers.
 
@@ -79,17 +99,30 @@ def plan_from_graph(
         scheme: the target's quantization scheme.
         keep_float: patterns of names of nodes that stay in float.
         keep_heads: keep the layers that `head_layers` finds in float too.
+        ranges: min and max of each tensor by name; None before calibration.
 
     Raises:
         UsageError: a pattern matches no node.
     """
     kept = {**(head_layers(graph) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
+    kept |= _needing_zero_point(graph, scheme, ranges or {})
     attention = _attention_products(graph) if scheme.float_attention else {}
     plan = _planned(graph, scheme, {**attention, **kept})
     if not plan.nodes and (scheme.stem_channels or attention):
         # A network of two narrow convolutions consists of a stem only, and one may consist of an attention only.
         plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0), kept)
     return plan
+
+
+def _needing_zero_point(
+    graph: ir.Model, scheme: QuantScheme, ranges: Mapping[str, tuple[float, float]]
+) -> dict[ir.Node, str]:
+    """Finds the products that stay in float because their input has negative values."""
+    products = [
+        node for node in graph.graph if node.op_type in scheme.without_zero_point and node.inputs[0] is not None
+    ]
+    sources = {node: range_source(node.inputs[0]).name or "" for node in products if node.inputs[0] is not None}
+    return {node: NEEDS_ZERO_POINT for node, name in sources.items() if name in ranges and ranges[name][0] < 0}
 
 
 def _attention_products(graph: ir.Model) -> dict[ir.Node, str]:
@@ -122,18 +155,49 @@ def range_source(value: ir.Value) -> ir.Value:
 
 
 def selects(node: ir.Node) -> bool:
-    """Whether the output of ``node`` lies within the range of its input; cubic interpolation overshoots."""
-    return node.op_type in SELECTIONS and node.attributes.get_string("mode", "") != "cubic"
+    """Whether the output of ``node`` lies within the range of its input, or is 0, which every range contains.
+
+    Cubic interpolation overshoots, and a Resize that crops fills pixels outside of the image with a number of its own.
+    """
+    if node.op_type not in SELECTIONS or node.attributes.get_string("mode", "") == "cubic":
+        return False
+    return not _fills(node) or node.attributes.get_float("extrapolation_value", 0.0) == 0.0
+
+
+def copies(node: ir.Node) -> bool:
+    """Whether each element of the output of ``node`` is one of its input, so that integers may be selected as they are.
+
+    A Resize may interpolate, or fill pixels with a number that is not an integer of the input's scale.
+    """
+    resizes = node.op_type in ("Resize", "Upsample")
+    if resizes and (_fills(node) or node.attributes.get_string("mode", "nearest") != "nearest"):
+        return False
+    return node.op_type in SELECTIONS
+
+
+def _fills(node: ir.Node) -> bool:
+    return node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+
+
+def values_are_read(value: ir.Value) -> bool:
+    """Whether a node reads the numbers of ``value``, and not only its shape."""
+    readers = (use.node.op_type for use in value.uses())
+    return value.is_graph_output() or any(reader not in ("Shape", "Size", "Cast") for reader in readers)
 
 
 def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
-    """Finds the last convolutions or matrix products before each output that is not a vector of scores.
+    """Finds the last convolutions or matrix products before each output that is more than a vector of scores.
 
     8 bits are too coarse for boxes, key points and masks (ultralytics/yolov5 #2509: 0.362 mAP becomes 0.054), and
     these layers are a small part of the work. A classifier's last layer, before an output ``(N, C)``, is quantized
-    like any other.
+    like any other; boxes and scores that are joined in such an output, as behind non-maximum suppression, are not.
     """
-    outputs = [output for output in graph.graph.outputs if output.shape is None or len(output.shape) > 2]
+    forms = forms_of_outputs(graph)
+    outputs = [
+        output
+        for output in graph.graph.outputs
+        if output.shape is None or len(output.shape) > 2 or len(forms[output.name or ""].parts) > 1
+    ]
     found = dict.fromkeys(_last_products(outputs), "the last layer before an output")
     # Residual sums lead from the output to the last layer of every block: a layer that feeds a later one is no head.
     feeding = _nodes_before([node for node in found if not _decodes(node)])
@@ -196,6 +260,8 @@ def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], pla
     """Why ``node`` stays in float; None where it does not."""
     if node in kept:
         return kept[node]
+    if not any(map(values_are_read, node.outputs)):
+        return "only its shape is read"
     if node.domain not in ("", "ai.onnx") or node.op_type not in scheme.operators | scheme.fused_activations:
         return "the target has no integer kernel for it"
     if node.op_type in PRODUCTS:
@@ -203,9 +269,9 @@ def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], pla
     # A fused activation function reads its product's result directly; no separate tensor is quantized there.
     if not _reads_integers(node, scheme, plan):
         return None if _is_fused(node, scheme, plan) else "its inputs are not quantized"
-    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
-        return "it interpolates"
-    return None
+    if node.op_type == "Resize" and not copies(node):
+        return "it interpolates or extrapolates"
+    return limit_of(node, scheme.limits)
 
 
 def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
@@ -215,6 +281,8 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     assert data is not None and weight is not None
     if data.const_value is not None:
         return "its first factor is constant"
+    if _joined_in_float(data, scheme):
+        return "it reads a concatenation that the target does not compute in integers"
     if weight.const_value is None:
         return _why_float_computed(node, scheme)
     if len(weight.const_value.shape) < 2:
@@ -232,6 +300,12 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     if _is_stem(node, scheme):
         return f"it is one of the first convolutions and reads {weight.const_value.shape.numpy()[1]} channels"
     return None
+
+
+def _joined_in_float(value: ir.Value, scheme: QuantScheme) -> bool:
+    """Whether ``value`` is a Concat that stays in float: OpenVINO moves the Q behind it, and does not fuse it."""
+    node = value.producer()
+    return node is not None and node.op_type == "Concat" and limit_of(node, scheme.limits) is not None
 
 
 def _is_stem(node: ir.Node, scheme: QuantScheme, depth: int = STEM_DEPTH) -> bool:

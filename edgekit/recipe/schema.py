@@ -302,6 +302,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
             the vocabulary), or ``tensor`` (arrays in, arrays out).
         paper: the publication.
         macs: multiply-accumulates of one forward pass at the shapes of ``inputs``.
+        expects: what the input images look like, in words, as in "white digits on black"; empty if the model takes any.
     """
 
     name: Annotated[
@@ -316,6 +317,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
     outputs: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
+    expects: str = ""
     labels: Labels = Labels()
     quantize: Quantize = Quantize()
     weights: dict[str, Weights] = {}
@@ -448,7 +450,7 @@ def _toml(file: Path) -> dict[str, Any]:
 
 def _label_names(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as e:
         raise ValueError(f"labels.file: expected a text file with one name per line, got {path}: {e.strerror}") from e
     except ValueError as e:

@@ -25,7 +25,7 @@ def decoded_toml(content: bytes) -> dict[str, Any]:
     """
     if len(content) > _MAX_BYTES:
         raise ValueError(f"expected at most {_MAX_BYTES:,} bytes, got {len(content):,}")
-    text = content.decode()
+    text = content.decode("utf-8-sig")
     for number, line in enumerate(text.split("\n"), start=1):
         if (dots := line.partition("=")[0].count(".")) > _MAX_DOTS:
             place = f"(at line {number}, column 1)"

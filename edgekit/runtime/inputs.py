@@ -7,10 +7,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.device.cuda.arrays import ForeignArray
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError, nearest
-from edgekit.specs import Size, SizeRange, TensorSpec, sizes_of, sizes_take
+from edgekit.specs import Size, SizeRange, TensorSpec, in_float32, sizes_of, sizes_take
 
 __all__ = ["Array", "checked", "host_arrays"]
 
@@ -50,9 +51,10 @@ def _checked_array(feeds: Mapping[str, Any], spec: TensorSpec, chosen: dict[str,
     expected = f"input '{spec.name}': expected {spec.dtype} ({_dimensions(sizes)})"
     if spec.name not in feeds:
         raise RunError(f"{expected}, got nothing", hint=f"given inputs: {', '.join(map(str, feeds)) or 'none'}")
-    array = feeds[spec.name]
-    if not isinstance(array, (np.ndarray, ForeignArray)):
-        raise RunError(f"{expected}, got {type(array).__name__}", hint="convert it with numpy.asarray")
+    given = feeds[spec.name]
+    if not isinstance(given, (np.ndarray, ForeignArray)):
+        raise RunError(f"{expected}, got {type(given).__name__}", hint="convert it with numpy.asarray")
+    array: Array = in_float32(given, spec.dtype) if isinstance(given, np.ndarray) else given
     got = f"({_dimensions(array.shape)})"
     dtype = array.dtype.name if isinstance(array, np.ndarray) else array.dtype
     if dtype != spec.dtype:
@@ -81,7 +83,7 @@ def _shape_hint(got: tuple[int, ...], expected: Sequence[Size | str], rebuild: s
         return "add the batch axis: array[None]"
     ranged = any(isinstance(size, SizeRange) for size in expected)
     if not ranged and len(got) == len(expected) == 4 and got[:2] == tuple(expected[:2]):
-        return f"build it with --shape {got[2]}x{got[3]}"
+        return f"build it with {argument('shape', got[2:4])}"
     if not rebuild:
         return ""
     return f"build it for {'another range' if ranged else 'another shape'}: {rebuild}"

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit import kernels
 from edgekit.device.cuda.arrays import DeviceArray
 from edgekit.device.cuda.resources import Context, DeviceMemory
 from edgekit.errors import RunError, UsageError
-from edgekit import kernels
 from edgekit.kernels import functional
 from edgekit.kernels.sdpa import reference as attention_reference
 from edgekit.kernels.suppression import reference as nms_reference

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from edgekit.data.images import preprocess
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
-from edgekit.measure.agreement import accuracy_from_outputs, compared_pictures, overlaps_of_boxes
+from edgekit.measure.agreement import agreement_of_outputs, compared_pictures, overlaps_of_boxes
 from edgekit.recipe.schema import Postprocess, Preprocess, YoloHead
 from edgekit.specs import TensorSpec
 
@@ -42,7 +41,7 @@ def head(*objects: tuple[int, int, int]) -> dict[str, np.ndarray]:
 def test_objects_agree_by_class_and_overlap(manifest: Manifest) -> None:
     reference = [head((0, 0, 1), (1, 1, 0)), head((0, 1, 1))]
     got = [head((0, 0, 1), (1, 1, 1)), head((1, 0, 1), (0, 1, 1))]
-    found = accuracy_from_outputs(reference, got, manifest).agreement
+    found = agreement_of_outputs(reference, got, manifest)
     assert found is not None and found.kind == "detections"
     assert (found.inputs, found.reference, found.same, found.extra) == (2, 3, 2, 2)
     assert found.mean_iou == pytest.approx(1.0)
@@ -51,36 +50,15 @@ def test_objects_agree_by_class_and_overlap(manifest: Manifest) -> None:
 def test_an_object_that_moved_by_half_its_width_is_another(manifest: Manifest) -> None:
     moved = head((0, 0, 1))
     moved["head"][0, 0, 0, 0] = 30.0  # the sigmoid is 1: half a cell to the right
-    found = accuracy_from_outputs([head((0, 0, 1))], [moved], manifest).agreement
+    found = agreement_of_outputs([head((0, 0, 1))], [moved], manifest)
     assert found is not None and (found.same, found.extra, found.mean_iou) == (0, 1, None)
-
-
-def test_noise_of_boxes_stands_apart_from_that_of_scores(manifest: Manifest) -> None:
-    random = np.random.default_rng(0)
-    reference = random.standard_normal((1, 7, 2, 2)).astype(np.float32)
-    got = reference.copy()
-    got[:, :4] += 0.1
-    got[:, 4:] += 0.01
-    noise = accuracy_from_outputs([{"head": reference}], [{"head": got}], manifest).noise
-    parts = {each.part: each.sqnr_db for each in noise}
-    for part, rows, error in (("boxes", slice(0, 4), 0.1), ("scores", slice(4, 7), 0.01)):
-        signal = float(np.mean(reference[:, rows].astype(np.float64) ** 2))
-        assert parts[part] == pytest.approx(10 * math.log10(signal / error**2), abs=0.01)
-
-
-def test_an_output_of_an_unknown_head_has_one_figure(make_bundle: Callable[..., Path]) -> None:
-    manifest = read_manifest(make_bundle(postprocess=None, task="tensor", preprocess=None))
-    accuracy = accuracy_from_outputs([{"y": np.ones(4)}], [{"y": np.full(4, 0.9)}], manifest)
-    assert [(each.output, each.part) for each in accuracy.noise] == [("y", "")]
-    assert accuracy.noise[0].sqnr_db == pytest.approx(20.0)
-    assert accuracy.agreement is None
 
 
 def test_classifiers_agree_by_their_best_class(make_bundle: Callable[..., Path]) -> None:
     manifest = read_manifest(make_bundle(postprocess=None, task="classify"))
     reference = [{"logits": np.array([[1.0, 2.0], [3.0, 0.0]])}, {"logits": np.array([[0.0, 1.0]])}]
     got = [{"logits": np.array([[1.0, 1.5], [0.0, 0.1]])}, {"logits": np.array([[0.0, 9.0]])}]
-    found = accuracy_from_outputs(reference, got, manifest).agreement
+    found = agreement_of_outputs(reference, got, manifest)
     assert found is not None and (found.kind, found.reference, found.same) == ("top1", 3, 2)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 import edgekit
 from edgekit.engine.onnxruntime.backend import OnnxRuntime
 from edgekit.models import activations
-from edgekit.quantize.compare import signal_to_noise_db
+from tests.decibels import signal_to_noise_db
 
 torch.set_num_threads(1)
 

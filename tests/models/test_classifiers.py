@@ -21,9 +21,9 @@ from edgekit.graph.passes import optimize
 from edgekit.models.classifier_blocks import ConvSame
 from edgekit.models.factory import module_from_factory, module_from_recipe
 from edgekit.models.weights.read import Renaming, load_weights
-from edgekit.quantize.compare import signal_to_noise_db
 from edgekit.recipe.schema import load_recipe
 from edgekit.specs import TensorSpec
+from tests.decibels import signal_to_noise_db
 from tools.published_names import (
     FOLDER,
     TORCHVISION,

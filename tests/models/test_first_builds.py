@@ -14,8 +14,8 @@ import edgekit
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.engine.onnxruntime.backend import OnnxRuntime
 from edgekit.models.factory import module_from_recipe
-from edgekit.quantize.compare import signal_to_noise_db
 from edgekit.recipe.schema import load_recipe
+from tests.decibels import signal_to_noise_db
 
 torch.set_num_threads(1)
 

@@ -17,8 +17,10 @@ from edgekit.engine.bundle.manifest import Source
 from edgekit.errors import CalibrationError, UsageError
 from edgekit.graph.file import input_specs
 from edgekit.graph.load.onnx_file import graph_from_onnx
+from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.stats import stats_from_graph
-from edgekit.pipeline.calibrate import calibration_inputs, measured_ranges
+from edgekit.pipeline.calibrate import measured_ranges
+from edgekit.pipeline.inputs import calibration_inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Silent
 from edgekit.recipe.schema import Preprocess, Quantize, load_recipe
@@ -46,6 +48,7 @@ def image_model(tmp_path: Path, write_classifier: Callable[..., Path]) -> Loaded
         task="tensor",
         origin=Source(kind="onnx", name="classifier.onnx"),
         preprocess=Preprocess(),
+        original=OnnxOriginal(tmp_path / "classifier.onnx"),
     )
 
 

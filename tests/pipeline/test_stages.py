@@ -17,6 +17,7 @@ from edgekit.config import CalibrationConfig, ModelConfig, TargetConfig
 from edgekit.engine.backend import backend
 from edgekit.measure import compare
 from edgekit.pipeline.calibrate import Calibration, calibrate
+from edgekit.pipeline.inputs import model_inputs
 from edgekit.pipeline.load_model import load_model
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import typed_graph
@@ -27,7 +28,7 @@ from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
 
 PACKAGE = Path(edgekit.__file__).parent
-STAGES = ["build", "validate", "load_model", "calibrate", "precision", "verify", "compile"]
+STAGES = ["build", "validate", "load_model", "inputs", "reference", "calibrate", "precision", "compile"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,8 @@ def model() -> LoadedModel:
 @pytest.fixture
 def calibration(model: LoadedModel) -> Calibration:
     target = TargetConfig(precision=Precision.INT8, target="cpu")
-    return calibrate(model, CalibrationConfig(calib_images=2), target, Silent())
+    config = CalibrationConfig(calib_images=2)
+    return calibrate(model, model_inputs(model, config, target, Silent()), config, target, Silent())
 
 
 def content(graph: ir.Model) -> bytes:

@@ -49,7 +49,7 @@ def message_and_hint(session, feeds):
 def test_error_on_wrong_input_shape(session):
     assert message_and_hint(session, {"images": ones(1, 3, 320, 256)}) == (
         "input 'images': expected float32 (1, 3, 416, 416), got (1, 3, 320, 256)",
-        "build it with --shape 320x256",
+        "build it with shape=(320, 256)",
     )
     _, hint = message_and_hint(session, {"images": ones(3, 416, 416)})
     assert hint == "add the batch axis: array[None]"
@@ -57,9 +57,18 @@ def test_error_on_wrong_input_shape(session):
     assert "edgekit build yolov3-tiny" in hint
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f8"])
+def test_other_floats_reach_the_engine_as_float32(adder, adder_engine, dtype):
+    left = np.linspace(-2, 2, 12).reshape(3, 4).astype(dtype)
+    adder.run({"left": left, "right": np.arange(3)})
+    received = adder_engine.given[-1]["left"]
+    assert received.dtype == np.float32
+    np.testing.assert_array_equal(received, left.astype(np.float32))
+
+
 def test_error_on_wrong_input_dtype(session):
-    assert message_and_hint(session, {"images": ones(1, 3, 416, 416, dtype=np.float64)}) == (
-        "input 'images': expected float32 (1, 3, 416, 416), got float64 (1, 3, 416, 416)",
+    assert message_and_hint(session, {"images": ones(1, 3, 416, 416, dtype=np.uint8)}) == (
+        "input 'images': expected float32 (1, 3, 416, 416), got uint8 (1, 3, 416, 416)",
         "convert it: array.astype('float32')",
     )
 

@@ -20,6 +20,7 @@ from edgekit.engine.source_graph import quantized_layers, read_graph, saved_besi
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
 from edgekit.specs import Precision, QuantScheme, TensorSpec
+from edgekit.storage import path_for_library
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,6 +39,9 @@ INTEGER_OPERATORS = frozenset(
     "Add AveragePool Concat Conv Flatten Gemm GlobalAveragePool LeakyRelu MatMul MaxPool Mul Reshape Resize Sigmoid "
     "Slice Split Squeeze Transpose Unsqueeze".split()
 )
+
+# Names in `edgekit.quantize.kernel_limits`.
+LIMITS = frozenset({"average-dilated", "average-of-pads-rounded-up"})
 
 NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
 
@@ -83,6 +87,7 @@ class OnnxRuntime:
             # stem in float it is equally fast, and they cause half of the quantization noise.
             stem_channels=16,
             channel_multiple=4,
+            limits=LIMITS,
             # Measured with AVX2, one thread, against attention with Q/DQ pairs at its products: in float, as one
             # operator, it takes 0.47 to 1.06 of the time; as single operators, since it has a mask, 0.79 to 0.89 at 128
             # tokens and 1.12 to 1.14 at 512. Whole models (ViT, MiniLM, BERT, Swin, Whisper, CLIP): 0.96 to 1.01. Not
@@ -155,7 +160,8 @@ def load_plain(path: Path, *, threads: int = 0) -> Session:
         settings.intra_op_num_threads = threads or cpu().compute_threads
         settings.log_severity_level = 4  # errors are raised as exceptions
         _enable_profile(settings, profile)
-        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        with path_for_library(path) as name:
+            return ort.InferenceSession(name, settings, providers=["CPUExecutionProvider"])
 
     try:
         return Session(ort, path, loaded)
@@ -254,16 +260,17 @@ def _usual_element_counts(source: ir.Model, options: BuildOptions) -> Mapping[st
 
 
 def _lowered(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[str, ...]]:
-    """Replaces patterns that ONNX Runtime does not fuse itself; returns whether any were replaced, and notes."""
+    """Replaces patterns that ONNX Runtime does not fuse, or fuses wrongly; returns whether any were, and notes."""
     # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.fuse_attention import FuseAttention
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
+    from edgekit.lower.keep_average_float import KeepAverageFloat
     from edgekit.lower.rewriting import lower
 
     attention = FuseAttention()
     # Measured on x86 only.
     wanted = options.attention == "auto" and cpu().arch == "x86_64"
-    modified = lower(source, [FuseIntegerMatMul(), *([attention] if wanted else [])])
+    modified = lower(source, [FuseIntegerMatMul(), KeepAverageFloat(LIMITS), *([attention] if wanted else [])])
     return modified, attention.notes()
 
 
@@ -294,14 +301,15 @@ def _save(built: ir.Model, engine: Path) -> None:
 
 
 def _session(ort: Any, model: Path, settings: Any) -> Any:
-    return ort.InferenceSession(
-        str(model),
-        settings,
-        providers=["CPUExecutionProvider"],
-        # It moves a Q in front of the pooling before it, so that the pooling leaves the blocked layout of the float
-        # convolution: on YOLOv3-tiny the first pooling then took 14 ms instead of 0.6 ms.
-        disabled_optimizers=["QDQPropagationTransformer"],
-    )
+    with path_for_library(model) as path:
+        return ort.InferenceSession(
+            path,
+            settings,
+            providers=["CPUExecutionProvider"],
+            # It moves a Q in front of the pooling before it, so that the pooling leaves the blocked layout of the float
+            # convolution: on YOLOv3-tiny the first pooling then took 14 ms instead of 0.6 ms.
+            disabled_optimizers=["QDQPropagationTransformer"],
+        )
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:

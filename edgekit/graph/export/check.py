@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from edgekit.errors import AccuracyError, ExportError, UsageError
-from edgekit.graph.check import sizes_to_run
 from edgekit.graph.evaluator import Evaluator
 from edgekit.specs import TensorSpec
 
-__all__ = ["ExportCheck", "OutputCheck", "compare_with_module"]
+__all__ = ["ExportCheck", "OutputCheck", "compare_with_module", "outputs_inside", "run_module"]
+
+_DYNAMIC_SIZE = 2
 
 
 class OutputCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +75,7 @@ def compare_with_module(
     for sizes, seed in (*((specs, seed) for seed in seeds), *((sizes, seeds[0]) for sizes in also)):
         feeds = _random_feeds(sizes, seed, num_values or {})
         with _size_errors(module, sizes, in_range=sizes is not specs):
-            expected = _run_module(module, list(feeds.values()))
+            expected = run_module(module, list(feeds.values()))
         got = evaluator.run(feeds)
         _require_same_outputs(got, expected)
         for (name, array), reference in zip(got.items(), expected, strict=True):
@@ -111,14 +112,18 @@ def _random_feeds(specs: Sequence[TensorSpec], seed: int, num_values: Mapping[st
     generator = np.random.default_rng(seed)
     feeds = {}
     for spec in specs:
-        shape = sizes_to_run(spec)
+        shape = _sizes(spec)
         kind = np.dtype(spec.dtype).kind
         values = generator.random(shape) if kind == "f" else generator.integers(0, num_values.get(spec.name, 2), shape)
         feeds[spec.name] = values.astype(spec.dtype)
     return feeds
 
 
-def _run_module(module: nn.Module, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _sizes(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else _DYNAMIC_SIZE for size in spec.shape)
+
+
+def run_module(module: nn.Module, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -155,7 +160,7 @@ def _first_off(graph: ir.Model, module: nn.Module, feeds: dict[str, np.ndarray],
     """Names the first value, in graph order, that differs from the output of the module with the same name."""
     outputs = {value.name for value in graph.graph.outputs}
     inside = [value for node in graph.graph for value in node.outputs if value.name not in outputs]
-    expected = _outputs_inside(module, feeds)
+    expected = outputs_inside(module, list(feeds.values()))
     also = [value.name for value in inside if value.name and value.name in expected]
     evaluator = Evaluator(graph, also=also)
     got = evaluator.run(feeds)
@@ -166,7 +171,7 @@ def _first_off(graph: ir.Model, module: nn.Module, feeds: dict[str, np.ndarray],
     return ""
 
 
-def _outputs_inside(module: nn.Module, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def outputs_inside(module: nn.Module, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Runs the module and returns the first output of each submodule that returns a single tensor."""
     seen: dict[str, np.ndarray] = {}
 
@@ -180,7 +185,7 @@ def _outputs_inside(module: nn.Module, feeds: dict[str, np.ndarray]) -> dict[str
         if name
     ]
     try:
-        _run_module(module, list(feeds.values()))
+        run_module(module, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,77 +1,20 @@
-"""Measures the error of a graph in half precision against its float32 original."""
+"""A graph that computes in float32 what a GPU computes in half precision."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.errors import AccuracyError
-from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.insert import inserted_cast
 from edgekit.graph.passes import NameNodes
-from edgekit.quantize.plan import selects
-from edgekit.specs import Precision
 
-__all__ = ["TOLERANCE", "cast_errors", "require_small_errors", "rounding_graph"]
-
-TOLERANCE = {Precision.FP16: 5e-2, Precision.BF16: 1e-1}
-"""Max relative error of an output: an SNR of 26 and 20 dB."""
-
-PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
-PASSED_ON = frozenset({"Cast", "Concat"})
-MIN_PROBABILITY = 1e-3
-"""If all probabilities of an output are below this, the error is measured relative to this number."""
+__all__ = ["rounding_graph"]
 
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 Arrays = Mapping[str, np.ndarray]
-
-
-def cast_errors(
-    graph: ir.Model, feeds: Iterable[Arrays], expected: Iterable[Arrays], *, threads: int = 0
-) -> dict[str, float]:
-    """Computes the relative error of each output: the norm of the difference divided by that of the reference.
-
-    The norm is taken over the whole output: single elements may be far off, such as at the edge of a letter in a text
-    detector's map. For very small probabilities, the error is relative to `MIN_PROBABILITY`.
-
-    Args:
-        graph: a half-precision graph from `edgekit.quantize.half.cast.half_from_graph`.
-        feeds: inputs of the float graph, by name.
-        expected: outputs of the float graph, for each input.
-        threads: number of threads; 0: ONNX Runtime's default.
-
-    Returns:
-        The largest error of each float output whose shape is not data-dependent; infinite if infinities or NaNs
-        differ from the reference.
-
-    Raises:
-        GraphError: ONNX Runtime cannot run the graph.
-    """
-    evaluator = Evaluator(rounding_graph(graph), threads=threads)
-    floors = {str(value.name): MIN_PROBABILITY if _is_probability(value) else 0.0 for value in graph.graph.outputs}
-    worst: dict[str, float] = {}
-    for arrays, reference in zip(feeds, expected, strict=True):
-        for name, array in evaluator.run(dict(arrays)).items():
-            if array.dtype.kind == "f" and array.shape == reference[name].shape:
-                worst[name] = max(worst.get(name, 0.0), _relative_error(array, reference[name], floors[name]))
-    return worst
-
-
-def require_small_errors(
-    errors: Mapping[str, float], precision: Precision, *, tolerance: float | None = None, given: str = ""
-) -> None:
-    """Raises `AccuracyError`, naming the worst output, if an error exceeds ``tolerance`` (None: `TOLERANCE`)."""
-    allowed = TOLERANCE[precision] if tolerance is None else tolerance
-    worst = max(errors, key=lambda name: errors[name], default="")
-    if worst and not errors[worst] <= allowed:
-        raise AccuracyError(
-            f"output '{worst}' in {str(precision).upper()}{given}: expected a relative error of at most "
-            f"{allowed:g} against FP32, got {errors[worst]:.2g}",
-            hint="keep the layers before it in float (--keep-float PATTERN), or build it with --fp32",
-        )
 
 
 def rounding_graph(graph: ir.Model) -> ir.Model:
@@ -127,23 +70,3 @@ def _round(main: ir.Graph, value: ir.Value) -> None:
 
 def _cast(main: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     return inserted_cast(main, value, dtype, f"{value.name}_as_{dtype.name.lower()}")
-
-
-def _is_probability(value: ir.Value) -> bool:
-    """Whether ``value`` holds probabilities, from 0 to 1."""
-    node = value.producer()
-    while node is not None and (selects(node) or node.op_type in PASSED_ON) and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    return node is not None and node.op_type in PROBABILITIES
-
-
-def _relative_error(array: np.ndarray, reference: np.ndarray, floor: float) -> float:
-    a, b = array.astype(np.float64), reference.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    difference = np.where(same, 0.0, a - np.where(same, 0.0, b))
-    if not difference.any():
-        return 0.0
-    size = max(float(np.linalg.norm(b[np.isfinite(b)])), floor * float(np.sqrt(b.size)))
-    if not np.isfinite(difference).all() or not size:
-        return float("inf")
-    return float(np.linalg.norm(difference)) / size

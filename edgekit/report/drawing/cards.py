@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from edgekit.measure.inspection import LayerRow
 from edgekit.measure.layers import LayerTimes
+from edgekit.quantize.layer_noise import LayerNoise
 from edgekit.report.drawing.contents import Drawing
 from edgekit.report.drawing.tree import Block
-from edgekit.report.wording import milliseconds, short_figure
+from edgekit.report.wording import decibels, milliseconds, short_figure
 
 __all__ = ["Card", "Painter"]
 
@@ -41,6 +42,13 @@ HEAT = (
     (0.005, "heat1", "0.5 %"),
 )
 COLD = ("other", "less")
+NOISE = (
+    (0.0, "heat4", "below 0 dB"),
+    (10.0, "heat3", "below 10 dB"),
+    (20.0, "heat2", "below 20 dB"),
+    (30.0, "heat1", "below 30 dB"),
+)
+QUIET = ("other", "less noise")
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Card:
         figures: parameters and multiply-accumulates; empty if it has none.
         tip: tooltip with the full name, all operators and exact figures.
         colours: classes of the style sheet and their shares, which add up to 1.
-        time: time and share of the total, if they were measured.
+        time: time and share of the total, or signal-to-noise ratio, if they were measured.
     """
 
     title: str
@@ -69,9 +77,15 @@ class Card:
 
 
 class Painter:
-    """Makes the cards of one drawing; colours show times if there are any, precisions in an engine, else operators."""
+    """Makes the cards of one drawing.
 
-    def __init__(self, drawing: Drawing, times: LayerTimes | None = None) -> None:
+    Colours show noise or times if there are any, precisions in an engine, else operators.
+    """
+
+    def __init__(
+        self, drawing: Drawing, times: LayerTimes | None = None, noise: Sequence[LayerNoise] | None = None
+    ) -> None:
+        self._noise_db = {each.node: each.sqnr_db for each in noise or ()}
         self._drawing = drawing
         self._times_ms = _times_ms(drawing.found.layers, times) if times else {}
         self._total_ms = times.sum_ms if times else 0.0
@@ -96,6 +110,11 @@ class Painter:
         if self._times_ms:
             colours = ((next((colour for least, colour, _ in HEAT if share >= least), COLD[0]), 1.0),)
             tip += [time or "no time of its own"]
+        ratios = [self._noise_db[row.name] for row in rows if row.name in self._noise_db]
+        if self._noise_db:
+            colours = ((next((name for most, name, _ in NOISE if ratios and min(ratios) < most), QUIET[0]), 1.0),)
+            time = decibels(min(ratios)) if ratios else ""
+            tip += [f"signal to noise: {time}"] if time else []
         return Card(
             title=block.label,
             copies=f"×{block.copies}" if block.copies > 1 else "",
@@ -109,6 +128,8 @@ class Painter:
 
     def legend(self) -> list[tuple[str, str]]:
         """Returns the classes of the style sheet that the drawing uses, and their names."""
+        if self._noise_db:
+            return [*((colour, words) for _, colour, words in NOISE), QUIET]
         if self._times_ms:
             return [*((colour, words) for _, colour, words in HEAT), COLD]
         names = self._shares(self._drawing.found.layers)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgekit.measure.layers import LayerTimes
+from edgekit.quantize.layer_noise import LayerNoise
 from edgekit.report.assets import asset
 from edgekit.report.drawing.cards import Card, Painter
 from edgekit.report.drawing.contents import Contents, Drawing, Port
 from edgekit.report.drawing.layers import Place, outer_lanes
 from edgekit.report.drawing.tree import Block
+from edgekit.text import html_text as escape
 
 __all__ = ["GAP", "LANE", "heading_of", "svg_from_drawing"]
 
@@ -27,15 +29,21 @@ class _Drawn(NamedTuple):
     svg: str
 
 
-def svg_from_drawing(drawing: Drawing, depth: int | None = None, times: LayerTimes | None = None) -> str:
+def svg_from_drawing(
+    drawing: Drawing,
+    depth: int | None = None,
+    times: LayerTimes | None = None,
+    noise: Sequence[LayerNoise] | None = None,
+) -> str:
     """Renders the SVG.
 
     Args:
         drawing: the graph to draw.
         depth: number of visible levels; None for as many as fit.
         times: times of the engine's layers, which colour the blocks.
+        noise: noise of the layers, which colours the blocks instead.
     """
-    artist = _Artist(drawing, drawing.unfolded(depth), times)
+    artist = _Artist(drawing, drawing.unfolded(depth), times, noise)
     graph = artist.contents(drawing.contents())
     legend = _legend(artist.painter)
     heading = _text(0, 24, "heading", drawing.found.name) + _text(0, 46, "soft", heading_of(drawing))
@@ -68,8 +76,14 @@ def heading_of(drawing: Drawing) -> str:
 class _Artist:
     """Draws blocks from the innermost outwards, each with its upper left corner at the origin."""
 
-    def __init__(self, drawing: Drawing, opened: set[Block], times: LayerTimes | None) -> None:
-        self.painter = Painter(drawing, times)
+    def __init__(
+        self,
+        drawing: Drawing,
+        opened: set[Block],
+        times: LayerTimes | None,
+        noise: Sequence[LayerNoise] | None = None,
+    ) -> None:
+        self.painter = Painter(drawing, times, noise)
         self._drawing = drawing
         self._opened = opened
 

@@ -14,6 +14,7 @@ from edgekit.measure.reports import (
     build_report_from_measurements,
     json_from_report,
 )
+from edgekit.quantize.compare import OutputNoise
 from edgekit.report.html.charts import axis_note, distribution, time_line
 from edgekit.report.html.elements import (
     Bar,
@@ -44,6 +45,7 @@ from edgekit.report.html.page import (
 from edgekit.report.html.pictures import picture, pictures
 from edgekit.report.wording import (
     bytes_in_words,
+    decibels,
     disturbances_of,
     engine_rows,
     environment_rows,
@@ -103,9 +105,9 @@ def html_from_build(report: BuildReport, shown: Sequence[ComparedPicture] = ()) 
             RUNS_TEXT,
             both_widths(lambda width: time_line(series, width)) + legend([(one.colour, one.name) for one in series]),
         ),
-        section("The build", "", facts(fact_rows(report))),
-        section("The engine", "", facts(engine_rows(last))),
-        section("The machine", "", facts(environment_rows(last))),
+        section("The build", "", facts(fact_rows(report)), kind="long"),
+        section("The engine", "", facts(engine_rows(last)), kind="long"),
+        section("The machine", "", facts(environment_rows(last)), kind="long"),
         footer(f"Measured by edgekit build, EdgeKit {last.edgekit}. Warm-up runs are not counted."),
     ]
     return page(f"{report.name}: build report", body)
@@ -123,8 +125,9 @@ def _sentence(report: BuildReport) -> str:
     if report.size_ratio is not None:
         sizes = [bytes_in_words(engine.engine_bytes) for engine in engines]
         text += f", {sizes[-1]} instead of {sizes[0]}"
-    found = report.accuracy.agreement if report.accuracy else None
-    return f"{text}; {_agreement_in_words(found, names)}." if found else f"{text}."
+    if report.accuracy is None or report.accuracy.agreement is None:
+        return f"{text}."
+    return f"{text}; {_agreement_in_words(report.accuracy.agreement, report.accuracy.reference)}."
 
 
 def _kind(report: BuildReport) -> str:
@@ -150,19 +153,19 @@ def _cards(report: BuildReport) -> list[Card]:
     if report.accuracy is not None and report.accuracy.agreement is not None:
         agreed = report.accuracy.agreement
         share = f"{100 * agreed.same / agreed.reference:.0f} %" if agreed.reference else "–"
-        compared.append(Card("agreement", share, f"{agreed.same} of {agreed.reference}, with {first}"))
+        compared.append(Card("agreement", share, f"{agreed.same} of {agreed.reference}, with the original"))
     return [*compared, *(card for card in found if card.label != "peak memory")]
 
 
-def _agreement_in_words(found: Agreement, names: Sequence[str]) -> str:
+def _agreement_in_words(found: Agreement, reference: str) -> str:
     count = f"{found.inputs} calibration input{'' if found.inputs == 1 else 's'}"
     if found.kind == "top1":
-        return f"the best class is that of {names[0]} in {found.same} of {count}"
+        return f"the best class is that of {reference} in {found.same} of {count}"
     if not found.reference and not found.extra:
         return f"neither detects anything in {count}"
     overlap = f", mean IoU {found.mean_iou:.2f}" if found.mean_iou is not None else ""
-    more = f", and {found.extra} that {names[0]} does not" if found.extra else ""
-    return f"it finds {found.same} of {found.reference} objects of {names[0]} in {count}{overlap}{more}"
+    more = f", and {found.extra} that {reference} does not" if found.extra else ""
+    return f"it finds {found.same} of {found.reference} objects of {reference} in {count}{overlap}{more}"
 
 
 def _accuracy_section(accuracy: Accuracy | None, names: Sequence[str], shown: Sequence[ComparedPicture]) -> str:
@@ -171,17 +174,21 @@ def _accuracy_section(accuracy: Accuracy | None, names: Sequence[str], shown: Se
     rows = [
         Bar(
             f"{each.output} {each.part}".strip(),
-            ((f"{each.sqnr_db:.1f} dB", "pre" if each.part == "scores" else "two", min(each.sqnr_db, BEST_DB)),),
-            f"{each.sqnr_db:.1f} dB",
+            ((decibels(each.sqnr_db), "pre" if each.part == "scores" else "two", min(each.sqnr_db, BEST_DB)),),
+            decibels(each.sqnr_db),
         )
         for each in accuracy.noise
-        if each.sqnr_db > 0
+        if each.sqnr_db is not None and each.sqnr_db > 0
     ]
-    lost = [(f"{each.output} {each.part}", f"{each.sqnr_db:.1f} dB") for each in accuracy.noise if each.sqnr_db <= 0]
-    text = "Compared with the outputs of " + names[0] + " on some of the calibration inputs."
+    lost = [
+        (f"{each.output} {each.part}".strip(), _other_noise(each))
+        for each in accuracy.noise
+        if each.sqnr_db is None or each.sqnr_db <= 0
+    ]
+    text = f"Compared with the outputs of {accuracy.reference} on some of the calibration inputs."
     if accuracy.agreement is not None:
-        words = _agreement_in_words(accuracy.agreement, names)
-        text = f"{names[-1]}: {words}."
+        words = _agreement_in_words(accuracy.agreement, accuracy.reference)
+        text = f"{text} {names[-1]}: {words}."
         if accuracy.agreement.kind == "detections":
             text += " An object is the same if its class is, and the IoU of the boxes is 0.5 or more."
     content = f"<h3>Signal to quantization noise</h3>{bars(rows)}" if rows else ""
@@ -189,11 +196,18 @@ def _accuracy_section(accuracy: Accuracy | None, names: Sequence[str], shown: Se
     figures = [
         picture(each.pixels, found, f"{name}: {len(found)} object{'' if len(found) == 1 else 's'}")
         for each in shown
-        for name, found in ((names[0], each.reference), (names[-1], each.got))
+        for name, found in (("original", each.reference), (names[-1], each.got))
     ]
     if figures:
-        content += f"<h3>{names[0]} beside {names[-1]}</h3>{pictures(figures)}"
+        content += f"<h3>The original beside {names[-1]}</h3>{pictures(figures)}"
     return section("Accuracy", text, content or facts([("noise", "none: the outputs are equal")]), kind="long")
+
+
+def _other_noise(noise: OutputNoise) -> str:
+    """Describes an output without a ratio above zero: one of integers, or one that is lost."""
+    if noise.sqnr_db is not None:
+        return decibels(noise.sqnr_db)
+    return "no signal" if noise.agreement is None else f"{100 * noise.agreement:.1f} % of the values are equal"
 
 
 def write_build_report(

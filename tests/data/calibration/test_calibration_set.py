@@ -209,7 +209,7 @@ def test_one_array_is_the_input_of_a_model_that_has_one(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"left": np.ones((2, 4), np.float64)}, r"expected left: float32 \(N, 4\), got float64 \(2, 4\)"),
+        ({"left": np.ones((2, 4), np.int64)}, r"expected left: float32 \(N, 4\), got int64 \(2, 4\)"),
         ({"left": np.ones((2, 5), np.float32)}, r"expected left: float32 \(N, 4\), got float32 \(2, 5\)"),
         ({"lft": np.ones((2, 4), np.float32)}, "expected arrays left, got lft"),
     ],
@@ -218,6 +218,15 @@ def test_error_on_arrays_that_the_model_does_not_take(tmp_path, arrays, message)
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(CalibrationError, match=rf"a\.npz: {message}"):
         list(calibration_set(tmp_path).feeds([LEFT], None))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_floats_become_float32(tmp_path, dtype):
+    array = np.linspace(0, 1, 8).reshape(2, 4).astype(dtype)
+    np.savez(tmp_path / "a.npz", left=array)
+    ((_, feed),) = calibration_set(tmp_path).feeds([LEFT], None)
+    assert feed["left"].dtype == np.float32
+    np.testing.assert_array_equal(feed["left"], array.astype(np.float32))
 
 
 def test_damaged_and_pickled_arrays_are_skipped(tmp_path):
@@ -242,3 +251,10 @@ def test_error_on_a_folder_of_images_and_arrays(folder):
     np.save(folder / "a.npy", np.ones(3))
     with pytest.raises(CalibrationError, match="expected images or numpy files, got both"):
         calibration_set(folder)
+
+
+def test_hidden_files_are_no_samples(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((1, 2), np.float32))
+    for name in ("._a.npy", "._a.png", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    assert len(calibration_set(tmp_path)) == 1

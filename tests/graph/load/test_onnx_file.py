@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.errors import EdgeKitError, GraphError
-from edgekit.graph.check import check_runs
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import input_specs, is_quantized, output_specs, save_graph, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
@@ -59,7 +58,7 @@ def test_onnx_own_test_models_give_their_expected_outputs(name):
     folder = ONNX_DATA / name
     graph = optimize(graph_from_onnx(folder / "model.onnx"))
     assert graph.opset_imports[""] == 20
-    check_runs(graph)
+    Evaluator(graph)
     case = folder / "test_data_set_0"
     inputs, outputs = (
         [numpy_helper.to_array(onnx.load_tensor(path)) for path in sorted(case.glob(f"{kind}_*.pb"))]
@@ -161,7 +160,7 @@ def test_operators_of_onnxruntime_are_known(tmp_path):
     model = small_model()
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     model.graph.node[1].domain, model.graph.node[1].op_type = "com.microsoft", "Gelu"
-    check_runs(graph_from_onnx(written(tmp_path, model)))
+    Evaluator(graph_from_onnx(written(tmp_path, model)))
 
 
 def test_operator_that_onnxruntime_lacks_is_named(tmp_path):
@@ -169,7 +168,7 @@ def test_operator_that_onnxruntime_lacks_is_named(tmp_path):
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     model.graph.node[1].domain, model.graph.node[1].op_type = "com.microsoft", "NoSuchThing"
     with pytest.raises(GraphError, match="NoSuchThing"):
-        check_runs(graph_from_onnx(written(tmp_path, model)))
+        Evaluator(graph_from_onnx(written(tmp_path, model)))
 
 
 def test_graph_with_an_undefined_value_is_not_valid(tmp_path):
@@ -289,7 +288,7 @@ def test_damaged_file_raises_nothing_but_our_errors(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged.onnx"
     path.write_bytes(content[:cut])
     try:
-        check_runs(optimize(graph_from_onnx(path)))
+        Evaluator(optimize(graph_from_onnx(path)))
     except EdgeKitError as e:
         assert isinstance(e, GraphError)
 
@@ -315,3 +314,33 @@ def test_weights_of_an_upgraded_graph_are_no_inputs(tmp_path, write_classifier):
     assert [value.name for value in graph.graph.inputs] == ["x"]
     assert not any(value.is_graph_input() for value in graph.graph.initializers.values())
     assert sum(value.const_value.nbytes > 1024 for value in graph.graph.initializers.values()) == 4
+
+
+@pytest.mark.parametrize("where", ["input", "output"])
+def test_error_on_more_dimensions_than_numpy_has(where: str, tmp_path: Path) -> None:
+    many = [1] * 65
+    shape = numpy_helper.from_array(np.array([1] if where == "input" else many), "shape")
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, many if where == "input" else [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1] if where == "input" else many)],
+        [shape],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    loaded = graph_from_onnx(tmp_path / "m.onnx")
+    with pytest.raises(GraphError, match="expected at most 64 dimensions, as numpy has, got 65"):
+        (input_specs if where == "input" else output_specs)(loaded)
+
+
+def test_error_on_a_file_that_is_nested_too_deep(tmp_path: Path) -> None:
+    content = b""
+    for _ in range(2000):
+        for field in (6, 5, 1):  # AttributeProto.g, NodeProto.attribute, GraphProto.node
+            length, size = len(content), b""
+            while length > 127:
+                size, length = size + bytes([length & 127 | 128]), length >> 7
+            content = bytes([field << 3 | 2]) + size + bytes([length]) + content
+    (tmp_path / "m.onnx").write_bytes(bytes([8, 8, 7 << 3 | 2]) + b"\x80\x80\x04" + content.ljust(1 << 16, b"\0"))
+    with pytest.raises(GraphError, match="expected an ONNX file"):
+        graph_from_onnx(tmp_path / "m.onnx")

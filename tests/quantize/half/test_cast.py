@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgekit.engine.tensorrt.scheme import SCHEME
-from edgekit.errors import AccuracyError, GraphError, UsageError
+from edgekit.errors import GraphError, UsageError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.models.factory import module_from_recipe
 from edgekit.quantize.half.cast import half_from_graph
-from edgekit.quantize.half.check import TOLERANCE, cast_errors, require_small_errors, rounding_graph
+from edgekit.quantize.half.check import rounding_graph
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.recipe.schema import load_recipe
@@ -40,9 +40,25 @@ def halved(calibrated, feeds_for):
         expected = [exact.run(arrays) for arrays in feeds]
         done = half_from_graph(graph, precision, calibrated(graph, feeds).ranges, **options)
         require_valid(done.graph)
-        return done, cast_errors(done.graph, feeds, expected, threads=1)
+        return done, cast_errors(done.graph, feeds, expected)
 
     return run
+
+
+TOLERANCE = {FP16: 5e-2, BF16: 1e-1}
+"""Relative errors of 26 and 20 dB, the limits of a build."""
+
+
+def cast_errors(graph, feeds, expected):
+    """The largest error of each float output, relative to the norm of the reference."""
+    rounded = Evaluator(rounding_graph(graph), threads=1)
+    worst = {}
+    for arrays, reference in zip(feeds, expected, strict=True):
+        for name, array in rounded.run(dict(arrays)).items():
+            if array.dtype.kind == "f":
+                error = np.linalg.norm(array - reference[name]) / np.linalg.norm(reference[name])
+                worst[name] = max(worst.get(name, 0.0), float(error))
+    return worst
 
 
 def require_valid(graph):
@@ -350,11 +366,7 @@ def test_an_overflow_between_two_nodes_is_detected_although_onnxruntime_hides_it
     feeds = [{"x": np.ones(4, np.float32)}]
     graph = half_from_graph(graph, FP16).graph
     assert np.isfinite(run_in_onnxruntime(graph, feeds)[0]["y"]).all()
-    errors = cast_errors(graph, feeds, [{"y": feeds[0]["x"]}])
-    assert errors == {"y": float("inf")}
-    with pytest.raises(AccuracyError, match="output 'y' in FP16: expected a relative error of at most 0.05"):
-        require_small_errors(errors, FP16)
-    require_small_errors({"y": 0.09}, BF16)
+    assert not np.isfinite(Evaluator(rounding_graph(graph), threads=1).run(feeds[0])["y"]).any()
 
 
 def test_a_rounding_graph_does_not_modify_its_original(graph_of, weights, feeds_for) -> None:
@@ -412,23 +424,3 @@ def test_any_graph_stays_valid_and_nothing_in_it_overflows(
     graph = half_from_graph(graph, precision, calibrated(graph, feeds).ranges).graph
     require_valid(graph)
     assert np.isfinite(Evaluator(rounding_graph(graph), threads=1).run(feeds[0])["y"]).all()
-
-
-@pytest.mark.parametrize(("last", "kept"), [("Sigmoid", True), ("Softmax", True), ("Exp", False)])
-def test_errors_of_negligible_probabilities_are_ignored(graph_of, last, kept):
-    text = f"g (float[4] x) => (float[4] y) {{ a = Mul (x, k)  b = {last} (a)  y = Identity (b) }}"
-    graph = graph_of(text, k=np.float32(1))
-    feeds = [{"x": np.full(4, -12.0, np.float32)}]
-    exact = Evaluator(graph, threads=1).run(feeds[0])["y"]
-    graph = half_from_graph(graph, FP16).graph
-    errors = cast_errors(graph, feeds, [{"y": exact + np.float32(1e-6)}])
-    assert (errors["y"] < 2e-3) is kept
-
-
-def test_one_outlier_does_not_dominate_the_error(graph_of):
-    graph = graph_of("g (float[1000] x) => (float[1000] y) { y = Neg (x) }")
-    feeds = [{"x": np.ones(1000, np.float32)}]
-    graph = half_from_graph(graph, FP16).graph
-    expected = -np.ones(1000, np.float32)
-    expected[7] = -1.2
-    assert cast_errors(graph, feeds, [{"y": expected}])["y"] == pytest.approx(0.2 / np.sqrt(1000), rel=0.01)

@@ -1,0 +1,127 @@
+"""The model as its user brought it, which everything that EdgeKit makes of it is compared with.
+
+A module runs in PyTorch (`edgekit.graph.export.original`), an ONNX file in ONNX Runtime without optimizations, or, if
+that cannot run it, in ONNX's reference evaluator. A file in half or double precision is computed in float32, with its
+numbers as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from onnx.reference import ReferenceEvaluator
+
+from edgekit.device.cpu import cpu, return_freed_memory
+from edgekit.errors import GraphError
+from edgekit.graph.evaluator import Evaluator, error_of_runtime
+from edgekit.graph.passes import widened
+from edgekit.storage import path_for_library
+
+__all__ = ["OnnxOriginal", "Original"]
+
+Feed = Mapping[str, np.ndarray]
+Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+class Original(Protocol):
+    """A model as its user brought it.
+
+    Attributes:
+        name: what computes its outputs, for messages and reports.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray]]:
+        """Computes the outputs for each feed, by name.
+
+        Raises:
+            GraphError: it cannot run.
+        """
+        ...
+
+    def inside(self, feed: Feed) -> dict[str, np.ndarray]:
+        """Computes the values inside of it for one feed, by name: outputs of nodes, or of submodules."""
+        ...
+
+    def close(self) -> None:
+        """Frees the model; it cannot run any more."""
+        ...
+
+
+class OnnxOriginal:
+    """An ONNX file.
+
+    Args:
+        path: the file, which must not change before it is run.
+        widen: it has floats of other types than float32, and is computed in float32.
+        values: arrays of the inputs that are not in the feeds, by name.
+    """
+
+    def __init__(self, path: Path, *, widen: bool = False, values: Feed | None = None) -> None:
+        self._path, self._widen, self._values = Path(path).resolve(), widen, dict(values or {})
+        self._runtime = "ONNX Runtime"
+        self._run: Run | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self._runtime} on {self._path.name}"
+
+    def run(self, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray]]:
+        if self._run is None:
+            self._run = self._loaded()
+        try:
+            return [self._run({**feed, **self._values}) for feed in feeds]
+        except GraphError:
+            raise
+        except Exception as e:
+            raise GraphError(f"{self.name} fails: {error_of_runtime(e)}") from e
+
+    def inside(self, feed: Feed) -> dict[str, np.ndarray]:
+        graph = self._graph()
+        names = [value.name for node in graph.graph for value in node.outputs if value.name]
+        return Evaluator(graph, also=names, threads=cpu().compute_threads).run({**feed, **self._values})
+
+    def close(self) -> None:
+        self._run = None
+        return_freed_memory()
+
+    def _graph(self) -> ir.Model:
+        graph = ir.load(self._path)
+        return widened(graph) if self._widen else graph
+
+    def _loaded(self) -> Run:
+        try:
+            if self._widen:
+                return Evaluator(self._graph(), threads=cpu().compute_threads).run
+            return self._in_runtime()
+        except Exception as e:
+            return self._in_reference_evaluator(e)
+
+    def _in_runtime(self) -> Run:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = cpu().compute_threads
+        options.log_severity_level = 4
+        with path_for_library(self._path) as path:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return lambda feed: dict(zip(names, session.run(names, feed), strict=True))
+
+    def _in_reference_evaluator(self, error: Exception) -> Run:
+        try:
+            evaluator = ReferenceEvaluator(ir.to_proto(self._graph()))
+        except Exception as e:
+            raise GraphError(
+                f"neither ONNX Runtime nor ONNX's reference evaluator can load {self._path.name}: "
+                f"{error_of_runtime(error)}"
+            ) from e
+        self._runtime = "ONNX's reference evaluator"
+        names = evaluator.output_names
+        return lambda feed: dict(zip(names, evaluator.run(None, feed), strict=True))

@@ -1,0 +1,292 @@
+"""Finds where an engine or a quantized graph loses its numbers, layer by layer, and the smallest graph that does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.arguments import argument
+from edgekit.config import BackendOptions, BuildConfig
+from edgekit.data.calibration.calibration_set import calibration_set
+from edgekit.data.calibration.random_inputs import RandomInputs
+from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.bundle.manifest import GRAPH, check_files, read_manifest
+from edgekit.errors import BackendUnavailable, EngineMismatch, UsageError
+from edgekit.graph.load.onnx_file import graph_from_onnx
+from edgekit.graph.passes import InferShapes, optimize
+from edgekit.measure.noise_report import NoiseReport, SmallestGraph
+from edgekit.option import given_values
+from edgekit.pipeline.calibrate import calibrate
+from edgekit.pipeline.inputs import DEFAULT_SET, model_inputs
+from edgekit.pipeline.load_model import load_model
+from edgekit.pipeline.precision import typed_graph
+from edgekit.pipeline.reference import reference_outputs
+from edgekit.pipeline.smallest import smallest_graph, without_activation_pairs
+from edgekit.pipeline.validate import build_config, require_buildable
+from edgekit.pipeline.values import engine_values, graph_values
+from edgekit.pipeline.verify import Verifier
+from edgekit.progress import Progress, Silent
+from edgekit.quantize.compare import LIMITS
+from edgekit.quantize.half.check import rounding_graph
+from edgekit.quantize.layer_noise import (
+    LayerNoise,
+    Values,
+    first_collapse,
+    layer_noise,
+    nodes_on_integers,
+    observed_values,
+)
+from edgekit.specs import Precision
+
+__all__ = ["debug"]
+
+COMPARED = 2
+"""Number of inputs that layers are compared on."""
+
+Arrays: TypeAlias = "Mapping[str, np.ndarray]"
+
+
+def debug(
+    model: Any,
+    *,
+    precision: Literal["int8", "fp16", "bf16", "fp32"] = "int8",
+    target: Literal["cpu", "openvino", "tensorrt", "tensorrt-rtx"] | None = None,
+    against: str | Path | None = None,
+    graph_only: bool = False,
+    save: str | Path | None = None,
+    progress: Progress | None = None,
+    engine: BackendOptions | Mapping[str, Any] | None = None,
+    **options: Any,
+) -> NoiseReport:
+    """Compares the values of a model layer by layer in two forms, for the same inputs.
+
+    Args:
+        model: a model, as in `edgekit.build`, or the folder of an engine.
+        precision: the precision to look into; an engine has its own.
+        target: the backend; default as in `edgekit.build`; an engine has its own.
+        against: what computes the right values. For a model: a backend, whose FP32 engine is used; default: the float
+            graph in ONNX Runtime without optimizations, which is compared with the original model first. For an
+            engine: the ONNX file that it was built from; default: its own graph in ONNX Runtime.
+        graph_only: look at the typed graph in ONNX Runtime, and not at an engine.
+        save: folder for the smallest graph that fails, with its inputs and the right output.
+        progress: receives stages.
+        engine: options of the target's backend.
+        options: further options of `edgekit.build` for the model and its calibration.
+
+    Raises:
+        EdgeKitError: as `edgekit.build`, but no error for noise.
+    """
+    notes = _Notes(progress or Silent())
+    if isinstance(model, (str, Path)) and Path(model).is_dir():
+        case = _case_of_engine(Path(model), against, options.get("calib"), notes, graph_only=graph_only)
+    else:
+        config = build_config(model=model, precision=precision, target=target, engine=engine, **options)
+        require_buildable(config)
+        case = _case_of_model(config, None if against is None else str(against), notes, graph_only=graph_only)
+    return _report(case, notes, None if save is None else Path(save))
+
+
+class _Notes:
+    """A `Progress` that forwards stages and keeps notes."""
+
+    def __init__(self, to: Progress) -> None:
+        self.stage = to.stage
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """Two forms of a model.
+
+    Attributes:
+        name: the model's name.
+        reference: what computes the right values, for the report.
+        right: the graph whose values are right; ``right_values`` computes them.
+        graph: the typed graph.
+        integers: names of its nodes that compute on integers.
+        scaled: its channels may be scaled against those of ``right``.
+        target: the backend.
+        options: how an engine is built from ``graph``.
+        on_engine: an engine computes the other values, not the graph in ONNX Runtime.
+        feeds: the inputs.
+        outputs_db: see `NoiseReport`.
+    """
+
+    name: str
+    reference: str
+    right: ir.Model
+    right_values: Values
+    graph: ir.Model
+    integers: frozenset[str]
+    scaled: bool
+    target: str
+    options: BuildOptions
+    on_engine: bool
+    feeds: Sequence[Arrays]
+    outputs_db: Mapping[str, float]
+
+    def values(self, graph: ir.Model, feeds: Sequence[Arrays]) -> Values:
+        """Returns a function that computes the other values, or those of a part of the graph."""
+        return engine_values(graph, self.target, self.options, feeds) if self.on_engine else graph_values(graph, feeds)
+
+
+def _case_of_model(config: BuildConfig, against: str | None, notes: _Notes, *, graph_only: bool) -> _Case:
+    target, precision = config.target, config.target.precision
+    model = load_model(config.model, notes)
+    inputs = model_inputs(model, config.calibration, target, notes)
+    verifier = Verifier(
+        model=model,
+        inputs=inputs,
+        reference=reference_outputs(model, inputs, notes),
+        target=target,
+        allow_noise=True,
+        progress=notes,
+    )
+    verifier.verify_graph()
+    model.original.close()
+    typed = typed_graph(model, calibrate(model, inputs, config.calibration, target, notes), target, notes)
+    feeds = inputs.feeds[:COMPARED]
+    on_engine = not graph_only and _runs(target.target, notes)
+    options = BuildOptions(
+        precision=precision,
+        threads=target.threads,
+        shapes=dict(model.shapes),
+        attention=target.attention,
+        engine=given_values(target.engine),
+    )
+    right_values = graph_values(model.graph, feeds)
+    if against is not None:
+        plain = BuildOptions(precision=Precision.FP32, threads=target.threads, shapes=dict(model.shapes))
+        backend(against).require_device(())
+        right_values = engine_values(model.graph, against, plain, feeds)
+    return _Case(
+        name=model.name,
+        reference=f"the FP32 engine for {against}" if against else "the float graph in ONNX Runtime",
+        right=model.graph,
+        right_values=right_values,
+        graph=typed.graph if on_engine else rounding_graph(typed.graph),
+        integers=nodes_on_integers(typed.graph.graph),
+        scaled=precision is Precision.INT8 and typed.kept_in_float is not None,
+        target=target.target,
+        options=options,
+        on_engine=on_engine,
+        feeds=feeds,
+        outputs_db=verifier.found,
+    )
+
+
+def _case_of_engine(
+    place: Path, against: str | Path | None, calib: str | None, notes: _Notes, *, graph_only: bool
+) -> _Case:
+    manifest = read_manifest(place)
+    if GRAPH not in manifest.files:
+        raise EngineMismatch(f"{place}: expected '{GRAPH}', got a manifest that does not list it")
+    check_files(place, manifest, [GRAPH])
+    graph = ir.load(place / GRAPH)
+    InferShapes()(graph)
+    right, reference = graph, "its own graph in ONNX Runtime"
+    if against is not None:
+        right = optimize(graph_from_onnx(Path(against)))
+        reference = f"{Path(against).name} in ONNX Runtime"
+    elif graph_only:
+        raise UsageError(
+            f"{argument('graph_only', True)}: an engine's graph would be compared with itself",
+            hint=f"add {argument('against', like='FILE.onnx')}, or leave it out",
+        )
+    images = manifest.preprocess is not None
+    samples = calibration_set(calib or DEFAULT_SET, limit=COMPARED) if calib or images else RandomInputs(COMPARED)
+    found = samples.feeds(manifest.inputs, manifest.preprocess, manifest.shapes)
+    feeds = [arrays for _, arrays in islice(found, COMPARED)]
+    on_engine = not graph_only and _runs(manifest.backend, notes)
+    options = BuildOptions(
+        precision=manifest.precision,
+        shapes=manifest.shapes,
+        attention=manifest.options.get("attention", "auto"),
+        engine=manifest.engine_options,
+    )
+    return _Case(
+        name=manifest.name,
+        reference=reference,
+        right=right,
+        right_values=graph_values(right, feeds),
+        graph=graph if on_engine else rounding_graph(graph),
+        integers=nodes_on_integers(graph.graph),
+        scaled=against is not None and manifest.precision is Precision.INT8,
+        target=manifest.backend,
+        options=options,
+        on_engine=on_engine,
+        feeds=feeds,
+        outputs_db=manifest.verification.sqnr_db if manifest.verification else {},
+    )
+
+
+def _runs(target: str, notes: _Notes) -> bool:
+    try:
+        backend(target).require_device(())
+    except BackendUnavailable as e:
+        notes.note(f"no engine was compared, but its graph: {e.message}")
+        return False
+    return True
+
+
+def _report(case: _Case, notes: _Notes, save: Path | None) -> NoiseReport:
+    with notes.stage("comparing the layers"):
+        layers = layer_noise(
+            case.right.graph,
+            case.graph.graph,
+            case.right_values,
+            case.values(case.graph, case.feeds),
+            integers=case.integers,
+            scaled=case.scaled,
+            fused=case.on_engine,
+        )
+    limit_db = LIMITS[case.options.precision].warned_db
+    first = first_collapse(layers, limit_db)
+    smallest = None
+    if first is not None:
+        with notes.stage("looking for the smallest graph that fails"):
+            smallest = _smallest(case, first, limit_db, save)
+    return NoiseReport(
+        name=case.name,
+        target=case.target,
+        precision=case.options.precision,
+        reference=case.reference,
+        compared="engine" if case.on_engine else "graph",
+        limit_db=limit_db,
+        outputs_db=dict(case.outputs_db),
+        layers=tuple(layers),
+        first=first,
+        smallest=smallest,
+        notes=tuple(notes.notes),
+    )
+
+
+def _smallest(case: _Case, failing: LayerNoise, limit_db: float, save: Path | None) -> SmallestGraph:
+    # What an engine computes is compared with its own graph. A graph that is lost by itself is compared with the same
+    # graph without rounding its activations: its channels may be scaled, other than those of the float graph.
+    right = case.graph if case.on_engine else without_activation_pairs(case.graph)
+    fused = case.integers if case.on_engine else ()
+    read = observed_values(case.right.graph, case.graph.graph, fused=fused)[failing.value]
+
+    def run(part: ir.Model, arrays: dict[str, np.ndarray], output: str) -> np.ndarray:
+        return case.values(part, [arrays])([output])[0][output]
+
+    return smallest_graph(
+        right,
+        case.graph,
+        value=read if case.on_engine else failing.value,
+        read=read,
+        feed=case.feeds[0],
+        run=run,
+        limit_db=limit_db,
+        save=save,
+    )

@@ -1,0 +1,54 @@
+"""Reference: the outputs of the model as its user brought it, which every later stage is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.errors import GraphError
+from edgekit.pipeline.inputs import Inputs
+from edgekit.pipeline.loaded_model import LoadedModel
+from edgekit.progress import Progress
+from edgekit.quantize.output_parts import OutputForm, forms_of_outputs
+
+__all__ = ["Reference", "reference_outputs"]
+
+Outputs = Sequence[dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Outputs of the original model.
+
+    Attributes:
+        name: what computed them, such as ``ONNX Runtime on model.onnx``; empty if nothing could.
+        outputs: outputs by name, for each of ``Inputs.feeds``; empty if nothing could compute them.
+        min_max_outputs: the same for ``Inputs.min_max_feeds``.
+        forms: what the numbers of each output are.
+    """
+
+    name: str
+    outputs: Outputs
+    min_max_outputs: Sequence[Outputs]
+    forms: Mapping[str, OutputForm]
+
+
+def reference_outputs(model: LoadedModel, inputs: Inputs, progress: Progress) -> Reference:
+    """Runs the original model on the inputs that engines are compared on, and frees it.
+
+    If it cannot run, a note says that nothing could be compared with it.
+    """
+    original = model.original
+    forms = forms_of_outputs(model.graph, model.postprocess)
+    try:
+        with progress.stage(f"running {original.name}"):
+            outputs = original.run(inputs.feeds)
+            min_max = [original.run(feeds) for feeds in inputs.min_max_feeds]
+    except GraphError as e:
+        progress.note(f"nothing was compared with the original model: {e.message}")
+        return Reference(name="", outputs=(), min_max_outputs=(), forms=forms)
+    finally:
+        original.close()
+    return Reference(name=original.name, outputs=outputs, min_max_outputs=min_max, forms=forms)

@@ -1,0 +1,251 @@
+"""Divides the outputs of a graph into parts that are judged alone, such as the boxes and the scores of a detector.
+
+In one figure for a whole output, the large numbers hide the small ones: boxes of 34 dB hide scores of which nothing is
+left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.recipe.schema import Postprocess, YoloHead
+
+__all__ = ["WHOLE", "OutputForm", "Part", "forms_of_outputs"]
+
+MOST_COLUMNS = 512
+"""Most columns of an axis that is divided by magnitude."""
+FEWEST_ROWS = 16
+"""Fewest numbers in a column, so that its magnitude means something."""
+DECADE = 10.0
+"""Parts whose columns differ by this factor in magnitude are judged alone."""
+NEGLIGIBLE = 1e-6
+"""Magnitude of a column relative to the largest, below which it is not judged: it is zero but for rounding."""
+
+PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
+_SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
+_SAME_AXES = frozenset({"Cast", "Clip", "DequantizeLinear", "Identity", "QuantizeLinear"})
+_SAME_NUMBERS = _SAME_AXES | {"Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+
+Select = Callable[[np.ndarray], np.ndarray]
+
+
+class Part(NamedTuple):
+    """Some of the columns of an output.
+
+    Attributes:
+        name: ``boxes``, ``scores``, or the columns, such as ``0:4``; empty for the whole output.
+        select: returns the part of an output's array.
+        probability: the numbers are probabilities, from 0 to 1.
+    """
+
+    name: str
+    select: Select
+    probability: bool = False
+
+
+WHOLE = Part("", lambda array: array)
+
+
+class OutputForm(NamedTuple):
+    """What the numbers of an output are.
+
+    Attributes:
+        parts: the known parts, which cover the output; none if they are to be found by magnitude.
+        selected: the rows are chosen by values, as by TopK or non-maximum suppression: close values may exchange them.
+    """
+
+    parts: tuple[Part, ...] = ()
+    selected: bool = False
+
+    def parts_at(self, arrays: Sequence[np.ndarray]) -> tuple[Part, ...]:
+        """Returns the parts; if none are known, those of different magnitude in ``arrays``."""
+        return self.parts or _by_magnitude(arrays)
+
+
+def forms_of_outputs(graph: ir.Model, postprocess: Postprocess | None = None) -> dict[str, OutputForm]:
+    """Finds the form of each output: from the head if it is known, else from the nodes before it.
+
+    Args:
+        graph: the float graph, with inferred shapes.
+        postprocess: the head; None if there is none.
+    """
+    heads = {head.output: head for head in postprocess.heads} if postprocess is not None else {}
+    selected = _selected(graph.graph)
+    forms = {}
+    for value in graph.graph.outputs:
+        name = value.name or ""
+        if postprocess is not None and name in heads:
+            forms[name] = OutputForm(_parts_of_head(heads[name], postprocess))
+        else:
+            forms[name] = OutputForm(_parts_of_value(value), value in selected)
+    return forms
+
+
+def _parts_of_head(head: YoloHead, how: Postprocess) -> tuple[Part, ...]:
+    """Returns the boxes and the scores of a raw output; see `YoloHead` for their order."""
+
+    def of_cells(array: np.ndarray) -> np.ndarray:
+        return array.reshape(len(array), len(head.anchors), -1, *array.shape[2:])
+
+    if how.kind == "yolov1":
+        boxes = 4 * head.boxes
+        return Part("boxes", lambda array: array[:, -boxes:]), Part("scores", lambda array: array[:, :-boxes])
+    return (
+        Part("boxes", lambda array: of_cells(array)[:, :, :4]),
+        Part("scores", lambda array: of_cells(array)[:, :, 4:]),
+    )
+
+
+def _selected(graph: ir.Graph) -> set[ir.Value]:
+    """Returns the values that depend on a node that selects by value."""
+    found: set[ir.Value] = set()
+    for node in graph:
+        if node.op_type in _SELECTING or any(value in found for value in node.inputs if value is not None):
+            found.update(node.outputs)
+    return found
+
+
+def _parts_of_value(value: ir.Value) -> tuple[Part, ...]:
+    """Returns what is concatenated into an output, along the axis with the fewest columns.
+
+    Without a Concat, it is the whole output if that holds probabilities, else nothing: the nodes do not tell.
+    """
+    best: tuple[int, int, ir.Node] | None = None
+    for node, axis in _concats_before(value):
+        size = value.shape[axis] if value.shape is not None else None
+        if isinstance(size, int) and size <= MOST_COLUMNS and (best is None or size < best[0]):
+            best = size, axis, node
+    if best is None:
+        return (WHOLE._replace(probability=True),) if _is_probability(value) else ()
+    _, axis, node = best
+    return tuple(_parts_along(axis, node, whole_is_probability=_is_probability(value)))
+
+
+def _parts_along(axis: int, node: ir.Node, *, whole_is_probability: bool) -> Iterator[Part]:
+    start = 0
+    own = _axis_of(node)
+    for value in node.inputs:
+        size = value.shape[own] if value is not None and value.shape is not None else None
+        assert value is not None and isinstance(size, int)
+        yield Part(
+            f"{start}:{start + size}",
+            _columns(axis, start, start + size),
+            whole_is_probability or _is_probability(value),
+        )
+        start += size
+
+
+def _columns(axis: int, start: int, stop: int) -> Select:
+    index = (slice(None),) * axis + (slice(start, stop),)
+    return lambda array: array[index]
+
+
+def _axis_of(node: ir.Node) -> int:
+    axis = node.attributes.get_int("axis", 0)
+    shape = node.outputs[0].shape
+    return axis % len(shape) if shape is not None and len(shape) else axis
+
+
+def _concats_before(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """Yields each Concat whose parts are columns of the output ``value``, with the output's axis that it fills.
+
+    Behind a Concat of rows, such as those of several scales, the first of them stands for all.
+    """
+    path: list[ir.Node] = []
+    current: ir.Value | None = value
+    while current is not None:
+        node = current.producer()
+        if node is None:
+            return
+        if node.op_type == "Concat" and all(_has_sizes(each, _axis_of(node)) for each in node.inputs):
+            axis: int | None = _axis_of(node)
+            for behind in reversed(path):
+                axis = None if axis is None else _carried(behind, axis)
+            if axis is not None:
+                yield node, axis
+        elif node.op_type not in _SAME_NUMBERS | PROBABILITIES:
+            return
+        path.append(node)
+        current = node.inputs[0] if node.inputs else None
+
+
+def _has_sizes(value: ir.Value | None, axis: int) -> bool:
+    shape = value.shape if value is not None else None
+    return shape is not None and len(shape) > axis and isinstance(shape[axis], int)
+
+
+def _carried(node: ir.Node, axis: int) -> int | None:
+    """Returns the axis of the node's output that is ``axis`` of its first input; None if there is no such axis."""
+    before = node.inputs[0].shape if node.inputs[0] is not None else None
+    after = node.outputs[0].shape
+    if before is None or after is None:
+        return None
+    if node.op_type == "Transpose":
+        order = list(node.attributes.get_ints("perm", range(len(before))[::-1]))
+        return order.index(axis)
+    if node.op_type == "Concat":
+        return axis if axis != _axis_of(node) else None
+    if node.op_type in _SAME_AXES | PROBABILITIES:
+        return axis
+    return _same_place(list(before), list(after), axis)
+
+
+def _same_place(before: Sequence[object], after: Sequence[object], axis: int) -> int | None:
+    """Returns the axis in a reshaped array that has the same numbers before it and the same size."""
+    if not all(isinstance(size, int) for size in (*before, *after)):
+        return None
+    sizes, reshaped = [int(str(size)) for size in before], [int(str(size)) for size in after]
+    ahead = math.prod(sizes[:axis])
+    if math.prod(sizes) != math.prod(reshaped):
+        return None  # a part of it
+    places = [i for i, size in enumerate(reshaped) if size == sizes[axis] and math.prod(reshaped[:i]) == ahead]
+    return places[0] if places else None
+
+
+def _is_probability(value: ir.Value) -> bool:
+    """Whether ``value`` holds probabilities: what a sigmoid or a softmax returned, moved but not computed with."""
+    node = value.producer()
+    while node is not None:
+        if node.op_type in PROBABILITIES:
+            return True
+        if node.op_type == "Concat":
+            return all(each is not None and _is_probability(each) for each in node.inputs)
+        if node.op_type not in _SAME_NUMBERS or not node.inputs or node.inputs[0] is None:
+            return False
+        node = node.inputs[0].producer()
+    return False
+
+
+def _by_magnitude(arrays: Sequence[np.ndarray]) -> tuple[Part, ...]:
+    """Divides the last axis into columns of about the same magnitude."""
+    if not arrays or arrays[0].ndim < 2 or not 2 <= arrays[0].shape[-1] <= MOST_COLUMNS:
+        return (WHOLE,)
+    width = arrays[0].shape[-1]
+    rows = np.concatenate([array.reshape(-1, width) for array in arrays if array.shape[-1] == width]).astype(np.float64)
+    if len(rows) < FEWEST_ROWS * len(arrays):
+        return (WHOLE,)
+    finite = np.where(np.isfinite(rows), rows, 0.0)
+    sizes = np.sqrt(np.square(finite).mean(axis=0))
+    order = [int(column) for column in np.argsort(sizes, kind="stable") if sizes[column] > NEGLIGIBLE * sizes.max()]
+    starts = [i for i in range(1, len(order)) if sizes[order[i]] > DECADE * sizes[order[i - 1]]]
+    if not starts:
+        return (WHOLE,)
+    groups = [sorted(each) for each in np.split(np.array(order), starts)]
+    return tuple(Part(_ranges(group), _chosen(group)) for group in groups)
+
+
+def _chosen(columns: Sequence[int]) -> Select:
+    index = list(columns)
+    return lambda array: array[..., index]
+
+
+def _ranges(columns: Sequence[int]) -> str:
+    """Writes sorted columns as ranges: ``0:4,6:7``."""
+    starts = [column for i, column in enumerate(columns) if i == 0 or columns[i - 1] != column - 1]
+    stops = [column + 1 for i, column in enumerate(columns) if i + 1 == len(columns) or columns[i + 1] != column + 1]
+    return ",".join(f"{start}:{stop}" for start, stop in zip(starts, stops, strict=True))

@@ -1,0 +1,78 @@
+"""Renders the noise of each layer as a rich table for terminals of 80 columns and up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgekit.measure.noise_report import NoiseReport
+from edgekit.quantize.layer_noise import LayerNoise
+from edgekit.report.layer_table import cut_start
+from edgekit.report.terminal import label_grid, notes_panel
+from edgekit.report.wording import decibels
+
+__all__ = ["terminal_from_noise"]
+
+TAKEN = 50
+"""Columns that all but the name take."""
+DOUBLED_DB = 3.0
+"""A layer that loses this much doubles the noise."""
+
+
+def terminal_from_noise(report: NoiseReport, width: int) -> RenderableType:
+    """Renders the layers, the first that is lost, and the smallest graph that fails.
+
+    Args:
+        report: the report to show.
+        width: width of the terminal in columns.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("layer", style="bold", no_wrap=True)
+    table.add_column("operator", no_wrap=True)
+    table.add_column("on integers", no_wrap=True)
+    table.add_column("signal to noise", justify="right", no_wrap=True)
+    table.add_column("lost", justify="right", no_wrap=True)
+    for layer in report.layers:
+        lost = f"{layer.lost_db:.1f} dB" if abs(layer.lost_db) >= DOUBLED_DB and abs(layer.sqnr_db) < 200 else ""
+        table.add_row(
+            Text(cut_start(layer.node, max(width - TAKEN, 12))),
+            Text(layer.op_type),
+            "yes" if layer.quantized else "",
+            decibels(layer.sqnr_db),
+            lost,
+            style=_style(layer, report.limit_db),
+        )
+    parts: list[RenderableType] = [table, Text(), label_grid(_rows(report))]
+    if report.notes:
+        parts += [Text(), notes_panel(report.notes)]
+    return Group(*parts)
+
+
+def _style(layer: LayerNoise, limit_db: float) -> str:
+    return "red" if layer.sqnr_db < limit_db else "yellow" if layer.sqnr_db < limit_db + 10 else ""
+
+
+def _rows(report: NoiseReport) -> Iterator[tuple[str, str]]:
+    what = f"{str(report.precision).upper()} {report.compared} for {report.target}"
+    yield "compared", f"{what}, with {report.reference}"
+    for stage, ratio_db in report.outputs_db.items():
+        yield stage, f"{decibels(ratio_db)} against the original model"
+    if report.first is None:
+        yield "first lost", f"none: every layer keeps {report.limit_db:.0f} dB or more"
+        return
+    first = report.first
+    yield (
+        "first lost",
+        f"{first.op_type} '{first.node}': {decibels(first.sqnr_db)}, {first.lost_db:.1f} dB less than its inputs",
+    )
+    if report.smallest is not None:
+        nodes, names = len(report.smallest.nodes), ", ".join(report.smallest.nodes[:4])
+        more = ", …" if nodes > 4 else ""
+        count = f"{nodes} node{'' if nodes == 1 else 's'}"
+        yield "smallest graph", f"{count} ({names}{more}): {decibels(report.smallest.sqnr_db)} by itself"
+        if report.smallest.folder:
+            yield "saved to", report.smallest.folder

@@ -1,0 +1,97 @@
+"""The model as it came: what computes it, in float32, and what happens where nothing can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from edgekit.errors import GraphError
+from edgekit.graph.export.original import ModuleOriginal
+from edgekit.graph.original import OnnxOriginal
+
+RANDOM = np.random.default_rng(0)
+
+
+def saved(path: Path, nodes: list[onnx.NodeProto], dtype: int = TensorProto.FLOAT, **weights: np.ndarray) -> Path:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", dtype, [2, 4])],
+        [value("y", dtype, None)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def test_an_onnx_file_runs_without_optimizations(write_classifier: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_classifier(tmp_path / "c.onnx")
+    feed = {"x": RANDOM.standard_normal((1, 3, 32, 32)).astype(np.float32)}
+    original = OnnxOriginal(path)
+    (got,) = original.run([feed])
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, feed)
+    np.testing.assert_allclose(got["y"], expected, rtol=1e-5, atol=1e-6)
+    inside = original.inside(feed)
+    assert set(got) < set(inside) and all(isinstance(array, np.ndarray) for array in inside.values())
+    assert original.name == "ONNX Runtime on c.onnx"
+    original.close()
+
+
+def test_a_file_in_half_precision_is_computed_in_float32(tmp_path: Path) -> None:
+    weight = RANDOM.standard_normal((4, 4)).astype(np.float16)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Tanh", ["a"], ["y"])]
+    path = saved(tmp_path / "half.onnx", nodes, TensorProto.FLOAT16, w=weight)
+    x = RANDOM.standard_normal((2, 4)).astype(np.float32)
+    (got,) = OnnxOriginal(path, widen=True).run([{"x": x}])
+    assert got["y"].dtype == np.float32
+    np.testing.assert_allclose(got["y"], np.tanh(x @ weight.astype(np.float32)), rtol=1e-5)
+
+
+def test_what_onnxruntime_lacks_runs_in_the_reference_evaluator(tmp_path: Path) -> None:
+    # ONNX Runtime has no kernel of BitwiseNot for this type, nor of Det for two rows; Mish came with opset 18.
+    nodes = [helper.make_node("Hardmax", ["x"], ["y"]), helper.make_node("Nothing", ["x"], ["z"], domain="own")]
+    path = saved(tmp_path / "m.onnx", nodes)
+    original = OnnxOriginal(path)
+    with pytest.raises(GraphError, match="neither ONNX Runtime nor ONNX's reference evaluator can load m.onnx"):
+        original.run([{"x": np.zeros((2, 4), np.float32)}])
+
+
+def test_a_run_that_fails_names_what_failed(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], w=np.eye(4, dtype=np.float32))
+    with pytest.raises(GraphError, match="ONNX Runtime on m.onnx fails"):
+        OnnxOriginal(path).run([{"x": np.zeros((2, 5), np.float32)}])
+
+
+def test_values_that_are_fixed_are_no_part_of_the_feeds(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.onnx", [helper.make_node("Neg", ["x"], ["y"])])
+    x = RANDOM.standard_normal((2, 4)).astype(np.float32)
+    (got,) = OnnxOriginal(path, values={"x": x}).run([{}])
+    np.testing.assert_array_equal(got["y"], -x)
+
+
+def test_a_module_runs_in_evaluation_mode_and_can_be_closed() -> None:
+    module = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.9), nn.ReLU())
+    module.train()
+    original = ModuleOriginal(module, ["x"], ["y"])
+    x = RANDOM.standard_normal((2, 4)).astype(np.float32)
+    (got,) = original.run([{"x": x}])
+    with torch.no_grad():
+        expected = torch.relu(module[0](torch.from_numpy(x))).numpy()
+    np.testing.assert_allclose(got["y"], expected, rtol=1e-6)
+    assert module.training and set(original.inside({"x": x})) == {"0", "1", "2"}
+    original.close()
+    with pytest.raises(GraphError, match="was closed"):
+        original.run([{"x": x}])

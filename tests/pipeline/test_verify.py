@@ -1,0 +1,173 @@
+"""Builds are refused or warned about where a stage parts from the model as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import edgekit
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.errors import AccuracyError
+from edgekit.measure import compare
+from edgekit.measure.reports import build_report_from_bundle
+from edgekit.pipeline import load_model, verify
+from edgekit.specs import Precision
+from tests.decibels import signal_to_noise_db
+
+RANDOM = np.random.default_rng(3)
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(compare, "MEASURE_S", 0.05)
+    monkeypatch.chdir(tmp_path)
+
+
+def spoiled(optimize: Callable[[ir.Model], ir.Model]) -> Callable[[ir.Model], ir.Model]:
+    """An optimization with a fault: it changes the second weight."""
+
+    def run(graph: ir.Model) -> ir.Model:
+        graph = optimize(graph)
+        value = graph.graph.initializers["w1"]
+        assert value.const_value is not None
+        value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1.05), name="w1")
+        return graph
+
+    return run
+
+
+@pytest.fixture
+def classifier(write_classifier: Callable[..., Path]) -> Path:
+    return write_classifier(Path("classifier.onnx"))
+
+
+def test_a_fault_of_our_own_passes_is_found_and_its_node_named(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_model, "optimize", spoiled(load_model.optimize))
+    with pytest.raises(AccuracyError) as caught:
+        edgekit.build(classifier, precision="fp32", target="cpu")
+    text = caught.value.message
+    assert "of the optimized graph: expected a signal-to-noise ratio of at least 60 dB against ONNX Runtime" in text
+    assert "the first value that differs is" in text and "of Conv" in text
+    assert not Path("engines").exists() or not list(Path("engines").iterdir())
+
+
+def test_allow_noise_builds_it_with_a_note(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_model, "optimize", spoiled(load_model.optimize))
+    place = edgekit.build(classifier, precision="fp32", target="cpu", allow_noise=True, profile=False)
+    manifest = read_manifest(place)
+    assert any("optimized graph" in note for note in manifest.notes)
+    assert manifest.verification is not None and manifest.verification.sqnr_db["optimized graph"] < 60
+
+
+@pytest.mark.parametrize("profile", [True, False])
+def test_every_stage_has_its_ratio_in_the_manifest(classifier: Path, profile: bool) -> None:
+    place = edgekit.build(classifier, target="cpu", profile=profile)
+    found = read_manifest(place).verification
+    assert found is not None and found.reference == "ONNX Runtime on classifier.onnx" and found.inputs == 8
+    stages = ["optimized graph", *(["FP32 engine for cpu"] if profile else []), "INT8 engine for cpu"]
+    assert list(found.sqnr_db) == stages
+    assert found.sqnr_db["optimized graph"] > 90 and 15 < found.sqnr_db["INT8 engine for cpu"] < 60
+    report = build_report_from_bundle(place)
+    assert (report is not None) is profile
+    if report is not None:
+        assert report.facts["verified_db"] == found.sqnr_db
+
+
+def test_a_wrong_engine_is_refused_with_its_first_node(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend computes another graph than it was given, as one with a faulty operator would."""
+    from edgekit.pipeline import compile as compiling
+    from edgekit.pipeline import values
+
+    def faulty(save: Callable[..., None]) -> Callable[..., None]:
+        def run(graph: ir.Model, path: Path) -> None:
+            weight = graph.graph.initializers["w2"].const_value
+            assert weight is not None
+            graph.graph.initializers["w2"].const_value = ir.tensor(weight.numpy() * np.float32(1.1), name="w2")
+            save(graph, path)
+            graph.graph.initializers["w2"].const_value = weight
+
+        return run
+
+    monkeypatch.setattr(compiling, "save_graph", faulty(compiling.save_graph))
+    monkeypatch.setattr(values, "save_graph", faulty(values.save_graph))
+    with pytest.raises(AccuracyError, match="FP32 engine for cpu.*the first value that differs is.*of Conv"):
+        edgekit.build(classifier, precision="fp32", target="cpu", profile=False)
+
+
+def joined(path: Path) -> Path:
+    """Boxes and scores in one output."""
+    value = helper.make_tensor_value_info
+    names = {"w": (8, 3, 3, 3), "w8": (8, 8, 3, 3), "wb": (4, 8, 1, 1), "ws": (2, 8, 1, 1)}
+    arrays = {name: RANDOM.standard_normal(size).astype(np.float32) / 3 for name, size in names.items()}
+    arrays["big"] = np.float32(3000)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1] * 4, name="stem"),
+        helper.make_node("Relu", ["a"], ["r0"]),
+        helper.make_node("Conv", ["r0", "w8"], ["a2"], pads=[1] * 4, name="second"),
+        helper.make_node("Relu", ["a2"], ["r"]),
+        helper.make_node("Conv", ["r", "wb"], ["b"], name="boxes"),
+        helper.make_node("Mul", ["b", "big"], ["bb"]),
+        helper.make_node("Conv", ["r", "ws"], ["s"], name="scores"),
+        helper.make_node("Concat", ["s", "bb"], ["y"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [value("y", TensorProto.FLOAT, [1, 6, 16, 16])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_the_worst_part_of_an_output_is_what_is_judged(tmp_path: Path) -> None:
+    place = edgekit.build(joined(tmp_path / "joined.onnx"), target="cpu", profile=True)
+    report = build_report_from_bundle(place)
+    assert report is not None and report.accuracy is not None
+    parts = {each.part: each.sqnr_db for each in report.accuracy.noise}
+    assert set(parts) == {"0:2", "2:6"}
+    worst = min(value for value in parts.values() if value is not None)
+    assert report.facts["sqnr_db"]["y"] == pytest.approx(worst)
+
+
+def test_random_weights_are_never_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {**verify.LIMITS, Precision.INT8: verify.Limits(190.0, 0.0, 195.0)}
+    monkeypatch.setattr(verify, "LIMITS", limits)
+    place = edgekit.build("lenet", target="cpu", calib_images=2, profile=False)
+    assert any("INT8 engine for cpu" in note and "190 dB" in note for note in read_manifest(place).notes)
+
+
+def test_a_weak_engine_names_the_noisiest_layers(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {**verify.LIMITS, Precision.INT8: verify.Limits(0.0, 0.0, 100.0)}
+    monkeypatch.setattr(verify, "LIMITS", limits)
+    place = edgekit.build(classifier, target="cpu", profile=False)
+    notes = [note for note in read_manifest(place).notes if "--keep-float" in note]
+    assert len(notes) == 1 and "usually visible" in notes[0] and "Most of the noise comes from" in notes[0]
+
+
+def test_the_ratios_are_those_against_onnxruntime_on_the_file(classifier: Path) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(classifier, options, providers=["CPUExecutionProvider"])
+    feeds = [{"x": RANDOM.random((1, 3, 32, 32)).astype(np.float32)} for _ in range(8)]
+    Path("calib").mkdir()
+    for i, feed in enumerate(feeds):
+        np.savez(f"calib/{i}.npz", allow_pickle=False, **feed)
+    place = edgekit.build(classifier, target="cpu", calib="calib", profile=False)
+    with edgekit.load(place) as engine:
+        got = [engine.run(feed)["y"] for feed in feeds]
+    measured = signal_to_noise_db([session.run(None, feed)[0] for feed in feeds], got)
+    found = read_manifest(place).verification
+    assert found is not None and found.sqnr_db["INT8 engine for cpu"] == pytest.approx(measured, abs=0.1)
