@@ -15,6 +15,7 @@ from edgekit.errors import (
     CalibrationError,
     DataError,
     EdgeKitError,
+    EdgeKitWarning,
     EngineMismatch,
     ExportError,
     GraphError,
@@ -26,6 +27,7 @@ from edgekit.errors import (
     UndecidedError,
     UsageError,
 )
+from edgekit.telemetry import disable_onnxruntime
 
 if TYPE_CHECKING:
     from edgekit.config import BackendOptions
@@ -36,12 +38,14 @@ if TYPE_CHECKING:
     from edgekit.measure.estimate import Estimate
     from edgekit.measure.inspection import Inspection
     from edgekit.measure.latency import Statistics
+    from edgekit.measure.noise_report import NoiseReport
     from edgekit.measure.profile import profile_bundle as profile
     from edgekit.measure.relative import CompareReport
     from edgekit.measure.reports import LatencyReport
     from edgekit.pipeline.build import build
     from edgekit.pipeline.compare import compare
     from edgekit.pipeline.compile_bundle import compile_bundle as compile
+    from edgekit.pipeline.debug import debug
     from edgekit.pipeline.estimate import estimate
     from edgekit.pipeline.inspect import inspect
     from edgekit.progress import Progress
@@ -68,6 +72,7 @@ __all__ = [
     "Detection",
     "Detections",
     "EdgeKitError",
+    "EdgeKitWarning",
     "EngineMismatch",
     "Estimate",
     "Evaluation",
@@ -77,6 +82,7 @@ __all__ = [
     "LatencyReport",
     "Manifest",
     "ModelError",
+    "NoiseReport",
     "Pending",
     "Preprocess",
     "Progress",
@@ -95,6 +101,7 @@ __all__ = [
     "build",
     "compare",
     "compile",
+    "debug",
     "estimate",
     "evaluate",
     "inspect",
@@ -104,6 +111,9 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Here, because every process that uses EdgeKit comes by, and before any import of ONNX Runtime by EdgeKit.
+disable_onnxruntime()
 
 _ON_USE = {
     "BackendOptions": "edgekit.config:BackendOptions",
@@ -116,6 +126,7 @@ _ON_USE = {
     "Evaluation": "edgekit.evaluation.evaluate:Evaluation",
     "Inspection": "edgekit.measure.inspection:Inspection",
     "LatencyReport": "edgekit.measure.reports:LatencyReport",
+    "NoiseReport": "edgekit.measure.noise_report:NoiseReport",
     "Manifest": "edgekit.engine.bundle.manifest:Manifest",
     "Pending": "edgekit.runtime.stream:Pending",
     "Preprocess": "edgekit.recipe.schema:Preprocess",
@@ -128,6 +139,7 @@ _ON_USE = {
     "build": "edgekit.pipeline.build:build",
     "compare": "edgekit.pipeline.compare:compare",
     "compile": "edgekit.pipeline.compile_bundle:compile_bundle",
+    "debug": "edgekit.pipeline.debug:debug",
     "estimate": "edgekit.pipeline.estimate:estimate",
     "evaluate": "edgekit.evaluation.evaluate:evaluate_bundle",
     "inspect": "edgekit.pipeline.inspect:inspect",

@@ -28,10 +28,11 @@ ERRORS = {
     "UndecidedError": 6,
     "UsageError": 2,
 }
-FUNCTIONS = {"build", "compare", "compile", "estimate", "evaluate", "inspect", "load", "profile", "train"}
+FUNCTIONS = {"build", "compare", "compile", "debug", "estimate", "evaluate", "inspect", "load", "profile", "train"}
 TYPES = set(
     "BackendOptions Class Classes CompareReport Detection Detections Estimate Evaluation Inspection LatencyReport "
-    "Manifest Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
+    "EdgeKitWarning Manifest NoiseReport Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec "
+    "Trained".split()
 )
 
 # Names that users' programs contain; names may be added, but not removed.
@@ -39,6 +40,7 @@ PARAMETERS = {
     "build": ["model", "precision", "target", "weights", "calib", "output"],
     "compare": ["paths", "rounds", "seconds", "threads", "sizes"],
     "compile": ["bundle", "target", "output", "engine"],
+    "debug": ["model", "precision", "target", "against", "graph_only", "save"],
     "estimate": ["model", "board", "precision", "shape", "input"],
     "evaluate": ["path", "data", "split", "limit", "score_threshold", "threads"],
     "inspect": ["model", "shape", "input", "precision"],

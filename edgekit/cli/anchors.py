@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.options.completion import complete_data
 from edgekit.cli.options.parameters import image_shape
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import echo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +29,7 @@ Examples:
 
 
 @click.command("anchors", epilog=EPILOG, short_help="Find anchors that fit the boxes of a data set.")
-@click.argument("data", metavar="SET")
+@click.argument("data", metavar="SET", shell_complete=complete_data)
 @click.option(
     "--count", type=click.IntRange(min=1), default=9, show_default=True, metavar="N", help="Number of anchors."
 )
@@ -93,10 +95,10 @@ def _json_from(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tupl
 def _print_lines(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tuple[int, int]) -> None:
     pairs = rounded.astype(int).tolist()
     step = ANCHORS_PER_HEAD if len(pairs) % ANCHORS_PER_HEAD == 0 else len(pairs)
-    click.echo(
+    echo(
         f"mean IoU {overlap:.3f} of {len(found.sizes):,} boxes in {found.images:,} images with the best of "
         f"{len(pairs)} anchors, in px of a {shape[0]}x{shape[1]} input"
     )
-    click.echo()
+    echo()
     for start in range(0, len(pairs), step):
-        click.echo(f"anchors = {pairs[start : start + step]}")
+        echo(f"anchors = {pairs[start : start + step]}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edgekit.cli.options.completion import complete_targets
 from edgekit.cli.options.declare import GroupedCommand, backend_options
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import echo, show_next
+from edgekit.text import json_bytes, shell_quoted
 
 __all__ = ["compile_engine"]
 
@@ -24,10 +26,16 @@ Examples:
     "compile", cls=GroupedCommand, epilog=EPILOG, short_help="Build the engine of a bundle for this machine."
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", metavar="NAME", help="tensorrt or tensorrt-rtx.  [default: the bundle's target]")
+@click.option(
+    "--target",
+    shell_complete=complete_targets,
+    metavar="NAME",
+    help="tensorrt or tensorrt-rtx.  [default: the bundle's target]",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write to.  [default: BUNDLE]"
 )
+@click.option("--force", is_flag=True, help="Replace an engine of another model, precision or target.")
 @backend_options
 @json_options("the engine's manifest")
 def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
@@ -36,24 +44,18 @@ def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
     BUNDLE is the result of `edgekit build … --target tensorrt --graph-only`, or has an engine for another GPU or
     another TensorRT version. Needs neither PyTorch nor the package onnx.
     """
-    from rich.console import Console
-
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.pipeline.compile_bundle import compile_bundle
 
     with progress_on_stderr() as progress:
         place = compile_bundle(bundle, progress=progress, **options)
     if json.wanted:
-        import msgspec
-
         from edgekit.engine.bundle.manifest import read_manifest
 
         content = {"engine": str(place), "manifest": read_manifest(place)}
-        json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
+        json.write(json_bytes(content, indent=2))
     if json.printed:
         return
-    console = Console(highlight=False)
-    console.print(f"[bold green]engine:[/] {place}", soft_wrap=True)
-    console.print("[dim]next:[/]")
-    console.print(f"  edgekit inspect {shlex.quote(str(place))}", soft_wrap=True, markup=False)
-    console.print(f"  edgekit profile {shlex.quote(str(place))} --html report.html", soft_wrap=True, markup=False)
+    echo(f"{place}", title="engine:", title_color="green")
+    quoted = shell_quoted(str(place))
+    show_next([f"edgekit inspect {quoted}", f"edgekit profile {quoted} --html report.html"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,9 @@ from rich.progress import ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from edgekit.progress import BYTES, Progress
+from edgekit.cli.terminal import SETTINGS, echo
+from edgekit.cli.terminal import console as terminal
+from edgekit.progress import BYTES, Progress, Silent
 
 __all__ = ["PlainProgress", "TerminalProgress", "live_bars", "progress_on_stderr"]
 
@@ -26,8 +27,12 @@ LOG_INTERVAL_S = 15.0
 @contextmanager
 def progress_on_stderr() -> Iterator[Progress]:
     """Yields a `Progress` on standard error: live on a terminal, plain lines in a file or a pipe."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
+    if SETTINGS.quiet:
+        yield Silent()
+        return
+    console = terminal(stderr=True)
+    # A dumb terminal cannot move its cursor, which live bars do.
+    if not console.is_terminal or console.is_dumb_terminal:
         yield PlainProgress()
         return
     with live_bars(console) as bars:
@@ -38,7 +43,7 @@ def live_bars(console: Console) -> Bars:
     """Returns the live display of a `TerminalProgress`: title, bar, count and time of each stage."""
     return Bars(
         SpinnerColumn(style="cyan"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         _Bar(24 if console.width >= WIDE else 12),
         _Count(),
         _Seconds(),
@@ -154,4 +159,4 @@ def _megabytes(count: float) -> str:
 
 
 def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    echo(line, err=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import msgspec
 import numpy as np
 
-from edgekit.config import PLUGIN_ATTENTION, TargetConfig
+from edgekit.config import TargetConfig
 from edgekit.engine.table import entry_of
 from edgekit.errors import BackendUnavailable
 from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
@@ -20,6 +20,7 @@ __all__ = [
     "Backend",
     "BuildOptions",
     "BuildResult",
+    "ChecksOptions",
     "Engine",
     "backend",
     "backend_at",
@@ -140,6 +141,20 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksOptions(Protocol):
+    """A backend that can say before a build that an option cannot work here."""
+
+    def check_options(self, precision: Precision, options: Mapping[str, Any]) -> None:
+        """Raises `UsageError` if an option does not go with the precision, the library's version or the board.
+
+        Args:
+            precision: precision of the engine.
+            options: the options that were given, by name.
+        """
+        ...
+
+
 def backend_at(entry: str) -> Backend:
     """Imports and returns the backend at ``module:attribute``."""
     module, _, attribute = entry.partition(":")
@@ -158,12 +173,13 @@ def backend(name: str) -> Backend:
 def scheme_of(target: TargetConfig) -> QuantScheme:
     """Returns the target's quantization scheme.
 
-    ``--attention off`` quantizes attention's products like any others; EdgeKit's kernels take them in float.
+    ``--attention off`` quantizes attention's products like any others; single operators for all of it take them in
+    float.
     """
     scheme = backend(target.target).scheme()
     if target.attention == "auto":
         return scheme
-    return msgspec.structs.replace(scheme, float_attention=target.attention in PLUGIN_ATTENTION)
+    return msgspec.structs.replace(scheme, float_attention=target.attention != "off")
 
 
 def default_target() -> str:

@@ -8,15 +8,17 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.operators import uses_quantized_values
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.specs import TensorSpec
 
 __all__ = ["input_specs", "is_quantized", "output_specs", "save_graph", "set_input_shapes"]
 
+MAX_RANK = 64
+"""``NPY_MAXDIMS`` of numpy 2."""
+
 _SINGLE_FILE_BYTES = 1_800_000_000
 """Largest total weight size in a single file: protobuf allows 2 GiB, and nodes and names need the rest."""
-
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
 
 def save_graph(graph: ir.Model, path: Path) -> None:
@@ -49,6 +51,8 @@ def _spec(value: ir.Value) -> TensorSpec:
     name = value.name or ""
     if value.shape is None:
         return TensorSpec(name, _dtype_name(value), ("?",))
+    if len(value.shape) > MAX_RANK:
+        raise GraphError(f"'{name}': expected at most {MAX_RANK} dimensions, as numpy has, got {len(value.shape)}")
     shape = tuple(
         size if isinstance(size, int) else str(size.value or f"{name}_{axis}") for axis, size in enumerate(value.shape)
     )
@@ -116,9 +120,4 @@ def is_quantized(graph: ir.Model) -> bool:
         *graph.graph.all_nodes(),
         *(node for function in graph.functions.values() for node in function.all_nodes()),
     ]
-    return any(
-        node.op_type in _QUANTIZED
-        or node.op_type.startswith(("QLinear", "QGemm", "QAttention", "DynamicQuantize"))
-        or node.op_type.endswith(("Integer", "IntegerToFloat", "NBits"))
-        for node in nodes
-    )
+    return any(map(uses_quantized_values, nodes))

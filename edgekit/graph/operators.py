@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["BIASED_PRODUCTS", "INTEGER_PRODUCTS", "PRODUCTS"]
+import onnx_ir as ir
+
+__all__ = ["BIASED_PRODUCTS", "INTEGER_PRODUCTS", "PRODUCTS", "uses_quantized_values"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Of floats; of integers where both factors come from DequantizeLinear and the backend fuses the two."""
@@ -12,3 +14,14 @@ BIASED_PRODUCTS = PRODUCTS - {"MatMul"}
 
 INTEGER_PRODUCTS = frozenset("QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat".split())
 """What multiplies integers and nothing else: ONNX Runtime's fused operators, and what other quantizers write."""
+
+_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+
+def uses_quantized_values(node: ir.Node) -> bool:
+    """Whether the operator reads or writes quantized values."""
+    return (
+        node.op_type in _QUANTIZED
+        or node.op_type.startswith(("QLinear", "QGemm", "QAttention", "DynamicQuantize"))
+        or node.op_type.endswith(("Integer", "IntegerToFloat", "NBits"))
+    )

@@ -257,7 +257,7 @@ def _precision(node: ir.Node, sizes: _Sizes) -> str:
 
 def _kernel(node: ir.Node, sizes: _Sizes) -> tuple[int, ...]:
     declared = tuple(node.attributes.get_ints("kernel_shape", ()))
-    return declared or (sizes.of(node.inputs[FACTORS[node.op_type][1]])[2:] if "Conv" in node.op_type else ())
+    return declared or (sizes.of(node.inputs[FACTORS[node.op_type][1]])[2:] if node.op_type in _CONVOLUTIONS else ())
 
 
 def _captured(node: ir.Node) -> Iterator[ir.Value]:
@@ -334,8 +334,10 @@ ShapeOf = Callable[["ir.Value | None"], Shape]
 FACTORS = {
     **dict.fromkeys(PRODUCTS | INTEGER_PRODUCTS, (0, 1)),
     **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), (0, 3)),
+    **dict.fromkeys(("DeformConv", "FusedConv", "FusedGemm"), (0, 1)),
 }
 """Where each product of two factors has them among its inputs."""
+_CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "DeformConv", "FusedConv", "QLinearConv"})
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
@@ -362,13 +364,13 @@ def macs_of(node: ir.Node, shape_of: ShapeOf, zeros: int = 0) -> int:
         return 0
     if node.op_type == "ConvTranspose":
         return math.prod(left) * math.prod(right[1:])
-    if "Conv" in node.op_type:
+    if node.op_type in _CONVOLUTIONS:
         return math.prod(shape_of(node.outputs[0])) * (math.prod(right[1:]) - zeros // right[0])
     return math.prod(shape_of(node.outputs[0])) * _inner_size(node, left)
 
 
 def _inner_size(product: ir.Node, left: Sequence[int]) -> int:
-    transposed = product.op_type in ("Gemm", "QGemm") and product.attributes.get_int("transA", 0) == 1
+    transposed = product.op_type in ("FusedGemm", "Gemm", "QGemm") and product.attributes.get_int("transA", 0) == 1
     return left[0] if transposed else left[-1]
 
 

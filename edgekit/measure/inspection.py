@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.engine.bundle.manifest import Manifest, manifest_in, read_engine
 from edgekit.errors import BackendUnavailable, EngineMismatch, GraphError
 from edgekit.extras import install_command
 from edgekit.specs import TensorSpec
+from edgekit.text import json_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,6 +25,7 @@ __all__ = [
     "graph_and_stats",
     "inspection_from_bundle",
     "inspection_from_stats",
+    "module_of",
     "module_path",
 ]
 
@@ -91,6 +93,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         outputs: outputs of the engine or the graph.
         layers: in the order of execution.
         manifest: the manifest of an engine; None for a model.
+        fusions: names of the layers that each layer of the engine computes together, as its library reports them after
+            fusion; empty if it does not.
     """
 
     name: str
@@ -105,6 +109,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...]
     layers: tuple[LayerRow, ...]
     manifest: Manifest | None = None
+    fusions: tuple[tuple[str, ...], ...] = ()
 
 
 class EngineLayer(msgspec.Struct, frozen=True):
@@ -138,6 +143,14 @@ def module_path(name: str, module: str, operator: str) -> tuple[str, ...]:
     return tuple(path) or (operator,)
 
 
+def module_of(name: str, module: str, operator: str) -> str:
+    """Returns the path of the module that a layer came from; see `module_path`."""
+    path = module_path(name, module, operator)
+    # A name with dots is the path of a module, or of a function in it; otherwise the last part is the node's own name.
+    own = bool(module) or "/" in name
+    return ".".join(path[:-1] if own else path)
+
+
 def inspection_from_stats(
     name: str, stats: GraphStats, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> Inspection:
@@ -161,11 +174,14 @@ def inspection_from_bundle(path: Path, shapes: Mapping[str, Sequence[int]] | Non
         EngineMismatch: the bundle is damaged.
         BackendUnavailable: ``onnx`` is needed, and not installed.
     """
-    path = Path(path)
-    manifest = read_manifest(path)
+    return read_engine(path, lambda folder: _inspection_in(folder.at, shapes or {}))
+
+
+def _inspection_in(path: Path, shapes: Mapping[str, Sequence[int]]) -> Inspection:
+    manifest = manifest_in(path)
     engine = _engine_layers(path / LAYERS_FILE)
     try:
-        wanted = {name: (shapes or {}).get(name, shape.opt) for name, shape in manifest.shapes.items()}
+        wanted = {name: shapes.get(name, shape.opt) for name, shape in manifest.shapes.items()}
         _, stats = graph_and_stats(path / GRAPH_FILE, wanted)
     except ImportError as e:
         if engine is None:
@@ -177,16 +193,31 @@ def inspection_from_bundle(path: Path, shapes: Mapping[str, Sequence[int]] | Non
     precisions = _precision_by_node(engine or ())
     rows = [_row_of_engine(layer) for layer in engine or ()] if stats is None else _rows(stats, precisions)
     found = _from_rows(manifest.name, rows, stats, manifest.inputs, manifest.outputs)
-    return msgspec.structs.replace(found, manifest=manifest, precision_from="graph" if engine is None else "engine")
+    return msgspec.structs.replace(
+        found,
+        manifest=manifest,
+        precision_from="graph" if engine is None else "engine",
+        fusions=_fusions(engine or ()),
+    )
+
+
+def _fusions(engine: Sequence[EngineLayer]) -> tuple[tuple[str, ...], ...]:
+    """Returns the nodes of each layer of a built engine.
+
+    An engine that was built without its GPU has the list of its network before fusion, with one node in each layer.
+    """
+    fused = any(len(set(layer.nodes)) > 1 for layer in engine)
+    return tuple(layer.nodes for layer in engine if layer.nodes) if fused else ()
 
 
 def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:
     if not file.is_file():
         return None
     try:
-        return msgspec.json.decode(file.read_bytes(), type=tuple[EngineLayer, ...])
+        found: tuple[EngineLayer, ...] = json_value(file.read_bytes(), type=tuple[EngineLayer, ...])
     except (OSError, msgspec.MsgspecError) as e:
         raise EngineMismatch(f"{file} is damaged: {e}", hint="build the engine again") from e
+    return found
 
 
 def graph_and_stats(file: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[ir.Model, GraphStats]:

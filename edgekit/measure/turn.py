@@ -11,12 +11,15 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgekit.arguments import on_command_line
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import Engine, backend
-from edgekit.engine.bundle.manifest import read_bundle
+from edgekit.engine.bundle.manifest import bundle_in, read_engine
+from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.onnxruntime.backend import load_plain
 from edgekit.errors import EdgeKitError
 from edgekit.measure.machine import resident_bytes
+from edgekit.text import json_bytes
 
 __all__ = ["TurnRequest", "TurnResponse", "main"]
 
@@ -34,6 +37,7 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
         feeds: ``.npz`` file with the inputs by name.
         threads: threads of the engine; 0 leaves it to the backend.
         seconds: duration of the measured runs; half of it is spent on a warm-up before.
+        on_command_line: how messages name arguments; see `edgekit.arguments`.
     """
 
     kind: Literal["engine", "onnx"]
@@ -41,6 +45,7 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
     feeds: str
     threads: int
     seconds: float
+    on_command_line: bool
 
 
 class TurnResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,10 +70,11 @@ def main(request_file: str, response_file: str) -> None:
     """Runs a turn as requested, and writes the response; an unexpected exception is not caught."""
     request = msgspec.json.decode(Path(request_file).read_bytes(), type=TurnRequest)
     try:
-        response = _turn(request)
+        with on_command_line(request.on_command_line):
+            response = _turn(request)
     except EdgeKitError as e:
         response = TurnResponse(error=e.message, hint=e.hint)
-    Path(response_file).write_bytes(msgspec.json.encode(response))
+    Path(response_file).write_bytes(json_bytes(response))
 
 
 def _turn(request: TurnRequest) -> TurnResponse:
@@ -93,8 +99,12 @@ def _loaded(request: TurnRequest) -> Engine:
     path = Path(request.path)
     if request.kind == "onnx":
         return load_plain(path, threads=request.threads)
-    bundle = read_bundle(path)
-    return backend(bundle.manifest.backend).load(path / bundle.manifest.engine, threads=request.threads)
+
+    def load(folder: OpenFolder) -> Engine:
+        manifest = bundle_in(folder.at)
+        return backend(manifest.backend).load(folder.at / manifest.engine, threads=request.threads)
+
+    return read_engine(path, load)
 
 
 def _samples(engine: Engine, feeds: dict[str, np.ndarray], seconds: float) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,23 +13,27 @@ import msgspec
 
 import edgekit
 from edgekit.config import BackendOptions, compile_command
-from edgekit.engine.backend import Backend, BuildOptions, BuildResult, backend
+from edgekit.engine.backend import Backend, BuildOptions, BuildResult, ChecksOptions, backend
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import (
     GRAPH,
     Manifest,
     check_files,
+    manifest_in,
+    read_engine,
     read_manifest,
     seal,
     this_machine,
     timestamp,
     write_bundle,
 )
+from edgekit.engine.bundle.reading import OpenFolder
+from edgekit.engine.bundle.replacing import replaced_engine
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
-from edgekit.option import given_values
+from edgekit.option import given_path, given_values
 from edgekit.pipeline.validate import engine_options
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 
 __all__ = ["compile_bundle"]
 
@@ -41,6 +46,7 @@ def compile_bundle(
     target: str | None = None,
     output: str | Path | None = None,
     engine: BackendOptions | Mapping[str, Any] | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Builds an engine for this machine from the graph of a bundle.
@@ -50,7 +56,8 @@ def compile_bundle(
         target: ``tensorrt`` or ``tensorrt-rtx``; default: the target of the bundle.
         output: the folder of the new bundle; default: replaces the old bundle.
         engine: options of the target's backend: its struct, or some of its fields by name.
-        progress: receives a stage for each step.
+        force: replace an engine of another model, precision or target at ``output``.
+        progress: receives a stage for each step and notes; without one, notes are warnings.
 
     Returns:
         The bundle's folder.
@@ -61,22 +68,24 @@ def compile_bundle(
         BackendUnavailable: the target's library is not installed.
         BuildError: the builder failed; see `engine_from_graph`.
     """
-    place = Path(bundle)
+    place = given_path("bundle", bundle)
     manifest = read_manifest(place)
     target = target or manifest.backend
     library = _library(place, manifest, target)
     library.require()
     options = engine_options(target, engine)
-    names = [name for name in KEPT if name in manifest.files]
-    if GRAPH not in names:
-        raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, got a manifest that does not list it")
-    check_files(place, manifest, names)
-    progress = progress or Silent()
-    goal = Path(output) if output is not None else place
-    with write_bundle(goal) as folder:
-        for name in names:
-            # The graph is the largest part of a bundle, and both folders are usually on one file system.
-            _link(place / name, folder / name)
+    if isinstance(library, ChecksOptions):
+        library.check_options(manifest.precision, given_values(options))
+    _kept_names(place, manifest)
+    progress = progress or Warnings()
+    goal = given_path("output", output) if output is not None else place
+    replaced = ""
+    if goal.resolve() != place.resolve():  # compiling a bundle in its place is what the command is for
+        replaced = replaced_engine(
+            goal, name=manifest.name, precision=str(manifest.precision), target=target, force=force
+        )
+    with write_bundle(goal, progress) as folder:
+        manifest = read_engine(place, functools.partial(_kept, place=folder))
         with progress.stage(f"building the {str(manifest.precision).upper()} engine for {target}"):
             request = BuildOptions(
                 precision=manifest.precision,
@@ -88,7 +97,27 @@ def compile_bundle(
         for note in result.notes:
             progress.note(note)
         seal(folder, _recompiled(manifest, target, options, result, compile_command(goal, target, options)))
+    if replaced:
+        progress.note(replaced)
     return goal
+
+
+def _kept_names(place: Path, manifest: Manifest) -> list[str]:
+    names = [name for name in KEPT if name in manifest.files]
+    if GRAPH not in names:
+        raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, got a manifest that does not list it")
+    return names
+
+
+def _kept(source: OpenFolder, place: Path) -> Manifest:
+    """Puts the files of a bundle that do not depend on its engine into a folder; returns the bundle's manifest."""
+    manifest = manifest_in(source.at)
+    names = _kept_names(source.at, manifest)
+    check_files(source.at, manifest, names)
+    for name in names:
+        # The graph is the largest part of a bundle, and both folders are usually on one file system.
+        _link(source.at / name, place / name)
+    return manifest
 
 
 def _library(place: Path, manifest: Manifest, target: str) -> Backend:
@@ -106,6 +135,7 @@ def _library(place: Path, manifest: Manifest, target: str) -> Backend:
 
 
 def _link(source: Path, place: Path) -> None:
+    place.unlink(missing_ok=True)  # of an attempt on a version that was replaced meanwhile
     try:
         os.link(source, place)
     except OSError:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.config import ModelConfig
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import UsageError, needs_extra
@@ -15,6 +16,7 @@ from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.passes import NameNodes, is_widened, optimize, types_note
+from edgekit.graph.passes.dequantize_weights import weights_note
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.progress import Progress
@@ -54,9 +56,9 @@ def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
 
 def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
     if config.weights is not None:
-        raise UsageError(f"--weights does not go with {path.name}: an ONNX file contains its weights")
+        raise UsageError(f"{argument('weights')} does not go with {path.name}: an ONNX file contains its weights")
     if config.opset is not None:
-        raise UsageError(f"--opset does not go with {path.name}: only modules are exported")
+        raise UsageError(f"{argument('opset')} does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
         chosen, shapes = _fix_shapes(graph, config)
@@ -70,7 +72,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
     if chosen:
         sizes = "inputs of one size" if not shapes else "inputs of these sizes"
         progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")
-    if note := types_note(graph):
+    for note in filter(None, (types_note(graph), weights_note(graph))):
         progress.note(note)
     return LoadedModel(
         name=path.stem,

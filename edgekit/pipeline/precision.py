@@ -8,16 +8,21 @@ import onnx_ir as ir
 
 from edgekit.config import TargetConfig
 from edgekit.engine.backend import scheme_of
+from edgekit.graph.element_types import precision_of
+from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.half.cast import half_from_graph
-from edgekit.quantize.plan import QuantPolicy
+from edgekit.quantize.plan import NEEDS_ZERO_POINT, QuantPolicy
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
 
 __all__ = ["TypedGraph", "typed_graph"]
+
+NAMED_PARTS = 4
+"""Number of layers that a note names."""
 
 
 class TypedGraph(NamedTuple):
@@ -42,13 +47,16 @@ def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConf
     """
     table = calibration.table
     if model.quantized:
-        progress.note("the model is already quantized and is built unchanged: nothing was calibrated or kept in float")
+        progress.note(
+            "the model is already quantized and is built unchanged: nothing was calibrated or kept in float"
+            + _float_parts(model.graph)
+        )
         return TypedGraph(model.graph)
     if target.precision is Precision.FP32 or table is None:
         return TypedGraph(model.graph)
     if target.precision is Precision.INT8:
         with progress.stage("quantizing"):
-            return _int8_graph(model, table, calibration.policy, target)
+            return _int8_graph(model, table, calibration.policy, target, progress)
     with progress.stage(f"typing the graph in {str(target.precision).upper()}"):
         half = half_from_graph(
             model.graph,
@@ -60,9 +68,24 @@ def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConf
     return TypedGraph(half.graph, len(half.kept))
 
 
-def _int8_graph(model: LoadedModel, table: CalibrationTable, policy: QuantPolicy, target: TargetConfig) -> TypedGraph:
+def _float_parts(graph: ir.Model) -> str:
+    """Says which convolutions and matrix products of a quantized graph compute in float."""
+    products = [node for node in graph.graph if node.op_type in PRODUCTS | INTEGER_PRODUCTS]
+    floats = [node.name or "" for node in products if precision_of(node) != "int8"]
+    if not floats:
+        return ""
+    more = f" and {len(floats) - NAMED_PARTS} more" if len(floats) > NAMED_PARTS else ""
+    names = ", ".join(floats[:NAMED_PARTS]) + more
+    return f". {len(floats)} of its {len(products)} convolutions and matrix products compute in float: {names}"
+
+
+def _int8_graph(
+    model: LoadedModel, table: CalibrationTable, policy: QuantPolicy, target: TargetConfig, progress: Progress
+) -> TypedGraph:
     scheme = scheme_of(target)
     graph, plan = quantized_from_graph(model.graph, table, scheme, policy)
+    if unsigned := [name for name, reason in plan.skipped.items() if reason == NEEDS_ZERO_POINT]:
+        progress.note(f"stays in float on {target.target}: {', '.join(unsigned)}: {NEEDS_ZERO_POINT}")
     if scheme.rest is not Precision.FP32:
         # Layers that stay in float become half too: an FP32 layer between INT8 layers costs more time than they save.
         graph = half_from_graph(graph, scheme.rest, table.ranges, io=target.half_io).graph

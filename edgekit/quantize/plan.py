@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -17,7 +17,18 @@ from edgekit.quantize.kernel_limits import limit_of
 from edgekit.quantize.output_parts import forms_of_outputs
 from edgekit.specs import QuantScheme
 
-__all__ = ["Plan", "QuantPolicy", "copies", "head_layers", "matching", "plan_from_graph", "range_source", "selects"]
+__all__ = [
+    "NEEDS_ZERO_POINT",
+    "Plan",
+    "QuantPolicy",
+    "copies",
+    "head_layers",
+    "matching",
+    "plan_from_graph",
+    "range_source",
+    "selects",
+    "values_are_read",
+]
 
 SELECTIONS = frozenset(
     "Flatten Identity MaxPool Reshape Resize Slice Split Squeeze Transpose Unsqueeze Upsample".split()
@@ -30,6 +41,8 @@ MIN_DOWNSAMPLING = 4
 # A convolution before an output with fewer weights than this is part of the decoding (the one in YOLOv8 that
 # computes the mean of a distribution over distances has 16).
 DECODING_WEIGHTS = 256
+
+NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,12 @@ class Plan:
 
 
 def plan_from_graph(
-    graph: ir.Model, scheme: QuantScheme, keep_float: Sequence[str] = (), *, keep_heads: bool = False
+    graph: ir.Model,
+    scheme: QuantScheme,
+    keep_float: Sequence[str] = (),
+    *,
+    keep_heads: bool = False,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Plan:
     """Chooses the nodes that run on integers.
 
@@ -77,17 +95,30 @@ def plan_from_graph(
         scheme: the target's quantization scheme.
         keep_float: patterns of names of nodes that stay in float.
         keep_heads: keep the layers that `head_layers` finds in float too.
+        ranges: min and max of each tensor by name; None before calibration.
 
     Raises:
         UsageError: a pattern matches no node.
     """
     kept = {**(head_layers(graph) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
+    kept |= _needing_zero_point(graph, scheme, ranges or {})
     attention = _attention_products(graph) if scheme.float_attention else {}
     plan = _planned(graph, scheme, {**attention, **kept})
     if not plan.nodes and (scheme.stem_channels or attention):
         # A network of two narrow convolutions consists of a stem only, and one may consist of an attention only.
         plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0), kept)
     return plan
+
+
+def _needing_zero_point(
+    graph: ir.Model, scheme: QuantScheme, ranges: Mapping[str, tuple[float, float]]
+) -> dict[ir.Node, str]:
+    """Finds the products that stay in float because their input has negative values."""
+    products = [
+        node for node in graph.graph if node.op_type in scheme.without_zero_point and node.inputs[0] is not None
+    ]
+    sources = {node: range_source(node.inputs[0]).name or "" for node in products if node.inputs[0] is not None}
+    return {node: NEEDS_ZERO_POINT for node, name in sources.items() if name in ranges and ranges[name][0] < 0}
 
 
 def _attention_products(graph: ir.Model) -> dict[ir.Node, str]:
@@ -142,6 +173,12 @@ def copies(node: ir.Node) -> bool:
 
 def _fills(node: ir.Node) -> bool:
     return node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+
+
+def values_are_read(value: ir.Value) -> bool:
+    """Whether a node reads the numbers of ``value``, and not only its shape."""
+    readers = (use.node.op_type for use in value.uses())
+    return value.is_graph_output() or any(reader not in ("Shape", "Size", "Cast") for reader in readers)
 
 
 def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
@@ -219,6 +256,8 @@ def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], pla
     """Why ``node`` stays in float; None where it does not."""
     if node in kept:
         return kept[node]
+    if not any(map(values_are_read, node.outputs)):
+        return "only its shape is read"
     if node.domain not in ("", "ai.onnx") or node.op_type not in scheme.operators | scheme.fused_activations:
         return "the target has no integer kernel for it"
     if node.op_type in PRODUCTS:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.errors import GraphError
 from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import RemoveDead
@@ -38,21 +39,28 @@ class QuantizedGraph(NamedTuple):
     plan: Plan
 
 
-def require_quantizable(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> Plan:
-    """Returns the plan that `quantized_from_graph` makes from the same arguments; needs no calibration.
+def require_quantizable(
+    graph: ir.Model,
+    scheme: QuantScheme,
+    policy: QuantPolicy,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> Plan:
+    """Returns the plan that `quantized_from_graph` makes from the same arguments.
+
+    Before calibration, ``ranges`` is None; a few of the layers in the plan may stay in float then.
 
     Raises:
         GraphError: nothing in the graph can be quantized; the message says why.
         UsageError: a pattern matches no node.
     """
-    plan = plan_from_graph(graph, scheme, policy.keep_float, keep_heads=policy.keep_heads)
+    plan = plan_from_graph(graph, scheme, policy.keep_float, keep_heads=policy.keep_heads, ranges=ranges)
     if scheme.propagated:
         propagate_qdq(graph, plan, scheme)
     if not plan.nodes:
         raise GraphError(
             "nothing in the graph can be quantized: expected convolutions or matrix products, got "
             + _products(graph, plan),
-            hint="build it with --fp32",
+            hint=f"build it with {argument('precision', 'fp32')}",
         )
     return plan
 
@@ -82,8 +90,8 @@ def quantized_from_graph(
         UsageError: a pattern matches no node.
     """
     graph = graph.clone(deep_copy=False)
-    plan = require_quantizable(graph, scheme, policy)
     ranges: Mapping[str, tuple[float, float]] = table.ranges
+    plan = require_quantizable(graph, scheme, policy, ranges)
     # If the activation function is computed before quantization, large negative values are already small, and
     # scaling channels makes them large again: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
     if table.channels and scheme.quantize_outputs:

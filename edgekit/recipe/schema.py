@@ -307,6 +307,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
             the vocabulary), or ``tensor`` (arrays in, arrays out).
         paper: the publication.
         macs: multiply-accumulates of one forward pass at the shapes of ``inputs``.
+        expects: what the input images look like, in words, as in "white digits on black"; empty if the model takes any.
     """
 
     name: Annotated[
@@ -321,6 +322,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
     outputs: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
+    expects: str = ""
     labels: Labels = Labels()
     quantize: Quantize = Quantize()
     weights: dict[str, Weights] = {}
@@ -444,7 +446,7 @@ def recipe_from_file(path: str | Path) -> Recipe:
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_bytes().decode())
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except OSError as e:
         raise RecipeError(f"recipe {file}: expected a TOML file, got: {e.strerror}") from e
     except RecursionError as e:
@@ -455,7 +457,7 @@ def _toml(file: Path) -> dict[str, Any]:
 
 def _label_names(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as e:
         raise ValueError(f"labels.file: expected a text file with one name per line, got {path}: {e.strerror}") from e
     except ValueError as e:

@@ -6,7 +6,7 @@ therefore sees the same batches, without reading the earlier examples again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,9 +23,10 @@ from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.labels import knows_all, model_classes_from_labels
 from edgekit.recipe.schema import Recipe
 from edgekit.specs import TensorSpec
+from edgekit.training.messages import train_argument
 from edgekit.training.yolo_loss import Truth
 
-__all__ = ["Batch", "Batches", "prefetched", "classes_of"]
+__all__ = ["Batch", "Batches", "classes_of", "known_classes", "prefetched"]
 
 CACHE_BYTES = 512 << 20
 """Memory limit for decoded images; decoding them in every epoch may take longer than the training steps."""
@@ -225,19 +226,21 @@ def _augmentation(names: Sequence[str], recipe: Recipe) -> Augmentation | None:
         return None
     if recipe.preprocess is None:
         raise UsageError(
-            f"--augment: expected none for {recipe.name}, which has no image input, got {', '.join(names)}"
+            f"{train_argument('augment')}: expected none for {recipe.name}, which has no image input, got "
+            f"{', '.join(names)}"
         )
     if "mosaic" in names and recipe.task != "detect":
-        others = ",".join(name for name in names if name != "mosaic") or "none"
+        others = [name for name in names if name != "mosaic"]
         raise UsageError(
-            f"--augment: expected no mosaic for {recipe.name}, whose task is '{recipe.task}', since mosaic is for "
+            f"{train_argument('augment')}: expected no mosaic for {recipe.name}, whose task is '{recipe.task}', "
+            "since mosaic is for "
             f"detection, got {','.join(names)}",
-            hint=f"--augment {others}",
+            hint=train_argument("augment", others, shell=",".join(others) or "none"),
         )
     return augmentation_from_names(names, pad=recipe.preprocess.pad)
 
 
-def prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:
+def prefetched(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     """Yields the same batches, preparing the next one in a thread."""
     with ThreadPoolExecutor(1) as worker:
         coming = worker.submit(next, batches, None)
@@ -246,8 +249,8 @@ def prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def _known_classes(recipe: Recipe) -> int:
-    """Number of classes of the recipe's model; 0 if unknown."""
+def known_classes(recipe: Recipe) -> int:
+    """Returns the number of classes of the recipe's model; 0 if unknown."""
     declared = recipe.model.arguments.get("classes", 0)
     return len(recipe.labels.names) or (declared if isinstance(declared, int) else 0)
 
@@ -266,7 +269,7 @@ def classes_of(examples: DataSet, recipe: Recipe) -> Sequence[int]:
     if examples.labels and knows_all(recipe.labels.names, examples.labels):
         found: list[int] = model_classes_from_labels(recipe.labels.names, examples.labels, name=examples.name).tolist()
         return found
-    known = _known_classes(recipe)
+    known = known_classes(recipe)
     if known and len(examples.labels) > known:
         raise DataError(
             f"data set {examples.name}: expected at most {known} classes, as many as {recipe.name} has, got "

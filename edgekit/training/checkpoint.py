@@ -12,7 +12,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from edgekit.arguments import argument
 from edgekit.errors import TrainError
+from edgekit.models.weights.origin import WeightsOrigin
 from edgekit.storage import atomic_file, write_atomic
 
 __all__ = ["load_checkpoint", "save_checkpoint", "save_weights"]
@@ -45,8 +47,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.is_file():
         raise TrainError(
             f"checkpoint {path}: expected a checkpoint to resume from, got no such file",
-            hint="omit --resume to start training, or pass the original output file with -o; to continue a finished "
-            "training, use --weights FILE",
+            hint=f"omit {argument('resume')} to start training, or pass the original output file with "
+            f"{argument('output')}; to continue a finished "
+            f"training, use {argument('weights', like='FILE')}",
         )
     try:
         with warnings.catch_warnings():
@@ -65,8 +68,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return content["identity"], content["state"]
 
 
-def save_weights(path: Path, module: nn.Module) -> None:
+def save_weights(path: Path, module: nn.Module, origin: WeightsOrigin | None = None) -> None:
     """Writes the module's weights as ``.safetensors``, for `edgekit.models.weights.read.load_weights`.
+
+    Args:
+        path: the file.
+        module: the module.
+        origin: facts about the training, which are written with the weights; None for none.
 
     Raises:
         TrainError: the file cannot be written.
@@ -74,7 +82,7 @@ def save_weights(path: Path, module: nn.Module) -> None:
     # A shared tensor is written once per name, since the format does not support sharing.
     state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
     with _errors(path):
-        write_atomic(path, safetensors.torch.save(state))
+        write_atomic(path, safetensors.torch.save(state, None if origin is None else origin.metadata()))
 
 
 @contextmanager

@@ -116,7 +116,9 @@ def test_a_path_that_is_not_there_is_an_error(source):
 
 
 def test_an_unknown_split_is_an_error():
-    with pytest.raises(UsageError, match="expected train or test, got val"):
+    with pytest.raises(UsageError, match="expected train, val, test, got dev"):
+        data_set("spelling", split="dev")
+    with pytest.raises(UsageError, match="expected the split train or test, got val"):
         data_set("spelling", split="val")
 
 
@@ -220,7 +222,7 @@ def test_an_error_on_numbers_shows_shapes_without_the_batch(shape, shown):
 def test_an_image_for_a_model_of_arrays_says_what_is_missing():
     with pytest.raises(DataError, match="which has no preprocessing for images, got an image of 30x20 px") as error:
         feeds_from_example(Example("x", IMAGE, 0), [TensorSpec("x", "float32", (1, 20, 30, 3))], None, ())
-    assert "--preprocess" in error.value.hint
+    assert "preprocess" in error.value.hint
 
 
 def test_the_first_readable_example_is_checked():

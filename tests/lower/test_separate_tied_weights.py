@@ -15,7 +15,10 @@ from edgekit.specs import Precision
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
 TIED = {
-    "convolutions": ("g (float[1, 8, 7, 8] x) => (float[1, 8, 7, 8] y) { a = Conv (x, w) y = ConvTranspose (a, w) }", 4),
+    "convolutions": (
+        "g (float[1, 8, 7, 8] x) => (float[1, 8, 7, 8] y) { a = Conv (x, w) y = ConvTranspose (a, w) }",
+        4,
+    ),
     "matrices": ("g (float[3, 8] x) => (float[3, 8] y) { a = Gemm (x, w) y = Gemm <transB = 1> (a, w) }", 2),
     "product": ("g (float[3, 8] x) => (float[3, 8] y) { a = MatMul (x, w) y = Gemm <transB = 1> (a, w) }", 2),
 }

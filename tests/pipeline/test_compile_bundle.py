@@ -56,7 +56,7 @@ def test_a_plan_holds_the_typed_graph_and_no_engine(plan: Path) -> None:
     assert any("signal-to-noise" in note for note in manifest.notes)
     with pytest.raises(EngineMismatch, match="holds a graph for tensorrt, and no engine yet") as error:
         edgekit.load(plan)
-    assert error.value.hint == f"edgekit compile {plan} --target tensorrt"
+    assert error.value.hint == f"edgekit.compile({str(plan)!r}, target='tensorrt')"
 
 
 def test_the_engine_is_compiled_where_torch_and_onnx_are_missing(plan: Path, tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ from edgekit.engine.backend import backend
 from edgekit.errors import GraphError, UsageError
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
-from edgekit.quantize.calibrate.collect import observed_tensors
-from edgekit.quantize.plan import head_layers, plan_from_graph, range_source
+from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
+from edgekit.quantize.plan import NEEDS_ZERO_POINT, head_layers, plan_from_graph, range_source
 from edgekit.quantize.qdq import insert_qdq
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import TensorSpec
 
 CPU = msgspec.structs.replace(backend("cpu").scheme(), stem_channels=0)
 OPENVINO = backend("openvino").scheme()
+UNMEASURED = CalibrationTable(method="minmax", set="", set_digest="", graph_digest="", images=0, ranges={})
 SCHEMES = pytest.mark.parametrize("scheme", [CPU, OPENVINO], ids=["cpu", "openvino"])
 
 CHAIN = """g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] y) {{
@@ -170,7 +171,7 @@ def test_products_that_have_no_integer_kernel_stay_in_float(graph_of, weights, s
     graph = graph_of(f"g {text}", **own)
     assert planned(graph, scheme) == ([], [], {"y": reason})
     with pytest.raises(GraphError, match=f"nothing in the graph can be quantized.*{reason}"):
-        graph = quantized_from_graph(graph, None, scheme).graph
+        graph = quantized_from_graph(graph, UNMEASURED, scheme).graph
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (4, 6), None])
@@ -309,3 +310,22 @@ def test_a_resize_that_fills_pixels_has_a_range_of_its_own(graph_of, weights, nu
     assert (resize.outputs[0] in observed_tensors(graph)) == (range_of == "u")
     for scheme in (CPU, OPENVINO):
         assert resize not in plan_from_graph(graph, scheme).nodes
+
+
+@pytest.mark.parametrize(("lo", "reason"), [(-0.3, NEEDS_ZERO_POINT), (0.0, None)])
+def test_a_transposed_convolution_of_negative_values_stays_in_float_without_a_zero_point(graph_of, weights, lo, reason):
+    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 14, 14] y) {
+        a = Conv (x, w)  s = Sigmoid (a)  m = Mul (a, s)  t = Reshape (m, shape)
+        u = ConvTranspose <strides = [2, 2]> (t, k)  y = Conv (u, p) }"""
+    shape = np.array([1, 4, 6, 6], np.int64)
+    graph = graph_of(text, w=weights(4, 4, 3, 3), k=weights(4, 4, 4, 4), p=weights(4, 4, 1, 1), shape=shape)
+    ranges = {"m": (lo, 3.0)}
+    assert planned(graph, OPENVINO, ranges=ranges)[2].get("u") == reason
+    assert "u" not in planned(graph, OPENVINO)[2]
+
+
+def test_a_product_of_which_only_the_shape_is_read_stays_in_float(graph_of, weights):
+    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 6, 6] y, int64[4] z) {
+        a = Conv (x, w)  z = Shape (a)  y = Conv (x, w) }"""
+    tensors, nodes, skipped = planned(graph_of(text, w=weights(4, 4, 3, 3)), CPU)
+    assert tensors == ["x", "y"] and nodes == ["y"] and skipped == {"a": "only its shape is read"}

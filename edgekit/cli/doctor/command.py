@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,22 +36,16 @@ def doctor(json: JsonOutput, peaks: bool, recalibrate: bool) -> None:
 
     found = survey()
     if json.wanted:
-        import msgspec
-
-        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        json.write(json_bytes(found, indent=2))
     if json.printed:
         return
-    from rich.console import Console
 
-    console = Console(highlight=False)
+    console = terminal()
     for part in _parts(found):
         console.print(part)
 
 
 def _show_peaks(json: JsonOutput, recalibrate: bool) -> None:
-    import msgspec
-    from rich.console import Console
-
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.measure.peaks import machine_peaks
     from edgekit.report.estimate_table import terminal_from_peaks
@@ -57,9 +53,9 @@ def _show_peaks(json: JsonOutput, recalibrate: bool) -> None:
     with progress_on_stderr() as progress:
         found = machine_peaks(recalibrate=recalibrate, progress=progress)
     if json.wanted:
-        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        json.write(json_bytes(found, indent=2))
     if not json.printed:
-        Console(highlight=False).print(terminal_from_peaks(found))
+        terminal().print(terminal_from_peaks(found))
 
 
 def _parts(found: Survey) -> list[RenderableType]:

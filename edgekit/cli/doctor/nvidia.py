@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 from importlib import metadata
@@ -12,11 +13,14 @@ from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.jetson import Jetson, jetpack_stack
 from edgekit.device.nvidia import Gpu
-from edgekit.errors import BackendUnavailable, EdgeKitError
+from edgekit.engine.backend import backend
+from edgekit.engine.tensorrt.dla import DLA_MATRIX, require_dla
+from edgekit.errors import BackendUnavailable, EdgeKitError, UsageError
 from edgekit.kernels import compiled
 from edgekit.report.wording import bytes_in_words
+from edgekit.specs import Precision
 
-__all__ = ["cuda_findings", "gpu_findings", "jetson_findings"]
+__all__ = ["cuda_findings", "dla_findings", "gpu_findings", "jetson_findings"]
 
 MIN_JETPACK = (6, 1)
 PACKAGES = ("cuda-bindings", "pycuda")
@@ -52,6 +56,27 @@ def _stack_findings(board: Jetson) -> list[Finding]:
         f"/usr/bin/python{stack.python} -m venv --system-site-packages ENVIRONMENT"
     )
     return [Finding(group="machine", name="JetPack", status="caution", value=value, hint=hint)]
+
+
+def dla_findings(board: Jetson | None) -> list[Finding]:
+    """Returns what a DLA can run with the board's TensorRT, and with the other versions; see `DLA_MATRIX`."""
+    if board is None:
+        return []
+    matrix = "; ".join(
+        f"{row.versions}: {', '.join(str(precision).upper() for precision in row.precisions) or 'none'} ({row.why})"
+        for row in DLA_MATRIX
+    )
+    try:
+        version = backend("tensorrt").version()
+    except BackendUnavailable:
+        return [Finding(group="machine", name="DLA", status="fact", value=f"by version of TensorRT: {matrix}")]
+    possible = []
+    for precision in (Precision.FP16, Precision.INT8):
+        with contextlib.suppress(UsageError):
+            require_dla(version, precision, board, 0)
+            possible.append(f"--{precision}")
+    value = f"--dla with TensorRT {version} here: {', '.join(possible) or 'not possible'}"
+    return [Finding(group="machine", name="DLA", status="fact", value=f"{value}. By version: {matrix}")]
 
 
 def gpu_findings(cards: tuple[Gpu, ...], board: Jetson | None) -> list[Finding]:

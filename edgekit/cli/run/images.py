@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edgekit.cli.output import JsonOutput
-from edgekit.data.images import images_in
+from edgekit.cli.run.saved import check_images
+from edgekit.cli.terminal import console as terminal
+from edgekit.cli.terminal import say_written
+from edgekit.data.coco_ids import CocoIds, ids_of_images
+from edgekit.data.images import images_in, preprocess
+from edgekit.data.input_statistics import without_padding
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session
-from edgekit.runtime.tasks.choose import tasks
 from edgekit.runtime.tasks.task import ImageTask, Shown
+from edgekit.specs import specs_at
 
 __all__ = ["run_images"]
 
@@ -35,6 +40,7 @@ def run_images(
     save: Path | None,
     options: Mapping[str, Any],
     *,
+    force: bool,
     json_output: JsonOutput,
     note: Note,
 ) -> None:
@@ -46,34 +52,68 @@ def run_images(
         source: the image or the folder.
         save: where to write images with results drawn into them: a file for one image, a folder for several.
         options: see `ImageTask.predict`.
+        force: replace the source image by the one with results, if ``save`` says so.
         json_output: where to write one JSON list of all results.
         note: receives a message for each image that is skipped or written.
     """
-    if save is not None and not task.draws:
-        raise _not_drawn(save, task)
     images, several = _images(source)
+    if save is not None and several:
+        check_images(save, images, force=force)
     ids = _image_ids(images)
+    # Only results with boxes have these ids.
+    annotated = (
+        ids_of_images(images, source if several else source.parent) if json_output.wanted and task.draws else None
+    )
+    if annotated is not None:
+        note(f"image ids, and category ids of the same names, are those of {annotated.file}")
     entries: list[dict[str, Any]] = []
+    noted: set[str] = set()
     for image, result, seconds in _each(
         images, lambda path: task.predict(session, path, **options), several, source, note
     ):
-        entries.extend(task.entries(result, image, ids[image]))
+        for text in _unlike_training(session, image):
+            note(text)
+        entries.extend(_with_ids(task.entries(result, image, ids[image]), image, annotated))
         if not json_output.printed:
             _print(image, task.shown(result), seconds)
         if save is not None:
-            _save_image(task.drawn(result, image), save / image.name if several else save, note)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                drawn = task.drawn(result, image)
+            for text in (str(warning.message) for warning in caught):
+                if text not in noted:
+                    noted.add(text)
+                    note(text)
+            _save_image(drawn, save / image.name if several else save)
     if json_output.wanted:
         json_output.write(json.dumps(entries, indent=1))
 
 
-def _not_drawn(save: Path, task: ImageTask[Any]) -> UsageError:
-    drawing = [
-        f"{each.engine} to draw {each.draws}" for each in tasks().values() if isinstance(each, ImageTask) and each.draws
+def _unlike_training(session: Session, image: Path) -> Iterator[str]:
+    """Yields a note if an image is far from those that the model was trained or calibrated on."""
+    manifest = session.manifest
+    statistics, expects, how = manifest.input_statistics, manifest.expects, manifest.preprocess
+    if statistics is None or how is None:
+        return
+    shape = specs_at([session.inputs[0]], manifest.shapes)[0].shape
+    why = statistics.why_far(preprocess(image, without_padding(how), shape)[0])
+    if why:
+        expected = f"; the model expects {expects}" if expects else ""
+        yield f"{image.name} is far from what the model was trained on, so the result may be wrong: {why}{expected}"
+
+
+def _with_ids(entries: list[dict[str, Any]], image: Path, annotated: CocoIds | None) -> list[dict[str, Any]]:
+    """Returns results with the ids of the annotation file that lists the image."""
+    if annotated is None:
+        return entries
+    return [
+        {
+            **entry,
+            "image_id": annotated.images[image],
+            "category_id": annotated.categories.get(entry["label"].strip().casefold(), entry["category_id"]),
+        }
+        for entry in entries
     ]
-    return UsageError(
-        f"--save {save}: expected {' or '.join(drawing)}, got {task.engine}",
-        hint="write the results as JSON: --json-file results.json",
-    )
 
 
 def _images(source: Path) -> tuple[list[Path], bool]:
@@ -113,7 +153,7 @@ def _image_ids(images: list[Path]) -> dict[Path, int]:
 
 
 def _print(image: Path, shown: Shown, seconds: float) -> None:
-    console = Console(highlight=False)
+    console = terminal()
     milliseconds = f"{seconds * 1000:.0f}" if seconds >= 0.01 else f"{seconds * 1000:.1f}"
     title = Text.assemble((image.name, "bold"), f": {shown.headline}, in {milliseconds} ms")
     console.print(title, soft_wrap=True)
@@ -127,16 +167,14 @@ def _print(image: Path, shown: Shown, seconds: float) -> None:
     console.print(table)
 
 
-def _save_image(drawn: Image.Image | None, path: Path, note: Note) -> None:
+def _save_image(drawn: Image.Image | None, path: Path) -> None:
     assert drawn is not None  # `run_images` has checked that the task draws
+    replaced = path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(path)
-    except ValueError as e:
+    except (OSError, ValueError) as e:
         raise UsageError(
-            f"--save {path}: expected the suffix of an image format, got '{path.suffix}'",
-            hint=f"name it {path.with_suffix('.png')}",
+            f"--save {path}: cannot be written: {getattr(e, 'strerror', None) or e}", hint="choose another file"
         ) from e
-    except OSError as e:
-        raise UsageError(f"--save {path}: cannot be written: {e.strerror or e}", hint="choose another file") from e
-    note(f"wrote {path}")
+    say_written(path, replaced=replaced)

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgekit.data.calibration.manifest import View, manifest_from_file
 from edgekit.data.examples import whole_batch
+from edgekit.data.files import files_in
 from edgekit.data.images import images_in, is_image, preprocess, read_image
 from edgekit.errors import CalibrationError, DataError, UsageError, nearest
 from edgekit.recipe.schema import Preprocess, shipped
@@ -216,6 +217,8 @@ def calibration_set(source: str | Path, *, limit: int | None = None) -> Calibrat
             return _from_folder(name, path, limit)
     except OSError as e:
         raise CalibrationError(f"calibration set {name}: expected a readable folder, got: {e.strerror}") from e
+    except DataError as e:
+        raise CalibrationError(f"calibration set {e.message}", hint=e.hint) from e
     raise UsageError(
         f"unknown calibration set '{name}': expected a name, a folder or a .toml file",
         hint=nearest(name, calibration_set_names()),
@@ -231,15 +234,12 @@ def _from_manifest(name: str, file: Path, limit: int | None) -> CalibrationSet:
 
 
 def _from_folder(name: str, folder: Path, limit: int | None) -> CalibrationSet:
-    arrays = sorted(path for path in folder.iterdir() if path.suffix in _ARRAY_SUFFIXES and path.is_file())
+    arrays = files_in(folder, *_ARRAY_SUFFIXES)
     if arrays and any(is_image(path) for path in folder.iterdir()):
         raise CalibrationError(f"calibration set {name}: expected images or numpy files, got both")
     if arrays:
         return CalibrationSet(name, [_ArrayFile(path) for path in _spread(arrays, limit)])
-    try:
-        images = images_in(folder)
-    except DataError as e:
-        raise CalibrationError(f"calibration set {e.message}", hint=e.hint) from e
+    images = images_in(folder)
     return CalibrationSet(name, [_ImageFile(path) for path in _spread(images, limit)])
 
 

@@ -82,7 +82,7 @@ def manifest_from_file(file: Path) -> Manifest:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as e:
         raise CalibrationError(f"calibration set {file}: expected a TOML file, got: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise CalibrationError(f"calibration set {file}: not valid TOML: {e}") from e
     try:
         return msgspec.convert(raw, Manifest)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.errors import DataError
 
-__all__ = ["Line", "file_bytes", "looks_like_html", "names_in", "text_line_at", "text_lines"]
+__all__ = ["Line", "file_bytes", "looks_like_html", "names_in", "raw_lines", "text_line_at", "text_lines"]
 
 _MAX_LINE_BYTES = 1 << 20
 
@@ -35,15 +36,23 @@ def text_lines(path: Path) -> Iterator[Line]:
     Raises:
         DataError: the file cannot be read, or a line is not UTF-8 or longer than 1 MiB.
     """
-    offset = 0
+    return (line for line in raw_lines(path) if line.text.strip())
+
+
+def raw_lines(path: Path, *, line: int = 1, offset: int = 0) -> Iterator[Line]:
+    """Yields all lines of a UTF-8 file, from the line with this number and byte offset.
+
+    Raises:
+        DataError: as `text_lines`.
+    """
     try:
         with path.open("rb") as file:
-            number = 0
-            while raw := file.readline(_MAX_LINE_BYTES + 1):
-                number += 1
-                text = _decoded(raw, path, number)
-                if text.strip():
-                    yield Line(number, offset, text)
+            file.seek(offset)
+            for number in itertools.count(line):
+                raw = file.readline(_MAX_LINE_BYTES + 1)
+                if not raw:
+                    return
+                yield Line(number, offset, _decoded(raw, path, number))
                 offset += len(raw)
     except OSError as e:
         raise DataError(f"{path}: expected a text file, got: {e.strerror or e}") from e
@@ -116,4 +125,9 @@ def _decoded(raw: bytes, path: Path, number: int) -> str:
         return raw.decode().rstrip("\r\n")
     except UnicodeDecodeError as e:
         byte = f"0x{raw[e.start]:02x}"
-        raise DataError(f"{path}, line {number}: expected UTF-8 text, got the byte {byte} at {e.start + 1}") from e
+        hint = (
+            "the file is UTF-16: save it as UTF-8" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
+        )
+        raise DataError(
+            f"{path}, line {number}: expected UTF-8 text, got the byte {byte} at {e.start + 1}", hint=hint
+        ) from e

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit.arguments import argument
 from edgekit.engine.backend import BuildOptions
-from edgekit.engine.tensorrt.options import TensorRtOptions
+from edgekit.engine.tensorrt.options import TensorRtOptions, engine_argument
 from edgekit.errors import UsageError
-from edgekit.specs import Precision
 from edgekit.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def config_from_options(
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, workspace)
     _aim_at_capabilities(library, config, engine.sm)
     _use_timing_cache(library, config, timing_cache)
-    _use_dla(library, builder, config, options.precision, engine)
+    _use_dla(library, builder, config, engine)
     _set_portability(library, config, engine)
     _set_weights(library, config, engine)
     return config
@@ -89,9 +89,11 @@ def _aim_at_capabilities(library: Any, config: Any, wanted: tuple[int, ...]) -> 
     unknown = [number for number in wanted if number not in listed]
     if unknown or len(set(wanted)) < len(wanted):
         raise UsageError(
-            f"--sm {','.join(map(str, wanted))}: expected compute capabilities out of {', '.join(map(str, listed))}, "
+            f"{engine_argument('sm', tuple(wanted), shell=','.join(map(str, wanted)))}: expected compute "
+            f"capabilities out of {', '.join(map(str, listed))}, "
             f"each once{f', got {unknown[0]}' if unknown else ''}",
-            hint="other GPUs, those of Jetson among them, are built for on the spot with --target tensorrt"
+            hint="other GPUs, those of Jetson among them, are built for on the spot with "
+            f"{argument('target', 'tensorrt')}"
             if unknown
             else "",
         )
@@ -117,20 +119,17 @@ def _keeps_timing_cache(library: Any, file: str) -> bool:
     return bool(file) and not listed_capabilities(library)
 
 
-def _use_dla(
-    library: Any, builder: trt.Builder, config: trt.IBuilderConfig, precision: Precision, options: TensorRtOptions
-) -> None:
+def _use_dla(library: Any, builder: trt.Builder, config: trt.IBuilderConfig, options: TensorRtOptions) -> None:
     if options.dla is None:
         return
     cores = builder.num_DLA_cores
     if not 0 <= options.dla < cores:
         have = f"it has {cores}, counted from 0" if cores else "it has none"
         raise UsageError(
-            f"--dla {options.dla}: expected a deep-learning accelerator that TensorRT finds on this board; {have}",
+            f"{engine_argument('dla', options.dla)}: expected a deep-learning accelerator that TensorRT finds on "
+            f"this board; {have}",
             hint="leave it out" if not cores else "",
         )
-    if precision is Precision.FP32:
-        raise UsageError("--dla goes with --fp16 or --int8: a DLA does not compute in float32")
     config.default_device_type = library.DeviceType.DLA
     config.DLA_core = options.dla
     config.set_flag(library.BuilderFlag.GPU_FALLBACK)

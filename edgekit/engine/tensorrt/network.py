@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgekit.arguments import argument
 from edgekit.engine.tensorrt.attention_plugin import register_attention
+from edgekit.engine.tensorrt.graph_file import has_operator
 from edgekit.engine.tensorrt.log import last_words
-from edgekit.errors import GraphError, UsageError
+from edgekit.errors import BackendUnavailable, GraphError, UsageError
 from edgekit.specs import ShapeRange
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["Parsed", "add_profile", "parse_graph"]
+__all__ = ["Parsed", "add_profile", "parse_graph", "replace_operator"]
 
-OTHER_TARGET = "the graph was quantized for another target: build it from its float original with --int8"
-REPLACE = "replace the operator in the model, or build for --target cpu"
+EXAMPLE = {"x": (1, 3, 48, (32, 320, 2048))}
 
 
 class Parsed(NamedTuple):
@@ -43,9 +44,11 @@ def parse_graph(library: Any, builder: trt.Builder, log: Any, graph: Path, *, fo
         for_dla: the network will run on a deep-learning accelerator (DLA).
 
     Raises:
+        BackendUnavailable: the graph has ONNX's ``Attention``, and the library is older than 10.14.
         GraphError: the file is not an ONNX file, or has an unsupported operator; the message names it and its node.
         UsageError: the graph has EdgeKit's attention in it, and the library is TensorRT-RTX, which takes no plugins.
     """
+    _require_attention(library, graph)
     needs_edgekit = register_attention(library, graph)
     network: trt.INetworkDefinition = builder.create_network(_creation_flags(library))
     parser: trt.OnnxParser = library.OnnxParser(network, log)
@@ -101,6 +104,16 @@ def _creation_flags(library: Any) -> int:
     return flags
 
 
+def _require_attention(library: Any, graph: Path) -> None:
+    if not hasattr(library, "IAttention") and has_operator(graph, ["Attention"]):
+        raise BackendUnavailable(
+            f"{graph.name} has ONNX's operator Attention: expected TensorRT 10.14 or later, which reads it, "
+            f"got {library.__version__}",
+            hint="update TensorRT, with JetPack on a Jetson, or build the graph again with --attention auto; if the "
+            "model itself has the operator, export it with opset 20",
+        )
+
+
 def _let_attention_decompose(library: Any, network: trt.INetworkDefinition) -> None:
     """Lets the builder decompose attention if it has no fused kernel for it, instead of failing.
 
@@ -124,9 +137,10 @@ def _range(name: str, sizes: tuple[int, ...], shapes: Mapping[str, ShapeRange]) 
         only_batch = -1 not in sizes[1:]
         raise UsageError(
             f"input '{name}' ({text}) has dynamic sizes: expected a range for them, got none",
-            hint="give it with --batch, such as --batch 1:4:16"
+            hint=f"give it with {argument('batch')}, such as {argument('batch', (1, 4, 16), shell='1:4:16')}"
             if only_batch
-            else "give it with --input, such as --input x:1x3x48x32:320:2048",
+            else f"give it with {argument('input')}, such as "
+            f"{argument('input', EXAMPLE, shell='x:1x3x48x32:320:2048')}",
         )
     for given in (shape.min, shape.opt, shape.max):
         fits = len(given) == len(sizes) and all(size in (-1, got) for size, got in zip(sizes, given, strict=True))
@@ -151,5 +165,13 @@ def _graph_error(parser: trt.OnnxParser, log: Any, graph: Path) -> GraphError:
     module = ", named after its module," if "." in node and "/" not in node else ""
     return GraphError(
         f"TensorRT cannot take operator '{error.node_operator()}', node '{node}'{module} of {graph.name}: {words}",
-        hint=OTHER_TARGET if "zero point" in words.lower() or "zeropoint" in words.lower() else REPLACE,
+        hint=f"the graph was quantized for another target: build it from its float original with "
+        f"{argument('precision', 'int8')}"
+        if "zero point" in words.lower() or "zeropoint" in words.lower()
+        else replace_operator(),
     )
+
+
+def replace_operator() -> str:
+    """A hint for an operator that TensorRT does not have."""
+    return f"replace the operator in the model, or build it with {argument('target', 'cpu')}"

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import InlinePass
 from torch import nn
+from torch.export.graph_signature import ConstantArgument
 
 from edgekit.errors import ExportError, UsageError
 from edgekit.graph.export.module_names import name_after_modules
@@ -30,6 +31,10 @@ _EXAMPLE_SIZE_PX = 64
 _SPECIALIZED = re.compile(
     r"L\['(\w+)'\](?:\[(\d+)\])?\.size\(\)\[(\d+)\] as dynamic but your code specialized it .*\((\d+)\)"
 )
+
+_RETURNED = re.compile(r"Found <class '([\w.]+)'> in output")
+_CACHES = ("DynamicCache", "StaticCache", "EncoderDecoderCache")
+"""Classes of Hugging Face Transformers for keys and values of earlier tokens."""
 
 
 def graph_from_module(
@@ -82,6 +87,7 @@ def _captured(
         return torch.export.export(module, examples, dynamic_shapes=_by_argument(module, shapes), strict=False)
     except Exception as e:
         _refuse_specialized(module, inputs, e)
+        _refuse_returned_objects(module, e)
         raise ExportError(
             f"{type(module).__name__} cannot be traced{_where_traced(module, e)}: {_first_line(e)}",
             hint="run torch.export.export(module, example_inputs) for the full report",
@@ -101,6 +107,24 @@ def _refuse_specialized(module: nn.Module, inputs: Sequence[TensorSpec], error: 
         f"input {spec}: expected a fixed size for dimension {axis}, because {type(module).__name__} accepts only "
         f"{size}, got a range",
         hint="fully connected layers on pixels, position tables and branches on sizes fix the size",
+    ) from error
+
+
+def _refuse_returned_objects(module: nn.Module, error: Exception) -> None:
+    """Raises an `ExportError` if the module returns an object that is no tensor, such as a cache of keys and values."""
+    found = _RETURNED.search(str(error))
+    # Versions of Transformers that register their caches with PyTorch fail inside of them.
+    named = found[1].rpartition(".")[2] if found else next((c for c in _CACHES if c in str(error)), "")
+    if not named:
+        return
+    is_cache = named in _CACHES or named.endswith("Cache")
+    raise ExportError(
+        f"{type(module).__name__}: expected a module that returns tensors, or tuples, lists and dictionaries of "
+        f"tensors, got one that returns a {named}",
+        hint="call the model with use_cache=False: set model.config.use_cache = False, or wrap it in a module that "
+        "returns its logits"
+        if is_cache
+        else "wrap it in a module that returns tensors",
     ) from error
 
 
@@ -154,6 +178,12 @@ def _translated(
     taken = {spec.name for spec in inputs}.intersection(outputs)
     if taken:
         raise ExportError(f"'{taken.pop()}' names both an input and an output; expected different names")
+    for spec in program.graph_signature.output_specs:
+        if isinstance(spec.arg, ConstantArgument) and spec.arg.value is not None:
+            raise ExportError(
+                f"expected a module that returns tensors, got one that also returns {spec.arg.value!r}",
+                hint="wrap it in a module that returns tensors",
+            )
     try:
         # The exporter's optimization would fold BatchNorm too, but loses the names of the folded nodes.
         exported = torch.onnx.export(

@@ -15,6 +15,8 @@ from edgekit.errors import GraphError, nearest
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.deprecated import replace_deprecated
 from edgekit.graph.load.upgrade_opset import upgrade_opset
+from edgekit.graph.passes.decompose_contrib import DecomposeContrib
+from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.graph.passes.inline_functions import inlined
 from edgekit.graph.passes.widen_floats import WidenFloats
@@ -42,8 +44,9 @@ def graph_from_onnx(path: Path) -> ir.Model:
     """Reads an ONNX file and upgrades it to opset 20; newer opsets are kept.
 
     Functions are inlined, FP16, BF16 and FP64 become FP32 (see `WidenFloats`; `source_types` are the types that inputs
-    and outputs had), initializers are removed from the inputs, and shapes are inferred. External weights are read
-    on use, so their file must stay in place until the graph is saved.
+    and outputs had), quantized weights of float activations are dequantized (see `DequantizeWeights`), fused operators
+    of ONNX Runtime become ONNX's, initializers are removed from the inputs, and shapes are inferred. External weights
+    are read on use, so their file must stay in place until the graph is saved.
 
     Args:
         path: an ONNX file; its external data is next to it.
@@ -59,6 +62,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         _require_external_data(model, path)
         _require_known_operators(model, path)
         _require_tensor_inputs(model, path)
+        _require_tensor_outputs(model, path)
         replace_deprecated(model)
     except TypeError as e:  # protobuf returns a string that is not UTF-8 as bytes
         raise GraphError(f"{path}: not a valid graph: a name in it is not text") from e
@@ -78,6 +82,8 @@ def graph_from_onnx(path: Path) -> ir.Model:
     graph = upgrade_opset(graph, path.name)
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
+    if ir.passes.Sequential(DequantizeWeights(), DecomposeContrib())(graph).modified:
+        InferShapes()(graph)
     return graph
 
 
@@ -229,7 +235,9 @@ def _require_tensor_inputs(model: onnx.ModelProto, path: Path) -> None:
         kind = value.type.WhichOneof("value")
         if kind != "tensor_type":
             raise GraphError(
-                f"{path}: input '{value.name}': expected a tensor, got {(kind or 'no type').split('_')[0]}"
+                f"{path}: input '{value.name}': expected a tensor, got {(kind or 'no type').split('_')[0]}",
+                hint="export the model with tensors as inputs, or cut the graph after the operators that read it: "
+                "onnx.utils.extract_model(FILE, NEW_FILE, INPUT_NAMES, OUTPUT_NAMES)",
             )
         if value.type.tensor_type.elem_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
             raise GraphError(f"{path}: input '{value.name}': expected a tensor of numbers, got strings or no type")
@@ -238,6 +246,22 @@ def _require_tensor_inputs(model: onnx.ModelProto, path: Path) -> None:
                 f"{path}: input '{value.name}': expected a fixed number of dimensions, got a dynamic rank",
                 hint="export the model with the input's shape",
             )
+
+
+def _require_tensor_outputs(model: onnx.ModelProto, path: Path) -> None:
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for value in model.graph.output:
+        kind = value.type.WhichOneof("value") or "tensor_type"
+        strings = kind == "tensor_type" and value.type.tensor_type.elem_type == onnx.TensorProto.STRING
+        if kind == "tensor_type" and not strings:
+            continue
+        node = producers.get(value.name)
+        by = f" of node '{node.name or node.output[0]}' ({node.op_type})" if node is not None else ""
+        got = "strings" if strings else kind.split("_")[0]
+        raise GraphError(
+            f"{path}: output '{value.name}'{by}: expected a tensor of numbers, got {got}",
+            hint="cut the graph before it: onnx.utils.extract_model(FILE, NEW_FILE, INPUT_NAMES, OUTPUT_NAMES)",
+        )
 
 
 def _own_weights(graph: ir.Model) -> None:

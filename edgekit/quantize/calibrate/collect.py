@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from edgekit.errors import CalibrationError
 from edgekit.graph.evaluator import Evaluator
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 from edgekit.quantize.calibrate.observers import needs_histogram, range_from_statistics
 from edgekit.quantize.calibrate.statistics import TensorStatistics
-from edgekit.quantize.plan import selects
+from edgekit.quantize.plan import selects, values_are_read
 
 __all__ = [
     "CalibrationTable",
@@ -101,7 +101,7 @@ def collect_statistics(
     collected = Collected({name: TensorStatistics(with_histogram=histogram) for name in sorted(observed)})
     inputs = {value.name for value in graph.graph.inputs}
     evaluator = Evaluator(graph, also=sorted(observed - inputs), threads=threads, optimized=True)
-    with (progress or Silent()).stage("calibrating", total=total, unit="inputs") as advance:
+    with (progress or Warnings()).stage("calibrating", total=total, unit="inputs") as advance:
         for name, arrays in feeds:
             _update(collected, {**arrays, **evaluator.run(arrays)}, name)
             collected.inputs += 1
@@ -133,7 +133,7 @@ def observed_tensors(graph: ir.Model) -> list[ir.Value]:
         for node in graph.graph
         if not selects(node)
         for output in node.outputs
-        if output.name and output.dtype == ir.DataType.FLOAT and _values_are_read(output)
+        if output.name and output.dtype == ir.DataType.FLOAT and values_are_read(output)
     ]
     return [value for value in graph.graph.inputs if value.dtype == ir.DataType.FLOAT] + made
 
@@ -188,11 +188,6 @@ def _digest_attribute(digest: hashlib._Hash, value: object) -> None:
             _digest_attribute(digest, item)
     else:
         digest.update(repr(value).encode())
-
-
-def _values_are_read(value: ir.Value) -> bool:
-    readers = (use.node.op_type for use in value.uses())
-    return value.is_graph_output() or any(reader not in ("Shape", "Size", "Cast") for reader in readers)
 
 
 def _leaky_reader(value: ir.Value) -> ir.Node | None:

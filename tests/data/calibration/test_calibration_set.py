@@ -251,3 +251,10 @@ def test_error_on_a_folder_of_images_and_arrays(folder):
     np.save(folder / "a.npy", np.ones(3))
     with pytest.raises(CalibrationError, match="expected images or numpy files, got both"):
         calibration_set(folder)
+
+
+def test_hidden_files_are_no_samples(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((1, 2), np.float32))
+    for name in ("._a.npy", "._a.png", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    assert len(calibration_set(tmp_path)) == 1

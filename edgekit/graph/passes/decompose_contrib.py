@@ -1,0 +1,202 @@
+"""Replaces fused operators of ONNX Runtime by ONNX's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["DecomposeContrib"]
+
+_DOMAIN = "com.microsoft"
+_ACTIVATION_ATTRIBUTES = ("activation", "activation_params", "activation_alpha", "activation_beta", "activation_gamma")
+
+
+class DecomposeContrib(ir.passes.InPlacePass):
+    """Replaces fused operators of ONNX Runtime by the ONNX operators that they were made from.
+
+    Files that ONNX Runtime or its transformer optimizer has written contain them. Other targets do not know them, and
+    calibration and quantization work on ONNX's operators. The formulas are in ONNX Runtime's
+    ``docs/ContribOperators.md``.
+
+    Preconditions: the opset is 20 or newer, which has Gelu.
+    Postconditions: a product that replaces an operator has its name. Operators that are not in the table stay, and so
+        do those with outputs or options that ONNX has no operator for, or with an unknown rank where it matters.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in list(model.graph.all_nodes()):
+            decompose = _TABLE.get(node.op_type) if node.domain == _DOMAIN else None
+            if decompose is not None:
+                parts = _Parts(node)
+                outputs = decompose(node, parts)
+                if outputs is not None:
+                    _replace(node, parts.nodes, outputs)
+                    modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+class _Parts:
+    """The nodes that replace ``node``, in order."""
+
+    def __init__(self, node: ir.Node) -> None:
+        self.nodes: list[ir.Node] = []
+        self._name = node.name or node.outputs[0].name or ""
+
+    def add(self, operator: str, *inputs: ir.Value | None, **attributes: int | float | str | Sequence[int]) -> ir.Value:
+        main = operator in ("Conv", "Gemm", "MatMul")
+        name = self._name if main else f"{self._name}.{operator.lower()}_{len(self.nodes)}"
+        node = ir.node(operator, inputs, attributes=attributes or None, name=name)
+        node.outputs[0].name = f"{self._name}.{operator.lower()}_{len(self.nodes)}.out"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def product(
+        self, operator: str, source: ir.Node, inputs: Sequence[ir.Value | None], drop: Sequence[str]
+    ) -> ir.Value:
+        """Adds ``operator`` with the attributes of ``source`` except those in ``drop``."""
+        value = self.add(operator, *inputs)
+        for attribute in source.attributes.values():
+            if attribute.name not in drop:
+                self.nodes[-1].attributes[attribute.name] = attribute
+        return value
+
+    def number(self, value: float) -> ir.Value:
+        """Adds a float32 scalar."""
+        result = self.add("Constant")
+        self.nodes[-1].attributes["value"] = ir.AttrTensor("value", ir.tensor(np.array(value, np.float32)))
+        return result
+
+
+def _replace(node: ir.Node, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value | None]) -> None:
+    graph = node.graph
+    assert graph is not None
+    graph.insert_before(node, list(nodes))
+    for old, new in zip(node.outputs, outputs, strict=False):
+        if new is None:
+            continue
+        name = old.name
+        new.type, new.shape = old.type, old.shape
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        old.name, new.name = None, name
+    graph.remove(node, safe=True)
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _is_used(node: ir.Node, index: int) -> bool:
+    if index >= len(node.outputs):
+        return False
+    return bool(node.outputs[index].uses()) or node.outputs[index].is_graph_output()
+
+
+def _fused_conv(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    total = parts.product("Conv", node, [*node.inputs[:2], _input(node, 2)], _ACTIVATION_ATTRIBUTES)
+    if (added := _input(node, 3)) is not None:
+        total = parts.add("Add", total, added)
+    return _activated(node, parts, total, node.attributes.get_floats("activation_params", ()))
+
+
+def _fused_gemm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    total = parts.product("Gemm", node, node.inputs, _ACTIVATION_ATTRIBUTES)
+    names = ("activation_alpha", "activation_beta")
+    given = [node.attributes.get_float(name, 0.0) for name in names if name in node.attributes]
+    return _activated(node, parts, total, given)
+
+
+def _activated(
+    node: ir.Node, parts: _Parts, value: ir.Value, params: Sequence[float]
+) -> Sequence[ir.Value | None] | None:
+    """Adds the activation function that the attributes of ``node`` name."""
+    name = node.attributes.get_string("activation", "")
+    if name in ("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign"):
+        return [parts.add(name, value)]
+    if name == "Clip" and len(params) == 2:
+        return [parts.add(name, value, parts.number(params[0]), parts.number(params[1]))]
+    if name in ("LeakyRelu", "Elu", "ThresholdedRelu", "HardSigmoid"):
+        return [parts.add(name, value, **dict(zip(("alpha", "beta"), params, strict=False)))]
+    return None if name else [value]
+
+
+def _fused_matmul(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    if any(node.attributes.get_int(name, 0) for name in ("transBatchA", "transBatchB")):
+        return None
+    factors = []
+    for value, name in zip(node.inputs, ("transA", "transB"), strict=True):
+        turned = _turned(value, parts) if node.attributes.get_int(name, 0) else value
+        if turned is None:
+            return None
+        factors.append(turned)
+    product = parts.add("MatMul", *factors)
+    alpha = node.attributes.get_float("alpha", 1.0)
+    return [product if alpha == 1.0 else parts.add("Mul", product, parts.number(alpha))]
+
+
+def _turned(value: ir.Value | None, parts: _Parts) -> ir.Value | None:
+    """Swaps the last two axes; None if the rank is unknown."""
+    constant = value.const_value if value is not None else None
+    shape = constant.shape if constant is not None else value.shape if value is not None else None
+    if value is None or shape is None:
+        return None
+    order = list(range(len(shape)))
+    order[-2:] = reversed(order[-2:])
+    return parts.add("Transpose", value, perm=order)
+
+
+def _gelu(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    return [parts.add("Gelu", _biased(node, 1, parts), approximate="tanh" if node.op_type == "FastGelu" else "none")]
+
+
+def _biased(node: ir.Node, index: int, parts: _Parts, value: ir.Value | None = None) -> ir.Value | None:
+    value = node.inputs[0] if value is None else value
+    bias = _input(node, index)
+    return value if bias is None else parts.add("Add", value, bias)
+
+
+def _quick_gelu(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    value = node.inputs[0]
+    scaled = parts.add("Mul", value, parts.number(node.attributes.get_float("alpha", 1.702)))
+    return [parts.add("Mul", value, parts.add("Sigmoid", scaled))]
+
+
+def _bias_add(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    return [parts.add("Add", parts.add("Add", node.inputs[0], node.inputs[1]), node.inputs[2])]
+
+
+def _skip_layer_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    if _is_used(node, 1) or _is_used(node, 2):
+        return None
+    total = _biased(node, 4, parts, parts.add("Add", node.inputs[0], node.inputs[1]))
+    epsilon = node.attributes.get_float("epsilon", 1e-12)
+    result = parts.add("LayerNormalization", total, node.inputs[2], _input(node, 3), axis=-1, epsilon=epsilon)
+    return [result, None, None, total]
+
+
+def _skip_rms_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    if _is_used(node, 1) or _is_used(node, 2):
+        return None
+    total = _biased(node, 3, parts, parts.add("Add", node.inputs[0], node.inputs[1]))
+    axis = parts.add("Constant", value_ints=[-1])
+    mean = parts.add("ReduceMean", parts.add("Mul", total, total), axis, keepdims=1)
+    guarded = parts.add("Add", mean, parts.number(node.attributes.get_float("epsilon", 1e-12)))
+    normal = parts.add("Div", total, parts.add("Sqrt", guarded))
+    return [parts.add("Mul", normal, node.inputs[2]), None, None, total]
+
+
+_TABLE: dict[str, Callable[[ir.Node, _Parts], Sequence[ir.Value | None] | None]] = {
+    "BiasAdd": _bias_add,
+    "BiasGelu": _gelu,
+    "FastGelu": _gelu,
+    "FusedConv": _fused_conv,
+    "FusedGemm": _fused_gemm,
+    "FusedMatMul": _fused_matmul,
+    "Gelu": _gelu,
+    "QuickGelu": _quick_gelu,
+    "SkipLayerNormalization": _skip_layer_norm,
+    "SkipSimplifiedLayerNormalization": _skip_rms_norm,
+    "TransposeMatMul": _fused_matmul,
+}
