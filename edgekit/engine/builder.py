@@ -22,7 +22,7 @@ from edgekit.engine.child import Failure, Request, Response
 from edgekit.engine.table import entry_of
 from edgekit.errors import BuildError, EdgeKitError
 from edgekit.storage import free_bytes, is_storage, named_place, storage_error
-from edgekit.text import json_bytes
+from edgekit.text import json_bytes, json_value
 
 __all__ = ["engine_from_graph"]
 
@@ -142,9 +142,10 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 
 def _read_response(file: Path) -> Response:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Response)
+        response: Response = json_value(file.read_bytes(), type=Response)
     except (FileNotFoundError, msgspec.DecodeError):
         return Response()  # the process ended before or while it wrote the file
+    return response
 
 
 def _error(failure: Failure, space_hint: str) -> EdgeKitError:

@@ -7,7 +7,6 @@ type of a field restricts its value; ``__post_init__`` checks constraints betwee
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,11 +15,7 @@ import msgspec
 
 from edgekit.errors import EdgeKitError, RecipeError, UsageError, nearest
 from edgekit.recipe.messages import expect, recipe_error, toml_error
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgekit.recipe.toml_data import decoded_toml
 
 __all__ = [
     "TASK_TITLES",
@@ -446,11 +441,9 @@ def recipe_from_file(path: str | Path) -> Recipe:
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+        return decoded_toml(file.read_bytes())
     except OSError as e:
         raise RecipeError(f"recipe {file}: expected a TOML file, got: {e.strerror}") from e
-    except RecursionError as e:
-        raise RecipeError(f"recipe {file}: not valid TOML: nested too deeply") from e
     except ValueError as e:
         raise toml_error(file, e) from e
 

@@ -13,6 +13,7 @@ from edgekit.errors import DataError
 __all__ = ["Line", "file_bytes", "looks_like_html", "names_in", "raw_lines", "text_line_at", "text_lines"]
 
 _MAX_LINE_BYTES = 1 << 20
+_PART_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,16 @@ def file_bytes(path: Path, max_bytes: int) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
+            # In parts: to read at most 4 GiB at once takes a buffer of 4 GiB.
+            parts, left = [], max_bytes + 1
+            while left > 0 and (part := file.read(min(left, _PART_BYTES))):
+                parts.append(part)
+                left -= len(part)
     except OSError as e:
         raise DataError(f"{path}: expected a readable file, got: {e.strerror or e}") from e
-    if len(content) > max_bytes:
+    if left <= 0:
         raise DataError(f"{path}: expected at most {max_bytes:,} bytes, got more")
-    return content
+    return b"".join(parts)
 
 
 def looks_like_html(content: bytes) -> bool:
