@@ -255,6 +255,8 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     assert data is not None and weight is not None
     if data.const_value is not None:
         return "its first factor is constant"
+    if data.shape is not None and len(data.shape) < 2:
+        return "its input is a vector"  # OpenVINO 2026.4 returns a matrix of one row, with Q/DQ
     if weight.const_value is None:
         return _why_float_computed(node, scheme)
     if len(weight.const_value.shape) < 2:

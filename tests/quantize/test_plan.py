@@ -306,7 +306,7 @@ def test_a_transposed_convolution_of_negative_values_stays_in_float_without_a_ze
 
 
 def test_a_product_of_which_only_the_shape_is_read_stays_in_float(graph_of, weights):
-    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 6, 6] y, int64[4] z) {
+    text = """g (float[n, 4, 8, 8] x) => (float[n, 4, 6, 6] y, int64[4] z) {
         a = Conv (x, w)  z = Shape (a)  y = Conv (x, w) }"""
     tensors, nodes, skipped = planned(graph_of(text, w=weights(4, 4, 3, 3)), CPU)
     assert tensors == ["x", "y"] and nodes == ["y"] and skipped == {"a": "only its shape is read"}
