@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from edgekit.arguments import argument, either
+from edgekit.errors import UsageError
 from edgekit.option import option, option_words
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def _parse_preprocess(texts: Sequence[str]) -> dict[str, Any] | None:
         if not value:
             raise ValueError(f"expected FIELD=VALUE, such as color=bgr or mean=0.5,0.5,0.5, got '{text}'")
         fields[name] = value.split(",") if name in _LISTS else value
-    return given_fields(fields, option="--preprocess", text=True)
+    return given_fields(fields, option=argument("preprocess"), text=True)
 
 
 def _write_shape(shape: Shape) -> str:
@@ -137,17 +139,24 @@ def _specs() -> ModuleType:
 
 
 def _convert_shape(shape: Sequence[int | Sequence[int]] | None) -> Shape | None:
-    return None if shape is None else _specs().shape_from_sizes(shape, "--shape")
+    return None if shape is None else _specs().shape_from_sizes(shape, argument("shape"))
 
 
 def _convert_inputs(shapes: Mapping[str, Sequence[int | Sequence[int]]] | None) -> dict[str, Shape]:
-    return {
-        name: _specs().shape_from_sizes(sizes, f"--input {name}".rstrip()) for name, sizes in (shapes or {}).items()
-    }
+    if not isinstance(shapes or {}, Mapping):
+        raise UsageError(
+            f"{argument('input')}: expected a mapping from names of inputs to shapes, got {shapes!r}",
+            hint=f"for the first input: {argument('input', {'': (1, 3, 224, 224)})}",
+        )
+    return {name: _specs().shape_from_sizes(sizes, _input_called(name)) for name, sizes in (shapes or {}).items()}
+
+
+def _input_called(name: str) -> str:
+    return either(f"--input {name}", f"input[{name!r}]") if name else argument("input")
 
 
 def _convert_batch(batch: int | Sequence[int] | None) -> Size | None:
-    return None if batch is None else _specs().size_from_value(batch, "--batch")
+    return None if batch is None else _specs().size_from_value(batch, argument("batch"))
 
 
 def _convert_preprocess(given: Any) -> dict[str, Any] | None:
@@ -183,12 +192,14 @@ class ModelConfig:
         None,
         "Darknet, PyTorch or safetensors file, or a published set: coco.",
         metavar="FILE|NAME",
+        shown_default="random weights",
         convert=_convert_text,
     )
     shape: Shape | None = option(
         None,
         "Shape of the input image. MIN:OPT:MAX is a size that is chosen at run time, as in 320:416:640x320:416:640.",
         metavar="HxW|NxCxHxW",
+        shown_default="the model's",
         parse=_parse_image_shape,
         write=lambda shape: [_write_shape(shape)],
         convert=_convert_shape,
@@ -208,6 +219,7 @@ class ModelConfig:
         None,
         "A field of the image preprocessing, as in a recipe; repeatable.",
         metavar="FIELD=VALUE",
+        shown_default="the recipe's",
         repeated=True,
         parse=_parse_preprocess,
         write=_write_preprocess,
@@ -217,10 +229,18 @@ class ModelConfig:
         None,
         "Batch size, the first dimension of all inputs: a number, or a range, as in 1:4:16.",
         metavar="N|MIN:OPT:MAX",
+        shown_default="1",
         parse=_parse_batch,
         convert=_convert_batch,
     )
-    opset: int | None = option(None, "ONNX opset to export to.", metavar="N", kind="integer", minimum=1)
+    opset: int | None = option(
+        None,
+        "ONNX opset to export to.",
+        metavar="N",
+        kind="integer",
+        minimum=1,
+        shown_default="the newest that is tested",
+    )
     seed: int = option(0, "Seed of random weights and inputs.", kind="integer")
 
 
@@ -232,15 +252,21 @@ class CalibrationConfig:
         None,
         "Calibration images: a folder, or the name of a set.",
         metavar="DIR|SET",
+        shown_default="the recipe's set, or sample",
         convert=_convert_text,
     )
     calib_method: str | None = option(
         None,
         "How ranges are chosen from the observed values.",
+        shown_default="the recipe's, or minmax",
         choices=dict.fromkeys(("minmax", "percentile", "entropy", "mse"), ""),
     )
-    calib_images: int | None = option(None, "Calibrate on at most N images.", metavar="N", kind="integer", minimum=1)
-    calib_column: str | None = option(None, "Target column of a CSV table; default: the last one.", metavar="NAME")
+    calib_images: int | None = option(
+        None, "Calibrate on at most N images.", metavar="N", kind="integer", minimum=1, shown_default="all"
+    )
+    calib_column: str | None = option(
+        None, "Target column of a CSV table.", metavar="NAME", shown_default="the last one"
+    )
     keep_float: tuple[str, ...] = option(
         (),
         "Nodes that stay in float, as in 'head*'; repeatable.",
@@ -267,8 +293,9 @@ class TargetConfig:
         "int8",
         "Precision of the engine.",
         kind="choice",
+        heading="Precision",
         choices={
-            "int8": "8-bit integers; the default.",
+            "int8": "8-bit integers.  [default]",
             "fp16": "16-bit floats, on GPUs.",
             "bf16": "16-bit floats with the range of 32-bit floats, on GPUs.",
             "fp32": "32-bit floats.",
@@ -278,9 +305,9 @@ class TargetConfig:
     )
     target: str = option(
         None,
-        "Backend of the engine: cpu, openvino, tensorrt, tensorrt-rtx, null. Default: tensorrt if TensorRT and a GPU "
-        "are found, else cpu.",
+        "Backend of the engine: cpu, openvino, tensorrt, tensorrt-rtx, null.",
         metavar="NAME",
+        shown_default="tensorrt if TensorRT and a GPU are found, else cpu",
         always=True,
     )
     threads: int = option(
@@ -298,7 +325,7 @@ class TargetConfig:
         "edgekit and edgekit-int8 are EdgeKit's own kernels, as plugins of tensorrt.",
         choices=dict.fromkeys(("auto", "off", *PLUGIN_ATTENTION), ""),
     )
-    half_io: bool = option(False, "Use half precision for inputs and outputs too.", kind="flag")
+    half_io: bool = option(False, "Use half precision for inputs and outputs too.", kind="flag", heading="Precision")
     engine: BackendOptions = field(default_factory=BackendOptions)
 
 
@@ -307,12 +334,19 @@ class OutputConfig:
     """The output folder, and whether the engine is measured."""
 
     output: Path | None = option(
-        None, "Folder to write the engine to.", short="-o", metavar="DIR", kind="path", convert=_convert_path
+        None,
+        "Folder to write the engine to.",
+        short="-o",
+        metavar="DIR",
+        kind="path",
+        convert=_convert_path,
+        shown_default="engines/NAME-PRECISION-TARGET",
     )
-    profile: bool = option(True, "Measure the engine, and FP32 beside it; on by default.", kind="switch")
+    profile: bool = option(True, "Measure the engine, and FP32 beside it.", kind="switch", shown_default="--profile")
     allow_noise: bool = option(
         False, "Build an engine whose outputs are too far from those of the original model.", kind="flag"
     )
+    force: bool = option(False, "Replace an engine of another model, precision or target.", kind="flag", recorded=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ EdgeKitError              exit 1; has .hint
 ├── RegressionError       exit 5; an engine that is beyond a limit of `edgekit compare --fail-if`, for certain
 └── UndecidedError        exit 6; a limit that the runs neither confirm nor refute: how to get more of them
 
+Notes of functions that are called from Python are warnings of the category `EdgeKitWarning`.
+
 A message has the order: what, expected, got, fix. A fix that is a command or an action goes into ``hint``, which the
 terminal prints on its own line.
 """
@@ -34,6 +36,7 @@ __all__ = [
     "CalibrationError",
     "DataError",
     "EdgeKitError",
+    "EdgeKitWarning",
     "EngineMismatch",
     "ExportError",
     "GraphError",
@@ -66,6 +69,10 @@ class EdgeKitError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class EdgeKitWarning(UserWarning):
+    """A note on a result that is not an error, such as random weights; the command line prints it as a note."""
 
 
 class UsageError(EdgeKitError):
@@ -162,10 +169,16 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
         ) from e
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns a hint with the known names that are most similar to ``name``, or with all names if none is similar."""
+def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """Returns a hint with the known names that are most similar to ``name``.
+
+    Args:
+        name: the unknown name.
+        known: the names to choose from.
+        listed: list all names if none is similar; if False, the hint is empty then.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(known)}" if known else ""
+    return f"known: {', '.join(known)}" if known and listed else ""

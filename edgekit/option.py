@@ -7,11 +7,26 @@ manifest are derived from these fields.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePath
-from typing import Any, Literal
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, Literal, SupportsIndex
 
-__all__ = ["Option", "given_options", "given_values", "option", "option_fields", "option_words"]
+from edgekit.arguments import argument
+from edgekit.errors import UsageError, nearest
+
+__all__ = [
+    "Option",
+    "given_number",
+    "given_options",
+    "given_path",
+    "given_values",
+    "option",
+    "option_value",
+    "option_fields",
+    "option_words",
+]
 
 _KEY = "edgekit.option"
 
@@ -36,7 +51,10 @@ class Option:
             would pass; raises ``ValueError`` with a message that begins with "expected".
         write: converts the field's value to command-line texts: one, or several if ``repeated``.
         convert: converts a caller's value to the field's value; raises `UsageError`.
+        heading: heading in ``--help``, if it is not that of the config.
+        shown_default: the default in words, for ``--help``, if the field's value does not say it.
         always: recorded in the manifest and the rebuild command even if it has its default value.
+        recorded: recorded there at all.
     """
 
     help: str
@@ -52,7 +70,10 @@ class Option:
     parse: Callable[[Any], Any] | None = None
     write: Callable[[Any], Sequence[str]] | None = None
     convert: Callable[[Any], Any] | None = None
+    heading: str = ""
+    shown_default: str = ""
     always: bool = False
+    recorded: bool = True
 
 
 def option(default: Any, help: str, **changes: Any) -> Any:
@@ -72,12 +93,88 @@ def option_fields(config: Any) -> Iterator[tuple[dataclasses.Field[Any], Option]
             yield field, dataclasses.replace(declared, name=field.name, flag=flag)
 
 
+def option_value(field: dataclasses.Field[Any], declared: Option, value: Any, *, within: str = "") -> Any:
+    """Checks and converts the value that a caller gives for an option.
+
+    Args:
+        field: the field of the config.
+        declared: its option.
+        value: the caller's value.
+        within: see `argument`.
+
+    Returns:
+        The field's value.
+
+    Raises:
+        UsageError: the value has the wrong type, or is not one of the choices.
+    """
+    default = _default(field)
+    if value is None and default is None:
+        return None
+    expected = _expected(declared, value)
+    if expected:
+        name = argument(declared.name, flag=declared.flag, within=within)
+        hint = nearest(value, declared.choices, listed=False) if declared.choices and isinstance(value, str) else ""
+        raise UsageError(f"{name}: expected {expected}, got {value!r}", hint=hint)
+    if declared.kind == "integer":
+        return operator.index(value)
+    return value if declared.convert is None else declared.convert(value)
+
+
+def _expected(declared: Option, value: Any) -> str:
+    """Says what an option expects; empty if the value is of that kind, or if the option's ``convert`` checks it."""
+    if declared.kind == "integer":
+        fits = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+        at_least = "" if declared.minimum is None else f" of {declared.minimum} or more"
+        if not fits or (declared.minimum is not None and operator.index(value) < declared.minimum):
+            return f"a whole number{at_least}"
+    elif declared.kind in ("flag", "switch"):
+        return "" if isinstance(value, bool) else "True or False"
+    elif declared.kind == "choice":
+        return ""
+    elif declared.choices:
+        return "" if value in declared.choices else _one_of(declared.choices)
+    elif declared.repeated and declared.parse is None:
+        texts = isinstance(value, Iterable) and not isinstance(value, str)
+        return "" if texts and all(isinstance(item, str) for item in value) else "a list of texts"
+    elif declared.parse is None and not isinstance(value, (str, os.PathLike)):
+        return "a text or a path" if declared.kind == "text" else "a path"
+    return ""
+
+
+def _one_of(choices: Iterable[str]) -> str:
+    *first, last = map(repr, choices)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def given_path(name: str, value: Any) -> Path:
+    """Returns an argument of a Python function that is a path.
+
+    Raises:
+        UsageError: it is neither text nor a path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"{argument(name)}: expected a text or a path, got {value!r}")
+    return Path(value)
+
+
+def given_number(name: str, value: Any, minimum: int = 0) -> int:
+    """Returns an argument of a Python function that is a whole number.
+
+    Raises:
+        UsageError: it is not, or it is below ``minimum``.
+    """
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool) or operator.index(value) < minimum:
+        raise UsageError(f"{argument(name)}: expected a whole number of {minimum} or more, got {value!r}")
+    return operator.index(value)
+
+
 def given_options(config: Any) -> list[Option]:
     """Returns the options of a config that are always recorded or differ from their defaults."""
     return [
         found
         for field, found in option_fields(config)
-        if found.always or getattr(config, field.name) != _default(field)
+        if found.recorded and (found.always or getattr(config, field.name) != _default(field))
     ]
 
 

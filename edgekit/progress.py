@@ -1,12 +1,17 @@
-"""Progress reports of long stages: the command line shows them, Python callers can ignore them."""
+"""Progress reports of long stages: the command line shows them, in Python notes are warnings."""
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["BYTES", "Advance", "Progress", "Silent"]
+from edgekit.errors import EdgeKitWarning
+
+__all__ = ["BYTES", "Advance", "Progress", "Silent", "Warnings"]
 
 Advance = Callable[[float], None]
 
@@ -44,3 +49,21 @@ class Silent:
 
     def note(self, text: str) -> None:
         return None
+
+
+class Warnings(Silent):
+    """A `Progress` that ignores stages and issues notes as warnings, of the category `EdgeKitWarning`."""
+
+    def note(self, text: str) -> None:
+        warnings.warn(text, EdgeKitWarning, stacklevel=_stacklevel_of_caller())
+
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def _stacklevel_of_caller() -> int:
+    """Returns the stack level of the first frame outside of EdgeKit, so that a warning shows the user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from edgekit.arguments import argument, either
 from edgekit.errors import UsageError, nearest
 from edgekit.specs import Shape, ShapeRange, Size, SizeRange, TensorSpec
 
@@ -57,7 +58,8 @@ def input_shapes(
         for own, size in zip(spec.shape, given.get(spec.name, ()), strict=False):
             if isinstance(own, str) and sizes.setdefault(own, size) != size:
                 raise UsageError(
-                    f"--input or --shape: expected one size of the dimension '{own}' in all inputs, got {sizes[own]} "
+                    f"{argument('input')} or {argument('shape')}: expected one size of the dimension '{own}' in "
+                    f"all inputs, got {sizes[own]} "
                     f"and {size}, the latter in {spec}",
                     hint="give it for one of the inputs, or the same size for all",
                 )
@@ -80,7 +82,7 @@ def _take_batch(specs: Sequence[TensorSpec], batch: Size, sizes: dict[str, Size]
             fixed = fixed or spec
     if fixed is not None and not any(spec.shape and isinstance(spec.shape[0], str) for spec in specs):
         raise UsageError(
-            f"--batch: expected an input with a dynamic batch dimension, got {fixed}",
+            f"{argument('batch')}: expected an input with a dynamic batch dimension, got {fixed}",
             hint="the batch size was fixed at export; export the model with a dynamic batch (dynamic_axes)",
         )
 
@@ -88,7 +90,8 @@ def _take_batch(specs: Sequence[TensorSpec], batch: Size, sizes: dict[str, Size]
 def _batch(given: Size, batch: Size) -> Size:
     if given not in (1, batch):
         raise UsageError(
-            f"--batch {batch}: expected the same first dimension in --input or --shape, or 1, got {given}",
+            f"{argument('batch', batch)}: expected the same first dimension in {argument('input')} or "
+            f"{argument('shape')}, or 1, got {given}",
             hint="give the batch size in one of the two places",
         )
     return batch
@@ -135,7 +138,8 @@ def ranges_of_sizes(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape]) ->
         for axis, (name, size) in enumerate(zip(spec.shape, shapes[spec.name], strict=True)):
             if isinstance(name, str) and isinstance(size, SizeRange) and ranges.setdefault(name, size) != size:
                 raise UsageError(
-                    f"--input: expected one range for dimension {axis} of '{spec.name}' and the dimension '{name}', "
+                    f"{argument('input')}: expected one range for dimension {axis} of '{spec.name}' and the "
+                    f"dimension '{name}', "
                     f"which must be equal in the model, got {size} and {ranges[name]}",
                     hint="give the same range for both",
                 )
@@ -169,7 +173,8 @@ def image_shape_of(own: OpenShape, wanted: Shape | None) -> Shape:
     elif wanted is not None:
         if len(own) != 4 or len(wanted) != 2:
             raise UsageError(
-                f"--shape: expected HxW of an image, or all {len(own)} sizes of ({', '.join(map(str, own))}), "
+                f"{argument('shape')}: expected {either('HxW', '(H, W)')} of an image, or all {len(own)} sizes "
+                f"of ({', '.join(map(str, own))}), "
                 f"got {'x'.join(map(str, wanted))}"
             )
         first = 1 if own[3] in (1, 3) and own[1] not in (1, 3) else 2
@@ -189,7 +194,7 @@ def _given(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape], image_shape
     known = [spec.name for spec in specs]
     for name in given:
         if name not in known:
-            raise UsageError(f"--input: the model has no input '{name}'", hint=nearest(name, known))
+            raise UsageError(f"{argument('input')}: the model has no input '{name}'", hint=nearest(name, known))
     for spec in specs:
         if spec.name in given:
             _require_fitting(spec, given[spec.name])
@@ -202,7 +207,8 @@ def _require_fitting(spec: TensorSpec, shape: Shape) -> None:
     )
     if not fits:
         raise UsageError(
-            f"--input or --shape: expected a shape that fits {spec}, got {'x'.join(map(str, shape))}",
+            f"{argument('input')} or {argument('shape')}: expected a shape that fits {spec}, got "
+            f"{'x'.join(map(str, shape))}",
             hint="the numbers in the model's shape were fixed at export; only named dimensions can be given a size "
             "or a range",
         )
@@ -215,12 +221,11 @@ def _closed(spec: TensorSpec, sizes: Mapping[str, Size]) -> Shape:
     if not unknown:
         return tuple(shape)  # type: ignore[arg-type]
     side, sides = (EXAMPLE_SIDE, EXAMPLE_SIDES) if len(shape) == 4 else (EXAMPLE_LENGTH, EXAMPLE_LENGTHS)
-    one, several = (
-        "x".join(str(example if isinstance(size, str) else size) for size in shape) for example in (side, sides)
-    )
+    one, several = (tuple(example if isinstance(size, str) else size for size in shape) for example in (side, sides))
+    range_form = either("MIN:OPT:MAX", "(MIN, OPT, MAX)")
     raise UsageError(
-        f"input {spec}: expected a size, or a range MIN:OPT:MAX, for each dimension, got none for "
+        f"input {spec}: expected a size, or a range {range_form}, for each dimension, got none for "
         f"{' and '.join(unknown)}",
-        hint=f"for one size: --input {spec.name}:{one}; for a size that is chosen at run time: "
-        f"--input {spec.name}:{several}",
+        hint=f"for one size: {argument('input', {spec.name: one})}; for a size that is chosen at run time: "
+        f"{argument('input', {spec.name: several})}",
     )

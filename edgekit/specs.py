@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsIndex, TypeAlias
 
 import msgspec
 
+from edgekit.arguments import either
 from edgekit.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ def precision_from_name(name: str) -> Precision:
         UsageError: the name is unknown.
     """
     known = [str(precision) for precision in Precision]
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         expected = f"{', '.join(known[:-1])} or {known[-1]}"
-        raise UsageError(f"unknown precision '{name}': expected {expected}", hint=nearest(name, known))
+        raise UsageError(f"unknown precision {name!r}: expected {expected}", hint=nearest(str(name), known))
     return Precision(name)
 
 
@@ -136,7 +137,7 @@ def size_from_value(value: int | Sequence[int], option: str) -> Size:
     Raises:
         UsageError: there are not three sizes, they decrease, or one is below 1; the message begins with ``option``.
     """
-    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
+    numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     whole = [operator.index(number) for number in numbers if isinstance(number, SupportsIndex)]
     if (
         len(numbers) != len(whole)
@@ -144,9 +145,9 @@ def size_from_value(value: int | Sequence[int], option: str) -> Size:
         or not 0 < whole[0] <= whole[len(whole) // 2] <= whole[-1]
     ):
         raise UsageError(
-            f"{option}: expected a number of 1 or more, or a range MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, got "
-            f"{':'.join(map(str, numbers))}",
-            hint="give the min, opt and max size in this order, as in 1:4:16",
+            f"{option}: expected a number of 1 or more, or a range {either('MIN:OPT:MAX', '(MIN, OPT, MAX)')} with "
+            f"1 <= MIN <= OPT <= MAX, got {either(':'.join(map(str, numbers)), repr(value))}",
+            hint=f"give the min, opt and max size in this order, as in {either('1:4:16', '(1, 4, 16)')}",
         )
     return whole[0] if whole[0] == whole[-1] else SizeRange(*whole)
 
@@ -157,6 +158,8 @@ def shape_from_sizes(sizes: Sequence[int | Sequence[int]], option: str) -> Shape
     Raises:
         UsageError: a dimension is neither a size nor a range.
     """
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise UsageError(f"{option}: expected a size for each dimension, as in (320, 320), got {sizes!r}")
     return tuple(size_from_value(size, option) for size in sizes)
 
 
@@ -235,6 +238,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         split_channels: minimum number of input channels of a 1x1 convolution that stays in float but reads 8-bit
             activations, if its input is computed in integers: the backend multiplies them by 16-bit weights
             (`edgekit.lower.split_float_weights`). 0 disables this.
+        limits: names of limits of the backend's integer kernels (`edgekit.quantize.kernel_limits`): nodes that they
+            apply to stay in float.
     """
 
     activation_dtype: Literal["uint8", "int8"]
@@ -248,6 +253,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     stem_channels: int = 0
     channel_multiple: int = 1
     split_channels: int = 0
+    limits: frozenset[str] = frozenset()
     without_zero_point: frozenset[str] = frozenset()
     float_attention: bool = False
     rest: Precision = Precision.FP32

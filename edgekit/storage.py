@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edgekit.arguments import argument
 from edgekit.errors import BuildError
 
 __all__ = [
@@ -182,7 +183,9 @@ def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written
     need = f"{needed_bytes:,} bytes needed" if needed_bytes else f"more than {written_bytes or staged:,} bytes needed"
     free = f"{need}, {free_bytes(place) + staged:,} bytes free"
     room = "make room or " if number in _NO_ROOM else ""
-    return BuildError(f"cannot write {place}{at}: {why}; {free}", hint=f"{room}choose another place with --output")
+    return BuildError(
+        f"cannot write {place}{at}: {why}; {free}", hint=f"{room}choose another place with {argument('output')}"
+    )
 
 
 def staging_place(output: Path) -> Path:

@@ -31,7 +31,8 @@ ERRORS = {
 FUNCTIONS = {"build", "compare", "compile", "debug", "estimate", "evaluate", "inspect", "load", "profile", "train"}
 TYPES = set(
     "BackendOptions Class Classes CompareReport Detection Detections Estimate Evaluation Inspection LatencyReport "
-    "Manifest NoiseReport Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec Trained".split()
+    "EdgeKitWarning Manifest NoiseReport Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec "
+    "Trained".split()
 )
 
 # Names that users' programs contain; names may be added, but not removed.

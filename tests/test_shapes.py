@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit.arguments import on_command_line
 from edgekit.config import parse_named_shapes
 from edgekit.errors import UsageError
 from edgekit.shapes import image_shape_of, input_shapes, open_shape, ranges_of_sizes, ranges_of_specs
@@ -56,8 +58,8 @@ def test_a_shape_without_a_name_is_the_first_inputs() -> None:
 @pytest.mark.parametrize(
     ("specs", "given", "message", "hint"),
     [
-        ((IMAGE,), {}, r"input x: float32 \(N, 3, h, w\): .* none for h and w", "--input x:1x3x224x224"),
-        ((IDS,), {}, "none for length", "--input ids:1x128"),
+        ((IMAGE,), {}, r"input x: float32 \(N, 3, h, w\): .* none for h and w", "input={'x': (1, 3, 224, 224)}"),
+        ((IDS,), {}, "none for length", "input={'ids': (1, 128)}"),
         ((IDS,), {"inputs": {"idx": (1, 2)}}, "the model has no input 'idx'", "did you mean ids?"),
         (
             (IMAGE,),
@@ -66,7 +68,7 @@ def test_a_shape_without_a_name_is_the_first_inputs() -> None:
             "only named dimensions can be given",
         ),
         ((IMAGE,), {"inputs": {"x": (3, 8, 8)}}, "got 3x8x8", "only named dimensions can be given"),
-        ((IMAGE,), {"shape": (8,)}, r"expected HxW of an image, or all 4 sizes of \(N, 3, h, w\), got 8", ""),
+        ((IMAGE,), {"shape": (8,)}, r"expected \(H, W\) of an image, or all 4 sizes of \(N, 3, h, w\), got 8", ""),
         ((IDS,), {"shape": (8, 8, 8)}, "or all 2 sizes", ""),
         ((TensorSpec("x", "float32", (1, 3, 32, 32)),), {"shape": (64, 64)}, "got 1x3x64x64", "were fixed at export"),
         ((), {"shape": (64, 64)}, "the model has no inputs", ""),
@@ -82,13 +84,24 @@ def test_a_shape_that_does_not_fit_says_what_would(
 
 @pytest.mark.parametrize("spec", [IMAGE, IDS])
 def test_both_hints_for_a_dynamic_shape_are_valid_options(spec: TensorSpec) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as caught, on_command_line():
         shapes(spec)
     hints = re.findall(r"--input ([^\s;]+)", caught.value.hint)
     assert len(hints) == 2
     for hint in hints:
         parsed = parse_named_shapes((hint,))
         given = {name: shape_from_sizes(sizes, "--input") for name, sizes in (parsed or {}).items()}
+        assert shapes(spec, inputs=given) == given
+
+
+@pytest.mark.parametrize("spec", [IMAGE, IDS])
+def test_both_hints_for_a_dynamic_shape_are_valid_in_python(spec: TensorSpec) -> None:
+    with pytest.raises(UsageError) as caught:
+        shapes(spec)
+    hints = re.findall(r"input=(\{[^}]*\})", caught.value.hint)
+    assert len(hints) == 2
+    for hint in hints:
+        given = {name: shape_from_sizes(sizes, "input") for name, sizes in ast.literal_eval(hint).items()}
         assert shapes(spec, inputs=given) == given
 
 
@@ -130,7 +143,9 @@ def test_a_batch_may_be_given_twice(said: Size) -> None:
 
 @pytest.mark.parametrize("said", [2, SizeRange(1, 2, 16)])
 def test_error_on_two_batches(said: Size) -> None:
-    with pytest.raises(UsageError, match=f"--batch 1:4:16: expected the same first dimension .*, got {said}") as caught:
+    with pytest.raises(
+        UsageError, match=rf"batch=\(1, 4, 16\): expected the same first dimension .*, got {said}"
+    ) as caught:
         shapes(IMAGE, inputs={"x": (said, 3, 8, 8)}, batch=SizeRange(1, 4, 16))
     assert "one of the two places" in caught.value.hint
 

@@ -168,7 +168,7 @@ def test_too_little_room_is_an_error_before_anything_is_written(tmp_path: Path) 
     assert caught.value.message.startswith(
         f"cannot write {tmp_path / 'out'}: the disk is full; {2**60:,} bytes needed, "
     )
-    assert caught.value.hint == "make room or choose another place with --output"
+    assert caught.value.hint == "make room or choose another place with output"
 
 
 @pytest.mark.parametrize(
@@ -211,4 +211,4 @@ def test_the_message_names_the_output_the_file_and_the_reason(tmp_path: Path, mo
     assert refused.message == (
         f"cannot write {tmp_path / 'out'}: no permission to write there; more than 3 bytes needed, 10 bytes free"
     )
-    assert refused.hint == "choose another place with --output"
+    assert refused.hint == "choose another place with output"

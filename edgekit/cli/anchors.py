@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.options.completion import complete_data
 from edgekit.cli.options.parameters import image_shape
 from edgekit.cli.output import JsonOutput, json_options
 
@@ -27,7 +28,7 @@ Examples:
 
 
 @click.command("anchors", epilog=EPILOG, short_help="Find anchors that fit the boxes of a data set.")
-@click.argument("data", metavar="SET")
+@click.argument("data", metavar="SET", shell_complete=complete_data)
 @click.option(
     "--count", type=click.IntRange(min=1), default=9, show_default=True, metavar="N", help="Number of anchors."
 )

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
+from edgekit.cli.options.completion import complete_models
 from edgekit.cli.options.declare import GroupedCommand, backend_options, options_from
 from edgekit.cli.options.parameters import model_or_cfg
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
+from edgekit.cli.terminal import show_next
 from edgekit.config import CalibrationConfig, ModelConfig, OutputConfig, TargetConfig
 
 if TYPE_CHECKING:
     from edgekit.engine.bundle.manifest import Manifest
 
 __all__ = ["build"]
+
+PrecisionName: TypeAlias = 'Literal["int8", "fp16", "bf16", "fp32"]'
 
 EPILOG = """\b
 Examples:
@@ -30,7 +35,7 @@ Examples:
 
 
 @click.command(cls=GroupedCommand, epilog=EPILOG, short_help="Compile a model into an engine and measure it.")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_models)
 @model_or_cfg
 @options_from(ModelConfig, "Model")
 @options_from(CalibrationConfig, "Calibration")
@@ -38,7 +43,7 @@ Examples:
 @backend_options
 @options_from(OutputConfig, "Output")
 @json_options("the engine's manifest and report")
-def build(model: str, json: JsonOutput, **options: Any) -> None:
+def build(model: str, json: JsonOutput, precision: PrecisionName = "int8", **options: Any) -> None:
     """Compile MODEL into an engine and measure it.
 
     MODEL is a name from `edgekit models`, a Darknet cfg file, an ONNX file, or package.module:factory for your own
@@ -48,7 +53,7 @@ def build(model: str, json: JsonOutput, **options: Any) -> None:
     from edgekit.pipeline.build import build as build_engine
 
     with progress_on_stderr() as progress:
-        bundle = build_engine(model, progress=progress, **options)
+        bundle = build_engine(model, precision=precision, progress=progress, **options)
     if json.wanted:
         json.write(_json_from(bundle))
     if not json.printed:
@@ -71,15 +76,13 @@ def _json_from(bundle: Path) -> bytes:
 
 def _show(bundle: Path) -> None:
     """Prints the report, the folder, and the next commands."""
-    from rich.console import Console
-
     from edgekit.engine.backend import backend
     from edgekit.engine.bundle.manifest import read_manifest
     from edgekit.measure.reports import build_report_from_bundle
     from edgekit.report.terminal import notes_panel, terminal_from_build
     from edgekit.runtime.tasks.choose import task_of
 
-    console = Console(highlight=False)
+    console = terminal()
     manifest = read_manifest(bundle)
     report = build_report_from_bundle(bundle)
     if report is not None:
@@ -97,11 +100,8 @@ def _show(bundle: Path) -> None:
     (here if _runs_here(manifest) else there).extend(
         [f"edgekit run {place} {task_of(manifest).example(manifest)}", f"edgekit profile {place} --html report.html"]
     )
-    for title, commands in (("next:", here), ("next, on the target machine:", there)):
-        if commands:
-            console.print(f"[dim]{title}[/]")
-        for command in commands:
-            console.print(f"  {command}", soft_wrap=True, markup=False)
+    show_next(here)
+    show_next(there, title="next, on the target machine:")
 
 
 def _runs_here(manifest: Manifest) -> bool:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.options.parameters import fixed_shapes
+from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 
 if TYPE_CHECKING:
     from edgekit.measure.relative import CompareReport, Limit
@@ -18,9 +20,10 @@ __all__ = ["compare"]
 EPILOG = """\b
 Examples:
   edgekit compare tiny-fp32 tiny
+  edgekit compare tiny-fp32 tiny --layers --html compare.html
   edgekit compare model.onnx out/its-engine --rounds 20
   edgekit compare before.json after.json --fail-if 'p50>1.05x'
-  edgekit compare main-engine pr-engine --fail-if 'p50>1.05x' --markdown comment.md
+  edgekit compare main pr --fail-if 'p50>1.05x' --markdown comment.md
 """
 
 
@@ -57,10 +60,11 @@ def _limits(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
     metavar="[NAME:]SHAPE",
     help="Input shape, where it is dynamic, such as x:1x3x48x640; repeatable.  [default: the opt shape]",
 )
+@click.option("--layers", is_flag=True, help="Measure the layers of each engine too, and show what changed most.")
 @click.option(
     "--eval",
     "evaluation",
-    type=click.Path(path_type=Path),
+    type=InputPath(dir_okay=False),
     metavar="F.json",
     help="Accuracy of the same engines, as `edgekit eval --json-file` writes it.",
 )
@@ -73,8 +77,10 @@ def _limits(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
     help="Exit with 5 if a ratio to the first is beyond LIMIT with its whole interval, with 6 if that is undecided; "
     "such as p50>1.05x, of p50, p90, p95, p99, mean, memory or size; repeatable.",
 )
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the comparison as an HTML page.")
-@click.option("--markdown", type=click.Path(path_type=Path), metavar="F", help="Write the summary for a pull request.")
+@click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the comparison as an HTML page.")
+@click.option(
+    "--markdown", type=OutputFile(".md", ".markdown", ".txt"), metavar="F", help="Write the summary for a pull request."
+)
 @json_options("the comparison")
 def compare(
     contenders: tuple[str, ...],
@@ -82,6 +88,7 @@ def compare(
     seconds: float,
     threads: int,
     sizes: dict[str, tuple[int, ...]] | None,
+    layers: bool,
     evaluation: Path | None,
     limits: list[Limit],
     html: Path | None,
@@ -111,18 +118,16 @@ def compare(
             sizes=sizes,
             evaluation=evaluation,
             limits=limits,
+            layers=layers,
             progress=progress,
         )
     for path, render in ((html, html_from_comparison), (markdown, markdown_from_comparison)):
         if path is not None:
             write_file(path, render(report).encode())
-            click.echo(f"wrote {path}", err=True)
     if json.wanted:
         json.write(msgspec.json.format(msgspec.json.encode(report), indent=2))
     if not json.printed:
-        from rich.console import Console
-
-        Console(highlight=False).print(terminal_from_comparison(report))
+        terminal().print(terminal_from_comparison(report))
     _decide(report)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
+from edgekit.cli.options.completion import complete_targets
 from edgekit.cli.options.declare import GroupedCommand, backend_options
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import show_next
 
 __all__ = ["compile_engine"]
 
@@ -24,10 +26,16 @@ Examples:
     "compile", cls=GroupedCommand, epilog=EPILOG, short_help="Build the engine of a bundle for this machine."
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", metavar="NAME", help="tensorrt or tensorrt-rtx.  [default: the bundle's target]")
+@click.option(
+    "--target",
+    shell_complete=complete_targets,
+    metavar="NAME",
+    help="tensorrt or tensorrt-rtx.  [default: the bundle's target]",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write to.  [default: BUNDLE]"
 )
+@click.option("--force", is_flag=True, help="Replace an engine of another model, precision or target.")
 @backend_options
 @json_options("the engine's manifest")
 def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
@@ -36,8 +44,6 @@ def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
     BUNDLE is the result of `edgekit build … --target tensorrt --graph-only`, or has an engine for another GPU or
     another TensorRT version. Needs neither PyTorch nor the package onnx.
     """
-    from rich.console import Console
-
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.pipeline.compile_bundle import compile_bundle
 
@@ -52,8 +58,6 @@ def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
         json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
     if json.printed:
         return
-    console = Console(highlight=False)
-    console.print(f"[bold green]engine:[/] {place}", soft_wrap=True)
-    console.print("[dim]next:[/]")
-    console.print(f"  edgekit inspect {shlex.quote(str(place))}", soft_wrap=True, markup=False)
-    console.print(f"  edgekit profile {shlex.quote(str(place))} --html report.html", soft_wrap=True, markup=False)
+    click.echo(f"{click.style('engine:', fg='green', bold=True)} {place}")
+    quoted = shlex.quote(str(place))
+    show_next([f"edgekit inspect {quoted}", f"edgekit profile {quoted} --html report.html"])

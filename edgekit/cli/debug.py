@@ -11,7 +11,9 @@ import click
 
 from edgekit.cli.options.declare import GroupedCommand, backend_options, options_from
 from edgekit.cli.options.parameters import model_or_cfg
+from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 from edgekit.config import CalibrationConfig, ModelConfig, TargetConfig
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ PIPED_COLUMNS = 120
     help="Compare with the FP32 engine of another target, or an engine with the ONNX file that it was built from.",
 )
 @click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Save the smallest graph that fails.")
-@click.option("--graph", type=click.Path(path_type=Path), metavar="F.html", help="Draw the graph, coloured by noise.")
+@click.option(
+    "--graph", type=OutputFile(".html", ".svg"), metavar="F.html|F.svg", help="Draw the graph, coloured by noise."
+)
 @json_options("the noise of each layer")
 @options_from(ModelConfig, "Model")
 @options_from(CalibrationConfig, "Calibration")
@@ -56,25 +60,20 @@ def debug(
     graph that fails by itself; --save writes it as ONNX with its inputs, ready for a bug report.
     """
     import msgspec
-    from rich.console import Console
 
     from edgekit.cli.progress import progress_on_stderr
-    from edgekit.errors import UsageError
     from edgekit.pipeline.debug import debug as debug_model
     from edgekit.report.noise_table import terminal_from_noise
 
-    if graph is not None and graph.suffix.lower() not in (".svg", ".html"):
-        raise UsageError(f"--graph: expected a file that ends in .svg or .html, got '{graph}'")
     with progress_on_stderr() as progress:
         found = debug_model(model, against=against, save=save, progress=progress, **options)
     if graph is not None:
         _draw(found, model, graph, options)
-        click.echo(f"wrote {graph}", err=json.printed)
     if json.wanted:
         json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
     if not json.printed:
         has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-        console = Console(highlight=False, width=None if has_width else PIPED_COLUMNS)
+        console = terminal(width=None if has_width else PIPED_COLUMNS)
         console.print(terminal_from_noise(found, console.width))
 
 

@@ -53,9 +53,12 @@ def demo(folder: Path, weights: str) -> None:
 
 def _copy_photo(photo: Path) -> None:
     from edgekit.cli.output import write_file
+    from edgekit.errors import UsageError
     from edgekit.recipe.schema import shipped
 
     source = shipped("calibration") / "sample" / PHOTO
+    if photo.exists() and photo.read_bytes() != source.read_bytes():
+        raise UsageError(f"{photo}: expected no file, or the photo of the demo, got another", hint="choose another DIR")
     write_file(photo, source.read_bytes())
     click.echo(f"{click.style('photo:', fg='green', bold=True)} {photo}")
 

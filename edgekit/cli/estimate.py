@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import click
 
-from edgekit.cli.options.declare import options_from
+from edgekit.cli.options.completion import complete_boards, complete_models
+from edgekit.cli.options.declare import exclusive_flags, options_from
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 from edgekit.config import ModelConfig, Sizes
 
 __all__ = ["estimate"]
@@ -26,27 +29,32 @@ PIPED_COLUMNS = 120
 PRECISIONS = {"int8": "All layers in INT8 (the default).", "fp16": "All layers in FP16.", "fp32": "All in FP32."}
 
 
-def _precisions(command: click.Command) -> click.Command:
-    for name, help in reversed(PRECISIONS.items()):
-        command = click.option(f"--{name}", "precision", flag_value=name, help=help)(command)
+def _precisions(command: Callable[..., Any]) -> Callable[..., Any]:
+    for decorate in reversed(list(exclusive_flags("precision", PRECISIONS))):
+        command = decorate(command)
     return command
 
 
 @click.command(epilog=EPILOG, short_help="Estimate the latency on a board that is not here.")
-@click.argument("model", metavar="MODEL", required=False)
-@click.option("--board", metavar="NAME", help="The board: a name that --boards lists, or this-machine.")
+@click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
+@click.option(
+    "--board",
+    shell_complete=complete_boards,
+    metavar="NAME",
+    help="The board: a name that --boards lists, or this-machine.",
+)
 @click.option("--boards", "list_boards", is_flag=True, help="List the boards, and exit.")
-@_precisions  # type: ignore[arg-type]
+@_precisions
 @json_options("the estimate")
 @options_from(ModelConfig, only=("shape", "input"))
 def estimate(
     model: str | None,
     board: str | None,
     list_boards: bool,
-    precision: Literal["int8", "fp16", "fp32"] | None,
     json: JsonOutput,
     shape: Sizes | None,
     input: dict[str, Sizes] | None,
+    precision: Literal["int8", "fp16", "fp32"] | None = None,
 ) -> None:
     """Estimate the latency of a model on a board, without the board.
 
@@ -56,7 +64,6 @@ def estimate(
     this-machine are measured once, for some seconds.
     """
     import msgspec
-    from rich.console import Console
 
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.measure.boards import boards
@@ -64,7 +71,7 @@ def estimate(
     from edgekit.report.estimate_table import terminal_from_boards, terminal_from_estimate
 
     has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(highlight=False, width=None if has_width else PIPED_COLUMNS)
+    console = terminal(width=None if has_width else PIPED_COLUMNS)
     if list_boards:
         console.print(terminal_from_boards(boards()))
         return

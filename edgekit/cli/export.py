@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import note, show_next
 
 __all__ = ["export"]
 
@@ -38,12 +39,11 @@ def triton(bundle: Path, repository: Path, name: str | None, json: JsonOutput) -
     from edgekit.serving.triton import export_triton
 
     model = export_triton(bundle, repository, name=name)
-    for note in model.notes:
-        click.echo(f"{click.style('note:', fg='yellow', bold=True)} {note}", err=True)
+    for each in model.notes:
+        note(each)
     if json.wanted:
         json.write(msgspec.json.encode({"model": str(model.path), "notes": model.notes}))
     if json.printed:
         return
     click.echo(f"{click.style('model:', fg='green', bold=True)} {model.path}")
-    click.echo(f"{click.style('next:', dim=True)}")
-    click.echo(f"  tritonserver --model-repository {shlex.quote(str(model.path.parent))}")
+    show_next([f"tritonserver --model-repository {shlex.quote(str(model.path.parent))}"])

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from edgekit.cli.options.completion import complete_models
 from edgekit.cli.options.declare import options_from
+from edgekit.cli.options.hinted import Choice
 from edgekit.cli.options.parameters import model_or_cfg
+from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 from edgekit.config import ModelConfig, Sizes
 
 if TYPE_CHECKING:
@@ -32,24 +36,24 @@ PIPED_COLUMNS = 160
 
 
 @click.command(epilog=EPILOG, short_help="List the layers of an engine or a model.")
-@click.argument("model", metavar="ENGINE|FILE.onnx|FILE.cfg|MODEL", required=False)
+@click.argument("model", metavar="ENGINE|FILE.onnx|FILE.cfg|MODEL", required=False, shell_complete=complete_models)
 @model_or_cfg
 @json_options("the inspection")
 @options_from(ModelConfig, only=("shape", "input"))
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "fp16", "fp32"]),
+    type=Choice(["int8", "fp16", "fp32"]),
     help="Count bytes in this precision; for models only.",
 )
 @click.option(
     "--graph",
-    type=click.Path(path_type=Path),
+    type=OutputFile(".svg", ".html"),
     metavar="F.svg|F.html",
     help="Draw the graph: as an image, or as a page whose blocks unfold on a click.",
 )
 @click.option(
     "--times",
-    type=click.Path(path_type=Path),
+    type=InputPath(dir_okay=False),
     metavar="F.json",
     help="Colour the blocks of --graph by time: JSON of `edgekit profile ENGINE --layers --json-file`.",
 )
@@ -79,7 +83,6 @@ def inspect(
     found = inspect_model(model, shape=shape, input=input, precision=precision)
     if graph is not None:
         _draw(found, graph, depth, times)
-        click.echo(f"wrote {graph}", err=json.printed)
     if json.wanted:
         json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
     if graph is None and not json.printed:
@@ -109,10 +112,9 @@ def _draw(found: Inspection, file: Path, depth: int | None, times: Path | None) 
 
 
 def _print(found: Inspection) -> None:
-    from rich.console import Console
 
     from edgekit.report.layer_table import terminal_from_inspection
 
     has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(highlight=False, width=None if has_width else PIPED_COLUMNS)
+    console = terminal(width=None if has_width else PIPED_COLUMNS)
     console.print(terminal_from_inspection(found, console.width))

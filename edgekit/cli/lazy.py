@@ -6,7 +6,9 @@ import importlib
 from typing import Any, cast
 
 import click
+from click.shell_completion import CompletionItem
 
+from edgekit.cli.options.common import add_common_options
 from edgekit.errors import UsageError, nearest
 
 __all__ = ["LazyGroup"]
@@ -27,7 +29,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self.commands_on_use:
             return None
         module, _, attribute = self.commands_on_use[cmd_name][0].partition(":")
-        return cast(click.Command, getattr(importlib.import_module(module), attribute))
+        return add_common_options(cast(click.Command, getattr(importlib.import_module(module), attribute)))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -40,3 +42,12 @@ class LazyGroup(click.Group):
         # Click's own method would import every command for its short help.
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in self.commands_on_use.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # Likewise.
+        names = [
+            CompletionItem(name, help=summary)
+            for name, (_, summary) in self.commands_on_use.items()
+            if name.startswith(incomplete)
+        ]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]

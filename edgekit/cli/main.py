@@ -11,7 +11,12 @@ from collections.abc import Sequence
 import click
 
 import edgekit
+from edgekit.arguments import on_command_line
 from edgekit.cli.lazy import LazyGroup
+from edgekit.cli.options.common import common_options
+from edgekit.cli.options.environment import write_environment
+from edgekit.cli.options.hinted import HintedError
+from edgekit.cli.terminal import SETTINGS, color
 from edgekit.errors import EdgeKitError
 
 __all__ = ["cli", "main"]
@@ -23,15 +28,29 @@ BROKEN_PIPE = 1
 """The exit code that click uses too."""
 
 EPILOG = """\b
-Example:
+Examples:
   edgekit build yolov3-tiny --int8 --weights coco -o tiny
   edgekit run tiny photo.jpg --save boxes.jpg
   edgekit profile tiny --html report.html
+
+\b
+Exit codes:
+  0 success; 1 an error; 2 wrong usage; 3 a library or device is missing;
+  4 accuracy beyond its tolerance; 5 a limit of `compare` is exceeded,
+  6 is undecided; 70 a bug in EdgeKit; 130 interrupted.
 """
 
 
+class _Root(LazyGroup):
+    """The group of all commands; its ``--help`` shows the environment variables too."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_commands(ctx, formatter)
+        write_environment(formatter)
+
+
 @click.group(
-    cls=LazyGroup,
+    cls=_Root,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     commands_on_use={
@@ -50,18 +69,19 @@ Example:
         "export": ("edgekit.cli.export:export", "Export an engine for another program."),
         "doctor": ("edgekit.cli.doctor.command:doctor", "Show what this machine can build and run."),
         "models": ("edgekit.cli.models:models", "List the models that EdgeKit includes."),
+        "help": ("edgekit.cli.help:help_of_command", "Show the help of a command."),
+        "version": ("edgekit.cli.help:version", "Show the version of EdgeKit."),
     },
 )
 @click.version_option(edgekit.__version__, "-V", "--version", message="edgekit %(version)s")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
-@click.pass_obj
-def cli(shown: dict[str, bool] | None, verbose: bool) -> None:
+def cli() -> None:
     """Compile PyTorch and ONNX models into INT8 engines for edge devices.
 
     An engine is a folder: build it once, run it, profile it, or copy it to a similar machine.
     """
-    if shown is not None:
-        shown["causes"] = verbose
+
+
+cli.params += common_options()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,20 +90,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: arguments after ``edgekit``; None for those of ``sys.argv``.
     """
-    shown = {"causes": False}
+    SETTINGS.verbose = SETTINGS.quiet = False
+    with on_command_line():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
-        result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, obj=shown)
+        result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, color=color())
         sys.stdout.flush()
         # Without standalone mode, click returns the exit code of `ctx.exit`, or what the command returns.
         return result if isinstance(result, int) else 0
     except EdgeKitError as error:
-        if shown["causes"]:
+        if SETTINGS.verbose:
             traceback.print_exc()
         _say(error.message, error.hint)
         return error.exit_code
     except click.ClickException as error:
-        # Click's suggestions for an unknown option go into the hint.
-        message = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
+        # Click's suggestions for an unknown option or subcommand go into the hint.
+        message = error.message if _possibilities(error) else error.format_message()
         _say(_as_ours(message), _hint_of(error, sys.argv[1:] if arguments is None else arguments))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -104,11 +129,17 @@ def _hint_of(error: click.ClickException, arguments: Sequence[str]) -> str:
     if isinstance(error, click.UsageError) and any(word.endswith(".json") for word in after_json):
         # Before --json meant the same on every command, `profile --json FILE` wrote a file.
         return f"--json prints to standard output; to write a file: --json-file {after_json[0]}"
-    if isinstance(error, click.NoSuchOption) and error.possibilities:
-        return f"did you mean {' or '.join(sorted(error.possibilities))}?"
+    if isinstance(error, HintedError) and error.hint:
+        return error.hint
+    if possibilities := _possibilities(error):
+        return f"did you mean {' or '.join(sorted(possibilities))}?"
     if isinstance(error, click.UsageError):
         return f"see {error.ctx.command_path if error.ctx else 'edgekit'} --help"
     return ""
+
+
+def _possibilities(error: click.ClickException) -> Sequence[str]:
+    return getattr(error, "possibilities", None) or ()
 
 
 def _as_ours(message: str) -> str:
@@ -117,6 +148,6 @@ def _as_ours(message: str) -> str:
 
 
 def _say(message: str, hint: str) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True, color=color())
     for line in hint.splitlines():
-        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {line}", err=True)
+        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {line}", err=True, color=color())

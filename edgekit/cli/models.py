@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,7 +99,6 @@ def _row(recipe: Recipe) -> dict[str, Any]:
 def _print_course(recipes: list[Recipe]) -> None:
     """Every file of the course in its order, with the models in it; files without one hold parts of those below."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from edgekit.models import COURSE
@@ -116,15 +116,14 @@ def _print_course(recipes: list[Recipe]) -> None:
         for place, recipe in enumerate(found):
             figures = (short_figure(value) for value in (recipe.model.parameters, recipe.macs))
             table.add_row("" if place else _file(module), recipe.name, *figures)
-    Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 def _print(recipes: list[Recipe]) -> None:
-    from rich.console import Console
 
     from edgekit.recipe.schema import TASK_TITLES
 
-    console = Console(highlight=False)
+    console = terminal()
     rows = [_cells(recipe) for recipe in recipes]
     widths = [max(len(row[column]) for row in [HEADINGS, *rows]) for column in range(len(HEADINGS))]
     room = console.width - sum(widths) - 2 * len(widths)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from edgekit.cli.options.paths import OutputFile
+from edgekit.cli.terminal import say_written
 from edgekit.errors import UsageError
 from edgekit.storage import write_atomic
 
@@ -16,15 +18,17 @@ __all__ = ["JsonOutput", "json_options", "write_file"]
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes ``content`` to ``path``; creates missing folders.
+    """Writes ``content`` to ``path`` and says so on standard error; creates missing folders.
 
     Raises:
         UsageError: the file cannot be written: no permission, no space, a folder of that name.
     """
+    replaced = path.exists()
     try:
         write_atomic(path, content)
     except OSError as e:
         raise UsageError(f"{path}: cannot be written: {e.strerror}", hint="choose another file") from e
+    say_written(path, replaced=replaced)
 
 
 class JsonOutput(NamedTuple):
@@ -49,7 +53,6 @@ class JsonOutput(NamedTuple):
         text = text.rstrip("\n") + "\n"
         if self.file is not None:
             write_file(self.file, text.encode())
-            click.echo(f"wrote {self.file}", err=True)
         if self.printed:
             click.echo(text, nl=False)
 
@@ -68,9 +71,7 @@ def json_options(content: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
         print_help = f"Print {content} as JSON, and nothing else, to standard output."
         write_help = f"Write {content} as JSON to F."
-        decorated = click.option(
-            "--json-file", type=click.Path(path_type=Path, dir_okay=False), metavar="F", help=write_help
-        )(with_json)
+        decorated = click.option("--json-file", type=OutputFile(".json"), metavar="F", help=write_help)(with_json)
         return click.option("--json", "as_json", is_flag=True, help=print_help)(decorated)
 
     return add

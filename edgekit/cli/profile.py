@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.options.completion import complete_boards
 from edgekit.cli.options.parameters import fixed_shapes
+from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgekit.measure.engine_estimate import EngineEstimate
+    from edgekit.measure.layers import LayerTimes
     from edgekit.measure.reports import LatencyReport
+    from edgekit.specs import TensorSpec
 
 __all__ = ["profile"]
 
@@ -23,7 +31,10 @@ Examples:
   edgekit profile tiny --claim p99 --duration 60 --html report.html
   edgekit profile tiny --streams auto --power --json-file report.json
   edgekit profile tiny --layers --trace trace.json
+  edgekit profile out/for-a-gpu --board rtx-4060 --html estimate.html
 """
+ONLY_MEASURED = ("runs", "duration_s", "claim", "streams", "power", "image")
+"""Options that ask for a measurement: with one of them, an engine that cannot run here is an error."""
 
 
 def _percentile(ctx: click.Context, option: click.Parameter, value: str | None) -> float | None:
@@ -49,7 +60,9 @@ def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 @click.command(epilog=EPILOG, short_help="Measure the latency of an engine, stage by stage.")
 @click.argument("engine", type=click.Path(path_type=Path))
 @click.option("--runs", type=click.IntRange(min=1), metavar="N", help="Measure N runs.")
-@click.option("--duration", type=float, metavar="S", help="Measure for S seconds.  [default: 10, without --runs]")
+@click.option(
+    "--duration", "duration_s", type=float, metavar="S", help="Measure for S seconds.  [default: 10, without --runs]"
+)
 @click.option(
     "--claim",
     callback=_percentile,
@@ -59,7 +72,7 @@ def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 )
 @click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True, help="Number of warm-up runs.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets the backend choose.")
-@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Input image of a detector.")
+@click.option("--image", type=InputPath(dir_okay=False), metavar="FILE", help="Input image of a detector.")
 @click.option(
     "--input",
     "sizes",
@@ -78,99 +91,123 @@ def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 @click.option("--layers", is_flag=True, help="Measure the time of each layer too, and of each module.")
 @click.option(
     "--trace",
-    type=click.Path(path_type=Path),
+    type=OutputFile(".json"),
     metavar="FILE",
     help="Write a time line of stages and layers for Perfetto (ui.perfetto.dev); implies --layers.",
 )
 @click.option("--roofline", is_flag=True, help="Compare with the least time that this machine's peaks allow.")
 @click.option(
-    "--board", metavar="NAME", help="With --roofline: the peaks of this board; see edgekit estimate --boards."
+    "--board",
+    shell_complete=complete_boards,
+    metavar="NAME",
+    help="Compare with the peaks of this board; see edgekit estimate --boards. For an engine that cannot run here: the "
+    "board of the estimate.",
 )
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as an HTML page.")
-@click.option("--markdown", type=click.Path(path_type=Path), metavar="F", help="Write the summary for a pull request.")
+@click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the report as an HTML page.")
+@click.option(
+    "--markdown", type=OutputFile(".md", ".markdown", ".txt"), metavar="F", help="Write the summary for a pull request."
+)
 @json_options("the report")
 def profile(
     engine: Path,
-    runs: int | None,
-    duration: float | None,
-    warmup: int,
-    threads: int,
-    image: Path | None,
-    sizes: dict[str, tuple[int, ...]] | None,
-    claim: float | None,
-    streams: int | None,
-    power: bool,
-    layers: bool,
     trace: Path | None,
     roofline: bool,
     board: str | None,
     html: Path | None,
     markdown: Path | None,
     json: JsonOutput,
+    **options: Any,
 ) -> None:
     """Measure the latency of ENGINE, stage by stage.
 
     A detector runs on one image repeatedly; preprocessing, inference and postprocessing are measured separately. Other
     engines run on random numbers.
+
+    An engine for a GPU that cannot run here is not measured: its layers, and the least time of each on a board, are
+    estimated, and marked as such.
     """
-    from rich.console import Console
-
-    from edgekit.cli.output import write_file
-    from edgekit.cli.progress import progress_on_stderr
-    from edgekit.measure.engine_roofline import peaks_of_engine, with_roofline
-    from edgekit.measure.profile import profile_bundle
+    from edgekit.measure.engine_estimate import estimate_of_bundle, why_not_measurable
     from edgekit.measure.reports import json_from_report
-    from edgekit.report.html.page import html_from_report
-    from edgekit.report.layer_times import terminal_from_layer_times
-    from edgekit.report.markdown import markdown_from_report
-    from edgekit.report.terminal import terminal_from_report
-    from edgekit.report.trace import trace_from_report
 
-    with progress_on_stderr() as progress:
-        asked = roofline or board is not None
-        peaks = peaks_of_engine(engine, threads=threads, board=board, progress=progress) if asked else None
-        report = profile_bundle(
-            engine,
-            runs=runs,
-            duration_s=duration,
-            warmup=warmup,
-            threads=threads,
-            image=image,
-            sizes=sizes,
-            layers=layers or trace is not None,
-            progress=progress,
-            claim=claim,
-            power=power,
-            streams=streams,
-        )
-    if peaks is not None:
-        report = with_roofline(report, engine, peaks)
-    contents: dict[Path, bytes] = {}
-    if html is not None:
-        contents[html] = html_from_report(report, _graph(engine, report)).encode()
-    if markdown is not None:
-        contents[markdown] = markdown_from_report(report).encode()
-    if trace is not None:
-        contents[trace] = trace_from_report(report)
-    for path, content in contents.items():
-        write_file(path, content)
-        click.echo(f"wrote {path}", err=True)
+    asks = trace is not None or any(options[name] not in (None, False) for name in ONLY_MEASURED)
+    reason = "" if asks else why_not_measurable(engine)
+    options["layers"] |= trace is not None
+    console = terminal()
+    if reason:
+        estimated = estimate_of_bundle(engine, reason=reason, board=board, sizes=options["sizes"])
+        if not json.printed:
+            _print_estimate(estimated, console)
+        _write_estimate(estimated, engine, html, markdown)
+        if json.wanted:
+            json.write(json_from_report(estimated))
+        return
+    report = _measured(engine, roofline or board is not None, board, options)
+    _write(report, engine, html, markdown, trace)
     if json.wanted:
         json.write(json_from_report(report))
     if not json.printed:
-        console = Console(highlight=False)
-        console.print(terminal_from_report(report))
-        if report.layer_times is not None:
-            console.print(terminal_from_layer_times(report.layer_times, console.width))
+        _print(report, console)
 
 
-def _graph(engine: Path, report: LatencyReport) -> str:
-    """Returns the drawing of the engine's graph with the times of its layers, if they are mapped to it."""
+def _measured(engine: Path, roofline: bool, board: str | None, options: dict[str, Any]) -> LatencyReport:
+    from edgekit.cli.progress import progress_on_stderr
+    from edgekit.measure.engine_roofline import peaks_of_engine, with_roofline
+    from edgekit.measure.profile import profile_bundle
+
+    with progress_on_stderr() as progress:
+        threads = options["threads"]
+        peaks = peaks_of_engine(engine, threads=threads, board=board, progress=progress) if roofline else None
+        report = profile_bundle(engine, **options, progress=progress)
+    return report if peaks is None else with_roofline(report, engine, peaks)
+
+
+def _write(report: LatencyReport, engine: Path, html: Path | None, markdown: Path | None, trace: Path | None) -> None:
+    from edgekit.cli.output import write_file
+    from edgekit.report.html.page import html_from_report
+    from edgekit.report.markdown import markdown_from_report
+    from edgekit.report.trace import trace_from_report
+
+    if html is not None:
+        times = report.layer_times
+        graph = _graph(engine, report.inputs, times) if times is not None and times.mapped else ""
+        write_file(html, html_from_report(report, graph).encode())
+    if markdown is not None:
+        write_file(markdown, markdown_from_report(report).encode())
+    if trace is not None:
+        write_file(trace, trace_from_report(report))
+
+
+def _write_estimate(made: EngineEstimate, engine: Path, html: Path | None, markdown: Path | None) -> None:
+    from edgekit.cli.output import write_file
+    from edgekit.report.engine_estimate import markdown_from_engine_estimate
+    from edgekit.report.html.engine_estimate import html_from_engine_estimate
+
+    if html is not None:
+        write_file(html, html_from_engine_estimate(made, _graph(engine, made.inputs)).encode())
+    if markdown is not None:
+        write_file(markdown, markdown_from_engine_estimate(made).encode())
+
+
+def _print(report: LatencyReport, console: Console) -> None:
+    from edgekit.report.layer_times import terminal_from_layer_times
+    from edgekit.report.terminal import terminal_from_report
+
+    console.print(terminal_from_report(report))
+    if report.layer_times is not None:
+        console.print(terminal_from_layer_times(report.layer_times, console.width))
+
+
+def _print_estimate(made: EngineEstimate, console: Console) -> None:
+    from edgekit.report.engine_estimate import terminal_from_engine_estimate
+
+    console.print(terminal_from_engine_estimate(made, console.width))
+
+
+def _graph(engine: Path, inputs: tuple[TensorSpec, ...], times: LayerTimes | None = None) -> str:
+    """Returns the drawing of the engine's graph, as a part of a page, coloured by the times of its layers."""
     from edgekit.measure.inspection import inspection_from_bundle
     from edgekit.report.drawing.contents import drawing_from_inspection
-    from edgekit.report.drawing.svg import svg_from_drawing
+    from edgekit.report.drawing.page import part_from_drawing
 
-    if report.layer_times is None or not report.layer_times.mapped:
-        return ""
-    found = inspection_from_bundle(engine, {spec.name: tuple(map(int, spec.shape)) for spec in report.inputs})
-    return svg_from_drawing(drawing_from_inspection(found), times=report.layer_times)
+    found = inspection_from_bundle(engine, {spec.name: tuple(map(int, spec.shape)) for spec in inputs})
+    return part_from_drawing(drawing_from_inspection(found), times=times)

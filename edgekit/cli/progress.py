@@ -13,7 +13,9 @@ from rich.progress import ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from edgekit.progress import BYTES, Progress
+from edgekit.cli.terminal import SETTINGS
+from edgekit.cli.terminal import console as terminal
+from edgekit.progress import BYTES, Progress, Silent
 
 __all__ = ["PlainProgress", "TerminalProgress", "live_bars", "progress_on_stderr"]
 
@@ -26,8 +28,12 @@ LOG_INTERVAL_S = 15.0
 @contextmanager
 def progress_on_stderr() -> Iterator[Progress]:
     """Yields a `Progress` on standard error: live on a terminal, plain lines in a file or a pipe."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
+    if SETTINGS.quiet:
+        yield Silent()
+        return
+    console = terminal(stderr=True)
+    # A dumb terminal cannot move its cursor, which live bars do.
+    if not console.is_terminal or console.is_dumb_terminal:
         yield PlainProgress()
         return
     with live_bars(console) as bars:

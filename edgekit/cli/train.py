@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.options.completion import complete_data, complete_models, complete_weights
+from edgekit.cli.options.hinted import Choice
+from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import show_next
 
 if TYPE_CHECKING:
     from edgekit.training.fit import Epoch
@@ -22,27 +26,35 @@ AUGMENTATIONS = ("flip", "crop", "scale", "color", "mosaic")
 EPILOG = """\b
 Examples:
   edgekit train lenet --data digits
-  edgekit train resnet18 --data photos/ --weights imagenet --lr 0.001 -o mine.safetensors
+  edgekit train resnet18 --data photos/ --weights imagenet -o mine.safetensors
   edgekit train lenet --data digits --resume
 """
 
 
 @click.command(epilog=EPILOG, short_help="Train a model on a data set.")
-@click.argument("model")
-@click.option("--data", metavar="SET|PATH", help="Data set: digits, scenes, spelling, or files of a known format.")
+@click.argument("model", shell_complete=complete_models)
+@click.option(
+    "--data",
+    shell_complete=complete_data,
+    metavar="SET|PATH",
+    help="Data set: digits, scenes, spelling, or files of a known format.",
+)
 @click.option("--column", metavar="NAME", help="Target column of a CSV table.  [default: the last one]")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputFile(".safetensors"),
     metavar="FILE",
     help="Weights file to write.  [default: MODEL.safetensors]",
 )
-@click.option("--weights", metavar="FILE|NAME", help="Initial weights.  [default: random]")
+@click.option(
+    "--weights", shell_complete=complete_weights, metavar="FILE|NAME", help="Initial weights.  [default: random]"
+)
 @click.option("--resume", is_flag=True, help="Resume an interrupted training run from its last checkpoint.")
-@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Optimizer.")
+@click.option("--force", is_flag=True, help="Replace the weights file if it exists.")
+@click.option("--optimizer", type=Choice(OPTIMIZERS), help="Optimizer.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Learning rate.")
-@click.option("--schedule", type=click.Choice(SCHEDULES), help="Learning rate schedule.")
+@click.option("--schedule", type=Choice(SCHEDULES), help="Learning rate schedule.")
 @click.option("--warmup", type=click.IntRange(min=0), metavar="N", help="Number of warm-up batches of the schedule.")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Number of epochs.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size.")
@@ -55,8 +67,13 @@ Examples:
     help=f"Image augmentations, such as flip,color: any of {', '.join(AUGMENTATIONS)}; or none.",
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Random seed.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets PyTorch choose.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the curves as an HTML page.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Number of threads; 0 measures a few steps and takes the fastest.",
+)
+@click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the curves as an HTML page.")
 @json_options("the figures of every epoch")
 def train(
     model: str,
@@ -67,6 +84,7 @@ def train(
     resume: bool,
     seed: int | None,
     threads: int,
+    force: bool,
     html: Path | None,
     json: JsonOutput,
     **options: Any,
@@ -77,15 +95,12 @@ def train(
     model's recipe; with --resume, to those of the interrupted run.
     """
     import msgspec
-    import torch
 
     from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.report.html.training import html_from_epochs
     from edgekit.training.train import train_model
 
-    if threads:
-        torch.set_num_threads(threads)
     changes = {name: value for name, value in options.items() if value is not None}
     if "augment" in changes:
         changes["augment"] = _names(changes["augment"])
@@ -98,6 +113,8 @@ def train(
             weights=weights,
             seed=seed,
             resume=resume,
+            force=force,
+            threads=threads,
             changes=changes,
             on_epoch=(lambda epoch, of: None) if json.printed else _print,
             progress=progress,
@@ -105,7 +122,6 @@ def train(
     if html is not None:
         title = f"{Path(model).stem} on {trained.data}"
         write_file(html, html_from_epochs(trained.epochs, title, str(trained.weights)).encode())
-        click.echo(f"wrote {html}", err=True)
     if json.wanted:
         content = {
             "weights": str(trained.weights),
@@ -118,9 +134,8 @@ def train(
         return
     click.echo()
     click.echo(f"{click.style('weights:', fg='green', bold=True)} {trained.weights}")
-    click.echo(click.style("next:", dim=True))
     calibrated = ["--calib", trained.data, *(["--calib-column", trained.column] if trained.column else [])]
-    click.echo(f"  {shlex.join(['edgekit', 'build', model, '--weights', str(trained.weights), *calibrated])}")
+    show_next([shlex.join(["edgekit", "build", model, "--weights", str(trained.weights), *calibrated])])
 
 
 def _names(text: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from edgekit.arguments import argument
 from edgekit.data.images import Placement, preprocess
 from edgekit.data.vocabulary import source_ids, target_input_ids
 from edgekit.errors import DataError, UsageError, nearest
@@ -273,7 +274,8 @@ def _numbers_feed(example: Example, spec: TensorSpec, shapes: Mapping[str, Shape
         raise DataError(
             f"{example.id}: expected {spec.dtype} {_shown(wanted)} for the input '{spec.name}', which has no "
             f"preprocessing for images, got an image of {numbers.shape[1]}x{numbers.shape[0]} px",
-            hint="build the engine with --preprocess, such as color=rgb, or add [preprocess] to the model's recipe",
+            hint=f"build the engine with {argument('preprocess')}, such as color=rgb, or add [preprocess] to the "
+            "model's recipe",
         )
     if not sizes_take(wanted, numbers.shape):
         raise DataError(

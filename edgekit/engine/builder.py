@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 import edgekit.errors
+from edgekit.arguments import is_on_command_line
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.child import Failure, Request, Response
 from edgekit.engine.table import entry_of
@@ -56,7 +57,14 @@ def engine_from_graph(
             scratch = Path(name)
             made = scratch / "engine"
             made.mkdir()
-            request = Request(parent=os.getpid(), backend=entry, graph=str(graph), folder=str(made), options=options)
+            request = Request(
+                parent=os.getpid(),
+                backend=entry,
+                graph=str(graph),
+                folder=str(made),
+                options=options,
+                on_command_line=is_on_command_line(),
+            )
             result = _run(target, scratch, request, timeout_s)
             _collect(target, result, made, folder)
     except OSError as e:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.arguments import on_command_line
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import BuildOptions, BuildResult, backend_at
 from edgekit.errors import EdgeKitError
@@ -32,6 +33,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         graph: the ONNX file.
         folder: output folder of the engine's files.
         options: the builder's options.
+        on_command_line: how messages name arguments; see `edgekit.arguments`.
     """
 
     parent: int
@@ -39,6 +41,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     graph: str
     folder: str
     options: BuildOptions
+    on_command_line: bool
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,24 +63,27 @@ def main(arguments: list[str]) -> int:
     """Builds an engine as requested and writes the response; unexpected exceptions leave a traceback in the log."""
     request = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Request)
     _die_with(request.parent)
+    with on_command_line(request.on_command_line):
+        response = _built(request)
+    Path(arguments[1]).write_bytes(msgspec.json.encode(response))
+    return 0 if response.result else 1
+
+
+def _built(request: Request) -> Response:
     start = time.perf_counter()
     try:
         backend = backend_at(request.backend)
         backend.require()
         result = backend.build(Path(request.graph), Path(request.folder), request.options)
     except EdgeKitError as e:
-        response = Response(failure=Failure(error=type(e).__name__, message=e.message, hint=e.hint))
+        return Response(failure=Failure(error=type(e).__name__, message=e.message, hint=e.hint))
     except OSError as e:
         if not is_storage(e):
             raise
         error = storage_error(e, Path(request.folder))
-        response = Response(failure=Failure(error=type(error).__name__, message=error.message, hint=error.hint))
-    else:
-        seconds = time.perf_counter() - start
-        result = msgspec.structs.replace(result, seconds=seconds, peak_memory_bytes=peak_memory_bytes())
-        response = Response(result=result)
-    Path(arguments[1]).write_bytes(msgspec.json.encode(response))
-    return 0 if response.result else 1
+        return Response(failure=Failure(error=type(error).__name__, message=error.message, hint=error.hint))
+    seconds = time.perf_counter() - start
+    return Response(result=msgspec.structs.replace(result, seconds=seconds, peak_memory_bytes=peak_memory_bytes()))
 
 
 def _die_with(parent: int) -> None:

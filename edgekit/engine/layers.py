@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from edgekit.arguments import argument
 from edgekit.errors import BuildError
 from edgekit.specs import Precision
 
@@ -55,7 +56,9 @@ def assert_precision(target: str, precision: Precision, quantized: Sequence[str]
         raise BuildError(
             f"{target} runs {len(others)} of {len(built)} layers in {_dtypes(others)}, expected {wanted}: "
             f"{_some(n for layer in others for n in layer.names[:1])}",
-            hint="the model is quantized: build it with --int8" if DTYPES[Precision.INT8] in _dtypes(others) else "",
+            hint=f"the model is quantized: build it with {argument('precision', 'int8')}"
+            if DTYPES[Precision.INT8] in _dtypes(others)
+            else "",
         )
 
 
@@ -63,7 +66,7 @@ def _assert_int8(target: str, quantized: Sequence[str], built: Sequence[Layer]) 
     if not quantized:
         raise BuildError(
             f"an INT8 engine for {target} needs Q/DQ pairs at its convolutions and matrix products; the graph has none",
-            hint="quantize the graph first, or build with --fp32",
+            hint=f"quantize the graph first, or build with {argument('precision', 'fp32')}",
         )
     others = [layer for layer in built if layer.dtype != "int8"]
     elsewhere = {name for layer in others for name in layer.names}
@@ -75,7 +78,8 @@ def _assert_int8(target: str, quantized: Sequence[str], built: Sequence[Layer]) 
         which = f": {_some(not_int8)}" if any(not_int8) else ""
         raise BuildError(
             f"{target} runs {count} of {len(quantized)} quantized layers in {_dtypes(others)}, expected int8{which}",
-            hint=f"the Q/DQ pairs are not where {target} fuses them: keep these layers in float with --keep-float, or, "
+            hint=f"the Q/DQ pairs are not where {target} fuses them: keep these layers in float with "
+            f"{argument('keep_float')}, or, "
             "if the model was quantized already, build it from its float original",
         )
 

@@ -11,15 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit.engine.layers import Layer
 from edgekit.errors import BackendUnavailable, GraphError
 from edgekit.extras import install_command
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["quantized_layers", "read_graph", "saved_beside", "weight_files"]
+__all__ = ["graph_layers", "quantized_layers", "read_graph", "saved_beside", "weight_files"]
 
 _REWRITTEN = "rewritten.onnx"
+_MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _SMALL_BYTES = 1024
 """Smaller weights stay in the graph file: they may be axes or shapes, which libraries read with the nodes."""
 
@@ -69,6 +71,37 @@ def quantized_layers(graph: ir.Model, *, joining: bool = False) -> tuple[str, ..
         for node in graph.graph
         if node.op_type in INTEGER_PRODUCTS or (node.op_type in PRODUCTS and dequantized.issuperset(node.inputs[:2]))
     )
+
+
+def graph_layers(graph: ir.Model) -> list[Layer]:
+    """Returns the convolutions and matrix products of a graph, with the element types that the graph gives them.
+
+    A product is int8 if both factors were dequantized from 8 bits, directly or through operators that move elements, as
+    TensorRT's parser has it; a Cast between a DequantizeLinear and its product makes it a float one.
+
+    Args:
+        graph: any graph whose values have their element types.
+    """
+    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # needs onnx_ir
+
+    layers = []
+    for node in graph.graph:
+        if node.op_type in INTEGER_PRODUCTS or (
+            node.op_type in PRODUCTS and all(map(_is_dequantized, node.inputs[:2]))
+        ):
+            layers.append(Layer((node.name or "",), "int8"))
+        elif node.op_type in PRODUCTS:
+            first = node.inputs[0]
+            dtype = first.dtype if first is not None else None
+            layers.append(Layer((node.name or "",), dtype.numpy().name if dtype is not None else "float32"))
+    return layers
+
+
+def _is_dequantized(value: ir.Value | None) -> bool:
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in _MOVES:
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def weight_files(graph: ir.Model) -> set[Path]:

@@ -41,10 +41,10 @@ def entry_of(name: str) -> Entry:
     Raises:
         UsageError: there is no backend with this name.
     """
-    try:
-        return BACKENDS[name]
-    except KeyError:
-        raise UsageError(f"unknown target '{name}'", hint=nearest(name, BACKENDS)) from None
+    if not isinstance(name, str) or name not in BACKENDS:
+        known = ", ".join(BACKENDS)
+        raise UsageError(f"unknown target {name!r}: expected {known}", hint=nearest(str(name), BACKENDS, listed=False))
+    return BACKENDS[name]
 
 
 def options_of(name: str) -> type[BackendOptions]:

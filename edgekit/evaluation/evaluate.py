@@ -8,12 +8,14 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.arguments import argument
 from edgekit.data.calibration.example_feeds import spread
 from edgekit.data.examples import DataSet, Split, check_first, data_set
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluators.base import ClassFigure, Details, Ready, TaskEvaluator, batch_of
 from edgekit.evaluation.evaluators.choose import evaluator_from_session, measures
-from edgekit.progress import Advance, Progress, Silent
+from edgekit.option import given_number
+from edgekit.progress import Advance, Progress, Warnings
 from edgekit.recipe.schema import Task
 from edgekit.runtime.session import Session, session_from_bundle
 
@@ -68,7 +70,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 def evaluate_bundle(
     path: str | Path,
     *,
-    data: str | DataSet,
+    data: str | Path | DataSet,
     split: Split = "test",
     limit: int | None = None,
     score_threshold: float = SCORE_THRESHOLD,
@@ -92,10 +94,15 @@ def evaluate_bundle(
         DataError: no example can be read, or the first one does not match the engine's inputs.
         BackendUnavailable: a detector needs pycocotools, or a generated set its package.
     """
+    if limit is not None:
+        given_number("limit", limit, 1)
+    if not isinstance(data, (str, Path)) and not hasattr(data, "task"):
+        raise UsageError(f"data: expected a data set, its name or a path, got {data!r}")
     with session_from_bundle(path, threads=threads) as session:
-        examples = data_set(data, split=split, task=_task(session)) if isinstance(data, str) else data
+        if isinstance(data, (str, Path)):
+            data = data_set(str(data), split=split, task=_task(session))
         return evaluate_session(
-            session, examples, split=split, limit=limit, score_threshold=score_threshold, progress=progress
+            session, data, split=split, limit=limit, score_threshold=score_threshold, progress=progress
         )
 
 
@@ -109,8 +116,8 @@ def evaluate_session(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measures the accuracy of a loaded engine; see `evaluate_bundle`."""
-    if not 0 <= score_threshold <= 1:
-        raise UsageError(f"score_threshold: expected 0 to 1, got {score_threshold:g}")
+    if not isinstance(score_threshold, (int, float)) or not 0 <= score_threshold <= 1:
+        raise UsageError(f"{argument('score_threshold')}: expected 0 to 1, got {score_threshold!r}")
     evaluator = evaluator_from_session(session, examples, score_threshold=score_threshold)
     indices = spread(len(examples), limit)
     if not indices:
@@ -119,7 +126,7 @@ def evaluate_session(
     manifest, skipped, used = session.manifest, list[str](), list[int]()
     title = f"evaluating {str(manifest.precision).upper()}"
     start = time.perf_counter()
-    with (progress or Silent()).stage(title, total=len(indices), unit="examples") as advance:
+    with (progress or Warnings()).stage(title, total=len(indices), unit="examples") as advance:
         counted = 0
         for batch in _batches(evaluator, examples, indices, batch_of(session), skipped, used, advance):
             evaluator.evaluate(batch)

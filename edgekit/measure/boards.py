@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,13 +17,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Board", "Boards", "Source", "board_from_name", "boards", "peaks_from_board", "sources_of"]
+__all__ = ["Board", "Boards", "Source", "board_from_name", "boards", "peaks_from_board", "runs_on", "sources_of"]
 
 FILE = Path(__file__).with_name("boards.toml")
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document with figures: its title, and where it is published."""
+    """A document with figures.
+
+    Attributes:
+        title: its title.
+        url: where it is published.
+    """
 
     title: str
     url: str
@@ -57,8 +63,15 @@ class PowerModes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Dense multiply-accumulates of one multiprocessor in one clock, by precision."""
+    """A generation of GPUs.
 
+    Attributes:
+        compute_capability: its compute capability, such as ``8.6``.
+        source: key of the source.
+        macs_per_clock: dense multiply-accumulates of one multiprocessor in one clock, by precision.
+    """
+
+    compute_capability: str
     source: str
     macs_per_clock: dict[str, int]
 
@@ -114,9 +127,22 @@ def board_from_name(name: str) -> Board:
         UsageError: there is no such board.
     """
     known = boards().boards
-    if name not in known:
-        raise UsageError(f"unknown board '{name}'", hint=nearest(name, known))
+    if not isinstance(name, str) or name not in known:
+        raise UsageError(f"unknown board {name!r}", hint=nearest(str(name), known))
     return known[name]
+
+
+def runs_on(board: Board, compute_capabilities: Sequence[str]) -> bool:
+    """Whether an engine for these compute capabilities runs on a board; ``8.0+`` means 8.0 and higher."""
+    here = boards().architectures[board.architecture].compute_capability
+    return any(
+        _version(here) >= _version(built[:-1]) if built.endswith("+") else here == built
+        for built in compute_capabilities
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
 
 
 def arithmetic_ops_per_s(board: Board, precision: str) -> float:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from edgekit.arguments import argument, either
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import MANIFEST, Manifest, read_manifest
 from edgekit.engine.onnxruntime.backend import load_plain
@@ -58,7 +59,10 @@ def contenders_from_paths(paths: Sequence[str | Path]) -> list[Contender]:
         DataError: a JSON file is not a report.
     """
     if len(paths) < 2:
-        raise UsageError(f"expected two or more to compare, got {len(paths)}", hint="edgekit compare A B")
+        raise UsageError(
+            f"expected two or more to compare, got {len(paths)}",
+            hint=either("edgekit compare A B", "edgekit.compare(['A', 'B'])"),
+        )
     found = [_contender(Path(path)) for path in paths]
     if any(each.kind == "report" for each in found):
         found = [_as_report(each) for each in found]
@@ -118,6 +122,11 @@ def _from_report(path: Path) -> Contender:
             built = msgspec.convert(content, BuildReport)
             report, facts = list(built.engines.values())[-1], built.facts
         else:
+            if isinstance(content, dict) and content.get("measured") is False:
+                raise DataError(
+                    f"{path}: expected a measured latency, got an estimate: {content.get('reason', '')}",
+                    hint="measure the engine on a machine that can run it",
+                )
             report = msgspec.convert(content, LatencyReport)
     except (msgspec.DecodeError, IndexError) as e:
         raise DataError(f"{path}: expected a report of `edgekit profile --json-file` or of a build, got {e}") from e
@@ -225,11 +234,13 @@ def _common_shapes(
         known.setdefault(first[0].name, known.pop(""))
     unknown = set(known) - {spec.name for spec in first}
     if unknown:
-        raise UsageError(f"--input: {contenders[0].name} has no input '{min(unknown)}'")
+        raise UsageError(f"{argument('sizes', flag='--input')}: {contenders[0].name} has no input '{min(unknown)}'")
     shapes = []
     for position, spec in enumerate(first):
         specs = [each[position] for each in inputs]
-        shape, source = (known[spec.name], "--input") if spec.name in known else _shape(contenders, specs)
+        shape, source = (
+            (known[spec.name], argument("sizes", flag="--input")) if spec.name in known else _shape(contenders, specs)
+        )
         _check_shape(contenders, specs, shape, source)
         shapes.append(shape)
     return shapes
@@ -243,7 +254,8 @@ def _shape(contenders: Sequence[Contender], specs: Sequence[TensorSpec]) -> tupl
         if all(isinstance(size, int) and size > 0 for size in at):
             return tuple(int(size) for size in at), contender.name
     raise UsageError(
-        f"input '{specs[0].name}': expected sizes, got {specs[0].shape}", hint=f"--input {specs[0].name}:1x3x224x224"
+        f"input '{specs[0].name}': expected sizes, got {specs[0].shape}",
+        hint=f"{argument('sizes', {specs[0].name: (1, 3, 224, 224)}, flag='--input')}",
     )
 
 
@@ -255,5 +267,6 @@ def _check_shape(
         if len(spec.shape) != len(shape) or not sizes_take(sizes_of(spec, ranges), shape):
             raise UsageError(
                 f"{contender.name}: expected an input of {'x'.join(map(str, shape))}, as {source} has, got {spec}",
-                hint="give a shape that all accept: --input NAME:SHAPE",
+                hint="give a shape that all accept: "
+                f"{argument('sizes', like=either('NAME:SHAPE', '{NAME: SHAPE}'), flag='--input')}",
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.arguments import argument
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import BackendUnavailable, UsageError
@@ -42,7 +43,7 @@ def peaks_of_engine(
     target = read_manifest(path).backend
     if backend(target).on_gpu:
         raise UsageError(
-            f"the roofline of an engine for {target}: expected --board, got none",
+            f"the roofline of an engine for {target}: expected {argument('board')}, got none",
             hint="name the board or GPU that this is, as `edgekit estimate --boards` lists it",
         )
     return peaks_from_machine(machine_peaks(progress=progress), threads)

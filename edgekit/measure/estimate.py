@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.errors import UsageError
 from edgekit.measure.boards import Board, Source, board_from_name, boards, peaks_from_board, sources_of
 from edgekit.measure.fused_layers import FusedLayer
@@ -189,7 +190,7 @@ def _require_precisions(layers: Iterable[Operator], board: Board, peaks: Peaks) 
             known = ", ".join(sorted(peaks.macs_per_s))
             raise UsageError(
                 f"{board.name}: expected a precision with a published rate ({known}), got {layer.precision}",
-                hint="choose another precision, such as --fp16",
+                hint=f"choose another precision, such as {argument('precision', 'fp16')}",
             )
 
 

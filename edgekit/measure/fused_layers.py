@@ -53,15 +53,16 @@ class FusedLayer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fused_layers(found: Inspection) -> tuple[FusedLayer, ...]:
-    """Returns the layers of a graph after the fusions that any engine does, in the order of execution.
+    """Returns the layers of a graph after fusion, in the order of execution.
 
-    Elementwise operators are merged into the layer that computes their newest input. Operators that only view their
+    The fusions are those of the engine, where its library reports them. Otherwise they are those that any engine does:
+    elementwise operators are merged into the layer that computes their newest input. Operators that only view their
     input (`VIEWS`) cost nothing; a reader of a view reads the bytes of the view. Every constant is read once.
 
     Args:
         found: the inspection of a graph; figures that it has not count as zero.
     """
-    owner = _owners(found.layers)
+    owner = _owners(found)
     members: dict[int, list[LayerRow]] = {}
     for row, own in zip(found.layers, owner, strict=True):
         if own is not None:
@@ -71,16 +72,20 @@ def fused_layers(found: Inspection) -> tuple[FusedLayer, ...]:
     return tuple(_merged(rows, sizes, needed[leader]) for leader, rows in sorted(members.items()))
 
 
-def _owners(layers: Sequence[LayerRow]) -> list[int | None]:
+def _owners(found: Inspection) -> list[int | None]:
     """Returns for each layer the index of the layer that it is merged into; None for a view of several layers."""
+    fusion_of = {name: fusion for fusion, names in enumerate(found.fusions) for name in names}
+    first: dict[int, int] = {}
     owner: list[int | None] = []
     producer: dict[str, int | None] = {}
-    for index, row in enumerate(layers):
+    for index, row in enumerate(found.layers):
         known = [producer[name] for name in row.reads if name in producer]
-        if row.operator in VIEWS:
+        if row.name in fusion_of:
+            into: int | None = first.setdefault(fusion_of[row.name], index)
+        elif row.operator in VIEWS:
             into = known[0] if len(known) == 1 == len(row.reads) else None
         elif row.operator in ELEMENTWISE:
-            into = max((found for found in known if found is not None), default=index)
+            into = max((own for own in known if own is not None), default=index)
         else:
             into = index
         owner.append(into)

@@ -24,6 +24,7 @@ __all__ = [
     "graph_and_stats",
     "inspection_from_bundle",
     "inspection_from_stats",
+    "module_of",
     "module_path",
 ]
 
@@ -91,6 +92,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         outputs: outputs of the engine or the graph.
         layers: in the order of execution.
         manifest: the manifest of an engine; None for a model.
+        fusions: names of the layers that each layer of the engine computes together, as its library reports them after
+            fusion; empty if it does not.
     """
 
     name: str
@@ -105,6 +108,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...]
     layers: tuple[LayerRow, ...]
     manifest: Manifest | None = None
+    fusions: tuple[tuple[str, ...], ...] = ()
 
 
 class EngineLayer(msgspec.Struct, frozen=True):
@@ -136,6 +140,14 @@ def module_path(name: str, module: str, operator: str) -> tuple[str, ...]:
         path.append(part.removeprefix(f"{before}."))
         before = part
     return tuple(path) or (operator,)
+
+
+def module_of(name: str, module: str, operator: str) -> str:
+    """Returns the path of the module that a layer came from; see `module_path`."""
+    path = module_path(name, module, operator)
+    # A name with dots is the path of a module, or of a function in it; otherwise the last part is the node's own name.
+    own = bool(module) or "/" in name
+    return ".".join(path[:-1] if own else path)
 
 
 def inspection_from_stats(
@@ -177,7 +189,21 @@ def inspection_from_bundle(path: Path, shapes: Mapping[str, Sequence[int]] | Non
     precisions = _precision_by_node(engine or ())
     rows = [_row_of_engine(layer) for layer in engine or ()] if stats is None else _rows(stats, precisions)
     found = _from_rows(manifest.name, rows, stats, manifest.inputs, manifest.outputs)
-    return msgspec.structs.replace(found, manifest=manifest, precision_from="graph" if engine is None else "engine")
+    return msgspec.structs.replace(
+        found,
+        manifest=manifest,
+        precision_from="graph" if engine is None else "engine",
+        fusions=_fusions(engine or ()),
+    )
+
+
+def _fusions(engine: Sequence[EngineLayer]) -> tuple[tuple[str, ...], ...]:
+    """Returns the nodes of each layer of a built engine.
+
+    An engine that was built without its GPU has the list of its network before fusion, with one node in each layer.
+    """
+    fused = any(len(set(layer.nodes)) > 1 for layer in engine)
+    return tuple(layer.nodes for layer in engine if layer.nodes) if fused else ()
 
 
 def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:

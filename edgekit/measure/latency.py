@@ -8,8 +8,10 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.measure.confidence import runs_needed
 from edgekit.measure.steady import steady_state
+from edgekit.measure.units import milliseconds
 
 __all__ = ["Disturbance", "Statistics", "disturbances", "statistics_ms"]
 
@@ -137,7 +139,7 @@ def _spread(values: np.ndarray) -> Disturbance | None:
         return None
     return Disturbance(
         kind="spread",
-        text=f"90 % of the runs took between {p5:.3g} and {p95:.3g} ms, a spread of "
+        text=f"90 % of the runs took between {milliseconds(p5)} and {milliseconds(p95)} ms, a spread of "
         f"{100 * (p95 - p5) / p50:.0f} % of the median: another process may have used the machine.",
     )
 
@@ -161,7 +163,9 @@ def _warm_up(values: np.ndarray) -> Disturbance | None:
         return None
     share = 100 * abs(found.before_ms - found.after_ms) / found.after_ms
     slower = found.before_ms > found.after_ms
-    cause = "they are a warm-up; use a longer --warmup" if slower else "the clock frequency fell afterwards"
+    cause = (
+        f"they are a warm-up; use a longer {argument('warmup')}" if slower else "the clock frequency fell afterwards"
+    )
     return Disturbance(
         kind="warm_up",
         text=f"The first {found.first_run} runs were {share:.0f} % {'slower' if slower else 'faster'} than the others: "
@@ -182,7 +186,7 @@ def _drift(values: np.ndarray) -> Disturbance | None:
     direction, cause = (
         ("slower", "heat or a power limit may have lowered the clock frequency")
         if change > 0
-        else ("faster", "the clock or the caches were still warming up; use a longer --warmup")
+        else ("faster", f"the clock or the caches were still warming up; use a longer {argument('warmup')}")
     )
     return Disturbance(
         kind="drift", text=f"The last third of the runs was {share:.0f} % {direction} than the first: {cause}."
@@ -210,8 +214,8 @@ def _two_levels(values: np.ndarray) -> Disturbance | None:
         return None
     return Disturbance(
         kind="two_levels",
-        text=f"The runs form two groups, around {low[split]:.3g} ms and {high[split]:.3g} ms: the clock switched "
-        "between two frequencies, or threads moved between cores.",
+        text=f"The runs form two groups, around {milliseconds(low[split])} ms and {milliseconds(high[split])} ms: "
+        "the clock switched between two frequencies, or threads moved between cores.",
     )
 
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from edgekit.engine.layer_timer import LayerTimer, LayerTimings, TimedLayer
 from edgekit.errors import DataError
-from edgekit.measure.inspection import graph_and_stats, module_path
-from edgekit.progress import Progress, Silent
+from edgekit.measure.inspection import graph_and_stats, module_of
+from edgekit.measure.units import milliseconds
+from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import Session
 from edgekit.specs import TensorSpec
 
@@ -31,6 +32,7 @@ __all__ = [
     "groups_by_module",
     "layer_times_from_report",
     "measure_layers",
+    "module_groups",
 ]
 
 MAX_RUNS = 100
@@ -240,7 +242,7 @@ def measure_layers(
     with closing(session.layer_timer()) as timer:
         engine = _TimedEngine(timer, session.inputs, session.outputs)
         stages, once = stages_of(Session(engine, session.manifest))
-        rows, starts_ns = _repeat(once, runs, duration_s, warmup, progress or Silent())
+        rows, starts_ns = _repeat(once, runs, duration_s, warmup, progress or Warnings())
         timings = _without(timer.finish(), warmup)
     spans_ns = engine.spans_ns[warmup:]
     profiled_ms = float(np.median([(end - start) / 1e6 for start, end in spans_ns]))
@@ -359,8 +361,8 @@ def _disagreement(
     runs_ms = np.asarray([(end - start) / 1e6 for start, end in spans_ns])
     between_ms = float(np.median(runs_ms - sums_ms))
     causes = {
-        f"runs took {profiled_ms:.3g} ms while layers were timed": profiled_ms - run_ms,
-        f"{between_ms:.3g} ms of a run pass between the layers": -between_ms,
+        f"runs took {milliseconds(profiled_ms)} ms while layers were timed": profiled_ms - run_ms,
+        f"{milliseconds(between_ms)} ms of a run pass between the layers": -between_ms,
         "single layers vary from run to run, so that their medians do not add up to the median of a run": sum_ms
         - float(np.median(sums_ms)),
     }
@@ -368,8 +370,8 @@ def _disagreement(
     cause = max(causes, key=lambda text: sign * causes[text])
     direction = "more" if sign > 0 else "less"
     yield (
-        f"The layers add up to {sum_ms:.3g} ms, {100 * abs(sum_ms / run_ms - 1):.0f} % {direction} than the "
-        f"{run_ms:.3g} ms of a run: {cause}."
+        f"The layers add up to {milliseconds(sum_ms)} ms, {100 * abs(sum_ms / run_ms - 1):.0f} % {direction} than the "
+        f"{milliseconds(run_ms)} ms of a run: {cause}."
     )
 
 
@@ -440,10 +442,7 @@ def _module(part: Sequence[ir.Node], counted: Mapping[str, LayerStats]) -> str:
     if not nodes:
         return ""
     main = max((counted[node.name or ""] for node in nodes), key=lambda layer: (layer.macs, layer.weight_bytes))
-    path = module_path(main.name, main.module, main.operator)
-    # A name with dots is the path of a module, or of a function in it; otherwise the last part is the node's own name.
-    own = bool(main.module) or "/" in main.name
-    return ".".join(path[:-1] if own else path)
+    return module_of(main.name, main.module, main.operator)
 
 
 def layer_times_from_report(file: Path) -> LayerTimes:
@@ -465,18 +464,32 @@ def layer_times_from_report(file: Path) -> LayerTimes:
 
 
 def groups_by_module(layers: Sequence[LayerTime]) -> tuple[LayerGroup, ...]:
-    """Groups layers by the first part of their modules, and divides groups with over half of the time further."""
-    paths = [tuple(layer.module.split(".")) if layer.module else () for layer in layers]
+    """Groups layers by their modules; see `module_groups`."""
+    names = module_groups([layer.module for layer in layers], [layer.share for layer in layers])
+    return _grouped(layers, names) if any(names) else ()
+
+
+def module_groups(modules: Sequence[str], shares: Sequence[float]) -> list[str]:
+    """Returns the group of each layer: the first part of its module, and more of it where one has over half the time.
+
+    Args:
+        modules: path of the module of each layer; empty if unknown.
+        shares: share of the time of each layer.
+
+    Returns:
+        Names of groups, all empty if modules do not group the layers.
+    """
+    paths = [tuple(module.split(".")) if module else () for module in modules]
     names = [path[:1] for path in paths]
     for depth in range(2, MAX_DEPTH + 1):
-        shares: dict[tuple[str, ...], float] = {}
-        for name, layer in zip(names, layers, strict=True):
-            shares[name] = shares.get(name, 0.0) + layer.share
-        divided = [path[:depth] if shares[name] > DOMINANT else name for path, name in zip(paths, names, strict=True)]
+        sums: dict[tuple[str, ...], float] = {}
+        for name, share in zip(names, shares, strict=True):
+            sums[name] = sums.get(name, 0.0) + share
+        divided = [path[:depth] if sums[name] > DOMINANT else name for path, name in zip(paths, names, strict=True)]
         if not _informative(divided):
             break
         names = divided
-    return _grouped(layers, [".".join(name) for name in names]) if _informative(names) else ()
+    return [".".join(name) for name in names] if _informative(names) else [""] * len(names)
 
 
 def _informative(names: Sequence[tuple[str, ...]]) -> bool:

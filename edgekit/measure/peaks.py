@@ -29,7 +29,7 @@ from edgekit.engine.backend import BuildOptions, backend
 from edgekit.errors import UsageError, needs_extra
 from edgekit.measure.machine import Machine, disturbance_by_others, processor_time, this_machine
 from edgekit.measure.roofline import BandwidthLevel, Peaks
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 from edgekit.specs import Precision
 from edgekit.storage import cache_folder, write_atomic
 
@@ -163,7 +163,7 @@ def machine_peaks(
     """
     if not recalibrate and (found := cached_peaks(folder)) is not None:
         return found
-    made = _measured(progress or Silent())
+    made = _measured(progress or Warnings())
     file = _file(folder)
     try:
         write_atomic(file, msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 import edgekit
+from edgekit.arguments import argument
 from edgekit.data.images import ImageSource, read_image
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import backend
@@ -28,14 +29,16 @@ from edgekit.measure.power import PowerWatch, sensor
 from edgekit.measure.reports import LatencyReport, Memory
 from edgekit.measure.steady import steady_state
 from edgekit.measure.throughput import measure_throughput
-from edgekit.progress import Progress, Silent
+from edgekit.option import given_number
+from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import session_from_bundle
-from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at, specs_text
+from edgekit.specs import ShapeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
 
 if TYPE_CHECKING:
+    from edgekit.engine.bundle.manifest import Manifest
     from edgekit.runtime.session import Session
 
-__all__ = ["measure", "profile_bundle"]
+__all__ = ["engine_bytes", "measure", "profile_bundle", "sized_inputs"]
 
 DEFAULT_WARMUP = 10
 DEFAULT_SECONDS = 10.0
@@ -90,6 +93,8 @@ def profile_bundle(
         UsageError: a number is out of range, the engine accepts no images, or it does not accept ``sizes``.
         RunError: the backend does not report the times of layers.
     """
+    _check_lengths(runs, duration_s, warmup)
+    _check_claim(claim, runs)
     before = resident_bytes()
     with session_from_bundle(path, threads=threads) as session:
         report = measure(
@@ -163,7 +168,7 @@ def measure(
     """
     _check_lengths(runs, duration_s, warmup)
     _check_claim(claim, runs)
-    progress = progress or Silent()
+    progress = progress or Warnings()
     stages, once, source, inputs = _run_of(session, image, seed, sizes or {})
     on_gpu = backend(session.manifest.backend).on_gpu
     watched = PowerWatch(sensor(on_gpu=on_gpu) if power else "")
@@ -203,7 +208,7 @@ def measure(
         stages={stage: statistics_ms(values) for stage, values in samples.items()},
         samples_ms=samples,
         throughput_per_s=_batch(inputs) * 1000 / latency.mean if latency.mean else 0.0,
-        engine_bytes=_engine_bytes(session),
+        engine_bytes=engine_bytes(manifest),
         memory=Memory(peak_bytes=peak_memory_bytes(), engine_bytes=grown),
         machine=machine,
         disturbances=_all_disturbances(samples["inference"], others, conditions),
@@ -226,19 +231,22 @@ def _all_disturbances(
 
 
 def _check_lengths(runs: int | None, duration_s: float | None, warmup: int) -> None:
-    if runs is not None and runs < 1:
-        raise UsageError(f"runs: expected 1 or more, got {runs}")
-    if duration_s is not None and not duration_s > 0:
-        raise UsageError(f"duration: expected more than 0 s, got {duration_s:g}")
-    if warmup < 0:
-        raise UsageError(f"warmup: expected 0 or more, got {warmup}")
+    if runs is not None:
+        given_number("runs", runs, 1)
+    if duration_s is not None and not (isinstance(duration_s, (int, float)) and duration_s > 0):
+        name = argument("duration_s", flag="--duration")
+        raise UsageError(f"{name}: expected more than 0 s, got {duration_s!r}")
+    given_number("warmup", warmup)
 
 
 def _check_claim(claim: float | None, runs: int | None) -> None:
-    if claim is not None and not 0 < claim < 100:
-        raise UsageError(f"claim: expected a percentile between 0 and 100, got {claim:g}")
+    if claim is not None and not (isinstance(claim, (int, float)) and 0 < claim < 100):
+        raise UsageError(f"{argument('claim')}: expected a percentile between 0 and 100, got {claim!r}")
     if claim is not None and runs is not None:
-        raise UsageError("--claim and --runs: expected one of them, got both", hint="limit --claim with --duration")
+        raise UsageError(
+            f"{argument('claim')} and {argument('runs')}: expected one of them, got both",
+            hint=f"limit {argument('claim')} with {argument('duration_s', flag='--duration')}",
+        )
 
 
 class _Length:
@@ -288,7 +296,10 @@ def _run_of(
     """Returns the names of the stages, a function that runs them once, the input source, and the input shapes."""
     shapes = session.manifest.shapes
     if image is not None and sizes:
-        raise UsageError("--image and --input: expected one of them, as images are resized to the input, got both")
+        raise UsageError(
+            f"{argument('image')} and {argument('sizes', flag='--input')}: expected one of them, as images are "
+            "resized to the input, got both"
+        )
     if session.manifest.postprocess is not None and _takes_one(session) and not sizes:
         pixels, source = _pixels(image, seed)
         one = specs_at(session.inputs, shapes)[0]
@@ -296,10 +307,10 @@ def _run_of(
         return ("preprocess", "inference", "postprocess"), _detector(session, pixels), source, (fed,)
     if image is not None:
         raise UsageError(
-            f"--image: {session.manifest.name} expects arrays and has no preprocessing, got an image",
-            hint="leave --image out: random numbers are used",
+            f"{argument('image')}: {session.manifest.name} expects arrays and has no preprocessing, got an image",
+            hint=f"leave {argument('image')} out: random numbers are used",
         )
-    inputs = _sized(session, sizes)
+    inputs = sized_inputs(session.inputs, shapes, sizes)
     return ("inference",), _plain(session, _feeds(inputs, seed)), "random numbers", inputs
 
 
@@ -312,18 +323,31 @@ def _takes_one(session: Session) -> bool:
     return sizes_take(sizes_of(first, session.manifest.shapes)[:1], [1])
 
 
-def _sized(session: Session, wanted: Mapping[str, Sequence[int]]) -> tuple[TensorSpec, ...]:
-    """Returns the inputs in the requested shapes, or else in the opt shapes of their ranges."""
-    shapes, names = session.manifest.shapes, [spec.name for spec in session.inputs]
+def sized_inputs(
+    found: Sequence[TensorSpec], shapes: Mapping[str, ShapeRange], wanted: Mapping[str, Sequence[int]]
+) -> tuple[TensorSpec, ...]:
+    """Returns the inputs of an engine in the requested shapes, or else in the opt shapes of their ranges.
+
+    Args:
+        found: the inputs.
+        shapes: their ranges of shapes.
+        wanted: shapes by name; the name ``""`` is the first input.
+
+    Raises:
+        UsageError: there is no such input, or it does not accept the shape.
+    """
+    names = [spec.name for spec in found]
     chosen = {name or names[0]: tuple(shape) for name, shape in wanted.items()}
     for name in chosen:
         if name not in names:
-            raise UsageError(f"--input: the engine has no input '{name}'", hint=nearest(name, names))
-    specs = specs_at(session.inputs, shapes)
-    for spec in session.inputs:
+            raise UsageError(
+                f"{argument('sizes', flag='--input')}: the engine has no input '{name}'", hint=nearest(name, names)
+            )
+    specs = specs_at(found, shapes)
+    for spec in found:
         if spec.name in chosen and not sizes_take(sizes_of(spec, shapes), chosen[spec.name]):
             raise UsageError(
-                f"--input: expected a shape that fits {specs_text([spec], shapes)}, got "
+                f"{argument('sizes', flag='--input')}: expected a shape that fits {specs_text([spec], shapes)}, got "
                 f"{'x'.join(map(str, chosen[spec.name]))}",
                 hint="build the engine for that size, or for a range that includes it",
             )
@@ -384,8 +408,8 @@ def _batch(inputs: Sequence[TensorSpec]) -> int:
     return int(inputs[0].shape[0]) if inputs[0].shape else 1
 
 
-def _engine_bytes(session: Session) -> int:
+def engine_bytes(manifest: Manifest) -> int:
     """Returns the size of the engine's main file and of files with the same stem, such as OpenVINO's ``engine.bin``."""
-    engine, files = session.manifest.engine, session.manifest.files
+    engine, files = manifest.engine, manifest.files
     stem = Path(engine).stem
     return sum(info.size_bytes for name, info in files.items() if name == engine or name.startswith(f"{stem}."))

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.measure.confidence import PercentileBound, runs_needed
 from edgekit.measure.latency import Disturbance, Statistics
 from edgekit.measure.machine import Machine
@@ -277,11 +278,12 @@ def result_of_limit(limit: Limit, other: Compared) -> LimitResult:
     elif ratio.high <= limit.factor:
         result = "passed"
     else:
-        reason = "the limit is inside the confidence interval: more --rounds are needed"
+        reason = f"the limit is inside the confidence interval: more {argument('rounds')} are needed"
     return LimitResult(limit=limit.text, contender=other.name, ratio=ratio, result=result, reason=reason)
 
 
 def _why_no_ratio(metric: str) -> str:
     if metric.startswith("p"):
-        return f"{metric} needs {runs_needed(float(metric[1:]))} runs of each: more --rounds or --seconds are needed"
+        return f"{metric} needs {runs_needed(float(metric[1:]))} runs of each: more {argument('rounds')} or "
+        f"{argument('seconds')} are needed"
     return f"the {metric} of both was not measured"

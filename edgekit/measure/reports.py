@@ -52,6 +52,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         format: version of this format.
+        measured: always true; see `edgekit.measure.engine_estimate.EngineEstimate` for an engine that cannot run here.
         name: the model's name.
         task: ``detect`` or ``tensor``.
         precision: precision of the engine.
@@ -86,6 +87,7 @@ class LatencyReport(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     format: int = FORMAT
+    measured: bool = True
     name: str
     task: str
     precision: str
@@ -184,6 +186,6 @@ def build_report_from_bundle(bundle: Path) -> BuildReport | None:
         raise DataError(f"{path}: expected a build report, got {e}", hint="build the engine again") from e
 
 
-def json_from_report(report: LatencyReport | BuildReport) -> bytes:
+def json_from_report(report: msgspec.Struct) -> bytes:
     """Returns the report as indented JSON that ends with a newline."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"

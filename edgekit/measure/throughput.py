@@ -15,7 +15,7 @@ from edgekit.device.cpu import cpu
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import UsageError
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import Session, session_from_bundle
 
 __all__ = ["StreamPoint", "Throughput", "measure_throughput", "streams_from_text"]
@@ -112,7 +112,7 @@ def measure_throughput(
     cores = cpu().compute_threads
     counts = [1, streams] if streams else list(GPU_STREAMS) if on_gpu else _up_to(2 * cores)
     points = []
-    with (progress or Silent()).stage("Streams", total=len(set(counts)), unit="points") as advance:
+    with (progress or Warnings()).stage("Streams", total=len(set(counts)), unit="points") as advance:
         for count in sorted(set(counts)):
             each = 0 if on_gpu else threads or max(1, cores // count)
             points.append(_point(Path(path), feeds, count, each, seconds))

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgekit.arguments import on_command_line
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import read_bundle
@@ -34,6 +35,7 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
         feeds: ``.npz`` file with the inputs by name.
         threads: threads of the engine; 0 leaves it to the backend.
         seconds: duration of the measured runs; half of it is spent on a warm-up before.
+        on_command_line: how messages name arguments; see `edgekit.arguments`.
     """
 
     kind: Literal["engine", "onnx"]
@@ -41,6 +43,7 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
     feeds: str
     threads: int
     seconds: float
+    on_command_line: bool
 
 
 class TurnResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +68,8 @@ def main(request_file: str, response_file: str) -> None:
     """Runs a turn as requested, and writes the response; an unexpected exception is not caught."""
     request = msgspec.json.decode(Path(request_file).read_bytes(), type=TurnRequest)
     try:
-        response = _turn(request)
+        with on_command_line(request.on_command_line):
+            response = _turn(request)
     except EdgeKitError as e:
         response = TurnResponse(error=e.message, hint=e.hint)
     Path(response_file).write_bytes(msgspec.json.encode(response))

@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgekit.arguments import is_on_command_line
 from edgekit.errors import RunError
 from edgekit.measure.contenders import Contender
 from edgekit.measure.turn import TurnRequest, TurnResponse
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 
 __all__ = ["measure_by_turns"]
 
@@ -61,7 +62,7 @@ def measure_by_turns(
         for index, arrays in enumerate(feeds):
             files.append(Path(folder) / f"{index}.npz")
             np.savez(files[-1], allow_pickle=False, **arrays)
-        with (progress or Silent()).stage("Measure", total=rounds * len(contenders), unit="turns") as advance:
+        with (progress or Warnings()).stage("Measure", total=rounds * len(contenders), unit="turns") as advance:
             for _ in range(rounds):
                 # In random order: an engine runs slower after one that heats the CPU.
                 for index in order.sample(range(len(contenders)), len(contenders)):
@@ -72,6 +73,7 @@ def measure_by_turns(
                         feeds=str(files[index]),
                         threads=threads,
                         seconds=seconds,
+                        on_command_line=is_on_command_line(),
                     )
                     turns[index].append(_turn(contender.name, request, Path(folder)))
                     advance(1)

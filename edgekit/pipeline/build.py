@@ -14,12 +14,13 @@ import msgspec
 from edgekit.config import BackendOptions, BuildConfig, TargetConfig
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest, seal, write_bundle
+from edgekit.engine.bundle.replacing import replaced_engine
 from edgekit.errors import BackendUnavailable, EngineMismatch, needs_extra
 from edgekit.measure.agreement import Accuracy, agreement_of_outputs, compared_pictures
 from edgekit.measure.compare import BuiltEngine, MeasuredEngine, measured_engine
 from edgekit.pipeline.model_kind import name_of
 from edgekit.pipeline.validate import build_config, require_buildable
-from edgekit.progress import Advance, Progress, Silent
+from edgekit.progress import Advance, Progress, Warnings
 from edgekit.recipe.schema import Preprocess
 from edgekit.report.html.build import write_build_report
 from edgekit.specs import Precision
@@ -61,6 +62,7 @@ def build(
     attention: Literal["auto", "off", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
     graph_only: bool = False,
+    force: bool = False,
     engine: BackendOptions | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -98,8 +100,9 @@ def build(
             other operators; ``edgekit`` and ``edgekit-int8`` compute it with EdgeKit's kernels, for ``tensorrt``.
         half_io: use half precision for inputs and outputs too.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
+        force: replace an engine of another model, precision or target at ``output``.
         engine: options of the target's backend: its struct, or some of its fields by name.
-        progress: receives every stage and note.
+        progress: receives every stage and note; without one, notes are warnings of the category `EdgeKitWarning`.
 
     Returns:
         The bundle's folder.
@@ -112,8 +115,14 @@ def build(
     name = name_of(model)
     require_buildable(config)
     place = config.output.output or Path("engines") / f"{name}-{config.target.precision}-{config.target.target}"
+    progress = progress or Warnings()
+    replaced = replaced_engine(
+        place, name=name, precision=str(config.target.precision), target=config.target.target, force=config.output.force
+    )
     with write_bundle(place) as folder:
-        _run_stages(folder, place, config, _Recorder(progress or Silent()))
+        _run_stages(folder, place, config, _Recorder(progress))
+    if replaced:
+        progress.note(replaced)
     return place
 
 

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 import edgekit
+from edgekit.arguments import argument
 from edgekit.engine.backend import backend
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluate import FIGURES
@@ -22,6 +23,7 @@ from edgekit.measure.contenders import Contender, contenders_from_paths, same_fe
 from edgekit.measure.latency import Disturbance, statistics_ms
 from edgekit.measure.layers import LayerTimes
 from edgekit.measure.machine import this_machine
+from edgekit.measure.profile import profile_bundle
 from edgekit.measure.relative import (
     CONFIDENCE,
     MIN_ROUNDS,
@@ -38,6 +40,7 @@ from edgekit.measure.relative import (
 )
 from edgekit.measure.turn import TurnResponse
 from edgekit.measure.turns import measure_by_turns
+from edgekit.option import given_number, given_path
 from edgekit.progress import Progress
 
 __all__ = ["ROUNDS", "SECONDS", "compare", "sentence"]
@@ -45,6 +48,11 @@ __all__ = ["ROUNDS", "SECONDS", "compare", "sentence"]
 ROUNDS = 10
 SECONDS = 1.0
 LAYERS_SHOWN = 5
+LAYER_RUNS = 50
+MOST = 0.5
+"""A module is named as the place of most of a change only from this share of it on."""
+NO_MODULE = "(no module)"
+"""Layers that the backend added, such as reorders, and those that could not be mapped."""
 PERCENTILES = (90, 95, 99)
 
 
@@ -57,6 +65,7 @@ def compare(
     sizes: Mapping[str, Sequence[int]] | None = None,
     evaluation: Path | None = None,
     limits: Sequence[Limit] = (),
+    layers: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> CompareReport:
@@ -70,6 +79,8 @@ def compare(
         sizes: shapes of the inputs by name, where they are dynamic.
         evaluation: JSON of `edgekit eval` for the same engines, whose figures are shown beside the latency.
         limits: limits for CI.
+        layers: measure the layers of each engine too, after the turns, and find those that changed most; reports of
+            `edgekit profile --layers` have them.
         seed: seed of the order, the inputs and the resampling.
         progress: receives the progress.
 
@@ -78,17 +89,22 @@ def compare(
         DataError: a JSON file is not what it should be.
         RunError: a turn failed.
     """
-    if rounds < 1 or not seconds > 0:
-        raise UsageError(f"expected at least one round of more than 0 s, got {rounds} of {seconds:g} s")
-    contenders = contenders_from_paths(paths)
+    given_number("rounds", rounds, 1)
+    given_number("threads", threads)
+    if not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise UsageError(f"{argument('seconds')}: expected more than 0 s, got {seconds!r}")
+    if isinstance(paths, (str, Path)) or not isinstance(paths, Sequence):
+        raise UsageError(f"paths: expected a list of two or more paths, got {paths!r}")
+    contenders = contenders_from_paths([given_path("paths", path) for path in paths])
     interleaved = all(each.kind != "report" for each in contenders)
     figures = _figures(contenders, evaluation)
     machine, disturbances = None, tuple[Disturbance, ...]()
     if interleaved:
         watch = ConditionWatch(gpus=any(each.manifest and backend(each.manifest.backend).on_gpu for each in contenders))
+        feeds = same_feeds(contenders, sizes, seed)
         turns = measure_by_turns(
             contenders,
-            same_feeds(contenders, sizes, seed),
+            feeds,
             rounds=rounds,
             seconds=seconds,
             threads=threads,
@@ -97,13 +113,17 @@ def compare(
         )
         machine = this_machine()
         disturbances = disturbances_from_conditions(watch.conditions(), os.cpu_count() or 1)
+        if layers:
+            contenders = [
+                _with_layers(each, own, threads, progress) for each, own in zip(contenders, feeds, strict=True)
+            ]
     else:
         turns = [[_turn_of_report(each)] for each in contenders]
     compared = [_compared(each, own, figures[each.name]) for each, own in zip(contenders, turns, strict=True)]
     compared[1:] = [
         msgspec.structs.replace(other, ratios=_ratios(other, compared[0], interleaved, seed)) for other in compared[1:]
     ]
-    layers = _changed_layers(contenders)
+    changed = _changed_layers(contenders)
     return CompareReport(
         edgekit=edgekit.__version__,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -111,13 +131,26 @@ def compare(
         rounds=rounds if interleaved else 0,
         threads=threads,
         contenders=tuple(compared),
-        sentences=tuple(sentence(compared[0], other, layers) for other in compared[1:]),
-        layers=layers,
+        sentences=tuple(sentence(compared[0], other, changed) for other in compared[1:]),
+        layers=_most_changed(changed),
         limits=tuple(result_of_limit(limit, other) for limit in limits for other in compared[1:]),
         machine=machine,
         disturbances=disturbances,
-        notes=_notes(contenders, interleaved, rounds),
+        notes=_notes(contenders, interleaved, rounds, layers=layers),
     )
+
+
+def _with_layers(
+    contender: Contender, feeds: Mapping[str, np.ndarray], threads: int, progress: Progress | None
+) -> Contender:
+    """Measures the layers of an engine; a foreign file has no graph to map them to."""
+    if contender.manifest is None:
+        return contender
+    sizes = {name: array.shape for name, array in feeds.items() if name in contender.manifest.shapes}
+    report = profile_bundle(
+        contender.path, runs=LAYER_RUNS, threads=threads, sizes=sizes, layers=True, progress=progress
+    )
+    return contender._replace(report=report)
 
 
 def _turn_of_report(contender: Contender) -> TurnResponse:
@@ -209,19 +242,27 @@ def _evaluated(file: Path) -> dict[Path, dict[str, float]]:
 
 
 def _changed_layers(contenders: Sequence[Contender]) -> tuple[ChangedLayer, ...]:
-    """Returns the modules whose times changed most; operator types where there are no modules."""
+    """Returns the time of each module in both reports; of operator types where there are no modules."""
     found: list[ChangedLayer] = []
     for other in contenders[1:]:
         base, own = _group_times(contenders[0], other)
         if base and own:
-            changed = [
+            found += [
                 ChangedLayer(
                     contender=other.name, name=name, before_ms=base.get(name, 0.0), after_ms=own.get(name, 0.0)
                 )
                 for name in dict.fromkeys((*base, *own))
             ]
-            found += sorted(changed, key=lambda layer: -abs(layer.after_ms - layer.before_ms))[:LAYERS_SHOWN]
     return tuple(found)
+
+
+def _most_changed(layers: Sequence[ChangedLayer]) -> tuple[ChangedLayer, ...]:
+    """Returns those of each contender whose times changed most."""
+    most: list[ChangedLayer] = []
+    for name in dict.fromkeys(layer.contender for layer in layers):
+        own = [layer for layer in layers if layer.contender == name]
+        most += sorted(own, key=lambda layer: -abs(layer.after_ms - layer.before_ms))[:LAYERS_SHOWN]
+    return tuple(most)
 
 
 def _group_times(one: Contender, other: Contender) -> list[dict[str, float]]:
@@ -239,14 +280,13 @@ def _group_times(one: Contender, other: Contender) -> list[dict[str, float]]:
 def _times_by_name(times: LayerTimes, names: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for layer in times.layers:
-        name = next((name for name in names if f"{layer.module}.".startswith(f"{name}.")), "")
-        if name:
-            found[name] = found.get(name, 0.0) + layer.median_ms
+        name = next((name for name in names if f"{layer.module}.".startswith(f"{name}.")), NO_MODULE)
+        found[name] = found.get(name, 0.0) + layer.median_ms
     return found
 
 
-def _notes(contenders: Sequence[Contender], interleaved: bool, rounds: int) -> tuple[str, ...]:
-    notes = []
+def _notes(contenders: Sequence[Contender], interleaved: bool, rounds: int, *, layers: bool) -> tuple[str, ...]:
+    notes = _notes_on_layers(contenders) if layers else []
     if not interleaved:
         notes.append(
             "The runs are those of earlier measurements, which were not interleaved: the intervals do not include how "
@@ -260,16 +300,36 @@ def _notes(contenders: Sequence[Contender], interleaved: bool, rounds: int) -> t
     return tuple(notes)
 
 
+def _notes_on_layers(contenders: Sequence[Contender]) -> list[str]:
+    without = [each.name for each in contenders if each.report is None or each.report.layer_times is None]
+    notes = [f"The layers of {', '.join(without)} were not measured."] if without else []
+    if len(without) < len(contenders) and any(each.kind == "engine" for each in contenders):
+        notes.append("Times of layers are those of runs with profiling, which were not interleaved.")
+    return notes
+
+
 def sentence(first: Compared, other: Compared, layers: Sequence[ChangedLayer] = ()) -> str:
     """Returns the result in words, such as "B is 1.31 x faster than A (95 %: 1.27 to 1.34); mAP is 0.2 % lower."."""
     parts = [_speed(first, other)]
-    own = [layer for layer in layers if layer.contender == other.name]
-    if own:
-        parts[0] += f", mostly in {own[0].name}"
+    parts[0] += _where(other, [layer for layer in layers if layer.contender == other.name])
     for name, value in other.accuracy.items():
         if name in first.accuracy:
             parts.append(_figure_change(name, value - first.accuracy[name]))
     return "; ".join(parts) + "."
+
+
+def _where(other: Compared, layers: Sequence[ChangedLayer]) -> str:
+    """Returns the module with most of the change; empty if none has, or if no change of the whole can be told."""
+    ratio = other.ratios["p50"]
+    if ratio.low is None or ratio.high is None or ratio.low <= 1 <= ratio.high:
+        return ""
+    sign = 1 if ratio.value > 1 else -1
+    changes = {layer.name: sign * (layer.after_ms - layer.before_ms) for layer in layers}
+    whole = sum(changes.values())
+    name = max(changes, key=changes.__getitem__, default="")
+    if whole <= 0 or not name:  # the layers did not change as the whole did
+        return ""
+    return f", {'mostly' if changes[name] >= MOST * whole else 'most of all'} in {name}"
 
 
 def _speed(first: Compared, other: Compared) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 import edgekit
+from edgekit.arguments import argument
 from edgekit.config import PLUGIN_ATTENTION, BuildConfig, TargetConfig, build_command
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.builder import engine_from_graph
@@ -20,6 +21,8 @@ from edgekit.engine.bundle.manifest import (
     this_machine,
     timestamp,
 )
+from edgekit.engine.layers import assert_precision, layer_counts
+from edgekit.engine.source_graph import graph_layers
 from edgekit.graph.file import input_specs, output_specs, save_graph
 from edgekit.graph.passes import InferShapes
 from edgekit.lower.attention_as_plugin import AttentionAsPlugin
@@ -87,9 +90,21 @@ def _with_plugins(graph: ir.Model, target: TargetConfig, progress: Progress) -> 
     InferShapes()(graph)
     attention = AttentionAsPlugin(int8=target.attention == "edgekit-int8")
     lower(graph, [attention])
-    for note in attention.notes() or (f"--attention {target.attention}: the model has no attention",):
+    for note in attention.notes() or (f"{argument('attention', target.attention)}: the model has no attention",):
         progress.note(note)
     return graph
+
+
+def _typed_only(graph: ir.Model, target: TargetConfig) -> BuildResult:
+    """Returns what a bundle without an engine records: the layers as the graph types them.
+
+    Raises:
+        BuildError: the graph does not have the target's precision.
+    """
+    layers = graph_layers(graph)
+    quantized = [layer.names[0] for layer in layers if layer.dtype == "int8"]
+    assert_precision(target.target, target.precision, quantized, layers)
+    return BuildResult(engine="", files=(), layers=layer_counts(layers), backend_version="")
 
 
 def _compiled_graph(
@@ -103,7 +118,7 @@ def _compiled_graph(
     target = config.target
     save_graph(graph, folder / GRAPH)
     if target.graph_only:
-        result = BuildResult(engine="", files=(), layers={}, backend_version="")
+        result = _typed_only(graph, target)
     else:
         options = BuildOptions(
             precision=target.precision,

@@ -24,11 +24,12 @@ from edgekit.engine.bundle.manifest import (
     timestamp,
     write_bundle,
 )
+from edgekit.engine.bundle.replacing import replaced_engine
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
-from edgekit.option import given_values
+from edgekit.option import given_path, given_values
 from edgekit.pipeline.validate import engine_options
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 
 __all__ = ["compile_bundle"]
 
@@ -41,6 +42,7 @@ def compile_bundle(
     target: str | None = None,
     output: str | Path | None = None,
     engine: BackendOptions | Mapping[str, Any] | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Builds an engine for this machine from the graph of a bundle.
@@ -50,7 +52,8 @@ def compile_bundle(
         target: ``tensorrt`` or ``tensorrt-rtx``; default: the target of the bundle.
         output: the folder of the new bundle; default: replaces the old bundle.
         engine: options of the target's backend: its struct, or some of its fields by name.
-        progress: receives a stage for each step.
+        force: replace an engine of another model, precision or target at ``output``.
+        progress: receives a stage for each step and notes; without one, notes are warnings.
 
     Returns:
         The bundle's folder.
@@ -61,7 +64,7 @@ def compile_bundle(
         BackendUnavailable: the target's library is not installed.
         BuildError: the builder failed; see `engine_from_graph`.
     """
-    place = Path(bundle)
+    place = given_path("bundle", bundle)
     manifest = read_manifest(place)
     target = target or manifest.backend
     library = _library(place, manifest, target)
@@ -73,8 +76,13 @@ def compile_bundle(
     if GRAPH not in names:
         raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, got a manifest that does not list it")
     check_files(place, manifest, names)
-    progress = progress or Silent()
-    goal = Path(output) if output is not None else place
+    progress = progress or Warnings()
+    goal = given_path("output", output) if output is not None else place
+    replaced = ""
+    if goal.resolve() != place.resolve():  # compiling a bundle in its place is what the command is for
+        replaced = replaced_engine(
+            goal, name=manifest.name, precision=str(manifest.precision), target=target, force=force
+        )
     with write_bundle(goal) as folder:
         for name in names:
             # The graph is the largest part of a bundle, and both folders are usually on one file system.
@@ -90,6 +98,8 @@ def compile_bundle(
         for note in result.notes:
             progress.note(note)
         seal(folder, _recompiled(manifest, target, options, result, compile_command(goal, target, options)))
+    if replaced:
+        progress.note(replaced)
     return goal
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.config import BackendOptions, BuildConfig
 from edgekit.data.calibration.calibration_set import calibration_set
 from edgekit.data.calibration.random_inputs import RandomInputs
@@ -198,8 +199,8 @@ def _case_of_engine(
         reference = f"{Path(against).name} in ONNX Runtime"
     elif graph_only:
         raise UsageError(
-            "--graph-only: an engine's graph would be compared with itself",
-            hint="add --against FILE.onnx, or leave it out",
+            f"{argument('graph_only', True)}: an engine's graph would be compared with itself",
+            hint=f"add {argument('against', like='FILE.onnx')}, or leave it out",
         )
     images = manifest.preprocess is not None
     samples = calibration_set(calib or DEFAULT_SET, limit=COMPARED) if calib or images else RandomInputs(COMPARED)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.config import CalibrationConfig, TargetConfig
 from edgekit.data.calibration.calibration_set import CalibrationSet, calibration_set, calibration_set_names
 from edgekit.data.calibration.example_feeds import ExampleFeeds
@@ -82,7 +83,10 @@ def calibration_inputs(model: LoadedModel, config: CalibrationConfig, progress: 
     if config.calib_column is not None:
         if not is_data_set(named):
             got = f"'{named}'" if named else "none"
-            raise UsageError(f"--calib-column {config.calib_column}: expected a CSV table with --calib, got {got}")
+            raise UsageError(
+                f"{argument('calib_column', config.calib_column)}: expected a CSV table with "
+                f"{argument('calib')}, got {got}"
+            )
         return _examples(named, model, config)
     if named:
         return _named_inputs(named, model, config)
@@ -90,13 +94,13 @@ def calibration_inputs(model: LoadedModel, config: CalibrationConfig, progress: 
         count = config.calib_images or RANDOM_INPUTS
         progress.note(
             f"calibrated on {count} random inputs: the INT8 latency is real, the accuracy is not. "
-            "Give real inputs with --calib DIR, a folder of .npy or .npz files"
+            f"Give real inputs with {argument('calib', like='DIR')}, a folder of .npy or .npz files"
         )
         return RandomInputs(count, model.num_values)
     samples = calibration_set(DEFAULT_SET, limit=config.calib_images)
     progress.note(
         f"calibrated on the shipped set '{DEFAULT_SET}' of {len(samples)} images; "
-        "images of your own task (--calib DIR) keep more accuracy"
+        f"images of your own task ({argument('calib', like='DIR')}) keep more accuracy"
     )
     return samples
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgekit.arguments import argument
 from edgekit.errors import UsageError, needs_extra
 from edgekit.measure.inspection import Inspection, inspection_from_bundle, inspection_from_stats
 from edgekit.pipeline.model_kind import kind_of
@@ -45,12 +46,13 @@ def inspect(
         return _of_model(model, shape, input, precision_from_name(precision) if precision else None)
     if shape or input:
         raise UsageError(
-            "--shape and --input go with models, not with an engine: its shapes were fixed when it was built",
+            f"{argument('shape')} and {argument('input')} go with models, not with an engine: its shapes were "
+            "fixed when it was built",
             hint="leave them out",
         )
     if precision:
         raise UsageError(
-            "--precision goes with models, not with an engine: its precision was fixed when it was built",
+            f"{argument('precision')} goes with models, not with an engine: its precision was fixed when it was built",
             hint="inspect the model that it was built from",
         )
     return inspection_from_bundle(Path(model))
@@ -70,7 +72,7 @@ def _of_model(
     if precision is not None:
         if loaded.quantized:
             raise UsageError(
-                f"--precision: expected a float model, got {loaded.name}, whose graph is already quantized",
+                f"{argument('precision')}: expected a float model, got {loaded.name}, whose graph is already quantized",
                 hint="leave it out",
             )
         opt = {name: found.opt for name, found in loaded.shapes.items()}

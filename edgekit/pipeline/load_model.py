@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.config import ModelConfig
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import UsageError, needs_extra
@@ -55,9 +56,9 @@ def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
 
 def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
     if config.weights is not None:
-        raise UsageError(f"--weights does not go with {path.name}: an ONNX file contains its weights")
+        raise UsageError(f"{argument('weights')} does not go with {path.name}: an ONNX file contains its weights")
     if config.opset is not None:
-        raise UsageError(f"--opset does not go with {path.name}: only modules are exported")
+        raise UsageError(f"{argument('opset')} does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
         chosen, shapes = _fix_shapes(graph, config)

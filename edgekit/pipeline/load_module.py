@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from edgekit.arguments import argument, either
 from edgekit.config import ModelConfig
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import ExportError, UsageError
@@ -40,7 +41,7 @@ from edgekit.storage import sha256_of
 __all__ = ["model_from_cfg", "model_from_factory", "model_from_module", "model_from_recipe"]
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-EXAMPLE_INPUT = "give it with --input, such as --input 1x3x224x224"
+EXAMPLE_INPUT = {"": (1, 3, 224, 224)}
 OWN_RECIPE = "write your own recipe with other shapes, and give its file"
 FITTED = "leave it out: images of any size are resized to fit"
 UNTRAINED = (
@@ -50,8 +51,8 @@ UNTRAINED = (
 
 def model_from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -> LoadedModel:
     if config.input:
-        hint = "use --shape, as in 320x320" if len(recipe.inputs) == 1 else OWN_RECIPE
-        raise UsageError(f"--input does not go with the recipe '{recipe.name}'", hint=hint)
+        hint = f"use {argument('shape', (320, 320))}" if len(recipe.inputs) == 1 else OWN_RECIPE
+        raise UsageError(f"{argument('input')} does not go with the recipe '{recipe.name}'", hint=hint)
     shapes = _recipe_shapes(recipe, config)
     specs = [TensorSpec(spec.name, spec.dtype, open_shape(spec.name, shapes[spec.name])) for spec in recipe.inputs]
     preprocess = recipe.preprocess
@@ -102,7 +103,8 @@ def _recipe_shapes(recipe: Recipe, config: ModelConfig) -> dict[str, Shape]:
     if config.shape is not None:
         if len(shapes) > 1:
             raise UsageError(
-                f"--shape: expected a model with one input, got {recipe.name}, which has {', '.join(shapes)}",
+                f"{argument('shape')}: expected a model with one input, got {recipe.name}, which has "
+                f"{', '.join(shapes)}",
                 hint=OWN_RECIPE,
             )
         shapes = {recipe.inputs[0].name: _recipe_shape(recipe, config.shape)}
@@ -113,13 +115,16 @@ def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
     own = recipe.inputs[0].shape
     shape = image_shape_of(own, wanted)
     if len(own) == 4 and shape[1] != own[1]:
-        raise UsageError(f"--shape: {recipe.name} expects {own[1]} channels, got {shape[1]}", hint="give --shape HxW")
+        raise UsageError(
+            f"{argument('shape')}: {recipe.name} expects {own[1]} channels, got {shape[1]}",
+            hint=f"give {argument('shape', like=either('HxW', '(H, W)'))}",
+        )
     if recipe.postprocess is None:
         return shape
     sides = _one_size(recipe, shape)
     if recipe.postprocess.kind == "yolov1" and sides != own[2:4]:
         raise UsageError(
-            f"--shape: {recipe.name} expects {own[2]}x{own[3]}, because it has fully connected layers, got "
+            f"{argument('shape')}: {recipe.name} expects {own[2]}x{own[3]}, because it has fully connected layers, got "
             f"{sides[0]}x{sides[1]}",
             hint=FITTED,
         )
@@ -127,9 +132,9 @@ def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
     if any(side % step for side in sides):
         height, width = (max(step, round(side / step) * step) for side in sides)
         raise UsageError(
-            f"--shape: {recipe.name} expects a height and a width that are multiples of {step}, "
+            f"{argument('shape')}: {recipe.name} expects a height and a width that are multiples of {step}, "
             f"got {sides[0]}x{sides[1]}",
-            hint=f"the nearest is --shape {height}x{width}",
+            hint=f"the nearest is {argument('shape', (height, width))}",
         )
     return shape
 
@@ -139,11 +144,12 @@ def _one_size(recipe: Recipe, shape: Shape) -> tuple[int, int]:
     height, width = shape[2:4]
     if isinstance(height, int) and isinstance(width, int):
         return height, width
-    opt = "x".join(str(side.opt if isinstance(side, SizeRange) else side) for side in (height, width))
+    opt = tuple(side.opt if isinstance(side, SizeRange) else side for side in (height, width))
     raise UsageError(
-        f"--shape: {recipe.name} expects one height and one width, because its boxes are decoded for a fixed size, "
+        f"{argument('shape')}: {recipe.name} expects one height and one width, because its boxes are decoded for "
+        "a fixed size, "
         f"got {height}x{width}",
-        hint=f"build an engine for each size, as with --shape {opt}; only the batch size may be a range",
+        hint=f"build an engine for each size, as with {argument('shape', opt)}; only the batch size may be a range",
     )
 
 
@@ -159,7 +165,7 @@ def _explain_shape_error(recipe: Recipe, config: ModelConfig) -> Iterator[None]:
         shapes = (recipe.inputs[0].shape, _recipe_shape(recipe, config.shape))
         own, wanted = ("x".join(map(str, shape)) for shape in shapes)
         raise UsageError(
-            f"--shape: {recipe.name} expects {own}, got {wanted}, which cannot be exported: {e.message}",
+            f"{argument('shape')}: {recipe.name} expects {own}, got {wanted}, which cannot be exported: {e.message}",
             hint=FITTED if recipe.preprocess is not None else OWN_RECIPE,
         ) from e
 
@@ -167,8 +173,8 @@ def _explain_shape_error(recipe: Recipe, config: ModelConfig) -> Iterator[None]:
 def _load(module: nn.Module, recipe: Recipe, config: ModelConfig, progress: Progress) -> bundle.WeightsInfo:
     name = config.weights
     if name is None:
-        published = f" or --weights {next(iter(recipe.weights))}" if recipe.weights else ""
-        progress.note(UNTRAINED.format(where=f"--weights FILE{published}"))
+        published = f" or {argument('weights', next(iter(recipe.weights)))}" if recipe.weights else ""
+        progress.note(UNTRAINED.format(where=f"{argument('weights', like='FILE')}{published}"))
         return bundle.WeightsInfo(source=f"random, seed {config.seed}", trained=False)
     path = weights_file(name, recipe, progress=progress)
     with progress.stage("reading weights"):
@@ -189,9 +195,11 @@ def model_from_module(module: object, config: ModelConfig, progress: Progress) -
             hint="save a model of another kind as an ONNX file and give its path",
         )
     if config.shape is not None:
-        raise UsageError("--shape goes with recipes and ONNX files, not with a module", hint=EXAMPLE_INPUT)
+        raise UsageError(
+            f"{argument('shape')} goes with recipes and ONNX files, not with a module", hint=_example_input()
+        )
     if not config.input:
-        raise UsageError(f"'{name}': expected the shape of each input, got none", hint=EXAMPLE_INPUT)
+        raise UsageError(f"'{name}': expected the shape of each input, got none", hint=_example_input())
     weights = None
     if config.weights is not None:
         with progress.stage("reading weights"):
@@ -213,6 +221,10 @@ def model_from_module(module: object, config: ModelConfig, progress: Progress) -
         export_error=made.error,
         original=made.original,
     )
+
+
+def _example_input() -> str:
+    return f"give it with {argument('input')}, such as {argument('input', EXAMPLE_INPUT)}"
 
 
 def _module_inputs(module: nn.Module, config: ModelConfig) -> tuple[list[TensorSpec], dict[str, Shape]]:
@@ -265,7 +277,7 @@ def _exported(
         graph = optimize(graph_from_module(module, specs, outputs, opset=opset, ranges=ranges))
     if graph.opset_imports[""] != opset:
         raise UsageError(
-            f"--opset: expected a version that PyTorch {torch.__version__} exports to, got {opset}",
+            f"{argument('opset')}: expected a version that PyTorch {torch.__version__} exports to, got {opset}",
             hint=f"leave it out: EdgeKit exports to {OPSET}",
         )
     # The export gives one name to dimensions that the module needs to be equal, so they must have one range.

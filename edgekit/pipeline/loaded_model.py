@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 import onnx_ir as ir
 
+from edgekit.arguments import argument, either
 from edgekit.config import ModelConfig
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import UsageError
@@ -22,9 +23,10 @@ from edgekit.specs import ShapeRange, TensorSpec
 
 __all__ = ["LoadedModel", "checked_sizes", "fitting", "input_preprocess", "measured_stats"]
 
+GRAY = "preprocess={'color': 'gray', 'mean': [0], 'std': [1]}"
 GUESSED = (
     "input '{name}' is assumed to be an image: {color}, from 0 to 1, stretched to fit. If the model was trained with "
-    "other preprocessing, set it with --preprocess, such as mean=… and std=…"
+    "other preprocessing, set it with {option}, such as mean=… and std=…"
 )
 
 
@@ -90,11 +92,11 @@ def input_preprocess(config: ModelConfig, specs: Sequence[TensorSpec], progress:
     if config.preprocess is not None:
         if len(specs) != 1:
             names = ", ".join(spec.name for spec in specs)
-            raise UsageError(f"--preprocess: expected a model with one image input, got the inputs {names}")
+            raise UsageError(f"{argument('preprocess')}: expected a model with one image input, got the inputs {names}")
         return fitting(merged(guess or Preprocess(), config.preprocess), specs[0])
     if guess is not None:
         color = "grey" if guess.color == "gray" else guess.color.upper()
-        progress.note(GUESSED.format(name=specs[0].name, color=color))
+        progress.note(GUESSED.format(name=specs[0].name, color=color, option=argument("preprocess")))
     return guess
 
 
@@ -118,7 +120,7 @@ def fitting(preprocess: Preprocess, spec: TensorSpec) -> Preprocess:
     raise UsageError(
         f"preprocessing with color={preprocess.color}: expected a float32 input with 4 dimensions and {channels}, "
         f"got {spec}",
-        hint="for one channel: --preprocess color=gray --preprocess mean=0 --preprocess std=1"
+        hint=f"for one channel: {either('--preprocess color=gray --preprocess mean=0 --preprocess std=1', GRAY)}"
         if preprocess.channels == 3
         else "",
     )

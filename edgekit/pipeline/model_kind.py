@@ -6,6 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
+from edgekit.arguments import either
 from edgekit.errors import UsageError, nearest
 from edgekit.recipe.schema import load_recipe, recipe_names
 
@@ -28,7 +29,10 @@ def kind_of(model: object) -> str:
     if path.suffix in WEIGHTS:
         raise UsageError(
             f"'{text}': expected a model, got a weights file",
-            hint=f"name the model that they belong to, as in: edgekit build yolov3 --weights {shlex.quote(text)}",
+            hint="name the model that they belong to, as in: "
+            + either(
+                f"edgekit build yolov3 --weights {shlex.quote(text)}", f"edgekit.build('yolov3', weights={text!r})"
+            ),
         )
     for suffix, what in ((".onnx", "an ONNX file"), (".cfg", "a Darknet cfg file")):
         if path.suffix == suffix and _is_missing(path):
@@ -40,7 +44,8 @@ def kind_of(model: object) -> str:
         return "onnx"
     if os.path.isdir(path):
         engine = os.path.isfile(path / "manifest.json")
-        hint = f"the folder is an engine; run it: edgekit run {shlex.quote(text)}" if engine else ""
+        run = either(f"edgekit run {shlex.quote(text)}", f"edgekit.load({text!r})")
+        hint = f"the folder is an engine; run it: {run}" if engine else ""
         raise UsageError(f"'{text}': expected a model, got a folder", hint=hint)
     if ":" in text:
         return "factory"

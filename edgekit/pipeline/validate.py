@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from edgekit.arguments import argument
 from edgekit.config import (
     PLUGIN_ATTENTION,
     BackendOptions,
@@ -18,7 +19,8 @@ from edgekit.config import (
 from edgekit.engine.backend import Backend, ChecksOptions, backend, default_target
 from edgekit.engine.table import BACKENDS, all_options, options_of
 from edgekit.errors import UsageError, nearest
-from edgekit.option import given_options, given_values, option_fields
+from edgekit.option import given_options, given_values, option_fields, option_value
+from edgekit.pipeline.given_paths import require_given_paths
 from edgekit.specs import Precision
 
 __all__ = ["build_config", "engine_options", "model_config", "require_buildable"]
@@ -57,8 +59,7 @@ def _struct(kind: Any, given: Mapping[str, Any], **ready: Any) -> Any:
     values = dict(ready)
     for field, found in option_fields(kind):
         if field.name in given and field.name not in ready:
-            value = given[field.name]
-            values[field.name] = value if found.convert is None else found.convert(value)
+            values[field.name] = option_value(field, found, given[field.name])
     return kind(**values)
 
 
@@ -73,6 +74,8 @@ def engine_options(target: str, given: BackendOptions | Mapping[str, Any] | None
         return given
     if isinstance(given, BackendOptions):
         given = {found.name: getattr(given, found.name) for found in given_options(given)}
+    if given is not None and not isinstance(given, Mapping):
+        raise UsageError(f"engine: expected a {kind.__name__} or a mapping of its fields, got {given!r}")
     for name in given or {}:
         if name not in {field.name for field in dataclasses.fields(kind)}:
             raise _unknown_option(target, kind, name)
@@ -80,16 +83,20 @@ def engine_options(target: str, given: BackendOptions | Mapping[str, Any] | None
 
 
 def _converted(kind: type[BackendOptions], given: Mapping[str, Any]) -> dict[str, Any]:
-    found = {field.name: found.convert for field, found in option_fields(kind)}
-    return {name: convert(value) if (convert := found[name]) else value for name, value in given.items()}
+    return {
+        field.name: option_value(field, found, given[field.name], within="engine")
+        for field, found in option_fields(kind)
+        if field.name in given
+    }
 
 
 def _unknown_option(target: str, kind: type[BackendOptions], name: str) -> UsageError:
     owners = [other for other in BACKENDS if name in {field.name for field in dataclasses.fields(options_of(other))}]
     if owners:
         flags = {field.name: found.flag for each in all_options() for field, found in option_fields(each)}
-        hint = f"add {' or '.join(f'--target {owner}' for owner in owners)}, or leave it out"
-        return UsageError(f"target '{target}' does not have the option {flags[name]}", hint=hint)
+        hint = f"add {' or '.join(argument('target', owner) for owner in owners)}, or leave it out"
+        option = argument(name, flag=flags[name], within="engine")
+        return UsageError(f"target '{target}' does not have the option {option}", hint=hint)
     known = [field.name for field in dataclasses.fields(kind)]
     return UsageError(f"engine: unknown option '{name}' for target '{target}'", hint=nearest(name, known))
 
@@ -98,38 +105,46 @@ def require_buildable(config: BuildConfig) -> None:
     """Checks that the options are compatible, and that this machine has the libraries that the target needs.
 
     Raises:
-        UsageError: options exclude each other, or do not go with the target.
+        UsageError: options exclude each other or do not go with the target, or a path does not exist.
         BackendUnavailable: a library that the target needs is not installed.
     """
     precision = config.target.precision
-    given = [found.flag for found in given_options(config.calibration)]
+    given = [found.name for found in given_options(config.calibration)]
     # Every engine is compared with the original model on the calibration inputs. Half precision measures ranges too,
     # to find overflows, but always with the same method.
-    never = {Precision.INT8: (), Precision.FP32: ("--calib-method", "--keep-float")}.get(precision, ("--calib-method",))
-    refused = [flag for flag in given if flag in never]
+    never = {Precision.INT8: (), Precision.FP32: ("calib_method", "keep_float")}.get(precision, ("calib_method",))
+    refused = [name for name in given if name in never]
     if refused:
-        raise UsageError(f"{refused[0]} does not go with --{precision}", hint="leave one of them out")
+        raise UsageError(
+            f"{argument(refused[0])} does not go with {argument('precision', precision)}", hint="leave one of them out"
+        )
+    require_given_paths(config)
     _check_target(config.target, backend(config.target.target))
 
 
 def _check_target(target: TargetConfig, library: Backend) -> None:
     if target.precision not in library.precisions:
-        known = ", ".join(f"--{precision}" for precision in Precision if precision in library.precisions)
+        known = ", ".join(
+            argument("precision", precision) for precision in Precision if precision in library.precisions
+        )
         raise UsageError(f"target '{target.target}' does not build {target.precision}: expected {known}")
     if not library.on_gpu and (target.graph_only or target.half_io):
-        option = "--graph-only" if target.graph_only else "--half-io"
+        option = argument("graph_only") if target.graph_only else argument("half_io")
         raise UsageError(
             f"target '{target.target}' runs on the CPU: {option} is for GPU targets",
-            hint="add --target tensorrt or --target tensorrt-rtx, or leave it out",
+            hint=f"add {argument('target', 'tensorrt')} or {argument('target', 'tensorrt-rtx')}, or leave it out",
         )
     if target.attention in PLUGIN_ATTENTION and target.target != "tensorrt":
         why = "TensorRT-RTX takes no plugins" if target.target == "tensorrt-rtx" else "its kernels run on GPUs"
         raise UsageError(
-            f"--attention {target.attention} goes with target tensorrt, got '{target.target}': {why}",
-            hint="leave it out, or add --target tensorrt",
+            f"{argument('attention', target.attention)} goes with target tensorrt, got '{target.target}': {why}",
+            hint=f"leave it out, or add {argument('target', 'tensorrt')}",
         )
     if target.half_io and target.precision not in (Precision.FP16, Precision.INT8):
-        raise UsageError(f"--half-io goes with --fp16 and --int8, not with --{target.precision}")
+        raise UsageError(
+            f"{argument('half_io')} goes with {argument('precision', 'fp16')} and "
+            f"{argument('precision', 'int8')}, not with {argument('precision', target.precision)}"
+        )
     if not target.graph_only:
         library.require()
         if isinstance(library, ChecksOptions):

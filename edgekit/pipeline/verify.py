@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.arguments import argument, either
 from edgekit.config import TargetConfig
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
@@ -40,14 +41,6 @@ LEEWAY_DB = 10.0
 QUANTIZED = Limits(20.0, 0.5, 20.0)
 """Limits of a model that came quantized: kernels may round to the integer next to the right one."""
 NAMED_LAYERS = 3
-
-HINTS = {
-    Precision.INT8: "calibrate on inputs of your own task (--calib DIR), try another --calib-method, or keep sensitive "
-    "layers in float (--keep-float PATTERN)",
-    Precision.FP32: "please report it, with the smallest graph that differs, which `edgekit debug` saves. Build it all "
-    "the same with --allow-noise",
-}
-HALF_HINT = "keep the layers before it in float (--keep-float PATTERN), or build it with --fp32"
 
 PARTS = "; the first value that differs is '{value}', of {op_type} '{node}'"
 
@@ -195,7 +188,7 @@ class Verifier:
     def _refuse(
         self, noise: Sequence[OutputNoise], limits: Limits, what: str, precision: Precision, parting: Parting
     ) -> None:
-        hint = HINTS.get(precision, HALF_HINT)
+        hint = _hint(precision)
         try:
             refuse_noise(noise, limits, what=what, reference=self.reference.name, hint=hint)
         except AccuracyError as e:
@@ -248,8 +241,9 @@ class Verifier:
         )
         layers = noisiest(self._layers(typed.graph), NAMED_LAYERS)
         if layers:
-            options = " ".join(f"--keep-float {shlex.quote(each.node)}" for each in layers)
-            text += f". Most of the noise comes from {', '.join(each.node for each in layers)}: try {options}"
+            names = [each.node for each in layers]
+            options = " ".join(f"--keep-float {shlex.quote(name)}" for name in names)
+            text += f". Most of the noise comes from {', '.join(names)}: try {either(options, f'keep_float={names}')}"
         self.progress.note(text)
 
     def _layers(self, typed: ir.Model) -> list[LayerNoise]:
@@ -267,3 +261,19 @@ class Verifier:
 
 def _nowhere() -> str:
     return ""
+
+
+def _hint(precision: Precision) -> str:
+    keep = argument("keep_float", like="PATTERN")
+    if precision is Precision.INT8:
+        return (
+            f"calibrate on inputs of your own task ({argument('calib', like='DIR')}), try another "
+            f"{argument('calib_method')}, or keep sensitive layers in float ({keep})"
+        )
+    if precision is Precision.FP32:
+        command = either("`edgekit debug`", "edgekit.debug")
+        return (
+            f"please report it, with the smallest graph that differs, which {command} saves, or use "
+            f"{argument('allow_noise', True)}"
+        )
+    return f"keep the layers before it in float ({keep}), or build it with {argument('precision', 'fp32')}"

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgekit.errors import UsageError, nearest
 from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
+from edgekit.quantize.kernel_limits import limit_of
 from edgekit.quantize.output_parts import forms_of_outputs
 from edgekit.specs import QuantScheme
 
@@ -20,6 +21,7 @@ __all__ = [
     "NEEDS_ZERO_POINT",
     "Plan",
     "QuantPolicy",
+    "copies",
     "head_layers",
     "matching",
     "plan_from_graph",
@@ -149,8 +151,28 @@ def range_source(value: ir.Value) -> ir.Value:
 
 
 def selects(node: ir.Node) -> bool:
-    """Whether the output of ``node`` lies within the range of its input; cubic interpolation overshoots."""
-    return node.op_type in SELECTIONS and node.attributes.get_string("mode", "") != "cubic"
+    """Whether the output of ``node`` lies within the range of its input, or is 0, which every range contains.
+
+    Cubic interpolation overshoots, and a Resize that crops fills pixels outside of the image with a number of its own.
+    """
+    if node.op_type not in SELECTIONS or node.attributes.get_string("mode", "") == "cubic":
+        return False
+    return not _fills(node) or node.attributes.get_float("extrapolation_value", 0.0) == 0.0
+
+
+def copies(node: ir.Node) -> bool:
+    """Whether each element of the output of ``node`` is one of its input, so that integers may be selected as they are.
+
+    A Resize may interpolate, or fill pixels with a number that is not an integer of the input's scale.
+    """
+    resizes = node.op_type in ("Resize", "Upsample")
+    if resizes and (_fills(node) or node.attributes.get_string("mode", "nearest") != "nearest"):
+        return False
+    return node.op_type in SELECTIONS
+
+
+def _fills(node: ir.Node) -> bool:
+    return node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
 
 
 def values_are_read(value: ir.Value) -> bool:
@@ -243,9 +265,9 @@ def _why_float(node: ir.Node, scheme: QuantScheme, kept: dict[ir.Node, str], pla
     # A fused activation function reads its product's result directly; no separate tensor is quantized there.
     if not _reads_integers(node, scheme, plan):
         return None if _is_fused(node, scheme, plan) else "its inputs are not quantized"
-    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
-        return "it interpolates"
-    return None
+    if node.op_type == "Resize" and not copies(node):
+        return "it interpolates or extrapolates"
+    return limit_of(node, scheme.limits)
 
 
 def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
@@ -257,6 +279,8 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
         return "its first factor is constant"
     if data.shape is not None and len(data.shape) < 2:
         return "its input is a vector"  # OpenVINO 2026.4 returns a matrix of one row, with Q/DQ
+    if _joined_in_float(data, scheme):
+        return "it reads a concatenation that the target does not compute in integers"
     if weight.const_value is None:
         return _why_float_computed(node, scheme)
     if len(weight.const_value.shape) < 2:
@@ -274,6 +298,12 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     if _is_stem(node, scheme):
         return f"it is one of the first convolutions and reads {weight.const_value.shape.numpy()[1]} channels"
     return None
+
+
+def _joined_in_float(value: ir.Value, scheme: QuantScheme) -> bool:
+    """Whether ``value`` is a Concat that stays in float: OpenVINO moves the Q behind it, and does not fuse it."""
+    node = value.producer()
+    return node is not None and node.op_type == "Concat" and limit_of(node, scheme.limits) is not None
 
 
 def _is_stem(node: ir.Node, scheme: QuantScheme, depth: int = STEM_DEPTH) -> bool:

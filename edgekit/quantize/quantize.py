@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.errors import GraphError
 from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import RemoveDead
@@ -59,7 +60,7 @@ def require_quantizable(
         raise GraphError(
             "nothing in the graph can be quantized: expected convolutions or matrix products, got "
             + _products(graph, plan),
-            hint="build it with --fp32",
+            hint=f"build it with {argument('precision', 'fp32')}",
         )
     return plan
 

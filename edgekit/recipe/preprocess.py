@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.arguments import argument, either
 from edgekit.errors import UsageError
 from edgekit.recipe.messages import recipe_error
 from edgekit.recipe.schema import Preprocess
@@ -48,7 +49,7 @@ def merged(preprocess: Preprocess, fields: Mapping[str, Any]) -> Preprocess:
     Raises:
         UsageError: the fields conflict, such as three means for a one-channel image.
     """
-    return _converted({**msgspec.to_builtins(preprocess), **fields}, "--preprocess")
+    return _converted({**msgspec.to_builtins(preprocess), **fields}, argument("preprocess"))
 
 
 def _converted(fields: dict[str, Any], option: str, *, strict: bool = True) -> Preprocess:
@@ -56,7 +57,8 @@ def _converted(fields: dict[str, Any], option: str, *, strict: bool = True) -> P
         return msgspec.convert(fields, Preprocess, strict=strict)
     except msgspec.ValidationError as e:
         error = recipe_error(Path(option), e, fields, Preprocess)
-        channel_hint = "also give --preprocess mean=0 and --preprocess std=1, one value for the one channel"
+        fields_of_one = either("--preprocess mean=0 and --preprocess std=1", "'mean': [0] and 'std': [1]")
+        channel_hint = f"also give {fields_of_one}, one value for the one channel"
         wrong_channels = "one per channel of 'gray'" in error.message
         raise UsageError(
             error.message.removeprefix("recipe "), hint=channel_hint if wrong_channels else error.hint

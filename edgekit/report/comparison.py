@@ -12,7 +12,7 @@ from rich.text import Text
 from edgekit.measure.relative import ChangedLayer, Compared, CompareReport, Ratio
 from edgekit.report.markdown import markdown_table, quoted
 from edgekit.report.terminal import caution_panels
-from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, milliseconds, percentile_name
+from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, milliseconds, milliseconds_change, percentile_name
 
 __all__ = [
     "comparison_rows",
@@ -86,7 +86,7 @@ def _layer_rows(layers: Sequence[ChangedLayer]) -> list[list[str]]:
             layer.contender,
             f"{milliseconds(layer.before_ms)} ms",
             f"{milliseconds(layer.after_ms)} ms",
-            f"{layer.after_ms - layer.before_ms:+.3g} ms",
+            milliseconds_change(layer.after_ms - layer.before_ms),
         ]
         for layer in layers
     ]

@@ -13,24 +13,29 @@ from edgekit.measure.peaks import MachinePeaks
 from edgekit.measure.roofline import Peaks
 from edgekit.report.layer_table import SHORT_NAMES, cut_start
 from edgekit.report.terminal import label_grid, notes_panel
-from edgekit.report.wording import bytes_in_words, milliseconds, short_figure
+from edgekit.report.wording import bytes_in_words, least_milliseconds, milliseconds, short_figure
 
-__all__ = ["terminal_from_boards", "terminal_from_estimate", "terminal_from_peaks"]
+__all__ = ["estimate_rows", "terminal_from_boards", "terminal_from_estimate", "terminal_from_peaks"]
 
 WIDE = 100
 WORST = 3
 """So many of the worst predictions are listed."""
 
 
-def terminal_from_estimate(made: Estimate, width: int) -> RenderableType:
+def terminal_from_estimate(made: Estimate, width: int, *, notes: bool = True) -> RenderableType:
     """Renders the layers, the bound, and the estimate with its error bar and how it was checked.
 
     Args:
         made: the estimate to show.
         width: width of the terminal in columns.
+        notes: whether to show its notes.
     """
-    parts: list[RenderableType] = [_layers_table(made, width), Text(), label_grid(_rows(made))]
-    if made.notes:
+    parts: list[RenderableType] = [
+        _layers_table(made, width),
+        Text(),
+        label_grid([*estimate_rows(made), *_sources(made)]),
+    ]
+    if notes and made.notes:
         parts += [Text(), notes_panel(made.notes)]
     return Group(*parts)
 
@@ -50,8 +55,8 @@ def _layers_table(made: Estimate, width: int) -> Table:
             short_figure(point.bytes),
             short_figure(point.intensity),
             point.bound,
-            _milliseconds(point.bound_ms) if point.bound_ms else "",
-            *([_milliseconds(time)] if made.layer_ms else []),
+            least_milliseconds(point.bound_ms) if point.bound_ms else "",
+            *([least_milliseconds(time)] if made.layer_ms else []),
             f"{100 * time / whole:.1f} %",
         ]
         for point, time in zip(made.roofline.points, times, strict=True)
@@ -68,12 +73,8 @@ def _layers_table(made: Estimate, width: int) -> Table:
     return table
 
 
-def _milliseconds(value_ms: float) -> str:
-    """Formats a duration as `milliseconds` does, but with two digits where that would have one or none."""
-    return milliseconds(value_ms) if value_ms >= 0.01 else f"{value_ms:.2g}"
-
-
-def _rows(made: Estimate) -> list[tuple[str, str]]:
+def estimate_rows(made: Estimate) -> list[tuple[str, str]]:
+    """Returns the board, the bound, the estimate and how it was checked, as labels and values."""
     roofline = made.roofline
     compute_ms = sum(point.bound_ms for point in roofline.points if point.bound == "compute")
     memory_ms = roofline.bound_ms - compute_ms
@@ -83,18 +84,20 @@ def _rows(made: Estimate) -> list[tuple[str, str]]:
         ("board", f"{made.board_name}: {_peaks(roofline.peaks)}"),
         (
             "lower bound",
-            f"{_milliseconds(roofline.bound_ms)} ms: layers bound by compute {_milliseconds(compute_ms)} ms, by memory "
-            f"{_milliseconds(memory_ms)} ms; no engine is faster at these peaks",
+            f"{least_milliseconds(roofline.bound_ms)} ms: layers bound by compute {least_milliseconds(compute_ms)} ms, "
+            f"by memory {least_milliseconds(memory_ms)} ms; no engine is faster at these peaks",
         ),
     ]
     if made.efficiency is not None and made.latency_ms is not None:
         rows += [("estimate", _estimate(made, made.latency_ms)), *_fit(made.efficiency)]
     elif made.sources:
         rows.append(("estimate", f"none: {made.pairs} latencies of such boards are published, {MIN_PAIRS} are needed"))
-    if made.sources:
-        titles = "; ".join(source.title for source in made.sources)
-        rows.append(("peaks from", f"{titles} (addresses: --json)"))
     return rows
+
+
+def _sources(made: Estimate) -> list[tuple[str, str]]:
+    titles = "; ".join(source.title for source in made.sources)
+    return [("peaks from", f"{titles} (addresses: --json)")] if titles else []
 
 
 def _peaks(peaks: Peaks) -> str:
@@ -107,10 +110,10 @@ def _peaks(peaks: Peaks) -> str:
 
 
 def _estimate(made: Estimate, latency_ms: float) -> str:
-    low_ms, high_ms = _milliseconds(made.low_ms or 0.0), _milliseconds(made.high_ms or 0.0)
+    low_ms, high_ms = least_milliseconds(made.low_ms or 0.0), least_milliseconds(made.high_ms or 0.0)
     reached = 100 * made.roofline.bound_ms / latency_ms
     return (
-        f"{_milliseconds(latency_ms)} ms with TensorRT, error bar (80 %) {low_ms} to {high_ms} ms; the bound is "
+        f"{least_milliseconds(latency_ms)} ms with TensorRT, error bar (80 %) {low_ms} to {high_ms} ms; the bound is "
         f"{reached:.2g} % of it"
     )
 

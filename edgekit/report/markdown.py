@@ -16,7 +16,7 @@ from edgekit.report.wording import (
     unit_of,
 )
 
-__all__ = ["markdown_from_report", "markdown_table"]
+__all__ = ["markdown_from_report", "markdown_table", "plain", "quoted"]
 
 SHOWN = frozenset({"CPU", "board", "load", "clock governor", "power", "energy", "verdict"})
 
@@ -41,10 +41,10 @@ def markdown_from_report(report: LatencyReport) -> str:
         *((label, value) for label, value in environment_rows(report) if label in SHOWN),
     ]
     parts = [
-        f"### {_plain(report.name)}: {_plain(title(report))}",
+        f"### {plain(report.name)}: {plain(title(report))}",
         markdown_table(["ms", "p50", *names, "max"], rows),
         "\n".join(f"- {line}" for line in percentile_note(report)),
-        "\n".join(f"- {label}: {_plain(value)}" for label, value in facts),
+        "\n".join(f"- {label}: {plain(value)}" for label, value in facts),
         *quoted("These figures may be inaccurate:", [item.text for item in report.disturbances]),
         *quoted("Please note:", report.notes),
     ]
@@ -54,15 +54,15 @@ def markdown_from_report(report: LatencyReport) -> str:
 def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Renders a table; the first column is text, the others are numbers."""
     lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(_plain, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(plain, line)) + " |" for line in lines)
 
 
 def quoted(heading: str, lines: Sequence[str]) -> list[str]:
     """Renders lines as a block quote; an empty list without lines."""
-    return ["\n".join([f"> **{heading}**", *(f"> {_plain(line)}" for line in lines)])] if lines else []
+    return ["\n".join([f"> **{heading}**", *(f"> {plain(line)}" for line in lines)])] if lines else []
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Escapes what Markdown would take for markup: names come from users' files."""
     for mark in "\\|<>*_`":
         text = text.replace(mark, f"\\{mark}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgekit.measure.units import milliseconds, milliseconds_change
 from edgekit.specs import EXACT_DB, specs_text
 
 if TYPE_CHECKING:
     from edgekit.measure.conditions import Conditions
     from edgekit.measure.confidence import PercentileBound
+    from edgekit.measure.engine_estimate import EngineEstimate
     from edgekit.measure.machine import Machine
     from edgekit.measure.power import Power
     from edgekit.measure.reports import BuildReport, LatencyReport
@@ -23,10 +25,13 @@ __all__ = [
     "engine_rows",
     "environment_rows",
     "fact_rows",
+    "least_milliseconds",
     "machine_rows",
     "milliseconds",
+    "milliseconds_change",
     "percentile_name",
     "percentile_note",
+    "products_in_words",
     "rate",
     "ratio",
     "roofline_in_words",
@@ -56,10 +61,11 @@ FACT_LABELS = {
 }
 
 
-def milliseconds(value_ms: float) -> str:
-    """Formats a duration with three significant digits, without a unit: ``0.123``, ``1.23``, ``12.3``, ``1234``."""
-    decimals = 3 if value_ms < 1 else 2 if value_ms < 10 else 1 if value_ms < 100 else 0
-    return f"{value_ms:.{decimals}f}"
+def least_milliseconds(value_ms: float) -> str:
+    """Formats a bound or an estimate: as `milliseconds`, but with two digits where that would have one or none."""
+    if value_ms >= 0.01 or not value_ms:
+        return milliseconds(value_ms)
+    return f"{value_ms:.2g}" if value_ms >= 1e-4 else "<0.0001"
 
 
 def decibels(ratio_db: float) -> str:
@@ -193,7 +199,7 @@ def ratio(value: float) -> str:
     return f"{value:.2f} ×"
 
 
-def title(report: LatencyReport) -> str:
+def title(report: LatencyReport | EngineEstimate) -> str:
     """Returns the title of a report: ``INT8 on cpu (ONNX Runtime 1.32.0)``."""
     backend = BACKEND_NAMES.get(report.backend, report.backend)
     return f"{report.precision.upper()} on {report.backend} ({backend} {report.backend_version})"
@@ -204,14 +210,19 @@ def unit_of(report: LatencyReport) -> str:
     return "images" if report.task == "detect" else "inputs"
 
 
+def products_in_words(layers: dict[str, int]) -> str:
+    """Formats the number of convolutions and matrix products by element type."""
+    counts = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(layers.items())) or "none"
+    return f"{counts} (convolutions and matrix products)"
+
+
 def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
     """Returns the facts of the engine and of the measurement, as labels and values."""
     threads = str(report.threads) if report.threads else "chosen by the backend"
-    layers = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(report.layers.items())) or "none"
     ranged = [spec for spec in report.inputs if spec.name in report.shapes]
     rows = [
         ("engine", title(report)),
-        ("layers", f"{layers} (convolutions and matrix products)"),
+        ("layers", products_in_words(report.layers)),
         ("input", "; ".join(map(str, report.inputs))),
         *([("built for", specs_text(ranged, report.shapes))] if ranged else []),
         ("input data", report.input_source),
@@ -230,8 +241,9 @@ def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
 def roofline_in_words(found: Roofline) -> str:
     """Returns the bound of a roofline and the share of it that was reached, as a sentence."""
     reached = f", {100 * found.reached:.0f} % of the peaks reached" if found.reached is not None else ""
+    least = least_milliseconds(found.bound_ms)
     peaks = f"{found.peaks.kind} peaks of {found.peaks.name}"
-    return f"at least {milliseconds(found.bound_ms)} ms, mostly bound by {found.bound}{reached} ({peaks})"
+    return f"at least {least} ms, mostly bound by {found.bound}{reached} ({peaks})"
 
 
 def machine_rows(machine: Machine) -> list[tuple[str, str]]:

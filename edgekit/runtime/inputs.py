@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.device.cuda.arrays import ForeignArray
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError, nearest
@@ -82,7 +83,7 @@ def _shape_hint(got: tuple[int, ...], expected: Sequence[Size | str], rebuild: s
         return "add the batch axis: array[None]"
     ranged = any(isinstance(size, SizeRange) for size in expected)
     if not ranged and len(got) == len(expected) == 4 and got[:2] == tuple(expected[:2]):
-        return f"build it with --shape {got[2]}x{got[3]}"
+        return f"build it with {argument('shape', got[2:4])}"
     if not rebuild:
         return ""
     return f"build it for {'another range' if ranged else 'another shape'}: {rebuild}"

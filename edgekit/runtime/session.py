@@ -21,6 +21,7 @@ from edgekit.engine.bundle.manifest import Manifest, read_bundle
 from edgekit.engine.layer_timer import LayerTimer, TimesLayers
 from edgekit.errors import BackendUnavailable, RunError
 from edgekit.kernels.suppression.device import CAPACITY
+from edgekit.option import given_number, given_path
 from edgekit.runtime.detection import DetectionPipeline, PendingRows
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
@@ -48,10 +49,12 @@ def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
         threads: threads that the engine runs on; 0 lets the backend choose.
 
     Raises:
+        UsageError: ``path`` is not a bundle.
         EngineMismatch: the bundle was built for another machine or backend, or was modified since.
         BackendUnavailable: the backend of the engine is not installed.
     """
-    bundle = read_bundle(Path(path))
+    given_number("threads", threads)
+    bundle = read_bundle(given_path("path", path))
     target = backend(bundle.manifest.backend)
     return Session(target.load(bundle.path / bundle.manifest.engine, threads=threads), bundle.manifest)
 

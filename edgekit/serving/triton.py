@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 import edgekit
+from edgekit.arguments import argument, either
 from edgekit.engine.bundle.manifest import Manifest, check_files, read_manifest
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
@@ -26,7 +27,6 @@ __all__ = ["TritonModel", "export_triton"]
 VERSION = "1"
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
-OTHER_FOLDER = "choose another DIR or another --name"
 
 
 class Runner(msgspec.Struct, frozen=True):
@@ -75,10 +75,6 @@ DATA_TYPES = {
 VERSION_COMPATIBLE = (
     "the plan is version compatible: start Triton with --backend-config=tensorrt,version-compatible=true"
 )
-RTX = (
-    "the plan is for TensorRT-RTX, and Triton's images contain TensorRT, which cannot load it: serve it with a "
-    "tensorrt backend that is built with TensorRT-RTX, or build the engine with --target tensorrt"
-)
 
 
 class TritonModel(msgspec.Struct, frozen=True):
@@ -111,7 +107,7 @@ def export_triton(bundle: Path, repository: Path, *, name: str | None = None) ->
     check_files(bundle, manifest, names)
     called = re.sub(r"[^\w.-]", "_", manifest.name) if name is None else name
     if not re.fullmatch(r"\w[\w.-]*", called):
-        raise UsageError(f"--name: expected letters, digits, '.', '_' and '-', got '{called}'")
+        raise UsageError(f"{argument('name')}: expected letters, digits, '.', '_' and '-', got '{called}'")
     place = Path(repository).resolve() / called
     _require_own_folder(place)
     try:
@@ -123,15 +119,19 @@ def export_triton(bundle: Path, repository: Path, *, name: str | None = None) ->
                 (folder / LABELS).write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
             (folder / CONFIG).write_text(_sealed(_config(called, manifest, runner)), encoding="utf-8")
     except BuildError as e:
-        raise BuildError(e.message, hint=OTHER_FOLDER) from e
+        raise BuildError(e.message, hint=_other_folder()) from e
     return TritonModel(place, tuple(_notes(manifest)))
+
+
+def _other_folder() -> str:
+    return f"choose another {either('DIR', 'repository')} or another {argument('name')}"
 
 
 def _runner(bundle: Path, manifest: Manifest) -> Runner:
     if manifest.backend not in RUNNERS:
         raise UsageError(
             f"{bundle}: Triton runs engines for {', '.join(RUNNERS)}, got one for '{manifest.backend}'",
-            hint="build it again with one of these as --target",
+            hint=f"build it again with one of these as {argument('target')}",
         )
     if not manifest.engine:
         raise EngineMismatch(
@@ -141,14 +141,18 @@ def _runner(bundle: Path, manifest: Manifest) -> Runner:
     if manifest.engine_options.get("strip_weights"):
         raise UsageError(
             f"{bundle}: the plan has no weights, and Triton cannot add them",
-            hint="build it again without --strip-weights",
+            hint=f"build it again without {argument('strip_weights', within='engine')}",
         )
     return RUNNERS[manifest.backend]
 
 
 def _notes(manifest: Manifest) -> Iterable[str]:
     if manifest.backend == "tensorrt-rtx":
-        yield RTX
+        yield (
+            "the plan is for TensorRT-RTX, and Triton's images contain TensorRT, which cannot load it: serve it with a "
+            "tensorrt backend that is built with TensorRT-RTX, or build the engine with "
+            f"{argument('target', 'tensorrt')}"
+        )
     if manifest.engine_options.get("version_compatible"):
         yield VERSION_COMPATIBLE
     shapes = [manifest.shapes[spec.name] for spec in manifest.inputs if spec.name in manifest.shapes]
@@ -227,7 +231,7 @@ def _require_own_folder(place: Path) -> None:
     if not place.exists():
         return
     if not place.is_dir():
-        raise UsageError(f"cannot write a model to {place}: it is a file", hint=OTHER_FOLDER)
+        raise UsageError(f"cannot write a model to {place}: it is a file", hint=_other_folder())
     present = {p.relative_to(place).as_posix() for p in place.rglob("*") if not p.is_dir()}
     if not present:
         return
@@ -235,12 +239,12 @@ def _require_own_folder(place: Path) -> None:
     if strangers := sorted(present - ours):
         raise UsageError(
             f"{place} has files that EdgeKit did not write: {', '.join(strangers[:3])}; nothing was changed",
-            hint=f"move them away, or {OTHER_FOLDER}",
+            hint=f"move them away, or {_other_folder()}",
         )
     if not _is_ours(place / CONFIG):
         raise UsageError(
             f"{place / CONFIG} was edited after EdgeKit wrote it; nothing was changed",
-            hint=f"move the model away, or {OTHER_FOLDER}",
+            hint=f"move the model away, or {_other_folder()}",
         )
 
 

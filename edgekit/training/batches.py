@@ -6,7 +6,7 @@ therefore sees the same batches, without reading the earlier examples again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.labels import knows_all, model_classes_from_labels
 from edgekit.recipe.schema import Recipe
 from edgekit.specs import TensorSpec
+from edgekit.training.messages import train_argument
 from edgekit.training.yolo_loss import Truth
 
 __all__ = ["Batch", "Batches", "prefetched", "classes_of"]
@@ -225,19 +226,21 @@ def _augmentation(names: Sequence[str], recipe: Recipe) -> Augmentation | None:
         return None
     if recipe.preprocess is None:
         raise UsageError(
-            f"--augment: expected none for {recipe.name}, which has no image input, got {', '.join(names)}"
+            f"{train_argument('augment')}: expected none for {recipe.name}, which has no image input, got "
+            f"{', '.join(names)}"
         )
     if "mosaic" in names and recipe.task != "detect":
-        others = ",".join(name for name in names if name != "mosaic") or "none"
+        others = [name for name in names if name != "mosaic"]
         raise UsageError(
-            f"--augment: expected no mosaic for {recipe.name}, whose task is '{recipe.task}', since mosaic is for "
+            f"{train_argument('augment')}: expected no mosaic for {recipe.name}, whose task is '{recipe.task}', "
+            "since mosaic is for "
             f"detection, got {','.join(names)}",
-            hint=f"--augment {others}",
+            hint=train_argument("augment", others, shell=",".join(others) or "none"),
         )
     return augmentation_from_names(names, pad=recipe.preprocess.pad)
 
 
-def prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:
+def prefetched(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     """Yields the same batches, preparing the next one in a thread."""
     with ThreadPoolExecutor(1) as worker:
         coming = worker.submit(next, batches, None)

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from edgekit.arguments import argument
 from edgekit.errors import TrainError
 from edgekit.storage import atomic_file, write_atomic
 
@@ -45,8 +46,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.is_file():
         raise TrainError(
             f"checkpoint {path}: expected a checkpoint to resume from, got no such file",
-            hint="omit --resume to start training, or pass the original output file with -o; to continue a finished "
-            "training, use --weights FILE",
+            hint=f"omit {argument('resume')} to start training, or pass the original output file with "
+            f"{argument('output')}; to continue a finished "
+            f"training, use {argument('weights', like='FILE')}",
         )
     try:
         with warnings.catch_warnings():

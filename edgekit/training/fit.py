@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +14,18 @@ import msgspec
 import torch
 from torch import nn
 
+from edgekit.arguments import argument
 from edgekit.data.examples import DataSet
 from edgekit.data.vocabulary import UNKNOWN, unknown_tokens
 from edgekit.errors import TrainError
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 from edgekit.recipe.schema import Recipe, Train
 from edgekit.training.batches import Batch, Batches, prefetched
 from edgekit.training.checkpoint import load_checkpoint, save_checkpoint
+from edgekit.training.messages import train_argument
 from edgekit.training.objectives import Objective, Outputs, objective_from_recipe
 from edgekit.training.optimization import is_extendable, optimizer_from_train, schedule_from_train
+from edgekit.training.threads import fastest_threads, restored_threads
 
 __all__ = ["Epoch", "Training", "evaluate", "fit", "has_steps"]
 
@@ -43,6 +47,7 @@ class Epoch(msgspec.Struct, frozen=True):
         test_loss: mean loss over the test set, computed after the epoch.
         figures: metrics on the test set (accuracy, mean average precision, ...), the most important first.
         seconds: duration, including the evaluation.
+        threads: number of threads; 0 if a checkpoint without the number ends in this epoch.
     """
 
     epoch: int
@@ -51,6 +56,7 @@ class Epoch(msgspec.Struct, frozen=True):
     test_loss: float
     figures: dict[str, float]
     seconds: float
+    threads: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,7 @@ class Training:
         column: the target column of a table, if one was named.
         checkpoint: checkpoint file; none is written if None.
         checkpoint_s: seconds between checkpoints within an epoch; one is always written after each epoch.
+        threads: number of threads; 0 takes the number of the checkpoint, or the one that `fastest_threads` measures.
     """
 
     recipe: Recipe
@@ -80,6 +87,7 @@ class Training:
     column: str | None = None
     checkpoint: Path | None = None
     checkpoint_s: float = CHECKPOINT_S
+    threads: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -121,14 +129,15 @@ def fit(
         DataError: the data set is empty, or an example does not fit the model.
         UsageError: the model's task cannot be trained, or an option does not apply to it.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), restored_threads():
         torch.manual_seed(training.seed)
-        run = _Run(training, progress or Silent())
+        run = _Run(training, progress or Warnings())
         if resume:
             run.resume()
         else:
             run.save()  # fails now, not after an hour, if the file cannot be written
         try:
+            run.set_threads()
             for epoch in run.epochs:
                 on_epoch(epoch)
             while len(run.epochs) < training.options.epochs:
@@ -182,6 +191,7 @@ class _Run:
     loss_sum: float = field(default=0.0, init=False)
     lr: float = field(default=0.0, init=False)
     seconds: float = field(default=0.0, init=False)
+    threads: int = field(default=0, init=False)
     is_worth_keeping: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -195,6 +205,27 @@ class _Run:
         training.module.to(memory_format=FORMAT)  # type: ignore[call-overload]
         self.optimizer = optimizer_from_train(training.module, options)
         self.schedule = schedule_from_train(self.optimizer, options, batches=options.epochs * len(self.train_set))
+
+    def set_threads(self) -> None:
+        """Sets PyTorch's number of threads: the caller's, that of the checkpoint, or the fastest."""
+        self.threads = self.training.threads or self.threads
+        if self.threads:
+            torch.set_num_threads(self.threads)
+            return
+        with self.progress.stage("choosing the number of threads"), torch.random.fork_rng(devices=[]):
+            module = copy.deepcopy(self.training.module).train()
+            batches = prefetched(self._endless())
+
+            def step() -> None:
+                batch = next(batches)
+                self.objective.loss(self._outputs(batch, module), batch).backward()  # type: ignore[no-untyped-call]
+
+            self.threads = fastest_threads(step)
+            batches.close()
+
+    def _endless(self) -> Iterator[Batch]:
+        while True:
+            yield from self.train_set.epoch(0)
 
     def one_epoch(self) -> Epoch:
         """Trains on the remaining batches of an epoch, then evaluates."""
@@ -212,7 +243,7 @@ class _Run:
             test_loss, figures = evaluate(training.module, self.test_set, self.objective, training.recipe)
         if number == 1:
             self._report_examples()
-        epoch = Epoch(number, self.lr, loss, test_loss, figures, time.monotonic() - start)
+        epoch = Epoch(number, self.lr, loss, test_loss, figures, time.monotonic() - start, self.threads)
         self.epochs.append(epoch)
         self.batch, self.loss_sum, self.seconds = 0, 0.0, 0.0
         self.save()
@@ -257,7 +288,7 @@ class _Run:
     def _step(self, batch: Batch) -> None:
         module, options = self.training.module, self.training.options
         self.optimizer.zero_grad()
-        loss = self.objective.loss(self._outputs(batch), batch)
+        loss = self.objective.loss(self._outputs(batch, module), batch)
         number = loss.item()
         if not math.isfinite(number):
             raise self._diverged(number)
@@ -269,24 +300,24 @@ class _Run:
         self.optimizer.step()
         self.schedule.step()
 
-    def _outputs(self, batch: Batch) -> Outputs:
+    def _outputs(self, batch: Batch, module: nn.Module) -> Outputs:
         try:
-            return outputs_of(self.training.module, batch, self.training.recipe)
+            return outputs_of(module, batch, self.training.recipe)
         except (RuntimeError, ValueError) as e:
             # PyTorch raises these if memory is full, or if batch normalization gets only one value per channel.
             reason = str(e).partition("\n")[0]
             raise TrainError(
                 f"training {self.training.recipe.name}: the module failed on a batch of {len(batch)}: {reason}",
-                hint="change the number of examples per step with --batch",
+                hint=f"change the number of examples per step with {train_argument('batch')}",
             ) from e
 
     def _diverged(self, loss: float) -> TrainError:
         options, lr = self.training.options, self.optimizer.param_groups[0]["lr"]
-        clip = "" if options.clip else ", or clip gradients with --clip 1"
+        clip = "" if options.clip else f", or clip gradients with {train_argument('clip', 1)}"
         return TrainError(
             f"training {self.training.recipe.name}: epoch {len(self.epochs) + 1}, batch {self.batch + 1}: expected a "
             f"finite loss, got {loss} at a learning rate of {lr:.3g}",
-            hint=f"lower the learning rate with --lr {options.lr / 10:.1g}{clip}",
+            hint=f"lower the learning rate with {train_argument('lr', float(f'{options.lr / 10:.1g}'))}{clip}",
         )
 
     def save(self) -> None:
@@ -302,6 +333,7 @@ class _Run:
             "batch": self.batch,
             "loss_sum": self.loss_sum,
             "seconds": self.seconds,
+            "threads": self.threads,
         }
         save_checkpoint(self.training.checkpoint, self.training.identity, state)
         self.is_worth_keeping = bool(self.epochs or self.batch)
@@ -332,6 +364,7 @@ class _Run:
         torch.set_rng_state(state["random"])
         self.epochs[:] = msgspec.convert(state["epochs"], list[Epoch])
         self.batch, self.loss_sum, self.seconds = state["batch"], state["loss_sum"], state["seconds"]
+        self.threads = state.get("threads", 0)  # older checkpoints do not have it
         self.is_worth_keeping = bool(self.epochs or self.batch)
 
     def _check_epochs(self, path: Path, planned: int, *, begun: int) -> None:
@@ -341,16 +374,19 @@ class _Run:
             return
         if options.epochs < begun:
             raise TrainError(
-                f"checkpoint {path}: --epochs: expected at least {begun}, the number of epochs begun, "
+                f"checkpoint {path}: {train_argument('epochs')}: expected at least {begun}, the number of epochs "
+                "begun, "
                 f"got {options.epochs}",
-                hint=f"--epochs {begun}",
+                hint=train_argument("epochs", begun),
             )
         if not is_extendable(options, batches=min(planned, options.epochs) * len(self.train_set)):
-            warmup = f" with --warmup {options.warmup}" if options.warmup else ""
+            warmup = f" with {train_argument('warmup', options.warmup)}" if options.warmup else ""
             raise TrainError(
-                f"checkpoint {path}: --epochs: expected {planned}, as at the start, since the schedule "
+                f"checkpoint {path}: {train_argument('epochs')}: expected {planned}, as at the start, since the "
+                "schedule "
                 f"'{options.schedule}'{warmup} depends on the number of epochs, got {options.epochs}",
-                hint="omit --epochs, and continue with --weights after the last epoch; only the schedules constant and "
+                hint=f"omit {train_argument('epochs')}, and continue with {argument('weights')} after the last "
+                "epoch; only the schedules constant and "
                 "inverse-sqrt can be extended",
             )
 

@@ -25,6 +25,7 @@ from edgekit.kernels.suppression.suppress import nms
 from edgekit.recipe.schema import Postprocess, Recipe, Train
 from edgekit.training.batches import Batch
 from edgekit.training.losses import mean_squared_error, sequence_cross_entropy, softmax_cross_entropy
+from edgekit.training.messages import train_argument
 from edgekit.training.yolo_loss import IGNORED_V2, Truth, assign_anchors, yolov2_loss, yolov3_loss
 from edgekit.training.yolov1_loss import assign_cells, yolov1_loss
 
@@ -79,9 +80,10 @@ def objective_from_recipe(recipe: Recipe, train: Train) -> Objective:
 def _check_label_smoothing(recipe: Recipe, train: Train) -> None:
     if train.label_smoothing:
         raise UsageError(
-            f"--label-smoothing: expected 0 for {recipe.name}, whose task is '{recipe.task}', since it only applies "
+            f"{train_argument('label_smoothing')}: expected 0 for {recipe.name}, whose task is '{recipe.task}', "
+            "since it only applies "
             f"to classes and tokens, got {train.label_smoothing:g}",
-            hint="--label-smoothing 0",
+            hint=train_argument("label_smoothing", 0),
         )
 
 

@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler
 
 from edgekit.errors import UsageError
 from edgekit.recipe.schema import Train
+from edgekit.training.messages import train_argument
 
 __all__ = ["is_extendable", "optimizer_from_train", "schedule_from_train"]
 
@@ -83,8 +84,10 @@ def schedule_from_train(optimizer: torch.optim.Optimizer, train: Train, *, batch
     if train.schedule == "onecycle":
         if batches < 2:
             raise UsageError(
-                f"--schedule onecycle: expected at least 2 batches in all epochs, to rise and to fall, got {batches}",
-                hint="use more --epochs, a smaller --batch, or --schedule constant",
+                f"{train_argument('schedule', 'onecycle')}: expected at least 2 batches in all epochs, to rise "
+                f"and to fall, got {batches}",
+                hint=f"use more {train_argument('epochs')}, a smaller {train_argument('batch')}, or "
+                f"{train_argument('schedule', 'constant')}",
             )
         momentum = train.optimizer in ("momentum", "adam", "adamw")
         return lr_scheduler.OneCycleLR(optimizer, train.lr, total_steps=batches, cycle_momentum=momentum)

@@ -9,18 +9,21 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from edgekit.arguments import argument
 from edgekit.data.examples import DataSet, data_set, data_set_names
 from edgekit.errors import UsageError, nearest
 from edgekit.evaluation.labels import knows_all
 from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_recipe
-from edgekit.models.weights.download import weights_file
+from edgekit.models.weights.download import require_weights, weights_file
 from edgekit.models.weights.read import load_weights
-from edgekit.progress import Progress, Silent
+from edgekit.option import given_number, given_path
+from edgekit.progress import Progress, Warnings
 from edgekit.recipe.messages import recipe_error
 from edgekit.recipe.schema import Recipe, Train, load_recipe
 from edgekit.training.checkpoint import load_checkpoint, save_weights
 from edgekit.training.fit import CHECKPOINT_S, Epoch, Training, fit, has_steps
+from edgekit.training.messages import train_argument
 from edgekit.training.objectives import objective_from_recipe
 
 __all__ = ["Trained", "checkpoint_of", "train_model"]
@@ -48,11 +51,13 @@ def train_model(
     model: str | Path,
     *,
     output: str | Path | None = None,
-    data: str | None = None,
+    data: str | Path | None = None,
     column: str | None = None,
     weights: str | None = None,
     seed: int | None = None,
     resume: bool = False,
+    force: bool = False,
+    threads: int = 0,
     changes: Mapping[str, Any] | None = None,
     checkpoint_s: float = CHECKPOINT_S,
     on_epoch: Callable[[Epoch, int], None] = lambda epoch, of: None,
@@ -70,10 +75,12 @@ def train_model(
         weights: initial weights: a file, or the name of a set that the recipe publishes; default: random.
         seed: random seed for weights, order and augmentation; default: 0.
         resume: resume from the checkpoint; options that are None, or not in ``changes``, keep their values.
+        force: replace the weights file if it exists.
+        threads: number of threads; 0 measures a few steps and takes the number that is fastest.
         changes: overrides of the recipe's `Train` fields.
         checkpoint_s: seconds between checkpoints within an epoch.
         on_epoch: called after each epoch, with its result and the total number of epochs.
-        progress: receives the progress of each batch.
+        progress: receives the progress of each batch; without one, notes are warnings.
 
     Returns:
         The weights file, the data set and the results of all epochs.
@@ -86,11 +93,24 @@ def train_model(
         TrainError: the loss is not finite, or the checkpoint is of another training job.
         DataError: the data set is empty, or an example does not fit the model.
     """
-    progress = progress or Silent()
+    progress = progress or Warnings()
     recipe = _recipe(model)
     file = _output(output, recipe)
+    given_number("threads", threads)
+    if seed is not None:
+        given_number("seed", seed)
+    if not isinstance(changes or {}, Mapping):
+        raise UsageError(f"changes: expected a mapping of options, such as {{'epochs': 3}}, got {changes!r}")
+    if file.exists() and not (force or resume):
+        raise UsageError(
+            f"{file}: expected no file, got weights, which training would replace",
+            hint=f"choose another {argument('output')}, or replace them with {argument('force', True)}",
+        )
     identity = _resumed_identity(checkpoint_of(file), resume, weights)
+    if weights is not None:
+        require_weights(weights, recipe)
     seed = identity.get("seed", 0) if seed is None else seed
+    data = None if data is None else str(given_path("data", data))
     source = _source(data or identity.get("source") or recipe.train.data, recipe)
     column = column if column is not None else identity.get("column")
     options = _merged(_options_from_identity(identity) or recipe.train, changes or {})
@@ -115,6 +135,7 @@ def train_model(
         column=column,
         checkpoint=checkpoint_of(file),
         checkpoint_s=checkpoint_s,
+        threads=threads,
     )
     epochs = fit(training, resume=resume, on_epoch=lambda epoch: on_epoch(epoch, options.epochs), progress=progress)
     save_weights(file, module)
@@ -129,7 +150,7 @@ def checkpoint_of(weights: Path) -> Path:
 
 def _recipe(model: str | Path) -> Recipe:
     """Loads the recipe of a model; ONNX files and factories have none, so their training task is unknown."""
-    text, path = str(model), Path(model)
+    text, path = str(model), given_path("model", model)
     if path.suffix == ".cfg":
         return recipe_from_cfg(path)
     if path.suffix == ".onnx" or ":" in text:
@@ -143,10 +164,10 @@ def _recipe(model: str | Path) -> Recipe:
 
 
 def _output(output: str | Path | None, recipe: Recipe) -> Path:
-    file = Path(output if output is not None else f"{recipe.name}{SUFFIX}")
+    file = given_path("output", output if output is not None else f"{recipe.name}{SUFFIX}")
     if file.suffix != SUFFIX:
         raise UsageError(
-            f"--output {file}: expected a name that ends in {SUFFIX}, got '{file.suffix}'",
+            f"{argument('output', file)}: expected a name that ends in {SUFFIX}, got '{file.suffix}'",
             hint=f"use {file.with_suffix(SUFFIX)}",
         )
     return file
@@ -156,15 +177,17 @@ def _resumed_identity(checkpoint: Path, resume: bool, weights: str | None) -> di
     """Returns the identity in the checkpoint to resume from; empty for a new training."""
     if resume and weights is not None:
         raise UsageError(
-            f"--weights: expected none with --resume, which uses the weights in {checkpoint}, got '{weights}'",
-            hint=f"omit --weights to resume; to start over with it, delete {checkpoint} and omit --resume",
+            f"{argument('weights')}: expected none with {argument('resume', True)}, which uses the weights in "
+            f"{checkpoint}, got '{weights}'",
+            hint=f"omit {argument('weights')} to resume; to start over with it, delete {checkpoint} and omit "
+            f"{argument('resume')}",
         )
     if resume:
         return load_checkpoint(checkpoint)[0]
     if checkpoint.exists() and has_steps(checkpoint):
         raise UsageError(
             f"{checkpoint}: expected no checkpoint, got one of an unfinished training",
-            hint=f"add --resume to continue, or delete {checkpoint} to start over",
+            hint=f"add {argument('resume', True)} to continue, or delete {checkpoint} to start over",
         )
     return {}
 
@@ -173,7 +196,7 @@ def _source(source: str, recipe: Recipe) -> str:
     if not source:
         raise UsageError(
             f"training {recipe.name}: expected a data set, got none",
-            hint=f"set one with --data: a path, or {' or '.join(data_set_names())}",
+            hint=f"set one with {argument('data')}: a path, or {' or '.join(data_set_names())}",
         )
     return source
 
@@ -190,18 +213,20 @@ def _merged(options: Train, changes: Mapping[str, Any]) -> Train:
             raise UsageError(f"training: unknown option '{name}'", hint=nearest(name, Train.__struct_fields__))
     for name, value in changes.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"--{name.replace('_', '-')}: expected a finite number, got {value}")
+            raise UsageError(f"{train_argument(name)}: expected a finite number, got {value}")
     fields = {**msgspec.to_builtins(options), **changes}
     try:
         changed = msgspec.convert(fields, Train)
     except msgspec.ValidationError as e:
         error = recipe_error(Path("training"), e, fields, Train)
         field, _, rest = error.message.removeprefix("recipe training: ").partition(":")
-        raise UsageError(f"--{field.replace('_', '-')}:{rest}", hint=error.hint) from e
+        name, bracket, index = field.partition("[")
+        raise UsageError(f"{train_argument(name)}{bracket}{index}:{rest}", hint=error.hint) from e
     if changed.schedule == "onecycle" and changed.warmup:
         raise UsageError(
-            f"--warmup: expected 0 with the schedule 'onecycle', which includes a warmup, got {changed.warmup}",
-            hint="use --warmup 0, or another --schedule",
+            f"{train_argument('warmup')}: expected 0 with the schedule 'onecycle', which includes a warmup, got "
+            f"{changed.warmup}",
+            hint=f"use {train_argument('warmup', 0)}, or another {train_argument('schedule')}",
         )
     return changed
 

@@ -235,10 +235,10 @@ def test_a_missing_onnx_file_names_a_similar_one(fails: Callable[..., Said]) -> 
         (
             ["--calib", "nowhere"],
             2,
-            "unknown calibration set 'nowhere': expected a name",
+            "--calib nowhere: expected a folder of images or arrays, a data set, or the name of a set",
             "known: digits, sample, scenes, spelling",
         ),
-        (["--calib", "samle"], 2, "unknown calibration set 'samle'", "did you mean sample?"),
+        (["--calib", "samle"], 2, "--calib samle: expected", "did you mean sample?"),
         (["--calib", "broken"], 1, "calibration set broken: all 2 files are broken: 0.jpg: expected an image", ""),
         (["--keep-float", "haed*"], 2, "keep-float pattern 'haed*' matches no node", "c0, c1, c2, y"),
         (["--target", "opnvino"], 2, "unknown target 'opnvino'", "did you mean openvino?"),

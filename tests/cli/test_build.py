@@ -59,6 +59,7 @@ def test_options_that_are_not_given_are_left_to_the_pipeline(pipeline: Pipeline)
         "keep_float": (),
         "seed": 0,
         "threads": 0,
+        "force": False,
         "profile": True,
         "graph_only": False,
         "attention": "auto",
@@ -96,6 +97,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "profile": False,
         "batch": (1, 4, 16),
         "graph_only": True,
+        "force": False,
         "attention": "off",
         "half_io": True,
         "engine": {

@@ -16,8 +16,8 @@ from edgekit.measure.reports import LatencyReport, json_from_report
 from edgekit.specs import TensorSpec
 from tools.docs.commands import commands_of
 
-# It runs other commands and shows what they print.
-WITHOUT = {"edgekit demo"}
+# The first runs other commands and shows what they print, the others print a text.
+WITHOUT = {"edgekit demo", "edgekit help", "edgekit version"}
 COMMANDS = {name: command for name, command in commands_of(cli) if name not in WITHOUT}
 Arguments = Callable[[], list[str]]
 
@@ -121,7 +121,7 @@ def test_json_alone_is_on_standard_output_and_the_same_in_the_file(
     assert file.read_text() == out
 
 
-@pytest.mark.parametrize("name", ["edgekit models", "edgekit profile", "edgekit compare", "edgekit inspect"])
+@pytest.mark.parametrize("name", ["edgekit models", "edgekit profile", "edgekit compare", "edgekit estimate"])
 def test_a_file_alone_leaves_the_table_on_standard_output(
     name: str, arguments: dict[str, Arguments], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,9 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+import edgekit
 from edgekit.cli.main import main
+from edgekit.engine.bundle.manifest import read_manifest, seal
+from edgekit.errors import BackendUnavailable
 from edgekit.specs import ShapeRange, TensorSpec
 
 
@@ -121,3 +125,63 @@ def test_error_for_layers_of_a_backend_that_does_not_time_them(
 ) -> None:
     assert main(["profile", str(arrays_engine), "--runs", "1", "--layers"]) == 1
     assert "expected a backend that reports the times of layers, got 'null'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, write_classifier: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An engine for a GPU that is not here."""
+    model = write_classifier(tmp_path / "net.onnx", shape=(1, 3, 32, 32))
+    engine = edgekit.build(model, precision="fp32", target="cpu", output=tmp_path / "gpu", profile=False)
+    manifest = read_manifest(engine)
+    seal(engine, msgspec.structs.replace(manifest, backend="tensorrt-rtx", compute_capabilities=("8.6",)))
+
+    def missing(self: object, compute_capabilities: object) -> None:
+        raise BackendUnavailable("there is no GPU", hint="run it where there is one")
+
+    monkeypatch.setattr("edgekit.engine.tensorrt.backend.TensorRt.require_device", missing)
+    return engine
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_an_engine_that_cannot_run_here_is_estimated_and_marked_as_such(
+    elsewhere: Path, tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    html, markdown, report = (tmp_path / name for name in ("r.html", "r.md", "r.json"))
+    files = ["--html", str(html), "--markdown", str(markdown), "--json-file", str(report)]
+    assert main(["profile", str(elsewhere), "--layers", *files]) == 0
+    out = capsys.readouterr().out
+    assert "estimate, not measured" in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= columns
+    content = json.loads(report.read_text())
+    assert content["measured"] is False and content["reason"] == "there is no GPU"
+    assert "latency_ms" not in content and "samples_ms" not in content
+    assert "estimate, not measured" in markdown.read_text()
+    page = html.read_text()
+    assert (
+        page.count("ot measured") >= 5
+        and "median latency" not in page
+        and "Medians of" not in page
+        and "graph-view" in page
+    )
+
+
+def test_what_only_a_measurement_answers_is_an_error_without_the_gpu(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in (["--runs", "5"], ["--claim", "p99"], ["--streams", "2"], ["--power"], ["--trace", "t.json"]):
+        assert main(["profile", str(elsewhere), *option]) != 0, option
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ") and "estimate" not in said.out
+
+
+def test_the_graph_in_the_page_is_that_of_inspect(
+    tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_classifier(tmp_path / "net.onnx", shape=(1, 3, 32, 32))
+    engine = edgekit.build(model, precision="fp32", output=tmp_path / "engine", profile=False)
+    page, graph = tmp_path / "page.html", tmp_path / "graph.html"
+    assert main(["profile", str(engine), "--runs", "20", "--layers", "--html", str(page)]) == 0
+    assert main(["inspect", str(engine), "--graph", str(graph)]) == 0
+    assert page.read_text().count('data-do="all"') == graph.read_text().count('data-do="all"') == 1
+    assert page.read_text().count('class="card"') == graph.read_text().count('class="card"') > 3

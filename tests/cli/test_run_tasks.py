@@ -106,7 +106,7 @@ def test_a_file_is_translated_line_by_line(
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"), [(None, "No such file"), (b"\xff\xfe7", "UTF-8"), (b"", "an empty file")]
+    ("content", "expected"), [(None, "no such file"), (b"\xff\xfe7", "UTF-8"), (b"", "an empty file")]
 )
 def test_error_on_a_file_that_is_no_text(
     translator: Path, tmp_path: Path, content: bytes | None, expected: str, capsys: pytest.CaptureFixture[str]

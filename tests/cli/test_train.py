@@ -53,7 +53,7 @@ def test_weights_are_fine_tuned(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "lenet", "--data", "digits", *fast]) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["weights"] == "lenet.safetensors"
-    assert main(["train", "lenet", "--data", "digits", *fast, "--weights", "lenet.safetensors"]) == 0
+    assert main(["train", "lenet", "--data", "digits", *fast, "--weights", "lenet.safetensors", "--force"]) == 0
     second = json.loads(capsys.readouterr().out)
     assert second["epochs"][0]["loss"] < first["epochs"][0]["loss"] / 2
 
@@ -104,7 +104,7 @@ def test_the_target_column_is_left_out_of_calibration(tmp_path: Path, capsys: py
     assert main([*advice[1:], "--no-profile", "-o", "built"]) == 0
     assert read_manifest(Path("built")).calibration is not None
     capsys.readouterr()
-    assert main([*words, "--json"]) == 0
+    assert main([*words, "--json", "--force"]) == 0
     assert json.loads(capsys.readouterr().out)["column"] == "y"
     assert main([*words[:-3], "z"]) == 2
     assert "expected a column 'z'" in capsys.readouterr().err

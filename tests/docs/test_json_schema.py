@@ -20,6 +20,8 @@ def fits(value: Any, schema: dict[str, Any], definitions: dict[str, Any], path: 
     if "anyOf" in schema:
         found = [fits(value, each, definitions, path) for each in schema["anyOf"]]
         return [] if [] in found else min(found, key=len)
+    if "const" in schema:
+        return [] if value is schema["const"] else [f"{path}: {value!r} is not {schema['const']}"]
     if "enum" in schema:
         return [] if value in schema["enum"] else [f"{path}: {value!r} is none of {schema['enum']}"]
     if schema.get("type") == "null":
@@ -57,6 +59,13 @@ def test_reports_fit_their_published_schemas(make_report: Callable[..., LatencyR
     ):
         schema = json.loads(json_from_schema(name))
         assert fits(json.loads(msgspec.json.encode(content)), schema, schema["$defs"]) == []
+
+
+def test_measured_tells_a_latency_from_an_estimate(make_report: Callable[..., LatencyReport]) -> None:
+    schema = json.loads(json_from_schema("profile"))
+    content = json.loads(msgspec.json.encode(make_report()))
+    assert content["measured"] is True
+    assert fits(content | {"measured": False}, schema, schema["$defs"])
 
 
 def test_what_is_no_report_does_not_fit(make_report: Callable[..., LatencyReport]) -> None:

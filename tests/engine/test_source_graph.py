@@ -10,7 +10,7 @@ import pytest
 from small_graphs import conv_graph, save
 
 from edgekit.engine.backend import BuildOptions, backend
-from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
+from edgekit.engine.source_graph import graph_layers, quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, GraphError
 from edgekit.specs import Precision
 
@@ -88,3 +88,30 @@ def test_error_on_building_where_onnx_ir_is_missing(
     with pytest.raises(BackendUnavailable) as caught:
         backend(target).build(graph, tmp_path, BuildOptions(precision=Precision.INT8))
     assert caught.value.hint.startswith("pip install ") and "onnx-ir" in caught.value.hint
+
+
+TYPED = """<ir_version: 10, opset_import: ["" : 20]>
+g (int8[1, 4, 2, 2] x, float[1, 4, 2, 2] f, float16[1, 4, 2, 2] h) => (float[1, 4, 2, 2] y) {
+  a = DequantizeLinear(x, scale, zero)
+  w = DequantizeLinear(weight, scale, zero)
+  t = Transpose<perm = [1, 0, 2, 3]>(w)
+  s = Cast<to = 1>(h)
+  n = Cast<to = 1>(w)
+  [first] p = Conv(a, w)
+  [second] q = Conv(a, t)
+  [third] r = Conv(a, n)
+  [fourth] u = Conv(h, narrow)
+  [fifth] y = Conv(f, w)
+}"""
+
+
+def test_layers_have_the_types_that_the_graph_gives_them() -> None:
+    graph = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(TYPED)))
+    found = [(layer.names[0], layer.dtype) for layer in graph_layers(graph)]
+    assert found == [
+        ("first", "int8"),
+        ("second", "int8"),
+        ("third", "float32"),
+        ("fourth", "float16"),
+        ("fifth", "float32"),
+    ]

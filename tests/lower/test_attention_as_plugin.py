@@ -282,9 +282,9 @@ def test_key_lengths_are_found_where_the_mask_compares_them_with_places(
 @pytest.mark.parametrize("choice", ["edgekit", "edgekit-int8"])
 def test_other_targets_take_no_plugins(target: Any, choice: Any, tmp_path: Path) -> None:
     why = "TensorRT-RTX takes no plugins" if target == "tensorrt-rtx" else "its kernels run on GPUs"
-    with pytest.raises(UsageError, match=rf"--attention {choice} goes with target tensorrt, .*: {why}") as e:
+    with pytest.raises(UsageError, match=rf"attention='{choice}' goes with target tensorrt, .*: {why}") as e:
         edgekit.build("yolov3-tiny", target=target, attention=choice, output=tmp_path / "engine")
-    assert e.value.hint == "leave it out, or add --target tensorrt"
+    assert e.value.hint == "leave it out, or add target='tensorrt'"
 
 
 def test_an_int8_graph_has_the_plugin_between_its_quantized_projections(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -84,3 +85,16 @@ def test_a_value_that_an_engine_writes_twice_by_name_counts_once(tmp_path: Path)
     # The engine may take x in the type that it computes in; y leaves in float, as the graph says.
     assert (layer.macs, layer.weight_bytes, layer.precision) == (128, 128, "int8")
     assert layer.activation_bytes in (16 + 8, 16 + 4 * 8)
+
+
+def test_the_fusions_of_the_engine_come_before_those_that_any_engine_does(path: Path) -> None:
+    found = edgekit.inspect(path, precision="fp32")
+    names = [row.name for row in found.layers]
+    a, s, w, b, r, split, p, c, y = names
+    engine = msgspec.structs.replace(found, fusions=((a,), (s, w), (b, r, split, c)))
+    layers = fused_layers(engine)
+    assert [layer.layers for layer in layers] == [(a,), (s, w), (b, r, split, c), (p,)]
+    assert sum(layer.macs for layer in layers) == found.macs
+    alone = layers[0]
+    assert alone.activation_bytes == 4 * (256 + 512)  # it writes the output of the convolution, which stays inside else
+    assert layers[1].activation_bytes == 4 * (512 + 512)

@@ -179,6 +179,6 @@ def test_no_engine_is_faster_than_the_bound_by_the_measured_peaks(
 def test_error_on_the_roofline_of_a_gpu_engine_without_its_board(make_bundle: Callable[..., Path]) -> None:
     path = make_bundle()
     seal(path, msgspec.structs.replace(read_manifest(path), backend="tensorrt-rtx"))
-    with pytest.raises(UsageError, match="expected --board, got none"):
+    with pytest.raises(UsageError, match="expected board, got none"):
         peaks_of_engine(path)
     assert peaks_of_engine(path, board="rtx-4090").name == "GeForce RTX 4090"

@@ -178,7 +178,7 @@ def test_a_dynamic_engine_is_measured_at_the_requested_size(of_any_width: Path, 
 
 
 def test_error_on_an_image_and_sizes(of_any_width: Path) -> None:
-    with pytest.raises(UsageError, match="--image and --input: expected one of them"):
+    with pytest.raises(UsageError, match="image and sizes: expected one of them"):
         profile_bundle(of_any_width, runs=2, image=generated_image(64, 64, 0), sizes={"": (1, 64)})
 
 
@@ -196,8 +196,9 @@ def test_error_on_sizes_that_the_engine_does_not_take(
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"runs": 0}, "runs: expected 1 or more"), ({"duration_s": 0}, "duration: expected more than 0 s"),
-     ({"duration_s": float("nan")}, "duration"), ({"warmup": -1}, "warmup: expected 0 or more")],
+    [({"runs": 0}, "runs: expected a whole number of 1 or more"),
+     ({"duration_s": 0}, "duration_s: expected more than 0 s"),
+     ({"duration_s": float("nan")}, "duration"), ({"warmup": -1}, "warmup: expected a whole number of 0 or more")],
 )  # fmt: skip
 def test_error_on_lengths_out_of_range(arrays_engine: Path, wrong: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -245,7 +246,7 @@ def test_a_claim_ends_with_the_duration_and_says_what_is_missing(slow: Session) 
 
 
 def test_error_on_a_claim_with_a_number_of_runs_or_of_no_percentile(slow: Session) -> None:
-    with pytest.raises(UsageError, match="--claim and --runs"):
+    with pytest.raises(UsageError, match="claim and runs"):
         measure(slow, claim=99, runs=10)
     with pytest.raises(UsageError, match="between 0 and 100, got 100"):
         measure(slow, claim=100)

@@ -243,7 +243,7 @@ def test_without_samples_a_model_that_takes_no_images_is_calibrated_on_random_nu
     manifest = read_manifest(place)
     assert manifest.calibration is not None
     assert (manifest.calibration.set, manifest.calibration.images) == ("random numbers", 3)
-    assert [note for note in manifest.notes if "3 random inputs" in note and "--calib DIR" in note]
+    assert [note for note in manifest.notes if "3 random inputs" in note and "calib=DIR" in note]
     assert list(manifest.notes) == noted.notes
 
 
@@ -281,7 +281,7 @@ def test_a_quantized_model_is_built_and_not_quantized_again(classifier: Path, ho
     )
     with pytest.raises(BuildError, match="4 of 4 layers in int8, expected float32") as caught:
         edgekit.build(model, precision="fp32", output="float")
-    assert "build it with --int8" in caught.value.hint
+    assert "build it with precision='int8'" in caught.value.hint
 
 
 def test_an_edgekit_graph_is_recognized_as_quantized(built: Path, target: str) -> None:
@@ -309,7 +309,7 @@ def test_a_model_with_nothing_to_quantize_says_why_and_builds_in_float(text: str
     model = write_onnx(Path("m.onnx"), text, **({"w": normal(8, 8)} if "MatMul" in text else {}))
     with pytest.raises(GraphError, match=f"nothing in the graph can be quantized: .*{why}") as caught:
         edgekit.build(model)
-    assert "--fp32" in caught.value.hint
+    assert "precision='fp32'" in caught.value.hint
     assert not Path("engines").exists()
     edgekit.build(model, precision="fp32", profile=False)
 
@@ -398,8 +398,8 @@ def test_the_rebuild_command_of_the_manifest_is_that_of_the_build(classifier: Pa
     [
         ({"precision": "int4"}, UsageError, "unknown precision 'int4': expected fp32, fp16, bf16 or int8"),
         ({"target": "cup"}, UsageError, "unknown target 'cup'"),
-        ({"precision": "fp32", "calib": "sample"}, UsageError, "--calib does not go with --fp32"),
-        ({"precision": "fp32", "keep_float": ["c1"]}, UsageError, "--keep-float does not go with --fp32"),
+        ({"precision": "fp32", "calib": "sample"}, UsageError, "calib does not go with precision='fp32'"),
+        ({"precision": "fp32", "keep_float": ["c1"]}, UsageError, "keep_float does not go with precision='fp32'"),
         ({"keep_float": ["nope*"]}, UsageError, r"'nope\*' matches no node"),
         ({"calib": "nowhere"}, UsageError, "unknown calibration set 'nowhere'"),
         ({"calib_method": "kl"}, UsageError, "unknown calibration method 'kl'"),

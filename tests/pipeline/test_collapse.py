@@ -51,7 +51,7 @@ def test_a_build_that_collapses_in_int8_is_refused(
     output = tmp_path / "engine"
     with pytest.raises(AccuracyError, match="is lost in noise: expected a signal to noise of more than 0 dB") as error:
         edgekit.build(offset, calib=inputs, output=output)
-    assert "--keep-float" in error.value.hint
+    assert "keep_float" in error.value.hint
     assert not output.exists()
     edgekit.build(offset, output=output, precision="fp32")
     assert output.exists()

@@ -5,12 +5,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 
+import edgekit
 from edgekit.errors import DataError, RunError, UsageError
 from edgekit.measure import turns
 from edgekit.measure.contenders import Contender, contenders_from_paths, same_feeds
+from edgekit.measure.profile import profile_bundle
+from edgekit.measure.relative import ChangedLayer
 from edgekit.measure.reports import LatencyReport, json_from_report
 from edgekit.pipeline import compare as module
 from edgekit.pipeline.compare import compare, sentence
@@ -140,7 +144,7 @@ def profiled(name: str, times_ms: dict[str, float], groups: Sequence[str]) -> Co
 def test_the_modules_that_changed_most_are_named() -> None:
     one = profiled("A", {"stem.conv": 3.0, "head.conv": 1.0, "head.out": 1.0}, ["stem", "head"])
     other = profiled("B", {"stem.conv": 2.9, "head.conv": 0.5, "neck.conv": 0.2}, ["stem", "head", "neck"])
-    found = module._changed_layers([one, other])
+    found = module._most_changed(module._changed_layers([one, other]))
     assert [(layer.name, layer.before_ms, layer.after_ms) for layer in found] == [
         ("head", 2.0, 0.5), ("neck", 0.0, 0.2), ("stem", 3.0, 2.9),
     ]  # fmt: skip
@@ -150,9 +154,91 @@ def test_modules_that_only_one_report_divides_are_compared_part_by_part() -> Non
     times_ms = {"backbone.conv1": 3.0, "backbone.conv10": 4.0, "backbone.pool": 0.5, "head": 1.0}
     one = profiled("A", times_ms, ["backbone", "head"])
     other = profiled("B", times_ms | {"backbone.conv1": 5.0}, ["backbone.conv1", "backbone.conv10", "head"])
-    found = module._changed_layers([one, other])
+    found = module._most_changed(module._changed_layers([one, other]))
     assert (found[0].name, found[0].before_ms, found[0].after_ms) == ("backbone.conv1", 3.0, 5.0)
     assert [layer.before_ms for layer in found[1:]] == [layer.after_ms for layer in found[1:]]
+
+
+def test_layers_without_a_module_are_counted_too() -> None:
+    one = profiled("A", {"stem": 3.0, "head": 1.0}, ["stem", "head"])
+    other = profiled("B", {"stem": 1.0, "head": 1.0, "": 2.5}, ["stem", "head"])
+    found = module._most_changed(module._changed_layers([one, other]))
+    assert (found[0].name, found[0].before_ms, found[0].after_ms) == ("(no module)", 0.0, 2.5)
+
+
+def changed(**times_ms: tuple[float, float]) -> list[ChangedLayer]:
+    return [
+        ChangedLayer(contender="after", name=name, before_ms=before, after_ms=after)
+        for name, (before, after) in times_ms.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ({"stem": (30.0, 10.0), "head": (9.0, 8.0)}, "mostly in stem"),
+        # What became slower is not where an engine is faster, however much it changed.
+        ({"stem": (20.0, 5.0), "neck": (20.0, 8.0), "head": (1.0, 14.0)}, "mostly in stem"),
+        ({"a": (20.0, 11.0), "b": (20.0, 12.0), "c": (20.0, 13.0)}, "most of all in a"),
+        ({"a": (10.0, 12.0)}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_sentence_names_a_module_that_changed_as_the_whole_did(
+    layers: dict[str, tuple[float, float]], said: str, reports: list[Path]
+) -> None:
+    before, after = compare(reports).contenders
+    text = sentence(before, after, changed(**layers))
+    assert "faster than before" in text
+    assert (f", {said}." in text) if said else (" in " not in text)
+
+
+def test_no_module_is_named_where_engines_cannot_be_told_apart(reports: list[Path], tmp_path: Path) -> None:
+    same = tmp_path / "after.json"
+    same.write_bytes(reports[0].read_bytes())
+    before, after = compare([reports[0], same]).contenders
+    after = msgspec.structs.replace(after, name="after")
+    assert " in " not in sentence(before, after, changed(stem=(30.0, 10.0)))
+
+
+def test_layers_of_engines_are_measured_and_mapped_to_modules(
+    write_classifier: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = write_classifier(tmp_path / "net.onnx", shape=(1, 3, 32, 32))
+    engines = [
+        edgekit.build(model, precision=precision, output=tmp_path / precision, profile=False)
+        for precision in ("fp32", "int8")
+    ]
+    found = compare([*engines, model], **FAST, layers=True)
+    assert {layer.contender for layer in found.layers} == {"int8"}
+    measured = sum(layer.before_ms for layer in found.layers)
+    assert 0 < measured and all(layer.before_ms >= 0 and layer.after_ms >= 0 for layer in found.layers)
+    assert "The layers of net.onnx were not measured." in found.notes
+    assert "not interleaved" in found.notes[1]
+    assert compare([*engines], **FAST).layers == ()
+
+
+def test_reports_with_layers_are_compared_by_their_modules(
+    write_classifier: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = write_classifier(tmp_path / "net.onnx", shape=(1, 3, 32, 32))
+    files = []
+    for precision in ("fp32", "int8"):
+        engine = edgekit.build(model, precision=precision, output=tmp_path / precision, profile=False)
+        report = profile_bundle(engine, runs=20, layers=True)
+        files.append(tmp_path / f"{precision}.json")
+        files[-1].write_bytes(json_from_report(report))
+        sums = report.layer_times.sum_ms  # type: ignore[union-attr]
+        every = module._changed_layers(contenders_from_paths([files[0], files[-1]]))
+        assert sum(layer.after_ms for layer in every) == pytest.approx(sums), "no layer is left out"
+    assert compare(files).layers
+
+
+def test_error_on_an_estimate_among_reports(reports: list[Path], tmp_path: Path) -> None:
+    estimate = tmp_path / "estimate.json"
+    estimate.write_text(json.dumps({"measured": False, "reason": "no GPU"}))
+    with pytest.raises(DataError, match="expected a measured latency, got an estimate: no GPU"):
+        compare([reports[0], estimate])
 
 
 def test_engines_that_cannot_be_told_apart_are_not_ranked(reports: list[Path], tmp_path: Path) -> None:

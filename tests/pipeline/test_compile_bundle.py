@@ -51,12 +51,12 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_plan_holds_the_typed_graph_and_no_engine(plan: Path) -> None:
     manifest = read_manifest(plan)
-    assert (manifest.engine, manifest.backend_version, manifest.layers) == ("", "", {})
+    assert (manifest.engine, manifest.backend_version, manifest.layers) == ("", "", {"int8": 2})
     assert {file.name for file in plan.iterdir()} == {"graph.onnx", "calibration.json", "manifest.json"}
     assert any("signal-to-noise" in note for note in manifest.notes)
     with pytest.raises(EngineMismatch, match="holds a graph for tensorrt, and no engine yet") as error:
         edgekit.load(plan)
-    assert error.value.hint == f"edgekit compile {plan} --target tensorrt"
+    assert error.value.hint == f"edgekit.compile({str(plan)!r}, target='tensorrt')"
 
 
 def test_the_engine_is_compiled_where_torch_and_onnx_are_missing(plan: Path, tmp_path: Path) -> None:

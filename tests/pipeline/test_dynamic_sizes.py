@@ -324,7 +324,7 @@ def test_weights_in_a_file_of_their_own_may_be_cut_to_the_size_of_an_input(tmp_p
 @pytest.mark.parametrize("name", ["yolov3-tiny", "yolov1"])
 def test_error_on_a_detector_of_any_size(name: str) -> None:
     with pytest.raises(
-        UsageError, match=f"--shape: {name} expects one height and one width, .* got 320:416:640x416"
+        UsageError, match=f"shape: {name} expects one height and one width, .* got 320:416:640x416"
     ) as e:
         build(name, shape=((320, 416, 640), 416))
-    assert "--shape 416x416" in e.value.hint
+    assert "shape=(416, 416)" in e.value.hint

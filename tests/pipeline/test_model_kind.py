@@ -42,11 +42,11 @@ def test_a_file_that_ends_in_cfg_is_a_darknet_network(tmp_path: Path) -> None:
     [
         ("yolov3-tny", "unknown model 'yolov3-tny'", "did you mean yolov3-tiny"),
         ("xyzzy", "a name that `edgekit models` lists, an ONNX file or a Darknet cfg file", "known: "),
-        ("my.pt", "expected a model, got a weights file", "edgekit build yolov3 --weights my.pt"),
+        ("my.pt", "expected a model, got a weights file", "edgekit.build('yolov3', weights='my.pt')"),
         ("detectr.onnx", "expected an ONNX file, got no such file", "did you mean detector.onnx?"),
         ("detectr.cfg", "expected a Darknet cfg file, got no such file", "did you mean detector.cfg"),
         ("folder.cfg", "expected a model, got a folder", ""),
-        ("engine", "expected a model, got a folder", "the folder is an engine; run it: edgekit run engine"),
+        ("engine", "expected a model, got a folder", "the folder is an engine; run it: edgekit.load('engine')"),
         (".", "expected a model, got a folder", ""),
     ],
 )

@@ -74,5 +74,8 @@ def test_error_on_an_output_that_half_precision_cannot_hold() -> None:
 
 def test_error_on_half_inputs_for_an_engine_that_has_no_half() -> None:
     for precision in ("fp32", "bf16"):
-        with pytest.raises(UsageError, match=f"--half-io goes with --fp16 and --int8, not with --{precision}"):
+        with pytest.raises(
+            UsageError,
+            match=f"half_io goes with precision='fp16' and precision='int8', not with precision='{precision}'",
+        ):
             edgekit.build("yolov3-tiny", precision=precision, target="tensorrt-rtx", half_io=True)

@@ -155,6 +155,7 @@ def test_grouped_convolutions_are_not_a_stem(graph_of, weights):
         ("(float[4, 4] x, float[4, 4] w) => (float[4, 4] y) { y = Gemm (x, w) }", "its weights are computed"),
         ("(float[4, 4] x) => (float[4, 4] y) { y = MatMul (m, x) }", "its first factor is constant"),
         ("(float[4, 4] x) => (float[4] y) { y = MatMul (x, v) }", "its weights are a vector"),
+        ("(float[4] x) => (float[4] y) { y = MatMul (x, m) }", "its input is a vector"),
         ("(float[4, 4] x) => (float[4, 4] y) { y = Gemm <alpha = 0.5> (x, m) }", "it scales or transposes its factors"),
         (
             "(float[4, 4] x) => (float[4, 4] y) { y = Gemm <beta = 0.5> (x, m, v) }",
@@ -291,6 +292,25 @@ def test_blocks_of_a_residual_backbone_are_not_heads(graph_of, weights):
     }"""
     graph = graph_of(text, **{f"w{i}": weights(32, 32, 1, 1, seed=i) for i in (1, 2, 3)})
     assert [node.outputs[0].name for node in head_layers(graph)] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("number", "mode", "range_of"),
+    [(9.0, "linear", "u"), (9.0, "nearest", "u"), (0.0, "linear", "r"), (None, "linear", "r")],
+)
+def test_a_resize_that_fills_pixels_has_a_range_of_its_own(graph_of, weights, number, mode, range_of):
+    crop = f', coordinate_transformation_mode = "tf_crop_and_resize", extrapolation_value = {number}'
+    text = f"""g (float[1, 4, 8, 8] x) => (float[1, 4, 6, 6] y) {{
+        c = Conv <pads = [1, 1, 1, 1]> (x, w)  r = Relu (c)
+        u = Resize <mode = "{mode}"{crop if number is not None else ""}> (r, roi, none, size)  y = Conv (u, w) }}"""
+    roi = np.asarray((0, 0, -0.5, -0.5, 1, 1, 1.5, 1.5), np.float32)
+    size = np.asarray((1, 4, 8, 8))
+    graph = graph_of(text, w=weights(4, 4, 3, 3), roi=roi, none=np.empty(0, np.float32), size=size)
+    (resize,) = (node for node in graph.graph if node.op_type == "Resize")
+    assert range_source(resize.outputs[0]).name == range_of
+    assert (resize.outputs[0] in observed_tensors(graph)) == (range_of == "u")
+    for scheme in (CPU, OPENVINO):
+        assert resize not in plan_from_graph(graph, scheme).nodes
 
 
 @pytest.mark.parametrize(("lo", "reason"), [(-0.3, NEEDS_ZERO_POINT), (0.0, None)])

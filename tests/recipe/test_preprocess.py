@@ -54,6 +54,6 @@ def test_error_on_invalid_fields(given: Any, message: str) -> None:
 def test_a_merge_replaces_the_given_fields_and_keeps_the_others() -> None:
     base = Preprocess(resize="letterbox", mean=(0.5, 0.25, 0.125))
     assert merged(base, {"color": "bgr"}) == Preprocess(resize="letterbox", color="bgr", mean=(0.5, 0.25, 0.125))
-    with pytest.raises(UsageError, match="--preprocess: mean: expected 1 numbers, one per channel of 'gray'") as caught:
+    with pytest.raises(UsageError, match="preprocess: mean: expected 1 numbers, one per channel of 'gray'") as caught:
         merged(base, {"color": "gray"})
-    assert "--preprocess mean=0 and --preprocess std=1" in caught.value.hint
+    assert "'mean': [0] and 'std': [1]" in caught.value.hint

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import edgekit
 from edgekit.measure.layers import LayerTime, LayerTimes, TimelineRun
+from edgekit.measure.profile import profile_bundle
 from edgekit.measure.reports import LatencyReport
 from edgekit.report.trace import trace_from_report
 
@@ -80,6 +84,40 @@ def test_every_event_has_the_fields_of_its_phase(report: LatencyReport) -> None:
             assert event["name"] in ("process_name", "thread_name", "thread_sort_index")
             key = "sort_index" if event["name"] == "thread_sort_index" else "name"
             assert list(event["args"]) == [key]
+
+
+# Trace Event Format: the fields of a complete and of a metadata event, which viewers require, and no others.
+FIELDS = {
+    "X": {"ph": str, "name": str, "cat": str, "pid": int, "tid": int, "ts": float, "dur": float, "args": dict},
+    "M": {"ph": str, "name": str, "pid": int, "tid": int, "args": dict},
+}
+
+
+def test_a_measured_engine_has_a_time_line_in_microseconds(
+    write_classifier: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = write_classifier(tmp_path / "net.onnx", shape=(1, 3, 64, 64))
+    engine = edgekit.build(model, precision="fp32", output=tmp_path / "engine", profile=False)
+    measured = profile_bundle(engine, runs=5, layers=True)
+    events = json.loads(trace_from_report(measured))["traceEvents"]
+    for event in events:
+        expected = FIELDS[event["ph"]]
+        assert {name: float if expected[name] is float else type(value) for name, value in event.items()} == expected
+        numbers = [event[name] for name in ("ts", "dur") if name in event]
+        assert all(isinstance(number, (int, float)) and math.isfinite(number) and number >= 0 for number in numbers)
+    assert [event["args"]["name"] for event in events if event["name"] == "process_name"]
+    times = measured.layer_times
+    assert times is not None
+    runs = [event for event in events if event.get("cat") == "stage" and event["name"] == "inference"]
+    assert [run["dur"] for run in runs] == [
+        pytest.approx(1000 * run.stages["inference"], abs=1e-3) for run in times.timeline
+    ]
+    layers = [event for event in events if event.get("cat") not in (None, "run", "stage")]
+    assert len(layers) == len(times.layers) * len(times.timeline)
+    for run in runs:
+        inside = [layer for layer in layers if run["ts"] <= layer["ts"] <= run["ts"] + run["dur"]]
+        assert len(inside) == len(times.layers)
+        assert sum(layer["dur"] for layer in inside) <= run["dur"] + 1
 
 
 def test_every_track_has_a_name(report: LatencyReport) -> None:

@@ -49,7 +49,7 @@ def message_and_hint(session, feeds):
 def test_error_on_wrong_input_shape(session):
     assert message_and_hint(session, {"images": ones(1, 3, 320, 256)}) == (
         "input 'images': expected float32 (1, 3, 416, 416), got (1, 3, 320, 256)",
-        "build it with --shape 320x256",
+        "build it with shape=(320, 256)",
     )
     _, hint = message_and_hint(session, {"images": ones(3, 416, 416)})
     assert hint == "add the batch axis: array[None]"

@@ -239,13 +239,13 @@ def test_error_on_an_output_of_unknown_rank(bundle: Callable[..., Path], tmp_pat
 def test_error_on_a_name_that_is_no_folder_of_the_repository(
     bundle: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(UsageError, match="--name"):
+    with pytest.raises(UsageError, match="name: expected"):
         export_triton(bundle(), tmp_path / "models", name=name)
 
 
 def test_what_triton_cannot_be_configured_for_is_a_note(bundle: Callable[..., Path], tmp_path: Path) -> None:
     rtx = export_triton(bundle("tensorrt-rtx", "rtx"), tmp_path / "models")
-    assert any("TensorRT-RTX" in note and "--target tensorrt" in note for note in rtx.notes)
+    assert any("TensorRT-RTX" in note and "target='tensorrt'" in note for note in rtx.notes)
     least = ShapeRange((2, 3, 64, 64), (4, 3, 64, 64), (8, 3, 64, 64))
     batched = bundle("tensorrt", "b", inputs=(IMAGES,), outputs=(CLASSES,), labels=(), shapes={"images": least})
     assert any("min batch is 2" in note for note in export_triton(batched, tmp_path / "models").notes)

@@ -148,6 +148,7 @@ def test_error_on_a_label_that_the_model_has_no_class_for(few: Any) -> None:
 
 def test_error_on_augmentation_of_texts(few: Any) -> None:
     with pytest.raises(
-        UsageError, match="--augment: expected none for transformer-tiny, which has no image input, got flip"
+        UsageError,
+        match=r"changes\['augment'\]: expected none for transformer-tiny, which has no image input, got flip",
     ):
         Batches(few("spelling"), load_recipe("transformer-tiny"), size=1, augment=("flip",))

@@ -140,7 +140,8 @@ def test_error_on_more_epochs_for_a_schedule_that_depends_on_their_number(
     with pytest.raises(Interrupt):
         fit(lenet(2), progress=Interrupting(2, raise_interrupt))
     with pytest.raises(
-        TrainError, match=f"--epochs: expected 2, .* the schedule '{schedule}'.* depends on the number of epochs"
+        TrainError,
+        match=rf"changes\['epochs'\]: expected 2, .* the schedule '{schedule}'.* depends on the number of epochs",
     ):
         fit(lenet(4), resume=True)
 
@@ -152,7 +153,9 @@ def test_error_on_fewer_epochs_than_are_begun(few: Any, tmp_path: Path) -> None:
     with pytest.raises(Interrupt):
         fit(run, progress=Interrupting(5, raise_interrupt))
     shorter = dataclasses.replace(run, options=Train(schedule="constant", epochs=1, batch=4))
-    with pytest.raises(TrainError, match="--epochs: expected at least 2, the number of epochs begun, got 1"):
+    with pytest.raises(
+        TrainError, match=r"changes\['epochs'\]: expected at least 2, the number of epochs begun, got 1"
+    ):
         fit(shorter, resume=True)
 
 
@@ -287,8 +290,8 @@ def test_error_on_a_loss_that_is_not_finite(few: Any) -> None:
         TrainError, match=r"training lenet: epoch 1, batch 1: expected a finite loss, got nan at a learning rate of"
     ) as raised:
         fit(run)
-    assert "--lr 0.002" in raised.value.hint
-    assert "--clip" in raised.value.hint
+    assert "changes={'lr': 0.002}" in raised.value.hint
+    assert "changes={'clip': 1}" in raised.value.hint
 
 
 class OnePixel(nn.Module):
@@ -365,7 +368,7 @@ def test_error_on_a_model_that_cannot_be_trained(tmp_path: Path) -> None:
 def test_error_on_an_unknown_option(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown option 'learning_rate'"):
         train_model("lenet", data="digits", output=tmp_path / "x.safetensors", changes={"learning_rate": 1})
-    with pytest.raises(UsageError, match="--lr: expected a finite number, got nan"):
+    with pytest.raises(UsageError, match=r"changes\['lr'\]: expected a finite number, got nan"):
         train_model("lenet", data="digits", output=tmp_path / "x.safetensors", changes={"lr": math.nan})
     with pytest.raises(UsageError, match="expected a name that ends in .safetensors, got '.pt'"):
         train_model("lenet", data="digits", output=tmp_path / "x.pt")

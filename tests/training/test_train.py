@@ -120,7 +120,7 @@ def test_checkpoint_errors_say_how_to_start_over(train: Callable[..., Trained], 
 def test_weights_and_resume_conflict(train: Callable[..., Trained], tmp_path: Path) -> None:
     data = table(tmp_path / "t.csv")
     leave_a_checkpoint(train, data)
-    with pytest.raises(UsageError, match="--weights: expected none with --resume, .* got 'mine.pt'"):
+    with pytest.raises(UsageError, match="weights: expected none with resume=True, .* got 'mine.pt'"):
         train(data, resume=True, weights="mine.pt")
 
 
@@ -222,14 +222,22 @@ def test_skipped_examples_are_counted(train: Callable[..., Trained], tmp_path: P
 @pytest.mark.parametrize(
     ("model", "changes", "message"),
     [
-        ("lenet", {"augment": ["flip", "mosaic"]}, "--augment: expected no mosaic for lenet, whose task is 'classify'"),
-        ("lenet", {"schedule": "onecycle", "warmup": 5}, "--warmup: expected 0 with the schedule 'onecycle'"),
-        ("yolov3-tiny-scenes", {"label_smoothing": 0.1}, "--label-smoothing: expected 0 for yolov3-tiny-scenes"),
-        ("linear-regression", {"label_smoothing": 0.1}, "--label-smoothing: expected 0 for linear-regression"),
+        (
+            "lenet",
+            {"augment": ["flip", "mosaic"]},
+            "changes['augment']: expected no mosaic for lenet, whose task is 'classify'",
+        ),
+        ("lenet", {"schedule": "onecycle", "warmup": 5}, "changes['warmup']: expected 0 with the schedule 'onecycle'"),
+        (
+            "yolov3-tiny-scenes",
+            {"label_smoothing": 0.1},
+            "changes['label_smoothing']: expected 0 for yolov3-tiny-scenes",
+        ),
+        ("linear-regression", {"label_smoothing": 0.1}, "changes['label_smoothing']: expected 0 for linear-regression"),
         ("lenet", {"schedule": "onecycle", "epochs": 1, "batch": 10**6}, "expected at least 2 batches in all epochs"),
-        ("lenet", {"lr": 1e9}, "--lr: expected a number <= 1000000.0, got 1000000000.0"),
-        ("lenet", {"weight_decay": -1.0}, "--weight-decay: expected a number >= 0.0, got -1.0"),
-        ("lenet", {"augment": ["spin"]}, "--augment[0]: expected one of "),
+        ("lenet", {"lr": 1e9}, "changes['lr']: expected a number <= 1000000.0, got 1000000000.0"),
+        ("lenet", {"weight_decay": -1.0}, "changes['weight_decay']: expected a number >= 0.0, got -1.0"),
+        ("lenet", {"augment": ["spin"]}, "changes['augment'][0]: expected one of "),
     ],
 )
 def test_error_on_options_that_do_not_apply_or_are_invalid(
@@ -246,7 +254,7 @@ def test_error_on_options_that_do_not_apply_or_are_invalid(
 def test_the_hint_on_mosaic_is_an_option(train: Callable[..., Trained]) -> None:
     with pytest.raises(UsageError) as error:
         train("digits", "lenet", changes={"augment": ["flip", "mosaic"]})
-    assert error.value.hint == "--augment flip"
+    assert error.value.hint == "changes={'augment': ('flip',)}"
 
 
 def test_error_on_a_column_without_a_table(train: Callable[..., Trained]) -> None:

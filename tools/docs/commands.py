@@ -17,8 +17,34 @@ INTRODUCTION = """\
 
 {note}
 
-`edgekit --help` lists the commands, `edgekit COMMAND --help` shows one. `edgekit -v COMMAND ...` shows where an error
-came from, cause by cause. Every error has a message, and a hint where something can be done about it.
+`edgekit --help` lists the commands; `edgekit COMMAND --help` or `edgekit help COMMAND` shows one. `edgekit --version`
+or `edgekit version` prints the version. Every error has a message, and a hint where something can be done about it.
+
+These options go before or after the name of any command:
+
+| option | meaning |
+| --- | --- |
+| `-v`, `--verbose` | show where an error came from, cause by cause |
+| `-q`, `--quiet` | show results and errors only: no progress, no notes |
+| `-h`, `--help` | show the help |
+
+Colours are left out if the output is not a terminal, with `NO_COLOR=1`, and with `TERM=dumb`.
+
+A file that exists is replaced with a message, and only by a file of its kind. An engine of another model, precision or
+target, trained weights, and the source of `edgekit run --save` are replaced with `--force` only.
+
+## Completion
+
+The shell completes commands, options, models, targets, data sets, weights, boards and files after one of these lines,
+in `~/.bashrc`, `~/.zshrc` and `~/.config/fish/completions/edgekit.fish`:
+
+```bash
+eval "$(_EDGEKIT_COMPLETE=bash_source edgekit)"  # bash, from 4.4 on
+eval "$(_EDGEKIT_COMPLETE=zsh_source edgekit)"  # zsh
+_EDGEKIT_COMPLETE=fish_source edgekit | source  # fish
+```
+
+## Exit codes
 
 | exit code | meaning |
 | --- | --- |
@@ -32,6 +58,9 @@ came from, cause by cause. Every error has a message, and a hint where something
 | 70 | a bug in EdgeKit |
 | 130 | interrupted with Ctrl-C |
 """
+
+
+COMMON = {"--verbose", "--quiet"}
 
 
 def commands_of(group: click.Group, name: str = "edgekit") -> Iterator[tuple[str, click.Command]]:
@@ -64,7 +93,8 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
     yield inspect.cleandoc(command.help or "")
     headings: dict[str, list[click.Option]] = {}
     for option in command.params:
-        if isinstance(option, click.Option) and not option.hidden:
+        # The introduction has the options of every command.
+        if isinstance(option, click.Option) and not option.hidden and not COMMON.intersection(option.opts):
             headings.setdefault(getattr(option, "heading", ""), []).append(option)
     others = headings.pop("", [])
     titles = {**headings, ("Other options" if headings else "Options"): others}

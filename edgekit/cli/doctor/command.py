@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,16 +40,14 @@ def doctor(json: JsonOutput, peaks: bool, recalibrate: bool) -> None:
         json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
     if json.printed:
         return
-    from rich.console import Console
 
-    console = Console(highlight=False)
+    console = terminal()
     for part in _parts(found):
         console.print(part)
 
 
 def _show_peaks(json: JsonOutput, recalibrate: bool) -> None:
     import msgspec
-    from rich.console import Console
 
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.measure.peaks import machine_peaks
@@ -59,7 +58,7 @@ def _show_peaks(json: JsonOutput, recalibrate: bool) -> None:
     if json.wanted:
         json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
     if not json.printed:
-        Console(highlight=False).print(terminal_from_peaks(found))
+        terminal().print(terminal_from_peaks(found))
 
 
 def _parts(found: Survey) -> list[RenderableType]:

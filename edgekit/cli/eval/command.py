@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from edgekit.cli.options.completion import complete_data, complete_models, complete_targets
+from edgekit.cli.options.hinted import Choice
+from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import console as terminal
 
 if TYPE_CHECKING:
     from edgekit.data.examples import DataSet
@@ -30,10 +34,11 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
 
 
 @click.command("eval", epilog=EPILOG, short_help="Measure the accuracy of an engine or a model.")
-@click.argument("engines", metavar="ENGINE|MODEL...", nargs=-1, required=True)
+@click.argument("engines", metavar="ENGINE|MODEL...", nargs=-1, required=True, shell_complete=complete_models)
 @click.option(
     "--data",
     required=True,
+    shell_complete=complete_data,
     metavar="SET",
     help="Data set: digits, scenes, spelling, or a path; the prefix folder:, idx:, coco:, voc:, yolo:, csv: or text: "
     "sets its format.",
@@ -41,7 +46,7 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
 @click.option("--column", metavar="NAME", help="Target column of a CSV table.  [default: the last one]")
 @click.option(
     "--split",
-    type=click.Choice(["test", "train"]),
+    type=Choice(["test", "train"]),
     default="test",
     show_default=True,
     help="Split of the data set.",
@@ -50,9 +55,16 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
     "--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N examples, spread over the data set."
 )
 @click.option("--weights", metavar="FILE|NAME", help="Weights of MODEL: a file, or a published set.")
-@click.option("--calib", metavar="DIR|SET", help="Calibration data of MODEL.  [default: the training split of SET]")
+@click.option(
+    "--calib",
+    shell_complete=complete_data,
+    metavar="DIR|SET",
+    help="Calibration data of MODEL.  [default: the training split of SET]",
+)
 @click.option("--calib-images", type=click.IntRange(min=1), metavar="N", help="Calibrate on at most N examples.")
-@click.option("--target", metavar="NAME", help="Backend of MODEL's engines.  [default: cpu]")
+@click.option(
+    "--target", shell_complete=complete_targets, metavar="NAME", help="Backend of MODEL's engines.  [default: cpu]"
+)
 @click.option(
     "--score-threshold",
     type=click.FloatRange(0, 1),
@@ -60,7 +72,7 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
     help="Use detections with a score above X.  [default: 0.001, for the whole precision-recall curve]",
 )
 @click.option("--per-class", is_flag=True, help="Show figures per class too.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the figures as an HTML page.")
+@click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the figures as an HTML page.")
 @json_options("the figures")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets the backend choose.")
 def evaluate(
@@ -231,15 +243,13 @@ def _write_page(file: Path, found: list[Evaluation], paths: list[Path], examples
 
     names = headings(found, [path.name for path in paths])[: len(found)]
     write_file(file, html_from_evaluations(found, names, examples).encode())
-    click.echo(f"wrote {file}", err=True)
 
 
 def _print_tables(found: list[Evaluation], paths: list[Path], *, per_class: bool) -> None:
-    from rich.console import Console
 
     from edgekit.cli.eval.table import class_table, print_summary
 
-    console = Console(highlight=False)
+    console = terminal()
     names = [path.name for path in paths]
     print_summary(console, found, names)
     if per_class and found[0].per_class:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
 
+from edgekit.cli.options.completion import complete_data, complete_targets, complete_weights
+from edgekit.cli.options.environment import write_environment
+from edgekit.cli.options.hinted import Choice
 from edgekit.engine.table import all_options
 from edgekit.option import Option, option_fields
 
-__all__ = ["GroupedCommand", "HeadedOption", "backend_options", "options_from"]
+__all__ = ["GroupedCommand", "HeadedOption", "backend_options", "exclusive_flags", "options_from"]
 
 Command: TypeAlias = "Callable[..., Any]"
+
+COMPLETIONS = {"target": complete_targets, "weights": complete_weights, "calib": complete_data}
+"""Completion in the shell, by the option's name."""
 
 
 class HeadedOption(click.Option):
@@ -47,6 +53,42 @@ class GroupedCommand(click.Command):
         for heading, records in [*headings.items(), ("Other options", others)]:
             with formatter.section(heading):
                 formatter.write_dl(records)
+        write_environment(formatter)
+
+
+def exclusive_flags(name: str, choices: Mapping[str, str], heading: str = "") -> Iterable[Callable[[Command], Command]]:
+    """Yields decorators that add a flag for each choice, such as ``--int8`` and ``--fp16``; only one may be given.
+
+    The command gets the choice as ``name``, if one is given.
+
+    Args:
+        name: the parameter.
+        choices: help by choice.
+        heading: shown above the flags in ``--help``.
+    """
+    for choice, help in choices.items():
+        yield click.option(
+            f"--{choice}",
+            f"{name}_{choice}",
+            cls=HeadedOption,
+            heading=heading,
+            is_flag=True,
+            expose_value=False,
+            callback=_chosen(name, choice),
+            help=help,
+        )
+
+
+def _chosen(name: str, choice: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def callback(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
+        if not given:
+            return
+        other = ctx.params.get(name)
+        if other is not None:
+            raise click.UsageError(f"expected one {name}, got --{other} and --{choice}", ctx)
+        ctx.params[name] = choice
+
+    return callback
 
 
 def options_from(kind: type[Any], heading: str = "", *, only: Sequence[str] = ()) -> Callable[[Command], Command]:
@@ -88,23 +130,24 @@ def backend_options(command: Command) -> Command:
 
 
 def _click_options(found: Option, default: Any, heading: str) -> Iterable[Callable[[Command], Command]]:
+    heading = found.heading or heading
     if found.kind == "choice":
-        for name, help in (found.choices or {}).items():
-            # Click treats a default of None as a value.
-            settings = {"default": name} if name == default else {}
-            spelled = (f"--{name}", found.name)
-            yield click.option(*spelled, cls=HeadedOption, heading=heading, flag_value=name, help=help, **settings)
+        yield from exclusive_flags(found.name, found.choices or {}, heading)
         return
     spelling = f"{found.flag}/--no-{found.flag.removeprefix('--')}" if found.kind == "switch" else found.flag
     names = [*([found.short] if found.short else []), spelling, *found.aliases, found.name]
     settings = _settings(found, default)
-    yield click.option(*names, cls=HeadedOption, heading=heading, aliases=found.aliases, help=found.help, **settings)
+    help = f"{found.help}  [default: {found.shown_default}]" if found.shown_default else found.help
+    yield click.option(*names, cls=HeadedOption, heading=heading, aliases=found.aliases, help=help, **settings)
 
 
 def _settings(found: Option, default: Any) -> dict[str, Any]:
     if found.kind in ("flag", "switch"):
         return {"is_flag": True, "default": default}
     settings: dict[str, Any] = {"metavar": found.metavar, "multiple": found.repeated}
+    settings["show_default"] = default is not None and not found.repeated
+    if found.name in COMPLETIONS:
+        settings["shell_complete"] = COMPLETIONS[found.name]
     if found.parse is not None:
         settings["callback"] = _callback(found.parse, repeated=found.repeated)
     if found.kind == "integer":
@@ -112,7 +155,7 @@ def _settings(found: Option, default: Any) -> dict[str, Any]:
     elif found.kind == "path":
         settings["type"] = click.Path(path_type=Path)
     elif found.choices:
-        settings["type"] = click.Choice(list(found.choices))
+        settings["type"] = Choice(list(found.choices))
         settings |= {} if default is None else {"default": default}  # as above
     return settings
 

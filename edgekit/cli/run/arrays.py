@@ -8,13 +8,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from edgekit.cli.output import JsonOutput, write_file
+from edgekit.cli.terminal import console as terminal
 from edgekit.errors import DataError, RunError
 from edgekit.runtime.session import Session
 
@@ -28,20 +27,26 @@ def run_arrays(session: Session, source: Path, save: Path | None, *, json_output
         session: the engine.
         source: ``.npy`` for an engine with one input, ``.npz`` with an array for each input, or an image if the
             engine has a preprocessing.
-        save: ``.npz`` file to write the outputs to.
+        save: ``.npz`` file to write the outputs to, or ``.npy`` file for the only one.
         json_output: where to write the summary as JSON.
     """
     outputs = session.run(_feeds(session, source))
     if save is not None:
-        buffer = io.BytesIO()
-        np.savez(buffer, **outputs)
-        write_file(save, buffer.getvalue())
-        click.echo(f"wrote {save}", err=True)
+        write_file(save, _content(save, outputs))
     summary = {name: _summary(array) for name, array in outputs.items()}
     if json_output.wanted:
         json_output.write(json.dumps(summary, indent=1))
     if not json_output.printed:
         _print_table(summary)
+
+
+def _content(save: Path, outputs: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    if save.suffix.lower() == ".npy":
+        np.save(buffer, next(iter(outputs.values())))
+    else:
+        np.savez(buffer, allow_pickle=False, **outputs)
+    return buffer.getvalue()
 
 
 def _feeds(session: Session, source: Path) -> dict[str, np.ndarray]:
@@ -94,4 +99,4 @@ def _print_table(summary: dict[str, dict[str, Any]]) -> None:
     for name, row in summary.items():
         numbers = [f"{row[column]:.4g}" if column in row else "" for column in ("min", "mean", "max")]
         table.add_row(name, row["dtype"], "x".join(map(str, row["shape"])) or "scalar", *numbers)
-    Console(highlight=False).print(table)
+    terminal().print(table)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import note
 
 if TYPE_CHECKING:
+    from edgekit.engine.bundle.manifest import Manifest
     from edgekit.runtime.session import Session
     from edgekit.runtime.tasks.task import InputKind
 
@@ -23,7 +25,8 @@ Examples:
   edgekit run speller --text 1742
   edgekit run other input.npy --save outputs.npz
 """
-ARRAYS = (".npy", ".npz")
+INPUT_ARRAYS = (".npy", ".npz")
+TEXTS = (".txt", ".text", "")
 TAKEN = {
     "images": "an image or a folder of images",
     "texts": "--text TEXT, or a file with one text per line",
@@ -39,8 +42,10 @@ TAKEN = {
     "--save",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Draw the boxes into OUT: a file for one image, a folder for several; for arrays, an .npz file.",
+    help="Draw the boxes into OUT: a file for one image, a folder for several. For texts, a .txt file; for arrays, an "
+    ".npz file, or .npy for one output.",
 )
+@click.option("--force", is_flag=True, help="Let --save replace the source.")
 @json_options("the results (of detectors in COCO's format)")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
 @click.option("--score-threshold", type=float, metavar="X", help="Keep detections with a score above X.")
@@ -51,6 +56,7 @@ def run(
     source: Path | None,
     text: str | None,
     save: Path | None,
+    force: bool,
     json: JsonOutput,
     top: int,
     score_threshold: float | None,
@@ -58,21 +64,25 @@ def run(
     threads: int,
 ) -> None:
     """Run ENGINE on an image, on every image of a folder, on a text, or on arrays in a .npy or .npz file."""
+    from edgekit.engine.bundle.manifest import read_manifest
     from edgekit.runtime.session import session_from_bundle
     from edgekit.runtime.tasks.choose import task_of
     from edgekit.runtime.tasks.task import ImageTask, TextTask
 
+    if save is not None:
+        _check_save(save, source, read_manifest(engine), force=force)
+    _check_source(source, text)
     options = {"top": top, "score_threshold": score_threshold, "iou_threshold": iou_threshold}
     with session_from_bundle(engine, threads=threads) as session:
-        for note in session.manifest.notes:
-            _note(note)
+        for each in session.manifest.notes:
+            note(each)
         task = task_of(session.manifest)
         takes = task.takes(session.manifest)
         if text is not None and takes != "texts":
             raise _no_text(session, takes)
         if text is None and source is None:
             raise _nothing_to_run_on(session, takes)
-        are_arrays = text is None and source is not None and source.suffix.lower() in ARRAYS
+        are_arrays = text is None and source is not None and source.suffix.lower() in INPUT_ARRAYS
         if isinstance(task, TextTask) and not are_arrays:
             from edgekit.cli.run.texts import run_texts
 
@@ -83,11 +93,49 @@ def run(
             from edgekit.cli.run.images import run_images
 
             own = {name: options[name] for name in task.options}
-            run_images(session, task, source, save, own, json_output=json, note=_note)
+            run_images(session, task, source, save, own, force=force, json_output=json, note=note)
         else:
             from edgekit.cli.run.arrays import run_arrays
 
             run_arrays(session, source, save, json_output=json)
+
+
+def _check_save(save: Path, source: Path | None, manifest: Manifest, *, force: bool) -> None:
+    """Checks the name of the file to write, before the engine is loaded."""
+    from edgekit.cli.run.saved import ARRAYS, check_image, check_suffix, not_drawn
+    from edgekit.runtime.tasks.choose import task_of
+    from edgekit.runtime.tasks.task import ImageTask, TextTask
+
+    task = task_of(manifest)
+    if source is not None and source.suffix.lower() in INPUT_ARRAYS:
+        check_suffix(save, ARRAYS if len(manifest.outputs) == 1 else ARRAYS[:1], "arrays")
+    elif isinstance(task, TextTask):
+        check_suffix(save, TEXTS, "texts")
+    elif isinstance(task, ImageTask) and task.takes(manifest) == "images":
+        if not task.draws:
+            raise not_drawn(save, task)
+        if source is not None and not source.is_dir():
+            check_image(save, source, force=force)
+    else:
+        check_suffix(save, ARRAYS if len(manifest.outputs) == 1 else ARRAYS[:1], "arrays")
+
+
+def _check_source(source: Path | None, text: str | None) -> None:
+    """Checks that there is one source, and that it exists, before the engine is loaded."""
+    from edgekit.cli.options.paths import names_beside
+    from edgekit.errors import DataError, UsageError, nearest
+
+    if source is None:
+        return
+    if text is not None:
+        raise UsageError(f"expected --text or a file, got both: {text!r} and {source}")
+    try:
+        source.stat()
+    except (FileNotFoundError, NotADirectoryError) as e:
+        hint = nearest(str(source), names_beside(source), listed=False)
+        raise DataError(f"{source}: expected a file or a folder, got no such file", hint=hint) from e
+    except (OSError, ValueError):
+        return  # without access, or no valid name: reading it raises the reason
 
 
 def _no_text(session: Session, takes: InputKind) -> Exception:
@@ -104,7 +152,3 @@ def _nothing_to_run_on(session: Session, takes: InputKind) -> Exception:
     from edgekit.errors import UsageError
 
     return UsageError(f"'{session.manifest.name}': expected {TAKEN[takes]}, got no input")
-
-
-def _note(text: str) -> None:
-    click.echo(f"{click.style('note:', fg='yellow', bold=True)} {text}", err=True)

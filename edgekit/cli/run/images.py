@@ -11,15 +11,16 @@ from typing import Any, TypeVar
 
 from PIL import Image
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edgekit.cli.output import JsonOutput
+from edgekit.cli.run.saved import check_images
+from edgekit.cli.terminal import console as terminal
+from edgekit.cli.terminal import say_written
 from edgekit.data.images import images_in
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session
-from edgekit.runtime.tasks.choose import tasks
 from edgekit.runtime.tasks.task import ImageTask, Shown
 
 __all__ = ["run_images"]
@@ -35,6 +36,7 @@ def run_images(
     save: Path | None,
     options: Mapping[str, Any],
     *,
+    force: bool,
     json_output: JsonOutput,
     note: Note,
 ) -> None:
@@ -46,12 +48,13 @@ def run_images(
         source: the image or the folder.
         save: where to write images with results drawn into them: a file for one image, a folder for several.
         options: see `ImageTask.predict`.
+        force: replace the source image by the one with results, if ``save`` says so.
         json_output: where to write one JSON list of all results.
         note: receives a message for each image that is skipped or written.
     """
-    if save is not None and not task.draws:
-        raise _not_drawn(save, task)
     images, several = _images(source)
+    if save is not None and several:
+        check_images(save, images, force=force)
     ids = _image_ids(images)
     entries: list[dict[str, Any]] = []
     for image, result, seconds in _each(
@@ -61,19 +64,9 @@ def run_images(
         if not json_output.printed:
             _print(image, task.shown(result), seconds)
         if save is not None:
-            _save_image(task.drawn(result, image), save / image.name if several else save, note)
+            _save_image(task.drawn(result, image), save / image.name if several else save)
     if json_output.wanted:
         json_output.write(json.dumps(entries, indent=1))
-
-
-def _not_drawn(save: Path, task: ImageTask[Any]) -> UsageError:
-    drawing = [
-        f"{each.engine} to draw {each.draws}" for each in tasks().values() if isinstance(each, ImageTask) and each.draws
-    ]
-    return UsageError(
-        f"--save {save}: expected {' or '.join(drawing)}, got {task.engine}",
-        hint="write the results as JSON: --json-file results.json",
-    )
 
 
 def _images(source: Path) -> tuple[list[Path], bool]:
@@ -113,7 +106,7 @@ def _image_ids(images: list[Path]) -> dict[Path, int]:
 
 
 def _print(image: Path, shown: Shown, seconds: float) -> None:
-    console = Console(highlight=False)
+    console = terminal()
     milliseconds = f"{seconds * 1000:.0f}" if seconds >= 0.01 else f"{seconds * 1000:.1f}"
     title = Text.assemble((image.name, "bold"), f": {shown.headline}, in {milliseconds} ms")
     console.print(title, soft_wrap=True)
@@ -127,16 +120,14 @@ def _print(image: Path, shown: Shown, seconds: float) -> None:
     console.print(table)
 
 
-def _save_image(drawn: Image.Image | None, path: Path, note: Note) -> None:
+def _save_image(drawn: Image.Image | None, path: Path) -> None:
     assert drawn is not None  # `run_images` has checked that the task draws
+    replaced = path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(path)
-    except ValueError as e:
+    except (OSError, ValueError) as e:
         raise UsageError(
-            f"--save {path}: expected the suffix of an image format, got '{path.suffix}'",
-            hint=f"name it {path.with_suffix('.png')}",
+            f"--save {path}: cannot be written: {getattr(e, 'strerror', None) or e}", hint="choose another file"
         ) from e
-    except OSError as e:
-        raise UsageError(f"--save {path}: cannot be written: {e.strerror or e}", hint="choose another file") from e
-    note(f"wrote {path}")
+    say_written(path, replaced=replaced)

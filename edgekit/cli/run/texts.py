@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edgekit.cli.output import JsonOutput, write_file
-from edgekit.errors import DataError, UsageError
+from edgekit.cli.terminal import console as terminal
+from edgekit.errors import DataError
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.task import TextTask
 
@@ -38,13 +38,10 @@ def run_texts(
         save: file to write the results to, one per line.
         json_output: where to write texts and results as JSON.
     """
-    if text is not None and source is not None:
-        raise UsageError(f"expected --text or a file, got both: {text!r} and {source}")
     texts = [text] if text is not None else _lines(source)
     pairs = [(line, task.predict(session, line)) for line in texts]
     if save is not None:
         write_file(save, "".join(f"{result}\n" for _, result in pairs).encode())
-        click.echo(f"wrote {save}", err=True)
     if json_output.wanted:
         rows = [{"source": a, task.result: b} for a, b in pairs]
         json_output.write(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -75,4 +72,4 @@ def _print_table(pairs: list[tuple[str, str]], result: str) -> None:
     table.add_column(result, overflow="fold")
     for source, translation in pairs:
         table.add_row(Text(source), Text(translation))
-    Console(highlight=False).print(table)
+    terminal().print(table)

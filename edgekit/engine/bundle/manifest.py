@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.arguments import argument, either
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import Backend, backend
 from edgekit.engine.bundle.staging import staged_folder
@@ -33,6 +35,7 @@ __all__ = [
     "Source",
     "WeightsInfo",
     "check_files",
+    "manifest_fields",
     "read_bundle",
     "read_manifest",
     "seal",
@@ -239,7 +242,7 @@ def read_manifest(path: Path) -> Manifest:
         _refuse_other_than_bundles(path)
         data = file.read_bytes()
     except OSError as e:  # no permission to search a folder or to read the manifest
-        raise EngineMismatch(f"cannot read {file}: {e.strerror}", hint=_MAKE_ONE) from e
+        raise EngineMismatch(f"cannot read {file}: {e.strerror}", hint=_make_one()) from e
     raw = _json(data)
     hint = _rebuild(_command_in(raw))
     if not isinstance(raw, dict):
@@ -249,6 +252,15 @@ def read_manifest(path: Path) -> Manifest:
         return msgspec.convert(raw, Manifest)
     except (msgspec.ValidationError, RecursionError) as e:
         raise EngineMismatch(f"{file} is damaged: {e}", hint=hint) from e
+
+
+def manifest_fields(path: Path) -> dict[str, Any]:
+    """Returns the fields of the manifest in a folder, of any format; empty if there is none that can be read."""
+    try:
+        raw = _json((path / MANIFEST).read_bytes())
+    except OSError:
+        return {}
+    return raw if isinstance(raw, dict) else {}
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -262,7 +274,10 @@ def read_bundle(path: Path) -> Bundle:
     path = Path(path)
     manifest = read_manifest(path)
     hint = _rebuild(manifest.rebuild)
-    compile_it = f"edgekit compile {path} --target {manifest.backend}"
+    compile_it = either(
+        f"edgekit compile {shlex.quote(str(path))} --target {manifest.backend}",
+        f"edgekit.compile({str(path)!r}, target={manifest.backend!r})",
+    )
     if not manifest.engine:
         raise EngineMismatch(f"{path} holds a graph for {manifest.backend}, and no engine yet", hint=compile_it)
     if manifest.engine not in manifest.files:
@@ -290,7 +305,8 @@ def check_files(path: Path, manifest: Manifest, names: Iterable[str] | None = No
         _check_file(path, name, manifest.files[name], _rebuild(manifest.rebuild))
 
 
-_MAKE_ONE = "edgekit build MODEL --output FOLDER makes one"
+def _make_one() -> str:
+    return either("edgekit build MODEL --output FOLDER makes one", "edgekit.build(MODEL, output=FOLDER) makes one")
 
 
 def _rebuild(command: str) -> str:
@@ -306,9 +322,9 @@ def _command_in(raw: object) -> str:
 def _refuse_other_than_bundles(path: Path) -> None:
     if not path.is_dir():
         found = "it is a file" if path.exists() else "there is nothing"
-        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_MAKE_ONE)
+        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_make_one())
     if not (path / MANIFEST).is_file():
-        raise UsageError(f"{path} is no engine: expected {MANIFEST} in it, there is none", hint=_MAKE_ONE)
+        raise UsageError(f"{path} is no engine: expected {MANIFEST} in it, there is none", hint=_make_one())
 
 
 def _json(data: bytes) -> Any:
@@ -393,7 +409,7 @@ def _release(version: str) -> tuple[str, ...]:
 def _refuse_strangers(output: Path) -> None:
     if not output.exists():
         return
-    other = "choose another --output"
+    other = f"choose another {argument('output')}"
     if not output.is_dir():
         raise UsageError(f"cannot write an engine to {output}: it is a file", hint=other)
     present = {p.relative_to(output).as_posix() for p in output.rglob("*") if not p.is_dir()}

@@ -39,6 +39,9 @@ INTEGER_OPERATORS = frozenset(
     "Slice Split Squeeze Transpose Unsqueeze".split()
 )
 
+# Names in `edgekit.quantize.kernel_limits`.
+LIMITS = frozenset({"average-dilated", "average-of-pads-rounded-up"})
+
 NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
 
 
@@ -83,6 +86,7 @@ class OnnxRuntime:
             # stem in float it is equally fast, and they cause half of the quantization noise.
             stem_channels=16,
             channel_multiple=4,
+            limits=LIMITS,
             # Measured with AVX2, one thread, against attention with Q/DQ pairs at its products: in float, as one
             # operator, it takes 0.47 to 1.06 of the time; as single operators, since it has a mask, 0.79 to 0.89 at 128
             # tokens and 1.12 to 1.14 at 512. Whole models (ViT, MiniLM, BERT, Swin, Whisper, CLIP): 0.96 to 1.01. Not
@@ -254,16 +258,17 @@ def _usual_element_counts(source: ir.Model, options: BuildOptions) -> Mapping[st
 
 
 def _lowered(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[str, ...]]:
-    """Replaces patterns that ONNX Runtime does not fuse itself; returns whether any were replaced, and notes."""
+    """Replaces patterns that ONNX Runtime does not fuse, or fuses wrongly; returns whether any were, and notes."""
     # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.fuse_attention import FuseAttention
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
+    from edgekit.lower.keep_average_float import KeepAverageFloat
     from edgekit.lower.rewriting import lower
 
     attention = FuseAttention()
     # Measured on x86 only.
     wanted = options.attention == "auto" and cpu().arch == "x86_64"
-    modified = lower(source, [FuseIntegerMatMul(), *([attention] if wanted else [])])
+    modified = lower(source, [FuseIntegerMatMul(), KeepAverageFloat(LIMITS), *([attention] if wanted else [])])
     return modified, attention.notes()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,8 @@ INTEGER_OPERATORS = frozenset(
 # Key of the precision of layers that are not quantized, in the engine file.
 ARITHMETIC = ["edgekit", "arithmetic"]
 
-# Key of the names of its outputs, in order.
+# Keys of the names of its inputs and outputs, in order: OpenVINO may give a tensor another name.
+INPUTS = ["edgekit", "inputs"]
 OUTPUTS = ["edgekit", "outputs"]
 
 # Key of the names of the outputs that are channels-last in the engine, but not in the graph.
@@ -97,6 +98,7 @@ class OpenVino:
             per_channel_weights=True,
             weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
             float_bias=True,
+            limits=frozenset({"average-of-pads", "concat-of-other-axes"}),
             without_zero_point=frozenset({"ConvTranspose"}),
             split_channels=MIN_CHANNELS if _may_lower() else 0,
         )
@@ -108,23 +110,26 @@ class OpenVino:
         engine = folder / ENGINE
         quantized = quantized_layers(source, joining=True)
         attentions = _attention_products(source)
+        corrected = _compute_as_onnx(source)
         narrowed = _narrow_for_this_processor(source, options)
         lowered, turned = _lower_for_this_processor(source, options)
-        changed = lowered or narrowed > 0
+        changed = corrected or lowered or narrowed > 0
         with saved_beside(source, folder, large=bool(weight_files(source))) if changed else nullcontext(graph) as path:
             try:
                 model = ov.Core().read_model(path)
             except RuntimeError as e:
                 raise GraphError(f"OpenVINO cannot take {graph.name}: {_words(e)}") from e
-            _bound(ov, model, options)
+            inputs = [value.name or "" for value in source.graph.inputs if not value.is_initializer()]
+            _bound(ov, model, inputs, options)
             # A tensor may have several names, and may lose one when the model is saved and loaded.
+            model.set_rt_info("\n".join(inputs), INPUTS)
             model.set_rt_info("\n".join(output.name or "" for output in source.graph.outputs), OUTPUTS)
             model.set_rt_info("\n".join(turned), CHANNELS_LAST)
             model.set_rt_info(HINTS[options.precision], ARITHMETIC)
             try:
                 # OpenVINO's default, half-precision weights, would round the graph's weights.
                 ov.save_model(model, engine, compress_to_fp16=False)
-                layers = _layers(_compile(ov, engine, options.threads)[0].get_runtime_model())
+                layers = _layers(_compile(ov, engine, options.threads).model.get_runtime_model())
             except RuntimeError as e:
                 raise BuildError(f"OpenVINO failed to build {graph.name}: {_words(e)}") from e
         assert_precision(self.name, options.precision, quantized, layers)
@@ -152,11 +157,11 @@ class Request(BaseEngine):
     notes: Sequence[str] = ()
 
     def __init__(self, ov: Any, engine: Path, threads: int) -> None:
-        compiled, names, turned = _compile(ov, engine, threads)
+        compiled, inputs, names, turned = _compile(ov, engine, threads)
         self._loaded = (ov, engine, threads)
         self._request = compiled.create_infer_request()
         self._turned = {index for index, name in enumerate(names) if name in turned}
-        self.inputs = tuple(_spec(port, port.get_any_name()) for port in compiled.inputs)
+        self.inputs = tuple(_spec(port, name) for port, name in zip(compiled.inputs, inputs, strict=True))
         self.outputs = tuple(
             _spec(port, name, CHANNELS_FIRST if index in self._turned else None)
             for index, (port, name) in enumerate(zip(compiled.outputs, names, strict=True))
@@ -168,7 +173,7 @@ class Request(BaseEngine):
         ov, engine, threads = self._loaded
         try:
             with huge_pages():
-                return OpenVinoLayerTimer(_compile(ov, engine, threads, counters=True)[0], self._run_request)
+                return OpenVinoLayerTimer(_compile(ov, engine, threads, counters=True).model, self._run_request)
         except RuntimeError as e:
             raise EngineMismatch(f"OpenVINO cannot load {engine} with performance counters: {_words(e)}") from e
 
@@ -177,7 +182,7 @@ class Request(BaseEngine):
 
     def _run_request(self, request: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            results = request.infer(feeds, share_inputs=True)
+            results = request.infer([feeds[spec.name] for spec in self.inputs], share_inputs=True)
         except (RuntimeError, ValueError, TypeError) as e:
             raise RunError(f"OpenVINO failed while running: {_words(e)}") from e
         return {
@@ -198,8 +203,16 @@ def _library() -> Any:
     return openvino
 
 
-def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> tuple[Any, list[str], list[str]]:
-    """Returns the compiled engine, the names of its outputs, and the names of the channels-last outputs."""
+class _Compiled(NamedTuple):
+    """A compiled engine, the names of its inputs and outputs, and those of its channels-last outputs."""
+
+    model: Any
+    inputs: list[str]
+    outputs: list[str]
+    turned: list[str]
+
+
+def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> _Compiled:
     core = ov.Core()
     model = core.read_model(engine)
     settings = {
@@ -211,16 +224,40 @@ def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> 
         settings["PERF_COUNT"] = True
     if _may_chain_integer_products(model):
         settings["SNIPPETS_MODE"] = "DISABLE"
-    names = model.get_rt_info(OUTPUTS).astype(str).split("\n")
-    # Engines from earlier versions do not have this key.
+    outputs = model.get_rt_info(OUTPUTS).astype(str).split("\n")
+    # Engines from earlier versions do not have these keys.
+    inputs = [port.get_any_name() for port in model.inputs]
+    if model.has_rt_info(INPUTS):
+        inputs = list(filter(None, model.get_rt_info(INPUTS).astype(str).split("\n")))
     turned = model.get_rt_info(CHANNELS_LAST).astype(str).split("\n") if model.has_rt_info(CHANNELS_LAST) else []
-    return core.compile_model(model, "CPU", settings), names, turned
+    return _Compiled(core.compile_model(model, "CPU", settings), inputs, outputs, turned)
 
 
 def _may_lower() -> bool:
     """Whether this is x86 with VNNI, where lowering was measured. On other CPUs, graphs are not lowered."""
     here = cpu()
     return here.arch == "x86_64" and here.fast_int8
+
+
+def _compute_as_onnx(model: ir.Model) -> bool:
+    """Replaces what OpenVINO computes otherwise than ONNX; returns whether anything was replaced.
+
+    Raises:
+        GraphError: names a node that cannot be replaced.
+    """
+    # These need onnx_ir, which runtime-only boards lack.
+    from edgekit.lower.explicit_pads import ExplicitPads
+    from edgekit.lower.quantize_before_max import QuantizeBeforeMax
+    from edgekit.lower.reduce_of_no_axes import ReduceOfNoAxes
+    from edgekit.lower.replace_hard_sigmoid import ReplaceHardSigmoid
+    from edgekit.lower.resize_as_product import ResizeAsProduct
+    from edgekit.lower.rewriting import lower
+    from edgekit.lower.separate_tied_weights import SeparateTiedWeights
+
+    pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
+    largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
+    norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
+    return lower(model, [*pools, ResizeAsProduct(), *largest, *norms, ReplaceHardSigmoid(), SeparateTiedWeights()])
 
 
 def _narrow_for_this_processor(model: ir.Model, options: BuildOptions) -> int:
@@ -269,12 +306,11 @@ def _may_chain_integer_products(model: Any) -> bool:
     return quantized and sum(rank.is_dynamic or rank.get_length() <= 2 for rank in ranks) > 1
 
 
-def _bound(ov: Any, model: Any, options: BuildOptions) -> None:
+def _bound(ov: Any, model: Any, inputs: Sequence[str], options: BuildOptions) -> None:
     """Sets the range of each dynamic size, which the plugin uses to plan memory."""
-    names = {port: port.get_any_name() for port in model.inputs}
     bounds = {
-        name: ov.PartialShape(list(map(ov.Dimension, options.shapes[name].min, options.shapes[name].max)))
-        for name in names.values()
+        port: ov.PartialShape(list(map(ov.Dimension, options.shapes[name].min, options.shapes[name].max)))
+        for port, name in zip(model.inputs, inputs, strict=True)
         if name in options.shapes
     }
     if bounds:

@@ -19,6 +19,7 @@ from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.arguments import argument
 from edgekit.device.cuda.choose import driver
 from edgekit.engine.tensorrt.attention_runtime import mask_strides, register_runtime_attention
 from edgekit.errors import UsageError
@@ -68,7 +69,7 @@ def register_attention(library: Any, graph: Path) -> bool:
     if kind and library.__name__ == "tensorrt_rtx":
         raise UsageError(
             "EdgeKit's attention in an engine goes with tensorrt: TensorRT-RTX takes no plugins",
-            hint="rebuild the graph without --attention edgekit",
+            hint=f"rebuild the graph without {argument('attention', 'edgekit')}",
         )
     plugin = _ahead_of_time(library) if kind == "half" else None
     if plugin is not None:

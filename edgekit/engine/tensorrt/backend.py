@@ -7,6 +7,7 @@ the graph sets all types, and there is neither a calibrator nor a precision for 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit.arguments import argument
 from edgekit.device.cuda.choose import device_properties
 from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.device.cuda.packages import bindings_command
@@ -33,12 +35,13 @@ from edgekit.engine.tensorrt.layers import (
     EngineLayer,
     inspected_layers,
     layers_of_network,
+    nodes_in_words,
     product_layers,
     quantized_products,
 )
 from edgekit.engine.tensorrt.log import builder_log, last_words, made_with_log
-from edgekit.engine.tensorrt.network import add_profile, parse_graph
-from edgekit.engine.tensorrt.options import TensorRtOptions
+from edgekit.engine.tensorrt.network import add_profile, parse_graph, replace_operator
+from edgekit.engine.tensorrt.options import TensorRtOptions, engine_argument
 from edgekit.engine.tensorrt.runtime import load_engine
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, UsageError
 from edgekit.extras import requirements
@@ -62,10 +65,7 @@ SYSTEM_MODULES = "usr/lib/python3*/dist-packages/tensorrt"
 
 NEEDS_EDGEKIT = "the engine's attention runs in EdgeKit, which has to load it: trtexec and Triton cannot"
 
-RTX_INT8 = (
-    "TensorRT-RTX's support matrix lists INT8 for weight-only matrix products alone; how fast it runs convolutions and "
-    "products of two INT8 factors is not yet measured, and until it is --fp16 is recommended"
-)
+NO_KERNEL = re.compile(r"no runners|could not find any implementation", re.I)
 
 
 class TensorRt:
@@ -172,8 +172,9 @@ class TensorRt:
         """Raises `UsageError` if an option does not apply to this library."""
         if options.sm:
             raise UsageError(
-                f"--sm goes with tensorrt-rtx: target '{self.name}' builds for the GPU that is here",
-                hint="leave it out and build on the machine that the engine is for, or add --hardware-compatible",
+                f"{engine_argument('sm')} goes with tensorrt-rtx: target '{self.name}' builds for the GPU that is here",
+                hint="leave it out and build on the machine that the engine is for, or add "
+                f"{engine_argument('hardware_compatible', True)}",
             )
 
     def _notes(self, network: Sequence[EngineLayer]) -> list[str]:
@@ -220,7 +221,10 @@ class TensorRt:
         plan: trt.IHostMemory | None = builder.build_serialized_network(parsed.network, config)
         if plan is None:
             words = last_words(log)
-            raise BuildError(f"{self.name} failed to build the engine: {words}", hint=self._hint(engine, words))
+            nodes = nodes_in_words(network, words)
+            where = f" at node {' and '.join(map(repr, nodes))}" if nodes else ""
+            hint = replace_operator() if nodes and NO_KERNEL.search(words) else self._hint(engine, words)
+            raise BuildError(f"{self.name} failed to build the engine{where}: {words}", hint=hint)
         notes = [*self._notes(network), *save_timing_cache(library, config, cache)]
         if engine.dla is not None:
             notes.append(dla_note(config, parsed.network))
@@ -228,8 +232,15 @@ class TensorRt:
 
     def _hint(self, options: TensorRtOptions, words: str) -> str:
         if "bad_alloc" in words or "out of memory" in words.lower():
-            return "it needs more memory than there is: close programs, add swap, or lower --workspace"
-        return "allow it more memory with --workspace, or leave the option out" if options.workspace_mib else ""
+            return (
+                "it needs more memory than there is: close programs, add swap, or lower "
+                f"{engine_argument('workspace_mib')}"
+            )
+        return (
+            f"allow it more memory with {engine_argument('workspace_mib')}, or leave the option out"
+            if options.workspace_mib
+            else ""
+        )
 
     def _assert_precision(
         self, options: BuildOptions, network: Sequence[EngineLayer], built: Sequence[EngineLayer]
@@ -256,14 +267,24 @@ class TensorRtRtx(TensorRt):
     def _check(self, options: TensorRtOptions) -> None:
         if options.hardware_compatible:
             raise UsageError(
-                "--hardware-compatible goes with tensorrt: TensorRT-RTX's engines run on all GPUs they are built for",
-                hint="name them with --sm, such as --sm 86,89,120",
+                f"{engine_argument('hardware_compatible')} goes with tensorrt: TensorRT-RTX's engines run on all "
+                "GPUs they are built for",
+                hint=f"name them with {engine_argument('sm')}, such as "
+                f"{engine_argument('sm', (86, 89, 120), shell='86,89,120')}",
             )
         if options.dla is not None:
-            raise UsageError("--dla goes with tensorrt: TensorRT-RTX's boards have no DLA", hint="leave it out")
+            raise UsageError(
+                f"{engine_argument('dla')} goes with tensorrt: TensorRT-RTX's boards have no DLA", hint="leave it out"
+            )
 
     def _notes(self, network: Sequence[EngineLayer]) -> list[str]:
-        return [RTX_INT8] if quantized_products(network) else []
+        if not quantized_products(network):
+            return []
+        return [
+            "TensorRT-RTX's support matrix lists INT8 for weight-only matrix products alone; how fast it runs "
+            "convolutions and products of two INT8 factors is not yet measured, and until it is "
+            f"{argument('precision', 'fp16')} is recommended"
+        ]
 
     def _gpu(self) -> DeviceProperties | None:
         try:

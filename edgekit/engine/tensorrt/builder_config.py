@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit.arguments import argument
 from edgekit.engine.backend import BuildOptions
-from edgekit.engine.tensorrt.options import TensorRtOptions
+from edgekit.engine.tensorrt.options import TensorRtOptions, engine_argument
 from edgekit.errors import UsageError
 from edgekit.storage import write_atomic
 
@@ -88,9 +89,11 @@ def _aim_at_capabilities(library: Any, config: Any, wanted: tuple[int, ...]) -> 
     unknown = [number for number in wanted if number not in listed]
     if unknown or len(set(wanted)) < len(wanted):
         raise UsageError(
-            f"--sm {','.join(map(str, wanted))}: expected compute capabilities out of {', '.join(map(str, listed))}, "
+            f"{engine_argument('sm', tuple(wanted), shell=','.join(map(str, wanted)))}: expected compute "
+            f"capabilities out of {', '.join(map(str, listed))}, "
             f"each once{f', got {unknown[0]}' if unknown else ''}",
-            hint="other GPUs, those of Jetson among them, are built for on the spot with --target tensorrt"
+            hint="other GPUs, those of Jetson among them, are built for on the spot with "
+            f"{argument('target', 'tensorrt')}"
             if unknown
             else "",
         )
@@ -123,7 +126,8 @@ def _use_dla(library: Any, builder: trt.Builder, config: trt.IBuilderConfig, opt
     if not 0 <= options.dla < cores:
         have = f"it has {cores}, counted from 0" if cores else "it has none"
         raise UsageError(
-            f"--dla {options.dla}: expected a deep-learning accelerator that TensorRT finds on this board; {have}",
+            f"{engine_argument('dla', options.dla)}: expected a deep-learning accelerator that TensorRT finds on "
+            f"this board; {have}",
             hint="leave it out" if not cores else "",
         )
     config.default_device_type = library.DeviceType.DLA

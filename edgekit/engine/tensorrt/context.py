@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.device.cuda.resources import Stream
 from edgekit.engine.tensorrt.log import process_log
 from edgekit.engine.tensorrt.plan import Plan, RuntimeCache
@@ -209,7 +210,10 @@ class Execution:
             for ranges in self._profiles
         )
         got = ", ".join(map(str, shapes))
-        raise RunError(f"inputs: expected {allowed}, got {got}", hint="build it for them: --batch, --shape or --input")
+        raise RunError(
+            f"inputs: expected {allowed}, got {got}",
+            hint=f"build it for them: {argument('batch')}, {argument('shape')} or {argument('input')}",
+        )
 
     def _choose(self, profile: int) -> None:
         self._stream.synchronize()

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from edgekit.arguments import argument
 from edgekit.device.jetson import Jetson
+from edgekit.engine.tensorrt.options import engine_argument
 from edgekit.errors import UsageError
 from edgekit.specs import Precision
 
@@ -62,29 +64,33 @@ def require_dla(version: str, precision: Precision, board: Jetson | None, dla: i
         version: version of TensorRT.
         precision: precision of the engine.
         board: the Jetson; None on another machine.
-        dla: the number given to ``--dla``.
+        dla: the number given to the option ``dla``.
 
     Raises:
         UsageError: it cannot; says with which versions it can.
     """
     if precision not in (Precision.FP16, Precision.INT8):
-        raise UsageError(f"--dla goes with --fp16 or --int8: a DLA does not compute in {precision}")
+        raise UsageError(
+            f"{engine_argument('dla')} goes with {argument('precision', 'fp16')} or {argument('precision', 'int8')}: a "
+            f"DLA does not compute in {precision}"
+        )
     row = dla_row(version)
+    leave_out = f"leave {engine_argument('dla')} out"
     if precision not in row.precisions:
         others = [each.versions for each in DLA_MATRIX if precision in each.precisions]
         raise UsageError(
-            f"--dla {dla}: expected TensorRT {' or '.join(others)} for {str(precision).upper()}, got {version}: "
-            f"{row.why}",
-            hint="build with --fp16, or leave --dla out" if row.precisions else "leave --dla out",
+            f"{engine_argument('dla', dla)}: expected TensorRT {' or '.join(others)} for {str(precision).upper()}, got "
+            f"{version}: {row.why}",
+            hint=f"build with {argument('precision', 'fp16')}, or {leave_out}" if row.precisions else leave_out,
         )
     if row.since < STRONGLY_TYPED or board is None:
         return
     jetpack = _numbers(board.jetpack)
     if "AGX Orin" not in board.board or (jetpack and jetpack < MIN_JETPACK):
         raise UsageError(
-            f"--dla {dla}: TensorRT {version} expects a Jetson AGX Orin with JetPack 7.2.2 or newer, got {board.board}"
-            + (f" with JetPack {board.jetpack}" if board.jetpack else ""),
-            hint="leave --dla out",
+            f"{engine_argument('dla', dla)}: TensorRT {version} expects a Jetson AGX Orin with JetPack 7.2.2 or newer, "
+            f"got {board.board}" + (f" with JetPack {board.jetpack}" if board.jetpack else ""),
+            hint=leave_out,
         )
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "inspected_layers",
     "layers_from_inspector",
     "layers_of_network",
+    "nodes_in_words",
     "product_layers",
     "quantized_products",
     "timed_layers_from_inspector",
@@ -168,6 +169,20 @@ def product_layers(network: Sequence[EngineLayer], built: Sequence[EngineLayer])
 def quantized_products(network: Sequence[EngineLayer]) -> tuple[str, ...]:
     """Returns the names of the convolutions and matrix products that are quantized in the graph."""
     return tuple(layer.name for layer in network if layer.type in PRODUCTS and layer.precision == "int8")
+
+
+def nodes_in_words(network: Sequence[EngineLayer], words: str) -> tuple[str, ...]:
+    """Returns the names of the graph's nodes whose layers a message of the builder names.
+
+    The builder's asserts speak of layers, such as "the_nms_1 has no runners that implement it".
+    """
+    named = {
+        node: None
+        for layer in network
+        if layer.name and re.search(rf"(?<![\w/]){re.escape(layer.name)}(?![\w/])", words)
+        for node in layer.nodes or (layer.name,)
+    }
+    return tuple(named)
 
 
 def _as_built(layer: EngineLayer, dtypes: Sequence[str]) -> str:

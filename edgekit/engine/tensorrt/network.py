@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgekit.arguments import argument
 from edgekit.engine.tensorrt.attention_plugin import register_attention
 from edgekit.engine.tensorrt.log import last_words
 from edgekit.errors import GraphError, UsageError
@@ -14,10 +15,9 @@ from edgekit.specs import ShapeRange
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["Parsed", "add_profile", "parse_graph"]
+__all__ = ["Parsed", "add_profile", "parse_graph", "replace_operator"]
 
-OTHER_TARGET = "the graph was quantized for another target: build it from its float original with --int8"
-REPLACE = "replace the operator in the model, or build for --target cpu"
+EXAMPLE = {"x": (1, 3, 48, (32, 320, 2048))}
 
 
 class Parsed(NamedTuple):
@@ -124,9 +124,10 @@ def _range(name: str, sizes: tuple[int, ...], shapes: Mapping[str, ShapeRange]) 
         only_batch = -1 not in sizes[1:]
         raise UsageError(
             f"input '{name}' ({text}) has dynamic sizes: expected a range for them, got none",
-            hint="give it with --batch, such as --batch 1:4:16"
+            hint=f"give it with {argument('batch')}, such as {argument('batch', (1, 4, 16), shell='1:4:16')}"
             if only_batch
-            else "give it with --input, such as --input x:1x3x48x32:320:2048",
+            else f"give it with {argument('input')}, such as "
+            f"{argument('input', EXAMPLE, shell='x:1x3x48x32:320:2048')}",
         )
     for given in (shape.min, shape.opt, shape.max):
         fits = len(given) == len(sizes) and all(size in (-1, got) for size, got in zip(sizes, given, strict=True))
@@ -151,5 +152,13 @@ def _graph_error(parser: trt.OnnxParser, log: Any, graph: Path) -> GraphError:
     module = ", named after its module," if "." in node and "/" not in node else ""
     return GraphError(
         f"TensorRT cannot take operator '{error.node_operator()}', node '{node}'{module} of {graph.name}: {words}",
-        hint=OTHER_TARGET if "zero point" in words.lower() or "zeropoint" in words.lower() else REPLACE,
+        hint=f"the graph was quantized for another target: build it from its float original with "
+        f"{argument('precision', 'int8')}"
+        if "zero point" in words.lower() or "zeropoint" in words.lower()
+        else replace_operator(),
     )
+
+
+def replace_operator() -> str:
+    """A hint for an operator that TensorRT does not have."""
+    return f"replace the operator in the model, or build it with {argument('target', 'cpu')}"

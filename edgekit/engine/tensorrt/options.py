@@ -5,12 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from edgekit.arguments import argument
 from edgekit.config import BackendOptions
-from edgekit.option import option
+from edgekit.errors import UsageError
+from edgekit.option import option, option_fields
 
-__all__ = ["TensorRtOptions"]
+__all__ = ["TensorRtOptions", "engine_argument"]
+
+
+def engine_argument(name: str, *value: Any, shell: str | None = None) -> str:
+    """Returns an option of TensorRT's as the user writes it: ``--dla 0``, or ``engine={'dla': 0}`` in Python."""
+    declared = next(found for _, found in option_fields(TensorRtOptions) if found.name == name)
+    return argument(name, *value, flag=declared.flag, shell=shell, within="engine")
 
 
 def _parse_capabilities(text: str) -> tuple[int, ...]:
@@ -18,6 +26,14 @@ def _parse_capabilities(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+\.?\d(,\d+\.?\d)*", text):
         raise ValueError(f"expected compute capabilities, such as 86,89,120, got '{text}'")
     return tuple(int(word.replace(".", "")) for word in text.split(","))
+
+
+def _convert_capabilities(numbers: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(numbers, Sequence) and all(isinstance(number, int) for number in numbers):
+        return tuple(numbers)
+    raise UsageError(
+        f"{argument('sm', within='engine')}: expected compute capabilities, as in (86, 89), got {numbers!r}"
+    )
 
 
 def _write_capabilities(numbers: Sequence[int]) -> list[str]:
@@ -46,10 +62,11 @@ class TensorRtOptions(BackendOptions):
     sm: tuple[int, ...] = option(
         (),
         "GPUs to build for, as in 86,89,120.",
+        shown_default="the one that is here",
         metavar="LIST",
         parse=_parse_capabilities,
         write=_write_capabilities,
-        convert=tuple,
+        convert=_convert_capabilities,
     )
     workspace_mib: int = option(
         0,
@@ -60,9 +77,16 @@ class TensorRtOptions(BackendOptions):
         minimum=0,
     )
     timing_cache: str | None = option(
-        None, "File of measured kernel times; default: one per GPU and version.", metavar="FILE"
+        None, "File of measured kernel times.", metavar="FILE", shown_default="one per GPU and version"
     )
-    dla: int | None = option(None, "Deep-learning accelerator (DLA) to run on.", metavar="N", kind="integer", minimum=0)
+    dla: int | None = option(
+        None,
+        "Deep-learning accelerator (DLA) to run on.",
+        metavar="N",
+        kind="integer",
+        minimum=0,
+        shown_default="the GPU alone",
+    )
     version_compatible: bool = option(False, "Make the engine load in later TensorRT versions too.", kind="flag")
     hardware_compatible: bool = option(False, "Make the engine run on other GPUs too.", kind="flag")
     refittable: bool = option(False, "Allow weights to be replaced in the built engine.", kind="flag")

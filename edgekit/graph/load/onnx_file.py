@@ -13,7 +13,8 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
 from edgekit.errors import GraphError, nearest
 from edgekit.graph.external_weights import INLINE_BYTES
-from edgekit.graph.load.upgrade_opset import OPSET, upgrade_opset
+from edgekit.graph.load.deprecated import replace_deprecated
+from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.infer_shapes import InferShapes
@@ -62,6 +63,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         _require_known_operators(model, path)
         _require_tensor_inputs(model, path)
         _require_tensor_outputs(model, path)
+        replace_deprecated(model)
     except TypeError as e:  # protobuf returns a string that is not UTF-8 as bytes
         raise GraphError(f"{path}: not a valid graph: a name in it is not text") from e
     _require_valid(model, path)
@@ -77,10 +79,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
     RemoveInitializersFromInputsPass()(graph)
     _name_dimensions(graph)
     WidenFloats()(graph)
-    types = graph.metadata_props
-    if graph.opset_imports.get("", OPSET) < OPSET:
-        graph = upgrade_opset(graph, path.name)
-        graph.metadata_props.update(types)
+    graph = upgrade_opset(graph, path.name)
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
     if ir.passes.Sequential(DequantizeWeights(), DecomposeContrib())(graph).modified:

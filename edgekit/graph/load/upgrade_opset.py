@@ -1,4 +1,4 @@
-"""Upgrades older graphs to opset 20 with ONNX's version converter."""
+"""Upgrades older graphs to opset 20."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import INLINE_BYTES
+from edgekit.graph.load.opset_changes import CHANGES, Names, Rewriter
 from edgekit.graph.passes.infer_shapes import InferShapes
 
 __all__ = ["OPSET", "upgrade_opset"]
@@ -14,25 +15,63 @@ __all__ = ["OPSET", "upgrade_opset"]
 OPSET = 20
 """Opset that EdgeKit exports to, and that older graphs are upgraded to."""
 
-_ONE_WAY_BROADCAST = 7
-"""Since this opset a PRelu's slope is aligned with the last axis of its input; before, with the channels."""
+_OLDEST = 7
+"""The oldest opset that ONNX Runtime supports; ONNX's version converter upgrades to it. Since this opset, operators
+broadcast as numpy does, and a PRelu's slope is aligned with the last axis of its input; before, with the channels."""
 
 
 def upgrade_opset(graph: ir.Model, name: str) -> ir.Model:
-    """Converts the graph to opset 20.
+    """Upgrades a graph to opset 20; newer opsets are kept.
 
-    Large weights bypass the converter, which saves memory and allows graphs over 2 GB.
+    From opset 7 on, each operator whose meaning changed is rewritten (`edgekit.graph.load.opset_changes`), in subgraphs
+    too. ONNX's version converter is not used for these: it changes what Resize, Upsample and Hardmax compute, and
+    refuses subgraphs.
 
     Args:
-        graph: a graph in an older opset, without initializers among its inputs.
+        graph: a graph without functions, and without initializers among its inputs; may be changed in place.
         name: name for messages.
 
     Raises:
-        GraphError: ONNX's converter failed; gives the reason.
+        GraphError: a node cannot be upgraded; gives the node and the reason.
     """
-    before = graph.opset_imports.get("", 1)
-    if before < _ONE_WAY_BROADCAST:
+    _use_one_domain_name(graph)
+    before = graph.opset_imports.get("", OPSET)
+    if before >= OPSET:
+        return graph
+    # Before IR version 4 a weight had to be an input too, and the converter follows the graph's IR version.
+    graph.ir_version = max(graph.ir_version, 8)
+    if before < _OLDEST:
         _align_slopes(graph)
+        graph = _converted(graph, name)
+    InferShapes()(graph)
+    names, opset = Names(graph.graph), graph.opset_imports[""]
+    for node in list(graph.graph.all_nodes()):
+        since, rewrite = CHANGES.get(node.op_type, (0, None)) if node.domain == "" else (0, None)
+        if rewrite is not None and opset < since:
+            try:
+                rewrite(Rewriter(node, opset, names))
+            except GraphError as e:
+                message = f"{name}: opset {before} cannot be upgraded to {OPSET}: {e.message}"
+                raise GraphError(message, hint=e.hint) from e
+    for part in (graph.graph, *graph.graph.subgraphs()):
+        part.opset_imports[""] = OPSET
+    return graph
+
+
+def _use_one_domain_name(graph: ir.Model) -> None:
+    """Replaces the opset of the domain ``ai.onnx``, which is the same as the empty domain."""
+    for part in (graph.graph, *graph.graph.subgraphs()):
+        version = part.opset_imports.pop("ai.onnx", None)
+        if version is not None:
+            part.opset_imports.setdefault("", version)
+
+
+def _converted(graph: ir.Model, name: str) -> ir.Model:
+    """Converts a graph that is older than opset 7 to it.
+
+    Large weights bypass the converter, which saves memory and allows graphs over 2 GB.
+    """
+    before = graph.opset_imports[""]
     removed = {
         key: value.const_value
         for key, value in graph.graph.initializers.items()
@@ -42,21 +81,20 @@ def upgrade_opset(graph: ir.Model, name: str) -> ir.Model:
         value = graph.graph.initializers.pop(key)
         value.shape, value.dtype, value.const_value = ir.Shape(tensor.shape.numpy()), tensor.dtype, None
         graph.graph.inputs.append(value)
-    # Before IR version 4 a weight had to be an input too, and the converter follows the graph's IR version.
-    graph.ir_version = max(graph.ir_version, 8)
     try:
-        upgraded = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(graph), OPSET))
+        upgraded = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(graph), _OLDEST))
     except Exception as e:
         reason = str(e).strip().splitlines()
         raise GraphError(
-            f"{name}: opset {before} cannot be upgraded to {OPSET}: {reason[-1] if reason else type(e).__name__}",
-            hint="export the model again with opset 20",
+            f"{name}: opset {before} cannot be upgraded to {_OLDEST}: {reason[-1] if reason else type(e).__name__}",
+            hint=f"export the model again with opset {OPSET}",
         ) from e
     # One by one: values removed as a slice stay marked as inputs (onnx-ir 1.1.0).
     weights = [upgraded.graph.inputs.pop() for _ in removed]
     for value in reversed(weights):
         value.const_value = removed[value.name or ""]
         upgraded.graph.register_initializer(value)
+    upgraded.metadata_props.update(graph.metadata_props)
     return upgraded
 
 

@@ -15,6 +15,7 @@ from edgekit.graph.passes.move_nan_guard import MoveNanGuard
 from edgekit.graph.passes.name_nodes import NameNodes
 from edgekit.graph.passes.remove_dead import RemoveDead
 from edgekit.graph.passes.remove_identity import RemoveIdentity
+from edgekit.graph.passes.round_up_windows import RoundUpWindows
 from edgekit.graph.passes.scale_queries import ScaleQueries
 from edgekit.graph.passes.widen_floats import WidenFloats, is_widened, source_types, types_note, widened
 
@@ -29,6 +30,7 @@ __all__ = [
     "NameNodes",
     "RemoveDead",
     "RemoveIdentity",
+    "RoundUpWindows",
     "WidenFloats",
     "optimize",
     "source_types",
@@ -62,7 +64,9 @@ def optimize(graph: ir.Model) -> ir.Model:
     )
     try:
         attention = ir.passes.Sequential(MoveNanGuard(), ScaleQueries(), AddWindowMasks(), RemoveDead())
-        ir.passes.Sequential(NameNodes(), rounds, attention, NameNodes(), InferShapes())(graph)
+        ir.passes.Sequential(
+            NameNodes(), InferShapes(), RoundUpWindows(), rounds, attention, NameNodes(), InferShapes()
+        )(graph)
     except ir.passes.PassError as e:
         raise GraphError(f"graph '{graph.graph.name}' cannot be optimized: {e.__cause__ or e}") from e
     return graph

@@ -105,7 +105,7 @@ def _replace_input(layer: ir.Node, index: int, array: np.ndarray) -> None:
     graph = layer.graph
     assert isinstance(graph, ir.Graph)
     old = layer.inputs[index] if index < len(layer.inputs) else None
-    if index == 1 and old is not None and len(old.uses()) == 1:
+    if index == 1 and old is not None and _is_own(old):
         old.const_value = ir.tensor(array, name=old.name)
         return
     name = _name_of_part(layer, index, graph)
@@ -114,21 +114,31 @@ def _replace_input(layer: ir.Node, index: int, array: np.ndarray) -> None:
     if index == len(layer.inputs):
         layer.resize_inputs(index + 1)
     layer.replace_input_with(index, value)
-    if old is not None and old.is_initializer() and not old.uses():
+    if (
+        old is not None
+        and not old.uses()
+        and graph.initializers.get(old.name or "") is old
+        and not old.is_graph_output()
+    ):
         del graph.initializers[old.name or ""]
     graph.register_initializer(value)
+
+
+def _is_own(value: ir.Value) -> bool:
+    """Whether one node alone reads an initializer, which is no output of the graph."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _name_of_part(layer: ir.Node, index: int, graph: ir.Graph) -> str:
     """Returns a unique name: ``backbone.conv.bias`` for ``backbone.conv.weight``, otherwise from the layer's name."""
     weight = layer.inputs[1]
-    stem = (weight.name or "").removesuffix("weight") if weight is not None and len(weight.uses()) == 1 else ""
+    stem = (weight.name or "").removesuffix("weight") if weight is not None and _is_own(weight) else ""
     if index == 2 and stem.endswith("."):
         name = f"{stem}bias"
     else:
         name = f"{layer.name or layer.outputs[0].name}.{'weight' if index == 1 else 'bias'}"
     free = layer.inputs[index] if index < len(layer.inputs) else None
-    while name in graph.initializers and not (free is graph.initializers[name] and len(free.uses()) == 1):
+    while name in graph.initializers and not (free is graph.initializers[name] and _is_own(free)):
         name += "_folded"
     return name
 

@@ -83,6 +83,13 @@ def _is_of_one_pixel(pool: ir.Node) -> bool:
     return not indices_used and set(ones) == {1} and not any(pool.attributes.get_ints("pads", ()))
 
 
+def _reduces_nothing(node: ir.Node) -> bool:
+    """Whether a Reduce has no axes and shall keep all of them."""
+    return len([value for value in node.inputs if value is not None]) == 1 and (
+        node.attributes.get_int("noop_with_empty_axes", 0) == 1
+    )
+
+
 _CHANGES_NOTHING: dict[str, Callable[[ir.Node], bool]] = {
     "Identity": _always,
     "Dropout": _is_inference,
@@ -95,4 +102,8 @@ _CHANGES_NOTHING: dict[str, Callable[[ir.Node], bool]] = {
     "Transpose": _keeps_order,
     "AveragePool": _is_of_one_pixel,
     "MaxPool": _is_of_one_pixel,
+    **dict.fromkeys(
+        ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"),
+        _reduces_nothing,
+    ),
 }

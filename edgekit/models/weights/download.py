@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgekit.arguments import argument
 from edgekit.errors import ModelError, UsageError, nearest
 from edgekit.progress import BYTES, Advance, Progress
 from edgekit.recipe.schema import Recipe, Weights
 from edgekit.storage import cache_folder, is_storage, sha256_of
 
-__all__ = ["fetch_weights", "weights_file"]
+__all__ = ["fetch_weights", "require_weights", "weights_file"]
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
@@ -58,7 +59,8 @@ def fetch_weights(weights: Weights, *, progress: Progress, cache: Path | None = 
     except OSError as e:
         raise ModelError(
             f"weights {weights.url}: cannot be saved in {folder}: {e.strerror or e}",
-            hint="set EDGEKIT_CACHE to a writable folder with free space, or give a file: --weights FILE",
+            hint="set EDGEKIT_CACHE to a writable folder with free space, or give a file: "
+            f"{argument('weights', like='FILE')}",
         ) from e
     return target
 
@@ -70,19 +72,27 @@ def weights_file(name: str, recipe: Recipe, *, progress: Progress) -> Path:
         UsageError: the name is neither.
         ModelError: the set cannot be downloaded.
     """
+    require_weights(name, recipe)
+    return fetch_weights(recipe.weights[name], progress=progress) if name in recipe.weights else Path(name)
+
+
+def require_weights(name: str, recipe: Recipe) -> None:
+    """Checks that `weights_file` accepts a name, without a download.
+
+    Raises:
+        UsageError: the name is neither a published weight set of the recipe nor a file.
+    """
     if name in recipe.weights:
-        return fetch_weights(recipe.weights[name], progress=progress)
-    file = Path(name)
+        return
     try:
-        file.stat()
+        Path(name).stat()
     except (FileNotFoundError, NotADirectoryError) as e:
         raise UsageError(
-            f"--weights: expected a file or a published weight set of {recipe.name}, got '{name}'",
+            f"{argument('weights')}: expected a file or a published weight set of {recipe.name}, got '{name}'",
             hint=nearest(name, recipe.weights),
         ) from e
     except OSError:
         pass  # the file exists without access: reading it raises the reason
-    return file
 
 
 @contextmanager
@@ -215,5 +225,5 @@ def _unreachable(weights: Weights, target: Path, error: Exception) -> ModelError
     code = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
     return ModelError(
         f"weights {weights.url}: cannot be downloaded: {code}{reason}",
-        hint=f"download it by other means and give it with --weights FILE, or save it as {target}",
+        hint=f"download it by other means and give it with {argument('weights', like='FILE')}, or save it as {target}",
     )

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from edgekit.errors import CalibrationError
 from edgekit.graph.evaluator import Evaluator
-from edgekit.progress import Progress, Silent
+from edgekit.progress import Progress, Warnings
 from edgekit.quantize.calibrate.observers import needs_histogram, range_from_statistics
 from edgekit.quantize.calibrate.statistics import TensorStatistics
 from edgekit.quantize.plan import selects, values_are_read
@@ -101,7 +101,7 @@ def collect_statistics(
     collected = Collected({name: TensorStatistics(with_histogram=histogram) for name in sorted(observed)})
     inputs = {value.name for value in graph.graph.inputs}
     evaluator = Evaluator(graph, also=sorted(observed - inputs), threads=threads, optimized=True)
-    with (progress or Silent()).stage("calibrating", total=total, unit="inputs") as advance:
+    with (progress or Warnings()).stage("calibrating", total=total, unit="inputs") as advance:
         for name, arrays in feeds:
             _update(collected, {**arrays, **evaluator.run(arrays)}, name)
             collected.inputs += 1

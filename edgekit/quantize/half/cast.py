@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.errors import GraphError
 from edgekit.graph.insert import inserted_cast
 from edgekit.graph.operators import PRODUCTS
@@ -194,7 +195,7 @@ def _upgrade(graph: ir.Model) -> None:
             what = f"its GroupNormalization '{changed[0].name}'" if changed else "its operators"
             raise GraphError(
                 f"BF16 needs opset {BF16_OPSET}, and {what} of opset {opset} mean something else there",
-                hint=f"export the model with opset {BF16_OPSET}, or build it with --fp16",
+                hint=f"export the model with opset {BF16_OPSET}, or build it with {argument('precision', 'fp16')}",
             )
         graph.opset_imports[""] = BF16_OPSET
 

@@ -82,6 +82,9 @@ def half_places(node: ir.Node, opset: int, half: HalfType) -> HalfPlaces | str:
     takes = {c.type_param_str for c in schema.type_constraints if kind in c.allowed_type_strs}
     inputs = {i: _variable(schema.inputs, i) for i, value in enumerate(node.inputs) if is_float(value)}
     outputs = {i: _variable(schema.outputs, i) for i, value in enumerate(node.outputs) if is_float(value)}
+    if node.op_type == "DequantizeLinear" and not node.attributes.get_int("output_dtype", 0):
+        # Since opset 23 the output's type is a variable of its own, and still that of the scale by default.
+        outputs = dict.fromkeys(outputs, _variable(schema.inputs, 1))
     bound = takes.intersection(inputs.values())
     if inputs and not bound:
         return f"ONNX does not support {half.dtype.name} for it"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgekit.quantize.plan import Plan, selects
+from edgekit.quantize.plan import Plan, copies
 from edgekit.specs import QuantScheme
 
 __all__ = ["propagate_qdq"]
@@ -65,8 +65,7 @@ class _Propagation:
         output = node.outputs[0]
         if output not in self.paired or output.is_graph_output():
             return False
-        mode = node.attributes.get_string("mode", "nearest")
-        if not selects(node) or (node.op_type == "Resize" and mode != "nearest"):
+        if not copies(node):
             return False
         if any(indices.uses() or indices.is_graph_output() for indices in node.outputs[1:]):
             return False

@@ -15,7 +15,8 @@ function short(value) {
   }
   return value.toPrecision(3) + "T";
 }
-const milliseconds = (value) => value.toFixed(value < 1 ? 3 : value < 10 ? 2 : value < 100 ? 1 : 0);
+const timed = (label) => /(^| )ms$/.test(label);
+const milliseconds = (value) => 0 < value && value < 0.01 ? String(Number(value.toPrecision(2))) : value.toFixed(value < 1 ? 3 : value < 10 ? 2 : value < 100 ? 1 : 0);
 
 function sortable(table) {
   const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
@@ -42,9 +43,9 @@ function sortable(table) {
         return;
       }
       const label = head.textContent, total = sum(members, column);
-      if (!["ms", "share", "MACs", "bytes"].includes(label)) return;
+      if (!timed(label) && !["share", "MACs", "bytes"].includes(label)) return;
       cell.dataset.v = total;
-      cell.textContent = label === "ms" ? milliseconds(total) : label === "share" ? `${(100 * total).toFixed(1)} %` : short(total);
+      cell.textContent = timed(label) ? milliseconds(total) : label === "share" ? `${(100 * total).toFixed(1)} %` : short(total);
       if (label === "share") cell.insertAdjacentHTML("afterbegin", `<i class="share" style="width:${100 * Math.min(total / longest, 1)}%"></i>`);
     });
     return row;
@@ -71,7 +72,7 @@ function sortable(table) {
       else head.removeAttribute("aria-sort");
     });
     if (!tools) return;
-    const column = at("ms"), all = sum(rows, column), shown = sum(matching, column);
+    const column = heads.findLastIndex((head) => timed(head.textContent)), all = sum(rows, column), shown = sum(matching, column);
     tools.querySelector("output").textContent = `${matching.length} of ${rows.length} layers, ${milliseconds(shown)} ms, ${(100 * shown / (all || 1)).toFixed(0)} %`;
     for (const button of tools.querySelectorAll("[data-group]")) button.setAttribute("aria-pressed", button.dataset.group === state.group);
   }

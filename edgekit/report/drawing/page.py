@@ -18,7 +18,7 @@ from edgekit.report.drawing.layers import Place, outer_lanes
 from edgekit.report.drawing.svg import GAP, LANE, heading_of
 from edgekit.report.drawing.tree import Block
 
-__all__ = ["html_from_drawing"]
+__all__ = ["html_from_drawing", "part_from_drawing"]
 
 
 def html_from_drawing(
@@ -37,18 +37,20 @@ def html_from_drawing(
     """
     writer = _Writer(drawing, drawing.unfolded(depth), times, noise)
     name = escape(drawing.found.name)
-    legend = "".join(f'<li><i class="{colour}"></i>{escape(words)}</li>' for colour, words in writer.painter.legend())
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{name}: computation graph</title>\n"
-        f"<style>\n{asset('page.css')}{asset('graph.css')}</style>\n</head>\n<body>\n"
-        f"<header><h1>{name}</h1><p>{escape(heading_of(drawing))}</p>"
-        f'<ul class="legend">{legend}</ul>{_TOOLS}</header>\n'
-        f'<main class="graph"><div class="view">{writer.contents(drawing.contents())}</div></main>\n'
-        '<canvas id="map" hidden></canvas><aside id="facts" hidden></aside>\n'
-        f"<script>\n{asset('graph.js')}</script>\n</body>\n</html>\n"
+        f'<style>\n{asset("page.css")}{asset("graph.css")}</style>\n</head>\n<body class="graph-view">\n'
+        f"<header><h1>{name}</h1><p>{escape(heading_of(drawing))}</p>{writer.legend()}{_TOOLS}</header>\n"
+        f"{writer.area('main')}\n<script>\n{asset('graph.js')}</script>\n</body>\n</html>\n"
     )
+
+
+def part_from_drawing(drawing: Drawing, depth: int | None = None, times: LayerTimes | None = None) -> str:
+    """Renders the drawing as a part of a page that has ``graph.css`` and ``graph.js``; see `html_from_drawing`."""
+    writer = _Writer(drawing, drawing.unfolded(depth), times)
+    return f'<div class="graph-view">{writer.legend()}{_TOOLS}{writer.area("div")}</div>'
 
 
 _TOOLS = (
@@ -74,6 +76,20 @@ class _Writer:
         self.painter = Painter(drawing, times, noise)
         self._drawing = drawing
         self._opened = opened
+
+    def legend(self) -> str:
+        entries = "".join(
+            f'<li><i class="{colour}"></i>{escape(words)}</li>' for colour, words in self.painter.legend()
+        )
+        return f'<ul class="legend">{entries}</ul>'
+
+    def area(self, tag: str) -> str:
+        """Renders the drawing, and the places of its map and of the facts of a layer."""
+        view = f'<div class="view">{self.contents(self._drawing.contents())}</div>'
+        return (
+            f'<{tag} class="graph" tabindex="0" role="region" aria-label="Graph">{view}</{tag}>\n'
+            '<canvas class="graph-map" hidden></canvas><aside class="graph-facts" hidden></aside>'
+        )
 
     def contents(self, shown: Contents) -> str:
         places, columns = shown.layout.places, shown.layout.columns

@@ -105,9 +105,9 @@ def html_from_build(report: BuildReport, shown: Sequence[ComparedPicture] = ()) 
             RUNS_TEXT,
             both_widths(lambda width: time_line(series, width)) + legend([(one.colour, one.name) for one in series]),
         ),
-        section("The build", "", facts(fact_rows(report))),
-        section("The engine", "", facts(engine_rows(last))),
-        section("The machine", "", facts(environment_rows(last))),
+        section("The build", "", facts(fact_rows(report)), kind="long"),
+        section("The engine", "", facts(engine_rows(last)), kind="long"),
+        section("The machine", "", facts(environment_rows(last)), kind="long"),
         footer(f"Measured by edgekit build, EdgeKit {last.edgekit}. Warm-up runs are not counted."),
     ]
     return page(f"{report.name}: build report", body)

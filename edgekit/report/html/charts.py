@@ -384,9 +384,10 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None, str]]
     bottom = step * len(rows) + 8
     ticks = _ticks(x.low, x.high, 4 if width < NARROW else 8)
     parts = [_x_ticks(x, bottom, 9, ticks=[tick for tick in ticks if tick > 0])]
-    parts.append(f'<line class="mark" x1="{x(1):.1f}" x2="{x(1):.1f}" y1="0" y2="{bottom}"/>')
     for index, (label, value, low, high, colour) in enumerate(rows):
         at = index * step + 32
+        # Below the label, which may be as wide as the chart.
+        parts.append(f'<line class="mark" x1="{x(1):.1f}" x2="{x(1):.1f}" y1="{at - 9}" y2="{at + 12}"/>')
         spread = f" ({low:.3g} to {high:.3g})" if low and high else " (no interval)"
         parts.append(_text(left, at - 14, _cut(f"{label}: {value:.3g} ×{spread}", width - 20), "small", "start"))
         if low and high:

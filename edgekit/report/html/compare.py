@@ -23,7 +23,7 @@ from edgekit.report.html.elements import (
     table,
     verdict_box,
 )
-from edgekit.report.wording import machine_rows, milliseconds, percentile_name
+from edgekit.report.wording import machine_rows, milliseconds, milliseconds_change, percentile_name
 
 __all__ = ["html_from_comparison"]
 
@@ -63,7 +63,7 @@ def html_from_comparison(report: CompareReport) -> str:
             "Each dot is a run, in the order of each engine; the dashed lines are medians.",
             both_widths(lambda width: time_line(series, width)) + legend([(one.colour, one.name) for one in series]),
         ),
-        section("The machine", "", facts(machine_rows(report.machine)) if report.machine else ""),
+        section("The machine", "", facts(machine_rows(report.machine)) if report.machine else "", kind="long"),
         footer(f"Compared by edgekit compare, EdgeKit {report.edgekit}."),
     ]
     return page(f"{' and '.join(names[:2])}: comparison", body)
@@ -101,6 +101,6 @@ def _layers_section(report: CompareReport) -> str:
         where = layer.name if len(report.contenders) == 2 else f"{layer.name} in {layer.contender}"
         before, after = f"{milliseconds(layer.before_ms)} ms", f"{milliseconds(layer.after_ms)} ms"
         rows.append(Bar(f"{where}, {first}", ((before, "one", layer.before_ms),), before))
-        tip, colour = f"{after} ({change:+.3g} ms)", "good" if change < 0 else "bad"
+        tip, colour = f"{after} ({milliseconds_change(change)})", "good" if change < 0 else "bad"
         rows.append(Bar(f"{where}, {layer.contender}", ((tip, colour, layer.after_ms),), tip))
     return section("Layers that changed most", "Medians, by module or operator.", bars(rows) if rows else "")

@@ -26,6 +26,7 @@ __all__ = [
     "legend",
     "page",
     "section",
+    "summary",
     "summary_bar",
     "table",
     "verdict_box",
@@ -76,22 +77,22 @@ class Cell(NamedTuple):
     title: str = ""
 
 
-def page(title: str, body: Iterable[str], *, style: str = "", script: str = "page.js") -> str:
+def page(title: str, body: Iterable[str], *, graph: bool = False) -> str:
     """Renders a complete page that needs no other file.
 
     Args:
         title: title of the page.
         body: the parts of ``main``; empty ones are left out.
-        style: a further style sheet of the assets.
-        script: the script of the assets.
+        graph: it contains a drawing of `edgekit.report.drawing.page.part_from_drawing`.
     """
-    styles = asset("page.css") + (asset(style) if style else "")
+    styles = asset("page.css") + (asset("graph.css") if graph else "")
+    scripts = asset("page.js") + (asset("graph.js") if graph else "")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{styles}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
-        + f"\n</main>\n<script>\n{asset(script)}</script>\n</body>\n</html>\n"
+        + f"\n</main>\n<script>\n{scripts}</script>\n</body>\n</html>\n"
     )
 
 
@@ -161,6 +162,26 @@ def cards(figures: Sequence[Card]) -> str:
         for card in figures
     )
     return f'<dl class="figures">{items}</dl>'
+
+
+def summary(
+    name: str, subtitle: str, figures: Sequence[tuple[str, str]], sentence: str, shown: Sequence[Card]
+) -> list[str]:
+    """Renders the top of a page whose result is neither good nor bad: title, bar, sentence and cards.
+
+    Args:
+        name: the title.
+        subtitle: what was done.
+        figures: those that stay in sight, as label and value.
+        sentence: the result in one sentence.
+        shown: the cards.
+    """
+    return [
+        header(name, subtitle, ""),
+        summary_bar(name, figures),
+        verdict_box(sentence, [], kind="plain"),
+        cards(shown),
+    ]
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:

@@ -17,17 +17,14 @@ from edgekit.report.html.elements import (
     Card,
     Cell,
     both_widths,
-    cards,
     caution,
     footer,
-    header,
     heading,
     legend,
     page,
     section,
-    summary_bar,
+    summary,
     table,
-    verdict_box,
 )
 from edgekit.report.html.pictures import picture, pictures
 from edgekit.runtime.tasks.detect import Detections
@@ -52,14 +49,15 @@ def html_from_evaluations(found: Sequence[Evaluation], names: Sequence[str], exa
     """
     first, last = found[0], found[-1]
     body = [
-        header(first.name, f"accuracy on {first.data}, {first.split}: {first.examples:,} examples", ""),
-        summary_bar(first.name, [(name, _main_figure(each)) for name, each in zip(names, found, strict=True)]),
-        verdict_box(_sentence(found, names), [], kind="plain"),
-        cards(
+        *summary(
+            first.name,
+            f"accuracy on {first.data}, {first.split}: {first.examples:,} examples",
+            [(name, _main_figure(each)) for name, each in zip(names, found, strict=True)],
+            _sentence(found, names),
             [
                 Card(FIGURES[name].title, _value(value, FIGURES[name]), names[-1], "main" if not index else "")
                 for index, (name, value) in enumerate(last.figures.items())
-            ]
+            ],
         ),
         caution("Please note", list(dict.fromkeys(note for each in found for note in each.notes))),
         section("Figures", "", _figures(found, names)),

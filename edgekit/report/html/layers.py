@@ -13,14 +13,23 @@ from edgekit.report.html.charts import Line, Point, run_line, scatter
 from edgekit.report.html.elements import Bar, Cell, bars, both_widths, cell_html, facts, legend, section
 from edgekit.report.layer_table import SHORT_NAMES
 from edgekit.report.layer_times import layer_sums
-from edgekit.report.wording import milliseconds, roofline_in_words, short_figure
+from edgekit.report.wording import least_milliseconds, milliseconds, roofline_in_words, short_figure
 
-__all__ = ["STAGE_COLOURS", "layers_section", "roofline_section", "run_section"]
+__all__ = [
+    "PRECISION_COLOURS",
+    "STAGE_COLOURS",
+    "layer_row",
+    "layers_section",
+    "layers_table",
+    "roofline_section",
+    "run_section",
+]
 
 STAGE_COLOURS = {"preprocess": "pre", "inference": "two", "postprocess": "post"}
 OVERHEAD_NAMES = {"quantize": "converts types", "reformat": "reformats", "transpose": "transposes"}
 PRECISION_COLOURS = {"int8": "int8", "uint8": "int8", "float16": "half", "bfloat16": "half"}
 COLUMNS = ("layer", "operator", "type", "output", "ms", "share", "bound", "MACs", "bytes")
+WITHOUT_ROOFLINE = tuple(name for name in COLUMNS if name != "bound")
 GROUPS_SHOWN = 12
 ABOVE = 1.05
 """A layer that reaches more of its bound than this shows that the peaks are wrong."""
@@ -34,19 +43,11 @@ def layers_section(times: LayerTimes | None, roofline: Roofline | None) -> str:
     group_of = _groups(times)
     longest = max((layer.share for layer in times.layers), default=0.0) or 1.0
     rows = "".join(
-        _row(index, layer, group, _reached(layer, reached), longest)
+        _row(index, layer, group, _reached(layer, reached), longest, bound=roofline is not None)
         for index, (layer, group) in enumerate(zip(times.layers, group_of, strict=True))
     )
-    head = "".join(f'<th scope="col" class="c-{_slug(name)}">{escape(name)}</th>' for name in COLUMNS)
-    table = (
-        '<div class="tools" hidden><label>Filter <input type="search" placeholder="name, operator, type"></label>'
-        '<span class="modes" role="group" aria-label="Group"><button type="button" data-group="">Layers</button>'
-        '<button type="button" data-group="module">Modules</button>'
-        '<button type="button" data-group="operator">Operators</button></span><output></output></div>'
-        '<div class="scroll" tabindex="0" role="region" aria-label="Layers">'
-        f'<table class="sorts layers"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
-        f"<tfoot>{_totals(times)}</tfoot></table></div>"
-    )
+    columns = COLUMNS if roofline else WITHOUT_ROOFLINE
+    table = layers_table(columns, rows, _totals(times, bound=roofline is not None))
     groups = [
         Bar(
             group.name or "(no module)",
@@ -66,6 +67,32 @@ def layers_section(times: LayerTimes | None, roofline: Roofline | None) -> str:
     )
 
 
+def layers_table(columns: Sequence[str], rows: str, totals: str) -> str:
+    """Renders a table of layers that sorts, filters, and folds into modules and operators.
+
+    Args:
+        columns: names of the columns, the first of which is the layer.
+        rows: its rows, as HTML, with the index of each and the group of its module.
+        totals: rows at its end, as HTML.
+    """
+    head = "".join(f'<th scope="col" class="c-{_slug(name)}">{escape(name)}</th>' for name in columns)
+    return (
+        '<div class="tools" hidden><label>Filter <input type="search" placeholder="name, operator, type"></label>'
+        '<span class="modes" role="group" aria-label="Group"><button type="button" data-group="">Layers</button>'
+        '<button type="button" data-group="module">Modules</button>'
+        '<button type="button" data-group="operator">Operators</button></span><output></output></div>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Layers">'
+        f'<table class="sorts layers"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
+        f"<tfoot>{totals}</tfoot></table></div>"
+    )
+
+
+def layer_row(cells: Sequence[Cell], index: int, group: str, attributes: str = "") -> str:
+    """Renders a row of `layers_table`."""
+    drawn = cell_html(cells[0], "th") + "".join(map(cell_html, cells[1:]))
+    return f'<tr data-i="{index}" data-module="{escape(group)}"{attributes}>{drawn}</tr>'
+
+
 def _groups(times: LayerTimes) -> list[str]:
     """Returns for each layer the name of its group: the longest name of a group that its module begins with."""
     names = sorted((group.name for group in times.by_module), key=len, reverse=True)
@@ -80,7 +107,7 @@ def _reached(layer: LayerTime, points: dict[str, RooflinePoint]) -> RooflinePoin
     return max(found, key=lambda point: point.macs) if found and not layer.overhead else None
 
 
-def _row(index: int, layer: LayerTime, group: str, point: RooflinePoint | None, longest: float) -> str:
+def _row(index: int, layer: LayerTime, group: str, point: RooflinePoint | None, longest: float, *, bound: bool) -> str:
     moved = (layer.weight_bytes or 0) + (layer.activation_bytes or 0)
     output = "×".join(map(str, layer.outputs[0])) if layer.outputs else ""
     kind = SHORT_NAMES.get(layer.precision, layer.precision)
@@ -95,24 +122,23 @@ def _row(index: int, layer: LayerTime, group: str, point: RooflinePoint | None, 
         Cell(output, math.prod(layer.outputs[0]) if layer.outputs else 0, colour="c-output"),
         Cell(milliseconds(layer.median_ms), layer.median_ms, colour="c-ms"),
         Cell(f"{100 * layer.share:.1f} %", layer.share, layer.share / longest, "c-share"),
-        Cell("" if share is None else f"{100 * share:.0f} %", share or 0, colour="c-bound"),
+        *([Cell("" if share is None else f"{100 * share:.0f} %", share or 0, colour="c-bound")] if bound else []),
         Cell(short_figure(layer.macs), layer.macs or 0, colour="c-macs"),
         Cell(short_figure(moved), moved, colour="c-bytes"),
     )
     mark = OVERHEAD_NAMES.get(layer.overhead, "")
     attributes = f' class="overhead" data-words="{escape(mark)} overhead"' if mark else ""
-    drawn = cell_html(cells[0], "th") + "".join(map(cell_html, cells[1:]))
-    return f'<tr data-i="{index}" data-module="{escape(group)}"{attributes}>{drawn}</tr>'
+    return layer_row(cells, index, group, attributes)
 
 
-def _totals(times: LayerTimes) -> str:
+def _totals(times: LayerTimes, *, bound: bool) -> str:
     overhead = [layer for layer in times.layers if layer.overhead]
     label = "overhead of quantization" if "quantize" in times.overhead_ms else "overhead of layouts"
-    rows = _total_row("all layers", times.layers, "total")
-    return rows + (_total_row(label, overhead, "overhead") if overhead else "")
+    rows = _total_row("all layers", times.layers, "total", bound=bound)
+    return rows + (_total_row(label, overhead, "overhead", bound=bound) if overhead else "")
 
 
-def _total_row(name: str, layers: Sequence[LayerTime], style: str) -> str:
+def _total_row(name: str, layers: Sequence[LayerTime], style: str, *, bound: bool) -> str:
     share = sum(layer.share for layer in layers)
     moved = sum((layer.weight_bytes or 0) + (layer.activation_bytes or 0) for layer in layers)
     cells = (
@@ -121,7 +147,7 @@ def _total_row(name: str, layers: Sequence[LayerTime], style: str) -> str:
         Cell("", colour="c-output"),
         Cell(milliseconds(sum(layer.median_ms for layer in layers)), colour="c-ms"),
         Cell(f"{100 * share:.1f} %", colour="c-share"),
-        Cell("", colour="c-bound"),
+        *([Cell("", colour="c-bound")] if bound else []),
         Cell(short_figure(sum(layer.macs or 0 for layer in layers)), colour="c-macs"),
         Cell(short_figure(moved), colour="c-bytes"),
     )
@@ -129,7 +155,7 @@ def _total_row(name: str, layers: Sequence[LayerTime], style: str) -> str:
 
 
 def _slug(name: str) -> str:
-    return name.lower().replace(" ", "-")
+    return name.lower().replace(".", "").replace(" ", "-")
 
 
 def roofline_section(roofline: Roofline | None) -> str:
@@ -143,10 +169,10 @@ def roofline_section(roofline: Roofline | None) -> str:
         return section("Roofline", text, facts([("layers with arithmetic", "none")]))
     measured = any(point.measured_ms for point in drawn)
     text += (
-        " Each circle is a layer with arithmetic, its area its time; the lines are the peaks. The higher below its "
-        "line, the nearer to what the machine can do."
+        " Each circle is a layer with arithmetic, its area its time; the lines are the peaks. The nearer a "
+        "circle is to its line, the more of the machine's peak it reached."
         if measured
-        else " The times of layers were not measured (--layers): each circle is on its bound."
+        else " The times of layers were not measured: each circle is on its bound."
     )
     above = sum((point.reached or 0.0) > ABOVE for point in drawn)
     if above:
@@ -180,9 +206,13 @@ def _point(point: RooflinePoint, roofline: Roofline) -> Point:
     time_ms = point.measured_ms or point.bound_ms
     longest = max((other.measured_ms or other.bound_ms) for other in roofline.points) or 1.0
     reached = f", {100 * point.reached:.0f} % of its bound" if point.reached is not None else ""
-    time = f"{milliseconds(time_ms)} ms{reached}" if point.measured_ms else f"at least {milliseconds(time_ms)} ms"
+    time = (
+        f"{milliseconds(time_ms)} ms{reached}"
+        if point.measured_ms
+        else f"at least {least_milliseconds(time_ms)} ms, not measured"
+    )
     tip = (
-        f"{point.name}\n{time}\nbound by {point.bound}: at least {milliseconds(point.bound_ms)} ms\n"
+        f"{point.name}\n{time}\nbound by {point.bound}: at least {least_milliseconds(point.bound_ms)} ms\n"
         f"{short_figure(point.macs)} MACs in {point.precision}, {short_figure(point.bytes)}B, "
         f"{point.intensity or 0:.3g} operations per byte"
     )

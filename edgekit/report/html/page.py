@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 
 import numpy as np
@@ -49,6 +48,7 @@ from edgekit.report.wording import (
 
 __all__ = [
     "engine_cards",
+    "graph_section",
     "highest_bound",
     "html_from_report",
     "latency_figures",
@@ -63,12 +63,13 @@ DISTRIBUTION_TEXT = "The engine alone, from input arrays to output arrays; no ru
 RUNS_TEXT = "Each dot is a run, in order; the dashed line is the median. A slope indicates heat, steps clock changes."
 
 
-def html_from_report(report: LatencyReport, graph_svg: str = "") -> str:
+def html_from_report(report: LatencyReport, graph: str = "") -> str:
     """Renders the latency report of one engine.
 
     Args:
         report: the report.
-        graph_svg: a drawing of the engine's graph, coloured by the times of its layers; empty for none.
+        graph: `edgekit.report.drawing.page.part_from_drawing` of the engine's graph, coloured by the times of its
+            layers; empty for none.
     """
     series = latency_series(report, "", "two")
     steady_from = report.steady.first_run if report.steady else None
@@ -93,7 +94,7 @@ def html_from_report(report: LatencyReport, graph_svg: str = "") -> str:
         layers_section(report.layer_times, report.roofline),
         roofline_section(report.roofline),
         run_section(report.layer_times),
-        _graph_section(graph_svg),
+        graph_section(graph, "Layers coloured by time."),
         section(
             "Run by run",
             f"{RUNS_TEXT} {_steady_in_words(report)}",
@@ -101,25 +102,17 @@ def html_from_report(report: LatencyReport, graph_svg: str = "") -> str:
         ),
         _throughput_section(report.throughput, unit_of(report)),
         _power_section(report.power),
-        section("The engine", "", facts(engine_rows(report))),
-        section("The machine", "", facts(environment_rows(report))),
+        section("The engine", "", facts(engine_rows(report)), kind="long"),
+        section("The machine", "", facts(environment_rows(report)), kind="long"),
         footer(f"Measured by edgekit profile, EdgeKit {report.edgekit}. Warm-up runs are not counted."),
     ]
-    return page(f"{report.name}: latency", body)
+    return page(f"{report.name}: latency", body, graph=bool(graph))
 
 
-def _graph_section(svg: str) -> str:
-    if not svg:
-        return ""
-    # As an image, the drawing keeps its style sheet to itself.
-    data = base64.b64encode(svg.encode()).decode("ascii")
-    image = f'<img alt="The graph, with its layers coloured by time" src="data:image/svg+xml;base64,{data}">'
-    text = (
-        "Layers coloured by time. To unfold, zoom and search it: "
-        "edgekit inspect ENGINE --graph F.html --times REPORT.json"
-    )
-    area = '<div class="graph-image" tabindex="0" role="region" aria-label="Graph">'
-    return section("Graph", text, f"{area}{image}</div>", kind="screen")
+def graph_section(graph: str, text: str) -> str:
+    """Renders the drawing of a graph as a section, which is not printed; empty without a drawing."""
+    how = "Drag to move; Ctrl and the wheel, or two fingers, zoom; a click unfolds a block and shows its facts."
+    return section("Graph", f"{text} {how}", graph, kind="screen")
 
 
 def verdict_sentence(report: LatencyReport) -> str:

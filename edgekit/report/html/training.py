@@ -11,16 +11,13 @@ from edgekit.report.html.elements import (
     Card,
     Cell,
     both_widths,
-    cards,
     footer,
-    header,
     heading,
     legend,
     page,
     section,
-    summary_bar,
+    summary,
     table,
-    verdict_box,
 )
 
 __all__ = ["html_from_epochs"]
@@ -58,16 +55,17 @@ def html_from_epochs(epochs: Sequence[EpochFigures], title: str, weights: str) -
     name = next(iter(last.figures), "")
     main = [(FIGURES[name].title, _value(name, last))] if name else []
     body = [
-        header(title, f"training, {len(epochs)} epochs, weights in {weights}", ""),
-        summary_bar(title, [("loss", f"{last.loss:.4g}"), *main]),
-        verdict_box(_sentence(epochs, name), [], kind="plain"),
-        cards(
+        *summary(
+            title,
+            f"training, {len(epochs)} epochs, weights in {weights}",
+            [("loss", f"{last.loss:.4g}"), *main],
+            _sentence(epochs, name),
             [
                 *(Card(FIGURES[each].title, _value(each, last), "test set, last epoch") for each in last.figures),
                 Card("loss", f"{last.loss:.4g}", "training set, last epoch"),
                 Card("test loss", f"{last.test_loss:.4g}", "last epoch"),
                 Card("time", f"{sum(each.seconds for each in epochs):,.0f} s", "all epochs"),
-            ]
+            ],
         ),
         _chart("Loss", {"training": [e.loss for e in epochs], "test": [e.test_loss for e in epochs]}, epochs, "loss"),
         *(

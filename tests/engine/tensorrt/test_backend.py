@@ -126,7 +126,7 @@ def test_compute_capabilities_are_rejected_if_the_builder_uses_the_local_gpu(
 ) -> None:
     here(DESKTOP)
     options = BuildOptions(precision=Precision.FP32, engine={"sm": (86,)})
-    with pytest.raises(UsageError, match="--sm goes with tensorrt-rtx"):
+    with pytest.raises(UsageError, match=r"engine\['sm'\] goes with tensorrt-rtx"):
         TensorRt().build(graph_in(tmp_path), tmp_path, options)
 
 
@@ -183,7 +183,7 @@ def test_tensorrt_rtx_which_times_nothing_keeps_no_cache(tmp_path: Path) -> None
 
 
 def test_error_on_a_dla_that_the_board_does_not_have(library: Any) -> None:
-    with pytest.raises(UsageError, match="--dla 0: .* it has none"):
+    with pytest.raises(UsageError, match="engine={'dla': 0}: .* it has none"):
         configured(library, BuildOptions(precision=Precision.FP16, engine={"dla": 0}))
 
 
@@ -214,7 +214,7 @@ class BoardWithDla:
 
 def test_a_dla_is_counted_from_0(library: Any) -> None:
     board: Any = BoardWithDla(library.Builder(process_log(library)))
-    with pytest.raises(UsageError, match="--dla 2: .* it has 2"):
+    with pytest.raises(UsageError, match="engine={'dla': 2}: .* it has 2"):
         config_from_options(library, board, BuildOptions(precision=Precision.FP16, engine={"dla": 2}), 0)
 
 
@@ -222,7 +222,7 @@ def test_a_dla_is_checked_before_the_build(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(TensorRt, "version", lambda self: "10.3.0")
     TensorRt().check_options(Precision.FP16, {"dla": 0})
     TensorRt().check_options(Precision.INT8, {})
-    with pytest.raises(UsageError, match=r"--dla 0: expected TensorRT from 11\.4\.1 for INT8, got 10\.3\.0"):
+    with pytest.raises(UsageError, match=r"engine={'dla': 0}: expected TensorRT from 11\.4\.1 for INT8, got 10\.3\.0"):
         TensorRt().check_options(Precision.INT8, {"dla": 0})
 
 

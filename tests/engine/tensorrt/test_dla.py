@@ -40,7 +40,7 @@ def test_versions_with_a_dla(version, precision, jetson):
         ("11.4.0", Precision.FP16, board(), "Windows"),
         ("11.4.1", Precision.INT8, board("7.2.1"), r"JetPack 7\.2\.2 or newer, got .*AGX Orin.* with JetPack 7\.2\.1"),
         ("11.4.1", Precision.INT8, board("7.2.2", "NVIDIA Jetson AGX Thor"), "got NVIDIA Jetson AGX Thor"),
-        ("11.4.1", Precision.FP32, board(), "--dla goes with --fp16 or --int8"),
+        ("11.4.1", Precision.FP32, board(), r"engine\['dla'\] goes with precision='fp16' or precision='int8'"),
         ("11.4.1", Precision.BF16, board(), "does not compute in bf16"),
     ],
 )

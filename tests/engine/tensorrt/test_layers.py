@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
-from edgekit.engine.tensorrt.layers import EngineLayer, layers_from_inspector, product_layers, quantized_products
+from edgekit.engine.tensorrt.layers import (
+    EngineLayer,
+    layers_from_inspector,
+    nodes_in_words,
+    product_layers,
+    quantized_products,
+)
 from edgekit.errors import BuildError
 from edgekit.specs import Precision
 
@@ -106,3 +112,20 @@ def test_a_quantized_convolution_that_came_out_in_half_precision_is_an_error() -
     products = product_layers(WANTED, read)
     with pytest.raises(BuildError, match=r"runs 1 of 2 quantized layers in float16, expected int8: c"):
         assert_precision("tensorrt", Precision.INT8, quantized_products(WANTED), products)
+
+
+@pytest.mark.parametrize(
+    ("words", "nodes"),
+    [
+        ("Assertion !layerImpls.empty() failed. nms_1 has no runners that implement it", ("decode.nms",)),
+        ("Could not find any implementation for node head.conv.", ("head.conv",)),
+        ("Could not find any implementation for node {ForeignNode[head.conv...nms_1]}.", ("decode.nms", "head.conv")),
+        ("Assertion failed: nms_12 and head.conv2 are unknown", ()),
+    ],
+)
+def test_a_builder_message_is_traced_to_the_nodes_of_the_graph(words: str, nodes: tuple[str, ...]) -> None:
+    network = [
+        EngineLayer(name="nms_1", type="nms", precision="float32", outputs=(), nodes=("decode.nms",)),
+        EngineLayer(name="head.conv", type="convolution", precision="float32", outputs=()),
+    ]
+    assert nodes_in_words(network, words) == nodes

@@ -87,7 +87,7 @@ def test_integers_come_from_q_dq_pairs_with_half_precision_scales(build: Build, 
     assert result.layers == {"int8": 1, "float16": 1}
     read_back = {name: layer["precision"] for name, layer in layers(folder).items()}
     assert (read_back["body"], read_back["last"]) == ("int8", "float16")
-    assert any("INT8" in note and "not yet measured" in note and "--fp16" in note for note in result.notes)
+    assert any("INT8" in note and "not yet measured" in note and "precision='fp16'" in note for note in result.notes)
 
 
 def test_integer_products_are_found_behind_what_the_parser_puts_between(build: Build) -> None:
@@ -109,7 +109,7 @@ def test_weights_that_alone_are_quantized_make_no_integer_product(build: Build) 
     [
         ("half_graph", Precision.INT8, ["needs Q/DQ pairs", "quantize"]),
         ("half_graph", Precision.FP32, ["float16", "expected float32", "body"]),
-        ("quantized_graph", Precision.FP32, ["expected float32", "--int8"]),
+        ("quantized_graph", Precision.FP32, ["expected float32", "precision='int8'"]),
     ],
 )
 def test_a_graph_that_is_typed_otherwise_than_asked_is_not_built(
@@ -143,7 +143,7 @@ def test_a_batch_that_is_chosen_at_run_time_gets_a_profile(build: Build, folder:
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [
-        ({}, ["'images' (?, 4, 8, 8)", "got none", "--batch 1:4:16"]),
+        ({}, ["'images' (?, 4, 8, 8)", "got none", "batch=(1, 4, 16)"]),
         ({"images": ShapeRange((1, 4, 8), (4, 4, 8), (16, 4, 8))}, ["(?, 4, 8, 8)", "got (1, 4, 8)"]),
         ({"images": ShapeRange((1, 3, 8, 8), (4, 3, 8, 8), (9, 3, 8, 8))}, ["(?, 4, 8, 8)", "got (1, 3, 8, 8)"]),
         (
@@ -241,7 +241,10 @@ def test_refittable_and_stripped_plans_are_built_or_need_a_gpu(option: str, buil
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"dla": 0}, "--dla goes with tensorrt"), ({"hardware_compatible": True}, "--hardware-compatible goes with")],
+    [
+        ({"dla": 0}, r"engine\['dla'\] goes with tensorrt"),
+        ({"hardware_compatible": True}, r"engine\['hardware_compatible'\] goes with"),
+    ],
 )
 def test_options_that_this_library_has_no_use_for_are_refused(
     options: dict[str, Any], words: str, build: Build
@@ -257,7 +260,7 @@ def test_a_build_that_fails_ends_with_the_builders_last_words(build: Build, fold
 
     with pytest.raises(BuildError, match="workspace limit") as caught:
         build(conv_graph(), workspace_mib=1)
-    assert "--workspace" in caught.value.hint
+    assert "engine['workspace_mib']" in caught.value.hint
     assert list(folder.iterdir()) == []
 
 

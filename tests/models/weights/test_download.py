@@ -241,7 +241,7 @@ def test_a_partial_file_that_the_server_knows_no_rest_of_is_dropped(server: Serv
 def test_error_when_the_server_has_no_such_file(server: Server, tmp_path: Path) -> None:
     text = error_of(weights(server.url.replace("model", "other")), tmp_path)
     assert "cannot be downloaded: HTTP 404 Not Found" in text
-    assert "--weights FILE" in text
+    assert "weights=FILE" in text
 
 
 def test_error_without_a_server_tells_how_to_do_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_error_without_a_server_tells_how_to_do_without(tmp_path: Path, monkeypa
         port = unused.getsockname()[1]
     text = error_of(weights(f"http://127.0.0.1:{port}/model.weights"), tmp_path)
     assert "Connection refused" in text
-    assert "--weights FILE" in text and str(tmp_path / "weights") in text
+    assert "weights=FILE" in text and str(tmp_path / "weights") in text
 
 
 def test_the_file_can_be_put_into_the_cache_by_hand(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def test_a_search_unfolds_and_shows_what_it_finds_with_its_facts(drawing: Drawin
     tab.press("Enter", 13)
     found = tab.run("document.querySelectorAll('.hit').length")
     assert tab.run("document.querySelector('.tools output').textContent") == f"1 of {found}"
-    assert "stage" in tab.run("document.querySelector('#facts').textContent")
+    assert "stage" in tab.run("document.querySelector('.graph-facts').textContent")
     x, y, w, h = tab.run(VIEW.replace(".view", ".chosen"))
     left, top, wide, high = tab.run(PORT)
     assert left <= x and x + w <= left + wide and top <= y and y + h <= top + high
@@ -318,7 +318,7 @@ def test_a_search_unfolds_and_shows_what_it_finds_with_its_facts(drawing: Drawin
 def test_a_click_on_a_layer_tells_its_facts(drawing: Drawing, opened: Callable[..., Tab]) -> None:
     tab = opened(html_from_drawing(drawing, 1))
     tab.run("document.querySelector('div.card').click()")
-    facts = tab.run("[...document.querySelectorAll('#facts > *')].map((line) => line.textContent)")
+    facts = tab.run("[...document.querySelectorAll('.graph-facts > *')].map((line) => line.textContent)")
     assert facts[0] and any("MACs" in line or "×" in line for line in facts[1:])
 
 
@@ -342,7 +342,7 @@ def test_a_deep_graph_unfolds_into_a_map_in_which_a_click_goes_to_a_place(opened
     tab.click("[data-do=all]")
     assert tab.run("document.querySelector('.view').offsetHeight") > 10_000
     assert tab.run("document.querySelector('.view').getBoundingClientRect().width") > 200, "it is not shrunk to a line"
-    x, y, w, h = tab.run(VIEW.replace(".view", "#map"))
+    x, y, w, h = tab.run(VIEW.replace(".view", ".graph-map"))
     before = tab.run(VIEW)[1]
     for kind in ("mousePressed", "mouseReleased"):
         tab.mouse(kind, x + w / 2, y + h * 0.9, button="left", clickCount=1)

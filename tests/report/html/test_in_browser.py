@@ -17,15 +17,23 @@ from edgekit.evaluation.evaluate import Evaluation
 from edgekit.evaluation.evaluators.base import ClassFigure, Details
 from edgekit.measure.agreement import Accuracy, Agreement, ComparedPicture, OutputNoise
 from edgekit.measure.confidence import percentile_bounds
+from edgekit.measure.engine_estimate import EngineEstimate, EstimatedLayer
+from edgekit.measure.estimate import estimate_from_layers
+from edgekit.measure.fused_layers import fused_layers
+from edgekit.measure.inspection import Inspection, LayerRow
 from edgekit.measure.latency import statistics_ms
 from edgekit.measure.relative import ChangedLayer, Compared, CompareReport, Ratio
 from edgekit.measure.reports import LatencyReport, build_report_from_measurements
+from edgekit.report.drawing.contents import drawing_from_inspection
+from edgekit.report.drawing.page import part_from_drawing
 from edgekit.report.html.build import html_from_build
 from edgekit.report.html.compare import html_from_comparison
+from edgekit.report.html.engine_estimate import html_from_engine_estimate
 from edgekit.report.html.evaluation import html_from_evaluations
 from edgekit.report.html.page import html_from_report
 from edgekit.report.html.training import html_from_epochs
 from edgekit.runtime.tasks.detect import Detections
+from edgekit.specs import TensorSpec
 
 pytestmark = needs_chromium
 
@@ -33,12 +41,18 @@ MakeReport = Callable[..., LatencyReport]
 
 OVERFLOW = "document.documentElement.scrollWidth - innerWidth"
 CHARTS = """
-[...document.querySelectorAll("svg")].filter((svg) => svg.getClientRects().length).map((svg) =>
+[...document.querySelectorAll("svg:not(.edges)")].filter((svg) => svg.getClientRects().length).map((svg) =>
   [...svg.querySelectorAll("text")].map((text) => {
     const box = text.getBoundingClientRect(), scale = text.getScreenCTM().a;
     return { text: text.textContent, size: scale * parseFloat(getComputedStyle(text).fontSize),
              box: [box.left, box.top, box.right, box.bottom], out: box.left < -1 || box.right > innerWidth + 1 };
   }))
+"""
+# Tables that are cut at the right; only those that sort, and matrices, may scroll.
+CUT = """
+[...document.querySelectorAll(".scroll")]
+  .filter((e) => e.scrollWidth > e.clientWidth + 1 && !e.querySelector(".sorts, .matrix"))
+  .map((e) => [e.getAttribute("aria-label"), e.scrollWidth, e.clientWidth])
 """
 # Every element that holds text of its own; those of one row of a table must not overlap.
 CELLS = """
@@ -86,6 +100,52 @@ def evaluation(precision: str) -> Evaluation:
     )  # fmt: skip
 
 
+def deep_net() -> Inspection:
+    """Ten blocks of three layers each, one after the other."""
+    rows = []
+    for index in range(30):
+        rows.append(
+            LayerRow(
+                name=f"backbone.stage{index // 3}.layer{index}",
+                operator="Conv" if index % 3 else "Concat",
+                output_shape=(1, 64, 32, 32),
+                precision="int8",
+                parameters=1000,
+                macs=10**6,
+                weight_bytes=1000,
+                activation_bytes=10**5,
+                reads=(f"v{index}",),
+                writes=(f"v{index + 1}",),
+                write_bytes=(65536,),
+            )
+        )
+    return Inspection(
+        name="net", parameters=30_000, macs=30 * 10**6, weight_bytes=30_000, activation_bytes=3 * 10**6, intensity=20.0,
+        assumed_sizes={}, precision_from="graph", inputs=(TensorSpec("v0", "float32", (1, 64, 32, 32)),),
+        outputs=(TensorSpec("v30", "float32", (1, 64, 32, 32)),), layers=tuple(rows),
+    )  # fmt: skip
+
+
+def estimate() -> EngineEstimate:
+    """An engine on a board with published latencies: each layer has a bound and an estimate."""
+    fused = fused_layers(deep_net())
+    made = estimate_from_layers(fused, "orin-nano", name="net", precision="as built", inputs=("v0",))
+    layers = tuple(
+        EstimatedLayer(
+            name=layer.name, operator=layer.operator, precision="int8", nodes=layer.layers, module=layer.name,
+            output=(1, 64, 32, 32), macs=layer.macs, weight_bytes=layer.weight_bytes,
+            activation_bytes=layer.activation_bytes, bound="memory", bound_ms=1e-3, estimate_ms=time_ms, share=0.05,
+        )
+        for layer, time_ms in zip(fused, made.layer_ms, strict=True)
+    )  # fmt: skip
+    return EngineEstimate(
+        reason="there is no GPU", name="net", task="tensor", precision="int8", layer_counts={"int8": 20},
+        backend="tensorrt-rtx", backend_version="1.7", compute_capabilities=("8.6", "8.9"), edgekit="1",
+        created="2026-01-02T03:04:05+00:00", inputs=(), shapes={}, engine_bytes=10**6, layers_from="graph",
+        layers=layers, estimate=made, notes=("A note.",),
+    )  # fmt: skip
+
+
 @pytest.fixture
 def pages(full_report: MakeReport, make_report: MakeReport) -> dict[str, str]:
     """One page of each kind, with all its parts, long names, and an outlier far away."""
@@ -108,6 +168,7 @@ def pages(full_report: MakeReport, make_report: MakeReport) -> dict[str, str]:
     return {
         "profile": html_from_report(report),
         "build": html_from_build(build_report_from_measurements(reports, {"build_s": 3.0}, accuracy), [picture]),
+        "estimate": html_from_engine_estimate(estimate(), part_from_drawing(drawing_from_inspection(deep_net()))),
         "compare": html_from_comparison(comparison(Ratio(value=1.3, low=1.2, high=1.4))),
         "eval": html_from_evaluations([evaluation("fp32"), evaluation("int8")], ["FP32", "INT8"], []),  # type: ignore[arg-type]
         "train": html_from_epochs(epochs, "net on digits", "net.safetensors"),
@@ -135,7 +196,7 @@ def overlapping(groups: list[list[dict[str, Any]]]) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["profile", "build", "compare", "eval", "train"])
+@pytest.mark.parametrize("kind", ["profile", "build", "estimate", "compare", "eval", "train"])
 def test_a_page_reads_well_at_every_width(pages: dict[str, str], opened: Callable[..., Tab], kind: str) -> None:
     tab = opened(pages[kind])
     for media, width in (("screen", 400), ("screen", 700), ("screen", 1280), ("print", 718)):
@@ -151,6 +212,7 @@ def test_a_page_reads_well_at_every_width(pages: dict[str, str], opened: Callabl
         assert overlapping(charts) == [], where
         assert overlapping(tab.run(CELLS)) == [], where
         assert tab.run("document.querySelector('.bar-top').getBoundingClientRect().right <= innerWidth"), where
+        assert tab.run(CUT) == [], where
     assert tab.complaints() == []
 
 
@@ -254,6 +316,30 @@ def test_what_is_slower_is_not_in_the_colour_of_the_winner(opened: Callable[...,
         colours[f"{name} runs"] = tab.run("getComputedStyle(document.querySelectorAll('svg g:has(rect)')[1]).fill")
     assert len(set(colours.values())) == len(colours) - 2, "only faster and slower have one colour for both"
     assert colours["faster"] == colours["faster runs"] and colours["slower"] == colours["slower runs"]
+
+
+def test_the_graph_in_a_page_zooms_fits_and_searches_and_the_wheel_scrolls_the_page(
+    pages: dict[str, str], opened: Callable[..., Tab]
+) -> None:
+    tab = opened(pages["estimate"])
+    view = "(() => { const b = document.querySelector('.view').getBoundingClientRect(); return [b.x, b.width]; })()"
+    at = tab.middle(".graph")
+    before, top = tab.run(view), tab.run("scrollY")
+    tab.mouse("mouseWheel", *at, deltaX=0, deltaY=100)
+    tab.run("new Promise((done) => setTimeout(done, 300))")
+    assert tab.run("scrollY") > top
+    tab.mouse("mouseWheel", *tab.middle(".graph"), deltaX=0, deltaY=-120, modifiers=2)  # with Ctrl
+    assert tab.run(view)[1] > before[1]
+    tab.click("[data-do=fit]")
+    assert tab.run(view)[1] <= tab.run("document.querySelector('.graph').clientWidth")
+    tab.click(".graph-view [type=search]")
+    tab.type("stage7 layer22")
+    tab.press("Enter", 13)
+    assert "stage7" in tab.run("document.querySelector('.graph-facts').textContent")
+    assert tab.run("document.querySelector('.graph-view .tools output').textContent").startswith("1 of ")
+    tab.click("[data-do=all]")
+    assert tab.run("document.querySelectorAll('details:not([open])').length") == 0
+    assert tab.complaints() == []
 
 
 @pytest.mark.slow

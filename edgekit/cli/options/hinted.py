@@ -1,0 +1,31 @@
+"""An invalid value with a hint, and choices that suggest the nearest one."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import click
+
+__all__ = ["Choice", "HintedError"]
+
+
+class HintedError(click.BadParameter):
+    """An invalid value of an option; ``hint`` says how to fix it."""
+
+    def __init__(self, message: str, hint: str, ctx: click.Context | None, param: click.Parameter | None) -> None:
+        super().__init__(message, ctx, param)
+        self.hint = hint
+
+
+class Choice(click.Choice[str]):
+    """One of several words; an error suggests the nearest one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as e:
+            close = difflib.get_close_matches(str(value), self.choices, n=2)
+            if not close:
+                raise
+            raise HintedError(e.message, f"did you mean {' or '.join(close)}?", ctx, param) from None

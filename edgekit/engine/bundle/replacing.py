@@ -1,0 +1,41 @@
+"""Protects engines that exist from being replaced by an engine of another model, precision or target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgekit.arguments import argument
+from edgekit.engine.bundle.manifest import manifest_fields
+from edgekit.errors import UsageError
+
+__all__ = ["replaced_engine"]
+
+
+def replaced_engine(output: Path, *, name: str, precision: str, target: str, force: bool) -> str:
+    """Returns a note on the engine that a new one at ``output`` replaces; empty if there is none.
+
+    Args:
+        output: the folder of the new engine.
+        name: the new engine's model.
+        precision: its precision.
+        target: its backend.
+        force: replace any engine.
+
+    Raises:
+        UsageError: the engine at ``output`` is of another model, precision or target, and ``force`` is False.
+    """
+    found = manifest_fields(output)
+    if not found:
+        return ""
+    there, new = _text(found.get("name"), found.get("precision"), found.get("backend")), _text(name, precision, target)
+    if there != new and not force:
+        raise UsageError(
+            f"{output}: expected no engine, or one of {new}, got one of {there}",
+            hint=f"choose another {argument('output')}, or replace it with {argument('force', True)}",
+        )
+    return f"the engine at {output} of {found.get('created', 'an unknown time')}, {there}, was replaced"
+
+
+def _text(name: Any, precision: Any, target: Any) -> str:
+    return f"{name} in {str(precision).upper()} for {target}"

@@ -1,0 +1,76 @@
+"""Replaces operators that ONNX has deprecated, so that its checker accepts the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+__all__ = ["replace_deprecated"]
+
+_WITHDRAWN = range(18, 21)
+"""Opsets in which GroupNormalization has one scale for each group; ONNX withdrew it for the one of opset 21, which has
+one for each channel. ONNX Runtime runs both."""
+
+
+def replace_deprecated(model: onnx.ModelProto) -> None:
+    """Replaces each GroupNormalization of opset 18 to 20 with an InstanceNormalization of its groups, in place."""
+    if _version(model.opset_import) in _WITHDRAWN:
+        _replace(model.graph)
+    for function in model.functions:
+        if _version(function.opset_import) in _WITHDRAWN:
+            _replace(function)
+
+
+def _version(imports: list[onnx.OperatorSetIdProto]) -> int:
+    return max((each.version for each in imports if each.domain in ("", "ai.onnx")), default=0)
+
+
+def _replace(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
+    numbers = count()
+    for part in _nested(graph):
+        if not any(map(_is_deprecated, part.node)):
+            continue
+        nodes: list[onnx.NodeProto] = []
+        for node in part.node:
+            nodes += (
+                _group_normalization(node, f"{node.output[0]}_group{next(numbers)}") if _is_deprecated(node) else [node]
+            )
+        del part.node[:]
+        part.node.extend(nodes)
+
+
+def _nested(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _nested(inner)
+
+
+def _is_deprecated(node: onnx.NodeProto) -> bool:
+    """Whether the node is complete and is to be replaced; ONNX's checker names what others lack."""
+    named = node.op_type == "GroupNormalization" and node.domain in ("", "ai.onnx")
+    return named and len(node.input) == 3 and any(each.name == "num_groups" for each in node.attribute)
+
+
+def _group_normalization(node: onnx.NodeProto, stem: str) -> list[onnx.NodeProto]:
+    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    data, scale, shift = node.input
+    shape = numpy_helper.from_array(np.asarray([0, attributes.pop("num_groups"), -1], np.int64))
+    return [
+        helper.make_node("Constant", [], [f"{stem}_shape"], value=shape),
+        helper.make_node("Reshape", [data, f"{stem}_shape"], [f"{stem}_split"]),
+        helper.make_node(
+            "InstanceNormalization",
+            [f"{stem}_split", scale, shift],
+            [f"{stem}_normal"],
+            name=node.name,
+            epsilon=attributes.get("epsilon", 1e-5),
+        ),
+        helper.make_node("Shape", [data], [f"{stem}_whole"]),
+        helper.make_node("Reshape", [f"{stem}_normal", f"{stem}_whole"], list(node.output)),
+    ]

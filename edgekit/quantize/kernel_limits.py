@@ -1,0 +1,61 @@
+"""Nodes that a target's integer kernels compute wrongly or refuse, by the name of the limit in its `QuantScheme`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+import onnx_ir as ir
+
+__all__ = ["LIMITS", "limit_of"]
+
+
+class Limit(NamedTuple):
+    """What a limit of an integer kernel applies to, and the reason that users read."""
+
+    applies: Callable[[ir.Node], bool]
+    reason: str
+
+
+def limit_of(node: ir.Node, limits: Collection[str]) -> str | None:
+    """Returns why ``node`` stays in float, by the first of ``limits`` that applies to it; None if none does."""
+    found = (LIMITS[name] for name in sorted(limits))
+    return next((limit.reason for limit in found if limit.applies(node)), None)
+
+
+def _any_but(node: ir.Node, attribute: str, usual: int) -> bool:
+    return any(number != usual for number in node.attributes.get_ints(attribute, ()))
+
+
+def _counts_pads(node: ir.Node) -> bool:
+    return node.op_type == "AveragePool" and node.attributes.get_int("count_include_pad", 0) == 1
+
+
+def _counts_its_pads(node: ir.Node) -> bool:
+    padded = _any_but(node, "pads", 0) or node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
+    return _counts_pads(node) and (padded or _rounds_up(node))
+
+
+def _rounds_up(node: ir.Node) -> bool:
+    return node.attributes.get_int("ceil_mode", 0) == 1
+
+
+def _joins_other_axes(node: ir.Node) -> bool:
+    shape = node.outputs[0].shape
+    axis = node.attributes.get_int("axis", 1)
+    return node.op_type == "Concat" and (axis % len(shape) if shape is not None and axis < 0 else axis) != 1
+
+
+LIMITS: Mapping[str, Limit] = {
+    "average-dilated": Limit(
+        lambda node: node.op_type == "AveragePool" and _any_but(node, "dilations", 1),
+        "the target's integer kernel has no dilations",
+    ),
+    "average-of-pads": Limit(_counts_its_pads, "the target's integer kernel fills pads with another number than 0"),
+    "average-of-pads-rounded-up": Limit(
+        lambda node: _counts_pads(node) and _rounds_up(node),
+        "the target's integer kernel counts elements behind the pads",
+    ),
+    "concat-of-other-axes": Limit(_joins_other_axes, "the target concatenates channels alone in integers"),
+}
+"""Measured with ONNX Runtime 1.32 and OpenVINO 2026.4, against the Q/DQ graph in ONNX Runtime without optimizations."""

@@ -1,0 +1,95 @@
+"""Wrong arguments of the functions in `edgekit.__all__`: an EdgeKitError that names parameters of Python."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgekit
+
+TENSORRT = {"target": "tensorrt"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"precision": "int9"}, "unknown precision 'int9': expected fp32, fp16, bf16 or int8\ndid you mean int8?"),
+        ({"precision": None}, "unknown precision None"),
+        ({"target": 5}, "unknown target 5"),
+        ({"calib": "nofolder"}, "calib='nofolder': expected a folder"),
+        ({"calib": 5}, "calib: expected a text or a path, got 5"),
+        ({"calib_method": "kl"}, "calib_method: expected 'minmax', 'percentile', 'entropy' or 'mse', got 'kl'"),
+        ({"calib_images": 0}, "calib_images: expected a whole number of 1 or more, got 0"),
+        ({"keep_float": "head*"}, "keep_float: expected a list of texts, got 'head*'"),
+        ({"threads": -1}, "threads: expected a whole number of 0 or more, got -1"),
+        ({"seed": 1.5}, "seed: expected a whole number, got 1.5"),
+        ({"profile": "no"}, "profile: expected True or False, got 'no'"),
+        ({"shape": "320x320"}, "shape: expected a size for each dimension"),
+        ({"input": (1, 3, 2, 2)}, "input: expected a mapping"),
+        ({"input": {"x": (0, 1)}}, "input['x']: expected a number of 1 or more"),
+        ({"batch": (4, 2, 1)}, "batch: expected a number of 1 or more, or a range (MIN, OPT, MAX)"),
+        ({"engine": {"dla": 0}}, "target 'cpu' does not have the option engine['dla']\nadd target='tensorrt'"),
+        ({"engine": 5}, "engine: expected a BackendOptions or a mapping"),
+        ({"engine": {"sm": 86}, **TENSORRT}, "engine['sm']: expected compute capabilities, as in (86, 89), got 86"),
+        ({"engine": {"workspace_mib": -1}, **TENSORRT}, "engine['workspace_mib']: expected a whole number"),
+        ({"half_io": True}, "half_io is for GPU targets\nadd target='tensorrt'"),
+        ({"weights": "nofile"}, "weights: expected a file or a published weight set of lenet, got 'nofile'"),
+        ({"precision": "fp32", "calib": "digits"}, "calib does not go with precision='fp32'"),
+        ({"output": 5}, "output: expected a path, got 5"),
+    ],
+)
+def test_a_wrong_argument_of_build_names_the_parameter(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(edgekit.UsageError) as caught:
+        edgekit.build("lenet", **{"target": "cpu", "profile": False, **given})
+    assert message in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: edgekit.load(5), "path: expected a text or a path, got 5"),
+        (lambda: edgekit.load("x", threads=-1), "threads: expected a whole number of 0 or more, got -1"),
+        (lambda: edgekit.compile(5), "bundle: expected a text or a path, got 5"),
+        (lambda: edgekit.compare("ab"), "paths: expected a list of two or more paths, got 'ab'"),
+        (lambda: edgekit.compare(5), "paths: expected a list"),
+        (lambda: edgekit.compare(["a", "b"], rounds=0), "rounds: expected a whole number of 1 or more, got 0"),
+        (lambda: edgekit.profile("x", runs=0), "runs: expected a whole number of 1 or more, got 0"),
+        (lambda: edgekit.profile("x", duration_s="9"), "duration_s: expected more than 0 s, got '9'"),
+        (lambda: edgekit.profile("x", claim=99, runs=5), "claim and runs: expected one of them"),
+        (lambda: edgekit.evaluate("x", data=5), "data: expected a data set, its name or a path, got 5"),
+        (lambda: edgekit.estimate("lenet", board=5), "unknown board 5"),
+        (lambda: edgekit.inspect("lenet", precision="int9"), "unknown precision 'int9'"),
+        (lambda: edgekit.train(5), "model: expected a text or a path, got 5"),
+        (lambda: edgekit.train("lenet", data="digits", changes=5), "changes: expected a mapping"),
+        (lambda: edgekit.train("lenet", data="digits", changes={"lr": "x"}), "changes['lr']:"),
+        (lambda: edgekit.train("lenet", data="digits", threads=-1), "threads: expected a whole number"),
+        (lambda: edgekit.train("lenet", data="digits", output="a.pt"), "output='a.pt': expected a name that ends in"),
+        (lambda: edgekit.train("lenet", data="digits", weights="nofile"), "weights: expected a file"),
+    ],
+)
+def test_a_wrong_argument_names_the_parameter(
+    call: Callable[[], Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(edgekit.UsageError) as caught:
+        call()
+    assert message in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+def test_notes_are_warnings_at_the_line_of_the_caller(tmp_path: Path, write_classifier: Callable[..., Path]) -> None:
+    model = write_classifier(tmp_path / "net.onnx")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        edgekit.build(model, target="null", profile=False, output=tmp_path / "engine", calib_images=2)
+        edgekit.build(model, target="null", profile=False, output=tmp_path / "engine", calib_images=2)
+    own = [warning for warning in caught if warning.category is edgekit.EdgeKitWarning]
+    texts = [str(warning.message) for warning in own]
+    assert any("calib=DIR" in text for text in texts)
+    assert any(f"the engine at {tmp_path / 'engine'}" in text and "was replaced" in text for text in texts)
+    assert {warning.filename for warning in own} == {__file__}
