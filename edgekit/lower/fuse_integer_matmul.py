@@ -28,9 +28,9 @@ class FuseIntegerMatMul(RewritePass):
     Preconditions: operators are the standard ones that quantization writes. Scales and zero points are initializers.
     Postconditions: a MatMul of two factors that are dequantized from 8 bits, the first with one scale and the second
         with one scale or one per column, remains only if a QuantizeLinear alone reads it, directly or after a ReLU:
-        ONNX Runtime fuses these. The new node has the MatMul's name. If the only consumer of the product adds a vector with
-        one number per column, this becomes the bias of the new node, which outputs the sum. Unused DequantizeLinears
-        are left to `RemoveDead`. Weights are not read.
+        ONNX Runtime fuses these. The new node has the MatMul's name. If the only consumer of the product adds a vector
+        with one number per column, this becomes the bias of the new node, which outputs the sum. Unused
+        DequantizeLinears are left to `RemoveDead`. Weights are not read.
     """
 
     operator = "MatMul"
@@ -70,7 +70,7 @@ def _has_scales_by_column(b: ir.Node) -> bool:
 
 
 def _is_quantized(product: ir.Value) -> bool:
-    """Whether a Q follows and nothing else, directly or after a ReLU: ONNX Runtime fuses all three into one operator."""
+    """Whether only a Q follows, directly or after a ReLU: ONNX Runtime fuses all three into one operator."""
     reader = _sole_reader(product)
     if reader is not None and reader.op_type == "Relu":
         reader = _sole_reader(reader.outputs[0])

@@ -163,13 +163,17 @@ def test_a_product_of_two_activations_and_a_pair_that_others_read() -> None:
 
 def test_unsupported_products_stay(reasons: Callable[[], list[str]]) -> None:
     rows = _with_bias(VECTOR, axis=0)  # a scale a row cannot be multiplied in afterwards
-    behind = _with_bias(VECTOR)  # ONNX Runtime makes one operator of the product and the Q behind it
+    behind = _with_bias(VECTOR)  # ONNX Runtime makes one operator of the product and the Q that alone reads it
     after, constants = _quantized("c", "product", 0.1, 128)
-    behind.graph.node.extend(after)
+    total = behind.graph.node.pop()
+    total.input[:] = ["c", "bias"]
+    behind.graph.node.extend([*after, total])
     behind.graph.initializer.extend(constants)
     relu = _with_bias(VECTOR)  # and of the two with a ReLU between them
     after, constants = _quantized("c", "positive", 0.1, 0)
-    relu.graph.node.extend([helper.make_node("Relu", ["product"], ["positive"]), *after])
+    total = relu.graph.node.pop()
+    total.input[:] = ["c", "bias"]
+    relu.graph.node.extend([helper.make_node("Relu", ["product"], ["positive"]), *after, total])
     relu.graph.initializer.extend(constants)
     unpaired = _with_bias(VECTOR)
     unpaired.graph.node[3].input[0] = "x"
