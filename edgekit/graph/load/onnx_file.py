@@ -63,6 +63,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
     path = Path(path)
     model, payloads = _parsed(path)
     try:
+        _require_text(model)
         require_declared_lengths(_tensors(model), payloads, path)
         require_bounded_functions(model, path)
         _require_external_data(model, path)
@@ -128,6 +129,33 @@ def _require_not_another_format(content: bytes, path: Path) -> None:
             raise GraphError(f"{path}: expected an ONNX file, got {what}", hint=hint)
     if content[4:8] == b"TFL3":
         raise GraphError(f"{path}: expected an ONNX file, got a TensorFlow Lite model", hint="convert it with tf2onnx")
+
+
+def _require_text(model: onnx.ModelProto) -> None:
+    """Raises `TypeError` if a name is not UTF-8, which protobuf returns as bytes: it could not be written again."""
+    for node in _nodes(model):
+        attributes = (attribute.name for attribute in node.attribute)
+        names = (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output, *attributes)
+        _require_all_text(names)
+        for graph in _graphs_in(node):
+            _require_all_text(_value_names(graph))
+    _require_all_text(_value_names(model.graph))
+    _require_all_text((model.producer_name, model.producer_version, model.domain, model.doc_string))
+
+
+def _value_names(graph: onnx.GraphProto) -> Iterator[str]:
+    yield from (graph.name, graph.doc_string)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield from (value.name, value.doc_string)
+        yield from (dimension.dim_param for dimension in value.type.tensor_type.shape.dim)
+    for tensor in graph.initializer:
+        yield from (tensor.name, tensor.doc_string)
+
+
+def _require_all_text(names: Iterable[object]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"expected text, got {name!r}")
 
 
 def _require_external_data(model: onnx.ModelProto, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +18,14 @@ from edgekit.data.examples import Choice
 from edgekit.data.formats.coco_json import coco_from_path
 from edgekit.data.formats.csv_table import csv_from_path
 from edgekit.data.formats.parallel_text import text_from_path
-from edgekit.data.formats.text_lines import names_in
+from edgekit.data.formats.text_lines import file_bytes, names_in
 from edgekit.data.formats.voc import voc_from_path
 from edgekit.data.formats.xml_tree import element_from_file
 from edgekit.data.formats.yolo_text import yolo_from_path
 from edgekit.data.formats.yolo_yaml import settings_from_data, settings_from_yaml
 from edgekit.data.vocabulary import ids_from_text, text_from_ids
 from edgekit.engine.bundle.manifest import read_manifest
-from edgekit.errors import EdgeKitError, nearest
+from edgekit.errors import DataError, EdgeKitError, nearest
 from edgekit.models.cfg.text import read_cfg
 from edgekit.models.weights.read import load_weights
 from edgekit.quantize.calibrate.collect import CalibrationTable
@@ -180,3 +181,15 @@ def test_a_reader_takes_time_in_proportion_to_its_file(case: str, tmp_path: Path
     small = seconds(read, file)
     file.write_bytes(make(SMALL * FACTOR))
     assert seconds(read, file) <= LIMIT * max(small, LEAST_S)
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"{}")
+    tracemalloc.start()
+    try:
+        assert file_bytes(tmp_path / "a.json", 4 << 30) == b"{}"
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(DataError, match="expected at most 1 bytes, got more"):
+        file_bytes(tmp_path / "a.json", 1)

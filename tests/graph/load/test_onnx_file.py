@@ -296,6 +296,16 @@ def test_damaged_file_raises_nothing_but_our_errors(tmp_path_factory, data):
 SMALL = small_model(shape=[1, 3, "h", 8]).SerializeToString()
 
 
+def test_a_name_that_is_not_text_is_named_as_such(tmp_path: Path) -> None:
+    """Each string of the model in turn gets a byte that is not UTF-8."""
+    texts = sorted({b"pool", b"h", b"small", b"GlobalAveragePool", b"kernel_shape"}, key=len, reverse=True)
+    for text in texts:
+        if text in SMALL:
+            (tmp_path / "m.onnx").write_bytes(SMALL.replace(text, b"\x80" + text[1:]))
+            with pytest.raises(GraphError):
+                optimize(graph_from_onnx(tmp_path / "m.onnx"))
+
+
 def test_weights_do_not_hold_the_protobuf(tmp_path: Path) -> None:
     weight = np.arange(12, dtype=np.float32).reshape(3, 4)
     proto = onnx.parser.parse_model(

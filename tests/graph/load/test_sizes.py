@@ -68,7 +68,7 @@ def test_typed_numbers_are_counted_too(tmp_path: Path) -> None:
         graph_from_onnx(saved(tmp_path / "m.onnx", ADD, [tensor]))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.float64, np.int64, np.bool_])
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.uint16, np.int64, np.bool_])
 def test_weights_are_those_that_onnx_reads(dtype: type, tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 2, (40, 60)).astype(dtype)
     nodes = [helper.make_node("Cast", ["w"], ["c"], to=1), helper.make_node("Gather", ["c", "zero"], ["y"])]
