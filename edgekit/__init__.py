@@ -27,6 +27,7 @@ from edgekit.errors import (
     UndecidedError,
     UsageError,
 )
+from edgekit.telemetry import disable_onnxruntime
 
 if TYPE_CHECKING:
     from edgekit.config import BackendOptions
@@ -110,6 +111,9 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Here, because every process that uses EdgeKit comes by, and before any import of ONNX Runtime by EdgeKit.
+disable_onnxruntime()
 
 _ON_USE = {
     "BackendOptions": "edgekit.config:BackendOptions",

@@ -1,7 +1,34 @@
-"""Runs the command line with ``python -m edgekit``."""
+"""Runs the command line: the program ``edgekit``, and ``python -m edgekit``."""
 
+import os
+import signal
 import sys
+from types import FrameType
 
-from edgekit.cli.main import main
+__all__ = ["main"]
 
-sys.exit(main())
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
+
+
+def main() -> int:
+    """Runs the command line; Ctrl-C while it is imported, or while Python ends, ends it without a traceback."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, _leave)
+    from edgekit.cli.main import main as run
+
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return run()
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, _leave)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

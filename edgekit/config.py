@@ -8,7 +8,6 @@ their folder.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from edgekit.arguments import argument, either
 from edgekit.errors import UsageError
 from edgekit.option import option, option_words
+from edgekit.text import shell_words
 
 if TYPE_CHECKING:
     from edgekit.specs import Precision, Shape, Size
 
 __all__ = [
+    "NATIVE_ATTENTION",
     "PLUGIN_ATTENTION",
     "BackendOptions",
     "BuildConfig",
@@ -39,6 +40,9 @@ __all__ = [
 
 PLUGIN_ATTENTION = ("edgekit", "edgekit-int8")
 """Values of ``--attention`` that put EdgeKit's kernels into the engine, in half precision and in INT8."""
+
+NATIVE_ATTENTION = "native"
+"""The value of ``--attention`` that writes ONNX's operator into the graph."""
 
 Sizes = tuple["int | tuple[int, ...]", ...]
 
@@ -85,6 +89,26 @@ def parse_named_shapes(texts: Sequence[str]) -> dict[str, Sizes] | None:
     return shapes or None
 
 
+def _parse_inputs(texts: Sequence[str]) -> dict[str, Any] | None:
+    """Parses shapes, as `parse_named_shapes`, and values such as ``sr=16000``."""
+    shapes = parse_named_shapes([text for text in texts if "=" not in text]) or {}
+    values = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        if equals:
+            values[name] = _number(text, number)
+    return {**shapes, **values} or None
+
+
+def _number(text: str, number: str) -> int | float:
+    for kind in (int, float):
+        try:
+            return kind(number)
+        except ValueError:
+            continue
+    raise ValueError(f"expected NAME=VALUE with a number, such as sr=16000, got '{text}'")
+
+
 def _named_shape(text: str) -> tuple[str, Sizes]:
     """Splits ``name:1x3x48x32:320:2048`` into name and shape; the shape is empty if the text has another form."""
     # Names from exporters may contain colons, as ranges do: the name is the shortest prefix that leaves a shape, and a
@@ -121,8 +145,11 @@ def _write_shape(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
-def _write_named_shapes(shapes: Mapping[str, Shape]) -> list[str]:
-    return [f"{name}:{_write_shape(shape)}" if name else _write_shape(shape) for name, shape in shapes.items()]
+def _write_inputs(inputs: Mapping[str, Shape | int | float]) -> list[str]:
+    return [
+        f"{name}={given}" if isinstance(given, (int, float)) else f"{name}:{_write_shape(given)}".removeprefix(":")
+        for name, given in inputs.items()
+    ]
 
 
 def _write_preprocess(fields: Mapping[str, Any]) -> list[str]:
@@ -142,13 +169,18 @@ def _convert_shape(shape: Sequence[int | Sequence[int]] | None) -> Shape | None:
     return None if shape is None else _specs().shape_from_sizes(shape, argument("shape"))
 
 
-def _convert_inputs(shapes: Mapping[str, Sequence[int | Sequence[int]]] | None) -> dict[str, Shape]:
+def _convert_inputs(
+    shapes: Mapping[str, int | float | Sequence[int | Sequence[int]]] | None,
+) -> dict[str, Shape | int | float]:
     if not isinstance(shapes or {}, Mapping):
         raise UsageError(
-            f"{argument('input')}: expected a mapping from names of inputs to shapes, got {shapes!r}",
+            f"{argument('input')}: expected a mapping from names of inputs to shapes or values, got {shapes!r}",
             hint=f"for the first input: {argument('input', {'': (1, 3, 224, 224)})}",
         )
-    return {name: _specs().shape_from_sizes(sizes, _input_called(name)) for name, sizes in (shapes or {}).items()}
+    return {
+        name: given if isinstance(given, (int, float)) else _specs().shape_from_sizes(given, _input_called(name))
+        for name, given in (shapes or {}).items()
+    }
 
 
 def _input_called(name: str) -> str:
@@ -195,6 +227,13 @@ class ModelConfig:
         shown_default="random weights",
         convert=_convert_text,
     )
+    labels: Path | None = option(
+        None,
+        "Class names: a file with one per line, a data YAML or COCO JSON; default: those of the weights or the model.",
+        metavar="FILE",
+        kind="path",
+        convert=_convert_path,
+    )
     shape: Shape | None = option(
         None,
         "Shape of the input image. MIN:OPT:MAX is a size that is chosen at run time, as in 320:416:640x320:416:640.",
@@ -204,15 +243,15 @@ class ModelConfig:
         write=lambda shape: [_write_shape(shape)],
         convert=_convert_shape,
     )
-    input: Mapping[str, Shape] = option(
+    input: Mapping[str, Shape | int | float] = option(
         {},
         "Shape of an input of your own model, such as 1x3x224x224 or images:1x3x224x224; repeatable. MIN:OPT:MAX "
         "is a size that is chosen at run time, as in x:1x3x48x32:320:2048. Module inputs are float32 unless a type is "
-        "given, as in ids:int64:1x128.",
-        metavar="[NAME:]SHAPE",
+        "given, as in ids:int64:1x128. NAME=VALUE fixes an input of an ONNX file, as in sr=16000.",
+        metavar="[NAME:]SHAPE|NAME=VALUE",
         repeated=True,
-        parse=parse_named_shapes,
-        write=_write_named_shapes,
+        parse=_parse_inputs,
+        write=_write_inputs,
         convert=_convert_inputs,
     )
     preprocess: Mapping[str, Any] | None = option(
@@ -322,8 +361,9 @@ class TargetConfig:
     attention: str = option(
         "auto",
         "How attention runs: auto takes what measured fastest on the target; off treats it as any other operators; "
-        "edgekit and edgekit-int8 are EdgeKit's own kernels, as plugins of tensorrt.",
-        choices=dict.fromkeys(("auto", "off", *PLUGIN_ATTENTION), ""),
+        "native is ONNX's Attention, which TensorRT reads since 10.14; edgekit and edgekit-int8 are EdgeKit's own "
+        "kernels, as plugins of tensorrt.",
+        choices=dict.fromkeys(("auto", "off", NATIVE_ATTENTION, *PLUGIN_ATTENTION), ""),
     )
     half_io: bool = option(False, "Use half precision for inputs and outputs too.", kind="flag", heading="Precision")
     engine: BackendOptions = field(default_factory=BackendOptions)
@@ -370,9 +410,9 @@ def build_command(config: BuildConfig) -> str:
         return ""
     groups = (config.target, config.model, config.calibration, config.target.engine, config.output)
     words = ["edgekit", "build", str(config.model.model), *(word for group in groups for word in option_words(group))]
-    return shlex.join(words)
+    return shell_words(words)
 
 
 def compile_command(bundle: Path, target: str, engine: BackendOptions) -> str:
     """Returns the command line that repeats `edgekit compile`."""
-    return shlex.join(["edgekit", "compile", str(bundle), "--target", target, *option_words(engine)])
+    return shell_words(["edgekit", "compile", str(bundle), "--target", target, *option_words(engine)])

@@ -26,7 +26,7 @@ terminal prints on its own line.
 from __future__ import annotations
 
 import contextlib
-import difflib
+import itertools
 from collections.abc import Iterable, Iterator
 
 __all__ = [
@@ -50,6 +50,11 @@ __all__ = [
     "nearest",
     "needs_extra",
 ]
+
+
+# A comparison of two names takes the product of their lengths.
+_MAX_NAME = 250
+_MAX_KNOWN = 5000
 
 
 class EdgeKitError(Exception):
@@ -177,8 +182,11 @@ def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:
         known: the names to choose from.
         listed: list all names if none is similar; if False, the hint is empty then.
     """
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    import difflib  # most commands end without it
+
+    known = sorted(itertools.islice(known, _MAX_KNOWN))
+    short = [each for each in known if len(each) <= _MAX_NAME]
+    close = difflib.get_close_matches(name[:_MAX_NAME], short, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(known)}" if known and listed else ""

@@ -1,16 +1,20 @@
-"""Files on disk: cache folder, atomic writes, hashes, free space, and errors of storage."""
+"""Files on disk: cache folder, locks, atomic writes, hashes, free space, and errors of storage."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
+import functools
 import hashlib
 import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from edgekit.arguments import argument
 from edgekit.errors import BuildError
@@ -18,23 +22,31 @@ from edgekit.errors import BuildError
 __all__ = [
     "atomic_file",
     "cache_folder",
+    "exchange",
     "first_file",
+    "flush",
+    "flush_folder",
     "folder_bytes",
     "free_bytes",
     "is_storage",
     "is_there",
     "lacks_room",
+    "locked_folder",
     "named_place",
+    "path_for_library",
+    "read_cached",
+    "remove_abandoned",
     "require_room",
     "sha256_of",
     "staging_place",
     "storage_error",
     "write_atomic",
+    "write_cached",
 ]
 
 _CHUNK_BYTES = 1 << 20
-# File systems allow 255 bytes; this many characters, of 4 bytes at most, leave room for the suffix.
-_NAME_LENGTH = 40
+# File systems allow 255 bytes; a longer name is cut, which leaves room for the suffix.
+_NAME_BYTES = 180
 _NO_ROOM = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -48,7 +60,11 @@ _NOT_OURS = {
     errno.EISDIR: "it is a folder",
     errno.ENAMETOOLONG: "the name is too long",
 }
-_STAGING = re.compile(r"\.(.+)\.partial-\d+")
+_STAGING = re.compile(r"\.(.+)\.partial-\d+", re.DOTALL)
+_TEMPORARY = re.compile(r"\..+\.edgekit-part-\d+-\d+", re.DOTALL)
+_AT_FDCWD = -100  # fcntl.h
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 _counter = itertools.count()
 
@@ -66,7 +82,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary file that replaces ``path`` if the context succeeds, and is deleted otherwise.
 
     A crash leaves either the old content or the new. Parent folders are created, a symbolic link is followed, and the
-    permissions of an existing file are kept. A pipe or a device is written directly.
+    permissions of an existing file are kept. A pipe or a device is written directly. Temporary files that killed
+    processes left in the folder are removed.
 
     Args:
         path: the file to write.
@@ -87,14 +104,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
     # A rename needs permissions of the folder only: without this check, a write-protected file would be replaced.
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    partial = target.with_name(f".{target.name[:_NAME_LENGTH]}.part-{os.getpid()}-{next(_counter)}")
+    remove_abandoned(target.parent, _TEMPORARY)
+    partial = target.with_name(f".{_short(target.name)}.edgekit-part-{os.getpid()}-{next(_counter)}")
     try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        if target.exists():
-            partial.chmod(target.stat().st_mode & 0o7777)
-        partial.replace(target)
+        with _created(partial, _create_file):
+            yield partial
+            flush(partial)
+            if target.exists():
+                partial.chmod(target.stat().st_mode & 0o7777)
+            partial.replace(target)
+            flush(target.parent)
     except OSError as e:
         if str(e.filename) == str(partial):
             e.filename = str(path)
@@ -112,6 +131,150 @@ def write_atomic(path: Path, content: bytes | memoryview) -> None:
     """
     with atomic_file(path) as file, file.open("wb") as stream:
         stream.write(content)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Creates a folder, and locks it until the context exits or the process ends.
+
+    Raises:
+        FileExistsError: the folder exists.
+        OSError: it cannot be created.
+    """
+    with _created(folder, Path.mkdir):
+        yield
+
+
+@contextmanager
+def _created(path: Path, create: Callable[[Path], None]) -> Iterator[None]:
+    # Another process may take a file for abandoned until it is locked, and remove it: then it is created again. A lock
+    # on the folder around both steps would wait forever for `flock FOLDER edgekit ...`.
+    while True:
+        create(path)
+        descriptor = _open_for_lock(path)
+        if descriptor is None:
+            continue
+        with suppress(OSError):  # NFS cannot lock folders; there, what killed processes left stays
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_at(descriptor, path):
+            break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        os.close(descriptor)  # the kernel releases the lock
+
+
+def _create_file(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def _open_for_lock(path: Path) -> int | None:
+    """Opens a file or a folder; None if it was removed. NFS locks files only if they are open for writing."""
+    try:
+        return os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except FileNotFoundError:
+        return None
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def remove_abandoned(folder: Path, names: re.Pattern[str]) -> None:
+    """Removes the files and folders that killed processes left: those whose name matches and that are not locked.
+
+    A lock, unlike a process id in a name, cannot outlive its process or be taken for that of another one.
+    """
+    for path in [Path(entry.path) for entry in os.scandir(folder) if names.fullmatch(entry.name)]:
+        with suppress(OSError):  # it is not ours, or another process has just removed it
+            descriptor = _open_for_lock(path)
+            if descriptor is None:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchanges two files or folders in one step, so that both names exist at any time.
+
+    Returns:
+        False if the system or the file system has no such step: it is Linux's ``renameat2``, which NFS lacks.
+
+    Raises:
+        OSError: one of the two does not exist, or may not be renamed.
+    """
+    rename = _renameat2()
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+@functools.cache
+def _renameat2() -> Any:
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    return function
+
+
+def flush_folder(folder: Path) -> None:
+    """Waits until the disk has a folder with everything in it.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    for path in (*folder.rglob("*"), folder):
+        if not path.is_symlink():
+            flush(path)
+
+
+def flush(path: Path) -> None:
+    """Waits until the disk has a file, or the names in a folder.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as e:
+        if e.errno != errno.EINVAL:  # some file systems cannot flush folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_cached(path: Path, content: bytes) -> None:
+    """Writes a file of the cache, with its hash in the first line, by which `read_cached` finds damage.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_atomic(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def read_cached(path: Path) -> bytes | None:
+    """Returns what `write_cached` wrote to a file of the cache; None if there is none, or if it was damaged."""
+    try:
+        digest, _, content = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return content if hashlib.sha256(content).hexdigest().encode() == digest else None
 
 
 def sha256_of(file: Path) -> str:
@@ -138,9 +301,10 @@ def free_bytes(place: Path) -> int:
 def folder_bytes(folder: Path) -> int:
     """Returns the total size of all files in a folder and its subfolders."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.stat().st_size
+    for place, _, names in os.walk(folder):  # skips what is removed meanwhile
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
     return total
 
 
@@ -190,7 +354,17 @@ def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written
 
 def staging_place(output: Path) -> Path:
     """Returns this process's staging folder for ``output``, in the same parent folder."""
-    return output.parent / f".{output.name}.partial-{os.getpid()}"
+    return output.parent / f".{_short(output.name)}.partial-{os.getpid()}"
+
+
+def _short(name: str) -> str:
+    """Returns a name that has room for a prefix and a suffix; a long one is cut, and gets a hash."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _NAME_BYTES:
+        return name
+    # Cut between characters, as some file systems only take valid UTF-8.
+    cut = next(name[:end] for end in range(len(name), 0, -1) if len(os.fsencode(name[:end])) <= _NAME_BYTES)
+    return f"{cut}~{hashlib.sha256(encoded).hexdigest()[:12]}"
 
 
 def named_place(folder: Path) -> Path:
@@ -209,6 +383,21 @@ def is_there(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+@contextmanager
+def path_for_library(path: Path) -> Iterator[str]:
+    """Yields a path for libraries that take only UTF-8; a folder of another name is named by its open descriptor."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield f"/proc/self/fd/{descriptor}/{path.name}"
+        finally:
+            os.close(descriptor)
+    else:
+        yield str(path)
 
 
 def first_file(candidates: Iterable[Path]) -> Path | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import subprocess
 import sys
@@ -202,3 +203,34 @@ def test_a_backend_that_is_not_installed_says_how_to_install_it() -> None:
     out = python(code)
     assert out.startswith("BackendUnavailable")
     assert "pip install" in out
+
+
+@pytest.fixture
+def onnx_file(tmp_path: Path) -> Path:
+    import onnx
+    from onnx import TensorProto, helper
+
+    weights = [
+        helper.make_tensor(name, TensorProto.FLOAT, shape, [0.01] * math.prod(shape))
+        for name, shape in (("v", (16, 3, 3, 3)), ("w", (16, 16, 3, 3)))
+    ]
+    nodes = [helper.make_node("Conv", ["x", "v"], ["c"]), helper.make_node("Relu", ["c"], ["r"])]
+    nodes += [helper.make_node("Conv", ["r", "w"], ["d"]), helper.make_node("GlobalAveragePool", ["d"], ["p"])]
+    nodes += [helper.make_node("Flatten", ["p"], ["y"])]
+    value = helper.make_tensor_value_info
+    # A dynamic batch size and an old opset, so that shapes are computed and the opset is upgraded.
+    inputs, outputs = [value("x", TensorProto.FLOAT, ["n", 3, 16, 16])], [value("y", TensorProto.FLOAT, ["n", 16])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+@pytest.mark.parametrize("arguments", [("inspect",), ("build", "--target", "cpu", "--no-profile", "--output", "out")])
+def test_an_onnx_file_needs_neither_torch_nor_sympy(
+    arguments: tuple[str, ...], onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(onnx_file.parent)
+    monkeypatch.setenv("EDGEKIT_CACHE", str(onnx_file.parent / "cache"))
+    loaded = loaded_by(help_of(arguments[0], str(onnx_file), *arguments[1:]))
+    assert {"onnx", "onnx_ir", "onnxruntime"} <= loaded
+    assert loaded & {"torch", "sympy"} == set()

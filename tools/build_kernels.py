@@ -6,8 +6,9 @@ file is compiled twice, and the two results must be equal. The binaries, compres
 source and flags, compilers, minimum driver) are written to the folder ``compiled`` next to the source.
 
 Attention is compiled by Triton (the extra ``kernels``) to PTX, and that by ``ptxas`` of CUDA 12.6 (PyPI:
-``nvidia-cuda-nvcc-cu12==12.6.85``, whose ``ptxas`` must be made executable) and of CUDA 13.0. Triton compiles for two
-architectures: sm_80, whose PTX is assembled for all others, and sm_90, which has instructions for matrices of its own.
+``nvidia-cuda-nvcc-cu12==12.6.85``, whose ``ptxas`` must be made executable) and of CUDA 13.0. Triton compiles for three
+architectures: sm_80, whose PTX is assembled for all others; sm_75, which runs no PTX of sm_80; and sm_90, which has
+instructions for matrices of its own.
 """
 
 from __future__ import annotations
@@ -43,9 +44,8 @@ PTX_ARCHITECTURE = 80
 
 ATTENTION = ROOT / "edgekit" / "kernels" / "sdpa"
 RESOURCES = ROOT / "tests" / "kernels" / "recorded" / "attention.json"
-# Triton does not use the tensor cores of sm_75.
-PTXAS_ARCHITECTURES = (80, 86, 87, 89, 90)
-TRITON_ARCHITECTURES = (80, 90)
+PTXAS_ARCHITECTURES = (75, 80, 86, 87, 89, 90)
+TRITON_ARCHITECTURES = (75, 80, 90)
 # Triton's code for sm_90 multiplies matrices with wgmma, which only the target sm_90a has.
 FEATURE_ARCHITECTURES = (90,)
 MAX_REGISTERS = 255
@@ -138,7 +138,7 @@ def _build_attention(ptxas: Path, nvcc: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        wanted = [(capability, *part) for capability in TRITON_ARCHITECTURES for part in parts()]
+        wanted = [(capability, *part) for capability in TRITON_ARCHITECTURES for part in parts(capability=capability)]
         ptx = dict(zip(wanted, pool.map(lambda key: _twice(f"{key}", lambda: _triton(*key)), wanted), strict=True))
         newest = Path(shutil.which(nvcc) or nvcc).with_name("ptxas")
         binaries, resources = [], {}
@@ -172,7 +172,7 @@ def _build_attention(ptxas: Path, nvcc: str) -> None:
 def _modules(ptx: dict[tuple[int, str, int], Kernels], architecture: int) -> dict[str, Kernels]:
     """Returns the PTX for an architecture, by type and head size."""
     capability = architecture if architecture in TRITON_ARCHITECTURES else PTX_ARCHITECTURE
-    return {f"{type_name}_{head_size}": ptx[capability, type_name, head_size] for type_name, head_size in parts()}
+    return {f"{kind}_{size}": ptx[capability, kind, size] for kind, size in parts(capability=capability)}
 
 
 def _triton(capability: int, type_name: str, head_size: int) -> Kernels:

@@ -9,6 +9,7 @@ import click
 from edgekit.cli.options.completion import complete_data
 from edgekit.cli.options.parameters import image_shape
 from edgekit.cli.output import JsonOutput, json_options
+from edgekit.cli.terminal import echo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,10 +95,10 @@ def _json_from(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tupl
 def _print_lines(rounded: np.ndarray, overlap: float, found: BoxSizes, shape: tuple[int, int]) -> None:
     pairs = rounded.astype(int).tolist()
     step = ANCHORS_PER_HEAD if len(pairs) % ANCHORS_PER_HEAD == 0 else len(pairs)
-    click.echo(
+    echo(
         f"mean IoU {overlap:.3f} of {len(found.sizes):,} boxes in {found.images:,} images with the best of "
         f"{len(pairs)} anchors, in px of a {shape[0]}x{shape[1]} input"
     )
-    click.echo()
+    echo()
     for start in range(0, len(pairs), step):
-        click.echo(f"anchors = {pairs[start : start + step]}")
+        echo(f"anchors = {pairs[start : start + step]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -13,8 +12,9 @@ from edgekit.cli.options.declare import GroupedCommand, backend_options, options
 from edgekit.cli.options.parameters import model_or_cfg
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
-from edgekit.cli.terminal import show_next
+from edgekit.cli.terminal import echo, show_next
 from edgekit.config import CalibrationConfig, ModelConfig, OutputConfig, TargetConfig
+from edgekit.text import json_bytes, shell_quoted
 
 if TYPE_CHECKING:
     from edgekit.engine.bundle.manifest import Manifest
@@ -61,8 +61,6 @@ def build(model: str, json: JsonOutput, precision: PrecisionName = "int8", **opt
 
 
 def _json_from(bundle: Path) -> bytes:
-    import msgspec
-
     from edgekit.engine.bundle.manifest import read_manifest
     from edgekit.measure.reports import build_report_from_bundle
 
@@ -71,7 +69,7 @@ def _json_from(bundle: Path) -> bytes:
         "manifest": read_manifest(bundle),
         "report": build_report_from_bundle(bundle),
     }
-    return msgspec.json.format(msgspec.json.encode(content), indent=2)
+    return json_bytes(content, indent=2)
 
 
 def _show(bundle: Path) -> None:
@@ -90,8 +88,8 @@ def _show(bundle: Path) -> None:
     elif manifest.notes:
         console.print(notes_panel(manifest.notes))
     console.print()
-    console.print(f"[bold green]{'engine' if manifest.engine else 'graph'}:[/] {bundle}", soft_wrap=True)
-    place = shlex.quote(str(bundle))
+    echo(str(bundle), title="engine:" if manifest.engine else "graph:", title_color="green")
+    place = shell_quoted(str(bundle))
     here, there = [], []
     if backend(manifest.backend).on_gpu:
         here.append(f"edgekit inspect {place}")

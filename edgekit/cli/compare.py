@@ -11,6 +11,7 @@ from edgekit.cli.options.parameters import fixed_shapes
 from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from edgekit.measure.relative import CompareReport, Limit
@@ -101,8 +102,6 @@ def compare(
     each turn in a new process. If one of the arguments is a JSON file of `edgekit profile` or of a build, the runs in
     the reports are compared, and nothing is measured.
     """
-    import msgspec
-
     from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.pipeline.compare import compare as compare_paths
@@ -125,7 +124,7 @@ def compare(
         if path is not None:
             write_file(path, render(report).encode())
     if json.wanted:
-        json.write(msgspec.json.format(msgspec.json.encode(report), indent=2))
+        json.write(json_bytes(report, indent=2))
     if not json.printed:
         terminal().print(terminal_from_comparison(report))
     _decide(report)

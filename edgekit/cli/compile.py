@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import click
 from edgekit.cli.options.completion import complete_targets
 from edgekit.cli.options.declare import GroupedCommand, backend_options
 from edgekit.cli.output import JsonOutput, json_options
-from edgekit.cli.terminal import show_next
+from edgekit.cli.terminal import echo, show_next
+from edgekit.text import json_bytes, shell_quoted
 
 __all__ = ["compile_engine"]
 
@@ -50,14 +50,12 @@ def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:
     with progress_on_stderr() as progress:
         place = compile_bundle(bundle, progress=progress, **options)
     if json.wanted:
-        import msgspec
-
         from edgekit.engine.bundle.manifest import read_manifest
 
         content = {"engine": str(place), "manifest": read_manifest(place)}
-        json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
+        json.write(json_bytes(content, indent=2))
     if json.printed:
         return
-    click.echo(f"{click.style('engine:', fg='green', bold=True)} {place}")
-    quoted = shlex.quote(str(place))
+    echo(f"{place}", title="engine:", title_color="green")
+    quoted = shell_quoted(str(place))
     show_next([f"edgekit inspect {quoted}", f"edgekit profile {quoted} --html report.html"])

@@ -15,6 +15,7 @@ from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
 from edgekit.config import CalibrationConfig, ModelConfig, TargetConfig
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from edgekit.measure.noise_report import NoiseReport
@@ -59,8 +60,6 @@ def debug(
     on this machine, else its graph in ONNX Runtime. Names the first layer that is lost, and cuts out the smallest
     graph that fails by itself; --save writes it as ONNX with its inputs, ready for a bug report.
     """
-    import msgspec
-
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.pipeline.debug import debug as debug_model
     from edgekit.report.noise_table import terminal_from_noise
@@ -70,7 +69,7 @@ def debug(
     if graph is not None:
         _draw(found, model, graph, options)
     if json.wanted:
-        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        json.write(json_bytes(found, indent=2))
     if not json.printed:
         has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
         console = terminal(width=None if has_width else PIPED_COLUMNS)

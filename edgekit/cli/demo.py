@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
+
+from edgekit.cli.terminal import console, echo
+from edgekit.text import shell_words
 
 __all__ = ["demo"]
 
@@ -43,12 +45,12 @@ def demo(folder: Path, weights: str) -> None:
     trained = _has_weights(weights)
     _run("build", MODEL, "--int8", *(["--weights", weights] if trained else []), "-o", str(engine))
     _run("run", str(engine), str(photo), "--save", str(boxes))
-    click.echo()
-    click.echo(f"{click.style('result:', fg='green', bold=True)} {boxes}")
-    click.echo(f"{click.style('report:', fg='green', bold=True)} {engine / 'report.html'}")
+    echo()
+    echo(f"{boxes}", title="result:", title_color="green")
+    echo(f"{engine / 'report.html'}", title="report:", title_color="green")
     if not trained:
-        click.echo("To get real outputs without a download, train a model (needs scikit-learn):")
-        click.echo("  edgekit train lenet --data digits")
+        echo("To get real outputs without a download, train a model (needs scikit-learn):")
+        echo("  edgekit train lenet --data digits")
 
 
 def _copy_photo(photo: Path) -> None:
@@ -60,7 +62,7 @@ def _copy_photo(photo: Path) -> None:
     if photo.exists() and photo.read_bytes() != source.read_bytes():
         raise UsageError(f"{photo}: expected no file, or the photo of the demo, got another", hint="choose another DIR")
     write_file(photo, source.read_bytes())
-    click.echo(f"{click.style('photo:', fg='green', bold=True)} {photo}")
+    echo(f"{photo}", title="photo:", title_color="green")
 
 
 def _has_weights(name: str) -> bool:
@@ -83,7 +85,10 @@ def _has_weights(name: str) -> bool:
 
 def _run(*words: str) -> None:
     """Prints an EdgeKit command and runs it in this process."""
+    from rich.text import Text
+
     from edgekit.cli.main import cli
 
-    click.echo(f"\n{click.style('$', dim=True)} {click.style(shlex.join(['edgekit', *words]), bold=True)}")
+    command = Text.assemble("\n", ("$", "dim"), " ", (shell_words(["edgekit", *words]), "bold"))
+    console().print(command, soft_wrap=True)
     cli.main(args=list(words), prog_name="edgekit", standalone_mode=False)

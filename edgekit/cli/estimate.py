@@ -14,6 +14,7 @@ from edgekit.cli.options.declare import exclusive_flags, options_from
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
 from edgekit.config import ModelConfig, Sizes
+from edgekit.text import json_bytes
 
 __all__ = ["estimate"]
 
@@ -63,8 +64,6 @@ def estimate(
     published latencies. With fewer than 20 of them for such boards, the lower bound stands alone. The peaks of
     this-machine are measured once, for some seconds.
     """
-    import msgspec
-
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.measure.boards import boards
     from edgekit.pipeline.estimate import estimate as estimate_model
@@ -81,6 +80,6 @@ def estimate(
     with progress_on_stderr() as progress:
         made = estimate_model(model, board=board, precision=precision, shape=shape, input=input, progress=progress)
     if json.wanted:
-        json.write(msgspec.json.format(msgspec.json.encode(made), indent=2))
+        json.write(json_bytes(made, indent=2))
     if not json.printed:
         console.print(terminal_from_estimate(made, console.width))

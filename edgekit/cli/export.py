@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
 
 from edgekit.cli.output import JsonOutput, json_options
-from edgekit.cli.terminal import note, show_next
+from edgekit.cli.terminal import echo, note, show_next
+from edgekit.text import json_bytes, shell_quoted
 
 __all__ = ["export"]
 
@@ -34,16 +34,14 @@ def triton(bundle: Path, repository: Path, name: str | None, json: JsonOutput) -
 
     Writes config.pbtxt, the engine as version 1, and the labels to DIR/NAME. The engine does not have to run here.
     """
-    import msgspec
-
     from edgekit.serving.triton import export_triton
 
     model = export_triton(bundle, repository, name=name)
     for each in model.notes:
         note(each)
     if json.wanted:
-        json.write(msgspec.json.encode({"model": str(model.path), "notes": model.notes}))
+        json.write(json_bytes({"model": str(model.path), "notes": model.notes}))
     if json.printed:
         return
-    click.echo(f"{click.style('model:', fg='green', bold=True)} {model.path}")
-    show_next([f"tritonserver --model-repository {shlex.quote(str(model.path.parent))}"])
+    echo(f"{model.path}", title="model:", title_color="green")
+    show_next([f"tritonserver --model-repository {shell_quoted(str(model.path.parent))}"])

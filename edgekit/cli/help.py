@@ -6,6 +6,7 @@ import click
 from click.shell_completion import CompletionItem
 
 import edgekit
+from edgekit.cli.terminal import echo
 
 __all__ = ["VERSION", "help_of_command", "version"]
 
@@ -30,10 +31,10 @@ def help_of_command(ctx: click.Context, command: tuple[str, ...]) -> None:
         _, found, _ = inner.command.resolve_command(inner, [name])
         assert found is not None  # `resolve_command` raises for a name that does not exist
         inner = click.Context(found, parent=inner, info_name=name)
-    click.echo(inner.get_help())
+    echo(inner.get_help())
 
 
 @click.command("version", short_help="Show the version of EdgeKit.")
 def version() -> None:
     """Show the version of EdgeKit."""
-    click.echo(VERSION % {"version": edgekit.__version__})
+    echo(VERSION % {"version": edgekit.__version__})

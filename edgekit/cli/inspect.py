@@ -17,6 +17,7 @@ from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
 from edgekit.config import ModelConfig, Sizes
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from edgekit.measure.inspection import Inspection
@@ -75,8 +76,6 @@ def inspect(
     Shows for each layer: operator, output shape, element type, parameters, multiply-accumulates, bytes of weights and
     of activations, and operations per byte. An engine does not have to run here.
     """
-    import msgspec
-
     from edgekit.pipeline.inspect import inspect as inspect_model
 
     _check_drawing(graph, depth, times)
@@ -84,7 +83,7 @@ def inspect(
     if graph is not None:
         _draw(found, graph, depth, times)
     if json.wanted:
-        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        json.write(json_bytes(found, indent=2))
     if graph is None and not json.printed:
         _print(found)
 

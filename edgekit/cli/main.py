@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -16,16 +21,17 @@ from edgekit.cli.lazy import LazyGroup
 from edgekit.cli.options.common import common_options
 from edgekit.cli.options.environment import write_environment
 from edgekit.cli.options.hinted import HintedError
-from edgekit.cli.terminal import SETTINGS, color
-from edgekit.errors import EdgeKitError
+from edgekit.cli.streams import discard_output, escape_what_streams_lack, output_failure, watch_streams
+from edgekit.cli.terminal import SETTINGS, color, echo
+from edgekit.errors import EdgeKitError, UsageError
 
 __all__ = ["cli", "main"]
 
 BUG = 70
 """Exit code of an internal error: EX_SOFTWARE of sysexits.h."""
 INTERRUPTED = 128 + signal.SIGINT
-BROKEN_PIPE = 1
-"""The exit code that click uses too."""
+BROKEN_PIPE = 128 + signal.SIGPIPE
+"""What a shell reports of `ls | head -1`, whose `ls` is ended by that signal."""
 
 EPILOG = """\b
 Examples:
@@ -37,7 +43,8 @@ Examples:
 Exit codes:
   0 success; 1 an error; 2 wrong usage; 3 a library or device is missing;
   4 accuracy beyond its tolerance; 5 a limit of `compare` is exceeded,
-  6 is undecided; 70 a bug in EdgeKit; 130 interrupted.
+  6 is undecided; 70 a bug in EdgeKit; 130 interrupted;
+  141 nobody reads the output.
 """
 
 
@@ -91,37 +98,84 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: arguments after ``edgekit``; None for those of ``sys.argv``.
     """
     SETTINGS.verbose = SETTINGS.quiet = False
+    watch_streams()
+    escape_what_streams_lack()
     with on_command_line():
         return _run(arguments)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    try:
-        result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, color=color())
-        sys.stdout.flush()
-        # Without standalone mode, click returns the exit code of `ctx.exit`, or what the command returns.
-        return result if isinstance(result, int) else 0
-    except EdgeKitError as error:
+    with _SeenInterrupts() as interrupts:
+        try:
+            result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, color=color())
+            sys.stdout.flush()
+            # Without standalone mode, click returns the exit code of `ctx.exit`, or what the command returns.
+            return result if isinstance(result, int) else 0
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, click.Abort)) or interrupts.seen:
+                # A library may convert the exception, as numpy does to an ImportError while it is imported.
+                _say_interrupted()
+                return INTERRUPTED
+            return _ended(error, sys.argv[1:] if arguments is None else arguments)
+
+
+class _SeenInterrupts:
+    """Notices Ctrl-C, which raises KeyboardInterrupt as before."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __enter__(self) -> _SeenInterrupts:
+        # Only the main thread may set handlers, and a program that calls `main` may have its own.
+        main_thread = threading.current_thread() is threading.main_thread()
+        self._ours = main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._ours:
+            signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
+
+
+def _ended(error: BaseException, arguments: Sequence[str]) -> int:
+    """Says what ended a command, and returns the exit code."""
+    if isinstance(error, EdgeKitError):
         if SETTINGS.verbose:
-            traceback.print_exc()
+            _say_traceback(error)
         _say(error.message, error.hint)
         return error.exit_code
-    except click.ClickException as error:
+    if isinstance(error, click.ClickException):
         # Click's suggestions for an unknown option or subcommand go into the hint.
         message = error.message if _possibilities(error) else error.format_message()
-        _say(_as_ours(message), _hint_of(error, sys.argv[1:] if arguments is None else arguments))
+        _say(_as_ours(message), _hint_of(error, arguments))
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted", err=True)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has ended (`edgekit models | head`). Without this, Python reports the error again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # Before SystemExit, by which click ends a program whose output nobody reads.
+    if failure := output_failure():
+        discard_output()
+        if isinstance(failure, BrokenPipeError):
+            return BROKEN_PIPE
+        _say(f"cannot write to standard output: {failure.strerror}", "")
+        return EdgeKitError.exit_code
+    if isinstance(error, BrokenPipeError):  # standard error: nobody reads what is said here
         return BROKEN_PIPE
-    except Exception:
-        traceback.print_exc()
-        _say("this is a bug in EdgeKit", "please report the lines above together with what `edgekit doctor` prints")
-        return BUG
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        # The system refuses every use of such a name, the question whether it exists too.
+        name = Path(str(error.filename)).name
+        _say(f"{name[:40]}…: the name is too long for a file: {len(os.fsencode(name))} bytes", "use a shorter name")
+        return UsageError.exit_code
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        _say(f"{error.object!r}: expected a name in UTF-8, got other bytes", "rename the file or the folder")
+        return UsageError.exit_code
+    _say_traceback(error)
+    _say("this is a bug in EdgeKit", "please report the lines above together with what `edgekit doctor` prints")
+    return BUG
 
 
 def _hint_of(error: click.ClickException, arguments: Sequence[str]) -> str:
@@ -147,7 +201,18 @@ def _as_ours(message: str) -> str:
     return message[:1].lower() + message[1:].rstrip(".")
 
 
+def _say_interrupted() -> None:
+    with suppress(OSError):  # standard error is closed or full, and there is no other place to say so
+        echo("\ninterrupted", err=True)
+
+
 def _say(message: str, hint: str) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True, color=color())
-    for line in hint.splitlines():
-        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {line}", err=True, color=color())
+    with suppress(OSError):
+        echo(message, title="error:", title_color="red", err=True)
+        for line in hint.splitlines():
+            echo(line, title="hint:", title_color="cyan", err=True)
+
+
+def _say_traceback(error: BaseException) -> None:
+    with suppress(OSError):
+        echo("".join(traceback.format_exception(error)).rstrip("\n"), err=True)

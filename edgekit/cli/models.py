@@ -9,6 +9,7 @@ import click
 
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
+from edgekit.cli.terminal import echo
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +39,7 @@ def models(json: JsonOutput, names: bool, course: bool) -> None:
     if json.printed and names:
         raise UsageError("--json and --names exclude each other", hint="give one of them")
     if names and not course and not json.wanted:
-        click.echo("\n".join(recipe_names()))
+        echo("\n".join(recipe_names()))
         return
     recipes = [load_recipe(name) for name in recipe_names()]
     if course:
@@ -48,7 +49,7 @@ def models(json: JsonOutput, names: bool, course: bool) -> None:
     if json.printed:
         return
     if names:
-        click.echo("\n".join(recipe.name for recipe in recipes))
+        echo("\n".join(recipe.name for recipe in recipes))
     elif course:
         _print_course(recipes)
     else:
@@ -100,6 +101,7 @@ def _print_course(recipes: list[Recipe]) -> None:
     """Every file of the course in its order, with the models in it; files without one hold parts of those below."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     from edgekit.models import COURSE
     from edgekit.report.wording import short_figure
@@ -112,7 +114,7 @@ def _print_course(recipes: list[Recipe]) -> None:
     for module in COURSE:
         found = [recipe for recipe in recipes if _module(recipe) == module]
         if not found:
-            table.add_row(_file(module), "[not bold dim]parts of models[/]", "", "")
+            table.add_row(_file(module), Text("parts of models", style="not bold dim"), "", "")
         for place, recipe in enumerate(found):
             figures = (short_figure(value) for value in (recipe.model.parameters, recipe.macs))
             table.add_row("" if place else _file(module), recipe.name, *figures)
@@ -120,6 +122,7 @@ def _print_course(recipes: list[Recipe]) -> None:
 
 
 def _print(recipes: list[Recipe]) -> None:
+    from rich.text import Text
 
     from edgekit.recipe.schema import TASK_TITLES
 
@@ -132,11 +135,11 @@ def _print(recipes: list[Recipe]) -> None:
         chosen = [place for place, recipe in enumerate(recipes) if recipe.task == task]
         if chosen:
             titles = [recipes[place].title for place in chosen] if room >= TITLE else []
-            console.print(f"\n[bold]{what}[/]")
+            console.print(Text(f"\n{what}", style="bold"))
             console.print(_grid([rows[place] for place in chosen], widths, titles, room))
     console.print()
     for name, origin in sorted({origin for recipe in recipes for origin in _origins(recipe)}):
-        console.print(f"[cyan]--weights {name}[/]: {origin}")
+        console.print(Text.assemble((f"--weights {name}", "cyan"), f": {origin}"))
     console.print("\nYour own: edgekit build model.onnx")
     console.print("      or: edgekit build package.module:factory --input 1x3x224x224")
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import click
 
 from edgekit.cli.options.paths import OutputFile
-from edgekit.cli.terminal import say_written
+from edgekit.cli.terminal import echo, say_written
 from edgekit.errors import UsageError
 from edgekit.storage import write_atomic
 
@@ -54,7 +54,7 @@ class JsonOutput(NamedTuple):
         if self.file is not None:
             write_file(self.file, text.encode())
         if self.printed:
-            click.echo(text, nl=False)
+            echo(text.removesuffix("\n"))
 
 
 def json_options(content: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

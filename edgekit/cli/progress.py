@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from rich.progress import ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from edgekit.cli.terminal import SETTINGS
+from edgekit.cli.terminal import SETTINGS, echo
 from edgekit.cli.terminal import console as terminal
 from edgekit.progress import BYTES, Progress, Silent
 
@@ -44,7 +43,7 @@ def live_bars(console: Console) -> Bars:
     """Returns the live display of a `TerminalProgress`: title, bar, count and time of each stage."""
     return Bars(
         SpinnerColumn(style="cyan"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         _Bar(24 if console.width >= WIDE else 12),
         _Count(),
         _Seconds(),
@@ -160,4 +159,4 @@ def _megabytes(count: float) -> str:
 
 
 def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    echo(line, err=True)

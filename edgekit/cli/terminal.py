@@ -1,8 +1,13 @@
-"""What the command line writes besides results: notes, written files, next commands; with or without colours."""
+"""The one place through which text reaches the terminal: lines, tables, notes, next commands; with or without colours.
+
+Texts from files (labels, names of layers, notes, paths) are shown with their control characters as escapes, and are
+never taken for markup.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +15,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from edgekit.text import visible
 
-__all__ = ["SETTINGS", "Settings", "color", "console", "note", "say_written", "show_next"]
+if TYPE_CHECKING:
+    from edgekit.cli.console import SafeConsole
+
+__all__ = ["SETTINGS", "Settings", "color", "console", "echo", "note", "say_written", "show_next"]
 
 
 @dataclass
@@ -38,30 +45,47 @@ def color() -> bool | None:
     return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 
-def console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """Returns a rich console with the colours of `color`."""
-    from rich.console import Console
+def echo(text: str = "", *, title: str = "", title_color: str = "", dim: bool = False, err: bool = False) -> None:
+    """Prints a line.
 
-    plain = color() is False
-    return Console(stderr=stderr, width=width, highlight=False, color_system=None if plain else "auto")
+    Args:
+        text: the text; control characters are shown as escapes.
+        title: printed before the text in bold, as in ``error:``.
+        title_color: color of the title.
+        dim: print the text dim.
+        err: print to standard error.
+    """
+    shown = visible(text)
+    if dim:
+        shown = click.style(shown, dim=True)
+    start = f"{click.style(title, fg=title_color or None, bold=True)} " if title else ""
+    # Without a file, click writes UTF-8 to streams in ASCII.
+    click.echo(start + shown, file=sys.stderr if err else sys.stdout, color=color())
+
+
+def console(*, stderr: bool = False, width: int | None = None) -> SafeConsole:
+    """Returns a console for rich's tables and texts, with the colours of `color`."""
+    from edgekit.cli.console import SafeConsole  # rich takes longer to import than some commands to run
+
+    return SafeConsole(stderr=stderr, width=width, plain=color() is False)
 
 
 def note(text: str) -> None:
     """Writes a note to standard error, unless ``--quiet`` is given."""
     if not SETTINGS.quiet:
-        click.echo(f"{click.style('note:', fg='yellow', bold=True)} {text}", err=True)
+        echo(text, title="note:", title_color="yellow", err=True)
 
 
 def say_written(path: Path, *, replaced: bool) -> None:
     """Says which file was written, and whether there was one before, unless ``--quiet`` is given."""
     if not SETTINGS.quiet:
-        click.echo(f"{'replaced' if replaced else 'wrote'} {path}", err=True)
+        echo(f"{'replaced' if replaced else 'wrote'} {path}", err=True)
 
 
 def show_next(commands: Sequence[str], title: str = "next:") -> None:
     """Prints the commands that usually follow, unless ``--quiet`` is given."""
     if SETTINGS.quiet or not commands:
         return
-    click.echo(click.style(title, dim=True))
+    echo(title, dim=True)
     for command in commands:
-        click.echo(f"  {command}")
+        echo(f"  {command}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ from edgekit.cli.options.completion import complete_data, complete_models, compl
 from edgekit.cli.options.hinted import Choice
 from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
-from edgekit.cli.terminal import show_next
+from edgekit.cli.terminal import console, echo, show_next
+from edgekit.text import json_bytes, shell_words
 
 if TYPE_CHECKING:
     from edgekit.training.fit import Epoch
@@ -48,6 +48,11 @@ Examples:
     help="Weights file to write.  [default: MODEL.safetensors]",
 )
 @click.option(
+    "--labels",
+    metavar="FILE",
+    help="Class names of MODEL: a file with one per line, a data YAML or COCO JSON.  [default: the recipe's, or SET's]",
+)
+@click.option(
     "--weights", shell_complete=complete_weights, metavar="FILE|NAME", help="Initial weights.  [default: random]"
 )
 @click.option("--resume", is_flag=True, help="Resume an interrupted training run from its last checkpoint.")
@@ -79,6 +84,7 @@ def train(
     model: str,
     data: str | None,
     column: str | None,
+    labels: str | None,
     output: Path | None,
     weights: str | None,
     resume: bool,
@@ -94,8 +100,6 @@ def train(
     MODEL is a name from `edgekit models`, a recipe file or a Darknet cfg file. Options default to the values of the
     model's recipe; with --resume, to those of the interrupted run.
     """
-    import msgspec
-
     from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.report.html.training import html_from_epochs
@@ -110,6 +114,7 @@ def train(
             output=output,
             data=data,
             column=column,
+            labels=labels,
             weights=weights,
             seed=seed,
             resume=resume,
@@ -127,15 +132,18 @@ def train(
             "weights": str(trained.weights),
             "data": trained.data,
             "column": trained.column,
+            "evaluated_on": trained.split,
+            "labels": trained.labels,
             "epochs": trained.epochs,
         }
-        json.write(msgspec.json.format(msgspec.json.encode(content), indent=2))
+        json.write(json_bytes(content, indent=2))
     if json.printed:
         return
-    click.echo()
-    click.echo(f"{click.style('weights:', fg='green', bold=True)} {trained.weights}")
+    echo()
+    echo(f"evaluated on the {trained.split} split")
+    echo(f"{trained.weights}", title="weights:", title_color="green")
     calibrated = ["--calib", trained.data, *(["--calib-column", trained.column] if trained.column else [])]
-    show_next([shlex.join(["edgekit", "build", model, "--weights", str(trained.weights), *calibrated])])
+    show_next([shell_words(["edgekit", "build", model, "--weights", str(trained.weights), *calibrated])])
 
 
 def _names(text: str) -> list[str]:
@@ -150,14 +158,18 @@ def _names(text: str) -> list[str]:
 
 def _print(epoch: Epoch, of: int) -> None:
     """Prints the figures of an epoch on one line."""
+    from rich.text import Text
+
     from edgekit.evaluation.evaluate import FIGURES
 
     texts = [
         f"{FIGURES[name].title} {100 * value:.2f} %" if FIGURES[name].is_share else f"{FIGURES[name].title} {value:.4g}"
         for name, value in epoch.figures.items()
     ]
-    figures = "   ".join(texts)
-    click.echo(
+    line = Text.assemble(
         f"epoch {epoch.epoch:>{len(str(of))}}/{of}   lr {epoch.lr:<8.3g}   loss {epoch.loss:<8.4g}   "
-        f"test loss {epoch.test_loss:<8.4g}   {click.style(figures, bold=True)}   {epoch.seconds:.1f} s"
+        f"test loss {epoch.test_loss:<8.4g}   ",
+        ("   ".join(texts), "bold"),
+        f"   {epoch.seconds:.1f} s",
     )
+    console().print(line, soft_wrap=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.data.examples import Boxes, Example
+from edgekit.data.examples import Boxes, Example, Split
 from edgekit.data.images import read_image
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
@@ -21,17 +21,55 @@ Corners = tuple[float, float, float, float]
 
 @dataclass
 class Tally:
-    """Counts boxes that were corrected or dropped while a data set was read.
+    """Counts boxes that were corrected, and records that were skipped, while a data set was read.
 
     Attributes:
         clipped: boxes that extended beyond their image.
         flat: boxes without area.
         ignored: crowds and difficult objects.
+        kept: boxes that were read, in all images.
+        moved: paths that were found without their first folders; see `edgekit.data.files.Finder`.
     """
 
     clipped: int = 0
     flat: int = 0
     ignored: int = 0
+    kept: int = 0
+    moved: int = 0
+    _skipped: dict[str, tuple[int, DataError]] = field(default_factory=dict)
+    _lost: list[DataError] = field(default_factory=list)
+    _faulty: int = 0
+
+    def skip(self, what: str, error: DataError, *, is_box: bool = False) -> None:
+        """Counts a record that is left out.
+
+        Args:
+            what: what was skipped and why, in the plural: "annotations of unlisted images".
+            error: what is wrong with it; the note quotes the first.
+            is_box: the record is a box, so that a data set without any other is refused.
+        """
+        count, first = self._skipped.get(what, (0, error))
+        self._skipped[what] = count + 1, first
+        if is_box and not self._lost:
+            self._lost.append(error)
+
+    def skip_faulty(self, error: DataError) -> None:
+        """Counts a box that is left out because its numbers or its class are wrong."""
+        self._faulty += 1
+        self.skip("faulty boxes", error, is_box=True)
+
+    def require_boxes(self) -> None:
+        """Checks that not most boxes are faulty, and that not all were skipped.
+
+        Single faulty boxes are mistakes; if most are, they have other units or another format.
+
+        Raises:
+            DataError: the first error.
+        """
+        if self._faulty > self.kept:
+            raise self._skipped["faulty boxes"][1]
+        if self._lost and not self.kept:
+            raise self._lost[0]
 
     def notes(self) -> list[str]:
         """One sentence per nonzero count."""
@@ -39,8 +77,11 @@ class Tally:
             (self.clipped, "boxes extended beyond their image and were clipped to it"),
             (self.flat, "boxes had no area and were dropped"),
             (self.ignored, "boxes of crowds or difficult objects are ignored"),
+            (self.moved, "paths have first folders that do not exist here, and were found without them"),
         )
-        return [f"{count:,} {what}" for count, what in counts if count]
+        notes = [f"{count:,} {what}" for count, what in counts if count]
+        skipped = self._skipped.items()
+        return notes + [f"skipped {count:,} {what}; the first: {error.message}" for what, (count, error) in skipped]
 
 
 @dataclass
@@ -48,8 +89,8 @@ class BoxList:
     """Collects and checks the boxes of one image.
 
     A box that extends beyond its image is clipped, because annotations are rounded; a box without area is dropped, as
-    COCO's loaders do; both are counted. A box entirely outside its image, or with swapped corners, uses other units or
-    comes from a faulty program, and is an error.
+    COCO's loaders do; both are counted. A box entirely outside its image, or with swapped corners, is faulty: it is
+    skipped and counted.
 
     Attributes:
         size: width and height of the image in px; ``(1, 1)`` if corners are fractions of it.
@@ -63,11 +104,13 @@ class BoxList:
     _ignored: list[bool] = field(default_factory=list)
 
     def add(self, corners: Corners, label: int, where: str, *, ignored: bool = False) -> None:
-        """Checks and adds a box.
+        """Checks and adds a box; counts a box that is invalid as faulty, with a message that begins with ``where``."""
+        try:
+            self._add(corners, label, where, ignored=ignored)
+        except DataError as e:
+            self.tally.skip_faulty(e)
 
-        Raises:
-            DataError: the box is invalid; the message begins with ``where``.
-        """
+    def _add(self, corners: Corners, label: int, where: str, *, ignored: bool) -> None:
         x1, y1, x2, y2 = corners
         width, height = self.size
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
@@ -76,6 +119,7 @@ class BoxList:
                 return
             corners = clipped
         self.tally.ignored += ignored
+        self.tally.kept += 1
         self._corners.append(corners)
         self._classes.append(label)
         self._ignored.append(ignored)
@@ -137,9 +181,15 @@ class DetectionSet:
     task: Task = "detect"
 
     def __init__(
-        self, name: str, labels: tuple[str, ...], images: Sequence[AnnotatedImage], notes: Sequence[str]
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        images: Sequence[AnnotatedImage],
+        notes: Sequence[str],
+        *,
+        split: Split = "test",
     ) -> None:
-        """Creates the data set.
+        """Creates the data set of a split.
 
         Raises:
             DataError: ``images`` is empty.
@@ -147,6 +197,7 @@ class DetectionSet:
         if not images:
             raise DataError(f"{name}: expected at least one image, got none")
         self.name = name
+        self.split = split
         self.labels = labels
         self._images = tuple(images)
         counts = np.zeros(len(labels), np.int64)

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from PIL import Image
@@ -30,10 +30,11 @@ __all__ = [
     "feeds_from_example",
     "input_from_image",
     "is_data_set",
+    "split_used",
     "whole_batch",
 ]
 
-Split = Literal["train", "test"]
+Split = Literal["train", "val", "test"]
 
 _GENERATED = {
     "digits": "edgekit.data.generated.digits:digits_from_name",
@@ -128,7 +129,7 @@ class Choice:
     """Selects the part of a data set to read.
 
     Attributes:
-        split: ``train`` or ``test``.
+        split: the wanted split; see `data_set`.
         task: the task to read the data for; None for the format's default.
         target: header of a table's target column; None for the last column.
     """
@@ -151,8 +152,9 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
             format is detected; or a path with the prefix ``folder:``, ``idx:``, ``coco:``, ``voc:``, ``yolo:``,
             ``csv:`` or ``text:``. A name takes precedence over a file of the same name; write ``./digits`` for the
             file.
-        split: ``train`` or ``test``, as the files declare it (train versus test, val or t10k); if they declare no
-            splits, a fifth is the test split, selected by a hash, so it is the same every time.
+        split: ``train``, ``val`` or ``test``, as the files declare it. If they declare no test split, ``test`` is val.
+            If they declare no splits, a fifth is the test split, selected by a hash, so it is the same every time. A
+            note says when something else than the wanted split is read; `split_used` is what was read.
         task: expected task; an error if the data set is for another one.
         target: header of a table's target column; None for the last column.
 
@@ -161,11 +163,13 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
         DataError: the files do not match the format; names file and line.
         BackendUnavailable: a generated set needs a package that is not installed.
     """
-    if split not in ("train", "test"):
-        raise UsageError(f"split: expected train or test, got {split}")
+    if split not in get_args(Split):
+        raise UsageError(f"split: expected {', '.join(get_args(Split))}, got {split}")
     choice = Choice(split, task, target)
     prefix, colon, rest = source.partition(":")
     if prefix in _GENERATED:
+        if split == "val":
+            raise UsageError(f"data set {source}: expected the split train or test, got val")
         _check_target(target, source, prefix)
         found = _attribute(_GENERATED[prefix])(rest, choice)
     else:
@@ -178,6 +182,11 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
         raise DataError(f"data set {source}: expected one for the task '{task}', got one for '{found.task}'")
     checked: DataSet = found
     return checked
+
+
+def split_used(examples: DataSet, wanted: str) -> str:
+    """Returns the split that a data set was read from: its attribute ``split``, or ``wanted`` if it has none."""
+    return str(getattr(examples, "split", wanted))
 
 
 def check_first(examples: DataSet, indices: Iterable[int], ready: Callable[[Example], object]) -> None:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from edgekit.data.files import files_below, files_in, folders_in, is_hidden
 from edgekit.errors import DataError, RecipeError
 from edgekit.kernels.preprocess.geometry import Placement, placement
 from edgekit.kernels.preprocess.resample import normalize, resample
 from edgekit.recipe.schema import Preprocess
 from edgekit.storage import first_file, is_there
 
-__all__ = ["IMAGE_SUFFIXES", "ImageSource", "Placement", "images_in", "preprocess", "read_image"]
+__all__ = [
+    "ImageSource",
+    "Placement",
+    "image_size",
+    "image_suffixes",
+    "images_below",
+    "images_in",
+    "is_image",
+    "preprocess",
+    "read_image",
+]
 
 ImageSource: TypeAlias = "str | Path | Image.Image | np.ndarray"
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Pillow only identifies these, needs another program to decode them (Ghostscript runs code), or only decodes them on
+# Windows.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 
 _EXIF_ORIENTATION = 0x0112
 _TURN_UPRIGHT = {
@@ -71,19 +86,52 @@ def images_in(folder: str | Path) -> list[Path]:
         raise DataError(
             f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'no such folder'}"
         )
-    files = sorted(path for path in folder.iterdir() if is_image(path))
+    files = files_in(folder, *image_suffixes())
     if files:
         return files
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and any(map(is_image, path.iterdir())))
+    below = [path for path in folders_in(folder) if files_in(path, *image_suffixes())]
     raise DataError(
-        f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), got none",
+        f"{folder}: expected images (.jpg, .png and the other suffixes that Pillow reads), got none",
         hint=f"subfolders are not searched; pass one of them, such as {below[0]}" if below else "",
     )
 
 
+def images_below(folder: Path) -> Iterator[Path]:
+    """Yields the image files in a folder and its subfolders, sorted; follows links to folders, skips hidden files.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    yield from files_below(folder, *image_suffixes())
+
+
 def is_image(path: Path) -> bool:
     """Whether ``path`` is a visible file with an image suffix."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in image_suffixes() and not is_hidden(path.name) and path.is_file()
+
+
+@functools.cache
+def image_suffixes() -> tuple[str, ...]:
+    """Returns the suffixes of all image formats that this Pillow decodes, in lower case, sorted."""
+    found = Image.registered_extensions()
+    readable = Image.OPEN.keys() - _NOT_DECODED
+    return tuple(sorted(suffix for suffix, name in found.items() if name in readable))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Reads the width and height of an image file in px, as `read_image` turns it, without decoding the pixels.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    if first_file([path]) is None:
+        raise DataError(f"{path}: expected an image, got {'a folder' if is_there(path) else 'no such file'}")
+    with _opened(path) as image:
+        width, height = image.size
+        if 0 in image.size:
+            raise DataError(f"{path}: expected at least one pixel, got {width} x {height}")
+        # Orientations 5 to 8 swap the axes.
+        return (height, width) if (_orientation(image) or 1) in range(5, 9) else (width, height)
 
 
 def preprocess(source: ImageSource, how: Preprocess, shape: tuple[int | str, ...]) -> tuple[np.ndarray, Placement]:

@@ -1,12 +1,12 @@
-"""Assigns examples to the train or test split, by file name or by hash."""
+"""Assigns examples to the train, val or test split, by file name or by hash."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from edgekit.data.examples import Split
 from edgekit.errors import DataError
@@ -14,26 +14,47 @@ from edgekit.errors import DataError
 __all__ = [
     "DRAWN",
     "SPLIT_NAMES",
+    "SplitFile",
+    "available_split",
+    "file_of_split",
     "fraction_from_key",
     "is_drawn",
+    "notes_on_drawn",
     "part_of",
+    "require_drawn",
     "split_from_folder",
     "split_from_name",
-    "split_path",
+    "without_split",
 ]
 
-# In order of preference. In data sets with a val split, test often has no labels; image folders always have them.
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "test": ("test", "testing", "val", "valid", "validation", "t10k"),
+    "train": ("train", "training", "trainval"),
+    "val": ("val", "valid", "validation", "dev", "minival"),
+    "test": ("test", "testing", "t10k"),
 }
+"""The names of a split in lower case, in order of preference."""
 
 DRAWN = "a fifth of the examples, selected by hash, is the test split; write files train and test to choose the split"
 """Hint for an empty split that `is_drawn` selected."""
 
 _TEST_FRACTION = 0.2
+_WORD = re.compile(r"t10k|[a-z]+")
 
 _T = TypeVar("_T")
+
+
+class SplitFile(NamedTuple):
+    """The file of a split.
+
+    Attributes:
+        path: the file.
+        split: the split that it contains; None if its name has none, so that the split is selected by hash.
+        notes: says if it is not the wanted split.
+    """
+
+    path: Path
+    split: Split | None
+    notes: list[str]
 
 
 def fraction_from_key(key: str) -> float:
@@ -57,9 +78,28 @@ def part_of(items: Sequence[_T], split: Split, key: Callable[[_T], str]) -> list
     return [item for i, item in enumerate(items) if (i in tested) == (split == "test")]
 
 
+def require_drawn(split: Split, whose: str) -> None:
+    """Checks that a split can be selected by hash.
+
+    Raises:
+        DataError: it is val.
+    """
+    if split == "val":
+        raise DataError(
+            f"{whose}: expected files or folders of a val split ({' or '.join(SPLIT_NAMES['val'])}), got none",
+            hint="without declared splits there are only train and test",
+        )
+
+
+def notes_on_drawn(split: Split) -> list[str]:
+    """Returns the note on a split that was selected by hash."""
+    part = "a fifth of the data, selected by hash" if split == "test" else "all but a fifth, which a hash selects"
+    return [f"the data set declares no splits: {split} is {part}"]
+
+
 def split_from_name(name: str) -> Split | None:
-    """Returns the split named in a file or folder name, or None: ``instances_val2017.json`` is ``test``."""
-    words = re.findall(r"t10k|[a-z]+", name.lower())
+    """Returns the split named in a file or folder name, or None: ``instances_val2017.json`` is ``val``."""
+    words = _WORD.findall(name.lower())
     for split, names in SPLIT_NAMES.items():
         if any(word in names for word in words):
             return split
@@ -67,19 +107,80 @@ def split_from_name(name: str) -> Split | None:
 
 
 def split_from_folder(folder: Path) -> Split | None:
-    """Returns the split whose name is the whole folder name, or None; a word within a folder name may be unrelated."""
-    return next((split for split, names in SPLIT_NAMES.items() if folder.name.lower() in names), None)
+    """Returns the split that a whole folder name, up to a number, is; None if it is none.
+
+    A word within a folder name may be unrelated.
+    """
+    name = re.sub(r"(?<=[a-z])[-_ ]?\d+$", "", folder.name.lower())
+    return next((split for split, names in SPLIT_NAMES.items() if name in names), None)
 
 
-def split_path(candidates: Sequence[Path], split: Split, whose: str) -> Path:
-    """Returns the path whose name contains the split; of several, the first in the order of `SPLIT_NAMES`.
+def without_split(name: str) -> str:
+    """Returns a name in lower case with ``*`` for its split, which is the same for all files of a data set."""
+    names = {word for words in SPLIT_NAMES.values() for word in words}
+    return _WORD.sub(lambda match: "*" if match[0] in names else match[0], name.lower())
+
+
+def available_split(available: Iterable[Split], wanted: Split, whose: str, got: str = "") -> tuple[Split, list[str]]:
+    """Returns the split to read, and a note if it is not the wanted one: if there is no test split, val is used.
+
+    Args:
+        available: the splits that the data set declares.
+        wanted: the split that was asked for.
+        whose: the data set, for the message.
+        got: what there is instead, for the message; default: ``available``.
 
     Raises:
-        DataError: no name contains the split.
+        DataError: the split is not declared.
     """
-    for word in SPLIT_NAMES[split]:
-        for path in candidates:
-            if word in re.findall(r"t10k|[a-z]+", path.name.lower()):
-                return path
+    available = list(available)
+    if wanted in available:
+        return wanted, []
+    if wanted == "test" and "val" in available:
+        return "val", ["the data set has no test split: its val split is used"]
+    names = SPLIT_NAMES[wanted] + (SPLIT_NAMES["val"] if wanted == "test" else ())
+    raise DataError(
+        f"{whose}: expected one called {' or '.join(names)}, got {got or ', '.join(available) or 'nothing'}"
+    )
+
+
+def file_of_split(path: Path, others: Sequence[Path], wanted: Split, whose: str) -> SplitFile:
+    """Returns the file of a split.
+
+    Args:
+        path: the file or folder that the user gave. A file without a split in its name is read for every split, and a
+            file of val for test too, because the user chose it.
+        others: the files of the folder, or those next to the file.
+        wanted: the split that was asked for.
+        whose: the files, for the message.
+
+    Raises:
+        DataError: no file has the split in its name.
+    """
+    if path.is_dir():
+        if len(others) == 1 and split_from_name(others[0].name) is None:
+            path = others[0]
+        else:
+            return _split_file(others, wanted, whose)
+    own = split_from_name(path.name)
+    if own is None:
+        require_drawn(wanted, str(path))
+        return SplitFile(path, None, notes_on_drawn(wanted))
+    if own == wanted:
+        return SplitFile(path, own, [])
+    if (own, wanted) == ("val", "test"):
+        return SplitFile(path, own, [f"{path.name} is of the val split, which is used as the test split"])
+    return _split_file(others, wanted, whose)
+
+
+def _split_file(candidates: Sequence[Path], wanted: Split, whose: str) -> SplitFile:
     got = ", ".join(path.name for path in candidates[:8])
-    raise DataError(f"{whose}: expected one called {' or '.join(SPLIT_NAMES[split])}, got {got or 'nothing'}")
+    named = [(path, found) for path in candidates if (found := split_from_name(path.name)) is not None]
+    split, notes = available_split([found for _, found in named], wanted, whose, got)
+    own = [path for path, found in named if found == split]
+    return SplitFile(min(own, key=lambda path: _preference(path.name, split)), split, notes)
+
+
+def _preference(name: str, split: Split) -> int:
+    words = _WORD.findall(name.lower())
+    return min(i for i, word in enumerate(SPLIT_NAMES[split]) if word in words)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import msgspec
 import numpy as np
 
-from edgekit.config import PLUGIN_ATTENTION, TargetConfig
+from edgekit.config import TargetConfig
 from edgekit.engine.table import entry_of
 from edgekit.errors import BackendUnavailable
 from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
@@ -105,11 +105,13 @@ class Backend(Protocol):
         name: name in the table of backends.
         precisions: the precisions it supports.
         on_gpu: engines run on a GPU; else on the CPU.
+        computes: engines compute the outputs of the graph; those of ``null`` are zeros, and compared with nothing.
     """
 
     name: str
     precisions: frozenset[Precision]
     on_gpu: bool
+    computes: bool
 
     def require(self) -> None:
         """Raises `BackendUnavailable` if something needed for building is missing, with the command to install it."""
@@ -173,12 +175,13 @@ def backend(name: str) -> Backend:
 def scheme_of(target: TargetConfig) -> QuantScheme:
     """Returns the target's quantization scheme.
 
-    ``--attention off`` quantizes attention's products like any others; EdgeKit's kernels take them in float.
+    ``--attention off`` quantizes attention's products like any others; single operators for all of it take them in
+    float.
     """
     scheme = backend(target.target).scheme()
     if target.attention == "auto":
         return scheme
-    return msgspec.structs.replace(scheme, float_attention=target.attention in PLUGIN_ATTENTION)
+    return msgspec.structs.replace(scheme, float_attention=target.attention != "off")
 
 
 def default_target() -> str:

@@ -22,6 +22,7 @@ from edgekit.engine.child import Failure, Request, Response
 from edgekit.engine.table import entry_of
 from edgekit.errors import BuildError, EdgeKitError
 from edgekit.storage import free_bytes, is_storage, named_place, storage_error
+from edgekit.text import json_bytes, json_value
 
 __all__ = ["engine_from_graph"]
 
@@ -57,11 +58,12 @@ def engine_from_graph(
             scratch = Path(name)
             made = scratch / "engine"
             made.mkdir()
+            # Relative to the child's folder: another part of the path may hold bytes that are not UTF-8.
             request = Request(
                 parent=os.getpid(),
                 backend=entry,
-                graph=str(graph),
-                folder=str(made),
+                graph=os.path.relpath(graph, scratch),
+                folder=os.path.relpath(made, scratch),
                 options=options,
                 on_command_line=is_on_command_line(),
             )
@@ -76,7 +78,7 @@ def engine_from_graph(
 
 def _run(target: str, scratch: Path, request: Request, timeout_s: float | None) -> BuildResult:
     request_file, response_file, log = scratch / "request.json", scratch / "response.json", scratch / "build.log"
-    request_file.write_bytes(msgspec.json.encode(request))
+    request_file.write_bytes(json_bytes(request))
     command = [sys.executable, "-m", "edgekit.engine.child", str(request_file), str(response_file)]
     with _child(command, scratch, log) as process:
         try:
@@ -92,7 +94,7 @@ def _run(target: str, scratch: Path, request: Request, timeout_s: float | None) 
     failure = _error(response.failure, _space_hint(log)) if response.failure else _crash(target, code, log)
     # With a full disk, the child may fail to report the cause, and libraries seldom report it: OpenVINO deletes what it
     # wrote and reports an "iostream error". An engine is about as large as its graph.
-    disk_full = free_bytes(log) < max(MIN_SPACE_BYTES, os.path.getsize(request.graph))
+    disk_full = free_bytes(log) < max(MIN_SPACE_BYTES, os.path.getsize(scratch / request.graph))
     if type(failure) is BuildError and (code >= 0 or -code == signal.SIGBUS) and disk_full:
         raise storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), scratch) from failure
     raise failure
@@ -140,9 +142,10 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 
 def _read_response(file: Path) -> Response:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Response)
+        response: Response = json_value(file.read_bytes(), type=Response)
     except (FileNotFoundError, msgspec.DecodeError):
         return Response()  # the process ended before or while it wrote the file
+    return response
 
 
 def _error(failure: Failure, space_hint: str) -> EdgeKitError:

@@ -30,8 +30,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         parent: process id of the parent; this process ends when the parent ends.
         backend: the backend, as ``module:attribute``.
-        graph: the ONNX file.
-        folder: output folder of the engine's files.
+        graph: the ONNX file, relative to this process's folder.
+        folder: output folder of the engine's files, relative to it.
         options: the builder's options.
         on_command_line: how messages name arguments; see `edgekit.arguments`.
     """
@@ -80,7 +80,7 @@ def _built(request: Request) -> Response:
     except OSError as e:
         if not is_storage(e):
             raise
-        error = storage_error(e, Path(request.folder))
+        error = storage_error(e, Path(request.folder).resolve())
         return Response(failure=Failure(error=type(error).__name__, message=error.message, hint=error.hint))
     seconds = time.perf_counter() - start
     return Response(result=msgspec.structs.replace(result, seconds=seconds, peak_memory_bytes=peak_memory_bytes()))

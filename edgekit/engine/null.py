@@ -16,6 +16,7 @@ from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.source_graph import quantized_layers, read_graph
 from edgekit.errors import EngineMismatch, GraphError
 from edgekit.specs import Precision, QuantScheme, TensorSpec
+from edgekit.text import json_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,6 +39,7 @@ class Null:
     name = "null"
     precisions = frozenset({Precision.FP32, Precision.INT8})
     on_gpu = False
+    computes = False
 
     def require(self) -> None:
         """See `Backend.require`."""
@@ -77,7 +79,7 @@ class Null:
     def load(self, engine: Path, *, threads: int = 0) -> Zeros:
         """See `Backend.load`."""
         try:
-            return Zeros(msgspec.json.decode(engine.read_bytes(), type=Specs))
+            return Zeros(json_value(engine.read_bytes(), type=Specs))
         except (OSError, msgspec.MsgspecError) as e:
             raise EngineMismatch(f"cannot load {engine}: {e}") from e
 

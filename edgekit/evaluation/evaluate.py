@@ -10,7 +10,7 @@ import msgspec
 
 from edgekit.arguments import argument
 from edgekit.data.calibration.example_feeds import spread
-from edgekit.data.examples import DataSet, Split, check_first, data_set
+from edgekit.data.examples import DataSet, Split, check_first, data_set, split_used
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluators.base import ClassFigure, Details, Ready, TaskEvaluator, batch_of
 from edgekit.evaluation.evaluators.choose import evaluator_from_session, measures
@@ -39,7 +39,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         backend: backend of the engine.
         backend_version: version of the backend.
         data: name of the data set.
-        split: split of the data set.
+        split: split of the data set that was read; a note says if it is not the one that was asked for.
         examples: number of examples evaluated.
         skipped: examples that could not be read, each with the reason; they are excluded from the metrics.
         figures: metrics, by the names of `FIGURES`.
@@ -74,6 +74,7 @@ def evaluate_bundle(
     split: Split = "test",
     limit: int | None = None,
     score_threshold: float = SCORE_THRESHOLD,
+    labels: Sequence[str] = (),
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -82,9 +83,10 @@ def evaluate_bundle(
     Args:
         path: a bundle created by ``edgekit build``.
         data: a data set, or a name or path that `edgekit.data.examples.data_set` accepts.
-        split: ``train`` or ``test``, if ``data`` is a name or a path.
+        split: ``train``, ``val`` or ``test``, if ``data`` is a name or a path; see `edgekit.data.examples.data_set`.
         limit: maximum number of examples, evenly spaced over the data set.
         score_threshold: for detectors: detections with a lower score are ignored.
+        labels: names of the engine's classes, in its order; default: those that it was built with.
         threads: threads for the engine; 0 for the backend's default.
         progress: receives progress updates.
 
@@ -98,7 +100,7 @@ def evaluate_bundle(
         given_number("limit", limit, 1)
     if not isinstance(data, (str, Path)) and not hasattr(data, "task"):
         raise UsageError(f"data: expected a data set, its name or a path, got {data!r}")
-    with session_from_bundle(path, threads=threads) as session:
+    with session_from_bundle(path, threads=threads, labels=labels) as session:
         if isinstance(data, (str, Path)):
             data = data_set(str(data), split=split, task=_task(session))
         return evaluate_session(
@@ -142,7 +144,7 @@ def evaluate_session(
         backend=manifest.backend,
         backend_version=manifest.backend_version,
         data=examples.name,
-        split=split,
+        split=split_used(examples, split),
         examples=counted,
         skipped=tuple(skipped),
         figures=evaluator.figures(),
@@ -162,7 +164,15 @@ def _placed(details: Details, used: Sequence[int]) -> Details:
 
 def _notes_of_classes(session: Session, examples: DataSet) -> list[str]:
     own, measured = len(session.manifest.labels), len(examples.labels)
-    if not measures()[examples.task].class_figure or measured >= own:
+    if not measures()[examples.task].class_figure:
+        return []
+    if not own:
+        shown = ", ".join(examples.labels[:8]) + (", ..." if measured > 8 else "")
+        return [
+            f"the engine has no class names: its classes are taken for those of the data set in its order, {shown}. "
+            "Name them with --labels FILE"
+        ]
+    if measured >= own:
         return []
     return [f"the data set has {measured} of the model's {own} classes"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from edgekit.data.coco import is_coco
 from edgekit.errors import UsageError
 
-__all__ = ["knows_all", "model_classes_from_labels"]
+__all__ = ["difference", "knows_all", "model_classes_from_labels"]
 
 SHOWN = 4
 
@@ -43,8 +43,9 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
     if not knows_all(model, data):
         raise UsageError(
             f"data set {name}: expected classes of the model's {len(model)}, got {len(data)} of which "
-            f"{_difference(model, data, own, theirs)}",
-            hint="use a data set with classes that the model was trained on; the names must match",
+            f"{difference(model, data)}",
+            hint="use a data set with classes that the model was trained on, or give the model the set's names with "
+            "--labels FILE",
         )
     if twice := [label for label in theirs if own.count(label) > 1 or theirs.count(label) > 1]:
         raise UsageError(
@@ -54,19 +55,21 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
     return np.array([own.index(label) for label in theirs])
 
 
+def difference(model: Sequence[str], data: Sequence[str]) -> str:
+    """Returns in words which classes only the model and only the data set have."""
+    own, theirs = _folded(model), _folded(data)
+    only_model = [label for label, folded in zip(model, own, strict=True) if folded not in theirs]
+    only_data = [label for label, folded in zip(data, theirs, strict=True) if folded not in own]
+    parts = [("the model lacks", only_data), ("the set lacks", only_model)]
+    return ", and ".join(f"{whose} {_some(labels)}" for whose, labels in parts if labels)
+
+
 def _folded(labels: Sequence[str]) -> list[str]:
     return [label.strip().casefold() for label in labels]
 
 
 def _both_coco(model: Sequence[str], data: Sequence[str]) -> bool:
     return is_coco(tuple(model)) and is_coco(tuple(data))
-
-
-def _difference(model: Sequence[str], data: Sequence[str], own: Sequence[str], theirs: Sequence[str]) -> str:
-    only_model = [label for label, folded in zip(model, own, strict=True) if folded not in theirs]
-    only_data = [label for label, folded in zip(data, theirs, strict=True) if folded not in own]
-    parts = [("the model lacks", only_data), ("the set lacks", only_model)]
-    return ", and ".join(f"{whose} {_some(labels)}" for whose, labels in parts if labels)
 
 
 def _some(labels: Sequence[str]) -> str:

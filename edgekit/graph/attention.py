@@ -21,6 +21,8 @@ _DOMAINS = ("", "ai.onnx")
 _SPLIT, _SPLIT_TURNED, _SPLIT_PACKED = (0, 2, 1, 3), (0, 2, 3, 1), (2, 0, 3, 1, 4)
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _MAX_MASK_ELEMENTS = 1 << 24
+_MAX_PATH = 64
+"""Nodes between a Softmax and a product. Exporters write ten or fewer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +297,7 @@ def _is_float(value: ir.Value) -> bool:
 def _scores_before(value: ir.Value) -> _Scores | None:
     """Follows the scores from the Softmax back to the product of queries and keys."""
     found = _Scores()
-    while len(_readers(value)) == 1 and (node := _producer(value)) is not None:
+    while len(found.path) < _MAX_PATH and len(_readers(value)) == 1 and (node := _producer(value)) is not None:
         found.path.insert(0, node)
         if node.op_type == "MatMul":
             computed = not any(_constant(each) for each in node.inputs)
@@ -385,19 +387,20 @@ def _broadcasts_to(mask: ir.Value, scores: ir.Value) -> bool:
 
 def _leads_to_product(value: ir.Value) -> bool:
     """Whether a product of two activations is behind ``value``, through masks, scales and views."""
-    node = _producer(value)
-    while node is not None and len(_readers(node.outputs[0])) == 1:
+    ahead: list[ir.Value | None] = [value]
+    for _ in range(_MAX_PATH):
+        node = _producer(ahead.pop()) if ahead else None
+        if node is None or len(_readers(node.outputs[0])) != 1:
+            continue
         if node.op_type == "MatMul":
-            return not any(_constant(each) for each in node.inputs)
-        if node.op_type in ("Add", "Where"):
-            return any(each is not None and _leads_to_product(each) for each in node.inputs)
-        scaled = _scaled(node)
-        if scaled is not None:
-            node = _producer(scaled[0])
+            if not any(_constant(each) for each in node.inputs):
+                return True
+        elif node.op_type in ("Add", "Where"):
+            ahead += node.inputs
+        elif (scaled := _scaled(node)) is not None:
+            ahead.append(scaled[0])
         elif node.op_type == "Reshape" or _only_forwards(node):
-            node = _producer(node.inputs[0])
-        else:
-            return False
+            ahead.append(node.inputs[0])
     return False
 
 

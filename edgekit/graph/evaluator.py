@@ -12,6 +12,7 @@ import onnxruntime
 from edgekit.device.cpu import return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import external_weights
+from edgekit.graph.memory import require_fitting_memory
 
 __all__ = ["Evaluator", "error_of_runtime"]
 
@@ -34,6 +35,7 @@ class Evaluator:
     """
 
     def __init__(self, graph: ir.Model, *, also: Sequence[str] = (), threads: int = 0, optimized: bool = False) -> None:
+        require_fitting_memory(graph)
         return_freed_memory()  # freed by earlier sessions
         options = onnxruntime.SessionOptions()
         level = onnxruntime.GraphOptimizationLevel
@@ -69,7 +71,8 @@ class Evaluator:
 def _model_and_weights(graph: ir.Model, also: Sequence[str]) -> tuple[bytes, dict[str, tuple[np.ndarray, int]]]:
     """Serializes the graph with ``also`` as extra outputs; returns it and each weight with its ONNX type number."""
     outputs = list(graph.graph.outputs)
-    wanted = {value for node in graph.graph for value in node.outputs if value.name in set(also)}
+    names = set(also)
+    wanted = [value for node in graph.graph for value in node.outputs if value.name in names]
     with external_weights(graph) as removed:
         graph.graph.outputs.extend(value for value in wanted if not value.is_graph_output())
         try:

@@ -20,6 +20,7 @@ from edgekit.device.cpu import cpu, return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.evaluator import Evaluator, error_of_runtime
 from edgekit.graph.passes import widened
+from edgekit.storage import path_for_library
 
 __all__ = ["OnnxOriginal", "Original"]
 
@@ -108,7 +109,8 @@ class OnnxOriginal:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = cpu().compute_threads
         options.log_severity_level = 4
-        session = onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+        with path_for_library(self._path) as path:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return lambda feed: dict(zip(names, session.run(names, feed), strict=True))
 

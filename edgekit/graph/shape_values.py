@@ -15,12 +15,15 @@ Element: TypeAlias = "float | str | tuple[ir.Value, int] | None"
 are equal, and not None, are the same number in each run."""
 
 _MAX_ELEMENTS = 16
+_MAX_DEPTH = 64
+"""Nodes on a path. Exporters write chains of ten nodes or fewer."""
 _SAME = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze"})
 _NUMBERS: dict[str, Callable[..., float]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
     "Div": lambda a, b: a / b,
+    "Neg": lambda a: -a,
     "Pow": math.pow,
     "Reciprocal": lambda a: 1 / a,
     "Sqrt": math.sqrt,
@@ -62,6 +65,21 @@ def target_of(reshape: ir.Node) -> tuple[Element, ...] | None:
 
 def elements_of(value: ir.Value) -> tuple[Element, ...] | None:
     """Returns the elements of a scalar or a vector; None if it is large, or is not computed from shapes alone."""
+    return _elements_of(value, {}, _MAX_DEPTH)
+
+
+def _elements_of(
+    value: ir.Value, known: dict[ir.Value, tuple[Element, ...] | None], depth: int
+) -> tuple[Element, ...] | None:
+    """Returns `elements_of`; ``known`` has the values that were evaluated before: many nodes may read one."""
+    if value not in known:
+        known[value] = _evaluated(value, known, depth - 1) if depth else None
+    return known[value]
+
+
+def _evaluated(
+    value: ir.Value, known: dict[ir.Value, tuple[Element, ...] | None], depth: int
+) -> tuple[Element, ...] | None:
     tensor = value.const_value if value.is_initializer() and not value.is_graph_input() else None
     if tensor is not None:
         return tuple(tensor.numpy().reshape(-1).tolist()) if tensor.size <= _MAX_ELEMENTS else None
@@ -72,13 +90,15 @@ def elements_of(value: ir.Value) -> tuple[Element, ...] | None:
         sizes = sizes_of(node.inputs[0])
         end = node.attributes.get_int("end", len(sizes or ()))
         return None if sizes is None else sizes[node.attributes.get_int("start", 0) : end]
-    read = [elements_of(each) if each is not None else None for each in node.inputs]
+    read = [_elements_of(each, known, depth) if each is not None else None for each in node.inputs]
     if read[0] is None:
         return None
     if node.op_type in _SAME:
         return read[0]
     if node.op_type == "Concat":
-        return None if None in read else tuple(element for part in read if part is not None for element in part)
+        parts = [part for part in read if part is not None]
+        fits = len(parts) == len(read) and sum(map(len, parts)) <= _MAX_ELEMENTS
+        return tuple(element for part in parts for element in part) if fits else None
     if node.op_type in ("Gather", "Slice"):
         return _selected(node.op_type, read)
     return _computed(node.op_type, read)

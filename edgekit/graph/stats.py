@@ -273,9 +273,11 @@ def _captured(node: ir.Node) -> Iterator[ir.Value]:
 def _names(value: ir.Value) -> Iterator[str]:
     """Yields the names of the value and of graph outputs that differ from it only in element type."""
     yield value.name or ""
-    typed = [made for use in value.uses() if carries_type(use.node) for made in use.node.outputs]
-    for made in typed:
-        yield from (name for name in _names(made) if made.is_graph_output() or name != made.name)
+    typed = [value]
+    while typed:
+        made = [out for use in typed.pop().uses() if carries_type(use.node) for out in use.node.outputs]
+        yield from (out.name or "" for out in made if out.is_graph_output())
+        typed += made
 
 
 def _module(node: ir.Node) -> str:

@@ -11,14 +11,14 @@ from edgekit.graph.attention import HIDING, Attention, Mask, is_causal
 from edgekit.graph.shape_values import Element, sizes_of
 from edgekit.kernels.sdpa.node import DOMAIN, NAMESPACE
 from edgekit.kernels.sdpa.variants import HEAD_SIZES
+from edgekit.lower.attention_nodes import AttentionNodes, required_mask_shape, score_sizes
 from edgekit.lower.replace_attention import ReplaceAttention
-from edgekit.lower.rewriting import NotApplicable, constant, initializer, new_node, replace_node, transposed
+from edgekit.lower.rewriting import NotApplicable, constant
 
 __all__ = ["AttentionAsPlugin"]
 
 _HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
-_RANK = 4
 # Comparisons that are true for the first keys of a row, as (keys, lengths), and those that are false for them.
 _SHOWS = {("Less", 0), ("Greater", 1)}
 _HIDES = {("GreaterOrEqual", 0), ("LessOrEqual", 1)}
@@ -51,9 +51,9 @@ class AttentionAsPlugin(ReplaceAttention):
         """See `ReplaceAttention.replace`."""
         sizes = self._required_sizes(attention)
         masks = [mask for mask in attention.masks if not is_causal(mask)]
-        shapes = [_required_shape(mask, sizes) for mask in masks]
+        shapes = [required_mask_shape(mask, sizes) for mask in masks]
         lengths = _key_lengths(masks[0], shapes[0], sizes) if len(masks) == 1 else None
-        made = _Nodes(graph, attention)
+        made = AttentionNodes(graph, attention)
         operator, inputs = "EdgeKitAttention", made.factors()
         attributes: dict[str, int | float | str] = {
             "plugin_namespace": NAMESPACE,
@@ -67,135 +67,50 @@ class AttentionAsPlugin(ReplaceAttention):
             attributes["int8"] = 1
         if lengths is not None:
             operator = "EdgeKitPaddedAttention"
-            inputs.append(made.vector(lengths))
+            flat = made.add("Reshape", [lengths, made.vector(-1)], "lengths")
+            inputs.append(made.add("Cast", [flat], "lengths32", {"to": int(ir.DataType.INT32)}))
         elif masks:
             operator = "EdgeKitMaskedAttention"
-            inputs.append(made.added_mask(masks))
+            inputs.append(_added_mask(made, masks, attention.query.dtype))
             repeated = [all(shape[axis] == 1 for shape in shapes) for axis in range(3)]
             attributes["repeated"] = sum(2**axis for axis in range(3) if repeated[axis])
-        made.add(operator, inputs, attributes, "merged" if made.flat else None, domain=DOMAIN)
-        if made.flat:
-            made.add("Squeeze", [made.nodes[-1].outputs[0], made.axes(0)], {}, None)
+        made.replace_by(operator, inputs, attributes, DOMAIN)
         graph.opset_imports.setdefault(DOMAIN, 1)
-        replace_node(attention.mean, made.nodes)
 
     def _required_sizes(self, attention: Attention) -> tuple[Element, ...]:
         """Returns the sizes of the scores, in four dimensions; raises `NotApplicable` if the kernels do not fit."""
-        query, key, value = (sizes_of(each) or () for each in (attention.query, attention.key, attention.value))
         types = {each.dtype for each in (attention.query, attention.key, attention.value, attention.output)}
         if attention.pairs or len(types) != 1 or not types <= _HALF:
             raise NotApplicable("it is not half precision")
         if self._int8 and types != {ir.DataType.FLOAT16}:
             raise NotApplicable("it is bfloat16, and INT8 needs float16")
-        if len(query) not in (3, _RANK):
-            raise NotApplicable(f"it has {len(query)} dimensions")
-        if attention.key_turned:
-            key = (*key[:-2], key[-1], key[-2])
-        if not query[:-2] == key[:-2] == value[:-2]:
-            raise NotApplicable("queries, keys and values have other batch sizes or numbers of heads")
+        sizes = score_sizes(attention)
+        query, value = sizes_of(attention.query) or (), sizes_of(attention.value) or ()
         if query[-1] not in HEAD_SIZES or value[-1] != query[-1]:
             listed = ", ".join(map(str, HEAD_SIZES))
             raise NotApplicable(f"its head size is {_text(value[-1])}, and kernels have {listed}")
         if attention.scale <= 0:
             raise NotApplicable("its scale is not positive")
-        batch = (1,) if len(query) < _RANK else ()
-        return (*batch, *query[:-1], key[-2])
+        return sizes
 
 
-class _Nodes:
-    """New nodes before the second product of an attention.
-
-    Attributes:
-        nodes: the nodes, in order.
-        flat: heads and images are one dimension.
-    """
-
-    def __init__(self, graph: ir.Graph, attention: Attention) -> None:
-        self.nodes: list[ir.Node] = []
-        self._graph = graph
-        self._attention = attention
-        self._stem = attention.output.name
-        self.flat = len(attention.query.shape or ()) < _RANK
-
-    def add(
-        self,
-        operator: str,
-        inputs: Sequence[ir.Value],
-        attributes: dict[str, int | float | str],
-        name: str | None,
-        domain: str = "",
-    ) -> ir.Value:
-        """Adds a node; ``name`` None is the last one, whose output replaces that of the attention."""
-        output = None if name is None else f"{self._stem}.{name}"
-        fused = self._attention.scores.name if domain else f"{self._stem}.{name or 'flat'}"
-        self.nodes.append(new_node(operator, inputs, attributes, name=fused, output=output, domain=domain))
-        return self.nodes[-1].outputs[0]
-
-    def axes(self, *numbers: int) -> ir.Value:
-        name = f"{self._stem}.axes{len(self._graph.initializers)}"
-        return initializer(self._graph, name, np.array(numbers, np.int64))
-
-    def factors(self) -> list[ir.Value]:
-        """Returns queries, keys and values in four dimensions."""
-        attention = self._attention
-        key = attention.key
-        if attention.key_turned:
-            heads = attention.key_heads
-            swap = (0, 2, 1) if self.flat else (0, 1, 3, 2)
-            source, order = (key, swap) if heads is None else (heads.source, (0, 2, 1, 3))
-            node = transposed(source, order, name=f"{self._stem}.key", output=f"{self._stem}.key")
-            self.nodes.append(node)
-            key = node.outputs[0]
-        factors = [attention.query, key, attention.value]
-        if self.flat:
-            return [
-                self.add("Unsqueeze", [factor, self.axes(0)], {}, f"{name}4")
-                for name, factor in zip("qkv", factors, strict=True)
-            ]
-        return factors
-
-    def vector(self, lengths: ir.Value) -> ir.Value:
-        """Returns the numbers of keys as the kernel reads them."""
-        flat = self.add("Reshape", [lengths, self.axes(-1)], {}, "lengths")
-        return self.add("Cast", [flat], {"to": int(ir.DataType.INT32)}, "lengths32")
-
-    def added_mask(self, masks: Sequence[Mask]) -> ir.Value:
-        """Returns the sum of the masks, in the type of the queries and in four dimensions."""
-        dtype = self._attention.query.dtype
-        assert dtype is not None
-        total: ir.Value | None = None
-        rank = 0
-        for index, mask in enumerate(masks):
-            value = mask.value
-            rank = max(rank, len(value.shape or ()))
-            if mask.kind != "added":
-                numbers = {
-                    name: initializer(
-                        self._graph, f"{self._stem}.{name}{index}", np.asarray(number, np.float32).astype(dtype.numpy())
-                    )
-                    for name, number in (("shown", 0.0), ("hidden", -np.inf))
-                }
-                order = ("shown", "hidden") if mask.kind == "visible" else ("hidden", "shown")
-                value = self.add("Where", [value, *(numbers[name] for name in order)], {}, f"mask{index}")
-            elif value.dtype != dtype:
-                value = self.add("Cast", [value], {"to": int(dtype)}, f"mask{index}")
-            total = value if total is None else self.add("Add", [total, value], {}, f"sum{index}")
-        assert total is not None
-        if rank < _RANK:
-            total = self.add("Unsqueeze", [total, self.axes(*range(_RANK - rank))], {}, "mask4")
-        return total
-
-
-def _required_shape(mask: Mask, scores: tuple[Element, ...]) -> tuple[Element, ...]:
-    """Returns the shape of a mask in four dimensions; raises `NotApplicable` if the kernels cannot add it."""
-    sizes = sizes_of(mask.value)
-    if mask.view is not None or sizes is None or len(sizes) > _RANK:
-        raise NotApplicable("its mask is added in other dimensions")
-    shape = (*(1,) * (_RANK - len(sizes)), *sizes)
-    fits = all(size in (1, whole) for size, whole in zip(shape, scores, strict=True))
-    if not fits or shape[3] != scores[3]:
-        raise NotApplicable("its mask is not known to have the shape of the scores")
-    return shape
+def _added_mask(made: AttentionNodes, masks: Sequence[Mask], dtype: ir.DataType | None) -> ir.Value:
+    """Returns the sum of the masks, in the type of the queries and in four dimensions; hidden keys have -inf."""
+    assert dtype is not None
+    total: ir.Value | None = None
+    rank = 0
+    for index, mask in enumerate(masks):
+        value = mask.value
+        rank = max(rank, len(value.shape or ()))
+        if mask.kind != "added":
+            shown, hidden = (made.constant(np.asarray(number).astype(dtype.numpy())) for number in (0.0, -np.inf))
+            order = (shown, hidden) if mask.kind == "visible" else (hidden, shown)
+            value = made.add("Where", [value, *order], f"mask{index}")
+        elif value.dtype != dtype:
+            value = made.add("Cast", [value], f"mask{index}", {"to": int(dtype)})
+        total = value if total is None else made.add("Add", [total, value], f"sum{index}")
+    assert total is not None
+    return made.in_four_dimensions(total, rank)
 
 
 def _key_lengths(mask: Mask, shape: tuple[Element, ...], scores: tuple[Element, ...]) -> ir.Value | None:

@@ -12,11 +12,12 @@ import numpy as np
 
 from edgekit.arguments import argument, either
 from edgekit.engine.backend import backend
-from edgekit.engine.bundle.manifest import MANIFEST, Manifest, read_manifest
+from edgekit.engine.bundle.manifest import MANIFEST, Manifest, manifest_in, read_engine
 from edgekit.engine.onnxruntime.backend import load_plain
 from edgekit.errors import DataError, UsageError
 from edgekit.measure.reports import BuildReport, LatencyReport, build_report_from_bundle
 from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at
+from edgekit.text import json_value
 
 __all__ = ["Contender", "contenders_from_paths", "same_feeds"]
 
@@ -81,8 +82,7 @@ def _contender(path: Path) -> Contender:
 
 
 def _engine(path: Path) -> Contender:
-    manifest = read_manifest(path)
-    built = build_report_from_bundle(path)
+    manifest, built = read_engine(path, lambda folder: (manifest_in(folder.at), build_report_from_bundle(folder.at)))
     stem = Path(manifest.engine).stem
     sizes = [info.size_bytes for name, info in manifest.files.items() if Path(name).name.startswith(f"{stem}.")]
     return Contender(
@@ -117,7 +117,7 @@ def _from_report(path: Path) -> Contender:
         raise DataError(f"{path}: expected a report, got: {e.strerror}") from e
     facts: Mapping[str, Any] = {}
     try:
-        content = msgspec.json.decode(data)
+        content = json_value(data)
         if isinstance(content, dict) and "engines" in content:
             built = msgspec.convert(content, BuildReport)
             report, facts = list(built.engines.values())[-1], built.facts

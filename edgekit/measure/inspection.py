@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.engine.bundle.manifest import Manifest, manifest_in, read_engine
 from edgekit.errors import BackendUnavailable, EngineMismatch, GraphError
 from edgekit.extras import install_command
 from edgekit.specs import TensorSpec
+from edgekit.text import json_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -173,11 +174,14 @@ def inspection_from_bundle(path: Path, shapes: Mapping[str, Sequence[int]] | Non
         EngineMismatch: the bundle is damaged.
         BackendUnavailable: ``onnx`` is needed, and not installed.
     """
-    path = Path(path)
-    manifest = read_manifest(path)
+    return read_engine(path, lambda folder: _inspection_in(folder.at, shapes or {}))
+
+
+def _inspection_in(path: Path, shapes: Mapping[str, Sequence[int]]) -> Inspection:
+    manifest = manifest_in(path)
     engine = _engine_layers(path / LAYERS_FILE)
     try:
-        wanted = {name: (shapes or {}).get(name, shape.opt) for name, shape in manifest.shapes.items()}
+        wanted = {name: shapes.get(name, shape.opt) for name, shape in manifest.shapes.items()}
         _, stats = graph_and_stats(path / GRAPH_FILE, wanted)
     except ImportError as e:
         if engine is None:
@@ -210,9 +214,10 @@ def _engine_layers(file: Path) -> tuple[EngineLayer, ...] | None:
     if not file.is_file():
         return None
     try:
-        return msgspec.json.decode(file.read_bytes(), type=tuple[EngineLayer, ...])
+        found: tuple[EngineLayer, ...] = json_value(file.read_bytes(), type=tuple[EngineLayer, ...])
     except (OSError, msgspec.MsgspecError) as e:
         raise EngineMismatch(f"{file} is damaged: {e}", hint="build the engine again") from e
+    return found
 
 
 def graph_and_stats(file: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[ir.Model, GraphStats]:

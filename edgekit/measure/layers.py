@@ -18,6 +18,7 @@ from edgekit.measure.units import milliseconds
 from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import Session
 from edgekit.specs import TensorSpec
+from edgekit.text import json_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -452,7 +453,7 @@ def layer_times_from_report(file: Path) -> LayerTimes:
         DataError: the file cannot be read, or has no times of layers.
     """
     try:
-        content = msgspec.json.decode(file.read_bytes())
+        content = json_value(file.read_bytes())
         return msgspec.convert(content["layer_times"], LayerTimes)
     except OSError as e:
         raise DataError(f"{file}: cannot be read: {e.strerror}") from e

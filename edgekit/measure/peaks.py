@@ -31,7 +31,8 @@ from edgekit.measure.machine import Machine, disturbance_by_others, processor_ti
 from edgekit.measure.roofline import BandwidthLevel, Peaks
 from edgekit.progress import Progress, Warnings
 from edgekit.specs import Precision
-from edgekit.storage import cache_folder, write_atomic
+from edgekit.storage import cache_folder, read_cached, write_cached
+from edgekit.text import json_bytes, json_value
 
 __all__ = [
     "BandwidthPeak",
@@ -139,12 +140,12 @@ def cached_peaks(folder: Path | None = None) -> MachinePeaks | None:
     Args:
         folder: where they are kept; default: the cache folder.
     """
-    file = _file(folder)
+    content = read_cached(_file(folder))
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=MachinePeaks)
-    except (OSError, msgspec.MsgspecError):
-        return None  # missing, or written by another version: measured again
-    return found if found.format == FORMAT else None
+        found = json_value(content, type=MachinePeaks) if content else None
+    except msgspec.MsgspecError:
+        return None  # written by another version: measured again
+    return found if found is not None and found.format == FORMAT else None
 
 
 def machine_peaks(
@@ -166,7 +167,7 @@ def machine_peaks(
     made = _measured(progress or Warnings())
     file = _file(folder)
     try:
-        write_atomic(file, msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
+        write_cached(file, json_bytes(made))
     except OSError as e:
         hint = "set EDGEKIT_CACHE to a folder that can be written"
         raise UsageError(f"{file}: cannot be written: {e.strerror}", hint=hint) from e

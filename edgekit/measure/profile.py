@@ -18,7 +18,6 @@ from edgekit.arguments import argument
 from edgekit.data.images import ImageSource, read_image
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import backend
-from edgekit.engine.bundle.manifest import GRAPH
 from edgekit.errors import UsageError, nearest
 from edgekit.measure.conditions import Conditions, ConditionWatch, disturbances_from_conditions
 from edgekit.measure.confidence import PERCENTILES, percentile_bound, percentile_bounds, runs_needed
@@ -118,7 +117,7 @@ def profile_bundle(
                 lambda timed: _run_of(timed, image, seed, sizes or {})[:2],
                 end_to_end_ms=report.latency_ms.p50,
                 inputs=report.inputs,
-                graph=Path(path) / GRAPH,
+                graph=session.graph,
                 runs=runs,
                 duration_s=duration_s,
                 warmup=warmup,

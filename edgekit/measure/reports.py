@@ -19,6 +19,7 @@ from edgekit.measure.power import Power
 from edgekit.measure.roofline import Roofline
 from edgekit.measure.steady import SteadyState
 from edgekit.measure.throughput import Throughput
+from edgekit.text import json_bytes, json_value
 
 __all__ = [
     "BUILD_REPORT_FILE",
@@ -181,11 +182,12 @@ def build_report_from_bundle(bundle: Path) -> BuildReport | None:
     if not path.is_file():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=BuildReport)
+        found: BuildReport = json_value(path.read_bytes(), type=BuildReport)
     except msgspec.DecodeError as e:
         raise DataError(f"{path}: expected a build report, got {e}", hint="build the engine again") from e
+    return found
 
 
 def json_from_report(report: msgspec.Struct) -> bytes:
     """Returns the report as indented JSON that ends with a newline."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    return json_bytes(report, indent=2) + b"\n"

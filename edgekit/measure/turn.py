@@ -14,10 +14,12 @@ import numpy as np
 from edgekit.arguments import on_command_line
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import Engine, backend
-from edgekit.engine.bundle.manifest import read_bundle
+from edgekit.engine.bundle.manifest import bundle_in, read_engine
+from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.onnxruntime.backend import load_plain
 from edgekit.errors import EdgeKitError
 from edgekit.measure.machine import resident_bytes
+from edgekit.text import json_bytes
 
 __all__ = ["TurnRequest", "TurnResponse", "main"]
 
@@ -72,7 +74,7 @@ def main(request_file: str, response_file: str) -> None:
             response = _turn(request)
     except EdgeKitError as e:
         response = TurnResponse(error=e.message, hint=e.hint)
-    Path(response_file).write_bytes(msgspec.json.encode(response))
+    Path(response_file).write_bytes(json_bytes(response))
 
 
 def _turn(request: TurnRequest) -> TurnResponse:
@@ -97,8 +99,12 @@ def _loaded(request: TurnRequest) -> Engine:
     path = Path(request.path)
     if request.kind == "onnx":
         return load_plain(path, threads=request.threads)
-    bundle = read_bundle(path)
-    return backend(bundle.manifest.backend).load(path / bundle.manifest.engine, threads=request.threads)
+
+    def load(folder: OpenFolder) -> Engine:
+        manifest = bundle_in(folder.at)
+        return backend(manifest.backend).load(folder.at / manifest.engine, threads=request.threads)
+
+    return read_engine(path, load)
 
 
 def _samples(engine: Engine, feeds: dict[str, np.ndarray], seconds: float) -> list[float]:

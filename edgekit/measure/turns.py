@@ -22,6 +22,7 @@ from edgekit.errors import RunError
 from edgekit.measure.contenders import Contender
 from edgekit.measure.turn import TurnRequest, TurnResponse
 from edgekit.progress import Progress, Warnings
+from edgekit.text import json_bytes
 
 __all__ = ["measure_by_turns"]
 
@@ -82,7 +83,7 @@ def measure_by_turns(
 
 def _turn(name: str, request: TurnRequest, folder: Path) -> TurnResponse:
     asked, answered = folder / "request.json", folder / "response.json"
-    asked.write_bytes(msgspec.json.encode(request))
+    asked.write_bytes(json_bytes(request))
     answered.unlink(missing_ok=True)
     command = [sys.executable, "-m", "edgekit.measure.turn", str(asked), str(answered)]
     # Vendors' libraries write to standard output, which is kept for JSON.

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +45,7 @@ def build(
     precision: Literal["int8", "fp16", "bf16", "fp32"] = "int8",
     target: Literal["cpu", "openvino", "tensorrt", "tensorrt-rtx", "null"] | None = None,
     weights: str | Path | None = None,
+    labels: str | Path | None = None,
     calib: str | Path | None = None,
     calib_method: Literal["minmax", "percentile", "entropy", "mse"] | None = None,
     calib_images: int | None = None,
@@ -59,7 +61,7 @@ def build(
     profile: bool = True,
     allow_noise: bool = False,
     batch: int | Sequence[int] | None = None,
-    attention: Literal["auto", "off", "edgekit", "edgekit-int8"] = "auto",
+    attention: Literal["auto", "off", "native", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
     graph_only: bool = False,
     force: bool = False,
@@ -74,6 +76,8 @@ def build(
         precision: ``int8``, ``fp16``, ``bf16`` or ``fp32``; not every target has all of them.
         target: the backend; default: ``tensorrt`` if TensorRT and a GPU are found, else ``cpu``.
         weights: a Darknet, PyTorch or safetensors file, or a published weight set of the recipe, such as ``coco``.
+        labels: file with the names of the model's classes: one per line, a data YAML or COCO JSON; default: those that
+            the weights were trained with, else those of the model.
         calib: images to calibrate INT8 on: a folder, a manifest, or the name of a shipped set.
         calib_method: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
         calib_images: calibrate on at most this many images.
@@ -97,7 +101,8 @@ def build(
         batch: batch size: a number, or the min, opt and max of a range. It replaces a first dimension of 1 in
             ``input`` and ``shape``.
         attention: ``auto`` computes attention in the way that measured fastest on the target; ``off`` treats it as any
-            other operators; ``edgekit`` and ``edgekit-int8`` compute it with EdgeKit's kernels, for ``tensorrt``.
+            other operators; ``native`` writes ONNX's ``Attention``, for TensorRT 10.14 and later and TensorRT-RTX;
+            ``edgekit`` and ``edgekit-int8`` compute it with EdgeKit's kernels, for ``tensorrt``.
         half_io: use half precision for inputs and outputs too.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
         force: replace an engine of another model, precision or target at ``output``.
@@ -119,7 +124,7 @@ def build(
     replaced = replaced_engine(
         place, name=name, precision=str(config.target.precision), target=config.target.target, force=config.output.force
     )
-    with write_bundle(place) as folder:
+    with write_bundle(place, progress) as folder:
         _run_stages(folder, place, config, _Recorder(progress))
     if replaced:
         progress.note(replaced)
@@ -147,6 +152,7 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
     # Imported here: PyTorch and onnx load only when a model is built, and an error names them if they are missing.
     with needs_extra("building an engine", "build"):
         from edgekit.pipeline.calibrate import calibrate
+        from edgekit.pipeline.class_names import with_class_names
         from edgekit.pipeline.compile import compile_engines
         from edgekit.pipeline.inputs import model_inputs
         from edgekit.pipeline.load_model import load_model
@@ -157,7 +163,7 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
 
     started = time.perf_counter()
     target = config.target
-    model = load_model(config.model, progress)
+    model = with_class_names(load_model(config.model, progress), config.model, progress)
     require_room(place, _needed_bytes(model, config))
     runs_here = _runs_here(target, progress)
     inputs = model_inputs(model, config.calibration, target, progress)
@@ -173,6 +179,7 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
     verifier.verify_graph()
     model.original.close()
     calibration = calibrate(model, inputs, config.calibration, target, progress)
+    model = replace(model, input_statistics=model.input_statistics or calibration.input_statistics)
     typed = typed_graph(model, calibration, target, progress)
     verifier.verify_typed(typed, measured=runs_here)
     with tempfile.TemporaryDirectory(prefix=".float-", dir=folder) as scratch:
@@ -248,7 +255,7 @@ def _write_report(
     reference, feeds = verifier.reference, verifier.inputs.feeds
     reports = {str(each.precision): each.report for each in measured if each.report is not None}
     accuracy, pictures = None, []
-    if reference.outputs:
+    if reference.outputs and backend(manifest.backend).computes:
         outputs = measured[-1].outputs[0]
         agreement = agreement_of_outputs(reference.outputs, outputs, manifest)
         accuracy = Accuracy(reference=reference.name, noise=verifier.noise, agreement=agreement)

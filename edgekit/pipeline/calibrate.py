@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,12 @@ import numpy as np
 from edgekit.config import CalibrationConfig, TargetConfig
 from edgekit.data.calibration.calibration_set import CalibrationSet
 from edgekit.data.images import preprocess
+from edgekit.data.input_statistics import (
+    ENOUGH_INPUTS,
+    InputStatistics,
+    statistics_of_inputs,
+    without_padding,
+)
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
 from edgekit.pipeline.inputs import Inputs, Samples
@@ -45,10 +52,12 @@ class Calibration:
     Attributes:
         policy: the layers that stay in float.
         table: the ranges of the float graph's tensors; None if nothing was measured.
+        input_statistics: statistics of the inputs; None if they are not those of the user or of the recipe.
     """
 
     policy: QuantPolicy = QuantPolicy()
     table: CalibrationTable | None = None
+    input_statistics: InputStatistics | None = None
 
 
 def calibrate(
@@ -69,7 +78,18 @@ def calibrate(
     else:
         config = replace(config, calib_method="minmax")
     table = measured_ranges(model, inputs.samples, config, threads=target.threads, progress=progress)
-    return Calibration(policy=policy, table=table)
+    return Calibration(policy=policy, table=table, input_statistics=_input_statistics(inputs.samples, model, config))
+
+
+def _input_statistics(samples: Samples, model: LoadedModel, config: CalibrationConfig) -> InputStatistics | None:
+    """Returns the statistics of calibration images; the shipped photos need not be like those of the user."""
+    own = config.calib or (model.policy.calibration if model.policy else "")
+    if model.preprocess is None or not own:
+        return None
+    how = without_padding(model.preprocess)
+    feeds = itertools.islice(samples.feeds(model.inputs, how, model.shapes), ENOUGH_INPUTS)
+    name = model.inputs[0].name
+    return statistics_of_inputs((feed[name] for _, feed in feeds), "calibration")
 
 
 def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:

@@ -42,6 +42,7 @@ from edgekit.measure.turn import TurnResponse
 from edgekit.measure.turns import measure_by_turns
 from edgekit.option import given_number, given_path
 from edgekit.progress import Progress
+from edgekit.text import json_value
 
 __all__ = ["ROUNDS", "SECONDS", "compare", "sentence"]
 
@@ -227,7 +228,7 @@ def _figures(contenders: Sequence[Contender], evaluation: Path | None) -> dict[s
 
 def _evaluated(file: Path) -> dict[Path, dict[str, float]]:
     try:
-        content: Any = msgspec.json.decode(file.read_bytes())
+        content: Any = json_value(file.read_bytes())
         return {
             Path(engine["engine"]).resolve(): {
                 name: float(value) for name, value in engine["figures"].items() if value is not None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
 
 import edgekit
 from edgekit.arguments import argument
-from edgekit.config import PLUGIN_ATTENTION, BuildConfig, TargetConfig, build_command
+from edgekit.config import NATIVE_ATTENTION, BuildConfig, TargetConfig, build_command
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import (
@@ -25,7 +26,9 @@ from edgekit.engine.layers import assert_precision, layer_counts
 from edgekit.engine.source_graph import graph_layers
 from edgekit.graph.file import input_specs, output_specs, save_graph
 from edgekit.graph.passes import InferShapes
+from edgekit.lower.attention_as_operator import AttentionAsOperator
 from edgekit.lower.attention_as_plugin import AttentionAsPlugin
+from edgekit.lower.replace_attention import ReplaceAttention
 from edgekit.lower.rewriting import lower
 from edgekit.measure.compare import BuiltEngine
 from edgekit.option import given_values
@@ -78,17 +81,22 @@ def compile_engines(
     info = None
     if table is not None:
         info = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
-    graph = _with_plugins(typed.graph, config.target, progress)
+    graph = _with_attention(typed.graph, config.target, progress)
     return [*engines, _compiled_graph(folder, graph, model, info, config, progress)]
 
 
-def _with_plugins(graph: ir.Model, target: TargetConfig, progress: Progress) -> ir.Model:
-    """Returns the graph with EdgeKit's own attention in it, if that was asked for; only TensorRT can run the result."""
-    if target.attention not in PLUGIN_ATTENTION:
+def _with_attention(graph: ir.Model, target: TargetConfig, progress: Progress) -> ir.Model:
+    """Returns the graph with single operators for attention in it, if they were asked for; only TensorRT takes them."""
+    passes: dict[str, Callable[[], ReplaceAttention]] = {
+        NATIVE_ATTENTION: AttentionAsOperator,
+        "edgekit": AttentionAsPlugin,
+        "edgekit-int8": lambda: AttentionAsPlugin(int8=True),
+    }
+    if target.attention not in passes:
         return graph
     graph = graph.clone(deep_copy=False)
     InferShapes()(graph)
-    attention = AttentionAsPlugin(int8=target.attention == "edgekit-int8")
+    attention = passes[target.attention]()
     lower(graph, [attention])
     for note in attention.notes() or (f"{argument('attention', target.attention)}: the model has no attention",):
         progress.note(note)
@@ -151,6 +159,8 @@ def _compiled_graph(
         preprocess=model.preprocess,
         postprocess=model.postprocess,
         labels=model.labels,
+        input_statistics=model.input_statistics,
+        expects=model.expects,
         calibration=calibration,
         options={name: value for group in config.groups for name, value in given_values(group).items()},
         engine_options=given_values(target.engine),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,12 +19,15 @@ from edgekit.engine.bundle.manifest import (
     GRAPH,
     Manifest,
     check_files,
+    manifest_in,
+    read_engine,
     read_manifest,
     seal,
     this_machine,
     timestamp,
     write_bundle,
 )
+from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.bundle.replacing import replaced_engine
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
@@ -72,10 +76,7 @@ def compile_bundle(
     options = engine_options(target, engine)
     if isinstance(library, ChecksOptions):
         library.check_options(manifest.precision, given_values(options))
-    names = [name for name in KEPT if name in manifest.files]
-    if GRAPH not in names:
-        raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, got a manifest that does not list it")
-    check_files(place, manifest, names)
+    _kept_names(place, manifest)
     progress = progress or Warnings()
     goal = given_path("output", output) if output is not None else place
     replaced = ""
@@ -83,10 +84,8 @@ def compile_bundle(
         replaced = replaced_engine(
             goal, name=manifest.name, precision=str(manifest.precision), target=target, force=force
         )
-    with write_bundle(goal) as folder:
-        for name in names:
-            # The graph is the largest part of a bundle, and both folders are usually on one file system.
-            _link(place / name, folder / name)
+    with write_bundle(goal, progress) as folder:
+        manifest = read_engine(place, functools.partial(_kept, place=folder))
         with progress.stage(f"building the {str(manifest.precision).upper()} engine for {target}"):
             request = BuildOptions(
                 precision=manifest.precision,
@@ -101,6 +100,24 @@ def compile_bundle(
     if replaced:
         progress.note(replaced)
     return goal
+
+
+def _kept_names(place: Path, manifest: Manifest) -> list[str]:
+    names = [name for name in KEPT if name in manifest.files]
+    if GRAPH not in names:
+        raise EngineMismatch(f"{place}: expected '{GRAPH}' to compile, got a manifest that does not list it")
+    return names
+
+
+def _kept(source: OpenFolder, place: Path) -> Manifest:
+    """Puts the files of a bundle that do not depend on its engine into a folder; returns the bundle's manifest."""
+    manifest = manifest_in(source.at)
+    names = _kept_names(source.at, manifest)
+    check_files(source.at, manifest, names)
+    for name in names:
+        # The graph is the largest part of a bundle, and both folders are usually on one file system.
+        _link(source.at / name, place / name)
+    return manifest
 
 
 def _library(place: Path, manifest: Manifest, target: str) -> Backend:
@@ -118,6 +135,7 @@ def _library(place: Path, manifest: Manifest, target: str) -> Backend:
 
 
 def _link(source: Path, place: Path) -> None:
+    place.unlink(missing_ok=True)  # of an attempt on a version that was replaced meanwhile
     try:
         os.link(source, place)
     except OSError:

@@ -77,6 +77,7 @@ def model_from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -
         preprocess=preprocess,
         postprocess=recipe.postprocess,
         labels=recipe.labels.names,
+        expects=recipe.expects,
         policy=recipe.quantize,
         num_values=num_values,
         shapes=made.shapes,
@@ -235,6 +236,11 @@ def _module_inputs(module: nn.Module, config: ModelConfig) -> tuple[list[TensorS
     specs: list[TensorSpec] = []
     shapes: dict[str, Shape] = {}
     for key, shape in config.input.items():
+        if not isinstance(shape, tuple):
+            raise UsageError(
+                f"{argument('input')}: expected the shape of '{key}', got the value {shape}: values go with ONNX files",
+                hint="fix the value in the module",
+            )
         name, _, last = key.rpartition(":")
         name, dtype = (name, last) if last in DTYPES else (key, "float32")
         name = name or "input"

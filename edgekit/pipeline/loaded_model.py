@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgekit.arguments import argument, either
 from edgekit.config import ModelConfig
+from edgekit.data.input_statistics import InputStatistics
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import UsageError
 from edgekit.graph.original import Original
@@ -45,6 +46,8 @@ class LoadedModel:
         preprocess: how images become inputs; None if the model takes no images.
         postprocess: how outputs become detections.
         labels: names of classes.
+        input_statistics: statistics of the inputs that the weights were trained on; None if they are unknown.
+        expects: what the model's images look like, in words; empty if it takes any.
         policy: the recipe's INT8 policy; None without a recipe.
         num_values: exclusive upper bound of the integers of an input, by input name, if it is known.
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
@@ -63,6 +66,8 @@ class LoadedModel:
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
     labels: tuple[str, ...] = ()
+    input_statistics: InputStatistics | None = None
+    expects: str = ""
     policy: Quantize | None = None
     num_values: Mapping[str, int] = field(default_factory=dict)
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 
 from edgekit.arguments import either
 from edgekit.errors import UsageError, nearest
 from edgekit.recipe.schema import load_recipe, recipe_names
+from edgekit.text import shell_quoted
 
 __all__ = ["kind_of", "name_of"]
 
@@ -31,7 +31,7 @@ def kind_of(model: object) -> str:
             f"'{text}': expected a model, got a weights file",
             hint="name the model that they belong to, as in: "
             + either(
-                f"edgekit build yolov3 --weights {shlex.quote(text)}", f"edgekit.build('yolov3', weights={text!r})"
+                f"edgekit build yolov3 --weights {shell_quoted(text)}", f"edgekit.build('yolov3', weights={text!r})"
             ),
         )
     for suffix, what in ((".onnx", "an ONNX file"), (".cfg", "a Darknet cfg file")):
@@ -44,7 +44,7 @@ def kind_of(model: object) -> str:
         return "onnx"
     if os.path.isdir(path):
         engine = os.path.isfile(path / "manifest.json")
-        run = either(f"edgekit run {shlex.quote(text)}", f"edgekit.load({text!r})")
+        run = either(f"edgekit run {shell_quoted(text)}", f"edgekit.load({text!r})")
         hint = f"the folder is an engine; run it: {run}" if engine else ""
         raise UsageError(f"'{text}': expected a model, got a folder", hint=hint)
     if ":" in text:

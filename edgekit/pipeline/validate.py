@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekit.arguments import argument
 from edgekit.config import (
+    NATIVE_ATTENTION,
     PLUGIN_ATTENTION,
     BackendOptions,
     BuildConfig,
@@ -134,12 +135,7 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
             f"target '{target.target}' runs on the CPU: {option} is for GPU targets",
             hint=f"add {argument('target', 'tensorrt')} or {argument('target', 'tensorrt-rtx')}, or leave it out",
         )
-    if target.attention in PLUGIN_ATTENTION and target.target != "tensorrt":
-        why = "TensorRT-RTX takes no plugins" if target.target == "tensorrt-rtx" else "its kernels run on GPUs"
-        raise UsageError(
-            f"{argument('attention', target.attention)} goes with target tensorrt, got '{target.target}': {why}",
-            hint=f"leave it out, or add {argument('target', 'tensorrt')}",
-        )
+    _check_attention(target, library)
     if target.half_io and target.precision not in (Precision.FP16, Precision.INT8):
         raise UsageError(
             f"{argument('half_io')} goes with {argument('precision', 'fp16')} and "
@@ -149,3 +145,18 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
         library.require()
         if isinstance(library, ChecksOptions):
             library.check_options(target.precision, given_values(target.engine))
+
+
+def _check_attention(target: TargetConfig, library: Backend) -> None:
+    if target.attention == NATIVE_ATTENTION and not library.on_gpu:
+        raise UsageError(
+            f"{argument('attention', NATIVE_ATTENTION)} goes with targets tensorrt and tensorrt-rtx, got "
+            f"'{target.target}'",
+            hint="leave it out: auto takes what measured fastest there",
+        )
+    if target.attention in PLUGIN_ATTENTION and target.target != "tensorrt":
+        why = "TensorRT-RTX takes no plugins" if target.target == "tensorrt-rtx" else "its kernels run on GPUs"
+        raise UsageError(
+            f"{argument('attention', target.attention)} goes with target tensorrt, got '{target.target}': {why}",
+            hint=f"leave it out, or add {argument('target', 'tensorrt')}",
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -28,6 +27,7 @@ from edgekit.quantize.compare import LIMITS, Limits, OutputNoise, noise_of_outpu
 from edgekit.quantize.half.check import rounding_graph
 from edgekit.quantize.layer_noise import LayerNoise, first_collapse, layer_noise, nodes_on_integers, noisiest
 from edgekit.specs import Precision, TensorSpec
+from edgekit.text import shell_quoted
 
 __all__ = ["Verifier"]
 
@@ -124,6 +124,8 @@ class Verifier:
         Raises:
             AccuracyError: an output is beyond the limits of the precision; names the worst output.
         """
+        if not backend(self.target.target).computes:
+            return
         limits = QUANTIZED if self.model.quantized else LIMITS[precision]
         parting = self._where_the_engine_parts if precision is Precision.FP32 else _nowhere
         self._judge(f"{str(precision).upper()} engine for {self.target.target}", outputs, limits, precision, parting)
@@ -242,7 +244,7 @@ class Verifier:
         layers = noisiest(self._layers(typed.graph), NAMED_LAYERS)
         if layers:
             names = [each.node for each in layers]
-            options = " ".join(f"--keep-float {shlex.quote(name)}" for name in names)
+            options = " ".join(f"--keep-float {shell_quoted(name)}" for name in names)
             text += f". Most of the noise comes from {', '.join(names)}: try {either(options, f'keep_float={names}')}"
         self.progress.note(text)
 

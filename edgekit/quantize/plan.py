@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 import onnx_ir as ir
@@ -16,6 +17,9 @@ from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
 from edgekit.quantize.kernel_limits import limit_of
 from edgekit.quantize.output_parts import forms_of_outputs
 from edgekit.specs import QuantScheme
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 __all__ = [
     "NEEDS_ZERO_POINT",
@@ -60,7 +64,7 @@ class QuantPolicy:
 
 @dataclass(eq=False)
 class Plan:
-    """A quantization plan: what is quantized.
+    """A quantization plan: what is quantized. ``nodes`` and ``tensors`` are ordered sets: the keys of dictionaries.
 
     Attributes:
         nodes: the nodes that run on integers, in graph order.
@@ -70,8 +74,8 @@ class Plan:
         skipped: products that stay in float, by node name, with the reason.
     """
 
-    nodes: list[ir.Node] = field(default_factory=list)
-    tensors: list[ir.Value] = field(default_factory=list)
+    nodes: dict[ir.Node, None] = field(default_factory=dict)
+    tensors: dict[ir.Value, None] = field(default_factory=dict)
     integers: set[ir.Value] = field(default_factory=set)
     split: set[ir.Node] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -188,19 +192,22 @@ def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
     these layers are a small part of the work. A classifier's last layer, before an output ``(N, C)``, is quantized
     like any other; boxes and scores that are joined in such an output, as behind non-maximum suppression, are not.
     """
-    found: dict[ir.Node, str] = {}
     forms = forms_of_outputs(graph)
-    for output in graph.graph.outputs:
-        if output.shape is None or len(output.shape) > 2 or len(forms[output.name or ""].parts) > 1:
-            found.update(dict.fromkeys(_last_products(output), "the last layer before an output"))
+    outputs = [
+        output
+        for output in graph.graph.outputs
+        if output.shape is None or len(output.shape) > 2 or len(forms[output.name or ""].parts) > 1
+    ]
+    found = dict.fromkeys(_last_products(outputs), "the last layer before an output")
     # Residual sums lead from the output to the last layer of every block: a layer that feeds a later one is no head.
-    return {node: reason for node, reason in found.items() if not _feeds_another(node, found)}
+    feeding = _nodes_before([node for node in found if not _decodes(node)])
+    return {node: reason for node, reason in found.items() if node not in feeding}
 
 
-def _last_products(output: ir.Value) -> Iterator[ir.Node]:
-    """Yields the first product on each path back from ``output``, and those before a product that only decodes."""
+def _last_products(outputs: Sequence[ir.Value]) -> Iterator[ir.Node]:
+    """Yields the first product on each path back from ``outputs``, and those before a product that only decodes."""
     seen: set[ir.Value] = set()
-    stack = [output]
+    stack = list(reversed(outputs))
     while stack:
         value = stack.pop()
         node = value.producer()
@@ -219,19 +226,16 @@ def _decodes(node: ir.Node) -> bool:
     return weight is not None and weight.const_value is not None and weight.const_value.size < DECODING_WEIGHTS
 
 
-def _feeds_another(node: ir.Node, found: Collection[ir.Node]) -> bool:
-    """Whether another node in ``found``, other than a decoding one, depends on ``node``."""
-    seen: set[ir.Node] = {node}
-    stack = [node]
+def _nodes_before(nodes: Sequence[ir.Node]) -> set[ir.Node]:
+    """Returns all nodes that one of ``nodes`` depends on."""
+    before: set[ir.Node] = set()
+    stack = list(nodes)
     while stack:
-        for value in stack.pop().outputs:
-            for reader in (use.node for use in value.uses()):
-                if reader in found and not _decodes(reader):
-                    return True
-                if reader not in seen:
-                    seen.add(reader)
-                    stack.append(reader)
-    return False
+        producers = {value.producer() for value in stack.pop().inputs if value is not None} - before
+        new = [node for node in producers if node is not None]
+        before.update(new)
+        stack += new
+    return before
 
 
 def matching(nodes: Sequence[ir.Node], patterns: Sequence[str]) -> dict[ir.Node, str]:
@@ -403,7 +407,7 @@ def _reads_integers(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
 
 
 def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:
-    plan.nodes.append(node)
+    plan.nodes[node] = None
     if node.op_type in scheme.operators:
         for value in node.inputs if node.op_type in PRODUCTS | {"Add", "Mul", "Concat"} else node.inputs[:1]:
             if not _is_bias(node, value):
@@ -416,13 +420,13 @@ def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:
     if node.op_type == "Gemm" and outputs[0].is_graph_output():
         return  # its kernel can output floats, and scores need more than 8 bits
     for value in outputs:
-        plan.tensors.append(value)
+        plan.tensors[value] = None
         plan.integers.add(value)
 
 
 def _take_input(value: ir.Value | None, scheme: QuantScheme, plan: Plan) -> None:
-    if _is_activation(value) and value not in plan.tensors and not _is_selected(value, scheme, plan):
-        plan.tensors.append(value)  # type: ignore[arg-type]
+    if _is_activation(value) and not _is_selected(value, scheme, plan):
+        plan.tensors.setdefault(value)
 
 
 def _is_split(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
@@ -458,7 +462,7 @@ def _is_zero(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is not None and not value.const_value.numpy().any()
 
 
-def _is_activation(value: ir.Value | None) -> bool:
+def _is_activation(value: ir.Value | None) -> TypeGuard[ir.Value]:
     return value is not None and value.const_value is None and value.dtype == ir.DataType.FLOAT
 
 

@@ -100,7 +100,7 @@ def quantized_from_graph(
         ranges = matched_ranges(graph, plan, ranges)
     pool_first(graph, plan)
     ranges = share_concat_ranges(plan, ranges, scheme)
-    plan.tensors = without_pairs_behind(plan, ranges, scheme)
+    plan.tensors = dict.fromkeys(without_pairs_behind(plan, ranges, scheme))
     insert_qdq(graph, plan, ranges, scheme)
     pad_channels(graph, plan, scheme.channel_multiple)
     RemoveDead()(graph)  # the float weights

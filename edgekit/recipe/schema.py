@@ -7,7 +7,6 @@ type of a field restricts its value; ``__post_init__`` checks constraints betwee
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,11 +15,7 @@ import msgspec
 
 from edgekit.errors import EdgeKitError, RecipeError, UsageError, nearest
 from edgekit.recipe.messages import expect, recipe_error, toml_error
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgekit.recipe.toml_data import decoded_toml
 
 __all__ = [
     "TASK_TITLES",
@@ -307,6 +302,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
             the vocabulary), or ``tensor`` (arrays in, arrays out).
         paper: the publication.
         macs: multiply-accumulates of one forward pass at the shapes of ``inputs``.
+        expects: what the input images look like, in words, as in "white digits on black"; empty if the model takes any.
     """
 
     name: Annotated[
@@ -321,6 +317,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
     outputs: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
+    expects: str = ""
     labels: Labels = Labels()
     quantize: Quantize = Quantize()
     weights: dict[str, Weights] = {}
@@ -444,18 +441,16 @@ def recipe_from_file(path: str | Path) -> Recipe:
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_bytes().decode())
+        return decoded_toml(file.read_bytes())
     except OSError as e:
         raise RecipeError(f"recipe {file}: expected a TOML file, got: {e.strerror}") from e
-    except RecursionError as e:
-        raise RecipeError(f"recipe {file}: not valid TOML: nested too deeply") from e
     except ValueError as e:
         raise toml_error(file, e) from e
 
 
 def _label_names(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as e:
         raise ValueError(f"labels.file: expected a text file with one name per line, got {path}: {e.strerror}") from e
     except ValueError as e:

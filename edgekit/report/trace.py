@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from edgekit.report.wording import title
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from edgekit.measure.layers import LayerTime, LayerTimes
@@ -46,7 +45,7 @@ def trace_from_report(report: LatencyReport) -> bytes:
         "starts of layers": "measured" if times.starts_measured else "not measured; layers stand one after the other",
     }
     trace = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": other}
-    return msgspec.json.format(msgspec.json.encode(trace), indent=1) + b"\n"
+    return json_bytes(trace, indent=1) + b"\n"
 
 
 def _names(process: str) -> Iterator[dict[str, Any]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import colorsys
+import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from edgekit.data.images import ImageSource, read_image
+from edgekit.runtime.fonts import INSTALL_FONT, Font, label_font
 
 if TYPE_CHECKING:
     from edgekit.runtime.tasks.detect import Detection, Detections
@@ -16,21 +19,22 @@ __all__ = ["class_color", "draw"]
 
 Box = tuple[int, int, int, int]
 Color = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # The fractional part of the golden ratio: its multiples spread evenly over the hues, for any number of classes.
 _HUE_STEP = 0.61803398875
 
 
-def draw(image: ImageSource, detections: Detections) -> Image.Image:
+def draw(image: ImageSource, detections: Detections, *, note: Callable[[str], object] = warnings.warn) -> Image.Image:
     """Returns a copy of an image with a box, a label and a score for each object.
 
     Lines and text scale with the image. Boxes with higher scores are drawn on top. A label is placed above its box if
-    there is room, else at another edge, inside the image and not over the labels of boxes with higher scores.
+    there is room, else at another edge, inside the image and not over the labels of boxes with higher scores. A
+    label in letters that no font here has is drawn as the number of its class.
 
     Args:
         image: the image of the detections; a file, Pillow image or array, as in `read_image`.
         detections: the objects to draw.
+        note: receives a message if labels are drawn as numbers.
 
     Raises:
         DataError: the image cannot be read.
@@ -39,14 +43,18 @@ def draw(image: ImageSource, detections: Detections) -> Image.Image:
     canvas = ImageDraw.Draw(drawn)
     size = min(drawn.size)
     line_width = max(1, round(size / 200))
-    font = ImageFont.load_default(max(10, size / 32))
     boxes = [_edges(found.box, drawn.size) for found in detections]
     colors = [class_color(kind) for kind in detections.classes.tolist()]
     for box, color in reversed(list(zip(boxes, colors, strict=True))):
         canvas.rectangle(box, outline=color, width=line_width)
     taken: list[Box] = []
-    for found, box, color in zip(detections, boxes, colors, strict=True):
-        _draw_label(canvas, _text(found, font), font, color, box, taken)
+    without_font: dict[str, int] = {}
+    for found, kind, box, color in zip(detections, detections.classes.tolist(), boxes, colors, strict=True):
+        text, font = _text_and_font(found, kind, max(10, size / 32), without_font)
+        _draw_label(canvas, text, font, color, box, taken)
+    if without_font:
+        shown = ", ".join(f"'{label}' is #{kind}" for label, kind in without_font.items())
+        note(f"no font here has the letters of these labels, so they are drawn as numbers: {shown}; {INSTALL_FONT}")
     return drawn
 
 
@@ -66,19 +74,25 @@ def _edges(box: tuple[float, float, float, float], size: tuple[int, int]) -> Box
     return x1, y1, min(max(x1, x2), size[0] - 1), min(max(y1, y2), size[1] - 1)
 
 
-def _text(found: Detection, font: Font) -> str:
-    score = f"{found.score:.0%}"
-    try:
-        font.getlength(found.label)
-    except UnicodeEncodeError:  # without FreeType, Pillow's bitmap font has Latin-1 characters only
-        return f"{found.label.encode('latin-1', 'replace').decode('latin-1')} {score}"
-    return f"{found.label} {score}"
+def _text_and_font(found: Detection, kind: int, size: float, without_font: dict[str, int]) -> tuple[str, Font]:
+    """Returns the text of a label and its font; adds a label that no font has to ``without_font``."""
+    score = f" {found.score:.0%}"
+    label = " ".join(found.label.split())  # a label is drawn on one line
+    font = label_font(label + score, size)
+    if font is not None:
+        return label + score, font
+    without_font[label] = kind
+    plain = label_font(score, size)
+    assert plain is not None  # every font has digits
+    return f"#{kind}{score}", plain
 
 
 def _draw_label(canvas: ImageDraw.ImageDraw, text: str, font: Font, color: Color, box: Box, taken: list[Box]) -> None:
     """Draws the label of a box and adds its area to ``taken``."""
     # A capital letter and a descender, so that all labels have the same height.
     _, top, _, bottom = canvas.textbbox((0, 0), "Ag", font=font)
+    _, own_top, _, own_bottom = canvas.textbbox((0, 0), text, font=font)  # other scripts are higher
+    top, bottom = min(top, own_top), max(bottom, own_bottom)
     margin = max(2, round((bottom - top) / 5))
     size = (round(canvas.textlength(text, font=font)) + 2 * margin, round(bottom - top) + 2 * margin)
     place = _free_place(box, size, canvas.im.size, taken)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgekit.data.frames import Format, rgb_frame
 from edgekit.data.images import ImageSource, Placement, preprocess, read_image
 from edgekit.device.cuda.arrays import DeviceArray, is_on_device
 from edgekit.engine.backend import Engine, backend
-from edgekit.engine.bundle.manifest import Manifest, read_bundle
+from edgekit.engine.bundle.manifest import GRAPH, Manifest, bundle_in, read_engine
+from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.layer_timer import LayerTimer, TimesLayers
 from edgekit.errors import BackendUnavailable, RunError
 from edgekit.kernels.suppression.device import CAPACITY
 from edgekit.option import given_number, given_path
+from edgekit.recipe.classes import check_class_names, class_count
 from edgekit.runtime.detection import DetectionPipeline, PendingRows
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
@@ -41,22 +44,30 @@ __all__ = ["Session", "session_from_bundle"]
 IN_FLIGHT = 2
 
 
-def session_from_bundle(path: str | Path, *, threads: int = 0) -> Session:
+def session_from_bundle(path: str | Path, *, threads: int = 0, labels: Sequence[str] = ()) -> Session:
     """Loads the engine of a bundle.
 
     Args:
         path: the bundle's folder.
         threads: threads that the engine runs on; 0 lets the backend choose.
+        labels: names of the model's classes, in its order; default: those that it was built with.
 
     Raises:
-        UsageError: ``path`` is not a bundle.
+        UsageError: ``path`` is not a bundle, or the model has another number of classes.
         EngineMismatch: the bundle was built for another machine or backend, or was modified since.
         BackendUnavailable: the backend of the engine is not installed.
     """
     given_number("threads", threads)
-    bundle = read_bundle(given_path("path", path))
-    target = backend(bundle.manifest.backend)
-    return Session(target.load(bundle.path / bundle.manifest.engine, threads=threads), bundle.manifest)
+
+    def load(folder: OpenFolder) -> Session:
+        manifest = bundle_in(folder.at)
+        if labels:
+            check_class_names(labels, class_count(manifest.task, manifest.postprocess, manifest.outputs), manifest.name)
+            manifest = msgspec.structs.replace(manifest, labels=tuple(labels))
+        engine = backend(manifest.backend).load(folder.at / manifest.engine, threads=threads)
+        return Session(engine, manifest, folder)
+
+    return read_engine(given_path("path", path), load, keep_open=True)
 
 
 class Session:
@@ -68,10 +79,12 @@ class Session:
     Args:
         engine: the loaded engine; the session closes it.
         manifest: the manifest of its bundle.
+        folder: the bundle's folder; the session closes it. It stays open, because a layer timer loads the engine again.
     """
 
-    def __init__(self, engine: Engine, manifest: Manifest) -> None:
+    def __init__(self, engine: Engine, manifest: Manifest, folder: OpenFolder | None = None) -> None:
         self.manifest = manifest
+        self._folder = folder
         self._engine: Engine | None = engine
         self._lock = threading.Lock()
         self._starting = threading.Lock()
@@ -113,10 +126,17 @@ class Session:
                 worker.shutdown(wait=False)
             pipeline, self._pipeline = self._pipeline, None
             with ExitStack() as stack:
+                if self._folder is not None:
+                    stack.callback(self._folder.close)
                 if engine is not None:
                     stack.callback(engine.close)
                 if pipeline is not None:
                     stack.callback(pipeline.close)
+
+    @property
+    def graph(self) -> Path | None:
+        """The graph that the engine was built from, of the same version of the bundle; None without a bundle."""
+        return None if self._folder is None else self._folder.at / GRAPH
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the engine on arrays by name and returns its outputs by name.
@@ -255,7 +275,8 @@ class Session:
                     f"'{self.manifest.backend}', which does not",
                     hint="build it for another target, such as cpu",
                 )
-            return engine.layer_timer()
+            with nullcontext() if self._folder is None else self._folder.named():
+                return engine.layer_timer()
 
     def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self._lock:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,10 +16,11 @@ import msgspec
 
 import edgekit
 from edgekit.arguments import argument, either
-from edgekit.engine.bundle.manifest import Manifest, check_files, read_manifest
+from edgekit.engine.bundle.manifest import Manifest, check_files, manifest_in, read_engine
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
 from edgekit.specs import TensorSpec
+from edgekit.text import shell_quoted
 
 __all__ = ["TritonModel", "export_triton"]
 
@@ -99,12 +99,17 @@ def export_triton(bundle: Path, repository: Path, *, name: str | None = None) ->
         EngineMismatch: the bundle is damaged, or has a graph but no engine.
         BuildError: the folder cannot be written.
     """
-    manifest = read_manifest(bundle)
+    return read_engine(bundle, lambda folder: _exported(folder.at, repository, name))
+
+
+def _exported(bundle: Path, repository: Path, name: str | None) -> TritonModel:
+    manifest = manifest_in(bundle)
     runner = _runner(bundle, manifest)
     names = [file for file in runner.files if file in manifest.files]
     if manifest.engine not in names:
         raise EngineMismatch(f"{bundle}: expected the engine '{next(iter(runner.files))}', got '{manifest.engine}'")
     check_files(bundle, manifest, names)
+    _require_one_line_labels(bundle, manifest)
     called = re.sub(r"[^\w.-]", "_", manifest.name) if name is None else name
     if not re.fullmatch(r"\w[\w.-]*", called):
         raise UsageError(f"{argument('name')}: expected letters, digits, '.', '_' and '-', got '{called}'")
@@ -123,6 +128,15 @@ def export_triton(bundle: Path, repository: Path, *, name: str | None = None) ->
     return TritonModel(place, tuple(_notes(manifest)))
 
 
+def _require_one_line_labels(bundle: Path, manifest: Manifest) -> None:
+    for label in manifest.labels:
+        if label and label.splitlines() != [label]:
+            raise UsageError(
+                f"{bundle}: expected labels of one line, which {LABELS} needs, got {label!r}",
+                hint="build the engine again with other labels",
+            )
+
+
 def _other_folder() -> str:
     return f"choose another {either('DIR', 'repository')} or another {argument('name')}"
 
@@ -136,7 +150,7 @@ def _runner(bundle: Path, manifest: Manifest) -> Runner:
     if not manifest.engine:
         raise EngineMismatch(
             f"{bundle} has a graph for {manifest.backend}, but no engine yet",
-            hint=f"edgekit compile {shlex.quote(str(bundle))} --target {manifest.backend}",
+            hint=f"edgekit compile {shell_quoted(str(bundle))} --target {manifest.backend}",
         )
     if manifest.engine_options.get("strip_weights"):
         raise UsageError(

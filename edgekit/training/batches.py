@@ -26,7 +26,7 @@ from edgekit.specs import TensorSpec
 from edgekit.training.messages import train_argument
 from edgekit.training.yolo_loss import Truth
 
-__all__ = ["Batch", "Batches", "prefetched", "classes_of"]
+__all__ = ["Batch", "Batches", "classes_of", "known_classes", "prefetched"]
 
 CACHE_BYTES = 512 << 20
 """Memory limit for decoded images; decoding them in every epoch may take longer than the training steps."""
@@ -249,8 +249,8 @@ def prefetched(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
             yield batch
 
 
-def _known_classes(recipe: Recipe) -> int:
-    """Number of classes of the recipe's model; 0 if unknown."""
+def known_classes(recipe: Recipe) -> int:
+    """Returns the number of classes of the recipe's model; 0 if unknown."""
     declared = recipe.model.arguments.get("classes", 0)
     return len(recipe.labels.names) or (declared if isinstance(declared, int) else 0)
 
@@ -269,7 +269,7 @@ def classes_of(examples: DataSet, recipe: Recipe) -> Sequence[int]:
     if examples.labels and knows_all(recipe.labels.names, examples.labels):
         found: list[int] = model_classes_from_labels(recipe.labels.names, examples.labels, name=examples.name).tolist()
         return found
-    known = _known_classes(recipe)
+    known = known_classes(recipe)
     if known and len(examples.labels) > known:
         raise DataError(
             f"data set {examples.name}: expected at most {known} classes, as many as {recipe.name} has, got "

@@ -14,6 +14,7 @@ from torch import nn
 
 from edgekit.arguments import argument
 from edgekit.errors import TrainError
+from edgekit.models.weights.origin import WeightsOrigin
 from edgekit.storage import atomic_file, write_atomic
 
 __all__ = ["load_checkpoint", "save_checkpoint", "save_weights"]
@@ -67,8 +68,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return content["identity"], content["state"]
 
 
-def save_weights(path: Path, module: nn.Module) -> None:
+def save_weights(path: Path, module: nn.Module, origin: WeightsOrigin | None = None) -> None:
     """Writes the module's weights as ``.safetensors``, for `edgekit.models.weights.read.load_weights`.
+
+    Args:
+        path: the file.
+        module: the module.
+        origin: facts about the training, which are written with the weights; None for none.
 
     Raises:
         TrainError: the file cannot be written.
@@ -76,7 +82,7 @@ def save_weights(path: Path, module: nn.Module) -> None:
     # A shared tensor is written once per name, since the format does not support sharing.
     state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
     with _errors(path):
-        write_atomic(path, safetensors.torch.save(state))
+        write_atomic(path, safetensors.torch.save(state, None if origin is None else origin.metadata()))
 
 
 @contextmanager

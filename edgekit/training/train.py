@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from edgekit.arguments import argument
-from edgekit.data.examples import DataSet, data_set, data_set_names
-from edgekit.errors import UsageError, nearest
-from edgekit.evaluation.labels import knows_all
+from edgekit.data.calibration.example_feeds import spread
+from edgekit.data.examples import DataSet, data_set, data_set_names, feeds_from_example, split_used
+from edgekit.data.input_statistics import ENOUGH_INPUTS, InputStatistics, statistics_of_inputs, without_padding
+from edgekit.data.label_files import labels_from_file
+from edgekit.errors import DataError, UsageError, nearest
+from edgekit.evaluation.labels import difference, knows_all
 from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.download import require_weights, weights_file
+from edgekit.models.weights.origin import WeightsOrigin
 from edgekit.models.weights.read import load_weights
 from edgekit.option import given_number, given_path
 from edgekit.progress import Progress, Warnings
 from edgekit.recipe.messages import recipe_error
-from edgekit.recipe.schema import Recipe, Train, load_recipe
+from edgekit.recipe.schema import Labels, Recipe, Train, load_recipe
+from edgekit.specs import TensorSpec
+from edgekit.training.batches import known_classes
 from edgekit.training.checkpoint import load_checkpoint, save_weights
 from edgekit.training.fit import CHECKPOINT_S, Epoch, Training, fit, has_steps
 from edgekit.training.messages import train_argument
@@ -39,12 +45,16 @@ class Trained(NamedTuple):
         data: the data set argument, as given.
         epochs: results of all epochs.
         column: the target column of a table, if one was named.
+        split: the split that the model was evaluated on after each epoch.
+        labels: names of the model's classes.
     """
 
     weights: Path
     data: str
     epochs: list[Epoch]
     column: str | None = None
+    split: str = "test"
+    labels: tuple[str, ...] = ()
 
 
 def train_model(
@@ -53,6 +63,7 @@ def train_model(
     output: str | Path | None = None,
     data: str | Path | None = None,
     column: str | None = None,
+    labels: str | Path | None = None,
     weights: str | None = None,
     seed: int | None = None,
     resume: bool = False,
@@ -63,15 +74,18 @@ def train_model(
     on_epoch: Callable[[Epoch, int], None] = lambda epoch, of: None,
     progress: Progress | None = None,
 ) -> Trained:
-    """Trains a recipe's model on a data set and writes its weights.
+    """Trains a recipe's model on a data set and writes its weights, with the names of its classes.
 
-    Keeps a checkpoint next to the weights file until training ends; see `checkpoint_of`.
+    The model is evaluated after each epoch on the test split or, if the data set has none, on val. Keeps a checkpoint
+    next to the weights file until training ends; see `checkpoint_of`.
 
     Args:
         model: a recipe name, a recipe file, or a Darknet cfg file.
         output: the weights file to write; default: ``NAME.safetensors``.
         data: the data set, as for `edgekit.data.examples.data_set`; default: the recipe's.
         column: header of the target column of a table; default: the last column.
+        labels: file with the names of the model's classes; see `edgekit.data.label_files.labels_from_file`. Default:
+            those of the recipe, if it has all classes of the data set, else those of the data set.
         weights: initial weights: a file, or the name of a set that the recipe publishes; default: random.
         seed: random seed for weights, order and augmentation; default: 0.
         resume: resume from the checkpoint; options that are None, or not in ``changes``, keep their values.
@@ -95,6 +109,8 @@ def train_model(
     """
     progress = progress or Warnings()
     recipe = _recipe(model)
+    if labels is not None:
+        recipe = msgspec.structs.replace(recipe, labels=Labels(names=labels_from_file(Path(labels))))
     file = _output(output, recipe)
     given_number("threads", threads)
     if seed is not None:
@@ -118,7 +134,9 @@ def train_model(
     train_set, test_set = (
         data_set(source, split=split, task=recipe.task, target=column) for split in ("train", "test")
     )
-    _report_notes(train_set, recipe, progress)
+    for note in dict.fromkeys([*train_set.notes, *test_set.notes]):
+        progress.note(note)
+    recipe = _with_labels(recipe, train_set, test_set, progress)
     module = module_from_recipe(recipe, seed=seed)
     if weights is not None:
         initial_weights = weights_file(weights, recipe, progress=progress)
@@ -138,9 +156,10 @@ def train_model(
         threads=threads,
     )
     epochs = fit(training, resume=resume, on_epoch=lambda epoch: on_epoch(epoch, options.epochs), progress=progress)
-    save_weights(file, module)
+    origin = WeightsOrigin(labels=_class_names(recipe), inputs=_input_statistics(train_set, recipe))
+    save_weights(file, module, origin)
     checkpoint_of(file).unlink(missing_ok=True)
-    return Trained(file, source, epochs, column)
+    return Trained(file, source, epochs, column, split_used(test_set, "test"), origin.labels)
 
 
 def checkpoint_of(weights: Path) -> Path:
@@ -231,14 +250,55 @@ def _merged(options: Train, changes: Mapping[str, Any]) -> Train:
     return changed
 
 
-def _report_notes(examples: DataSet, recipe: Recipe, progress: Progress) -> None:
-    """Reports notes on the data set, and class names that the recipe does not have."""
-    for note in examples.notes:
-        progress.note(note)
-    own = recipe.labels.names
-    if own and recipe.task in ("classify", "detect") and not knows_all(own, examples.labels):
-        unknown = next(label for label in examples.labels if not knows_all(own, [label]))
+def _with_labels(recipe: Recipe, train_set: DataSet, test_set: DataSet, progress: Progress) -> Recipe:
+    """Returns the recipe with the class names that the model is trained for, so that all splits are matched by name.
+
+    Raises:
+        DataError: the test set has a class that the model does not have.
+    """
+    own, names = recipe.labels.names, tuple(train_set.labels)
+    if recipe.task not in ("classify", "detect") or not names:
+        return recipe
+    if not knows_all(own, names):
+        count = known_classes(recipe)
+        if count and len(names) > count:
+            return recipe  # `Batches` refuses it
+        if own:
+            unknown = next(label for label in names if not knows_all(own, [label]))
+            why = f"{train_set.name} has class names that {recipe.name} does not have, such as '{unknown}'"
+        else:
+            why = f"{recipe.name} has no class names"
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         progress.note(
-            f"{examples.name} has class names that {recipe.name} does not have, such as '{unknown}': classes are "
-            "matched by index; to make engines report these names, copy the recipe and set its labels to them"
+            f"{why}: its classes take those of the data set, in its order: {shown}. They are written with the weights"
         )
+        own = names + tuple(str(i) for i in range(len(names), count))
+        recipe = msgspec.structs.replace(recipe, labels=Labels(names=own))
+    if test_set.labels and not knows_all(own, test_set.labels):
+        raise DataError(
+            f"data set {test_set.name}: expected classes of the train split, got {difference(own, test_set.labels)}",
+            hint="name the classes alike in all splits",
+        )
+    return recipe
+
+
+def _class_names(recipe: Recipe) -> tuple[str, ...]:
+    return recipe.labels.names if recipe.task in ("classify", "detect") else ()
+
+
+def _input_statistics(train_set: DataSet, recipe: Recipe) -> InputStatistics | None:
+    """Computes the statistics of some training images, without augmentation; None if the model takes no images."""
+    if recipe.preprocess is None:
+        return None
+    return statistics_of_inputs(_inputs(train_set, recipe), "training")
+
+
+def _inputs(train_set: DataSet, recipe: Recipe) -> Iterator[Any]:
+    assert recipe.preprocess is not None
+    specs = [TensorSpec(spec.name, spec.dtype, (1, *spec.shape[1:])) for spec in recipe.inputs]
+    for index in spread(len(train_set), ENOUGH_INPUTS):
+        try:
+            example = train_set[index]
+        except DataError:  # the training has counted it
+            continue
+        yield feeds_from_example(example, specs, without_padding(recipe.preprocess), ())[specs[0].name]

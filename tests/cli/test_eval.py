@@ -305,3 +305,22 @@ def test_a_model_is_measured_in_fp32_and_int8(
     assert abs(quantized["difference"]["accuracy"]) <= 0.02
     assert full["figures"]["top5"] > full["figures"]["accuracy"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("split", ["test", "val", "train"])
+def test_the_split_that_was_read_is_printed_and_in_the_json(
+    classifier: Path, photos: Path, split: str, narrow: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "test").rename(photos / "valid")
+    used = "train" if split == "train" else "val"
+    assert main(["eval", str(classifier), "--data", str(photos), "--split", split]) == 0
+    out = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+    assert f", {used}: 4 examples" in out
+    assert ("no test split: its val split is used" in out) == (split == "test")
+    assert main(["eval", str(classifier), "--data", str(photos), "--split", split, "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["split"] == written["engines"][0]["split"] == used
+    (photos / "valid").rename(photos / "test")
+    if split == "val":
+        assert main(["eval", str(classifier), "--data", str(photos), "--split", "val"]) == 1
+        assert "expected one called val or valid" in capsys.readouterr().err

@@ -159,7 +159,7 @@ def test_a_closed_pipe_is_not_an_error() -> None:
         [sys.executable, "-m", "edgekit", "models", "--names"], stdout=writer, stderr=subprocess.PIPE, check=False
     )
     os.close(writer)
-    assert done.returncode == 1
+    assert done.returncode == 141
     assert done.stderr == b""
 
 

@@ -4,11 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from edgekit.cli.main import main
+from edgekit.data.input_statistics import InputStatistics
+from edgekit.engine.bundle.manifest import read_manifest, seal
 
 # Zeros decode to boxes that all score 0.25.
 LOW = ["--score-threshold", "0.2"]
@@ -191,3 +194,44 @@ def test_error_on_a_picture_for_an_engine_that_takes_arrays(
     err = capsys.readouterr().err
     assert "expected a .npy or .npz file" in err
     assert "x: float32 (2, 8)" in err
+
+
+def test_an_image_far_from_the_training_is_noted(
+    detector: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = read_manifest(detector)
+    statistics = InputStatistics(source="training", count=100, mean=0.1, std=0.01, contrast=0.3)
+    seal(detector, msgspec.structs.replace(manifest, input_statistics=statistics, expects="night photos"))
+    Image.new("RGB", (100, 60), "white").save(tmp_path / "white.png")
+    assert main(["run", str(detector), str(tmp_path / "white.png"), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "note: white.png is far from what the model was trained on" in captured.err
+    assert "the 100 training inputs is 0.10 ± 0.01; the model expects night photos" in captured.err
+    assert json.loads(captured.out) == []
+    Image.new("RGB", (100, 60), (26, 26, 26)).save(tmp_path / "dark.png")
+    assert main(["run", str(detector), str(tmp_path / "dark.png")]) == 0
+    assert "far from" not in capsys.readouterr().err
+
+
+def test_labels_of_a_file_name_the_classes(
+    detector: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my.names").write_text("fox\nowl\n")
+    assert main(["run", str(detector), str(picture), "--json", *LOW, "--labels", str(tmp_path / "my.names")]) == 0
+    assert {entry["label"] for entry in json.loads(capsys.readouterr().out)} <= {"fox", "owl"}
+    (tmp_path / "my.names").write_text("fox\n")
+    assert main(["run", str(detector), str(picture), "--labels", str(tmp_path / "my.names")]) == 2
+    assert "--labels: expected 2 names" in capsys.readouterr().err
+
+
+def test_labels_without_a_font_are_noted_once(
+    detector: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgekit.runtime.fonts._file_with", lambda letters: None)
+    (tmp_path / "my.names").write_text("\u5b89\u5168\n\u5e3d\n", encoding="utf-8")
+    for name in ("a", "b"):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.open(picture).save(tmp_path / "photos" / f"{name}.png")
+    options = ["--save", str(tmp_path / "out"), "--labels", str(tmp_path / "my.names"), *LOW]
+    assert main(["run", str(detector), str(tmp_path / "photos"), *options]) == 0
+    assert capsys.readouterr().err.count("no font here has the letters of these labels") == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.data.images import images_in, read_image
+from edgekit.data.images import image_size, image_suffixes, images_in, read_image
 from edgekit.errors import DataError
 
 rng = np.random.default_rng(0)
@@ -195,7 +195,7 @@ def test_images_of_a_folder_are_sorted_and_nothing_else_is_listed(tmp_path):
 
 
 def test_error_on_a_folder_without_images_names_what_was_looked_for(tmp_path):
-    with pytest.raises(DataError, match=r"expected images \(\.bmp, .*\.webp\), got none"):
+    with pytest.raises(DataError, match=r"expected images \(\.jpg, .* Pillow reads\), got none"):
         images_in(tmp_path)
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.png").write_bytes(b"")
@@ -248,3 +248,30 @@ def test_damaged_files_end_in_an_image_or_in_an_error_of_ours(tmp_path, whole):
 def test_a_name_that_no_file_can_have_is_no_file(name):
     with pytest.raises(DataError, match="no such file"):
         read_image(name)
+
+
+def test_every_suffix_that_pillow_decodes_is_an_image(tmp_path):
+    named = (
+        "jpg jfif jpe JPEG,jp2 JPEG2000,mpo MPO,tga TGA,ico ICO,pcx PCX,qoi QOI,dib DIB,webp WEBP,avif AVIF,apng PNG"
+    )
+    formats = {suffix: words.split()[-1] for words in named.split(",") for suffix in words.split()[:-1]}
+    Image.init()
+    formats = {suffix: name for suffix, name in formats.items() if name in Image.SAVE and name in Image.OPEN}
+    for suffix, name in formats.items():
+        Image.new("RGB", (32, 16)).save(tmp_path / f"a.{suffix.upper()}", format=name)
+    assert {path.suffix.lower()[1:] for path in images_in(tmp_path)} == set(formats)
+    for path in images_in(tmp_path):
+        assert read_image(path).shape[2] == 3
+    for suffix in (".pdf", ".eps", ".h5", ".txt", ".json"):
+        assert suffix not in image_suffixes()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_of_a_file_is_that_of_the_upright_image(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    height, width = read_image(tmp_path / "a.jpg").shape[:2]
+    assert image_size(tmp_path / "a.jpg") == (width, height)
+    with pytest.raises(DataError, match="no such file"):
+        image_size(tmp_path / "b.jpg")

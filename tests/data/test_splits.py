@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.data.formats.text_lines import names_in, text_line_at, text_lines
-from edgekit.data.splits import fraction_from_key, part_of, split_from_folder, split_from_name, split_path
+from edgekit.data.splits import file_of_split, fraction_from_key, part_of, split_from_folder, split_from_name
 from edgekit.errors import DataError
 
 
@@ -33,11 +33,12 @@ def test_fractions_of_keys_are_spread_evenly():
 @pytest.mark.parametrize(
     ("name", "split"),
     [
-        ("instances_val2017.json", "test"),
+        ("instances_val2017.json", "val"),
         ("train2017", "train"),
         ("t10k-images-idx3-ubyte", "test"),
         ("X_test.csv", "test"),
-        ("Validation", "test"),
+        ("Validation", "val"),
+        ("DEV.tsv", "val"),
         ("latest.csv", None),
         ("trained.csv", None),
         ("attestation.json", None),
@@ -49,17 +50,35 @@ def test_the_split_is_read_from_the_name(name, split):
 
 
 def test_a_folder_is_a_split_only_by_its_whole_name():
-    assert split_from_folder(Path("a/Valid")) == "test"
+    assert split_from_folder(Path("a/Valid")) == "val"
+    assert split_from_folder(Path("a/Train2017")) == "train"
     assert split_from_folder(Path("a/train")) == "train"
     assert split_from_folder(Path("test_of_things")) is None
 
 
-def test_test_comes_before_val_and_none_is_an_error():
-    paths = [Path("val.csv"), Path("test.csv"), Path("train.csv")]
-    assert split_path(paths, "test", "x") == Path("test.csv")
-    assert split_path(paths[:1], "test", "x") == Path("val.csv")
-    with pytest.raises(DataError, match="x: expected one called train or training, got val.csv"):
-        split_path(paths[:1], "train", "x")
+def test_test_means_test_val_is_used_only_without_one_and_a_note_says_so(tmp_path):
+    val, test, train = paths = [tmp_path / f"{name}.csv" for name in ("VAL", "testing", "train")]
+    assert file_of_split(tmp_path, paths, "test", "x") == (test, "test", [])
+    assert file_of_split(tmp_path, paths, "val", "x") == (val, "val", [])
+    assert file_of_split(train, paths, "test", "x") == (test, "test", [])
+    assert file_of_split(tmp_path, [val, train], "test", "x") == (
+        val,
+        "val",
+        ["the data set has no test split: its val split is used"],
+    )
+    path, split, notes = file_of_split(val, paths, "test", "x")
+    assert (path, split) == (val, "val") and "VAL.csv is of the val split" in notes[0]
+    for wanted, others in (("train", [val]), ("val", [train, test])):
+        with pytest.raises(DataError, match=f"x: expected one called {wanted} or"):
+            file_of_split(tmp_path, others, wanted, "x")
+
+
+def test_without_declared_splits_there_is_no_val(tmp_path):
+    file = tmp_path / "a.csv"
+    assert file_of_split(file, [], "train", "x")[:2] == (file, None)
+    assert "no splits: test is a fifth" in file_of_split(file, [], "test", "x").notes[0]
+    with pytest.raises(DataError, match="a val split .* got none"):
+        file_of_split(file, [], "val", "x")
 
 
 def test_lines_know_their_number_and_their_place(tmp_path):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import edgekit
 from edgekit.device.cpu import Cpu
 from edgekit.engine.bundle import manifest as bundle_module
+from edgekit.engine.bundle import staging as staging_module
 from edgekit.engine.bundle.manifest import (
     FORMAT,
     Manifest,
@@ -125,6 +126,7 @@ def test_the_old_bundle_is_restored_if_the_new_one_cannot_be_moved(
             raise OSError(errno.EIO, "input/output error")
         return rename(path, target)
 
+    monkeypatch.setattr(staging_module, "exchange", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
     with pytest.raises(OSError, match="input/output error"):
         make(tmp_path / "out", "new")

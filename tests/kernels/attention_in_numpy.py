@@ -18,8 +18,8 @@ from tests.kernels.attention_on_host import dtype_of, parameters
 class Arguments:
     """The arguments of a launch, by the names of the kernel's parameters."""
 
-    def __init__(self, kernel: str, arguments: list[Any]) -> None:
-        self.type_name, self.function, self.constants, self.names = parameters(kernel)
+    def __init__(self, kernel: str, arguments: list[Any], capability: int) -> None:
+        self.type_name, self.function, self.constants, self.names = parameters(kernel, capability)
         assert [pointer.memory.size for pointer in arguments[-2:]] == [0, 0]
         self.values = dict(zip(self.names, arguments[:-2], strict=True))
 
@@ -47,8 +47,8 @@ class Arguments:
         return np.clip(self.flat("lengths", batch), 0, length) if self.has_lengths else np.full(batch, length)
 
 
-def numpy_kernels(kernel: str, grid: tuple[int, int, int], arguments: list[Any]) -> None:
-    given = Arguments(kernel, arguments)
+def numpy_kernels(kernel: str, grid: tuple[int, int, int], arguments: list[Any], *, capability: int = 80) -> None:
+    given = Arguments(kernel, arguments, capability)
     KERNELS[given.function](given, grid)
 
 

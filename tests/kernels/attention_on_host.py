@@ -112,10 +112,10 @@ def attention_on_host(driver: FakeDriver, arrays: dict[str, np.ndarray], **optio
             return frame.result()
 
 
-def parameters(kernel: str) -> tuple[str, str, dict[str, int | bool], list[str]]:
+def parameters(kernel: str, capability: int = 80) -> tuple[str, str, dict[str, int | bool], list[str]]:
     """Type, function, constants and parameters of a kernel of ``triton_kernels.py``, by its name in the binaries."""
     name, type_name, head_size = re.fullmatch(r"attention_(\w+)_(b?float16)_(\d+)", kernel).groups()  # type: ignore[union-attr]
-    variant = variants(type_name, int(head_size))[name]
+    variant = variants(type_name, int(head_size), capability=capability)[name]
     source = Path(sys.modules[variants.__module__].__file__).with_name("triton_kernels.py").read_text()  # type: ignore[arg-type]
     (signature,) = re.findall(rf"\ndef {variant.function}\((.*?)\):", source, re.DOTALL)
     names = re.findall(r"(\w+)(?:: tl\.constexpr)?,", signature)
@@ -133,16 +133,21 @@ def dtype_of(parameter: str, type_name: str, constants: dict[str, int | bool]) -
 
 
 class InterpretedKernels:
-    """The kernels of ``triton_kernels.py`` in Triton's interpreter, in a process of its own."""
+    """The kernels of ``triton_kernels.py`` in Triton's interpreter, in a process of its own.
+
+    Attributes:
+        capability: compute capability times ten of the GPU whose tiles they have.
+    """
 
     def __init__(self) -> None:
+        self.capability = 80
         # The interpreter is chosen when Triton is imported, for the whole process.
         command = [sys.executable, str(Path(__file__).with_name("triton_interpreter.py"))]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     def __call__(self, kernel: str, grid: tuple[int, int, int], arguments: list[Any]) -> None:
-        type_name, function, constants, names = parameters(kernel)
+        type_name, function, constants, names = parameters(kernel, self.capability)
         assert len(arguments) == len(names) + 2 and [pointer.memory.size for pointer in arguments[-2:]] == [0, 0]
         memories: dict[int, np.ndarray] = {}
         values: list[Any] = []

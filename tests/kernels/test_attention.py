@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from contextlib import ExitStack
 from typing import Any
@@ -12,14 +13,15 @@ import pytest
 import torch
 
 from edgekit.device.cuda.resources import Context, Graph, Stream
-from edgekit.errors import BackendUnavailable, RunError, UsageError
+from edgekit.errors import BackendUnavailable, UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.sdpa import reference
 from edgekit.kernels.sdpa.device import Array, Attention, AttentionShape, workspace_bytes
-from edgekit.kernels.sdpa.variants import HEAD_SIZES
+from edgekit.kernels.sdpa.variants import HEAD_SIZES, TURING
 from tests.fakes.fake_cuda import FakeDriver, Pointer
 from tests.kernels.attention_in_numpy import numpy_kernels
 from tests.kernels.attention_on_host import Frame, attention_on_host
+from tests.kernels.failing_calls import calls_that_fail_and_leak_nothing
 from tools.gpu_check import attention as gpu_check
 
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2}
@@ -141,6 +143,20 @@ def test_each_type_and_head_size_has_its_kernels(driver: FakeDriver, dtype: str,
     assert kernels == [f"attention_{name}_{dtype}_{size}" for name in ("forward", "decode", "combine")]
 
 
+@pytest.mark.parametrize("size", HEAD_SIZES)
+def test_turing_has_float16_with_smaller_blocks_and_nothing_else(size: int) -> None:
+    turing = FakeDriver(kernels=functools.partial(numpy_kernels, capability=TURING), compute_capability=(7, 5))
+    for queries, mask in ((150, None), (150, (1, 2, 150, 300)), (1, None)):
+        arrays = random_arrays(1, 2, 2, queries, 300, size)
+        options = with_case(arrays, {"mask": mask} if mask else {})
+        assert relative_error(attention_on_host(turing, arrays, **options), expected(arrays)) < TOLERANCE["float16"]
+    with Context(turing) as context, Attention(context) as attention:
+        for dtype, int8 in (("bfloat16", False), ("float16", True)):
+            with pytest.raises(BackendUnavailable, match="needs a GPU of compute capability 8.0 or later, got 7.5"):
+                attention.prepare(dtype=dtype, head_size=size, int8=int8)
+    assert not turing.leaks()
+
+
 @pytest.mark.parametrize(
     ("case", "keys"),
     [({}, 1100), ({"key_lengths": [1100, 0]}, 1100), ({"causal_offset": 600}, 1100), ({}, 257), ({}, 33000)],
@@ -207,8 +223,8 @@ def test_only_kernels_with_much_shared_memory_are_allowed_more(driver: FakeDrive
     assert driver.calls.count("allow_shared_memory") == 1
 
 
-@pytest.mark.parametrize(("capability", "message"), [((7, 5), "8.0 or later"), ((6, 1), "8.0 or later")])
-def test_a_gpu_whose_tensor_cores_triton_does_not_use_is_refused(capability: tuple[int, int], message: str) -> None:
+@pytest.mark.parametrize(("capability", "message"), [((7, 2), "7.5 or later"), ((6, 1), "7.5 or later")])
+def test_a_gpu_older_than_all_kernels_is_refused(capability: tuple[int, int], message: str) -> None:
     driver = FakeDriver(compute_capability=capability)
     with Context(driver) as context, pytest.raises(BackendUnavailable, match=message):
         Attention(context)
@@ -216,24 +232,12 @@ def test_a_gpu_whose_tensor_cores_triton_does_not_use_is_refused(capability: tup
 
 
 def test_everything_is_freed_whichever_call_fails() -> None:
-    calls = 0
-    while True:
-        driver = FakeDriver(kernels=numpy_kernels)
-        with Context(driver) as context:
-            driver.fail_at = len(driver.calls) + calls
-            try:
-                with Attention(context) as attention:
-                    attention.prepare(dtype="float16", head_size=32)
-                    attention.prepare(dtype="bfloat16", head_size=32)
-            except RunError as e:
-                assert "CUDA failed" in str(e)
-            done = not driver.failed
-            driver.fail_at = None
-        assert not driver.leaks()
-        if done:
-            break
-        calls += 1
-    assert calls > 10
+    def load(context: Context) -> None:
+        with Attention(context) as attention:
+            attention.prepare(dtype="float16", head_size=32)
+            attention.prepare(dtype="bfloat16", head_size=32)
+
+    assert calls_that_fail_and_leak_nothing(load, numpy_kernels) > 10
 
 
 SHAPE = {"batch": 1, "heads": 2, "key_heads": 2, "query_length": 4, "key_length": 4, "head_size": 32}

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgekit.kernels.sdpa import reference
-from edgekit.kernels.sdpa.variants import HEAD_SIZES
+from edgekit.kernels.sdpa.variants import HEAD_SIZES, TURING
 from tests.fakes.fake_cuda import FakeDriver
 from tests.kernels.attention_on_host import InterpretedKernels, attention_on_host
 from tests.kernels.test_attention import INT8_TOLERANCE, TOLERANCE, random_arrays, relative_error
@@ -33,8 +33,13 @@ def kernels() -> Iterator[InterpretedKernels]:
     kernels.close()
 
 
-def launched(kernels: InterpretedKernels, arrays: dict[str, np.ndarray], **options: Any) -> np.ndarray:
-    driver = FakeDriver(kernels=kernels)
+def launched(
+    kernels: InterpretedKernels,
+    arrays: dict[str, np.ndarray],
+    compute_capability: tuple[int, int] = (8, 7),
+    **options: Any,
+) -> np.ndarray:
+    driver = FakeDriver(kernels=kernels, compute_capability=compute_capability)
     found = attention_on_host(driver, arrays, **options)
     assert not driver.leaks()
     return found
@@ -68,6 +73,18 @@ def test_every_mask_at_every_length(kernels: InterpretedKernels, masks: str, len
     right = by_pytorch(arrays, **options)
     assert relative_error(launched(kernels, arrays, **options), right) < TOLERANCE["float16"]
     assert relative_error(launched(kernels, arrays, int8=True, **options), right) < INT8_TOLERANCE
+
+
+@pytest.mark.parametrize("size", HEAD_SIZES)
+def test_the_tiles_of_turing(kernels: InterpretedKernels, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "capability", TURING)
+    for queries in (70, 1):
+        arrays = random_arrays(1, 2, 2, queries, 300, size)
+        arrays["key_lengths"] = np.array([291], np.int32)
+        if queries > 1:
+            arrays["mask"] = np.random.default_rng(3).standard_normal((1, 1, 70, 300)).astype(np.float16)
+        found = launched(kernels, arrays, compute_capability=(7, 5))
+        assert relative_error(found, by_pytorch(arrays)) < TOLERANCE["float16"]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

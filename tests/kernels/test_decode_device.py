@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 
 import edgekit
 from edgekit.device.cuda.resources import Context, DeviceMemory, Graph, HostMemory, Stream
-from edgekit.errors import RunError, UsageError
+from edgekit.errors import UsageError
 from edgekit.kernels.decode.device import DETECTION, HEAD, PARAMETERS, DeviceDetector
 from edgekit.kernels.decode.families import detect, overlap_of
 from edgekit.kernels.suppression import reference as nms_reference
@@ -30,6 +30,7 @@ from edgekit.recipe.heads import Detr, End2End, Head, YoloV3, YoloV5, YoloV8, Yo
 from edgekit.recipe.schema import Postprocess, YoloHead
 from tests.fakes.fake_cuda import FakeDriver
 from tests.kernels.detectors import Case, cases, decoded, detected
+from tests.kernels.failing_calls import calls_that_fail_and_leak_nothing
 from tools.gpu_check import decode as gpu_check
 
 SOURCE = Path(edgekit.__file__).parent / "kernels" / "decode" / "decode.cu"
@@ -503,26 +504,11 @@ def test_neither_addresses_nor_arithmetic_go_wrong(on_cpu: Callable[..., Path]) 
 
 
 def test_everything_is_freed_whichever_call_fails() -> None:
-    calls = 0
-    outputs = {"o": (np.dtype(np.float32), (1, 6, 100))}
-    while True:
-        driver = FakeDriver()
-        with Context(driver) as context:
-            before = len(driver.calls)
-            driver.fail_at = before + calls
-            try:
-                DeviceDetector(
-                    context, YoloV8(output="o"), outputs=outputs, input_size=(64, 64), images=1, max_detections=9
-                ).close()
-            except RunError as e:
-                assert "CUDA failed" in str(e)
-            done = not driver.failed
-            driver.fail_at = None
-        assert not driver.leaks()
-        if done:
-            break
-        calls += 1
-    assert calls > 20
+    def load(context: Context) -> None:
+        sizes = {"outputs": {"o": (np.dtype(np.float32), (1, 6, 100))}, "input_size": (64, 64)}
+        DeviceDetector(context, YoloV8(output="o"), **sizes, images=1, max_detections=9).close()  # type: ignore[arg-type]
+
+    assert calls_that_fail_and_leak_nothing(load) > 20
 
 
 HALF = np.dtype(np.float16)

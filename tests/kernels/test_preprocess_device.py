@@ -18,6 +18,7 @@ from edgekit.device.cuda.resources import Context, DeviceMemory, Graph, HostMemo
 from edgekit.errors import RecipeError, UsageError
 from edgekit.kernels.preprocess.device import PARAMETERS, DevicePreprocess, Frame
 from edgekit.recipe.schema import Preprocess
+from tests.kernels.failing_calls import calls_that_fail_and_leak_nothing
 from tools.gpu_check import preprocess as gpu_check
 
 HOW = Preprocess(resize="letterbox", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -117,22 +118,7 @@ def test_all_constants_are_those_of_the_kernel() -> None:
 
 
 def test_everything_is_freed_whichever_call_fails() -> None:
-    calls = 0
-    while True:
-        driver = FakeDriver()
-        with Context(driver) as context:
-            driver.fail_at = len(driver.calls) + calls
-            try:
-                DevicePreprocess(context, HOW, **OPTIONS).close()
-            except Exception as e:
-                assert "CUDA failed" in str(e)
-            done = not driver.failed
-            driver.fail_at = None
-        assert not driver.leaks()
-        if done:
-            break
-        calls += 1
-    assert calls >= 6
+    assert calls_that_fail_and_leak_nothing(lambda context: DevicePreprocess(context, HOW, **OPTIONS).close()) >= 6
 
 
 @pytest.mark.parametrize(

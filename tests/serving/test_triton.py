@@ -258,3 +258,10 @@ def test_export_reads_only_the_manifest_and_the_engine(bundle: Callable[..., Pat
     manifest["machine"]["arch"] = "another"
     (engine / MANIFEST).write_text(json.dumps(manifest))
     assert (export_triton(engine, tmp_path / "models").path / "1/model.plan").is_file()
+
+
+@pytest.mark.parametrize("label", ["two\nlines", "return\r", "separator\u2028", "\n"])
+def test_error_on_a_label_of_several_lines(label: str, bundle: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected labels of one line, which labels.txt needs, got"):
+        export_triton(bundle(labels=("cat", label)), tmp_path / "models")
+    assert not (tmp_path / "models").exists()

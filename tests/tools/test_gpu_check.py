@@ -280,6 +280,15 @@ def test_attention_in_engines_is_compared_with_the_single_operators(arrays_engin
     assert found["edgekit"]["notes"] == ["attention: 1 of 1"]
 
 
+@pytest.mark.parametrize(
+    ("version", "native"), [("10.3.0", False), ("10.13.3.9", False), ("10.14.1", True), ("11.4.0", True)]
+)
+def test_onnxs_attention_is_checked_where_tensorrt_reads_it(version: str, native: bool) -> None:
+    found = attention_engines.kinds(version)
+    assert ("native" in found) == native
+    assert {"off", "edgekit", "edgekit-int8"} <= set(found)
+
+
 def test_the_attention_that_is_checked_in_engines_becomes_a_plugin(tmp_path: Path) -> None:
     model = attention_engines.write_model(tmp_path, tokens=16)
     place = edgekit.build(

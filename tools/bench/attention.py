@@ -33,8 +33,8 @@ def measure_attention(shop: Workshop) -> dict[str, Any]:
     rounds, runs = (2, 5) if shop.quick else (15, 15)
     rows: dict[str, dict[str, Any]] = {}
     for title, (model, options) in MODELS.items():
-        for target in TARGETS[:1] if shop.quick else TARGETS:
-            for precision in PRECISIONS:
+        for target in TARGETS:
+            for precision in PRECISIONS[:1] if shop.quick else PRECISIONS:
                 built = {
                     each: shop.bundle(model, precision, target, *options, "--attention", each)
                     for each in ("off", "auto")

@@ -17,6 +17,7 @@ import numpy as np
 
 import edgekit
 from edgekit.measure.machine import processor_time
+from edgekit.telemetry import import_openvino
 
 WARMUP_S = 1.0
 
@@ -47,8 +48,7 @@ def _onnxruntime(path: Path, threads: int) -> Run:
 
 def _openvino(path: Path, threads: int) -> Run:
     """Loads an unchanged graph with EdgeKit's settings: optimized for latency, floats in float32."""
-    import openvino as ov
-
+    ov = import_openvino()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,

@@ -8,6 +8,7 @@ import click
 
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,9 +36,7 @@ def doctor(json: JsonOutput, peaks: bool, recalibrate: bool) -> None:
 
     found = survey()
     if json.wanted:
-        import msgspec
-
-        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        json.write(json_bytes(found, indent=2))
     if json.printed:
         return
 
@@ -47,8 +46,6 @@ def doctor(json: JsonOutput, peaks: bool, recalibrate: bool) -> None:
 
 
 def _show_peaks(json: JsonOutput, recalibrate: bool) -> None:
-    import msgspec
-
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.measure.peaks import machine_peaks
     from edgekit.report.estimate_table import terminal_from_peaks
@@ -56,7 +53,7 @@ def _show_peaks(json: JsonOutput, recalibrate: bool) -> None:
     with progress_on_stderr() as progress:
         found = machine_peaks(recalibrate=recalibrate, progress=progress)
     if json.wanted:
-        json.write(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        json.write(json_bytes(found, indent=2))
     if not json.printed:
         terminal().print(terminal_from_peaks(found))
 

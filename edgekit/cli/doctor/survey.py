@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from importlib import metadata
@@ -22,6 +23,7 @@ from edgekit.extras import install_command
 from edgekit.measure.machine import system_name
 from edgekit.report.wording import BACKEND_NAMES, bytes_in_words
 from edgekit.storage import cache_folder, free_bytes
+from edgekit.telemetry import SWITCH, sends_nothing
 
 __all__ = ["Finding", "Survey", "survey"]
 
@@ -77,6 +79,7 @@ def _machine(here: Cpu, board: Jetson | None, cards: tuple[Gpu, ...]) -> list[Fi
         _integers(here),
         _memory(here),
         _disk(cache_folder()),
+        _telemetry(),
     ]
     boards = [*jetson_findings(board), *dla_findings(board)]
     return [*findings, *boards, *gpu_findings(cards, board), *cuda_findings(cards, board)]
@@ -113,6 +116,19 @@ def _disk(cache: Path) -> Finding:
         return Finding(group="machine", name="cache", status="ok", value=value)
     hint = "downloads are stored there; set EDGEKIT_CACHE to use another folder"
     return Finding(group="machine", name="cache", status="caution", value=value, hint=hint)
+
+
+def _telemetry() -> Finding:
+    if sends_nothing():
+        value = f"off: ONNX Runtime's ({SWITCH}={os.environ[SWITCH]}) and OpenVINO's (its package is not loaded)"
+        return Finding(group="machine", name="telemetry", status="ok", value=value)
+    return Finding(
+        group="machine",
+        name="telemetry",
+        status="caution",
+        value=f"OpenVINO's is off, ONNX Runtime's is on: {SWITCH} is '{os.environ.get(SWITCH, '')}'",
+        hint=f"unset {SWITCH}, or set it to 1, to switch it off",
+    )
 
 
 def _backends() -> list[Finding]:

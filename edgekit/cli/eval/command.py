@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,9 +15,10 @@ from edgekit.cli.options.hinted import Choice
 from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
+from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
-    from edgekit.data.examples import DataSet
+    from edgekit.data.examples import DataSet, Split
     from edgekit.evaluation.evaluate import Evaluation
     from edgekit.progress import Progress
     from edgekit.recipe.schema import Task
@@ -46,13 +47,18 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
 @click.option("--column", metavar="NAME", help="Target column of a CSV table.  [default: the last one]")
 @click.option(
     "--split",
-    type=Choice(["test", "train"]),
+    type=Choice(["test", "val", "train"]),
     default="test",
     show_default=True,
-    help="Split of the data set.",
+    help="Split of the data set; test is val if there is no test split, and a note says so.",
 )
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N examples, spread over the data set."
+)
+@click.option(
+    "--labels",
+    metavar="FILE",
+    help="Class names of the engines: a file with one per line, a data YAML or COCO JSON.  [default: their own]",
 )
 @click.option("--weights", metavar="FILE|NAME", help="Weights of MODEL: a file, or a published set.")
 @click.option(
@@ -78,9 +84,10 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
 def evaluate(
     engines: tuple[str, ...],
     data: str,
-    split: Literal["train", "test"],
+    split: Split,
     limit: int | None,
     score_threshold: float | None,
+    labels: str | None,
     threads: int,
     per_class: bool,
     html: Path | None,
@@ -96,9 +103,11 @@ def evaluate(
     errors for regression, and token and sequence accuracy for translation.
     """
     from edgekit.cli.progress import progress_on_stderr
+    from edgekit.data.label_files import labels_from_file
     from edgekit.evaluation.evaluate import SCORE_THRESHOLD, evaluate_bundle
 
-    examples = _fitting(engines, data, split, options["column"])
+    names = () if labels is None else labels_from_file(Path(labels))
+    examples = _fitting(engines, data, split, names, options)
     _check_options(examples.task, per_class=per_class, score_threshold=score_threshold)
     with progress_on_stderr() as progress, _built(engines, data, options, threads, progress) as paths:
         found = [
@@ -108,6 +117,7 @@ def evaluate(
                 split=split,
                 limit=limit,
                 score_threshold=SCORE_THRESHOLD if score_threshold is None else score_threshold,
+                labels=names,
                 threads=threads,
                 progress=progress,
             )
@@ -121,24 +131,28 @@ def evaluate(
         _print_tables(found, paths, per_class=per_class)
 
 
-def _fitting(words: tuple[str, ...], data: str, split: Literal["train", "test"], column: str | None) -> DataSet:
+def _fitting(
+    words: tuple[str, ...], data: str, split: Split, names: tuple[str, ...], options: dict[str, Any]
+) -> DataSet:
     """Returns the data set; checks before a model is built that the data set fits it."""
     from edgekit.data.examples import data_set
     from edgekit.evaluation.evaluators.choose import measures
     from edgekit.evaluation.labels import model_classes_from_labels
 
-    task, labels = _task_and_labels(words[0])
-    examples = data_set(data, split=split, task=task, target=column)
+    task, labels = _task_and_labels(words[0], options["weights"])
+    labels = names or labels
+    examples = data_set(data, split=split, task=task, target=options["column"])
     if labels and task and measures()[task].class_figure:
         model_classes_from_labels(labels, examples.labels, name=examples.name)
     return examples
 
 
-def _task_and_labels(word: str) -> tuple[Task | None, tuple[str, ...]]:
+def _task_and_labels(word: str, weights: str | None) -> tuple[Task | None, tuple[str, ...]]:
     """Returns the task of an engine or a model, if it has one, and the classes of a model that is not built yet."""
     from edgekit.engine.bundle.manifest import read_manifest
     from edgekit.evaluation.evaluators.choose import measures
     from edgekit.models.cfg.recipe import recipe_from_cfg
+    from edgekit.models.weights.origin import origin_of_weights
     from edgekit.pipeline.model_kind import kind_of
     from edgekit.recipe.schema import load_recipe
 
@@ -149,6 +163,8 @@ def _task_and_labels(word: str) -> tuple[Task | None, tuple[str, ...]]:
     elif (kind := kind_of(word)) in ("recipe", "cfg"):
         recipe = load_recipe(word) if kind == "recipe" else recipe_from_cfg(Path(word))
         task, labels = recipe.task, recipe.labels.names
+        if weights is not None and Path(weights).is_file():
+            labels = origin_of_weights(weights).labels or labels
     measure = measures().get(task)
     return (None if measure is None else measure.task), labels
 
@@ -233,7 +249,7 @@ def _json_from(found: list[Evaluation], paths: list[Path]) -> bytes:
     first = found[0]
     content = {"data": first.data, "split": first.split, "task": first.task, "engines": engines}
     # The encoder writes NaN as null, because JSON has no NaN.
-    return msgspec.json.format(msgspec.json.encode(content), indent=1)
+    return json_bytes(content, indent=1)
 
 
 def _write_page(file: Path, found: list[Evaluation], paths: list[Path], examples: DataSet) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from rich.table import Table
 
 from edgekit.cli.output import JsonOutput, write_file
 from edgekit.cli.terminal import console as terminal
-from edgekit.errors import DataError, RunError
+from edgekit.data.array_files import ARRAY_SUFFIXES, Arrays, arrays_from_file
+from edgekit.errors import RunError
+from edgekit.runtime.inputs import checked
 from edgekit.runtime.session import Session
 
 __all__ = ["run_arrays"]
@@ -50,37 +51,26 @@ def _content(save: Path, outputs: dict[str, np.ndarray]) -> bytes:
 
 
 def _feeds(session: Session, source: Path) -> dict[str, np.ndarray]:
-    if source.suffix.lower() not in (".npy", ".npz"):
+    if source.suffix.lower() not in ARRAY_SUFFIXES:
         if session.manifest.preprocess is not None:
             return session.preprocess(source)[0]
         raise RunError(
             f"{source}: expected a .npy or .npz file, because '{session.manifest.name}' takes arrays",
             hint="inputs: " + "; ".join(str(spec) for spec in session.inputs),
         )
-    loaded = _loaded(source)
-    if isinstance(loaded, dict):
-        return loaded
-    if len(session.inputs) != 1:
-        names = ", ".join(spec.name for spec in session.inputs)
-        raise RunError(
-            f"{source}: expected an array for each of the inputs {names}, got one array",
-            hint="save them in one .npz file",
-        )
-    return {session.inputs[0].name: loaded}
 
+    def named(arrays: Arrays) -> dict[str, np.ndarray]:
+        if isinstance(arrays, dict):
+            return arrays
+        if len(session.inputs) != 1:
+            names = ", ".join(spec.name for spec in session.inputs)
+            raise RunError(
+                f"{source}: expected an array for each of the inputs {names}, got one array",
+                hint="save them in one .npz file",
+            )
+        return {session.inputs[0].name: arrays}
 
-def _loaded(source: Path) -> np.ndarray | dict[str, np.ndarray]:
-    try:
-        # Loading pickles can run code; arrays do not need them.
-        content = np.load(source, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content:
-            return {name: content[name] for name in content.files}
-    except FileNotFoundError as e:
-        raise DataError(f"{source}: expected arrays, got no such file") from e
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        raise DataError(f"{source}: expected arrays as numpy.save or numpy.savez writes them, got: {e}") from e
+    return named(arrays_from_file(source, lambda zeros: checked(named(zeros), tuple(session.inputs), session.manifest)))
 
 
 def _summary(array: np.ndarray) -> dict[str, Any]:

@@ -50,6 +50,11 @@ TAKEN = {
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
 @click.option("--score-threshold", type=float, metavar="X", help="Keep detections with a score above X.")
 @click.option("--iou-threshold", type=float, metavar="X", help="Drop boxes that overlap a better one by more than X.")
+@click.option(
+    "--labels",
+    metavar="FILE",
+    help="Class names: a file with one per line, a data YAML or COCO JSON.  [default: the engine's own]",
+)
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
 def run(
     engine: Path,
@@ -61,6 +66,7 @@ def run(
     top: int,
     score_threshold: float | None,
     iou_threshold: float | None,
+    labels: str | None,
     threads: int,
 ) -> None:
     """Run ENGINE on an image, on every image of a folder, on a text, or on arrays in a .npy or .npz file."""
@@ -72,8 +78,13 @@ def run(
     if save is not None:
         _check_save(save, source, read_manifest(engine), force=force)
     _check_source(source, text)
+    names: tuple[str, ...] = ()
+    if labels is not None:
+        from edgekit.data.label_files import labels_from_file
+
+        names = labels_from_file(Path(labels))
     options = {"top": top, "score_threshold": score_threshold, "iou_threshold": iou_threshold}
-    with session_from_bundle(engine, threads=threads) as session:
+    with session_from_bundle(engine, threads=threads, labels=names) as session:
         for each in session.manifest.notes:
             note(each)
         task = task_of(session.manifest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +19,13 @@ from edgekit.cli.output import JsonOutput
 from edgekit.cli.run.saved import check_images
 from edgekit.cli.terminal import console as terminal
 from edgekit.cli.terminal import say_written
-from edgekit.data.images import images_in
+from edgekit.data.coco_ids import CocoIds, ids_of_images
+from edgekit.data.images import images_in, preprocess
+from edgekit.data.input_statistics import without_padding
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.task import ImageTask, Shown
+from edgekit.specs import specs_at
 
 __all__ = ["run_images"]
 
@@ -56,17 +60,60 @@ def run_images(
     if save is not None and several:
         check_images(save, images, force=force)
     ids = _image_ids(images)
+    # Only results with boxes have these ids.
+    annotated = (
+        ids_of_images(images, source if several else source.parent) if json_output.wanted and task.draws else None
+    )
+    if annotated is not None:
+        note(f"image ids, and category ids of the same names, are those of {annotated.file}")
     entries: list[dict[str, Any]] = []
+    noted: set[str] = set()
     for image, result, seconds in _each(
         images, lambda path: task.predict(session, path, **options), several, source, note
     ):
-        entries.extend(task.entries(result, image, ids[image]))
+        for text in _unlike_training(session, image):
+            note(text)
+        entries.extend(_with_ids(task.entries(result, image, ids[image]), image, annotated))
         if not json_output.printed:
             _print(image, task.shown(result), seconds)
         if save is not None:
-            _save_image(task.drawn(result, image), save / image.name if several else save)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                drawn = task.drawn(result, image)
+            for text in (str(warning.message) for warning in caught):
+                if text not in noted:
+                    noted.add(text)
+                    note(text)
+            _save_image(drawn, save / image.name if several else save)
     if json_output.wanted:
         json_output.write(json.dumps(entries, indent=1))
+
+
+def _unlike_training(session: Session, image: Path) -> Iterator[str]:
+    """Yields a note if an image is far from those that the model was trained or calibrated on."""
+    manifest = session.manifest
+    statistics, expects, how = manifest.input_statistics, manifest.expects, manifest.preprocess
+    if statistics is None or how is None:
+        return
+    shape = specs_at([session.inputs[0]], manifest.shapes)[0].shape
+    why = statistics.why_far(preprocess(image, without_padding(how), shape)[0])
+    if why:
+        expected = f"; the model expects {expects}" if expects else ""
+        yield f"{image.name} is far from what the model was trained on, so the result may be wrong: {why}{expected}"
+
+
+def _with_ids(entries: list[dict[str, Any]], image: Path, annotated: CocoIds | None) -> list[dict[str, Any]]:
+    """Returns results with the ids of the annotation file that lists the image."""
+    if annotated is None:
+        return entries
+    return [
+        {
+            **entry,
+            "image_id": annotated.images[image],
+            "category_id": annotated.categories.get(entry["label"].strip().casefold(), entry["category_id"]),
+        }
+        for entry in entries
+    ]
 
 
 def _images(source: Path) -> tuple[list[Path], bool]:

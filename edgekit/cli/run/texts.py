@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import click
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from edgekit.cli.output import JsonOutput, write_file
 from edgekit.cli.terminal import console as terminal
+from edgekit.cli.terminal import echo
 from edgekit.errors import DataError
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.task import TextTask
@@ -48,7 +48,7 @@ def run_texts(
     if json_output.printed:
         return
     if save is None and text is not None:
-        click.echo(pairs[0][1])
+        echo(pairs[0][1])
     elif save is None:
         _print_table(pairs, task.result)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from edgekit.data.array_files import ARRAY_SUFFIXES, Arrays, arrays_from_file
 from edgekit.data.calibration.manifest import View, manifest_from_file
 from edgekit.data.examples import whole_batch
+from edgekit.data.files import files_in
 from edgekit.data.images import images_in, is_image, preprocess, read_image
 from edgekit.errors import CalibrationError, DataError, UsageError, nearest
 from edgekit.recipe.schema import Preprocess, shipped
@@ -20,7 +22,8 @@ from edgekit.storage import sha256_of
 
 __all__ = ["CalibrationSet", "Sample", "calibration_set", "calibration_set_names"]
 
-_ARRAY_SUFFIXES = (".npy", ".npz")
+Check: TypeAlias = "Callable[[str, Arrays], object] | None"
+"""Receives the id of a sample and its arrays, with zeros in place of numbers, before these are read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +48,8 @@ class _Entry(Protocol):
     @property
     def path(self) -> Path: ...
 
-    def read(self) -> np.ndarray | dict[str, np.ndarray]:
-        """Reads the sample's value; raises `DataError` if the file is broken."""
+    def read(self, check: Check) -> Arrays:
+        """Reads the sample's value; raises `DataError` if the file is broken, and what ``check`` raises."""
         ...
 
     def fingerprint(self) -> str:
@@ -62,7 +65,7 @@ class _ImageFile:
     def id(self) -> str:
         return self.path.name
 
-    def read(self) -> np.ndarray:
+    def read(self, check: Check) -> np.ndarray:
         return read_image(self.path)
 
     def fingerprint(self) -> str:
@@ -79,7 +82,7 @@ class _ImageView:
     def id(self) -> str:
         return f"{self.path.name} ({self.view.name})"
 
-    def read(self) -> np.ndarray:
+    def read(self, check: Check) -> np.ndarray:
         if (got := _sha256(self.path)) != self.sha256:
             raise CalibrationError(f"{self.path}: expected the sha256 {self.sha256}, got {got}")
         image = read_image(self.path)
@@ -101,13 +104,8 @@ class _ArrayFile:
     def id(self) -> str:
         return self.path.name
 
-    def read(self) -> np.ndarray | dict[str, np.ndarray]:
-        try:
-            with self.path.open("rb") as file:
-                loaded = np.load(file, allow_pickle=False)
-                return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-        except Exception as e:  # a broken header or archive may raise almost any exception
-            raise DataError(f"{self.path}: expected a numpy file, got: {e}") from e
+    def read(self, check: Check) -> Arrays:
+        return arrays_from_file(self.path, None if check is None else lambda zeros: check(self.id, zeros))
 
     def fingerprint(self) -> str:
         return _sha256(self.path)
@@ -141,11 +139,14 @@ class CalibrationSet:
         Raises:
             CalibrationError: all files are broken, or a file's hash differs from the manifest.
         """
+        return self._samples(None)
+
+    def _samples(self, check: Check) -> Iterator[Sample]:
         skipped: list[str] = []
         self.skipped = skipped
         for entry in self._entries:
             try:
-                value = entry.read()
+                value = entry.read(check)
             except DataError as e:
                 skipped.append(f"{entry.id}: {e.message.removeprefix(f'{entry.path}: ')}")
                 continue
@@ -176,12 +177,16 @@ class CalibrationSet:
         Raises:
             CalibrationError: as iteration; or the samples do not match the inputs.
         """
-        for sample in self:
-            where = f"calibration set {self.name}: {sample.id}"
+
+        def where(sample: str) -> str:
+            return f"calibration set {self.name}: {sample}"
+
+        for sample in self._samples(lambda sample, zeros: _named_arrays(zeros, inputs, shapes, where(sample))):
             if self.has_images and isinstance(sample.value, np.ndarray):
-                yield sample.id, _image_feed(sample.value, inputs, how, shapes, where)
+                yield sample.id, _image_feed(sample.value, inputs, how, shapes, where(sample.id))
             else:
-                yield sample.id, _array_feed(sample.value, inputs, shapes, where)
+                arrays = _named_arrays(sample.value, inputs, shapes, where(sample.id))
+                yield sample.id, {name: np.asarray(array, order="C") for name, array in arrays.items()}
 
 
 def calibration_set_names() -> list[str]:
@@ -216,6 +221,8 @@ def calibration_set(source: str | Path, *, limit: int | None = None) -> Calibrat
             return _from_folder(name, path, limit)
     except OSError as e:
         raise CalibrationError(f"calibration set {name}: expected a readable folder, got: {e.strerror}") from e
+    except DataError as e:
+        raise CalibrationError(f"calibration set {e.message}", hint=e.hint) from e
     raise UsageError(
         f"unknown calibration set '{name}': expected a name, a folder or a .toml file",
         hint=nearest(name, calibration_set_names()),
@@ -231,15 +238,12 @@ def _from_manifest(name: str, file: Path, limit: int | None) -> CalibrationSet:
 
 
 def _from_folder(name: str, folder: Path, limit: int | None) -> CalibrationSet:
-    arrays = sorted(path for path in folder.iterdir() if path.suffix in _ARRAY_SUFFIXES and path.is_file())
+    arrays = files_in(folder, *ARRAY_SUFFIXES)
     if arrays and any(is_image(path) for path in folder.iterdir()):
         raise CalibrationError(f"calibration set {name}: expected images or numpy files, got both")
     if arrays:
         return CalibrationSet(name, [_ArrayFile(path) for path in _spread(arrays, limit)])
-    try:
-        images = images_in(folder)
-    except DataError as e:
-        raise CalibrationError(f"calibration set {e.message}", hint=e.hint) from e
+    images = images_in(folder)
     return CalibrationSet(name, [_ImageFile(path) for path in _spread(images, limit)])
 
 
@@ -268,12 +272,10 @@ def _image_feed(
     return {spec.name: whole_batch(array, spec, shapes)}
 
 
-def _array_feed(
-    value: np.ndarray | dict[str, np.ndarray],
-    inputs: Sequence[TensorSpec],
-    shapes: Mapping[str, ShapeRange],
-    where: str,
+def _named_arrays(
+    value: Arrays, inputs: Sequence[TensorSpec], shapes: Mapping[str, ShapeRange], where: str
 ) -> dict[str, np.ndarray]:
+    """Returns the arrays by the names of the inputs; raises `CalibrationError` if they do not fit these."""
     names = [spec.name for spec in inputs]
     if isinstance(value, np.ndarray):
         if len(inputs) != 1:
@@ -286,7 +288,7 @@ def _array_feed(
         array = value[spec.name]
         if array.dtype.name != spec.dtype or not sizes_take(sizes_of(spec, shapes), array.shape):
             raise CalibrationError(f"{where}: expected {specs_text([spec], shapes)}, got {array.dtype} {array.shape}")
-    return {name: np.asarray(value[name], order="C") for name in names}
+    return {name: value[name] for name in names}
 
 
 def _sha256(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +9,7 @@ import msgspec
 
 from edgekit.errors import CalibrationError
 from edgekit.recipe.messages import expect, recipe_error
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgekit.recipe.toml_data import decoded_toml
 
 __all__ = ["Manifest", "CalibrationImage", "View", "manifest_from_file"]
 
@@ -79,10 +74,10 @@ def manifest_from_file(file: Path) -> Manifest:
         CalibrationError: the file cannot be read, is not TOML, or has an invalid field; names file, field and value.
     """
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = decoded_toml(file.read_bytes())
     except OSError as e:
         raise CalibrationError(f"calibration set {file}: expected a TOML file, got: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise CalibrationError(f"calibration set {file}: not valid TOML: {e}") from e
     try:
         return msgspec.convert(raw, Manifest)

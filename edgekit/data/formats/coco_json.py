@@ -2,185 +2,240 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Any, NamedTuple
 
-import msgspec
+import numpy as np
 
 from edgekit.data.coco import COCO_NAMES, is_coco
 from edgekit.data.detection_set import AnnotatedImage, BoxList, DetectionSet, Tally
-from edgekit.data.examples import Choice
-from edgekit.data.formats.text_lines import file_bytes, looks_like_html
-from edgekit.data.splits import part_of, split_from_folder, split_from_name, split_path
+from edgekit.data.examples import Choice, Split
+from edgekit.data.files import Finder, files_in, folders_in
+from edgekit.data.formats.coco_file import Annotation, CocoFile, Id, Image, coco_file, names_of_categories
+from edgekit.data.images import image_size
+from edgekit.data.splits import (
+    available_split,
+    notes_on_drawn,
+    part_of,
+    require_drawn,
+    split_from_folder,
+    split_from_name,
+    without_split,
+)
 from edgekit.errors import DataError
-from edgekit.storage import first_file
 
 __all__ = ["coco_from_path", "coco_json_files"]
 
-# COCO's largest file, with 118,287 images and segmentation polygons, has 470 MB.
-_MAX_BYTES = 4 << 30
-
-_Id = int | str
-_Side = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-
 # Other files in COCO's annotations folder.
 _WITHOUT_BOXES = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
+# Roboflow, FiftyOne, Label Studio and labelme2coco give their files these names.
+_NAMES = ("_annotations.coco.json", "labels.json", "result.json", "annotations.json")
 
 
-class _Image(msgspec.Struct, frozen=True, gc=False):
-    id: _Id
-    file_name: str
-    width: _Side
-    height: _Side
+class _Source(NamedTuple):
+    """The annotation file to read; ``split`` is None if it declares none."""
 
-
-class _Annotation(msgspec.Struct, frozen=True, gc=False):
-    image_id: _Id
-    category_id: _Id
-    bbox: tuple[float, float, float, float]
-    iscrowd: int | bool = 0
-
-
-class _Category(msgspec.Struct, frozen=True, gc=False):
-    id: _Id
-    name: str
-
-
-class _File(msgspec.Struct, frozen=True):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
+    path: Path
+    split: Split | None
+    notes: list[str]
 
 
 def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
     """Opens a COCO data set: a JSON file, or a folder with one per split.
 
     The folder has COCO's own layout (``annotations/instances_val2017.json`` next to ``val2017/``) or that of a Roboflow
-    export (``valid/_annotations.coco.json`` next to its images). If the file name contains a split other than the
-    requested one, the matching file next to it is read; a file without a split in its name is split by a hash of its
-    image names. Boxes are ``[x, y, width, height]``; crowds become `Boxes.ignored`. Classes are numbered in the order
-    of the category ids.
+    export (``valid/_annotations.coco.json`` next to its images). If the name contains a split other than the requested
+    one, the matching file next to it is read; a file without a split in its name is split by a hash of its image names.
+    Boxes are ``[x, y, width, height]``; crowds become `Boxes.ignored`.
+
+    Classes are numbered in the order of the category ids of the first split, then the other splits add theirs, by name,
+    so that a class has the same index in all splits. A category that only groups others, as Roboflow's first one, is no
+    class. The size of an image without width and height is read from the image. Annotations of unlisted images or
+    categories, duplicates, faulty boxes and missing images are skipped and counted.
 
     Raises:
-        DataError: the file is not COCO JSON (names the field), a box is outside its image, or a category or image is
-            not listed.
+        DataError: the file is not COCO JSON (names the field), no image or box is usable, or most boxes are faulty.
     """
-    file = _annotation_file(path, choice)
-    content = _parsed(file)
-    labels, class_of = _classes(content.categories, file)
+    file, split, notes = _source(path, choice.split)
+    content = coco_file(file)
     tally = Tally()
-    lists = _box_lists(content, tally, class_of, file)
-    chosen = list(enumerate(content.images))
-    if not _split_word(file):
-        chosen = part_of(chosen, choice.split, lambda item: item[1].file_name)
+    images = _images(content, file, tally)
+    labels, class_of = _classes(content, file, tally)
+    sizes = {image.id: size for image, _, size, _ in images}
+    lists = _box_lists(content, sizes, class_of, file, tally)
+    tally.require_boxes()
+    chosen = images
+    if split is None:
+        require_drawn(choice.split, str(file))
+        chosen = part_of(images, choice.split, lambda item: item[0].file_name)
     if not chosen:
         raise DataError(
             f"{file}: images: expected at least one for the {choice.split} split, got {len(content.images)}"
         )
-    root = _image_root(file, content.images[0].file_name)
-    images = [
-        AnnotatedImage(
-            root / image.file_name, lists[image.id].boxes(), (image.width, image.height), f"images[{i}] of {file.name}"
-        )
-        for i, image in chosen
-    ]
-    return DetectionSet(str(file), labels, images, tally.notes())
+    entries = [AnnotatedImage(place, lists[image.id].boxes(), size, where) for image, place, size, where in chosen]
+    notes = [*notes, *tally.notes()]
+    return DetectionSet(str(file), labels, entries, notes, split=split or choice.split)
 
 
 def coco_json_files(folder: Path) -> list[Path]:
     """Finds files named like COCO box annotations in a folder and its direct subfolders."""
-    found = [*folder.glob("*.coco.json"), *folder.glob("*/*.coco.json")]
-    found += [*folder.glob("instances_*.json"), *folder.glob("annotations/*.json")]
-    return sorted({file for file in found if not file.name.startswith(_WITHOUT_BOXES)})
+    found = [file for file in _json_files(folder) if file.name.startswith("instances_") or _is_named(file)]
+    for inner in folders_in(folder):
+        found += [file for file in _json_files(inner) if inner.name.lower() == "annotations" or _is_named(file)]
+    return sorted(found)
 
 
-def _annotation_file(path: Path, choice: Choice) -> Path:
-    if path.is_dir():
-        files = coco_json_files(path) or _json_files(path)
-    elif split_from_name(path.name) not in (choice.split, None):
-        files = _json_files(path.parent)
-    else:
-        return path
-    if len(files) == 1 and not _split_word(files[0]):
-        return files[0]
-    by_name = {_split_word(file) or file.name: file for file in reversed(files)}
-    named = split_path([Path(name) for name in by_name], choice.split, f"{path}: COCO's JSON files")
-    return by_name[named.name]
+def _is_named(file: Path) -> bool:
+    return file.name.lower() in _NAMES or file.name.lower().endswith(".coco.json")
 
 
 def _json_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.json") if not file.name.startswith(_WITHOUT_BOXES))
+    return [file for file in files_in(folder, ".json") if not file.name.startswith(_WITHOUT_BOXES)]
 
 
-def _split_word(file: Path) -> str:
-    """Returns the name that contains the split: the file's or, for ``valid/_annotations.coco.json``, its folder's."""
-    return file.name if split_from_name(file.name) else file.parent.name if split_from_folder(file.parent) else ""
+def _split_of(file: Path) -> Split | None:
+    """Returns the split in the file's name or, for ``valid/_annotations.coco.json``, its folder's."""
+    return split_from_name(file.name) or split_from_folder(file.parent)
 
 
-def _parsed(file: Path) -> _File:
-    content = file_bytes(file, _MAX_BYTES)
-    try:
-        return msgspec.json.decode(content, type=_File)
-    except msgspec.ValidationError as e:
-        text, _, place = str(e).rpartition(" - at ")
-        where = place.strip("`").removeprefix("$.").removeprefix("$") if text else ""
-        raise DataError(f"{file}: {where or 'top level'}: {_plain(text or str(e))}") from e
-    except RecursionError as e:
-        raise DataError(f"{file}: expected COCO's JSON, got lists nested too deeply") from e
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
-        if looks_like_html(content):
-            raise DataError(f"{file}: expected JSON, got a web page", hint="download the file itself") from e
-        match = re.search(r"\(byte (\d+)\)", str(e))
-        line = f", line {content[: int(match[1])].count(10) + 1}" if match else ""
-        raise DataError(f"{file}{line}: expected JSON, got: {e}") from e
+def _source(path: Path, wanted: Split) -> _Source:
+    if path.is_dir():
+        files = coco_json_files(path) or _json_files(path)
+        if len(files) == 1 and _split_of(files[0]) is None:
+            return _undeclared(files[0], wanted)
+    else:
+        own = _split_of(path)
+        if own is None:
+            return _undeclared(path, wanted)
+        if own == wanted:
+            return _Source(path, own, [])
+        if (own, wanted) == ("val", "test"):
+            return _Source(path, own, [f"{path.name} is of the val split, which is used as the test split"])
+        files = [*_siblings(path).values()] or _json_files(path.parent)
+    by_split = {split: file for file in reversed(files) if (split := _split_of(file)) is not None}
+    got = ", ".join(file.name for file in files[:8])
+    split, notes = available_split(by_split, wanted, f"{path}: COCO's JSON files", got)
+    return _Source(by_split[split], split, notes)
 
 
-def _plain(text: str) -> str:
-    return text[:1].lower() + text[1:].replace("Object ", "object ")
+def _undeclared(file: Path, wanted: Split) -> _Source:
+    return _Source(file, None, notes_on_drawn(wanted))
 
 
-def _classes(categories: list[_Category], file: Path) -> tuple[tuple[str, ...], dict[_Id, int]]:
-    if not categories:
-        raise DataError(f"{file}: categories: expected at least one, got none")
-    ids: set[_Id] = set()
-    for i, category in enumerate(categories):
-        if category.id in ids:
-            raise DataError(f"{file}: categories[{i}].id: expected a unique id, got a duplicate: {category.id!r}")
-        ids.add(category.id)
-    ordered = sorted(categories, key=lambda category: (isinstance(category.id, str), category.id))
-    names = tuple(category.name for category in ordered)
-    return COCO_NAMES if is_coco(names) else names, {category.id: i for i, category in enumerate(ordered)}
+def _siblings(file: Path) -> dict[Split, Path]:
+    """Returns the files of all splits: those with the same name up to the split, in the file's folder or next to it."""
+    if split_from_name(file.name):
+        same = [each for each in _json_files(file.parent) if without_split(each.name) == without_split(file.name)]
+    else:
+        folders = folders_in(file.parent.parent) if split_from_folder(file.parent) else []
+        same = [
+            folder / file.name for folder in folders if split_from_folder(folder) and (folder / file.name).is_file()
+        ]
+    return {split: each for each in reversed(same) if (split := _split_of(each)) is not None}
 
 
-def _box_lists(content: _File, tally: Tally, class_of: dict[_Id, int], file: Path) -> dict[_Id, BoxList]:
-    lists: dict[_Id, BoxList] = {}
+def _images(content: CocoFile, file: Path, tally: Tally) -> list[tuple[Image, Path, tuple[int, int], str]]:
+    """Returns the images that exist, each with its path, its size in px and its place in the file."""
+    folders = _image_folders(file)
+    finder, found = Finder(folders), list[tuple[Image, Path, tuple[int, int], str]]()
+    first_by_id: dict[Id, Image] = {}
+    missing: DataError | None = None
     for i, image in enumerate(content.images):
-        if image.id in lists:
-            raise DataError(f"{file}: images[{i}].id: expected a unique id, got a duplicate: {image.id!r}")
-        lists[image.id] = BoxList((image.width, image.height), tally)
+        where = f"images[{i}] of {file.name}"
+        if image.id in first_by_id:
+            error = DataError(f"{file}: images[{i}].id: expected a unique id, got a duplicate: {image.id!r}")
+            tally.skip("images whose id is a duplicate", error)
+            continue
+        first_by_id[image.id] = image
+        path = finder.find(image.file_name)
+        if path is None:
+            error = _no_image(file, i, image.file_name, folders)
+            missing = missing or error
+            tally.skip("images without a file", error)
+            continue
+        try:
+            found.append((image, path, image.size or image_size(path), where))
+        except DataError as e:
+            tally.skip("images that cannot be read", e)
+    if missing is not None and not found:
+        raise missing
+    tally.moved += finder.moved
+    return found
+
+
+def _image_folders(file: Path) -> list[Path]:
+    """Returns the folders that the images' file names may be relative to."""
+    split = file.stem.removeprefix("instances_")
+    near = [file.parent, *(file.parent / name for name in ("images", "data", split))]
+    beside = (split, "images", "data", f"images/{split}", f"data/{split}", "JPEGImages", "")
+    return near + [file.parent.parent / name for name in beside]
+
+
+def _no_image(file: Path, place: int, name: str, folders: Iterable[Path]) -> DataError:
+    searched = ", ".join(map(str, folders))
+    return DataError(
+        f"{file}: images[{place}].file_name: expected a file in one of {searched}, got none named {name[:200]!r}"
+    )
+
+
+def _classes(content: CocoFile, file: Path, tally: Tally) -> tuple[tuple[str, ...], dict[Id, int]]:
+    """Returns the class names of all splits, and the class of each category id of this file."""
+    names = names_of_categories(content, file, tally)
+    own = tuple(dict.fromkeys(names.values()))
+    united = own if is_coco(own) else _united(own, file)
+    labels = COCO_NAMES if is_coco(united) else united
+    place = {name: i for i, name in enumerate(united)}
+    return labels, {key: place[name] for key, name in names.items()}
+
+
+def _united(own: tuple[str, ...], file: Path) -> tuple[str, ...]:
+    """Unites the class names of all splits, train first; splits that were exported apart number them differently."""
+    siblings = _siblings(file)
+    found: dict[str, None] = {}
+    for split in ("train", "val", "test"):
+        other = siblings.get(split)
+        if other == file:
+            found |= dict.fromkeys(own)
+        elif other is not None:
+            found |= dict.fromkeys(names_of_categories(coco_file(other), other, Tally()).values())
+    return tuple(found | dict.fromkeys(own))
+
+
+def _box_lists(
+    content: CocoFile, sizes: dict[Id, tuple[int, int]], class_of: dict[Id, int], file: Path, tally: Tally
+) -> dict[Id, BoxList]:
+    lists = {key: BoxList(size, tally) for key, size in sizes.items()}
+    listed = {image.id for image in content.images}
+    seen: set[tuple[Any, ...]] = set()
     for i, annotation in enumerate(content.annotations):
         where = f"{file}: annotations[{i}]"
-        boxes, label = lists.get(annotation.image_id), class_of.get(annotation.category_id)
-        if boxes is None:
-            raise DataError(f"{where}.image_id: expected the id of an image, got {annotation.image_id!r}")
-        if label is None:
-            known = ", ".join(map(str, list(class_of)[:8])) + (", …" if len(class_of) > 8 else "")
-            raise DataError(f"{where}.category_id: expected one of {known}, got {annotation.category_id!r}")
-        x, y, width, height = annotation.bbox
-        boxes.add((x, y, x + width, y + height), label, f"{where}.bbox", ignored=bool(annotation.iscrowd))
+        if annotation.image_id not in listed:
+            message = f"{where}.image_id: expected the id of an image, got {annotation.image_id!r}"
+            tally.skip("annotations of images that are not listed", DataError(message), is_box=True)
+        elif annotation.category_id not in class_of:
+            tally.skip("annotations of unknown categories", _unknown(where, annotation, class_of), is_box=True)
+        elif not annotation.bbox:
+            message = f"{where}.bbox: expected [x, y, width, height], got none"
+            tally.skip("annotations without a box", DataError(message), is_box=True)
+        elif annotation.id is not None and annotation.content in seen:
+            message = f"{where}.id: expected a unique annotation, got a copy of {annotation.id!r}"
+            tally.skip("copies of annotations", DataError(message))
+        elif annotation.image_id in lists:  # else its image was skipped
+            seen.add(annotation.content)
+            _add(lists[annotation.image_id], annotation, class_of[annotation.category_id], where)
     return lists
 
 
-def _image_root(file: Path, first: str) -> Path:
-    """Finds the folder that the images' file names are relative to: the one that contains the first image."""
-    split = re.sub(r"^instances_", "", file.stem)
-    candidates = [file.parent, file.parent / "images", file.parent / split]
-    candidates += [file.parent.parent / name for name in (split, "images", f"images/{split}", "")]
-    for folder in candidates:
-        if first_file([folder / first]):
-            return folder
-    searched = ", ".join(str(folder) for folder in candidates)
-    raise DataError(
-        f"{file}: images[0].file_name: expected a file in one of {searched}, got none named {first[:200]!r}"
-    )
+def _add(boxes: BoxList, annotation: Annotation, label: int, where: str) -> None:
+    bbox = annotation.bbox or []
+    if len(bbox) != 4:
+        boxes.tally.skip_faulty(DataError(f"{where}.bbox: expected `array` of length 4, got {len(bbox)}"))
+        return
+    x, y, width, height = np.asarray(bbox, np.float64).tolist()
+    boxes.add((x, y, x + width, y + height), label, f"{where}.bbox", ignored=bool(annotation.iscrowd))
+
+
+def _unknown(where: str, annotation: Annotation, class_of: dict[Id, int]) -> DataError:
+    known = ", ".join(map(str, list(class_of)[:8])) + (", …" if len(class_of) > 8 else "")
+    return DataError(f"{where}.category_id: expected one of {known}, got {annotation.category_id!r}")

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import math
+import itertools
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.data.examples import Choice, Example
-from edgekit.data.formats.text_lines import Line, text_line_at, text_lines
-from edgekit.data.splits import DRAWN, is_drawn, split_from_name, split_path
+from edgekit.data.examples import Choice, Example, Split
+from edgekit.data.files import files_in
+from edgekit.data.formats.csv_records import (
+    Record,
+    class_name,
+    is_grouped,
+    number_from_text,
+    records,
+    separator_of,
+)
+from edgekit.data.splits import DRAWN, SPLIT_NAMES, SplitFile, file_of_split, is_drawn
 from edgekit.errors import DataError, UsageError, nearest
 from edgekit.recipe.schema import Task
 
 __all__ = ["CsvTable", "csv_from_path", "is_table"]
 
-_SEPARATORS = (",", ";", "\t")
 _MAX_CLASSES = 10_000
 
 
@@ -55,12 +61,23 @@ class _Rows:
 class CsvTable:
     """Rows of a CSV file, read on access; the target is a number, or a class for classification."""
 
-    def __init__(self, path: Path, layout: _Layout, rows: _Rows, labels: tuple[str, ...], task: Task) -> None:
-        """Creates the data set from the positions of its rows; ``labels`` is empty for regression."""
+    def __init__(
+        self,
+        path: Path,
+        layout: _Layout,
+        rows: _Rows,
+        labels: tuple[str, ...],
+        task: Task,
+        *,
+        split: Split = "test",
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Creates the data set of a split from the positions of its rows; ``labels`` is empty for regression."""
         self.name = str(path)
+        self.split = split
         self.task: Task = task
         self.labels = labels
-        self.notes: list[str] = []
+        self.notes = list(notes)
         self._path = path
         self._layout = layout
         self._rows = rows
@@ -71,13 +88,16 @@ class CsvTable:
 
     def __getitem__(self, index: int) -> Example:
         line, offset = self._rows.lines[index], self._rows.offsets[index]
+        record = next(records(self._path, self._layout.separator, line=line, offset=offset), None)
         where = f"{self._path}, line {line}"
-        fields = _fields(text_line_at(self._path, line, offset), self._layout, where)
+        if record is None:
+            raise DataError(f"{where}: expected the row that was there when the file was opened, got none")
+        fields = _checked(record, self._layout, where)
         features = np.array(_features(fields, self._layout, where), np.float32)
         if self.task != "classify":
             number = _number(fields, self._layout.target, self._layout, where)
             return Example(where, features, np.array([number], np.float32))
-        target = fields[self._layout.target]
+        target = class_name(fields[self._layout.target])
         if target not in self._label_index:
             raise DataError(f"{where}: expected a class found when the file was opened, got '{target[:40]}'")
         return Example(where, features, self._label_index[target])
@@ -86,60 +106,52 @@ class CsvTable:
 def csv_from_path(path: Path, choice: Choice) -> CsvTable:
     """Opens a table: a CSV file, or the file in a folder whose name contains the split (``train.csv``, ``test.csv``).
 
-    Columns are separated by commas, semicolons or tabs. The first line is a header if one of its fields is not a
-    number. All feature columns are numeric. The target is a class if the task is ``classify``, or if no task is given
-    and the first row's target is not a number; otherwise it is a number. If the file name contains no split, a fifth of
-    the rows is the test split, by a hash of the line, so that equal rows are in the same split. A class has the same
-    index in the train and the test file.
+    Columns are separated by commas, semicolons or tabs; a field in quotes may contain separators and newlines. Numbers
+    have a decimal point or a decimal comma. The first line is a header if one of its fields is not a number. All
+    feature columns are numeric. The target is a class if the task is ``classify``, or if no task is given and the first
+    row's target is not a number; otherwise it is a number. If the file name contains no split, a fifth of the rows is
+    the test split, by a hash of its fields, so that equal rows are in the same split. A class has the same index in the
+    files of all splits; ``1`` and ``1.0`` are one class.
 
     Raises:
         UsageError: no column has the target's name.
         DataError: a field is not a finite number, or a row has too many or too few fields; names the line. All rows
             are checked when the file is opened.
     """
-    file = _file(path, choice)
+    file, split, notes = _file(path, choice.split)
     layout = _layout(file, choice)
     task = _task(file, layout, choice)
-    declared = split_from_name(file.name) is not None
     rows, texts = _Rows(array("Q"), array("Q")), dict[str, int]()
-    for line, fields, where in _lines(file, layout):
+    for record, fields, where in _lines(file, layout):
         _features(fields, layout, where)
         if task == "classify":
             _count(texts, fields[layout.target], where)
         else:
             _number(fields, layout.target, layout, where)
-        if declared or is_drawn(line.text, choice.split):
-            rows.lines.append(line.number)
-            rows.offsets.append(line.offset)
+        if split is not None or is_drawn(layout.separator.join(record.fields), choice.split):
+            rows.lines.append(record.line)
+            rows.offsets.append(record.offset)
     if not rows.lines:
-        hint = "" if declared else DRAWN
+        hint = "" if split is not None else DRAWN
         raise DataError(f"{file}: expected at least one row for the {choice.split} split, got none", hint=hint)
-    if task == "classify" and declared:
-        _count_other_file(texts, path, choice)
-    return CsvTable(file, layout, rows, _labels(texts), task)
+    if task == "classify" and split is not None:
+        _count_other_files(texts, path, split, choice)
+    return CsvTable(file, layout, rows, _labels(texts), task, split=split or choice.split, notes=notes)
 
 
 def is_table(path: Path) -> bool:
     """Whether the file's second line, or its only one, is a row of at least two numbers."""
-    lines = []
-    for line in text_lines(path):
-        lines.append(line.text)
-        if len(lines) == 2:
-            break
-    fields = lines[-1].split(_separator(lines[-1])) if lines else []
-    return len(fields) > 1 and all(map(_is_number, fields))
+    try:
+        first = list(itertools.islice(records(path, separator_of(path)), 2))
+    except DataError:
+        return False
+    fields = first[-1].fields if first else []
+    return len(fields) > 1 and all(number_from_text(field) is not None for field in fields)
 
 
-def _file(path: Path, choice: Choice) -> Path:
-    if path.is_dir():
-        files = sorted(path.glob("*.csv"))
-        if len(files) == 1 and split_from_name(files[0].name) is None:
-            return files[0]
-    elif split_from_name(path.name) in (choice.split, None):
-        return path
-    else:
-        files = sorted(path.parent.glob(f"*{path.suffix}"))
-    return split_path(files, choice.split, f"{path}: CSV files")
+def _file(path: Path, wanted: Split) -> SplitFile:
+    files = files_in(path, ".csv") if path.is_dir() else files_in(path.parent, path.suffix.lower())
+    return file_of_split(path, files, wanted, f"{path}: CSV files")
 
 
 def _task(file: Path, layout: _Layout, choice: Choice) -> Task:
@@ -147,25 +159,27 @@ def _task(file: Path, layout: _Layout, choice: Choice) -> Task:
     if choice.task is not None:
         return "classify" if choice.task == "classify" else "regress"
     first = next(_lines(file, layout), None)
-    return "regress" if first is None or _is_number(first[1][layout.target]) else "classify"
+    numeric = first is None or number_from_text(first[1][layout.target]) is not None
+    return "regress" if numeric else "classify"
 
 
-def _lines(file: Path, layout: _Layout) -> Iterator[tuple[Line, list[str], str]]:
-    """Yields line, fields and location of each row."""
-    for i, line in enumerate(text_lines(file)):
-        where = f"{file}, line {line.number}"
+def _lines(file: Path, layout: _Layout) -> Iterator[tuple[Record, list[str], str]]:
+    """Yields position, fields and location of each row."""
+    for i, record in enumerate(records(file, layout.separator)):
+        where = f"{file}, line {record.line}"
         if i or not layout.header:
-            yield line, _fields(line.text, layout, where), where
+            yield record, _checked(record, layout, where), where
 
 
 def _layout(file: Path, choice: Choice) -> _Layout:
-    first = next(text_lines(file), Line(1, 0, ""))
-    separator = _separator(first.text)
-    fields = _split(first.text, separator, f"{file}, line {first.number}")
+    separator = separator_of(file)
+    first = next(records(file, separator), Record(1, 0, []))
+    fields = first.fields
     if len(fields) < 2:
-        raise DataError(f"{file}, line {first.number}: expected at least two columns, got '{first.text[:60]}'")
+        got = separator.join(fields)[:60]
+        raise DataError(f"{file}, line {first.line}: expected at least two columns, got '{got}'")
     # Without a header, the last column of a classification table is the target and may be a word.
-    numbers = [_is_number(field) for field in fields]
+    numbers = [number_from_text(field) is not None for field in fields]
     headless = all(numbers) or (choice.task == "classify" and choice.target is None and all(numbers[:-1]))
     header = () if headless else tuple(fields)
     target = len(fields) - 1
@@ -179,23 +193,11 @@ def _layout(file: Path, choice: Choice) -> _Layout:
     return _Layout(separator, header, len(fields), target)
 
 
-def _separator(text: str) -> str:
-    return max(_SEPARATORS, key=text.count)
-
-
-def _fields(text: str, layout: _Layout, where: str) -> list[str]:
-    fields = _split(text, layout.separator, where)
-    if len(fields) != layout.columns:
-        raise DataError(f"{where}: expected {layout.columns} columns, as in the first line, got {len(fields)}")
-    return fields
-
-
-def _split(text: str, separator: str, where: str) -> list[str]:
-    try:
-        row = next(csv.reader([text.rstrip("\r\n")], delimiter=separator, skipinitialspace=True, strict=True))
-    except (csv.Error, StopIteration) as e:
-        raise DataError(f"{where}: expected fields separated by '{separator}', got: {e}") from e
-    return [field.strip() for field in row]
+def _checked(record: Record, layout: _Layout, where: str) -> list[str]:
+    if len(record.fields) != layout.columns:
+        got = len(record.fields)
+        raise DataError(f"{where}: expected {layout.columns} columns, as in the first line, got {got}")
+    return record.fields
 
 
 def _features(fields: list[str], layout: _Layout, where: str) -> list[float]:
@@ -203,24 +205,21 @@ def _features(fields: list[str], layout: _Layout, where: str) -> list[float]:
 
 
 def _number(fields: list[str], column: int, layout: _Layout, where: str) -> float:
-    if not _is_number(text := fields[column]):
+    text = fields[column]
+    # "1,234" is a thousand where commas separate columns, and a decimal where they do not.
+    number = None if layout.separator == "," and is_grouped(text) else number_from_text(text)
+    if number is None:
         raise DataError(
-            f"{where}, {layout.title(column)}: expected a number that is finite in float32, got '{text[:40]}'"
+            f"{where}, {layout.title(column)}: expected a number that is finite in float32, got '{text[:40]}'",
+            hint="write it without separators of thousands" if is_grouped(text) else "",
         )
-    return float(text)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        number = float(text)
-    except ValueError:
-        return False
-    return "_" not in text and math.isfinite(number) and abs(number) <= float(np.finfo(np.float32).max)
+    return number
 
 
 def _count(classes: dict[str, int], name: str, where: str) -> None:
     if not name:
         raise DataError(f"{where}: expected a class in the target column, got an empty field")
+    name = class_name(name)
     classes[name] = classes.get(name, 0) + 1
     if len(classes) > _MAX_CLASSES:
         raise DataError(
@@ -229,18 +228,24 @@ def _count(classes: dict[str, int], name: str, where: str) -> None:
         )
 
 
-def _count_other_file(classes: dict[str, int], path: Path, choice: Choice) -> None:
-    """Adds the classes of the other split's file, if it exists, so that a class has the same index in both."""
-    try:
-        file = _file(path, replace(choice, split="train" if choice.split == "test" else "test"))
-    except DataError:
-        return
-    layout = _layout(file, choice)
-    for _, fields, where in _lines(file, layout):
-        _count(classes, fields[layout.target], where)
+def _count_other_files(classes: dict[str, int], path: Path, own: Split, choice: Choice) -> None:
+    """Adds the classes of the other splits' files, if they exist, so that a class has the same index in all."""
+    for split in SPLIT_NAMES:
+        if split == own:
+            continue
+        try:
+            found = _file(path, split)
+        except DataError:
+            continue
+        if found.split != split:
+            continue
+        layout = _layout(found.path, choice)
+        for _, fields, where in _lines(found.path, layout):
+            _count(classes, fields[layout.target], where)
 
 
 def _labels(classes: dict[str, int]) -> tuple[str, ...]:
-    if all(map(_is_number, classes)):
-        return tuple(sorted(classes, key=float))
+    numbers = {name: number_from_text(name) for name in classes}
+    if all(number is not None for number in numbers.values()):
+        return tuple(sorted(classes, key=lambda name: numbers[name] or 0.0))
     return tuple(sorted(classes))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgekit.data.files import files_in, folders_in
 from edgekit.data.formats.coco_json import coco_json_files
 from edgekit.data.formats.csv_table import is_table
 from edgekit.data.formats.idx import is_idx_name
 from edgekit.data.formats.image_folder import split_folders
 from edgekit.data.formats.parallel_text import is_parallel_text
 from edgekit.data.formats.voc import voc_root
-from edgekit.data.formats.yolo_text import yolo_config
-from edgekit.data.images import is_image
-from edgekit.data.splits import SPLIT_NAMES
+from edgekit.data.formats.yolo_source import has_labelled_images, yolo_config, yolo_folders
+from edgekit.data.images import image_suffixes
 from edgekit.errors import DataError
 
 __all__ = ["format_from_path"]
@@ -45,36 +45,36 @@ def _of_file(path: Path) -> str | None:
     by_suffix = {".json": "coco", ".csv": "csv", ".yaml": "yolo", ".yml": "yolo", ".data": "yolo"}
     if is_idx_name(path.name):
         return "idx"
-    if path.suffix in by_suffix:
-        return by_suffix[path.suffix]
-    if path.suffix in (".tsv", ".tab", ".txt", ".src", ".tgt"):
+    if path.suffix.lower() in by_suffix:
+        return by_suffix[path.suffix.lower()]
+    if path.suffix.lower() in (".tsv", ".tab", ".txt", ".src", ".tgt"):
         return "csv" if is_table(path) else "text" if is_parallel_text(path) else None
     return None
 
 
 def _of_folder(path: Path) -> str | None:
-    inside = sorted(path.iterdir())
-    names = {entry.name for entry in inside}
+    files, folders = files_in(path), folders_in(path)
+    names = {entry.name for entry in files}
     if any(is_idx_name(name) for name in names):
         return "idx"
     if coco_json_files(path):
         return "coco"
     if voc_root(path) is not None:
         return "voc"
-    if _is_yolo(path, names):
+    if _is_yolo(path, names | {folder.name for folder in folders}):
         return "yolo"
-    if split_folders(path) or any(entry.is_dir() and any(map(is_image, entry.iterdir())) for entry in inside):
+    if split_folders(path) or any(files_in(folder, *image_suffixes()) for folder in folders):
         return "folder"
-    suffixes = {entry.suffix for entry in inside}
+    suffixes = {entry.suffix.lower() for entry in files}
     if ".csv" in suffixes:
         return "csv"
     return "text" if suffixes & {".src", ".tsv"} else None
 
 
 def _is_yolo(path: Path, names: set[str]) -> bool:
-    if {"images", "labels"} <= names or yolo_config(path) is not None:
+    lower = {name.lower() for name in names}
+    if "labels" in lower and lower & {"images", "jpegimages"} or yolo_config(path) is not None:
         return True
-    words = [word for split in SPLIT_NAMES.values() for word in split]
-    if any((path / word / "images").is_dir() and (path / word / "labels").is_dir() for word in words):
+    if yolo_folders(path, labelled=True):
         return True
-    return any(is_image(path / name) and (path / name).with_suffix(".txt").is_file() for name in names)
+    return "obj.names" in lower or has_labelled_images(path)

@@ -14,8 +14,9 @@ import numpy as np
 
 from edgekit.data.detection_set import empty_classes
 from edgekit.data.examples import Choice, Example, Split
+from edgekit.data.files import files_in, is_hidden
 from edgekit.data.formats.text_lines import looks_like_html, names_in
-from edgekit.data.splits import split_from_name, split_path
+from edgekit.data.splits import file_of_split, split_from_name
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
 from edgekit.storage import first_file
@@ -99,9 +100,12 @@ class IdxSet:
 
     task: Task = "classify"
 
-    def __init__(self, images: IdxFile, classes: np.ndarray, labels: tuple[str, ...], notes: list[str]) -> None:
-        """Creates the data set; ``classes`` is int64 ``(N,)``, one per image."""
+    def __init__(
+        self, images: IdxFile, classes: np.ndarray, labels: tuple[str, ...], notes: list[str], *, split: Split = "test"
+    ) -> None:
+        """Creates the data set of a split; ``classes`` is int64 ``(N,)``, one per image."""
         self.name = str(images.path)
+        self.split = split
         self.labels = labels
         self.notes = notes
         self._images = images
@@ -125,12 +129,11 @@ def idx_from_path(path: Path, choice: Choice) -> IdxSet:
         DataError: a file is missing or damaged, or the two files do not match.
     """
     folder = path if path.is_dir() else path.parent
-    files = [file for file in sorted(folder.iterdir()) if is_idx_name(file.name) and file.is_file()]
+    files = [file for file in files_in(folder) if is_idx_name(file.name)]
     image_files = [file for file in files if "images" in file.name]
-    if path.is_dir() or split_from_name(path.name) not in (choice.split, None):
-        image_path = split_path(image_files, choice.split, f"{folder}: files of images")
-    else:
-        image_path = path
+    image_path, split, notes = file_of_split(path, image_files, choice.split, f"{folder}: files of images")
+    if split is None:
+        notes = [f"{image_path.name} declares no split and is used for all"]
     images = IdxFile(image_path)
     if len(images.shape) != 3 or 0 in images.shape:
         raise DataError(f"{image_path}: expected the shape (images, height, width) in the header, got {images.shape}")
@@ -144,12 +147,13 @@ def idx_from_path(path: Path, choice: Choice) -> IdxSet:
     _check_range(classes, labels, _labels_path(image_path, files))
     counts = np.bincount(classes, minlength=len(labels))
     empty = [labels[i] for i in np.flatnonzero(counts == 0)]
-    return IdxSet(images, classes, labels, empty_classes(empty, "images"))
+    notes = [*notes, *empty_classes(empty, "images")]
+    return IdxSet(images, classes, labels, notes, split=split or choice.split)
 
 
 def is_idx_name(name: str) -> bool:
-    """Whether a file is named like an IDX file."""
-    return re.search(r"[.-]idx\d-ubyte(\.gz)?$", name) is not None
+    """Whether a file is named like an IDX file, and not hidden."""
+    return not is_hidden(name) and re.search(r"[.-]idx\d-ubyte(\.gz)?$", name) is not None
 
 
 def _labels_path(images: Path, files: list[Path]) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgekit.data.detection_set import empty_classes
 from edgekit.data.examples import Choice, Example, Split
-from edgekit.data.images import images_in, is_image, read_image
-from edgekit.data.splits import SPLIT_NAMES, part_of
+from edgekit.data.files import files_in, folders_in
+from edgekit.data.images import image_suffixes, images_in, read_image
+from edgekit.data.splits import available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
 
@@ -20,9 +21,24 @@ class ImageFolder:
 
     task: Task = "classify"
 
-    def __init__(self, name: str, labels: tuple[str, ...], files: list[tuple[Path, int]], notes: list[str]) -> None:
-        """Creates the data set from the path and class of each image."""
+    def __init__(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        files: Sequence[tuple[Path, int]],
+        notes: Sequence[str],
+        *,
+        split: Split = "test",
+    ) -> None:
+        """Creates the data set of a split from the path and class of each image.
+
+        Raises:
+            DataError: ``files`` is empty.
+        """
+        if not files:
+            raise DataError(f"{name}: expected at least two images in a class, one per split, got one")
         self.name = name
+        self.split = split
         self.labels = labels
         self.notes = notes
         self._files = files
@@ -38,8 +54,8 @@ class ImageFolder:
 def image_folder_from_path(root: Path, choice: Choice) -> ImageFolder:
     """Opens a folder with one subfolder of images per class.
 
-    Subfolders named train and test (or val) are the splits, and a class has the same index in both even if one of them
-    lacks it. Otherwise a fifth of each class is the test split.
+    Subfolders named train, val and test are the splits, and a class has the same index in all even if one of them lacks
+    it. Otherwise a fifth of each class is the test split.
 
     Raises:
         DataError: there are no classes, or a class has no images.
@@ -49,6 +65,7 @@ def image_folder_from_path(root: Path, choice: Choice) -> ImageFolder:
     splits = split_folders(root)
     if splits:
         return _declared(root, splits, choice.split)
+    require_drawn(choice.split, str(root))
     files: list[tuple[Path, int]] = []
     missing = []
     classes = _class_folders(root)
@@ -57,52 +74,37 @@ def image_folder_from_path(root: Path, choice: Choice) -> ImageFolder:
         if not part:
             missing.append(folder.name)
         files += [(path, label) for path in part]
-    notes = [*_strays(root), *empty_classes(missing, "images")]
-    return _checked_set(root, tuple(folder.name for folder in classes), files, notes)
+    notes = [*notes_on_drawn(choice.split), *_strays(root), *empty_classes(missing, "images")]
+    return ImageFolder(str(root), tuple(folder.name for folder in classes), files, notes, split=choice.split)
 
 
 def split_folders(root: Path) -> dict[Split, Path]:
     """Returns the subfolders that are named after a split and contain folders, by split."""
     found: dict[Split, Path] = {}
-    for split, names in SPLIT_NAMES.items():
-        for name in names:
-            for folder in _folders(root):
-                if folder.name.lower() == name and split not in found and any(_folders(folder)):
-                    found[split] = folder
+    for folder in folders_in(root):
+        split = split_from_folder(folder)
+        if split is not None and split not in found and folders_in(folder):
+            found[split] = folder
     return found
 
 
-def _declared(root: Path, splits: dict[Split, Path], split: Split) -> ImageFolder:
-    folder = splits.get(split)
-    if folder is None:
-        raise DataError(f"{root}: expected a folder {' or '.join(SPLIT_NAMES[split][:4])}, got none")
+def _declared(root: Path, splits: dict[Split, Path], wanted: Split) -> ImageFolder:
+    split, notes = available_split(splits, wanted, f"{root}: folders")
+    folder = splits[split]
     names = {other: {each.name for each in _class_folders(path)} for other, path in splits.items()}
     labels = tuple(sorted(set().union(*names.values())))
     files = [(path, labels.index(each.name)) for each in _class_folders(folder) for path in images_in(each)]
-    notes = [*_strays(folder), *empty_classes([label for label in labels if label not in names[split]], "images")]
-    return _checked_set(folder, labels, files, notes)
-
-
-def _checked_set(root: Path, labels: tuple[str, ...], files: list[tuple[Path, int]], notes: list[str]) -> ImageFolder:
-    if not files:
-        raise DataError(f"{root}: expected at least two images in a class, one per split, got one")
-    return ImageFolder(str(root), labels, files, notes)
+    empty = empty_classes([label for label in labels if label not in names[split]], "images")
+    return ImageFolder(str(folder), labels, files, [*notes, *_strays(folder), *empty], split=split)
 
 
 def _class_folders(root: Path) -> list[Path]:
-    folders = list(_folders(root))
+    folders = folders_in(root)
     if not folders:
         raise DataError(f"{root}: expected one subfolder per class, got none")
     return folders
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    try:
-        yield from sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-    except OSError as e:
-        raise DataError(f"{root}: expected a readable folder, got: {e.strerror}") from e
-
-
 def _strays(root: Path) -> Iterator[str]:
-    if strays := sum(is_image(path) for path in root.iterdir()):
+    if strays := len(files_in(root, *image_suffixes())):
         yield f"{strays} images are in {root} itself and belong to no class"

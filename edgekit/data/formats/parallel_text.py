@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from edgekit.data.examples import Choice, Example
+from edgekit.data.examples import Choice, Example, Split
+from edgekit.data.files import files_in
 from edgekit.data.formats.text_lines import Line, text_line_at, text_lines
-from edgekit.data.splits import DRAWN, is_drawn, split_from_name, split_path
+from edgekit.data.splits import DRAWN, file_of_split, is_drawn
 from edgekit.data.vocabulary import SPECIAL_TOKENS
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
@@ -29,17 +30,28 @@ class ParallelText:
 
     task: Task = "translate"
 
-    def __init__(self, files: tuple[Path, ...], places: list[array[int]], characters: set[str]) -> None:
+    def __init__(
+        self,
+        files: tuple[Path, ...],
+        places: list[array[int]],
+        characters: set[str],
+        *,
+        split: Split = "test",
+        notes: Sequence[str] = (),
+    ) -> None:
         """Creates the data set from one file of tab-separated pairs, or two files, and the positions of their lines.
 
         Args:
             files: one file, or source and target.
             places: for each file, the line numbers, then the byte offsets.
             characters: all characters in the files.
+            split: the split of the pairs.
+            notes: see `DataSet.notes`.
         """
         self.name = str(files[0])
+        self.split = split
         self.labels = (*SPECIAL_TOKENS, *sorted(characters))
-        self.notes: list[str] = []
+        self.notes = list(notes)
         self._files = files
         self._places = places
 
@@ -65,23 +77,22 @@ def text_from_path(path: Path, choice: Choice) -> ParallelText:
         DataError: a line has no tab or several, a text is empty, or the lines of the two files do not match; names file
             and line.
     """
-    files = _files(path, choice)
-    declared = split_from_name(files[0].name) is not None
+    files, split, notes = _files(path, choice.split)
     places: list[array[int]] = [array("Q") for _ in range(2 * len(files))]
     characters: set[str] = set()
     for lines in _rows(files):
         source, target = _texts(files, lines)
         characters.update(source, target)
-        if declared or is_drawn(source, choice.split):
+        if split is not None or is_drawn(source, choice.split):
             for i, line in enumerate(lines):
                 places[2 * i].append(line.number)
                 places[2 * i + 1].append(line.offset)
     if not places[0]:
         raise DataError(
             f"{files[0]}: expected at least one pair for the {choice.split} split, got none",
-            hint="" if declared else DRAWN,
+            hint="" if split is not None else DRAWN,
         )
-    return ParallelText(files, places, characters)
+    return ParallelText(files, places, characters, split=split or choice.split, notes=notes)
 
 
 def is_parallel_text(path: Path) -> bool:
@@ -92,20 +103,20 @@ def is_parallel_text(path: Path) -> bool:
     return path.suffix in _SUFFIXES and line.text.strip().count("\t") == 1
 
 
-def _files(path: Path, choice: Choice) -> tuple[Path, ...]:
+def _files(path: Path, wanted: Split) -> tuple[tuple[Path, ...], Split | None, list[str]]:
+    """Returns the file or the two files to read, the split that their names have, and notes."""
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in (".src", *_SUFFIXES) and file.is_file())
-        path = split_path(found, choice.split, f"{path}: files of texts") if len(found) != 1 else found[0]
-    elif split_from_name(path.name) not in (choice.split, None):
-        siblings = sorted(path.parent.glob(f"*{path.suffix}"))
-        path = split_path(siblings, choice.split, f"{path.parent}: files like {path.name}")
+        others, whose = files_in(path, ".src", *_SUFFIXES), f"{path}: files of texts"
+    else:
+        others, whose = files_in(path.parent, path.suffix.lower()), f"{path.parent}: files like {path.name}"
+    path, split, notes = file_of_split(path, others, wanted, whose)
     if path.suffix not in _PAIR:
-        return (path,)
+        return (path,), split, notes
     pair = tuple(path.with_suffix(suffix) for suffix in _PAIR)
     for file in pair:
         if not file.is_file():
             raise DataError(f"{path}: expected {file.name} next to it, got no such file")
-    return pair
+    return pair, split, notes
 
 
 def _rows(files: tuple[Path, ...]) -> Iterator[tuple[Line, ...]]:

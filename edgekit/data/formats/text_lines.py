@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.errors import DataError
 
-__all__ = ["Line", "file_bytes", "looks_like_html", "names_in", "text_line_at", "text_lines"]
+__all__ = ["Line", "file_bytes", "looks_like_html", "names_in", "raw_lines", "text_line_at", "text_lines"]
 
 _MAX_LINE_BYTES = 1 << 20
+_PART_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,23 @@ def text_lines(path: Path) -> Iterator[Line]:
     Raises:
         DataError: the file cannot be read, or a line is not UTF-8 or longer than 1 MiB.
     """
-    offset = 0
+    return (line for line in raw_lines(path) if line.text.strip())
+
+
+def raw_lines(path: Path, *, line: int = 1, offset: int = 0) -> Iterator[Line]:
+    """Yields all lines of a UTF-8 file, from the line with this number and byte offset.
+
+    Raises:
+        DataError: as `text_lines`.
+    """
     try:
         with path.open("rb") as file:
-            number = 0
-            while raw := file.readline(_MAX_LINE_BYTES + 1):
-                number += 1
-                text = _decoded(raw, path, number)
-                if text.strip():
-                    yield Line(number, offset, text)
+            file.seek(offset)
+            for number in itertools.count(line):
+                raw = file.readline(_MAX_LINE_BYTES + 1)
+                if not raw:
+                    return
+                yield Line(number, offset, _decoded(raw, path, number))
                 offset += len(raw)
     except OSError as e:
         raise DataError(f"{path}: expected a text file, got: {e.strerror or e}") from e
@@ -91,12 +101,16 @@ def file_bytes(path: Path, max_bytes: int) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
+            # In parts: to read at most 4 GiB at once takes a buffer of 4 GiB.
+            parts, left = [], max_bytes + 1
+            while left > 0 and (part := file.read(min(left, _PART_BYTES))):
+                parts.append(part)
+                left -= len(part)
     except OSError as e:
         raise DataError(f"{path}: expected a readable file, got: {e.strerror or e}") from e
-    if len(content) > max_bytes:
+    if left <= 0:
         raise DataError(f"{path}: expected at most {max_bytes:,} bytes, got more")
-    return content
+    return b"".join(parts)
 
 
 def looks_like_html(content: bytes) -> bool:
@@ -116,4 +130,9 @@ def _decoded(raw: bytes, path: Path, number: int) -> str:
         return raw.decode().rstrip("\r\n")
     except UnicodeDecodeError as e:
         byte = f"0x{raw[e.start]:02x}"
-        raise DataError(f"{path}, line {number}: expected UTF-8 text, got the byte {byte} at {e.start + 1}") from e
+        hint = (
+            "the file is UTF-16: save it as UTF-8" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
+        )
+        raise DataError(
+            f"{path}, line {number}: expected UTF-8 text, got the byte {byte} at {e.start + 1}", hint=hint
+        ) from e

@@ -1,18 +1,27 @@
-"""Reads Pascal VOC: one XML file per image and an image list per split, as written by LabelImg and CVAT."""
+"""Reads Pascal VOC: one XML file per image and an image list per split, as written by LabelImg, CVAT and Roboflow."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edgekit.data.detection_set import AnnotatedImage, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Choice, Split
+from edgekit.data.files import child, files_below, files_in, folders_in
+from edgekit.data.formats.coco_file import BACKGROUND_NAMES
 from edgekit.data.formats.text_lines import names_in, text_lines
-from edgekit.data.formats.xml_tree import Element, element_from_file
-from edgekit.data.images import IMAGE_SUFFIXES
-from edgekit.data.splits import part_of
+from edgekit.data.formats.voc_xml import VocAnnotation, voc_annotation
+from edgekit.data.images import image_size, image_suffixes
+from edgekit.data.splits import (
+    SPLIT_NAMES,
+    available_split,
+    notes_on_drawn,
+    part_of,
+    require_drawn,
+    split_from_folder,
+)
 from edgekit.errors import DataError, nearest
-from edgekit.storage import first_file
 
 __all__ = ["VOC_NAMES", "voc_from_path", "voc_root"]
 
@@ -20,164 +29,267 @@ VOC_NAMES = tuple(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
     "sofa train tvmonitor".split()
 )
-
-# Lists of ImageSets/Main in order of preference. VOC2007 is trained on trainval, because its test split has labels;
-# later years do not publish theirs and are evaluated on val.
-_LISTS: dict[Split, tuple[str, ...]] = {"train": ("trainval", "train"), "test": ("test", "val", "valid")}
-
-
-@dataclass(frozen=True)
-class _Object:
-    """A box from an annotation file."""
-
-    name: str
-    corners: tuple[float, float, float, float]
-    difficult: bool
-    line: int
+_ANNOTATION_FOLDERS = ("annotations", "labels", "xmls", "xml")
+_IMAGE_FOLDERS = ("jpegimages", "images", "data", "img")
+_NAME_FILES = ("labels.txt", "classes.txt", "class_names.txt")
 
 
 @dataclass(frozen=True)
-class _Annotation:
-    """Contents of an annotation file."""
+class _Part:
+    """A folder of annotations with its images.
 
-    file: Path
-    filename: str
-    size: tuple[int, int]
-    objects: tuple[_Object, ...]
+    Attributes:
+        root: the folder that contains both.
+        files: the annotation files by their path below the annotation folder, without suffix.
+    """
+
+    root: Path
+    files: dict[str, Path]
 
 
 def voc_from_path(path: Path, choice: Choice) -> DetectionSet:
-    """Opens a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``, or a folder of XML files and images.
+    """Opens a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``, or folders of XML files and images.
 
-    Without split lists, a fifth of the images is the test split. Classes are read from ``labels.txt`` or
-    ``classes.txt``. Otherwise they are VOC's 20 classes if the annotations use all of them, or use no others and the
-    folder is named like VOC's (``VOC2007``); otherwise all class names in the annotations, sorted. VOC pixel
-    coordinates start at 1 and include the last pixel, so ``(1, 1, 500, 375)`` becomes ``(0, 0, 500, 375)``. Difficult
-    objects become `Boxes.ignored`, as in VOC's own evaluation.
+    The splits are the lists in ``ImageSets/Main``, in any spelling, or folders such as ``train`` and ``valid``; without
+    either, a fifth of the images is the test split. Classes are read from ``labels.txt`` or ``classes.txt``. Otherwise
+    they are VOC's 20 classes if the annotations use all of them, or use no others and the folder is named like VOC's
+    (``VOC2007``); otherwise all class names in the annotations of all splits, sorted.
+
+    VOC's pixels start at 1, and the last one is included, so ``(1, 1, 500, 375)`` becomes ``(0, 0, 500, 375)``. Many
+    programs write edges that start at 0 instead: if a coordinate of the data set is 0 or a fraction, and it is not
+    VOC's own, all are taken as they are, and a note says so. Difficult objects become `Boxes.ignored`, as in VOC's own
+    evaluation. The size of an image without ``<size>`` is read from the image. Faulty boxes, and files without an image
+    or an annotation, are skipped and counted.
 
     Raises:
-        DataError: a file is missing or is not VOC XML (names file and line), or a box is outside its image.
+        DataError: no file or box is usable, or most boxes are faulty; names file and line.
     """
     root = voc_root(path)
     if root is None:
         raise DataError(f"{path}: expected a folder with Annotations and JPEGImages, or with .xml files, got neither")
-    annotations = root / "Annotations" if (root / "Annotations").is_dir() else root
-    files = sorted(file for file in annotations.iterdir() if file.suffix.lower() == ".xml")
-    read = {file.stem: _annotation(file) for file in files}
-    tally = Tally()
-    labels = _labels(root, list(read.values()))
-    images = [_annotated_image(root, read[stem], labels, tally) for stem in _chosen(root, list(read), choice.split)]
-    return DetectionSet(str(path), labels, images, tally.notes())
+    parts, tally = _parts(root), Tally()
+    own, notes = None, list[str]()
+    if None not in parts:
+        own, notes = available_split([key for key in parts if key is not None], choice.split, f"{root}: folders")
+    # Classes and the first pixel are those of all splits, what is wrong is counted for one.
+    read = {split: _read(part, tally if split == own else Tally()) for split, part in parts.items()}
+    found = [annotation for each in read.values() for annotation in each.values()]
+    labels = _labels(root, found)
+    chosen, split = list(read[own].values()), own or choice.split
+    if own is None:
+        chosen, split, notes = _chosen(root, read[None], choice.split, tally)
+    shift = _first_pixel(root, labels, found)
+    if not shift:
+        notes.append("boxes start at 0 or have fractions, so they are taken as edges, not as VOC's pixels from 1")
+    images = _annotated_images(parts[own].root, chosen, labels, shift, tally)
+    tally.require_boxes()
+    return DetectionSet(str(path), labels, images, [*notes, *tally.notes()], split=split)
 
 
 def voc_root(path: Path) -> Path | None:
     """Returns the root of a VOC data set: ``path`` itself, or the latest year in a ``VOCdevkit``; None if not VOC."""
     if not path.is_dir():
         return None
-    if (path / "Annotations").is_dir() and any((path / "Annotations").glob("*.xml")):
+    if _annotation_folder(path) is not None:
         return path
-    years = sorted(folder for folder in path.glob("VOC2*") if (folder / "Annotations").is_dir())
+    years = [folder for folder in folders_in(path) if folder.name.startswith("VOC2") and _annotation_folder(folder)]
     if years:
         return years[-1]
-    return path if any(path.glob("*.xml")) else None
+    return path if _split_folders(path) else None
 
 
-def _annotation(file: Path) -> _Annotation:
-    root = element_from_file(file)
-    if root.tag != "annotation":
-        raise DataError(f"{file}, line {root.line}: expected <annotation>, got <{root.tag[:40]}>")
-    size = _inner(root, "size", file)
-    sides = (_whole(_inner(size, "width", file), file), _whole(_inner(size, "height", file), file))
-    name = root.find("filename")
-    objects = tuple(_object(element, file) for element in root.all("object"))
-    return _Annotation(file, name.text if name else "", sides, objects)
+def _annotation_folder(root: Path) -> Path | None:
+    """Returns the folder of the XML files: ``Annotations``, or ``root`` itself; None if there are none."""
+    for name in _ANNOTATION_FOLDERS:
+        folder = child(root, name)
+        if folder is not None and folder.is_dir() and next(files_below(folder, ".xml"), None) is not None:
+            return folder
+    return root if files_in(root, ".xml") else None
 
 
-def _object(element: Element, file: Path) -> _Object:
-    name = _inner(element, "name", file)
-    if not name.text:
-        raise DataError(f"{file}, line {name.line}: expected a class name, got none")
-    box = _inner(element, "bndbox", file)
-    x1, y1, x2, y2 = (_number(_inner(box, tag, file), file) for tag in ("xmin", "ymin", "xmax", "ymax"))
-    difficult = element.find("difficult")
-    return _Object(name.text, (x1 - 1, y1 - 1, x2, y2), difficult is not None and difficult.text == "1", box.line)
+def _split_folders(root: Path) -> dict[Split, Path]:
+    found = {split_from_folder(folder): folder for folder in reversed(folders_in(root)) if _annotation_folder(folder)}
+    return {split: folder for split, folder in found.items() if split is not None}
 
 
-def _inner(element: Element, tag: str, file: Path) -> Element:
-    found = element.find(tag)
-    if found is None:
-        raise DataError(f"{file}, line {element.line}: expected <{tag}> in <{element.tag}>, got none")
+def _parts(root: Path) -> dict[Split | None, _Part]:
+    """Returns the folders of annotations by split; under None if the folders do not declare it."""
+    folders: dict[Split | None, Path] = {None: root}
+    if _annotation_folder(root) is None:
+        folders = dict(_split_folders(root).items())
+    found: dict[Split | None, _Part] = {}
+    for split, place in folders.items():
+        annotations = _annotation_folder(place)
+        assert annotations is not None  # it was found above
+        # A folder of images, too, may have subfolders that are no part of the data set.
+        files = files_in(place, ".xml") if annotations == place else list(files_below(annotations, ".xml"))
+        found[split] = _Part(place, {_key(file, annotations): file for file in files})
     return found
 
 
-def _number(element: Element, file: Path) -> float:
-    try:
-        return float(element.text)
-    except ValueError as e:
-        got = element.text[:40]
-        raise DataError(f"{file}, line {element.line}: expected a number in <{element.tag}>, got '{got}'") from e
+def _key(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).with_suffix("").as_posix()
 
 
-def _whole(element: Element, file: Path) -> int:
-    number = _number(element, file)
-    if not 1 <= number < 2**31 or number != int(number):
-        got = element.text[:40]
-        raise DataError(f"{file}, line {element.line}: expected px > 0 in <{element.tag}>, got '{got}'")
-    return int(number)
+def _read(part: _Part, tally: Tally) -> dict[str, VocAnnotation]:
+    found: dict[str, VocAnnotation] = {}
+    first: DataError | None = None
+    for key, file in part.files.items():
+        try:
+            found[key] = voc_annotation(file)
+        except DataError as e:
+            first = first or e
+            tally.skip("annotation files that cannot be read", e)
+    if first is not None and len(found) * 2 < len(part.files):
+        raise first
+    return found
 
 
-def _labels(root: Path, read: list[_Annotation]) -> tuple[str, ...]:
-    named = first_file(root / name for name in ("labels.txt", "classes.txt"))
-    if named is not None:
-        return names_in(named)
+def _labels(root: Path, read: Iterable[VocAnnotation]) -> tuple[str, ...]:
     names = {item.name for annotation in read for item in annotation.objects}
-    of_voc = names <= set(VOC_NAMES) and (len(names) == len(VOC_NAMES) or root.resolve().name.startswith("VOC2"))
-    return VOC_NAMES if of_voc else tuple(sorted(names))
+    named = child(root, *_NAME_FILES) or child(root, "labelmap.txt")
+    if named is not None and named.name.lower() == "labelmap.txt":
+        # CVAT's lines are label:color:parts:actions.
+        listed = [line.text.partition(":")[0].strip() for line in text_lines(named) if line.text[0] != "#"]
+    elif named is not None:
+        listed = list(names_in(named))
+    else:
+        of_voc = names <= set(VOC_NAMES) and (len(names) == len(VOC_NAMES) or root.resolve().name.startswith("VOC2"))
+        return VOC_NAMES if of_voc else tuple(sorted(names))
+    return tuple(dict.fromkeys(name for name in listed if name in names or name.lower() not in BACKGROUND_NAMES))
 
 
-def _chosen(root: Path, stems: list[str], split: Split) -> list[str]:
-    lists = root / "ImageSets" / "Main"
-    there = [name for name in _LISTS[split] if (lists / f"{name}.txt").is_file()]
-    if "trainval" in there and not (lists / "test.txt").is_file():
-        there.remove("trainval")  # it includes val, which is the test split here
-    if not there:
-        if any((lists / f"{name}.txt").is_file() for names in _LISTS.values() for name in names):
-            raise DataError(
-                f"{lists}: expected a list {' or '.join(f'{name}.txt' for name in _LISTS[split])}, got none"
-            )
-        return part_of(stems, split, str)
-    path, known, chosen = lists / f"{there[0]}.txt", set(stems), []
-    for line in text_lines(path):
-        stem = line.text.split()[0]
-        if stem not in known:
-            raise DataError(
-                f"{path}, line {line.number}: expected the name of a file in Annotations, got '{stem[:80]}'"
-            )
-        chosen.append(stem)
-    return chosen
+def _chosen(
+    root: Path, read: dict[str, VocAnnotation], wanted: Split, tally: Tally
+) -> tuple[list[VocAnnotation], Split, list[str]]:
+    """Returns the annotations of a split, the split that was read, and notes."""
+    lists = _lists(root)
+    if not lists:
+        require_drawn(wanted, str(root))
+        return [read[key] for key in part_of(list(read), wanted, str)], wanted, notes_on_drawn(wanted)
+    split, notes = available_split(lists, wanted, f"{root}: lists in ImageSets/Main")
+    stems = {key.rpartition("/")[2]: key for key in read}
+    chosen: dict[str, VocAnnotation] = {}
+    first: DataError | None = None
+    for line in text_lines(lists[split]):
+        text = line.text.strip().replace("\\", "/")
+        key = next((key for name in _names(text) for key in (name, stems.get(name)) if key in read), None)
+        where = f"{lists[split]}, line {line.number}"
+        if key is None:
+            error = DataError(f"{where}: expected the name of a file in Annotations, got '{text[:80]}'")
+            first = first or error
+            tally.skip("listed images without an annotation file", error)
+        elif key in chosen:
+            error = DataError(f"{where}: expected each image once, got '{text[:80]}'")
+            tally.skip("images that are listed twice", error)
+        else:
+            chosen[key] = read[key]
+    if first is not None and not chosen:
+        raise first
+    return list(chosen.values()), split, notes
 
 
-def _annotated_image(root: Path, annotation: _Annotation, labels: tuple[str, ...], tally: Tally) -> AnnotatedImage:
-    boxes = BoxList(annotation.size, tally)
-    for item in annotation.objects:
-        where = f"{annotation.file}, line {item.line}"
-        if item.name not in labels:
-            raise DataError(
-                f"{where}: expected a known class name, got '{item.name[:80]}'", hint=nearest(item.name, labels)
-            )
-        boxes.add(item.corners, labels.index(item.name), where, ignored=item.difficult)
-    path = _image_path(root, annotation)
-    return AnnotatedImage(path, boxes.boxes(), annotation.size, annotation.file.name)
+def _names(line: str) -> Iterable[str]:
+    """Yields what a line of a list may name: a name with spaces, or with 1 or -1 after it, as a path, with a suffix."""
+    for text in dict.fromkeys((line, line.rpartition(" ")[0].strip(), line.split()[0])):
+        path = PurePosixPath(text)
+        is_image = path.suffix.lower() in (*image_suffixes(), ".xml")
+        for each in (path, path.with_suffix("") if is_image else path):
+            yield str(each)
+            yield each.name
 
 
-def _image_path(root: Path, annotation: _Annotation) -> Path:
-    """Finds the image with the annotation file's stem, or else the file name given in the annotation."""
-    folder = next((root / name for name in ("JPEGImages", "images") if (root / name).is_dir()), root)
-    stem = annotation.file.stem
-    names = [f"{stem}{suffix}" for suffix in (".jpg", *IMAGE_SUFFIXES, ".JPG", ".JPEG", ".PNG")]
-    if last := Path(annotation.filename).name:
-        names.append(last)
-    path = first_file(folder / name for name in names)
-    if path is not None:
-        return path
-    raise DataError(f"{annotation.file}: expected its image {stem}.jpg in {folder}, got no such file")
+def _lists(root: Path) -> dict[Split, Path]:
+    """Returns the lists of ``ImageSets/Main`` by split, in any case and spelling.
+
+    VOC2007 is trained on trainval, because its test split has labels; later years do not publish theirs and are
+    evaluated on val.
+    """
+    sets = child(root, "imagesets")
+    folder = root if sets is None else child(sets, "main") or sets
+    files = {file.stem.lower(): file for file in files_in(folder, ".txt")} if folder.is_dir() else {}
+    found: dict[Split, Path] = {}
+    for split, names in SPLIT_NAMES.items():
+        there = [files[name] for name in names if name in files]
+        if there:
+            found[split] = there[0]
+    if "test" in found and "trainval" in files:
+        found["train"] = files["trainval"]
+    return found
+
+
+def _first_pixel(root: Path, labels: tuple[str, ...], read: Iterable[VocAnnotation]) -> int:
+    """Returns the coordinate of the first pixel: 1 as in VOC, or 0."""
+    if labels == VOC_NAMES and root.resolve().name.startswith("VOC2"):
+        return 1  # a few of its own boxes have fractions
+    corners = (number for annotation in read for item in annotation.objects for number in item.corners)
+    return int(not any(number < 1 or number != int(number) for number in corners))
+
+
+def _annotated_images(
+    root: Path, chosen: list[VocAnnotation], labels: tuple[str, ...], first_pixel: int, tally: Tally
+) -> list[AnnotatedImage]:
+    places, found = _Images(root), list[AnnotatedImage]()
+    class_of = {label: i for i, label in enumerate(labels)}
+    missing: DataError | None = None
+    for annotation in chosen:
+        try:
+            path = places.of(annotation)
+            size = annotation.size or image_size(path)
+        except DataError as e:
+            missing = missing or e
+            tally.skip("annotation files without an image", e)
+            continue
+        boxes = BoxList(size, tally)
+        for error in annotation.faulty:
+            tally.skip_faulty(error)
+        for item in annotation.objects:
+            where = f"{annotation.file}, line {item.line}"
+            if item.name not in class_of:
+                message = f"{where}: expected a known class name, got '{item.name[:80]}'"
+                tally.skip_faulty(DataError(message, hint=nearest(item.name, labels)))
+                continue
+            x1, y1, x2, y2 = item.corners
+            corners = (x1 - first_pixel, y1 - first_pixel, x2, y2)
+            boxes.add(corners, class_of[item.name], where, ignored=item.difficult)
+        found.append(AnnotatedImage(path, boxes.boxes(), size, annotation.file.name))
+    if missing is not None and not found:
+        raise missing
+    return found
+
+
+class _Images:
+    """Finds the image of an annotation: the one with its name, else the one that its ``<filename>`` names."""
+
+    def __init__(self, root: Path) -> None:
+        found = [child(root, name) for name in _IMAGE_FOLDERS]
+        folders = [folder for folder in found if folder is not None and folder.is_dir()]
+        self._folder = folders[0] if folders else root
+        self._by_stem: dict[str, list[Path]] = {}
+        self._by_name: dict[str, Path] = {}
+        for folder in folders:
+            self._index(folder, files_below(folder, *image_suffixes()))
+        for folder in (root, *(each for name in _ANNOTATION_FOLDERS if (each := child(root, name)) is not None)):
+            if folder.is_dir():
+                self._index(folder, files_in(folder, *image_suffixes()))
+
+    def _index(self, folder: Path, files: Iterable[Path]) -> None:
+        for file in files:
+            key = _key(file, folder)
+            for stem in dict.fromkeys((key, key.rpartition("/")[2])):
+                self._by_stem.setdefault(stem.lower(), []).append(file)
+            self._by_name.setdefault(file.name.lower(), file)
+
+    def of(self, annotation: VocAnnotation) -> Path:
+        """Returns the image.
+
+        Raises:
+            DataError: there is none.
+        """
+        name, stem = annotation.filename.replace("\\", "/").rpartition("/")[2], annotation.file.stem
+        same = self._by_stem.get(stem.lower(), [])
+        exact = [file for file in same if file.name == name] or [file for file in same if file.stem == stem] or same
+        found = exact[0] if exact else self._by_name.get(name.lower()) if name else None
+        if found is None:
+            raise DataError(f"{annotation.file}: expected its image {stem}.jpg in {self._folder}, got no such file")
+        return found

@@ -71,6 +71,8 @@ class _Tree:
         self._path = path
         self._parser = parser
         self._open = [self.root]
+        # Comments split a text into many parts: to add each to the text before it would take quadratic time.
+        self._texts: list[list[str]] = [[]]
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters
@@ -84,15 +86,16 @@ class _Tree:
         element = Element(tag, line)
         self._open[-1].children.append(element)
         self._open.append(element)
+        self._texts.append([])
 
     def _end(self, tag: str) -> None:
         element = self._open.pop()
-        element.text = element.text.strip()
+        element.text = "".join(self._texts.pop()).strip()
 
     def _characters(self, text: str) -> None:
         element = self._open[-1]
         if not element.children:  # the supported formats have only whitespace between elements
-            element.text += text
+            self._texts[-1].append(text)
 
     def _doctype(self, *_: object) -> None:
         line = self._parser.CurrentLineNumber

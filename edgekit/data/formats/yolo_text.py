@@ -2,201 +2,218 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from edgekit.data.detection_set import AnnotatedImage, BoxList, DetectionSet, Tally
+from edgekit.data.detection_set import AnnotatedImage, BoxList, Corners, DetectionSet, Tally
 from edgekit.data.examples import Boxes, Choice, Split
-from edgekit.data.formats.text_lines import names_in, text_lines
-from edgekit.data.formats.yolo_yaml import names_from_value, settings_from_data, settings_from_yaml
-from edgekit.data.images import is_image
-from edgekit.data.splits import SPLIT_NAMES, part_of
+from edgekit.data.files import Finder, child, files_in
+from edgekit.data.formats.text_lines import text_lines
+from edgekit.data.formats.yolo_source import NAME_FILES, YoloSource, yolo_source
+from edgekit.data.images import image_suffixes, images_below
+from edgekit.data.splits import available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
 from edgekit.errors import DataError
-from edgekit.storage import first_file, is_there
+from edgekit.storage import first_file
 
-__all__ = ["yolo_config", "yolo_from_path"]
+__all__ = ["yolo_from_path"]
 
-_NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names")
+# Folders of images, whose labels are in the same place below labels; the last three are those of Darknet's data.c.
+IMAGE_FOLDERS = ("images", "jpegimages", "raw")
 # Ultralytics accepts fractions up to this, to allow for rounding.
 _MAX_FRACTION = 1.01
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Image locations and class names.
-
-    Attributes:
-        images: folders or list files of each split; under ``all`` if there are no splits.
-        names: class names; None if no file has them.
-    """
-
-    images: Mapping[Split | Literal["all"], tuple[Path, ...]]
-    names: tuple[str, ...] | None
-
-
 def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
-    """Opens a ``data.yaml`` or ``obj.data``, or a folder with one of them or with ``images`` and ``labels``.
+    """Opens a ``data.yaml`` or ``obj.data``, or a folder with one of them, with ``images`` and ``labels``, or of both.
 
-    The label file of ``images/train/1.jpg`` is ``labels/train/1.txt``, or ``1.txt`` next to the image. An image without
-    a label file has no objects, as in Darknet and Ultralytics; a note gives their number. A line with more than five
-    numbers is a polygon and is replaced by its bounding box. Without splits, a fifth of the images is the test split;
-    without names, classes are named by their numbers.
+    Paths in the files may be relative to the file, to its parent folders or to the working directory, may be those of
+    another machine, and may have backslashes. The label file of ``images/train/1.jpg`` or ``JPEGImages/train/1.jpg`` is
+    ``labels/train/1.txt``, or ``1.txt`` next to the image. An image without a label file has no objects, as in Darknet
+    and Ultralytics; a note gives their number. A line with more than five numbers is a box and the keypoints of the
+    file's ``kpt_shape``, else a polygon, which is replaced by its bounding box. Without splits, a fifth of the images
+    is the test split; without names, classes are named by their numbers. Faulty and repeated lines, and paths of
+    missing images, are skipped and counted.
 
     Raises:
-        DataError: there are no images, a line is not a box, its class has no name, or the box is outside its image;
-            names file and line.
+        DataError: there are no images or labels, or most lines are no boxes (names file and line).
     """
-    source = _from_config(path) if path.is_file() else _from_folder(path)
-    if choice.split in source.images:
-        images = _listed(source.images[choice.split])
-    elif "all" in source.images:
-        images = part_of(_listed(source.images["all"]), choice.split, lambda file: file.stem)
-    else:
-        wanted = " or ".join(SPLIT_NAMES[choice.split])
-        raise DataError(f"{path}: expected images of the {choice.split} split ({wanted}), got none")
-    tally, missing = Tally(), 0
-    read: list[tuple[Path, Path, Boxes]] = []
-    for image in images:
-        text = _label_path(image)
-        missing += text is None
-        boxes = _boxes(text, source.names, tally) if text else BoxList((1, 1), tally).boxes()
-        read.append((image, text or image, boxes))
+    source = yolo_source(path)
+    wanted, notes = choice.split, list[str]()
+    if wanted == "test" and "val" in source.images and (why := _why_no_test(source)):
+        wanted, notes = "val", [f"{why}: the val split is used"]
+    tally = Tally()
+    images, split, others = _images(source, path, wanted, tally)
+    read, missing = _read(images, source, tally)
     if missing == len(images):
         raise DataError(f"{path}: expected files in labels/ with the same names as those in images/, got none")
+    tally.require_boxes()
+    notes += others
     names = source.names or _numbers(read)
     entries = [AnnotatedImage(image, boxes, None, text.name) for image, text, boxes in read]
-    notes = tally.notes()
+    notes += tally.notes()
     if missing:
         notes.append(f"{missing:,} images have no label file and are taken as images without objects")
     if source.names is None:
         notes.append(f"no data.yaml or classes.txt has class names, so classes are named 0 to {len(names) - 1}")
-    return DetectionSet(str(path), names, entries, notes)
+    return DetectionSet(str(path), names, entries, notes, split=split)
 
 
-def yolo_config(folder: Path) -> Path | None:
-    """Returns the folder's configuration file with image paths and class names, or None."""
-    named = [folder / name for name in ("data.yaml", "dataset.yaml", "data.yml", "obj.data")]
-    for file in (*named, *sorted([*folder.glob("*.yaml"), *folder.glob("*.data")])):
-        if file.is_file() and any(line.text.startswith(("names", "classes")) for line in text_lines(file)):
-            return file
-    return None
+def _why_no_test(source: YoloSource) -> str:
+    """Returns why a declared test split cannot be used; empty if it can. Those of competitions have no labels."""
+    if "test" in source.missing:
+        return f"the test split has no images here ({source.missing['test'].message})"
+    labels = _LabelFiles()
+    images = _listed(source.images["test"], Tally()) if "test" in source.images else []
+    return "the test split has no label files" if images and not any(map(labels.of, images)) else ""
 
 
-def _from_config(file: Path) -> _Source:
-    darknet = file.suffix == ".data"
-    settings = settings_from_data(file) if darknet else settings_from_yaml(file)
-    root = file.parent
-    if isinstance(base := settings.get("path"), str) and is_there(root / base):
-        root = root / base
-    images: dict[Split | Literal["all"], tuple[Path, ...]] = {}
-    for split, words in SPLIT_NAMES.items():
-        # In data sets with a val split, test often has no labels, so val has priority here.
-        for key in ("val", "valid", *words) if split == "test" else words:
-            if settings.get(key) and split not in images:
-                images[split] = tuple(_place(file, root, key, value) for value in _values(settings[key]))
+def _images(source: YoloSource, path: Path, wanted: Split, tally: Tally) -> tuple[list[Path], Split, list[str]]:
+    """Returns the images of a split, the split that was read, and notes."""
+    if wanted in source.missing:
+        raise source.missing[wanted]
+    if source.images or source.missing:
+        split, notes = available_split(source.images, wanted, f"{path}: folders or lists of images")
+        return _listed(source.images[split], tally), split, notes
+    require_drawn(wanted, str(path))
+    images = part_of(_listed(source.undeclared, tally), wanted, lambda file: file.stem)
     if not images:
-        folder = _from_folder(root, ignore_config=True)
-        images = dict(folder.images)
-    if darknet and isinstance(named := settings.get("names"), str):
-        names = names_in(_place(file, root, "names", named))
-    else:
-        names = names_from_value(settings.get("names"), file)
-    key = "classes" if darknet else "nc"
-    declared = settings.get(key, str(len(names)))
-    if declared != str(len(names)):
-        raise DataError(f"{file}: {key}: expected {len(names)}, the number of names, got {str(declared)[:40]!r}")
-    return _Source(images, names)
+        raise DataError(f"{path}: expected images of the {wanted} split, got none")
+    return images, wanted, notes_on_drawn(wanted)
 
 
-def _from_folder(root: Path, *, ignore_config: bool = False) -> _Source:
-    if not ignore_config and (config := yolo_config(root)):
-        return _from_config(config)
-    named = first_file(root / name for name in _NAME_FILES)
-    images: dict[Split | Literal["all"], tuple[Path, ...]] = {}
-    for split, words in SPLIT_NAMES.items():
-        for word in words:
-            for folder in (root / "images" / word, root / word / "images"):
-                if folder.is_dir() and split not in images:
-                    images[split] = (folder,)
-    if not images:
-        images["all"] = (root / "images" if (root / "images").is_dir() else root,)
-    return _Source(images, names_in(named) if named else None)
-
-
-def _values(value: object) -> list[str]:
-    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
-
-
-def _place(file: Path, root: Path, key: str, value: str) -> Path:
-    """Resolves a path from a configuration file; Roboflow writes one ``../`` too many."""
-    candidates = [root / value, file.parent / value, root / value.removeprefix("../"), Path(value)]
-    for path in candidates:
-        if is_there(path):
-            return path
-    raise DataError(f"{file}: {key}: expected a file or a folder, got no such path: {value[:200]}")
-
-
-def _listed(places: tuple[Path, ...]) -> list[Path]:
+def _listed(places: tuple[Path, ...], tally: Tally) -> list[Path]:
     """Returns the images in folders and in list files."""
     found: list[Path] = []
     for place in places:
-        if place.is_dir():
-            found += sorted(path for path in place.rglob("*") if is_image(path))
-        else:
-            found += _from_list(place)
+        found += images_below(place) if place.is_dir() else _from_list(place, tally)
     if not found:
         raise DataError(f"{', '.join(map(str, places))}: expected images, got none")
+    return list(dict.fromkeys(found))
+
+
+def _from_list(file: Path, tally: Tally) -> list[Path]:
+    # Darknet's paths are relative to the folder where it is started, which need not be this one.
+    folder = file.absolute().parent
+    finder = Finder([folder, folder.parent, Path.cwd(), *folder.parents[1:]], nearest=2)
+    found, first = list[Path](), None
+    for line in text_lines(file):
+        path = finder.find(line.text)
+        if path is not None:
+            found.append(path)
+            continue
+        message = f"{file}, line {line.number}: expected the path of an image, got {line.text.strip()[:200]}"
+        first = first or DataError(message, hint="paths are relative to the list's folder, its parents, or this folder")
+        tally.skip("paths of images that do not exist", first)
+    if first is not None and not found:
+        raise first
+    tally.moved += finder.moved
     return found
 
 
-def _from_list(file: Path) -> Iterator[Path]:
-    for line in text_lines(file):
-        path = Path(line.text.strip())
-        path = path if path.is_absolute() else file.parent / path
-        if first_file([path]) is None:
-            raise DataError(f"{file}, line {line.number}: expected the path of an image, got {line.text.strip()[:200]}")
-        yield path
+def _read(images: list[Path], source: YoloSource, tally: Tally) -> tuple[list[tuple[Path, Path, Boxes]], int]:
+    """Returns each image with its label file and boxes, and the number of images without a label file."""
+    read: list[tuple[Path, Path, Boxes]] = []
+    missing, first, used, labels = 0, None, set[Path](), _LabelFiles()
+    for image in images:
+        text = labels.of(image)
+        missing += text is None
+        try:
+            boxes = _boxes(text, source, tally) if text else BoxList((1, 1), tally).boxes()
+        except DataError as e:  # no text
+            first = first or e
+            tally.skip("images whose label file cannot be read", e)
+            continue
+        used |= {text} if text else set()
+        read.append((image, text or image, boxes))
+    if first is not None and not read:
+        raise first
+    _count_orphans(used, tally)
+    return read, missing
 
 
-def _label_path(image: Path) -> Path | None:
-    parts = list(image.parts)
-    candidates = [image.with_suffix(".txt")]
-    if "images" in parts[:-1]:
-        last = len(parts) - 2 - parts[-2::-1].index("images")
-        candidates.insert(0, Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt"))
-    return first_file(candidates)
+class _LabelFiles:
+    """Finds the label files of images."""
+
+    def __init__(self) -> None:
+        self._labels: dict[Path, Path | None] = {}
+
+    def of(self, image: Path) -> Path | None:
+        """Returns the label file of an image, or None."""
+        parts, candidates = image.parts, list[Path]()
+        for place in reversed(range(len(parts) - 1)):
+            if parts[place].lower() in IMAGE_FOLDERS and (labels := self._folder(Path(*parts[:place]))):
+                candidates.append(labels.joinpath(*parts[place + 1 :]).with_suffix(".txt"))
+        return first_file([*candidates, image.with_suffix(".txt")])
+
+    def _folder(self, parent: Path) -> Path | None:
+        if parent not in self._labels:
+            self._labels[parent] = child(parent, "labels")
+        return self._labels[parent]
 
 
-def _boxes(file: Path, names: tuple[str, ...] | None, tally: Tally) -> Boxes:
-    boxes = BoxList((1, 1), tally)
+def _count_orphans(used: set[Path], tally: Tally) -> None:
+    """Counts the label files of missing images, in the folders of the label files that were read."""
+    for folder in sorted({file.parent for file in used}):
+        places = [folder, *_mirrors(folder)]
+        stems = {image.stem for place in places for image in files_in(place, *image_suffixes())}
+        for file in files_in(folder, ".txt"):
+            is_list = file.name.lower() in NAME_FILES or split_from_folder(Path(file.stem)) is not None
+            if file.stem not in stems and not is_list:
+                tally.skip("label files without an image", DataError(f"{file}: expected its image, got no such file"))
+
+
+def _mirrors(labels: Path) -> list[Path]:
+    """Returns the folders that may have the images of a folder of label files."""
+    parts = labels.parts
+    found = []
+    for place, part in enumerate(parts):
+        if part.lower() == "labels":
+            images = [child(Path(*parts[:place]), name) for name in IMAGE_FOLDERS]
+            found += [each.joinpath(*parts[place + 1 :]) for each in images if each is not None]
+    return [folder for folder in found if folder.is_dir()]
+
+
+def _boxes(file: Path, source: YoloSource, tally: Tally) -> Boxes:
+    boxes, seen = BoxList((1, 1), tally), set[str]()
     for line in text_lines(file):
         where = f"{file}, line {line.number}"
         fields = line.text.split()
-        label = _label(fields[0], names, where)
-        boxes.add(_corners(fields[1:], where), label, where)
+        if (text := " ".join(fields)) in seen:
+            tally.skip("copies of lines", DataError(f"{where}: expected each box once, got a copy: '{text[:60]}'"))
+            continue
+        seen.add(text)
+        try:
+            label = _label(fields[0], source.names, where)
+            corners = _corners(fields[1:], source.keypoint_numbers, where)
+        except DataError as e:
+            tally.skip_faulty(e)
+            continue
+        boxes.add(corners, label, where)
     return boxes.boxes()
 
 
 def _label(text: str, names: tuple[str, ...] | None, where: str) -> int:
     last = len(names) - 1 if names is not None else 9999
     # Some programs write 3.0 for 3.
-    digits = text.removesuffix(".0")
+    digits = text.partition(".")[0] if text.rstrip("0").endswith(".") else text
     label = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 9 else -1
     if not 0 <= label <= last:
         raise DataError(f"{where}: expected a class from 0 to {last}, got '{text[:40]}'")
     return label
 
 
-def _corners(fields: list[str], where: str) -> tuple[float, float, float, float]:
+def _corners(fields: list[str], keypoint_numbers: int, where: str) -> Corners:
     try:
         numbers = [float(field) for field in fields]
     except ValueError as e:
         raise DataError(f"{where}: expected numbers after the class, got '{' '.join(fields)[:60]}'") from e
+    if keypoint_numbers and len(numbers) == 4 + keypoint_numbers:
+        numbers = numbers[:4]
     outline = len(numbers) >= 6 and len(numbers) % 2 == 0
     if len(numbers) != 4 and not outline:
-        raise DataError(f"{where}: expected 4 numbers after the class (cx cy width height), got {len(numbers)}")
+        raise DataError(
+            f"{where}: expected 4 numbers after the class (cx cy width height), got {len(numbers)}",
+            hint="keypoints need kpt_shape in data.yaml" if len(numbers) > 4 else "",
+        )
     if not all(0 <= number <= _MAX_FRACTION for number in numbers):  # rejects NaN too
         raise DataError(
             f"{where}: expected fractions of the image, 0 to 1, got '{' '.join(fields)[:60]}'",

@@ -14,9 +14,11 @@ __all__ = ["Settings", "names_from_value", "settings_from_data", "settings_from_
 
 Settings: TypeAlias = "dict[str, str | list[str] | dict[int, str]]"
 
-_QUOTED = r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*\""""
-# An unquoted text ends at a comma, a closing bracket or a comment; it may contain spaces.
-_ITEM = re.compile(rf"\s*(?:({_QUOTED})|([^\s,\[\]{{}}'\"#][^,\[\]{{}}#]*?))\s*(,|$)")
+_QUOTED = {"'": re.compile(r"'(?:[^']|'')*'"), '"': re.compile(r'"(?:[^"\\]|\\.)*"')}
+# An unquoted text ends at a comma, a bracket or a comment; it may contain spaces.
+_PLAIN = re.compile(r"[^,\[\]{}#]+")
+_SPACE = re.compile(r"\s*")
+_MARK = re.compile(r"['\"]|(?:^|\s)#")
 _KEY = re.compile(r"([A-Za-z_][\w-]*)\s*:(?:\s+(.*))?$")
 _NUMBERED = re.compile(r"(\d{1,6})\s*:\s+(.*)$")
 
@@ -124,18 +126,33 @@ def _flow_list(file: Path, line: int, text: str) -> list[str]:
     inner = text.strip()
     if not inner.endswith("]"):
         raise DataError(f"{file}, line {line}: expected a list that ends with ], got '{inner[:60]}'")
-    inner, items = inner[1:-1].strip(), []
-    while inner:
-        match = _ITEM.match(inner)
-        if match is None:
-            raise DataError(f"{file}, line {line}: expected names and commas, got '{inner[:60]}'")
-        items.append(_scalar(match[1] or match[2]))
-        inner = inner[match.end() :].strip()
+    inner, items, at = inner[1:-1].strip(), list[str](), 0
+    while at < len(inner):
+        match = _QUOTED.get(inner[at], _PLAIN).match(inner, at)
+        end = _after_space(inner, match.end()) if match else at
+        if match is None or (end < len(inner) and inner[end] != ","):
+            raise DataError(f"{file}, line {line}: expected names and commas, got '{inner[at : at + 60]}'")
+        items.append(_scalar(match[0]))
+        at = _after_space(inner, end + 1)
     return items
 
 
+def _after_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
 def _without_comment(text: str) -> str:
-    return re.sub(rf"({_QUOTED})|(?:^|\s)#.*$", lambda match: match[1] or "", text)
+    at = 0
+    unclosed: set[str] = set()  # quotes that nothing behind them closes, so that they are looked for once only
+    while mark := _MARK.search(text, at):
+        if mark[0].endswith("#"):
+            return text[: mark.start()]
+        quoted = None if mark[0] in unclosed else _QUOTED[mark[0]].match(text, mark.start())
+        if quoted is None:
+            unclosed.add(mark[0])
+        at = quoted.end() if quoted else mark.end()
+    return text
 
 
 def _scalar(text: str) -> str:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import datetime
 import platform
 import re
-import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from edgekit.arguments import argument, either
+from edgekit.data.input_statistics import InputStatistics
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import Backend, backend
-from edgekit.engine.bundle.staging import staged_folder
+from edgekit.engine.bundle.reading import OpenFolder, read_whole
+from edgekit.engine.bundle.staging import interrupted_replacement, staged_folder
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
+from edgekit.progress import Progress
 from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import Precision, ShapeRange, TensorSpec
 from edgekit.storage import sha256_of, storage_error
+from edgekit.text import json_bytes, json_value, shell_quoted
 
 __all__ = [
     "FORMAT",
@@ -34,15 +37,20 @@ __all__ = [
     "Manifest",
     "Source",
     "WeightsInfo",
+    "bundle_in",
     "check_files",
     "manifest_fields",
+    "manifest_in",
     "read_bundle",
+    "read_engine",
     "read_manifest",
     "seal",
     "this_machine",
     "timestamp",
     "write_bundle",
 ]
+
+T = TypeVar("T")
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -128,6 +136,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         backend_version: version of the vendor's library that built it.
         precision: the requested precision.
         layers: number of convolutions and matrix products by element type, as built.
+        labels: names of the model's classes, in its order; empty if they are unknown.
+        input_statistics: statistics of the inputs that the model was trained or calibrated on; None if they are
+            unknown.
+        expects: what the model's images look like, in words; empty if it takes any.
         engine: name of the engine file; empty in a bundle that `edgekit compile` builds an engine for.
         compute_capabilities: compute capabilities of the GPUs that the engine runs on; empty for the CPU.
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
@@ -157,6 +169,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
     labels: tuple[str, ...] = ()
+    input_statistics: InputStatistics | None = None
+    expects: str = ""
     calibration: CalibrationInfo | None = None
     compute_capabilities: tuple[str, ...] = ()
     shapes: dict[str, ShapeRange] = {}
@@ -194,25 +208,24 @@ def timestamp() -> str:
 
 
 @contextmanager
-def write_bundle(output: Path) -> Iterator[Path]:
+def write_bundle(output: Path, progress: Progress | None = None) -> Iterator[Path]:
     """Yields a staging folder, which becomes the bundle ``output`` if the context exits normally; see `staged_folder`.
 
     An existing bundle is replaced. A folder that is not a bundle, or a bundle with other files in it, is not.
 
     Args:
         output: path of the bundle; parent folders are created.
+        progress: see `staged_folder`.
 
     Raises:
         UsageError: something else exists at ``output``.
         BuildError: the disk is full, read-only, or write access is denied.
     """
     output = Path(output).resolve()
-    try:
-        _refuse_strangers(output)
-    except OSError as e:
-        raise storage_error(e, output) from e
-    with staged_folder(output) as folder:
+    _refuse_strangers(output)
+    with staged_folder(output, progress) as folder:
         yield folder
+        _refuse_strangers(output)  # what was put there during the build
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
@@ -224,7 +237,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     files = {name: _file_info(folder / name) for name in names if name != MANIFEST}
     sealed = msgspec.structs.replace(manifest, format=FORMAT, files=files)
-    text = msgspec.json.format(msgspec.json.encode(sealed), indent=2)
+    text = json_bytes(sealed, indent=2)
     (folder / MANIFEST).write_bytes(text + b"\n")
     return sealed
 
@@ -236,14 +249,36 @@ def read_manifest(path: Path) -> Manifest:
         UsageError: ``path`` is not a bundle.
         EngineMismatch: the manifest is damaged or has another format.
     """
+    return read_engine(path, lambda folder: manifest_in(folder.at))
+
+
+def read_engine(path: str | Path, read: Callable[[OpenFolder], T], *, keep_open: bool = False) -> T:
+    """Returns what ``read`` makes of the bundle at ``path``, all of one version; see `read_whole`.
+
+    Raises:
+        UsageError: ``path`` is not a folder.
+        EngineMismatch: the folder cannot be read.
+        EdgeKitError: any error of ``read``.
+    """
     path = Path(path)
-    file = path / MANIFEST
     try:
-        _refuse_other_than_bundles(path)
-        data = file.read_bytes()
+        return read_whole(path, read, keep_open=keep_open)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        found = "it is a file" if path.exists() else "there is nothing"
+        if aside := interrupted_replacement(path):
+            hint = f"its replacement was interrupted: mv {shell_quoted(str(aside))} {shell_quoted(str(path))}"
+            raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=hint) from e
+        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_make_one()) from e
     except OSError as e:  # no permission to search a folder or to read the manifest
-        raise EngineMismatch(f"cannot read {file}: {e.strerror}", hint=_make_one()) from e
-    raw = _json(data)
+        raise EngineMismatch(f"cannot read {path / MANIFEST}: {e.strerror}", hint=_make_one()) from e
+
+
+def manifest_in(path: Path) -> Manifest:
+    """Reads the manifest in the open folder ``path``; see `read_manifest`."""
+    file = path / MANIFEST
+    if not file.is_file():
+        raise UsageError(f"{path} is no engine: expected {MANIFEST} in it, there is none", hint=_make_one())
+    raw = _json(file.read_bytes())
     hint = _rebuild(_command_in(raw))
     if not isinstance(raw, dict):
         raise EngineMismatch(f"{file} is damaged: expected a JSON object", hint=hint)
@@ -271,11 +306,15 @@ def read_bundle(path: Path) -> Bundle:
         EngineMismatch: a file is missing or was changed, or the engine is for another backend, version or CPU.
         BackendUnavailable: the backend is not installed.
     """
-    path = Path(path)
-    manifest = read_manifest(path)
+    return Bundle(Path(path), read_engine(path, lambda folder: bundle_in(folder.at)))
+
+
+def bundle_in(path: Path) -> Manifest:
+    """Reads the manifest in the open folder ``path``, and checks what `read_bundle` checks."""
+    manifest = manifest_in(path)
     hint = _rebuild(manifest.rebuild)
     compile_it = either(
-        f"edgekit compile {shlex.quote(str(path))} --target {manifest.backend}",
+        f"edgekit compile {shell_quoted(str(path))} --target {manifest.backend}",
         f"edgekit.compile({str(path)!r}, target={manifest.backend!r})",
     )
     if not manifest.engine:
@@ -287,7 +326,7 @@ def read_bundle(path: Path) -> Bundle:
     hint = f"build its engine for this machine: {compile_it}" if manifest.compute_capabilities else hint
     _check_machine(path, manifest, hint)
     _check_backend(path, manifest, hint)
-    return Bundle(path, manifest)
+    return manifest
 
 
 def check_files(path: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
@@ -319,18 +358,10 @@ def _command_in(raw: object) -> str:
     return " && ".join(command for command in found if command and isinstance(command, str))
 
 
-def _refuse_other_than_bundles(path: Path) -> None:
-    if not path.is_dir():
-        found = "it is a file" if path.exists() else "there is nothing"
-        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_make_one())
-    if not (path / MANIFEST).is_file():
-        raise UsageError(f"{path} is no engine: expected {MANIFEST} in it, there is none", hint=_make_one())
-
-
 def _json(data: bytes) -> Any:
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return json_value(data)
+    except msgspec.MsgspecError:
         return None
 
 
@@ -407,11 +438,20 @@ def _release(version: str) -> tuple[str, ...]:
 
 
 def _refuse_strangers(output: Path) -> None:
-    if not output.exists():
-        return
     other = f"choose another {argument('output')}"
-    if not output.is_dir():
-        raise UsageError(f"cannot write an engine to {output}: it is a file", hint=other)
+    try:
+        if not output.exists():
+            return
+        read_whole(output, lambda folder: _refuse_strangers_in(folder.at, other))
+    except FileNotFoundError:
+        return  # another process is replacing it
+    except NotADirectoryError as e:
+        raise UsageError(f"cannot write an engine to {output}: it is a file", hint=other) from e
+    except OSError as e:
+        raise storage_error(e, output) from e
+
+
+def _refuse_strangers_in(output: Path, other: str) -> None:
     present = {p.relative_to(output).as_posix() for p in output.rglob("*") if not p.is_dir()}
     visible = {name for name in present if not PurePosixPath(name).name.startswith(".")}
     if not visible:

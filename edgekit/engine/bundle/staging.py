@@ -1,31 +1,52 @@
-"""Writes a folder atomically: in a staging folder next to it, which is renamed at the end."""
+"""Writes a folder atomically: in a staging folder next to it, which takes its place at the end."""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from edgekit.errors import UsageError
-from edgekit.storage import folder_bytes, is_storage, lacks_room, staging_place, storage_error
+from edgekit.progress import Progress, Silent
+from edgekit.storage import (
+    exchange,
+    flush,
+    flush_folder,
+    folder_bytes,
+    is_storage,
+    lacks_room,
+    locked_folder,
+    named_place,
+    remove_abandoned,
+    staging_place,
+    storage_error,
+)
 
-__all__ = ["staged_folder"]
+__all__ = ["interrupted_replacement", "staged_folder"]
+
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+TWO_STEPS = (
+    "this file system cannot exchange two folders in one step: for a moment while it was replaced, a reader found "
+    "nothing at {}"
+)
 
 
 @contextmanager
-def staged_folder(output: Path) -> Iterator[Path]:
+def staged_folder(output: Path, progress: Progress | None = None) -> Iterator[Path]:
     """Yields a folder next to ``output`` that replaces it if the context exits normally, and is removed otherwise.
 
-    An existing folder ``output`` is renamed first and deleted last, so that one of the two is always complete.
-    The staging folder is locked while its process runs; one without a lock was left by a process that was killed,
-    and is removed by the next call for the same ``output``.
+    The two folders are exchanged in one step where the system has one, so that ``output`` is complete at any time. The
+    new folder is on the disk before. The staging folder is locked while its process runs; one without a lock was left
+    by a process that was killed, and is removed by the next call for the same ``output``.
 
     Args:
         output: path of the folder; parent folders are created.
+        progress: receives a note if the folders cannot be exchanged in one step.
 
     Raises:
         UsageError: another thread of this process is writing the same folder.
@@ -37,11 +58,12 @@ def staged_folder(output: Path) -> Iterator[Path]:
     try:
         made = _make_parents(output.parent)
         _recover(output)
-        _claim(staging)
-        ours = True
-        with _locked(staging):
+        with _claimed(staging):
+            ours = True
             yield staging
-            _replace(output, staging)
+            flush_folder(staging)
+            _replace(output, staging, progress or Silent())
+            flush(output.parent)
     except BaseException as e:
         written = folder_bytes(staging)
         if ours:
@@ -56,6 +78,11 @@ def staged_folder(output: Path) -> Iterator[Path]:
         raise
 
 
+def interrupted_replacement(output: Path) -> Path | None:
+    """Returns where ``output`` is while it is replaced in two steps, or since that was interrupted; None: nowhere."""
+    return next(output.parent.glob(f"{_escape(_aside_start(output))}*"), None)
+
+
 def _make_parents(folder: Path) -> list[Path]:
     """Creates the folder and its parents; returns the created ones, outermost first."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()][::-1]
@@ -63,65 +90,68 @@ def _make_parents(folder: Path) -> list[Path]:
     return missing
 
 
-def _claim(folder: Path) -> None:
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        raise UsageError(f"{folder.parent} is being written by another thread", hint="wait until it is done") from None
-
-
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # The kernel releases the lock when the process ends, in any way: process ids are reused, locks are not.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # NFS cannot lock folders; there, leftover folders stay
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+def _claimed(staging: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(staging))
+        except FileExistsError:
+            hint = "wait until it is done"
+            raise UsageError(f"{named_place(staging)} is being written by another thread", hint=hint) from None
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _abandoned(folder: Path) -> bool:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
 
 
 def _recover(output: Path) -> None:
     """Cleans up after killed processes: removes incomplete folders, restores an old one that was renamed."""
-    for aside in sorted(output.parent.glob(_escape(f".{output.name}.replaced-") + "*")):
+    for aside in sorted(output.parent.glob(f"{_escape(_aside_start(output))}*")):
         if output.exists():
             shutil.rmtree(aside, ignore_errors=True)
         else:
-            aside.rename(output)
-    for staging in output.parent.glob(_escape(staging_place(output).name.rpartition("-")[0]) + "-*"):
-        if _abandoned(staging):
-            shutil.rmtree(staging, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process has restored it
+                aside.rename(output)
+    start = staging_place(output).name.rpartition("-")[0]
+    remove_abandoned(output.parent, re.compile(rf"{re.escape(start)}-\d+"))
+
+
+def _aside_start(output: Path) -> str:
+    return staging_place(output).name.rpartition(".")[0] + ".replaced-"
 
 
 def _escape(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _replace(output: Path, staging: Path) -> None:
-    if not output.exists():
-        staging.rename(output)
-        return
-    aside = output.parent / f".{output.name}.replaced-{os.getpid()}-{time.monotonic_ns()}"
+def _replace(output: Path, staging: Path, progress: Progress) -> None:
+    """Puts the staging folder in the place of ``output``; repeated if another process does the same meanwhile."""
+    while True:
+        try:
+            if not output.exists():
+                staging.rename(output)
+                return
+            if exchange(staging, output):
+                shutil.rmtree(staging, ignore_errors=True)
+                return
+            _replace_in_two_steps(output, staging)
+        except FileNotFoundError:
+            if not staging.is_dir():
+                raise
+        except OSError as e:
+            if e.errno not in _TAKEN:
+                raise
+        else:
+            progress.note(TWO_STEPS.format(output))
+            return
+
+
+def _replace_in_two_steps(output: Path, staging: Path) -> None:
+    aside = output.parent / f"{_aside_start(output)}{os.getpid()}-{time.monotonic_ns()}"
     output.rename(aside)
     try:
         staging.rename(output)
     except BaseException:
-        aside.rename(output)
+        if output.exists():  # another process has put its own there
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(output)
         raise
     shutil.rmtree(aside, ignore_errors=True)

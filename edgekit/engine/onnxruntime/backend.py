@@ -20,6 +20,7 @@ from edgekit.engine.source_graph import quantized_layers, read_graph, saved_besi
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
 from edgekit.specs import Precision, QuantScheme, TensorSpec
+from edgekit.storage import path_for_library
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -51,6 +52,7 @@ class OnnxRuntime:
     name = "cpu"
     precisions = frozenset({Precision.FP32, Precision.INT8})
     on_gpu = False
+    computes = True
 
     def require(self) -> None:
         """See `Backend.require`."""
@@ -159,7 +161,8 @@ def load_plain(path: Path, *, threads: int = 0) -> Session:
         settings.intra_op_num_threads = threads or cpu().compute_threads
         settings.log_severity_level = 4  # errors are raised as exceptions
         _enable_profile(settings, profile)
-        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        with path_for_library(path) as name:
+            return ort.InferenceSession(name, settings, providers=["CPUExecutionProvider"])
 
     try:
         return Session(ort, path, loaded)
@@ -299,14 +302,15 @@ def _save(built: ir.Model, engine: Path) -> None:
 
 
 def _session(ort: Any, model: Path, settings: Any) -> Any:
-    return ort.InferenceSession(
-        str(model),
-        settings,
-        providers=["CPUExecutionProvider"],
-        # It moves a Q in front of the pooling before it, so that the pooling leaves the blocked layout of the float
-        # convolution: on YOLOv3-tiny the first pooling then took 14 ms instead of 0.6 ms.
-        disabled_optimizers=["QDQPropagationTransformer"],
-    )
+    with path_for_library(model) as path:
+        return ort.InferenceSession(
+            path,
+            settings,
+            providers=["CPUExecutionProvider"],
+            # It moves a Q in front of the pooling before it, so that the pooling leaves the blocked layout of the float
+            # convolution: on YOLOv3-tiny the first pooling then took 14 ms instead of 0.6 ms.
+            disabled_optimizers=["QDQPropagationTransformer"],
+        )
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:

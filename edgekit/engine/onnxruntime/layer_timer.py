@@ -19,6 +19,7 @@ import numpy as np
 
 from edgekit.engine.layer_timer import LayerTimings, TimedLayer
 from edgekit.errors import RunError
+from edgekit.text import json_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -100,7 +101,7 @@ class OnnxRuntimeLayerTimer:
         session, self._session = self._session, None
         file = Path(session.end_profiling())
         try:
-            events = msgspec.json.decode(file.read_bytes(), type=list[Event])
+            events = json_value(file.read_bytes(), type=list[Event])
         except (OSError, msgspec.MsgspecError) as e:
             raise RunError(f"cannot read the profile that ONNX Runtime has written: {e}") from e
         return timings_from_events(events, _names(self._engine))

@@ -20,6 +20,8 @@ from edgekit.engine.source_graph import quantized_layers, read_graph, saved_besi
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
 from edgekit.specs import Precision, QuantScheme, TensorSpec
+from edgekit.storage import path_for_library
+from edgekit.telemetry import import_openvino
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -64,6 +66,7 @@ class OpenVino:
     name = "openvino"
     precisions = frozenset({Precision.FP32, Precision.INT8})
     on_gpu = False
+    computes = True
 
     def require(self) -> None:
         """See `Backend.require`."""
@@ -196,11 +199,10 @@ class Request(BaseEngine):
 
 def _library() -> Any:
     try:
-        import openvino
+        return import_openvino()
     except ImportError as e:
         hint = install_command("openvino")
         raise BackendUnavailable(f"target 'openvino' needs the package 'openvino': {e}", hint=hint) from e
-    return openvino
 
 
 class _Compiled(NamedTuple):
@@ -214,7 +216,8 @@ class _Compiled(NamedTuple):
 
 def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> _Compiled:
     core = ov.Core()
-    model = core.read_model(engine)
+    with path_for_library(engine) as path:
+        model = core.read_model(path)
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads or cpu().compute_threads,

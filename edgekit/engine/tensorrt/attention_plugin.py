@@ -2,7 +2,8 @@
 
 They are quick deployable plugins with an ahead-of-time implementation (TensorRT 10.10 and later; ``tensorrt.plugin``):
 a plan with them needs neither Python nor EdgeKit when it runs. One launch of one kernel is a plugin, so INT8 attention,
-which is four kernels, is none: `attention_runtime.py` has it. `edgekit.kernels.sdpa.node` describes the nodes.
+which is four kernels, is none: `attention_runtime.py` has it, and attention on GPUs that do not run the PTX.
+`edgekit.kernels.sdpa.node` describes the nodes.
 
 Not yet run by TensorRT on a GPU.
 """
@@ -11,8 +12,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import mmap
-import re
 import struct
 from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
@@ -22,6 +21,7 @@ from typing import Any, Literal
 from edgekit.arguments import argument
 from edgekit.device.cuda.choose import driver
 from edgekit.engine.tensorrt.attention_runtime import mask_strides, register_runtime_attention
+from edgekit.engine.tensorrt.graph_file import has_bytes, has_operator
 from edgekit.errors import UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.sdpa.entry import ptx_with_parameters
@@ -40,16 +40,11 @@ NULL = (4, 5, 6, 7, 31, 32)
 
 
 def attention_plugins(graph: Path) -> Literal["", "half", "int8"]:
-    """Returns the type of the plugins' nodes in an ONNX file, which a board has no package to parse; empty if none."""
-    if not graph.stat().st_size:
+    """Returns the type of the plugins' nodes in an ONNX file; empty if it has none."""
+    if not has_operator(graph, PLUGINS):
         return ""
-    # A string of the format is its length and its bytes.
-    names = "|".join(f"{chr(len(name))}{name}" for name in PLUGINS).encode()
-    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if re.search(b"\x22(?:" + names + b")", data) is None:  # field 4 of NodeProto, op_type
-            return ""
-        # Fields 1 and 3 of AttributeProto, name and i.
-        return "half" if data.find(b"\x0a\x04int8\x18\x01") < 0 else "int8"
+    # Fields 1 and 3 of AttributeProto, name and i.
+    return "int8" if has_bytes(graph, rb"\x0a\x04int8\x18\x01") else "half"
 
 
 def register_attention(library: Any, graph: Path) -> bool:
@@ -71,12 +66,22 @@ def register_attention(library: Any, graph: Path) -> bool:
             "EdgeKit's attention in an engine goes with tensorrt: TensorRT-RTX takes no plugins",
             hint=f"rebuild the graph without {argument('attention', 'edgekit')}",
         )
-    plugin = _ahead_of_time(library) if kind == "half" else None
+    plugin = _ahead_of_time(library) if kind == "half" and _runs_ptx() else None
     if plugin is not None:
         _registered(plugin)
     elif kind:
         register_runtime_attention(library, driver())
     return bool(kind) and plugin is None
+
+
+def _ptx() -> compiled.Binary:
+    return next(binary for binary in compiled.read_index("attention").binaries if binary.is_ptx)
+
+
+def _runs_ptx() -> bool:
+    """Whether the GPU here runs the PTX of the package: Turing does not, and has a cubin that EdgeKit loads."""
+    major, minor = driver().properties(0).compute_capability
+    return 10 * major + minor >= _ptx().architecture
 
 
 def _ahead_of_time(library: Any) -> Any:
@@ -177,7 +182,7 @@ def _kernel(
     type_name = {"HALF": "float16", "BF16": "bfloat16"}[inputs[0].dtype.name]
     name = "forward" if repeated is None else "forward_mask"
     kernel = f"attention_{name}_{type_name}_{head_size}"
-    binary = next(binary for binary in compiled.read_index("attention").binaries if binary.is_ptx)
+    binary = _ptx()
     variant = variants(type_name, head_size)[name]
     ptx = compiled.image("attention", binary, f"{type_name}_{head_size}").decode()
     numbers = sorted(integers)

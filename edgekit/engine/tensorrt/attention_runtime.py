@@ -194,7 +194,9 @@ class AttentionPlugin:
     def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         # The kernels are loaded now, since that is not possible while a graph is captured.
         kernels = self._loaded()
-        kernels.sdpa.prepare(dtype=TYPES[inputs[0].type.name], head_size=self.settings.head_size)
+        kernels.attention.prepare(
+            dtype=TYPES[inputs[0].type.name], head_size=self.settings.head_size, int8=bool(self.settings.int8)
+        )
 
     def enqueue(
         self,
@@ -258,7 +260,7 @@ def _launch(
     if "mask" in more:
         lengths = (shape.query_length, shape.key_length)
         mask = Array(addresses[3], mask_strides(settings.repeated, shape.heads, *lengths))
-    kernels.sdpa.launch(
+    kernels.attention.launch(
         ForeignStream(kernels.context, stream),
         shape,
         q=_array(addresses[0], queries),

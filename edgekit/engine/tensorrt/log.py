@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from edgekit.text import visible
+
 if TYPE_CHECKING:
     import tensorrt as trt
 
@@ -72,7 +74,7 @@ def _log_of(base: Any) -> Any:
             elif severity == levels.WARNING:
                 self.cautions.append(text)
             if self.shown and severity != levels.VERBOSE:
-                print(f"{severity.name.lower()}: {text}", file=sys.stderr)
+                print(visible(f"{severity.name.lower()}: {text}"), file=sys.stderr)
 
         def take(self) -> str:
             """Returns the errors since the last call as one text, and clears the log."""

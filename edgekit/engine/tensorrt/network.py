@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.arguments import argument
 from edgekit.engine.tensorrt.attention_plugin import register_attention
+from edgekit.engine.tensorrt.graph_file import has_operator
 from edgekit.engine.tensorrt.log import last_words
-from edgekit.errors import GraphError, UsageError
+from edgekit.errors import BackendUnavailable, GraphError, UsageError
 from edgekit.specs import ShapeRange
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ def parse_graph(library: Any, builder: trt.Builder, log: Any, graph: Path, *, fo
         for_dla: the network will run on a deep-learning accelerator (DLA).
 
     Raises:
+        BackendUnavailable: the graph has ONNX's ``Attention``, and the library is older than 10.14.
         GraphError: the file is not an ONNX file, or has an unsupported operator; the message names it and its node.
         UsageError: the graph has EdgeKit's attention in it, and the library is TensorRT-RTX, which takes no plugins.
     """
+    _require_attention(library, graph)
     needs_edgekit = register_attention(library, graph)
     network: trt.INetworkDefinition = builder.create_network(_creation_flags(library))
     parser: trt.OnnxParser = library.OnnxParser(network, log)
@@ -99,6 +102,16 @@ def _creation_flags(library: Any) -> int:
         if flag is not None:
             flags |= 1 << int(flag)
     return flags
+
+
+def _require_attention(library: Any, graph: Path) -> None:
+    if not hasattr(library, "IAttention") and has_operator(graph, ["Attention"]):
+        raise BackendUnavailable(
+            f"{graph.name} has ONNX's operator Attention: expected TensorRT 10.14 or later, which reads it, "
+            f"got {library.__version__}",
+            hint="update TensorRT, with JetPack on a Jetson, or build the graph again with --attention auto; if the "
+            "model itself has the operator, export it with opset 20",
+        )
 
 
 def _let_attention_decompose(library: Any, network: trt.INetworkDefinition) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -14,6 +15,8 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 from edgekit.errors import GraphError, nearest
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.deprecated import replace_deprecated
+from edgekit.graph.load.sizes import require_bounded_functions, require_declared_lengths
+from edgekit.graph.load.structure import Payload, array_at, structure_from_file
 from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
@@ -23,6 +26,7 @@ from edgekit.graph.passes.widen_floats import WidenFloats
 
 __all__ = ["graph_from_onnx"]
 
+_HEAD_BYTES = 512
 _OLDEST_IR = 10
 _NAMELESS = frozenset({None, "", "?", "-1", "None"})
 """Names that exporters (Paddle, Keras) give to unknown dimensions; two of these dimensions need not be equal."""
@@ -57,8 +61,10 @@ def graph_from_onnx(path: Path) -> ir.Model:
             tensor; ONNX cannot upgrade the opset.
     """
     path = Path(path)
-    model = _parsed(path)
+    model, payloads = _parsed(path)
     try:
+        require_declared_lengths(_tensors(model), payloads, path)
+        require_bounded_functions(model, path)
         _require_external_data(model, path)
         _require_known_operators(model, path)
         _require_tensor_inputs(model, path)
@@ -66,10 +72,10 @@ def graph_from_onnx(path: Path) -> ir.Model:
         replace_deprecated(model)
     except TypeError as e:  # protobuf returns a string that is not UTF-8 as bytes
         raise GraphError(f"{path}: not a valid graph: a name in it is not text") from e
-    _require_valid(model, path)
+    _require_valid(model, payloads, path)
     try:
         graph = ir.from_proto(model)
-        _own_weights(graph)
+        _own_weights(graph, path, payloads)
     except Exception as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
     del model
@@ -87,31 +93,31 @@ def graph_from_onnx(path: Path) -> ir.Model:
     return graph
 
 
-def _parsed(path: Path) -> onnx.ModelProto:
+def _parsed(path: Path) -> tuple[onnx.ModelProto, dict[str, Payload]]:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            head, size = file.read(_HEAD_BYTES), file.seek(0, 2)
+        if not head:
+            raise GraphError(f"{path}: expected an ONNX file, got an empty file")
+        _require_not_another_format(head, path)
+        model, payloads = structure_from_file(path)
     except OSError as e:
         raise GraphError(f"{path}: cannot be read: {e.strerror or e}") from e
-    if not content:
-        raise GraphError(f"{path}: expected an ONNX file, got an empty file")
-    _require_not_another_format(content, path)
-    try:
-        model: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except DecodeError as e:
         raise GraphError(
-            f"{path}: expected an ONNX file, got {len(content)} bytes that are not ONNX, or a truncated file",
+            f"{path}: expected an ONNX file, got {size} bytes that are not ONNX, or a truncated file",
             hint="download or export it again",
         ) from e
     if not model.ir_version or not model.HasField("graph") or not model.graph.output:
         raise GraphError(
-            f"{path}: expected an ONNX file with a graph and outputs, got {len(content)} bytes without them",
+            f"{path}: expected an ONNX file with a graph and outputs, got {size} bytes without them",
             hint="download or export it again",
         )
-    return model
+    return model, payloads
 
 
 def _require_not_another_format(content: bytes, path: Path) -> None:
-    start = content[:512].lstrip().lower()
+    start = content.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise GraphError(
             f"{path}: expected an ONNX file, got a page of HTML or XML",
@@ -201,13 +207,26 @@ def _operators(domain: str) -> Iterable[str]:
     return {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == domain}
 
 
-def _require_valid(model: onnx.ModelProto, path: Path) -> None:
+def _require_valid(model: onnx.ModelProto, payloads: Mapping[str, Payload], path: Path) -> None:
     external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model))
     try:
-        with _with_output_shapes(model):
+        with _with_output_shapes(model), _with_empty_weights(model, payloads):
             onnx.checker.check_model(str(path.resolve()) if external else model)
     except Exception as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
+
+
+@contextlib.contextmanager
+def _with_empty_weights(model: onnx.ModelProto, payloads: Mapping[str, Payload]) -> Iterator[None]:
+    """Gives weights whose numbers are in the file only a shape without elements: the checker requires the numbers."""
+    shapes = [(tensor, list(tensor.dims)) for tensor in model.graph.initializer if tensor.name in payloads]
+    for tensor, _ in shapes:
+        tensor.dims[:] = [0]
+    try:
+        yield
+    finally:
+        for tensor, shape in shapes:
+            tensor.dims[:] = shape
 
 
 @contextlib.contextmanager
@@ -264,12 +283,22 @@ def _require_tensor_outputs(model: onnx.ModelProto, path: Path) -> None:
         )
 
 
-def _own_weights(graph: ir.Model) -> None:
-    """Converts weights to arrays, because a protobuf tensor is copied on every access."""
-    for value in graph.graph.initializers.values():
+def _own_weights(graph: ir.Model, path: Path, payloads: Mapping[str, Payload]) -> None:
+    """Converts weights to arrays, because a protobuf tensor is copied on every access, and reads those in the file."""
+    for name, value in graph.graph.initializers.items():
         tensor = value.const_value
-        if isinstance(tensor, ir.serde.TensorProtoTensor) and tensor.dtype != ir.DataType.STRING:
-            value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+        if not isinstance(tensor, ir.serde.TensorProtoTensor) or tensor.dtype == ir.DataType.STRING:
+            continue
+        payload = payloads.get(name)
+        if payload is None:
+            value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+        elif tensor.dtype.bitwidth < 8:
+            packed = array_at(path, payload, np.dtype(np.uint8), (payload.length,))
+            value.const_value = ir.PackedTensor(packed, tensor.dtype, shape=tensor.shape, name=name)
+        else:
+            shape = tuple(tensor.shape.numpy())
+            array = array_at(path, payload, tensor.dtype.numpy(), shape)
+            value.const_value = ir.tensor(array, dtype=tensor.dtype, name=name)
 
 
 def _read_small_data(graph: ir.Model) -> None:

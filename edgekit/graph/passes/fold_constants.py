@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Iterator
 
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+from edgekit.graph.operators import PRODUCTS
 
 __all__ = ["FoldConstants"]
 
 _MAX_ELEMENTS = 1 << 20
 """Attention masks and position encodings are smaller and are folded; large weights written as one repeated number, as
 in ONNX's own test models, stay short expressions."""
+
+
+_MAX_TOTAL_ELEMENTS = 1 << 26
+_MAX_SECONDS = 30.0
+"""Limits of one pass: a graph of constants may compute for as long as it likes."""
+
+_GROWING = frozenset("CenterCropPad ConstantOfShape Expand EyeLike OneHot Pad Range Resize Tile Upsample".split())
+"""Operators whose output can be large although their inputs are small."""
+_SLOW = frozenset(
+    "AffineGrid AveragePool Conv ConvInteger ConvTranspose Col2Im DFT DeformConv Einsum GRU GlobalAveragePool "
+    "GlobalMaxPool GridSample LSTM LpPool MaxPool MaxRoiPool MaxUnpool NonMaxSuppression QLinearConv RNN Resize "
+    "RoiAlign STFT StringNormalizer TfIdfVectorizer TopK Unique Upsample".split()
+)
+"""Operators that onnx's reference evaluator computes in loops of Python."""
+_MAX_SLOW_ELEMENTS = 1 << 12
+_MAX_RANK = 64
 
 
 class FoldConstants(ir.passes.InPlacePass):
@@ -24,7 +44,8 @@ class FoldConstants(ir.passes.InPlacePass):
 
     Preconditions: shapes have been inferred (`InferShapes`), so that ``Shape`` of a static value folds.
     Postconditions: no Constant node is left in the main graph; no new initializer has more than ``max_elements``,
-        unless it replaces one as large. Q/DQ pairs and random numbers are not folded.
+        unless it replaces one as large. Q/DQ pairs and random numbers are not folded. A node whose output is large,
+        or of unknown size although it can be large, is not computed at all; nor is one after the limits of a pass.
     """
 
     def __init__(self, max_elements: int = _MAX_ELEMENTS) -> None:
@@ -43,9 +64,62 @@ class FoldConstants(ir.passes.InPlacePass):
                 onnx_shape_inference=False,
                 input_size_limit=self._max_elements,
                 output_size_limit=self._max_elements,
+                should_fold=_Budget(self._max_elements).allows,
             )
         modified = lift(model).modified or folded.modified or modified
         return ir.passes.PassResult(model, modified=modified)
+
+
+class _Budget:
+    """What one pass may compute; sizes are judged before a node runs."""
+
+    def __init__(self, max_elements: int) -> None:
+        self._max_elements = max_elements
+        self._elements = 0
+        self._deadline = time.monotonic() + _MAX_SECONDS
+
+    def allows(self, node: ir.Node) -> bool | None:
+        """Returns False for a node that is not to be computed; None leaves it to onnxscript's own rules."""
+        sizes = [_size(value) for value in node.outputs]
+        if None in sizes and node.op_type in _GROWING:
+            sizes = [_largest_size(node)]
+        known = [size for size in sizes if size is not None]
+        if not known and node.op_type in _GROWING:
+            return False  # after the next shape inference its size is known
+        if known and max(known) > self._max_elements and not _replaces_as_large(node, max(known)):
+            return False
+        read = sum(_size(value) or 0 for value in node.inputs if value is not None)
+        if node.op_type in _SLOW and read + sum(known) > _MAX_SLOW_ELEMENTS:
+            return False
+        if node.op_type in PRODUCTS and read * max(known, default=1) > _MAX_TOTAL_ELEMENTS:
+            return False
+        self._elements += sum(known)
+        return None if self._elements <= _MAX_TOTAL_ELEMENTS and time.monotonic() < self._deadline else False
+
+
+def _size(value: ir.Value) -> int | None:
+    """Returns the number of elements of a value, if it is known."""
+    if value.const_value is not None:
+        return int(value.const_value.size)
+    if value.shape is None or not value.shape.is_static():
+        return None
+    return math.prod(value.shape.numpy())
+
+
+def _largest_size(node: ir.Node) -> int | None:
+    """Returns a bound of the elements that a node with constant inputs makes; None if it is not known."""
+    constants = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
+    if node.op_type == "Range" and len(constants) == 3:
+        start, limit, delta = (float(constant.numpy().reshape(-1)[0]) for constant in constants)
+        return math.ceil(abs((limit - start) / delta)) if delta else None
+    if node.op_type in ("ConstantOfShape", "Expand", "Tile") and constants and constants[-1].size <= _MAX_RANK:
+        elements = constants[0].size if len(constants) > 1 else 1
+        return int(elements) * math.prod(int(size) for size in constants[-1].numpy().reshape(-1))
+    return None
+
+
+def _replaces_as_large(node: ir.Node, elements: int) -> bool:
+    return any(value is not None and (_size(value) or 0) >= elements for value in node.inputs)
 
 
 @contextlib.contextmanager

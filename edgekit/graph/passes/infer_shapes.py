@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import onnx
@@ -9,8 +10,14 @@ import onnx_ir as ir
 
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import external_weights
+from edgekit.graph.shape_values import elements_of, number_of
 
 __all__ = ["InferShapes"]
+
+
+_MAX_PROPAGATED = 1 << 20
+_SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
+"""The input that has the sizes of the output, or the factors of its sizes."""
 
 
 class InferShapes(ir.passes.InPlacePass):
@@ -26,13 +33,38 @@ class InferShapes(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         with external_weights(model):
             content = ir.to_proto(model).SerializeToString()
+        propagates = not _has_long_vector(model)
         try:
-            inferred = onnx.shape_inference.infer_shapes(content, check_type=False, strict_mode=False, data_prop=True)
+            inferred = onnx.shape_inference.infer_shapes(
+                content, check_type=False, strict_mode=False, data_prop=propagates
+            )
         except Exception as e:
             raise GraphError(f"the shapes of graph '{model.graph.name}' contradict each other: {e}") from e
-        found = {value.name: value for value in _values(ir.from_proto(inferred))}
-        modified = [_update(value, found.get(value.name)) for value in _values(model)]
+        # Only the types are read: to make the whole model an `ir.Model` again would take most of the time.
+        found = dict(_types(inferred.graph))
+        modified = [_update(value, found.get(value.name or "")) for value in _values(model)]
         return ir.passes.PassResult(model, modified=any(modified))
+
+
+def _has_long_vector(model: ir.Model) -> bool:
+    """Whether the graph has a long vector: ONNX's data propagation lists the elements of vectors, however many."""
+    given = (*model.graph.inputs, *model.graph.initializers.values(), *_values(model))
+    return any(map(_is_long, given)) or any(_length(node) > _MAX_PROPAGATED for node in model.graph.all_nodes())
+
+
+def _is_long(value: ir.Value) -> bool:
+    shape = value.shape
+    return shape is not None and len(shape) == 1 and isinstance(shape[0], int) and shape[0] > _MAX_PROPAGATED
+
+
+def _length(node: ir.Node) -> float:
+    """Returns the length of the vector that a node makes of constants; 0 if it makes none, or it is not known."""
+    if node.op_type == "Range" and len(node.inputs) == 3:
+        start, limit, delta = (number_of(value) for value in node.inputs)
+        return 0 if start is None or limit is None or not delta else abs((limit - start) / delta)
+    shape = node.inputs[_SHAPE_INPUT[node.op_type]] if len(node.inputs) > _SHAPE_INPUT.get(node.op_type, 99) else None
+    sizes = elements_of(shape) if shape is not None else None
+    return math.prod(size for size in sizes or (0,) if isinstance(size, (int, float)))
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
@@ -41,12 +73,25 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _update(value: ir.Value, found: ir.Value | None) -> bool:
+def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TypeProto]]:
+    """Yields names and types of the values of a graph and its subgraphs."""
+    for value in (*graph.value_info, *graph.output):
+        yield value.name, value.type
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _types(inner)
+
+
+def _update(value: ir.Value, found: onnx.TypeProto | None) -> bool:
+    """Sets the type and the shape of a value, if they were inferred; returns whether they are other than before."""
     if found is None:
         return False
     modified = False
-    if found.type is not None and found.type != value.type:
-        value.type, modified = found.type, True
-    if found.shape is not None and found.shape != value.shape:
-        value.shape, modified = found.shape, True
+    type_ = ir.serde.deserialize_type_proto_for_type(found)
+    if type_ is not None and type_ != value.type:
+        value.type, modified = type_, True
+    shape = ir.serde.deserialize_type_proto_for_shape(found)
+    if shape is not None and shape != value.shape:
+        value.shape, modified = shape, True
     return modified

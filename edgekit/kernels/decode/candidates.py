@@ -11,6 +11,7 @@ import numpy as np
 __all__ = [
     "LOGIT_SLACK",
     "Candidates",
+    "best_candidates",
     "best_classes",
     "concatenated",
     "corners",
@@ -44,6 +45,18 @@ class Candidates(NamedTuple):
 def concatenated(found: Sequence[Candidates]) -> Candidates:
     """Concatenates candidates, in order."""
     return Candidates(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def best_candidates(candidates: Candidates, number: int) -> Candidates:
+    """Returns the best candidates by score and index, in their order, if there are more than ``number``.
+
+    Those that are not finite do not count.
+    """
+    if len(candidates.scores) <= number:
+        return candidates
+    finite = np.flatnonzero(np.isfinite(candidates.boxes).all(axis=1))
+    best = np.sort(finite[np.argsort(-candidates.scores[finite], kind="stable")[:number]])
+    return Candidates(*(each[best] for each in candidates))
 
 
 def passing(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgekit.kernels.decode.candidates import Candidates
+from edgekit.kernels.decode.candidates import Candidates, best_candidates
 from edgekit.kernels.decode.detr import decode_detr
 from edgekit.kernels.decode.end2end import decode_end2end
 from edgekit.kernels.decode.layout import layout, outputs_of
@@ -147,8 +147,8 @@ def detect(
     """
     head = as_head(head)
     candidates = decode(outputs, head, input_size=input_size, score_threshold=score_threshold, index=index)
-    if capacity is not None and len(candidates.scores) > capacity:
-        candidates = _best(candidates, capacity)
+    if capacity is not None:
+        candidates = best_candidates(candidates, capacity)
     overlap = overlap_of(head)
     if overlap is None:
         check_thresholds(score_threshold, iou_threshold, max_detections)
@@ -176,13 +176,6 @@ def detect(
         shown = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
     visible: np.ndarray = found[shown]
     return visible
-
-
-def _best(candidates: Candidates, capacity: int) -> Candidates:
-    """Returns the best candidates by score and index, in their order; those that are not finite do not count."""
-    finite = np.flatnonzero(np.isfinite(candidates.boxes).all(axis=1))
-    best = np.sort(finite[np.argsort(-candidates.scores[finite], kind="stable")[:capacity]])
-    return Candidates(*(each[best] for each in candidates))
 
 
 def _rotated_to_image(boxes: np.ndarray, scale: tuple[float, float], offset: tuple[float, float]) -> np.ndarray:

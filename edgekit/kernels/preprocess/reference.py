@@ -166,21 +166,17 @@ def antialiased(image: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarra
         size: size of the result.
         box: the part of the image.
     """
-    factor_x = max(1, int((box[2] - box[0]) / size[0] / 3.0))
-    factor_y = max(1, int((box[3] - box[1]) / size[1] / 3.0))
-    if factor_x > 1 or factor_y > 1:
-        margin_x, margin_y = 0.5 * ((box[2] - box[0]) / size[0]), 0.5 * ((box[3] - box[1]) / size[1])
-        left, top = max(0, int(box[0] - margin_x)), max(0, int(box[1] - margin_y))
-        right = min(image.shape[1], math.ceil(box[2] + margin_x))
-        bottom = min(image.shape[0], math.ceil(box[3] + margin_y))
-        image = block_averages(image[top:bottom, left:right], (factor_x, factor_y))
-        box = (
-            (box[0] - left) / factor_x,
-            (box[1] - top) / factor_y,
-            (box[2] - left) / factor_x,
-            (box[3] - top) / factor_y,
-        )
-    axes = [(0, size[0], box[0], box[2]), (1, size[1], box[1], box[3])]
+    spans = [(box[0], box[2]), (box[1], box[3])]
+    factors = [max(1, int((end - begin) / length / 3.0)) for length, (begin, end) in zip(size, spans, strict=True)]
+    if max(factors) > 1:
+        parts = []
+        for axis, (begin, end) in enumerate(spans):
+            margin = 0.5 * ((end - begin) / size[axis])
+            first, last = max(0, int(begin - margin)), min(image.shape[1 - axis], math.ceil(end + margin))
+            parts.append(slice(first, last))
+            spans[axis] = ((begin - first) / factors[axis], (end - first) / factors[axis])
+        image = block_averages(image[parts[1], parts[0]], (factors[0], factors[1]))
+    axes = [(axis, size[axis], *spans[axis]) for axis in (0, 1)]
     lost_x, lost_y = image.shape[1] - size[0], image.shape[0] - size[1]
     if int(PIL.__version__.split(".")[0]) >= 13 and lost_y > max(0, 2 * lost_x):
         axes.reverse()

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from edgekit.device.cuda.resources import Context, Module, Stream
-from edgekit.errors import UsageError
+from edgekit.errors import BackendUnavailable, UsageError
 from edgekit.kernels import compiled
 from edgekit.kernels.sdpa.variants import (
     HEAD_SIZES,
@@ -18,6 +18,7 @@ from edgekit.kernels.sdpa.variants import (
     MAX_SPLITS,
     ROWS,
     SCALE_BLOCK,
+    TURING,
     TYPES,
     Variant,
     columns,
@@ -85,8 +86,7 @@ class Attention:
         index: number of the GPU.
 
     Raises:
-        BackendUnavailable: no compiled kernel fits the GPU and its driver. Turing (compute capability 7.5) has none:
-            Triton does not use its tensor cores.
+        BackendUnavailable: no compiled kernel fits the GPU and its driver.
     """
 
     def __init__(self, context: Context, *, index: int = 0) -> None:
@@ -106,16 +106,29 @@ class Attention:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def prepare(self, *, dtype: str, head_size: int) -> None:
+    @property
+    def capability(self) -> int:
+        """Compute capability times ten of the GPUs that the kernels were compiled for."""
+        return self._binary.architecture
+
+    def prepare(self, *, dtype: str, head_size: int, int8: bool = False) -> None:
         """Loads the kernels of a type and a head size, which the first launch does otherwise.
 
         Raises:
+            BackendUnavailable: they need a GPU of compute capability 8.0 or later.
             UsageError: there are no kernels for them.
         """
         if dtype not in TYPES:
             raise UsageError(f"dtype: expected {' or '.join(TYPES)}, got {dtype}")
         if head_size not in HEAD_SIZES:
             raise UsageError(f"head size: expected one of {', '.join(map(str, HEAD_SIZES))}, got {head_size}")
+        if int8 and dtype != "float16":
+            raise UsageError(f"dtype: expected float16 with INT8, got {dtype}")
+        if self.capability == TURING and (int8 or dtype != "float16"):
+            raise BackendUnavailable(
+                f"attention in {'INT8' if int8 else dtype} needs a GPU of compute capability 8.0 or later, got 7.5",
+                hint="compute it in float16",
+            )
         self._module(f"{dtype}_{head_size}")
 
     def launch(
@@ -159,15 +172,14 @@ class Attention:
                 use it at the same time.
 
         Raises:
+            BackendUnavailable: the type needs a GPU of compute capability 8.0 or later; see `prepare`.
             UsageError: a size, a stride or an address is not supported.
         """
-        self.prepare(dtype=dtype, head_size=shape.head_size)
+        self.prepare(dtype=dtype, head_size=shape.head_size, int8=int8)
         _check(shape, {"q": q, "k": k, "v": v, "out": out}, mask)
         factor = 1 / math.sqrt(shape.head_size) if scale is None else scale
         if not (factor > 0 and math.isfinite(factor)):
             raise UsageError(f"scale: expected a positive number, got {factor}")
-        if int8 and dtype != "float16":
-            raise UsageError(f"dtype: expected float16 with INT8, got {dtype}")
         sizes = _sizes_of_workspace(shape, int8=int8, masked=mask is not None)
         if sizes and (not workspace or workspace % 256):
             raise UsageError(f"workspace: expected an address that is a multiple of 256, got {workspace:#x}")
@@ -230,7 +242,7 @@ class _Launch:
         self._stream = stream
         self._shape = shape
         self._part = part
-        self._variants = variants(part.rpartition("_")[0], shape.head_size)
+        self._variants = variants(part.rpartition("_")[0], shape.head_size, capability=attention.capability)
         self._key_lengths = key_lengths
         self._has_lengths = np.int32(key_lengths != 0)
         self._areas = areas

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["HEAD_SIZES", "KEY_BLOCK", "MAX_SPLITS", "ROWS", "TYPES", "Variant", "columns", "parts", "split", "variants"]
+__all__ = [
+    "HEAD_SIZES",
+    "KEY_BLOCK",
+    "MAX_SPLITS",
+    "ROWS",
+    "SCALE_BLOCK",
+    "TURING",
+    "TYPES",
+    "Variant",
+    "columns",
+    "parts",
+    "split",
+    "variants",
+    "width",
+]
 
 HEAD_SIZES = (32, 64, 80, 96, 128)
 TYPES = ("float16", "bfloat16")
 """Types of queries, keys, values, mask and output. INT8 is for float16 only, because its P V is in FP16."""
+TURING = 75
+"""Compute capability times ten of the GPUs whose tensor cores Triton does not use: it multiplies with FMA there, cannot
+compile products of INT8, and bfloat16 has no instructions. So only float16 has kernels for it."""
 KEY_BLOCK = 64
 SCALE_BLOCK = 64
 """Rows that share a scale in INT8."""
@@ -16,6 +33,9 @@ ROWS = 16
 """Queries of a tile of ``decode``; a tensor core's instruction has 16 rows."""
 MAX_SPLITS = 128
 _COMBINED = 32
+# A thread that multiplies with FMA has whole rows of both tiles in registers: greater tiles spill.
+_FMA_KEYS = 16
+_FMA_TILE = (64, _FMA_KEYS, 8, 1)
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,31 +71,39 @@ def width(head_size: int) -> int:
     return -(-head_size // 32) * 32
 
 
-def parts() -> tuple[tuple[str, int], ...]:
+def parts(*, capability: int = 80) -> tuple[tuple[str, int], ...]:
     """Returns types and head sizes; the kernels of one pair are one module."""
-    return tuple((type_name, head_size) for type_name in TYPES for head_size in HEAD_SIZES)
+    types = TYPES[:1] if capability == TURING else TYPES
+    return tuple((type_name, head_size) for type_name in types for head_size in HEAD_SIZES)
 
 
 def variants(type_name: str, head_size: int, *, capability: int = 80) -> dict[str, Variant]:
     """Returns the kernels of a type and a head size, by name.
 
-    ``capability`` is that of Triton's target, 80 or 90. The warps and the block of queries do not depend on it.
+    Args:
+        type_name: one of `TYPES`.
+        head_size: one of `HEAD_SIZES`.
+        capability: compute capability times ten, of the GPU or of Triton's target. The warps and the block of queries
+            are the same for all but `TURING`.
     """
+    turing = capability == TURING
+    int8 = type_name == "float16" and not turing
     found = {}
-    for precision in ("", "_int8") if type_name == "float16" else ("",):
+    for precision in ("", "_int8") if int8 else ("",):
         for masked in (False, True):
             name = f"forward{precision}{'_mask' if masked else ''}"
             found[name] = _forward(head_size, masked, bool(precision), capability)
     a, b = split(head_size)
+    stages = 1 if turing else 3
     found["decode"] = Variant(
         function="decode",
-        constants={"ROWS": ROWS, "KEY_BLOCK": KEY_BLOCK, "A": a, "B": b, "STAGES": 3},
+        constants={"ROWS": ROWS, "KEY_BLOCK": _FMA_KEYS if turing else KEY_BLOCK, "A": a, "B": b, "STAGES": stages},
         warps=4,
-        stages=3,
+        stages=stages,
     )
     tile = {"HEAD_SIZE": head_size, "COLUMNS": columns(head_size)}
     found["combine"] = Variant(function="combine", constants={"SPLITS": _COMBINED, **tile}, warps=4)
-    if type_name == "float16":
+    if int8:
         found["mean"] = Variant(function="mean", constants={"ROWS": KEY_BLOCK, **tile}, warps=8)
         found["quantize"] = Variant(
             function="quantize", constants={"ROWS": SCALE_BLOCK, "WIDTH": width(head_size), **tile}, warps=4
@@ -84,15 +112,8 @@ def variants(type_name: str, head_size: int, *, capability: int = 80) -> dict[st
 
 
 def _forward(head_size: int, masked: bool, int8: bool, capability: int) -> Variant:
-    # A mask takes registers, so its tiles are smaller. Windows with a bias, as in Swin, are short, too: blocks of 128
-    # queries would be half empty. Shared memory holds the keys and values of each stage; a block has at most 99 KiB on
-    # sm_86, 89 and 120. With 64 keys, head size 64 spills registers, but not with wgmma, which has operands in memory.
-    query_block = 64 if masked else 128
-    key_block = 32 if masked or (head_size == 64 and capability < 90) else KEY_BLOCK
-    # INT8 with a mask has 128 columns of everything at the largest head size, too many registers for 4 warps.
-    many = head_size == 128 if masked and int8 else head_size > 64 and not masked
+    query_block, key_block, warps, stages = _tile(head_size, masked, int8, capability)
     a, b = split(head_size)
-    stages = 3 if masked or head_size <= 64 else 2
     return Variant(
         function="forward",
         constants={
@@ -106,6 +127,20 @@ def _forward(head_size: int, masked: bool, int8: bool, capability: int) -> Varia
             "INT8": int8,
             "STAGES": stages,
         },
-        warps=8 if many else 4,
+        warps=warps,
         stages=stages,
     )
+
+
+def _tile(head_size: int, masked: bool, int8: bool, capability: int) -> tuple[int, int, int, int]:
+    """Returns the block of queries, the block of keys, the warps and the stages."""
+    if capability == TURING:
+        return _FMA_TILE
+    # A mask takes registers, so its tiles are smaller. Windows with a bias, as in Swin, are short, too: blocks of 128
+    # queries would be half empty. Shared memory holds the keys and values of each stage; a block has at most 99 KiB on
+    # sm_86, 89 and 120. With 64 keys, head size 64 spills registers, but not with wgmma, which has operands in memory.
+    query_block = 64 if masked else 128
+    key_block = 32 if masked or (head_size == 64 and capability < 90) else KEY_BLOCK
+    # INT8 with a mask has 128 columns of everything at the largest head size, too many registers for 4 warps.
+    many = head_size == 128 if masked and int8 else head_size > 64 and not masked
+    return query_block, key_block, 8 if many else 4, 3 if masked or head_size <= 64 else 2

@@ -26,8 +26,8 @@ SWEEP_THREADS = 256
 class BatchedNms:
     """Selects boxes on the GPU by class-aware greedy suppression, without host synchronization.
 
-    The results are those of `edgekit.kernels.suppression.reference.nms` on the best `CAPACITY` candidates of each image. The
-    launches can be captured in a CUDA graph. Not yet measured on a GPU.
+    The results are those of `edgekit.kernels.suppression.reference.nms` on each image's best `CAPACITY` candidates.
+    The launches can be captured in a CUDA graph. Not yet measured on a GPU.
 
     Args:
         context: the context of the arrays.

@@ -43,7 +43,7 @@ def nms(
     max_detections: int,
     overlap: Overlap = "corners",
 ) -> np.ndarray:
-    """Selects boxes by class-aware greedy suppression; see `edgekit.kernels.suppression.reference.nms` for the exact rules.
+    """Selects boxes by class-aware greedy suppression, by the rules of `edgekit.kernels.suppression.reference.nms`.
 
     Args:
         boxes: corners ``(x1, y1, x2, y2)``; float32, shape ``(M, 4)``. Rotated boxes are ``(center x, center y, width,

@@ -12,7 +12,19 @@ from typing import Any, Literal, NamedTuple
 from edgekit.errors import nearest
 from edgekit.models.cfg.text import LARGEST, Section
 
-__all__ = ["ACTIVATIONS", "HEADS", "Head", "Layer", "Network", "Reader", "Shape"]
+__all__ = [
+    "ACTIVATIONS",
+    "HEADS",
+    "NET",
+    "NET_ONLY",
+    "NET_TRAINING",
+    "TRAINING",
+    "Head",
+    "Layer",
+    "Network",
+    "Reader",
+    "Shape",
+]
 
 IMAGE = -1
 """Index of the input image, which the first layer reads."""
@@ -38,6 +50,19 @@ TRAINING = frozenset(
     "forced ignore_thresh iou_loss iou_normalizer iou_thresh jitter label_smooth_eps learning_rate log max max_delta "
     "noobject_scale object_scale class_scale mask_scale onlyforward probability random ratio rescore saturation "
     "shift stopbackward thresh truth_thresh absolute".split()
+)
+
+# Options of [net], as in parse_net_options of Darknet and of its fork by AlexeyAB.
+NET = frozenset({"width", "height", "channels", "inputs", "letter_box"})
+NET_ONLY = {"time_steps": 1.0, "attention": 0.0}
+NET_TRAINING = frozenset(
+    "B1 B2 adam adversarial_lr angle aspect augment_speed badlabels_rejection_percentage batch blur burn_in center "
+    "clip contrastive contrastive_color contrastive_jit_flip cutmix decay dynamic_minibatch ema_alpha eps "
+    "equidistant_point exposure flip gamma gaussian_noise hue label_smooth_eps learning_rate learning_rate_min "
+    "loss_scale max_batches max_chart_loss max_crop max_ratio min_crop min_ratio mixup momentum mosaic mosaic_bound "
+    "notruth num_sigmas_reject_badlabels optimized_memory policy power random resize_step saturation scale scales "
+    "seq_scales sequential_subdivisions sgdr_cycle sgdr_mult show_receptive_field step steps subdivisions track "
+    "try_fix_nan unsupervised use_cuda_graph weights_reject_freq workspace_size_limit_MB".split()
 )
 
 
@@ -141,12 +166,14 @@ class Network:
     Attributes:
         file: the cfg file.
         image: shape of the input.
+        letter_box: whether images keep their aspect ratio; None if the file does not say.
         layers: layers in Darknet's order.
         heads: detection heads in file order; empty if the network is not a detector.
     """
 
     file: Path
     image: Shape
+    letter_box: bool | None = None
     layers: list[Layer] = field(default_factory=list)
     heads: list[Head] = field(default_factory=list)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.errors import RecipeError
+from edgekit.data.files import files_in
+from edgekit.data.formats.text_lines import text_lines
+from edgekit.errors import DataError, RecipeError
 from edgekit.models.cfg.layers import Network
 from edgekit.models.cfg.sections import network_from_cfg
 from edgekit.recipe.schema import Input, Labels, Model, Postprocess, Preprocess, Quantize, Recipe, Task, YoloHead
 
-__all__ = ["recipe_from_cfg"]
+__all__ = ["names_file", "recipe_from_cfg"]
 
 PREPROCESS_BY_CHANNELS = {1: Preprocess(color="gray", mean=(0.0,), std=(1.0,)), 3: Preprocess()}
 
@@ -21,11 +23,11 @@ def recipe_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Recipe:
     """Reads a cfg file as a recipe.
 
     A network with ``[yolo]``, ``[region]`` or ``[detection]`` is a detector, with their strides, anchors and
-    thresholds; a network that ends in ``[softmax]`` is a classifier. Class names are read from the file with the same
-    name and the suffix ``.names``, one per line, if it exists.
+    thresholds; a network that ends in ``[softmax]`` is a classifier. Class names are those of `names_file`.
 
     Preprocessing is that of Darknet's own commands: letterbox for ``[yolo]`` and ``[region]`` (``detector.c``), stretch
-    for ``[detection]`` (``yolo.c``), center crop for classifiers (``classifier.c``); values are from 0 to 1.
+    for ``[detection]`` (``yolo.c``), center crop for classifiers (``classifier.c``); values are from 0 to 1. The option
+    ``letter_box`` of AlexeyAB's fork chooses between letterbox (1) and stretch (0) for detectors.
 
     Args:
         path: the file.
@@ -37,7 +39,7 @@ def recipe_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Recipe:
     network = network_from_cfg(path, size)
     image = network.image
     task, outputs = _task(network)
-    classes = network.heads[0].classes if network.heads else network.layers[network.outputs()[0]].shape.channels
+    named = names_file(path, _classes(network)) if task != "tensor" else None
     return Recipe(
         name=re.sub(r"[^a-z0-9._-]", "-", path.stem.lower()).lstrip("._-") or "network",
         title=f"{path.name}, {image.width} x {image.height}",
@@ -51,9 +53,41 @@ def recipe_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Recipe:
         outputs=outputs,
         preprocess=_preprocess(network),
         postprocess=_postprocess(network),
-        labels=Labels(names=_labels(path.with_suffix(".names"), classes) if task != "tensor" else ()),
+        labels=Labels(names=_labels(named, _classes(network)) if named is not None else ()),
         quantize=Quantize(keep_float=_float_layers(network)),
     )
+
+
+def names_file(path: Path, classes: int) -> Path | None:
+    """Returns the file with the class names of a cfg file, one per line; None if there is none.
+
+    It is the file with the same name and the suffix ``.names``; else ``obj.names`` in the same folder, Darknet's usual
+    name, or the only other ``.names`` file there, if it has the right number of names.
+
+    Args:
+        path: the cfg file.
+        classes: number of classes of the network.
+    """
+    own = path.with_suffix(".names")
+    if own.is_file():
+        return own
+    others = files_in(path.absolute().parent, ".names")
+    fitting = [file for file in others if _has_lines(file, classes)]
+    usual = [file for file in fitting if file.name.lower() == "obj.names"]
+    return next(iter(usual or fitting), None) if len(usual or fitting) == 1 else None
+
+
+def _has_lines(file: Path, count: int) -> bool:
+    try:
+        return sum(1 for _ in text_lines(file)) == count
+    except DataError:  # not a text, so it has no names
+        return False
+
+
+def _classes(network: Network) -> int:
+    if network.heads:
+        return network.heads[0].classes
+    return network.layers[network.outputs()[0]].shape.channels
 
 
 def _task(network: Network) -> tuple[Task, tuple[str, ...]]:
@@ -70,7 +104,8 @@ def _preprocess(network: Network) -> Preprocess | None:
             raise network.heads[0].section.error(f"expected an input of 1 or 3 channels, got {channels}")
         return None
     preprocess = PREPROCESS_BY_CHANNELS[channels]
-    if network.kind in ("yolov2", "yolov3"):
+    letter_box = network.letter_box
+    if network.heads and (network.kind != "yolov1" if letter_box is None else letter_box):
         return msgspec.structs.replace(preprocess, resize="letterbox", pad=128)
     return msgspec.structs.replace(preprocess, resize="crop") if network.classifies else preprocess
 
@@ -95,14 +130,9 @@ def _float_layers(network: Network) -> tuple[str, ...]:
 
 def _labels(path: Path, classes: int) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return ()
-    except OSError as e:
-        raise RecipeError(f"labels {path}: expected a text file with one name per line, got: {e.strerror or e}") from e
-    except ValueError as e:
-        raise RecipeError(f"labels {path}: expected a text file in UTF-8, got another encoding") from e
-    names = tuple(line.strip() for line in lines if line.strip())
+        names = tuple(line.text.strip() for line in text_lines(path))
+    except DataError as e:
+        raise RecipeError(f"labels {e.message}", hint=e.hint) from e
     if len(names) != classes:
         raise RecipeError(
             f"labels {path}: expected {classes} names, the number of classes of the network, got {len(names)}"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edgekit.errors import nearest
 from edgekit.models.cfg.heads import check_heads, detection, region, yolo
-from edgekit.models.cfg.layers import TRAINING, Layer, Network, Reader, Shape
-from edgekit.models.cfg.text import read_cfg
+from edgekit.models.cfg.layers import NET, NET_ONLY, NET_TRAINING, TRAINING, Layer, Network, Reader, Shape
+from edgekit.models.cfg.text import Section, read_cfg
 
 __all__ = ["network_from_cfg"]
 
@@ -28,8 +28,13 @@ def network_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Network
     """
     sections = read_cfg(path)
     net = sections[0]
+    net.known({*NET, *NET_ONLY, *NET_TRAINING})
+    net.only(NET_ONLY)
     height, width = size or (net.integer("height", 0, minimum=1), net.integer("width", 0, minimum=1))
-    network = Network(path, Shape(net.integer("channels", 0, minimum=1), height, width))
+    image = Shape(net.integer("channels", 0, minimum=1), height, width)
+    if (inputs := net.integer("inputs", image.numbers)) != image.numbers and size is None:
+        raise net.error(f"expected {image.numbers}, the values of an image of {image}, got {inputs}", "inputs")
+    network = Network(path, image, letter_box=_letter_box(net))
     if len(sections) == 1:
         raise net.error("expected layers after it, got none")
     for section in sections[1:]:
@@ -40,6 +45,16 @@ def network_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Network
             raise section.error(f"expected at most {MAX_PARAMETERS} parameters in total, got {network.parameters}")
     check_heads(network)
     return network
+
+
+def _letter_box(net: Section) -> bool | None:
+    """Returns whether images keep their aspect ratio; None if the file does not say."""
+    if "letter_box" not in net.options:
+        return None
+    value = net.integer("letter_box", 0)
+    if value > 1:
+        raise net.error(f"expected 0 or 1, got {value}", "letter_box")
+    return value == 1
 
 
 def _convolutional(read: Reader) -> Layer:

@@ -178,14 +178,15 @@ def _digest_graph(digest: hashlib._Hash, graph: ir.Graph) -> None:
 
 
 def _digest_attribute(digest: hashlib._Hash, value: object) -> None:
-    if isinstance(value, ir.Graph):
-        _digest_graph(digest, value)
-    elif isinstance(value, ir.TensorProtocol):
-        digest.update(repr((str(value.dtype), tuple(value.shape.numpy()))).encode())
-        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
-    elif isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)):
         for item in value:
             _digest_attribute(digest, item)
+    elif isinstance(value, ir.Graph):
+        _digest_graph(digest, value)
+    # A comparison with a protocol takes 0.1 ms, and most attributes are numbers.
+    elif not isinstance(value, (int, float, str, bytes)) and isinstance(value, ir.TensorProtocol):
+        digest.update(repr((str(value.dtype), tuple(value.shape.numpy()))).encode())
+        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
     else:
         digest.update(repr(value).encode())
 

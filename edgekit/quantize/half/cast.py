@@ -12,6 +12,7 @@ from edgekit.arguments import argument
 from edgekit.errors import GraphError
 from edgekit.graph.insert import inserted_cast
 from edgekit.graph.operators import PRODUCTS
+from edgekit.graph.opset import raise_opset
 from edgekit.graph.passes import NameNodes, RemoveDead
 from edgekit.quantize.half.policy import PrecisionPolicy, lost_in_half
 from edgekit.quantize.half.types import HALF, HalfType, is_float
@@ -187,17 +188,12 @@ def _name(dtype: ir.DataType) -> str:
 
 
 def _upgrade(graph: ir.Model) -> None:
-    """Upgrades to opset 22, which differs from 20 in the types of operators, and in GroupNormalization's scale."""
-    opset = graph.opset_imports.get("", 1)
-    if opset < BF16_OPSET:
-        changed = [node for node in graph.graph.all_nodes() if node.op_type == "GroupNormalization"]
-        if changed or opset < 20:
-            what = f"its GroupNormalization '{changed[0].name}'" if changed else "its operators"
-            raise GraphError(
-                f"BF16 needs opset {BF16_OPSET}, and {what} of opset {opset} mean something else there",
-                hint=f"export the model with opset {BF16_OPSET}, or build it with {argument('precision', 'fp16')}",
-            )
-        graph.opset_imports[""] = BF16_OPSET
+    reason = raise_opset(graph.graph, BF16_OPSET)
+    if reason:
+        raise GraphError(
+            f"BF16 needs opset {BF16_OPSET}, and {reason}",
+            hint=f"export the model with opset {BF16_OPSET}, or build it with {argument('precision', 'fp16')}",
+        )
 
 
 def _fold_integer_biases(graph: ir.Model) -> None:

@@ -69,7 +69,7 @@ def without_pairs_behind(plan: Plan, ranges: Mapping[str, Range], scheme: QuantS
         scheme: the target's quantization scheme; if it has pairs at outputs, or propagates Q/DQ, all tensors stay.
     """
     if scheme.quantize_outputs or scheme.propagated:
-        return plan.tensors
+        return list(plan.tensors)
     shared = set()
     for node in plan.nodes:
         if node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1:

@@ -9,7 +9,7 @@ uses the ranges of weights; here it is those of activations).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,9 +65,10 @@ def equalized_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], c
         The ranges of the tensors of the new graph.
     """
     new = dict(ranges)
+    largest = _largest_in_concats(graph, ranges)
     for node in graph.graph:
         if node.op_type == "Conv" and node.outputs[0].name in channels:
-            _treat(graph, node, plan, new, channels[str(node.outputs[0].name)])
+            _treat(node, plan, new, channels[str(node.outputs[0].name)], largest.get(node.outputs[0], 0.0))
     for node in graph.graph:
         if node.op_type == "Concat" or _is_homogeneous(node):
             _follow(node, new, ranges)
@@ -92,9 +93,11 @@ def matched_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range]) -> 
         The ranges of the tensors of the new graph.
     """
     new = dict(ranges)
+    position = {node: index for index, node in enumerate(graph.graph)}
     for node in plan.nodes:
         if node.op_type != "Concat":
             continue
+        scaled: list[ir.Value] = []
         sources = list(dict.fromkeys(range_source(value) for value in node.inputs if value is not None))
         spans = [_span_of(source, new) for source in sources]
         scalable = [_scalable(source, new) for source in sources]
@@ -106,14 +109,30 @@ def matched_ranges(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range]) -> 
                 continue
             product, readers = found
             factor = span / target
-            _scale_channels(graph, product, readers, np.full(width, factor))
+            _scale_channels(product, readers, np.full(width, factor))
             for value in {product.outputs[0], source}:
                 lo, hi = new[str(value.name)]
                 new[str(value.name)] = lo / factor, hi / factor
-        for concat in graph.graph:
-            if concat.op_type == "Concat":
-                _follow(concat, new, ranges)
+            scaled.append(source)
+        for concat in sorted(_concats_after(scaled), key=position.__getitem__):
+            _follow(concat, new, ranges)
     return new
+
+
+def _concats_after(values: Sequence[ir.Value]) -> set[ir.Node]:
+    """Returns the Concats whose output has elements of ``values``."""
+    found: set[ir.Node] = set()
+    seen, stack = set(values), list(values)
+    while stack:
+        for node in (use.node for use in stack.pop().uses()):
+            if node.op_type == "Concat":
+                found.add(node)
+            elif not selects(node):
+                continue
+            new = set(node.outputs) - seen
+            seen |= new
+            stack += new
+    return found
 
 
 def _span_of(value: ir.Value, ranges: Mapping[str, Range]) -> float:
@@ -131,50 +150,39 @@ def _scalable(source: ir.Value, ranges: Mapping[str, Range]) -> tuple[ir.Node, l
         return None
     if any(str(value.name) not in ranges for value in (node.outputs[0], source)):
         return None
-    readers = list(_readers_behind_concats(source))
-    own = [reader for reader in readers if reader is not None]
-    return (node, own) if own and len(own) == len(readers) else None
-
-
-def _readers_behind_concats(value: ir.Value) -> Iterator[_Reader | None]:
-    """Like `_readers`, but only through operators that copy or concatenate."""
-    between = {use.node for use in value.uses()}
-    seen = set(between)
-    while between:
-        node = between.pop()
-        copies = selects(node) and _is_homogeneous(node)
-        if node.op_type == "Conv":
-            continue
-        if node.op_type != "Concat" and not copies:
-            yield None
-            return
-        new = {use.node for use in node.outputs[0].uses()} - seen
-        seen |= new
-        between |= new
-    yield from _readers(value, 0)
+    readers = _readers(source, copies_only=True)
+    return (node, readers) if readers else None
 
 
 def _treat(
-    graph: ir.Model,
     node: ir.Node,
     plan: Plan,
     ranges: dict[str, Range],
     seen: tuple[tuple[float, ...], tuple[float, ...]],
+    concat_max: float,
 ) -> None:
-    """Equalizes one convolution's output, or only clips it; updates its range."""
+    """Equalizes one convolution's output, or only clips it; updates its range.
+
+    Args:
+        node: the convolution.
+        plan: what will be quantized.
+        ranges: min and max of each tensor; updated.
+        seen: min and max of each output channel.
+        concat_max: the largest max of the Concats that the output feeds, so that all inputs get similar ranges; or 0.
+    """
     output = node.outputs[0]
     activation = _activation(output)
     slope = _slope(activation)
     lo, hi = np.minimum(seen[0], 0.0), np.maximum(seen[1], 0.0)
     quantized = output in plan.tensors
-    readers = list(_readers(output, 0)) if _own_weights(node) is not None else [None]
+    readers = _readers(output) if _own_weights(node) is not None else None
     largest = float(hi.max(initial=0.0))
-    if MIN_SIZE < largest < MAX_SIZE and readers and None not in readers:
+    if MIN_SIZE < largest < MAX_SIZE and readers:
         reach = HEADROOM * np.maximum(hi, -lo * (1.0 if quantized else abs(slope)))
         part = np.clip(reach / largest, MIN_PART, 1.0) ** STRENGTH
-        new_max = _largest_in_concats(output, ranges) or 1.0
+        new_max = concat_max or 1.0
         scales = largest / new_max * part
-        _scale_channels(graph, node, [r for r in readers if r is not None], scales)
+        _scale_channels(node, readers, scales)
         lo, hi, largest = lo / scales, hi / scales, new_max
     smallest = float(lo.min(initial=0.0))
     if quantized and activation is not None and activation.op_type == "LeakyRelu":
@@ -185,14 +193,19 @@ def _treat(
     ranges[str(output.name)] = (smallest, largest)
 
 
-def _largest_in_concats(value: ir.Value, ranges: Mapping[str, Range]) -> float:
-    """Returns the largest max of the Concats that ``value`` feeds, so that all inputs get similar ranges; else 0."""
-    largest = 0.0
-    for node in (use.node for use in value.uses()):
+def _largest_in_concats(graph: ir.Model, ranges: Mapping[str, Range]) -> dict[ir.Value, float]:
+    """Returns the largest max of the Concats that each value feeds, also through other Concats and activations."""
+    largest: dict[ir.Value, float] = {}
+    for node in reversed(graph.graph):
+        if node.op_type not in HOMOGENEOUS | {"Concat"}:
+            continue
+        output = node.outputs[0]
+        after = largest.get(output, 0.0)
         if node.op_type == "Concat":
-            largest = max(largest, ranges.get(str(node.outputs[0].name), (0.0, 0.0))[1])
-        if node.op_type in HOMOGENEOUS | {"Concat"}:
-            largest = max(largest, _largest_in_concats(node.outputs[0], ranges))
+            after = max(after, ranges.get(str(output.name), (0.0, 0.0))[1])
+        for value in node.inputs:
+            if value is not None:
+                largest[value] = max(largest.get(value, 0.0), after)
     return largest
 
 
@@ -210,29 +223,47 @@ def _slope(activation: ir.Node | None) -> float:
     return activation.attributes.get_float("alpha", 0.01) if activation.op_type == "LeakyRelu" else 0.0
 
 
-def _readers(value: ir.Value, offset: int) -> Iterator[_Reader | None]:
-    """Yields all convolutions that read ``value`` through homogeneous operators; None for any other consumer."""
-    if value.is_graph_output():
-        yield None
-    for use in value.uses():
-        node = use.node
-        if use.idx == 0 and _is_homogeneous(node):
-            yield from _readers(node.outputs[0], offset)
-        elif node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1:
-            before = [_width(part) for part in node.inputs[: use.idx]]
-            if any(width is None for width in before):
-                yield None
+def _readers(value: ir.Value, *, copies_only: bool = False) -> list[_Reader] | None:
+    """Finds all convolutions that read ``value`` through homogeneous operators and Concats.
+
+    Args:
+        value: the output of a convolution or of its activation function.
+        copies_only: only through operators that copy or concatenate.
+
+    Returns:
+        The convolutions; None if anything else reads ``value``.
+    """
+    found: list[_Reader] = []
+    stack = [(value, 0)]
+    while stack:
+        part, offset = stack.pop()
+        if part.is_graph_output():
+            return None
+        for use in part.uses():
+            node = use.node
+            if node.op_type == "Concat":
+                before = _channels_before(node, use.idx)
+                if before is None:
+                    return None
+                stack.append((node.outputs[0], offset + before))
+            elif use.idx == 0 and _is_homogeneous(node) and (selects(node) or not copies_only):
+                stack.append((node.outputs[0], offset))
+            elif use.idx == 0 and _is_plain_convolution(node):
+                found.append(_Reader(node, offset))
             else:
-                yield from _readers(node.outputs[0], offset + sum(width for width in before if width is not None))
-        elif (
-            node.op_type == "Conv"
-            and use.idx == 0
-            and node.attributes.get_int("group", 1) == 1
-            and _own_weights(node) is not None
-        ):
-            yield _Reader(node, offset)
-        else:
-            yield None
+                return None
+    return found
+
+
+def _is_plain_convolution(node: ir.Node) -> bool:
+    return node.op_type == "Conv" and node.attributes.get_int("group", 1) == 1 and _own_weights(node) is not None
+
+
+def _channels_before(concat: ir.Node, index: int) -> int | None:
+    """Returns how many channels a Concat of channels has before its input ``index``; None if that is not known."""
+    widths = [_width(part) for part in concat.inputs[:index]]
+    known = [width for width in widths if width is not None]
+    return sum(known) if len(known) == len(widths) and concat.attributes.get_int("axis", 0) == 1 else None
 
 
 def _is_homogeneous(node: ir.Node) -> bool:
@@ -261,7 +292,7 @@ def _own_weights(node: ir.Node) -> tuple[ir.Value, ir.Value | None] | None:
     return (weight, bias) if weight is not None else None
 
 
-def _scale_channels(graph: ir.Model, node: ir.Node, readers: list[_Reader], scales: np.ndarray) -> None:
+def _scale_channels(node: ir.Node, readers: list[_Reader], scales: np.ndarray) -> None:
     own = _own_weights(node)
     assert own is not None
     weight, bias = own

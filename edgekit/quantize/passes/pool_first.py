@@ -29,10 +29,10 @@ def pool_first(graph: ir.Model, plan: Plan) -> None:
         if len(readers) == 1 and readers[0] in quantized and _is_plain_pool(readers[0]):
             _swap(graph, leaky, readers[0], plan)
     position = {node: index for index, node in enumerate(graph.graph)}
-    plan.nodes.sort(key=position.__getitem__)
+    plan.nodes = dict.fromkeys(sorted(plan.nodes, key=position.__getitem__))
     values = [value for node in graph.graph for value in (*node.inputs, *node.outputs) if value is not None]
     first = {value: index for index, value in reversed(list(enumerate(values)))}
-    plan.tensors.sort(key=first.__getitem__)
+    plan.tensors = dict.fromkeys(sorted(plan.tensors, key=first.__getitem__))
 
 
 def _is_plain_pool(node: ir.Node) -> bool:

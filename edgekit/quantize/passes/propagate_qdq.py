@@ -30,9 +30,9 @@ def propagate_qdq(graph: ir.Model, plan: Plan, scheme: QuantScheme) -> None:
     for node in reversed(graph.graph):
         if node.op_type in scheme.propagated and node.domain in ("", "ai.onnx"):
             propagated.take(node)
-    plan.nodes = [node for node in graph.graph if node in propagated.quantized]
+    plan.nodes = dict.fromkeys(node for node in graph.graph if node in propagated.quantized)
     values = (value for node in graph.graph for value in (*node.inputs, *node.outputs) if value is not None)
-    plan.tensors = [value for value in dict.fromkeys(values) if value in propagated.paired]
+    plan.tensors = dict.fromkeys(value for value in values if value in propagated.paired)
 
 
 class _Propagation:

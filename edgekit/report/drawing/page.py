@@ -7,7 +7,6 @@ scales the drawing, searches it, and shows the facts of what is clicked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from edgekit.measure.layers import LayerTimes
 from edgekit.quantize.layer_noise import LayerNoise
@@ -17,6 +16,7 @@ from edgekit.report.drawing.contents import Contents, Drawing, Port
 from edgekit.report.drawing.layers import Place, outer_lanes
 from edgekit.report.drawing.svg import GAP, LANE, heading_of
 from edgekit.report.drawing.tree import Block
+from edgekit.text import html_text as escape
 
 __all__ = ["html_from_drawing", "part_from_drawing"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
 from edgekit.measure.layers import LayerTimes
@@ -13,6 +12,7 @@ from edgekit.report.drawing.cards import Card, Painter
 from edgekit.report.drawing.contents import Contents, Drawing, Port
 from edgekit.report.drawing.layers import Place, outer_lanes
 from edgekit.report.drawing.tree import Block
+from edgekit.text import html_text as escape
 
 __all__ = ["GAP", "LANE", "heading_of", "svg_from_drawing"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
 
 from edgekit.report.wording import milliseconds
+from edgekit.text import html_text as escape
 
 __all__ = [
     "Curve",

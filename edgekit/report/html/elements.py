@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from typing import Literal, NamedTuple
 
 from edgekit.report.assets import asset
+from edgekit.text import html_text as escape
 
 __all__ = [
     "NARROW",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from edgekit.report.html.elements import (
 )
 from edgekit.report.html.pictures import picture, pictures
 from edgekit.runtime.tasks.detect import Detections
+from edgekit.text import html_text as escape
 
 __all__ = ["html_from_evaluations"]
 

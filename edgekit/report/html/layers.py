@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from itertools import accumulate
 
 from edgekit.measure.layers import LayerTime, LayerTimes
@@ -14,6 +13,7 @@ from edgekit.report.html.elements import Bar, Cell, bars, both_widths, cell_html
 from edgekit.report.layer_table import SHORT_NAMES
 from edgekit.report.layer_times import layer_sums
 from edgekit.report.wording import least_milliseconds, milliseconds, roofline_in_words, short_figure
+from edgekit.text import html_text as escape
 
 __all__ = [
     "PRECISION_COLOURS",

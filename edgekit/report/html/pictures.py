@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
-from html import escape
 
 import numpy as np
 from PIL import Image
 
 from edgekit.runtime.draw import draw
 from edgekit.runtime.tasks.detect import Detections
+from edgekit.text import html_text as escape
 
 __all__ = ["picture", "pictures"]
 
@@ -27,7 +27,9 @@ def picture(pixels: np.ndarray, detections: Detections, caption: str) -> str:
         detections: boxes in px of the picture.
         caption: the line below it.
     """
-    drawn = draw(pixels, detections)
+    notes: list[str] = []
+    drawn = draw(pixels, detections, note=notes.append)
+    caption = ". ".join([caption, *notes])
     drawn.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     drawn.save(file, "JPEG", quality=QUALITY, optimize=True)

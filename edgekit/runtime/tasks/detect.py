@@ -15,6 +15,7 @@ from edgekit.data.frames import Format
 from edgekit.data.images import ImageSource, Placement
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError
+from edgekit.kernels.decode.candidates import best_candidates
 from edgekit.kernels.decode.yolo import decode
 from edgekit.kernels.suppression.suppress import check_thresholds, nms
 from edgekit.runtime.draw import draw
@@ -60,6 +61,11 @@ class Detections:
     def __iter__(self) -> Iterator[Detection]:
         rows = zip(self.labels, self.scores.tolist(), self.boxes.tolist(), strict=True)
         return (Detection(label, score, tuple(box)) for label, score, box in rows)
+
+
+MAX_CANDIDATES = 30_000
+"""Only so many of the best candidates are compared: their number is that of Ultralytics (``max_nms`` of
+``non_max_suppression``). A threshold of 0 lets a million pass, whose suppression takes up to the square of that."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,8 @@ def detections_from_outputs(
     assert manifest.postprocess is not None  # checked by `thresholds_of`
     # Box sizes are exponentials, which easily overflow half precision.
     wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in outputs.items()}
-    boxes, scores, classes, _ = decode(wide, manifest.postprocess, score_threshold=thresholds.score_threshold)
+    found = decode(wide, manifest.postprocess, score_threshold=thresholds.score_threshold)
+    boxes, scores, classes, _ = best_candidates(found, MAX_CANDIDATES)
     kept = nms(boxes, scores, classes, **asdict(thresholds))
     corners = placement.to_image(boxes[kept])
     visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])

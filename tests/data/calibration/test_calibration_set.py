@@ -244,10 +244,17 @@ def test_damaged_and_pickled_arrays_are_skipped(tmp_path):
     found = calibration_set(tmp_path)
     names = [each.id for each in found]
     assert {"0.npz", "whole.npy"} <= set(names) and len(names) + len(found.skipped) == 203
-    assert any(text.startswith("pickled.npy: ") and "expected a numpy file" in text for text in found.skipped)
+    assert any(text.startswith("pickled.npy: ") and "Python objects" in text for text in found.skipped)
 
 
 def test_error_on_a_folder_of_images_and_arrays(folder):
     np.save(folder / "a.npy", np.ones(3))
     with pytest.raises(CalibrationError, match="expected images or numpy files, got both"):
         calibration_set(folder)
+
+
+def test_hidden_files_are_no_samples(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((1, 2), np.float32))
+    for name in ("._a.npy", "._a.png", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    assert len(calibration_set(tmp_path)) == 1

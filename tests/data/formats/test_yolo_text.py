@@ -41,7 +41,11 @@ def test_fractions_become_px_of_the_image(tmp_path):
     assert example.input.shape == (20, 40, 3)
     found = yolo_from_path(tmp_path, Choice("test"))
     assert ids(found) == ["b.png"] and len(found[0].target) == 0 and found.labels == ("cat", "dog")
-    assert found.notes == ["no boxes in this split: 'cat', 'dog'"]
+    assert found.notes == [
+        "the data set has no test split: its val split is used",
+        "no boxes in this split: 'cat', 'dog'",
+    ]
+    assert found.split == "val" and yolo_from_path(tmp_path, Choice("val")).split == "val"
 
 
 def test_corners_are_those_that_were_written_down(tmp_path):
@@ -128,6 +132,7 @@ def test_a_data_yaml_names_classes_and_places(tmp_path, names):
         found = data_set(str(source))
         assert found.labels == ("cat", "traffic light", "it's")
         assert ids(found) == ["b.png"] and found[0].target.classes.tolist() == [2]
+        assert found.split == "val" and "the test split has no label files: the val split is used" in found.notes
     assert ids(data_set(str(tmp_path), split="train")) == ["a.png"]
 
 
@@ -158,7 +163,7 @@ def test_darknets_data_file_is_read(tmp_path):
     ("text", "message"),
     [
         ("5 0.5 0.5 0.5 0.5", "line 1: expected a class from 0 to 1, got '5'"),
-        (LINE + "-1 0.5 0.5 0.5 0.5", "line 2: expected a class from 0 to 1, got '-1'"),
+        ("-1 0.5 0.5 0.5 0.5\n" + LINE + "2 0.5 0.5 0.5 0.5", "line 1: expected a class from 0 to 1, got '-1'"),
         ("cat 0.5 0.5 0.5 0.5", "line 1: expected a class from 0 to 1, got 'cat'"),
         ("1.5 0.5 0.5 0.5 0.5", "line 1: expected a class from 0 to 1"),
         ("9" * 50 + " 0.5 0.5 0.5 0.5", "line 1: expected a class"),
@@ -202,7 +207,7 @@ def test_a_line_that_is_no_box_is_an_error(tmp_path, text, message):
         ("names: [a, b, c]\ntrain: nowhere\n", "train: expected a file or a folder, got no such path: nowhere"),
         (
             "names: [a, b, c]\nval: images/train\n",
-            r"expected images of the train split \(train or training\), got none",
+            r"expected one called train or training .*got val",
         ),
     ],
 )
@@ -231,7 +236,7 @@ def test_no_texts_or_no_images_are_an_error(tmp_path):
     write(tmp_path, {"train/a": None})
     with pytest.raises(DataError, match="expected files in labels/"):
         yolo_from_path(tmp_path, Choice("train"))
-    with pytest.raises(DataError, match=r"expected images of the test split \(test or testing or val"):
+    with pytest.raises(DataError, match=r"expected one called test or testing .*val or .*got train"):
         yolo_from_path(tmp_path, Choice("test"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="expected images, got none"):

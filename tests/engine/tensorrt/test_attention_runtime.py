@@ -143,6 +143,17 @@ def test_a_version_without_ahead_of_time_plugins_needs_edgekit_to_run(
     assert len(library.get_plugin_registry().creators) == 3
 
 
+def test_a_gpu_that_does_not_run_the_ptx_gets_the_plugin_that_edgekit_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turing = FakeDriver(compute_capability=(7, 5))
+    library = fake_tensorrt.library(turing)
+    monkeypatch.setattr(attention_plugin, "driver", lambda: turing)
+    monkeypatch.setattr(attention_plugin, "_ahead_of_time", lambda library: pytest.fail("its PTX is for 8.0"))
+    assert attention_plugin.register_attention(library, graph_with(tmp_path, "EdgeKitAttention"))
+    assert len(library.get_plugin_registry().creators) == 3
+
+
 def test_a_graph_without_plugins_registers_none(tmp_path: Path) -> None:
     library = fake_tensorrt.library(FakeDriver())
     assert not attention_plugin.register_attention(library, graph_with(tmp_path, "Softmax"))

@@ -314,3 +314,33 @@ def test_weights_of_an_upgraded_graph_are_no_inputs(tmp_path, write_classifier):
     assert [value.name for value in graph.graph.inputs] == ["x"]
     assert not any(value.is_graph_input() for value in graph.graph.initializers.values())
     assert sum(value.const_value.nbytes > 1024 for value in graph.graph.initializers.values()) == 4
+
+
+@pytest.mark.parametrize("where", ["input", "output"])
+def test_error_on_more_dimensions_than_numpy_has(where: str, tmp_path: Path) -> None:
+    many = [1] * 65
+    shape = numpy_helper.from_array(np.array([1] if where == "input" else many), "shape")
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, many if where == "input" else [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1] if where == "input" else many)],
+        [shape],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    loaded = graph_from_onnx(tmp_path / "m.onnx")
+    with pytest.raises(GraphError, match="expected at most 64 dimensions, as numpy has, got 65"):
+        (input_specs if where == "input" else output_specs)(loaded)
+
+
+def test_error_on_a_file_that_is_nested_too_deep(tmp_path: Path) -> None:
+    content = b""
+    for _ in range(2000):
+        for field in (6, 5, 1):  # AttributeProto.g, NodeProto.attribute, GraphProto.node
+            length, size = len(content), b""
+            while length > 127:
+                size, length = size + bytes([length & 127 | 128]), length >> 7
+            content = bytes([field << 3 | 2]) + size + bytes([length]) + content
+    (tmp_path / "m.onnx").write_bytes(bytes([8, 8, 7 << 3 | 2]) + b"\x80\x80\x04" + content.ljust(1 << 16, b"\0"))
+    with pytest.raises(GraphError, match="expected an ONNX file"):
+        graph_from_onnx(tmp_path / "m.onnx")

@@ -73,7 +73,7 @@ def test_labels_are_read_from_the_names_file(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         (b"cat\ndog\n", "net.names: expected 3 names, the number of classes of the network, got 2"),
-        (b"\xff", "net.names: expected a text file in UTF-8, got another encoding"),
+        (b"\xff", "net.names, line 1: expected UTF-8 text, got the byte 0xff"),
     ],
 )
 def test_error_on_labels_that_do_not_fit(content: bytes, expected: str, tmp_path: Path) -> None:
@@ -103,3 +103,54 @@ def test_a_cfg_is_read_without_torch_import() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("option", "head", "resize"),
+    [
+        ("", "region", "letterbox"),
+        ("letter_box=0", "region", "stretch"),
+        ("letter_box=1", "region", "letterbox"),
+        ("batch=64\nmosaic=1\npolicy=steps\nsteps=4000,5000\nscales=.1,.1\nmax_batches=6000", "region", "letterbox"),
+    ],
+)
+def test_letter_box_chooses_how_images_are_resized(option: str, head: str, resize: str, tmp_path: Path) -> None:
+    text = DETECTOR.replace("channels={channels}\n", f"channels=3\n{option}\n")
+    found = recipe_from_cfg(write(tmp_path, text)).preprocess
+    assert found is not None and found.resize == resize
+
+
+@pytest.mark.parametrize(
+    ("option", "message", "hint"),
+    [
+        ("letterbxo=7", "line 5: .net. letterbxo: unknown option", "letter_box"),
+        ("letter_box=2", "line 5: .net. letter_box: expected 0 or 1, got 2", ""),
+        ("letter_box=yes", "line 5: .net. letter_box: expected an integer", ""),
+        ("time_steps=3", "line 5: .net. time_steps: expected 1, the only supported value, got 3", ""),
+        ("inputs=7", "line 5: .net. inputs: expected 6144, .* got 7", ""),
+        ("momentun=0.9", "line 5: .net. momentun: unknown option", "momentum"),
+    ],
+)
+def test_options_of_net_are_checked_as_all_others(option: str, message: str, hint: str, tmp_path: Path) -> None:
+    text = DETECTOR.replace("channels={channels}\n", f"channels=3\n{option}\n")
+    with pytest.raises(RecipeError, match=message) as caught:
+        recipe_from_cfg(write(tmp_path, text))
+    assert hint in caught.value.hint
+
+
+def test_names_have_a_byte_order_mark_or_are_in_darknets_usual_file(tmp_path: Path) -> None:
+    path = write(tmp_path, DETECTOR)
+    (tmp_path / "two.names").write_text("a\nb\n")
+    assert recipe_from_cfg(path).labels.names == ()
+    (tmp_path / "obj.names").write_text("\ufeffcat\r\ndog\r\nowl\r\n", encoding="utf-8")
+    (tmp_path / "._obj.names").write_bytes(b"\0\5\x16\7")
+    assert recipe_from_cfg(path).labels.names == ("cat", "dog", "owl")
+    (tmp_path / "net.names").write_text("x\ny\nz\n")
+    assert recipe_from_cfg(path).labels.names == ("x", "y", "z")
+
+
+def test_names_of_two_other_files_are_not_guessed(tmp_path: Path) -> None:
+    path = write(tmp_path, DETECTOR)
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.names").write_text(f"{name}\nb\nc\n")
+    assert recipe_from_cfg(path).labels.names == ()

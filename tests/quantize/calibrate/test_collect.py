@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,6 +20,7 @@ from edgekit.quantize.calibrate.collect import (
     ranges_from_statistics,
 )
 from edgekit.quantize.calibrate.table import cached_table, keep_table, write_table
+from edgekit.storage import read_cached, write_cached
 
 LEAKY = """g (float[{n}, 4, 16, 16] x) => (float[{n}, 5, 12, 12] y) {{
     a = Conv (x, w1, b1)  l = LeakyRelu <alpha = 0.1> (a)  y = Conv (l, w2) }}"""
@@ -168,7 +171,7 @@ def test_a_table_of_something_else_is_not_used(tmp_path, field):
     # Not even if its file has the other's name.
     other = msgspec.structs.replace(TABLE, **{field: "other"})
     (kept,) = tmp_path.rglob("*.json")
-    kept.write_bytes(msgspec.json.encode(other))
+    write_cached(kept, msgspec.json.encode(other))
     assert cached_table(tmp_path, **wanted(TABLE)) is None
 
 
@@ -180,17 +183,17 @@ def test_a_table_of_something_else_is_not_used(tmp_path, field):
         lambda raw: b"\x00" * 100,
         lambda raw: b"[]",
         lambda raw: b'"\xff"',
-        lambda raw: raw.replace(b'"images": 3', b'"images": "three"'),
-        lambda raw: raw.replace(b'"format": ', b'"format": 99'),
+        lambda raw: raw.replace(b'"images":3', b'"images":"three"'),
+        lambda raw: raw.replace(b'"format":', b'"format":99'),
         lambda raw: raw.replace(b'"ranges"', b'"spans"'),
     ],
 )
 def test_a_damaged_or_newer_table_is_not_used(tmp_path, damage):
     keep_table(TABLE, tmp_path)
     (kept,) = tmp_path.rglob("*.json")
-    raw = kept.read_bytes()
-    assert damage(raw) != raw
-    kept.write_bytes(damage(raw))
+    raw = read_cached(kept)
+    assert raw is not None and damage(raw) != raw
+    write_cached(kept, damage(raw))  # with the right hash: written by another version
     assert cached_table(tmp_path, **wanted(TABLE)) is None
     keep_table(TABLE, tmp_path)
     assert cached_table(tmp_path, **wanted(TABLE)) == TABLE
@@ -242,3 +245,25 @@ def test_the_digest_sees_weights_inside_of_branches():
         return graph_digest(ir.from_proto(onnx.helper.make_model(graph)))
 
     assert digest(2) == digest(2) != digest(3)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data.replace(b"mse", b"mst", 1),
+        lambda data: data.replace(b"0", b"9", 1) if b"0" in data else data[:-1],
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"\xff\xfe" + data,
+        lambda data: b"[" * 200_000,
+        lambda data: data.partition(b"\n")[0] + b"\n" + b'{"a":' * 100_000,
+        lambda data: data.partition(b"\n")[2],
+    ],
+)
+def test_a_cached_calibration_that_was_damaged_counts_as_none(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    keep_table(TABLE, tmp_path)
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    before = file.read_bytes()
+    file.write_bytes(damage(before))
+    assert file.read_bytes() != before
+    assert cached_table(tmp_path, **wanted(TABLE)) is None

@@ -79,7 +79,7 @@ def test_the_plan_stays_valid(built: Any) -> None:
     assert ({v.name for v in plan.tensors}, {v.name for v in plan.integers}, set(plan.nodes)) == before
     order = [value.name for node in graph.graph for value in (*node.inputs[:1], *node.outputs)]
     assert [v.name for v in plan.tensors] == sorted({v.name for v in plan.tensors}, key=order.index)
-    assert plan.nodes == [node for node in graph.graph if node in set(plan.nodes)]
+    assert list(plan.nodes) == [node for node in graph.graph if node in set(plan.nodes)]
     assert list(graph.graph)[2].outputs[0].shape == [1, 8, 3, 3]
 
 

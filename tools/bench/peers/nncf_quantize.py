@@ -11,8 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import nncf
-import numpy as np
+# NNCF and OpenVINO send usage data with this package; both work without it.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+import nncf  # noqa: E402
+import numpy as np  # noqa: E402
 
 
 def main(graph: Path, feeds: Path, output: Path, images: int, float_heads: bool) -> None:

@@ -1,0 +1,149 @@
+"""Lists a data set's files and finds the files that its lists and annotations name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from edgekit.errors import DataError
+from edgekit.storage import is_there
+
+__all__ = ["Finder", "child", "files_below", "files_in", "folders_in", "is_hidden"]
+
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is hidden or an operating system's own: ``._a.xml``, ``.DS_Store``, ``Thumbs.db``."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
+def files_in(folder: Path, *suffixes: str) -> list[Path]:
+    """Returns the visible files of a folder, sorted; with ``suffixes`` (lower case), only those, in any case.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    return [path for path in _entries(folder) if _has_suffix(path, suffixes) and path.is_file()]
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Returns the visible subfolders, sorted, and links to folders; without ``__pycache__`` and the like.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    return [path for path in _entries(folder) if not path.name.startswith("__") and path.is_dir()]
+
+
+def files_below(folder: Path, *suffixes: str) -> Iterator[Path]:
+    """Yields the visible files of a folder and its subfolders, sorted; follows links to folders.
+
+    A link to one of its own parent folders is not followed.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    yield from _below(folder, suffixes, frozenset())
+
+
+def child(folder: Path, *names: str) -> Path | None:
+    """Returns the entry of a folder with one of these lower-case names, in any case; None if there is none."""
+    if not folder.is_dir():
+        return None
+    found = {path.name.lower(): path for path in _entries(folder)}
+    return next((found[name] for name in names if name in found), None)
+
+
+class Finder:
+    r"""Finds files by the paths in lists and annotations, which are often relative to another folder or machine.
+
+    A path is tried as it is if it is absolute, then relative to each folder. Then its first folders are dropped, one
+    after the other, because ``/home/a/set/images/1.jpg`` and ``C:\set\images\1.jpg`` are ``images/1.jpg`` here.
+
+    Attributes:
+        moved: number of paths that were found without their first folders.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], *, nearest: int | None = None, accept: Callable[[Path], bool] = Path.is_file
+    ) -> None:
+        """Sets the folders to search.
+
+        Args:
+            folders: the folders, in order of preference.
+            nearest: search paths without their first folders in the first so many folders only.
+            accept: whether a path that exists is one that is searched for.
+        """
+        self.moved = 0
+        self._folders = list(dict.fromkeys(folders))
+        self._nearest = self._folders[:nearest]
+        self._accept = accept
+        self._last: tuple[Path, int] | None = None
+
+    def find(self, text: str) -> Path | None:
+        """Returns the file with this path, or None."""
+        text = text.strip()
+        absolute = Path(text)
+        if absolute.is_absolute() and self._is_found(absolute):
+            return absolute
+        for written in dict.fromkeys((text, unquote(text))):
+            found = self._relative(_parts(written))
+            if found is not None:
+                return found
+        return None
+
+    def _relative(self, parts: tuple[str, ...]) -> Path | None:
+        if not parts:
+            return None
+        for folder, dropped in self._places(len(parts)):
+            path = folder.joinpath(*parts[dropped:])
+            if self._is_found(path):
+                self._last = (folder, dropped)
+                self.moved += dropped > 0
+                return path
+        return None
+
+    def _places(self, length: int) -> Iterator[tuple[Path, int]]:
+        # The lines of a list are alike, so that the place of the last file is nearly always that of the next one.
+        if self._last is not None and self._last[1] < length:
+            yield self._last
+        for folder in self._folders:
+            yield folder, 0
+        for dropped in range(1, length):
+            for folder in self._nearest:
+                yield folder, dropped
+
+    def _is_found(self, path: Path) -> bool:
+        return is_there(path) and self._accept(path)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """Splits a path of any operating system at its slashes; drops a drive, a root and ``.``."""
+    text = re.sub(r"^[A-Za-z]:(?=[\\/])", "", text.replace("file://", ""))
+    return tuple(part for part in re.split(r"[\\/]+", text) if part not in ("", "."))
+
+
+def _has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
+    return not suffixes or path.name.lower().endswith(tuple(suffixes))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if not is_hidden(name))
+    except OSError as e:
+        raise DataError(f"{folder}: expected a readable folder, got: {e.strerror}") from e
+
+
+def _below(folder: Path, suffixes: Sequence[str], above: frozenset[str]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in _entries(folder):
+        if path.is_dir():
+            yield from _below(path, suffixes, above | {real})
+        elif _has_suffix(path, suffixes):
+            yield path

@@ -1,0 +1,142 @@
+"""The contents of a COCO JSON file: http://cocodataset.org/#format-data, object detection."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.data.detection_set import Tally
+from edgekit.data.formats.text_lines import file_bytes, looks_like_html
+from edgekit.errors import DataError
+
+__all__ = ["Annotation", "BACKGROUND_NAMES", "CocoFile", "Id", "Image", "coco_file", "names_of_categories"]
+
+# COCO's largest file, with 118,287 images and segmentation polygons, has 470 MB.
+_MAX_BYTES = 4 << 30
+_MAX_SIDE = 2**31 - 1
+
+BACKGROUND_NAMES = frozenset({"__background__", "__ignore__", "_background_", "background"})
+"""Names of no class, which segmentation tools (labelme, CVAT) list with the classes."""
+
+Id = int | str
+
+
+class Image(msgspec.Struct, frozen=True, gc=False):
+    """One image; the size may be missing, or be 0 or a text in files of other programs."""
+
+    id: Id
+    file_name: str
+    width: int | float | str | None = None
+    height: int | float | str | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height in px; None if the file does not have both."""
+        width, height = _side(self.width), _side(self.height)
+        return (width, height) if width and height else None
+
+
+class Annotation(msgspec.Struct, frozen=True, gc=False):
+    """One box, ``[x, y, width, height]`` in px, and its category."""
+
+    image_id: Id
+    category_id: Id
+    bbox: list[float] | None = None
+    iscrowd: int | bool | None = 0
+    id: Id | float | None = None
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """Everything in it, as a hashable value."""
+        return self.id, self.image_id, self.category_id, tuple(self.bbox or ())
+
+
+class _Category(msgspec.Struct, frozen=True, gc=False):
+    id: Id
+    name: str | int
+    supercategory: Any = None
+
+
+class CocoFile(msgspec.Struct, frozen=True):
+    """A COCO JSON file; other fields are ignored."""
+
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[_Category]
+
+
+def coco_file(file: Path) -> CocoFile:
+    """Reads a COCO JSON file.
+
+    Raises:
+        DataError: the file cannot be read or is not COCO JSON; names the field or the line.
+    """
+    content = file_bytes(file, _MAX_BYTES).removeprefix(codecs.BOM_UTF8)
+    try:
+        return msgspec.json.decode(content, type=CocoFile)
+    except msgspec.ValidationError as e:
+        text, _, place = str(e).rpartition(" - at ")
+        where = place.strip("`").removeprefix("$.").removeprefix("$") if text else ""
+        raise DataError(f"{file}: {where or 'top level'}: {_plain(text or str(e))}") from e
+    except RecursionError as e:
+        raise DataError(f"{file}: expected COCO's JSON, got lists nested too deeply") from e
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        if looks_like_html(content):
+            raise DataError(f"{file}: expected JSON, got a web page", hint="download the file itself") from e
+        match = re.search(r"\(byte (\d+)\)", str(e))
+        line = f", line {content[: int(match[1])].count(10) + 1}" if match else ""
+        raise DataError(f"{file}{line}: expected JSON, got: {e}") from e
+
+
+def names_of_categories(content: CocoFile, file: Path, tally: Tally) -> dict[Id, str]:
+    """Returns the class name of each category id, in the order of the ids.
+
+    Without the categories that are no classes: Roboflow's root, which has id 0 and the project's name and is the
+    supercategory of all others, and labelme's ``_background_``. They are classes if an annotation uses them.
+
+    Args:
+        content: the file's content.
+        file: the file, for messages.
+        tally: counts duplicates of categories.
+
+    Raises:
+        DataError: there are no categories.
+    """
+    if not content.categories:
+        raise DataError(f"{file}: categories: expected at least one, got none")
+    first: dict[Id, _Category] = {}
+    for i, category in enumerate(content.categories):
+        if category.id in first:
+            message = f"{file}: categories[{i}].id: expected a unique id, got a duplicate: {category.id!r}"
+            tally.skip("categories whose id is a duplicate", DataError(message))
+        first.setdefault(category.id, category)
+    used = {annotation.category_id for annotation in content.annotations}
+    ordered = sorted(first.values(), key=lambda category: (isinstance(category.id, str), category.id))
+    parents = Counter(category.supercategory for category in ordered if isinstance(category.supercategory, str))
+    classes = [category for category in ordered if category.id in used or not _is_no_class(category, parents)]
+    return {category.id: str(category.name) for category in classes or ordered}
+
+
+def _is_no_class(category: _Category, parents: Counter[str]) -> bool:
+    """Whether a category that no annotation uses only groups others, or stands for no object."""
+    name, above = str(category.name), category.supercategory
+    if name.lower() in BACKGROUND_NAMES:
+        return True
+    return above in (None, "", "none", name) and parents[name] > (above == name)
+
+
+def _side(value: int | float | str | None) -> int | None:
+    try:
+        number = float(value or 0)
+    except ValueError:
+        return None
+    return int(number) if 1 <= number <= _MAX_SIDE and number == int(number) else None
+
+
+def _plain(text: str) -> str:
+    return text[:1].lower() + text[1:].replace("Object ", "object ")

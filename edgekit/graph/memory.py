@@ -1,0 +1,32 @@
+"""Checks that the values of a graph fit into memory before it is run: a file of bytes can declare terabytes."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import onnx_ir as ir
+
+from edgekit.errors import GraphError
+
+__all__ = ["require_fitting_memory"]
+
+
+def require_fitting_memory(graph: ir.Model) -> None:
+    """Checks that each value with a fixed shape is smaller than this machine's memory.
+
+    Raises:
+        GraphError: one is not; names it.
+    """
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for value in (*graph.graph.inputs, *(value for node in graph.graph for value in node.outputs)):
+        if value.shape is None or value.dtype in (None, ir.DataType.STRING) or not value.shape.is_static():
+            continue
+        needed = math.prod(value.shape.numpy()) * value.dtype.itemsize
+        if needed > available:
+            shape = "x".join(map(str, value.shape.numpy()))
+            raise GraphError(
+                f"'{value.name}' {shape}: expected at most {available / 2**30:,.0f} GiB, the memory of this machine, "
+                f"got {needed / 2**30:,.0f} GiB",
+                hint="if the size of an input is wrong, set another with --input or --shape",
+            )

@@ -1,0 +1,45 @@
+"""Counts the classes of a model from its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekit.errors import UsageError
+from edgekit.recipe.schema import Postprocess
+from edgekit.specs import TensorSpec
+
+__all__ = ["check_class_names", "class_count"]
+
+
+def class_count(task: str, postprocess: Postprocess | None, outputs: Sequence[TensorSpec]) -> int | None:
+    """Returns the number of classes of a model; None if its outputs do not tell.
+
+    Args:
+        task: the recipe's task; ``tensor`` if it is unknown.
+        postprocess: how outputs become detections.
+        outputs: the outputs of the model.
+    """
+    if postprocess is not None:
+        head = postprocess.heads[0]
+        channels = next((spec.shape[1] for spec in outputs if spec.name == head.output and len(spec.shape) == 4), None)
+        if not isinstance(channels, int):
+            return None
+        if postprocess.kind == "yolov1":
+            return channels - 5 * head.boxes
+        return channels // len(head.anchors) - 5
+    if task in ("classify", "tensor") and len(outputs) == 1:
+        # Classifiers that end in global average pooling may keep two dimensions of size 1.
+        shape = outputs[0].shape
+        classes = shape[1] if len(shape) >= 2 and all(size == 1 for size in shape[2:]) else None
+        return classes if isinstance(classes, int) else None
+    return None
+
+
+def check_class_names(names: Sequence[str], classes: int | None, model: str) -> None:
+    """Checks that there is a name for each class; any number is accepted if ``classes`` is None.
+
+    Raises:
+        UsageError: the numbers differ.
+    """
+    if classes is not None and len(names) != classes:
+        raise UsageError(f"--labels: expected {classes} names, the number of classes of '{model}', got {len(names)}")

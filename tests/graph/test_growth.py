@@ -1,0 +1,132 @@
+"""Reading, planning and quantizing take time and steps in proportion to the number of nodes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, ModuleType
+
+import onnx_ir as ir
+import pytest
+
+from edgekit.engine.backend import backend
+from edgekit.graph.evaluator import Evaluator
+from edgekit.graph.load.onnx_file import graph_from_onnx
+from edgekit.graph.passes import optimize
+from edgekit.graph.stats import stats_from_graph
+from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
+from edgekit.quantize.plan import plan_from_graph
+from edgekit.quantize.quantize import quantized_from_graph
+
+
+def _growing() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("growing", Path(__file__).with_name("growing.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GROWING = _growing()
+SMALL, FACTOR = 400, 4
+EXPONENT = 1.1
+STEPS = FACTOR**EXPONENT
+# Loops inside of C, such as `in` on a list, are no steps; the time finds them, and is too uncertain for a tight bound.
+SECONDS = FACTOR**1.5
+
+
+def table(graph: ir.Model) -> CalibrationTable:
+    """Ranges as a calibration would measure them."""
+    names = [str(value.name) for value in observed_tensors(graph)]
+    convolutions = [str(node.outputs[0].name) for node in graph.graph if node.op_type == "Conv"]
+    ones = (tuple([-1.0] * GROWING.CHANNELS), tuple([1.0] * GROWING.CHANNELS))
+    return CalibrationTable(
+        method="minmax",
+        set="",
+        set_digest="",
+        graph_digest="",
+        images=1,
+        ranges=dict.fromkeys(names, (-1.0, 1.0)),
+        channels=dict.fromkeys(convolutions, ones),
+    )
+
+
+def read_and_optimized(file: Path) -> object:
+    return optimize(graph_from_onnx(file))
+
+
+def counted(file: Path) -> object:
+    return stats_from_graph(graph_from_onnx(file))
+
+
+def observed(file: Path) -> object:
+    graph = graph_from_onnx(file)
+    return Evaluator(graph, also=[str(value.name) for node in graph.graph for value in node.outputs])
+
+
+def planned(file: Path) -> object:
+    return plan_from_graph(graph_from_onnx(file), backend("cpu").scheme(), keep_heads=True)
+
+
+def quantized(target: str) -> Callable[[Path], object]:
+    def run(file: Path) -> object:
+        graph = graph_from_onnx(file)
+        return quantized_from_graph(graph, table(graph), backend(target).scheme())
+
+    return run
+
+
+def cost(run: Callable[[], object]) -> tuple[int, float]:
+    """Calls of Python functions, and seconds of the processor."""
+    calls = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    started = time.process_time()
+    run()
+    seconds = time.process_time() - started
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return calls, seconds
+
+
+@pytest.mark.parametrize("kind", GROWING.KINDS)
+@pytest.mark.parametrize("run", [read_and_optimized, counted, observed, planned], ids=lambda run: run.__name__)
+def test_a_stage_takes_time_in_proportion_to_the_nodes(
+    run: Callable[[Path], object], kind: str, tmp_path: Path
+) -> None:
+    _require_linear(run, kind, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["chain", "residual", "branches"])
+@pytest.mark.parametrize("target", ["cpu", "openvino", "tensorrt"])
+def test_quantizing_takes_time_in_proportion_to_the_nodes(target: str, kind: str, tmp_path: Path) -> None:
+    _require_linear(quantized(target), kind, tmp_path)
+
+
+def _require_linear(run: Callable[[Path], object], kind: str, folder: Path) -> None:
+    small = GROWING.grown(kind, SMALL, folder / "small.onnx")
+    large = GROWING.grown(kind, SMALL * FACTOR, folder / "large.onnx")
+    run(small)  # imports
+    calls, seconds = cost(lambda: run(small))
+    more_calls, more_seconds = cost(lambda: run(large))
+    assert more_calls <= STEPS * calls
+    assert more_seconds <= SECONDS * max(seconds, 0.05)
+
+
+def test_shapes_that_many_nodes_compute_from_each_other_are_evaluated_once(tmp_path: Path) -> None:
+    from edgekit.graph.shape_values import elements_of
+
+    value = ir.Value(name="x", shape=ir.Shape([4]), type=ir.TensorType(ir.DataType.FLOAT))
+    shape = ir.node("Shape", [value])
+    for _ in range(60):  # 2 ** 60 paths
+        shape = ir.node("Add", [shape.outputs[0], shape.outputs[0]])
+    assert elements_of(shape.outputs[0]) == (4.0 * 2**60,)

@@ -1,0 +1,150 @@
+"""The child process of a campaign: runs inputs until its time is over, and records findings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from edgekit.errors import EdgeKitError
+from tools.fuzz.mutate import mutated
+
+__all__ = ["Hang", "finding_of", "main"]
+
+SECONDS = 5.0
+MEMORY_BYTES = 1 << 30
+
+
+class Hang(BaseException):
+    """A reader has computed for more than 5 s. No `Exception`, so that nothing converts it."""
+
+
+def finding_of(name: str, content: bytes, folder: Path) -> str:
+    """Reads an input; returns what is wrong with that, or an empty text.
+
+    The time is that of the processor, so that other programs make no difference.
+    """
+    from tools.fuzz.targets import TARGETS
+
+    try:
+        with _limited_time():
+            TARGETS[name].read(content, folder)
+    except EdgeKitError as e:
+        return "" if e.message else "an error without a message"
+    except Hang:
+        return f"more than {SECONDS:g} s"
+    except Exception as e:
+        last = traceback.extract_tb(e.__traceback__)[-1]
+        own = [frame for frame in traceback.extract_tb(e.__traceback__) if "/edgekit/" in frame.filename]
+        at = own[-1] if own else last
+        return f"{type(e).__name__} in {Path(at.filename).name}:{at.lineno}: {str(e)[:120]}"
+    return ""
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+class _Run:
+    """Counts runs and writes findings, each kind once."""
+
+    def __init__(self, name: str, seconds: float, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        self.runs = 0
+        self.findings: dict[str, str] = {}
+        self._end = time.monotonic() + seconds
+        self._scratch = tempfile.TemporaryDirectory()
+        self._written = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self._end
+
+    def take(self, content: bytes) -> None:
+        (self.folder / "current").write_bytes(content)  # for the case that the process ends
+        place = Path(self._scratch.name)
+        found = finding_of(self.name, content, place)
+        self.runs += 1
+        kind = found.partition(":")[0] + ":" + found.partition(":")[2].partition(":")[0]
+        if found and kind not in self.findings:
+            self.findings[kind] = found
+            (self.folder / f"{self.name}-{len(self.findings)}").write_bytes(content)
+        if found or time.monotonic() > self._written + 1:
+            self.write()
+
+    def write(self) -> None:
+        self._written = time.monotonic()
+        text = json.dumps({"runs": self.runs, "findings": list(self.findings.values())})
+        (self.folder / "result.json").write_text(text)
+
+
+def _fuzz_by_mutation(run: _Run, seeds: list[bytes], seed: int) -> None:
+    generator = random.Random(seed)
+    while not run.is_over:
+        run.take(mutated(generator.choice(seeds), generator, seeds))
+
+
+def _fuzz_by_coverage(run: _Run, seeds: list[bytes], seed: int, seconds: float) -> None:
+    import atheris
+
+    corpus = run.folder / "corpus"
+    corpus.mkdir(exist_ok=True)
+    for index, content in enumerate(seeds):
+        (corpus / f"seed-{index}").write_bytes(content)
+    limits = [f"-max_total_time={max(1, int(seconds))}", "-timeout=60", "-rss_limit_mb=0", "-max_len=65536"]
+    quiet = ["-verbosity=0", "-print_final_stats=0", f"-artifact_prefix={run.folder}/"]
+    atheris.Setup([sys.argv[0], str(corpus), *limits, *quiet, f"-seed={seed + 1}"], run.take)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    """Runs a target; the parent process starts it as ``python -m tools.fuzz.worker``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--coverage", action="store_true")
+    options = parser.parse_args()
+    if options.coverage:
+        import atheris
+
+        with atheris.instrument_imports(include=["edgekit"], exclude=["edgekit.errors"]):
+            from tools.fuzz.targets import TARGETS
+    else:
+        from tools.fuzz.targets import TARGETS
+    seeds = TARGETS[options.target].seeds()
+    run = _Run(options.target, options.seconds, options.folder)
+    for content in seeds:  # what is imported on first use is no part of an input's memory
+        run.take(content)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
+    if options.coverage:
+        _fuzz_by_coverage(run, seeds, options.seed, options.seconds)
+    else:
+        _fuzz_by_mutation(run, seeds, options.seed)
+    run.write()
+
+
+if __name__ == "__main__":
+    main()
