@@ -16,4 +16,6 @@ def reason_to_skip(model: onnx.ModelProto, finding: Finding) -> str:
         return "a layer that a backend does not run in INT8 is refused by name; --keep-float builds it"
     if finding.target == "openvino-int8" and "MatMulTransformation" in finding.text and "Concat" in operators:
         return "OpenVINO 2026.4 fails to transform a quantized MatMul behind a Concat on the first axis"
+    if finding.target.startswith("tensorrt") and finding.kind == "refused" and "TensorRT cannot take" in finding.text:
+        return "TensorRT refuses an operator, with the node's name"
     return ""
