@@ -89,6 +89,26 @@ def parse_named_shapes(texts: Sequence[str]) -> dict[str, Sizes] | None:
     return shapes or None
 
 
+def _parse_inputs(texts: Sequence[str]) -> dict[str, Any] | None:
+    """Parses shapes, as `parse_named_shapes`, and values such as ``sr=16000``."""
+    shapes = parse_named_shapes([text for text in texts if "=" not in text]) or {}
+    values = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        if equals:
+            values[name] = _number(text, number)
+    return {**shapes, **values} or None
+
+
+def _number(text: str, number: str) -> int | float:
+    for kind in (int, float):
+        try:
+            return kind(number)
+        except ValueError:
+            continue
+    raise ValueError(f"expected NAME=VALUE with a number, such as sr=16000, got '{text}'")
+
+
 def _named_shape(text: str) -> tuple[str, Sizes]:
     """Splits ``name:1x3x48x32:320:2048`` into name and shape; the shape is empty if the text has another form."""
     # Names from exporters may contain colons, as ranges do: the name is the shortest prefix that leaves a shape, and a
@@ -125,8 +145,11 @@ def _write_shape(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
-def _write_named_shapes(shapes: Mapping[str, Shape]) -> list[str]:
-    return [f"{name}:{_write_shape(shape)}" if name else _write_shape(shape) for name, shape in shapes.items()]
+def _write_inputs(inputs: Mapping[str, Shape | int | float]) -> list[str]:
+    return [
+        f"{name}={given}" if isinstance(given, (int, float)) else f"{name}:{_write_shape(given)}".removeprefix(":")
+        for name, given in inputs.items()
+    ]
 
 
 def _write_preprocess(fields: Mapping[str, Any]) -> list[str]:
@@ -146,13 +169,18 @@ def _convert_shape(shape: Sequence[int | Sequence[int]] | None) -> Shape | None:
     return None if shape is None else _specs().shape_from_sizes(shape, argument("shape"))
 
 
-def _convert_inputs(shapes: Mapping[str, Sequence[int | Sequence[int]]] | None) -> dict[str, Shape]:
+def _convert_inputs(
+    shapes: Mapping[str, int | float | Sequence[int | Sequence[int]]] | None,
+) -> dict[str, Shape | int | float]:
     if not isinstance(shapes or {}, Mapping):
         raise UsageError(
-            f"{argument('input')}: expected a mapping from names of inputs to shapes, got {shapes!r}",
+            f"{argument('input')}: expected a mapping from names of inputs to shapes or values, got {shapes!r}",
             hint=f"for the first input: {argument('input', {'': (1, 3, 224, 224)})}",
         )
-    return {name: _specs().shape_from_sizes(sizes, _input_called(name)) for name, sizes in (shapes or {}).items()}
+    return {
+        name: given if isinstance(given, (int, float)) else _specs().shape_from_sizes(given, _input_called(name))
+        for name, given in (shapes or {}).items()
+    }
 
 
 def _input_called(name: str) -> str:
@@ -215,15 +243,15 @@ class ModelConfig:
         write=lambda shape: [_write_shape(shape)],
         convert=_convert_shape,
     )
-    input: Mapping[str, Shape] = option(
+    input: Mapping[str, Shape | int | float] = option(
         {},
         "Shape of an input of your own model, such as 1x3x224x224 or images:1x3x224x224; repeatable. MIN:OPT:MAX "
         "is a size that is chosen at run time, as in x:1x3x48x32:320:2048. Module inputs are float32 unless a type is "
-        "given, as in ids:int64:1x128.",
-        metavar="[NAME:]SHAPE",
+        "given, as in ids:int64:1x128. NAME=VALUE fixes an input of an ONNX file, as in sr=16000.",
+        metavar="[NAME:]SHAPE|NAME=VALUE",
         repeated=True,
-        parse=parse_named_shapes,
-        write=_write_named_shapes,
+        parse=_parse_inputs,
+        write=_write_inputs,
         convert=_convert_inputs,
     )
     preprocess: Mapping[str, Any] | None = option(

@@ -105,11 +105,13 @@ class Backend(Protocol):
         name: name in the table of backends.
         precisions: the precisions it supports.
         on_gpu: engines run on a GPU; else on the CPU.
+        computes: engines compute the outputs of the graph; those of ``null`` are zeros, and compared with nothing.
     """
 
     name: str
     precisions: frozenset[Precision]
     on_gpu: bool
+    computes: bool
 
     def require(self) -> None:
         """Raises `BackendUnavailable` if something needed for building is missing, with the command to install it."""

@@ -39,6 +39,7 @@ class Null:
     name = "null"
     precisions = frozenset({Precision.FP32, Precision.INT8})
     on_gpu = False
+    computes = False
 
     def require(self) -> None:
         """See `Backend.require`."""

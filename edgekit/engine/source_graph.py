@@ -33,7 +33,7 @@ def read_graph(path: Path) -> ir.Model:
         GraphError: the file is not an ONNX file.
         BackendUnavailable: the packages that read ONNX files are not installed.
     """
-    from edgekit.graph.lazy_sympy import load_sympy_on_first_use  # `edgekit.graph` is for those who read graphs
+    from edgekit.lazy_sympy import load_sympy_on_first_use  # `edgekit.graph` is for those who read graphs
 
     load_sympy_on_first_use()
     try:

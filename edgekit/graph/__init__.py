@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.graph.lazy_sympy import load_sympy_on_first_use
+from edgekit.lazy_sympy import load_sympy_on_first_use
 
 # It takes longer to load than all else that the builder's process imports.
 load_sympy_on_first_use()

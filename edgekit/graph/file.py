@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
@@ -12,7 +13,7 @@ from edgekit.graph.operators import uses_quantized_values
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.specs import TensorSpec
 
-__all__ = ["input_specs", "is_quantized", "output_specs", "save_graph", "set_input_shapes"]
+__all__ = ["fix_inputs", "input_specs", "is_quantized", "output_specs", "save_graph", "set_input_shapes"]
 
 MAX_RANK = 64
 """``NPY_MAXDIMS`` of numpy 2."""
@@ -96,6 +97,38 @@ def set_input_shapes(graph: ir.Model, shapes: Mapping[str, Sequence[int | str]])
     for value in (*graph.graph.outputs, *(output for node in graph.graph.all_nodes() for output in node.outputs)):
         value.shape = None
     InferShapes()(graph)
+
+
+def fix_inputs(graph: ir.Model, values: Mapping[str, int | float]) -> dict[str, np.ndarray]:
+    """Makes inputs constants, in place, so that what they decide is computed once.
+
+    Args:
+        graph: the graph; changed in place.
+        values: the number that fills each input, by name; dimensions that are open become 1.
+
+    Returns:
+        The arrays of the inputs, by name.
+
+    Raises:
+        GraphError: there is no such input, or its type does not hold the number.
+    """
+    inputs = {value.name: value for value in graph.graph.inputs}
+    arrays = {}
+    for name, number in values.items():
+        value = inputs.get(name)
+        if value is None or value.dtype is None or value.shape is None:
+            known = ", ".join(map(str, input_specs(graph)))
+            raise GraphError(f"no input '{name}' to set to {number}", hint=f"inputs: {known}")
+        array = np.full([size if isinstance(size, int) else 1 for size in value.shape], number, value.dtype.numpy())
+        if not np.all(array == number):
+            raise GraphError(f"input '{name}': expected a value of {array.dtype}, got {number}")
+        graph.graph.inputs.remove(value)
+        value.const_value, value.shape = ir.tensor(array, name=name), ir.Shape(array.shape)
+        graph.graph.register_initializer(value)
+        arrays[name] = array
+    if values:
+        InferShapes()(graph)
+    return arrays
 
 
 def _require_fitting(spec: TensorSpec, shape: Sequence[int | str]) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from edgekit.graph.lazy_sympy import load_sympy_on_first_use
+from edgekit.lazy_sympy import load_sympy_on_first_use
 
 load_sympy_on_first_use()

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.graph.attention import Attention, Mask, is_causal
+from edgekit.graph.attention import Attention, is_causal
 from edgekit.graph.opset import raise_opset
 from edgekit.graph.shape_values import Element, sizes_of
 from edgekit.lower.attention_nodes import AttentionNodes, required_mask_shape, score_sizes
@@ -25,9 +25,9 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT1
 class AttentionAsOperator(ReplaceAttention):
     """Replaces an attention by ONNX's ``Attention``, which TensorRT's parser makes an ``IAttention`` of.
 
-    The restrictions are TensorRT's (NVIDIA, "TensorRT Operators", Attention): a mask has all rows, is boolean or of the
-    queries' type, and goes with no causal attention. TensorRT's parser multiplies queries and keys by the root of the
-    scale, which is therefore positive.
+    The restrictions are TensorRT's (NVIDIA, "TensorRT Operators", Attention): a mask that is added has all rows and the
+    type of the queries, and goes with no causal attention. TensorRT's parser multiplies queries and keys by the root of
+    the scale, which is therefore positive.
 
     Preconditions: operators are standard ones. Values have their types and shapes.
     Postconditions: an attention that `find_attention` finds is replaced if its factors have one float type, no Q/DQ
@@ -92,22 +92,14 @@ def _mask(made: AttentionNodes, attention: Attention, rows: Element) -> ir.Value
     """
     masks = attention.masks
     dimensions = max(len(mask.value.shape or ()) for mask in masks)
-    # A row that sees no key is uniform with a finite fill, and NaN with -inf, which a boolean mask stands for.
-    boolean = all(mask.kind != "added" and mask.fill == -math.inf for mask in masks)
-    parts = [
-        _visible(made, mask, index) if boolean else _added(made, attention, index) for index, mask in enumerate(masks)
-    ]
+    parts = [_added(made, attention, index) for index in range(len(masks))]
     total = parts[0]
     for index, part in enumerate(parts[1:]):
-        total = made.add("And" if boolean else "Add", [total, part], f"masks{index}")
+        total = made.add("Add", [total, part], f"masks{index}")
     total = made.in_four_dimensions(total, dimensions)
     if rows is None:
         return total
     return made.add("Expand", [total, _with_rows(made, attention, rows)], "mask_rows")
-
-
-def _visible(made: AttentionNodes, mask: Mask, index: int) -> ir.Value:
-    return mask.value if mask.kind == "visible" else made.add("Not", [mask.value], f"visible{index}")
 
 
 def _added(made: AttentionNodes, attention: Attention, index: int) -> ir.Value:

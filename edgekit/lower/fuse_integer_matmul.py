@@ -27,10 +27,10 @@ class FuseIntegerMatMul(RewritePass):
 
     Preconditions: operators are the standard ones that quantization writes. Scales and zero points are initializers.
     Postconditions: a MatMul of two factors that are dequantized from 8 bits, the first with one scale and the second
-        with one scale or one per column, remains only if a QuantizeLinear reads it, directly or after a ReLU: ONNX
-        Runtime fuses these. The new node has the MatMul's name. If the only consumer of the product adds a vector with
-        one number per column, this becomes the bias of the new node, which outputs the sum. Unused DequantizeLinears
-        are left to `RemoveDead`. Weights are not read.
+        with one scale or one per column, remains only if a QuantizeLinear alone reads it, directly or after a ReLU:
+        ONNX Runtime fuses these. The new node has the MatMul's name. If the only consumer of the product adds a vector
+        with one number per column, this becomes the bias of the new node, which outputs the sum. Unused
+        DequantizeLinears are left to `RemoveDead`. Weights are not read.
     """
 
     operator = "MatMul"
@@ -70,16 +70,20 @@ def _has_scales_by_column(b: ir.Node) -> bool:
 
 
 def _is_quantized(product: ir.Value) -> bool:
-    """Whether a Q follows, directly or after a ReLU: ONNX Runtime fuses all three into one operator."""
-    readers = [use.node for use in product.uses()]
-    beyond = [use.node for relu in readers if relu.op_type == "Relu" for use in relu.outputs[0].uses()]
-    return any(reader.op_type == "QuantizeLinear" for reader in readers + beyond)
+    """Whether only a Q follows, directly or after a ReLU: ONNX Runtime fuses all three into one operator."""
+    reader = _sole_reader(product)
+    if reader is not None and reader.op_type == "Relu":
+        reader = _sole_reader(reader.outputs[0])
+    return reader is not None and reader.op_type == "QuantizeLinear"
+
+
+def _sole_reader(value: ir.Value) -> ir.Node | None:
+    users = value.uses()
+    return next(iter(users)).node if len(users) == 1 and not value.is_graph_output() else None
 
 
 def _only_consumer(node: ir.Node) -> ir.Node | None:
-    product = node.outputs[0]
-    uses = product.uses()
-    reader = next(iter(uses)).node if len(uses) == 1 and not product.is_graph_output() else None
+    reader = _sole_reader(node.outputs[0])
     return reader if reader is not None and reader.graph is node.graph else None
 
 

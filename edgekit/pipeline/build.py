@@ -255,7 +255,7 @@ def _write_report(
     reference, feeds = verifier.reference, verifier.inputs.feeds
     reports = {str(each.precision): each.report for each in measured if each.report is not None}
     accuracy, pictures = None, []
-    if reference.outputs:
+    if reference.outputs and backend(manifest.backend).computes:
         outputs = measured[-1].outputs[0]
         agreement = agreement_of_outputs(reference.outputs, outputs, manifest)
         accuracy = Accuracy(reference=reference.name, noise=verifier.noise, agreement=agreement)

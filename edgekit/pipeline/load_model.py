@@ -12,7 +12,7 @@ from edgekit.config import ModelConfig
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import UsageError, needs_extra
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import input_specs, is_quantized, set_input_shapes
+from edgekit.graph.file import fix_inputs, input_specs, is_quantized, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.passes import NameNodes, is_widened, optimize, types_note
@@ -61,6 +61,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         raise UsageError(f"{argument('opset')} does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
+        values = fix_inputs(graph, {n: v for n, v in config.input.items() if isinstance(v, (int, float))})
         chosen, shapes = _fix_shapes(graph, config)
         quantized = is_quantized(graph)
         if quantized:
@@ -85,7 +86,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         preprocess=input_preprocess(config, input_specs(graph), progress),
         shapes=shapes,
         min_max=min_max,
-        original=OnnxOriginal(path, widen=is_widened(graph)),
+        original=OnnxOriginal(path, widen=is_widened(graph), values=values),
     )
 
 
@@ -96,7 +97,8 @@ def _fix_shapes(graph: ir.Model, config: ModelConfig) -> tuple[list[TensorSpec],
         The inputs whose shapes changed, with their new shapes; and the ranges of all dynamic inputs.
     """
     specs = input_specs(graph)
-    shapes = input_shapes(specs, config.input, image_shape=config.shape, batch=config.batch)
+    given = {name: shape for name, shape in config.input.items() if isinstance(shape, tuple)}
+    shapes = input_shapes(specs, given, image_shape=config.shape, batch=config.batch)
     inputs = [
         msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], spec.shape)) for spec in specs
     ]

@@ -236,6 +236,11 @@ def _module_inputs(module: nn.Module, config: ModelConfig) -> tuple[list[TensorS
     specs: list[TensorSpec] = []
     shapes: dict[str, Shape] = {}
     for key, shape in config.input.items():
+        if not isinstance(shape, tuple):
+            raise UsageError(
+                f"{argument('input')}: expected the shape of '{key}', got the value {shape}: values go with ONNX files",
+                hint="fix the value in the module",
+            )
         name, _, last = key.rpartition(":")
         name, dtype = (name, last) if last in DTYPES else (key, "float32")
         name = name or "input"

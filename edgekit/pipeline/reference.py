@@ -11,7 +11,8 @@ from edgekit.errors import GraphError
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
-from edgekit.quantize.output_parts import OutputForm, forms_of_outputs
+from edgekit.quantize.output_form import OutputForm
+from edgekit.quantize.output_parts import forms_of_outputs
 
 __all__ = ["Reference", "reference_outputs"]
 

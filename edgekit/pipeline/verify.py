@@ -124,6 +124,8 @@ class Verifier:
         Raises:
             AccuracyError: an output is beyond the limits of the precision; names the worst output.
         """
+        if not backend(self.target.target).computes:
+            return
         limits = QUANTIZED if self.model.quantized else LIMITS[precision]
         parting = self._where_the_engine_parts if precision is Precision.FP32 else _nowhere
         self._judge(f"{str(precision).upper()} engine for {self.target.target}", outputs, limits, precision, parting)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from edgekit.errors import AccuracyError
-from edgekit.quantize.output_parts import OutputForm, Part
+from edgekit.quantize.output_form import OutputForm, Part
 from edgekit.specs import EXACT_DB, Precision
 
 __all__ = [

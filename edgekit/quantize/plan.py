@@ -279,10 +279,8 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     if any(value is None or value.dtype != ir.DataType.FLOAT for value in (data, weight)):
         return "its inputs are not float32"
     assert data is not None and weight is not None
-    if data.const_value is not None:
-        return "its first factor is constant"
-    if _joined_in_float(data, scheme):
-        return "it reads a concatenation that the target does not compute in integers"
+    if reason := _why_float_data(data, scheme):
+        return reason
     if weight.const_value is None:
         return _why_float_computed(node, scheme)
     if len(weight.const_value.shape) < 2:
@@ -299,6 +297,16 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
         return "its bias is not one constant per channel"
     if _is_stem(node, scheme):
         return f"it is one of the first convolutions and reads {weight.const_value.shape.numpy()[1]} channels"
+    return None
+
+
+def _why_float_data(data: ir.Value, scheme: QuantScheme) -> str | None:
+    if data.const_value is not None:
+        return "its first factor is constant"
+    if data.shape is not None and len(data.shape) < 2:
+        return "its input is a vector"  # OpenVINO 2026.4 returns a matrix of one row, with Q/DQ
+    if _joined_in_float(data, scheme):
+        return "it reads a concatenation that the target does not compute in integers"
     return None
 
 

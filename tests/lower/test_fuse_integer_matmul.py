@@ -120,6 +120,27 @@ def test_a_product_with_two_consumers_or_a_graph_output_keeps_its_result() -> No
         np.testing.assert_allclose(built, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["Identity", "Relu"])
+def test_a_product_that_a_q_and_another_node_read_outputs_floats(activation: str) -> None:
+    pair, of_pair = _quantized("a", "x", 0.02, 117)
+    weights, of_weights = _weights()
+    after, of_after = _quantized("b", "active", 0.1, 128)
+    nodes = [
+        *pair,
+        *weights,
+        helper.make_node("MatMul", ["a", "w"], ["product"], name="product"),
+        helper.make_node(activation, ["product"], ["active"]),
+        *after,
+        helper.make_node("Add", ["b", "product" if activation == "Relu" else "active"], ["y"]),
+    ]
+    model = _model(nodes, [*of_pair, *of_weights, *of_after], {"y": ["N", TOKENS, COLUMNS]})
+    expected = _run(model, _x())
+    model, modified = rewritten(model, FuseIntegerMatMul())
+    assert modified
+    assert "MatMulIntegerToFloat" in _operators(model)
+    np.testing.assert_allclose(_run(model, _x())[0], expected[0], rtol=1e-5, atol=1e-5)
+
+
 def test_a_product_of_two_activations_and_a_pair_that_others_read() -> None:
     """``a @ a.T`` where ``a`` is a graph output too, so that its DequantizeLinear stays."""
     pair, of_pair = _quantized("a", "x", 0.02, 117)
@@ -142,13 +163,17 @@ def test_a_product_of_two_activations_and_a_pair_that_others_read() -> None:
 
 def test_unsupported_products_stay(reasons: Callable[[], list[str]]) -> None:
     rows = _with_bias(VECTOR, axis=0)  # a scale a row cannot be multiplied in afterwards
-    behind = _with_bias(VECTOR)  # ONNX Runtime makes one operator of the product and the Q behind it
+    behind = _with_bias(VECTOR)  # ONNX Runtime makes one operator of the product and the Q that alone reads it
     after, constants = _quantized("c", "product", 0.1, 128)
-    behind.graph.node.extend(after)
+    total = behind.graph.node.pop()
+    total.input[:] = ["c", "bias"]
+    behind.graph.node.extend([*after, total])
     behind.graph.initializer.extend(constants)
     relu = _with_bias(VECTOR)  # and of the two with a ReLU between them
     after, constants = _quantized("c", "positive", 0.1, 0)
-    relu.graph.node.extend([helper.make_node("Relu", ["product"], ["positive"]), *after])
+    total = relu.graph.node.pop()
+    total.input[:] = ["c", "bias"]
+    relu.graph.node.extend([helper.make_node("Relu", ["product"], ["positive"]), *after, total])
     relu.graph.initializer.extend(constants)
     unpaired = _with_bias(VECTOR)
     unpaired.graph.node[3].input[0] = "x"

@@ -51,7 +51,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_plan_holds_the_typed_graph_and_no_engine(plan: Path) -> None:
     manifest = read_manifest(plan)
-    assert (manifest.engine, manifest.backend_version, manifest.layers) == ("", "", {"int8": 2})
+    assert (manifest.engine, manifest.backend_version, manifest.layers) == ("", "", {"int8": 1, "float16": 1})
     assert {file.name for file in plan.iterdir()} == {"graph.onnx", "calibration.json", "manifest.json"}
     assert any("signal-to-noise" in note for note in manifest.notes)
     with pytest.raises(EngineMismatch, match="holds a graph for tensorrt, and no engine yet") as error:

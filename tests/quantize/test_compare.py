@@ -9,7 +9,7 @@ import pytest
 
 from edgekit.errors import AccuracyError
 from edgekit.quantize.compare import LIMITS, OutputNoise, noise_of_outputs, refuse_noise, worst_noise
-from edgekit.quantize.output_parts import OutputForm, Part
+from edgekit.quantize.output_form import OutputForm, Part
 from edgekit.specs import EXACT_DB, Precision
 from tests.decibels import signal_to_noise_db
 

@@ -86,7 +86,7 @@ def test_a_head_has_boxes_and_scores(graph_of, weights, kind):
 
 
 def test_columns_of_one_magnitude_stay_together():
-    from edgekit.quantize.output_parts import OutputForm
+    from edgekit.quantize.output_form import OutputForm
 
     random = np.random.default_rng(0)
     array = random.standard_normal((1, 40, 5)) * np.array([1, 300, 2, 100, 0.5])

@@ -155,6 +155,7 @@ def test_grouped_convolutions_are_not_a_stem(graph_of, weights):
         ("(float[4, 4] x, float[4, 4] w) => (float[4, 4] y) { y = Gemm (x, w) }", "its weights are computed"),
         ("(float[4, 4] x) => (float[4, 4] y) { y = MatMul (m, x) }", "its first factor is constant"),
         ("(float[4, 4] x) => (float[4] y) { y = MatMul (x, v) }", "its weights are a vector"),
+        ("(float[4] x) => (float[4] y) { y = MatMul (x, m) }", "its input is a vector"),
         ("(float[4, 4] x) => (float[4, 4] y) { y = Gemm <alpha = 0.5> (x, m) }", "it scales or transposes its factors"),
         (
             "(float[4, 4] x) => (float[4, 4] y) { y = Gemm <beta = 0.5> (x, m, v) }",
@@ -325,7 +326,7 @@ def test_a_transposed_convolution_of_negative_values_stays_in_float_without_a_ze
 
 
 def test_a_product_of_which_only_the_shape_is_read_stays_in_float(graph_of, weights):
-    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 6, 6] y, int64[4] z) {
+    text = """g (float[n, 4, 8, 8] x) => (float[n, 4, 6, 6] y, int64[4] z) {
         a = Conv (x, w)  z = Shape (a)  y = Conv (x, w) }"""
     tensors, nodes, skipped = planned(graph_of(text, w=weights(4, 4, 3, 3)), CPU)
     assert tensors == ["x", "y"] and nodes == ["y"] and skipped == {"a": "only its shape is read"}

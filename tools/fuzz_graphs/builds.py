@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,7 +120,8 @@ def _findings_of(case: Case, graph: ir.Model, target: str, place: Path, expected
     save_graph(graph, place / "graph.onnx")
     engine = backend(name)
     options = BuildOptions(precision=Precision(precision), threads=1, shapes=_ranges(case))
-    result = engine.build(place / "graph.onnx", place, options)
+    with _silence():
+        result = engine.build(place / "graph.onnx", place, options)
     if engine.on_gpu:
         return []
     loaded = engine.load(place / result.engine, threads=1)
@@ -127,6 +130,22 @@ def _findings_of(case: Case, graph: ir.Model, target: str, place: Path, expected
     finally:
         loaded.close()
     return _differences(target, expected, got, list(limits.values()))
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Discards what TensorRT's builder writes to the file descriptors of standard output and standard error."""
+    saved = [os.dup(1), os.dup(2)]
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        for descriptor, original in zip((1, 2), saved, strict=True):
+            os.dup2(original, descriptor)
+            os.close(original)
+        os.close(nothing)
 
 
 def _ranges(case: Case) -> dict[str, ShapeRange]:

@@ -119,7 +119,8 @@ class GraphMaker:
         if types is None:
             return None
         made = [Tensor(name, dtype, shape, exact) for name, (dtype, shape) in zip(node.output, types, strict=True)]
-        if any(np.prod(tensor.shape) > MAX_ELEMENTS or 0 in tensor.shape for tensor in made):
+        # Shape inference gives a window that is larger than its image a negative number of positions.
+        if any(np.prod(tensor.shape) > MAX_ELEMENTS or min(tensor.shape, default=1) < 1 for tensor in made):
             return None
         self.nodes.append(node)
         self.values += made

@@ -52,6 +52,7 @@ class OnnxRuntime:
     name = "cpu"
     precisions = frozenset({Precision.FP32, Precision.INT8})
     on_gpu = False
+    computes = True
 
     def require(self) -> None:
         """See `Backend.require`."""

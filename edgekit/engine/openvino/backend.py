@@ -66,6 +66,7 @@ class OpenVino:
     name = "openvino"
     precisions = frozenset({Precision.FP32, Precision.INT8})
     on_gpu = False
+    computes = True
 
     def require(self) -> None:
         """See `Backend.require`."""

@@ -74,6 +74,7 @@ class TensorRt:
     name = "tensorrt"
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8})
     on_gpu = True
+    computes = True
     module = "tensorrt"
 
     def require(self) -> None:

@@ -109,8 +109,8 @@ def _require_attention(library: Any, graph: Path) -> None:
         raise BackendUnavailable(
             f"{graph.name} has ONNX's operator Attention: expected TensorRT 10.14 or later, which reads it, "
             f"got {library.__version__}",
-            hint="update TensorRT, with JetPack on a Jetson, or build the graph again with --attention auto; if the "
-            "model itself has the operator, export it with opset 20",
+            hint="update TensorRT, with JetPack on a Jetson, or build the graph again with "
+            f"{argument('attention', 'auto')}; if the model itself has the operator, export it with opset 20",
         )
 
 

@@ -133,7 +133,12 @@ def run_module(module: nn.Module, inputs: Sequence[np.ndarray]) -> list[np.ndarr
         for part in training:
             part.training = True
     leaves = torch.utils._pytree.tree_leaves(result)
-    return [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return [_array(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """Returns the numbers of a tensor; a subclass may not have ``numpy``, as some that packages define."""
+    return tensor.detach().as_subclass(torch.Tensor).numpy()
 
 
 def _require_same_outputs(got: dict[str, np.ndarray], expected: Sequence[np.ndarray]) -> None:
@@ -177,7 +182,7 @@ def outputs_inside(module: nn.Module, inputs: Sequence[np.ndarray]) -> dict[str,
 
     def keep(name: str, result: object) -> None:
         if isinstance(result, torch.Tensor):
-            seen.setdefault(name, result.detach().clone().numpy())
+            seen.setdefault(name, _array(result).copy())
 
     handles = [
         part.register_forward_hook(lambda _module, _args, result, name=name: keep(name, result))

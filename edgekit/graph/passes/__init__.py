@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from edgekit.errors import GraphError
 from edgekit.graph.passes.add_window_masks import AddWindowMasks
+from edgekit.graph.passes.column_of_vector import ColumnOfVector
 from edgekit.graph.passes.fold_batch_norm import FoldBatchNorm
 from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_pad import FoldPad
@@ -21,6 +22,7 @@ from edgekit.graph.passes.widen_floats import WidenFloats, is_widened, source_ty
 
 __all__ = [
     "AddWindowMasks",
+    "ColumnOfVector",
     "FoldBatchNorm",
     "FoldConstants",
     "FoldPad",
@@ -65,7 +67,14 @@ def optimize(graph: ir.Model) -> ir.Model:
     try:
         attention = ir.passes.Sequential(MoveNanGuard(), ScaleQueries(), AddWindowMasks(), RemoveDead())
         ir.passes.Sequential(
-            NameNodes(), InferShapes(), RoundUpWindows(), rounds, attention, NameNodes(), InferShapes()
+            NameNodes(),
+            InferShapes(),
+            RoundUpWindows(),
+            ColumnOfVector(),
+            rounds,
+            attention,
+            NameNodes(),
+            InferShapes(),
         )(graph)
     except ir.passes.PassError as e:
         raise GraphError(f"graph '{graph.graph.name}' cannot be optimized: {e.__cause__ or e}") from e

@@ -37,4 +37,4 @@ def test_a_tensorrt_without_attention_says_which_one_has_it_before_it_parses(tmp
     older = SimpleNamespace(__name__="tensorrt", __version__="10.3.0")
     with pytest.raises(BackendUnavailable, match="expected TensorRT 10.14 or later, which reads it, got 10.3.0") as e:
         parse_graph(older, None, None, graph_with(tmp_path, "Attention"))  # type: ignore[arg-type]
-    assert "--attention auto" in e.value.hint
+    assert "attention='auto'" in e.value.hint

@@ -1,0 +1,88 @@
+"""What the numbers of an output are: parts that are judged alone, such as the boxes and the scores of a detector.
+
+In one figure for a whole output, the large numbers hide the small ones: boxes of 34 dB hide scores of which nothing is
+left. `edgekit.quantize.output_parts` finds the parts in a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["MOST_COLUMNS", "WHOLE", "OutputForm", "Part", "Select"]
+
+MOST_COLUMNS = 512
+"""Most columns of an axis that is divided by magnitude."""
+FEWEST_ROWS = 16
+"""Fewest numbers in a column, so that its magnitude means something."""
+DECADE = 10.0
+"""Parts whose columns differ by this factor in magnitude are judged alone."""
+NEGLIGIBLE = 1e-6
+"""Magnitude of a column relative to the largest, below which it is not judged: it is zero but for rounding."""
+
+Select = Callable[[np.ndarray], np.ndarray]
+
+
+class Part(NamedTuple):
+    """Some of the columns of an output.
+
+    Attributes:
+        name: ``boxes``, ``scores``, or the columns, such as ``0:4``; empty for the whole output.
+        select: returns the part of an output's array.
+        probability: the numbers are probabilities, from 0 to 1.
+    """
+
+    name: str
+    select: Select
+    probability: bool = False
+
+
+WHOLE = Part("", lambda array: array)
+
+
+class OutputForm(NamedTuple):
+    """What the numbers of an output are.
+
+    Attributes:
+        parts: the known parts, which cover the output; none if they are to be found by magnitude.
+        selected: the rows are chosen by values, as by TopK or non-maximum suppression: close values may exchange them.
+    """
+
+    parts: tuple[Part, ...] = ()
+    selected: bool = False
+
+    def parts_at(self, arrays: Sequence[np.ndarray]) -> tuple[Part, ...]:
+        """Returns the parts; if none are known, those of different magnitude in ``arrays``."""
+        return self.parts or _by_magnitude(arrays)
+
+
+def _by_magnitude(arrays: Sequence[np.ndarray]) -> tuple[Part, ...]:
+    """Divides the last axis into columns of about the same magnitude."""
+    if not arrays or arrays[0].ndim < 2 or not 2 <= arrays[0].shape[-1] <= MOST_COLUMNS:
+        return (WHOLE,)
+    width = arrays[0].shape[-1]
+    rows = np.concatenate([array.reshape(-1, width) for array in arrays if array.shape[-1] == width]).astype(np.float64)
+    if len(rows) < FEWEST_ROWS * len(arrays):
+        return (WHOLE,)
+    finite = np.where(np.isfinite(rows), rows, 0.0)
+    sizes = np.sqrt(np.square(finite).mean(axis=0))
+    order = [int(column) for column in np.argsort(sizes, kind="stable") if sizes[column] > NEGLIGIBLE * sizes.max()]
+    starts = [i for i in range(1, len(order)) if sizes[order[i]] > DECADE * sizes[order[i - 1]]]
+    if not starts:
+        return (WHOLE,)
+    groups = [sorted(each) for each in np.split(np.array(order), starts)]
+    return tuple(Part(_ranges(group), _chosen(group)) for group in groups)
+
+
+def _chosen(columns: Sequence[int]) -> Select:
+    index = list(columns)
+    return lambda array: array[..., index]
+
+
+def _ranges(columns: Sequence[int]) -> str:
+    """Writes sorted columns as ranges: ``0:4,6:7``."""
+    starts = [column for i, column in enumerate(columns) if i == 0 or columns[i - 1] != column - 1]
+    stops = [column + 1 for i, column in enumerate(columns) if i + 1 == len(columns) or columns[i + 1] != column + 1]
+    return ",".join(f"{start}:{stop}" for start, stop in zip(starts, stops, strict=True))
