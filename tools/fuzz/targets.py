@@ -220,7 +220,9 @@ def _yolo(name: str) -> Callable[[bytes, Path], object]:
         _png(folder / "images" / "1.png")
         (folder / "labels").mkdir(exist_ok=True)
         (folder / "labels" / "1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
-        (folder / name).write_bytes(content)
+        (folder / "1.names").write_text("cat\n")
+        # A configuration may name any folder: the reader would list the files of this machine.
+        (folder / name).write_bytes(content.replace(b"..", b"__").replace(b"/", b"_"))
         return yolo_from_path(folder if name.startswith("labels") else folder / name, Choice("train"))
 
     return read
@@ -338,7 +340,7 @@ TARGETS: dict[str, Target] = {
     "coco": Target(_file("a.json", _coco), lambda: [_COCO]),
     "voc": Target(_voc, lambda: [_VOC]),
     "yolo-yaml": Target(_yolo("data.yaml"), lambda: _YAML),
-    "yolo-data": Target(_yolo("obj.data"), lambda: [b"classes = 1\ntrain = images\nnames = labels/1.txt\n"]),
+    "yolo-data": Target(_yolo("obj.data"), lambda: [b"classes = 1\ntrain = images\nnames = 1.names\n"]),
     "yolo-labels": Target(_yolo("labels/1.txt"), lambda: [b"0 0.5 0.5 0.2 0.2\n", b"1.0 0.1 0.1 0.2 0.1 0.2 0.2\n"]),
     "csv": Target(
         _file("train.csv", _csv), lambda: [b"a,b,y\n1,2,3\n4,5,6\n7,8,9\n1,1,1\n", b'1;2;"a b"\n3;4;c\n5;6;d\n7;8;c\n']
