@@ -232,7 +232,12 @@ def _csv(file: Path) -> object:
 
 
 def _idx(name: str) -> Callable[[bytes, Path], object]:
-    return _file(name, lambda file: IdxFile(file)[0])
+    return _file(name, _first_element)
+
+
+def _first_element(file: Path) -> object:
+    found = IdxFile(file)
+    return found[0] if found.shape[0] else None
 
 
 def _text(file: Path) -> object:
