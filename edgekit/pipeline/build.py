@@ -53,7 +53,7 @@ def build(
     keep_float: Sequence[str] = (),
     output: str | Path | None = None,
     shape: Sequence[int | Sequence[int]] | None = None,
-    input: Mapping[str, Sequence[int | Sequence[int]]] | None = None,
+    input: Mapping[str, int | float | Sequence[int | Sequence[int]]] | None = None,
     preprocess: Preprocess | Mapping[str, Any] | None = None,
     opset: int | None = None,
     seed: int = 0,
@@ -88,7 +88,8 @@ def build(
         input: shapes of the inputs of a module or an ONNX file by name; the name ``""`` is the first input. Inputs of
             a module are float32, unless the name ends in another element type: ``ids:int64``. Here and in ``shape``,
             a tuple of min, opt and max in place of a number makes a dimension dynamic: its size is chosen at run time,
-            as in ``(1, 3, 48, (32, 320, 2048))``.
+            as in ``(1, 3, 48, (32, 320, 2048))``. A number in place of a shape fixes the value of an ONNX file's input:
+            ``{"sr": 16000}``.
         preprocess: how images become inputs: a complete `Preprocess`, or fields that replace those of the recipe or
             the defaults: ``{"color": "bgr"}``.
         opset: the ONNX opset to export to.

@@ -42,12 +42,16 @@ from edgekit.quantize.layer_noise import (
     nodes_on_integers,
     observed_values,
 )
+from edgekit.recipe.schema import Preprocess
 from edgekit.specs import Precision
 
 __all__ = ["debug"]
 
 COMPARED = 2
 """Number of inputs that layers are compared on."""
+
+OWN_ARGUMENTS = ("against", "graph_only", "save", "progress")
+"""Arguments of `debug` that `edgekit.build` does not have, or uses otherwise."""
 
 Arrays: TypeAlias = "Mapping[str, np.ndarray]"
 
@@ -60,9 +64,24 @@ def debug(
     against: str | Path | None = None,
     graph_only: bool = False,
     save: str | Path | None = None,
-    progress: Progress | None = None,
+    weights: str | Path | None = None,
+    labels: str | Path | None = None,
+    calib: str | Path | None = None,
+    calib_method: Literal["minmax", "percentile", "entropy", "mse"] | None = None,
+    calib_images: int | None = None,
+    calib_column: str | None = None,
+    keep_float: Sequence[str] = (),
+    shape: Sequence[int | Sequence[int]] | None = None,
+    input: Mapping[str, int | float | Sequence[int | Sequence[int]]] | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
+    opset: int | None = None,
+    seed: int = 0,
+    threads: int = 0,
+    batch: int | Sequence[int] | None = None,
+    attention: Literal["auto", "off", "native", "edgekit", "edgekit-int8"] = "auto",
+    half_io: bool = False,
     engine: BackendOptions | Mapping[str, Any] | None = None,
-    **options: Any,
+    progress: Progress | None = None,
 ) -> NoiseReport:
     """Compares the values of a model layer by layer in two forms, for the same inputs.
 
@@ -75,18 +94,35 @@ def debug(
             engine: the ONNX file that it was built from; default: its own graph in ONNX Runtime.
         graph_only: look at the typed graph in ONNX Runtime, and not at an engine.
         save: folder for the smallest graph that fails, with its inputs and the right output.
-        progress: receives stages.
+        weights: as in `edgekit.build`, as are those that follow; an engine takes ``calib`` alone.
+        labels: names of classes.
+        calib: images or arrays to calibrate and compare on.
+        calib_method: how ranges are chosen.
+        calib_images: calibrate on at most this many.
+        calib_column: target column of a CSV table.
+        keep_float: name patterns of nodes that stay in float.
+        shape: shape of the image.
+        input: shapes or values of the inputs by name.
+        preprocess: how images become inputs.
+        opset: ONNX opset to export to.
+        seed: seed of random weights.
+        threads: threads that the engine runs on.
+        batch: batch size, or its range.
+        attention: how attention is computed.
+        half_io: half precision for inputs and outputs too.
         engine: options of the target's backend.
-        options: further options of `edgekit.build` for the model and its calibration.
+        progress: receives stages.
 
     Raises:
         EdgeKitError: as `edgekit.build`, but no error for noise.
     """
+    given = {name: value for name, value in locals().items() if name not in OWN_ARGUMENTS}
     notes = _Notes(progress or Silent())
     if isinstance(model, (str, Path)) and Path(model).is_dir():
-        case = _case_of_engine(Path(model), against, options.get("calib"), notes, graph_only=graph_only)
+        images = None if calib is None else str(calib)
+        case = _case_of_engine(Path(model), against, images, notes, graph_only=graph_only)
     else:
-        config = build_config(model=model, precision=precision, target=target, engine=engine, **options)
+        config = build_config(**given)
         require_buildable(config)
         case = _case_of_model(config, None if against is None else str(against), notes, graph_only=graph_only)
     return _report(case, notes, None if save is None else Path(save))

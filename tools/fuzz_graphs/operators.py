@@ -66,7 +66,8 @@ def _binary(made: GraphMaker) -> bool:
 def _window(made: GraphMaker, value: Tensor, *, dilate: bool = True) -> dict[str, object]:
     """Returns the attributes of a window that slides over all axes but the first two."""
     choose, axes = made.choose, value.rank - 2
-    kernel = [choose.choice([1, 2, 3, 3]) for _ in range(axes)]
+    # ONNX does not define a window that is larger than its image.
+    kernel = [min(choose.choice([1, 2, 3, 3]), size) for size in value.shape[2:]]
     found: dict[str, object] = {"kernel_shape": kernel}
     if choose.random() < 0.5:
         found["strides"] = [choose.choice([1, 2, 3]) for _ in range(axes)]
