@@ -40,6 +40,7 @@ def test_what_was_found_is_mended(file: Path, tmp_path: Path) -> None:
 KINDS = """
 import sys, time
 from pathlib import Path
+from edgekit.errors import EdgeKitError
 from tools.fuzz import worker
 from tools.fuzz.targets import TARGETS, Target
 
