@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,21 +234,30 @@ def test_ctrl_c_while_modules_are_imported_is_130_without_a_traceback(module: st
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_an_exception_that_a_library_makes_of_ctrl_c_is_an_interrupt(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(*arguments: object, **options: object) -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-        except KeyboardInterrupt:
-            raise ImportError("numpy failed to import") from None
+INTERRUPTED = """
+import os, signal, sys, time
+import click
+from edgekit.cli.main import main
 
-    monkeypatch.setattr(click.Group, "invoke", fail)
-    assert main(["models"]) == 130
-    assert capsys.readouterr().err.strip() == "interrupted"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def fail(*arguments, **options):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    except KeyboardInterrupt:
+        raise ImportError("numpy failed to import") from None
+
+click.Group.invoke = fail
+code = main(["models"])
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+sys.exit(code)
+"""
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_exception_that_a_library_makes_of_ctrl_c_is_an_interrupt() -> None:
+    # In a process of its own: a signal that comes late would end the process of the tests.
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
 
 
 def test_an_error_of_edgekit_is_still_one(monkeypatch: pytest.MonkeyPatch) -> None:
