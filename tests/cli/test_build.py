@@ -59,6 +59,7 @@ def test_options_that_are_not_given_are_left_to_the_pipeline(pipeline: Pipeline)
         "keep_float": (),
         "seed": 0,
         "threads": 0,
+        "allow_noise": False,
         "force": False,
         "profile": True,
         "graph_only": False,
@@ -74,7 +75,8 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "--calib-images 8 --calib-column y --keep-float head* --keep-float /stem --shape 320x320 "
         "--input images:1x3x320x320 --preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 "
         "--no-profile --batch 1:4:16 --graph-only --half-io --sm 86,8.9,120 --workspace 512 --timing-cache t.cache "
-        "--dla 1 --version-compatible --hardware-compatible --refittable --strip-weights --attention off"
+        "--dla 1 --version-compatible --hardware-compatible --refittable --strip-weights --attention off --allow-noise "
+        "--labels names.txt"
     )
     assert main(line.split()) == 0
     assert pipeline.model == "tiny.onnx"
@@ -97,6 +99,8 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "profile": False,
         "batch": (1, 4, 16),
         "graph_only": True,
+        "allow_noise": True,
+        "labels": "names.txt",
         "force": False,
         "attention": "off",
         "half_io": True,

@@ -65,8 +65,8 @@ def test_quiet_leaves_results_and_errors(
     captured = capsys.readouterr()
     assert captured.err == ""
     assert "engine:" in captured.out and "next" not in captured.out
-    assert main([*words, "--fp32", "--calib", "digits", *quiet]) == 2
-    assert capsys.readouterr().err.startswith("error: --calib does not go with --fp32")
+    assert main([*words, "--fp32", "--calib-method", "mse", *quiet]) == 2
+    assert capsys.readouterr().err.startswith("error: --calib-method does not go with --fp32")
 
 
 def test_two_precisions_exclude_each_other(capsys: CAPTURE) -> None:
