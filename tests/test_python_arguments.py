@@ -38,7 +38,7 @@ TENSORRT = {"target": "tensorrt"}
         ({"engine": {"workspace_mib": -1}, **TENSORRT}, "engine['workspace_mib']: expected a whole number"),
         ({"half_io": True}, "half_io is for GPU targets\nadd target='tensorrt'"),
         ({"weights": "nofile"}, "weights: expected a file or a published weight set of lenet, got 'nofile'"),
-        ({"precision": "fp32", "calib": "digits"}, "calib does not go with precision='fp32'"),
+        ({"precision": "fp32", "calib_method": "mse"}, "calib_method does not go with precision='fp32'"),
         ({"output": 5}, "output: expected a path, got 5"),
     ],
 )

@@ -14,7 +14,7 @@ from edgekit.config import TargetConfig
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.bundle.manifest import Verification
-from edgekit.errors import AccuracyError
+from edgekit.errors import AccuracyError, GraphError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.option import given_values
 from edgekit.pipeline.inputs import Inputs
@@ -82,7 +82,15 @@ class Verifier:
             GraphError: ONNX Runtime cannot run the graph, while the original runs.
         """
         with self.progress.stage("checking the graph against the original"):
-            got = self._on_cpu(self.model.graph)
+            try:
+                got = self._on_cpu(self.model.graph)
+            except GraphError as e:
+                sizes = "; ".join(
+                    f"{name}: {array.dtype} {array.shape}" for name, array in self.inputs.feeds[0].items()
+                )
+                options = f"{argument('input')} or {argument('shape')}"
+                hint = f"the inputs were {sizes}; if these sizes are wrong, set others with {options}"
+                raise GraphError(e.message, hint=hint) from e
         limits = QUANTIZED if self.model.quantized else LIMITS[Precision.FP32]
         self._judge("optimized graph", got, limits, Precision.FP32, self._where_the_graph_parts)
 

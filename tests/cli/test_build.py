@@ -100,7 +100,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "batch": (1, 4, 16),
         "graph_only": True,
         "allow_noise": True,
-        "labels": "names.txt",
+        "labels": Path("names.txt"),
         "force": False,
         "attention": "off",
         "half_io": True,

@@ -381,7 +381,9 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
 
 def test_a_build_over_an_engine_replaces_it_whole(classifier: Path) -> None:
     place = edgekit.build(classifier, output="out")
-    assert edgekit.build(classifier, precision="fp32", output="out", profile=False) == place
+    with pytest.raises(UsageError, match="replace it with force=True"):
+        edgekit.build(classifier, precision="fp32", output="out", profile=False)
+    assert edgekit.build(classifier, precision="fp32", output="out", profile=False, force=True) == place
     assert read_bundle(place).manifest.layers == {"float32": 4}
     assert {path.name for path in place.iterdir()} == {"manifest.json", "engine.onnx", "graph.onnx"}
 
@@ -398,12 +400,12 @@ def test_the_rebuild_command_of_the_manifest_is_that_of_the_build(classifier: Pa
     [
         ({"precision": "int4"}, UsageError, "unknown precision 'int4': expected fp32, fp16, bf16 or int8"),
         ({"target": "cup"}, UsageError, "unknown target 'cup'"),
-        ({"precision": "fp32", "calib": "sample"}, UsageError, "calib does not go with precision='fp32'"),
+        ({"precision": "fp32", "calib_method": "mse"}, UsageError, "calib_method does not go with precision='fp32'"),
         ({"precision": "fp32", "keep_float": ["c1"]}, UsageError, "keep_float does not go with precision='fp32'"),
         ({"keep_float": ["nope*"]}, UsageError, r"'nope\*' matches no node"),
-        ({"calib": "nowhere"}, UsageError, "unknown calibration set 'nowhere'"),
-        ({"calib_method": "kl"}, UsageError, "unknown calibration method 'kl'"),
-        ({"calib": "arrays", "calib_images": 0}, UsageError, "expected at least 1, got 0"),
+        ({"calib": "nowhere"}, UsageError, "calib='nowhere': expected a folder of images or arrays, a data set"),
+        ({"calib_method": "kl"}, UsageError, "calib_method: expected 'minmax', 'percentile', 'entropy' or 'mse'"),
+        ({"calib": "arrays", "calib_images": 0}, UsageError, "calib_images: expected a whole number of 1 or more"),
         ({"calib": "."}, CalibrationError, "expected images"),
     ],
 )
@@ -452,7 +454,7 @@ def test_a_target_that_is_not_installed_is_named_before_anything_else(
 
 def test_a_board_without_the_build_extra_says_how_to_get_it(classifier: Path) -> None:
     code = (
-        "import sys\nsys.modules['torch'] = None\nimport edgekit\n"
+        "import sys\nsys.modules['onnx'] = None\nimport edgekit\n"
         "try:\n    edgekit.build(sys.argv[1], target='null')\n"
         "except edgekit.BackendUnavailable as e:\n    print(e.message, '|', e.hint)"
     )
