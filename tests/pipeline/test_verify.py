@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgekit
 from edgekit.engine.bundle.manifest import read_manifest
-from edgekit.errors import AccuracyError
+from edgekit.errors import AccuracyError, GraphError
 from edgekit.measure import compare
 from edgekit.measure.reports import build_report_from_bundle
 from edgekit.pipeline import load_model, verify
@@ -171,3 +171,13 @@ def test_the_ratios_are_those_against_onnxruntime_on_the_file(classifier: Path) 
     measured = signal_to_noise_db([session.run(None, feed)[0] for feed in feeds], got)
     found = read_manifest(place).verification
     assert found is not None and found.sqnr_db["INT8 engine for cpu"] == pytest.approx(measured, abs=0.1)
+
+
+def test_a_graph_that_cannot_run_says_what_it_was_given(tmp_path: Path) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    picky (float[1, n] x) => (float[1, 3] y) <int64[2] shape = {1, 3}> { y = Reshape (x, shape) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "picky.onnx")
+    with pytest.raises(GraphError) as caught:
+        edgekit.build(tmp_path / "picky.onnx", precision="fp32", target="cpu", input={"x": (1, 4)})
+    assert "x: float32 (1, 4)" in caught.value.hint and "input" in caught.value.hint
