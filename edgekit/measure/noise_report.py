@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from edgekit.quantize.layer_noise import LayerNoise
+from edgekit.quantize.compare import LayerNoise
 from edgekit.specs import Precision
 
 __all__ = ["NoiseReport", "SmallestGraph"]

@@ -32,10 +32,9 @@ from edgekit.pipeline.validate import build_config, require_buildable
 from edgekit.pipeline.values import engine_values, graph_values
 from edgekit.pipeline.verify import Verifier
 from edgekit.progress import Progress, Silent
-from edgekit.quantize.compare import LIMITS
+from edgekit.quantize.compare import LIMITS, LayerNoise
 from edgekit.quantize.half.check import rounding_graph
 from edgekit.quantize.layer_noise import (
-    LayerNoise,
     Values,
     first_collapse,
     layer_noise,

@@ -23,9 +23,17 @@ from edgekit.pipeline.precision import TypedGraph
 from edgekit.pipeline.reference import Reference
 from edgekit.pipeline.values import engine_values, graph_values
 from edgekit.progress import Progress
-from edgekit.quantize.compare import LIMITS, Limits, OutputNoise, noise_of_outputs, refuse_noise, worst_noise
+from edgekit.quantize.compare import (
+    LIMITS,
+    LayerNoise,
+    Limits,
+    OutputNoise,
+    noise_of_outputs,
+    refuse_noise,
+    worst_noise,
+)
 from edgekit.quantize.half.check import rounding_graph
-from edgekit.quantize.layer_noise import LayerNoise, first_collapse, layer_noise, nodes_on_integers, noisiest
+from edgekit.quantize.layer_noise import first_collapse, layer_noise, nodes_on_integers, noisiest
 from edgekit.specs import Precision, TensorSpec
 from edgekit.text import shell_quoted
 

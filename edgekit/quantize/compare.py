@@ -15,6 +15,7 @@ from edgekit.specs import EXACT_DB, Precision
 
 __all__ = [
     "LIMITS",
+    "LayerNoise",
     "Limits",
     "OutputNoise",
     "noise_of_outputs",
@@ -58,6 +59,31 @@ class OutputNoise(msgspec.Struct, frozen=True, kw_only=True):
         known = self.part and not self.part[0].isdigit()
         part = f" ({self.part if known else f'columns {self.part}'})" if self.part else ""
         return f"'{self.output}'{part}"
+
+
+class LayerNoise(msgspec.Struct, frozen=True, kw_only=True):
+    """The noise in the output of a node.
+
+    Attributes:
+        node: name of the node.
+        op_type: its operator.
+        value: name of its output.
+        sqnr_db: signal-to-noise ratio of the output; 200 if nothing differs, -200 with infinities or NaN.
+        lost_db: how much lower that is than the ratio of its noisiest input.
+        quantized: the other graph computes it on integers, or stores its output in them.
+    """
+
+    node: str
+    op_type: str
+    value: str
+    sqnr_db: float
+    lost_db: float
+    quantized: bool
+
+    @property
+    def added(self) -> float:
+        """Energy of the noise that the node adds, relative to that of its output."""
+        return 10 ** (-self.sqnr_db / 10) - 10 ** (-(self.sqnr_db + self.lost_db) / 10)
 
 
 class Limits(NamedTuple):

@@ -10,14 +10,14 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 
 from edgekit.graph.element_types import carries_type, constant_of, precision_of
+from edgekit.quantize.compare import LayerNoise
 from edgekit.specs import EXACT_DB
 
-__all__ = ["LayerNoise", "Values", "first_collapse", "layer_noise", "nodes_on_integers", "noisiest", "observed_values"]
+__all__ = ["Values", "first_collapse", "layer_noise", "nodes_on_integers", "noisiest", "observed_values"]
 
 VALUES_AT_ONCE = 64
 """Values that are read in one run: all of them at once would take gigabytes in a large network."""
@@ -27,31 +27,6 @@ CHANNEL_AXIS_RANK = 4
 Arrays = Mapping[str, np.ndarray]
 Values = Callable[[Sequence[str]], Sequence[Arrays]]
 """Computes values by name, for each input."""
-
-
-class LayerNoise(msgspec.Struct, frozen=True, kw_only=True):
-    """The noise in the output of a node.
-
-    Attributes:
-        node: name of the node.
-        op_type: its operator.
-        value: name of its output.
-        sqnr_db: signal-to-noise ratio of the output; 200 if nothing differs, -200 with infinities or NaN.
-        lost_db: how much lower that is than the ratio of its noisiest input.
-        quantized: the other graph computes it on integers, or stores its output in them.
-    """
-
-    node: str
-    op_type: str
-    value: str
-    sqnr_db: float
-    lost_db: float
-    quantized: bool
-
-    @property
-    def added(self) -> float:
-        """Energy of the noise that the node adds, relative to that of its output."""
-        return 10 ** (-self.sqnr_db / 10) - 10 ** (-(self.sqnr_db + self.lost_db) / 10)
 
 
 def observed_values(reference: ir.Graph, other: ir.Graph, *, fused: Collection[str] = ()) -> dict[str, str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.measure.noise_report import NoiseReport
-from edgekit.quantize.layer_noise import LayerNoise
+from edgekit.quantize.compare import LayerNoise
 from edgekit.report.layer_table import cut_start
 from edgekit.report.terminal import label_grid, notes_panel
 from edgekit.report.wording import decibels

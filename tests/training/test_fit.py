@@ -238,12 +238,13 @@ def test_training_killed_by_kill_9_resumes_to_the_same_file(tmp_path: Path) -> N
 
 
 def test_a_classifier_learns_digits(tmp_path: Path) -> None:
-    file, _, epochs, _ = train_model(
+    trained = train_model(
         "lenet",
         data="digits",
         output=tmp_path / "lenet.safetensors",
         changes={"epochs": 4, "lr": 0.003, "optimizer": "adam", "schedule": "onecycle", "batch": 32},
     )
+    file, epochs = trained.weights, trained.epochs
     assert epochs[-1].figures["accuracy"] > 0.95
     module = module_from_recipe(load_recipe("lenet"))
     load_weights(module, file)

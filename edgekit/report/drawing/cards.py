@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edgekit.measure.inspection import LayerRow
 from edgekit.measure.layers import LayerTimes
-from edgekit.quantize.layer_noise import LayerNoise
+from edgekit.quantize.compare import LayerNoise
 from edgekit.report.drawing.contents import Drawing
 from edgekit.report.drawing.tree import Block
 from edgekit.report.wording import decibels, milliseconds, short_figure

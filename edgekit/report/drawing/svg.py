@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgekit.measure.layers import LayerTimes
-from edgekit.quantize.layer_noise import LayerNoise
+from edgekit.quantize.compare import LayerNoise
 from edgekit.report.assets import asset
 from edgekit.report.drawing.cards import Card, Painter
 from edgekit.report.drawing.contents import Contents, Drawing, Port
