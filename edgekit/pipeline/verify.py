@@ -90,15 +90,7 @@ class Verifier:
             GraphError: ONNX Runtime cannot run the graph, while the original runs.
         """
         with self.progress.stage("checking the graph against the original"):
-            try:
-                got = self._on_cpu(self.model.graph)
-            except GraphError as e:
-                sizes = "; ".join(
-                    f"{name}: {array.dtype} {array.shape}" for name, array in self.inputs.feeds[0].items()
-                )
-                options = f"{argument('input')} or {argument('shape')}"
-                hint = f"the inputs were {sizes}; if these sizes are wrong, set others with {options}"
-                raise GraphError(e.message, hint=hint) from e
+            got = self._on_cpu(self.model.graph)
         limits = QUANTIZED if self.model.quantized else LIMITS[Precision.FP32]
         self._judge("optimized graph", got, limits, Precision.FP32, self._where_the_graph_parts)
 
@@ -174,7 +166,7 @@ class Verifier:
     def _on_cpu(self, graph: ir.Model) -> Sets:
         evaluator = Evaluator(graph, threads=cpu().compute_threads)
         feeds = (self.inputs.feeds, *self.inputs.min_max_feeds)
-        return [[evaluator.run(dict(feed)) for feed in each[:COMPARED_ON_CPU]] for each in feeds]
+        return [[_run(evaluator, feed) for feed in each[:COMPARED_ON_CPU]] for each in feeds]
 
     def _judge(self, stage: str, got: Sets, limits: Limits, precision: Precision, parting: Parting) -> None:
         """Compares the outputs of a stage.
@@ -196,6 +188,11 @@ class Verifier:
                 self._keep(stage, noise)
             given = f" given {'; '.join(map(str, specs))}" if specs else ""
             self._refuse(noise, self._floor(precision) if specs else limits, f"the {stage}{given}", precision, parting)
+            worst = worst_noise(noise)
+            if specs and worst is not None and (worst.sqnr_db or 0.0) < 0:
+                self.progress.note(
+                    f"the {stage}{given}: {worst.sqnr_db:.1f} dB at {worst.where}, which is lost in noise"
+                )
 
     def _keep(self, stage: str, noise: tuple[OutputNoise, ...]) -> None:
         self.noise = noise
@@ -295,3 +292,13 @@ def _hint(precision: Precision) -> str:
             f"{argument('allow_noise', True)}"
         )
     return f"keep the layers before it in float ({keep}), or build it with {argument('precision', 'fp32')}"
+
+
+def _run(evaluator: Evaluator, feed: Arrays) -> dict[str, np.ndarray]:
+    try:
+        return evaluator.run(dict(feed))
+    except GraphError as e:
+        sizes = "; ".join(f"{name}: {array.dtype} {array.shape}" for name, array in feed.items())
+        options = f"{argument('input')} or {argument('shape')}"
+        hint = f"the inputs were {sizes}; if these sizes are wrong, set others with {options}"
+        raise GraphError(e.message, hint=hint) from e
