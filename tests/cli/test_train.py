@@ -106,7 +106,7 @@ def test_the_target_column_is_left_out_of_calibration(tmp_path: Path, capsys: py
     capsys.readouterr()
     assert main([*words, "--json", "--force"]) == 0
     assert json.loads(capsys.readouterr().out)["column"] == "y"
-    assert main([*words[:-3], "z"]) == 2
+    assert main([*words[:-3], "z", "--force"]) == 2
     assert "expected a column 'z'" in capsys.readouterr().err
 
 
