@@ -284,13 +284,15 @@ def test_layers_that_add_up_need_no_explanation(measured: Measured) -> None:
             [(4.0, 4.0)],
             8.0,
             5.0,
-            "The layers add up to 8.00 ms, 60 % more than the 5.00 ms of a run: runs took 8.00 ms while layers were timed.",
+            "The layers add up to 8.00 ms, 60 % more than the 5.00 ms of a run: runs took 8.00 ms while layers were "
+            "timed.",
         ),
         (
             [(1.0, 2.0)],
             5.0,
             5.0,
-            "The layers add up to 3.00 ms, 40 % less than the 5.00 ms of a run: 2.00 ms of a run pass between the layers.",
+            "The layers add up to 3.00 ms, 40 % less than the 5.00 ms of a run: 2.00 ms of a run pass between the "
+            "layers.",
         ),
         (
             # In each run, another layer is slow.
