@@ -299,8 +299,8 @@ def test_layers_that_add_up_need_no_explanation(measured: Measured) -> None:
             [(9.0, 1.0, 1.0), (1.0, 9.0, 1.0), (1.0, 1.0, 9.0)],
             11.0,
             11.0,
-            "The layers add up to 3.00 ms, 73 % less than the 11.0 ms of a run: single layers vary from run to run, so that "
-            "their medians do not add up to the median of a run.",
+            "The layers add up to 3.00 ms, 73 % less than the 11.0 ms of a run: single layers vary from run to run, so "
+            "that their medians do not add up to the median of a run.",
         ),
     ],
 )
