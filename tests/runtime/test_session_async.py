@@ -106,7 +106,7 @@ def test_an_empty_stream_gives_nothing(gate, tensors):
 def test_inputs_of_started_runs_are_checked_at_once(gate, tensors):
     with Session(gate, tensors) as session:
         with pytest.raises(RunError, match="input 'left': expected float32"):
-            session.run_async({"left": np.zeros((2, 4)), "right": np.zeros(2, np.int64)})
+            session.run_async({"left": np.zeros((2, 4), np.int64), "right": np.zeros(2, np.int64)})
         with pytest.raises(RunError, match="unknown input 'lef'"):
             next(session.stream([{"lef": np.zeros(1)}]))
     assert gate.threads == []
