@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.data.coco import is_coco
 from edgekit.errors import UsageError
 
@@ -45,7 +46,7 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
             f"data set {name}: expected classes of the model's {len(model)}, got {len(data)} of which "
             f"{difference(model, data)}",
             hint="use a data set with classes that the model was trained on, or give the model the set's names with "
-            "--labels FILE",
+            f"{argument('labels', like='FILE')}",
         )
     if twice := [label for label in theirs if own.count(label) > 1 or theirs.count(label) > 1]:
         raise UsageError(

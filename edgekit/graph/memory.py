@@ -7,6 +7,7 @@ import os
 
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.errors import GraphError
 
 __all__ = ["require_fitting_memory"]
@@ -28,5 +29,5 @@ def require_fitting_memory(graph: ir.Model) -> None:
             raise GraphError(
                 f"'{value.name}' {shape}: expected at most {available / 2**30:,.0f} GiB, the memory of this machine, "
                 f"got {needed / 2**30:,.0f} GiB",
-                hint="if the size of an input is wrong, set another with --input or --shape",
+                hint=f"if the size of an input is wrong, set another with {argument('input')} or {argument('shape')}",
             )

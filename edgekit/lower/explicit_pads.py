@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.errors import GraphError
 from edgekit.graph.passes.round_up_windows import Windows, windows_of
 from edgekit.lower.rewriting import NotApplicable, RewritePass, initializer, new_node, replace_node
@@ -95,7 +96,7 @@ def _require_windows(node: ir.Node) -> list[Windows]:
         raise GraphError(
             f"node '{node.name or node.outputs[0].name}': this target computes {node.op_type} with ceil_mode otherwise "
             "than ONNX, and it cannot be rewritten because the size of its input is dynamic",
-            hint="give the model a fixed size, or build it for --target cpu",
+            hint=f"give the model a fixed size, or build it with {argument('target', 'cpu')}",
         )
     return windows
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.errors import GraphError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.lower.rewriting import NotApplicable, RewritePass, constant, initializer, new_node, replace_node
@@ -123,7 +124,7 @@ def _refused(node: ir.Node, reason: str) -> GraphError:
     return GraphError(
         f"node '{node.name or node.outputs[0].name}': this target computes a Resize of this kind otherwise than ONNX, "
         f"and it cannot be replaced: {reason}",
-        hint="give the model a fixed size, or build it for --target cpu",
+        hint=f"give the model a fixed size, or build it with {argument('target', 'cpu')}",
     )
 
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.errors import GraphError
 from edgekit.graph.operators import PRODUCTS
 from edgekit.lower.rewriting import constant, initializer, new_node, replace_node
@@ -78,7 +79,7 @@ def _widen(graph: ir.Graph, node: ir.Node) -> None:
         raise GraphError(
             f"node '{node.name or node.outputs[0].name}': OpenVINO confuses its weight with that of a Conv, which is "
             "the same, and it has groups or a computed bias",
-            hint="build it for --target cpu",
+            hint=f"build it with {argument('target', 'cpu')}",
         )
     y, array = node.outputs[0].name, weight.numpy()
     channels = array.shape[1]

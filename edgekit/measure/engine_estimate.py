@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 import edgekit
+from edgekit.arguments import argument
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
 from edgekit.errors import BackendUnavailable, UsageError
@@ -179,7 +180,7 @@ def _default_board(manifest: Manifest) -> str:
         if runs_on(board, manifest.compute_capabilities):
             return key
     raise UsageError(
-        f"the estimate of an engine for {manifest.backend}: expected --board, got none",
+        f"the estimate of an engine for {manifest.backend}: expected {argument('board')}, got none",
         hint="name the board or GPU, as `edgekit estimate --boards` lists it",
     )
 

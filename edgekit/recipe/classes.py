@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgekit.arguments import argument
 from edgekit.errors import UsageError
 from edgekit.recipe.schema import Postprocess
 from edgekit.specs import TensorSpec
@@ -42,4 +43,6 @@ def check_class_names(names: Sequence[str], classes: int | None, model: str) -> 
         UsageError: the numbers differ.
     """
     if classes is not None and len(names) != classes:
-        raise UsageError(f"--labels: expected {classes} names, the number of classes of '{model}', got {len(names)}")
+        raise UsageError(
+            f"{argument('labels')}: expected {classes} names, the number of classes of '{model}', got {len(names)}"
+        )

@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from edgekit.arguments import on_command_line
 from edgekit.errors import GraphError
 from edgekit.lower.explicit_pads import ExplicitPads
 from edgekit.lower.resize_as_product import ResizeAsProduct
@@ -28,7 +29,7 @@ def pooled(operator: str, settings: str, size: str = "7") -> ir.Model:
     ],
 )
 def test_a_dynamic_size_is_refused_by_name(operator: str, settings: str) -> None:
-    with pytest.raises(GraphError, match="node 'pool'.*ceil_mode.*dynamic") as caught:
+    with on_command_line(), pytest.raises(GraphError, match="node 'pool'.*ceil_mode.*dynamic") as caught:
         ExplicitPads(operator)(pooled(operator, settings, "n"))
     assert "--target cpu" in caught.value.hint
 

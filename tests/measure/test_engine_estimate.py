@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import edgekit
+from edgekit.arguments import on_command_line
 from edgekit.engine.bundle.manifest import Manifest, read_manifest, seal
 from edgekit.errors import UsageError
 from edgekit.measure import engine_estimate as module
@@ -73,7 +74,7 @@ def test_the_first_board_that_it_was_built_for_is_the_default(engine: Path) -> N
     _change(engine, compute_capabilities=("12.0",))
     assert estimate_of_bundle(engine, reason=REASON).estimate.board == "rtx-5060"
     _change(engine, compute_capabilities=("99.0",))
-    with pytest.raises(UsageError, match="expected --board, got none"):
+    with on_command_line(), pytest.raises(UsageError, match="expected --board, got none"):
         estimate_of_bundle(engine, reason=REASON)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from edgekit.arguments import on_command_line
 from edgekit.data.examples import data_set
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import DataError, UsageError
@@ -104,7 +105,10 @@ def test_labels_of_a_file_replace_those_of_the_weights(cfg: Path, tmp_path: Path
     manifest = read_manifest(engine)
     assert manifest.labels == ("rot", "blau") and f"--labels {names}" in manifest.build_command
     names.write_text("names: [rot, blau, grün]\n")
-    with pytest.raises(UsageError, match="--labels: expected 2 names, the number of classes of 'toy', got 3"):
+    with (
+        on_command_line(),
+        pytest.raises(UsageError, match="--labels: expected 2 names, the number of classes of 'toy', got 3"),
+    ):
         build(cfg, precision="fp32", target="cpu", labels=names, output=tmp_path / "f", profile=False)
     assert not (tmp_path / "f").exists()
 
@@ -126,7 +130,7 @@ def test_a_positional_match_is_noted_and_labels_end_it(cfg: Path, tmp_path: Path
     named = evaluate_bundle(engine, data=examples, labels=("red", "blue"))
     assert not any("no class names" in note for note in named.notes)
     assert named.details.labels == ("red", "blue")
-    with pytest.raises(UsageError, match="--labels: expected 2 names"):
+    with on_command_line(), pytest.raises(UsageError, match="--labels: expected 2 names"):
         evaluate_bundle(engine, data=examples, labels=("red",))
 
 

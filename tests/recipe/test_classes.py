@@ -1,5 +1,6 @@
 import pytest
 
+from edgekit.arguments import on_command_line
 from edgekit.errors import UsageError
 from edgekit.recipe.classes import check_class_names, class_count
 from edgekit.recipe.schema import Postprocess, YoloHead
@@ -37,5 +38,8 @@ def test_classes_are_counted_in_the_outputs(
 def test_there_is_a_name_for_each_class() -> None:
     check_class_names(["a", "b"], 2, "x")
     check_class_names(["a", "b"], None, "x")
-    with pytest.raises(UsageError, match="--labels: expected 3 names, the number of classes of 'x', got 2"):
+    with (
+        on_command_line(),
+        pytest.raises(UsageError, match="--labels: expected 3 names, the number of classes of 'x', got 2"),
+    ):
         check_class_names(["a", "b"], 3, "x")
