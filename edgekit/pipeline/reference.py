@@ -37,7 +37,7 @@ class Reference:
 
 
 def reference_outputs(model: LoadedModel, inputs: Inputs, progress: Progress) -> Reference:
-    """Runs the original model on the inputs that engines are compared on, and frees it.
+    """Runs the original model on the inputs that engines are compared on; the caller closes it.
 
     If it cannot run, a note says that nothing could be compared with it.
     """
@@ -50,6 +50,4 @@ def reference_outputs(model: LoadedModel, inputs: Inputs, progress: Progress) ->
     except GraphError as e:
         progress.note(f"nothing was compared with the original model: {e.message}")
         return Reference(name="", outputs=(), min_max_outputs=(), forms=forms)
-    finally:
-        original.close()
     return Reference(name=original.name, outputs=outputs, min_max_outputs=min_max, forms=forms)

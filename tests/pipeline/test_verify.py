@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 import edgekit
 from edgekit.engine.bundle.manifest import read_manifest
@@ -17,6 +18,10 @@ from edgekit.errors import AccuracyError, GraphError
 from edgekit.measure import compare
 from edgekit.measure.reports import build_report_from_bundle
 from edgekit.pipeline import load_model, verify
+from edgekit.pipeline.inputs import model_inputs
+from edgekit.pipeline.reference import reference_outputs
+from edgekit.pipeline.validate import build_config
+from edgekit.progress import Silent
 from edgekit.specs import Precision
 from tests.decibels import signal_to_noise_db
 
@@ -181,3 +186,19 @@ def test_a_graph_that_cannot_run_says_what_it_was_given(tmp_path: Path) -> None:
     with pytest.raises(GraphError) as caught:
         edgekit.build(tmp_path / "picky.onnx", precision="fp32", target="cpu", input={"x": (1, 4)})
     assert "x: float32 (1, 4)" in caught.value.hint and "input" in caught.value.hint
+
+
+def test_where_a_graph_parts_from_its_module_is_found() -> None:
+    """The module has to be there still, when an error is explained."""
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    config = build_config(model=module, input={"x": (1, 4)}, precision="fp32", target="cpu")
+    model = load_model.load_model(config.model, Silent())
+    inputs = model_inputs(model, config.calibration, config.target, Silent())
+    reference = reference_outputs(model, inputs, Silent())
+    weight = next(value for name, value in model.graph.graph.initializers.items() if name == "0.weight")
+    assert weight.const_value is not None
+    weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.1), name=weight.name)
+    checked = verify.Verifier(model=model, inputs=inputs, reference=reference, target=config.target, progress=Silent())
+    with pytest.raises(AccuracyError, match="against PyTorch.*the first value that differs is '0'"):
+        checked.verify_graph()
+    model.original.close()
