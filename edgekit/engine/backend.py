@@ -14,6 +14,7 @@ import numpy as np
 from edgekit.config import TargetConfig
 from edgekit.engine.table import entry_of
 from edgekit.errors import BackendUnavailable
+from edgekit.option import given_values
 from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "backend",
     "backend_at",
     "default_target",
+    "build_options_of",
     "scheme_of",
 ]
 
@@ -182,6 +184,17 @@ def scheme_of(target: TargetConfig) -> QuantScheme:
     if target.attention == "auto":
         return scheme
     return msgspec.structs.replace(scheme, float_attention=target.attention != "off")
+
+
+def build_options_of(target: TargetConfig, shapes: Mapping[str, ShapeRange]) -> BuildOptions:
+    """Returns the options that a target's engine is built with; ``shapes`` are those of dynamic inputs."""
+    return BuildOptions(
+        precision=target.precision,
+        threads=target.threads,
+        shapes=dict(shapes),
+        attention=target.attention,
+        engine=given_values(target.engine),
+    )
 
 
 def default_target() -> str:

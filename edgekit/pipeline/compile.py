@@ -11,7 +11,7 @@ import onnx_ir as ir
 import edgekit
 from edgekit.arguments import argument
 from edgekit.config import NATIVE_ATTENTION, BuildConfig, TargetConfig, build_command
-from edgekit.engine.backend import BuildOptions, BuildResult
+from edgekit.engine.backend import BuildResult, build_options_of
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import (
     FORMAT,
@@ -128,13 +128,7 @@ def _compiled_graph(
     if target.graph_only:
         result = _typed_only(graph, target)
     else:
-        options = BuildOptions(
-            precision=target.precision,
-            threads=target.threads,
-            shapes=dict(model.shapes),
-            attention=target.attention,
-            engine=given_values(target.engine),
-        )
+        options = build_options_of(target, model.shapes)
         with progress.stage(f"building the {str(target.precision).upper()} engine for {target.target}"):
             result = engine_from_graph(folder / GRAPH, folder, target.target, options)
     for note in result.notes:

@@ -15,13 +15,12 @@ from edgekit.arguments import argument
 from edgekit.config import BackendOptions, BuildConfig
 from edgekit.data.calibration.calibration_set import calibration_set
 from edgekit.data.calibration.random_inputs import RandomInputs
-from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.backend import BuildOptions, backend, build_options_of
 from edgekit.engine.bundle.manifest import GRAPH, check_files, read_manifest
 from edgekit.errors import BackendUnavailable, EngineMismatch, UsageError
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import InferShapes, optimize
 from edgekit.measure.noise_report import NoiseReport, SmallestGraph
-from edgekit.option import given_values
 from edgekit.pipeline.calibrate import calibrate
 from edgekit.pipeline.inputs import DEFAULT_SET, model_inputs
 from edgekit.pipeline.load_model import load_model
@@ -191,13 +190,6 @@ def _case_of_model(config: BuildConfig, against: str | None, notes: _Notes, *, g
     typed = typed_graph(model, calibrate(model, inputs, config.calibration, target, notes), target, notes)
     feeds = inputs.feeds[:COMPARED]
     on_engine = not graph_only and _runs(target.target, notes)
-    options = BuildOptions(
-        precision=precision,
-        threads=target.threads,
-        shapes=dict(model.shapes),
-        attention=target.attention,
-        engine=given_values(target.engine),
-    )
     right_values = graph_values(model.graph, feeds)
     if against is not None:
         plain = BuildOptions(precision=Precision.FP32, threads=target.threads, shapes=dict(model.shapes))
@@ -212,7 +204,7 @@ def _case_of_model(config: BuildConfig, against: str | None, notes: _Notes, *, g
         integers=nodes_on_integers(typed.graph.graph),
         scaled=precision is Precision.INT8 and typed.kept_in_float is not None,
         target=target.target,
-        options=options,
+        options=build_options_of(target, model.shapes),
         on_engine=on_engine,
         feeds=feeds,
         outputs_db=verifier.found,

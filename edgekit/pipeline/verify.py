@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -12,11 +13,10 @@ import onnx_ir as ir
 from edgekit.arguments import argument, either
 from edgekit.config import TargetConfig
 from edgekit.device.cpu import cpu
-from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.backend import backend, build_options_of
 from edgekit.engine.bundle.manifest import Verification
 from edgekit.errors import AccuracyError, GraphError
 from edgekit.graph.evaluator import Evaluator
-from edgekit.option import given_values
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph
@@ -231,13 +231,7 @@ class Verifier:
     def _where_the_engine_parts(self) -> str:
         """Names the first node whose value in the FP32 engine differs from that in the graph."""
         graph, feeds = self.model.graph, self.inputs.feeds[:1]
-        options = BuildOptions(
-            precision=Precision.FP32,
-            threads=self.target.threads,
-            shapes=dict(self.model.shapes),
-            attention=self.target.attention,
-            engine=given_values(self.target.engine),
-        )
+        options = build_options_of(dataclasses.replace(self.target, precision=Precision.FP32), self.model.shapes)
         with self.progress.stage("looking for the node that differs"):
             values = engine_values(graph, self.target.target, options, feeds)
             layers = layer_noise(graph.graph, graph.graph, graph_values(graph, feeds), values)
