@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import edgekit
+from edgekit.arguments import on_command_line
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import AccuracyError, GraphError
 from edgekit.measure import compare
@@ -155,7 +156,8 @@ def test_random_weights_are_never_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_weak_engine_names_the_noisiest_layers(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {**verify.LIMITS, Precision.INT8: verify.Limits(0.0, 0.0, 100.0)}
     monkeypatch.setattr(verify, "LIMITS", limits)
-    place = edgekit.build(classifier, target="cpu", profile=False)
+    with on_command_line():
+        place = edgekit.build(classifier, target="cpu", profile=False)
     notes = [note for note in read_manifest(place).notes if "--keep-float" in note]
     assert len(notes) == 1 and "usually visible" in notes[0] and "Most of the noise comes from" in notes[0]
 
