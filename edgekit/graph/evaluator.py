@@ -14,7 +14,7 @@ from edgekit.errors import GraphError
 from edgekit.graph.external_weights import external_weights
 from edgekit.graph.memory import require_fitting_memory
 
-__all__ = ["Evaluator", "error_of_runtime"]
+__all__ = ["Evaluator", "error_of_runtime", "session_options"]
 
 _RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
@@ -37,11 +37,7 @@ class Evaluator:
     def __init__(self, graph: ir.Model, *, also: Sequence[str] = (), threads: int = 0, optimized: bool = False) -> None:
         require_fitting_memory(graph)
         return_freed_memory()  # freed by earlier sessions
-        options = onnxruntime.SessionOptions()
-        level = onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4
+        options = session_options(threads=threads, optimized=optimized)
         model, self._weights = _model_and_weights(graph, also)
         try:
             values = [
@@ -66,6 +62,16 @@ class Evaluator:
         except Exception as e:
             raise GraphError(f"{_RUNTIME} cannot run the graph: {error_of_runtime(e)}") from e
         return dict(zip(self.outputs, results, strict=True))
+
+
+def session_options(*, threads: int = 0, optimized: bool = False) -> onnxruntime.SessionOptions:
+    """Returns the options of a session that says nothing; see `Evaluator` for the arguments."""
+    options = onnxruntime.SessionOptions()
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    return options
 
 
 def _model_and_weights(graph: ir.Model, also: Sequence[str]) -> tuple[bytes, dict[str, tuple[np.ndarray, int]]]:

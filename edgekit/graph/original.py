@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from edgekit.device.cpu import cpu, return_freed_memory
 from edgekit.errors import GraphError
-from edgekit.graph.evaluator import Evaluator, error_of_runtime
+from edgekit.graph.evaluator import Evaluator, error_of_runtime, session_options
 from edgekit.graph.passes import widened
 from edgekit.storage import path_for_library
 
@@ -105,10 +105,7 @@ class OnnxOriginal:
             return self._in_reference_evaluator(e)
 
     def _in_runtime(self) -> Run:
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = cpu().compute_threads
-        options.log_severity_level = 4
+        options = session_options(threads=cpu().compute_threads)
         with path_for_library(self._path) as path:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
