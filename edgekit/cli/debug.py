@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +69,7 @@ def debug(
     if json.wanted:
         json.write(json_bytes(found, indent=2))
     if not json.printed:
-        has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-        console = terminal(width=None if has_width else PIPED_COLUMNS)
+        console = terminal(piped_columns=PIPED_COLUMNS)
         console.print(terminal_from_noise(found, console.width))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -69,8 +67,7 @@ def estimate(
     from edgekit.pipeline.estimate import estimate as estimate_model
     from edgekit.report.estimate_table import terminal_from_boards, terminal_from_estimate
 
-    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = terminal(width=None if has_width else PIPED_COLUMNS)
+    console = terminal(piped_columns=PIPED_COLUMNS)
     if list_boards:
         console.print(terminal_from_boards(boards()))
         return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -114,6 +112,5 @@ def _print(found: Inspection) -> None:
 
     from edgekit.report.layer_table import terminal_from_inspection
 
-    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = terminal(width=None if has_width else PIPED_COLUMNS)
+    console = terminal(piped_columns=PIPED_COLUMNS)
     console.print(terminal_from_inspection(found, console.width))

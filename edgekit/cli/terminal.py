@@ -63,11 +63,17 @@ def echo(text: str = "", *, title: str = "", title_color: str = "", dim: bool = 
     click.echo(start + shown, file=sys.stderr if err else sys.stdout, color=color())
 
 
-def console(*, stderr: bool = False, width: int | None = None) -> SafeConsole:
-    """Returns a console for rich's tables and texts, with the colours of `color`."""
+def console(*, stderr: bool = False, piped_columns: int | None = None) -> SafeConsole:
+    """Returns a console for rich's tables and texts, with the colours of `color`.
+
+    Args:
+        stderr: print to standard error.
+        piped_columns: width of the output without a terminal, unless ``COLUMNS`` is set; None: rich's default.
+    """
     from edgekit.cli.console import SafeConsole  # rich takes longer to import than some commands to run
 
-    return SafeConsole(stderr=stderr, width=width, plain=color() is False)
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return SafeConsole(stderr=stderr, width=None if has_width else piped_columns, plain=color() is False)
 
 
 def note(text: str) -> None:

@@ -14,6 +14,7 @@ from edgekit.quantize.compare import LayerNoise
 from edgekit.report.layer_table import cut_start
 from edgekit.report.terminal import label_grid, notes_panel
 from edgekit.report.wording import decibels
+from edgekit.specs import EXACT_DB
 
 __all__ = ["terminal_from_noise"]
 
@@ -37,7 +38,7 @@ def terminal_from_noise(report: NoiseReport, width: int) -> RenderableType:
     table.add_column("signal to noise", justify="right", no_wrap=True)
     table.add_column("lost", justify="right", no_wrap=True)
     for layer in report.layers:
-        lost = f"{layer.lost_db:.1f} dB" if abs(layer.lost_db) >= DOUBLED_DB and abs(layer.sqnr_db) < 200 else ""
+        lost = f"{layer.lost_db:.1f} dB" if abs(layer.lost_db) >= DOUBLED_DB and abs(layer.sqnr_db) < EXACT_DB else ""
         table.add_row(
             Text(cut_start(layer.node, max(width - TAKEN, 12))),
             Text(layer.op_type),

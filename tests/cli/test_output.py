@@ -56,10 +56,10 @@ def test_lines_and_tables_show_control_characters_and_take_no_markup(capsys: pyt
     echo(HOSTILE, title="note:")
     table = Table(HOSTILE, title=HOSTILE, caption=HOSTILE)
     table.add_row(HOSTILE)
-    terminal(width=200).print(HOSTILE, table)
+    terminal(piped_columns=200).print(HOSTILE, table)
     out = capsys.readouterr().out
     assert out.count(SHOWN) == 6
-    terminal(width=200).print(Text(HOSTILE))
+    terminal(piped_columns=200).print(Text(HOSTILE))
     assert SHOWN.replace(r"\x07", "") in capsys.readouterr().out  # rich removes BEL
     assert not any(raw in out for raw in RAW)
 
