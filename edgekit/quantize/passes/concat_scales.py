@@ -72,11 +72,10 @@ def without_pairs_behind(plan: Plan, ranges: Mapping[str, Range], scheme: QuantS
         return list(plan.tensors)
     shared = set()
     for node in plan.nodes:
-        if node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1:
+        if node.op_type == "Concat":
             found = {ranges.get(str(range_source(value).name)) for value in node.inputs if value is not None}
             output = node.outputs[0]
-            # Other consumers, such as another Concat or a convolution with split weights, need a Q/DQ pair in front;
-            # with a concatenation along another axis, OpenVINO computes in float32.
+            # Other consumers, such as another Concat or a convolution with split weights, need a Q/DQ pair in front.
             convs = all(use.node.op_type == "Conv" and use.node not in plan.split for use in output.uses())
             if convs and len(found) == 1 and None not in found:
                 shared.add(output)

@@ -104,11 +104,10 @@ def test_pairs_after_a_concat_stay_if_the_target_has_pairs_at_outputs(graph: ir.
     [
         """a = Conv (x, w) b = Conv (x, v) i = Concat <axis = 1> (a, b) c = Conv (x, w) k = Concat <axis = 1> (i, c)
         y = Conv (k, o)""",
-        "a = Conv (x, w) b = Conv (x, v) i = Concat <axis = 2> (a, b) y = Conv (i, w)",
         """a = Conv (x, w) b = Conv (x, v) i = Concat <axis = 1> (a, b) p = MaxPool <kernel_shape = [2, 2]> (i)
         c = Conv (i, wide) y = Conv (p, wide)""",
     ],
-    ids=["another Concat reads it", "another axis", "pooled too"],
+    ids=["another Concat reads it", "pooled too"],
 )
 def test_pairs_after_a_concat_stay_if_a_consumer_needs_them(
     graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray], text: str
@@ -126,3 +125,17 @@ def test_pairs_after_a_concat_stay_if_a_consumer_needs_them(
     named = {value.name for value in kept}
     assert ("i" in named) == any(value.name == "i" for value in plan.tensors)
     assert {"x", "a", "b"} <= named
+
+
+def test_products_behind_a_concat_along_another_axis_stay_in_float(
+    graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray]
+) -> None:
+    graph = graph_of(
+        """g (float[1, 4, 9, 9] x) => (float[1, 4, h, 9] y) {
+        a = Conv (x, w) b = Conv (x, w) i = Concat <axis = 2> (a, b) y = Conv (i, w) }""",
+        w=weights(4, 4, 1, 1),
+    )
+    scheme = OpenVino().scheme()
+    plan = plan_from_graph(graph, scheme)
+    assert [value.name for value in plan.tensors] == ["x"]
+    assert list(plan.skipped.values()) == ["it reads a concatenation that the target does not compute in integers"]
