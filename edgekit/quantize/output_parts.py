@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.quantize.output_form import MOST_COLUMNS, WHOLE, OutputForm, Part, Select
-from edgekit.recipe.schema import Postprocess, YoloHead
+from edgekit.recipe.heads import CellHeads, Detr, Head, YoloHead, YoloV1, YoloV5, YoloV8, YoloX
+from edgekit.recipe.schema import Postprocess
 
 __all__ = ["forms_of_outputs"]
 
@@ -26,31 +27,55 @@ def forms_of_outputs(graph: ir.Model, postprocess: Postprocess | None = None) ->
         graph: the float graph, with inferred shapes.
         postprocess: the head; None if there is none.
     """
-    heads = {head.output: head for head in postprocess.heads} if postprocess is not None else {}
+    known = _parts_of_head(postprocess.head) if postprocess is not None else {}
     selected = _selected(graph.graph)
     forms = {}
     for value in graph.graph.outputs:
         name = value.name or ""
-        if postprocess is not None and name in heads:
-            forms[name] = OutputForm(_parts_of_head(heads[name], postprocess))
+        if name in known:
+            forms[name] = OutputForm(known[name], value in selected)
         else:
             forms[name] = OutputForm(_parts_of_value(value), value in selected)
     return forms
 
 
-def _parts_of_head(head: YoloHead, how: Postprocess) -> tuple[Part, ...]:
+def _parts_of_head(head: Head) -> dict[str, tuple[Part, ...]]:
+    """Returns the parts of each output of a head; see its family in `edgekit.recipe.heads` for the order of values."""
+    if isinstance(head, CellHeads):
+        return {each.output: _parts_of_cells(each, isinstance(head, YoloV1)) for each in head.heads}
+    if isinstance(head, Detr):
+        if head.logits:
+            return {head.boxes: (Part("boxes", _whole),), head.logits: (Part("scores", _whole),)}
+        return {head.boxes: (Part("boxes", _columns(2, 0, 4)), Part("scores", _columns(2, 4, None)))}
+    if not isinstance(head, YoloV5 | YoloV8 | YoloX):
+        return {}  # its outputs are sorted detections, whose form the nodes before them tell
+    axis = 1 if isinstance(head, YoloV8) and head.layout == "channels-first" else 2
+    probability = head.activation == "none"
+    boxes = Part("boxes", _columns(axis, 0, 4))
+    if isinstance(head, YoloX) or not head.extras:
+        return {head.output: (boxes, Part("scores", _columns(axis, 4, None), probability))}
+    rest = "coefficients of masks" if head.masks else "key points" if head.keypoints[0] else "angles"
+    scores = Part("scores", _columns(axis, 4, -head.extras), probability)
+    return {head.output: (boxes, scores, Part(rest, _columns(axis, -head.extras, None)))}
+
+
+def _parts_of_cells(head: YoloHead, is_v1: bool) -> tuple[Part, ...]:
     """Returns the boxes and the scores of a raw output; see `YoloHead` for their order."""
 
     def of_cells(array: np.ndarray) -> np.ndarray:
         return array.reshape(len(array), len(head.anchors), -1, *array.shape[2:])
 
-    if how.kind == "yolov1":
+    if is_v1:
         boxes = 4 * head.boxes
         return Part("boxes", lambda array: array[:, -boxes:]), Part("scores", lambda array: array[:, :-boxes])
     return (
         Part("boxes", lambda array: of_cells(array)[:, :, :4]),
         Part("scores", lambda array: of_cells(array)[:, :, 4:]),
     )
+
+
+def _whole(array: np.ndarray) -> np.ndarray:
+    return array
 
 
 def _selected(graph: ir.Graph) -> set[ir.Value]:
@@ -92,7 +117,7 @@ def _parts_along(axis: int, node: ir.Node, *, whole_is_probability: bool) -> Ite
         start += size
 
 
-def _columns(axis: int, start: int, stop: int) -> Select:
+def _columns(axis: int, start: int, stop: int | None) -> Select:
     index = (slice(None),) * axis + (slice(start, stop),)
     return lambda array: array[index]
 
