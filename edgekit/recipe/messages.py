@@ -118,7 +118,7 @@ def _type_at(struct: type, keys: Keys, raw: Any) -> Any:
     kind: Any = msgspec.inspect.type_info(struct)
     for key in keys:
         kind = _inner(_plain(kind, raw), key)
-        raw = raw.get(key) if isinstance(raw, dict) else raw[key] if isinstance(raw, list) else None
+        raw = raw.get(key) if isinstance(raw, dict) else raw[int(key)] if isinstance(raw, list) else None
     inner = _plain(kind, raw)
     return kind if isinstance(inner, msgspec.inspect.StrType) else inner
 
@@ -133,7 +133,7 @@ def _plain(kind: Any, raw: Any) -> Any:
         tagged = [each for each in structs if isinstance(raw, dict) and raw.get(each.tag_field) == each.tag]
         if len(structs) > 1 and not tagged:  # the tag itself is wrong
             return _Untagged(structs)
-        kind = (tagged or structs or list(kind.types))[0]
+        kind = tagged[0] if tagged else structs[0] if structs else kind.types[0]
     return kind
 
 
