@@ -12,7 +12,7 @@ from edgekit.quantize.output_form import MOST_COLUMNS, WHOLE, OutputForm, Part, 
 from edgekit.recipe.heads import CellHeads, Detr, Head, YoloHead, YoloV1, YoloV5, YoloV8, YoloX
 from edgekit.recipe.schema import Postprocess
 
-__all__ = ["forms_of_outputs"]
+__all__ = ["concatenated_columns", "forms_of_outputs", "selected_values"]
 
 PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 _SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
@@ -28,7 +28,7 @@ def forms_of_outputs(graph: ir.Model, postprocess: Postprocess | None = None) ->
         postprocess: the head; None if there is none.
     """
     known = _parts_of_head(postprocess.head) if postprocess is not None else {}
-    selected = _selected(graph.graph)
+    selected = selected_values(graph.graph)
     forms = {}
     for value in graph.graph.outputs:
         name = value.name or ""
@@ -78,7 +78,7 @@ def _whole(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _selected(graph: ir.Graph) -> set[ir.Value]:
+def selected_values(graph: ir.Graph) -> set[ir.Value]:
     """Returns the values that depend on a node that selects by value."""
     found: set[ir.Value] = set()
     for node in graph:
@@ -92,29 +92,42 @@ def _parts_of_value(value: ir.Value) -> tuple[Part, ...]:
 
     Without a Concat, it is the whole output if that holds probabilities, else nothing: the nodes do not tell.
     """
+    axis, limits, joined = _joined_columns(value)
+    whole_is_probability = _is_probability(value)
+    if not limits:
+        return (WHOLE._replace(probability=True),) if whole_is_probability else ()
+    return tuple(
+        Part(f"{start}:{stop}", _columns(axis, start, stop), whole_is_probability or _is_probability(each))
+        for (start, stop), each in zip(limits, joined, strict=True)
+    )
+
+
+def concatenated_columns(value: ir.Value) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Returns the axis of an output along which values are concatenated to it, and the limits of each of them.
+
+    It is the axis with the fewest columns; no limits are returned if there is no Concat before the output.
+    """
+    axis, limits, _ = _joined_columns(value)
+    return axis, limits
+
+
+def _joined_columns(value: ir.Value) -> tuple[int, tuple[tuple[int, int], ...], list[ir.Value]]:
     best: tuple[int, int, ir.Node] | None = None
     for node, axis in _concats_before(value):
         size = value.shape[axis] if value.shape is not None else None
         if isinstance(size, int) and size <= MOST_COLUMNS and (best is None or size < best[0]):
             best = size, axis, node
     if best is None:
-        return (WHOLE._replace(probability=True),) if _is_probability(value) else ()
+        return 0, (), []
     _, axis, node = best
-    return tuple(_parts_along(axis, node, whole_is_probability=_is_probability(value)))
-
-
-def _parts_along(axis: int, node: ir.Node, *, whole_is_probability: bool) -> Iterator[Part]:
-    start = 0
-    own = _axis_of(node)
-    for value in node.inputs:
-        size = value.shape[own] if value is not None and value.shape is not None else None
-        assert value is not None and isinstance(size, int)
-        yield Part(
-            f"{start}:{start + size}",
-            _columns(axis, start, start + size),
-            whole_is_probability or _is_probability(value),
-        )
+    start, limits, joined = 0, [], []
+    for each in node.inputs:
+        size = each.shape[_axis_of(node)] if each is not None and each.shape is not None else None
+        assert each is not None and isinstance(size, int)
+        limits.append((start, start + size))
+        joined.append(each)
         start += size
+    return axis, tuple(limits), joined
 
 
 def _columns(axis: int, start: int, stop: int | None) -> Select:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -21,6 +21,7 @@ __all__ = [
     "CellHeads",
     "Detr",
     "EfficientNms",
+    "FAMILIES",
     "End2End",
     "Head",
     "Overlap",
@@ -285,6 +286,10 @@ class BatchedRows(_Head, frozen=True, kw_only=True, tag="batched-rows"):
 Head: TypeAlias = (
     YoloV1 | YoloV2 | YoloV3 | YoloV5 | YoloV8 | YoloX | End2End | Detr | BoxesScoresLabels | EfficientNms | BatchedRows
 )
+
+
+FAMILIES: tuple[str, ...] = tuple(str(each.__struct_config__.tag) for each in get_args(Head))
+"""Names of all families."""
 
 
 def box_outputs(head: Head) -> tuple[str, ...]:
