@@ -229,7 +229,7 @@ def test_rows_of_all_images(columns: str, width: int) -> None:
     [
         [output("y", rng(0).normal(size=(1000,)).astype(np.float32))],
         [output("y", rng(0).normal(size=(40, 6625)).astype(np.float32))],
-        [output("y", scores(40, 97))],
+        [output("y", scores(40, 97) / scores(40, 97).sum(axis=1, keepdims=True))],
         [output("y", rng(0).normal(size=(19, 64, 64)).astype(np.float32))],
         [output("y", rng(0).normal(size=(197, 384)).astype(np.float32))],
         [output(name, rng(0).normal(size=(255, 8, 8)).astype(np.float32)) for name in "abc"],
