@@ -134,9 +134,9 @@ def test_a_head_can_be_given_with_its_options(tmp_path: Path) -> None:
         ({"head": "yolov8", "head_option": {"extra": 3}}, r"head='yolov8': .*unknown field `extra`"),
         (
             {"head": "yolov8", "head_option": {"extras": 3}},
-            r"expected \(N, 4 \+ classes \+ 3, cells\), got \(1, 7, 256\)",
+            r"expected .N, 4 . classes . 3, cells., got .1, 7, 256.",
         ),
-        ({"head": "yolox"}, r"head='yolox': output 'output0': expected 21 cells|expected .* got \(1, 7, 256\)"),
+        ({"head": "yolox"}, r"head='yolox': output 'output0': expected 336 cells for strides 8, 16, 32 .*, got 7"),
         ({"head": "efficient-nms"}, r"missing required field"),
         ({"head": "detr", "head_option": {"logits": "no"}}, r"output 'no': expected"),
     ],
