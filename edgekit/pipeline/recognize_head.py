@@ -126,7 +126,8 @@ def _with_verdict(
     classes = layout(verdict.head, {output.name: output.shape for output in facts.outputs}).classes
     labels = names if classes in (None, len(names)) else ()
     how = _preprocess(model, verdict, config)
-    count = f", {classes or len(names)} classes" if classes or names else ""
+    number = classes or len(names)
+    count = f", {number} class{'' if number == 1 else 'es'}" if number else ""
     text = f"looks like {FAMILY_TITLES[verdict.family]}, task {task}{count}: {', '.join(verdict.evidence)}"
     progress.note(text)
     if how != model.preprocess:

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import edgekit
+from edgekit.cli.main import main
 from edgekit.config import ModelConfig
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import UsageError
@@ -165,3 +166,26 @@ def test_a_built_engine_finds_the_boxes_of_the_definition(tmp_path: Path) -> Non
     np.testing.assert_allclose(found.boxes, corners, atol=1e-3)
     assert found.labels == ["abc"[kind] for kind in raw[4:, order].argmax(axis=0)]
     assert read_manifest(bundle).recognized.startswith("looks like YOLOv8")
+
+
+def test_a_recipe_is_written_and_builds_the_same_engine(tmp_path: Path) -> None:
+    path = detector(tmp_path / "d.onnx", metadata={"names": "['a', 'b', 'c']"})
+    assert main(["recipe", "new", str(path), "-o", str(tmp_path / "mine.toml"), "--preprocess", "pad=7"]) == 0
+    assert main(["recipe", "new", str(path), "-o", str(tmp_path / "mine.toml")]) == 2
+    made = [
+        read_manifest(edgekit.build(model, precision="fp32", target="null", output=name, profile=False, **options))
+        for model, name, options in ((path, "one", {"preprocess": {"pad": 7}}), (tmp_path / "mine.toml", "two", {}))
+    ]
+    for field in ("task", "inputs", "outputs", "preprocess", "postprocess", "labels"):
+        assert getattr(made[0], field) == getattr(made[1], field), field
+
+
+def test_error_on_a_recipe_whose_outputs_are_not_in_the_file(tmp_path: Path) -> None:
+    path = detector(tmp_path / "d.onnx")
+    assert main(["recipe", "new", str(path), "-o", str(tmp_path / "mine.toml")]) == 0
+    text = (tmp_path / "mine.toml").read_text().replace('"output0"', '"boxes9"')
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(UsageError, match=r"expected outputs of .*d.onnx, which are output0, got boxes9"):
+        loaded(tmp_path / "mine.toml")
+    with pytest.raises(UsageError, match="input does not go with the recipe"):
+        loaded(tmp_path / "mine.toml", input={"images": (1, 3, 64, 64)})
