@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from pathlib import Path
@@ -12,9 +13,11 @@ from edgekit.config import ModelConfig
 from edgekit.errors import UsageError
 from edgekit.graph.file import output_specs
 from edgekit.pipeline.load_model import load_model
+from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.progress import Progress
-from edgekit.recipe.schema import Input, Labels, Model, Recipe, Task
+from edgekit.quantize.plan import head_layers
+from edgekit.recipe.schema import Input, Labels, Model, Quantize, Recipe, Task
 from edgekit.specs import specs_at
 
 __all__ = ["recipe_of_onnx"]
@@ -58,4 +61,10 @@ def recipe_of_onnx(config: ModelConfig, folder: Path, progress: Progress) -> Rec
         preprocess=model.preprocess,
         postprocess=model.postprocess,
         labels=Labels(names=model.labels),
+        quantize=Quantize(keep_float=() if model.quantized else _head_patterns(model)),
     )
+
+
+def _head_patterns(model: LoadedModel) -> tuple[str, ...]:
+    """Returns patterns of the layers that a build without a recipe keeps in float."""
+    return tuple(glob.escape(node.name or "") for node in head_layers(model.graph))

@@ -20,6 +20,7 @@ from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.validate import model_config
 from edgekit.progress import Silent
 from edgekit.recipe.heads import YoloV8
+from edgekit.recipe.schema import load_recipe
 
 SIDE, STRIDE, CLASSES = 128, 8, 3
 CELLS = (SIDE // STRIDE) ** 2
@@ -176,6 +177,8 @@ def test_a_recipe_is_written_and_builds_the_same_engine(tmp_path: Path) -> None:
         read_manifest(edgekit.build(model, precision="fp32", target="null", output=name, profile=False, **options))
         for model, name, options in ((path, "one", {"preprocess": {"pad": 7}}), (tmp_path / "mine.toml", "two", {}))
     ]
+    recipe = load_recipe(tmp_path / "mine.toml")
+    assert recipe.quantize.keep_float == ("class", "box")
     for field in ("task", "inputs", "outputs", "preprocess", "postprocess", "labels"):
         assert getattr(made[0], field) == getattr(made[1], field), field
 
