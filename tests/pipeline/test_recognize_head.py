@@ -178,7 +178,7 @@ def test_a_recipe_is_written_and_builds_the_same_engine(tmp_path: Path) -> None:
         for model, name, options in ((path, "one", {"preprocess": {"pad": 7}}), (tmp_path / "mine.toml", "two", {}))
     ]
     recipe = load_recipe(tmp_path / "mine.toml")
-    assert sorted(recipe.quantize.keep_float) == ["box", "class"]
+    assert sorted(recipe.quantize.keep_float) == ["box", "class", "stem"]
     for field in ("task", "inputs", "outputs", "preprocess", "postprocess", "labels"):
         assert getattr(made[0], field) == getattr(made[1], field), field
 
