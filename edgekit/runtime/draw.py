@@ -19,7 +19,7 @@ from edgekit.runtime.fonts import INSTALL_FONT, Font, label_font
 if TYPE_CHECKING:  # results draw themselves
     from edgekit.runtime.detections import Detections
 
-__all__ = ["class_color", "draw"]
+__all__ = ["LEAST_VISIBILITY", "class_color", "draw"]
 
 Box = tuple[int, int, int, int]
 Color = tuple[int, int, int]
@@ -29,8 +29,8 @@ _HUE_STEP = 0.61803398875
 
 # How much of a masked pixel is the color of its class.
 _MASK_OPACITY = 0.45
-# Key points that are less visible are not drawn, as in Ultralytics.
-_LEAST_VISIBILITY = 0.25
+LEAST_VISIBILITY = 0.25
+"""Key points that are less visible are not drawn, as in Ultralytics."""
 
 
 def _warn(text: str) -> None:
@@ -118,7 +118,7 @@ def _draw_outline(canvas: ImageDraw.ImageDraw, corners: np.ndarray, color: Color
 
 def _draw_keypoints(canvas: ImageDraw.ImageDraw, keypoints: np.ndarray, width: int) -> None:
     """Draws the visible key points, each in a color of its own, and the bones between them in that of their ends."""
-    shown = (keypoints[:, 2] >= _LEAST_VISIBILITY).tolist()
+    shown = (keypoints[:, 2] >= LEAST_VISIBILITY).tolist()
     places = [(x, y) for x, y, _ in keypoints.tolist()]
     if len(places) == 17:
         for start, end in COCO_SKELETON:

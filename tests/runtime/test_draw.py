@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgekit.runtime.draw import class_color, draw
-from edgekit.runtime.tasks.detect import Detections
+from edgekit.runtime.detections import Detections
 
 
 def found(*boxes, classes=None, names=()):

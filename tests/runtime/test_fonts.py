@@ -7,7 +7,7 @@ from PIL import Image, ImageFont, features
 from edgekit.runtime import fonts
 from edgekit.runtime.draw import draw
 from edgekit.runtime.fonts import label_font
-from edgekit.runtime.tasks.detect import Detections
+from edgekit.runtime.detections import Detections
 
 needs_freetype = pytest.mark.skipif(not features.check("freetype2"), reason="Pillow was built without FreeType")
 
