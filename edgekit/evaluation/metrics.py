@@ -374,7 +374,9 @@ def _rotated_overlaps(evaluation: Any, image: int, kind: int) -> Any:
     if not truth and not found:
         return []
     found = sorted(found, key=lambda entry: -entry["score"])[: evaluation.params.maxDets[-1]]
-    return overlaps_of_rotated(*(np.array([each["rotated"] for each in side]).reshape(-1, 5) for side in (found, truth)))
+    return overlaps_of_rotated(
+        *(np.array([each["rotated"] for each in side]).reshape(-1, 5) for side in (found, truth))
+    )
 
 
 def _mean(values: np.ndarray) -> float:

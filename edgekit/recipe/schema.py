@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgekit.errors import EdgeKitError, RecipeError, UsageError, nearest
-from edgekit.recipe.heads import CellHeads, Head, outputs_of
+from edgekit.recipe.heads import CellHeads, Head, outputs_of, task_of_head
 from edgekit.recipe.messages import expect, recipe_error, toml_error
 from edgekit.recipe.toml_data import decoded_toml
 
@@ -299,6 +299,9 @@ class Recipe(_Table, frozen=True, kw_only=True):
             expect(self.preprocess is not None, "preprocess", f"a table, since task is '{self.task}'", None)
             expect(self.postprocess is not None, "postprocess", f"a table, since task is '{self.task}'", None)
         if self.postprocess is not None:
+            task = task_of_head(self.postprocess.head)
+            if self.task in ("segment", "pose", "obb"):
+                expect(self.task == task, "task", f"'{task}', since postprocess.head is for it", self.task)
             _check_head(self.postprocess.head, self.outputs, self.inputs[0].shape)
         classes = self.model.arguments.get("classes")
         if self.labels.names and isinstance(classes, int):

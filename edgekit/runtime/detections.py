@@ -161,7 +161,7 @@ class Detections:
         picture = self.picture if image is None else Picture(image)
         if picture is None:
             raise UsageError(
-                "plot: expected a picture, got a result that was made without one, such as by stream() or postprocess()",
+                "plot: expected a picture, got a result that was made without one, as by stream() or postprocess()",
                 hint="pass it: plot(image)",
             )
         return draw(picture.rgb(), self)

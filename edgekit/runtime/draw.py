@@ -130,9 +130,7 @@ def _draw_keypoints(canvas: ImageDraw.ImageDraw, keypoints: np.ndarray, width: i
             canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=class_color(i))
 
 
-def _text_and_font(
-    label: str, score: float, kind: int, size: float, without_font: dict[str, int]
-) -> tuple[str, Font]:
+def _text_and_font(label: str, score: float, kind: int, size: float, without_font: dict[str, int]) -> tuple[str, Font]:
     """Returns the text of a label and its font; adds a label that no font has to ``without_font``."""
     percent = f" {score:.0%}"
     label = " ".join(label.split())  # a label is drawn on one line

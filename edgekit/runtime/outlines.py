@@ -55,7 +55,12 @@ def polygons_of_mask(crop: Crop) -> list[np.ndarray]:
         Corners of each outline, clockwise, from its upper left one; float32, shape ``(K, 2)``.
     """
     padded = np.pad(crop.mask, 1)
-    above_left, above_right, below_left, below_right = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    above_left, above_right, below_left, below_right = (
+        padded[:-1, :-1],
+        padded[:-1, 1:],
+        padded[1:, :-1],
+        padded[1:, 1:],
+    )
     odd = above_left ^ above_right ^ below_left ^ below_right
     crossed = (above_left == below_right) & (above_right == below_left) & (above_left != above_right)
     # Where two diagonal pixels touch, there are two corners.

@@ -81,4 +81,3 @@ def save_image(image: Image.Image, path: str | Path) -> Path:
             hint="name it .jpg or .png",
         ) from e
     return path
-

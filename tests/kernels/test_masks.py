@@ -35,9 +35,7 @@ def made(seed: int, size: tuple[int, int], count: int = 5) -> tuple[np.ndarray, 
 
 def found(prototypes, coefficients, boxes, size, corner, inner):
     scale = (inner[0] / size[0], inner[1] / size[1])
-    crops = masks_of_boxes(
-        prototypes, coefficients, boxes, input_size=(64, 48), scale=scale, offset=corner, size=size
-    )
+    crops = masks_of_boxes(prototypes, coefficients, boxes, input_size=(64, 48), scale=scale, offset=corner, size=size)
     return whole_masks(crops, size)
 
 
@@ -55,9 +53,7 @@ def test_masks_are_resized_cut_and_resized_as_torch_does_it(name: str) -> None:
     sums = torch.einsum("nc,chw->nhw", torch.tensor(coefficients).double(), torch.tensor(prototypes).double())[None]
     if factor > 1:
         sums = interpolate(sums, scale_factor=factor, mode="bilinear")
-    left, top, right, bottom = (
-        round(px * factor / 4) for px in (*corner, corner[0] + inner[0], corner[1] + inner[1])
-    )
+    left, top, right, bottom = (round(px * factor / 4) for px in (*corner, corner[0] + inner[0], corner[1] + inner[1]))
     resized = interpolate(sums[..., top:bottom, left:right], size[::-1], mode="bilinear")[0].numpy()
     expected = (resized > 0) & inside(boxes, size)
     masks = found(prototypes, coefficients, boxes, size, corner, inner)

@@ -152,6 +152,11 @@ def detections(names: tuple[str, ...], *classes: int) -> Detections:
     return Detections(boxes, np.full(len(classes), 0.75, np.float32), np.array(classes, np.int64), tuple(names))
 
 
+def test_classes_without_names_are_numbers() -> None:
+    assert detections((), 3).labels == ["3"]
+    assert detections(("a",), 0, 1).labels == ["a", "1"]
+
+
 def test_category_ids_of_coco_s_classes_are_coco_s_own() -> None:
     darknet = tuple({"couch": "sofa", "tv": "tvmonitor"}.get(name, name) for name in COCO_NAMES)
     for names in (COCO_NAMES, darknet):
@@ -182,7 +187,11 @@ def test_the_picture_may_be_a_frame_in_another_format_or_a_file(tmp_path) -> Non
     red[..., 0] = 255
     Image.fromarray(red).save(tmp_path / "red.png")
     empty = RESULTS["detections"]()[:0]
-    for source, format in ((red[..., ::-1].copy(), "bgr"), (tmp_path / "red.png", "rgb"), (Image.fromarray(red), "rgb")):
+    for source, format in (
+        (red[..., ::-1].copy(), "bgr"),
+        (tmp_path / "red.png", "rgb"),
+        (Image.fromarray(red), "rgb"),
+    ):
         with_picture = empty.with_picture(source, format)
         np.testing.assert_array_equal(np.asarray(with_picture.plot()), red)
         assert with_picture.picture.size == SIZE

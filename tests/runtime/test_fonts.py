@@ -5,9 +5,9 @@ import pytest
 from PIL import Image, ImageFont, features
 
 from edgekit.runtime import fonts
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.draw import draw
 from edgekit.runtime.fonts import label_font
-from edgekit.runtime.detections import Detections
 
 needs_freetype = pytest.mark.skipif(not features.check("freetype2"), reason="Pillow was built without FreeType")
 

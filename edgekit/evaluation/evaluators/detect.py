@@ -114,9 +114,7 @@ class DetectEvaluator(SessionEvaluator):
                 f"{detections.classes.max()}"
             )
         expected = self._of_truth(truth, ready.example.id)
-        found = FoundBoxes(
-            detections.boxes, detections.classes, detections.scores, self._found_fields(detections)
-        )
+        found = FoundBoxes(detections.boxes, detections.classes, detections.scores, self._found_fields(detections))
         ignored = None if truth.ignored is None else self._of_truth(truth.ignored, ready.example.id)
         self._counts += np.bincount(expected.classes, minlength=self._count)
         for precision in self._precisions.values():

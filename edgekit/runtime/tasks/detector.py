@@ -147,9 +147,7 @@ class DetectorTask(ImageTask[D]):
             return None
         return session.detect_on_device(image, format, **wanted.thresholds)
 
-    def result(
-        self, outputs: Mapping[str, np.ndarray], manifest: Manifest, placement: Placement, **options: Any
-    ) -> D:
+    def result(self, outputs: Mapping[str, np.ndarray], manifest: Manifest, placement: Placement, **options: Any) -> D:
         """See `detections_from_outputs`."""
         wanted = _options(manifest, **options)
         if self.name not in ("detect", task_of_head(wanted.head)):
@@ -175,9 +173,7 @@ class DetectorTask(ImageTask[D]):
         raise NotImplementedError
 
     @abstractmethod
-    def made(
-        self, rows: np.ndarray, outputs: Mapping[str, np.ndarray], manifest: Manifest, placement: Placement
-    ) -> D:
+    def made(self, rows: np.ndarray, outputs: Mapping[str, np.ndarray], manifest: Manifest, placement: Placement) -> D:
         """Makes the result of decoded records and the outputs that they come from."""
 
     def shown(self, result: D) -> Shown:

@@ -48,9 +48,7 @@ class SegmentTask(DetectorTask[Segments]):
             size=placement.size,
         )
         found = self.boxes(rows, manifest, placement.size)
-        segments = Segments(
-            found.boxes, found.scores, found.classes, found.names, size=found.size, crops=tuple(crops)
-        )
+        segments = Segments(found.boxes, found.scores, found.classes, found.names, size=found.size, crops=tuple(crops))
         return segments[[bool(crop.mask.any()) for crop in crops]]
 
     def cells(self, each: Any) -> tuple[str, ...]:
