@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from edgekit.data.coco import COCO_CATEGORY_IDS, COCO_NAMES
-from edgekit.errors import BackendUnavailable, DataError, EdgeKitWarning, UsageError
+from edgekit.errors import BackendUnavailable, DataError, UsageError
 from edgekit.kernels.masks.masks import Crop
 from edgekit.runtime.detections import (
     Detection,
@@ -20,6 +20,9 @@ from edgekit.runtime.detections import (
     corners_of_rotated,
 )
 from edgekit.runtime.draw import class_color
+
+# pycocotools 2.0.11 decodes with an interface that numpy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SIZE = (80, 60)
 NAMES = ("cat", "dog", "<b>")
@@ -118,9 +121,8 @@ def test_corners_of_rotated_boxes_are_those_of_opencv() -> None:
     cv2 = pytest.importorskip("cv2")
     for (x, y, width, height, angle), corners in zip(rotated().rotated.tolist(), rotated().corners, strict=True):
         expected = cv2.boxPoints(((x, y), (width, height), np.degrees(angle)))
-        assert sorted(map(tuple, corners.round(3).tolist())) == pytest.approx(
-            sorted(map(tuple, expected.round(3).tolist())), abs=2e-3
-        )
+        distances = np.linalg.norm(corners[:, None] - expected[None], axis=2)
+        assert (distances.min(axis=0) < 1e-3).all() and (distances.min(axis=1) < 1e-3).all()
         # In order around the box: opposite corners are farthest apart.
         sides = np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1)
         assert sorted(sides.tolist()) == pytest.approx(sorted([width, width, height, height]), abs=1e-3)
@@ -144,7 +146,7 @@ def test_entries_are_what_coco_s_own_tools_take(result: Detections) -> None:
     if isinstance(result, Poses):
         np.testing.assert_allclose(np.reshape(entries[0]["keypoints"], (17, 3)), result.keypoints[0], atol=1e-3)
     if isinstance(result, RotatedDetections):
-        assert loaded.annToMask(loaded.anns[1]).sum() == pytest.approx(20 * 10, rel=0.1)
+        assert int(loaded.annToMask(loaded.anns[1]).sum()) == pytest.approx(20 * 10, rel=0.1)
 
 
 def detections(names: tuple[str, ...], *classes: int) -> Detections:
@@ -236,19 +238,13 @@ def test_key_points_are_dots_and_bones_where_they_are_visible() -> None:
 
 
 def test_a_rotated_box_is_drawn_along_its_own_edges() -> None:
-    box = np.array([[40, 30, 40, 20, np.pi / 4]], np.float32)
+    box = np.array([[250, 180, 160, 80, np.pi / 4]], np.float32)
     found = RotatedDetections(**common(1), rotated=box)  # type: ignore[arg-type]
-    pixels = np.asarray(found.plot(np.zeros((60, 80, 3), np.uint8)))
+    pixels = np.asarray(found.plot(np.zeros((300, 400, 3), np.uint8)))
     colored = (pixels == class_color(1)).all(axis=2)
     middles = (found.corners[0] + np.roll(found.corners[0], 1, axis=0)) / 2
     assert all(colored[round(float(y)) - 1 : round(float(y)) + 2, round(float(x))].any() for x, y in middles)
     assert not colored[50, 10:40].any()  # the lower edge of `boxes`
-
-
-def test_labels_without_a_font_are_a_warning_of_edgekit() -> None:
-    found = detections(("\U0001fae8\U0001fabf",), 0)
-    with pytest.warns(EdgeKitWarning, match="drawn as numbers"):
-        found.plot(np.zeros((60, 80, 3), np.uint8))
 
 
 def test_a_notebook_shows_the_picture_and_a_table_without_markup_from_labels(result: Detections) -> None:

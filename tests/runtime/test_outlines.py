@@ -12,6 +12,8 @@ from edgekit.kernels.masks.masks import Crop, whole_masks
 from edgekit.runtime.outlines import polygons_of_mask, rle_of_mask
 
 coder = pytest.importorskip("pycocotools.mask")
+# pycocotools 2.0.11 decodes with an interface that numpy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @st.composite

@@ -121,8 +121,8 @@ def _letterbox(image: tuple[int, int], size: tuple[int, int], how: Preprocess) -
     """Letterboxes like one of three trainers; the aspect ratio is kept.
 
     By default like Darknet's ``letterbox_image``: sizes and offsets rounded down, the image centered. With
-    ``rounding='nearest'`` like Ultralytics' ``LetterBox``, whose ``scale_boxes`` maps boxes back with the factor of each
-    axis since version 8.4; with ``place='corner'`` like YOLOX's ``preproc``, which maps them with one factor.
+    ``rounding='nearest'`` like Ultralytics' ``LetterBox``, whose ``scale_boxes`` has a factor for each axis since
+    version 8.4; with ``place='corner'`` like YOLOX's ``preproc``, which maps boxes back with one factor.
     """
     (width, height), (out_width, out_height) = image, size
     least = min(out_width / width, out_height / height)

@@ -74,10 +74,7 @@ def test_one_class_a_box_or_every_class_that_passes(letterboxed, raw_cells):
     image = Placement((1.0, 1.0), (0.0, 0.0), (64, 48), (64, 48))
     assert detections_from_outputs({"output0": cells}, manifest, image).labels == ["cat"]
     assert detections_from_outputs({"output0": cells}, manifest, image, multi_label=True).labels == ["cat", "dog"]
-    every = msgspec.structs.replace(
-        manifest,
-        postprocess=msgspec.structs.replace(manifest.postprocess, head=YoloV8(output="output0", multi_label=True)),
-    )
+    every = letterboxed("detect", YoloV8(output="output0", multi_label=True))
     assert detections_from_outputs({"output0": cells}, every, image).labels == ["cat", "dog"]
     assert detections_from_outputs({"output0": cells}, every, image, multi_label=False).labels == ["cat"]
 

@@ -11,7 +11,6 @@ from edgekit.recipe.heads import End2End, YoloV8
 from edgekit.runtime.detections import Poses
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.choose import task_of
-from edgekit.specs import TensorSpec
 from tests.runtime.conftest import ScriptedEngine
 
 IMAGE = np.zeros((90, 131, 3), np.uint8)
@@ -58,9 +57,7 @@ def test_what_the_command_line_shows_and_writes(session, case, tmp_path) -> None
 
 
 def test_rows_of_a_model_without_suppression_have_their_key_points_after_the_class(letterboxed) -> None:
-    manifest = letterboxed(
-        "pose", End2End(output="output0", extras=6, keypoints=(2, 3)), TensorSpec("x", "float32", (1,))
-    )
+    manifest = letterboxed("pose", End2End(output="output0", extras=6, keypoints=(2, 3)))
     rows = np.zeros((1, 3, 12), np.float32)
     rows[0, 1] = [10, 12, 30, 40, 0.9, 1, 16, 24, 0.5, 32, 46, 0.25]
     outputs = {"output0": rows}
