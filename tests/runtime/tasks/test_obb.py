@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from edgekit.kernels.decode.families import DETECTION
 from edgekit.measure.agreement import agreement_of_outputs
 from edgekit.recipe.heads import YoloV8
 from edgekit.runtime.detections import RotatedDetections
@@ -58,6 +59,35 @@ def test_what_the_command_line_shows_and_writes(session, tmp_path) -> None:
     entry = json.loads(json.dumps(task.entries(found, tmp_path / "a.jpg", 7)))[0]
     np.testing.assert_allclose(entry["rotated"], found.rotated[0], rtol=1e-6)
     np.testing.assert_allclose(np.reshape(entry["segmentation"], (4, 2)), found.corners[0], atol=1e-3)
+
+
+class OnDevice:
+    """A session that decodes and suppresses on a GPU: it gives records of detections, and must not be asked for more."""
+
+    def __init__(self, manifest, rows) -> None:
+        self.manifest, self.rows, self.asked = manifest, rows, []
+
+    def detect_on_device(self, image, format, **thresholds):
+        self.asked.append(thresholds)
+        return self
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> np.ndarray:
+        return self.rows
+
+
+def test_records_of_a_gpu_are_all_that_rotated_boxes_need(manifest) -> None:
+    rows = np.zeros(1, DETECTION)
+    rows["box"], rows["angle"], rows["score"], rows["class"] = [[40, 36, 40, 20]], 0.5, 0.9, 1
+    session = OnDevice(manifest, rows)
+    found = task_of(manifest).predict(session, IMAGE, score_threshold=0.4)
+    np.testing.assert_allclose(found.rotated, [[40, 36, 40, 20, 0.5]])
+    assert found.labels == ["dog"] and found.size == (128, 88) and found.picture.source is IMAGE
+    streamed = task_of(manifest).start(session, IMAGE).result()
+    assert streamed.size == (128, 88) and streamed.picture is None
+    assert [each["score_threshold"] for each in session.asked] == [0.4, 0.25]
 
 
 def test_the_build_compares_rotated_boxes_by_the_rectangles_around_them(manifest, outputs) -> None:
