@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgekit.errors import EdgeKitError, RecipeError, UsageError, nearest
-from edgekit.recipe.heads import CellHeads, Head, outputs_of
+from edgekit.recipe.heads import CellHeads, Head, outputs_of, task_of_head
 from edgekit.recipe.messages import expect, recipe_error, toml_error
 from edgekit.recipe.toml_data import decoded_toml
 
@@ -41,12 +41,15 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 # A task has a module of this name in edgekit/runtime/tasks, and one in edgekit/evaluation/evaluators if it is measured.
-Task = Literal["detect", "classify", "regress", "translate", "tensor"]
+Task = Literal["detect", "segment", "pose", "obb", "classify", "regress", "translate", "tensor"]
 
 TASK_TITLES: dict[Task, str] = {
     "regress": "Regression: numbers in, numbers out",
     "classify": "Classification: an image in, a class out",
     "detect": "Detection: an image in, boxes out",
+    "segment": "Segmentation: an image in, boxes and masks out",
+    "pose": "Poses: an image in, boxes and key points out",
+    "obb": "Rotated detection: an image in, rotated boxes out",
     "translate": "Translation: tokens in, tokens out",
     "tensor": "Parts and embeddings: arrays in, arrays out",
 }
@@ -264,7 +267,8 @@ class Recipe(_Table, frozen=True, kw_only=True):
     Attributes:
         name: name on the command line.
         title: one-line description for lists.
-        task: ``detect`` (image in, boxes out), ``classify`` (one output with one logit per class), ``regress`` (one
+        task: ``detect`` (image in, boxes out), ``segment`` (with masks), ``pose`` (with key points), ``obb`` (rotated
+            boxes), ``classify`` (one output with one logit per class), ``regress`` (one
             output with numbers that are evaluated by their error), ``translate`` (tokens in, tokens out; the labels are
             the vocabulary), or ``tensor`` (arrays in, arrays out).
         paper: the publication.
@@ -300,10 +304,13 @@ class Recipe(_Table, frozen=True, kw_only=True):
             _check_image(self.inputs[0], self.preprocess)
         if self.task in ("classify", "regress", "translate"):
             expect(len(self.outputs) == 1, "outputs", f"one, since task is '{self.task}'", list(self.outputs))
-        if self.task == "detect":
-            expect(self.preprocess is not None, "preprocess", "a table, since task is 'detect'", None)
-            expect(self.postprocess is not None, "postprocess", "a table, since task is 'detect'", None)
+        if self.task in ("detect", "segment", "pose", "obb"):
+            expect(self.preprocess is not None, "preprocess", f"a table, since task is '{self.task}'", None)
+            expect(self.postprocess is not None, "postprocess", f"a table, since task is '{self.task}'", None)
         if self.postprocess is not None:
+            task = task_of_head(self.postprocess.head)
+            if self.task in ("segment", "pose", "obb"):
+                expect(self.task == task, "task", f"'{task}', since postprocess.head is for it", self.task)
             _check_head(self.postprocess.head, self.outputs, self.inputs[0].shape)
         classes = self.model.arguments.get("classes")
         if self.labels.names and isinstance(classes, int):

@@ -18,9 +18,9 @@ from edgekit.device.cuda.arrays import DeviceArray
 from edgekit.device.cuda.resources import Context, DeviceMemory, Stream
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import DataError, RunError, UsageError
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.detect import TASK as DETECT
-from edgekit.runtime.tasks.detect import Detections
 from edgekit.specs import TensorSpec
 
 SIDE = 96

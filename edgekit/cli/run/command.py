@@ -42,14 +42,20 @@ TAKEN = {
     "--save",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Draw the boxes into OUT: a file for one image, a folder for several. For texts, a .txt file; for arrays, an "
-    ".npz file, or .npy for one output.",
+    help="Draw boxes, masks or key points into OUT: a file for one image, a folder for several. For texts, a .txt "
+    "file; for arrays, an .npz file, or .npy for one output.",
 )
 @click.option("--force", is_flag=True, help="Let --save replace the source.")
 @json_options("the results (of detectors in COCO's format)")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
 @click.option("--score-threshold", type=float, metavar="X", help="Keep detections with a score above X.")
 @click.option("--iou-threshold", type=float, metavar="X", help="Drop boxes that overlap a better one by more than X.")
+@click.option(
+    "--multi-label/--one-label",
+    default=None,
+    help="Report every class of a box with a score above --score-threshold, or the best one.  [default: as the model's "
+    "family does, mostly one]",
+)
 @click.option(
     "--labels",
     metavar="FILE",
@@ -66,6 +72,7 @@ def run(
     top: int,
     score_threshold: float | None,
     iou_threshold: float | None,
+    multi_label: bool | None,
     labels: str | None,
     threads: int,
 ) -> None:
@@ -83,7 +90,12 @@ def run(
         from edgekit.data.label_files import labels_from_file
 
         names = labels_from_file(Path(labels))
-    options = {"top": top, "score_threshold": score_threshold, "iou_threshold": iou_threshold}
+    options = {
+        "top": top,
+        "score_threshold": score_threshold,
+        "iou_threshold": iou_threshold,
+        "multi_label": multi_label,
+    }
     with session_from_bundle(engine, threads=threads, labels=names) as session:
         for each in session.manifest.notes:
             note(each)

@@ -113,6 +113,7 @@ class Classify(ImageTask[Classes]):
     engine = "a classifier"
     method = "use classify(), which takes an image"
     options = ("top",)
+    parameters = options
 
     def result(
         self, outputs: Mapping[str, np.ndarray], manifest: Manifest, placement: Placement, **options: Any
