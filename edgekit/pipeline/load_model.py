@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx_ir as ir
@@ -17,12 +19,13 @@ from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.passes import NameNodes, is_widened, optimize, types_note
 from edgekit.graph.passes.dequantize_weights import weights_note
+from edgekit.option.objects import ExampleInputs
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.progress import Progress
 from edgekit.recipe.schema import load_recipe
 from edgekit.shapes import input_shapes, open_shape, ranges_of_sizes, ranges_of_specs
-from edgekit.specs import ShapeRange, TensorSpec, specs_text
+from edgekit.specs import Shape, ShapeRange, TensorSpec, specs_text
 from edgekit.storage import sha256_of
 
 __all__ = ["load_model"]
@@ -61,8 +64,9 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         raise UsageError(f"{argument('opset')} does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
-        values = fix_inputs(graph, {n: v for n, v in config.input.items() if isinstance(v, (int, float))})
-        chosen, shapes = _fix_shapes(graph, config)
+        given = _given_inputs(graph, config)
+        values = fix_inputs(graph, {n: v for n, v in given.items() if isinstance(v, (int, float))})
+        chosen, shapes = _fix_shapes(graph, config, given)
         quantized = is_quantized(graph)
         if quantized:
             NameNodes()(graph)
@@ -90,14 +94,39 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
     )
 
 
-def _fix_shapes(graph: ir.Model, config: ModelConfig) -> tuple[list[TensorSpec], dict[str, ShapeRange]]:
+def _given_inputs(graph: ir.Model, config: ModelConfig) -> Mapping[str, Shape | int | float]:
+    """Returns the user's shapes and values by input name; examples have to have the element types of the inputs."""
+    if not isinstance(config.input, ExampleInputs):
+        return config.input
+    specs, tree = {spec.name: spec for spec in input_specs(graph)}, config.input.tree
+    if isinstance(tree, tuple) and len(tree) > len(specs):
+        raise UsageError(f"{argument('input')}: expected tensors for {', '.join(specs)}, got {len(tree)}")
+    examples = tree if isinstance(tree, dict) else dict(zip(specs, _as_tuple(tree), strict=False))
+    for name, example in examples.items():
+        if isinstance(example, (tuple, dict)):
+            raise UsageError(f"{argument('input')}: expected a tensor for the input '{name}', got several")
+        if name in specs and isinstance(example, TensorSpec) and example.dtype != specs[name].dtype:
+            raise UsageError(
+                f"{argument('input')}: expected {specs[name]}, got a tensor of {example.dtype}",
+                hint="the element types of an ONNX file are fixed",
+            )
+    return {name: example.shape if isinstance(example, TensorSpec) else example for name, example in examples.items()}
+
+
+def _as_tuple(tree: Any) -> tuple[Any, ...]:
+    return tree if isinstance(tree, tuple) else (tree,)
+
+
+def _fix_shapes(
+    graph: ir.Model, config: ModelConfig, given_inputs: Mapping[str, Shape | int | float]
+) -> tuple[list[TensorSpec], dict[str, ShapeRange]]:
     """Sets the input shapes of the graph; only dimensions with a range stay dynamic.
 
     Returns:
         The inputs whose shapes changed, with their new shapes; and the ranges of all dynamic inputs.
     """
     specs = input_specs(graph)
-    given = {name: shape for name, shape in config.input.items() if isinstance(shape, tuple)}
+    given = {name: shape for name, shape in given_inputs.items() if isinstance(shape, tuple)}
     shapes = input_shapes(specs, given, image_shape=config.shape, batch=config.batch)
     inputs = [
         msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], spec.shape)) for spec in specs
