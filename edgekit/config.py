@@ -50,6 +50,7 @@ _SIZE = r"[1-9]\d*(?::[1-9]\d*:[1-9]\d*)?"
 """A number, or the minimum, optimum and maximum of a range."""
 
 _LISTS = ("mean", "std")
+_HEAD_LISTS = ("keypoints", "strides")
 """Preprocessing fields that hold several numbers."""
 
 
@@ -139,6 +140,33 @@ def _parse_preprocess(texts: Sequence[str]) -> dict[str, Any] | None:
             raise ValueError(f"expected FIELD=VALUE, such as color=bgr or mean=0.5,0.5,0.5, got '{text}'")
         fields[name] = value.split(",") if name in _LISTS else value
     return given_fields(fields, option=argument("preprocess"), text=True)
+
+
+def _parse_head(text: str) -> str:
+    from edgekit.recipe.heads import FAMILIES  # needs msgspec, as above
+
+    if text not in FAMILIES:
+        raise ValueError(f"expected one of {', '.join(FAMILIES)}, got '{text}'")
+    return text
+
+
+def _convert_head(given: str | None) -> str | None:
+    if given is None:
+        return None
+    try:
+        return _parse_head(given)
+    except ValueError as e:
+        raise UsageError(f"{argument('head')}: {e}") from e
+
+
+def _parse_head_options(texts: Sequence[str]) -> dict[str, Any] | None:
+    fields: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not value:
+            raise ValueError(f"expected FIELD=VALUE, such as extras=32 or strides=8,16,32, got '{text}'")
+        fields[name] = value.split(",") if name in _HEAD_LISTS else value
+    return fields or None
 
 
 def _write_shape(shape: Shape) -> str:
@@ -246,6 +274,24 @@ class ModelConfig:
         write=_write_preprocess,
         convert=_convert_preprocess,
     )
+    head: str | None = option(
+        None,
+        "Family of an ONNX detector's outputs, if it is not recognized.",
+        metavar="FAMILY",
+        shown_default="what its outputs look like",
+        parse=_parse_head,
+        convert=_convert_head,
+    )
+    head_option: Mapping[str, Any] | None = option(
+        None,
+        "A parameter of --head, as in docs/detectors.md; repeatable.",
+        metavar="FIELD=VALUE",
+        shown_default="what the outputs tell",
+        repeated=True,
+        parse=_parse_head_options,
+        write=_write_preprocess,
+    )
+    no_head: bool = option(False, "Keep the outputs of an ONNX detector as arrays.", kind="flag")
     batch: Size | None = option(
         None,
         "Batch size, the first dimension of all inputs: a number, or a range, as in 1:4:16.",

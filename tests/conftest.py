@@ -22,7 +22,8 @@ from edgekit.measure.latency import disturbances, statistics_ms
 from edgekit.measure.machine import this_machine as measured_machine
 from edgekit.measure.reports import LatencyReport, Memory
 from edgekit.measure.steady import steady_state
-from edgekit.recipe.schema import Postprocess, Preprocess, YoloHead
+from edgekit.recipe.heads import YoloHead, YoloV3
+from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import Precision, TensorSpec
 
 STANDIN = Path(__file__).parent / "kernels" / "standin"
@@ -55,8 +56,9 @@ DETECTOR = {
     "outputs": (HEAD,),
     "preprocess": Preprocess(resize="letterbox"),
     "postprocess": Postprocess(
-        kind="yolov3",
-        heads=(YoloHead(output="head", stride=32, anchors=((10.0, 14.0), (23.0, 27.0), (37.0, 58.0))),),
+        head=YoloV3(
+            heads=(YoloHead(output="head", stride=32, anchors=((10.0, 14.0), (23.0, 27.0), (37.0, 58.0))),),
+        ),
     ),
     "labels": ("cat", "dog"),
 }

@@ -120,7 +120,7 @@ def agreement_of_outputs(reference: Sequence[Arrays], got: Sequence[Arrays], man
 def _detections(outputs: Sequence[Arrays], manifest: Manifest) -> list[Detections]:
     """Returns the detections in the first input of each batch, in px of the input."""
     size = _input_size(manifest)
-    place = Placement((1.0, 1.0), (0.0, 0.0), size)
+    place = Placement((1.0, 1.0), (0.0, 0.0), size, size)
     first = [{name: np.asarray(array[:1], np.float32) for name, array in each.items()} for each in outputs]
     return [detections_from_outputs(each, manifest, place) for each in first]
 

@@ -61,6 +61,9 @@ def build(
     threads: int = 0,
     profile: bool = True,
     allow_noise: bool = False,
+    head: str | None = None,
+    head_option: Mapping[str, Any] | None = None,
+    no_head: bool = False,
     batch: int | Sequence[int] | None = None,
     attention: Literal["auto", "off", "native", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
@@ -104,6 +107,9 @@ def build(
             original model.
         allow_noise: build an engine whose outputs differ from those of the original model by more than its precision
             explains; a note says by how much.
+        head: the family of an ONNX detector's outputs, such as ``yolov8``; default: the one that they look like.
+        head_option: parameters of ``head``, as in a recipe: ``{"extras": 32, "masks": "output1"}``.
+        no_head: keep the outputs of an ONNX detector as arrays.
         batch: batch size: a number, or the min, opt and max of a range. It replaces a first dimension of 1 in
             ``input`` and ``shape``.
         attention: ``auto`` computes attention in the way that measured fastest on the target; ``off`` treats it as any

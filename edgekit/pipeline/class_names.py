@@ -12,7 +12,7 @@ from edgekit.models.cfg.recipe import names_file
 from edgekit.models.weights.origin import WeightsOrigin, origin_of_weights
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
-from edgekit.recipe.classes import check_class_names, class_count
+from edgekit.runtime.class_names import check_class_names, class_count
 
 __all__ = ["with_class_names"]
 

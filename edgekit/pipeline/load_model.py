@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 
 from edgekit.arguments import argument
@@ -22,8 +23,10 @@ from edgekit.graph.passes.dequantize_weights import weights_note
 from edgekit.option.objects import ExampleInputs
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
-from edgekit.progress import Progress
+from edgekit.pipeline.recognize_head import with_recognized_head
+from edgekit.progress import Progress, Silent
 from edgekit.recipe.schema import load_recipe
+from edgekit.recognition.facts import metadata_from_properties
 from edgekit.shapes import input_shapes, open_shape, ranges_of_sizes, ranges_of_specs
 from edgekit.specs import Shape, ShapeRange, TensorSpec, specs_text
 from edgekit.storage import sha256_of
@@ -64,22 +67,24 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         raise UsageError(f"{argument('opset')} does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
+        names = [spec.name for spec in input_specs(graph)]
         given = _given_inputs(graph, config)
         values = fix_inputs(graph, {n: v for n, v in given.items() if isinstance(v, (int, float))})
         chosen, shapes = _fix_shapes(graph, config, given)
+        values |= fix_inputs(graph, _sizes_of_targets(graph))
         quantized = is_quantized(graph)
         if quantized:
             NameNodes()(graph)
         else:
             optimize(graph)
         min_max = checked_sizes(graph, shapes, progress)
-        Evaluator(graph)  # names an operator that ONNX Runtime does not have
+        evaluator = Evaluator(graph)  # names an operator that ONNX Runtime does not have
     if chosen:
         sizes = "inputs of one size" if not shapes else "inputs of these sizes"
         progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")
     for note in filter(None, (types_note(graph), weights_note(graph))):
         progress.note(note)
-    return LoadedModel(
+    model = LoadedModel(
         name=path.stem,
         graph=graph,
         inputs=input_specs(graph),
@@ -87,11 +92,30 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         stats=measured_stats(graph, shapes),
         task="tensor",
         origin=bundle.Source(kind="onnx", name=path.name, sha256=sha256_of(path)),
-        preprocess=input_preprocess(config, input_specs(graph), progress),
+        preprocess=input_preprocess(config, input_specs(graph), Silent()),
         shapes=shapes,
         min_max=min_max,
         original=OnnxOriginal(path, widen=is_widened(graph), values=values),
     )
+    found = with_recognized_head(model, evaluator, config, names, progress)
+    if found.preprocess == model.preprocess:
+        input_preprocess(config, found.inputs, progress)  # notes what was guessed
+    return found
+
+
+def _sizes_of_targets(graph: ir.Model) -> dict[str, np.ndarray]:
+    """Returns width and height of the image for an input that asks for them, as those of RT-DETR and D-FINE do.
+
+    They scale the boxes, which are then in px of the input, as those of other detectors.
+    """
+    specs = {spec.name: spec for spec in input_specs(graph)}
+    sizes = specs.pop("orig_target_sizes", None)
+    if sizes is None or sizes.shape[1:] != (2,) or len(specs) != 1:
+        return {}
+    shape = next(iter(specs.values())).shape
+    if len(shape) != 4 or not all(isinstance(side, int) for side in shape[2:]):
+        return {}
+    return {sizes.name: np.array([shape[3], shape[2]], np.int64)}
 
 
 def _given_inputs(graph: ir.Model, config: ModelConfig) -> Mapping[str, Shape | int | float]:
@@ -127,7 +151,11 @@ def _fix_shapes(
     """
     specs = input_specs(graph)
     given = {name: shape for name, shape in given_inputs.items() if isinstance(shape, tuple)}
-    shapes = input_shapes(specs, given, image_shape=config.shape, batch=config.batch)
+    shape = config.shape
+    if shape is None and not given and len(specs) == 1 and all(isinstance(side, str) for side in specs[0].shape[2:]):
+        # The size that the model was trained with, as its exporter wrote it down.
+        shape = metadata_from_properties(dict(graph.metadata_props)).size
+    shapes = input_shapes(specs, given, image_shape=shape, batch=config.batch)
     inputs = [
         msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], spec.shape)) for spec in specs
     ]

@@ -32,6 +32,7 @@ from edgekit.models.weights.read import load_weights
 from edgekit.option.objects import ExampleInputs
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, fitting, input_preprocess, measured_stats
 from edgekit.progress import Progress
+from edgekit.recipe.heads import CellHeads, YoloV1
 from edgekit.recipe.preprocess import merged
 from edgekit.recipe.schema import Preprocess, Recipe, Tolerance
 from edgekit.shapes import image_shape_of, open_shape, ranges_of_sizes, ranges_of_specs, with_batch
@@ -123,13 +124,14 @@ def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
     if recipe.postprocess is None:
         return shape
     sides = _one_size(recipe, shape)
-    if recipe.postprocess.kind == "yolov1" and sides != own[2:4]:
+    if isinstance(recipe.postprocess.head, YoloV1) and sides != own[2:4]:
         raise UsageError(
             f"{argument('shape')}: {recipe.name} expects {own[2]}x{own[3]}, because it has fully connected layers, got "
             f"{sides[0]}x{sides[1]}",
             hint=FITTED,
         )
-    step = math.lcm(*(head.stride for head in recipe.postprocess.heads))
+    head = recipe.postprocess.head
+    step = math.lcm(*(each.stride for each in head.heads)) if isinstance(head, CellHeads) else 1
     if any(side % step for side in sides):
         height, width = (max(step, round(side / step) * step) for side in sides)
         raise UsageError(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgekit.errors import EdgeKitError, RecipeError, UsageError, nearest
+from edgekit.recipe.heads import CellHeads, Head, outputs_of
 from edgekit.recipe.messages import expect, recipe_error, toml_error
 from edgekit.recipe.toml_data import decoded_toml
 
@@ -30,7 +31,6 @@ __all__ = [
     "Tolerance",
     "Train",
     "Weights",
-    "YoloHead",
     "load_recipe",
     "recipe_from_file",
     "recipe_names",
@@ -100,6 +100,9 @@ class Preprocess(_Table, frozen=True, kw_only=True):
     Attributes:
         resize: ``letterbox`` keeps the aspect ratio and fills the rest with ``pad``; ``stretch`` does not keep
             it; ``crop`` resizes the short side to ``resize_to`` and takes the center crop.
+        place: where a letterboxed image lies: in the ``center``, or in the upper left ``corner``, as in YOLOX.
+        rounding: sizes of a letterboxed image are rounded ``down``, as in Darknet, or to the ``nearest`` number of px,
+            as in Ultralytics.
         interpolation: how pixels are computed when resizing; ``nearest`` is OpenCV's ``INTER_NEAREST``.
         antialias: weight all pixels that a bilinear interpolation shrinks into one, as Pillow, instead of the four
             around a point, as OpenCV's ``INTER_LINEAR``; for ``bilinear`` only.
@@ -114,6 +117,8 @@ class Preprocess(_Table, frozen=True, kw_only=True):
 
     resize: Literal["letterbox", "stretch", "crop"] = "stretch"
     resize_to: Annotated[int, msgspec.Meta(ge=0, le=2**16)] = 0
+    place: Literal["center", "corner"] = "center"
+    rounding: Literal["down", "nearest"] = "down"
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
     antialias: bool = True
     color: Literal["rgb", "bgr", "gray"] = "rgb"
@@ -143,67 +148,20 @@ class Preprocess(_Table, frozen=True, kw_only=True):
             expect(value > 0, f"std[{i}]", "a number > 0", value)
 
 
-class YoloHead(_Table, frozen=True, kw_only=True):
-    """One output of a YOLO model.
-
-    The raw output has shape ``(N, anchors * (5 + classes), H / stride, W / stride)``. YOLOv1 has no anchors: its output
-    has shape ``(N, classes + 5 * boxes, H / stride, W / stride)``.
-
-    Attributes:
-        output: name of the graph output.
-        stride: side of a cell in input px.
-        anchors: width and height of each anchor in input px; none for ``yolov1``.
-        boxes: boxes per cell of ``yolov1``; 0 for the others, which predict one box per anchor.
-    """
-
-    output: Text
-    stride: Positive
-    anchors: tuple[tuple[float, float], ...] = ()
-    boxes: Annotated[int, msgspec.Meta(ge=0, le=2**16)] = 0
-
-    def __post_init__(self) -> None:
-        for i, anchor in enumerate(self.anchors):
-            expect(
-                all(0 < side < math.inf for side in anchor), f"anchors[{i}]", "a width and a height > 0", list(anchor)
-            )
-
-
 class Postprocess(_Table, frozen=True, kw_only=True):
     """Conversion of raw outputs to detections.
 
     Attributes:
-        kind: the decoding. ``yolov3``: sigmoid offsets, anchors times ``exp``, objectness times the sigmoid of each
-            class (Redmon and Farhadi 2018, section 2). ``yolov2``: the same with a softmax over the classes (Redmon and
-            Farhadi 2017, section 2). ``yolov1``: offsets, square roots of sides, confidence and the class probabilities
-            of the cell, without an activation (Redmon et al. 2016, section 2).
-        heads: the outputs, coarse to fine.
+        head: the family of the detector's outputs and its parameters, see `edgekit.recipe.heads`.
         score_threshold: minimum score of a detection, exclusive.
         iou_threshold: NMS threshold: drops a box that overlaps a higher-scoring box of its class by more than this.
         max_detections: maximum number of detections per image.
     """
 
-    kind: Literal["yolov1", "yolov2", "yolov3"]
-    heads: Annotated[tuple[YoloHead, ...], msgspec.Meta(min_length=1)]
+    head: Head
     score_threshold: Fraction = 0.25
     iou_threshold: Fraction = 0.45
     max_detections: Positive = 300
-
-    def __post_init__(self) -> None:
-        count = len(self.heads[0].anchors)
-        for i, head in enumerate(self.heads):
-            if self.kind == "yolov1":
-                expect(not head.anchors, f"heads[{i}].anchors", "none, since kind is 'yolov1'", list(head.anchors))
-                expect(head.boxes > 0, f"heads[{i}].boxes", "a number > 0, since kind is 'yolov1'", head.boxes)
-                continue
-            because = f"since kind is '{self.kind}'"
-            expect(bool(head.anchors), f"heads[{i}].anchors", f"at least one anchor, {because}", list(head.anchors))
-            expect(head.boxes == 0, f"heads[{i}].boxes", f"none, {because}", head.boxes)
-            expect(
-                len(head.anchors) == count,
-                f"heads[{i}].anchors",
-                f"{count} anchors, the same number as heads[0]",
-                len(head.anchors),
-            )
 
 
 class Labels(_Table, frozen=True, kw_only=True):
@@ -337,7 +295,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
             expect(self.preprocess is not None, "preprocess", "a table, since task is 'detect'", None)
             expect(self.postprocess is not None, "postprocess", "a table, since task is 'detect'", None)
         if self.postprocess is not None:
-            _check_heads(self.postprocess.heads, self.outputs, self.inputs[0].shape)
+            _check_head(self.postprocess.head, self.outputs, self.inputs[0].shape)
         classes = self.model.arguments.get("classes")
         if self.labels.names and isinstance(classes, int):
             expect(
@@ -362,22 +320,19 @@ def _check_image(image: Input, preprocess: Preprocess) -> None:
     )
 
 
-def _check_heads(heads: Sequence[YoloHead], outputs: Sequence[str], shape: Sequence[int]) -> None:
-    for i, head in enumerate(heads):
-        field = f"postprocess.heads[{i}]"
-        expect(head.output in outputs, f"{field}.output", f"one of {', '.join(outputs)}", head.output)
-        expect(
-            head.output not in [other.output for other in heads[:i]],
-            f"{field}.output",
-            "an output that no other head uses",
-            head.output,
-        )
-        expect(
-            all(side % head.stride == 0 for side in shape[2:4]),
-            f"{field}.stride",
-            f"a divisor of the input's height and width {list(shape[2:4])}",
-            head.stride,
-        )
+def _check_head(head: Head, outputs: Sequence[str], shape: Sequence[int]) -> None:
+    field, read = "postprocess.head", outputs_of(head)
+    for i, name in enumerate(read):
+        expect(name in outputs, field, f"names of outputs, which are {', '.join(outputs)}", name)
+        expect(name not in read[:i], field, "an output for each of its fields", name)
+    if isinstance(head, CellHeads):
+        for i, each in enumerate(head.heads):
+            expect(
+                all(side % each.stride == 0 for side in shape[2:4]),
+                f"{field}.heads[{i}].stride",
+                f"a divisor of the input's height and width {list(shape[2:4])}",
+                each.stride,
+            )
 
 
 def shipped(folder: Literal["recipes", "calibration"]) -> Path:

@@ -24,7 +24,7 @@ from edgekit.engine.layer_timer import LayerTimer, TimesLayers
 from edgekit.errors import BackendUnavailable, RunError
 from edgekit.kernels.suppression.device import CAPACITY
 from edgekit.option import given_number, given_path
-from edgekit.recipe.classes import check_class_names, class_count
+from edgekit.runtime.class_names import check_class_names, class_count
 from edgekit.runtime.detection import DetectionPipeline, PendingRows
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device

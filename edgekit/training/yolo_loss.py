@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from edgekit.kernels.decode.limits import MAX_EXPONENT
-from edgekit.recipe.schema import YoloHead
+from edgekit.recipe.heads import YoloHead
 
 __all__ = [
     "Assigned",

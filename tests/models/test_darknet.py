@@ -117,7 +117,7 @@ def test_second_head_of_tiny_has_the_anchors_that_its_weights_were_trained_with(
     anchor, label, y, x = np.unravel_index(score.argmax().item(), score.shape)
     assert recipe.labels.names[label] == "truck"
     assert recipe.postprocess is not None
-    width, height = raw[anchor, 2:4, y, x].exp().numpy() * recipe.postprocess.heads[1].anchors[anchor]
+    width, height = raw[anchor, 2:4, y, x].exp().numpy() * recipe.postprocess.head.heads[1].anchors[anchor]
     assert width == pytest.approx(120, rel=0.15)
     assert height == pytest.approx(46, rel=0.15)
 

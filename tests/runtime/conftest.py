@@ -59,7 +59,7 @@ def detector():
         inputs=(TensorSpec("images", "float32", (1, 3, 416, 416)),),
         outputs=tuple(
             TensorSpec(head.output, "float32", (1, 255, 416 // head.stride, 416 // head.stride))
-            for head in recipe.postprocess.heads
+            for head in recipe.postprocess.head.heads
         ),
         preprocess=recipe.preprocess,
         postprocess=recipe.postprocess,
@@ -86,7 +86,7 @@ def tensors(detector):
 @pytest.fixture
 def dog_and_car(detector):
     """Outputs in which a YOLOv3-tiny finds a dog in the middle of its input and a fainter car left of it."""
-    coarse, fine = detector.postprocess.heads
+    coarse, fine = detector.postprocess.head.heads
     return {
         coarse.output: head_with([(1, 6, 6, 16, 3.0)], 3, 80, 13, 13),
         fine.output: head_with([(2, 13, 5, 2, 1.0)], 3, 80, 26, 26),

@@ -116,7 +116,7 @@ def of_type(detector: Manifest, dtype: str = "float32") -> Manifest:
         inputs=(TensorSpec("images", dtype, (1, 3, SIDE, SIDE)),),
         outputs=tuple(
             TensorSpec(head.output, dtype, (1, 255, SIDE // head.stride, SIDE // head.stride))
-            for head in detector.postprocess.heads
+            for head in detector.postprocess.head.heads
         ),
     )
 

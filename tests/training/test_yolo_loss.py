@@ -7,7 +7,7 @@ import torch
 
 from edgekit.kernels.decode import reference
 from edgekit.kernels.suppression.reference import iou
-from edgekit.recipe.schema import YoloHead
+from edgekit.recipe.heads import YoloHead
 from edgekit.training.yolo_loss import (
     IGNORED_V2,
     IGNORED_V3,

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from edgekit.kernels.decode.candidates import Candidates
+from edgekit.kernels.decode.limits import MAX_CLASS
 from edgekit.recipe.heads import End2End
 
-__all__ = ["MAX_CLASS", "decode_end2end"]
-
-MAX_CLASS = 2**24
-"""A class number is a float, so it must be less than this to be exact."""
+__all__ = ["decode_end2end"]
 
 
 def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float) -> Candidates:

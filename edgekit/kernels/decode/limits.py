@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["MAX_EXPONENT", "MAX_ROOT"]
+__all__ = ["MAX_CLASS", "MAX_EXPONENT", "MAX_ROOT"]
+
+MAX_CLASS = 2**24
+"""A class number that is a float must be less than this to be exact."""
 
 MAX_EXPONENT = 16.0
 """For YOLOv2 and YOLOv3: a side is at most ``exp`` of this times the anchor, nine million anchors."""

@@ -8,11 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from edgekit.kernels.decode.limits import MAX_EXPONENT, MAX_ROOT
-from edgekit.recipe.heads import Detr, End2End, YoloV5, YoloV8, YoloX
-from edgekit.recipe.schema import YoloHead
+from edgekit.recipe.heads import (
+    BatchedRows,
+    BoxesScoresLabels,
+    Detr,
+    EfficientNms,
+    End2End,
+    YoloHead,
+    YoloV5,
+    YoloV8,
+    YoloX,
+)
 
 __all__ = [
+    "decode_batched_rows",
+    "decode_boxes_scores_labels",
     "decode_detr",
+    "decode_efficient_nms",
     "decode_end2end",
     "decode_yolov1",
     "decode_yolov2",
@@ -305,6 +317,83 @@ def decode_detr(
         raw, scores = raw[kept], probabilities[kept]
         box = _corners(x * width, y * height, w * width, h * height)
         found += [(box, scores[c], c, query) for c in _chosen(raw, head.multi_label) if scores[c] > score_threshold]
+    return found
+
+
+def decode_boxes_scores_labels(
+    outputs: Mapping[str, np.ndarray], head: BoxesScoresLabels, input_size: tuple[int, int], *, score_threshold: float
+) -> list[Found]:
+    """Reads detections that have an output for boxes, one for scores and one for labels, in float64.
+
+    Boxes are corners in px of the input, or fractions of its sides. With a background, class ``c`` has the label
+    ``c + 1``, as in torchvision's detectors.
+
+    Args:
+        outputs: outputs by name; shapes ``(1, boxes, 4)`` and ``(1, boxes)``, or without the batch.
+        head: the parameters.
+        input_size: width and height of the input in px.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order of the boxes.
+    """
+    boxes = outputs[head.boxes].reshape(-1, 4).astype(np.float64).tolist()
+    scores = outputs[head.scores].reshape(-1).astype(np.float64).tolist()
+    labels = outputs[head.labels].reshape(-1).astype(np.float64).tolist()
+    factors = (*input_size, *input_size) if head.coordinates == "normalized" else (1, 1, 1, 1)
+    found: list[Found] = []
+    for cell, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
+        kind = int(label) - head.background
+        if score > score_threshold and kind >= 0:
+            found.append((tuple(side * factor for side, factor in zip(box, factors, strict=True)), score, kind, cell))
+    return found
+
+
+def decode_efficient_nms(
+    outputs: Mapping[str, np.ndarray], head: EfficientNms, input_size: tuple[int, int], *, score_threshold: float
+) -> list[Found]:
+    """Reads the outputs of TensorRT's ``EfficientNMS_TRT`` (its README), in float64.
+
+    Only the first ``count`` rows are detections; the others are padding.
+
+    Args:
+        outputs: outputs by name; shapes ``(1, 1)``, ``(1, boxes, 4)``, ``(1, boxes)`` and ``(1, boxes)``.
+        head: the parameters.
+        input_size: width and height of the input in px.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order of the boxes.
+    """
+    count = int(outputs[head.count].reshape(-1)[0])
+    named = BoxesScoresLabels(boxes=head.boxes, scores=head.scores, labels=head.classes, coordinates=head.coordinates)
+    first = {name: outputs[name][:, :count] for name in (head.boxes, head.scores, head.classes)}
+    return decode_boxes_scores_labels(first, named, input_size, score_threshold=score_threshold)
+
+
+def decode_batched_rows(output: np.ndarray, head: BatchedRows, *, index: int, score_threshold: float) -> list[Found]:
+    """Reads rows of detections of all images, in float64.
+
+    YOLOv7's export with suppression has ``batch, x1, y1, x2, y2, class, score``; PaddleDetection's, for one image,
+    ``class, score, x1, y1, x2, y2``, with class -1 for no detection.
+
+    Args:
+        output: shape ``(rows, 7)``, or ``(rows, 6)`` of Paddle.
+        head: the parameters.
+        index: index of the image in the batch.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order of the rows.
+    """
+    found: list[Found] = []
+    for cell, row in enumerate(output.astype(np.float64).tolist()):
+        if head.columns == "yolov7":
+            image, *box, kind, score = row
+        else:
+            image, (kind, score, *box) = index, row
+        if image == index and score > score_threshold and 0 <= kind < 2**24:
+            found.append((tuple(box), score, int(kind), cell))
     return found
 
 

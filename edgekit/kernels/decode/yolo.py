@@ -19,26 +19,9 @@ from edgekit.kernels.decode.candidates import (
     softmax,
 )
 from edgekit.kernels.decode.limits import MAX_EXPONENT, MAX_ROOT
-from edgekit.recipe.schema import Postprocess, YoloHead
+from edgekit.recipe.heads import YoloHead
 
-__all__ = ["decode", "decode_yolov1", "decode_yolov2", "decode_yolov3"]
-
-
-def decode(
-    outputs: Mapping[str, np.ndarray], how: Postprocess, *, score_threshold: float, index: int = 0
-) -> Candidates:
-    """Decodes the outputs of one image with the decoder of the model.
-
-    Args:
-        outputs: outputs by name; float32.
-        how: the kind of decoder, and the heads.
-        score_threshold: only candidates with a greater score are returned; 0 to 1.
-        index: index of the image in the batch.
-
-    Raises:
-        RunError: an output is missing or does not fit the heads.
-    """
-    return _DECODERS[how.kind](outputs, how.heads, score_threshold=score_threshold, index=index)
+__all__ = ["decode_yolov1", "decode_yolov2", "decode_yolov3"]
 
 
 def decode_yolov1(
@@ -234,10 +217,3 @@ def _anchored(
     sides = sizes * np.exp(np.minimum(values[:, 2:4], np.float32(MAX_EXPONENT)))
     cells = np.ravel_multi_index((anchor, row, column), (len(raw), *raw.shape[2:]))
     return Candidates(corners(center, sides), scores, kind.astype(np.int64, copy=False), cells.astype(np.int64))
-
-
-_DECODERS: dict[str, Callable[..., Candidates]] = {
-    "yolov1": decode_yolov1,
-    "yolov2": decode_yolov2,
-    "yolov3": decode_yolov3,
-}

@@ -12,11 +12,13 @@ from edgekit.data.formats.text_lines import text_lines
 from edgekit.errors import DataError, RecipeError
 from edgekit.models.cfg.layers import Network
 from edgekit.models.cfg.sections import network_from_cfg
-from edgekit.recipe.schema import Input, Labels, Model, Postprocess, Preprocess, Quantize, Recipe, Task, YoloHead
+from edgekit.recipe.heads import CellHeads, YoloHead, YoloV1, YoloV2, YoloV3
+from edgekit.recipe.schema import Input, Labels, Model, Postprocess, Preprocess, Quantize, Recipe, Task
 
 __all__ = ["names_file", "recipe_from_cfg"]
 
 PREPROCESS_BY_CHANNELS = {1: Preprocess(color="gray", mean=(0.0,), std=(1.0,)), 3: Preprocess()}
+FAMILIES: dict[str, type[CellHeads]] = {"yolov1": YoloV1, "yolov2": YoloV2, "yolov3": YoloV3}
 
 
 def recipe_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Recipe:
@@ -118,7 +120,7 @@ def _postprocess(network: Network) -> Postprocess | None:
         YoloHead(output=names[head.predicts], stride=head.stride, anchors=head.anchors, boxes=head.boxes)
         for head in network.heads
     ]
-    return Postprocess(kind=network.kind, heads=tuple(heads))
+    return Postprocess(head=FAMILIES[network.kind](heads=tuple(heads)))
 
 
 def _float_layers(network: Network) -> tuple[str, ...]:

@@ -15,9 +15,8 @@ from edgekit.data.frames import Format
 from edgekit.data.images import ImageSource, Placement
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError
-from edgekit.kernels.decode.candidates import best_candidates
-from edgekit.kernels.decode.yolo import decode
-from edgekit.kernels.suppression.suppress import check_thresholds, nms
+from edgekit.kernels.decode.families import detect
+from edgekit.kernels.suppression.suppress import check_thresholds
 from edgekit.runtime.draw import draw
 from edgekit.runtime.stream import Pending
 from edgekit.runtime.tasks.choose import require_task
@@ -135,15 +134,17 @@ def detections_from_outputs(
         manifest, score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections
     )
     assert manifest.postprocess is not None  # checked by `thresholds_of`
-    # Box sizes are exponentials, which easily overflow half precision.
-    wide = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in outputs.items()}
-    found = decode(wide, manifest.postprocess, score_threshold=thresholds.score_threshold)
-    boxes, scores, classes, _ = best_candidates(found, MAX_CANDIDATES)
-    kept = nms(boxes, scores, classes, **asdict(thresholds))
-    corners = placement.to_image(boxes[kept])
-    visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-    kept = kept[visible]
-    return Detections(corners[visible], scores[kept], classes[kept], manifest.labels)
+    rows = detect(
+        outputs,
+        manifest.postprocess.head,
+        input_size=placement.input_size,
+        scale=placement.scale,
+        offset=placement.offset,
+        size=placement.size,
+        capacity=MAX_CANDIDATES,
+        **asdict(thresholds),
+    )
+    return detections_from_rows(rows, manifest)
 
 
 def detections_from_rows(rows: np.ndarray, manifest: Manifest) -> Detections:

@@ -125,7 +125,7 @@ def test_cfg_and_recipe_agree(name: str) -> None:
     assert by_cfg.model.parameters == by_hand.model.parameters
     assert by_cfg.postprocess is not None and by_hand.postprocess is not None
     if name == "yolov3-tiny":  # its cfg has other anchors than its weights were trained with
-        assert by_cfg.postprocess.heads[0] == by_hand.postprocess.heads[0]
+        assert by_cfg.postprocess.head.heads[0] == by_hand.postprocess.head.heads[0]
     else:
         assert by_cfg.postprocess == by_hand.postprocess
     with torch.device("meta"):

@@ -8,7 +8,8 @@ import pytest
 
 from edgekit.errors import RecipeError
 from edgekit.models.cfg.recipe import recipe_from_cfg
-from edgekit.recipe.schema import Preprocess, YoloHead
+from edgekit.recipe.heads import YoloHead
+from edgekit.recipe.schema import Preprocess
 
 CFG = Path(__file__).parent
 NET = "[net]\nwidth=64\nheight=32\nchannels={channels}\n"
@@ -28,14 +29,14 @@ def write(folder: Path, text: str, channels: int = 3, name: str = "net.cfg") -> 
 def test_anchors_in_cells_become_px(tmp_path: Path) -> None:
     recipe = recipe_from_cfg(write(tmp_path, DETECTOR))
     assert recipe.postprocess is not None
-    assert recipe.postprocess.heads == (YoloHead(output="head4", stride=4, anchors=((2.0, 5.0), (8.0, 12.0))),)
+    assert recipe.postprocess.head.heads == (YoloHead(output="head4", stride=4, anchors=((2.0, 5.0), (8.0, 12.0))),)
     assert recipe.quantize.keep_float == ("head4*",)
 
 
 def test_another_size_changes_the_input_and_keeps_the_strides(tmp_path: Path) -> None:
     recipe = recipe_from_cfg(write(tmp_path, DETECTOR), (96, 48))
     assert recipe.inputs[0].shape == (1, 3, 96, 48)
-    assert recipe.postprocess is not None and recipe.postprocess.heads[0].stride == 4
+    assert recipe.postprocess is not None and recipe.postprocess.head.heads[0].stride == 4
     with pytest.raises(RecipeError, match="line 15: .region.: expected square cells with a whole number of px"):
         recipe_from_cfg(tmp_path / "net.cfg", (97, 48))
 

@@ -11,7 +11,7 @@ from edgekit.errors import RunError
 from edgekit.kernels.decode.candidates import Candidates, best_candidates
 from edgekit.runtime.tasks.detect import MAX_CANDIDATES, Detections, coco_results, detections_from_outputs
 
-WHOLE = Placement((1.0, 1.0), (0.0, 0.0), (416, 416))
+WHOLE = Placement((1.0, 1.0), (0.0, 0.0), (416, 416), (416, 416))
 
 
 def detections(names, *classes):
@@ -29,7 +29,7 @@ def test_detections_iterate_best_first(dog_and_car, detector):
 
 
 def test_boxes_outside_the_image_are_left_out(dog_and_car, detector):
-    lower = Placement((1.0, 1.0), (0.0, 300.0), (416, 116))  # the image begins below both objects
+    lower = Placement((1.0, 1.0), (0.0, 300.0), (416, 116), (416, 416))  # the image begins below both objects
     assert len(detections_from_outputs(dog_and_car, detector, lower)) == 0
     empty = detections_from_outputs(dog_and_car, detector, WHOLE, score_threshold=0.99)
     assert len(empty) == 0 and empty.boxes.shape == (0, 4) and empty.labels == [] and coco_results(empty, 1) == []
@@ -87,7 +87,7 @@ def test_thresholds_that_let_everything_pass_end_in_time(detector):
     )
     outputs = {
         head.output: random.normal(size=(1, 3 * 85, 416 // head.stride, 416 // head.stride)).astype(np.float32)
-        for head in how.heads
+        for head in how.head.heads
     }
     start = time.perf_counter()
     found = detections_from_outputs(outputs, msgspec.structs.replace(detector, postprocess=how), WHOLE)
