@@ -195,6 +195,11 @@ class Network:
         return HEADS[self.heads[0].section.name] if self.heads else None
 
     @property
+    def nms_kind(self) -> str:
+        """How the file's own program suppresses boxes; empty if it does not say."""
+        return self.heads[0].section.text("nms_kind", "") if self.heads else ""
+
+    @property
     def keeps_aspect(self) -> bool:
         """Whether images of a detector keep their aspect ratio, as its own version of Darknet resizes them.
 

@@ -117,7 +117,14 @@ def _postprocess(network: Network) -> Postprocess | None:
         return None
     names = network.names()
     heads = [
-        YoloHead(output=names[head.predicts], stride=head.stride, anchors=head.anchors, boxes=head.boxes)
+        YoloHead(
+            output=names[head.predicts],
+            stride=head.stride,
+            anchors=head.anchors,
+            boxes=head.boxes,
+            scale_xy=head.scale_xy,
+            new_coords=head.new_coords,
+        )
         for head in network.heads
     ]
     return Postprocess(head=FAMILIES[network.kind](heads=tuple(heads)))
