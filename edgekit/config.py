@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgekit.arguments import argument
+from edgekit.errors import UsageError
 from edgekit.option import option, option_words
 from edgekit.option.objects import CalibrationData, ExampleInputs, InPython, convert_calib, convert_inputs
 from edgekit.text import shell_words
