@@ -47,7 +47,7 @@ def is_array(value: object) -> bool:
     return not isinstance(value, type) and hasattr(value, "shape") and hasattr(value, "__array__")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CalibrationData(InPython):
     """Calibration inputs that a Python caller passes as objects: an array, an iterable, or a function."""
 
@@ -82,6 +82,7 @@ def _example_text(tree: Any) -> str:
 
 
 def convert_calib(given: Any) -> str | CalibrationData:
+    """Converts the argument ``calib``; raises `UsageError` if it is of another kind."""
     if isinstance(given, (str, os.PathLike)):
         return str(given)
     has_items = hasattr(given, "__getitem__") and hasattr(given, "__len__")
@@ -91,6 +92,7 @@ def convert_calib(given: Any) -> str | CalibrationData:
 
 
 def convert_inputs(given: Any) -> dict[str, Shape | int | float] | ExampleInputs:
+    """Converts the argument ``input``; raises `UsageError` if it is of another kind, or a shape is not valid."""
     if _has_array(given):
         return ExampleInputs(_example_of(given))
     if not isinstance(given or {}, Mapping):

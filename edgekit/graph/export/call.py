@@ -42,11 +42,7 @@ class ModuleCall:
     def by_parameter(self, module: nn.Module, values: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the value of each input by the parameters of ``forward``, nested as the arguments are."""
         args, kwargs = self.filled(values)
-        bound = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
-        for name, parameter in inspect.signature(module.forward).parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:  # torch.export lists these by their own names
-                bound |= bound.pop(name, {})
-        return bound
+        return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
 
 def call_of_names(module: nn.Module, names: Sequence[str]) -> ModuleCall:

@@ -121,12 +121,21 @@ def test_an_exported_graph_computes_what_the_module_does(
     compare_with_module(graph, module, specs, call=call)
 
 
-def test_a_range_belongs_to_its_own_keyword() -> None:
-    specs = [TensorSpec("first", "float32", ("n", 3)), TensorSpec("third", "float32", ("n", 3))]
-    call = call_of_names(Three(), ["first", "third"])
-    graph = optimize(graph_from_module(Three(), specs, call=call, ranges={"n": SizeRange(1, 2, 8)}))
+@pytest.mark.parametrize(
+    ("module", "tree"),
+    [
+        (Three(), {"first": A, "third": A}),
+        (Several(), (A, A)),
+        (Keywords(), {"left": A, "right": A}),
+        (Nested(), ((A, A), {"x": A})),
+    ],
+)
+def test_a_range_belongs_to_its_own_argument(module: nn.Module, tree: Any) -> None:
+    call, _ = call_of_examples(module, tree)
+    specs = [TensorSpec(name, "float32", ("n", 3)) for name in call.names]
+    graph = optimize(graph_from_module(module, specs, call=call, ranges={"n": SizeRange(1, 2, 8)}))
     feeds = {spec.name: np.random.default_rng(0).random((5, 3), dtype=np.float32) for spec in specs}
-    expected = run_module(Three(), list(feeds.values()), call)
+    expected = run_module(module, list(feeds.values()), call)
     for found, wanted in zip(Evaluator(graph).run(feeds).values(), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
