@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from types import TracebackType
 from typing import Any
 
@@ -209,19 +209,37 @@ def _translated(
 def _returned_keys(program: torch.export.ExportedProgram, taken: Set[str]) -> list[str]:
     """Names the tensors in a returned dictionary after their keys; empty if the module returns something else."""
     returned = program.graph_signature.output_specs
-    tree = pytree.tree_unflatten(range(len(returned)), program.call_spec.out_spec)
-    paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
-    if not any(isinstance(key, (pytree.MappingKey, pytree.GetAttrKey)) for path in paths for key in path):
+    places = dict(_places(pytree.tree_unflatten(range(len(returned)), program.call_spec.out_spec)))
+    if all(isinstance(key, int) for path in places.values() for key in path):
         return []
     names: list[str] = []
-    for path, spec in zip(paths, returned, strict=True):
+    for index, spec in enumerate(returned):
         if isinstance(spec.arg, ConstantArgument):
             continue
-        name = ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path)
+        name = ".".join(map(str, places[index]))
         while name in taken or name in names:  # as for a module that returns its input
             name += "_out"
         names.append(name)
     return names
+
+
+def _places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yields each leaf, a number, and the keys and indices on the way to it.
+
+    `torch.utils._pytree.tree_flatten_with_path` does not know the keys of classes that packages register, such as
+    those of Hugging Face Transformers, which are dictionaries too.
+    """
+    if isinstance(tree, int):
+        yield tree, path
+        return
+    # A dataclass is registered with its fields.
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(pytree.tree_flatten(tree, _is_below(tree))[0])
+    for key, item in items:
+        yield from _places(item, (*path, key))
+
+
+def _is_below(tree: Any) -> Callable[[Any], bool]:
+    return lambda node: node is not tree
 
 
 def _drop_invented_biases(graph: ir.Model) -> None:

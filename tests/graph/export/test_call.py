@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from edgekit.errors import UsageError
 from edgekit.graph.evaluator import Evaluator
@@ -147,6 +149,22 @@ def test_an_output_with_the_name_of_an_input_gets_another() -> None:
 
     graph = graph_from_module(Same(), [TensorSpec("x", "float32", (1, 2))])
     assert [value.name for value in graph.graph.outputs] == ["x_out", "y"]
+
+
+def test_a_class_of_a_package_that_is_a_dictionary_names_its_tensors() -> None:
+    class Output(OrderedDict[str, torch.Tensor]):
+        """Registered without its keys, as the outputs of Hugging Face Transformers are."""
+
+    pytree.register_pytree_node(
+        Output, lambda given: (list(given.values()), list(given)), lambda values, keys: Output(zip(keys, values))
+    )
+
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> Output:
+            return Output(loss=None, logits=x * 2, hidden=(x + 1, x - 1))
+
+    graph = graph_from_module(Model(), [TensorSpec("x", "float32", (1, 2))])
+    assert [value.name for value in graph.graph.outputs] == ["logits", "hidden.0", "hidden.1"]
 
 
 def test_outputs_without_keys_keep_the_exporters_names() -> None:

@@ -52,6 +52,19 @@ def test_published_weights_of_yolov4_have_this_size(text: str, layers: int, size
     assert 20 + 4 * sum(layer.parameters + 2 * layer.filters * layer.norm for layer in found) == size_bytes
 
 
+def test_the_options_of_yolov7_tiny_are_known(tmp_path: Path) -> None:
+    conv = "[convolutional]\nfilters=24\nsize=1\nstride=8\nactivation=logistic\n"
+    head = (
+        "[yolo]\nmask=0,1,2\nanchors=10,13,16,30,33,23\nclasses=3\nnum=3\njitter=.1\nscale_x_y=2.0\n"
+        "objectness_smooth=1\nignore_thresh=.7\ntruth_thresh=1\nresize=1.5\niou_thresh=0.2\niou_normalizer=0.05\n"
+        "cls_normalizer=0.5\nobj_normalizer=1.0\niou_loss=ciou\nnms_kind=diounms\nbeta_nms=0.6\nnew_coords=1\n"
+        "max_delta=2\n"
+    )
+    found = network(tmp_path, f"{NET}{conv}{head}")
+    (each,) = found.heads
+    assert (each.scale_xy, each.new_coords, found.nms_kind, found.keeps_aspect) == (2.0, True, "diounms", False)
+
+
 @pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
 def test_parameters_are_as_many_as_published(name: str, parameters: int, tmp_path: Path) -> None:
     assert network(tmp_path, CFGS[name]).parameters == parameters
