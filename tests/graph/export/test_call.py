@@ -156,7 +156,7 @@ def test_a_class_of_a_package_that_is_a_dictionary_names_its_tensors() -> None:
         """Registered without its keys, as the outputs of Hugging Face Transformers are."""
 
     pytree.register_pytree_node(
-        Output, lambda given: (list(given.values()), list(given)), lambda values, keys: Output(zip(keys, values))
+        Output, lambda given: (list(given.values()), list(given)), lambda values, keys: Output(zip(keys, values, strict=True))
     )
 
     class Model(nn.Module):
