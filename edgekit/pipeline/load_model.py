@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,6 +21,7 @@ from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.passes import NameNodes, is_widened, optimize, types_note
 from edgekit.graph.passes.dequantize_weights import weights_note
+from edgekit.option.objects import ExampleInputs
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, fitting, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.pipeline.recognize_head import with_recognized_head
@@ -69,8 +72,9 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
         names = [spec.name for spec in input_specs(graph)]
-        values = fix_inputs(graph, {n: v for n, v in config.input.items() if isinstance(v, (int, float))})
-        chosen, shapes = _fix_shapes(graph, config)
+        given = _given_inputs(graph, config)
+        values = fix_inputs(graph, {n: v for n, v in given.items() if isinstance(v, (int, float))})
+        chosen, shapes = _fix_shapes(graph, config, given)
         values |= fix_inputs(graph, _sizes_of_targets(graph))
         quantized = is_quantized(graph)
         if quantized:
@@ -154,14 +158,39 @@ def _sizes_of_targets(graph: ir.Model) -> dict[str, np.ndarray]:
     return {sizes.name: np.array([shape[3], shape[2]], np.int64)}
 
 
-def _fix_shapes(graph: ir.Model, config: ModelConfig) -> tuple[list[TensorSpec], dict[str, ShapeRange]]:
+def _given_inputs(graph: ir.Model, config: ModelConfig) -> Mapping[str, Shape | int | float]:
+    """Returns the user's shapes and values by input name; examples have to have the element types of the inputs."""
+    if not isinstance(config.input, ExampleInputs):
+        return config.input
+    specs, tree = {spec.name: spec for spec in input_specs(graph)}, config.input.tree
+    if isinstance(tree, tuple) and len(tree) > len(specs):
+        raise UsageError(f"{argument('input')}: expected tensors for {', '.join(specs)}, got {len(tree)}")
+    examples = tree if isinstance(tree, dict) else dict(zip(specs, _as_tuple(tree), strict=False))
+    for name, example in examples.items():
+        if isinstance(example, (tuple, dict)):
+            raise UsageError(f"{argument('input')}: expected a tensor for the input '{name}', got several")
+        if name in specs and isinstance(example, TensorSpec) and example.dtype != specs[name].dtype:
+            raise UsageError(
+                f"{argument('input')}: expected {specs[name]}, got a tensor of {example.dtype}",
+                hint="the element types of an ONNX file are fixed",
+            )
+    return {name: example.shape if isinstance(example, TensorSpec) else example for name, example in examples.items()}
+
+
+def _as_tuple(tree: Any) -> tuple[Any, ...]:
+    return tree if isinstance(tree, tuple) else (tree,)
+
+
+def _fix_shapes(
+    graph: ir.Model, config: ModelConfig, given_inputs: Mapping[str, Shape | int | float]
+) -> tuple[list[TensorSpec], dict[str, ShapeRange]]:
     """Sets the input shapes of the graph; only dimensions with a range stay dynamic.
 
     Returns:
         The inputs whose shapes changed, with their new shapes; and the ranges of all dynamic inputs.
     """
     specs = input_specs(graph)
-    given = {name: shape for name, shape in config.input.items() if isinstance(shape, tuple)}
+    given = {name: shape for name, shape in given_inputs.items() if isinstance(shape, tuple)}
     shape = config.shape
     if shape is None and not given and len(specs) == 1 and all(isinstance(side, str) for side in specs[0].shape[2:]):
         # The size that the model was trained with, as its exporter wrote it down.
