@@ -44,14 +44,17 @@ def draw(image: ImageSource, detections: Detections, *, note: Callable[[str], ob
     size = min(drawn.size)
     line_width = max(1, round(size / 200))
     boxes = [_edges(found.box, drawn.size) for found in detections]
-    colors = [class_color(kind) for kind in detections.classes.tolist()]
+    numbers = (detections.classes if detections.tracks is None else detections.tracks).tolist()
+    tracks = [""] * len(boxes) if detections.tracks is None else [f"{number} " for number in numbers]
+    colors = [class_color(number) for number in numbers]
     for box, color in reversed(list(zip(boxes, colors, strict=True))):
         canvas.rectangle(box, outline=color, width=line_width)
     taken: list[Box] = []
     without_font: dict[str, int] = {}
-    for found, kind, box, color in zip(detections, detections.classes.tolist(), boxes, colors, strict=True):
+    kinds = detections.classes.tolist()
+    for found, kind, track, box, color in zip(detections, kinds, tracks, boxes, colors, strict=True):
         text, font = _text_and_font(found, kind, max(10, size / 32), without_font)
-        _draw_label(canvas, text, font, color, box, taken)
+        _draw_label(canvas, track + text, font, color, box, taken)
     if without_font:
         shown = ", ".join(f"'{label}' is #{kind}" for label, kind in without_font.items())
         note(f"no font here has the letters of these labels, so they are drawn as numbers: {shown}; {INSTALL_FONT}")

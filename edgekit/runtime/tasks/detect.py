@@ -43,12 +43,15 @@ class Detections:
         scores: float32, shape ``(N,)``.
         classes: int64, shape ``(N,)``.
         names: names of all classes of the model; may be empty.
+        tracks: number of the object that each box belongs to, the same in all frames of a video, from 1; int64, shape
+            ``(N,)``. None if objects are not tracked.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     names: tuple[str, ...] = ()
+    tracks: np.ndarray | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -221,10 +224,13 @@ class Detect(ImageTask[Detections]):
 
     def entries(self, result: Detections, image: Path, image_id: int) -> list[dict[str, Any]]:
         """Returns a COCO results entry for each object, with file name and label, which COCO's tools ignore."""
-        return [
+        entries = [
             {**entry, "file_name": image.name, "label": label}
             for entry, label in zip(coco_results(result, image_id), result.labels, strict=True)
         ]
+        if result.tracks is not None:
+            entries = [{**entry, "track": track} for entry, track in zip(entries, result.tracks.tolist(), strict=True)]
+        return entries
 
     def drawn(self, result: Detections, image: ImageSource) -> Image.Image:
         """See `ImageTask.drawn`."""
