@@ -136,7 +136,7 @@ def _beside_list(text: str, base: Path | None) -> str:
     """Returns a path in a list: relative to the list's folder if it is there, else to the working folder."""
     if base is None or os.path.isabs(text):
         return text
-    beside = os.path.join(base, text)
+    beside = str(base / text)
     return beside if os.path.exists(beside) or glob.glob(beside, recursive=True) else text
 
 

@@ -33,8 +33,8 @@ _FAMILY = {".mp4": "h264", ".m4v": "h264", ".mov": "h264", ".mkv": "h264", ".web
 WRITTEN_SUFFIXES = tuple(_FAMILY)
 """Suffixes of videos that `VideoWriter` writes."""
 
-_TICKS_PER_S = 90_000
-"""Times of frames are whole numbers of these, in which a frame of the usual rates takes a whole number too."""
+_TICK = Fraction(1, 90_000)
+"""Times of frames are whole numbers of this many s, in which a frame of the usual rates takes a whole number too."""
 _DEFAULT_RATE = 30.0
 
 
@@ -68,6 +68,7 @@ class VideoWriter:
         self._place = ExitStack()
         self._sound: _Sound | None = None
         self._stream: Any = None
+        self._tick = _TICK
         self._last_tick = -1
         with self._translated(), ExitStack() as stack:
             beside = stack.enter_context(atomic_file(path))
@@ -101,8 +102,8 @@ class VideoWriter:
             self._begin(pixels)
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         # A frame that is late by less than a tick still comes after the one before it.
-        self._last_tick = max(self._last_tick + 1, round(time_s * _TICKS_PER_S))
-        frame.pts, frame.time_base = self._last_tick, Fraction(1, _TICKS_PER_S)
+        self._last_tick = max(self._last_tick + 1, round(time_s / self._tick))
+        frame.pts, frame.time_base = self._last_tick, self._tick
         assert self._container is not None  # the video is open
         with self._translated():
             self._container.mux(self._stream.encode(frame))
@@ -118,7 +119,9 @@ class VideoWriter:
         # In 4:2:0, two by two pixels share their colour.
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = Fraction(1, _TICKS_PER_S)
+        # MPEG-4 part 2 has 16 bits for the ticks of a second, and AVI one tick for each frame.
+        self._tick = 1 / rate if encoder == "mpeg4" else _TICK
+        self._stream.codec_context.time_base = self._tick
         if self._sound is not None and not self._sound.join(self._container):
             self._sound = None
 
@@ -150,7 +153,7 @@ class VideoWriter:
                 raise _Nothing
             container.mux(self._stream.encode(None))
             if self._sound is not None:
-                container.mux(list(self._sound.until(self._last_tick / _TICKS_PER_S + 1 / self._rate)))
+                container.mux(list(self._sound.until(float(self._last_tick * self._tick) + 1 / self._rate)))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -187,9 +190,8 @@ class _Sound:
             return False
         name = audio.codec_context.codec.canonical_name
         if name not in container.supported_codecs:
-            self._note(
-                f"{self._name}: its sound ({name}) is left out, since {container.format.name} files have no such"
-            )
+            format = container.format.name
+            self._note(f"{self._name}: its sound is left out, since a file in {format} cannot have {name}")
             return False
         self._out = container.add_stream_from_template(audio)
         video = self._container.streams.video[0]
