@@ -41,6 +41,9 @@ class VideoFile:
         container: the open container; it is closed when the frames end.
         name: the source, as the user named it.
         note: receives a message if the video is damaged.
+
+    Attributes:
+        frame_count: number of frames, as the container says; None if it does not.
     """
 
     live = False
@@ -48,15 +51,11 @@ class VideoFile:
     def __init__(self, container: InputContainer, *, name: str, note: Note = ignored) -> None:
         self.name = name
         self.frame_rate = frame_rate_of(container)
+        self.frame_count: int | None = container.streams.video[0].frames or None
         self._note = note
         self._closed = False
         self._container = container
         self._decoder = Decoder(container, name=name, stopped=lambda: self._closed)
-
-    @property
-    def frame_count(self) -> int | None:
-        """Number of frames, as the container says; None if it does not."""
-        return self._container.streams.video[0].frames or None
 
     def frames(self) -> Iterator[Frame]:
         """See `Source.frames`."""

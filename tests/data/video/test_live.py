@@ -102,6 +102,7 @@ def test_a_download_that_is_cut_off_continues_where_it_ended(write_video: Callab
         frames = list(source.frames())
     assert len(frames) == 60
     assert [frame.index for frame in frames] == list(range(60))
+    assert len(server.ranges) > 1 and max(server.ranges) > 0
 
 
 def test_error_on_a_camera_that_is_not_there() -> None:
