@@ -13,11 +13,6 @@ from edgekit.cli.output import json_options
 __all__ = ["run"]
 
 EPILOG = """\b
-SOURCE is a file, a glob, a folder, a text file with one source per line,
-- for standard input, a video, camera:0, rtsp://..., http://..., or
-gst:PIPELINE of GStreamer; docs/sources.md describes them.
-
-\b
 Examples:
   edgekit run tiny photo.jpg --save boxes.jpg
   edgekit run tiny photos/ --json > results.jsonl
@@ -43,7 +38,7 @@ Examples:
 )
 @click.option("--save-txt", type=click.Path(path_type=Path), metavar="DIR", help="Write YOLO's text files to DIR.")
 @click.option("--force", is_flag=True, help="Let --save replace the source, and --save-txt text files.")
-@json_options("the results: a line per image or frame; for one image and with --ids, a list in COCO's format,")
+@json_options("the results (a line for each image or frame; COCO's list for one image and with --ids)")
 @click.option(
     "--ids",
     type=InputPath(dir_okay=False),
@@ -66,7 +61,11 @@ Examples:
 )
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
 def run(engine: Path, sources: tuple[str, ...], **options: Any) -> None:
-    """Run ENGINE on images, videos, cameras, a text, or arrays in a .npy or .npz file."""
+    """Run ENGINE on images, videos, cameras, a text, or arrays in a .npy or .npz file.
+
+    SOURCE is a file, a glob, a folder, a text file with one source per line, - for standard input, camera:0, rtsp://...,
+    http://..., or gst:PIPELINE for GStreamer.
+    """
     from edgekit.cli.run.start import Options, run_engine
 
     run_engine(engine, sources, Options(**options))

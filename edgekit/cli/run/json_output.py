@@ -37,7 +37,7 @@ class PictureIds:
         if not item.is_picture:
             return [{k: v for k, v in entry.items() if k not in ("image_id", "file_name")} for entry in entries]
         annotated = self._annotated
-        if annotated is None or "image_id" not in (entries or [{}])[0]:
+        if annotated is None or item.path not in annotated.images or "image_id" not in (entries or [{}])[0]:
             return entries
         return [
             {

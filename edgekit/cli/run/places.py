@@ -34,7 +34,7 @@ class Places:
         if len(given) == 1 and given[0].within is None:
             self._places[given[0].key] = self._of_one(given[0], force)
         else:
-            self._check_folder(len(given))
+            self._check_folder(given)
             self._places = {key: save / path for key, path in relative_places(given).items()}
         if not force:
             self._refuse_sources(given)
@@ -58,13 +58,15 @@ class Places:
             )
         return save / _relative(given)
 
-    def _check_folder(self, count: int) -> None:
+    def _check_folder(self, given: Sequence[Given]) -> None:
         save = self._save
+        kind = "image" if all(map(is_one_picture, given)) else "source"
+        count = f"is 1 {kind} of a folder" if len(given) == 1 else f"are {len(given)} {kind}s"
         named = is_image_name(save) or save.suffix.lower() in WRITTEN_SUFFIXES
         if save.is_file() or (named and not save.is_dir()):
             what = "a file" if save.is_file() else "the name of an image" if is_image_name(save) else "that of a video"
             raise UsageError(
-                f"--save {save}: expected a folder, since there are {count} images, got {what}",
+                f"--save {save}: expected a folder, since there {count}, got {what}",
                 hint=f"name it {save.with_suffix('') if save.suffix else save.with_name(f'{save.name}-results')}",
             )
 

@@ -76,6 +76,7 @@ class Decoder:
         container: the open container; the caller closes it.
         name: the source's name in messages.
         stopped: returns whether to end.
+        live: decode each frame as soon as it comes; otherwise several at once, which is faster.
 
     Attributes:
         broken: number of packets that could not be decoded: of a damaged file, or before the first key frame of a
@@ -83,14 +84,16 @@ class Decoder:
         ended_early: why reading ended before the end of the container; empty if it did not.
     """
 
-    def __init__(self, container: InputContainer, *, name: str, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, container: InputContainer, *, name: str, stopped: Callable[[], bool], live: bool = False
+    ) -> None:
         self.broken = 0
         self.ended_early = ""
         self._container = container
         self._name = name
         self._stopped = stopped
         self._stream: VideoStream = container.streams.video[0]
-        self._stream.thread_type = "AUTO"
+        self._stream.thread_type = "SLICE" if live else "AUTO"
         self._first_s: float | None = None
 
     def frames(self) -> Iterator[tuple[np.ndarray, float]]:

@@ -63,6 +63,7 @@ class LiveStream:
         self._note = note
         self._first_delay_s = first_delay_s
         self._closed = threading.Event()
+        self._is_away = False
         self._lock = threading.Lock()
         container = first or connect()
         self.frame_rate = frame_rate_of(container)
@@ -70,14 +71,13 @@ class LiveStream:
 
     def frames(self) -> Iterator[Frame]:
         """See `Source.frames`."""
-        index, start_s = 0, None
-        delay_s = self._first_delay_s
+        index, start_s, delay_s = 0, None, self._first_delay_s
         while not self._closed.is_set():
             container = self._taken_first() or self._connected_again(delay_s)
             if container is None:
                 delay_s = min(2 * delay_s, MAX_DELAY_S)
                 continue
-            decoder = Decoder(container, name=self.name, stopped=self._closed.is_set)
+            decoder = Decoder(container, name=self.name, stopped=self._closed.is_set, live=True)
             try:
                 for pixels, _ in decoder.frames():
                     now_s = time.monotonic()
@@ -97,8 +97,11 @@ class LiveStream:
         try:
             container = self._connect()
         except DataError as e:
-            self._note(f"{e.message}; trying again")
+            if not self._is_away:
+                self._note(f"{e.message}; trying again until it is back")
+            self._is_away = True
             return None
+        self._is_away = False
         self.reconnects += 1
         self._note(f"{self.name}: connected again")
         return container

@@ -36,6 +36,8 @@ WRITTEN_SUFFIXES = tuple(_FAMILY)
 _TICK = Fraction(1, 90_000)
 """Times of frames are whole numbers of this many s, in which a frame of the usual rates takes a whole number too."""
 _DEFAULT_RATE = 30.0
+_MAX_RATE = 1000.0
+"""What streams say beyond it is the resolution of their clock."""
 
 
 class VideoWriter:
@@ -63,7 +65,7 @@ class VideoWriter:
             raise UsageError(f"{path}: expected a name that ends in {', '.join(_FAMILY)}, got '{path.suffix}'")
         self.path = path
         self._av = av
-        self._rate = frame_rate or _DEFAULT_RATE
+        self._rate = frame_rate if frame_rate and frame_rate <= _MAX_RATE else _DEFAULT_RATE
         self._note = note
         self._place = ExitStack()
         self._sound: _Sound | None = None
