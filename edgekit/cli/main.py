@@ -64,7 +64,7 @@ class _Root(LazyGroup):
         "demo": ("edgekit.cli.demo:demo", "Build a small detector and run it on a shipped photo."),
         "build": ("edgekit.cli.build:build", "Compile a model into an engine and measure it."),
         "compile": ("edgekit.cli.compile:compile_engine", "Build the engine of a bundle for this machine."),
-        "run": ("edgekit.cli.run.command:run", "Run an engine on images, texts or arrays."),
+        "run": ("edgekit.cli.run.command:run", "Run an engine on images, videos, texts or arrays."),
         "profile": ("edgekit.cli.profile:profile", "Measure the latency of an engine, stage by stage."),
         "compare": ("edgekit.cli.compare:compare", "Compare engines, or reports, by their latency."),
         "eval": ("edgekit.cli.eval.command:evaluate", "Measure the accuracy of an engine or a model."),
