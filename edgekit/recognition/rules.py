@@ -164,14 +164,17 @@ def _end2end(facts: Facts) -> list[Verdict]:
     kinds = rows[:, 5]
     if not (_is_unit(rows[:, 4]) and np.array_equal(kinds, np.rint(kinds)) and (kinds >= -1).all()):
         return []
-    if _is_unit(rows[:, :4]) and (rows[:, :4] != 0).any():
-        return []  # boxes in px would be larger
+    centers = _is_unit(rows[:, :4]) and bool((rows[:, :4] != 0).any())  # boxes in px would be larger
     extras = _extras_of(facts, output.shape[2] - 6, masks, rows[:, 6:].T)
     if extras is None:
         return []
     evidence = [f"{output.name} {_shown(output)}", "scores in 0..1, then whole numbers", *extras["evidence"]]
     evidence += [f"metadata task={facts.metadata.task}"] if facts.metadata.task else []
     evidence += ["metadata end2end=True"] if facts.metadata.end2end else []
+    if centers:
+        head = End2End(output=output.name, coordinates="centers", **extras["fields"])
+        evidence.append("boxes in 0..1")
+        return [Verdict(head=head, evidence=tuple(evidence), preprocess=STRETCHED, preprocess_of="RT-DETR's")]
     head = End2End(output=output.name, **extras["fields"])
     return [Verdict(head=head, evidence=tuple(evidence), preprocess=LETTERBOX, preprocess_of="Ultralytics'")]
 
