@@ -26,8 +26,8 @@ __all__ = ["verdicts"]
 SLACK = 1e-3
 MAX_ROWS = 1000
 """Detectors that select their boxes themselves return 100 to 900."""
-ANGLES = (-math.pi / 4 - 0.01, 3 * math.pi / 4 + 0.01)
-"""Range of angles in radians of Ultralytics' OBB heads: ``(sigmoid - 0.25) * pi``."""
+ANGLES = (-2 * math.pi, 2 * math.pi)
+"""Range of angles in radians; those of YOLOv8 are ``(sigmoid - 0.25) * pi``, and YOLO26 has no activation."""
 UNDECODED = 20.0
 """Offsets and logarithms of sides are smaller; corners in px are not, as inputs have hundreds of px."""
 
