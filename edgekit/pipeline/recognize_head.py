@@ -15,6 +15,7 @@ from edgekit.data.calibration.calibration_set import calibration_set
 from edgekit.data.images import preprocess
 from edgekit.errors import RunError, UsageError
 from edgekit.graph.evaluator import Evaluator
+from edgekit.kernels.decode.families import decode
 from edgekit.kernels.decode.layout import layout
 from edgekit.pipeline.inputs import DEFAULT_SET
 from edgekit.pipeline.loaded_model import LoadedModel, fitting
@@ -110,7 +111,7 @@ def _given(facts: Facts, family: str, options: Mapping[str, Any]) -> Verdict:
             hint=f"give the parameters with {argument('head_option')}; outputs: {_shapes(facts)}",
         ) from e
     try:
-        layout(head, {output.name: output.shape for output in facts.outputs})
+        decode({each.name: each.value for each in facts.outputs}, head, input_size=facts.size, score_threshold=0.9)
     except RunError as e:
         raise UsageError(f"{where}: {e.message}", hint=f"outputs: {_shapes(facts)}") from e
     known = alike[0] if alike else Verdict(head=head, evidence=())
@@ -125,7 +126,8 @@ def _with_verdict(
     classes = layout(verdict.head, {output.name: output.shape for output in facts.outputs}).classes
     labels = names if classes in (None, len(names)) else ()
     how = _preprocess(model, verdict, config)
-    count = f", {classes or len(names)} classes" if classes or names else ""
+    number = classes or len(names)
+    count = f", {number} class{'' if number == 1 else 'es'}" if number else ""
     text = f"looks like {FAMILY_TITLES[verdict.family]}, task {task}{count}: {', '.join(verdict.evidence)}"
     progress.note(text)
     if how != model.preprocess:

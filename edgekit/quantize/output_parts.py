@@ -70,7 +70,7 @@ def _parts_of_cells(head: YoloHead, is_v1: bool) -> tuple[Part, ...]:
         return Part("boxes", lambda array: array[:, -boxes:]), Part("scores", lambda array: array[:, :-boxes])
     return (
         Part("boxes", lambda array: of_cells(array)[:, :, :4]),
-        Part("scores", lambda array: of_cells(array)[:, :, 4:]),
+        Part("scores", lambda array: of_cells(array)[:, :, 4:], head.new_coords),
     )
 
 

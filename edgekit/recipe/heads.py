@@ -60,12 +60,17 @@ class YoloHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         stride: side of a cell in input px.
         anchors: width and height of each anchor in input px; none for ``yolov1``.
         boxes: boxes per cell of ``yolov1``; 0 for the others, which predict one box per anchor.
+        scale_xy: factor of offsets around the middle of the cell, Darknet's ``scale_x_y``; for ``yolov3``.
+        new_coords: the values are probabilities and need no sigmoid, and sides are ``anchor * (2 t) ** 2`` instead of
+            ``anchor * exp(t)``, as in Scaled-YOLOv4 and in Darknet's YOLOv7; for ``yolov3``.
     """
 
     output: Text
     stride: Positive
     anchors: tuple[tuple[float, float], ...] = ()
     boxes: Annotated[int, msgspec.Meta(ge=0, le=2**16)] = 0
+    scale_xy: Annotated[float, msgspec.Meta(gt=0.0, le=100.0)] = 1.0
+    new_coords: bool = False
 
     def __post_init__(self) -> None:
         for i, anchor in enumerate(self.anchors):
@@ -98,6 +103,7 @@ class YoloV1(_Cells, frozen=True, kw_only=True, tag="yolov1"):
         for i, head in enumerate(self.heads):
             expect(not head.anchors, f"heads[{i}].anchors", "none, since family is 'yolov1'", list(head.anchors))
             expect(head.boxes > 0, f"heads[{i}].boxes", "a number > 0, since family is 'yolov1'", head.boxes)
+        _check_plain(self.heads, "yolov1")
 
 
 class YoloV2(_Cells, frozen=True, kw_only=True, tag="yolov2"):
@@ -110,10 +116,13 @@ class YoloV2(_Cells, frozen=True, kw_only=True, tag="yolov2"):
 
     def __post_init__(self) -> None:
         _check_anchors(self.heads, "yolov2")
+        _check_plain(self.heads, "yolov2")
 
 
 class YoloV3(_Cells, frozen=True, kw_only=True, tag="yolov3"):
-    """YOLOv3: anchors, objectness times the sigmoid of each class (Redmon and Farhadi 2018, section 2).
+    """YOLOv3, and Darknet's v4 and v7: anchors, objectness times the sigmoid of each class.
+
+    Redmon and Farhadi 2018, section 2; Bochkovskiy et al. 2020, section 3.4, for ``scale_xy``.
 
     Attributes:
         heads: the outputs, coarse to fine.
@@ -341,6 +350,12 @@ def _check_anchors(heads: Sequence[YoloHead], family: str) -> None:
             f"{count} anchors, the same number as heads[0]",
             len(head.anchors),
         )
+
+
+def _check_plain(heads: Sequence[YoloHead], family: str) -> None:
+    for i, head in enumerate(heads):
+        expect(head.scale_xy == 1, f"heads[{i}].scale_xy", f"1, since family is '{family}'", head.scale_xy)
+        expect(not head.new_coords, f"heads[{i}].new_coords", f"false, since family is '{family}'", head.new_coords)
 
 
 def _check_angle(angle: bool, extras: int) -> None:

@@ -61,17 +61,26 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(_Table, frozen=True, kw_only=True):
-    """The source of the reference module.
+    """The source of the model: a module, or an ONNX file.
 
     Attributes:
-        factory: ``package.module:callable`` that returns an ``nn.Module``.
+        factory: ``package.module:callable`` that returns an ``nn.Module``; none if there is an ``onnx``.
+        onnx: an ONNX file next to the recipe; it contains its weights.
         arguments: keyword arguments for the factory.
-        parameters: number of parameters with these arguments; a build checks it.
+        parameters: number of parameters with these arguments; a build checks it. Only with a factory.
     """
 
-    factory: Annotated[str, msgspec.Meta(pattern=r"^[\w.]+:[\w.]+$", description="package.module:callable")]
+    factory: Annotated[str, msgspec.Meta(pattern=r"^([\w.]+:[\w.]+)?$", description="package.module:callable")] = ""
+    onnx: str = ""
     arguments: dict[str, Any] = {}
-    parameters: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    parameters: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        expect(bool(self.factory) != bool(self.onnx), "factory", "this or onnx, one of both", self.factory or None)
+        if self.factory:
+            expect(self.parameters > 0, "parameters", "the number of parameters of the module", self.parameters)
+        else:
+            expect(not self.arguments and not self.parameters, "arguments", "none, since onnx is set", self.arguments)
 
 
 class Input(_Table, frozen=True, kw_only=True):
@@ -391,6 +400,9 @@ def recipe_from_file(path: str | Path) -> Recipe:
     raw = _toml(file)
     try:
         recipe = msgspec.convert(raw, Recipe)
+        if recipe.model.onnx:
+            model = msgspec.structs.replace(recipe.model, onnx=str(file.parent / recipe.model.onnx))
+            recipe = msgspec.structs.replace(recipe, model=model)
         if recipe.labels.file:
             names = _label_names(file.parent / recipe.labels.file)
             recipe = msgspec.structs.replace(recipe, labels=Labels(names=names))

@@ -21,7 +21,7 @@ from edgekit.recipe.heads import (
 from edgekit.recognition.facts import Facts, Output
 from edgekit.recognition.verdict import Verdict
 
-__all__ = ["RULES", "verdicts"]
+__all__ = ["verdicts"]
 
 SLACK = 1e-3
 MAX_ROWS = 1000
@@ -39,6 +39,9 @@ IMAGENET = {"resize": "stretch", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0
 
 def verdicts(facts: Facts) -> list[Verdict]:
     """Returns all families that a model's outputs look like, the likeliest first."""
+    for rule in NAMED_RULES:
+        if found := rule(facts):
+            return found
     return [found for rule in RULES for found in rule(facts)]
 
 
@@ -179,9 +182,14 @@ def _detr_joined(facts: Facts) -> list[Verdict]:
         return []
     if output.shape[1] > MAX_ROWS or facts.strides(output.shape[1]) or not _is_unit(output.value):
         return []
+    rows = output.value[0]
+    # The rows of a text recognizer are probabilities too, that add up to 1.
+    if np.abs(rows.sum(axis=1) - 1).max() < SLACK:
+        return []
     head = Detr(boxes=output.name, activation="none", multi_label=False)
     evidence = (f"{output.name} {_shown(output)}", "boxes and scores in 0..1")
-    return [Verdict(head=head, evidence=evidence, preprocess=STRETCHED, preprocess_of="RT-DETR's")]
+    sure = output.parts[:1] == ((0, 4),) or _names_fit(facts, rows.shape[1] - 4)
+    return [Verdict(head=head, evidence=evidence, preprocess=STRETCHED, preprocess_of="RT-DETR's", sure=sure)]
 
 
 def _yolov8(facts: Facts) -> list[Verdict]:
@@ -283,10 +291,10 @@ def _yolox(facts: Facts) -> list[Verdict]:
     return [Verdict(head=head, evidence=tuple(evidence), preprocess=CORNER, preprocess_of="YOLOX's", sure=sure)]
 
 
+NAMED_RULES: tuple[Callable[[Facts], list[Verdict]], ...] = (_efficient_nms, _boxes_scores_labels, _batched_rows)
+"""Rules for detections that are decoded already, whose outputs say by name or type what they are."""
+
 RULES: tuple[Callable[[Facts], list[Verdict]], ...] = (
-    _efficient_nms,
-    _boxes_scores_labels,
-    _batched_rows,
     _detr_pair,
     _end2end,
     _detr_joined,

@@ -94,6 +94,8 @@ class Detections:
         names: names of all classes of the model; may be empty.
         size: width and height of the image in px; ``(0, 0)`` if it is not known.
         picture: the image, as it was given to `Session.predict`; an array is not copied.
+        tracks: number of the object that each box belongs to, the same in all frames of a video, from 1; int64, shape
+            ``(N,)``. None if objects are not tracked.
 
     Raises:
         UsageError: the arrays have different lengths.
@@ -105,6 +107,7 @@ class Detections:
     names: tuple[str, ...] = ()
     size: tuple[int, int] = field(default=(0, 0), kw_only=True)
     picture: Picture | None = field(default=None, kw_only=True)
+    tracks: np.ndarray | None = field(default=None, kw_only=True)
 
     _columns: ClassVar[tuple[str, ...]] = ("boxes", "scores", "classes")
     _noun: ClassVar[str] = "object"
@@ -139,7 +142,8 @@ class Detections:
             place = range(len(self))[index]
             return self._object(place, self[place : place + 1].labels[0])
         chosen = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index, _index_type(index))]
-        return dataclasses.replace(self, **{name: _chosen(getattr(self, name), chosen) for name in self._columns})
+        columns = (*self._columns, *(() if self.tracks is None else ("tracks",)))
+        return dataclasses.replace(self, **{name: _chosen(getattr(self, name), chosen) for name in columns})
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{count} {label}" for label, count in Counter(self.labels).items())
@@ -205,6 +209,7 @@ class Detections:
                 "bbox": bbox,
                 "score": round(score, 6),
                 **self._coco_fields(i),
+                **({} if self.tracks is None else {"track": int(self.tracks[i])}),
             }
             for i, (kind, bbox, score) in enumerate(rows)
         ]

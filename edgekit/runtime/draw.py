@@ -57,7 +57,10 @@ def draw(image: ImageSource, detections: Detections, *, note: Callable[[str], ob
     """
     pixels = read_image(image).copy()
     kinds = detections.classes.tolist()
-    colors = [class_color(kind) for kind in kinds]
+    # Objects that are followed keep their color from frame to frame.
+    numbers = (detections.classes if detections.tracks is None else detections.tracks).tolist()
+    tracks = [""] * len(kinds) if detections.tracks is None else [f"{number} " for number in numbers]
+    colors = [class_color(number) for number in numbers]
     masks = getattr(detections, "crops", ())
     for crop, color in reversed(list(zip(masks, colors, strict=False))):
         _blend(pixels, crop, color)
@@ -76,10 +79,10 @@ def draw(image: ImageSource, detections: Detections, *, note: Callable[[str], ob
         _draw_keypoints(canvas, keypoints, line_width)
     taken: list[Box] = []
     without_font: dict[str, int] = {}
-    rows = zip(detections.labels, detections.scores.tolist(), kinds, boxes, colors, strict=True)
-    for label, score, kind, box, color in rows:
+    rows = zip(detections.labels, detections.scores.tolist(), kinds, tracks, boxes, colors, strict=True)
+    for label, score, kind, track, box, color in rows:
         text, font = _text_and_font(label, score, kind, max(10, size / 32), without_font)
-        _draw_label(canvas, text, font, color, box, taken)
+        _draw_label(canvas, track + text, font, color, box, taken)
     if without_font:
         shown = ", ".join(f"'{label}' is #{kind}" for label, kind in without_font.items())
         note(f"no font here has the letters of these labels, so they are drawn as numbers: {shown}; {INSTALL_FONT}")

@@ -14,8 +14,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.data.frames import Format, rgb_frame
 from edgekit.data.images import ImageSource, Placement, preprocess, read_image
+from edgekit.data.video.source import Source
 from edgekit.device.cuda.arrays import DeviceArray, is_on_device
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import GRAPH, Manifest, bundle_in, read_engine
@@ -29,6 +31,7 @@ from edgekit.runtime.detection import DetectionPipeline, PendingRows
 from edgekit.runtime.detections import Detections
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
+from edgekit.runtime.source_stream import stream_of_source
 from edgekit.runtime.stream import Pending, RunsOnDevice, StartsRuns
 from edgekit.runtime.tasks.choose import task_of
 from edgekit.runtime.tasks.classify import TASK as CLASSIFY
@@ -180,23 +183,50 @@ class Session:
                 self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgekit")
             return self._worker.submit(self._run, {name: array.copy() for name, array in arrays.items()})
 
-    def stream(self, frames: Iterable[Any], *, format: Format = "rgb", **options: Any) -> Iterator[Any]:
-        """Yields the result of each frame, for video: the next frame is read and started while one is computed.
+    @property
+    def starts_runs(self) -> bool:
+        """Whether runs are in flight without a thread of the host, as on a GPU."""
+        return isinstance(self._engine, (RunsOnDevice, StartsRuns))
 
-        A frame is an image, as in `detect`, or inputs by name, as in `run`; the result is that of `detect` or
-        `classify`, or the outputs by name. The result of a frame is yielded after the next frame is read; at most two
-        frames are in memory.
+    def stream(
+        self,
+        frames: Iterable[Any] | str | Path | Source,
+        *,
+        format: Format = "rgb",
+        batch: int | None = None,
+        track: bool = False,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Yields the result of each frame, for video.
+
+        Of a source (a video file, a folder, ``camera:0``, ``rtsp://``; see `given_sources`), the results are
+        `Streamed`: frame, result and times. Decoding, preprocessing, inference and postprocessing run in threads of
+        their own; see `SourceStream`, which is returned.
+
+        Of other frames, an iterable of images, as in `detect`, or of inputs by name, as in `run`, the results are those
+        of `detect` or `classify`, or the outputs by name. The result of a frame is yielded after the next frame is
+        read; at most two frames are in memory.
 
         Args:
-            frames: the frames in order; may be infinite.
+            frames: a source; or the frames in order, which may be infinite.
             format: pixel format of images that are arrays; see `detect`.
+            batch: of a source: how many frames run at once, if the engine takes several.
+            track: of a source: follow the objects from frame to frame by ByteTrack; the results have ``tracks``.
             options: options of `detect` or `classify`. Results do not keep the frames: pass one to ``plot``.
 
         Raises:
-            DataError: an image cannot be read.
+            BackendUnavailable: a package that the source needs is not installed.
+            DataError: an image or the source cannot be read.
             RunError: as in `run`, when the frame is started or its result is yielded.
-            UsageError: an option is out of range.
+            UsageError: an option is out of range, or the engine does not take such a batch.
         """
+        if isinstance(frames, (str, Path, Source)):
+            return stream_of_source(self, frames, batch=batch, track=track, **options)
+        if batch is not None or track:
+            raise UsageError(f"stream: {argument('batch' if track is False else 'track')} expects a source, got frames")
+        return self._stream_of_frames(frames, format, options)
+
+    def _stream_of_frames(self, frames: Iterable[Any], format: Format, options: dict[str, Any]) -> Iterator[Any]:
         pending: deque[Pending[Any]] = deque()
         for frame in frames:
             pending.append(self._started(frame, format, options))

@@ -313,6 +313,8 @@ class DeviceDetector:
 def _too_many(head: Head) -> str:
     """Returns which of a head's lists is longer than the kernels' arrays, or an empty string."""
     if isinstance(head, CellHeads):
+        if any(each.scale_xy != 1 or each.new_coords for each in head.heads):
+            return "the kernel decodes YOLOv3's boxes, without scale_xy and new_coords"
         if len(head.heads) > _OUTPUTS:
             return f"expected at most {_OUTPUTS} outputs, got {len(head.heads)}"
         most = max(len(each.anchors) for each in head.heads)

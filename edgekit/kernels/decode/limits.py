@@ -11,4 +11,4 @@ MAX_EXPONENT = 16.0
 """For YOLOv2 and YOLOv3: a side is at most ``exp`` of this times the anchor, nine million anchors."""
 
 MAX_ROOT = 1000.0
-"""For YOLOv1: a side is at most the square of this times the image."""
+"""For YOLOv1 and ``new_coords``: a side is at most the square of this times the image, or of twice it the anchor."""

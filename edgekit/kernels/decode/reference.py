@@ -131,8 +131,16 @@ def decode_yolov3(
         by = (sigmoid(ty) + cy) * stride        bh = ph * exp(th)
         score of class c = sigmoid(objectness) * sigmoid(class c)
 
-    Every class whose score is greater than the threshold is a candidate, as in Darknet's ``get_yolo_detections``.
-    Exponents are clipped to 16, nine million anchors, so that areas stay finite in float32.
+    With ``scale_xy`` k, an offset is ``k * sigmoid(t) - (k - 1) / 2``. With ``new_coords``, the model has computed the
+    sigmoids already, and with the values ``p``::
+
+        bx = (k * px - (k - 1) / 2 + cx) * stride        bw = pw * (2 * p_w) ** 2
+        by = (k * py - (k - 1) / 2 + cy) * stride        bh = ph * (2 * p_h) ** 2
+        score of class c = p_objectness * p_c
+
+    Both are those of ``get_yolo_box`` in ``yolo_layer.c`` of AlexeyAB's Darknet. Every class whose score is greater
+    than the threshold is a candidate, as in Darknet's ``get_yolo_detections``.
+    Exponents are clipped to 16, nine million anchors, and roots to 1000, so that areas stay finite in float32.
 
     Args:
         outputs: outputs by name, shape ``(1, anchors * (5 + classes), h, w)``.
@@ -164,17 +172,27 @@ def _decode_anchors(
                 for column in range(columns):
                     index += 1
                     t = raw[a * per_anchor : (a + 1) * per_anchor, row, column].tolist()
-                    x = (sigmoid(t[0]) + column) * head.stride
-                    y = (sigmoid(t[1]) + row) * head.stride
-                    width = anchor_width * math.exp(min(t[2], MAX_EXPONENT))
-                    height = anchor_height * math.exp(min(t[3], MAX_EXPONENT))
+                    px, py, objectness = t[0], t[1], t[4]
+                    if not head.new_coords:
+                        px, py, objectness = sigmoid(px), sigmoid(py), sigmoid(objectness)
+                    x = (head.scale_xy * px - (head.scale_xy - 1) / 2 + column) * head.stride
+                    y = (head.scale_xy * py - (head.scale_xy - 1) / 2 + row) * head.stride
+                    width = anchor_width * _side(t[2], head)
+                    height = anchor_height * _side(t[3], head)
                     box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-                    chances = probabilities(t[5:])
+                    chances = t[5:] if head.new_coords else probabilities(t[5:])
                     for c in _chosen(t[5:], multi_label):
-                        score = sigmoid(t[4]) * chances[c]
+                        score = objectness * chances[c]
                         if score > score_threshold:
                             found.append((box, score, c, index))
     return found
+
+
+def _side(t: float, head: YoloHead) -> float:
+    """Computes a side of a box, in anchors."""
+    if head.new_coords:
+        return (2 * min(max(t, -MAX_ROOT), MAX_ROOT)) ** 2
+    return math.exp(min(t, MAX_EXPONENT))
 
 
 def decode_yolov8(output: np.ndarray, head: YoloV8, *, score_threshold: float) -> list[Found]:

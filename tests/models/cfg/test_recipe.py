@@ -122,6 +122,20 @@ def test_letter_box_chooses_how_images_are_resized(option: str, head: str, resiz
 
 
 @pytest.mark.parametrize(
+    ("net", "option", "resize"),
+    [("", "", "letterbox"), ("", "scale_x_y=1.05", "stretch"), ("letter_box=1", "new_coords=1", "letterbox")],
+)
+def test_a_network_of_alexeyabs_fork_is_stretched_by_default(
+    net: str, option: str, resize: str, tmp_path: Path
+) -> None:
+    conv = "[convolutional]\nfilters=8\nsize=1\nstride=8\nactivation=linear\n"
+    head = f"[yolo]\nanchors=4,4\nclasses=3\nnum=1\n{option}\n"
+    text = f"[net]\nwidth=32\nheight=32\nchannels=3\n{net}\n{conv}{head}"
+    found = recipe_from_cfg(write(tmp_path, text)).preprocess
+    assert found is not None and found.resize == resize
+
+
+@pytest.mark.parametrize(
     ("option", "message", "hint"),
     [
         ("letterbxo=7", "line 5: .net. letterbxo: unknown option", "letter_box"),
