@@ -1,7 +1,7 @@
 """Records what Ultralytics' own postprocessing makes of raw outputs, for tests that run without it.
 
-Run where the package ultralytics is installed: ``python -m tools.record_ultralytics``. Raw outputs are made from a seed,
-so that only results are kept: boxes, scores, classes, key points, angles, and masks as bits.
+Run where the package ultralytics is installed: ``python -m tools.record_ultralytics``. Raw outputs are made from a
+seed, so that only results are kept: boxes, scores, classes, key points, angles, and masks as bits.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CASES = {
     f"{task}{' end2end' if end2end else ''} {size[0]}x{size[1]}": Case(task, end2end, size)
     for task in ("detect", "segment", "pose", "obb")
     for end2end in (False, True)
-    for size in (_SIZES if task == "segment" else _SIZES[:2])
+    for size in (_SIZES[1:] if task == "segment" else _SIZES[:2])
 } | {"detect several labels": Case("detect", False, _SIZES[0], True)}
 
 
@@ -113,7 +113,7 @@ def _end2end_rows(random: np.random.Generator, case: Case, extras: int) -> np.nd
 
 
 def _recorded(name: str) -> dict[str, np.ndarray]:
-    """Runs the functions that Ultralytics' predictors run after the model; see ``ultralytics/models/yolo/*/predict.py``."""
+    """Runs what Ultralytics' predictors run after the model; see ``ultralytics/models/yolo/*/predict.py``."""
     import torch
     from ultralytics.utils import nms, ops
 

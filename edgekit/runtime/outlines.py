@@ -106,4 +106,5 @@ def _compressed(lengths: np.ndarray) -> str:
     last = done.argmax(axis=1)[:, None]
     place = np.arange(_CHARACTERS)
     characters = digits + _MORE * (place < last) + _FIRST_CHARACTER
-    return characters[place <= last].astype(np.uint8).tobytes().decode("ascii")
+    text: bytes = characters[place <= last].astype(np.uint8).tobytes()
+    return text.decode("ascii")

@@ -40,14 +40,16 @@ class Picture(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in px."""
+        """Width and height in px; ``(0, 0)`` for an array on a GPU that does not tell its shape."""
         source = self.source
         if isinstance(source, (str, Path)):
             return image_size(Path(source))
         if isinstance(source, Image.Image):
             height, width = read_image(source).shape[:2]  # which EXIF data may have turned
             return width, height
-        return frame_size(tuple(source.shape), str(source.dtype).rpartition(".")[2], self.format)
+        shape = getattr(source, "shape", None) or getattr(source, "__cuda_array_interface__", {}).get("shape")
+        # The type of its elements was checked when it was read.
+        return (0, 0) if shape is None else frame_size(tuple(shape), "uint8", self.format)
 
 
 def data_address(image: Image.Image, *, max_side: int, quality: int) -> tuple[str, tuple[int, int]]:

@@ -52,6 +52,11 @@ def found(request: pytest.FixtureRequest, detector: Manifest) -> tuple[str, Dete
     place = placement(LETTERBOX, case.size, INPUT).placement
     keys = ("boxes", "scores", "classes", "masks", "keypoints", "angles")
     expected = {key: RESULTS[f"{name}/{key}"] for key in keys if f"{name}/{key}" in RESULTS}
+    if case.task != "obb":  # Ultralytics keeps boxes in the padding, which have no area after they are clipped
+        corners = expected["boxes"]
+        solid = (corners[:, :2] < corners[:, 2:]).all(axis=1)
+        assert solid.mean() > 0.95
+        expected = {key: array[solid] for key, array in expected.items()}
     return name, detections_from_outputs(outputs, manifest, place), expected
 
 

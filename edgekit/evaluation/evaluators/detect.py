@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -96,7 +96,9 @@ class DetectEvaluator(SessionEvaluator):
         """Returns the boxes that confusions and matched scores are counted by, in place of the corners."""
         return boxes
 
-    _overlaps_of: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]] = staticmethod(overlaps_of_boxes)
+    def _overlaps(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Returns the intersection over union of what `_compared` returns."""
+        return overlaps_of_boxes(one, other)
 
     def _add(self, ready: Ready, outputs: Mapping[str, np.ndarray]) -> None:
         truth = ready.example.target
@@ -120,7 +122,7 @@ class DetectEvaluator(SessionEvaluator):
         for precision in self._precisions.values():
             precision.add(expected, found, ignored, ready.placement.size)
         compared = self._compared(expected), self._compared(found)
-        self._matched_scores += scores_of_matched(*compared, self._overlaps_of)
+        self._matched_scores += scores_of_matched(*compared, self._overlaps)
         hidden = self._compared(ignored) if ignored is not None else None
         self._confuse(ready.example, *compared, hidden, detections)
 
@@ -136,7 +138,7 @@ class DetectEvaluator(SessionEvaluator):
         kept = found.scores > how.score_threshold
         corners, kinds = found.corners[kept], found.classes[kept]
         hidden = found.corners[:0] if ignored is None else ignored.corners
-        pairs = matched_classes_of_boxes(expected, FoundBoxes(corners, kinds), hidden, self._overlaps_of)
+        pairs = matched_classes_of_boxes(expected, FoundBoxes(corners, kinds), hidden, self._overlaps)
         for pair in pairs:
             self._confusion[pair] = self._confusion.get(pair, 0) + 1
         counts = {
@@ -160,7 +162,7 @@ class DetectEvaluator(SessionEvaluator):
 
     def figures(self) -> dict[str, float]:
         self._found = {name: precision.figures() for name, precision in self._precisions.items()}
-        figures = {}
+        figures: dict[str, float] = {}
         for name, found in self._found.items():
             figures |= {f"{name}map50": found.map50, f"{name}map50_95": found.map50_95}
         scores = self._matched_scores

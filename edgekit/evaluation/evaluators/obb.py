@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -39,7 +38,8 @@ class ObbEvaluator(DetectEvaluator):
         rotated = np.array([each["rotated"] for each in boxes.fields]).reshape(-1, 5)
         return boxes._replace(corners=rotated)
 
-    _overlaps_of: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]] = staticmethod(overlaps_of_rotated)
+    def _overlaps(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return overlaps_of_rotated(one, other)
 
 
 MEASURE = Measure(

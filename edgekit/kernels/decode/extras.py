@@ -28,7 +28,8 @@ def extras_of(
     output = outputs[head.output][index]
     first = isinstance(head, YoloV8) and head.layout == "channels-first"
     rows = output[:, cells].T if first else output[cells]
-    return rows[:, rows.shape[1] - head.extras :].astype(np.float32)
+    extras: np.ndarray = rows[:, rows.shape[1] - head.extras :].astype(np.float32)
+    return extras
 
 
 def keypoints_in_image(

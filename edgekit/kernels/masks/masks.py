@@ -69,8 +69,8 @@ def masks_of_boxes(
     channels, height, width = prototypes.shape
     factor = _upsampling((width, height), input_size, scale, offset, size)
     columns, rows = (
-        _weights(prototype, factor, *_content(prototype, factor, *axis), axis[-1])
-        for prototype, *axis in zip((width, height), input_size, scale, offset, size, strict=True)
+        _weights(prototype, factor, *_content(prototype, factor, side, one, start, own), own)
+        for prototype, side, one, start, own in zip((width, height), input_size, scale, offset, size, strict=True)
     )
     with np.errstate(all="ignore"):  # a sum that is no number is not greater than 0
         flat = prototypes.reshape(channels, -1).astype(np.float32, copy=False)

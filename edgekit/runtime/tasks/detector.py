@@ -88,7 +88,7 @@ def detections_from_outputs(
         RunError: the engine is not a detector, or an output does not fit the manifest.
         UsageError: a threshold is out of range.
     """
-    return _detector(manifest).result(
+    found: Detections = _detector(manifest).result(
         outputs,
         manifest,
         placement,
@@ -97,6 +97,7 @@ def detections_from_outputs(
         max_detections=max_detections,
         multi_label=multi_label,
     )
+    return found
 
 
 def boxes_from_outputs(

@@ -62,7 +62,7 @@ def test_what_the_command_line_shows_and_writes(session, tmp_path) -> None:
 
 
 class OnDevice:
-    """A session that decodes and suppresses on a GPU: it gives records of detections, and must not be asked for more."""
+    """A session that decodes and suppresses on a GPU: it gives records of detections, and has no outputs."""
 
     def __init__(self, manifest, rows) -> None:
         self.manifest, self.rows, self.asked = manifest, rows, []
