@@ -122,7 +122,7 @@ class PipelineSource:
         """Plays the pipeline, and returns whether it is live."""
         gst = self._gst
         change = self._pipeline.set_state(gst.State.PAUSED)
-        live = change == gst.StateChangeReturn.NO_PREROLL
+        live: bool = change == gst.StateChangeReturn.NO_PREROLL
         self._sink.set_property("drop", live)
         if change == gst.StateChangeReturn.ASYNC:
             change = self._pipeline.get_state(_START_NS)[0]
