@@ -100,12 +100,12 @@ def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
         (
             'task = "detect"',
             'task = "detekt"',
-            "task: expected one of classify, detect, regress, tensor, translate, got 'detekt'",
+            "task: expected one of classify, detect, obb, pose, regress, segment, tensor, translate, got 'detekt'",
         ),
         (
             'task = "detect"',
             'task = ["detect"]',
-            "task: expected one of classify, detect, regress, tensor, translate, got ['detect']",
+            "task: expected one of classify, detect, obb, pose, regress, segment, tensor, translate, got ['detect']",
         ),
         ('name = "pair"', 'name = "A pair"', "name: expected lower-case letters, digits"),
         ('"package.module:factory"', '"package"', "model.factory: expected package.module:callable, got 'package'"),
