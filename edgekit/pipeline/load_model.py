@@ -174,7 +174,10 @@ def _given_inputs(graph: ir.Model, config: ModelConfig) -> Mapping[str, Shape | 
                 f"{argument('input')}: expected {specs[name]}, got a tensor of {example.dtype}",
                 hint="the element types of an ONNX file are fixed",
             )
-    return {name: example.shape if isinstance(example, TensorSpec) else example for name, example in examples.items()}
+    return {
+        name: tuple(map(int, example.shape)) if isinstance(example, TensorSpec) else example
+        for name, example in examples.items()
+    }
 
 
 def _as_tuple(tree: Any) -> tuple[Any, ...]:

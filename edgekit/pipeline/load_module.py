@@ -249,7 +249,7 @@ def _module_inputs(module: nn.Module, config: ModelConfig) -> _ModuleInputs:
     if isinstance(config.input, ExampleInputs):
         call, examples = call_of_examples(module, config.input.tree)
         dtypes = {name: spec.dtype for name, spec in examples.items()}
-        shapes: dict[str, Shape] = {name: spec.shape for name, spec in examples.items()}
+        shapes: dict[str, Shape] = {name: tuple(map(int, spec.shape)) for name, spec in examples.items()}
     else:
         shapes, dtypes = _given_shapes(config.input)
         call = call_of_names(module, list(shapes))

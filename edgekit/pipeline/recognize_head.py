@@ -70,9 +70,15 @@ def with_recognized_head(
     if found.candidates:
         _say_unsure(found, progress)
     if found.classifies:
-        names = facts.metadata.names
-        progress.note(f"looks like a classifier of {facts.outputs[0].shape[1]} classes: its metadata says so")
-        return dataclasses.replace(model, task="classify", labels=names or model.labels)
+        text = f"looks like a classifier of {facts.outputs[0].shape[1]} classes: its metadata says so"
+        progress.note(text)
+        how = model.preprocess
+        if facts.metadata.task == "classify" and how is not None:
+            # Ultralytics' metadata: its classifiers see the center of an image.
+            how = fitting(merged(how, {"resize": "crop", **(config.preprocess or {})}), model.inputs[0])
+            progress.note(f"images are preprocessed as Ultralytics' are: {_described(how)}")
+        labels = facts.metadata.names or model.labels
+        return dataclasses.replace(model, task="classify", labels=labels, preprocess=how, recognized=text)
     return model
 
 

@@ -95,7 +95,7 @@ def test_a_file_is_recognized_with_its_evidence(tmp_path: Path) -> None:
     assert model.task == "detect" and model.postprocess is not None
     assert model.postprocess.head == YoloV8(output="output0", overlap="probiou")
     assert model.preprocess is not None and (model.preprocess.resize, model.preprocess.pad) == ("letterbox", 114)
-    assert "looks like YOLOv8, v9, 11 or 12, task detect, 3 classes: output0 (1, 7, 256) = 16² cells" in notes.text
+    assert "looks like YOLOv8 or a later YOLO, task detect, 3 classes: output0 (1, 7, 256) = 16² cells" in notes.text
     assert "images are preprocessed as Ultralytics' are: resize=letterbox" in notes.text
     assert "is assumed to be an image" not in notes.text
 

@@ -66,12 +66,12 @@ def run_engine(engine: Path, sources: Sequence[str], options: Options) -> None:
     plan = None
     if options.save is not None or options.save_txt is not None:
         plan = _planned(read_manifest(engine), sources, options)
-    for source in sources:
-        require_source(source)
+    for each in sources:
+        require_source(each)
     names = () if options.labels is None else labels_from_file(Path(options.labels))
     with session_from_bundle(engine, threads=options.threads, labels=names) as session:
-        for each in session.manifest.notes:
-            note(each)
+        for text in session.manifest.notes:
+            note(text)
         task = task_of(session.manifest)
         takes = task.takes(session.manifest)
         if options.text is not None and takes != "texts":

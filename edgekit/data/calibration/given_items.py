@@ -168,7 +168,8 @@ def _batches(arrays: dict[str, np.ndarray], model: ModelInputs, where: str) -> l
             if model.takes_images
             else "",
         )
-    return list(_cut(arrays, batched, *lengths.pop(), steps.pop()))
+    (length,), step = lengths.pop(), steps.pop()
+    return list(_cut(arrays, batched, length, step))
 
 
 def _batch_of(size: int | str | SizeRange) -> int:

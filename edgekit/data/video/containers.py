@@ -42,7 +42,7 @@ def open_container(
         import av  # an extra: most machines and commands do without it
     timeout = (2 * NETWORK_TIMEOUT_S, NETWORK_TIMEOUT_S) if network else None
     try:
-        container = av.open(place, "r", format=format, options=dict(options or {}), timeout=timeout)
+        container: InputContainer = av.open(place, "r", format=format, options=dict(options or {}), timeout=timeout)
     except (av.FFmpegError, OSError, ValueError) as e:
         raise DataError(f"{name}: expected a video, got: {reason_of(e)}") from e
     if not container.streams.video:

@@ -122,13 +122,16 @@ class PipelineSource:
         """Plays the pipeline, and returns whether it is live."""
         gst = self._gst
         change = self._pipeline.set_state(gst.State.PAUSED)
-        live = change == gst.StateChangeReturn.NO_PREROLL
-        self._sink.set_property("drop", live)
         if change == gst.StateChangeReturn.ASYNC:
             change = self._pipeline.get_state(_START_NS)[0]
-        if change not in (gst.StateChangeReturn.FAILURE, gst.StateChangeReturn.ASYNC):
-            change = self._pipeline.set_state(gst.State.PLAYING)
-        if change in (gst.StateChangeReturn.FAILURE, gst.StateChangeReturn.ASYNC):
+        live: bool = change == gst.StateChangeReturn.NO_PREROLL
+        self._sink.set_property("drop", live)
+        if change in (gst.StateChangeReturn.SUCCESS, gst.StateChangeReturn.NO_PREROLL):
+            change = self._pipeline.set_state(gst.State.PLAYING)  # which may take until the first frame
+            failed = change == gst.StateChangeReturn.FAILURE
+        else:
+            failed = True
+        if failed:
             why = self._failure() or "it does not start"
             self._pipeline.set_state(gst.State.NULL)
             raise DataError(f"{self.name}: expected a pipeline that plays, got: {why}")

@@ -40,8 +40,18 @@ class ModuleCall:
         return args, kwargs
 
     def by_parameter(self, module: nn.Module, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the value of each input by the parameters of ``forward``, nested as the arguments are."""
+        """Returns the value of each input by the parameters of ``forward``, nested as the arguments are.
+
+        Raises:
+            UsageError: ``forward`` collects keywords, which PyTorch exports with fixed sizes alone.
+        """
         args, kwargs = self.filled(values)
+        if unnamed := set(kwargs) - set(inspect.signature(module.forward).parameters):
+            raise UsageError(
+                f"{type(module).__name__}: expected named parameters for inputs with a range of sizes, got keywords "
+                f"that forward collects: {', '.join(sorted(unnamed))}",
+                hint="name them in the signature of forward, or give fixed sizes",
+            )
         return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
 
@@ -71,9 +81,11 @@ def call_of_examples(module: nn.Module, tree: Any) -> tuple[ModuleCall, dict[str
         UsageError: ``forward`` does not take such arguments.
     """
     signature = inspect.signature(module.forward)
+    order = list(signature.parameters)
     args, kwargs = (tree if isinstance(tree, tuple) else (tree,)), {}
-    if isinstance(tree, dict) and _binds(signature.bind, (), tree):
-        order = list(signature.parameters)
+    # Beside several parameters, names that are like theirs are not the parts of a dictionary, but wrong.
+    wrong = len(order) > 1 and isinstance(tree, dict) and any(nearest(name, order, listed=False) for name in tree)
+    if isinstance(tree, dict) and (wrong or _binds(signature.bind, (), tree)):
         args, kwargs = (), dict(sorted(tree.items(), key=lambda item: _place(item[0], order)))
     if not _binds(signature.bind, args, kwargs):
         raise _wrong_arguments(module, signature, tree)

@@ -142,4 +142,5 @@ def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     intersection = np.maximum(shared, 0).prod(axis=2)
     areas = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1) for boxes in (a, b)]
     union = areas[0][:, None] + areas[1][None] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    overlap: np.ndarray = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    return overlap

@@ -9,6 +9,9 @@ from edgekit.data.video.gstreamer import completed, csi_camera, decoder_pipeline
 from edgekit.data.video.opening import source_of
 from edgekit.errors import BackendUnavailable, DataError, UsageError
 
+# PyGObject's importer is of an older form.
+pytestmark = pytest.mark.filterwarnings("ignore::ImportWarning", "ignore::DeprecationWarning")
+
 
 def gstreamer() -> None:
     gi = pytest.importorskip("gi", reason="needs GStreamer's Python bindings")
