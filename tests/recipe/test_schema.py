@@ -161,6 +161,11 @@ def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
             "inputs: expected one image, since there is a [preprocess], got ['images', 'mask']",
         ),
         ("[1, 3, 64, 96]", "[1, 3, 64, 90]", "postprocess.head.heads[0].stride: expected a divisor"),
+        (
+            'task = "detect"',
+            'task = "segment"',
+            "task: expected 'detect', since postprocess.head is for it, got 'segment'",
+        ),
         ("[1, 2, 3]", "[1, 0, 3]", "preprocess.std[1]: expected a number > 0, got 0.0"),
         ("[1, 2, 3]", "[1, nan, 3]", "preprocess.std[1]: expected a finite number, got nan"),
         ("[1, 2, 3]", "[1, 2]", "preprocess.std: expected 3 numbers, one per channel of 'rgb', got [1.0, 2.0]"),
