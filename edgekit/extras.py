@@ -25,6 +25,7 @@ EXTRAS = {
     "rtx": ("cuda-bindings", "tensorrt-rtx-cu13"),
     "eval": ("pycocotools",),
     "train": (*_BUILD, "scikit-learn"),
+    "video": ("av",),
 }
 
 
@@ -63,7 +64,8 @@ def _of_extra(extra: str) -> dict[str, Requirement]:
         for each in found
         if each.marker and each.marker.evaluate({"extra": extra}) and not each.marker.evaluate({"extra": ""})
     ]
-    return {canonicalize_name(each.name): each for each in added}
+    # An older installation of a source folder does not know the extra.
+    return {canonicalize_name(each.name): each for each in added} or {name: Requirement(name) for name in EXTRAS[extra]}
 
 
 def _text(requirement: Requirement) -> str:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ STANDIN = Path(__file__).parent / "kernels" / "standin"
 HOST_FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 
 MakeBundle = Callable[..., Path]
+WriteVideo = Callable[..., Path]
 MakeReport = Callable[..., LatencyReport]
 WriteClassifier = Callable[..., Path]
 
@@ -75,6 +78,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_collection_finish() -> None:
+    """Keeps thousands of collected tests, and what their modules import, out of each collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -136,6 +145,45 @@ def picture(tmp_path: Path) -> Path:
     path = tmp_path / "picture.png"
     Image.fromarray(pixels).save(path)
     return path
+
+
+@pytest.fixture
+def write_video(tmp_path: Path) -> WriteVideo:
+    """Writes a video with PyAV: frame ``i`` is gray, of brightness ``10 * i``; with ``sound``, also a tone in AAC."""
+    av = pytest.importorskip("av")
+
+    def write(
+        name: str = "video.mp4",
+        *,
+        frames: int = 10,
+        rate: int = 10,
+        size: tuple[int, int] = (64, 48),
+        codec: str = "libx264",
+        sound: bool = False,
+        rotation: int = 0,
+        ticks: list[int] | None = None,
+    ) -> Path:
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=rate)
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            if rotation:
+                stream.set_display_rotation(rotation)
+            tone = container.add_stream("aac", rate=44100, layout="mono") if sound else None
+            for index in range(frames):
+                frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), 10 * index % 256, np.uint8), "rgb24")
+                frame.pts, frame.time_base = (ticks or range(frames))[index], Fraction(1, rate)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+            if tone is not None:
+                samples = np.sin(np.arange(44100 * frames // rate) / 16, dtype=np.float32)[None]
+                wave = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+                wave.sample_rate, wave.pts, wave.time_base = 44100, 0, Fraction(1, 44100)
+                container.mux(tone.encode(wave))
+                container.mux(tone.encode(None))
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from edgekit.data.formats.coco_file import CocoFile, Id, coco_file, names_of_cat
 from edgekit.data.formats.coco_json import coco_json_files
 from edgekit.errors import DataError
 
-__all__ = ["CocoIds", "ids_of_images"]
+__all__ = ["CocoIds", "ids_in_file", "ids_of_images"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,25 @@ def ids_of_images(images: Sequence[Path], folder: Path) -> CocoIds | None:
     return found[0] if found and all(each.images == found[0].images for each in found) else None
 
 
+def ids_in_file(file: Path, images: Sequence[Path]) -> CocoIds:
+    """Returns the ids that a COCO file gives images, by their file names.
+
+    Raises:
+        DataError: the file is not COCO JSON, or does not list an image.
+    """
+    content = coco_file(file)
+    names = names_of_categories(content, file, Tally())
+    by_name = _images_by_name(content)
+    missing = [image for image in images if image.name not in by_name]
+    if missing:
+        raise DataError(
+            f"{file}: expected an entry for each of {len(images)} images, got none, or several, for {len(missing)} of "
+            f"them, such as {missing[0]}"
+        )
+    chosen = {image: by_name[image.name] for image in images}
+    return CocoIds(file, chosen, {name.strip().casefold(): key for key, name in names.items()})
+
+
 def _files(folder: Path) -> list[Path]:
     try:
         return list(dict.fromkeys([*coco_json_files(folder), *coco_json_files(folder.absolute().parent)]))
@@ -49,15 +68,9 @@ def _files(folder: Path) -> list[Path]:
 
 def _ids(file: Path, images: Sequence[Path]) -> CocoIds | None:
     try:
-        content = coco_file(file)
-        names = names_of_categories(content, file, Tally())
-    except DataError:  # another kind of JSON
+        return ids_in_file(file, images)
+    except DataError:  # another kind of JSON, or of other images
         return None
-    by_name = _images_by_name(content)
-    if any(image.name not in by_name for image in images):
-        return None
-    chosen = {image: by_name[image.name] for image in images}
-    return CocoIds(file, chosen, {name.strip().casefold(): key for key, name in names.items()})
 
 
 def _images_by_name(content: CocoFile) -> dict[str, Id]:

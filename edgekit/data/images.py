@@ -20,6 +20,7 @@ from edgekit.recipe.schema import Preprocess
 from edgekit.storage import first_file, is_there
 
 __all__ = [
+    "NOT_DECODED",
     "ImageSource",
     "Placement",
     "image_size",
@@ -33,9 +34,9 @@ __all__ = [
 
 ImageSource: TypeAlias = "str | Path | Image.Image | np.ndarray"
 
-# Pillow only identifies these, needs another program to decode them (Ghostscript runs code), or only decodes them on
-# Windows.
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+"""Pillow only identifies these, needs another program to decode them (Ghostscript runs code), or only decodes them on
+Windows."""
 
 _EXIF_ORIENTATION = 0x0112
 _TURN_UPRIGHT = {
@@ -114,7 +115,7 @@ def is_image(path: Path) -> bool:
 def image_suffixes() -> tuple[str, ...]:
     """Returns the suffixes of all image formats that this Pillow decodes, in lower case, sorted."""
     found = Image.registered_extensions()
-    readable = Image.OPEN.keys() - _NOT_DECODED
+    readable = Image.OPEN.keys() - NOT_DECODED
     return tuple(sorted(suffix for suffix, name in found.items() if name in readable))
 
 

@@ -78,6 +78,9 @@ def debug(
     opset: int | None = None,
     seed: int = 0,
     threads: int = 0,
+    head: str | None = None,
+    head_option: Mapping[str, Any] | None = None,
+    no_head: bool = False,
     batch: int | Sequence[int] | None = None,
     attention: Literal["auto", "off", "native", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
@@ -108,6 +111,9 @@ def debug(
         opset: ONNX opset to export to.
         seed: seed of random weights.
         threads: threads that the engine runs on.
+        head: family of a detector's outputs.
+        head_option: parameters of ``head``.
+        no_head: keep the outputs of a detector as arrays.
         batch: batch size, or its range.
         attention: how attention is computed.
         half_io: half precision for inputs and outputs too.

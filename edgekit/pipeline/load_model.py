@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,18 @@ from edgekit.config import ModelConfig
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import UsageError, needs_extra
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import fix_inputs, input_specs, is_quantized, set_input_shapes
+from edgekit.graph.file import fix_inputs, input_specs, is_quantized, output_specs, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.passes import NameNodes, is_widened, optimize, types_note
 from edgekit.graph.passes.dequantize_weights import weights_note
 from edgekit.option.objects import ExampleInputs
-from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, input_preprocess, measured_stats
+from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, fitting, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.pipeline.recognize_head import with_recognized_head
 from edgekit.progress import Progress, Silent
-from edgekit.recipe.schema import load_recipe
+from edgekit.recipe.preprocess import merged
+from edgekit.recipe.schema import Preprocess, Recipe, load_recipe
 from edgekit.recognition.facts import metadata_from_properties
 from edgekit.shapes import input_shapes, open_shape, ranges_of_sizes, ranges_of_specs
 from edgekit.specs import Shape, ShapeRange, TensorSpec, specs_text
@@ -48,6 +50,8 @@ def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
     kind = kind_of(config.model)
     if kind == "onnx":
         return _from_onnx(Path(config.model), config, progress)
+    if kind == "recipe" and (recipe := load_recipe(config.model)).model.onnx:
+        return _from_recipe_of_onnx(recipe, config, progress)
     # Imported here: an ONNX file needs no PyTorch, which takes seconds and 240 MB to import.
     with needs_extra("exporting a model", "build"):
         from edgekit.pipeline import load_module
@@ -101,6 +105,42 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
     if found.preprocess == model.preprocess:
         input_preprocess(config, found.inputs, progress)  # notes what was guessed
     return found
+
+
+def _from_recipe_of_onnx(recipe: Recipe, config: ModelConfig, progress: Progress) -> LoadedModel:
+    """Loads the ONNX file of a recipe, which says what its outputs mean."""
+    if config.input or config.head:
+        given = argument("input") if config.input else argument("head")
+        raise UsageError(f"{given} does not go with the recipe '{recipe.name}': change the recipe")
+    shapes: dict[str, Shape] = {spec.name: spec.shape for spec in recipe.inputs}
+    if config.shape is not None and len(shapes) == 1:
+        shapes = {}  # `config.shape` is that of the only input
+    model = _from_onnx(
+        Path(recipe.model.onnx),
+        dataclasses.replace(config, input=shapes, no_head=True, preprocess=None),
+        Silent(),
+    )
+    names = [output.name for output in output_specs(model.graph)]
+    if missing := [name for name in recipe.outputs if name not in names]:
+        raise UsageError(
+            f"recipe '{recipe.name}': expected outputs of {recipe.model.onnx}, which are {', '.join(names)}, got "
+            f"{', '.join(missing)}"
+        )
+    preprocess = recipe.preprocess
+    if config.preprocess is not None:
+        preprocess = merged(preprocess or Preprocess(), config.preprocess)
+    return dataclasses.replace(
+        model,
+        name=recipe.name,
+        task=recipe.task,
+        origin=msgspec.structs.replace(model.origin, name=Path(recipe.model.onnx).name),
+        preprocess=None if preprocess is None else fitting(preprocess, model.inputs[0]),
+        postprocess=recipe.postprocess,
+        labels=recipe.labels.names,
+        expects=recipe.expects,
+        policy=recipe.quantize,
+        num_values={spec.name: spec.num_values for spec in recipe.inputs if spec.num_values},
+    )
 
 
 def _sizes_of_targets(graph: ir.Model) -> dict[str, np.ndarray]:

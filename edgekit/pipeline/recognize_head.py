@@ -15,6 +15,7 @@ from edgekit.data.calibration.calibration_set import calibration_set
 from edgekit.data.images import preprocess
 from edgekit.errors import RunError, UsageError
 from edgekit.graph.evaluator import Evaluator
+from edgekit.kernels.decode.families import decode
 from edgekit.kernels.decode.layout import layout
 from edgekit.pipeline.inputs import DEFAULT_SET
 from edgekit.pipeline.loaded_model import LoadedModel, fitting
@@ -69,9 +70,15 @@ def with_recognized_head(
     if found.candidates:
         _say_unsure(found, progress)
     if found.classifies:
-        names = facts.metadata.names
-        progress.note(f"looks like a classifier of {facts.outputs[0].shape[1]} classes: its metadata says so")
-        return dataclasses.replace(model, task="classify", labels=names or model.labels)
+        text = f"looks like a classifier of {facts.outputs[0].shape[1]} classes: its metadata says so"
+        progress.note(text)
+        how = model.preprocess
+        if facts.metadata.task == "classify" and how is not None:
+            # Ultralytics' metadata: its classifiers see the center of an image.
+            how = fitting(merged(how, {"resize": "crop", **(config.preprocess or {})}), model.inputs[0])
+            progress.note(f"images are preprocessed as Ultralytics' are: {_described(how)}")
+        labels = facts.metadata.names or model.labels
+        return dataclasses.replace(model, task="classify", labels=labels, preprocess=how, recognized=text)
     return model
 
 
@@ -110,7 +117,7 @@ def _given(facts: Facts, family: str, options: Mapping[str, Any]) -> Verdict:
             hint=f"give the parameters with {argument('head_option')}; outputs: {_shapes(facts)}",
         ) from e
     try:
-        layout(head, {output.name: output.shape for output in facts.outputs})
+        decode({each.name: each.value for each in facts.outputs}, head, input_size=facts.size, score_threshold=0.9)
     except RunError as e:
         raise UsageError(f"{where}: {e.message}", hint=f"outputs: {_shapes(facts)}") from e
     known = alike[0] if alike else Verdict(head=head, evidence=())
@@ -125,7 +132,8 @@ def _with_verdict(
     classes = layout(verdict.head, {output.name: output.shape for output in facts.outputs}).classes
     labels = names if classes in (None, len(names)) else ()
     how = _preprocess(model, verdict, config)
-    count = f", {classes or len(names)} classes" if classes or names else ""
+    number = classes or len(names)
+    count = f", {number} class{'' if number == 1 else 'es'}" if number else ""
     text = f"looks like {FAMILY_TITLES[verdict.family]}, task {task}{count}: {', '.join(verdict.evidence)}"
     progress.note(text)
     if how != model.preprocess:

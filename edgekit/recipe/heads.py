@@ -209,7 +209,7 @@ class YoloX(_Head, frozen=True, kw_only=True, tag="yolox"):
 
 
 class End2End(_Row, frozen=True, kw_only=True, tag="end2end"):
-    """YOLOv10 and YOLO26: ``(N, boxes, 6 + extras)``: x1 y1 x2 y2 score class; without suppression.
+    """YOLOv10, YOLO26, RT-DETR: ``(N, boxes, 6 + extras)``: x1 y1 x2 y2 score class; without suppression.
 
     Attributes:
         output: name of the output.
@@ -217,9 +217,12 @@ class End2End(_Row, frozen=True, kw_only=True, tag="end2end"):
         masks: name of the output with the prototypes of masks, ``(N, coefficients, h, w)``; empty if there is none.
         keypoints: number of key points, and of values of each one: x and y in px, and a visibility; 0 if there is none.
         angle: the last extra is the box's angle in radians; a box is then center x, center y, width, height.
+        coordinates: ``corners`` in px of the input; ``centers``, center x, center y, width and height, in 0..1 of its
+            sides, as in Ultralytics' RT-DETR.
     """
 
     angle: bool = False
+    coordinates: Literal["corners", "centers"] = "corners"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgekit.errors import EdgeKitError, RecipeError, UsageError, nearest
-from edgekit.recipe.heads import CellHeads, Head, outputs_of
+from edgekit.recipe.heads import CellHeads, Head, outputs_of, task_of_head
 from edgekit.recipe.messages import expect, recipe_error, toml_error
 from edgekit.recipe.toml_data import decoded_toml
 
@@ -41,12 +41,15 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 # A task has a module of this name in edgekit/runtime/tasks, and one in edgekit/evaluation/evaluators if it is measured.
-Task = Literal["detect", "classify", "regress", "translate", "tensor"]
+Task = Literal["detect", "segment", "pose", "obb", "classify", "regress", "translate", "tensor"]
 
 TASK_TITLES: dict[Task, str] = {
     "regress": "Regression: numbers in, numbers out",
     "classify": "Classification: an image in, a class out",
     "detect": "Detection: an image in, boxes out",
+    "segment": "Segmentation: an image in, boxes and masks out",
+    "pose": "Poses: an image in, boxes and key points out",
+    "obb": "Rotated detection: an image in, rotated boxes out",
     "translate": "Translation: tokens in, tokens out",
     "tensor": "Parts and embeddings: arrays in, arrays out",
 }
@@ -58,17 +61,26 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(_Table, frozen=True, kw_only=True):
-    """The source of the reference module.
+    """The source of the model: a module, or an ONNX file.
 
     Attributes:
-        factory: ``package.module:callable`` that returns an ``nn.Module``.
+        factory: ``package.module:callable`` that returns an ``nn.Module``; none if there is an ``onnx``.
+        onnx: an ONNX file next to the recipe; it contains its weights.
         arguments: keyword arguments for the factory.
-        parameters: number of parameters with these arguments; a build checks it.
+        parameters: number of parameters with these arguments; a build checks it. Only with a factory.
     """
 
-    factory: Annotated[str, msgspec.Meta(pattern=r"^[\w.]+:[\w.]+$", description="package.module:callable")]
+    factory: Annotated[str, msgspec.Meta(pattern=r"^([\w.]+:[\w.]+)?$", description="package.module:callable")] = ""
+    onnx: str = ""
     arguments: dict[str, Any] = {}
-    parameters: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    parameters: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        expect(bool(self.factory) != bool(self.onnx), "factory", "this or onnx, one of both", self.factory or None)
+        if self.factory:
+            expect(self.parameters > 0, "parameters", "the number of parameters of the module", self.parameters)
+        else:
+            expect(not self.arguments and not self.parameters, "arguments", "none, since onnx is set", self.arguments)
 
 
 class Input(_Table, frozen=True, kw_only=True):
@@ -255,7 +267,8 @@ class Recipe(_Table, frozen=True, kw_only=True):
     Attributes:
         name: name on the command line.
         title: one-line description for lists.
-        task: ``detect`` (image in, boxes out), ``classify`` (one output with one logit per class), ``regress`` (one
+        task: ``detect`` (image in, boxes out), ``segment`` (with masks), ``pose`` (with key points), ``obb`` (rotated
+            boxes), ``classify`` (one output with one logit per class), ``regress`` (one
             output with numbers that are evaluated by their error), ``translate`` (tokens in, tokens out; the labels are
             the vocabulary), or ``tensor`` (arrays in, arrays out).
         paper: the publication.
@@ -291,10 +304,13 @@ class Recipe(_Table, frozen=True, kw_only=True):
             _check_image(self.inputs[0], self.preprocess)
         if self.task in ("classify", "regress", "translate"):
             expect(len(self.outputs) == 1, "outputs", f"one, since task is '{self.task}'", list(self.outputs))
-        if self.task == "detect":
-            expect(self.preprocess is not None, "preprocess", "a table, since task is 'detect'", None)
-            expect(self.postprocess is not None, "postprocess", "a table, since task is 'detect'", None)
+        if self.task in ("detect", "segment", "pose", "obb"):
+            expect(self.preprocess is not None, "preprocess", f"a table, since task is '{self.task}'", None)
+            expect(self.postprocess is not None, "postprocess", f"a table, since task is '{self.task}'", None)
         if self.postprocess is not None:
+            task = task_of_head(self.postprocess.head)
+            if self.task in ("segment", "pose", "obb"):
+                expect(self.task == task, "task", f"'{task}', since postprocess.head is for it", self.task)
             _check_head(self.postprocess.head, self.outputs, self.inputs[0].shape)
         classes = self.model.arguments.get("classes")
         if self.labels.names and isinstance(classes, int):
@@ -384,6 +400,9 @@ def recipe_from_file(path: str | Path) -> Recipe:
     raw = _toml(file)
     try:
         recipe = msgspec.convert(raw, Recipe)
+        if recipe.model.onnx:
+            model = msgspec.structs.replace(recipe.model, onnx=str(file.parent / recipe.model.onnx))
+            recipe = msgspec.structs.replace(recipe, model=model)
         if recipe.labels.file:
             names = _label_names(file.parent / recipe.labels.file)
             recipe = msgspec.structs.replace(recipe, labels=Labels(names=names))

@@ -26,8 +26,8 @@ __all__ = ["verdicts"]
 SLACK = 1e-3
 MAX_ROWS = 1000
 """Detectors that select their boxes themselves return 100 to 900."""
-ANGLES = (-math.pi / 4 - 0.01, 3 * math.pi / 4 + 0.01)
-"""Range of angles in radians of Ultralytics' OBB heads: ``(sigmoid - 0.25) * pi``."""
+ANGLES = (-2 * math.pi, 2 * math.pi)
+"""Range of angles in radians; those of YOLOv8 are ``(sigmoid - 0.25) * pi``, and YOLO26 has no activation."""
 UNDECODED = 20.0
 """Offsets and logarithms of sides are smaller; corners in px are not, as inputs have hundreds of px."""
 
@@ -164,14 +164,17 @@ def _end2end(facts: Facts) -> list[Verdict]:
     kinds = rows[:, 5]
     if not (_is_unit(rows[:, 4]) and np.array_equal(kinds, np.rint(kinds)) and (kinds >= -1).all()):
         return []
-    if _is_unit(rows[:, :4]) and (rows[:, :4] != 0).any():
-        return []  # boxes in px would be larger
+    centers = _is_unit(rows[:, :4]) and bool((rows[:, :4] != 0).any())  # boxes in px would be larger
     extras = _extras_of(facts, output.shape[2] - 6, masks, rows[:, 6:].T)
     if extras is None:
         return []
     evidence = [f"{output.name} {_shown(output)}", "scores in 0..1, then whole numbers", *extras["evidence"]]
     evidence += [f"metadata task={facts.metadata.task}"] if facts.metadata.task else []
     evidence += ["metadata end2end=True"] if facts.metadata.end2end else []
+    if centers:
+        head = End2End(output=output.name, coordinates="centers", **extras["fields"])
+        evidence.append("boxes in 0..1")
+        return [Verdict(head=head, evidence=tuple(evidence), preprocess=STRETCHED, preprocess_of="RT-DETR's")]
     head = End2End(output=output.name, **extras["fields"])
     return [Verdict(head=head, evidence=tuple(evidence), preprocess=LETTERBOX, preprocess_of="Ultralytics'")]
 

@@ -14,26 +14,30 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.data.frames import Format, rgb_frame
 from edgekit.data.images import ImageSource, Placement, preprocess, read_image
+from edgekit.data.video.source import Source
 from edgekit.device.cuda.arrays import DeviceArray, is_on_device
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import GRAPH, Manifest, bundle_in, read_engine
 from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.layer_timer import LayerTimer, TimesLayers
-from edgekit.errors import BackendUnavailable, RunError
+from edgekit.errors import BackendUnavailable, RunError, UsageError, nearest
 from edgekit.kernels.suppression.device import CAPACITY
 from edgekit.option import given_number, given_path
 from edgekit.runtime.class_names import check_class_names, class_count
 from edgekit.runtime.detection import DetectionPipeline, PendingRows
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
+from edgekit.runtime.source_stream import stream_of_source
 from edgekit.runtime.stream import Pending, RunsOnDevice, StartsRuns
 from edgekit.runtime.tasks.choose import task_of
 from edgekit.runtime.tasks.classify import TASK as CLASSIFY
 from edgekit.runtime.tasks.classify import Classes
 from edgekit.runtime.tasks.detect import TASK as DETECT
-from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
+from edgekit.runtime.tasks.detector import DetectorTask, detections_from_outputs
 from edgekit.runtime.tasks.task import ImageTask
 from edgekit.runtime.tasks.translate import TASK as TRANSLATE
 from edgekit.specs import sizes_of, sizes_take, specs_at, specs_text
@@ -179,23 +183,50 @@ class Session:
                 self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgekit")
             return self._worker.submit(self._run, {name: array.copy() for name, array in arrays.items()})
 
-    def stream(self, frames: Iterable[Any], *, format: Format = "rgb", **options: Any) -> Iterator[Any]:
-        """Yields the result of each frame, for video: the next frame is read and started while one is computed.
+    @property
+    def starts_runs(self) -> bool:
+        """Whether runs are in flight without a thread of the host, as on a GPU."""
+        return isinstance(self._engine, (RunsOnDevice, StartsRuns))
 
-        A frame is an image, as in `detect`, or inputs by name, as in `run`; the result is that of `detect` or
-        `classify`, or the outputs by name. The result of a frame is yielded after the next frame is read; at most two
-        frames are in memory.
+    def stream(
+        self,
+        frames: Iterable[Any] | str | Path | Source,
+        *,
+        format: Format = "rgb",
+        batch: int | None = None,
+        track: bool = False,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Yields the result of each frame, for video.
+
+        Of a source (a video file, a folder, ``camera:0``, ``rtsp://``; see `given_sources`), the results are
+        `Streamed`: frame, result and times. Decoding, preprocessing, inference and postprocessing run in threads of
+        their own; see `SourceStream`, which is returned.
+
+        Of other frames, an iterable of images, as in `detect`, or of inputs by name, as in `run`, the results are those
+        of `detect` or `classify`, or the outputs by name. The result of a frame is yielded after the next frame is
+        read; at most two frames are in memory.
 
         Args:
-            frames: the frames in order; may be infinite.
+            frames: a source; or the frames in order, which may be infinite.
             format: pixel format of images that are arrays; see `detect`.
-            options: options of `detect` or `classify`.
+            batch: of a source: how many frames run at once, if the engine takes several.
+            track: of a source: follow the objects from frame to frame by ByteTrack; the results have ``tracks``.
+            options: options of `detect` or `classify`. Results do not keep the frames: pass one to ``plot``.
 
         Raises:
-            DataError: an image cannot be read.
+            BackendUnavailable: a package that the source needs is not installed.
+            DataError: an image or the source cannot be read.
             RunError: as in `run`, when the frame is started or its result is yielded.
-            UsageError: an option is out of range.
+            UsageError: an option is out of range, or the engine does not take such a batch.
         """
+        if isinstance(frames, (str, Path, Source)):
+            return stream_of_source(self, frames, batch=batch, track=track, **options)
+        if batch is not None or track:
+            raise UsageError(f"stream: {argument('batch' if track is False else 'track')} expects a source, got frames")
+        return self._stream_of_frames(frames, format, options)
+
+    def _stream_of_frames(self, frames: Iterable[Any], format: Format, options: dict[str, Any]) -> Iterator[Any]:
         pending: deque[Pending[Any]] = deque()
         for frame in frames:
             pending.append(self._started(frame, format, options))
@@ -350,6 +381,7 @@ class Session:
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
+        multi_label: bool | None = None,
     ) -> Detections:
         """Converts the outputs of `run` to detections; see `detections_from_outputs`."""
         return detections_from_outputs(
@@ -359,7 +391,45 @@ class Session:
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
+            multi_label=multi_label,
         )
+
+    def predict(self, image: ImageSource, *, format: Format = "rgb", **options: Any) -> Any:
+        """Returns the result of an engine for any task with images, of the task's own type.
+
+        ============  ====================
+        task          result
+        ============  ====================
+        ``detect``    `Detections`
+        ``segment``   `Segments`
+        ``pose``      `Poses`
+        ``obb``       `RotatedDetections`
+        ``classify``  `Classes`
+        ============  ====================
+
+        Args:
+            image: a file, a Pillow image, or a uint8 array; see `detect`.
+            format: pixel format of an array; see `detect`.
+            options: those of `detect` or `classify`.
+
+        Raises:
+            DataError: the image cannot be read.
+            RunError: the engine does not take images, or the session is closed.
+            UsageError: an option is unknown or out of range.
+        """
+        task = task_of(self.manifest)
+        if not isinstance(task, ImageTask):
+            raise RunError(
+                f"'{self.manifest.name}': expected an engine that takes images, got one for task "
+                f"'{self.manifest.task}'",
+                hint=task.method,
+            )
+        for name in options:
+            if name not in task.parameters:
+                raise UsageError(
+                    f"predict: expected options of task '{task.name}', got {name}=", hint=nearest(name, task.parameters)
+                )
+        return task.predict(self, image, format=format, **options)
 
     def detect(
         self,
@@ -369,11 +439,16 @@ class Session:
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
+        multi_label: bool | None = None,
     ) -> Detections:
         """Finds objects in an image: `preprocess`, `run` and `postprocess` in one call.
 
+        The result is of the type of the engine's task: `Detections`, or `Segments`, `Poses` and `RotatedDetections`,
+        which have masks, key points and rotated boxes too.
+
         An engine on a GPU preprocesses, decodes and suppresses there too, without host synchronization in between.
-        Where that is not possible, `notes` says why, and those steps run on the CPU, with the same results.
+        Where that is not possible, `notes` says why, and those steps run on the CPU, with the same results. Masks and
+        key points are computed on the CPU.
 
         Args:
             image: a file, a Pillow image, or a uint8 array: on the host, or on the GPU (PyTorch, CuPy, or any other
@@ -384,20 +459,26 @@ class Session:
                 options is the recipe's value.
             iou_threshold: a box that overlaps a better one of its class by more than this is dropped.
             max_detections: maximum number of detections.
+            multi_label: every class of a box whose score passes is a detection; otherwise only the best one. Most
+                models are meant for one class a box, and their heads say so; `edgekit.evaluate` takes every class.
 
         Raises:
             DataError: the image cannot be read.
             RunError: the engine is not a detector, or the session is closed.
             UsageError: a threshold is out of range.
         """
-        return DETECT.predict(
+        task = task_of(self.manifest)
+        detector = task if isinstance(task, DetectorTask) else DETECT  # which says that the engine is no detector
+        found: Detections = detector.predict(
             self,
             image,
             format=format,
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
+            multi_label=multi_label,
         )
+        return found
 
     def classify(self, image: ImageSource, *, format: Format = "rgb", top: int = 5) -> Classes:
         """Classifies an image: returns the most probable classes, best first.

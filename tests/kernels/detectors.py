@@ -108,6 +108,8 @@ def cases(seed: int = 0, images: int = 1, *, scale: int = 1) -> dict[str, Case]:
     corners[..., 2:] += corners[..., :2]
     rows = np.concatenate([corners, probabilities(50, 1), kinds, normal(0, 9, 50, 3)], axis=2)
     found["end2end"] = Case(End2End(output="o", extras=3), size, {"o": rows})
+    fractions = np.concatenate([queries["boxes"][:, :50], probabilities(50, 1), kinds], axis=2)
+    found["end2end centers"] = Case(End2End(output="o", coordinates="centers"), size, {"o": fractions})
     rows = np.concatenate([boxes(50), probabilities(50, 1), kinds, angles(50)], axis=2)
     found["end2end rotated"] = Case(End2End(output="o", extras=1, angle=True), size, {"o": rows})
     rows = np.concatenate([boxes(cells), probabilities(cells, 2), angles(cells)], axis=2).transpose(0, 2, 1)
@@ -156,7 +158,7 @@ def decoded(case: Case, score_threshold: float, index: int = 0) -> list[referenc
         return reference.decode_yolov5(output, head, score_threshold=score_threshold)
     if isinstance(head, YoloV8):
         return reference.decode_yolov8(output, head, score_threshold=score_threshold)
-    return reference.decode_end2end(output, head, score_threshold=score_threshold)
+    return reference.decode_end2end(output, head, case.size, score_threshold=score_threshold)
 
 
 def detected(

@@ -154,6 +154,14 @@ def test_end_to_end_rows_are_told_by_whole_numbers() -> None:
     assert found.verdict is not None and found.verdict.head == End2End(output="output0", extras=32, masks="output1")
 
 
+def test_end_to_end_rows_of_rt_detr_have_boxes_in_fractions() -> None:
+    rows = end2end().value[0]
+    rows[:, :4] = rng(0).uniform(0.1, 0.9, (300, 4))
+    found = recognized(facts(output("output0", rows)))
+    assert found.verdict is not None and found.verdict.head == End2End(output="output0", coordinates="centers")
+    assert found.verdict.preprocess["resize"] == "stretch"
+
+
 @pytest.mark.parametrize("classes", [1, 2, 80])
 def test_queries_in_one_output_are_told_from_end_to_end_rows(classes: int) -> None:
     rows = np.concatenate([rng(0).uniform(0.1, 0.9, (300, 4)), scores(300, classes)], axis=1).astype(np.float32)
@@ -229,7 +237,7 @@ def test_rows_of_all_images(columns: str, width: int) -> None:
     [
         [output("y", rng(0).normal(size=(1000,)).astype(np.float32))],
         [output("y", rng(0).normal(size=(40, 6625)).astype(np.float32))],
-        [output("y", scores(40, 97))],
+        [output("y", scores(40, 97) / scores(40, 97).sum(axis=1, keepdims=True))],
         [output("y", rng(0).normal(size=(19, 64, 64)).astype(np.float32))],
         [output("y", rng(0).normal(size=(197, 384)).astype(np.float32))],
         [output(name, rng(0).normal(size=(255, 8, 8)).astype(np.float32)) for name in "abc"],

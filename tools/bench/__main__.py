@@ -17,7 +17,19 @@ import msgspec
 
 from edgekit.device.cpu import cpu
 from edgekit.measure.machine import this_machine
-from tools.bench import accuracy, attention, building, calibration, detect, latency, nms, preprocess, profiler, table
+from tools.bench import (
+    accuracy,
+    attention,
+    building,
+    calibration,
+    detect,
+    latency,
+    nms,
+    preprocess,
+    profiler,
+    table,
+    video,
+)
 from tools.bench.workshop import Workshop
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,6 +41,7 @@ PARTS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "accuracy": accuracy.measure_accuracy,
     "detect": detect.measure_detect,
     "preprocess": preprocess.measure_preprocess,
+    "video": video.measure_video,
     "nms": nms.measure_nms,
     "attention": attention.measure_attention,
     "profiler": profiler.measure_profiler,

@@ -12,7 +12,7 @@ from edgekit.errors import UsageError
 from edgekit.runtime.tasks.choose import tasks
 from edgekit.runtime.tasks.task import ImageTask
 
-__all__ = ["ARRAYS", "check_image", "check_images", "check_suffix", "not_drawn"]
+__all__ = ["ARRAYS", "check_image", "check_suffix", "is_image_name", "not_drawn"]
 
 ARRAYS = (".npz", ".npy")
 
@@ -44,28 +44,12 @@ def check_image(save: Path, source: Path, *, force: bool) -> None:
     """
     if save.is_dir():
         raise UsageError(f"--save {save}: expected a file, got a folder", hint=f"name it {save / source.name}")
-    if not _is_writable(save):
+    if not is_image_name(save):
         raise UsageError(
             f"--save {save}: expected the suffix of an image format, got '{save.suffix}'",
             hint=f"name it {save.with_suffix('.png')}",
         )
     _refuse_source(save, source, force=force)
-
-
-def check_images(save: Path, images: Sequence[Path], *, force: bool) -> None:
-    """Checks the folder to write several images with results to.
-
-    Raises:
-        UsageError: it is a file, or has the suffix of an image, or holds the sources and ``force`` is False.
-    """
-    if save.is_file() or (_is_writable(save) and not save.is_dir()):
-        raise UsageError(
-            f"--save {save}: expected a folder, since there are {len(images)} images, got "
-            f"{'a file' if save.is_file() else 'the name of an image'}",
-            hint=f"name it {save.with_suffix('') if save.suffix else save.with_name(f'{save.name}-results')}",
-        )
-    for image in images:
-        _refuse_source(save / image.name, image, force=force)
 
 
 def not_drawn(save: Path, task: ImageTask[Any]) -> UsageError:
@@ -79,7 +63,8 @@ def not_drawn(save: Path, task: ImageTask[Any]) -> UsageError:
     )
 
 
-def _is_writable(path: Path) -> bool:
+def is_image_name(path: Path) -> bool:
+    """Whether a name has the suffix of an image format that Pillow writes."""
     Image.init()
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 

@@ -151,7 +151,7 @@ class DeviceDetector:
     @staticmethod
     def supports(head: Head, outputs: Outputs) -> str:
         """Returns why there is no kernel for a head and its outputs, or an empty string if there is one."""
-        if type(head) not in _FAMILIES:
+        if type(head) not in _FAMILIES or (isinstance(head, End2End) and head.coordinates != "corners"):
             return "the model decodes its detections itself"
         try:
             cells, classes = layout(head, {name: shape for name, (_, shape) in outputs.items()})

@@ -105,7 +105,7 @@ def decode(
         return decode_yolov5(output, head, score_threshold=score_threshold)
     if isinstance(head, YoloV8):
         return decode_yolov8(output, head, score_threshold=score_threshold)
-    return decode_end2end(output, head, score_threshold=score_threshold)
+    return decode_end2end(output, head, input_size=input_size, score_threshold=score_threshold)
 
 
 def detect(

@@ -278,15 +278,19 @@ def decode_yolox(
     return found
 
 
-def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float) -> list[Found]:
+def decode_end2end(
+    output: np.ndarray, head: End2End, input_size: tuple[int, int], *, score_threshold: float
+) -> list[Found]:
     """Decodes the output of YOLOv10 and of YOLO26 (Ultralytics, ``end2end``), in float64.
 
     A row has ``x1, y1, x2, y2`` in px, score, class, and extras; with ``angle``, ``cx, cy, w, h`` instead of corners,
-    and the angle as the last extra. A row whose class is negative or no number is padding.
+    and the angle as the last extra. A row whose class is negative or no number is padding. RT-DETR's rows have ``cx, cy,
+    w, h`` as fractions of the input's size.
 
     Args:
         output: shape ``(1, boxes, 6 + extras)``.
         head: the parameters.
+        input_size: width and height of the input in px.
         score_threshold: only candidates with a greater score are returned.
 
     Returns:
@@ -295,6 +299,9 @@ def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float)
     found: list[Found] = []
     for cell, row in enumerate(output[0].astype(np.float64).tolist()):
         if row[4] > score_threshold and 0 <= row[5] < 2**24:
+            if head.coordinates == "centers":
+                width, height = input_size
+                row[:4] = _corners(row[0] * width, row[1] * height, row[2] * width, row[3] * height)
             box = (*row[:4], row[-1]) if head.angle else tuple(row[:4])
             found.append((box, row[4], int(row[5]), cell))
     return found

@@ -121,13 +121,14 @@ def _letterbox(image: tuple[int, int], size: tuple[int, int], how: Preprocess) -
     """Letterboxes like one of three trainers; the aspect ratio is kept.
 
     By default like Darknet's ``letterbox_image``: sizes and offsets rounded down, the image centered. With
-    ``rounding='nearest'`` like Ultralytics' ``LetterBox`` and ``scale_boxes``; with ``place='corner'`` like YOLOX's
-    ``preproc``. Both map boxes with one factor for both axes.
+    ``rounding='nearest'`` like Ultralytics' ``LetterBox``, whose ``scale_boxes`` has a factor for each axis since
+    version 8.4; with ``place='corner'`` like YOLOX's ``preproc``, which maps boxes back with one factor.
     """
     (width, height), (out_width, out_height) = image, size
-    gain = min(out_width / width, out_height / height) if how.rounding == "nearest" or how.place == "corner" else 0.0
+    least = min(out_width / width, out_height / height)
+    gain = least if how.place == "corner" else 0.0
     if how.rounding == "nearest":
-        inner = (max(1, round(width * gain)), max(1, round(height * gain)))
+        inner = (max(1, round(width * least)), max(1, round(height * least)))
         # A free px that cannot be halved is at the right or at the bottom.
         corner = (round((out_width - inner[0]) / 2 - 0.1), round((out_height - inner[1]) / 2 - 0.1))
         corner = corner if how.place == "center" else (0, 0)

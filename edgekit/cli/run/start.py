@@ -1,0 +1,188 @@
+"""Starts ``edgekit run``: chooses what to do by the engine's task, and checks names before the engine is loaded."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.arguments import argument
+from edgekit.cli.options.paths import names_beside
+from edgekit.cli.output import JsonOutput
+from edgekit.cli.run.arrays import run_arrays
+from edgekit.cli.run.frames import Wanted, run_frames
+from edgekit.cli.run.places import Places, relative_places
+from edgekit.cli.run.saved import ARRAYS, check_suffix, not_drawn
+from edgekit.cli.run.saving import check_text_folder
+from edgekit.cli.run.texts import run_texts
+from edgekit.cli.terminal import note
+from edgekit.data.array_files import ARRAY_SUFFIXES
+from edgekit.data.label_files import labels_from_file
+from edgekit.data.video.given import Given, given_sources, is_special
+from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.errors import DataError, UsageError, nearest
+from edgekit.runtime.session import Session, session_from_bundle
+from edgekit.runtime.tasks.choose import task_of, tasks
+from edgekit.runtime.tasks.task import EngineTask, ImageTask, InputKind, TextTask
+
+__all__ = ["Options", "require_source", "run_engine"]
+
+TEXTS = (".txt", ".text", "")
+TAKEN = {
+    "images": "an image or a folder of images, a video or a camera",
+    "texts": "--text TEXT, or a file with one text per line",
+    "arrays": "arrays in a .npy or .npz file",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``edgekit run``; see its ``--help``."""
+
+    json: JsonOutput
+    recursive: bool
+    text: str | None
+    save: Path | None
+    save_txt: Path | None
+    force: bool
+    ids: Path | None
+    show: bool
+    track: bool
+    duration: float | None
+    batch: int | None
+    top: int
+    score_threshold: float | None
+    iou_threshold: float | None
+    multi_label: bool | None
+    labels: str | None
+    threads: int
+
+
+def run_engine(engine: Path, sources: Sequence[str], options: Options) -> None:
+    """Runs an engine on sources; see ``edgekit run --help``."""
+    if options.text is not None and sources:
+        raise UsageError(f"expected --text or a file, got both: {options.text!r} and {sources[0]}")
+    plan = None
+    if options.save is not None or options.save_txt is not None:
+        plan = _planned(read_manifest(engine), sources, options)
+    for each in sources:
+        require_source(each)
+    names = () if options.labels is None else labels_from_file(Path(options.labels))
+    with session_from_bundle(engine, threads=options.threads, labels=names) as session:
+        for text in session.manifest.notes:
+            note(text)
+        task = task_of(session.manifest)
+        takes = task.takes(session.manifest)
+        if options.text is not None and takes != "texts":
+            raise _no_text(session, takes)
+        if options.text is None and not sources:
+            raise UsageError(f"'{session.manifest.name}': expected {TAKEN[takes]}, got no input")
+        if isinstance(task, ImageTask) and _takes_frames(session.manifest, sources):
+            given, wanted = plan or _planned(session.manifest, sources, options)
+            own = {name: getattr(options, name) for name in task.options if hasattr(options, name)}
+            run_frames(session, task, given, own, wanted)
+            return
+        _require_no_frame_options(session, options)
+        source = _only_path(sources)
+        if isinstance(task, TextTask) and not (source and _has_arrays(source)):
+            run_texts(session, task, source, options.text, options.save, json_output=options.json)
+            return
+        assert source is not None  # there is no text
+        run_arrays(session, source, options.save, json_output=options.json)
+
+
+def _planned(manifest: Manifest, sources: Sequence[str], options: Options) -> tuple[list[Given], Wanted]:
+    """Finds the sources, and checks the names of what is written."""
+    task = task_of(manifest)
+    if not _takes_frames(manifest, sources):
+        if options.save is not None:
+            _check_arrays_or_texts(options.save, task, manifest, sources)
+        return [], Wanted(options.json)
+    assert isinstance(task, ImageTask)
+    if options.save is not None and not task.draws:
+        raise not_drawn(options.save, task)
+    for needs_boxes, value in (("save_txt", options.save_txt), ("track", options.track or None)):
+        if value is not None and manifest.postprocess is None:
+            raise UsageError(
+                f"{argument(needs_boxes, value)}: expected an engine whose results have boxes, got {task.engine}"
+            )
+    given = given_sources(sources, recursive=options.recursive, note=note)
+    if options.duration is None and len(given) > 1 and (live := next((each for each in given if each.is_live), None)):
+        raise UsageError(
+            f"expected {argument('duration', like='S')} with several sources, since {live.key} may never end",
+            hint="or run one of them at a time",
+        )
+    text = None
+    if options.save_txt is not None:
+        check_text_folder(options.save_txt, force=options.force)
+        text = options.save_txt, relative_places(given)
+    wanted = Wanted(
+        options.json,
+        save=None if options.save is None else Places(options.save, given, force=options.force),
+        text=text,
+        ids=options.ids,
+        show=options.show,
+        duration_s=options.duration,
+        track=options.track,
+        batch=options.batch,
+    )
+    return given, wanted
+
+
+def _takes_frames(manifest: Manifest, sources: Sequence[str]) -> bool:
+    """Whether the engine runs on images, and not on arrays of a file."""
+    return task_of(manifest).takes(manifest) == "images" and not (len(sources) == 1 and _has_arrays(Path(sources[0])))
+
+
+def _has_arrays(source: Path) -> bool:
+    return source.suffix.lower() in ARRAY_SUFFIXES
+
+
+def _only_path(sources: Sequence[str]) -> Path | None:
+    if len(sources) > 1:
+        raise UsageError(f"expected one file of arrays or texts, got {len(sources)}: {', '.join(sources[:3])}")
+    return Path(sources[0]) if sources else None
+
+
+def _check_arrays_or_texts(save: Path, task: EngineTask, manifest: Manifest, sources: Sequence[str]) -> None:
+    if isinstance(task, TextTask) and not (sources and _has_arrays(Path(sources[0]))):
+        check_suffix(save, TEXTS, "texts")
+    else:
+        check_suffix(save, ARRAYS if len(manifest.outputs) == 1 else ARRAYS[:1], "arrays")
+
+
+def _require_no_frame_options(session: Session, options: Options) -> None:
+    """Refuses options that only frames have, which would do nothing."""
+    given = {name: getattr(options, name) for name in ("save_txt", "ids", "show", "track", "duration", "batch")}
+    for name, value in given.items():
+        if value:
+            raise UsageError(
+                f"{argument(name, value)}: expected an engine that runs on images, got a run of "
+                f"'{session.manifest.name}' on arrays or texts"
+            )
+
+
+def require_source(text: str) -> None:
+    """Checks that a source exists, before the engine is loaded.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if text == "-" or is_special(text) or glob.has_magic(text):
+        return
+    source = Path(text)
+    try:
+        source.stat()
+    except (FileNotFoundError, NotADirectoryError) as e:
+        hint = nearest(text, names_beside(source), listed=False)
+        raise DataError(f"{text}: expected a file or a folder, got no such file", hint=hint) from e
+    except (OSError, ValueError):
+        return  # without access, or no valid name: reading it raises the reason
+
+
+def _no_text(session: Session, takes: InputKind) -> UsageError:
+    expected = " or ".join(task.engine for task in tasks().values() if task.kind == "texts")
+    return UsageError(
+        f"--text: expected {expected}, got an engine for task '{session.manifest.task}'", hint=f"give it {TAKEN[takes]}"
+    )

@@ -1,0 +1,119 @@
+"""Runs several images at once: one input of all, and the outputs of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from edgekit.arguments import argument
+from edgekit.data.frames import Format, rgb_frame
+from edgekit.data.images import Placement, preprocess
+from edgekit.engine.bundle.manifest import Manifest
+from edgekit.errors import RunError, UsageError
+from edgekit.specs import Size, SizeRange, TensorSpec, sizes_of, sizes_take, specs_at
+
+__all__ = ["ONE", "Batch", "batch_of", "input_of_image", "outputs_of_each", "stacked"]
+
+
+class Batch(NamedTuple):
+    """How many images run at once.
+
+    Attributes:
+        size: number of images.
+        least: smallest number that the engine takes; fewer images are completed by copies of the last.
+    """
+
+    size: int
+    least: int
+
+
+ONE = Batch(1, 1)
+
+
+def batch_of(manifest: Manifest, inputs: Sequence[TensorSpec], wanted: int | None = None) -> Batch:
+    """Returns how many images to run at once.
+
+    Args:
+        manifest: the manifest of the engine's bundle.
+        inputs: the engine's inputs.
+        wanted: the number that the user asks for; None for 1, or for the smallest that the engine takes.
+
+    Raises:
+        UsageError: the engine does not take so many.
+    """
+    sizes: list[Size | str] = [sizes_of(spec, manifest.shapes)[0] for spec in inputs if spec.shape]
+    least = max(map(_least, sizes), default=1)
+    size = least if wanted is None else wanted
+    for own in sizes:
+        if not sizes_take([own], [size]):
+            raise UsageError(
+                f"{argument('batch', size)}: expected a batch that the engine takes, which was built for {own}",
+                hint=f"build it with {argument('batch', size)}",
+            )
+    return Batch(size, least)
+
+
+def _least(size: Size | str) -> int:
+    if isinstance(size, SizeRange):
+        return size.min
+    return size if isinstance(size, int) else 1
+
+
+def input_of_image(
+    image: np.ndarray, format: Format, manifest: Manifest, inputs: Sequence[TensorSpec]
+) -> tuple[np.ndarray, Placement]:
+    """Preprocesses one image of a batch.
+
+    Args:
+        image: uint8 array in a pixel format.
+        format: the pixel format.
+        manifest: the manifest of the engine's bundle.
+        inputs: the engine's inputs.
+
+    Returns:
+        The input for a batch of 1, in the engine's type, and the placement of the image in it.
+
+    Raises:
+        RunError: the engine does not take images.
+    """
+    how = manifest.preprocess
+    if how is None or len(inputs) != 1:
+        raise RunError(
+            f"'{manifest.name}': expected an engine that takes images, got one for task '{manifest.task}' with the "
+            f"inputs {', '.join(spec.name for spec in inputs)}"
+        )
+    spec = specs_at(inputs, manifest.shapes)[0]
+    array, placement = preprocess(rgb_frame(image, format), how, spec.shape)
+    return np.asarray(array, spec.dtype), placement
+
+
+def stacked(arrays: Sequence[np.ndarray], batch: Batch) -> np.ndarray:
+    """Joins inputs of one image each to the input of a run; repeats the last if the engine takes no fewer."""
+    if len(arrays) == 1 and batch.least <= 1:
+        return arrays[0]
+    return np.concatenate([*arrays, *[arrays[-1]] * (batch.least - len(arrays))])
+
+
+def outputs_of_each(outputs: Mapping[str, np.ndarray], count: int, manifest: Manifest) -> list[dict[str, np.ndarray]]:
+    """Splits the outputs of a run into those of each image.
+
+    Args:
+        outputs: the outputs by name.
+        count: number of images; entries after them are of images that were repeated.
+        manifest: the manifest of the engine's bundle.
+
+    Raises:
+        RunError: an output does not have one entry for each image.
+    """
+    sizes = {array.shape[0] if array.ndim else 0 for array in outputs.values()}
+    if len(sizes) == 1 and min(sizes) >= count:
+        return [{name: array[i : i + 1] for name, array in outputs.items()} for i in range(count)]
+    if count == 1:
+        return [dict(outputs)]  # such as a list of all boxes, which are of the only image
+    got = "; ".join(f"{name} {array.shape}" for name, array in outputs.items())
+    raise RunError(
+        f"'{manifest.name}': expected outputs with an entry for each of {count} images, got {got}",
+        hint=f"run it with {argument('batch', 1)}",
+    )

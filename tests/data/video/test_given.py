@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from edgekit.data.video.given import Given, given_sources, is_one_picture, shown_address
+from edgekit.data.video.stdin import Encoded, Joined
+from edgekit.errors import DataError
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "photos"
+    (folder / "inner").mkdir(parents=True)
+    for name in ("b.jpg", "a.png", "inner/c.jpg"):
+        Image.new("RGB", (4, 4)).save(folder / name)
+    (folder / "d.mp4").write_bytes(b"")
+    (folder / "notes.md").write_text("x")
+    return folder
+
+
+def named(given: list[Given]) -> list[tuple[str, str]]:
+    return [(each.kind, each.place) for each in given]
+
+
+def test_a_folder_has_its_pictures_and_videos_by_name(photos: Path) -> None:
+    pytest.importorskip("av")
+    expected = [("picture", "photos/a.png"), ("picture", "photos/b.jpg"), ("video", "photos/d.mp4")]
+    given = given_sources(["photos"])
+    assert named(given) == expected
+    assert {each.within for each in given} == {Path("photos")}
+
+
+def test_subfolders_are_searched_on_request(photos: Path) -> None:
+    assert ("picture", "photos/inner/c.jpg") in named(given_sources(["photos"], recursive=True))
+
+
+def test_without_pyav_videos_of_a_folder_are_left_out_with_a_note(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    notes: list[str] = []
+    assert [each.kind for each in given_sources(["photos"], note=notes.append)] == ["picture", "picture"]
+    assert "1 videos are left out" in notes[0] and "pip install" in notes[0]
+
+
+def test_a_glob_that_no_shell_has_expanded(photos: Path) -> None:
+    assert named(given_sources(["photos/*.jpg"])) == [("picture", "photos/b.jpg")]
+    assert len(given_sources(["photos/**/*.jpg"])) == 2
+    with pytest.raises(DataError, match=r"photos/\*.bmp: expected files whose names match, got none"):
+        given_sources(["photos/*.bmp"])
+
+
+def test_a_list_names_a_source_a_line_relative_to_itself(photos: Path) -> None:
+    lines = "# mine\na.png\n\nphotos/b.jpg\nrtsp://host/cam\ninner/*.jpg\n"
+    (photos / "list.txt").write_text(lines, encoding="utf-8")
+    assert named(given_sources(["photos/list.txt"])) == [
+        ("picture", "photos/a.png"),
+        ("picture", "photos/b.jpg"),
+        ("network", "rtsp://host/cam"),
+        ("picture", "photos/inner/c.jpg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "one source per line"), (b"# nothing\n", "one source"), (b"\xff\xfe", "UTF-8"), (b"list.txt", "another")],
+)
+def test_error_on_a_list_that_is_none(content: bytes, message: str, photos: Path) -> None:
+    (photos / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        given_sources(["photos/list.txt"])
+
+
+def test_cameras_addresses_and_pipelines_are_no_files(photos: Path) -> None:
+    texts = ["camera:0", "camera:csi0", "gst:videotestsrc ! appsink", "nvdec:a.mp4", "RTSP://h/x", "http://h/v.mp4"]
+    given = given_sources(texts)
+    assert [each.kind for each in given] == ["camera", "camera", "pipeline", "pipeline", "network", "network"]
+    assert [each.place for each in given] == texts
+    assert all(each.is_live for each in given)
+
+
+def test_error_on_a_file_that_is_not_there_names_the_one_that_is(photos: Path) -> None:
+    with pytest.raises(DataError) as error:
+        given_sources(["photos/a.pgn"])
+    assert "got no such file" in error.value.message and error.value.hint.startswith("did you mean photos/a.png")
+
+
+def test_error_on_a_folder_without_pictures_names_the_subfolder_that_has_some(photos: Path) -> None:
+    for path in photos.iterdir():
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(DataError) as error:
+        given_sources(["photos"])
+    assert "photos/inner" in error.value.hint
+
+
+def test_passwords_are_not_shown() -> None:
+    assert shown_address("rtsp://me:secret@host:554/cam") == "rtsp://me:***@host:554/cam"
+    assert shown_address("rtsp://host:554/cam") == "rtsp://host:554/cam"
+    (given,) = given_sources(["rtsp://me:secret@host/cam"])
+    assert given.place == "rtsp://me:secret@host/cam" and "secret" not in given.key
+
+
+@pytest.fixture
+def standard_input(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    def feed(content: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    return feed
+
+
+def test_standard_input_is_a_picture(photos: Path, standard_input: Callable[[bytes], None]) -> None:
+    content = (photos / "b.jpg").read_bytes()
+    standard_input(content)
+    (given,) = given_sources(["-"])
+    assert given.content == Encoded(content) and is_one_picture(given)
+
+
+def test_standard_input_is_a_list(photos: Path, standard_input: Callable[[bytes], None]) -> None:
+    lines = ["photos/a.png"] * 500
+    standard_input("\n".join(lines).encode())
+    assert [each.place for each in given_sources(["-"])] == lines
+
+
+def test_standard_input_is_a_video(standard_input: Callable[[bytes], None], write_video: Callable[..., Path]) -> None:
+    content = write_video(frames=3).read_bytes()
+    standard_input(content)
+    (given,) = given_sources(["-"])
+    assert isinstance(given.content, Joined) and not is_one_picture(given)
+    assert given.content.read(7) + given.content.read() == content
+
+
+def test_error_on_an_empty_standard_input(standard_input: Callable[[bytes], None]) -> None:
+    standard_input(b"")
+    with pytest.raises(DataError, match="got nothing"):
+        given_sources(["-"])

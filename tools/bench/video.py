@@ -1,0 +1,92 @@
+"""Measures the throughput of a detector on a video, beside that of its slowest stage alone.
+
+The part of the benchmark starts ``python -m tools.bench.video BUNDLE VIDEO THREADS ROUNDS``, which prints medians as
+JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import edgekit
+from edgekit.data.video.opening import source_of
+from edgekit.data.video.writer import VideoWriter
+from tools.bench.process import run_watched
+from tools.bench.workshop import Workshop
+
+__all__ = ["measure_video"]
+
+MODEL = "yolov3-tiny"
+SIZE, RATE = (1280, 720), 30
+STREAM = "all stages in threads, `session.stream`"
+LEAST_THROUGHPUT = 0.9
+"""Of all stages, relative to the slowest one alone."""
+
+
+def measure_video(shop: Workshop) -> dict[str, Any]:
+    """Runs a detector on a video of 720p: decoding, preprocessing, inference and postprocessing, each alone and all."""
+    frames, rounds = (60, 2) if shop.quick else (300, 5)
+    video = shop.folder / f"video-{frames}.mp4"
+    if not video.exists():
+        write_scene(video, frames)
+    bundle = shop.bundle(MODEL, "int8", "cpu", "--calib-images", "8")
+    done = run_watched([sys.executable, "-m", "tools.bench.video", bundle, video, shop.threads, rounds])
+    rows = json.loads(done.stdout)
+    slowest = max((name for name in rows if name != STREAM), key=lambda name: rows[name]["short_ms"])
+    for row in rows.values():
+        row["ratio"] = round(row["short_ms"] / rows[slowest]["short_ms"], 3)
+        row["others"] = done.others
+    return {
+        "title": f"{MODEL} in INT8 on a video of {SIZE[0]} x {SIZE[1]} px, time of a frame on ONNX Runtime",
+        "relative_to": f"the slowest stage alone, {slowest}",
+        "target": {STREAM: {"ratio": round(1 / LEAST_THROUGHPUT, 3)}},
+        "rows": rows,
+    }
+
+
+def write_scene(path: Path, frames: int) -> None:
+    """Writes a video of blocks that move over noise, which a decoder has work with."""
+    random = np.random.default_rng(0)
+    width, height = SIZE
+    background = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    starts, speeds = random.uniform(0, 500, (12, 2)), random.uniform(-4, 4, (12, 2))
+    with VideoWriter(path, frame_rate=RATE) as video:
+        for index in range(frames):
+            frame = background.copy()
+            for number, (x, y) in enumerate((starts + index * speeds).astype(int) % (width - 120, height - 120)):
+                frame[y : y + 120, x : x + 80] = 20 * number
+            video.write(frame, index / RATE)
+
+
+def main(bundle: str, video: str, threads: str, rounds: str) -> None:
+    """Times each stage and all of them, in turns."""
+    frames = [frame.pixels for frame in source_of(video).frames()]
+    times_ms: dict[str, list[float]] = {}
+    with edgekit.load(bundle, threads=int(threads)) as session:
+        feeds, placement = session.preprocess(frames[0])
+        outputs = session.run(feeds)
+        works: dict[str, Callable[[], Any]] = {
+            "decoding": lambda: [None for _ in source_of(video).frames()],
+            "preprocessing": lambda: [session.preprocess(frame) for frame in frames],
+            "inference": lambda: [session.run(feeds) for _ in frames],
+            "postprocessing": lambda: [session.postprocess(outputs, placement) for _ in frames],
+            STREAM: lambda: [None for _ in session.stream(video)],
+        }
+        for _ in range(int(rounds)):
+            for name, work in works.items():
+                started = time.perf_counter()
+                work()
+                times_ms.setdefault(name, []).append(1000 * (time.perf_counter() - started) / len(frames))
+    print(json.dumps({name: {"short_ms": round(median(times), 3)} for name, times in times_ms.items()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
