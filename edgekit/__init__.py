@@ -50,11 +50,20 @@ if TYPE_CHECKING:
     from edgekit.pipeline.inspect import inspect
     from edgekit.progress import Progress
     from edgekit.recipe.schema import Preprocess
+    from edgekit.runtime.detections import (
+        Detection,
+        Detections,
+        Pose,
+        Poses,
+        RotatedDetection,
+        RotatedDetections,
+        Segment,
+        Segments,
+    )
     from edgekit.runtime.session import Session
     from edgekit.runtime.session import session_from_bundle as load
     from edgekit.runtime.stream import Pending
     from edgekit.runtime.tasks.classify import Class, Classes
-    from edgekit.runtime.tasks.detect import Detection, Detections
     from edgekit.specs import TensorSpec
     from edgekit.training.train import Trained
     from edgekit.training.train import train_model as train
@@ -84,11 +93,17 @@ __all__ = [
     "ModelError",
     "NoiseReport",
     "Pending",
+    "Pose",
+    "Poses",
     "Preprocess",
     "Progress",
     "RecipeError",
     "RegressionError",
+    "RotatedDetection",
+    "RotatedDetections",
     "RunError",
+    "Segment",
+    "Segments",
     "Session",
     "Statistics",
     "TensorRtOptions",
@@ -120,8 +135,8 @@ _ON_USE = {
     "Class": "edgekit.runtime.tasks.classify:Class",
     "Classes": "edgekit.runtime.tasks.classify:Classes",
     "CompareReport": "edgekit.measure.relative:CompareReport",
-    "Detection": "edgekit.runtime.tasks.detect:Detection",
-    "Detections": "edgekit.runtime.tasks.detect:Detections",
+    "Detection": "edgekit.runtime.detections:Detection",
+    "Detections": "edgekit.runtime.detections:Detections",
     "Estimate": "edgekit.measure.estimate:Estimate",
     "Evaluation": "edgekit.evaluation.evaluate:Evaluation",
     "Inspection": "edgekit.measure.inspection:Inspection",
@@ -129,8 +144,14 @@ _ON_USE = {
     "NoiseReport": "edgekit.measure.noise_report:NoiseReport",
     "Manifest": "edgekit.engine.bundle.manifest:Manifest",
     "Pending": "edgekit.runtime.stream:Pending",
+    "Pose": "edgekit.runtime.detections:Pose",
+    "Poses": "edgekit.runtime.detections:Poses",
     "Preprocess": "edgekit.recipe.schema:Preprocess",
     "Progress": "edgekit.progress:Progress",
+    "RotatedDetection": "edgekit.runtime.detections:RotatedDetection",
+    "RotatedDetections": "edgekit.runtime.detections:RotatedDetections",
+    "Segment": "edgekit.runtime.detections:Segment",
+    "Segments": "edgekit.runtime.detections:Segments",
     "Session": "edgekit.runtime.session:Session",
     "Statistics": "edgekit.measure.latency:Statistics",
     "TensorRtOptions": "edgekit.engine.tensorrt.options:TensorRtOptions",

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from edgekit.arguments import argument, either
+from edgekit.arguments import argument
 from edgekit.errors import UsageError
 from edgekit.option import option, option_words
+from edgekit.option.objects import CalibrationData, ExampleInputs, InPython, convert_calib, convert_inputs
 from edgekit.text import shell_words
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ _SIZE = r"[1-9]\d*(?::[1-9]\d*:[1-9]\d*)?"
 """A number, or the minimum, optimum and maximum of a range."""
 
 _LISTS = ("mean", "std")
+_HEAD_LISTS = ("keypoints", "strides")
 """Preprocessing fields that hold several numbers."""
 
 
@@ -141,6 +143,33 @@ def _parse_preprocess(texts: Sequence[str]) -> dict[str, Any] | None:
     return given_fields(fields, option=argument("preprocess"), text=True)
 
 
+def _parse_head(text: str) -> str:
+    from edgekit.recipe.heads import FAMILIES  # needs msgspec, as above
+
+    if text not in FAMILIES:
+        raise ValueError(f"expected one of {', '.join(FAMILIES)}, got '{text}'")
+    return text
+
+
+def _convert_head(given: str | None) -> str | None:
+    if given is None:
+        return None
+    try:
+        return _parse_head(given)
+    except ValueError as e:
+        raise UsageError(f"{argument('head')}: {e}") from e
+
+
+def _parse_head_options(texts: Sequence[str]) -> dict[str, Any] | None:
+    fields: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not value:
+            raise ValueError(f"expected FIELD=VALUE, such as extras=32 or strides=8,16,32, got '{text}'")
+        fields[name] = value.split(",") if name in _HEAD_LISTS else value
+    return fields or None
+
+
 def _write_shape(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
@@ -167,24 +196,6 @@ def _specs() -> ModuleType:
 
 def _convert_shape(shape: Sequence[int | Sequence[int]] | None) -> Shape | None:
     return None if shape is None else _specs().shape_from_sizes(shape, argument("shape"))
-
-
-def _convert_inputs(
-    shapes: Mapping[str, int | float | Sequence[int | Sequence[int]]] | None,
-) -> dict[str, Shape | int | float]:
-    if not isinstance(shapes or {}, Mapping):
-        raise UsageError(
-            f"{argument('input')}: expected a mapping from names of inputs to shapes or values, got {shapes!r}",
-            hint=f"for the first input: {argument('input', {'': (1, 3, 224, 224)})}",
-        )
-    return {
-        name: given if isinstance(given, (int, float)) else _specs().shape_from_sizes(given, _input_called(name))
-        for name, given in (shapes or {}).items()
-    }
-
-
-def _input_called(name: str) -> str:
-    return either(f"--input {name}", f"input[{name!r}]") if name else argument("input")
 
 
 def _convert_batch(batch: int | Sequence[int] | None) -> Size | None:
@@ -243,7 +254,7 @@ class ModelConfig:
         write=lambda shape: [_write_shape(shape)],
         convert=_convert_shape,
     )
-    input: Mapping[str, Shape | int | float] = option(
+    input: Mapping[str, Shape | int | float] | ExampleInputs = option(
         {},
         "Shape of an input of your own model, such as 1x3x224x224 or images:1x3x224x224; repeatable. MIN:OPT:MAX "
         "is a size that is chosen at run time, as in x:1x3x48x32:320:2048. Module inputs are float32 unless a type is "
@@ -252,7 +263,7 @@ class ModelConfig:
         repeated=True,
         parse=_parse_inputs,
         write=_write_inputs,
-        convert=_convert_inputs,
+        convert=convert_inputs,
     )
     preprocess: Mapping[str, Any] | None = option(
         None,
@@ -264,6 +275,24 @@ class ModelConfig:
         write=_write_preprocess,
         convert=_convert_preprocess,
     )
+    head: str | None = option(
+        None,
+        "Family of an ONNX detector's outputs, if it is not recognized.",
+        metavar="FAMILY",
+        shown_default="what its outputs look like",
+        parse=_parse_head,
+        convert=_convert_head,
+    )
+    head_option: Mapping[str, Any] | None = option(
+        None,
+        "A parameter of --head, as in docs/detectors.md; repeatable.",
+        metavar="FIELD=VALUE",
+        shown_default="what the outputs tell",
+        repeated=True,
+        parse=_parse_head_options,
+        write=_write_preprocess,
+    )
+    no_head: bool = option(False, "Keep the outputs of an ONNX detector as arrays.", kind="flag")
     batch: Size | None = option(
         None,
         "Batch size, the first dimension of all inputs: a number, or a range, as in 1:4:16.",
@@ -287,12 +316,13 @@ class ModelConfig:
 class CalibrationConfig:
     """The calibration data and method, and the nodes that stay in float."""
 
-    calib: str | None = option(
+    calib: str | CalibrationData | None = option(
         None,
         "Calibration images: a folder, or the name of a set.",
         metavar="DIR|SET",
+        kind="data",
         shown_default="the recipe's set, or sample",
-        convert=_convert_text,
+        convert=convert_calib,
     )
     calib_method: str | None = option(
         None,
@@ -405,8 +435,9 @@ class BuildConfig:
 
 
 def build_command(config: BuildConfig) -> str:
-    """Returns the command line that repeats a build; empty for a module that was passed as an object."""
-    if not isinstance(config.model.model, (str, Path)):
+    """Returns the command line that repeats a build; empty if something was passed as an object."""
+    given = (config.model.input, config.calibration.calib)
+    if not isinstance(config.model.model, (str, Path)) or any(isinstance(value, InPython) for value in given):
         return ""
     groups = (config.target, config.model, config.calibration, config.target.engine, config.output)
     words = ["edgekit", "build", str(config.model.model), *(word for group in groups for word in option_words(group))]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import shutil
 import signal
@@ -23,7 +24,8 @@ from edgekit.measure.latency import disturbances, statistics_ms
 from edgekit.measure.machine import this_machine as measured_machine
 from edgekit.measure.reports import LatencyReport, Memory
 from edgekit.measure.steady import steady_state
-from edgekit.recipe.schema import Postprocess, Preprocess, YoloHead
+from edgekit.recipe.heads import YoloHead, YoloV3
+from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import Precision, TensorSpec
 
 STANDIN = Path(__file__).parent / "kernels" / "standin"
@@ -57,8 +59,9 @@ DETECTOR = {
     "outputs": (HEAD,),
     "preprocess": Preprocess(resize="letterbox"),
     "postprocess": Postprocess(
-        kind="yolov3",
-        heads=(YoloHead(output="head", stride=32, anchors=((10.0, 14.0), (23.0, 27.0), (37.0, 58.0))),),
+        head=YoloV3(
+            heads=(YoloHead(output="head", stride=32, anchors=((10.0, 14.0), (23.0, 27.0), (37.0, 58.0))),),
+        ),
     ),
     "labels": ("cat", "dog"),
 }
@@ -75,6 +78,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_collection_finish() -> None:
+    """Keeps thousands of collected tests, and what their modules import, out of each collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

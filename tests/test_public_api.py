@@ -31,7 +31,8 @@ ERRORS = {
 FUNCTIONS = {"build", "compare", "compile", "debug", "estimate", "evaluate", "inspect", "load", "profile", "train"}
 TYPES = set(
     "BackendOptions Class Classes CompareReport Detection Detections Estimate Evaluation Inspection LatencyReport "
-    "EdgeKitWarning Manifest NoiseReport Pending Preprocess Progress Session Statistics TensorRtOptions TensorSpec "
+    "EdgeKitWarning Manifest NoiseReport Pending Pose Poses Preprocess Progress RotatedDetection RotatedDetections "
+    "Segment Segments Session Statistics TensorRtOptions TensorSpec "
     "Trained".split()
 )
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import typing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import edgekit
+from edgekit.specs import Precision
 
 TENSORRT = {"target": "tensorrt"}
+NUMBERS = np.zeros((1, 1, 28, 28), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +25,11 @@ TENSORRT = {"target": "tensorrt"}
         ({"precision": None}, "unknown precision None"),
         ({"target": 5}, "unknown target 5"),
         ({"calib": "nofolder"}, "calib='nofolder': expected a folder"),
-        ({"calib": 5}, "calib: expected a text or a path, got 5"),
+        ({"calib": 5}, "calib: expected a folder, the name of a set, an array, an iterable of inputs, or a function"),
+        ({"calib": list}, "calib: expected a folder, the name of a set, an array"),
+        ({"progress": "yes"}, "progress: expected True, False or an object with the methods of edgekit.Progress"),
+        ({"input": [Ellipsis, NUMBERS]}, "input: expected tensors as example inputs, got also Ellipsis"),
+        ({"input": NUMBERS}, "input does not go with the recipe 'lenet'"),
         ({"calib_method": "kl"}, "calib_method: expected 'minmax', 'percentile', 'entropy' or 'mse', got 'kl'"),
         ({"calib_images": 0}, "calib_images: expected a whole number of 1 or more, got 0"),
         ({"keep_float": "head*"}, "keep_float: expected a list of texts, got 'head*'"),
@@ -80,6 +88,12 @@ def test_a_wrong_argument_names_the_parameter(
         call()
     assert message in str(caught.value)
     assert "--" not in str(caught.value)
+
+
+def test_type_checkers_know_the_precisions() -> None:
+    known = typing.get_args(typing.get_type_hints(edgekit.build)["precision"])
+    assert set(known) == {str(precision) for precision in Precision}
+    assert (Path(edgekit.__file__).parent / "py.typed").is_file()
 
 
 def test_notes_are_warnings_at_the_line_of_the_caller(tmp_path: Path, write_classifier: Callable[..., Path]) -> None:

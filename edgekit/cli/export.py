@@ -14,6 +14,7 @@ __all__ = ["export"]
 
 EPILOG = """\b
 Examples:
+  edgekit export deepstream detector camera
   edgekit export triton tiny models
   edgekit export triton tiny-fp16 models --name tiny-half
 """
@@ -45,3 +46,26 @@ def triton(bundle: Path, repository: Path, name: str | None, json: JsonOutput) -
         return
     echo(f"{model.path}", title="model:", title_color="green")
     show_next([f"tritonserver --model-repository {shell_quoted(str(model.path.parent))}"])
+
+
+@export.command(epilog=EPILOG, short_help="Export to DeepStream's plugin nvinfer.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@json_options("the paths of the exported model")
+def deepstream(bundle: Path, folder: Path, json: JsonOutput) -> None:
+    """Export the engine in BUNDLE, built for tensorrt, to the folder DIR for NVIDIA DeepStream.
+
+    Writes config_infer_primary.txt with the preprocessing, the parser of the outputs and the thresholds, the plan, and
+    the labels. Says so if no parser of DeepStream or DeepStream-Yolo reads the outputs. The engine does not have to run
+    here.
+    """
+    from edgekit.serving.deepstream import export_deepstream
+
+    model = export_deepstream(bundle, folder)
+    for each in model.notes:
+        note(each)
+    if json.wanted:
+        json.write(json_bytes({"config": str(model.config), "parser": model.parser or None, "notes": model.notes}))
+    if json.printed:
+        return
+    echo(f"{model.config}", title="config:", title_color="green")

@@ -75,6 +75,7 @@ class _Root(LazyGroup):
         "estimate": ("edgekit.cli.estimate:estimate", "Estimate the latency on a board that is not here."),
         "export": ("edgekit.cli.export:export", "Export an engine for another program."),
         "doctor": ("edgekit.cli.doctor.command:doctor", "Show what this machine can build and run."),
+        "recipe": ("edgekit.cli.recipe:recipe", "Write a recipe for a model of your own."),
         "models": ("edgekit.cli.models:models", "List the models that EdgeKit includes."),
         "help": ("edgekit.cli.help:help_of_command", "Show the help of a command."),
         "version": ("edgekit.cli.help:version", "Show the version of EdgeKit."),

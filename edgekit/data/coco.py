@@ -1,10 +1,10 @@
-"""Names of COCO's 80 classes, and the category ids used in its annotation and result files."""
+"""Names of COCO's 80 classes, the category ids used in its annotation and result files, and a person's skeleton."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["COCO_CATEGORY_IDS", "COCO_NAMES", "is_coco"]
+__all__ = ["COCO_CATEGORY_IDS", "COCO_NAMES", "COCO_SKELETON", "is_coco"]
 
 COCO_NAMES = tuple(
     """
@@ -23,6 +23,12 @@ COCO_NAMES = tuple(
 # COCO defines 91 categories; these were never annotated (Lin et al., Microsoft COCO, arXiv:1405.0312, appendix).
 _NEVER_LABELLED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
 COCO_CATEGORY_IDS = tuple(i for i in range(1, 92) if i not in _NEVER_LABELLED)
+
+COCO_SKELETON = (
+    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
+    *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+)
+"""Pairs of COCO's 17 key points of a person that are joined, from its category ``person``, counted from 0."""
 
 _DARKNET_NAMES = {
     "motorbike": "motorcycle",

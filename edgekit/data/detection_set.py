@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekit.data.examples import Boxes, Example, Split
 from edgekit.data.images import read_image
+from edgekit.data.shapes import ObjectShape, decoded_shape, scaled_shape
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
 
@@ -102,15 +103,21 @@ class BoxList:
     _corners: list[Corners] = field(default_factory=list)
     _classes: list[int] = field(default_factory=list)
     _ignored: list[bool] = field(default_factory=list)
+    _shapes: list[ObjectShape] = field(default_factory=list)
 
-    def add(self, corners: Corners, label: int, where: str, *, ignored: bool = False) -> None:
-        """Checks and adds a box; counts a box that is invalid as faulty, with a message that begins with ``where``."""
+    def add(
+        self, corners: Corners, label: int, where: str, *, ignored: bool = False, shape: ObjectShape | None = None
+    ) -> None:
+        """Checks and adds a box; counts a box that is invalid as faulty, with a message that begins with ``where``.
+
+        All boxes of an image have a shape, or none.
+        """
         try:
-            self._add(corners, label, where, ignored=ignored)
+            self._add(corners, label, where, ignored, shape)
         except DataError as e:
             self.tally.skip_faulty(e)
 
-    def _add(self, corners: Corners, label: int, where: str, *, ignored: bool) -> None:
+    def _add(self, corners: Corners, label: int, where: str, ignored: bool, shape: ObjectShape | None) -> None:
         x1, y1, x2, y2 = corners
         width, height = self.size
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
@@ -123,6 +130,7 @@ class BoxList:
         self._corners.append(corners)
         self._classes.append(label)
         self._ignored.append(ignored)
+        self._shapes += [] if shape is None else [shape]
 
     def _clipped(self, corners: Corners, where: str) -> Corners | None:
         """Clips a box to the image; None if it has no area."""
@@ -154,8 +162,12 @@ class BoxList:
         solid = (corners[:, :2] < corners[:, 2:]).all(1)
         self.tally.flat += int((~solid).sum())
         counted, not_counted = solid & ~ignored, solid & ignored
-        ignored_boxes = Boxes(corners[not_counted], classes[not_counted]) if not_counted.any() else None
-        return Boxes(corners[counted], classes[counted], ignored_boxes)
+
+        def chosen(which: np.ndarray, aside: Boxes | None = None) -> Boxes:
+            shapes = tuple(self._shapes[i] for i in np.flatnonzero(which).tolist()) if self._shapes else ()
+            return Boxes(corners[which], classes[which], aside, shapes)
+
+        return chosen(counted, chosen(not_counted) if not_counted.any() else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +190,6 @@ class AnnotatedImage:
 class DetectionSet:
     """Images with boxes; images are read on access, boxes are in memory."""
 
-    task: Task = "detect"
-
     def __init__(
         self,
         name: str,
@@ -188,8 +198,17 @@ class DetectionSet:
         notes: Sequence[str],
         *,
         split: Split = "test",
+        task: Task = "detect",
     ) -> None:
         """Creates the data set of a split.
+
+        Args:
+            name: name or path of the data set.
+            labels: the class names.
+            images: the images with their annotations.
+            notes: what was skipped or corrected.
+            split: the split that was read.
+            task: what the boxes' shapes are for.
 
         Raises:
             DataError: ``images`` is empty.
@@ -198,6 +217,7 @@ class DetectionSet:
             raise DataError(f"{name}: expected at least one image, got none")
         self.name = name
         self.split = split
+        self.task: Task = task
         self.labels = labels
         self._images = tuple(images)
         counts = np.zeros(len(labels), np.int64)
@@ -220,7 +240,7 @@ class DetectionSet:
                 f"{height}",
                 hint="its EXIF data rotates it; save it upright" if entry.size == (height, width) else "",
             )
-        return Example(entry.path.name, image, entry.boxes)
+        return Example(entry.path.name, image, _decoded(entry.boxes, entry.where))
 
 
 def empty_classes(names: Sequence[str], what: str) -> list[str]:
@@ -233,4 +253,14 @@ def empty_classes(names: Sequence[str], what: str) -> list[str]:
 
 def _scaled(boxes: Boxes, width: int, height: int) -> Boxes:
     corners = (boxes.corners * np.array([width, height, width, height], np.float64)).astype(np.float32)
-    return Boxes(corners, boxes.classes, _scaled(boxes.ignored, width, height) if boxes.ignored else None)
+    shapes = tuple(scaled_shape(shape, width, height) for shape in boxes.shapes)
+    return Boxes(corners, boxes.classes, _scaled(boxes.ignored, width, height) if boxes.ignored else None, shapes)
+
+
+def _decoded(boxes: Boxes, where: str) -> Boxes:
+    """Returns boxes whose shapes are no JSON any more: those of all images would need several times the memory."""
+    if not boxes.shapes and boxes.ignored is None:
+        return boxes
+    ignored = None if boxes.ignored is None else _decoded(boxes.ignored, where)
+    shapes = tuple(decoded_shape(shape, where) for shape in boxes.shapes)
+    return Boxes(boxes.corners, boxes.classes, ignored, shapes)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from edgekit.arguments import argument
 from edgekit.data.images import Placement, preprocess
+from edgekit.data.shapes import ObjectShape, needed_shape
 from edgekit.data.vocabulary import source_ids, target_input_ids
 from edgekit.errors import DataError, UsageError, nearest
 from edgekit.recipe.schema import Preprocess, Task
@@ -62,11 +63,13 @@ class Boxes:
         classes: index into the labels; int64, shape ``(N,)``.
         ignored: boxes that count neither as correct nor as wrong, and are not trained on: COCO's crowds, VOC's
             difficult objects. Only evaluation uses them.
+        shapes: mask or key points of each box, in px, if the set was opened for a task that needs them; else empty.
     """
 
     corners: np.ndarray
     classes: np.ndarray
     ignored: Boxes | None = None
+    shapes: tuple[ObjectShape, ...] = ()
 
     def __len__(self) -> int:
         """Number of boxes, without the ignored ones."""
@@ -155,7 +158,8 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
         split: ``train``, ``val`` or ``test``, as the files declare it. If they declare no test split, ``test`` is val.
             If they declare no splits, a fifth is the test split, selected by a hash, so it is the same every time. A
             note says when something else than the wanted split is read; `split_used` is what was read.
-        task: expected task; an error if the data set is for another one.
+        task: expected task; an error if the data set is for another one. A set of boxes does for the tasks with masks
+            or key points, if its format has none of these.
         target: header of a table's target column; None for the last column.
 
     Raises:
@@ -178,7 +182,7 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
         reader = prefix if named else _format(path)
         _check_target(target, source, reader)
         found = _attribute(_READERS[reader])(path, choice)
-    if task is not None and found.task != task:
+    if task is not None and found.task != task and not (found.task == "detect" and needed_shape(task)):
         raise DataError(f"data set {source}: expected one for the task '{task}', got one for '{found.task}'")
     checked: DataSet = found
     return checked

@@ -12,7 +12,7 @@ from edgekit.arguments import argument
 from edgekit.data.calibration.example_feeds import spread
 from edgekit.data.examples import DataSet, Split, check_first, data_set, split_used
 from edgekit.errors import DataError, UsageError
-from edgekit.evaluation.evaluators.base import ClassFigure, Details, Ready, TaskEvaluator, batch_of
+from edgekit.evaluation.evaluators.base import ClassFigure, Details, Ready, Scoring, TaskEvaluator, batch_of
 from edgekit.evaluation.evaluators.choose import evaluator_from_session, measures
 from edgekit.option import given_number
 from edgekit.progress import Advance, Progress, Warnings
@@ -74,6 +74,7 @@ def evaluate_bundle(
     split: Split = "test",
     limit: int | None = None,
     score_threshold: float = SCORE_THRESHOLD,
+    multi_label: bool = True,
     labels: Sequence[str] = (),
     threads: int = 0,
     progress: Progress | None = None,
@@ -86,6 +87,8 @@ def evaluate_bundle(
         split: ``train``, ``val`` or ``test``, if ``data`` is a name or a path; see `edgekit.data.examples.data_set`.
         limit: maximum number of examples, evenly spaced over the data set.
         score_threshold: for detectors: detections with a lower score are ignored.
+        multi_label: for detectors: every class of a box counts, as mean average precision wants it; otherwise only the
+            best one, as in `Session.detect`.
         labels: names of the engine's classes, in its order; default: those that it was built with.
         threads: threads for the engine; 0 for the backend's default.
         progress: receives progress updates.
@@ -104,7 +107,13 @@ def evaluate_bundle(
         if isinstance(data, (str, Path)):
             data = data_set(str(data), split=split, task=_task(session))
         return evaluate_session(
-            session, data, split=split, limit=limit, score_threshold=score_threshold, progress=progress
+            session,
+            data,
+            split=split,
+            limit=limit,
+            score_threshold=score_threshold,
+            multi_label=multi_label,
+            progress=progress,
         )
 
 
@@ -115,12 +124,13 @@ def evaluate_session(
     split: Split = "test",
     limit: int | None = None,
     score_threshold: float = SCORE_THRESHOLD,
+    multi_label: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measures the accuracy of a loaded engine; see `evaluate_bundle`."""
     if not isinstance(score_threshold, (int, float)) or not 0 <= score_threshold <= 1:
         raise UsageError(f"{argument('score_threshold')}: expected 0 to 1, got {score_threshold!r}")
-    evaluator = evaluator_from_session(session, examples, score_threshold=score_threshold)
+    evaluator = evaluator_from_session(session, examples, Scoring(score_threshold, multi_label))
     indices = spread(len(examples), limit)
     if not indices:
         raise DataError(f"data set {examples.name}: expected at least one example, got none")
@@ -164,6 +174,8 @@ def _placed(details: Details, used: Sequence[int]) -> Details:
 
 def _notes_of_classes(session: Session, examples: DataSet) -> list[str]:
     own, measured = len(session.manifest.labels), len(examples.labels)
+    if session.manifest.task in measures()[examples.task].also:
+        return [f"the data set has boxes alone, so only those of the engine for '{session.manifest.task}' are measured"]
     if not measures()[examples.task].class_figure:
         return []
     if not own:

@@ -5,25 +5,29 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from edgekit.errors import BackendUnavailable, UsageError
 from edgekit.extras import install_command
+from edgekit.kernels.suppression.rotated import rotated_iou
 from edgekit.measure.agreement import SAME_OBJECT, overlaps_of_boxes
 
 __all__ = [
     "AveragePrecision",
     "AveragePrecisions",
     "FoundBoxes",
+    "MAX_DETECTIONS",
     "NO_OBJECT",
     "matched_classes_of_boxes",
+    "overlaps_of_rotated",
     "ranks",
     "regression_figures",
     "require_pycocotools",
+    "scores_of_matched",
     "sequence_figures",
     "share",
 ]
@@ -31,7 +35,13 @@ __all__ = [
 NO_OBJECT = -1
 """Stands for a class where there is no object, or no detection of it."""
 MAX_DETECTIONS = 100
-"""COCO evaluates at most the 100 highest-scoring detections per image."""
+"""COCO evaluates at most the 100 highest-scoring detections per image; poses at most `MAX_POSES`."""
+MAX_POSES = 20
+
+Overlap = Literal["boxes", "rotated", "masks", "keypoints"]
+"""What decides whether a detection is an object: intersection over union of boxes, of rotated boxes or of masks, or
+COCO's similarity of key points (OKS)."""
+_IOU_TYPES = {"boxes": "bbox", "rotated": "bbox", "masks": "segm", "keypoints": "keypoints"}
 
 
 def share(correct: np.ndarray) -> float:
@@ -139,25 +149,34 @@ class FoundBoxes(NamedTuple):
         corners: ``(x1, y1, x2, y2)`` in px of the image; floats, shape ``(N, 4)``.
         classes: integers, shape ``(N,)``.
         scores: floats, shape ``(N,)``; None for targets.
+        fields: of each box, what its entry in COCO's files has beside the box: ``segmentation``, ``keypoints``,
+            ``num_keypoints`` and ``area``; or ``rotated``: center x, center y, width, height, angle in radians.
     """
 
     corners: np.ndarray
     classes: np.ndarray
     scores: np.ndarray | None = None
+    fields: Sequence[Mapping[str, Any]] = ()
 
 
-def matched_classes_of_boxes(expected: FoundBoxes, found: FoundBoxes, ignored: np.ndarray) -> list[tuple[int, int]]:
+def matched_classes_of_boxes(
+    expected: FoundBoxes,
+    found: FoundBoxes,
+    ignored: np.ndarray,
+    overlaps_of: Callable[[np.ndarray, np.ndarray], np.ndarray] = overlaps_of_boxes,
+) -> list[tuple[int, int]]:
     """Pairs boxes with the objects of one image, by an IoU of 0.5 or more, whatever their classes.
 
     Args:
         expected: the objects.
         found: detections, best first: each takes the object left with the largest overlap.
         ignored: corners of regions in which a detection without an object does not count, shape ``(N, 4)``.
+        overlaps_of: computes the IoU of two arrays of boxes.
 
     Returns:
         Expected and predicted class of each pair; `NO_OBJECT` for a false detection and for a missed object.
     """
-    overlaps, hidden = (overlaps_of_boxes(found.corners, each) for each in (expected.corners, ignored))
+    overlaps, hidden = (overlaps_of(found.corners, each) for each in (expected.corners, ignored))
     free = np.ones(len(expected.classes), bool)
     pairs = []
     for row, kind in enumerate(found.classes.tolist()):
@@ -169,6 +188,39 @@ def matched_classes_of_boxes(expected: FoundBoxes, found: FoundBoxes, ignored: n
         elif not (hidden[row] >= SAME_OBJECT).any():
             pairs.append((NO_OBJECT, kind))
     return pairs + [(kind, NO_OBJECT) for kind in expected.classes[free].tolist()]
+
+
+def scores_of_matched(
+    expected: FoundBoxes,
+    found: FoundBoxes,
+    overlaps_of: Callable[[np.ndarray, np.ndarray], np.ndarray] = overlaps_of_boxes,
+) -> list[float]:
+    """Returns the score of each object's detection: the best one of its class with an IoU of 0.5 or more.
+
+    Args:
+        expected: the objects of one image.
+        found: detections, best first: each takes the object left with the largest overlap.
+        overlaps_of: computes the IoU of two arrays of boxes.
+    """
+    assert found.scores is not None
+    overlaps = overlaps_of(found.corners, expected.corners)
+    overlaps[np.asarray(found.classes)[:, None] != np.asarray(expected.classes)[None]] = 0.0
+    scores = []
+    for row, score in zip(overlaps, found.scores.tolist(), strict=True):
+        best = int(row.argmax()) if row.size else 0
+        if row.size and row[best] >= SAME_OBJECT:
+            scores.append(score)
+            overlaps[:, best] = 0.0
+    return scores
+
+
+def overlaps_of_rotated(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Returns the intersection over union of rotated boxes, shapes ``(N, 5)`` and ``(M, 5)``; shape ``(N, M)``."""
+    i, j = np.indices((len(one), len(other))).reshape(2, -1)
+    pairs = (np.asarray(side, np.float64).reshape(-1, 5) for side in (one, other))
+    first, second = pairs
+    found: np.ndarray = rotated_iou(first[i], second[j]).reshape(len(one), len(other))
+    return found
 
 
 @dataclass(frozen=True)
@@ -211,17 +263,28 @@ class AveragePrecision:
 
     Args:
         classes: number of classes.
+        overlap: what decides whether a detection is an object.
+        keypoints: number of key points of an object; 17 are COCO's of a person, whose tolerances (sigmas) are COCO's;
+            those of others are ``1 / keypoints``, as in Ultralytics.
     """
 
     classes: int
+    overlap: Overlap = "boxes"
+    keypoints: int = 0
     _truth: list[dict[str, Any]] = field(default_factory=list, init=False)
     _found: list[dict[str, Any]] = field(default_factory=list, init=False)
-    _images: int = field(default=0, init=False)
+    _images: list[dict[str, int]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         require_pycocotools()
 
-    def add(self, expected: FoundBoxes, found: FoundBoxes, ignored: FoundBoxes | None = None) -> None:
+    def add(
+        self,
+        expected: FoundBoxes,
+        found: FoundBoxes,
+        ignored: FoundBoxes | None = None,
+        size: tuple[int, int] = (1, 1),
+    ) -> None:
         """Adds one image.
 
         Args:
@@ -229,13 +292,14 @@ class AveragePrecision:
             found: detections with scores; COCO evaluates the 100 highest-scoring ones of a class.
             ignored: regions that count neither as correct nor as wrong, such as COCO's crowds; each matches any number
                 of detections of its class inside it.
+            size: width and height of the image in px, for masks.
 
         Raises:
             UsageError: the detections have no scores, or a class is out of range.
         """
         if found.scores is None:
             raise UsageError("found boxes: expected scores, got none")
-        self._images += 1
+        self._images.append({"id": len(self._images) + 1, "width": size[0], "height": size[1]})
         self._truth += self._entries(expected, len(self._truth))
         self._found += self._entries(found, len(self._found))
         if ignored is not None:
@@ -243,13 +307,17 @@ class AveragePrecision:
 
     def figures(self) -> AveragePrecisions:
         """Computes the metrics over all images so far; NaN if none has a box."""
-        evaluation = require_pycocotools().COCOeval(iouType="bbox")
+        evaluation = require_pycocotools().COCOeval(iouType=_IOU_TYPES[self.overlap])
         # pycocotools prints its progress.
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.cocoGt, evaluation.cocoDt = self._coco(self._truth), self._coco(self._found)
-            evaluation.params.imgIds = list(range(1, self._images + 1))
+            evaluation.params.imgIds = list(range(1, len(self._images) + 1))
             evaluation.params.catIds = list(range(1, self.classes + 1))
-            evaluation.params.maxDets = [1, 10, MAX_DETECTIONS]
+            evaluation.params.maxDets = [MAX_POSES if self.overlap == "keypoints" else MAX_DETECTIONS]
+            if self.overlap == "keypoints" and self.keypoints != len(evaluation.params.kpt_oks_sigmas):
+                evaluation.params.kpt_oks_sigmas = np.full(self.keypoints, 1 / self.keypoints)
+            if self.overlap == "rotated":
+                evaluation.computeIoU = lambda image, kind: _rotated_overlaps(evaluation, image, kind)
             evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
             evaluation.evaluate()
             evaluation.accumulate()
@@ -272,15 +340,17 @@ class AveragePrecision:
         scores = np.ones(len(kinds)) if boxes.scores is None else boxes.scores
         sizes = corners[:, 2:] - corners[:, :2]
         rows = zip(corners.tolist(), sizes.tolist(), kinds.tolist(), np.asarray(scores).tolist(), strict=True)
+        fields = boxes.fields or [{}] * len(kinds)
         return [
             {
                 "id": before + i + 1,  # 0 means unmatched to pycocotools
-                "image_id": self._images,
+                "image_id": len(self._images),
                 "category_id": kind + 1,
                 "bbox": [x, y, width, height],
                 "area": width * height,
                 "iscrowd": 0,
                 "score": score,
+                **fields[i],
             }
             for i, ((x, y, _, _), (width, height), kind, score) in enumerate(rows)
         ]
@@ -290,12 +360,23 @@ class AveragePrecision:
 
         coco = COCO()
         coco.dataset = {
-            "images": [{"id": i + 1} for i in range(self._images)],
+            "images": self._images,
             "categories": [{"id": i + 1} for i in range(self.classes)],
             "annotations": annotations,
         }
         coco.createIndex()
         return coco
+
+
+def _rotated_overlaps(evaluation: Any, image: int, kind: int) -> Any:
+    """Computes what pycocotools' ``computeIoU`` does, of rotated boxes; an ignored region counts like a box."""
+    truth, found = evaluation._gts[image, kind], evaluation._dts[image, kind]
+    if not truth and not found:
+        return []
+    found = sorted(found, key=lambda entry: -entry["score"])[: evaluation.params.maxDets[-1]]
+    return overlaps_of_rotated(
+        *(np.array([each["rotated"] for each in side]).reshape(-1, 5) for side in (found, truth))
+    )
 
 
 def _mean(values: np.ndarray) -> float:

@@ -99,12 +99,12 @@ def set_input_shapes(graph: ir.Model, shapes: Mapping[str, Sequence[int | str]])
     InferShapes()(graph)
 
 
-def fix_inputs(graph: ir.Model, values: Mapping[str, int | float]) -> dict[str, np.ndarray]:
+def fix_inputs(graph: ir.Model, values: Mapping[str, int | float | np.ndarray]) -> dict[str, np.ndarray]:
     """Makes inputs constants, in place, so that what they decide is computed once.
 
     Args:
         graph: the graph; changed in place.
-        values: the number that fills each input, by name; dimensions that are open become 1.
+        values: the number, or the last dimension, that fills each input, by name; dimensions that are open become 1.
 
     Returns:
         The arrays of the inputs, by name.

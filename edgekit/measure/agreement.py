@@ -11,8 +11,9 @@ import numpy as np
 from edgekit.data.images import Placement
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.quantize.compare import OutputNoise
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.tasks.classify import logits_from_outputs
-from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
+from edgekit.runtime.tasks.detector import boxes_from_outputs
 from edgekit.specs import EXACT_DB
 
 __all__ = [
@@ -120,9 +121,9 @@ def agreement_of_outputs(reference: Sequence[Arrays], got: Sequence[Arrays], man
 def _detections(outputs: Sequence[Arrays], manifest: Manifest) -> list[Detections]:
     """Returns the detections in the first input of each batch, in px of the input."""
     size = _input_size(manifest)
-    place = Placement((1.0, 1.0), (0.0, 0.0), size)
+    place = Placement((1.0, 1.0), (0.0, 0.0), size, size)
     first = [{name: np.asarray(array[:1], np.float32) for name, array in each.items()} for each in outputs]
-    return [detections_from_outputs(each, manifest, place) for each in first]
+    return [boxes_from_outputs(each, manifest, place) for each in first]
 
 
 def _input_size(manifest: Manifest) -> tuple[int, int]:

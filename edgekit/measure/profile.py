@@ -172,10 +172,11 @@ def measure(
     on_gpu = backend(session.manifest.backend).on_gpu
     watched = PowerWatch(sensor(on_gpu=on_gpu) if power else "")
     with watched.idle_then_beside():
+        # Before the warm-up: threads of a backend fall asleep while it reads the sensors, and the next run wakes them.
+        watch = ConditionWatch(gpus=on_gpu)
         for _ in range(warmup):
             once()
         after = resident_bytes()
-        watch = ConditionWatch(gpus=on_gpu)
         before = processor_time()
         rows, ends = _rows(once, _Length(runs, duration_s, claim, stages.index("inference")), watch, progress)
         others = disturbance_by_others(before, processor_time())

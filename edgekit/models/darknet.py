@@ -9,11 +9,13 @@ The layout is that of ``load_weights_upto`` and the functions that it calls in D
 - fully connected layer (``[connected]``): bias, weights by output, then scale, running mean and running variance if
   there is a normalization; in files with a version above 1000 the weights are transposed, by input;
 - locally connected layer (``[local]``): bias by channel, then kernels by position;
+- a file for fine-tuning, such as ``yolov4.conv.137``, ends after a layer (``darknet partial``);
 - all values are little-endian.
 """
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgekit.arguments import either
 from edgekit.errors import ModelError
 from edgekit.models.blocks import LocallyConnected
 
@@ -80,12 +83,16 @@ def _is_transposed(major: int, minor: int) -> bool:
     return major > _TRANSPOSED or minor > _TRANSPOSED
 
 
-def load_darknet(module: nn.Module, path: Path) -> None:
+def load_darknet(module: nn.Module, path: Path, *, partial: bool = False) -> tuple[str, ...]:
     """Loads a Darknet file into a module, one tensor at a time.
 
     Args:
         module: a module with its layers in Darknet's order.
         path: the file.
+        partial: accept a file that ends after one of the layers.
+
+    Returns:
+        The names of the layers that are not in the file.
 
     Raises:
         ModelError: the file is not a Darknet file, or its number of values differs from the module's. After an error
@@ -94,10 +101,13 @@ def load_darknet(module: nn.Module, path: Path) -> None:
     """
     layers = _layers(module)
     with path.open("rb") as file:
-        transposed = _skip_header(file, path, layers)
-        for layer in layers:
+        transposed, count = _skip_header(file, path, layers)
+        if count < len(layers) and not partial:
+            raise _ends_early(path, layers, count)
+        for layer in layers[:count]:
             for what, tensor in layer.tensors(transposed=transposed):
                 _read(file, path, f"{layer.name}: {what}", tensor)
+    return tuple(layer.name for layer in layers[count:])
 
 
 def save_darknet(module: nn.Module, path: Path, *, minor: int = 2, seen: int = 0) -> None:
@@ -148,25 +158,34 @@ def _unsupported(name: str, got: str) -> ModelError:
     )
 
 
-def _skip_header(file: BinaryIO, path: Path, layers: list[Layer]) -> bool:
+def _skip_header(file: BinaryIO, path: Path, layers: list[Layer]) -> tuple[bool, int]:
     """Checks the header and the file size, and seeks to the first weight.
 
     Returns:
-        Whether the weights of fully connected layers are transposed.
+        Whether the weights of fully connected layers are transposed; and the number of layers in the file.
     """
     head = file.read(_VERSION.size)
     if not is_darknet(head):
         raise ModelError(f"weights {path}: expected a Darknet file of version 0.1 or 0.2, got the header {head!r}")
     major, minor, _ = _VERSION.unpack(head)
     available = file.seek(0, 2) - _VERSION.size
-    needed = sum(layer.floats() for layer in layers) * _FLOAT_BYTES
+    ends = [_FLOAT_BYTES * floats for floats in itertools.accumulate(layer.floats() for layer in layers)]
+    needed = ends[-1] if ends else 0
     transposed = _is_transposed(major, minor)
     usual = 8 if minor >= 2 and not transposed else 4
     counter = next((size for size in (8, 4) if available - size == needed), usual)
-    if available - counter != needed:
+    if available - counter not in (needed, *ends):
         raise _wrong_length(path, layers, max(available - counter, 0))
     file.seek(_VERSION.size + counter)
-    return transposed
+    return transposed, ends.index(available - counter) + 1 if ends else 0
+
+
+def _ends_early(path: Path, layers: list[Layer], count: int) -> ModelError:
+    train = either("edgekit train MODEL --weights FILE", "edgekit.train(MODEL, weights=FILE)")
+    return ModelError(
+        f"weights {path}: expected {len(layers)} layers, got {count}: the file ends after '{layers[count - 1].name}'",
+        hint=f"weights like these are for fine-tuning: {train}; if they should be complete, download the file again",
+    )
 
 
 def _wrong_length(path: Path, layers: list[Layer], got_bytes: int) -> ModelError:

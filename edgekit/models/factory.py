@@ -27,9 +27,14 @@ def module_from_recipe(recipe: Recipe, *, seed: int = 0) -> nn.Module:
 
     Raises:
         RecipeError: the number of parameters differs from the recipe's.
-        UsageError: the factory does not exist.
+        UsageError: the factory does not exist, or the recipe is of an ONNX file.
         ExportError: the factory failed.
     """
+    if not recipe.model.factory:
+        raise UsageError(
+            f"recipe '{recipe.name}': expected one with a module, got one of the ONNX file {recipe.model.onnx}",
+            hint="train the module that the file was exported from",
+        )
     module = module_from_factory(recipe.model.factory, recipe.model.arguments, seed=seed)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     if parameters != recipe.model.parameters:

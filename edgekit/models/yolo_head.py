@@ -21,10 +21,13 @@ def yolo_head(in_channels: int, anchors: int, classes: int) -> nn.Conv2d:
 def initialize_heads(module: nn.Module, anchors: int, classes: int) -> None:
     """Initializes direct child convolutions whose name starts with ``head``, with low objectness.
 
+    A child may be a convolution with an activation, such as the sigmoid of Darknet's ``new_coords``.
+
     Untrained heads then detect almost nothing, as trained heads do in most cells, so decoding takes as long as for a
     trained model.
     """
-    for name, head in module.named_children():
+    for name, child in module.named_children():
+        head = getattr(child, "conv", child)
         if isinstance(head, nn.Conv2d) and name.startswith("head"):
             nn.init.normal_(head.weight, std=0.01)
             assert head.bias is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,10 @@ from edgekit.engine.bundle.replacing import replaced_engine
 from edgekit.errors import BackendUnavailable, EngineMismatch, needs_extra
 from edgekit.measure.agreement import Accuracy, agreement_of_outputs, compared_pictures
 from edgekit.measure.compare import BuiltEngine, MeasuredEngine, measured_engine
+from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.model_kind import name_of
 from edgekit.pipeline.validate import build_config, require_buildable
-from edgekit.progress import Advance, Progress, Warnings
+from edgekit.progress import Advance, Progress, shown_progress
 from edgekit.recipe.schema import Preprocess
 from edgekit.report.html.build import write_build_report
 from edgekit.specs import Precision
@@ -46,27 +47,30 @@ def build(
     target: Literal["cpu", "openvino", "tensorrt", "tensorrt-rtx", "null"] | None = None,
     weights: str | Path | None = None,
     labels: str | Path | None = None,
-    calib: str | Path | None = None,
+    calib: str | Path | SupportsArray | Iterable[Any] | Callable[[], Any] | None = None,
     calib_method: Literal["minmax", "percentile", "entropy", "mse"] | None = None,
     calib_images: int | None = None,
     calib_column: str | None = None,
     keep_float: Sequence[str] = (),
     output: str | Path | None = None,
     shape: Sequence[int | Sequence[int]] | None = None,
-    input: Mapping[str, int | float | Sequence[int | Sequence[int]]] | None = None,
+    input: SupportsArray | Mapping[str, Any] | Sequence[Any] | None = None,
     preprocess: Preprocess | Mapping[str, Any] | None = None,
     opset: int | None = None,
     seed: int = 0,
     threads: int = 0,
     profile: bool = True,
     allow_noise: bool = False,
+    head: str | None = None,
+    head_option: Mapping[str, Any] | None = None,
+    no_head: bool = False,
     batch: int | Sequence[int] | None = None,
     attention: Literal["auto", "off", "native", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
     graph_only: bool = False,
     force: bool = False,
     engine: BackendOptions | Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> Path:
     """Compiles a model into an engine.
 
@@ -78,18 +82,22 @@ def build(
         weights: a Darknet, PyTorch or safetensors file, or a published weight set of the recipe, such as ``coco``.
         labels: file with the names of the model's classes: one per line, a data YAML or COCO JSON; default: those that
             the weights were trained with, else those of the model.
-        calib: images to calibrate INT8 on: a folder, a manifest, or the name of a shipped set.
+        calib: what INT8 is calibrated on: a folder, a manifest, or the name of a set; or a PyTorch ``DataLoader``, an
+            iterable of arrays, of dictionaries of arrays by input name or of (input, target) pairs, one array, or a
+            function that returns one of these. An iterable is read once. Arrays of uint8 and Pillow images are images,
+            which are preprocessed; other arrays are inputs of the model. A first dimension may be another batch.
         calib_method: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
-        calib_images: calibrate on at most this many images.
+        calib_images: calibrate on at most this many images; default: all of a folder or manifest, 256 of others.
         calib_column: header of the target column of a CSV table to calibrate on; default: the last column.
         keep_float: name patterns of graph nodes that stay in float.
         output: folder of the bundle; default: ``engines/NAME-PRECISION-TARGET``.
         shape: ``(H, W)`` of the image, or all sizes of the first input.
-        input: shapes of the inputs of a module or an ONNX file by name; the name ``""`` is the first input. Inputs of
-            a module are float32, unless the name ends in another element type: ``ids:int64``. Here and in ``shape``,
-            a tuple of min, opt and max in place of a number makes a dimension dynamic: its size is chosen at run time,
-            as in ``(1, 3, 48, (32, 320, 2048))``. A number in place of a shape fixes the value of an ONNX file's input:
-            ``{"sr": 16000}``.
+        input: example inputs of a module or an ONNX file: a tensor, a tuple of tensors in the order of its arguments,
+            or a dictionary of tensors by name; names, element types and shapes are taken from them. Or shapes by name;
+            the name ``""`` is the first input. Such inputs of a module are float32, unless the name ends in another
+            element type: ``ids:int64``. Here and in ``shape``, a tuple of min, opt and max in place of a number makes
+            a dimension dynamic: its size is chosen at run time, as in ``(1, 3, 48, (32, 320, 2048))``. A number in
+            place of a shape fixes the value of an ONNX file's input: ``{"sr": 16000}``.
         preprocess: how images become inputs: a complete `Preprocess`, or fields that replace those of the recipe or
             the defaults: ``{"color": "bgr"}``.
         opset: the ONNX opset to export to.
@@ -99,6 +107,9 @@ def build(
             original model.
         allow_noise: build an engine whose outputs differ from those of the original model by more than its precision
             explains; a note says by how much.
+        head: the family of an ONNX detector's outputs, such as ``yolov8``; default: the one that they look like.
+        head_option: parameters of ``head``, as in a recipe: ``{"extras": 32, "masks": "output1"}``.
+        no_head: keep the outputs of an ONNX detector as arrays.
         batch: batch size: a number, or the min, opt and max of a range. It replaces a first dimension of 1 in
             ``input`` and ``shape``.
         attention: ``auto`` computes attention in the way that measured fastest on the target; ``off`` treats it as any
@@ -108,7 +119,8 @@ def build(
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
         force: replace an engine of another model, precision or target at ``output``.
         engine: options of the target's backend: its struct, or some of its fields by name.
-        progress: receives every stage and note; without one, notes are warnings of the category `EdgeKitWarning`.
+        progress: True shows the stages on a terminal and in a notebook, False does not; notes are warnings of the
+            category `EdgeKitWarning`. An object of your own receives stages and notes.
 
     Returns:
         The bundle's folder.
@@ -121,14 +133,14 @@ def build(
     name = name_of(model)
     require_buildable(config)
     place = config.output.output or Path("engines") / f"{name}-{config.target.precision}-{config.target.target}"
-    progress = progress or Warnings()
     replaced = replaced_engine(
         place, name=name, precision=str(config.target.precision), target=config.target.target, force=config.output.force
     )
-    with write_bundle(place, progress) as folder:
-        _run_stages(folder, place, config, _Recorder(progress))
-    if replaced:
-        progress.note(replaced)
+    with shown_progress(progress) as shown:
+        with write_bundle(place, shown) as folder:
+            _run_stages(folder, place, config, _Recorder(shown))
+        if replaced:
+            shown.note(replaced)
     return place
 
 
@@ -149,7 +161,15 @@ class _Recorder:
 
 
 def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recorder) -> None:
-    """Runs the stages in the staging folder of the bundle at ``place``."""
+    """Runs the stages in the staging folder of the bundle at ``place``, and writes the manifest."""
+    # Calibration data of the caller may be larger than memory, which a system's temporary folder may be in.
+    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch:
+        manifest = _built(folder, Path(scratch), place, config, progress)
+    seal(folder, msgspec.structs.replace(manifest, notes=tuple(progress.notes)))
+
+
+def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progress: _Recorder) -> Manifest:
+    """Builds the engine; ``scratch`` is for files that are not part of it."""
     # Imported here: PyTorch and onnx load only when a model is built, and an error names them if they are missing.
     with needs_extra("building an engine", "build"):
         from edgekit.pipeline.calibrate import calibrate
@@ -167,7 +187,7 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
     model = with_class_names(load_model(config.model, progress), config.model, progress)
     require_room(place, _needed_bytes(model, config))
     runs_here = _runs_here(target, progress)
-    inputs = model_inputs(model, config.calibration, target, progress)
+    inputs = model_inputs(model, config.calibration, target, progress, scratch)
     reference = reference_outputs(model, inputs, progress)
     verifier = Verifier(
         model=model,
@@ -183,28 +203,26 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
     model = replace(model, input_statistics=model.input_statistics or calibration.input_statistics)
     typed = typed_graph(model, calibration, target, progress)
     verifier.verify_typed(typed, measured=runs_here)
-    with tempfile.TemporaryDirectory(prefix=".float-", dir=folder) as scratch:
-        engines = compile_engines(
-            folder,
-            Path(scratch),
-            model,
-            typed,
-            calibration,
-            config,
-            progress,
-            reference=runs_here and config.output.profile,
-        )
-        manifest = engines[-1].manifest
-        if calibration.table is not None and target.precision is Precision.INT8:
-            write_table(calibration.table, folder / "calibration.json")
-        if runs_here and _is_for_here(manifest, progress):
-            measured = _verified(engines, typed, verifier, latency=config.output.profile)
-            if config.output.profile:
-                facts = _facts(model, typed, calibration, target)
-                facts |= {"build_s": time.perf_counter() - started}
-                _write_report(folder, measured, facts, verifier, manifest)
-    verification = verifier.verification()
-    seal(folder, msgspec.structs.replace(manifest, verification=verification, notes=tuple(progress.notes)))
+    engines = compile_engines(
+        folder,
+        scratch,
+        model,
+        typed,
+        calibration,
+        config,
+        progress,
+        reference=runs_here and config.output.profile,
+    )
+    manifest = engines[-1].manifest
+    if calibration.table is not None and target.precision is Precision.INT8:
+        write_table(calibration.table, folder / "calibration.json")
+    if runs_here and _is_for_here(manifest, progress):
+        measured = _verified(engines, typed, verifier, latency=config.output.profile)
+        if config.output.profile:
+            facts = _facts(model, typed, calibration, target)
+            facts |= {"build_s": time.perf_counter() - started}
+            _write_report(folder, measured, facts, verifier, manifest)
+    return msgspec.structs.replace(manifest, verification=verifier.verification())
 
 
 def _runs_here(target: TargetConfig, progress: Progress) -> bool:

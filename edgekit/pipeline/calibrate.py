@@ -13,6 +13,7 @@ import numpy as np
 
 from edgekit.config import CalibrationConfig, TargetConfig
 from edgekit.data.calibration.calibration_set import CalibrationSet
+from edgekit.data.calibration.given_samples import GivenSamples
 from edgekit.data.images import preprocess
 from edgekit.data.input_statistics import (
     ENOUGH_INPUTS,
@@ -164,7 +165,7 @@ def _with_black_and_white(table: CalibrationTable, model: LoadedModel, samples: 
     """Widens the range of an image input to black..white."""
     # Dark calibration images must not make bright images overflow.
     spec = specs_at(model.inputs, model.shapes)[0]
-    shown = not isinstance(samples, CalibrationSet) or samples.has_images
+    shown = not isinstance(samples, (CalibrationSet, GivenSamples)) or samples.has_images
     if model.preprocess is None or not shown or spec.name not in table.ranges:
         return table
     plain = [np.full((1, 1, 3), level, np.uint8) for level in (0, 255)]

@@ -12,7 +12,8 @@ from edgekit.models.cfg.recipe import names_file
 from edgekit.models.weights.origin import WeightsOrigin, origin_of_weights
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
-from edgekit.recipe.classes import check_class_names, class_count
+from edgekit.recipe.schema import load_recipe, recipe_names
+from edgekit.runtime.class_names import check_class_names, class_count
 
 __all__ = ["with_class_names"]
 
@@ -44,8 +45,23 @@ def with_class_names(model: LoadedModel, config: ModelConfig, progress: Progress
         names = origin.labels + tuple(str(i) for i in rest)
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         progress.note(f"the class names are those that the weights were trained with: {shown}")
+    elif not names and (published := _names_of_published(model, classes)):
+        names = published
+        progress.note(f"the class names are those of the published weights: {names[0]}, {names[-1]} and others")
     elif names and model.origin.kind == "cfg":
         named = names_file(Path(config.model), len(names))
         if named is not None and named.stem != Path(config.model).stem:
             progress.note(f"the class names are those of {named.name}, which is next to {Path(config.model).name}")
     return dataclasses.replace(model, labels=names, input_statistics=origin.inputs)
+
+
+def _names_of_published(model: LoadedModel, classes: int | None) -> tuple[str, ...]:
+    """Returns the class names of the recipe that publishes the weights of the model, found by their hash."""
+    weights = model.origin.weights
+    if weights is None or not weights.sha256:
+        return ()
+    for recipe in map(load_recipe, recipe_names()):
+        known = [each.sha256 for each in recipe.weights.values()]
+        if any(weights.sha256.startswith(sha256) for sha256 in known) and len(recipe.labels.names) == classes:
+            return recipe.labels.names
+    return ()

@@ -153,6 +153,7 @@ def _compiled_graph(
         preprocess=model.preprocess,
         postprocess=model.postprocess,
         labels=model.labels,
+        recognized=model.recognized,
         input_statistics=model.input_statistics,
         expects=model.expects,
         calibration=calibration,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,22 +13,24 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.arguments import argument
-from edgekit.config import BackendOptions, BuildConfig
+from edgekit.config import BackendOptions, BuildConfig, CalibrationConfig
 from edgekit.data.calibration.calibration_set import calibration_set
+from edgekit.data.calibration.given_samples import given_samples
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.engine.backend import BuildOptions, backend, build_options_of
-from edgekit.engine.bundle.manifest import GRAPH, check_files, read_manifest
+from edgekit.engine.bundle.manifest import GRAPH, Manifest, check_files, read_manifest
 from edgekit.errors import BackendUnavailable, EngineMismatch, UsageError
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import InferShapes, optimize
 from edgekit.measure.noise_report import NoiseReport, SmallestGraph
+from edgekit.option.objects import CalibrationData, SupportsArray
 from edgekit.pipeline.calibrate import calibrate
-from edgekit.pipeline.inputs import DEFAULT_SET, model_inputs
+from edgekit.pipeline.inputs import DEFAULT_SET, Samples, model_inputs
 from edgekit.pipeline.load_model import load_model
 from edgekit.pipeline.precision import typed_graph
 from edgekit.pipeline.reference import reference_outputs
 from edgekit.pipeline.smallest import smallest_graph, without_activation_pairs
-from edgekit.pipeline.validate import build_config, require_buildable
+from edgekit.pipeline.validate import build_config, calibration_config, require_buildable
 from edgekit.pipeline.values import engine_values, graph_values
 from edgekit.pipeline.verify import Verifier
 from edgekit.progress import Progress, Silent
@@ -64,17 +67,20 @@ def debug(
     save: str | Path | None = None,
     weights: str | Path | None = None,
     labels: str | Path | None = None,
-    calib: str | Path | None = None,
+    calib: str | Path | SupportsArray | Iterable[Any] | Callable[[], Any] | None = None,
     calib_method: Literal["minmax", "percentile", "entropy", "mse"] | None = None,
     calib_images: int | None = None,
     calib_column: str | None = None,
     keep_float: Sequence[str] = (),
     shape: Sequence[int | Sequence[int]] | None = None,
-    input: Mapping[str, int | float | Sequence[int | Sequence[int]]] | None = None,
+    input: SupportsArray | Mapping[str, Any] | Sequence[Any] | None = None,
     preprocess: Preprocess | Mapping[str, Any] | None = None,
     opset: int | None = None,
     seed: int = 0,
     threads: int = 0,
+    head: str | None = None,
+    head_option: Mapping[str, Any] | None = None,
+    no_head: bool = False,
     batch: int | Sequence[int] | None = None,
     attention: Literal["auto", "off", "native", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
@@ -105,6 +111,9 @@ def debug(
         opset: ONNX opset to export to.
         seed: seed of random weights.
         threads: threads that the engine runs on.
+        head: family of a detector's outputs.
+        head_option: parameters of ``head``.
+        no_head: keep the outputs of a detector as arrays.
         batch: batch size, or its range.
         attention: how attention is computed.
         half_io: half precision for inputs and outputs too.
@@ -117,12 +126,15 @@ def debug(
     given = {name: value for name, value in locals().items() if name not in OWN_ARGUMENTS}
     notes = _Notes(progress or Silent())
     if isinstance(model, (str, Path)) and Path(model).is_dir():
-        images = None if calib is None else str(calib)
-        case = _case_of_engine(Path(model), against, images, notes, graph_only=graph_only)
+        data = calibration_config(calib=calib)
+        with tempfile.TemporaryDirectory() as scratch:
+            case = _case_of_engine(Path(model), against, data, notes, Path(scratch), graph_only=graph_only)
     else:
         config = build_config(**given)
         require_buildable(config)
-        case = _case_of_model(config, None if against is None else str(against), notes, graph_only=graph_only)
+        right = None if against is None else str(against)
+        with tempfile.TemporaryDirectory() as scratch:
+            case = _case_of_model(config, right, notes, Path(scratch), graph_only=graph_only)
     return _report(case, notes, None if save is None else Path(save))
 
 
@@ -173,10 +185,12 @@ class _Case:
         return engine_values(graph, self.target, self.options, feeds) if self.on_engine else graph_values(graph, feeds)
 
 
-def _case_of_model(config: BuildConfig, against: str | None, notes: _Notes, *, graph_only: bool) -> _Case:
+def _case_of_model(
+    config: BuildConfig, against: str | None, notes: _Notes, scratch: Path, *, graph_only: bool
+) -> _Case:
     target, precision = config.target, config.target.precision
     model = load_model(config.model, notes)
-    inputs = model_inputs(model, config.calibration, target, notes)
+    inputs = model_inputs(model, config.calibration, target, notes, scratch)
     verifier = Verifier(
         model=model,
         inputs=inputs,
@@ -212,7 +226,13 @@ def _case_of_model(config: BuildConfig, against: str | None, notes: _Notes, *, g
 
 
 def _case_of_engine(
-    place: Path, against: str | Path | None, calib: str | None, notes: _Notes, *, graph_only: bool
+    place: Path,
+    against: str | Path | None,
+    data: CalibrationConfig,
+    notes: _Notes,
+    scratch: Path,
+    *,
+    graph_only: bool,
 ) -> _Case:
     manifest = read_manifest(place)
     if GRAPH not in manifest.files:
@@ -229,8 +249,7 @@ def _case_of_engine(
             f"{argument('graph_only', True)}: an engine's graph would be compared with itself",
             hint=f"add {argument('against', like='FILE.onnx')}, or leave it out",
         )
-    images = manifest.preprocess is not None
-    samples = calibration_set(calib or DEFAULT_SET, limit=COMPARED) if calib or images else RandomInputs(COMPARED)
+    samples = _samples_for(manifest, data.calib, notes, scratch)
     found = samples.feeds(manifest.inputs, manifest.preprocess, manifest.shapes)
     feeds = [arrays for _, arrays in islice(found, COMPARED)]
     on_engine = not graph_only and _runs(manifest.backend, notes)
@@ -254,6 +273,22 @@ def _case_of_engine(
         feeds=feeds,
         outputs_db=manifest.verification.sqnr_db if manifest.verification else {},
     )
+
+
+def _samples_for(manifest: Manifest, calib: str | CalibrationData | None, notes: _Notes, scratch: Path) -> Samples:
+    if isinstance(calib, CalibrationData):
+        return given_samples(
+            calib.value,
+            manifest.inputs,
+            manifest.preprocess,
+            manifest.shapes,
+            limit=COMPARED,
+            folder=scratch,
+            progress=notes,
+        )
+    if calib or manifest.preprocess is not None:
+        return calibration_set(calib or DEFAULT_SET, limit=COMPARED)
+    return RandomInputs(COMPARED)
 
 
 def _runs(target: str, notes: _Notes) -> bool:

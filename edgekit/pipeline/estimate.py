@@ -12,6 +12,7 @@ from edgekit.measure.estimate import Estimate, estimate_from_layers
 from edgekit.measure.fused_layers import fused_layers
 from edgekit.measure.peaks import machine_peaks, peaks_from_machine
 from edgekit.measure.roofline import roofline_from_layers
+from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.inspect import inspect
 from edgekit.progress import Progress
 from edgekit.specs import specs_at
@@ -30,7 +31,7 @@ def estimate(
     board: str,
     precision: Literal["int8", "fp16", "fp32"] | None = None,
     shape: Sizes | None = None,
-    input: Mapping[str, Sizes] | None = None,
+    input: SupportsArray | Mapping[str, Any] | Sequence[Any] | None = None,
     progress: Progress | None = None,
 ) -> Estimate:
     """Estimates the latency of a model on a board: the least by the roofline model, and what engines reach of it.
@@ -40,7 +41,7 @@ def estimate(
         board: key of a board, such as ``orin-nano``, or ``this-machine``.
         precision: precision of all layers; default: INT8, and for an engine the precision of each layer in it.
         shape: ``(H, W)`` of the image, or all sizes of the first input; not for an engine.
-        input: shapes of the inputs of a module or an ONNX file by name; not for an engine.
+        input: example inputs of a module or an ONNX file, or shapes by name, as in `edgekit.build`; not for an engine.
         progress: shows the progress of measuring this machine.
 
     Raises:

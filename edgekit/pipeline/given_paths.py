@@ -24,7 +24,7 @@ def require_given_paths(config: BuildConfig) -> None:
     Raises:
         UsageError: one of them is neither a known name nor a path that exists.
     """
-    if config.calibration.calib is not None:
+    if isinstance(config.calibration.calib, str):
         _require_calibration_data(config.calibration.calib)
     _require_weights(config)
 

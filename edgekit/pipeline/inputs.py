@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -13,9 +14,11 @@ from edgekit.arguments import argument
 from edgekit.config import CalibrationConfig, TargetConfig
 from edgekit.data.calibration.calibration_set import CalibrationSet, calibration_set, calibration_set_names
 from edgekit.data.calibration.example_feeds import ExampleFeeds
+from edgekit.data.calibration.given_samples import GivenSamples, given_samples
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.data.examples import data_set, data_set_names, is_data_set
 from edgekit.errors import CalibrationError, UsageError, nearest
+from edgekit.option.objects import CalibrationData
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress, Silent
 from edgekit.specs import Precision, TensorSpec
@@ -32,7 +35,7 @@ MIN_MAX_INPUTS = 4
 """Number of them that are resized to the min and max shapes."""
 
 Feed: TypeAlias = "dict[str, np.ndarray]"
-Samples: TypeAlias = "CalibrationSet | ExampleFeeds | RandomInputs"
+Samples: TypeAlias = "CalibrationSet | ExampleFeeds | GivenSamples | RandomInputs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +53,22 @@ class Inputs:
     min_max_feeds: Sequence[Sequence[Feed]] = ()
 
 
-def model_inputs(model: LoadedModel, config: CalibrationConfig, target: TargetConfig, progress: Progress) -> Inputs:
+def model_inputs(
+    model: LoadedModel,
+    config: CalibrationConfig,
+    target: TargetConfig,
+    progress: Progress,
+    scratch: Path | None = None,
+) -> Inputs:
     """Chooses the inputs that the model is calibrated and compared on.
+
+    Args:
+        model: the model.
+        config: the calibration data.
+        target: inputs of other precisions than INT8 need fewer samples.
+        progress: receives stages and notes.
+        scratch: an existing folder for data that can be read only once, and which must exist as long as the inputs;
+            None keeps such data in memory.
 
     Raises:
         UsageError: the calibration set is unknown.
@@ -61,7 +78,7 @@ def model_inputs(model: LoadedModel, config: CalibrationConfig, target: TargetCo
     if target.precision is not Precision.INT8:
         config = replace(config, calib_images=config.calib_images or HALF_IMAGES)
     # Nothing is calibrated on the inputs of the others, so notes about them do not help the user.
-    samples = calibration_inputs(model, config, progress if calibrated else Silent())
+    samples = calibration_inputs(model, config, progress if calibrated else Silent(), scratch)
     found = samples.feeds(model.inputs, model.preprocess, model.shapes)
     feeds = [arrays for _, arrays in itertools.islice(found, COMPARED_INPUTS)]
     if not feeds:
@@ -72,22 +89,37 @@ def model_inputs(model: LoadedModel, config: CalibrationConfig, target: TargetCo
     return Inputs(samples=samples, feeds=feeds, min_max_feeds=_min_max_feeds(feeds[:MIN_MAX_INPUTS], model))
 
 
-def calibration_inputs(model: LoadedModel, config: CalibrationConfig, progress: Progress) -> Samples:
+def calibration_inputs(
+    model: LoadedModel, config: CalibrationConfig, progress: Progress, scratch: Path | None = None
+) -> Samples:
     """Returns the inputs to calibrate on: the set of the user or the recipe, else shipped images, else random numbers.
+
+    ``scratch`` is as in `model_inputs`.
 
     Raises:
         UsageError: the set is unknown.
         CalibrationError: the set is empty.
     """
-    named = config.calib or (model.policy.calibration if model.policy else "")
+    given = config.calib
+    named = str(given or (model.policy.calibration if model.policy else ""))
     if config.calib_column is not None:
-        if not is_data_set(named):
+        if isinstance(given, CalibrationData) or not is_data_set(named):
             got = f"'{named}'" if named else "none"
             raise UsageError(
                 f"{argument('calib_column', config.calib_column)}: expected a CSV table with "
                 f"{argument('calib')}, got {got}"
             )
         return _examples(named, model, config)
+    if isinstance(given, CalibrationData):
+        return given_samples(
+            given.value,
+            model.inputs,
+            model.preprocess,
+            model.shapes,
+            limit=config.calib_images,
+            folder=scratch,
+            progress=progress,
+        )
     if named:
         return _named_inputs(named, model, config)
     if model.preprocess is None:

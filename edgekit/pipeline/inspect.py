@@ -11,6 +11,7 @@ import msgspec
 from edgekit.arguments import argument
 from edgekit.errors import UsageError, needs_extra
 from edgekit.measure.inspection import Inspection, inspection_from_bundle, inspection_from_stats
+from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.pipeline.validate import model_config
 from edgekit.progress import Silent
@@ -25,7 +26,7 @@ def inspect(
     model: Any,
     *,
     shape: Sizes | None = None,
-    input: Mapping[str, Sizes] | None = None,
+    input: SupportsArray | Mapping[str, Any] | Sequence[Any] | None = None,
     precision: Literal["int8", "fp16", "fp32"] | None = None,
 ) -> Inspection:
     """Lists the layers of a model or an engine with their shapes, precisions and sizes.
@@ -34,7 +35,7 @@ def inspect(
         model: the folder of an engine, which need not run on this machine; or a model, as in `edgekit.build`. A
             reference model gets random weights.
         shape: ``(H, W)`` of the image, or all sizes of the first input; not for an engine.
-        input: shapes of the inputs of a module or an ONNX file by name; not for an engine.
+        input: example inputs of a module or an ONNX file, or shapes by name, as in `edgekit.build`; not for an engine.
         precision: count bytes as in this precision; not for an engine.
 
     Raises:
@@ -44,7 +45,7 @@ def inspect(
     """
     if not isinstance(model, (str, Path)) or not Path(model).is_dir():
         return _of_model(model, shape, input, precision_from_name(precision) if precision else None)
-    if shape or input:
+    if shape is not None or input is not None:
         raise UsageError(
             f"{argument('shape')} and {argument('input')} go with models, not with an engine: its shapes were "
             "fixed when it was built",
@@ -58,9 +59,7 @@ def inspect(
     return inspection_from_bundle(Path(model))
 
 
-def _of_model(
-    model: Any, shape: Sizes | None, inputs: Mapping[str, Sizes] | None, precision: Precision | None
-) -> Inspection:
+def _of_model(model: Any, shape: Sizes | None, inputs: Any, precision: Precision | None) -> Inspection:
     kind_of(model)  # an unknown name is reported before a missing package
     # Imported here: an engine is inspected without PyTorch and onnx.
     with needs_extra("inspecting a model", "build"):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -19,6 +17,7 @@ from edgekit.arguments import argument, either
 from edgekit.config import ModelConfig
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import ExportError, UsageError
+from edgekit.graph.export.call import ModuleCall, call_of_examples, call_of_names
 from edgekit.graph.export.check import compare_with_module
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.export.original import ModuleOriginal
@@ -27,11 +26,14 @@ from edgekit.graph.load.upgrade_opset import OPSET
 from edgekit.graph.passes import optimize
 from edgekit.graph.sizes import MinMaxInputs
 from edgekit.models.cfg.recipe import recipe_from_cfg
+from edgekit.models.cfg.sections import network_from_cfg
 from edgekit.models.factory import module_from_factory, module_from_recipe
 from edgekit.models.weights.download import weights_file
 from edgekit.models.weights.read import load_weights
+from edgekit.option.objects import ExampleInputs
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, fitting, input_preprocess, measured_stats
 from edgekit.progress import Progress
+from edgekit.recipe.heads import CellHeads, YoloV1
 from edgekit.recipe.preprocess import merged
 from edgekit.recipe.schema import Preprocess, Recipe, Tolerance
 from edgekit.shapes import image_shape_of, open_shape, ranges_of_sizes, ranges_of_specs, with_batch
@@ -90,6 +92,8 @@ def model_from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -
 def model_from_cfg(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
     """Loads a Darknet cfg file, which becomes a recipe."""
     recipe = recipe_from_cfg(path)
+    if network_from_cfg(path).nms_kind == "diounms":
+        progress.note(f"{path.name} has nms_kind=diounms: boxes are suppressed by IoU, as with nms_kind=greedynms")
     # The layers depend on the input shape, so that another shape needs another recipe.
     if config.shape is not None:
         recipe = recipe_from_cfg(path, _one_size(recipe, _recipe_shape(recipe, config.shape)))
@@ -123,13 +127,14 @@ def _recipe_shape(recipe: Recipe, wanted: Shape) -> Shape:
     if recipe.postprocess is None:
         return shape
     sides = _one_size(recipe, shape)
-    if recipe.postprocess.kind == "yolov1" and sides != own[2:4]:
+    if isinstance(recipe.postprocess.head, YoloV1) and sides != own[2:4]:
         raise UsageError(
             f"{argument('shape')}: {recipe.name} expects {own[2]}x{own[3]}, because it has fully connected layers, got "
             f"{sides[0]}x{sides[1]}",
             hint=FITTED,
         )
-    step = math.lcm(*(head.stride for head in recipe.postprocess.heads))
+    head = recipe.postprocess.head
+    step = math.lcm(*(each.stride for each in head.heads)) if isinstance(head, CellHeads) else 1
     if any(side % step for side in sides):
         height, width = (max(step, round(side / step) * step) for side in sides)
         raise UsageError(
@@ -200,14 +205,14 @@ def model_from_module(module: object, config: ModelConfig, progress: Progress) -
             f"{argument('shape')} goes with recipes and ONNX files, not with a module", hint=_example_input()
         )
     if not config.input:
-        raise UsageError(f"'{name}': expected the shape of each input, got none", hint=_example_input())
+        raise UsageError(f"'{name}': expected example inputs or their shapes, got none", hint=_example_input())
     weights = None
     if config.weights is not None:
         with progress.stage("reading weights"):
             load_weights(module, config.weights)
         weights = bundle.WeightsInfo(source=config.weights, sha256=sha256_of(Path(config.weights)))
-    specs, shapes = _module_inputs(module, config)
-    made = _exported(module, specs, shapes, (), config.opset, Tolerance(), {}, progress)
+    inputs = _module_inputs(module, config)
+    made = _exported(module, inputs.specs, inputs.shapes, (), config.opset, Tolerance(), {}, progress, inputs.call)
     return LoadedModel(
         name=name.rpartition(":")[2].rpartition(".")[2],
         graph=made.graph,
@@ -228,14 +233,43 @@ def _example_input() -> str:
     return f"give it with {argument('input')}, such as {argument('input', EXAMPLE_INPUT)}"
 
 
-def _module_inputs(module: nn.Module, config: ModelConfig) -> tuple[list[TensorSpec], dict[str, Shape]]:
-    """Returns the specs and shapes of a module's inputs, in the order of its arguments if the names match.
+class _ModuleInputs(NamedTuple):
+    """The inputs of a module: specs in the order of the call's names, and shapes by name."""
 
-    A name may end in an element type, as in ``ids:int64``, or be only an element type.
+    specs: list[TensorSpec]
+    shapes: dict[str, Shape]
+    call: ModuleCall
+
+
+def _module_inputs(module: nn.Module, config: ModelConfig) -> _ModuleInputs:
+    """Returns the inputs of a module from the user's examples, or from shapes by name.
+
+    A name of a shape may end in an element type, as in ``ids:int64``, or be only an element type.
     """
-    specs: list[TensorSpec] = []
+    if isinstance(config.input, ExampleInputs):
+        call, examples = call_of_examples(module, config.input.tree)
+        dtypes = {name: spec.dtype for name, spec in examples.items()}
+        shapes: dict[str, Shape] = {name: tuple(map(int, spec.shape)) for name, spec in examples.items()}
+    else:
+        shapes, dtypes = _given_shapes(config.input)
+        call = call_of_names(module, list(shapes))
+    for name, dtype in dtypes.items():
+        if dtype not in DTYPES:
+            raise UsageError(
+                f"{argument('input')}: expected an element type of {', '.join(DTYPES)} for '{name}', got {dtype}",
+                hint="convert it in the module",
+            )
+    shapes = {name: with_batch(shape, config.batch) for name, shape in shapes.items()}
+    # Inputs with different ranges in the first dimension do not share one batch.
+    batched = len({shape[0] for shape in shapes.values() if shape and isinstance(shape[0], SizeRange)}) < 2
+    specs = [TensorSpec(name, dtypes[name], open_shape(name, shapes[name], batched=batched)) for name in call.names]
+    return _ModuleInputs(specs, shapes, call)
+
+
+def _given_shapes(given: Mapping[str, Shape | int | float]) -> tuple[dict[str, Shape], dict[str, str]]:
     shapes: dict[str, Shape] = {}
-    for key, shape in config.input.items():
+    dtypes: dict[str, str] = {}
+    for key, shape in given.items():
         if not isinstance(shape, tuple):
             raise UsageError(
                 f"{argument('input')}: expected the shape of '{key}', got the value {shape}: values go with ONNX files",
@@ -243,18 +277,8 @@ def _module_inputs(module: nn.Module, config: ModelConfig) -> tuple[list[TensorS
             )
         name, _, last = key.rpartition(":")
         name, dtype = (name, last) if last in DTYPES else (key, "float32")
-        name = name or "input"
-        shapes[name] = with_batch(shape, config.batch)
-        specs.append(TensorSpec(name, dtype, ()))
-    # Inputs with different ranges in the first dimension do not share one batch.
-    batched = len({shape[0] for shape in shapes.values() if shape and isinstance(shape[0], SizeRange)}) < 2
-    specs = [
-        msgspec.structs.replace(spec, shape=open_shape(spec.name, shapes[spec.name], batched=batched)) for spec in specs
-    ]
-    arguments = list(inspect.signature(module.forward).parameters)
-    if all(spec.name in arguments for spec in specs):
-        specs.sort(key=lambda spec: arguments.index(spec.name))
-    return specs, shapes
+        shapes[name or "input"], dtypes[name or "input"] = shape, dtype
+    return shapes, dtypes
 
 
 class _Export(NamedTuple):
@@ -276,11 +300,12 @@ def _exported(
     tolerance: Tolerance,
     num_values: Mapping[str, int],
     progress: Progress,
+    call: ModuleCall | None = None,
 ) -> _Export:
     opset = opset or OPSET
     with progress.stage("exporting to ONNX"):
         ranges = ranges_of_sizes(specs, sizes)
-        graph = optimize(graph_from_module(module, specs, outputs, opset=opset, ranges=ranges))
+        graph = optimize(graph_from_module(module, specs, outputs, opset=opset, ranges=ranges, call=call))
     if graph.opset_imports[""] != opset:
         raise UsageError(
             f"{argument('opset')}: expected a version that PyTorch {torch.__version__} exports to, got {opset}",
@@ -292,7 +317,7 @@ def _exported(
     min_max = checked_sizes(graph, shapes, progress)
     with progress.stage("checking the graph against PyTorch"):
         opt = specs_at(specs, shapes)
-        check = compare_with_module(graph, module, opt, tolerance.export, (0,), num_values, min_max.sizes)
+        check = compare_with_module(graph, module, opt, tolerance.export, (0,), num_values, min_max.sizes, call)
     error = max((output.relative_error for output in check.outputs), default=0.0)
     names = [value.name or "" for value in graph.graph.outputs]
-    return _Export(graph, error, shapes, min_max, ModuleOriginal(module, [spec.name for spec in specs], names))
+    return _Export(graph, error, shapes, min_max, ModuleOriginal(module, [spec.name for spec in specs], names, call))

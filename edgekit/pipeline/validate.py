@@ -24,7 +24,7 @@ from edgekit.option import given_options, given_values, option_fields, option_va
 from edgekit.pipeline.given_paths import require_given_paths
 from edgekit.specs import Precision
 
-__all__ = ["build_config", "engine_options", "model_config", "require_buildable"]
+__all__ = ["build_config", "calibration_config", "engine_options", "model_config", "require_buildable"]
 
 
 def build_config(
@@ -39,7 +39,7 @@ def build_config(
     chosen = _struct(TargetConfig, given, target=target, engine=engine_options(target, engine))
     return BuildConfig(
         model=model_config(**given),
-        calibration=_struct(CalibrationConfig, given),
+        calibration=calibration_config(**given),
         target=chosen,
         output=_struct(OutputConfig, given),
     )
@@ -52,6 +52,16 @@ def model_config(**given: Any) -> ModelConfig:
         UsageError: a value is invalid for its option.
     """
     found: ModelConfig = _struct(ModelConfig, given, model=given["model"])
+    return found
+
+
+def calibration_config(**given: Any) -> CalibrationConfig:
+    """Makes the config of a calibration from arguments of `edgekit.build`.
+
+    Raises:
+        UsageError: a value is invalid for its option.
+    """
+    found: CalibrationConfig = _struct(CalibrationConfig, given)
     return found
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.quantize.output_form import MOST_COLUMNS, WHOLE, OutputForm, Part, Select
-from edgekit.recipe.schema import Postprocess, YoloHead
+from edgekit.recipe.heads import CellHeads, Detr, Head, YoloHead, YoloV1, YoloV5, YoloV8, YoloX
+from edgekit.recipe.schema import Postprocess
 
-__all__ = ["forms_of_outputs"]
+__all__ = ["concatenated_columns", "forms_of_outputs", "selected_values"]
 
 PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 _SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
@@ -26,34 +27,58 @@ def forms_of_outputs(graph: ir.Model, postprocess: Postprocess | None = None) ->
         graph: the float graph, with inferred shapes.
         postprocess: the head; None if there is none.
     """
-    heads = {head.output: head for head in postprocess.heads} if postprocess is not None else {}
-    selected = _selected(graph.graph)
+    known = _parts_of_head(postprocess.head) if postprocess is not None else {}
+    selected = selected_values(graph.graph)
     forms = {}
     for value in graph.graph.outputs:
         name = value.name or ""
-        if postprocess is not None and name in heads:
-            forms[name] = OutputForm(_parts_of_head(heads[name], postprocess))
+        if name in known:
+            forms[name] = OutputForm(known[name], value in selected)
         else:
             forms[name] = OutputForm(_parts_of_value(value), value in selected)
     return forms
 
 
-def _parts_of_head(head: YoloHead, how: Postprocess) -> tuple[Part, ...]:
+def _parts_of_head(head: Head) -> dict[str, tuple[Part, ...]]:
+    """Returns the parts of each output of a head; see its family in `edgekit.recipe.heads` for the order of values."""
+    if isinstance(head, CellHeads):
+        return {each.output: _parts_of_cells(each, isinstance(head, YoloV1)) for each in head.heads}
+    if isinstance(head, Detr):
+        if head.logits:
+            return {head.boxes: (Part("boxes", _whole),), head.logits: (Part("scores", _whole),)}
+        return {head.boxes: (Part("boxes", _columns(2, 0, 4)), Part("scores", _columns(2, 4, None)))}
+    if not isinstance(head, YoloV5 | YoloV8 | YoloX):
+        return {}  # its outputs are sorted detections, whose form the nodes before them tell
+    axis = 1 if isinstance(head, YoloV8) and head.layout == "channels-first" else 2
+    probability = head.activation == "none"
+    boxes = Part("boxes", _columns(axis, 0, 4))
+    if isinstance(head, YoloX) or not head.extras:
+        return {head.output: (boxes, Part("scores", _columns(axis, 4, None), probability))}
+    rest = "coefficients of masks" if head.masks else "key points" if head.keypoints[0] else "angles"
+    scores = Part("scores", _columns(axis, 4, -head.extras), probability)
+    return {head.output: (boxes, scores, Part(rest, _columns(axis, -head.extras, None)))}
+
+
+def _parts_of_cells(head: YoloHead, is_v1: bool) -> tuple[Part, ...]:
     """Returns the boxes and the scores of a raw output; see `YoloHead` for their order."""
 
     def of_cells(array: np.ndarray) -> np.ndarray:
         return array.reshape(len(array), len(head.anchors), -1, *array.shape[2:])
 
-    if how.kind == "yolov1":
+    if is_v1:
         boxes = 4 * head.boxes
         return Part("boxes", lambda array: array[:, -boxes:]), Part("scores", lambda array: array[:, :-boxes])
     return (
         Part("boxes", lambda array: of_cells(array)[:, :, :4]),
-        Part("scores", lambda array: of_cells(array)[:, :, 4:]),
+        Part("scores", lambda array: of_cells(array)[:, :, 4:], head.new_coords),
     )
 
 
-def _selected(graph: ir.Graph) -> set[ir.Value]:
+def _whole(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def selected_values(graph: ir.Graph) -> set[ir.Value]:
     """Returns the values that depend on a node that selects by value."""
     found: set[ir.Value] = set()
     for node in graph:
@@ -67,32 +92,45 @@ def _parts_of_value(value: ir.Value) -> tuple[Part, ...]:
 
     Without a Concat, it is the whole output if that holds probabilities, else nothing: the nodes do not tell.
     """
+    axis, limits, joined = _joined_columns(value)
+    whole_is_probability = _is_probability(value)
+    if not limits:
+        return (WHOLE._replace(probability=True),) if whole_is_probability else ()
+    return tuple(
+        Part(f"{start}:{stop}", _columns(axis, start, stop), whole_is_probability or _is_probability(each))
+        for (start, stop), each in zip(limits, joined, strict=True)
+    )
+
+
+def concatenated_columns(value: ir.Value) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Returns the axis of an output along which values are concatenated to it, and the limits of each of them.
+
+    It is the axis with the fewest columns; no limits are returned if there is no Concat before the output.
+    """
+    axis, limits, _ = _joined_columns(value)
+    return axis, limits
+
+
+def _joined_columns(value: ir.Value) -> tuple[int, tuple[tuple[int, int], ...], list[ir.Value]]:
     best: tuple[int, int, ir.Node] | None = None
     for node, axis in _concats_before(value):
         size = value.shape[axis] if value.shape is not None else None
         if isinstance(size, int) and size <= MOST_COLUMNS and (best is None or size < best[0]):
             best = size, axis, node
     if best is None:
-        return (WHOLE._replace(probability=True),) if _is_probability(value) else ()
+        return 0, (), []
     _, axis, node = best
-    return tuple(_parts_along(axis, node, whole_is_probability=_is_probability(value)))
-
-
-def _parts_along(axis: int, node: ir.Node, *, whole_is_probability: bool) -> Iterator[Part]:
-    start = 0
-    own = _axis_of(node)
-    for value in node.inputs:
-        size = value.shape[own] if value is not None and value.shape is not None else None
-        assert value is not None and isinstance(size, int)
-        yield Part(
-            f"{start}:{start + size}",
-            _columns(axis, start, start + size),
-            whole_is_probability or _is_probability(value),
-        )
+    start, limits, joined = 0, [], []
+    for each in node.inputs:
+        size = each.shape[_axis_of(node)] if each is not None and each.shape is not None else None
+        assert each is not None and isinstance(size, int)
+        limits.append((start, start + size))
+        joined.append(each)
         start += size
+    return axis, tuple(limits), joined
 
 
-def _columns(axis: int, start: int, stop: int) -> Select:
+def _columns(axis: int, start: int, stop: int | None) -> Select:
     index = (slice(None),) * axis + (slice(start, stop),)
     return lambda array: array[index]
 

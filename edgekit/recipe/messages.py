@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import msgspec.inspect
@@ -55,12 +55,12 @@ def recipe_error(file: Path, error: msgspec.ValidationError, raw: dict[str, Any]
     text, keys = (text, _keys(path, raw, struct)) if text else (path, ())
     if match := re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL):
         name = match[1]
-        known = [field.encode_name for field in _plain(_type_at(struct, keys)).fields]
+        known = [field.encode_name for field in _type_at(struct, keys, raw).fields]
         return RecipeError(f"recipe {file}: {dotted((*keys, name))}: unknown field", hint=nearest(name, known))
     if match := re.fullmatch(r"Object missing required field `(.*)`", text):
         return RecipeError(f"recipe {file}: {dotted((*keys, match[1]))}: expected a value, got none")
-    if re.match(r"Expected `|Invalid enum value|Number out of range", text):
-        expected = _expected(text, _type_at(struct, keys))
+    if re.match(r"Expected `|Invalid (enum )?value|Number out of range", text):
+        expected = _expected(text, _type_at(struct, keys, raw))
         return RecipeError(f"recipe {file}: {dotted(keys)}: expected {expected}, got {shown(_value_at(raw, keys))}")
     return RecipeError(f"recipe {file}: {dotted(keys)}{'.' if keys else ''}{text}")
 
@@ -91,14 +91,14 @@ def _keys(path: str, raw: Any, struct: type) -> Keys:
     keys: list[str | int] = []
     for name, index in re.findall(r"\.([A-Za-z_]\w*)|\[(\d+|\.\.\.)\]", path):
         if index == "...":
-            keys.append(_invalid_key(_value_at(raw, tuple(keys)), _type_at(struct, tuple(keys))))
+            keys.append(_invalid_key(_value_at(raw, tuple(keys)), _type_at(struct, tuple(keys), raw)))
         else:
             keys.append(int(index) if index else name)
     return tuple(keys)
 
 
 def _invalid_key(table: dict[str, Any], kind: Any) -> str:
-    value_type = _plain(kind).value_type.cls
+    value_type = kind.value_type.cls
     for key, value in table.items():
         try:
             msgspec.convert(value, value_type)
@@ -113,23 +113,42 @@ def _value_at(raw: Any, keys: Keys) -> Any:
     return raw
 
 
-def _type_at(struct: type, keys: Keys) -> Any:
-    """Returns the msgspec type description of the field at ``keys``."""
+def _type_at(struct: type, keys: Keys, raw: Any) -> Any:
+    """Returns the msgspec type description of the field at ``keys``; of a string its constraints too."""
     kind: Any = msgspec.inspect.type_info(struct)
     for key in keys:
-        kind = _inner(_plain(kind), key)
-    return kind
+        kind = _inner(_plain(kind, raw), key)
+        raw = raw.get(key) if isinstance(raw, dict) else raw[int(key)] if isinstance(raw, list) else None
+    inner = _plain(kind, raw)
+    return kind if isinstance(inner, msgspec.inspect.StrType) else inner
 
 
-def _plain(kind: Any) -> Any:
-    """Strips constraints, and the ``None`` of an optional table."""
+def _plain(kind: Any, raw: Any) -> Any:
+    """Strips constraints, and the ``None`` of an optional table; chooses the member of a tagged union."""
     while isinstance(kind, msgspec.inspect.Metadata | msgspec.inspect.UnionType):
-        kind = kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind.types[0]
+        if isinstance(kind, msgspec.inspect.Metadata):
+            kind = kind.type
+            continue
+        structs = [each for each in kind.types if isinstance(each, msgspec.inspect.StructType)]
+        tagged = [each for each in structs if isinstance(raw, dict) and raw.get(each.tag_field) == each.tag]
+        if len(structs) > 1 and not tagged:  # the tag itself is wrong
+            return _Untagged(structs)
+        kind = tagged[0] if tagged else structs[0] if structs else kind.types[0]
     return kind
+
+
+class _Untagged(NamedTuple):
+    """A tagged union whose tag is unknown."""
+
+    structs: list[Any]
 
 
 def _inner(kind: Any, key: str | int) -> Any:
+    if isinstance(kind, _Untagged):
+        return msgspec.inspect.LiteralType(values=tuple(each.tag for each in kind.structs))
     if isinstance(kind, msgspec.inspect.StructType):
+        if key == kind.tag_field:
+            return msgspec.inspect.LiteralType(values=(kind.tag,))
         return next(field.type for field in kind.fields if field.encode_name == key)
     if isinstance(kind, msgspec.inspect.TupleType):
         return kind.item_types[int(key)]
@@ -141,7 +160,6 @@ def _inner(kind: Any, key: str | int) -> Any:
 def _expected(text: str, kind: Any) -> str:
     if " matching regex " in text and isinstance(kind, msgspec.inspect.Metadata):
         return str((kind.extra_json_schema or {}).get("description", text))
-    kind = _plain(kind)
     if isinstance(kind, msgspec.inspect.LiteralType):
         return f"one of {', '.join(str(value) for value in kind.values)}"
     if text == "Number out of range":

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgekit.errors import EdgeKitError, RecipeError, UsageError, nearest
+from edgekit.recipe.heads import CellHeads, Head, outputs_of, task_of_head
 from edgekit.recipe.messages import expect, recipe_error, toml_error
 from edgekit.recipe.toml_data import decoded_toml
 
@@ -30,7 +31,6 @@ __all__ = [
     "Tolerance",
     "Train",
     "Weights",
-    "YoloHead",
     "load_recipe",
     "recipe_from_file",
     "recipe_names",
@@ -41,12 +41,15 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 # A task has a module of this name in edgekit/runtime/tasks, and one in edgekit/evaluation/evaluators if it is measured.
-Task = Literal["detect", "classify", "regress", "translate", "tensor"]
+Task = Literal["detect", "segment", "pose", "obb", "classify", "regress", "translate", "tensor"]
 
 TASK_TITLES: dict[Task, str] = {
     "regress": "Regression: numbers in, numbers out",
     "classify": "Classification: an image in, a class out",
     "detect": "Detection: an image in, boxes out",
+    "segment": "Segmentation: an image in, boxes and masks out",
+    "pose": "Poses: an image in, boxes and key points out",
+    "obb": "Rotated detection: an image in, rotated boxes out",
     "translate": "Translation: tokens in, tokens out",
     "tensor": "Parts and embeddings: arrays in, arrays out",
 }
@@ -58,17 +61,26 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(_Table, frozen=True, kw_only=True):
-    """The source of the reference module.
+    """The source of the model: a module, or an ONNX file.
 
     Attributes:
-        factory: ``package.module:callable`` that returns an ``nn.Module``.
+        factory: ``package.module:callable`` that returns an ``nn.Module``; none if there is an ``onnx``.
+        onnx: an ONNX file next to the recipe; it contains its weights.
         arguments: keyword arguments for the factory.
-        parameters: number of parameters with these arguments; a build checks it.
+        parameters: number of parameters with these arguments; a build checks it. Only with a factory.
     """
 
-    factory: Annotated[str, msgspec.Meta(pattern=r"^[\w.]+:[\w.]+$", description="package.module:callable")]
+    factory: Annotated[str, msgspec.Meta(pattern=r"^([\w.]+:[\w.]+)?$", description="package.module:callable")] = ""
+    onnx: str = ""
     arguments: dict[str, Any] = {}
-    parameters: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    parameters: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        expect(bool(self.factory) != bool(self.onnx), "factory", "this or onnx, one of both", self.factory or None)
+        if self.factory:
+            expect(self.parameters > 0, "parameters", "the number of parameters of the module", self.parameters)
+        else:
+            expect(not self.arguments and not self.parameters, "arguments", "none, since onnx is set", self.arguments)
 
 
 class Input(_Table, frozen=True, kw_only=True):
@@ -100,6 +112,9 @@ class Preprocess(_Table, frozen=True, kw_only=True):
     Attributes:
         resize: ``letterbox`` keeps the aspect ratio and fills the rest with ``pad``; ``stretch`` does not keep
             it; ``crop`` resizes the short side to ``resize_to`` and takes the center crop.
+        place: where a letterboxed image lies: in the ``center``, or in the upper left ``corner``, as in YOLOX.
+        rounding: sizes of a letterboxed image are rounded ``down``, as in Darknet, or to the ``nearest`` number of px,
+            as in Ultralytics.
         interpolation: how pixels are computed when resizing; ``nearest`` is OpenCV's ``INTER_NEAREST``.
         antialias: weight all pixels that a bilinear interpolation shrinks into one, as Pillow, instead of the four
             around a point, as OpenCV's ``INTER_LINEAR``; for ``bilinear`` only.
@@ -114,6 +129,8 @@ class Preprocess(_Table, frozen=True, kw_only=True):
 
     resize: Literal["letterbox", "stretch", "crop"] = "stretch"
     resize_to: Annotated[int, msgspec.Meta(ge=0, le=2**16)] = 0
+    place: Literal["center", "corner"] = "center"
+    rounding: Literal["down", "nearest"] = "down"
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
     antialias: bool = True
     color: Literal["rgb", "bgr", "gray"] = "rgb"
@@ -143,67 +160,20 @@ class Preprocess(_Table, frozen=True, kw_only=True):
             expect(value > 0, f"std[{i}]", "a number > 0", value)
 
 
-class YoloHead(_Table, frozen=True, kw_only=True):
-    """One output of a YOLO model.
-
-    The raw output has shape ``(N, anchors * (5 + classes), H / stride, W / stride)``. YOLOv1 has no anchors: its output
-    has shape ``(N, classes + 5 * boxes, H / stride, W / stride)``.
-
-    Attributes:
-        output: name of the graph output.
-        stride: side of a cell in input px.
-        anchors: width and height of each anchor in input px; none for ``yolov1``.
-        boxes: boxes per cell of ``yolov1``; 0 for the others, which predict one box per anchor.
-    """
-
-    output: Text
-    stride: Positive
-    anchors: tuple[tuple[float, float], ...] = ()
-    boxes: Annotated[int, msgspec.Meta(ge=0, le=2**16)] = 0
-
-    def __post_init__(self) -> None:
-        for i, anchor in enumerate(self.anchors):
-            expect(
-                all(0 < side < math.inf for side in anchor), f"anchors[{i}]", "a width and a height > 0", list(anchor)
-            )
-
-
 class Postprocess(_Table, frozen=True, kw_only=True):
     """Conversion of raw outputs to detections.
 
     Attributes:
-        kind: the decoding. ``yolov3``: sigmoid offsets, anchors times ``exp``, objectness times the sigmoid of each
-            class (Redmon and Farhadi 2018, section 2). ``yolov2``: the same with a softmax over the classes (Redmon and
-            Farhadi 2017, section 2). ``yolov1``: offsets, square roots of sides, confidence and the class probabilities
-            of the cell, without an activation (Redmon et al. 2016, section 2).
-        heads: the outputs, coarse to fine.
+        head: the family of the detector's outputs and its parameters, see `edgekit.recipe.heads`.
         score_threshold: minimum score of a detection, exclusive.
         iou_threshold: NMS threshold: drops a box that overlaps a higher-scoring box of its class by more than this.
         max_detections: maximum number of detections per image.
     """
 
-    kind: Literal["yolov1", "yolov2", "yolov3"]
-    heads: Annotated[tuple[YoloHead, ...], msgspec.Meta(min_length=1)]
+    head: Head
     score_threshold: Fraction = 0.25
     iou_threshold: Fraction = 0.45
     max_detections: Positive = 300
-
-    def __post_init__(self) -> None:
-        count = len(self.heads[0].anchors)
-        for i, head in enumerate(self.heads):
-            if self.kind == "yolov1":
-                expect(not head.anchors, f"heads[{i}].anchors", "none, since kind is 'yolov1'", list(head.anchors))
-                expect(head.boxes > 0, f"heads[{i}].boxes", "a number > 0, since kind is 'yolov1'", head.boxes)
-                continue
-            because = f"since kind is '{self.kind}'"
-            expect(bool(head.anchors), f"heads[{i}].anchors", f"at least one anchor, {because}", list(head.anchors))
-            expect(head.boxes == 0, f"heads[{i}].boxes", f"none, {because}", head.boxes)
-            expect(
-                len(head.anchors) == count,
-                f"heads[{i}].anchors",
-                f"{count} anchors, the same number as heads[0]",
-                len(head.anchors),
-            )
 
 
 class Labels(_Table, frozen=True, kw_only=True):
@@ -297,7 +267,8 @@ class Recipe(_Table, frozen=True, kw_only=True):
     Attributes:
         name: name on the command line.
         title: one-line description for lists.
-        task: ``detect`` (image in, boxes out), ``classify`` (one output with one logit per class), ``regress`` (one
+        task: ``detect`` (image in, boxes out), ``segment`` (with masks), ``pose`` (with key points), ``obb`` (rotated
+            boxes), ``classify`` (one output with one logit per class), ``regress`` (one
             output with numbers that are evaluated by their error), ``translate`` (tokens in, tokens out; the labels are
             the vocabulary), or ``tensor`` (arrays in, arrays out).
         paper: the publication.
@@ -333,11 +304,14 @@ class Recipe(_Table, frozen=True, kw_only=True):
             _check_image(self.inputs[0], self.preprocess)
         if self.task in ("classify", "regress", "translate"):
             expect(len(self.outputs) == 1, "outputs", f"one, since task is '{self.task}'", list(self.outputs))
-        if self.task == "detect":
-            expect(self.preprocess is not None, "preprocess", "a table, since task is 'detect'", None)
-            expect(self.postprocess is not None, "postprocess", "a table, since task is 'detect'", None)
+        if self.task in ("detect", "segment", "pose", "obb"):
+            expect(self.preprocess is not None, "preprocess", f"a table, since task is '{self.task}'", None)
+            expect(self.postprocess is not None, "postprocess", f"a table, since task is '{self.task}'", None)
         if self.postprocess is not None:
-            _check_heads(self.postprocess.heads, self.outputs, self.inputs[0].shape)
+            task = task_of_head(self.postprocess.head)
+            if self.task in ("segment", "pose", "obb"):
+                expect(self.task == task, "task", f"'{task}', since postprocess.head is for it", self.task)
+            _check_head(self.postprocess.head, self.outputs, self.inputs[0].shape)
         classes = self.model.arguments.get("classes")
         if self.labels.names and isinstance(classes, int):
             expect(
@@ -362,22 +336,19 @@ def _check_image(image: Input, preprocess: Preprocess) -> None:
     )
 
 
-def _check_heads(heads: Sequence[YoloHead], outputs: Sequence[str], shape: Sequence[int]) -> None:
-    for i, head in enumerate(heads):
-        field = f"postprocess.heads[{i}]"
-        expect(head.output in outputs, f"{field}.output", f"one of {', '.join(outputs)}", head.output)
-        expect(
-            head.output not in [other.output for other in heads[:i]],
-            f"{field}.output",
-            "an output that no other head uses",
-            head.output,
-        )
-        expect(
-            all(side % head.stride == 0 for side in shape[2:4]),
-            f"{field}.stride",
-            f"a divisor of the input's height and width {list(shape[2:4])}",
-            head.stride,
-        )
+def _check_head(head: Head, outputs: Sequence[str], shape: Sequence[int]) -> None:
+    field, read = "postprocess.head", outputs_of(head)
+    for i, name in enumerate(read):
+        expect(name in outputs, field, f"names of outputs, which are {', '.join(outputs)}", name)
+        expect(name not in read[:i], field, "an output for each of its fields", name)
+    if isinstance(head, CellHeads):
+        for i, each in enumerate(head.heads):
+            expect(
+                all(side % each.stride == 0 for side in shape[2:4]),
+                f"{field}.heads[{i}].stride",
+                f"a divisor of the input's height and width {list(shape[2:4])}",
+                each.stride,
+            )
 
 
 def shipped(folder: Literal["recipes", "calibration"]) -> Path:
@@ -429,6 +400,9 @@ def recipe_from_file(path: str | Path) -> Recipe:
     raw = _toml(file)
     try:
         recipe = msgspec.convert(raw, Recipe)
+        if recipe.model.onnx:
+            model = msgspec.structs.replace(recipe.model, onnx=str(file.parent / recipe.model.onnx))
+            recipe = msgspec.structs.replace(recipe, model=model)
         if recipe.labels.file:
             names = _label_names(file.parent / recipe.labels.file)
             recipe = msgspec.structs.replace(recipe, labels=Labels(names=names))

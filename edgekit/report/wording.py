@@ -207,7 +207,7 @@ def title(report: LatencyReport | EngineEstimate) -> str:
 
 def unit_of(report: LatencyReport) -> str:
     """Returns the unit of throughput."""
-    return "images" if report.task == "detect" else "inputs"
+    return "images" if report.task in ("detect", "segment", "pose", "obb") else "inputs"
 
 
 def products_in_words(layers: dict[str, int]) -> str:

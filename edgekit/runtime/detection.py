@@ -29,7 +29,6 @@ from edgekit.kernels.decode.device import PARAMETERS as DECODING
 from edgekit.kernels.preprocess.device import PARAMETERS as PREPROCESSING
 from edgekit.kernels.preprocess.device import DevicePreprocess, Format, Frame
 from edgekit.kernels.preprocess.geometry import placement
-from edgekit.recipe.heads import head_from_postprocess
 from edgekit.runtime.stream import RunsOnDevice
 from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at
 
@@ -56,7 +55,7 @@ def obstacle(
         return "the engine has no known preprocessing and head"
     if inputs[0].dtype not in ("float32", "float16"):
         return f"its input has type {inputs[0].dtype}; expected float32 or float16"
-    return DeviceDetector.supports(head_from_postprocess(manifest.postprocess), outputs)
+    return DeviceDetector.supports(manifest.postprocess.head, outputs)
 
 
 class DetectionPipeline:
@@ -117,7 +116,7 @@ class DetectionPipeline:
             self._detector = stack.enter_context(
                 DeviceDetector(
                     context,
-                    head_from_postprocess(manifest.postprocess),
+                    manifest.postprocess.head,
                     outputs=layouts,
                     input_size=self._size,
                     images=1,

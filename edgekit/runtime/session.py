@@ -23,11 +23,12 @@ from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import GRAPH, Manifest, bundle_in, read_engine
 from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.layer_timer import LayerTimer, TimesLayers
-from edgekit.errors import BackendUnavailable, RunError, UsageError
+from edgekit.errors import BackendUnavailable, RunError, UsageError, nearest
 from edgekit.kernels.suppression.device import CAPACITY
 from edgekit.option import given_number, given_path
-from edgekit.recipe.classes import check_class_names, class_count
+from edgekit.runtime.class_names import check_class_names, class_count
 from edgekit.runtime.detection import DetectionPipeline, PendingRows
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
 from edgekit.runtime.source_stream import stream_of_source
@@ -36,7 +37,7 @@ from edgekit.runtime.tasks.choose import task_of
 from edgekit.runtime.tasks.classify import TASK as CLASSIFY
 from edgekit.runtime.tasks.classify import Classes
 from edgekit.runtime.tasks.detect import TASK as DETECT
-from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
+from edgekit.runtime.tasks.detector import DetectorTask, detections_from_outputs
 from edgekit.runtime.tasks.task import ImageTask
 from edgekit.runtime.tasks.translate import TASK as TRANSLATE
 from edgekit.specs import sizes_of, sizes_take, specs_at, specs_text
@@ -211,7 +212,7 @@ class Session:
             format: pixel format of images that are arrays; see `detect`.
             batch: of a source: how many frames run at once, if the engine takes several.
             track: of a source: follow the objects from frame to frame by ByteTrack; the results have ``tracks``.
-            options: options of `detect` or `classify`.
+            options: options of `detect` or `classify`. Results do not keep the frames: pass one to ``plot``.
 
         Raises:
             BackendUnavailable: a package that the source needs is not installed.
@@ -380,6 +381,7 @@ class Session:
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
+        multi_label: bool | None = None,
     ) -> Detections:
         """Converts the outputs of `run` to detections; see `detections_from_outputs`."""
         return detections_from_outputs(
@@ -389,7 +391,45 @@ class Session:
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
+            multi_label=multi_label,
         )
+
+    def predict(self, image: ImageSource, *, format: Format = "rgb", **options: Any) -> Any:
+        """Returns the result of an engine for any task with images, of the task's own type.
+
+        ============  ====================
+        task          result
+        ============  ====================
+        ``detect``    `Detections`
+        ``segment``   `Segments`
+        ``pose``      `Poses`
+        ``obb``       `RotatedDetections`
+        ``classify``  `Classes`
+        ============  ====================
+
+        Args:
+            image: a file, a Pillow image, or a uint8 array; see `detect`.
+            format: pixel format of an array; see `detect`.
+            options: those of `detect` or `classify`.
+
+        Raises:
+            DataError: the image cannot be read.
+            RunError: the engine does not take images, or the session is closed.
+            UsageError: an option is unknown or out of range.
+        """
+        task = task_of(self.manifest)
+        if not isinstance(task, ImageTask):
+            raise RunError(
+                f"'{self.manifest.name}': expected an engine that takes images, got one for task "
+                f"'{self.manifest.task}'",
+                hint=task.method,
+            )
+        for name in options:
+            if name not in task.parameters:
+                raise UsageError(
+                    f"predict: expected options of task '{task.name}', got {name}=", hint=nearest(name, task.parameters)
+                )
+        return task.predict(self, image, format=format, **options)
 
     def detect(
         self,
@@ -399,11 +439,16 @@ class Session:
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
+        multi_label: bool | None = None,
     ) -> Detections:
         """Finds objects in an image: `preprocess`, `run` and `postprocess` in one call.
 
+        The result is of the type of the engine's task: `Detections`, or `Segments`, `Poses` and `RotatedDetections`,
+        which have masks, key points and rotated boxes too.
+
         An engine on a GPU preprocesses, decodes and suppresses there too, without host synchronization in between.
-        Where that is not possible, `notes` says why, and those steps run on the CPU, with the same results.
+        Where that is not possible, `notes` says why, and those steps run on the CPU, with the same results. Masks and
+        key points are computed on the CPU.
 
         Args:
             image: a file, a Pillow image, or a uint8 array: on the host, or on the GPU (PyTorch, CuPy, or any other
@@ -414,20 +459,26 @@ class Session:
                 options is the recipe's value.
             iou_threshold: a box that overlaps a better one of its class by more than this is dropped.
             max_detections: maximum number of detections.
+            multi_label: every class of a box whose score passes is a detection; otherwise only the best one. Most
+                models are meant for one class a box, and their heads say so; `edgekit.evaluate` takes every class.
 
         Raises:
             DataError: the image cannot be read.
             RunError: the engine is not a detector, or the session is closed.
             UsageError: a threshold is out of range.
         """
-        return DETECT.predict(
+        task = task_of(self.manifest)
+        detector = task if isinstance(task, DetectorTask) else DETECT  # which says that the engine is no detector
+        found: Detections = detector.predict(
             self,
             image,
             format=format,
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
+            multi_label=multi_label,
         )
+        return found
 
     def classify(self, image: ImageSource, *, format: Format = "rgb", top: int = 5) -> Classes:
         """Classifies an image: returns the most probable classes, best first.

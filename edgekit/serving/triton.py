@@ -6,7 +6,6 @@ It is written without the package protobuf, which a board may not have.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -14,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-import edgekit
 from edgekit.arguments import argument, either
 from edgekit.engine.bundle.manifest import Manifest, check_files, manifest_in, read_engine
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
+from edgekit.serving.exported_folder import labels_text, require_one_line_labels, require_own_folder, sealed
 from edgekit.specs import TensorSpec
 from edgekit.text import shell_quoted
 
@@ -109,32 +108,24 @@ def _exported(bundle: Path, repository: Path, name: str | None) -> TritonModel:
     if manifest.engine not in names:
         raise EngineMismatch(f"{bundle}: expected the engine '{next(iter(runner.files))}', got '{manifest.engine}'")
     check_files(bundle, manifest, names)
-    _require_one_line_labels(bundle, manifest)
+    require_one_line_labels(bundle, manifest, LABELS)
     called = re.sub(r"[^\w.-]", "_", manifest.name) if name is None else name
     if not re.fullmatch(r"\w[\w.-]*", called):
         raise UsageError(f"{argument('name')}: expected letters, digits, '.', '_' and '-', got '{called}'")
     place = Path(repository).resolve() / called
-    _require_own_folder(place)
+    files = {f"{VERSION}/{file}" for runner in RUNNERS.values() for file in runner.files.values()}
+    require_own_folder(place, config=CONFIG, ours={CONFIG, LABELS, *files}, other=_other_folder())
     try:
         with staged_folder(place) as folder:
             (folder / VERSION).mkdir()
             for file in names:
                 shutil.copyfile(bundle / file, folder / VERSION / runner.files[file])
             if manifest.labels:
-                (folder / LABELS).write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
-            (folder / CONFIG).write_text(_sealed(_config(called, manifest, runner)), encoding="utf-8")
+                (folder / LABELS).write_text(labels_text(manifest), encoding="utf-8")
+            (folder / CONFIG).write_text(sealed(_config(called, manifest, runner)), encoding="utf-8")
     except BuildError as e:
         raise BuildError(e.message, hint=_other_folder()) from e
     return TritonModel(place, tuple(_notes(manifest)))
-
-
-def _require_one_line_labels(bundle: Path, manifest: Manifest) -> None:
-    for label in manifest.labels:
-        if label and label.splitlines() != [label]:
-            raise UsageError(
-                f"{bundle}: expected labels of one line, which {LABELS} needs, got {label!r}",
-                hint="build the engine again with other labels",
-            )
 
 
 def _other_folder() -> str:
@@ -228,44 +219,3 @@ def _quoted(text: str) -> str:
     """Returns a string literal of protobuf's text format."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else "".join(f"\\{b:03o}" for b in c.encode()) for c in escaped) + '"'
-
-
-def _sealed(config: str) -> str:
-    """Returns the configuration after a line with its hash, which shows later whether the file was edited."""
-    return f"{_seal(config)}\n{config}"
-
-
-def _seal(config: str) -> str:
-    digest = hashlib.sha256(config.encode()).hexdigest()
-    return f"# Written by EdgeKit {edgekit.__version__}; sha256 of what follows: {digest}"
-
-
-def _require_own_folder(place: Path) -> None:
-    """Raises unless the folder is missing, empty, or an unchanged export of EdgeKit."""
-    if not place.exists():
-        return
-    if not place.is_dir():
-        raise UsageError(f"cannot write a model to {place}: it is a file", hint=_other_folder())
-    present = {p.relative_to(place).as_posix() for p in place.rglob("*") if not p.is_dir()}
-    if not present:
-        return
-    ours = {CONFIG, LABELS, *(f"{VERSION}/{file}" for runner in RUNNERS.values() for file in runner.files.values())}
-    if strangers := sorted(present - ours):
-        raise UsageError(
-            f"{place} has files that EdgeKit did not write: {', '.join(strangers[:3])}; nothing was changed",
-            hint=f"move them away, or {_other_folder()}",
-        )
-    if not _is_ours(place / CONFIG):
-        raise UsageError(
-            f"{place / CONFIG} was edited after EdgeKit wrote it; nothing was changed",
-            hint=f"move the model away, or {_other_folder()}",
-        )
-
-
-def _is_ours(config: Path) -> bool:
-    try:
-        first, _, rest = config.read_text(encoding="utf-8").partition("\n")
-    except (OSError, UnicodeDecodeError):
-        return False
-    digest = hashlib.sha256(rest.encode()).hexdigest()
-    return first.startswith("# Written by EdgeKit") and first.endswith(digest)

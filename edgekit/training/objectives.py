@@ -20,8 +20,10 @@ from edgekit.evaluation.metrics import (
     require_pycocotools,
     share,
 )
-from edgekit.kernels.decode.yolo import decode
+from edgekit.kernels.decode.families import decode
+from edgekit.kernels.decode.layout import layout
 from edgekit.kernels.suppression.suppress import nms
+from edgekit.recipe.heads import CellHeads, YoloV1, YoloV2
 from edgekit.recipe.schema import Postprocess, Recipe, Train
 from edgekit.training.batches import Batch
 from edgekit.training.losses import mean_squared_error, sequence_cross_entropy, softmax_cross_entropy
@@ -67,7 +69,7 @@ def objective_from_recipe(recipe: Recipe, train: Train) -> Objective:
         return _Regress(recipe.outputs[0])
     if recipe.task == "translate":
         return _Translate(recipe.outputs[0], train.label_smoothing)
-    if recipe.task == "detect" and recipe.postprocess is not None:
+    if recipe.postprocess is not None and isinstance(recipe.postprocess.head, CellHeads):
         _check_label_smoothing(recipe, train)
         height, width = recipe.inputs[0].shape[2:4]
         return _Detect(recipe.postprocess, (height, width))
@@ -164,17 +166,18 @@ class _Translate:
 class _Detect:
     def __init__(self, how: Postprocess, size: tuple[int, int]) -> None:
         require_pycocotools()  # otherwise it fails only after the first epoch
-        self._how, self._size = how, size
+        assert isinstance(how.head, CellHeads)  # checked by `objective`
+        self._how, self._head, self._size = how, how.head, size
         self._precision: AveragePrecision | None = None
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
-        truth, heads = batch.targets, self._how.heads
+        truth, heads = batch.targets, self._head.heads
         assert isinstance(truth, Truth)
         self._check_classes(outputs, batch, truth)
-        if self._how.kind == "yolov1":
+        if isinstance(self._head, YoloV1):
             raw = outputs[heads[0].output]
             return yolov1_loss(raw, assign_cells(raw, truth, boxes=heads[0].boxes, size=self._size))
-        if self._how.kind == "yolov2":
+        if isinstance(self._head, YoloV2):
             assigned = assign_anchors(outputs, truth, heads, size=self._size, ignored=IGNORED_V2, several_classes=False)
             return yolov2_loss(outputs, assigned, heads)
         return yolov3_loss(outputs, assign_anchors(outputs, truth, heads, size=self._size), heads)
@@ -184,7 +187,9 @@ class _Detect:
             self._precision = AveragePrecision(self._classes(outputs))
         arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
         for i, (example, placement) in enumerate(zip(batch.examples, batch.placements, strict=True)):
-            boxes, scores, classes, _ = decode(arrays, self._how, score_threshold=MIN_SCORE, index=i)
+            boxes, scores, classes, _ = decode(
+                arrays, self._head, input_size=self._size[::-1], score_threshold=MIN_SCORE, index=i
+            )
             kept = nms(
                 boxes,
                 scores,
@@ -204,9 +209,9 @@ class _Detect:
 
     def _classes(self, outputs: Outputs) -> int:
         """Number of classes, from the channels of a head, since the recipe of a Darknet cfg file does not have it."""
-        head = self._how.heads[0]
-        channels = outputs[head.output].shape[1]
-        return channels - 5 * head.boxes if self._how.kind == "yolov1" else channels // len(head.anchors) - 5
+        classes = layout(self._head, {name: tensor.shape for name, tensor in outputs.items()}).classes
+        assert classes is not None
+        return classes
 
     def _check_classes(self, outputs: Outputs, batch: Batch, truth: Truth) -> None:
         classes = self._classes(outputs)

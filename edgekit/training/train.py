@@ -141,7 +141,10 @@ def train_model(
     if weights is not None:
         initial_weights = weights_file(weights, recipe, progress=progress)
         with progress.stage("reading weights"):
-            load_weights(module, initial_weights)
+            missing = load_weights(module, initial_weights, partial=True)
+        if missing:
+            others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+            progress.note(f"{initial_weights.name} has the first layers only: {missing[0]}{others} begin random")
     training = Training(
         recipe=recipe,
         module=module,

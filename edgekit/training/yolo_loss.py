@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from edgekit.kernels.decode.limits import MAX_EXPONENT
-from edgekit.recipe.schema import YoloHead
+from edgekit.recipe.heads import YoloHead
 
 __all__ = [
     "Assigned",
@@ -35,6 +35,10 @@ IGNORED_V3 = 0.5
 
 OBJECT_SCALE_V2 = 5.0
 """``object_scale`` of ``[region]`` in yolov2.cfg; ``noobject_scale``, ``class_scale`` and ``coord_scale`` are 1."""
+
+
+_SATURATED = 1e-6
+"""Probabilities closer to 0 or 1 than this have no gradient, since float32 has few numbers there."""
 
 
 class Truth(NamedTuple):
@@ -126,7 +130,9 @@ def yolov3_loss(
     A box is ``empty`` unless it is found, or its prediction overlaps an object with an IoU above 0.5. The paper defines
     the gradient as "the ground truth value minus our prediction". For the offsets this is the gradient of the
     cross-entropy, taken after the sigmoid as in Darknet's ``yolo_layer.c``, since a center on a cell border has no
-    finite ``t``.
+    finite ``t``. With ``scale_xy`` k, a center ``x^`` is reached by the sigmoid ``(x^ + (k - 1) / 2) / k``, which takes
+    its place. With ``new_coords``, ``t`` are the values before the model's own sigmoid, and ``tw`` is
+    ``2 log(2 p_w)``, which gives the same side.
 
     Args:
         outputs: by name, shape ``(N, anchors * (5 + classes), h, w)``.
@@ -138,9 +144,10 @@ def yolov3_loss(
     """
     total = torch.zeros(())
     for head, target in zip(heads, assigned, strict=True):
-        raw = boxes_of_head(outputs[head.output], head)
+        raw = _logits_of_head(outputs[head.output], head)
         found, empty = target.found.to(raw.dtype), target.empty.to(raw.dtype)
-        offset = _entropy(raw[..., 0:2], target.offset).sum(dim=-1)
+        reached = (target.offset + (head.scale_xy - 1) / 2) / head.scale_xy
+        offset = _entropy(raw[..., 0:2], reached).sum(dim=-1)
         size = (raw[..., 2:4] - target.log_size).square().sum(dim=-1) / 2
         boxes = (found * target.weight * (offset + size)).sum()
         objectness = ((found + empty) * _entropy(raw[..., 4], found)).sum()
@@ -192,6 +199,16 @@ def boxes_of_head(raw: torch.Tensor, head: YoloHead) -> torch.Tensor:
     batch, channels, rows, columns = raw.shape
     anchors = len(head.anchors)
     return raw.view(batch, anchors, channels // anchors, rows, columns).permute(0, 1, 3, 4, 2)
+
+
+def _logits_of_head(raw: torch.Tensor, head: YoloHead) -> torch.Tensor:
+    """Reshapes as `boxes_of_head`; values of ``new_coords`` become those that YOLOv3 predicts for the same boxes."""
+    boxes = boxes_of_head(raw, head)
+    if not head.new_coords:
+        return boxes
+    probabilities = boxes.clamp(_SATURATED, 1 - _SATURATED)
+    logits = probabilities.logit()
+    return torch.cat((logits[..., 0:2], 2 * (2 * probabilities[..., 2:4]).log(), logits[..., 4:]), dim=-1)
 
 
 def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -268,10 +285,11 @@ def _assigned(
 
 def _predicted(raw: torch.Tensor, head: YoloHead) -> tuple[torch.Tensor, torch.Tensor]:
     """Decodes a head to corners, as `edgekit.kernels.decode.reference` does; also returns the cells."""
-    boxes = boxes_of_head(raw, head)
+    boxes = _logits_of_head(raw, head)
     rows, columns = boxes.shape[2:4]
     cell = torch.stack(torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="xy"), dim=-1).to(raw.dtype)
-    centers = (boxes[..., 0:2].sigmoid() + cell) * head.stride
+    offsets = head.scale_xy * boxes[..., 0:2].sigmoid() - (head.scale_xy - 1) / 2
+    centers = (offsets + cell) * head.stride
     anchors = raw.new_tensor(head.anchors).view(-1, 1, 1, 2)
     return corners_from(centers, anchors * boxes[..., 2:4].clamp(max=MAX_EXPONENT).exp()), cell
 

@@ -65,7 +65,7 @@ def test_a_network_and_its_weights_become_an_int8_engine_that_finds_boxes(kind: 
     )
     assert manifest.source.sha256 == hashlib.sha256(cfg.read_bytes()).hexdigest()
     assert manifest.source.weights is not None and manifest.source.weights.trained
-    assert manifest.postprocess is not None and manifest.postprocess.kind == kind
+    assert manifest.postprocess is not None and type(manifest.postprocess.head).__struct_config__.tag == kind
     with edgekit.load(out) as session:
         found = session.detect(workplace / "photo.png", score_threshold=0.01)
     assert len(found) > 0

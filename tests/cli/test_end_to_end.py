@@ -122,7 +122,7 @@ def test_every_kind_of_image_calibrates_and_a_broken_one_is_counted(
 
 def test_the_report_of_a_build_has_accuracy_beside_speed(engine: Path) -> None:
     report = json.loads((engine / "report.json").read_text())
-    heads = [head.output for head in read_manifest(engine).postprocess.heads]  # type: ignore[union-attr]
+    heads = [head.output for head in read_manifest(engine).postprocess.head.heads]  # type: ignore[union-attr]
     parts = {(each["output"], each["part"]) for each in report["accuracy"]["noise"]}
     assert parts == {(head, part) for head in heads for part in ("boxes", "scores")}
     agreement = report["accuracy"]["agreement"]

@@ -230,7 +230,10 @@ def test_error_on_a_threshold_for_a_classifier(
     classifier: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = error_of([str(classifier), "--data", str(photos), "--score-threshold", "0.1"], capsys)
-    assert "--score-threshold: expected a task with scores, 'detect', got 'classify'" in error
+    assert (
+        "--score-threshold: expected a task with scores, 'detect' or 'obb' or 'pose' or 'segment', got 'classify'"
+        in error
+    )
 
 
 def test_error_on_images_for_an_engine_that_expects_arrays(

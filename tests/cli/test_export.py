@@ -3,10 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import edgekit
 from edgekit.cli.main import main
+from edgekit.engine.bundle.manifest import read_manifest, seal
 
 
 @pytest.fixture
@@ -38,6 +40,17 @@ def test_error_on_a_target_that_triton_cannot_serve(
 ) -> None:
     assert main(["export", "triton", str(detector), str(tmp_path / "models")]) == 2
     assert "got one for 'null'" in capsys.readouterr().err
+
+
+def test_an_engine_becomes_a_configuration_of_deepstream(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seal(detector, msgspec.structs.replace(read_manifest(detector), backend="tensorrt"))
+    assert main(["export", "deepstream", str(detector), str(tmp_path / "camera")]) == 0
+    shown = capsys.readouterr()
+    assert f"config: {tmp_path / 'camera' / 'config_infer_primary.txt'}" in shown.out
+    assert "no parser fits: no parser decodes raw feature maps" in shown.err
+    assert (tmp_path / "camera" / "model.engine").read_bytes() == (detector / "engine.json").read_bytes()
 
 
 def test_error_on_a_program_that_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:

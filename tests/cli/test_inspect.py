@@ -89,7 +89,7 @@ def test_error_on_a_shape_for_an_engine(detector: Path, capsys: pytest.CaptureFi
     assert "go with models" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["lenet", "transformer-tiny"])
+@pytest.mark.parametrize("name", ["lenet", pytest.param("transformer-tiny", marks=pytest.mark.slow)])
 def test_a_file_of_a_model_has_the_parameters_and_macs_of_the_model(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

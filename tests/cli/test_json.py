@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from edgekit.cli.main import cli, main
+from edgekit.engine.bundle.manifest import read_manifest, seal
 from edgekit.measure.reports import LatencyReport, json_from_report
 from edgekit.specs import TensorSpec
 from tools.docs.commands import commands_of
@@ -79,6 +81,11 @@ def arguments(
         assert main(["build", "net.onnx", "--fp32", "--target", "cpu", "--no-profile", "-o", "to-export"]) == 0
         return ["to-export", "repository"]
 
+    def deepstream() -> list[str]:
+        manifest = read_manifest(detector)
+        seal(detector, msgspec.structs.replace(manifest, backend="tensorrt"))
+        return [str(detector), "camera"]
+
     return {
         "edgekit anchors": lambda: [write_boxes(tmp_path / "set"), "--count", "2"],
         "edgekit build": build,
@@ -88,6 +95,7 @@ def arguments(
         "edgekit doctor": list,
         "edgekit estimate": lambda: [str(write_classifier(tmp_path / "net.onnx")), "--board", "orin-nano"],
         "edgekit eval": lambda: [str(regression()), "--data", table(11)],
+        "edgekit export deepstream": deepstream,
         "edgekit export triton": export,
         "edgekit inspect": lambda: [str(write_classifier(tmp_path / "net.onnx")), "--graph", "graph.svg"],
         "edgekit models": list,

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 
 from edgekit.cli import progress as module
-from edgekit.cli.progress import PlainProgress, TerminalProgress, live_bars, progress_on_stderr
+from edgekit.cli.progress import PlainProgress, progress_on_stderr
 from edgekit.progress import BYTES
+from edgekit.progress.live import TerminalProgress, live_bars
 
 
 def test_a_log_has_a_line_when_a_stage_starts_and_when_it_ends(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,7 @@ def test_image_of_the_input_s_size_is_not_changed():
     for resize in ("letterbox", "stretch", "crop"):
         batch, placement = preprocess(image, Preprocess(resize=resize), (1, 3, 16, 24))
         np.testing.assert_array_equal(batch[0] * 255, image.transpose(2, 0, 1))
-        assert placement == Placement((1.0, 1.0), (0.0, 0.0), (24, 16))
+        assert placement == Placement((1.0, 1.0), (0.0, 0.0), (24, 16), (24, 16))
 
 
 def test_layouts_and_color_orders_are_the_same_numbers():

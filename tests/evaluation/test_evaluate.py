@@ -13,7 +13,8 @@ from edgekit.data.examples import Boxes, Example
 from edgekit.data.vocabulary import BEGIN, END, SPECIAL_TOKENS
 from edgekit.errors import BackendUnavailable, DataError, RunError, UsageError
 from edgekit.evaluation.evaluate import FIGURES, evaluate_session
-from edgekit.recipe.schema import Postprocess, Preprocess, YoloHead
+from edgekit.recipe.heads import YoloHead, YoloV3
+from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import ShapeRange, TensorSpec
 
 COLOURS = ("red", "green", "blue")
@@ -225,7 +226,7 @@ DETECTOR = {
     "outputs": (TensorSpec("head", "float32", (1, 7, 2, 2)),),
     "preprocess": Preprocess(resize="letterbox"),
     "postprocess": Postprocess(
-        kind="yolov3", heads=(YoloHead(output="head", stride=32, anchors=((32.0, 16.0),)),), score_threshold=0.5
+        head=YoloV3(heads=(YoloHead(output="head", stride=32, anchors=((32.0, 16.0),)),)), score_threshold=0.5
     ),
 }
 

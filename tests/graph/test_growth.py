@@ -32,7 +32,7 @@ def _growing() -> ModuleType:
 
 
 GROWING = _growing()
-SMALL, FACTOR = 100, 4
+SMALL, FACTOR = 40, 4
 EXPONENT = 1.1
 STEPS = FACTOR**EXPONENT
 # Loops inside of C, such as `in` on a list, are no steps; the time finds them, and is too uncertain for a tight bound.

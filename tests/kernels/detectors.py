@@ -8,8 +8,21 @@ import numpy as np
 
 from edgekit.kernels.decode import reference
 from edgekit.kernels.suppression import reference as nms_reference
-from edgekit.recipe.heads import Detr, End2End, Head, YoloV1, YoloV2, YoloV3, YoloV5, YoloV8, YoloX
-from edgekit.recipe.schema import YoloHead
+from edgekit.recipe.heads import (
+    BatchedRows,
+    BoxesScoresLabels,
+    Detr,
+    EfficientNms,
+    End2End,
+    Head,
+    YoloHead,
+    YoloV1,
+    YoloV2,
+    YoloV3,
+    YoloV5,
+    YoloV8,
+    YoloX,
+)
 
 Outputs = dict[str, np.ndarray]
 
@@ -95,18 +108,36 @@ def cases(seed: int = 0, images: int = 1, *, scale: int = 1) -> dict[str, Case]:
     corners[..., 2:] += corners[..., :2]
     rows = np.concatenate([corners, probabilities(50, 1), kinds, normal(0, 9, 50, 3)], axis=2)
     found["end2end"] = Case(End2End(output="o", extras=3), size, {"o": rows})
+    fractions = np.concatenate([queries["boxes"][:, :50], probabilities(50, 1), kinds], axis=2)
+    found["end2end centers"] = Case(End2End(output="o", coordinates="centers"), size, {"o": fractions})
     rows = np.concatenate([boxes(50), probabilities(50, 1), kinds, angles(50)], axis=2)
     found["end2end rotated"] = Case(End2End(output="o", extras=1, angle=True), size, {"o": rows})
     rows = np.concatenate([boxes(cells), probabilities(cells, 2), angles(cells)], axis=2).transpose(0, 2, 1)
     for overlap in ("rotated", "probiou"):
         head = YoloV8(output="o", extras=1, angle=True, overlap=overlap)  # type: ignore[arg-type]
         found[f"yolov8 {overlap}"] = Case(head, size, {"o": np.ascontiguousarray(rows)})
+    named = {"b": corners, "s": probabilities(50), "l": kinds[..., 0].astype(np.int64), "n": np.array([[40], [7]])}
+    normalized = named | {"b": (corners / np.array([*size, *size])).astype(np.float32)}
+    found["boxes-scores-labels"] = Case(BoxesScoresLabels(boxes="b", scores="s", labels="l"), size, named)
+    background = BoxesScoresLabels(boxes="b", scores="s", labels="l", coordinates="normalized", background=True)
+    found["boxes-scores-labels of a background"] = Case(background, size, normalized)
+    found["efficient-nms"] = Case(EfficientNms(count="n", boxes="b", scores="s", classes="l"), size, named)
+    images_of_rows = random.integers(0, images, (90, 1)).astype(np.float32)
+    rows = np.concatenate([images_of_rows, np.tile(corners[0], (2, 1))[:90], np.tile(kinds[0], (2, 1))[:90]], axis=1)
+    rows = np.concatenate([rows, random.random((90, 1), np.float32)], axis=1)
+    found["batched-rows"] = Case(BatchedRows(output="o"), size, {"o": rows})
+    paddle = np.column_stack([rows[:, 5], rows[:, 6], rows[:, 1:5]])
+    found["batched-rows of paddle"] = Case(BatchedRows(output="o", columns="paddle"), size, {"o": paddle})
     return found
 
 
 def decoded(case: Case, score_threshold: float, index: int = 0) -> list[reference.Found]:
     """The candidates of an image by the references."""
     head = case.head
+    if isinstance(head, BatchedRows):
+        return reference.decode_batched_rows(
+            case.outputs[head.output], head, index=index, score_threshold=score_threshold
+        )
     outputs = {name: array[index : index + 1] for name, array in case.outputs.items()}
     if isinstance(head, YoloV1 | YoloV2 | YoloV3):
         decode = {YoloV1: reference.decode_yolov1, YoloV2: reference.decode_yolov2, YoloV3: reference.decode_yolov3}
@@ -116,6 +147,10 @@ def decoded(case: Case, score_threshold: float, index: int = 0) -> list[referenc
         boxes = outputs[head.boxes]
         logits = outputs[head.logits] if head.logits else boxes[..., 4:]
         return reference.decode_detr(boxes[..., :4], logits, head, case.size, score_threshold=score_threshold)
+    if isinstance(head, BoxesScoresLabels):
+        return reference.decode_boxes_scores_labels(outputs, head, case.size, score_threshold=score_threshold)
+    if isinstance(head, EfficientNms):
+        return reference.decode_efficient_nms(outputs, head, case.size, score_threshold=score_threshold)
     output = outputs[head.output]
     if isinstance(head, YoloX):
         return reference.decode_yolox(output, head, case.size, score_threshold=score_threshold)
@@ -123,7 +158,7 @@ def decoded(case: Case, score_threshold: float, index: int = 0) -> list[referenc
         return reference.decode_yolov5(output, head, score_threshold=score_threshold)
     if isinstance(head, YoloV8):
         return reference.decode_yolov8(output, head, score_threshold=score_threshold)
-    return reference.decode_end2end(output, head, score_threshold=score_threshold)
+    return reference.decode_end2end(output, head, case.size, score_threshold=score_threshold)
 
 
 def detected(

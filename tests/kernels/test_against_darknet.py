@@ -10,7 +10,8 @@ import pytest
 from edgekit.data.images import preprocess
 from edgekit.kernels.decode.yolo import decode_yolov3
 from edgekit.kernels.suppression.suppress import nms
-from edgekit.recipe.schema import YoloHead, load_recipe
+from edgekit.recipe.heads import YoloHead
+from edgekit.recipe.schema import load_recipe
 
 pytestmark = [
     pytest.mark.data,
@@ -61,6 +62,6 @@ def test_objects_of_darknet_s_example_photos_are_found(net):
         batch, _ = preprocess(path, recipe.preprocess, recipe.inputs[0].shape)
         net.setInput(batch)
         coarse, fine = net.forward(["conv_15", "conv_22"])
-        heads = recipe.postprocess.heads
+        heads = recipe.postprocess.head.heads
         found = decode_yolov3({heads[0].output: coarse, heads[1].output: fine}, heads, score_threshold=0.5)
         assert labels <= {recipe.labels.names[kind] for kind in found.classes}

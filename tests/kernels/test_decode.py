@@ -7,10 +7,12 @@ from hypothesis.extra import numpy as hnp
 
 from edgekit.errors import RunError
 from edgekit.kernels.decode import reference
-from edgekit.kernels.decode.yolo import decode, decode_yolov1, decode_yolov2, decode_yolov3
+from edgekit.kernels.decode.families import decode
+from edgekit.kernels.decode.yolo import decode_yolov1, decode_yolov2, decode_yolov3
 from edgekit.kernels.suppression.suppress import nms
-from edgekit.recipe.schema import Postprocess, YoloHead
+from edgekit.recipe.heads import YoloHead, YoloV1, YoloV2, YoloV3
 
+FAMILIES = {"yolov1": YoloV1, "yolov2": YoloV2, "yolov3": YoloV3}
 COARSE = YoloHead(output="coarse", stride=32, anchors=((81.0, 82.0), (135.0, 169.0), (344.0, 319.0)))
 FINE = YoloHead(output="fine", stride=16, anchors=((10.0, 14.0), (23.0, 27.0)))
 CELLS = YoloHead(output="cells", stride=64, boxes=2)
@@ -49,7 +51,7 @@ def test_equals_the_reference_in_values_and_order(kind, threshold, seed):
 def test_the_kind_of_a_recipe_chooses_its_formulas(kind):
     fast, _, heads = KINDS[kind]
     outputs = raw(np.random.default_rng(1))
-    chosen = decode(outputs, Postprocess(kind=kind, heads=heads[:1]), score_threshold=0.2)
+    chosen = decode(outputs, FAMILIES[kind](heads=heads[:1]), input_size=(416, 416), score_threshold=0.2)
     for got, expected in zip(chosen, fast(outputs, heads[:1], score_threshold=0.2), strict=True):
         assert len(got) > 0
         np.testing.assert_array_equal(got, expected)
@@ -117,8 +119,8 @@ def test_what_is_kept_is_what_opencv_s_layer_keeps(section, kind, seed, tmp_path
     net.setInput(numbers)
     rows = net.forward().reshape(-1, 5 + classes)
 
-    how = Postprocess(kind=kind, heads=(YoloHead(output="head", stride=1, anchors=anchors),))
-    boxes, scores, kinds, _ = decode({"head": numbers}, how, score_threshold=0.2)
+    head = FAMILIES[kind](heads=(YoloHead(output="head", stride=1, anchors=anchors),))
+    boxes, scores, kinds, _ = decode({"head": numbers}, head, input_size=(side, side), score_threshold=0.2)
     kept = nms(boxes, scores, kinds, score_threshold=0.2, iou_threshold=0.4, max_detections=1000)
     row, theirs = np.nonzero(rows[:, 5:])
     center, size = rows[row, :2] * side, rows[row, 2:4] * side

@@ -26,8 +26,7 @@ from edgekit.kernels.decode.device import DETECTION, HEAD, PARAMETERS, DeviceDet
 from edgekit.kernels.decode.families import detect, overlap_of
 from edgekit.kernels.suppression import reference as nms_reference
 from edgekit.kernels.suppression.device import CAPACITY
-from edgekit.recipe.heads import Detr, End2End, Head, YoloV3, YoloV5, YoloV8, YoloX
-from edgekit.recipe.schema import Postprocess, YoloHead
+from edgekit.recipe.heads import Detr, End2End, Head, YoloHead, YoloV2, YoloV3, YoloV5, YoloV8, YoloX
 from tests.fakes.fake_cuda import FakeDriver
 from tests.kernels.detectors import Case, cases, decoded, detected
 from tests.kernels.failing_calls import calls_that_fail_and_leak_nothing
@@ -526,17 +525,17 @@ ANCHORS = ((1.0, 1.0),)
         (YoloX(output="o", strides=(8, 16, 32, 64, 128)), {"o": (SINGLE, (1, 9, 9))}, "at most 4 strides, got 5"),
         (Detr(boxes="b", logits="l"), {"b": (SINGLE, (1, 9, 4)), "l": (HALF, (1, 9, 9))}, ""),
         (
-            Postprocess(kind="yolov3", heads=tuple(YoloHead(output=c, stride=8, anchors=ANCHORS) for c in "ab")),
+            YoloV3(heads=tuple(YoloHead(output=c, stride=8, anchors=ANCHORS) for c in "ab")),
             {"a": (SINGLE, (1, 9, 2, 2)), "b": (HALF, (1, 9, 2, 2))},
             "outputs a, b: expected one element type, got float32, float16",
         ),
         (
-            Postprocess(kind="yolov3", heads=tuple(YoloHead(output=c, stride=8, anchors=ANCHORS) for c in "abcde")),
+            YoloV3(heads=tuple(YoloHead(output=c, stride=8, anchors=ANCHORS) for c in "abcde")),
             {c: (SINGLE, (1, 9, 2, 2)) for c in "abcde"},
             "expected at most 4 outputs, got 5",
         ),
         (
-            Postprocess(kind="yolov2", heads=(YoloHead(output="a", stride=8, anchors=ANCHORS * 10),)),
+            YoloV2(heads=(YoloHead(output="a", stride=8, anchors=ANCHORS * 10),)),
             {"a": (SINGLE, (1, 90, 2, 2))},
             "expected at most 9 anchors per output, got 10",
         ),

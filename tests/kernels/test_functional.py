@@ -174,7 +174,7 @@ def test_whatever_fails_leaves_nothing_behind(on_cpu: Callable[..., Path], monke
     library = ctypes.CDLL(str(on_cpu("nms")))
     boxes, scores, classes = candidates(20)
     failed = set()
-    for fail_at in range(0, 120, 3):
+    for fail_at in range(0, 120, 7):
         with pytest.MonkeyPatch.context() as patch:
             for driver in on(FakeDriver(kernels=library), patch):
                 driver.fail_at = fail_at

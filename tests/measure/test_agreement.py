@@ -12,7 +12,8 @@ import pytest
 from edgekit.data.images import preprocess
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
 from edgekit.measure.agreement import agreement_of_outputs, compared_pictures, overlaps_of_boxes
-from edgekit.recipe.schema import Postprocess, Preprocess, YoloHead
+from edgekit.recipe.heads import YoloHead, YoloV3
+from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import TensorSpec
 
 
@@ -22,9 +23,7 @@ def manifest(make_bundle: Callable[..., Path]) -> Manifest:
     return read_manifest(
         make_bundle(
             outputs=(TensorSpec("head", "float32", (1, 7, 2, 2)),),
-            postprocess=Postprocess(
-                kind="yolov3", heads=(YoloHead(output="head", stride=32, anchors=((32.0, 16.0),)),)
-            ),
+            postprocess=Postprocess(head=YoloV3(heads=(YoloHead(output="head", stride=32, anchors=((32.0, 16.0),)),))),
         )
     )
 

@@ -48,6 +48,7 @@ def test_models_have_the_arithmetic_that_their_authors_publish(model: str, gmacs
     assert sum(layer.macs for layer in layers_from_published(model, "int8")) / 1e9 == pytest.approx(gmacs, rel=0.012)
 
 
+@pytest.mark.slow
 def test_a_recipe_counted_now_is_what_was_stored() -> None:
     counted = fused_layers(edgekit.inspect("resnet18", precision="fp16"))
     stored = layers_from_published("resnet18", "float16")

@@ -286,7 +286,7 @@ def test_int8_engine_agrees_with_the_module(name: str, tmp_path: Path, monkeypat
     assert ratio is not None and ratio > 25
 
 
-@pytest.mark.parametrize("name", [LITE, "googlenet"])
+@pytest.mark.parametrize("name", [LITE, pytest.param("googlenet", marks=pytest.mark.slow)])
 def test_any_batch_is_exported(name: str) -> None:
     module = module_from_recipe(load_recipe(name))
     spec = TensorSpec("images", "float32", ("batch", 3, 64, 66))

@@ -117,7 +117,7 @@ def test_second_head_of_tiny_has_the_anchors_that_its_weights_were_trained_with(
     anchor, label, y, x = np.unravel_index(score.argmax().item(), score.shape)
     assert recipe.labels.names[label] == "truck"
     assert recipe.postprocess is not None
-    width, height = raw[anchor, 2:4, y, x].exp().numpy() * recipe.postprocess.heads[1].anchors[anchor]
+    width, height = raw[anchor, 2:4, y, x].exp().numpy() * recipe.postprocess.head.heads[1].anchors[anchor]
     assert width == pytest.approx(120, rel=0.15)
     assert height == pytest.approx(46, rel=0.15)
 
@@ -221,6 +221,39 @@ def test_error_on_a_truncated_file_names_the_incomplete_layer(tmp_path: Path) ->
     text = error_of(small(), tmp_path / "b.weights")
     assert "expected 200 floats, got 130 and 2 bytes" in text
     assert "the file ends in '1.conv', layer 2 of 3, which needs 40 and gets 6" in text
+
+
+def cut(tmp_path: Path) -> Path:
+    """A file with the first two of the three layers of `small`, as ``darknet partial`` writes it."""
+    save_darknet(small(), tmp_path / "a.weights")
+    path = tmp_path / "small.conv.2"
+    path.write_bytes((tmp_path / "a.weights").read_bytes()[: 20 + 4 * (124 + 40)])
+    return path
+
+
+def test_a_file_that_ends_after_a_layer_is_for_fine_tuning(tmp_path: Path) -> None:
+    path, whole, module = cut(tmp_path), small(), small()
+    load_darknet(whole, tmp_path / "a.weights")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(7)
+    assert load_weights(module, path, partial=True) == ("2",)
+    for name, tensor in module.state_dict().items():
+        if name.startswith("2."):
+            assert (tensor == 7).all()
+        elif "num_batches" not in name:
+            torch.testing.assert_close(tensor, whole.state_dict()[name])
+
+
+def test_a_build_says_which_layers_are_missing(tmp_path: Path) -> None:
+    text = error_of(small(), cut(tmp_path))
+    assert "expected 3 layers, got 2: the file ends after '1.conv'" in text
+    assert "fine-tuning: edgekit.train(MODEL, weights=FILE)" in text
+
+
+def test_a_whole_file_has_no_missing_layers(tmp_path: Path) -> None:
+    save_darknet(small(), tmp_path / "a.weights")
+    assert load_weights(small(), tmp_path / "a.weights", partial=True) == ()
 
 
 def test_error_on_a_file_that_is_too_long_says_how_much_remains(tmp_path: Path) -> None:

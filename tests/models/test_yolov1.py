@@ -8,6 +8,7 @@ from torch import nn
 from edgekit.models.blocks import LocallyConnected
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.yolov1 import CellGrid, yolov1, yolov1_local, yolov1_tiny
+from edgekit.recipe.heads import YoloV1
 from edgekit.recipe.schema import load_recipe
 
 
@@ -85,8 +86,8 @@ def test_recipe_and_module_agree_on_the_head_and_macs(name: str) -> None:
             part.register_forward_hook(count)
     head = module(torch.empty(recipe.inputs[0].shape, device="meta"))
     assert macs == recipe.macs
-    assert recipe.postprocess is not None and recipe.postprocess.kind == "yolov1"
-    assert head.shape == (1, 20 + 5 * recipe.postprocess.heads[0].boxes, 7, 7)
+    assert recipe.postprocess is not None and isinstance(recipe.postprocess.head, YoloV1)
+    assert head.shape == (1, 20 + 5 * recipe.postprocess.head.heads[0].boxes, 7, 7)
     assert len(recipe.labels.names) == 20
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from edgekit.models.blocks import Passthrough
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.yolov2 import yolov2, yolov2_tiny
+from edgekit.recipe.heads import YoloV2
 from edgekit.recipe.schema import load_recipe
 
 RECIPES = ["yolov2", "yolov2-tiny", "yolov2-voc"]
@@ -58,7 +59,7 @@ def test_recipe_and_module_agree_on_the_head_and_macs(name: str) -> None:
             part.register_forward_hook(count)
     head = module(torch.empty(recipe.inputs[0].shape, device="meta"))
     assert macs == recipe.macs
-    assert recipe.postprocess is not None and recipe.postprocess.kind == "yolov2"
+    assert recipe.postprocess is not None and isinstance(recipe.postprocess.head, YoloV2)
     side = recipe.inputs[0].shape[2] // 32
     assert head.shape == (1, 5 * (5 + recipe.model.arguments["classes"]), side, side)
     assert len(recipe.labels.names) == recipe.model.arguments["classes"]

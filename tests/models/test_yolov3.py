@@ -42,9 +42,9 @@ def test_recipe_and_module_agree_on_heads_and_macs(name: str) -> None:
     classes = recipe.model.arguments["classes"]
     assert [tuple(head.shape) for head in heads] == [
         (batch, len(head.anchors) * (5 + classes), height // head.stride, width // head.stride)
-        for head in recipe.postprocess.heads
+        for head in recipe.postprocess.head.heads
     ]
-    assert recipe.outputs == tuple(head.output for head in recipe.postprocess.heads)
+    assert recipe.outputs == tuple(head.output for head in recipe.postprocess.head.heads)
     assert all(isinstance(module.get_submodule(output), nn.Conv2d) for output in recipe.outputs)
 
 

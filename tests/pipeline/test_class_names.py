@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from PIL import Image
 
@@ -13,9 +15,14 @@ from edgekit.data.examples import data_set
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluate import evaluate_bundle
+from edgekit.models.cfg.recipe import recipe_from_cfg
+from edgekit.models.darknet import save_darknet
+from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.origin import origin_of_weights
+from edgekit.pipeline import class_names
 from edgekit.pipeline.build import build
 from edgekit.progress import Silent
+from edgekit.recipe.schema import Labels, Weights, load_recipe
 from edgekit.training.train import Trained, train_model
 
 CFG = """[net]
@@ -143,3 +150,23 @@ def test_a_test_split_with_another_class_is_refused(cfg: Path, tmp_path: Path, m
     monkeypatch.setattr("edgekit.training.train.data_set", lambda source, split, **_: sets[split])
     with pytest.raises(DataError, match="expected classes of the train split, got the model lacks 'green'"):
         trained(cfg, tmp_path / "set", Silent())
+
+
+def test_published_weights_are_known_by_their_hash(cfg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = module_from_recipe(recipe_from_cfg(cfg))
+    save_darknet(module, tmp_path / "some.weights")
+    sha256 = hashlib.sha256((tmp_path / "some.weights").read_bytes()).hexdigest()
+    published = Weights(url="https://example.org/w", sha256=sha256[:8], license="none", source="nobody")
+    recipe = load_recipe("yolov3-tiny")
+    known = msgspec.structs.replace(
+        recipe,
+        model=msgspec.structs.replace(recipe.model, arguments={"classes": 2}),
+        labels=Labels(names=("cat", "dog")),
+        weights={"x": published},
+    )
+    monkeypatch.setattr(class_names, "load_recipe", lambda name: known)
+    notes = Notes()
+    bundle = build(cfg, weights=tmp_path / "some.weights", precision="fp32", target="null", profile=False,
+                   output=tmp_path / "e", progress=notes)  # fmt: skip
+    assert read_manifest(bundle).labels == ("cat", "dog")
+    assert any("those of the published weights: cat, dog" in text for text in notes.texts)

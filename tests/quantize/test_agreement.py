@@ -19,7 +19,8 @@ from PIL import Image
 import edgekit
 from edgekit.data.images import images_in, preprocess
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
-from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
+from edgekit.runtime.detections import Detections
+from edgekit.runtime.tasks.detector import detections_from_outputs
 
 pytestmark = [
     pytest.mark.data,

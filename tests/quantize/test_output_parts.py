@@ -7,7 +7,8 @@ import pytest
 
 from edgekit.graph.passes import InferShapes
 from edgekit.quantize.output_parts import forms_of_outputs
-from edgekit.recipe.schema import Postprocess, YoloHead
+from edgekit.recipe.heads import YoloHead, YoloV1, YoloV2, YoloV3
+from edgekit.recipe.schema import Postprocess
 
 BEFORE = "g (float[1, 8, 4, 4] x) => (float[{shape}] y) {{ a = Conv (x, wa)  b = Conv (x, wb)  {rest} }}"
 RESHAPED = "c = Concat <axis = 1> (a, s)  r = Reshape (c, to)"
@@ -77,7 +78,9 @@ def test_a_head_has_boxes_and_scores(graph_of, weights, kind):
     graph = graph_of("g (float[1, 8, 4, 4] x) => (float[1, 14, 4, 4] y) { y = Conv (x, w) }", w=weights(14, 8, 1, 1))
     anchors = () if kind == "yolov1" else ((10.0, 10.0), (20.0, 20.0))
     head = YoloHead(output="y", stride=8, anchors=anchors, boxes=2 if kind == "yolov1" else 0)
-    form = forms_of_outputs(graph, Postprocess(kind=kind, heads=(head,)))["y"]
+    form = forms_of_outputs(
+        graph, Postprocess(head={"yolov1": YoloV1, "yolov2": YoloV2, "yolov3": YoloV3}[kind](heads=(head,)))
+    )["y"]
     array = np.arange(14 * 16, dtype=np.float32).reshape(1, 14, 4, 4)
     taken = {part.name: part.select(array) for part in form.parts}
     boxes = np.r_[6:14] if kind == "yolov1" else np.r_[0:4, 7:11]

@@ -19,7 +19,8 @@ from edgekit.recipe.schema import Preprocess
         (types.MappingProxyType({"pad": 0}), {"pad": 0}),
         ({}, {}),
         (Preprocess(color="gray", mean=(0.5,), std=(2.0,)), {
-            "resize": "stretch", "resize_to": 0, "interpolation": "bilinear", "antialias": True, "color": "gray",
+            "resize": "stretch", "resize_to": 0, "place": "center", "rounding": "down",
+                "interpolation": "bilinear", "antialias": True, "color": "gray",
             "layout": "nchw", "pad": 128, "divisor": 255.0, "mean": (0.5,), "std": (2.0,),
         }),
     ],

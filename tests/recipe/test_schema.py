@@ -34,8 +34,10 @@ mean = [0.1, 0.2, 0.3]
 std = [1, 2, 3]
 
 [postprocess]
-kind = "yolov3"
 score_threshold = 0.5
+
+[postprocess.head]
+family = "yolov3"
 heads = [
     { output = "far", stride = 32, anchors = [[1, 2], [3, 4]] },
     { output = "near", stride = 16, anchors = [[5, 6], [7, 8]] },
@@ -69,16 +71,16 @@ def test_a_recipe_is_loaded_with_its_labels(folder: Path) -> None:
     assert recipe.labels.names == ("cat", "dog")
     assert recipe.inputs[0].name == "images"
     assert recipe.preprocess is not None and recipe.preprocess.std == (1.0, 2.0, 3.0)
-    assert recipe.postprocess is not None and recipe.postprocess.heads[1].anchors == ((5.0, 6.0), (7.0, 8.0))
+    assert recipe.postprocess is not None and recipe.postprocess.head.heads[1].anchors == ((5.0, 6.0), (7.0, 8.0))
 
 
 def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
     start = VALID.index("heads = [")
     heads = VALID[start : VALID.index("]\n\n", start) + 2]
-    text = VALID.replace('kind = "yolov3"', 'kind = "yolov1"')
+    text = VALID.replace('family = "yolov3"', 'family = "yolov1"')
     recipe = read(folder, text.replace(heads, 'heads = [{ output = "far", stride = 32, boxes = 2 }]\n'))
-    assert recipe.postprocess is not None and recipe.postprocess.heads[0].boxes == 2
-    with pytest.raises(RecipeError, match=r"heads\[0\].boxes: expected a number > 0, since kind is 'yolov1', got 0"):
+    assert recipe.postprocess is not None and recipe.postprocess.head.heads[0].boxes == 2
+    with pytest.raises(RecipeError, match=r"heads\[0\].boxes: expected a number > 0, since family is 'yolov1', got 0"):
         read(folder, text.replace(heads, 'heads = [{ output = "far", stride = 32 }]\n'))
 
 
@@ -87,10 +89,10 @@ def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
     [
         ("macs = 12", "mac = 12", "mac: unknown field\ndid you mean macs?"),
         ("resize =", "rezise =", "preprocess.rezise: unknown field\ndid you mean resize"),
-        ("stride = 16", "strid = 16", "postprocess.heads[1].strid: unknown field\ndid you mean stride?"),
+        ("stride = 16", "strid = 16", "postprocess.head.heads[1].strid: unknown field\ndid you mean stride?"),
         ("[weights.first]", "[weights]", "weights.url: expected a table, got 'https://example.org/a.weights'"),
         ('title = "A model of two classes"', "", "title: expected a value, got none"),
-        ("parameters = 34", "", "model.parameters: expected a value, got none"),
+        ("parameters = 34", "", "model.parameters: expected the number of parameters of the module, got 0"),
         ("parameters = 34", 'parameters = "many"', "model.parameters: expected an integer, got 'many'"),
         ("parameters = 34", "parameters = 3.5", "model.parameters: expected an integer, got 3.5"),
         ("parameters = 34", "parameters = true", "model.parameters: expected an integer, got True"),
@@ -116,20 +118,21 @@ def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
         ),
         ("[1, 3, 64, 96]", "[1, 64, 96, 3]", "inputs[0].shape: expected 3 channels"),
         (
-            'kind = "yolov3"',
-            'kind = "yolov4"',
-            "postprocess.kind: expected one of yolov1, yolov2, yolov3, got 'yolov4'",
+            'family = "yolov3"',
+            'family = "yolov4"',
+            "postprocess.head.family: expected one of yolov1, yolov2, yolov3, yolov5, yolov8, yolox, end2end, detr, "
+            "boxes-scores-labels, efficient-nms, batched-rows, got 'yolov4'",
         ),
         (
-            'kind = "yolov3"',
-            'kind = "yolov1"',
-            "postprocess.heads[0].anchors: expected none, since kind is 'yolov1', got [(1.0, 2.0), (3.0, 4.0)]",
+            'family = "yolov3"',
+            'family = "yolov1"',
+            "postprocess.head.heads[0].anchors: expected none, since family is 'yolov1', got [(1.0, 2.0), (3.0, 4.0)]",
         ),
-        ("[[1, 2], [3, 4]]", "[]", "heads[0].anchors: expected at least one anchor, since kind is 'yolov3', got []"),
+        ("[[1, 2], [3, 4]]", "[]", "heads[0].anchors: expected at least one anchor, since family is 'yolov3', got []"),
         (
             "[[1, 2], [3, 4]]",
             "[[1, 2], [3, 4]], boxes = 2",
-            "heads[0].boxes: expected none, since kind is 'yolov3', got 2",
+            "heads[0].boxes: expected none, since family is 'yolov3', got 2",
         ),
         ("[1, 3, 64, 96]", '[1, 3, 64, 96]\ndtype = "int32"', "inputs[0].dtype: expected one of float32, int64, got"),
         (
@@ -157,7 +160,7 @@ def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
             '[1, 3, 64, 96]\n[[inputs]]\nname = "mask"\nshape = [1]',
             "inputs: expected one image, since there is a [preprocess], got ['images', 'mask']",
         ),
-        ("[1, 3, 64, 96]", "[1, 3, 64, 90]", "postprocess.heads[0].stride: expected a divisor"),
+        ("[1, 3, 64, 96]", "[1, 3, 64, 90]", "postprocess.head.heads[0].stride: expected a divisor"),
         ("[1, 2, 3]", "[1, 0, 3]", "preprocess.std[1]: expected a number > 0, got 0.0"),
         ("[1, 2, 3]", "[1, nan, 3]", "preprocess.std[1]: expected a finite number, got nan"),
         ("[1, 2, 3]", "[1, 2]", "preprocess.std: expected 3 numbers, one per channel of 'rgb', got [1.0, 2.0]"),
@@ -166,19 +169,31 @@ def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
         ('"letterbox"', '"letterbox"\ndivisor = 0', "preprocess.divisor: expected a number > 0.0, got 0"),
         ("= 0.5", "= 1.5", "postprocess.score_threshold: expected a number <= 1.0, got 1.5"),
         ("= 0.5", "= nan", "postprocess.score_threshold: expected a number >= 0.0, got nan"),
-        ('output = "near"', 'output = "neer"', "postprocess.heads[1].output: expected one of far, near, got 'neer'"),
+        (
+            'output = "near"',
+            'output = "neer"',
+            "postprocess.head: expected names of outputs, which are far, near, got 'neer'",
+        ),
         (
             'output = "near"',
             'output = "far"',
-            "postprocess.heads[1].output: expected an output that no other head uses",
+            "postprocess.head: expected an output for each of its fields, got 'far'",
         ),
         (
             "[[5, 6], [7, 8]]",
             "[[5, 6]]",
-            "postprocess.heads[1].anchors: expected 2 anchors, the same number as heads[0], got 1",
+            "postprocess.head.heads[1].anchors: expected 2 anchors, the same number as heads[0], got 1",
         ),
-        ("[[5, 6], [7, 8]]", "[[5, 6], [7]]", "postprocess.heads[1].anchors[1]: expected a list of length 2, got [7]"),
-        ("[[5, 6], [7, 8]]", "[[5, 6], [7, 0]]", "postprocess.heads[1].anchors[1]: expected a width and a height > 0"),
+        (
+            "[[5, 6], [7, 8]]",
+            "[[5, 6], [7]]",
+            "head.heads[1].anchors[1]: expected a list of length 2, got [7]",
+        ),
+        (
+            "[[5, 6], [7, 8]]",
+            "[[5, 6], [7, 0]]",
+            "head.heads[1].anchors[1]: expected a width and a height > 0",
+        ),
         ('["far", "near"]', '["far", "near", "far"]', "outputs: expected unique names"),
         ("classes = 2", "classes = 3", "labels: expected 3 names, since model.arguments.classes = 3, got 2"),
         ('"names.txt"', '"none.txt"', "labels.file: expected a text file with one name per line, got"),
@@ -207,7 +222,7 @@ def test_error_names_the_file_the_field_and_the_expected_value(folder: Path, old
 
 @pytest.mark.parametrize("table", ["preprocess", "postprocess"])
 def test_error_on_a_detector_without_its_tables(folder: Path, table: str) -> None:
-    text = re.sub(rf"\[{table}\].*?\n\n", "", VALID, flags=re.DOTALL)
+    text = re.sub(rf"\[{table}\].*?\n\n(\[{table}.head\].*?\n\n)?", "", VALID, flags=re.DOTALL)
     with pytest.raises(RecipeError, match=f"{table}: expected a table, since task is 'detect', got None"):
         read(folder, text)
 
@@ -249,7 +264,7 @@ def test_recipes_are_found_inside_an_installed_package(tmp_path: Path) -> None:
     package = Path(sys.modules["edgekit.recipe.schema"].__file__ or "").parents[1]
     (tmp_path / "edgekit" / "_shipped").mkdir(parents=True)
     (tmp_path / "edgekit" / "recipe").mkdir()
-    for name in ("recipe/schema.py", "recipe/messages.py", "recipe/toml_data.py", "errors.py"):
+    for name in ("recipe/schema.py", "recipe/heads.py", "recipe/messages.py", "recipe/toml_data.py", "errors.py"):
         (tmp_path / "edgekit" / name).write_bytes((package / name).read_bytes())
     for name in ("__init__.py", "recipe/__init__.py"):
         (tmp_path / "edgekit" / name).touch()

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from edgekit.engine.bundle.manifest import FORMAT, Machine, Manifest, Source
-from edgekit.recipe.schema import load_recipe
+from edgekit.recipe.schema import Postprocess, Preprocess, load_recipe
 from edgekit.runtime.session import Session
 from edgekit.specs import Precision, TensorSpec
 
@@ -59,13 +59,52 @@ def detector():
         inputs=(TensorSpec("images", "float32", (1, 3, 416, 416)),),
         outputs=tuple(
             TensorSpec(head.output, "float32", (1, 255, 416 // head.stride, 416 // head.stride))
-            for head in recipe.postprocess.heads
+            for head in recipe.postprocess.head.heads
         ),
         preprocess=recipe.preprocess,
         postprocess=recipe.postprocess,
         labels=recipe.labels.names,
         build_command="edgekit build yolov3-tiny --target null",
     )
+
+
+CELLS = 40
+"""Number of boxes of the models with masks, key points and rotated boxes; their input has 64 x 48 px."""
+
+
+@pytest.fixture
+def letterboxed(detector):
+    """Makes the manifest of an Ultralytics model with two classes from its task and its head."""
+
+    def manifest(task, head, *outputs):
+        return msgspec.structs.replace(
+            detector,
+            name=f"made-{task}",
+            task=task,
+            inputs=(TensorSpec("images", "float32", (1, 3, 48, 64)),),
+            outputs=(TensorSpec("output0", "float32", (1, 6 + head.extras, CELLS)), *outputs),
+            preprocess=Preprocess(resize="letterbox", rounding="nearest", pad=114, antialias=False),
+            postprocess=Postprocess(head=head, score_threshold=0.25, iou_threshold=0.7),
+            labels=("cat", "dog"),
+        )
+
+    return manifest
+
+
+@pytest.fixture
+def raw_cells():
+    """Makes the output of a model with two classes: random boxes in px, low scores, and random extras."""
+
+    def made(extras, seed=0):
+        random = np.random.default_rng(seed)
+        output = np.zeros((1, 6 + extras, CELLS), np.float32)
+        output[0, :2] = random.uniform(8, 40, (2, CELLS))
+        output[0, 2:4] = random.uniform(10, 24, (2, CELLS))
+        output[0, 4:6] = random.uniform(0, 0.2, (2, CELLS))
+        output[0, 6:] = random.normal(size=(extras, CELLS))
+        return output
+
+    return made
 
 
 @pytest.fixture
@@ -86,7 +125,7 @@ def tensors(detector):
 @pytest.fixture
 def dog_and_car(detector):
     """Outputs in which a YOLOv3-tiny finds a dog in the middle of its input and a fainter car left of it."""
-    coarse, fine = detector.postprocess.heads
+    coarse, fine = detector.postprocess.head.heads
     return {
         coarse.output: head_with([(1, 6, 6, 16, 3.0)], 3, 80, 13, 13),
         fine.output: head_with([(2, 13, 5, 2, 1.0)], 3, 80, 26, 26),

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.draw import class_color, draw
-from edgekit.runtime.tasks.detect import Detections
 
 
 def found(*boxes, classes=None, names=()):

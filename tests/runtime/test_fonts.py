@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont, features
 
+from edgekit.errors import EdgeKitWarning
 from edgekit.runtime import fonts
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.draw import draw
 from edgekit.runtime.fonts import label_font
-from edgekit.runtime.tasks.detect import Detections
 
 needs_freetype = pytest.mark.skipif(not features.check("freetype2"), reason="Pillow was built without FreeType")
 
@@ -61,7 +62,7 @@ def test_a_label_without_a_font_is_drawn_as_its_number_and_noted(no_fonts):
     assert "'安全帽' is #1" in note and "install a font" in note
     same = draw(image, detections("#1"), note=notes.append)
     assert np.array_equal(np.asarray(drawn), np.asarray(same)) and len(notes) == 1
-    with pytest.warns(UserWarning, match="no font here has the letters"):
+    with pytest.warns(EdgeKitWarning, match="no font here has the letters"):
         draw(image, detections("安全帽"))
 
 

@@ -21,8 +21,8 @@ import edgekit
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.engine.null import Specs, Zeros
 from edgekit.engine.tensorrt.runtime import load_engine
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.session import Session
-from edgekit.runtime.tasks.detect import Detections
 from tests.kernels.attention_in_numpy import numpy_kernels
 from tools.gpu_check import __main__ as gpu_check
 from tools.gpu_check import attention_engines, engines, frames, sanitizer, step, tests

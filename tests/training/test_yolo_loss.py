@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 import torch
 
 from edgekit.kernels.decode import reference
 from edgekit.kernels.suppression.reference import iou
-from edgekit.recipe.schema import YoloHead
+from edgekit.recipe.heads import YoloHead
 from edgekit.training.yolo_loss import (
     IGNORED_V2,
     IGNORED_V3,
@@ -197,3 +198,39 @@ def test_gradient_descent_on_the_raw_numbers_finds_the_objects(version: int) -> 
     assert kind == 1
     assert score > 0.8
     assert iou(box, TRUTH.corners[3].tolist()) > 0.95
+
+
+def as_new_coords(raw: torch.Tensor, anchors: int) -> torch.Tensor:
+    """The probabilities that mean the same boxes and classes with ``new_coords`` as ``raw`` without."""
+    values = raw.view(len(raw), anchors, -1, *raw.shape[2:])
+    sides = (values[:, :, 2:4] / 2).exp() / 2
+    return torch.cat([values[:, :, :2].sigmoid(), sides, values[:, :, 4:].sigmoid()], dim=2).view_as(raw)
+
+
+def test_new_coords_have_the_loss_of_the_same_boxes() -> None:
+    # Sides up to four anchors, which are all that new_coords can express.
+    raw = {name: values.detach().clamp(max=1.3) for name, values in outputs(3).items()}
+    new = [msgspec.structs.replace(head, new_coords=True) for head in HEADS]
+    probabilities = {name: as_new_coords(values, 2) for name, values in raw.items()}
+    plain = yolov3_loss(raw, assign_anchors(raw, TRUTH, HEADS, size=SIZE), HEADS)
+    found = yolov3_loss(probabilities, assign_anchors(probabilities, TRUTH, new, size=SIZE), new)
+    assert found.item() == pytest.approx(plain.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("new_coords", [False, True])
+def test_the_offset_of_a_scaled_head_is_learned(new_coords: bool) -> None:
+    """The loss is least where the decoder finds the object's center, also at the border of its cell."""
+    head = YoloHead(output="o", stride=16, anchors=((16.0, 16.0),), scale_xy=1.5, new_coords=new_coords)
+    truth = Truth(torch.tensor([0]), torch.tensor([[8.0, 25.0, 24.0, 41.0]]), torch.tensor([0]))  # center (16, 33)
+    logits = torch.zeros(1, 6, 4, 4, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(300):
+        raw = {"o": logits.sigmoid() if new_coords else logits}
+        loss = yolov3_loss(raw, assign_anchors(raw, truth, [head], size=(64, 64)), [head])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    final = {"o": (logits.sigmoid() if new_coords else logits).detach().numpy().astype("float32")}
+    (box, _, kind, _) = max(reference.decode_yolov3(final, [head], score_threshold=0.2), key=lambda each: each[1])
+    assert kind == 0
+    assert box == pytest.approx((8.0, 25.0, 24.0, 41.0), abs=0.3)

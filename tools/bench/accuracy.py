@@ -14,8 +14,9 @@ import numpy as np
 
 import edgekit
 from edgekit.data.images import preprocess
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.session import Session
-from edgekit.runtime.tasks.detect import Detections, detections_from_outputs
+from edgekit.runtime.tasks.detector import detections_from_outputs
 from tools.bench.agreement import FOUND_SCORE, agreement, views
 from tools.bench.turns import Candidate, measure_by_turns
 from tools.bench.workshop import Workshop

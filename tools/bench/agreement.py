@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgekit.runtime.tasks.detect import Detections
+from edgekit.runtime.detections import Detections
 
 __all__ = ["agreement", "views"]
 

@@ -15,8 +15,7 @@ from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Str
 from edgekit.kernels.decode.device import DETECTION, PARAMETERS, DeviceDetector
 from edgekit.kernels.decode.families import detect
 from edgekit.kernels.suppression.device import CAPACITY
-from edgekit.recipe.heads import Head, YoloV3, YoloV8
-from edgekit.recipe.schema import YoloHead
+from edgekit.recipe.heads import Head, YoloHead, YoloV3, YoloV8
 from tools.gpu_check.timing import times_of_graph_ms
 
 CLASSES, SIZE = 80, 640

@@ -16,8 +16,8 @@ import edgekit
 from edgekit.engine.tensorrt.runtime import RunTimes, TensorRtEngine
 from edgekit.errors import EdgeKitError
 from edgekit.measure.latency import statistics_ms
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.session import Session
-from edgekit.runtime.tasks.detect import Detections
 from edgekit.specs import TensorSpec
 
 MODEL = "yolov3-tiny"

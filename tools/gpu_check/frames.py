@@ -122,5 +122,5 @@ def _manifest(head: Any, size: tuple[int, int], outputs: dict[str, np.ndarray]) 
         inputs=(TensorSpec("images", "float32", (1, 3, size[1], size[0])),),
         outputs=tuple(TensorSpec(name, array.dtype.name, array.shape) for name, array in outputs.items()),
         preprocess=Preprocess(resize="letterbox"),
-        postprocess=Postprocess(kind="yolov3", heads=head.heads),
+        postprocess=Postprocess(head=head),
     )

@@ -77,6 +77,12 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
     metavar="X",
     help="Use detections with a score above X.  [default: 0.001, for the whole precision-recall curve]",
 )
+@click.option(
+    "--multi-label/--one-label",
+    default=None,
+    help="Let a box have every class with a score above the threshold, as precision-recall curves want it, or only the "
+    "best one, as `edgekit run`.  [default: multi-label]",
+)
 @click.option("--per-class", is_flag=True, help="Show figures per class too.")
 @click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the figures as an HTML page.")
 @json_options("the figures")
@@ -87,6 +93,7 @@ def evaluate(
     split: Split,
     limit: int | None,
     score_threshold: float | None,
+    multi_label: bool | None,
     labels: str | None,
     threads: int,
     per_class: bool,
@@ -99,8 +106,9 @@ def evaluate(
     ENGINE is a folder that `edgekit build` wrote; with several, each is compared with the first. MODEL is a name from
     `edgekit models`: it is built in FP32 and in INT8, calibrated on the training split, and both are compared.
 
-    The figures are accuracy and top-5 accuracy for classifiers, COCO's mean average precision for detectors, squared
-    errors for regression, and token and sequence accuracy for translation.
+    The figures are accuracy and top-5 accuracy for classifiers; COCO's mean average precision for detectors, of boxes,
+    masks, key points or rotated boxes, and the median score of the objects that are found; squared errors for
+    regression; and token and sequence accuracy for translation.
     """
     from edgekit.cli.progress import progress_on_stderr
     from edgekit.data.label_files import labels_from_file
@@ -108,7 +116,8 @@ def evaluate(
 
     names = () if labels is None else labels_from_file(Path(labels))
     examples = _fitting(engines, data, split, names, options)
-    _check_options(examples.task, per_class=per_class, score_threshold=score_threshold)
+    detecting = {"--score-threshold": score_threshold, "--multi-label": multi_label}
+    _check_options(examples.task, per_class=per_class, detecting=detecting)
     with progress_on_stderr() as progress, _built(engines, data, options, threads, progress) as paths:
         found = [
             evaluate_bundle(
@@ -117,6 +126,7 @@ def evaluate(
                 split=split,
                 limit=limit,
                 score_threshold=SCORE_THRESHOLD if score_threshold is None else score_threshold,
+                multi_label=multi_label is not False,
                 labels=names,
                 threads=threads,
                 progress=progress,
@@ -169,17 +179,18 @@ def _task_and_labels(word: str, weights: str | None) -> tuple[Task | None, tuple
     return (None if measure is None else measure.task), labels
 
 
-def _check_options(task: Task, *, per_class: bool, score_threshold: float | None) -> None:
+def _check_options(task: Task, *, per_class: bool, detecting: dict[str, Any]) -> None:
     """Raises `UsageError` for options that have no effect for the task."""
     from edgekit.errors import UsageError
     from edgekit.evaluation.evaluators.choose import measures
 
     with_scores = [name for name, measure in measures().items() if measure.has_scores]
-    if score_threshold is not None and task not in with_scores:
-        raise UsageError(
-            f"--score-threshold: expected a task with scores, {_quoted(with_scores)}, got '{task}'",
-            hint="leave --score-threshold out",
-        )
+    for name, value in detecting.items():
+        if value is not None and task not in with_scores:
+            raise UsageError(
+                f"{name}: expected a task with scores, {_quoted(with_scores)}, got '{task}'",
+                hint=f"leave {name} out",
+            )
     with_classes = [name for name, measure in measures().items() if measure.class_figure]
     if per_class and task not in with_classes:
         raise UsageError(

@@ -33,8 +33,8 @@ Examples:
     "--save",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Draw the boxes into OUT: a file for one image or video, a folder for several. For texts, a .txt file; for "
-    "arrays, an .npz file, or .npy for one output.",
+    help="Draw boxes, masks or key points into OUT: a file for one image or video, a folder for several. For texts, a "
+    ".txt file; for arrays, an .npz file, or .npy for one output.",
 )
 @click.option("--save-txt", type=click.Path(path_type=Path), metavar="DIR", help="Write YOLO's text files to DIR.")
 @click.option("--force", is_flag=True, help="Let --save replace the source, and --save-txt text files.")
@@ -54,6 +54,12 @@ Examples:
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
 @click.option("--score-threshold", type=float, metavar="X", help="Keep detections with a score above X.")
 @click.option("--iou-threshold", type=float, metavar="X", help="Drop boxes that overlap a better one by more than X.")
+@click.option(
+    "--multi-label/--one-label",
+    default=None,
+    help="Report every class of a box with a score above --score-threshold, or the best one.  [default: as the model's "
+    "family does, mostly one]",
+)
 @click.option(
     "--labels",
     metavar="FILE",

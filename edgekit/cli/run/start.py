@@ -54,6 +54,7 @@ class Options:
     top: int
     score_threshold: float | None
     iou_threshold: float | None
+    multi_label: bool | None
     labels: str | None
     threads: int
 

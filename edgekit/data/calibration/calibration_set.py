@@ -20,7 +20,7 @@ from edgekit.recipe.schema import Preprocess, shipped
 from edgekit.specs import ShapeRange, TensorSpec, in_float32, sizes_of, sizes_take, specs_at, specs_text
 from edgekit.storage import sha256_of
 
-__all__ = ["CalibrationSet", "Sample", "calibration_set", "calibration_set_names"]
+__all__ = ["CalibrationSet", "Sample", "calibration_set", "calibration_set_names", "image_feed", "named_arrays"]
 
 Check: TypeAlias = "Callable[[str, Arrays], object] | None"
 """Receives the id of a sample and its arrays, with zeros in place of numbers, before these are read."""
@@ -181,11 +181,11 @@ class CalibrationSet:
         def where(sample: str) -> str:
             return f"calibration set {self.name}: {sample}"
 
-        for sample in self._samples(lambda sample, zeros: _named_arrays(zeros, inputs, shapes, where(sample))):
+        for sample in self._samples(lambda sample, zeros: named_arrays(zeros, inputs, shapes, where(sample))):
             if self.has_images and isinstance(sample.value, np.ndarray):
-                yield sample.id, _image_feed(sample.value, inputs, how, shapes, where(sample.id))
+                yield sample.id, image_feed(sample.value, inputs, how, shapes, where(sample.id))
             else:
-                arrays = _named_arrays(sample.value, inputs, shapes, where(sample.id))
+                arrays = named_arrays(sample.value, inputs, shapes, where(sample.id))
                 yield sample.id, {name: np.asarray(array, order="C") for name, array in arrays.items()}
 
 
@@ -254,13 +254,14 @@ def _spread(files: list[Path], limit: int | None) -> list[Path]:
     return [files[i * len(files) // limit] for i in range(limit)]
 
 
-def _image_feed(
+def image_feed(
     image: np.ndarray,
     inputs: Sequence[TensorSpec],
     how: Preprocess | None,
     shapes: Mapping[str, ShapeRange],
     where: str,
 ) -> dict[str, np.ndarray]:
+    """Returns the model input of an image; raises `CalibrationError` if the model takes no image."""
     if how is None or len(inputs) != 1:
         raise CalibrationError(
             f"{where}: expected arrays for {'; '.join(map(str, inputs))}, got an image",
@@ -272,7 +273,7 @@ def _image_feed(
     return {spec.name: whole_batch(array, spec, shapes)}
 
 
-def _named_arrays(
+def named_arrays(
     value: Arrays, inputs: Sequence[TensorSpec], shapes: Mapping[str, ShapeRange], where: str
 ) -> dict[str, np.ndarray]:
     """Returns the arrays by the names of the inputs; raises `CalibrationError` if they do not fit these."""

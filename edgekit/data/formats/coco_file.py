@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ from edgekit.data.detection_set import Tally
 from edgekit.data.formats.text_lines import file_bytes, looks_like_html
 from edgekit.errors import DataError
 
-__all__ = ["Annotation", "BACKGROUND_NAMES", "CocoFile", "Id", "Image", "coco_file", "names_of_categories"]
+__all__ = [
+    "Annotation",
+    "BACKGROUND_NAMES",
+    "CocoFile",
+    "Id",
+    "Image",
+    "ShapedAnnotation",
+    "coco_file",
+    "names_of_categories",
+]
 
 # COCO's largest file, with 118,287 images and segmentation polygons, has 470 MB.
 _MAX_BYTES = 4 << 30
@@ -56,6 +66,14 @@ class Annotation(msgspec.Struct, frozen=True, gc=False):
         return self.id, self.image_id, self.category_id, tuple(self.bbox or ())
 
 
+class ShapedAnnotation(Annotation, frozen=True, gc=False):
+    """A box with its mask, which stays JSON, and its key points."""
+
+    segmentation: msgspec.Raw = msgspec.Raw()
+    keypoints: list[float] | None = None
+    area: float | None = None
+
+
 class _Category(msgspec.Struct, frozen=True, gc=False):
     id: Id
     name: str | int
@@ -66,19 +84,27 @@ class CocoFile(msgspec.Struct, frozen=True):
     """A COCO JSON file; other fields are ignored."""
 
     images: list[Image]
-    annotations: list[Annotation]
+    annotations: Sequence[Annotation]
     categories: list[_Category]
 
 
-def coco_file(file: Path) -> CocoFile:
+class _ShapedFile(CocoFile, frozen=True):
+    annotations: list[ShapedAnnotation]
+
+
+def coco_file(file: Path, *, shapes: bool = False) -> CocoFile:
     """Reads a COCO JSON file.
+
+    Args:
+        file: the file.
+        shapes: read masks and key points too: annotations are `ShapedAnnotation`.
 
     Raises:
         DataError: the file cannot be read or is not COCO JSON; names the field or the line.
     """
     content = file_bytes(file, _MAX_BYTES).removeprefix(codecs.BOM_UTF8)
     try:
-        return msgspec.json.decode(content, type=CocoFile)
+        return msgspec.json.decode(content, type=_ShapedFile if shapes else CocoFile)
     except msgspec.ValidationError as e:
         text, _, place = str(e).rpartition(" - at ")
         where = place.strip("`").removeprefix("$.").removeprefix("$") if text else ""

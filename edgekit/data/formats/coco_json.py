@@ -12,8 +12,17 @@ from edgekit.data.coco import COCO_NAMES, is_coco
 from edgekit.data.detection_set import AnnotatedImage, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Choice, Split
 from edgekit.data.files import Finder, files_in, folders_in
-from edgekit.data.formats.coco_file import Annotation, CocoFile, Id, Image, coco_file, names_of_categories
+from edgekit.data.formats.coco_file import (
+    Annotation,
+    CocoFile,
+    Id,
+    Image,
+    ShapedAnnotation,
+    coco_file,
+    names_of_categories,
+)
 from edgekit.data.images import image_size
+from edgekit.data.shapes import ObjectShape, needed_shape
 from edgekit.data.splits import (
     available_split,
     notes_on_drawn,
@@ -47,7 +56,8 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
     The folder has COCO's own layout (``annotations/instances_val2017.json`` next to ``val2017/``) or that of a Roboflow
     export (``valid/_annotations.coco.json`` next to its images). If the name contains a split other than the requested
     one, the matching file next to it is read; a file without a split in its name is split by a hash of its image names.
-    Boxes are ``[x, y, width, height]``; crowds become `Boxes.ignored`.
+    Boxes are ``[x, y, width, height]``; crowds become `Boxes.ignored`. For tasks with masks or key points, boxes have
+    shapes too; for ``pose``, the file is ``person_keypoints_val2017.json``.
 
     Classes are numbered in the order of the category ids of the first split, then the other splits add theirs, by name,
     so that a class has the same index in all splits. A category that only groups others, as Roboflow's first one, is no
@@ -57,13 +67,14 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
     Raises:
         DataError: the file is not COCO JSON (names the field), no image or box is usable, or most boxes are faulty.
     """
-    file, split, notes = _source(path, choice.split)
-    content = coco_file(file)
+    file, split, notes = _source(path, choice)
+    needed = needed_shape(choice.task)
+    content = coco_file(file, shapes=bool(needed))
     tally = Tally()
     images = _images(content, file, tally)
     labels, class_of = _classes(content, file, tally)
     sizes = {image.id: size for image, _, size, _ in images}
-    lists = _box_lists(content, sizes, class_of, file, tally)
+    lists = _box_lists(content, sizes, class_of, file, tally, needed)
     tally.require_boxes()
     chosen = images
     if split is None:
@@ -75,7 +86,8 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
         )
     entries = [AnnotatedImage(place, lists[image.id].boxes(), size, where) for image, place, size, where in chosen]
     notes = [*notes, *tally.notes()]
-    return DetectionSet(str(file), labels, entries, notes, split=split or choice.split)
+    task = choice.task if needed and choice.task else "detect"
+    return DetectionSet(str(file), labels, entries, notes, split=split or choice.split, task=task)
 
 
 def coco_json_files(folder: Path) -> list[Path]:
@@ -90,6 +102,11 @@ def _is_named(file: Path) -> bool:
     return file.name.lower() in _NAMES or file.name.lower().endswith(".coco.json")
 
 
+def _all_json_files(folder: Path) -> list[Path]:
+    """Returns the JSON files in a folder and its ``annotations``."""
+    return [file for place in (folder, folder / "annotations") if place.is_dir() for file in files_in(place, ".json")]
+
+
 def _json_files(folder: Path) -> list[Path]:
     return [file for file in files_in(folder, ".json") if not file.name.startswith(_WITHOUT_BOXES)]
 
@@ -99,9 +116,12 @@ def _split_of(file: Path) -> Split | None:
     return split_from_name(file.name) or split_from_folder(file.parent)
 
 
-def _source(path: Path, wanted: Split) -> _Source:
+def _source(path: Path, choice: Choice) -> _Source:
+    wanted = choice.split
     if path.is_dir():
         files = coco_json_files(path) or _json_files(path)
+        if choice.task == "pose":
+            files = [each for each in _all_json_files(path) if each.name.startswith("person_keypoints_")] or files
         if len(files) == 1 and _split_of(files[0]) is None:
             return _undeclared(files[0], wanted)
     else:
@@ -203,7 +223,12 @@ def _united(own: tuple[str, ...], file: Path) -> tuple[str, ...]:
 
 
 def _box_lists(
-    content: CocoFile, sizes: dict[Id, tuple[int, int]], class_of: dict[Id, int], file: Path, tally: Tally
+    content: CocoFile,
+    sizes: dict[Id, tuple[int, int]],
+    class_of: dict[Id, int],
+    file: Path,
+    tally: Tally,
+    needed: str,
 ) -> dict[Id, BoxList]:
     lists = {key: BoxList(size, tally) for key, size in sizes.items()}
     listed = {image.id for image in content.images}
@@ -218,6 +243,9 @@ def _box_lists(
         elif not annotation.bbox:
             message = f"{where}.bbox: expected [x, y, width, height], got none"
             tally.skip("annotations without a box", DataError(message), is_box=True)
+        elif missing := _missing_shape(annotation, needed):
+            message = f"{where}: expected {missing}, got none"
+            tally.skip(f"annotations without {missing}", DataError(message), is_box=True)
         elif annotation.id is not None and annotation.content in seen:
             message = f"{where}.id: expected a unique annotation, got a copy of {annotation.id!r}"
             tally.skip("copies of annotations", DataError(message))
@@ -233,7 +261,31 @@ def _add(boxes: BoxList, annotation: Annotation, label: int, where: str) -> None
         boxes.tally.skip_faulty(DataError(f"{where}.bbox: expected `array` of length 4, got {len(bbox)}"))
         return
     x, y, width, height = np.asarray(bbox, np.float64).tolist()
-    boxes.add((x, y, x + width, y + height), label, f"{where}.bbox", ignored=bool(annotation.iscrowd))
+    boxes.add(
+        (x, y, x + width, y + height),
+        label,
+        f"{where}.bbox",
+        ignored=bool(annotation.iscrowd),
+        shape=_shape(annotation),
+    )
+
+
+def _missing_shape(annotation: Annotation, needed: str) -> str:
+    """Returns what an annotation of a task with shapes does not have; empty if it has all."""
+    if not isinstance(annotation, ShapedAnnotation):
+        return ""
+    if needed == "masks" and bytes(annotation.segmentation) in (b"", b"null", b"[]"):
+        return "a mask"
+    numbers = annotation.keypoints or []
+    return "key points" if needed == "keypoints" and (not numbers or len(numbers) % 3) else ""
+
+
+def _shape(annotation: Annotation) -> ObjectShape | None:
+    if not isinstance(annotation, ShapedAnnotation):
+        return None
+    # A copy, since a Raw keeps the whole file in memory.
+    mask = bytes(annotation.segmentation) or None
+    return ObjectShape(mask, tuple(annotation.keypoints or ()), annotation.area or 0.0)
 
 
 def _unknown(where: str, annotation: Annotation, class_of: dict[Id, int]) -> DataError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +30,15 @@ class YoloSource:
         names: class names; None if no file has them.
         images: folders or list files of each declared split.
         undeclared: folders or list files of all images, if no splits are declared.
-        keypoint_numbers: numbers of a line after the class and the box; 0 without keypoints.
+        keypoints: number of keypoints in a line after the class and the box, and of numbers of each one: x, y, and the
+            visibility if there are three; 0 without keypoints.
         missing: the errors of declared splits whose paths do not exist.
     """
 
     names: tuple[str, ...] | None
     images: Mapping[Split, tuple[Path, ...]]
     undeclared: tuple[Path, ...] = ()
-    keypoint_numbers: int = 0
+    keypoints: tuple[int, int] = (0, 0)
     missing: Mapping[Split, DataError] = field(default_factory=dict)
 
 
@@ -124,11 +124,11 @@ def _from_config(file: Path) -> YoloSource:
     declared = settings.get(key, str(len(names)))
     if str(declared) != str(len(names)):
         raise DataError(f"{file}: {key}: expected {len(names)}, the number of names, got {str(declared)[:40]!r}")
-    keypoint_numbers = _keypoint_numbers(file, settings)
+    keypoints = _keypoints(file, settings)
     if images or missing:
-        return YoloSource(names, images, (), keypoint_numbers, missing)
+        return YoloSource(names, images, (), keypoints, missing)
     folders = _from_folder(_root(file, settings))
-    return YoloSource(names, folders.images, folders.undeclared, keypoint_numbers)
+    return YoloSource(names, folders.images, folders.undeclared, keypoints)
 
 
 def _declared(
@@ -182,15 +182,15 @@ def _darknet_names(file: Path, settings: Settings, finder: Finder) -> tuple[str,
     return names_in(_place(file, finder, "names", named))
 
 
-def _keypoint_numbers(file: Path, settings: Settings) -> int:
-    """Returns how many numbers ``kpt_shape`` declares: keypoints times 2 (x, y) or 3 (x, y, visibility)."""
+def _keypoints(file: Path, settings: Settings) -> tuple[int, int]:
+    """Returns what ``kpt_shape`` declares: the number of keypoints, and 2 (x, y) or 3 (x, y, visibility)."""
     shape = settings.get("kpt_shape")
     if shape is None:
-        return 0
+        return 0, 0
     numbers = [str(number) for number in shape] if isinstance(shape, list) else []
     if len(numbers) != 2 or not all(number.isdecimal() and len(number) < 6 for number in numbers):
         raise DataError(f"{file}: kpt_shape: expected [keypoints, 2 or 3], got {str(shape)[:40]!r}")
-    return math.prod(map(int, numbers))
+    return int(numbers[0]), int(numbers[1])
 
 
 def _values(value: object) -> list[str]:

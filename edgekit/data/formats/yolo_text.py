@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from edgekit.data.detection_set import AnnotatedImage, BoxList, Corners, DetectionSet, Tally
@@ -10,6 +11,7 @@ from edgekit.data.files import Finder, child, files_in
 from edgekit.data.formats.text_lines import text_lines
 from edgekit.data.formats.yolo_source import NAME_FILES, YoloSource, yolo_source
 from edgekit.data.images import image_suffixes, images_below
+from edgekit.data.shapes import ObjectShape, needed_shape
 from edgekit.data.splits import available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
 from edgekit.errors import DataError
 from edgekit.storage import first_file
@@ -29,7 +31,8 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
     another machine, and may have backslashes. The label file of ``images/train/1.jpg`` or ``JPEGImages/train/1.jpg`` is
     ``labels/train/1.txt``, or ``1.txt`` next to the image. An image without a label file has no objects, as in Darknet
     and Ultralytics; a note gives their number. A line with more than five numbers is a box and the keypoints of the
-    file's ``kpt_shape``, else a polygon, which is replaced by its bounding box. Without splits, a fifth of the images
+    file's ``kpt_shape``, else a polygon, which is replaced by its bounding box; for tasks with masks or key points,
+    boxes have shapes too. Without splits, a fifth of the images
     is the test split; without names, classes are named by their numbers. Faulty and repeated lines, and paths of
     missing images, are skipped and counted.
 
@@ -42,7 +45,10 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
         wanted, notes = "val", [f"{why}: the val split is used"]
     tally = Tally()
     images, split, others = _images(source, path, wanted, tally)
-    read, missing = _read(images, source, tally)
+    needed = needed_shape(choice.task)
+    if needed == "keypoints" and not source.keypoints[0]:
+        raise DataError(f"{path}: kpt_shape: expected [keypoints, 2 or 3] in a data.yaml for task 'pose', got none")
+    read, missing = _read(images, source, tally, needed)
     if missing == len(images):
         raise DataError(f"{path}: expected files in labels/ with the same names as those in images/, got none")
     tally.require_boxes()
@@ -54,7 +60,8 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
         notes.append(f"{missing:,} images have no label file and are taken as images without objects")
     if source.names is None:
         notes.append(f"no data.yaml or classes.txt has class names, so classes are named 0 to {len(names) - 1}")
-    return DetectionSet(str(path), names, entries, notes, split=split)
+    task = choice.task if needed and choice.task else "detect"
+    return DetectionSet(str(path), names, entries, notes, split=split, task=task)
 
 
 def _why_no_test(source: YoloSource) -> str:
@@ -109,7 +116,9 @@ def _from_list(file: Path, tally: Tally) -> list[Path]:
     return found
 
 
-def _read(images: list[Path], source: YoloSource, tally: Tally) -> tuple[list[tuple[Path, Path, Boxes]], int]:
+def _read(
+    images: list[Path], source: YoloSource, tally: Tally, needed: str
+) -> tuple[list[tuple[Path, Path, Boxes]], int]:
     """Returns each image with its label file and boxes, and the number of images without a label file."""
     read: list[tuple[Path, Path, Boxes]] = []
     missing, first, used, labels = 0, None, set[Path](), _LabelFiles()
@@ -117,7 +126,7 @@ def _read(images: list[Path], source: YoloSource, tally: Tally) -> tuple[list[tu
         text = labels.of(image)
         missing += text is None
         try:
-            boxes = _boxes(text, source, tally) if text else BoxList((1, 1), tally).boxes()
+            boxes = _boxes(text, source, tally, needed) if text else BoxList((1, 1), tally).boxes()
         except DataError as e:  # no text
             first = first or e
             tally.skip("images whose label file cannot be read", e)
@@ -172,7 +181,7 @@ def _mirrors(labels: Path) -> list[Path]:
     return [folder for folder in found if folder.is_dir()]
 
 
-def _boxes(file: Path, source: YoloSource, tally: Tally) -> Boxes:
+def _boxes(file: Path, source: YoloSource, tally: Tally, needed: str) -> Boxes:
     boxes, seen = BoxList((1, 1), tally), set[str]()
     for line in text_lines(file):
         where = f"{file}, line {line.number}"
@@ -183,11 +192,13 @@ def _boxes(file: Path, source: YoloSource, tally: Tally) -> Boxes:
         seen.add(text)
         try:
             label = _label(fields[0], source.names, where)
-            corners = _corners(fields[1:], source.keypoint_numbers, where)
+            numbers = _numbers_of(fields[1:], where)
+            corners, outline = _corners(numbers, source.keypoints, where)
+            shape = _shape(numbers, outline, source.keypoints, needed, where) if needed else None
         except DataError as e:
             tally.skip_faulty(e)
             continue
-        boxes.add(corners, label, where)
+        boxes.add(corners, label, where, shape=shape)
     return boxes.boxes()
 
 
@@ -201,11 +212,16 @@ def _label(text: str, names: tuple[str, ...] | None, where: str) -> int:
     return label
 
 
-def _corners(fields: list[str], keypoint_numbers: int, where: str) -> Corners:
+def _numbers_of(fields: list[str], where: str) -> list[float]:
     try:
-        numbers = [float(field) for field in fields]
+        return [float(field) for field in fields]
     except ValueError as e:
         raise DataError(f"{where}: expected numbers after the class, got '{' '.join(fields)[:60]}'") from e
+
+
+def _corners(numbers: list[float], keypoints: tuple[int, int], where: str) -> tuple[Corners, list[float]]:
+    """Returns the corners of a line's box, and its outline."""
+    keypoint_numbers = math.prod(keypoints)
     if keypoint_numbers and len(numbers) == 4 + keypoint_numbers:
         numbers = numbers[:4]
     outline = len(numbers) >= 6 and len(numbers) % 2 == 0
@@ -216,13 +232,33 @@ def _corners(fields: list[str], keypoint_numbers: int, where: str) -> Corners:
         )
     if not all(0 <= number <= _MAX_FRACTION for number in numbers):  # rejects NaN too
         raise DataError(
-            f"{where}: expected fractions of the image, 0 to 1, got '{' '.join(fields)[:60]}'",
+            f"{where}: expected fractions of the image, 0 to 1, got '{' '.join(f'{n:g}' for n in numbers)[:60]}'",
             hint="divide px by the image's width and height, such as 0.5 0.5 0.2 0.1",
         )
     if outline:
-        return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])
+        return (min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])), numbers
     cx, cy, width, height = numbers
-    return cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
+    x1, y1, x2, y2 = cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
+    return (x1, y1, x2, y2), [x1, y1, x2, y1, x2, y2, x1, y2]
+
+
+def _shape(
+    numbers: list[float], outline: list[float], keypoints: tuple[int, int], needed: str, where: str
+) -> ObjectShape:
+    """Returns what a line says about its object beside the box; the area of a pose is 0.53 of its box.
+
+    That is the share of Ultralytics' validation, since lines with keypoints have no mask.
+    """
+    if needed == "masks":
+        return ObjectShape([outline])
+    count, values = keypoints
+    if len(numbers) != 4 + count * values:
+        raise DataError(f"{where}: expected {4 + count * values} numbers after the class, got {len(numbers)}")
+    points: list[float] = []
+    for i in range(4, len(numbers), values):
+        x, y = numbers[i : i + 2]
+        points += [x, y, numbers[i + 2] if values == 3 else float(x >= 0 and y >= 0)]
+    return ObjectShape(None, tuple(points), 0.53 * numbers[2] * numbers[3])
 
 
 def _numbers(read: list[tuple[Path, Path, Boxes]]) -> tuple[str, ...]:

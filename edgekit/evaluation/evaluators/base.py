@@ -24,6 +24,7 @@ __all__ = [
     "Measure",
     "Mistake",
     "Ready",
+    "Scoring",
     "SessionEvaluator",
     "TaskEvaluator",
     "batch_of",
@@ -111,6 +112,19 @@ class Ready(NamedTuple):
     placement: Placement | None = None
 
 
+class Scoring(NamedTuple):
+    """What detectors find in an evaluation.
+
+    Attributes:
+        score_threshold: detections with a lower score are ignored.
+        multi_label: every class of a box whose score passes is a detection, as COCO's precision-recall curves want
+            it; otherwise only the best one.
+    """
+
+    score_threshold: float
+    multi_label: bool = True
+
+
 class TaskEvaluator(Protocol):
     """Runs an engine on examples and computes its accuracy figures."""
 
@@ -145,19 +159,21 @@ class Measure:
 
     Attributes:
         task: name of the task in recipes and manifests.
-        make: makes the evaluator of a session on a data set; the number is the score threshold.
+        make: makes the evaluator of a session on a data set.
         figures: the figures by name.
         class_figure: title of the figure of a single class; empty if there are no classes.
         has_scores: results have scores, and the score threshold applies.
         measures_tensors: engines whose task is unknown (``tensor``) can be evaluated for this task.
+        also: other tasks whose engines can be evaluated for this task.
     """
 
     task: Task
-    make: Callable[[Session, DataSet, float], TaskEvaluator]
+    make: Callable[[Session, DataSet, Scoring], TaskEvaluator]
     figures: Mapping[str, Figure]
     class_figure: str = ""
     has_scores: bool = False
     measures_tensors: bool = False
+    also: tuple[Task, ...] = ()
 
 
 def batch_of(session: Session) -> int:

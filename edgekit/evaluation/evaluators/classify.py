@@ -92,7 +92,7 @@ class ClassifyEvaluator(SessionEvaluator):
 
 MEASURE = Measure(
     task="classify",
-    make=lambda session, examples, threshold: ClassifyEvaluator(session, examples),
+    make=lambda session, examples, scoring: ClassifyEvaluator(session, examples),
     figures={"accuracy": Figure("accuracy", counts_examples=True), "top5": Figure("top-5 accuracy")},
     class_figure="accuracy",
     measures_tensors=True,

@@ -41,7 +41,7 @@ class RegressEvaluator(SessionEvaluator):
 
 MEASURE = Measure(
     task="regress",
-    make=lambda session, examples, threshold: RegressEvaluator(session),
+    make=lambda session, examples, scoring: RegressEvaluator(session),
     figures={
         "mse": Figure("mean squared error", is_share=False, more_is_better=False),
         "rmse": Figure("RMSE", is_share=False, more_is_better=False),

@@ -42,7 +42,7 @@ class TranslateEvaluator(SessionEvaluator):
 
 MEASURE = Measure(
     task="translate",
-    make=lambda session, examples, threshold: TranslateEvaluator(session, examples),
+    make=lambda session, examples, scoring: TranslateEvaluator(session, examples),
     figures={
         "token_accuracy": Figure("token accuracy"),
         "sequence_accuracy": Figure("sequence accuracy", counts_examples=True),

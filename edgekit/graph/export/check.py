@@ -13,6 +13,7 @@ from torch import nn
 
 from edgekit.errors import AccuracyError, ExportError, UsageError
 from edgekit.graph.evaluator import Evaluator
+from edgekit.graph.export.call import ModuleCall
 from edgekit.specs import TensorSpec
 
 __all__ = ["ExportCheck", "OutputCheck", "compare_with_module", "outputs_inside", "run_module"]
@@ -49,6 +50,7 @@ def compare_with_module(
     seeds: Sequence[int] = (0, 1),
     num_values: Mapping[str, int] | None = None,
     also: Sequence[Sequence[TensorSpec]] = (),
+    call: ModuleCall | None = None,
 ) -> ExportCheck:
     """Compares the graph in ONNX Runtime with the PyTorch module on random inputs, one per seed.
 
@@ -58,11 +60,12 @@ def compare_with_module(
     Args:
         graph: the graph; values exported by `graph_from_module` have the names of modules.
         module: the module; it runs in evaluation mode, and its own mode is restored.
-        specs: specs of the module's positional inputs, with the graph's names; dynamic dimensions have size 2.
+        specs: specs of the module's inputs, with the graph's names; dynamic dimensions have size 2.
         tolerance: largest allowed error.
         seeds: seeds of the random inputs: floats are uniform in [0, 1), integers are 0 or 1.
         num_values: for the input of that name, integers are less than this instead of 2.
         also: inputs of other sizes, which are run once, with the first seed.
+        call: how the module takes its inputs; default: as positional arguments.
 
     Raises:
         AccuracyError: names the worst output, its error and the first intermediate value that differs.
@@ -75,7 +78,7 @@ def compare_with_module(
     for sizes, seed in (*((specs, seed) for seed in seeds), *((sizes, seeds[0]) for sizes in also)):
         feeds = _random_feeds(sizes, seed, num_values or {})
         with _size_errors(module, sizes, in_range=sizes is not specs):
-            expected = run_module(module, list(feeds.values()))
+            expected = run_module(module, list(feeds.values()), call)
         got = evaluator.run(feeds)
         _require_same_outputs(got, expected)
         for (name, array), reference in zip(got.items(), expected, strict=True):
@@ -88,7 +91,7 @@ def compare_with_module(
         where = f" for {'; '.join(map(str, sizes))}" if also else ""
         raise AccuracyError(
             f"output '{check.name}': expected a relative error of at most {tolerance:g} against the module, "
-            f"got {check.relative_error:.3g}{where}{_first_off(graph, module, feeds, tolerance)}"
+            f"got {check.relative_error:.3g}{where}{_first_off(graph, module, feeds, tolerance, call)}"
         )
     return ExportCheck(outputs=tuple(check for check, _ in worst.values()), tolerance=tolerance)
 
@@ -123,12 +126,16 @@ def _sizes(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else _DYNAMIC_SIZE for size in spec.shape)
 
 
-def run_module(module: nn.Module, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def run_module(module: nn.Module, inputs: Sequence[np.ndarray], call: ModuleCall | None = None) -> list[np.ndarray]:
+    """Runs a module in evaluation mode on inputs in the order of ``call``; returns the tensors in its result."""
+    names = call.names if call else list(map(str, range(len(inputs))))
+    tensors = [torch.from_numpy(array.copy()) for array in inputs]
+    args, kwargs = (call or ModuleCall(tuple(names))).filled(dict(zip(names, tensors, strict=True)))
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         with torch.no_grad():
-            result = module(*(torch.from_numpy(array.copy()) for array in inputs))
+            result = module(*args, **kwargs)
     finally:
         for part in training:
             part.training = True
@@ -161,11 +168,13 @@ def _relative_error(array: np.ndarray, reference: np.ndarray) -> float:
     return float(difference.max() / max(finite.max(), np.finfo(np.float32).tiny))
 
 
-def _first_off(graph: ir.Model, module: nn.Module, feeds: dict[str, np.ndarray], tolerance: float) -> str:
+def _first_off(
+    graph: ir.Model, module: nn.Module, feeds: dict[str, np.ndarray], tolerance: float, call: ModuleCall | None
+) -> str:
     """Names the first value, in graph order, that differs from the output of the module with the same name."""
     outputs = {value.name for value in graph.graph.outputs}
     inside = [value for node in graph.graph for value in node.outputs if value.name not in outputs]
-    expected = outputs_inside(module, list(feeds.values()))
+    expected = outputs_inside(module, list(feeds.values()), call)
     also = [value.name for value in inside if value.name and value.name in expected]
     evaluator = Evaluator(graph, also=also)
     got = evaluator.run(feeds)
@@ -176,7 +185,9 @@ def _first_off(graph: ir.Model, module: nn.Module, feeds: dict[str, np.ndarray],
     return ""
 
 
-def outputs_inside(module: nn.Module, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def outputs_inside(
+    module: nn.Module, inputs: Sequence[np.ndarray], call: ModuleCall | None = None
+) -> dict[str, np.ndarray]:
     """Runs the module and returns the first output of each submodule that returns a single tensor."""
     seen: dict[str, np.ndarray] = {}
 
@@ -190,7 +201,7 @@ def outputs_inside(module: nn.Module, inputs: Sequence[np.ndarray]) -> dict[str,
         if name
     ]
     try:
-        run_module(module, inputs)
+        run_module(module, inputs, call)
     finally:
         for handle in handles:
             handle.remove()

@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from types import TracebackType
 from typing import Any
 
@@ -17,8 +17,10 @@ import torch
 from onnx_ir.passes.common import InlinePass
 from torch import nn
 from torch.export.graph_signature import ConstantArgument
+from torch.utils import _pytree as pytree
 
 from edgekit.errors import ExportError, UsageError
+from edgekit.graph.export.call import ModuleCall
 from edgekit.graph.export.module_names import name_after_modules
 from edgekit.graph.passes import FoldConstants, InferShapes, RemoveDead
 from edgekit.graph.stats import CONSTANT_INPUTS
@@ -44,6 +46,7 @@ def graph_from_module(
     *,
     opset: int = 20,
     ranges: Mapping[str, SizeRange] | None = None,
+    call: ModuleCall | None = None,
 ) -> ir.Model:
     """Exports a module in evaluation mode; the module's own mode is restored.
 
@@ -51,21 +54,23 @@ def graph_from_module(
     module, not copied. Nodes and values are named after their modules (see `edgekit.graph.export.module_names`).
 
     Args:
-        module: takes ``inputs`` as positional arguments; returns a tensor or any nesting of tuples, lists and
-            dictionaries of tensors.
+        module: returns a tensor or any nesting of tuples, lists and dictionaries of tensors.
         inputs: name, element type and shape of each input; a string in a shape names a dynamic dimension. Dimensions
             with the same name are equal; dimensions that the module requires to be equal get the name of the first.
-        outputs: names of the graph's outputs in the order the module returns them; the exporter's names if empty.
+        outputs: names of the graph's outputs in the order the module returns them; if empty, the keys of the
+            dictionary that the module returns, or the exporter's names.
         opset: ONNX opset version, 18 or newer.
         ranges: size ranges of the dynamic dimensions, by name; others may have any size (the module is traced with 2
             for the first dimension and 64 for others).
+        call: how the module takes ``inputs``, which have the order of its names; default: as positional arguments.
 
     Raises:
         ExportError: names the operator and module that could not be exported, or the number of outputs is wrong.
         UsageError: the module accepts only one size of a dynamic dimension.
     """
+    call = call or ModuleCall(tuple(spec.name for spec in inputs))
     with _silence(), _evaluation_mode(module), torch.no_grad():
-        program = _captured(module, inputs, ranges or {})
+        program = _captured(module, inputs, ranges or {}, call)
         graph = _translated(program, inputs, outputs, opset)
     InlinePass()(graph)
     name_after_modules(graph, module)
@@ -75,16 +80,18 @@ def graph_from_module(
 
 
 def _captured(
-    module: nn.Module, inputs: Sequence[TensorSpec], ranges: Mapping[str, SizeRange]
+    module: nn.Module, inputs: Sequence[TensorSpec], ranges: Mapping[str, SizeRange], call: ModuleCall
 ) -> torch.export.ExportedProgram:
-    examples = tuple(_example(spec, ranges) for spec in inputs)
+    args, kwargs = call.filled({spec.name: _example(spec, ranges) for spec in inputs})
     named = [size for spec in inputs for size in spec.shape if isinstance(size, str)]
     dimensions = {name: _dimension(name, named.count(name) > 1, ranges.get(name)) for name in named}
-    shapes = tuple(
-        {axis: dimensions[name] for axis, name in enumerate(spec.shape) if isinstance(name, str)} for spec in inputs
-    )
+    shapes = {
+        spec.name: {axis: dimensions[name] for axis, name in enumerate(spec.shape) if isinstance(name, str)}
+        for spec in inputs
+    }
+    dynamic = call.by_parameter(module, shapes) if any(shapes.values()) else None
     try:
-        return torch.export.export(module, examples, dynamic_shapes=_by_argument(module, shapes), strict=False)
+        return torch.export.export(module, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
     except Exception as e:
         _refuse_specialized(module, inputs, e)
         _refuse_returned_objects(module, e)
@@ -157,15 +164,6 @@ def _dimension(name: str, shared: bool, range_: SizeRange | None) -> Any:
     return torch.export.Dim(name, **bounds)
 
 
-def _by_argument(module: nn.Module, shapes: tuple[dict[int, Any], ...]) -> Any:
-    """Arranges shapes for `torch.export`: a ``*args`` parameter is one entry that holds them all."""
-    if not any(shapes):
-        return None
-    if module.forward.__code__.co_flags & 0x04 and module.forward.__code__.co_argcount == 1:
-        return (shapes,)
-    return shapes
-
-
 def _translated(
     program: torch.export.ExportedProgram, inputs: Sequence[TensorSpec], outputs: Sequence[str], opset: int
 ) -> ir.Model:
@@ -184,6 +182,7 @@ def _translated(
                 f"expected a module that returns tensors, got one that also returns {spec.arg.value!r}",
                 hint="wrap it in a module that returns tensors",
             )
+    outputs = outputs or _returned_keys(program, {spec.name for spec in inputs})
     try:
         # The exporter's optimization would fold BatchNorm too, but loses the names of the folded nodes.
         exported = torch.onnx.export(
@@ -205,6 +204,42 @@ def _translated(
     assert exported is not None
     _name_dimensions(exported.model, inputs)
     return exported.model
+
+
+def _returned_keys(program: torch.export.ExportedProgram, taken: Set[str]) -> list[str]:
+    """Names the tensors in a returned dictionary after their keys; empty if the module returns something else."""
+    returned = program.graph_signature.output_specs
+    places = dict(_places(pytree.tree_unflatten(range(len(returned)), program.call_spec.out_spec)))
+    if all(isinstance(key, int) for path in places.values() for key in path):
+        return []
+    names: list[str] = []
+    for index, spec in enumerate(returned):
+        if isinstance(spec.arg, ConstantArgument):
+            continue
+        name = ".".join(map(str, places[index]))
+        while name in taken or name in names:  # as for a module that returns its input
+            name += "_out"
+        names.append(name)
+    return names
+
+
+def _places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yields each leaf, a number, and the keys and indices on the way to it.
+
+    `torch.utils._pytree.tree_flatten_with_path` does not know the keys of classes that packages register, such as
+    those of Hugging Face Transformers, which are dictionaries too.
+    """
+    if isinstance(tree, int):
+        yield tree, path
+        return
+    # A dataclass is registered with its fields.
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(pytree.tree_flatten(tree, _is_below(tree))[0])
+    for key, item in items:
+        yield from _places(item, (*path, key))
+
+
+def _is_below(tree: Any) -> Callable[[Any], bool]:
+    return lambda node: node is not tree
 
 
 def _drop_invented_biases(graph: ir.Model) -> None:

@@ -12,12 +12,23 @@ import numpy as np
 from edgekit.device.cuda.resources import Context, DeviceMemory, Module, Stream
 from edgekit.errors import RunError, UsageError
 from edgekit.kernels import compiled
-from edgekit.kernels.decode.families import DETECTION, as_head, is_rotated, overlap_of
-from edgekit.kernels.decode.layout import layout, outputs_of, yolox_grids
+from edgekit.kernels.decode.families import DETECTION, is_rotated, overlap_of
+from edgekit.kernels.decode.layout import layout, yolox_grids
 from edgekit.kernels.suppression.device import BITS, CAPACITY, SELECT_THREADS, SWEEP_THREADS, TILES, WORDS
 from edgekit.kernels.suppression.suppress import check_thresholds
-from edgekit.recipe.heads import Detr, End2End, Head, YoloV1, YoloV2, YoloV3, YoloV5, YoloV8, YoloX
-from edgekit.recipe.schema import Postprocess
+from edgekit.recipe.heads import (
+    CellHeads,
+    Detr,
+    End2End,
+    Head,
+    YoloV1,
+    YoloV2,
+    YoloV3,
+    YoloV5,
+    YoloV8,
+    YoloX,
+    box_outputs,
+)
 
 __all__ = ["DETECTION", "HEAD", "PARAMETERS", "DeviceDetector"]
 
@@ -108,7 +119,7 @@ class DeviceDetector:
     def __init__(
         self,
         context: Context,
-        head: Head | Postprocess,
+        head: Head,
         *,
         outputs: Outputs,
         input_size: tuple[int, int],
@@ -119,12 +130,11 @@ class DeviceDetector:
         for name, number, most in (("images", images, _MAX_IMAGES), ("max_detections", max_detections, CAPACITY)):
             if not 1 <= number <= most:
                 raise UsageError(f"{name}: expected 1 to {most}, got {number}")
-        head = as_head(head)
         if reason := self.supports(head, outputs):
             raise UsageError(f"expected a head that the GPU can decode, got '{type(head).__name__}': {reason}")
         self.images = images
         self.max_detections = max_detections
-        self._names = outputs_of(head)
+        self._names = box_outputs(head)
         self._head = _head_record(head, outputs, input_size, max_detections)
         # As an argument of kernels: read-only numbers can be hashed, which pycuda does with arguments after 2026.1.
         words = np.dtype([(f"word{i}", np.int64) for i in range(HEAD.itemsize // 8)])
@@ -139,22 +149,23 @@ class DeviceDetector:
             self._resources = stack.pop_all()
 
     @staticmethod
-    def supports(head: Head | Postprocess, outputs: Outputs) -> str:
+    def supports(head: Head, outputs: Outputs) -> str:
         """Returns why there is no kernel for a head and its outputs, or an empty string if there is one."""
-        head = as_head(head)
+        if type(head) not in _FAMILIES or (isinstance(head, End2End) and head.coordinates != "corners"):
+            return "the model decodes its detections itself"
         try:
             cells, classes = layout(head, {name: shape for name, (_, shape) in outputs.items()})
         except RunError as e:
             return e.message
-        names = outputs_of(head)
+        names = box_outputs(head)
         types = [np.dtype(outputs[name][0]) for name in names]
         for name, dtype in zip(names, types, strict=True):
             if dtype not in (np.float32, np.float16):
                 return f"output '{name}': expected float32 or float16, got {dtype}"
         if not isinstance(head, Detr) and len(set(types)) > 1:
             return f"outputs {', '.join(names)}: expected one element type, got {', '.join(map(str, types))}"
-        if cells < 1 or cells * classes >= 2**31:
-            return f"expected at least one box, and less than 2^31 pairs of box and class, got {cells} x {classes}"
+        if cells < 1 or cells * (classes or 1) >= 2**31:
+            return f"expected at least one box, and less than 2^31 pairs of box and class, got {cells} x {classes or 1}"
         return _too_many(head)
 
     @property
@@ -301,7 +312,9 @@ class DeviceDetector:
 
 def _too_many(head: Head) -> str:
     """Returns which of a head's lists is longer than the kernels' arrays, or an empty string."""
-    if isinstance(head, YoloV1 | YoloV2 | YoloV3):
+    if isinstance(head, CellHeads):
+        if any(each.scale_xy != 1 or each.new_coords for each in head.heads):
+            return "the kernel decodes YOLOv3's boxes, without scale_xy and new_coords"
         if len(head.heads) > _OUTPUTS:
             return f"expected at most {_OUTPUTS} outputs, got {len(head.heads)}"
         most = max(len(each.anchors) for each in head.heads)
@@ -314,9 +327,10 @@ def _too_many(head: Head) -> str:
 
 def _head_record(head: Head, outputs: Outputs, input_size: tuple[int, int], limit: int) -> np.void:
     shapes = {name: shape for name, (_, shape) in outputs.items()}
-    names = outputs_of(head)
+    names = box_outputs(head)
     record = np.zeros((), HEAD)
     cells, classes = layout(head, shapes)
+    classes = classes or 1
     halves = [np.dtype(outputs[name][0]) == np.float16 for name in names]
     sizes = [int(np.prod(shapes[name][1:])) for name in names]
     record["elements"] = [*sizes, *[0] * (_OUTPUTS - len(sizes))]
@@ -326,17 +340,17 @@ def _head_record(head: Head, outputs: Outputs, input_size: tuple[int, int], limi
     record["overlap"] = _OVERLAPS[overlap_of(head)]
     record["width"], record["height"] = input_size
     record["angle_channel"] = -1
-    record["multi_label"] = not isinstance(head, End2End) and head.multi_label
-    if isinstance(head, YoloV1 | YoloV2 | YoloV3):
+    record["multi_label"] = getattr(head, "multi_label", False)
+    if isinstance(head, CellHeads):
         _fill_grids(record, head, shapes)
     elif isinstance(head, Detr):
         _fill_queries(record, head, shapes)
-    else:
+    elif isinstance(head, YoloV5 | YoloV8 | YoloX | End2End):
         _fill_cells(record, head, shapes, input_size)
     return cast(np.void, record[()])
 
 
-def _fill_grids(record: np.ndarray, head: YoloV1 | YoloV2 | YoloV3, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _fill_grids(record: np.ndarray, head: CellHeads, shapes: Mapping[str, tuple[int, ...]]) -> None:
     activation = "none" if isinstance(head, YoloV1) else "softmax" if isinstance(head, YoloV2) else "sigmoid"
     record["activation"], record["objectness"] = _ACTIVATIONS[activation], 1
     record["channels"], record["levels"] = 5 + record["classes"], len(head.heads)

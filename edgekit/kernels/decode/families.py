@@ -9,14 +9,18 @@ import numpy as np
 from edgekit.kernels.decode.candidates import Candidates, best_candidates
 from edgekit.kernels.decode.detr import decode_detr
 from edgekit.kernels.decode.end2end import decode_end2end
-from edgekit.kernels.decode.layout import layout, outputs_of
+from edgekit.kernels.decode.layout import layout
+from edgekit.kernels.decode.rows import decode_rows
 from edgekit.kernels.decode.yolo import decode_yolov1, decode_yolov2, decode_yolov3
 from edgekit.kernels.decode.yolov5 import decode_yolov5
 from edgekit.kernels.decode.yolov8 import decode_yolov8
 from edgekit.kernels.decode.yolox import decode_yolox
 from edgekit.kernels.suppression.suppress import Overlap, check_thresholds, nms
 from edgekit.recipe.heads import (
+    BatchedRows,
+    BoxesScoresLabels,
     Detr,
+    EfficientNms,
     End2End,
     Head,
     YoloV1,
@@ -25,11 +29,10 @@ from edgekit.recipe.heads import (
     YoloV5,
     YoloV8,
     YoloX,
-    head_from_postprocess,
+    box_outputs,
 )
-from edgekit.recipe.schema import Postprocess
 
-__all__ = ["DETECTION", "as_head", "decode", "detect", "is_rotated", "overlap_of"]
+__all__ = ["DETECTION", "decode", "detect", "is_rotated", "overlap_of"]
 
 DETECTION = np.dtype(
     [
@@ -48,11 +51,6 @@ mask coefficients and key points.
 """
 
 
-def as_head(head: Head | Postprocess) -> Head:
-    """Returns the head of a recipe's postprocessing, or the head itself."""
-    return head_from_postprocess(head) if isinstance(head, Postprocess) else head
-
-
 def is_rotated(head: Head) -> bool:
     """Whether boxes have an angle."""
     return isinstance(head, YoloV8 | End2End) and head.angle
@@ -60,14 +58,14 @@ def is_rotated(head: Head) -> bool:
 
 def overlap_of(head: Head) -> Overlap | None:
     """Returns how overlaps of a head's boxes are measured; None if its boxes are not suppressed."""
-    if isinstance(head, End2End | Detr):
+    if isinstance(head, End2End | Detr | BoxesScoresLabels | EfficientNms | BatchedRows):
         return None
     return head.overlap if isinstance(head, YoloV8) and head.angle else "corners"
 
 
 def decode(
     outputs: Mapping[str, np.ndarray],
-    head: Head | Postprocess,
+    head: Head,
     *,
     input_size: tuple[int, int],
     score_threshold: float,
@@ -88,9 +86,10 @@ def decode(
     Raises:
         RunError: an output is missing or does not fit the head.
     """
-    head = as_head(head)
     layout(head, {name: array.shape for name, array in outputs.items()})
-    own = {name: outputs[name][index].astype(np.float32, copy=False) for name in outputs_of(head)}
+    if isinstance(head, BoxesScoresLabels | EfficientNms | BatchedRows):
+        return decode_rows(outputs, head, input_size=input_size, score_threshold=score_threshold, index=index)
+    own = {name: outputs[name][index].astype(np.float32, copy=False) for name in box_outputs(head)}
     if isinstance(head, YoloV1 | YoloV2 | YoloV3):
         decoder = {YoloV1: decode_yolov1, YoloV2: decode_yolov2, YoloV3: decode_yolov3}[type(head)]
         batch = {name: array[None] for name, array in own.items()}
@@ -106,12 +105,12 @@ def decode(
         return decode_yolov5(output, head, score_threshold=score_threshold)
     if isinstance(head, YoloV8):
         return decode_yolov8(output, head, score_threshold=score_threshold)
-    return decode_end2end(output, head, score_threshold=score_threshold)
+    return decode_end2end(output, head, input_size=input_size, score_threshold=score_threshold)
 
 
 def detect(
     outputs: Mapping[str, np.ndarray],
-    head: Head | Postprocess,
+    head: Head,
     *,
     input_size: tuple[int, int],
     scale: tuple[float, float],
@@ -145,7 +144,6 @@ def detect(
         RunError: an output is missing or does not fit the head.
         UsageError: a threshold is not between 0 and 1, or ``max_detections`` is negative.
     """
-    head = as_head(head)
     candidates = decode(outputs, head, input_size=input_size, score_threshold=score_threshold, index=index)
     if capacity is not None:
         candidates = best_candidates(candidates, capacity)

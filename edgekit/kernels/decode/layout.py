@@ -6,9 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from edgekit.errors import RunError
-from edgekit.recipe.heads import Detr, End2End, Head, YoloV1, YoloV2, YoloV3, YoloV5, YoloV8, YoloX
+from edgekit.recipe.heads import (
+    BatchedRows,
+    BoxesScoresLabels,
+    CellHeads,
+    Detr,
+    EfficientNms,
+    End2End,
+    Head,
+    YoloV1,
+    YoloV5,
+    YoloV8,
+    YoloX,
+    box_outputs,
+)
 
-__all__ = ["Layout", "layout", "outputs_of", "yolox_grids"]
+__all__ = ["Layout", "layout", "yolox_grids"]
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -18,20 +31,11 @@ class Layout(NamedTuple):
 
     Attributes:
         cells: number of boxes that the model predicts.
-        classes: number of classes, without a background.
+        classes: number of classes, without a background; None if the shapes do not tell.
     """
 
     cells: int
-    classes: int
-
-
-def outputs_of(head: Head) -> tuple[str, ...]:
-    """Returns the names of the outputs that a head reads."""
-    if isinstance(head, YoloV1 | YoloV2 | YoloV3):
-        return tuple(each.output for each in head.heads)
-    if isinstance(head, Detr):
-        return (head.boxes, head.logits) if head.logits else (head.boxes,)
-    return (head.output,)
+    classes: int | None
 
 
 def layout(head: Head, shapes: Shapes) -> Layout:
@@ -44,10 +48,12 @@ def layout(head: Head, shapes: Shapes) -> Layout:
     Raises:
         RunError: an output is missing, or its shape does not fit the head.
     """
-    if isinstance(head, YoloV1 | YoloV2 | YoloV3):
+    if isinstance(head, CellHeads):
         return _grids(head, shapes)
     if isinstance(head, Detr):
         return _queries(head, shapes)
+    if isinstance(head, BoxesScoresLabels | EfficientNms | BatchedRows):
+        return _rows(head, shapes)
     if isinstance(head, YoloV8) and head.layout == "channels-first":
         _, channels, cells = _shape(shapes, head.output, f"(N, 4 + classes + {head.extras}, cells)", 3)
     else:
@@ -55,7 +61,7 @@ def layout(head: Head, shapes: Shapes) -> Layout:
     if isinstance(head, End2End):
         if channels != 6 + head.extras:
             raise _misfit(shapes, head.output, f"(N, cells, {_values(head)})")
-        return Layout(cells, 1)
+        return Layout(cells, None)
     fixed = (4 if isinstance(head, YoloV8) else 5) + (0 if isinstance(head, YoloX) else head.extras)
     if channels <= fixed:
         first = isinstance(head, YoloV8) and head.layout == "channels-first"
@@ -86,7 +92,7 @@ def yolox_grids(head: YoloX, cells: int, input_size: tuple[int, int]) -> list[tu
     return grids
 
 
-def _grids(head: YoloV1 | YoloV2 | YoloV3, shapes: Shapes) -> Layout:
+def _grids(head: CellHeads, shapes: Shapes) -> Layout:
     cells, counts = 0, set()
     for each in head.heads:
         if isinstance(head, YoloV1):
@@ -100,7 +106,7 @@ def _grids(head: YoloV1 | YoloV2 | YoloV3, shapes: Shapes) -> Layout:
         cells += boxes * rows * columns
         counts.add(classes)
     if len(counts) > 1:
-        raise RunError(f"outputs {', '.join(outputs_of(head))}: expected the same classes, got {sorted(counts)}")
+        raise RunError(f"outputs {', '.join(box_outputs(head))}: expected the same classes, got {sorted(counts)}")
     return Layout(cells, counts.pop())
 
 
@@ -119,6 +125,27 @@ def _queries(head: Detr, shapes: Shapes) -> Layout:
     if slots - background < 1:
         raise _misfit(shapes, head.logits or head.boxes, "at least one class")
     return Layout(queries, slots - background)
+
+
+def _rows(head: BoxesScoresLabels | EfficientNms | BatchedRows, shapes: Shapes) -> Layout:
+    if isinstance(head, BatchedRows):
+        values = 7 if head.columns == "yolov7" else 6
+        rows, found = _shape(shapes, head.output, f"(boxes, {values})", 2)
+        if found != values:
+            raise _misfit(shapes, head.output, f"(boxes, {values})")
+        return Layout(rows, None)
+    batch = () if isinstance(head, BoxesScoresLabels) and len(shapes.get(head.boxes, ())) == 2 else ("N",)
+    expected = f"({', '.join((*batch, 'boxes', '4'))})"
+    boxes = _shape(shapes, head.boxes, expected, len(batch) + 2)
+    if boxes[-1] != 4:
+        raise _misfit(shapes, head.boxes, expected)
+    for name in (head.scores, head.labels if isinstance(head, BoxesScoresLabels) else head.classes):
+        wanted = f"({', '.join((*batch, str(boxes[-2])))}{'' if batch else ','})"
+        if _shape(shapes, name, wanted, len(batch) + 1)[-1] != boxes[-2]:
+            raise _misfit(shapes, name, wanted)
+    if isinstance(head, EfficientNms) and head.count not in shapes:
+        raise RunError(f"output '{head.count}': expected (N, 1), got no such output among {sorted(shapes)}")
+    return Layout(boxes[-2], None)
 
 
 def _values(head: Head) -> str:

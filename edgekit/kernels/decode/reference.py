@@ -8,11 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from edgekit.kernels.decode.limits import MAX_EXPONENT, MAX_ROOT
-from edgekit.recipe.heads import Detr, End2End, YoloV5, YoloV8, YoloX
-from edgekit.recipe.schema import YoloHead
+from edgekit.recipe.heads import (
+    BatchedRows,
+    BoxesScoresLabels,
+    Detr,
+    EfficientNms,
+    End2End,
+    YoloHead,
+    YoloV5,
+    YoloV8,
+    YoloX,
+)
 
 __all__ = [
+    "decode_batched_rows",
+    "decode_boxes_scores_labels",
     "decode_detr",
+    "decode_efficient_nms",
     "decode_end2end",
     "decode_yolov1",
     "decode_yolov2",
@@ -119,8 +131,16 @@ def decode_yolov3(
         by = (sigmoid(ty) + cy) * stride        bh = ph * exp(th)
         score of class c = sigmoid(objectness) * sigmoid(class c)
 
-    Every class whose score is greater than the threshold is a candidate, as in Darknet's ``get_yolo_detections``.
-    Exponents are clipped to 16, nine million anchors, so that areas stay finite in float32.
+    With ``scale_xy`` k, an offset is ``k * sigmoid(t) - (k - 1) / 2``. With ``new_coords``, the model has computed the
+    sigmoids already, and with the values ``p``::
+
+        bx = (k * px - (k - 1) / 2 + cx) * stride        bw = pw * (2 * p_w) ** 2
+        by = (k * py - (k - 1) / 2 + cy) * stride        bh = ph * (2 * p_h) ** 2
+        score of class c = p_objectness * p_c
+
+    Both are those of ``get_yolo_box`` in ``yolo_layer.c`` of AlexeyAB's Darknet. Every class whose score is greater
+    than the threshold is a candidate, as in Darknet's ``get_yolo_detections``.
+    Exponents are clipped to 16, nine million anchors, and roots to 1000, so that areas stay finite in float32.
 
     Args:
         outputs: outputs by name, shape ``(1, anchors * (5 + classes), h, w)``.
@@ -152,17 +172,27 @@ def _decode_anchors(
                 for column in range(columns):
                     index += 1
                     t = raw[a * per_anchor : (a + 1) * per_anchor, row, column].tolist()
-                    x = (sigmoid(t[0]) + column) * head.stride
-                    y = (sigmoid(t[1]) + row) * head.stride
-                    width = anchor_width * math.exp(min(t[2], MAX_EXPONENT))
-                    height = anchor_height * math.exp(min(t[3], MAX_EXPONENT))
+                    px, py, objectness = t[0], t[1], t[4]
+                    if not head.new_coords:
+                        px, py, objectness = sigmoid(px), sigmoid(py), sigmoid(objectness)
+                    x = (head.scale_xy * px - (head.scale_xy - 1) / 2 + column) * head.stride
+                    y = (head.scale_xy * py - (head.scale_xy - 1) / 2 + row) * head.stride
+                    width = anchor_width * _side(t[2], head)
+                    height = anchor_height * _side(t[3], head)
                     box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-                    chances = probabilities(t[5:])
+                    chances = t[5:] if head.new_coords else probabilities(t[5:])
                     for c in _chosen(t[5:], multi_label):
-                        score = sigmoid(t[4]) * chances[c]
+                        score = objectness * chances[c]
                         if score > score_threshold:
                             found.append((box, score, c, index))
     return found
+
+
+def _side(t: float, head: YoloHead) -> float:
+    """Computes a side of a box, in anchors."""
+    if head.new_coords:
+        return (2 * min(max(t, -MAX_ROOT), MAX_ROOT)) ** 2
+    return math.exp(min(t, MAX_EXPONENT))
 
 
 def decode_yolov8(output: np.ndarray, head: YoloV8, *, score_threshold: float) -> list[Found]:
@@ -248,15 +278,19 @@ def decode_yolox(
     return found
 
 
-def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float) -> list[Found]:
+def decode_end2end(
+    output: np.ndarray, head: End2End, input_size: tuple[int, int], *, score_threshold: float
+) -> list[Found]:
     """Decodes the output of YOLOv10 and of YOLO26 (Ultralytics, ``end2end``), in float64.
 
     A row has ``x1, y1, x2, y2`` in px, score, class, and extras; with ``angle``, ``cx, cy, w, h`` instead of corners,
-    and the angle as the last extra. A row whose class is negative or no number is padding.
+    and the angle as the last extra. A row whose class is negative or no number is padding. RT-DETR's rows have ``cx, cy,
+    w, h`` as fractions of the input's size.
 
     Args:
         output: shape ``(1, boxes, 6 + extras)``.
         head: the parameters.
+        input_size: width and height of the input in px.
         score_threshold: only candidates with a greater score are returned.
 
     Returns:
@@ -265,6 +299,9 @@ def decode_end2end(output: np.ndarray, head: End2End, *, score_threshold: float)
     found: list[Found] = []
     for cell, row in enumerate(output[0].astype(np.float64).tolist()):
         if row[4] > score_threshold and 0 <= row[5] < 2**24:
+            if head.coordinates == "centers":
+                width, height = input_size
+                row[:4] = _corners(row[0] * width, row[1] * height, row[2] * width, row[3] * height)
             box = (*row[:4], row[-1]) if head.angle else tuple(row[:4])
             found.append((box, row[4], int(row[5]), cell))
     return found
@@ -305,6 +342,83 @@ def decode_detr(
         raw, scores = raw[kept], probabilities[kept]
         box = _corners(x * width, y * height, w * width, h * height)
         found += [(box, scores[c], c, query) for c in _chosen(raw, head.multi_label) if scores[c] > score_threshold]
+    return found
+
+
+def decode_boxes_scores_labels(
+    outputs: Mapping[str, np.ndarray], head: BoxesScoresLabels, input_size: tuple[int, int], *, score_threshold: float
+) -> list[Found]:
+    """Reads detections that have an output for boxes, one for scores and one for labels, in float64.
+
+    Boxes are corners in px of the input, or fractions of its sides. With a background, class ``c`` has the label
+    ``c + 1``, as in torchvision's detectors.
+
+    Args:
+        outputs: outputs by name; shapes ``(1, boxes, 4)`` and ``(1, boxes)``, or without the batch.
+        head: the parameters.
+        input_size: width and height of the input in px.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order of the boxes.
+    """
+    boxes = outputs[head.boxes].reshape(-1, 4).astype(np.float64).tolist()
+    scores = outputs[head.scores].reshape(-1).astype(np.float64).tolist()
+    labels = outputs[head.labels].reshape(-1).astype(np.float64).tolist()
+    factors = (*input_size, *input_size) if head.coordinates == "normalized" else (1, 1, 1, 1)
+    found: list[Found] = []
+    for cell, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
+        kind = int(label) - head.background
+        if score > score_threshold and kind >= 0:
+            found.append((tuple(side * factor for side, factor in zip(box, factors, strict=True)), score, kind, cell))
+    return found
+
+
+def decode_efficient_nms(
+    outputs: Mapping[str, np.ndarray], head: EfficientNms, input_size: tuple[int, int], *, score_threshold: float
+) -> list[Found]:
+    """Reads the outputs of TensorRT's ``EfficientNMS_TRT`` (its README), in float64.
+
+    Only the first ``count`` rows are detections; the others are padding.
+
+    Args:
+        outputs: outputs by name; shapes ``(1, 1)``, ``(1, boxes, 4)``, ``(1, boxes)`` and ``(1, boxes)``.
+        head: the parameters.
+        input_size: width and height of the input in px.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order of the boxes.
+    """
+    count = int(outputs[head.count].reshape(-1)[0])
+    named = BoxesScoresLabels(boxes=head.boxes, scores=head.scores, labels=head.classes, coordinates=head.coordinates)
+    first = {name: outputs[name][:, :count] for name in (head.boxes, head.scores, head.classes)}
+    return decode_boxes_scores_labels(first, named, input_size, score_threshold=score_threshold)
+
+
+def decode_batched_rows(output: np.ndarray, head: BatchedRows, *, index: int, score_threshold: float) -> list[Found]:
+    """Reads rows of detections of all images, in float64.
+
+    YOLOv7's export with suppression has ``batch, x1, y1, x2, y2, class, score``; PaddleDetection's, for one image,
+    ``class, score, x1, y1, x2, y2``, with class -1 for no detection.
+
+    Args:
+        output: shape ``(rows, 7)``, or ``(rows, 6)`` of Paddle.
+        head: the parameters.
+        index: index of the image in the batch.
+        score_threshold: only candidates with a greater score are returned.
+
+    Returns:
+        Candidates in the order of the rows.
+    """
+    found: list[Found] = []
+    for cell, row in enumerate(output.astype(np.float64).tolist()):
+        if head.columns == "yolov7":
+            image, *box, kind, score = row
+        else:
+            image, (kind, score, *box) = index, row
+        if image == index and score > score_threshold and 0 <= kind < 2**24:
+            found.append((tuple(box), score, int(kind), cell))
     return found
 
 

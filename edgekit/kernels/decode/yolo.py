@@ -19,26 +19,9 @@ from edgekit.kernels.decode.candidates import (
     softmax,
 )
 from edgekit.kernels.decode.limits import MAX_EXPONENT, MAX_ROOT
-from edgekit.recipe.schema import Postprocess, YoloHead
+from edgekit.recipe.heads import YoloHead
 
-__all__ = ["decode", "decode_yolov1", "decode_yolov2", "decode_yolov3"]
-
-
-def decode(
-    outputs: Mapping[str, np.ndarray], how: Postprocess, *, score_threshold: float, index: int = 0
-) -> Candidates:
-    """Decodes the outputs of one image with the decoder of the model.
-
-    Args:
-        outputs: outputs by name; float32.
-        how: the kind of decoder, and the heads.
-        score_threshold: only candidates with a greater score are returned; 0 to 1.
-        index: index of the image in the batch.
-
-    Raises:
-        RunError: an output is missing or does not fit the heads.
-    """
-    return _DECODERS[how.kind](outputs, how.heads, score_threshold=score_threshold, index=index)
+__all__ = ["decode_yolov1", "decode_yolov2", "decode_yolov3"]
 
 
 def decode_yolov1(
@@ -211,9 +194,11 @@ def _decode_softmax_head(raw: np.ndarray, head: YoloHead, score_threshold: float
 
 
 def _decode_head(raw: np.ndarray, head: YoloHead, score_threshold: float, multi_label: bool) -> Candidates:
-    anchor, row, column = np.nonzero(raw[:, 4] > np.float32(logit(score_threshold) - LOGIT_SLACK))
+    least = score_threshold if head.new_coords else logit(score_threshold) - LOGIT_SLACK
+    anchor, row, column = np.nonzero(raw[:, 4] > np.float32(least))
     values = raw[anchor, :, row, column]
-    found = passing(values[:, 5:], sigmoid(values[:, 4]), "sigmoid", score_threshold, multi_label=multi_label)
+    objectness, activation = (values[:, 4], "none") if head.new_coords else (sigmoid(values[:, 4]), "sigmoid")
+    found = passing(values[:, 5:], objectness, activation, score_threshold, multi_label=multi_label)
     return _anchored(raw, head, (anchor, row, column), values, *found)
 
 
@@ -229,15 +214,26 @@ def _anchored(
     """Decodes boxes; ``cell`` is the position in ``values`` and in ``places`` (anchor, row, column)."""
     values = values[cell]
     anchor, row, column = (place[cell] for place in places)
-    center = (sigmoid(values[:, 0:2]) + np.stack([column, row], axis=1).astype(np.float32)) * np.float32(head.stride)
-    sizes = np.asarray(head.anchors, np.float32)[anchor]
-    sides = sizes * np.exp(np.minimum(values[:, 2:4], np.float32(MAX_EXPONENT)))
+    places_xy = np.stack([column, row], axis=1).astype(np.float32)
+    center = (_offsets(values[:, 0:2], head) + places_xy) * np.float32(head.stride)
+    sides = np.asarray(head.anchors, np.float32)[anchor] * _sides(values[:, 2:4], head)
     cells = np.ravel_multi_index((anchor, row, column), (len(raw), *raw.shape[2:]))
     return Candidates(corners(center, sides), scores, kind.astype(np.int64, copy=False), cells.astype(np.int64))
 
 
-_DECODERS: dict[str, Callable[..., Candidates]] = {
-    "yolov1": decode_yolov1,
-    "yolov2": decode_yolov2,
-    "yolov3": decode_yolov3,
-}
+def _offsets(raw: np.ndarray, head: YoloHead) -> np.ndarray:
+    """Computes the centers in their cells."""
+    offsets = raw if head.new_coords else sigmoid(raw)
+    if head.scale_xy == 1:
+        return offsets
+    with np.errstate(over="ignore", invalid="ignore"):  # as for corners
+        return np.float32(head.scale_xy) * offsets - np.float32((head.scale_xy - 1) / 2)
+
+
+def _sides(raw: np.ndarray, head: YoloHead) -> np.ndarray:
+    """Computes the sides in anchors."""
+    if head.new_coords:
+        sides: np.ndarray = np.square(2 * np.clip(raw, -MAX_ROOT, MAX_ROOT))
+    else:
+        sides = np.exp(np.minimum(raw, np.float32(MAX_EXPONENT)))
+    return sides

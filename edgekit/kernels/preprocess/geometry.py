@@ -32,11 +32,13 @@ class Placement:
         scale: input px per image px, ``(x, y)``; the two differ if sizes were rounded to whole px.
         offset: position of the image's upper left corner in input px, ``(x, y)``; negative after a crop.
         size: width and height of the image in px.
+        input_size: width and height of the input in px.
     """
 
     scale: tuple[float, float]
     offset: tuple[float, float]
     size: tuple[int, int]
+    input_size: tuple[int, int]
 
     def to_image(self, boxes: np.ndarray) -> np.ndarray:
         """Converts corners in input px, shape ``(N, 4)``, to float32 corners in image px, clipped to the image."""
@@ -55,17 +57,22 @@ class Geometry:
 
     Attributes:
         image: size of the image in px.
+        input_size: size of the input in px.
         resized: size of the whole image after resizing, before a crop.
         size: size of the rectangle of the input that the image fills; all else is padding.
         corner: upper left corner of that rectangle.
         skipped: px of the resized image that a crop cuts off at the left and at the top.
+        gain: input px per image px by which a trainer maps boxes back, on both axes, although sizes are whole px; 0 if
+            it takes the scale.
     """
 
     image: tuple[int, int]
+    input_size: tuple[int, int]
     resized: tuple[int, int]
     size: tuple[int, int]
     corner: tuple[int, int] = (0, 0)
     skipped: tuple[int, int] = (0, 0)
+    gain: float = 0.0
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -81,7 +88,8 @@ class Geometry:
     def placement(self) -> Placement:
         """The map from image coordinates to input coordinates."""
         offset = (float(self.corner[0] - self.skipped[0]), float(self.corner[1] - self.skipped[1]))
-        return Placement(self.scale, offset, self.image)
+        scale = (self.gain, self.gain) if self.gain else self.scale
+        return Placement(scale, offset, self.image, self.input_size)
 
     @property
     def part(self) -> tuple[float, float, float, float]:
@@ -103,21 +111,34 @@ def placement(how: Preprocess, image: tuple[int, int], size: tuple[int, int]) ->
         RecipeError: ``how.resize_to`` is smaller than the input.
     """
     if how.resize == "letterbox":
-        return _letterbox(image, size)
+        return _letterbox(image, size, how)
     if how.resize == "crop":
         return _crop(image, size, how.resize_to)
-    return Geometry(image, resized=size, size=size)
+    return Geometry(image, size, resized=size, size=size)
 
 
-def _letterbox(image: tuple[int, int], size: tuple[int, int]) -> Geometry:
-    """Letterboxes like Darknet's ``letterbox_image``: aspect kept, sizes and offsets rounded down, image centered."""
+def _letterbox(image: tuple[int, int], size: tuple[int, int], how: Preprocess) -> Geometry:
+    """Letterboxes like one of three trainers; the aspect ratio is kept.
+
+    By default like Darknet's ``letterbox_image``: sizes and offsets rounded down, the image centered. With
+    ``rounding='nearest'`` like Ultralytics' ``LetterBox``, whose ``scale_boxes`` has a factor for each axis since
+    version 8.4; with ``place='corner'`` like YOLOX's ``preproc``, which maps boxes back with one factor.
+    """
     (width, height), (out_width, out_height) = image, size
+    least = min(out_width / width, out_height / height)
+    gain = least if how.place == "corner" else 0.0
+    if how.rounding == "nearest":
+        inner = (max(1, round(width * least)), max(1, round(height * least)))
+        # A free px that cannot be halved is at the right or at the bottom.
+        corner = (round((out_width - inner[0]) / 2 - 0.1), round((out_height - inner[1]) / 2 - 0.1))
+        corner = corner if how.place == "center" else (0, 0)
+        return Geometry(image, size, resized=inner, size=inner, corner=corner, gain=gain)
     if out_width * height < out_height * width:
         inner = (out_width, max(1, height * out_width // width))
     else:
         inner = (max(1, width * out_height // height), out_height)
-    corner = ((out_width - inner[0]) // 2, (out_height - inner[1]) // 2)
-    return Geometry(image, resized=inner, size=inner, corner=corner)
+    corner = ((out_width - inner[0]) // 2, (out_height - inner[1]) // 2) if how.place == "center" else (0, 0)
+    return Geometry(image, size, resized=inner, size=inner, corner=corner, gain=gain)
 
 
 def _crop(image: tuple[int, int], size: tuple[int, int], short_side: int) -> Geometry:
@@ -132,7 +153,7 @@ def _crop(image: tuple[int, int], size: tuple[int, int], short_side: int) -> Geo
     else:
         resized = (max(out_width, out_height * width // height), max(out_height, out_width * height // width))
     skipped = (round((resized[0] - out_width) / 2), round((resized[1] - out_height) / 2))
-    return Geometry(image, resized=resized, size=size, skipped=skipped)
+    return Geometry(image, size, resized=resized, size=size, skipped=skipped)
 
 
 @dataclass(frozen=True)

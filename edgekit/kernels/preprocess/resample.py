@@ -156,7 +156,7 @@ def _opencv() -> Resize | None:
     # Some builds leave resizing to another library, which rounds differently.
     pixels = (np.arange(31 * 37 * 3) * 7919 % 251).astype(np.uint8).reshape(31, 37, 3)
     for size in ((17, 12), (52, 71)):
-        where = Geometry((37, 31), resized=size, size=size)
+        where = Geometry((37, 31), size, resized=size, size=size)
         for interpolation, own in (("bilinear", _bilinear), ("nearest", _nearest)):
             if not np.array_equal(resize(pixels, size, interpolation), own(pixels, where)):
                 return None

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from edgekit.models.cfg.layers import Head, Layer, Network, Reader, Shape
 
-__all__ = ["check_heads", "detection", "region", "yolo"]
+__all__ = ["NMS_KINDS", "check_heads", "detection", "region", "yolo"]
+
+NMS_KINDS = ("greedynms", "diounms")
+"""Values of ``nms_kind`` that are accepted; detections are suppressed by IoU with either."""
+
+LARGEST_SCALE = 100.0
+"""Largest ``scale_x_y``; that of published networks is at most 2."""
 
 
 def check_heads(network: Network) -> None:
@@ -33,16 +39,22 @@ def check_heads(network: Network) -> None:
 
 
 def yolo(read: Reader) -> Layer:
-    """Parses a YOLOv3 head; ``mask`` selects its anchors, in px."""
-    read.options(*"anchors classes mask num nms_kind beta_nms".split(), only={"scale_x_y": 1.0, "new_coords": 0.0})
-    if (kind := read.section.text("nms_kind", "default")) not in ("default", "greedynms"):
-        raise read.section.error(f"expected greedynms, the only supported value, got '{kind}'", "nms_kind")
+    """Parses a head of YOLOv3, v4 or v7; ``mask`` selects its anchors, in px."""
+    read.options(*"anchors classes mask num nms_kind beta_nms scale_x_y new_coords".split())
+    if (kind := read.section.text("nms_kind", "default")) not in ("default", *NMS_KINDS):
+        raise read.section.error(f"expected one of {', '.join(NMS_KINDS)}, got '{kind}'", "nms_kind")
+    scales = read.section.numbers("scale_x_y") or [1.0]
+    if len(scales) != 1 or not 0 < scales[0] <= LARGEST_SCALE:
+        raise read.section.error(f"expected a number above 0 and up to {LARGEST_SCALE}, got {scales[0]:g}", "scale_x_y")
+    if (new_coords := read.section.integer("new_coords", 0)) not in (0, 1):
+        raise read.section.error(f"expected 0 or 1, got {new_coords}", "new_coords")
     pairs = _anchors(read)
     chosen = read.section.integers("mask", minimum=0) or list(range(len(pairs)))
     for number in chosen:
         if number >= len(pairs):
             raise read.section.error(f"expected anchor indices from 0 to {len(pairs) - 1}, got {number}", "mask")
-    return _anchored(read, [pairs[number] for number in chosen], in_cells=False)
+    anchors = [pairs[number] for number in chosen]
+    return _anchored(read, anchors, in_cells=False, scale_xy=scales[0], new_coords=new_coords == 1)
 
 
 def region(read: Reader) -> Layer:
@@ -72,7 +84,14 @@ def _anchors(read: Reader) -> list[tuple[float, float]]:
     return list(zip(sides[::2], sides[1::2], strict=True))
 
 
-def _anchored(read: Reader, anchors: list[tuple[float, float]], *, in_cells: bool) -> Layer:
+def _anchored(
+    read: Reader,
+    anchors: list[tuple[float, float]],
+    *,
+    in_cells: bool,
+    scale_xy: float = 1.0,
+    new_coords: bool = False,
+) -> Layer:
     before, classes = _raw(read), read.positive("classes", 20)
     expected = len(anchors) * (5 + classes)
     if before.channels != expected:
@@ -84,7 +103,19 @@ def _anchored(read: Reader, anchors: list[tuple[float, float]], *, in_cells: boo
     stride = _stride(read, before.height, before.width)
     unit = stride if in_cells else 1
     pixels = tuple((float(f"{unit * w:.9g}"), float(f"{unit * h:.9g}")) for w, h in anchors)
-    return _head(read, before, read.index - 1, stride=stride, anchors=pixels, boxes=0, classes=classes)
+    head = Head(
+        section=read.section,
+        output=read.index - 1,
+        predicts=read.index - 1,
+        stride=stride,
+        anchors=pixels,
+        boxes=0,
+        classes=classes,
+        scale_xy=scale_xy,
+        new_coords=new_coords,
+    )
+    read.network.heads.append(head)
+    return read.layer(before)
 
 
 def detection(read: Reader) -> Layer:
@@ -103,30 +134,16 @@ def detection(read: Reader) -> Layer:
         )
     stride = _stride(read, side, side)
     shape = Shape(classes + 5 * boxes, side, side)
-    return _head(read, shape, read.index, stride=stride, anchors=(), boxes=boxes, classes=classes)
-
-
-def _head(
-    read: Reader,
-    shape: Shape,
-    output: int,
-    *,
-    stride: int,
-    anchors: tuple[tuple[float, float], ...],
-    boxes: int,
-    classes: int,
-) -> Layer:
-    read.network.heads.append(
-        Head(
-            section=read.section,
-            output=output,
-            predicts=read.index - 1,
-            stride=stride,
-            anchors=anchors,
-            boxes=boxes,
-            classes=classes,
-        )
+    head = Head(
+        section=read.section,
+        output=read.index,
+        predicts=read.index - 1,
+        stride=stride,
+        anchors=(),
+        boxes=boxes,
+        classes=classes,
     )
+    read.network.heads.append(head)
     return read.layer(shape, boxes=boxes)
 
 

@@ -49,7 +49,8 @@ TRAINING = frozenset(
     "angle bias_match burnin_update cls_normalizer coord_scale counters_per_class dontsave exposure flip focal_loss "
     "forced ignore_thresh iou_loss iou_normalizer iou_thresh jitter label_smooth_eps learning_rate log max max_delta "
     "noobject_scale object_scale class_scale mask_scale onlyforward probability random ratio rescore saturation "
-    "shift stopbackward thresh truth_thresh absolute".split()
+    "shift stopbackward thresh truth_thresh absolute objectness_smooth obj_normalizer uc_normalizer delta_normalizer "
+    "resize show_details map".split()
 )
 
 # Options of [net], as in parse_net_options of Darknet and of its fork by AlexeyAB.
@@ -108,10 +109,11 @@ class Layer:
         size: kernel size.
         stride: stride of a kernel, or the factor by which height and width change.
         padding: padding of a convolution per side, or of a max-pool in total.
-        groups: groups of a convolution.
+        groups: groups of a convolution; or the number of parts that a ``[route]`` splits channels into.
         norm: whether batch normalization follows.
         adjust: whether a crop also maps values from 0..1 to -1..1.
         boxes: boxes per cell of a ``[detection]``.
+        group: the part of each input's channels that a ``[route]`` takes, of ``groups`` equal ones.
     """
 
     section: Section
@@ -129,6 +131,7 @@ class Layer:
     norm: bool = False
     adjust: bool = False
     boxes: int = 0
+    group: int = 0
 
     @property
     def kind(self) -> str:
@@ -148,6 +151,8 @@ class Head:
         anchors: anchors in input px; none for ``[detection]``.
         boxes: boxes per cell of a ``[detection]``.
         classes: number of classes.
+        scale_xy: factor of the offsets of a ``[yolo]``, around the middle of the cell.
+        new_coords: the values of a ``[yolo]`` are used without a sigmoid, and sides are squares.
     """
 
     section: Section
@@ -157,6 +162,8 @@ class Head:
     anchors: tuple[tuple[float, float], ...]
     boxes: int
     classes: int
+    scale_xy: float = 1.0
+    new_coords: bool = False
 
 
 @dataclass
@@ -186,6 +193,22 @@ class Network:
     def kind(self) -> Literal["yolov1", "yolov2", "yolov3"] | None:
         """Decoding of its heads."""
         return HEADS[self.heads[0].section.name] if self.heads else None
+
+    @property
+    def nms_kind(self) -> str:
+        """How the file's own program suppresses boxes; empty if it does not say."""
+        return self.heads[0].section.text("nms_kind", "") if self.heads else ""
+
+    @property
+    def keeps_aspect(self) -> bool:
+        """Whether images of a detector keep their aspect ratio, as its own version of Darknet resizes them.
+
+        The first version does with ``[yolo]`` and ``[region]``, and so does AlexeyAB's fork with ``letter_box=1``.
+        """
+        if self.letter_box is not None:
+            return self.letter_box
+        of_fork = any({"scale_x_y", "new_coords"} & head.section.options.keys() for head in self.heads)
+        return self.kind != "yolov1" and not of_fork
 
     @property
     def classifies(self) -> bool:

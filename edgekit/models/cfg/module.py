@@ -112,9 +112,15 @@ class PaddedMaxPool(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """``[route]``: concatenates the channels of layers."""
+    """``[route]``: concatenates the channels of layers, or one of ``groups`` equal parts of each layer's channels."""
+
+    def __init__(self, groups: int = 1, group: int = 0) -> None:
+        super().__init__()
+        self.groups, self.group = groups, group
 
     def forward(self, *parts: torch.Tensor) -> torch.Tensor:
+        if self.groups > 1:
+            parts = tuple(part.chunk(self.groups, dim=1)[self.group] for part in parts)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -234,7 +240,7 @@ _MAKERS: dict[str, Callable[[Layer], nn.Module]] = {
     "local": _local,
     "maxpool": _maxpool,
     "reorg": lambda layer: Passthrough(layer.stride),
-    "route": lambda layer: Concatenation(),
+    "route": lambda layer: Concatenation(layer.groups, layer.group),
     "shortcut": lambda layer: Sum(_act(layer)),
     "softmax": lambda layer: Softmax(dim=1),
     "upsample": lambda layer: nn.Upsample(scale_factor=layer.stride, mode="nearest"),

@@ -12,11 +12,13 @@ from edgekit.data.formats.text_lines import text_lines
 from edgekit.errors import DataError, RecipeError
 from edgekit.models.cfg.layers import Network
 from edgekit.models.cfg.sections import network_from_cfg
-from edgekit.recipe.schema import Input, Labels, Model, Postprocess, Preprocess, Quantize, Recipe, Task, YoloHead
+from edgekit.recipe.heads import CellHeads, YoloHead, YoloV1, YoloV2, YoloV3
+from edgekit.recipe.schema import Input, Labels, Model, Postprocess, Preprocess, Quantize, Recipe, Task
 
 __all__ = ["names_file", "recipe_from_cfg"]
 
 PREPROCESS_BY_CHANNELS = {1: Preprocess(color="gray", mean=(0.0,), std=(1.0,)), 3: Preprocess()}
+FAMILIES: dict[str, type[CellHeads]] = {"yolov1": YoloV1, "yolov2": YoloV2, "yolov3": YoloV3}
 
 
 def recipe_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Recipe:
@@ -27,7 +29,8 @@ def recipe_from_cfg(path: Path, size: tuple[int, int] | None = None) -> Recipe:
 
     Preprocessing is that of Darknet's own commands: letterbox for ``[yolo]`` and ``[region]`` (``detector.c``), stretch
     for ``[detection]`` (``yolo.c``), center crop for classifiers (``classifier.c``); values are from 0 to 1. The option
-    ``letter_box`` of AlexeyAB's fork chooses between letterbox (1) and stretch (0) for detectors.
+    ``letter_box`` of AlexeyAB's fork chooses between letterbox (1) and stretch (0) for detectors; a network with the
+    fork's ``scale_x_y`` or ``new_coords``, such as YOLOv4, has the fork's default, stretch.
 
     Args:
         path: the file.
@@ -104,8 +107,7 @@ def _preprocess(network: Network) -> Preprocess | None:
             raise network.heads[0].section.error(f"expected an input of 1 or 3 channels, got {channels}")
         return None
     preprocess = PREPROCESS_BY_CHANNELS[channels]
-    letter_box = network.letter_box
-    if network.heads and (network.kind != "yolov1" if letter_box is None else letter_box):
+    if network.heads and network.keeps_aspect:
         return msgspec.structs.replace(preprocess, resize="letterbox", pad=128)
     return msgspec.structs.replace(preprocess, resize="crop") if network.classifies else preprocess
 
@@ -115,10 +117,17 @@ def _postprocess(network: Network) -> Postprocess | None:
         return None
     names = network.names()
     heads = [
-        YoloHead(output=names[head.predicts], stride=head.stride, anchors=head.anchors, boxes=head.boxes)
+        YoloHead(
+            output=names[head.predicts],
+            stride=head.stride,
+            anchors=head.anchors,
+            boxes=head.boxes,
+            scale_xy=head.scale_xy,
+            new_coords=head.new_coords,
+        )
         for head in network.heads
     ]
-    return Postprocess(kind=network.kind, heads=tuple(heads))
+    return Postprocess(head=FAMILIES[network.kind](heads=tuple(heads)))
 
 
 def _float_layers(network: Network) -> tuple[str, ...]:

@@ -158,7 +158,7 @@ def _crop(read: Reader) -> Layer:
 
 
 def _route(read: Reader) -> Layer:
-    read.options("layers", only={"groups": 1.0, "group_id": 0.0})
+    read.options("layers", "groups", "group_id")
     numbers = read.section.integers("layers")
     if not numbers:
         raise read.section.error("expected layers=, the layers to concatenate")
@@ -170,8 +170,16 @@ def _route(read: Reader) -> Layer:
                 f"expected layers of equal size, got {shapes[0]} from {numbers[0]} and {shape} from {number}",
                 "layers",
             )
-    channels = sum(shape.channels for shape in shapes)
-    return read.layer(Shape(channels, *shapes[0][1:]), sources=sources)
+    groups, group = read.positive("groups", 1), read.section.integer("group_id", 0, minimum=0)
+    if group >= groups:
+        raise read.section.error(f"expected at most {groups - 1} with groups={groups}, got {group}", "group_id")
+    for number, shape in zip(numbers, shapes, strict=True):
+        if shape.channels % groups:
+            raise read.section.error(
+                f"expected a divisor of the {shape.channels} channels of {number}, got {groups}", "groups"
+            )
+    channels = sum(shape.channels // groups for shape in shapes)
+    return read.layer(Shape(channels, *shapes[0][1:]), sources=sources, groups=groups, group=group)
 
 
 def _shortcut(read: Reader) -> Layer:

@@ -38,13 +38,17 @@ class Renaming(Protocol):
         """
 
 
-def load_weights(module: nn.Module, path: str | Path) -> None:
+def load_weights(module: nn.Module, path: str | Path, *, partial: bool = False) -> tuple[str, ...]:
     """Loads weights from a file into a module; detects the format from the content, not from the name.
 
     Args:
         module: the module to load into, in place.
         path: Darknet's ``.weights``; a state dict saved by ``torch.save``, plain or under ``state_dict`` or
             ``model``; or ``.safetensors``.
+        partial: accept a Darknet file that ends after one of the layers, such as ``yolov4.conv.137``.
+
+    Returns:
+        The names of the layers that are not in the file.
 
     Raises:
         ModelError: the file is missing, has another format, or does not fit the module; names the first tensor that
@@ -54,8 +58,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     try:
         head = _head(file)
         if is_darknet(head):
-            load_darknet(module, file)
-        elif head[8:9] == b"{":
+            return load_darknet(module, file, partial=partial)
+        if head[8:9] == b"{":
             _assign(module, _safetensors_state(file), file)
         elif head.startswith((b"PK\x03\x04", b"\x80")):
             _assign(module, _torch_state(file), file)
@@ -63,6 +67,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             raise _unknown_format(file, head)
     except OSError as e:
         raise ModelError(f"weights {file}: cannot be read: {e.strerror or e}") from e
+    return ()
 
 
 def _head(file: Path) -> bytes:

@@ -26,7 +26,7 @@ from edgekit.report.html.elements import (
     table,
 )
 from edgekit.report.html.pictures import picture, pictures
-from edgekit.runtime.tasks.detect import Detections
+from edgekit.runtime.detections import Detections
 from edgekit.text import html_text as escape
 
 __all__ = ["html_from_evaluations"]

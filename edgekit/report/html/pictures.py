@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable
 
 import numpy as np
-from PIL import Image
 
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.draw import draw
-from edgekit.runtime.tasks.detect import Detections
+from edgekit.runtime.pictures import data_address
 from edgekit.text import html_text as escape
 
 __all__ = ["picture", "pictures"]
@@ -30,13 +28,9 @@ def picture(pixels: np.ndarray, detections: Detections, caption: str) -> str:
     notes: list[str] = []
     drawn = draw(pixels, detections, note=notes.append)
     caption = ". ".join([caption, *notes])
-    drawn.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    drawn.save(file, "JPEG", quality=QUALITY, optimize=True)
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    size = f'width="{drawn.width}" height="{drawn.height}"'
+    address, (width, height) = data_address(drawn, max_side=MAX_SIDE, quality=QUALITY)
     return (
-        f'<figure><img {size} alt="{escape(caption)}" src="data:image/jpeg;base64,{data}">'
+        f'<figure><img width="{width}" height="{height}" alt="{escape(caption)}" src="{address}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

@@ -65,6 +65,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return probabilities
 
 
+def _are_probabilities(values: np.ndarray) -> bool:
+    """Whether a model has applied the softmax itself, as Ultralytics' exports do: logits do not add up to 1."""
+    total = float(values.astype(np.float64).sum())
+    return bool(values.min() >= 0 and abs(total - 1) < (1e-4 if values.dtype == np.float32 else 1e-2))
+
+
 def logits_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest) -> np.ndarray:
     """Returns the logits of a classifier; floats, shape ``(N, classes)``.
 
@@ -101,7 +107,7 @@ def classes_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest, 
             f"'{manifest.name}': expected finite logits, got NaN or infinity",
             hint="weights or input are invalid, or half precision overflowed: build the model in FP32 and compare",
         )
-    probabilities = softmax(logits)
+    probabilities = logits.astype(np.float32) if _are_probabilities(logits) else softmax(logits)
     order = np.argsort(-logits.astype(np.float64), kind="stable")[:top]
     return Classes(order, probabilities[order], manifest.labels)
 
@@ -113,6 +119,7 @@ class Classify(ImageTask[Classes]):
     engine = "a classifier"
     method = "use classify(), which takes an image"
     options = ("top",)
+    parameters = options
 
     def result(
         self, outputs: Mapping[str, np.ndarray], manifest: Manifest, placement: Placement, **options: Any

@@ -110,11 +110,13 @@ class ImageTask(EngineTask, ABC, Generic[Result]):
 
     Attributes:
         options: the options of ``edgekit run`` that `predict` takes.
+        parameters: all options that `predict` takes.
         draws: what `drawn` draws, such as ``boxes``; empty if results cannot be drawn.
     """
 
     kind = "images"
     options: ClassVar[tuple[str, ...]] = ()
+    parameters: ClassVar[tuple[str, ...]] = ()
     draws: ClassVar[str] = ""
 
     def takes(self, manifest: Manifest) -> InputKind:
@@ -134,7 +136,7 @@ class ImageTask(EngineTask, ABC, Generic[Result]):
             session: the session of the engine.
             image: a file, a Pillow image, or an array.
             format: the pixel format of an array.
-            options: the task's `options`.
+            options: the task's `parameters`.
 
         Raises:
             DataError: the image cannot be read.

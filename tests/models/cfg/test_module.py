@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ from edgekit.models.cfg.sections import network_from_cfg
 from edgekit.models.darknet import load_darknet, save_darknet
 from edgekit.models.factory import module_from_recipe
 from edgekit.recipe.schema import load_recipe, recipe_names
+from tests.models.cfg.darknet_yolov4 import yolov4, yolov4_tiny
 
 CFG = Path(__file__).parent
 HEADS = ("detection", "region", "yolo")
@@ -102,6 +104,40 @@ def test_detectors_match_opencv_and_the_handwritten_modules(name: str, tmp_path:
     assert_same(ours, theirs)
 
 
+@pytest.mark.parametrize(("make", "px"), [(yolov4, 64), (yolov4_tiny, 96)])
+def test_yolov4_matches_opencv(make: Callable[..., str], px: int, tmp_path: Path) -> None:
+    path, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
+    path.write_text(make(classes=3, side=px, width=8))
+    torch.manual_seed(3)
+    module = module_from_cfg(str(path), px, px)
+    randomize(module)
+    save_darknet(module, weights)
+    images = np.random.default_rng(0).random((1, 3, px, px), dtype=np.float32)
+    assert_same(outputs(module, images), opencv(path.read_text(), weights, images, tmp_path))
+
+
+def test_a_route_takes_one_part_of_the_channels_of_each_layer(tmp_path: Path) -> None:
+    conv = "[convolutional]\nfilters=6\nsize=1\nactivation=linear\n"
+    route = "[route]\nlayers=-1,-2\ngroups=3\ngroup_id=2\n"
+    (tmp_path / "net.cfg").write_text(f"[net]\nwidth=4\nheight=4\nchannels=3\n{conv}{conv}{route}")
+    module = module_from_cfg(str(tmp_path / "net.cfg"), 4, 4)
+    images = torch.rand(1, 3, 4, 4)
+    first = module.get_submodule("convolutional0")(images)
+    second = module.get_submodule("convolutional1")(first)
+    torch.testing.assert_close(module(images), torch.cat([second[:, 4:6], first[:, 4:6]], dim=1))
+
+
+def test_a_head_with_new_coords_has_few_objects_at_first(tmp_path: Path) -> None:
+    conv = "[convolutional]\nfilters=24\nsize=1\nactivation=logistic\n"
+    head = "[yolo]\nanchors=4,4,8,8,9,9\nclasses=3\nnum=3\nscale_x_y=2\nnew_coords=1\n"
+    (tmp_path / "net.cfg").write_text(f"[net]\nwidth=8\nheight=8\nchannels=3\n{conv}{head}")
+    module = module_from_cfg(str(tmp_path / "net.cfg"), 8, 8)
+    values = module(torch.rand(1, 3, 8, 8)).view(3, 8, 8, 8)
+    assert 0.005 < values[:, 4].min() and values[:, 4].max() < 0.02
+    (found,) = recipe_from_cfg(tmp_path / "net.cfg").postprocess.head.heads
+    assert (found.scale_xy, found.new_coords) == (2.0, True)
+
+
 @pytest.mark.parametrize("name", ["darknet19", "darknet53"])
 def test_classifiers_match_opencv(name: str, tmp_path: Path) -> None:
     path, weights = sized(name, 64, tmp_path), tmp_path / "net.weights"
@@ -125,7 +161,7 @@ def test_cfg_and_recipe_agree(name: str) -> None:
     assert by_cfg.model.parameters == by_hand.model.parameters
     assert by_cfg.postprocess is not None and by_hand.postprocess is not None
     if name == "yolov3-tiny":  # its cfg has other anchors than its weights were trained with
-        assert by_cfg.postprocess.heads[0] == by_hand.postprocess.heads[0]
+        assert by_cfg.postprocess.head.heads[0] == by_hand.postprocess.head.heads[0]
     else:
         assert by_cfg.postprocess == by_hand.postprocess
     with torch.device("meta"):

@@ -8,7 +8,8 @@ import pytest
 
 from edgekit.errors import RecipeError
 from edgekit.models.cfg.recipe import recipe_from_cfg
-from edgekit.recipe.schema import Preprocess, YoloHead
+from edgekit.recipe.heads import YoloHead
+from edgekit.recipe.schema import Preprocess
 
 CFG = Path(__file__).parent
 NET = "[net]\nwidth=64\nheight=32\nchannels={channels}\n"
@@ -28,14 +29,14 @@ def write(folder: Path, text: str, channels: int = 3, name: str = "net.cfg") -> 
 def test_anchors_in_cells_become_px(tmp_path: Path) -> None:
     recipe = recipe_from_cfg(write(tmp_path, DETECTOR))
     assert recipe.postprocess is not None
-    assert recipe.postprocess.heads == (YoloHead(output="head4", stride=4, anchors=((2.0, 5.0), (8.0, 12.0))),)
+    assert recipe.postprocess.head.heads == (YoloHead(output="head4", stride=4, anchors=((2.0, 5.0), (8.0, 12.0))),)
     assert recipe.quantize.keep_float == ("head4*",)
 
 
 def test_another_size_changes_the_input_and_keeps_the_strides(tmp_path: Path) -> None:
     recipe = recipe_from_cfg(write(tmp_path, DETECTOR), (96, 48))
     assert recipe.inputs[0].shape == (1, 3, 96, 48)
-    assert recipe.postprocess is not None and recipe.postprocess.heads[0].stride == 4
+    assert recipe.postprocess is not None and recipe.postprocess.head.heads[0].stride == 4
     with pytest.raises(RecipeError, match="line 15: .region.: expected square cells with a whole number of px"):
         recipe_from_cfg(tmp_path / "net.cfg", (97, 48))
 
@@ -116,6 +117,20 @@ def test_a_cfg_is_read_without_torch_import() -> None:
 )
 def test_letter_box_chooses_how_images_are_resized(option: str, head: str, resize: str, tmp_path: Path) -> None:
     text = DETECTOR.replace("channels={channels}\n", f"channels=3\n{option}\n")
+    found = recipe_from_cfg(write(tmp_path, text)).preprocess
+    assert found is not None and found.resize == resize
+
+
+@pytest.mark.parametrize(
+    ("net", "option", "resize"),
+    [("", "", "letterbox"), ("", "scale_x_y=1.05", "stretch"), ("letter_box=1", "new_coords=1", "letterbox")],
+)
+def test_a_network_of_alexeyabs_fork_is_stretched_by_default(
+    net: str, option: str, resize: str, tmp_path: Path
+) -> None:
+    conv = "[convolutional]\nfilters=8\nsize=1\nstride=8\nactivation=linear\n"
+    head = f"[yolo]\nanchors=4,4\nclasses=3\nnum=1\n{option}\n"
+    text = f"[net]\nwidth=32\nheight=32\nchannels=3\n{net}\n{conv}{head}"
     found = recipe_from_cfg(write(tmp_path, text)).preprocess
     assert found is not None and found.resize == resize
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edgekit.errors import RecipeError
 from edgekit.models.cfg.layers import Network
 from edgekit.models.cfg.sections import network_from_cfg
+from tests.models.cfg.darknet_yolov4 import yolov4, yolov4_tiny
 
 CFGS = {path.stem: path.read_text() for path in sorted(Path(__file__).parent.glob("*.cfg"))}
 
@@ -32,6 +33,36 @@ def error(tmp_path: Path, text: str) -> str:
     with pytest.raises(RecipeError) as caught:
         network(tmp_path, text)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "layers", "size_bytes"),
+    [
+        (yolov4(), 162, 257_717_640),
+        (yolov4(), 137, 170_038_676),
+        (yolov4_tiny(), 38, 24_251_276),
+        (yolov4_tiny(), 29, 19_789_716),
+    ],
+    ids=["yolov4.weights", "yolov4.conv.137", "yolov4-tiny.weights", "yolov4-tiny.conv.29"],
+)
+def test_published_weights_of_yolov4_have_this_size(text: str, layers: int, size_bytes: int, tmp_path: Path) -> None:
+    found = network(tmp_path, text).layers[:layers]
+    assert len(found) == layers
+    # Four bytes a number, after 20 bytes of header; a normalization has statistics besides its parameters.
+    assert 20 + 4 * sum(layer.parameters + 2 * layer.filters * layer.norm for layer in found) == size_bytes
+
+
+def test_the_options_of_yolov7_tiny_are_known(tmp_path: Path) -> None:
+    conv = "[convolutional]\nfilters=24\nsize=1\nstride=8\nactivation=logistic\n"
+    head = (
+        "[yolo]\nmask=0,1,2\nanchors=10,13,16,30,33,23\nclasses=3\nnum=3\njitter=.1\nscale_x_y=2.0\n"
+        "objectness_smooth=1\nignore_thresh=.7\ntruth_thresh=1\nresize=1.5\niou_thresh=0.2\niou_normalizer=0.05\n"
+        "cls_normalizer=0.5\nobj_normalizer=1.0\niou_loss=ciou\nnms_kind=diounms\nbeta_nms=0.6\nnew_coords=1\n"
+        "max_delta=2\n"
+    )
+    found = network(tmp_path, f"{NET}{conv}{head}")
+    (each,) = found.heads
+    assert (each.scale_xy, each.new_coords, found.nms_kind, found.keeps_aspect) == (2.0, True, "diounms", False)
 
 
 @pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
@@ -137,15 +168,18 @@ def test_shapes_match_darknet(section: str, shape: tuple[int, int, int], tmp_pat
             "mask: expected anchor indices from 0 to 0, got 1",
         ),
         (
-            "[yolo]\nnum=1\nanchors=1,1\nclasses=3\nnms_kind=diounms",
+            "[yolo]\nnum=1\nanchors=1,1\nclasses=3\nnms_kind=cornersnms",
             16,
-            "nms_kind: expected greedynms, the only supported value, got 'diounms'",
+            "nms_kind: expected one of greedynms, diounms, got 'cornersnms'",
         ),
         (
-            "[yolo]\nnum=1\nanchors=1,1\nclasses=3\nscale_x_y=1.05",
+            "[yolo]\nnum=1\nanchors=1,1\nclasses=3\nscale_x_y=0",
             16,
-            "scale_x_y: expected 1, the only supported value, got 1.05",
+            "scale_x_y: expected a number above 0 and up to 100, got 0",
         ),
+        ("[yolo]\nnum=1\nanchors=1,1\nclasses=3\nnew_coords=2", 16, "new_coords: expected 0 or 1, got 2"),
+        ("[route]\nlayers=-1\ngroups=2\ngroup_id=2", 15, "group_id: expected at most 1 with groups=2, got 2"),
+        ("[route]\nlayers=-1\ngroups=3", 14, "groups: expected a divisor of the 8 channels of -1, got 3"),
         (
             "[detection]\nclasses=2\ncoords=4\nnum=1\nside=7\nsqrt=1",
             12,

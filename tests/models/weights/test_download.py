@@ -17,10 +17,11 @@ import pytest
 from rich.console import Console
 
 from edgekit.cli import progress as progress_module
-from edgekit.cli.progress import PlainProgress, TerminalProgress, live_bars
+from edgekit.cli.progress import PlainProgress
 from edgekit.errors import ModelError
 from edgekit.models.weights.download import fetch_weights
 from edgekit.progress import BYTES, Silent
+from edgekit.progress.live import TerminalProgress, live_bars
 from edgekit.recipe.schema import Weights
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB

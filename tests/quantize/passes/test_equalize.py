@@ -180,7 +180,7 @@ spread = st.lists(st.floats(-3, 3), min_size=8, max_size=8).map(lambda powers: 1
 
 @pytest.mark.parametrize("way", WAYS)
 @settings(
-    max_examples=3,
+    max_examples=2,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
@@ -470,7 +470,9 @@ def test_random_graphs_do_not_lose(tmp_path: Path, seed: int, slope: float, bias
     assert gained_db(tmp_path, seed, slope, bias) > -MOST_LOST_DB
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.1, 0.2])
+@pytest.mark.parametrize(
+    "slope", [pytest.param(0.0, marks=pytest.mark.slow), pytest.param(0.1, marks=pytest.mark.slow), 0.2]
+)
 def test_random_graphs_gain_on_average(slope: float, tmp_path: Path) -> None:
     gained = [gained_db(tmp_path, seed, slope, bias) for seed in (1, 2) for bias in (0.0, 0.5, 2.0)]
     assert np.mean(gained) > 0.5

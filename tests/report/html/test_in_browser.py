@@ -32,7 +32,7 @@ from edgekit.report.html.engine_estimate import html_from_engine_estimate
 from edgekit.report.html.evaluation import html_from_evaluations
 from edgekit.report.html.page import html_from_report
 from edgekit.report.html.training import html_from_epochs
-from edgekit.runtime.tasks.detect import Detections
+from edgekit.runtime.detections import Detections
 from edgekit.specs import TensorSpec
 
 pytestmark = needs_chromium

@@ -1,23 +1,17 @@
-import json
 import time
 
 import msgspec
 import numpy as np
 import pytest
 
-from edgekit.data.coco import COCO_CATEGORY_IDS, COCO_NAMES
 from edgekit.data.images import Placement
-from edgekit.errors import RunError
+from edgekit.errors import RunError, UsageError
 from edgekit.kernels.decode.candidates import Candidates, best_candidates
-from edgekit.runtime.tasks.detect import MAX_CANDIDATES, Detections, coco_results, detections_from_outputs
+from edgekit.recipe.heads import YoloV8
+from edgekit.runtime.detections import Detections
+from edgekit.runtime.tasks.detector import MAX_CANDIDATES, detections_from_outputs
 
-WHOLE = Placement((1.0, 1.0), (0.0, 0.0), (416, 416))
-
-
-def detections(names, *classes):
-    count = len(classes)
-    boxes = np.array([[10, 20, 40, 60.5]] * count, np.float32).reshape(count, 4)
-    return Detections(boxes, np.full(count, 0.75, np.float32), np.array(classes, np.int64), tuple(names))
+WHOLE = Placement((1.0, 1.0), (0.0, 0.0), (416, 416), (416, 416))
 
 
 def test_detections_iterate_best_first(dog_and_car, detector):
@@ -29,47 +23,15 @@ def test_detections_iterate_best_first(dog_and_car, detector):
 
 
 def test_boxes_outside_the_image_are_left_out(dog_and_car, detector):
-    lower = Placement((1.0, 1.0), (0.0, 300.0), (416, 116))  # the image begins below both objects
+    lower = Placement((1.0, 1.0), (0.0, 300.0), (416, 116), (416, 416))  # the image begins below both objects
     assert len(detections_from_outputs(dog_and_car, detector, lower)) == 0
     empty = detections_from_outputs(dog_and_car, detector, WHOLE, score_threshold=0.99)
-    assert len(empty) == 0 and empty.boxes.shape == (0, 4) and empty.labels == [] and coco_results(empty, 1) == []
-
-
-def test_classes_without_names_are_numbers():
-    assert detections([], 3).labels == ["3"]
-    assert detections(["a"], 0, 1).labels == ["a", "1"]
+    assert len(empty) == 0 and empty.boxes.shape == (0, 4) and empty.labels == [] and empty.to_coco(1) == []
 
 
 def test_error_when_the_engine_is_no_detector(tensors):
     with pytest.raises(RunError, match="'adder': expected a detector, got an engine for task 'tensor'"):
         detections_from_outputs({}, tensors, WHOLE)
-
-
-@pytest.mark.parametrize("darknet", [False, True])
-def test_category_ids_of_coco_s_classes_are_coco_s_own(detector, darknet):
-    names = detector.labels if darknet else COCO_NAMES
-    results = coco_results(detections(names, 0, 11, 12, 79), 42)
-    assert [entry["category_id"] for entry in results] == [1, 13, 14, 90]
-    assert results[0] == {"image_id": 42, "category_id": 1, "bbox": [10.0, 20.0, 30.0, 40.5], "score": 0.75}
-    assert json.loads(json.dumps(results)) == results
-
-
-def test_category_ids_of_other_classes_count_from_one():
-    assert [entry["category_id"] for entry in coco_results(detections(["cat", "dog"], 0, 1), 1)] == [1, 2]
-    assert [entry["category_id"] for entry in coco_results(detections(COCO_NAMES[::-1], 79), 1)] == [80]
-    assert [entry["category_id"] for entry in coco_results(detections([], 7), 1)] == [8]
-
-
-def test_results_are_what_coco_s_own_tools_take(detector):
-    coco = pytest.importorskip("pycocotools.coco").COCO()
-    coco.dataset = {
-        "info": {},
-        "images": [{"id": 42}],
-        "categories": [{"id": i, "name": name} for i, name in zip(COCO_CATEGORY_IDS, COCO_NAMES, strict=True)],
-    }
-    coco.createIndex()
-    loaded = coco.loadRes(coco_results(detections(detector.labels, 16), 42))
-    assert coco.loadCats(loaded.anns[1]["category_id"])[0]["name"] == "dog"
 
 
 def test_thresholds_of_the_manifest_hold_where_none_is_given(dog_and_car, detector):
@@ -87,7 +49,7 @@ def test_thresholds_that_let_everything_pass_end_in_time(detector):
     )
     outputs = {
         head.output: random.normal(size=(1, 3 * 85, 416 // head.stride, 416 // head.stride)).astype(np.float32)
-        for head in how.heads
+        for head in how.head.heads
     }
     start = time.perf_counter()
     found = detections_from_outputs(outputs, msgspec.structs.replace(detector, postprocess=how), WHOLE)
@@ -103,3 +65,29 @@ def test_the_best_candidates_are_those_that_suppression_takes_first():
     candidates = Candidates(boxes, scores, np.arange(5), np.arange(5))
     assert best_candidates(candidates, 3).cells.tolist() == [0, 3, 4]
     assert best_candidates(candidates, 5) is candidates
+
+
+def test_one_class_a_box_or_every_class_that_passes(letterboxed, raw_cells):
+    manifest = letterboxed("detect", YoloV8(output="output0"))
+    cells = raw_cells(0)
+    cells[0, 4:6, 3] = [0.6, 0.5]
+    image = Placement((1.0, 1.0), (0.0, 0.0), (64, 48), (64, 48))
+    assert detections_from_outputs({"output0": cells}, manifest, image).labels == ["cat"]
+    assert detections_from_outputs({"output0": cells}, manifest, image, multi_label=True).labels == ["cat", "dog"]
+    every = letterboxed("detect", YoloV8(output="output0", multi_label=True))
+    assert detections_from_outputs({"output0": cells}, every, image).labels == ["cat", "dog"]
+    assert detections_from_outputs({"output0": cells}, every, image, multi_label=False).labels == ["cat"]
+
+
+def test_predict_takes_the_options_of_the_task(session):
+    found = session.predict(np.zeros((416, 416, 3), np.uint8), score_threshold=0.8)
+    assert type(found) is Detections and found.labels == ["dog"] and found.size == (416, 416)
+    with pytest.raises(UsageError, match="predict: expected options of task 'detect', got score_treshold=") as error:
+        session.predict(np.zeros((416, 416, 3), np.uint8), score_treshold=0.8)
+    assert "score_threshold" in error.value.hint
+
+
+def test_error_when_predict_is_given_an_image_and_the_engine_takes_arrays(adder):
+    with pytest.raises(RunError, match="'adder': expected an engine that takes images") as error:
+        adder.predict(np.zeros((4, 4, 3), np.uint8))
+    assert error.value.hint == "pass arrays to run()"

@@ -15,6 +15,7 @@ from typing import Any, Literal, SupportsIndex
 
 from edgekit.arguments import argument
 from edgekit.errors import UsageError, nearest
+from edgekit.option.objects import InPython
 
 __all__ = [
     "Option",
@@ -42,8 +43,9 @@ class Option:
         short: a second spelling of one letter, such as ``-o``.
         aliases: older spellings, which still work and are not shown.
         metavar: placeholder for the value in the help text.
-        kind: ``text``, ``path``, ``integer``, ``flag`` (off by default), ``switch`` (``--x/--no-x``), or ``choice``
-            (one flag for each of ``choices``, such as ``--int8``).
+        kind: ``text``, ``path``, ``integer``, ``flag`` (off by default), ``switch`` (``--x/--no-x``), ``choice`` (one
+            flag for each of ``choices``, such as ``--int8``), or ``data`` (text, or objects in Python, which
+            ``convert`` checks).
         choices: the allowed values; for the kind ``choice``, each with its own help text.
         minimum: the smallest integer.
         repeated: the option may be given several times.
@@ -63,7 +65,7 @@ class Option:
     short: str = ""
     aliases: tuple[str, ...] = ()
     metavar: str | None = None
-    kind: Literal["text", "path", "integer", "flag", "switch", "choice"] = "text"
+    kind: Literal["text", "path", "integer", "flag", "switch", "choice", "data"] = "text"
     choices: Mapping[str, str] | None = None
     minimum: int | None = None
     repeated: bool = False
@@ -130,7 +132,7 @@ def _expected(declared: Option, value: Any) -> str:
             return f"a whole number{at_least}"
     elif declared.kind in ("flag", "switch"):
         return "" if isinstance(value, bool) else "True or False"
-    elif declared.kind == "choice":
+    elif declared.kind in ("choice", "data"):
         return ""
     elif declared.choices:
         return "" if value in declared.choices else _one_of(declared.choices)
@@ -179,9 +181,9 @@ def given_options(config: Any) -> list[Option]:
 
 
 def given_values(config: Any) -> dict[str, Any]:
-    """Returns the values of `given_options` by name, for a record in a JSON file; paths as text."""
+    """Returns the values of `given_options` by name, for a record in a JSON file; paths and objects as text."""
     values = {found.name: getattr(config, found.name) for found in given_options(config)}
-    return {name: str(value) if isinstance(value, PurePath) else value for name, value in values.items()}
+    return {name: str(value) if isinstance(value, (PurePath, InPython)) else value for name, value in values.items()}
 
 
 def option_words(config: Any) -> list[str]:

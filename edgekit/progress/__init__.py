@@ -1,4 +1,7 @@
-"""Progress reports of long stages: the command line shows them, in Python notes are warnings."""
+"""Progress reports of long stages: terminals and notebooks show them; in Python, notes are warnings.
+
+What is drawn with rich is in `edgekit.progress.live`, which only callers that show something import.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from edgekit.errors import EdgeKitWarning
+from edgekit.arguments import argument
+from edgekit.errors import EdgeKitWarning, UsageError
 
-__all__ = ["BYTES", "Advance", "Progress", "Silent", "Warnings"]
+__all__ = ["BYTES", "Advance", "Progress", "Silent", "Warnings", "shown_progress"]
 
 Advance = Callable[[float], None]
 
@@ -58,7 +62,35 @@ class Warnings(Silent):
         warnings.warn(text, EdgeKitWarning, stacklevel=_stacklevel_of_caller())
 
 
-_PACKAGE = str(Path(__file__).parent)
+@contextmanager
+def shown_progress(given: Progress | bool | None) -> Iterator[Progress]:
+    """Yields the `Progress` for the argument ``progress`` of a function that is called from Python.
+
+    Args:
+        given: the caller's own; True or None for bars on a terminal and in a notebook; False for none. Without an own
+            one, notes are warnings.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if given is None or given is True:
+        # rich takes longer to import than some functions to run.
+        from edgekit.progress.live import progress_of_python
+
+        with progress_of_python() as progress:
+            yield progress
+    elif given is False:
+        yield Warnings()
+    elif callable(getattr(given, "stage", None)) and callable(getattr(given, "note", None)):
+        yield given
+    else:
+        raise UsageError(
+            f"{argument('progress')}: expected True, False or an object with the methods of edgekit.Progress, got "
+            f"{given!r}"
+        )
+
+
+_PACKAGE = str(Path(__file__).parent.parent)
 
 
 def _stacklevel_of_caller() -> int:

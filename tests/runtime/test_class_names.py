@@ -2,12 +2,13 @@ import pytest
 
 from edgekit.arguments import on_command_line
 from edgekit.errors import UsageError
-from edgekit.recipe.classes import check_class_names, class_count
-from edgekit.recipe.schema import Postprocess, YoloHead
+from edgekit.recipe.heads import YoloHead, YoloV1, YoloV3
+from edgekit.recipe.schema import Postprocess
+from edgekit.runtime.class_names import check_class_names, class_count
 from edgekit.specs import TensorSpec
 
-V3 = Postprocess(kind="yolov3", heads=(YoloHead(output="a", stride=8, anchors=((1, 2), (3, 4), (5, 6))),))
-V1 = Postprocess(kind="yolov1", heads=(YoloHead(output="a", stride=8, boxes=2),))
+V3 = Postprocess(head=YoloV3(heads=(YoloHead(output="a", stride=8, anchors=((1, 2), (3, 4), (5, 6))),)))
+V1 = Postprocess(head=YoloV1(heads=(YoloHead(output="a", stride=8, boxes=2),)))
 
 
 def spec(*shape: int | str) -> TensorSpec:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgekit.arguments import argument
 from edgekit.errors import UsageError
+from edgekit.kernels.decode.layout import layout
 from edgekit.recipe.schema import Postprocess
 from edgekit.specs import TensorSpec
 
@@ -21,13 +22,11 @@ def class_count(task: str, postprocess: Postprocess | None, outputs: Sequence[Te
         outputs: the outputs of the model.
     """
     if postprocess is not None:
-        head = postprocess.heads[0]
-        channels = next((spec.shape[1] for spec in outputs if spec.name == head.output and len(spec.shape) == 4), None)
-        if not isinstance(channels, int):
-            return None
-        if postprocess.kind == "yolov1":
-            return channels - 5 * head.boxes
-        return channels // len(head.anchors) - 5
+        # Sizes of the batch and of feature maps may be dynamic; those of classes are not.
+        shapes = {
+            spec.name: [size if isinstance(size, int) and size > 0 else 1 for size in spec.shape] for spec in outputs
+        }
+        return layout(postprocess.head, shapes).classes
     if task in ("classify", "tensor") and len(outputs) == 1:
         # Classifiers that end in global average pooling may keep two dimensions of size 1.
         shape = outputs[0].shape

@@ -1,0 +1,1 @@
+"""Masks of objects from prototypes and coefficients: the definition, and the fast version."""
