@@ -15,9 +15,10 @@ from edgekit.cli.progress import progress_on_stderr
 from edgekit.cli.run.items import Item, NotedOnce, Output
 from edgekit.cli.run.json_output import CocoList, JsonLines, PictureIds
 from edgekit.cli.run.places import Places
-from edgekit.cli.run.saving import Saver, YoloText
+from edgekit.cli.run.saving import Saver
 from edgekit.cli.run.tables import Tables
 from edgekit.cli.run.window import Window, WindowClosed
+from edgekit.cli.run.yolo_text import YoloText
 from edgekit.cli.terminal import note
 from edgekit.data.coco_ids import CocoIds, ids_in_file, ids_of_images
 from edgekit.data.images import preprocess
