@@ -65,6 +65,9 @@ def test_an_engine_of_openvino_gathers_the_same(case: str, tmp_path: Path) -> No
     before, given = model(*CASES[case]), feeds(*CASES[case])
     onnx.save(before, tmp_path / "graph.onnx")
     result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.FP32))
-    with backend("openvino").load(tmp_path / result.engine, threads=1) as engine:
+    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
+    try:
         got = engine.run(given)["y"]
+    finally:
+        engine.close()
     np.testing.assert_array_equal(got, run_unfused(before, given)[0])
