@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import ast
 import inspect
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,9 +99,13 @@ def test_what_a_function_returns_is_a_name_of_the_package_or_of_python(name: str
 
 def test_the_names_for_type_checkers_are_those_that_are_loaded() -> None:
     source = Path(edgekit.__file__).read_text()
-    typed = source[source.index("if TYPE_CHECKING") : source.index("__all__")]
-    found = set(re.findall(r"from (\S+) import (\w+)(?:, (\w+))?(?: as (\w+))?", typed))
-    pairs = {(alias or each, f"{module}:{each}") for module, one, two, alias in found for each in (one, two) if each}
+    tests = {ast.unparse(node.test): node for node in ast.parse(source).body if isinstance(node, ast.If)}
+    pairs = {
+        (each.asname or each.name, f"{line.module}:{each.name}")
+        for line in tests["TYPE_CHECKING"].body
+        if isinstance(line, ast.ImportFrom)
+        for each in line.names
+    }
     assert pairs == set(edgekit._ON_USE.items())
 
 

@@ -55,6 +55,16 @@ def test_the_table_has_a_row_an_object(detector: Path, picture: Path, capsys: py
     assert len(rows) > 1
 
 
+def test_a_box_has_every_class_that_passes_or_its_best_one(
+    detector: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = []
+    for option in ([], ["--multi-label"], ["--one-label"]):
+        assert main(["run", str(detector), str(picture), "--json", *LOW, *option]) == 0
+        counts.append(len(json.loads(capsys.readouterr().out)))
+    assert counts[0] == counts[1] == 2 * counts[2] > 0  # two classes, of equal scores
+
+
 def test_a_picture_is_saved_with_what_was_drawn_on_it(detector: Path, picture: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "boxes.png"
     assert main(["run", str(detector), str(picture), "--save", str(out), *LOW]) == 0

@@ -82,7 +82,8 @@ def test_error_on_saving_what_has_no_boxes(
     classifier: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", str(classifier), str(picture), "--save", str(tmp_path / "out.png")]) == 2
-    assert "expected a detector to draw boxes, got a classifier" in capsys.readouterr().err
+    expected = "expected an engine for task 'detect' or 'obb' or 'pose' or 'segment', whose results are drawn, got a"
+    assert f"{expected} classifier" in capsys.readouterr().err
     assert not (tmp_path / "out.png").exists()
 
 

@@ -255,7 +255,7 @@ def test_boxes_in_px_of_the_image_are_compared(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     scenes = listed([scene((0, 8, 32, 24)), scene((0, 16, 64, 48), size=128)], ANIMALS, task="detect")
     found = evaluate_session(session, scenes)
-    assert found.figures == {"map50": pytest.approx(1.0), "map50_95": pytest.approx(1.0)}
+    assert found.figures == pytest.approx({"map50": 1.0, "map50_95": 1.0, "median_score": 0.9})
     assert [(row.label, row.count) for row in found.per_class] == [("cat", 0), ("dog", 2)]
     assert math.isnan(found.per_class[0].value)
     assert found.per_class[1].value == pytest.approx(1.0)
@@ -279,7 +279,7 @@ def test_an_overlap_of_half_counts_only_for_map50(make_session, listed) -> None:
     session, _ = make_session(dog_at(), **DETECTOR)
     # 16 of 16 + 12 px high: an overlap of 0.57.
     found = evaluate_session(session, listed([scene((0, 8, 32, 36))], ANIMALS, task="detect"))
-    assert found.figures == {"map50": pytest.approx(1.0), "map50_95": pytest.approx(0.2)}
+    assert found.figures == pytest.approx({"map50": 1.0, "map50_95": 0.2, "median_score": 0.9})
 
 
 def test_detections_are_matched_by_name_too(make_session, listed) -> None:

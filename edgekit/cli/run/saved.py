@@ -54,11 +54,10 @@ def check_image(save: Path, source: Path, *, force: bool) -> None:
 
 def not_drawn(save: Path, task: ImageTask[Any]) -> UsageError:
     """Returns the error for ``--save`` with an engine whose results cannot be drawn."""
-    drawing = [
-        f"{each.engine} to draw {each.draws}" for each in tasks().values() if isinstance(each, ImageTask) and each.draws
-    ]
+    drawing = [f"'{each.name}'" for each in tasks().values() if isinstance(each, ImageTask) and each.draws]
     return UsageError(
-        f"--save {save}: expected {' or '.join(drawing)}, got {task.engine}",
+        f"--save {save}: expected an engine for task {' or '.join(drawing)}, whose results are drawn, got "
+        f"{task.engine}",
         hint="write the results as JSON: --json-file results.json",
     )
 

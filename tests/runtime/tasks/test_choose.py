@@ -106,10 +106,7 @@ def test_another_task_needs_a_file_for_its_results(
     assert main(["run", str(light_meter)]) == 2
     assert "expected an image or a folder of images" in capsys.readouterr().err
     assert main(["run", str(light_meter), str(picture), "--save", "out.png"]) == 2
-    assert (
-        "expected a detector to draw boxes or a detector of rotated boxes to draw boxes or a model"
-        in capsys.readouterr().err
-    )
+    assert "'pose' or 'segment', whose results are drawn, got a light meter" in capsys.readouterr().err
 
 
 class Pictures:
