@@ -15,7 +15,7 @@ __all__ = ["DISTRIBUTION", "EXTRAS", "install_command", "requirements"]
 
 DISTRIBUTION = "edgekit-compiler"
 
-_BUILD = ("ml-dtypes", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "safetensors", "torch")
+_BUILD = ("ml-dtypes", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "safetensors", "tomli-w", "torch")
 # Names without versions, for a source folder that is not installed and so has no metadata.
 EXTRAS = {
     "build": _BUILD,

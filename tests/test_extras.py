@@ -83,6 +83,7 @@ def test_a_command_names_the_packages_with_their_versions(monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("installed")
 def test_a_command_names_only_what_is_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     present = {"ml_dtypes": "0.6.0", "onnx_ir": "0.1.12", "onnxruntime": "1.20", "onnxscript": "0.7", "torch": "2.9.0"}
+    present["tomli_w"] = "1.2.0"
     not_installed(monkeypatch, **present, onnx="1.17.0")
     assert extras.install_command("build") == "pip install 'onnx>=1.18' 'safetensors>=0.5'"
 
