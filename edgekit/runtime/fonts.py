@@ -44,12 +44,27 @@ def label_font(text: str, size: float) -> Font | None:
     Returns:
         The font, or None if no font here has all letters.
     """
-    own = ImageFont.load_default(size)
     letters = frozenset(letter for letter in text if unicodedata.category(letter)[0] not in "MZC")
-    if _has_all(own, letters):
-        return own
+    if _own_has(letters):
+        return _own_font(size)
     file = _file_with(letters)
-    return None if file is None else ImageFont.truetype(file, max(1, round(size)))
+    return None if file is None else _font_in(file, max(1, round(size)))
+
+
+# Kept, because a video has the same labels in every frame, and reading a font takes longer than drawing a label.
+@functools.lru_cache(maxsize=32)
+def _own_font(size: float) -> Font:
+    return ImageFont.load_default(size)
+
+
+@functools.lru_cache(maxsize=32)
+def _font_in(file: Path, size: int) -> Font:
+    return ImageFont.truetype(file, size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _own_has(letters: frozenset[str]) -> bool:
+    return _has_all(_own_font(_TESTED_SIZE), letters)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -21,6 +21,7 @@ from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import EdgeKitWarning, RunError, UsageError
 from edgekit.runtime.batches import ONE, Batch, batch_of, input_of_image, outputs_of_each, stacked
 from edgekit.runtime.channel import Channel, Ended
+from edgekit.runtime.detections import Detections
 from edgekit.runtime.stream import Pending
 from edgekit.runtime.tasks.choose import task_of
 from edgekit.runtime.tasks.task import ImageTask, OpenSession
@@ -39,7 +40,7 @@ class Streamed(NamedTuple):
 
     Attributes:
         frame: the frame: pixels, index, time.
-        result: what the session's method returns for it, such as `Detections`.
+        result: what the session's method returns for it, such as `Detections`, which know the frame as their picture.
         seconds: the time of each stage: ``decode``, ``preprocess``, ``inference`` and ``postprocess``. On a GPU,
             ``inference`` is all of it but decoding.
     """
@@ -141,6 +142,8 @@ class SourceStream(Iterator[Streamed]):
         result = work.result
         if self._tracking is not None:
             result = self._tracking.followed(result, work.frame.index)
+        if isinstance(result, Detections):
+            result = result.with_picture(work.frame.pixels)
         return Streamed(work.frame, result, work.seconds)
 
     def stop(self) -> None:

@@ -86,7 +86,7 @@ def test_a_loader_is_read_once_and_leaves_no_files() -> None:
             return super().__getitem__(index)
 
     loader = DataLoader(Counted(torch.rand(12, 4, 16, 16), torch.arange(12)), batch_size=4, shuffle=True)
-    place = build(convolutions(), input=torch.zeros(1, 4, 16, 16), calib=loader, output="engine")
+    place = build(convolutions(), input=torch.zeros(1, 4, 16, 16), calib=loader, target="null", output="engine")
     assert sorted(taken) == list(range(12))
     table = json.loads((place / "calibration.json").read_bytes())
     assert (table["images"], table["set"]) == (12, "DataLoader")
@@ -97,7 +97,9 @@ def test_a_loader_is_read_once_and_leaves_no_files() -> None:
 def test_ranges_are_those_of_the_data_and_the_cache_knows_it() -> None:
     def ranges(scale: float) -> dict[str, Any]:
         data = (scale * array for array in np.random.default_rng(0).random((8, 4, 16, 16), dtype=np.float32))
-        place = build(convolutions(), input=np.zeros((1, 4, 16, 16), np.float32), calib=data, output="engine")
+        place = build(
+            convolutions(), input=np.zeros((1, 4, 16, 16), np.float32), calib=data, target="null", output="engine"
+        )
         found: dict[str, Any] = json.loads((place / "calibration.json").read_bytes())["ranges"]
         return found
 
@@ -114,7 +116,7 @@ def test_a_function_of_batches_calibrates_an_onnx_file(tmp_path: Path, write_cla
         for seed in range(3):
             yield np.random.default_rng(seed).random((2, *shape[1:]))
 
-    place = build(model, calib=batches, input=torch.zeros(*map(int, shape)), output="engine")
+    place = build(model, calib=batches, input=torch.zeros(*map(int, shape)), target="null", output="engine")
     assert json.loads((place / "calibration.json").read_bytes())["images"] == 6
 
 
@@ -148,7 +150,7 @@ def test_a_value_inside_of_examples_is_for_onnx_files_alone() -> None:
 
 def test_data_that_does_not_fit_fails_before_anything_is_written() -> None:
     with pytest.raises(edgekit.CalibrationError, match="calib: input 0: expected input: float32"):
-        build(convolutions(), input=torch.zeros(1, 4, 16, 16), calib=[np.zeros((4, 4))], output="engine")
+        build(convolutions(), input=torch.zeros(1, 4, 16, 16), calib=[np.zeros((4, 4))], target="null", output="engine")
     assert not Path("engine").exists()
 
 

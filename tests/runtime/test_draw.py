@@ -80,3 +80,11 @@ sides = st.integers(1, 300)
 def test_any_boxes_in_any_image_are_drawn(width, height, fractions):
     boxes = [(min(a, c) * width, min(b, d) * height, max(a, c) * width, max(b, d) * height) for a, b, c, d in fractions]
     assert draw(Image.new("RGB", (width, height)), found(*boxes)).size == (width, height)
+
+
+def test_an_object_that_is_followed_keeps_its_color_whatever_its_class():
+    box, score = np.array([[10, 40, 60, 90]], np.float32), np.array([0.5], np.float32)
+    for kind in (0, 1):
+        found = Detections(box, score, np.array([kind]), ("cat", "dog"), tracks=np.array([5]))
+        pixels = np.asarray(draw(np.zeros((100, 100, 3), np.uint8), found))
+        assert tuple(pixels[90, 30]) == class_color(5)

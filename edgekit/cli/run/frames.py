@@ -15,9 +15,10 @@ from edgekit.cli.progress import progress_on_stderr
 from edgekit.cli.run.items import Item, NotedOnce, Output
 from edgekit.cli.run.json_output import CocoList, JsonLines, PictureIds
 from edgekit.cli.run.places import Places
-from edgekit.cli.run.saving import Saver, YoloText
+from edgekit.cli.run.saving import Saver
 from edgekit.cli.run.tables import Tables
 from edgekit.cli.run.window import Window, WindowClosed
+from edgekit.cli.run.yolo_text import YoloText
 from edgekit.cli.terminal import note
 from edgekit.data.coco_ids import CocoIds, ids_in_file, ids_of_images
 from edgekit.data.images import preprocess
@@ -34,6 +35,9 @@ from edgekit.runtime.tasks.task import ImageTask
 from edgekit.specs import specs_at
 
 __all__ = ["Wanted", "run_frames"]
+
+FIRST_RESULT_S = 30.0
+"""So long may the first result of a live source take, since libraries are loaded for it."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +142,10 @@ def _items(
     source, last_s = stream.source, wanted.duration_s
     is_checked = False
     with ExitStack() as stack:
-        if source.live and last_s is not None:
-            # Frames may stop to come before the time is over.
-            timer = threading.Timer(last_s, stream.stop)
-            timer.daemon = True
-            stack.callback(timer.cancel)
-            timer.start()
+        deadline = stack.enter_context(_Deadline(stream, last_s if source.live else None))
         advance = None
         for frame, result, seconds in stream:
+            deadline.begin()
             if frame.time_s is not None and last_s is not None and frame.time_s >= last_s:
                 return
             if frame.time_s is not None:
@@ -156,6 +156,43 @@ def _items(
                     noted(text)
                 is_checked = frame.time_s is not None  # one frame of a video is enough
             yield Item(task, source, frame, result, sum(seconds.values()), noted)
+
+
+class _Deadline:
+    """Stops a live stream some time after its first result, also if no frame comes any more.
+
+    Args:
+        stream: the stream.
+        duration_s: for how long it goes on; None: without end.
+    """
+
+    def __init__(self, stream: SourceStream, duration_s: float | None) -> None:
+        self._stream = stream
+        self._duration_s = duration_s
+        self._timer: threading.Timer | None = None
+        self._has_begun = False
+
+    def __enter__(self) -> _Deadline:
+        if self._duration_s is not None:
+            self._set(self._duration_s + FIRST_RESULT_S)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def begin(self) -> None:
+        """Is told of a result; the first one starts the clock."""
+        if self._duration_s is not None and not self._has_begun:
+            self._has_begun = True
+            self._set(self._duration_s)
+
+    def _set(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, self._stream.stop)
+        self._timer.daemon = True
+        self._timer.start()
 
 
 @contextmanager

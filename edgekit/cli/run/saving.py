@@ -1,9 +1,8 @@
-"""Saves what ``edgekit run`` has found: pictures and videos with boxes drawn, and YOLO's text files."""
+"""Saves pictures and videos into which ``edgekit run`` has drawn what it found."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,8 @@ from edgekit.data.video.source import Source
 from edgekit.data.video.writer import VideoWriter
 from edgekit.errors import UsageError
 from edgekit.runtime.channel import Channel, Ended
-from edgekit.runtime.tracking.results import Boxed
 
-__all__ = ["Saver", "YoloText", "check_text_folder"]
+__all__ = ["Saver"]
 
 WAITING = 2
 """Frames that wait to be drawn and written."""
@@ -111,64 +109,3 @@ def _write_image(drawn: Image.Image, path: Path) -> None:
             f"--save {path}: cannot be written: {getattr(e, 'strerror', None) or e}", hint="choose another file"
         ) from e
     say_written(path, replaced=replaced)
-
-
-def check_text_folder(folder: Path, *, force: bool) -> None:
-    """Checks the folder of `YoloText`: it may hold labels that somebody has drawn.
-
-    Raises:
-        UsageError: it is a file, or has text files and ``force`` is False.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--save-txt {folder}: expected a folder, got a file", hint="name a new folder")
-    if not force and folder.is_dir() and any(folder.rglob("*.txt")):
-        raise UsageError(
-            f"--save-txt {folder}: expected a folder without text files, which could be replaced, got one with some",
-            hint="choose another folder, or replace them with --force",
-        )
-
-
-class YoloText:
-    """Writes the boxes of each frame to a text file in YOLO's form.
-
-    A line is the class, then center x, center y, width and height of the box, relative to the size of the image; and
-    the number of the track, if objects are tracked. A frame without objects has an empty file.
-
-    Args:
-        folder: where to write; the names of files are those of the pictures, or of the video and the frame.
-        places: the sources' paths below the folder, by the names of the sources.
-    """
-
-    def __init__(self, folder: Path, places: Mapping[str, Path]) -> None:
-        self._folder = folder
-        self._places = places
-
-    def add(self, item: Item) -> None:
-        """See `Output.add`."""
-        place = self._folder / self._places[item.frame.source]
-        name = place.stem if item.is_picture else f"{place.stem}_{item.frame.index:06d}"
-        path = place.with_name(f"{name}.txt")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(_yolo_lines(item), encoding="utf-8")
-        except OSError as e:
-            raise UsageError(f"--save-txt {path}: cannot be written: {e.strerror}", hint="choose another folder") from e
-
-    def end(self, source: Source) -> None:
-        """See `Output.end`."""
-
-    def close(self) -> None:
-        """Says where the files are."""
-        say_written(self._folder, replaced=False)
-
-
-def _yolo_lines(item: Item) -> str:
-    result = item.result
-    assert isinstance(result, Boxed)  # the command has checked that
-    height, width = item.frame.pixels.shape[:2]
-    corners = result.boxes.astype(np.float64) / (width, height, width, height)
-    centers, sizes = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-    tracks = getattr(result, "tracks", None)
-    ends = [""] * len(corners) if tracks is None else [f" {track}" for track in tracks.tolist()]
-    rows = zip(result.classes.tolist(), np.concatenate([centers, sizes], axis=1).tolist(), ends, strict=True)
-    return "".join(f"{kind} {' '.join(f'{value:.6f}' for value in box)}{end}\n" for kind, box, end in rows)

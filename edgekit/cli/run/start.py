@@ -14,8 +14,8 @@ from edgekit.cli.run.arrays import run_arrays
 from edgekit.cli.run.frames import Wanted, run_frames
 from edgekit.cli.run.places import Places, relative_places
 from edgekit.cli.run.saved import ARRAYS, check_suffix, not_drawn
-from edgekit.cli.run.saving import check_text_folder
 from edgekit.cli.run.texts import run_texts
+from edgekit.cli.run.yolo_text import check_text_folder
 from edgekit.cli.terminal import note
 from edgekit.data.array_files import ARRAY_SUFFIXES
 from edgekit.data.label_files import labels_from_file

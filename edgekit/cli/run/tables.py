@@ -13,7 +13,7 @@ from edgekit.cli.run.items import Item
 from edgekit.cli.terminal import console as terminal
 from edgekit.cli.terminal import echo
 from edgekit.data.video.source import Source
-from edgekit.runtime.tracking.results import Boxed
+from edgekit.runtime.detections import Detections
 
 __all__ = ["Tables"]
 
@@ -68,8 +68,8 @@ class Tables:
 
 def _labels(item: Item) -> list[str]:
     """Returns what is counted in a video: the label of each object, or the most probable class."""
-    if isinstance(item.result, Boxed):
-        return [row[0] for row in item.shown.rows]
+    if isinstance(item.result, Detections):
+        return item.result.labels
     return [item.shown.headline]
 
 

@@ -104,9 +104,16 @@ def _from_network(address: str, note: Note) -> Source:
 
 def _downloaded(address: str, name: str) -> EncodedPicture | None:
     """Downloads a picture; None if the server sends pictures without end."""
-    request = urllib.request.Request(address, headers={"User-Agent": "EdgeKit"})
+    parts = urllib.parse.urlsplit(address)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    if parts.username is not None:
+        user, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))
+        passwords.add_password(None, bare, user, password)
+    handlers = urllib.request.HTTPBasicAuthHandler(passwords), urllib.request.HTTPDigestAuthHandler(passwords)
+    request = urllib.request.Request(bare, headers={"User-Agent": "EdgeKit"})
     try:
-        with urllib.request.urlopen(request, timeout=2 * NETWORK_TIMEOUT_S) as answer:
+        with urllib.request.build_opener(*handlers).open(request, timeout=2 * NETWORK_TIMEOUT_S) as answer:
             if answer.headers.get_content_maintype() == "multipart":
                 return None
             content = answer.read(_MAX_PICTURE_BYTES + 1)
@@ -114,7 +121,7 @@ def _downloaded(address: str, name: str) -> EncodedPicture | None:
         raise DataError(f"{name}: expected a picture, got: {getattr(e, 'reason', None) or e}") from e
     if len(content) > _MAX_PICTURE_BYTES:
         raise DataError(f"{name}: expected a picture of at most {_MAX_PICTURE_BYTES:,} bytes, got more")
-    return EncodedPicture(content, name=name, path=Path(Path(urllib.parse.urlsplit(address).path).name))
+    return EncodedPicture(content, name=name, path=Path(Path(parts.path).name))
 
 
 class _Several:

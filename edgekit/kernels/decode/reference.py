@@ -284,8 +284,8 @@ def decode_end2end(
     """Decodes the output of YOLOv10 and of YOLO26 (Ultralytics, ``end2end``), in float64.
 
     A row has ``x1, y1, x2, y2`` in px, score, class, and extras; with ``angle``, ``cx, cy, w, h`` instead of corners,
-    and the angle as the last extra. A row whose class is negative or no number is padding. RT-DETR's rows have ``cx, cy,
-    w, h`` as fractions of the input's size.
+    and the angle as the last extra. A row whose class is negative or no number is padding. RT-DETR's rows have
+    ``cx, cy, w, h`` as fractions of the input's size.
 
     Args:
         output: shape ``(1, boxes, 6 + extras)``.

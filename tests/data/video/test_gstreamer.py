@@ -86,7 +86,8 @@ def test_a_live_pipeline_is_known_as_one() -> None:
 
 
 @pytest.mark.parametrize("pipeline", ["nosuchelement", "videotestsrc ! fakesink appsink", "filesrc location=/none"])
-def test_error_on_a_pipeline_that_does_not_play(pipeline: str) -> None:
+def test_error_on_a_pipeline_that_does_not_play(pipeline: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gstreamer()
+    monkeypatch.setattr("edgekit.data.video.gstreamer._START_NS", 500_000_000)
     with pytest.raises(DataError, match="expected a "):
         list(source_of(f"gst:{pipeline}").frames())

@@ -120,7 +120,6 @@ def test_shapes_match_darknet(section: str, shape: tuple[int, int, int], tmp_pat
         ("[route]", 12, "[route]: expected layers=, the layers to concatenate"),
         ("[route]\nlayers=-2", 13, "layers: expected a layer before this one, number 1, got -2"),
         ("[route]\nlayers=1", 13, "layers: expected a layer before this one, number 1, got 1"),
-        ("[route]\nlayers=-1\ngroups=2", 14, "[route] groups: expected 1, the only supported value, got 2"),
         ("[maxpool]\nstride=2\n[route]\nlayers=-1,-2", 15, "got 8x16x16 from -1 and 8x32x32 from -2"),
         ("[shortcut]\nactivation=linear", 12, "[shortcut] from: expected from= with one layer, got 0"),
         ("[shortcut]\nfrom=-9", 13, "from: expected a layer before this one, number 1, got -9"),

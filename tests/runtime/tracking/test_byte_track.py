@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from edgekit.errors import UsageError
+from edgekit.kernels.masks.masks import Crop
 from edgekit.kernels.suppression.reference import iou
-from edgekit.runtime.tasks.detect import Detections
+from edgekit.runtime.detections import Detections, Segments
 from edgekit.runtime.tracking.byte_track import ByteTrack, TrackOptions, iou_matrix
 from edgekit.runtime.tracking.results import Tracking
 
@@ -148,3 +149,12 @@ def test_results_have_the_objects_that_are_tracked() -> None:
         assert followed.tracks.tolist() == [1, 2][: sum(seen)]
         assert followed.labels == ["cat", "dog"][: sum(seen)]
         np.testing.assert_array_equal(followed.boxes, boxes[seen])
+
+
+def test_masks_go_with_the_objects_that_are_tracked() -> None:
+    boxes = np.array([box(100, 100), box(300, 100)], np.float32)
+    crops = tuple(Crop(0, 0, np.full((2, 2), bool(i))) for i in range(2))
+    scores, classes = np.array([0.3, 0.9], np.float32), np.array([0, 1])
+    result = Segments(boxes, scores, classes, ("cat", "dog"), crops=crops, size=(400, 200))
+    followed = Tracking(0.5).followed(result, 0)
+    assert isinstance(followed, Segments) and followed.crops == crops[1:] and followed.tracks.tolist() == [1]
