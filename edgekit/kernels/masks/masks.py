@@ -145,7 +145,8 @@ def _crop(sums: np.ndarray, box: np.ndarray, columns: _Axis, rows: _Axis) -> Cro
 def _resized(values: np.ndarray, taps: _Taps) -> np.ndarray:
     """Resizes rows."""
     weight = taps.weight[:, None]
-    resized, after = values[taps.before], values[taps.after]
+    resized: np.ndarray = values[taps.before]
+    after = values[taps.after]
     resized *= 1 - weight
     after *= weight
     resized += after
