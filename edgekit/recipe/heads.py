@@ -25,6 +25,7 @@ __all__ = [
     "End2End",
     "Head",
     "Overlap",
+    "Suppression",
     "YoloV1",
     "YoloV2",
     "YoloV3",
@@ -44,6 +45,9 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 
 Overlap = Literal["rotated", "probiou"]
 """Overlap of rotated boxes: the exact intersection over union, or that of Gaussians (arXiv:2106.06072)."""
+
+Suppression = Literal["greedy", "fast"]
+"""Which better boxes a rotated box is dropped for: those that are kept; or any, as in Fast NMS (arXiv:1904.02689)."""
 
 Activation = Literal["none", "sigmoid"]
 """What the decoder still applies to scores: ``none`` if the model's outputs are probabilities already."""
@@ -175,6 +179,7 @@ class YoloV8(_Row, frozen=True, kw_only=True, tag="yolov8"):
         keypoints: number of key points, and of values of each one: x and y in px, and a visibility; 0 if there is none.
         angle: the last extra is the box's angle in radians, so boxes are rotated.
         overlap: how much two rotated boxes overlap.
+        suppression: which boxes a rotated one is dropped for; ``fast`` in Ultralytics.
         activation: what is still to be applied to the classes.
         multi_label: every class whose score passes is a candidate; otherwise only the best one of a box.
     """
@@ -182,6 +187,7 @@ class YoloV8(_Row, frozen=True, kw_only=True, tag="yolov8"):
     layout: Literal["channels-first", "channels-last"] = "channels-first"
     angle: bool = False
     overlap: Overlap = "rotated"
+    suppression: Suppression = "greedy"
     activation: Activation = "none"
     multi_label: bool = False
 

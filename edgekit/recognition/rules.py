@@ -230,6 +230,7 @@ def _yolov8(facts: Facts) -> list[Verdict]:
                     layout=layout,  # type: ignore[arg-type]
                     activation=activation,  # type: ignore[arg-type]
                     overlap="probiou",
+                    suppression="fast" if extras["fields"].get("angle") else "greedy",
                     **extras["fields"],
                 ),
                 evidence=tuple(evidence),

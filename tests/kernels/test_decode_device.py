@@ -543,6 +543,11 @@ ANCHORS = ((1.0, 1.0),)
         (YoloV8(output="o"), {"o": (SINGLE, (1, 84, 0))}, "at least one box"),
         (BatchedRows(output="o"), {"o": (SINGLE, (9, 7))}, "the model decodes its detections itself"),
         (End2End(output="o", coordinates="centers"), {"o": (SINGLE, (1, 9, 6))}, "the model decodes its detections"),
+        (
+            YoloV8(output="o", extras=1, angle=True, suppression="fast"),
+            {"o": (SINGLE, (1, 6, 9))},
+            "the kernel suppresses rotated boxes greedily",
+        ),
         (YoloX(output="o", strides=(8, 16, 32, 64, 128)), {"o": (SINGLE, (1, 9, 9))}, "at most 4 strides, got 5"),
         (Detr(boxes="b", logits="l"), {"b": (SINGLE, (1, 9, 4)), "l": (HALF, (1, 9, 9))}, ""),
         (

@@ -92,19 +92,37 @@ side = st.integers(0, 12).map(float) | st.floats(0.25, 12, width=32)
     st.lists(st.tuples(*[side] * 4, st.floats(-1, 3, width=32), st.integers(0, 4), st.integers(0, 1)), max_size=25),
     st.sampled_from(["rotated", "probiou"]),
     st.sampled_from([0.05, 0.31, 0.77]),
+    st.booleans(),
 )
 def test_suppression_keeps_what_the_reference_keeps(
-    rows: list[tuple[float, ...]], overlap: Overlap, threshold: float
+    rows: list[tuple[float, ...]], overlap: Overlap, threshold: float, fast: bool
 ) -> None:
     table = np.array(rows, np.float32).reshape(-1, 7)
     boxes, scores, classes = table[:, :5], table[:, 5] / 4, table[:, 6].astype(np.int64)
-    options = {"score_threshold": 0.2, "iou_threshold": threshold, "max_detections": 9}
+    options = {"score_threshold": 0.2, "iou_threshold": threshold, "max_detections": 9, "fast": fast}
     measured = [OVERLAPS[overlap](a, b) for i, a in enumerate(boxes.tolist()) for b in boxes[:i].tolist()]
     if any(abs(each - threshold) < 1e-6 for each in measured):
         return  # rounding decides
     expected = reference.nms(boxes, scores, classes, **options, overlap=OVERLAPS[overlap])  # type: ignore[arg-type]
     found = nms(boxes, scores, classes, **options, overlap=overlap)  # type: ignore[arg-type]
     assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_box_that_overlaps_a_dropped_one_alone_stays_unless_suppression_is_fast(fast: bool) -> None:
+    boxes = np.array([[x, 0, 10, 10, 0] for x in (0, 4, 8)], np.float32)  # each overlaps the next by 6 / 14
+    options = {"score_threshold": 0.0, "iou_threshold": 0.4, "max_detections": 9, "overlap": "rotated", "fast": fast}
+    found = nms(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64), **options)  # type: ignore[arg-type]
+    assert found.tolist() == ([0] if fast else [0, 2])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.99))
+def test_gaussians_that_overlap_by_more_than_the_threshold_are_near(seed: int, threshold: float) -> None:
+    a, b = pairs(200, seed)
+    over = rotated.probiou(a, b) > threshold
+    assert not (over & ~rotated.near_gaussians(a, b, threshold)).any()
+    assert rotated.near_gaussians(a, b, 0.0).all()
 
 
 def test_boxes_that_are_far_apart_are_not_compared() -> None:

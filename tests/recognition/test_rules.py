@@ -105,7 +105,7 @@ def test_poses_are_told_by_their_key_points(count: int, values: int, metadata: M
 def test_rotated_boxes_are_told_by_their_angle(metadata: Metadata) -> None:
     found = recognized(facts(yolov8(angles(), parts=(7, 1)), metadata=metadata))
     assert found.verdict is not None
-    assert found.verdict.head == YoloV8(output="output0", extras=1, angle=True, overlap="probiou")
+    assert found.verdict.head == YoloV8(output="output0", extras=1, angle=True, overlap="probiou", suppression="fast")
 
 
 def test_yolov5_has_three_boxes_a_cell_and_an_objectness() -> None:

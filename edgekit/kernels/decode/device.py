@@ -320,6 +320,8 @@ def _too_many(head: Head) -> str:
         most = max(len(each.anchors) for each in head.heads)
         if most > _ANCHORS:
             return f"expected at most {_ANCHORS} anchors per output, got {most}"
+    if isinstance(head, YoloV8) and head.angle and head.suppression == "fast":
+        return "the kernel suppresses rotated boxes greedily"
     if isinstance(head, YoloX) and len(head.strides) > _LEVELS:
         return f"expected at most {_LEVELS} strides, got {len(head.strides)}"
     return ""

@@ -50,6 +50,9 @@ y, width and height, with ``angle`` in radians. ``index`` says which of the boxe
 mask coefficients and key points.
 """
 
+# The scales of a letterbox differ by less, if only the rounding of its sizes makes them differ.
+_ROUNDING = 0.01
+
 
 def is_rotated(head: Head) -> bool:
     """Whether boxes have an angle."""
@@ -145,6 +148,7 @@ def detect(
         UsageError: a threshold is not between 0 and 1, or ``max_detections`` is negative.
     """
     candidates = decode(outputs, head, input_size=input_size, score_threshold=score_threshold, index=index)
+    fast = isinstance(head, YoloV8) and head.angle and head.suppression == "fast"
     if capacity is not None:
         candidates = best_candidates(candidates, capacity)
     overlap = overlap_of(head)
@@ -161,11 +165,13 @@ def detect(
             iou_threshold=iou_threshold,
             max_detections=max_detections,
             overlap=overlap,
+            fast=fast,
         )
     found = np.zeros(len(kept), DETECTION)
     found["score"], found["class"], found["index"] = (each[kept] for each in candidates[1:])
     if is_rotated(head):
-        boxes = _rotated_to_image(candidates.boxes[kept].astype(np.float64), scale, offset)
+        rounded = fast and abs(scale[0] / scale[1] - 1) < _ROUNDING
+        boxes = _rotated_to_image(candidates.boxes[kept].astype(np.float64), scale, offset, rounded=rounded)
         found["box"], found["angle"] = boxes[:, :4], boxes[:, 4]
         shown = _touches(boxes, size)
     else:
@@ -176,9 +182,16 @@ def detect(
     return visible
 
 
-def _rotated_to_image(boxes: np.ndarray, scale: tuple[float, float], offset: tuple[float, float]) -> np.ndarray:
-    """Maps centers, and the lengths of the sides; the angle is that of the mapped width."""
+def _rotated_to_image(
+    boxes: np.ndarray, scale: tuple[float, float], offset: tuple[float, float], *, rounded: bool
+) -> np.ndarray:
+    """Maps centers, and the lengths of the sides; the angle is that of the mapped width.
+
+    With ``rounded``, the width is mapped like x, the height like y, and the angle is kept, as in Ultralytics.
+    """
     center = (boxes[:, :2] - offset) / scale
+    if rounded:
+        return np.column_stack([center, boxes[:, 2:4] / scale, boxes[:, 4]])
     cos, sin = np.cos(boxes[:, 4]), np.sin(boxes[:, 4])
     width = boxes[:, 2] * np.hypot(cos / scale[0], sin / scale[1])
     height = boxes[:, 3] * np.hypot(sin / scale[0], cos / scale[1])

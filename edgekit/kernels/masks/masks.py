@@ -17,6 +17,10 @@ from edgekit.errors import RunError
 __all__ = ["Crop", "masks_of_boxes", "whole_masks"]
 
 
+# So many rows of the image at once stay in the cache of one core.
+_ROWS = 64
+
+
 class Crop(NamedTuple):
     """The part of a mask that can be true: that inside the object's box.
 
@@ -69,7 +73,7 @@ def masks_of_boxes(
     channels, height, width = prototypes.shape
     factor = _upsampling((width, height), input_size, scale, offset, size)
     columns, rows = (
-        _weights(prototype, factor, *_content(prototype, factor, side, one, start, own), own)
+        _axis(prototype, factor, *_content(prototype, factor, side, one, start, own), own)
         for prototype, side, one, start, own in zip((width, height), input_size, scale, offset, size, strict=True)
     )
     with np.errstate(all="ignore"):  # a sum that is no number is not greater than 0
@@ -91,28 +95,62 @@ def whole_masks(crops: Sequence[Crop], size: tuple[int, int]) -> np.ndarray:
     return masks
 
 
-class _Weights(NamedTuple):
-    """Weights of the prototypes' pixels in each pixel of the image, along one axis.
+class _Taps(NamedTuple):
+    """The two source pixels around each pixel of a bilinear resize along one axis, and the weight of the second."""
+
+    before: np.ndarray
+    after: np.ndarray
+    weight: np.ndarray
+
+    def part(self, start: int, stop: int) -> _Taps:
+        """Returns the taps of some pixels, and counts source pixels from the first that they have."""
+        first = self.before[start]
+        return _Taps(self.before[start:stop] - first, self.after[start:stop] - first, self.weight[start:stop])
+
+
+class _Axis(NamedTuple):
+    """The resize of the sums along one axis.
 
     Attributes:
-        matrix: float32, shape ``(pixels of the image, pixels of a prototype)``.
-        first: first pixel with a weight, for each pixel of the image.
-        stop: pixel after the last one with a weight.
+        upsampling: from pixels of the prototypes to those of the upsampled sums.
+        resize: from pixels of the upsampled sums to those of the image.
+        matrix: both in one; float32, shape ``(pixels of the image, pixels of a prototype)``.
     """
 
+    upsampling: _Taps
+    resize: _Taps
     matrix: np.ndarray
-    first: np.ndarray
-    stop: np.ndarray
+
+    def sources(self, start: int, stop: int) -> slice:
+        """Returns the pixels of the prototypes that some pixels of the image come from."""
+        first, last = self.resize.before[start], self.resize.after[stop - 1]
+        return slice(int(self.upsampling.before[first]), int(self.upsampling.after[last]) + 1)
 
 
-def _crop(sums: np.ndarray, box: np.ndarray, columns: _Weights, rows: _Weights) -> Crop:
+def _crop(sums: np.ndarray, box: np.ndarray, columns: _Axis, rows: _Axis) -> Crop:
     left, top, right, bottom = box.tolist()
-    if right <= left or bottom <= top:
-        return Crop(left, top, np.zeros((max(0, bottom - top), max(0, right - left)), bool))
-    x = slice(columns.first[left], columns.stop[right - 1])
-    y = slice(rows.first[top], rows.stop[bottom - 1])
-    resized = rows.matrix[top:bottom, y] @ sums[y, x] @ columns.matrix[left:right, x].T
-    return Crop(left, top, resized > 0)
+    mask = np.zeros((max(0, bottom - top), max(0, right - left)), bool)
+    if mask.size:
+        x, y = columns.sources(left, right), rows.sources(top, bottom)
+        wide = sums[y, x] @ columns.matrix[left:right, x].T
+        first, last = rows.resize.before[top], rows.resize.after[bottom - 1]
+        upsampled = _resized(wide, rows.upsampling.part(first, last + 1))
+        taps = rows.resize.part(top, bottom)
+        for start in range(0, len(mask), _ROWS):
+            few = _Taps(*(each[start : start + _ROWS] for each in taps))
+            np.greater(_resized(upsampled, few), 0, out=mask[start : start + _ROWS])
+    return Crop(left, top, mask)
+
+
+def _resized(values: np.ndarray, taps: _Taps) -> np.ndarray:
+    """Resizes rows."""
+    weight = taps.weight[:, None]
+    resized: np.ndarray = values[taps.before]
+    after = values[taps.after]
+    resized *= 1 - weight
+    after *= weight
+    resized += after
+    return resized
 
 
 def _upsampling(
@@ -143,25 +181,25 @@ def _content(prototype: int, factor: int, side: int, scale: float, offset: float
 
 
 @functools.lru_cache(maxsize=16)  # the images of a video have one size
-def _weights(prototype: int, factor: int, start: int, stop: int, size: int) -> _Weights:
+def _axis(prototype: int, factor: int, start: int, stop: int, size: int) -> _Axis:
     large = prototype * factor
-    upsampling = np.zeros((large, prototype), np.float32)
-    before, after, weight = _neighbors(np.arange(large), 1 / factor, 0, prototype - 1)
-    upsampling[np.arange(large), before] += 1 - weight
-    upsampling[np.arange(large), after] += weight
+    upsampling = _taps(large, 1 / factor, 0, prototype - 1)
     first, last = max(start, 0), min(stop, large) - 1
-    before, after, weight = _neighbors(np.arange(size), (stop - start) / size, first - start, last - start)
-    matrix = (1 - weight)[:, None] * upsampling[before + start] + weight[:, None] * upsampling[after + start]
-    used = matrix != 0
-    return _Weights(matrix, used.argmax(axis=1), prototype - used[:, ::-1].argmax(axis=1))
+    inner = _taps(size, (stop - start) / size, first - start, last - start)
+    resize = inner._replace(before=inner.before + start, after=inner.after + start)
+    identity = np.eye(prototype, dtype=np.float32)
+    return _Axis(upsampling, resize, _resized(_resized(identity, upsampling), resize))
 
 
-def _neighbors(pixels: np.ndarray, step: float, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the two source pixels around each pixel, and the weight of the second.
+def _taps(pixels: int, step: float, first: int, last: int) -> _Taps:
+    """Returns the taps of a number of pixels, which have their centers at 0.5.
 
-    Pixels have their centers at 0.5. ``step`` is in source pixels; those before ``first`` and after ``last`` have the
-    values of these two.
+    Args:
+        pixels: number of pixels.
+        step: source pixels per pixel.
+        first: source pixels before this one have its value.
+        last: source pixels after this one have its value.
     """
-    place = np.clip((pixels + 0.5) * step - 0.5, first, last)
+    place = np.clip((np.arange(pixels) + 0.5) * step - 0.5, first, last)
     before = np.floor(place).astype(np.int64)
-    return before, np.minimum(before + 1, last), (place - before).astype(np.float32)
+    return _Taps(before, np.minimum(before + 1, last), (place - before).astype(np.float32))

@@ -118,6 +118,7 @@ def nms(
     iou_threshold: float,
     max_detections: int,
     overlap: Callable[[Sequence[float], Sequence[float]], float] = iou,
+    fast: bool = False,
 ) -> np.ndarray:
     """Selects boxes by class-aware greedy suppression.
 
@@ -134,6 +135,8 @@ def nms(
         iou_threshold: maximum overlap of a kept box with a better box of its class.
         max_detections: maximum number of kept boxes.
         overlap: `iou`, or `rotated_iou` or `probiou` for rotated boxes.
+        fast: a box is dropped for any better candidate of its class that it overlaps, kept or not (Fast NMS, Bolya et
+            al. 2019, YOLACT, arXiv:1904.02689).
 
     Returns:
         Indices of the kept candidates, best first; int64, shape ``(K,)``.
@@ -144,10 +147,10 @@ def nms(
     ]
     candidates.sort(key=lambda i: (-float(scores[i]), i))
     kept: list[int] = []
-    for i in candidates:
+    for place, i in enumerate(candidates):
         if len(kept) == max_detections:
             break
-        box = boxes[i].tolist()
-        if all(classes[i] != classes[j] or overlap(box, boxes[j].tolist()) <= iou_threshold for j in kept):
+        box, better = boxes[i].tolist(), candidates[:place] if fast else kept
+        if all(classes[i] != classes[j] or overlap(box, boxes[j].tolist()) <= iou_threshold for j in better):
             kept.append(i)
     return np.asarray(kept, np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["near", "probiou", "rotated_iou"]
+__all__ = ["near", "near_gaussians", "probiou", "rotated_iou"]
 
 
 def rotated_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -101,4 +101,19 @@ def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Returns whether the circles around rotated boxes touch; shapes ``(..., 5)`` that broadcast."""
     reach = np.hypot(a[..., 2], a[..., 3]) + np.hypot(b[..., 2], b[..., 3])
     result: np.ndarray = 2 * np.hypot(a[..., 0] - b[..., 0], a[..., 1] - b[..., 1]) <= reach * (1 + 1e-9)
+    return result
+
+
+def near_gaussians(a: np.ndarray, b: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns whether `probiou` of rotated boxes can be greater than a threshold; shapes ``(..., 5)`` that broadcast.
+
+    The Bhattacharyya distance of two Gaussians is at least ``d^2 / (4 (l1 + l2))``, where ``d`` is the distance of
+    their centers, and ``l1`` and ``l2`` are their largest variances.
+    """
+    if threshold <= 0:
+        return np.ones(np.broadcast_shapes(a.shape, b.shape)[:-1], bool)
+    most = -np.log(1 - (1 - threshold) ** 2)
+    variances = [np.maximum(box[..., 2], box[..., 3]) ** 2 / 12 for box in (a, b)]
+    squares = (a[..., 0] - b[..., 0]) ** 2 + (a[..., 1] - b[..., 1]) ** 2
+    result: np.ndarray = squares <= 4 * (variances[0] + variances[1]) * most * (1 + 1e-9)
     return result

@@ -42,6 +42,7 @@ def nms(
     iou_threshold: float,
     max_detections: int,
     overlap: Overlap = "corners",
+    fast: bool = False,
 ) -> np.ndarray:
     """Selects boxes by class-aware greedy suppression, by the rules of `edgekit.kernels.suppression.reference.nms`.
 
@@ -54,6 +55,8 @@ def nms(
         iou_threshold: maximum overlap of a kept box with a better box of its class; 0 to 1.
         max_detections: maximum number of kept boxes.
         overlap: how much two boxes overlap.
+        fast: a rotated box is dropped for any better one that it overlaps, as in Ultralytics; otherwise only for one
+            that is kept.
 
     Returns:
         Indices of the kept candidates, best first; int64, shape ``(K,)``.
@@ -66,7 +69,9 @@ def nms(
     if overlap != "corners":
         order = _best_first(scores, score_threshold)
         order = order[np.isfinite(boxes[order]).all(axis=1)]
-        kept: np.ndarray = order[kept_rotated(boxes[order], classes[order], overlap, iou_threshold, max_detections)]
+        kept: np.ndarray = order[
+            kept_rotated(boxes[order], classes[order], overlap, iou_threshold, max_detections, fast)
+        ]
         return kept
     # The library trusts its arguments; numpy takes other types too, and raises an error for shapes that do not fit.
     fits = boxes.shape == (len(scores), 4) and classes.shape == (len(scores),)

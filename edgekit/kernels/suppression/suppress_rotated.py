@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgekit.kernels.suppression.rotated import near, probiou, rotated_iou
+from edgekit.kernels.suppression.rotated import near, near_gaussians, probiou, rotated_iou
 
 __all__ = ["kept_rotated"]
 
@@ -21,8 +21,9 @@ def kept_rotated(
     overlap: Literal["rotated", "probiou"],
     iou_threshold: float,
     max_detections: int,
+    fast: bool = False,
 ) -> np.ndarray:
-    """Returns the positions of the boxes that greedy suppression keeps; int64, shape ``(K,)``.
+    """Returns the positions of the boxes that suppression keeps; int64, shape ``(K,)``.
 
     Args:
         boxes: ``(center x, center y, width, height, angle)``, best first, finite; shape ``(M, 5)``.
@@ -30,13 +31,20 @@ def kept_rotated(
         overlap: how much two boxes overlap.
         iou_threshold: maximum overlap of a kept box with a better box of its class.
         max_detections: maximum number of kept boxes.
+        fast: a box is dropped for any better one that it overlaps, not only for a kept one (arXiv:1904.02689).
     """
     wide = boxes.astype(np.float64)
     kept = np.empty(0, np.int64)
     for start in range(0, len(wide), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(wide)))
-        block = block[~_suppress(overlap, wide, classes, block, kept, iou_threshold).any(axis=1)]
-        block = block[_greedy(_suppress(overlap, wide, classes, block, block, iou_threshold))]
+        better = np.arange(start) if fast else kept
+        alive = ~_suppress(overlap, wide, classes, block, better, iou_threshold).any(axis=1)
+        if fast:
+            alive &= ~np.triu(_suppress(overlap, wide, classes, block, block, iou_threshold), 1).any(axis=0)
+            block = block[alive]
+        else:
+            block = block[alive]
+            block = block[_greedy(_suppress(overlap, wide, classes, block, block, iou_threshold))]
         kept = np.concatenate([kept, block])
         if len(kept) >= max_detections:
             break
@@ -62,8 +70,10 @@ def _suppress(
 ) -> np.ndarray:
     """Returns a bool matrix: whether a row's box overlaps a column's box of its class by more than the threshold."""
     result: np.ndarray = kinds[rows, None] == kinds[None, columns]
-    if overlap == "rotated":  # only boxes that are near can overlap; Gaussians have no end
+    if overlap == "rotated":  # only boxes that are near can overlap
         result &= near(boxes[rows, None], boxes[None, columns])
+    else:
+        result &= near_gaussians(boxes[rows, None], boxes[None, columns], iou_threshold)
     i, j = np.nonzero(result)
     measure = rotated_iou if overlap == "rotated" else probiou
     # The better box comes first, in both calls, as in the kernel: the two orders may round differently.
