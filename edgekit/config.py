@@ -277,7 +277,8 @@ class ModelConfig:
     )
     head: str | None = option(
         None,
-        "Family of an ONNX detector's outputs, if it is not recognized.",
+        "Family of an ONNX detector's outputs, if it is not recognized: yolov5, yolov8, yolox, end2end, detr, "
+        "boxes-scores-labels, efficient-nms or batched-rows.",
         metavar="FAMILY",
         shown_default="what its outputs look like",
         parse=_parse_head,

@@ -165,7 +165,9 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
     # Calibration data of the caller may be larger than memory, which a system's temporary folder may be in.
     with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch:
         manifest = _built(folder, Path(scratch), place, config, progress)
-    seal(folder, msgspec.structs.replace(manifest, notes=tuple(progress.notes)))
+    # What was recognized has a field of its own: it is no note on each run of the engine.
+    notes = tuple(note for note in progress.notes if note not in manifest.recognized)
+    seal(folder, msgspec.structs.replace(manifest, notes=notes))
 
 
 def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progress: _Recorder) -> Manifest:

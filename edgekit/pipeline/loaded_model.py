@@ -52,7 +52,8 @@ class LoadedModel:
         num_values: exclusive upper bound of the integers of an input, by input name, if it is known.
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
         min_max: the min and max inputs, which numerical checks use besides the opt inputs.
-        recognized: what the outputs of an ONNX file look like, with the evidence; empty if nothing was recognized.
+        recognized: what the outputs of an ONNX file look like, with the evidence, and a line on the preprocessing;
+            empty if nothing was recognized.
         export_error: largest relative difference between graph and module; None for ONNX files.
         original: the model as it came, for checks; its owner closes it.
     """

@@ -69,17 +69,20 @@ def with_recognized_head(
         return _with_verdict(model, found.verdict, facts, config, progress)
     if found.candidates:
         _say_unsure(found, progress)
-    if found.classifies:
-        text = f"looks like a classifier of {facts.outputs[0].shape[1]} classes: its metadata says so"
-        progress.note(text)
-        how = model.preprocess
-        if facts.metadata.task == "classify" and how is not None:
-            # Ultralytics' metadata: its classifiers see the center of an image.
-            how = fitting(merged(how, {"resize": "crop", **(config.preprocess or {})}), model.inputs[0])
-            progress.note(f"images are preprocessed as Ultralytics' are: {_described(how)}")
-        labels = facts.metadata.names or model.labels
-        return dataclasses.replace(model, task="classify", labels=labels, preprocess=how, recognized=text)
-    return model
+    return _as_classifier(model, facts, config, progress) if found.classifies else model
+
+
+def _as_classifier(model: LoadedModel, facts: Facts, config: ModelConfig, progress: Progress) -> LoadedModel:
+    notes = [f"looks like a classifier of {facts.outputs[0].shape[1]} classes: its metadata says so"]
+    how = model.preprocess
+    if facts.metadata.task == "classify" and how is not None:
+        # Ultralytics' metadata: its classifiers see the center of an image.
+        how = fitting(merged(how, {"resize": "crop", **(config.preprocess or {})}), model.inputs[0])
+        notes.append(f"images are preprocessed as Ultralytics' are: {_described(how)}")
+    for note in notes:
+        progress.note(note)
+    labels = facts.metadata.names or model.labels
+    return dataclasses.replace(model, task="classify", labels=labels, preprocess=how, recognized="\n".join(notes))
 
 
 def _facts(model: LoadedModel, evaluator: Evaluator, inputs: Sequence[str]) -> Facts:
@@ -135,12 +138,14 @@ def _with_verdict(
     number = classes or len(names)
     count = f", {number} class{'' if number == 1 else 'es'}" if number else ""
     text = f"looks like {FAMILY_TITLES[verdict.family]}, task {task}{count}: {', '.join(verdict.evidence)}"
-    progress.note(text)
+    notes = [text]
     if how != model.preprocess:
-        progress.note(
+        notes.append(
             f"images are preprocessed as {verdict.preprocess_of} are: {_described(how)}; replace it with "
             f"{argument('preprocess')}"
         )
+    for note in notes:
+        progress.note(note)
     iou_threshold = IOU_THRESHOLDS.get(verdict.family, 0.45)
     return dataclasses.replace(
         model,
@@ -148,7 +153,7 @@ def _with_verdict(
         labels=labels,
         preprocess=how,
         postprocess=Postprocess(head=verdict.head, iou_threshold=iou_threshold),
-        recognized=text,
+        recognized="\n".join(notes),
     )
 
 

@@ -134,6 +134,7 @@ def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append(("GPUs", f"compute capability {', '.join(manifest.compute_capabilities)}"))
     rows += [(f"shapes of {name}", _range(shape)) for name, shape in manifest.shapes.items()]
     rows.append(("made from", _source(manifest)))
+    rows += [("recognized", line) for line in manifest.recognized.splitlines()]
     if manifest.calibration is not None:
         used = manifest.calibration
         rows.append(("calibration", f"{used.set}, {used.images} inputs, method {used.method}"))

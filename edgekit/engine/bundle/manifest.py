@@ -147,7 +147,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         engine_options: the options that the engine's backend was given, by name.
         build_command: the ``edgekit build`` command that repeats the build; empty for a module passed as an object.
         compile_command: the ``edgekit compile`` command that made the engine, if it was compiled separately.
-        recognized: what the outputs of an ONNX file look like, with the evidence; empty if nothing was recognized.
+        recognized: what the outputs of an ONNX file look like, with the evidence, and a line on the preprocessing;
+            empty if nothing was recognized.
         verification: how far it agrees with the model as it came; None if nothing was compared.
         notes: notes for the user about the results.
         files: every other file of the bundle.
