@@ -46,10 +46,10 @@ def _parts_of_head(head: Head) -> dict[str, tuple[Part, ...]]:
     if isinstance(head, Detr):
         if head.logits:
             return {head.boxes: (Part("boxes", _whole),), head.logits: (Part("scores", _whole),)}
-        return {head.boxes: (Part("boxes", _columns(2, 0, 4)), Part("scores", _columns(2, 4, None)))}
+        return {head.boxes: (Part("boxes", _columns(-1, 0, 4)), Part("scores", _columns(-1, 4, None)))}
     if not isinstance(head, YoloV5 | YoloV8 | YoloX):
         return {}  # its outputs are sorted detections, whose form the nodes before them tell
-    axis = 1 if isinstance(head, YoloV8) and head.layout == "channels-first" else 2
+    axis = 1 if isinstance(head, YoloV8) and head.layout == "channels-first" else -1
     probability = head.activation == "none"
     boxes = Part("boxes", _columns(axis, 0, 4))
     if isinstance(head, YoloX) or not head.extras:
@@ -93,6 +93,9 @@ def _parts_of_value(value: ir.Value) -> tuple[Part, ...]:
     Without a Concat, it is the whole output if that holds probabilities, else nothing: the nodes do not tell.
     """
     axis, limits, joined = _joined_columns(value)
+    # Rows that were selected by value are compared as a matrix, whose last axis is that of the output.
+    if value.shape is not None and axis == len(value.shape) - 1:
+        axis = -1
     whole_is_probability = _is_probability(value)
     if not limits:
         return (WHOLE._replace(probability=True),) if whole_is_probability else ()
@@ -131,7 +134,7 @@ def _joined_columns(value: ir.Value) -> tuple[int, tuple[tuple[int, int], ...], 
 
 
 def _columns(axis: int, start: int, stop: int | None) -> Select:
-    index = (slice(None),) * axis + (slice(start, stop),)
+    index = (..., slice(start, stop)) if axis < 0 else (*(slice(None),) * axis, slice(start, stop))
     return lambda array: array[index]
 
 

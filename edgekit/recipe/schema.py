@@ -77,9 +77,7 @@ class Model(_Table, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         expect(bool(self.factory) != bool(self.onnx), "factory", "this or onnx, one of both", self.factory or None)
-        if self.factory:
-            expect(self.parameters > 0, "parameters", "the number of parameters of the module", self.parameters)
-        else:
+        if self.onnx:
             expect(not self.arguments and not self.parameters, "arguments", "none, since onnx is set", self.arguments)
 
 

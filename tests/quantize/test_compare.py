@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from edgekit.errors import AccuracyError
+from edgekit.graph.passes import InferShapes
 from edgekit.quantize.compare import LIMITS, OutputNoise, noise_of_outputs, refuse_noise, worst_noise
 from edgekit.quantize.output_form import OutputForm, Part
+from edgekit.quantize.output_parts import forms_of_outputs
 from edgekit.specs import EXACT_DB, Precision
 from tests.decibels import signal_to_noise_db
 
@@ -130,3 +134,19 @@ def test_integers_that_differ_are_refused() -> None:
     found = [OutputNoise(output="labels", agreement=0.8)]
     with pytest.raises(AccuracyError, match="expected 90 % of its values as in PyTorch, got 80.0 %"):
         refuse_noise(found, LIMITS[Precision.FP32], what="the FP32 engine", reference="PyTorch")
+
+
+SELECTED = """<ir_version: 10, opset_import: ["" : 20]> g (float[1, 9, 4] b, float[1, 9] s) => (float[1, 3, 5] y)
+    <int64[1] k = {3}, int64[1] last = {2}, int64[3] shape = {1, 3, 4}> {
+    t, i = TopK (s, k) u = Unsqueeze (t, last) j = Unsqueeze (i, last) e = Expand (j, shape)
+    g4 = GatherElements <axis = 1> (b, e) y = Concat <axis = 2> (g4, u) }"""
+
+
+def test_rows_that_are_selected_are_judged_by_their_columns() -> None:
+    graph = ir.from_proto(onnx.parser.parse_model(SELECTED))
+    InferShapes()(graph)
+    forms = forms_of_outputs(graph)
+    assert forms["y"].selected and [part.name for part in forms["y"].parts] == ["0:4", "4:5"]
+    rows = np.random.default_rng(0).random((1, 3, 5)).astype(np.float32)
+    found = noise_of_outputs([{"y": rows}], [{"y": rows[:, ::-1]}], forms)
+    assert [(noise.part, noise.sqnr_db) for noise in found] == [("0:4", EXACT_DB), ("4:5", EXACT_DB)]

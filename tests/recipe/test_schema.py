@@ -92,7 +92,11 @@ def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
         ("stride = 16", "strid = 16", "postprocess.head.heads[1].strid: unknown field\ndid you mean stride?"),
         ("[weights.first]", "[weights]", "weights.url: expected a table, got 'https://example.org/a.weights'"),
         ('title = "A model of two classes"', "", "title: expected a value, got none"),
-        ("parameters = 34", "", "model.parameters: expected the number of parameters of the module, got 0"),
+        (
+            "parameters = 34",
+            'onnx = "net.onnx"',
+            "model.factory: expected this or onnx, one of both, got 'package.module:factory'",
+        ),
         ("parameters = 34", 'parameters = "many"', "model.parameters: expected an integer, got 'many'"),
         ("parameters = 34", "parameters = 3.5", "model.parameters: expected an integer, got 3.5"),
         ("parameters = 34", "parameters = true", "model.parameters: expected an integer, got True"),

@@ -249,6 +249,7 @@ def _compute_as_onnx(model: ir.Model) -> bool:
         GraphError: names a node that cannot be replaced.
     """
     # These need onnx_ir, which runtime-only boards lack.
+    from edgekit.lower.cut_gathered_elements import CutGatheredElements
     from edgekit.lower.explicit_pads import ExplicitPads
     from edgekit.lower.quantize_before_max import QuantizeBeforeMax
     from edgekit.lower.reduce_of_no_axes import ReduceOfNoAxes
@@ -260,7 +261,8 @@ def _compute_as_onnx(model: ir.Model) -> bool:
     pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
     largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
     norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
-    return lower(model, [*pools, ResizeAsProduct(), *largest, *norms, ReplaceHardSigmoid(), SeparateTiedWeights()])
+    others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements()]
+    return lower(model, [*pools, ResizeAsProduct(), *largest, *norms, *others])
 
 
 def _narrow_for_this_processor(model: ir.Model, options: BuildOptions) -> int:
