@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -46,7 +46,7 @@ def without_holes(mask: np.ndarray) -> np.ndarray:
     return (outside != outside[0, 0])[1:-1, 1:-1]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(crops())
 def test_run_lengths_are_those_of_pycocotools(made: tuple[Crop, tuple[int, int]]) -> None:
     crop, size = made
@@ -62,7 +62,7 @@ def test_long_runs_need_several_characters() -> None:
         np.testing.assert_array_equal(coder.decode(found), whole(crop, size))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(crops())
 def test_outlines_enclose_the_mask_and_its_holes(made: tuple[Crop, tuple[int, int]]) -> None:
     crop, size = made
