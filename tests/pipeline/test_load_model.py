@@ -251,7 +251,7 @@ def test_an_input_may_say_its_element_type(source: Callable[..., LoadedModel], n
 @pytest.mark.parametrize(
     ("model", "options", "message", "hint"),
     [
-        (nn.Linear(3, 4), {}, "expected the shape of each input, got none", "input={'': (1, 3, 224, 224)}"),
+        (nn.Linear(3, 4), {}, "expected example inputs or their shapes, got none", "input={'': (1, 3, 224, 224)}"),
         (nn.Linear(3, 4), {"shape": (1, 3)}, "shape goes with recipes and ONNX files", "input={'': (1, 3, 224, 224)}"),
         (nn.Linear(3, 4), {"input": {"": (1, 3)}, "opset": 9}, "opset: .*, got 9", "leave it out"),
         (5, {"input": {"": (1, 3)}}, r"expected a torch\.nn\.Module, or text that names a model, got int", "ONNX"),
