@@ -45,7 +45,9 @@ def yolo(read: Reader) -> Layer:
         raise read.section.error(f"expected one of {', '.join(NMS_KINDS)}, got '{kind}'", "nms_kind")
     scales = read.section.numbers("scale_x_y") or [1.0]
     if len(scales) != 1 or not 0 < scales[0] <= LARGEST_SCALE:
-        raise read.section.error(f"expected a number above 0 and up to {LARGEST_SCALE:g}, got {scales[0]:g}", "scale_x_y")
+        raise read.section.error(
+            f"expected a number above 0 and up to {LARGEST_SCALE:g}, got {scales[0]:g}", "scale_x_y"
+        )
     if (new_coords := read.section.integer("new_coords", 0)) not in (0, 1):
         raise read.section.error(f"expected 0 or 1, got {new_coords}", "new_coords")
     pairs = _anchors(read)
