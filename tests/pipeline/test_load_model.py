@@ -251,7 +251,7 @@ def test_an_input_may_say_its_element_type(source: Callable[..., LoadedModel], n
 @pytest.mark.parametrize(
     ("model", "options", "message", "hint"),
     [
-        (nn.Linear(3, 4), {}, "expected the shape of each input, got none", "input={'': (1, 3, 224, 224)}"),
+        (nn.Linear(3, 4), {}, "expected example inputs or their shapes, got none", "input={'': (1, 3, 224, 224)}"),
         (nn.Linear(3, 4), {"shape": (1, 3)}, "shape goes with recipes and ONNX files", "input={'': (1, 3, 224, 224)}"),
         (nn.Linear(3, 4), {"input": {"": (1, 3)}, "opset": 9}, "opset: .*, got 9", "leave it out"),
         (5, {"input": {"": (1, 3)}}, r"expected a torch\.nn\.Module, or text that names a model, got int", "ONNX"),
@@ -274,3 +274,14 @@ def test_weights_of_a_module_are_in_its_graph(source: Callable[..., LoadedModel]
     with torch.no_grad():
         np.testing.assert_allclose(answer, trained(torch.from_numpy(x)).numpy(), rtol=1e-5)
     assert model.origin.weights is not None and len(model.origin.weights.sha256) == 64
+
+
+def test_a_note_says_that_boxes_are_suppressed_in_another_way(
+    tmp_path: Path, source: Callable[..., LoadedModel], noted: Noted
+) -> None:
+    conv = "[convolutional]\nfilters=8\nsize=1\nstride=8\nactivation=logistic\n"
+    head = "[yolo]\nanchors=4,4\nclasses=3\nnum=1\nscale_x_y=2\nnew_coords=1\nnms_kind=diounms\n"
+    (tmp_path / "net.cfg").write_text(f"[net]\nwidth=32\nheight=32\nchannels=3\n{conv}{head}")
+    model = source(tmp_path / "net.cfg")
+    assert any("net.cfg has nms_kind=diounms: boxes are suppressed by IoU" in note for note in noted.notes)
+    assert model.postprocess is not None and model.postprocess.head.heads[0].new_coords

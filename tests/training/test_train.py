@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from edgekit.errors import DataError, EdgeKitError, TrainError, UsageError
+from edgekit.errors import DataError, EdgeKitError, EdgeKitWarning, TrainError, UsageError
+from edgekit.models.cfg.module import module_from_cfg
+from edgekit.models.darknet import save_darknet
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.read import load_weights
 from edgekit.progress import Silent
@@ -153,6 +155,19 @@ def test_a_darknet_cfg_file_is_trained(tmp_path: Path) -> None:
         tmp_path / "net.cfg", data=str(tmp_path / "photos"), output=tmp_path / "net.safetensors", changes=changes
     )
     assert found.epochs[-1].figures["accuracy"] == 1.0
+
+    # The first two layers alone, as in files such as yolov4.conv.137, begin another training.
+    save_darknet(module_from_cfg(str(tmp_path / "net.cfg"), 16, 16), tmp_path / "net.weights")
+    floats = sum(8 * (channels * 9 + 4) for channels in (3, 8))
+    (tmp_path / "net.conv.2").write_bytes((tmp_path / "net.weights").read_bytes()[: 20 + 4 * floats])
+    with pytest.warns(EdgeKitWarning, match="net.conv.2 has the first layers only: convolutional3 begin random"):
+        train_model(
+            tmp_path / "net.cfg",
+            data=str(tmp_path / "photos"),
+            weights=str(tmp_path / "net.conv.2"),
+            output=tmp_path / "tuned.safetensors",
+            changes={**changes, "epochs": 1},
+        )
 
 
 @pytest.mark.parametrize(("model", "got"), [("net.onnx", "an ONNX file"), ("my.package:make", "a factory")])
