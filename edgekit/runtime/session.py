@@ -16,19 +16,18 @@ import numpy as np
 
 from edgekit.arguments import argument
 from edgekit.data.frames import Format, rgb_frame
-from edgekit.data.images import ImageSource, Placement, preprocess, read_image
+from edgekit.data.images import ImageSource, Placement, preprocess
 from edgekit.data.video.source import Source
 from edgekit.device.cuda.arrays import DeviceArray, is_on_device
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.manifest import GRAPH, Manifest, bundle_in, read_engine
 from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.layer_timer import LayerTimer, TimesLayers
-from edgekit.errors import BackendUnavailable, RunError, UsageError, nearest
-from edgekit.kernels.suppression.device import CAPACITY
+from edgekit.errors import RunError, UsageError, nearest
 from edgekit.option import given_number, given_path
 from edgekit.runtime.class_names import check_class_names, class_count
-from edgekit.runtime.detection import DetectionPipeline, PendingRows
 from edgekit.runtime.detections import Detections
+from edgekit.runtime.device_detection import DeviceDetection
 from edgekit.runtime.inputs import checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
 from edgekit.runtime.source_stream import stream_of_source
@@ -94,11 +93,9 @@ class Session:
         self._starting = threading.Lock()
         self._closing = False  # set without the lock, so that no run starts while `close` waits for the lock
         self._worker: ThreadPoolExecutor | None = None
-        self._pipeline: DetectionPipeline | None = None
-        self._device_notes: tuple[str, ...] = ()
-        self._detects_on_device = True  # until the first frame shows that it does not
         self.inputs = tuple(engine.inputs)
         self.outputs = tuple(engine.outputs)
+        self._device = DeviceDetection(manifest, self.inputs, self.outputs, self._open_engine, self._lock)
 
     def __enter__(self) -> Session:
         return self
@@ -114,8 +111,7 @@ class Session:
     def notes(self) -> tuple[str, ...]:
         """Notes for the user from the build, from the loaded engine, and about what runs on the CPU in its place."""
         engine = self._engine.notes if self._engine is not None else ()
-        pipeline = self._pipeline.notes if self._pipeline is not None else ()
-        return (*self.manifest.notes, *engine, *self._device_notes, *pipeline)
+        return (*self.manifest.notes, *engine, *self._device.notes)
 
     def close(self) -> None:
         """Closes the engine after the current run, if any; a second call does nothing.
@@ -128,14 +124,12 @@ class Session:
             worker, self._worker = self._worker, None
             if worker is not None:
                 worker.shutdown(wait=False)
-            pipeline, self._pipeline = self._pipeline, None
             with ExitStack() as stack:
                 if self._folder is not None:
                     stack.callback(self._folder.close)
                 if engine is not None:
                     stack.callback(engine.close)
-                if pipeline is not None:
-                    stack.callback(pipeline.close)
+                stack.callback(self._device.close)
 
     @property
     def graph(self) -> Path | None:
@@ -255,42 +249,13 @@ class Session:
             DataError: the image cannot be read.
             RunError: the run failed, or the session is closed.
         """
-        if not self._detects_on_device or not isinstance(self._open_engine(), RunsOnDevice):
-            return None
-        if max_detections > CAPACITY:
-            return None
-        # Images are decoded outside of the lock.
-        frame = image if is_on_device(image) or isinstance(image, np.ndarray) else read_image(image)
-        with self._lock:
-            pipeline = self._open_pipeline(max_detections)
-            if pipeline is None:
-                return None
-            started = pipeline.start(
-                frame,
-                format,
-                score_threshold=score_threshold,
-                iou_threshold=iou_threshold,
-                max_detections=max_detections,
-            )
-            return _Started(self._lock, pipeline, started)
-
-    def _open_pipeline(self, max_detections: int) -> DetectionPipeline | None:
-        engine = self._open_engine()
-        assert isinstance(engine, RunsOnDevice)
-        if self._pipeline is not None and self._pipeline.max_detections < max_detections:
-            self._pipeline.close()
-            self._pipeline = None
-        if self._pipeline is None and self._detects_on_device:
-            how = self.manifest.postprocess
-            max_detections = max(1, max_detections, how.max_detections if how is not None else 0)
-            try:
-                self._pipeline = DetectionPipeline(
-                    engine, self.inputs, self.outputs, self.manifest, max_detections=max_detections
-                )
-            except (RunError, BackendUnavailable) as e:
-                self._detects_on_device = False
-                self._device_notes = (f"frames are preprocessed and decoded on the CPU: {e.message}",)
-        return self._pipeline
+        return self._device.start(
+            image,
+            format,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+        )
 
     def layer_timer(self) -> LayerTimer:
         """Loads another instance of the engine, which times each layer; the caller closes it.
@@ -515,20 +480,3 @@ class Session:
             RunError: as in `run`; or the engine is not a translator.
         """
         return TRANSLATE.tokens(self, source)
-
-
-class _Started:
-    """A detection on the GPU that is in flight; see `Pending`."""
-
-    def __init__(self, lock: threading.Lock, pipeline: DetectionPipeline, rows: PendingRows) -> None:
-        self._lock = lock
-        self._pipeline = pipeline
-        self._rows = rows
-
-    def done(self) -> bool:
-        with self._lock:
-            return self._pipeline.is_done(self._rows)
-
-    def result(self) -> np.ndarray:
-        with self._lock:
-            return self._pipeline.collect(self._rows)
