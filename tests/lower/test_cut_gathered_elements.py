@@ -54,6 +54,21 @@ def test_what_is_gathered_stays(case: str) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+SLICED = """<ir_version: 8, opset_import: ["" : 17]> g (float[1, 9, 8] x, int64[1, 3, 4] i) => (float[1, 3, 4] y)
+    <int64[1] starts = {0}, int64[1] ends = {4}, int64[1] axes = {2}> {
+    s = Slice (x, starts, ends, axes) y = GatherElements <axis = 1> (s, i) }"""
+
+
+def test_a_slice_that_openvino_would_remove_is_replaced(tmp_path: Path) -> None:
+    before = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(SLICED))
+    after, modified = rewritten(before, CutGatheredElements())
+    assert modified and [node.op_type for node in after.graph.node] == ["Gather", "GatherElements"]
+    given = feeds(*CASES["columns"])
+    expected = run_unfused(before, given)[0]
+    np.testing.assert_array_equal(run_unfused(after, given)[0], expected)
+    np.testing.assert_array_equal(by_openvino(before, given, tmp_path), expected)
+
+
 @pytest.mark.parametrize("shapes", [((1, 9, 4), (1, 3, 4), 1), ((9,), (20,), 0)])
 def test_what_openvino_takes_stays_as_it_is(shapes: tuple[tuple[int, ...], tuple[int, ...], int]) -> None:
     assert stays(model(*shapes), CutGatheredElements())
@@ -61,13 +76,16 @@ def test_what_openvino_takes_stays_as_it_is(shapes: tuple[tuple[int, ...], tuple
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_engine_of_openvino_gathers_the_same(case: str, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
     before, given = model(*CASES[case]), feeds(*CASES[case])
-    onnx.save(before, tmp_path / "graph.onnx")
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.FP32))
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
+    np.testing.assert_array_equal(by_openvino(before, given, tmp_path), run_unfused(before, given)[0])
+
+
+def by_openvino(graph: onnx.ModelProto, given: dict[str, np.ndarray], folder: Path) -> np.ndarray:
+    pytest.importorskip("openvino")
+    onnx.save(graph, folder / "graph.onnx")
+    result = backend("openvino").build(folder / "graph.onnx", folder, BuildOptions(precision=Precision.FP32))
+    engine = backend("openvino").load(folder / result.engine, threads=1)
     try:
-        got = engine.run(given)["y"]
+        return np.asarray(engine.run(given)["y"])
     finally:
         engine.close()
-    np.testing.assert_array_equal(got, run_unfused(before, given)[0])
