@@ -12,9 +12,10 @@ from edgekit.data.frames import Format, rgb_frame
 from edgekit.data.images import Placement, preprocess
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError, UsageError
+from edgekit.recipe.heads import BatchedRows
 from edgekit.specs import Size, SizeRange, TensorSpec, sizes_of, sizes_take, specs_at
 
-__all__ = ["ONE", "Batch", "batch_of", "input_of_image", "outputs_of_each", "stacked"]
+__all__ = ["ONE", "Batch", "batch_of", "input_of_image", "largest_batch", "outputs_of_each", "stacked"]
 
 
 class Batch(NamedTuple):
@@ -53,6 +54,14 @@ def batch_of(manifest: Manifest, inputs: Sequence[TensorSpec], wanted: int | Non
                 hint=f"build it with {argument('batch', size)}",
             )
     return Batch(size, least)
+
+
+def largest_batch(manifest: Manifest, inputs: Sequence[TensorSpec], images: int) -> Batch:
+    """Returns the largest batch that the engine takes for a number of images; at least what it takes."""
+    sizes: list[Size | str] = [sizes_of(spec, manifest.shapes)[0] for spec in inputs if spec.shape]
+    least = max(map(_least, sizes), default=1)
+    most = min((size.max if isinstance(size, SizeRange) else _least(size) for size in sizes), default=1)
+    return Batch(max(least, min(most, images)), least)
 
 
 def _least(size: Size | str) -> int:
@@ -107,6 +116,8 @@ def outputs_of_each(outputs: Mapping[str, np.ndarray], count: int, manifest: Man
     Raises:
         RunError: an output does not have one entry for each image.
     """
+    if manifest.postprocess is not None and isinstance(manifest.postprocess.head, BatchedRows):
+        return [_rows_of_image(outputs, manifest.postprocess.head, i) for i in range(count)]
     sizes = {array.shape[0] if array.ndim else 0 for array in outputs.values()}
     if len(sizes) == 1 and min(sizes) >= count:
         return [{name: array[i : i + 1] for name, array in outputs.items()} for i in range(count)]
@@ -117,3 +128,13 @@ def outputs_of_each(outputs: Mapping[str, np.ndarray], count: int, manifest: Man
         f"'{manifest.name}': expected outputs with an entry for each of {count} images, got {got}",
         hint=f"run it with {argument('batch', 1)}",
     )
+
+
+def _rows_of_image(outputs: Mapping[str, np.ndarray], head: BatchedRows, index: int) -> dict[str, np.ndarray]:
+    """Returns the detections of one image, as the model returns them for that image alone."""
+    rows = outputs[head.output]
+    if head.columns == "paddle":  # which takes one image
+        return dict(outputs)
+    own = rows[rows[:, 0] == index].copy()
+    own[:, 0] = 0
+    return {**outputs, head.output: own}

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import msgspec
 import numpy as np
@@ -42,6 +42,8 @@ from edgekit.runtime.tasks.translate import TASK as TRANSLATE
 from edgekit.specs import sizes_of, sizes_take, specs_at, specs_text
 
 __all__ = ["Session", "session_from_bundle"]
+
+Images: TypeAlias = "list[ImageSource] | tuple[ImageSource, ...]"
 
 # While one frame is computed, the next is prepared; more frames in flight only add latency.
 IN_FLIGHT = 2
@@ -321,7 +323,7 @@ class Session:
         if not sizes_take([first], [1]):
             raise RunError(
                 f"input '{spec.name}': expected an engine with batch size 1, got one built for {first}",
-                hint="build it with a batch size of 1, or pass arrays to run()",
+                hint="give it a list of images, as in predict([image]), or build it with a batch size of 1",
             )
         if is_on_device(image):
             image = self._on_host(image)
@@ -359,7 +361,7 @@ class Session:
             multi_label=multi_label,
         )
 
-    def predict(self, image: ImageSource, *, format: Format = "rgb", **options: Any) -> Any:
+    def predict(self, image: ImageSource | Images, *, format: Format = "rgb", **options: Any) -> Any:
         """Returns the result of an engine for any task with images, of the task's own type.
 
         ============  ====================
@@ -373,7 +375,8 @@ class Session:
         ============  ====================
 
         Args:
-            image: a file, a Pillow image, or a uint8 array; see `detect`.
+            image: a file, a Pillow image, or a uint8 array, see `detect`; or a list of images, which run together as
+                far as the engine was built for a batch. Its result is a list.
             format: pixel format of an array; see `detect`.
             options: those of `detect` or `classify`.
 
@@ -394,18 +397,43 @@ class Session:
                 raise UsageError(
                     f"predict: expected options of task '{task.name}', got {name}=", hint=nearest(name, task.parameters)
                 )
+        if isinstance(image, (list, tuple)):
+            return task.predict_all(self, image, format=format, **options)
         return task.predict(self, image, format=format, **options)
 
+    @overload
     def detect(
         self,
         image: ImageSource,
+        *,
+        format: Format = ...,
+        score_threshold: float | None = ...,
+        iou_threshold: float | None = ...,
+        max_detections: int | None = ...,
+        multi_label: bool | None = ...,
+    ) -> Detections: ...
+    @overload
+    def detect(
+        self,
+        image: Images,
+        *,
+        format: Format = ...,
+        score_threshold: float | None = ...,
+        iou_threshold: float | None = ...,
+        max_detections: int | None = ...,
+        multi_label: bool | None = ...,
+    ) -> list[Detections]: ...
+
+    def detect(
+        self,
+        image: ImageSource | Images,
         *,
         format: Format = "rgb",
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
         multi_label: bool | None = None,
-    ) -> Detections:
+    ) -> Detections | list[Detections]:
         """Finds objects in an image: `preprocess`, `run` and `postprocess` in one call.
 
         The result is of the type of the engine's task: `Detections`, or `Segments`, `Poses` and `RotatedDetections`,
@@ -417,7 +445,8 @@ class Session:
 
         Args:
             image: a file, a Pillow image, or a uint8 array: on the host, or on the GPU (PyTorch, CuPy, or any other
-                with DLPack or ``__cuda_array_interface__``), where it is read without a copy.
+                with DLPack or ``__cuda_array_interface__``), where it is read without a copy. Of a list of images, the
+                result is a list; they run together as far as the engine was built for a batch.
             format: pixel format of an array. ``rgb`` and ``bgr`` have the shape ``(H, W, 3)``, ``rgba`` and ``bgra``
                 ``(H, W, 4)``, ``gray`` ``(H, W)``, and ``nv12`` ``(H * 3 / 2, W)``.
             score_threshold: only detections with a greater score are returned. The default of this and of the other
@@ -434,15 +463,16 @@ class Session:
         """
         task = task_of(self.manifest)
         detector = task if isinstance(task, DetectorTask) else DETECT  # which says that the engine is no detector
-        found: Detections = detector.predict(
-            self,
-            image,
-            format=format,
-            score_threshold=score_threshold,
-            iou_threshold=iou_threshold,
-            max_detections=max_detections,
-            multi_label=multi_label,
-        )
+        options: dict[str, Any] = {
+            "format": format,
+            "score_threshold": score_threshold,
+            "iou_threshold": iou_threshold,
+            "max_detections": max_detections,
+            "multi_label": multi_label,
+        }
+        if isinstance(image, (list, tuple)):
+            return list(detector.predict_all(self, image, **options))
+        found: Detections = detector.predict(self, image, **options)
         return found
 
     def classify(self, image: ImageSource, *, format: Format = "rgb", top: int = 5) -> Classes:

@@ -180,6 +180,23 @@ def test_a_batch_runs_together(built: int | str, shapes: dict[str, tuple[int, in
     assert engine.batches == [4, 4, last]
 
 
+@pytest.mark.parametrize(
+    ("built", "shapes", "batches"),
+    [(4, {}, [4, 4, 4]), ("N", {"images": (1, 2, 4)}, [4, 4, 1]), (1, {}, [1] * 9)],
+)
+def test_a_list_of_images_runs_together(
+    built: int | str, shapes: dict[str, tuple[int, int, int]], batches: list[int], manifest: Manifest
+) -> None:
+    engine = Brightness(built)
+    ranges = {name: ShapeRange(*((size, 3, 8, 8) for size in sizes)) for name, sizes in shapes.items()}
+    own = msgspec.structs.replace(manifest, inputs=engine.inputs, outputs=engine.outputs, shapes=ranges)
+    images = [frame.pixels for frame in Counting(9).frames()]
+    with Session(engine, own) as session:
+        found = session.predict(images, top=1)
+    assert [each.labels for each in found] == [[f"level {i}"] for i in range(9)]
+    assert engine.batches == batches
+
+
 def test_the_batch_of_an_engine_is_taken_by_itself(manifest: Manifest) -> None:
     engine = Brightness(4)
     own = msgspec.structs.replace(manifest, inputs=engine.inputs, outputs=engine.outputs)

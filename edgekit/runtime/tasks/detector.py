@@ -128,7 +128,11 @@ class DetectorTask(ImageTask[D]):
             found = super().predict(session, image, format=format, **options)
         else:
             found = self.made_on_device(started.result(), session.manifest, Picture(image, format).size)
-        return found.with_picture(image, format)
+        return self.with_picture(found, image, format)
+
+    def with_picture(self, result: D, image: ImageSource, format: Format) -> D:
+        """See `ImageTask.with_picture`."""
+        return result.with_picture(image, format)
 
     def start(self, session: OpenSession, image: ImageSource, *, format: Format = "rgb", **options: Any) -> Pending[D]:
         """See `Session.stream`; the result does not keep the image."""

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from edgekit.data.frames import Format
-from edgekit.data.images import ImageSource, Placement
+from edgekit.data.images import ImageSource, Placement, read_image
 from edgekit.engine.bundle.manifest import Manifest
+from edgekit.runtime.batches import input_of_image, largest_batch, outputs_of_each, stacked
 from edgekit.runtime.stream import Pending
 from edgekit.runtime.tasks.choose import require_task
 from edgekit.specs import TensorSpec
@@ -147,6 +148,29 @@ class ImageTask(EngineTask, ABC, Generic[Result]):
         feeds, placement = session.preprocess(image, format=format)
         return self.result(session.run(feeds), session.manifest, placement, **options)
 
+    def predict_all(
+        self, session: OpenSession, images: Sequence[ImageSource], *, format: Format = "rgb", **options: Any
+    ) -> list[Result]:
+        """Returns the results for images, which run together as far as the engine takes a batch; see `predict`."""
+        require_task(self, session.manifest)
+        batch = largest_batch(session.manifest, session.inputs, len(images))
+        if batch.size == 1:
+            return [self.predict(session, image, format=format, **options) for image in images]
+        results = []
+        for first in range(0, len(images), batch.size):
+            group = images[first : first + batch.size]
+            inputs = [_input(image, format, session) for image in group]
+            outputs = session.run({session.inputs[0].name: stacked([array for array, _ in inputs], batch)})
+            each = outputs_of_each(outputs, len(group), session.manifest)
+            for image, own, (_, placement) in zip(group, each, inputs, strict=True):
+                result = self.result(own, session.manifest, placement, **options)
+                results.append(self.with_picture(result, image, format))
+        return results
+
+    def with_picture(self, result: Result, image: ImageSource, format: Format) -> Result:
+        """Returns a result that knows its picture, if the task's results do."""
+        return result
+
     def start(
         self, session: OpenSession, image: ImageSource, *, format: Format = "rgb", **options: Any
     ) -> Pending[Result]:
@@ -178,6 +202,12 @@ class ImageTask(EngineTask, ABC, Generic[Result]):
     def drawn(self, result: Result, image: ImageSource) -> Image.Image | None:
         """Returns the image with the result drawn into it; None if results cannot be drawn."""
         return None
+
+
+def _input(image: ImageSource, format: Format, session: OpenSession) -> tuple[np.ndarray, Placement]:
+    if isinstance(image, np.ndarray):
+        return input_of_image(image, format, session.manifest, session.inputs)
+    return input_of_image(read_image(image), "rgb", session.manifest, session.inputs)
 
 
 class TextTask(EngineTask, ABC):
