@@ -40,33 +40,39 @@ def markdown_from_schema() -> str:
 def _tables(path: str, struct: types.StructType) -> Iterator[tuple[str, types.StructType]]:
     """A struct and those in its fields, each with its heading in TOML."""
     yield path, struct
+    seen = set()
     for field in struct.fields:
-        inner, many, named = _struct_in(field.type)
-        if inner is not None:
+        inner, many, named = _structs_in(field.type)
+        for each in inner:
             name = f"{path}.{field.encode_name}" if path else field.encode_name
-            yield from _tables(f"{name}{'[]' if many else '.NAME' if named else ''}", inner)
+            # Members of a tagged union may hold the same struct.
+            for found in _tables(f"{name}{'[]' if many else '.NAME' if named else ''}", each):
+                if (key := (found[0], found[1].cls)) not in seen:
+                    seen.add(key)
+                    yield found
 
 
-def _struct_in(kind: types.Type) -> tuple[types.StructType | None, bool, bool]:
-    """The struct that a type holds, whether in a list, and whether in a table by name."""
+def _structs_in(kind: types.Type) -> tuple[list[types.StructType], bool, bool]:
+    """The structs that a type holds, several in a tagged union, whether in a list, and whether in a table by name."""
     if isinstance(kind, types.Metadata):
-        return _struct_in(kind.type)
+        return _structs_in(kind.type)
     if isinstance(kind, types.StructType):
-        return kind, False, False
+        return [kind], False, False
     if isinstance(kind, types.UnionType):
-        return next((found for each in kind.types if (found := _struct_in(each))[0]), (None, False, False))
+        return [struct for each in kind.types for struct in _structs_in(each)[0]], False, False
     if isinstance(kind, types.VarTupleType):
-        return _struct_in(kind.item_type)[0], True, False
+        return _structs_in(kind.item_type)[0], True, False
     if isinstance(kind, types.DictType):
-        return _struct_in(kind.value_type)[0], False, True
-    return None, False, False
+        return _structs_in(kind.value_type)[0], False, True
+    return [], False, False
 
 
 def _section(path: str, struct: types.StructType) -> Iterator[str]:
     summary, attributes = documented(struct.cls)
-    yield f"## {_heading(path)}"
+    tag = "" if struct.tag is None else f" {struct.tag_field} = {struct.tag}"
+    yield f"## {_heading(path)}{tag}"
     yield from ("", summary, "")
-    rows = [(field, attributes.get(field.name, "")) for field in struct.fields if _struct_in(field.type)[0] is None]
+    rows = [(field, attributes.get(field.name, "")) for field in struct.fields if not _structs_in(field.type)[0]]
     yield from table(
         ("key", "type", "default", "meaning"),
         ((code(f.encode_name), _type(f.type), _default(f), meaning) for f, meaning in rows),
