@@ -48,6 +48,7 @@ def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
         AccuracyError: the outputs of the graph differ from those of the module.
     """
     kind = kind_of(config.model)
+    _require_onnx_for_heads(kind, config)
     if kind == "onnx":
         return _from_onnx(Path(config.model), config, progress)
     if kind == "recipe" and (recipe := load_recipe(config.model)).model.onnx:
@@ -62,6 +63,18 @@ def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
     if kind == "factory":
         return load_module.model_from_factory(config, progress)
     return load_module.model_from_module(config.model, config, progress)
+
+
+def _require_onnx_for_heads(kind: str, config: ModelConfig) -> None:
+    given = {"head": config.head, "head_option": config.head_option, "no_head": config.no_head}
+    named = [argument(name, value) for name, value in given.items() if value]
+    if named and kind != "onnx":
+        raise UsageError(
+            f"{named[0]}: expected an ONNX file, got {config.model}",
+            hint="the head of a recipe or a cfg file is in that file",
+        )
+    if config.head is not None and config.no_head:
+        raise UsageError(f"{named[0]} and {named[-1]} exclude each other", hint="give one of them")
 
 
 def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:

@@ -65,6 +65,7 @@ def test_options_that_are_not_given_are_left_to_the_pipeline(pipeline: Pipeline)
         "graph_only": False,
         "attention": "auto",
         "half_io": False,
+        "no_head": False,
         "engine": {},
     }
 
@@ -76,7 +77,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "--input images:1x3x320x320 --preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 "
         "--no-profile --batch 1:4:16 --graph-only --half-io --sm 86,8.9,120 --workspace 512 --timing-cache t.cache "
         "--dla 1 --version-compatible --hardware-compatible --refittable --strip-weights --attention off --allow-noise "
-        "--labels names.txt"
+        "--labels names.txt --head yolov8 --head-option extras=32 --head-option masks=protos"
     )
     assert main(line.split()) == 0
     assert pipeline.model == "tiny.onnx"
@@ -101,6 +102,9 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "graph_only": True,
         "allow_noise": True,
         "labels": Path("names.txt"),
+        "head": "yolov8",
+        "head_option": {"extras": "32", "masks": "protos"},
+        "no_head": False,
         "force": False,
         "attention": "off",
         "half_io": True,

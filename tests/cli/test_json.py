@@ -100,6 +100,7 @@ def arguments(
         "edgekit inspect": lambda: [str(write_classifier(tmp_path / "net.onnx")), "--graph", "graph.svg"],
         "edgekit models": list,
         "edgekit profile": lambda: [str(detector), "--runs", "3", "--html", "r.html", "--markdown", "r.md"],
+        "edgekit recipe new": lambda: [str(write_classifier(tmp_path / "net.onnx"))],
         "edgekit run": lambda: [str(detector), str(picture), "--save", "boxes.png"],
         "edgekit train": lambda: ["linear-regression", "--data", table(11), "--epochs", "1", "--threads", "1"],
     }

@@ -61,7 +61,7 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["zzz"],
             "known: anchors, build, compare, compile, debug, demo, doctor, estimate, eval, export, help, inspect, "
-            "models, profile, run, train, version",
+            "models, profile, recipe, run, train, version",
         ),
         (["build", "--in8"], "did you mean --input or --int8?"),
         (["profile", "--rns", "3"], "did you mean --layers or --runs?"),

@@ -133,6 +133,7 @@ def test_a_head_can_be_given_with_its_options(tmp_path: Path) -> None:
     [
         ({"head": "yolov9"}, r"head: expected one of yolov1, .*, got 'yolov9'"),
         ({"head_option": {"extras": 3}}, r"head_option goes with head"),
+        ({"head": "yolov8", "no_head": True}, r"head='yolov8' and no_head=True exclude each other"),
         ({"head": "yolov8", "head_option": {"extra": 3}}, r"head='yolov8': .*unknown field `extra`"),
         (
             {"head": "yolov8", "head_option": {"extras": 3}},
@@ -194,3 +195,8 @@ def test_error_on_a_recipe_whose_outputs_are_not_in_the_file(tmp_path: Path) -> 
         loaded(tmp_path / "mine.toml")
     with pytest.raises(UsageError, match="input does not go with the recipe"):
         loaded(tmp_path / "mine.toml", input={"images": (1, 3, 64, 64)})
+
+
+def test_error_on_a_head_for_a_recipe() -> None:
+    with pytest.raises(UsageError, match="head='yolov8': expected an ONNX file, got yolov3-tiny"):
+        load_model(model_config(model="yolov3-tiny", head="yolov8"), Notes())
