@@ -79,7 +79,7 @@ def toml_error(file: Path, error: ValueError) -> RecipeError:
 
 
 def dotted(keys: Keys) -> str:
-    """Formats keys as a TOML path: ``postprocess.heads[0].stride``."""
+    """Formats keys as a TOML path: ``postprocess.head.heads[0].stride``."""
     text = ""
     for key in keys:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key

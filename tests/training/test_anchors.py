@@ -90,5 +90,5 @@ def test_the_anchors_of_the_scenes_are_about_as_good_as_new_ones() -> None:
     sizes = np.concatenate([corner[:, 2:] - corner[:, :2] for corner in corners])
     how = load_recipe("yolov3-tiny-scenes").postprocess
     assert how is not None
-    own = np.array([anchor for head in how.heads for anchor in head.anchors])
+    own = np.array([anchor for head in how.head.heads for anchor in head.anchors])
     assert mean_overlap(sizes, own) > mean_overlap(sizes, anchors_from_sizes(sizes, 6)) - 0.03
