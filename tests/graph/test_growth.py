@@ -106,7 +106,7 @@ def cost(run: Callable[[], object]) -> tuple[int, float]:
     return calls, seconds
 
 
-@pytest.mark.parametrize("kind", ["branches", "shapes", "sums"])
+@pytest.mark.parametrize("kind", [pytest.param("branches", marks=pytest.mark.slow), "shapes", "sums"])
 @pytest.mark.parametrize("run", [read_and_optimized, counted, observed, planned], ids=lambda run: run.__name__)
 def test_a_stage_takes_time_in_proportion_to_the_nodes(
     run: Callable[[Path], object], kind: str, tmp_path: Path
@@ -114,7 +114,7 @@ def test_a_stage_takes_time_in_proportion_to_the_nodes(
     _require_linear(run, kind, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["residual", "branches"])
+@pytest.mark.parametrize("kind", ["residual", pytest.param("branches", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("target", ["cpu", "openvino", "tensorrt"])
 def test_quantizing_takes_time_in_proportion_to_the_nodes(target: str, kind: str, tmp_path: Path) -> None:
     _require_linear(quantized(target), kind, tmp_path)

@@ -122,7 +122,7 @@ def test_every_linear_layer_is_quantized_and_no_softmax_or_norm(model: Any, targ
     assert weights == linears + packed - pooler + scores
 
 
-@pytest.mark.parametrize("name", ["self-attention", "transformer-tiny"])
+@pytest.mark.parametrize("name", ["self-attention", pytest.param("transformer-tiny", marks=pytest.mark.slow)])
 def test_recipes_keep_their_outputs_in_int8(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     place = edgekit.build(name, precision="int8", target="cpu", profile=False, output="engine")
@@ -140,6 +140,7 @@ def test_recipes_keep_their_outputs_in_int8(name: str, tmp_path: Path, monkeypat
     assert 10 * np.log10(signal / noise) > 25
 
 
+@pytest.mark.slow
 def test_an_engine_decodes_the_same_tokens_as_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     place = edgekit.build("transformer-tiny", precision="fp32", target="cpu", profile=False, output="engine")

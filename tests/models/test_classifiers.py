@@ -120,7 +120,9 @@ def test_the_table_of_lite0_matches_timm() -> None:
 
 
 @needs_torchvision
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "vgg1" in name else []) for name in TORCHVISION]
+)
 def test_outputs_are_those_of_torchvision(name: str) -> None:
     ours, theirs = without_data(name), classifier_of_torchvision(name)
     state = published_state(name)
@@ -286,7 +288,7 @@ def test_int8_engine_agrees_with_the_module(name: str, tmp_path: Path, monkeypat
     assert ratio is not None and ratio > 25
 
 
-@pytest.mark.parametrize("name", [LITE, pytest.param("googlenet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in (LITE, "googlenet")])
 def test_any_batch_is_exported(name: str) -> None:
     module = module_from_recipe(load_recipe(name))
     spec = TensorSpec("images", "float32", ("batch", 3, 64, 66))

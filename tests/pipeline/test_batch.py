@@ -57,6 +57,7 @@ def test_a_fixed_batch_is_the_shape_of_the_input() -> None:
     assert "--batch 4" in manifest.rebuild or manifest.rebuild == ""
 
 
+@pytest.mark.slow
 def test_a_recipe_takes_a_range() -> None:
     bundle = edgekit.build(
         "yolov3-tiny", precision="fp32", shape=(96, 96), batch=(1, 2, 4), target="cpu", profile=False, output="t"

@@ -178,7 +178,7 @@ def test_independent_dimensions_have_separate_ranges() -> None:
             np.testing.assert_array_equal(mean, 1)
 
 
-@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize("target", ["cpu", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_error_on_two_sizes_of_one_dimension(target: str) -> None:
     if target == "openvino":  # which forgets the names of dimensions
         pytest.importorskip("openvino")
@@ -198,10 +198,11 @@ def test_error_on_two_sizes_of_one_dimension(target: str) -> None:
             {"x": (1, 3, (4, 8, 16))},
             r"input x: .*: expected a fixed size for dimension 2, because Folded accepts only 8, got",
         ),
-        (
+        pytest.param(
             Words(),
             {"ids:int64": (1, (2, 5, 16)), "mask:int64": (1, (2, 5, 16))},
             r"does not accept the min or max shape .*\(1, 16\)",
+            marks=pytest.mark.slow,
         ),
         (Words(), {"ids:int64": (1, (2, 5, 8)), "mask:int64": (1, (2, 5, 9))}, "one range .*, got 2:5:9 and 2:5:8"),
     ],
