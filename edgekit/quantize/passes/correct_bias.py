@@ -61,7 +61,8 @@ def input_means(
         The means, without products whose inputs have infinite values.
     """
     # The first images of a folder may be alike.
-    chosen = [feeds[len(feeds) * index // INPUTS] for index in range(min(INPUTS, len(feeds)))]
+    count = min(INPUTS, len(feeds))
+    chosen = [feeds[len(feeds) * index // count] for index in range(count)]
     products = {node: rounding for node, rounding in limits.items() if _is_correctable(node)}
     if not chosen or not products:
         return {}
