@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from edgekit.data.input_statistics import (
 )
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
-from edgekit.pipeline.inputs import Inputs, Samples
+from edgekit.pipeline.inputs import Feed, Inputs, Samples
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import (
@@ -54,11 +55,13 @@ class Calibration:
         policy: the layers that stay in float.
         table: the ranges of the float graph's tensors; None if nothing was measured.
         input_statistics: statistics of the inputs; None if they are not those of the user or of the recipe.
+        feeds: some of the inputs, to correct biases on; empty if nothing is quantized.
     """
 
     policy: QuantPolicy = QuantPolicy()
     table: CalibrationTable | None = None
     input_statistics: InputStatistics | None = None
+    feeds: Sequence[Feed] = ()
 
 
 def calibrate(
@@ -79,7 +82,12 @@ def calibrate(
     else:
         config = replace(config, calib_method="minmax")
     table = measured_ranges(model, inputs.samples, config, threads=target.threads, progress=progress)
-    return Calibration(policy=policy, table=table, input_statistics=_input_statistics(inputs.samples, model, config))
+    return Calibration(
+        policy=policy,
+        table=table,
+        input_statistics=_input_statistics(inputs.samples, model, config),
+        feeds=inputs.feeds if target.precision is Precision.INT8 else (),
+    )
 
 
 def _input_statistics(samples: Samples, model: LoadedModel, config: CalibrationConfig) -> InputStatistics | None:

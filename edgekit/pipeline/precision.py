@@ -7,6 +7,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from edgekit.config import TargetConfig
+from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
 from edgekit.graph.element_types import precision_of
 from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
@@ -15,7 +16,7 @@ from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.half.cast import half_from_graph
-from edgekit.quantize.plan import NEEDS_ZERO_POINT, QuantPolicy
+from edgekit.quantize.plan import NEEDS_ZERO_POINT
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
 
@@ -56,7 +57,7 @@ def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConf
         return TypedGraph(model.graph)
     if target.precision is Precision.INT8:
         with progress.stage("quantizing"):
-            return _int8_graph(model, table, calibration.policy, target, progress)
+            return _int8_graph(model, table, calibration, target, progress)
     with progress.stage(f"typing the graph in {str(target.precision).upper()}"):
         half = half_from_graph(
             model.graph,
@@ -80,10 +81,17 @@ def _float_parts(graph: ir.Model) -> str:
 
 
 def _int8_graph(
-    model: LoadedModel, table: CalibrationTable, policy: QuantPolicy, target: TargetConfig, progress: Progress
+    model: LoadedModel, table: CalibrationTable, calibration: Calibration, target: TargetConfig, progress: Progress
 ) -> TypedGraph:
     scheme = scheme_of(target)
-    graph, plan = quantized_from_graph(model.graph, table, scheme, policy)
+    graph, plan = quantized_from_graph(
+        model.graph,
+        table,
+        scheme,
+        calibration.policy,
+        feeds=calibration.feeds,
+        threads=target.threads or cpu().compute_threads,
+    )
     if unsigned := [name for name, reason in plan.skipped.items() if reason == NEEDS_ZERO_POINT]:
         progress.note(f"stays in float on {target.target}: {', '.join(unsigned)}: {NEEDS_ZERO_POINT}")
     if scheme.rest is not Precision.FP32:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
@@ -14,13 +15,15 @@ from edgekit.graph.insert import insert_behind
 from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import NameNodes
 from edgekit.graph.stats import MADE_OF
+from edgekit.quantize.passes.correct_bias import InputMeans, Limits, output_shift
 from edgekit.quantize.passes.round_weights import rounded_weights
 from edgekit.quantize.plan import Plan, range_source
 from edgekit.specs import Precision, QuantScheme
 
-__all__ = ["QuantParameters", "insert_qdq", "parameters_from_range", "scales_in", "weight_scales"]
+__all__ = ["QuantParameters", "input_limits", "insert_qdq", "parameters_from_range", "scales_in", "weight_scales"]
 
 Range = tuple[float, float]
+NO_MEANS: Mapping[ir.Node, InputMeans] = MappingProxyType({})
 
 # The scale of a tensor of zeros: any scale is exact, and this one is a normal float16 number.
 SCALE_OF_ZEROS = 1.0 / 255.0
@@ -59,7 +62,33 @@ def _scale(span: float, steps: int) -> np.float32:
     return scale if float(scale) * steps <= span else np.nextafter(scale, np.float32(0))
 
 
-def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) -> None:
+def input_limits(plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) -> dict[ir.Node, Limits]:
+    """Returns how `insert_qdq` will round the first input of each product of the plan, where its range is known."""
+    limits = {}
+    for node in plan.nodes:
+        name = str(range_source(node.inputs[0]).name) if node.op_type in PRODUCTS and node.inputs[0] else ""
+        if name in ranges:
+            how = _parameters(ranges[name], scheme)
+            zero, smallest, largest = (
+                int(how.zero_point),
+                *((-127, 127) if how.zero_point.dtype == np.int8 else (0, 255)),
+            )
+            limits[node] = Limits(float(how.scale), smallest - zero, largest - zero)
+    return limits
+
+
+def _parameters(limits: Range, scheme: QuantScheme) -> QuantParameters:
+    how = parameters_from_range(*limits, scheme.activation_dtype)
+    return replace(how, scale=np.float32(scales_in(how.scale, scheme.rest)))
+
+
+def insert_qdq(
+    graph: ir.Model,
+    plan: Plan,
+    ranges: Mapping[str, Range],
+    scheme: QuantScheme,
+    means: Mapping[ir.Node, InputMeans] = NO_MEANS,
+) -> None:
     """Inserts a Q/DQ pair at each tensor of the plan and quantizes the weights of its products, in place.
 
     Args:
@@ -67,6 +96,7 @@ def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme:
         plan: what is quantized.
         ranges: min and max of each tensor by name.
         scheme: element types, and whether biases stay in float.
+        means: of the inputs of products; their biases are corrected.
 
     Raises:
         CalibrationError: a tensor has no range; the message names it.
@@ -76,11 +106,10 @@ def insert_qdq(graph: ir.Model, plan: Plan, ranges: Mapping[str, Range], scheme:
         name = range_source(value).name or ""
         if name not in ranges:
             raise CalibrationError(f"no range was measured for tensor '{name}'")
-        how = parameters_from_range(*ranges[name], scheme.activation_dtype)
-        parameters[value] = replace(how, scale=np.float32(scales_in(how.scale, scheme.rest)))
+        parameters[value] = _parameters(ranges[name], scheme)
     for node in plan.nodes:
         if node.op_type in PRODUCTS:
-            _quantize_weights(graph, node, parameters, scheme)
+            _quantize_weights(graph, node, parameters, scheme, means.get(node))
     quantized = {*plan.nodes, *plan.split}
     for value, how in parameters.items():
         _insert_pair(graph, value, how, quantized, everywhere=value in plan.integers)
@@ -110,7 +139,11 @@ def scales_in(scales: np.ndarray | np.floating, precision: Precision) -> np.ndar
 
 
 def _quantize_weights(
-    graph: ir.Model, node: ir.Node, parameters: Mapping[ir.Value, QuantParameters], scheme: QuantScheme
+    graph: ir.Model,
+    node: ir.Node,
+    parameters: Mapping[ir.Value, QuantParameters],
+    scheme: QuantScheme,
+    means: InputMeans | None,
 ) -> None:
     data, weight = node.inputs[0], node.inputs[1]
     if data is None or weight is None or weight.const_value is None:
@@ -132,11 +165,33 @@ def _quantize_weights(
     integers = _integers(node, array / scales.reshape(shape), largest)
     name = weight.name or f"{node.name}.weight"
     node.replace_input_with(1, _constant_dq(graph, node, name, integers, scales, axis))
-    if biases is not None and bias is not None:
+    shift = None if means is None else output_shift(node, array, integers * scales.reshape(shape), means)
+    if scheme.float_bias:
+        if shift is not None:
+            _subtract_from_bias(graph, node, shift)
+        return
+    if biases is None and shift is not None:
+        biases = np.zeros(len(shift))
+    if biases is not None:
+        biases = biases if shift is None else biases - shift
         scales = (scales.astype(np.float64) * float(parameters[data].scale)).astype(np.float32)
         scales = np.tile(scales, len(biases) // len(scales))
         integers32 = np.rint(biases / scales).astype(np.int32)
-        node.replace_input_with(2, _constant_dq(graph, node, bias.name or f"{node.name}.bias", integers32, scales, 0))
+        name = (bias.name if bias is not None else None) or f"{node.name}.bias"
+        _set_bias(node, _constant_dq(graph, node, name, integers32, scales, 0))
+
+
+def _subtract_from_bias(graph: ir.Model, node: ir.Node, shift: np.ndarray) -> None:
+    """Gives ``node`` a float bias of its own, smaller by ``shift``."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    before = bias.const_value.numpy() if bias is not None and bias.const_value is not None else np.float32(0)
+    name = (bias.name if bias is not None else None) or f"{node.name}.bias"
+    _set_bias(node, _initializer(graph, f"{name}_corrected", (before - shift).astype(np.float32)))
+
+
+def _set_bias(node: ir.Node, bias: ir.Value) -> None:
+    node.resize_inputs(3)
+    node.replace_input_with(2, bias)
 
 
 def _integers(node: ir.Node, scaled: np.ndarray, largest: int) -> np.ndarray:

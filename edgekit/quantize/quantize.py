@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 
 from edgekit.arguments import argument
@@ -12,13 +13,15 @@ from edgekit.errors import GraphError
 from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import RemoveDead
 from edgekit.quantize.calibrate.collect import CalibrationTable
+from edgekit.quantize.passes.clip_silu import clipped_silu_ranges
 from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_pairs_behind
+from edgekit.quantize.passes.correct_bias import input_means
 from edgekit.quantize.passes.equalize import equalized_ranges, matched_ranges
 from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
 from edgekit.quantize.plan import Plan, QuantPolicy, plan_from_graph
-from edgekit.quantize.qdq import insert_qdq
+from edgekit.quantize.qdq import input_limits, insert_qdq
 from edgekit.specs import QuantScheme
 
 __all__ = ["QuantizedGraph", "quantized_from_graph", "require_quantizable"]
@@ -74,7 +77,13 @@ def _products(graph: ir.Model, plan: Plan) -> str:
 
 
 def quantized_from_graph(
-    graph: ir.Model, table: CalibrationTable, scheme: QuantScheme, policy: QuantPolicy = NOTHING_KEPT
+    graph: ir.Model,
+    table: CalibrationTable,
+    scheme: QuantScheme,
+    policy: QuantPolicy = NOTHING_KEPT,
+    *,
+    feeds: Sequence[Mapping[str, np.ndarray]] = (),
+    threads: int = 0,
 ) -> QuantizedGraph:
     """Quantizes a graph for a target's quantization scheme.
 
@@ -83,6 +92,8 @@ def quantized_from_graph(
         table: ranges of its tensors.
         scheme: the target's quantization scheme.
         policy: what stays in float.
+        feeds: inputs of the graph; biases are corrected for the mean error on some of them. Empty: they are not.
+        threads: for ONNX Runtime; 0: its default.
 
     Raises:
         GraphError: nothing in the graph can be quantized.
@@ -99,9 +110,10 @@ def quantized_from_graph(
     elif not scheme.quantize_outputs and not scheme.propagated:
         ranges = matched_ranges(graph, plan, ranges)
     pool_first(graph, plan)
-    ranges = share_concat_ranges(plan, ranges, scheme)
+    ranges = share_concat_ranges(plan, clipped_silu_ranges(plan, ranges), scheme)
     plan.tensors = dict.fromkeys(without_pairs_behind(plan, ranges, scheme))
-    insert_qdq(graph, plan, ranges, scheme)
+    means = input_means(graph, input_limits(plan, ranges, scheme), feeds, threads=threads)
+    insert_qdq(graph, plan, ranges, scheme, means)
     pad_channels(graph, plan, scheme.channel_multiple)
     RemoveDead()(graph)  # the float weights
     return QuantizedGraph(graph, plan)

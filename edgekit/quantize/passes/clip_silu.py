@@ -1,0 +1,68 @@
+"""Narrows the range of a SiLU's input: large negative values all become nearly zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.quantize.plan import Plan
+
+__all__ = ["clipped_silu_ranges"]
+
+Range = tuple[float, float]
+
+STEPS = 255
+# The minimum of x * sigmoid(x) is at -1.2785; below it, the function rises towards zero.
+SILU_MINIMUM = -1.2785
+# Largest error at the lower limit, as a fraction of the step of the SiLU's output: it adds nothing to rounding.
+PART_OF_STEP = 0.5
+ITERATIONS = 50
+
+
+def clipped_silu_ranges(plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Computes ranges in which the quantized input of each SiLU ends where its output is zero within half a step.
+
+    ``x * sigmoid(x)`` is -0.03 at -5, and most of the range of a convolution before it may be below. This applies to
+    targets that quantize the convolution's output; others fuse the activation function.
+
+    Args:
+        plan: what is quantized.
+        ranges: min and max of each tensor by name.
+
+    Returns:
+        All of ``ranges``, some with a larger min.
+    """
+    clipped = dict(ranges)
+    for value in plan.tensors:
+        output = _silu_of(value)
+        name, after = str(value.name), str(output.name) if output is not None else ""
+        if name in ranges and after in ranges:
+            lo, hi = ranges[name]
+            limit = _lower_limit(PART_OF_STEP * (ranges[after][1] - ranges[after][0]) / STEPS)
+            clipped[name] = min(max(lo, limit), 0.0), hi
+    return clipped
+
+
+def _silu_of(value: ir.Value) -> ir.Value | None:
+    """Returns ``value * sigmoid(value)``, if nothing else reads ``value``."""
+    readers = [use.node for use in value.uses()]
+    sigmoids = [node for node in readers if node.op_type == "Sigmoid"]
+    products = [node for node in readers if node.op_type == "Mul"]
+    if len(readers) != 2 or len(sigmoids) != 1 or len(products) != 1 or value.is_graph_output():
+        return None
+    gate = sigmoids[0].outputs[0]
+    alone = len(gate.uses()) == 1 and not gate.is_graph_output()
+    return products[0].outputs[0] if alone and gate in products[0].inputs else None
+
+
+def _lower_limit(error: float) -> float:
+    """Returns the x where ``-x * sigmoid(x)`` is ``error``, below `SILU_MINIMUM`, or that if it is never above."""
+    low, high = -100.0, SILU_MINIMUM
+    if -high / (1 + np.exp(-high)) <= error:
+        return high
+    for _ in range(ITERATIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if -middle / (1 + np.exp(-middle)) < error else (low, middle)
+    return low

@@ -1,0 +1,69 @@
+"""The range before a SiLU, checked by what rounding the whole and the narrow range does to its output."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.engine.backend import backend
+from edgekit.quantize.passes.clip_silu import SILU_MINIMUM, clipped_silu_ranges
+from edgekit.quantize.plan import plan_from_graph
+
+SILU = "g (float[1, 8, 6, 6] x) => (float[1, 4, 6, 6] y) {{ a = Conv (x, w1) {} y = Conv (m, w2) }}"
+PLAIN = SILU.format("s = Sigmoid (a) m = Mul (a, s)")
+READ_TWICE = SILU.format("s = Sigmoid (a) n = Mul (a, s) m = Add (n, a)")
+OTHERS = {
+    "an output": PLAIN.replace("(float[1, 4, 6, 6] y)", "(float[1, 4, 6, 6] y, float[1, 8, 6, 6] a)"),
+    "read twice": READ_TWICE,
+    "gate of another tensor": SILU.format("s = Sigmoid (a) b = Conv (x, w3) m = Mul (b, s)"),
+    "gate read twice": SILU.format("s = Sigmoid (a) n = Mul (a, s) m = Mul (n, s)"),
+}
+RANGES = {"x": (-1.0, 1.0), "s": (0.0, 1.0), "b": (-40.0, 40.0), "n": (-0.3, 20.0), "y": (-1.0, 1.0)}
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
+
+
+def clipped(graph, target="cpu", **ranges):
+    plan = plan_from_graph(graph, backend(target).scheme())
+    return clipped_silu_ranges(plan, RANGES | ranges)
+
+
+@pytest.fixture
+def graph(graph_of, weights):
+    def build(text):
+        names = {"w1": (8, 8, 1, 1), "w2": (4, 8, 1, 1), "w3": (8, 8, 1, 1)}
+        return graph_of(text, **{name: weights(*shape) for name, shape in names.items() if name in text})
+
+    return build
+
+
+@pytest.mark.parametrize("largest", [0.5, 3.0, 20.0, 200.0])
+def test_what_is_cut_off_is_at_most_half_a_step_of_the_output(graph, largest):
+    lo, hi = clipped(graph(PLAIN), a=(-30.0, largest), m=(-0.2785, largest))["a"]
+    step = (largest + 0.2785) / 255
+    cut = np.linspace(-30.0, lo, 10_000)
+    assert hi == largest and np.abs(silu(cut) - silu(lo)).max() <= 0.5 * step * 1.001
+    # The smallest such range: nothing more may be cut off.
+    assert lo == pytest.approx(SILU_MINIMUM) or np.abs(silu(lo + 0.05)) > 0.5 * step
+
+
+def test_a_range_that_ends_before_stays_as_it_is(graph):
+    assert clipped(graph(PLAIN), a=(-2.0, 20.0), m=(-0.2785, 20.0))["a"] == (-2.0, 20.0)
+
+
+def test_a_negative_range_is_not_turned_around(graph):
+    lo, hi = clipped(graph(PLAIN), a=(-30.0, 0.0), m=(-0.2785, 0.0))["a"]
+    assert -30.0 < lo < hi == 0.0
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_readers_need_the_whole_range(graph, name):
+    ranges = {"a": (-30.0, 20.0), "m": (-0.2785, 20.0)}
+    assert clipped(graph(OTHERS[name]), **ranges) == RANGES | ranges
+
+
+def test_targets_that_fuse_the_activation_keep_the_ranges(graph):
+    ranges = {"a": (-30.0, 20.0), "m": (-0.2785, 20.0)}
+    assert clipped(graph(PLAIN), "openvino", **ranges) == RANGES | ranges
