@@ -14,7 +14,7 @@ from edgekit.errors import CalibrationError
 from edgekit.graph.insert import insert_behind
 from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import NameNodes
-from edgekit.graph.stats import MADE_OF
+from edgekit.graph.stats import CONSTANT_INPUTS, MADE_OF
 from edgekit.quantize.passes.correct_bias import InputMeans, Limits, output_shift
 from edgekit.quantize.passes.round_weights import rounded_weights
 from edgekit.quantize.plan import Plan, range_source
@@ -190,6 +190,10 @@ def _subtract_from_bias(graph: ir.Model, node: ir.Node, shift: np.ndarray) -> No
 
 
 def _set_bias(node: ir.Node, bias: ir.Value) -> None:
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        # It is a correction, and no parameter of the model.
+        constants = [*filter(None, node.metadata_props.get(CONSTANT_INPUTS, "").split(",")), "2"]
+        node.metadata_props[CONSTANT_INPUTS] = ",".join(constants)
     node.resize_inputs(3)
     node.replace_input_with(2, bias)
 
