@@ -79,10 +79,16 @@ def _as_classifier(model: LoadedModel, facts: Facts, config: ModelConfig, progre
         # Ultralytics' metadata: its classifiers see the center of an image.
         how = fitting(merged(how, {"resize": "crop", **(config.preprocess or {})}), model.inputs[0])
         notes.append(f"images are preprocessed as Ultralytics' are: {_described(how)}")
+    labels = facts.metadata.names or model.labels
+    told = _told(notes, progress)
+    return dataclasses.replace(model, task="classify", labels=labels, preprocess=how, recognized=told)
+
+
+def _told(notes: Sequence[str], progress: Progress) -> str:
+    """Notes what was recognized, and returns it as the manifest keeps it: a note a line."""
     for note in notes:
         progress.note(note)
-    labels = facts.metadata.names or model.labels
-    return dataclasses.replace(model, task="classify", labels=labels, preprocess=how, recognized="\n".join(notes))
+    return "\n".join(notes)
 
 
 def _facts(model: LoadedModel, evaluator: Evaluator, inputs: Sequence[str]) -> Facts:
@@ -144,8 +150,6 @@ def _with_verdict(
             f"images are preprocessed as {verdict.preprocess_of} are: {_described(how)}; replace it with "
             f"{argument('preprocess')}"
         )
-    for note in notes:
-        progress.note(note)
     iou_threshold = IOU_THRESHOLDS.get(verdict.family, 0.45)
     return dataclasses.replace(
         model,
@@ -153,7 +157,7 @@ def _with_verdict(
         labels=labels,
         preprocess=how,
         postprocess=Postprocess(head=verdict.head, iou_threshold=iou_threshold),
-        recognized="\n".join(notes),
+        recognized=_told(notes, progress),
     )
 
 
@@ -163,14 +167,7 @@ def _preprocess(model: LoadedModel, verdict: Verdict, config: ModelConfig) -> Pr
     known = dict(verdict.preprocess)
     if model.preprocess.channels == 1:
         known = {name: value for name, value in known.items() if name not in ("color", "mean", "std")}
-    how = merged(Preprocess(color=model.preprocess.color, **_of_channels(model.preprocess)), known)
-    if config.preprocess is not None:
-        how = merged(how, config.preprocess)
-    return fitting(how, model.inputs[0])
-
-
-def _of_channels(how: Preprocess) -> dict[str, Any]:
-    return {} if how.channels == 3 else {"mean": (0.0,), "std": (1.0,)}
+    return fitting(merged(model.preprocess, {**known, **(config.preprocess or {})}), model.inputs[0])
 
 
 def _say_unsure(found: Recognition, progress: Progress) -> None:

@@ -182,7 +182,7 @@ class _Deadline:
             self._timer.cancel()
 
     def begin(self) -> None:
-        """Is told of a result; the first one starts the clock."""
+        """Starts the clock at the first result; later calls do nothing."""
         if self._duration_s is not None and not self._has_begun:
             self._has_begun = True
             self._set(self._duration_s)

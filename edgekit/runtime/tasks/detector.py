@@ -175,7 +175,7 @@ class DetectorTask(ImageTask[D]):
 
     def made_on_device(self, rows: np.ndarray, manifest: Manifest, size: tuple[int, int]) -> D:
         """Makes the result of records that were decoded on a GPU; for tasks without ``needs_outputs``."""
-        raise NotImplementedError
+        raise AssertionError(f"results of task '{self.name}' are made of the outputs too: see `needs_outputs`")
 
     @abstractmethod
     def made(self, rows: np.ndarray, outputs: Mapping[str, np.ndarray], manifest: Manifest, placement: Placement) -> D:
