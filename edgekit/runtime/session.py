@@ -28,7 +28,7 @@ from edgekit.option import given_number, given_path
 from edgekit.runtime.class_names import check_class_names, class_count
 from edgekit.runtime.detections import Detections
 from edgekit.runtime.device_detection import DeviceDetection
-from edgekit.runtime.inputs import checked, host_arrays
+from edgekit.runtime.inputs import are_ready, checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
 from edgekit.runtime.source_stream import stream_of_source
 from edgekit.runtime.stream import Pending, RunsOnDevice, StartsRuns
@@ -152,6 +152,8 @@ class Session:
         Raises:
             RunError: an input is missing, unknown, of another type or shape, or out of range; the session is closed.
         """
+        if are_ready(feeds, self.inputs):
+            return self._run(feeds)
         if isinstance(feeds, Mapping) and any(map(is_on_device, feeds.values())):
             return dict(self._run_on_device(feeds))
         return self._run(host_arrays(checked(feeds, self.inputs, self.manifest)))

@@ -104,8 +104,9 @@ def test_inputs_may_be_read_only_or_strided(real_backend: Backend, tmp_path: Pat
     graph = save(conv_graph(), tmp_path)
     engine = _loaded(real_backend, graph, FP32)
     images = np.ascontiguousarray(_images().transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    images.flags.writeable = False
-    np.testing.assert_allclose(engine.run({"images": images})["head"], _reference(graph, images), atol=1e-4)
+    for writeable in (True, False):
+        images.flags.writeable = writeable
+        np.testing.assert_allclose(engine.run({"images": images})["head"], _reference(graph, images), atol=1e-4)
 
 
 def test_error_on_integer_layers_that_run_in_float(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""The short way into a run: only inputs that the long way would not change take it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from edgekit.errors import RunError
+from edgekit.runtime.inputs import NATIVE, are_ready, checked, host_arrays
+from edgekit.specs import TensorSpec
+
+SPECS = (TensorSpec("x", "float32", (2, 3)), TensorSpec("ids", "int64", (4,)))
+DYNAMIC = (TensorSpec("x", "float32", ("rows", 3)), TensorSpec("ids", "int64", (4,)))
+X, IDS = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4)
+
+
+class Subclass(np.ndarray):
+    """An array type of a user."""
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        {"x": X.astype(np.float64), "ids": IDS},
+        {"x": X.astype(">f4"), "ids": IDS},
+        {"x": np.asfortranarray(X), "ids": IDS},
+        {"x": X[:, ::-1], "ids": IDS},
+        {"x": X.astype(ml_dtypes.bfloat16), "ids": IDS},
+        {"x": X.view(Subclass), "ids": IDS},
+        {"x": X, "ids": IDS.astype(np.int32)},
+        {"x": X[:1], "ids": IDS},
+        {"x": X.ravel(), "ids": IDS},
+        {"x": X.tolist(), "ids": IDS},
+        {"x": X},
+        {"x": X, "ids": IDS, "more": IDS},
+        {"x": X, "id": IDS},
+        [X, IDS],
+        None,
+    ],
+    ids=lambda feeds: str(feeds).replace("\n", "")[:60],
+)
+def test_other_inputs_take_the_long_way(feeds: Any) -> None:
+    assert not are_ready(feeds, SPECS)
+
+
+def test_dynamic_sizes_take_the_long_way() -> None:
+    assert not are_ready({"x": X, "ids": IDS}, DYNAMIC)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_ready_inputs_are_those_that_the_long_way_returns(name: str) -> None:
+    specs = (TensorSpec("x", name, (2, 3)), TensorSpec("ids", "int64", (4,)))
+    feeds = {"ids": IDS, "x": X.astype(name)}
+    assert are_ready(feeds, specs)
+    manifest: Any = SimpleNamespace(inputs=specs, shapes={}, rebuild="")
+    passed = host_arrays(checked(feeds, specs, manifest))
+    assert set(passed) == set(feeds)
+    for key, array in feeds.items():
+        assert passed[key].dtype == array.dtype and passed[key].strides == array.strides
+        assert passed[key].ctypes.data == array.ctypes.data
+
+
+def test_the_long_way_still_refuses() -> None:
+    manifest: Any = SimpleNamespace(inputs=SPECS, shapes={}, rebuild="")
+    with pytest.raises(RunError, match="expected float32"):
+        checked({"x": X.astype(np.int32), "ids": IDS}, SPECS, manifest)
