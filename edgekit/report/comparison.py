@@ -164,6 +164,6 @@ def how_compared(report: CompareReport) -> str:
     if not report.interleaved:
         return "Ratios are to the first, with 95 % confidence intervals; of runs that were measured earlier."
     return (
-        f"Ratios are to the first, with 95 % confidence intervals, over {report.rounds} rounds in random order, each "
-        "turn in a new process."
+        "Ratios are to the first, with 95 % confidence intervals: the mean of the ratios of each round, over "
+        f"{report.rounds} {'rounds' if report.rounds > 1 else 'round'} in random order, each turn in a new process."
     )

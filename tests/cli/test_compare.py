@@ -65,7 +65,7 @@ def test_engines_are_measured_in_turns(make_bundle: Callable[..., Path], capsys:
     words = [str(make_bundle("a")), str(make_bundle("b")), "--rounds", "1", "--seconds", "0.01"]
     assert main(["compare", *words]) == 0
     captured = capsys.readouterr()
-    assert "1 rounds in random order, each turn in a new process" in " ".join(captured.out.split())
+    assert "over 1 round in random order, each turn in a new process" in " ".join(captured.out.split())
     assert "Measure ..." in captured.err
 
 

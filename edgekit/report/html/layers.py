@@ -271,7 +271,7 @@ def run_section(times: LayerTimes | None) -> str:
     text = "One run with profiling. " + (
         "" if times.starts_measured else "Starts of layers are not known: they are placed one after the other. "
     )
-    text += "`edgekit profile --trace F.json` writes all kept runs for ui.perfetto.dev."
+    text += "edgekit profile --trace F.json writes all kept runs for ui.perfetto.dev."
     names = [(STAGE_COLOURS.get(name, "two"), name) for name in run.stages]
     shown = [*names, ("one", "layers, in alternate colours"), ("overhead", "conversions and copies")]
     return section("Time line", text, both_widths(lambda width: run_line(rows, width)) + legend(shown))
