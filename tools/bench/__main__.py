@@ -23,6 +23,7 @@ from tools.bench import (
     building,
     calibration,
     detect,
+    foreign,
     latency,
     nms,
     preprocess,
@@ -45,6 +46,7 @@ PARTS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "nms": nms.measure_nms,
     "attention": attention.measure_attention,
     "profiler": profiler.measure_profiler,
+    "foreign": foreign.measure_foreign,
 }
 LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
 
@@ -58,6 +60,12 @@ LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
     envvar="EDGEKIT_BENCH_PEERS",
     help="Python interpreter of an environment with a peer; repeatable.",
 )
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="EDGEKIT_BENCH_MODELS",
+    help="Folder of the models of the part 'foreign', as `python -m tools.bench.foreign_models FOLDER` makes it.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Number of threads.  [default: one per core]")
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps the peers' graphs.")
 @click.option(
@@ -65,7 +73,13 @@ LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
 )
 @click.option("--quick", is_flag=True, help="Use few images and runs, as a smoke test.")
 def bench(
-    parts: tuple[str, ...], peers: tuple[Path, ...], threads: int | None, work: Path | None, output: Path, quick: bool
+    parts: tuple[str, ...],
+    peers: tuple[Path, ...],
+    models: Path | None,
+    threads: int | None,
+    work: Path | None,
+    output: Path,
+    quick: bool,
 ) -> None:
     """Measures, writes one JSON file per part, and prints all results as Markdown."""
     wanted = [name for name in PARTS if name in parts or "all" in parts]
@@ -73,7 +87,7 @@ def bench(
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-bench-")))
         folder.mkdir(parents=True, exist_ok=True)
-        shop = Workshop(folder.resolve(), peers, threads=threads or cpu().compute_threads, quick=quick)
+        shop = Workshop(folder.resolve(), peers, threads=threads or cpu().compute_threads, quick=quick, models=models)
         for name in wanted:
             started = time.perf_counter()
             result = {"name": name, **PARTS[name](shop), **_circumstances(shop)}

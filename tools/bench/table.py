@@ -24,13 +24,17 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "seconds": ("time", "{:.1f} s".format),
     "difference": ("differs by", "{:.1%}".format),
     "ratio": ("relative to {relative_to}", "{:.3f} ×".format),
+    "speed": ("the better of EdgeKit's relative to {relative_to}", "{:.2f} ×".format),
+    "ahead_db": ("ahead of the best peer by", "{:+.1f} dB".format),
+    "f1_cpu": ("F1 of boxes, cpu", "{:.3f}".format),
+    "f1_openvino": ("F1 of boxes, openvino", "{:.3f}".format),
     "ratio_to_onnxruntime": ("relative to ONNX Runtime's INT8", "{:.3f} ×".format),
     "peak_bytes": ("peak memory, largest process", _megabytes),
     "sum_bytes": ("all processes", _megabytes),
     "detections": ("detections", str),
     "differing": ("boxes kept by only one of it and EdgeKit", str),
 }
-AT_LEAST = {"agreement"}
+AT_LEAST = {"agreement", "ahead_db", "f1_cpu", "f1_openvino"}
 
 
 def markdown_from_results(results: list[dict[str, Any]]) -> str:
@@ -43,24 +47,28 @@ def _part(result: dict[str, Any]) -> str:
     if "skipped" in result:
         return f"**{result['name']}**: not measured: {result['skipped']}\n"
     rows = result["rows"]
-    keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows.values())]
-    heads = [COLUMNS[key][0].format(**result) for key in keys]
+    own: dict[str, tuple[str, Callable[[Any], str]]] = {
+        key: (heading, str) for key, heading in result.get("columns", {}).items()
+    }
+    columns = {**own, **COLUMNS}
+    keys = [key for key in columns if any(row.get(key) is not None for row in rows.values())]
+    heads = [columns[key][0].format(**result) for key in keys]
     lines = [f"**{result['title']}**", "", _line(["", *heads]), _line(["---", *["---:"] * len(keys)])]
     for name, row in rows.items():
         limits = result["target"].get(name, {})
-        cells = [_cell(key, row.get(key), limits.get(key)) for key in keys]
+        cells = [_cell(columns[key][1], key, row.get(key), limits.get(key)) for key in keys]
         lines.append(_line([f"**{name}**" if limits else name, *cells]))
     return "\n".join([*lines, "", _small_print(result), ""])
 
 
-def _cell(key: str, value: Any, limit: float | None) -> str:
+def _cell(words: Callable[[Any], str], key: str, value: Any, limit: float | None) -> str:
     if value is None:
         return "–"
-    text = COLUMNS[key][1](value)
+    text = words(value)
     if limit is None:
         return text
     met = value >= limit if key in AT_LEAST else value <= limit
-    return text if met else f"{text} (MISSED: {'≥' if key in AT_LEAST else '≤'} {COLUMNS[key][1](limit)})"
+    return text if met else f"{text} (MISSED: {'≥' if key in AT_LEAST else '≤'} {words(limit)})"
 
 
 def _small_print(result: dict[str, Any]) -> str:

@@ -52,12 +52,16 @@ class Workshop:
         interpreters: Python interpreters whose environments may have peers.
         threads: number of threads for building and measuring.
         quick: whether to use few images and runs.
+        models: folder of other people's ONNX files; None for none.
     """
 
-    def __init__(self, folder: Path, interpreters: Sequence[Path], *, threads: int, quick: bool) -> None:
+    def __init__(
+        self, folder: Path, interpreters: Sequence[Path], *, threads: int, quick: bool, models: Path | None = None
+    ) -> None:
         self.folder = folder
         self.threads = threads
         self.quick = quick
+        self.models = models
         self._interpreters = interpreters
         # A cache of its own, without calibration tables of earlier runs.
         self.environment = {**os.environ, "EDGEKIT_CACHE": str(folder / "cache")}
@@ -119,7 +123,7 @@ class Workshop:
         assert python is not None
         script = PEERS / f"{peer}_quantize.py"
         key = _digest(
-            [script, Path(__file__), graph, *sorted(feeds.glob("*.npy"))[:images]],
+            [script, Path(__file__), graph, *sorted(feeds.glob("*.np[yz]"))[:images]],
             (images, suffix, options, str(python)),
         )
         output = self.folder / f"{peer}-{key}{suffix}"

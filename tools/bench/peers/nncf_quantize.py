@@ -1,7 +1,8 @@
 """Quantizes a float ONNX graph with NNCF; prints the time as JSON. Needs an environment with NNCF.
 
-Called as ``python nncf_quantize.py GRAPH FEEDS OUTPUT IMAGES [--float-heads]``: ``FEEDS`` is a folder of ``.npy``
-files; the suffix of ``OUTPUT`` chooses NNCF's backend, ``.onnx`` or ``.xml`` (OpenVINO). All settings are its defaults.
+Called as ``python nncf_quantize.py GRAPH FEEDS OUTPUT IMAGES [--float-heads]``: ``FEEDS`` is a folder of ``.npy`` or
+``.npz`` files; the suffix of ``OUTPUT`` chooses NNCF's backend, ``.onnx`` or ``.xml`` (OpenVINO). All settings are its
+defaults.
 """
 
 import json
@@ -17,14 +18,16 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 import nncf  # noqa: E402
 import numpy as np  # noqa: E402
 
+PRODUCTS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
+
 
 def main(graph: Path, feeds: Path, output: Path, images: int, float_heads: bool) -> None:
-    files = sorted(feeds.glob("*.npy"))[:images]
+    files = sorted(feeds.glob("*.np[yz]"))[:images]
     if output.suffix == ".xml":
         import openvino as ov
 
         model = ov.Core().read_model(graph)
-        heads = [_product(result.input_value(0).get_node()) for result in model.get_results()]
+        heads = _last_products([result.input_value(0).get_node() for result in model.get_results()])
         name = model.inputs[0].get_any_name()
     else:
         import onnx
@@ -35,7 +38,7 @@ def main(graph: Path, feeds: Path, output: Path, images: int, float_heads: bool)
         name = model.graph.input[0].name
     ignored = nncf.IgnoredScope(names=heads) if float_heads else None
     started = time.perf_counter()
-    dataset = nncf.Dataset(files, lambda file: {name: np.load(file)})
+    dataset = nncf.Dataset(files, lambda file: dict(np.load(file)) if file.suffix == ".npz" else {name: np.load(file)})
     quantized = nncf.quantize(model, dataset, subset_size=len(files), ignored_scope=ignored)
     seconds = time.perf_counter() - started
     if output.suffix == ".xml":
@@ -45,11 +48,20 @@ def main(graph: Path, feeds: Path, output: Path, images: int, float_heads: bool)
     print(json.dumps({"seconds": seconds, "version": metadata.version("nncf")}))
 
 
-def _product(node: Any) -> str:
-    """Returns the convolution that computes an output; its bias is a separate operator."""
-    while node.get_type_name() != "Convolution":
-        node = node.input_value(0).get_node()
-    return str(node.get_friendly_name())
+def _last_products(waiting: list[Any]) -> list[str]:
+    """Returns the products behind which no other is, on the way to a result; a bias is a separate operator."""
+    found, seen = [], set()
+    while waiting:
+        node = waiting.pop()
+        name = node.get_friendly_name()
+        if name in seen:
+            continue
+        seen.add(name)
+        if node.get_type_name() in PRODUCTS:
+            found.append(str(name))
+        else:
+            waiting += [value.get_node() for value in node.input_values()]
+    return found
 
 
 if __name__ == "__main__":

@@ -1,0 +1,99 @@
+"""The process that measures all candidates of one model in turns; prints JSON.
+
+Called as ``python -m tools.bench.foreign_turns ORIGINAL TESTS ROUNDS CANDIDATES``: the original ONNX file, a folder of
+``.npz`` files, and, as JSON, the runtime and path of each candidate by name. Each gets one thread. A time is the
+processor time of the whole process, which the load of others disturbs less than the wall clock.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+import edgekit
+from edgekit.telemetry import import_openvino
+
+Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
+
+
+def _edgekit(path: Path, outputs: Sequence[str]) -> Run:
+    session = edgekit.load(path, threads=1)
+    return lambda feed: [found[name] for found in [session.run(feed)] for name in outputs]
+
+
+def _onnxruntime(path: Path, outputs: Sequence[str]) -> Run:
+    return _session(path, outputs, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
+
+
+def _session(path: Path, outputs: Sequence[str], level: onnxruntime.GraphOptimizationLevel) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = level
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda feed: session.run(list(outputs), feed)
+
+
+def _openvino(path: Path, outputs: Sequence[str]) -> Run:
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = import_openvino().Core().compile_model(str(path), "CPU", settings)
+    request = compiled.create_infer_request()
+    # A tensor may have several names, of which the graph's inputs and outputs have one.
+    names = {name: port.index for port in compiled.inputs for name in port.get_names()}
+    return lambda feed: request.infer({names[name]: feed[name] for name in feed}, share_inputs=True).to_tuple()
+
+
+RUNTIMES: dict[str, Callable[[Path, Sequence[str]], Run]] = {
+    "edgekit": _edgekit,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+
+
+def main(original: str, tests: str, rounds: str, candidates: str) -> None:
+    """See the module."""
+    feeds = [dict(np.load(file)) for file in sorted(Path(tests).iterdir())]
+    outputs = [output.name for output in onnxruntime.InferenceSession(original).get_outputs()]
+    reference = _session(Path(original), outputs, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    expected = [reference(feed) for feed in feeds]
+    runs: dict[str, Run] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for name, (runtime, path) in json.loads(candidates).items():
+        try:
+            run = RUNTIMES[runtime](Path(path), outputs)
+            results = [run(feed) for feed in feeds]
+        except Exception as e:  # each library raises types of its own
+            found[name] = {"error": f"{type(e).__name__}: {str(e)[:300]}"}
+            continue
+        runs[name] = run
+        found[name] = {"db": round(min(_db(expected, results, index) for index in range(len(outputs))), 2), "ms": []}
+    shuffled = random.Random(0)
+    for turn in range(int(rounds)):
+        for name in shuffled.sample(sorted(runs), len(runs)):
+            runs[name](feeds[turn % len(feeds)])  # the caches are another's
+            started = time.process_time_ns()
+            runs[name](feeds[turn % len(feeds)])
+            found[name]["ms"].append((time.process_time_ns() - started) / 1e6)
+    print(json.dumps(found))
+
+
+def _db(expected: Sequence[Sequence[np.ndarray]], results: Sequence[Sequence[np.ndarray]], index: int) -> float:
+    """Returns the signal-to-noise ratio of an output over all feeds."""
+    signal = noise = 0.0
+    for one, other in zip(expected, results, strict=True):
+        true = one[index].astype(np.float64)
+        signal += float(np.square(true).sum())
+        noise += float(np.square(true - other[index]).sum())
+    return 200.0 if noise == 0 else float(10 * np.log10(signal / noise))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
