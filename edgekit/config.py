@@ -328,7 +328,7 @@ class CalibrationConfig:
     calib_method: str | None = option(
         None,
         "How ranges are chosen from the observed values.",
-        shown_default="the recipe's, or minmax",
+        shown_default="the recipe's, or minmax, or what keeps more",
         choices=dict.fromkeys(("minmax", "percentile", "entropy", "mse"), ""),
     )
     calib_images: int | None = option(

@@ -174,12 +174,11 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     """Builds the engine; ``scratch`` is for files that are not part of it."""
     # Imported here: PyTorch and onnx load only when a model is built, and an error names them if they are missing.
     with needs_extra("building an engine", "build"):
-        from edgekit.pipeline.calibrate import calibrate
+        from edgekit.pipeline.choose_ranges import calibrated_graph
         from edgekit.pipeline.class_names import with_class_names
         from edgekit.pipeline.compile import compile_engines
         from edgekit.pipeline.inputs import model_inputs
         from edgekit.pipeline.load_model import load_model
-        from edgekit.pipeline.precision import typed_graph
         from edgekit.pipeline.reference import reference_outputs
         from edgekit.pipeline.verify import Verifier
         from edgekit.quantize.calibrate.table import write_table
@@ -201,9 +200,8 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     )
     verifier.verify_graph()
     model.original.close()
-    calibration = calibrate(model, inputs, config.calibration, target, progress)
+    calibration, typed = calibrated_graph(model, inputs, reference, config.calibration, target, progress)
     model = replace(model, input_statistics=model.input_statistics or calibration.input_statistics)
-    typed = typed_graph(model, calibration, target, progress)
     verifier.verify_typed(typed, measured=runs_here)
     engines = compile_engines(
         folder,

@@ -24,10 +24,9 @@ from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import InferShapes, optimize
 from edgekit.measure.noise_report import NoiseReport, SmallestGraph
 from edgekit.option.objects import CalibrationData, SupportsArray
-from edgekit.pipeline.calibrate import calibrate
+from edgekit.pipeline.choose_ranges import calibrated_graph
 from edgekit.pipeline.inputs import DEFAULT_SET, Samples, model_inputs
 from edgekit.pipeline.load_model import load_model
-from edgekit.pipeline.precision import typed_graph
 from edgekit.pipeline.reference import reference_outputs
 from edgekit.pipeline.smallest import smallest_graph, without_activation_pairs
 from edgekit.pipeline.validate import build_config, calibration_config, require_buildable
@@ -191,17 +190,18 @@ def _case_of_model(
     target, precision = config.target, config.target.precision
     model = load_model(config.model, notes)
     inputs = model_inputs(model, config.calibration, target, notes, scratch)
+    reference = reference_outputs(model, inputs, notes)
     verifier = Verifier(
         model=model,
         inputs=inputs,
-        reference=reference_outputs(model, inputs, notes),
+        reference=reference,
         target=target,
         allow_noise=True,
         progress=notes,
     )
     verifier.verify_graph()
     model.original.close()
-    typed = typed_graph(model, calibrate(model, inputs, config.calibration, target, notes), target, notes)
+    _, typed = calibrated_graph(model, inputs, reference, config.calibration, target, notes)
     feeds = inputs.feeds[:COMPARED]
     on_engine = not graph_only and _runs(target.target, notes)
     right_values = graph_values(model.graph, feeds)

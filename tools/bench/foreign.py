@@ -174,7 +174,9 @@ def _f1(fp32: Path, int8: Path, model: ForeignModel, pictures: int) -> float:
     """Returns the F1 score of INT8's detections with FP32's as the truth, over pictures that did not calibrate."""
     assert model.pictures is not None
     images = [model.pictures(2 * index + 1) for index in range(pictures)]
-    truth, found = ([session.detect(image, score_threshold=SCORE) for image in images] for session in _sessions(fp32, int8))
+    truth, found = (
+        [session.detect(image, score_threshold=SCORE) for image in images] for session in _sessions(fp32, int8)
+    )
     same = sum(_matched(a, b) for a, b in zip(truth, found, strict=True))
     all_boxes = sum(map(len, truth)) + sum(map(len, found))
     return round(2 * same / all_boxes, 4) if all_boxes else math.nan

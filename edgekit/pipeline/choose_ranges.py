@@ -1,0 +1,96 @@
+"""Chooses how ranges are made from what calibration observes, where nobody has: by what is left of the outputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgekit.config import CalibrationConfig, TargetConfig
+from edgekit.device.cpu import cpu
+from edgekit.graph.evaluator import Evaluator
+from edgekit.pipeline.calibrate import DEFAULT_METHOD, Calibration, calibrate
+from edgekit.pipeline.inputs import Inputs
+from edgekit.pipeline.loaded_model import LoadedModel
+from edgekit.pipeline.precision import TypedGraph, typed_graph
+from edgekit.pipeline.reference import Reference
+from edgekit.progress import Progress
+from edgekit.quantize.compare import noise_of_outputs, worst_noise
+from edgekit.quantize.half.check import rounding_graph
+from edgekit.specs import Precision
+
+__all__ = ["calibrated_graph"]
+
+OTHER_METHODS = ("percentile", "mse")
+"""Measured on held-out inputs, with ``minmax``, ``percentile`` and ``mse``: PP-OCRv4's recognizer keeps 10.0, 9.9 and
+12.1 dB, EfficientNet-B0 7.5, 8.5 and 9.3, RepViT-M1 4.1, 6.4 and 6.2. Entropy is below all."""
+
+ENOUGH_DB = 20.0
+"""With more, `DEFAULT_METHOD` stays. Inputs that did not calibrate keep up to 5 dB less."""
+
+ENOUGH_OF_BOXES_DB = 15.0
+"""The same for detectors. The mean squared error prefers to clip rare large activations, and those carry the
+detections: yolov3-tiny with trained weights keeps 20.9 dB of its heads and 0.995 of its detections (mAP against FP32)
+with ``minmax``; with ``mse`` there is less noise, and 0.966 of the detections. ddddocr's detector, at 18.2 and 20.2 dB,
+keeps 0.970 and 0.978 (F1)."""
+
+LEAST_GAIN_DB = 0.5
+
+
+def calibrated_graph(
+    model: LoadedModel,
+    inputs: Inputs,
+    reference: Reference,
+    config: CalibrationConfig,
+    target: TargetConfig,
+    progress: Progress,
+) -> tuple[Calibration, TypedGraph]:
+    """Calibrates the model and types its graph in the target's precision.
+
+    If neither the user nor the recipe names a method and INT8 by `DEFAULT_METHOD` loses much of an output of trained
+    weights, the graph is quantized by each of `OTHER_METHODS` too, and the best is returned.
+
+    Raises:
+        UsageError: a pattern of ``keep_float`` matches no node.
+        CalibrationError: no input can be read or fits the model, or a tensor has a NaN.
+        GraphError: the graph cannot be typed in this precision.
+    """
+    calibration = calibrate(model, inputs, config, target, progress)
+    typed = typed_graph(model, calibration, target, progress)
+    if not _is_free(model, calibration, reference, config, target):
+        return calibration, typed
+    with progress.stage("checking the ranges"):
+        found_db = _worst_db(typed, inputs, reference)
+    if found_db is None or found_db >= (ENOUGH_DB if model.postprocess is None else ENOUGH_OF_BOXES_DB):
+        return calibration, typed
+    best_db, method = found_db, DEFAULT_METHOD
+    for other in OTHER_METHODS:
+        tried = calibrate(model, inputs, replace(config, calib_method=other), target, progress)
+        tried_typed = typed_graph(model, tried, target, progress)
+        with progress.stage("checking the ranges"):
+            tried_db = _worst_db(tried_typed, inputs, reference)
+        if tried_db is not None and tried_db >= best_db + LEAST_GAIN_DB:
+            calibration, typed, best_db, method = tried, tried_typed, tried_db, other
+    if method != DEFAULT_METHOD:
+        progress.note(
+            f"ranges are chosen by '{method}', which keeps {best_db:.1f} dB of the worst output on calibration inputs; "
+            f"'{DEFAULT_METHOD}' keeps {found_db:.1f} dB"
+        )
+    return calibration, typed
+
+
+def _is_free(
+    model: LoadedModel, calibration: Calibration, reference: Reference, config: CalibrationConfig, target: TargetConfig
+) -> bool:
+    """Whether ranges may be chosen, and what they do can be told."""
+    named = config.calib_method or (model.policy.method if model.policy else "")
+    weights = model.origin.weights
+    trained = weights is None or weights.trained
+    measured = calibration.table is not None and target.precision is Precision.INT8
+    return measured and trained and not named and bool(reference.outputs)
+
+
+def _worst_db(typed: TypedGraph, inputs: Inputs, reference: Reference) -> float | None:
+    """Returns the lowest signal-to-noise ratio of an output, or of a part of one, in ONNX Runtime."""
+    evaluator = Evaluator(rounding_graph(typed.graph), threads=cpu().compute_threads)
+    got = [evaluator.run(dict(feed)) for feed in inputs.feeds]
+    worst = worst_noise(noise_of_outputs(reference.outputs, got, reference.forms))
+    return None if worst is None else worst.sqnr_db
