@@ -417,7 +417,7 @@ class OutputConfig:
     allow_noise: bool = option(
         False, "Build an engine whose outputs are too far from those of the original model.", kind="flag"
     )
-    force: bool = option(False, "Replace an engine of another model, precision or target.", kind="flag", recorded=False)
+    force: bool = option(False, "Replace an engine of another model.", kind="flag", recorded=False)
 
 
 @dataclass(frozen=True, kw_only=True)

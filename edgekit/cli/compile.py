@@ -35,7 +35,7 @@ Examples:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write to.  [default: BUNDLE]"
 )
-@click.option("--force", is_flag=True, help="Replace an engine of another model, precision or target.")
+@click.option("--force", is_flag=True, help="Replace an engine of another model.")
 @backend_options
 @json_options("the engine's manifest")
 def compile_engine(bundle: Path, json: JsonOutput, **options: Any) -> None:

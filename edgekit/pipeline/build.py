@@ -117,7 +117,7 @@ def build(
             ``edgekit`` and ``edgekit-int8`` compute it with EdgeKit's kernels, for ``tensorrt``.
         half_io: use half precision for inputs and outputs too.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
-        force: replace an engine of another model, precision or target at ``output``.
+        force: replace an engine of another model at ``output``.
         engine: options of the target's backend: its struct, or some of its fields by name.
         progress: True shows the stages on a terminal and in a notebook, False does not; notes are warnings of the
             category `EdgeKitWarning`. An object of your own receives stages and notes.

@@ -56,7 +56,7 @@ def compile_bundle(
         target: ``tensorrt`` or ``tensorrt-rtx``; default: the target of the bundle.
         output: the folder of the new bundle; default: replaces the old bundle.
         engine: options of the target's backend: its struct, or some of its fields by name.
-        force: replace an engine of another model, precision or target at ``output``.
+        force: replace an engine of another model at ``output``.
         progress: receives a stage for each step and notes; without one, notes are warnings.
 
     Returns:

@@ -21,12 +21,16 @@ def test_the_same_model_precision_and_target_is_replaced_with_a_note(engine: Pat
     assert note == f"the engine at {engine} of 2026-01-02T03:04:05+00:00, lenet in INT8 for cpu, was replaced"
 
 
-@pytest.mark.parametrize("other", [("resnet", "int8", "cpu"), ("lenet", "fp32", "cpu"), ("lenet", "int8", "openvino")])
-def test_another_model_precision_or_target_is_replaced_by_force_only(engine: Path, other: tuple[str, str, str]) -> None:
-    name, precision, target = other
-    with pytest.raises(UsageError, match="lenet in INT8 for cpu\n.*force=True"):
-        replaced_engine(engine, name=name, precision=precision, target=target, force=False)
-    assert replaced_engine(engine, name=name, precision=precision, target=target, force=True)
+@pytest.mark.parametrize(("precision", "target"), [("fp32", "cpu"), ("int8", "openvino")])
+def test_another_precision_or_target_replaces_with_a_note_of_both(engine: Path, precision: str, target: str) -> None:
+    note = replaced_engine(engine, name="lenet", precision=precision, target=target, force=False)
+    assert note.endswith(f"lenet in INT8 for cpu, was replaced by lenet in {precision.upper()} for {target}")
+
+
+def test_another_model_is_replaced_by_force_only(engine: Path) -> None:
+    with pytest.raises(UsageError, match="one of resnet, got one of lenet\n.*force=True"):
+        replaced_engine(engine, name="resnet", precision="int8", target="cpu", force=False)
+    assert replaced_engine(engine, name="resnet", precision="int8", target="cpu", force=True)
 
 
 @pytest.mark.parametrize("content", [None, "", "[1]"])

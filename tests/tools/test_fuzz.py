@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.fuzz.__main__ import campaign
+from tools.fuzz.__main__ import campaign, how_it_ended
 from tools.fuzz.mutate import mutated
 from tools.fuzz.targets import TARGETS
 from tools.fuzz.worker import finding_of
@@ -69,6 +69,20 @@ def test_findings_are_other_errors_and_time(tmp_path: Path) -> None:
 def test_a_campaign_counts_its_runs(tmp_path: Path) -> None:
     runs, found = campaign("names", 1, 0, tmp_path / "findings", coverage=False)
     assert runs > 10 and found == []
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("pass", ""),
+        ("raise SystemExit('no memory')", "the process ended with 1: no memory\n"),
+        ("while True: pass", "the process does not end"),
+        ("import time; time.sleep(60)", "the process does not end"),
+    ],
+    ids=["ends", "fails", "computes", "waits"],
+)
+def test_a_child_is_ended_by_the_time_that_it_computes(program: str, expected: str, tmp_path: Path) -> None:
+    assert how_it_ended([sys.executable, "-c", program], tmp_path / "log", 0.5, idle_s=2) == expected
 
 
 def test_mutations_are_reproducible_and_bounded() -> None:

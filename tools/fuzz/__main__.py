@@ -3,23 +3,27 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from tools.fuzz.targets import TARGETS
 
 GRACE_SECONDS = 120.0
-"""How much longer than its time a child may take: imports, and an input that is in a library's own code."""
+"""How much more of the processor than its time a child may use: imports, and an input that is in a library's own code."""
+IDLE_SECONDS = 600.0
+"""How long a child may wait without computing. Other programs may keep it from the processor, but not for so long."""
 
 
 def campaign(name: str, seconds: float, seed: int, findings: Path, *, coverage: bool) -> tuple[int, list[str]]:
     """Fuzzes one target in a child process; returns the number of runs and the findings.
 
-    A child that ends is a finding, and is started again for the rest of the time.
+    A child that ends before its time is a finding.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -32,27 +36,52 @@ def campaign(name: str, seconds: float, seed: int, findings: Path, *, coverage: 
             f"--seconds={seconds}",
             f"--seed={seed}",
         ]
-        try:
-            child = subprocess.run(
-                [*command, *(["--coverage"] if coverage else [])],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=seconds + GRACE_SECONDS,
-                check=False,
-            )
-            ended = "" if child.returncode == 0 else f"the process ended with {child.returncode}: {child.stderr[-300:]}"
-        except subprocess.TimeoutExpired:
-            ended = "the process does not end"
+        ended = how_it_ended([*command, *(["--coverage"] if coverage else [])], place / "log", seconds + GRACE_SECONDS)
         result = place / "result.json"
         found: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {"runs": 0, "findings": []}
-        if ended and (place / "current").exists():
-            shutil.copy(place / "current", place / f"{name}-ended")
+        if ended:
             found["findings"].append(ended)
+            if (place / "current").exists():
+                shutil.copy(place / "current", place / f"{name}-ended")
         for file in place.glob(f"{name}-*"):
             findings.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, findings / f"{file.name}-seed{seed}")
         return found["runs"], found["findings"]
+
+
+def how_it_ended(command: list[str], log: Path, limit_s: float, idle_s: float = IDLE_SECONDS) -> str:
+    """Runs a command, and ends it if it computes or waits for too long; returns what went wrong, or an empty text.
+
+    Args:
+        command: program and arguments.
+        log: file for what it prints.
+        limit_s: how much of the processor's time it may use; time in which other programs compute does not count.
+        idle_s: how long it may wait without using any.
+    """
+    with log.open("w") as file:
+        child = subprocess.Popen(command, stdout=file, stderr=file)
+        used, since = 0.0, time.monotonic()
+        while True:
+            try:
+                status = child.wait(1)
+                return f"the process ended with {status}: {_end_of(log)}" if status else ""
+            except subprocess.TimeoutExpired:
+                before, used = used, _processor_seconds(child.pid)
+            since = time.monotonic() if used > before else since
+            if used > limit_s or time.monotonic() - since > idle_s:
+                child.kill()
+                child.wait()
+                return "the process does not end"
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text(errors="replace")[-300:]
+
+
+def _processor_seconds(process: int) -> float:
+    """Returns how much of the processor's time a process has used; see ``man 5 proc_pid_stat``."""
+    after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Protects engines that exist from being replaced by an engine of another model, precision or target."""
+"""Protects engines that exist from being replaced by an engine of another model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ __all__ = ["replaced_engine"]
 def replaced_engine(output: Path, *, name: str, precision: str, target: str, force: bool) -> str:
     """Returns a note on the engine that a new one at ``output`` replaces; empty if there is none.
 
+    An engine of the same model in another precision or for another target can be built again; the note names both.
+
     Args:
         output: the folder of the new engine.
         name: the new engine's model.
@@ -23,18 +25,19 @@ def replaced_engine(output: Path, *, name: str, precision: str, target: str, for
         force: replace any engine.
 
     Raises:
-        UsageError: the engine at ``output`` is of another model, precision or target, and ``force`` is False.
+        UsageError: the engine at ``output`` is of another model, and ``force`` is False.
     """
     found = manifest_fields(output)
     if not found:
         return ""
     there, new = _text(found.get("name"), found.get("precision"), found.get("backend")), _text(name, precision, target)
-    if there != new and not force:
+    if found.get("name") != name and not force:
         raise UsageError(
-            f"{output}: expected no engine, or one of {new}, got one of {there}",
+            f"{output}: expected no engine, or one of {name}, got one of {found.get('name')}",
             hint=f"choose another {argument('output')}, or replace it with {argument('force', True)}",
         )
-    return f"the engine at {output} of {found.get('created', 'an unknown time')}, {there}, was replaced"
+    by = f" by {new}" if there != new else ""
+    return f"the engine at {output} of {found.get('created', 'an unknown time')}, {there}, was replaced{by}"
 
 
 def _text(name: Any, precision: Any, target: Any) -> str:
