@@ -124,6 +124,7 @@ def test_build_run_and_profile_look_nothing_up_and_write_nothing(
 def test_doctor_says_that_telemetry_is_off_and_sends_none(watched: Watched) -> None:
     said = " ".join(watched.python("-m", "edgekit", "doctor").split())
     assert f"telemetry off: ONNX Runtime's ({SWITCH}=1) and OpenVINO's" in said
+    assert "import edgekit before onnxruntime" in said
     assert watched.lookups == []
     assert watched.files == []
 

@@ -120,7 +120,10 @@ def _disk(cache: Path) -> Finding:
 
 def _telemetry() -> Finding:
     if sends_nothing():
-        value = f"off: ONNX Runtime's ({SWITCH}={os.environ[SWITCH]}) and OpenVINO's (its package is not loaded)"
+        value = (
+            f"off: ONNX Runtime's ({SWITCH}={os.environ[SWITCH]}) and OpenVINO's (its package is not loaded). "
+            "In a Python program, import edgekit before onnxruntime: its telemetry cannot be switched off afterwards"
+        )
         return Finding(group="machine", name="telemetry", status="ok", value=value)
     return Finding(
         group="machine",
