@@ -129,3 +129,37 @@ def test_boxes_that_are_far_apart_are_not_compared() -> None:
     a = np.array([[0.0, 0, 4, 3, 0.5]])
     assert rotated.near(a, np.array([[5.0, 0, 4, 3, 1]])).tolist() == [True]
     assert rotated.near(a, np.array([[5.1, 0, 4, 3, 1]])).tolist() == [False]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_boxes_of_several_blocks_are_kept_as_in_the_reference(fast: bool) -> None:
+    random = np.random.default_rng(5)
+    columns = [random.uniform(0, 140, (300, 2)), random.uniform(2, 12, (300, 2)), random.uniform(-1, 3, 300)]
+    boxes, scores, classes = np.column_stack(columns).astype(np.float32), random.random(300), np.zeros(300, np.int64)
+    options = {"score_threshold": 0.0, "iou_threshold": 0.2, "max_detections": 300, "fast": fast}
+    expected = reference.nms(boxes, scores, classes, **options, overlap=reference.probiou)  # type: ignore[arg-type]
+    found = nms(boxes, scores.astype(np.float32), classes, **options, overlap="probiou")  # type: ignore[arg-type]
+    assert found.tolist() == expected.tolist()
+    assert 128 < len(found) < 280
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_comparisons_grow_in_proportion_to_the_candidates_if_one_box_suppresses_all(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+
+    def counted(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        compared.append(len(a))
+        return rotated.rotated_iou(a, b)
+
+    monkeypatch.setattr("edgekit.kernels.suppression.suppress_rotated.rotated_iou", counted)
+    numbers = []
+    for count in (1000, 4000):
+        compared.clear()
+        boxes, scores = np.tile(np.float32([5, 5, 4, 3, 0.2]), (count, 1)), np.linspace(0.9, 0.1, count)
+        options = {"score_threshold": 0.0, "iou_threshold": 0.5, "max_detections": 300, "overlap": "rotated"}
+        found = nms(boxes, scores.astype(np.float32), np.zeros(count, np.int64), **options, fast=fast)  # type: ignore[arg-type]
+        assert found.tolist() == [0]
+        numbers.append(sum(compared))
+    assert numbers[1] < 4.1 * numbers[0]

@@ -100,7 +100,8 @@ def _covariance(box: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Returns whether the circles around rotated boxes touch; shapes ``(..., 5)`` that broadcast."""
     reach = np.hypot(a[..., 2], a[..., 3]) + np.hypot(b[..., 2], b[..., 3])
-    result: np.ndarray = 2 * np.hypot(a[..., 0] - b[..., 0], a[..., 1] - b[..., 1]) <= reach * (1 + 1e-9)
+    squares = (a[..., 0] - b[..., 0]) ** 2 + (a[..., 1] - b[..., 1]) ** 2  # faster than hypot
+    result: np.ndarray = 4 * squares <= (reach * (1 + 1e-9)) ** 2
     return result
 
 

@@ -13,6 +13,8 @@ __all__ = ["kept_rotated"]
 # Number of candidates that are compared at once: large enough to hide Python's overhead, small enough that few
 # comparisons are wasted when `max_detections` is reached.
 _BLOCK = 128
+# Number of better boxes that a block is compared with at once, first and at most.
+_FIRST, _MOST = 8, 256
 
 
 def kept_rotated(
@@ -36,19 +38,38 @@ def kept_rotated(
     wide = boxes.astype(np.float64)
     kept = np.empty(0, np.int64)
     for start in range(0, len(wide), _BLOCK):
-        block = np.arange(start, min(start + _BLOCK, len(wide)))
-        better = np.arange(start) if fast else kept
-        alive = ~_suppress(overlap, wide, classes, block, better, iou_threshold).any(axis=1)
+        whole = np.arange(start, min(start + _BLOCK, len(wide)))
+        block = _not_suppressed(overlap, wide, classes, whole, np.arange(start) if fast else kept, iou_threshold)
+        suppress = _suppress(overlap, wide, classes, block, whole if fast else block, iou_threshold)
         if fast:
-            alive &= ~np.triu(_suppress(overlap, wide, classes, block, block, iou_threshold), 1).any(axis=0)
-            block = block[alive]
+            alive = ~(suppress & (whole < block[:, None])).any(axis=1)
         else:
-            block = block[alive]
-            block = block[_greedy(_suppress(overlap, wide, classes, block, block, iou_threshold))]
-        kept = np.concatenate([kept, block])
+            alive = _greedy(suppress)
+        kept = np.concatenate([kept, block[alive]])
         if len(kept) >= max_detections:
             break
     return kept[:max_detections]
+
+
+def _not_suppressed(
+    overlap: Literal["rotated", "probiou"],
+    boxes: np.ndarray,
+    kinds: np.ndarray,
+    block: np.ndarray,
+    better: np.ndarray,
+    iou_threshold: float,
+) -> np.ndarray:
+    """Returns the candidates of the block that no better box suppresses.
+
+    The best boxes suppress most of the others, so the first comparisons are few, and most candidates have no more.
+    """
+    done, size = 0, _FIRST
+    while done < len(better) and len(block):
+        columns = better[done : done + size]
+        block = block[~_suppress(overlap, boxes, kinds, block, columns, iou_threshold).any(axis=1)]
+        done += size
+        size = min(2 * size, _MOST)
+    return block
 
 
 def _greedy(suppress: np.ndarray) -> np.ndarray:
