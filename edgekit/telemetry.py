@@ -14,8 +14,8 @@ from typing import Any
 __all__ = ["SWITCH", "disable_onnxruntime", "import_openvino", "sends_nothing"]
 
 SWITCH = "ORT_DISABLE_TELEMETRY"
-"""ONNX Runtime reads it once, when it is loaded; child processes inherit it. Nothing switches its telemetry off afterwards:
-``onnxruntime.disable_telemetry_events`` stops neither the look-ups nor the database (1.32 on Linux)."""
+"""ONNX Runtime reads it once, when it is loaded; child processes inherit it. Nothing switches its telemetry off
+afterwards: ``onnxruntime.disable_telemetry_events`` stops neither the look-ups nor the database (1.32 on Linux)."""
 
 _OPENVINO_SENDER = "openvino_telemetry"
 

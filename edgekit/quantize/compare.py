@@ -140,6 +140,9 @@ def noise_of_outputs(
 
 def _noise_of_output(name: str, pairs: Sequence[Pair], form: OutputForm) -> Iterator[OutputNoise]:
     agreement = None
+    if form.unordered is not None:
+        axis = form.unordered
+        pairs = [(np.sort(a, axis), np.sort(b, axis)) for a, b in pairs]
     if form.selected or any(a.shape != b.shape for a, b in pairs):
         matched = [_matched(a, b) for a, b in pairs]
         pairs = [(a, b) for a, b, _ in matched]
@@ -184,6 +187,8 @@ def _matched(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, floa
     """
     if a.ndim != b.ndim or a.shape[-1:] != b.shape[-1:] and a.ndim > 2:
         return a, b, 0.0
+    if not a.size or not b.size:
+        return a, b, float(a.shape == b.shape)
     # Rows of numbers are the last but one axis of boxes (N, 4) or (B, N, 4); labels (N,) and (B, N) have one number.
     single = a.ndim < 2 or (a.ndim == 2 and (a.shape[0] == b.shape[0] == 1 or a.shape[1] != b.shape[1]))
     rows, others = (x.reshape(-1, 1) if single else x.reshape(-1, x.shape[-1]) for x in (a, b))

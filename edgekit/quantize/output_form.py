@@ -48,10 +48,12 @@ class OutputForm(NamedTuple):
     Attributes:
         parts: the known parts, which cover the output; none if they are to be found by magnitude.
         selected: the rows are chosen by values, as by TopK or non-maximum suppression: close values may exchange them.
+        unordered: the axis along which a TopK leaves its values in any order; None if there is none.
     """
 
     parts: tuple[Part, ...] = ()
     selected: bool = False
+    unordered: int | None = None
 
     def parts_at(self, arrays: Sequence[np.ndarray]) -> tuple[Part, ...]:
         """Returns the parts; if none are known, those of different magnitude in ``arrays``."""

@@ -35,7 +35,8 @@ def forms_of_outputs(graph: ir.Model, postprocess: Postprocess | None = None) ->
         if name in known:
             forms[name] = OutputForm(known[name], value in selected)
         else:
-            forms[name] = OutputForm(_parts_of_value(value), value in selected)
+            unordered = _unordered_axis(value)
+            forms[name] = OutputForm(_parts_of_value(value), value in selected and unordered is None, unordered)
     return forms
 
 
@@ -85,6 +86,17 @@ def selected_values(graph: ir.Graph) -> set[ir.Value]:
         if node.op_type in _SELECTING or any(value in found for value in node.inputs if value is not None):
             found.update(node.outputs)
     return found
+
+
+def _unordered_axis(value: ir.Value) -> int | None:
+    """Returns the axis of an output that an unsorted TopK wrote: ONNX leaves the order along it to the runtime."""
+    node = value.producer()
+    while node is not None and node.op_type in _SAME_AXES and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None or node.op_type != "TopK" or node.attributes.get_int("sorted", 1):
+        return None
+    axis: int = node.attributes.get_int("axis", -1)
+    return axis
 
 
 def _parts_of_value(value: ir.Value) -> tuple[Part, ...]:

@@ -117,6 +117,27 @@ def test_rows_that_are_missing_or_new_lower_the_agreement() -> None:
     assert found.agreement == 1.0
 
 
+@pytest.mark.parametrize("shape", [(4, 0), (0, 4), (1, 0, 6)])
+def test_selections_of_nothing_agree(shape: tuple[int, ...]) -> None:
+    nothing = np.zeros(shape, np.float32)
+    (found,) = noise(nothing, nothing, OutputForm((), selected=True))
+    assert found.agreement == 1.0
+    (found,) = noise(nothing, np.ones((4, 3), np.float32), OutputForm((), selected=True))
+    assert found.agreement == 0.0
+
+
+def test_an_unsorted_topk_is_compared_without_its_order() -> None:
+    values = RANDOM.uniform(0, 1, (3, 5)).astype(np.float32)
+    places = np.arange(15).reshape(3, 5)
+    order = np.array([3, 1, 4, 0, 2])
+    (found,) = noise(values, values[:, order], OutputForm(unordered=-1))
+    assert found.sqnr_db == EXACT_DB
+    (found,) = noise(places, places[:, order], OutputForm(unordered=-1))
+    assert found.agreement == 1.0
+    (found,) = noise(values, values[[1, 2, 0]], OutputForm(unordered=-1))
+    assert found.sqnr_db is not None and found.sqnr_db < 20
+
+
 def test_an_engine_below_its_limit_is_refused_with_what_was_expected() -> None:
     found = [OutputNoise(output="y", sqnr_db=40.0), OutputNoise(output="boxes", part="4:84", sqnr_db=-1.5)]
     with pytest.raises(AccuracyError) as caught:

@@ -96,3 +96,15 @@ def test_columns_of_one_magnitude_stay_together():
     assert [part.name for part in OutputForm().parts_at([array])] == ["0:1,2:3,4:5", "1:2,3:4"]
     assert [part.name for part in OutputForm().parts_at([array[..., [0, 2, 4]]])] == [""]
     assert [part.name for part in OutputForm().parts_at([array[:, :3]])] == [""]  # too few rows to tell
+
+
+@pytest.mark.parametrize(
+    ("attributes", "unordered"), [("sorted = 0, axis = 1", 1), ("sorted = 0", -1), ("axis = 1", None)]
+)
+def test_an_unsorted_topk_has_no_order_along_its_axis(graph_of, attributes, unordered):
+    text = f"""g (float[1, 8, 4] x) => (float[1, 2, 4] y, int32[1, 2, 4] places)
+        {{ y, i = TopK <{attributes}> (x, k)  places = Cast <to = 6> (i) }}"""
+    graph = graph_of(text, k=np.array([2]))
+    forms = forms_of_outputs(graph)
+    assert [forms[name].unordered for name in ("y", "places")] == [unordered] * 2
+    assert [forms[name].selected for name in ("y", "places")] == [unordered is None] * 2

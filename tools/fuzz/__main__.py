@@ -15,9 +15,9 @@ from typing import Any
 from tools.fuzz.targets import TARGETS
 
 GRACE_SECONDS = 120.0
-"""How much more of the processor than its time a child may use: imports, and an input that is in a library's own code."""
+"""How much more of the processor than its time a child may use: for imports, and an input in a library's own code."""
 IDLE_SECONDS = 600.0
-"""How long a child may wait without computing. Other programs may keep it from the processor, but not for so long."""
+"""How long a child may wait without computing: other programs do not keep it from the processor for so long."""
 
 
 def campaign(name: str, seconds: float, seed: int, findings: Path, *, coverage: bool) -> tuple[int, list[str]]:

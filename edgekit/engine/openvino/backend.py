@@ -259,6 +259,7 @@ def _compute_as_onnx(model: ir.Model) -> bool:
     """
     # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.cut_gathered_elements import CutGatheredElements
+    from edgekit.lower.dft_over_first_axis import DftOverFirstAxis
     from edgekit.lower.explicit_pads import ExplicitPads
     from edgekit.lower.quantize_before_max import QuantizeBeforeMax
     from edgekit.lower.reduce_of_no_axes import ReduceOfNoAxes
@@ -266,11 +267,12 @@ def _compute_as_onnx(model: ir.Model) -> bool:
     from edgekit.lower.resize_as_product import ResizeAsProduct
     from edgekit.lower.rewriting import lower
     from edgekit.lower.separate_tied_weights import SeparateTiedWeights
+    from edgekit.lower.sort_top_k import SortTopK
 
     pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
     largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
     norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
-    others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements()]
+    others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements(), DftOverFirstAxis(), SortTopK()]
     return lower(model, [*pools, ResizeAsProduct(), *largest, *norms, *others])
 
 

@@ -92,6 +92,7 @@ def float_graphs() -> dict[str, list[Graph]]:
         "products": list(_products()),
         "normalizations": list(_normalizations()),
         "elements": list(_elements()),
+        "transforms": list(_transforms()),
     }
 
 
@@ -255,6 +256,18 @@ def _elements() -> Iterator[Graph]:
     yield single("Mod", {}, numbers)
     yield single("Max", {}, {"x": floats(2, 3)})
     yield single("Sum", {}, {"x": floats(2, 3)})
+
+
+def _transforms() -> Iterator[Graph]:
+    real, both = {"x": floats(2, 6, 5, 1)}, {"x": floats(2, 6, 5, 2)}
+    for axis in (0, 1, 2, -2, -3):
+        along = {"a": np.asarray(axis)}
+        for data, settings in ((real, {}), (both, {}), (both, {"inverse": 1}), (real, {"onesided": 1})):
+            yield single("DFT", settings, data, along, ("x", "", "a"))
+            for length in (4, 8):
+                yield single("DFT", settings, data, {"n": np.asarray(length), **along}, ("x", "n", "a"))
+    yield single("DFT", {}, {"x": floats(3, 8, 1)})
+    yield single("STFT", {}, {"x": floats(1, 32, 1)}, {"step": np.asarray(4), "w": np.hanning(8).astype(np.float32)})
 
 
 def quantized_graphs() -> dict[str, list[Graph]]:
