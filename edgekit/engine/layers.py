@@ -56,10 +56,16 @@ def assert_precision(target: str, precision: Precision, quantized: Sequence[str]
         raise BuildError(
             f"{target} runs {len(others)} of {len(built)} layers in {_dtypes(others)}, expected {wanted}: "
             f"{_some(n for layer in others for n in layer.names[:1])}",
-            hint=f"the model is quantized: build it with {argument('precision', 'int8')}"
-            if DTYPES[Precision.INT8] in _dtypes(others)
-            else "",
+            hint=_hint(precision, others),
         )
+
+
+def _hint(precision: Precision, others: Sequence[Layer]) -> str:
+    if DTYPES[Precision.INT8] in layer_counts(others):
+        return f"the model is quantized: build it with {argument('precision', 'int8')}"
+    if precision is Precision.FP32:
+        return ""
+    return f"all stay in float32, as layers inside If and Loop do: build it with {argument('precision', 'fp32')}"
 
 
 def _assert_int8(target: str, quantized: Sequence[str], built: Sequence[Layer]) -> None:

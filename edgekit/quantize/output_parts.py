@@ -93,10 +93,9 @@ def _unordered_axis(value: ir.Value) -> int | None:
     node = value.producer()
     while node is not None and node.op_type in _SAME_AXES and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    if node is None or node.op_type != "TopK" or node.attributes.get_int("sorted", 1):
+    if node is None or node.op_type != "TopK" or node.attributes.get_int("sorted", 1) != 0:
         return None
-    axis: int = node.attributes.get_int("axis", -1)
-    return axis
+    return node.attributes.get_int("axis", -1)
 
 
 def _parts_of_value(value: ir.Value) -> tuple[Part, ...]:
