@@ -108,7 +108,7 @@ def _add(found: dict[Split, tuple[Path, ...]], split: Split | None, folder: Path
 
 def _has_names(file: Path) -> bool:
     try:
-        return any(line.text.startswith(("names", "classes")) for line in text_lines(file))
+        return any(line.text.lstrip("{ '\"").lower().startswith(("names", "classes")) for line in text_lines(file))
     except DataError:  # not a text, so not a configuration
         return False
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
+
 from edgekit.data.formats.text_lines import Line, text_lines
 from edgekit.errors import DataError
 
@@ -15,12 +17,22 @@ __all__ = ["Settings", "names_from_value", "settings_from_data", "settings_from_
 Settings: TypeAlias = "dict[str, str | list[str] | dict[int, str]]"
 
 _QUOTED = {"'": re.compile(r"'(?:[^']|'')*'"), '"': re.compile(r'"(?:[^"\\]|\\.)*"')}
-# An unquoted text ends at a comma, a bracket or a comment; it may contain spaces.
-_PLAIN = re.compile(r"[^,\[\]{}#]+")
+# An unquoted text ends at a comma or a bracket; it may contain spaces. Comments have been removed before.
+_PLAIN = re.compile(r"[^,\[\]{}]+")
+_FLOW_NUMBER = re.compile(r"(['\"]?)(\d{1,6})\1\s*:\s*")
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s*)+")
+"""Anchors and tags, which say nothing of a value that is a text, a list or a map."""
+_ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))")
+_ESCAPES = {
+    "0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b",
+    "N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029",
+}  # fmt: skip
+"""YAML 1.2.2, section 5.7; any other character stands for itself."""
 _SPACE = re.compile(r"\s*")
 _MARK = re.compile(r"['\"]|(?:^|\s)#")
-_KEY = re.compile(r"([A-Za-z_][\w-]*)\s*:(?:\s+(.*))?$")
-_NUMBERED = re.compile(r"(\d{1,6})\s*:\s+(.*)$")
+_KEY = re.compile(r"(['\"]?)([A-Za-z_][\w-]*)\1\s*:(?:\s+(.*))?$")
+_NUMBERED = re.compile(r"\s*(['\"]?)(\d{1,6})\1\s*:\s+(.*)$")
+_ITEM = re.compile(r"\s*-\s+(.*)$")
 
 
 def settings_from_data(file: Path) -> Settings:
@@ -43,7 +55,7 @@ def settings_from_data(file: Path) -> Settings:
 def settings_from_yaml(file: Path) -> Settings:
     """Reads the top-level strings, lists of strings and numbered strings of a YAML file.
 
-    Data sets are described with these; other entries, such as a download script, are ignored.
+    Data sets are described with these; other entries, such as a download script, are ignored. JSON is YAML too.
 
     Raises:
         DataError: the file cannot be read, or its class names are in an unsupported form; names the line.
@@ -51,14 +63,17 @@ def settings_from_yaml(file: Path) -> Settings:
     settings: Settings = {}
     block: list[Line] = []
     key, first = "", Line(0, 0, "")
-    for line in [*_lines(file), Line(0, 0, "end:")]:
+    lines = list(_lines(file))
+    if lines and lines[0].text.lstrip().startswith("{"):
+        return _settings_from_json(lines, file)
+    for line in [*lines, Line(0, 0, "end:")]:
         match = _KEY.match(line.text)
         if match is None:
             block.append(line)
             continue
         if key:
             _take(settings, key, first, block, file)
-        key, first, block = match[1], Line(line.number, 0, match[2] or ""), []
+        key, first, block = match[2], Line(line.number, 0, _PROPERTIES.sub("", match[3] or "", count=1)), []
     return settings
 
 
@@ -82,8 +97,24 @@ def names_from_value(value: object, file: Path) -> tuple[str, ...]:
 
 def _lines(file: Path) -> Iterator[Line]:
     for line in text_lines(file):
-        if not line.text.lstrip().startswith("#") and line.text.strip() != "---":
+        if line.text.strip() == "...":  # the end of the document
+            return
+        if not line.text.lstrip().startswith(("#", "%")) and line.text.strip() != "---":
             yield line
+
+
+def _settings_from_json(lines: list[Line], file: Path) -> Settings:
+    try:
+        found = msgspec.json.decode("\n".join(line.text for line in lines), type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError) as e:
+        raise DataError(f"{file}, line {lines[0].number}: expected JSON, as the file begins with {{, got: {e}") from e
+    settings: Settings = {}
+    for key, value in found.items():
+        try:
+            settings[key] = msgspec.json.decode(value, type=str | list[str] | dict[int, str], strict=False)
+        except (msgspec.MsgspecError, RecursionError):
+            continue  # an entry of another form describes no data set, and is ignored in YAML too
+    return settings
 
 
 def _take(settings: Settings, key: str, first: Line, block: list[Line], file: Path) -> None:
@@ -91,15 +122,15 @@ def _take(settings: Settings, key: str, first: Line, block: list[Line], file: Pa
     if key in settings:
         raise DataError(f"{file}, line {first.number}: expected '{key}' once, got a duplicate")
     text = " ".join([first.text, *(line.text for line in block)]).strip()
-    if text.startswith("["):
-        settings[key] = _flow_list(
+    if text.startswith(("[", "{")):
+        settings[key] = _flow(
             file, first.number, " ".join(map(_without_comment, [first.text, *(each.text for each in block)]))
         )
     elif not block:
         settings[key] = _scalar(first.text)
     elif _scalar(first.text) == "" and block[0].text.lstrip().startswith("- "):
-        settings[key] = [_scalar(_match(r"\s*-\s+(.*)$", line, "- NAME", file)[1]) for line in block]
-    elif _scalar(first.text) == "" and _NUMBERED.match(block[0].text.strip()):
+        settings[key] = [_scalar(_match(_ITEM, line, "- NAME", file)[1]) for line in block]
+    elif _scalar(first.text) == "" and _NUMBERED.match(block[0].text):
         settings[key] = _numbered(block, file)
     elif key == "names":
         raise DataError(f"{file}, line {first.number}: names: expected a list of names, got '{text[:60]}'")
@@ -108,33 +139,47 @@ def _take(settings: Settings, key: str, first: Line, block: list[Line], file: Pa
 def _numbered(block: list[Line], file: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for line in block:
-        match = _match(r"\s*(\d{1,6})\s*:\s+(.*)$", line, "NUMBER: NAME", file)
-        if int(match[1]) in names:
-            raise DataError(f"{file}, line {line.number}: expected a unique number, got a duplicate: {match[1]}")
-        names[int(match[1])] = _scalar(match[2])
+        match = _match(_NUMBERED, line, "NUMBER: NAME", file)
+        _add(names, match[2], match[3], f"{file}, line {line.number}")
     return names
 
 
-def _match(pattern: str, line: Line, expected: str, file: Path) -> re.Match[str]:
-    match = re.match(pattern, line.text)
+def _add(names: dict[int, str], number: str, text: str, where: str) -> None:
+    if int(number) in names:
+        raise DataError(f"{where}: expected a unique number, got a duplicate: {number}")
+    names[int(number)] = _scalar(text)
+
+
+def _match(pattern: re.Pattern[str], line: Line, expected: str, file: Path) -> re.Match[str]:
+    match = pattern.match(line.text)
     if match is None:
         raise DataError(f"{file}, line {line.number}: expected {expected}, got '{line.text.strip()[:60]}'")
     return match
 
 
-def _flow_list(file: Path, line: int, text: str) -> list[str]:
-    inner = text.strip()
-    if not inner.endswith("]"):
-        raise DataError(f"{file}, line {line}: expected a list that ends with ], got '{inner[:60]}'")
-    inner, items, at = inner[1:-1].strip(), list[str](), 0
+def _flow(file: Path, line: int, text: str) -> list[str] | dict[int, str]:
+    """Parses ``[cat, dog]`` or ``{0: cat, 1: dog}``."""
+    inner, where = text.strip(), f"{file}, line {line}"
+    numbered, close = inner[0] == "{", {"[": "]", "{": "}"}[inner[0]]
+    if not inner.endswith(close):
+        raise DataError(
+            f"{where}: expected a {'map' if numbered else 'list'} that ends with {close}, got '{inner[:60]}'"
+        )
+    inner, items, names, at = inner[1:-1].strip(), list[str](), dict[int, str](), 0
     while at < len(inner):
-        match = _QUOTED.get(inner[at], _PLAIN).match(inner, at)
+        number = _FLOW_NUMBER.match(inner, at) if numbered else None
+        start = number.end() if number else at
+        match = _QUOTED.get(inner[start : start + 1], _PLAIN).match(inner, start)
         end = _after_space(inner, match.end()) if match else at
-        if match is None or (end < len(inner) and inner[end] != ","):
-            raise DataError(f"{file}, line {line}: expected names and commas, got '{inner[at : at + 60]}'")
-        items.append(_scalar(match[0]))
+        if match is None or (end < len(inner) and inner[end] != ",") or (numbered and number is None):
+            expected = "numbers, names and commas" if numbered else "names and commas"
+            raise DataError(f"{where}: expected {expected}, got '{inner[at : at + 60]}'")
+        if number:
+            _add(names, number[2], match[0], where)
+        else:
+            items.append(_scalar(match[0]))
         at = _after_space(inner, end + 1)
-    return items
+    return names if numbered else items
 
 
 def _after_space(text: str, at: int) -> int:
@@ -160,5 +205,13 @@ def _scalar(text: str) -> str:
     if len(text) >= 2 and text[0] == text[-1] == "'":
         return text[1:-1].replace("''", "'")
     if len(text) >= 2 and text[0] == text[-1] == '"':
-        return re.sub(r"\\(.)", r"\1", text[1:-1])
+        return _ESCAPE.sub(_unescaped, text[1:-1])
     return text
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    digits = match[1] or match[2] or match[3]
+    if not digits:
+        return _ESCAPES.get(match[4], match[4])
+    number = int(digits, 16)
+    return chr(number) if number < 0xD800 or 0xDFFF < number <= 0x10FFFF else "\ufffd"

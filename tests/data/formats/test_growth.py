@@ -93,6 +93,9 @@ MANIFEST = '{"format":2,"labels":['
 
 CASES: dict[str, tuple[str, Read, Callable[[int], bytes]]] = {
     "yaml: a list in one line": ("d.yaml", settings_from_yaml, lines("name {}, ".format, "names: [", "x]\n")),
+    "yaml: a map in one line": ("d.yaml", settings_from_yaml, lines("{0}: name, ".format, "names: {", "}\n")),
+    "yaml: anchors": ("d.yaml", settings_from_yaml, lambda n: b"names: " + b"&a !b " * 10 * n + b"\n- cat\n"),
+    "yaml: JSON": ("d.yaml", settings_from_yaml, lambda n: b'{"names": [' + b'"cat", ' * 20 * n + b'"dog"]}'),
     "yaml: quoted names": ("d.yaml", settings_from_yaml, lines("'a''{}', ".format, "names: [", "x]\n")),
     "yaml: escaped quotes": ("d.yaml", settings_from_yaml, lambda n: b'names: ["' + b'\\"' * 20 * n + b"]\n"),
     "yaml: apostrophes": ("d.yaml", settings_from_yaml, lambda n: b"names: x'" + b' "' * 10 * n + b"\n"),

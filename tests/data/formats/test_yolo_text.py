@@ -6,6 +6,7 @@ from PIL import Image
 
 from edgekit.data.examples import Choice, data_set
 from edgekit.data.formats.yolo_text import yolo_from_path
+from edgekit.data.formats.yolo_yaml import settings_from_yaml
 from edgekit.errors import DataError
 
 LINE = "0 0.5 0.5 0.5 0.5\n"
@@ -119,6 +120,12 @@ def test_without_names_classes_are_called_by_their_numbers(tmp_path):
         'names:\n  - cat\n  - traffic light\n  - "it\'s"\n',
         "names:\n  0: cat\n  1: traffic light  # red\n  2: it's\n",
         "names: # all\n  2: it's\n  1: traffic light\n  0: cat\n",
+        "names: {0: cat, 2: \"it's\", 1: 'traffic light'}\n",
+        "names: {\n  0: cat,  # one, two\n  '1': traffic light,\n  2: it's,\n}\n",
+        'names: ["\\x63at", "traffic\\u0020light", "it\\U00000027s"]\n',
+        "names: &all\n- cat\n- traffic light\n- it's\n",
+        "names: !!seq [cat, traffic light, it's]\n",
+        "'names':\n  \"0\": cat\n  '1': traffic light\n  2: it's\n",
     ],
 )
 def test_a_data_yaml_names_classes_and_places(tmp_path, names):
@@ -134,6 +141,29 @@ def test_a_data_yaml_names_classes_and_places(tmp_path, names):
         assert ids(found) == ["b.png"] and found[0].target.classes.tolist() == [2]
         assert found.split == "val" and "the test split has no label files: the val split is used" in found.notes
     assert ids(data_set(str(tmp_path), split="train")) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"train": "images/train", "val": "images/val",\n "nc": 1, "names": ["ca\\u0074"]}',
+        '{"val": "images/val", "names": {"0": "cat"}, "more": {"a": [1, null]}}',
+        "%YAML 1.2\n---\nval: images/val\nnames: [cat]\n...\nnames: [dog]\n",
+    ],
+)
+def test_json_and_the_marks_of_a_yaml_document_are_read(tmp_path, text):
+    write(tmp_path, {"train/a": LINE, "val/b": LINE}, names=())
+    (tmp_path / "data.yaml").write_text(text)
+    assert data_set(str(tmp_path / "data.yaml")).labels == ("cat",)
+
+
+@pytest.mark.parametrize(
+    ("escaped", "name"),
+    [("\\u00e9t\\xe9", "été"), ("a\\tb", "a\tb"), ("\\ud800", "\ufffd"), ("\\UFFFFFFFF", "\ufffd"), ('\\"\\\\', '"\\')],
+)
+def test_escapes_in_double_quotes_are_those_of_yaml(tmp_path, escaped, name):
+    (tmp_path / "data.yaml").write_text(f'names: ["{escaped}"]\n')
+    assert settings_from_yaml(tmp_path / "data.yaml")["names"] == [name]
 
 
 def test_roboflows_path_with_one_step_too_many_is_found(tmp_path):
@@ -200,7 +230,10 @@ def test_a_line_that_is_no_box_is_an_error(tmp_path, text, message):
         ("names:\n  0: cat\n  0: dog\n", "line 3: expected a unique number, got a duplicate: 0"),
         ("names:\n  0: cat\n  dog\n", "line 3: expected NUMBER: NAME, got 'dog'"),
         ("names:\n  - cat\n  dog\n", "line 3: expected - NAME, got 'dog'"),
-        ("names:\n  {0: cat}\n", "line 1: names: expected a list of names"),
+        ("names:\n  {cat: 0}\n", "line 1: expected numbers, names and commas, got 'cat: 0'"),
+        ("names: {0: cat, 0: dog}\n", "line 1: expected a unique number, got a duplicate: 0"),
+        ("names: >-\n  cat\n", "line 1: names: expected a list of names"),
+        ('{"names": ["cat"]', "line 1: expected JSON, as the file begins with {"),
         ("names: ['', cat]\n", "names: expected a name for class 0, got none"),
         ("nc: 2\nnames: [cat]\ntrain: images", "nc: expected 1, the number of names, got '2'"),
         ("names: [cat]\nnames: [dog]\n", "line 2: expected 'names' once"),
