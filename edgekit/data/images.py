@@ -115,7 +115,8 @@ def is_image(path: Path) -> bool:
 def image_suffixes() -> tuple[str, ...]:
     """Returns the suffixes of all image formats that this Pillow decodes, in lower case, sorted."""
     found = Image.registered_extensions()
-    readable = Image.OPEN.keys() - NOT_DECODED
+    # Pillow opens MPO, which 3D cameras and phones write, as JPEG, and has no reader by its name.
+    readable = Image.OPEN.keys() - NOT_DECODED | {"MPO"}
     return tuple(sorted(suffix for suffix, name in found.items() if name in readable))
 
 
