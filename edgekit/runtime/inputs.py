@@ -72,6 +72,8 @@ def _checked_array(feeds: Mapping[str, Any], spec: TensorSpec, chosen: dict[str,
     if spec.name not in feeds:
         raise RunError(f"{expected}, got nothing", hint=f"given inputs: {', '.join(map(str, feeds)) or 'none'}")
     given = feeds[spec.name]
+    if isinstance(given, np.generic):  # what arithmetic on arrays without dimensions returns
+        given = np.asarray(given)
     if not isinstance(given, (np.ndarray, ForeignArray)):
         raise RunError(f"{expected}, got {type(given).__name__}", hint="convert it with numpy.asarray")
     array: Array = in_float32(given, spec.dtype) if isinstance(given, np.ndarray) else given

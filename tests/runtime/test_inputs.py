@@ -68,3 +68,12 @@ def test_the_long_way_still_refuses() -> None:
     manifest: Any = SimpleNamespace(inputs=SPECS, shapes={}, rebuild="")
     with pytest.raises(RunError, match="expected float32"):
         checked({"x": X.astype(np.int32), "ids": IDS}, SPECS, manifest)
+
+
+def test_a_numpy_scalar_is_an_array_without_dimensions() -> None:
+    scale = (TensorSpec("scale", "float32", ()),)
+    manifest: Any = SimpleNamespace(shapes={}, inputs=scale, rebuild="")
+    found = checked({"scale": np.float32(1.5)}, scale, manifest)["scale"]
+    assert isinstance(found, np.ndarray) and found.shape == () and found == 1.5
+    with pytest.raises(RunError, match="expected float32 .*, got float\n"):
+        checked({"scale": 1.5}, scale, manifest)
