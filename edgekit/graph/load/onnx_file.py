@@ -16,6 +16,7 @@ from edgekit.errors import GraphError, nearest
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.deprecated import replace_deprecated
 from edgekit.graph.load.sizes import require_bounded_functions, require_declared_lengths
+from edgekit.graph.load.sparse import replace_sparse
 from edgekit.graph.load.structure import Payload, array_at, structure_from_file
 from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
@@ -64,6 +65,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
     model, payloads = _parsed(path)
     try:
         _require_text(model)
+        replace_sparse(model, path)
         require_declared_lengths(_tensors(model), payloads, path)
         require_bounded_functions(model, path)
         _require_external_data(model, path)
