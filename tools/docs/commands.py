@@ -30,8 +30,8 @@ These options go before or after the name of any command:
 
 Colours are left out if the output is not a terminal, with `NO_COLOR=1`, and with `TERM=dumb`.
 
-A file that exists is replaced with a message, and only by a file of its kind. An engine of another model, precision or
-target, trained weights, and the source of `edgekit run --save` are replaced with `--force` only.
+A file that exists is replaced with a message, and only by a file of its kind; so is an engine by one of the same model.
+An engine of another model, trained weights, and the source of `edgekit run --save` are replaced with `--force` only.
 
 ## Completion
 
