@@ -344,6 +344,11 @@ class CalibrationConfig:
         repeated=True,
         convert=tuple,
     )
+    quantize_heads: bool = option(
+        False,
+        "Quantize a detector's last layers too, and what a recipe keeps in float; --keep-float still holds.",
+        kind="flag",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,7 @@ def build(
     calib_images: int | None = None,
     calib_column: str | None = None,
     keep_float: Sequence[str] = (),
+    quantize_heads: bool = False,
     output: str | Path | None = None,
     shape: Sequence[int | Sequence[int]] | None = None,
     input: SupportsArray | Mapping[str, Any] | Sequence[Any] | None = None,
@@ -90,6 +91,8 @@ def build(
         calib_images: calibrate on at most this many images; default: all of a folder or manifest, 256 of others.
         calib_column: header of the target column of a CSV table to calibrate on; default: the last column.
         keep_float: name patterns of graph nodes that stay in float.
+        quantize_heads: quantize the last layers before boxes, scores and maps too, and those that a recipe keeps in
+            float.
         output: folder of the bundle; default: ``engines/NAME-PRECISION-TARGET``.
         shape: ``(H, W)`` of the image, or all sizes of the first input.
         input: example inputs of a module or an ONNX file: a tensor, a tuple of tensors in the order of its arguments,

@@ -123,7 +123,9 @@ def require_buildable(config: BuildConfig) -> None:
     given = [found.name for found in given_options(config.calibration)]
     # Every engine is compared with the original model on the calibration inputs. Half precision measures ranges too,
     # to find overflows, but always with the same method.
-    never = {Precision.INT8: (), Precision.FP32: ("calib_method", "keep_float")}.get(precision, ("calib_method",))
+    never = {Precision.INT8: (), Precision.FP32: ("calib_method", "keep_float", "quantize_heads")}.get(
+        precision, ("calib_method", "quantize_heads")
+    )
     refused = [name for name in given if name in never]
     if refused:
         raise UsageError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ import onnx_ir as ir
 from edgekit.errors import UsageError, nearest
 from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
+from edgekit.quantize.head_layers import head_layers
 from edgekit.quantize.kernel_limits import limit_of
-from edgekit.quantize.output_parts import forms_of_outputs
 from edgekit.specs import QuantScheme
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ __all__ = [
     "Plan",
     "QuantPolicy",
     "copies",
-    "head_layers",
     "matching",
     "plan_from_graph",
     "range_source",
@@ -42,10 +41,6 @@ SELECTIONS = frozenset(
 STEM_DEPTH = 2
 MIN_DOWNSAMPLING = 4
 
-# A convolution before an output with fewer weights than this is part of the decoding (the one in YOLOv8 that
-# computes the mean of a distribution over distances has 16).
-DECODING_WEIGHTS = 256
-
 NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
 
@@ -56,10 +51,12 @@ class QuantPolicy:
     Attributes:
         keep_float: patterns of node names.
         keep_heads: keep the layers that `head_layers` finds in float too.
+        head_outputs: names of the outputs of the detector's head, if it is known.
     """
 
     keep_float: tuple[str, ...] = ()
     keep_heads: bool = False
+    head_outputs: frozenset[str] = frozenset()
 
 
 @dataclass(eq=False)
@@ -87,6 +84,7 @@ def plan_from_graph(
     keep_float: Sequence[str] = (),
     *,
     keep_heads: bool = False,
+    head_outputs: Collection[str] = (),
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Plan:
     """Chooses the nodes that run on integers.
@@ -99,12 +97,13 @@ def plan_from_graph(
         scheme: the target's quantization scheme.
         keep_float: patterns of names of nodes that stay in float.
         keep_heads: keep the layers that `head_layers` finds in float too.
+        head_outputs: names of the outputs of the detector's head, if it is known.
         ranges: min and max of each tensor by name; None before calibration.
 
     Raises:
         UsageError: a pattern matches no node.
     """
-    kept = {**(head_layers(graph) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
+    kept = {**(head_layers(graph, head_outputs) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
     kept |= _needing_zero_point(graph, scheme, ranges or {})
     attention = _attention_products(graph) if scheme.float_attention else {}
     plan = _planned(graph, scheme, {**attention, **kept})
@@ -183,59 +182,6 @@ def values_are_read(value: ir.Value) -> bool:
     """Whether a node reads the numbers of ``value``, and not only its shape."""
     readers = (use.node.op_type for use in value.uses())
     return value.is_graph_output() or any(reader not in ("Shape", "Size", "Cast") for reader in readers)
-
-
-def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
-    """Finds the last convolutions or matrix products before each output that is more than a vector of scores.
-
-    8 bits are too coarse for boxes, key points and masks (ultralytics/yolov5 #2509: 0.362 mAP becomes 0.054), and
-    these layers are a small part of the work. A classifier's last layer, before an output ``(N, C)``, is quantized
-    like any other; boxes and scores that are joined in such an output, as behind non-maximum suppression, are not.
-    """
-    forms = forms_of_outputs(graph)
-    outputs = [
-        output
-        for output in graph.graph.outputs
-        if output.shape is None or len(output.shape) > 2 or len(forms[output.name or ""].parts) > 1
-    ]
-    found = dict.fromkeys(_last_products(outputs), "the last layer before an output")
-    # Residual sums lead from the output to the last layer of every block: a layer that feeds a later one is no head.
-    feeding = _nodes_before([node for node in found if not _decodes(node)])
-    return {node: reason for node, reason in found.items() if node not in feeding}
-
-
-def _last_products(outputs: Sequence[ir.Value]) -> Iterator[ir.Node]:
-    """Yields the first product on each path back from ``outputs``, and those before a product that only decodes."""
-    seen: set[ir.Value] = set()
-    stack = list(reversed(outputs))
-    while stack:
-        value = stack.pop()
-        node = value.producer()
-        if value in seen or node is None:
-            continue
-        seen.add(value)
-        if node.op_type in PRODUCTS:
-            yield node
-            if not _decodes(node):
-                continue
-        stack += [source for source in node.inputs if source is not None]
-
-
-def _decodes(node: ir.Node) -> bool:
-    weight = node.inputs[1]
-    return weight is not None and weight.const_value is not None and weight.const_value.size < DECODING_WEIGHTS
-
-
-def _nodes_before(nodes: Sequence[ir.Node]) -> set[ir.Node]:
-    """Returns all nodes that one of ``nodes`` depends on."""
-    before: set[ir.Node] = set()
-    stack = list(nodes)
-    while stack:
-        producers = {value.producer() for value in stack.pop().inputs if value is not None} - before
-        new = [node for node in producers if node is not None]
-        before.update(new)
-        stack += new
-    return before
 
 
 def matching(nodes: Sequence[ir.Node], patterns: Sequence[str]) -> dict[ir.Node, str]:

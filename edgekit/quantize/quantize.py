@@ -56,7 +56,14 @@ def require_quantizable(
         GraphError: nothing in the graph can be quantized; the message says why.
         UsageError: a pattern matches no node.
     """
-    plan = plan_from_graph(graph, scheme, policy.keep_float, keep_heads=policy.keep_heads, ranges=ranges)
+    plan = plan_from_graph(
+        graph,
+        scheme,
+        policy.keep_float,
+        keep_heads=policy.keep_heads,
+        head_outputs=policy.head_outputs,
+        ranges=ranges,
+    )
     if scheme.propagated:
         propagate_qdq(graph, plan, scheme)
     if not plan.nodes:

@@ -10,7 +10,8 @@ from edgekit.errors import GraphError, UsageError
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
-from edgekit.quantize.plan import NEEDS_ZERO_POINT, head_layers, plan_from_graph, range_source
+from edgekit.quantize.head_layers import head_layers
+from edgekit.quantize.plan import NEEDS_ZERO_POINT, plan_from_graph, range_source
 from edgekit.quantize.qdq import insert_qdq
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import TensorSpec
