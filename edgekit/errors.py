@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
     "AccuracyError",
@@ -121,7 +121,17 @@ class BackendUnavailable(EdgeKitError):
 
 
 class BuildError(EdgeKitError):
-    """A backend's builder failed or crashed."""
+    """A backend's builder failed or crashed, or built layers in another type than was asked for.
+
+    Args:
+        message: what went wrong, what was expected, what was got.
+        hint: how to fix it, or an empty string.
+        nodes: names of the quantized nodes that the backend does not compute on integers.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", nodes: Sequence[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.nodes = tuple(nodes)
 
 
 class EngineMismatch(EdgeKitError):

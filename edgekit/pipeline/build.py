@@ -179,7 +179,8 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     with needs_extra("building an engine", "build"):
         from edgekit.pipeline.calibrate import calibrate
         from edgekit.pipeline.class_names import with_class_names
-        from edgekit.pipeline.compile import compile_engines
+        from edgekit.pipeline.compile import compile_engine, compile_reference
+        from edgekit.pipeline.fall_back import built_or_in_float
         from edgekit.pipeline.inputs import model_inputs
         from edgekit.pipeline.load_model import load_model
         from edgekit.pipeline.precision import typed_graph
@@ -208,17 +209,19 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     model = replace(model, input_statistics=model.input_statistics or calibration.input_statistics)
     typed = typed_graph(model, calibration, target, progress)
     verifier.verify_typed(typed, measured=runs_here)
-    engines = compile_engines(
-        folder,
-        scratch,
-        model,
-        typed,
-        calibration,
-        config,
-        progress,
-        reference=runs_here and config.output.profile,
-    )
-    manifest = engines[-1].manifest
+    engines = []
+    if runs_here and config.output.profile and typed.kept_in_float is not None:
+        engines.append(compile_reference(scratch, model, config, progress))
+
+    def compiled(graph: TypedGraph) -> BuiltEngine:
+        return compile_engine(folder, model, graph, calibration, config, progress)
+
+    first = typed
+    engine, typed = built_or_in_float(compiled, first, model, calibration, target, progress)
+    if typed is not first:
+        verifier.verify_typed(typed, measured=runs_here)
+    engines.append(engine)
+    manifest = engine.manifest
     if calibration.table is not None and target.precision is Precision.INT8:
         write_table(calibration.table, folder / "calibration.json")
     if runs_here and _is_for_here(manifest, progress):

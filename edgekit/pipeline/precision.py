@@ -19,6 +19,7 @@ from edgekit.quantize.half.cast import half_from_graph
 from edgekit.quantize.plan import NEEDS_ZERO_POINT
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
+from edgekit.text import some_of
 
 __all__ = ["TypedGraph", "typed_graph"]
 
@@ -75,9 +76,8 @@ def _float_parts(graph: ir.Model) -> str:
     floats = [node.name or "" for node in products if precision_of(node) != "int8"]
     if not floats:
         return ""
-    more = f" and {len(floats) - NAMED_PARTS} more" if len(floats) > NAMED_PARTS else ""
-    names = ", ".join(floats[:NAMED_PARTS]) + more
-    return f". {len(floats)} of its {len(products)} convolutions and matrix products compute in float: {names}"
+    count = f"{len(floats)} of its {len(products)} convolutions and matrix products"
+    return f". {count} compute in float: {some_of(floats, NAMED_PARTS)}"
 
 
 def _int8_graph(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NEEDS_ZERO_POINT",
+    "NOTHING_KEPT",
     "Plan",
     "QuantPolicy",
     "copies",
@@ -41,6 +42,7 @@ SELECTIONS = frozenset(
 STEM_DEPTH = 2
 MIN_DOWNSAMPLING = 4
 
+REFUSED = "the target computes it in float, with or without Q/DQ pairs"
 NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
 
@@ -52,11 +54,16 @@ class QuantPolicy:
         keep_float: patterns of node names.
         keep_heads: keep the layers that `head_layers` finds in float too.
         head_outputs: names of the outputs of the detector's head, if it is known.
+        refused: names of nodes that the target did not compute on integers when it was asked to.
     """
 
     keep_float: tuple[str, ...] = ()
     keep_heads: bool = False
     head_outputs: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+
+
+NOTHING_KEPT = QuantPolicy()
 
 
 @dataclass(eq=False)
@@ -81,10 +88,8 @@ class Plan:
 def plan_from_graph(
     graph: ir.Model,
     scheme: QuantScheme,
-    keep_float: Sequence[str] = (),
+    policy: QuantPolicy = NOTHING_KEPT,
     *,
-    keep_heads: bool = False,
-    head_outputs: Collection[str] = (),
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Plan:
     """Chooses the nodes that run on integers.
@@ -95,15 +100,15 @@ def plan_from_graph(
     Args:
         graph: not modified; node names are unique.
         scheme: the target's quantization scheme.
-        keep_float: patterns of names of nodes that stay in float.
-        keep_heads: keep the layers that `head_layers` finds in float too.
-        head_outputs: names of the outputs of the detector's head, if it is known.
+        policy: what stays in float.
         ranges: min and max of each tensor by name; None before calibration.
 
     Raises:
         UsageError: a pattern matches no node.
     """
-    kept = {**(head_layers(graph, head_outputs) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
+    kept = head_layers(graph, policy.head_outputs) if policy.keep_heads else {}
+    kept |= {node: REFUSED for node in graph.graph if node.name in policy.refused}
+    kept |= matching(list(graph.graph), policy.keep_float)
     kept |= _needing_zero_point(graph, scheme, ranges or {})
     attention = _attention_products(graph) if scheme.float_attention else {}
     plan = _planned(graph, scheme, {**attention, **kept})

@@ -20,14 +20,11 @@ from edgekit.quantize.passes.equalize import equalized_ranges, matched_ranges
 from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
-from edgekit.quantize.plan import Plan, QuantPolicy, plan_from_graph
+from edgekit.quantize.plan import NOTHING_KEPT, Plan, QuantPolicy, plan_from_graph
 from edgekit.quantize.qdq import input_limits, insert_qdq
 from edgekit.specs import QuantScheme
 
 __all__ = ["QuantizedGraph", "quantized_from_graph", "require_quantizable"]
-
-
-NOTHING_KEPT = QuantPolicy()
 
 
 class QuantizedGraph(NamedTuple):
@@ -56,14 +53,7 @@ def require_quantizable(
         GraphError: nothing in the graph can be quantized; the message says why.
         UsageError: a pattern matches no node.
     """
-    plan = plan_from_graph(
-        graph,
-        scheme,
-        policy.keep_float,
-        keep_heads=policy.keep_heads,
-        head_outputs=policy.head_outputs,
-        ranges=ranges,
-    )
+    plan = plan_from_graph(graph, scheme, policy, ranges=ranges)
     if scheme.propagated:
         propagate_qdq(graph, plan, scheme)
     if not plan.nodes:

@@ -11,7 +11,7 @@ from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
 from edgekit.quantize.head_layers import head_layers
-from edgekit.quantize.plan import NEEDS_ZERO_POINT, plan_from_graph, range_source
+from edgekit.quantize.plan import NEEDS_ZERO_POINT, QuantPolicy, plan_from_graph, range_source
 from edgekit.quantize.qdq import insert_qdq
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import TensorSpec
@@ -33,9 +33,9 @@ def chain(graph_of, weights):
     return build
 
 
-def planned(graph, scheme, *keep, **options):
+def planned(graph, scheme, *keep, keep_heads=False):
     """Returns the tensors with a pair, the nodes on integers, and the reasons why products stay in float."""
-    plan = plan_from_graph(graph, scheme, keep, **options)
+    plan = plan_from_graph(graph, scheme, QuantPolicy(keep, keep_heads=keep_heads))
     return [value.name for value in plan.tensors], [node.name for node in plan.nodes], plan.skipped
 
 
@@ -241,7 +241,7 @@ def test_heads_of_a_detector_stay_in_float_with_their_decoding():
     graph = optimize(graph_from_module(module, [TensorSpec("images", "float32", (1, 4, 8, 8))], ["boxes"]))
     shapes = {node: node.inputs[1].shape.numpy() for node in head_layers(graph)}
     assert sorted(shapes.values()) == [(1, 16, 1, 1), (20, 24, 1, 1), (64, 24, 1, 1)]
-    plan = plan_from_graph(graph, CPU, keep_heads=True)
+    plan = plan_from_graph(graph, CPU, QuantPolicy(keep_heads=True))
     products = [node.inputs[1].shape.numpy() for node in plan.nodes if node.op_type == "Conv"]
     assert products == [(24, 4, 3, 3), (24, 24, 3, 3)]
     assert set(plan.skipped.values()) == {"the last layer before an output"}
@@ -275,7 +275,7 @@ def test_a_float_head_reads_integers_if_the_backend_splits_its_weights(graph_of,
     inputs = 4 if "(x, head)" in text else 8
     graph = graph_of(text, w=weights(8, 4, 3, 3), head=weights(6, inputs, 1, 1))
     scheme = msgspec.structs.replace(OPENVINO, split_channels=channels)
-    plan = plan_from_graph(graph, scheme, ["y"])
+    plan = plan_from_graph(graph, scheme, QuantPolicy(("y",)))
     assert [node.name for node in plan.split] == (["y"] if read else [])
     assert ("l" in [value.name for value in plan.tensors]) == read
     insert_qdq(graph, plan, dict.fromkeys(("x", "l"), (-1.0, 2.0)), scheme)
