@@ -16,7 +16,7 @@ from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
 from edgekit.quantize.head_layers import head_layers
 from edgekit.quantize.kernel_limits import limit_of
-from edgekit.specs import QuantScheme
+from edgekit.specs import QuantScheme, SlowConvolution
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -42,6 +42,7 @@ SELECTIONS = frozenset(
 STEM_DEPTH = 2
 MIN_DOWNSAMPLING = 4
 
+FASTER_IN_FLOAT = "the target computes a convolution of so few channels a group faster in float"
 REFUSED = "the target computes it in float, with or without Q/DQ pairs"
 NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
@@ -112,9 +113,9 @@ def plan_from_graph(
     kept |= _needing_zero_point(graph, scheme, ranges or {})
     attention = _attention_products(graph) if scheme.float_attention else {}
     plan = _planned(graph, scheme, {**attention, **kept})
-    if not plan.nodes and (scheme.stem_channels or attention):
+    if not plan.nodes and (scheme.stem_channels or scheme.slow_convolutions or attention):
         # A network of two narrow convolutions consists of a stem only, and one may consist of an attention only.
-        plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0), kept)
+        plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0, slow_convolutions=()), kept)
     return plan
 
 
@@ -244,11 +245,22 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
         return "it scales or transposes its factors"
     if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1:
         return "it is a grouped transposed convolution"  # OpenVINO 2026.4 computes it in float, with any scales
+    if node.op_type == "Conv" and any(_is_slow(node, each) for each in scheme.slow_convolutions):
+        return FASTER_IN_FLOAT
     if not scheme.float_bias and not _has_fitting_bias(node):
         return "its bias is not one constant per channel"
     if _is_stem(node, scheme):
         return f"it is one of the first convolutions and reads {weight.const_value.shape.numpy()[1]} channels"
     return None
+
+
+def _is_slow(node: ir.Node, slow: SlowConvolution) -> bool:
+    weight, groups = node.inputs[1], node.attributes.get_int("group", 1)
+    if weight is None or weight.const_value is None:
+        return False
+    outputs, channels, *window = weight.const_value.shape.numpy()
+    kind = "plain" if groups == 1 else "depthwise" if channels == 1 and outputs == groups else "grouped"
+    return kind == slow.kind and channels <= slow.channels and math.prod(window) >= slow.window
 
 
 def _why_float_data(data: ir.Value, scheme: QuantScheme) -> str | None:

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from edgekit.device.cpu import cpu
 from edgekit.engine.backend import backend
 from edgekit.errors import GraphError, UsageError
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
 from edgekit.quantize.head_layers import head_layers
-from edgekit.quantize.plan import NEEDS_ZERO_POINT, QuantPolicy, plan_from_graph, range_source
+from edgekit.quantize.plan import FASTER_IN_FLOAT, NEEDS_ZERO_POINT, QuantPolicy, plan_from_graph, range_source
 from edgekit.quantize.qdq import insert_qdq
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import TensorSpec
@@ -33,9 +34,9 @@ def chain(graph_of, weights):
     return build
 
 
-def planned(graph, scheme, *keep, keep_heads=False):
+def planned(graph, scheme, *keep, keep_heads=False, ranges=None):
     """Returns the tensors with a pair, the nodes on integers, and the reasons why products stay in float."""
-    plan = plan_from_graph(graph, scheme, QuantPolicy(keep, keep_heads=keep_heads))
+    plan = plan_from_graph(graph, scheme, QuantPolicy(keep, keep_heads=keep_heads), ranges=ranges)
     return [value.name for value in plan.tensors], [node.name for node in plan.nodes], plan.skipped
 
 
@@ -331,3 +332,26 @@ def test_a_product_of_which_only_the_shape_is_read_stays_in_float(graph_of, weig
         a = Conv (x, w)  z = Shape (a)  y = Conv (x, w) }"""
     tensors, nodes, skipped = planned(graph_of(text, w=weights(4, 4, 3, 3)), CPU)
     assert tensors == ["x", "y"] and nodes == ["y"] and skipped == {"a": "only its shape is read"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "sizes", "kept"),
+    [
+        (8, (16, 1, 3, 3), ("cpu", "openvino")),  # a multiplier
+        (4, (8, 2, 3, 3), ("cpu",)),
+        (2, (8, 4, 3, 3), ("cpu",)),
+        (1, (8, 8, 3, 3), ()),
+        (8, (8, 1, 3, 3), ()),  # depthwise
+        (8, (8, 1, 5, 5), ("cpu",)),
+        (1, (8, 3, 3, 3), ()),
+        (1, (8, 2, 3, 3), ("cpu",)),
+        (1, (8, 2, 1, 1), ()),
+    ],
+)
+@pytest.mark.skipif(cpu().arch != "x86_64", reason="measured on x86")
+def test_convolutions_of_few_channels_stay_in_float_where_they_are_faster_so(graph_of, weights, groups, sizes, kept):
+    text = f"""g (float[1, {groups * sizes[1]}, 8, 8] x) => (float[1, 4, 1, 1] y) {{
+        l = Conv <group = {groups}> (x, w)  c = Conv (l, v)  y = GlobalAveragePool (c) }}"""
+    graph = graph_of(text, w=weights(*sizes), v=weights(4, sizes[0], 1, 1))
+    for name, scheme in (("cpu", CPU), ("openvino", OPENVINO)):
+        assert planned(graph, scheme)[2] == ({"l": FASTER_IN_FLOAT} if name in kept else {})
