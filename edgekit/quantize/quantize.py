@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from edgekit.arguments import argument
 from edgekit.errors import GraphError
-from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import RemoveDead
+from edgekit.quantize.bodies import products_in_bodies
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.passes.clip_silu import clipped_silu_ranges
 from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_pairs_behind
@@ -69,8 +69,8 @@ def _products(graph: ir.Model, plan: Plan) -> str:
     """Describes the convolutions and matrix products of the graph, for an error message."""
     if plan.skipped:
         return f"{len(plan.skipped)} that stay in float ({'; '.join(sorted(set(plan.skipped.values())))})"
-    inside = sum(node.op_type in PRODUCTS for node in graph.graph.all_nodes())
-    return f"{inside} inside of If or Loop, where nothing is quantized" if inside else "none"
+    inside = len(products_in_bodies(graph))
+    return f"{inside} inside of If, Loop or Scan, where nothing is quantized" if inside else "none"
 
 
 def quantized_from_graph(

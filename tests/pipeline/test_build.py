@@ -300,7 +300,7 @@ def test_an_edgekit_graph_is_recognized_as_quantized(built: Path, target: str) -
             "m (float[1, 8] x, bool c) => (float[1, 8] y)\n"
             "{ y = If (c) <then_branch = a () => (float[1, 8] p) { p = MatMul (x, w) },"
             " else_branch = b () => (float[1, 8] q) { q = Relu (x) }> }",
-            "1 inside of If or Loop",
+            "1 inside of If, Loop or Scan",
         ),
         ("m (float[1, 2, 8] x) => (float[1, 2, 8] y) { y = MatMul (x, w) }", "the last layer before an output"),
     ],
