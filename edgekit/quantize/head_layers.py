@@ -12,13 +12,13 @@ from edgekit.graph.operators import PRODUCTS
 from edgekit.quantize.output_form import OutputForm
 from edgekit.quantize.output_parts import SELECTING, forms_of_outputs
 
-__all__ = ["head_layers"]
+__all__ = ["HEAD", "head_layers"]
 
 DECODING_WEIGHTS = 256
 """A product before an output with fewer weights than this is part of the decoding: the one in YOLOv8 that computes the
 mean of a distribution over distances has 16."""
 
-REASON = "the last layer before an output"
+HEAD = "the last layer before an output"
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _SAME = frozenset({"Cast", "Clip", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"})
@@ -63,7 +63,7 @@ def head_layers(graph: ir.Model, head_outputs: Collection[str] = ()) -> dict[ir.
     for output in graph.graph.outputs:
         tail = _tail(output)
         if output.name in head_outputs or _is_map(tail) or (not tokens and _has_detections(tail, facts)):
-            found.update(dict.fromkeys(tail.products, REASON))
+            found.update(dict.fromkeys(tail.products, HEAD))
     # Residual sums lead from the output to the last layer of every block: a layer that feeds a later one is no head.
     feeding = _nodes_before([node for node in found if not _decodes(node)])
     return {node: reason for node, reason in found.items() if node not in feeding}

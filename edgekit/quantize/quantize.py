@@ -13,6 +13,7 @@ from edgekit.errors import GraphError
 from edgekit.graph.passes import RemoveDead
 from edgekit.quantize.bodies import products_in_bodies
 from edgekit.quantize.calibrate.collect import CalibrationTable
+from edgekit.quantize.head_layers import HEAD
 from edgekit.quantize.passes.clip_silu import clipped_silu_ranges
 from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_pairs_behind
 from edgekit.quantize.passes.correct_bias import input_means
@@ -60,9 +61,14 @@ def require_quantizable(
         raise GraphError(
             "nothing in the graph can be quantized: expected convolutions or matrix products, got "
             + _products(graph, plan),
-            hint=f"build it with {argument('precision', 'fp32')}",
+            hint=f"build it with {argument('precision', 'fp32')}" + _or_its_heads(plan),
         )
     return plan
+
+
+def _or_its_heads(plan: Plan) -> str:
+    heads = HEAD in plan.skipped.values()
+    return f", or quantize its last layers too with {argument('quantize_heads', True)}" if heads else ""
 
 
 def _products(graph: ir.Model, plan: Plan) -> str:
