@@ -344,6 +344,11 @@ class CalibrationConfig:
         repeated=True,
         convert=tuple,
     )
+    quantize_heads: bool = option(
+        False,
+        "Quantize a detector's last layers too, and what a recipe keeps in float; --keep-float still holds.",
+        kind="flag",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -414,6 +419,9 @@ class OutputConfig:
         shown_default="engines/NAME-PRECISION-TARGET",
     )
     profile: bool = option(True, "Measure the engine, and FP32 beside it.", kind="switch", shown_default="--profile")
+    require_faster: bool = option(
+        False, "Refuse an engine that is not faster than FP32 on this machine; exit code 7.", kind="flag"
+    )
     allow_noise: bool = option(
         False, "Build an engine whose outputs are too far from those of the original model.", kind="flag"
     )

@@ -15,7 +15,8 @@ EdgeKitError              exit 1; has .hint
 ├── RunError              wrong input: name, shape and dtype, expected and got
 ├── AccuracyError         exit 4; measured value, reference, tolerance
 ├── RegressionError       exit 5; an engine that is beyond a limit of `edgekit compare --fail-if`, for certain
-└── UndecidedError        exit 6; a limit that the runs neither confirm nor refute: how to get more of them
+├── UndecidedError        exit 6; a limit that the runs neither confirm nor refute: how to get more of them
+└── SpeedError            exit 7; an engine that is not faster than FP32 with `--require-faster`: its slower layers
 
 Notes of functions that are called from Python are warnings of the category `EdgeKitWarning`.
 
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
     "AccuracyError",
@@ -44,6 +45,7 @@ __all__ = [
     "RecipeError",
     "RegressionError",
     "RunError",
+    "SpeedError",
     "TrainError",
     "UndecidedError",
     "UsageError",
@@ -121,7 +123,17 @@ class BackendUnavailable(EdgeKitError):
 
 
 class BuildError(EdgeKitError):
-    """A backend's builder failed or crashed."""
+    """A backend's builder failed or crashed, or built layers in another type than was asked for.
+
+    Args:
+        message: what went wrong, what was expected, what was got.
+        hint: how to fix it, or an empty string.
+        nodes: names of the quantized nodes that the backend does not compute on integers.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", nodes: Sequence[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.nodes = tuple(nodes)
 
 
 class EngineMismatch(EdgeKitError):
@@ -148,6 +160,12 @@ class UndecidedError(EdgeKitError):
     """A limit that the measured runs can neither confirm nor refute."""
 
     exit_code = 6
+
+
+class SpeedError(EdgeKitError):
+    """An engine that is not faster than the FP32 engine beside it, although it has to be."""
+
+    exit_code = 7
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ __all__ = [
     "ShapeRange",
     "Size",
     "SizeRange",
+    "SlowConvolution",
     "TensorSpec",
     "in_float32",
     "precision_from_name",
@@ -209,6 +210,20 @@ def specs_text(specs: Iterable[TensorSpec], shapes: Mapping[str, ShapeRange]) ->
     return "; ".join(f"{spec.name}: {spec.dtype} ({', '.join(map(str, sizes_of(spec, shapes)))})" for spec in specs)
 
 
+class SlowConvolution(msgspec.Struct, frozen=True, kw_only=True):
+    """Convolutions that a backend computes faster in float than on integers, among layers on integers.
+
+    Attributes:
+        kind: ``depthwise``: one channel in and out of each group; ``grouped``: other groups; ``plain``: one group.
+        channels: they read at most this many channels a group.
+        window: they read at least this many pixels of each channel.
+    """
+
+    kind: Literal["plain", "grouped", "depthwise"]
+    channels: int
+    window: int = 1
+
+
 class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     """The form of a quantized graph that makes a backend use its integer kernels.
 
@@ -230,6 +245,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             little time in them, but causes most of the accuracy loss.
         without_zero_point: products that the backend runs on integers only if the zero point of their input is 0, which
             takes a range that begins at 0.
+        slow_convolutions: convolutions that stay in float, because the backend computes them faster so.
         float_attention: both products of an attention stay in float, because the backend computes them faster so.
         rest: precision of what is not quantized: FP32 between INT8 layers makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
@@ -255,5 +271,6 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     split_channels: int = 0
     limits: frozenset[str] = frozenset()
     without_zero_point: frozenset[str] = frozenset()
+    slow_convolutions: tuple[SlowConvolution, ...] = ()
     float_attention: bool = False
     rest: Precision = Precision.FP32

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["escaped", "html_text", "json_bytes", "json_value", "shell_quoted", "shell_words", "visible"]
+__all__ = ["escaped", "html_text", "json_bytes", "json_value", "shell_quoted", "shell_words", "some_of", "visible"]
 
 # Control characters but for line feed and tab; characters that reorder text (Unicode TR 36, 3.5: bidirectional
 # overrides); line separators; halves of surrogate pairs.
@@ -43,6 +43,12 @@ def html_text(text: str) -> str:
     import html
 
     return html.escape(visible(text))
+
+
+def some_of(names: Iterable[str], limit: int = 8) -> str:
+    """Returns the first ``limit`` names, and how many more there are: ``a, b and 3 more``."""
+    names = list(names)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def shell_words(words: Iterable[str]) -> str:

@@ -26,6 +26,7 @@ ERRORS = {
     "RunError": 1,
     "TrainError": 1,
     "UndecidedError": 6,
+    "SpeedError": 7,
     "UsageError": 2,
 }
 FUNCTIONS = {"build", "compare", "compile", "debug", "estimate", "evaluate", "inspect", "load", "profile", "train"}

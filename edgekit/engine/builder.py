@@ -152,8 +152,10 @@ def _error(failure: Failure, space_hint: str) -> EdgeKitError:
     kind = getattr(edgekit.errors, failure.error, None)
     if not (isinstance(kind, type) and issubclass(kind, EdgeKitError)):
         kind = BuildError
-    # A library that cannot write a file reports it in its own way, or not at all.
-    return kind(failure.message, hint=failure.hint or (space_hint if kind is BuildError else ""))
+    if issubclass(kind, BuildError):
+        # A library that cannot write a file reports it in its own way, or not at all.
+        return kind(failure.message, hint=failure.hint or space_hint, nodes=failure.nodes)
+    return kind(failure.message, hint=failure.hint)
 
 
 def _crash(target: str, code: int, log: Path) -> BuildError:

@@ -15,7 +15,7 @@ import msgspec
 from edgekit.arguments import on_command_line
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import BuildOptions, BuildResult, backend_at
-from edgekit.errors import EdgeKitError
+from edgekit.errors import BuildError, EdgeKitError
 from edgekit.storage import is_storage, storage_error
 
 __all__ = ["Failure", "Request", "Response", "main"]
@@ -45,11 +45,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """A serialized `EdgeKitError`: its class, message and hint."""
+    """A serialized `EdgeKitError`: its class, message and hint, and the nodes of a `BuildError`."""
 
     error: str
     message: str
     hint: str
+    nodes: tuple[str, ...] = ()
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +77,8 @@ def _built(request: Request) -> Response:
         backend.require()
         result = backend.build(Path(request.graph), Path(request.folder), request.options)
     except EdgeKitError as e:
-        return Response(failure=Failure(error=type(e).__name__, message=e.message, hint=e.hint))
+        nodes = e.nodes if isinstance(e, BuildError) else ()
+        return Response(failure=Failure(error=type(e).__name__, message=e.message, hint=e.hint, nodes=nodes))
     except OSError as e:
         if not is_storage(e):
             raise

@@ -10,6 +10,7 @@ import msgspec
 from edgekit.arguments import argument
 from edgekit.errors import BuildError
 from edgekit.specs import Precision
+from edgekit.text import some_of
 
 __all__ = ["Layer", "assert_precision", "layer_counts"]
 
@@ -55,7 +56,7 @@ def assert_precision(target: str, precision: Precision, quantized: Sequence[str]
     if others and (precision is Precision.FP32 or len(others) == len(built)):
         raise BuildError(
             f"{target} runs {len(others)} of {len(built)} layers in {_dtypes(others)}, expected {wanted}: "
-            f"{_some(n for layer in others for n in layer.names[:1])}",
+            f"{_named(n for layer in others for n in layer.names[:1])}",
             hint=_hint(precision, others),
         )
 
@@ -81,12 +82,13 @@ def _assert_int8(target: str, quantized: Sequence[str], built: Sequence[Layer]) 
     unnamed = "" in quantized and len(built) - len(others) < len(quantized)
     if not_int8 or unnamed:
         count = len(not_int8) or len(quantized) - (len(built) - len(others))
-        which = f": {_some(not_int8)}" if any(not_int8) else ""
+        which = f": {_named(not_int8)}" if any(not_int8) else ""
         raise BuildError(
             f"{target} runs {count} of {len(quantized)} quantized layers in {_dtypes(others)}, expected int8{which}",
             hint=f"the Q/DQ pairs are not where {target} fuses them: keep these layers in float with "
             f"{argument('keep_float')}, or, "
             "if the model was quantized already, build it from its float original",
+            nodes=[name for name in not_int8 if name],
         )
 
 
@@ -94,6 +96,5 @@ def _dtypes(layers: Iterable[Layer]) -> str:
     return " and ".join(layer_counts(layers))
 
 
-def _some(names: Iterable[str], limit: int = 8) -> str:
-    names = [name or "(no name)" for name in names]
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def _named(names: Iterable[str]) -> str:
+    return some_of(name or "(no name)" for name in names)

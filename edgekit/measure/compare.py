@@ -17,7 +17,7 @@ from edgekit.progress import Progress
 from edgekit.runtime.session import Session
 from edgekit.specs import Precision
 
-__all__ = ["BuiltEngine", "MeasuredEngine", "measured_engine"]
+__all__ = ["BuiltEngine", "MeasuredEngine", "measured_engine", "typed_arrays"]
 
 MIN_RUNS = 20
 MAX_RUNS = 200
@@ -74,11 +74,11 @@ def measured_engine(
         if latency:
             runs = _runs(session, inputs[0][0])
             report = measure(session, runs=runs, warmup=WARMUP, threads=threads)
-        outputs = [[session.run(_typed(arrays, session)) for arrays in feeds] for feeds in inputs]
+        outputs = [[session.run(typed_arrays(arrays, session)) for arrays in feeds] for feeds in inputs]
     return MeasuredEngine(manifest.precision, report, outputs)
 
 
-def _typed(arrays: Arrays, session: Session) -> dict[str, np.ndarray]:
+def typed_arrays(arrays: Arrays, session: Session) -> dict[str, np.ndarray]:
     """Casts floats to the session's input types: an engine may have inputs in half precision."""
     dtypes = {spec.name: np.dtype(spec.dtype) for spec in session.inputs}
     return {n: a.astype(dtypes[n]) if a.dtype.kind == dtypes[n].kind == "f" else a for n, a in arrays.items()}
@@ -87,5 +87,5 @@ def _typed(arrays: Arrays, session: Session) -> dict[str, np.ndarray]:
 def _runs(session: Session, arrays: Arrays) -> int:
     """Returns how many runs fit into two seconds, but at least as many as percentiles need."""
     start = time.perf_counter()
-    session.run(_typed(arrays, session))
+    session.run(typed_arrays(arrays, session))
     return int(min(MAX_RUNS, max(MIN_RUNS, MEASURE_S / max(time.perf_counter() - start, 1e-6))))

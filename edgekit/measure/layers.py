@@ -29,6 +29,7 @@ __all__ = [
     "LayerGroup",
     "LayerTime",
     "LayerTimes",
+    "Once",
     "TimelineRun",
     "groups_by_module",
     "layer_times_from_report",

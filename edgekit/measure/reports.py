@@ -17,6 +17,7 @@ from edgekit.measure.layers import LayerTimes
 from edgekit.measure.machine import Machine
 from edgekit.measure.power import Power
 from edgekit.measure.roofline import Roofline
+from edgekit.measure.slower_layers import RelativeSpeed
 from edgekit.measure.steady import SteadyState
 from edgekit.measure.throughput import Throughput
 from edgekit.text import json_bytes, json_value
@@ -135,6 +136,8 @@ class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
         facts: further measurements of the build, by name: ``export_error``, ``calibration_images``, ``build_s``, ...
         notes: the notes of all engines, without duplicates.
         accuracy: how far the outputs of the last engine agree with those of the first; None if they were not compared.
+        speed: the speed of the last engine beside the first, with the layers that are slower; None if it is clearly
+            faster, or if there is one engine.
     """
 
     format: int = FORMAT
@@ -146,10 +149,14 @@ class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
+    speed: RelativeSpeed | None = None
 
 
 def build_report_from_measurements(
-    reports: dict[str, LatencyReport], facts: dict[str, Any], accuracy: Accuracy | None = None
+    reports: dict[str, LatencyReport],
+    facts: dict[str, Any],
+    accuracy: Accuracy | None = None,
+    speed: RelativeSpeed | None = None,
 ) -> BuildReport:
     """Combines several reports into one, which compares the last with the first.
 
@@ -169,6 +176,7 @@ def build_report_from_measurements(
         facts=dict(facts),
         notes=tuple(dict.fromkeys(note for report in reports.values() for note in report.notes)),
         accuracy=accuracy,
+        speed=speed,
     )
 
 

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from edgekit.config import BackendOptions, BuildConfig, TargetConfig
+from edgekit.arguments import argument
+from edgekit.config import BackendOptions, BuildConfig, OutputConfig, TargetConfig
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest, seal, write_bundle
 from edgekit.engine.bundle.replacing import replaced_engine
-from edgekit.errors import BackendUnavailable, EngineMismatch, needs_extra
+from edgekit.errors import BackendUnavailable, EngineMismatch, SpeedError, needs_extra
 from edgekit.measure.agreement import Accuracy, agreement_of_outputs, compared_pictures
 from edgekit.measure.compare import BuiltEngine, MeasuredEngine, measured_engine
+from edgekit.measure.slower_layers import RelativeSpeed
+from edgekit.measure.speed import relative_speed
 from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.model_kind import name_of
 from edgekit.pipeline.validate import build_config, require_buildable
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["build"]
 
+CLEARLY_FASTER = 1.1
+"""Both engines are measured one after the other first; what changes on the machine meanwhile is less than this."""
 PICTURES = 4
 """Number of pictures in the report, with the detections of the original model and of the engine."""
 
@@ -52,6 +57,7 @@ def build(
     calib_images: int | None = None,
     calib_column: str | None = None,
     keep_float: Sequence[str] = (),
+    quantize_heads: bool = False,
     output: str | Path | None = None,
     shape: Sequence[int | Sequence[int]] | None = None,
     input: SupportsArray | Mapping[str, Any] | Sequence[Any] | None = None,
@@ -60,6 +66,7 @@ def build(
     seed: int = 0,
     threads: int = 0,
     profile: bool = True,
+    require_faster: bool = False,
     allow_noise: bool = False,
     head: str | None = None,
     head_option: Mapping[str, Any] | None = None,
@@ -90,6 +97,8 @@ def build(
         calib_images: calibrate on at most this many images; default: all of a folder or manifest, 256 of others.
         calib_column: header of the target column of a CSV table to calibrate on; default: the last column.
         keep_float: name patterns of graph nodes that stay in float.
+        quantize_heads: quantize the last layers before boxes, scores and maps too, and those that a recipe keeps in
+            float.
         output: folder of the bundle; default: ``engines/NAME-PRECISION-TARGET``.
         shape: ``(H, W)`` of the image, or all sizes of the first input.
         input: example inputs of a module or an ONNX file: a tensor, a tuple of tensors in the order of its arguments,
@@ -105,6 +114,7 @@ def build(
         threads: threads that the engine runs on; 0 lets the backend choose.
         profile: measure the engine, and an FP32 engine beside it. Without it, the engine is only compared with the
             original model.
+        require_faster: refuse an engine that is not faster than the FP32 engine beside it.
         allow_noise: build an engine whose outputs differ from those of the original model by more than its precision
             explains; a note says by how much.
         head: the family of an ONNX detector's outputs, such as ``yolov8``; default: the one that they look like.
@@ -176,7 +186,8 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     with needs_extra("building an engine", "build"):
         from edgekit.pipeline.choose_ranges import calibrated_graph
         from edgekit.pipeline.class_names import with_class_names
-        from edgekit.pipeline.compile import compile_engines
+        from edgekit.pipeline.compile import compile_engine, compile_reference
+        from edgekit.pipeline.fall_back import built_or_in_float
         from edgekit.pipeline.inputs import model_inputs
         from edgekit.pipeline.load_model import load_model
         from edgekit.pipeline.reference import reference_outputs
@@ -203,25 +214,35 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     calibration, typed = calibrated_graph(model, inputs, reference, config.calibration, target, progress)
     model = replace(model, input_statistics=model.input_statistics or calibration.input_statistics)
     verifier.verify_typed(typed, measured=runs_here)
-    engines = compile_engines(
-        folder,
-        scratch,
-        model,
-        typed,
-        calibration,
-        config,
-        progress,
-        reference=runs_here and config.output.profile,
-    )
-    manifest = engines[-1].manifest
+    engines = []
+    if runs_here and config.output.profile and typed.kept_in_float is not None:
+        engines.append(compile_reference(scratch, model, config, progress))
+
+    def compiled(graph: TypedGraph) -> BuiltEngine:
+        return compile_engine(folder, model, graph, calibration, config, progress)
+
+    first = typed
+    engine, typed = built_or_in_float(compiled, first, model, calibration, target, progress)
+    if typed is not first:
+        verifier.verify_typed(typed, measured=runs_here)
+    engines.append(engine)
+    manifest = engine.manifest
     if calibration.table is not None and target.precision is Precision.INT8:
         write_table(calibration.table, folder / "calibration.json")
-    if runs_here and _is_for_here(manifest, progress):
+    here = runs_here and _is_for_here(manifest, progress)
+    if config.output.require_faster and not (here and len(engines) > 1):
+        raise BackendUnavailable(
+            f"{argument('require_faster', True)}: expected an engine that is measured beside FP32, got "
+            + ("a model that is already quantized" if here else "one that cannot run on this machine"),
+            hint=f"leave out {argument('require_faster', True)}",
+        )
+    if here:
         measured = _verified(engines, typed, verifier, latency=config.output.profile)
         if config.output.profile:
             facts = _facts(model, typed, calibration, target)
             facts |= {"build_s": time.perf_counter() - started}
-            _write_report(folder, measured, facts, verifier, manifest)
+            speed = _compared_speed(engines, measured, verifier, config.output)
+            _write_report(folder, measured, facts, verifier, manifest, speed)
     return msgspec.structs.replace(manifest, verification=verifier.verification())
 
 
@@ -263,12 +284,41 @@ def _verified(
     return measured
 
 
+def _compared_speed(
+    engines: Sequence[BuiltEngine], measured: Sequence[MeasuredEngine], verifier: Verifier, output: OutputConfig
+) -> RelativeSpeed | None:
+    """Measures the engine and its FP32 reference by turns, unless the engine is clearly faster.
+
+    Raises:
+        SpeedError: the engine has to be faster, and is not.
+    """
+    medians_ms = [each.report.latency_ms.p50 for each in measured if each.report is not None]
+    if len(medians_ms) < 2 or (medians_ms[0] > CLEARLY_FASTER * medians_ms[-1] and not output.require_faster):
+        return None
+    speed = relative_speed(
+        engines[-1],
+        engines[0],
+        verifier.inputs.feeds[0],
+        threads=verifier.target.threads,
+        progress=verifier.progress,
+    )
+    if output.require_faster and speed.ratio.value >= 1:
+        raise SpeedError(
+            f"expected an engine that is faster than {speed.reference.upper()}, got one that is not: {speed}",
+            hint=f"leave out {argument('require_faster', True)}, or build it with {argument('precision', 'fp32')}",
+        )
+    if speed.is_slower:
+        verifier.progress.note(str(speed))
+    return speed
+
+
 def _write_report(
     folder: Path,
     measured: Sequence[MeasuredEngine],
     facts: dict[str, Any],
     verifier: Verifier,
     manifest: Manifest,
+    speed: RelativeSpeed | None,
 ) -> None:
     """Writes the report of the build: latencies, and how far the last engine agrees with the original model."""
     reference, feeds = verifier.reference, verifier.inputs.feeds
@@ -280,7 +330,7 @@ def _write_report(
         accuracy = Accuracy(reference=reference.name, noise=verifier.noise, agreement=agreement)
         pictures = compared_pictures(feeds, reference.outputs, outputs, manifest, PICTURES)
         facts = facts | {"sqnr_db": accuracy.sqnr_db or None, "verified_db": dict(verifier.found) or None}
-    write_build_report(folder, reports, facts, accuracy, pictures)
+    write_build_report(folder, reports, facts, accuracy, pictures, speed)
 
 
 def _facts(model: LoadedModel, typed: TypedGraph, calibration: Calibration, target: TargetConfig) -> dict[str, Any]:

@@ -103,10 +103,10 @@ def _input_statistics(samples: Samples, model: LoadedModel, config: CalibrationC
 
 def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:
     """Returns the layers that stay in float. For INT8, a recipe names its heads; in other models they are detected."""
-    if precision is not Precision.INT8:
+    if precision is not Precision.INT8 or config.quantize_heads:
         return QuantPolicy(config.keep_float)
     if model.policy is None:
-        return QuantPolicy(config.keep_float, keep_heads=True)
+        return QuantPolicy(config.keep_float, keep_heads=True, head_outputs=model.head_outputs)
     return QuantPolicy((*model.policy.keep_float, *config.keep_float))
 
 

@@ -38,51 +38,54 @@ from edgekit.pipeline.precision import TypedGraph
 from edgekit.progress import Progress
 from edgekit.specs import Precision
 
-__all__ = ["compile_engines"]
+__all__ = ["compile_engine", "compile_reference"]
 
 
-def compile_engines(
+def compile_reference(scratch: Path, model: LoadedModel, config: BuildConfig, progress: Progress) -> BuiltEngine:
+    """Builds the FP32 engine that an engine in another precision is compared with.
+
+    Args:
+        scratch: receives the engine.
+        model: the loaded model.
+        config: the build config of the other engine.
+        progress: receives a stage.
+
+    Raises:
+        BuildError: the builder failed; see `edgekit.engine.builder.engine_from_graph`.
+        GraphError: the backend does not support the graph.
+    """
+    target = dataclasses.replace(config.target, precision=Precision.FP32, half_io=False)
+    return _compiled_graph(scratch, model.graph, model, None, dataclasses.replace(config, target=target), progress)
+
+
+def compile_engine(
     folder: Path,
-    scratch: Path,
     model: LoadedModel,
     typed: TypedGraph,
     calibration: Calibration,
     config: BuildConfig,
     progress: Progress,
-    *,
-    reference: bool,
-) -> list[BuiltEngine]:
-    """Builds the engine in ``folder``, and first the FP32 engine to compare it with.
+) -> BuiltEngine:
+    """Builds the engine.
 
     Args:
         folder: receives the engine and its graph.
-        scratch: receives the FP32 engine.
         model: the loaded model.
         typed: the graph of the engine.
         calibration: the calibration that the manifest records.
         config: the build config that the manifest records.
-        progress: receives a stage for each engine.
-        reference: whether to build an FP32 engine too, unless the engine itself is FP32.
-
-    Returns:
-        The engines, FP32 first.
+        progress: receives a stage.
 
     Raises:
-        BuildError: a builder failed; see `edgekit.engine.builder.engine_from_graph`.
+        BuildError: the builder failed; see `edgekit.engine.builder.engine_from_graph`.
         GraphError: the backend does not support the graph.
     """
-    engines = []
-    if reference and typed.kept_in_float is not None:
-        float_config = dataclasses.replace(
-            config, target=dataclasses.replace(config.target, precision=Precision.FP32, half_io=False)
-        )
-        engines.append(_compiled_graph(scratch, model.graph, model, None, float_config, progress))
     table = calibration.table if config.target.precision is Precision.INT8 else None
     info = None
     if table is not None:
         info = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
     graph = _with_attention(typed.graph, config.target, progress)
-    return [*engines, _compiled_graph(folder, graph, model, info, config, progress)]
+    return _compiled_graph(folder, graph, model, info, config, progress)
 
 
 def _with_attention(graph: ir.Model, target: TargetConfig, progress: Progress) -> ir.Model:

@@ -71,6 +71,7 @@ def debug(
     calib_images: int | None = None,
     calib_column: str | None = None,
     keep_float: Sequence[str] = (),
+    quantize_heads: bool = False,
     shape: Sequence[int | Sequence[int]] | None = None,
     input: SupportsArray | Mapping[str, Any] | Sequence[Any] | None = None,
     preprocess: Preprocess | Mapping[str, Any] | None = None,
@@ -104,6 +105,7 @@ def debug(
         calib_images: calibrate on at most this many.
         calib_column: target column of a CSV table.
         keep_float: name patterns of nodes that stay in float.
+        quantize_heads: quantize a detector's last layers too.
         shape: shape of the image.
         input: shapes or values of the inputs by name.
         preprocess: how images become inputs.

@@ -18,6 +18,7 @@ from edgekit.graph.original import Original
 from edgekit.graph.sizes import MinMaxInputs, min_max_inputs, stats_at
 from edgekit.graph.stats import GraphStats
 from edgekit.progress import Progress
+from edgekit.recipe.heads import outputs_of
 from edgekit.recipe.preprocess import merged
 from edgekit.recipe.schema import Postprocess, Preprocess, Quantize
 from edgekit.specs import ShapeRange, TensorSpec
@@ -77,6 +78,11 @@ class LoadedModel:
     recognized: str = ""
     export_error: float | None = None
     original: Original
+
+    @property
+    def head_outputs(self) -> frozenset[str]:
+        """Names of the outputs that the detector's head reads; empty if there is none."""
+        return frozenset(outputs_of(self.postprocess.head)) if self.postprocess is not None else frozenset()
 
 
 def checked_sizes(graph: ir.Model, shapes: Mapping[str, ShapeRange], progress: Progress) -> MinMaxInputs:

@@ -16,7 +16,7 @@ from edgekit.pipeline.load_model import load_model
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.progress import Progress
-from edgekit.quantize.plan import head_layers
+from edgekit.quantize.head_layers import head_layers
 from edgekit.recipe.schema import Input, Labels, Model, Quantize, Recipe, Task
 from edgekit.specs import specs_at
 
@@ -67,4 +67,4 @@ def recipe_of_onnx(config: ModelConfig, folder: Path, progress: Progress) -> Rec
 
 def _head_patterns(model: LoadedModel) -> tuple[str, ...]:
     """Returns patterns of the layers that a build without a recipe keeps in float."""
-    return tuple(glob.escape(node.name or "") for node in head_layers(model.graph))
+    return tuple(glob.escape(node.name or "") for node in head_layers(model.graph, model.head_outputs))

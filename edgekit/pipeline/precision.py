@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import onnx_ir as ir
 
+from edgekit.arguments import either
 from edgekit.config import TargetConfig
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
@@ -14,11 +16,13 @@ from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
+from edgekit.quantize.bodies import inputs_that_choose, products_in_bodies
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.half.cast import half_from_graph
 from edgekit.quantize.plan import NEEDS_ZERO_POINT
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
+from edgekit.text import some_of
 
 __all__ = ["TypedGraph", "typed_graph"]
 
@@ -75,9 +79,8 @@ def _float_parts(graph: ir.Model) -> str:
     floats = [node.name or "" for node in products if precision_of(node) != "int8"]
     if not floats:
         return ""
-    more = f" and {len(floats) - NAMED_PARTS} more" if len(floats) > NAMED_PARTS else ""
-    names = ", ".join(floats[:NAMED_PARTS]) + more
-    return f". {len(floats)} of its {len(products)} convolutions and matrix products compute in float: {names}"
+    count = f"{len(floats)} of its {len(products)} convolutions and matrix products"
+    return f". {count} compute in float: {some_of(floats, NAMED_PARTS)}"
 
 
 def _int8_graph(
@@ -94,7 +97,18 @@ def _int8_graph(
     )
     if unsigned := [name for name, reason in plan.skipped.items() if reason == NEEDS_ZERO_POINT]:
         progress.note(f"stays in float on {target.target}: {', '.join(unsigned)}: {NEEDS_ZERO_POINT}")
+    if inside := products_in_bodies(model.graph):
+        progress.note(_float_bodies(model.graph, [node.name or "" for node in inside]))
     if scheme.rest is not Precision.FP32:
         # Layers that stay in float become half too: an FP32 layer between INT8 layers costs more time than they save.
         graph = half_from_graph(graph, scheme.rest, table.ranges, io=target.half_io).graph
-    return TypedGraph(graph, len(plan.skipped))
+    return TypedGraph(graph, len(plan.skipped) + len(inside))
+
+
+def _float_bodies(graph: ir.Model, names: Sequence[str]) -> str:
+    """Says which products inside of If, Loop and Scan stay in float, and which inputs can be fixed to avoid it."""
+    text = f"stays in float inside of If, Loop or Scan, where nothing is quantized: {some_of(names, NAMED_PARTS)}"
+    if not (inputs := inputs_that_choose(graph)):
+        return text
+    fix = either(f"--input {inputs[0]}=VALUE", f"input={{'{inputs[0]}': VALUE}}")
+    return f"{text}. Fix the input that chooses the branch, if it never changes: {fix}"

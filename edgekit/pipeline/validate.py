@@ -123,14 +123,35 @@ def require_buildable(config: BuildConfig) -> None:
     given = [found.name for found in given_options(config.calibration)]
     # Every engine is compared with the original model on the calibration inputs. Half precision measures ranges too,
     # to find overflows, but always with the same method.
-    never = {Precision.INT8: (), Precision.FP32: ("calib_method", "keep_float")}.get(precision, ("calib_method",))
+    never = {Precision.INT8: (), Precision.FP32: ("calib_method", "keep_float", "quantize_heads")}.get(
+        precision, ("calib_method", "quantize_heads")
+    )
     refused = [name for name in given if name in never]
     if refused:
         raise UsageError(
             f"{argument(refused[0])} does not go with {argument('precision', precision)}", hint="leave one of them out"
         )
+    _check_measured(config)
     require_given_paths(config)
     _check_target(config.target, backend(config.target.target))
+
+
+def _check_measured(config: BuildConfig) -> None:
+    """Checks that an engine that has to be faster than FP32 is measured beside FP32."""
+    if not config.output.require_faster:
+        return
+    others = {
+        argument("profile", False): not config.output.profile,
+        argument("graph_only", True): config.target.graph_only,
+        argument("precision", config.target.precision): config.target.precision is Precision.FP32,
+        argument("target", config.target.target): not backend(config.target.target).computes,
+    }
+    if wrong := [option for option, given in others.items() if given]:
+        raise UsageError(
+            f"{argument('require_faster', True)} does not go with {wrong[0]}: expected an engine that is measured "
+            "beside FP32",
+            hint="leave one of them out",
+        )
 
 
 def _check_target(target: TargetConfig, library: Backend) -> None:

@@ -12,10 +12,11 @@ from edgekit.quantize.output_form import MOST_COLUMNS, WHOLE, OutputForm, Part, 
 from edgekit.recipe.heads import CellHeads, Detr, Head, YoloHead, YoloV1, YoloV5, YoloV8, YoloX
 from edgekit.recipe.schema import Postprocess
 
-__all__ = ["concatenated_columns", "forms_of_outputs", "selected_values"]
+__all__ = ["SELECTING", "concatenated_columns", "forms_of_outputs", "selected_values"]
 
 PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
-_SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
+SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
+"""Operators that select by value."""
 _SAME_AXES = frozenset({"Cast", "Clip", "DequantizeLinear", "Identity", "QuantizeLinear"})
 _SAME_NUMBERS = _SAME_AXES | {"Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
@@ -83,7 +84,7 @@ def selected_values(graph: ir.Graph) -> set[ir.Value]:
     """Returns the values that depend on a node that selects by value."""
     found: set[ir.Value] = set()
     for node in graph:
-        if node.op_type in _SELECTING or any(value in found for value in node.inputs if value is not None):
+        if node.op_type in SELECTING or any(value in found for value in node.inputs if value is not None):
             found.update(node.outputs)
     return found
 

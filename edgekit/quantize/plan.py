@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,19 +14,19 @@ import onnx_ir as ir
 from edgekit.errors import UsageError, nearest
 from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
+from edgekit.quantize.head_layers import head_layers
 from edgekit.quantize.kernel_limits import limit_of
-from edgekit.quantize.output_parts import forms_of_outputs
-from edgekit.specs import QuantScheme
+from edgekit.specs import QuantScheme, SlowConvolution
 
 if TYPE_CHECKING:
     from typing import TypeGuard
 
 __all__ = [
     "NEEDS_ZERO_POINT",
+    "NOTHING_KEPT",
     "Plan",
     "QuantPolicy",
     "copies",
-    "head_layers",
     "matching",
     "plan_from_graph",
     "range_source",
@@ -42,10 +42,8 @@ SELECTIONS = frozenset(
 STEM_DEPTH = 2
 MIN_DOWNSAMPLING = 4
 
-# A convolution before an output with fewer weights than this is part of the decoding (the one in YOLOv8 that
-# computes the mean of a distribution over distances has 16).
-DECODING_WEIGHTS = 256
-
+FASTER_IN_FLOAT = "the target computes a convolution of so few channels a group faster in float"
+REFUSED = "the target computes it in float, with or without Q/DQ pairs"
 NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
 
@@ -56,10 +54,17 @@ class QuantPolicy:
     Attributes:
         keep_float: patterns of node names.
         keep_heads: keep the layers that `head_layers` finds in float too.
+        head_outputs: names of the outputs of the detector's head, if it is known.
+        refused: names of nodes that the target did not compute on integers when it was asked to.
     """
 
     keep_float: tuple[str, ...] = ()
     keep_heads: bool = False
+    head_outputs: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+
+
+NOTHING_KEPT = QuantPolicy()
 
 
 @dataclass(eq=False)
@@ -84,9 +89,8 @@ class Plan:
 def plan_from_graph(
     graph: ir.Model,
     scheme: QuantScheme,
-    keep_float: Sequence[str] = (),
+    policy: QuantPolicy = NOTHING_KEPT,
     *,
-    keep_heads: bool = False,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Plan:
     """Chooses the nodes that run on integers.
@@ -97,20 +101,21 @@ def plan_from_graph(
     Args:
         graph: not modified; node names are unique.
         scheme: the target's quantization scheme.
-        keep_float: patterns of names of nodes that stay in float.
-        keep_heads: keep the layers that `head_layers` finds in float too.
+        policy: what stays in float.
         ranges: min and max of each tensor by name; None before calibration.
 
     Raises:
         UsageError: a pattern matches no node.
     """
-    kept = {**(head_layers(graph) if keep_heads else {}), **matching(list(graph.graph), keep_float)}
+    kept = head_layers(graph, policy.head_outputs) if policy.keep_heads else {}
+    kept |= {node: REFUSED for node in graph.graph if node.name in policy.refused}
+    kept |= matching(list(graph.graph), policy.keep_float)
     kept |= _needing_zero_point(graph, scheme, ranges or {})
     attention = _attention_products(graph) if scheme.float_attention else {}
     plan = _planned(graph, scheme, {**attention, **kept})
-    if not plan.nodes and (scheme.stem_channels or attention):
+    if not plan.nodes and (scheme.stem_channels or scheme.slow_convolutions or attention):
         # A network of two narrow convolutions consists of a stem only, and one may consist of an attention only.
-        plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0), kept)
+        plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0, slow_convolutions=()), kept)
     return plan
 
 
@@ -185,59 +190,6 @@ def values_are_read(value: ir.Value) -> bool:
     return value.is_graph_output() or any(reader not in ("Shape", "Size", "Cast") for reader in readers)
 
 
-def head_layers(graph: ir.Model) -> dict[ir.Node, str]:
-    """Finds the last convolutions or matrix products before each output that is more than a vector of scores.
-
-    8 bits are too coarse for boxes, key points and masks (ultralytics/yolov5 #2509: 0.362 mAP becomes 0.054), and
-    these layers are a small part of the work. A classifier's last layer, before an output ``(N, C)``, is quantized
-    like any other; boxes and scores that are joined in such an output, as behind non-maximum suppression, are not.
-    """
-    forms = forms_of_outputs(graph)
-    outputs = [
-        output
-        for output in graph.graph.outputs
-        if output.shape is None or len(output.shape) > 2 or len(forms[output.name or ""].parts) > 1
-    ]
-    found = dict.fromkeys(_last_products(outputs), "the last layer before an output")
-    # Residual sums lead from the output to the last layer of every block: a layer that feeds a later one is no head.
-    feeding = _nodes_before([node for node in found if not _decodes(node)])
-    return {node: reason for node, reason in found.items() if node not in feeding}
-
-
-def _last_products(outputs: Sequence[ir.Value]) -> Iterator[ir.Node]:
-    """Yields the first product on each path back from ``outputs``, and those before a product that only decodes."""
-    seen: set[ir.Value] = set()
-    stack = list(reversed(outputs))
-    while stack:
-        value = stack.pop()
-        node = value.producer()
-        if value in seen or node is None:
-            continue
-        seen.add(value)
-        if node.op_type in PRODUCTS:
-            yield node
-            if not _decodes(node):
-                continue
-        stack += [source for source in node.inputs if source is not None]
-
-
-def _decodes(node: ir.Node) -> bool:
-    weight = node.inputs[1]
-    return weight is not None and weight.const_value is not None and weight.const_value.size < DECODING_WEIGHTS
-
-
-def _nodes_before(nodes: Sequence[ir.Node]) -> set[ir.Node]:
-    """Returns all nodes that one of ``nodes`` depends on."""
-    before: set[ir.Node] = set()
-    stack = list(nodes)
-    while stack:
-        producers = {value.producer() for value in stack.pop().inputs if value is not None} - before
-        new = [node for node in producers if node is not None]
-        before.update(new)
-        stack += new
-    return before
-
-
 def matching(nodes: Sequence[ir.Node], patterns: Sequence[str]) -> dict[ir.Node, str]:
     """Finds the nodes whose names match one of ``patterns``, each with the reason why it stays in float.
 
@@ -293,11 +245,22 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
         return "it scales or transposes its factors"
     if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1:
         return "it is a grouped transposed convolution"  # OpenVINO 2026.4 computes it in float, with any scales
+    if node.op_type == "Conv" and any(_is_slow(node, each) for each in scheme.slow_convolutions):
+        return FASTER_IN_FLOAT
     if not scheme.float_bias and not _has_fitting_bias(node):
         return "its bias is not one constant per channel"
     if _is_stem(node, scheme):
         return f"it is one of the first convolutions and reads {weight.const_value.shape.numpy()[1]} channels"
     return None
+
+
+def _is_slow(node: ir.Node, slow: SlowConvolution) -> bool:
+    weight, groups = node.inputs[1], node.attributes.get_int("group", 1)
+    if weight is None or weight.const_value is None:
+        return False
+    outputs, channels, *window = weight.const_value.shape.numpy()
+    kind = "plain" if groups == 1 else "depthwise" if channels == 1 and outputs == groups else "grouped"
+    return kind == slow.kind and channels <= slow.channels and math.prod(window) >= slow.window
 
 
 def _why_float_data(data: ir.Value, scheme: QuantScheme) -> str | None:

@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from edgekit.arguments import argument
 from edgekit.errors import GraphError
-from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import RemoveDead
+from edgekit.quantize.bodies import products_in_bodies
 from edgekit.quantize.calibrate.collect import CalibrationTable
+from edgekit.quantize.head_layers import HEAD
 from edgekit.quantize.passes.clip_silu import clipped_silu_ranges
 from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_pairs_behind
 from edgekit.quantize.passes.correct_bias import input_means
@@ -20,14 +21,11 @@ from edgekit.quantize.passes.equalize import equalized_ranges, matched_ranges
 from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
-from edgekit.quantize.plan import Plan, QuantPolicy, plan_from_graph
+from edgekit.quantize.plan import NOTHING_KEPT, Plan, QuantPolicy, plan_from_graph
 from edgekit.quantize.qdq import input_limits, insert_qdq
 from edgekit.specs import QuantScheme
 
 __all__ = ["QuantizedGraph", "quantized_from_graph", "require_quantizable"]
-
-
-NOTHING_KEPT = QuantPolicy()
 
 
 class QuantizedGraph(NamedTuple):
@@ -56,24 +54,29 @@ def require_quantizable(
         GraphError: nothing in the graph can be quantized; the message says why.
         UsageError: a pattern matches no node.
     """
-    plan = plan_from_graph(graph, scheme, policy.keep_float, keep_heads=policy.keep_heads, ranges=ranges)
+    plan = plan_from_graph(graph, scheme, policy, ranges=ranges)
     if scheme.propagated:
         propagate_qdq(graph, plan, scheme)
     if not plan.nodes:
         raise GraphError(
             "nothing in the graph can be quantized: expected convolutions or matrix products, got "
             + _products(graph, plan),
-            hint=f"build it with {argument('precision', 'fp32')}",
+            hint=f"build it with {argument('precision', 'fp32')}" + _or_its_heads(plan),
         )
     return plan
+
+
+def _or_its_heads(plan: Plan) -> str:
+    heads = HEAD in plan.skipped.values()
+    return f", or quantize its last layers too with {argument('quantize_heads', True)}" if heads else ""
 
 
 def _products(graph: ir.Model, plan: Plan) -> str:
     """Describes the convolutions and matrix products of the graph, for an error message."""
     if plan.skipped:
         return f"{len(plan.skipped)} that stay in float ({'; '.join(sorted(set(plan.skipped.values())))})"
-    inside = sum(node.op_type in PRODUCTS for node in graph.graph.all_nodes())
-    return f"{inside} inside of If or Loop, where nothing is quantized" if inside else "none"
+    inside = len(products_in_bodies(graph))
+    return f"{inside} inside of If, Loop or Scan, where nothing is quantized" if inside else "none"
 
 
 def quantized_from_graph(

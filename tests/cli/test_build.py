@@ -57,9 +57,11 @@ def test_options_that_are_not_given_are_left_to_the_pipeline(pipeline: Pipeline)
     assert given == {
         "precision": "int8",
         "keep_float": (),
+        "quantize_heads": False,
         "seed": 0,
         "threads": 0,
         "allow_noise": False,
+        "require_faster": False,
         "force": False,
         "profile": True,
         "graph_only": False,
@@ -73,11 +75,11 @@ def test_options_that_are_not_given_are_left_to_the_pipeline(pipeline: Pipeline)
 def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
     line = (
         "build tiny.onnx --int8 --target cpu -o out/t --weights w.weights --calib photos --calib-method mse "
-        "--calib-images 8 --calib-column y --keep-float head* --keep-float /stem --shape 320x320 "
+        "--calib-images 8 --calib-column y --keep-float head* --keep-float /stem --quantize-heads --shape 320x320 "
         "--input images:1x3x320x320 --preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 "
         "--no-profile --batch 1:4:16 --graph-only --half-io --sm 86,8.9,120 --workspace 512 --timing-cache t.cache "
         "--dla 1 --version-compatible --hardware-compatible --refittable --strip-weights --attention off --allow-noise "
-        "--labels names.txt --head yolov8 --head-option extras=32 --head-option masks=protos"
+        "--labels names.txt --head yolov8 --head-option extras=32 --head-option masks=protos --require-faster"
     )
     assert main(line.split()) == 0
     assert pipeline.model == "tiny.onnx"
@@ -91,6 +93,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "calib_images": 8,
         "calib_column": "y",
         "keep_float": ("head*", "/stem"),
+        "quantize_heads": True,
         "shape": (320, 320),
         "input": {"images": (1, 3, 320, 320)},
         "preprocess": {"color": "bgr", "mean": (1.0, 2.0, 3.0)},
@@ -101,6 +104,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "batch": (1, 4, 16),
         "graph_only": True,
         "allow_noise": True,
+        "require_faster": True,
         "labels": Path("names.txt"),
         "head": "yolov8",
         "head_option": {"extras": "32", "masks": "protos"},

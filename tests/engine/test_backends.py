@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from small_graphs import SHAPE, as_input, conv_graph, product_graph, run_unfused, save, unknown_operator
 
@@ -113,6 +114,40 @@ def test_error_on_integer_layers_that_run_in_float(tmp_path: Path) -> None:
     graph = save(conv_graph(quantized=True, quantized_output=False), tmp_path)
     with pytest.raises(BuildError, match="cpu runs 1 of 1 quantized layers in float32, expected int8: body"):
         backend("cpu").build(graph, tmp_path, INT8)
+
+
+BETWEEN = """<ir_version: 10, opset_import: ["" : 18]>
+g (float[1, 8, 8, 8] x) => (float[1, 8, 8, 8] y) {
+    xq = QuantizeLinear (x, s, z)  xd = DequantizeLinear (xq, s, z)  w = DequantizeLinear (wq, ws, wz)
+    a = Conv (xd, w, fb)  ar = Relu (a)  aq = QuantizeLinear (ar, s, z)  ad = DequantizeLinear (aq, s, z)
+    l = Conv (ad, fw)  lr = Relu (l)  lq = QuantizeLinear (lr, s, z)  ld = DequantizeLinear (lq, s, z)
+    v = DequantizeLinear (wq, ws, wz)  c = Conv (ld, v)
+    cq = QuantizeLinear (c, s, z)  y = DequantizeLinear (cq, s, z) }"""
+
+
+@pytest.mark.parametrize("float_bias", [False, True])
+def test_a_float_layer_between_integers_stays_in_float(real_backend: Backend, tmp_path: Path, float_bias: bool) -> None:
+    draw = np.random.default_rng(0)
+    text = BETWEEN if float_bias else BETWEEN.replace("(xd, w, fb)", "(xd, w)")
+    proto = onnx.parser.parse_model(text)
+    constants = {
+        "s": np.float32(0.05),
+        "z": np.uint8(0),
+        "ws": np.float32(0.01),
+        "wz": np.int8(0),
+        "wq": draw.integers(-30, 31, (8, 8, 1, 1)).astype(np.int8),
+        "fw": draw.normal(0, 0.2, (8, 8, 1, 1)).astype(np.float32),
+        "fb": draw.normal(0, 0.1, 8).astype(np.float32),
+    }
+    for name, array in constants.items():
+        if name != "fb" or float_bias:
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    onnx.save(proto, tmp_path / "graph.onnx")
+    layers = real_backend.build(tmp_path / "graph.onnx", tmp_path, INT8).layers
+    # ONNX Runtime quantizes float biases, which a graph from elsewhere may have, together with float weights.
+    assert layers == ({"int8": 3} if float_bias and real_backend.name == "cpu" else {"int8": 2, "float32": 1})
 
 
 def test_error_on_int8_of_a_graph_without_qdq(any_backend: Backend, tmp_path: Path) -> None:

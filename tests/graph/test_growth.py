@@ -19,7 +19,7 @@ from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import optimize
 from edgekit.graph.stats import stats_from_graph
 from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
-from edgekit.quantize.plan import plan_from_graph
+from edgekit.quantize.plan import QuantPolicy, plan_from_graph
 from edgekit.quantize.quantize import quantized_from_graph
 
 
@@ -71,7 +71,7 @@ def observed(file: Path) -> object:
 
 
 def planned(file: Path) -> object:
-    return plan_from_graph(graph_from_onnx(file), backend("cpu").scheme(), keep_heads=True)
+    return plan_from_graph(graph_from_onnx(file), backend("cpu").scheme(), QuantPolicy(keep_heads=True))
 
 
 def quantized(target: str) -> Callable[[Path], object]:

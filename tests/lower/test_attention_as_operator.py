@@ -248,7 +248,8 @@ def test_a_build_writes_the_operator_and_says_so(mask: str, precision: Any, tmp_
     notes = read_manifest(tmp_path / "native").notes
     assert "attention: 1 of 1 run as ONNX's Attention, which TensorRT reads since 10.14" in notes
     expected = outputs["auto"]
-    np.testing.assert_allclose(outputs["native"], expected, rtol=0, atol=2e-3 * np.abs(expected).max())
+    step = 1e-2 if precision == "int8" else 2e-3  # the last product reads 8 bits
+    np.testing.assert_allclose(outputs["native"], expected, rtol=0, atol=step * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("target", ["cpu", "openvino"])

@@ -300,16 +300,18 @@ def test_an_edgekit_graph_is_recognized_as_quantized(built: Path, target: str) -
             "m (float[1, 8] x, bool c) => (float[1, 8] y)\n"
             "{ y = If (c) <then_branch = a () => (float[1, 8] p) { p = MatMul (x, w) },"
             " else_branch = b () => (float[1, 8] q) { q = Relu (x) }> }",
-            "1 inside of If or Loop",
+            "1 inside of If, Loop or Scan",
         ),
-        ("m (float[1, 2, 8] x) => (float[1, 2, 8] y) { y = MatMul (x, w) }", "the last layer before an output"),
+        ("m (float[1, 8, 2, 2] x) => (float[1, 8, 2, 2] y) { y = Conv (x, w) }", "the last layer before an output"),
     ],
 )
 def test_a_model_with_nothing_to_quantize_says_why_and_builds_in_float(text: str, why: str) -> None:
-    model = write_onnx(Path("m.onnx"), text, **({"w": normal(8, 8)} if "MatMul" in text else {}))
+    sizes = (8, 8) if "MatMul" in text else (8, 8, 1, 1) if "Conv" in text else None
+    model = write_onnx(Path("m.onnx"), text, **({"w": normal(*sizes)} if sizes else {}))
     with pytest.raises(GraphError, match=f"nothing in the graph can be quantized: .*{why}") as caught:
         edgekit.build(model)
     assert "precision='fp32'" in caught.value.hint
+    assert ("quantize_heads=True" in caught.value.hint) == ("last layer" in why)
     assert not Path("engines").exists()
     edgekit.build(model, precision="fp32", profile=False)
 

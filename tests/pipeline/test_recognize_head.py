@@ -14,7 +14,7 @@ import edgekit
 from edgekit.cli.main import main
 from edgekit.config import ModelConfig
 from edgekit.engine.bundle.manifest import read_manifest
-from edgekit.errors import UsageError
+from edgekit.errors import GraphError, UsageError
 from edgekit.pipeline.load_model import load_model
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.validate import model_config
@@ -184,6 +184,21 @@ def test_a_recipe_is_written_and_builds_the_same_engine(tmp_path: Path) -> None:
     assert sorted(recipe.quantize.keep_float) == ["box", "class", "stem"]
     for field in ("task", "inputs", "outputs", "preprocess", "postprocess", "labels"):
         assert getattr(made[0], field) == getattr(made[1], field), field
+
+
+def test_heads_are_quantized_on_request(tmp_path: Path) -> None:
+    path = detector(tmp_path / "d.onnx")
+    assert main(["recipe", "new", str(path), "-o", str(tmp_path / "mine.toml")]) == 0
+
+    def layers(model: Path, **options: object) -> dict[str, int]:
+        place = edgekit.build(model, target="null", output="out", profile=False, force=True, **options)  # type: ignore[arg-type]
+        return read_manifest(place).layers
+
+    for model in (path, tmp_path / "mine.toml"):
+        with pytest.raises(GraphError, match="got 3 that stay in float"):
+            layers(model)
+        assert layers(model, quantize_heads=True) == {"int8": 3}
+        assert layers(model, quantize_heads=True, keep_float=["box"]) == {"int8": 2, "float32": 1}
 
 
 def test_error_on_a_recipe_whose_outputs_are_not_in_the_file(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from edgekit.device.cpu import cpu
 from edgekit.engine.backend import backend
 from edgekit.errors import GraphError, UsageError
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
-from edgekit.quantize.plan import NEEDS_ZERO_POINT, head_layers, plan_from_graph, range_source
+from edgekit.quantize.head_layers import head_layers
+from edgekit.quantize.plan import FASTER_IN_FLOAT, NEEDS_ZERO_POINT, QuantPolicy, plan_from_graph, range_source
 from edgekit.quantize.qdq import insert_qdq
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import TensorSpec
@@ -32,9 +34,9 @@ def chain(graph_of, weights):
     return build
 
 
-def planned(graph, scheme, *keep, **options):
+def planned(graph, scheme, *keep, keep_heads=False, ranges=None):
     """Returns the tensors with a pair, the nodes on integers, and the reasons why products stay in float."""
-    plan = plan_from_graph(graph, scheme, keep, **options)
+    plan = plan_from_graph(graph, scheme, QuantPolicy(keep, keep_heads=keep_heads), ranges=ranges)
     return [value.name for value in plan.tensors], [node.name for node in plan.nodes], plan.skipped
 
 
@@ -240,7 +242,7 @@ def test_heads_of_a_detector_stay_in_float_with_their_decoding():
     graph = optimize(graph_from_module(module, [TensorSpec("images", "float32", (1, 4, 8, 8))], ["boxes"]))
     shapes = {node: node.inputs[1].shape.numpy() for node in head_layers(graph)}
     assert sorted(shapes.values()) == [(1, 16, 1, 1), (20, 24, 1, 1), (64, 24, 1, 1)]
-    plan = plan_from_graph(graph, CPU, keep_heads=True)
+    plan = plan_from_graph(graph, CPU, QuantPolicy(keep_heads=True))
     products = [node.inputs[1].shape.numpy() for node in plan.nodes if node.op_type == "Conv"]
     assert products == [(24, 4, 3, 3), (24, 24, 3, 3)]
     assert set(plan.skipped.values()) == {"the last layer before an output"}
@@ -274,7 +276,7 @@ def test_a_float_head_reads_integers_if_the_backend_splits_its_weights(graph_of,
     inputs = 4 if "(x, head)" in text else 8
     graph = graph_of(text, w=weights(8, 4, 3, 3), head=weights(6, inputs, 1, 1))
     scheme = msgspec.structs.replace(OPENVINO, split_channels=channels)
-    plan = plan_from_graph(graph, scheme, ["y"])
+    plan = plan_from_graph(graph, scheme, QuantPolicy(("y",)))
     assert [node.name for node in plan.split] == (["y"] if read else [])
     assert ("l" in [value.name for value in plan.tensors]) == read
     insert_qdq(graph, plan, dict.fromkeys(("x", "l"), (-1.0, 2.0)), scheme)
@@ -330,3 +332,26 @@ def test_a_product_of_which_only_the_shape_is_read_stays_in_float(graph_of, weig
         a = Conv (x, w)  z = Shape (a)  y = Conv (x, w) }"""
     tensors, nodes, skipped = planned(graph_of(text, w=weights(4, 4, 3, 3)), CPU)
     assert tensors == ["x", "y"] and nodes == ["y"] and skipped == {"a": "only its shape is read"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "sizes", "kept"),
+    [
+        (8, (16, 1, 3, 3), ("cpu", "openvino")),  # a multiplier
+        (4, (8, 2, 3, 3), ("cpu",)),
+        (2, (8, 4, 3, 3), ("cpu",)),
+        (1, (8, 8, 3, 3), ()),
+        (8, (8, 1, 3, 3), ()),  # depthwise
+        (8, (8, 1, 5, 5), ("cpu",)),
+        (1, (8, 3, 3, 3), ()),
+        (1, (8, 2, 3, 3), ("cpu",)),
+        (1, (8, 2, 1, 1), ()),
+    ],
+)
+@pytest.mark.skipif(cpu().arch != "x86_64", reason="measured on x86")
+def test_convolutions_of_few_channels_stay_in_float_where_they_are_faster_so(graph_of, weights, groups, sizes, kept):
+    text = f"""g (float[1, {groups * sizes[1]}, 8, 8] x) => (float[1, 4, 1, 1] y) {{
+        l = Conv <group = {groups}> (x, w)  c = Conv (l, v)  y = GlobalAveragePool (c) }}"""
+    graph = graph_of(text, w=weights(*sizes), v=weights(4, sizes[0], 1, 1))
+    for name, scheme in (("cpu", CPU), ("openvino", OPENVINO)):
+        assert planned(graph, scheme)[2] == ({"l": FASTER_IN_FLOAT} if name in kept else {})

@@ -93,10 +93,10 @@ GRAPHS = {
         {"w": (8, 4, 3, 3), "b": (8,), "v": (4, 8, 1, 1), "u": (8, 4, 1, 1)},
     ),
     "grouped and depthwise": (
-        """(float[1, 8, 12, 12] x) => (float[1, 5, 12, 12] y) {
-            a = Conv <group = 8, pads = [1, 1, 1, 1]> (x, w, b)  l = Relu (a)  c = Conv <group = 2> (l, v)
+        """(float[1, 16, 12, 12] x) => (float[1, 5, 12, 12] y) {
+            a = Conv <group = 16, pads = [1, 1, 1, 1]> (x, w, b)  l = Relu (a)  c = Conv <group = 2> (l, v)
             y = Conv (c, u) }""",
-        {"w": (8, 1, 3, 3), "b": (8,), "v": (8, 4, 1, 1), "u": (5, 8, 1, 1)},
+        {"w": (16, 1, 3, 3), "b": (16,), "v": (8, 8, 1, 1), "u": (5, 8, 1, 1)},
     ),
     "classifier": (
         """(float[2, 4, 12, 12] x) => (float[2, 10] y) {

@@ -14,6 +14,7 @@ from edgekit.measure.reports import (
     build_report_from_measurements,
     json_from_report,
 )
+from edgekit.measure.slower_layers import RelativeSpeed
 from edgekit.quantize.compare import OutputNoise
 from edgekit.report.html.charts import axis_note, distribution, time_line
 from edgekit.report.html.elements import (
@@ -216,6 +217,7 @@ def write_build_report(
     extra: dict[str, Any],
     accuracy: Accuracy | None = None,
     shown: Sequence[ComparedPicture] = (),
+    speed: RelativeSpeed | None = None,
 ) -> BuildReport:
     """Writes both files into ``folder`` and returns the report.
 
@@ -225,8 +227,9 @@ def write_build_report(
         extra: further measurements; a name that ends in ``_s``, ``_ms`` or ``_bytes`` is shown with that unit.
         accuracy: how far the last engine agrees with the first.
         shown: pictures for the page.
+        speed: the speed of the last engine beside the first, if both were measured by turns.
     """
-    report = build_report_from_measurements(reports, extra, accuracy)
+    report = build_report_from_measurements(reports, extra, accuracy, speed)
     (folder / BUILD_REPORT_FILE).write_bytes(json_from_report(report))
     (folder / "report.html").write_text(html_from_build(report, shown), encoding="utf-8")
     return report

@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.engine.onnxruntime.backend import OnnxRuntime
 from edgekit.quantize.passes.pool_first import pool_first
-from edgekit.quantize.plan import plan_from_graph
+from edgekit.quantize.plan import QuantPolicy, plan_from_graph
 from edgekit.quantize.qdq import insert_qdq
 from edgekit.specs import QuantScheme
 
@@ -132,5 +132,5 @@ def test_is_left_where_it_is(built: Any, what: str) -> None:
 def test_float_graphs_keep_the_activation_at_its_convolution(built: Any) -> None:
     graph = built(chain())
     first = next(node.name for node in graph.graph if node.op_type == "LeakyRelu")
-    pool_first(graph, plan_from_graph(graph, SCHEME, [first]))
+    pool_first(graph, plan_from_graph(graph, SCHEME, QuantPolicy((first,))))
     assert operators(graph) == BEFORE

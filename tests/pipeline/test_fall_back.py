@@ -1,0 +1,98 @@
+"""Layers that a target does not compute on integers fall back to float, one by one, with a note."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import edgekit
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.engine.openvino.backend import OpenVino
+from edgekit.errors import BuildError, EdgeKitWarning, GraphError
+from edgekit.measure.compare import BuiltEngine
+from edgekit.pipeline import compile as compiling
+
+NETWORK = """<ir_version: 10, opset_import: ["" : 18]>
+g (float[1, 8, 8, 8] x) => (float[1, 10] y) {
+    a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)  s = Sigmoid (a)  m = Mul (a, s)
+    up = ConvTranspose <kernel_shape = [2, 2], strides = [2, 2]> (m, w2)  c = Conv (up, w3)
+    p = GlobalAveragePool (c)  f = Flatten (p)  y = Gemm (f, w4) }"""
+SIZES = {"w1": (16, 8, 3, 3), "w2": (16, 16, 2, 2), "w3": (32, 16, 3, 3), "w4": (32, 10)}
+
+
+@pytest.fixture
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    proto = onnx.parser.parse_model(NETWORK)
+    draw = np.random.default_rng(0)
+    for name, sizes in SIZES.items():
+        weights = draw.normal(0, 0.1, sizes).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    for node in proto.graph.node:
+        node.name = f"{node.output[0]}.node"
+    onnx.save(proto, tmp_path / "network.onnx")
+    return tmp_path / "network.onnx"
+
+
+def test_a_layer_that_the_target_computes_in_float_falls_back_alone(
+    network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # OpenVINO has no integer kernel for it: its input has a zero point.
+    scheme = msgspec.structs.replace(OpenVino().scheme(), without_zero_point=frozenset())
+    monkeypatch.setattr(OpenVino, "scheme", lambda self: scheme)
+    with pytest.warns(EdgeKitWarning, match=r"up\.node: the target does not compute it on integers"):
+        place = edgekit.build(network, target="openvino", output="out", profile=False)
+    assert read_manifest(place).layers == {"int8": 3, "float32": 1}
+    assert any("up.node" in note for note in read_manifest(place).notes)
+    feed = np.random.default_rng(1).normal(size=(1, 8, 8, 8)).astype(np.float32)
+    right = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"]).run(None, {"x": feed})[0]
+    with edgekit.load(place) as session:
+        got = session.run({"x": feed})["y"]
+    assert np.abs(got - right).max() < 0.1 * np.abs(right).max()
+
+
+@pytest.mark.parametrize(
+    ("message", "falls"),
+    [
+        ("cpu failed: no kernel for Conv(11) node with name 'c.node'", True),
+        ("cpu failed: no kernel for Conv(11) node with name 'd.node'", False),
+        ("cpu failed", False),
+    ],
+)
+def test_a_layer_that_a_refusal_names_falls_back(
+    network: Path, monkeypatch: pytest.MonkeyPatch, message: str, falls: bool
+) -> None:
+    calls = []
+    build = compiling.engine_from_graph
+
+    def refusing(*arguments: object, **options: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise GraphError(message)
+        return build(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compiling, "engine_from_graph", refusing)
+    if not falls:
+        with pytest.raises(GraphError, match="cpu failed"):
+            edgekit.build(network, output="out", profile=False)
+        return
+    with pytest.warns(EdgeKitWarning, match=r"stays in float on cpu: c\.node"):
+        place = edgekit.build(network, output="out", profile=False)
+    assert read_manifest(place).layers == {"int8": 2, "float32": 2}
+
+
+def test_a_build_whose_layers_are_always_refused_ends(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(("a.node", "up.node", "c.node", "y.node", "none"))
+
+    def refusing(*arguments: object, **options: object) -> BuiltEngine:
+        raise BuildError("refused", nodes=(next(names),))
+
+    monkeypatch.setattr(compiling, "engine_from_graph", refusing)
+    with pytest.raises((BuildError, GraphError), match="refused|nothing in the graph"), pytest.warns(EdgeKitWarning):
+        edgekit.build(network, output="out", profile=False)
+    assert next(names) == "none"
