@@ -89,7 +89,7 @@ class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 class _Cells(_Head, frozen=True, kw_only=True):
     heads: Annotated[tuple[YoloHead, ...], msgspec.Meta(min_length=1)]
-    multi_label: bool = True
+    multi_label: bool = False
 
 
 class YoloV1(_Cells, frozen=True, kw_only=True, tag="yolov1"):
@@ -250,7 +250,7 @@ class Detr(_Head, frozen=True, kw_only=True, tag="detr"):
     logits: str = ""
     activation: Literal["none", "sigmoid", "softmax"] = "sigmoid"
     background: Literal["none", "first", "last"] = "none"
-    multi_label: bool = True
+    multi_label: bool = False
 
 
 class BoxesScoresLabels(_Head, frozen=True, kw_only=True, tag="boxes-scores-labels"):
