@@ -131,7 +131,11 @@ class YoloV3(_Cells, frozen=True, kw_only=True, tag="yolov3"):
     Attributes:
         heads: the outputs, coarse to fine.
         multi_label: every class whose score passes is a candidate, as in Darknet; otherwise only the best one of a box.
+        diou_beta: exponent of the distance term of DIoU suppression, Darknet's ``beta_nms`` with ``nms_kind=diounms``;
+            0 suppresses by intersection over union alone.
     """
+
+    diou_beta: Annotated[float, msgspec.Meta(ge=0.0, le=100.0)] = 0.0
 
     def __post_init__(self) -> None:
         _check_anchors(self.heads, "yolov3")

@@ -127,7 +127,8 @@ def _postprocess(network: Network) -> Postprocess | None:
         )
         for head in network.heads
     ]
-    return Postprocess(head=FAMILIES[network.kind](heads=tuple(heads)))
+    suppression = {"diou_beta": network.diou_beta} if network.kind == "yolov3" else {}
+    return Postprocess(head=FAMILIES[network.kind](heads=tuple(heads), **suppression))
 
 
 def _float_layers(network: Network) -> tuple[str, ...]:
