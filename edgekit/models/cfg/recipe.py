@@ -127,8 +127,9 @@ def _postprocess(network: Network) -> Postprocess | None:
         )
         for head in network.heads
     ]
-    suppression = {"diou_beta": network.diou_beta} if network.kind == "yolov3" else {}
-    return Postprocess(head=FAMILIES[network.kind](heads=tuple(heads), **suppression))
+    if network.kind == "yolov3":
+        return Postprocess(head=YoloV3(heads=tuple(heads), diou_beta=network.diou_beta))
+    return Postprocess(head=FAMILIES[network.kind](heads=tuple(heads)))
 
 
 def _float_layers(network: Network) -> tuple[str, ...]:
