@@ -14,6 +14,8 @@ MOST_QUERIES = 0.6
 """Share of the queries of an image with which a DETR detects nothing; that of trained models is far above."""
 
 IMAGENET = {"resize": "stretch", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+RF_DETR_BOXES = "dets"
+"""Name of the boxes in exports of RF-DETR, which takes normalized images."""
 
 
 def detr_pair(facts: Facts) -> list[Verdict]:
@@ -40,7 +42,15 @@ def _of_queries(facts: Facts, boxes: Output, logits: Output) -> list[Verdict]:
             activation=activation,  # type: ignore[arg-type]
             background="last" if activation == "softmax" else "none",
         )
-        return Verdict(head=head, evidence=(*outputs, evidence), preprocess=IMAGENET, preprocess_of="DETR's", sure=sure)
+        # RT-DETR and its successors select their queries, and take images as they are; RF-DETR selects them too.
+        plain = logits.selected and boxes.name != RF_DETR_BOXES
+        return Verdict(
+            head=head,
+            evidence=(*outputs, evidence),
+            preprocess={"resize": "stretch"} if plain else IMAGENET,
+            preprocess_of="RT-DETR's" if plain else "DETR's",
+            sure=sure,
+        )
 
     if is_unit(values):
         return [verdict("scores in 0..1", "none")]

@@ -217,6 +217,24 @@ def test_queries_that_topk_selects_have_sigmoids_unless_their_last_slot_is_the_l
         assert isinstance(found.verdict.head, Detr) and found.verdict.head.activation == "sigmoid"
 
 
+@pytest.mark.parametrize(
+    ("names", "selected", "mean"),
+    [
+        (("pred_boxes", "logits"), True, (0.0, 0.0, 0.0)),  # RT-DETR and D-FINE of transformers: do_normalize=False
+        (("pred_boxes", "logits"), False, (0.485, 0.456, 0.406)),  # DETR and YOLOS
+        (("dets", "labels"), True, (0.485, 0.456, 0.406)),  # RF-DETR
+    ],
+)
+def test_images_of_queries_are_normalized_as_in_training(
+    names: tuple[str, str], selected: bool, mean: tuple[float, ...]
+) -> None:
+    boxes = output(names[0], rng(0).uniform(0.1, 0.9, (100, 4)).astype(np.float32), selected=selected)
+    logits = output(names[1], rng(1).normal(-5, 1, (100, 20)).astype(np.float32), selected=selected)
+    found = recognized(facts(boxes, logits))
+    assert found.verdict is not None and found.verdict.preprocess["resize"] == "stretch"
+    assert found.verdict.preprocess.get("mean", (0.0, 0.0, 0.0)) == mean
+
+
 @pytest.mark.parametrize(("names", "activation"), [(20, "softmax"), (21, "sigmoid")])
 def test_class_names_tell_whether_there_is_a_background(names: int, activation: str) -> None:
     boxes = output("b", rng(0).uniform(0.1, 0.9, (50, 4)).astype(np.float32))
