@@ -26,7 +26,6 @@ from edgekit.graph.load.upgrade_opset import OPSET
 from edgekit.graph.passes import optimize
 from edgekit.graph.sizes import MinMaxInputs
 from edgekit.models.cfg.recipe import recipe_from_cfg
-from edgekit.models.cfg.sections import network_from_cfg
 from edgekit.models.factory import module_from_factory, module_from_recipe
 from edgekit.models.weights.download import weights_file
 from edgekit.models.weights.read import load_weights
@@ -92,8 +91,6 @@ def model_from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -
 def model_from_cfg(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
     """Loads a Darknet cfg file, which becomes a recipe."""
     recipe = recipe_from_cfg(path)
-    if network_from_cfg(path).nms_kind == "diounms":
-        progress.note(f"{path.name} has nms_kind=diounms: boxes are suppressed by IoU, as with nms_kind=greedynms")
     # The layers depend on the input shape, so that another shape needs another recipe.
     if config.shape is not None:
         recipe = recipe_from_cfg(path, _one_size(recipe, _recipe_shape(recipe, config.shape)))

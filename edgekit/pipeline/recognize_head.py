@@ -112,6 +112,8 @@ def _given(facts: Facts, family: str, options: Mapping[str, Any]) -> Verdict:
     """
     alike = [verdict for verdict in verdicts(facts) if verdict.family == family]
     fields: dict[str, Any] = {"family": family}
+    # Between heads of one family, the given options decide.
+    alike.sort(key=lambda each: sum(getattr(each.head, key, value) != value for key, value in options.items()))
     if alike:
         fields |= msgspec.to_builtins(alike[0].head)
     elif len(facts.outputs) == 1 and family not in ("efficient-nms", "boxes-scores-labels"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgekit.engine.backend import backend, build_options_of
 from edgekit.engine.bundle.manifest import Verification
 from edgekit.errors import AccuracyError, GraphError
 from edgekit.graph.evaluator import Evaluator
+from edgekit.graph.random_weights import has_random_weights
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph
@@ -150,10 +152,10 @@ class Verifier:
     def _on_gpu(self) -> bool:
         return backend(self.target.target).on_gpu
 
-    @property
+    @cached_property
     def _trained(self) -> bool:
         weights = self.model.origin.weights
-        return weights is None or weights.trained
+        return not has_random_weights(self.model.graph) if weights is None else weights.trained
 
     def _floor(self, precision: Precision) -> Limits:
         """Limits at the min and max shapes, given what the opt shapes have."""
@@ -207,10 +209,13 @@ class Verifier:
         try:
             refuse_noise(noise, limits, what=what, reference=self.reference.name, hint=hint)
         except AccuracyError as e:
-            # Outputs of random weights mean nothing, so quantization cannot spoil them.
-            if not (self.allow_noise or (precision is not Precision.FP32 and not self._trained)):
+            if self.allow_noise:
+                self.progress.note(e.message)
+            elif precision is not Precision.FP32 and not self._trained:
+                # Outputs of random weights mean nothing, so quantization cannot spoil them.
+                self.progress.note(f"{e.message}; this is no error because the weights are random")
+            else:
                 raise AccuracyError(e.message + parting(), hint=e.hint) from e
-            self.progress.note(e.message)
 
     def _where_the_graph_parts(self) -> str:
         """Names the first value of the optimized graph that differs from the original; empty if none of both does."""

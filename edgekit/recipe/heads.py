@@ -89,7 +89,7 @@ class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 class _Cells(_Head, frozen=True, kw_only=True):
     heads: Annotated[tuple[YoloHead, ...], msgspec.Meta(min_length=1)]
-    multi_label: bool = True
+    multi_label: bool = False
 
 
 class YoloV1(_Cells, frozen=True, kw_only=True, tag="yolov1"):
@@ -131,7 +131,11 @@ class YoloV3(_Cells, frozen=True, kw_only=True, tag="yolov3"):
     Attributes:
         heads: the outputs, coarse to fine.
         multi_label: every class whose score passes is a candidate, as in Darknet; otherwise only the best one of a box.
+        diou_beta: exponent of the distance term of DIoU suppression, Darknet's ``beta_nms`` with ``nms_kind=diounms``;
+            0 suppresses by intersection over union alone.
     """
+
+    diou_beta: Annotated[float, msgspec.Meta(ge=0.0, le=100.0)] = 0.0
 
     def __post_init__(self) -> None:
         _check_anchors(self.heads, "yolov3")
@@ -250,7 +254,7 @@ class Detr(_Head, frozen=True, kw_only=True, tag="detr"):
     logits: str = ""
     activation: Literal["none", "sigmoid", "softmax"] = "sigmoid"
     background: Literal["none", "first", "last"] = "none"
-    multi_label: bool = True
+    multi_label: bool = False
 
 
 class BoxesScoresLabels(_Head, frozen=True, kw_only=True, tag="boxes-scores-labels"):

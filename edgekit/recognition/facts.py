@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Facts", "Metadata", "Output", "grid_cells", "metadata_from_properties"]
+__all__ = ["SLACK", "Facts", "Metadata", "Output", "grid_cells", "is_unit", "metadata_from_properties", "shown"]
+
+SLACK = 1e-3
+"""Rounding of numbers that should be in 0..1."""
 
 PYRAMIDS = (
     (8, 16, 32),
@@ -155,3 +158,13 @@ def _size(sides: Any) -> tuple[int, int] | None:
 def _key_points(shape: Any) -> tuple[int, int]:
     fits = isinstance(shape, list | tuple) and len(shape) == 2 and all(type(number) is int for number in shape)
     return (shape[0], shape[1]) if fits and 0 < shape[0] <= 2**16 and shape[1] in (2, 3) else (0, 0)
+
+
+def is_unit(values: np.ndarray) -> bool:
+    """Whether all numbers are in 0..1."""
+    return bool(values.size == 0 or (values.min() >= -SLACK and values.max() <= 1 + SLACK))
+
+
+def shown(output: Output) -> str:
+    """Formats the sizes of an output: ``(1, 300, 4)``."""
+    return f"({', '.join(map(str, output.shape))})"

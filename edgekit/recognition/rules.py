@@ -18,14 +18,12 @@ from edgekit.recipe.heads import (
     YoloV8,
     YoloX,
 )
-from edgekit.recognition.facts import Facts, Output
+from edgekit.recognition.facts import SLACK, Facts, Output, is_unit, shown
+from edgekit.recognition.queries import MAX_ROWS, detr_pair
 from edgekit.recognition.verdict import Verdict
 
 __all__ = ["verdicts"]
 
-SLACK = 1e-3
-MAX_ROWS = 1000
-"""Detectors that select their boxes themselves return 100 to 900."""
 ANGLES = (-2 * math.pi, 2 * math.pi)
 """Range of angles in radians; those of YOLOv8 are ``(sigmoid - 0.25) * pi``, and YOLO26 has no activation."""
 UNDECODED = 20.0
@@ -34,7 +32,6 @@ UNDECODED = 20.0
 LETTERBOX = {"resize": "letterbox", "pad": 114, "rounding": "nearest", "antialias": False}
 STRETCHED = {"resize": "stretch", "antialias": False}
 CORNER = {"resize": "letterbox", "place": "corner", "pad": 114, "antialias": False, "divisor": 1.0, "color": "bgr"}
-IMAGENET = {"resize": "stretch", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def verdicts(facts: Facts) -> list[Verdict]:
@@ -52,7 +49,7 @@ def _efficient_nms(facts: Facts) -> list[Verdict]:
     classes = _named(facts, "det_classes", "detection_classes", "nmsed_classes")
     if count is None or boxes is None or scores is None or classes is None or boxes.value.ndim != 3:
         return []
-    normalized = _is_unit(boxes.value) and boxes.value.size > 0
+    normalized = is_unit(boxes.value) and boxes.value.size > 0
     head = EfficientNms(
         count=count.name,
         boxes=boxes.name,
@@ -74,19 +71,17 @@ def _boxes_scores_labels(facts: Facts) -> list[Verdict]:
         labels = [each for each in alike if each.value.dtype.kind in "iu"] or [
             each for each in alike if _has(each.name, "label", "class") and not _has(each.name, "score")
         ]
-        scores = [
-            each for each in alike if each not in labels and each.value.dtype.kind == "f" and _is_unit(each.value)
-        ]
+        scores = [each for each in alike if each not in labels and each.value.dtype.kind == "f" and is_unit(each.value)]
         if len(labels) != 1 or len(scores) != 1:
             continue
-        normalized = boxes.value.size > 0 and _is_unit(boxes.value)
+        normalized = boxes.value.size > 0 and is_unit(boxes.value)
         head = BoxesScoresLabels(
             boxes=boxes.name,
             scores=scores[0].name,
             labels=labels[0].name,
             coordinates="normalized" if normalized else "px",
         )
-        evidence = [f"{each.name} {_shown(each)}" for each in (boxes, scores[0], labels[0])]
+        evidence = [f"{each.name} {shown(each)}" for each in (boxes, scores[0], labels[0])]
         sized = "orig_target_sizes" in facts.inputs
         return [
             Verdict(
@@ -116,59 +111,19 @@ def _batched_rows(facts: Facts) -> list[Verdict]:
     return []
 
 
-def _detr_pair(facts: Facts) -> list[Verdict]:
-    found = []
-    for boxes in facts.outputs:
-        for logits in facts.outputs:
-            alike = boxes.value.ndim == logits.value.ndim == 3 and boxes.shape[:2] == logits.shape[:2]
-            if boxes is logits or not alike or boxes.shape[2] != 4 or not _is_unit(boxes.value):
-                continue
-            if boxes.shape[1] > MAX_ROWS or len(facts.outputs) > 4:
-                continue
-            found += _of_queries(facts, boxes, logits)
-    return found[:1]
-
-
-def _of_queries(facts: Facts, boxes: Output, logits: Output) -> list[Verdict]:
-    values = logits.value[0]
-    evidence = [f"{boxes.name} {_shown(boxes)} in 0..1", f"{logits.name} {_shown(logits)}"]
-    activation, background, sure = "sigmoid", "none", True
-    if _is_unit(values):
-        activation = "none"
-        evidence.append("scores in 0..1")
-    elif values.shape[1] > 1 and (values.argmax(axis=1) == values.shape[1] - 1).mean() > 0.6:
-        activation, background = "softmax", "last"
-        evidence.append("the last slot is the likeliest for most queries: the background of a softmax")
-    elif len(facts.metadata.names) == values.shape[1] - 1:
-        activation, background = "softmax", "last"
-        evidence.append("one slot more than class names")
-    elif np.median(values) < -1:
-        evidence.append("most logits are negative: a sigmoid for each class")
-    else:
-        sure = False
-        evidence.append("logits that may go through a sigmoid or a softmax")
-    head = Detr(
-        boxes=boxes.name,
-        logits=logits.name,
-        activation=activation,  # type: ignore[arg-type]
-        background=background,  # type: ignore[arg-type]
-    )
-    return [Verdict(head=head, evidence=tuple(evidence), preprocess=IMAGENET, preprocess_of="DETR's", sure=sure)]
-
-
 def _end2end(facts: Facts) -> list[Verdict]:
     output, masks = _alone(facts)
     if output is None or output.value.ndim != 3 or output.shape[1] > MAX_ROWS or output.shape[2] < 6:
         return []
     rows = output.value[0]
     kinds = rows[:, 5]
-    if not (_is_unit(rows[:, 4]) and np.array_equal(kinds, np.rint(kinds)) and (kinds >= -1).all()):
+    if not (is_unit(rows[:, 4]) and np.array_equal(kinds, np.rint(kinds)) and (kinds >= -1).all()):
         return []
-    centers = _is_unit(rows[:, :4]) and bool((rows[:, :4] != 0).any())  # boxes in px would be larger
+    centers = is_unit(rows[:, :4]) and bool((rows[:, :4] != 0).any())  # boxes in px would be larger
     extras = _extras_of(facts, output.shape[2] - 6, masks, rows[:, 6:].T)
     if extras is None:
         return []
-    evidence = [f"{output.name} {_shown(output)}", "scores in 0..1, then whole numbers", *extras["evidence"]]
+    evidence = [f"{output.name} {shown(output)}", "scores in 0..1, then whole numbers", *extras["evidence"]]
     evidence += [f"metadata task={facts.metadata.task}"] if facts.metadata.task else []
     evidence += ["metadata end2end=True"] if facts.metadata.end2end else []
     if centers:
@@ -183,14 +138,14 @@ def _detr_joined(facts: Facts) -> list[Verdict]:
     output, masks = _alone(facts)
     if output is None or masks is not None or output.value.ndim != 3 or output.shape[2] < 5:
         return []
-    if output.shape[1] > MAX_ROWS or facts.strides(output.shape[1]) or not _is_unit(output.value):
+    if output.shape[1] > MAX_ROWS or facts.strides(output.shape[1]) or not is_unit(output.value):
         return []
     rows = output.value[0]
     # The rows of a text recognizer are probabilities too, that add up to 1.
     if np.abs(rows.sum(axis=1) - 1).max() < SLACK:
         return []
     head = Detr(boxes=output.name, activation="none", multi_label=False)
-    evidence = (f"{output.name} {_shown(output)}", "boxes and scores in 0..1")
+    evidence = (f"{output.name} {shown(output)}", "boxes and scores in 0..1")
     sure = output.parts[:1] == ((0, 4),) or _names_fit(facts, rows.shape[1] - 4)
     return [Verdict(head=head, evidence=evidence, preprocess=STRETCHED, preprocess_of="RT-DETR's", sure=sure)]
 
@@ -213,9 +168,9 @@ def _yolov8(facts: Facts) -> list[Verdict]:
         if extras is None:
             continue
         scores = rows[4 : len(rows) - extras["fields"].get("extras", 0)]
-        activation = "none" if _is_unit(scores) else "sigmoid"
+        activation = "none" if is_unit(scores) else "sigmoid"
         evidence = [
-            f"{output.name} {_shown(output)} = {_grids(facts, strides)} cells",
+            f"{output.name} {shown(output)} = {_grids(facts, strides)} cells",
             "boxes in px",
             "scores in 0..1" if activation == "none" else "scores before a sigmoid",
             *extras["evidence"],
@@ -253,16 +208,16 @@ def _yolov5(facts: Facts) -> list[Verdict]:
     else:
         return []
     rows = output.value[0].T
-    if not _are_pixels(rows[:4], facts) or not _is_unit(rows[4]):
+    if not _are_pixels(rows[:4], facts) or not is_unit(rows[4]):
         return []
     extras = _extras_behind_scores(facts, output, rows, masks, 2, first=5)
     if extras is None:
         return []
     scores = rows[5 : len(rows) - extras["fields"].get("extras", 0)]
-    if not _is_unit(scores):
+    if not is_unit(scores):
         return []
     evidence = (
-        f"{output.name} {_shown(output)} = {anchors} x ({_grids(facts, strides)}) boxes",
+        f"{output.name} {shown(output)} = {anchors} x ({_grids(facts, strides)}) boxes",
         "boxes in px",
         "objectness and scores in 0..1",
         *extras["evidence"],
@@ -284,10 +239,10 @@ def _yolox(facts: Facts) -> list[Verdict]:
     decoded = _are_pixels(rows[:4], facts)
     if not decoded and np.percentile(np.abs(rows[:4]), 99) > UNDECODED:
         return []
-    activation = "none" if _is_unit(rows[4:]) else "sigmoid"
+    activation = "none" if is_unit(rows[4:]) else "sigmoid"
     head = YoloX(output=output.name, strides=strides, decoded=decoded, activation=activation)  # type: ignore[arg-type]
     evidence = [
-        f"{output.name} {_shown(output)} = {_grids(facts, strides)} cells",
+        f"{output.name} {shown(output)} = {_grids(facts, strides)} cells",
         "boxes in px" if decoded else "boxes relative to their cells",
         "objectness and scores " + ("in 0..1" if activation == "none" else "before a sigmoid"),
     ]
@@ -299,7 +254,7 @@ NAMED_RULES: tuple[Callable[[Facts], list[Verdict]], ...] = (_efficient_nms, _bo
 """Rules for detections that are decoded already, whose outputs say by name or type what they are."""
 
 RULES: tuple[Callable[[Facts], list[Verdict]], ...] = (
-    _detr_pair,
+    detr_pair,
     _end2end,
     _detr_joined,
     _yolov8,
@@ -329,7 +284,7 @@ def _extras_behind_scores(
     elif output.parts and output.axis == axis and output.parts[-1][0] > first:
         count = output.parts[-1][1] - output.parts[-1][0]
     else:
-        unit = [_is_unit(row) for row in rows[first:]]
+        unit = [is_unit(row) for row in rows[first:]]
         count = 0 if all(unit) or not any(unit) else len(unit) - unit.index(False)
     if len(rows) - first - count < 1:
         return None
@@ -341,13 +296,13 @@ def _extras_of(facts: Facts, count: int, masks: Output | None, values: np.ndarra
     if masks is not None:
         if count != masks.shape[1]:
             return None
-        evidence = (f"{count} coefficients for the masks of {masks.name} {_shown(masks)}",)
+        evidence = (f"{count} coefficients for the masks of {masks.name} {shown(masks)}",)
         return {"fields": {"extras": count, "masks": masks.name}, "evidence": evidence}
     if count == 0:
         return {"fields": {}, "evidence": ()}
     points = facts.metadata.keypoints
-    if points == (0, 0) and facts.metadata.task in ("", "pose") and count > 3 and not _is_unit(values):
-        threes = count % 3 == 0 and _is_unit(values[2::3])
+    if points == (0, 0) and facts.metadata.task in ("", "pose") and count > 3 and not is_unit(values):
+        threes = count % 3 == 0 and is_unit(values[2::3])
         points = (count // 3, 3) if threes else (count // 2, 2) if count % 2 == 0 else (0, 0)
     if math.prod(points) == count:
         evidence = (f"{points[0]} key points of {points[1]} values",)
@@ -380,11 +335,6 @@ def _are_pixels(boxes: np.ndarray, facts: Facts) -> bool:
     return bool(np.mean(inside) > 0.95 and spread and np.mean(np.array(sides) >= 0) > 0.95)
 
 
-def _is_unit(values: np.ndarray) -> bool:
-    """Whether all numbers are in 0..1."""
-    return bool(values.size == 0 or (values.min() >= -SLACK and values.max() <= 1 + SLACK))
-
-
 def _named(facts: Facts, *names: str) -> Output | None:
     found = [each for each in facts.outputs if each.name.lower().split(":")[0] in names]
     return found[0] if len(found) == 1 else None
@@ -392,10 +342,6 @@ def _named(facts: Facts, *names: str) -> Output | None:
 
 def _has(name: str, *parts: str) -> bool:
     return any(part in name.lower() for part in parts)
-
-
-def _shown(output: Output) -> str:
-    return f"({', '.join(map(str, output.shape))})"
 
 
 def _grids(facts: Facts, strides: Sequence[int]) -> str:

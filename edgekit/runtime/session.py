@@ -455,8 +455,8 @@ class Session:
                 options is the recipe's value.
             iou_threshold: a box that overlaps a better one of its class by more than this is dropped.
             max_detections: maximum number of detections.
-            multi_label: every class of a box whose score passes is a detection; otherwise only the best one. Most
-                models are meant for one class a box, and their heads say so; `edgekit.evaluate` takes every class.
+            multi_label: every class of a box whose score passes is a detection; otherwise only the best one, which is
+                the default of every family's head. `edgekit.evaluate` takes every class.
 
         Raises:
             DataError: the image cannot be read.

@@ -61,7 +61,7 @@ def test_a_line_for_each_frame_of_a_video(
 def test_the_terminal_has_a_summary_of_a_video(
     detector: Path, write_video: Callable[..., Path], capsys: CAPTURE
 ) -> None:
-    assert main(["run", str(detector), str(write_video(frames=3)), *LOW]) == 0
+    assert main(["run", str(detector), str(write_video(frames=3)), "--multi-label", *LOW]) == 0
     captured = capsys.readouterr()
     assert ": 3 frames: " in captured.out and " cat, " in captured.out
     assert "3 frames" in captured.err  # how long they took
@@ -158,7 +158,7 @@ def test_ids_are_those_of_the_ground_truth(detector: Path, photos: Path, tmp_pat
         "categories": [{"id": 31, "name": "Dog"}, {"id": 7, "name": "cat"}],
     }
     (tmp_path / "truth.json").write_text(json.dumps(content))
-    words = ["run", str(detector), str(photos), "--json", "--ids", str(tmp_path / "truth.json"), *LOW]
+    words = ["run", str(detector), str(photos), "--json", "--ids", str(tmp_path / "truth.json"), "--multi-label", *LOW]
     assert main(words) == 0
     entries = json.loads(capsys.readouterr().out)
     assert {(entry["image_id"], entry["file_name"]) for entry in entries} == {(701, "a.png"), (700, "b.jpg")}

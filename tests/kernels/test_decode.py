@@ -51,7 +51,9 @@ def test_equals_the_reference_in_values_and_order(kind, threshold, seed):
 def test_the_kind_of_a_recipe_chooses_its_formulas(kind):
     fast, _, heads = KINDS[kind]
     outputs = raw(np.random.default_rng(1))
-    chosen = decode(outputs, FAMILIES[kind](heads=heads[:1]), input_size=(416, 416), score_threshold=0.2)
+    chosen = decode(
+        outputs, FAMILIES[kind](heads=heads[:1], multi_label=True), input_size=(416, 416), score_threshold=0.2
+    )
     for got, expected in zip(chosen, fast(outputs, heads[:1], score_threshold=0.2), strict=True):
         assert len(got) > 0
         np.testing.assert_array_equal(got, expected)
@@ -119,7 +121,7 @@ def test_what_is_kept_is_what_opencv_s_layer_keeps(section, kind, seed, tmp_path
     net.setInput(numbers)
     rows = net.forward().reshape(-1, 5 + classes)
 
-    head = FAMILIES[kind](heads=(YoloHead(output="head", stride=1, anchors=anchors),))
+    head = FAMILIES[kind](heads=(YoloHead(output="head", stride=1, anchors=anchors),), multi_label=True)
     boxes, scores, kinds, _ = decode({"head": numbers}, head, input_size=(side, side), score_threshold=0.2)
     kept = nms(boxes, scores, kinds, score_threshold=0.2, iou_threshold=0.4, max_detections=1000)
     row, theirs = np.nonzero(rows[:, 5:])

@@ -49,12 +49,12 @@ SOURCE = Path(edgekit.__file__).parent / "kernels" / "decode" / "decode.cu"
 LIMIT = 60
 OPTIONS: dict[str, Any] = {"score_threshold": 0.3, "iou_threshold": 0.4, "max_detections": LIMIT}
 PLACED: dict[str, Any] = {"scale": (0.5, 0.5), "offset": (6.0, -3.0), "size": (150, 120)}
-# The other heads are of models that decode their detections themselves.
+# The kernels do not have the other heads; see `test_a_head_without_a_kernel_has_a_reason`.
 NAMES = [
     name
     for name, case in cases().items()
     if not isinstance(case.head, BatchedRows | BoxesScoresLabels | EfficientNms)
-    and not (isinstance(case.head, End2End) and case.head.coordinates == "centers")
+    and not (isinstance(case.head, End2End) and (case.head.coordinates == "centers" or case.head.angle))
 ]
 # Each family, and each branch of the kernels.
 SANITIZED = [
@@ -546,7 +546,17 @@ ANCHORS = ((1.0, 1.0),)
         (
             YoloV8(output="o", extras=1, angle=True, suppression="fast"),
             {"o": (SINGLE, (1, 6, 9))},
-            "the kernel suppresses rotated boxes greedily",
+            "in another way than Ultralytics",
+        ),
+        (
+            End2End(output="o", extras=1, angle=True),
+            {"o": (SINGLE, (1, 9, 7))},
+            "in another way than Ultralytics",
+        ),
+        (
+            YoloV3(heads=(YoloHead(output="a", stride=8, anchors=ANCHORS),), diou_beta=0.6),
+            {"a": (SINGLE, (1, 9, 2, 2))},
+            "without the distance of DIoU",
         ),
         (YoloX(output="o", strides=(8, 16, 32, 64, 128)), {"o": (SINGLE, (1, 9, 9))}, "at most 4 strides, got 5"),
         (Detr(boxes="b", logits="l"), {"b": (SINGLE, (1, 9, 4)), "l": (HALF, (1, 9, 9))}, ""),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from edgekit.errors import RunError
 from edgekit.kernels.decode.families import decode, detect, overlap_of
-from edgekit.recipe.heads import BatchedRows, Detr, End2End, Head, YoloV5, YoloV8, YoloX
+from edgekit.recipe.heads import BatchedRows, Detr, End2End, Head, YoloHead, YoloV3, YoloV5, YoloV8, YoloX
 from tests.kernels.detectors import Case, cases, decoded, detected
 
 CASES = cases()
@@ -149,3 +151,14 @@ def test_error_on_an_angle_without_a_place() -> None:
 def test_the_cases_have_every_family() -> None:
     assert {type(case.head) for case in CASES.values()} == set(Head.__args__)
     assert all(isinstance(case, Case) for case in CASES.values())
+
+
+def test_the_exponent_of_diou_belongs_to_the_head() -> None:
+    # Two cells side by side with the same box size: they overlap by 0.6.
+    raw = np.zeros((1, 6, 1, 2), np.float32)
+    raw[0, 4:] = 3
+    head = YoloV3(heads=(YoloHead(output="o", stride=1, anchors=((4.0, 4.0),)),))
+    options: dict[str, Any] = {"score_threshold": 0.3, "iou_threshold": 0.55, "max_detections": 9, **PLACED}
+    options |= {"scale": (1.0, 1.0), "offset": (0.0, 0.0), "size": (9, 9), "input_size": (2, 1)}
+    assert len(detect({"o": raw}, head, **options)) == 1
+    assert len(detect({"o": raw}, msgspec.structs.replace(head, diou_beta=0.6), **options)) == 2

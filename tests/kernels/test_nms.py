@@ -1,5 +1,6 @@
 import time
 import tracemalloc
+from functools import partial
 
 import cv2
 import numpy as np
@@ -223,3 +224,23 @@ def test_all_candidates_of_a_yolov3_at_once_take_less_than_a_quarter_second(spre
     start = time.process_time()
     nms(boxes, scores, kinds, score_threshold=0.0, iou_threshold=0.45, max_detections=300)
     assert time.process_time() - start < 0.25
+
+
+@settings(deadline=None)
+@given(candidates(low=-2), thresholds, thresholds, st.sampled_from([0.3, 0.6, 1.0, 2.0]), st.sampled_from([1, 3, 300]))
+def test_diou_equals_the_reference(found, score_threshold, iou_threshold, beta, most):
+    options = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": most}
+    expected = reference.nms(*found, **options, overlap=partial(reference.diou, beta=beta))
+    assert nms(*found, **options, diou_beta=beta).tolist() == expected.tolist()
+
+
+def test_a_smaller_exponent_keeps_more_of_the_boxes_that_are_apart():
+    # The overlap is 0.6, the centers are 2.5 apart, and the diagonal is sqrt(12.5 ** 2 + 10 ** 2).
+    boxes = np.array([[0, 0, 10, 10], [2.5, 0, 12.5, 10]], np.float32)
+    scores, kinds = np.array([0.9, 0.8], np.float32), np.zeros(2, np.int64)
+    term = 2.5**2 / (12.5**2 + 10**2)
+    for beta in (0.3, 0.6, 1.0):
+        for slack, kept in ((-1e-6, [0]), (1e-6, [0, 1])):
+            limit = 0.6 - term**beta + slack
+            options = {"score_threshold": 0.1, "iou_threshold": limit, "max_detections": 9}
+            assert nms(boxes, scores, kinds, **options, diou_beta=beta).tolist() == kept

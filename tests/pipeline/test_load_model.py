@@ -276,12 +276,17 @@ def test_weights_of_a_module_are_in_its_graph(source: Callable[..., LoadedModel]
     assert model.origin.weights is not None and len(model.origin.weights.sha256) == 64
 
 
-def test_a_note_says_that_boxes_are_suppressed_in_another_way(
-    tmp_path: Path, source: Callable[..., LoadedModel], noted: Noted
+def test_a_cfg_file_chooses_diou_suppression_and_its_exponent(
+    tmp_path: Path, source: Callable[..., LoadedModel]
 ) -> None:
     conv = "[convolutional]\nfilters=8\nsize=1\nstride=8\nactivation=logistic\n"
-    head = "[yolo]\nanchors=4,4\nclasses=3\nnum=1\nscale_x_y=2\nnew_coords=1\nnms_kind=diounms\n"
-    (tmp_path / "net.cfg").write_text(f"[net]\nwidth=32\nheight=32\nchannels=3\n{conv}{head}")
-    model = source(tmp_path / "net.cfg")
-    assert any("net.cfg has nms_kind=diounms: boxes are suppressed by IoU" in note for note in noted.notes)
-    assert model.postprocess is not None and model.postprocess.head.heads[0].new_coords
+    head = "[yolo]\nanchors=4,4\nclasses=3\nnum=1\nscale_x_y=2\nnew_coords=1\n"
+    for option, beta in (
+        ("nms_kind=diounms\nbeta_nms=0.8\n", 0.8),
+        ("nms_kind=diounms\n", 0.6),
+        ("beta_nms=0.6\n", 0.0),
+    ):
+        (tmp_path / "net.cfg").write_text(f"[net]\nwidth=32\nheight=32\nchannels=3\n{conv}{head}{option}")
+        model = source(tmp_path / "net.cfg")
+        assert model.postprocess is not None and model.postprocess.head.diou_beta == beta
+        assert model.postprocess.head.heads[0].new_coords

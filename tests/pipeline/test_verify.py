@@ -153,6 +153,27 @@ def test_random_weights_are_never_refused(monkeypatch: pytest.MonkeyPatch) -> No
     assert any("INT8 engine for cpu" in note and "190 dB" in note for note in read_manifest(place).notes)
 
 
+def random_convolutions(path: Path) -> Path:
+    value = helper.make_tensor_value_info
+    weights = [RANDOM.standard_normal((32, 3 if i == 0 else 32, 3, 3)).astype(np.float32) / 9 for i in range(4)]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(4)],
+        "g",
+        [value("x0", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [value("x4", TensorProto.FLOAT, [1, 32, 8, 8])],
+        [numpy_helper.from_array(array, f"w{i}") for i, array in enumerate(weights)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_random_weights_of_an_onnx_file_are_never_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = random_convolutions(tmp_path / "fresh.onnx")
+    monkeypatch.setattr(verify, "LIMITS", {**verify.LIMITS, Precision.INT8: verify.Limits(190.0, 0.0, 195.0)})
+    place = edgekit.build(path, target="cpu", calib_images=2, profile=False)
+    assert any("190 dB" in note and "the weights are random" in note for note in read_manifest(place).notes)
+
+
 def test_a_weak_engine_names_the_noisiest_layers(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {**verify.LIMITS, Precision.INT8: verify.Limits(0.0, 0.0, 100.0)}
     monkeypatch.setattr(verify, "LIMITS", limits)

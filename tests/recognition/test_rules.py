@@ -191,7 +191,57 @@ def test_queries_in_two_outputs(logits: np.ndarray, expected: dict[str, str]) ->
 def test_logits_around_zero_are_not_guessed() -> None:
     boxes = rng(0).uniform(0.1, 0.9, (300, 4)).astype(np.float32)
     found = recognized(facts(output("b", boxes), output("l", rng(1).normal(0, 1, (300, 80)).astype(np.float32))))
-    assert found.verdict is None and [each.family for each in found.candidates] == ["detr"]
+    assert found.verdict is None and [each.family for each in found.candidates] == ["detr", "detr"]
+    heads = [each.head for each in found.candidates]
+    assert [(each.activation, each.background) for each in heads] == [("sigmoid", "none"), ("softmax", "last")]
+
+
+def test_negative_logits_of_a_softmax_are_not_taken_for_sigmoids() -> None:
+    boxes = output("pred_boxes", rng(0).uniform(0.1, 0.9, (50, 4)).astype(np.float32))
+    logits = rng(1).normal(-6, 4, (50, 21)).astype(np.float32)
+    logits[:, 9] = 8  # as of YOLOS with its first weights
+    found = recognized(facts(boxes, output("logits", logits)))
+    assert found.verdict is None and len(found.candidates) == 2
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_queries_that_topk_selects_have_sigmoids_unless_their_last_slot_is_the_likeliest(last: bool) -> None:
+    boxes = rng(0).uniform(0.1, 0.9, (100, 4)).astype(np.float32)
+    logits = rng(1).normal(2, 4, (100, 20)).astype(np.float32)
+    if last:
+        logits[:, -1] = 20
+    found = recognized(facts(output("b", boxes, selected=True), output("l", logits, selected=True)))
+    if last:
+        assert found.verdict is None and len(found.candidates) == 2
+    else:
+        assert isinstance(found.verdict.head, Detr) and found.verdict.head.activation == "sigmoid"
+
+
+@pytest.mark.parametrize(
+    ("names", "selected", "mean"),
+    [
+        (("pred_boxes", "logits"), True, (0.0, 0.0, 0.0)),  # RT-DETR and D-FINE of transformers: do_normalize=False
+        (("pred_boxes", "logits"), False, (0.485, 0.456, 0.406)),  # DETR and YOLOS
+        (("dets", "labels"), True, (0.485, 0.456, 0.406)),  # RF-DETR
+    ],
+)
+def test_images_of_queries_are_normalized_as_in_training(
+    names: tuple[str, str], selected: bool, mean: tuple[float, ...]
+) -> None:
+    boxes = output(names[0], rng(0).uniform(0.1, 0.9, (100, 4)).astype(np.float32), selected=selected)
+    logits = output(names[1], rng(1).normal(-5, 1, (100, 20)).astype(np.float32), selected=selected)
+    found = recognized(facts(boxes, logits))
+    assert found.verdict is not None and found.verdict.preprocess["resize"] == "stretch"
+    assert found.verdict.preprocess.get("mean", (0.0, 0.0, 0.0)) == mean
+
+
+@pytest.mark.parametrize(("names", "activation"), [(20, "softmax"), (21, "sigmoid")])
+def test_class_names_tell_whether_there_is_a_background(names: int, activation: str) -> None:
+    boxes = output("b", rng(0).uniform(0.1, 0.9, (50, 4)).astype(np.float32))
+    logits = output("l", rng(1).normal(0, 1, (50, 21)).astype(np.float32))
+    metadata = Metadata(names=tuple(f"class {i}" for i in range(names)))
+    found = recognized(facts(boxes, logits, metadata=metadata))
+    assert isinstance(found.verdict.head, Detr) and found.verdict.head.activation == activation
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])

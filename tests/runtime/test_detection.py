@@ -18,6 +18,7 @@ from edgekit.device.cuda.arrays import DeviceArray
 from edgekit.device.cuda.resources import Context, DeviceMemory, Stream
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import DataError, RunError, UsageError
+from edgekit.recipe.heads import with_multi_label
 from edgekit.runtime.detections import Detections
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.detect import TASK as DETECT
@@ -193,6 +194,10 @@ def test_a_replayed_frame_is_one_launch(driver: FakeDriver, manifest: Manifest) 
 
 
 def test_more_detections_than_before_are_returned_when_asked_for(driver: FakeDriver, manifest: Manifest) -> None:
+    how = manifest.postprocess
+    assert how is not None
+    several = msgspec.structs.replace(how, head=with_multi_label(how.head, True))
+    manifest = msgspec.structs.replace(manifest, postprocess=several)
     with Session(OnGpu(driver, manifest), manifest) as session, Session(OnCpu(manifest), manifest) as on_cpu:
         for limit in (3, 300, 1000, 2):
             options = {"score_threshold": 0.01, "iou_threshold": 1.0, "max_detections": limit}

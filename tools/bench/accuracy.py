@@ -122,6 +122,7 @@ def _detections(shop: Workshop, candidate: Candidate, fp32: Path, images: list[n
                     placement,
                     score_threshold=FOUND_SCORE,
                     max_detections=MOST_DETECTIONS,
+                    multi_label=True,  # as `edgekit eval`
                 )
             )
     return found

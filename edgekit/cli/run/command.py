@@ -57,8 +57,8 @@ Examples:
 @click.option(
     "--multi-label/--one-label",
     default=None,
-    help="Report every class of a box with a score above --score-threshold, or the best one.  [default: as the model's "
-    "family does, mostly one]",
+    help="Report every class of a box with a score above --score-threshold, or the best one.  [default: one-label, "
+    "unless the recipe says otherwise]",
 )
 @click.option(
     "--labels",

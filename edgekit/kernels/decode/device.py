@@ -12,7 +12,7 @@ import numpy as np
 from edgekit.device.cuda.resources import Context, DeviceMemory, Module, Stream
 from edgekit.errors import RunError, UsageError
 from edgekit.kernels import compiled
-from edgekit.kernels.decode.families import DETECTION, is_rotated, overlap_of
+from edgekit.kernels.decode.families import DETECTION, is_rotated, keeps_angles, overlap_of
 from edgekit.kernels.decode.layout import layout, yolox_grids
 from edgekit.kernels.suppression.device import BITS, CAPACITY, SELECT_THREADS, SWEEP_THREADS, TILES, WORDS
 from edgekit.kernels.suppression.suppress import check_thresholds
@@ -315,13 +315,15 @@ def _too_many(head: Head) -> str:
     if isinstance(head, CellHeads):
         if any(each.scale_xy != 1 or each.new_coords for each in head.heads):
             return "the kernel decodes YOLOv3's boxes, without scale_xy and new_coords"
+        if isinstance(head, YoloV3) and head.diou_beta:
+            return "the kernel suppresses boxes by IoU, without the distance of DIoU"
         if len(head.heads) > _OUTPUTS:
             return f"expected at most {_OUTPUTS} outputs, got {len(head.heads)}"
         most = max(len(each.anchors) for each in head.heads)
         if most > _ANCHORS:
             return f"expected at most {_ANCHORS} anchors per output, got {most}"
-    if isinstance(head, YoloV8) and head.angle and head.suppression == "fast":
-        return "the kernel suppresses rotated boxes greedily"
+    if keeps_angles(head):
+        return "the kernel suppresses and maps rotated boxes in another way than Ultralytics"
     if isinstance(head, YoloX) and len(head.strides) > _LEVELS:
         return f"expected at most {_LEVELS} strides, got {len(head.strides)}"
     return ""

@@ -32,7 +32,7 @@ from edgekit.recipe.heads import (
     box_outputs,
 )
 
-__all__ = ["DETECTION", "decode", "detect", "is_rotated", "overlap_of"]
+__all__ = ["DETECTION", "decode", "detect", "is_rotated", "keeps_angles", "overlap_of"]
 
 DETECTION = np.dtype(
     [
@@ -57,6 +57,11 @@ _ROUNDING = 0.01
 def is_rotated(head: Head) -> bool:
     """Whether boxes have an angle."""
     return isinstance(head, YoloV8 | End2End) and head.angle
+
+
+def keeps_angles(head: Head) -> bool:
+    """Whether rotated boxes are Ultralytics', which maps them to an image without turning them."""
+    return is_rotated(head) and (isinstance(head, End2End) or getattr(head, "suppression", "") == "fast")
 
 
 def overlap_of(head: Head) -> Overlap | None:
@@ -166,11 +171,12 @@ def detect(
             max_detections=max_detections,
             overlap=overlap,
             fast=fast,
+            diou_beta=head.diou_beta if isinstance(head, YoloV3) else 0.0,
         )
     found = np.zeros(len(kept), DETECTION)
     found["score"], found["class"], found["index"] = (each[kept] for each in candidates[1:])
     if is_rotated(head):
-        rounded = fast and abs(scale[0] / scale[1] - 1) < _ROUNDING
+        rounded = keeps_angles(head) and abs(scale[0] / scale[1] - 1) < _ROUNDING
         boxes = _rotated_to_image(candidates.boxes[kept].astype(np.float64), scale, offset, rounded=rounded)
         found["box"], found["angle"] = boxes[:, :4], boxes[:, 4]
         shown = _touches(boxes, size)

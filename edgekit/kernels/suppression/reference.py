@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-__all__ = ["iou", "nms", "probiou", "rotated_iou"]
+__all__ = ["diou", "iou", "nms", "probiou", "rotated_iou"]
 
 Point = tuple[float, float]
 
@@ -20,6 +20,19 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
     area_b = max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1])
     intersection = width * height
     return intersection / (area_a + area_b - intersection) if intersection > 0 else 0.0
+
+
+def diou(a: Sequence[float], b: Sequence[float], beta: float) -> float:
+    """Computes intersection over union less a term for the distance of two boxes ``(x1, y1, x2, y2)``.
+
+    The term is ``(d / c) ** beta``, with the squared distance ``d`` of the centers and the squared diagonal ``c`` of
+    the smallest box around both (Zheng et al. 2020, arXiv:1911.08287, section 3.3, where beta is 1; Darknet's
+    ``beta_nms``). Two points at one place have no distance.
+    """
+    width, height = max(a[2], b[2]) - min(a[0], b[0]), max(a[3], b[3]) - min(a[1], b[1])
+    across, down = (a[0] + a[2] - b[0] - b[2]) / 2, (a[1] + a[3] - b[1] - b[3]) / 2
+    diagonal, distance = width**2 + height**2, across**2 + down**2
+    return iou(a, b) - ((distance / diagonal) ** beta if diagonal > 0 else 0.0)
 
 
 def rotated_iou(a: Sequence[float], b: Sequence[float]) -> float:
@@ -134,7 +147,7 @@ def nms(
         score_threshold: only boxes with a greater score are kept.
         iou_threshold: maximum overlap of a kept box with a better box of its class.
         max_detections: maximum number of kept boxes.
-        overlap: `iou`, or `rotated_iou` or `probiou` for rotated boxes.
+        overlap: `iou`, `diou` with its ``beta``, or `rotated_iou` or `probiou` for rotated boxes.
         fast: a box is dropped for any better candidate of its class that it overlaps, kept or not (Fast NMS, Bolya et
             al. 2019, YOLACT, arXiv:1904.02689).
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,13 @@ _NO_AREA = 5e-324
 _KEPT_WORDS = 7  # size of `Kept` in greedy.c, in 8 bytes
 
 
+class _Limit(NamedTuple):
+    """What boxes may overlap; see `nms`."""
+
+    iou_threshold: float
+    diou_beta: float
+
+
 def nms(
     boxes: np.ndarray,
     scores: np.ndarray,
@@ -43,6 +50,7 @@ def nms(
     max_detections: int,
     overlap: Overlap = "corners",
     fast: bool = False,
+    diou_beta: float = 0.0,
 ) -> np.ndarray:
     """Selects boxes by class-aware greedy suppression, by the rules of `edgekit.kernels.suppression.reference.nms`.
 
@@ -57,6 +65,8 @@ def nms(
         overlap: how much two boxes overlap.
         fast: a rotated box is dropped for any better one that it overlaps, as in Ultralytics; otherwise only for one
             that is kept.
+        diou_beta: exponent of the distance term of DIoU, see `edgekit.kernels.suppression.reference.diou`, for boxes
+            with corners; 0 for intersection over union alone.
 
     Returns:
         Indices of the kept candidates, best first; int64, shape ``(K,)``.
@@ -75,9 +85,10 @@ def nms(
         return kept
     # The library trusts its arguments; numpy takes other types too, and raises an error for shapes that do not fit.
     fits = boxes.shape == (len(scores), 4) and classes.shape == (len(scores),)
-    if function and fits and boxes.dtype == scores.dtype == np.float32 and classes.dtype.kind in "iu":
+    if function and not diou_beta and fits and boxes.dtype == scores.dtype == np.float32 and classes.dtype.kind in "iu":
         return _nms_compiled(function, boxes, scores, classes, score_threshold, iou_threshold, max_detections)
-    return _nms_numpy(_best_first(scores, score_threshold), boxes, classes, iou_threshold, max_detections)
+    limit = _Limit(iou_threshold, diou_beta)
+    return _nms_numpy(_best_first(scores, score_threshold), boxes, classes, limit, max_detections)
 
 
 def check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
@@ -140,7 +151,7 @@ def _nms_compiled(
 
 
 def _nms_numpy(
-    order: np.ndarray, boxes: np.ndarray, classes: np.ndarray, iou_threshold: float, max_detections: int
+    order: np.ndarray, boxes: np.ndarray, classes: np.ndarray, limit: _Limit, max_detections: int
 ) -> np.ndarray:
     """Takes candidates in blocks, so that those after the last kept one cost nothing; ``order`` is best first."""
     kept = order[:0]
@@ -148,7 +159,7 @@ def _nms_numpy(
     if len(order) < 2 * size:
         size = len(order)
     while done < len(order) and len(kept) < max_detections:
-        kept = _extended(kept, order[done : done + size], boxes, classes, iou_threshold)
+        kept = _extended(kept, order[done : done + size], boxes, classes, limit)
         done += size
         # As many more as should be enough, if the same share of them is kept.
         missing = (max_detections - len(kept)) * done / max(len(kept), 1)
@@ -156,9 +167,7 @@ def _nms_numpy(
     return kept[:max_detections]
 
 
-def _extended(
-    kept: np.ndarray, block: np.ndarray, boxes: np.ndarray, classes: np.ndarray, iou_threshold: float
-) -> np.ndarray:
+def _extended(kept: np.ndarray, block: np.ndarray, boxes: np.ndarray, classes: np.ndarray, limit: _Limit) -> np.ndarray:
     """Returns the kept indices, and those of the next block of candidates that are to be kept."""
     corners = boxes[block]
     finite = np.isfinite(corners)
@@ -170,15 +179,13 @@ def _extended(
     corners = boxes[indices[by_class]].T.astype(np.float64, order="C")
     np.negative(corners[:2], out=corners[:2])
     decided = by_class < len(kept)
-    best = by_class[_keep_within_classes(corners, kinds[by_class], decided, iou_threshold)]
+    best = by_class[_keep_within_classes(corners, kinds[by_class], decided, limit)]
     best.sort()
     result: np.ndarray = indices[best]
     return result
 
 
-def _keep_within_classes(
-    corners: np.ndarray, kinds: np.ndarray, decided: np.ndarray, iou_threshold: float
-) -> np.ndarray:
+def _keep_within_classes(corners: np.ndarray, kinds: np.ndarray, decided: np.ndarray, limit: _Limit) -> np.ndarray:
     """Returns a bool mask of the boxes to keep.
 
     In rounds: the best few boxes of every class, its heads, are compared with all worse boxes of the class. Then
@@ -188,7 +195,7 @@ def _keep_within_classes(
         corners: ``-x1``, ``-y1``, ``x2``, ``y2`` of boxes, sorted by class, best first; float64, shape ``(4, N)``.
         kinds: the classes, shape ``(N,)``.
         decided: bool mask of boxes that are known to be kept, the first ones of their classes.
-        iou_threshold: see `nms`.
+        limit: the maximum overlap.
     """
     sizes = np.maximum(corners[:2] + corners[2:], 0)
     areas = np.maximum(sizes[0] * sizes[1], _NO_AREA)
@@ -206,7 +213,7 @@ def _keep_within_classes(
         heads = is_head.nonzero()[0]
         first = np.maximum(position + 1, start + known)[heads]  # boxes that are kept already need no comparison
         for a, b in _pairs(heads, first, stop[heads] - first):
-            hits = _overlapping(corners, areas, left[a], left[b], iou_threshold)
+            hits = _overlapping(corners, areas, left[a], left[b], limit)
             _sweep(alive, mask, left[a[hits]], left[b[hits]])
         rest = (mask[left] & ~is_head).nonzero()[0]
         left, kinds, decided = left[rest], kinds[rest], np.zeros(len(rest), bool)
@@ -237,12 +244,11 @@ def _sweep(alive: bytearray, mask: np.ndarray, heads: np.ndarray, others: np.nda
             mask[others[start:stop]] = False
 
 
-def _overlapping(
-    corners: np.ndarray, areas: np.ndarray, a: np.ndarray, b: np.ndarray, iou_threshold: float
-) -> np.ndarray:
+def _overlapping(corners: np.ndarray, areas: np.ndarray, a: np.ndarray, b: np.ndarray, limit: _Limit) -> np.ndarray:
     """Returns the positions of the pairs ``(a[i], b[i])`` that overlap by more than the threshold."""
+    first, second = corners.take(a, axis=1), corners.take(b, axis=1)
     # With the first corner negated, one minimum finds both corners of the intersection.
-    inner = np.minimum(corners.take(a, axis=1), corners.take(b, axis=1))
+    inner = np.minimum(first, second)
     sizes = inner[:2]
     sizes += inner[2:]
     np.maximum(sizes, 0, out=sizes)
@@ -251,5 +257,18 @@ def _overlapping(
     union += areas.take(b)
     union -= intersection
     intersection /= union
-    hits: np.ndarray = (intersection > iou_threshold).nonzero()[0]
+    if limit.diou_beta:
+        intersection -= _distances(first, second) ** limit.diou_beta
+    hits: np.ndarray = (intersection > limit.iou_threshold).nonzero()[0]
     return hits
+
+
+def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns the squared distance of centers in squared diagonals of the smallest box around both, as DIoU has it."""
+    outer = np.maximum(first, second)
+    diagonals = np.square(outer[:2] + outer[2:]).sum(axis=0)
+    offsets = (first[2:] - first[:2] - second[2:] + second[:2]) / 2
+    distances = np.square(offsets).sum(axis=0)
+    # Two points at one place have no diagonal, and no distance.
+    shares: np.ndarray = np.divide(distances, diagonals, out=np.zeros_like(distances), where=diagonals > 0)
+    return shares

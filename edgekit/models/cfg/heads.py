@@ -7,7 +7,10 @@ from edgekit.models.cfg.layers import Head, Layer, Network, Reader, Shape
 __all__ = ["NMS_KINDS", "check_heads", "detection", "region", "yolo"]
 
 NMS_KINDS = ("greedynms", "diounms")
-"""Values of ``nms_kind`` that are accepted; detections are suppressed by IoU with either."""
+"""Values of ``nms_kind`` that are accepted: suppression by IoU, or by DIoU."""
+
+LARGEST_BETA = 100.0
+"""Largest ``beta_nms``; that of published networks is 0.6."""
 
 LARGEST_SCALE = 100.0
 """Largest ``scale_x_y``; that of published networks is at most 2."""
@@ -43,6 +46,9 @@ def yolo(read: Reader) -> Layer:
     read.options(*"anchors classes mask num nms_kind beta_nms scale_x_y new_coords".split())
     if (kind := read.section.text("nms_kind", "default")) not in ("default", *NMS_KINDS):
         raise read.section.error(f"expected one of {', '.join(NMS_KINDS)}, got '{kind}'", "nms_kind")
+    betas = read.section.numbers("beta_nms")
+    if betas and not (len(betas) == 1 and 0 < betas[0] <= LARGEST_BETA):
+        raise read.section.error(f"expected a number above 0 and up to {LARGEST_BETA:g}, got {betas[0]:g}", "beta_nms")
     scales = read.section.numbers("scale_x_y") or [1.0]
     if len(scales) != 1 or not 0 < scales[0] <= LARGEST_SCALE:
         raise read.section.error(

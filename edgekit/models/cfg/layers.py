@@ -66,6 +66,8 @@ NET_TRAINING = frozenset(
     "try_fix_nan unsupervised use_cuda_graph weights_reject_freq workspace_size_limit_MB".split()
 )
 
+DIOU_BETA = 0.6
+"""Exponent of DIoU suppression where ``beta_nms`` is not set, as in AlexeyAB's fork."""
 
 IDLE = ("cost", "dropout")
 """Layers that have no effect outside of training."""
@@ -195,9 +197,14 @@ class Network:
         return HEADS[self.heads[0].section.name] if self.heads else None
 
     @property
-    def nms_kind(self) -> str:
-        """How the file's own program suppresses boxes; empty if it does not say."""
-        return self.heads[0].section.text("nms_kind", "") if self.heads else ""
+    def diou_beta(self) -> float:
+        """Exponent of the distance term of DIoU suppression; 0 if boxes are suppressed by IoU.
+
+        Darknet takes it from the last head.
+        """
+        if not self.heads or self.heads[-1].section.text("nms_kind", "") != "diounms":
+            return 0.0
+        return (self.heads[-1].section.numbers("beta_nms") or [DIOU_BETA])[0]
 
     @property
     def keeps_aspect(self) -> bool:

@@ -127,6 +127,8 @@ def _postprocess(network: Network) -> Postprocess | None:
         )
         for head in network.heads
     ]
+    if network.kind == "yolov3":
+        return Postprocess(head=YoloV3(heads=tuple(heads), diou_beta=network.diou_beta))
     return Postprocess(head=FAMILIES[network.kind](heads=tuple(heads)))
 
 

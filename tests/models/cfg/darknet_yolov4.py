@@ -1,13 +1,14 @@
-"""The structures of YOLOv4 and YOLOv4-tiny as cfg files, from the papers: arXiv:2004.10934 and arXiv:2011.08036."""
+"""The structures of YOLOv4, YOLOv4-tiny and YOLOv7-tiny as cfg files: arXiv:2004.10934, 2011.08036, 2207.02696."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["yolov4", "yolov4_tiny"]
+__all__ = ["yolov4", "yolov4_tiny", "yolov7_tiny"]
 
 V4_ANCHORS = "12,16,19,36,40,28,36,75,76,55,72,146,142,110,192,243,459,401"
 TINY_ANCHORS = "10,14,23,27,37,58,81,82,135,169,344,319"
+V7_ANCHORS = "10,13,16,30,33,23,30,61,62,45,59,119,116,90,156,198,373,326"
 
 
 class Cfg:
@@ -106,3 +107,54 @@ def yolov4_tiny(classes: int = 80, side: int = 416, width: int = 32) -> str:
     cfg.conv(256, 3)
     cfg.yolo(classes, (1, 2, 3), TINY_ANCHORS, 1.05)
     return cfg.text
+
+
+def yolov7_tiny(classes: int = 80, side: int = 416, width: int = 32) -> str:
+    """Aggregation of four branches in each stage, a spatial pyramid, three heads with logistic outputs."""
+    cfg = Cfg(side, width, "leaky")
+
+    def aggregate(filters: int) -> None:
+        cfg.conv(filters, 1)
+        cfg.route(-2)
+        cfg.conv(filters, 1)
+        cfg.conv(filters, 3)
+        cfg.conv(filters, 3)
+        cfg.route(-5, -3, -2, -1)
+        cfg.conv(2 * filters, 1)
+
+    cfg.conv(32, 3, 2)
+    cfg.conv(64, 3, 2)
+    aggregate(32)
+    for filters in (64, 128, 256):
+        cfg.maxpool(2, 2)
+        aggregate(filters)
+    cfg.conv(256, 1)
+    cfg.route(-2)
+    cfg.conv(256, 1)
+    cfg.maxpool(5, 1)
+    cfg.route(-2)
+    cfg.maxpool(9, 1)
+    cfg.route(-4)
+    cfg.maxpool(13, 1)
+    cfg.route(-1, -3, -5, -6)
+    cfg.conv(256, 1)
+    cfg.route(-10, -1)
+    cfg.conv(256, 1)
+    for filters, lateral in ((128, 24), (64, 16)):
+        cfg.conv(filters, 1)
+        cfg.text += "[upsample]\nstride=2\n"
+        cfg.route(lateral)
+        cfg.conv(filters, 1)
+        cfg.route(-1, -3)
+        aggregate(filters // 2)
+    for filters, lateral in ((128, 56), (256, 44)):
+        cfg.conv(filters, 3, 2)
+        cfg.route(-1, lateral)
+        aggregate(filters // 2)
+    for place, (source, filters) in enumerate(((68, 128), (77, 256), (86, 512))):
+        cfg.route(source)
+        cfg.conv(filters, 3)
+        cfg.yolo(classes, range(3 * place, 3 * place + 3), V7_ANCHORS, 2.0)
+    plain = f"filters={3 * (5 + classes)}\nactivation="
+    cfg.text = cfg.text.replace(f"{plain}linear", f"{plain}logistic").replace("nms_kind=greedynms", "nms_kind=diounms")
+    return cfg.text.replace("objectness_smooth=0", "objectness_smooth=1\nnew_coords=1")

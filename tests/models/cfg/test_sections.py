@@ -62,7 +62,7 @@ def test_the_options_of_yolov7_tiny_are_known(tmp_path: Path) -> None:
     )
     found = network(tmp_path, f"{NET}{conv}{head}")
     (each,) = found.heads
-    assert (each.scale_xy, each.new_coords, found.nms_kind, found.keeps_aspect) == (2.0, True, "diounms", False)
+    assert (each.scale_xy, each.new_coords, found.diou_beta, found.keeps_aspect) == (2.0, True, 0.6, False)
 
 
 @pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())

@@ -1,4 +1,5 @@
 import time
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from edgekit.data.images import Placement
 from edgekit.errors import RunError, UsageError
 from edgekit.kernels.decode.candidates import Candidates, best_candidates
-from edgekit.recipe.heads import YoloV8
+from edgekit.recipe.heads import Head, YoloHead, YoloV2, YoloV3, YoloV8
 from edgekit.runtime.detections import Detections
 from edgekit.runtime.tasks.detector import MAX_CANDIDATES, detections_from_outputs
 
@@ -52,7 +53,9 @@ def test_thresholds_that_let_everything_pass_end_in_time(detector):
         for head in how.head.heads
     }
     start = time.perf_counter()
-    found = detections_from_outputs(outputs, msgspec.structs.replace(detector, postprocess=how), WHOLE)
+    found = detections_from_outputs(
+        outputs, msgspec.structs.replace(detector, postprocess=how), WHOLE, multi_label=True
+    )
     assert time.perf_counter() - start < 10
     assert 0 < len(found) <= MAX_CANDIDATES
     assert (np.diff(found.scores) <= 0).all()
@@ -65,6 +68,31 @@ def test_the_best_candidates_are_those_that_suppression_takes_first():
     candidates = Candidates(boxes, scores, np.arange(5), np.arange(5))
     assert best_candidates(candidates, 3).cells.tolist() == [0, 3, 4]
     assert best_candidates(candidates, 5) is candidates
+
+
+def test_every_family_has_one_class_a_box_unless_the_head_says_otherwise():
+    defaults = {
+        each.__struct_config__.tag: field.default
+        for each in get_args(Head)
+        for field in msgspec.structs.fields(each)
+        if field.name == "multi_label"
+    }
+    assert defaults == dict.fromkeys(("yolov1", "yolov2", "yolov3", "yolov5", "yolov8", "yolox", "detr"), False)
+
+
+@pytest.mark.parametrize("family", [YoloV2, YoloV3])
+def test_a_recipe_chooses_several_classes_a_box(detector, family):
+    # One cell, one anchor: objectness, two classes of which both pass.
+    head = YoloHead(output="cell", stride=32, anchors=((20.0, 20.0),))
+    raw = np.array([0, 0, 0, 0, 5, 2, 1.5], np.float32).reshape(1, 7, 1, 1)
+
+    def found(**fields):
+        how = msgspec.structs.replace(detector.postprocess, head=family(heads=(head,), **fields), score_threshold=0.3)
+        manifest = msgspec.structs.replace(detector, postprocess=how)
+        return detections_from_outputs({"cell": raw}, manifest, WHOLE).classes.tolist()
+
+    assert found() == [0]
+    assert found(multi_label=True) == [0, 1]
 
 
 def test_one_class_a_box_or_every_class_that_passes(letterboxed, raw_cells):
