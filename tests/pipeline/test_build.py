@@ -383,9 +383,8 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
 
 def test_a_build_over_an_engine_replaces_it_whole(classifier: Path) -> None:
     place = edgekit.build(classifier, output="out")
-    with pytest.raises(UsageError, match="replace it with force=True"):
-        edgekit.build(classifier, precision="fp32", output="out", profile=False)
-    assert edgekit.build(classifier, precision="fp32", output="out", profile=False, force=True) == place
+    with pytest.warns(edgekit.EdgeKitWarning, match=r"the engine at out .* was replaced by "):
+        assert edgekit.build(classifier, precision="fp32", output="out", profile=False) == place
     assert read_bundle(place).manifest.layers == {"float32": 4}
     assert {path.name for path in place.iterdir()} == {"manifest.json", "engine.onnx", "graph.onnx"}
 
