@@ -279,7 +279,12 @@ def test_the_help_of_build_is_grouped_and_fits_80_columns(monkeypatch: pytest.Mo
     assert headings == [*groups, "Environment variables"]
     assert "EDGEKIT_CACHE" in out and "Examples:" in out
     text = " ".join(out.split())
-    for default in ("random weights", "the recipe's, or minmax", "engines/NAME-PRECISION-TARGET", "--profile"):
+    for default in (
+        "random weights",
+        "the recipe's, or minmax, or what keeps more",
+        "engines/NAME-PRECISION-TARGET",
+        "--profile",
+    ):
         assert f"[default: {default}]" in text
 
 
