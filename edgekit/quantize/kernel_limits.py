@@ -46,6 +46,18 @@ def _joins_other_axes(node: ir.Node) -> bool:
     return node.op_type == "Concat" and (axis % len(shape) if shape is not None and axis < 0 else axis) != 1
 
 
+def _is_read_with_pads(node: ir.Node) -> bool:
+    if node.op_type != "MatMul":
+        return False
+    stack = [node]
+    while stack:
+        for use in stack.pop().outputs[0].uses():
+            if _counts_its_pads(use.node):
+                return True
+            stack += [use.node] if use.node.op_type in ("Div", "Mul") else []
+    return False
+
+
 LIMITS: Mapping[str, Limit] = {
     "average-dilated": Limit(
         lambda node: node.op_type == "AveragePool" and _any_but(node, "dilations", 1),
@@ -55,6 +67,9 @@ LIMITS: Mapping[str, Limit] = {
     "average-of-pads-rounded-up": Limit(
         lambda node: _counts_pads(node) and _rounds_up(node),
         "the target's integer kernel counts elements behind the pads",
+    ),
+    "average-of-pads-behind-matmul": Limit(
+        _is_read_with_pads, "the target scales the pads of the average behind a matrix product of integers"
     ),
     "concat-of-other-axes": Limit(_joins_other_axes, "the target concatenates channels alone in integers"),
 }

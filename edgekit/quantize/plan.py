@@ -251,7 +251,7 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
         return "its bias is not one constant per channel"
     if _is_stem(node, scheme):
         return f"it is one of the first convolutions and reads {weight.const_value.shape.numpy()[1]} channels"
-    return None
+    return limit_of(node, scheme.limits)
 
 
 def _is_slow(node: ir.Node, slow: SlowConvolution) -> bool:

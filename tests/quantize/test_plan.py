@@ -355,3 +355,15 @@ def test_convolutions_of_few_channels_stay_in_float_where_they_are_faster_so(gra
     graph = graph_of(text, w=weights(*sizes), v=weights(4, sizes[0], 1, 1))
     for name, scheme in (("cpu", CPU), ("openvino", OPENVINO)):
         assert planned(graph, scheme)[2] == ({"l": FASTER_IN_FLOAT} if name in kept else {})
+
+
+@pytest.mark.parametrize(
+    ("behind", "kept"), [("m", True), ("m2", True), ("r", False)], ids=["directly", "scaled", "after a ReLU"]
+)
+def test_a_matrix_product_before_an_average_of_pads_stays_in_float(graph_of, weights, behind, kept):
+    text = f"""g (float[2, 2, 4, 4] x) => (float[2, 2, 4, 3] y) {{
+        m = MatMul (x, w)  m2 = Mul (m, b)  r = Relu (m)
+        y = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> ({behind}) }}"""
+    graph = graph_of(text, w=weights(4, 3), b=weights(3, 1).ravel())
+    assert bool(planned(graph, OPENVINO)[2]) == kept
+    assert not planned(graph, CPU)[2]

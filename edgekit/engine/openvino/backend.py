@@ -108,7 +108,7 @@ class OpenVino:
             per_channel_weights=True,
             weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
             float_bias=True,
-            limits=frozenset({"average-of-pads", "concat-of-other-axes"}),
+            limits=frozenset({"average-of-pads", "average-of-pads-behind-matmul", "concat-of-other-axes"}),
             without_zero_point=frozenset({"ConvTranspose"}),
             slow_convolutions=SLOW_CONVOLUTIONS if here.arch == "x86_64" else (),
             split_channels=MIN_CHANNELS if _may_lower() else 0,
