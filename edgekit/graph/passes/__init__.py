@@ -7,7 +7,7 @@ import onnx_ir as ir
 from edgekit.errors import GraphError
 from edgekit.graph.passes.add_window_masks import AddWindowMasks
 from edgekit.graph.passes.column_of_vector import ColumnOfVector
-from edgekit.graph.passes.fold_batch_norm import FoldBatchNorm
+from edgekit.graph.passes.fold_affine import FoldAffine
 from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_pad import FoldPad
 from edgekit.graph.passes.fold_selections import FoldSelections
@@ -23,7 +23,7 @@ from edgekit.graph.passes.widen_floats import WidenFloats, is_widened, source_ty
 __all__ = [
     "AddWindowMasks",
     "ColumnOfVector",
-    "FoldBatchNorm",
+    "FoldAffine",
     "FoldConstants",
     "FoldPad",
     "FoldSelections",
@@ -60,7 +60,7 @@ def optimize(graph: ir.Model) -> ir.Model:
         GraphError: a pass failed on this graph.
     """
     rounds = ir.passes.PassManager(
-        [InferShapes(), FoldConstants(), FoldSelections(), RemoveIdentity(), FoldPad(), FoldBatchNorm(), RemoveDead()],
+        [InferShapes(), FoldConstants(), FoldSelections(), RemoveIdentity(), FoldPad(), FoldAffine(), RemoveDead()],
         steps=_MAX_ROUNDS,
         early_stop=True,
     )

@@ -49,6 +49,15 @@ GRAPHS = {
             d = Conv (n, w, b)  y = BatchNormalization (d, shift, scale, mean, var) }""",
         {"w": floats(4, 4, 3, 3), "b": floats(4), **batch_norm(4)},
     ),
+    "arithmetic beside a layer": (
+        """g (float[1, 3, 6, 6] x) => (float[1, 3, 4, 4] y) {
+            m = Mul (x, c)  d = Sub (m, c)  p = Conv (d, w)  s = Add (p, c)  y = Mul (s, c) }""",
+        {"w": floats(3, 3, 3, 3), "c": floats(3, 1, 1)},
+    ),
+    "scale of a product": (
+        """g (float[2, 3] x) => (float[2, 4] y) { p = MatMul (x, w)  s = Add (p, b)  y = Mul (s, c) }""",
+        {"w": floats(3, 4), "b": floats(4), "c": floats(4, seed=1)},
+    ),
     "pad": (
         """g (float[1, 3, 6, 6] x) => (float[1, 4, 3, 3] y) {
             p = Pad (x, pads)  c = Conv (p, w)  q = Pad (c, pads)
