@@ -308,11 +308,14 @@ def _lowered(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[str, 
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
     from edgekit.lower.keep_average_float import KeepAverageFloat
     from edgekit.lower.rewriting import lower
+    from edgekit.lower.softmax_on_last_axis import SoftmaxOnLastAxis
 
     attention = FuseAttention()
     # Measured on x86 only.
     wanted = options.attention == "auto" and cpu().arch == "x86_64"
-    modified = lower(source, [FuseIntegerMatMul(), KeepAverageFloat(LIMITS), *([attention] if wanted else [])])
+    modified = lower(
+        source, [FuseIntegerMatMul(), KeepAverageFloat(LIMITS), SoftmaxOnLastAxis(), *([attention] if wanted else [])]
+    )
     return modified, attention.notes()
 
 
