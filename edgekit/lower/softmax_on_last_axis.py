@@ -46,7 +46,7 @@ class SoftmaxOnLastAxis(RewritePass):
         order = list(before.attributes.get_ints("perm", ()))
         order.append(order.pop(_CHANNELS))
         name = conv.name or conv.outputs[0].name or ""
-        last = transposed(before.inputs[0], (order[0], *order[1:]), name=before.name, output=f"{name}.channels_last")
+        last = transposed(before.inputs[0], tuple(order), name=before.name or "", output=f"{name}.channels_last")
         softmax = new_node("Softmax", [last.outputs[0]], {"axis": -1}, name=node.name, output=f"{name}.probabilities")
         column = initializer(graph, f"{name}.column", weight.numpy().reshape(-1, 1))
         mean = new_node("MatMul", [softmax.outputs[0], column], name=conv.name, output=f"{name}.mean")
