@@ -12,8 +12,10 @@ from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_pad import FoldPad
 from edgekit.graph.passes.fold_selections import FoldSelections
 from edgekit.graph.passes.infer_shapes import InferShapes
+from edgekit.graph.passes.merge_reshapes import MergeReshapes
 from edgekit.graph.passes.move_nan_guard import MoveNanGuard
 from edgekit.graph.passes.name_nodes import NameNodes
+from edgekit.graph.passes.pool_globally import PoolGlobally
 from edgekit.graph.passes.remove_dead import RemoveDead
 from edgekit.graph.passes.remove_identity import RemoveIdentity
 from edgekit.graph.passes.round_up_windows import RoundUpWindows
@@ -28,8 +30,10 @@ __all__ = [
     "FoldPad",
     "FoldSelections",
     "InferShapes",
+    "MergeReshapes",
     "MoveNanGuard",
     "NameNodes",
+    "PoolGlobally",
     "RemoveDead",
     "RemoveIdentity",
     "RoundUpWindows",
@@ -60,7 +64,17 @@ def optimize(graph: ir.Model) -> ir.Model:
         GraphError: a pass failed on this graph.
     """
     rounds = ir.passes.PassManager(
-        [InferShapes(), FoldConstants(), FoldSelections(), RemoveIdentity(), FoldPad(), FoldAffine(), RemoveDead()],
+        [
+            InferShapes(),
+            FoldConstants(),
+            FoldSelections(),
+            MergeReshapes(),
+            RemoveIdentity(),
+            PoolGlobally(),
+            FoldPad(),
+            FoldAffine(),
+            RemoveDead(),
+        ],
         steps=_MAX_ROUNDS,
         early_stop=True,
     )
