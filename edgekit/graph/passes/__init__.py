@@ -16,6 +16,11 @@ from edgekit.graph.passes.merge_reshapes import MergeReshapes
 from edgekit.graph.passes.move_nan_guard import MoveNanGuard
 from edgekit.graph.passes.name_nodes import NameNodes
 from edgekit.graph.passes.pool_globally import PoolGlobally
+from edgekit.graph.passes.recognize_gelu import RecognizeGelu
+from edgekit.graph.passes.recognize_hard_swish import RecognizeHardSwish
+from edgekit.graph.passes.recognize_layer_norm import RecognizeLayerNorm
+from edgekit.graph.passes.recognize_sigmoid import RecognizeSigmoid
+from edgekit.graph.passes.recognize_softmax import RecognizeSoftmax
 from edgekit.graph.passes.remove_dead import RemoveDead
 from edgekit.graph.passes.remove_identity import RemoveIdentity
 from edgekit.graph.passes.round_up_windows import RoundUpWindows
@@ -34,6 +39,11 @@ __all__ = [
     "MoveNanGuard",
     "NameNodes",
     "PoolGlobally",
+    "RecognizeGelu",
+    "RecognizeHardSwish",
+    "RecognizeLayerNorm",
+    "RecognizeSigmoid",
+    "RecognizeSoftmax",
     "RemoveDead",
     "RemoveIdentity",
     "RoundUpWindows",
@@ -71,6 +81,12 @@ def optimize(graph: ir.Model) -> ir.Model:
             MergeReshapes(),
             RemoveIdentity(),
             PoolGlobally(),
+            # Before numbers in these expressions are folded into the layers beside them.
+            RecognizeSigmoid(),
+            RecognizeHardSwish(),
+            RecognizeGelu(),
+            RecognizeSoftmax(),
+            RecognizeLayerNorm(),
             FoldPad(),
             FoldAffine(),
             RemoveDead(),

@@ -17,7 +17,7 @@ class PoolGlobally(ir.passes.InPlacePass):
     """Replaces a ReduceMean of floats over all axes but the first two by ``GlobalAveragePool``.
 
     The pooling has integer kernels, and those of floats read the blocked layout of the convolution before it. Measured
-    on EfficientNet-B0 in INT8 on ONNX Runtime, with 17 of them: 0.84 of the time.
+    on EfficientNet-B0 in INT8 on ONNX Runtime, with 17 of them: 0.88 of the time.
 
     Preconditions: shapes have been inferred (`InferShapes`); Constant nodes have been converted (`FoldConstants`).
     Postconditions: no ReduceMean of a tensor of four or five axes reduces all but the first two. The pooling has its
