@@ -12,8 +12,11 @@ from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_pad import FoldPad
 from edgekit.graph.passes.fold_selections import FoldSelections
 from edgekit.graph.passes.infer_shapes import InferShapes
+from edgekit.graph.passes.merge_arithmetic import MergeArithmetic
+from edgekit.graph.passes.merge_identical import MergeIdentical
 from edgekit.graph.passes.merge_reshapes import MergeReshapes
 from edgekit.graph.passes.move_nan_guard import MoveNanGuard
+from edgekit.graph.passes.move_transposes import MoveTransposes
 from edgekit.graph.passes.name_nodes import NameNodes
 from edgekit.graph.passes.pool_globally import PoolGlobally
 from edgekit.graph.passes.recognize_gelu import RecognizeGelu
@@ -35,8 +38,11 @@ __all__ = [
     "FoldPad",
     "FoldSelections",
     "InferShapes",
+    "MergeArithmetic",
+    "MergeIdentical",
     "MergeReshapes",
     "MoveNanGuard",
+    "MoveTransposes",
     "NameNodes",
     "PoolGlobally",
     "RecognizeGelu",
@@ -78,7 +84,9 @@ def optimize(graph: ir.Model) -> ir.Model:
             InferShapes(),
             FoldConstants(),
             FoldSelections(),
+            MergeIdentical(),
             MergeReshapes(),
+            MoveTransposes(),
             RemoveIdentity(),
             PoolGlobally(),
             # Before numbers in these expressions are folded into the layers beside them.
@@ -87,6 +95,7 @@ def optimize(graph: ir.Model) -> ir.Model:
             RecognizeGelu(),
             RecognizeSoftmax(),
             RecognizeLayerNorm(),
+            MergeArithmetic(),
             FoldPad(),
             FoldAffine(),
             RemoveDead(),

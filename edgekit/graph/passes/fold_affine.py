@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,8 @@ class FoldAffine(ir.passes.InPlacePass):
 
     - Behind a layer, ``factor * (w @ x + bias) + offset``: weights become ``w * factor``, output channel by output
       channel, and the bias becomes ``bias * factor + offset``. The bias of a MatMul is an Add. One factor for all
-      channels of a MatMul stays: it may be the scale of an attention, which backends look for.
+      channels of a MatMul stays: it may be the scale of an attention, which backends look for. There may be a Transpose
+      between the two, as before the scale of ConvNeXt's blocks.
     - Before a convolution or a Gemm, ``w @ (factor * x + offset) + bias``: weights become ``w * factor``, input channel
       by input channel, and the bias becomes ``bias + w @ offset``. An offset is not moved into a padded convolution,
       where the padding is zero without the offset, or a ConvTranspose, whose outputs are sums of varying numbers of
@@ -65,8 +66,8 @@ class _Affine:
 
 
 def _fold_into_layer_before(node: ir.Node) -> bool:
-    for index, layer in _layers_before(node):
-        affine = _affine(node, index, layer)
+    for index, layer, order in _layers_before(node):
+        affine = _affine(node, index, layer, order)
         numbers = affine.of_channels(layer.channels) if affine is not None else None
         bias = layer.bias()
         if affine is None or numbers is None or bias is None or not _is_taken(affine, layer):
@@ -77,7 +78,7 @@ def _fold_into_layer_before(node: ir.Node) -> bool:
         has_bias = layer.has_bias or offset.any() or node.op_type == "BatchNormalization"
         if not _replace(layer, weight, moved if has_bias else None, node):
             continue
-        _take_over(layer.output, node)
+        _take_over(affine.source, node)
         return True
     return False
 
@@ -116,15 +117,26 @@ def _operands(node: ir.Node) -> int:
     return 2 if node.op_type in _ELEMENTWISE else 1
 
 
-def _layers_before(node: ir.Node) -> Iterator[tuple[int, Layer]]:
-    """Yields the layers that compute an input of ``node``, which alone reads it, each with the input's index."""
+def _layers_before(node: ir.Node) -> Iterator[tuple[int, Layer, Sequence[int] | None]]:
+    """Yields the layers that compute an input of ``node``, which alone reads it.
+
+    Yields:
+        The input's index, the layer, and the order of axes of the Transpose between the two; None if there is none.
+    """
     for index, value in enumerate(node.inputs[: _operands(node)]):
-        producer = value.producer() if value is not None else None
-        if value is None or producer is None or producer.graph is not node.graph or not _is_private(value):
-            continue
-        layer = Layer.of(producer) or Layer.ending_in(producer)
+        producer, order = _private_producer(value, node), None
+        if producer is not None and producer.op_type == "Transpose" and node.op_type in _ELEMENTWISE:
+            order = producer.attributes.get_ints("perm")
+            producer = _private_producer(producer.inputs[0], node) if order is not None else None
+        layer = (Layer.of(producer) or Layer.ending_in(producer)) if producer is not None else None
         if layer is not None:
-            yield index, layer
+            yield index, layer, order
+
+
+def _private_producer(value: ir.Value | None, node: ir.Node) -> ir.Node | None:
+    """Returns what computes ``value`` in the graph of ``node``, if one node alone reads it."""
+    producer = value.producer() if value is not None and _is_private(value) else None
+    return producer if producer is not None and producer.graph is node.graph else None
 
 
 def _layer_behind(node: ir.Node) -> Layer | None:
@@ -143,15 +155,22 @@ def _is_private(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def _affine(node: ir.Node, index: int, layer: Layer) -> _Affine | None:
-    """Returns what ``node`` does with its input ``index``, if that is by channel of ``layer``."""
+def _affine(node: ir.Node, index: int, layer: Layer, order: Sequence[int] | None = None) -> _Affine | None:
+    """Returns what ``node`` does with its input ``index``, if that is by channel of ``layer``.
+
+    Args:
+        node: a BatchNormalization, or arithmetic of two operands.
+        index: that of the operand which is no constant.
+        layer: the layer beside it.
+        order: that of the axes of the layer's output in the operand, if a Transpose is between the two.
+    """
     source = node.inputs[index]
     if source is None:
         return None
     if node.op_type == "BatchNormalization":
         return _of_batch_norm(node, source, layer)
     constant = constant_array(node.inputs[1 - index])
-    if constant is None or constant.dtype != layer.weight.dtype or not _is_by_channel(constant.shape, layer):
+    if constant is None or constant.dtype != layer.weight.dtype or not _is_by_channel(constant.shape, layer, order):
         return None
     number, one, zero = constant.astype(np.float64).reshape(-1), np.ones(1), np.zeros(1)
     if node.op_type == "Add":
@@ -164,10 +183,14 @@ def _affine(node: ir.Node, index: int, layer: Layer) -> _Affine | None:
         return _Affine(source, 1 / number, zero) if index == 0 else None
 
 
-def _is_by_channel(shape: tuple[int, ...], layer: Layer) -> bool:
+def _is_by_channel(shape: tuple[int, ...], layer: Layer, order: Sequence[int] | None) -> bool:
     """Whether an array of this shape broadcasts along the channels alone, and adds no dimension."""
-    rank = layer.rank if layer.rank is not None else 1
-    axis = len(shape) + layer.axis
+    rank, axis = layer.rank, layer.axis
+    if order is not None:
+        if rank != len(order):
+            return False
+        axis = list(order).index(rank + axis) - rank
+    rank, axis = 1 if rank is None else rank, len(shape) + axis
     return len(shape) <= rank and all(size == 1 for at, size in enumerate(shape) if at != axis)
 
 

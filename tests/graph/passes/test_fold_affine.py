@@ -220,6 +220,23 @@ def test_scale_of_columns_is_folded_into_a_matmul_and_its_bias(run_in_onnxruntim
     require_same(run_in_onnxruntime, graph, ["MatMul", "Add"])
 
 
+def test_scale_behind_a_transpose_is_folded(run_in_onnxruntime, graph_of):
+    """As in ConvNeXt, whose blocks end in a MatMul with channels last and a scale with channels first."""
+    text = """g (float[2, 3, 3, 4] x) => (float[2, 6, 3, 3] y) {
+        p = MatMul (x, w)  q = Add (p, b)  t = Transpose <perm = [0, 3, 1, 2]> (q)  y = Mul (t, c) }"""
+    w = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    graph = graph_of(text, w=w, b=per_channel("Gemm", 6), c=per_channel("Conv", 6))
+    require_same(run_in_onnxruntime, graph, ["MatMul", "Add", "Transpose"])
+
+
+def test_scale_of_another_axis_behind_a_transpose_stays(run_in_onnxruntime, graph_of):
+    text = """g (float[2, 4, 4, 4] x) => (float[2, 4, 4, 4] y) {
+        p = MatMul (x, w)  t = Transpose <perm = [0, 3, 1, 2]> (p)  y = Mul (t, c) }"""
+    w = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    graph = graph_of(text, w=w, c=per_channel("Gemm", 4))
+    require_same(run_in_onnxruntime, graph, ["MatMul", "Transpose", "Mul"])
+
+
 @pytest.mark.parametrize(
     ("layer", "behind", "shape"),
     [
