@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.graph.arithmetic import number_in, sole_reader
+from edgekit.graph.arithmetic import sole_reader
 from edgekit.graph.layer_weights import constant_array
+from edgekit.graph.normalization import divided_by_root, mean_of, square_of, sum_with_number
 
 __all__ = ["RecognizeLayerNorm"]
 
@@ -55,16 +56,13 @@ class _Norm:
 
 def _found(node: ir.Node) -> _Norm | None:
     """Returns the normalization that ends in ``node`` and its scale and bias."""
-    for centered, divisor in _quotients(node):
-        epsilon = number_in(divisor.inputs[1])
-        variance = divisor.inputs[0]
-        if epsilon is None:
-            variance, epsilon = divisor.inputs[1], number_in(divisor.inputs[0])
+    for centered, divisor in divided_by_root(node):
+        variance, epsilon = sum_with_number(divisor)
         x, axes = _centered(centered)
-        squares, squared_axes = _mean(variance)
+        squares, squared_axes = mean_of(variance)
         if x is None or axes is None or axes != squared_axes or epsilon is None or epsilon < 0:
             continue
-        deviation = _squared(squares)
+        deviation = square_of(squares)
         if deviation is None or (deviation is not centered and _centered(deviation) != (x, axes)):
             continue
         sizes = _sizes(x, axes)
@@ -73,65 +71,13 @@ def _found(node: ir.Node) -> _Norm | None:
     return None
 
 
-def _producer(value: ir.Value | None, *operators: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.domain == "" and node.op_type in operators else None
-
-
-def _quotients(node: ir.Node) -> list[tuple[ir.Value, ir.Node]]:
-    """Returns each dividend and the Add below the root, if ``node`` divides by a root, in whatever form."""
-    first, second = node.inputs
-    found = []
-    for value, other in ((first, second), (second, first)):
-        if node.op_type == "Div" and value is not first:
-            continue
-        root = other
-        if node.op_type == "Mul":
-            inverse = _producer(other, "Reciprocal", "Div", "Pow")
-            if inverse is None:
-                continue
-            if inverse.op_type == "Div" and number_in(inverse.inputs[0]) != 1:
-                continue
-            root = inverse.inputs[1 if inverse.op_type == "Div" else 0]
-            if inverse.op_type == "Pow":
-                add = _producer(root, "Add") if number_in(inverse.inputs[1]) == -0.5 else None
-                found += [(value, add)] if add is not None and value is not None else []
-                continue
-        power = _producer(root, "Sqrt", "Pow")
-        if power is None or (power.op_type == "Pow" and number_in(power.inputs[1]) != 0.5):
-            continue
-        add = _producer(power.inputs[0], "Add")
-        found += [(value, add)] if add is not None and value is not None else []
-    return found
-
-
 def _centered(value: ir.Value | None) -> tuple[ir.Value | None, tuple[int, ...] | None]:
     """Returns ``x`` and the axes, if ``value`` is ``x - mean(x)``."""
-    node = _producer(value, "Sub")
+    node = value.producer() if value is not None else None
+    node = node if node is not None and node.op_type == "Sub" and node.domain == "" else None
     x = node.inputs[0] if node is not None else None
-    of, axes = _mean(node.inputs[1]) if node is not None else (None, None)
+    of, axes = mean_of(node.inputs[1]) if node is not None else (None, None)
     return (x, axes) if x is not None and of is x else (None, None)
-
-
-def _mean(value: ir.Value | None) -> tuple[ir.Value | None, tuple[int, ...] | None]:
-    """Returns what a ReduceMean reads and the axes that it keeps as one, counted from the end."""
-    node = _producer(value, "ReduceMean")
-    source = node.inputs[0] if node is not None else None
-    if node is None or source is None or source.shape is None or node.attributes.get_int("keepdims", 1) != 1:
-        return None, None
-    axes = constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
-    given = axes.tolist() if axes is not None else list(node.attributes.get_ints("axes", ()))
-    rank = len(source.shape)
-    return source, tuple(sorted(axis % rank - rank for axis in given))
-
-
-def _squared(value: ir.Value | None) -> ir.Value | None:
-    """Returns what ``value`` is the square of."""
-    node = _producer(value, "Mul", "Pow")
-    if node is None:
-        return None
-    squared = node.inputs[0] is node.inputs[1] if node.op_type == "Mul" else number_in(node.inputs[1]) == 2
-    return node.inputs[0] if squared else None
 
 
 def _sizes(x: ir.Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
