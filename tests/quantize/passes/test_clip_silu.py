@@ -34,7 +34,7 @@ def clipped(graph, target="cpu", **ranges):
 def graph(graph_of, weights):
     def build(text):
         names = {"w1": (8, 8, 1, 1), "w2": (4, 8, 1, 1), "w3": (8, 8, 1, 1)}
-        return graph_of(text, **{name: weights(*shape) for name, shape in names.items() if name in text})
+        return graph_of(text, **{n: weights(*shape, seed=int(n[1])) for n, shape in names.items() if n in text})
 
     return build
 
