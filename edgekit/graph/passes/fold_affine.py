@@ -78,6 +78,9 @@ def _fold_into_layer_before(node: ir.Node) -> bool:
         has_bias = layer.has_bias or offset.any() or node.op_type == "BatchNormalization"
         if not _replace(layer, weight, moved if has_bias else None, node):
             continue
+        # A name stands for one value: what the layer computes now is another one than before.
+        for value in {layer.node.outputs[0], layer.output} - {affine.source}:
+            value.name = f"{value.name}.scaled"
         _take_over(affine.source, node)
         return True
     return False

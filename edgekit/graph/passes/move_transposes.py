@@ -89,7 +89,7 @@ def _merged(first: ir.Node, turned: list[int], path: list[ir.Node], last: ir.Nod
             elif array is not None and array.size > 1 and node.op_type in _BINARY:
                 node.replace_input_with(index, _turned(graph, node, array, inverse))
         value, before = node.outputs[0], node.outputs[0]
-        shape = value.shape
+        value.name, shape = f"{value.name}.turned", value.shape  # a name stands for one value
         value.shape = None if shape is None else ir.Shape([shape[axis] for axis in inverse])
     last.replace_input_with(0, value)
     last.attributes["perm"] = ir.AttrInt64s("perm", [turned[axis] for axis in order])
@@ -104,9 +104,9 @@ def _turns(node: ir.Node, rank: int) -> bool:
 def _turned(graph: ir.Graph, node: ir.Node, array: np.ndarray, inverse: list[int]) -> ir.Value:
     """Adds a constant with its axes turned to the graph."""
     full = array.reshape((1,) * (len(inverse) - array.ndim) + array.shape)
-    name = f"{node.outputs[0].name}.turned"
+    name = f"{node.outputs[0].name}.constant"
     while name in graph.initializers:
-        name += "_again"
+        name += "_turned"
     moved = np.ascontiguousarray(full.transpose(inverse))
     tensor = ir.tensor(moved, name=name)
     value = ir.Value(name=name, shape=ir.Shape(moved.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
