@@ -16,6 +16,9 @@ __all__ = ["FoldAffine"]
 _EPSILON = 1e-5
 """Default ``epsilon`` of ONNX's BatchNormalization."""
 _ELEMENTWISE = frozenset({"Add", "Div", "Mul", "Sub"})
+_LARGEST_OFFSET = 256.0
+"""Times what a layer gives for inputs of 1: added to a larger offset, the bias loses the digits that count once the
+offset is subtracted again."""
 
 
 class FoldAffine(ir.passes.InPlacePass):
@@ -38,7 +41,8 @@ class FoldAffine(ir.passes.InPlacePass):
     Preconditions: Constant nodes have been converted to initializers (`FoldConstants`); shapes have been inferred.
     Postconditions: none of these stands beside a layer that has constant weights, if one alone reads the other. The
         layer keeps its name; its output takes the name of the last node behind it. A weight shared with other layers
-        is copied, not changed. Numbers that are not finite, or would not be with the weights' type, stay. The layer's
+        is copied, not changed. Numbers that are not finite, or would not be in the weights' type, stay, and
+        offsets that are much larger than what the layer gives. The layer's
         metadata records the number of parameters removed by folding, so that they are still counted.
     """
 
@@ -73,6 +77,8 @@ def _fold_into_layer_before(node: ir.Node) -> bool:
         if affine is None or numbers is None or bias is None or not _is_taken(affine, layer):
             continue
         factor, offset = numbers
+        if node.op_type in _ELEMENTWISE and _drowns(offset, layer.weight, bias):
+            continue
         weight, moved = layer.weight * layer.by_channel(factor), bias * factor + offset
         # A BatchNormalization has an offset, though that of an untrained one is 0.
         has_bias = layer.has_bias or offset.any() or node.op_type == "BatchNormalization"
@@ -84,6 +90,11 @@ def _fold_into_layer_before(node: ir.Node) -> bool:
         _take_over(affine.source, node)
         return True
     return False
+
+
+def _drowns(offset: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> bool:
+    reach = np.abs(weight).sum(dtype=np.float64) / len(bias) + np.abs(bias).max(initial=0.0)
+    return bool(np.abs(offset).max(initial=0.0) > _LARGEST_OFFSET * reach)
 
 
 def _is_taken(affine: _Affine, layer: Layer) -> bool:

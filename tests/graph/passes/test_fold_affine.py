@@ -267,6 +267,11 @@ def test_numbers_that_weights_cannot_hold_stay(graph_of, number):
     assert not FoldAffine()(graph).modified
 
 
+def test_an_offset_that_would_take_the_digits_of_the_bias_stays(graph_of):
+    graph = layer_and(graph_of, "Conv", (), ("Add", "p, c"), c=np.asarray(1e6, np.float32))
+    assert not FoldAffine()(graph).modified
+
+
 def test_arithmetic_that_broadcasts_its_input_stays(run_in_onnxruntime, graph_of):
     text = "g (float[2, 1, 4, 4] x) => (float[2, 6, 4, 4] y) { m = Mul (x, c)  y = Conv (m, w) }"
     weight = np.random.default_rng(1).standard_normal((6, 4, 1, 1)).astype(np.float32)
