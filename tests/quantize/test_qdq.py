@@ -221,8 +221,8 @@ def test_shared_weights_and_biases_are_quantized_for_each_reader(
     graph_of, weights, feeds_for, calibrated, run_in_onnxruntime, sqnr_db
 ):
     text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] y, float[1, 4, 6, 6] z) {
-        a = Conv (x, w, b)  y = Conv (a, w, b)  n = Mul (x, c)  z = Conv (n, w, b) }"""
-    graph = graph_of(text, w=weights(4, 4, 3, 3), b=10 * weights(4, 1).ravel(), c=np.float32(-0.01))
+        a = Conv (x, w, b)  y = Conv (a, w, b)  n = Softmax <axis = 1> (x)  z = Conv (n, w, b) }"""
+    graph = graph_of(text, w=weights(4, 4, 3, 3), b=10 * weights(4, 1).ravel())
     feeds = feeds_for(graph)
     exact = run_in_onnxruntime(graph, feeds)
     graph = quantized_from_graph(graph, calibrated(graph, feeds), CPU).graph

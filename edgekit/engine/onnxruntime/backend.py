@@ -306,13 +306,25 @@ def _lowered(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[str, 
     # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.fuse_attention import FuseAttention
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
+    from edgekit.lower.fuse_rms_norm import FuseRmsNorm
     from edgekit.lower.keep_average_float import KeepAverageFloat
     from edgekit.lower.rewriting import lower
+    from edgekit.lower.softmax_on_last_axis import SoftmaxOnLastAxis
 
     attention = FuseAttention()
     # Measured on x86 only.
     wanted = options.attention == "auto" and cpu().arch == "x86_64"
-    modified = lower(source, [FuseIntegerMatMul(), KeepAverageFloat(LIMITS), *([attention] if wanted else [])])
+    modified = lower(
+        source,
+        [
+            FuseIntegerMatMul(),
+            KeepAverageFloat(LIMITS),
+            SoftmaxOnLastAxis(),
+            FuseRmsNorm("Div"),
+            FuseRmsNorm("Mul"),
+            *([attention] if wanted else []),
+        ],
+    )
     return modified, attention.notes()
 
 

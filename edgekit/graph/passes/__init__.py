@@ -7,13 +7,23 @@ import onnx_ir as ir
 from edgekit.errors import GraphError
 from edgekit.graph.passes.add_window_masks import AddWindowMasks
 from edgekit.graph.passes.column_of_vector import ColumnOfVector
-from edgekit.graph.passes.fold_batch_norm import FoldBatchNorm
+from edgekit.graph.passes.fold_affine import FoldAffine
 from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_pad import FoldPad
 from edgekit.graph.passes.fold_selections import FoldSelections
 from edgekit.graph.passes.infer_shapes import InferShapes
+from edgekit.graph.passes.merge_arithmetic import MergeArithmetic
+from edgekit.graph.passes.merge_identical import MergeIdentical
+from edgekit.graph.passes.merge_reshapes import MergeReshapes
 from edgekit.graph.passes.move_nan_guard import MoveNanGuard
+from edgekit.graph.passes.move_transposes import MoveTransposes
 from edgekit.graph.passes.name_nodes import NameNodes
+from edgekit.graph.passes.pool_globally import PoolGlobally
+from edgekit.graph.passes.recognize_gelu import RecognizeGelu
+from edgekit.graph.passes.recognize_hard_swish import RecognizeHardSwish
+from edgekit.graph.passes.recognize_layer_norm import RecognizeLayerNorm
+from edgekit.graph.passes.recognize_sigmoid import RecognizeSigmoid
+from edgekit.graph.passes.recognize_softmax import RecognizeSoftmax
 from edgekit.graph.passes.remove_dead import RemoveDead
 from edgekit.graph.passes.remove_identity import RemoveIdentity
 from edgekit.graph.passes.round_up_windows import RoundUpWindows
@@ -23,13 +33,23 @@ from edgekit.graph.passes.widen_floats import WidenFloats, is_widened, source_ty
 __all__ = [
     "AddWindowMasks",
     "ColumnOfVector",
-    "FoldBatchNorm",
+    "FoldAffine",
     "FoldConstants",
     "FoldPad",
     "FoldSelections",
     "InferShapes",
+    "MergeArithmetic",
+    "MergeIdentical",
+    "MergeReshapes",
     "MoveNanGuard",
+    "MoveTransposes",
     "NameNodes",
+    "PoolGlobally",
+    "RecognizeGelu",
+    "RecognizeHardSwish",
+    "RecognizeLayerNorm",
+    "RecognizeSigmoid",
+    "RecognizeSoftmax",
     "RemoveDead",
     "RemoveIdentity",
     "RoundUpWindows",
@@ -60,7 +80,26 @@ def optimize(graph: ir.Model) -> ir.Model:
         GraphError: a pass failed on this graph.
     """
     rounds = ir.passes.PassManager(
-        [InferShapes(), FoldConstants(), FoldSelections(), RemoveIdentity(), FoldPad(), FoldBatchNorm(), RemoveDead()],
+        [
+            InferShapes(),
+            FoldConstants(),
+            FoldSelections(),
+            MergeIdentical(),
+            MergeReshapes(),
+            MoveTransposes(),
+            RemoveIdentity(),
+            PoolGlobally(),
+            # Before numbers in these expressions are folded into the layers beside them.
+            RecognizeSigmoid(),
+            RecognizeHardSwish(),
+            RecognizeGelu(),
+            RecognizeSoftmax(),
+            RecognizeLayerNorm(),
+            MergeArithmetic(),
+            FoldPad(),
+            FoldAffine(),
+            RemoveDead(),
+        ],
         steps=_MAX_ROUNDS,
         early_stop=True,
     )

@@ -34,6 +34,9 @@ _SLOW = frozenset(
 """Operators that onnx's reference evaluator computes in loops of Python."""
 _MAX_SLOW_ELEMENTS = 1 << 12
 _MAX_RANK = 64
+_MAX_FILLED_ELEMENTS = 1 << 12
+"""onnxscript leaves ConstantOfShape, which may stand for a large weight. Small ones are pads and sizes, on which the
+shapes of what follows depend."""
 
 
 class FoldConstants(ir.passes.InPlacePass):
@@ -79,7 +82,7 @@ class _Budget:
         self._deadline = time.monotonic() + _MAX_SECONDS
 
     def allows(self, node: ir.Node) -> bool | None:
-        """Returns False for a node that is not to be computed; None leaves it to onnxscript's own rules."""
+        """Returns whether to compute a node; None leaves it to onnxscript's own rules."""
         sizes = [_size(value) for value in node.outputs]
         if None in sizes and node.op_type in _GROWING:
             sizes = [_largest_size(node)]
@@ -94,7 +97,9 @@ class _Budget:
         if node.op_type in PRODUCTS and read * max(known, default=1) > _MAX_TOTAL_ELEMENTS:
             return False
         self._elements += sum(known)
-        return None if self._elements <= _MAX_TOTAL_ELEMENTS and time.monotonic() < self._deadline else False
+        if self._elements > _MAX_TOTAL_ELEMENTS or time.monotonic() >= self._deadline:
+            return False
+        return True if node.op_type == "ConstantOfShape" and sum(known) <= _MAX_FILLED_ELEMENTS else None
 
 
 def _size(value: ir.Value) -> int | None:

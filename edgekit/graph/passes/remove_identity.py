@@ -10,10 +10,10 @@ __all__ = ["RemoveIdentity"]
 
 
 class RemoveIdentity(ir.passes.InPlacePass):
-    """Removes Identity, Dropout in inference mode, and Cast, Reshape, Transpose and pooling nodes that change nothing.
+    """Removes Identity, Dropout in inference, and Cast, Reshape, Slice, Transpose and poolings that change nothing.
 
-    Preconditions: shapes have been inferred (`InferShapes`); a Reshape, Flatten, Squeeze, Unsqueeze or Expand is
-        removed only if both shapes are static and equal.
+    Preconditions: shapes have been inferred (`InferShapes`); a Reshape, Flatten, Squeeze, Unsqueeze, Expand or
+        Slice is removed only if both shapes are static and equal.
     Postconditions: users read the node's input instead. A node is kept if it connects a graph output to an input, an
         initializer or another output, because ONNX requires a node there.
     """
@@ -71,6 +71,14 @@ def _keeps_shape(node: ir.Node) -> bool:
     return before is not None and after is not None and before.is_static() and before == after
 
 
+def _keeps_all(slice_: ir.Node) -> bool:
+    """Whether a Slice takes all elements, from the first to the last."""
+    steps = ir.convenience.get_const_tensor(slice_.inputs[4]) if len(slice_.inputs) > 4 and slice_.inputs[4] else None
+    given = len(slice_.inputs) > 4 and slice_.inputs[4] is not None
+    forward = steps is not None and bool((steps.numpy() == 1).all())
+    return (forward or not given) and _keeps_shape(slice_)
+
+
 def _keeps_order(transpose: ir.Node) -> bool:
     order = transpose.attributes.get_ints("perm")
     return order is not None and list(order) == sorted(order)
@@ -99,6 +107,7 @@ _CHANGES_NOTHING: dict[str, Callable[[ir.Node], bool]] = {
     "Squeeze": _keeps_shape,
     "Unsqueeze": _keeps_shape,
     "Expand": _keeps_shape,
+    "Slice": _keeps_all,
     "Transpose": _keeps_order,
     "AveragePool": _is_of_one_pixel,
     "MaxPool": _is_of_one_pixel,

@@ -1,4 +1,4 @@
-"""Narrows the range of a SiLU's input: large negative values all become nearly zero."""
+"""Narrows the range of the input of a SiLU, HardSwish or HardSigmoid: values beyond it all become the same number."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ SILU_MINIMUM = -1.2785
 # Largest error at the lower limit, as a fraction of the step of the SiLU's output: it adds nothing to rounding.
 PART_OF_STEP = 0.5
 ITERATIONS = 50
+# HardSwish is 0 below it.
+HARD_SWISH_MINIMUM = -3.0
 
 
 def clipped_silu_ranges(plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Range]:
     """Computes ranges in which the quantized input of each SiLU ends where its output is zero within half a step.
 
-    ``x * sigmoid(x)`` is -0.03 at -5, and most of the range of a convolution before it may be below. This applies to
-    targets that quantize the convolution's output; others fuse the activation function.
+    ``x * sigmoid(x)`` is -0.03 at -5, and most of the range of a convolution before it may be below. HardSwish and
+    HardSigmoid are constant outside of an interval, so that nothing is lost there. This applies to targets that
+    quantize the convolution's output; others fuse the activation function.
 
     Args:
         plan: what is quantized.
         ranges: min and max of each tensor by name.
 
     Returns:
-        All of ``ranges``, some with a larger min.
+        All of ``ranges``, some with a larger min or a smaller max.
     """
     clipped = dict(ranges)
     for value in plan.tensors:
@@ -42,7 +45,26 @@ def clipped_silu_ranges(plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Ra
             lo, hi = ranges[name]
             limit = _lower_limit(PART_OF_STEP * (ranges[after][1] - ranges[after][0]) / STEPS)
             clipped[name] = min(max(lo, limit), 0.0), hi
+        elif name in ranges and (limits := _hard_limits(value)) is not None:
+            lo, hi = ranges[name]
+            clipped[name] = min(max(lo, limits[0]), 0.0), max(min(hi, limits[1]), 0.0)
     return clipped
+
+
+def _hard_limits(value: ir.Value) -> Range | None:
+    """Returns the interval outside of which the HardSwish or HardSigmoid that alone reads ``value`` is flat.
+
+    That of HardSwish has no upper limit.
+    """
+    readers = [use.node for use in value.uses()]
+    if len(readers) != 1 or value.is_graph_output():
+        return None
+    if readers[0].op_type == "HardSwish":
+        return HARD_SWISH_MINIMUM, np.inf
+    if readers[0].op_type == "HardSigmoid":
+        alpha, beta = readers[0].attributes.get_float("alpha", 0.2), readers[0].attributes.get_float("beta", 0.5)
+        return (-beta / alpha, (1 - beta) / alpha) if alpha > 0 else None
+    return None
 
 
 def _silu_of(value: ir.Value) -> ir.Value | None:

@@ -32,13 +32,24 @@ def assert_same_after(run, graph, *steps):
         "Reshape (a, shape)",
         "Transpose <perm = [0, 1, 2]> (a)",
         "Expand (a, shape)",
+        "Slice (a, zeros, ends)",
+        "Slice (a, zeros, ends, axes, ones)",
     ],
 )
 def test_node_that_changes_nothing_goes(run_in_onnxruntime, graph_of, node):
     text = f"agraph ({X}) => (float[2, 3, 4] y) {{ a = Exp (x) b = {node} y = Neg (b) }}"
-    graph = graph_of(text, shape=np.array([2, 3, 4], np.int64))
+    vectors = {"shape": [2, 3, 4], "zeros": [0, 0, 0], "ends": [9, 3, 2**62], "axes": [0, 1, 2], "ones": [1, 1, 1]}
+    graph = graph_of(text, **{name: np.array(vector) for name, vector in vectors.items() if name in node})
     assert_same_after(run_in_onnxruntime, graph, InferShapes(), RemoveIdentity())
     assert operators(graph) == ["Exp", "Neg"]
+
+
+def test_slice_backwards_stays(graph_of):
+    text = f"agraph ({X}) => (float[2, 3, 4] y) {{ a = Exp (x) b = Slice (a, last, first, axis, back) y = Neg (b) }}"
+    vectors = {"last": [-1], "first": [-9], "axis": [2], "back": [-1]}
+    graph = graph_of(text, **{name: np.array(vector) for name, vector in vectors.items()})
+    optimize(graph)
+    assert operators(graph) == ["Exp", "Slice", "Neg"]
 
 
 @pytest.mark.parametrize("attributes", ["kernel_shape = [1]", "kernel_shape = [1], strides = [1], pads = [0, 0]"])
@@ -122,6 +133,15 @@ def test_constants_fold_to_initializers(run_in_onnxruntime, graph_of):
     graph = graph_of(text, zero=np.array([0], np.int64))
     assert_same_after(run_in_onnxruntime, graph, optimize)
     assert operators(graph) == ["Reshape"]
+
+
+def test_constants_of_one_number_fold_where_they_are_small(run_in_onnxruntime, graph_of):
+    text = f"""agraph ({X}) => (float[a, b, c] y) {{
+        z = ConstantOfShape <value = int64[1] {{0}}> (n)  p = Concat <axis = 0> (z, z)  y = Pad (x, p) }}"""
+    graph = graph_of(text, n=np.array([3]))
+    assert_same_after(run_in_onnxruntime, graph, lambda graph: optimize(graph))
+    assert operators(graph) == ["Pad"]
+    assert list(graph.graph.outputs[0].shape) == [2, 3, 4]
 
 
 def test_large_constant_expressions_stay_short(graph_of):

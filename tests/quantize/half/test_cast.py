@@ -126,7 +126,8 @@ def test_a_decomposed_normalization_is_float32_throughout(graph_of, weights, hal
     text = """g (float[1, 16, 64] x) => (float[1, 16, 64] y) {
         a = MatMul (x, w)  m = ReduceMean (a, axis)  d = Sub (a, m)  q = Pow (d, two)  v = ReduceMean (q, axis)
         e = Add (v, epsilon)  r = Sqrt (e)  n = Div (d, r)  y = MatMul (n, w) }"""
-    constants = {"two": np.float32(2), "epsilon": np.float32(1e-12), "axis": np.array([-1])}
+    # Along the last axis, it would become one operator.
+    constants = {"two": np.float32(2), "epsilon": np.float32(1e-12), "axis": np.array([1])}
     graph = graph_of(text, w=weights(64, 64), **constants)
     done, errors = halved(graph, scale=size)
     graph = done.graph
@@ -362,7 +363,7 @@ def test_scales_that_half_cannot_represent_stay_float32(graph_of, weights, halve
 
 def test_an_overflow_between_two_nodes_is_detected_although_onnxruntime_hides_it(graph_of, run_in_onnxruntime) -> None:
     text = "g (float[4] x) => (float[4] y) { a = Mul (x, k)  b = Mul (a, k)  c = Div (b, k)  y = Div (c, k) }"
-    graph = graph_of(text, k=np.float32(300))
+    graph = graph_of(text, k=np.full(4, 300, np.float32))  # one number for all would be merged
     feeds = [{"x": np.ones(4, np.float32)}]
     graph = half_from_graph(graph, FP16).graph
     assert np.isfinite(run_in_onnxruntime(graph, feeds)[0]["y"]).all()

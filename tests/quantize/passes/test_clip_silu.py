@@ -34,7 +34,7 @@ def clipped(graph, target="cpu", **ranges):
 def graph(graph_of, weights):
     def build(text):
         names = {"w1": (8, 8, 1, 1), "w2": (4, 8, 1, 1), "w3": (8, 8, 1, 1)}
-        return graph_of(text, **{name: weights(*shape) for name, shape in names.items() if name in text})
+        return graph_of(text, **{n: weights(*shape, seed=int(n[1])) for n, shape in names.items() if n in text})
 
     return build
 
@@ -67,3 +67,30 @@ def test_other_readers_need_the_whole_range(graph, name):
 def test_targets_that_fuse_the_activation_keep_the_ranges(graph):
     ranges = {"a": (-30.0, 20.0), "m": (-0.2785, 20.0)}
     assert clipped(graph(PLAIN), "openvino", **ranges) == RANGES | ranges
+
+
+HARD = {
+    "HardSwish": (SILU.format("m = HardSwish (a)"), lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+    "HardSigmoid": (
+        SILU.format("m = HardSigmoid <alpha = 0.25, beta = 0.25> (a)"),
+        lambda x: np.clip(x / 4 + 0.25, 0, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("limits", [(-30.0, 20.0), (-2.0, 1.0), (-30.0, -10.0), (0.5, 20.0)], ids=str)
+def test_nothing_changes_outside_of_the_range_of_a_hard_function(graph, name, limits):
+    text, function = HARD[name]
+    lo, hi = clipped(graph(text), a=limits, m=(-0.375, 20.0))["a"]
+    x = np.linspace(*limits, 10_001)
+    np.testing.assert_allclose(function(np.clip(x, lo, hi)), function(x), atol=1e-12)
+    assert lo <= 0 <= hi and lo >= min(limits[0], 0) and hi <= max(limits[1], 0)
+    assert limits != (-30.0, 20.0) or (lo, hi) == {"HardSwish": (-3.0, 20.0), "HardSigmoid": (-1.0, 3.0)}[name]
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_another_reader_of_the_input_of_a_hard_function_needs_the_whole_range(graph, name):
+    text = HARD[name][0].replace("m =", "h =").replace(" y = Conv", " m = Add (h, a) y = Conv")
+    ranges = {"a": (-30.0, 20.0), "m": (-0.375, 20.0), "h": (-0.375, 20.0)}
+    assert clipped(graph(text), **ranges) == RANGES | ranges

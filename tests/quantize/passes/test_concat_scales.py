@@ -115,7 +115,7 @@ def test_pairs_after_a_concat_stay_if_a_consumer_needs_them(
     graph = graph_of(
         f"g (float[1, 4, 9, 9] x) => (float[1, 4, h, w_] y) {{ {text} }}",
         w=weights(4, 4, 1, 1),
-        v=weights(4, 4, 1, 1),
+        v=weights(4, 4, 1, 1, seed=1),
         o=weights(4, 12, 1, 1),
         wide=weights(4, 8, 1, 1),
     )

@@ -92,7 +92,7 @@ def test_tensors_without_a_scalable_consumer_stay(
         " k = Conv (j, o) y = Add (k, p)",
         "c = Conv (x, w) l = Relu (c) q = Conv (x, v) j = Concat <axis = 1> (l, q, q) r = Relu (j) y = Conv (r, o)",
         "c = Conv (x, w) l = Relu (c) q = Conv (x, v) j = Concat <axis = 2> (l, q, q) y = Conv (j, w)",
-        "c = Conv (x, w) l = Relu (c) l2 = Relu (c) q = Conv (x, v) j = Concat <axis = 1> (l, l2, q) y = Conv (j, o)",
+        "c = Conv (x, w) l = Relu (c) l2 = Elu (c) q = Conv (x, v) j = Concat <axis = 1> (l, l2, q) y = Conv (j, o)",
     ],
     ids=["a product and its activation", "pooled too", "activated behind", "another axis", "activated twice"],
 )

@@ -104,7 +104,7 @@ UNTOUCHED = {
     "a pool that keeps the size": (chain("kernel_shape = [3, 3], pads = [1, 1, 1, 1]"), ""),
     "a slope that turns signs": (chain(alpha=-0.1), ""),
     "a LeakyRelu with two readers": (
-        f"a = Conv (x, w1) b = LeakyRelu (a) p = {POOL} (b) c = Conv (p, w2) d = {POOL} (b) y = Add (c, d)",
+        f"a = Conv (x, w1) b = LeakyRelu (a) p = {POOL} (b) c = Conv (p, w2) e = Exp (b) d = {POOL} (e) y = Add (c, d)",
         "",
     ),
     "a LeakyRelu whose input has two readers": (

@@ -24,7 +24,7 @@ g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) {
 """
 PROJECTED = """
 g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) {
-    r = Relu (x)  p = Conv (r, w)  b = Conv (r, w)  c = Conv (b, w)  s = Add (p, c)  t = Relu (s)  y = Conv (t, w) }
+    r = Relu (x)  p = Conv (r, other)  b = Conv (r, w)  c = Conv (b, w)  s = Add (p, c)  t = Relu (s)  y = Conv (t, w) }
 """
 DARKNET = """
 g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) {
@@ -57,6 +57,7 @@ def known_graph(graph_of: Callable[..., ir.Model], weights: Callable[..., np.nda
     """Makes a graph from its text, with the weights that it names."""
     known = {
         "w": weights(4, 4, 1, 1),
+        "other": weights(4, 4, 1, 1, seed=1),
         "v": weights(4, 8, 1, 1),
         "dense": weights(256, 10),
         "bias": weights(10, 1).ravel(),
