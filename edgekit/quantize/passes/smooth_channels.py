@@ -45,6 +45,12 @@ MIN_GAIN_OF_MUL_DB = 2.0
 FINE_DB = 33.0
 """A product that has this ratio adds nothing to the noise of its neighbours, and gets no Mul."""
 
+MIN_ROWS = 48
+"""Least number of rows that the magnitudes of channels are taken from: of a few vectors, a channel that was zero by
+chance would be enlarged, and cut off in the next input."""
+MIN_PART = 0.01
+"""Channels below this part of the largest count as that large, for the same reason."""
+
 MIN_FACTOR, MAX_FACTOR = 1e-4, 1e4
 
 
@@ -241,7 +247,7 @@ def _best_factors(
     a channel, and the next input has it elsewhere.
     """
     found = seen.get(str(group.value.name))
-    if found is None:
+    if found is None or sum(counts.sum() for counts in found.counts) < MIN_ROWS:
         return None
     room = _room(group.value, found, ranges)
     half, whole = found.extremes(slice(0, None, 2)), found.extremes(slice(None))
@@ -276,6 +282,7 @@ def _candidates(largest: np.ndarray, readers: np.ndarray) -> list[np.ndarray]:
         readers: largest magnitude of the weights that read it.
     """
     used = (largest > 0) & (readers > 0)
+    largest = np.maximum(largest, MIN_PART * largest.max(initial=0.0))
     channels, weights = np.where(used, largest, 1.0), np.where(used, readers, 1.0)
     powers = [channels**power / weights ** (1 - power) for power in POWERS]  # equation 4 of the paper
     limits = [np.maximum(1.0, channels * limit / largest.max(initial=MIN_FACTOR)) for limit in LIMITS]
