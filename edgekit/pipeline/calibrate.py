@@ -56,7 +56,7 @@ class Calibration:
         policy: the layers that stay in float.
         table: the ranges of the float graph's tensors; None if nothing was measured.
         input_statistics: statistics of the inputs; None if they are not those of the user or of the recipe.
-        feeds: some of the inputs, to correct biases on; empty if nothing is quantized.
+        feeds: some of the inputs, to see what rounding does to them; empty if nothing is calibrated.
     """
 
     policy: QuantPolicy = QuantPolicy()
@@ -92,7 +92,7 @@ def calibrate(
         policy=policy,
         table=table,
         input_statistics=_input_statistics(inputs.samples, model, config),
-        feeds=inputs.feeds if target.precision is Precision.INT8 else (),
+        feeds=inputs.feeds,
     )
 
 

@@ -14,6 +14,7 @@ from edgekit.engine.backend import scheme_of
 from edgekit.graph.element_types import precision_of
 from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 from edgekit.pipeline.calibrate import Calibration
+from edgekit.pipeline.half import safe_half_graph
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.bodies import inputs_that_choose, products_in_bodies
@@ -66,13 +67,7 @@ def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConf
         with progress.stage("quantizing"):
             return _int8_graph(model, table, calibration, target, progress)
     with progress.stage(f"typing the graph in {str(target.precision).upper()}"):
-        half = half_from_graph(
-            model.graph,
-            target.precision,
-            table.ranges,
-            keep_float=calibration.policy.keep_float,
-            io=target.half_io,
-        )
+        half = safe_half_graph(model, calibration, target.precision, progress, io=target.half_io)
     return TypedGraph(half.graph, len(half.kept))
 
 
