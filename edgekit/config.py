@@ -402,7 +402,24 @@ class TargetConfig:
         choices=dict.fromkeys(("auto", "off", NATIVE_ATTENTION, *PLUGIN_ATTENTION), ""),
     )
     half_io: bool = option(False, "Use half precision for inputs and outputs too.", kind="flag", heading="Precision")
+    dynamic: bool = option(
+        False,
+        "With --int8 on cpu: quantize the inputs of matrix products and LSTMs at run time, without calibration.",
+        kind="flag",
+        heading="Precision",
+    )
+    weights_only: bool = option(
+        False,
+        "With --int8 on cpu: store the weights of matrix products in 8 bits by blocks, without calibration.",
+        kind="flag",
+        heading="Precision",
+    )
     engine: BackendOptions = field(default_factory=BackendOptions)
+
+    @property
+    def uncalibrated(self) -> bool:
+        """Whether INT8 needs no calibration."""
+        return self.dynamic or self.weights_only
 
 
 @dataclass(frozen=True, kw_only=True)

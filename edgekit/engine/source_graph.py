@@ -59,8 +59,9 @@ def quantized_layers(graph: ir.Model, *, joining: bool = False) -> tuple[str, ..
         graph: any graph.
         joining: the target concatenates integers without a Q after the Concat: factors may come through a Concat too.
     """
-    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # needs onnx_ir
+    from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS  # needs onnx_ir
 
+    integer_operators = INTEGER_PRODUCTS | INTEGER_RECURRENT | {"MatMulNBits"}
     dequantized: set[ir.Value | None] = set()
     for node in graph.graph:
         integer_concat = joining and node.op_type == "Concat" and dequantized.issuperset(node.inputs)
@@ -69,7 +70,7 @@ def quantized_layers(graph: ir.Model, *, joining: bool = False) -> tuple[str, ..
     return tuple(
         node.name or ""
         for node in graph.graph
-        if node.op_type in INTEGER_PRODUCTS or (node.op_type in PRODUCTS and dequantized.issuperset(node.inputs[:2]))
+        if node.op_type in integer_operators or (node.op_type in PRODUCTS and dequantized.issuperset(node.inputs[:2]))
     )
 
 

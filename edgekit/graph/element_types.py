@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
+from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS
 
 __all__ = ["FLOATS", "carries_type", "computed_of", "constant_of", "precision_of", "read_type", "written_type"]
 
@@ -58,7 +58,7 @@ def precision_of(node: ir.Node) -> str:
     Products compute in integers if both factors come from DequantizeLinear, regardless of their output. Other operators
     compute in integers if all their inputs and outputs are integers.
     """
-    if node.op_type in INTEGER_PRODUCTS or node.op_type.startswith("QLinear"):
+    if node.op_type in INTEGER_PRODUCTS | INTEGER_RECURRENT | {"MatMulNBits"} or node.op_type.startswith("QLinear"):
         return "int8"
     read = [value for value in node.inputs if value is not None]
     if node.op_type in PRODUCTS:

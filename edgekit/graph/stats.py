@@ -292,9 +292,12 @@ _SETTINGS = frozenset({"Clip", "NonMaxSuppression", "OneHot", "Pad", "Range", "R
 
 _LEARNED = {
     "BatchNormalization": slice(0, 3),
+    "DynamicQuantizeLSTM": slice(0, 4),
     "GRU": slice(0, 4),
     "LSTM": slice(0, 4),
+    "MatMulInteger": slice(0, 2),
     "MatMulIntegerToFloat": slice(1, 7, 5),
+    "MatMulNBits": slice(1, 2),
     "RNN": slice(0, 4),
     "QLinearConv": slice(3, 9, 5),
     "QLinearMatMul": slice(3, 4),
@@ -336,11 +339,11 @@ ShapeOf = Callable[["ir.Value | None"], Shape]
 FACTORS = {
     **dict.fromkeys(PRODUCTS | INTEGER_PRODUCTS, (0, 1)),
     **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), (0, 3)),
-    **dict.fromkeys(("DeformConv", "FusedConv", "FusedGemm"), (0, 1)),
+    **dict.fromkeys(("DeformConv", "FusedConv", "FusedGemm", "MatMulNBits"), (0, 1)),
 }
 """Where each product of two factors has them among its inputs."""
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "DeformConv", "FusedConv", "QLinearConv"})
-_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+_RECURRENT = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"})
 
 
 def macs_of(node: ir.Node, shape_of: ShapeOf, zeros: int = 0) -> int:

@@ -74,6 +74,8 @@ def build(
     batch: int | Sequence[int] | None = None,
     attention: Literal["auto", "off", "native", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
+    dynamic: bool = False,
+    weights_only: bool = False,
     graph_only: bool = False,
     force: bool = False,
     engine: BackendOptions | Mapping[str, Any] | None = None,
@@ -126,6 +128,10 @@ def build(
             other operators; ``native`` writes ONNX's ``Attention``, for TensorRT 10.14 and later and TensorRT-RTX;
             ``edgekit`` and ``edgekit-int8`` compute it with EdgeKit's kernels, for ``tensorrt``.
         half_io: use half precision for inputs and outputs too.
+        dynamic: with ``int8`` on ``cpu``: quantize the inputs of matrix products and LSTMs at run time; nothing is
+            calibrated.
+        weights_only: with ``int8`` on ``cpu``: store the weights of matrix products in 8 bits, with a scale for each
+            block; nothing is calibrated.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
         force: replace an engine of another model at ``output``.
         engine: options of the target's backend: its struct, or some of its fields by name.

@@ -37,6 +37,7 @@ from edgekit.quantize.calibrate.collect import (
 )
 from edgekit.quantize.calibrate.observers import needs_histogram
 from edgekit.quantize.calibrate.table import cached_table, keep_table
+from edgekit.quantize.dynamic import require_dynamic
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import require_quantizable
 from edgekit.specs import Precision, specs_at, specs_text
@@ -55,7 +56,7 @@ class Calibration:
         policy: the layers that stay in float.
         table: the ranges of the float graph's tensors; None if nothing was measured.
         input_statistics: statistics of the inputs; None if they are not those of the user or of the recipe.
-        feeds: some of the inputs, to correct biases on; empty if nothing is quantized.
+        feeds: some of the inputs, to see what rounding does to them; empty if nothing is calibrated.
     """
 
     policy: QuantPolicy = QuantPolicy()
@@ -67,7 +68,9 @@ class Calibration:
 def calibrate(
     model: LoadedModel, inputs: Inputs, config: CalibrationConfig, target: TargetConfig, progress: Progress
 ) -> Calibration:
-    """Measures the ranges that the target's precision needs; none for FP32 and for models that are already quantized.
+    """Measures the ranges that the target's precision needs.
+
+    FP32, dynamic and weight-only INT8, and models that are already quantized need none.
 
     Raises:
         UsageError: a pattern of ``keep_float`` matches no node.
@@ -76,6 +79,9 @@ def calibrate(
     """
     policy = _policy(model, config, target.precision)
     if model.quantized or target.precision is Precision.FP32:
+        return Calibration(policy=policy)
+    if target.uncalibrated:
+        require_dynamic(model.graph, scheme_of(target), policy, lstm=target.dynamic)
         return Calibration(policy=policy)
     if target.precision is Precision.INT8:
         require_quantizable(model.graph, scheme_of(target), policy)
@@ -86,7 +92,7 @@ def calibrate(
         policy=policy,
         table=table,
         input_statistics=_input_statistics(inputs.samples, model, config),
-        feeds=inputs.feeds if target.precision is Precision.INT8 else (),
+        feeds=inputs.feeds,
     )
 
 

@@ -74,8 +74,8 @@ def model_inputs(
         UsageError: the calibration set is unknown.
         CalibrationError: no input can be read or fits the model.
     """
-    calibrated = target.precision is Precision.INT8 and not model.quantized
-    if target.precision is not Precision.INT8:
+    calibrated = target.precision is Precision.INT8 and not model.quantized and not target.uncalibrated
+    if target.precision is not Precision.INT8 or target.uncalibrated:
         config = replace(config, calib_images=config.calib_images or HALF_IMAGES)
     # Nothing is calibrated on the inputs of the others, so notes about them do not help the user.
     samples = calibration_inputs(model, config, progress if calibrated else Silent(), scratch)

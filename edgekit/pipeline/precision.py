@@ -14,10 +14,12 @@ from edgekit.engine.backend import scheme_of
 from edgekit.graph.element_types import precision_of
 from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 from edgekit.pipeline.calibrate import Calibration
+from edgekit.pipeline.half import safe_half_graph
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
 from edgekit.quantize.bodies import inputs_that_choose, products_in_bodies
 from edgekit.quantize.calibrate.collect import CalibrationTable
+from edgekit.quantize.dynamic import RECURRENT, dynamic_graph, weight_only_graph
 from edgekit.quantize.half.cast import half_from_graph
 from edgekit.quantize.plan import NEEDS_ZERO_POINT
 from edgekit.quantize.quantize import quantized_from_graph
@@ -57,20 +59,28 @@ def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConf
             + _float_parts(model.graph)
         )
         return TypedGraph(model.graph)
+    if target.uncalibrated:
+        return _uncalibrated_graph(model, calibration, target, progress)
     if target.precision is Precision.FP32 or table is None:
         return TypedGraph(model.graph)
     if target.precision is Precision.INT8:
         with progress.stage("quantizing"):
             return _int8_graph(model, table, calibration, target, progress)
     with progress.stage(f"typing the graph in {str(target.precision).upper()}"):
-        half = half_from_graph(
-            model.graph,
-            target.precision,
-            table.ranges,
-            keep_float=calibration.policy.keep_float,
-            io=target.half_io,
-        )
+        half = safe_half_graph(model, calibration, target.precision, progress, io=target.half_io)
     return TypedGraph(half.graph, len(half.kept))
+
+
+def _uncalibrated_graph(
+    model: LoadedModel, calibration: Calibration, target: TargetConfig, progress: Progress
+) -> TypedGraph:
+    quantized = dynamic_graph if target.dynamic else weight_only_graph
+    with progress.stage("quantizing weights"):
+        found = quantized(model.graph, scheme_of(target), calibration.policy)
+    recurrent = {node.name or "" for node in model.graph.graph if node.op_type in RECURRENT}
+    for name in sorted(recurrent & found.skipped.keys()):
+        progress.note(f"stays in float on {target.target}: {name}: {found.skipped[name]}")
+    return TypedGraph(found.graph, len(found.skipped))
 
 
 def _float_parts(graph: ir.Model) -> str:

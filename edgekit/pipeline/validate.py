@@ -126,6 +126,12 @@ def require_buildable(config: BuildConfig) -> None:
     never = {Precision.INT8: (), Precision.FP32: ("calib_method", "keep_float", "quantize_heads")}.get(
         precision, ("calib_method", "quantize_heads")
     )
+    if config.target.uncalibrated and "calib_method" in given:
+        option = argument("dynamic" if config.target.dynamic else "weights_only", True)
+        raise UsageError(
+            f"{argument('calib_method')} does not go with {option}, which calibrates nothing",
+            hint="leave one of them out",
+        )
     refused = [name for name in given if name in never]
     if refused:
         raise UsageError(
@@ -167,6 +173,7 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
             hint=f"add {argument('target', 'tensorrt')} or {argument('target', 'tensorrt-rtx')}, or leave it out",
         )
     _check_attention(target, library)
+    _check_uncalibrated(target)
     if target.half_io and target.precision not in (Precision.FP16, Precision.INT8):
         raise UsageError(
             f"{argument('half_io')} goes with {argument('precision', 'fp16')} and "
@@ -176,6 +183,24 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
         library.require()
         if isinstance(library, ChecksOptions):
             library.check_options(target.precision, given_values(target.engine))
+
+
+def _check_uncalibrated(target: TargetConfig) -> None:
+    if not target.uncalibrated:
+        return
+    option = argument("dynamic" if target.dynamic else "weights_only", True)
+    if target.dynamic and target.weights_only:
+        raise UsageError(f"{option} does not go with {argument('weights_only', True)}", hint="leave one of them out")
+    if target.precision is not Precision.INT8:
+        raise UsageError(
+            f"{option} goes with {argument('precision', 'int8')}, not with {argument('precision', target.precision)}"
+        )
+    if target.target != "cpu":
+        raise UsageError(
+            f"{option} goes with target cpu, got '{target.target}'",
+            hint=f"leave it out, so that {argument('precision', 'int8')} calibrates ranges, or add "
+            f"{argument('target', 'cpu')}",
+        )
 
 
 def _check_attention(target: TargetConfig, library: Backend) -> None:

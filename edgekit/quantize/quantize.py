@@ -21,6 +21,7 @@ from edgekit.quantize.passes.equalize import equalized_ranges, matched_ranges
 from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
+from edgekit.quantize.passes.smooth_channels import smoothed_ranges
 from edgekit.quantize.plan import NOTHING_KEPT, Plan, QuantPolicy, plan_from_graph
 from edgekit.quantize.qdq import input_limits, insert_qdq
 from edgekit.specs import QuantScheme
@@ -95,7 +96,8 @@ def quantized_from_graph(
         table: ranges of its tensors.
         scheme: the target's quantization scheme.
         policy: what stays in float.
-        feeds: inputs of the graph; biases are corrected for the mean error on some of them. Empty: they are not.
+        feeds: inputs of the graph, to smooth outlier channels and to correct biases for the mean error on some of
+            them. Empty: neither is done.
         threads: for ONNX Runtime; 0: its default.
 
     Raises:
@@ -106,6 +108,8 @@ def quantized_from_graph(
     graph = graph.clone(deep_copy=False)
     ranges: Mapping[str, tuple[float, float]] = table.ranges
     plan = require_quantizable(graph, scheme, policy, ranges)
+    ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, threads=threads)
+    plan = require_quantizable(graph, scheme, policy, ranges)  # smoothing inserts nodes
     # If the activation function is computed before quantization, large negative values are already small, and
     # scaling channels makes them large again: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
     if table.channels and scheme.quantize_outputs:

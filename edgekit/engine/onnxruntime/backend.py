@@ -388,10 +388,10 @@ def _build_error(graph: Path, error: Exception) -> EdgeKitError:
 
 def _layers(built: ir.Model) -> list[Layer]:
     """Returns the convolutions and matrix products of the graph that ONNX Runtime has optimized."""
-    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # needs onnx_ir
+    from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS  # needs onnx_ir
 
     dtypes = {
-        **dict.fromkeys(INTEGER_PRODUCTS | {"DynamicQuantizeMatMul"}, "int8"),
+        **dict.fromkeys(INTEGER_PRODUCTS | INTEGER_RECURRENT | {"DynamicQuantizeMatMul", "MatMulNBits"}, "int8"),
         **dict.fromkeys(PRODUCTS | {"FusedConv", "FusedGemm", "FusedMatMul", "MultiHeadAttention"}, "float32"),
     }
     products = (node for node in built.graph if node.op_type in dtypes)

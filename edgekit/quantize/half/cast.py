@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,7 @@ def half_from_graph(
     *,
     keep_float: Sequence[str] = (),
     io: bool = False,
+    lost: Collection[str] = (),
 ) -> HalfGraph:
     """Casts weights and activations to half precision, except for nodes that would lose too much accuracy.
 
@@ -68,6 +69,7 @@ def half_from_graph(
         ranges: min and max of each tensor of the float graph, from calibration.
         keep_float: patterns of names of nodes that stay in float32.
         io: cast the graph's inputs and outputs too; else their types stay.
+        lost: names of values that half precision cannot hold; nodes that read or write them stay in float32.
 
     Raises:
         GraphError: BF16, and an operator that changed in opset 22.
@@ -78,7 +80,7 @@ def half_from_graph(
     if precision is Precision.BF16:
         _upgrade(graph)
     _fold_integer_biases(graph)
-    policy = PrecisionPolicy(graph, half, ranges, keep_float, io=io)
+    policy = PrecisionPolicy(graph, half, ranges, keep_float, io=io, lost=lost)
     caster = _Caster(graph, half, policy, io=io)
     caster.type_values()
     caster.insert_casts()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -67,11 +67,18 @@ class PrecisionPolicy:
     """
 
     def __init__(
-        self, graph: ir.Model, half: HalfType, ranges: Mapping[str, Range], keep_float: Sequence[str], *, io: bool
+        self,
+        graph: ir.Model,
+        half: HalfType,
+        ranges: Mapping[str, Range],
+        keep_float: Sequence[str],
+        *,
+        io: bool,
+        lost: Collection[str] = (),
     ) -> None:
         self.why: dict[ir.Node, str] = {}
         self.places: dict[ir.Node, HalfPlaces] = {}
-        self._half, self._ranges, self._io = half, ranges, io
+        self._half, self._ranges, self._io, self._lost = half, ranges, io, frozenset(lost)
         self._nodes = [node for node in graph.graph if any(is_float(v) for v in (*node.inputs, *node.outputs))]
         opset = graph.opset_imports.get("", 1)
         kept = matching(list(graph.graph), keep_float)
@@ -99,6 +106,8 @@ class PrecisionPolicy:
         return None
 
     def _of_range(self, value: ir.Value) -> str | None:
+        if value.name in self._lost:
+            return f"'{value.name}' loses its values"
         measured = self._range(value)
         if measured is None:
             return None

@@ -1,0 +1,158 @@
+"""Half precision: types the graph, and keeps the layers in float32 at which its values are lost on real inputs.
+
+Ranges show large values. What they do not show is a value that is rounded to zero before a logarithm or a division, or
+an overflow within the inputs that were not observed alone. So the graph is computed as a GPU rounds it, and where an
+output is lost, the first layer that loses its values and what it reads become float32, one step back at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.arguments import argument
+from edgekit.device.cpu import cpu
+from edgekit.graph.evaluator import Evaluator
+from edgekit.pipeline.calibrate import Calibration
+from edgekit.pipeline.inputs import Feed
+from edgekit.pipeline.loaded_model import LoadedModel
+from edgekit.pipeline.values import graph_values
+from edgekit.progress import Progress
+from edgekit.quantize.compare import LIMITS, OutputNoise, noise_of_outputs, worst_noise
+from edgekit.quantize.half.cast import HalfGraph, half_from_graph
+from edgekit.quantize.half.check import rounding_graph
+from edgekit.quantize.half.types import HALF, is_float
+from edgekit.quantize.layer_noise import Values, first_collapse, layer_noise
+from edgekit.quantize.output_parts import forms_of_outputs
+from edgekit.quantize.plan import selects
+from edgekit.specs import EXACT_DB, Precision
+
+__all__ = ["safe_half_graph"]
+
+INPUTS = 4
+"""Number of inputs that the graphs are compared on."""
+MAX_STEPS = 24
+"""How often something more becomes float32 before the search ends."""
+NAMED_LAYERS = 4
+
+
+def safe_half_graph(
+    model: LoadedModel, calibration: Calibration, precision: Precision, progress: Progress, *, io: bool
+) -> HalfGraph:
+    """Casts the model's graph to half precision, with what would lose an output in float32; notes these layers.
+
+    If that does not help, the graph is the plain one, which the check refuses.
+
+    Args:
+        model: its graph is not modified.
+        calibration: ranges, and inputs to compare on; without inputs, nothing is compared.
+        precision: FP16 or BF16.
+        progress: receives a note.
+        io: cast the inputs and outputs of the graph too.
+
+    Raises:
+        GraphError: the graph cannot be typed in this precision.
+        UsageError: a pattern of ``keep_float`` matches no node.
+    """
+    assert calibration.table is not None
+    ranges, kept = calibration.table.ranges, calibration.policy.keep_float
+    plain = half_from_graph(model.graph, precision, ranges, keep_float=kept, io=io)
+    feeds = [_in_half(feed, plain) if io else feed for feed in calibration.feeds[:INPUTS]]
+    limit_db = LIMITS[precision].refused_db
+    half, lost = plain, dict[str, None]()
+    before_db = found_db = _db_of_outputs(model.graph, plain.graph, feeds)
+    for _ in range(MAX_STEPS):
+        if found_db >= limit_db:
+            break
+        more = _next_lost(model.graph, half, feeds, limit_db, lost)
+        if not more:
+            break
+        lost |= dict.fromkeys(more)
+        half = half_from_graph(model.graph, precision, ranges, keep_float=kept, io=io, lost=lost)
+        found_db = _db_of_outputs(model.graph, half.graph, feeds)
+    if found_db < limit_db:
+        return plain
+    if lost:
+        progress.note(_note(half, plain, precision, before_db))
+    return half
+
+
+def _in_half(feed: Feed, half: HalfGraph) -> Feed:
+    """Rounds inputs as the engine gets them."""
+    types = {value.name: value.dtype.numpy() for value in half.graph.graph.inputs if value.dtype is not None}
+    return {name: array.astype(types.get(name, array.dtype)).astype(array.dtype) for name, array in feed.items()}
+
+
+def _db_of_outputs(graph: ir.Model, half: ir.Model, feeds: Sequence[Feed]) -> float:
+    """Returns the signal-to-noise ratio of the worst part of an output; infinities and NaN count as -200 dB."""
+    if not feeds:
+        return EXACT_DB
+    threads = cpu().compute_threads
+    exact, got = (
+        [evaluator.run(dict(feed)) for feed in feeds]
+        for evaluator in (Evaluator(graph, threads=threads), Evaluator(rounding_graph(half), threads=threads))
+    )
+    return _worst_db(noise_of_outputs(exact, got, forms_of_outputs(graph)))
+
+
+def _worst_db(noise: Sequence[OutputNoise]) -> float:
+    worst = worst_noise(noise)
+    return EXACT_DB if worst is None or worst.sqnr_db is None else worst.sqnr_db
+
+
+def _next_lost(
+    graph: ir.Model, half: HalfGraph, feeds: Sequence[Feed], limit_db: float, lost: dict[str, None]
+) -> list[str]:
+    """Returns what the first layer that collapses writes, if half precision cannot hold it, or else what it reads.
+
+    If that is kept already, it is what the layers before read and write.
+    """
+    wide = rounding_graph(half.graph)
+    layers = layer_noise(graph.graph, wide.graph, graph_values(graph, feeds), graph_values(wide, feeds))
+    found = first_collapse(layers, limit_db)
+    nodes = {node.name: node for node in graph.graph}
+    if found is None or found.node not in nodes:
+        return []
+    written = nodes[found.node].outputs
+    if found.value not in lost and not _holds(half.precision, found.value, graph_values(graph, feeds), limit_db):
+        return [str(value.name) for value in written if is_float(value)]
+    kept = lost.keys() | {str(value.name) for value in written}
+    level = [nodes[found.node]]
+    seen = set(level)
+    while level:
+        new = {str(value.name): None for node in level for value in _values(node) if str(value.name) not in kept}
+        if new:
+            return list(new)
+        before = [value.producer() for node in level for value in node.inputs if is_float(value) and value is not None]
+        level = list(dict.fromkeys(node for node in before if node is not None and node not in seen))
+        seen.update(level)
+    return []
+
+
+def _holds(precision: Precision, name: str, values: Values, limit_db: float) -> bool:
+    """Whether a value keeps its signal-to-noise ratio if it is only stored in half precision."""
+    exact = [{name: found[name]} for found in values([name])]
+    with np.errstate(over="ignore"):
+        stored = [{name: each[name].astype(HALF[precision].numpy).astype(np.float32)} for each in exact]
+    return _worst_db(noise_of_outputs(exact, stored)) >= limit_db
+
+
+def _values(node: ir.Node) -> Iterator[ir.Value]:
+    """Yields the float values that a node reads and writes, and those that these were selected from."""
+    for value in (*node.inputs, *node.outputs):
+        while value is not None and is_float(value) and value.const_value is None:
+            yield value
+            producer = value.producer()
+            value = producer.inputs[0] if producer is not None and selects(producer) else None
+
+
+def _note(half: HalfGraph, plain: HalfGraph, precision: Precision, before_db: float) -> str:
+    names = [name for name in half.kept if name not in plain.kept]
+    more = f" and {len(names) - NAMED_LAYERS} more" if len(names) > NAMED_LAYERS else ""
+    was = "infinities or NaN" if before_db <= -EXACT_DB else f"{before_db:.1f} dB"
+    return (
+        f"kept in FP32, since {str(precision).upper()} loses an output there ({was}): "
+        f"{', '.join(names[:NAMED_LAYERS])}{more}; {argument('keep_float', like='PATTERN')} keeps others"
+    )

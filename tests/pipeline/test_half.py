@@ -1,0 +1,85 @@
+"""Half precision that would lose an output: the layers that lose it stay in float32, without being asked to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import edgekit
+from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.errors import AccuracyError
+
+# The square of a quiet sample is zero in FP16, and its logarithm minus infinity.
+LOG_POWER = "p = Conv (x, w)  q = Mul (p, p)  s = Add (q, tiny)  l = Log (s)  y = Conv (l, v)"
+# What is left of a sum whose parts cancel is below the step of FP16.
+CANCELLING = "p = Conv (x, w)  s = Add (p, large)  d = Sub (s, large)  y = Conv (d, v)"
+FINE = "p = Conv (x, w)  r = Relu (p)  y = Conv (r, v)"
+
+KEPT = "kept in FP32, since FP16 loses an output there"
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::edgekit.errors.EdgeKitWarning")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def model(body: str) -> str:
+    text = f"g (float[1, 1, 64] x) => (float[1, 2, 64] y) {{ {body} }}"
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]>\n{text}')
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.normal(size=(4, 1, 1)),
+        "v": rng.normal(size=(2, 4, 1)),
+        "tiny": np.array(1e-10),
+        "large": np.array(4096.0),
+        "far": np.array(1e6),
+    }
+    for name, array in constants.items():
+        if any(name in node.input for node in proto.graph.node):
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    onnx.save(proto, "m.onnx")
+    return "m.onnx"
+
+
+def built(body: str, **options: object) -> tuple[Manifest, onnx.ModelProto]:
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=(1, 1, 64)).astype(np.float32) * size for size in (1.0, 1e-3, 1e-4)]
+    bundle = edgekit.build(
+        model(body),
+        precision="fp16",
+        calib=inputs,
+        target="tensorrt-rtx",
+        graph_only=True,
+        output="made",
+        progress=False,
+        **options,
+    )
+    return read_manifest(bundle), onnx.load(bundle / "graph.onnx")
+
+
+@pytest.mark.parametrize("body", [LOG_POWER, CANCELLING])
+def test_layers_that_lose_an_output_are_kept_and_named(body: str) -> None:
+    manifest, graph = built(body)
+    assert manifest.verification is not None and manifest.verification.sqnr_db["FP16 graph"] > 26
+    assert any(note.startswith(KEPT) for note in manifest.notes)
+    # The last convolution loses nothing.
+    last = next(value for value in graph.graph.initializer if value.name.startswith("v"))
+    assert last.data_type == onnx.TensorProto.FLOAT16
+
+
+def test_a_graph_that_half_precision_holds_stays_half() -> None:
+    manifest, _ = built(FINE)
+    assert manifest.layers == {"float16": 2}
+    assert not any(note.startswith(KEPT) for note in manifest.notes)
+
+
+def test_inputs_that_half_precision_cannot_hold_are_still_refused() -> None:
+    with pytest.raises(AccuracyError, match="FP16 graph"):
+        built("s = Add (x, far)  y = Concat <axis = 1> (s, s)", half_io=True)
