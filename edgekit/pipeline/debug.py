@@ -72,6 +72,8 @@ def debug(
     calib_column: str | None = None,
     keep_float: Sequence[str] = (),
     quantize_heads: bool = False,
+    dynamic: bool = False,
+    weights_only: bool = False,
     shape: Sequence[int | Sequence[int]] | None = None,
     input: SupportsArray | Mapping[str, Any] | Sequence[Any] | None = None,
     preprocess: Preprocess | Mapping[str, Any] | None = None,
@@ -106,6 +108,8 @@ def debug(
         calib_column: target column of a CSV table.
         keep_float: name patterns of nodes that stay in float.
         quantize_heads: quantize a detector's last layers too.
+        dynamic: quantize the inputs of matrix products and LSTMs at run time.
+        weights_only: store the weights of matrix products in 8 bits.
         shape: shape of the image.
         input: shapes or values of the inputs by name.
         preprocess: how images become inputs.
