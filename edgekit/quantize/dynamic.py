@@ -133,7 +133,7 @@ def _chosen(
         float_attention=False,
         split_channels=0,
     )
-    plan = plan_from_graph(graph, inputs_only, policy.keep_float, keep_heads=policy.keep_heads)
+    plan = plan_from_graph(graph, inputs_only, policy)
     skipped = dict(plan.skipped)
     kept = matching(list(graph.graph), policy.keep_float)
     products = []
