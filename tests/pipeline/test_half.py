@@ -15,7 +15,7 @@ from edgekit.errors import AccuracyError
 # The square of a quiet sample is zero in FP16, and its logarithm minus infinity.
 LOG_POWER = "p = Conv (x, w)  q = Mul (p, p)  s = Add (q, tiny)  l = Log (s)  y = Conv (l, v)"
 # What is left of a sum whose parts cancel is below the step of FP16.
-CANCELLING = "p = Conv (x, w)  s = Add (p, large)  d = Sub (s, large)  y = Conv (d, v)"
+CANCELLING = "p = Conv (x, w)  u = Mul (x, large)  s = Add (p, u)  d = Sub (s, u)  y = Conv (d, v)"
 FINE = "p = Conv (x, w)  r = Relu (p)  y = Conv (r, v)"
 
 KEPT = "kept in FP32, since FP16 loses an output there"
