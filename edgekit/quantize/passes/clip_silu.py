@@ -16,8 +16,9 @@ Range = tuple[float, float]
 STEPS = 255
 # The minimum of x * sigmoid(x) is at -1.2785; below it, the function rises towards zero.
 SILU_MINIMUM = -1.2785
-# Largest error at the lower limit, as a fraction of the step of the SiLU's output: it adds nothing to rounding.
-PART_OF_STEP = 0.5
+# Largest error at the lower limit, as a fraction of the step of the SiLU's output: it is rounded to zero, as the right
+# value is. At half a step, all values beyond the limit could become one step, which adds up in the next layer.
+PART_OF_STEP = 0.25
 ITERATIONS = 50
 # HardSwish is 0 below it.
 HARD_SWISH_MINIMUM = -3.0
@@ -46,9 +47,18 @@ def clipped_silu_ranges(plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Ra
             limit = _lower_limit(PART_OF_STEP * (ranges[after][1] - ranges[after][0]) / STEPS)
             clipped[name] = min(max(lo, limit), 0.0), hi
         elif name in ranges and (limits := _hard_limits(value)) is not None:
-            lo, hi = ranges[name]
-            clipped[name] = min(max(lo, limits[0]), 0.0), max(min(hi, limits[1]), 0.0)
+            clipped[name] = _cut(ranges[name], limits)
     return clipped
+
+
+def _cut(whole: Range, limits: Range) -> Range:
+    """Cuts a range at limits, a step beyond each: zero is a multiple of the step, so that the ends move by half of one.
+
+    An end inside of the limits would give all values beyond it another result than the right one.
+    """
+    lo, hi = max(whole[0], limits[0]), min(whole[1], limits[1])
+    step = max(hi - lo, 0.0) / (STEPS - 2)
+    return min(max(whole[0], limits[0] - step), 0.0), max(min(whole[1], limits[1] + step), 0.0)
 
 
 def _hard_limits(value: ir.Value) -> Range | None:

@@ -40,13 +40,13 @@ def graph(graph_of, weights):
 
 
 @pytest.mark.parametrize("largest", [0.5, 3.0, 20.0, 200.0])
-def test_what_is_cut_off_is_at_most_half_a_step_of_the_output(graph, largest):
+def test_what_is_cut_off_is_rounded_to_zero_as_before(graph, largest):
     lo, hi = clipped(graph(PLAIN), a=(-30.0, largest), m=(-0.2785, largest))["a"]
     step = (largest + 0.2785) / 255
     cut = np.linspace(-30.0, lo, 10_000)
-    assert hi == largest and np.abs(silu(cut) - silu(lo)).max() <= 0.5 * step * 1.001
+    assert hi == largest and np.abs(silu(cut) - silu(lo)).max() <= 0.25 * step * 1.001
     # The smallest such range: nothing more may be cut off.
-    assert lo == pytest.approx(SILU_MINIMUM) or np.abs(silu(lo + 0.05)) > 0.5 * step
+    assert lo == pytest.approx(SILU_MINIMUM) or np.abs(silu(lo + 0.05)) > 0.25 * step
 
 
 def test_a_range_that_ends_before_stays_as_it_is(graph):
@@ -86,7 +86,26 @@ def test_nothing_changes_outside_of_the_range_of_a_hard_function(graph, name, li
     x = np.linspace(*limits, 10_001)
     np.testing.assert_allclose(function(np.clip(x, lo, hi)), function(x), atol=1e-12)
     assert lo <= 0 <= hi and lo >= min(limits[0], 0) and hi <= max(limits[1], 0)
-    assert limits != (-30.0, 20.0) or (lo, hi) == {"HardSwish": (-3.0, 20.0), "HardSigmoid": (-1.0, 3.0)}[name]
+    ends = {"HardSwish": (-3.0, np.inf), "HardSigmoid": (-1.0, 3.0)}[name]
+    step = (min(hi, ends[1]) - max(lo, ends[0])) / 253
+    assert lo >= min(limits[0], 0, ends[0] - step) and lo >= ends[0] - step and hi <= ends[1] + step
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("largest", [0.3, 0.7, 0.9, 1.0, 2.0, 5.0, 40.0])
+def test_what_is_beyond_the_last_integer_still_becomes_the_right_one(graph, name, largest):
+    """Zero is an integer, so that the ends of a range move by up to half a step; many values may be beyond them."""
+    text, function = HARD[name]
+    lo, hi = clipped(graph(text), a=(-30.0, largest), m=(-0.375, largest))["a"]
+    scale = (hi - lo) / 255
+    zero = np.rint(-lo / scale)
+    lowest, highest = -zero * scale, (255 - zero) * scale
+    x = np.linspace(-30.0, largest, 10_001)
+    right = function(x)
+    step = (right.max() - min(right.min(), 0)) / 255
+    beyond = (x < lowest) | ((x > highest) & (hi < largest))
+    got = function(np.clip(x, lowest, highest))
+    np.testing.assert_array_equal(np.rint(got[beyond] / step), np.rint(right[beyond] / step))
 
 
 @pytest.mark.parametrize("name", HARD)
