@@ -81,7 +81,8 @@ __all__ = [
 FOLDED_PARAMETERS = "edgekit.folded_parameters"
 """Node metadata: number of parameters that were removed when a normalization was folded into the node."""
 MADE_OF = "edgekit.made_of"
-"""Metadata of a node that dequantizes a constant: name of the original constant, which counts once even if shared."""
+"""Metadata of a changed constant, or of the node that dequantizes one: name of the original, which counts once even if
+shared."""
 CONSTANT_INPUTS = "edgekit.constant_inputs"
 """Node metadata: indices of the inputs, from zero, that are constants and not parameters."""
 PADDED_CHANNELS = "edgekit.padded_channels"
@@ -319,7 +320,8 @@ def _new_parameters(value: ir.Value | None, counted: set[str]) -> int:
     if value is None or constant is None or constant.const_value is None:
         return 0
     producer = value.producer()
-    name = (producer.metadata_props.get(MADE_OF) if producer is not None else None) or constant.name or ""
+    made_of = None if producer is None else producer.metadata_props.get(MADE_OF)
+    name = made_of or constant.metadata_props.get(MADE_OF) or constant.name or ""
     if name in counted or constant.const_value.dtype in (ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING):
         return 0
     counted.add(name)

@@ -239,7 +239,8 @@ def _constant_dq(
         inputs.append(_initializer(graph, f"{stem}_zero_point", np.zeros(scale.shape, np.int8)))
     attributes = {"axis": axis} if axis is not None else None
     dequantize = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{stem}_dequantize")
-    dequantize.metadata_props[MADE_OF] = name
+    known = graph.graph.initializers.get(name)
+    dequantize.metadata_props[MADE_OF] = (known.metadata_props.get(MADE_OF) if known is not None else None) or name
     graph.graph.insert_before(node, dequantize)
     return _described(dequantize, f"{stem}_dequantized", ir.DataType.FLOAT, ir.Shape(integers.shape))
 

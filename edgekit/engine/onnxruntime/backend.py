@@ -19,7 +19,6 @@ from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
-from edgekit.graph.operators import BIASED_PRODUCTS
 from edgekit.specs import Precision, QuantScheme, SlowConvolution, TensorSpec
 from edgekit.storage import path_for_library
 
@@ -286,6 +285,9 @@ def _settings(ort: Any, threads: int) -> Any:
 
 def _has_float_biases(source: ir.Model) -> bool:
     """Whether a product of integers has a bias that is not quantized."""
+    # Needs onnx_ir, which runtime-only boards lack.
+    from edgekit.graph.operators import BIASED_PRODUCTS
+
     for node in source.graph:
         if node.op_type in BIASED_PRODUCTS and len(node.inputs) > 2 and node.inputs[2] is not None:
             producers = [value.producer() if value is not None else None for value in node.inputs]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.graph.stats import MADE_OF
 from edgekit.quantize.plan import SELECTIONS
 
 __all__ = ["Before", "Constant", "constants_before", "divide_constants", "keeps_last_axis"]
@@ -100,6 +101,7 @@ def divide_constants(graph: ir.Model, constants: list[Constant], factors: np.nda
             continue
         name = f"{value.name}_of_{node.name}"
         own = ir.val(name, const_value=ir.tensor(divided, name=name))
+        own.metadata_props[MADE_OF] = value.metadata_props.get(MADE_OF) or value.name or ""
         graph.graph.register_initializer(own)
         node.replace_input_with(index, own)
 
