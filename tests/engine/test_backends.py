@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from small_graphs import SHAPE, as_input, conv_graph, product_graph, run_unfused, save, unknown_operator
 
+from edgekit.device.cpu import cpu
 from edgekit.engine.backend import Backend, BuildOptions, Engine, backend
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
@@ -250,3 +253,19 @@ def test_weights_beyond_a_protobuf_go_into_a_file_of_their_own(tmp_path: Path, m
     engine = library.load(tmp_path / result.engine)
     np.testing.assert_allclose(engine.run({"images": _images()})["head"], _reference(graph, _images()), atol=1e-4)
     assert set(result.files) == {p.name for p in tmp_path.iterdir()} - {"graph.onnx"}
+
+
+@pytest.mark.parametrize(("features", "unsigned"), [(("avx2",), True), (("avx2", "avx512_vnni"), False)])
+def test_weights_stay_signed_where_products_of_bytes_are_exact(
+    features: tuple[str, ...], unsigned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = save(conv_graph(quantized=True), tmp_path)
+    here = msgspec.structs.replace(cpu(), features=features)
+    monkeypatch.setattr("edgekit.engine.onnxruntime.backend.cpu", lambda: here)
+    loaded: Any = _loaded(backend("cpu"), graph, INT8)
+    options = loaded._session.get_session_options()
+    if unsigned:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError, match="x64quantprecision"):
+            options.get_session_config_entry("session.x64quantprecision")

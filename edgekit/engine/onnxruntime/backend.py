@@ -254,9 +254,9 @@ def _loaded(ort: Any, engine: Path, threads: int, *, profile: str = "") -> onnxr
     settings = _settings(ort, threads)
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Weights of 8 bits, which a graph that was quantized elsewhere has, become unsigned where products of unsigned by
-    # signed bytes overflow (`scheme`). Measured with AVX2, a convolution then takes 1.6 times as long; weights of 7 bits
-    # stay signed. ONNX Runtime does it on some CPUs with VNNI too, where nothing overflows: a YOLOX took 1.8 times as
-    # long there.
+    # signed bytes overflow (`scheme`). Measured with AVX2, a convolution then takes 1.6 times as long; weights of 7
+    # bits stay signed. ONNX Runtime does it on some CPUs with VNNI too, where nothing overflows: a YOLOX took 1.8
+    # times as long there.
     if not cpu().fast_int8:
         settings.add_session_config_entry("session.x64quantprecision", "1")
     _enable_profile(settings, profile)
