@@ -83,7 +83,7 @@ def _measure(shop: Workshop, name: str, model: ForeignModel, file: Path) -> dict
             built = shop.bundle(str(graph), "int8", candidate.split()[-1], "--calib", str(calibration))
             paths[candidate] = ("edgekit", built)
         except RuntimeError as e:
-            failed[candidate] = {"error": str(e)}
+            failed[candidate] = {"error": str(e).splitlines()[-1]}
     images = len(list(calibration.iterdir()))
     for candidate, (peer, runtime, suffix, options) in PEERS.items():
         if shop.interpreter(peer) is None:
@@ -92,7 +92,7 @@ def _measure(shop: Workshop, name: str, model: ForeignModel, file: Path) -> dict
             made = shop.peer_graph(peer, graph, calibration, images, suffix, *options)
             paths[candidate] = (runtime, made.path)
         except RuntimeError as e:
-            failed[candidate] = {"error": str(e)}
+            failed[candidate] = {"error": str(e).splitlines()[-1]}
     found: dict[str, dict[str, Any]] = {**_turns(shop, file, tests, paths), **failed}
     if model.pictures is not None:
         for candidate in OURS:
