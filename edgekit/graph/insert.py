@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
-__all__ = ["insert_behind", "inserted_cast"]
+__all__ = ["insert_behind", "inserted_cast", "new_initializer"]
 
 
 def insert_behind(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
@@ -38,3 +39,17 @@ def inserted_cast(
     result.name, result.type, result.shape = output or name, ir.TensorType(dtype), value.shape
     insert_behind(graph, value, [node])
     return result
+
+
+def new_initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    """Registers a constant in the main graph; its name gets underscores while another has it."""
+    while name in model.graph.initializers:
+        name += "_"
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        shape=ir.Shape(array.shape),
+        const_value=ir.tensor(array, name=name),
+    )
+    model.graph.register_initializer(value)
+    return value

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from edgekit.arguments import argument
 from edgekit.errors import GraphError
-from edgekit.graph.insert import insert_behind
+from edgekit.graph.insert import insert_behind, new_initializer
 from edgekit.graph.passes import InferShapes, NameNodes, RemoveDead
 from edgekit.quantize.plan import QuantPolicy, matching, plan_from_graph
 from edgekit.quantize.qdq import weight_scales
@@ -197,12 +197,12 @@ def _replace_product(
     weights, scales = _integers(matrix, 1, scheme.weight_bits)
     stem = f"{node.name}.weight"
     constants = [
-        _constant(model, f"{stem}_quantized", weights),
-        _constant(model, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
+        new_initializer(model, f"{stem}_quantized", weights),
+        new_initializer(model, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
     ]
     multiply = ir.node("MatMulInteger", [integer, constants[0], zero, constants[1]], name=node.name)
     cast = ir.node("Cast", multiply.outputs, {"to": ir.DataType.FLOAT}, name=f"{node.name}_cast")
-    both = ir.node("Mul", [scale, _constant(model, f"{stem}_scale", scales)], name=f"{node.name}_scale")
+    both = ir.node("Mul", [scale, new_initializer(model, f"{stem}_scale", scales)], name=f"{node.name}_scale")
     scaled = ir.node("Mul", [cast.outputs[0], both.outputs[0]], name=f"{node.name}_scaled")
     _put(node, [multiply, cast, both, scaled])
 
@@ -220,8 +220,8 @@ def _replace_by_blocks(model: ir.Model, node: ir.Node) -> None:
     stored = (integers.astype(np.int16) + 128).astype(np.uint8).reshape(columns, blocks, BLOCK)
     stem = f"{node.name}.weight"
     constants = [
-        _constant(model, f"{stem}_quantized", stored),
-        _constant(model, f"{stem}_scale", scales.reshape(columns, blocks)),
+        new_initializer(model, f"{stem}_quantized", stored),
+        new_initializer(model, f"{stem}_scale", scales.reshape(columns, blocks)),
     ]
     attributes = {"K": rows, "N": columns, "bits": 8, "block_size": BLOCK, "accuracy_level": INT8_LEVEL}
     multiply = ir.node("MatMulNBits", [node.inputs[0], *constants], attributes, domain=CONTRIB, name=node.name)
@@ -239,9 +239,9 @@ def _replace_lstm(model: ir.Model, node: ir.Node, scheme: QuantScheme) -> None:
         integers, scales = zip(*(_integers(each, 1, scheme.weight_bits) for each in array), strict=True)
         parameters.append(
             (
-                _constant(model, f"{stem}_{letter}_quantized", np.stack(integers)),
-                _constant(model, f"{stem}_{letter}_scale", np.stack(scales)),
-                _constant(model, f"{stem}_{letter}_zero_point", np.zeros(np.stack(scales).shape, np.int8)),
+                new_initializer(model, f"{stem}_{letter}_quantized", np.stack(integers)),
+                new_initializer(model, f"{stem}_{letter}_scale", np.stack(scales)),
+                new_initializer(model, f"{stem}_{letter}_zero_point", np.zeros(np.stack(scales).shape, np.int8)),
             )
         )
     (w, w_scale, w_zero), (r, r_scale, r_zero) = parameters
@@ -259,16 +259,3 @@ def _put(node: ir.Node, others: list[ir.Node]) -> None:
         others.append(ir.node("Add", [others[-1].outputs[0], node.inputs[2]], name=f"{node.name}_bias"))
     assert node.graph is not None
     ir.convenience.replace_nodes_and_values(node.graph, node, [node], others, node.outputs, others[-1].outputs)
-
-
-def _constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    while name in model.graph.initializers:
-        name += "_"
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        shape=ir.Shape(array.shape),
-        const_value=ir.tensor(array, name=name),
-    )
-    model.graph.register_initializer(value)
-    return value

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import CalibrationError
-from edgekit.graph.insert import insert_behind
+from edgekit.graph.insert import insert_behind, new_initializer
 from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import NameNodes
 from edgekit.graph.stats import CONSTANT_INPUTS, MADE_OF
@@ -186,7 +186,7 @@ def _subtract_from_bias(graph: ir.Model, node: ir.Node, shift: np.ndarray) -> No
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     before = bias.const_value.numpy() if bias is not None and bias.const_value is not None else np.float32(0)
     name = (bias.name if bias is not None else None) or f"{node.name}.bias"
-    _set_bias(node, _initializer(graph, f"{name}_corrected", (before - shift).astype(np.float32)))
+    _set_bias(node, new_initializer(graph, f"{name}_corrected", (before - shift).astype(np.float32)))
 
 
 def _set_bias(node: ir.Node, bias: ir.Value) -> None:
@@ -234,9 +234,9 @@ def _constant_dq(
     """Inserts a DequantizeLinear of new initializers before ``node``: one per node, since weights may be shared."""
     stem = f"{name}_of_{node.name}" if f"{name}_quantized" in graph.graph.initializers else name
     scale = scales if axis is not None else scales.reshape(())
-    inputs = [_initializer(graph, f"{stem}_quantized", integers), _initializer(graph, f"{stem}_scale", scale)]
+    inputs = [new_initializer(graph, f"{stem}_quantized", integers), new_initializer(graph, f"{stem}_scale", scale)]
     if integers.dtype == np.int8:
-        inputs.append(_initializer(graph, f"{stem}_zero_point", np.zeros(scale.shape, np.int8)))
+        inputs.append(new_initializer(graph, f"{stem}_zero_point", np.zeros(scale.shape, np.int8)))
     attributes = {"axis": axis} if axis is not None else None
     dequantize = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{stem}_dequantize")
     known = graph.graph.initializers.get(name)
@@ -258,8 +258,8 @@ def _insert_pair(
     uses = [(use.node, use.idx) for use in value.uses()]
     stem = value.name
     parameters = [
-        _initializer(graph, f"{stem}_scale", np.array(how.scale)),
-        _initializer(graph, f"{stem}_zero_point", how.zero_point),
+        new_initializer(graph, f"{stem}_scale", np.array(how.scale)),
+        new_initializer(graph, f"{stem}_zero_point", how.zero_point),
     ]
     quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{stem}_quantize")
     integer = _described(quantize, f"{stem}_quantized", ir.DataType.from_numpy(how.zero_point.dtype), value.shape)
@@ -280,16 +280,3 @@ def _replace_output(graph: ir.Model, value: ir.Value, output: ir.Value) -> None:
     output.name = name
     outputs = graph.graph.outputs
     outputs[outputs.index(value)] = output
-
-
-def _initializer(graph: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    while name in graph.graph.initializers:
-        name += "_"
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        shape=ir.Shape(array.shape),
-        const_value=ir.tensor(array, name=name),
-    )
-    graph.graph.register_initializer(value)
-    return value

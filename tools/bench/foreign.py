@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 
 import edgekit
-from edgekit.runtime.detections import Detections
 from tools.bench.foreign_models import MODELS, ForeignModel
 from tools.bench.process import run_watched
 from tools.bench.workshop import Workshop
+from tools.gpu_check.engines import matches
 
 __all__ = ["measure_foreign"]
 
@@ -35,7 +35,7 @@ LEAST_DB = 10.0
 """A peer below is no peer."""
 
 SPEED_LIMIT, NOISE_LIMIT_DB, F1_LIMIT = 1.03, 0.5, 0.95
-SCORE, SAME_IOU = 0.25, 0.5
+SCORE = 0.25
 
 
 def measure_foreign(shop: Workshop) -> dict[str, Any]:
@@ -177,34 +177,10 @@ def _f1(fp32: Path, int8: Path, model: ForeignModel, pictures: int) -> float:
     truth, found = (
         [session.detect(image, score_threshold=SCORE) for image in images] for session in _sessions(fp32, int8)
     )
-    same = sum(_matched(a, b) for a, b in zip(truth, found, strict=True))
+    same = sum(matches(b, a) for a, b in zip(truth, found, strict=True))
     all_boxes = sum(map(len, truth)) + sum(map(len, found))
     return round(2 * same / all_boxes, 4) if all_boxes else math.nan
 
 
 def _sessions(*bundles: Path) -> Sequence[Any]:
     return [edgekit.load(bundle, threads=1) for bundle in bundles]
-
-
-def _matched(truth: Detections, found: Detections) -> int:
-    """Returns the number of pairs of one class with an IoU of 0.5 or more, the surest first."""
-    free = set(range(len(truth)))
-    pairs = 0
-    for index in np.argsort(-found.scores):
-        overlaps = {
-            other: _iou(found.boxes[index], truth.boxes[other])
-            for other in free
-            if truth.classes[other] == found.classes[index]
-        }
-        best = max(overlaps, key=overlaps.__getitem__, default=None)
-        if best is not None and overlaps[best] >= SAME_IOU:
-            free.remove(best)
-            pairs += 1
-    return pairs
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
-    common = float(np.prod(sides))
-    union = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - common
-    return common / union if union else 0.0
