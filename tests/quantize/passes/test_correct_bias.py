@@ -151,8 +151,9 @@ def test_the_mean_of_a_corrected_layer_is_that_of_the_float_layer(
         errors[bool(given)] = np.abs(difference.mean((0, 1, 3, 4))).max() / np.stack([a["y"] for a in exact]).std()
         noise[bool(given)] = sqnr_db(exact, got)["y"]
     assert errors[True] < 0.015 and errors[True] < errors[False] / 2
-    # The mean is a small part of the noise here, and the rest depends on the kernels.
-    assert noise[True] > noise[False] - 1
+    # With weights of 8 bits, which `cpu` has on processors with VNNI, the rest of the noise grows by 0.5 dB here.
+    lost_db = 1.0 if name == "int32 bias" and scheme.weight_bits == 8 else 0.0
+    assert noise[True] > noise[False] - lost_db
 
 
 def test_limits_of_inputs_are_those_of_the_pairs(network, feeds_for, calibrated):
