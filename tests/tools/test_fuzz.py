@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.fuzz.__main__ import campaign, how_it_ended
+from tools.fuzz.__main__ import Outcome, campaign, how_it_ended, record
 from tools.fuzz.mutate import mutated
 from tools.fuzz.targets import TARGETS
 from tools.fuzz.worker import finding_of
@@ -67,8 +68,19 @@ def test_findings_are_other_errors_and_time(tmp_path: Path) -> None:
 
 
 def test_a_campaign_counts_its_runs(tmp_path: Path) -> None:
-    runs, found = campaign("names", 1, 0, tmp_path / "findings", coverage=False)
-    assert runs > 10 and found == []
+    outcome = campaign("names", 1, 0, tmp_path / "findings", coverage=False)
+    assert outcome.runs > 10 and outcome.findings == []
+    assert 1 <= outcome.seconds < 6
+
+
+def test_campaigns_of_a_target_add_up(tmp_path: Path) -> None:
+    file = tmp_path / "campaigns.json"
+    for name, runs in [("voc", 10), ("csv", 5), ("voc", 1)]:
+        record(file, name, Outcome(runs, 59.7, ["KeyError"] if name == "csv" else []))
+    assert json.loads(file.read_text()) == {
+        "csv": {"runs": 5, "seconds": 60, "findings": 1},
+        "voc": {"runs": 11, "seconds": 120, "findings": 0},
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tools.fuzz.targets import TARGETS
 
@@ -20,10 +20,28 @@ IDLE_SECONDS = 600.0
 """How long a child may wait without computing: other programs do not keep it from the processor for so long."""
 
 
-def campaign(name: str, seconds: float, seed: int, findings: Path, *, coverage: bool) -> tuple[int, list[str]]:
-    """Fuzzes one target in a child process; returns the number of runs and the findings.
+class Outcome(NamedTuple):
+    """What a campaign did: its runs, the processor's time that they took, in seconds, and what it found."""
+
+    runs: int
+    seconds: float
+    findings: list[str]
+
+
+def campaign(
+    name: str, seconds: float, seed: int, findings: Path, *, coverage: bool, corpus: Path | None = None
+) -> Outcome:
+    """Fuzzes one target in a child process.
 
     A child that ends before its time is a finding.
+
+    Args:
+        name: the target.
+        seconds: how much of the processor's time it takes.
+        seed: start of the random numbers.
+        findings: folder for inputs that failed.
+        coverage: choose inputs by coverage, with atheris.
+        corpus: folder in which atheris keeps inputs that reached new code, so that the next campaign begins with them.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -36,9 +54,13 @@ def campaign(name: str, seconds: float, seed: int, findings: Path, *, coverage: 
             f"--seconds={seconds}",
             f"--seed={seed}",
         ]
-        ended = how_it_ended([*command, *(["--coverage"] if coverage else [])], place / "log", seconds + GRACE_SECONDS)
+        if coverage:
+            command += ["--coverage", f"--corpus={(corpus or place / 'corpora') / name}"]
+        ended = how_it_ended(command, place / "log", seconds + GRACE_SECONDS)
         result = place / "result.json"
-        found: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {"runs": 0, "findings": []}
+        found: dict[str, Any] = (
+            json.loads(result.read_text()) if result.exists() else {"runs": 0, "seconds": 0.0, "findings": []}
+        )
         if ended:
             found["findings"].append(ended)
             if (place / "current").exists():
@@ -46,7 +68,18 @@ def campaign(name: str, seconds: float, seed: int, findings: Path, *, coverage: 
         for file in place.glob(f"{name}-*"):
             findings.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, findings / f"{file.name}-seed{seed}")
-        return found["runs"], found["findings"]
+        return Outcome(**found)
+
+
+def record(file: Path, name: str, outcome: Outcome) -> None:
+    """Adds a campaign to the sums of its target: ``{TARGET: {"runs": N, "seconds": S, "findings": N}}``."""
+    sums: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    before = sums.get(name, {"runs": 0, "seconds": 0, "findings": 0})
+    now = {"runs": outcome.runs, "seconds": round(outcome.seconds), "findings": len(outcome.findings)}
+    sums[name] = {key: before[key] + value for key, value in now.items()}
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(dict(sorted(sums.items())), indent=1) + "\n", encoding="utf-8")
+    partial.replace(file)
 
 
 def how_it_ended(command: list[str], log: Path, limit_s: float, idle_s: float = IDLE_SECONDS) -> str:
@@ -88,9 +121,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description="Fuzz the readers of files.")
     parser.add_argument("target", nargs="?", choices=sorted(TARGETS), metavar="TARGET", help=", ".join(sorted(TARGETS)))
     parser.add_argument("--all", action="store_true", help="all targets, one after the other")
-    parser.add_argument("--seconds", type=float, default=60, help="time for a target; default: 60")
+    parser.add_argument("--seconds", type=float, default=60, help="the processor's time for a target; default: 60")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--findings", type=Path, default=Path("findings"), help="folder to write failing inputs to")
+    parser.add_argument("--corpus", type=Path, help="folder in which atheris keeps what it found for the next campaign")
+    parser.add_argument("--record", type=Path, help="JSON file to add the runs and seconds of each target to")
     parser.add_argument("--no-coverage", action="store_true", help="mutate without atheris, even if it is installed")
     options = parser.parse_args()
     if options.all == (options.target is not None):
@@ -98,11 +133,15 @@ def main() -> int:
     coverage = not options.no_coverage and importlib.util.find_spec("atheris") is not None
     total = 0
     for name in sorted(TARGETS) if options.all else [options.target]:
-        runs, found = campaign(name, options.seconds, options.seed, options.findings, coverage=coverage)
-        print(f"{name}: {runs:,} runs in {options.seconds:g} s, {len(found)} findings", flush=True)
-        for text in found:
+        outcome = campaign(
+            name, options.seconds, options.seed, options.findings, coverage=coverage, corpus=options.corpus
+        )
+        if options.record:
+            record(options.record, name, outcome)
+        print(f"{name}: {outcome.runs:,} runs in {outcome.seconds:.0f} s, {len(outcome.findings)} findings", flush=True)
+        for text in outcome.findings:
             print(f"  {text}", flush=True)
-        total += len(found)
+        total += len(outcome.findings)
     return 1 if total else 0
 
 

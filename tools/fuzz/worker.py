@@ -1,9 +1,10 @@
-"""The child process of a campaign: runs inputs until its time is over, and records findings."""
+"""The child process of a campaign: runs inputs until its time of the processor is over, and records findings."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import signal
@@ -73,13 +74,19 @@ class _Run:
         self.name, self.folder = name, folder
         self.runs = 0
         self.findings: dict[str, str] = {}
-        self._end = time.monotonic() + seconds
+        self._begin = time.process_time()
+        self._seconds = seconds
         self._scratch = tempfile.TemporaryDirectory()
         self._written = 0.0
 
     @property
     def is_over(self) -> bool:
-        return time.monotonic() > self._end
+        return self.seconds > self._seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time of the processor that the runs have taken, so that a busy machine shortens no campaign."""
+        return time.process_time() - self._begin
 
     def take(self, content: bytes) -> None:
         (self.folder / "current").write_bytes(content)  # for the case that the process ends
@@ -95,7 +102,7 @@ class _Run:
 
     def write(self) -> None:
         self._written = time.monotonic()
-        text = json.dumps({"runs": self.runs, "findings": list(self.findings.values())})
+        text = json.dumps({"runs": self.runs, "seconds": self.seconds, "findings": list(self.findings.values())})
         (self.folder / "result.json").write_text(text)
 
 
@@ -105,16 +112,22 @@ def _fuzz_by_mutation(run: _Run, seeds: list[bytes], seed: int) -> None:
         run.take(mutated(generator.choice(seeds), generator, seeds))
 
 
-def _fuzz_by_coverage(run: _Run, seeds: list[bytes], seed: int, seconds: float) -> None:
+def _fuzz_by_coverage(run: _Run, seeds: list[bytes], seed: int, corpus: Path) -> None:
     import atheris
 
-    corpus = run.folder / "corpus"
-    corpus.mkdir(exist_ok=True)
+    corpus.mkdir(parents=True, exist_ok=True)
     for index, content in enumerate(seeds):
         (corpus / f"seed-{index}").write_bytes(content)
-    limits = [f"-max_total_time={max(1, int(seconds))}", "-timeout=60", "-rss_limit_mb=0", "-max_len=65536"]
+
+    def take(content: bytes) -> None:
+        run.take(content)
+        if run.is_over:  # libFuzzer itself ends by the clock on the wall only
+            run.write()
+            os._exit(0)
+
+    limits = ["-timeout=60", "-rss_limit_mb=0", "-max_len=65536"]
     quiet = ["-verbosity=0", "-print_final_stats=0", f"-artifact_prefix={run.folder}/"]
-    atheris.Setup([sys.argv[0], str(corpus), *limits, *quiet, f"-seed={seed + 1}"], run.take)
+    atheris.Setup([sys.argv[0], str(corpus), *limits, *quiet, f"-seed={seed + 1}"], take)
     atheris.Fuzz()
 
 
@@ -126,6 +139,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--coverage", action="store_true")
+    parser.add_argument("--corpus", type=Path, help="folder of inputs that reached new code; it is read and added to")
     options = parser.parse_args()
     if options.coverage:
         import atheris
@@ -141,7 +155,7 @@ def main() -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
     if options.coverage:
-        _fuzz_by_coverage(run, seeds, options.seed, options.seconds)
+        _fuzz_by_coverage(run, seeds, options.seed, options.corpus or options.folder / "corpus")
     else:
         _fuzz_by_mutation(run, seeds, options.seed)
     run.write()
