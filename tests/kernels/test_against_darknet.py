@@ -40,7 +40,8 @@ def test_candidates_and_what_is_kept_of_them_are_opencv_s(net, photo):
     *regions, coarse, fine = net.forward(["yolo_16", "yolo_23", "conv_15", "conv_22"])
     outputs = {"conv_15": coarse, "conv_22": fine}
     for head, region in zip(HEADS, regions, strict=True):
-        boxes, scores, kinds = decode_yolov3(outputs, (head,), score_threshold=0.2)  # OpenCV's layer drops up to 0.2
+        # OpenCV's layer drops up to 0.2
+        boxes, scores, kinds, _ = decode_yolov3(outputs, (head,), score_threshold=0.2)
         row, kind = np.nonzero(region[:, 5:])
         center, size = region[row, :2] * 416, region[row, 2:4] * 416
         theirs = np.column_stack([center - size / 2, center + size / 2, region[row, 5 + kind], kind])

@@ -272,9 +272,11 @@ def test_int8_engine_agrees_with_the_module(name: str, tmp_path: Path, monkeypat
     bundle = edgekit.build(name, precision="int8", target="cpu", profile=False, output=tmp_path / "engine")
     manifest = read_manifest(bundle)
     assert (manifest.task, manifest.labels) == ("classify", load_recipe(name).labels.names)
-    assert manifest.layers["int8"] > 10 * manifest.layers.get("float32", 0)
     recipe = load_recipe(name)
     module = module_from_recipe(recipe)
+    # Depthwise convolutions of 5 x 5 are slower on integers.
+    wide = sum(isinstance(m, nn.Conv2d) and m.groups > 1 and m.kernel_size[0] >= 5 for m in module.modules())
+    assert manifest.layers.get("float32", 0) <= wide
     random = torch.Generator().manual_seed(7)
     # Smooth images between black and white, since the calibration has seen neither pixel noise nor brighter values.
     assert recipe.preprocess is not None
