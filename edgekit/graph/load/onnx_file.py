@@ -18,6 +18,7 @@ from edgekit.graph.load.deprecated import replace_deprecated
 from edgekit.graph.load.sizes import require_bounded_functions, require_declared_lengths
 from edgekit.graph.load.sparse import replace_sparse
 from edgekit.graph.load.structure import Payload, array_at, structure_from_file
+from edgekit.graph.load.types import require_known_types
 from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
@@ -70,6 +71,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         require_bounded_functions(model, path)
         _require_external_data(model, path)
         _require_known_operators(model, path)
+        require_known_types(_nodes(model), path)
         _require_tensor_inputs(model, path)
         _require_tensor_outputs(model, path)
         replace_deprecated(model)
@@ -166,15 +168,16 @@ def _require_external_data(model: onnx.ModelProto, path: Path) -> None:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        data = (folder / entries.get("location", "")).resolve()
-        if not entries.get("location") or not data.is_relative_to(folder):
+        location = entries.get("location", "")
+        # The system knows no path with a null character.
+        data = (folder / location.replace("\0", "")).resolve()
+        if not location or "\0" in location or not data.is_relative_to(folder):
             raise GraphError(
-                f"{path}: weight '{tensor.name}': expected external data next to the file, "
-                f"got '{entries.get('location', '')}'"
+                f"{path}: weight '{tensor.name}': expected external data next to the file, got '{location}'"
             )
         if not data.is_file():
             raise GraphError(
-                f"{path}: weight '{tensor.name}' is in '{entries['location']}', which is missing",
+                f"{path}: weight '{tensor.name}' is in '{location}', which is missing",
                 hint=f"put it next to {path.name}",
             )
         _require_length(entries, tensor, data, path)
