@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgekit.lower.rewriting import NotApplicable, RewritePass, new_node, replace_node
+from edgekit.lower.rewriting import NotApplicable, RewritePass, constant, new_node, replace_node
 
 __all__ = ["ReduceOfNoAxes"]
 
@@ -26,7 +26,9 @@ class ReduceOfNoAxes(RewritePass):
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         """See `RewritePass.rewrite`."""
-        has_axes = len(node.inputs) > 1 and node.inputs[1] is not None
+        axes = node.inputs[1] if len(node.inputs) > 1 else None
+        given = constant(axes)
+        has_axes = axes is not None and (given is None or given.size > 0)
         if has_axes or not node.attributes.get_int("noop_with_empty_axes", 0):
             raise NotApplicable("it reduces axes")
         single = "Log" if self.operator == "ReduceLogSum" else "Abs"

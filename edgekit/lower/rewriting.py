@@ -49,19 +49,22 @@ class NotApplicable(Exception):
 class RewritePass(ir.passes.InPlacePass):
     """Rewrites the nodes of one operator, in graph order, if that is possible and saves time.
 
-    Nodes in subgraphs stay. For each other node of the operator that stays, the pass logs the reason at level DEBUG.
+    For each node of the operator that stays, the pass logs the reason at level DEBUG.
 
     Attributes:
         operator: name of the operator.
+        everywhere: also rewrites nodes in subgraphs, the bodies of If, Loop and Scan.
     """
 
     operator: str
+    everywhere = False
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for node in [node for node in model.graph if node.op_type == self.operator]:
+        nodes = model.graph.all_nodes() if self.everywhere else model.graph
+        for node in [node for node in nodes if node.op_type == self.operator]:
             try:
-                self.rewrite(node, model.graph)
+                self.rewrite(node, node.graph if isinstance(node.graph, ir.Graph) else model.graph)
                 modified = True
             except NotApplicable as reason:
                 name = node.name or node.outputs[0].name

@@ -143,6 +143,8 @@ def _noise_of_output(name: str, pairs: Sequence[Pair], form: OutputForm) -> Iter
     if form.unordered is not None:
         axis = form.unordered
         pairs = [(np.sort(a, axis), np.sort(b, axis)) for a, b in pairs]
+        if all(a.shape == b.shape and a.dtype.kind in "iu" and a.size for a, b in pairs):
+            agreement = sum(_common(a, b, axis) for a, b in pairs) / len(pairs)
     if form.selected or any(a.shape != b.shape for a, b in pairs):
         matched = [_matched(a, b) for a, b in pairs]
         pairs = [(a, b) for a, b, _ in matched]
@@ -157,6 +159,12 @@ def _noise_of_output(name: str, pairs: Sequence[Pair], form: OutputForm) -> Iter
     elif all(a.dtype.kind in "biuf" and b.dtype.kind in "biuf" for a, b in pairs):
         for part in form.parts_at([a for a, _ in pairs]):
             yield OutputNoise(output=name, part=part.name, sqnr_db=_decibels(pairs, part), agreement=agreement)
+
+
+def _common(a: np.ndarray, b: np.ndarray, axis: int) -> float:
+    """Returns the share of numbers along an axis that both arrays have there, in any order."""
+    rows, others = (np.moveaxis(each, axis, -1).reshape(-1, each.shape[axis]) for each in (a, b))
+    return float(np.mean([np.isin(row, other).mean() for row, other in zip(rows, others, strict=True)]))
 
 
 def _decibels(pairs: Sequence[Pair], part: Part) -> float | None:

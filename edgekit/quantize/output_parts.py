@@ -90,11 +90,18 @@ def selected_values(graph: ir.Graph) -> set[ir.Value]:
 
 
 def _unordered_axis(value: ir.Value) -> int | None:
-    """Returns the axis of an output that an unsorted TopK wrote: ONNX leaves the order along it to the runtime."""
+    """Returns the axis of an output along which the order of what a TopK wrote means nothing; None without a TopK.
+
+    ONNX leaves the order of an unsorted TopK to the runtime. Indices of equal values are in the order of the values,
+    which no rounding may exchange: they are compared as a set too.
+    """
     node = value.producer()
     while node is not None and node.op_type in _SAME_AXES and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    if node is None or node.op_type != "TopK" or node.attributes.get_int("sorted", 1) != 0:
+        value = node.inputs[0]
+        node = value.producer()
+    if node is None or node.op_type != "TopK":
+        return None
+    if node.attributes.get_int("sorted", 1) != 0 and value is not node.outputs[1]:
         return None
     return node.attributes.get_int("axis", -1)
 

@@ -134,6 +134,9 @@ def test_an_unsorted_topk_is_compared_without_its_order() -> None:
     assert found.sqnr_db == EXACT_DB
     (found,) = noise(places, places[:, order], OutputForm(unordered=-1))
     assert found.agreement == 1.0
+    others = np.where(places == 0, 99, places)  # sorted, none of the first row would be at its place
+    (found,) = noise(places, others, OutputForm(unordered=-1))
+    assert found.agreement == pytest.approx(14 / 15)
     (found,) = noise(values, values[[1, 2, 0]], OutputForm(unordered=-1))
     assert found.sqnr_db is not None and found.sqnr_db < 20
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.device.cpu import cpu
 from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.openvino.layer_timer import OpenVinoLayerTimer, original_names, text_of
+from edgekit.engine.openvino.stable_top_k import sort_equal_values
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
@@ -60,6 +62,8 @@ CHANNELS_FIRST = (0, 3, 1, 2)
 HINTS = {Precision.FP32: "f32", Precision.FP16: "f16", Precision.BF16: "bf16", Precision.INT8: "f32"}
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
+
+WIDE_INTEGERS = frozenset({"int64", "uint32", "uint64"})
 
 # The first opset with an axis of DequantizeLinear; Pad and MaxPool take 8-bit integers since 12.
 MIN_OPSET = 13
@@ -116,12 +120,14 @@ class OpenVino:
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Writes the graph in OpenVINO's format, and compiles it once to read back the element types."""
+        from edgekit.lower.openvino_as_onnx import compute_as_onnx  # needs onnx_ir, which runtime-only boards lack
+
         ov = _library()
         source = read_graph(graph)
         engine = folder / ENGINE
         quantized = quantized_layers(source, joining=True)
         attentions = _attention_products(source)
-        corrected = _compute_as_onnx(source)
+        corrected = compute_as_onnx(source)
         narrowed = _narrow_for_this_processor(source, options)
         lowered, turned = _lower_for_this_processor(source, options)
         changed = corrected or lowered or narrowed > 0
@@ -130,6 +136,7 @@ class OpenVino:
                 model = ov.Core().read_model(path)
             except RuntimeError as e:
                 raise GraphError(f"OpenVINO cannot take {graph.name}: {_words(e)}") from e
+            sort_equal_values(model)
             inputs = [value.name or "" for value in source.graph.inputs if not value.is_initializer()]
             _bound(ov, model, inputs, options)
             # A tensor may have several names, and may lose one when the model is saved and loaded.
@@ -160,6 +167,18 @@ class OpenVino:
                 return Request(ov, engine, threads)
         except RuntimeError as e:
             raise EngineMismatch(f"OpenVINO {self.version()} cannot load {engine}: {_words(e)}") from e
+
+
+def _require_32_bits(name: str, array: np.ndarray) -> None:
+    """Refuses integers that OpenVINO would cut: it computes all in 32 bits with a sign."""
+    limits = np.iinfo(np.int32)
+    if array.size and (array.max() > limits.max or array.min() < limits.min):
+        worst = max(array.max(), array.min(), key=lambda number: abs(int(number)))
+        raise RunError(
+            f"input '{name}': OpenVINO computes integers in 32 bits: expected numbers from {limits.min} to "
+            f"{limits.max}, got {worst}",
+            hint=f"build the model with {argument('target', 'cpu')}",
+        )
 
 
 class Request(BaseEngine):
@@ -193,6 +212,9 @@ class Request(BaseEngine):
         return self._run_request(self._request, feeds)
 
     def _run_request(self, request: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for spec in self.inputs:
+            if spec.dtype in WIDE_INTEGERS:
+                _require_32_bits(spec.name, feeds[spec.name])
         try:
             feed = {index: self._shared(feeds[spec.name]) for index, spec in enumerate(self.inputs)}
             # Keys of the returned dictionary are ports; looking one up by its index takes longer than a small layer.
@@ -257,31 +279,6 @@ def _may_lower() -> bool:
     """Whether this is x86 with VNNI, where lowering was measured. On other CPUs, graphs are not lowered."""
     here = cpu()
     return here.arch == "x86_64" and here.fast_int8
-
-
-def _compute_as_onnx(model: ir.Model) -> bool:
-    """Replaces what OpenVINO computes otherwise than ONNX; returns whether anything was replaced.
-
-    Raises:
-        GraphError: names a node that cannot be replaced.
-    """
-    # These need onnx_ir, which runtime-only boards lack.
-    from edgekit.lower.cut_gathered_elements import CutGatheredElements
-    from edgekit.lower.dft_over_first_axis import DftOverFirstAxis
-    from edgekit.lower.explicit_pads import ExplicitPads
-    from edgekit.lower.quantize_before_max import QuantizeBeforeMax
-    from edgekit.lower.reduce_of_no_axes import ReduceOfNoAxes
-    from edgekit.lower.replace_hard_sigmoid import ReplaceHardSigmoid
-    from edgekit.lower.resize_as_product import ResizeAsProduct
-    from edgekit.lower.rewriting import lower
-    from edgekit.lower.separate_tied_weights import SeparateTiedWeights
-    from edgekit.lower.sort_top_k import SortTopK
-
-    pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
-    largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
-    norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
-    others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements(), DftOverFirstAxis(), SortTopK()]
-    return lower(model, [*pools, ResizeAsProduct(), *largest, *norms, *others])
 
 
 def _narrow_for_this_processor(model: ir.Model, options: BuildOptions) -> int:

@@ -1,0 +1,46 @@
+"""Rewrites graphs so that OpenVINO computes what ONNX says."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgekit.lower.compare_as_less import CompareAsLess, CompareWithZero
+from edgekit.lower.cut_gathered_elements import CutGatheredElements
+from edgekit.lower.dft_over_first_axis import DftOverFirstAxis
+from edgekit.lower.explicit_pads import ExplicitPads
+from edgekit.lower.keep_infinity import KeepInfinity
+from edgekit.lower.power_as_product import PowerAsProduct
+from edgekit.lower.propagate_nan import PropagateNan
+from edgekit.lower.quantize_before_max import QuantizeBeforeMax
+from edgekit.lower.range_of_nothing import RangeOfNothing
+from edgekit.lower.reduce_of_no_axes import ReduceOfNoAxes
+from edgekit.lower.replace_hard_sigmoid import ReplaceHardSigmoid
+from edgekit.lower.require_small_integers import require_small_integers
+from edgekit.lower.resize_as_product import ResizeAsProduct
+from edgekit.lower.rewriting import lower
+from edgekit.lower.separate_tied_weights import SeparateTiedWeights
+from edgekit.lower.sort_top_k import SortTopK
+from edgekit.lower.truncate_to_integers import TRUNCATING, TruncateToIntegers
+from edgekit.lower.wrap_integers import WRAPPING, WrapIntegers
+from edgekit.lower.wrap_pads import WrapPads
+
+__all__ = ["compute_as_onnx"]
+
+
+def compute_as_onnx(model: ir.Model) -> bool:
+    """Replaces what OpenVINO computes otherwise than ONNX; returns whether anything was replaced.
+
+    Raises:
+        GraphError: names a node that cannot be replaced.
+    """
+    require_small_integers(model)
+    pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
+    largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
+    norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
+    others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements(), DftOverFirstAxis(), SortTopK()]
+    others += [WrapPads(), RangeOfNothing()]
+    integers = [*map(WrapIntegers, WRAPPING), *map(TruncateToIntegers, TRUNCATING), PowerAsProduct()]
+    comparisons = [CompareAsLess("Greater"), CompareAsLess("GreaterOrEqual"), CompareWithZero()]
+    extrema = map(KeepInfinity, ("ReduceMax", "ReduceMin"))
+    unusual = [*comparisons, *map(PropagateNan, ("Max", "Min", "Clip")), *extrema]
+    return lower(model, [*pools, ResizeAsProduct(), *largest, *norms, *others, *integers, *unusual])
