@@ -42,5 +42,5 @@ def compute_as_onnx(model: ir.Model) -> bool:
     integers = [*map(WrapIntegers, WRAPPING), *map(TruncateToIntegers, TRUNCATING), PowerAsProduct()]
     comparisons = [CompareAsLess("Greater"), CompareAsLess("GreaterOrEqual"), CompareWithZero()]
     extrema = map(KeepInfinity, ("ReduceMax", "ReduceMin"))
-    unusual = [*comparisons, *map(PropagateNan, ("Max", "Min", "Clip")), *extrema]
+    unusual = [*comparisons, *map(PropagateNan, ("Max", "Min", "Clip", "Relu")), *extrema]
     return lower(model, [*pools, ResizeAsProduct(), *largest, *norms, *others, *integers, *unusual])

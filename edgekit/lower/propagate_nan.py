@@ -13,18 +13,20 @@ __all__ = ["PropagateNan"]
 
 _BEFORE_ACTIVATIONS = PRODUCTS | {"Add", "BatchNormalization", "DequantizeLinear", "InstanceNormalization"}
 """Behind these, a Clip is the activation function of a layer, which the backend fuses into it."""
+_MAY_MAKE_NAN = frozenset({"Acos", "Asin", "Div", "Log", "Pow", "Reciprocal", "Sqrt", "Sub", "Where"})
+"""Behind these, or of an input of the graph, a Relu is no activation function of a layer."""
 
 
 class PropagateNan(RewritePass):
-    """Chooses NaN by ``Where(IsNaN(x), x, …)`` around ``Max``, ``Min`` and ``Clip`` of floats.
+    """Chooses NaN by ``Where(IsNaN(x), x, …)`` around ``Max``, ``Min``, ``Clip`` and ``Relu`` of floats.
 
     ONNX Runtime returns NaN where an operand is NaN. OpenVINO 2026.4 returns the second operand of a maximum, so that
-    ``Max(x, 0)`` hides NaN and ``Max(0, x)`` does not: constants are placed first, which costs nothing. A Clip that is
-    the activation function of a layer stays as it is, as a Relu does: the network is lost if they see NaN, and a choice
-    between them and their layer would take time in every run.
+    ``Max(x, 0)`` hides NaN and ``Max(0, x)`` does not: constants are placed first, which costs nothing. A Clip or Relu that
+    is the activation function of a layer stays as it is: the network is lost if it sees NaN, and a choice between them
+    and their layer would take time in every run.
 
     Args:
-        operator: ``Max``, ``Min`` or ``Clip``.
+        operator: ``Max``, ``Min``, ``Clip`` or ``Relu``.
 
     Preconditions: values have their types.
     Postconditions: names stay; results are the same where no operand is NaN.
@@ -40,7 +42,7 @@ class PropagateNan(RewritePass):
         """See `RewritePass.rewrite`."""
         if node.outputs[0].dtype not in FLOATS:
             raise NotApplicable("integers have no NaN")
-        if self.operator == "Clip":
+        if self.operator in ("Clip", "Relu"):
             if _is_activation(node):
                 raise NotApplicable("it is the activation function of a layer")
             _guard(node, [node.inputs[0]])
@@ -65,6 +67,8 @@ def _is_number(value: ir.Value | None) -> bool:
 def _is_activation(node: ir.Node) -> bool:
     before = node.inputs[0].producer() if node.inputs[0] is not None else None
     quantized = any(use.node.op_type == "QuantizeLinear" for use in node.outputs[0].uses())
+    if node.op_type == "Relu":
+        return quantized or (before is not None and before.op_type not in _MAY_MAKE_NAN)
     return quantized or (before is not None and before.op_type in _BEFORE_ACTIVATIONS)
 
 

@@ -219,9 +219,17 @@ def _require_known_operators(model: onnx.ModelProto, path: Path) -> None:
         if domain not in _ONNX_DOMAINS and domain not in _RUNTIME_DOMAINS:
             raise GraphError(f"{where}: unknown operator '{node.op_type}' of domain '{domain}'", hint=_HINT_CUSTOM)
         if domain in _ONNX_DOMAINS and not _is_defined(node.op_type, domain, versions.get(domain, 1)):
+            known, opset = _operators(domain), versions.get(domain, 1)
+            since = known.get(node.op_type, 0)
+            if since > opset:
+                raise GraphError(
+                    f"{where}: operator '{node.op_type}' is in {domain or 'ONNX'} since opset {since}, and the file "
+                    f"declares opset {opset}",
+                    hint=f"export the model with opset {since} or newer",
+                )
             raise GraphError(
-                f"{where}: operator '{node.op_type}' is not in opset {versions.get(domain, 1)} of {domain or 'ONNX'}",
-                hint=nearest(node.op_type, _operators(domain)),
+                f"{where}: operator '{node.op_type}' is not in opset {opset} of {domain or 'ONNX'}",
+                hint=nearest(node.op_type, known),
             )
 
 
@@ -236,8 +244,13 @@ def _is_defined(operator: str, domain: str, version: int) -> bool:
     return True
 
 
-def _operators(domain: str) -> Iterable[str]:
-    return {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == domain}
+def _operators(domain: str) -> dict[str, int]:
+    """Returns the operators of a domain, with the first opset that each is in."""
+    known: dict[str, int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == domain:
+            known[schema.name] = min(schema.since_version, known.get(schema.name, schema.since_version))
+    return known
 
 
 def _require_valid(model: onnx.ModelProto, payloads: Mapping[str, Payload], path: Path) -> None:
@@ -264,7 +277,15 @@ def _with_empty_weights(model: onnx.ModelProto, payloads: Mapping[str, Payload])
 
 @contextlib.contextmanager
 def _with_output_shapes(model: onnx.ModelProto) -> Iterator[None]:
-    """Adds empty shapes to outputs without one: the checker requires them, ONNX Runtime and many files do not."""
+    """Adds types and empty shapes to outputs without: the checker requires them, ONNX Runtime and many files do not."""
+    typeless = [
+        output
+        for output in model.graph.output
+        if output.type.WhichOneof("value") is None or _is_typeless_tensor(output.type)
+    ]
+    types = [output.type.SerializeToString() for output in typeless]
+    for output in typeless:
+        output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     shapeless = [
         output.type.tensor_type
         for output in model.graph.output
@@ -277,6 +298,12 @@ def _with_output_shapes(model: onnx.ModelProto) -> Iterator[None]:
     finally:
         for tensor_type in shapeless:
             tensor_type.ClearField("shape")
+        for output, before in zip(typeless, types, strict=True):
+            output.type.ParseFromString(before)
+
+
+def _is_typeless_tensor(kind: onnx.TypeProto) -> bool:
+    return kind.HasField("tensor_type") and kind.tensor_type.elem_type == onnx.TensorProto.UNDEFINED
 
 
 def _require_tensor_inputs(model: onnx.ModelProto, path: Path) -> None:

@@ -44,6 +44,7 @@ def _nan() -> Iterator[Graph]:
     yield single("Clip", {}, {"a": FLOATS}, {"low": number(-1), "high": number(2)})
     yield single("Clip", {}, {"a": FLOATS}, {"low": number(-1)})
     yield single("Clip", {}, {"a": FLOATS}, {"high": number(2)}, ("a", "", "high"))
+    yield single("Relu", {}, {"a": FLOATS})
     yield single("Cast", {"to": TensorProto.BOOL}, {"a": FLOATS})
 
 

@@ -148,6 +148,22 @@ def test_unknown_operator_names_operator_node_and_the_nearest(tmp_path):
         graph_from_onnx(written(tmp_path, model))
 
 
+def test_an_operator_of_a_newer_opset_is_named_with_it(tmp_path):
+    model = small_model(opset=9)
+    model.graph.node[1].op_type = "ThresholdedRelu"
+    expected = r"operator 'ThresholdedRelu' is in ONNX since opset 10, and the file declares opset 9\n.*opset 10 or newer"
+    with pytest.raises(GraphError, match=expected):
+        graph_from_onnx(written(tmp_path, model))
+
+
+@pytest.mark.parametrize("kind", [onnx.TypeProto(), onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor())])
+def test_outputs_need_no_type(kind, tmp_path):
+    model = small_model()
+    model.graph.output[0].type.CopyFrom(kind)
+    graph = graph_from_onnx(written(tmp_path, model))
+    assert [(spec.dtype, spec.shape) for spec in output_specs(graph)] == [("float32", (1, 4, 1, 1))]
+
+
 def test_unknown_domain_names_operator_and_node(tmp_path):
     model = small_model()
     model.opset_import.append(helper.make_opsetid("my.company", 1))
