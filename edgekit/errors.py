@@ -30,6 +30,8 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
+from edgekit.text import visible
+
 __all__ = [
     "AccuracyError",
     "BackendUnavailable",
@@ -63,23 +65,30 @@ class EdgeKitError(Exception):
     """Base class of all EdgeKit exceptions.
 
     Args:
-        message: what went wrong, what was expected, what was got.
+        message: what went wrong, what was expected, what was got; control characters are shown as escapes.
         hint: how to fix it, or an empty string.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # Python prints the message of an exception as it is, and it may have names and labels from files.
+        self.message, self.hint = visible(message), visible(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
 class EdgeKitWarning(UserWarning):
-    """A note on a result that is not an error, such as random weights; the command line prints it as a note."""
+    """A note on a result that is not an error, such as random weights; the command line prints it as a note.
+
+    Args:
+        text: the note; control characters are shown as escapes.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(visible(text))
 
 
 class UsageError(EdgeKitError):
@@ -126,7 +135,7 @@ class BuildError(EdgeKitError):
     """A backend's builder failed or crashed, or built layers in another type than was asked for.
 
     Args:
-        message: what went wrong, what was expected, what was got.
+        message: what went wrong, what was expected, what was got; control characters are shown as escapes.
         hint: how to fix it, or an empty string.
         nodes: names of the quantized nodes that the backend does not compute on integers.
     """

@@ -11,7 +11,18 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["escaped", "html_text", "json_bytes", "json_value", "shell_quoted", "shell_words", "some_of", "visible"]
+__all__ = [
+    "escaped",
+    "html_text",
+    "is_one_line",
+    "json_bytes",
+    "json_value",
+    "one_line",
+    "shell_quoted",
+    "shell_words",
+    "some_of",
+    "visible",
+]
 
 # Control characters but for line feed and tab; characters that reorder text (Unicode TR 36, 3.5: bidirectional
 # overrides); line separators; halves of surrogate pairs.
@@ -25,6 +36,18 @@ def visible(text: str) -> str:
     The escapes are those of JSON from U+007F on, so that JSON keeps its meaning.
     """
     return _UNSAFE.sub(lambda found: escaped(found[0]), text)
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a text has no control characters at all, no line feeds and tabs either."""
+    return not _UNQUOTABLE.search(text)
+
+
+def one_line(text: str) -> str:
+    r"""Like `visible`, for names: line feeds and tabs become escapes too, ``\n`` and ``\t``."""
+    if is_one_line(text):
+        return text
+    return visible(text.replace("\n", r"\n").replace("\t", r"\t"))
 
 
 def escaped(character: str) -> str:

@@ -12,7 +12,7 @@ PACKAGE = Path(edgekit.__file__).parent
 
 # A package imports only packages that are listed before it.
 LAYERS = (
-    "extras arguments errors progress telemetry lazy_sympy text specs shapes storage option recipe config device "
+    "text extras arguments errors progress telemetry lazy_sympy specs shapes storage option recipe config device "
     "kernels data models graph quantize recognition lower engine runtime serving measure evaluation report training "
     "pipeline cli"
 ).split()

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.text import html_text, json_bytes, json_value, shell_quoted, shell_words, visible
+from edgekit.text import (
+    html_text,
+    is_one_line,
+    json_bytes,
+    json_value,
+    one_line,
+    shell_quoted,
+    shell_words,
+    visible,
+)
 
 RED = "\x1b[31mred\x1b[0m"
 # A file name that is Latin-1, as Python represents it.
@@ -29,6 +38,13 @@ LATIN = os.fsdecode(b"caf\xe9.onnx")
 )
 def test_what_controls_a_terminal_is_written_as_escapes(text: str, expected: str) -> None:
     assert visible(text) == expected
+
+
+@given(st.text())
+def test_names_are_shown_on_one_line(text: str) -> None:
+    shown = one_line(text)
+    assert is_one_line(shown) and one_line(shown) == shown
+    assert (shown == text) is is_one_line(text)
 
 
 @given(st.text())

@@ -50,7 +50,8 @@ def echo(text: str = "", *, title: str = "", title_color: str = "", dim: bool = 
 
     Args:
         text: the text; control characters are shown as escapes.
-        title: printed before the text in bold, as in ``error:``.
+        title: printed before the text in bold, as in ``error:``; further lines are indented, so that a text from a
+            file cannot look like a message of its own.
         title_color: color of the title.
         dim: print the text dim.
         err: print to standard error.
@@ -58,6 +59,8 @@ def echo(text: str = "", *, title: str = "", title_color: str = "", dim: bool = 
     shown = visible(text)
     if dim:
         shown = click.style(shown, dim=True)
+    if title:
+        shown = shown.replace("\n", "\n  ")
     start = f"{click.style(title, fg=title_color or None, bold=True)} " if title else ""
     # Without a file, click writes UTF-8 to streams in ASCII.
     click.echo(start + shown, file=sys.stderr if err else sys.stdout, color=color())

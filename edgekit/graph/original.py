@@ -19,8 +19,10 @@ from onnx.reference import ReferenceEvaluator
 from edgekit.device.cpu import cpu, return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.evaluator import Evaluator, error_of_runtime, session_options
+from edgekit.graph.load.printable_names import with_escaped_names
 from edgekit.graph.passes import widened
 from edgekit.storage import path_for_library
+from edgekit.text import one_line
 
 __all__ = ["OnnxOriginal", "Original"]
 
@@ -93,7 +95,7 @@ class OnnxOriginal:
         return_freed_memory()
 
     def _graph(self) -> ir.Model:
-        graph = ir.load(self._path)
+        graph = with_escaped_names(ir.load(self._path))
         return widened(graph) if self._widen else graph
 
     def _loaded(self) -> Run:
@@ -109,7 +111,15 @@ class OnnxOriginal:
         with path_for_library(self._path) as path:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
-        return lambda feed: dict(zip(names, session.run(names, feed), strict=True))
+        # Feeds and outputs have the names of the loaded graph, in which control characters are escapes.
+        inputs = {one_line(each.name): each.name for each in session.get_inputs()}
+        shown = [one_line(name) for name in names]
+
+        def run(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            given = {inputs.get(name, name): array for name, array in feed.items()}
+            return dict(zip(shown, session.run(names, given), strict=True))
+
+        return run
 
     def _in_reference_evaluator(self, error: Exception) -> Run:
         try:

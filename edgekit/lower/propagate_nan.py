@@ -21,9 +21,9 @@ class PropagateNan(RewritePass):
     """Chooses NaN by ``Where(IsNaN(x), x, …)`` around ``Max``, ``Min``, ``Clip`` and ``Relu`` of floats.
 
     ONNX Runtime returns NaN where an operand is NaN. OpenVINO 2026.4 returns the second operand of a maximum, so that
-    ``Max(x, 0)`` hides NaN and ``Max(0, x)`` does not: constants are placed first, which costs nothing. A Clip or Relu that
-    is the activation function of a layer stays as it is: the network is lost if it sees NaN, and a choice between them
-    and their layer would take time in every run.
+    ``Max(x, 0)`` hides NaN and ``Max(0, x)`` does not: constants are placed first, which costs nothing. A Clip or Relu
+    that is the activation function of a layer stays as it is: the network is lost if it sees NaN, and a choice between
+    the two would take time in every run.
 
     Args:
         operator: ``Max``, ``Min``, ``Clip`` or ``Relu``.

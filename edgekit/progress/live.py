@@ -61,7 +61,7 @@ class TerminalProgress:
             self._bars.console.print(_finished(mark, style, title, counted_text(done, unit, seconds), seconds))
 
     def note(self, text: str) -> None:
-        self._bars.console.print(Text.assemble(("! ", "bold yellow"), (text, "yellow")))
+        self._bars.console.print(Text.assemble(("! ", "bold yellow"), (text.replace("\n", "\n  "), "yellow")))
 
 
 class ShownToPython(TerminalProgress):

@@ -64,6 +64,11 @@ def test_lines_and_tables_show_control_characters_and_take_no_markup(capsys: pyt
     assert not any(raw in out for raw in RAW)
 
 
+def test_a_line_feed_in_a_message_cannot_begin_another_message(capsys: pytest.CaptureFixture[str]) -> None:
+    echo("no file 'a\nerror: all is lost'", title="note:")
+    assert capsys.readouterr().out == "note: no file 'a\n  error: all is lost'\n"
+
+
 def with_hostile_texts(place: Path) -> Path:
     manifest = read_manifest(place)
     labels = tuple(f"{number} {HOSTILE}" for number in range(2))

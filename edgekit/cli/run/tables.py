@@ -14,6 +14,7 @@ from edgekit.cli.terminal import console as terminal
 from edgekit.cli.terminal import echo
 from edgekit.data.video.source import Source
 from edgekit.runtime.detections import Detections
+from edgekit.text import one_line
 
 __all__ = ["Tables"]
 
@@ -49,7 +50,7 @@ class Tables:
         if now_s - self._last_line_s >= LINE_INTERVAL_S:
             self._last_line_s = now_s
             place = f"{item.frame.source}, frame {item.frame.index}, {item.frame.time_s:.1f} s"
-            echo(f"{place}: {_counted(Counter(labels)) or item.shown.headline}")
+            echo(one_line(f"{place}: {_counted(Counter(labels)) or item.shown.headline}"))
 
     def end(self, source: Source) -> None:
         """See `Output.end`."""
@@ -59,7 +60,7 @@ class Tables:
         found = _counted(self._labels) or "nothing found"
         tracks = len(self._tracks)
         followed = f"; {tracks} track{'' if tracks == 1 else 's'}" if tracks else ""
-        echo(f"{source.name}: {self._frames} frame{plural}: {found}{followed}")
+        echo(one_line(f"{source.name}: {self._frames} frame{plural}: {found}{followed}"))
         self._start_video()
 
     def close(self) -> None:

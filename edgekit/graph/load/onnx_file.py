@@ -15,6 +15,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 from edgekit.errors import GraphError, nearest
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.deprecated import replace_deprecated
+from edgekit.graph.load.printable_names import escape_names
 from edgekit.graph.load.sizes import require_bounded_functions, require_declared_lengths
 from edgekit.graph.load.sparse import replace_sparse
 from edgekit.graph.load.structure import Payload, array_at, structure_from_file
@@ -66,6 +67,8 @@ def graph_from_onnx(path: Path) -> ir.Model:
     model, payloads = _parsed(path)
     try:
         _require_text(model)
+        renamed = escape_names(model, path.name)
+        payloads = {renamed.get(name, name): payload for name, payload in payloads.items()}
         replace_sparse(model, path)
         require_declared_lengths(_tensors(model), payloads, path)
         require_bounded_functions(model, path)

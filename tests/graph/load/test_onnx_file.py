@@ -151,7 +151,9 @@ def test_unknown_operator_names_operator_node_and_the_nearest(tmp_path):
 def test_an_operator_of_a_newer_opset_is_named_with_it(tmp_path):
     model = small_model(opset=9)
     model.graph.node[1].op_type = "ThresholdedRelu"
-    expected = r"operator 'ThresholdedRelu' is in ONNX since opset 10, and the file declares opset 9\n.*opset 10 or newer"
+    expected = (
+        r"operator 'ThresholdedRelu' is in ONNX since opset 10, and the file declares opset 9\n.*opset 10 or newer"
+    )
     with pytest.raises(GraphError, match=expected):
         graph_from_onnx(written(tmp_path, model))
 
