@@ -1,4 +1,4 @@
-"""Keeps ONNX Runtime and OpenVINO from sending usage data; both do by default.
+"""Keeps ONNX Runtime and OpenVINO from sending usage data and from printing; both do by default.
 
 ONNX Runtime from 1.29 on looks up ``mobile.events.data.microsoft.com`` and writes a device id and a database of events
 to ``~/.cache/Microsoft/DeveloperTools/.onnxruntime``. ``import openvino`` looks up ``www.google-analytics.com`` and
@@ -11,13 +11,16 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["SWITCH", "disable_onnxruntime", "import_openvino", "sends_nothing"]
+__all__ = ["SWITCH", "disable_onnxruntime", "import_onnxruntime", "import_openvino", "sends_nothing"]
 
 SWITCH = "ORT_DISABLE_TELEMETRY"
 """ONNX Runtime reads it once, when it is loaded; child processes inherit it. Nothing switches its telemetry off
 afterwards: ``onnxruntime.disable_telemetry_events`` stops neither the look-ups nor the database (1.32 on Linux)."""
 
 _OPENVINO_SENDER = "openvino_telemetry"
+
+_FATAL = 4
+"""The severity of ONNX Runtime's log above which nothing is written: errors are exceptions."""
 
 
 def disable_onnxruntime() -> None:
@@ -28,6 +31,23 @@ def disable_onnxruntime() -> None:
 def sends_nothing() -> bool:
     """Whether ONNX Runtime's telemetry is disabled: the user may have set the variable to ``0``."""
     return os.environ.get(SWITCH, "").lower() in ("1", "true", "yes", "on")
+
+
+def import_onnxruntime() -> Any:
+    """Imports ONNX Runtime, the only place that does, without the warnings that it writes to standard error.
+
+    Each session has a log of its own, but operators write to the default one while a graph is loaded, such as RoiAlign
+    about its rounding, and users cannot act on it. A program that has imported ONNX Runtime itself keeps its settings.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+    """
+    before = "onnxruntime" in sys.modules
+    import onnxruntime
+
+    if not before:
+        onnxruntime.set_default_logger_severity(_FATAL)
+    return onnxruntime
 
 
 def import_openvino() -> Any:

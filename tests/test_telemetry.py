@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import edgekit
@@ -138,6 +140,39 @@ def test_openvinos_own_package_can_be_imported_afterwards(watched: Watched) -> N
     code = "import edgekit.telemetry as t; t.import_openvino(); import openvino_telemetry; print(openvino_telemetry)"
     assert "openvino_telemetry" in watched.python("-c", code)
     assert watched.lookups == []
+
+
+ROI_ALIGN = """<ir_version: 9, opset_import: ["" : 20]> g (float[1, 3, 8, 8] x) => (float[1, 3, 2, 2] y)
+    <float[1, 4] boxes = {0, 0, 4, 4}, int64[1] first = {0}>
+    { y = RoiAlign <mode = "max", sampling_ratio = 2, output_height = 2, output_width = 2> (x, boxes, first) }"""
+
+
+def test_onnxruntime_prints_nothing_that_users_cannot_act_on(tmp_path: Path) -> None:
+    """Loading a RoiAlign for maxima writes a warning to the default log, which no session's options silence."""
+    model = tmp_path / "roi.onnx"
+    onnx.save(onnx.parser.parse_model(ROI_ALIGN), model)
+    load = f"onnxruntime.InferenceSession({str(model)!r}, providers=['CPUExecutionProvider'])"
+    for first, printed in (("import onnxruntime", True), ("import edgekit.graph.evaluator, onnxruntime", False)):
+        code = [sys.executable, "-c", f"{first}; {load}"]
+        done = subprocess.run(code, capture_output=True, text=True, check=True, cwd=PACKAGE_FOLDER)
+        assert ("[W:onnxruntime:Default" in done.stderr) is printed, first
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit", "build", str(model), "--fp32", "--no-profile", "-o", str(tmp_path / "it")],
+        capture_output=True, text=True, check=True, cwd=PACKAGE_FOLDER,
+    )  # fmt: skip
+    assert "onnxruntime:" not in done.stderr
+
+
+def test_one_place_imports_onnxruntime() -> None:
+    importing = {
+        file.relative_to(PACKAGE_FOLDER).as_posix()
+        for file in (PACKAGE_FOLDER / "edgekit").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) or isinstance(node, ast.Module)
+        for each in node.body
+        if isinstance(each, ast.Import) and any(alias.name.startswith("onnxruntime") for alias in each.names)
+    }
+    assert importing == {"edgekit/telemetry.py"}
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", True), ("on", True), ("TRUE", True), ("0", False), ("", False)])

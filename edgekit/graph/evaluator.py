@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
 from edgekit.device.cpu import return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import external_weights
 from edgekit.graph.memory import require_fitting_memory
+from edgekit.telemetry import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 __all__ = ["Evaluator", "error_of_runtime", "session_options"]
 
-_RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
+_ORT = import_onnxruntime()
+_RUNTIME = f"ONNX Runtime {_ORT.__version__}"
 
 
 class Evaluator:
@@ -41,11 +46,11 @@ class Evaluator:
         model, self._weights = _model_and_weights(graph, also)
         try:
             values = [
-                onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, dtype)
+                _ORT.OrtValue.ortvalue_from_numpy_with_onnx_type(array, dtype)
                 for array, dtype in self._weights.values()
             ]
             options.add_external_initializers(list(self._weights), values)
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = _ORT.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as e:
             raise GraphError(f"{_RUNTIME} cannot load the graph: {error_of_runtime(e)}") from e
         return_freed_memory()  # temporary copies of the weights from layout conversion
@@ -66,8 +71,8 @@ class Evaluator:
 
 def session_options(*, threads: int = 0, optimized: bool = False) -> onnxruntime.SessionOptions:
     """Returns the options of a session that says nothing; see `Evaluator` for the arguments."""
-    options = onnxruntime.SessionOptions()
-    level = onnxruntime.GraphOptimizationLevel
+    options: onnxruntime.SessionOptions = _ORT.SessionOptions()
+    level = _ORT.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 4

@@ -13,7 +13,6 @@ from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
 from edgekit.device.cpu import cpu, return_freed_memory
@@ -22,6 +21,7 @@ from edgekit.graph.evaluator import Evaluator, error_of_runtime, session_options
 from edgekit.graph.load.printable_names import with_escaped_names
 from edgekit.graph.passes import widened
 from edgekit.storage import path_for_library
+from edgekit.telemetry import import_onnxruntime
 from edgekit.text import one_line
 
 __all__ = ["OnnxOriginal", "Original"]
@@ -109,7 +109,7 @@ class OnnxOriginal:
     def _in_runtime(self) -> Run:
         options = session_options(threads=cpu().compute_threads)
         with path_for_library(self._path) as path:
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            session = import_onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         # Feeds and outputs have the names of the loaded graph, in which control characters are escapes.
         inputs = {one_line(each.name): each.name for each in session.get_inputs()}

@@ -21,6 +21,7 @@ from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineM
 from edgekit.extras import install_command
 from edgekit.specs import Precision, QuantScheme, SlowConvolution, TensorSpec
 from edgekit.storage import path_for_library
+from edgekit.telemetry import import_onnxruntime
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -242,11 +243,10 @@ class Session(BaseEngine):
 
 def _library() -> Any:
     try:
-        import onnxruntime
+        return import_onnxruntime()
     except ImportError as e:
         hint = install_command("cpu")
         raise BackendUnavailable(f"target 'cpu' needs the package 'onnxruntime': {e}", hint=hint) from e
-    return onnxruntime
 
 
 def _loaded(ort: Any, engine: Path, threads: int, *, profile: str = "") -> onnxruntime.InferenceSession:

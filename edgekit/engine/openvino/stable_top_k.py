@@ -45,8 +45,10 @@ def sort_equal_values(model: Any) -> None:
 
 
 def _steps(node: Any) -> float:
-    """Number of values times values to select; infinite if a size is dynamic."""
+    """Number of values times values to select, which are all if their number is dynamic; infinite if a size is."""
     shape, count = node.input_value(0).get_partial_shape(), node.input_value(1).get_node()
-    if shape.is_dynamic or count.get_type_name() != "Constant":
+    if shape.is_dynamic:
         return math.inf
-    return float(math.prod(shape.to_shape()) * int(count.get_data().reshape(-1)[0]))
+    sizes = shape.to_shape()
+    most = sizes[node.get_axis()] if count.get_type_name() != "Constant" else int(count.get_data().reshape(-1)[0])
+    return float(math.prod(sizes) * most)

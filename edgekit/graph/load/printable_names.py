@@ -16,7 +16,8 @@ __all__ = ["escape_names", "with_escaped_names"]
 def escape_names(model: onnx.ModelProto, name: str) -> dict[str, str]:
     r"""Renames values, nodes, dimensions and functions whose names have control characters, in place.
 
-    A line feed becomes the two characters ``\n``, other control characters become ``\x1b`` or ``\u202e``. Names of inputs and outputs are escaped too, and an engine has the escaped ones.
+    A line feed becomes the two characters ``\n``, other control characters become ``\x1b`` or ``\u202e``. Names of
+    inputs and outputs are escaped too, and an engine has the escaped ones.
 
     Args:
         model: the file.
