@@ -2,12 +2,13 @@
 
 A module runs in PyTorch (`edgekit.graph.export.original`), an ONNX file in ONNX Runtime without optimizations, or, if
 that cannot run it, in ONNX's reference evaluator. A file in half or double precision is computed in float32, with its
-numbers as they are.
+numbers as they are; functions of another opset than the graph's are inlined, each node in its own opset.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,9 @@ from edgekit.device.cpu import cpu, return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.evaluator import Evaluator, error_of_runtime, session_options
 from edgekit.graph.load.printable_names import with_escaped_names
+from edgekit.graph.load.structure import structure_from_file
 from edgekit.graph.passes import widened
+from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
 from edgekit.text import one_line
@@ -96,11 +99,18 @@ class OnnxOriginal:
 
     def _graph(self) -> ir.Model:
         graph = with_escaped_names(ir.load(self._path))
+        if self._is_mixed:
+            graph = inlined(graph)
         return widened(graph) if self._widen else graph
+
+    @cached_property
+    def _is_mixed(self) -> bool:
+        """Whether it has functions of other opsets, whose nodes ONNX Runtime takes for those of the graph's opset."""
+        return has_functions_of_another_opset(structure_from_file(self._path)[0])
 
     def _loaded(self) -> Run:
         try:
-            if self._widen:
+            if self._widen or self._is_mixed:
                 return Evaluator(self._graph(), threads=cpu().compute_threads).run
             return self._in_runtime()
         except Exception as e:

@@ -22,7 +22,7 @@ from edgekit.graph.export.check import compare_with_module
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.export.original import ModuleOriginal
 from edgekit.graph.file import input_specs
-from edgekit.graph.load.upgrade_opset import OPSET
+from edgekit.graph.load.upgrade_nodes import OPSET
 from edgekit.graph.passes import optimize
 from edgekit.graph.sizes import MinMaxInputs
 from edgekit.models.cfg.recipe import recipe_from_cfg

@@ -24,7 +24,7 @@ from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.infer_shapes import InferShapes
-from edgekit.graph.passes.inline_functions import inlined
+from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
 from edgekit.graph.passes.widen_floats import WidenFloats
 
 __all__ = ["graph_from_onnx"]
@@ -73,6 +73,9 @@ def graph_from_onnx(path: Path) -> ir.Model:
         require_declared_lengths(_tensors(model), payloads, path)
         require_bounded_functions(model, path)
         _require_external_data(model, path)
+        if has_functions_of_another_opset(model):
+            replace_deprecated(model)
+            model = ir.to_proto(inlined(ir.from_proto(model)))
         _require_known_operators(model, path)
         require_known_types(_nodes(model), path)
         _require_tensor_inputs(model, path)

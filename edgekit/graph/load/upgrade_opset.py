@@ -7,17 +7,11 @@ import onnx_ir as ir
 
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import INLINE_BYTES
-from edgekit.graph.load.opset_changes import CHANGES, Names, Rewriter
+from edgekit.graph.load.opset_changes import Names
+from edgekit.graph.load.upgrade_nodes import OLDEST, OPSET, upgrade_node
 from edgekit.graph.passes.infer_shapes import InferShapes
 
-__all__ = ["OPSET", "upgrade_opset"]
-
-OPSET = 20
-"""Opset that EdgeKit exports to, and that older graphs are upgraded to."""
-
-_OLDEST = 7
-"""The oldest opset that ONNX Runtime supports; ONNX's version converter upgrades to it. Since this opset, operators
-broadcast as numpy does, and a PRelu's slope is aligned with the last axis of its input; before, with the channels."""
+__all__ = ["upgrade_opset"]
 
 
 def upgrade_opset(graph: ir.Model, name: str) -> ir.Model:
@@ -40,19 +34,16 @@ def upgrade_opset(graph: ir.Model, name: str) -> ir.Model:
         return graph
     # Before IR version 4 a weight had to be an input too, and the converter follows the graph's IR version.
     graph.ir_version = max(graph.ir_version, 8)
-    if before < _OLDEST:
+    if before < OLDEST:
         _align_slopes(graph)
         graph = _converted(graph, name)
     InferShapes()(graph)
     names, opset = Names(graph.graph), graph.opset_imports[""]
-    for node in list(graph.graph.all_nodes()):
-        since, rewrite = CHANGES.get(node.op_type, (0, None)) if node.domain == "" else (0, None)
-        if rewrite is not None and opset < since:
-            try:
-                rewrite(Rewriter(node, opset, names))
-            except GraphError as e:
-                message = f"{name}: opset {before} cannot be upgraded to {OPSET}: {e.message}"
-                raise GraphError(message, hint=e.hint) from e
+    try:
+        for node in list(graph.graph.all_nodes()):
+            upgrade_node(node, opset, names)
+    except GraphError as e:
+        raise GraphError(f"{name}: opset {before} cannot be upgraded to {OPSET}: {e.message}", hint=e.hint) from e
     for part in (graph.graph, *graph.graph.subgraphs()):
         part.opset_imports[""] = OPSET
     return graph
@@ -82,11 +73,11 @@ def _converted(graph: ir.Model, name: str) -> ir.Model:
         value.shape, value.dtype, value.const_value = ir.Shape(tensor.shape.numpy()), tensor.dtype, None
         graph.graph.inputs.append(value)
     try:
-        upgraded = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(graph), _OLDEST))
+        upgraded = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(graph), OLDEST))
     except Exception as e:
         reason = str(e).strip().splitlines()
         raise GraphError(
-            f"{name}: opset {before} cannot be upgraded to {_OLDEST}: {reason[-1] if reason else type(e).__name__}",
+            f"{name}: opset {before} cannot be upgraded to {OLDEST}: {reason[-1] if reason else type(e).__name__}",
             hint=f"export the model again with opset {OPSET}",
         ) from e
     # One by one: values removed as a slice stay marked as inputs (onnx-ir 1.1.0).

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import onnx
-import onnx.inliner
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedFunctionsPass
 
 from edgekit.errors import GraphError
-from edgekit.graph.external_weights import external_weights
+from edgekit.graph.load.upgrade_nodes import OPSET, upgrade_nodes
 
-__all__ = ["inlined"]
+__all__ = ["has_functions_of_another_opset", "inlined"]
+
+_ONNX = ("", "ai.onnx")
+
+
+def has_functions_of_another_opset(model: onnx.ModelProto) -> bool:
+    """Whether a function imports another opset of ONNX than the graph."""
+    return any(_version(function.opset_import) not in (0, _version(model.opset_import)) for function in model.functions)
+
+
+def _version(imports: list[onnx.OperatorSetIdProto]) -> int:
+    return max((each.version for each in imports if each.domain in _ONNX), default=0)
 
 
 def inlined(graph: ir.Model) -> ir.Model:
     """Returns the graph with all calls of its functions inlined.
 
-    If a function has another opset than the graph, all are converted to the newest opset among them, with ONNX's
-    inliner.
+    If a function has another opset than the graph, the nodes of each are upgraded from their own opset to opset 20, and
+    the graph gets the newest opset of all. ONNX does not allow such functions if an operator in them has changed
+    between the two, and ONNX Runtime takes their nodes for those of the graph's opset; exporters write them all the
+    same, and mean what the function declares.
 
     Args:
-        graph: the graph; it may be changed.
+        graph: the graph; it is changed.
 
     Raises:
-        GraphError: a function calls itself, or ONNX cannot convert it.
+        GraphError: a function calls itself, or a node cannot be upgraded.
     """
     try:
         RemoveUnusedFunctionsPass()(graph)  # type: ignore[no-untyped-call]
         if not graph.functions:
             return graph
-        if any(_differs(graph, function) for function in graph.functions.values()):
-            graph = _converted(graph)
+        mixed = _with_own_versions(graph)
         InlinePass()(graph)
         RemoveUnusedFunctionsPass()(graph)  # type: ignore[no-untyped-call]
     except Exception as e:
@@ -39,68 +50,30 @@ def inlined(graph: ir.Model) -> ir.Model:
             f"graph '{graph.graph.name}': its functions cannot be inlined: {reason[0]}",
             hint="export the model with functions of its own opset, or without functions",
         ) from e
+    if mixed:
+        upgrade_nodes(graph, f"graph '{graph.graph.name}'")
     return graph
 
 
-_MAIN = "edgekit.main"
-"""Domain of the function that the nodes of the graph become while opsets are converted."""
-
-
-def _differs(graph: ir.Model, function: ir.Function) -> bool:
-    return function.opset_imports.get("", graph.opset_imports.get("")) != graph.opset_imports.get("")
-
-
-def _converted(graph: ir.Model) -> ir.Model:
-    """Inlines and converts without the large weights, which keeps the graph below protobuf's 2 GB."""
-    with external_weights(graph) as weights:
-        # The inliner converts functions only, so the graph's own nodes become one, and it needs the types of arguments.
-        model = _as_one_call(_with_types(ir.to_proto(graph)))
-        result = ir.from_proto(onnx.inliner.inline_local_functions(_with_types(model), convert_version=True))
-    for name, tensor in weights.items():
-        result.graph.initializers[name].const_value = tensor
-    del result.opset_imports[_MAIN]
-    _restore_names(result)
-    return result
-
-
-def _restore_names(graph: ir.Model) -> None:
-    """Gives the graph's own nodes and values their names: the inliner adds the number of the call, which is 1."""
-    nodes = list(graph.graph.all_nodes())
-    for parts in (nodes, [value for node in nodes for value in node.outputs]):
-        taken = {part.name for part in parts}
-        for part in parts:
-            name = (part.name or "").removesuffix("__1")
-            if name not in taken:
-                taken.add(name)
-                part.name = name
-
-
-def _with_types(model: onnx.ModelProto) -> onnx.ModelProto:
-    known = {value.name for value in (*model.graph.input, *model.graph.value_info)}
-    for tensor in model.graph.initializer:
-        if tensor.name not in known:
-            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            model.graph.value_info.append(value)
-    return onnx.shape_inference.infer_shapes(model)
-
-
-def _as_one_call(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Moves the nodes of the graph to a function, and sets the graph's opset to the newest of all functions."""
-    graph = model.graph
-    names = dict.fromkeys([*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)])
-    body = onnx.helper.make_function(
-        _MAIN, "Main", list(names), [value.name for value in graph.output], graph.node, model.opset_import
-    )
-    body.value_info.extend(graph.value_info)
-    model.functions.append(body)
-    newest = max(o.version for function in model.functions for o in function.opset_import if _is_onnx(o))
-    del graph.node[:], graph.value_info[:]
-    graph.node.append(onnx.helper.make_node("Main", body.input, body.output, domain=_MAIN))
-    for own in filter(_is_onnx, model.opset_import):
-        own.version = newest
-    model.opset_import.append(onnx.helper.make_opsetid(_MAIN, 1))
-    return model
-
-
-def _is_onnx(opset: onnx.OperatorSetIdProto) -> bool:
-    return opset.domain in ("", "ai.onnx")
+def _with_own_versions(graph: ir.Model) -> bool:
+    """Writes its opset on each node, and the newest of all on the graph and its functions, if they differ."""
+    parts = [
+        (graph.graph, graph.opset_imports),
+        *((each.graph, each.opset_imports) for each in graph.functions.values()),
+    ]
+    for _, imports in parts:
+        alias = imports.pop("ai.onnx", None)
+        if alias is not None:
+            imports.setdefault("", alias)
+    if len({imports[""] for _, imports in parts if "" in imports}) < 2:
+        return False
+    newest: dict[str, int] = {"": OPSET}
+    for part, imports in parts:
+        for node in part.all_nodes():
+            node.version = imports.get(node.domain)
+        for domain, version in imports.items():
+            newest[domain] = max(version, newest.get(domain, 0))
+    for _, imports in parts:
+        imports.update({domain: newest[domain] for domain in imports})
+    graph.opset_imports[""] = newest[""]
+    return True
