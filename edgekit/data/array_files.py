@@ -17,6 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from edgekit.errors import DataError, EdgeKitError
+from edgekit.text import one_line
 
 __all__ = ["ARRAY_SUFFIXES", "Arrays", "arrays_from_file"]
 
@@ -74,7 +75,8 @@ def _from_archive(
     file: IO[bytes], path: Path, check: Callable[[Arrays], object] | None, max_bytes: int
 ) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        # Inputs of an ONNX file whose names have control characters have escapes instead.
+        members = {one_line(info.filename.removesuffix(".npy")): info for info in archive.infolist()}
         if any(info.flag_bits & _ENCRYPTED for info in members.values()):
             raise DataError(f"{path}: expected arrays, got an encrypted archive", hint="save it without a password")
         if len(members) > _MAX_ARRAYS:

@@ -164,7 +164,15 @@ def _noise_of_output(name: str, pairs: Sequence[Pair], form: OutputForm) -> Iter
 def _common(a: np.ndarray, b: np.ndarray, axis: int) -> float:
     """Returns the share of numbers along an axis that both arrays have there, in any order."""
     rows, others = (np.moveaxis(each, axis, -1).reshape(-1, each.shape[axis]) for each in (a, b))
-    return float(np.mean([np.isin(row, other).mean() for row, other in zip(rows, others, strict=True)]))
+    return float(np.mean([_shared(row, other) / row.size for row, other in zip(rows, others, strict=True)]))
+
+
+def _shared(row: np.ndarray, other: np.ndarray) -> int:
+    """Returns how many numbers two vectors share, each as often as both have it."""
+    values, counts = np.unique(row, return_counts=True)
+    found, times = np.unique(other, return_counts=True)
+    _, first, second = np.intersect1d(values, found, assume_unique=True, return_indices=True)
+    return int(np.minimum(counts[first], times[second]).sum())
 
 
 def _decibels(pairs: Sequence[Pair], part: Part) -> float | None:

@@ -18,6 +18,7 @@ PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
 """Operators that select by value."""
 _SAME_AXES = frozenset({"Cast", "Clip", "DequantizeLinear", "Identity", "QuantizeLinear"})
+_BY_NUMBER = frozenset({"Add", "Div", "Mod", "Mul", "Sub"})
 _SAME_NUMBERS = _SAME_AXES | {"Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 
@@ -96,7 +97,7 @@ def _unordered_axis(value: ir.Value) -> int | None:
     which no rounding may exchange: they are compared as a set too.
     """
     node = value.producer()
-    while node is not None and node.op_type in _SAME_AXES and node.inputs[0] is not None:
+    while node is not None and (node.op_type in _SAME_AXES or _is_by_number(node)) and node.inputs[0] is not None:
         value = node.inputs[0]
         node = value.producer()
     if node is None or node.op_type != "TopK":
@@ -104,6 +105,13 @@ def _unordered_axis(value: ir.Value) -> int | None:
     if node.attributes.get_int("sorted", 1) != 0 and value is not node.outputs[1]:
         return None
     return node.attributes.get_int("axis", -1)
+
+
+def _is_by_number(node: ir.Node) -> bool:
+    """Whether a node computes each element with the same number, as the class of a box from its index."""
+    other = node.inputs[1] if len(node.inputs) > 1 else None
+    number = ir.convenience.get_const_tensor(other) if other is not None else None
+    return node.op_type in _BY_NUMBER and number is not None and number.size == 1
 
 
 def _parts_of_value(value: ir.Value) -> tuple[Part, ...]:

@@ -131,9 +131,11 @@ def test_openvino_names_indices_by_columns(tmp_path: Path) -> None:
 def test_many_floats_are_selected_without_an_order_of_equal_ones(tmp_path: Path) -> None:
     """Sorting them stably takes 50 times as long (`edgekit.engine.openvino.stable_top_k`); the values are right."""
     text = """<ir_version: 9, opset_import: ["" : 20]> g (float[1, 8400] x) => (float[1, 300] y, int64[1, 300] i)
-        <int64[1] k = {300}> { y, i = TopK (x, k) }"""
-    model = onnx.parser.parse_model(text)
+        <int64[1] k = {300}> { s = OPERATOR (x) y, i = TopK (s, k) }"""
     feeds = {"x": np.random.default_rng(0).integers(0, 5000, (1, 8400)).astype(np.float32)}
-    got, expected = engine_of("openvino", model, tmp_path).run(feeds), original_outputs(model, feeds)
-    np.testing.assert_array_equal(got["y"], expected["y"])
-    np.testing.assert_array_equal(feeds["x"][0, got["i"][0]], expected["y"][0])
+    for operator, sorted_by_index in (("Neg", False), ("Round", True)):
+        model = onnx.parser.parse_model(text.replace("OPERATOR", operator))
+        got, expected = engine_of("openvino", model, tmp_path).run(feeds), original_outputs(model, feeds)
+        np.testing.assert_array_equal(got["y"], expected["y"])
+        np.testing.assert_array_equal(np.abs(feeds["x"][0, got["i"][0]]), np.abs(expected["y"][0]))
+        assert np.array_equal(got["i"], expected["i"]) is sorted_by_index

@@ -137,6 +137,9 @@ def test_an_unsorted_topk_is_compared_without_its_order() -> None:
     others = np.where(places == 0, 99, places)  # sorted, none of the first row would be at its place
     (found,) = noise(places, others, OutputForm(unordered=-1))
     assert found.agreement == pytest.approx(14 / 15)
+    labels, swapped = np.asarray([[7, 7, 7, 2, 2]]), np.asarray([[2, 7, 2, 2, 7]])
+    (found,) = noise(labels, swapped, OutputForm(unordered=-1))
+    assert found.agreement == pytest.approx(4 / 5)
     (found,) = noise(values, values[[1, 2, 0]], OutputForm(unordered=-1))
     assert found.sqnr_db is not None and found.sqnr_db < 20
 

@@ -113,6 +113,6 @@ def test_an_unsorted_topk_has_no_order_along_its_axis(graph_of, attributes, unor
 @pytest.mark.parametrize(("attributes", "axis"), [("sorted = 0, axis = 1", 1), ("sorted = 1", -1), ("axis = 1", 1)])
 def test_indices_of_a_topk_have_no_order_since_values_may_be_equal(graph_of, attributes, axis):
     text = f"""g (float[1, 8, 4] x) => (int32[1, 2, 4] places)
-        {{ y, i = TopK <{attributes}> (x, k)  places = Cast <to = 6> (i) }}"""
-    form = forms_of_outputs(graph_of(text, k=np.array([2])))["places"]
+        {{ y, i = TopK <{attributes}> (x, k)  label = Mod (i, classes)  places = Cast <to = 6> (label) }}"""
+    form = forms_of_outputs(graph_of(text, k=np.array([2]), classes=np.array(3)))["places"]
     assert (form.unordered, form.selected) == (axis, False)
