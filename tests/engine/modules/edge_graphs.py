@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from onnx import TensorProto, helper
-from operator_graphs import Graph, single
+from operator_graphs import Graph, floats, single
 
 NAN, INF = np.nan, np.inf
 FLOATS = np.asarray([NAN, INF, -INF, 0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 1e30, -1e30], np.float32)
@@ -98,6 +98,16 @@ def _positions() -> Iterator[Graph]:
         for kind in (np.int64, np.float32):
             given = zip(("start", "limit", "step"), bounds, strict=True)
             yield single("Range", {}, {name: number(value, kind) for name, value in given})
+    for shape, slopes in (((1, 3, 3, 3), (3,)), ((1, 5, 5), (5,)), ((2, 3, 4, 5), (3, 1, 1)), ((2, 3, 4, 5), (4, 1))):
+        slope = np.linspace(-1, 1, int(np.prod(slopes)), dtype=np.float32).reshape(slopes)
+        yield single("PRelu", {}, {"a": floats(*shape)}, {"slope": slope})
+        yield single("PRelu", {}, {"a": floats(*shape), "slope": slope})
+    behind_product = (
+        helper.make_node("MatMul", ["a", "w"], ["m"], "product"),
+        helper.make_node("PRelu", ["m", "slope"], ["y"], "prelu"),
+    )
+    numbers = {"w": floats(8, 3), "slope": np.linspace(-1, 1, 5, dtype=np.float32).reshape(5, 1, 1)}
+    yield Graph("PRelu behind MatMul", behind_product, {"a": floats(3, 5, 1, 8)}, numbers)
     for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum"):
         none = {"axes": np.zeros(0, np.int64)}
         yield single(operator, {"noop_with_empty_axes": 1}, {"a": np.asarray([[-1, 2], [3, 4]], np.float32)}, none)
