@@ -1,4 +1,4 @@
-"""Models of transformers for the benchmark ``foreign``: small configurations with random weights, and MiniLM's trained."""
+"""Models of transformers for the benchmark ``foreign``: small ones with random weights, and the trained MiniLM."""
 
 from __future__ import annotations
 

@@ -53,9 +53,16 @@ def _openvino(path: Path, outputs: Sequence[str]) -> Run:
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = import_openvino().Core().compile_model(str(path), "CPU", settings)
     request = compiled.create_infer_request()
-    # A tensor may have several names, of which the graph's inputs and outputs have one.
-    names = {name: port.index for port in compiled.inputs for name in port.get_names()}
-    return lambda feed: request.infer({names[name]: feed[name] for name in feed}, share_inputs=True).to_tuple()
+    # A tensor may have several names, of which the graph's inputs and outputs have one. The index of a port is that
+    # among the ports of its node.
+    places = {name: place for place, port in enumerate(compiled.inputs) for name in port.get_names()}
+    made = {name: place for place, port in enumerate(compiled.outputs) for name in port.get_names()}
+
+    def run(feed: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
+        results = request.infer({places[name]: feed[name] for name in feed}, share_inputs=True).to_tuple()
+        return [results[made[name]] for name in outputs]
+
+    return run
 
 
 RUNTIMES: dict[str, Callable[[Path, Sequence[str]], Run]] = {
