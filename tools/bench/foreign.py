@@ -41,8 +41,8 @@ PEERS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
 SECOND_TRY = {"nncf": (("--transformer",),)}
 """Further options of a peer that fails without them: by its defaults, NNCF quantizes no model with embeddings."""
 
-LEAST_DB = 10.0
-"""A peer below is no peer."""
+LEAST_DB, MOST_DB = 10.0, 100.0
+"""A peer below is no peer; one above has quantized nothing, as where all layers are in branches of an If."""
 
 SPEED_LIMIT, NOISE_LIMIT_DB, F1_LIMIT, TYPED_LIMIT_DB = 1.03, 0.5, 0.95, 3.0
 SCORE = 0.25
@@ -55,7 +55,7 @@ def measure_foreign(shop: Workshop) -> Iterator[dict[str, Any]]:
 
     Every candidate gets the same calibration inputs, and is tested on others. Time is that of the process, with one
     thread, in turns. Noise is relative to the original file on ONNX Runtime without optimizations; of several outputs
-    the noisiest counts. A peer that does not load, or has less than 10 dB, counts as none.
+    the noisiest counts. A peer that does not load, has less than 10 dB, or quantizes nothing, counts as none.
 
     Yields:
         After each model, the results of all models so far, those of earlier runs included.
@@ -120,11 +120,12 @@ def _measure(shop: Workshop, name: str, model: ForeignModel, file: Path) -> dict
     folder = shop.folder / f"foreign-{name}"
     calibration, tests = (_feeds(folder, part, model, first, n) for part, first, n in _parts(shop))
     graph = _fixed(file, model.feed(0), folder)
+    inputs, arrays = _inputs_of_edgekit(model, folder, calibration)
     paths: dict[str, tuple[str, Path]] = {"FP32": ("onnxruntime", graph), "FP32 openvino": ("openvino", graph)}
     failed: dict[str, dict[str, Any]] = {}
     for candidate, (target, *own_options) in {**OURS, TYPED: TYPED_OPTIONS}.items():
         try:
-            built = shop.bundle(str(graph), "int8", target, "--calib", str(calibration), *own_options)
+            built = shop.bundle(str(graph), "int8", target, "--calib", str(arrays), *inputs, *own_options)
             typed = candidate == TYPED
             paths[candidate] = ("unoptimized", built / "graph.onnx") if typed else ("edgekit", built)
         except RuntimeError as e:
@@ -149,6 +150,22 @@ def _measure(shop: Workshop, name: str, model: ForeignModel, file: Path) -> dict
                 fp32 = shop.bundle(str(graph), "fp32", target)
                 found[candidate]["f1"] = _f1(fp32, paths[candidate][1], model, 8 if shop.quick else 80)
     return found
+
+
+def _inputs_of_edgekit(model: ForeignModel, folder: Path, calibration: Path) -> tuple[list[str], Path]:
+    """Returns the options of EdgeKit for a model with fixed inputs, and the arrays that calibrate the others."""
+    if not model.fixed:
+        return [], calibration
+    feed, rest = model.feed(0), folder / "calibration-of-others"
+    options = [f"{name}={feed[name]}" for name in model.fixed]
+    options += [f"{name}:{'x'.join(map(str, feed[name].shape))}" for name in feed if name not in model.fixed]
+    rest.mkdir(exist_ok=True)
+    for file in calibration.iterdir():
+        with np.load(file) as arrays:
+            # The keywords of savez are names of inputs, which may be no identifiers.
+            others: dict[str, Any] = {name: arrays[name] for name in arrays if name not in model.fixed}
+            np.savez(rest / file.name, **others)
+    return [word for option in options for word in ("--input", option)], rest
 
 
 def _reason(error: RuntimeError) -> str:
@@ -221,7 +238,7 @@ def _row(model: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {name: _cell(result) for name, result in found.items() if name != "FP32 openvino"}
     floats = [result["ms"] for name, result in found.items() if name.startswith("FP32") and "ms" in result]
     row["FP32"] = f"{min(floats):.1f}" if floats else None
-    peers = [found[name] for name in PEERS if found.get(name, {}).get("db", -math.inf) >= LEAST_DB]
+    peers = [found[name] for name in PEERS if LEAST_DB <= found.get(name, {}).get("db", -math.inf) <= MOST_DB]
     ours = [found[name] for name in OURS if "db" in found.get(name, {})]
     if ours and peers:
         row["ahead_db"] = round(max(each["db"] for each in ours) - max(each["db"] for each in peers), 2)

