@@ -77,12 +77,15 @@ class Builder:
 
 
 def in_float32(model):
-    """The same graph in FP32; its numbers are those of the file."""
+    """The same graph in FP32; its numbers are those of the file, and finite where they are."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     others = (TensorProto.FLOAT16, TensorProto.DOUBLE)
+    largest = np.finfo(np.float32).max
     for weight in model.graph.initializer:
         if weight.data_type in others:
-            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float32), weight.name))
+            array = numpy_helper.to_array(weight)
+            numbers = np.where(np.isinf(array), array, np.clip(array, -largest, largest)).astype(np.float32)
+            weight.CopyFrom(numpy_helper.from_array(numbers, weight.name))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT
     del model.graph.value_info[:]
@@ -367,6 +370,24 @@ def padded(b):
     return b.op("Conv", p, b.normal(6, 4, 3, 3, scale=0.2))
 
 
+def attention(b):
+    """Scores that a number divides, and a mask of the lowest number that the type has."""
+    mask = np.triu(np.full((3, 3), float(np.finfo(b.dtype).min)), 1)
+    keys = b.op("Transpose", b.op("Mul", "x", b.normal(5)), perm=[0, 1, 3, 2])
+    scores = b.op("Add", b.op("Div", b.op("MatMul", "x", keys), math.sqrt(5)), mask)
+    return b.op("MatMul", b.op("Softmax", scores, axis=3), "x")
+
+
+def guarded_attention(b):
+    """PyTorch's form: half of the scale on each side, and zeros where all scores of a row are minus infinity."""
+    mask = np.repeat([[-np.inf], [0], [0]], 3, axis=1)
+    half = math.sqrt(math.sqrt(1 / 5))
+    keys = b.op("Mul", b.op("Transpose", "x", perm=[0, 1, 3, 2]), half)
+    scores = b.op("Add", b.op("MatMul", b.op("Mul", "x", half), keys), mask)
+    weights = b.op("Softmax", scores, axis=3)
+    return b.op("MatMul", b.op("Where", b.op("IsNaN", weights), 0.0, weights), "x")
+
+
 FORMS = {
     form.__name__: form
     for form in (
@@ -383,6 +404,7 @@ FORMS = {
         ),
         *(clips, numbers, number_minus, conv_with_numbers, conv_of_scaled, conv_batch_norm),
         *(transposed_conv_batch_norm, product_with_bias, gemm_of_flat, twins, padded),
+        *(attention, guarded_attention),
     )
 }
 ONE_OPERATOR = {
@@ -393,7 +415,7 @@ ONE_OPERATOR = {
     "conv_batch_norm": "Conv", "transposed_conv_batch_norm": "ConvTranspose", "padded": "Conv",
 }  # fmt: skip
 """What each becomes alone, in every opset and type."""
-NEEDS = {"gelu_with_erf": 9, "gelu_of_product": 9}
+NEEDS = {"gelu_with_erf": 9, "gelu_of_product": 9, "guarded_attention": 9}
 """The first opset of an operator in it."""
 
 
