@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.config import CalibrationConfig, TargetConfig
 from edgekit.data.calibration.calibration_set import CalibrationSet
 from edgekit.data.calibration.given_samples import GivenSamples
@@ -40,12 +41,15 @@ from edgekit.quantize.calibrate.table import cached_table, keep_table
 from edgekit.quantize.dynamic import require_dynamic
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import require_quantizable
-from edgekit.specs import Precision, specs_at, specs_text
+from edgekit.recipe.schema import Preprocess
+from edgekit.specs import Precision, TensorSpec, specs_at, specs_text
 from edgekit.storage import cache_folder
 
 __all__ = ["Calibration", "calibrate", "measured_ranges"]
 
 DEFAULT_METHOD = "minmax"
+_BEYOND = 0.05
+"""Of the range of images: how far resizing and rounding may lead arrays of images out of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,21 +176,40 @@ def measured_ranges(
         count = len(table.skipped)
         others = f"; calibration.json lists the other {count - 1}" if count > 1 else ""
         progress.note(f"skipped {count} of {table.images + count} calibration inputs: {table.skipped[0]}{others}")
-    return _with_black_and_white(table, model, samples)
+    spec = specs_at(model.inputs, model.shapes)[0]
+    if model.preprocess is None or spec.name not in table.ranges:
+        return table
+    ends = _black_and_white(model.preprocess, spec)
+    if not isinstance(samples, (CalibrationSet, GivenSamples)) or samples.has_images:
+        return _widened(table, spec.name, ends)
+    _note_other_values(spec.name, table.ranges[spec.name], ends, progress)
+    return table
 
 
-def _with_black_and_white(table: CalibrationTable, model: LoadedModel, samples: Samples) -> CalibrationTable:
+def _black_and_white(how: Preprocess, spec: TensorSpec) -> tuple[float, float]:
+    """Returns the least and the greatest value that an image has in the input."""
+    plain = [np.full((1, 1, 3), level, np.uint8) for level in (0, 255)]
+    inputs = np.stack([preprocess(image, how, spec.shape)[0] for image in plain])
+    return float(inputs.min()), float(inputs.max())
+
+
+def _widened(table: CalibrationTable, name: str, ends: tuple[float, float]) -> CalibrationTable:
     """Widens the range of an image input to black..white."""
     # Dark calibration images must not make bright images overflow.
-    spec = specs_at(model.inputs, model.shapes)[0]
-    shown = not isinstance(samples, (CalibrationSet, GivenSamples)) or samples.has_images
-    if model.preprocess is None or not shown or spec.name not in table.ranges:
-        return table
-    plain = [np.full((1, 1, 3), level, np.uint8) for level in (0, 255)]
-    inputs = [preprocess(image, model.preprocess, spec.shape)[0] for image in plain]
-    lo, hi = table.ranges[spec.name]
-    whole = min(lo, *(float(array.min()) for array in inputs)), max(hi, *(float(array.max()) for array in inputs))
-    return msgspec.structs.replace(table, ranges={**table.ranges, spec.name: whole})
+    lo, hi = table.ranges[name]
+    whole = min(lo, ends[0]), max(hi, ends[1])
+    return msgspec.structs.replace(table, ranges={**table.ranges, name: whole})
+
+
+def _note_other_values(name: str, found: tuple[float, float], ends: tuple[float, float], progress: Progress) -> None:
+    """Notes that calibration arrays have values that images never have with this preprocessing."""
+    beyond = max(ends[0] - found[0], found[1] - ends[1])
+    if beyond > _BEYOND * (ends[1] - ends[0]):
+        progress.note(
+            f"input '{name}': the calibration arrays have values from {found[0]:.3g} to {found[1]:.3g}, but images "
+            f"become values from {ends[0]:.3g} to {ends[1]:.3g}: set the preprocessing of the arrays with "
+            f"{argument('preprocess')}, such as mean=… and std=…, before the engine is run on image files"
+        )
 
 
 def _digest_of_feeds(model: LoadedModel, samples: Samples) -> str:

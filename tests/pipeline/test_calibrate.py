@@ -129,6 +129,31 @@ def test_dark_images_do_not_make_bright_ones_overflow(image_model: LoadedModel, 
     assert table.ranges[source.inputs[0].name] == pytest.approx((-1.2, 2.8))
 
 
+def noted_for_arrays(model: LoadedModel, folder: Path, low: float, high: float) -> list[str]:
+    """Notes of a calibration with an array of evenly spaced values."""
+    (folder / "arrays").mkdir()
+    spec = model.inputs[0]
+    shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+    values = np.linspace(low, high, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    np.savez(folder / "arrays" / "0.npz", **{spec.name: values})
+    config, heard = asked(calib=str(folder / "arrays")), Heard()
+    measured_ranges(model, calibration_inputs(model, config, Silent()), config, cache=folder / "cache", progress=heard)
+    return heard.notes
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 255.0)])
+def test_arrays_unlike_the_preprocessing_are_noted(
+    image_model: LoadedModel, tmp_path: Path, low: float, high: float
+) -> None:
+    (note,) = noted_for_arrays(image_model, tmp_path, low, high)
+    assert f"values from {low:.3g} to {high:.3g}, but images become values from 0 to 1" in note
+
+
+def test_arrays_within_the_preprocessing_are_not_noted(image_model: LoadedModel, tmp_path: Path) -> None:
+    centred = replace(image_model, preprocess=Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+    assert noted_for_arrays(centred, tmp_path, -1.01, 0.9) == []
+
+
 def test_the_range_of_arrays_is_not_widened(image_model: LoadedModel, tmp_path: Path) -> None:
     folder = tmp_path / "arrays"
     folder.mkdir()

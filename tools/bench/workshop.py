@@ -10,11 +10,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import edgekit
 from edgekit.data.calibration.calibration_set import calibration_set
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
 from tools.bench.process import run_watched
@@ -22,6 +24,7 @@ from tools.bench.process import run_watched
 __all__ = ["PeerGraph", "Workshop"]
 
 PEERS = Path(__file__).parent / "peers"
+LIBRARIES = ("edgekit", "onnxruntime", "openvino", "torch", "numpy")
 MODULES = {"onnxruntime": "onnxruntime.quantization", "nncf": "nncf", "modelopt": "modelopt.onnx.quantization"}
 
 
@@ -53,15 +56,30 @@ class Workshop:
         threads: number of threads for building and measuring.
         quick: whether to use few images and runs.
         models: folder of other people's ONNX files; None for none.
+        only: names of the models of that folder to measure; empty for all.
+        times: whether to measure times of these models, not only noise.
+        results: folder with the results of earlier runs; None for none.
     """
 
     def __init__(
-        self, folder: Path, interpreters: Sequence[Path], *, threads: int, quick: bool, models: Path | None = None
+        self,
+        folder: Path,
+        interpreters: Sequence[Path],
+        *,
+        threads: int,
+        quick: bool,
+        models: Path | None = None,
+        only: Sequence[str] = (),
+        times: bool = True,
+        results: Path | None = None,
     ) -> None:
         self.folder = folder
         self.threads = threads
         self.quick = quick
         self.models = models
+        self.only = tuple(only)
+        self.times = times
+        self._results = results
         self._interpreters = interpreters
         # A cache of its own, without calibration tables of earlier runs.
         self.environment = {**os.environ, "EDGEKIT_CACHE": str(folder / "cache")}
@@ -74,6 +92,15 @@ class Workshop:
         command = [sys.executable, "-m", "edgekit", "build", model, f"--{precision}", "--target", target, *options]
         run_watched([*command, "--no-profile", "--output", output], environment=self.environment)
         return output
+
+    def earlier(self, part: str) -> dict[str, Any]:
+        """Returns the results of a part in an earlier run; empty if there is none."""
+        file = self._results / f"{part}.json" if self._results else None
+        return json.loads(file.read_text()) if file and file.exists() else {}
+
+    def versions(self) -> dict[str, str]:
+        """Returns the versions of EdgeKit and of the libraries that it measures with."""
+        return {name: _version(name) for name in LIBRARIES}
 
     def manifest(self, bundle: Path) -> Manifest:
         """Returns the manifest of a bundle."""
@@ -133,6 +160,15 @@ class Workshop:
             facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
             record.write_text(json.dumps({**facts, "largest_bytes": done.largest_bytes, "others": done.others}))
         return PeerGraph(output, **json.loads(record.read_text()))
+
+
+def _version(library: str) -> str:
+    if library == "edgekit":
+        return edgekit.__version__
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _digest(files: Sequence[Path], facts: object) -> str:

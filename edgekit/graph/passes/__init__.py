@@ -88,13 +88,14 @@ def optimize(graph: ir.Model) -> ir.Model:
             MergeReshapes(),
             MoveTransposes(),
             RemoveIdentity(),
+            # Before a mean over pixels, which may be that of a normalization, is a pooling.
+            RecognizeLayerNorm(),
             PoolGlobally(),
             # Before numbers in these expressions are folded into the layers beside them.
             RecognizeSigmoid(),
             RecognizeHardSwish(),
             RecognizeGelu(),
             RecognizeSoftmax(),
-            RecognizeLayerNorm(),
             MergeArithmetic(),
             FoldPad(),
             FoldAffine(),

@@ -1,8 +1,8 @@
 """Quantizes a float ONNX graph with NNCF; prints the time as JSON. Needs an environment with NNCF.
 
-Called as ``python nncf_quantize.py GRAPH FEEDS OUTPUT IMAGES [--float-heads]``: ``FEEDS`` is a folder of ``.npy`` or
-``.npz`` files; the suffix of ``OUTPUT`` chooses NNCF's backend, ``.onnx`` or ``.xml`` (OpenVINO). All settings are its
-defaults.
+Called as ``python nncf_quantize.py GRAPH FEEDS OUTPUT IMAGES [--float-heads] [--transformer]``: ``FEEDS`` is a folder
+of ``.npy`` or ``.npz`` files; the suffix of ``OUTPUT`` chooses NNCF's backend, ``.onnx`` or ``.xml`` (OpenVINO).
+``--transformer`` gives it that type of model; all other settings are its defaults.
 """
 
 import json
@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 PRODUCTS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
 
 
-def main(graph: Path, feeds: Path, output: Path, images: int, float_heads: bool) -> None:
+def main(graph: Path, feeds: Path, output: Path, images: int, options: set[str]) -> None:
     files = sorted(feeds.glob("*.np[yz]"))[:images]
     if output.suffix == ".xml":
         import openvino as ov
@@ -36,10 +36,11 @@ def main(graph: Path, feeds: Path, output: Path, images: int, float_heads: bool)
         made = {out: node.name for node in model.graph.node for out in node.output}
         heads = [made[out.name] for out in model.graph.output]
         name = model.graph.input[0].name
-    ignored = nncf.IgnoredScope(names=heads) if float_heads else None
+    ignored = nncf.IgnoredScope(names=heads) if "--float-heads" in options else None
     started = time.perf_counter()
     dataset = nncf.Dataset(files, lambda file: dict(np.load(file)) if file.suffix == ".npz" else {name: np.load(file)})
-    quantized = nncf.quantize(model, dataset, subset_size=len(files), ignored_scope=ignored)
+    kind = nncf.ModelType.TRANSFORMER if "--transformer" in options else None
+    quantized = nncf.quantize(model, dataset, subset_size=len(files), ignored_scope=ignored, model_type=kind)
     seconds = time.perf_counter() - started
     if output.suffix == ".xml":
         ov.save_model(quantized, output, compress_to_fp16=False)
@@ -65,4 +66,4 @@ def _last_products(waiting: list[Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), "--float-heads" in sys.argv)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), set(sys.argv[5:]))
