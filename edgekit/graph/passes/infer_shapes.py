@@ -62,7 +62,8 @@ def _length(node: ir.Node) -> float:
     if node.op_type == "Range" and len(node.inputs) == 3:
         start, limit, delta = (number_of(value) for value in node.inputs)
         return 0 if start is None or limit is None or not delta else abs((limit - start) / delta)
-    shape = node.inputs[_SHAPE_INPUT[node.op_type]] if len(node.inputs) > _SHAPE_INPUT.get(node.op_type, 99) else None
+    place = _SHAPE_INPUT.get(node.op_type)
+    shape = node.inputs[place] if place is not None and place < len(node.inputs) else None
     sizes = elements_of(shape) if shape is not None else None
     return math.prod(size for size in sizes or (0,) if isinstance(size, (int, float)))
 
