@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from edgekit.device.cpu import return_freed_memory
 from edgekit.errors import GraphError
-from edgekit.graph.external_weights import external_weights
+from edgekit.graph.external_weights import WEIGHTS, external_weights
 from edgekit.graph.memory import require_fitting_memory
 from edgekit.telemetry import import_onnxruntime
 
@@ -29,32 +31,47 @@ number, 3.3 of 3.8 s for 6,000 convolutions with an output each. No network that
 class Evaluator:
     """Runs a graph in ONNX Runtime on the CPU, by default without graph optimizations.
 
-    Weights are passed to ONNX Runtime without copies, so that a graph of 250 MB does not need 750 MB more.
+    Weights are passed to ONNX Runtime without copies, so that a graph of 250 MB does not need 750 MB more; with
+    ``optimized``, ONNX Runtime copies them while it loads.
 
     Args:
         graph: the graph; it is not changed.
         also: names of intermediate values to return in addition to the graph's outputs.
         threads: number of threads; 0 for ONNX Runtime's default.
         optimized: enable ONNX Runtime's graph optimizations, for speed; output names stay the same.
+        packed: let kernels keep their weights in a packed form too, which is faster from the second run on, and needs
+            memory for a second copy of them.
 
     Raises:
         GraphError: ONNX Runtime rejects the graph; names the node or operator if known.
     """
 
-    def __init__(self, graph: ir.Model, *, also: Sequence[str] = (), threads: int = 0, optimized: bool = False) -> None:
+    def __init__(
+        self,
+        graph: ir.Model,
+        *,
+        also: Sequence[str] = (),
+        threads: int = 0,
+        optimized: bool = False,
+        packed: bool = True,
+    ) -> None:
         require_fitting_memory(graph)
         return_freed_memory()  # freed by earlier sessions
         options = session_options(threads=threads, optimized=optimized)
         if optimized and sum(node.op_type == "Conv" for node in graph.graph) > _MAX_BLOCKED:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        if not packed:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         model, self._weights = _model_and_weights(graph, also)
         try:
-            values = [
-                _ORT.OrtValue.ortvalue_from_numpy_with_onnx_type(array, dtype)
-                for array, dtype in self._weights.values()
-            ]
-            options.add_external_initializers(list(self._weights), values)
-            self._session = _ORT.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._values = {
+                name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, dtype)
+                for name, (array, dtype) in self._weights.items()
+            }
+            # Optimizations compute with weights while the graph is loaded, and then only see those that are given so.
+            given = _given_copied if optimized or not self._values else _given_as_they_are
+            with given(options, self._values, max((a.nbytes for a, _ in self._weights.values()), default=0)):
+                self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as e:
             raise GraphError(f"{_RUNTIME} cannot load the graph: {error_of_runtime(e)}") from e
         return_freed_memory()  # temporary copies of the weights from layout conversion
@@ -81,6 +98,36 @@ def session_options(*, threads: int = 0, optimized: bool = False) -> onnxruntime
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     return options
+
+
+@contextlib.contextmanager
+def _given_copied(
+    options: onnxruntime.SessionOptions, values: dict[str, onnxruntime.OrtValue], largest: int
+) -> Iterator[None]:
+    options.add_external_initializers(list(values), list(values.values()))
+    yield
+
+
+@contextlib.contextmanager
+def _given_as_they_are(
+    options: onnxruntime.SessionOptions, values: dict[str, onnxruntime.OrtValue], largest: int
+) -> Iterator[None]:
+    """Gives weights that the session uses where they are, and a file that it does not read but wants to find.
+
+    ``largest`` is the number of bytes of the largest weight. The file has no bytes on the disk, only a size.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
+            with (folder / WEIGHTS).open("wb") as file:
+                file.truncate(largest)
+        except OSError:  # no temporary folder, or a limit on the size of files
+            stack.enter_context(_given_copied(options, values, largest))
+        else:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+            for name, value in values.items():
+                options.add_initializer(name, value)
+        yield
 
 
 def _model_and_weights(graph: ir.Model, also: Sequence[str]) -> tuple[bytes, dict[str, tuple[np.ndarray, int]]]:

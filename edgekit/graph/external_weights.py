@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["INLINE_BYTES", "external_weights"]
+__all__ = ["INLINE_BYTES", "WEIGHTS", "external_weights"]
 
 INLINE_BYTES = 1024
 """Initializers up to this size stay in the file, because they may be axes or shapes that inference reads."""
+
+WEIGHTS = "weights"
+"""Name of the file that the others are said to be in."""
 
 
 @contextlib.contextmanager
@@ -35,7 +38,7 @@ def external_weights(graph: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
     try:
         for name, tensor in removed.items():
             initializers[name].const_value = ir.ExternalTensor(
-                "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+                WEIGHTS, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
             )
         yield removed
     finally:

@@ -95,7 +95,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         else:
             optimize(graph)
         min_max = checked_sizes(graph, shapes, progress)
-        evaluator = Evaluator(graph)  # names an operator that ONNX Runtime does not have
+        evaluator = Evaluator(graph, packed=False)  # names an operator that ONNX Runtime does not have
     if chosen:
         sizes = "inputs of one size" if not shapes else "inputs of these sizes"
         progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")

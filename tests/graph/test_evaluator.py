@@ -1,7 +1,11 @@
-"""Sessions of graphs with very many convolutions."""
+"""Sessions of graphs: their memory, the place of their weights, and very many convolutions."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.graph import evaluator
 from edgekit.graph.evaluator import Evaluator
+
+ROOT = Path(__file__).parents[2]
 
 
 def _convolutions(count: int) -> ir.Model:
@@ -58,3 +64,66 @@ def test_memory_layouts_are_not_chosen_for_very_many_convolutions(
     ]
     for name in ("c3", *names):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def _products(count: int, size: int) -> ir.Model:
+    """Products with large weights, the last one in a branch of an If."""
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.normal(0, 0.1, (size, size)).astype(np.float32), f"w{i}") for i in range(count)
+    ]
+    nodes = [helper.make_node("MatMul", [f"m{i - 1}" if i else "x", f"w{i}"], [f"m{i}"]) for i in range(count - 1)]
+    last = helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, size])
+    product = helper.make_node("MatMul", [f"m{count - 2}", f"w{count - 1}"], ["z"])
+    copy = helper.make_node("Identity", [f"m{count - 2}"], ["z"])
+    branches = {
+        name: helper.make_graph([node], name, [], [last])
+        for name, node in {"then_branch": product, "else_branch": copy}.items()
+    }
+    nodes.append(helper.make_node("If", ["flag"], ["y"], **branches))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, size]),
+            helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, size])],
+        weights,
+    )
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("temporary", [True, False])
+def test_weights_that_are_not_copied_are_those_of_the_graph(
+    temporary: bool, packed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    graph = _products(3, 64)
+    x = np.random.default_rng(1).normal(size=(1, 64)).astype(np.float32)
+    arrays = [graph.graph.initializers[f"w{i}"].const_value.numpy() for i in range(3)]  # type: ignore[union-attr]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if temporary else tmp_path / "missing"))
+    found = Evaluator(graph, also=["m0"], packed=packed).run({"x": x, "flag": np.array(True)})
+    np.testing.assert_allclose(found["m0"], x @ arrays[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["y"], x @ arrays[0] @ arrays[1] @ arrays[2], rtol=1e-4, atol=1e-5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_session_that_runs_once_needs_no_copy_of_the_weights(tmp_path: Path) -> None:
+    megabytes, count = 64, 4
+    size = int((megabytes / count * 2**20 / 4) ** 0.5)
+    file = tmp_path / "m.onnx"
+    ir.save(_products(count, size), file)
+    code = f"""
+import pathlib, resource, numpy as np
+from edgekit.graph.evaluator import Evaluator
+from edgekit.graph.load.onnx_file import graph_from_onnx
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+evaluator = Evaluator(graph_from_onnx(pathlib.Path({str(file)!r})), packed=False)
+evaluator.run({{"x": np.ones((1, {size}), np.float32), "flag": np.array(True)}})
+print((peak() - before) / {megabytes})
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert float(done.stdout) <= 1.3
