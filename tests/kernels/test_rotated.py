@@ -163,3 +163,57 @@ def test_comparisons_grow_in_proportion_to_the_candidates_if_one_box_suppresses_
         assert found.tolist() == [0]
         numbers.append(sum(compared))
     assert numbers[1] < 4.1 * numbers[0]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("overlap", ["rotated", "probiou"])
+def test_boxes_sorted_by_place_are_kept_as_if_each_was_compared_with_each(
+    overlap: Overlap, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(7)
+    count = 1000
+    sides = np.exp(random.uniform(np.log(0.5), np.log(60), (count, 2)))  # of many grids
+    columns = [random.uniform(-20, 50, (count, 2)), sides, random.uniform(-1, 3, count)]
+    boxes, scores = np.column_stack(columns).astype(np.float32), random.random(count).astype(np.float32)
+    boxes[:40, :2] *= 100  # far from the others
+    boxes[40:50, 2] = 0
+    options = {"score_threshold": 0.0, "iou_threshold": 0.1, "max_detections": count, "overlap": overlap, "fast": fast}
+    classes = random.choice([-5, 3, 2**40], count)
+    expected = nms(boxes, scores, classes, **options)  # type: ignore[arg-type]
+    for dense in (16, 200):
+        monkeypatch.setattr("edgekit.kernels.suppression.suppress_rotated._DENSE", dense)
+        assert nms(boxes, scores, classes, **options).tolist() == expected.tolist()  # type: ignore[arg-type]
+    assert 250 < len(expected) < 900
+
+
+def test_comparisons_grow_in_proportion_to_the_boxes_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def counted(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        result = rotated.near(a, b)
+        compared.append(result.size)
+        return result
+
+    monkeypatch.setattr("edgekit.kernels.suppression.suppress_rotated.near", counted)
+    monkeypatch.setattr("edgekit.kernels.suppression.suppress_rotated._DENSE", 64)
+    monkeypatch.setattr("edgekit.kernels.suppression.suppress_rotated._BLOCK", 16)
+    numbers = []
+    for side in (24, 48):
+        compared.clear()
+        count = side * side
+        boxes = np.zeros((count, 5), np.float32)
+        boxes[:, :2] = np.indices((side, side)).reshape(2, -1).T * 10
+        boxes[:, 2:4] = 9
+        order = np.random.default_rng(0).permutation(count).astype(np.float32)
+        options = {"score_threshold": 0.0, "iou_threshold": 0.3, "max_detections": count, "overlap": "rotated"}
+        found = nms(boxes, (order + 1) / count, np.zeros(count, np.int64), **options)  # type: ignore[arg-type]
+        assert len(found) == count
+        numbers.append(sum(compared) / count)
+    assert numbers[1] < 1.3 * numbers[0]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_no_overlap_is_above_its_bound(seed: int) -> None:
+    a, b = pairs(200, seed)
+    assert (rotated.rotated_iou(a, b) <= rotated.highest_iou(a, b) + 1e-12).all()

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from edgekit.kernels.suppression.rotated import near, near_gaussians, probiou, rotated_iou
+from edgekit.kernels.suppression.nearby import Circles, Nearby
+from edgekit.kernels.suppression.rotated import circles, highest_iou, near, near_gaussians, probiou, rotated_iou
 
 __all__ = ["kept_rotated"]
 
@@ -15,6 +16,9 @@ __all__ = ["kept_rotated"]
 _BLOCK = 128
 # Number of better boxes that a block is compared with at once, first and at most.
 _FIRST, _MOST = 8, 256
+# Candidates are compared with so many of the best boxes, and of those that were added last; all others are sorted by
+# their place, see `Nearby`, so that only those nearby are compared.
+_DENSE = 1024
 
 
 def kept_rotated(
@@ -36,10 +40,19 @@ def kept_rotated(
         fast: a box is dropped for any better one that it overlaps, not only for a kept one (arXiv:1904.02689).
     """
     wide = boxes.astype(np.float64)
+    places = _Sorted(circles(wide, classes, overlap, iou_threshold))
     kept = np.empty(0, np.int64)
     for start in range(0, len(wide), _BLOCK):
         whole = np.arange(start, min(start + _BLOCK, len(wide)))
-        block = _not_suppressed(overlap, wide, classes, whole, np.arange(start) if fast else kept, iou_threshold)
+        better = np.arange(start) if fast else kept
+        done = places.add(better)
+        block = _not_suppressed(overlap, wide, classes, whole, better[:_DENSE], iou_threshold)
+        if done > _DENSE:
+            rows, columns = places.pairs(block)
+            close = _near(overlap, wide[block[rows]], wide[columns], iou_threshold)
+            rows, columns = rows[close], columns[close]
+            block = np.delete(block, rows[_overlapping(overlap, wide, block[rows], columns, iou_threshold)])
+        block = _not_suppressed(overlap, wide, classes, block, better[done:], iou_threshold)
         suppress = _suppress(overlap, wide, classes, block, whole if fast else block, iou_threshold)
         if fast:
             alive = ~(suppress & (whole < block[:, None])).any(axis=1)
@@ -49,6 +62,28 @@ def kept_rotated(
         if len(kept) >= max_detections:
             break
     return kept[:max_detections]
+
+
+class _Sorted:
+    """The boxes behind the best ones, sorted by place; sorted again whenever there are `_DENSE` more."""
+
+    def __init__(self, found: Circles) -> None:
+        self._circles = found
+        self._done, self._members = _DENSE, np.empty(0, np.int64)
+        self._nearby: Nearby | None = None
+
+    def add(self, better: np.ndarray) -> int:
+        """Returns how many of the boxes, which begin with those of the last call, are among the best or are sorted."""
+        if len(better) - self._done >= _DENSE:
+            self._done, self._members = len(better), better[_DENSE:]
+            self._nearby = Nearby(self._circles.at(self._members))
+        return self._done
+
+    def pairs(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns positions in the block and the boxes that may overlap them."""
+        assert self._nearby is not None
+        rows, columns = self._nearby.pairs(self._circles.at(block))
+        return rows, self._members[columns]
 
 
 def _not_suppressed(
@@ -90,14 +125,32 @@ def _suppress(
     iou_threshold: float,
 ) -> np.ndarray:
     """Returns a bool matrix: whether a row's box overlaps a column's box of its class by more than the threshold."""
-    result: np.ndarray = kinds[rows, None] == kinds[None, columns]
-    if overlap == "rotated":  # only boxes that are near can overlap
-        result &= near(boxes[rows, None], boxes[None, columns])
-    else:
-        result &= near_gaussians(boxes[rows, None], boxes[None, columns], iou_threshold)
-    i, j = np.nonzero(result)
-    measure = rotated_iou if overlap == "rotated" else probiou
+    same: np.ndarray = kinds[rows, None] == kinds[None, columns]
+    i, j = np.nonzero(same & _near(overlap, boxes[rows, None], boxes[None, columns], iou_threshold))
+    result = np.zeros(same.shape, bool)
+    result[i, j] = _overlapping(overlap, boxes, rows[i], columns[j], iou_threshold)
+    return result
+
+
+def _near(overlap: Literal["rotated", "probiou"], a: np.ndarray, b: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Returns whether boxes can overlap by more than the threshold."""
+    return near(a, b) if overlap == "rotated" else near_gaussians(a, b, iou_threshold)
+
+
+def _overlapping(
+    overlap: Literal["rotated", "probiou"],
+    boxes: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    iou_threshold: float,
+) -> np.ndarray:
+    """Returns whether boxes ``a[i]`` and ``b[i]``, of one class, overlap by more than the threshold; bool."""
     # The better box comes first, in both calls, as in the kernel: the two orders may round differently.
-    first, second = np.minimum(rows[i], columns[j]), np.maximum(rows[i], columns[j])
-    result[i, j] = measure(boxes[first], boxes[second]) > iou_threshold
+    first, second = np.minimum(a, b), np.maximum(a, b)
+    if overlap == "probiou":
+        result: np.ndarray = probiou(boxes[first], boxes[second]) > iou_threshold
+        return result
+    result = highest_iou(boxes[first], boxes[second]) > iou_threshold * (1 - 1e-9)
+    first, second = first[result], second[result]
+    result[result] = rotated_iou(boxes[first], boxes[second]) > iou_threshold
     return result
