@@ -239,6 +239,21 @@ def test_a_folder_that_cannot_be_written_is_a_build_error(
     assert "choose another place" in caught.value.hint
 
 
+@pytest.mark.parametrize("below", ["e", "a/b/e"])
+def test_a_place_below_a_file_is_a_build_error(below: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"mine")
+    with pytest.raises(BuildError, match=r"model\.onnx.*: a part of the path is a file"), write_bundle(file / below):
+        pass
+    assert file.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc, where no folders can be made")
+def test_a_place_where_no_folder_can_be_made_is_a_build_error() -> None:
+    with pytest.raises(BuildError, match=r"cannot write /proc/\d+/e"), write_bundle(Path("/proc/self/e")):
+        pass
+
+
 def test_a_file_elsewhere_that_cannot_be_read_is_not_blamed_on_the_bundle(tmp_path: Path) -> None:
     with pytest.raises(PermissionError, match=r"model\.onnx"), write_bundle(tmp_path / "out"):
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "model.onnx"))

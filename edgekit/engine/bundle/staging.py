@@ -50,7 +50,7 @@ def staged_folder(output: Path, progress: Progress | None = None) -> Iterator[Pa
 
     Raises:
         UsageError: another thread of this process is writing the same folder.
-        BuildError: the disk is full, read-only, or write access is denied.
+        BuildError: the disk is full, read-only, or write access is denied, or the folder cannot be there.
     """
     staging = staging_place(output)
     made: list[Path] = []
@@ -72,8 +72,8 @@ def staged_folder(output: Path, progress: Progress | None = None) -> Iterator[Pa
             with suppress(OSError):
                 parent.rmdir()
         # An error on another file, such as a model or an image that cannot be read, is not about this folder.
-        in_staging = not ours or str(getattr(e, "filename", "")).startswith(str(staging))
-        if isinstance(e, OSError) and (lacks_room(e) or (is_storage(e) and in_staging)):
+        in_staging = str(getattr(e, "filename", "")).startswith(str(staging))
+        if isinstance(e, OSError) and (not ours or lacks_room(e) or (is_storage(e) and in_staging)):
             raise storage_error(e, output, written_bytes=written) from e
         raise
 
@@ -86,6 +86,9 @@ def interrupted_replacement(output: Path) -> Path | None:
 def _make_parents(folder: Path) -> list[Path]:
     """Creates the folder and its parents; returns the created ones, outermost first."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()][::-1]
+    existing = missing[0].parent if missing else folder
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 
