@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -25,6 +25,17 @@ Run: TypeAlias = "Callable[[ir.Model, dict[str, np.ndarray], str], np.ndarray]"
 """Computes an output of a graph from inputs by name."""
 
 
+class _Tried(NamedTuple):
+    """A part of a graph that was run: its inputs, the right numbers, and whether it is wrong or has all layers."""
+
+    part: ir.Model
+    inputs: list[str]
+    arrays: dict[str, np.ndarray]
+    expected: np.ndarray
+    sqnr_db: float
+    is_enough: bool
+
+
 def smallest_graph(
     right: ir.Model,
     graph: ir.Model,
@@ -36,9 +47,10 @@ def smallest_graph(
     limit_db: float,
     save: Path | None,
 ) -> SmallestGraph:
-    """Takes more and more layers before a value, until the part gives wrong numbers by itself.
+    """Finds how many layers before a value give wrong numbers by themselves, where one layer less does not.
 
-    The right numbers are those of the same part of another graph in ONNX Runtime, for the same inputs.
+    The number is doubled until they do, and then bisected: each part is built, which takes time. The right numbers are
+    those of the same part of another graph in ONNX Runtime, for the same inputs.
 
     Args:
         right: computes the right numbers; has the values of ``graph``, with the same names.
@@ -50,8 +62,8 @@ def smallest_graph(
         limit_db: below this ratio, the output is wrong.
         save: folder to save the part to; None saves nothing.
     """
-    depth = 1
-    while True:
+
+    def tried(depth: int) -> _Tried:
         inputs = _inputs_before(right, value, depth)
         arrays = _values(right, inputs, feed)
         expected = Evaluator(_part(right, inputs, value)).run(arrays)[value]
@@ -63,19 +75,30 @@ def smallest_graph(
             if whole:
                 raise
             found_db = EXACT_DB  # the backend takes these layers only with those before them
-        if found_db < limit_db or whole:
-            break
-        depth += 1
+        return _Tried(part, inputs, arrays, expected, found_db, found_db < limit_db or whole)
+
+    too_few, enough = 0, 1
+    found = tried(enough)
+    while not found.is_enough:
+        too_few, enough = enough, 2 * enough
+        found = tried(enough)
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        fewer = tried(middle)
+        if fewer.is_enough:
+            enough, found = middle, fewer
+        else:
+            too_few = middle
     if save is not None:
         save.mkdir(parents=True, exist_ok=True)
-        save_graph(part, save / "model.onnx")
-        np.savez(save / "inputs.npz", allow_pickle=False, **arrays)
-        np.savez(save / "expected.npz", allow_pickle=False, **{read: expected})
+        save_graph(found.part, save / "model.onnx")
+        np.savez(save / "inputs.npz", allow_pickle=False, **found.arrays)
+        np.savez(save / "expected.npz", allow_pickle=False, **{read: found.expected})
     return SmallestGraph(
-        nodes=tuple(node.name or "" for node in part.graph if not carries_type(node)),
-        inputs=tuple(inputs),
+        nodes=tuple(node.name or "" for node in found.part.graph if not carries_type(node)),
+        inputs=tuple(found.inputs),
         output=read,
-        sqnr_db=found_db,
+        sqnr_db=found.sqnr_db,
         folder="" if save is None else str(save),
     )
 
