@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluator", "error_of_runtime", "session_options"]
 
-_RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
+_ORT = import_onnxruntime()
+_RUNTIME = f"ONNX Runtime {_ORT.__version__}"
 _MAX_BLOCKED = 1000
 """Blocked memory layouts are for graphs with at most so many convolutions: to choose them takes the square of their
 number, 3.3 of 3.8 s for 6,000 convolutions with an output each. No network that is known has as many."""
@@ -59,19 +61,19 @@ class Evaluator:
         return_freed_memory()  # freed by earlier sessions
         options = session_options(threads=threads, optimized=optimized)
         if optimized and sum(node.op_type == "Conv" for node in graph.graph) > _MAX_BLOCKED:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.graph_optimization_level = _ORT.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         if not packed:
             options.add_session_config_entry("session.disable_prepacking", "1")
         model, self._weights = _model_and_weights(graph, also)
         try:
             self._values = {
-                name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, dtype)
+                name: _ORT.OrtValue.ortvalue_from_numpy_with_onnx_type(array, dtype)
                 for name, (array, dtype) in self._weights.items()
             }
             # Optimizations compute with weights while the graph is loaded, and then only see those that are given so.
             given = _given_copied if optimized or not self._values else _given_as_they_are
             with given(options, self._values, max((a.nbytes for a, _ in self._weights.values()), default=0)):
-                self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+                self._session = _ORT.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as e:
             raise GraphError(f"{_RUNTIME} cannot load the graph: {error_of_runtime(e)}") from e
         return_freed_memory()  # temporary copies of the weights from layout conversion
