@@ -214,7 +214,8 @@ def _decodes(node: ir.Node) -> bool:
     if weight.const_value.size >= DECODING_WEIGHTS:
         return False
     sizes = weight.const_value.shape.numpy()
-    channels = sizes[1] if node.op_type in _CONVOLUTIONS else sizes[-2] if len(sizes) > 1 else 1
+    axis = {"Conv": 1, "ConvTranspose": 0}.get(node.op_type, len(sizes) - 2)
+    channels = sizes[axis] if axis >= 0 else 1
     return channels <= DECODING_CHANNELS or _is_distribution(data)
 
 

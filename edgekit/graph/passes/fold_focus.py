@@ -130,5 +130,6 @@ def _slices(node: ir.Node) -> list[tuple[int, int, int]]:
 
 
 def _integers(value: ir.Value | None) -> tuple[int, ...] | None:
-    array = value.const_value.numpy() if value is not None and value.const_value is not None else None
-    return None if array is None else tuple(int(number) for number in array.reshape(-1))
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return tuple(int(number) for number in value.const_value.numpy().reshape(-1))
