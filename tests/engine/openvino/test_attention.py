@@ -57,7 +57,7 @@ def test_a_graph_without_attention_has_no_note(tmp_path: Path) -> None:
 @pytest.mark.skipif(not backend("openvino").scheme().attention_keys, reason="needs x86 with VNNI")
 @pytest.mark.parametrize("turned", [small.TURNED, "kh = Transpose<perm = [0, 2, 1, 3]>(k4)\n" + TURN_LAST])
 def test_attention_on_integers_is_one_kernel_with_the_results_of_its_graph(turned: str, tmp_path: Path) -> None:
-    keys = 64
+    keys = 96
     model = small.graph(f"{turned}\n {small.SCORES}\n {small.SOFTMAX}", keys=keys)
     graph, feeds = optimize(ir.from_proto(model)), [small.feeds(seed, keys=keys) for seed in range(3)]
     statistics = collect_statistics(
