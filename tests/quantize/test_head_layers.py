@@ -140,3 +140,9 @@ def test_the_mean_of_a_distribution_is_decoding_and_the_layer_before_it_is_the_h
     sizes = {"w1": (64, 3, 1, 1), "wbox": (64, 64, 1, 1), "bins": bins}
     shapes = {"shape": np.array([1, 4, 16, 64]), "out": np.array([1, 4, 64])}
     assert "b" in heads(DISTANCES, **sizes, **shapes) and "f" not in heads(DISTANCES, **sizes, **shapes)
+
+
+def test_a_transposed_convolution_of_many_channels_to_one_is_the_head(heads):
+    text = """g (float[1, 3, 8, 8] x) => (float[1, 1, 16, 16] y) {
+        a = Conv (x, w1)  b = Conv (a, w2)  t = ConvTranspose <strides = [2, 2]> (b, w3)  y = Sigmoid (t) }"""
+    assert heads(text, w1=(24, 3, 1, 1), w2=(24, 24, 1, 1), w3=(24, 1, 2, 2)) == {"t"}
