@@ -247,6 +247,9 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             takes a range that begins at 0.
         slow_convolutions: convolutions that stay in float, because the backend computes them faster so.
         float_attention: both products of an attention stay in float, because the backend computes them faster so.
+        attention_keys: attention over at least this many keys gets a pair at each of the four factors of its products,
+            symmetric ``int8`` at queries, keys and values, because the backend computes all of it faster on integers.
+            0 disables this.
         rest: precision of what is not quantized: FP32 between INT8 layers makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
         channel_multiple: channel padding: convolutions that read fewer channels are padded with zeros to this number,
@@ -273,4 +276,5 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     without_zero_point: frozenset[str] = frozenset()
     slow_convolutions: tuple[SlowConvolution, ...] = ()
     float_attention: bool = False
+    attention_keys: int = 0
     rest: Precision = Precision.FP32

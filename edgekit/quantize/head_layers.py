@@ -15,8 +15,10 @@ from edgekit.quantize.output_parts import SELECTING, forms_of_outputs
 __all__ = ["HEAD", "head_layers"]
 
 DECODING_WEIGHTS = 256
-"""A product before an output with fewer weights than this is part of the decoding: the one in YOLOv8 that computes the
-mean of a distribution over distances has 16."""
+DECODING_CHANNELS = 8
+"""A product before an output is part of the decoding if it has fewer weights than this and reads few channels, such as
+the coordinates of a box, or reads a Softmax: the one in YOLOv8 that computes the mean of a distribution over distances
+has 16 weights. The last layer of a detector of one class has few weights too: 96 in a YOLOX, of 96 channels."""
 
 HEAD = "the last layer before an output"
 
@@ -206,8 +208,23 @@ def _tail(output: ir.Value) -> _Tail:
 
 def _decodes(node: ir.Node) -> bool:
     """Whether a product is part of the decoding; a Gemm is the last layer of a small classifier."""
-    weight = node.inputs[1] if node.op_type != "Gemm" else None
-    return weight is not None and weight.const_value is not None and weight.const_value.size < DECODING_WEIGHTS
+    data, weight = node.inputs[:2]
+    if node.op_type == "Gemm" or data is None or weight is None or weight.const_value is None:
+        return False
+    if weight.const_value.size >= DECODING_WEIGHTS:
+        return False
+    sizes = weight.const_value.shape.numpy()
+    axis = {"Conv": 1, "ConvTranspose": 0}.get(node.op_type, len(sizes) - 2)
+    channels = sizes[axis] if axis >= 0 else 1
+    return channels <= DECODING_CHANNELS or _is_distribution(data)
+
+
+def _is_distribution(value: ir.Value) -> bool:
+    """Whether a Softmax computes ``value``, up to its axes."""
+    node = value.producer()
+    while node is not None and node.op_type in ("Reshape", "Squeeze", "Transpose", "Unsqueeze"):
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return node is not None and node.op_type == "Softmax"
 
 
 def _nodes_before(nodes: Sequence[ir.Node]) -> set[ir.Node]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from edgekit.errors import UsageError, nearest
 from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
 from edgekit.quantize.head_layers import head_layers
+from edgekit.quantize.integer_attention import integer_attentions
 from edgekit.quantize.kernel_limits import limit_of
 from edgekit.specs import QuantScheme, SlowConvolution
 
@@ -44,6 +45,7 @@ MIN_DOWNSAMPLING = 4
 
 FASTER_IN_FLOAT = "the target computes a convolution of so few channels a group faster in float"
 REFUSED = "the target computes it in float, with or without Q/DQ pairs"
+NOISY = "8 bits for the factors of its attention leave too few bits of the result"
 NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
 
@@ -56,12 +58,14 @@ class QuantPolicy:
         keep_heads: keep the layers that `head_layers` finds in float too.
         head_outputs: names of the outputs of the detector's head, if it is known.
         refused: names of nodes that the target did not compute on integers when it was asked to.
+        noisy: names of products of attentions whose results would have too few bits.
     """
 
     keep_float: tuple[str, ...] = ()
     keep_heads: bool = False
     head_outputs: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
+    noisy: frozenset[str] = frozenset()
 
 
 NOTHING_KEPT = QuantPolicy()
@@ -75,6 +79,7 @@ class Plan:
         nodes: the nodes that run on integers, in graph order.
         tensors: the activations that get a Q/DQ pair, in graph order.
         integers: the members of ``tensors`` that a node in ``nodes`` computes; all their consumers read the DQ.
+        signed: the members of ``tensors`` that are queries, keys or values of an attention on integers: ``int8``.
         split: products that stay in float and read the DQ (`QuantScheme.split_channels`).
         skipped: products that stay in float, by node name, with the reason.
     """
@@ -82,6 +87,7 @@ class Plan:
     nodes: dict[ir.Node, None] = field(default_factory=dict)
     tensors: dict[ir.Value, None] = field(default_factory=dict)
     integers: set[ir.Value] = field(default_factory=set)
+    signed: set[ir.Value] = field(default_factory=set)
     split: set[ir.Node] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -109,6 +115,7 @@ def plan_from_graph(
     """
     kept = head_layers(graph, policy.head_outputs) if policy.keep_heads else {}
     kept |= {node: REFUSED for node in graph.graph if node.name in policy.refused}
+    kept |= {node: NOISY for node in graph.graph if node.name in policy.noisy}
     kept |= matching(list(graph.graph), policy.keep_float)
     kept |= _needing_zero_point(graph, scheme, ranges or {})
     attention = _attention_products(graph) if scheme.float_attention else {}
@@ -116,7 +123,27 @@ def plan_from_graph(
     if not plan.nodes and (scheme.stem_channels or scheme.slow_convolutions or attention):
         # A network of two narrow convolutions consists of a stem only, and one may consist of an attention only.
         plan = _planned(graph, msgspec.structs.replace(scheme, stem_channels=0, slow_convolutions=()), kept)
+    _take_attentions(graph, scheme, kept, plan)
     return plan
+
+
+def _take_attentions(graph: ir.Model, scheme: QuantScheme, kept: Mapping[ir.Node, str], plan: Plan) -> None:
+    """Adds the attentions that run on integers."""
+    for found in integer_attentions(graph, scheme, kept):
+        plan.nodes.update(dict.fromkeys(found.nodes))
+        plan.tensors.update(dict.fromkeys((*found.signed, found.weights)))
+        plan.signed.update(found.signed)
+        for node in found.nodes:
+            plan.skipped.pop(node.name or "", None)
+    if plan.signed:
+        plan.nodes = dict.fromkeys(node for node in graph.graph if node in plan.nodes)
+        plan.tensors = dict.fromkeys(value for value in _values(graph) if value in plan.tensors)
+
+
+def _values(graph: ir.Model) -> Iterator[ir.Value]:
+    yield from graph.graph.inputs
+    for node in graph.graph:
+        yield from node.outputs
 
 
 def _needing_zero_point(

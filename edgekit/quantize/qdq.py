@@ -15,6 +15,7 @@ from edgekit.graph.insert import insert_behind, new_initializer
 from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import NameNodes
 from edgekit.graph.stats import CONSTANT_INPUTS, MADE_OF
+from edgekit.quantize.integer_attention import part_source
 from edgekit.quantize.passes.correct_bias import InputMeans, Limits, output_shift
 from edgekit.quantize.passes.round_weights import rounded_weights
 from edgekit.quantize.plan import Plan, range_source
@@ -68,7 +69,7 @@ def input_limits(plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) -
     for node in plan.nodes:
         name = str(range_source(node.inputs[0]).name) if node.op_type in PRODUCTS and node.inputs[0] else ""
         if name in ranges:
-            how = _parameters(ranges[name], scheme)
+            how = _parameters(ranges[name], scheme, scheme.activation_dtype)
             zero, smallest, largest = (
                 int(how.zero_point),
                 *((-127, 127) if how.zero_point.dtype == np.int8 else (0, 255)),
@@ -77,8 +78,8 @@ def input_limits(plan: Plan, ranges: Mapping[str, Range], scheme: QuantScheme) -
     return limits
 
 
-def _parameters(limits: Range, scheme: QuantScheme) -> QuantParameters:
-    how = parameters_from_range(*limits, scheme.activation_dtype)
+def _parameters(limits: Range, scheme: QuantScheme, dtype: str) -> QuantParameters:
+    how = parameters_from_range(*limits, dtype)
     return replace(how, scale=np.float32(scales_in(how.scale, scheme.rest)))
 
 
@@ -103,10 +104,12 @@ def insert_qdq(
     """
     parameters: dict[ir.Value, QuantParameters] = {}
     for value in plan.tensors:
-        name = range_source(value).name or ""
+        source = part_source(value) if value in plan.signed else range_source(value)
+        name = source.name or ""
         if name not in ranges:
             raise CalibrationError(f"no range was measured for tensor '{name}'")
-        parameters[value] = _parameters(ranges[name], scheme)
+        dtype = "int8" if value in plan.signed else scheme.activation_dtype
+        parameters[value] = _parameters(ranges[name], scheme, dtype)
     for node in plan.nodes:
         if node.op_type in PRODUCTS:
             _quantize_weights(graph, node, parameters, scheme, means.get(node))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgekit.quantize.passes.clip_silu import clipped_silu_ranges
 from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_pairs_behind
 from edgekit.quantize.passes.correct_bias import input_means
 from edgekit.quantize.passes.equalize import equalized_ranges, matched_ranges
+from edgekit.quantize.passes.judge_attention import judged_attentions
 from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
@@ -107,6 +109,9 @@ def quantized_from_graph(
     """
     graph = graph.clone(deep_copy=False)
     ranges: Mapping[str, tuple[float, float]] = table.ranges
+    judged = judged_attentions(graph, scheme, ranges, feeds, threads=threads)
+    ranges = {**ranges, **judged.ranges}
+    policy = replace(policy, noisy=policy.noisy | judged.noisy)
     plan = require_quantizable(graph, scheme, policy, ranges)
     ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, threads=threads)
     plan = require_quantizable(graph, scheme, policy, ranges)  # smoothing inserts nodes

@@ -120,3 +120,29 @@ def test_the_outputs_of_a_known_head_stay_in_float_whatever_they_look_like(heads
     )
     assert heads(text, w1=(32, 32), w2=(32, 20)) == set()
     assert heads(text, {"b"}, w1=(32, 32), w2=(32, 20)) == {"b"}
+
+
+ONE_CLASS = """g (float[1, 3, 16, 16] x) => (float[1, 5, 8, 8] y) {
+    f = Conv <strides = [2, 2]> (x, w1)  c = Conv (f, w2)  s = Conv (c, wscore)  p = Sigmoid (s)
+    d = Conv (f, w3)  b = Conv (d, wbox)  y = Concat <axis = 1> (b, p) }"""
+DISTANCES = """g (float[1, 3, 8, 8] x) => (float[1, 4, 64] y) {
+    f = Conv (x, w1)  b = Conv (f, wbox)  r = Reshape (b, shape)  t = Transpose <perm = [0, 2, 1, 3]> (r)
+    s = Softmax <axis = 1> (t)  m = Conv (s, bins)  y = Reshape (m, out) }"""
+
+
+def test_the_last_layer_of_one_class_is_its_head_and_not_the_layer_before(heads):
+    sizes = {"w1": (64, 3, 2, 2), "w2": (64, 64, 1, 1), "w3": (64, 64, 1, 1), "wscore": (1, 64, 1, 1)}
+    assert heads(ONE_CLASS, wbox=(4, 64, 1, 1), **sizes) == {"s", "b"}
+
+
+def test_the_mean_of_a_distribution_is_decoding_and_the_layer_before_it_is_the_head(heads):
+    bins = np.arange(16, dtype=np.float32).reshape(1, 16, 1, 1)
+    sizes = {"w1": (64, 3, 1, 1), "wbox": (64, 64, 1, 1), "bins": bins}
+    shapes = {"shape": np.array([1, 4, 16, 64]), "out": np.array([1, 4, 64])}
+    assert "b" in heads(DISTANCES, **sizes, **shapes) and "f" not in heads(DISTANCES, **sizes, **shapes)
+
+
+def test_a_transposed_convolution_of_many_channels_to_one_is_the_head(heads):
+    text = """g (float[1, 3, 8, 8] x) => (float[1, 1, 16, 16] y) {
+        a = Conv (x, w1)  b = Conv (a, w2)  t = ConvTranspose <strides = [2, 2]> (b, w3)  y = Sigmoid (t) }"""
+    assert heads(text, w1=(24, 3, 1, 1), w2=(24, 24, 1, 1), w3=(24, 1, 2, 2)) == {"t"}

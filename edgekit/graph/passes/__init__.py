@@ -9,6 +9,7 @@ from edgekit.graph.passes.add_window_masks import AddWindowMasks
 from edgekit.graph.passes.column_of_vector import ColumnOfVector
 from edgekit.graph.passes.fold_affine import FoldAffine
 from edgekit.graph.passes.fold_constants import FoldConstants
+from edgekit.graph.passes.fold_focus import FoldFocus
 from edgekit.graph.passes.fold_pad import FoldPad
 from edgekit.graph.passes.fold_selections import FoldSelections
 from edgekit.graph.passes.infer_shapes import InferShapes
@@ -35,6 +36,7 @@ __all__ = [
     "ColumnOfVector",
     "FoldAffine",
     "FoldConstants",
+    "FoldFocus",
     "FoldPad",
     "FoldSelections",
     "InferShapes",
@@ -98,6 +100,7 @@ def optimize(graph: ir.Model) -> ir.Model:
             RecognizeSoftmax(),
             MergeArithmetic(),
             FoldPad(),
+            FoldFocus(),
             FoldAffine(),
             RemoveDead(),
         ],

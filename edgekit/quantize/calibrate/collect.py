@@ -15,6 +15,7 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.progress import Progress, Warnings
 from edgekit.quantize.calibrate.observers import needs_histogram, range_from_statistics
 from edgekit.quantize.calibrate.statistics import TensorStatistics
+from edgekit.quantize.integer_attention import attention_parts
 from edgekit.quantize.plan import selects, values_are_read
 
 __all__ = [
@@ -48,7 +49,7 @@ class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
         channels: min and max of each output channel of convolutions, if ``method`` is ``minmax``.
     """
 
-    format: int = 1
+    format: int = 2
     method: str
     set: str
     set_digest: str
@@ -126,7 +127,8 @@ def _update(collected: Collected, results: Mapping[str, np.ndarray], input_id: s
 def observed_tensors(graph: ir.Model) -> list[ir.Value]:
     """Returns the activations whose ranges a target may need: graph inputs, and outputs of operators that compute.
 
-    Outputs of selections (pooling, reshaping) have the range of their inputs, and are left out.
+    Outputs of selections (pooling, reshaping) have the range of their inputs, and are left out, but for the queries,
+    keys and values that are parts of one tensor.
     """
     made = [
         output
@@ -135,7 +137,8 @@ def observed_tensors(graph: ir.Model) -> list[ir.Value]:
         for output in node.outputs
         if output.name and output.dtype == ir.DataType.FLOAT and values_are_read(output)
     ]
-    return [value for value in graph.graph.inputs if value.dtype == ir.DataType.FLOAT] + made
+    parts = [value for value in attention_parts(graph) if value.dtype == ir.DataType.FLOAT]
+    return [value for value in graph.graph.inputs if value.dtype == ir.DataType.FLOAT] + made + parts
 
 
 def ranges_from_statistics(statistics: Mapping[str, TensorStatistics], method: str) -> dict[str, tuple[float, float]]:

@@ -5,13 +5,25 @@ from pathlib import Path
 import attention_graphs as small
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from small_graphs import run_unfused
 
 from edgekit.engine.backend import BuildOptions, backend
+from edgekit.graph.file import save_graph
+from edgekit.graph.passes import optimize
+from edgekit.quantize.calibrate.collect import (
+    CalibrationTable,
+    collect_statistics,
+    observed_tensors,
+    ranges_from_statistics,
+)
+from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
+from tests.decibels import signal_to_noise_db
 
 MASKED = f"{small.TURNED}\n qs = Mul(qh, scale)\n d = MatMul(qs, kt)\n scores = Add(d, m)\n {small.SOFTMAX}"
+TURN_LAST = "kt = Transpose<perm = [0, 1, 3, 2]>(kh)"
 GUARD = "w = Softmax<axis = -1>(scores)\n nan = IsNaN(w)\n weights = Where(nan, zero, w)"
 
 
@@ -40,3 +52,32 @@ def test_a_graph_without_attention_has_no_note(tmp_path: Path) -> None:
     folder.mkdir()
     options = BuildOptions(precision=Precision.FP32, threads=1)
     assert library.build(tmp_path / "graph.onnx", folder, options).notes == ()
+
+
+@pytest.mark.skipif(not backend("openvino").scheme().attention_keys, reason="needs x86 with VNNI")
+@pytest.mark.parametrize("turned", [small.TURNED, "kh = Transpose<perm = [0, 2, 1, 3]>(k4)\n" + TURN_LAST])
+def test_attention_on_integers_is_one_kernel_with_the_results_of_its_graph(turned: str, tmp_path: Path) -> None:
+    keys = 96
+    model = small.graph(f"{turned}\n {small.SCORES}\n {small.SOFTMAX}", keys=keys)
+    graph, feeds = optimize(ir.from_proto(model)), [small.feeds(seed, keys=keys) for seed in range(3)]
+    statistics = collect_statistics(
+        graph, observed_tensors(graph), [(str(i), feed) for i, feed in enumerate(feeds)], method="minmax"
+    ).statistics
+    table = CalibrationTable(
+        method="minmax", set="", set_digest="", graph_digest="", images=3,
+        ranges=ranges_from_statistics(statistics, "minmax"),
+    )  # fmt: skip
+    library = backend("openvino")
+    quantized = quantized_from_graph(graph, table, library.scheme(), feeds=feeds).graph
+    save_graph(quantized, tmp_path / "graph.onnx")
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    result = library.build(tmp_path / "graph.onnx", folder, BuildOptions(precision=Precision.INT8, threads=1))
+    assert result.notes == ("attention: 1 of 1 run as one kernel each, which OpenVINO fuses itself, 1 on integers",)
+    engine = library.load(folder / result.engine, threads=1)
+    typed = onnx.load(tmp_path / "graph.onnx")
+    for feed in feeds:
+        expected, got = run_unfused(typed, feed)[0], engine.run(feed)["y"]
+        # Products of integers are exact; the Softmax of one may be rounded to the next step of the other.
+        assert signal_to_noise_db([expected], [got]) > 40
+        assert signal_to_noise_db(run_unfused(model, feed), [got]) > 25
