@@ -247,6 +247,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             takes a range that begins at 0.
         slow_convolutions: convolutions that stay in float, because the backend computes them faster so.
         float_attention: both products of an attention stay in float, because the backend computes them faster so.
+        bodies: the backend computes integers in the bodies of If, Loop and Scan too.
         rest: precision of what is not quantized: FP32 between INT8 layers makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
         channel_multiple: channel padding: convolutions that read fewer channels are padded with zeros to this number,
@@ -273,4 +274,5 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     without_zero_point: frozenset[str] = frozenset()
     slow_convolutions: tuple[SlowConvolution, ...] = ()
     float_attention: bool = False
+    bodies: bool = False
     rest: Precision = Precision.FP32
