@@ -45,7 +45,7 @@ from edgekit.recipe.schema import Preprocess
 from edgekit.specs import Precision, TensorSpec, specs_at, specs_text
 from edgekit.storage import cache_folder
 
-__all__ = ["Calibration", "calibrate", "measured_ranges"]
+__all__ = ["Calibration", "calibrate", "measured_ranges", "quant_policy"]
 
 DEFAULT_METHOD = "minmax"
 _BEYOND = 0.05
@@ -81,7 +81,7 @@ def calibrate(
         CalibrationError: no input can be read or fits the model, or a tensor has a NaN.
         GraphError: nothing in the graph can be quantized.
     """
-    policy = _policy(model, config, target.precision)
+    policy = quant_policy(model, config, target.precision)
     if model.quantized or target.precision is Precision.FP32:
         return Calibration(policy=policy)
     if target.uncalibrated:
@@ -111,7 +111,7 @@ def _input_statistics(samples: Samples, model: LoadedModel, config: CalibrationC
     return statistics_of_inputs((feed[name] for _, feed in feeds), "calibration")
 
 
-def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:
+def quant_policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:
     """Returns the layers that stay in float. For INT8, a recipe names its heads; in other models they are detected."""
     if precision is not Precision.INT8 or config.quantize_heads:
         return QuantPolicy(config.keep_float)

@@ -186,6 +186,13 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
 
 
 def _check_uncalibrated(target: TargetConfig) -> None:
+    if target.static and (target.uncalibrated or target.precision is not Precision.INT8 or target.target != "cpu"):
+        other = "weights_only" if target.weights_only else "dynamic"
+        got = argument(other, True) if target.uncalibrated else f"{target.precision} for {target.target}"
+        raise UsageError(
+            f"{argument('static', True)} goes with {argument('precision', 'int8')} on target cpu alone, got {got}",
+            hint="leave one of them out",
+        )
     if not target.uncalibrated:
         return
     option = argument("dynamic" if target.dynamic else "weights_only", True)
