@@ -410,13 +410,13 @@ class TargetConfig:
     )
     static: bool = option(
         False,
-        "With --int8 on cpu: calibrate ranges, without trying whether --dynamic is better for a model of tokens.",
+        "With --int8 on cpu and openvino: calibrate ranges, without trying what may be better for a model of tokens.",
         kind="flag",
         heading="Precision",
     )
     weights_only: bool = option(
         False,
-        "With --int8 on cpu: store the weights of matrix products in 8 bits by blocks, without calibration.",
+        "With --int8 on cpu and openvino: store the weights of matrix products in 8 bits, without calibration.",
         kind="flag",
         heading="Precision",
     )

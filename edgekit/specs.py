@@ -248,6 +248,9 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         slow_convolutions: convolutions that stay in float, because the backend computes them faster so.
         float_attention: both products of an attention stay in float, because the backend computes them faster so.
         bodies: the backend computes integers in the bodies of If, Loop and Scan too.
+        weights_only: the form of matrix products whose weights alone are in 8 bits: ``blocks``: ONNX Runtime's
+            ``MatMulNBits``; ``channels``: DequantizeLinear of weights with a scale for each column, which the backend
+            does not fold; empty if it has none.
         rest: precision of what is not quantized: FP32 between INT8 layers makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
         channel_multiple: channel padding: convolutions that read fewer channels are padded with zeros to this number,
@@ -275,4 +278,5 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     slow_convolutions: tuple[SlowConvolution, ...] = ()
     float_attention: bool = False
     bodies: bool = False
+    weights_only: Literal["", "blocks", "channels"] = ""
     rest: Precision = Precision.FP32

@@ -131,10 +131,10 @@ def build(
         half_io: use half precision for inputs and outputs too.
         dynamic: with ``int8`` on ``cpu``: quantize the inputs of matrix products and LSTMs at run time; nothing is
             calibrated.
-        static: with ``int8`` on ``cpu``: calibrate ranges, without trying whether ``dynamic`` is better for a model of
-            tokens.
-        weights_only: with ``int8`` on ``cpu``: store the weights of matrix products in 8 bits, with a scale for each
-            block; nothing is calibrated.
+        static: with ``int8`` on ``cpu`` and ``openvino``: calibrate ranges, without trying whether ``dynamic`` or
+            ``weights_only`` is better for a model of tokens.
+        weights_only: with ``int8`` on ``cpu`` and ``openvino``: store the weights of matrix products in 8 bits;
+            nothing is calibrated.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
         force: replace an engine of another model at ``output``.
         engine: options of the target's backend: its struct, or some of its fields by name.
@@ -193,7 +193,7 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     """Builds the engine; ``scratch`` is for files that are not part of it."""
     # Imported here: PyTorch and onnx load only when a model is built, and an error names them if they are missing.
     with needs_extra("building an engine", "build"):
-        from edgekit.pipeline.choose_dynamic import Chosen, better_of_both, dynamic_if_static_cannot
+        from edgekit.pipeline.choose_activations import Chosen, better_of_both, dynamic_if_static_cannot
         from edgekit.pipeline.choose_ranges import calibrated_graph
         from edgekit.pipeline.class_names import with_class_names
         from edgekit.pipeline.compile import compile_engine, compile_reference

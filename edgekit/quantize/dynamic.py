@@ -73,13 +73,17 @@ def dynamic_graph(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> 
 
 
 def weight_only_graph(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> DynamicGraph:
-    """Stores the weights of matrix products in INT8, with a scale for each block of 32 weights of a column.
+    """Stores the weights of matrix products in INT8.
 
-    A product becomes ``MatMulNBits`` of ONNX Runtime.
+    In the form ``blocks`` of the scheme, a product becomes ``MatMulNBits`` of ONNX Runtime, with a scale for each block
+    of 32 weights of a column; in the form ``channels``, its weights come from DequantizeLinear, with a scale for each
+    column.
 
     See `dynamic_graph` for arguments and errors.
     """
-    return _rewritten(graph, scheme, policy, _replace_by_blocks, None)
+    if scheme.weights_only == "blocks":
+        return _rewritten(graph, scheme, policy, _replace_by_blocks, None)
+    return _rewritten(graph, scheme, policy, lambda model, node: _dequantize_weights(model, node, scheme), None)
 
 
 def require_dynamic(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy, *, lstm: bool) -> dict[str, str]:
@@ -142,7 +146,8 @@ def _rewrite(
         skipped.update(others)
         return bool(inside)
 
-    changed_bodies(graph, change)
+    if scheme.bodies:
+        changed_bodies(graph, change)
     if layers:
         graph.graph.opset_imports.setdefault(CONTRIB, 1)
     RemoveDead()(graph)
@@ -152,7 +157,7 @@ def _rewrite(
 def _all_chosen(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> list[_Chosen]:
     """Returns what is quantized in the main graph and in each body."""
     found = [_chosen(graph, scheme, policy)]
-    for body in bodies_with_layers(graph):
+    for body in bodies_with_layers(graph) if scheme.bodies else ():
         found += _all_chosen(body.graph, scheme, policy_of_body(body, policy))
     return found
 
@@ -260,6 +265,24 @@ def _replace_by_blocks(model: ir.Model, node: ir.Node) -> None:
     attributes = {"K": rows, "N": columns, "bits": 8, "block_size": BLOCK, "accuracy_level": INT8_LEVEL}
     multiply = ir.node("MatMulNBits", [node.inputs[0], *constants], attributes, domain=CONTRIB, name=node.name)
     _put(node, [multiply])
+
+
+def _dequantize_weights(model: ir.Model, node: ir.Node, scheme: QuantScheme) -> None:
+    weight = node.inputs[1]
+    assert weight is not None and weight.const_value is not None
+    axis = 0 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1 else 1
+    integers, scales = _integers(weight.const_value.numpy(), axis, scheme.weight_bits)
+    stem = f"{node.name}.weight"
+    constants = [
+        new_initializer(model, f"{stem}_quantized", integers),
+        new_initializer(model, f"{stem}_scale", scales),
+        new_initializer(model, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
+    ]
+    dequantize = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{stem}_dequantize")
+    value = dequantize.outputs[0]
+    value.name, value.type, value.shape = f"{stem}_dequantized", weight.type, weight.shape
+    model.graph.insert_before(node, dequantize)
+    node.replace_input_with(1, value)
 
 
 def _replace_lstm(model: ir.Model, node: ir.Node, scheme: QuantScheme) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,32 +61,36 @@ def require_quantizable(
     plan = plan_from_graph(graph, scheme, policy, ranges=ranges)
     if scheme.propagated:
         propagate_qdq(graph, plan, scheme)
-    if not plan.nodes and not (scheme.bodies and _has_quantizable_body(graph, scheme, policy)):
+    if plan.nodes:
+        return plan
+    bodies = list(_plans_of_bodies(graph, scheme, policy))
+    if not any(inside.nodes for inside in bodies):
+        skipped = {name: reason for each in (plan, *bodies) for name, reason in each.skipped.items()}
         raise GraphError(
             "nothing in the graph can be quantized: expected convolutions or matrix products, got "
-            + _products(graph, plan),
-            hint=f"build it with {argument('precision', 'fp32')}" + _or_its_heads(plan),
+            + _products(graph, skipped),
+            hint=f"build it with {argument('precision', 'fp32')}" + _or_its_heads(skipped),
         )
     return plan
 
 
-def _has_quantizable_body(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> bool:
-    for body in bodies_with_layers(graph):
+def _plans_of_bodies(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> Iterator[Plan]:
+    """Yields the plan of each body in which the target computes integers."""
+    for body in bodies_with_layers(graph) if scheme.bodies else ():
         inside = policy_of_body(body, policy)
-        if plan_from_graph(body.graph, scheme, inside).nodes or _has_quantizable_body(body.graph, scheme, inside):
-            return True
-    return False
+        yield plan_from_graph(body.graph, scheme, inside)
+        yield from _plans_of_bodies(body.graph, scheme, inside)
 
 
-def _or_its_heads(plan: Plan) -> str:
-    heads = HEAD in plan.skipped.values()
+def _or_its_heads(skipped: Mapping[str, str]) -> str:
+    heads = HEAD in skipped.values()
     return f", or quantize its last layers too with {argument('quantize_heads', True)}" if heads else ""
 
 
-def _products(graph: ir.Model, plan: Plan) -> str:
+def _products(graph: ir.Model, skipped: Mapping[str, str]) -> str:
     """Describes the convolutions and matrix products of the graph, for an error message."""
-    if plan.skipped:
-        return f"{len(plan.skipped)} that stay in float ({'; '.join(sorted(set(plan.skipped.values())))})"
+    if skipped:
+        return f"{len(skipped)} that stay in float ({'; '.join(sorted(set(skipped.values())))})"
     inside = len(products_in_bodies(graph))
     return f"{inside} inside of If, Loop or Scan, where nothing is quantized" if inside else "none"
 

@@ -102,25 +102,27 @@ class CalibrationInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ActivationsInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """How activations are quantized, where both ways were tried.
+    """How INT8 treats activations, where two ways were tried.
 
     Attributes:
-        how: ``static``: by calibrated ranges; ``dynamic``: by the range that each run has.
+        how: the way that was chosen: ``static`` is by calibrated ranges.
+        tried: what was tried beside ``static``.
         static_db: signal-to-noise ratio of the worst output with calibrated ranges, on calibration inputs, in dB.
-        dynamic_db: the same with the range of each run.
-        time_ratio: time with the range of each run, divided by that with calibrated ranges; None if the ratio of
-            signal to noise decided.
+        tried_db: the same with what was tried.
+        time_ratio: time with what was tried, divided by that with calibrated ranges; None if the ratio of signal to
+            noise decided.
     """
 
-    how: Literal["static", "dynamic"]
+    how: Literal["static", "dynamic", "weights_only"]
+    tried: Literal["dynamic", "weights_only"]
     static_db: float
-    dynamic_db: float
+    tried_db: float
     time_ratio: float | None = None
 
     def __str__(self) -> str:
-        chosen = "calibrated ranges" if self.how == "static" else "the range of each run, as with --dynamic"
-        text = f"quantized by {chosen}: calibrated ranges keep {self.static_db:.1f} dB of the worst output"
-        text += f", ranges of each run {self.dynamic_db:.1f} dB"
+        ways = {"static": "calibrated ranges", "dynamic": "--dynamic", "weights_only": "--weights-only"}
+        text = f"INT8 by {ways[self.how]}: calibrated ranges keep {self.static_db:.1f} dB of the worst output"
+        text += f", {ways[self.tried]} {self.tried_db:.1f} dB"
         return text if self.time_ratio is None else f"{text} at {self.time_ratio:.2f} × the time"
 
 

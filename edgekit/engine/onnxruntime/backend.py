@@ -116,6 +116,7 @@ class OnnxRuntime:
             stem_channels=16,
             channel_multiple=4,
             bodies=True,
+            weights_only="blocks",
             limits=LIMITS,
             slow_convolutions=SLOW_CONVOLUTIONS if here.arch == "x86_64" else (),
             # Measured with AVX2, one thread, against attention with Q/DQ pairs at its products: in float, as one

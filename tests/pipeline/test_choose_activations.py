@@ -14,8 +14,8 @@ from torch import nn
 import edgekit
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import UsageError
-from edgekit.pipeline import choose_dynamic
-from edgekit.pipeline.choose_dynamic import is_better
+from edgekit.pipeline import choose_activations
+from edgekit.pipeline.choose_activations import is_better
 from tests.decibels import signal_to_noise_db
 
 TOKENS = """<ir_version: 10, opset_import: ["" : 18]>
@@ -58,28 +58,30 @@ def test_faster_at_no_lower_ratio_or_clearer_in_no_more_time(time_ratio: float, 
     assert is_better(time_ratio, gain_db) is better
 
 
-@pytest.mark.parametrize("better", [True, False])
+@pytest.mark.parametrize(("target", "better"), [("cpu", True), ("cpu", False), ("openvino", True)])
 def test_the_better_engine_of_a_token_model_is_kept(
-    tokens: Path, monkeypatch: pytest.MonkeyPatch, better: bool
+    tokens: Path, monkeypatch: pytest.MonkeyPatch, target: str, better: bool
 ) -> None:
-    monkeypatch.setattr(choose_dynamic, "SAME_DB", 100.0)  # the time is measured in any case
-    monkeypatch.setattr(choose_dynamic, "is_better", lambda *_: better)
-    place = edgekit.build(tokens, target="cpu", calib="data", output="made", progress=False)
+    monkeypatch.setattr(choose_activations, "SAME_DB", 100.0)  # the time is measured in any case
+    monkeypatch.setattr(choose_activations, "is_better", lambda *_: better)
+    tried = {"cpu": "dynamic", "openvino": "weights_only"}[target]
+    place = edgekit.build(tokens, target=target, calib="data", output="made", progress=False)
     manifest = read_manifest(place)
-    assert manifest.activations is not None and manifest.activations.time_ratio is not None
+    assert manifest.activations is not None and manifest.activations.tried == tried
+    assert manifest.activations.time_ratio is not None
     assert manifest.layers == {"int8": 2}
-    assert sum("activations are quantized" in note for note in manifest.notes) == 1
-    assert (manifest.activations.how == "dynamic") is better
-    assert ("--dynamic" in manifest.build_command) is better
+    assert sum("calibrated ranges keep" in note for note in manifest.notes) == 1
+    assert manifest.activations.how == (tried if better else "static")
+    assert (f"--{tried.replace('_', '-')}" in manifest.build_command) is better
     assert (place / "calibration.json").exists() is not better and (manifest.calibration is None) is better
-    assert "quantized by" in (place / "report.json").read_text()
+    assert "calibrated ranges keep" in (place / "report.json").read_text()
     assert not [path for path in place.iterdir() if path.is_dir()]
     feeds = [{"x": np.load(f"data/{index}.npy")} for index in range(4)]
     with edgekit.load(place) as session:
         got = [session.run(feed)["y"] for feed in feeds]
     plain = onnxruntime.InferenceSession(tokens, providers=["CPUExecutionProvider"])
     found = signal_to_noise_db([plain.run(None, feed)[0] for feed in feeds], got)
-    said = manifest.activations.dynamic_db if better else manifest.activations.static_db
+    said = manifest.activations.tried_db if better else manifest.activations.static_db
     assert said == pytest.approx(found, abs=0.1) and found > 25
 
 
@@ -89,9 +91,16 @@ def test_nothing_is_tried_where_the_user_decides(tokens: Path, options: dict[str
     assert read_manifest(place).activations is None and (place / "calibration.json").exists()
 
 
-@pytest.mark.parametrize("options", [{"dynamic": True}, {"target": "openvino"}, {"precision": "fp32"}])
-def test_error_on_options_that_do_not_go_with_static(tokens: Path, options: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match="static=True goes with precision='int8' on target cpu alone"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dynamic": True}, "does not go with static=True"),
+        ({"target": "null"}, "static=True goes with target cpu and openvino, got 'null'"),
+        ({"precision": "fp32"}, "static=True goes with precision='int8', not with"),
+    ],
+)
+def test_error_on_options_that_do_not_go_with_static(tokens: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         edgekit.build(tokens, static=True, **{"target": "cpu", **options})
 
 
