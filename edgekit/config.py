@@ -410,7 +410,7 @@ class TargetConfig:
     )
     static: bool = option(
         False,
-        "With --int8 on cpu and openvino: calibrate ranges, without trying what may be better for a model of tokens.",
+        "With --int8 on cpu: calibrate ranges, without trying whether --dynamic is better for a model of tokens.",
         kind="flag",
         heading="Precision",
     )

@@ -131,8 +131,8 @@ def build(
         half_io: use half precision for inputs and outputs too.
         dynamic: with ``int8`` on ``cpu``: quantize the inputs of matrix products and LSTMs at run time; nothing is
             calibrated.
-        static: with ``int8`` on ``cpu`` and ``openvino``: calibrate ranges, without trying whether ``dynamic`` or
-            ``weights_only`` is better for a model of tokens.
+        static: with ``int8`` on ``cpu``: calibrate ranges, without trying whether ``dynamic`` is better for a model of
+            tokens.
         weights_only: with ``int8`` on ``cpu`` and ``openvino``: store the weights of matrix products in 8 bits;
             nothing is calibrated.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.

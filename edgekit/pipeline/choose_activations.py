@@ -1,12 +1,12 @@
-"""Chooses how INT8 of token models treats activations: by calibrated ranges, ``dynamic``, or ``weights_only``."""
+"""Chooses how token models quantize activations on ``cpu``: by calibrated ranges, or by those of each run."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import onnx_ir as ir
@@ -34,19 +34,15 @@ from edgekit.specs import Precision
 
 __all__ = ["Chosen", "better_of_both", "dynamic_if_static_cannot"]
 
-_TRIED: Mapping[str, Literal["dynamic", "weights_only"]] = {"cpu": "dynamic", "openvino": "weights_only"}
-"""What is tried beside calibrated ranges on each target. ONNX Runtime computes many tokens with weights in blocks at
-half the speed of ``dynamic``; OpenVINO's kernels for weights alone in 8 bits quantize their inputs themselves."""
-
 LEAST_SHARE = 0.5
-"""Share of a network's work in products of tokens and recurrent layers from which it is tried.
+"""Share of a network's work in products of tokens and recurrent layers from which dynamic quantization is tried.
 Convolutions stay in float with it."""
 
 SAME_DB = 0.5
 CLEARER_DB = 1.0
 SAME_TIME = 1.03
 FASTER = 0.97
-"""What is tried is taken if it is faster at no lower signal-to-noise ratio, or clearer at no more time."""
+"""Dynamic quantization is taken if it is faster at no lower signal-to-noise ratio, or clearer at no more time."""
 
 BUILD_SHARE = 0.1
 """Part of the time of the build so far that both engines are run for."""
@@ -68,7 +64,7 @@ def dynamic_if_static_cannot(model: LoadedModel, config: BuildConfig, progress: 
 
     A network of LSTMs is one: they have no kernel for calibrated ranges.
     """
-    if not _is_free(model, config) or _tried(config) != "dynamic":
+    if not _is_free(model, config):
         return config
     policy = quant_policy(model, config.calibration, config.target.precision)
     try:
@@ -79,7 +75,7 @@ def dynamic_if_static_cannot(model: LoadedModel, config: BuildConfig, progress: 
         except GraphError:
             return config  # calibration will raise the first error
         progress.note(f"built as with {argument('dynamic', True)}: {reason.message}")
-        return _with(config, "dynamic")
+        return _dynamic(config)
     return config
 
 
@@ -93,7 +89,7 @@ def better_of_both(
     elapsed_s: float,
     progress: Progress,
 ) -> Chosen:
-    """Builds the engine without calibrated ranges too, if that may be better, and keeps the better one.
+    """Builds the engine with dynamic quantization too, if that may be better, and keeps the better one.
 
     What decides is the signal-to-noise ratio of the worst output on calibration inputs, and the time of both engines
     by turns. A note and the manifest say what was chosen and why.
@@ -110,43 +106,41 @@ def better_of_both(
     config = static.config
     if not _is_free(model, config) or static.calibration.table is None or not reference.outputs:
         return static
-    tried = _tried(config)
-    if _share_of_tokens(model, recurrent=tried == "dynamic") < LEAST_SHARE:
+    if _share_of_tokens(model) < LEAST_SHARE:
         return static
-    tried_config = _with(config, tried)
+    dynamic_config = _dynamic(config)
     calibration = dataclasses.replace(static.calibration, table=None)
     held = _Held(progress)
-    typed = typed_graph(model, calibration, tried_config.target, held)
-    place = scratch / tried
+    place = scratch / "dynamic"
     place.mkdir()
     try:
-        engine = compile_engine(place, model, typed, calibration, tried_config, held)
+        typed = typed_graph(model, calibration, dynamic_config.target, held)
+        engine = compile_engine(place, model, typed, calibration, dynamic_config, held)
     except (BuildError, GraphError) as e:
-        progress.note(f"calibrated ranges were not compared with {argument(tried, True)}: {e.message}")
+        progress.note(f"calibrated ranges were not compared with {argument('dynamic', True)}: {e.message}")
         return static
     with (
-        progress.stage(f"comparing calibrated ranges with {argument(tried, True)}"),
+        progress.stage(f"comparing calibrated ranges with {argument('dynamic', True)}"),
         opened_engines((engine, static.engine), threads=config.target.threads) as sessions,
     ):
-        tried_db, static_db = (_worst_db(session, inputs, reference) for session in sessions)
-        if static_db is None or tried_db is None:
+        dynamic_db, static_db = (_worst_db(session, inputs, reference) for session in sessions)
+        if static_db is None or dynamic_db is None:
             return static
         ratio = None
-        if tried_db >= static_db - SAME_DB:
+        if dynamic_db >= static_db - SAME_DB:
             round_s = min(max(BUILD_SHARE * elapsed_s / (2 * ROUNDS), LEAST_ROUND_S), LARGEST_ROUND_S)
             ratio = ratio_by_turns(sessions, inputs.feeds[0], rounds=ROUNDS, round_s=round_s)
     info = ActivationsInfo(
-        how=tried if ratio is not None and is_better(ratio, tried_db - static_db) else "static",
-        tried=tried,
+        how="dynamic" if ratio is not None and is_better(ratio, dynamic_db - static_db) else "static",
         static_db=round(static_db, 1),
-        tried_db=round(tried_db, 1),
+        dynamic_db=round(dynamic_db, 1),
         time_ratio=None if ratio is None else round(ratio, 2),
     )
     if info.how == "static":
         return _kept(static, info, progress)
     for note in held.notes:
         progress.note(note)
-    return _kept(Chosen(_moved(engine, static.engine), typed, calibration, tried_config), info, progress)
+    return _kept(Chosen(_moved(engine, static.engine), typed, calibration, dynamic_config), info, progress)
 
 
 def is_better(time_ratio: float, gain_db: float) -> bool:
@@ -164,16 +158,11 @@ def _is_free(model: LoadedModel, config: BuildConfig) -> bool:
     """Whether the user leaves it open how activations are quantized, and the target can do both."""
     target = config.target
     given = target.static or target.uncalibrated or config.calibration.calib_method is not None
-    return target.target in _TRIED and target.precision is Precision.INT8 and not given and not model.quantized
+    return target.target == "cpu" and target.precision is Precision.INT8 and not given and not model.quantized
 
 
-def _tried(config: BuildConfig) -> Literal["dynamic", "weights_only"]:
-    return _TRIED[config.target.target]
-
-
-def _with(config: BuildConfig, option: str) -> BuildConfig:
-    target = dataclasses.replace(config.target, dynamic=option == "dynamic", weights_only=option == "weights_only")
-    return dataclasses.replace(config, target=target)
+def _dynamic(config: BuildConfig) -> BuildConfig:
+    return dataclasses.replace(config, target=dataclasses.replace(config.target, dynamic=True))
 
 
 def _worst_db(session: Session, inputs: Inputs, reference: Reference) -> float | None:
@@ -183,10 +172,9 @@ def _worst_db(session: Session, inputs: Inputs, reference: Reference) -> float |
     return None if worst is None else worst.sqnr_db
 
 
-def _share_of_tokens(model: LoadedModel, *, recurrent: bool) -> float:
-    """Returns the share of the network's work in products of tokens, and in recurrent layers if they count too."""
-    counted = RECURRENT if recurrent else frozenset()
-    names = {node.name for node in model.graph.graph if node.op_type in counted or _reads_tokens(node)}
+def _share_of_tokens(model: LoadedModel) -> float:
+    """Returns the share of the network's multiply-accumulates in recurrent layers and in products of tokens."""
+    names = {node.name for node in model.graph.graph if node.op_type in RECURRENT or _reads_tokens(node)}
     macs = sum(layer.macs for layer in model.stats.layers if layer.name in names)
     return macs / max(model.stats.macs, 1)
 

@@ -187,7 +187,7 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
 
 def _check_uncalibrated(target: TargetConfig) -> None:
     """Checks the options that say how INT8 quantizes activations: at most one of them, on a target that has it."""
-    targets = {"dynamic": ("cpu",), "static": ("cpu", "openvino"), "weights_only": ("cpu", "openvino")}
+    targets = {"dynamic": ("cpu",), "static": ("cpu",), "weights_only": ("cpu", "openvino")}
     given = [name for name in targets if getattr(target, name)]
     if not given:
         return

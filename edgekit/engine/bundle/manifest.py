@@ -102,27 +102,25 @@ class CalibrationInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ActivationsInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """How INT8 treats activations, where two ways were tried.
+    """How INT8 quantizes activations, where two ways were tried.
 
     Attributes:
-        how: the way that was chosen: ``static`` is by calibrated ranges.
-        tried: what was tried beside ``static``.
-        static_db: signal-to-noise ratio of the worst output with calibrated ranges, on calibration inputs, in dB.
-        tried_db: the same with what was tried.
-        time_ratio: time with what was tried, divided by that with calibrated ranges; None if the ratio of signal to
-            noise decided.
+        how: the way that was chosen: ``static`` is by calibrated ranges, ``dynamic`` by the range of each run.
+        static_db: signal-to-noise ratio of the worst output with ``static``, on calibration inputs, in dB.
+        dynamic_db: the same with ``dynamic``.
+        time_ratio: time with ``dynamic``, divided by that with ``static``; None if it was not measured, because
+            ``dynamic`` has more noise.
     """
 
-    how: Literal["static", "dynamic", "weights_only"]
-    tried: Literal["dynamic", "weights_only"]
+    how: Literal["static", "dynamic"]
     static_db: float
-    tried_db: float
+    dynamic_db: float
     time_ratio: float | None = None
 
     def __str__(self) -> str:
-        ways = {"static": "calibrated ranges", "dynamic": "--dynamic", "weights_only": "--weights-only"}
-        text = f"INT8 by {ways[self.how]}: calibrated ranges keep {self.static_db:.1f} dB of the worst output"
-        text += f", {ways[self.tried]} {self.tried_db:.1f} dB"
+        chosen = "calibrated ranges" if self.how == "static" else "--dynamic"
+        text = f"INT8 by {chosen}: calibrated ranges keep {self.static_db:.1f} dB of the worst output"
+        text += f", --dynamic {self.dynamic_db:.1f} dB"
         return text if self.time_ratio is None else f"{text} at {self.time_ratio:.2f} × the time"
 
 
@@ -174,7 +172,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         compile_command: the ``edgekit compile`` command that made the engine, if it was compiled separately.
         recognized: what the outputs of an ONNX file look like, with the evidence, and a line on the preprocessing;
             empty if nothing was recognized.
-        activations: how activations are quantized, where both ways were tried.
+        activations: how activations are quantized, where two ways were tried.
         verification: how far it agrees with the model as it came; None if nothing was compared.
         notes: notes for the user about the results.
         files: every other file of the bundle.
