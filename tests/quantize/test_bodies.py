@@ -165,3 +165,23 @@ def test_dynamic_quantization_reaches_an_lstm_in_a_branch(condition: bool, sqnr_
 
 
 SIZES = {"w": (1, 64, 24), "r": (1, 64, 16), "m": (24, 16)}
+
+
+FUNCTION = """<ir_version: 10, opset_import: ["" : 18, "own" : 1]>
+g (float[4, 24] x) => (float[4, 24] y) { a = own.layer (x, w)  y = own.layer (a, v) }
+<opset_import: ["" : 18], domain: "own">
+layer (x, w) => (y) { p = MatMul (x, w)  y = Tanh (p) }"""
+
+
+def test_products_in_functions_of_the_file_are_quantized(tmp_path: Path) -> None:
+    proto, draw = onnx.parser.parse_model(FUNCTION), np.random.default_rng(0)
+    for name in ("w", "v"):
+        weights = draw.normal(0, 0.3, (24, 24)).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    onnx.save(proto, tmp_path / "function.onnx")
+    place = edgekit.build(
+        tmp_path / "function.onnx", target="cpu", output=tmp_path / "out", profile=False, progress=False
+    )
+    manifest = read_manifest(place)
+    assert manifest.layers == {"int8": 2}
+    assert manifest.verification is not None and manifest.verification.sqnr_db["INT8 engine for cpu"] > 30
