@@ -19,11 +19,12 @@ from edgekit.errors import BuildError, GraphError
 from edgekit.graph.operators import RECURRENT
 from edgekit.measure.compare import BuiltEngine
 from edgekit.measure.speed import opened_engines, ratio_by_turns
-from edgekit.pipeline.calibrate import Calibration, quant_policy
+from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.compile import compile_engine
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph, typed_graph
+from edgekit.pipeline.quant_policy import quant_policy
 from edgekit.pipeline.reference import Reference
 from edgekit.progress import Advance, Progress
 from edgekit.quantize.compare import noise_of_outputs, worst_noise
