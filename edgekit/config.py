@@ -408,9 +408,15 @@ class TargetConfig:
         kind="flag",
         heading="Precision",
     )
+    static: bool = option(
+        False,
+        "With --int8 on cpu: calibrate ranges, without trying whether --dynamic is better for a model of tokens.",
+        kind="flag",
+        heading="Precision",
+    )
     weights_only: bool = option(
         False,
-        "With --int8 on cpu: store the weights of matrix products in 8 bits by blocks, without calibration.",
+        "With --int8 on cpu and openvino: store the weights of matrix products in 8 bits, without calibration.",
         kind="flag",
         heading="Precision",
     )

@@ -250,6 +250,10 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         attention_keys: attention over at least this many keys gets a pair at each of the four factors of its products,
             symmetric ``int8`` at queries, keys and values, because the backend computes all of it faster on integers.
             0 disables this.
+        bodies: the backend computes integers in the bodies of If, Loop and Scan too.
+        weights_only: the form of matrix products whose weights alone are in 8 bits: ``blocks``: ONNX Runtime's
+            ``MatMulNBits``; ``channels``: DequantizeLinear of weights with a scale for each column, which the backend
+            does not fold; empty if it has none.
         rest: precision of what is not quantized: FP32 between INT8 layers makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
         channel_multiple: channel padding: convolutions that read fewer channels are padded with zeros to this number,
@@ -277,4 +281,6 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     slow_convolutions: tuple[SlowConvolution, ...] = ()
     float_attention: bool = False
     attention_keys: int = 0
+    bodies: bool = False
+    weights_only: Literal["", "blocks", "channels"] = ""
     rest: Precision = Precision.FP32

@@ -50,7 +50,9 @@ def read_graph(path: Path) -> ir.Model:
         raise GraphError(f"cannot read {path}: expected an ONNX file: {e}") from e
 
 
-def quantized_layers(graph: ir.Model, *, joining: bool = False) -> tuple[str, ...]:
+def quantized_layers(
+    graph: ir.Model, *, joining: bool = False, bodies: bool = False, weights_only: bool = False
+) -> tuple[str, ...]:
     """Returns the names of quantized convolutions and matrix products, in order.
 
     These are integer operators, and products whose factors both come from DequantizeLinear.
@@ -58,19 +60,24 @@ def quantized_layers(graph: ir.Model, *, joining: bool = False) -> tuple[str, ..
     Args:
         graph: any graph.
         joining: the target concatenates integers without a Q after the Concat: factors may come through a Concat too.
+        weights_only: those whose weights alone come from DequantizeLinear too.
+        bodies: those in the bodies of If, Loop and Scan too, each behind its node.
     """
     from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS  # needs onnx_ir
 
     integer_operators = INTEGER_PRODUCTS | INTEGER_RECURRENT | {"MatMulNBits"}
     dequantized: set[ir.Value | None] = set()
-    for node in graph.graph:
+    factors = slice(1, 2) if weights_only else slice(2)
+    nodes = list(graph.graph.all_nodes() if bodies else graph.graph)
+    for node in nodes:
         integer_concat = joining and node.op_type == "Concat" and dequantized.issuperset(node.inputs)
         if node.op_type == "DequantizeLinear" or integer_concat:
             dequantized.update(node.outputs)
     return tuple(
         node.name or ""
-        for node in graph.graph
-        if node.op_type in integer_operators or (node.op_type in PRODUCTS and dequantized.issuperset(node.inputs[:2]))
+        for node in nodes
+        if node.op_type in integer_operators
+        or (node.op_type in PRODUCTS and dequantized.issuperset(node.inputs[factors]))
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["BIASED_PRODUCTS", "INTEGER_PRODUCTS", "INTEGER_RECURRENT", "PRODUCTS", "uses_quantized_values"]
+__all__ = ["BIASED_PRODUCTS", "INTEGER_PRODUCTS", "INTEGER_RECURRENT", "PRODUCTS", "RECURRENT", "uses_quantized_values"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Of floats; of integers where both factors come from DequantizeLinear and the backend fuses the two."""
@@ -17,6 +17,9 @@ BIASED_PRODUCTS = PRODUCTS - {"MatMul"}
 
 INTEGER_PRODUCTS = frozenset("QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat".split())
 """What multiplies integers and nothing else: ONNX Runtime's fused operators, and what other quantizers write."""
+
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+"""Layers whose products multiply floats, step by step."""
 
 INTEGER_RECURRENT = frozenset({"DynamicQuantizeLSTM"})
 """Recurrent layers whose products multiply integers."""

@@ -62,7 +62,7 @@ from edgekit.graph.element_types import (
     read_type,
     written_type,
 )
-from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
+from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS, RECURRENT
 from edgekit.kernels.sdpa.node import PLUGINS
 from edgekit.specs import Precision
 
@@ -345,7 +345,7 @@ FACTORS = {
 }
 """Where each product of two factors has them among its inputs."""
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "DeformConv", "FusedConv", "QLinearConv"})
-_RECURRENT = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"})
+_RECURRENT = INTEGER_RECURRENT | RECURRENT
 
 
 def macs_of(node: ir.Node, shape_of: ShapeOf, zeros: int = 0) -> int:

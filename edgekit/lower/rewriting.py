@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.graph.bodies import changed_bodies
 from edgekit.graph.file import set_input_shapes
-from edgekit.graph.passes import RemoveDead
+from edgekit.graph.passes import NameNodes, RemoveDead
 from edgekit.specs import ShapeRange
 
 __all__ = [
@@ -80,9 +81,18 @@ class RewritePass(ir.passes.InPlacePass):
         """
 
 
-def lower(model: ir.Model, passes: Sequence[ir.passes.InPlacePass]) -> bool:
-    """Runs the passes in order, then removes unused nodes; returns whether a pass changed the model."""
+def lower(model: ir.Model, passes: Sequence[ir.passes.InPlacePass], *, bodies: bool = False) -> bool:
+    """Runs the passes in order, then removes unused nodes; returns whether a pass changed the model.
+
+    Args:
+        model: the model; changed in place.
+        passes: the passes.
+        bodies: run them in the bodies of If, Loop and Scan too.
+    """
     modified = any([one(model).modified for one in passes])
+    if bodies and changed_bodies(model, lambda body: lower(body.graph, passes, bodies=True)):
+        NameNodes()(model)
+        modified = True
     if modified:
         RemoveDead()(model)
     return modified

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -21,7 +21,7 @@ from edgekit.measure.slower_layers import RelativeSpeed, layers_that_are_slower
 from edgekit.progress import Progress
 from edgekit.runtime.session import Session
 
-__all__ = ["relative_speed"]
+__all__ = ["opened_engines", "ratio_by_turns", "relative_speed"]
 
 ROUNDS = 12
 ROUND_S = 0.08
@@ -71,15 +71,50 @@ def relative_speed(
     return msgspec.structs.replace(found, layers=layers_that_are_slower(own_times, base_times, macs))
 
 
-def _by_turns(sessions: Sequence[Session], feeds: Sequence[Arrays]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def ratio_by_turns(sessions: Sequence[Session], feeds: Arrays, *, rounds: int, round_s: float) -> float:
+    """Returns the time of the first of two engines divided by that of the second, where both run by turns.
+
+    The fastest run of each counts: what else the machine does makes runs slower, never faster, and there is no time
+    for as many runs as would make it even out.
+
+    Args:
+        sessions: the two.
+        feeds: inputs by name.
+        rounds: number of turns of each.
+        round_s: duration of a turn; at least one run.
+    """
+    own, base = _by_turns(sessions, [typed_arrays(feeds, session) for session in sessions], rounds, round_s)
+    return float(np.concatenate(own).min() / np.concatenate(base).min())
+
+
+@contextmanager
+def opened_engines(built: Sequence[BuiltEngine], *, threads: int) -> Iterator[list[Session]]:
+    """Loads engines that were just built, and closes them when the context exits.
+
+    Args:
+        built: the engines.
+        threads: threads of each engine; 0 leaves it to the backend.
+    """
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                Session(backend(manifest.backend).load(folder / manifest.engine, threads=threads), manifest)
+            )
+            for folder, manifest in built
+        ]
+
+
+def _by_turns(
+    sessions: Sequence[Session], feeds: Sequence[Arrays], rounds: int = ROUNDS, round_s: float = ROUND_S
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Returns the runs of each round of both sessions, in ms; the first turn alternates."""
-    rounds: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     pairs = list(zip(sessions, feeds, strict=True))
-    runs = [max(1, int(ROUND_S * 1e3 / max(min(_timed(session, each, 2)), 1e-3))) for session, each in pairs]
-    for index in range(ROUNDS):
+    runs = [max(1, int(round_s * 1e3 / max(min(_timed(session, each, 2)), 1e-3))) for session, each in pairs]
+    for index in range(rounds):
         for which in (0, 1) if index % 2 else (1, 0):
-            rounds[which].append(_timed(*pairs[which], runs[which]))
-    return rounds
+            found[which].append(_timed(*pairs[which], runs[which]))
+    return found
 
 
 def _timed(session: Session, feeds: Arrays, runs: int) -> np.ndarray:

@@ -75,6 +75,7 @@ def build(
     attention: Literal["auto", "off", "native", "edgekit", "edgekit-int8"] = "auto",
     half_io: bool = False,
     dynamic: bool = False,
+    static: bool = False,
     weights_only: bool = False,
     graph_only: bool = False,
     force: bool = False,
@@ -130,8 +131,10 @@ def build(
         half_io: use half precision for inputs and outputs too.
         dynamic: with ``int8`` on ``cpu``: quantize the inputs of matrix products and LSTMs at run time; nothing is
             calibrated.
-        weights_only: with ``int8`` on ``cpu``: store the weights of matrix products in 8 bits, with a scale for each
-            block; nothing is calibrated.
+        static: with ``int8`` on ``cpu``: calibrate ranges, without trying whether ``dynamic`` is better for a model of
+            tokens.
+        weights_only: with ``int8`` on ``cpu`` and ``openvino``: store the weights of matrix products in 8 bits;
+            nothing is calibrated.
         graph_only: write the typed graph without an engine; `edgekit compile` builds the engine on its machine.
         force: replace an engine of another model at ``output``.
         engine: options of the target's backend: its struct, or some of its fields by name.
@@ -190,6 +193,7 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     """Builds the engine; ``scratch`` is for files that are not part of it."""
     # Imported here: PyTorch and onnx load only when a model is built, and an error names them if they are missing.
     with needs_extra("building an engine", "build"):
+        from edgekit.pipeline.choose_activations import Chosen, better_of_both, dynamic_if_static_cannot
         from edgekit.pipeline.choose_ranges import calibrated_graph
         from edgekit.pipeline.class_names import with_class_names
         from edgekit.pipeline.compile import compile_engine, compile_reference
@@ -201,8 +205,9 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
         from edgekit.quantize.calibrate.table import write_table
 
     started = time.perf_counter()
-    target = config.target
     model = with_class_names(load_model(config.model, progress), config.model, progress)
+    config = dynamic_if_static_cannot(model, config, progress)
+    target = config.target
     require_room(place, _needed_bytes(model, config))
     runs_here = _runs_here(target, progress)
     inputs = model_inputs(model, config.calibration, target, progress, scratch)
@@ -231,6 +236,18 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     engine, typed = built_or_in_float(compiled, first, model, calibration, target, progress)
     if typed is not first:
         verifier.verify_typed(typed, measured=runs_here)
+    if runs_here and config.output.profile:
+        chosen = better_of_both(
+            Chosen(engine, typed, calibration, config),
+            model,
+            inputs,
+            reference,
+            scratch=scratch,
+            elapsed_s=time.perf_counter() - started,
+            progress=progress,
+        )
+        engine, typed, calibration, config = chosen
+        target = verifier.target = config.target
     engines.append(engine)
     manifest = engine.manifest
     if calibration.table is not None and target.precision is Precision.INT8:
@@ -247,6 +264,8 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
         if config.output.profile:
             facts = _facts(model, typed, calibration, target)
             facts |= {"build_s": time.perf_counter() - started}
+            if manifest.activations is not None:
+                facts |= {"activations": str(manifest.activations)}
             speed = _compared_speed(engines, measured, verifier, config.output)
             _write_report(folder, measured, facts, verifier, manifest, speed)
     return msgspec.structs.replace(manifest, verification=verifier.verification())

@@ -27,6 +27,7 @@ from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
 from edgekit.pipeline.inputs import Feed, Inputs, Samples
 from edgekit.pipeline.loaded_model import LoadedModel
+from edgekit.pipeline.quant_policy import quant_policy
 from edgekit.progress import Progress
 from edgekit.quantize.calibrate.collect import (
     CalibrationTable,
@@ -81,7 +82,7 @@ def calibrate(
         CalibrationError: no input can be read or fits the model, or a tensor has a NaN.
         GraphError: nothing in the graph can be quantized.
     """
-    policy = _policy(model, config, target.precision)
+    policy = quant_policy(model, config, target.precision)
     if model.quantized or target.precision is Precision.FP32:
         return Calibration(policy=policy)
     if target.uncalibrated:
@@ -109,15 +110,6 @@ def _input_statistics(samples: Samples, model: LoadedModel, config: CalibrationC
     feeds = itertools.islice(samples.feeds(model.inputs, how, model.shapes), ENOUGH_INPUTS)
     name = model.inputs[0].name
     return statistics_of_inputs((feed[name] for _, feed in feeds), "calibration")
-
-
-def _policy(model: LoadedModel, config: CalibrationConfig, precision: Precision) -> QuantPolicy:
-    """Returns the layers that stay in float. For INT8, a recipe names its heads; in other models they are detected."""
-    if precision is not Precision.INT8 or config.quantize_heads:
-        return QuantPolicy(config.keep_float)
-    if model.policy is None:
-        return QuantPolicy(config.keep_float, keep_heads=True, head_outputs=model.head_outputs)
-    return QuantPolicy((*model.policy.keep_float, *config.keep_float))
 
 
 def measured_ranges(

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.arguments import argument
+from edgekit.arguments import argument, either
 from edgekit.config import ModelConfig
 from edgekit.engine.bundle import manifest as bundle
-from edgekit.errors import UsageError, needs_extra
+from edgekit.errors import GraphError, UsageError, needs_extra
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import fix_inputs, input_specs, is_quantized, output_specs, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
@@ -26,6 +26,7 @@ from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, fitting, i
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.pipeline.recognize_head import with_recognized_head
 from edgekit.progress import Progress, Silent
+from edgekit.quantize.bodies import inputs_that_choose
 from edgekit.recipe.preprocess import merged
 from edgekit.recipe.schema import Preprocess, Recipe, load_recipe
 from edgekit.recognition.facts import metadata_from_properties
@@ -95,7 +96,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         else:
             optimize(graph)
         min_max = checked_sizes(graph, shapes, progress)
-        evaluator = Evaluator(graph, packed=False)  # names an operator that ONNX Runtime does not have
+        evaluator = _evaluator(graph)
     if chosen:
         sizes = "inputs of one size" if not shapes else "inputs of these sizes"
         progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")
@@ -118,6 +119,23 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
     if found.preprocess == model.preprocess:
         input_preprocess(config, found.inputs, progress)  # notes what was guessed
     return found
+
+
+def _evaluator(graph: ir.Model) -> Evaluator:
+    """Loads the graph in ONNX Runtime, which names an operator that it does not have."""
+    try:
+        return Evaluator(graph)
+    except GraphError as e:
+        inputs = inputs_that_choose(graph)
+        if e.hint or not inputs:
+            raise
+        # A branch for other sizes of the inputs: with those that were given it is no valid graph.
+        fix = either(f"--input {inputs[0]}=VALUE", f"input={{'{inputs[0]}': VALUE}}")
+        raise GraphError(
+            e.message,
+            hint=f"if a branch does not take inputs of these sizes, fix the input that chooses the branch ({fix}), or "
+            "leave sizes open that differ between branches",
+        ) from e
 
 
 def _from_recipe_of_onnx(recipe: Recipe, config: ModelConfig, progress: Progress) -> LoadedModel:

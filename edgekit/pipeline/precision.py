@@ -12,14 +12,14 @@ from edgekit.config import TargetConfig
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
 from edgekit.graph.element_types import precision_of
-from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
+from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS, RECURRENT
 from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.half import safe_half_graph
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
-from edgekit.quantize.bodies import inputs_that_choose, products_in_bodies
+from edgekit.quantize.bodies import NEVER_RAN, inputs_that_choose, products_in_bodies
 from edgekit.quantize.calibrate.collect import CalibrationTable
-from edgekit.quantize.dynamic import RECURRENT, dynamic_graph, weight_only_graph
+from edgekit.quantize.dynamic import dynamic_graph, weight_only_graph
 from edgekit.quantize.half.cast import half_from_graph
 from edgekit.quantize.plan import NEEDS_ZERO_POINT
 from edgekit.quantize.quantize import quantized_from_graph
@@ -77,7 +77,7 @@ def _uncalibrated_graph(
     quantized = dynamic_graph if target.dynamic else weight_only_graph
     with progress.stage("quantizing weights"):
         found = quantized(model.graph, scheme_of(target), calibration.policy)
-    recurrent = {node.name or "" for node in model.graph.graph if node.op_type in RECURRENT}
+    recurrent = {node.name or "" for node in model.graph.graph.all_nodes() if node.op_type in RECURRENT}
     for name in sorted(recurrent & found.skipped.keys()):
         progress.note(f"stays in float on {target.target}: {name}: {found.skipped[name]}")
     return TypedGraph(found.graph, len(found.skipped))
@@ -107,18 +107,28 @@ def _int8_graph(
     )
     if unsigned := [name for name, reason in plan.skipped.items() if reason == NEEDS_ZERO_POINT]:
         progress.note(f"stays in float on {target.target}: {', '.join(unsigned)}: {NEEDS_ZERO_POINT}")
-    if inside := products_in_bodies(model.graph):
-        progress.note(_float_bodies(model.graph, [node.name or "" for node in inside]))
+    if unseen := [name for name, reason in plan.skipped.items() if reason == NEVER_RAN]:
+        progress.note(
+            f"stays in float inside of If, Loop or Scan: {some_of(unseen, NAMED_PARTS)}: {NEVER_RAN}. Calibrate on "
+            f"inputs for which it runs{_or_fixed(model.graph)}"
+        )
+    inside = [] if scheme.bodies else products_in_bodies(model.graph)
+    if inside:
+        progress.note(_float_bodies(model.graph, target.target, [node.name or "" for node in inside]))
     if scheme.rest is not Precision.FP32:
         # Layers that stay in float become half too: an FP32 layer between INT8 layers costs more time than they save.
         graph = half_from_graph(graph, scheme.rest, table.ranges, io=target.half_io).graph
     return TypedGraph(graph, len(plan.skipped) + len(inside))
 
 
-def _float_bodies(graph: ir.Model, names: Sequence[str]) -> str:
+def _float_bodies(graph: ir.Model, target: str, names: Sequence[str]) -> str:
     """Says which products inside of If, Loop and Scan stay in float, and which inputs can be fixed to avoid it."""
-    text = f"stays in float inside of If, Loop or Scan, where nothing is quantized: {some_of(names, NAMED_PARTS)}"
+    text = f"stays in float inside of If, Loop or Scan, where {target} computes no integers"
+    return f"{text}: {some_of(names, NAMED_PARTS)}{_or_fixed(graph, start='. Fix')}"
+
+
+def _or_fixed(graph: ir.Model, start: str = ", or fix") -> str:
     if not (inputs := inputs_that_choose(graph)):
-        return text
+        return ""
     fix = either(f"--input {inputs[0]}=VALUE", f"input={{'{inputs[0]}': VALUE}}")
-    return f"{text}. Fix the input that chooses the branch, if it never changes: {fix}"
+    return f"{start} the input that chooses the branch, if it never changes: {fix}"

@@ -186,18 +186,22 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
 
 
 def _check_uncalibrated(target: TargetConfig) -> None:
-    if not target.uncalibrated:
+    """Checks the options that say how INT8 quantizes activations: at most one of them, on a target that has it."""
+    targets = {"dynamic": ("cpu",), "static": ("cpu",), "weights_only": ("cpu", "openvino")}
+    given = [name for name in targets if getattr(target, name)]
+    if not given:
         return
-    option = argument("dynamic" if target.dynamic else "weights_only", True)
-    if target.dynamic and target.weights_only:
-        raise UsageError(f"{option} does not go with {argument('weights_only', True)}", hint="leave one of them out")
+    option = argument(given[0], True)
+    if len(given) > 1:
+        raise UsageError(f"{option} does not go with {argument(given[1], True)}", hint="leave one of them out")
     if target.precision is not Precision.INT8:
         raise UsageError(
             f"{option} goes with {argument('precision', 'int8')}, not with {argument('precision', target.precision)}"
         )
-    if target.target != "cpu":
+    fitting = targets[given[0]]
+    if target.target not in fitting:
         raise UsageError(
-            f"{option} goes with target cpu, got '{target.target}'",
+            f"{option} goes with target {' and '.join(fitting)}, got '{target.target}'",
             hint=f"leave it out, so that {argument('precision', 'int8')} calibrates ranges, or add "
             f"{argument('target', 'cpu')}",
         )

@@ -8,6 +8,7 @@ token, which reads all weights and computes little, becomes faster too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,13 +16,16 @@ import onnx_ir as ir
 
 from edgekit.arguments import argument
 from edgekit.errors import GraphError
+from edgekit.graph.bodies import Body, bodies_with_layers, changed_bodies
 from edgekit.graph.insert import insert_behind, new_initializer
+from edgekit.graph.operators import RECURRENT
 from edgekit.graph.passes import InferShapes, NameNodes, RemoveDead
+from edgekit.quantize.bodies import policy_of_body
 from edgekit.quantize.plan import QuantPolicy, matching, plan_from_graph
 from edgekit.quantize.qdq import weight_scales
 from edgekit.specs import QuantScheme
 
-__all__ = ["RECURRENT", "DynamicGraph", "dynamic_graph", "require_dynamic", "weight_only_graph"]
+__all__ = ["DynamicGraph", "dynamic_graph", "require_dynamic", "weight_only_graph"]
 
 CONTRIB = "com.microsoft"
 BLOCK = 32
@@ -29,7 +33,6 @@ BLOCK = 32
 INT8_LEVEL = 4
 """Accuracy level of ``MatMulNBits`` at which it multiplies in 8 bits, with a scale for each block of its input."""
 LSTM_INPUTS = 8
-RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
 class DynamicGraph(msgspec.Struct, frozen=True):
@@ -70,13 +73,17 @@ def dynamic_graph(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> 
 
 
 def weight_only_graph(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> DynamicGraph:
-    """Stores the weights of matrix products in INT8, with a scale for each block of 32 weights of a column.
+    """Stores the weights of matrix products in INT8.
 
-    A product becomes ``MatMulNBits`` of ONNX Runtime.
+    In the form ``blocks`` of the scheme, a product becomes ``MatMulNBits`` of ONNX Runtime, with a scale for each block
+    of 32 weights of a column; in the form ``channels``, its weights come from DequantizeLinear, with a scale for each
+    column.
 
     See `dynamic_graph` for arguments and errors.
     """
-    return _rewritten(graph, scheme, policy, _replace_by_blocks, None)
+    if scheme.weights_only == "blocks":
+        return _rewritten(graph, scheme, policy, _replace_by_blocks, None)
+    return _rewritten(graph, scheme, policy, lambda model, node: _dequantize_weights(model, node, scheme), None)
 
 
 def require_dynamic(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy, *, lstm: bool) -> dict[str, str]:
@@ -86,14 +93,23 @@ def require_dynamic(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy, *
         GraphError: nothing can.
         UsageError: a pattern matches no node.
     """
-    products, lstms, skipped = _chosen(graph, scheme, policy)
-    if products or (lstm and lstms):
+    found = _all_chosen(graph, scheme, policy)
+    skipped = {name: reason for each in found for name, reason in each.skipped.items()}
+    if any(each.products or (lstm and each.lstms) for each in found):
         return skipped
     raise GraphError(
         "nothing in the graph can be quantized without calibration: expected matrix products with constant weights"
         f"{' or an LSTM' if lstm else ''}, got {'; '.join(sorted(set(skipped.values()))) or 'none'}",
         hint=f"build it with {argument('precision', 'int8')} alone, which quantizes convolutions by calibration",
     )
+
+
+class _Chosen(NamedTuple):
+    """What is quantized in one graph, and the reasons why the rest stays in float."""
+
+    products: list[ir.Node]
+    lstms: list[ir.Node]
+    skipped: dict[str, str]
 
 
 Replace = Callable[[ir.Model, ir.Node], None]
@@ -104,6 +120,16 @@ def _rewritten(
 ) -> DynamicGraph:
     require_dynamic(graph, scheme, policy, lstm=lstm is not None)
     graph = graph.clone(deep_copy=False)
+    layers, skipped = _rewrite(graph, scheme, policy, product, lstm)
+    NameNodes()(graph)
+    InferShapes()(graph)
+    return DynamicGraph(graph, tuple(layers), skipped)
+
+
+def _rewrite(
+    graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy, product: Replace, lstm: Replace | None
+) -> tuple[list[str], dict[str, str]]:
+    """Quantizes a graph and its bodies in place; returns the layers, and what stays in float."""
     products, lstms, skipped = _chosen(graph, scheme, policy)
     for node in products:
         product(graph, node)
@@ -113,17 +139,30 @@ def _rewritten(
         else:
             skipped[node.name or ""] = "weights of recurrent layers are quantized with their inputs only"
     layers = [node.name or "" for node in [*products, *(lstms if lstm is not None else [])]]
-    graph.graph.opset_imports.setdefault(CONTRIB, 1)
+
+    def change(body: Body) -> bool:
+        inside, others = _rewrite(body.graph, scheme, policy_of_body(body, policy), product, lstm)
+        layers.extend(inside)
+        skipped.update(others)
+        return bool(inside)
+
+    if scheme.bodies:
+        changed_bodies(graph, change)
+    if layers:
+        graph.graph.opset_imports.setdefault(CONTRIB, 1)
     RemoveDead()(graph)
-    NameNodes()(graph)
-    InferShapes()(graph)
-    return DynamicGraph(graph, tuple(layers), skipped)
+    return layers, skipped
 
 
-def _chosen(
-    graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy
-) -> tuple[list[ir.Node], list[ir.Node], dict[str, str]]:
-    """Returns products and LSTMs to quantize, and the reasons why others stay in float."""
+def _all_chosen(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> list[_Chosen]:
+    """Returns what is quantized in the main graph and in each body."""
+    found = [_chosen(graph, scheme, policy)]
+    for body in bodies_with_layers(graph) if scheme.bodies else ():
+        found += _all_chosen(body.graph, scheme, policy_of_body(body, policy))
+    return found
+
+
+def _chosen(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> _Chosen:
     inputs_only = msgspec.structs.replace(
         scheme,
         operators=frozenset({"MatMul", "Gemm"}),
@@ -135,7 +174,7 @@ def _chosen(
     )
     plan = plan_from_graph(graph, inputs_only, policy)
     skipped = dict(plan.skipped)
-    kept = matching(list(graph.graph), policy.keep_float)
+    kept = matching(list(graph.graph.all_nodes()), policy.keep_float)
     products = []
     for node in plan.nodes:
         if _matrix_of(node) is None:
@@ -151,7 +190,7 @@ def _chosen(
             skipped[node.name or ""] = reason
         else:
             lstms.append(node)
-    return products, lstms, skipped
+    return _Chosen(products, lstms, skipped)
 
 
 def _why_float_lstm(node: ir.Node) -> str:
@@ -226,6 +265,24 @@ def _replace_by_blocks(model: ir.Model, node: ir.Node) -> None:
     attributes = {"K": rows, "N": columns, "bits": 8, "block_size": BLOCK, "accuracy_level": INT8_LEVEL}
     multiply = ir.node("MatMulNBits", [node.inputs[0], *constants], attributes, domain=CONTRIB, name=node.name)
     _put(node, [multiply])
+
+
+def _dequantize_weights(model: ir.Model, node: ir.Node, scheme: QuantScheme) -> None:
+    weight = node.inputs[1]
+    assert weight is not None and weight.const_value is not None
+    axis = 0 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1 else 1
+    integers, scales = _integers(weight.const_value.numpy(), axis, scheme.weight_bits)
+    stem = f"{node.name}.weight"
+    constants = [
+        new_initializer(model, f"{stem}_quantized", integers),
+        new_initializer(model, f"{stem}_scale", scales),
+        new_initializer(model, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
+    ]
+    dequantize = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{stem}_dequantize")
+    value = dequantize.outputs[0]
+    value.name, value.type, value.shape = f"{stem}_dequantized", weight.type, weight.shape
+    model.graph.insert_before(node, dequantize)
+    node.replace_input_with(1, value)
 
 
 def _replace_lstm(model: ir.Model, node: ir.Node, scheme: QuantScheme) -> None:

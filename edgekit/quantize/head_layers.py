@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from edgekit.graph.operators import PRODUCTS
+from edgekit.graph.operators import PRODUCTS, RECURRENT
 from edgekit.quantize.output_form import OutputForm
 from edgekit.quantize.output_parts import SELECTING, forms_of_outputs
 
@@ -24,7 +24,6 @@ HEAD = "the last layer before an output"
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _SAME = frozenset({"Cast", "Clip", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"})
-_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 _IMAGE_CHANNELS = frozenset({1, 3, 4})
 
 
@@ -198,7 +197,7 @@ def _tail(output: ir.Value) -> _Tail:
             tail.products.append(node)
             if not _decodes(node):
                 continue
-        elif node.op_type in _RECURRENT:
+        elif node.op_type in RECURRENT:
             continue  # it multiplies too, and what feeds it is not the last
         else:
             tail.nodes.append(node)

@@ -116,7 +116,7 @@ def plan_from_graph(
     kept = head_layers(graph, policy.head_outputs) if policy.keep_heads else {}
     kept |= {node: REFUSED for node in graph.graph if node.name in policy.refused}
     kept |= {node: NOISY for node in graph.graph if node.name in policy.noisy}
-    kept |= matching(list(graph.graph), policy.keep_float)
+    kept |= matching(list(graph.graph.all_nodes()), policy.keep_float)
     kept |= _needing_zero_point(graph, scheme, ranges or {})
     attention = _attention_products(graph) if scheme.float_attention else {}
     plan = _planned(graph, scheme, {**attention, **kept})

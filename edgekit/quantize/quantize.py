@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,8 +11,10 @@ import onnx_ir as ir
 
 from edgekit.arguments import argument
 from edgekit.errors import GraphError
-from edgekit.graph.passes import RemoveDead
-from edgekit.quantize.bodies import products_in_bodies
+from edgekit.graph.bodies import Body, bodies_with_layers, changed_bodies
+from edgekit.graph.operators import PRODUCTS
+from edgekit.graph.passes import NameNodes, RemoveDead
+from edgekit.quantize.bodies import NEVER_RAN, feeds_of_bodies, policy_of_body, products_in_bodies
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.head_layers import HEAD
 from edgekit.quantize.passes.clip_silu import clipped_silu_ranges
@@ -24,7 +26,7 @@ from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
 from edgekit.quantize.passes.smooth_channels import smoothed_ranges
-from edgekit.quantize.plan import NOTHING_KEPT, Plan, QuantPolicy, plan_from_graph
+from edgekit.quantize.plan import NOTHING_KEPT, Plan, QuantPolicy, plan_from_graph, range_source
 from edgekit.quantize.qdq import input_limits, insert_qdq
 from edgekit.specs import QuantScheme
 
@@ -36,7 +38,7 @@ class QuantizedGraph(NamedTuple):
 
     Attributes:
         graph: the new graph; weights that did not change are shared with the float graph.
-        plan: what is quantized, and which layers are not, with the reasons.
+        plan: what is quantized in the main graph, and which layers are not, with the reasons; those in bodies too.
     """
 
     graph: ir.Model
@@ -51,7 +53,8 @@ def require_quantizable(
 ) -> Plan:
     """Returns the plan that `quantized_from_graph` makes from the same arguments.
 
-    Before calibration, ``ranges`` is None; a few of the layers in the plan may stay in float then.
+    Before calibration, ``ranges`` is None; a few of the layers in the plan may stay in float then. The plan is that of
+    the main graph; it may be empty if a body of an If, Loop or Scan has something to quantize.
 
     Raises:
         GraphError: nothing in the graph can be quantized; the message says why.
@@ -60,24 +63,36 @@ def require_quantizable(
     plan = plan_from_graph(graph, scheme, policy, ranges=ranges)
     if scheme.propagated:
         propagate_qdq(graph, plan, scheme)
-    if not plan.nodes:
+    if plan.nodes:
+        return plan
+    bodies = list(_plans_of_bodies(graph, scheme, policy))
+    if not any(inside.nodes for inside in bodies):
+        skipped = {name: reason for each in (plan, *bodies) for name, reason in each.skipped.items()}
         raise GraphError(
             "nothing in the graph can be quantized: expected convolutions or matrix products, got "
-            + _products(graph, plan),
-            hint=f"build it with {argument('precision', 'fp32')}" + _or_its_heads(plan),
+            + _products(graph, skipped),
+            hint=f"build it with {argument('precision', 'fp32')}" + _or_its_heads(skipped),
         )
     return plan
 
 
-def _or_its_heads(plan: Plan) -> str:
-    heads = HEAD in plan.skipped.values()
+def _plans_of_bodies(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> Iterator[Plan]:
+    """Yields the plan of each body in which the target computes integers."""
+    for body in bodies_with_layers(graph) if scheme.bodies else ():
+        inside = policy_of_body(body, policy)
+        yield plan_from_graph(body.graph, scheme, inside)
+        yield from _plans_of_bodies(body.graph, scheme, inside)
+
+
+def _or_its_heads(skipped: Mapping[str, str]) -> str:
+    heads = HEAD in skipped.values()
     return f", or quantize its last layers too with {argument('quantize_heads', True)}" if heads else ""
 
 
-def _products(graph: ir.Model, plan: Plan) -> str:
+def _products(graph: ir.Model, skipped: Mapping[str, str]) -> str:
     """Describes the convolutions and matrix products of the graph, for an error message."""
-    if plan.skipped:
-        return f"{len(plan.skipped)} that stay in float ({'; '.join(sorted(set(plan.skipped.values())))})"
+    if skipped:
+        return f"{len(skipped)} that stay in float ({'; '.join(sorted(set(skipped.values())))})"
     inside = len(products_in_bodies(graph))
     return f"{inside} inside of If, Loop or Scan, where nothing is quantized" if inside else "none"
 
@@ -107,7 +122,65 @@ def quantized_from_graph(
         CalibrationError: the table lacks a tensor.
         UsageError: a pattern matches no node.
     """
+    require_quantizable(graph, scheme, policy, table.ranges)
+    return _quantized(graph, table, scheme, policy, feeds, threads)
+
+
+def _quantized(
+    graph: ir.Model,
+    table: CalibrationTable,
+    scheme: QuantScheme,
+    policy: QuantPolicy,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    threads: int,
+) -> QuantizedGraph:
+    """Quantizes the main graph, where it has something to quantize, and the bodies in it."""
     graph = graph.clone(deep_copy=False)
+    skipped: dict[str, str] = {}
+    if scheme.bodies:
+        # Before the main graph, whose passes then see quantized readers in the bodies, which they leave alone.
+        runs = feeds_of_bodies(graph, feeds, threads=threads)
+
+        def change(body: Body) -> bool:
+            inside = policy_of_body(body, policy)
+            if not _has_ranges(body.graph, scheme, inside, table.ranges):
+                skipped.update(dict.fromkeys(_products_of(body.graph), NEVER_RAN))
+                return False
+            found = _quantized(body.graph, table, scheme, inside, runs.get(body.name, ()), threads)
+            body.graph = found.graph
+            skipped.update(found.plan.skipped)
+            return True
+
+        changed_bodies(graph, change)
+        NameNodes()(graph)
+    plan = plan_from_graph(graph, scheme, policy, ranges=table.ranges)
+    if plan.nodes:
+        plan = _quantize_main(graph, table, scheme, policy, feeds, threads)
+    plan.skipped |= skipped
+    return QuantizedGraph(graph, plan)
+
+
+def _has_ranges(
+    graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy, ranges: Mapping[str, tuple[float, float]]
+) -> bool:
+    """Whether each tensor that would be quantized in a body was seen."""
+    plan = plan_from_graph(graph, scheme, policy)
+    return all(range_source(value).name in ranges for value in plan.tensors)
+
+
+def _products_of(graph: ir.Model) -> list[str]:
+    return [node.name or "" for node in graph.graph.all_nodes() if node.op_type in PRODUCTS]
+
+
+def _quantize_main(
+    graph: ir.Model,
+    table: CalibrationTable,
+    scheme: QuantScheme,
+    policy: QuantPolicy,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    threads: int,
+) -> Plan:
+    """Quantizes the nodes of the main graph, in place."""
     ranges: Mapping[str, tuple[float, float]] = table.ranges
     judged = judged_attentions(graph, scheme, ranges, feeds, threads=threads)
     ranges = {**ranges, **judged.ranges}
@@ -128,4 +201,4 @@ def quantized_from_graph(
     insert_qdq(graph, plan, ranges, scheme, means)
     pad_channels(graph, plan, scheme.channel_multiple)
     RemoveDead()(graph)  # the float weights
-    return QuantizedGraph(graph, plan)
+    return plan

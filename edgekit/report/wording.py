@@ -49,6 +49,7 @@ BACKEND_NAMES = {
 }
 
 FACT_LABELS = {
+    "activations": "activations",
     "build_s": "build time",
     "calibration_images": "calibration inputs",
     "calibration_method": "calibration method",

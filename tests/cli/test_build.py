@@ -68,6 +68,7 @@ def test_options_that_are_not_given_are_left_to_the_pipeline(pipeline: Pipeline)
         "attention": "auto",
         "half_io": False,
         "dynamic": False,
+        "static": False,
         "weights_only": False,
         "no_head": False,
         "engine": {},
@@ -80,7 +81,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "--calib-images 8 --calib-column y --keep-float head* --keep-float /stem --quantize-heads --shape 320x320 "
         "--input images:1x3x320x320 --preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 "
         "--no-profile --batch 1:4:16 --graph-only --half-io "
-        "--dynamic --weights-only --sm 86,8.9,120 --workspace 512 --timing-cache t.cache "
+        "--dynamic --static --weights-only --sm 86,8.9,120 --workspace 512 --timing-cache t.cache "
         "--dla 1 --version-compatible --hardware-compatible --refittable --strip-weights --attention off --allow-noise "
         "--labels names.txt --head yolov8 --head-option extras=32 --head-option masks=protos --require-faster"
     )
@@ -116,6 +117,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "attention": "off",
         "half_io": True,
         "dynamic": True,
+        "static": True,
         "weights_only": True,
         "engine": {
             "sm": (86, 89, 120),

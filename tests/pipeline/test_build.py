@@ -308,8 +308,9 @@ def test_an_edgekit_graph_is_recognized_as_quantized(built: Path, target: str) -
 def test_a_model_with_nothing_to_quantize_says_why_and_builds_in_float(text: str, why: str) -> None:
     sizes = (8, 8) if "MatMul" in text else (8, 8, 1, 1) if "Conv" in text else None
     model = write_onnx(Path("m.onnx"), text, **({"w": normal(*sizes)} if sizes else {}))
+    target = "openvino" if "If" in why else "cpu"  # whose branches are quantized on cpu
     with pytest.raises(GraphError, match=f"nothing in the graph can be quantized: .*{why}") as caught:
-        edgekit.build(model)
+        edgekit.build(model, target=target)
     assert "precision='fp32'" in caught.value.hint
     assert ("quantize_heads=True" in caught.value.hint) == ("last layer" in why)
     assert not Path("engines").exists()

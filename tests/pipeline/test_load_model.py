@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from edgekit.config import ModelConfig
-from edgekit.errors import UsageError
+from edgekit.errors import GraphError, UsageError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.pipeline.load_model import load_model
 from edgekit.pipeline.loaded_model import LoadedModel
@@ -183,6 +183,25 @@ def test_dynamic_dimensions_get_a_number_and_a_note(
         source(path)
     assert source(path, shape=(48, 32)).inputs[0].shape == (1, 3, 48, 32)
     assert "the engine takes inputs of one size: x: float32 (1, 3, 48, 32)" in noted.notes
+
+
+def test_the_error_on_a_branch_for_other_sizes_says_to_fix_what_chooses_it(
+    source: Callable[..., LoadedModel], tmp_path: Path
+) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    branches (float[1, n] x, int64 rate) => (float[1, 4] y) {
+        fast = Constant <value = int64 {16000}> ()  is = Equal (rate, fast)
+        y = If <then_branch = a () => (float[1, 4] p) { p = MatMul (x, w) },
+                else_branch = b () => (float[1, 4] q) { q = MatMul (x, v) }> (is) }"""
+    model = onnx.parser.parse_model(text)
+    for name, rows in (("w", 16), ("v", 8)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((rows, 4), np.float32), name))
+    onnx.save(model, tmp_path / "branches.onnx")
+    with pytest.raises(GraphError) as caught:
+        source(tmp_path / "branches.onnx", input={"x": (1, 16)})
+    assert "fix the input that chooses the branch (input={'rate': VALUE})" in caught.value.hint
+    assert source(tmp_path / "branches.onnx", input={"x": (1, 16), "rate": 16000}).stats.macs == 64
 
 
 def test_a_quantized_model_is_unchanged_except_for_names(source: Callable[..., LoadedModel], tmp_path: Path) -> None:

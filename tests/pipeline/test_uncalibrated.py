@@ -43,6 +43,18 @@ def test_an_engine_without_calibration_is_checked_against_the_original(how: str,
     assert not (bundle / "calibration.json").exists()
 
 
+def test_openvino_keeps_weights_in_8_bits() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256)).eval()
+    options = {"target": "openvino", "input": {"": (1, 4, 256)}, "profile": False, "progress": False}
+    bundle = edgekit.build(model, weights_only=True, output="made", **options)
+    manifest = read_manifest(bundle)
+    assert manifest.layers == {"int8": 2} and manifest.calibration is None
+    assert manifest.verification is not None and manifest.verification.sqnr_db["INT8 engine for openvino"] > 25
+    weights = 2 * 256 * 512
+    assert weights < sum(file.stat().st_size for file in bundle.glob("engine.*")) < 1.3 * weights
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -75,6 +76,17 @@ def test_weights_alone_are_rounded_by_blocks(product, name):
     assert db(exact, x @ integers(w, 0) + b) - 6 < db(exact, run(found.graph, {"x": x})["y"])
     sizes = [value.const_value.nbytes for value in found.graph.graph.initializers.values()]
     assert max(sizes) == 40 * 32  # a block of 32, of which 24 are used
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_weights_alone_are_dequantized_by_columns_where_the_target_keeps_them(product, name):
+    graph, w, b = product(name)
+    x = np.random.default_rng(0).normal(size=(7, 24)).astype(np.float32)
+    scheme = msgspec.structs.replace(backend("openvino").scheme(), weight_bits=8)
+    found = weight_only_graph(graph, scheme, NOTHING)
+    np.testing.assert_allclose(run(found.graph, {"x": x})["y"], x @ integers(w, 0) + b, atol=1e-5)
+    assert {node.op_type for node in found.graph.graph} <= {"DequantizeLinear", "MatMul", "Gemm"}
+    assert max(value.const_value.nbytes for value in found.graph.graph.initializers.values()) == 24 * 40
 
 
 def test_a_bidirectional_lstm_keeps_its_states(graph_of, weights):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -101,6 +101,29 @@ class CalibrationInfo(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
 
 
+class ActivationsInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How INT8 quantizes activations, where two ways were tried.
+
+    Attributes:
+        how: the way that was chosen: ``static`` is by calibrated ranges, ``dynamic`` by the range of each run.
+        static_db: signal-to-noise ratio of the worst output with ``static``, on calibration inputs, in dB.
+        dynamic_db: the same with ``dynamic``.
+        time_ratio: time with ``dynamic``, divided by that with ``static``; None if it was not measured, because
+            ``dynamic`` has more noise.
+    """
+
+    how: Literal["static", "dynamic"]
+    static_db: float
+    dynamic_db: float
+    time_ratio: float | None = None
+
+    def __str__(self) -> str:
+        chosen = "calibrated ranges" if self.how == "static" else "--dynamic"
+        text = f"INT8 by {chosen}: calibrated ranges keep {self.static_db:.1f} dB of the worst output"
+        text += f", --dynamic {self.dynamic_db:.1f} dB"
+        return text if self.time_ratio is None else f"{text} at {self.time_ratio:.2f} × the time"
+
+
 class FileInfo(msgspec.Struct, frozen=True):
     """Size and SHA-256 of a file in the bundle."""
 
@@ -149,6 +172,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         compile_command: the ``edgekit compile`` command that made the engine, if it was compiled separately.
         recognized: what the outputs of an ONNX file look like, with the evidence, and a line on the preprocessing;
             empty if nothing was recognized.
+        activations: how activations are quantized, where two ways were tried.
         verification: how far it agrees with the model as it came; None if nothing was compared.
         notes: notes for the user about the results.
         files: every other file of the bundle.
@@ -180,6 +204,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     engine_options: dict[str, Any] = {}
     build_command: str = ""
     compile_command: str = ""
+    activations: ActivationsInfo | None = None
     verification: Verification | None = None
     recognized: str = ""
     notes: tuple[str, ...] = ()

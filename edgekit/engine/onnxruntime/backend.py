@@ -115,6 +115,8 @@ class OnnxRuntime:
             # stem in float it is equally fast, and they cause half of the quantization noise.
             stem_channels=16,
             channel_multiple=4,
+            bodies=True,
+            weights_only="blocks",
             limits=LIMITS,
             slow_convolutions=SLOW_CONVOLUTIONS if here.arch == "x86_64" else (),
             # Measured with AVX2, one thread, against attention with Q/DQ pairs at its products: in float, as one
@@ -135,7 +137,7 @@ class OnnxRuntime:
         """
         ort = _library()
         source = read_graph(graph)
-        quantized, lowers = quantized_layers(source), options.precision is Precision.INT8
+        quantized, lowers = quantized_layers(source, bodies=True), options.precision is Precision.INT8
         opt_counts = _usual_element_counts(source, options) if lowers else {}
         large = sum(file.stat().st_size for file in (graph, *weight_files(source))) > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
@@ -290,7 +292,7 @@ def _has_float_biases(source: ir.Model) -> bool:
     # Needs onnx_ir, which runtime-only boards lack.
     from edgekit.graph.operators import BIASED_PRODUCTS
 
-    for node in source.graph:
+    for node in source.graph.all_nodes():
         if node.op_type in BIASED_PRODUCTS and len(node.inputs) > 2 and node.inputs[2] is not None:
             producers = [value.producer() if value is not None else None for value in node.inputs]
             quantized = [producer is not None and producer.op_type == "DequantizeLinear" for producer in producers]
@@ -328,6 +330,7 @@ def _lowered(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[str, 
             FuseRmsNorm("Mul"),
             *([attention] if wanted else []),
         ],
+        bodies=True,
     )
     return modified, attention.notes()
 
@@ -398,7 +401,7 @@ def _layers(built: ir.Model) -> list[Layer]:
         **dict.fromkeys(INTEGER_PRODUCTS | INTEGER_RECURRENT | {"DynamicQuantizeMatMul", "MatMulNBits"}, "int8"),
         **dict.fromkeys(PRODUCTS | {"FusedConv", "FusedGemm", "FusedMatMul", "MultiHeadAttention"}, "float32"),
     }
-    products = (node for node in built.graph if node.op_type in dtypes)
+    products = (node for node in built.graph.all_nodes() if node.op_type in dtypes)
     return with_planes_as_one(Layer((node.name or "",), dtypes[node.op_type]) for node in products)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
+from edgekit.graph.bodies import Body, changed_bodies
 from edgekit.graph.passes.add_window_masks import AddWindowMasks
 from edgekit.graph.passes.column_of_vector import ColumnOfVector
 from edgekit.graph.passes.fold_affine import FoldAffine
@@ -67,7 +68,7 @@ _MAX_ROUNDS = 10
 
 
 def optimize(graph: ir.Model) -> ir.Model:
-    """Runs all passes repeatedly until none changes the graph.
+    """Runs all passes repeatedly until none changes the graph; in the bodies of If, Loop and Scan too.
 
     Names, order, element types and shapes of the graph's inputs and outputs are kept; output values are the same up to
     rounding (folding BatchNorm rounds weights once more).
@@ -81,6 +82,19 @@ def optimize(graph: ir.Model) -> ir.Model:
     Raises:
         GraphError: a pass failed on this graph.
     """
+    _optimize(graph)
+    if changed_bodies(graph, _optimize_body):
+        NameNodes()(graph)
+        InferShapes()(graph)
+    return graph
+
+
+def _optimize_body(body: Body) -> bool:
+    optimize(body.graph)
+    return True
+
+
+def _optimize(graph: ir.Model) -> None:
     rounds = ir.passes.PassManager(
         [
             InferShapes(),
@@ -121,4 +135,3 @@ def optimize(graph: ir.Model) -> ir.Model:
         )(graph)
     except ir.passes.PassError as e:
         raise GraphError(f"graph '{graph.graph.name}' cannot be optimized: {e.__cause__ or e}") from e
-    return graph

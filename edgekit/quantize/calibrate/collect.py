@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import CalibrationError
+from edgekit.graph.bodies import Body, bodies_with_layers, run_as_node
 from edgekit.graph.evaluator import Evaluator
 from edgekit.progress import Progress, Warnings
 from edgekit.quantize.calibrate.observers import needs_histogram, range_from_statistics
@@ -38,7 +41,7 @@ class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
     """The contents of ``calibration.json``: ranges, measured once and valid for every target.
 
     Attributes:
-        format: version of this format.
+        format: version of this format; 1 had no tensors of bodies of If, Loop and Scan.
         method: the calibration method.
         set: name of the calibration set.
         set_digest: hash of its contents.
@@ -80,12 +83,14 @@ def collect_statistics(
 ) -> Collected:
     """Runs the float graph on each input and collects statistics of ``tensors``.
 
-    Only one input is in memory at a time, and only statistics of each tensor are kept. The input of a LeakyRelu is
-    computed from its output, so that ONNX Runtime can still fuse it with the convolution.
+    Those of the tensors in bodies of If, Loop and Scan are collected too: each body runs as a graph of its own, as
+    often as its node runs it. What never ran is not in the result. Only one input is in memory at a time, and only
+    statistics of each tensor are kept. The input of a LeakyRelu is computed from its output, so that ONNX Runtime can
+    still fuse it with the convolution.
 
     Args:
         graph: the float graph; not modified.
-        tensors: values of the graph.
+        tensors: values of the main graph.
         feeds: id of each input and its arrays by name.
         method: the calibration method; decides whether histograms are needed.
         total: number of inputs, for the progress bar.
@@ -96,28 +101,90 @@ def collect_statistics(
         CalibrationError: there are no inputs, or a tensor has a NaN; the message names the tensor and the input.
     """
     histogram = needs_histogram(method)
-    wanted = {str(value.name): value for value in tensors if value.name}
-    behind = {name: reader for name, value in wanted.items() if (reader := _leaky_reader(value)) is not None}
-    observed = {name for name in wanted if name not in behind} | {str(r.outputs[0].name) for r in behind.values()}
-    collected = Collected({name: TensorStatistics(with_histogram=histogram) for name in sorted(observed)})
-    inputs = {value.name for value in graph.graph.inputs}
-    evaluator = Evaluator(graph, also=sorted(observed - inputs), threads=threads, optimized=True)
+    observed = _Observed(graph, tensors, threads=threads)
+    everything = observed.everything()
+    collected = Collected({name: TensorStatistics(with_histogram=histogram) for name in sorted(everything.names)})
     with (progress or Warnings()).stage("calibrating", total=total, unit="inputs") as advance:
-        for name, arrays in feeds:
-            _update(collected, {**arrays, **evaluator.run(arrays)}, name)
+        for input_id, arrays in feeds:
+            observed.run(arrays, functools.partial(_update, collected, input_id))
             collected.inputs += 1
             advance(1)
     if not collected.inputs:
         raise CalibrationError("the calibration set has no inputs")
-    for name, reader in behind.items():
-        slope = reader.attributes.get_float("alpha", LEAKY_SLOPE) or LEAKY_SLOPE
-        collected.statistics[name] = collected.statistics[str(reader.outputs[0].name)].before_leaky_relu(slope)
+    for name in everything.names - observed.names:
+        if not collected.statistics[name].seen:
+            del collected.statistics[name]
+    for name, reader in everything.behind.items():
+        after = collected.statistics.get(str(reader.outputs[0].name))
+        if after is not None:
+            slope = reader.attributes.get_float("alpha", LEAKY_SLOPE) or LEAKY_SLOPE
+            collected.statistics[name] = after.before_leaky_relu(slope)
     return collected
 
 
-def _update(collected: Collected, results: Mapping[str, np.ndarray], input_id: str) -> None:
-    for name, statistics in collected.statistics.items():
-        if not statistics.update(results[name]):
+class _Names(NamedTuple):
+    """Names of tensors whose values are counted, and the LeakyReLUs behind those that are computed from them."""
+
+    names: Set[str]
+    behind: Mapping[str, ir.Node]
+
+
+class _Observed:
+    """A graph, or a body in it, with the tensors that are observed in it and in its bodies.
+
+    Args:
+        graph: the graph.
+        tensors: values of it.
+        outside: names that are observed around the body already.
+        threads: for ONNX Runtime.
+    """
+
+    def __init__(
+        self, graph: ir.Model, tensors: Iterable[ir.Value], *, threads: int, outside: Set[str] = frozenset()
+    ) -> None:
+        wanted = {str(value.name): value for value in tensors if value.name and value.name not in outside}
+        self._behind = {name: reader for name, value in wanted.items() if (reader := _leaky_reader(value)) is not None}
+        self.names = {name for name in wanted if name not in self._behind}
+        self.names |= {str(reader.outputs[0].name) for reader in self._behind.values()}
+        self._order = sorted(self.names)
+        known = outside | set(wanted)
+        self._bodies: list[tuple[Body, _Observed]] = []
+        also = set(self.names)
+        for body in bodies_with_layers(graph):
+            inside = _Observed(body.graph, observed_tensors(body.graph), threads=threads, outside=known)
+            self._bodies.append((body, inside))
+            also |= set(body.decides)
+        also -= {str(value.name) for value in graph.graph.inputs}
+        self._evaluator = Evaluator(graph, also=sorted(also), threads=threads, optimized=True)
+
+    def everything(self) -> _Names:
+        """Returns the names in the graph and in its bodies."""
+        found = [_Names(self.names, self._behind), *(inside.everything() for _, inside in self._bodies)]
+        return _Names(
+            set().union(*(each.names for each in found)),
+            {name: reader for each in found for name, reader in each.behind.items()},
+        )
+
+    def run(self, arrays: Mapping[str, np.ndarray], update: Update) -> Mapping[str, np.ndarray]:
+        """Runs the graph, and each body as its node does; returns all values by name.
+
+        Args:
+            arrays: the inputs.
+            update: receives names of observed tensors, and all values.
+        """
+        values = {**arrays, **self._evaluator.run(dict(arrays))}
+        update(self._order, values)
+        for body, inside in self._bodies:
+            run_as_node(body, values, functools.partial(inside.run, update=update))
+        return values
+
+
+Update = Callable[[Iterable[str], Mapping[str, np.ndarray]], None]
+
+
+def _update(collected: Collected, input_id: str, names: Iterable[str], results: Mapping[str, np.ndarray]) -> None:
+    for name in names:
+        if not collected.statistics[name].update(results[name]):
             raise CalibrationError(
                 f"tensor '{name}' has a NaN at calibration input '{input_id}', expected finite numbers",
                 hint="the float model outputs NaN already: check its weights and its preprocessing",
@@ -150,7 +217,7 @@ def channels_from_statistics(
     graph: ir.Model, statistics: Mapping[str, TensorStatistics]
 ) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
     """Returns the min and max of each output channel of convolutions."""
-    names = [str(node.outputs[0].name) for node in graph.graph if node.op_type == "Conv"]
+    names = [str(node.outputs[0].name) for node in graph.graph.all_nodes() if node.op_type == "Conv"]
     seen = {name: statistics[name] for name in names if name in statistics}
     return {
         name: (tuple(s.channel_lo.tolist()), tuple(s.channel_hi.tolist()))
@@ -195,8 +262,10 @@ def _digest_attribute(digest: hashlib._Hash, value: object) -> None:
 
 
 def _leaky_reader(value: ir.Value) -> ir.Node | None:
-    """Returns the LeakyRelu that is the only consumer of ``value``, if it is invertible."""
+    """Returns the LeakyRelu that is the only consumer of ``value``, if it is invertible and in the same graph."""
     readers = [use.node for use in value.uses()]
     if len(readers) != 1 or readers[0].op_type != "LeakyRelu" or value.is_graph_output():
+        return None
+    if readers[0].graph is not value.graph:
         return None
     return readers[0] if readers[0].attributes.get_float("alpha", LEAKY_SLOPE) > 0 else None

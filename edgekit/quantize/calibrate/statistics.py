@@ -61,6 +61,11 @@ class TensorStatistics:
         self._channels: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
+    def seen(self) -> bool:
+        """Whether a finite number was among the values."""
+        return self._seen
+
+    @property
     def channel_lo(self) -> np.ndarray | None:
         return None if self._channels is None else np.where(np.isfinite(self._channels[0]), self._channels[0], 0)
 
