@@ -7,7 +7,7 @@ from dataclasses import replace
 from edgekit.config import CalibrationConfig, TargetConfig
 from edgekit.device.cpu import cpu
 from edgekit.graph.evaluator import Evaluator
-from edgekit.pipeline.calibrate import DEFAULT_METHOD, Calibration, calibrate
+from edgekit.pipeline.calibrate import DEFAULT_METHOD, Calibration, calibrate, measured_ranges
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph, typed_graph
@@ -62,8 +62,9 @@ def calibrated_graph(
     if found_db is None or found_db >= (ENOUGH_DB if model.postprocess is None else ENOUGH_OF_BOXES_DB):
         return calibration, typed
     best_db, method = found_db, DEFAULT_METHOD
-    for other in OTHER_METHODS:
-        tried = calibrate(model, inputs, replace(config, calib_method=other), target, progress)
+    tables = measured_ranges(model, inputs.samples, OTHER_METHODS, threads=target.threads, progress=progress)
+    for other, table in tables.items():
+        tried = replace(calibration, table=table)
         tried_typed = typed_graph(model, tried, target, progress)
         with progress.stage("checking the ranges"):
             tried_db = _worst_db(tried_typed, inputs, reference)
@@ -82,10 +83,8 @@ def _is_free(
 ) -> bool:
     """Whether ranges may be chosen, and what they do can be told."""
     named = config.calib_method or (model.policy.method if model.policy else "")
-    weights = model.origin.weights
-    trained = weights is None or weights.trained
     measured = calibration.table is not None and target.precision is Precision.INT8
-    return measured and trained and not named and bool(reference.outputs)
+    return measured and model.trained and not named and bool(reference.outputs)
 
 
 def _worst_db(typed: TypedGraph, inputs: Inputs, reference: Reference) -> float | None:
