@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,12 +61,14 @@ class Calibration:
         table: the ranges of the float graph's tensors; None if nothing was measured.
         input_statistics: statistics of the inputs; None if they are not those of the user or of the recipe.
         feeds: some of the inputs, to see what rounding does to them; empty if nothing is calibrated.
+        lost_in_half: names of values that stay in float32 where the rest of an INT8 graph is in half precision.
     """
 
     policy: QuantPolicy = QuantPolicy()
     table: CalibrationTable | None = None
     input_statistics: InputStatistics | None = None
     feeds: Sequence[Feed] = ()
+    lost_in_half: Collection[str] = ()
 
 
 def calibrate(

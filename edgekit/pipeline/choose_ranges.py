@@ -6,10 +6,13 @@ from dataclasses import replace
 
 from edgekit.config import CalibrationConfig, TargetConfig
 from edgekit.device.cpu import cpu
+from edgekit.engine.backend import scheme_of
 from edgekit.graph.evaluator import Evaluator
 from edgekit.pipeline.calibrate import DEFAULT_METHOD, Calibration, calibrate, measured_ranges
+from edgekit.pipeline.half import lost_in_rest
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
+from edgekit.pipeline.noise_budget import with_noisy_layers_in_float
 from edgekit.pipeline.precision import TypedGraph, typed_graph
 from edgekit.pipeline.reference import Reference
 from edgekit.progress import Progress
@@ -46,7 +49,8 @@ def calibrated_graph(
     """Calibrates the model and types its graph in the target's precision.
 
     If neither the user nor the recipe names a method and INT8 by `DEFAULT_METHOD` loses much of an output of trained
-    weights, the graph is quantized by each of `OTHER_METHODS` too, and the best is returned.
+    weights, the graph is quantized by each of `OTHER_METHODS` too, and the best is taken. If it still loses much, the
+    layers that add most of the noise stay in float (`with_noisy_layers_in_float`).
 
     Raises:
         UsageError: a pattern of ``keep_float`` matches no node.
@@ -54,9 +58,30 @@ def calibrated_graph(
         GraphError: the graph cannot be typed in this precision.
     """
     calibration = calibrate(model, inputs, config, target, progress)
+    if calibration.table is None or target.precision is not Precision.INT8:
+        return calibration, typed_graph(model, calibration, target, progress)
+    rest = scheme_of(target).rest
+    if rest is not Precision.FP32:
+        with progress.stage(f"looking for what {str(rest).upper()} loses"):
+            lost = lost_in_rest(model, calibration, rest, progress, io=target.half_io)
+        calibration = replace(calibration, lost_in_half=lost)
     typed = typed_graph(model, calibration, target, progress)
-    if not _is_free(model, calibration, reference, config, target):
-        return calibration, typed
+    if _is_free(model, reference, config):
+        calibration, typed = _best_ranges(model, inputs, reference, calibration, typed, target, progress)
+    return with_noisy_layers_in_float(
+        model, inputs, reference, calibration, typed, config.noise_budget, target, progress
+    )
+
+
+def _best_ranges(
+    model: LoadedModel,
+    inputs: Inputs,
+    reference: Reference,
+    calibration: Calibration,
+    typed: TypedGraph,
+    target: TargetConfig,
+    progress: Progress,
+) -> tuple[Calibration, TypedGraph]:
     with progress.stage("checking the ranges"):
         found_db = _worst_db(typed, inputs, reference)
     if found_db is None or found_db >= (ENOUGH_DB if model.postprocess is None else ENOUGH_OF_BOXES_DB):
@@ -78,13 +103,10 @@ def calibrated_graph(
     return calibration, typed
 
 
-def _is_free(
-    model: LoadedModel, calibration: Calibration, reference: Reference, config: CalibrationConfig, target: TargetConfig
-) -> bool:
+def _is_free(model: LoadedModel, reference: Reference, config: CalibrationConfig) -> bool:
     """Whether ranges may be chosen, and what they do can be told."""
     named = config.calib_method or (model.policy.method if model.policy else "")
-    measured = calibration.table is not None and target.precision is Precision.INT8
-    return measured and model.trained and not named and bool(reference.outputs)
+    return model.trained and not named and bool(reference.outputs)
 
 
 def _worst_db(typed: TypedGraph, inputs: Inputs, reference: Reference) -> float | None:

@@ -44,6 +44,7 @@ MIN_DOWNSAMPLING = 4
 
 FASTER_IN_FLOAT = "the target computes a convolution of so few channels a group faster in float"
 REFUSED = "the target computes it in float, with or without Q/DQ pairs"
+NOISY = "it adds much of the noise"
 NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
 
@@ -56,12 +57,14 @@ class QuantPolicy:
         keep_heads: keep the layers that `head_layers` finds in float too.
         head_outputs: names of the outputs of the detector's head, if it is known.
         refused: names of nodes that the target did not compute on integers when it was asked to.
+        noisy: names of nodes that add much of the noise of the outputs.
     """
 
     keep_float: tuple[str, ...] = ()
     keep_heads: bool = False
     head_outputs: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
+    noisy: frozenset[str] = frozenset()
 
 
 NOTHING_KEPT = QuantPolicy()
@@ -108,6 +111,7 @@ def plan_from_graph(
         UsageError: a pattern matches no node.
     """
     kept = head_layers(graph, policy.head_outputs) if policy.keep_heads else {}
+    kept |= {node: NOISY for node in graph.graph if node.name in policy.noisy}
     kept |= {node: REFUSED for node in graph.graph if node.name in policy.refused}
     kept |= matching(list(graph.graph), policy.keep_float)
     kept |= _needing_zero_point(graph, scheme, ranges or {})
