@@ -26,6 +26,7 @@ from edgekit.pipeline.reference import Reference
 from edgekit.progress import Progress
 from edgekit.quantize.compare import noise_of_outputs, worst_noise
 from edgekit.quantize.half.check import rounding_graph
+from edgekit.quantize.layer_noise import nodes_on_integers
 from edgekit.quantize.layer_switches import SwitchedGraph
 from edgekit.specs import EXACT_DB
 from edgekit.text import some_of
@@ -80,12 +81,67 @@ def with_noisy_layers_in_float(
     """
     if not percent or not model.trained or not reference.outputs or typed.kept_in_float is None:
         return calibration, typed
+    with progress.stage("checking the noise"):
+        found_db = _kept_db(typed, inputs, reference)
+    if found_db >= ENOUGH_DB:
+        return calibration, typed
+    notes = []
+    if _multiplies_matrices(typed.graph):
+        policy = dataclasses.replace(calibration.policy, split_outliers=True)
+        split = _Tried(model, dataclasses.replace(calibration, policy=policy), target, inputs, reference, progress)
+        if split.db >= found_db + LEAST_GAIN_DB:
+            notes.append(f"a few channels with outliers are multiplied apart: {found_db:.1f} -> {split.db:.1f} dB")
+            calibration, typed, found_db = split.calibration, split.typed, split.db
+    chosen = [] if found_db >= ENOUGH_DB else _noisy_layers(model, typed, inputs, reference, percent, target, progress)
+    if chosen:
+        policy = dataclasses.replace(calibration.policy, noisy=calibration.policy.noisy | frozenset(chosen))
+        kept = _Tried(model, dataclasses.replace(calibration, policy=policy), target, inputs, reference, progress)
+        if kept.db >= found_db + LEAST_GAIN_DB:
+            notes.append(f"{some_of(chosen, NAMED_LAYERS)}: {found_db:.1f} -> {kept.db:.1f} dB")
+            calibration, typed = kept.calibration, kept.typed
+    if notes:
+        rest = str(scheme_of(target).rest).upper()
+        progress.note(
+            f"stays in {rest}, since most of the noise of the worst output comes from there: {'; '.join(notes)}, on "
+            f"calibration inputs; {argument('noise_budget', 0)} turns it off"
+        )
+    return calibration, typed
+
+
+class _Tried:
+    """The model's graph, quantized in another way, and what that keeps of the outputs."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        calibration: Calibration,
+        target: TargetConfig,
+        inputs: Inputs,
+        reference: Reference,
+        progress: Progress,
+    ) -> None:
+        self.calibration = calibration
+        self.typed = typed_graph(model, calibration, target, progress)
+        self.db = _kept_db(self.typed, inputs, reference)
+
+
+def _multiplies_matrices(graph: ir.Model) -> bool:
+    names = nodes_on_integers(graph.graph)
+    return any(node.op_type in ("MatMul", "Gemm") and node.name in names for node in graph.graph)
+
+
+def _noisy_layers(
+    model: LoadedModel,
+    typed: TypedGraph,
+    inputs: Inputs,
+    reference: Reference,
+    percent: int,
+    target: TargetConfig,
+    progress: Progress,
+) -> list[str]:
+    """Returns the layers to keep in float, those that gain most first."""
     with progress.stage("looking for layers that make most of the noise"):
-        wide = rounding_graph(typed.graph)
-        before_db = _kept_db(wide, inputs, reference)
-        if before_db >= ENOUGH_DB:
-            return calibration, typed
-        switched = SwitchedGraph(wide, scheme_of(target), threads=cpu().compute_threads)
+        switched = SwitchedGraph(rounding_graph(typed.graph), scheme_of(target), threads=cpu().compute_threads)
         feeds, expected = inputs.feeds[:INPUTS], reference.outputs[:INPUTS]
 
         def measure(layers: Collection[str]) -> float:
@@ -94,28 +150,11 @@ def with_noisy_layers_in_float(
         macs = {layer.name: layer.macs for layer in model.stats.layers}
         room = percent / 100 * model.stats.macs
         layers = [name for name in switched.layers if macs.get(name, 0) <= room]
-        chosen = _chosen(layers, measure, macs, room)
-    if not chosen:
-        return calibration, typed
-    policy = dataclasses.replace(calibration.policy, noisy=calibration.policy.noisy | frozenset(chosen))
-    tried = dataclasses.replace(calibration, policy=policy)
-    tried_typed = typed_graph(model, tried, target, progress)
-    with progress.stage("checking the layers in float"):
-        after_db = _kept_db(rounding_graph(tried_typed.graph), inputs, reference)
-    if after_db < before_db + LEAST_GAIN_DB:
-        return calibration, typed
-    part = sum(macs.get(name, 0) for name in chosen) / max(1, model.stats.macs)
-    progress.note(
-        f"stays in {str(scheme_of(target).rest).upper()}, since most of the noise comes from there: "
-        f"{some_of(chosen, NAMED_LAYERS)}, {100 * part:.1f} % of the multiply-accumulates; that keeps "
-        f"{after_db:.1f} dB of the worst output on calibration inputs, {before_db:.1f} dB without; "
-        f"{argument('noise_budget', 0)} turns it off"
-    )
-    return tried, tried_typed
+        return _chosen(layers, measure, macs, room)
 
 
 def _chosen(layers: Sequence[str], measure: Measure, macs: Mapping[str, int], room: float) -> list[str]:
-    """Returns the layers to keep in float, those that gain most first."""
+    """Adds layers, those that gain most alone first, while each gains beside those before it."""
     found_db = before_db = measure(())
     chosen: list[str] = []
     for name in _ranked(layers, measure, before_db):
@@ -140,8 +179,8 @@ def _ranked(layers: Sequence[str], measure: Measure, before_db: float) -> list[s
     return sorted((name for name in layers if gains[name] >= LEAST_STEP_DB), key=lambda name: -gains[name])
 
 
-def _kept_db(graph: ir.Model, inputs: Inputs, reference: Reference) -> float:
-    evaluator = Evaluator(graph, threads=cpu().compute_threads)
+def _kept_db(typed: TypedGraph, inputs: Inputs, reference: Reference) -> float:
+    evaluator = Evaluator(rounding_graph(typed.graph), threads=cpu().compute_threads)
     return _worst_db(reference.outputs, [evaluator.run(dict(feed)) for feed in inputs.feeds], reference)
 
 

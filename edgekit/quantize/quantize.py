@@ -108,7 +108,7 @@ def quantized_from_graph(
     graph = graph.clone(deep_copy=False)
     ranges: Mapping[str, tuple[float, float]] = table.ranges
     plan = require_quantizable(graph, scheme, policy, ranges)
-    ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, threads=threads)
+    ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, splits=policy.split_outliers, threads=threads)
     plan = require_quantizable(graph, scheme, policy, ranges)  # smoothing inserts nodes
     # If the activation function is computed before quantization, large negative values are already small, and
     # scaling channels makes them large again: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
