@@ -15,11 +15,11 @@ from edgekit.data.calibration.example_feeds import ExampleFeeds
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.engine.bundle.manifest import Source
 from edgekit.errors import CalibrationError, UsageError
+from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import input_specs
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.stats import stats_from_graph
-from edgekit.graph.evaluator import Evaluator
 from edgekit.pipeline.calibrate import measured_ranges
 from edgekit.pipeline.inputs import calibration_inputs
 from edgekit.pipeline.loaded_model import LoadedModel
