@@ -19,7 +19,7 @@ from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
 from edgekit.graph.evaluator import Evaluator
 from edgekit.pipeline.calibrate import Calibration
-from edgekit.pipeline.inputs import Inputs
+from edgekit.pipeline.inputs import Feed, Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph, typed_graph
 from edgekit.pipeline.reference import Reference
@@ -31,7 +31,7 @@ from edgekit.quantize.layer_switches import SwitchedGraph
 from edgekit.specs import EXACT_DB
 from edgekit.text import some_of
 
-__all__ = ["ENOUGH_DB", "with_noisy_layers_in_float"]
+__all__ = ["ENOUGH_DB", "Outputs", "outputs_of", "with_noisy_layers_in_float"]
 
 ENOUGH_DB = 22.0
 """With more, all layers stay on integers. Inputs that did not calibrate keep a few dB less."""
@@ -40,15 +40,14 @@ LEAST_GAIN_DB = 0.5
 LEAST_STEP_DB = 0.1
 """What each layer must gain besides those before it."""
 INPUTS = 2
-"""Number of inputs to measure layers on."""
-GROUPS = 24
-"""Layers next to each other are measured together first, in this many groups."""
-CLOSER_GROUPS = 6
-"""Number of groups whose layers are measured one by one."""
+"""Number of inputs that the chosen layers are measured on; the others are ranked on the first."""
+GROUPS, CLOSER_GROUPS = 16, 3
+"""Layers next to each other are measured together first, in so many groups, and those of the best one by one."""
 NAMED_LAYERS = 4
 
 Arrays = Mapping[str, np.ndarray]
-Measure = Callable[[Collection[str]], float]
+Outputs = Sequence[dict[str, np.ndarray]]
+Measure = Callable[[Collection[str], int], float]
 
 
 def with_noisy_layers_in_float(
@@ -57,6 +56,7 @@ def with_noisy_layers_in_float(
     reference: Reference,
     calibration: Calibration,
     typed: TypedGraph,
+    outputs: Outputs,
     percent: int,
     target: TargetConfig,
     progress: Progress,
@@ -72,6 +72,7 @@ def with_noisy_layers_in_float(
         reference: the outputs of the original model for them.
         calibration: what ``typed`` was quantized with.
         typed: the graph in INT8.
+        outputs: its outputs for the first inputs, as `outputs_of` returns them; empty: nothing is compared.
         percent: how much of the model's multiply-accumulates may move to float.
         target: the engine's precision and backend.
         progress: receives stages and a note.
@@ -79,23 +80,23 @@ def with_noisy_layers_in_float(
     Returns:
         The calibration, whose policy names these layers, and the graph.
     """
-    if not percent or not model.trained or not reference.outputs or typed.kept_in_float is None:
+    if not percent or not model.trained or not reference.outputs or not outputs:
         return calibration, typed
-    with progress.stage("checking the noise"):
-        found_db = _kept_db(typed, inputs, reference)
+    found_db = _worst_db(reference.outputs[: len(outputs)], outputs, reference)
     if found_db >= ENOUGH_DB:
         return calibration, typed
+    feeds = inputs.feeds[: len(outputs)]
     notes = []
     if _multiplies_matrices(typed.graph):
         policy = dataclasses.replace(calibration.policy, split_outliers=True)
-        split = _Tried(model, dataclasses.replace(calibration, policy=policy), target, inputs, reference, progress)
+        split = _Tried(model, dataclasses.replace(calibration, policy=policy), target, feeds, reference, progress)
         if split.db >= found_db + LEAST_GAIN_DB:
             notes.append(f"a few channels with outliers are multiplied apart: {found_db:.1f} -> {split.db:.1f} dB")
             calibration, typed, found_db = split.calibration, split.typed, split.db
     chosen = [] if found_db >= ENOUGH_DB else _noisy_layers(model, typed, inputs, reference, percent, target, progress)
     if chosen:
         policy = dataclasses.replace(calibration.policy, noisy=calibration.policy.noisy | frozenset(chosen))
-        kept = _Tried(model, dataclasses.replace(calibration, policy=policy), target, inputs, reference, progress)
+        kept = _Tried(model, dataclasses.replace(calibration, policy=policy), target, feeds, reference, progress)
         if kept.db >= found_db + LEAST_GAIN_DB:
             notes.append(f"{some_of(chosen, NAMED_LAYERS)}: {found_db:.1f} -> {kept.db:.1f} dB")
             calibration, typed = kept.calibration, kept.typed
@@ -108,6 +109,12 @@ def with_noisy_layers_in_float(
     return calibration, typed
 
 
+def outputs_of(typed: TypedGraph, feeds: Sequence[Feed]) -> Outputs:
+    """Runs a typed graph in ONNX Runtime, as its target rounds."""
+    evaluator = Evaluator(rounding_graph(typed.graph), threads=cpu().compute_threads)
+    return [evaluator.run(dict(feed)) for feed in feeds]
+
+
 class _Tried:
     """The model's graph, quantized in another way, and what that keeps of the outputs."""
 
@@ -116,13 +123,15 @@ class _Tried:
         model: LoadedModel,
         calibration: Calibration,
         target: TargetConfig,
-        inputs: Inputs,
+        feeds: Sequence[Feed],
         reference: Reference,
         progress: Progress,
     ) -> None:
         self.calibration = calibration
         self.typed = typed_graph(model, calibration, target, progress)
-        self.db = _kept_db(self.typed, inputs, reference)
+        with progress.stage("checking the noise"):
+            outputs = outputs_of(self.typed, feeds)
+        self.db = _worst_db(reference.outputs[: len(outputs)], outputs, reference)
 
 
 def _multiplies_matrices(graph: ir.Model) -> bool:
@@ -142,10 +151,10 @@ def _noisy_layers(
     """Returns the layers to keep in float, those that gain most first."""
     with progress.stage("looking for layers that make most of the noise"):
         switched = SwitchedGraph(rounding_graph(typed.graph), scheme_of(target), threads=cpu().compute_threads)
-        feeds, expected = inputs.feeds[:INPUTS], reference.outputs[:INPUTS]
 
-        def measure(layers: Collection[str]) -> float:
-            return _worst_db(expected, [switched.run(feed, layers) for feed in feeds], reference)
+        def measure(layers: Collection[str], count: int) -> float:
+            got = [switched.run(feed, layers) for feed in inputs.feeds[:count]]
+            return _worst_db(reference.outputs[: len(got)], got, reference)
 
         macs = {layer.name: layer.macs for layer in model.stats.layers}
         room = percent / 100 * model.stats.macs
@@ -155,33 +164,40 @@ def _noisy_layers(
 
 def _chosen(layers: Sequence[str], measure: Measure, macs: Mapping[str, int], room: float) -> list[str]:
     """Adds layers, those that gain most alone first, while each gains beside those before it."""
-    found_db = before_db = measure(())
+    ranked = _ranked(layers, measure)
+    found_db = measure((), INPUTS) if ranked else ENOUGH_DB
     chosen: list[str] = []
-    for name in _ranked(layers, measure, before_db):
+    for name in ranked:
         cost = macs.get(name, 0)
-        if found_db >= ENOUGH_DB or cost > room:
+        if found_db >= ENOUGH_DB:
+            break
+        if cost > room:
             continue
-        with_db = measure([*chosen, name])
+        with_db = measure([*chosen, name], INPUTS)
         if with_db >= found_db + LEAST_STEP_DB:
             chosen.append(name)
             found_db, room = with_db, room - cost
     return chosen
 
 
-def _ranked(layers: Sequence[str], measure: Measure, before_db: float) -> list[str]:
+def _ranked(layers: Sequence[str], measure: Measure) -> list[str]:
     """Returns the layers that gain alone, the best first; of many layers, those of the groups that gain most."""
+    if not layers:
+        return []
+    before_db = measure((), 1)
     size = -(-len(layers) // GROUPS)
-    if size > 1:
-        groups = [layers[start : start + size] for start in range(0, len(layers), size)]
-        groups = sorted(groups, key=measure, reverse=True)[:CLOSER_GROUPS]
-        layers = [name for group in groups for name in group]
-    gains = {name: measure([name]) - before_db for name in layers}
-    return sorted((name for name in layers if gains[name] >= LEAST_STEP_DB), key=lambda name: -gains[name])
+    groups = _gaining(
+        [tuple(layers[start : start + size]) for start in range(0, len(layers), size)], measure, before_db
+    )
+    if size == 1:
+        return [name for (name,) in groups]
+    singles = [(name,) for group in groups[:CLOSER_GROUPS] for name in group]
+    return [name for (name,) in _gaining(singles, measure, before_db)]
 
 
-def _kept_db(typed: TypedGraph, inputs: Inputs, reference: Reference) -> float:
-    evaluator = Evaluator(rounding_graph(typed.graph), threads=cpu().compute_threads)
-    return _worst_db(reference.outputs, [evaluator.run(dict(feed)) for feed in inputs.feeds], reference)
+def _gaining(groups: Sequence[tuple[str, ...]], measure: Measure, before_db: float) -> list[tuple[str, ...]]:
+    gains = {group: measure(group, 1) - before_db for group in groups}
+    return sorted((group for group in groups if gains[group] >= LEAST_STEP_DB), key=lambda group: -gains[group])
 
 
 def _worst_db(expected: Sequence[Arrays], got: Sequence[Arrays], reference: Reference) -> float:
