@@ -3,6 +3,10 @@
 Often a small part of the layers makes most of the noise: one whose inputs have a few values far beyond the others, or
 the first of a narrow network. What each layer adds to the outputs is measured on calibration inputs, and the layers
 that add most stay in float, as long as that helps and they are a small part of the work.
+
+Measured on inputs that did not calibrate: MiniLM keeps 21.9 dB instead of 19.6 on ``cpu`` in 1.05 of the time, 23.7
+instead of 20.7 on ``openvino`` in 1.08 of the time, and 21.2 instead of 17.8 in TensorRT's typed graph, by channels that
+are multiplied apart. PP-OCRv4's recognizer keeps 10.7 instead of 9.5 there, by five layers.
 """
 
 from __future__ import annotations
