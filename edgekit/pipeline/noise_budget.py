@@ -5,8 +5,8 @@ the first of a narrow network. What each layer adds to the outputs is measured o
 that add most stay in float, as long as that helps and they are a small part of the work.
 
 Measured on inputs that did not calibrate: MiniLM keeps 21.9 dB instead of 19.6 on ``cpu`` in 1.05 of the time, 23.7
-instead of 20.7 on ``openvino`` in 1.08 of the time, and 21.2 instead of 17.8 in TensorRT's typed graph, by channels that
-are multiplied apart. PP-OCRv4's recognizer keeps 10.7 instead of 9.5 there, by five layers.
+instead of 20.7 on ``openvino`` in 1.08 of the time, and 21.2 instead of 17.8 in TensorRT's typed graph, by channels
+that are multiplied apart. PP-OCRv4's recognizer keeps 10.7 instead of 9.5 there, by five layers.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ __all__ = ["ENOUGH_DB", "Outputs", "outputs_of", "with_noisy_layers_in_float"]
 
 ENOUGH_DB = 22.0
 """With more, all layers stay on integers. Inputs that did not calibrate keep a few dB less."""
-LEAST_GAIN_DB = 0.5
-"""What all layers together must gain, in the graph that is built."""
+LEAST_GAIN_DB = 2.0
+"""What the channels, and what all layers together, must gain in the graph that is built. Less may be chance: PP-OCRv6's
+recognizer gained 0.7 dB on the inputs that were looked at, and lost 7 on others."""
 LEAST_STEP_DB = 0.1
 """What each layer must gain besides those before it."""
 INPUTS = 2
