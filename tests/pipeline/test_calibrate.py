@@ -137,7 +137,8 @@ def noted_for_arrays(model: LoadedModel, folder: Path, low: float, high: float) 
     values = np.linspace(low, high, int(np.prod(shape)), dtype=np.float32).reshape(shape)
     np.savez(folder / "arrays" / "0.npz", **{spec.name: values})
     config, heard = asked(calib=str(folder / "arrays")), Heard()
-    measured_ranges(model, calibration_inputs(model, config, Silent()), config, cache=folder / "cache", progress=heard)
+    samples = calibration_inputs(model, config, Silent())
+    measured_ranges(model, samples, ("minmax",), cache=folder / "cache", progress=heard)
     return heard.notes
 
 
