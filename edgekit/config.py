@@ -349,6 +349,13 @@ class CalibrationConfig:
         "Quantize a detector's last layers too, and what a recipe keeps in float; --keep-float still holds.",
         kind="flag",
     )
+    noise_budget: int = option(
+        10,
+        "Percent of the work that may move from INT8 to float where an output loses much; 0 moves nothing.",
+        metavar="PERCENT",
+        kind="integer",
+        minimum=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,12 +62,14 @@ class Calibration:
         table: the ranges of the float graph's tensors; None if nothing was measured.
         input_statistics: statistics of the inputs; None if they are not those of the user or of the recipe.
         feeds: some of the inputs, to see what rounding does to them; empty if nothing is calibrated.
+        lost_in_half: names of values that stay in float32 where the rest of an INT8 graph is in half precision.
     """
 
     policy: QuantPolicy = QuantPolicy()
     table: CalibrationTable | None = None
     input_statistics: InputStatistics | None = None
     feeds: Sequence[Feed] = ()
+    lost_in_half: Collection[str] = ()
 
 
 def calibrate(
@@ -92,10 +94,11 @@ def calibrate(
         require_quantizable(model.graph, scheme_of(target), policy)
     else:
         config = replace(config, calib_method="minmax")
-    table = measured_ranges(model, inputs.samples, config, threads=target.threads, progress=progress)
+    method = config.calib_method or (model.policy.method if model.policy else "") or DEFAULT_METHOD
+    tables = measured_ranges(model, inputs.samples, (method,), threads=target.threads, progress=progress)
     return Calibration(
         policy=policy,
-        table=table,
+        table=tables[method],
         input_statistics=_input_statistics(inputs.samples, model, config),
         feeds=inputs.feeds,
     )
@@ -115,18 +118,20 @@ def _input_statistics(samples: Samples, model: LoadedModel, config: CalibrationC
 def measured_ranges(
     model: LoadedModel,
     samples: Samples,
-    config: CalibrationConfig,
+    methods: Sequence[str],
     *,
     threads: int = 0,
     cache: Path | None = None,
     progress: Progress,
-) -> CalibrationTable:
-    """Returns the ranges of the graph's tensors: cached from a calibration on the same inputs, or measured now.
+) -> dict[str, CalibrationTable]:
+    """Returns the ranges of the graph's tensors by method: cached from a calibration on the same inputs, or measured.
+
+    The graph runs once for all methods that are not cached.
 
     Args:
         model: its float graph is run.
         samples: the inputs.
-        config: how ranges are chosen.
+        methods: how ranges are chosen.
         threads: number of threads; 0 is as many as this process may use.
         cache: folder of cached calibrations; None is the user's cache folder.
         progress: receives the stage and its notes.
@@ -135,47 +140,49 @@ def measured_ranges(
         CalibrationError: no sample can be read or fits the inputs, or a tensor has a NaN.
     """
     cache = cache_folder() if cache is None else cache
-    method = config.calib_method or (model.policy.method if model.policy else "") or DEFAULT_METHOD
     graph, shown = graph_digest(model.graph), _digest_of_feeds(model, samples)
-    table = cached_table(cache, graph_digest=graph, set_digest=shown, method=method)
-    if table is not None:
-        with progress.stage("calibration found in the cache", unit="inputs") as advance:
-            advance(table.images)
-    else:
+    cached = {each: cached_table(cache, graph_digest=graph, set_digest=shown, method=each) for each in methods}
+    tables = {method: table for method, table in cached.items() if table is not None}
+    if missing := [method for method in methods if method not in tables]:
         collected = collect_statistics(
             model.graph,
             observed_tensors(model.graph),
             samples.feeds(model.inputs, model.preprocess, model.shapes),
-            method=method,
+            method=max(missing, key=needs_histogram),  # a histogram serves all methods
             total=len(samples),
             # By default, ONNX Runtime uses all processors of the host, even in a container with a CPU limit.
             threads=threads or cpu().compute_threads,
             progress=progress,
         )
-        table = CalibrationTable(
-            method=method,
-            set=samples.name,
-            set_digest=shown,
-            graph_digest=graph,
-            images=collected.inputs,
-            skipped=tuple(samples.skipped),
-            ranges=ranges_from_statistics(collected.statistics, method),
-            channels={} if needs_histogram(method) else channels_from_statistics(model.graph, collected.statistics),
-        )
-        with contextlib.suppress(OSError):  # without a cache, the next build calibrates again
-            keep_table(table, cache)
+        for method in missing:
+            tables[method] = CalibrationTable(
+                method=method,
+                set=samples.name,
+                set_digest=shown,
+                graph_digest=graph,
+                images=collected.inputs,
+                skipped=tuple(samples.skipped),
+                ranges=ranges_from_statistics(collected.statistics, method),
+                channels={} if needs_histogram(method) else channels_from_statistics(model.graph, collected.statistics),
+            )
+            with contextlib.suppress(OSError):  # without a cache, the next build calibrates again
+                keep_table(tables[method], cache)
+    else:
+        with progress.stage("calibration found in the cache", unit="inputs") as advance:
+            advance(tables[methods[0]].images)
+    table = tables[methods[0]]
     if table.skipped:
         count = len(table.skipped)
         others = f"; calibration.json lists the other {count - 1}" if count > 1 else ""
         progress.note(f"skipped {count} of {table.images + count} calibration inputs: {table.skipped[0]}{others}")
     spec = specs_at(model.inputs, model.shapes)[0]
     if model.preprocess is None or spec.name not in table.ranges:
-        return table
+        return tables
     ends = _black_and_white(model.preprocess, spec)
     if not isinstance(samples, (CalibrationSet, GivenSamples)) or samples.has_images:
-        return _widened(table, spec.name, ends)
+        return {method: _widened(each, spec.name, ends) for method, each in tables.items()}
     _note_other_values(spec.name, table.ranges[spec.name], ends, progress)
-    return table
+    return tables
 
 
 def _black_and_white(how: Preprocess, spec: TensorSpec) -> tuple[float, float]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgekit.config import CalibrationConfig, TargetConfig
-from edgekit.device.cpu import cpu
-from edgekit.graph.evaluator import Evaluator
-from edgekit.pipeline.calibrate import DEFAULT_METHOD, Calibration, calibrate
+from edgekit.engine.backend import scheme_of
+from edgekit.pipeline.calibrate import DEFAULT_METHOD, Calibration, calibrate, measured_ranges
+from edgekit.pipeline.half import lost_in_rest
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
+from edgekit.pipeline.noise_budget import Outputs, outputs_of, with_noisy_layers_in_float
 from edgekit.pipeline.precision import TypedGraph, typed_graph
 from edgekit.pipeline.reference import Reference
 from edgekit.progress import Progress
 from edgekit.quantize.compare import noise_of_outputs, worst_noise
-from edgekit.quantize.half.check import rounding_graph
 from edgekit.specs import Precision
 
 __all__ = ["calibrated_graph"]
@@ -34,6 +34,9 @@ keeps 0.970 and 0.978 (F1)."""
 
 LEAST_GAIN_DB = 0.5
 
+CHECKED = 4
+"""Number of inputs to look for noise on, where ranges are not chosen."""
+
 
 def calibrated_graph(
     model: LoadedModel,
@@ -46,7 +49,8 @@ def calibrated_graph(
     """Calibrates the model and types its graph in the target's precision.
 
     If neither the user nor the recipe names a method and INT8 by `DEFAULT_METHOD` loses much of an output of trained
-    weights, the graph is quantized by each of `OTHER_METHODS` too, and the best is returned.
+    weights, the graph is quantized by each of `OTHER_METHODS` too, and the best is taken. If it still loses much, the
+    layers that add most of the noise stay in float (`with_noisy_layers_in_float`).
 
     Raises:
         UsageError: a pattern of ``keep_float`` matches no node.
@@ -54,43 +58,66 @@ def calibrated_graph(
         GraphError: the graph cannot be typed in this precision.
     """
     calibration = calibrate(model, inputs, config, target, progress)
+    if calibration.table is None or target.precision is not Precision.INT8:
+        return calibration, typed_graph(model, calibration, target, progress)
+    rest = scheme_of(target).rest
+    if rest is not Precision.FP32:
+        with progress.stage(f"looking for what {str(rest).upper()} loses"):
+            lost = lost_in_rest(model, calibration, rest, progress, io=target.half_io)
+        calibration = replace(calibration, lost_in_half=lost)
     typed = typed_graph(model, calibration, target, progress)
-    if not _is_free(model, calibration, reference, config, target):
-        return calibration, typed
-    with progress.stage("checking the ranges"):
-        found_db = _worst_db(typed, inputs, reference)
+    free = _is_free(model, reference, config)
+    with progress.stage("checking the noise"):
+        watched = model.trained and typed.kept_in_float is not None
+        feeds = inputs.feeds if free else inputs.feeds[:CHECKED] if watched and config.noise_budget else ()
+        outputs = outputs_of(typed, feeds) if feeds else ()
+    if free:
+        calibration, typed, outputs = _best_ranges(
+            model, inputs, reference, calibration, typed, outputs, target, progress
+        )
+    return with_noisy_layers_in_float(
+        model, inputs, reference, calibration, typed, outputs, config.noise_budget, target, progress
+    )
+
+
+def _best_ranges(
+    model: LoadedModel,
+    inputs: Inputs,
+    reference: Reference,
+    calibration: Calibration,
+    typed: TypedGraph,
+    outputs: Outputs,
+    target: TargetConfig,
+    progress: Progress,
+) -> tuple[Calibration, TypedGraph, Outputs]:
+    found_db = _worst_db(outputs, reference)
     if found_db is None or found_db >= (ENOUGH_DB if model.postprocess is None else ENOUGH_OF_BOXES_DB):
-        return calibration, typed
+        return calibration, typed, outputs
     best_db, method = found_db, DEFAULT_METHOD
-    for other in OTHER_METHODS:
-        tried = calibrate(model, inputs, replace(config, calib_method=other), target, progress)
+    tables = measured_ranges(model, inputs.samples, OTHER_METHODS, threads=target.threads, progress=progress)
+    for other, table in tables.items():
+        tried = replace(calibration, table=table)
         tried_typed = typed_graph(model, tried, target, progress)
         with progress.stage("checking the ranges"):
-            tried_db = _worst_db(tried_typed, inputs, reference)
+            tried_outputs = outputs_of(tried_typed, inputs.feeds)
+        tried_db = _worst_db(tried_outputs, reference)
         if tried_db is not None and tried_db >= best_db + LEAST_GAIN_DB:
-            calibration, typed, best_db, method = tried, tried_typed, tried_db, other
+            calibration, typed, outputs, best_db, method = tried, tried_typed, tried_outputs, tried_db, other
     if method != DEFAULT_METHOD:
         progress.note(
             f"ranges are chosen by '{method}', which keeps {best_db:.1f} dB of the worst output on calibration inputs; "
             f"'{DEFAULT_METHOD}' keeps {found_db:.1f} dB"
         )
-    return calibration, typed
+    return calibration, typed, outputs
 
 
-def _is_free(
-    model: LoadedModel, calibration: Calibration, reference: Reference, config: CalibrationConfig, target: TargetConfig
-) -> bool:
+def _is_free(model: LoadedModel, reference: Reference, config: CalibrationConfig) -> bool:
     """Whether ranges may be chosen, and what they do can be told."""
     named = config.calib_method or (model.policy.method if model.policy else "")
-    weights = model.origin.weights
-    trained = weights is None or weights.trained
-    measured = calibration.table is not None and target.precision is Precision.INT8
-    return measured and trained and not named and bool(reference.outputs)
+    return model.trained and not named and bool(reference.outputs)
 
 
-def _worst_db(typed: TypedGraph, inputs: Inputs, reference: Reference) -> float | None:
-    """Returns the lowest signal-to-noise ratio of an output, or of a part of one, in ONNX Runtime."""
-    evaluator = Evaluator(rounding_graph(typed.graph), threads=cpu().compute_threads)
-    got = [evaluator.run(dict(feed)) for feed in inputs.feeds]
-    worst = worst_noise(noise_of_outputs(reference.outputs, got, reference.forms))
+def _worst_db(outputs: Outputs, reference: Reference) -> float | None:
+    """Returns the lowest signal-to-noise ratio of an output, or of a part of one."""
+    worst = worst_noise(noise_of_outputs(reference.outputs, outputs, reference.forms))
     return None if worst is None else worst.sqnr_db

@@ -72,6 +72,7 @@ def debug(
     calib_column: str | None = None,
     keep_float: Sequence[str] = (),
     quantize_heads: bool = False,
+    noise_budget: int = 10,
     dynamic: bool = False,
     weights_only: bool = False,
     shape: Sequence[int | Sequence[int]] | None = None,
@@ -108,6 +109,7 @@ def debug(
         calib_column: target column of a CSV table.
         keep_float: name patterns of nodes that stay in float.
         quantize_heads: quantize a detector's last layers too.
+        noise_budget: percent of the multiply-accumulates that may move from INT8 to float.
         dynamic: quantize the inputs of matrix products and LSTMs at run time.
         weights_only: store the weights of matrix products in 8 bits.
         shape: shape of the image.

@@ -7,7 +7,8 @@ output is lost, the first layer that loses its values and what it reads become f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -29,13 +30,31 @@ from edgekit.quantize.output_parts import forms_of_outputs
 from edgekit.quantize.plan import selects
 from edgekit.specs import EXACT_DB, Precision
 
-__all__ = ["safe_half_graph"]
+__all__ = ["lost_in_rest", "safe_half_graph"]
 
 INPUTS = 4
 """Number of inputs that the graphs are compared on."""
+INPUTS_BESIDE_INTEGERS = 2
+"""The same for what is not on integers in an INT8 graph: its noise is that of integers."""
 MAX_STEPS = 24
 """How often something more becomes float32 before the search ends."""
 NAMED_LAYERS = 4
+
+
+class _Found(NamedTuple):
+    """What half precision loses of a model.
+
+    Attributes:
+        half: the graph in half precision, with ``lost`` in float32.
+        plain: the graph without.
+        lost: names of the values that half precision cannot hold; empty if that does not help.
+        before_db: signal-to-noise ratio of the worst part of an output of ``plain``.
+    """
+
+    half: HalfGraph
+    plain: HalfGraph
+    lost: Collection[str]
+    before_db: float
 
 
 def safe_half_graph(
@@ -56,10 +75,50 @@ def safe_half_graph(
         GraphError: the graph cannot be typed in this precision.
         UsageError: a pattern of ``keep_float`` matches no node.
     """
+    kept = calibration.policy.keep_float
+    found = _found(model, calibration, precision, calibration.feeds[:INPUTS], keep_float=kept, io=io)
+    if found.lost:
+        progress.note(_note(found.half, found.plain, precision, found.before_db))
+    return found.half
+
+
+def lost_in_rest(
+    model: LoadedModel, calibration: Calibration, precision: Precision, progress: Progress, *, io: bool
+) -> Collection[str]:
+    """Finds what half precision loses in the layers of an INT8 graph that are not on integers; notes these layers.
+
+    It is found in the float graph: beside the noise of integers it would hardly be seen.
+
+    Args:
+        model: its graph is not modified.
+        calibration: ranges, and inputs to compare on; without inputs, nothing is compared.
+        precision: FP16 or BF16.
+        progress: receives a note.
+        io: inputs and outputs of the graph are cast too.
+
+    Returns:
+        Names of the values that have to stay in float32; empty if that does not help.
+    """
+    feeds = calibration.feeds[:INPUTS_BESIDE_INTEGERS]
+    found = _found(model, calibration, precision, feeds, keep_float=(), io=io)
+    if found.lost:
+        progress.note(_note(found.half, found.plain, precision, found.before_db))
+    return found.lost
+
+
+def _found(
+    model: LoadedModel,
+    calibration: Calibration,
+    precision: Precision,
+    feeds: Sequence[Feed],
+    *,
+    keep_float: Sequence[str],
+    io: bool,
+) -> _Found:
     assert calibration.table is not None
-    ranges, kept = calibration.table.ranges, calibration.policy.keep_float
-    plain = half_from_graph(model.graph, precision, ranges, keep_float=kept, io=io)
-    feeds = [_in_half(feed, plain) if io else feed for feed in calibration.feeds[:INPUTS]]
+    ranges = calibration.table.ranges
+    plain = half_from_graph(model.graph, precision, ranges, keep_float=keep_float, io=io)
+    feeds = [_in_half(feed, plain) if io else feed for feed in feeds]
     limit_db = LIMITS[precision].refused_db
     half, lost = plain, dict[str, None]()
     before_db = found_db = _db_of_outputs(model.graph, plain.graph, feeds)
@@ -70,13 +129,11 @@ def safe_half_graph(
         if not more:
             break
         lost |= dict.fromkeys(more)
-        half = half_from_graph(model.graph, precision, ranges, keep_float=kept, io=io, lost=lost)
+        half = half_from_graph(model.graph, precision, ranges, keep_float=keep_float, io=io, lost=lost)
         found_db = _db_of_outputs(model.graph, half.graph, feeds)
     if found_db < limit_db:
-        return plain
-    if lost:
-        progress.note(_note(half, plain, precision, before_db))
-    return half
+        return _Found(plain, plain, (), before_db)
+    return _Found(half, plain, lost, before_db)
 
 
 def _in_half(feed: Feed, half: HalfGraph) -> Feed:

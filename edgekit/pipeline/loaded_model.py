@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 import onnx_ir as ir
@@ -15,6 +16,7 @@ from edgekit.data.input_statistics import InputStatistics
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import UsageError
 from edgekit.graph.original import Original
+from edgekit.graph.random_weights import has_random_weights
 from edgekit.graph.sizes import MinMaxInputs, min_max_inputs, stats_at
 from edgekit.graph.stats import GraphStats
 from edgekit.progress import Progress
@@ -83,6 +85,12 @@ class LoadedModel:
     def head_outputs(self) -> frozenset[str]:
         """Names of the outputs that the detector's head reads; empty if there is none."""
         return frozenset(outputs_of(self.postprocess.head)) if self.postprocess is not None else frozenset()
+
+    @cached_property
+    def trained(self) -> bool:
+        """Whether the outputs mean something: as the recipe says, or else as the weights look."""
+        weights = self.origin.weights
+        return not has_random_weights(self.graph) if weights is None else weights.trained
 
 
 def checked_sizes(graph: ir.Model, shapes: Mapping[str, ShapeRange], progress: Progress) -> MinMaxInputs:

@@ -117,7 +117,9 @@ def _int8_graph(
         progress.note(_float_bodies(model.graph, target.target, [node.name or "" for node in inside]))
     if scheme.rest is not Precision.FP32:
         # Layers that stay in float become half too: an FP32 layer between INT8 layers costs more time than they save.
-        graph = half_from_graph(graph, scheme.rest, table.ranges, io=target.half_io).graph
+        graph = half_from_graph(
+            graph, scheme.rest, table.ranges, io=target.half_io, lost=calibration.lost_in_half
+        ).graph
     return TypedGraph(graph, len(plan.skipped) + len(inside))
 
 

@@ -123,8 +123,8 @@ def require_buildable(config: BuildConfig) -> None:
     given = [found.name for found in given_options(config.calibration)]
     # Every engine is compared with the original model on the calibration inputs. Half precision measures ranges too,
     # to find overflows, but always with the same method.
-    never = {Precision.INT8: (), Precision.FP32: ("calib_method", "keep_float", "quantize_heads")}.get(
-        precision, ("calib_method", "quantize_heads")
+    never = {Precision.INT8: (), Precision.FP32: ("calib_method", "keep_float", "quantize_heads", "noise_budget")}.get(
+        precision, ("calib_method", "quantize_heads", "noise_budget")
     )
     if config.target.uncalibrated and "calib_method" in given:
         option = argument("dynamic" if config.target.dynamic else "weights_only", True)

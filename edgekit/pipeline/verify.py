@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -18,7 +17,6 @@ from edgekit.engine.backend import backend, build_options_of
 from edgekit.engine.bundle.manifest import Verification
 from edgekit.errors import AccuracyError, GraphError
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.random_weights import has_random_weights
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph
@@ -152,11 +150,6 @@ class Verifier:
     def _on_gpu(self) -> bool:
         return backend(self.target.target).on_gpu
 
-    @cached_property
-    def _trained(self) -> bool:
-        weights = self.model.origin.weights
-        return not has_random_weights(self.model.graph) if weights is None else weights.trained
-
     def _floor(self, precision: Precision) -> Limits:
         """Limits at the min and max shapes, given what the opt shapes have."""
         if precision is not Precision.INT8:
@@ -211,7 +204,7 @@ class Verifier:
         except AccuracyError as e:
             if self.allow_noise:
                 self.progress.note(e.message)
-            elif precision is not Precision.FP32 and not self._trained:
+            elif precision is not Precision.FP32 and not self.model.trained:
                 # Outputs of random weights mean nothing, so quantization cannot spoil them.
                 self.progress.note(f"{e.message}; this is no error because the weights are random")
             else:
@@ -247,7 +240,7 @@ class Verifier:
         """Notes an output that is close to its limit, with the layers that most of the noise comes from."""
         worst = worst_noise(self.noise)
         limit_db = LIMITS[precision].warned_db
-        if worst is None or worst.sqnr_db is None or worst.sqnr_db >= limit_db or not self._trained:
+        if worst is None or worst.sqnr_db is None or worst.sqnr_db >= limit_db or not self.model.trained:
             return
         text = (
             f"{str(precision).upper()} keeps {worst.sqnr_db:.1f} dB of output {worst.where}, and less than "

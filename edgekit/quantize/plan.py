@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NEEDS_ZERO_POINT",
     "NOTHING_KEPT",
+    "STAYS_IN_FLOAT",
     "Plan",
     "QuantPolicy",
     "copies",
@@ -45,7 +46,11 @@ MIN_DOWNSAMPLING = 4
 
 FASTER_IN_FLOAT = "the target computes a convolution of so few channels a group faster in float"
 REFUSED = "the target computes it in float, with or without Q/DQ pairs"
-NOISY = "8 bits for the factors of its attention leave too few bits of the result"
+NOISY_ATTENTION = "8 bits for the factors of its attention leave too few bits of the result"
+STAYS_IN_FLOAT = "edgekit.stays_in_float"
+"""Metadata of a node that a pass of quantization made: the reason why it stays in float."""
+
+NOISY = "it adds much of the noise"
 NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
 
@@ -58,7 +63,9 @@ class QuantPolicy:
         keep_heads: keep the layers that `head_layers` finds in float too.
         head_outputs: names of the outputs of the detector's head, if it is known.
         refused: names of nodes that the target did not compute on integers when it was asked to.
-        noisy: names of products of attentions whose results would have too few bits.
+        noisy: names of nodes that add much of the noise of the outputs.
+        noisy_attention: names of products of attentions whose results would have too few bits.
+        split_outliers: multiply a few outlier channels of matrix products in float.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -66,6 +73,8 @@ class QuantPolicy:
     head_outputs: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
     noisy: frozenset[str] = frozenset()
+    noisy_attention: frozenset[str] = frozenset()
+    split_outliers: bool = False
 
 
 NOTHING_KEPT = QuantPolicy()
@@ -114,8 +123,11 @@ def plan_from_graph(
         UsageError: a pattern matches no node.
     """
     kept = head_layers(graph, policy.head_outputs) if policy.keep_heads else {}
-    kept |= {node: REFUSED for node in graph.graph if node.name in policy.refused}
+    made = {node: node.metadata_props.get(STAYS_IN_FLOAT) for node in graph.graph}
+    kept |= {node: reason for node, reason in made.items() if reason}
     kept |= {node: NOISY for node in graph.graph if node.name in policy.noisy}
+    kept |= {node: REFUSED for node in graph.graph if node.name in policy.refused}
+    kept |= {node: NOISY_ATTENTION for node in graph.graph if node.name in policy.noisy_attention}
     kept |= matching(list(graph.graph.all_nodes()), policy.keep_float)
     kept |= _needing_zero_point(graph, scheme, ranges or {})
     attention = _attention_products(graph) if scheme.float_attention else {}

@@ -184,9 +184,9 @@ def _quantize_main(
     ranges: Mapping[str, tuple[float, float]] = table.ranges
     judged = judged_attentions(graph, scheme, ranges, feeds, threads=threads)
     ranges = {**ranges, **judged.ranges}
-    policy = replace(policy, noisy=policy.noisy | judged.noisy)
+    policy = replace(policy, noisy_attention=policy.noisy_attention | judged.noisy)
     plan = require_quantizable(graph, scheme, policy, ranges)
-    ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, threads=threads)
+    ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, splits=policy.split_outliers, threads=threads)
     plan = require_quantizable(graph, scheme, policy, ranges)  # smoothing inserts nodes
     # If the activation function is computed before quantization, large negative values are already small, and
     # scaling channels makes them large again: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.

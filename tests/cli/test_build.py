@@ -58,6 +58,7 @@ def test_options_that_are_not_given_are_left_to_the_pipeline(pipeline: Pipeline)
         "precision": "int8",
         "keep_float": (),
         "quantize_heads": False,
+        "noise_budget": 10,
         "seed": 0,
         "threads": 0,
         "allow_noise": False,
@@ -78,8 +79,9 @@ def test_options_that_are_not_given_are_left_to_the_pipeline(pipeline: Pipeline)
 def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
     line = (
         "build tiny.onnx --int8 --target cpu -o out/t --weights w.weights --calib photos --calib-method mse "
-        "--calib-images 8 --calib-column y --keep-float head* --keep-float /stem --quantize-heads --shape 320x320 "
-        "--input images:1x3x320x320 --preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 "
+        "--calib-images 8 --calib-column y --keep-float head* --keep-float /stem --quantize-heads --noise-budget 5 "
+        "--shape 320x320 --input images:1x3x320x320 "
+        "--preprocess color=bgr --preprocess mean=1,2,3 --opset 19 --seed 7 --threads 2 "
         "--no-profile --batch 1:4:16 --graph-only --half-io "
         "--dynamic --static --weights-only --sm 86,8.9,120 --workspace 512 --timing-cache t.cache "
         "--dla 1 --version-compatible --hardware-compatible --refittable --strip-weights --attention off --allow-noise "
@@ -98,6 +100,7 @@ def test_every_option_reaches_the_pipeline(pipeline: Pipeline) -> None:
         "calib_column": "y",
         "keep_float": ("head*", "/stem"),
         "quantize_heads": True,
+        "noise_budget": 5,
         "shape": (320, 320),
         "input": {"images": (1, 3, 320, 320)},
         "preprocess": {"color": "bgr", "mean": (1.0, 2.0, 3.0)},

@@ -15,6 +15,7 @@ from edgekit.data.calibration.example_feeds import ExampleFeeds
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.engine.bundle.manifest import Source
 from edgekit.errors import CalibrationError, UsageError
+from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import input_specs
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
@@ -123,9 +124,8 @@ def test_dark_images_do_not_make_bright_ones_overflow(image_model: LoadedModel, 
         Image.fromarray(pixels).save(folder / f"{i}.png")
     source = replace(image_model, preprocess=Preprocess(mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.25)))
     config = asked(calib=str(folder), calib_method=method)
-    table = measured_ranges(
-        source, calibration_inputs(source, config, Silent()), config, cache=tmp_path / "cache", progress=Silent()
-    )
+    samples = calibration_inputs(source, config, Silent())
+    table = measured_ranges(source, samples, (method,), cache=tmp_path / "cache", progress=Silent())[method]
     assert table.ranges[source.inputs[0].name] == pytest.approx((-1.2, 2.8))
 
 
@@ -137,7 +137,8 @@ def noted_for_arrays(model: LoadedModel, folder: Path, low: float, high: float) 
     values = np.linspace(low, high, int(np.prod(shape)), dtype=np.float32).reshape(shape)
     np.savez(folder / "arrays" / "0.npz", **{spec.name: values})
     config, heard = asked(calib=str(folder / "arrays")), Heard()
-    measured_ranges(model, calibration_inputs(model, config, Silent()), config, cache=folder / "cache", progress=heard)
+    samples = calibration_inputs(model, config, Silent())
+    measured_ranges(model, samples, ("minmax",), cache=folder / "cache", progress=heard)
     return heard.notes
 
 
@@ -161,11 +162,29 @@ def test_the_range_of_arrays_is_not_widened(image_model: LoadedModel, tmp_path: 
     shape = [size if isinstance(size, int) else 1 for size in spec.shape]
     np.savez(folder / "0.npz", **{spec.name: np.linspace(-3, 5, int(np.prod(shape)), dtype=np.float32).reshape(shape)})
     config = asked(calib=str(folder), calib_method="minmax")
-    table = measured_ranges(
-        image_model,
-        calibration_inputs(image_model, config, Silent()),
-        config,
-        cache=tmp_path / "cache",
-        progress=Silent(),
-    )
+    samples = calibration_inputs(image_model, config, Silent())
+    table = measured_ranges(image_model, samples, ("minmax",), cache=tmp_path / "cache", progress=Silent())["minmax"]
     assert table.ranges[spec.name] == pytest.approx((-3, 5))
+
+
+def test_the_graph_runs_once_for_all_methods(
+    image_model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    spec = image_model.inputs[0]
+    shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+    for index in range(2):
+        noise = np.random.default_rng(index).normal(size=shape).astype(np.float32)
+        np.savez(folder / f"{index}.npz", **{spec.name: noise})
+    samples = calibration_inputs(image_model, asked(calib=str(folder)), Silent())
+    runs = []
+    run = Evaluator.run
+    monkeypatch.setattr(Evaluator, "run", lambda self, feeds: runs.append(1) or run(self, feeds))
+    methods = ("percentile", "mse")
+    together = measured_ranges(image_model, samples, methods, cache=tmp_path / "cache", progress=Silent())
+    assert len(runs) == 2
+    for method in methods:
+        alone = measured_ranges(image_model, samples, (method,), cache=tmp_path / method, progress=Silent())
+        assert together[method] == alone[method]
+    assert together["percentile"].ranges != together["mse"].ranges

@@ -28,12 +28,13 @@ def _in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def chain() -> Path:
+def chain(channels: int = SHAPE[1], layers: int = LAYERS) -> Path:
     """Writes convolutions with a bounded activation, so that a large input hardly matters behind the first."""
+    shape = (1, channels, *SHAPE[2:])
     random = np.random.default_rng(0)
     nodes, weights, value = [], [], "x"
-    for index in range(LAYERS):
-        kernel = random.normal(0, 1 / np.sqrt(72), (8, 8, 3, 3)).astype(np.float32)
+    for index in range(layers):
+        kernel = random.normal(0, 1 / np.sqrt(9 * channels), (channels, channels, 3, 3)).astype(np.float32)
         weights.append(numpy_helper.from_array(kernel, f"w{index}"))
         nodes.append(helper.make_node("Conv", [value, f"w{index}"], [f"c{index}"], name=f"c{index}", pads=[1] * 4))
         nodes.append(helper.make_node("Tanh", [f"c{index}"], [f"t{index}"], name=f"t{index}"))
@@ -43,8 +44,8 @@ def chain() -> Path:
     graph = helper.make_graph(
         nodes,
         "chain",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)],
-        [helper.make_tensor_value_info(value, TensorProto.FLOAT, SHAPE)],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(value, TensorProto.FLOAT, shape)],
         weights,
     )
     path = Path("chain.onnx")
@@ -52,9 +53,9 @@ def chain() -> Path:
     return path
 
 
-def arrays(seed: int, large: float = 0.0) -> list[np.ndarray]:
+def arrays(seed: int, large: float = 0.0, channels: int = SHAPE[1]) -> list[np.ndarray]:
     """Normal noise; one value of the first array is ``large``, if it is not 0."""
-    found = np.random.default_rng(seed).normal(0, 1, (8, *SHAPE)).astype(np.float32)
+    found = np.random.default_rng(seed).normal(0, 1, (8, 1, channels, *SHAPE[2:])).astype(np.float32)
     if large:
         found[0, 0, 0, 20, 20] = large
     return list(found)
@@ -72,14 +73,16 @@ def kept_db(bundle: Path, model: Path, feeds: Sequence[np.ndarray]) -> float:
     return signal_to_noise_db(expected, got)
 
 
-def built(model: Path, output: str, large: float, method: Literal["minmax"] | None = None) -> str:
+def built(
+    model: Path, output: str, large: float, method: Literal["minmax"] | None = None, channels: int = SHAPE[1]
+) -> str:
     """Builds INT8, and returns the method by which its ranges were made."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         edgekit.build(
             model,
             target="cpu",
-            calib=arrays(0, large),
+            calib=arrays(0, large, channels),
             calib_method=method,
             output=output,
             profile=False,
@@ -103,3 +106,8 @@ def test_what_keeps_enough_stays_as_it_is() -> None:
 def test_a_choice_is_told() -> None:
     with pytest.warns(edgekit.EdgeKitWarning, match="ranges are chosen by 'percentile', which keeps .* 'minmax' keeps"):
         edgekit.build(chain(), target="cpu", calib=arrays(0, LARGE), output="told", profile=False, progress=False)
+
+
+def test_random_weights_of_an_onnx_file_are_not_worth_a_choice() -> None:
+    """With so many numbers it shows that they are random."""
+    assert built(chain(24, 3), "random", LARGE, channels=24) == "minmax"

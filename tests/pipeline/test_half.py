@@ -53,13 +53,12 @@ def built(body: str, **options: object) -> tuple[Manifest, onnx.ModelProto]:
     inputs = [rng.normal(size=(1, 1, 64)).astype(np.float32) * size for size in (1.0, 1e-3, 1e-4)]
     bundle = edgekit.build(
         model(body),
-        precision="fp16",
         calib=inputs,
         target="tensorrt-rtx",
         graph_only=True,
         output="made",
         progress=False,
-        **options,
+        **{"precision": "fp16", **options},
     )
     return read_manifest(bundle), onnx.load(bundle / "graph.onnx")
 
@@ -83,3 +82,12 @@ def test_a_graph_that_half_precision_holds_stays_half() -> None:
 def test_inputs_that_half_precision_cannot_hold_are_still_refused() -> None:
     with pytest.raises(AccuracyError, match="FP16 graph"):
         built("s = Add (x, far)  y = Concat <axis = 1> (s, s)", half_io=True)
+
+
+def test_layers_beside_integers_are_kept_too() -> None:
+    """Both convolutions are on integers, and the logarithm between them would be minus infinity in FP16."""
+    manifest, graph = built(LOG_POWER, precision="int8", quantize_heads=True)
+    assert manifest.layers == {"int8": 2}
+    assert manifest.verification is not None and manifest.verification.sqnr_db["INT8 graph"] > 5
+    assert any(note.startswith(KEPT) for note in manifest.notes)
+    assert next(node for node in graph.graph.node if node.op_type == "Log")

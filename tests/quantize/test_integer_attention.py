@@ -114,7 +114,9 @@ def test_an_attention_with_one_product_in_float_is_in_float(attention, kept):
     assert plan.skipped.keys() == {"scores", "mean"} and plan.skipped[kept] == f"kept by '{kept}'"
 
 
-@pytest.mark.parametrize("policy", [QuantPolicy(refused=frozenset({"mean"})), QuantPolicy(noisy=frozenset({"mean"}))])
+@pytest.mark.parametrize(
+    "policy", [QuantPolicy(refused=frozenset({"mean"})), QuantPolicy(noisy_attention=frozenset({"mean"}))]
+)
 def test_a_refused_or_noisy_attention_is_in_float(attention, policy):
     assert plan_from_graph(attention(), SCHEME, policy).skipped.keys() == {"scores", "mean"}
 

@@ -6,6 +6,10 @@ part of the range moves from the input, which has one scale, to the weights, whi
 al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", ICML 2023). The
 division costs nothing where constants before the tensor can be divided (`edgekit.quantize.passes.divide_channels`),
 such as the weights of a LayerNormalization; else it is a Mul.
+
+A few channels may also be taken out: a second, small product multiplies them in float (Dettmers et al., "LLM.int8():
+8-bit Matrix Multiplication for Transformers at Scale", NeurIPS 2022; here they are chosen once). Their factor is
+infinite: what the first product reads of them is zero.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.insert import insert_behind
 from edgekit.graph.stats import CONSTANT_INPUTS
 from edgekit.quantize.passes.divide_channels import Constant, constants_before, divide_constants, keeps_last_axis
+from edgekit.quantize.passes.split_channels import split_channels
 from edgekit.quantize.plan import Plan, range_source
 from edgekit.quantize.qdq import parameters_from_range, weight_scales
 from edgekit.specs import QuantScheme
@@ -43,6 +48,10 @@ Of MiniLM's six GELUs, each with a channel of up to 24 among others below 6, thi
 MIN_GAIN_DB = 0.2
 MIN_GAIN_OF_MUL_DB = 2.0
 """Least gain of a product's signal-to-noise ratio; a Mul takes time, and dividing constants does not."""
+SPLITS = (1, 2, 4, 8)
+"""Numbers of channels to take out."""
+MIN_GAIN_OF_SPLIT_DB = 1.0
+"""What that must gain beyond the best factors: the second product takes time too."""
 FINE_DB = 33.0
 """A product that has this ratio adds nothing to the noise of its neighbours, and gets no Mul."""
 
@@ -109,6 +118,7 @@ def smoothed_ranges(
     scheme: QuantScheme,
     feeds: Sequence[Mapping[str, np.ndarray]],
     *,
+    splits: bool = False,
     threads: int = 0,
 ) -> dict[str, Range]:
     """Divides channels and multiplies weights where a product then has a smaller error, in place.
@@ -123,6 +133,7 @@ def smoothed_ranges(
         ranges: min and max of each tensor.
         scheme: the target's quantization scheme.
         feeds: inputs of the graph; the first `INPUTS` are used.
+        splits: a few channels may be taken out.
         threads: for ONNX Runtime; 0: its default.
 
     Returns:
@@ -134,7 +145,7 @@ def smoothed_ranges(
     seen = _observed(graph, groups, feeds[:INPUTS], threads)
     new = dict(ranges)
     for group in groups:
-        factors = _best_factors(group, seen, ranges, scheme)
+        factors = _best_factors(group, seen, ranges, scheme, SPLITS if splits and not group.constants else ())
         if factors is not None:
             _divide(graph, group, factors, seen, new)
     return new
@@ -240,7 +251,7 @@ def _observed_rows(array: np.ndarray, *, judged: bool, count: int) -> tuple[np.n
 
 
 def _best_factors(
-    group: _Group, seen: Mapping[str, _Seen], ranges: Mapping[str, Range], scheme: QuantScheme
+    group: _Group, seen: Mapping[str, _Seen], ranges: Mapping[str, Range], scheme: QuantScheme, splits: Sequence[int]
 ) -> np.ndarray | None:
     """Returns the factors that divide the channels, float32 ``(C,)``; None if none reduces the error enough.
 
@@ -261,34 +272,43 @@ def _best_factors(
 
     def noise(factors: np.ndarray) -> float:
         data = _rounded(rows / factors, *_scaled_range(whole, factors, room), scheme)
-        got = [data @ _rounded_weights(weight * factors[:, None], scheme) for weight in weights]
+        out = np.isinf(factors)
+        scaled = np.where(out, 0, factors)[:, None]
+        got = [data @ _rounded_weights(weight * scaled, scheme) + rows[:, out] @ weight[out] for weight in weights]
         errors = [float(counts @ np.square(a - b).sum(1)) for a, b in zip(got, exact, strict=True)]
         return sum(error / energy for error, energy in zip(errors, energies, strict=True)) / len(got)
 
     before = noise(np.ones(len(readers), np.float32))
     if not before or (not group.constants and -10 * np.log10(before) > FINE_DB):
         return None
-    noises = [noise(factors) for factors in _candidates(half.magnitudes, readers)]
+    noises = [
+        noise(factors) * (10 ** (MIN_GAIN_OF_SPLIT_DB / 10) if np.isinf(factors).any() else 1)
+        for factors in _candidates(half.magnitudes, readers, splits)
+    ]
     best = int(np.argmin(noises))
     if before < noises[best] * 10 ** ((MIN_GAIN_DB if group.constants else MIN_GAIN_OF_MUL_DB) / 10):
         return None
-    return _candidates(whole.magnitudes, readers)[best]
+    return _candidates(whole.magnitudes, readers, splits)[best]
 
 
-def _candidates(largest: np.ndarray, readers: np.ndarray) -> list[np.ndarray]:
-    """Returns the factors to try, float32 ``(C,)`` each, 1 for channels of zeros.
+def _candidates(largest: np.ndarray, readers: np.ndarray, splits: Sequence[int] = ()) -> list[np.ndarray]:
+    """Returns the factors to try, float32 ``(C,)`` each, 1 for channels of zeros, infinite for those to take out.
 
     Args:
         largest: magnitude of each channel.
         readers: largest magnitude of the weights that read it.
+        splits: numbers of channels to take out.
     """
+    order = np.argsort(-largest, kind="stable")
     used = (largest > 0) & (readers > 0)
     largest = np.maximum(largest, MIN_PART * largest.max(initial=0.0))
     channels, weights = np.where(used, largest, 1.0), np.where(used, readers, 1.0)
     powers = [channels**power / weights ** (1 - power) for power in POWERS]  # equation 4 of the paper
     limits = [np.maximum(1.0, channels * limit / largest.max(initial=MIN_FACTOR)) for limit in LIMITS]
     tried = np.clip([*powers, *limits], MIN_FACTOR, MAX_FACTOR)
-    return list(np.where(used, tried, 1.0).astype(np.float32))
+    whole = list(np.where(used, tried, 1.0).astype(np.float32))
+    parts = [np.where(np.isin(np.arange(len(order)), order[:count]), np.inf, 1.0) for count in splits]
+    return whole + [part.astype(np.float32) for part in parts if np.isfinite(part).any()]
 
 
 def _room(value: ir.Value, found: _Seen, ranges: Mapping[str, Range]) -> float:
@@ -343,10 +363,14 @@ def _divide(
                 )
     else:
         found = seen[str(group.value.name)]
+        out = np.flatnonzero(np.isinf(factors))
+        if len(out):
+            split_channels(graph, group.value, group.products, out)
         divided = _insert_mul(graph, group, factors)
         ranges[str(divided.name)] = _scaled_range(
             found.extremes(slice(None)), factors, _room(group.value, found, ranges)
         )
+    factors = np.where(np.isinf(factors), np.float32(1), factors)
     for node in group.products:
         axis = 1 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1 else 0
         divide_constants(graph, [Constant(node, 1, axis)], 1 / factors)

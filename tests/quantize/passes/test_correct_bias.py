@@ -120,40 +120,69 @@ NETWORK = """g (float[1, 3, 16, 16] x) => (float[1, 7, 8, 8] y) {
 
 
 @pytest.fixture
-def network(graph_of, weights):
-    """A large value in one channel makes the step of the first activations wider than the negative part of a SiLU."""
-    first = 4 * weights(8, 3, 3, 3)
-    first[0] *= 20
-    return graph_of(
-        NETWORK,
-        w1=first,
-        b1=weights(8, 1).ravel() - 1,
-        w2=weights(6, 8, 1, 1, seed=2),
-        w3=weights(7, 6, 1, 1, seed=3),
-        b3=weights(7, 1, seed=4).ravel(),
-    )
+def network_of(graph_of, weights):
+    def build(seed: int) -> ir.Model:
+        """Large values in a channel make the step of the first activations wider than the negative part of a SiLU."""
+        first = 4 * weights(8, 3, 3, 3, seed=5 * seed)
+        first[0] *= 20
+        return graph_of(
+            NETWORK,
+            w1=first,
+            b1=weights(8, 1, seed=5 * seed).ravel() - 1,
+            w2=weights(6, 8, 1, 1, seed=5 * seed + 2),
+            w3=weights(7, 6, 1, 1, seed=5 * seed + 3),
+            b3=weights(7, 1, seed=5 * seed + 4).ravel(),
+        )
+
+    return build
+
+
+@pytest.fixture
+def network(network_of):
+    return network_of(0)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_mean_of_a_corrected_layer_is_that_of_the_float_layer(
-    network, feeds_for, calibrated, run_in_onnxruntime, sqnr_db, name
+    network, feeds_for, calibrated, run_in_onnxruntime, name
 ):
     scheme = msgspec.structs.replace(SCHEMES[name], stem_channels=0, split_channels=0)
     feeds = feeds_for(network, INPUTS)
     exact = run_in_onnxruntime(network, feeds)
     table = calibrated(network, feeds, equalize=True)
-    errors, noise = {}, {}
+    errors = {}
     for given in ((), feeds):
         typed = quantized_from_graph(network, table, scheme, feeds=given, threads=1)
         assert not typed.plan.skipped
         got = run_in_onnxruntime(typed.graph, feeds)
         difference = np.stack([b["y"] - a["y"] for a, b in zip(exact, got, strict=True)])
         errors[bool(given)] = np.abs(difference.mean((0, 1, 3, 4))).max() / np.stack([a["y"] for a in exact]).std()
-        noise[bool(given)] = sqnr_db(exact, got)["y"]
     assert errors[True] < 0.015 and errors[True] < errors[False] / 2
-    # With weights of 8 bits, which `cpu` has on processors with VNNI, the rest of the noise grows by 0.5 dB here.
-    lost_db = 1.0 if name == "int32 bias" and scheme.weight_bits == 8 else 0.0
-    assert noise[True] > noise[False] - lost_db
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_corrected_networks_have_less_noise(network_of, feeds_for, calibrated, run_in_onnxruntime, sqnr_db, name, bits):
+    """On average, also on other inputs.
+
+    The noise of one network of this size changes by up to 0.9 dB with any other bias, since other numbers are then
+    rounded up. Of the noise of 8-bit weights, the mean is 4 %, and of 7-bit weights 30 %.
+    """
+    scheme = msgspec.structs.replace(SCHEMES[name], stem_channels=0, split_channels=0, weight_bits=bits)
+    gains_db = []
+    for seed in range(8):
+        graph = network_of(seed)
+        feeds = feeds_for(graph, 2 * INPUTS)
+        table = calibrated(graph, feeds[:INPUTS], equalize=True)
+        exact = run_in_onnxruntime(graph, feeds[INPUTS:])
+        noise = [
+            sqnr_db(exact, run_in_onnxruntime(typed.graph, feeds[INPUTS:]))["y"]
+            for typed in (
+                quantized_from_graph(graph, table, scheme, feeds=given, threads=1) for given in ((), feeds[:INPUTS])
+            )
+        ]
+        gains_db.append(noise[1] - noise[0])
+    assert np.mean(gains_db) > {7: 0.4, 8: 0.05}[bits]
 
 
 def test_limits_of_inputs_are_those_of_the_pairs(network, feeds_for, calibrated):
