@@ -43,6 +43,7 @@ STEM_DEPTH = 2
 MIN_DOWNSAMPLING = 4
 
 FASTER_IN_FLOAT = "the target computes a convolution of so few channels a group faster in float"
+NOISY = "8 bits of its input lose much of its output, and it is a small part of the work"
 REFUSED = "the target computes it in float, with or without Q/DQ pairs"
 NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
@@ -56,12 +57,14 @@ class QuantPolicy:
         keep_heads: keep the layers that `head_layers` finds in float too.
         head_outputs: names of the outputs of the detector's head, if it is known.
         refused: names of nodes that the target did not compute on integers when it was asked to.
+        noisy: names of nodes that lose much in 8 bits, found by `edgekit.quantize.noisy_layers`.
     """
 
     keep_float: tuple[str, ...] = ()
     keep_heads: bool = False
     head_outputs: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
+    noisy: frozenset[str] = frozenset()
 
 
 NOTHING_KEPT = QuantPolicy()
@@ -108,6 +111,7 @@ def plan_from_graph(
         UsageError: a pattern matches no node.
     """
     kept = head_layers(graph, policy.head_outputs) if policy.keep_heads else {}
+    kept |= {node: NOISY for node in graph.graph if node.name in policy.noisy}
     kept |= {node: REFUSED for node in graph.graph if node.name in policy.refused}
     kept |= matching(list(graph.graph), policy.keep_float)
     kept |= _needing_zero_point(graph, scheme, ranges or {})
