@@ -1,4 +1,4 @@
-"""Which of ONNX's and ONNX Runtime's operators are convolutions and matrix products."""
+"""Which of ONNX's and ONNX Runtime's operators are convolutions and matrix products, and which select by value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["BIASED_PRODUCTS", "INTEGER_PRODUCTS", "INTEGER_RECURRENT", "PRODUCTS", "uses_quantized_values"]
+__all__ = ["BIASED_PRODUCTS", "INTEGER_PRODUCTS", "INTEGER_RECURRENT", "PRODUCTS", "SELECTING", "uses_quantized_values"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Of floats; of integers where both factors come from DequantizeLinear and the backend fuses the two."""
@@ -20,6 +20,9 @@ INTEGER_PRODUCTS = frozenset("QLinearConv QLinearMatMul QGemm ConvInteger MatMul
 
 INTEGER_RECURRENT = frozenset({"DynamicQuantizeLSTM"})
 """Recurrent layers whose products multiply integers."""
+
+SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
+"""Operators that select by value."""
 
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 

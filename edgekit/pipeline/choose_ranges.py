@@ -12,6 +12,7 @@ from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph, typed_graph
 from edgekit.pipeline.reference import Reference
+from edgekit.pipeline.selected_rows import noise_of_same_rows, with_noise_of_same_rows
 from edgekit.progress import Progress
 from edgekit.quantize.compare import noise_of_outputs, worst_noise
 from edgekit.quantize.half.check import rounding_graph
@@ -58,7 +59,7 @@ def calibrated_graph(
     if not _is_free(model, calibration, reference, config, target):
         return calibration, typed
     with progress.stage("checking the ranges"):
-        found_db = _worst_db(typed, inputs, reference)
+        found_db = _worst_db(model, typed, inputs, reference)
     if found_db is None or found_db >= (ENOUGH_DB if model.postprocess is None else ENOUGH_OF_BOXES_DB):
         return calibration, typed
     best_db, method = found_db, DEFAULT_METHOD
@@ -66,7 +67,7 @@ def calibrated_graph(
         tried = calibrate(model, inputs, replace(config, calib_method=other), target, progress)
         tried_typed = typed_graph(model, tried, target, progress)
         with progress.stage("checking the ranges"):
-            tried_db = _worst_db(tried_typed, inputs, reference)
+            tried_db = _worst_db(model, tried_typed, inputs, reference)
         if tried_db is not None and tried_db >= best_db + LEAST_GAIN_DB:
             calibration, typed, best_db, method = tried, tried_typed, tried_db, other
     if method != DEFAULT_METHOD:
@@ -88,9 +89,12 @@ def _is_free(
     return measured and trained and not named and bool(reference.outputs)
 
 
-def _worst_db(typed: TypedGraph, inputs: Inputs, reference: Reference) -> float | None:
+def _worst_db(model: LoadedModel, typed: TypedGraph, inputs: Inputs, reference: Reference) -> float | None:
     """Returns the lowest signal-to-noise ratio of an output, or of a part of one, in ONNX Runtime."""
-    evaluator = Evaluator(rounding_graph(typed.graph), threads=cpu().compute_threads)
+    graph = rounding_graph(typed.graph)
+    evaluator = Evaluator(graph, threads=cpu().compute_threads)
     got = [evaluator.run(dict(feed)) for feed in inputs.feeds]
-    worst = worst_noise(noise_of_outputs(reference.outputs, got, reference.forms))
+    noise = noise_of_outputs(reference.outputs, got, reference.forms)
+    same = noise_of_same_rows(model.graph, graph, inputs.feeds, reference.forms)
+    worst = worst_noise(with_noise_of_same_rows(noise, same))
     return None if worst is None else worst.sqnr_db
