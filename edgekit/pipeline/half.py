@@ -18,8 +18,8 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.inputs import Feed
 from edgekit.pipeline.loaded_model import LoadedModel
-from edgekit.pipeline.values import graph_values
 from edgekit.pipeline.selected_rows import noise_of_same_rows, with_noise_of_same_rows
+from edgekit.pipeline.values import graph_values
 from edgekit.progress import Progress
 from edgekit.quantize.compare import LIMITS, OutputNoise, noise_of_outputs, worst_noise
 from edgekit.quantize.half.cast import HalfGraph, half_from_graph

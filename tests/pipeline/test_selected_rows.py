@@ -119,9 +119,7 @@ def test_the_agreement_of_the_engine_stays_and_what_it_loses_beyond_its_graph_is
 
 
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
-def test_a_build_reports_the_ratio_of_the_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
-) -> None:
+def test_a_build_reports_the_ratio_of_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     pytest.importorskip("openvino" if target == "openvino" else "onnxruntime")
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     onnx.save(ir.to_proto(graph_of(TOPK)), tmp_path / "rows.onnx")

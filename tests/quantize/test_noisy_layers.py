@@ -28,7 +28,7 @@ def network(graph_of, weights):
         second = np.eye(CHANNELS, dtype=np.float32) - 1 / CHANNELS
         graph = graph_of(
             "g (float[1, 3, 16, 16] x) => (float[1, 512, 16, 16] y) {"
-            f"a = Conv <pads = [1, 1, 1, 1]> (x, w1) r = Relu (a) d = Conv (r, w2) "
+            "a = Conv <pads = [1, 1, 1, 1]> (x, w1) r = Relu (a) d = Conv (r, w2) "
             "s = Relu (d) y = Conv <pads = [1, 1, 1, 1]> (s, w3) }",
             w1=first,
             w2=second[:, :, None, None].astype(np.float32),

@@ -109,7 +109,9 @@ def test_every_frame_of_a_source_has_its_result_in_order(manifest: Manifest) -> 
         assert stream.dropped == 0 and source.closed
 
 
-@pytest.mark.parametrize(("batch", "frames", "at"), [(1, SHARED_AFTER + 9, SHARED_AFTER - 1), (3, 40, 15), (1, 5, None)])
+@pytest.mark.parametrize(
+    ("batch", "frames", "at"), [(1, SHARED_AFTER + 9, SHARED_AFTER - 1), (3, 40, 15), (1, 5, None)]
+)
 def test_the_engine_shares_the_processors_with_the_other_stages_of_a_long_source(
     manifest: Manifest, batch: int, frames: int, at: int | None
 ) -> None:
