@@ -36,6 +36,8 @@ LEAST_DB = 10.0
 
 SPEED_LIMIT, NOISE_LIMIT_DB, F1_LIMIT = 1.03, 0.5, 0.95
 SCORE = 0.25
+PICTURES = 400
+"""Pictures that detections are compared on, with a few hundred boxes."""
 
 
 def measure_foreign(shop: Workshop) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _measure(shop: Workshop, name: str, model: ForeignModel, file: Path) -> dict
         for candidate in OURS:
             if candidate in paths:
                 fp32 = shop.bundle(str(graph), "fp32", candidate.split()[-1])
-                found[candidate]["f1"] = _f1(fp32, paths[candidate][1], model, 8 if shop.quick else 80)
+                found[candidate]["f1"] = _f1(fp32, paths[candidate][1], model, 8 if shop.quick else PICTURES)
     return found
 
 

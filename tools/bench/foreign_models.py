@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 __all__ = ["MODELS", "ForeignModel"]
 
@@ -52,6 +52,21 @@ def picture(seed: int, width: int, height: int) -> np.ndarray:
     left, top = random.uniform(0, whole.width - side[0]), random.uniform(0, whole.height - side[1])
     crop = whole.resize((width, height), Image.Resampling.BILINEAR, (left, top, left + side[0], top + side[1]))
     return np.asarray(crop)
+
+
+def view(seed: int) -> np.ndarray:
+    """Returns a crop of a shipped photo of another scale, side, brightness and mirrored or not, (H, W, 3) uint8."""
+    random = np.random.default_rng(seed)
+    with Image.open(PHOTOS[seed // 2 % len(PHOTOS)]) as opened:
+        whole = opened.convert("RGB")
+    share, ratio = random.uniform(0.35, 1.0), random.uniform(0.75, 1.33)
+    side = min(whole.width, whole.width * share * ratio), min(whole.height, whole.height * share / ratio)
+    left, top = random.uniform(0, whole.width - side[0]), random.uniform(0, whole.height - side[1])
+    scale = random.uniform(200, 900) / max(side)
+    size = max(32, int(side[0] * scale)), max(32, int(side[1] * scale))
+    crop = whole.resize(size, Image.Resampling.BILINEAR, (left, top, left + side[0], top + side[1]))
+    pixels = np.asarray(ImageEnhance.Brightness(crop).enhance(random.uniform(0.6, 1.4)))
+    return pixels[:, ::-1] if random.random() < 0.5 else pixels
 
 
 def page(seed: int, width: int, height: int, lines: int) -> np.ndarray:
@@ -103,7 +118,7 @@ def _tokens(names: tuple[str, str], vocabulary: int, length: int) -> Callable[[i
 TEXT = ("input_ids", "attention_mask")
 MODELS: Mapping[str, ForeignModel] = {
     "nudenet_320n": ForeignModel(
-        _photos("images", 320), True, ("nudenet", "nudenet/320n.onnx"), lambda seed: picture(seed, 480, 480)
+        _photos("images", 320), True, ("nudenet", "nudenet/320n.onnx"), view
     ),
     "ddddocr_det": ForeignModel(
         lambda seed: {"images": _planes(page(seed, 416, 416, 8), 0, 1)}, True, ("ddddocr", "ddddocr/common_det.onnx"),
