@@ -1,4 +1,4 @@
-"""Which of ONNX's and ONNX Runtime's operators are convolutions and matrix products."""
+"""Which of ONNX's and ONNX Runtime's operators are convolutions and matrix products, and which select by value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["BIASED_PRODUCTS", "INTEGER_PRODUCTS", "INTEGER_RECURRENT", "PRODUCTS", "RECURRENT", "uses_quantized_values"]
+__all__ = [
+    "BIASED_PRODUCTS",
+    "INTEGER_PRODUCTS",
+    "INTEGER_RECURRENT",
+    "PRODUCTS",
+    "RECURRENT",
+    "SELECTING",
+    "uses_quantized_values",
+]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Of floats; of integers where both factors come from DequantizeLinear and the backend fuses the two."""
@@ -23,6 +31,9 @@ RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 INTEGER_RECURRENT = frozenset({"DynamicQuantizeLSTM"})
 """Recurrent layers whose products multiply integers."""
+
+SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
+"""Operators that select by value."""
 
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 

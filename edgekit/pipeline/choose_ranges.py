@@ -13,8 +13,10 @@ from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.noise_budget import Outputs, outputs_of, with_noisy_layers_in_float
 from edgekit.pipeline.precision import TypedGraph, typed_graph
 from edgekit.pipeline.reference import Reference
+from edgekit.pipeline.selected_rows import noise_of_same_rows, with_noise_of_same_rows
 from edgekit.progress import Progress
 from edgekit.quantize.compare import noise_of_outputs, worst_noise
+from edgekit.quantize.half.check import rounding_graph
 from edgekit.specs import Precision
 
 __all__ = ["calibrated_graph"]
@@ -90,7 +92,8 @@ def _best_ranges(
     target: TargetConfig,
     progress: Progress,
 ) -> tuple[Calibration, TypedGraph, Outputs]:
-    found_db = _worst_db(outputs, reference)
+    with progress.stage("checking the noise"):
+        found_db = _worst_db(model, typed, outputs, inputs, reference)
     if found_db is None or found_db >= (ENOUGH_DB if model.postprocess is None else ENOUGH_OF_BOXES_DB):
         return calibration, typed, outputs
     best_db, method = found_db, DEFAULT_METHOD
@@ -100,7 +103,7 @@ def _best_ranges(
         tried_typed = typed_graph(model, tried, target, progress)
         with progress.stage("checking the ranges"):
             tried_outputs = outputs_of(tried_typed, inputs.feeds)
-        tried_db = _worst_db(tried_outputs, reference)
+            tried_db = _worst_db(model, tried_typed, tried_outputs, inputs, reference)
         if tried_db is not None and tried_db >= best_db + LEAST_GAIN_DB:
             calibration, typed, outputs, best_db, method = tried, tried_typed, tried_outputs, tried_db, other
     if method != DEFAULT_METHOD:
@@ -117,7 +120,11 @@ def _is_free(model: LoadedModel, reference: Reference, config: CalibrationConfig
     return model.trained and not named and bool(reference.outputs)
 
 
-def _worst_db(outputs: Outputs, reference: Reference) -> float | None:
+def _worst_db(
+    model: LoadedModel, typed: TypedGraph, outputs: Outputs, inputs: Inputs, reference: Reference
+) -> float | None:
     """Returns the lowest signal-to-noise ratio of an output, or of a part of one."""
-    worst = worst_noise(noise_of_outputs(reference.outputs, outputs, reference.forms))
+    noise = noise_of_outputs(reference.outputs, outputs, reference.forms)
+    same = noise_of_same_rows(model.graph, rounding_graph(typed.graph), inputs.feeds, reference.forms)
+    worst = worst_noise(with_noise_of_same_rows(noise, same))
     return None if worst is None else worst.sqnr_db

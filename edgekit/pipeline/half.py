@@ -19,6 +19,7 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.inputs import Feed
 from edgekit.pipeline.loaded_model import LoadedModel
+from edgekit.pipeline.selected_rows import noise_of_same_rows, with_noise_of_same_rows
 from edgekit.pipeline.values import graph_values
 from edgekit.progress import Progress
 from edgekit.quantize.compare import LIMITS, OutputNoise, noise_of_outputs, worst_noise
@@ -146,12 +147,13 @@ def _db_of_outputs(graph: ir.Model, half: ir.Model, feeds: Sequence[Feed]) -> fl
     """Returns the signal-to-noise ratio of the worst part of an output; infinities and NaN count as -200 dB."""
     if not feeds:
         return EXACT_DB
-    threads = cpu().compute_threads
+    threads, wide, forms = cpu().compute_threads, rounding_graph(half), forms_of_outputs(graph)
     exact, got = (
         [evaluator.run(dict(feed)) for feed in feeds]
-        for evaluator in (Evaluator(graph, threads=threads), Evaluator(rounding_graph(half), threads=threads))
+        for evaluator in (Evaluator(graph, threads=threads), Evaluator(wide, threads=threads))
     )
-    return _worst_db(noise_of_outputs(exact, got, forms_of_outputs(graph)))
+    noise = noise_of_outputs(exact, got, forms)
+    return _worst_db(with_noise_of_same_rows(noise, noise_of_same_rows(graph, wide, feeds, forms)))
 
 
 def _worst_db(noise: Sequence[OutputNoise]) -> float:

@@ -208,8 +208,16 @@ def _gaining(groups: Sequence[tuple[str, ...]], measure: Measure, before_db: flo
 def _worst_db(expected: Sequence[Arrays], got: Sequence[Arrays], reference: Reference) -> float:
     """Returns the lowest signal-to-noise ratio of an output as it is, and of the parts that are judged.
 
-    Parts show small scores beside large boxes, and logits small probabilities, which hide an error of large ones.
+    Parts show small scores beside large boxes, and logits small probabilities, which hide an error of large ones. Rows
+    that are selected by value are compared as parts alone: their order may be another one.
     """
-    noise = [*noise_of_outputs(expected, got, reference.forms), *noise_of_outputs(expected, got)]
+    plain = [name for name in (expected[0] if expected else ()) if not _is_selected(name, reference)]
+    wanted, found = ([{name: each[name] for name in plain} for each in outputs] for outputs in (expected, got))
+    noise = [*noise_of_outputs(expected, got, reference.forms), *noise_of_outputs(wanted, found)]
     worst = worst_noise(noise)
     return EXACT_DB if worst is None or worst.sqnr_db is None else worst.sqnr_db
+
+
+def _is_selected(name: str, reference: Reference) -> bool:
+    form = reference.forms.get(name)
+    return form is not None and form.selected

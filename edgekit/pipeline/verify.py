@@ -21,6 +21,7 @@ from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph
 from edgekit.pipeline.reference import Reference
+from edgekit.pipeline.selected_rows import noise_of_same_rows, with_noise_of_same_rows
 from edgekit.pipeline.values import engine_values, graph_values
 from edgekit.progress import Progress
 from edgekit.quantize.compare import (
@@ -48,6 +49,8 @@ LEEWAY_DB = 10.0
 """How much lower INT8's ratio may be at the min or max shapes when it is near 0 dB at the opt shapes."""
 QUANTIZED = Limits(20.0, 0.5, 20.0)
 """Limits of a model that came quantized: kernels may round to the integer next to the right one."""
+OTHER_ROWS_DB = 3.0
+"""Ratios of matched rows differ by this much between a graph and its engine, because each selects rows of its own."""
 NAMED_LAYERS = 3
 
 PARTS = "; the first value that differs is '{value}', of {op_type} '{node}'"
@@ -112,7 +115,7 @@ class Verifier:
         name = f"{str(precision).upper()} graph"
         with self.progress.stage(f"checking the {name} on the CPU"):
             got = self._on_cpu(rounding_graph(typed.graph))
-        self._judge(name, got, LIMITS[precision], precision, _nowhere)
+        self._judge(name, got, LIMITS[precision], precision, _nowhere, typed)
         worst = worst_noise(self.noise)
         if worst is not None and not measured:
             self.progress.note(
@@ -136,7 +139,8 @@ class Verifier:
             return
         limits = QUANTIZED if self.model.quantized else LIMITS[precision]
         parting = self._where_the_engine_parts if precision is Precision.FP32 else _nowhere
-        self._judge(f"{str(precision).upper()} engine for {self.target.target}", outputs, limits, precision, parting)
+        stage = f"{str(precision).upper()} engine for {self.target.target}"
+        self._judge(stage, outputs, limits, precision, parting, None if precision is Precision.FP32 else typed)
         if typed is not None and not self.model.quantized:
             self._warn(typed, precision)
 
@@ -163,7 +167,15 @@ class Verifier:
         feeds = (self.inputs.feeds, *self.inputs.min_max_feeds)
         return [[_run(evaluator, feed) for feed in each[:COMPARED_ON_CPU]] for each in feeds]
 
-    def _judge(self, stage: str, got: Sets, limits: Limits, precision: Precision, parting: Parting) -> None:
+    def _judge(
+        self,
+        stage: str,
+        got: Sets,
+        limits: Limits,
+        precision: Precision,
+        parting: Parting,
+        typed: TypedGraph | None = None,
+    ) -> None:
         """Compares the outputs of a stage.
 
         Args:
@@ -172,6 +184,7 @@ class Verifier:
             limits: its limits at the opt shapes.
             precision: its precision.
             parting: finds the first node that parts from the original; called only to explain an error.
+            typed: the graph of the stage, if it has noise.
         """
         if not self.reference.outputs:
             return
@@ -180,6 +193,7 @@ class Verifier:
         for specs, wanted, outputs in zip(sizes, expected, got, strict=False):
             noise = noise_of_outputs(wanted[: len(outputs)], outputs, self.reference.forms)
             if not specs:
+                noise = noise if typed is None else self._with_noise_of_same_rows(noise, typed)
                 self._keep(stage, noise)
             given = f" given {'; '.join(map(str, specs))}" if specs else ""
             self._refuse(noise, self._floor(precision) if specs else limits, f"the {stage}{given}", precision, parting)
@@ -188,6 +202,22 @@ class Verifier:
                 self.progress.note(
                     f"the {stage}{given}: {worst.sqnr_db:.1f} dB at {worst.where}, which is lost in noise"
                 )
+
+    def _with_noise_of_same_rows(self, noise: tuple[OutputNoise, ...], typed: TypedGraph) -> tuple[OutputNoise, ...]:
+        """Judges rows that are selected by value by their numbers: those of the typed graph for the reference's rows.
+
+        An engine selects rows of its own. If it keeps less than its graph does when rows are matched, the difference
+        is subtracted: kernels are wrong.
+        """
+        feeds, forms = self.inputs.feeds[:COMPARED_ON_CPU], self.reference.forms
+        graph = rounding_graph(typed.graph)
+        same = noise_of_same_rows(self.model.graph, graph, feeds, forms)
+        if not same:
+            return noise
+        own = noise_of_outputs(self.reference.outputs[: len(feeds)], self._on_cpu(graph)[0], forms)
+        engine, of_graph = (worst_noise(e for e in each if forms[e.output].selected) for each in (noise, own))
+        lost_db = 0.0 if engine is None or of_graph is None else (of_graph.sqnr_db or 0.0) - (engine.sqnr_db or 0.0)
+        return with_noise_of_same_rows(noise, same, beyond_db=lost_db if lost_db > OTHER_ROWS_DB else 0.0)
 
     def _keep(self, stage: str, noise: tuple[OutputNoise, ...]) -> None:
         self.noise = noise

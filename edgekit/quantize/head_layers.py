@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from edgekit.graph.operators import PRODUCTS, RECURRENT
+from edgekit.graph.operators import PRODUCTS, RECURRENT, SELECTING
 from edgekit.quantize.output_form import OutputForm
-from edgekit.quantize.output_parts import SELECTING, forms_of_outputs
+from edgekit.quantize.output_parts import forms_of_outputs
 
 __all__ = ["HEAD", "head_layers"]
 

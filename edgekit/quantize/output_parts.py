@@ -8,15 +8,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.graph.operators import SELECTING
 from edgekit.quantize.output_form import MOST_COLUMNS, WHOLE, OutputForm, Part, Select
 from edgekit.recipe.heads import CellHeads, Detr, Head, YoloHead, YoloV1, YoloV5, YoloV8, YoloX
 from edgekit.recipe.schema import Postprocess
 
-__all__ = ["SELECTING", "concatenated_columns", "forms_of_outputs", "selected_values"]
+__all__ = ["concatenated_columns", "forms_of_outputs", "selected_values"]
 
 PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
-SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
-"""Operators that select by value."""
 _SAME_AXES = frozenset({"Cast", "Clip", "DequantizeLinear", "Identity", "QuantizeLinear"})
 _BY_NUMBER = frozenset({"Add", "Div", "Mod", "Mul", "Sub"})
 _SAME_NUMBERS = _SAME_AXES | {"Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}

@@ -45,6 +45,7 @@ STEM_DEPTH = 2
 MIN_DOWNSAMPLING = 4
 
 FASTER_IN_FLOAT = "the target computes a convolution of so few channels a group faster in float"
+NOISY_INPUT = "8 bits of its input lose much of its output, and it is a small part of the work"
 REFUSED = "the target computes it in float, with or without Q/DQ pairs"
 NOISY_ATTENTION = "8 bits for the factors of its attention leave too few bits of the result"
 STAYS_IN_FLOAT = "edgekit.stays_in_float"
@@ -65,6 +66,7 @@ class QuantPolicy:
         refused: names of nodes that the target did not compute on integers when it was asked to.
         noisy: names of nodes that add much of the noise of the outputs.
         noisy_attention: names of products of attentions whose results would have too few bits.
+        noisy_inputs: names of nodes that lose much by the rounding of their inputs alone.
         split_outliers: multiply a few outlier channels of matrix products in float.
     """
 
@@ -74,6 +76,7 @@ class QuantPolicy:
     refused: frozenset[str] = frozenset()
     noisy: frozenset[str] = frozenset()
     noisy_attention: frozenset[str] = frozenset()
+    noisy_inputs: frozenset[str] = frozenset()
     split_outliers: bool = False
 
 
@@ -126,6 +129,7 @@ def plan_from_graph(
     made = {node: node.metadata_props.get(STAYS_IN_FLOAT) for node in graph.graph}
     kept |= {node: reason for node, reason in made.items() if reason}
     kept |= {node: NOISY for node in graph.graph if node.name in policy.noisy}
+    kept |= {node: NOISY_INPUT for node in graph.graph if node.name in policy.noisy_inputs}
     kept |= {node: REFUSED for node in graph.graph if node.name in policy.refused}
     kept |= {node: NOISY_ATTENTION for node in graph.graph if node.name in policy.noisy_attention}
     kept |= matching(list(graph.graph.all_nodes()), policy.keep_float)

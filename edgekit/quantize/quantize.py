@@ -17,6 +17,7 @@ from edgekit.graph.passes import NameNodes, RemoveDead
 from edgekit.quantize.bodies import NEVER_RAN, feeds_of_bodies, policy_of_body, products_in_bodies
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.head_layers import HEAD
+from edgekit.quantize.noisy_layers import noisy_convolutions
 from edgekit.quantize.passes.clip_silu import clipped_silu_ranges
 from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_pairs_behind
 from edgekit.quantize.passes.correct_bias import input_means
@@ -188,6 +189,9 @@ def _quantize_main(
     plan = require_quantizable(graph, scheme, policy, ranges)
     ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, splits=policy.split_outliers, threads=threads)
     plan = require_quantizable(graph, scheme, policy, ranges)  # smoothing inserts nodes
+    noisy = noisy_convolutions(graph, plan, input_limits(plan, ranges, scheme), feeds, threads=threads)
+    if noisy:
+        plan = require_quantizable(graph, scheme, replace(policy, noisy_inputs=noisy), ranges)
     # If the activation function is computed before quantization, large negative values are already small, and
     # scaling channels makes them large again: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
     if table.channels and scheme.quantize_outputs:

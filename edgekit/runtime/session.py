@@ -31,7 +31,7 @@ from edgekit.runtime.device_detection import DeviceDetection
 from edgekit.runtime.inputs import are_ready, checked, host_arrays
 from edgekit.runtime.on_device import copied_to_host, run_on_device
 from edgekit.runtime.source_stream import stream_of_source
-from edgekit.runtime.stream import Pending, RunsOnDevice, StartsRuns
+from edgekit.runtime.stream import Pending, RunsOnDevice, SharesProcessors, StartsRuns
 from edgekit.runtime.tasks.choose import task_of
 from edgekit.runtime.tasks.classify import TASK as CLASSIFY
 from edgekit.runtime.tasks.classify import Classes
@@ -180,6 +180,16 @@ class Session:
             if self._worker is None:
                 self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgekit")
             return self._worker.submit(self._run, {name: array.copy() for name, array in arrays.items()})
+
+    def share_processors(self) -> None:
+        """Lets other work run on the processors that an engine's waiting threads would keep, as in a video's stages.
+
+        Raises:
+            RunError: the session is closed.
+        """
+        engine = self._open_engine()
+        if isinstance(engine, SharesProcessors):
+            engine.share_processors()
 
     @property
     def starts_runs(self) -> bool:

@@ -31,6 +31,9 @@ __all__ = ["SourceStream", "Streamed", "stream_of_source"]
 
 WAITING = 2
 """Frames that wait between two stages: one evens out the stages' times, and more only add delay and memory."""
+SHARED_AFTER = 16
+"""Number of frames after which the engine shares the processors with the other stages. ONNX Runtime loads it again for
+that, which takes as long as some runs."""
 JOIN_S = 2.0
 """How long `SourceStream.close` waits for a thread; one that reads from a network may take longer to end."""
 
@@ -56,6 +59,10 @@ class StreamingSession(OpenSession, Protocol):
     @property
     def starts_runs(self) -> bool:
         """Whether runs are in flight without a thread of the host."""
+        ...
+
+    def share_processors(self) -> None:
+        """Lets other work run on the processors that waiting threads would keep."""
         ...
 
 
@@ -224,8 +231,12 @@ class SourceStream(Iterator[Streamed]):
         work.array, work.placement = input_of_image(work.frame.pixels, "rgb", session.manifest, session.inputs)
 
     def _run_batches(self, source: Channel[_Work], output: Channel[_Work]) -> None:
+        count = 0
         while True:
             works = self._collected(source)
+            if count < SHARED_AFTER <= count + len(works):
+                self._session.share_processors()
+            count += len(works)
             start = time.perf_counter()
             arrays = [work.array for work in works if work.array is not None]
             name = self._session.inputs[0].name

@@ -1,4 +1,4 @@
-"""Protocols of asynchronous runs and of runs in device memory, and of the engines that support them."""
+"""Protocols of engines that support asynchronous runs, runs in device memory, or other work beside theirs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.device.cuda.resources import Context, Stream
 
-__all__ = ["Pending", "RunsOnDevice", "StartsRuns"]
+__all__ = ["Pending", "RunsOnDevice", "SharesProcessors", "StartsRuns"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -36,6 +36,21 @@ class StartsRuns(Protocol):
 
     def run_async(self, feeds: dict[str, np.ndarray]) -> Pending[dict[str, np.ndarray]]:
         """Starts a run; the caller may change the arrays after this method returns."""
+        ...
+
+
+@runtime_checkable
+class SharesProcessors(Protocol):
+    """An engine whose threads can leave the processor to other work while they wait."""
+
+    def share_processors(self) -> None:
+        """Makes the threads of later runs sleep when they wait for each other.
+
+        Waiting threads otherwise keep their processor, for the lowest latency of a run alone.
+
+        Raises:
+            RunError: the engine is closed.
+        """
         ...
 
 

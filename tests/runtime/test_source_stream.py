@@ -15,7 +15,7 @@ from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import DataError, RunError, UsageError
 from edgekit.recipe.schema import Preprocess
 from edgekit.runtime.session import Session
-from edgekit.runtime.source_stream import SourceStream
+from edgekit.runtime.source_stream import SHARED_AFTER, SourceStream
 from edgekit.specs import ShapeRange, TensorSpec
 
 LEVELS = 26
@@ -33,6 +33,10 @@ class Brightness:
         self.batches: list[int] = []
         self.threads: set[str] = set()
         self.fails_at: int | None = None
+        self.shared_at: list[int] = []
+
+    def share_processors(self) -> None:
+        self.shared_at.append(sum(self.batches))
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = feeds["images"]
@@ -103,6 +107,19 @@ def test_every_frame_of_a_source_has_its_result_in_order(manifest: Manifest) -> 
         assert isinstance(stream, SourceStream)
         assert levels(stream) == expected(60)
         assert stream.dropped == 0 and source.closed
+
+
+@pytest.mark.parametrize(
+    ("batch", "frames", "at"), [(1, SHARED_AFTER + 9, SHARED_AFTER - 1), (3, 40, 15), (1, 5, None)]
+)
+def test_the_engine_shares_the_processors_with_the_other_stages_of_a_long_source(
+    manifest: Manifest, batch: int, frames: int, at: int | None
+) -> None:
+    engine = Brightness(batch)
+    changed = msgspec.structs.replace(manifest, inputs=engine.inputs, outputs=engine.outputs)
+    with Session(engine, changed) as session:
+        assert levels(session.stream(Counting(frames), top=1)) == expected(frames)
+    assert engine.shared_at == ([] if at is None else [at])
 
 
 def test_each_stage_has_a_thread_of_its_own_and_its_time(manifest: Manifest) -> None:

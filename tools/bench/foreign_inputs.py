@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 __all__ = [
     "Feed", "bytes_of_files", "gray_line", "image_features", "melody", "pages", "page", "photos", "picture", "planes",
-    "sentences", "spectrogram", "step_with_cache", "tokens", "tokens_and_encoding", "voice",
+    "sentences", "spectrogram", "step_with_cache", "tokens", "tokens_and_encoding", "view", "voice",
 ]  # fmt: skip
 
 Feed = dict[str, np.ndarray]
@@ -36,6 +36,21 @@ def picture(seed: int, width: int, height: int) -> np.ndarray:
     left, top = random.uniform(0, whole.width - side[0]), random.uniform(0, whole.height - side[1])
     crop = whole.resize((width, height), Image.Resampling.BILINEAR, (left, top, left + side[0], top + side[1]))
     return np.asarray(crop)
+
+
+def view(seed: int) -> np.ndarray:
+    """Returns a crop of a shipped photo of another scale, side, brightness and mirrored or not, (H, W, 3) uint8."""
+    random = np.random.default_rng(seed)
+    with Image.open(PHOTOS[seed // 2 % len(PHOTOS)]) as opened:
+        whole = opened.convert("RGB")
+    share, ratio = random.uniform(0.35, 1.0), random.uniform(0.75, 1.33)
+    side = min(whole.width, whole.width * share * ratio), min(whole.height, whole.height * share / ratio)
+    left, top = random.uniform(0, whole.width - side[0]), random.uniform(0, whole.height - side[1])
+    scale = random.uniform(200, 900) / max(side)
+    size = max(32, int(side[0] * scale)), max(32, int(side[1] * scale))
+    crop = whole.resize(size, Image.Resampling.BILINEAR, (left, top, left + side[0], top + side[1]))
+    pixels = np.asarray(ImageEnhance.Brightness(crop).enhance(random.uniform(0.6, 1.4)))
+    return pixels[:, ::-1] if random.random() < 0.5 else pixels
 
 
 def page(seed: int, width: int, height: int, lines: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.bench import foreign_inputs as inputs
-from tools.bench.foreign_inputs import Feed, page, picture, planes
+from tools.bench.foreign_inputs import Feed, page, planes
 
 __all__ = ["MODELS", "ForeignModel", "wheel_of"]
 
@@ -49,7 +49,7 @@ RAPIDOCR_4, RAPIDOCR_6 = ("rapidocr-onnxruntime", "rapidocr_onnxruntime/models")
 TEXT = ("input_ids", "attention_mask")
 MODELS: Mapping[str, ForeignModel] = {
     "nudenet_320n": ForeignModel(
-        inputs.photos("images", 320), True, ("nudenet", "nudenet/320n.onnx"), lambda seed: picture(seed, 480, 480)
+        inputs.photos("images", 320), True, ("nudenet", "nudenet/320n.onnx"), inputs.view
     ),
     "ddddocr_det": ForeignModel(
         lambda seed: {"images": planes(page(seed, 416, 416, 8), 0, 1)}, True, ("ddddocr", "ddddocr/common_det.onnx"),

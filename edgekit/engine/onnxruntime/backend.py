@@ -169,7 +169,11 @@ class OnnxRuntime:
     def load(self, engine: Path, *, threads: int = 0) -> Session:
         """See `Backend.load`."""
         ort = _library()
-        return Session(ort, engine, lambda profile: _loaded(ort, engine, threads, profile=profile))
+
+        def loaded(profile: str, spinning: bool) -> onnxruntime.InferenceSession:
+            return _loaded(ort, engine, threads, profile=profile, spinning=spinning)
+
+        return Session(ort, engine, loaded)
 
 
 def load_plain(path: Path, *, threads: int = 0) -> Session:
@@ -188,9 +192,10 @@ def load_plain(path: Path, *, threads: int = 0) -> Session:
     """
     ort = _library()
 
-    def loaded(profile: str) -> onnxruntime.InferenceSession:
+    def loaded(profile: str, spinning: bool) -> onnxruntime.InferenceSession:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = threads or cpu().compute_threads
+        _set_spinning(settings, spinning=spinning)
         settings.log_severity_level = 4  # errors are raised as exceptions
         _enable_profile(settings, profile)
         with path_for_library(path) as name:
@@ -208,15 +213,17 @@ class Session(BaseEngine):
     Args:
         ort: the module ``onnxruntime``.
         engine: the file.
-        load: loads it; its argument is the start of the name of the file that the profiler writes, or empty.
+        load: loads it; its arguments are the start of the name of the file that the profiler writes, or empty, and
+            whether threads that wait keep their processor.
     """
 
     notes: Sequence[str] = ()
 
-    def __init__(self, ort: Any, engine: Path, load: Callable[[str], onnxruntime.InferenceSession]) -> None:
+    def __init__(self, ort: Any, engine: Path, load: Callable[[str, bool], onnxruntime.InferenceSession]) -> None:
         self._failures = _failures(ort)
         self._engine, self._load = engine, load
-        self._session: onnxruntime.InferenceSession = load("")
+        self._spinning = True
+        self._session: onnxruntime.InferenceSession = load("", True)
         session = self._session
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
@@ -225,7 +232,16 @@ class Session(BaseEngine):
     def layer_timer(self) -> OnnxRuntimeLayerTimer:
         """See `TimesLayers.layer_timer`."""
         self._require_open()
-        return OnnxRuntimeLayerTimer(self._load, self._run_session, self._engine)
+        return OnnxRuntimeLayerTimer(
+            lambda profile: self._load(profile, self._spinning), self._run_session, self._engine
+        )
+
+    def share_processors(self) -> None:
+        """See `SharesProcessors.share_processors`; the file is loaded again, because ONNX Runtime cannot change it."""
+        self._require_open()
+        if self._spinning:
+            self._spinning = False
+            self._session = self._load("", False)
 
     def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self._run_session(self._session, feeds)
@@ -251,9 +267,10 @@ def _library() -> Any:
         raise BackendUnavailable(f"target 'cpu' needs the package 'onnxruntime': {e}", hint=hint) from e
 
 
-def _loaded(ort: Any, engine: Path, threads: int, *, profile: str = "") -> onnxruntime.InferenceSession:
+def _loaded(ort: Any, engine: Path, threads: int, *, profile: str, spinning: bool) -> onnxruntime.InferenceSession:
     """Loads an engine; with ``profile``, its profiler writes a file whose name starts so."""
     settings = _settings(ort, threads)
+    _set_spinning(settings, spinning=spinning)
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Weights of 8 bits, which a graph that was quantized elsewhere has, become unsigned where products of unsigned by
     # signed bytes overflow (`scheme`). Measured with AVX2, a convolution then takes 1.6 times as long; weights of 7
@@ -281,10 +298,13 @@ def _settings(ort: Any, threads: int) -> Any:
     settings.intra_op_num_threads = threads or cpu().compute_threads
     settings.inter_op_num_threads = 1
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # Threads spin between operators: measured, 10 % lower INT8 latency on two cores, but the cores stay busy.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     settings.log_severity_level = 4  # errors are raised as exceptions
     return settings
+
+
+def _set_spinning(settings: Any, *, spinning: bool) -> None:
+    """Sets whether threads spin between operators: measured, 10 % lower INT8 latency on two cores, which stay busy."""
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
 
 
 def _has_float_biases(source: ir.Model) -> bool:
