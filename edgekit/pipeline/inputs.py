@@ -86,6 +86,9 @@ def model_inputs(
             f"calibration set '{samples.name}': expected inputs that fit the model, got none: "
             f"{next(iter(samples.skipped), 'it is empty')}"
         )
+    if isinstance(samples, CalibrationSet) and samples.left_out:
+        names = ", ".join(sorted(samples.left_out))
+        progress.note(f"{argument('calib')}: left out what is no input of the model: {names}")
     return Inputs(samples=samples, feeds=feeds, min_max_feeds=_min_max_feeds(feeds[:MIN_MAX_INPUTS], model))
 
 

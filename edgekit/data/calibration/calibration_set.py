@@ -117,11 +117,13 @@ class CalibrationSet:
     Attributes:
         name: name of the set, or path of its folder or manifest.
         skipped: broken files that the last iteration skipped, each with the reason.
+        left_out: names of arrays that are no inputs of the model.
     """
 
     def __init__(self, name: str, entries: Sequence[_Entry]) -> None:
         self.name = name
         self.skipped: list[str] = []
+        self.left_out: set[str] = set()
         self._entries = tuple(entries)
 
     def __len__(self) -> int:
@@ -186,6 +188,8 @@ class CalibrationSet:
                 yield sample.id, image_feed(sample.value, inputs, how, shapes, where(sample.id))
             else:
                 arrays = named_arrays(sample.value, inputs, shapes, where(sample.id))
+                if not isinstance(sample.value, np.ndarray):
+                    self.left_out.update(sample.value.keys() - arrays.keys())
                 yield sample.id, {name: np.asarray(array, order="C") for name, array in arrays.items()}
 
 
@@ -276,14 +280,20 @@ def image_feed(
 def named_arrays(
     value: Arrays, inputs: Sequence[TensorSpec], shapes: Mapping[str, ShapeRange], where: str
 ) -> dict[str, np.ndarray]:
-    """Returns the arrays by the names of the inputs; raises `CalibrationError` if they do not fit these."""
+    """Returns the arrays by the names of the inputs; raises `CalibrationError` if they do not fit these.
+
+    Arrays of other names are left out, such as those of an input whose value is fixed.
+    """
     names = [spec.name for spec in inputs]
     if isinstance(value, np.ndarray):
         if len(inputs) != 1:
             raise CalibrationError(f"{where}: expected arrays {', '.join(names)}, got one unnamed array")
         value = {names[0]: value}
-    if sorted(value) != sorted(names):
-        raise CalibrationError(f"{where}: expected arrays {', '.join(sorted(names))}, got {', '.join(sorted(value))}")
+    if missing := sorted(set(names) - value.keys()):
+        raise CalibrationError(
+            f"{where}: expected arrays {', '.join(sorted(names))}, got {', '.join(sorted(value))}, without "
+            f"{', '.join(missing)}"
+        )
     value = {spec.name: in_float32(value[spec.name], spec.dtype) for spec in inputs}
     for spec in inputs:
         array = value[spec.name]

@@ -211,13 +211,21 @@ def test_one_array_is_the_input_of_a_model_that_has_one(tmp_path):
     [
         ({"left": np.ones((2, 4), np.int64)}, r"expected left: float32 \(N, 4\), got int64 \(2, 4\)"),
         ({"left": np.ones((2, 5), np.float32)}, r"expected left: float32 \(N, 4\), got float32 \(2, 5\)"),
-        ({"lft": np.ones((2, 4), np.float32)}, "expected arrays left, got lft"),
+        ({"lft": np.ones((2, 4), np.float32)}, "expected arrays left, got lft, without left"),
     ],
 )
 def test_error_on_arrays_that_the_model_does_not_take(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(CalibrationError, match=rf"a\.npz: {message}"):
         list(calibration_set(tmp_path).feeds([LEFT], None))
+
+
+def test_arrays_of_other_names_are_left_out(tmp_path):
+    left = np.arange(8, dtype=np.float32).reshape(2, 4)
+    np.savez(tmp_path / "a.npz", left=left, rate=np.array(16000), extra=left)
+    found = calibration_set(tmp_path)
+    ((_, feed),) = found.feeds([LEFT], None)
+    assert list(feed) == ["left"] and found.left_out == {"rate", "extra"}
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
