@@ -10,7 +10,7 @@ from edgekit.pipeline.calibrate import DEFAULT_METHOD, Calibration, calibrate, m
 from edgekit.pipeline.half import lost_in_rest
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
-from edgekit.pipeline.noise_budget import Outputs, outputs_of, with_noisy_layers_in_float
+from edgekit.pipeline.noise_budget import ENOUGH_OF_BOXES_DB, Outputs, outputs_of, with_noisy_layers_in_float
 from edgekit.pipeline.precision import TypedGraph, typed_graph
 from edgekit.pipeline.reference import Reference
 from edgekit.pipeline.selected_rows import noise_of_same_rows, with_noise_of_same_rows
@@ -26,13 +26,8 @@ OTHER_METHODS = ("percentile", "mse")
 12.1 dB, EfficientNet-B0 7.5, 8.5 and 9.3, RepViT-M1 4.1, 6.4 and 6.2. Entropy is below all."""
 
 ENOUGH_DB = 20.0
-"""With more, `DEFAULT_METHOD` stays. Inputs that did not calibrate keep up to 5 dB less."""
-
-ENOUGH_OF_BOXES_DB = 15.0
-"""The same for detectors. The mean squared error prefers to clip rare large activations, and those carry the
-detections: yolov3-tiny with trained weights keeps 20.9 dB of its heads and 0.995 of its detections (mAP against FP32)
-with ``minmax``; with ``mse`` there is less noise, and 0.966 of the detections. ddddocr's detector, at 18.2 and 20.2 dB,
-keeps 0.970 and 0.978 (F1)."""
+"""With more, `DEFAULT_METHOD` stays. Inputs that did not calibrate keep up to 5 dB less. Detectors need
+`ENOUGH_OF_BOXES_DB`."""
 
 LEAST_GAIN_DB = 0.5
 
