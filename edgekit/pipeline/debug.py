@@ -74,6 +74,7 @@ def debug(
     quantize_heads: bool = False,
     noise_budget: int = 10,
     dynamic: bool = False,
+    static: bool = False,
     weights_only: bool = False,
     shape: Sequence[int | Sequence[int]] | None = None,
     input: SupportsArray | Mapping[str, Any] | Sequence[Any] | None = None,
@@ -111,6 +112,7 @@ def debug(
         quantize_heads: quantize a detector's last layers too.
         noise_budget: percent of the multiply-accumulates that may move from INT8 to float.
         dynamic: quantize the inputs of matrix products and LSTMs at run time.
+        static: calibrate ranges, which is what is looked into unless ``dynamic`` or ``weights_only`` is set.
         weights_only: store the weights of matrix products in 8 bits.
         shape: shape of the image.
         input: shapes or values of the inputs by name.

@@ -40,10 +40,10 @@ __all__ = ["ENOUGH_DB", "ENOUGH_OF_BOXES_DB", "Outputs", "outputs_of", "with_noi
 ENOUGH_DB = 22.0
 """With more, all layers stay on integers. Inputs that did not calibrate keep a few dB less."""
 ENOUGH_OF_BOXES_DB = 15.0
-"""The same for detectors, also for the choice of ranges. The mean squared error prefers to clip rare large activations,
-and those carry the detections: yolov3-tiny with trained weights keeps 20.9 dB of its heads and 0.995 of its detections
-(mAP against FP32) with ``minmax``; with ``mse`` there is less noise, and 0.966 of the detections. ddddocr's detector, at 18.2 and 20.2 dB,
-keeps 0.970 and 0.978 (F1)."""
+"""The same for detectors, also for the choice of ranges. The mean squared error prefers to clip rare large
+activations, and those carry the detections: yolov3-tiny with trained weights keeps 20.9 dB of its heads and 0.995
+of its detections (mAP against FP32) with ``minmax``; with ``mse`` there is less noise, and 0.966 of the detections.
+ddddocr's detector, at 18.2 and 20.2 dB, keeps 0.970 and 0.978 (F1)."""
 LEAST_GAIN_DB = 2.0
 """What the channels, and what all layers together, must gain in the graph that is built. Less may be chance: PP-OCRv6's
 recognizer gained 0.7 dB on the inputs that were looked at, and lost 7 on others."""

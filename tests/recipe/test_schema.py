@@ -273,7 +273,14 @@ def test_recipes_are_found_inside_an_installed_package(tmp_path: Path) -> None:
     package = Path(sys.modules["edgekit.recipe.schema"].__file__ or "").parents[1]
     (tmp_path / "edgekit" / "_shipped").mkdir(parents=True)
     (tmp_path / "edgekit" / "recipe").mkdir()
-    for name in ("recipe/schema.py", "recipe/heads.py", "recipe/messages.py", "recipe/toml_data.py", "errors.py"):
+    for name in (
+        "recipe/schema.py",
+        "recipe/heads.py",
+        "recipe/messages.py",
+        "recipe/toml_data.py",
+        "errors.py",
+        "text.py",
+    ):
         (tmp_path / "edgekit" / name).write_bytes((package / name).read_bytes())
     for name in ("__init__.py", "recipe/__init__.py"):
         (tmp_path / "edgekit" / name).touch()
