@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +24,7 @@ from edgekit.measure.speed import relative_speed
 from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.model_kind import name_of
 from edgekit.pipeline.validate import build_config, require_buildable
-from edgekit.progress import Advance, Progress, shown_progress
+from edgekit.progress import KeptNotes, Progress, shown_progress
 from edgekit.recipe.schema import Preprocess
 from edgekit.report.html.build import write_build_report
 from edgekit.specs import Precision
@@ -160,29 +159,13 @@ def build(
     )
     with shown_progress(progress) as shown:
         with write_bundle(place, shown) as folder:
-            _run_stages(folder, place, config, _Recorder(shown))
+            _run_stages(folder, place, config, KeptNotes(shown, forward=True))
         if replaced:
             shown.note(replaced)
     return place
 
 
-class _Recorder:
-    """Forwards progress and keeps the notes for the manifest."""
-
-    def __init__(self, to: Progress) -> None:
-        self._to = to
-        self.notes: list[str] = []
-
-    def stage(self, title: str, *, total: float | None = None, unit: str = "") -> AbstractContextManager[Advance]:
-        return self._to.stage(title, total=total, unit=unit)
-
-    def note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-            self._to.note(text)
-
-
-def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recorder) -> None:
+def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: KeptNotes) -> None:
     """Runs the stages in the staging folder of the bundle at ``place``, and writes the manifest."""
     # Calibration data of the caller may be larger than memory, which a system's temporary folder may be in.
     with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch:
@@ -192,7 +175,7 @@ def _run_stages(folder: Path, place: Path, config: BuildConfig, progress: _Recor
     seal(folder, msgspec.structs.replace(manifest, notes=notes))
 
 
-def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progress: _Recorder) -> Manifest:
+def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progress: KeptNotes) -> Manifest:
     """Builds the engine; ``scratch`` is for files that are not part of it."""
     # Imported here: PyTorch and onnx load only when a model is built, and an error names them if they are missing.
     with needs_extra("building an engine", "build"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph, typed_graph
 from edgekit.pipeline.quant_policy import quant_policy
 from edgekit.pipeline.reference import Reference
-from edgekit.progress import Advance, Progress
+from edgekit.progress import KeptNotes, Progress
 from edgekit.quantize.compare import noise_of_outputs, worst_noise
 from edgekit.quantize.dynamic import require_dynamic
 from edgekit.quantize.quantize import require_quantizable
@@ -111,7 +110,7 @@ def better_of_both(
         return static
     dynamic_config = _dynamic(config)
     calibration = dataclasses.replace(static.calibration, table=None)
-    held = _Held(progress)
+    held = KeptNotes(progress)
     place = scratch / "dynamic"
     place.mkdir()
     try:
@@ -205,17 +204,3 @@ def _moved(engine: BuiltEngine, over: BuiltEngine) -> BuiltEngine:
 
 def _files(folder: Path) -> Sequence[Path]:
     return [file for file in folder.iterdir() if file.is_file()]
-
-
-class _Held:
-    """Forwards stages, and keeps notes for later."""
-
-    def __init__(self, to: Progress) -> None:
-        self._to = to
-        self.notes: list[str] = []
-
-    def stage(self, title: str, *, total: float | None = None, unit: str = "") -> AbstractContextManager[Advance]:
-        return self._to.stage(title, total=total, unit=unit)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)

@@ -32,7 +32,7 @@ from edgekit.pipeline.smallest import smallest_graph, without_activation_pairs
 from edgekit.pipeline.validate import build_config, calibration_config, require_buildable
 from edgekit.pipeline.values import engine_values, graph_values
 from edgekit.pipeline.verify import Verifier
-from edgekit.progress import Progress, Silent
+from edgekit.progress import KeptNotes, Progress, Silent
 from edgekit.quantize.compare import LIMITS, LayerNoise
 from edgekit.quantize.half.check import rounding_graph
 from edgekit.quantize.layer_noise import (
@@ -133,7 +133,7 @@ def debug(
         EdgeKitError: as `edgekit.build`, but no error for noise.
     """
     given = {name: value for name, value in locals().items() if name not in OWN_ARGUMENTS}
-    notes = _Notes(progress or Silent())
+    notes = KeptNotes(progress or Silent())
     if isinstance(model, (str, Path)) and Path(model).is_dir():
         data = calibration_config(calib=calib)
         with tempfile.TemporaryDirectory() as scratch:
@@ -145,17 +145,6 @@ def debug(
         with tempfile.TemporaryDirectory() as scratch:
             case = _case_of_model(config, right, notes, Path(scratch), graph_only=graph_only)
     return _report(case, notes, None if save is None else Path(save))
-
-
-class _Notes:
-    """A `Progress` that forwards stages and keeps notes."""
-
-    def __init__(self, to: Progress) -> None:
-        self.stage = to.stage
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +184,7 @@ class _Case:
 
 
 def _case_of_model(
-    config: BuildConfig, against: str | None, notes: _Notes, scratch: Path, *, graph_only: bool
+    config: BuildConfig, against: str | None, notes: KeptNotes, scratch: Path, *, graph_only: bool
 ) -> _Case:
     target, precision = config.target, config.target.precision
     model = load_model(config.model, notes)
@@ -239,7 +228,7 @@ def _case_of_engine(
     place: Path,
     against: str | Path | None,
     data: CalibrationConfig,
-    notes: _Notes,
+    notes: KeptNotes,
     scratch: Path,
     *,
     graph_only: bool,
@@ -285,7 +274,7 @@ def _case_of_engine(
     )
 
 
-def _samples_for(manifest: Manifest, calib: str | CalibrationData | None, notes: _Notes, scratch: Path) -> Samples:
+def _samples_for(manifest: Manifest, calib: str | CalibrationData | None, notes: KeptNotes, scratch: Path) -> Samples:
     if isinstance(calib, CalibrationData):
         return given_samples(
             calib.value,
@@ -301,7 +290,7 @@ def _samples_for(manifest: Manifest, calib: str | CalibrationData | None, notes:
     return RandomInputs(COMPARED)
 
 
-def _runs(target: str, notes: _Notes) -> bool:
+def _runs(target: str, notes: KeptNotes) -> bool:
     try:
         backend(target).require_device(())
     except BackendUnavailable as e:
@@ -310,7 +299,7 @@ def _runs(target: str, notes: _Notes) -> bool:
     return True
 
 
-def _report(case: _Case, notes: _Notes, save: Path | None) -> NoiseReport:
+def _report(case: _Case, notes: KeptNotes, save: Path | None) -> NoiseReport:
     with notes.stage("comparing the layers"):
         layers = layer_noise(
             case.right.graph,

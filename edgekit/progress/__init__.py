@@ -15,7 +15,7 @@ from typing import Protocol
 from edgekit.arguments import argument
 from edgekit.errors import EdgeKitWarning, UsageError
 
-__all__ = ["BYTES", "Advance", "Progress", "Silent", "Warnings", "shown_progress"]
+__all__ = ["BYTES", "Advance", "KeptNotes", "Progress", "Silent", "Warnings", "shown_progress"]
 
 Advance = Callable[[float], None]
 
@@ -53,6 +53,29 @@ class Silent:
 
     def note(self, text: str) -> None:
         return None
+
+
+class KeptNotes:
+    """A `Progress` that forwards stages to another one and keeps notes, each once.
+
+    Args:
+        to: receives the stages.
+        forward: it receives the notes too, at once.
+    """
+
+    def __init__(self, to: Progress, *, forward: bool = False) -> None:
+        self.notes: list[str] = []
+        self._to, self._forward = to, forward
+
+    def stage(self, title: str, *, total: float | None = None, unit: str = "") -> AbstractContextManager[Advance]:
+        return self._to.stage(title, total=total, unit=unit)
+
+    def note(self, text: str) -> None:
+        if text in self.notes:
+            return
+        self.notes.append(text)
+        if self._forward:
+            self._to.note(text)
 
 
 class Warnings(Silent):
