@@ -134,10 +134,10 @@ class OpenVino:
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Writes the graph in OpenVINO's format, and compiles it once to read back the element types."""
-        from edgekit.lower.openvino_as_onnx import compute_as_onnx  # needs onnx_ir, which runtime-only boards lack
-
         ov = _library()
-        source = read_graph(graph)
+        source = read_graph(graph)  # says so where onnx_ir is missing, which the next import needs
+        from edgekit.lower.openvino_as_onnx import compute_as_onnx
+
         engine = folder / ENGINE
         quantized = quantized_layers(source, joining=True, weights_only=not _has_quantizer(source))
         attentions = _attention_products(source)
