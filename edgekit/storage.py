@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = [
     "path_for_library",
     "read_cached",
     "remove_abandoned",
+    "remove_folder",
     "require_room",
     "sha256_of",
     "staging_place",
@@ -44,6 +46,8 @@ __all__ = [
     "write_cached",
 ]
 
+LONGEST_REMOVAL_S = 5.0
+"""How long to wait for another process that removes a folder. A lock that is held longer is not for its removal."""
 _CHUNK_BYTES = 1 << 20
 # File systems allow 255 bytes; a longer name is cut, which leaves room for the suffix.
 _NAME_BYTES = 180
@@ -196,12 +200,39 @@ def remove_abandoned(folder: Path, names: re.Pattern[str]) -> None:
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _is_at(descriptor, path):  # removed before the lock; its process may use the name again
+                    continue
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink()
             finally:
                 os.close(descriptor)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder that another process may take for abandoned and be removing: waits for that one.
+
+    Without waiting, this process could create a folder of the same name while the other still removes by that name.
+    """
+    descriptor = _open_for_lock(folder)
+    if descriptor is None:
+        return
+    try:
+        deadline = time.monotonic() + LONGEST_REMOVAL_S
+        while not _locks(descriptor) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def exchange(one: Path, other: Path) -> bool:

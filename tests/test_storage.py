@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import re
+import shutil
 import threading
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from edgekit.storage import (
     is_storage,
     lacks_room,
     named_place,
+    remove_abandoned,
+    remove_folder,
     require_room,
     sha256_of,
     staging_place,
@@ -212,3 +217,49 @@ def test_the_message_names_the_output_the_file_and_the_reason(tmp_path: Path, mo
         f"cannot write {tmp_path / 'out'}: no permission to write there; more than 3 bytes needed, 10 bytes free"
     )
     assert refused.hint == "choose another place with output"
+
+
+def test_a_folder_that_takes_the_name_of_an_abandoned_one_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "out.partial-1"
+    place.mkdir()
+    flock = fcntl.flock
+
+    def flock_after_another_process(descriptor: int, operation: int) -> None:
+        if not (place / "new").exists():
+            place.rename(tmp_path / "old")  # the number of a removed folder could be that of the next one
+            place.mkdir()
+            (place / "new").touch()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_after_another_process)
+    remove_abandoned(tmp_path, re.compile(r"out\.partial-\d+"))
+    assert (place / "new").exists()
+
+
+def test_a_folder_is_removed_after_another_process_has_done_so(tmp_path: Path) -> None:
+    place = tmp_path / "out.partial-1"
+    place.mkdir()
+    (place / "file").touch()
+    descriptor = os.open(place, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    ours = threading.Thread(target=remove_folder, args=[place])
+    ours.start()
+    ours.join(0.05)
+    assert ours.is_alive() and place.exists()
+    shutil.rmtree(place)
+    os.close(descriptor)
+    ours.join(5)
+    assert not ours.is_alive() and not place.exists()
+
+
+def test_a_lock_of_the_caller_s_program_delays_a_removal_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "LONGEST_REMOVAL_S", 0.01)
+    place = tmp_path / "out"
+    place.mkdir()
+    descriptor = os.open(place, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    remove_folder(place)
+    os.close(descriptor)
+    assert not place.exists()

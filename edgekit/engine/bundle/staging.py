@@ -23,6 +23,7 @@ from edgekit.storage import (
     locked_folder,
     named_place,
     remove_abandoned,
+    remove_folder,
     staging_place,
     storage_error,
 )
@@ -132,7 +133,7 @@ def _replace(output: Path, staging: Path, progress: Progress) -> None:
                 staging.rename(output)
                 return
             if exchange(staging, output):
-                shutil.rmtree(staging, ignore_errors=True)
+                remove_folder(staging)
                 return
             _replace_in_two_steps(output, staging)
         except FileNotFoundError:

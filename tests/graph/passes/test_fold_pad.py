@@ -47,7 +47,7 @@ def test_pad_before_max_pool_computes_the_same(run_in_onnxruntime, graph_of, pad
     fits = all(pad + own_pad < kernel for pad, own_pad in zip(pads, own_pads, strict=True))
     if fits and not ceil and fill != 0:
         assert operators(graph) == ["MaxPool"]
-    elif any(pads):
+    elif any(pads) and not (fits and fill != 0):  # in ceil mode a Pad stays only where the last window needs it
         assert operators(graph) == ["Pad", "MaxPool"]
 
 
