@@ -114,8 +114,9 @@ def cases(seed: int = 0, images: int = 1, *, scale: int = 1) -> dict[str, Case]:
     found["end2end rotated"] = Case(End2End(output="o", extras=1, angle=True), size, {"o": rows})
     rows = np.concatenate([boxes(cells), probabilities(cells, 2), angles(cells)], axis=2).transpose(0, 2, 1)
     for overlap in ("rotated", "probiou"):
-        head = YoloV8(output="o", extras=1, angle=True, overlap=overlap)  # type: ignore[arg-type]
-        found[f"yolov8 {overlap}"] = Case(head, size, {"o": np.ascontiguousarray(rows)})
+        for suppression, ending in (("greedy", ""), ("fast", " fast")):
+            head = YoloV8(output="o", extras=1, angle=True, overlap=overlap, suppression=suppression)  # type: ignore[arg-type]
+            found[f"yolov8 {overlap}{ending}"] = Case(head, size, {"o": np.ascontiguousarray(rows)})
     named = {"b": corners, "s": probabilities(50), "l": kinds[..., 0].astype(np.int64), "n": np.array([[40], [7]])}
     normalized = named | {"b": (corners / np.array([*size, *size])).astype(np.float32)}
     found["boxes-scores-labels"] = Case(BoxesScoresLabels(boxes="b", scores="s", labels="l"), size, named)
@@ -171,6 +172,7 @@ def detected(
     score_threshold: float,
     iou_threshold: float,
     max_detections: int,
+    fast: bool = False,
 ) -> list[tuple[tuple[float, ...], float, int, int]]:
     """Suppresses and maps candidates, one at a time: box in the image, score, class, cell."""
     width = 5 if candidates and len(candidates[0][0]) == 5 else 4
@@ -187,6 +189,7 @@ def detected(
         iou_threshold=iou_threshold,
         max_detections=max_detections,
         overlap=OVERLAPS[overlap] if overlap else lambda a, b: 0.0,
+        fast=fast,
     )
     found = []
     for i in best[kept].tolist():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgekit.errors import RunError
-from edgekit.kernels.decode.families import decode, detect, overlap_of
+from edgekit.kernels.decode.families import decode, detect, is_fast, overlap_of
 from edgekit.recipe.heads import BatchedRows, Detr, End2End, Head, YoloHead, YoloV3, YoloV5, YoloV8, YoloX
 from tests.kernels.detectors import Case, cases, decoded, detected
 
@@ -44,7 +44,7 @@ def test_detections_are_those_of_the_references(name: str) -> None:
     case = CASES[name]
     options = {"score_threshold": 0.3, "iou_threshold": 0.4, "max_detections": 60}
     found = detect(case.outputs, case.head, input_size=case.size, **PLACED, **options)  # type: ignore[arg-type]
-    expected = detected(decoded(case, 0.3), overlap=overlap_of(case.head), **PLACED, **options)  # type: ignore[arg-type]
+    expected = detected(decoded(case, 0.3), overlap=overlap_of(case.head), fast=is_fast(case.head), **PLACED, **options)  # type: ignore[arg-type]
     assert len(expected) > 3
     assert list(zip(found["class"].tolist(), found["index"].tolist(), strict=True)) == [row[2:] for row in expected]
     np.testing.assert_allclose(found["score"], [score for _, score, *_ in expected], rtol=4e-6)
@@ -60,7 +60,7 @@ def test_a_rotated_box_follows_an_image_whose_sides_are_scaled_apart(name: str) 
     options = {"score_threshold": 0.3, "iou_threshold": 0.4, "max_detections": 60}
     placed = {"scale": (0.5, 0.25), "offset": (6.0, -3.0), "size": (150, 220)}
     found = detect(case.outputs, case.head, input_size=case.size, **placed, **options)  # type: ignore[arg-type]
-    expected = detected(decoded(case, 0.3), overlap=overlap_of(case.head), **placed, **options)  # type: ignore[arg-type]
+    expected = detected(decoded(case, 0.3), overlap=overlap_of(case.head), fast=is_fast(case.head), **placed, **options)  # type: ignore[arg-type]
     boxes = np.array([box for box, *_ in expected])
     np.testing.assert_allclose(np.column_stack([found["box"], found["angle"]]), boxes, rtol=1e-5, atol=1e-3)
 

@@ -6,11 +6,11 @@
 //   decode_filter_planes or _rows   scores of all cells; a key for each candidate whose score passes
 //   decode_select                   the best CAPACITY keys over all, sorted; only these boxes are decoded
 //   decode_overlaps or _rotated     which candidates suppress which; not for heads without suppression
-//   decode_emit                     greedy sweep, letterbox undone, boxes outside of the image dropped
+//   decode_emit                     sweep, letterbox undone, boxes outside of the image dropped
 //
 // What may change from call to call is read from `Parameters`, so that captured launches can be replayed. Compile with
 // -fmad=false, as nms.cu.
-#include "../suppression/suppression.cuh"
+#include "../suppression/rotated.cuh"
 
 constexpr int OUTPUTS = 4;
 constexpr int LEVELS = 4;
@@ -22,9 +22,8 @@ constexpr float MAX_ROOT = 1000.0f;
 constexpr float MAX_CLASS = 16777216.0f;
 constexpr float LOGIT_SLACK = 1e-3f;
 
-enum Family { YOLOV1, YOLOV2, YOLOV3, CENTERS, YOLOX, END2END, DETR };
+enum Family { YOLOV1, YOLOV2, YOLOV3, CENTERS, YOLOX, END2END, DETR, END2END_CENTERS };
 enum Activation { NONE, SIGMOID, SOFTMAX };
-enum Overlap { NO_OVERLAP, CORNERS, ROTATED, PROBIOU };
 
 // Cells in a grid, row by row, for each anchor.
 struct Level {
@@ -56,7 +55,7 @@ struct Head {
   int half_boxes, half_classes;  // outputs are FP16
   int overlap;
   int limit;           // detections that an image has room for
-  int unused;
+  int fast;            // a better candidate suppresses, kept or not
   float width, height;  // of the input
   Level level[LEVELS];
 };
@@ -67,6 +66,8 @@ struct Parameters {
   double offset[2], size[2];
   float score_threshold;
   int max_detections;
+  int keeps_angle;  // rotated boxes are not turned with the image
+  int unused;
 };
 
 struct Detection {
@@ -206,6 +207,9 @@ __device__ inline Decoded decoded(const Head& head, const Place& place) {
     case CENTERS:
       if (head.angle_channel < 0) result.box = box_around(t[0], t[1], t[2], t[3]);
       break;
+    case END2END_CENTERS:
+      result.box = box_around(t[0] * head.width, t[1] * head.height, t[2] * head.width, t[3] * head.height);
+      [[fallthrough]];
     case END2END:
       result.kind = static_cast<int>(load(place.boxes, place.box + 5, head.half_boxes));
       break;
@@ -460,7 +464,7 @@ extern "C" __global__ void __launch_bounds__(WARP* ROW_WARPS)
   const Outputs outputs{{a, b, b, b}};
   const float threshold = parameters[image].score_threshold;
   Word* list = lists + static_cast<size_t>(image) * candidates_of(head);
-  if (head.family == END2END) {
+  if (head.family == END2END || head.family == END2END_CENTERS) {
     filter_scored(outputs, head, rows, threshold, list, counters + image);
   } else if (head.half_classes) {
     filter_rows<true>(outputs, head, rows, threshold, list, counters + image);
@@ -507,94 +511,17 @@ extern "C" __global__ void __launch_bounds__(BITS)
                         matrix + static_cast<size_t>(image) * CAPACITY * WORDS);
 }
 
-struct Rotated {
-  double x, y, width, height, cos, sin;
-  int kind, overlap;
-
-  __device__ bool suppresses(const Rotated& other, double threshold) const {
-    if (kind != other.kind || !(fmin(fmin(width, height), fmin(other.width, other.height)) > 0.0)) return false;
-    return (overlap == ROTATED ? iou(other) : probiou(other)) > threshold;
-  }
-
-  // Clips the other box by this one's sides, in whose frame they are parallel to the axes (Sutherland and Hodgman).
-  // The formulas are those of rotated.py.
-  __device__ double iou(const Rotated& other) const {
-    const double reach = hypot(width, height) + hypot(other.width, other.height);
-    if (2.0 * hypot(x - other.x, y - other.y) > reach * (1.0 + 1e-9)) return 0.0;
-    const double dx = x - other.x, dy = y - other.y;
-    const double center[2] = {dx * other.cos + dy * other.sin, dy * other.cos - dx * other.sin};
-    const double turn = cos * other.cos + sin * other.sin, lift = sin * other.cos - cos * other.sin;
-    const double half[2] = {other.width / 2.0, other.height / 2.0};
-    double points[2][8][2];
-    int count = 4;
-    for (int i = 0; i < 4; ++i) {
-      const double u = (i == 0 || i == 3 ? width : -width) / 2.0, v = (i < 2 ? height : -height) / 2.0;
-      points[0][i][0] = center[0] + u * turn - v * lift;
-      points[0][i][1] = center[1] + u * lift + v * turn;
-    }
-    for (int side = 0; side < 4; ++side) {
-      const double(*from)[2] = points[side & 1];
-      double(*to)[2] = points[(side & 1) ^ 1];
-      const int axis = side / 2;
-      const double sign = side & 1 ? -1.0 : 1.0;
-      int clipped = 0;
-      for (int i = 0; i < count; ++i) {
-        const double* p = from[i];
-        const double* q = from[i + 1 < count ? i + 1 : 0];
-        const double inside = half[axis] - sign * p[axis], after = half[axis] - sign * q[axis];
-        if (inside >= 0.0 && clipped < 8) {
-          to[clipped][0] = p[0];
-          to[clipped++][1] = p[1];
-        }
-        if ((inside >= 0.0) != (after >= 0.0) && clipped < 8) {
-          const double share = inside / (inside - after);
-          to[clipped][0] = p[0] + share * (q[0] - p[0]);
-          to[clipped++][1] = p[1] + share * (q[1] - p[1]);
-        }
-      }
-      count = clipped;
-    }
-    double twice = 0.0;
-    for (int i = 0; i < count; ++i) {
-      const double *p = points[0][i], *q = points[0][i + 1 < count ? i + 1 : 0];
-      twice += p[0] * q[1] - q[0] * p[1];
-    }
-    const double own_area = width * height, other_area = other.width * other.height;
-    const double intersection = fmin(fmin(fabs(twice) / 2.0, own_area), other_area);
-    return intersection > 0.0 ? intersection / (own_area + other_area - intersection) : 0.0;
-  }
-
-  // Both boxes are Gaussians; one minus their Hellinger distance (arXiv:2106.06072).
-  __device__ double probiou(const Rotated& other) const {
-    const double along = width * width / 12.0, across = height * height / 12.0;
-    const double other_along = other.width * other.width / 12.0, other_across = other.height * other.height / 12.0;
-    const double a = along * (cos * cos) + across * (sin * sin) + (other_along * (other.cos * other.cos) +
-                     other_across * (other.sin * other.sin));
-    const double b = along * (sin * sin) + across * (cos * cos) + (other_along * (other.sin * other.sin) +
-                     other_across * (other.cos * other.cos));
-    const double c = (along - across) * cos * sin + (other_along - other_across) * other.cos * other.sin;
-    const double determinant = a * b - c * c;
-    if (!(determinant > 0.0)) return 0.0;
-    const double dx = x - other.x, dy = y - other.y;
-    double distance = (a * (dy * dy) + b * (dx * dx) - 2.0 * c * dx * dy) / (4.0 * determinant);
-    distance += log(determinant / (4.0 * (width * height * other.width * other.height / 144.0))) / 2.0;
-    return 1.0 - sqrt(1.0 - exp(-fmax(distance, 0.0)));
-  }
-};
-
 // The same for rotated boxes. `overlap`: ROTATED or PROBIOU.
 extern "C" __global__ void __launch_bounds__(BITS)
     decode_overlaps_rotated(const Box* boxes, const float* angles, const int* kinds, const int* found,
                             const Parameters* parameters, Word* matrix, int overlap) {
   const int image = blockIdx.z;
+  const double threshold = parameters[image].iou_threshold;
   const auto fetch = [&](int i) {
     const int place = image * CAPACITY + i;
-    const Box box = boxes[place];
-    const double angle = angles[place];
-    return Rotated{box.x1, box.y1, box.x2, box.y2, cos(angle), sin(angle), kinds[place], overlap};
+    return rotated(boxes[place], angles[place], kinds[place], overlap, threshold);
   };
-  overlap_tile<Rotated>(fetch, found[image], parameters[image].iou_threshold,
-                        matrix + static_cast<size_t>(image) * CAPACITY * WORDS);
+  overlap_tile<Rotated>(fetch, found[image], threshold, matrix + static_cast<size_t>(image) * CAPACITY * WORDS);
 }
 
 // Maps a box to the image; returns whether something of it is in the image.
@@ -607,14 +534,17 @@ __device__ inline bool to_image(const Parameters& at, const Box& box, Detection&
   return detection.box[2] > detection.box[0] && detection.box[3] > detection.box[1];
 }
 
-// The same for a rotated box: its center, the lengths of its sides, and the angle of its width are mapped.
+// The same for a rotated box: its center, the lengths of its sides, and the angle of its width are mapped; with
+// `keeps_angle`, the width like x, the height like y, and not the angle.
 __device__ inline bool rotated_to_image(const Parameters& at, const Box& box, float angle, Detection& detection) {
   const double cosine = cos(static_cast<double>(angle)), sine = sin(static_cast<double>(angle));
   const double x = (box.x1 - at.offset[0]) * at.pixels[0], y = (box.y1 - at.offset[1]) * at.pixels[1];
-  const double width = box.x2 * hypot(cosine * at.pixels[0], sine * at.pixels[1]);
-  const double height = box.y2 * hypot(sine * at.pixels[0], cosine * at.pixels[1]);
-  const double turned =
-      at.pixels[0] == at.pixels[1] ? static_cast<double>(angle) : atan2(sine * at.pixels[1], cosine * at.pixels[0]);
+  double width = box.x2 * at.pixels[0], height = box.y2 * at.pixels[1], turned = angle;
+  if (!at.keeps_angle) {
+    width = box.x2 * hypot(cosine * at.pixels[0], sine * at.pixels[1]);
+    height = box.y2 * hypot(sine * at.pixels[0], cosine * at.pixels[1]);
+    if (at.pixels[0] != at.pixels[1]) turned = atan2(sine * at.pixels[1], cosine * at.pixels[0]);
+  }
   detection.box[0] = static_cast<float>(x);
   detection.box[1] = static_cast<float>(y);
   detection.box[2] = static_cast<float>(width);
@@ -626,7 +556,7 @@ __device__ inline bool rotated_to_image(const Parameters& at, const Box& box, fl
          y + half_height > 0.0 && y - half_height < at.size[1];
 }
 
-// Keeps boxes greedily and writes those that are in the image. Grid: images. Block: SWEEP_THREADS.
+// Keeps boxes and writes those that are in the image. Grid: images. Block: SWEEP_THREADS.
 //
 // detections  [images][limit]   best first; entries behind `number` are not written
 // number      [images]
@@ -642,7 +572,8 @@ extern "C" __global__ void __launch_bounds__(SWEEP_THREADS)
   const int limit = min(at.max_detections, head.limit);
   int kept = min(found[image], limit);
   if (head.overlap != NO_OVERLAP) {
-    kept = sweep(shared, matrix + static_cast<size_t>(image) * CAPACITY * WORDS, found[image], limit);
+    const Word* rows = matrix + static_cast<size_t>(image) * CAPACITY * WORDS;
+    kept = head.fast ? fast_sweep(shared, rows, found[image], limit) : sweep(shared, rows, found[image], limit);
   }
   int written = 0;
   for (int start = 0; start < kept; start += SWEEP_THREADS) {

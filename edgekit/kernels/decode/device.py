@@ -12,7 +12,7 @@ import numpy as np
 from edgekit.device.cuda.resources import Context, DeviceMemory, Module, Stream
 from edgekit.errors import RunError, UsageError
 from edgekit.kernels import compiled
-from edgekit.kernels.decode.families import DETECTION, is_rotated, keeps_angles, overlap_of
+from edgekit.kernels.decode.families import DETECTION, is_fast, is_rotated, keeps_angle, overlap_of
 from edgekit.kernels.decode.layout import layout, yolox_grids
 from edgekit.kernels.suppression.device import BITS, CAPACITY, SELECT_THREADS, SWEEP_THREADS, TILES, WORDS
 from edgekit.kernels.suppression.suppress import check_thresholds
@@ -40,6 +40,8 @@ PARAMETERS = np.dtype(
         ("size", np.float64, 2),
         ("score_threshold", np.float32),
         ("max_detections", np.int32),
+        ("keeps_angle", np.int32),
+        ("unused", np.int32),
     ]
 )
 """What may change with each image; made by `DeviceDetector.record`."""
@@ -61,7 +63,7 @@ _FAMILIES: dict[type[Head], int] = {
     End2End: 5,
     Detr: 6,
 }
-_CENTERS = 3
+_CENTERS, _END2END_CENTERS = 3, 7
 _ACTIVATIONS = {"none": 0, "sigmoid": 1, "softmax": 2}
 _OVERLAPS = {None: 0, "corners": 1, "rotated": 2, "probiou": 3}
 
@@ -80,7 +82,7 @@ HEAD = np.dtype(
             (name, np.int32)
             for name in (
                 "family activation cells classes slots first_class channels class_channels class_channel class_output "
-                "angle_channel objectness multi_label channels_last levels half_boxes half_classes overlap limit unused"
+                "angle_channel objectness multi_label channels_last levels half_boxes half_classes overlap limit fast"
             ).split()
         ),
         ("width", np.float32),
@@ -135,11 +137,12 @@ class DeviceDetector:
         self.images = images
         self.max_detections = max_detections
         self._names = box_outputs(head)
-        self._head = _head_record(head, outputs, input_size, max_detections)
+        self._head = head
+        self._record = _head_record(head, outputs, input_size, max_detections)
         # As an argument of kernels: read-only numbers can be hashed, which pycuda does with arguments after 2026.1.
         words = np.dtype([(f"word{i}", np.int64) for i in range(HEAD.itemsize // 8)])
-        self._head_argument = cast(np.void, np.frombuffer(self._head.tobytes(), words)[0])
-        self._rows_per_warp = _WARP if self._head["objectness"] else 4
+        self._head_argument = cast(np.void, np.frombuffer(self._record.tobytes(), words)[0])
+        self._rows_per_warp = _WARP if self._record["objectness"] else 4
         with ExitStack() as stack:
             binary = compiled.choose("decode", context.driver.properties(index))
             self._module = stack.enter_context(Module(context, compiled.image("decode", binary)))
@@ -151,7 +154,7 @@ class DeviceDetector:
     @staticmethod
     def supports(head: Head, outputs: Outputs) -> str:
         """Returns why there is no kernel for a head and its outputs, or an empty string if there is one."""
-        if type(head) not in _FAMILIES or (isinstance(head, End2End) and head.coordinates != "corners"):
+        if type(head) not in _FAMILIES:
             return "the model decodes its detections itself"
         try:
             cells, classes = layout(head, {name: shape for name, (_, shape) in outputs.items()})
@@ -214,7 +217,7 @@ class DeviceDetector:
         record = np.zeros((), PARAMETERS)
         record["iou_threshold"], record["score_threshold"] = iou_threshold, score_threshold
         record["pixels"], record["offset"], record["size"] = 1 / np.asarray(scale, np.float64), offset, size
-        record["max_detections"] = max_detections
+        record["max_detections"], record["keeps_angle"] = max_detections, keeps_angle(self._head, scale)
         return cast(np.void, record[()])
 
     def launch(
@@ -260,7 +263,7 @@ class DeviceDetector:
             stream,
         )
         _, boxes, angles, kinds, found = picked
-        overlap, grid, block = int(self._head["overlap"]), (TILES, 1, images), (BITS, 1, 1)
+        overlap, grid, block = int(self._record["overlap"]), (TILES, 1, images), (BITS, 1, 1)
         if overlap == _OVERLAPS["corners"]:
             arguments = [boxes, kinds, found, records, work["matrix"]]
             self._module.launch("decode_overlaps", grid, block, arguments, stream)
@@ -283,8 +286,8 @@ class DeviceDetector:
         work: Mapping[str, np.uint64],
         images: int,
     ) -> None:
-        cells = int(self._head["cells"])
-        if not self._head["channels_last"]:
+        cells = int(self._record["cells"])
+        if not self._record["channels_last"]:
             arguments: list[np.generic] = [*outputs, records, work["lists"], work["counters"], self._head_argument]
             grid = (-(-cells // _WARP), images, 1)
             self._module.launch("decode_filter_planes", grid, (_WARP, _GROUPS, 1), arguments, stream)
@@ -296,7 +299,7 @@ class DeviceDetector:
 
     def _sizes(self) -> list[tuple[str, int]]:
         """Returns name and size of each array of the workspace."""
-        head, images = self._head, self.images
+        head, images = self._record, self.images
         candidates = int(head["cells"]) * (int(head["classes"]) if head["multi_label"] else 1)
         return [
             ("lists", images * candidates * 8),
@@ -322,8 +325,6 @@ def _too_many(head: Head) -> str:
         most = max(len(each.anchors) for each in head.heads)
         if most > _ANCHORS:
             return f"expected at most {_ANCHORS} anchors per output, got {most}"
-    if keeps_angles(head):
-        return "the kernel suppresses and maps rotated boxes in another way than Ultralytics"
     if isinstance(head, YoloX) and len(head.strides) > _LEVELS:
         return f"expected at most {_LEVELS} strides, got {len(head.strides)}"
     return ""
@@ -341,7 +342,7 @@ def _head_record(head: Head, outputs: Outputs, input_size: tuple[int, int], limi
     record["family"] = _FAMILIES[type(head)]
     record["cells"], record["classes"], record["slots"], record["limit"] = cells, classes, classes, limit
     record["half_boxes"], record["half_classes"] = halves[0], halves[-1]
-    record["overlap"] = _OVERLAPS[overlap_of(head)]
+    record["overlap"], record["fast"] = _OVERLAPS[overlap_of(head)], is_fast(head)
     record["width"], record["height"] = input_size
     record["angle_channel"] = -1
     record["multi_label"] = getattr(head, "multi_label", False)
@@ -393,6 +394,8 @@ def _fill_cells(
         record["angle_channel"] = record["channels"] - 1
     if isinstance(head, End2End):
         record["classes"] = record["slots"] = 0
+        if head.coordinates == "centers":
+            record["family"] = _END2END_CENTERS
         return
     record["activation"] = _ACTIVATIONS[head.activation]
     if not isinstance(head, YoloX):

@@ -32,7 +32,7 @@ from edgekit.recipe.heads import (
     box_outputs,
 )
 
-__all__ = ["DETECTION", "decode", "detect", "is_rotated", "keeps_angles", "overlap_of"]
+__all__ = ["DETECTION", "decode", "detect", "is_fast", "is_rotated", "keeps_angle", "overlap_of"]
 
 DETECTION = np.dtype(
     [
@@ -59,9 +59,22 @@ def is_rotated(head: Head) -> bool:
     return isinstance(head, YoloV8 | End2End) and head.angle
 
 
-def keeps_angles(head: Head) -> bool:
-    """Whether rotated boxes are Ultralytics', which maps them to an image without turning them."""
-    return is_rotated(head) and (isinstance(head, End2End) or getattr(head, "suppression", "") == "fast")
+def is_fast(head: Head) -> bool:
+    """Whether rotated boxes are dropped for any better one that they overlap, kept or not."""
+    return isinstance(head, YoloV8) and head.angle and head.suppression == "fast"
+
+
+def keeps_angle(head: Head, scale: tuple[float, float]) -> bool:
+    """Whether rotated boxes are mapped to an image without turning them.
+
+    Ultralytics does so. It is wrong for an image that is stretched, but the sides of a letterbox are only rounded.
+
+    Args:
+        head: the head; Ultralytics' are those with fast suppression, and those without suppression.
+        scale: input px per image px, ``(x, y)``.
+    """
+    own = is_fast(head) or (isinstance(head, End2End) and head.angle)
+    return own and abs(scale[0] / scale[1] - 1) < _ROUNDING
 
 
 def overlap_of(head: Head) -> Overlap | None:
@@ -153,7 +166,6 @@ def detect(
         UsageError: a threshold is not between 0 and 1, or ``max_detections`` is negative.
     """
     candidates = decode(outputs, head, input_size=input_size, score_threshold=score_threshold, index=index)
-    fast = isinstance(head, YoloV8) and head.angle and head.suppression == "fast"
     if capacity is not None:
         candidates = best_candidates(candidates, capacity)
     overlap = overlap_of(head)
@@ -170,14 +182,14 @@ def detect(
             iou_threshold=iou_threshold,
             max_detections=max_detections,
             overlap=overlap,
-            fast=fast,
+            fast=is_fast(head),
             diou_beta=head.diou_beta if isinstance(head, YoloV3) else 0.0,
         )
     found = np.zeros(len(kept), DETECTION)
     found["score"], found["class"], found["index"] = (each[kept] for each in candidates[1:])
     if is_rotated(head):
-        rounded = keeps_angles(head) and abs(scale[0] / scale[1] - 1) < _ROUNDING
-        boxes = _rotated_to_image(candidates.boxes[kept].astype(np.float64), scale, offset, rounded=rounded)
+        wide = candidates.boxes[kept].astype(np.float64)
+        boxes = _rotated_to_image(wide, scale, offset, turned=not keeps_angle(head, scale))
         found["box"], found["angle"] = boxes[:, :4], boxes[:, 4]
         shown = _touches(boxes, size)
     else:
@@ -189,14 +201,14 @@ def detect(
 
 
 def _rotated_to_image(
-    boxes: np.ndarray, scale: tuple[float, float], offset: tuple[float, float], *, rounded: bool
+    boxes: np.ndarray, scale: tuple[float, float], offset: tuple[float, float], *, turned: bool
 ) -> np.ndarray:
     """Maps centers, and the lengths of the sides; the angle is that of the mapped width.
 
-    With ``rounded``, the width is mapped like x, the height like y, and the angle is kept, as in Ultralytics.
+    Unless it is ``turned``, the width of a box is mapped like x, the height like y, and the angle is kept.
     """
     center = (boxes[:, :2] - offset) / scale
-    if rounded:
+    if not turned:
         return np.column_stack([center, boxes[:, 2:4] / scale, boxes[:, 4]])
     cos, sin = np.cos(boxes[:, 4]), np.sin(boxes[:, 4])
     width = boxes[:, 2] * np.hypot(cos / scale[0], sin / scale[1])

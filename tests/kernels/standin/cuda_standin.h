@@ -309,6 +309,7 @@ T __shfl_up_sync(unsigned mask, T value, unsigned lanes) {
 }
 
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
+inline int __popcll(unsigned long long value) { return __builtin_popcountll(value); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __ffsll(long long value) { return __builtin_ffsll(value); }
 
