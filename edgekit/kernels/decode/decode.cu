@@ -17,6 +17,8 @@ constexpr int LEVELS = 4;
 constexpr int ANCHORS = 9;
 constexpr int GROUPS = 8;     // threads per cell in decode_filter_planes
 constexpr int ROW_WARPS = 8;  // warps per block in decode_filter_rows
+// Blocks of decode_overlaps_rotated per multiprocessor: left to itself, ptxas fits more, and spills registers for them.
+constexpr int ROTATED_BLOCKS = 10;
 constexpr float MAX_EXPONENT = 16.0f;
 constexpr float MAX_ROOT = 1000.0f;
 constexpr float MAX_CLASS = 16777216.0f;
@@ -512,7 +514,7 @@ extern "C" __global__ void __launch_bounds__(BITS)
 }
 
 // The same for rotated boxes. `overlap`: ROTATED or PROBIOU.
-extern "C" __global__ void __launch_bounds__(BITS)
+extern "C" __global__ void __launch_bounds__(BITS, ROTATED_BLOCKS)
     decode_overlaps_rotated(const Box* boxes, const float* angles, const int* kinds, const int* found,
                             const Parameters* parameters, Word* matrix, int overlap) {
   const int image = blockIdx.z;
