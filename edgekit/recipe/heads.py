@@ -237,6 +237,8 @@ class End2End(_Row, frozen=True, kw_only=True, tag="end2end"):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_angle(self.angle, self.extras)
+        corners = self.coordinates == "corners"
+        expect(corners or not self.angle, "coordinates", "corners, since the boxes have angles", self.coordinates)
 
 
 class Detr(_Head, frozen=True, kw_only=True, tag="detr"):

@@ -40,6 +40,7 @@ from edgekit.recipe.heads import (
     YoloV8,
     YoloX,
 )
+from edgekit.runtime.detections import corners_of_rotated
 from tests.fakes.fake_cuda import FakeDriver
 from tests.kernels.detectors import Case, cases, decoded, detected
 from tests.kernels.failing_calls import calls_that_fail_and_leak_nothing
@@ -645,7 +646,7 @@ def test_the_check_for_gpus_finds_kernels_that_are_not_exact(
     driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_check, "driver", lambda: driver)
-    cases = (("yolov8", 1, 1000), ("yolov3", 2, 100))
+    cases = (("yolov8", 1, 1000), ("yolov8-obb", 1, 1000), ("yolov3", 2, 100))
     few: dict[str, Any] = {"cases": cases, "warmup": 1, "repeats": 2}
     assert gpu_check.check_decode(**few) == {
         "cases": [  # a tick of 1 ms for each kernel and event
@@ -653,7 +654,7 @@ def test_the_check_for_gpus_finds_kernels_that_are_not_exact(
             for family, images, count in cases
         ],
         "problems": [],
-        "goals": {"goal_us": 50, "goal_times_torchvision": 5, "yolov8_us": 6000},
+        "goals": {"goal_us": 50, "goal_times_torchvision": 5, "yolov8_us": 6000, "yolov8-obb_us": 6000},
     }
     found = detect
 
@@ -662,7 +663,7 @@ def test_the_check_for_gpus_finds_kernels_that_are_not_exact(
 
     monkeypatch.setattr(gpu_check, "detect", worse)
     assert [problem.split(": ")[0] for problem in gpu_check.check_decode(**few)["problems"]] == [
-        "yolov8, 1 images, 1000 candidates", "yolov3, 2 images, 100 candidates",
+        f"{family}, {images} images, {count} candidates" for family, images, count in cases
     ]  # fmt: skip
 
 
@@ -672,10 +673,17 @@ def test_what_the_check_measures_in_torch_gives_the_same_boxes(family: str) -> N
     tensors = {name: torch.from_numpy(array[0]) for name, array in outputs.items()}
     boxes, scores, classes = gpu_check.detected_by_torch(head, tensors, gpu_check.greedy)
     expected = detect(outputs, head, input_size=size, **gpu_check.OPTIONS, **gpu_check.PLACED)
-    shown = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    found = expected["box"]
+    if family == "yolov8-obb":
+        found = np.column_stack([found, expected["angle"]])
+        outlines = corners_of_rotated(boxes.numpy())
+        width, height = gpu_check.PLACED["size"]
+        shown = torch.from_numpy(((outlines.max(axis=1) > 0) & (outlines.min(axis=1) < (width, height))).all(axis=1))
+    else:
+        shown = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     assert classes[shown].tolist() == expected["class"].tolist() and len(expected) > 100
     np.testing.assert_allclose(scores[shown], expected["score"], rtol=1e-5)
-    np.testing.assert_allclose(boxes[shown], expected["box"], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(boxes[shown], found, rtol=1e-4, atol=1e-3)
 
 
 def test_no_kernel_spills_and_each_takes_what_is_recorded(

@@ -148,6 +148,12 @@ def test_error_on_an_angle_without_a_place() -> None:
         msgspec.json.decode(b'{"family": "yolov8", "output": "o", "angle": true}', type=Head)
 
 
+def test_error_on_boxes_with_angles_that_are_not_in_px() -> None:
+    text = b'{"family": "end2end", "output": "o", "extras": 1, "angle": true, "coordinates": "centers"}'
+    with pytest.raises(msgspec.ValidationError, match="coordinates: expected corners, since the boxes have angles"):
+        msgspec.json.decode(text, type=Head)
+
+
 def test_the_cases_have_every_family() -> None:
     assert {type(case.head) for case in CASES.values()} == set(Head.__args__)
     assert all(isinstance(case, Case) for case in CASES.values())

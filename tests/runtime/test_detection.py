@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from edgekit.device.cuda.arrays import DeviceArray
 from edgekit.device.cuda.resources import Context, DeviceMemory, Stream
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import DataError, RunError, UsageError
-from edgekit.recipe.heads import with_multi_label
-from edgekit.runtime.detections import Detections
+from edgekit.recipe.heads import End2End, Head, YoloV8, with_multi_label
+from edgekit.recipe.schema import Postprocess, Preprocess
+from edgekit.runtime.detections import Detections, RotatedDetections
 from edgekit.runtime.session import Session
 from edgekit.runtime.tasks.detect import TASK as DETECT
 from edgekit.specs import TensorSpec
 
 SIDE = 96
+CELLS = 60
 ARGUMENTS = {"score_threshold": 0.3}
 
 
@@ -53,11 +56,27 @@ def heads(images: np.ndarray, sizes: dict[str, tuple[int, ...]]) -> dict[str, np
     return found
 
 
+def rotated_boxes(images: np.ndarray, sizes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """A detector of rotated boxes, YOLOv8 or end to end: random numbers, others for each input."""
+    (shape,) = sizes.values()
+    random = np.random.default_rng(zlib.crc32(images.astype(np.float32).tobytes()))
+    rows = random.random((CELLS, min(shape[1:])))
+    rows[:, :4] *= [SIDE, SIDE, 40, 20]
+    rows[:, -1] = random.uniform(-np.pi / 4, 3 * np.pi / 4, CELLS)
+    if shape[1] == CELLS:
+        rows[:, 5] = random.integers(0, 2, CELLS)
+    return {"o": np.float32(rows if shape[1] == CELLS else rows.T)[None]}
+
+
+Model = Callable[[np.ndarray, dict[str, tuple[int, ...]]], dict[str, np.ndarray]]
+
+
 class OnGpu:
     """An engine on the fake GPU; see `RunsOnDevice`."""
 
-    def __init__(self, driver: FakeDriver, manifest: Manifest) -> None:
+    def __init__(self, driver: FakeDriver, manifest: Manifest, model: Model = heads) -> None:
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
+        self.model = model
         self.notes: list[str] = []
         self.graphs_dropped = 0
         self.obstacle = ""
@@ -76,7 +95,7 @@ class OnGpu:
         def compute() -> None:
             count = 3 * SIDE * SIDE
             images = source.data[: count * dtype.itemsize].view(dtype).reshape(3, SIDE, SIDE)
-            for name, values in heads(images, self.output_shapes({})).items():
+            for name, values in self.model(images, self.output_shapes({})).items():
                 data = values.astype(self.outputs[0].dtype)
                 memory[name].data[: data.nbytes] = np.frombuffer(data.tobytes(), np.uint8)
 
@@ -88,7 +107,7 @@ class OnGpu:
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.on_cpu += 1
-        return OnCpu(self).run(feeds)
+        return OnCpu(self, self.model).run(feeds)
 
     def close(self) -> None:
         self.stream.close()
@@ -98,13 +117,14 @@ class OnGpu:
 class OnCpu:
     notes = ()
 
-    def __init__(self, manifest: Manifest | OnGpu) -> None:
+    def __init__(self, manifest: Manifest | OnGpu, model: Model = heads) -> None:
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
+        self.model = model
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         sizes = {spec.name: tuple(map(int, spec.shape)) for spec in self.outputs}
         (images,) = feeds.values()
-        return {name: array.astype(self.outputs[0].dtype) for name, array in heads(images, sizes).items()}
+        return {name: array.astype(self.outputs[0].dtype) for name, array in self.model(images, sizes).items()}
 
     def close(self) -> None:
         pass
@@ -170,6 +190,36 @@ def test_a_frame_gives_the_detections_of_the_cpu(driver: FakeDriver, detector: M
     assert "begin_capture" in driver.calls
     if driver.integrated:
         assert not {"copy_to_device", "copy_to_host"} & set(driver.calls)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        YoloV8(output="o", extras=1, angle=True, overlap="probiou", suppression="fast"),  # as recognized
+        YoloV8(output="o", extras=1, angle=True),
+        End2End(output="o", extras=1, angle=True),
+    ],
+    ids=["fast", "greedy", "end to end"],
+)
+def test_a_frame_gives_the_rotated_boxes_of_the_cpu(driver: FakeDriver, detector: Manifest, head: Head) -> None:
+    manifest = msgspec.structs.replace(
+        detector,
+        task="obb",
+        inputs=(TensorSpec("images", "float32", (1, 3, SIDE, SIDE)),),
+        outputs=(TensorSpec("o", "float32", (1, 7, CELLS) if isinstance(head, YoloV8) else (1, CELLS, 7)),),
+        preprocess=Preprocess(resize="letterbox", rounding="nearest", pad=114, antialias=False),
+        postprocess=Postprocess(head=head, score_threshold=0.25, iou_threshold=0.4),
+        labels=("plane", "ship"),
+    )
+    engine, on_cpu = OnGpu(driver, manifest, rotated_boxes), OnCpu(manifest, rotated_boxes)
+    with Session(engine, manifest) as session, Session(on_cpu, manifest) as expecting:
+        for seed in range(3):  # the letterbox of 61 x 83 px rounds one side up
+            found, expected = (each.predict(image(seed), **ARGUMENTS) for each in (session, expecting))
+            assert isinstance(found, RotatedDetections)
+            same(found, expected)
+            np.testing.assert_allclose(found.rotated, expected.rotated, rtol=1e-4, atol=1e-4)
+        assert session.notes == manifest.notes
+    assert engine.on_cpu == 0
 
 
 def test_one_graph_serves_frames_of_all_sizes_and_thresholds(driver: FakeDriver, manifest: Manifest) -> None:

@@ -16,18 +16,20 @@ from edgekit.kernels.decode.device import DETECTION, PARAMETERS, DeviceDetector
 from edgekit.kernels.decode.families import detect
 from edgekit.kernels.suppression.device import CAPACITY
 from edgekit.recipe.heads import Head, YoloHead, YoloV3, YoloV8
+from tools.gpu_check import rotated
 from tools.gpu_check.timing import times_of_graph_ms
 
 CLASSES, SIZE = 80, 640
 OPTIONS: dict[str, Any] = {"score_threshold": 0.25, "iou_threshold": 0.45, "max_detections": 300}
 PLACED: dict[str, Any] = {"scale": (0.5, 0.5), "offset": (0.0, 140.0), "size": (1280, 720)}
-FAMILIES = ("yolov8", "yolov3")  # 8400 boxes at 640 px, and 10647 at 416 px
+FAMILIES = ("yolov8", "yolov8-obb", "yolov3")  # 8400 boxes at 640 px, the same with angles, and 10647 at 416 px
 CASES = tuple((family, images, passing) for family in FAMILIES for images in (1, 8) for passing in (100, 1000, 8000))
+QUICK = tuple((family, 1, 1000) for family in FAMILIES)
 WARMUP, REPEATS = 20, 200
 # The goals of decoding and suppression with one image and 1000 candidates.
 GOAL_US, GOAL_TIMES = 50, 5
 # Exponentials round differently on a GPU, which can change the order of scores that are nearly equal.
-MIN_SHARED, MAX_DIFFERENCE_PX = 0.99, 0.01
+MIN_SHARED, MAX_DIFFERENCE_PX, MAX_DIFFERENCE_RAD = 0.99, 0.01, 1e-5
 
 Outputs = dict[str, np.ndarray]
 
@@ -41,7 +43,7 @@ def check_decode(
         for family, images, passing in cases:
             head, size, outputs = made(family, images, passing)
             detections, times_ms = _measured(context, head, size, outputs, warmup, repeats)
-            problem = _difference(head, size, outputs, detections, exact=family == "yolov8")
+            problem = _difference(head, size, outputs, detections, exact=family != "yolov3")
             if problem:
                 found["problems"].append(f"{family}, {images} images, {passing} candidates: {problem}")
             case = {"family": family, "images": images, "candidates": passing}
@@ -54,6 +56,9 @@ def check_decode(
 def made(family: str, images: int, passing: int) -> tuple[Head, tuple[int, int], Outputs]:
     """Returns a head, the size of its input, and outputs with about ``passing`` candidates per image."""
     random = np.random.default_rng((images, passing))
+    if family == "yolov8-obb":
+        output = rotated.made_rotated(random, images, passing, SIZE)
+        return rotated.HEAD, (SIZE, SIZE), {rotated.HEAD.output: output}
     if family == "yolov8":
         boxes = 8400
         center = random.uniform(0, SIZE, (images, boxes, 2))
@@ -98,9 +103,14 @@ def _difference(
             return f"image {index}: expected the {len(theirs)} boxes of numpy, got {len(ours)}, {len(shared)} of them"
         if exact and list(ours) != list(theirs):
             return f"image {index}: expected the order of numpy, got another"
-        worst = max((float(np.abs(ours[each]["box"] - theirs[each]["box"]).max()) for each in shared), default=0.0)
-        if not worst <= MAX_DIFFERENCE_PX:
-            return f"image {index}: expected boxes within {MAX_DIFFERENCE_PX} px of numpy's, got {worst} px"
+        worst = {
+            field: max((float(np.abs(ours[each][field] - theirs[each][field]).max()) for each in shared), default=0.0)
+            for field in ("box", "angle")
+        }
+        if not worst["box"] <= MAX_DIFFERENCE_PX:
+            return f"image {index}: expected boxes within {MAX_DIFFERENCE_PX} px of numpy's, got {worst['box']} px"
+        if not worst["angle"] <= MAX_DIFFERENCE_RAD:
+            return f"image {index}: expected angles within {MAX_DIFFERENCE_RAD} of numpy's, got {worst['angle']}"
     return ""
 
 
@@ -165,7 +175,8 @@ def _peers_us(head: Head, outputs: Outputs, warmup: int, repeats: int) -> dict[s
         return {}
     tensors = {name: torch.from_numpy(array).cuda() for name, array in outputs.items()}
     suppressions: dict[str, Callable[..., Any]] = {"torch_median_us": greedy}
-    if importlib.util.find_spec("torchvision") is not None:
+    # torchvision suppresses no rotated boxes.
+    if head is not rotated.HEAD and importlib.util.find_spec("torchvision") is not None:
         from torchvision.ops import batched_nms
 
         suppressions["torchvision_median_us"] = batched_nms
@@ -188,12 +199,23 @@ def detected_by_torch(head: Head, outputs: dict[str, Any], suppress: Callable[..
     """Decodes, suppresses and maps the boxes of one image in torch; returns boxes, scores and classes."""
     import torch
 
+    if head is rotated.HEAD:
+        return _rotated_by_torch(outputs[rotated.HEAD.output])
     boxes, scores, classes = _centers(head, outputs) if isinstance(head, YoloV8) else _anchors(head, outputs)
     half = boxes[:, 2:] / 2
     corners = torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], dim=1)
     kept = suppress(corners, scores, classes, OPTIONS["iou_threshold"])[: OPTIONS["max_detections"]]
     offset, scale, size = (corners.new_tensor(PLACED[name] * 2) for name in ("offset", "scale", "size"))
     mapped = ((corners[kept] - offset) / scale).clamp(min=0).minimum(size)
+    return mapped, scores[kept], classes[kept]
+
+
+def _rotated_by_torch(planes: Any) -> tuple[Any, Any, Any]:
+    boxes, scores, classes = rotated.candidates(planes, OPTIONS["score_threshold"])
+    kept = rotated.fast_nms(boxes, scores, classes, OPTIONS["iou_threshold"], CAPACITY)[: OPTIONS["max_detections"]]
+    mapped = boxes[kept]  # a copy
+    mapped[:, :2] -= mapped.new_tensor(PLACED["offset"])
+    mapped[:, :4] /= mapped.new_tensor(PLACED["scale"] * 2)
     return mapped, scores[kept], classes[kept]
 
 
