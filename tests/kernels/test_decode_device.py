@@ -24,6 +24,7 @@ from edgekit.device.cuda.resources import Context, DeviceMemory, Graph, HostMemo
 from edgekit.errors import UsageError
 from edgekit.kernels.decode.device import DETECTION, HEAD, PARAMETERS, DeviceDetector
 from edgekit.kernels.decode.families import detect, is_fast, overlap_of
+from edgekit.kernels.preprocess.geometry import placement
 from edgekit.kernels.suppression import reference as nms_reference
 from edgekit.kernels.suppression.device import CAPACITY
 from edgekit.recipe.heads import (
@@ -44,6 +45,8 @@ from edgekit.runtime.detections import corners_of_rotated
 from tests.fakes.fake_cuda import FakeDriver
 from tests.kernels.detectors import Case, cases, decoded, detected
 from tests.kernels.failing_calls import calls_that_fail_and_leak_nothing
+from tests.runtime.test_against_ultralytics import LETTERBOX, RESULTS, head_of
+from tools import record_ultralytics as recorded
 from tools.gpu_check import decode as gpu_check
 
 SOURCE = Path(edgekit.__file__).parent / "kernels" / "decode" / "decode.cu"
@@ -200,6 +203,20 @@ def test_detections_are_those_of_the_references_at_real_sizes(driver: FakeDriver
     assert len(expected) > 30
     assert list(zip(found["class"].tolist(), found["index"].tolist(), strict=True)) == [row[2:] for row in expected]
     np.testing.assert_allclose(found["box"], [box[:4] for box, *_ in expected], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name, each in recorded.CASES.items() if each.task == "obb"])
+def test_rotated_boxes_are_those_that_ultralytics_finds(driver: FakeDriver, name: str) -> None:
+    each, outputs = recorded.CASES[name], recorded.raw_outputs(name)
+    place = placement(LETTERBOX, each.size, recorded.INPUT).placement
+    options = {**recorded.THRESHOLDS, "scale": place.scale, "offset": place.offset, "size": place.size}
+    case = Case(head_of(name), recorded.INPUT, outputs)
+    (found,) = on_device(driver, case, options, limit=recorded.THRESHOLDS["max_detections"])
+    expected = {key: RESULTS[f"{name}/{key}"] for key in ("boxes", "scores", "classes", "angles")}
+    assert found["class"].tolist() == expected["classes"].tolist() and len(found) > 50
+    np.testing.assert_allclose(found["score"], expected["scores"], rtol=1e-6)
+    np.testing.assert_allclose(found["box"], expected["boxes"], atol=1e-3)
+    np.testing.assert_allclose(found["angle"], expected["angles"], atol=1e-6)
 
 
 def _sparse(random: np.random.Generator, shape: tuple[int, ...], count: int) -> np.ndarray:
