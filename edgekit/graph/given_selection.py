@@ -32,6 +32,7 @@ class GivenSelection:
 
     Attributes:
         outputs: the outputs of the graph, for each input.
+        feeds: the inputs, and the selected rows, for graphs that `given_to` returns.
 
     Raises:
         GraphError: ONNX Runtime cannot run the graph.
@@ -48,7 +49,7 @@ class GivenSelection:
         results = [evaluator.run(dict(feed)) for feed in feeds]
         own = {value.name for value in graph.graph.outputs}
         self.outputs = [{name: each[name] for name in each if name in own} for each in results]
-        self._feeds = [
+        self.feeds = [
             {**feed, **{_input(node): each[name] for node, name in self._indices.items()}}
             for feed, each in zip(feeds, results, strict=True)
         ]
@@ -59,16 +60,24 @@ class GivenSelection:
         found = {node.op_type for node in graph.graph if node.op_type in SELECTING}
         return bool(found) and found <= _INDICES.keys()
 
+    def selects_in(self, graph: ir.Model) -> bool:
+        """Whether another graph selects by the same nodes."""
+        return self._indices.keys() == {node.name for node in graph.graph if node.op_type in SELECTING}
+
     def outputs_of(self, graph: ir.Model) -> list[dict[str, np.ndarray]]:
         """Returns what another graph computes of the same rows, for each input.
 
         Args:
             graph: has the nodes that select, by their names; not modified.
         """
-        evaluator = Evaluator(self._with_inputs(graph), threads=self._threads)
-        return [evaluator.run(dict(feed)) for feed in self._feeds]
+        evaluator = Evaluator(self.given_to(graph), threads=self._threads)
+        return [evaluator.run(dict(feed)) for feed in self.feeds]
 
-    def _with_inputs(self, graph: ir.Model) -> ir.Model:
+    def given_to(self, graph: ir.Model) -> ir.Model:
+        """Returns a copy of a graph, sharing its weights, that takes the rows as inputs; see `outputs_of`.
+
+        Its values have the names that they have in ``graph``.
+        """
         copy = graph.clone(deep_copy=False)
         for node in [node for node in copy.graph if node.name in self._indices]:
             indices = node.outputs[_INDICES[node.op_type]]

@@ -17,10 +17,13 @@ from edgekit.config import BackendOptions, BuildConfig, CalibrationConfig
 from edgekit.data.calibration.calibration_set import calibration_set
 from edgekit.data.calibration.given_samples import given_samples
 from edgekit.data.calibration.random_inputs import RandomInputs
+from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend, build_options_of
 from edgekit.engine.bundle.manifest import GRAPH, Manifest, check_files, read_manifest
 from edgekit.errors import BackendUnavailable, EngineMismatch, UsageError
+from edgekit.graph.given_selection import GivenSelection
 from edgekit.graph.load.onnx_file import graph_from_onnx
+from edgekit.graph.operators import SELECTING
 from edgekit.graph.passes import InferShapes, optimize
 from edgekit.measure.noise_report import NoiseReport, SmallestGraph
 from edgekit.option.objects import CalibrationData, SupportsArray
@@ -201,19 +204,20 @@ def _case_of_model(
     verifier.verify_graph()
     model.original.close()
     _, typed = calibrated_graph(model, inputs, reference, config.calibration, target, notes)
-    feeds = inputs.feeds[:COMPARED]
     on_engine = not graph_only and _runs(target.target, notes)
-    right_values = graph_values(model.graph, feeds)
+    graph = typed.graph if on_engine else rounding_graph(typed.graph)
+    right, graph, feeds = _same_rows(model.graph, graph, inputs.feeds[:COMPARED], notes)
+    right_values = graph_values(right, feeds)
     if against is not None:
         plain = BuildOptions(precision=Precision.FP32, threads=target.threads, shapes=dict(model.shapes))
         backend(against).require_device(())
-        right_values = engine_values(model.graph, against, plain, feeds)
+        right_values = engine_values(right, against, plain, feeds)
     return _Case(
         name=model.name,
         reference=f"the FP32 engine for {against}" if against else "the float graph in ONNX Runtime",
         right=model.graph,
         right_values=right_values,
-        graph=typed.graph if on_engine else rounding_graph(typed.graph),
+        graph=graph,
         integers=nodes_on_integers(typed.graph.graph),
         scaled=precision is Precision.INT8 and typed.kept_in_float is not None,
         target=target.target,
@@ -250,8 +254,9 @@ def _case_of_engine(
         )
     samples = _samples_for(manifest, data.calib, notes, scratch)
     found = samples.feeds(manifest.inputs, manifest.preprocess, manifest.shapes)
-    feeds = [arrays for _, arrays in islice(found, COMPARED)]
     on_engine = not graph_only and _runs(manifest.backend, notes)
+    other = graph if on_engine else rounding_graph(graph)
+    given, other, feeds = _same_rows(right, other, [arrays for _, arrays in islice(found, COMPARED)], notes)
     options = BuildOptions(
         precision=manifest.precision,
         shapes=manifest.shapes,
@@ -262,8 +267,8 @@ def _case_of_engine(
         name=manifest.name,
         reference=reference,
         right=right,
-        right_values=graph_values(right, feeds),
-        graph=graph if on_engine else rounding_graph(graph),
+        right_values=graph_values(given, feeds),
+        graph=other,
         integers=nodes_on_integers(graph.graph),
         scaled=against is not None and manifest.precision is Precision.INT8,
         target=manifest.backend,
@@ -288,6 +293,23 @@ def _samples_for(manifest: Manifest, calib: str | CalibrationData | None, notes:
     if calib or manifest.preprocess is not None:
         return calibration_set(calib or DEFAULT_SET, limit=COMPARED)
     return RandomInputs(COMPARED)
+
+
+def _same_rows(
+    right: ir.Model, graph: ir.Model, feeds: Sequence[Arrays], notes: KeptNotes
+) -> tuple[ir.Model, ir.Model, Sequence[Arrays]]:
+    """Returns both graphs with the rows that ``right`` selects as inputs, so that all that follows can be compared.
+
+    Without rows that are selected by value, all stay as they are, as they do if the graphs select by different nodes.
+    """
+    if not feeds or not GivenSelection.fits(right):
+        return right, graph, feeds
+    selection = GivenSelection(right, feeds, threads=cpu().compute_threads)
+    if not selection.selects_in(graph):
+        return right, graph, feeds
+    kinds = " and ".join(sorted({node.op_type for node in right.graph if node.op_type in SELECTING}))
+    notes.note(f"what follows {kinds} is compared in the rows that the reference selects, which are given to both")
+    return selection.given_to(right), selection.given_to(graph), selection.feeds
 
 
 def _runs(target: str, notes: KeptNotes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -103,6 +104,46 @@ def test_a_bundles_graph_is_not_compared_with_itself(network: Path) -> None:
     place = edgekit.build(network, precision="fp32", target="cpu", profile=False)
     with pytest.raises(UsageError, match="compared with itself"):
         debug(place, graph_only=True)
+
+
+def rows_selected_from(folder: Path) -> Path:
+    """Writes a detector whose TopK orders 4,000 rows, so that scores are close, and half precision exchanges rows."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 4000, 8] x) => (float[1, 300, 4] boxes)
+    <int64[1] k = {300}, int64[2] sizes = {4, 1}, int64[1] last = {2}, int64[3] four = {1, 1, 4}> {
+      all = MatMul (x, w)
+      raw, narrow = Split <axis = 2> (all, sizes)
+      score = Squeeze (narrow, last)
+      scores, places = TopK <axis = 1> (score, k)
+      column = Unsqueeze (places, last)
+      index = Expand (column, four)
+      chosen = GatherElements <axis = 1> (raw, index)
+      boxes = Relu (chosen)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    weights = np.random.default_rng(0).normal(0, 1, (8, 5)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    onnx.save(proto, folder / "rows.onnx")
+    return folder / "rows.onnx"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "fp16", "target": "tensorrt-rtx", "graph_only": True},
+        {"precision": "int8", "target": "cpu", "quantize_heads": True},
+    ],
+    ids=["graph", "engine"],
+)
+def test_layers_behind_a_topk_are_compared_in_the_same_rows(tmp_path: Path, options: dict[str, Any]) -> None:
+    found = debug(rows_selected_from(tmp_path), **options)
+    by_node = {each.node: each.sqnr_db for each in found.layers}
+    assert by_node["chosen"] == pytest.approx(by_node["raw"], abs=3) and found.first is None
+    assert by_node["scores"] > by_node["score"] - 3 and by_node["boxes"] > by_node["raw"] - 3
+    assert by_node.keys() >= {"raw", "score", "scores", "chosen", "boxes"}
+    assert any("rows" in note and "TopK" in note for note in found.notes)
 
 
 def test_two_backends_can_be_compared(network: Path) -> None:
