@@ -21,8 +21,11 @@ __all__ = ["Values", "first_collapse", "layer_noise", "nodes_on_integers", "nois
 
 VALUES_AT_ONCE = 64
 """Values that are read in one run: all of them at once would take gigabytes in a large network."""
-CHANNEL_AXIS_RANK = 4
+FEATURE_MAP_RANK = 4
 """Feature maps of this rank may be scaled channel by channel in the quantized graph, see `quantize.passes.equalize`."""
+LEAST_ROWS = 48
+"""The last axis of tensors with as many rows may be scaled too, see `quantize.passes.smooth_channels`. A gain that is
+fitted to so many numbers takes no more than a 48th of the noise away that is none."""
 
 Arrays = Mapping[str, np.ndarray]
 Values = Callable[[Sequence[str]], Sequence[Arrays]]
@@ -76,7 +79,7 @@ class _Energies:
 
 @dataclass
 class _Compared:
-    """Energies of values by name; ``scaled``: a gain of each channel of a feature map is no noise."""
+    """Energies of values by name; ``scaled``: a gain of each channel is no noise."""
 
     scaled: bool
     energies: dict[str, _Energies] = field(default_factory=dict)
@@ -90,14 +93,27 @@ class _Compared:
         finite = np.isfinite(a)
         found.lost |= not np.isfinite(b[finite]).all()
         a, b = np.where(finite, a, 0.0), np.where(finite & np.isfinite(b), b, 0.0)
-        if self.scaled and a.ndim == CHANNEL_AXIS_RANK:
-            axes = (0, 2, 3)
-            own = np.square(a).sum(axis=axes, keepdims=True)
-            gain = (a * b).sum(axis=axes, keepdims=True) / np.where(own, own, 1.0)
-            # An equalized channel is only made larger or smaller, never turned around or removed.
-            b = b / np.where(gain > 0, gain, 1.0)
         found.signal += float(np.square(a).sum())
-        found.noise += float(np.square(a - b).sum())
+        axes = _scaled_axes(a) if self.scaled else ()
+        found.noise += min(
+            float(np.square(a - each).sum()) for each in (b, *(_without_gain(a, b, axis) for axis in axes))
+        )
+
+
+def _scaled_axes(a: np.ndarray) -> list[int]:
+    """Returns the axes that channels which may be scaled can be on."""
+    axes = [1] if a.ndim == FEATURE_MAP_RANK else []
+    return [*axes, a.ndim - 1] if a.ndim > 1 and a.size >= LEAST_ROWS * a.shape[-1] else axes
+
+
+def _without_gain(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+    """Divides each channel of ``b`` by the factor that it is ``a``'s by, which a graph with scaled channels undoes."""
+    others = tuple(each for each in range(a.ndim) if each != axis)
+    own = np.square(a).sum(axis=others, keepdims=True)
+    gain = (a * b).sum(axis=others, keepdims=True) / np.where(own, own, 1.0)
+    # A channel is only made larger or smaller, never turned around or removed.
+    result: np.ndarray = b / np.where(gain > 0, gain, 1.0)
+    return result
 
 
 def layer_noise(
@@ -120,7 +136,7 @@ def layer_noise(
         integers: names of the nodes that compute on integers, see `nodes_on_integers`.
         fused: ``other_values`` is an engine: a float value inside of an integer kernel, between a product and its
             activation function, is not read, since that would take the kernel apart.
-        scaled: the channels of feature maps may be scaled in ``other``.
+        scaled: the channels of feature maps, and those of tensors with many rows, may be scaled in ``other``.
     """
     observed = observed_values(reference, other, fused=integers if fused else ())
     compared = _Compared(scaled)

@@ -62,6 +62,31 @@ def test_noise_of_a_quantized_graph_grows_from_layer_to_layer(graph, feeds_for, 
     assert first_collapse(layers, 10.0) is None
 
 
+@pytest.mark.parametrize(("rows", "least_db", "most_db"), [(197, 199, 200), (1, -50, 10)])
+def test_a_gain_of_each_channel_of_many_rows_is_no_noise_where_channels_are_smoothed(graph_of, rows, least_db, most_db):
+    """A network divides the channels of a normalization's output, and multiplies the weights that read it."""
+    random = np.random.default_rng(0)
+    text = (
+        f"g (float[1, {rows}, 16] x) => (float[1, {rows}, 16] y) {{ n = LayerNormalization (x, g)  y = MatMul (n, w) }}"
+    )
+    graph = graph_of(
+        text,
+        g=random.uniform(1, 20, 16).astype(np.float32),
+        w=random.standard_normal((16, 16)).astype(np.float32),
+    )
+    smoothed = graph.clone()
+    gain = random.permutation(2.0 ** np.arange(-8, 8)).astype(np.float32)  # without rounding
+    for node, index, factors in ((0, 1, gain), (1, 1, 1 / gain[:, None])):
+        value = smoothed.graph[node].inputs[index]
+        value.const_value = ir.tensor(value.const_value.numpy() * factors, name=value.name)
+    feeds = [{"x": random.standard_normal((1, rows, 16)).astype(np.float32)}]
+    compared = (graph.graph, smoothed.graph, values_of(graph, feeds), values_of(smoothed, feeds))
+    by_value = {each.value: each.sqnr_db for each in layer_noise(*compared, scaled=True)}
+    # One row says nothing of its gains: any difference could be one.
+    assert least_db <= by_value["n"] <= most_db and by_value["y"] > 100
+    assert {each.value: each.sqnr_db for each in layer_noise(*compared)}["n"] < 10
+
+
 def test_a_gain_of_each_channel_is_no_noise_where_channels_are_equalized(graph, feeds_for):
     feeds = feeds_for(graph, 1)
     scaled = graph.clone()
