@@ -40,8 +40,8 @@ def measure_video(shop: Workshop) -> dict[str, Any]:
     Where inference alone takes every processor, the other stages can only take time from it: no order of the work is
     faster than all of it divided by the processors, which is a row of its own and then the target. Where inference
     leaves processors to the others, the slowest stage is. The video has 13 s, since of a short one a large part of the
-    time is that of the first frame, which has no other to run beside it. Images are resized as OpenCV does it, as today's detectors
-    want.
+    time is that of the first frame, which has no other to run beside it. Images are resized as OpenCV does it, as
+    today's detectors want.
     """
     frames, rounds = (60, 2) if shop.quick else (400, 3)
     video = shop.folder / f"video-{frames}.mp4"
