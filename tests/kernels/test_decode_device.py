@@ -501,6 +501,19 @@ def test_extreme_numbers_give_what_numpy_gives(
     expect_equal(found, expected)
 
 
+@pytest.mark.parametrize("kind", SMALL, ids=lambda kind: type(kind[0]).__name__)
+@pytest.mark.parametrize("number", [3e38, -3e38, np.inf, np.nan])
+def test_numbers_without_a_product_give_no_box_and_no_warning(
+    kind: tuple[Head, dict[str, tuple[int, ...]]], number: float
+) -> None:
+    head, shapes = kind
+    outputs = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    for array in outputs.values():
+        array.reshape(-1)[0] = number
+    found = detect(outputs, head, input_size=(24, 16), **{**WHOLE, **OPTIONS, "score_threshold": 0.0, "size": (24, 16)})
+    assert np.isfinite(found["box"]).all()
+
+
 def test_all_halves_are_widened(on_cpu: Callable[..., Path]) -> None:
     kernels = library(on_cpu)
     bits = np.arange(2**16, dtype=np.uint16)

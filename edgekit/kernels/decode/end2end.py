@@ -28,7 +28,8 @@ def decode_end2end(
     kind = output[:, 5]
     cells = np.flatnonzero((output[:, 4] > np.float32(score_threshold)) & (kind >= 0) & (kind < MAX_CLASS))
     if head.coordinates == "centers":
-        boxes = output[cells, :4] * np.array(input_size * 2, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # a box that is not finite is dropped by the suppression
+            boxes = output[cells, :4] * np.array(input_size * 2, np.float32)
         return Candidates(corners(boxes[:, :2], boxes[:, 2:]), output[cells, 4], kind[cells].astype(np.int64), cells)
     columns = [0, 1, 2, 3, -1] if head.angle else [0, 1, 2, 3]
     return Candidates(output[cells][:, columns], output[cells, 4], kind[cells].astype(np.int64), cells)

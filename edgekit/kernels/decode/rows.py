@@ -51,7 +51,8 @@ def decode_rows(
         kinds = kinds.astype(np.float32) if kinds.dtype == np.float16 else kinds
         cells = np.arange(len(boxes))
         if head.coordinates == "normalized":
-            boxes = boxes * np.array(input_size * 2, np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):  # a box that is not finite is dropped by the suppression
+                boxes = boxes * np.array(input_size * 2, np.float32)
     passed = (scores > np.float32(score_threshold)) & (kinds >= 0) & (kinds < MAX_CLASS)
     return Candidates(boxes[passed], scores[passed], kinds[passed].astype(np.int64), cells[passed])
 
