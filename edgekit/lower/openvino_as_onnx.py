@@ -9,6 +9,7 @@ from edgekit.lower.cut_gathered_elements import CutGatheredElements
 from edgekit.lower.dft_over_first_axis import DftOverFirstAxis
 from edgekit.lower.explicit_pads import ExplicitPads
 from edgekit.lower.full_rank_slopes import FullRankSlopes
+from edgekit.lower.gather_one_after_product import GatherOneAfterProduct
 from edgekit.lower.keep_infinity import KeepInfinity
 from edgekit.lower.power_as_product import PowerAsProduct
 from edgekit.lower.propagate_nan import PropagateNan
@@ -39,7 +40,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
     largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
     norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
     others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements(), DftOverFirstAxis(), SortTopK()]
-    others += [WrapPads(), RangeOfNothing(), FullRankSlopes()]
+    others += [WrapPads(), RangeOfNothing(), FullRankSlopes(), GatherOneAfterProduct()]
     integers = [*map(WrapIntegers, WRAPPING), *map(TruncateToIntegers, TRUNCATING), PowerAsProduct()]
     comparisons = [CompareAsLess("Greater"), CompareAsLess("GreaterOrEqual"), CompareWithZero()]
     extrema = map(KeepInfinity, ("ReduceMax", "ReduceMin"))

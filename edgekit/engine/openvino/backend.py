@@ -161,10 +161,12 @@ class OpenVino:
             try:
                 # OpenVINO's default, half-precision weights, would round the graph's weights.
                 ov.save_model(model, engine, compress_to_fp16=False)
-                executed = _compile(ov, engine, options.threads).model.get_runtime_model()
+                compiled = _compile(ov, engine, options.threads).model
+                executed = compiled.get_runtime_model()
                 layers = _layers(executed)
             except RuntimeError as e:
                 raise BuildError(f"OpenVINO failed to build {graph.name}: {_words(e)}") from e
+        _require_shapes(model, compiled)
         assert_precision(self.name, options.precision, quantized, layers)
         return BuildResult(
             engine=ENGINE,
@@ -266,6 +268,16 @@ class _Compiled(NamedTuple):
     inputs: list[str]
     outputs: list[str]
     turned: list[str]
+
+
+def _require_shapes(model: Any, compiled: Any) -> None:
+    for wanted, got in zip(model.outputs, compiled.outputs, strict=True):
+        if not wanted.partial_shape.compatible(got.partial_shape):
+            raise BuildError(
+                f"output '{wanted.any_name}': expected the shape {wanted.partial_shape}, OpenVINO computes "
+                f"{got.partial_shape}",
+                hint="build it for cpu, and report the model",
+            )
 
 
 def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> _Compiled:
