@@ -13,7 +13,7 @@ INLINE_BYTES = 1024
 """Initializers up to this size stay in the file, because they may be axes or shapes that inference reads."""
 
 WEIGHTS = "weights"
-"""Name of the file that the others are said to be in."""
+"""Name of the file that the references of larger initializers point to. It is never written."""
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from edgekit.pipeline.reference import Reference
 from edgekit.pipeline.selected_rows import noise_of_same_rows, with_noise_of_same_rows
 from edgekit.progress import Progress
 from edgekit.quantize.compare import noise_of_outputs, worst_noise
-from edgekit.quantize.half.check import rounding_graph
 from edgekit.specs import Precision
 
 __all__ = ["calibrated_graph"]
@@ -120,6 +119,6 @@ def _worst_db(
 ) -> float | None:
     """Returns the lowest signal-to-noise ratio of an output, or of a part of one."""
     noise = noise_of_outputs(reference.outputs, outputs, reference.forms)
-    same = noise_of_same_rows(model.graph, rounding_graph(typed.graph), inputs.feeds, reference.forms)
+    same = noise_of_same_rows(model.graph, typed.graph, inputs.feeds, reference.forms)
     worst = worst_noise(with_noise_of_same_rows(noise, same))
     return None if worst is None else worst.sqnr_db

@@ -47,15 +47,11 @@ class _Found(NamedTuple):
 
     Attributes:
         half: the graph in half precision, with ``lost`` in float32.
-        plain: the graph without.
         lost: names of the values that half precision cannot hold; empty if that does not help.
-        before_db: signal-to-noise ratio of the worst part of an output of ``plain``.
     """
 
     half: HalfGraph
-    plain: HalfGraph
     lost: Collection[str]
-    before_db: float
 
 
 def safe_half_graph(
@@ -77,10 +73,7 @@ def safe_half_graph(
         UsageError: a pattern of ``keep_float`` matches no node.
     """
     kept = calibration.policy.keep_float
-    found = _found(model, calibration, precision, calibration.feeds[:INPUTS], keep_float=kept, io=io)
-    if found.lost:
-        progress.note(_note(found.half, found.plain, precision, found.before_db))
-    return found.half
+    return _found(model, calibration, precision, calibration.feeds[:INPUTS], progress, keep_float=kept, io=io).half
 
 
 def lost_in_rest(
@@ -101,10 +94,7 @@ def lost_in_rest(
         Names of the values that have to stay in float32; empty if that does not help.
     """
     feeds = calibration.feeds[:INPUTS_BESIDE_INTEGERS]
-    found = _found(model, calibration, precision, feeds, keep_float=(), io=io)
-    if found.lost:
-        progress.note(_note(found.half, found.plain, precision, found.before_db))
-    return found.lost
+    return _found(model, calibration, precision, feeds, progress, keep_float=(), io=io).lost
 
 
 def _found(
@@ -112,6 +102,7 @@ def _found(
     calibration: Calibration,
     precision: Precision,
     feeds: Sequence[Feed],
+    progress: Progress,
     *,
     keep_float: Sequence[str],
     io: bool,
@@ -133,8 +124,10 @@ def _found(
         half = half_from_graph(model.graph, precision, ranges, keep_float=keep_float, io=io, lost=lost)
         found_db = _db_of_outputs(model.graph, half.graph, feeds)
     if found_db < limit_db:
-        return _Found(plain, plain, (), before_db)
-    return _Found(half, plain, lost, before_db)
+        return _Found(plain, ())
+    if lost:
+        progress.note(_note(half, plain, precision, before_db))
+    return _Found(half, lost)
 
 
 def _in_half(feed: Feed, half: HalfGraph) -> Feed:
@@ -153,7 +146,7 @@ def _db_of_outputs(graph: ir.Model, half: ir.Model, feeds: Sequence[Feed]) -> fl
         for evaluator in (Evaluator(graph, threads=threads), Evaluator(wide, threads=threads))
     )
     noise = noise_of_outputs(exact, got, forms)
-    return _worst_db(with_noise_of_same_rows(noise, noise_of_same_rows(graph, wide, feeds, forms)))
+    return _worst_db(with_noise_of_same_rows(noise, noise_of_same_rows(graph, half, feeds, forms)))
 
 
 def _worst_db(noise: Sequence[OutputNoise]) -> float:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgekit.device.cpu import cpu
 from edgekit.graph.given_selection import GivenSelection
 from edgekit.quantize.compare import OutputNoise, noise_of_outputs
+from edgekit.quantize.half.check import rounding_graph
 from edgekit.quantize.output_form import OutputForm
 
 __all__ = ["noise_of_same_rows", "with_noise_of_same_rows"]
@@ -25,7 +26,7 @@ def noise_of_same_rows(
 
     Args:
         exact: the float graph.
-        typed: the same with Q/DQ pairs or in half precision, as `edgekit.quantize.half.check.rounding_graph` makes it.
+        typed: the same with Q/DQ pairs or in half precision.
         feeds: inputs.
         forms: what the numbers of each output are.
 
@@ -39,7 +40,7 @@ def noise_of_same_rows(
     selection = GivenSelection(exact, feeds, threads=cpu().compute_threads)
     wanted, got = (
         [{name: each[name] for name in selected} for each in outputs]
-        for outputs in (selection.outputs, selection.outputs_of(typed))
+        for outputs in (selection.outputs, selection.outputs_of(rounding_graph(typed)))
     )
     return noise_of_outputs(wanted, got, selected)
 

@@ -210,10 +210,10 @@ class Verifier:
         is subtracted: kernels are wrong.
         """
         feeds, forms = self.inputs.feeds[:COMPARED_ON_CPU], self.reference.forms
-        graph = rounding_graph(typed.graph)
-        same = noise_of_same_rows(self.model.graph, graph, feeds, forms)
+        same = noise_of_same_rows(self.model.graph, typed.graph, feeds, forms)
         if not same:
             return noise
+        graph = rounding_graph(typed.graph)
         own = noise_of_outputs(self.reference.outputs[: len(feeds)], self._on_cpu(graph)[0], forms)
         engine, of_graph = (worst_noise(e for e in each if forms[e.output].selected) for each in (noise, own))
         lost_db = 0.0 if engine is None or of_graph is None else (of_graph.sqnr_db or 0.0) - (engine.sqnr_db or 0.0)

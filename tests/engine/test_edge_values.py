@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from edge_graphs import edge_graphs
 from onnx import TensorProto, helper
-from operator_graphs import Graph, feeds_of, merged
+from operator_graphs import Graph, feeds_of, merged, original_outputs
 
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.engine.base import BaseEngine
@@ -21,14 +20,6 @@ from edgekit.graph.passes import optimize
 from edgekit.specs import Precision
 
 Arrays = dict[str, np.ndarray]
-
-
-def original_outputs(model: onnx.ModelProto, feeds: Arrays) -> Arrays:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return dict(zip((each.name for each in session.get_outputs()), session.run(None, feeds), strict=True))
 
 
 def engine_of(target: str, model: onnx.ModelProto, folder: Path) -> BaseEngine:

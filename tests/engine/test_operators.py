@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from operator_graphs import Graph, feeds_of, float_graphs, merged, quantized_graphs
+from operator_graphs import Graph, feeds_of, float_graphs, merged, original_outputs, quantized_graphs
 
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.graph.evaluator import Evaluator
@@ -35,14 +34,6 @@ MIN_ENGINE_SNR_DB = 30.0
 """Of an INT8 engine against its own Q/DQ graph: kernels round a few values to the next integer."""
 
 Arrays = dict[str, np.ndarray]
-
-
-def original_outputs(model: onnx.ModelProto, feeds: Arrays) -> Arrays:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return dict(zip((each.name for each in session.get_outputs()), session.run(None, feeds), strict=True))
 
 
 def engine_outputs(target: str, graph: Path, precision: Precision, feeds: Arrays) -> Arrays:

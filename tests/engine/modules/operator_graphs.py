@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import helper, numpy_helper
 
 OPSET = 20
@@ -431,3 +432,12 @@ def _quantized_products() -> Iterator[Graph]:
     for shape in ((2, 8, 12), (1, 8, 5, 6, 7)):
         for more in ({}, {"strides": [2] * (len(shape) - 2)}, {"auto_pad": "SAME_UPPER"}):
             yield chain("Conv", more, {"w": weights(8, 8, *[3] * (len(shape) - 2))}, shape=shape)
+
+
+def original_outputs(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Runs the model in ONNX Runtime without optimizations."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return dict(zip((each.name for each in session.get_outputs()), session.run(None, feeds), strict=True))
