@@ -11,37 +11,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from edgekit.arguments import argument
-from edgekit.config import BackendOptions, BuildConfig, OutputConfig, TargetConfig
+from edgekit.config import BackendOptions, BuildConfig, TargetConfig
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest, seal, write_bundle
 from edgekit.engine.bundle.replacing import replaced_engine
-from edgekit.errors import BackendUnavailable, EngineMismatch, SpeedError, needs_extra
-from edgekit.measure.agreement import Accuracy, agreement_of_outputs, compared_pictures
-from edgekit.measure.compare import BuiltEngine, MeasuredEngine, measured_engine
-from edgekit.measure.slower_layers import RelativeSpeed
-from edgekit.measure.speed import relative_speed
+from edgekit.errors import BackendUnavailable, needs_extra
 from edgekit.option.objects import SupportsArray
+from edgekit.pipeline.measure_engines import is_for_here, measure_engines, require_two_engines
 from edgekit.pipeline.model_kind import name_of
 from edgekit.pipeline.validate import build_config, require_buildable
 from edgekit.progress import KeptNotes, Progress, shown_progress
 from edgekit.recipe.schema import Preprocess
-from edgekit.report.html.build import write_build_report
 from edgekit.specs import Precision
 from edgekit.storage import require_room
 
 if TYPE_CHECKING:
-    from edgekit.pipeline.calibrate import Calibration
     from edgekit.pipeline.loaded_model import LoadedModel
-    from edgekit.pipeline.precision import TypedGraph
-    from edgekit.pipeline.verify import Verifier
 
 __all__ = ["build"]
-
-CLEARLY_FASTER = 1.1
-"""Both engines are measured one after the other first; what changes on the machine meanwhile is less than this."""
-PICTURES = 4
-"""Number of pictures in the report, with the detections of the original model and of the engine."""
 
 
 def build(
@@ -179,11 +166,11 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     """Builds the engine; ``scratch`` is for files that are not part of it."""
     # Imported here: PyTorch and onnx load only when a model is built, and an error names them if they are missing.
     with needs_extra("building an engine", "build"):
-        from edgekit.pipeline.choose_activations import Chosen, better_of_both, dynamic_if_static_cannot
+        from edgekit.pipeline.best_engine import best_engine
+        from edgekit.pipeline.choose_activations import dynamic_if_static_cannot
         from edgekit.pipeline.choose_ranges import calibrated_graph
         from edgekit.pipeline.class_names import with_class_names
-        from edgekit.pipeline.compile import compile_engine, compile_reference
-        from edgekit.pipeline.fall_back import built_or_in_float
+        from edgekit.pipeline.compile import compile_reference
         from edgekit.pipeline.inputs import model_inputs
         from edgekit.pipeline.load_model import load_model
         from edgekit.pipeline.reference import reference_outputs
@@ -193,7 +180,7 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     started = time.perf_counter()
     model = with_class_names(load_model(config.model, progress), config.model, progress)
     config = dynamic_if_static_cannot(model, config, progress)
-    target = config.target
+    target, output = config.target, config.output
     require_room(place, _needed_bytes(model, config))
     runs_here = _runs_here(target, progress)
     inputs = model_inputs(model, config.calibration, target, progress, scratch)
@@ -203,7 +190,7 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
         inputs=inputs,
         reference=reference,
         target=target,
-        allow_noise=config.output.allow_noise,
+        allow_noise=output.allow_noise,
         progress=progress,
     )
     verifier.verify_graph()
@@ -212,48 +199,21 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
     model = replace(model, input_statistics=model.input_statistics or calibration.input_statistics)
     verifier.verify_typed(typed, measured=runs_here)
     engines = []
-    if runs_here and config.output.profile and typed.kept_in_float is not None:
+    if runs_here and output.profile and typed.kept_in_float is not None:
         engines.append(compile_reference(scratch, model, config, progress))
-
-    def compiled(graph: TypedGraph) -> BuiltEngine:
-        return compile_engine(folder, model, graph, calibration, config, progress)
-
-    first = typed
-    engine, typed = built_or_in_float(compiled, first, model, calibration, target, progress)
-    if typed is not first:
-        verifier.verify_typed(typed, measured=runs_here)
-    if runs_here and config.output.profile:
-        chosen = better_of_both(
-            Chosen(engine, typed, calibration, config),
-            model,
-            inputs,
-            reference,
-            scratch=scratch,
-            elapsed_s=time.perf_counter() - started,
-            progress=progress,
-        )
-        engine, typed, calibration, config = chosen
-        target = verifier.target = config.target
-    engines.append(engine)
-    manifest = engine.manifest
-    if calibration.table is not None and target.precision is Precision.INT8:
-        write_table(calibration.table, folder / "calibration.json")
-    here = runs_here and _is_for_here(manifest, progress)
-    if config.output.require_faster and not (here and len(engines) > 1):
-        raise BackendUnavailable(
-            f"{argument('require_faster', True)}: expected an engine that is measured beside FP32, got "
-            + ("a model that is already quantized" if here else "one that cannot run on this machine"),
-            hint=f"leave out {argument('require_faster', True)}",
-        )
+    chosen = best_engine(
+        folder, scratch, model, typed, calibration, config, verifier, runs_here=runs_here, started=started
+    )
+    verifier.target = chosen.config.target
+    engines.append(chosen.engine)
+    manifest = chosen.engine.manifest
+    if chosen.calibration.table is not None and target.precision is Precision.INT8:
+        write_table(chosen.calibration.table, folder / "calibration.json")
+    here = runs_here and is_for_here(manifest, progress)
+    if output.require_faster:
+        require_two_engines(engines, here=here)
     if here:
-        measured = _verified(engines, typed, verifier, latency=config.output.profile)
-        if config.output.profile:
-            facts = _facts(model, typed, calibration, target)
-            facts |= {"build_s": time.perf_counter() - started}
-            if manifest.activations is not None:
-                facts |= {"activations": str(manifest.activations)}
-            speed = _compared_speed(engines, measured, verifier, config.output)
-            _write_report(folder, measured, facts, verifier, manifest, speed)
+        measure_engines(engines, chosen, verifier, output, started=started)
     return msgspec.structs.replace(manifest, verification=verifier.verification())
 
 
@@ -268,94 +228,6 @@ def _runs_here(target: TargetConfig, progress: Progress) -> bool:
         progress.note(f"the engine was not measured: {e.message}")
         return False
     return True
-
-
-def _is_for_here(manifest: Manifest, progress: Progress) -> bool:
-    """Whether the engine runs on this GPU; it may be built for another."""
-    try:
-        backend(manifest.backend).require_device(manifest.compute_capabilities)
-    except EngineMismatch as e:
-        progress.note(f"the engine was not measured: {e.message}")
-        return False
-    return True
-
-
-def _verified(
-    engines: Sequence[BuiltEngine], typed: TypedGraph, verifier: Verifier, *, latency: bool
-) -> list[MeasuredEngine]:
-    """Runs the engines one after the other, and compares each with the original model."""
-    inputs = (verifier.inputs.feeds, *verifier.inputs.min_max_feeds)
-    measured = []
-    for built in engines:
-        found = measured_engine(
-            built, inputs, latency=latency, threads=verifier.target.threads, progress=verifier.progress
-        )
-        verifier.verify_engine(found.precision, found.outputs, typed if built is engines[-1] else None)
-        measured.append(found)
-    return measured
-
-
-def _compared_speed(
-    engines: Sequence[BuiltEngine], measured: Sequence[MeasuredEngine], verifier: Verifier, output: OutputConfig
-) -> RelativeSpeed | None:
-    """Measures the engine and its FP32 reference by turns, unless the engine is clearly faster.
-
-    Raises:
-        SpeedError: the engine has to be faster, and is not.
-    """
-    medians_ms = [each.report.latency_ms.p50 for each in measured if each.report is not None]
-    if len(medians_ms) < 2 or (medians_ms[0] > CLEARLY_FASTER * medians_ms[-1] and not output.require_faster):
-        return None
-    speed = relative_speed(
-        engines[-1],
-        engines[0],
-        verifier.inputs.feeds[0],
-        threads=verifier.target.threads,
-        progress=verifier.progress,
-    )
-    if output.require_faster and speed.ratio.value >= 1:
-        raise SpeedError(
-            f"expected an engine that is faster than {speed.reference.upper()}, got one that is not: {speed}",
-            hint=f"leave out {argument('require_faster', True)}, or build it with {argument('precision', 'fp32')}",
-        )
-    if speed.is_slower:
-        verifier.progress.note(str(speed))
-    return speed
-
-
-def _write_report(
-    folder: Path,
-    measured: Sequence[MeasuredEngine],
-    facts: dict[str, Any],
-    verifier: Verifier,
-    manifest: Manifest,
-    speed: RelativeSpeed | None,
-) -> None:
-    """Writes the report of the build: latencies, and how far the last engine agrees with the original model."""
-    reference, feeds = verifier.reference, verifier.inputs.feeds
-    reports = {str(each.precision): each.report for each in measured if each.report is not None}
-    accuracy, pictures = None, []
-    if reference.outputs and backend(manifest.backend).computes:
-        outputs = measured[-1].outputs[0]
-        agreement = agreement_of_outputs(reference.outputs, outputs, manifest)
-        accuracy = Accuracy(reference=reference.name, noise=verifier.noise, agreement=agreement)
-        pictures = compared_pictures(feeds, reference.outputs, outputs, manifest, PICTURES)
-        facts = facts | {"sqnr_db": accuracy.sqnr_db or None, "verified_db": dict(verifier.found) or None}
-    write_build_report(folder, reports, facts, accuracy, pictures, speed)
-
-
-def _facts(model: LoadedModel, typed: TypedGraph, calibration: Calibration, target: TargetConfig) -> dict[str, Any]:
-    """Returns the facts that the report shows besides the measurements."""
-    facts: dict[str, Any] = {"macs": model.stats.macs, "export_error": model.export_error}
-    table = calibration.table
-    if table is not None and target.precision is Precision.INT8:
-        facts |= {
-            "calibration_set": table.set,
-            "calibration_method": table.method,
-            "calibration_images": table.images,
-            "calibration_skipped": len(table.skipped),
-        }
-    return facts if typed.kept_in_float is None else {**facts, "layers_kept_in_float": typed.kept_in_float}
 
 
 def _needed_bytes(model: LoadedModel, config: BuildConfig) -> int:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 import edgekit
-import edgekit.pipeline.build as building
+import edgekit.pipeline.measure_engines as measuring
 from edgekit.cli.main import main
 from edgekit.engine.onnxruntime.backend import OnnxRuntime
 from edgekit.errors import EdgeKitWarning, UsageError
@@ -46,8 +46,8 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def measured(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Engines are measured with few runs, and always by turns."""
     monkeypatch.setattr("edgekit.measure.compare.MEASURE_S", 0.0)
-    monkeypatch.setattr(building, "CLEARLY_FASTER", 1e9)
-    return building
+    monkeypatch.setattr(measuring, "CLEARLY_FASTER", 1e9)
+    return measuring
 
 
 def found(value: float, *layers: SlowerLayer) -> RelativeSpeed:
