@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from torch import nn
 
 from edgekit.arguments import argument
 from edgekit.data.calibration.example_feeds import spread
@@ -112,16 +113,9 @@ def train_model(
     if labels is not None:
         recipe = msgspec.structs.replace(recipe, labels=Labels(names=labels_from_file(Path(labels))))
     file = _output(output, recipe)
-    given_number("threads", threads)
-    if seed is not None:
-        given_number("seed", seed)
-    if not isinstance(changes or {}, Mapping):
-        raise UsageError(f"changes: expected a mapping of options, such as {{'epochs': 3}}, got {changes!r}")
-    if file.exists() and not (force or resume):
-        raise UsageError(
-            f"{file}: expected no file, got weights, which training would replace",
-            hint=f"choose another {argument('output')}, or replace them with {argument('force', True)}",
-        )
+    _check_options(threads, seed, changes)
+    if not (force or resume):
+        _refuse_to_replace(file)
     identity = _resumed_identity(checkpoint_of(file), resume, weights)
     if weights is not None:
         require_weights(weights, recipe)
@@ -131,23 +125,11 @@ def train_model(
     column = column if column is not None else identity.get("column")
     options = _merged(_options_from_identity(identity) or recipe.train, changes or {})
     objective_from_recipe(recipe, options)  # fails for tasks that cannot be trained, before data is downloaded or read
-    train_set, test_set = (
-        data_set(source, split=split, task=recipe.task, target=column) for split in ("train", "test")
-    )
-    for note in dict.fromkeys([*train_set.notes, *test_set.notes]):
-        progress.note(note)
+    train_set, test_set = _data_sets(source, recipe, column, progress)
     recipe = _with_labels(recipe, train_set, test_set, progress)
-    module = module_from_recipe(recipe, seed=seed)
-    if weights is not None:
-        initial_weights = weights_file(weights, recipe, progress=progress)
-        with progress.stage("reading weights"):
-            missing = load_weights(module, initial_weights, partial=True)
-        if missing:
-            others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-            progress.note(f"{initial_weights.name} has the first layers only: {missing[0]}{others} begin random")
     training = Training(
         recipe=recipe,
-        module=module,
+        module=_initial_module(recipe, seed, weights, progress),
         train_set=train_set,
         test_set=test_set,
         options=options,
@@ -160,7 +142,7 @@ def train_model(
     )
     epochs = fit(training, resume=resume, on_epoch=lambda epoch: on_epoch(epoch, options.epochs), progress=progress)
     origin = WeightsOrigin(labels=_class_names(recipe), inputs=_input_statistics(train_set, recipe))
-    save_weights(file, module, origin)
+    save_weights(file, training.module, origin)
     checkpoint_of(file).unlink(missing_ok=True)
     return Trained(file, source, epochs, column, split_used(test_set, "test"), origin.labels)
 
@@ -193,6 +175,22 @@ def _output(output: str | Path | None, recipe: Recipe) -> Path:
             hint=f"use {file.with_suffix(SUFFIX)}",
         )
     return file
+
+
+def _check_options(threads: int, seed: int | None, changes: Mapping[str, Any] | None) -> None:
+    given_number("threads", threads)
+    if seed is not None:
+        given_number("seed", seed)
+    if not isinstance(changes or {}, Mapping):
+        raise UsageError(f"changes: expected a mapping of options, such as {{'epochs': 3}}, got {changes!r}")
+
+
+def _refuse_to_replace(file: Path) -> None:
+    if file.exists():
+        raise UsageError(
+            f"{file}: expected no file, got weights, which training would replace",
+            hint=f"choose another {argument('output')}, or replace them with {argument('force', True)}",
+        )
 
 
 def _resumed_identity(checkpoint: Path, resume: bool, weights: str | None) -> dict[str, Any]:
@@ -253,6 +251,16 @@ def _merged(options: Train, changes: Mapping[str, Any]) -> Train:
     return changed
 
 
+def _data_sets(source: str, recipe: Recipe, column: str | None, progress: Progress) -> tuple[DataSet, DataSet]:
+    """Returns the data sets to train on and to evaluate on, and passes on their notes, each once."""
+    train_set, test_set = (
+        data_set(source, split=split, task=recipe.task, target=column) for split in ("train", "test")
+    )
+    for note in dict.fromkeys([*train_set.notes, *test_set.notes]):
+        progress.note(note)
+    return train_set, test_set
+
+
 def _with_labels(recipe: Recipe, train_set: DataSet, test_set: DataSet, progress: Progress) -> Recipe:
     """Returns the recipe with the class names that the model is trained for, so that all splits are matched by name.
 
@@ -283,6 +291,20 @@ def _with_labels(recipe: Recipe, train_set: DataSet, test_set: DataSet, progress
             hint="name the classes alike in all splits",
         )
     return recipe
+
+
+def _initial_module(recipe: Recipe, seed: int, weights: str | None, progress: Progress) -> nn.Module:
+    """Returns the recipe's module with random weights; with those in ``weights``, as far as they go, if it is given."""
+    module = module_from_recipe(recipe, seed=seed)
+    if weights is None:
+        return module
+    file = weights_file(weights, recipe, progress=progress)
+    with progress.stage("reading weights"):
+        missing = load_weights(module, file, partial=True)
+    if missing:
+        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        progress.note(f"{file.name} has the first layers only: {missing[0]}{others} begin random")
+    return module
 
 
 def _class_names(recipe: Recipe) -> tuple[str, ...]:
