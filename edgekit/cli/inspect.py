@@ -98,7 +98,7 @@ def _check_drawing(graph: Path | None, depth: int | None, times: Path | None) ->
 
 def _draw(found: Inspection, file: Path, depth: int | None, times: Path | None) -> None:
     from edgekit.cli.output import write_file
-    from edgekit.measure.layers import layer_times_from_report
+    from edgekit.measure.layer_times import layer_times_from_report
     from edgekit.report.drawing.contents import drawing_from_inspection
     from edgekit.report.drawing.page import html_from_drawing
     from edgekit.report.drawing.svg import svg_from_drawing

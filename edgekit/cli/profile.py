@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgekit.measure.engine_estimate import EngineEstimate
-    from edgekit.measure.layers import LayerTimes
+    from edgekit.measure.layer_times import LayerTimes
     from edgekit.measure.reports import LatencyReport
     from edgekit.specs import TensorSpec
 

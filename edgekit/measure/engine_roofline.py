@@ -15,7 +15,7 @@ from edgekit.extras import install_command
 from edgekit.measure.boards import board_from_name, peaks_from_board
 from edgekit.measure.fused_layers import FusedLayer, fused_layers
 from edgekit.measure.inspection import inspection_from_bundle
-from edgekit.measure.layers import LayerTimes
+from edgekit.measure.layer_times import LayerTimes
 from edgekit.measure.peaks import machine_peaks, peaks_from_machine
 from edgekit.measure.reports import LatencyReport
 from edgekit.measure.roofline import Peaks, RooflinePoint, roofline_from_layers

@@ -13,7 +13,7 @@ from edgekit.measure.agreement import Accuracy
 from edgekit.measure.conditions import Conditions
 from edgekit.measure.confidence import PercentileBound
 from edgekit.measure.latency import Disturbance, Statistics
-from edgekit.measure.layers import LayerTimes
+from edgekit.measure.layer_times import LayerTimes
 from edgekit.measure.machine import Machine
 from edgekit.measure.power import Power
 from edgekit.measure.roofline import Roofline

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from edgekit.arguments import either
-from edgekit.measure.layers import LayerTime, LayerTimes
+from edgekit.measure.layer_times import LayerTime, LayerTimes
 from edgekit.measure.relative import Ratio
 from edgekit.measure.units import milliseconds
 from edgekit.text import shell_quoted

@@ -15,7 +15,8 @@ from edgekit.engine.bundle.manifest import GRAPH
 from edgekit.engine.layer_timer import TimesLayers
 from edgekit.measure.compare import BuiltEngine, typed_arrays
 from edgekit.measure.inspection import graph_and_stats
-from edgekit.measure.layers import LayerTimes, Once, measure_layers
+from edgekit.measure.layer_times import LayerTimes
+from edgekit.measure.layers import Once, measure_layers
 from edgekit.measure.relative import ratio_of_rounds
 from edgekit.measure.slower_layers import RelativeSpeed, layers_that_are_slower
 from edgekit.progress import Progress

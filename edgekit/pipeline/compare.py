@@ -21,7 +21,7 @@ from edgekit.measure.conditions import ConditionWatch, disturbances_from_conditi
 from edgekit.measure.confidence import percentile_bounds, runs_needed
 from edgekit.measure.contenders import Contender, contenders_from_paths, same_feeds
 from edgekit.measure.latency import Disturbance, statistics_ms
-from edgekit.measure.layers import LayerTimes
+from edgekit.measure.layer_times import LayerTimes
 from edgekit.measure.machine import this_machine
 from edgekit.measure.profile import profile_bundle
 from edgekit.measure.relative import (

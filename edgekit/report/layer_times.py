@@ -15,7 +15,7 @@ from edgekit.report.terminal import label_grid
 from edgekit.report.wording import bytes_in_words, milliseconds, short_figure
 
 if TYPE_CHECKING:
-    from edgekit.measure.layers import LayerGroup, LayerTime, LayerTimes
+    from edgekit.measure.layer_times import LayerGroup, LayerTime, LayerTimes
 
 __all__ = ["layer_sums", "terminal_from_layer_times"]
 

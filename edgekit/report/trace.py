@@ -15,7 +15,7 @@ from edgekit.report.wording import title
 from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
-    from edgekit.measure.layers import LayerTime, LayerTimes
+    from edgekit.measure.layer_times import LayerTime, LayerTimes
     from edgekit.measure.reports import LatencyReport
 
 __all__ = ["trace_from_report"]

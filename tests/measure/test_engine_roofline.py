@@ -6,7 +6,7 @@ import pytest
 
 from edgekit.measure.engine_roofline import _measured, _times_ms
 from edgekit.measure.fused_layers import FusedLayer
-from edgekit.measure.layers import LayerTime, LayerTimes
+from edgekit.measure.layer_times import LayerTime, LayerTimes
 from edgekit.measure.roofline import RooflinePoint
 
 

@@ -17,7 +17,9 @@ from edgekit.engine.layer_timer import LayerTimings, TimedLayer
 from edgekit.errors import RunError
 from edgekit.measure import layers as measuring
 from edgekit.measure.inspection import inspection_from_bundle
-from edgekit.measure.layers import LayerTime, LayerTimes, measure_layers
+from edgekit.measure.layer_groups import groups_by_module
+from edgekit.measure.layer_times import LayerTime, LayerTimes
+from edgekit.measure.layers import measure_layers
 from edgekit.measure.profile import profile_bundle
 from edgekit.measure.reports import LatencyReport, json_from_report
 from edgekit.progress import Silent
@@ -336,7 +338,7 @@ def groups_of(*layers: tuple[str, float]) -> dict[str, float]:
         LayerTime(name=str(index), operator="Conv", median_ms=ms, share=ms / total, module=module)
         for index, (module, ms) in enumerate(layers)
     ]
-    return {group.name: group.median_ms for group in measuring.groups_by_module(made)}
+    return {group.name: group.median_ms for group in groups_by_module(made)}
 
 
 def test_a_module_with_most_of_the_time_is_divided() -> None:

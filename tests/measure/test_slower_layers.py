@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.measure.layers import LayerTime, LayerTimes
+from edgekit.measure.layer_times import LayerTime, LayerTimes
 from edgekit.measure.relative import Ratio
 from edgekit.measure.slower_layers import RelativeSpeed, SlowerLayer, layers_that_are_slower
 

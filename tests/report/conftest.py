@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.measure.layers import LayerTime, LayerTimes, TimelineRun, groups_by_module
+from edgekit.measure.layer_groups import groups_by_module
+from edgekit.measure.layer_times import LayerTime, LayerTimes, TimelineRun
 from edgekit.measure.power import Power
 from edgekit.measure.reports import LatencyReport
 from edgekit.measure.roofline import BandwidthLevel, Peaks, roofline_from_layers

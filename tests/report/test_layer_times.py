@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from edgekit.measure.layers import LayerGroup, LayerTime, LayerTimes
+from edgekit.measure.layer_times import LayerGroup, LayerTime, LayerTimes
 from edgekit.report.layer_times import terminal_from_layer_times
 
 LONG = "backbone.stage4.block12.attention.projection.convolution"

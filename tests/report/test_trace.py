@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import edgekit
-from edgekit.measure.layers import LayerTime, LayerTimes, TimelineRun
+from edgekit.measure.layer_times import LayerTime, LayerTimes, TimelineRun
 from edgekit.measure.profile import profile_bundle
 from edgekit.measure.reports import LatencyReport
 from edgekit.report.trace import trace_from_report

@@ -35,7 +35,7 @@ from edgekit.graph.file import is_quantized
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import optimize
 from edgekit.graph.stats import stats_from_graph
-from edgekit.measure.layers import layer_times_from_report
+from edgekit.measure.layer_times import layer_times_from_report
 from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.darknet import save_darknet
 from edgekit.models.weights.read import load_weights

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekit.measure.inspection import LayerRow
-from edgekit.measure.layers import LayerTimes
+from edgekit.measure.layer_times import LayerTimes
 from edgekit.quantize.compare import LayerNoise
 from edgekit.report.drawing.contents import Drawing
 from edgekit.report.drawing.tree import Block

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.measure.layers import LayerTimes
+from edgekit.measure.layer_times import LayerTimes
 from edgekit.quantize.compare import LayerNoise
 from edgekit.report.assets import asset
 from edgekit.report.drawing.cards import Card, Painter

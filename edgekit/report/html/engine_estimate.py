@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from edgekit.measure.engine_estimate import EngineEstimate, EstimatedLayer
-from edgekit.measure.layers import module_groups
+from edgekit.measure.layer_groups import module_groups
 from edgekit.report.engine_estimate import NOT_MEASURED, engine_estimate_rows, estimate_sentence
 from edgekit.report.estimate_table import estimate_rows
 from edgekit.report.html.elements import (

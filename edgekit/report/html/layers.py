@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
-from edgekit.measure.layers import LayerTime, LayerTimes
+from edgekit.measure.layer_times import LayerTime, LayerTimes
 from edgekit.measure.roofline import Peaks, Roofline, RooflinePoint
 from edgekit.report.html.charts import Line, Point, run_line, scatter
 from edgekit.report.html.elements import Bar, Cell, bars, both_widths, cell_html, facts, legend, section

@@ -18,7 +18,7 @@ from chromium import Browser, Tab, needs_chromium
 
 from edgekit.errors import BackendUnavailable, GraphError
 from edgekit.measure.inspection import Inspection, LayerRow
-from edgekit.measure.layers import LayerTime, LayerTimes
+from edgekit.measure.layer_times import LayerTime, LayerTimes
 from edgekit.report.drawing.cards import Painter
 from edgekit.report.drawing.contents import Drawing, drawing_from_inspection
 from edgekit.report.drawing.page import html_from_drawing
