@@ -19,7 +19,8 @@ from edgekit.measure.boards import board_from_name, boards, runs_on
 from edgekit.measure.estimate import Estimate, estimate_from_layers
 from edgekit.measure.fused_layers import FusedLayer, fused_layers
 from edgekit.measure.inspection import Inspection, inspection_from_bundle, module_of
-from edgekit.measure.profile import engine_bytes, sized_inputs
+from edgekit.measure.measured_run import sized_inputs
+from edgekit.measure.profile import engine_bytes
 from edgekit.specs import ShapeRange, TensorSpec
 
 __all__ = ["EngineEstimate", "EstimatedLayer", "estimate_of_bundle", "why_not_measurable"]

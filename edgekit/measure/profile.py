@@ -3,53 +3,40 @@
 from __future__ import annotations
 
 import datetime
-import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 import edgekit
-from edgekit.arguments import argument
-from edgekit.data.images import ImageSource, read_image
+from edgekit.data.images import ImageSource
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import backend
-from edgekit.errors import UsageError, nearest
 from edgekit.measure.conditions import Conditions, ConditionWatch, disturbances_from_conditions
-from edgekit.measure.confidence import PERCENTILES, percentile_bound, percentile_bounds, runs_needed
+from edgekit.measure.confidence import PERCENTILES, percentile_bounds
 from edgekit.measure.latency import Disturbance, disturbances, statistics_ms
 from edgekit.measure.layers import measure_layers
 from edgekit.measure.machine import disturbance_by_others, processor_time, resident_bytes, this_machine
+from edgekit.measure.measured_run import Run, random_feeds, run_of_session
 from edgekit.measure.power import PowerWatch, sensor
 from edgekit.measure.reports import LatencyReport, Memory
+from edgekit.measure.run_length import RunLength, check_run_length
 from edgekit.measure.steady import steady_state
 from edgekit.measure.throughput import measure_throughput
-from edgekit.option import given_number
 from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import session_from_bundle
-from edgekit.specs import ShapeRange, TensorSpec, sizes_of, sizes_take, specs_at, specs_text
+from edgekit.specs import TensorSpec
 
 if TYPE_CHECKING:
     from edgekit.engine.bundle.manifest import Manifest
     from edgekit.runtime.session import Session
 
-__all__ = ["engine_bytes", "measure", "profile_bundle", "sized_inputs"]
+__all__ = ["engine_bytes", "measure", "profile_bundle"]
 
 DEFAULT_WARMUP = 10
-DEFAULT_SECONDS = 10.0
-MIN_RUNS = 20
-MAX_RUNS = 1000
-CLAIM_SECONDS = 120.0
-CLAIM_GROWTH = 1.15
-"""Each look at the runs is at 15 % more of them: a look after each run would stop at the first lucky estimate."""
-IMAGE_SIZE_PX = (768, 576)
-"""Width and height of the generated image; Darknet's ``dog.jpg`` has this size."""
-
-Run = Callable[[], tuple[float, ...]]
 
 
 def profile_bundle(
@@ -92,8 +79,7 @@ def profile_bundle(
         UsageError: a number is out of range, the engine accepts no images, or it does not accept ``sizes``.
         RunError: the backend does not report the times of layers.
     """
-    _check_lengths(runs, duration_s, warmup)
-    _check_claim(claim, runs)
+    check_run_length(runs, duration_s, warmup, claim)
     before = resident_bytes()
     with session_from_bundle(path, threads=threads) as session:
         report = measure(
@@ -110,11 +96,11 @@ def profile_bundle(
             claim=claim,
             power=power,
         )
-        feeds = _feeds(report.inputs, seed)
+        feeds = random_feeds(report.inputs, seed)
         if layers:
             found = measure_layers(
                 session,
-                lambda timed: _run_of(timed, image, seed, sizes or {})[:2],
+                lambda timed: run_of_session(timed, image, seed, sizes or {})[:2],
                 end_to_end_ms=report.latency_ms.p50,
                 inputs=report.inputs,
                 graph=session.graph,
@@ -165,10 +151,9 @@ def measure(
         claim: see `profile_bundle`.
         power: see `profile_bundle`.
     """
-    _check_lengths(runs, duration_s, warmup)
-    _check_claim(claim, runs)
+    check_run_length(runs, duration_s, warmup, claim)
     progress = progress or Warnings()
-    stages, once, source, inputs = _run_of(session, image, seed, sizes or {})
+    stages, once, source, inputs = run_of_session(session, image, seed, sizes or {})
     on_gpu = backend(session.manifest.backend).on_gpu
     watched = PowerWatch(sensor(on_gpu=on_gpu) if power else "")
     with watched.idle_then_beside():
@@ -178,7 +163,7 @@ def measure(
             once()
         after = resident_bytes()
         before = processor_time()
-        rows, ends = _rows(once, _Length(runs, duration_s, claim, stages.index("inference")), watch, progress)
+        rows, ends = _rows(once, RunLength(runs, duration_s, claim, stages.index("inference")), watch, progress)
         others = disturbance_by_others(before, processor_time())
     conditions = watch.conditions()
     samples = {stage: [row[i] for row in rows] for i, stage in enumerate(stages)}
@@ -230,53 +215,8 @@ def _all_disturbances(
     return (*disturbances(samples_ms), *([others] if others else []), *machine)
 
 
-def _check_lengths(runs: int | None, duration_s: float | None, warmup: int) -> None:
-    if runs is not None:
-        given_number("runs", runs, 1)
-    if duration_s is not None and not (isinstance(duration_s, (int, float)) and duration_s > 0):
-        name = argument("duration_s", flag="--duration")
-        raise UsageError(f"{name}: expected more than 0 s, got {duration_s!r}")
-    given_number("warmup", warmup)
-
-
-def _check_claim(claim: float | None, runs: int | None) -> None:
-    if claim is not None and not (isinstance(claim, (int, float)) and 0 < claim < 100):
-        raise UsageError(f"{argument('claim')}: expected a percentile between 0 and 100, got {claim!r}")
-    if claim is not None and runs is not None:
-        raise UsageError(
-            f"{argument('claim')} and {argument('runs')}: expected one of them, got both",
-            hint=f"limit {argument('claim')} with {argument('duration_s', flag='--duration')}",
-        )
-
-
-class _Length:
-    """Decides when there are enough runs."""
-
-    def __init__(self, runs: int | None, duration_s: float | None, claim: float | None, inference: int) -> None:
-        self._claim, self._inference = claim, inference
-        self._next_look = 0 if claim is None else runs_needed(claim)
-        if claim is not None:
-            duration_s, self._min, self.max = duration_s or CLAIM_SECONDS, 1, None
-        elif runs is None and duration_s is None:
-            duration_s, self._min, self.max = DEFAULT_SECONDS, MIN_RUNS, MAX_RUNS
-        else:
-            self._min, self.max = 1, runs
-        self._deadline = float("inf") if duration_s is None else time.perf_counter() + duration_s
-
-    def ends(self, rows: Sequence[tuple[float, ...]]) -> bool:
-        """Whether no further run is needed."""
-        if len(rows) == self.max or (len(rows) >= self._min and time.perf_counter() >= self._deadline):
-            return True
-        if self._claim is None or len(rows) < self._next_look:
-            return False
-        self._next_look = math.ceil(len(rows) * CLAIM_GROWTH)
-        # Of the engine, and of all stages together; short stages may depend on each other without an effect on these.
-        columns = ([row[self._inference] for row in rows], [sum(row) for row in rows])
-        return all(not percentile_bound(column, self._claim).missing_runs for column in columns)
-
-
 def _rows(
-    once: Run, length: _Length, watch: ConditionWatch, progress: Progress
+    once: Run, length: RunLength, watch: ConditionWatch, progress: Progress
 ) -> tuple[list[tuple[float, ...]], list[float]]:
     """Measures until there are enough runs; returns a tuple of durations (ms) per run, and when each run ended."""
     rows: list[tuple[float, ...]] = []
@@ -288,120 +228,6 @@ def _rows(
             watch.look()
             advance(1)
     return rows, ends
-
-
-def _run_of(
-    session: Session, image: ImageSource | None, seed: int, sizes: Mapping[str, Sequence[int]]
-) -> tuple[tuple[str, ...], Run, str, tuple[TensorSpec, ...]]:
-    """Returns the names of the stages, a function that runs them once, the input source, and the input shapes."""
-    shapes = session.manifest.shapes
-    if image is not None and sizes:
-        raise UsageError(
-            f"{argument('image')} and {argument('sizes', flag='--input')}: expected one of them, as images are "
-            "resized to the input, got both"
-        )
-    if session.manifest.postprocess is not None and _takes_one(session) and not sizes:
-        pixels, source = _pixels(image, seed)
-        one = specs_at(session.inputs, shapes)[0]
-        fed = msgspec.structs.replace(one, shape=(1, *one.shape[1:]))
-        return ("preprocess", "inference", "postprocess"), _detector(session, pixels), source, (fed,)
-    if image is not None:
-        raise UsageError(
-            f"{argument('image')}: {session.manifest.name} expects arrays and has no preprocessing, got an image",
-            hint=f"leave {argument('image')} out: random numbers are used",
-        )
-    inputs = sized_inputs(session.inputs, shapes, sizes)
-    return ("inference",), _plain(session, _feeds(inputs, seed)), "random numbers", inputs
-
-
-def _feeds(inputs: Sequence[TensorSpec], seed: int) -> dict[str, np.ndarray]:
-    return {spec.name: _random(spec, np.random.default_rng(seed)) for spec in inputs}
-
-
-def _takes_one(session: Session) -> bool:
-    first = session.inputs[0]
-    return sizes_take(sizes_of(first, session.manifest.shapes)[:1], [1])
-
-
-def sized_inputs(
-    found: Sequence[TensorSpec], shapes: Mapping[str, ShapeRange], wanted: Mapping[str, Sequence[int]]
-) -> tuple[TensorSpec, ...]:
-    """Returns the inputs of an engine in the requested shapes, or else in the opt shapes of their ranges.
-
-    Args:
-        found: the inputs.
-        shapes: their ranges of shapes.
-        wanted: shapes by name; the name ``""`` is the first input.
-
-    Raises:
-        UsageError: there is no such input, or it does not accept the shape.
-    """
-    names = [spec.name for spec in found]
-    chosen = {name or names[0]: tuple(shape) for name, shape in wanted.items()}
-    for name in chosen:
-        if name not in names:
-            raise UsageError(
-                f"{argument('sizes', flag='--input')}: the engine has no input '{name}'", hint=nearest(name, names)
-            )
-    specs = specs_at(found, shapes)
-    for spec in found:
-        if spec.name in chosen and not sizes_take(sizes_of(spec, shapes), chosen[spec.name]):
-            raise UsageError(
-                f"{argument('sizes', flag='--input')}: expected a shape that fits {specs_text([spec], shapes)}, got "
-                f"{'x'.join(map(str, chosen[spec.name]))}",
-                hint="build the engine for that size, or for a range that includes it",
-            )
-    return tuple(msgspec.structs.replace(spec, shape=chosen.get(spec.name, spec.shape)) for spec in specs)
-
-
-def _detector(session: Session, pixels: np.ndarray) -> Run:
-    def once() -> tuple[float, ...]:
-        start = time.perf_counter_ns()
-        feeds, placement = session.preprocess(pixels)
-        ready = time.perf_counter_ns()
-        outputs = session.run(feeds)
-        done = time.perf_counter_ns()
-        session.postprocess(outputs, placement)
-        end = time.perf_counter_ns()
-        return (ready - start) / 1e6, (done - ready) / 1e6, (end - done) / 1e6
-
-    return once
-
-
-def _plain(session: Session, feeds: dict[str, np.ndarray]) -> Run:
-    def once() -> tuple[float, ...]:
-        start = time.perf_counter_ns()
-        session.run(feeds)
-        return ((time.perf_counter_ns() - start) / 1e6,)
-
-    return once
-
-
-def _pixels(image: ImageSource | None, seed: int) -> tuple[np.ndarray, str]:
-    if image is None:
-        width, height = IMAGE_SIZE_PX
-        return generated_image(width, height, seed), f"a generated image, {width} x {height} px"
-    pixels = read_image(image)
-    height, width = pixels.shape[:2]
-    name = Path(image).name if isinstance(image, (str, Path)) else "an image"
-    return pixels, f"{name}, {width} x {height} px"
-
-
-def generated_image(width: int, height: int, seed: int) -> np.ndarray:
-    """Generates an image of blobs with noise, which no stage handles as empty; uint8, ``(height, width, 3)``."""
-    random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (height // 64 + 1, width // 64 + 1, 3))
-    blobs = coarse.repeat(64, axis=0).repeat(64, axis=1)[:height, :width]
-    return np.clip(blobs + random.normal(0, 16, (height, width, 3)), 0, 255).astype(np.uint8)
-
-
-def _random(spec: TensorSpec, random: np.random.Generator) -> np.ndarray:
-    shape = tuple(int(size) for size in spec.shape)
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind == "f":
-        return random.standard_normal(shape).astype(dtype)
-    # 0 and 1 are valid as indices of any vocabulary, as masks and as flags.
-    return random.integers(0, 2, shape).astype(dtype)
 
 
 def _batch(inputs: Sequence[TensorSpec]) -> int:

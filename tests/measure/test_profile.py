@@ -12,7 +12,8 @@ import pytest
 import edgekit
 from edgekit.errors import DataError, UsageError
 from edgekit.measure.conditions import Snapshot
-from edgekit.measure.profile import generated_image, measure, profile_bundle
+from edgekit.measure.measured_run import generated_image
+from edgekit.measure.profile import measure, profile_bundle
 from edgekit.measure.reports import LatencyReport
 from edgekit.report.wording import engine_rows, environment_rows
 from edgekit.runtime.session import Session, session_from_bundle
