@@ -16,7 +16,6 @@ from edgekit.measure.reports import (
 )
 from edgekit.measure.slower_layers import RelativeSpeed
 from edgekit.quantize.compare import OutputNoise
-from edgekit.report.html.charts import axis_note, distribution, time_line
 from edgekit.report.html.elements import (
     Bar,
     Card,
@@ -33,6 +32,7 @@ from edgekit.report.html.elements import (
     summary_bar,
     verdict_box,
 )
+from edgekit.report.html.latency_charts import axis_note, distribution, time_line
 from edgekit.report.html.layers import layers_section, roofline_section
 from edgekit.report.html.page import (
     DISTRIBUTION_TEXT,

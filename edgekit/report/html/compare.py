@@ -6,7 +6,7 @@ from itertools import chain
 
 from edgekit.measure.relative import Compared, CompareReport
 from edgekit.report.comparison import comparison_rows, how_compared, limit_lines
-from edgekit.report.html.charts import Series, axis_note, distribution, intervals, time_line
+from edgekit.report.html.charts import intervals
 from edgekit.report.html.elements import (
     Bar,
     Cell,
@@ -23,6 +23,7 @@ from edgekit.report.html.elements import (
     table,
     verdict_box,
 )
+from edgekit.report.html.latency_charts import Series, axis_note, distribution, time_line
 from edgekit.report.wording import machine_rows, milliseconds, milliseconds_change, percentile_name
 
 __all__ = ["html_from_comparison"]

@@ -11,7 +11,7 @@ from edgekit.measure.latency import Statistics
 from edgekit.measure.power import Power
 from edgekit.measure.reports import LatencyReport
 from edgekit.measure.throughput import Throughput
-from edgekit.report.html.charts import Curve, Series, axis_note, curves, distribution, time_line
+from edgekit.report.html.charts import Curve, curves
 from edgekit.report.html.elements import (
     Bar,
     Card,
@@ -30,6 +30,7 @@ from edgekit.report.html.elements import (
     table,
     verdict_box,
 )
+from edgekit.report.html.latency_charts import Series, axis_note, distribution, time_line
 from edgekit.report.html.layers import STAGE_COLOURS, layers_section, roofline_section, run_section
 from edgekit.report.wording import (
     bound_in_words,

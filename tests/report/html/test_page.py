@@ -11,19 +11,9 @@ import pytest
 from edgekit.measure.latency import Disturbance, statistics_ms
 from edgekit.measure.reports import LatencyReport, build_report_from_measurements
 from edgekit.report.html.build import html_from_build
-from edgekit.report.html.charts import (
-    Curve,
-    Line,
-    Point,
-    Series,
-    axis_note,
-    curves,
-    distribution,
-    intervals,
-    scatter,
-    time_line,
-)
+from edgekit.report.html.charts import Curve, Line, Point, curves, intervals, scatter
 from edgekit.report.html.elements import Bar, bars
+from edgekit.report.html.latency_charts import Series, axis_note, distribution, time_line
 from edgekit.report.html.page import html_from_report
 
 MakeReport = Callable[..., LatencyReport]
