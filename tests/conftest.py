@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.engine.bundle.manifest import FORMAT, Manifest, Source, seal, this_machine, write_bundle
+from edgekit.engine.bundle.manifest import FORMAT, Manifest, Source, this_machine
+from edgekit.engine.bundle.writing import seal, write_bundle
 from edgekit.measure.conditions import Conditions, Snapshot
 from edgekit.measure.confidence import percentile_bounds
 from edgekit.measure.latency import disturbances, statistics_ms

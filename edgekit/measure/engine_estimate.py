@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ import msgspec
 import edgekit
 from edgekit.arguments import argument
 from edgekit.engine.backend import backend
-from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.engine.bundle.manifest import Manifest, read_manifest, timestamp
 from edgekit.errors import BackendUnavailable, UsageError
 from edgekit.extras import install_command
 from edgekit.measure.boards import board_from_name, boards, runs_on
@@ -161,7 +160,7 @@ def estimate_of_bundle(
         backend_version=manifest.backend_version,
         compute_capabilities=manifest.compute_capabilities,
         edgekit=edgekit.__version__,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
         inputs=inputs,
         shapes=manifest.shapes,
         engine_bytes=engine_bytes(manifest),

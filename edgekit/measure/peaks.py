@@ -8,7 +8,6 @@ beside them, marked as theoretical.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import importlib.util
 import math
@@ -26,6 +25,7 @@ import numpy as np
 
 from edgekit.device.cpu import Cpu, clock_mhz, cpu, last_cache_bytes
 from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.bundle.manifest import timestamp
 from edgekit.errors import UsageError, needs_extra
 from edgekit.measure.machine import Machine, disturbance_by_others, processor_time, this_machine
 from edgekit.measure.roofline import BandwidthLevel, Peaks
@@ -246,7 +246,7 @@ def _measured(progress: Progress) -> MachinePeaks:
         fingerprint=_fingerprint(),
         machine=this_machine(),
         backends=_versions(),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
         seconds=round(time.perf_counter() - started, 1),
         compute=compute,
         bandwidth=bandwidth,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import edgekit
 from edgekit.data.images import ImageSource
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import backend
+from edgekit.engine.bundle.manifest import timestamp
 from edgekit.measure.conditions import Conditions, ConditionWatch, disturbances_from_conditions
 from edgekit.measure.confidence import PERCENTILES, percentile_bounds
 from edgekit.measure.latency import Disturbance, disturbances, statistics_ms
@@ -181,7 +181,7 @@ def measure(
         backend=manifest.backend,
         backend_version=manifest.backend_version,
         edgekit=edgekit.__version__,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
         inputs=inputs,
         shapes=session.manifest.shapes,
         input_source=source,

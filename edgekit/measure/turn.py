@@ -14,7 +14,8 @@ import numpy as np
 from edgekit.arguments import on_command_line
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import Engine, backend
-from edgekit.engine.bundle.manifest import bundle_in, read_engine
+from edgekit.engine.bundle.checks import bundle_in
+from edgekit.engine.bundle.manifest import read_engine
 from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.onnxruntime.backend import load_plain
 from edgekit.errors import EdgeKitError

@@ -13,8 +13,9 @@ import msgspec
 
 from edgekit.config import BackendOptions, BuildConfig, TargetConfig
 from edgekit.engine.backend import backend
-from edgekit.engine.bundle.manifest import Manifest, seal, write_bundle
+from edgekit.engine.bundle.manifest import Manifest
 from edgekit.engine.bundle.replacing import replaced_engine
+from edgekit.engine.bundle.writing import seal, write_bundle
 from edgekit.errors import BackendUnavailable, needs_extra
 from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.measure_engines import is_for_here, measure_engines, require_two_engines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import edgekit
 from edgekit.arguments import argument
 from edgekit.engine.backend import backend
+from edgekit.engine.bundle.manifest import timestamp
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluate import FIGURES
 from edgekit.measure.conditions import ConditionWatch, disturbances_from_conditions
@@ -127,7 +127,7 @@ def compare(
     changed = _changed_layers(contenders)
     return CompareReport(
         edgekit=edgekit.__version__,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
         interleaved=interleaved,
         rounds=rounds if interleaved else 0,
         threads=threads,

@@ -15,20 +15,19 @@ import edgekit
 from edgekit.config import BackendOptions, compile_command
 from edgekit.engine.backend import Backend, BuildOptions, BuildResult, ChecksOptions, backend
 from edgekit.engine.builder import engine_from_graph
+from edgekit.engine.bundle.checks import check_files
 from edgekit.engine.bundle.manifest import (
     GRAPH,
     Manifest,
-    check_files,
     manifest_in,
     read_engine,
     read_manifest,
-    seal,
     this_machine,
     timestamp,
-    write_bundle,
 )
 from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.bundle.replacing import replaced_engine
+from edgekit.engine.bundle.writing import seal, write_bundle
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.option import given_path, given_values

@@ -19,7 +19,8 @@ from edgekit.data.calibration.given_samples import given_samples
 from edgekit.data.calibration.random_inputs import RandomInputs
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions, backend, build_options_of
-from edgekit.engine.bundle.manifest import GRAPH, Manifest, check_files, read_manifest
+from edgekit.engine.bundle.checks import check_files
+from edgekit.engine.bundle.manifest import GRAPH, Manifest, read_manifest
 from edgekit.errors import BackendUnavailable, EngineMismatch, UsageError
 from edgekit.graph.given_selection import GivenSelection
 from edgekit.graph.load.onnx_file import graph_from_onnx

@@ -20,7 +20,8 @@ from edgekit.data.images import ImageSource, Placement, preprocess
 from edgekit.data.video.source import Source
 from edgekit.device.cuda.arrays import DeviceArray, is_on_device
 from edgekit.engine.backend import Engine, backend
-from edgekit.engine.bundle.manifest import GRAPH, Manifest, bundle_in, read_engine
+from edgekit.engine.bundle.checks import bundle_in
+from edgekit.engine.bundle.manifest import GRAPH, Manifest, read_engine
 from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.layer_timer import LayerTimer, TimesLayers
 from edgekit.errors import RunError, UsageError, nearest

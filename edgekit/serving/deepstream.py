@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from edgekit.arguments import argument, either
-from edgekit.engine.bundle.manifest import GRAPH, Manifest, check_files, manifest_in, read_engine
+from edgekit.engine.bundle.checks import check_files
+from edgekit.engine.bundle.manifest import GRAPH, Manifest, manifest_in, read_engine
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
 from edgekit.kernels.decode.layout import layout

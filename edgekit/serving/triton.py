@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from edgekit.arguments import argument, either
-from edgekit.engine.bundle.manifest import Manifest, check_files, manifest_in, read_engine
+from edgekit.engine.bundle.checks import check_files
+from edgekit.engine.bundle.manifest import Manifest, manifest_in, read_engine
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
 from edgekit.serving.exported_folder import labels_text, require_one_line_labels, require_own_folder, sealed

@@ -11,7 +11,8 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.engine.backend import backend
-from edgekit.engine.bundle.manifest import read_manifest, seal
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.engine.bundle.writing import seal
 from edgekit.errors import BackendUnavailable, BuildError
 from edgekit.measure.profile import profile_bundle
 from edgekit.progress import Progress

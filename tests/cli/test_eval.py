@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from edgekit.cli.main import main
-from edgekit.engine.bundle.manifest import read_manifest, seal
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.engine.bundle.writing import seal
 from edgekit.recipe.schema import Preprocess
 from edgekit.specs import Precision, TensorSpec
 

@@ -8,7 +8,8 @@ import pytest
 
 import edgekit
 from edgekit.cli.main import main
-from edgekit.engine.bundle.manifest import read_manifest, seal
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.engine.bundle.writing import seal
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from edgekit.cli.main import cli, main
-from edgekit.engine.bundle.manifest import read_manifest, seal
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.engine.bundle.writing import seal
 from edgekit.measure.reports import LatencyReport, json_from_report
 from edgekit.specs import TensorSpec
 from tools.docs.commands import commands_of

@@ -24,7 +24,8 @@ import edgekit
 from edgekit.cli.main import main
 from edgekit.cli.terminal import console as terminal
 from edgekit.cli.terminal import echo
-from edgekit.engine.bundle.manifest import read_manifest, seal
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.engine.bundle.writing import seal
 from edgekit.errors import EdgeKitError
 
 CLI = Path(edgekit.__file__).parent / "cli"

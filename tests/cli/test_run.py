@@ -11,7 +11,8 @@ from PIL import Image
 
 from edgekit.cli.main import main
 from edgekit.data.input_statistics import InputStatistics
-from edgekit.engine.bundle.manifest import read_manifest, seal
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.engine.bundle.writing import seal
 
 # Zeros decode to boxes that all score 0.25.
 LOW = ["--score-threshold", "0.2"]

@@ -14,7 +14,7 @@ import pytest
 
 from edgekit.engine.backend import BuildOptions
 from edgekit.engine.builder import engine_from_graph
-from edgekit.engine.bundle.manifest import write_bundle
+from edgekit.engine.bundle.writing import write_bundle
 from edgekit.errors import BackendUnavailable, BuildError, GraphError, UsageError
 from edgekit.specs import Precision, ShapeRange
 
@@ -114,7 +114,7 @@ from pathlib import Path
 from edgekit.engine.backend import BuildOptions
 from edgekit.engine.table import BACKENDS, Entry
 from edgekit.engine.builder import engine_from_graph
-from edgekit.engine.bundle.manifest import write_bundle
+from edgekit.engine.bundle.writing import write_bundle
 from edgekit.specs import Precision, ShapeRange
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test process may ignore it, which is inherited

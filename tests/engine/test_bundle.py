@@ -16,18 +16,11 @@ from hypothesis import strategies as st
 
 import edgekit
 from edgekit.device.cpu import Cpu
-from edgekit.engine.bundle import manifest as bundle_module
+from edgekit.engine.bundle import checks as bundle_checks
 from edgekit.engine.bundle import staging as staging_module
-from edgekit.engine.bundle.manifest import (
-    FORMAT,
-    Manifest,
-    Source,
-    read_bundle,
-    read_manifest,
-    seal,
-    this_machine,
-    write_bundle,
-)
+from edgekit.engine.bundle.checks import read_bundle
+from edgekit.engine.bundle.manifest import FORMAT, Manifest, Source, read_manifest, this_machine
+from edgekit.engine.bundle.writing import seal, write_bundle
 from edgekit.engine.table import BACKENDS, Entry
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, UsageError
 from edgekit.specs import Precision, TensorSpec
@@ -329,7 +322,7 @@ def test_8_bit_products_are_rejected_on_a_cpu_where_they_overflow(
 ) -> None:
     machine = msgspec.structs.replace(this_machine(), arch="x86_64", features=built)
     output = make(tmp_path / "out", machine=machine, precision=Precision(precision))
-    monkeypatch.setattr(bundle_module, "cpu", lambda: _cpu(here))
+    monkeypatch.setattr(bundle_checks, "cpu", lambda: _cpu(here))
     if fits:
         assert read_bundle(output).path == output
     else:

@@ -19,9 +19,10 @@ import pytest
 
 import edgekit
 from edgekit.engine.bundle import reading, staging
-from edgekit.engine.bundle.manifest import MANIFEST, read_engine, read_manifest, write_bundle
+from edgekit.engine.bundle.manifest import MANIFEST, read_engine, read_manifest
 from edgekit.engine.bundle.reading import OpenFolder, read_whole
 from edgekit.engine.bundle.staging import staged_folder
+from edgekit.engine.bundle.writing import write_bundle
 from edgekit.errors import EdgeKitError, EngineMismatch, UsageError
 from edgekit.storage import atomic_file, exchange, staging_place, write_atomic
 

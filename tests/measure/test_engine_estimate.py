@@ -11,7 +11,8 @@ import pytest
 
 import edgekit
 from edgekit.arguments import on_command_line
-from edgekit.engine.bundle.manifest import Manifest, read_manifest, seal
+from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.engine.bundle.writing import seal
 from edgekit.errors import UsageError
 from edgekit.measure import engine_estimate as module
 from edgekit.measure.boards import board_from_name, peaks_from_board

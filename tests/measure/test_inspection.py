@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekit.engine.bundle.manifest import read_manifest, seal
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.engine.bundle.writing import seal
 from edgekit.errors import EngineMismatch, GraphError
 from edgekit.extras import install_command
 from edgekit.measure.inspection import Inspection, inspection_from_bundle

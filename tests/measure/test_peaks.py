@@ -10,7 +10,8 @@ import pytest
 
 import edgekit
 from edgekit.device.cpu import cpu
-from edgekit.engine.bundle.manifest import read_manifest, seal
+from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.engine.bundle.writing import seal
 from edgekit.errors import UsageError
 from edgekit.measure import peaks as module
 from edgekit.measure.engine_roofline import peaks_of_engine, with_roofline

@@ -18,7 +18,8 @@ from torch import nn
 
 import edgekit
 from edgekit import storage
-from edgekit.engine.bundle.manifest import read_bundle, read_manifest
+from edgekit.engine.bundle.checks import read_bundle
+from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import BackendUnavailable, BuildError, CalibrationError, EdgeKitError, GraphError, UsageError
 from edgekit.extras import install_command
 from edgekit.measure import compare as side_by_side

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.engine.bundle.manifest import seal
+from edgekit.engine.bundle.writing import seal
 from edgekit.errors import DataError, RunError, UsageError
 from edgekit.runtime.session import Session, session_from_bundle
 from edgekit.specs import TensorSpec

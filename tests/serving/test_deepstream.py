@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.engine.bundle.manifest import MANIFEST, read_manifest, seal
+from edgekit.engine.bundle.manifest import MANIFEST, read_manifest
+from edgekit.engine.bundle.writing import seal
 from edgekit.errors import EngineMismatch, UsageError
 from edgekit.recipe.heads import (
     BatchedRows,

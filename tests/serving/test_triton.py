@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.engine.bundle.manifest import MANIFEST, read_manifest, seal
+from edgekit.engine.bundle.manifest import MANIFEST, read_manifest
+from edgekit.engine.bundle.writing import seal
 from edgekit.errors import EngineMismatch, UsageError
 from edgekit.serving.triton import export_triton
 from edgekit.specs import ShapeRange, TensorSpec

@@ -30,7 +30,7 @@ from edgekit.data.formats.voc import voc_from_path
 from edgekit.data.formats.yolo_text import yolo_from_path
 from edgekit.data.images import read_image
 from edgekit.data.vocabulary import ids_from_text, text_from_ids
-from edgekit.engine.bundle.manifest import read_bundle
+from edgekit.engine.bundle.checks import read_bundle
 from edgekit.graph.file import is_quantized
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import optimize
