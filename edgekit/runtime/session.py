@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -18,21 +15,22 @@ from edgekit.arguments import argument
 from edgekit.data.frames import Format, rgb_frame
 from edgekit.data.images import ImageSource, Placement, preprocess
 from edgekit.data.video.source import Source
-from edgekit.device.cuda.arrays import DeviceArray, is_on_device
+from edgekit.device.cuda.arrays import is_on_device
 from edgekit.engine.backend import Engine, backend
 from edgekit.engine.bundle.checks import bundle_in
 from edgekit.engine.bundle.manifest import GRAPH, Manifest, read_engine
 from edgekit.engine.bundle.reading import OpenFolder
-from edgekit.engine.layer_timer import LayerTimer, TimesLayers
+from edgekit.engine.layer_timer import LayerTimer
 from edgekit.errors import RunError, UsageError, nearest
 from edgekit.option import given_number, given_path
 from edgekit.runtime.class_names import check_class_names, class_count
 from edgekit.runtime.detections import Detections
 from edgekit.runtime.device_detection import DeviceDetection
+from edgekit.runtime.frame_stream import stream_of_frames
 from edgekit.runtime.inputs import are_ready, checked, host_arrays
-from edgekit.runtime.on_device import copied_to_host, run_on_device
+from edgekit.runtime.locked_engine import LockedEngine
 from edgekit.runtime.source_stream import stream_of_source
-from edgekit.runtime.stream import Pending, RunsOnDevice, SharesProcessors, StartsRuns
+from edgekit.runtime.stream import Pending
 from edgekit.runtime.tasks.choose import task_of
 from edgekit.runtime.tasks.classify import TASK as CLASSIFY
 from edgekit.runtime.tasks.classify import Classes
@@ -45,9 +43,6 @@ from edgekit.specs import sizes_of, sizes_take, specs_at, specs_text
 __all__ = ["Session", "session_from_bundle"]
 
 Images: TypeAlias = "list[ImageSource] | tuple[ImageSource, ...]"
-
-# While one frame is computed, the next is prepared; more frames in flight only add latency.
-IN_FLIGHT = 2
 
 
 def session_from_bundle(path: str | Path, *, threads: int = 0, labels: Sequence[str] = ()) -> Session:
@@ -91,14 +86,10 @@ class Session:
     def __init__(self, engine: Engine, manifest: Manifest, folder: OpenFolder | None = None) -> None:
         self.manifest = manifest
         self._folder = folder
-        self._engine: Engine | None = engine
-        self._lock = threading.Lock()
-        self._starting = threading.Lock()
-        self._closing = False  # set without the lock, so that no run starts while `close` waits for the lock
-        self._worker: ThreadPoolExecutor | None = None
-        self.inputs = tuple(engine.inputs)
-        self.outputs = tuple(engine.outputs)
-        self._device = DeviceDetection(manifest, self.inputs, self.outputs, self._open_engine, self._lock)
+        self._engine = LockedEngine(engine, manifest)
+        self.inputs = self._engine.inputs
+        self.outputs = self._engine.outputs
+        self._device = DeviceDetection(manifest, self.inputs, self.outputs, self._engine.opened, self._engine.lock)
 
     def __enter__(self) -> Session:
         return self
@@ -107,32 +98,23 @@ class Session:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._engine is None else specs_text(self.inputs, self.manifest.shapes)
+        state = "closed" if self._engine.is_closed else specs_text(self.inputs, self.manifest.shapes)
         return f"<Session {self.manifest.name} {self.manifest.precision} on {self.manifest.backend}: {state}>"
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user from the build, from the loaded engine, and about what runs on the CPU in its place."""
-        engine = self._engine.notes if self._engine is not None else ()
-        return (*self.manifest.notes, *engine, *self._device.notes)
+        return (*self.manifest.notes, *self._engine.notes, *self._device.notes)
 
     def close(self) -> None:
         """Closes the engine after the current run, if any; a second call does nothing.
 
         Runs of `run_async` that have not begun are not executed; their ``result()`` raises `RunError`.
         """
-        self._closing = True
-        with self._lock, self._starting:
-            engine, self._engine = self._engine, None
-            worker, self._worker = self._worker, None
-            if worker is not None:
-                worker.shutdown(wait=False)
-            with ExitStack() as stack:
-                if self._folder is not None:
-                    stack.callback(self._folder.close)
-                if engine is not None:
-                    stack.callback(engine.close)
-                stack.callback(self._device.close)
+        with ExitStack() as stack:
+            if self._folder is not None:
+                stack.callback(self._folder.close)
+            self._engine.close(first=self._device.close)
 
     @property
     def graph(self) -> Path | None:
@@ -154,10 +136,10 @@ class Session:
             RunError: an input is missing, unknown, of another type or shape, or out of range; the session is closed.
         """
         if are_ready(feeds, self.inputs):
-            return self._run(feeds)
+            return self._engine.run(feeds)
         if isinstance(feeds, Mapping) and any(map(is_on_device, feeds.values())):
-            return dict(self._run_on_device(feeds))
-        return self._run(host_arrays(checked(feeds, self.inputs, self.manifest)))
+            return dict(self._engine.run_on_device(feeds, self.manifest))
+        return self._engine.run(host_arrays(checked(feeds, self.inputs, self.manifest)))
 
     def run_async(self, feeds: Mapping[str, np.ndarray]) -> Pending[dict[str, np.ndarray]]:
         """Starts a run and returns immediately; ``result()`` of the returned object waits for the outputs.
@@ -169,18 +151,7 @@ class Session:
         Raises:
             RunError: as in `run`.
         """
-        arrays = host_arrays(checked(feeds, self.inputs, self.manifest))
-        if isinstance(self._open_engine(), StartsRuns):
-            with self._lock:
-                engine = self._open_engine()
-                assert isinstance(engine, StartsRuns)
-                return engine.run_async(arrays)
-        # Not under the engine's lock, which the previous run holds until it is done.
-        with self._starting:
-            self._open_engine()
-            if self._worker is None:
-                self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgekit")
-            return self._worker.submit(self._run, {name: array.copy() for name, array in arrays.items()})
+        return self._engine.run_async(host_arrays(checked(feeds, self.inputs, self.manifest)))
 
     def share_processors(self) -> None:
         """Lets other work run on the processors that an engine's waiting threads would keep, as in a video's stages.
@@ -188,14 +159,12 @@ class Session:
         Raises:
             RunError: the session is closed.
         """
-        engine = self._open_engine()
-        if isinstance(engine, SharesProcessors):
-            engine.share_processors()
+        self._engine.share_processors()
 
     @property
     def starts_runs(self) -> bool:
         """Whether runs are in flight without a thread of the host, as on a GPU."""
-        return isinstance(self._engine, (RunsOnDevice, StartsRuns))
+        return self._engine.starts_runs
 
     def stream(
         self,
@@ -233,22 +202,7 @@ class Session:
             return stream_of_source(self, frames, batch=batch, track=track, **options)
         if batch is not None or track:
             raise UsageError(f"stream: {argument('batch' if track is False else 'track')} expects a source, got frames")
-        return self._stream_of_frames(frames, format, options)
-
-    def _stream_of_frames(self, frames: Iterable[Any], format: Format, options: dict[str, Any]) -> Iterator[Any]:
-        pending: deque[Pending[Any]] = deque()
-        for frame in frames:
-            pending.append(self._started(frame, format, options))
-            if len(pending) == IN_FLIGHT:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-    def _started(self, frame: Any, format: Format, options: dict[str, Any]) -> Pending[Any]:
-        task = task_of(self.manifest)
-        if isinstance(frame, Mapping) or not isinstance(task, ImageTask):
-            return self.run_async(frame)
-        return task.start(self, frame, format=format, **options)
+        return stream_of_frames(self, frames, format, options)
 
     def detect_on_device(
         self, image: ImageSource, format: Format, *, score_threshold: float, iou_threshold: float, max_detections: int
@@ -278,38 +232,7 @@ class Session:
         Raises:
             RunError: the backend does not report the times of layers, or the session is closed.
         """
-        with self._lock:
-            engine = self._open_engine()
-            if not isinstance(engine, TimesLayers):
-                raise RunError(
-                    f"'{self.manifest.name}': expected a backend that reports the times of layers, got "
-                    f"'{self.manifest.backend}', which does not",
-                    hint="build it for another target, such as cpu",
-                )
-            with nullcontext() if self._folder is None else self._folder.named():
-                return engine.layer_timer()
-
-    def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        with self._lock:
-            return self._open_engine().run(arrays)
-
-    def _run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        with self._lock:
-            engine = self._open_engine()
-            if not isinstance(engine, RunsOnDevice):
-                raise self._expects_host_arrays()
-            return run_on_device(engine, self.outputs, feeds, self.inputs, self.manifest)
-
-    def _expects_host_arrays(self) -> RunError:
-        return RunError(
-            f"'{self.manifest.name}': expected numpy arrays for an engine on the CPU, got arrays on a GPU",
-            hint="copy them first: x.cpu().numpy()",
-        )
-
-    def _open_engine(self) -> Engine:
-        if self._engine is None or self._closing:
-            raise RunError(f"'{self.manifest.name}': expected an open session, got a closed one")
-        return self._engine
+        return self._engine.layer_timer(nullcontext if self._folder is None else self._folder.named)
 
     def preprocess(self, image: ImageSource, *, format: Format = "rgb") -> tuple[dict[str, np.ndarray], Placement]:
         """Converts an image to inputs for `run`; also returns its placement in the input.
@@ -339,19 +262,11 @@ class Session:
                 hint="give it a list of images, as in predict([image]), or build it with a batch size of 1",
             )
         if is_on_device(image):
-            image = self._on_host(image)
+            image = self._engine.copied_to_host(image)
         if isinstance(image, np.ndarray):
             image = rgb_frame(image, format)
         batch, placement = preprocess(image, how, specs_at([spec], self.manifest.shapes)[0].shape)
         return {spec.name: np.asarray(batch, spec.dtype)}, placement  # the engine's inputs may be half precision
-
-    def _on_host(self, array: Any) -> np.ndarray:
-        """Copies an array from the GPU, for a step that has to run on the CPU."""
-        with self._lock:
-            engine = self._open_engine()
-            if not isinstance(engine, RunsOnDevice):
-                raise self._expects_host_arrays()
-            return copied_to_host(engine, array)
 
     def postprocess(
         self,

@@ -122,7 +122,7 @@ def test_height_and_width_may_be_chosen_at_run_time(
 
 
 def test_a_graph_computes_what_the_engine_computes(session: Session) -> None:
-    engine: Any = session._engine
+    engine: Any = session._engine.opened()
     assert isinstance(engine, TensorRtEngine)
     array = images(2)
     results = []
@@ -185,7 +185,7 @@ def test_sessions_give_their_memory_back(bundle_of: Callable[..., Path], session
 
 
 def test_times_of_a_run_add_up(session: Session) -> None:
-    engine: Any = session._engine
+    engine: Any = session._engine.opened()
     feeds = feeds_of(session, images(4))
     for _ in range(3):
         times = engine.time_run(feeds)
@@ -194,7 +194,7 @@ def test_times_of_a_run_add_up(session: Session) -> None:
 
 
 def test_layers_have_names_and_times_and_the_engine_stays_as_it_is(session: Session) -> None:
-    engine: Any = session._engine
+    engine: Any = session._engine.opened()
     feeds = feeds_of(session, images(4))
     expected = session.run(feeds)
     timer = session.layer_timer()

@@ -229,6 +229,6 @@ def test_an_engine_of_half_inputs_and_outputs_detects_what_one_of_floats_does(ma
 
 def test_notes_are_those_of_the_build_and_of_the_run(make_bundle):
     with session_from_bundle(make_bundle(notes=("built so",))) as session:
-        session._engine.notes = ["runs so"]
+        session._engine.opened().notes = ["runs so"]
         assert session.notes == ("built so", "runs so")
     assert session.notes == ("built so",)

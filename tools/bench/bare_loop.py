@@ -58,7 +58,7 @@ def _bare(session: Session) -> Block:
         spec.name: np.random.default_rng(0).standard_normal(spec.shape).astype(spec.dtype)
         for spec in specs_at(session.inputs, session.manifest.shapes)
     }
-    run = _call(session._engine, feeds)
+    run = _call(session._engine.opened(), feeds)
 
     def block(runs: int) -> list[float]:
         samples_ms = []

@@ -141,7 +141,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
 
 def timed(session: Session, *, runs: int) -> dict[str, Any]:
     """Measures the parts of a run with and without CUDA graphs, and the frames per second of a stream."""
-    engine = session._engine
+    engine = session._engine.opened()
     if not isinstance(engine, TensorRtEngine):
         raise EdgeKitError(f"expected a TensorRT engine, got {type(engine).__name__}")
     feeds = random_inputs(session.inputs, 0)
