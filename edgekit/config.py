@@ -7,17 +7,24 @@ their folder.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgekit.arguments import argument
 from edgekit.errors import UsageError
 from edgekit.option import option, option_words
 from edgekit.option.objects import CalibrationData, ExampleInputs, InPython, convert_calib, convert_inputs
+from edgekit.option.sizes import (
+    convert_batch,
+    convert_shape,
+    parse_batch,
+    parse_image_shape,
+    parse_inputs,
+    write_inputs,
+    write_shape,
+)
 from edgekit.text import shell_words
 
 if TYPE_CHECKING:
@@ -31,12 +38,9 @@ __all__ = [
     "CalibrationConfig",
     "ModelConfig",
     "OutputConfig",
-    "Sizes",
     "TargetConfig",
     "build_command",
     "compile_command",
-    "parse_named_shapes",
-    "parse_shape",
 ]
 
 PLUGIN_ATTENTION = ("edgekit", "edgekit-int8")
@@ -45,88 +49,10 @@ PLUGIN_ATTENTION = ("edgekit", "edgekit-int8")
 NATIVE_ATTENTION = "native"
 """The value of ``--attention`` that writes ONNX's operator into the graph."""
 
-Sizes = tuple["int | tuple[int, ...]", ...]
-
-_SIZE = r"[1-9]\d*(?::[1-9]\d*:[1-9]\d*)?"
-"""A number, or the minimum, optimum and maximum of a range."""
-
 _LISTS = ("mean", "std")
-_HEAD_LISTS = ("keypoints", "strides")
 """Preprocessing fields that hold several numbers."""
-
-
-def parse_shape(text: str) -> Sizes:
-    """Parses a shape such as ``1x3x48x32:320:2048``; returns an empty tuple if the text is not a shape."""
-    return tuple(map(_size, text.split("x"))) if re.fullmatch(f"{_SIZE}(x{_SIZE})*", text) else ()
-
-
-def _size(text: str) -> int | tuple[int, ...]:
-    numbers = tuple(map(int, text.split(":")))
-    return numbers if len(numbers) > 1 else numbers[0]
-
-
-def _parse_image_shape(text: str) -> Sizes:
-    shape = parse_shape(text)
-    if len(shape) not in (2, 4):
-        raise ValueError(
-            "expected HxW or NxCxHxW, such as 416x416 or 1x3x416x416, each of them a number or a range MIN:OPT:MAX, "
-            f"got '{text}'"
-        )
-    return shape
-
-
-def parse_named_shapes(texts: Sequence[str]) -> dict[str, Sizes] | None:
-    """Parses texts such as ``images:1x3x48x32:320:2048`` to shapes by name; the name is empty if none is given."""
-    shapes: dict[str, Sizes] = {}
-    for text in texts:
-        name, shape = _named_shape(text)
-        if not shape:
-            raise ValueError(
-                "expected [NAME:]SHAPE, such as images:1x3x224x224, with numbers or ranges MIN:OPT:MAX, as in "
-                f"images:1x3x48x32:320:2048, got '{text}'"
-            )
-        if name in shapes or (shapes and "" in (name, *shapes)):
-            raise ValueError(f"expected a different name before each of several shapes, got '{text}'")
-        shapes[name] = shape
-    return shapes or None
-
-
-def _parse_inputs(texts: Sequence[str]) -> dict[str, Any] | None:
-    """Parses shapes, as `parse_named_shapes`, and values such as ``sr=16000``."""
-    shapes = parse_named_shapes([text for text in texts if "=" not in text]) or {}
-    values = {}
-    for text in texts:
-        name, equals, number = text.rpartition("=")
-        if equals:
-            values[name] = _number(text, number)
-    return {**shapes, **values} or None
-
-
-def _number(text: str, number: str) -> int | float:
-    for kind in (int, float):
-        try:
-            return kind(number)
-        except ValueError:
-            continue
-    raise ValueError(f"expected NAME=VALUE with a number, such as sr=16000, got '{text}'")
-
-
-def _named_shape(text: str) -> tuple[str, Sizes]:
-    """Splits ``name:1x3x48x32:320:2048`` into name and shape; the shape is empty if the text has another form."""
-    # Names from exporters may contain colons, as ranges do: the name is the shortest prefix that leaves a shape, and a
-    # prefix that looks like a shape is not a name.
-    words = text.split(":")
-    for count in range(len(words)):
-        name, shape = ":".join(words[:count]), parse_shape(":".join(words[count:]))
-        if shape:
-            return name, () if any(re.fullmatch(r"\d+(x\d+)+", word) for word in words[:count]) else shape
-    return text, ()
-
-
-def _parse_batch(text: str) -> int | tuple[int, ...]:
-    if not re.fullmatch(_SIZE, text):
-        raise ValueError(f"expected a number, or MIN:OPT:MAX such as 1:4:16, got '{text}'")
-    return _size(text)
+_HEAD_LISTS = ("keypoints", "strides")
+"""Parameters of heads that do."""
 
 
 def _parse_preprocess(texts: Sequence[str]) -> dict[str, Any] | None:
@@ -170,36 +96,11 @@ def _parse_head_options(texts: Sequence[str]) -> dict[str, Any] | None:
     return fields or None
 
 
-def _write_shape(shape: Shape) -> str:
-    return "x".join(map(str, shape))
-
-
-def _write_inputs(inputs: Mapping[str, Shape | int | float]) -> list[str]:
-    return [
-        f"{name}={given}" if isinstance(given, (int, float)) else f"{name}:{_write_shape(given)}".removeprefix(":")
-        for name, given in inputs.items()
-    ]
-
-
 def _write_preprocess(fields: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
         for name, value in fields.items()
     ]
-
-
-def _specs() -> ModuleType:
-    from edgekit import specs  # needs msgspec, which `--help` does not load
-
-    return specs
-
-
-def _convert_shape(shape: Sequence[int | Sequence[int]] | None) -> Shape | None:
-    return None if shape is None else _specs().shape_from_sizes(shape, argument("shape"))
-
-
-def _convert_batch(batch: int | Sequence[int] | None) -> Size | None:
-    return None if batch is None else _specs().size_from_value(batch, argument("batch"))
 
 
 def _convert_preprocess(given: Any) -> dict[str, Any] | None:
@@ -209,8 +110,9 @@ def _convert_preprocess(given: Any) -> dict[str, Any] | None:
 
 
 def _convert_precision(name: str) -> Precision:
-    precision: Precision = _specs().precision_from_name(name)
-    return precision
+    from edgekit.specs import precision_from_name  # needs msgspec, as above
+
+    return precision_from_name(name)
 
 
 def _convert_text(value: object) -> str | None:
@@ -250,9 +152,9 @@ class ModelConfig:
         "Shape of the input image. MIN:OPT:MAX is a size that is chosen at run time, as in 320:416:640x320:416:640.",
         metavar="HxW|NxCxHxW",
         shown_default="the model's",
-        parse=_parse_image_shape,
-        write=lambda shape: [_write_shape(shape)],
-        convert=_convert_shape,
+        parse=parse_image_shape,
+        write=lambda shape: [write_shape(shape)],
+        convert=convert_shape,
     )
     input: Mapping[str, Shape | int | float] | ExampleInputs = option(
         {},
@@ -261,8 +163,8 @@ class ModelConfig:
         "given, as in ids:int64:1x128. NAME=VALUE fixes an input of an ONNX file, as in sr=16000.",
         metavar="[NAME:]SHAPE|NAME=VALUE",
         repeated=True,
-        parse=_parse_inputs,
-        write=_write_inputs,
+        parse=parse_inputs,
+        write=write_inputs,
         convert=convert_inputs,
     )
     preprocess: Mapping[str, Any] | None = option(
@@ -299,8 +201,8 @@ class ModelConfig:
         "Batch size, the first dimension of all inputs: a number, or a range, as in 1:4:16.",
         metavar="N|MIN:OPT:MAX",
         shown_default="1",
-        parse=_parse_batch,
-        convert=_convert_batch,
+        parse=parse_batch,
+        convert=convert_batch,
     )
     opset: int | None = option(
         None,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.arguments import on_command_line
-from edgekit.config import parse_named_shapes
 from edgekit.errors import UsageError
+from edgekit.option.sizes import parse_named_shapes
 from edgekit.shapes import image_shape_of, input_shapes, open_shape, ranges_of_sizes, ranges_of_specs
 from edgekit.specs import Shape, ShapeRange, Size, SizeRange, TensorSpec, shape_from_sizes, size_from_value
 

@@ -11,7 +11,8 @@ from edgekit.cli.options.completion import complete_boards, complete_models
 from edgekit.cli.options.declare import exclusive_flags, options_from
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
-from edgekit.config import ModelConfig, Sizes
+from edgekit.config import ModelConfig
+from edgekit.option.sizes import Sizes
 from edgekit.text import json_bytes
 
 __all__ = ["estimate"]

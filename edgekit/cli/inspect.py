@@ -14,7 +14,8 @@ from edgekit.cli.options.parameters import model_or_cfg
 from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
-from edgekit.config import ModelConfig, Sizes
+from edgekit.config import ModelConfig
+from edgekit.option.sizes import Sizes
 from edgekit.text import json_bytes
 
 if TYPE_CHECKING:

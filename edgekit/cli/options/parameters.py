@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edgekit.cli.options.declare import HeadedOption
-from edgekit.config import parse_named_shapes
+from edgekit.option.sizes import parse_named_shapes
 
 __all__ = ["fixed_shapes", "image_shape", "model_or_cfg"]
 
