@@ -116,7 +116,7 @@ def test_a_softmax_that_is_no_attention_is_not_counted() -> None:
 def test_the_engine_has_the_operator_unless_it_is_switched_off(
     attention: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.engine.onnxruntime.backend.cpu", lambda: here("x86_64", fast=False))
+    monkeypatch.setattr("edgekit.engine.onnxruntime.lowering.cpu", lambda: here("x86_64", fast=False))
     path, folder, library = tmp_path / "graph.onnx", tmp_path / "engine", backend("cpu")
     onnx.save(small.graph(dynamic=True), path)
     folder.mkdir()
@@ -162,7 +162,7 @@ def projected() -> onnx.ModelProto:
 def test_attention_stays_in_float_where_that_was_measured_to_be_faster(
     arch: str, fast: bool, in_float: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.engine.onnxruntime.backend.cpu", lambda: here(arch, fast=fast))
+    monkeypatch.setattr("edgekit.engine.onnxruntime.scheme.cpu", lambda: here(arch, fast=fast))
     graph = ir.from_proto(projected())
     plan = plan_from_graph(graph, backend("cpu").scheme())
     products = {node.name for node in graph.graph if node.op_type == "MatMul"} - {"first", "head"}
@@ -171,7 +171,7 @@ def test_attention_stays_in_float_where_that_was_measured_to_be_faster(
 
 
 def test_a_graph_with_no_other_products_is_quantized_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekit.engine.onnxruntime.backend.cpu", lambda: here("x86_64", fast=False))
+    monkeypatch.setattr("edgekit.engine.onnxruntime.scheme.cpu", lambda: here("x86_64", fast=False))
     plan = plan_from_graph(ir.from_proto(small.graph()), backend("cpu").scheme())
     assert len([node for node in plan.nodes if node.op_type == "MatMul"]) == 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,13 @@ from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.onnxruntime.layer_timer import OnnxRuntimeLayerTimer
+from edgekit.engine.onnxruntime.lowering import has_float_biases, lower_after, lower_before, opt_element_counts
+from edgekit.engine.onnxruntime.scheme import scheme_of_processor
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
-from edgekit.specs import Precision, QuantScheme, SlowConvolution, TensorSpec
+from edgekit.specs import Precision, QuantScheme, TensorSpec
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
 
@@ -34,34 +36,6 @@ WEIGHTS = "engine.onnx.data"
 
 # A protobuf is limited to 2 GiB; above this size, weights are written to an external file.
 INLINE_LIMIT_BYTES = 1_800_000_000
-
-# Operators that ONNX Runtime computes on integers in the pattern `DQ -> operator -> Q` (its QDQ selectors).
-INTEGER_OPERATORS = frozenset(
-    "Add AveragePool Concat Conv Flatten Gemm GlobalAveragePool LeakyRelu MatMul MaxPool Mul Reshape Resize Sigmoid "
-    "Slice Split Squeeze Transpose Unsqueeze".split()
-)
-
-SLOW_CONVOLUTIONS = (
-    SlowConvolution(kind="plain", channels=2, window=9),
-    SlowConvolution(kind="grouped", channels=4),
-    SlowConvolution(kind="depthwise", channels=1, window=25),
-)
-"""ONNX Runtime has an integer kernel for depthwise convolutions, and takes a matrix product for each group of others.
-
-Measured with 1.32 on x86 with VNNI, one thread, between two 1x1 convolutions on integers, with ReLU, groups with SiLU
-too, 7 to 112 pixels wide. With this one layer in float, the network takes, as a share of the time with all on integers:
-
-- one channel a group with several outputs 0.13 to 0.33, two channels 0.27 to 0.33, four 0.44 to 0.84, eight 0.76 to
-  1.20;
-- without groups, windows of 3x3, 7x7 and 1x64: one channel 0.32 to 0.53, two 0.51 to 0.71, three 0.59 to 0.87, four
-  0.76 to 1.26, eight 0.69 to 1.21. Three are those of an image, whose layers the stem rule decides on;
-- depthwise 7x7 0.62, 5x5 0.74 to 1.01, 3x3 0.77 to 1.16;
-- small products gain nothing: matrix products from 1 x 16 x 16 on 0.97 to 1.73, both of squeeze-and-excitation 1.02 to
-  1.09.
-"""
-
-# Names in `edgekit.quantize.kernel_limits`.
-LIMITS = frozenset({"average-dilated", "average-of-pads-rounded-up"})
 
 DISABLED = ("QDQPropagationTransformer", "WeightBiasQuantization")
 """Optimizers of ONNX Runtime that are off.
@@ -93,38 +67,8 @@ class OnnxRuntime:
         return str(_library().__version__)
 
     def scheme(self) -> QuantScheme:
-        """Returns a scheme with uint8 activations around every operator, and 7-bit weights where 8 bits would overflow.
-
-        Measured on YOLOv3-416 with VNNI: 133 ms, against 200 ms with int8 at the inputs of convolutions only. x86
-        kernels multiply unsigned by signed bytes, so int8 activations are converted first. Arm kernels take both
-        at the same speed (MLAS: ``MlasGemmU8X8DispatchUdot`` and ``…Ummla``), and uint8 uses all its values after a
-        ReLU. Without VNNI, ``vpmaddubsw`` adds two products in 16 bits: 2 * 255 * 127 does not fit, 2 * 255 * 63
-        does. A ReLU or Clip before Q is the same as the saturation of Q.
-        """
-        here = cpu()
-        return QuantScheme(
-            activation_dtype="uint8",
-            operators=INTEGER_OPERATORS,
-            # `FuseIntegerMatMul` outputs floats.
-            quantize_outputs=INTEGER_OPERATORS - {"MatMul"},
-            fused_activations=frozenset({"Relu", "Clip"}),
-            per_channel_weights=True,
-            weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
-            float_bias=False,
-            # Measured on YOLOv3-tiny, whose LeakyReLUs are table look-ups on integers: with both convolutions of the
-            # stem in float it is equally fast, and they cause half of the quantization noise.
-            stem_channels=16,
-            channel_multiple=4,
-            bodies=True,
-            weights_only="blocks",
-            limits=LIMITS,
-            slow_convolutions=SLOW_CONVOLUTIONS if here.arch == "x86_64" else (),
-            # Measured with AVX2, one thread, against attention with Q/DQ pairs at its products: in float, as one
-            # operator, it takes 0.47 to 1.06 of the time; as single operators, since it has a mask, 0.79 to 0.89 at 128
-            # tokens and 1.12 to 1.14 at 512. Whole models (ViT, MiniLM, BERT, Swin, Whisper, CLIP): 0.96 to 1.01. Not
-            # measured with VNNI.
-            float_attention=here.arch == "x86_64" and not here.fast_int8,
-        )
+        """See `Backend.scheme`."""
+        return scheme_of_processor()
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Fuses the graph and writes it as ONNX; see `Backend.build`.
@@ -138,7 +82,7 @@ class OnnxRuntime:
         ort = _library()
         source = read_graph(graph)
         quantized, lowers = quantized_layers(source, bodies=True), options.precision is Precision.INT8
-        opt_counts = _usual_element_counts(source, options) if lowers else {}
+        opt_counts = opt_element_counts(source, options) if lowers else {}
         large = sum(file.stat().st_size for file in (graph, *weight_files(source))) > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -146,15 +90,15 @@ class OnnxRuntime:
         if large:
             settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         try:
-            lowered, notes = _lowered(source, options)
+            lowered, notes = lower_before(source, options)
             with saved_beside(source, folder, large=large) if lowered else nullcontext(graph) as path:
                 # A graph that was quantized elsewhere may have float biases, which the integer kernels do not take.
-                disabled = DISABLED[:1] if _has_float_biases(source) else DISABLED
+                disabled = DISABLED[:1] if has_float_biases(source) else DISABLED
                 _session(ort, path, settings, disabled)
         except _failures(ort) as e:
             raise _build_error(graph, e) from e
         built = read_graph(folder / ENGINE)
-        if lowers and _lower_for_this_processor(built, opt_counts):
+        if lowers and lower_after(built, opt_counts):
             _save(built, folder / ENGINE)
         layers = _layers(built)
         assert_precision(self.name, options.precision, quantized, layers)
@@ -305,73 +249,6 @@ def _settings(ort: Any, threads: int) -> Any:
 def _set_spinning(settings: Any, *, spinning: bool) -> None:
     """Sets whether threads spin between operators: measured, 10 % lower INT8 latency on two cores, which stay busy."""
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-
-
-def _has_float_biases(source: ir.Model) -> bool:
-    """Whether a product of integers has a bias that is not quantized."""
-    # Needs onnx_ir, which runtime-only boards lack.
-    from edgekit.graph.operators import BIASED_PRODUCTS
-
-    for node in source.graph.all_nodes():
-        if node.op_type in BIASED_PRODUCTS and len(node.inputs) > 2 and node.inputs[2] is not None:
-            producers = [value.producer() if value is not None else None for value in node.inputs]
-            quantized = [producer is not None and producer.op_type == "DequantizeLinear" for producer in producers]
-            if quantized == [True, True, False]:
-                return True
-    return False
-
-
-def _usual_element_counts(source: ir.Model, options: BuildOptions) -> Mapping[str, int]:
-    from edgekit.lower.rewriting import usual_element_counts  # needs onnx_ir, which runtime-only boards lack
-
-    return usual_element_counts(source, options.shapes)
-
-
-def _lowered(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[str, ...]]:
-    """Replaces patterns that ONNX Runtime does not fuse, or fuses wrongly; returns whether any were, and notes."""
-    # These need onnx_ir, which runtime-only boards lack.
-    from edgekit.lower.fuse_attention import FuseAttention
-    from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
-    from edgekit.lower.fuse_rms_norm import FuseRmsNorm
-    from edgekit.lower.keep_average_float import KeepAverageFloat
-    from edgekit.lower.rewriting import lower
-    from edgekit.lower.softmax_on_last_axis import SoftmaxOnLastAxis
-
-    attention = FuseAttention()
-    # Measured on x86 only.
-    wanted = options.attention == "auto" and cpu().arch == "x86_64"
-    modified = lower(
-        source,
-        [
-            FuseIntegerMatMul(),
-            KeepAverageFloat(LIMITS),
-            SoftmaxOnLastAxis(),
-            FuseRmsNorm("Div"),
-            FuseRmsNorm("Mul"),
-            *([attention] if wanted else []),
-        ],
-        bodies=True,
-    )
-    return modified, attention.notes()
-
-
-def _lower_for_this_processor(built: ir.Model, opt_counts: Mapping[str, int]) -> bool:
-    """Replaces operators by others that were measured to be faster on this CPU; returns whether any were replaced.
-
-    Measured on x86 only. On Arm, the graph stays as ONNX Runtime wrote it.
-    """
-    # These need onnx_ir, which runtime-only boards lack.
-    from edgekit.lower.replace_leaky_relu import ReplaceLeakyRelu
-    from edgekit.lower.resize_as_gather import ResizeAsGather
-    from edgekit.lower.rewriting import lower
-    from edgekit.lower.split_float_weights import SplitFloatWeights
-
-    here = cpu()
-    if here.arch != "x86_64":
-        return False
-    # Without VNNI, sums of products with 8-bit weights overflow (`OnnxRuntime.scheme`).
-    split = [SplitFloatWeights()] if here.fast_int8 else []
-    return lower(built, [*split, ReplaceLeakyRelu(opt_counts), ResizeAsGather()])
 
 
 def _save(built: ir.Model, engine: Path) -> None:

@@ -16,12 +16,14 @@ from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.openvino.layer_timer import OpenVinoLayerTimer, original_names, text_of
+from edgekit.engine.openvino.lowering import lower_for_processor, narrow_for_processor
+from edgekit.engine.openvino.scheme import scheme_of_processor
 from edgekit.engine.openvino.stable_top_k import sort_equal_values
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
-from edgekit.specs import Precision, QuantScheme, SlowConvolution, TensorSpec
+from edgekit.specs import Precision, QuantScheme, TensorSpec
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_openvino
 
@@ -32,25 +34,6 @@ __all__ = ["OpenVino"]
 
 ENGINE = "engine.xml"
 WEIGHTS = "engine.bin"
-
-INTEGER_OPERATORS = frozenset(
-    "Add AveragePool Concat Conv ConvTranspose Gemm GlobalAveragePool MatMul MaxPool ReduceMean Resize".split()
-)
-
-SLOW_CONVOLUTIONS = (SlowConvolution(kind="grouped", channels=1),)
-"""Measured with 2026.4 on x86 with VNNI, one thread, between two 1x1 convolutions on integers, with ReLU, groups with
-SiLU too, 7 to 112 pixels wide. With this one layer in float, the network takes, as a share of the time with all on
-integers: one channel a group with several outputs 0.59 to 0.86, two channels 0.85 to 1.00, four and eight 1.29 to 1.79;
-depthwise 0.98 to 1.08; without groups, one to 32 channels 1.07 to 2.57. Small products gain nothing: matrix products
-from 1 x 16 x 16 on 0.97 to 1.68, both of squeeze-and-excitation 1.00 to 1.08."""
-
-ATTENTION_KEYS = 96
-"""Measured with 2026.4 on x86 with VNNI, one thread, with the four matrix products around it: with attention on
-integers, the layer takes, as a share of the time with attention in float, 0.93 to 0.99 at 4 to 32 keys, 0.90 at 49 and
-64, 0.83 to 0.87 at 77 to 128, 0.69 to 0.74 at 197 and 256, 0.56 to 0.63 at 512 and 1024 and 0.44 to 0.52 at 1500 and
-2048, with heads of 16 to 256 channels, with masks and without. Models: Whisper's encoder (1500 keys) 0.62 and ViT-Tiny
-(197) 0.86 with the same SNR, BERT (128) 0.94 with 0.2 dB less; with fewer keys, little time for the noise: CLIP's text
-encoder (77) 0.98 with 0.7 dB less, a Llama (64) 0.96 with 0.9 dB less, Swin-Tiny (49) 0.96, MiniLM (64) 0.98."""
 
 # Key of the precision of layers that are not quantized, in the engine file.
 ARITHMETIC = ["edgekit", "arithmetic"]
@@ -72,9 +55,6 @@ HINTS = {Precision.FP32: "f32", Precision.FP16: "f16", Precision.BF16: "bf16", P
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
 
 WIDE_INTEGERS = frozenset({"int64", "uint32", "uint64"})
-
-# The first opset with an axis of DequantizeLinear; Pad and MaxPool take 8-bit integers since 12.
-MIN_OPSET = 13
 
 PRODUCTS = frozenset({"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"})
 
@@ -99,38 +79,8 @@ class OpenVino:
         return str(_library().__version__).split("-", 1)[0]
 
     def scheme(self) -> QuantScheme:
-        """Returns a scheme with uint8 activations at the inputs of products, and of the operators between them.
-
-        OpenVINO fuses activation functions, residual sums and the next Q into the convolution before them if both
-        inputs of the sum have Q/DQ, and it pools and concatenates integers if Q/DQ are before and not after the
-        operator. With pairs at products only, sums and poolings run in float32 with conversions around them: measured
-        against NNCF's INT8, this takes 1.33 times as long on residual blocks as in ResNet, 1.10 on YOLOv3 and 1.09 on
-        YOLOv3-tiny; with pairs at all of these operators, 1.00, 1.02 and 1.05, where the rest is due to the float
-        heads. Signed activations are as fast as unsigned. Without VNNI, oneDNN's 8-bit products overflow as ONNX
-        Runtime's do. A ConvTranspose whose input has a zero point runs in float32 (2026.4), and a symmetric range would
-        cost it a bit.
-
-        Weights alone in 8 bits are read as they are by its matrix products, which quantize their inputs in groups of 32
-        themselves. Measured with 2026.4 and VNNI, one thread: one token of a Llama takes 0.51 of the time of FP32, and
-        MiniLM 0.54. Scales for blocks of 32 weights of a column take up to 1.1 times as long.
-        """
-        from edgekit.lower.split_float_weights import MIN_CHANNELS  # needs onnx_ir, as quantization does
-
-        here = cpu()
-        return QuantScheme(
-            activation_dtype="uint8",
-            operators=INTEGER_OPERATORS,
-            fused_activations=frozenset({"Clip", "HardSwish", "LeakyRelu", "Relu", "Sigmoid"}),
-            per_channel_weights=True,
-            weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
-            float_bias=True,
-            weights_only="channels",
-            limits=frozenset({"average-of-pads", "average-of-pads-behind-matmul", "concat-of-other-axes"}),
-            without_zero_point=frozenset({"ConvTranspose"}),
-            slow_convolutions=SLOW_CONVOLUTIONS if here.arch == "x86_64" else (),
-            split_channels=MIN_CHANNELS if _may_lower() else 0,
-            attention_keys=ATTENTION_KEYS if _may_lower() else 0,
-        )
+        """See `Backend.scheme`."""
+        return scheme_of_processor()
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Writes the graph in OpenVINO's format, and compiles it once to read back the element types."""
@@ -142,8 +92,8 @@ class OpenVino:
         quantized = quantized_layers(source, joining=True, weights_only=not _has_quantizer(source))
         attentions = _attention_products(source)
         corrected = compute_as_onnx(source)
-        narrowed = _narrow_for_this_processor(source, options)
-        lowered, turned = _lower_for_this_processor(source, options)
+        narrowed = narrow_for_processor(source, options)
+        lowered, turned = lower_for_processor(source, options)
         changed = corrected or lowered or narrowed > 0
         with saved_beside(source, folder, large=bool(weight_files(source))) if changed else nullcontext(graph) as path:
             try:
@@ -302,43 +252,9 @@ def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> 
     return _Compiled(core.compile_model(model, "CPU", settings), inputs, outputs, turned)
 
 
-def _may_lower() -> bool:
-    """Whether this is x86 with VNNI, where lowering was measured. On other CPUs, graphs are not lowered."""
-    here = cpu()
-    return here.arch == "x86_64" and here.fast_int8
-
-
-def _narrow_for_this_processor(model: ir.Model, options: BuildOptions) -> int:
-    """Rounds 8-bit weights to 7 bits where their products overflow (`OpenVino.scheme`); returns how many tensors."""
-    # These need onnx_ir, which runtime-only boards lack.
-    from edgekit.lower.narrow_weights import NarrowWeights
-    from edgekit.lower.rewriting import lower
-
-    here, narrow = cpu(), NarrowWeights()
-    if options.precision is Precision.INT8 and here.arch == "x86_64" and not here.fast_int8:
-        lower(model, [narrow])
-    return narrow.count
-
-
 def _narrowing_notes(count: int) -> tuple[str, ...]:
     why = "sums of products with 8-bit weights would overflow on this processor"
     return (f"weights of {count} quantized layers were rounded to 7 bits: {why}",) if count else ()
-
-
-def _lower_for_this_processor(model: ir.Model, options: BuildOptions) -> tuple[bool, list[str]]:
-    """Applies the rewrites that were measured to be faster here; returns whether any did, and channels-last outputs."""
-    # These need onnx_ir, which runtime-only boards lack.
-    from edgekit.lower.outputs_channels_last import OutputsChannelsLast
-    from edgekit.lower.pad_integer_inputs import PadIntegerInputs
-    from edgekit.lower.rewriting import lower, usual_element_counts
-    from edgekit.lower.split_float_weights import SplitFloatWeights
-
-    opsets = [version for domain, version in model.opset_imports.items() if domain in ("", "ai.onnx")]
-    if options.precision is not Precision.INT8 or not _may_lower() or min(opsets, default=0) < MIN_OPSET:
-        return False, []
-    outputs = OutputsChannelsLast()
-    opt_counts = usual_element_counts(model, options.shapes)
-    return lower(model, [SplitFloatWeights(fused=False), PadIntegerInputs(opt_counts), outputs]), outputs.turned
 
 
 def _may_chain_integer_products(model: Any) -> bool:

@@ -179,7 +179,7 @@ def test_weights_are_rounded_to_7_bits_where_8_overflow(
     arch: str, feature: str, narrowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = structs.replace(cpu(), arch=arch, features=(feature,))
-    monkeypatch.setattr("edgekit.engine.openvino.backend.cpu", lambda: here)
+    monkeypatch.setattr("edgekit.engine.openvino.lowering.cpu", lambda: here)
     path = save(product_graph("MatMul", np.full((32, 16), 127, np.int8), 8000.0), tmp_path)
     result = backend("openvino").build(path, tmp_path, BuildOptions(precision=Precision.INT8))
     why = "sums of products with 8-bit weights would overflow on this processor"
