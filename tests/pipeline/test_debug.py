@@ -15,6 +15,7 @@ import edgekit
 from edgekit.errors import UsageError
 from edgekit.pipeline.debug import debug
 from tests.decibels import signal_to_noise_db
+from tests.pipeline.networks import saved, topk_text
 
 RANDOM = np.random.default_rng(1)
 SHAPE = (1, 16, 16, 16)
@@ -108,25 +109,8 @@ def test_a_bundles_graph_is_not_compared_with_itself(network: Path) -> None:
 
 def rows_selected_from(folder: Path) -> Path:
     """Writes a detector whose TopK orders 4,000 rows, so that scores are close, and half precision exchanges rows."""
-    text = """<ir_version: 8, opset_import: ["" : 17]>
-    g (float[1, 4000, 8] x) => (float[1, 300, 4] boxes)
-    <int64[1] k = {300}, int64[2] sizes = {4, 1}, int64[1] last = {2}, int64[3] four = {1, 1, 4}> {
-      all = MatMul (x, w)
-      raw, narrow = Split <axis = 2> (all, sizes)
-      score = Squeeze (narrow, last)
-      scores, places = TopK <axis = 1> (score, k)
-      column = Unsqueeze (places, last)
-      index = Expand (column, four)
-      chosen = GatherElements <axis = 1> (raw, index)
-      boxes = Relu (chosen)
-    }"""
-    proto = onnx.parser.parse_model(text)
-    weights = np.random.default_rng(0).normal(0, 1, (8, 5)).astype(np.float32)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
-    for node in proto.graph.node:
-        node.name = node.output[0]
-    onnx.save(proto, folder / "rows.onnx")
-    return folder / "rows.onnx"
+    text = topk_text(4000, 300, "float[1, 300, 4] boxes", behind="boxes = Relu (chosen)")
+    return saved(text, {"w": (8, 5)}, folder / "rows.onnx", spread=1.0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 
@@ -16,6 +15,7 @@ from edgekit.engine.openvino.backend import OpenVino
 from edgekit.errors import BuildError, EdgeKitWarning, GraphError
 from edgekit.measure.compare import BuiltEngine
 from edgekit.pipeline import compile as compiling
+from tests.pipeline.networks import saved
 
 NETWORK = """<ir_version: 10, opset_import: ["" : 18]>
 g (float[1, 8, 8, 8] x) => (float[1, 10] y) {
@@ -28,15 +28,7 @@ SIZES = {"w1": (16, 8, 3, 3), "w2": (16, 16, 2, 2), "w3": (32, 16, 3, 3), "w4": 
 @pytest.fixture
 def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    proto = onnx.parser.parse_model(NETWORK)
-    draw = np.random.default_rng(0)
-    for name, sizes in SIZES.items():
-        weights = draw.normal(0, 0.1, sizes).astype(np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
-    for node in proto.graph.node:
-        node.name = f"{node.output[0]}.node"
-    onnx.save(proto, tmp_path / "network.onnx")
-    return tmp_path / "network.onnx"
+    return saved(NETWORK, SIZES, tmp_path / "network.onnx", named=".node")
 
 
 def test_a_layer_that_the_target_computes_in_float_falls_back_alone(

@@ -17,23 +17,14 @@ from edgekit.pipeline.selected_rows import noise_of_same_rows, with_noise_of_sam
 from edgekit.quantize.compare import OutputNoise
 from edgekit.quantize.output_parts import forms_of_outputs
 from tests.decibels import signal_to_noise_db
+from tests.pipeline.networks import topk_text
 
 ROWS, CHOSEN, FEATURES = 64, 40, 8
 RANDOM = np.random.default_rng(0)
 FEEDS = [{"x": RANDOM.normal(0, 1, (1, ROWS, FEATURES)).astype(np.float32)} for _ in range(4)]
 WEIGHTS = RANDOM.normal(0, 1, (FEATURES, 5)).astype(np.float32)
 
-TOPK = """<ir_version: 8, opset_import: ["" : 17]>
-g (float[1, 64, 8] x) => (float[1, 40, 4] boxes, float[1, 40] scores, int64[1, 40] places)
-<int64[1] k = {40}, int64[2] sizes = {4, 1}, int64[1] last = {2}, int64[3] four = {1, 1, 4}> {
-  all = MatMul (x, w)
-  raw, narrow = Split <axis = 2> (all, sizes)
-  score = Squeeze (narrow, last)
-  scores, places = TopK <axis = 1> (score, k)
-  column = Unsqueeze (places, last)
-  index = Expand (column, four)
-  boxes = GatherElements <axis = 1> (raw, index)
-}"""
+TOPK = topk_text(ROWS, CHOSEN, "float[1, 40, 4] chosen, float[1, 40] scores, int64[1, 40] places")
 SUPPRESSION = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[1, 64, 8] x) => (float[n, 4] boxes)
 <int64[2] sizes = {4, 1}, int64[1] two = {2}, int64[1] zero = {0},
@@ -77,7 +68,7 @@ def test_a_topk_is_judged_by_the_numbers_of_the_reference_rows() -> None:
         got.append(other[rows])
     a, b = np.stack(wanted), np.stack(got)
     found = {each.output: each for each in noise_of_same_rows(exact, noisy, FEEDS, forms_of_outputs(exact))}
-    assert found["boxes"].sqnr_db == pytest.approx(signal_to_noise_db(a[..., :4], b[..., :4]), abs=0.01)
+    assert found["chosen"].sqnr_db == pytest.approx(signal_to_noise_db(a[..., :4], b[..., :4]), abs=0.01)
     assert found["scores"].sqnr_db == pytest.approx(signal_to_noise_db(a[..., 4], b[..., 4]), abs=0.01)
 
 
@@ -98,7 +89,7 @@ def test_graphs_stay_as_they_were_and_others_are_not_looked_at() -> None:
     noise_of_same_rows(exact, exact, FEEDS, forms_of_outputs(exact))
     assert before == ([(node.name, node.op_type) for node in exact.graph], len(exact.graph.inputs))
     plain = graph_of(TOPK.replace("scores, places = TopK <axis = 1> (score, k)", "").split("  column")[0].replace(
-        "float[1, 40, 4] boxes, float[1, 40] scores, int64[1, 40] places", "float[1, 64, 4] raw") + "}")  # fmt: skip
+        "float[1, 40, 4] chosen, float[1, 40] scores, int64[1, 40] places", "float[1, 64, 4] raw") + "}")  # fmt: skip
     assert noise_of_same_rows(plain, plain, FEEDS, forms_of_outputs(plain)) == ()
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from types import ModuleType
 
 import msgspec
-import numpy as np
-import onnx
 import pytest
 
 import edgekit
@@ -19,6 +17,7 @@ from edgekit.errors import EdgeKitWarning, UsageError
 from edgekit.measure.relative import Ratio
 from edgekit.measure.reports import build_report_from_bundle
 from edgekit.measure.slower_layers import RelativeSpeed, SlowerLayer
+from tests.pipeline.networks import saved
 
 LAYER = SlowerLayer(nodes=("l",), integers=("l",), ms=2.0, reference_ms=0.5)
 NETWORK = """<ir_version: 10, opset_import: ["" : 18]>
@@ -31,15 +30,7 @@ SIZES = {"w1": (32, 32, 1, 1), "w2": (64, 1, 3, 3), "w3": (32, 64, 1, 1), "w4": 
 @pytest.fixture
 def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    proto = onnx.parser.parse_model(NETWORK)
-    draw = np.random.default_rng(0)
-    for name, sizes in SIZES.items():
-        weights = draw.normal(0, 0.1, sizes).astype(np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
-    for node in proto.graph.node:
-        node.name = node.output[0]
-    onnx.save(proto, tmp_path / "network.onnx")
-    return tmp_path / "network.onnx"
+    return saved(NETWORK, SIZES, tmp_path / "network.onnx")
 
 
 @pytest.fixture
