@@ -20,7 +20,7 @@ from edgekit.evaluation.evaluate import FIGURES
 from edgekit.measure.conditions import ConditionWatch, disturbances_from_conditions
 from edgekit.measure.confidence import percentile_bounds, runs_needed
 from edgekit.measure.contenders import Contender, contenders_from_paths, same_feeds
-from edgekit.measure.latency import Disturbance, statistics_ms
+from edgekit.measure.latency import statistics_ms
 from edgekit.measure.layer_times import LayerTimes
 from edgekit.measure.machine import this_machine
 from edgekit.measure.profile import profile_bundle
@@ -90,16 +90,11 @@ def compare(
         DataError: a JSON file is not what it should be.
         RunError: a turn failed.
     """
-    given_number("rounds", rounds, 1)
-    given_number("threads", threads)
-    if not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise UsageError(f"{argument('seconds')}: expected more than 0 s, got {seconds!r}")
-    if isinstance(paths, (str, Path)) or not isinstance(paths, Sequence):
-        raise UsageError(f"paths: expected a list of two or more paths, got {paths!r}")
+    _check_arguments(paths, rounds, seconds, threads)
     contenders = contenders_from_paths([given_path("paths", path) for path in paths])
     interleaved = all(each.kind != "report" for each in contenders)
     figures = _figures(contenders, evaluation)
-    machine, disturbances = None, tuple[Disturbance, ...]()
+    machine = None
     if interleaved:
         watch = ConditionWatch(gpus=any(each.manifest and backend(each.manifest.backend).on_gpu for each in contenders))
         feeds = same_feeds(contenders, sizes, seed)
@@ -119,7 +114,7 @@ def compare(
                 _with_layers(each, own, threads, progress) for each, own in zip(contenders, feeds, strict=True)
             ]
     else:
-        turns = [[_turn_of_report(each)] for each in contenders]
+        turns, disturbances = [[_turn_of_report(each)] for each in contenders], ()
     compared = [_compared(each, own, figures[each.name]) for each, own in zip(contenders, turns, strict=True)]
     compared[1:] = [
         msgspec.structs.replace(other, ratios=_ratios(other, compared[0], interleaved, seed)) for other in compared[1:]
@@ -139,6 +134,15 @@ def compare(
         disturbances=disturbances,
         notes=_notes(contenders, interleaved, rounds, layers=layers),
     )
+
+
+def _check_arguments(paths: object, rounds: int, seconds: float, threads: int) -> None:
+    given_number("rounds", rounds, 1)
+    given_number("threads", threads)
+    if not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise UsageError(f"{argument('seconds')}: expected more than 0 s, got {seconds!r}")
+    if isinstance(paths, (str, Path)) or not isinstance(paths, Sequence):
+        raise UsageError(f"paths: expected a list of two or more paths, got {paths!r}")
 
 
 def _with_layers(

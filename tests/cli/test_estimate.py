@@ -11,7 +11,8 @@ from edgekit.cli.main import main
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.measure import peaks
 from edgekit.measure.machine import this_machine
-from edgekit.measure.peaks import BandwidthPeak, ComputePeak, MachinePeaks, TheoreticalPeak
+from edgekit.measure.peaks import BandwidthPeak, ComputePeak, MachinePeaks
+from edgekit.measure.theoretical_peaks import TheoreticalPeak
 
 
 @pytest.fixture

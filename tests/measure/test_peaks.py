@@ -23,9 +23,9 @@ from edgekit.measure.peaks import (
     cached_peaks,
     machine_peaks,
     peaks_from_machine,
-    theoretical_peaks,
 )
 from edgekit.measure.profile import profile_bundle
+from edgekit.measure.theoretical_peaks import theoretical_peaks
 
 FASTER_THAN_BOUND = 1.15
 """An engine may be this much faster than the bound: the peak kernels may have been disturbed, and it not."""
