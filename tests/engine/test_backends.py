@@ -218,7 +218,7 @@ def test_error_on_a_library_that_is_not_installed(name: str, extra: str, monkeyp
 def test_weights_have_7_bits_where_8_overflow(real_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgekit.device.cpu import Cpu
 
-    module = sys.modules[type(real_backend).__module__]
+    module = sys.modules[type(real_backend).__module__.replace(".backend", ".scheme")]
     bits = {}
     for arch, feature in (("x86_64", "avx2"), ("x86_64", "avx_vnni"), ("aarch64", "neon"), ("aarch64", "asimddp")):
         here = Cpu(name="", arch=arch, cores=1, threads=1, features=(feature,), memory_bytes=0, available_bytes=0)

@@ -180,11 +180,12 @@ def test_the_engine_splits_where_it_is_fast(
 ) -> None:
     if target == "openvino":
         pytest.importorskip("openvino")
-    module = importlib.import_module(entry_of(target).backend.partition(":")[0])
+    name = entry_of(target).backend.partition(":")[0]
     here = cpu()
     if target == "openvino" and fast and not here.fast_int8:
         pytest.skip("sums of products with planes of 8 bits overflow in OpenVINO without VNNI")
-    monkeypatch.setattr(module, "cpu", lambda: _Processor(here, "x86_64", fast))
+    for module in (name, name.replace(".backend", ".lowering")):
+        monkeypatch.setattr(importlib.import_module(module), "cpu", lambda: _Processor(here, "x86_64", fast))
     model = _model(_weight(4, MIN_CHANNELS, 1, 1), _weight(4))
     x = np.random.default_rng(0).integers(0, 256, (2, MIN_CHANNELS, 5, 3), dtype=np.uint8)
     exact = run_unfused(model, {"x": x})[0]
