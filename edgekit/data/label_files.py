@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 from pathlib import Path
 
 import msgspec
 
 from edgekit.data.detection_set import Tally
 from edgekit.data.formats.coco_file import coco_file, names_of_categories
-from edgekit.data.formats.text_lines import file_bytes, text_lines
+from edgekit.data.formats.text_lines import file_bytes, text_lines, utf8_bytes
 from edgekit.data.formats.yolo_source import names_from_config
 from edgekit.errors import DataError
 
@@ -44,7 +43,7 @@ def labels_from_file(path: Path) -> tuple[str, ...]:
 
 
 def _names_from_json(path: Path) -> tuple[str, ...]:
-    content = file_bytes(path, _MAX_BYTES).removeprefix(codecs.BOM_UTF8)
+    content = utf8_bytes(file_bytes(path, _MAX_BYTES))
     try:
         found = msgspec.json.decode(content, type=list[str] | dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as e:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edgekit.data.detection_set import Tally
-from edgekit.data.formats.text_lines import file_bytes, looks_like_html
+from edgekit.data.formats.text_lines import file_bytes, looks_like_html, utf8_bytes
 from edgekit.errors import DataError
 
 __all__ = [
@@ -102,7 +101,7 @@ def coco_file(file: Path, *, shapes: bool = False) -> CocoFile:
     Raises:
         DataError: the file cannot be read or is not COCO JSON; names the field or the line.
     """
-    content = file_bytes(file, _MAX_BYTES).removeprefix(codecs.BOM_UTF8)
+    content = utf8_bytes(file_bytes(file, _MAX_BYTES))
     try:
         return msgspec.json.decode(content, type=_ShapedFile if shapes else CocoFile)
     except msgspec.ValidationError as e:
