@@ -73,16 +73,16 @@ class Tally:
             raise self._lost[0]
 
     def notes(self) -> list[str]:
-        """One sentence per nonzero count."""
+        """One note per nonzero count, in a form that suits one and many."""
         counts = (
-            (self.clipped, "boxes extended beyond their image and were clipped to it"),
-            (self.flat, "boxes had no area and were dropped"),
-            (self.ignored, "boxes of crowds or difficult objects are ignored"),
-            (self.moved, "paths have first folders that do not exist here, and were found without them"),
+            (self.clipped, "boxes beyond their image", "clipped to it"),
+            (self.flat, "boxes without area", "dropped"),
+            (self.ignored, "boxes of crowds or difficult objects", "ignored"),
+            (self.moved, "paths whose first folders do not exist here", "found without them"),
         )
-        notes = [f"{count:,} {what}" for count, what in counts if count]
+        notes = [f"{what}: {count:,} {done}" for count, what, done in counts if count]
         skipped = self._skipped.items()
-        return notes + [f"skipped {count:,} {what}; the first: {error.message}" for what, (count, error) in skipped]
+        return notes + [f"{what}: {count:,} skipped; the first: {error.message}" for what, (count, error) in skipped]
 
 
 @dataclass

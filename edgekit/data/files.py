@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from edgekit.errors import DataError
 from edgekit.storage import is_there
 
-__all__ = ["Finder", "child", "files_below", "files_in", "folders_in", "is_hidden"]
+__all__ = ["AnyCase", "Finder", "child", "files_below", "files_in", "folders_in", "is_hidden"]
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
@@ -58,11 +58,37 @@ def child(folder: Path, *names: str) -> Path | None:
     return next((found[name] for name in names if name in found), None)
 
 
+class AnyCase:
+    """Finds files by names in any case; the entries of a folder are listed once."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Path, dict[str, Path]] = {}
+
+    def path(self, folder: Path, *parts: str) -> Path | None:
+        """Returns the visible file or folder at ``parts`` below a folder, or None."""
+        found: Path | None = folder
+        for part in parts:
+            if found is None:
+                return None
+            found = found.parent if part == ".." else self._listed(found).get(part.lower())
+        return found
+
+    def _listed(self, folder: Path) -> dict[str, Path]:
+        if folder not in self._entries:
+            try:
+                listed = {path.name.lower(): path for path in reversed(_entries(folder))}
+            except DataError:  # a file, or a folder of other users
+                listed = {}
+            self._entries[folder] = listed
+        return self._entries[folder]
+
+
 class Finder:
     r"""Finds files by the paths in lists and annotations, which are often relative to another folder or machine.
 
     A path is tried as it is if it is absolute, then relative to each folder. Then its first folders are dropped, one
-    after the other, because ``/home/a/set/images/1.jpg`` and ``C:\set\images\1.jpg`` are ``images/1.jpg`` here.
+    after the other, because ``/home/a/set/images/1.jpg`` and ``C:\set\images\1.jpg`` are ``images/1.jpg`` here. If
+    nothing is found, all is tried again in any case, since Windows and macOS take ``1.JPG`` for ``1.jpg``.
 
     Attributes:
         moved: number of paths that were found without their first folders.
@@ -82,6 +108,7 @@ class Finder:
         self._folders = list(dict.fromkeys(folders))
         self._nearest = self._folders[:nearest]
         self._accept = accept
+        self._in_any_case = AnyCase()
         self._last: tuple[Path, int] | None = None
 
     def find(self, text: str) -> Path | None:
@@ -90,18 +117,19 @@ class Finder:
         absolute = Path(text)
         if absolute.is_absolute() and self._is_found(absolute):
             return absolute
-        for written in dict.fromkeys((text, unquote(text))):
-            found = self._relative(_parts(written))
-            if found is not None:
-                return found
+        for resolve in (Path.joinpath, self._in_any_case.path):
+            for written in dict.fromkeys((text, unquote(text))):
+                found = self._relative(_parts(written), resolve)
+                if found is not None:
+                    return found
         return None
 
-    def _relative(self, parts: tuple[str, ...]) -> Path | None:
+    def _relative(self, parts: tuple[str, ...], resolve: Callable[..., Path | None]) -> Path | None:
         if not parts:
             return None
         for folder, dropped in self._places(len(parts)):
-            path = folder.joinpath(*parts[dropped:])
-            if self._is_found(path):
+            path = resolve(folder, *parts[dropped:])
+            if path is not None and self._is_found(path):
                 self._last = (folder, dropped)
                 self.moved += dropped > 0
                 return path

@@ -211,7 +211,8 @@ def _opened(path: Path) -> Image.Image:
             hint="shrink the image, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file",
         ) from e
     except UnidentifiedImageError as e:
-        raise DataError(f"{path}: expected an image, got a file format that Pillow cannot read") from e
+        got = "a file format that Pillow cannot read" if path.stat().st_size else "an empty file"
+        raise DataError(f"{path}: expected an image, got {got}") from e
     except Exception as e:  # on a broken file, Pillow's parsers may raise any exception
         raise _broken(str(path), e) from e
 

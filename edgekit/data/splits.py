@@ -20,6 +20,7 @@ __all__ = [
     "fraction_from_key",
     "is_drawn",
     "notes_on_drawn",
+    "notes_on_others",
     "part_of",
     "require_drawn",
     "split_from_folder",
@@ -177,8 +178,16 @@ def _split_file(candidates: Sequence[Path], wanted: Split, whose: str) -> SplitF
     got = ", ".join(path.name for path in candidates[:8])
     named = [(path, found) for path in candidates if (found := split_from_name(path.name)) is not None]
     split, notes = available_split([found for _, found in named], wanted, whose, got)
-    own = [path for path, found in named if found == split]
-    return SplitFile(min(own, key=lambda path: _preference(path.name, split)), split, notes)
+    own = sorted((path for path, found in named if found == split), key=lambda path: _preference(path.name, split))
+    return SplitFile(own[0], split, [*notes, *notes_on_others(own, split)])
+
+
+def notes_on_others(files: Sequence[Path], split: Split) -> list[str]:
+    """Returns a note if a split has several files, of which the first is read."""
+    if len(files) < 2:
+        return []
+    others = ", ".join(path.name for path in files[1:4]) + (f" and {len(files) - 4} more" if len(files) > 4 else "")
+    return [f"{files[0].name} is read as the {split} split; other files of this split are not: {others}"]
 
 
 def _preference(name: str, split: Split) -> int:

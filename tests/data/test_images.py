@@ -159,7 +159,7 @@ def test_error_names_a_truncated_file_and_the_reason(tmp_path):
     ("make", "message"),
     [
         (lambda p: p.write_text("hello"), "cannot read"),
-        (lambda p: p.write_bytes(b""), "cannot read"),
+        (lambda p: p.write_bytes(b""), "an empty file"),
         (lambda p: p.mkdir(), "a folder"),
         (lambda p: None, "no such file"),
     ],

@@ -57,7 +57,13 @@ def test_a_file_without_names_is_an_error(tmp_path: Path, name: str, content: st
 def test_a_missing_file_and_another_encoding_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none.txt: expected a text file"):
         labels_from_file(tmp_path / "none.txt")
-    (tmp_path / "a.txt").write_text("cat\n", encoding="utf-16")
+    (tmp_path / "a.txt").write_text("k\xe4se\n", encoding="latin-1")
     with pytest.raises(DataError, match="expected UTF-8 text") as error:
         labels_from_file(tmp_path / "a.txt")
-    assert "UTF-16" in error.value.hint
+    assert "UTF-8" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["a.names", "a.json"])
+def test_labels_in_utf_16_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('["cat", "\u8d64"]' if name.endswith("json") else "cat\n\u8d64\n", encoding="utf-16")
+    assert labels_from_file(tmp_path / name) == ("cat", "\u8d64")

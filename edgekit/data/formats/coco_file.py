@@ -23,16 +23,19 @@ __all__ = [
     "ShapedAnnotation",
     "coco_file",
     "names_of_categories",
+    "same_id",
 ]
 
 # COCO's largest file, with 118,287 images and segmentation polygons, has 470 MB.
 _MAX_BYTES = 4 << 30
+# Python's json module writes these words, which are not JSON, for floats; they begin a value, as no text does.
+_NOT_A_NUMBER = re.compile(rb"([:\[,]\s*)(?:NaN|-?Infinity)(?=\s*[,\]}])")
 _MAX_SIDE = 2**31 - 1
 
 BACKGROUND_NAMES = frozenset({"__background__", "__ignore__", "_background_", "background"})
 """Names of no class, which segmentation tools (labelme, CVAT) list with the classes."""
 
-Id = int | str
+Id = int | float | str
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
@@ -55,14 +58,19 @@ class Annotation(msgspec.Struct, frozen=True, gc=False):
 
     image_id: Id
     category_id: Id
-    bbox: list[float] | None = None
-    iscrowd: int | bool | None = 0
-    id: Id | float | None = None
+    bbox: list[float | str | None] | None = None
+    iscrowd: int | bool | float | str | None = 0
+    id: Id | None = None
 
     @property
     def content(self) -> tuple[Any, ...]:
         """Everything in it, as a hashable value."""
         return self.id, self.image_id, self.category_id, tuple(self.bbox or ())
+
+    @property
+    def is_crowd(self) -> bool:
+        """Whether it is a box of a group of objects."""
+        return str(self.iscrowd).lower() not in ("0", "0.0", "none", "false", "")
 
 
 class ShapedAnnotation(Annotation, frozen=True, gc=False):
@@ -102,8 +110,17 @@ def coco_file(file: Path, *, shapes: bool = False) -> CocoFile:
         DataError: the file cannot be read or is not COCO JSON; names the field or the line.
     """
     content = utf8_bytes(file_bytes(file, _MAX_BYTES))
+    kind = _ShapedFile if shapes else CocoFile
     try:
-        return msgspec.json.decode(content, type=_ShapedFile if shapes else CocoFile)
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            replaced, count = _NOT_A_NUMBER.subn(rb"\1null", content)
+            if not count:
+                raise
+            return msgspec.json.decode(replaced, type=kind)
     except msgspec.ValidationError as e:
         text, _, place = str(e).rpartition(" - at ")
         where = place.strip("`").removeprefix("$.").removeprefix("$") if text else ""
@@ -116,6 +133,15 @@ def coco_file(file: Path, *, shapes: bool = False) -> CocoFile:
         match = re.search(r"\(byte (\d+)\)", str(e))
         line = f", line {content[: int(match[1])].count(10) + 1}" if match else ""
         raise DataError(f"{file}{line}: expected JSON, got: {e}") from e
+
+
+def same_id(value: Id) -> Id:
+    """Returns an id in one form: programs that convert tables write 7 in one list as ``7.0`` or ``"7"`` in another."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value) if str(int(value)) == value else value
+    return value
 
 
 def names_of_categories(content: CocoFile, file: Path, tally: Tally) -> dict[Id, str]:
@@ -140,11 +166,16 @@ def names_of_categories(content: CocoFile, file: Path, tally: Tally) -> dict[Id,
             message = f"{file}: categories[{i}].id: expected a unique id, got a duplicate: {category.id!r}"
             tally.skip("categories whose id is a duplicate", DataError(message))
         first.setdefault(category.id, category)
-    used = {annotation.category_id for annotation in content.annotations}
-    ordered = sorted(first.values(), key=lambda category: (isinstance(category.id, str), category.id))
+    used = {same_id(annotation.category_id) for annotation in content.annotations}
+    ordered = sorted(first.values(), key=lambda category: _order(category.id))
     parents = Counter(category.supercategory for category in ordered if isinstance(category.supercategory, str))
-    classes = [category for category in ordered if category.id in used or not _is_no_class(category, parents)]
+    classes = [category for category in ordered if same_id(category.id) in used or not _is_no_class(category, parents)]
     return {category.id: str(category.name) for category in classes or ordered}
+
+
+def _order(value: Id) -> tuple[bool, Id]:
+    number = same_id(value)
+    return isinstance(number, str), number
 
 
 def _is_no_class(category: _Category, parents: Counter[str]) -> bool:

@@ -20,12 +20,14 @@ from edgekit.data.formats.coco_file import (
     ShapedAnnotation,
     coco_file,
     names_of_categories,
+    same_id,
 )
 from edgekit.data.images import image_size
 from edgekit.data.shapes import ObjectShape, needed_shape
 from edgekit.data.splits import (
     available_split,
     notes_on_drawn,
+    notes_on_others,
     part_of,
     require_drawn,
     split_from_folder,
@@ -73,7 +75,7 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
     tally = Tally()
     images = _images(content, file, tally)
     labels, class_of = _classes(content, file, tally)
-    sizes = {image.id: size for image, _, size, _ in images}
+    sizes = {same_id(image.id): size for image, _, size, _ in images}
     lists = _box_lists(content, sizes, class_of, file, tally, needed)
     tally.require_boxes()
     chosen = images
@@ -84,7 +86,9 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
         raise DataError(
             f"{file}: images: expected at least one for the {choice.split} split, got {len(content.images)}"
         )
-    entries = [AnnotatedImage(place, lists[image.id].boxes(), size, where) for image, place, size, where in chosen]
+    entries = [
+        AnnotatedImage(place, lists[same_id(image.id)].boxes(), size, where) for image, place, size, where in chosen
+    ]
     notes = [*notes, *tally.notes()]
     task = choice.task if needed and choice.task else "detect"
     return DetectionSet(str(file), labels, entries, notes, split=split or choice.split, task=task)
@@ -133,10 +137,13 @@ def _source(path: Path, choice: Choice) -> _Source:
         if (own, wanted) == ("val", "test"):
             return _Source(path, own, [f"{path.name} is of the val split, which is used as the test split"])
         files = [*_siblings(path).values()] or _json_files(path.parent)
-    by_split = {split: file for file in reversed(files) if (split := _split_of(file)) is not None}
+    by_split: dict[Split, list[Path]] = {}
+    for file in files:
+        if (split := _split_of(file)) is not None:
+            by_split.setdefault(split, []).append(file)
     got = ", ".join(file.name for file in files[:8])
     split, notes = available_split(by_split, wanted, f"{path}: COCO's JSON files", got)
-    return _Source(by_split[split], split, notes)
+    return _Source(by_split[split][0], split, [*notes, *notes_on_others(by_split[split], split)])
 
 
 def _undeclared(file: Path, wanted: Split) -> _Source:
@@ -163,11 +170,11 @@ def _images(content: CocoFile, file: Path, tally: Tally) -> list[tuple[Image, Pa
     missing: DataError | None = None
     for i, image in enumerate(content.images):
         where = f"images[{i}] of {file.name}"
-        if image.id in first_by_id:
+        if same_id(image.id) in first_by_id:
             error = DataError(f"{file}: images[{i}].id: expected a unique id, got a duplicate: {image.id!r}")
             tally.skip("images whose id is a duplicate", error)
             continue
-        first_by_id[image.id] = image
+        first_by_id[same_id(image.id)] = image
         path = finder.find(image.file_name)
         if path is None:
             error = _no_image(file, i, image.file_name, folders)
@@ -206,7 +213,7 @@ def _classes(content: CocoFile, file: Path, tally: Tally) -> tuple[tuple[str, ..
     united = own if is_coco(own) else _united(own, file)
     labels = COCO_NAMES if is_coco(united) else united
     place = {name: i for i, name in enumerate(united)}
-    return labels, {key: place[name] for key, name in names.items()}
+    return labels, {same_id(key): place[name] for key, name in names.items()}
 
 
 def _united(own: tuple[str, ...], file: Path) -> tuple[str, ...]:
@@ -231,14 +238,15 @@ def _box_lists(
     needed: str,
 ) -> dict[Id, BoxList]:
     lists = {key: BoxList(size, tally) for key, size in sizes.items()}
-    listed = {image.id for image in content.images}
+    listed = {same_id(image.id) for image in content.images}
     seen: set[tuple[Any, ...]] = set()
     for i, annotation in enumerate(content.annotations):
         where = f"{file}: annotations[{i}]"
-        if annotation.image_id not in listed:
+        image, category = same_id(annotation.image_id), same_id(annotation.category_id)
+        if image not in listed:
             message = f"{where}.image_id: expected the id of an image, got {annotation.image_id!r}"
             tally.skip("annotations of images that are not listed", DataError(message), is_box=True)
-        elif annotation.category_id not in class_of:
+        elif category not in class_of:
             tally.skip("annotations of unknown categories", _unknown(where, annotation, class_of), is_box=True)
         elif not annotation.bbox:
             message = f"{where}.bbox: expected [x, y, width, height], got none"
@@ -249,9 +257,9 @@ def _box_lists(
         elif annotation.id is not None and annotation.content in seen:
             message = f"{where}.id: expected a unique annotation, got a copy of {annotation.id!r}"
             tally.skip("copies of annotations", DataError(message))
-        elif annotation.image_id in lists:  # else its image was skipped
+        elif image in lists:  # else its image was skipped
             seen.add(annotation.content)
-            _add(lists[annotation.image_id], annotation, class_of[annotation.category_id], where)
+            _add(lists[image], annotation, class_of[category], where)
     return lists
 
 
@@ -260,12 +268,16 @@ def _add(boxes: BoxList, annotation: Annotation, label: int, where: str) -> None
     if len(bbox) != 4:
         boxes.tally.skip_faulty(DataError(f"{where}.bbox: expected `array` of length 4, got {len(bbox)}"))
         return
-    x, y, width, height = np.asarray(bbox, np.float64).tolist()
+    try:
+        x, y, width, height = np.asarray(bbox, np.float64).tolist()
+    except (TypeError, ValueError):
+        boxes.tally.skip_faulty(DataError(f"{where}.bbox: expected four numbers, got {str(bbox)[:80]}"))
+        return
     boxes.add(
         (x, y, x + width, y + height),
         label,
         f"{where}.bbox",
-        ignored=bool(annotation.iscrowd),
+        ignored=annotation.is_crowd,
         shape=_shape(annotation),
     )
 

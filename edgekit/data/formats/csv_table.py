@@ -140,13 +140,14 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
 
 
 def is_table(path: Path) -> bool:
-    """Whether the file's second line, or its only one, is a row of at least two numbers."""
+    """Whether the second line of the file, or its only one, is a row of numbers; the last field may be a class."""
     try:
         first = list(itertools.islice(records(path, separator_of(path)), 2))
     except DataError:
         return False
     fields = first[-1].fields if first else []
-    return len(fields) > 1 and all(number_from_text(field) is not None for field in fields)
+    numbers = [number_from_text(field) is not None for field in fields]
+    return len(numbers) > 1 and all(numbers[:-1]) and (numbers[-1] or len(numbers) > 2)
 
 
 def _file(path: Path, wanted: Split) -> SplitFile:

@@ -10,6 +10,7 @@ from edgekit.data.formats.csv_table import is_table
 from edgekit.data.formats.idx import is_idx_name
 from edgekit.data.formats.image_folder import split_folders
 from edgekit.data.formats.parallel_text import is_parallel_text
+from edgekit.data.formats.text_lines import utf8_bytes
 from edgekit.data.formats.voc import voc_root
 from edgekit.data.formats.yolo_source import has_labelled_images, yolo_config, yolo_folders
 from edgekit.data.images import image_suffixes
@@ -17,6 +18,7 @@ from edgekit.errors import DataError
 
 __all__ = ["format_from_path"]
 
+_START_BYTES = 1 << 16
 _EXPECTED = (
     "one of: folders of images, one per class; MNIST's IDX files; COCO's .json; VOC's Annotations; YOLO's images and "
     "labels; a .csv; a .tsv or .src and .tgt"
@@ -34,19 +36,24 @@ def format_from_path(path: Path) -> str:
     except OSError as e:
         raise DataError(f"{path}: expected a readable file or folder, got: {e.strerror or e}") from e
     if found is None:
+        inner = _folder_below(path) if path.is_dir() else None
         raise DataError(
             f"{path}: expected {_EXPECTED}; got {'a folder' if path.is_dir() else 'a file'} in an unknown format",
-            hint="specify the format with a prefix, such as folder:PATH, idx:, coco:, voc:, yolo:, csv: or text:",
+            hint=f"use the folder {inner}"
+            if inner is not None
+            else "specify the format with a prefix, such as folder:PATH, idx:, coco:, voc:, yolo:, csv: or text:",
         )
     return found
 
 
 def _of_file(path: Path) -> str | None:
-    by_suffix = {".json": "coco", ".csv": "csv", ".yaml": "yolo", ".yml": "yolo", ".data": "yolo"}
+    by_suffix = {".json": "coco", ".csv": "csv", ".yaml": "yolo", ".yml": "yolo"}
     if is_idx_name(path.name):
         return "idx"
     if path.suffix.lower() in by_suffix:
         return by_suffix[path.suffix.lower()]
+    if path.suffix.lower() == ".data":
+        return "csv" if is_table(path) else "yolo"  # UCI's tables have Darknet's suffix
     if path.suffix.lower() in (".tsv", ".tab", ".txt", ".src", ".tgt"):
         return "csv" if is_table(path) else "text" if is_parallel_text(path) else None
     return None
@@ -63,12 +70,27 @@ def _of_folder(path: Path) -> str | None:
         return "voc"
     if _is_yolo(path, names | {folder.name for folder in folders}):
         return "yolo"
+    if any(_is_coco_json(file) for file in files if file.suffix.lower() == ".json"):
+        return "coco"
     if split_folders(path) or any(files_in(folder, *image_suffixes()) for folder in folders):
         return "folder"
     suffixes = {entry.suffix.lower() for entry in files}
     if ".csv" in suffixes:
         return "csv"
     return "text" if suffixes & {".src", ".tsv"} else None
+
+
+def _folder_below(path: Path) -> Path | None:
+    """Returns the subfolder with a data set; archives often unpack into a folder more than expected."""
+    found = [folder for folder in folders_in(path) if _of_folder(folder) is not None]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_coco_json(path: Path) -> bool:
+    """Whether a file begins like COCO JSON; those of labelme and VIA have other fields."""
+    with path.open("rb") as file:
+        start = utf8_bytes(file.read(_START_BYTES)).lstrip()
+    return start.startswith(b"{") and (b'"file_name"' in start or b'"image_id"' in start)
 
 
 def _is_yolo(path: Path, names: set[str]) -> bool:

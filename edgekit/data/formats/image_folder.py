@@ -8,12 +8,15 @@ from pathlib import Path
 from edgekit.data.detection_set import empty_classes
 from edgekit.data.examples import Choice, Example, Split
 from edgekit.data.files import files_in, folders_in
-from edgekit.data.images import image_suffixes, images_in, read_image
+from edgekit.data.images import image_suffixes, images_below, read_image
 from edgekit.data.splits import available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
 
 __all__ = ["ImageFolder", "image_folder_from_path", "split_folders"]
+
+
+_HINT = "each class needs two images or more, so that one is for the test; or write the folders train and test"
 
 
 class ImageFolder:
@@ -36,7 +39,7 @@ class ImageFolder:
             DataError: ``files`` is empty.
         """
         if not files:
-            raise DataError(f"{name}: expected at least two images in a class, one per split, got one")
+            raise DataError(f"{name}: expected images in the {split} split, got none", hint=_HINT)
         self.name = name
         self.split = split
         self.labels = labels
@@ -55,10 +58,11 @@ def image_folder_from_path(root: Path, choice: Choice) -> ImageFolder:
     """Opens a folder with one subfolder of images per class.
 
     Subfolders named train, val and test are the splits, and a class has the same index in all even if one of them lacks
-    it. Otherwise a fifth of each class is the test split.
+    it. Otherwise a fifth of each class is the test split. The subfolders of a class belong to it, as in torchvision. A
+    note names classes without images.
 
     Raises:
-        DataError: there are no classes, or a class has no images.
+        DataError: there are no classes, or no images; or images are in the folders of the splits themselves.
     """
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder with one subfolder per class, got a file")
@@ -69,8 +73,14 @@ def image_folder_from_path(root: Path, choice: Choice) -> ImageFolder:
     files: list[tuple[Path, int]] = []
     missing = []
     classes = _class_folders(root)
+    if len(classes) == 1 and not files_in(classes[0], *image_suffixes()) and folders_in(classes[0]):
+        raise DataError(
+            f"{root}: expected one subfolder per class, got the single folder {classes[0].name} without images",
+            hint=f"use {classes[0]}",
+        )
+    _require_no_splits(root, classes)
     for label, folder in enumerate(classes):
-        part = part_of(images_in(folder), choice.split, lambda path: path.name)
+        part = part_of(list(images_below(folder)), choice.split, lambda path: path.name)
         if not part:
             missing.append(folder.name)
         files += [(path, label) for path in part]
@@ -93,8 +103,10 @@ def _declared(root: Path, splits: dict[Split, Path], wanted: Split) -> ImageFold
     folder = splits[split]
     names = {other: {each.name for each in _class_folders(path)} for other, path in splits.items()}
     labels = tuple(sorted(set().union(*names.values())))
-    files = [(path, labels.index(each.name)) for each in _class_folders(folder) for path in images_in(each)]
-    empty = empty_classes([label for label in labels if label not in names[split]], "images")
+    index = {label: i for i, label in enumerate(labels)}
+    files = [(path, index[each.name]) for each in _class_folders(folder) for path in images_below(each)]
+    present = {label for _, label in files}
+    empty = empty_classes([label for i, label in enumerate(labels) if i not in present], "images")
     return ImageFolder(str(folder), labels, files, [*notes, *_strays(folder), *empty], split=split)
 
 
@@ -103,6 +115,16 @@ def _class_folders(root: Path) -> list[Path]:
     if not folders:
         raise DataError(f"{root}: expected one subfolder per class, got none")
     return folders
+
+
+def _require_no_splits(root: Path, classes: Sequence[Path]) -> None:
+    """Checks that folders of images are not splits, which tools write with labels in a table or another file."""
+    if len(classes) > 1 and all(split_from_folder(folder) is not None for folder in classes):
+        raise DataError(
+            f"{root}: expected a subfolder for each class in {' and '.join(folder.name for folder in classes)}, got "
+            "images without classes",
+            hint="labels in a CSV file beside images are not supported: export as folders, COCO, VOC or YOLO",
+        )
 
 
 def _strays(root: Path) -> Iterator[str]:

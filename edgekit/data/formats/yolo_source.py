@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ class YoloSource:
         keypoints: number of keypoints in a line after the class and the box, and of numbers of each one: x, y, and the
             visibility if there are three; 0 without keypoints.
         missing: the errors of declared splits whose paths do not exist.
+        numbered: the file has only the number of classes, so that ``names`` are numbers.
     """
 
     names: tuple[str, ...] | None
@@ -40,6 +42,7 @@ class YoloSource:
     undeclared: tuple[Path, ...] = ()
     keypoints: tuple[int, int] = (0, 0)
     missing: Mapping[Split, DataError] = field(default_factory=dict)
+    numbered: bool = False
 
 
 def yolo_source(path: Path) -> YoloSource:
@@ -108,7 +111,9 @@ def _add(found: dict[Split, tuple[Path, ...]], split: Split | None, folder: Path
 
 def _has_names(file: Path) -> bool:
     try:
-        return any(line.text.lstrip("{ '\"").lower().startswith(("names", "classes")) for line in text_lines(file))
+        return any(
+            line.text.lstrip("{ '\"").lower().startswith(("names", "classes", "nc:")) for line in text_lines(file)
+        )
     except DataError:  # not a text, so not a configuration
         return False
 
@@ -119,16 +124,22 @@ def _from_config(file: Path) -> YoloSource:
     settings = {key.lower(): value for key, value in settings.items()}
     finder = _finder(file, _root(file, settings))
     images, missing = _declared(file, settings, finder)
-    names = _darknet_names(file, settings, finder) if darknet else names_from_value(settings.get("names"), file)
     key = "classes" if darknet else "nc"
-    declared = settings.get(key, str(len(names)))
-    if str(declared) != str(len(names)):
+    declared = settings.get(key)
+    numbered = "names" not in settings and re.fullmatch(r"[1-9]\d{0,3}", str(declared)) is not None
+    if darknet:
+        names = _darknet_names(file, settings, finder)
+    elif numbered:
+        names = tuple(map(str, range(int(str(declared)))))
+    else:
+        names = names_from_value(settings.get("names"), file)
+    if declared is not None and str(declared) != str(len(names)):
         raise DataError(f"{file}: {key}: expected {len(names)}, the number of names, got {str(declared)[:40]!r}")
     keypoints = _keypoints(file, settings)
     if images or missing:
-        return YoloSource(names, images, (), keypoints, missing)
+        return YoloSource(names, images, (), keypoints, missing, numbered)
     folders = _from_folder(_root(file, settings))
-    return YoloSource(names, folders.images, folders.undeclared, keypoints)
+    return YoloSource(names, folders.images, folders.undeclared, keypoints, {}, numbered)
 
 
 def _declared(
@@ -152,13 +163,21 @@ def _from_folder(root: Path) -> YoloSource:
     named = child(root, *NAME_FILES)
     splits = yolo_folders(root)
     if named is None:
-        inner = [child(folder, *NAME_FILES) for folder in folders_in(root) if split_from_folder(folder)]
-        named = next((file for file in inner if file is not None), None)
+        named = _named_below(root)
     names = names_in(named) if named is not None else None
     if splits:
         return YoloSource(names, splits)
     images = child(root, "images", "jpegimages")
     return YoloSource(names, {}, (images if images is not None and images.is_dir() else root,))
+
+
+def _named_below(root: Path) -> Path | None:
+    """Returns the file of names in the folder of a split, or with the label files, where LabelImg writes it."""
+    labels = child(root, "labels")
+    folders = [folder for folder in folders_in(root) if split_from_folder(folder)]
+    if labels is not None and labels.is_dir():
+        folders += [labels, *(folder for folder in folders_in(labels) if split_from_folder(folder))]
+    return next((file for folder in folders if (file := child(folder, *NAME_FILES)) is not None), None)
 
 
 def _root(file: Path, settings: Settings) -> Path:

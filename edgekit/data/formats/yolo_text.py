@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgekit.data.detection_set import AnnotatedImage, BoxList, Corners, DetectionSet, Tally
 from edgekit.data.examples import Boxes, Choice, Split
-from edgekit.data.files import Finder, child, files_in
+from edgekit.data.files import AnyCase, Finder, child, files_in
 from edgekit.data.formats.text_lines import text_lines
 from edgekit.data.formats.yolo_source import NAME_FILES, YoloSource, yolo_source
 from edgekit.data.images import image_suffixes, images_below
@@ -20,6 +20,10 @@ __all__ = ["yolo_from_path"]
 
 # Folders of images, whose labels are in the same place below labels; the last three are those of Darknet's data.c.
 IMAGE_FOLDERS = ("images", "jpegimages", "raw")
+_LONG_LINES = (
+    "lines of predictions end with a score, which labels do not have; keypoints need kpt_shape in data.yaml; outlines "
+    "have an even number of coordinates, six or more"
+)
 # Ultralytics accepts fractions up to this, to allow for rounding.
 _MAX_FRACTION = 1.01
 
@@ -57,8 +61,8 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
     entries = [AnnotatedImage(image, boxes, None, text.name) for image, text, boxes in read]
     notes += tally.notes()
     if missing:
-        notes.append(f"{missing:,} images have no label file and are taken as images without objects")
-    if source.names is None:
+        notes.append(f"images without a label file: {missing:,} taken as images without objects")
+    if source.names is None or source.numbered:
         notes.append(f"no data.yaml or classes.txt has class names, so classes are named 0 to {len(names) - 1}")
     task = choice.task if needed and choice.task else "detect"
     return DetectionSet(str(path), names, entries, notes, split=split, task=task)
@@ -144,14 +148,21 @@ class _LabelFiles:
 
     def __init__(self) -> None:
         self._labels: dict[Path, Path | None] = {}
+        self._in_any_case = AnyCase()
 
     def of(self, image: Path) -> Path | None:
         """Returns the label file of an image, or None."""
-        parts, candidates = image.parts, list[Path]()
+        parts, candidates = image.parts, list[tuple[Path, tuple[str, ...]]]()
+        text = f"{image.stem}.txt"
         for place in reversed(range(len(parts) - 1)):
             if parts[place].lower() in IMAGE_FOLDERS and (labels := self._folder(Path(*parts[:place]))):
-                candidates.append(labels.joinpath(*parts[place + 1 :]).with_suffix(".txt"))
-        return first_file([*candidates, image.with_suffix(".txt")])
+                candidates.append((labels, (*parts[place + 1 : -1], text)))
+        candidates.append((image.parent, (text,)))
+        found = first_file(folder.joinpath(*below) for folder, below in candidates)
+        # Windows and macOS take labels/Val/A.TXT for labels/val/a.txt.
+        return found or first_file(
+            filter(None, (self._in_any_case.path(folder, *below) for folder, below in candidates))
+        )
 
     def _folder(self, parent: Path) -> Path | None:
         if parent not in self._labels:
@@ -166,7 +177,7 @@ def _count_orphans(used: set[Path], tally: Tally) -> None:
         stems = {image.stem for place in places for image in files_in(place, *image_suffixes())}
         for file in files_in(folder, ".txt"):
             is_list = file.name.lower() in NAME_FILES or split_from_folder(Path(file.stem)) is not None
-            if file.stem not in stems and not is_list:
+            if file not in used and file.stem not in stems and not is_list:
                 tally.skip("label files without an image", DataError(f"{file}: expected its image, got no such file"))
 
 
@@ -208,7 +219,8 @@ def _label(text: str, names: tuple[str, ...] | None, where: str) -> int:
     digits = text.partition(".")[0] if text.rstrip("0").endswith(".") else text
     label = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 9 else -1
     if not 0 <= label <= last:
-        raise DataError(f"{where}: expected a class from 0 to {last}, got '{text[:40]}'")
+        hint = "separate the numbers with spaces" if "," in text else ""
+        raise DataError(f"{where}: expected a class from 0 to {last}, got '{text[:40]}'", hint=hint)
     return label
 
 
@@ -228,7 +240,7 @@ def _corners(numbers: list[float], keypoints: tuple[int, int], where: str) -> tu
     if len(numbers) != 4 and not outline:
         raise DataError(
             f"{where}: expected 4 numbers after the class (cx cy width height), got {len(numbers)}",
-            hint="keypoints need kpt_shape in data.yaml" if len(numbers) > 4 else "",
+            hint=_LONG_LINES if len(numbers) > 4 else "",
         )
     if not all(0 <= number <= _MAX_FRACTION for number in numbers):  # rejects NaN too
         raise DataError(

@@ -86,7 +86,10 @@ def names_from_value(value: object, file: Path) -> tuple[str, ...]:
     if isinstance(value, dict):
         missing = next((i for i in range(len(value)) if i not in value), None)
         if missing is not None:
-            raise DataError(f"{file}: names: expected 0 to {len(value) - 1}, got none for {missing}")
+            raise DataError(
+                f"{file}: names: expected a name for each class from 0 to {max(value)}, got none for {missing}",
+                hint="give classes without images a name too, because label files have the numbers",
+            )
         value = [value[i] for i in range(len(value))]
     if not isinstance(value, list) or not value:
         raise DataError(f"{file}: names: expected class names, got none", hint="such as names: [cat, dog]")

@@ -55,7 +55,7 @@ def test_crowds_are_set_aside_and_counted(tmp_path):
     assert len(found[1].target) == 0
     assert found[1].target.ignored.corners.tolist() == [[0, 0, 40, 30]]
     assert found[0].target.ignored is None
-    assert "1 boxes of crowds or difficult objects are ignored" in found.notes
+    assert "boxes of crowds or difficult objects: 1 ignored" in found.notes
 
 
 def test_boxes_are_those_of_pycocotools(tmp_path):
@@ -132,14 +132,14 @@ def test_a_box_beyond_the_edge_is_clipped_and_counted(tmp_path):
     boxes = [box([-5, 2, 10, 10]), box([30, 20, 20, 20]), box([0, 0, 40.0001, 30])]
     found = coco_from_path(write(tmp_path / "val.json", annotations(annotations=boxes)), Choice())
     assert found[0].target.corners.tolist() == [[0, 2, 5, 12], [30, 20, 40, 30], [0, 0, 40, 30]]
-    assert "2 boxes extended beyond their image and were clipped to it" in found.notes
+    assert "boxes beyond their image: 2 clipped to it" in found.notes
 
 
 def test_a_box_without_area_is_left_out_and_counted(tmp_path):
     boxes = [box([5, 2, 0, 10]), box([1, 1, 2, 2])]
     found = coco_from_path(write(tmp_path / "val.json", annotations(annotations=boxes)), Choice())
     assert found[0].target.corners.tolist() == [[1, 1, 3, 3]]
-    assert "1 boxes had no area and were dropped" in found.notes
+    assert "boxes without area: 1 dropped" in found.notes
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_box_without_area_is_left_out_and_counted(tmp_path):
         ({"annotations": [box([1e308, 2, 1e308, 10])]}, r"annotations\[0\].bbox: expected finite numbers"),
         ({"annotations": [box([1, 2, 3])]}, r"annotations\[0\].bbox: expected `array` of length 4"),
         ({"annotations": [box([])]}, r"annotations\[0\].bbox: expected \[x, y, width, height\], got none"),
-        ({"annotations": [box([1, 2, 3, "4"])]}, r"annotations\[0\].bbox\[3\]: expected `float`, got `str`"),
+        ({"annotations": [box([1, 2, 3, "x"])]}, r"annotations\[0\].bbox: expected four numbers, got"),
         ({"annotations": [{"image_id": 0}]}, r"annotations\[0\]: object missing required field `category_id`"),
         (
             {"annotations": [box([1, 2, 3, 4], category_id=99)]},

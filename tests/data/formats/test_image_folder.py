@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.data.examples import Choice
+from edgekit.data.examples import Choice, data_set
 from edgekit.data.formats.image_folder import image_folder_from_path
 from edgekit.errors import DataError
 
@@ -69,11 +69,38 @@ def test_a_single_image_is_learned_from_and_the_test_says_that_it_has_none(tmp_p
     assert "ant/1.png" in ids(image_folder_from_path(tmp_path, Choice("train")))
 
 
-def test_an_empty_class_is_an_error(tmp_path):
-    write(tmp_path / "ant" / "1.png")
-    (tmp_path / "bee").mkdir()
-    with pytest.raises(DataError, match=r"bee: expected images .*got none"):
+@pytest.mark.parametrize("split", ["train", "."])
+def test_an_empty_class_is_noted(tmp_path, split):
+    write(tmp_path / split / "ant" / "1.png")
+    (tmp_path / split / "bee").mkdir()
+    examples = image_folder_from_path(tmp_path, Choice("train"))
+    assert examples.labels == ("ant", "bee")
+    assert examples.notes[-1] == "no images in this split: 'bee'"
+
+
+def test_subfolders_of_a_class_belong_to_it_as_in_torchvision(tmp_path):
+    for name in ("ant/1.png", "ant/x/2.png", "bee/y/z/3.png", "bee/4.png"):
+        write(tmp_path / "train" / name)
+    examples = image_folder_from_path(tmp_path, Choice("train"))
+    assert examples.labels == ("ant", "bee")
+    assert [examples[i].target for i in range(len(examples))] == [0, 0, 1, 1]
+
+
+def test_splits_of_images_without_classes_are_not_taken_for_classes(tmp_path):
+    for split in ("train", "valid"):
+        write(tmp_path / split / "1.png")
+        (tmp_path / split / "_classes.csv").write_text("filename, ant\n1.png, 1\n")
+    with pytest.raises(DataError, match="expected a subfolder for each class in train and valid"):
         image_folder_from_path(tmp_path, Choice("train"))
+
+
+def test_one_folder_too_high_names_the_folder_below(tmp_path):
+    for name in ("ant", "bee"):
+        write(tmp_path / "archive" / "train" / name / "1.png")
+    with pytest.raises(DataError, match="use .*archive"):
+        image_folder_from_path(tmp_path, Choice("train"))
+    with pytest.raises(DataError, match="use the folder .*archive"):
+        data_set(str(tmp_path), split="train")
 
 
 def test_a_split_that_is_not_there_is_an_error(tmp_path):
@@ -86,7 +113,7 @@ def test_no_classes_at_all_is_an_error(tmp_path):
     with pytest.raises(DataError, match="expected one subfolder per class, got none"):
         image_folder_from_path(tmp_path, Choice())
     write(tmp_path / "ant" / "1.png")
-    with pytest.raises(DataError, match="expected at least two images"):
+    with pytest.raises(DataError, match="expected images in the test split, got none"):
         image_folder_from_path(tmp_path, Choice("test"))
     with pytest.raises(DataError, match="got a file"):
         image_folder_from_path(tmp_path / "ant" / "1.png", Choice())

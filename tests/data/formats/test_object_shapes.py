@@ -87,7 +87,7 @@ def test_annotations_without_a_shape_are_skipped_and_counted(coco, task: str, mi
     whole = {"segmentation": [POLYGON], "keypoints": POINTS}
     examples = data_set(str(coco(whole, missing)), task=task)
     assert len(examples[0].target) == 1
-    assert any(f"skipped 1 annotations without {words}" in note for note in examples.notes)
+    assert any(f"annotations without {words}: 1 skipped" in note for note in examples.notes)
     with pytest.raises(DataError, match=rf"annotations\[0\]: expected {words}, got none"):
         data_set(str(coco(missing)), task=task)
 

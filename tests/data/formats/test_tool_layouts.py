@@ -155,8 +155,8 @@ def test_cvats_yolo_lists_are_found_as_unzipped(tmp_path: Path) -> None:
     text(tmp_path / "train.txt", "data/obj_train_data/0.png\ndata\\obj_train_data\\1.png\ndata/obj_train_data/9.png\n")
     examples = data_set(str(tmp_path), split="train")
     assert len(examples) == 2 and found(examples) == BOTH
-    assert any(note.startswith("skipped 1 paths of images that do not exist") for note in examples.notes)
-    assert any("2 paths have first folders that do not exist here" in note for note in examples.notes)
+    assert any(note.startswith("paths of images that do not exist: 1 skipped; ") for note in examples.notes)
+    assert any("paths whose first folders do not exist here: 2" in note for note in examples.notes)
 
 
 def test_darknets_lists_are_relative_to_its_folder_or_the_working_folder(
@@ -306,16 +306,16 @@ def test_single_bad_records_of_coco_are_skipped_and_counted(tmp_path: Path) -> N
     assert len(examples) == 2 and found(examples) == BOTH
     assert sum(len(examples[i].target) for i in range(2)) == 4
     for what in (
-        "1 copies of annotations",
-        "1 annotations of images that are not listed",
-        "1 annotations of unknown categories",
-        "1 annotations without a box",
-        "1 faulty boxes",
-        "1 images whose id is a duplicate",
-        "1 categories whose id is a duplicate",
-        "1 images without a file",
+        "copies of annotations",
+        "annotations of images that are not listed",
+        "annotations of unknown categories",
+        "annotations without a box",
+        "faulty boxes",
+        "images whose id is a duplicate",
+        "categories whose id is a duplicate",
+        "images without a file",
     ):
-        assert any(note.startswith(f"skipped {what}; the first: ") for note in examples.notes), what
+        assert any(note.startswith(f"{what}: 1 skipped; the first: ") for note in examples.notes), what
 
 
 def test_single_bad_records_of_voc_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_single_bad_records_of_voc_are_skipped_and_counted(tmp_path: Path) -> No
     assert len(examples) == 3 and found(examples) == BOTH
     for what in ("annotation files that cannot be read", "annotation files without an image",
                  "listed images without an annotation file", "images that are listed twice"):  # fmt: skip
-        assert any(note.startswith(f"skipped 1 {what}") for note in examples.notes), what
+        assert any(note.startswith(f"{what}: 1 skipped") for note in examples.notes), what
 
 
 def test_single_bad_records_of_yolo_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_single_bad_records_of_yolo_are_skipped_and_counted(tmp_path: Path) -> N
     examples = data_set(str(tmp_path), split="train")
     assert len(examples[0].target) == 2 and found(examples) == BOTH
     for what in ("copies of lines", "faulty boxes", "label files without an image"):
-        assert any(note.startswith(f"skipped 1 {what}") for note in examples.notes), what
+        assert any(note.startswith(f"{what}: 1 skipped") for note in examples.notes), what
 
 
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(40)

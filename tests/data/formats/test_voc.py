@@ -63,7 +63,7 @@ def test_difficult_objects_are_set_aside(tmp_path):
     root = write(tmp_path, {"a": annotation(thing(), thing(difficult=1))}, {"val": ["a"]})
     found = voc_from_path(root, Choice())
     assert len(found[0].target) == 1 and len(found[0].target.ignored) == 1
-    assert "1 boxes of crowds or difficult objects are ignored" in found.notes
+    assert "boxes of crowds or difficult objects: 1 ignored" in found.notes
 
 
 def test_boxes_are_those_that_elementtree_reads(tmp_path):
@@ -134,7 +134,7 @@ def test_a_box_beyond_the_edge_is_clipped_and_one_outside_is_an_error(tmp_path):
     root = write(tmp_path, {"a": annotation(thing(corners=(1, 1, 45, 30)))}, {"test": ["a"]})
     found = voc_from_path(root, Choice())
     assert found[0].target.corners.tolist() == [[0, 0, 40, 30]]
-    assert found.notes == ["1 boxes extended beyond their image and were clipped to it"]
+    assert found.notes == ["boxes beyond their image: 1 clipped to it"]
     root = write(tmp_path, {"a": annotation(thing(), thing(corners=(50, 1, 60, 30)))}, {"test": ["a"]})
     found = voc_from_path(root, Choice())
     assert len(found[0].target) == 1

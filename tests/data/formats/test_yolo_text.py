@@ -70,7 +70,7 @@ def test_an_image_without_text_shows_nothing_and_is_counted(tmp_path):
     write(tmp_path, {"train/a": None, "train/b": LINE})
     found = yolo_from_path(tmp_path, Choice("train"))
     assert [len(found[i].target) for i in range(2)] == [0, 1]
-    assert "1 images have no label file and are taken as images without objects" in found.notes
+    assert "images without a label file: 1 taken as images without objects" in found.notes
 
 
 def test_boxes_over_the_edge_are_clipped_and_counted(tmp_path):
@@ -78,8 +78,8 @@ def test_boxes_over_the_edge_are_clipped_and_counted(tmp_path):
     found = yolo_from_path(tmp_path, Choice("train"))
     np.testing.assert_allclose(found[0].target.corners, [[0, 5, 12, 15], [0, 0, 40, 20]], atol=1e-5)
     assert found.notes[:2] == [
-        "1 boxes extended beyond their image and were clipped to it",
-        "1 boxes had no area and were dropped",
+        "boxes beyond their image: 1 clipped to it",
+        "boxes without area: 1 dropped",
     ]
 
 
@@ -226,7 +226,7 @@ def test_a_line_that_is_no_box_is_an_error(tmp_path, text, message):
         ("names: [cat, ]x\n", "line 1: expected a list that ends with ]"),
         ("names: [cat, {a: b}]\n", "line 1: expected names and commas"),
         ("names: ['cat]\n", "line 1: expected names and commas"),
-        ("names:\n  0: cat\n  2: dog\n", "names: expected 0 to 1, got none for 1"),
+        ("names:\n  0: cat\n  2: dog\n", "names: expected a name for each class from 0 to 2, got none for 1"),
         ("names:\n  0: cat\n  0: dog\n", "line 3: expected a unique number, got a duplicate: 0"),
         ("names:\n  0: cat\n  dog\n", "line 3: expected NUMBER: NAME, got 'dog'"),
         ("names:\n  - cat\n  dog\n", "line 3: expected - NAME, got 'dog'"),

@@ -1,0 +1,190 @@
+"""Data sets with what programs, spreadsheets and other operating systems do to their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from edgekit.data.examples import DataSet, data_set
+from edgekit.errors import DataError
+
+RED, BLUE = "0 0.25 0.25 0.5 0.5", "1 0.75 0.75 0.5 0.5"
+CORNERS = [[0.0, 0.0, 32.0, 32.0], [32.0, 32.0, 64.0, 64.0]]
+
+
+def image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64)).save(path, format="PNG")
+    return path
+
+
+def text(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def boxes(examples: DataSet, index: int = 0) -> tuple[list[int], list[list[float]]]:
+    target: Any = examples[index].target
+    return target.classes.tolist(), target.corners.tolist()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "labels"),
+    [
+        ("Images/Val/a.PNG", "labels/val/a.txt"),
+        ("images/val/A.png", "labels/val/a.TXT"),
+        ("images/VAL/a.png", "Labels/Val/A.txt"),
+        ("JPEGImages/val/a.png", "Labels/val/a.Txt"),
+    ],
+)
+def test_labels_are_found_in_any_case_as_on_windows(tmp_path: Path, pictures: str, labels: str) -> None:
+    image(tmp_path / pictures)
+    text(tmp_path / labels, f"{RED}\n{BLUE}\n")
+    text(tmp_path / "data.yaml", "path: .\nval: images/val\nnames: [red, blue]\n".replace("images/val", pictures[:-6]))
+
+    examples = data_set(f"yolo:{tmp_path}", split="val")
+
+    assert boxes(examples) == ([0, 1], CORNERS)
+    assert not examples.notes
+
+
+@pytest.mark.parametrize("place", ["labels", "labels/train", "labels/Train"])
+def test_labelimg_writes_the_names_with_the_labels(tmp_path: Path, place: str) -> None:
+    below = place.removeprefix("labels")
+    image(tmp_path / f"images{below}" / "a.png")
+    text(tmp_path / place / "a.txt", f"{RED}\r\n{BLUE}\r\n")
+    text(tmp_path / place / "classes.txt", "red\r\nblue\r\n")
+
+    examples = data_set(str(tmp_path), split="train")
+
+    assert examples.labels == ("red", "blue")
+    assert boxes(examples) == ([0, 1], CORNERS)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_files_of_other_editors_are_read(tmp_path: Path, encoding: str, end: str) -> None:
+    image(tmp_path / "images" / "a.png")
+    text(tmp_path / "labels" / "a.txt", f"{RED}{end}{BLUE}{end}".encode(encoding))
+    text(tmp_path / "train.txt", f"images\\a.png{end}".encode(encoding))
+    text(tmp_path / "data.yaml", f"train: train.txt{end}names:{end}  0: 赤{end}  1: blue{end}".encode(encoding))
+
+    examples = data_set(str(tmp_path / "data.yaml"), split="train")
+
+    assert examples.labels == ("赤", "blue")
+    assert boxes(examples) == ([0, 1], CORNERS)
+
+
+def test_a_number_of_classes_without_names_is_enough(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png")
+    text(tmp_path / "labels" / "a.txt", BLUE)
+    text(tmp_path / "data.yaml", "train: images\nnc: 3  # no names\n")
+
+    examples = data_set(str(tmp_path), split="train")
+
+    assert examples.labels == ("0", "1", "2")
+    assert "classes are named 0 to 2" in examples.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"), [("0,0.25,0.25,0.5,0.5", "with spaces"), (f"{RED} 0.97", "predictions end with a score")]
+)
+def test_lines_of_other_formats_are_named(tmp_path: Path, line: str, hint: str) -> None:
+    image(tmp_path / "images" / "a.png")
+    text(tmp_path / "labels" / "a.txt", line)
+
+    with pytest.raises(DataError, match=hint):
+        data_set(f"yolo:{tmp_path}", split="train")
+
+
+def coco(file: Path, change: Any = lambda content: content) -> Path:
+    images = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 64} for i in range(2)]
+    for entry in images:
+        image(file.parent / str(entry["file_name"]))
+    annotations = [
+        {"id": 2 * i + j, "image_id": i, "category_id": j + 3, "bbox": [32 * j, 32 * j, 32, 32], "area": 1024}
+        for i in range(2)
+        for j in range(2)
+    ]
+    names = ("red", "blue")
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": j + 3, "name": name} for j, name in enumerate(names)],
+    }
+    return text(file, json.dumps(change(content)))
+
+
+def _texts(content: dict[str, Any]) -> dict[str, Any]:
+    for entry in content["annotations"]:
+        entry |= {
+            "image_id": str(entry["image_id"]),
+            "category_id": float(entry["category_id"]),
+            "bbox": list(map(str, entry["bbox"])),
+            "iscrowd": "0",
+        }
+    return content
+
+
+def _no_number(content: dict[str, Any]) -> dict[str, Any]:
+    content["annotations"][3]["area"] = float("nan")
+    content["annotations"].append({**content["annotations"][0], "id": 9, "bbox": [float("nan"), 0, 3, float("inf")]})
+    return content
+
+
+def _other_case(content: dict[str, Any]) -> dict[str, Any]:
+    for entry in content["images"]:
+        entry["file_name"] = f"Images\\{entry['id']}.PNG"
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (_texts, None),
+        (_no_number, "faulty boxes: 1 skipped"),
+        (_other_case, "paths whose first folders do not exist here: 2"),
+    ],
+)
+def test_coco_with_ids_and_numbers_of_other_types_is_read(tmp_path: Path, change: Any, note: str | None) -> None:
+    examples = data_set(str(coco(tmp_path / "val.json", change)), split="val")
+
+    assert [boxes(examples, i) for i in range(2)] == [([0, 1], CORNERS)] * 2
+    assert [text[: len(note or "")] for text in examples.notes] == ([note] if note else [])
+
+
+def test_a_folder_with_coco_json_of_any_name_is_coco_not_a_class_of_images(tmp_path: Path) -> None:
+    coco(tmp_path / "set" / "my_boxes.json", lambda content: content)
+    image(tmp_path / "set" / "images" / "b.png")
+
+    assert data_set(str(tmp_path / "set"), split="train").task == "detect"
+
+
+def test_two_files_of_one_split_are_noted(tmp_path: Path) -> None:
+    for year in (2014, 2017):
+        coco(tmp_path / "annotations" / f"instances_val{year}.json")
+    examples = data_set(f"coco:{tmp_path}", split="val")
+    assert "instances_val2014.json is read as the val split" in examples.notes[0]
+    assert "instances_val2017.json" in examples.notes[0]
+
+    for name in ("val.csv", "validation.csv"):
+        text(tmp_path / "tables" / name, "a,b\n1,2\n")
+    assert "val.csv is read as the val split" in data_set(str(tmp_path / "tables"), split="val").notes[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["iris.data", "iris.tsv", "iris.txt", "iris.csv"])
+def test_tables_with_a_class_at_the_end_are_tables(tmp_path: Path, name: str, encoding: str) -> None:
+    rows = [f"{i}.5,{i},{'cat' if i % 2 else 'dog'}" for i in range(10)]
+    content = "\r\n".join(rows).replace(",", "\t" if name.endswith(("tsv", "txt")) else ",")
+    file = text(tmp_path / name, content.encode(encoding))
+
+    examples = data_set(str(file), split="train")
+
+    assert examples.labels == ("cat", "dog")
+    assert examples.task == "classify"
