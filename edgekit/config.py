@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.arguments import argument
-from edgekit.errors import UsageError
+from edgekit.errors import UsageError, nearest
 from edgekit.option import option, option_words
 from edgekit.option.objects import CalibrationData, ExampleInputs, InPython, convert_calib, convert_inputs
 from edgekit.option.sizes import (
@@ -73,7 +73,8 @@ def _parse_head(text: str) -> str:
     from edgekit.recipe.heads import FAMILIES  # needs msgspec, as above
 
     if text not in FAMILIES:
-        raise ValueError(f"expected one of {', '.join(FAMILIES)}, got '{text}'")
+        message = f"{argument('head')}: expected one of {', '.join(FAMILIES)}, got '{text}'"
+        raise UsageError(message, hint=nearest(text, FAMILIES, listed=False))
     return text
 
 

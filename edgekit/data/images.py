@@ -38,6 +38,13 @@ NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 """Pillow only identifies these, needs another program to decode them (Ghostscript runs code), or only decodes them on
 Windows."""
 
+_HOW_TO_CONVERT = {
+    "Tensor": "convert it with image.numpy(), after permute(1, 2, 0) if its channels come first",
+    "bytes": "use PIL.Image.open(io.BytesIO(data))",
+    "BytesIO": "use PIL.Image.open(file)",
+    "BufferedReader": "use PIL.Image.open(file)",
+    "generator": "use stream() for many images, or a list",
+}
 _EXIF_ORIENTATION = 0x0112
 _TURN_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -192,6 +199,11 @@ def _rgb_image(source: ImageSource) -> Image.Image:
         return Image.fromarray(source)
     if isinstance(source, Image.Image):
         return _decoded(source, "image")
+    if not isinstance(source, (str, Path)):
+        raise DataError(
+            f"image: expected a path, a Pillow image or a uint8 array (H, W, 3), got {type(source).__name__}",
+            hint=_HOW_TO_CONVERT.get(type(source).__name__, ""),
+        )
     path = Path(source)
     if first_file([path]) is None:
         raise DataError(f"{path}: expected an image, got {'a folder' if is_there(path) else 'no such file'}")

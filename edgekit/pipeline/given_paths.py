@@ -7,7 +7,8 @@ from pathlib import Path
 from edgekit.arguments import argument
 from edgekit.config import BuildConfig
 from edgekit.data.calibration.calibration_set import calibration_set_names
-from edgekit.data.examples import data_set_names
+from edgekit.data.examples import data_set_names, is_data_set
+from edgekit.data.label_files import labels_from_file
 from edgekit.errors import UsageError, nearest
 from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.weights.download import require_weights
@@ -19,11 +20,15 @@ __all__ = ["require_given_paths"]
 
 
 def require_given_paths(config: BuildConfig) -> None:
-    """Checks that the calibration data and the weights of a build exist.
+    """Checks that the calibration data, the weights and the class names of a build exist.
 
     Raises:
-        UsageError: one of them is neither a known name nor a path that exists.
+        UsageError: one of them is neither a known name nor a path that exists, or the calibration data is a file of
+            no data set.
+        DataError: the file of class names cannot be read, or has none.
     """
+    if config.model.labels is not None:
+        labels_from_file(config.model.labels)
     if isinstance(config.calibration.calib, str):
         _require_calibration_data(config.calibration.calib)
     _require_weights(config)
@@ -32,7 +37,10 @@ def require_given_paths(config: BuildConfig) -> None:
 def _require_calibration_data(source: str) -> None:
     known = [*calibration_set_names(), *data_set_names()]
     prefix, colon, rest = source.partition(":")
-    if source in known or prefix in data_set_names() or is_there(Path(source)) or (colon and is_there(Path(rest))):
+    if source in known or prefix in data_set_names() or (colon and is_there(Path(rest))):
+        return
+    if is_there(Path(source)):
+        _require_data_set(Path(source))
         return
     path = Path(rest if colon else source)
     beside = [str(path.parent / name) for name in _names_in(path.parent)]
@@ -41,6 +49,16 @@ def _require_calibration_data(source: str) -> None:
         "such path",
         hint=nearest(source, [*known, *beside], listed=False) or nearest(source, known),
     )
+
+
+def _require_data_set(path: Path) -> None:
+    """Checks that a file is a manifest or a data set; what is in a folder is found when it is read."""
+    if path.is_file() and path.suffix != ".toml" and not is_data_set(str(path)):
+        raise UsageError(
+            f"{argument('calib', str(path))}: expected a folder of images or arrays, a data set, or the name of a set, "
+            "got a file",
+            hint=f"for the images or arrays beside it, give their folder: {path.absolute().parent}",
+        )
 
 
 def _names_in(folder: Path) -> list[str]:

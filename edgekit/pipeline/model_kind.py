@@ -49,7 +49,8 @@ def kind_of(model: object) -> str:
         raise UsageError(f"'{text}': expected a model, got a folder", hint=hint)
     if ":" in text:
         return "factory"
-    known = nearest(text, recipe_names())
+    files = [file.name for suffix in ("onnx", "cfg") for file in path.parent.glob(f"*.{suffix}")] if path.suffix else []
+    known = nearest(path.name, files, listed=False) or nearest(text, recipe_names())
     raise UsageError(
         f"unknown model '{text}': expected a name that `edgekit models` lists, an ONNX file or a "
         "Darknet cfg file that exists, or package.module:factory",

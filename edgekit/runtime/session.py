@@ -202,6 +202,11 @@ class Session:
             return stream_of_source(self, frames, batch=batch, track=track, **options)
         if batch is not None or track:
             raise UsageError(f"stream: {argument('batch' if track is False else 'track')} expects a source, got frames")
+        if not isinstance(frames, Iterable):
+            got = type(frames).__name__
+            raise UsageError(
+                f"stream: expected a source or an iterable of frames, got {got}", hint="detect() takes one image"
+            )
         return stream_of_frames(self, frames, format, options)
 
     def detect_on_device(

@@ -91,10 +91,13 @@ def test_a_path_is_checked_before_the_model_is_loaded(
         (["--calib", "potos"], "--calib potos: expected a folder", "did you mean photos?"),
         (["--calib", "coco:none.json"], "--calib coco:none.json: expected a folder", ""),
         (["--weights", "nofile"], "--weights: expected a file", ""),
+        (["--calib", "file"], "--calib file: expected a folder", "give their folder"),
+        (["--labels", "nolabels"], "nolabels: expected a text file", ""),
+        (["--labels", "file"], "file: expected class names, got none", ""),
         (["--json-file", "file/x.json"], "file is a file", "choose another folder"),
         (["-o", "file"], "it is a file", "choose another --output"),
     ):
-        assert main(["build", "lenet", "--target", "cpu", *words]) == 2, words
+        assert main(["build", "lenet", "--target", "cpu", *words]) == (1 if "--labels" in words else 2), words
         error = capsys.readouterr().err
         assert message in error and hint in error
 
@@ -195,6 +198,8 @@ def test_the_demo_does_not_replace_a_photo(tmp_path: Path, capsys: CAPTURE) -> N
     ("words", "hint"),
     [
         (["build", "lenet", "--calib-method", "mnmax"], "did you mean minmax?"),
+        (["build", "detector.onn"], "did you mean detector.onnx?"),
+        (["build", "detector.onnx", "--head", "yolo8"], "did you mean yolov8"),
         (["train", "lenet", "--optimizer", "adm"], "did you mean adam or adamw?"),
         (["eval", "x", "--data", "digits", "--split", "tran"], "did you mean train?"),
         (["run", "engine", "phto.png"], "did you mean photo.png?"),
@@ -205,6 +210,7 @@ def test_a_mistyped_value_says_what_was_meant(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.png").touch()
+    (tmp_path / "detector.onnx").touch()
     assert main(words) in (1, 2)
     assert f"hint: {hint}" in capsys.readouterr().err
 

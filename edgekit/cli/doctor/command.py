@@ -22,7 +22,7 @@ GROUPS = {"machine": "Machine", "backends": "Backends", "build": "Build tools"}
 
 
 @click.command(short_help="Show what this machine can build and run.")
-@json_options("the findings, or the peaks")
+@json_options("the findings, or with --peaks the peaks,")
 @click.option(
     "--peaks", is_flag=True, help="Show the peaks of the CPU instead: arithmetic and bandwidth, measured once."
 )

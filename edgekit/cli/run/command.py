@@ -52,8 +52,15 @@ Examples:
     "--batch", type=click.IntRange(min=1), metavar="N", help="Run N images at once.  [default: the engine's own, or 1]"
 )
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
-@click.option("--score-threshold", type=float, metavar="X", help="Keep detections with a score above X.")
-@click.option("--iou-threshold", type=float, metavar="X", help="Drop boxes that overlap a better one by more than X.")
+@click.option(
+    "--score-threshold", type=click.FloatRange(0, 1), metavar="X", help="Keep detections with a score above X."
+)
+@click.option(
+    "--iou-threshold",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Drop boxes that overlap a better one by more than X.",
+)
 @click.option(
     "--multi-label/--one-label",
     default=None,

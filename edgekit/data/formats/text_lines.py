@@ -172,5 +172,5 @@ def _decoded(raw: bytes, encoding: str, path: Path, number: int) -> str:
         byte = f"0x{raw[e.start]:02x}"
         raise DataError(
             f"{path}, line {number}: expected {encoding.upper()} text, got the byte {byte} at {e.start + 1}",
-            hint="save the file as UTF-8" if encoding == "utf-8" else "",
+            hint="if it is a text, save it as UTF-8" if encoding == "utf-8" else "",
         ) from e

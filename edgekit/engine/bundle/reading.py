@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import time
@@ -37,7 +38,10 @@ class OpenFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except ValueError as e:  # a zero byte in the name
+            raise FileNotFoundError(errno.ENOENT, str(e), str(path)) from e
         through = DESCRIPTORS / str(self._descriptor)
         self.at = through if through.is_dir() else path
 

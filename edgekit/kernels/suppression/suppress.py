@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -94,10 +95,17 @@ def nms(
 def check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
     """Raises `UsageError` for a threshold that is not between 0 and 1, or a negative number of detections."""
     for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-        if not 0 <= value <= 1:
-            raise UsageError(f"{name}: expected 0 to 1, got {value}")
-    if max_detections < 0:
-        raise UsageError(f"max_detections: expected 0 or more, got {max_detections}")
+        if not _is_within(value, 1):
+            raise UsageError(f"{name}: expected 0 to 1, got {value!r}")
+    if not _is_within(max_detections, math.inf):
+        raise UsageError(f"max_detections: expected 0 or more, got {max_detections!r}")
+
+
+def _is_within(value: object, last: float) -> bool:
+    try:
+        return bool(0 <= value <= last)  # type: ignore[operator]
+    except (TypeError, ValueError):  # a text, None, or an array of several numbers
+        return False
 
 
 def _best_first(scores: np.ndarray, threshold: float) -> np.ndarray:

@@ -87,9 +87,11 @@ def require_weights(name: str, recipe: Recipe) -> None:
     try:
         Path(name).stat()
     except (FileNotFoundError, NotADirectoryError) as e:
+        expected = f"a file or a published weight set of {recipe.name}"
+        if not recipe.weights:
+            expected = f"a file, since {recipe.name} has no published weights"
         raise UsageError(
-            f"{argument('weights')}: expected a file or a published weight set of {recipe.name}, got '{name}'",
-            hint=nearest(name, recipe.weights),
+            f"{argument('weights')}: expected {expected}, got '{name}'", hint=nearest(name, recipe.weights)
         ) from e
     except OSError:
         pass  # the file exists without access: reading it raises the reason

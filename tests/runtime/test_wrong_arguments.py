@@ -1,0 +1,58 @@
+"""What a session raises for arguments of a wrong type: an EdgeKitError that says what it expected, never one from inside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import edgekit
+from edgekit.errors import DataError, EdgeKitError, UsageError
+from edgekit.runtime.session import Session
+
+IMAGE = np.zeros((32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "hint"),
+    [
+        (None, ""),
+        (3, ""),
+        ({"image": IMAGE}, ""),
+        (torch.zeros(3, 32, 32), "permute(1, 2, 0)"),
+        (b"\x89PNG", "io.BytesIO"),
+        (io.BytesIO(), "PIL.Image.open"),
+        ((image for image in [IMAGE]), "stream()"),
+    ],
+)
+def test_an_image_of_another_type_is_named_with_the_way_to_convert_it(session: Session, image: Any, hint: str) -> None:
+    with pytest.raises(
+        DataError, match=f"expected a path, a Pillow image or a uint8 .*got {type(image).__name__}"
+    ) as e:
+        session.detect(image)
+    assert hint in e.value.hint
+
+
+@pytest.mark.parametrize("value", ["high", [0.5, 0.5], float("nan"), 2])
+def test_a_threshold_that_is_no_fraction_is_an_error(session: Session, value: Any) -> None:
+    for name in ("score_threshold", "iou_threshold"):
+        with pytest.raises(UsageError, match=f"{name}: expected 0 to 1, got"):
+            session.detect(IMAGE, **{name: value})
+
+
+@pytest.mark.parametrize("frames", [None, 0, Image.new("RGB", (8, 8))])
+def test_a_stream_of_what_is_no_frames_is_an_error(session: Session, frames: Any) -> None:
+    with pytest.raises(UsageError, match=r"expected a source or an iterable of frames, got .*\ndetect\(\) takes one"):
+        session.stream(frames)
+
+
+@pytest.mark.parametrize("call", [edgekit.load, edgekit.profile, edgekit.inspect])
+@pytest.mark.parametrize("path", ["a\0b", None, 5, "none", b"none"])
+def test_a_path_that_is_none_is_an_error(call: Callable[[Any], object], path: Any) -> None:
+    with pytest.raises(EdgeKitError):
+        call(path)
