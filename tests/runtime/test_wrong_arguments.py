@@ -1,4 +1,4 @@
-"""What a session raises for arguments of a wrong type: an EdgeKitError that says what it expected, never one from inside."""
+"""Arguments of a wrong type raise an EdgeKitError that says what is expected, never an error from inside."""
 
 from __future__ import annotations
 
