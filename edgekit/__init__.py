@@ -27,6 +27,7 @@ from edgekit.errors import (
     TrainError,
     UndecidedError,
     UsageError,
+    needs_extra,
 )
 from edgekit.telemetry import disable_onnxruntime
 
@@ -176,7 +177,11 @@ def __getattr__(name: str) -> Any:
     if name not in _ON_USE:
         raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
     module, _, attribute = _ON_USE[name].partition(":")
-    found = getattr(importlib.import_module(module), attribute)
+    if name == "train":
+        with needs_extra("training a model", "train"):
+            found = getattr(importlib.import_module(module), attribute)
+    else:
+        found = getattr(importlib.import_module(module), attribute)
     globals()[name] = found
     return found
 

@@ -205,6 +205,15 @@ def test_a_backend_that_is_not_installed_says_how_to_install_it() -> None:
     assert "pip install" in out
 
 
+def test_training_without_its_packages_says_how_to_install_them() -> None:
+    for call in ("edgekit.train('lenet')", "main(['-v', 'train', 'lenet', '--data', 'digits'])"):
+        code = (
+            f"{BLOCK}\nimport edgekit\nfrom edgekit.cli.main import main\n"
+            f"try:\n    print({call})\nexcept edgekit.BackendUnavailable as e:\n    print(3, e)\n"
+        )
+        assert python(code).startswith("3")
+
+
 @pytest.fixture
 def onnx_file(tmp_path: Path) -> Path:
     import onnx

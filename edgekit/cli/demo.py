@@ -26,7 +26,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG, short_help="Build a small detector and run it on a shipped photo.")
-@click.argument("folder", metavar="[DIR]", default="edgekit-demo", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="[DIR]", default="edgekit-demo", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--weights",
     metavar="FILE|NAME",

@@ -102,8 +102,11 @@ def train(
     """
     from edgekit.cli.output import write_file
     from edgekit.cli.progress import progress_on_stderr
+    from edgekit.errors import needs_extra
     from edgekit.report.html.training import html_from_epochs
-    from edgekit.training.train import train_model
+
+    with needs_extra("training a model", "train"):
+        from edgekit.training.train import train_model
 
     changes = {name: value for name, value in options.items() if value is not None}
     if "augment" in changes:

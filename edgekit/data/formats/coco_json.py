@@ -25,6 +25,7 @@ from edgekit.data.formats.coco_file import (
 from edgekit.data.images import image_size
 from edgekit.data.shapes import ObjectShape, needed_shape
 from edgekit.data.splits import (
+    DRAWN,
     available_split,
     notes_on_drawn,
     notes_on_others,
@@ -84,7 +85,8 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
         chosen = part_of(images, choice.split, lambda item: item[0].file_name)
     if not chosen:
         raise DataError(
-            f"{file}: images: expected at least one for the {choice.split} split, got {len(content.images)}"
+            f"{file}: images: expected at least one for the {choice.split} split, got {len(images)} in all",
+            hint=DRAWN if split is None and images else "",
         )
     entries = [
         AnnotatedImage(place, lists[same_id(image.id)].boxes(), size, where) for image, place, size, where in chosen
