@@ -173,12 +173,16 @@ _ON_USE = {
 }
 
 
+_NEEDS = {"debug": ("comparing a model's layers", "build"), "train": ("training a model", "train")}
+"""The functions whose own modules need an extra: what they do, and the extra."""
+
+
 def __getattr__(name: str) -> Any:
     if name not in _ON_USE:
         raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
     module, _, attribute = _ON_USE[name].partition(":")
-    if name == "train":
-        with needs_extra("training a model", "train"):
+    if name in _NEEDS:
+        with needs_extra(*_NEEDS[name]):
             found = getattr(importlib.import_module(module), attribute)
     else:
         found = getattr(importlib.import_module(module), attribute)

@@ -205,8 +205,11 @@ def test_a_backend_that_is_not_installed_says_how_to_install_it() -> None:
     assert "pip install" in out
 
 
-def test_training_without_its_packages_says_how_to_install_them() -> None:
-    for call in ("edgekit.train('lenet')", "main(['-v', 'train', 'lenet', '--data', 'digits'])"):
+@pytest.mark.parametrize(
+    ("function", "words"), [("train", ["train", "lenet", "--data", "digits"]), ("debug", ["debug", "lenet"])]
+)
+def test_a_function_without_its_packages_says_how_to_install_them(function: str, words: list[str]) -> None:
+    for call in (f"edgekit.{function}('lenet')", f"main({words})"):
         code = (
             f"{BLOCK}\nimport edgekit\nfrom edgekit.cli.main import main\n"
             f"try:\n    print({call})\nexcept edgekit.BackendUnavailable as e:\n    print(3, e)\n"

@@ -59,9 +59,11 @@ def debug(
     graph that fails by itself; --save writes it as ONNX with its inputs, ready for a bug report.
     """
     from edgekit.cli.progress import progress_on_stderr
-    from edgekit.pipeline.debug import debug as debug_model
+    from edgekit.errors import needs_extra
     from edgekit.report.noise_table import terminal_from_noise
 
+    with needs_extra("comparing a model's layers", "build"):
+        from edgekit.pipeline.debug import debug as debug_model
     with progress_on_stderr() as progress:
         found = debug_model(model, against=against, save=save, progress=progress, **options)
     if graph is not None:

@@ -89,7 +89,7 @@ def require_weights(name: str, recipe: Recipe) -> None:
     except (FileNotFoundError, NotADirectoryError) as e:
         expected = f"a file or a published weight set of {recipe.name}"
         if not recipe.weights:
-            expected = f"a file, since {recipe.name} has no published weights"
+            expected = f"a file that exists ({recipe.name} has no published weights)"
         raise UsageError(
             f"{argument('weights')}: expected {expected}, got '{name}'", hint=nearest(name, recipe.weights)
         ) from e
