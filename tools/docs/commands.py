@@ -55,8 +55,10 @@ _EDGEKIT_COMPLETE=fish_source edgekit | source  # fish
 | 4 | the result is not accurate enough |
 | 5 | an engine is beyond a limit of `edgekit compare --fail-if`, with its whole confidence interval |
 | 6 | the runs are too few to decide a limit of `edgekit compare --fail-if` |
+| 7 | an engine is not faster than FP32, with `edgekit build --require-faster` |
 | 70 | a bug in EdgeKit |
 | 130 | interrupted with Ctrl-C |
+| 141 | nobody reads the output, as when `head -1` ends before it |
 """
 
 
