@@ -44,7 +44,7 @@ Exit codes:
   0 success; 1 an error; 2 wrong usage; 3 a library or device is missing;
   4 accuracy beyond its tolerance; 5 a limit of `compare` is exceeded,
   6 is undecided; 7 not faster than FP32 (`build --require-faster`);
-  70 a bug in EdgeKit; 130 interrupted; 141 nobody reads the output.
+  70 a bug in EdgeKit; 130 interrupted; 141 the reader of the output ended.
 """
 
 

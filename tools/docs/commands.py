@@ -58,7 +58,7 @@ _EDGEKIT_COMPLETE=fish_source edgekit | source  # fish
 | 7 | an engine is not faster than FP32, with `edgekit build --require-faster` |
 | 70 | a bug in EdgeKit |
 | 130 | interrupted with Ctrl-C |
-| 141 | nobody reads the output, as when `head -1` ends before it |
+| 141 | the program that reads the output has ended, as `head -1` does |
 """
 
 
