@@ -190,6 +190,8 @@ def _layout(file: Path, choice: Choice) -> _Layout:
                 f"{file}: expected a column '{choice.target}', got {'no header' if not header else 'none'}",
                 hint=nearest(choice.target, header),
             )
+        if header.count(choice.target) > 1:
+            raise UsageError(f"{file}: expected one column '{choice.target}', got {header.count(choice.target)}")
         target = header.index(choice.target)
     return _Layout(separator, header, len(fields), target)
 

@@ -16,6 +16,8 @@ from edgekit.recipe.schema import Task
 __all__ = ["ImageFolder", "image_folder_from_path", "split_folders"]
 
 
+_NO_CLASSES = frozenset({"data", "images", "image", "imgs", "img", "jpegimages", "photos", "pictures"})
+_OTHER_LABELS = "labels in a CSV file beside images are not supported: export as folders, COCO, VOC or YOLO"
 _HINT = "each class needs two images or more, so that one is for the test; or write the folders train and test"
 
 
@@ -73,12 +75,7 @@ def image_folder_from_path(root: Path, choice: Choice) -> ImageFolder:
     files: list[tuple[Path, int]] = []
     missing = []
     classes = _class_folders(root)
-    if len(classes) == 1 and not files_in(classes[0], *image_suffixes()) and folders_in(classes[0]):
-        raise DataError(
-            f"{root}: expected one subfolder per class, got the single folder {classes[0].name} without images",
-            hint=f"use {classes[0]}",
-        )
-    _require_no_splits(root, classes)
+    _require_classes(root, classes)
     for label, folder in enumerate(classes):
         part = part_of(list(images_below(folder)), choice.split, lambda path: path.name)
         if not part:
@@ -101,6 +98,7 @@ def split_folders(root: Path) -> dict[Split, Path]:
 def _declared(root: Path, splits: dict[Split, Path], wanted: Split) -> ImageFolder:
     split, notes = available_split(splits, wanted, f"{root}: folders")
     folder = splits[split]
+    _require_classes(folder, _class_folders(folder))
     names = {other: {each.name for each in _class_folders(path)} for other, path in splits.items()}
     labels = tuple(sorted(set().union(*names.values())))
     index = {label: i for i, label in enumerate(labels)}
@@ -117,13 +115,22 @@ def _class_folders(root: Path) -> list[Path]:
     return folders
 
 
-def _require_no_splits(root: Path, classes: Sequence[Path]) -> None:
-    """Checks that folders of images are not splits, which tools write with labels in a table or another file."""
+def _require_classes(root: Path, classes: Sequence[Path]) -> None:
+    """Checks that folders of images are not those of another format, with labels in a table or another file."""
+    if len(classes) == 1 and not files_in(classes[0], *image_suffixes()) and folders_in(classes[0]):
+        raise DataError(
+            f"{root}: expected one subfolder per class, got the single folder {classes[0].name} without images",
+            hint=f"use {classes[0]}",
+        )
+    if len(classes) == 1 and classes[0].name.lower() in _NO_CLASSES:
+        raise DataError(
+            f"{root}: expected one subfolder per class, got the single folder {classes[0].name}", hint=_OTHER_LABELS
+        )
     if len(classes) > 1 and all(split_from_folder(folder) is not None for folder in classes):
         raise DataError(
             f"{root}: expected a subfolder for each class in {' and '.join(folder.name for folder in classes)}, got "
             "images without classes",
-            hint="labels in a CSV file beside images are not supported: export as folders, COCO, VOC or YOLO",
+            hint=_OTHER_LABELS,
         )
 
 

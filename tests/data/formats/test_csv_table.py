@@ -40,6 +40,9 @@ def test_the_target_is_the_column_with_its_header(tmp_path):
     with pytest.raises(UsageError, match="expected a column 'prize', got none") as e:
         data_set(str(file), split="train", target="prize")
     assert "price" in e.value.hint
+    (tmp_path / "twice.csv").write_text("a,b,a\n1,2,3\n")
+    with pytest.raises(UsageError, match="expected one column 'a', got 2"):
+        csv_from_path(tmp_path / "twice.csv", Choice("train", None, "a"))
     with pytest.raises(UsageError, match="expected a column 'x', got no header"):
         data_set(str(write(tmp_path / "train2.csv", "1,2\n3,4\n")), split="train", target="x")
 

@@ -94,6 +94,14 @@ def test_splits_of_images_without_classes_are_not_taken_for_classes(tmp_path):
         image_folder_from_path(tmp_path, Choice("train"))
 
 
+@pytest.mark.parametrize("above", ["", "train"])
+def test_one_folder_of_images_beside_a_table_is_not_taken_for_a_class(tmp_path, above):
+    write(tmp_path / above / "images" / "1.png")
+    (tmp_path / above / "labels.csv").write_text("file,label\n1.png,ant\n")
+    with pytest.raises(DataError, match="expected one subfolder per class, got the single folder images"):
+        data_set(f"folder:{tmp_path}", split="train")
+
+
 def test_one_folder_too_high_names_the_folder_below(tmp_path):
     for name in ("ant", "bee"):
         write(tmp_path / "archive" / "train" / name / "1.png")
