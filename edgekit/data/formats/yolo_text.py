@@ -174,10 +174,10 @@ def _count_orphans(used: set[Path], tally: Tally) -> None:
     """Counts the label files of missing images, in the folders of the label files that were read."""
     for folder in sorted({file.parent for file in used}):
         places = [folder, *_mirrors(folder)]
-        stems = {image.stem for place in places for image in files_in(place, *image_suffixes())}
+        stems = {image.stem.lower() for place in places for image in files_in(place, *image_suffixes())}
         for file in files_in(folder, ".txt"):
             is_list = file.name.lower() in NAME_FILES or split_from_folder(Path(file.stem)) is not None
-            if file not in used and file.stem not in stems and not is_list:
+            if file not in used and file.stem.lower() not in stems and not is_list:
                 tally.skip("label files without an image", DataError(f"{file}: expected its image, got no such file"))
 
 
@@ -188,8 +188,8 @@ def _mirrors(labels: Path) -> list[Path]:
     for place, part in enumerate(parts):
         if part.lower() == "labels":
             images = [child(Path(*parts[:place]), name) for name in IMAGE_FOLDERS]
-            found += [each.joinpath(*parts[place + 1 :]) for each in images if each is not None]
-    return [folder for folder in found if folder.is_dir()]
+            found += [AnyCase().path(each, *parts[place + 1 :]) for each in images if each is not None]
+    return [folder for folder in found if folder is not None and folder.is_dir()]
 
 
 def _boxes(file: Path, source: YoloSource, tally: Tally, needed: str) -> Boxes:

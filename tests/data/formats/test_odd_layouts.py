@@ -53,6 +53,17 @@ def test_labels_are_found_in_any_case_as_on_windows(tmp_path: Path, pictures: st
     assert not examples.notes
 
 
+def test_label_files_of_another_split_in_another_case_are_no_orphans(tmp_path: Path) -> None:
+    for i in range(5):
+        image(tmp_path / "Images" / f"P{i}.PNG")
+        text(tmp_path / "labels" / f"p{i}.txt", RED)
+    text(tmp_path / "labels" / "classes.txt", "red")
+
+    examples = data_set(f"yolo:{tmp_path}", split="test")
+
+    assert [note[:37] for note in examples.notes] == ["the data set declares no splits: test"]
+
+
 @pytest.mark.parametrize("place", ["labels", "labels/train", "labels/Train"])
 def test_labelimg_writes_the_names_with_the_labels(tmp_path: Path, place: str) -> None:
     below = place.removeprefix("labels")
