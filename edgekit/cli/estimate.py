@@ -45,7 +45,7 @@ def _precisions(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--boards", "list_boards", is_flag=True, help="List the boards, and exit.")
 @_precisions
-@json_options("the estimate")
+@json_options("the estimate, or with --boards the boards,")
 @options_from(ModelConfig, only=("shape", "input"))
 def estimate(
     model: str | None,
@@ -70,7 +70,10 @@ def estimate(
 
     console = terminal(piped_columns=PIPED_COLUMNS)
     if list_boards:
-        console.print(terminal_from_boards(boards()))
+        if json.wanted:
+            json.write(json_bytes(boards(), indent=2))
+        if not json.printed:
+            console.print(terminal_from_boards(boards()))
         return
     if model is None or board is None:
         missing = "argument 'MODEL'" if model is None else "option '--board'"

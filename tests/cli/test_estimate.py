@@ -105,6 +105,13 @@ def test_this_machine_has_its_measured_peaks(
     assert point["bound_ms"] == pytest.approx(max(point["macs"] / 1e6, point["bytes"] / 1e6))
 
 
+def test_boards_are_listed_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["estimate", "--boards", "--json", "--json-file", str(tmp_path / "boards.json")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["boards"]["orin-nano"]["class"] == "jetson-orin"
+    assert json.loads((tmp_path / "boards.json").read_bytes()) == printed
+
+
 def test_boards_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", "--boards"]) == 0
     out = capsys.readouterr().out
