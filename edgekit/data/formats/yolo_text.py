@@ -24,8 +24,8 @@ _LONG_LINES = (
     "lines of predictions end with a score, which labels do not have; keypoints need kpt_shape in data.yaml; outlines "
     "have an even number of coordinates, six or more"
 )
-# Ultralytics accepts fractions up to this, to allow for rounding.
-_MAX_FRACTION = 1.01
+# Ultralytics accepts fractions from and up to these, to allow for rounding.
+_MIN_FRACTION, _MAX_FRACTION = -0.01, 1.01
 
 
 def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
@@ -242,7 +242,7 @@ def _corners(numbers: list[float], keypoints: tuple[int, int], where: str) -> tu
             f"{where}: expected 4 numbers after the class (cx cy width height), got {len(numbers)}",
             hint=_LONG_LINES if len(numbers) > 4 else "",
         )
-    if not all(0 <= number <= _MAX_FRACTION for number in numbers):  # rejects NaN too
+    if not all(_MIN_FRACTION <= number <= _MAX_FRACTION for number in numbers):  # rejects NaN too
         raise DataError(
             f"{where}: expected fractions of the image, 0 to 1, got '{' '.join(f'{n:g}' for n in numbers)[:60]}'",
             hint="divide px by the image's width and height, such as 0.5 0.5 0.2 0.1",

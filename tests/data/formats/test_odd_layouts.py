@@ -102,6 +102,15 @@ def test_a_number_of_classes_without_names_is_enough(tmp_path: Path) -> None:
     assert "classes are named 0 to 2" in examples.notes[0]
 
 
+def test_outlines_may_be_a_hundredth_outside_as_in_ultralytics(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png")
+    text(tmp_path / "labels" / "a.txt", "0 -0.01 0 0.5 -0.005 0.5 0.5 0 0.5")
+
+    examples = data_set(f"yolo:{tmp_path}", split="train")
+
+    assert boxes(examples) == ([0], CORNERS[:1])
+
+
 @pytest.mark.parametrize(
     ("line", "hint"), [("0,0.25,0.25,0.5,0.5", "with spaces"), (f"{RED} 0.97", "predictions end with a score")]
 )
