@@ -211,6 +211,7 @@ def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:
     """
     import difflib  # most commands end without it
 
+    name = str(name)  # a wrong argument in Python may be of any type
     known = sorted(itertools.islice(known, _MAX_KNOWN))
     short = [each for each in known if len(each) <= _MAX_NAME]
     close = difflib.get_close_matches(name[:_MAX_NAME], short, n=3, cutoff=0.5)

@@ -14,7 +14,7 @@ import numpy as np
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import read_manifest
-from edgekit.errors import UsageError
+from edgekit.option import given_number
 from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import Session, session_from_bundle
 
@@ -104,10 +104,9 @@ def measure_throughput(
         progress: receives the progress.
 
     Raises:
-        UsageError: ``streams`` is negative.
+        UsageError: ``streams`` is no number, or negative.
     """
-    if streams < 0:
-        raise UsageError(f"streams: expected 0 or more, got {streams}")
+    streams = given_number("streams", streams)
     on_gpu = backend(read_manifest(Path(path)).backend).on_gpu
     cores = cpu().compute_threads
     counts = [1, streams] if streams else list(GPU_STREAMS) if on_gpu else _up_to(2 * cores)

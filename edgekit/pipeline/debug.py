@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from edgekit.config import BackendOptions
 from edgekit.measure.noise_report import NoiseReport, SmallestGraph
+from edgekit.option import given_path
 from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.debug_case import Case, case_of_engine, case_of_model
 from edgekit.pipeline.smallest import smallest_graph, without_activation_pairs
@@ -109,17 +110,18 @@ def debug(
     """
     given = {name: value for name, value in locals().items() if name not in OWN_ARGUMENTS}
     notes = KeptNotes(progress or Silent())
+    right = None if against is None else str(given_path("against", against))
+    folder = None if save is None else given_path("save", save)
     if isinstance(model, (str, Path)) and Path(model).is_dir():
         data = calibration_config(calib=calib)
         with tempfile.TemporaryDirectory() as scratch:
-            case = case_of_engine(Path(model), against, data, notes, Path(scratch), graph_only=graph_only)
+            case = case_of_engine(Path(model), right, data, notes, Path(scratch), graph_only=graph_only)
     else:
         config = build_config(**given)
         require_buildable(config)
-        right = None if against is None else str(against)
         with tempfile.TemporaryDirectory() as scratch:
             case = case_of_model(config, right, notes, Path(scratch), graph_only=graph_only)
-    return _report(case, notes, None if save is None else Path(save))
+    return _report(case, notes, folder)
 
 
 def _report(case: Case, notes: KeptNotes, save: Path | None) -> NoiseReport:

@@ -39,8 +39,10 @@ def check_class_names(names: Sequence[str], classes: int | None, model: str) -> 
     """Checks that there is a name for each class; any number is accepted if ``classes`` is None.
 
     Raises:
-        UsageError: the numbers differ.
+        UsageError: the numbers differ, or ``names`` are no texts.
     """
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{argument('labels')}: expected a list of class names, got {names!r}")
     if classes is not None and len(names) != classes:
         raise UsageError(
             f"{argument('labels')}: expected {classes} names, the number of classes of '{model}', got {len(names)}"

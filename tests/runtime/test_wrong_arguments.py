@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,25 @@ def test_a_threshold_that_is_no_fraction_is_an_error(session: Session, value: An
 def test_a_stream_of_what_is_no_frames_is_an_error(session: Session, frames: Any) -> None:
     with pytest.raises(UsageError, match=r"expected a source or an iterable of frames, got .*\ndetect\(\) takes one"):
         session.stream(frames)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda path: edgekit.evaluate(path, data=path),
+        lambda path: edgekit.evaluate(path, data="digits", labels=5),  # type: ignore[arg-type]
+        lambda path: edgekit.load(path, labels="cat"),
+        lambda path: edgekit.profile(path, runs=1, streams="two"),  # type: ignore[arg-type]
+        lambda path: edgekit.debug(path, against=5),  # type: ignore[arg-type]
+        lambda path: edgekit.debug(path, save=5),  # type: ignore[arg-type]
+        lambda path: edgekit.compile(path, target=5),  # type: ignore[arg-type]
+    ],
+)
+def test_an_argument_of_another_type_is_an_error_in_every_function(
+    arrays_engine: Path, call: Callable[[str], Any]
+) -> None:
+    with pytest.raises(EdgeKitError):
+        call(str(arrays_engine))
 
 
 @pytest.mark.parametrize("call", [edgekit.load, edgekit.profile, edgekit.inspect])
