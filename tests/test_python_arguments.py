@@ -45,7 +45,7 @@ NUMBERS = np.zeros((1, 1, 28, 28), np.float32)
         ({"engine": {"sm": 86}, **TENSORRT}, "engine['sm']: expected compute capabilities, as in (86, 89), got 86"),
         ({"engine": {"workspace_mib": -1}, **TENSORRT}, "engine['workspace_mib']: expected a whole number"),
         ({"half_io": True}, "half_io is for GPU targets\nadd target='tensorrt'"),
-        ({"weights": "nofile"}, "weights: expected a file or a published weight set of lenet, got 'nofile'"),
+        ({"weights": "nofile"}, "weights: expected a file that exists (lenet has no published weights), got 'nofile'"),
         ({"precision": "fp32", "calib_method": "mse"}, "calib_method does not go with precision='fp32'"),
         ({"output": 5}, "output: expected a path, got 5"),
     ],

@@ -78,7 +78,7 @@ def test_weights_are_fine_tuned(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["lenet", "--data", "digits", "--weights", "nowhere.pt"],
             2,
-            "expected a file or a published weight set of lenet, got 'nowhere.pt'",
+            "expected a file that exists (lenet has no published weights), got 'nowhere.pt'",
         ),
         (["lenet", "--data", "digits", "--resume"], 1, "expected a checkpoint to resume from, got no such file"),
         (["lenet", "--data", "digits", "-o", "x.pt"], 2, "expected a name that ends in .safetensors, got '.pt'"),
