@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["insert_behind", "inserted_cast", "new_initializer"]
+__all__ = ["insert_behind", "inserted_cast", "new_constant", "new_initializer"]
 
 
 def insert_behind(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
@@ -43,7 +43,12 @@ def inserted_cast(
 
 def new_initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
     """Registers a constant in the main graph; its name gets underscores while another has it."""
-    while name in model.graph.initializers:
+    return new_constant(model.graph, name, array)
+
+
+def new_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Registers a constant in a graph; its name gets underscores while another has it."""
+    while name in graph.initializers:
         name += "_"
     value = ir.Value(
         name=name,
@@ -51,5 +56,5 @@ def new_initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
         shape=ir.Shape(array.shape),
         const_value=ir.tensor(array, name=name),
     )
-    model.graph.register_initializer(value)
+    graph.register_initializer(value)
     return value

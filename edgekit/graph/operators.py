@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BIASED_PRODUCTS",
+    "ELEMENTWISE_BINARY",
+    "ELEMENTWISE_UNARY",
     "INTEGER_PRODUCTS",
     "INTEGER_RECURRENT",
     "PRODUCTS",
@@ -34,6 +36,15 @@ INTEGER_RECURRENT = frozenset({"DynamicQuantizeLSTM"})
 
 SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
 """Operators that select by value."""
+
+ELEMENTWISE_UNARY = frozenset(
+    "Abs Cast Ceil Clip Elu Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg Reciprocal Relu Round Selu "
+    "Sigmoid Softplus Sqrt Tanh".split()
+)
+"""Operators on each element of their first input; further ones are numbers."""
+
+ELEMENTWISE_BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
+"""Operators on pairs of elements, which broadcast."""
 
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 

@@ -11,9 +11,11 @@ from edgekit.graph.passes.column_of_vector import ColumnOfVector
 from edgekit.graph.passes.fold_affine import FoldAffine
 from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_focus import FoldFocus
+from edgekit.graph.passes.fold_into_table import FoldIntoTable
 from edgekit.graph.passes.fold_pad import FoldPad
 from edgekit.graph.passes.fold_selections import FoldSelections
 from edgekit.graph.passes.infer_shapes import InferShapes
+from edgekit.graph.passes.look_up_one_hot import LookUpOneHot
 from edgekit.graph.passes.merge_arithmetic import MergeArithmetic
 from edgekit.graph.passes.merge_identical import MergeIdentical
 from edgekit.graph.passes.merge_reshapes import MergeReshapes
@@ -38,9 +40,11 @@ __all__ = [
     "FoldAffine",
     "FoldConstants",
     "FoldFocus",
+    "FoldIntoTable",
     "FoldPad",
     "FoldSelections",
     "InferShapes",
+    "LookUpOneHot",
     "MergeArithmetic",
     "MergeIdentical",
     "MergeReshapes",
@@ -104,6 +108,7 @@ def _optimize(graph: ir.Model) -> None:
             MergeReshapes(),
             MoveTransposes(),
             RemoveIdentity(),
+            LookUpOneHot(),
             # Before a mean over pixels, which may be that of a normalization, is a pooling.
             RecognizeLayerNorm(),
             PoolGlobally(),
@@ -113,6 +118,7 @@ def _optimize(graph: ir.Model) -> None:
             RecognizeGelu(),
             RecognizeSoftmax(),
             MergeArithmetic(),
+            FoldIntoTable(),
             FoldPad(),
             FoldFocus(),
             FoldAffine(),

@@ -6,15 +6,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.graph.arithmetic import sole_reader
+from edgekit.graph.insert import new_constant
 from edgekit.graph.layer_weights import constant_array
+from edgekit.graph.operators import ELEMENTWISE_BINARY, ELEMENTWISE_UNARY
 
 __all__ = ["MoveTransposes"]
 
-_UNARY = frozenset(
-    "Abs Cast Ceil Clip Elu Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg Reciprocal Relu Round Selu "
-    "Sigmoid Softplus Sqrt Tanh".split()
-)
-_BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
 _MAX_NODES = 16
 
 
@@ -63,9 +60,9 @@ def _merge(last: ir.Node) -> bool:
 
 def _data(node: ir.Node) -> ir.Value | None:
     """Returns the only computed input of an operator on single elements; None for other operators."""
-    if node.domain != "" or node.op_type not in _UNARY | _BINARY or len(node.outputs) != 1:
+    if node.domain != "" or node.op_type not in ELEMENTWISE_UNARY | ELEMENTWISE_BINARY or len(node.outputs) != 1:
         return None
-    if node.op_type in _UNARY:
+    if node.op_type in ELEMENTWISE_UNARY:
         return node.inputs[0]
     computed = [value for value in node.inputs if constant_array(value) is None]
     shape, result = computed[0].shape if len(computed) == 1 and computed[0] is not None else None, node.outputs[0].shape
@@ -86,7 +83,7 @@ def _merged(first: ir.Node, turned: list[int], path: list[ir.Node], last: ir.Nod
             array = constant_array(each)
             if each is before:
                 node.replace_input_with(index, value)
-            elif array is not None and array.size > 1 and node.op_type in _BINARY:
+            elif array is not None and array.size > 1 and node.op_type in ELEMENTWISE_BINARY:
                 node.replace_input_with(index, _turned(graph, node, array, inverse))
         value, before = node.outputs[0], node.outputs[0]
         value.name, shape = f"{value.name}.turned", value.shape  # a name stands for one value
@@ -97,18 +94,11 @@ def _merged(first: ir.Node, turned: list[int], path: list[ir.Node], last: ir.Nod
 
 
 def _turns(node: ir.Node, rank: int) -> bool:
-    arrays = [constant_array(value) for value in node.inputs] if node.op_type in _BINARY else []
+    arrays = [constant_array(value) for value in node.inputs] if node.op_type in ELEMENTWISE_BINARY else []
     return all(array is None or array.ndim <= rank for array in arrays)
 
 
 def _turned(graph: ir.Graph, node: ir.Node, array: np.ndarray, inverse: list[int]) -> ir.Value:
     """Adds a constant with its axes turned to the graph."""
     full = array.reshape((1,) * (len(inverse) - array.ndim) + array.shape)
-    name = f"{node.outputs[0].name}.constant"
-    while name in graph.initializers:
-        name += "_turned"
-    moved = np.ascontiguousarray(full.transpose(inverse))
-    tensor = ir.tensor(moved, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(moved.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return new_constant(graph, f"{node.outputs[0].name}.constant", np.ascontiguousarray(full.transpose(inverse)))

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.graph.arithmetic import sole_reader
+from edgekit.graph.insert import new_constant
 from edgekit.graph.layer_weights import constant_array
 from edgekit.graph.normalization import divided_by_root, mean_of, square_of, sum_with_number
 
@@ -131,9 +132,4 @@ def _parameter(found: _Norm, graph: ir.Graph, part: str) -> ir.Value:
     assert found.x.dtype is not None
     numbers = np.ones(math.prod(found.sizes), found.x.dtype.numpy()) if array is None else array
     name = f"{found.last.name or found.last.outputs[0].name}.{part}"
-    while name in graph.initializers:
-        name += "_of_norm"
-    tensor = ir.tensor(np.ascontiguousarray(numbers.reshape(found.sizes)), name=name)
-    new = ir.Value(name=name, shape=ir.Shape(found.sizes), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(new)
-    return new
+    return new_constant(graph, name, np.ascontiguousarray(numbers.reshape(found.sizes)))
