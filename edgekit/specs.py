@@ -263,6 +263,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             (`edgekit.lower.split_float_weights`). 0 disables this.
         limits: names of limits of the backend's integer kernels (`edgekit.quantize.kernel_limits`): nodes that they
             apply to stay in float.
+        own_ranges: the input of a convolution may be divided by its own largest magnitude in each run.
     """
 
     activation_dtype: Literal["uint8", "int8"]
@@ -283,4 +284,5 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     attention_keys: int = 0
     bodies: bool = False
     weights_only: Literal["", "blocks", "channels"] = ""
+    own_ranges: bool = False
     rest: Precision = Precision.FP32

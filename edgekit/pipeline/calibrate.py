@@ -163,6 +163,7 @@ def measured_ranges(
                 images=collected.inputs,
                 skipped=tuple(samples.skipped),
                 ranges=ranges_from_statistics(collected.statistics, method),
+                typical={name: seen.typical for name, seen in collected.statistics.items()},
                 channels={} if needs_histogram(method) else channels_from_statistics(model.graph, collected.statistics),
             )
             with contextlib.suppress(OSError):  # without a cache, the next build calibrates again

@@ -60,6 +60,7 @@ def scheme_of_processor() -> QuantScheme:
         stem_channels=16,
         channel_multiple=4,
         bodies=True,
+        own_ranges=True,
         weights_only="blocks",
         limits=LIMITS,
         slow_convolutions=SLOW_CONVOLUTIONS if here.arch == "x86_64" else (),

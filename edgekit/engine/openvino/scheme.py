@@ -54,6 +54,7 @@ def scheme_of_processor() -> QuantScheme:
         per_channel_weights=True,
         weight_bits=7 if here.arch == "x86_64" and not here.fast_int8 else 8,
         float_bias=True,
+        own_ranges=True,
         weights_only="channels",
         limits=frozenset({"average-of-pads", "average-of-pads-behind-matmul", "concat-of-other-axes"}),
         without_zero_point=frozenset({"ConvTranspose"}),

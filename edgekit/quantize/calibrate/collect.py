@@ -41,7 +41,7 @@ class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
     """The contents of ``calibration.json``: ranges, measured once and valid for every target.
 
     Attributes:
-        format: version of this format; 1 had no tensors of bodies of If, Loop and Scan.
+        format: version of this format; 1 had no tensors of bodies of If, Loop and Scan, and 2 no ``typical``.
         method: the calibration method.
         set: name of the calibration set.
         set_digest: hash of its contents.
@@ -50,9 +50,10 @@ class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
         skipped: files that could not be read, each with the reason.
         ranges: min and max of each tensor.
         channels: min and max of each output channel of convolutions, if ``method`` is ``minmax``.
+        typical: the largest magnitude of a tensor in one input; the geometric mean over those that are not all zeros.
     """
 
-    format: int = 2
+    format: int = 3
     method: str
     set: str
     set_digest: str
@@ -61,6 +62,7 @@ class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
     skipped: tuple[str, ...] = ()
     ranges: dict[str, tuple[float, float]]
     channels: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+    typical: dict[str, float] = {}
 
 
 @dataclass(eq=False)

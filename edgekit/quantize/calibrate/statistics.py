@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -49,6 +50,7 @@ class TensorStatistics:
         channel_hi: largest finite value of each channel, likewise.
         histogram: counts, int64 ``(65536,)``, or None.
         infinities: number of infinite elements.
+        typical: geometric mean of the largest magnitude in each array; 0 if all are zeros.
     """
 
     def __init__(self, *, with_histogram: bool) -> None:
@@ -57,6 +59,7 @@ class TensorStatistics:
         self.histogram = np.zeros(1 << 16, np.int64) if with_histogram else None
         self.infinities = 0
         self._seen = False
+        self._log_largest, self._arrays = 0.0, 0
         # Min and max of each channel; +inf and -inf before the first finite value.
         self._channels: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -64,6 +67,10 @@ class TensorStatistics:
     def seen(self) -> bool:
         """Whether a finite number was among the values."""
         return self._seen
+
+    @property
+    def typical(self) -> float:
+        return math.exp(self._log_largest / self._arrays) if self._arrays else 0.0
 
     @property
     def channel_lo(self) -> np.ndarray | None:
@@ -118,6 +125,8 @@ class TensorStatistics:
         if not seen.any():
             return
         low, high = float(lo[seen].min()), float(hi[seen].max())
+        if largest := max(-low, high):
+            self._log_largest, self._arrays = self._log_largest + math.log(largest), self._arrays + 1
         self.lo = min(self.lo, low) if self._seen else low
         self.hi = max(self.hi, high) if self._seen else high
         if not self._seen:
