@@ -51,7 +51,7 @@ class FuseRmsNorm(RewritePass):
 
 def _normalized(node: ir.Node) -> tuple[ir.Value, float]:
     """Returns what is normalized along its last axis, and epsilon."""
-    for x, add in divided_by_root(node):
+    for x, add, _ in divided_by_root(node):
         squares, epsilon = sum_with_number(add)
         mean, axes = mean_of(squares)
         if epsilon is not None and axes == (-1,) and square_of(mean) is x and x.dtype is ir.DataType.FLOAT:

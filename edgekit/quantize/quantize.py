@@ -23,8 +23,8 @@ from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_p
 from edgekit.quantize.passes.correct_bias import input_means
 from edgekit.quantize.passes.equalize import equalized_ranges, matched_ranges
 from edgekit.quantize.passes.judge_attention import judged_attentions
-from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.own_ranges import own_ranges
+from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
 from edgekit.quantize.passes.smooth_channels import smoothed_ranges
@@ -189,7 +189,9 @@ def _quantize_main(
     policy = replace(policy, noisy_attention=policy.noisy_attention | judged.noisy)
     plan = require_quantizable(graph, scheme, policy, ranges)
     if scheme.own_ranges:
-        ranges = own_ranges(graph, plan, ranges, table.typical, input_limits(plan, ranges, scheme), feeds, threads=threads)
+        ranges = own_ranges(
+            graph, plan, ranges, table.typical, input_limits(plan, ranges, scheme), feeds, threads=threads
+        )
         plan = require_quantizable(graph, scheme, policy, ranges)
     ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, splits=policy.split_outliers, threads=threads)
     plan = require_quantizable(graph, scheme, policy, ranges)  # smoothing inserts nodes

@@ -100,9 +100,7 @@ def _noisy(
     return [node for node in nodes if 0 < ratios[node] < 10 ** (ENOUGH_DB / 10)]
 
 
-def _is_divided(
-    node: ir.Node, plan: Plan, ranges: Mapping[str, Range], typical: Mapping[str, float]
-) -> bool:
+def _is_divided(node: ir.Node, plan: Plan, ranges: Mapping[str, Range], typical: Mapping[str, float]) -> bool:
     data, weight, result = node.inputs[0], node.inputs[1], node.outputs[0]
     if node.op_type != "Conv" or data is None or weight is None or weight.const_value is None or data in plan.integers:
         return False

@@ -28,11 +28,14 @@ NUMBERS = {
     "epsilon": 1e-5,
     "inverse_root": -0.5,
     "fifth": 0.2,
+    "quarter": 0.25,
+    "four": 4.0,
 }
 ARRAYS = {
     "last": np.array([-1]),
     "trailing": np.array([1, 2]),
     "first": np.array([1]),
+    "kept": np.array([2, 3, 1]),
     "w": np.linspace(0.5, 1.5, 4).astype(np.float32),
     "b": np.linspace(-1, 1, 4).astype(np.float32),
     "w3": np.linspace(0.5, 1.5, 4).astype(np.float32).reshape(1, 1, 4),
@@ -147,6 +150,7 @@ def test_sigmoid_and_silu(run_in_onnxruntime, graph_of, form):
 
 
 CENTER = "m = ReduceMean (x, last) d = Sub (x, m) "
+MOMENTS = "m = ReduceMean (x, last) q = Mul (x, x) v2 = ReduceMean (q, last) m2 = Mul (m, m) "
 LAYER_NORM = {
     "PyTorch": CENTER + "q = Pow (d, two) v = ReduceMean (q, last) a = Add (v, epsilon) s = Sqrt (a) n = Div (d, s) "
     "t = Mul (n, w) y = Add (t, b)",
@@ -164,6 +168,14 @@ LAYER_NORM = {
     "without scale": CENTER
     + "q = Mul (d, d) v = ReduceMean (q, last) a = Add (v, epsilon) s = Sqrt (a) n = Div (d, s) "
     "y = Add (n, b)",
+    "Flax": MOMENTS + "v = Sub (v2, m2) p = Max (zero, v) a = Add (p, epsilon) s = Sqrt (a) r = Reciprocal (s) "
+    "f = Mul (r, w) d = Sub (x, m) t = Mul (d, f) y = Add (t, b)",
+    "Flax, sums without axis": "u = ReduceSum <keepdims = 0> (x, last) m = Mul (u, quarter) q = Mul (x, x) "
+    "j = ReduceSum <keepdims = 0> (q, last) v2 = Div (j, four) m2 = Mul (m, m) v = Sub (v2, m2) p = Relu (v) "
+    "g = Unsqueeze (p, last) a = Add (g, epsilon) s = Sqrt (a) r = Reciprocal (s) f = Mul (w, r) "
+    "h = Reshape (m, kept) d = Sub (x, h) t = Mul (d, f) y = Add (t, b)",
+    "moments": MOMENTS + "v = Sub (v2, m2) a = Add (v, epsilon) s = Sqrt (a) d = Sub (x, m) n = Div (d, s) "
+    "t = Mul (n, w) y = Add (t, b)",
     "two axes": "m = ReduceMean (x, trailing) d = Sub (x, m) q = Mul (d, d) v = ReduceMean (q, trailing) "
     "a = Add (v, epsilon) s = Sqrt (a) n = Div (d, s) t = Mul (n, wide) y = Add (t, wide)",
 }
@@ -196,6 +208,12 @@ OTHERS = {
     "s = Sqrt (a) y = Div (d, s)",
     "normalization of the first axes": "m = ReduceMean (x, first) d = Sub (x, m) q = Mul (d, d) "
     "v = ReduceMean (q, first) a = Add (v, epsilon) s = Sqrt (a) y = Div (d, s)",
+    "moments of other axes": MOMENTS.replace("v2 = ReduceMean (q, last)", "v2 = ReduceMean (q, first)")
+    + "v = Sub (v2, m2) a = Add (v, epsilon) s = Sqrt (a) d = Sub (x, m) y = Div (d, s)",
+    "a sum divided by another number": "u = ReduceSum (x, last) m = Mul (u, fifth) d = Sub (x, m) q = Mul (d, d) "
+    "v = ReduceMean (q, last) a = Add (v, epsilon) s = Sqrt (a) y = Div (d, s)",
+    "a variance cut off elsewhere": MOMENTS + "v = Sub (v2, m2) p = Max (one, v) a = Add (p, epsilon) s = Sqrt (a) "
+    "d = Sub (x, m) y = Div (d, s)",
     "exponential of x": "e = Exp (x) s = Add (e, one) y = Reciprocal (s)",
 }
 
