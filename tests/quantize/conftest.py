@@ -91,6 +91,7 @@ def calibrated() -> Callable[..., CalibrationTable]:
             images=collected.inputs,
             ranges=ranges_from_statistics(collected.statistics, method),
             channels=channels_from_statistics(graph, collected.statistics) if equalize else {},
+            typical={name: seen.typical for name, seen in collected.statistics.items()},
         )
 
     return measure

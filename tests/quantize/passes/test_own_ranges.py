@@ -1,0 +1,117 @@
+"""Convolutions whose inputs differ much in range, compared with ONNX Runtime on the graph as it was."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgekit.engine.backend import backend
+from edgekit.quantize.passes.own_ranges import own_ranges
+from edgekit.quantize.plan import plan_from_graph
+from edgekit.quantize.qdq import input_limits
+from edgekit.quantize.quantize import quantized_from_graph
+
+SCHEMES = {name: backend(name).scheme() for name in ("cpu", "openvino")}
+CHANNELS, LENGTH = 256, 32
+BODIES = {
+    "with bias, padded": "h = Tanh (x)  s = Mul (h, gain)  c = Conv <pads = [2, 2]> (s, w, b)  y = Gelu (c)",
+    "without bias": "s = Mul (x, gain)  y = Conv (s, w)",
+    "two readers and positive": "s = Relu (x)  c = Conv (s, w, b)  d = Conv (s, v)  y = Sub (c, d)",
+}
+SCALES = (1.0, 20.0, 1.5, 1.0)
+
+
+def feeds(seed, scales=SCALES):
+    rng = np.random.default_rng(seed)
+    return [{"x": (rng.standard_normal((1, CHANNELS, LENGTH)) * each).astype(np.float32)} for each in scales]
+
+
+@pytest.fixture
+def graph(graph_of, weights):
+    def make(name):
+        text = BODIES[name]
+        constants = {"w": weights(CHANNELS, CHANNELS, 5), "v": weights(CHANNELS, CHANNELS, 5, seed=1)}
+        constants |= {"b": weights(CHANNELS, 1).ravel(), "gain": np.float32(4)}
+        words = text.replace(",", " ").replace(")", " ").split()
+        used = {key: array for key, array in constants.items() if key in words}
+        length = LENGTH if "padded" in name else LENGTH - 4
+        header = f"g (float[1, {CHANNELS}, {LENGTH}] x) => (float[1, {CHANNELS}, {length}] y)"
+        return graph_of(f"{header} {{ {text} }}", **used)
+
+    return make
+
+
+def rewritten(model, table, scheme, inputs):
+    changed = model.clone(deep_copy=False)
+    plan = plan_from_graph(changed, scheme, ranges=table.ranges)
+    limits = input_limits(plan, table.ranges, scheme)
+    return changed, own_ranges(changed, plan, table.ranges, table.typical, limits, inputs, threads=1)
+
+
+def count(graph, operator):
+    return sum(node.op_type == operator for node in graph.graph)
+
+
+@pytest.mark.parametrize("name", ["without bias", "two readers and positive"])
+def test_results_stay_the_same(graph, calibrated, run_in_onnxruntime, name):
+    model, inputs = graph(name), feeds(0)
+    changed, ranges = rewritten(model, calibrated(model, inputs), SCHEMES["openvino"], inputs)
+    assert count(changed, "Div") == 1
+    divided = next(node.outputs[0].name for node in changed.graph if node.op_type == "Div")
+    assert ranges[divided] == (0.0 if "positive" in name else -1.0, 1.0)
+    tried = [*feeds(1), {"x": np.zeros((1, CHANNELS, LENGTH), np.float32)}]
+    expected, got = (run_in_onnxruntime(each, tried) for each in (model, changed))
+    for one, other in zip(expected, got, strict=True):
+        np.testing.assert_allclose(other["y"], one["y"], atol=1e-5 * max(1, np.abs(one["y"]).max()))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["without bias", "two readers and positive"])
+def test_inputs_of_small_range_lose_less(graph, calibrated, run_in_onnxruntime, sqnr_db, scheme, name):
+    model, inputs, held = graph(name), feeds(0), feeds(1, (1.0,))
+    table, exact = calibrated(model, inputs), run_in_onnxruntime(model, held)
+    static = msgspec.structs.replace(SCHEMES[scheme], own_ranges=False)
+    found = [
+        quantized_from_graph(model, table, each, feeds=inputs, threads=1).graph for each in (static, SCHEMES[scheme])
+    ]
+    before, after = (sqnr_db(exact, run_in_onnxruntime(each, held))["y"] for each in found)
+    assert after > before + 10
+
+
+@pytest.mark.parametrize(
+    ("name", "scales", "given"),
+    [
+        ("without bias", (1.0, 1.2, 0.9, 1.0), True),
+        ("with bias, padded", SCALES, True),
+        ("without bias", SCALES, False),
+    ],
+)
+def test_others_stay(graph, calibrated, name, scales, given):
+    """Inputs of one range, a range that Tanh makes the same for all, and nothing to observe outputs on."""
+    model, inputs = graph(name), feeds(0, scales)
+    table = calibrated(model, inputs)
+    changed, ranges = rewritten(model, table, SCHEMES["openvino"], inputs if given else [])
+    assert ranges == table.ranges
+    assert not count(changed, "Div")
+
+
+def test_a_bias_and_pads_stay_right(graph, calibrated, run_in_onnxruntime):
+    """What Tanh limits is divided if the table says so."""
+    model, inputs = graph("with bias, padded"), feeds(0)
+    table = calibrated(model, inputs)
+    typical = {name: each / 30 for name, each in table.typical.items()}
+    ranges = {name: (lo * 30, hi * 30) for name, (lo, hi) in table.ranges.items()}
+    table = msgspec.structs.replace(table, ranges=ranges, typical=typical)
+    changed, _ = rewritten(model, table, SCHEMES["openvino"], inputs)
+    assert count(changed, "Div") == 1
+    expected, got = (run_in_onnxruntime(each, feeds(1))[0]["y"] for each in (model, changed))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_the_typical_magnitude_is_that_of_the_geometric_mean(graph, calibrated):
+    model, inputs = graph("without bias"), feeds(0)
+    largest = [np.abs(each["x"]).max() for each in inputs]
+    zeros = {"x": np.zeros((1, CHANNELS, LENGTH), np.float32)}
+    found = calibrated(model, [*inputs, zeros]).typical["x"]
+    assert found == pytest.approx(np.exp(np.log(largest).mean()))
