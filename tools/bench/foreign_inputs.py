@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
+from tools.bench.foreign_files import file_of_kind
+
 __all__ = [
     "Feed", "bytes_of_files", "gray_line", "image_features", "melody", "pages", "page", "photos", "picture", "planes",
     "sentences", "spectrogram", "step_with_cache", "tokens", "tokens_and_encoding", "view", "voice",
@@ -22,7 +24,6 @@ Feed = dict[str, np.ndarray]
 ROOT = Path(__file__).parents[2]
 PHOTOS = sorted((ROOT / "calibration" / "sample").glob("*.*"))
 WORDS = "edge kit runs on small boards and tells how long it took invoice total 1,204.50 EUR page 7 of 12".split()
-FILE_KINDS = ("*.py", "*.md", "*.toml", "*.json", "*.jpg", "*.yml", "*.txt", "*.cu")
 PIXEL_MEAN, PIXEL_SCALE = 127.5, 127.5
 
 
@@ -191,10 +192,8 @@ def _sentences() -> list[list[int]]:
 
 
 def bytes_of_files(seed: int) -> Feed:
-    """The first and last 1,024 bytes of a file of the repository; 256 stands where a file has no more."""
-    kind = FILE_KINDS[seed // 2 % len(FILE_KINDS)]
-    files = sorted(path for place in ("edgekit", "docs", "calibration", "tools") for path in (ROOT / place).rglob(kind))
-    content = np.frombuffer(files[seed * 7 % len(files)].read_bytes() if files else b"no such file", np.uint8)
+    """The first and last 1,024 bytes of a file; 256 stands where a file has no more."""
+    content = np.frombuffer(file_of_kind(seed), np.uint8)
     part = np.full((1, 2048), 256, np.int32)
     first, last = content[:1024], content[-1024:]
     part[0, : first.size] = first
