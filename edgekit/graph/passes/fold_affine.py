@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.graph.insert import new_constant
 from edgekit.graph.layer_weights import Layer, constant_array
 from edgekit.graph.stats import FOLDED_PARAMETERS
 
@@ -15,6 +18,8 @@ __all__ = ["FoldAffine"]
 
 _EPSILON = 1e-5
 """Default ``epsilon`` of ONNX's BatchNormalization."""
+_MOVING = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_MAX_PATH = 8
 _ELEMENTWISE = frozenset({"Add", "Div", "Mul", "Sub"})
 _LARGEST_OFFSET = 256.0
 """Times what a layer gives for inputs of 1: added to a larger offset, the bias loses the digits that count once the
@@ -28,9 +33,10 @@ class FoldAffine(ir.passes.InPlacePass):
     ``offset = shift - mean * factor``, or an Add, Sub, Mul or Div of a constant.
 
     - Behind a layer, ``factor * (w @ x + bias) + offset``: weights become ``w * factor``, output channel by output
-      channel, and the bias becomes ``bias * factor + offset``. The bias of a MatMul is an Add. One factor for all
-      channels of a MatMul stays: it may be the scale of an attention, which backends look for. There may be a Transpose
-      between the two, as before the scale of ConvNeXt's blocks.
+      channel, and the bias becomes ``bias * factor + offset``. The bias of a MatMul is an Add, which a
+      BatchNormalization brings. One factor for all channels of a MatMul stays: it may be the scale of an attention,
+      which backends look for. There may be Transposes and Reshapes between the two that keep the channels on an axis of
+      their own, as before the scale of ConvNeXt's blocks and the BatchNormalization of LeViT's.
     - Before a convolution or a Gemm, ``w @ (factor * x + offset) + bias``: weights become ``w * factor``, input channel
       by input channel, and the bias becomes ``bias + w @ offset``. An offset is not moved into a padded convolution,
       where the padding is zero without the offset, or a ConvTranspose, whose outputs are sums of varying numbers of
@@ -54,6 +60,13 @@ class FoldAffine(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=modified)
 
 
+class _Place(NamedTuple):
+    """Where channels are in a value: its rank, if it is known, and their axis, counted from the end."""
+
+    rank: int | None
+    axis: int
+
+
 @dataclass(frozen=True, eq=False)
 class _Affine:
     """``factor * source + offset``; both are float64, of one number or one per channel."""
@@ -70,13 +83,17 @@ class _Affine:
 
 
 def _fold_into_layer_before(node: ir.Node) -> bool:
-    for index, layer, order in _layers_before(node):
-        affine = _affine(node, index, layer, order)
+    for index, layer, path in _layers_before(node):
+        affine = _affine(node, index, layer, _place_behind(layer, path))
         numbers = affine.of_channels(layer.channels) if affine is not None else None
         bias = layer.bias()
-        if affine is None or numbers is None or bias is None or not _is_taken(affine, layer):
+        if affine is None or numbers is None or bias is None:
             continue
         factor, offset = numbers
+        if not _is_taken(affine, layer):
+            if node.op_type != "BatchNormalization" or not _gets_bias(layer, factor, offset):
+                continue
+            return _fold_into_layer_before(node)
         if node.op_type in _ELEMENTWISE and _drowns(offset, layer.weight, bias):
             continue
         weight, moved = layer.weight * layer.by_channel(factor), bias * factor + offset
@@ -85,7 +102,7 @@ def _fold_into_layer_before(node: ir.Node) -> bool:
         if not _replace(layer, weight, moved if has_bias else None, node):
             continue
         # A name stands for one value: what the layer computes now is another one than before.
-        for value in {layer.node.outputs[0], layer.output} - {affine.source}:
+        for value in {layer.node.outputs[0], layer.output, *(each.outputs[0] for each in path)} - {affine.source}:
             value.name = f"{value.name}.scaled"
         _take_over(affine.source, node)
         return True
@@ -103,12 +120,30 @@ def _is_taken(affine: _Affine, layer: Layer) -> bool:
     return affine.factor.size > 1 and (layer.has_bias or not affine.offset.any())
 
 
+def _gets_bias(layer: Layer, factor: np.ndarray, offset: np.ndarray) -> bool:
+    """Adds zeros to a MatMul without a bias, if ``factor`` and ``offset`` can be folded into it then."""
+    product, dtype = layer.node.outputs[0], layer.weight.dtype
+    fits = [_rounded(array, dtype) for array in (layer.weight * layer.by_channel(factor), offset)]
+    graph = layer.node.graph
+    if layer.has_bias or any(array is None for array in fits) or not isinstance(graph, ir.Graph):
+        return False
+    name = layer.node.name or product.name or ""
+    zeros = new_constant(graph, f"{name}.bias", np.zeros(layer.channels, dtype))
+    add = ir.node("Add", [product, zeros], name=f"{name}.with_bias")
+    total = add.outputs[0]
+    total.name, total.type, total.shape = f"{product.name}.with_bias", product.type, product.shape
+    for each in [each for each in product.uses() if each.node is not add]:
+        each.node.replace_input_with(each.idx, total)
+    graph.insert_after(layer.node, add)
+    return True
+
+
 def _fold_into_layer_behind(node: ir.Node) -> bool:
     layer = _layer_behind(node)
     if layer is None:
         return False
     for index in range(_operands(node)):
-        affine = _affine(node, index, layer)
+        affine = _affine(node, index, layer, _Place(layer.rank, layer.axis))
         numbers = affine.of_channels(layer.input_channels) if affine is not None else None
         bias = layer.bias()
         if affine is None or numbers is None or bias is None or not _has_all_channels(affine.source, layer):
@@ -131,20 +166,57 @@ def _operands(node: ir.Node) -> int:
     return 2 if node.op_type in _ELEMENTWISE else 1
 
 
-def _layers_before(node: ir.Node) -> Iterator[tuple[int, Layer, Sequence[int] | None]]:
+def _layers_before(node: ir.Node) -> Iterator[tuple[int, Layer, list[ir.Node]]]:
     """Yields the layers that compute an input of ``node``, which alone reads it.
 
     Yields:
-        The input's index, the layer, and the order of axes of the Transpose between the two; None if there is none.
+        The input's index, the layer, and the operators between the two that only move elements, in graph order.
     """
     for index, value in enumerate(node.inputs[: _operands(node)]):
-        producer, order = _private_producer(value, node), None
-        if producer is not None and producer.op_type == "Transpose" and node.op_type in _ELEMENTWISE:
-            order = producer.attributes.get_ints("perm")
-            producer = _private_producer(producer.inputs[0], node) if order is not None else None
+        producer = _private_producer(value, node)
+        path: list[ir.Node] = []
+        while producer is not None and producer.domain == "" and producer.op_type in _MOVING and len(path) < _MAX_PATH:
+            path.insert(0, producer)
+            producer = _private_producer(producer.inputs[0], node)
         layer = (Layer.of(producer) or Layer.ending_in(producer)) if producer is not None else None
         if layer is not None:
-            yield index, layer, order
+            yield index, layer, path
+
+
+def _place_behind(layer: Layer, path: Sequence[ir.Node]) -> _Place | None:
+    """Returns where a layer's channels are behind operators that move elements; None if on no axis of their own."""
+    place = _Place(layer.rank, layer.axis)
+    for node in path:
+        before, after = node.inputs[0], node.outputs[0]
+        if node.op_type == "Transpose":
+            order = node.attributes.get_ints("perm")
+            if order is None or place.rank != len(order):
+                return None
+            place = _Place(place.rank, list(order).index(place.rank + place.axis) - place.rank)
+            continue
+        axis = _axis_behind(before, after, place.axis)
+        if axis is None or after.shape is None:
+            return None
+        place = _Place(len(after.shape), axis)
+    return place
+
+
+def _axis_behind(before: ir.Value | None, after: ir.Value, axis: int) -> int | None:
+    """Returns the axis, counted from the end, that an axis becomes in a Reshape; None if it is split or merged."""
+    if before is None or before.shape is None or after.shape is None:
+        return None
+    sizes, reshaped = list(before.shape), list(after.shape)
+    size, within = sizes[axis], _count(sizes[len(sizes) + axis + 1 :])
+    for place in range(-1, -len(reshaped) - 1, -1):
+        inner = _count(reshaped[len(reshaped) + place + 1 :])
+        if isinstance(size, int) and reshaped[place] == size and within is not None and inner == within:
+            return place
+    return None
+
+
+def _count(sizes: Sequence[object]) -> int | None:
+    known = [size for size in sizes if isinstance(size, int)]
+    return math.prod(known) if len(known) == len(sizes) else None
 
 
 def _private_producer(value: ir.Value | None, node: ir.Node) -> ir.Node | None:
@@ -169,22 +241,22 @@ def _is_private(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def _affine(node: ir.Node, index: int, layer: Layer, order: Sequence[int] | None = None) -> _Affine | None:
+def _affine(node: ir.Node, index: int, layer: Layer, place: _Place | None) -> _Affine | None:
     """Returns what ``node`` does with its input ``index``, if that is by channel of ``layer``.
 
     Args:
         node: a BatchNormalization, or arithmetic of two operands.
         index: that of the operand which is no constant.
         layer: the layer beside it.
-        order: that of the axes of the layer's output in the operand, if a Transpose is between the two.
+        place: where the channels are in the operand; None if on no axis of their own.
     """
     source = node.inputs[index]
-    if source is None:
+    if source is None or place is None:
         return None
     if node.op_type == "BatchNormalization":
-        return _of_batch_norm(node, source, layer)
+        return _of_batch_norm(node, source, place)
     constant = constant_array(node.inputs[1 - index])
-    if constant is None or constant.dtype != layer.weight.dtype or not _is_by_channel(constant.shape, layer, order):
+    if constant is None or constant.dtype != layer.weight.dtype or not _is_by_channel(constant.shape, place):
         return None
     number, one, zero = constant.astype(np.float64).reshape(-1), np.ones(1), np.zeros(1)
     if node.op_type == "Add":
@@ -197,23 +269,18 @@ def _affine(node: ir.Node, index: int, layer: Layer, order: Sequence[int] | None
         return _Affine(source, 1 / number, zero) if index == 0 else None
 
 
-def _is_by_channel(shape: tuple[int, ...], layer: Layer, order: Sequence[int] | None) -> bool:
+def _is_by_channel(shape: tuple[int, ...], place: _Place) -> bool:
     """Whether an array of this shape broadcasts along the channels alone, and adds no dimension."""
-    rank, axis = layer.rank, layer.axis
-    if order is not None:
-        if rank != len(order):
-            return False
-        axis = list(order).index(rank + axis) - rank
-    rank, axis = 1 if rank is None else rank, len(shape) + axis
+    rank, axis = 1 if place.rank is None else place.rank, len(shape) + place.axis
     return len(shape) <= rank and all(size == 1 for at, size in enumerate(shape) if at != axis)
 
 
-def _of_batch_norm(norm: ir.Node, source: ir.Value, layer: Layer) -> _Affine | None:
+def _of_batch_norm(norm: ir.Node, source: ir.Value, place: _Place) -> _Affine | None:
     statistics_used = any(extra.uses() or extra.is_graph_output() for extra in norm.outputs[1:])
     arrays = [constant_array(value) for value in norm.inputs[1:5]]
-    if statistics_used or norm.attributes.get_int("training_mode", 0) == 1 or layer.rank is None:
+    if statistics_used or norm.attributes.get_int("training_mode", 0) == 1 or place.rank is None:
         return None
-    if layer.rank + layer.axis != 1 or any(array is None for array in arrays):
+    if place.rank + place.axis != 1 or any(array is None for array in arrays):
         return None  # the channels of BatchNormalization are the second axis
     scale, shift, mean, variance = (np.asarray(array, np.float64) for array in arrays)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -299,3 +299,53 @@ def test_layers_in_the_branches_of_an_if_are_folded(run_in_onnxruntime, graph_of
     for c, array in zip((True, False), expected, strict=True):
         got = run_in_onnxruntime(graph, {**feeds, "c": np.asarray(c)})[0]
         np.testing.assert_allclose(got, array, rtol=1e-5, atol=1e-5)
+
+
+MOVED = {
+    # A product of tokens, and channels of pixels: text between the layer and the arithmetic, shape of the result.
+    "LeViT": ("m = MatMul (x, w) r = Reshape (m, rows) n = BatchNormalization (r, s, b, mean, var) "
+              "y = Reshape (n, tokens)", "2, 6, 8", ["MatMul", "Add"]),
+    "BatchNorm1d": ("m = MatMul (x, w) t = Transpose <perm = [0, 2, 1]> (m) y = BatchNormalization (t, s, b, mean, var)",
+                    "2, 8, 6", ["MatMul", "Add", "Transpose"]),
+    "with a bias": ("m = MatMul (x, w) a = Add (m, s) r = Reshape (a, rows) n = BatchNormalization (r, s, b, mean, var) "
+                    "y = Reshape (n, tokens)", "2, 6, 8", ["MatMul", "Add"]),
+    "heads apart": ("m = MatMul (x, w) a = Add (m, s) r = Reshape (a, heads) y = Add (r, four)",
+                    "2, 6, 2, 4", ["MatMul", "Add", "Reshape", "Add"]),
+    "rows of another width": ("m = MatMul (x, w) a = Add (m, s) r = Reshape (a, wide) "
+                              "y = BatchNormalization (r, s, b, mean, var)", "2, 8, 6",
+                              ["MatMul", "Add", "Reshape", "BatchNormalization"]),
+    "something else reads the product": ("m = MatMul (x, w) r = Reshape (m, rows) "
+                                         "n = BatchNormalization (r, s, b, mean, var) e = Reshape (n, tokens) "
+                                         "y = Add (e, m)", "2, 6, 8",
+                                         ["MatMul", "Reshape", "BatchNormalization", "Reshape", "Add"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", MOVED)
+def test_channels_may_be_moved_in_between(run_in_onnxruntime, graph_of, form):
+    text, shape, expected = MOVED[form]
+    rng = np.random.default_rng(0)
+    constants = {name: rng.uniform(0.2, 3, 8).astype(np.float32) for name in ("s", "b", "mean", "var")}
+    constants |= {"w": rng.standard_normal((5, 8)).astype(np.float32), "four": np.arange(4, dtype=np.float32)}
+    constants |= {"rows": np.array([12, 8]), "tokens": np.array([2, 6, 8])}
+    constants |= {"heads": np.array([2, 6, 2, 4]), "wide": np.array([2, 8, 6])}
+    used = {name: array for name, array in constants.items() if re.search(rf"\b{name}\b", text)}
+    graph = graph_of(f"g (float[2, 6, 5] x) => (float[{shape}] y) {{ {text} }}", **used)
+    feeds = {"x": rng.standard_normal((2, 6, 5)).astype(np.float32)}
+    before = run_in_onnxruntime(graph, feeds)[0]
+    optimize(graph)
+    assert operators(graph) == expected
+    np.testing.assert_allclose(run_in_onnxruntime(graph, feeds)[0], before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bias_behind_the_squeeze_of_a_convolution(run_in_onnxruntime, graph_of):
+    text = "c = Conv (x, w) q = Squeeze (c, last) a = Add (q, b) y = Mul (a, s)"
+    rng = np.random.default_rng(0)
+    constants = {"w": rng.standard_normal((4, 3, 5, 1)), "b": rng.standard_normal((1, 4, 1)), "s": rng.random((4, 1))}
+    used = {name: array.astype(np.float32) for name, array in constants.items()}
+    graph = graph_of(f"g (float[2, 3, 9, 1] x) => (float[2, 4, 5] y) {{ {text} }}", **used, last=np.array([3]))
+    feeds = {"x": rng.standard_normal((2, 3, 9, 1)).astype(np.float32)}
+    before = run_in_onnxruntime(graph, feeds)[0]
+    optimize(graph)
+    assert operators(graph) == ["Conv", "Squeeze"]
+    np.testing.assert_allclose(run_in_onnxruntime(graph, feeds)[0], before, rtol=1e-4, atol=1e-5)
