@@ -18,8 +18,8 @@ _MOST_ELEMENTS = 1 << 20
 class FoldIntoTable(ir.passes.InPlacePass):
     """Moves an operator on single elements from behind a ``Gather`` of a table's rows before it.
 
-    ``Relu(Gather(table, x) + b)`` becomes ``Gather(Relu(table + b), x)``, which `FoldConstants` computes. A constant
-    may differ by column, and not by the place in what is gathered.
+    ``Relu(Gather(table, x) + b)`` becomes ``Gather(Relu(table + b), x)``, which `FoldConstants` computes, or
+    the target's runtime where it does not. A constant may differ by column, and not by the place in what is gathered.
 
     Preconditions: Constant nodes have been converted (`FoldConstants`); values have their shapes.
     Postconditions: no such operator is behind the Gather, if that alone reads the table, which has at most a million

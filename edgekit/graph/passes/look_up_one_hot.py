@@ -19,8 +19,8 @@ class LookUpOneHot(ir.passes.InPlacePass):
     """Replaces ``(x == [0, 1, ... n - 1]) @ table`` by ``Gather(table, x)``, as exporters of JAX write an embedding.
 
     An index that the table lacks has a code of zeros: the table gets a row of zeros behind the others, which such
-    indices become. A product with a one-hot code rounds nothing, so the numbers stay the same; it takes as many
-    multiplications as the table has elements for each index. magika's takes a third of its time.
+    indices become. A product with a one-hot code rounds nothing, so the numbers stay the same, and nothing is
+    left to quantize; for each index, it multiplies as many numbers as the table has.
 
     Preconditions: Constant nodes have been converted (`FoldConstants`); values have their shapes; the opset is 13 or
         newer, else nothing is changed.

@@ -305,10 +305,12 @@ MOVED = {
     # A product of tokens, and channels of pixels: text between the layer and the arithmetic, shape of the result.
     "LeViT": ("m = MatMul (x, w) r = Reshape (m, rows) n = BatchNormalization (r, s, b, mean, var) "
               "y = Reshape (n, tokens)", "2, 6, 8", ["MatMul", "Add"]),
-    "BatchNorm1d": ("m = MatMul (x, w) t = Transpose <perm = [0, 2, 1]> (m) y = BatchNormalization (t, s, b, mean, var)",
+    "BatchNorm1d": ("m = MatMul (x, w) t = Transpose <perm = [0, 2, 1]> (m) "
+                    "y = BatchNormalization (t, s, b, mean, var)",
                     "2, 8, 6", ["MatMul", "Add", "Transpose"]),
-    "with a bias": ("m = MatMul (x, w) a = Add (m, s) r = Reshape (a, rows) n = BatchNormalization (r, s, b, mean, var) "
-                    "y = Reshape (n, tokens)", "2, 6, 8", ["MatMul", "Add"]),
+    "with a bias": ("m = MatMul (x, w) a = Add (m, s) r = Reshape (a, rows) "
+                    "n = BatchNormalization (r, s, b, mean, var) y = Reshape (n, tokens)", "2, 6, 8",
+                    ["MatMul", "Add"]),
     "heads apart": ("m = MatMul (x, w) a = Add (m, s) r = Reshape (a, heads) y = Add (r, four)",
                     "2, 6, 2, 4", ["MatMul", "Add", "Reshape", "Add"]),
     "rows of another width": ("m = MatMul (x, w) a = Add (m, s) r = Reshape (a, wide) "
