@@ -4,14 +4,17 @@ import json
 import random
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tools.fuzz.__main__ import Outcome, campaign, how_it_ended, record
+from tools.fuzz.__main__ import campaign, how_it_ended
 from tools.fuzz.mutate import mutated
+from tools.fuzz.record import Outcome, markdown_from_record, record
 from tools.fuzz.targets import TARGETS
-from tools.fuzz.worker import finding_of
+from tools.fuzz.worker import Growth, finding_of
 
 ROOT = Path(__file__).parents[2]
 FOUND = ROOT / "tests" / "fuzz" / "found"
@@ -69,18 +72,40 @@ def test_findings_are_other_errors_and_time(tmp_path: Path) -> None:
 
 def test_a_campaign_counts_its_runs(tmp_path: Path) -> None:
     outcome = campaign("names", 1, 0, tmp_path / "findings", coverage=False)
-    assert outcome.runs > 10 and outcome.findings == []
+    assert outcome.runs > 10 and outcome.findings == [] and outcome.newest is None
     assert 1 <= outcome.seconds < 6
 
 
-def test_campaigns_of_a_target_add_up(tmp_path: Path) -> None:
+def test_campaigns_of_a_reader_add_up(tmp_path: Path) -> None:
     file = tmp_path / "campaigns.json"
-    for name, runs in [("voc", 10), ("csv", 5), ("voc", 1)]:
-        record(file, name, Outcome(runs, 59.7, ["KeyError"] if name == "csv" else []))
+    for name, runs, newest in [("voc", 10, 40.0), ("csv", 5, None), ("voc", 1, 0.0), ("voc", 1, 0.0)]:
+        record(file, name, Outcome(runs, 59.7, ["KeyError"] if name == "csv" else [], newest))
     assert json.loads(file.read_text()) == {
-        "csv": {"runs": 5, "seconds": 60, "findings": 1},
-        "voc": {"runs": 11, "seconds": 120, "findings": 0},
+        "csv": {"runs": 5, "seconds": 60, "findings": 1, "seconds_since_new": 0},
+        "voc": {"runs": 12, "seconds": 180, "findings": 0, "seconds_since_new": 20 + 60 + 60},
     }
+    assert "| `voc` | 12 | 180 | 140 | 0 |\n| all | 17 | 240 | | 1 |" in markdown_from_record(file)
+
+
+def test_campaigns_that_end_at_once_are_all_recorded(tmp_path: Path) -> None:
+    file = tmp_path / "campaigns.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: record(file, "voc", Outcome(1, 1.0, [], 0.0)), range(40)))
+    assert json.loads(file.read_text())["voc"]["runs"] == 40
+
+
+def test_a_corpus_grows_by_files_and_not_by_replacing_one(tmp_path: Path) -> None:
+    (tmp_path / "seed").write_bytes(b"12")
+    growth = Growth(tmp_path)
+    changes = []
+    for step in range(4):
+        time.sleep(0.02)  # file systems count time in ticks
+        if step == 1:
+            (tmp_path / "new").write_bytes(b"34")
+        if step == 2:
+            (tmp_path / "new").rename(tmp_path / "shorter")
+        changes.append(growth.has_grown())
+    assert changes == [False, True, False, False]
 
 
 @pytest.mark.parametrize(

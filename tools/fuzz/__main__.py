@@ -10,22 +10,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from tools.fuzz.record import Outcome, record
 from tools.fuzz.targets import TARGETS
 
 GRACE_SECONDS = 120.0
 """How much more of the processor than its time a child may use: for imports, and an input in a library's own code."""
 IDLE_SECONDS = 600.0
 """How long a child may wait without computing: other programs do not keep it from the processor for so long."""
-
-
-class Outcome(NamedTuple):
-    """What a campaign did: its runs, the processor's time that they took, in seconds, and what it found."""
-
-    runs: int
-    seconds: float
-    findings: list[str]
 
 
 def campaign(
@@ -59,7 +52,7 @@ def campaign(
         ended = how_it_ended(command, place / "log", seconds + GRACE_SECONDS)
         result = place / "result.json"
         found: dict[str, Any] = (
-            json.loads(result.read_text()) if result.exists() else {"runs": 0, "seconds": 0.0, "findings": []}
+            json.loads(result.read_text()) if result.exists() else {"runs": 0, "seconds": 0.0, "findings": [], "newest": None}
         )
         if ended:
             found["findings"].append(ended)
@@ -69,17 +62,6 @@ def campaign(
             findings.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, findings / f"{file.name}-seed{seed}")
         return Outcome(**found)
-
-
-def record(file: Path, name: str, outcome: Outcome) -> None:
-    """Adds a campaign to the sums of its target: ``{TARGET: {"runs": N, "seconds": S, "findings": N}}``."""
-    sums: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    before = sums.get(name, {"runs": 0, "seconds": 0, "findings": 0})
-    now = {"runs": outcome.runs, "seconds": round(outcome.seconds), "findings": len(outcome.findings)}
-    sums[name] = {key: before[key] + value for key, value in now.items()}
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(dict(sorted(sums.items())), indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
 
 
 def how_it_ended(command: list[str], log: Path, limit_s: float, idle_s: float = IDLE_SECONDS) -> str:

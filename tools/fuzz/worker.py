@@ -20,7 +20,7 @@ from types import FrameType
 from edgekit.errors import EdgeKitError
 from tools.fuzz.mutate import mutated
 
-__all__ = ["Hang", "finding_of", "main"]
+__all__ = ["Growth", "Hang", "finding_of", "main"]
 
 SECONDS = 5.0
 MEMORY_BYTES = 1 << 30
@@ -73,6 +73,8 @@ class _Run:
     def __init__(self, name: str, seconds: float, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.runs = 0
+        self.newest: float | None = None
+        """At how many seconds an input last reached new code; nothing without coverage."""
         self.findings: dict[str, str] = {}
         self._begin = time.process_time()
         self._seconds = seconds
@@ -102,8 +104,28 @@ class _Run:
 
     def write(self) -> None:
         self._written = time.monotonic()
-        text = json.dumps({"runs": self.runs, "seconds": self.seconds, "findings": list(self.findings.values())})
-        (self.folder / "result.json").write_text(text)
+        findings = list(self.findings.values())
+        result = {"runs": self.runs, "seconds": self.seconds, "findings": findings, "newest": self.newest}
+        (self.folder / "result.json").write_text(json.dumps(result))
+
+
+class Growth:
+    """Whether a corpus has grown: libFuzzer adds a file for new code, and replaces one where it found a shorter input."""
+
+    def __init__(self, corpus: Path) -> None:
+        self._corpus = corpus
+        self._changed, self._files = self._state()
+
+    def has_grown(self) -> bool:
+        """Whether there are more files than when it was asked before; folders that did not change are not listed."""
+        if self._corpus.stat().st_mtime_ns == self._changed:
+            return False
+        before = self._files
+        self._changed, self._files = self._state()
+        return self._files > before
+
+    def _state(self) -> tuple[int, int]:
+        return self._corpus.stat().st_mtime_ns, len(os.listdir(self._corpus))
 
 
 def _fuzz_by_mutation(run: _Run, seeds: list[bytes], seed: int) -> None:
@@ -118,8 +140,12 @@ def _fuzz_by_coverage(run: _Run, seeds: list[bytes], seed: int, corpus: Path) ->
     corpus.mkdir(parents=True, exist_ok=True)
     for index, content in enumerate(seeds):
         (corpus / f"seed-{index}").write_bytes(content)
+    growth = Growth(corpus)
+    run.newest = 0.0
 
     def take(content: bytes) -> None:
+        if growth.has_grown():
+            run.newest = run.seconds
         run.take(content)
         if run.is_over:  # libFuzzer itself ends by the clock on the wall only
             run.write()
