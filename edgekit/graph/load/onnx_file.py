@@ -16,7 +16,7 @@ from edgekit.errors import GraphError, nearest
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.deprecated import replace_deprecated
 from edgekit.graph.load.printable_names import escape_names
-from edgekit.graph.load.sizes import require_bounded_functions, require_declared_lengths
+from edgekit.graph.load.sizes import declared_bytes, require_bounded_functions, require_declared_lengths
 from edgekit.graph.load.sparse import replace_sparse
 from edgekit.graph.load.structure import Payload, array_at, structure_from_file
 from edgekit.graph.load.types import require_known_types
@@ -190,15 +190,17 @@ def _require_external_data(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _require_length(entries: dict[str, str], tensor: onnx.TensorProto, data: Path, path: Path) -> None:
+    declared = declared_bytes(tensor, path)
     try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
-        count = 1
-        for size in tensor.dims:
-            count *= size
-        if length < 0:
-            length = count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    except (ValueError, KeyError, TypeError) as e:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", declared))
+    except ValueError as e:
         raise GraphError(f"{path}: weight '{tensor.name}': invalid external data entry: {e}") from e
+    if length != declared:
+        raise GraphError(
+            f"{path}: weight '{tensor.name}': expected {declared:,} bytes of external data, as its shape "
+            f"{tuple(tensor.dims)} declares, got {length:,}",
+            hint="the file is damaged: download or export it again",
+        )
     size = data.stat().st_size
     if offset < 0 or offset + length > size:
         raise GraphError(
@@ -260,18 +262,24 @@ def _operators(domain: str) -> dict[str, int]:
 
 
 def _require_valid(model: onnx.ModelProto, payloads: Mapping[str, Payload], path: Path) -> None:
-    external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model))
     try:
         with _with_output_shapes(model), _with_empty_weights(model, payloads):
-            onnx.checker.check_model(str(path.resolve()) if external else model)
+            onnx.checker.check_model(model)
     except Exception as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
 
 
 @contextlib.contextmanager
 def _with_empty_weights(model: onnx.ModelProto, payloads: Mapping[str, Payload]) -> Iterator[None]:
-    """Gives weights whose numbers are in the file only a shape without elements: the checker requires the numbers."""
-    shapes = [(tensor, list(tensor.dims)) for tensor in model.graph.initializer if tensor.name in payloads]
+    """Gives weights whose numbers are not in the model only a shape without elements: the checker requires the numbers.
+
+    It looks for external data in the current folder; `_require_external_data` has looked where it is.
+    """
+    external = [tensor for tensor in _tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    in_file = [tensor for tensor in model.graph.initializer if tensor.name in payloads]
+    shapes = [(tensor, list(tensor.dims)) for tensor in (*in_file, *external)]
+    for tensor in external:
+        tensor.data_location = onnx.TensorProto.DEFAULT
     for tensor, _ in shapes:
         tensor.dims[:] = [0]
     try:
@@ -279,6 +287,8 @@ def _with_empty_weights(model: onnx.ModelProto, payloads: Mapping[str, Payload])
     finally:
         for tensor, shape in shapes:
             tensor.dims[:] = shape
+        for tensor in external:
+            tensor.data_location = onnx.TensorProto.EXTERNAL
 
 
 @contextlib.contextmanager

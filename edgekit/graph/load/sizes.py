@@ -11,7 +11,7 @@ import onnx
 from edgekit.errors import GraphError
 from edgekit.graph.load.structure import Payload
 
-__all__ = ["require_bounded_functions", "require_declared_lengths"]
+__all__ = ["declared_bytes", "require_bounded_functions", "require_declared_lengths"]
 
 _MAX_NODES = 1_000_000
 """Nodes of a graph after its functions are inlined. The largest published models have some ten thousand."""
@@ -40,7 +40,7 @@ _TYPED_FIELDS: dict[int, str] = {
 
 
 def require_declared_lengths(tensors: Iterable[onnx.TensorProto], payloads: Mapping[str, Payload], path: Path) -> None:
-    """Checks that each tensor has as many numbers as its dimensions declare. External data is not looked at.
+    """Checks that each tensor has as many numbers as its dimensions declare. Of external data, only the dimensions.
 
     Args:
         tensors: tensors of the model.
@@ -51,21 +51,26 @@ def require_declared_lengths(tensors: Iterable[onnx.TensorProto], payloads: Mapp
         GraphError: a tensor has more or fewer numbers than declared, a negative dimension, or an unknown type.
     """
     for tensor in tensors:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            continue
         what = f"{path}: weight '{tensor.name}'"
         shape = tuple(tensor.dims)
         if any(size < 0 for size in shape):
             raise GraphError(f"{what}: expected dimensions of 0 or more, got {shape}")
         bits = _bits(tensor, what)
         count = math.prod(shape)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            continue
         if tensor.HasField("raw_data") and bits:
             length = len(tensor.raw_data)
             if not length and tensor.name in payloads:
                 length = payloads[tensor.name].length
-            _require_equal(what, shape, -(-count * bits // 8), length, "bytes")
+            _require_equal(what, shape, declared_bytes(tensor, path), length, "bytes")
         elif not tensor.HasField("raw_data") and tensor.data_type in _TYPED_FIELDS:
             _require_equal(what, shape, count, len(getattr(tensor, _TYPED_FIELDS[tensor.data_type])), "numbers")
+
+
+def declared_bytes(tensor: onnx.TensorProto, path: Path) -> int:
+    """Returns how many bytes the numbers of a tensor take, by its shape and type; ``path`` is for messages."""
+    return -(-math.prod(tensor.dims) * _bits(tensor, f"{path}: weight '{tensor.name}'") // 8)
 
 
 def _bits(tensor: onnx.TensorProto, what: str) -> int:

@@ -18,6 +18,10 @@ __all__ = ["InferShapes"]
 _MAX_PROPAGATED = 1 << 20
 _SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
 """The input that has the sizes of the output, or the factors of its sizes."""
+_PROPAGATING = frozenset(
+    schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.has_data_propagation_function
+)
+"""Operators whose elements ONNX's data propagation computes."""
 
 
 class InferShapes(ir.passes.InPlacePass):
@@ -34,27 +38,49 @@ class InferShapes(ir.passes.InPlacePass):
         with external_weights(model):
             content = ir.to_proto(model).SerializeToString()
         propagates = not _has_long_vector(model)
-        try:
-            inferred = onnx.shape_inference.infer_shapes(
-                content, check_type=False, strict_mode=False, data_prop=propagates
-            )
-        except Exception as e:
-            raise GraphError(f"the shapes of graph '{model.graph.name}' contradict each other: {e}") from e
-        # Only the types are read: to make the whole model an `ir.Model` again would take most of the time.
-        found = dict(_types(inferred.graph))
-        modified = [_update(value, found.get(value.name or "")) for value in _values(model)]
-        return ir.passes.PassResult(model, modified=any(modified))
+        modified = _infer(model, content, propagates=propagates)
+        if not propagates and not _has_long_vector(model):  # what is a vector is known now
+            modified |= _infer(model, content, propagates=True)
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _infer(model: ir.Model, content: bytes, *, propagates: bool) -> bool:
+    """Gives the values the types that ONNX infers for the serialized model; returns whether any is another."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(content, check_type=False, strict_mode=False, data_prop=propagates)
+    except Exception as e:
+        raise GraphError(f"the shapes of graph '{model.graph.name}' contradict each other: {e}") from e
+    # Only the types are read: to make the whole model an `ir.Model` again would take most of the time.
+    found = dict(_types(inferred.graph))
+    return any([_update(value, found.get(value.name or "")) for value in _values(model)])
 
 
 def _has_long_vector(model: ir.Model) -> bool:
-    """Whether the graph has a long vector: ONNX's data propagation lists the elements of vectors, however many."""
-    given = (*model.graph.inputs, *model.graph.initializers.values(), *_values(model))
-    return any(map(_is_long, given)) or any(_length(node) > _MAX_PROPAGATED for node in model.graph.all_nodes())
+    """Whether the graph may have a long vector: ONNX's data propagation lists the elements of vectors, however many.
 
+    A Concat may double a vector, and the next one again: lengths are followed through the operators that propagate.
+    """
+    lengths: dict[ir.Value, float] = {}
 
-def _is_long(value: ir.Value) -> bool:
-    shape = value.shape
-    return shape is not None and len(shape) == 1 and isinstance(shape[0], int) and shape[0] > _MAX_PROPAGATED
+    def length_of(value: ir.Value | None) -> float:
+        if value is None:
+            return 0
+        shape = value.shape
+        if shape is None:
+            return lengths.get(value, 1)
+        size = math.prod(shape) if len(shape) <= 1 and shape.is_static() else 1
+        return size if len(shape) <= 1 else 0
+
+    for node in model.graph.all_nodes():
+        lengths_in = [length_of(value) for value in node.inputs]
+        inherited = 0.0
+        if node.domain in ("", "ai.onnx") and node.op_type in _PROPAGATING:
+            inherited = sum(lengths_in) if node.op_type == "Concat" else max(lengths_in, default=0)
+        made = _length(node)
+        lengths.update((value, max(made, inherited)) for value in node.outputs)
+        if max((made, *lengths_in, *map(length_of, node.outputs))) > _MAX_PROPAGATED:
+            return True
+    return False
 
 
 def _length(node: ir.Node) -> float:

@@ -210,6 +210,29 @@ def test_newer_opset_is_kept(tmp_path):
     assert graph_from_onnx(written(tmp_path, small_model(opset=21))).opset_imports[""] == 21
 
 
+def test_outputs_need_no_shape_beside_external_data(tmp_path, run_in_onnxruntime):
+    model = small_model()
+    feeds = {"x": np.random.default_rng(0).random((1, 3, 8, 8), np.float32)}
+    expected = run_in_onnxruntime(model, feeds)[0]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    np.testing.assert_array_equal(Evaluator(graph_from_onnx(path)).run(feeds)["y"], expected)
+
+
+@pytest.mark.parametrize("length", ["5", "10000"])
+def test_external_data_has_the_length_that_the_shape_declares(length, tmp_path):
+    # ONNX Runtime refuses both.
+    path = tmp_path / "model.onnx"
+    onnx.save(small_model(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "weights.bin").write_bytes(bytes(20_000))
+    model = onnx.load(path, load_external_data=False)
+    next(entry for entry in model.graph.initializer[0].external_data if entry.key == "length").value = length
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(GraphError, match=r"weight 'w': expected 432 bytes of external data, as its shape .* declares"):
+        graph_from_onnx(path)
+
+
 @pytest.mark.parametrize("fault", ["missing", "short", "outside"])
 def test_external_data_that_is_not_all_there_is_refused(tmp_path, fault):
     path = tmp_path / "model.onnx"

@@ -174,3 +174,31 @@ print((peak() - before) / {megabytes})
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert float(done.stdout) <= 1.3
+
+
+def test_constants_that_each_concat_doubles_are_not_listed(tmp_path: Path) -> None:
+    nodes = [helper.make_node("ConstantOfShape", ["n"], ["c0"])]
+    nodes += [helper.make_node("Concat", [f"c{step}"] * 8, [f"c{step + 1}"], axis=0) for step in range(8)]
+    nodes += [
+        helper.make_node("ReduceMax", ["c8"], ["m"], keepdims=0),
+        helper.make_node("Add", ["x", "m"], ["y"]),
+    ]
+    started = time.process_time()
+    graph = graph_from_onnx(saved(tmp_path / "m.onnx", nodes, [numpy_helper.from_array(np.array([10_000]), "n")]))
+    assert time.process_time() - started < 2
+    with pytest.raises(GraphError, match=f"'c7' {10_000 * 8**7}: expected at most"):
+        Evaluator(graph)
+
+
+def test_sizes_are_computed_behind_concats_of_feature_maps(tmp_path: Path) -> None:
+    # Before the first inference nothing tells a feature map from a vector.
+    nodes = [helper.make_node("Identity", ["x"], ["c0"])]
+    nodes += [helper.make_node("Concat", [f"c{step}"] * 2, [f"c{step + 1}"], axis=1) for step in range(24)]
+    nodes += [
+        helper.make_node("Slice", ["c24", "start", "end", "axis"], ["s"]),
+        helper.make_node("Shape", ["s"], ["n"]),
+        helper.make_node("ConstantOfShape", ["n"], ["y"]),
+    ]
+    constants = [numpy_helper.from_array(np.array([v]), n) for n, v in (("start", 0), ("end", 5), ("axis", 1))]
+    graph = graph_from_onnx(saved(tmp_path / "m.onnx", nodes, constants))
+    assert graph.graph.outputs[0].shape == [1, 5]
