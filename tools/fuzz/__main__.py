@@ -52,7 +52,9 @@ def campaign(
         ended = how_it_ended(command, place / "log", seconds + GRACE_SECONDS)
         result = place / "result.json"
         found: dict[str, Any] = (
-            json.loads(result.read_text()) if result.exists() else {"runs": 0, "seconds": 0.0, "findings": [], "newest": None}
+            json.loads(result.read_text())
+            if result.exists()
+            else {"runs": 0, "seconds": 0.0, "findings": [], "newest": None}
         )
         if ended:
             found["findings"].append(ended)

@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 def record(file: Path, name: str, outcome: Outcome) -> None:
     """Adds a campaign to the sums of its reader; several campaigns may end at once.
 
-    ``{NAME: {"runs": N, "seconds": S, "findings": N, "seconds_since_new": S}}``, the last over all campaigns: a campaign
+    ``{NAME: {"runs": N, "seconds": S, "findings": N, "seconds_since_new": S}}``, the last over all campaigns: one
     without new code adds its whole time.
     """
     with _locked(file.parent):

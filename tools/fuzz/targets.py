@@ -31,6 +31,7 @@ from edgekit.data.formats.yolo_text import yolo_from_path
 from edgekit.data.images import read_image
 from edgekit.data.vocabulary import ids_from_text, text_from_ids
 from edgekit.engine.bundle.checks import read_bundle
+from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import is_quantized
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import optimize
@@ -136,7 +137,10 @@ def _read_graph(content: bytes, folder: Path) -> object:
     (folder / "model.onnx").write_bytes(content)
     (folder / "model.onnx.data").write_bytes(bytes(2000))
     graph: ir.Model = graph_from_onnx(folder / "model.onnx")
-    return is_quantized(graph) or stats_from_graph(optimize(graph))
+    if is_quantized(graph):
+        return graph
+    Evaluator(optimize(graph))  # as `edgekit.pipeline.load_model`: what ONNX Runtime refuses is not looked at further
+    return stats_from_graph(graph)
 
 
 # ---- weights

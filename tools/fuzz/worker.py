@@ -110,7 +110,7 @@ class _Run:
 
 
 class Growth:
-    """Whether a corpus has grown: libFuzzer adds a file for new code, and replaces one where it found a shorter input."""
+    """Whether a corpus has grown: libFuzzer adds a file for new code, and replaces one by a shorter input."""
 
     def __init__(self, corpus: Path) -> None:
         self._corpus = corpus

@@ -12,15 +12,20 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
-from edgekit.errors import GraphError, nearest
+from edgekit.errors import EdgeKitError, GraphError
 from edgekit.graph.external_weights import INLINE_BYTES
+from edgekit.graph.load.attributes import require_possible_attributes
 from edgekit.graph.load.deprecated import replace_deprecated
+from edgekit.graph.load.external_data import require_external_data
+from edgekit.graph.load.operators import require_known_operators
 from edgekit.graph.load.printable_names import escape_names
-from edgekit.graph.load.sizes import declared_bytes, require_bounded_functions, require_declared_lengths
+from edgekit.graph.load.runtime_operators import require_declared_arguments
+from edgekit.graph.load.sizes import require_bounded_functions, require_declared_lengths
 from edgekit.graph.load.sparse import replace_sparse
 from edgekit.graph.load.structure import Payload, array_at, structure_from_file
 from edgekit.graph.load.types import require_known_types
 from edgekit.graph.load.upgrade_opset import upgrade_opset
+from edgekit.graph.load.walk import graphs_in, nodes_of, tensors_of
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.infer_shapes import InferShapes
@@ -33,8 +38,6 @@ _HEAD_BYTES = 512
 _OLDEST_IR = 10
 _NAMELESS = frozenset({None, "", "?", "-1", "None"})
 """Names that exporters (Paddle, Keras) give to unknown dimensions; two of these dimensions need not be equal."""
-_ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-_RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 _OTHER_FORMATS = (
     (
         b"PK\x03\x04",
@@ -70,14 +73,16 @@ def graph_from_onnx(path: Path) -> ir.Model:
         renamed = escape_names(model, path.name)
         payloads = {renamed.get(name, name): payload for name, payload in payloads.items()}
         replace_sparse(model, path)
-        require_declared_lengths(_tensors(model), payloads, path)
+        require_declared_lengths(tensors_of(model), payloads, path)
         require_bounded_functions(model, path)
-        _require_external_data(model, path)
+        require_external_data(tensors_of(model), path)
         if has_functions_of_another_opset(model):
             replace_deprecated(model)
             model = ir.to_proto(inlined(ir.from_proto(model)))
-        _require_known_operators(model, path)
-        require_known_types(_nodes(model), path)
+        require_known_operators(model, path)
+        require_declared_arguments(nodes_of(model), path)
+        require_known_types(nodes_of(model), path)
+        require_possible_attributes(nodes_of(model), path)
         _require_tensor_inputs(model, path)
         _require_tensor_outputs(model, path)
         replace_deprecated(model)
@@ -90,6 +95,19 @@ def graph_from_onnx(path: Path) -> ir.Model:
     except Exception as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
     del model
+    try:
+        return _in_our_form(graph, path)
+    except EdgeKitError:
+        raise
+    except Exception as e:  # onnx's checker looks at each node alone: one that contradicts its inputs is found here
+        raise GraphError(
+            f"{path}: not a valid graph: {_first_line(e)}",
+            hint="if ONNX Runtime runs the file, please report it with the traceback that --verbose shows",
+        ) from e
+
+
+def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
+    """Changes a valid graph as `graph_from_onnx` describes."""
     ir.external_data.set_base_dir(graph.graph, path.parent.resolve())
     _read_small_data(graph)
     graph = inlined(graph)
@@ -99,7 +117,9 @@ def graph_from_onnx(path: Path) -> ir.Model:
     graph = upgrade_opset(graph, path.name)
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
-    if ir.passes.Sequential(DequantizeWeights(), DecomposeContrib())(graph).modified:
+    # One by one: a sequence of passes would hide the error that one raises.
+    changes = [each(graph).modified for each in (DequantizeWeights(), DecomposeContrib())]
+    if any(changes):
         InferShapes()(graph)
     return graph
 
@@ -143,11 +163,11 @@ def _require_not_another_format(content: bytes, path: Path) -> None:
 
 def _require_text(model: onnx.ModelProto) -> None:
     """Raises `TypeError` if a name is not UTF-8, which protobuf returns as bytes: it could not be written again."""
-    for node in _nodes(model):
+    for node in nodes_of(model):
         attributes = (attribute.name for attribute in node.attribute)
         names = (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output, *attributes)
         _require_all_text(names)
-        for graph in _graphs_in(node):
+        for graph in graphs_in(node):
             _require_all_text(_value_names(graph))
     _require_all_text(_value_names(model.graph))
     _require_all_text((model.producer_name, model.producer_version, model.domain, model.doc_string))
@@ -168,99 +188,6 @@ def _require_all_text(names: Iterable[object]) -> None:
             raise TypeError(f"expected text, got {name!r}")
 
 
-def _require_external_data(model: onnx.ModelProto, path: Path) -> None:
-    folder = path.parent.resolve()
-    for tensor in _tensors(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        # The system knows no path with a null character.
-        data = (folder / location.replace("\0", "")).resolve()
-        if not location or "\0" in location or not data.is_relative_to(folder):
-            raise GraphError(
-                f"{path}: weight '{tensor.name}': expected external data next to the file, got '{location}'"
-            )
-        if not data.is_file():
-            raise GraphError(
-                f"{path}: weight '{tensor.name}' is in '{location}', which is missing",
-                hint=f"put it next to {path.name}",
-            )
-        _require_length(entries, tensor, data, path)
-
-
-def _require_length(entries: dict[str, str], tensor: onnx.TensorProto, data: Path, path: Path) -> None:
-    declared = declared_bytes(tensor, path)
-    try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", declared))
-    except ValueError as e:
-        raise GraphError(f"{path}: weight '{tensor.name}': invalid external data entry: {e}") from e
-    if length != declared:
-        raise GraphError(
-            f"{path}: weight '{tensor.name}': expected {declared:,} bytes of external data, as its shape "
-            f"{tuple(tensor.dims)} declares, got {length:,}",
-            hint="the file is damaged: download or export it again",
-        )
-    size = data.stat().st_size
-    if offset < 0 or offset + length > size:
-        raise GraphError(
-            f"{path}: weight '{tensor.name}': expected bytes {offset} to {offset + length} in '{data.name}', "
-            f"got a file of {size} bytes",
-            hint="the file is truncated, or belongs to another model",
-        )
-
-
-def _require_known_operators(model: onnx.ModelProto, path: Path) -> None:
-    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
-    newest = onnx.defs.onnx_opset_version()
-    if versions.get("", 0) > newest:
-        raise GraphError(
-            f"{path}: expected opset {newest} or older, got {versions['']}",
-            hint="pip install --upgrade onnx onnxruntime",
-        )
-    own = {(function.domain, function.name) for function in model.functions}
-    for node in _nodes(model):
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        if (node.domain, node.op_type) in own:
-            continue
-        where = f"{path}: node '{node.name or (node.output[0] if node.output else '')}'"
-        if domain not in _ONNX_DOMAINS and domain not in _RUNTIME_DOMAINS:
-            raise GraphError(f"{where}: unknown operator '{node.op_type}' of domain '{domain}'", hint=_HINT_CUSTOM)
-        if domain in _ONNX_DOMAINS and not _is_defined(node.op_type, domain, versions.get(domain, 1)):
-            known, opset = _operators(domain), versions.get(domain, 1)
-            since = known.get(node.op_type, 0)
-            if since > opset:
-                raise GraphError(
-                    f"{where}: operator '{node.op_type}' is in {domain or 'ONNX'} since opset {since}, and the file "
-                    f"declares opset {opset}",
-                    hint=f"export the model with opset {since} or newer",
-                )
-            raise GraphError(
-                f"{where}: operator '{node.op_type}' is not in opset {opset} of {domain or 'ONNX'}",
-                hint=nearest(node.op_type, known),
-            )
-
-
-_HINT_CUSTOM = "export the model without custom operators"
-
-
-def _is_defined(operator: str, domain: str, version: int) -> bool:
-    try:
-        onnx.defs.get_schema(operator, version, domain)
-    except onnx.defs.SchemaError:
-        return False
-    return True
-
-
-def _operators(domain: str) -> dict[str, int]:
-    """Returns the operators of a domain, with the first opset that each is in."""
-    known: dict[str, int] = {}
-    for schema in onnx.defs.get_all_schemas_with_history():
-        if schema.domain == domain:
-            known[schema.name] = min(schema.since_version, known.get(schema.name, schema.since_version))
-    return known
-
-
 def _require_valid(model: onnx.ModelProto, payloads: Mapping[str, Payload], path: Path) -> None:
     try:
         with _with_output_shapes(model), _with_empty_weights(model, payloads):
@@ -273,9 +200,9 @@ def _require_valid(model: onnx.ModelProto, payloads: Mapping[str, Payload], path
 def _with_empty_weights(model: onnx.ModelProto, payloads: Mapping[str, Payload]) -> Iterator[None]:
     """Gives weights whose numbers are not in the model only a shape without elements: the checker requires the numbers.
 
-    It looks for external data in the current folder; `_require_external_data` has looked where it is.
+    It looks for external data in the current folder; `require_external_data` has looked where it is.
     """
-    external = [tensor for tensor in _tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    external = [tensor for tensor in tensors_of(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
     in_file = [tensor for tensor in model.graph.initializer if tensor.name in payloads]
     shapes = [(tensor, list(tensor.dims)) for tensor in (*in_file, *external)]
     for tensor in external:
@@ -399,37 +326,6 @@ def _name_dimensions(graph: ir.Model) -> None:
     for value in graph.graph.outputs:
         if value.shape is not None:
             value.shape = ir.Shape([None if isinstance(size, int) and size < 0 else size for size in value.shape])
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    yield from _nodes_of(model.graph.node)
-    for function in model.functions:
-        yield from _nodes_of(function.node)
-
-
-def _nodes_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for graph in _graphs_in(node):
-            yield from _nodes_of(graph.node)
-
-
-def _graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from model.graph.initializer
-    for node in _nodes(model):
-        for graph in _graphs_in(node):
-            yield from graph.initializer
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
 
 
 def _first_line(error: Exception) -> str:

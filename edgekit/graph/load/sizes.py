@@ -70,7 +70,8 @@ def require_declared_lengths(tensors: Iterable[onnx.TensorProto], payloads: Mapp
 
 def declared_bytes(tensor: onnx.TensorProto, path: Path) -> int:
     """Returns how many bytes the numbers of a tensor take, by its shape and type; ``path`` is for messages."""
-    return -(-math.prod(tensor.dims) * _bits(tensor, f"{path}: weight '{tensor.name}'") // 8)
+    count: int = math.prod(tensor.dims)
+    return -(-count * _bits(tensor, f"{path}: weight '{tensor.name}'") // 8)
 
 
 def _bits(tensor: onnx.TensorProto, what: str) -> int:

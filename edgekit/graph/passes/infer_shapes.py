@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import onnx
 import onnx_ir as ir
@@ -16,6 +17,8 @@ __all__ = ["InferShapes"]
 
 
 _MAX_PROPAGATED = 1 << 20
+_NEEDS_TYPES = frozenset({"DictVectorizer", "EyeLike", "RegexFullMatch", "TreeEnsemble"})
+_UNKNOWN_DOMAIN = "edgekit.unknown"
 _SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
 """The input that has the sizes of the output, or the factors of its sizes."""
 _PROPAGATING = frozenset(
@@ -35,13 +38,46 @@ class InferShapes(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        with external_weights(model):
+        modified = False
+        while True:
+            hidden = [node for node in model.graph.all_nodes() if _ends_the_process(node)]
+            modified |= self._inferred(model, hidden)
+            if not any(map(_has_types, hidden)):
+                return ir.passes.PassResult(model, modified=modified)
+
+    def _inferred(self, model: ir.Model, hidden: Sequence[ir.Node]) -> bool:
+        """Infers all but what needs the types that ``hidden`` nodes would give."""
+        with _hidden(model, hidden), external_weights(model):
             content = ir.to_proto(model).SerializeToString()
         propagates = not _has_long_vector(model)
         modified = _infer(model, content, propagates=propagates)
         if not propagates and not _has_long_vector(model):  # what is a vector is known now
             modified |= _infer(model, content, propagates=True)
-        return ir.passes.PassResult(model, modified=modified)
+        return modified
+
+
+def _has_types(node: ir.Node) -> bool:
+    return all(value is None or value.type is not None for value in node.inputs)
+
+
+def _ends_the_process(node: ir.Node) -> bool:
+    """Whether ONNX's shape inference reads the type of an input that may have none: where it found a contradiction."""
+    return node.op_type in _NEEDS_TYPES and not _has_types(node)
+
+
+@contextmanager
+def _hidden(model: ir.Model, nodes: Sequence[ir.Node]) -> Iterator[None]:
+    """Puts nodes into a domain that ONNX does not know."""
+    domains = [(node, node.domain) for node in nodes]
+    model.opset_imports[_UNKNOWN_DOMAIN] = 1
+    for node in nodes:
+        node.domain = _UNKNOWN_DOMAIN
+    try:
+        yield
+    finally:
+        del model.opset_imports[_UNKNOWN_DOMAIN]
+        for node, domain in domains:
+            node.domain = domain
 
 
 def _infer(model: ir.Model, content: bytes, *, propagates: bool) -> bool:
@@ -68,8 +104,9 @@ def _has_long_vector(model: ir.Model) -> bool:
         shape = value.shape
         if shape is None:
             return lengths.get(value, 1)
-        size = math.prod(shape) if len(shape) <= 1 and shape.is_static() else 1
-        return size if len(shape) <= 1 else 0
+        if len(shape) > 1:
+            return 0
+        return math.prod(shape.numpy()) if shape.is_static() else 1
 
     for node in model.graph.all_nodes():
         lengths_in = [length_of(value) for value in node.inputs]
