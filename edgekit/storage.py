@@ -138,14 +138,14 @@ def write_atomic(path: Path, content: bytes | memoryview) -> None:
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Creates a folder, and locks it until the context exits or the process ends.
+def locked_folder(folder: Path, *, mode: int = 0o777) -> Iterator[None]:
+    """Creates a folder, and locks it until the context exits or the process ends; ``mode`` is for `os.mkdir`.
 
     Raises:
         FileExistsError: the folder exists.
         OSError: it cannot be created.
     """
-    with _created(folder, Path.mkdir):
+    with _created(folder, functools.partial(Path.mkdir, mode=mode)):
         yield
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +14,7 @@ from edgekit.device.cpu import return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import WEIGHTS, external_weights
 from edgekit.graph.memory import require_fitting_memory
+from edgekit.scratch import scratch_folder
 from edgekit.telemetry import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def _given_as_they_are(
     """
     with contextlib.ExitStack() as stack:
         try:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
+            folder = stack.enter_context(scratch_folder())
             with (folder / WEIGHTS).open("wb") as file:
                 file.truncate(largest)
         except OSError:  # no temporary folder, or a limit on the size of files

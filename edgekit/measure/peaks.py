@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from edgekit.measure.machine import Machine, disturbance_by_others, processor_ti
 from edgekit.measure.roofline import BandwidthLevel, Peaks
 from edgekit.measure.theoretical_peaks import TheoreticalPeak, theoretical_peaks
 from edgekit.progress import Progress, Warnings
+from edgekit.scratch import scratch_folder
 from edgekit.specs import Precision
 from edgekit.storage import cache_folder, read_cached, write_cached
 from edgekit.text import json_bytes, json_value
@@ -278,12 +278,12 @@ def _compute_peaks(thread_counts: Sequence[int], progress: Progress) -> tuple[Co
 def _peaks_of(name: str, precision: Precision, kernel: _Kernel, thread_counts: Sequence[int]) -> Iterator[ComputePeak]:
     library = backend(name)
     feeds = {"x": np.random.default_rng(0).standard_normal(kernel.shape, np.float32)}
-    with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / "graph.onnx"
+    with scratch_folder() as folder:
+        graph = folder / "graph.onnx"
         _write_graph(kernel, precision, graph)
-        built = library.build(graph, Path(folder), BuildOptions(precision=precision))
+        built = library.build(graph, folder, BuildOptions(precision=precision))
         for threads in thread_counts:
-            engine = library.load(Path(folder) / built.engine, threads=threads)
+            engine = library.load(folder / built.engine, threads=threads)
             try:
                 fastest_s = _fastest_s(lambda engine=engine: engine.run(feeds))  # type: ignore[misc]
             finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from edgekit.errors import RunError
 from edgekit.measure.contenders import Contender
 from edgekit.measure.turn import TurnRequest, TurnResponse
 from edgekit.progress import Progress, Warnings
+from edgekit.scratch import scratch_folder
 from edgekit.text import json_bytes
 
 __all__ = ["measure_by_turns"]
@@ -58,10 +58,10 @@ def measure_by_turns(
     """
     order = random.Random(seed)
     turns: list[list[TurnResponse]] = [[] for _ in contenders]
-    with tempfile.TemporaryDirectory(prefix="edgekit-compare-") as folder:
+    with scratch_folder() as folder:
         files = []
         for index, arrays in enumerate(feeds):
-            files.append(Path(folder) / f"{index}.npz")
+            files.append(folder / f"{index}.npz")
             np.savez(files[-1], allow_pickle=False, **arrays)
         with (progress or Warnings()).stage("Measure", total=rounds * len(contenders), unit="turns") as advance:
             for _ in range(rounds):
@@ -76,7 +76,7 @@ def measure_by_turns(
                         seconds=seconds,
                         on_command_line=is_on_command_line(),
                     )
-                    turns[index].append(_turn(contender.name, request, Path(folder)))
+                    turns[index].append(_turn(contender.name, request, folder))
                     advance(1)
     return turns
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from edgekit.quantize.layer_noise import (
     observed_values,
 )
 from edgekit.recipe.schema import Preprocess
+from edgekit.scratch import scratch_folder
 
 __all__ = ["debug"]
 
@@ -114,13 +114,13 @@ def debug(
     folder = None if save is None else given_path("save", save)
     if isinstance(model, (str, Path)) and Path(model).is_dir():
         data = calibration_config(calib=calib)
-        with tempfile.TemporaryDirectory() as scratch:
-            case = case_of_engine(Path(model), right, data, notes, Path(scratch), graph_only=graph_only)
+        with scratch_folder() as scratch:
+            case = case_of_engine(Path(model), right, data, notes, scratch, graph_only=graph_only)
     else:
         config = build_config(**given)
         require_buildable(config)
-        with tempfile.TemporaryDirectory() as scratch:
-            case = case_of_model(config, right, notes, Path(scratch), graph_only=graph_only)
+        with scratch_folder() as scratch:
+            case = case_of_model(config, right, notes, scratch, graph_only=graph_only)
     return _report(case, notes, folder)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -18,6 +16,7 @@ from edgekit.engine.bundle.manifest import GRAPH
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import is_quantized, save_graph
 from edgekit.quantize.layer_noise import Values
+from edgekit.scratch import scratch_folder
 from edgekit.specs import Precision
 
 __all__ = ["engine_values", "graph_values", "with_outputs"]
@@ -48,8 +47,7 @@ def engine_values(graph: ir.Model, target: str, options: BuildOptions, feeds: Se
         options = msgspec.structs.replace(options, precision=Precision.FP32)
 
     def values(names: Sequence[str]) -> list[dict[str, np.ndarray]]:
-        with tempfile.TemporaryDirectory(prefix="edgekit-values-") as name:
-            folder = Path(name)
+        with scratch_folder() as folder:
             save_graph(with_outputs(graph, names), folder / GRAPH)
             result = engine_from_graph(folder / GRAPH, folder, target, options)
             engine = backend(target).load(folder / result.engine, threads=options.threads)

@@ -12,6 +12,7 @@ from tools.docs.json_schema import SCHEMAS, json_from_schema
 from tools.docs.layout import drawing_of_packages
 from tools.docs.measured import markdown_from_benchmarks
 from tools.docs.schema import markdown_from_schema
+from tools.fuzz.record import markdown_from_record
 
 __all__ = ["DOCS", "ROOT", "stale_pages"]
 
@@ -23,6 +24,7 @@ PAGES |= {f"schema/{name}.json": functools.partial(json_from_schema, name) for n
 REGIONS: dict[str, dict[str, Callable[[], str]]] = {
     "design.md": {"layout": drawing_of_packages},
     "benchmarks.md": {"tables": markdown_from_benchmarks},
+    "robustness.md": {"campaigns": markdown_from_record},
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -215,6 +214,7 @@ def _built(
     from edgekit.errors import UsageError
     from edgekit.pipeline.build import build
     from edgekit.pipeline.model_kind import kind_of
+    from edgekit.scratch import scratch_folder
 
     models = [word for word in words if not _is_engine(word)]
     given = [f"--{name.replace('_', '-')}" for name in MODEL_OPTIONS if options[name] is not None]
@@ -230,7 +230,7 @@ def _built(
             f"expected one model or any number of engines, got {len(words)} names, of which '{models[0]}' is a model",
             hint="build each model with `edgekit build`, then compare the engines",
         )
-    with tempfile.TemporaryDirectory(prefix="edgekit-eval-") as folder:
+    with scratch_folder() as folder:
         common = {
             "weights": options["weights"],
             "target": options["target"] or "cpu",
@@ -242,8 +242,8 @@ def _built(
         if options["calib"] is None:
             calib["calib_column"] = options["column"]
         yield [
-            build(models[0], precision="fp32", output=Path(folder) / "fp32", **common),
-            build(models[0], precision="int8", output=Path(folder) / "int8", **common, **calib),
+            build(models[0], precision="fp32", output=folder / "fp32", **common),
+            build(models[0], precision="int8", output=folder / "int8", **common, **calib),
         ]
 
 

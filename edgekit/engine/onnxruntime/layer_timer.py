@@ -7,10 +7,9 @@ with ``_kernel_time``; a run ends with the event ``model_run`` of category ``Ses
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from edgekit.engine.layer_timer import LayerTimings, TimedLayer
 from edgekit.errors import RunError
+from edgekit.scratch import scratch_folder
 from edgekit.text import json_value
 
 if TYPE_CHECKING:
@@ -79,12 +79,10 @@ class OnnxRuntimeLayerTimer:
         engine: Path,
     ) -> None:
         # The profiler writes its file while it runs.
-        self._folder = tempfile.TemporaryDirectory(prefix="edgekit-layers-")
-        try:
-            self._session: Any = start(str(Path(self._folder.name) / "profile"))
-        except BaseException:
-            self._folder.cleanup()
-            raise
+        with ExitStack() as stack:
+            folder = stack.enter_context(scratch_folder())
+            self._session: Any = start(str(folder / "profile"))
+            self._folder = stack.pop_all()
         self._run = run
         self._engine = engine
 
@@ -112,7 +110,7 @@ class OnnxRuntimeLayerTimer:
             # A session that is freed while it profiles writes its file then, when the folder is gone.
             self._session.end_profiling()
             self._session = None
-        self._folder.cleanup()
+        self._folder.close()
 
 
 def timings_from_events(events: Sequence[Event], names: Sequence[Names] = ()) -> LayerTimings:
