@@ -144,4 +144,5 @@ def _damage_reported(path: Path) -> Iterator[None]:
     except FileNotFoundError as e:
         raise DataError(f"{path}: expected arrays, got no such file") from e
     except Exception as e:
-        raise DataError(f"{path}: expected arrays as numpy.save or numpy.savez writes them, got: {e}") from e
+        reason = (str(e).splitlines() or [type(e).__name__])[0]  # numpy's further lines advise to trust the file
+        raise DataError(f"{path}: expected arrays as numpy.save or numpy.savez writes them, got: {reason}") from e

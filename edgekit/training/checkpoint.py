@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors.torch
 import torch
@@ -20,6 +20,13 @@ from edgekit.storage import atomic_file, write_atomic
 __all__ = ["load_checkpoint", "save_checkpoint", "save_weights"]
 
 FORMAT = 1
+_Kinds: TypeAlias = "dict[str, type | tuple[type, ...]]"
+_IDENTITY: _Kinds = {"model": str, "arguments": str, "source": str, "examples": int, "seed": int}
+_STATE: _Kinds = {
+    **{"module": dict, "optimizer": dict, "schedule": dict, "random": torch.Tensor},
+    **{"epochs": list, "batch": int, "threads": int, "loss_sum": (int, float), "seconds": (int, float)},
+}
+"""What a checkpoint has at least, with its types."""
 
 
 def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -65,7 +72,18 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     got = content.get("format") if isinstance(content, dict) else type(content).__name__
     if got != FORMAT:
         raise TrainError(f"checkpoint {path}: expected format {FORMAT}, got {got}", hint=f"delete {path} to start over")
-    return content["identity"], content["state"]
+    identity, state = content.get("identity"), content.get("state")
+    if isinstance(state, dict):
+        state.setdefault("threads", 0)  # older checkpoints do not have it
+    for part, of, kinds in (("identity", identity, _IDENTITY), ("state", state, _STATE)):
+        for name, kind in kinds.items():
+            if not isinstance(of, dict) or not isinstance(of.get(name), kind):
+                raise TrainError(
+                    f"checkpoint {path}: expected a checkpoint written by `edgekit train`, got one whose {part} has no "
+                    f"'{name}' of the right type",
+                    hint=f"delete {path} to start over",
+                )
+    return identity, state
 
 
 def save_weights(path: Path, module: nn.Module, origin: WeightsOrigin | None = None) -> None:

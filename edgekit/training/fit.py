@@ -355,16 +355,16 @@ class _Run:
             self.training.module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
-        except (KeyError, RuntimeError, ValueError) as e:
+            torch.set_rng_state(state["random"])
+            self.epochs[:] = msgspec.convert(state["epochs"], list[Epoch])
+        except Exception as e:  # PyTorch raises almost any error on a state of another form
             raise TrainError(
                 f"checkpoint {path}: expected the tensors of {self.training.recipe.name}, got others, since the "
-                "model has changed",
+                "model has changed or the file is damaged",
                 hint=f"delete {path} to start over",
             ) from e
-        torch.set_rng_state(state["random"])
-        self.epochs[:] = msgspec.convert(state["epochs"], list[Epoch])
         self.batch, self.loss_sum, self.seconds = state["batch"], state["loss_sum"], state["seconds"]
-        self.threads = state.get("threads", 0)  # older checkpoints do not have it
+        self.threads = state["threads"]
         self.is_worth_keeping = bool(self.epochs or self.batch)
 
     def _check_epochs(self, path: Path, planned: int, *, begun: int) -> None:

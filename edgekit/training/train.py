@@ -15,7 +15,7 @@ from edgekit.data.calibration.example_feeds import spread
 from edgekit.data.examples import DataSet, data_set, data_set_names, feeds_from_example, split_used
 from edgekit.data.input_statistics import ENOUGH_INPUTS, InputStatistics, statistics_of_inputs, without_padding
 from edgekit.data.label_files import labels_from_file
-from edgekit.errors import DataError, UsageError, nearest
+from edgekit.errors import DataError, TrainError, UsageError, nearest
 from edgekit.evaluation.labels import difference, knows_all
 from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_recipe
@@ -123,7 +123,7 @@ def train_model(
     data = None if data is None else str(given_path("data", data))
     source = _source(data or identity.get("source") or recipe.train.data, recipe)
     column = column if column is not None else identity.get("column")
-    options = _merged(_options_from_identity(identity) or recipe.train, changes or {})
+    options = _merged(_options_from_identity(identity, checkpoint_of(file)) or recipe.train, changes or {})
     objective_from_recipe(recipe, options)  # fails for tasks that cannot be trained, before data is downloaded or read
     train_set, test_set = _data_sets(source, recipe, column, progress)
     recipe = _with_labels(recipe, train_set, test_set, progress)
@@ -221,10 +221,16 @@ def _source(source: str, recipe: Recipe) -> str:
     return source
 
 
-def _options_from_identity(identity: Mapping[str, Any]) -> Train | None:
+def _options_from_identity(identity: Mapping[str, Any], checkpoint: Path) -> Train | None:
     """Returns the training options in a checkpoint identity; None if it is empty."""
     fields = {name: value for name, value in identity.items() if name in Train.__struct_fields__}
-    return msgspec.convert(fields, Train) if fields else None
+    try:
+        return msgspec.convert(fields, Train) if fields else None
+    except (msgspec.ValidationError, ValueError) as e:
+        raise TrainError(
+            f"checkpoint {checkpoint}: expected the options of a training, got: {e}",
+            hint=f"delete {checkpoint} to start over",
+        ) from e
 
 
 def _merged(options: Train, changes: Mapping[str, Any]) -> Train:

@@ -355,6 +355,40 @@ def test_error_on_a_file_that_is_not_a_checkpoint(tmp_path: Path) -> None:
         train_model("lenet", output=file, resume=True)
 
 
+STATE = {"module": {}, "optimizer": {}, "schedule": {}, "random": torch.zeros(3, dtype=torch.uint8)}
+STATE |= {"epochs": [], "batch": 0, "loss_sum": 0.0, "seconds": 0.0}
+IDENTITY = {"model": "lenet", "arguments": "[('classes', 10)]", "source": "digits", "examples": 1437, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({}, "whose identity has no 'model' of the right type"),
+        ({"identity": 3, "state": []}, "whose identity has no 'model' of the right type"),
+        ({"identity": {"model": ["lenet"]}}, "whose identity has no 'model' of the right type"),
+        ({"identity": IDENTITY, "state": {}}, "whose state has no 'module' of the right type"),
+        ({"identity": {**IDENTITY, "lr": "fast"}, "state": STATE}, "expected the options of a training, got: Expected"),
+    ],
+)
+def test_error_on_a_checkpoint_that_lacks_something(content: dict[str, object], says: str, tmp_path: Path) -> None:
+    file = tmp_path / "lenet.safetensors"
+    torch.save({"format": 1, **content}, checkpoint_of(file))
+    with pytest.raises(TrainError, match=says):
+        train_model("lenet", output=file, resume=True)
+
+
+@pytest.mark.parametrize("part", ["module", "optimizer", "random", "epochs"])
+def test_error_on_a_checkpoint_of_another_state(part: str, few: Any, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c"
+    with pytest.raises(Interrupt):
+        fit(training("lenet", few, checkpoint), progress=Interrupting(2, raise_interrupt))
+    content = torch.load(checkpoint, weights_only=True)
+    content["state"][part] = {"epochs": [{"a": 1}], "random": torch.zeros(3)}.get(part, {"a": 1})
+    torch.save(content, checkpoint)
+    with pytest.raises(TrainError, match="expected the tensors of lenet, got others"):
+        fit(training("lenet", few, checkpoint), resume=True)
+
+
 def test_error_on_an_unwritable_path_comes_before_the_first_batch(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainError, match="cannot write"):

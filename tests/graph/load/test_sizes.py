@@ -148,6 +148,13 @@ def test_a_constant_of_terabytes_is_not_made(operator: str, tmp_path: Path) -> N
         Evaluator(graph)
 
 
+def test_a_size_that_overflows_is_named(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[1 << 31, 1 << 31])]
+    graph = graph_from_onnx(saved(tmp_path / "m.onnx", nodes, [], shape=[1, 3, 8, 8]))
+    with pytest.raises(GraphError, match=r"'y' 1x3x-\d+x-\d+: expected sizes of 0 or more"):
+        Evaluator(graph)
+
+
 def test_an_input_of_terabytes_is_not_made(tmp_path: Path) -> None:
     nodes = [helper.make_node("Relu", ["x"], ["y"])]
     graph = graph_from_onnx(saved(tmp_path / "m.onnx", nodes, [], shape=[1 << 20, 1 << 20]))
