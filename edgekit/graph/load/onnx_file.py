@@ -17,6 +17,7 @@ from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.attributes import require_possible_attributes
 from edgekit.graph.load.deprecated import replace_deprecated
 from edgekit.graph.load.external_data import require_external_data
+from edgekit.graph.load.loops import require_ending_loops
 from edgekit.graph.load.operators import require_known_operators
 from edgekit.graph.load.printable_names import escape_names
 from edgekit.graph.load.runtime_operators import require_declared_arguments
@@ -83,6 +84,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         require_declared_arguments(nodes_of(model), path)
         require_known_types(nodes_of(model), path)
         require_possible_attributes(nodes_of(model), path)
+        require_ending_loops(model, path)
         _require_tensor_inputs(model, path)
         _require_tensor_outputs(model, path)
         replace_deprecated(model)
