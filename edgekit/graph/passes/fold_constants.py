@@ -6,8 +6,10 @@ import contextlib
 import logging
 import math
 import time
+import warnings
 from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
@@ -129,11 +131,15 @@ def _replaces_as_large(node: ir.Node, elements: int) -> bool:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Suppresses onnxscript's log messages about operators that are not folded."""
-    logger = logging.getLogger("onnxscript.optimizer")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Suppresses log messages about operators that are not folded, and numpy's warnings of infinities and NaN."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript.optimizer", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        yield
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
