@@ -68,7 +68,7 @@ def test_scales_that_do_not_fit_their_weights_are_refused_by_onnx_runtime(
     [
         ("GatherND", ["i", "i"], {"batch_dims": -1}),
         ("LayerNormalization", ["x", "x"], {"axis": 1 << 31}),
-        ("ReduceSum", ["x"], {"axes": [-(1 << 63)]}),
+        ("MeanVarianceNormalization", ["x"], {"axes": [-(1 << 63)]}),
     ],
 )
 def test_an_axis_beyond_all_ranks_is_refused_before_shapes_are_inferred(
@@ -80,11 +80,25 @@ def test_an_axis_beyond_all_ranks_is_refused_before_shapes_are_inferred(
         graph_from_onnx(saved(tmp_path, [node], i=np.zeros((4, 0), np.int64)))
 
 
+def test_an_axis_that_a_call_gives_a_function_is_checked_too(tmp_path: Path) -> None:
+    inner = helper.make_node("GatherND", ["a", "i"], ["b"], name="n")
+    inner.attribute.append(onnx.AttributeProto(name="batch_dims", ref_attr_name="k", type=onnx.AttributeProto.INT))
+    imports = [helper.make_opsetid("", 20)]
+    function = helper.make_function("own", "F", ["a", "i"], ["b"], [inner], imports, attributes=["k"])
+    file = saved(tmp_path, [helper.make_node("F", ["x", "i"], ["y"], domain="own", k=-1)], i=np.zeros((4, 0), np.int64))
+    model = onnx.load(file)
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(GraphError, match="expected 'batch_dims' from 0 to 64, got -1"):
+        graph_from_onnx(file)
+
+
 @pytest.mark.parametrize("equation", ["x[", "x.", "...x.", "x é"])
 def test_an_equation_of_other_characters_is_refused(equation: str, tmp_path: Path) -> None:
     # ONNX's shape inference never returns from it.
     node = helper.make_node("Einsum", ["x"], ["y"], name="n", equation=equation)
-    with pytest.raises(GraphError, match=r"Einsum 'n': expected an equation of letters, .* got b'"):
+    with pytest.raises(GraphError, match=r"Einsum 'n': expected an equation of letters, .* got '"):
         graph_from_onnx(saved(tmp_path, [node]))
 
 
