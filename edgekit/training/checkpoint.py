@@ -41,8 +41,9 @@ def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str,
         TrainError: the file cannot be written.
     """
     content = {"format": FORMAT, "identity": dict(identity), "state": dict(state)}
-    with _errors(path), atomic_file(path) as file:
-        torch.save(content, file)
+    # To a file that Python writes: of one that it writes itself, PyTorch does not say why it could not.
+    with _errors(path), atomic_file(path) as file, file.open("wb") as stream:
+        torch.save(content, stream)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,6 +109,14 @@ def _errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as e:  # torch raises RuntimeError if the disk is full
-        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).partition("\n")[0]
+        cause = _os_error(e)
+        reason = cause.strerror if cause is not None and cause.strerror else str(e).partition("\n")[0]
         hint = "free some disk space, or choose another output file with -o"
         raise TrainError(f"cannot write {path}: {reason}", hint=hint) from e
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """Returns the error itself, or the one that was being handled when it was raised."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error

@@ -23,6 +23,7 @@ from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.read import load_weights
 from edgekit.recipe.schema import Train, load_recipe
 from edgekit.training.batches import Batches
+from edgekit.training.checkpoint import save_checkpoint
 from edgekit.training.fit import Epoch, Training, fit
 from edgekit.training.train import checkpoint_of, train_model
 
@@ -387,6 +388,11 @@ def test_error_on_a_checkpoint_of_another_state(part: str, few: Any, tmp_path: P
     torch.save(content, checkpoint)
     with pytest.raises(TrainError, match="expected the tensors of lenet, got others"):
         fit(training("lenet", few, checkpoint), resume=True)
+
+
+def test_error_on_a_full_disk_says_so() -> None:
+    with pytest.raises(TrainError, match="cannot write /dev/full: No space left on device"):
+        save_checkpoint(Path("/dev/full"), {}, {"module": torch.zeros(1 << 16)})
 
 
 def test_error_on_an_unwritable_path_comes_before_the_first_batch(tmp_path: Path) -> None:
