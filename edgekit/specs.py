@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BEGIN",
     "END",
+    "EVERY_ATTENTION",
     "EXACT_DB",
     "PAD",
     "SPECIAL_TOKENS",
     "UNKNOWN",
+    "FloatAttention",
     "Precision",
     "QuantScheme",
     "Shape",
@@ -224,6 +226,27 @@ class SlowConvolution(msgspec.Struct, frozen=True, kw_only=True):
     window: int = 1
 
 
+class FloatAttention(msgspec.Struct, frozen=True, kw_only=True):
+    """Attentions that a backend computes faster in float than on integers, among layers on integers.
+
+    A size that is not known when the graph is quantized fits no limit.
+
+    Attributes:
+        head_size: their queries have at most this many channels a head; None: any number.
+        most_keys: they have at most this many keys; None: any number.
+        least_length: they have at least this many queries, and keys.
+        plain: they have no masks, and heads that one Transpose each splits and merges: what backends fuse.
+    """
+
+    head_size: int | None = None
+    most_keys: int | None = None
+    least_length: int = 0
+    plain: bool = False
+
+
+EVERY_ATTENTION = (FloatAttention(),)
+
+
 class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     """The form of a quantized graph that makes a backend use its integer kernels.
 
@@ -246,10 +269,11 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         without_zero_point: products that the backend runs on integers only if the zero point of their input is 0, which
             takes a range that begins at 0.
         slow_convolutions: convolutions that stay in float, because the backend computes them faster so.
-        float_attention: both products of an attention stay in float, because the backend computes them faster so.
+        float_attention: attentions whose two products stay in float, because the backend computes them faster so.
         attention_keys: attention over at least this many keys gets a pair at each of the four factors of its products,
             symmetric ``int8`` at queries, keys and values, because the backend computes all of it faster on integers.
             0 disables this.
+        attention_queries: attention of fewer queries stays in float all the same.
         bodies: the backend computes integers in the bodies of If, Loop and Scan too.
         weights_only: the form of matrix products whose weights alone are in 8 bits: ``blocks``: ONNX Runtime's
             ``MatMulNBits``; ``channels``: DequantizeLinear of weights with a scale for each column, which the backend
@@ -280,8 +304,9 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     limits: frozenset[str] = frozenset()
     without_zero_point: frozenset[str] = frozenset()
     slow_convolutions: tuple[SlowConvolution, ...] = ()
-    float_attention: bool = False
+    float_attention: tuple[FloatAttention, ...] = ()
     attention_keys: int = 0
+    attention_queries: int = 1
     bodies: bool = False
     weights_only: Literal["", "blocks", "channels"] = ""
     own_ranges: bool = False

@@ -15,7 +15,7 @@ from edgekit.config import TargetConfig
 from edgekit.engine.table import entry_of
 from edgekit.errors import BackendUnavailable
 from edgekit.option import given_values
-from edgekit.specs import Precision, QuantScheme, ShapeRange, TensorSpec
+from edgekit.specs import EVERY_ATTENTION, Precision, QuantScheme, ShapeRange, TensorSpec
 
 __all__ = [
     "Backend",
@@ -183,7 +183,7 @@ def scheme_of(target: TargetConfig) -> QuantScheme:
     scheme = backend(target.target).scheme()
     if target.attention == "auto":
         return scheme
-    return msgspec.structs.replace(scheme, float_attention=target.attention != "off")
+    return msgspec.structs.replace(scheme, float_attention=() if target.attention == "off" else EVERY_ATTENTION)
 
 
 def build_options_of(target: TargetConfig, shapes: Mapping[str, ShapeRange]) -> BuildOptions:

@@ -57,7 +57,7 @@ def best_engine(
     if built is not typed:
         verifier.verify_typed(built, measured=runs_here)
     chosen = Chosen(engine, built, calibration, config)
-    if not (runs_here and config.output.profile):
+    if not runs_here:
         return chosen
     return better_of_both(
         chosen,
@@ -65,6 +65,6 @@ def best_engine(
         verifier.inputs,
         verifier.reference,
         scratch=scratch,
-        elapsed_s=time.perf_counter() - started,
+        elapsed_s=time.perf_counter() - started if config.output.profile else None,
         progress=progress,
     )

@@ -169,7 +169,7 @@ def _chosen(graph: ir.Model, scheme: QuantScheme, policy: QuantPolicy) -> _Chose
         quantize_outputs=frozenset(),
         fused_activations=frozenset(),
         float_bias=True,
-        float_attention=False,
+        float_attention=(),
         split_channels=0,
     )
     plan = plan_from_graph(graph, inputs_only, policy)

@@ -54,7 +54,7 @@ def integer_attentions(graph: ir.Model, scheme: QuantScheme, kept: Mapping[ir.No
     candidates = [
         _with_factors(found)
         for found in find_attention(graph)
-        if not found.pairs and not {found.scores, found.mean} & kept.keys() and _enough_keys(found, scheme)
+        if not found.pairs and not {found.scores, found.mean} & kept.keys() and _is_large(found, scheme)
     ]
     return [each for each in candidates if all(map(_is_activation, (*each.signed, each.weights)))]
 
@@ -92,9 +92,10 @@ def _with_factors(found: Attention) -> IntegerAttention:
     return IntegerAttention(found, (query, turned, value), weights, turn)
 
 
-def _enough_keys(found: Attention, scheme: QuantScheme) -> bool:
-    sizes = sizes_of(found.scores.outputs[0])
-    return sizes is None or not isinstance(sizes[-1], int) or sizes[-1] >= scheme.attention_keys
+def _is_large(found: Attention, scheme: QuantScheme) -> bool:
+    sizes = sizes_of(found.scores.outputs[0]) or ()
+    least = (scheme.attention_queries, scheme.attention_keys)
+    return all(not isinstance(size, int) or size >= limit for size, limit in zip(sizes[-2:], least, strict=False))
 
 
 def _is_activation(value: ir.Value) -> bool:

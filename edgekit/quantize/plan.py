@@ -12,8 +12,8 @@ import msgspec
 import onnx_ir as ir
 
 from edgekit.errors import UsageError, nearest
-from edgekit.graph.attention import find_attention
 from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
+from edgekit.quantize.float_attention import attention_in_float
 from edgekit.quantize.head_layers import head_layers
 from edgekit.quantize.integer_attention import integer_attentions
 from edgekit.quantize.kernel_limits import limit_of
@@ -134,7 +134,7 @@ def plan_from_graph(
     kept |= {node: NOISY_ATTENTION for node in graph.graph if node.name in policy.noisy_attention}
     kept |= matching(list(graph.graph.all_nodes()), policy.keep_float)
     kept |= _needing_zero_point(graph, scheme, ranges or {})
-    attention = _attention_products(graph) if scheme.float_attention else {}
+    attention = attention_in_float(graph, scheme)
     plan = _planned(graph, scheme, {**attention, **kept})
     if not plan.nodes and (scheme.stem_channels or scheme.slow_convolutions or attention):
         # A network of two narrow convolutions consists of a stem only, and one may consist of an attention only.
@@ -171,11 +171,6 @@ def _needing_zero_point(
     ]
     sources = {node: range_source(node.inputs[0]).name or "" for node in products if node.inputs[0] is not None}
     return {node: NEEDS_ZERO_POINT for node, name in sources.items() if name in ranges and ranges[name][0] < 0}
-
-
-def _attention_products(graph: ir.Model) -> dict[ir.Node, str]:
-    products = (product for found in find_attention(graph) for product in (found.scores, found.mean))
-    return dict.fromkeys(products, "the target computes attention faster in float")
 
 
 def _planned(graph: ir.Model, scheme: QuantScheme, kept: dict[ir.Node, str]) -> Plan:

@@ -29,13 +29,13 @@ from edgekit.quantize.calibrate.collect import collect_statistics, observed_tens
 from edgekit.quantize.plan import plan_from_graph, range_source
 from edgekit.recipe.schema import load_recipe
 from edgekit.runtime.tasks.translate import greedy_tokens
-from edgekit.specs import QuantScheme, TensorSpec
+from edgekit.specs import EVERY_ATTENTION, QuantScheme, TensorSpec
 
 CPU = OnnxRuntime().scheme()
 # Whether attention stays in float depends on the processor: both are checked on any.
 SCHEMES: dict[str, QuantScheme] = {
-    "cpu": structs.replace(CPU, float_attention=False),
-    "cpu, attention in float": structs.replace(CPU, float_attention=True),
+    "cpu": structs.replace(CPU, float_attention=()),
+    "cpu, attention in float": structs.replace(CPU, float_attention=EVERY_ATTENTION),
     "openvino": OpenVino().scheme(),
     "tensorrt": TENSORRT,
 }

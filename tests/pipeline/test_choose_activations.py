@@ -52,9 +52,12 @@ def tokens(tmp_path: Path) -> Path:
         (1.02, 1.5, True),
         (1.02, 0.5, False),
         (1.1, 20.0, False),
+        (None, 20.0, False),
     ],
 )
-def test_faster_at_no_lower_ratio_or_clearer_in_no_more_time(time_ratio: float, gain_db: float, better: bool) -> None:
+def test_faster_at_no_lower_ratio_or_clearer_in_no_more_time(
+    time_ratio: float | None, gain_db: float, better: bool
+) -> None:
     assert is_better(time_ratio, gain_db) is better
 
 
@@ -88,6 +91,26 @@ def test_the_better_engine_of_a_token_model_is_kept(
 def test_nothing_is_tried_where_the_user_decides(tokens: Path, options: dict[str, object]) -> None:
     place = edgekit.build(tokens, target="cpu", calib="data", output="made", progress=False, **options)
     assert read_manifest(place).activations is None and (place / "calibration.json").exists()
+
+
+@pytest.mark.parametrize(("db", "how"), [((20.0, 21.5), "dynamic"), ((20.0, 20.5), "static")])
+def test_one_token_a_run_is_decided_by_its_noise_where_no_time_is_measured(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch, db: tuple[float, float], how: str
+) -> None:
+    proto = onnx.load(tokens)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[1].dim_value = 1
+    onnx.save(proto, tokens)
+    for index in range(4):
+        np.save(f"data/{index}.npy", np.load(f"data/{index}.npy")[:, :1])
+    static_db, dynamic_db = db
+    found = iter((dynamic_db, static_db))
+    monkeypatch.setattr(choose_activations, "_worst_db", lambda *_: next(found))
+    place = edgekit.build(tokens, target="cpu", calib="data", output="made", profile=False, progress=False)
+    chosen = read_manifest(place).activations
+    assert chosen is not None and chosen.how == how and chosen.time_ratio is None
+    assert ("--dynamic" in read_manifest(place).build_command) is (how == "dynamic")
+    assert [name for name in ("report.html", "report.json") if (place / name).exists()] == []
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,12 @@ def test_few_keys_stay_in_float(attention):
     assert plan.skipped.keys() == {"scores", "mean"} and not plan.signed
 
 
+def test_few_queries_stay_in_float(attention):
+    few, enough = (msgspec.structs.replace(SCHEME, attention_queries=queries) for queries in (KEYS + 1, KEYS))
+    assert plan_from_graph(attention(), few).skipped.keys() == {"scores", "mean"}
+    assert plan_from_graph(attention(), enough).signed
+
+
 @pytest.mark.parametrize("kept", ["scores", "mean"])
 def test_an_attention_with_one_product_in_float_is_in_float(attention, kept):
     plan = plan_from_graph(attention(), SCHEME, QuantPolicy((kept,)))

@@ -15,7 +15,7 @@ from edgekit.graph.file import save_graph
 from edgekit.quantize.calibrate.observers import METHODS
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import quantized_from_graph
-from edgekit.specs import Precision
+from edgekit.specs import EVERY_ATTENTION, Precision
 
 INT8 = BuildOptions(precision=Precision.INT8, threads=1)
 LIBRARIES = {"cpu": "onnxruntime", "openvino": "openvino"}
@@ -199,7 +199,7 @@ def graph(graph_of, weights):
 
 
 def scheme_of(target):
-    return msgspec.structs.replace(backend(target).scheme(), stem_channels=0, float_attention=False)
+    return msgspec.structs.replace(backend(target).scheme(), stem_channels=0, float_attention=())
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_attention_in_float_runs_between_integer_products(
     quantized = graph("attention")
     feeds = feeds_for(quantized)
     exact = run_in_onnxruntime(quantized, feeds)
-    scheme = msgspec.structs.replace(scheme_of("cpu"), float_attention=True)
+    scheme = msgspec.structs.replace(scheme_of("cpu"), float_attention=EVERY_ATTENTION)
     quantized, plan = quantized_from_graph(quantized, calibrated(quantized, feeds), scheme)
     built, layers = engine("cpu", quantized)
     assert set(plan.skipped) == {"s", "y"} and layers["int8"] == 3

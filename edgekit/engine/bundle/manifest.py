@@ -99,7 +99,7 @@ class ActivationsInfo(msgspec.Struct, frozen=True, kw_only=True):
         static_db: signal-to-noise ratio of the worst output with ``static``, on calibration inputs, in dB.
         dynamic_db: the same with ``dynamic``.
         time_ratio: time with ``dynamic``, divided by that with ``static``; None if it was not measured, because
-            ``dynamic`` has more noise.
+            ``dynamic`` has more noise, or because the build measures no time.
     """
 
     how: Literal["static", "dynamic"]

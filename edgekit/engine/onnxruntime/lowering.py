@@ -73,6 +73,7 @@ def lower_after(built: ir.Model, opt_counts: Mapping[str, int]) -> bool:
     Measured on x86 only. On Arm, the graph stays as ONNX Runtime wrote it.
     """
     # These need onnx_ir, which runtime-only boards lack.
+    from edgekit.lower.merge_dequantizers import MergeDequantizers
     from edgekit.lower.replace_leaky_relu import ReplaceLeakyRelu
     from edgekit.lower.resize_as_gather import ResizeAsGather
     from edgekit.lower.rewriting import lower
@@ -83,4 +84,4 @@ def lower_after(built: ir.Model, opt_counts: Mapping[str, int]) -> bool:
         return False
     # Without VNNI, sums of products with 8-bit weights overflow (`scheme_of_processor`).
     split = [SplitFloatWeights()] if here.fast_int8 else []
-    return lower(built, [*split, ReplaceLeakyRelu(opt_counts), ResizeAsGather()])
+    return lower(built, [*split, ReplaceLeakyRelu(opt_counts), ResizeAsGather(), MergeDequantizers()])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgekit.device.cpu import cpu
-from edgekit.specs import QuantScheme, SlowConvolution
+from edgekit.device.cpu import Cpu, cpu
+from edgekit.specs import EVERY_ATTENTION, FloatAttention, QuantScheme, SlowConvolution
 
 __all__ = ["LIMITS", "scheme_of_processor"]
 
@@ -31,6 +31,22 @@ too, 7 to 112 pixels wide. With this one layer in float, the network takes, as a
 - small products gain nothing: matrix products from 1 x 16 x 16 on 0.97 to 1.73, both of squeeze-and-excitation 1.02 to
   1.09.
 """
+
+FLOAT_ATTENTION = (
+    FloatAttention(head_size=32),
+    FloatAttention(head_size=64, most_keys=128),
+    FloatAttention(head_size=128, most_keys=64),
+    FloatAttention(head_size=64, least_length=512, plain=True),
+)
+"""Measured with 1.32 on x86 with VNNI, one thread, 2 to 12 heads, as many queries as keys, with the four matrix
+products around it on integers: with attention in float, the layer takes, as a share of the time with attention on
+integers,
+
+- heads of 16 and 32: 0.83 to 0.98 up to 256 keys, 0.70 to 0.92 at 384 and 512, 0.46 to 0.74 from 1024 on;
+- heads of 64: 0.83 to 1.00 at 16 to 64 keys, 0.95 to 1.09 at 128, 1.03 to 1.09 at 197 and 256; as one operator, 0.96 to
+  1.02 at 512, 0.96 to 1.03 at 1024 and 0.87 at 1500; with a mask, 1.05 to 1.15 from 512 on;
+- heads of 128: 0.88 to 1.01 up to 64 keys, 1.03 to 1.31 from 128 on;
+- 32 queries and one of 1500 keys: 1.05, 1.08."""
 
 # Names in `edgekit.quantize.kernel_limits`.
 LIMITS = frozenset({"average-dilated", "average-of-pads-rounded-up"})
@@ -64,9 +80,17 @@ def scheme_of_processor() -> QuantScheme:
         weights_only="blocks",
         limits=LIMITS,
         slow_convolutions=SLOW_CONVOLUTIONS if here.arch == "x86_64" else (),
-        # Measured with AVX2, one thread, against attention with Q/DQ pairs at its products: in float, as one
-        # operator, it takes 0.47 to 1.06 of the time; as single operators, since it has a mask, 0.79 to 0.89 at 128
-        # tokens and 1.12 to 1.14 at 512. Whole models (ViT, MiniLM, BERT, Swin, Whisper, CLIP): 0.96 to 1.01. Not
-        # measured with VNNI.
-        float_attention=here.arch == "x86_64" and not here.fast_int8,
+        float_attention=_float_attention(here),
     )
+
+
+def _float_attention(here: Cpu) -> tuple[FloatAttention, ...]:
+    """Returns the attentions that this processor computes faster in float.
+
+    Measured with AVX2, one thread, against attention with Q/DQ pairs at its products: in float, as one operator, it
+    takes 0.47 to 1.06 of the time; as single operators, since it has a mask, 0.79 to 0.89 at 128 tokens and 1.12 to
+    1.14 at 512. Whole models (ViT, MiniLM, BERT, Swin, Whisper, CLIP): 0.96 to 1.01. Not measured on Arm.
+    """
+    if here.arch != "x86_64":
+        return ()
+    return FLOAT_ATTENTION if here.fast_int8 else EVERY_ATTENTION
