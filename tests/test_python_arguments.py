@@ -18,6 +18,10 @@ TENSORRT = {"target": "tensorrt"}
 NUMBERS = np.zeros((1, 1, 28, 28), np.float32)
 
 
+class DynamicCache:
+    """Named as the cache of Hugging Face Transformers."""
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -29,6 +33,7 @@ NUMBERS = np.zeros((1, 1, 28, 28), np.float32)
         ({"calib": list}, "calib: expected a folder, the name of a set, an array"),
         ({"progress": "yes"}, "progress: expected True, False or an object with the methods of edgekit.Progress"),
         ({"input": [Ellipsis, NUMBERS]}, "input: expected tensors as example inputs, got also Ellipsis"),
+        ({"input": [DynamicCache(), NUMBERS]}, "got also DynamicCache\ncall the model with use_cache=False"),
         ({"input": NUMBERS}, "input does not go with the recipe 'lenet'"),
         ({"calib_method": "kl"}, "calib_method: expected 'minmax', 'percentile', 'entropy' or 'mse', got 'kl'"),
         ({"calib_images": 0}, "calib_images: expected a whole number of 1 or more, got 0"),

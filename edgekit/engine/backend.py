@@ -158,6 +158,15 @@ class ChecksOptions(Protocol):
         """
         ...
 
+    def check_options_elsewhere(self, precision: Precision, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Raises `UsageError` if an option goes with no version and board; returns what depends on these.
+
+        Args:
+            precision: precision of an engine that is built on another machine.
+            options: the options that were given, by name.
+        """
+        ...
+
 
 def backend_at(entry: str) -> Backend:
     """Imports and returns the backend at ``module:attribute``."""

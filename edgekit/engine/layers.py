@@ -73,7 +73,8 @@ def _assert_int8(target: str, quantized: Sequence[str], built: Sequence[Layer]) 
     if not quantized:
         raise BuildError(
             f"an INT8 engine for {target} needs Q/DQ pairs at its convolutions and matrix products; the graph has none",
-            hint=f"quantize the graph first, or build with {argument('precision', 'fp32')}",
+            hint=f"build it with {argument('precision', 'fp32')}; if it came quantized, its integers are at other "
+            "operators: for INT8, build the float model that it was made from",
         )
     others = [layer for layer in built if layer.dtype != "int8"]
     elsewhere = {name for layer in others for name in layer.names}

@@ -14,6 +14,7 @@ from edgekit.device.cpu import return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import WEIGHTS, external_weights
 from edgekit.graph.memory import require_fitting_memory
+from edgekit.graph.operators import needs_its_layout
 from edgekit.scratch import scratch_folder
 from edgekit.telemetry import import_onnxruntime
 
@@ -27,6 +28,8 @@ _RUNTIME = f"ONNX Runtime {_ORT.__version__}"
 _MAX_BLOCKED = 1000
 """Blocked memory layouts are for graphs with at most so many convolutions: to choose them takes the square of their
 number, 3.3 of 3.8 s for 6,000 convolutions with an output each. No network that is known has as many."""
+_MOVING = ["TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider"]
+"""The optimizers that move Transposes: before layouts are chosen for this processor, and afterwards."""
 
 
 class Evaluator:
@@ -63,6 +66,7 @@ class Evaluator:
             options.graph_optimization_level = _ORT.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         if not packed:
             options.add_session_config_entry("session.disable_prepacking", "1")
+        disabled = _MOVING if any(map(needs_its_layout, graph.graph.all_nodes())) else []
         model, self._weights = _model_and_weights(graph, also)
         try:
             self._values = {
@@ -72,7 +76,9 @@ class Evaluator:
             # Optimizations compute with weights while the graph is loaded, and then only see those that are given so.
             given = _given_copied if optimized or not self._values else _given_as_they_are
             with given(options, self._values, max((a.nbytes for a, _ in self._weights.values()), default=0)):
-                self._session = _ORT.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+                self._session = _ORT.InferenceSession(
+                    model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+                )
         except Exception as e:
             raise GraphError(f"{_RUNTIME} cannot load the graph: {error_of_runtime(e)}") from e
         return_freed_memory()  # temporary copies of the weights from layout conversion

@@ -16,6 +16,7 @@ __all__ = [
     "PRODUCTS",
     "RECURRENT",
     "SELECTING",
+    "needs_its_layout",
     "uses_quantized_values",
 ]
 
@@ -25,7 +26,10 @@ PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 BIASED_PRODUCTS = PRODUCTS - {"MatMul"}
 """Those whose third input is a bias."""
 
-INTEGER_PRODUCTS = frozenset("QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat".split())
+INTEGER_PRODUCTS = frozenset(
+    "QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul "
+    "QAttention".split()
+)
 """What multiplies integers and nothing else: ONNX Runtime's fused operators, and what other quantizers write."""
 
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
@@ -47,6 +51,19 @@ ELEMENTWISE_BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"}
 """Operators on pairs of elements, which broadcast."""
 
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+
+def needs_its_layout(node: ir.Node) -> bool:
+    """Whether ONNX Runtime (1.32) computes it in one layout only, and yet moves Transposes across it.
+
+    It takes the numbers of a Resize or Pad for those of all axes, whatever the operator's ``axes`` are, and
+    interpolates cubically with channels first only: a graph whose Transposes were moved does not load, or fails when it
+    runs.
+    """
+    if node.op_type == "Pad":
+        return len(node.inputs) > 3 and node.inputs[3] is not None
+    attributes = node.attributes
+    return node.op_type == "Resize" and ("axes" in attributes or attributes.get_string("mode", "nearest") == "cubic")
 
 
 def uses_quantized_values(node: ir.Node) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
@@ -21,6 +22,7 @@ from edgekit.errors import GraphError
 from edgekit.graph.evaluator import Evaluator, error_of_runtime, session_options
 from edgekit.graph.load.printable_names import with_escaped_names
 from edgekit.graph.load.structure import structure_from_file
+from edgekit.graph.opset import has_operators_without_kernels, lower_opset
 from edgekit.graph.passes import widened
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
 from edgekit.storage import path_for_library
@@ -101,16 +103,30 @@ class OnnxOriginal:
         graph = with_escaped_names(ir.load(self._path))
         if self._is_mixed:
             graph = inlined(graph)
-        return widened(graph) if self._widen else graph
+        graph = widened(graph) if self._widen else graph
+        if self._is_newer:
+            lower_opset(graph.graph)
+        return graph
+
+    @cached_property
+    def _structure(self) -> onnx.ModelProto:
+        return structure_from_file(self._path)[0]
 
     @cached_property
     def _is_mixed(self) -> bool:
         """Whether it has functions of other opsets, whose nodes ONNX Runtime takes for those of the graph's opset."""
-        return has_functions_of_another_opset(structure_from_file(self._path)[0])
+        return has_functions_of_another_opset(self._structure)
+
+    @cached_property
+    def _is_newer(self) -> bool:
+        """Whether ONNX Runtime runs it in an older opset only."""
+        versions = [each.version for each in self._structure.opset_import if each.domain in ("", "ai.onnx")]
+        operators = (node.op_type for node in self._structure.graph.node)
+        return has_operators_without_kernels(operators, max(versions, default=1))
 
     def _loaded(self) -> Run:
         try:
-            if self._widen or self._is_mixed:
+            if self._widen or self._is_mixed or self._is_newer:
                 return Evaluator(self._graph(), threads=cpu().compute_threads).run
             return self._in_runtime()
         except Exception as e:

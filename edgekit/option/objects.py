@@ -122,7 +122,15 @@ def _example_of(given: Any) -> Any:
     if isinstance(given, (int, float)):  # the value of an ONNX file's input
         return given
     if not is_array(given):
-        raise UsageError(f"{argument('input')}: expected tensors as example inputs, got also {given!r}")
+        is_cache = type(given).__name__.endswith("Cache")
+        raise UsageError(
+            f"{argument('input')}: expected tensors as example inputs, got also "
+            f"{type(given).__name__ if is_cache else repr(given)}",
+            hint="call the model with use_cache=False: set model.config.use_cache = False, or wrap it in a module that "
+            "makes the cache from tensors"
+            if is_cache
+            else "",
+        )
     dtype = str(given.dtype).removeprefix("torch.")
     return _specs().TensorSpec("", dtype, tuple(map(int, given.shape)))
 

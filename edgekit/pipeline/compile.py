@@ -11,7 +11,7 @@ import onnx_ir as ir
 import edgekit
 from edgekit.arguments import argument
 from edgekit.config import NATIVE_ATTENTION, BuildConfig, TargetConfig, build_command
-from edgekit.engine.backend import BuildResult, build_options_of
+from edgekit.engine.backend import BuildResult, ChecksOptions, backend, build_options_of
 from edgekit.engine.builder import engine_from_graph
 from edgekit.engine.bundle.manifest import (
     FORMAT,
@@ -115,7 +115,11 @@ def _typed_only(graph: ir.Model, target: TargetConfig) -> BuildResult:
     layers = graph_layers(graph)
     quantized = [layer.names[0] for layer in layers if layer.dtype == "int8"]
     assert_precision(target.target, target.precision, quantized, layers)
-    return BuildResult(engine="", files=(), layers=layer_counts(layers), backend_version="")
+    library = backend(target.target)
+    notes: tuple[str, ...] = ()
+    if isinstance(library, ChecksOptions):
+        notes = library.check_options_elsewhere(target.precision, given_values(target.engine))
+    return BuildResult(engine="", files=(), layers=layer_counts(layers), backend_version="", notes=notes)
 
 
 def _compiled_graph(

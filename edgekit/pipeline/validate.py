@@ -181,8 +181,9 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
         )
     if not target.graph_only:
         library.require()
-        if isinstance(library, ChecksOptions):
-            library.check_options(target.precision, given_values(target.engine))
+    if isinstance(library, ChecksOptions):
+        check = library.check_options_elsewhere if target.graph_only else library.check_options
+        check(target.precision, given_values(target.engine))
 
 
 def _check_uncalibrated(target: TargetConfig) -> None:

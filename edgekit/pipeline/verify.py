@@ -73,6 +73,7 @@ class Verifier:
         allow_noise: an output beyond its limit is a note, not an error.
         progress: receives stages and notes.
         found: the lowest signal-to-noise ratio of each stage in dB, at the opt shapes.
+        agreement: the lowest share of equal integers or selected rows of each stage, at the opt shapes.
         noise: the outputs of the last stage, part by part.
     """
 
@@ -83,6 +84,7 @@ class Verifier:
     progress: Progress
     allow_noise: bool = False
     found: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
     noise: tuple[OutputNoise, ...] = ()
 
     def verify_graph(self) -> None:
@@ -146,9 +148,14 @@ class Verifier:
 
     def verification(self) -> Verification | None:
         """Returns what was found, for the manifest; None if nothing was compared."""
-        if not self.found:
+        if not self.found and not self.agreement:
             return None
-        return Verification(reference=self.reference.name, inputs=len(self.reference.outputs), sqnr_db=dict(self.found))
+        return Verification(
+            reference=self.reference.name,
+            inputs=len(self.reference.outputs),
+            sqnr_db=dict(self.found),
+            agreement=dict(self.agreement),
+        )
 
     @property
     def _on_gpu(self) -> bool:
@@ -224,6 +231,8 @@ class Verifier:
         worst = worst_noise(noise)
         if worst is not None and worst.sqnr_db is not None:
             self.found[stage] = round(worst.sqnr_db, 1)
+        if shares := [each.agreement for each in noise if each.agreement is not None]:
+            self.agreement[stage] = round(min(shares), 4)
 
     def _refuse(
         self, noise: Sequence[OutputNoise], limits: Limits, what: str, precision: Precision, parting: Parting
@@ -234,8 +243,8 @@ class Verifier:
         except AccuracyError as e:
             if self.allow_noise:
                 self.progress.note(e.message)
-            elif precision is not Precision.FP32 and not self.model.trained:
-                # Outputs of random weights mean nothing, so quantization cannot spoil them.
+            elif precision is not Precision.FP32 and not self.model.trained and not any(each.shapes for each in noise):
+                # Outputs of random weights mean nothing, so quantization cannot spoil them, but for their shapes.
                 self.progress.note(f"{e.message}; this is no error because the weights are random")
             else:
                 raise AccuracyError(e.message + parting(), hint=e.hint) from e

@@ -32,6 +32,9 @@ EXCHANGED = 0.1
 SAME_ROW = 0.1
 """Distance of two rows that count as one, relative to the magnitude of each column."""
 
+NOTHING_LEFT_DB = 0.0
+"""Zeros in place of an output have this ratio, to the last bit."""
+
 Arrays = Mapping[str, np.ndarray]
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -46,12 +49,15 @@ class OutputNoise(msgspec.Struct, frozen=True, kw_only=True):
             without a signal.
         agreement: share of equal elements of an integer output; share of the rows that both have, where rows are
             selected by their values; else None.
+        shapes: the original's shape and the other one, where they are those of different tensors; else empty. Another
+            number of rows is none: rows may be selected by their values.
     """
 
     output: str
     part: str = ""
     sqnr_db: float | None = None
     agreement: float | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def where(self) -> str:
@@ -140,6 +146,10 @@ def noise_of_outputs(
 
 def _noise_of_output(name: str, pairs: Sequence[Pair], form: OutputForm) -> Iterator[OutputNoise]:
     agreement = None
+    shapes = next(((a.shape, b.shape) for a, b in pairs if _are_different_tensors(a, b)), ())
+    if shapes:
+        yield OutputNoise(output=name, agreement=0.0, shapes=shapes)
+        return
     if form.unordered is not None:
         axis = form.unordered
         pairs = [(np.sort(a, axis), np.sort(b, axis)) for a, b in pairs]
@@ -159,6 +169,10 @@ def _noise_of_output(name: str, pairs: Sequence[Pair], form: OutputForm) -> Iter
     elif all(a.dtype.kind in "biuf" and b.dtype.kind in "biuf" for a, b in pairs):
         for part in form.parts_at([a for a, _ in pairs]):
             yield OutputNoise(output=name, part=part.name, sqnr_db=_decibels(pairs, part), agreement=agreement)
+
+
+def _are_different_tensors(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.ndim != b.ndim or (a.ndim > 2 and a.shape[-1:] != b.shape[-1:])
 
 
 def _common(a: np.ndarray, b: np.ndarray, axis: int) -> float:
@@ -201,8 +215,6 @@ def _matched(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, floa
     Returns:
         The paired rows of both, without those that differ most, and the share of rows that both have.
     """
-    if a.ndim != b.ndim or a.shape[-1:] != b.shape[-1:] and a.ndim > 2:
-        return a, b, 0.0
     if not a.size or not b.size:
         return a, b, float(a.shape == b.shape)
     # Rows of numbers are the last but one axis of boxes (N, 4) or (B, N, 4); labels (N,) and (B, N) have one number.
@@ -261,9 +273,15 @@ def refuse_noise(
         hint: how to go on.
 
     Raises:
-        AccuracyError: names the output and part, the limit, and what was found.
+        AccuracyError: names the output and part, the limit, and what was found; another shape is beyond any limit.
     """
     for each in noise:
+        if each.shapes:
+            expected, got = each.shapes
+            raise AccuracyError(
+                f"output {each.where} of {what}{given}: expected shape {expected} as in {reference}, got {got}",
+                hint=hint,
+            )
         if each.agreement is not None and each.agreement < limits.refused_agreement:
             raise AccuracyError(
                 f"output {each.where} of {what}{given}: expected {100 * limits.refused_agreement:.0f} % of its values "
@@ -271,11 +289,14 @@ def refuse_noise(
                 hint=hint,
             )
     worst = worst_noise(noise)
-    if worst is None or worst.sqnr_db is None or worst.sqnr_db >= limits.refused_db:
+    if worst is None or worst.sqnr_db is None or worst.sqnr_db > limits.refused_db:
         return
-    lost = " is lost in noise" if worst.sqnr_db < 0 else ""
+    if worst.sqnr_db == limits.refused_db and worst.sqnr_db != NOTHING_LEFT_DB:
+        return
+    lost = " is lost in noise" if worst.sqnr_db <= NOTHING_LEFT_DB else ""
+    bound = "above" if worst.sqnr_db == limits.refused_db else "of at least"
     raise AccuracyError(
-        f"output {worst.where} of {what}{given}{lost}: expected a signal-to-noise ratio of at least "
+        f"output {worst.where} of {what}{given}{lost}: expected a signal-to-noise ratio {bound} "
         f"{limits.refused_db:.0f} dB against {reference}, got {_shown(worst.sqnr_db)}",
         hint=hint,
     )

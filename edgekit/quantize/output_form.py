@@ -61,26 +61,35 @@ class OutputForm(NamedTuple):
 
 
 def _by_magnitude(arrays: Sequence[np.ndarray]) -> tuple[Part, ...]:
-    """Divides the last axis into columns of about the same magnitude."""
-    if not arrays or arrays[0].ndim < 2 or not 2 <= arrays[0].shape[-1] <= MOST_COLUMNS:
+    """Divides an axis by magnitude: the last, or of three axes the second, as in ``(N, 84, 8400)``."""
+    if not arrays or arrays[0].ndim < 2:
         return (WHOLE,)
+    axes = (-1, -2) if arrays[0].ndim == 3 else (-1,)
+    divided = (_columns_of_one_magnitude([np.moveaxis(array, axis, -1) for array in arrays]) for axis in axes)
+    for axis, groups in zip(axes, divided, strict=True):
+        if len(groups) > 1:
+            return tuple(Part(_ranges(group), _chosen(group, axis)) for group in groups)
+    return (WHOLE,)
+
+
+def _columns_of_one_magnitude(arrays: Sequence[np.ndarray]) -> list[list[int]]:
+    """Returns the columns of the last axis, those of about the same magnitude together; none if it is not divided."""
     width = arrays[0].shape[-1]
+    if not 2 <= width <= MOST_COLUMNS:
+        return []
     rows = np.concatenate([array.reshape(-1, width) for array in arrays if array.shape[-1] == width]).astype(np.float64)
     if len(rows) < FEWEST_ROWS * len(arrays):
-        return (WHOLE,)
+        return []
     finite = np.where(np.isfinite(rows), rows, 0.0)
     sizes = np.sqrt(np.square(finite).mean(axis=0))
     order = [int(column) for column in np.argsort(sizes, kind="stable") if sizes[column] > NEGLIGIBLE * sizes.max()]
     starts = [i for i in range(1, len(order)) if sizes[order[i]] > DECADE * sizes[order[i - 1]]]
-    if not starts:
-        return (WHOLE,)
-    groups = [sorted(each) for each in np.split(np.array(order), starts)]
-    return tuple(Part(_ranges(group), _chosen(group)) for group in groups)
+    return [sorted(map(int, each)) for each in np.split(np.array(order), starts)]
 
 
-def _chosen(columns: Sequence[int]) -> Select:
+def _chosen(columns: Sequence[int], axis: int) -> Select:
     index = list(columns)
-    return lambda array: array[..., index]
+    return lambda array: np.take(array, index, axis)
 
 
 def _ranges(columns: Sequence[int]) -> str:

@@ -168,6 +168,16 @@ def test_error_on_an_unknown_operator(real_backend: Backend, tmp_path: Path) -> 
         real_backend.build(save(unknown_operator(), tmp_path), tmp_path, FP32)
 
 
+def test_operators_that_openvino_lacks_are_named_with_their_nodes(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 18, "ai.onnx.ml" : 3]>
+        g (float[1, 2] x) => (float[1, 2] y) { [wrap] o = Optional (x)  [unwrap] u = OptionalGetElement (o)
+            [scaler] y = ai.onnx.ml.Scaler <offset = [1.0], scale = [2.0]> (u) }""")
+    named = r"operator of 'wrap' \(Optional\), 'unwrap' \(OptionalGetElement\), 'scaler' \(ai.onnx.ml.Scaler\)"
+    with pytest.raises(GraphError, match=named) as e:
+        backend("openvino").build(save(model, tmp_path), tmp_path, FP32)
+    assert "--target cpu" in str(e.value.hint) or "target='cpu'" in str(e.value.hint)
+
+
 def test_error_on_a_truncated_graph(any_backend: Backend, tmp_path: Path) -> None:
     graph = save(conv_graph(), tmp_path)
     graph.write_bytes(graph.read_bytes()[:-100])

@@ -115,3 +115,32 @@ def test_layers_have_the_types_that_the_graph_gives_them() -> None:
         ("fourth", "float16"),
         ("fifth", "float32"),
     ]
+
+
+@pytest.mark.parametrize("operator", ["DynamicQuantizeMatMul", "QAttention"])
+def test_products_that_onnx_runtime_quantizes_at_run_time_are_int8(operator: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = {
+        "weight": random.integers(-127, 127, (4, 12)).astype(np.int8),
+        "scale": np.float32(0.01),
+        "zero": np.int8(0),
+        "middle": np.uint8(128),
+        "bias": np.zeros(12, np.float32),
+    }
+    nodes = [onnx.helper.make_node("QuantizeLinear", ["x", "scale", "middle"], ["bytes"])]
+    inputs = ["x" if operator.startswith("Dynamic") else "bytes", "weight"]
+    inputs += ["scale", "zero"] if operator.startswith("Dynamic") else ["bias", "scale", "scale", "", "middle", "zero"]
+    heads = {} if operator.startswith("Dynamic") else {"num_heads": 2}
+    nodes.append(onnx.helper.make_node(operator, inputs, ["y"], name="product", domain="com.microsoft", **heads))
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 4])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "graph.onnx")
+    assert quantized_layers(read_graph(tmp_path / "graph.onnx")) == ("product",)
+    options = BuildOptions(precision=Precision.INT8, threads=1)
+    assert backend("cpu").build(tmp_path / "graph.onnx", tmp_path, options).layers == {"int8": 1}

@@ -299,8 +299,9 @@ def test_arrays_of_any_size_in_the_range_calibrate(pixels: Path, tmp_path: Path)
     np.save(samples / "a.npy", np.zeros((1, 3, 8, 25), np.float32))
     with pytest.raises(
         CalibrationError, match=r"expected x: float32 \(1, 3, 8:16:24, 8:16:24\), got float32 \(1, 3, 8, 25"
-    ):
+    ) as e:
         build(pixels, precision="int8", shape=(SIDES, SIDES), calib=samples)
+    assert "input={'x': (1, 3, 8, 25)}" in str(e.value.hint)
 
 
 def test_layers_are_counted_at_the_opt_size(pixels: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import edgekit
 from edgekit.engine.bundle.manifest import read_manifest
-from edgekit.errors import BuildError, EdgeKitError
+from edgekit.errors import BuildError, EdgeKitError, UsageError
 
 TEXT = """<ir_version: 10, opset_import: ["" : {opset}]>
 g (float[1, 8, 16, 16] x) => (float[1, 16, 1, 1] y) {{
@@ -43,6 +43,18 @@ def planned(model: Path, **options: object) -> Path:
     return edgekit.build(
         model, target="tensorrt", graph_only=True, calib=model.parent / "calibration", output="plan", **options
     )
+
+
+@pytest.mark.parametrize("model", [20], indirect=True)
+def test_a_dla_of_another_machine_is_checked_as_far_as_it_is_known(model: Path) -> None:
+    notes = read_manifest(planned(model, precision="int8", engine={"dla": 0})).notes
+    (note,) = [each for each in notes if "dla" in each]
+    assert "TensorRT from 11.4.1 (on Jetson AGX Orin with JetPack 7.2.2 or newer;" in note
+    assert "10.7" not in note
+    with pytest.raises(UsageError, match="a DLA does not compute in bf16"):
+        planned(model, precision="bf16", engine={"dla": 0})
+    with pytest.raises(UsageError, match="TensorRT-RTX's boards have no DLA"):
+        edgekit.build(model, target="tensorrt-rtx", precision="fp16", graph_only=True, engine={"dla": 0})
 
 
 def test_int8_without_an_engine_has_int8_layers(model: Path) -> None:

@@ -88,6 +88,25 @@ def test_every_stage_has_its_ratio_in_the_manifest(classifier: Path, profile: bo
         assert report.facts["verified_db"] == found.sqnr_db
 
 
+def test_integer_outputs_have_their_agreement_in_the_manifest(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("ArgMax", ["h"], ["y"], axis=1)]
+    weight = numpy_helper.from_array(RANDOM.standard_normal((8, 5)).astype(np.float32), "w")
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [4, 1])],
+        [weight],
+    )
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "m.onnx")
+    found = read_manifest(
+        edgekit.build(tmp_path / "m.onnx", precision="fp32", target="cpu", profile=False)
+    ).verification
+    assert found is not None and found.sqnr_db == {}
+    assert found.agreement == {"optimized graph": 1.0, "FP32 engine for cpu": 1.0}
+
+
 def test_a_wrong_engine_is_refused_with_its_first_node(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend computes another graph than it was given, as one with a faulty operator would."""
     from edgekit.pipeline import compile as compiling

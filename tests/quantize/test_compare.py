@@ -177,3 +177,22 @@ def test_rows_that_are_selected_are_judged_by_their_columns() -> None:
     rows = np.random.default_rng(0).random((1, 3, 5)).astype(np.float32)
     found = noise_of_outputs([{"y": rows}], [{"y": rows[:, ::-1]}], forms)
     assert [(noise.part, noise.sqnr_db) for noise in found] == [("0:4", EXACT_DB), ("4:5", EXACT_DB)]
+
+
+def test_zeros_in_place_of_an_output_are_refused() -> None:
+    scores = np.full((1, 2, 64), 1e-3, np.float32)
+    with pytest.raises(AccuracyError, match="'y' of it is lost in noise: .* above 0 dB against r, got 0.0 dB"):
+        refuse_noise(noise(scores, np.zeros_like(scores)), LIMITS[Precision.INT8], what="it", reference="r")
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 12, 12), (1, 30, 30), (900,)])
+def test_another_shape_is_beyond_any_limit(shape: tuple[int, ...]) -> None:
+    found = noise_of_outputs([{"y": np.ones((1, 8, 30, 30), np.float32)}], [{"y": np.ones(shape, np.float32)}])
+    with pytest.raises(AccuracyError, match=r"expected shape \(1, 8, 30, 30\) as in r, got \(") as e:
+        refuse_noise(found, LIMITS[Precision.INT8], what="the INT8 engine for cpu", reference="r")
+    assert "output 'y' of the INT8 engine for cpu" in e.value.message
+
+
+def test_another_number_of_selected_rows_is_no_other_shape() -> None:
+    found = noise_of_outputs([{"y": np.ones((5, 4), np.float32)}], [{"y": np.ones((7, 4), np.float32)}])
+    assert [each.shapes for each in found] == [()]

@@ -96,6 +96,12 @@ def test_columns_of_one_magnitude_stay_together():
     assert [part.name for part in OutputForm().parts_at([array])] == ["0:1,2:3,4:5", "1:2,3:4"]
     assert [part.name for part in OutputForm().parts_at([array[..., [0, 2, 4]]])] == [""]
     assert [part.name for part in OutputForm().parts_at([array[:, :3]])] == [""]  # too few rows to tell
+    channels_first = array.transpose(0, 2, 1)
+    parts = OutputForm().parts_at([channels_first])
+    assert [part.name for part in parts] == ["0:1,2:3,4:5", "1:2,3:4"]
+    np.testing.assert_array_equal(parts[1].select(channels_first), channels_first[:, [1, 3]])
+    # A feature map is one part: channels that are seldom active are no columns.
+    assert [part.name for part in OutputForm().parts_at([channels_first[..., None]])] == [""]
 
 
 @pytest.mark.parametrize(

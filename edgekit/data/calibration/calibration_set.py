@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.data.array_files import ARRAY_SUFFIXES, Arrays, arrays_from_file
 from edgekit.data.calibration.manifest import View, manifest_from_file
 from edgekit.data.examples import whole_batch
@@ -298,8 +299,24 @@ def named_arrays(
     for spec in inputs:
         array = value[spec.name]
         if array.dtype.name != spec.dtype or not sizes_take(sizes_of(spec, shapes), array.shape):
-            raise CalibrationError(f"{where}: expected {specs_text([spec], shapes)}, got {array.dtype} {array.shape}")
+            sized = array.dtype.name == spec.dtype and array.ndim == len(spec.shape)
+            given = argument("input", {spec.name: array.shape})
+            raise CalibrationError(
+                f"{where}: expected {specs_text([spec], shapes)}, got {array.dtype} {array.shape}",
+                hint=f"if the model takes inputs of other sizes, build it for those of your task: {given}"
+                if sized
+                else "",
+            )
     return {name: value[name] for name in names}
+
+
+def _hint_on(array: np.ndarray, spec: TensorSpec) -> str:
+    if array.dtype.kind == "V":
+        return "numpy's files have no bfloat16: save the arrays in float32"
+    if array.dtype.name != spec.dtype or array.ndim != len(spec.shape):
+        return ""
+    given = argument("input", {spec.name: array.shape})
+    return f"if the model takes inputs of other sizes, build it for those of your task: {given}"
 
 
 def _sha256(path: Path) -> str:

@@ -128,12 +128,15 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         reference: what computed the outputs that they were compared with, such as ``ONNX Runtime on model.onnx``.
         inputs: number of inputs.
         sqnr_db: signal-to-noise ratio in dB of each stage's worst output, or part of one, in the order of the build;
-            200 if nothing differs.
+            200 if nothing differs. Stages without an output of floats are not in it.
+        agreement: of integer outputs and of rows that are selected by value, the share that is as in the reference, of
+            each stage's worst output.
     """
 
     reference: str
     inputs: int
     sqnr_db: dict[str, float]
+    agreement: dict[str, float] = {}
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -300,7 +300,7 @@ def _layers(built: ir.Model) -> list[Layer]:
     from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS  # needs onnx_ir
 
     dtypes = {
-        **dict.fromkeys(INTEGER_PRODUCTS | INTEGER_RECURRENT | {"DynamicQuantizeMatMul", "MatMulNBits"}, "int8"),
+        **dict.fromkeys(INTEGER_PRODUCTS | INTEGER_RECURRENT | {"MatMulNBits"}, "int8"),
         **dict.fromkeys(PRODUCTS | {"FusedConv", "FusedGemm", "FusedMatMul", "MultiHeadAttention"}, "float32"),
     }
     products = (node for node in built.graph.all_nodes() if node.op_type in dtypes)

@@ -43,6 +43,7 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
     from edgekit.lower.fuse_rms_norm import FuseRmsNorm
     from edgekit.lower.keep_average_float import KeepAverageFloat
+    from edgekit.lower.keep_layout import KeepLayout
     from edgekit.lower.norm_on_last_axis import NormOnLastAxis
     from edgekit.lower.rewriting import lower
     from edgekit.lower.softmax_on_last_axis import SoftmaxOnLastAxis
@@ -55,6 +56,7 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
         [
             FuseIntegerMatMul(),
             KeepAverageFloat(LIMITS),
+            *map(KeepLayout, ("Resize", "Pad")),
             SoftmaxOnLastAxis(),
             FuseRmsNorm("Div"),
             FuseRmsNorm("Mul"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -41,6 +42,8 @@ ARITHMETIC = ["edgekit", "arithmetic"]
 # Keys of the names of its inputs and outputs, in order: OpenVINO may give a tensor another name.
 INPUTS = ["edgekit", "inputs"]
 OUTPUTS = ["edgekit", "outputs"]
+
+NAMED_NODES = 3
 
 # Key of the names of the outputs that are channels-last in the engine, but not in the graph.
 CHANNELS_LAST = ["edgekit", "channels_last"]
@@ -99,7 +102,7 @@ class OpenVino:
             try:
                 model = ov.Core().read_model(path)
             except RuntimeError as e:
-                raise GraphError(f"OpenVINO cannot take {graph.name}: {_words(e)}") from e
+                raise _conversion_error(source, graph, e) from e
             sort_equal_values(model)
             inputs = [value.name or "" for value in source.graph.inputs if not value.is_initializer()]
             _bound(ov, model, inputs, options)
@@ -249,7 +252,21 @@ def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> 
     if model.has_rt_info(INPUTS):
         inputs = list(filter(None, model.get_rt_info(INPUTS).astype(str).split("\n")))
     turned = model.get_rt_info(CHANNELS_LAST).astype(str).split("\n") if model.has_rt_info(CHANNELS_LAST) else []
-    return _Compiled(core.compile_model(model, "CPU", settings), inputs, outputs, turned)
+    return _Compiled(_compiled_model(core, model, settings), inputs, outputs, turned)
+
+
+def _compiled_model(core: Any, model: Any, settings: dict[str, Any]) -> Any:
+    """Compiles a model, without OpenVINO's code generator "snippets" if that is what fails.
+
+    2026.4 fails to fuse two products in a row if the first has one column: "Layout rank can't be larger than tensor
+    rank".
+    """
+    try:
+        return core.compile_model(model, "CPU", settings)
+    except RuntimeError as e:
+        if "snippets" not in str(e):
+            raise
+        return core.compile_model(model, "CPU", {**settings, "SNIPPETS_MODE": "DISABLE"})
 
 
 def _narrowing_notes(count: int) -> tuple[str, ...]:
@@ -329,6 +346,22 @@ def _attention_notes(attentions: Sequence[set[str]], layers: Sequence[Layer], in
     on_integers = f", {whole} on integers" if whole else ""
     one_each = f"attention: {len(fused)} of {len(attentions)} run as one kernel each, which OpenVINO fuses itself"
     return (one_each + on_integers,)
+
+
+def _conversion_error(source: ir.Model, graph: Path, error: Exception) -> GraphError:
+    """Returns the error about operators that OpenVINO lacks, which names their nodes, or any other of its reader."""
+    lists = re.findall(r"(?:No conversion rule found for operations|Conversion is failed for): ([^\n]+)", str(error))
+    missing = {re.sub(r"-\d+$", "", each.strip()) for each in ",".join(lists).split(",")}
+    nodes = [
+        f"'{node.name or node.outputs[0].name}' ({operator})"
+        for node in source.graph.all_nodes()
+        if (operator := f"{node.domain}.{node.op_type}".lstrip(".")) in missing
+    ]
+    more = f" and {len(nodes) - NAMED_NODES} more" if len(nodes) > NAMED_NODES else ""
+    named = f"it does not have, or not in this form, the operator of {', '.join(nodes[:NAMED_NODES])}{more}"
+    reason = named if nodes else _words(error)
+    hint = f"build it with {argument('target', 'cpu')}"
+    return GraphError(f"OpenVINO cannot take {graph.name}: {reason}", hint=hint)
 
 
 def _words(error: Exception) -> str:

@@ -30,7 +30,7 @@ from edgekit.engine.tensorrt.builder_config import (
     listed_capabilities,
     save_timing_cache,
 )
-from edgekit.engine.tensorrt.dla import require_dla
+from edgekit.engine.tensorrt.dla import dla_elsewhere, require_dla
 from edgekit.engine.tensorrt.layers import (
     EngineLayer,
     inspected_layers,
@@ -110,6 +110,12 @@ class TensorRt:
         self._check(given)
         if given.dla is not None:
             require_dla(self.version(), precision, jetson(), given.dla)
+
+    def check_options_elsewhere(self, precision: Precision, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """See `ChecksOptions`: which versions have a DLA for the precision, if one is to be used."""
+        given = msgspec.convert(dict(options), TensorRtOptions)
+        self._check(given)
+        return () if given.dla is None else (dla_elsewhere(precision, given.dla),)
 
     def build(self, graph: Path, folder: Path, options: BuildOptions) -> BuildResult:
         """Builds ``engine.plan``, in the format of trtexec and Triton, and ``layers.json``; see `Backend.build`.

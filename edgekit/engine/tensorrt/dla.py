@@ -14,7 +14,7 @@ from edgekit.engine.tensorrt.options import engine_argument
 from edgekit.errors import UsageError
 from edgekit.specs import Precision
 
-__all__ = ["DLA_MATRIX", "dla_row", "require_dla"]
+__all__ = ["DLA_MATRIX", "dla_elsewhere", "dla_row", "require_dla"]
 
 Version = tuple[int, ...]
 
@@ -69,11 +69,7 @@ def require_dla(version: str, precision: Precision, board: Jetson | None, dla: i
     Raises:
         UsageError: it cannot; says with which versions it can.
     """
-    if precision not in (Precision.FP16, Precision.INT8):
-        raise UsageError(
-            f"{engine_argument('dla')} goes with {argument('precision', 'fp16')} or {argument('precision', 'int8')}: a "
-            f"DLA does not compute in {precision}"
-        )
+    _require_precision(precision)
     row = dla_row(version)
     leave_out = f"leave {engine_argument('dla')} out"
     if precision not in row.precisions:
@@ -91,6 +87,32 @@ def require_dla(version: str, precision: Precision, board: Jetson | None, dla: i
             f"{engine_argument('dla', dla)}: TensorRT {version} expects a Jetson AGX Orin with JetPack 7.2.2 or newer, "
             f"got {board.board}" + (f" with JetPack {board.jetpack}" if board.jetpack else ""),
             hint=leave_out,
+        )
+
+
+def dla_elsewhere(precision: Precision, dla: int) -> str:
+    """Says which machines can build an engine of this precision for a DLA.
+
+    Raises:
+        UsageError: none can.
+    """
+    _require_precision(precision)
+    rows = [
+        f"{row.versions} ({row.why})" if row.since >= STRONGLY_TYPED else row.versions
+        for row in DLA_MATRIX
+        if precision in row.precisions
+    ]
+    return (
+        f"{engine_argument('dla', dla)} has no effect on the graph: `edgekit compile` needs it again, with TensorRT "
+        f"{' or '.join(rows)}"
+    )
+
+
+def _require_precision(precision: Precision) -> None:
+    if precision not in (Precision.FP16, Precision.INT8):
+        raise UsageError(
+            f"{engine_argument('dla')} goes with {argument('precision', 'fp16')} or {argument('precision', 'int8')}: a "
+            f"DLA does not compute in {precision}"
         )
 
 

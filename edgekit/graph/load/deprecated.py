@@ -1,4 +1,4 @@
-"""Replaces operators that ONNX has deprecated, so that its checker accepts the graph."""
+"""Replaces operators that ONNX has deprecated or does not have, so that its checker accepts the graph."""
 
 from __future__ import annotations
 
@@ -9,11 +9,35 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["replace_deprecated"]
+__all__ = ["move_runtime_operators", "replace_deprecated"]
+
+RUNTIME_DOMAIN = "com.microsoft"
+_OF_RUNTIME = {"LayerNormalization": range(1, 17), "SimplifiedLayerNormalization": range(1, 1000)}
+"""Operators that ONNX Runtime has in ONNX's own domain, where ONNX does not, by opset: its optimizer writes them."""
 
 _WITHDRAWN = range(18, 21)
 """Opsets in which GroupNormalization has one scale for each group; ONNX withdrew it for the one of opset 21, which has
 one for each channel. ONNX Runtime runs both."""
+
+
+def move_runtime_operators(model: onnx.ModelProto) -> None:
+    """Moves operators that ONNX Runtime has in ONNX's domain, and ONNX has not, to ONNX Runtime's domain, in place.
+
+    `edgekit.graph.passes.decompose_contrib` replaces them.
+    """
+    for part in (model, *model.functions):
+        opset = _version(part.opset_import)
+        graph = part.graph if isinstance(part, onnx.ModelProto) else part
+        moved = [
+            node
+            for nested in _nested(graph)
+            for node in nested.node
+            if node.domain in ("", "ai.onnx") and opset in _OF_RUNTIME.get(node.op_type, ())
+        ]
+        for node in moved:
+            node.domain = RUNTIME_DOMAIN
+        if moved and not any(each.domain == RUNTIME_DOMAIN for each in part.opset_import):
+            part.opset_import.append(helper.make_opsetid(RUNTIME_DOMAIN, 1))
 
 
 def replace_deprecated(model: onnx.ModelProto) -> None:

@@ -15,7 +15,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 from edgekit.errors import EdgeKitError, GraphError
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.attributes import require_possible_attributes
-from edgekit.graph.load.deprecated import replace_deprecated
+from edgekit.graph.load.deprecated import move_runtime_operators, replace_deprecated
 from edgekit.graph.load.external_data import require_external_data
 from edgekit.graph.load.loops import require_ending_loops
 from edgekit.graph.load.operators import require_known_operators
@@ -27,6 +27,7 @@ from edgekit.graph.load.structure import Payload, array_at, structure_from_file
 from edgekit.graph.load.types import require_known_types
 from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.load.walk import graphs_in, nodes_of, tensors_of
+from edgekit.graph.opset import lower_opset
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.infer_shapes import InferShapes
@@ -36,7 +37,18 @@ from edgekit.graph.passes.widen_floats import WidenFloats
 __all__ = ["graph_from_onnx"]
 
 _HEAD_BYTES = 512
+_FIRST_WITH_OWN_WEIGHTS = 4
 _OLDEST_IR = 10
+_HINT_CUT = (
+    "cut the graph after the operators that read it: "
+    "onnx.utils.extract_model(FILE, NEW_FILE, INPUT_NAMES, OUTPUT_NAMES)"
+)
+_NO_REAL_NUMBERS = {
+    onnx.TensorProto.UNDEFINED: "no type",
+    onnx.TensorProto.STRING: "strings",
+    onnx.TensorProto.COMPLEX64: "complex numbers",
+    onnx.TensorProto.COMPLEX128: "complex numbers",
+}
 _NAMELESS = frozenset({None, "", "?", "-1", "None"})
 """Names that exporters (Paddle, Keras) give to unknown dimensions; two of these dimensions need not be equal."""
 _OTHER_FORMATS = (
@@ -52,7 +64,7 @@ _OTHER_FORMATS = (
 
 
 def graph_from_onnx(path: Path) -> ir.Model:
-    """Reads an ONNX file and upgrades it to opset 20; newer opsets are kept.
+    """Reads an ONNX file and upgrades it to opset 20; newer opsets are kept where ONNX Runtime runs all operators.
 
     Functions are inlined, FP16, BF16 and FP64 become FP32 (see `WidenFloats`; `source_types` are the types that inputs
     and outputs had), quantized weights of float activations are dequantized (see `DequantizeWeights`), fused operators
@@ -69,6 +81,8 @@ def graph_from_onnx(path: Path) -> ir.Model:
     """
     path = Path(path)
     model, payloads = _parsed(path)
+    # Files of IR version 3 list weights as inputs too; ONNX Runtime loads those that do not, as of newer versions.
+    model.ir_version = max(model.ir_version, _FIRST_WITH_OWN_WEIGHTS)
     try:
         _require_text(model)
         renamed = escape_names(model, path.name)
@@ -77,6 +91,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         require_declared_lengths(tensors_of(model), payloads, path)
         require_bounded_functions(model, path)
         require_external_data(tensors_of(model), path)
+        move_runtime_operators(model)
         if has_functions_of_another_opset(model):
             replace_deprecated(model)
             model = ir.to_proto(inlined(ir.from_proto(model)))
@@ -117,6 +132,7 @@ def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
     _name_dimensions(graph)
     WidenFloats()(graph)
     graph = upgrade_opset(graph, path.name)
+    lower_opset(graph.graph)
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
     # One by one: a sequence of passes would hide the error that one raises.
@@ -260,11 +276,14 @@ def _require_tensor_inputs(model: onnx.ModelProto, path: Path) -> None:
         if kind != "tensor_type":
             raise GraphError(
                 f"{path}: input '{value.name}': expected a tensor, got {(kind or 'no type').split('_')[0]}",
-                hint="export the model with tensors as inputs, or cut the graph after the operators that read it: "
-                "onnx.utils.extract_model(FILE, NEW_FILE, INPUT_NAMES, OUTPUT_NAMES)",
+                hint=f"export the model with tensors as inputs, or {_HINT_CUT}",
             )
-        if value.type.tensor_type.elem_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
-            raise GraphError(f"{path}: input '{value.name}': expected a tensor of numbers, got strings or no type")
+        if value.type.tensor_type.elem_type in _NO_REAL_NUMBERS:
+            raise GraphError(
+                f"{path}: input '{value.name}': expected a tensor of real numbers, got "
+                f"{_NO_REAL_NUMBERS[value.type.tensor_type.elem_type]}",
+                hint=_HINT_CUT,
+            )
         if not value.type.tensor_type.HasField("shape"):
             raise GraphError(
                 f"{path}: input '{value.name}': expected a fixed number of dimensions, got a dynamic rank",

@@ -176,26 +176,78 @@ def _skip_layer_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] 
     return [result, None, None, total]
 
 
+def _layer_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    result = parts.product("LayerNormalization", node, node.inputs, ())
+    norm = parts.nodes[-1]
+    norm.resize_outputs(len(node.outputs))
+    for index, output in enumerate(norm.outputs[1:], 1):
+        output.name = f"{result.name}.{index}"
+    return norm.outputs
+
+
+def _embed_layer_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    ids, segments, words, positions, of_segments, scale, shift = node.inputs[:7]
+    mask, given_positions = _input(node, 7), _input(node, 8)
+    zero, one = (parts.add("Constant", value_ints=[number]) for number in (0, 1))
+    if given_positions is None:
+        length = parts.add("Shape", ids, start=1, end=2)
+        placed = parts.add("Slice", positions, zero, length, zero)
+    else:
+        placed = parts.add("Gather", positions, given_positions)
+    total = parts.add("Add", parts.add("Gather", words, ids), placed)
+    if of_segments is not None and segments is not None:
+        total = parts.add("Add", total, parts.add("Gather", of_segments, segments))
+    epsilon = node.attributes.get_float("epsilon", 1e-12)
+    result = parts.add("LayerNormalization", total, scale, shift, axis=-1, epsilon=epsilon)
+    lengths = None
+    if _is_used(node, 1):
+        if mask is None:
+            return None
+        ones = parts.add("Cast", mask, to=ir.DataType.INT32.value)
+        lengths = parts.add("ReduceSum", ones, one, keepdims=0)
+    return [result, lengths, total]
+
+
 def _skip_rms_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
     if _is_used(node, 1) or _is_used(node, 2):
         return None
     total = _biased(node, 3, parts, parts.add("Add", node.inputs[0], node.inputs[1]))
-    axis = parts.add("Constant", value_ints=[-1])
-    mean = parts.add("ReduceMean", parts.add("Mul", total, total), axis, keepdims=1)
-    guarded = parts.add("Add", mean, parts.number(node.attributes.get_float("epsilon", 1e-12)))
-    normal = parts.add("Div", total, parts.add("Sqrt", guarded))
-    return [parts.add("Mul", normal, node.inputs[2]), None, None, total]
+    epsilon = node.attributes.get_float("epsilon", 1e-12)
+    return [_rms_norm_of(total, node.inputs[2], [-1], epsilon, parts)[0], None, None, total]
+
+
+def _rms_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+    total, axis = node.inputs[0], node.attributes.get_int("axis", -1)
+    rank = len(total.shape) if total is not None and total.shape is not None else 0
+    if axis != -1 and not rank:
+        return None
+    axes = [-1] if axis == -1 else list(range(axis % rank - rank, 0))
+    return _rms_norm_of(total, node.inputs[1], axes, node.attributes.get_float("epsilon", 1e-5), parts)
+
+
+def _rms_norm_of(
+    total: ir.Value | None, scale: ir.Value | None, axes: Sequence[int], epsilon: float, parts: _Parts
+) -> tuple[ir.Value, ir.Value]:
+    """Returns the normalized value, and the inverse of what it was divided by."""
+    last = parts.add("Constant", value_ints=axes)
+    mean = parts.add("ReduceMean", parts.add("Mul", total, total), last, keepdims=1)
+    size = parts.add("Sqrt", parts.add("Add", mean, parts.number(epsilon)))
+    normal = parts.add("Div", total, size)
+    return parts.add("Mul", normal, scale), parts.add("Reciprocal", size)
 
 
 _TABLE: dict[str, Callable[[ir.Node, _Parts], Sequence[ir.Value | None] | None]] = {
     "BiasAdd": _bias_add,
     "BiasGelu": _gelu,
+    "EmbedLayerNormalization": _embed_layer_norm,
     "FastGelu": _gelu,
     "FusedConv": _fused_conv,
     "FusedGemm": _fused_gemm,
     "FusedMatMul": _fused_matmul,
     "Gelu": _gelu,
+    "LayerNormalization": _layer_norm,
     "QuickGelu": _quick_gelu,
+    "SimplifiedLayerNormalization": _rms_norm,
     "SkipLayerNormalization": _skip_layer_norm,
     "SkipSimplifiedLayerNormalization": _skip_rms_norm,
     "TransposeMatMul": _fused_matmul,

@@ -210,3 +210,16 @@ def test_engines_from_before_channels_last_outputs_load(tmp_path: Path) -> None:
     engine.write_text(older)
     with contextlib.closing(backend("openvino").load(engine)) as loaded:
         assert loaded.run({"x": np.zeros((1, 128, 4, 4), np.uint8)})["y"].shape == (1, 8, 4, 4)
+
+
+def test_two_products_of_one_column_are_compiled(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[4, 16] x) => (float[4, 1] y) { a = MatMul (x, column)  y = MatMul (a, number) }""")
+    rng = np.random.default_rng(0)
+    column, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, 1), (4, 16)))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(column, "column"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([[0.75]]), "number"))
+    library = backend("openvino")
+    result = library.build(save(model, tmp_path), tmp_path, BuildOptions(precision=Precision.FP32, threads=1))
+    engine = library.load(tmp_path / result.engine, threads=1)
+    np.testing.assert_allclose(engine.run({"x": x})["y"], x @ column * 0.75, rtol=1e-5, atol=1e-6)

@@ -282,6 +282,22 @@ def test_initializers_are_no_inputs(tmp_path):
     assert [spec.name for spec in input_specs(graph)] == ["x"]
 
 
+@pytest.mark.parametrize(("kind", "words"), [("STRING", "strings"), ("COMPLEX64", "complex numbers")])
+def test_inputs_of_no_real_numbers_are_refused_with_a_way_on(tmp_path, kind, words):
+    model = small_model()
+    model.graph.input.append(helper.make_tensor_value_info("other", getattr(TensorProto, kind), [2]))
+    with pytest.raises(GraphError, match=f"input 'other': expected a tensor of real numbers, got {words}") as e:
+        graph_from_onnx(written(tmp_path, model))
+    assert "extract_model" in e.value.hint
+
+
+def test_weights_of_ir_version_3_need_not_be_inputs(tmp_path):
+    model = small_model(opset=7)
+    model.ir_version = 3
+    graph = graph_from_onnx(written(tmp_path, model))
+    assert [value.name for value in graph.graph.inputs] == ["x"]
+
+
 def test_functions_are_inlined(tmp_path, run_in_onnxruntime):
     model = small_model()
     twice = [helper.make_node("Add", ["a", "a"], ["b"])]

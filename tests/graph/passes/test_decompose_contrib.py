@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import InferShapes
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.stats import stats_from_graph
@@ -95,3 +96,65 @@ def test_any_operator_with_conv_in_its_name_is_counted(operator):
     proto.graph.node[1].domain = domain
     (layer,) = (layer for layer in stats_from_graph(ir.from_proto(proto)).layers if layer.name == "op")
     assert layer.parameters == 6 * 4 * 9
+
+
+NORMS = {
+    "rms": ("SimplifiedLayerNormalization <axis = -1, epsilon = 0.001> (x, last)", 20),
+    "rms over two axes": ("SimplifiedLayerNormalization <axis = 1> (x, both)", 13),
+    "layer norm before opset 17": ("LayerNormalization <epsilon = 0.001> (x, last, last)", 11),
+}
+
+
+@pytest.mark.parametrize("case", NORMS)
+def test_norms_that_onnx_runtime_has_in_the_domain_of_onnx_are_replaced(run_in_onnxruntime, tmp_path, case):
+    node, opset = NORMS[case]
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[2, 3, 8] x) => (float[2, 3, 8] y) {{ n = {node}  y = MatMul (n, w) }}"""
+    model = onnx.parser.parse_model(text)
+    for name, shape in (("last", (8,)), ("both", (3, 8)), ("w", (8, 8))):
+        model.graph.initializer.append(numpy_helper.from_array(random(*shape), name))
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = graph_from_onnx(tmp_path / "m.onnx")
+    assert {each.domain for each in graph.graph} == {""}
+    x = {"x": random(2, 3, 8)}
+    np.testing.assert_allclose(run_in_onnxruntime(ir.to_proto(graph), x)[0], run_in_onnxruntime(model, x)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("with_segments", [False, True])
+def test_embeddings_with_a_norm_become_gathers(run_in_onnxruntime, tmp_path, with_segments):
+    inputs = "ids, seg, words, places, kinds, s, s, mask" if with_segments else "ids, , words, places, , s, s, mask"
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node(
+                    "EmbedLayerNormalization",
+                    inputs.replace(" ", "").split(","),
+                    ["e", "lengths", "sum"],
+                    domain="com.microsoft",
+                    epsilon=1e-3,
+                ),
+                helper.make_node("MatMul", ["e", "w"], ["y"]),
+            ],
+            "g",
+            [helper.make_tensor_value_info(name, TensorProto.INT32, [2, 4]) for name in ("ids", "seg", "mask")],
+            [
+                helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 4, 8]),
+                helper.make_tensor_value_info("lengths", TensorProto.INT32, [2]),
+                helper.make_tensor_value_info("sum", TensorProto.FLOAT, [2, 4, 8]),
+            ],
+            [
+                numpy_helper.from_array(random(*shape), name)
+                for name, shape in {"words": (9, 8), "places": (6, 8), "kinds": (2, 8), "s": (8,), "w": (8, 8)}.items()
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", 14), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=8,
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = graph_from_onnx(tmp_path / "m.onnx")
+    assert {each.domain for each in graph.graph} == {""}
+    ids = np.arange(8, dtype=np.int32).reshape(2, 4)
+    feed = {"ids": ids, "seg": ids % 2, "mask": np.array([[1, 1, 1, 0], [1, 1, 0, 0]], np.int32)}
+    expected, got = (run_in_onnxruntime(each, feed) for each in (model, ir.to_proto(graph)))
+    for one, other in zip(expected, got, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)
