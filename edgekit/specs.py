@@ -280,6 +280,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             does not fold; empty if it has none.
         rest: precision of what is not quantized: FP32 between INT8 layers makes TensorRT slower than FP16 throughout
             (NVIDIA/TensorRT #3197, #4554).
+        float_time: how long a product takes in ``rest`` at most, as a multiple of its time on integers.
+        launch_macs: multiply-accumulates on integers that take as long as it takes to start a layer.
         channel_multiple: channel padding: convolutions that read fewer channels are padded with zeros to this number,
             if the backend's fast kernels process channels in groups.
         split_channels: minimum number of input channels of a 1x1 convolution that stays in float but reads 8-bit
@@ -311,3 +313,5 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     weights_only: Literal["", "blocks", "channels"] = ""
     own_ranges: bool = False
     rest: Precision = Precision.FP32
+    float_time: float = 4.0
+    launch_macs: int = 0

@@ -10,12 +10,11 @@ from edgekit.pipeline.calibrate import DEFAULT_METHOD, Calibration, calibrate, m
 from edgekit.pipeline.half import lost_in_rest
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
-from edgekit.pipeline.noise_budget import ENOUGH_OF_BOXES_DB, Outputs, outputs_of, with_noisy_layers_in_float
+from edgekit.pipeline.noise_budget import ENOUGH_OF_BOXES_DB, with_noisy_layers_in_float
 from edgekit.pipeline.precision import TypedGraph, typed_graph
 from edgekit.pipeline.reference import Reference
-from edgekit.pipeline.selected_rows import noise_of_same_rows, with_noise_of_same_rows
+from edgekit.pipeline.trials import Trial, Trials
 from edgekit.progress import Progress
-from edgekit.quantize.compare import noise_of_outputs, worst_noise
 from edgekit.specs import Precision
 
 __all__ = ["calibrated_graph"]
@@ -61,64 +60,34 @@ def calibrated_graph(
         with progress.stage(f"looking for what {str(rest).upper()} loses"):
             lost = lost_in_rest(model, calibration, rest, progress, io=target.half_io)
         calibration = replace(calibration, lost_in_half=lost)
-    typed = typed_graph(model, calibration, target, progress)
-    free = _is_free(model, reference, config)
-    with progress.stage("checking the noise"):
-        watched = model.trained and typed.kept_in_float is not None
-        feeds = inputs.feeds if free else inputs.feeds[:CHECKED] if watched and config.noise_budget else ()
-        outputs = outputs_of(typed, feeds) if feeds else ()
+    trials = Trials(model=model, inputs=inputs, reference=reference, target=target, progress=progress)
+    judged = model.trained and bool(reference.outputs)
+    free = judged and not (config.calib_method or (model.policy.method if model.policy else ""))
+    watched = CHECKED if judged and config.noise_budget else 0
+    found = trials.tried(calibration, len(inputs.feeds) if free else watched)
     if free:
-        calibration, typed, outputs = _best_ranges(
-            model, inputs, reference, calibration, typed, outputs, target, progress
-        )
-    return with_noisy_layers_in_float(
-        model, inputs, reference, calibration, typed, outputs, config.noise_budget, target, progress
+        found = _best_ranges(found)
+    if judged and config.noise_budget:
+        found = with_noisy_layers_in_float(found, config.noise_budget)
+    return found.calibration, found.typed
+
+
+def _best_ranges(found: Trial) -> Trial:
+    """Returns the trial whose ranges keep most of the outputs; ``found`` has those of `DEFAULT_METHOD`."""
+    trials, best, method = found.trials, found, DEFAULT_METHOD
+    model, progress = trials.model, trials.progress
+    if found.db >= (ENOUGH_DB if model.postprocess is None else ENOUGH_OF_BOXES_DB):
+        return found
+    tables = measured_ranges(
+        model, trials.inputs.samples, OTHER_METHODS, threads=trials.target.threads, progress=progress
     )
-
-
-def _best_ranges(
-    model: LoadedModel,
-    inputs: Inputs,
-    reference: Reference,
-    calibration: Calibration,
-    typed: TypedGraph,
-    outputs: Outputs,
-    target: TargetConfig,
-    progress: Progress,
-) -> tuple[Calibration, TypedGraph, Outputs]:
-    with progress.stage("checking the noise"):
-        found_db = _worst_db(model, typed, outputs, inputs, reference)
-    if found_db is None or found_db >= (ENOUGH_DB if model.postprocess is None else ENOUGH_OF_BOXES_DB):
-        return calibration, typed, outputs
-    best_db, method = found_db, DEFAULT_METHOD
-    tables = measured_ranges(model, inputs.samples, OTHER_METHODS, threads=target.threads, progress=progress)
     for other, table in tables.items():
-        tried = replace(calibration, table=table)
-        tried_typed = typed_graph(model, tried, target, progress)
-        with progress.stage("checking the ranges"):
-            tried_outputs = outputs_of(tried_typed, inputs.feeds)
-            tried_db = _worst_db(model, tried_typed, tried_outputs, inputs, reference)
-        if tried_db is not None and tried_db >= best_db + LEAST_GAIN_DB:
-            calibration, typed, outputs, best_db, method = tried, tried_typed, tried_outputs, tried_db, other
+        tried = trials.tried(replace(found.calibration, table=table), len(found.outputs))
+        if tried.db >= best.db + LEAST_GAIN_DB:
+            best, method = tried, other
     if method != DEFAULT_METHOD:
         progress.note(
-            f"ranges are chosen by '{method}', which keeps {best_db:.1f} dB of the worst output on calibration inputs; "
-            f"'{DEFAULT_METHOD}' keeps {found_db:.1f} dB"
+            f"ranges are chosen by '{method}', which keeps {best.db:.1f} dB of the worst output on calibration inputs; "
+            f"'{DEFAULT_METHOD}' keeps {found.db:.1f} dB"
         )
-    return calibration, typed, outputs
-
-
-def _is_free(model: LoadedModel, reference: Reference, config: CalibrationConfig) -> bool:
-    """Whether ranges may be chosen, and what they do can be told."""
-    named = config.calib_method or (model.policy.method if model.policy else "")
-    return model.trained and not named and bool(reference.outputs)
-
-
-def _worst_db(
-    model: LoadedModel, typed: TypedGraph, outputs: Outputs, inputs: Inputs, reference: Reference
-) -> float | None:
-    """Returns the lowest signal-to-noise ratio of an output, or of a part of one."""
-    noise = noise_of_outputs(reference.outputs, outputs, reference.forms)
-    same = noise_of_same_rows(model.graph, typed.graph, inputs.feeds, reference.forms)
-    worst = worst_noise(with_noise_of_same_rows(noise, same))
-    return None if worst is None else worst.sqnr_db
+    return best

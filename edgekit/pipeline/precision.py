@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -21,7 +22,8 @@ from edgekit.quantize.bodies import NEVER_RAN, inputs_that_choose, products_in_b
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.dynamic import dynamic_graph, weight_only_graph
 from edgekit.quantize.half.cast import half_from_graph
-from edgekit.quantize.plan import NEEDS_ZERO_POINT
+from edgekit.quantize.plan import NEEDS_ZERO_POINT, NOISY_INPUT
+from edgekit.quantize.qdq import FloatFactors
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
 from edgekit.text import some_of
@@ -38,10 +40,14 @@ class TypedGraph(NamedTuple):
     Attributes:
         graph: shares the weights that did not change with the model's float graph.
         kept_in_float: number of layers that stay in float; None if the graph is unchanged.
+        exact: weights and biases of its products on integers before they were rounded, by the product's name.
+        noisy_inputs: names of the layers that stay in float because they lose much by the rounding of their inputs.
     """
 
     graph: ir.Model
     kept_in_float: int | None = None
+    exact: Mapping[str, FloatFactors] = MappingProxyType({})
+    noisy_inputs: frozenset[str] = frozenset()
 
 
 def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConfig, progress: Progress) -> TypedGraph:
@@ -97,7 +103,7 @@ def _int8_graph(
     model: LoadedModel, table: CalibrationTable, calibration: Calibration, target: TargetConfig, progress: Progress
 ) -> TypedGraph:
     scheme = scheme_of(target)
-    graph, plan = quantized_from_graph(
+    graph, plan, exact = quantized_from_graph(
         model.graph,
         table,
         scheme,
@@ -120,7 +126,8 @@ def _int8_graph(
         graph = half_from_graph(
             graph, scheme.rest, table.ranges, io=target.half_io, lost=calibration.lost_in_half
         ).graph
-    return TypedGraph(graph, len(plan.skipped) + len(inside))
+    noisy = frozenset(name for name, reason in plan.skipped.items() if reason == NOISY_INPUT)
+    return TypedGraph(graph, len(plan.skipped) + len(inside), exact, noisy)
 
 
 def _float_bodies(graph: ir.Model, target: str, names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "OutputNoise",
     "noise_of_outputs",
     "refuse_noise",
+    "worst_db",
     "worst_noise",
 ]
 
@@ -257,6 +258,12 @@ def worst_noise(noise: Iterable[OutputNoise]) -> OutputNoise | None:
     """Returns the output or part with the lowest signal-to-noise ratio; None if none has one."""
     judged = [each for each in noise if each.sqnr_db is not None]
     return min(judged, key=lambda each: each.sqnr_db or 0.0, default=None)
+
+
+def worst_db(noise: Iterable[OutputNoise]) -> float:
+    """Returns the lowest signal-to-noise ratio of an output or part; `EXACT_DB` if none has one."""
+    worst = worst_noise(noise)
+    return EXACT_DB if worst is None or worst.sqnr_db is None else worst.sqnr_db
 
 
 def refuse_noise(

@@ -1,25 +1,29 @@
-"""A quantized graph with a switch for each layer: an input that makes it read and write its tensors in float.
+"""A quantized graph with a switch for each layer: an input that makes it compute in float.
 
-The noise that a layer adds to the outputs is measured by switching its rounding off. With switches, one session runs
-all combinations; otherwise each of them is a graph that has to be quantized and loaded.
+The noise that a layer adds to the outputs is measured by switching its rounding on or off. With switches, one session
+runs all combinations; otherwise each of them is a graph that has to be quantized and loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 
 from edgekit.graph.evaluator import Evaluator
+from edgekit.graph.insert import new_initializer
 from edgekit.graph.operators import PRODUCTS
+from edgekit.quantize.qdq import FloatFactors
 from edgekit.specs import QuantScheme
 
 __all__ = ["SwitchedGraph"]
 
 SWITCH = "edgekit_in_float_"
 Arrays = Mapping[str, np.ndarray]
+NONE_EXACT: Mapping[str, FloatFactors] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -35,28 +39,34 @@ class _Edge:
 class SwitchedGraph:
     """Runs a quantized graph, with some of its products in float.
 
-    A tensor is read without its Q/DQ pair where the graph would have none if these products stayed in float. Weights
-    stay rounded: what activations lose is the larger part, and differs from layer to layer.
+    A tensor is read without its Q/DQ pair where the graph would have none if these products stayed in float, and their
+    weights and biases are those before rounding: of silero_vad, the weights of one convolution make nearly all noise.
 
     Args:
         graph: with Q/DQ pairs, in float32 (see `edgekit.quantize.half.check.rounding_graph`); not modified.
         scheme: what the graph was quantized with.
+        exact: weights and biases of products before rounding, by name; those of others stay rounded.
         threads: for ONNX Runtime; 0: its default.
 
     Attributes:
         layers: names of the products that have a switch.
     """
 
-    def __init__(self, graph: ir.Model, scheme: QuantScheme, *, threads: int = 0) -> None:
+    def __init__(
+        self, graph: ir.Model, scheme: QuantScheme, exact: Mapping[str, FloatFactors] = NONE_EXACT, *, threads: int = 0
+    ) -> None:
         copy = graph.clone(deep_copy=False)
         edges = list(_edges(copy.graph, scheme))
-        products = {node for edge in edges for node in (edge.reader, edge.made_by) if node is not None}
-        products = {node for node in products if _is_quantized_product(node)}
-        nodes = [node for node in copy.graph if node in products and node.name]
+        nodes = [node for node in copy.graph if node.name and _is_quantized_product(node)]
         switches = {node: _switch(copy.graph, index) for index, node in enumerate(nodes)}
-        self._names = {str(node.name): str(switch.name) for node, switch in switches.items()}
+        conditions = _Conditions(copy.graph, scheme, switches)
         for index, edge in enumerate(edges):
-            _insert_choice(copy.graph, edge, switches, f"{SWITCH}choice_{index}")
+            if (condition := conditions.of(edge)) is not None:
+                _choose(copy.graph, edge.reader, edge.index, condition, edge.exact, f"{SWITCH}choice_{index}")
+        for node in nodes:
+            if node.name in exact:
+                _choose_factors(copy, node, switches[node], exact[node.name])
+        self._names = {str(node.name): str(switch.name) for node, switch in switches.items()}
         self.layers = tuple(self._names)
         self._evaluator = Evaluator(copy, threads=threads)
 
@@ -80,7 +90,7 @@ def _edges(graph: ir.Graph, scheme: QuantScheme) -> Iterator[_Edge]:
         exact = quantize.inputs[0]
         maker = _integer_producer(exact, scheme)
         for reader, index in _readers(node.outputs[0]):
-            if _is_quantized_product(reader) or (maker is not None and reader.op_type not in others):
+            if _is_quantized_product(reader) or (maker is not None) != (reader.op_type in others):
                 yield _Edge(exact, reader, index, maker)
 
 
@@ -126,20 +136,72 @@ def _switch(graph: ir.Graph, index: int) -> ir.Value:
     return value
 
 
-def _insert_choice(graph: ir.Graph, edge: _Edge, switches: Mapping[ir.Node, ir.Value], name: str) -> None:
-    """Reads the exact tensor if neither its producer nor its reader computes on integers."""
-    needed = [node for node in (edge.made_by, edge.reader) if node is not None and (node in switches)]
-    if edge.made_by is not None and edge.made_by not in switches:
-        return  # integers are written whatever the reader does
-    rounded = edge.reader.inputs[edge.index]
-    condition = switches[needed[0]]
-    new = []
-    if len(needed) > 1:
-        both = ir.node("And", [condition, switches[needed[1]]], name=f"{name}_both")
-        both.outputs[0].name = f"{name}_both"
-        condition = both.outputs[0]
-        new.append(both)
-    chosen = ir.node("Where", [condition, edge.exact, rounded], name=name)
+class _Conditions:
+    """Makes the conditions under which a tensor is read without its pair, as values of the graph."""
+
+    def __init__(self, graph: ir.Graph, scheme: QuantScheme, switches: Mapping[ir.Node, ir.Value]) -> None:
+        self._graph, self._switches = graph, switches
+        self._followers = (scheme.operators | scheme.propagated | scheme.fused_activations) - PRODUCTS
+        self._made: dict[ir.Node, ir.Value | None] = {}
+
+    def of(self, edge: _Edge) -> ir.Value | None:
+        """Returns whether neither the producer nor the reader of a tensor computes on integers; None: never."""
+        reader = self._in_float(edge.reader)
+        if edge.made_by is None:
+            return reader
+        # It writes integers, whatever the reader does.
+        maker = self._switches.get(edge.made_by)
+        if maker is None or edge.reader not in self._switches:
+            return maker
+        return self._join("And", maker, self._switches[edge.reader], edge.reader)
+
+    def _in_float(self, node: ir.Node) -> ir.Value | None:
+        """Returns whether a product, or one that another operator would read integers from, is in float."""
+        if node in self._switches or node.op_type not in self._followers:
+            return self._switches.get(node)
+        if node not in self._made:
+            found = None
+            for value in node.inputs:
+                producer = _producer_before_pair(value)
+                one = self._in_float(producer) if producer is not None else None
+                if one is not None:
+                    found = one if found is None else self._join("Or", found, one, node)
+            self._made[node] = found
+        return self._made[node]
+
+    def _join(self, op_type: str, first: ir.Value, second: ir.Value, place: ir.Node) -> ir.Value:
+        joined = ir.node(op_type, [first, second], name=f"{SWITCH}{op_type}_{len(self._graph)}")
+        joined.outputs[0].name = joined.name
+        self._graph.insert_before(place, joined)
+        return joined.outputs[0]
+
+
+def _producer_before_pair(value: ir.Value | None) -> ir.Node | None:
+    """Returns the node that computes a value, before casts and Q/DQ pairs."""
+    node = _producer(value)
+    while node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+        node = _producer(node.inputs[0])
+    return node
+
+
+def _choose_factors(model: ir.Model, node: ir.Node, switch: ir.Value, exact: FloatFactors) -> None:
+    """Reads the weight and bias before rounding while the switch is on."""
+    for index, array in ((1, exact.weight), (2, exact.bias)):
+        rounded = node.inputs[index] if len(node.inputs) > index else None
+        if array is None or rounded is None:
+            continue
+        if index == 1 and rounded.shape is not None:
+            # Some backends take channels in groups, which are filled with zeros.
+            array = np.pad(
+                array, [(0, wide - own) for wide, own in zip(rounded.shape.numpy(), array.shape, strict=True)]
+            )
+        name = f"{switch.name}_factor_{index}"
+        _choose(model.graph, node, index, switch, new_initializer(model, f"{name}_exact", array), name)
+
+
+def _choose(graph: ir.Graph, reader: ir.Node, index: int, condition: ir.Value, exact: ir.Value, name: str) -> None:
+    """Makes ``reader`` read ``exact`` in place of an input while the condition is true."""
+    chosen = ir.node("Where", [condition, exact, reader.inputs[index]], name=name)
     chosen.outputs[0].name = name
-    graph.insert_before(edge.reader, [*new, chosen])
-    edge.reader.replace_input_with(edge.index, chosen.outputs[0])
+    graph.insert_before(reader, chosen)
+    reader.replace_input_with(index, chosen.outputs[0])

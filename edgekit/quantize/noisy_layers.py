@@ -22,6 +22,7 @@ from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.stats import macs_of
 from edgekit.quantize.passes.correct_bias import Limits
 from edgekit.quantize.plan import Plan
+from edgekit.specs import QuantScheme
 
 __all__ = ["noisy_convolutions"]
 
@@ -29,10 +30,10 @@ LEAST_DB = 30.0
 """A convolution keeps less of its output if it is to stay in float. The median of a YOLOv8n's and of a YOLOX's is
 37 dB, and those that stay in float have 23 to 30 dB."""
 
-MOST_WORK = 0.01
-"""Share of all multiply-accumulates that may stay in float for this reason. In float, a convolution takes up to four
-times as long, but no Q is needed before it: nudenet's detector takes 0.99 to 1.01 of the time on `cpu`, and 1.02 on
-`openvino`."""
+MOST_TIME = 0.03
+"""Share of the time of all products that float may add for this reason. On processors, a convolution takes up to four
+times as long in float (`QuantScheme.float_time`), but no Q is needed before it: with 1 % of the multiply-accumulates in
+float, nudenet's detector takes 0.99 to 1.01 of the time on `cpu`, and 1.02 on `openvino`."""
 
 INPUTS = 2
 """Number of inputs that the loss is measured on."""
@@ -57,6 +58,7 @@ def noisy_convolutions(
     plan: Plan,
     limits: Mapping[ir.Node, Limits],
     feeds: Sequence[Mapping[str, np.ndarray]],
+    scheme: QuantScheme,
     *,
     threads: int = 0,
 ) -> frozenset[str]:
@@ -70,13 +72,14 @@ def noisy_convolutions(
         plan: what will be quantized.
         limits: how the first input of each product will be rounded.
         feeds: inputs of the graph; the loss is measured on `INPUTS` of them. Empty: nothing is found.
+        scheme: the target's quantization scheme.
         threads: for ONNX Runtime; 0: its default.
 
     Returns:
-        The names of convolutions, at most `MOST_WORK` of the work of the plan's products.
+        The names of convolutions, which add at most `MOST_TIME` to the time of the plan's products.
     """
     work = {node: macs_of(node, _sizes) for node in plan.nodes if node.op_type in PRODUCTS}
-    most = MOST_WORK * sum(work.values())
+    most = MOST_TIME / (scheme.float_time - 1) * sum(work.values())
     candidates = [node for node in limits if 0 < work.get(node, 0) <= most and _is_measurable(node, plan)]
     if not candidates or not feeds:
         return frozenset()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NEEDS_ZERO_POINT",
+    "NOISY_INPUT",
     "NOTHING_KEPT",
     "STAYS_IN_FLOAT",
     "Plan",
@@ -66,7 +67,8 @@ class QuantPolicy:
         refused: names of nodes that the target did not compute on integers when it was asked to.
         noisy: names of nodes that add much of the noise of the outputs.
         noisy_attention: names of products of attentions whose results would have too few bits.
-        noisy_inputs: names of nodes that lose much by the rounding of their inputs alone.
+        noisy_inputs: names of nodes that lose much by the rounding of their inputs alone; None: those that
+            `edgekit.quantize.noisy_layers` finds.
         split_outliers: multiply a few outlier channels of matrix products in float.
     """
 
@@ -76,7 +78,7 @@ class QuantPolicy:
     refused: frozenset[str] = frozenset()
     noisy: frozenset[str] = frozenset()
     noisy_attention: frozenset[str] = frozenset()
-    noisy_inputs: frozenset[str] = frozenset()
+    noisy_inputs: frozenset[str] | None = None
     split_outliers: bool = False
 
 
@@ -129,7 +131,7 @@ def plan_from_graph(
     made = {node: node.metadata_props.get(STAYS_IN_FLOAT) for node in graph.graph}
     kept |= {node: reason for node, reason in made.items() if reason}
     kept |= {node: NOISY for node in graph.graph if node.name in policy.noisy}
-    kept |= {node: NOISY_INPUT for node in graph.graph if node.name in policy.noisy_inputs}
+    kept |= {node: NOISY_INPUT for node in graph.graph if node.name in (policy.noisy_inputs or ())}
     kept |= {node: REFUSED for node in graph.graph if node.name in policy.refused}
     kept |= {node: NOISY_ATTENTION for node in graph.graph if node.name in policy.noisy_attention}
     kept |= matching(list(graph.graph.all_nodes()), policy.keep_float)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -21,7 +22,15 @@ from edgekit.quantize.passes.round_weights import rounded_weights
 from edgekit.quantize.plan import Plan, range_source
 from edgekit.specs import Precision, QuantScheme
 
-__all__ = ["QuantParameters", "input_limits", "insert_qdq", "parameters_from_range", "scales_in", "weight_scales"]
+__all__ = [
+    "FloatFactors",
+    "QuantParameters",
+    "input_limits",
+    "insert_qdq",
+    "parameters_from_range",
+    "scales_in",
+    "weight_scales",
+]
 
 Range = tuple[float, float]
 NO_MEANS: Mapping[ir.Node, InputMeans] = MappingProxyType({})
@@ -39,6 +48,18 @@ class QuantParameters:
 
     scale: np.float32
     zero_point: np.ndarray
+
+
+class FloatFactors(NamedTuple):
+    """What a product of a quantized graph would multiply and add in float.
+
+    Attributes:
+        weight: its weight before rounding.
+        bias: its bias before rounding and correction, zeros if it had none; None if quantization leaves it as it is.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None
 
 
 def parameters_from_range(lo: float, hi: float, dtype: str) -> QuantParameters:
@@ -89,7 +110,7 @@ def insert_qdq(
     ranges: Mapping[str, Range],
     scheme: QuantScheme,
     means: Mapping[ir.Node, InputMeans] = NO_MEANS,
-) -> None:
+) -> dict[str, FloatFactors]:
     """Inserts a Q/DQ pair at each tensor of the plan and quantizes the weights of its products, in place.
 
     Args:
@@ -98,6 +119,9 @@ def insert_qdq(
         ranges: min and max of each tensor by name.
         scheme: element types, and whether biases stay in float.
         means: of the inputs of products; their biases are corrected.
+
+    Returns:
+        The weights and biases before quantization, by the name of the product.
 
     Raises:
         CalibrationError: a tensor has no range; the message names it.
@@ -110,13 +134,16 @@ def insert_qdq(
             raise CalibrationError(f"no range was measured for tensor '{name}'")
         dtype = "int8" if value in plan.signed else scheme.activation_dtype
         parameters[value] = _parameters(ranges[name], scheme, dtype)
+    exact: dict[str, FloatFactors] = {}
     for node in plan.nodes:
         if node.op_type in PRODUCTS:
-            _quantize_weights(graph, node, parameters, scheme, means.get(node))
+            factors = _quantize_weights(graph, node, parameters, scheme, means.get(node))
+            exact |= {} if factors is None else {str(node.name): factors}
     quantized = {*plan.nodes, *plan.split}
     for value, how in parameters.items():
         _insert_pair(graph, value, how, quantized, everywhere=value in plan.integers)
     NameNodes()(graph)  # the graph may have contained both an 'x' and an 'x_scale' already
+    return exact
 
 
 def weight_scales(weight: np.ndarray, axis: int | None, bits: int) -> np.ndarray:
@@ -147,18 +174,21 @@ def _quantize_weights(
     parameters: Mapping[ir.Value, QuantParameters],
     scheme: QuantScheme,
     means: InputMeans | None,
-) -> None:
+) -> FloatFactors | None:
+    """Quantizes the weight and bias of a product, and returns them as they were; None if it has no weight."""
     data, weight = node.inputs[0], node.inputs[1]
     if data is None or weight is None or weight.const_value is None:
-        return  # a product of two activations
+        return None  # a product of two activations
     array = weight.const_value.numpy()
     axis = _channel_axis(node, array.ndim) if scheme.per_channel_weights else None
     scales = weight_scales(array, axis, scheme.weight_bits)
-    bias = node.inputs[2] if len(node.inputs) > 2 and not scheme.float_bias else None
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    exact_bias = given.const_value.numpy() if given is not None and given.const_value is not None else None
+    bias = None if scheme.float_bias else given
     biases = None
-    if bias is not None and bias.const_value is not None:
+    if bias is not None and exact_bias is not None:
         # A Gemm's bias may be one number for all channels.
-        biases = np.broadcast_to(bias.const_value.numpy().reshape(-1), _channels(node, array.shape)).astype(np.float64)
+        biases = np.broadcast_to(exact_bias.reshape(-1), _channels(node, array.shape)).astype(np.float64)
         scales = _with_room_for(biases, scales, float(parameters[data].scale))
     scales = scales_in(scales, scheme.rest)
     largest = 2 ** (scheme.weight_bits - 1) - 1
@@ -169,10 +199,13 @@ def _quantize_weights(
     name = weight.name or f"{node.name}.weight"
     node.replace_input_with(1, _constant_dq(graph, node, name, integers, scales, axis))
     shift = None if means is None else output_shift(node, array, integers * scales.reshape(shape), means)
+    if given is None and shift is not None:
+        exact_bias = np.zeros(len(shift), np.float32)
+    exact = FloatFactors(array, exact_bias)
     if scheme.float_bias:
         if shift is not None:
             _subtract_from_bias(graph, node, shift)
-        return
+        return exact
     if biases is None and shift is not None:
         biases = np.zeros(len(shift))
     if biases is not None:
@@ -182,6 +215,7 @@ def _quantize_weights(
         integers32 = np.rint(biases / scales).astype(np.int32)
         name = (bias.name if bias is not None else None) or f"{node.name}.bias"
         _set_bias(node, _constant_dq(graph, node, name, integers32, scales, 0))
+    return exact
 
 
 def _subtract_from_bias(graph: ir.Model, node: ir.Node, shift: np.ndarray) -> None:

@@ -29,7 +29,7 @@ from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
 from edgekit.quantize.passes.smooth_channels import smoothed_ranges
 from edgekit.quantize.plan import NOTHING_KEPT, Plan, QuantPolicy, plan_from_graph, range_source
-from edgekit.quantize.qdq import input_limits, insert_qdq
+from edgekit.quantize.qdq import FloatFactors, input_limits, insert_qdq
 from edgekit.specs import QuantScheme
 
 __all__ = ["QuantizedGraph", "quantized_from_graph", "require_quantizable"]
@@ -41,10 +41,12 @@ class QuantizedGraph(NamedTuple):
     Attributes:
         graph: the new graph; weights that did not change are shared with the float graph.
         plan: what is quantized in the main graph, and which layers are not, with the reasons; those in bodies too.
+        exact: weights and biases of the products of the main graph before they were rounded, by the product's name.
     """
 
     graph: ir.Model
     plan: Plan
+    exact: Mapping[str, FloatFactors]
 
 
 def require_quantizable(
@@ -156,10 +158,11 @@ def _quantized(
         changed_bodies(graph, change)
         NameNodes()(graph)
     plan = plan_from_graph(graph, scheme, policy, ranges=table.ranges)
+    exact: dict[str, FloatFactors] = {}
     if plan.nodes:
-        plan = _quantize_main(graph, table, scheme, policy, feeds, threads)
+        plan, exact = _quantize_main(graph, table, scheme, policy, feeds, threads)
     plan.skipped |= skipped
-    return QuantizedGraph(graph, plan)
+    return QuantizedGraph(graph, plan, exact)
 
 
 def _has_ranges(
@@ -181,8 +184,8 @@ def _quantize_main(
     policy: QuantPolicy,
     feeds: Sequence[Mapping[str, np.ndarray]],
     threads: int,
-) -> Plan:
-    """Quantizes the nodes of the main graph, in place."""
+) -> tuple[Plan, dict[str, FloatFactors]]:
+    """Quantizes the nodes of the main graph, in place; returns what is quantized, and its weights before."""
     ranges: Mapping[str, tuple[float, float]] = table.ranges
     judged = judged_attentions(graph, scheme, ranges, feeds, threads=threads)
     ranges = {**ranges, **judged.ranges}
@@ -195,9 +198,9 @@ def _quantize_main(
         plan = require_quantizable(graph, scheme, policy, ranges)
     ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, splits=policy.split_outliers, threads=threads)
     plan = require_quantizable(graph, scheme, policy, ranges)  # smoothing inserts nodes
-    noisy = noisy_convolutions(graph, plan, input_limits(plan, ranges, scheme), feeds, threads=threads)
-    if noisy:
-        plan = require_quantizable(graph, scheme, replace(policy, noisy_inputs=noisy), ranges)
+    if policy.noisy_inputs is None:
+        noisy = noisy_convolutions(graph, plan, input_limits(plan, ranges, scheme), feeds, scheme, threads=threads)
+        plan = require_quantizable(graph, scheme, replace(policy, noisy_inputs=noisy), ranges) if noisy else plan
     # If the activation function is computed before quantization, large negative values are already small, and
     # scaling channels makes them large again: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
     if table.channels and scheme.quantize_outputs:
@@ -208,7 +211,7 @@ def _quantize_main(
     ranges = share_concat_ranges(plan, clipped_silu_ranges(plan, ranges), scheme)
     plan.tensors = dict.fromkeys(without_pairs_behind(plan, ranges, scheme))
     means = input_means(graph, input_limits(plan, ranges, scheme), feeds, threads=threads)
-    insert_qdq(graph, plan, ranges, scheme, means)
+    exact = insert_qdq(graph, plan, ranges, scheme, means)
     pad_channels(graph, plan, scheme.channel_multiple)
     RemoveDead()(graph)  # the float weights
-    return plan
+    return plan, exact

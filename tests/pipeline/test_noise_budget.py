@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 
 import edgekit
+from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
+from edgekit.pipeline import noise_budget
 
 SHAPE = (1, 8, 24, 24)
 NOTE = "stays in FP16, since most of the noise of the worst output comes from there: noisy"
@@ -69,9 +72,31 @@ def test_the_noisy_layer_stays_in_float_and_is_named() -> None:
     assert kept_db(without) < 15 and kept_db(manifest) > kept_db(without) + 10
 
 
+@pytest.fixture
+def without_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers cost their multiply-accumulates alone, and a collapse has no room of its own."""
+    scheme = msgspec.structs.replace(backend("tensorrt-rtx").scheme(), launch_macs=0)
+    monkeypatch.setattr(noise_budget, "scheme_of", lambda target: scheme)
+    monkeypatch.setattr(noise_budget, "COLLAPSED_PERCENT", 0)
+
+
 @pytest.mark.parametrize("percent", [int(SHARE), int(SHARE) + 1])
-def test_layers_beyond_the_budget_stay_on_integers(percent: int) -> None:
+def test_layers_beyond_the_budget_stay_on_integers(percent: int, without_launches: None) -> None:
     assert ("float16" in built(200.0, noise_budget=percent).layers) == (percent > SHARE)
+
+
+def test_small_layers_cost_no_more_than_their_start(without_launches: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme = msgspec.structs.replace(backend("tensorrt-rtx").scheme(), launch_macs=1_000_000)
+    monkeypatch.setattr(noise_budget, "scheme_of", lambda target: scheme)
+    assert built(200.0, noise_budget=5).layers == {"int8": 2, "float16": 1}
+
+
+def test_an_output_that_collapses_gets_more_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme = msgspec.structs.replace(backend("tensorrt-rtx").scheme(), launch_macs=0)
+    monkeypatch.setattr(noise_budget, "scheme_of", lambda target: scheme)
+    manifest = built(2000.0, noise_budget=1)
+    assert manifest.layers == {"int8": 2, "float16": 1}
+    assert kept_db(built(2000.0, noise_budget=0)) < 5 and kept_db(manifest) > 14
 
 
 def test_a_graph_that_keeps_enough_stays_as_it_is() -> None:

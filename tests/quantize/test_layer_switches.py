@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -62,3 +63,25 @@ def test_the_graph_stays_as_it_is(quantized):
     before = [node.name for node in typed.graph], [value.name for value in typed.graph.inputs]
     SwitchedGraph(typed, backend("null").scheme(), threads=1)
     assert ([node.name for node in typed.graph], [value.name for value in typed.graph.inputs]) == before
+
+
+CHAIN = "a = Conv (x, w)  b = Relu (a)  c = Conv (b, v)  y = Tanh (c)"
+SHORTCUT = "a = Conv (x, w)  b = Relu (a)  c = Conv (b, v)  y = Add (b, c)"
+
+
+@pytest.mark.parametrize(("target", "body"), [("cpu", CHAIN), ("openvino", SHORTCUT), ("tensorrt", SHORTCUT)])
+def test_all_layers_in_float_compute_the_float_graph(
+    target, body, graph_of, weights, feeds_for, calibrated, run_in_onnxruntime
+):
+    """Also channels that a backend fills up, corrected biases, and the pair at a shortcut, which float needs not."""
+    text = f"g (float[1, 3, 8, 8] x) => (float[1, 16, 8, 8] y) {{ {body} }}"
+    graph = graph_of(text, w=weights(16, 3, 1, 1), v=weights(16, 16, 1, 1, seed=1))
+    feeds = feeds_for(graph)
+    scheme = msgspec.structs.replace(backend(target).scheme(), stem_channels=0, slow_convolutions=())
+    typed = quantized_from_graph(graph, calibrated(graph, feeds), scheme, feeds=feeds, threads=1)
+    switched = SwitchedGraph(typed.graph, scheme, typed.exact, threads=1)
+    (exact,) = run_in_onnxruntime(graph, feeds[:1])
+    np.testing.assert_allclose(switched.run(feeds[0], switched.layers)["y"], exact["y"], atol=1e-5)
+    (integers,) = run_in_onnxruntime(typed.graph, feeds[:1])
+    np.testing.assert_allclose(switched.run(feeds[0])["y"], integers["y"], atol=1e-6)
+    assert len(switched.layers) == 2 and np.abs(integers["y"] - exact["y"]).max() > 0.005

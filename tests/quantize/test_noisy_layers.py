@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.engine.backend import backend
 from edgekit.graph.evaluator import Evaluator
-from edgekit.quantize.noisy_layers import INPUTS, LEAST_DB, MOST_WORK, noisy_convolutions
+from edgekit.quantize.noisy_layers import INPUTS, LEAST_DB, MOST_TIME, noisy_convolutions
 from edgekit.quantize.plan import NOISY_INPUT, plan_from_graph
 from edgekit.quantize.qdq import input_limits
 from edgekit.quantize.quantize import quantized_from_graph
@@ -47,7 +47,7 @@ def feeds_of(count: int = 4) -> list[dict[str, np.ndarray]]:
 
 def found(graph, table, feeds) -> frozenset[str]:
     plan = plan_from_graph(graph, OPENVINO, ranges=table.ranges)
-    return noisy_convolutions(graph, plan, input_limits(plan, table.ranges, OPENVINO), feeds, threads=1)
+    return noisy_convolutions(graph, plan, input_limits(plan, table.ranges, OPENVINO), feeds, OPENVINO, threads=1)
 
 
 def loss_db(graph, feeds, hi: float) -> float:
@@ -81,9 +81,9 @@ def test_nothing_is_kept_without_inputs(network, calibrated):
 def test_a_large_part_of_the_work_is_never_kept(network, calibrated, monkeypatch):
     graph, feeds = network(0.3), feeds_of()
     share = CHANNELS * CHANNELS / (CHANNELS * (27 + CHANNELS + 512 * 9))
-    assert share < MOST_WORK
+    assert share < MOST_TIME / (OPENVINO.float_time - 1)
     table = calibrated(graph, feeds)
-    monkeypatch.setattr("edgekit.quantize.noisy_layers.MOST_WORK", 0.99 * share)
+    monkeypatch.setattr("edgekit.quantize.noisy_layers.MOST_TIME", 0.99 * share * (OPENVINO.float_time - 1))
     assert found(graph, table, feeds) == frozenset()
 
 
@@ -103,4 +103,4 @@ def test_the_middle_of_integer_layers_stays_on_integers(network, calibrated):
     ranges = calibrated(graph, feeds).ranges
     plan = plan_from_graph(graph, CPU, ranges=ranges)
     assert any(node.name == NAME for node in plan.nodes)
-    assert noisy_convolutions(graph, plan, input_limits(plan, ranges, CPU), feeds, threads=1) == frozenset()
+    assert noisy_convolutions(graph, plan, input_limits(plan, ranges, CPU), feeds, CPU, threads=1) == frozenset()
