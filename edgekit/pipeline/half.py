@@ -132,10 +132,9 @@ def _found(
         found_db = _db_of_outputs(model.graph, half.graph, feeds, exact)
         if found_db >= limit_db and (best_db < limit_db or found_db >= best_db + LEAST_GAIN_DB):
             best, best_db = _Found(half, tuple(lost)), found_db
-    half, lost = best
-    if lost:
-        progress.note(_note(half, plain, precision, before_db))
-    return _Found(half, lost)
+    if best.lost:
+        progress.note(_note(best.half, plain, precision, before_db))
+    return best
 
 
 def _in_half(feed: Feed, half: HalfGraph) -> Feed:

@@ -68,11 +68,11 @@ class Trials:
         """
         expected, forms = self.reference.outputs[: len(outputs)], self.reference.forms
         selected = {name for name, form in forms.items() if form.selected}
-        plain = (
-            [{name: each[name] for name in each if name not in selected} for each in some]
+        plain, found = (
+            [{name: array for name, array in each.items() if name not in selected} for each in some]
             for some in (expected, outputs)
         )
-        return [*noise_of_outputs(expected, outputs, forms), *noise_of_outputs(*plain)]
+        return [*noise_of_outputs(expected, outputs, forms), *noise_of_outputs(plain, found)]
 
 
 @dataclass(frozen=True)

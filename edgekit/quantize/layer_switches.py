@@ -64,8 +64,8 @@ class SwitchedGraph:
             if (condition := conditions.of(edge)) is not None:
                 _choose(copy.graph, edge.reader, edge.index, condition, edge.exact, f"{SWITCH}choice_{index}")
         for node in nodes:
-            if node.name in exact:
-                _choose_factors(copy, node, switches[node], exact[node.name])
+            if (factors := exact.get(str(node.name))) is not None:
+                _choose_factors(copy, node, switches[node], factors)
         self._names = {str(node.name): str(switch.name) for node, switch in switches.items()}
         self.layers = tuple(self._names)
         self._evaluator = Evaluator(copy, threads=threads)
