@@ -37,11 +37,6 @@ INPUTS = 4
 """Number of inputs that the graphs are compared on."""
 INPUTS_BESIDE_INTEGERS = 2
 """The same for what is not on integers in an INT8 graph: its noise is that of integers."""
-AIM_DB = {Precision.FP16: 34.0, Precision.BF16: LIMITS[Precision.BF16].refused_db}
-"""What a graph that needs float32 at all is to keep: other inputs may lose more. basic_pitch, whose infinities are gone
-with 27.7 dB on the inputs that are looked at, kept 22 dB of others; with squares in float32 too, it keeps 35 dB."""
-LEAST_GAIN_DB = 3.0
-"""What float32 beyond the limit has to gain."""
 MAX_STEPS = 24
 """How often something more becomes float32 before the search ends."""
 NAMED_LAYERS = 4
@@ -116,25 +111,24 @@ def _found(
     ranges = calibration.table.ranges
     plain = half_from_graph(model.graph, precision, ranges, keep_float=keep_float, io=io)
     feeds = [_in_half(feed, plain) if io else feed for feed in feeds]
-    limit_db, aim_db = LIMITS[precision].refused_db, AIM_DB[precision]
+    limit_db = LIMITS[precision].refused_db
     half, lost = plain, dict[str, None]()
     exact = _outputs(model.graph, feeds)
     before_db = found_db = _db_of_outputs(model.graph, plain.graph, feeds, exact)
-    best, best_db = _Found(plain, ()), before_db
     for _ in range(MAX_STEPS):
-        if found_db >= (aim_db if lost else limit_db):
+        if found_db >= limit_db:
             break
-        more = _next_lost(model.graph, half, feeds, limit_db if found_db < limit_db else aim_db, lost)
+        more = _next_lost(model.graph, half, feeds, limit_db, lost)
         if not more:
             break
         lost |= dict.fromkeys(more)
         half = half_from_graph(model.graph, precision, ranges, keep_float=keep_float, io=io, lost=lost)
         found_db = _db_of_outputs(model.graph, half.graph, feeds, exact)
-        if found_db >= limit_db and (best_db < limit_db or found_db >= best_db + LEAST_GAIN_DB):
-            best, best_db = _Found(half, tuple(lost)), found_db
-    if best.lost:
-        progress.note(_note(best.half, plain, precision, before_db))
-    return best
+    if found_db < limit_db:
+        return _Found(plain, ())
+    if lost:
+        progress.note(_note(half, plain, precision, before_db))
+    return _Found(half, lost)
 
 
 def _in_half(feed: Feed, half: HalfGraph) -> Feed:
