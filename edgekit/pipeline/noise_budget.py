@@ -45,8 +45,8 @@ USABLE_DB = 14.0
 LEAST_GAIN_DB = 2.0
 """What the channels, and what all layers together, must gain in the graph that is built. Less may be chance: PP-OCRv6's
 recognizer gained 0.7 dB on the inputs that were looked at, and lost 7 on others."""
-LEAST_INPUTS, MOST_MACS = 2, 1_000_000_000
-"""Layers are measured on at least so many inputs, and on more of them while those take no more multiply-accumulates."""
+LEAST_INPUTS, MOST_MACS = 1, 1_000_000_000
+"""Layers are measured on at least one input, and on more of them while those take no more multiply-accumulates."""
 NAMED_LAYERS = 4
 
 

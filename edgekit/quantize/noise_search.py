@@ -14,7 +14,7 @@ __all__ = ["Noise", "NoisyLayers", "noisy_layers"]
 
 GROUPS = 16
 """Layers next to each other are measured together first, in so many groups; the noisiest are halved again and again."""
-MOST_RUNS = 64
+MOST_RUNS = 40
 """Number of combinations that are measured at most."""
 LEAST_SHARE = 0.01
 """Share of the noise of an output below which a layer stays on integers."""
